@@ -1,0 +1,1 @@
+"""The small kit that plugins are built with."""

