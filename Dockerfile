@@ -1,0 +1,21 @@
+# One image for every process type; compose.yaml and the Procfile name the commands.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY ingest/ ingest/
+COPY handlers/ handlers/
+COPY workers/ workers/
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir .
+
+FROM python:3.13-slim
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin webhooks \
+    && install --directory --owner=webhooks --group=webhooks /data
+COPY --from=build /venv /venv
+# A container is reached from outside, so the door opens on every address; a machine's default stays the loopback.
+ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOST=0.0.0.0 DATA_DIR=/data LOG_FORMAT=json
+USER webhooks
+WORKDIR /data
+# The inbox lives here until an event is settled: mount something that survives the container.
+VOLUME /data
+EXPOSE 8000
+CMD ["webhooks", "serve"]
