@@ -1,0 +1,154 @@
+"""Deliveries that travel together: one batch is one RQ job, its deliveries lie in a Redis key beside the job.
+
+inbox -> relay -> [batch] -> process -> handler -> ledger
+"""
+
+import binascii
+import json
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+LONGEST_NAME = 64
+LONGEST_DESCRIPTION = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An envelope once kept. Without a body it only tells that a delivery, known by its id, came again."""
+
+    id: str
+    kind: str
+    event: str | None
+    session_id: str | None
+    received_at: datetime
+    signed_with: str
+    signed_at: datetime | None
+    headers: Mapping[str, str]
+    body: bytes | None
+    receipts: int
+    inbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one RQ job works on; the job's id is the batch's."""
+
+    id: str
+    inbox: str
+    queue: str
+    deliveries: tuple[Delivery, ...]
+    solo: bool = False
+    """Alone in its batch because workers died of batches that it was in."""
+    poison: bool = False
+    """Died alone too often: to be buried, not handled."""
+
+    def to_json(self) -> bytes:
+        """Write the batch for Redis."""
+        return json.dumps(
+            {
+                "id": self.id,
+                "inbox": self.inbox,
+                "queue": self.queue,
+                "solo": self.solo,
+                "poison": self.poison,
+                "deliveries": [
+                    {
+                        "id": delivery.id,
+                        "kind": delivery.kind,
+                        "event": delivery.event,
+                        "session_id": delivery.session_id,
+                        "received_at": delivery.received_at.timestamp(),
+                        "signed_with": delivery.signed_with,
+                        "signed_at": delivery.signed_at and delivery.signed_at.timestamp(),
+                        "headers": dict(delivery.headers),
+                        "body": delivery.body
+                        if delivery.body is None
+                        else binascii.b2a_base64(delivery.body, newline=False).decode("ascii"),
+                        "receipts": delivery.receipts,
+                    }
+                    for delivery in self.deliveries
+                ],
+            },
+            check_circular=False,
+        ).encode("ascii")
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Batch":
+        """Read a batch that `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        inbox = fields["inbox"]
+        return cls(
+            id=fields["id"],
+            inbox=inbox,
+            queue=fields["queue"],
+            deliveries=tuple(
+                Delivery(
+                    id=each["id"],
+                    kind=each["kind"],
+                    event=each["event"],
+                    session_id=each["session_id"],
+                    received_at=datetime.fromtimestamp(each["received_at"], UTC),
+                    signed_with=each["signed_with"],
+                    signed_at=moment(each["signed_at"]),
+                    headers=each["headers"],
+                    body=None if each["body"] is None else binascii.a2b_base64(each["body"]),
+                    receipts=each["receipts"],
+                    inbox=inbox,
+                )
+                for each in fields["deliveries"]
+            ),
+            solo=fields["solo"],
+            poison=fields["poison"],
+        )
+
+    def description(self) -> str:
+        """Say in one line, for the people at the dashboard, what the job is about."""
+        if len(self.deliveries) == 1:
+            (delivery,) = self.deliveries
+            parts = ["repeat of" if delivery.body is None else "", _name(delivery), _clipped(delivery.session_id or "")]
+            return " ".join(part for part in parts if part)
+        counts = Counter("repeat" if each.body is None else _name(each) for each in self.deliveries)
+        named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        text = f"{len(self.deliveries)} deliveries: {named}"
+        return text if len(text) <= LONGEST_DESCRIPTION else text[: LONGEST_DESCRIPTION - 1] + "…"
+
+
+def new_batch_id() -> str:
+    """Make a batch's id: an id that RQ takes for a job (letters, digits, dashes, underscores)."""
+    return uuid.uuid4().hex
+
+
+def batch_key(batch_id: str) -> str:
+    """Name the Redis key that holds the batch's deliveries until it is acknowledged."""
+    return f"webhooks:batch:{batch_id}"
+
+
+def settled_key(inbox_id: str) -> str:
+    """Name the Redis list on which workers acknowledge an inbox's batches, by id."""
+    return f"webhooks:settled:{inbox_id}"
+
+
+def lease_key(job_id: str) -> str:
+    """Name the Redis counter that beats while somebody works on the job."""
+    return f"webhooks:lease:{job_id}"
+
+
+def moment(epoch: float | None) -> datetime | None:
+    """Read seconds since 1970; None for what no calendar has, as a sender may claim any moment of signing."""
+    try:
+        return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _name(delivery: Delivery) -> str:
+    return _clipped(delivery.event or delivery.kind)
+
+
+def _clipped(text: str) -> str:
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"

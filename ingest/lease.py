@@ -1,0 +1,180 @@
+"""Signs of life: a counter beats in Redis while a job is worked on, and a watcher tells working from dead by it.
+
+No clocks are compared: the watcher only asks whether the counter moved, and measures with its own monotonic clock.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+import redis
+import structlog
+
+from ingest.batch import lease_key
+from ingest.broker import queue
+from ingest.errors import QueueUnavailable
+
+log = structlog.get_logger()
+
+BEAT = timedelta(seconds=1)
+GRACE = timedelta(seconds=4)
+# A counter left behind by a killed process goes by itself, long after every watcher saw it stand still.
+COUNTER_KEPT = timedelta(minutes=10)
+# How long the end of a job may wait for Redis to take the counter away.
+LEAVE_TIMEOUT = timedelta(seconds=5)
+
+
+class Standing(Enum):
+    """How a job stands with the workers."""
+
+    QUEUED = "queued"
+    """Waiting on its queue."""
+    RUNNING = "running"
+    """Somebody works on it, or has just taken it."""
+    GONE = "gone"
+    """Neither on its queue nor worked on: lost, or ended without a word."""
+    DIED = "died"
+    """Whoever worked on it stopped without ending it."""
+
+
+@contextlib.contextmanager
+def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Iterator[None]:
+    """Beat for the job while the block runs; leaving it, by an exception too, takes the counter away.
+
+    The counter is `lease_key(job_id)`; an acknowledgement may delete it earlier in its own transaction.
+    Never raises: while Redis is away the beating goes on trying.
+    """
+    left = threading.Event()
+    _beat(connection, job_id)
+    beating = threading.Thread(target=_beat_until, args=(left, connection, job_id, beat), name="lease", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        left.set()
+        beating.join(LEAVE_TIMEOUT.total_seconds())
+
+
+class JobWatch:
+    """Tells how jobs stand, from one look to the next. Look about once a second; ask about the same jobs again."""
+
+    def __init__(
+        self,
+        connection: redis.Redis,
+        *,
+        grace: timedelta = GRACE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._grace = grace.total_seconds()
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}
+        self._looked_at: float | None = None
+
+    def look(self, jobs: Mapping[str, str]) -> dict[str, Standing]:
+        """Tell how each job (id -> name of its queue) stands, in one round trip.
+
+        GONE and DIED are said only after nothing was seen of a job for the grace. Raises QueueUnavailable if Redis
+        cannot be asked; every job's grace then starts anew, for whoever could not look knows nothing.
+        """
+        if not jobs:
+            self._forget()
+            return {}
+        try:
+            sights = self._ask(jobs)
+        except redis.RedisError as error:
+            self._forget()
+            raise QueueUnavailable(f"Redis cannot be asked about jobs: {type(error).__name__}") from error
+        passed = self._time_passed()
+        # Only what is asked about is remembered.
+        self._seen = {job_id: self._follow(self._seen.get(job_id), sight, passed) for job_id, sight in sights.items()}
+        return {job_id: self._judge(seen) for job_id, seen in self._seen.items()}
+
+    def _ask(self, jobs: Mapping[str, str]) -> "dict[str, _Sight]":
+        queues = [queue(name, self._connection) for name in sorted(set(jobs.values()))]
+        with self._connection.pipeline(transaction=True) as pipe:
+            for each in queues:
+                pipe.lrange(each.key, 0, -1)
+            for each in queues:
+                pipe.zrange(each.started_job_registry.key, 0, -1)
+            pipe.mget([lease_key(job_id) for job_id in jobs])
+            *listed, beats = pipe.execute()
+        queued = {entry.decode() for entries in listed[: len(queues)] for entry in entries}
+        # RQ writes an execution as "<job id>:<execution id>".
+        started = {entry.decode().partition(":")[0] for entries in listed[len(queues) :] for entry in entries}
+        return {
+            job_id: _Sight(queued=job_id in queued, started=job_id in started, beat=beat)
+            for job_id, beat in zip(jobs, beats, strict=True)
+        }
+
+    def _time_passed(self) -> float:
+        """Measure the time since the last look: at most half the grace, as a watcher held up itself saw nothing."""
+        now = self._clock()
+        passed = 0.0 if self._looked_at is None else min(now - self._looked_at, self._grace / 2)
+        self._looked_at = now
+        return passed
+
+    def _follow(self, before: "_Seen | None", sight: "_Sight", passed: float) -> "_Seen":
+        alive = before is None or sight.queued or sight.beat != before.sight.beat
+        return _Seen(sight, 0.0 if before is None or alive else before.silent + passed)
+
+    def _judge(self, seen: "_Seen") -> Standing:
+        if seen.sight.queued:
+            return Standing.QUEUED
+        if seen.sight.beat is not None:
+            return Standing.DIED if seen.silent > self._grace else Standing.RUNNING
+        # Between taking a job and its first beat a stock worker forks and imports, which a busy machine makes long.
+        grace = self._grace * 1.5 if seen.sight.started else self._grace
+        return Standing.GONE if seen.silent > grace else Standing.RUNNING
+
+    def _forget(self) -> None:
+        self._seen = {}
+        self._looked_at = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What one look shows of a job."""
+
+    queued: bool
+    started: bool
+    beat: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The last sight of a job, and for how many seconds it has shown no life."""
+
+    sight: _Sight
+    silent: float
+
+
+def _beat_until(left: threading.Event, connection: redis.Redis, job_id: str, beat: timedelta) -> None:
+    while not left.wait(beat.total_seconds()):
+        _beat(connection, job_id)
+    until = time.monotonic() + COUNTER_KEPT.total_seconds()
+    # A counter that stays behind would count as the death of a worker, so Redis is waited for.
+    while not _take_away(connection, job_id) and time.monotonic() < until:
+        time.sleep(beat.total_seconds())
+
+
+def _beat(connection: redis.Redis, job_id: str) -> None:
+    try:
+        with connection.pipeline(transaction=False) as pipe:
+            pipe.incr(lease_key(job_id))
+            pipe.expire(lease_key(job_id), COUNTER_KEPT)
+            pipe.execute()
+    except redis.RedisError as error:
+        log.warning("lease.beat_missed", job=job_id, error=type(error).__name__)
+
+
+def _take_away(connection: redis.Redis, job_id: str) -> bool:
+    try:
+        connection.delete(lease_key(job_id))
+    except redis.RedisError:
+        return False
+    return True
