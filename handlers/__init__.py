@@ -1,0 +1,47 @@
+'''What we do about an event: one flat file a plugin, and this page is all that a plugin needs.
+
+A plugin is a module with marked functions. This one is whole:
+
+    """Thank a driver for a finished session."""
+
+    from handlers import Context, Moot, on
+    from ingest.events import SessionComplete
+
+    @on(SessionComplete)
+    def thank_the_driver(event: SessionComplete, ctx: Context) -> None:
+        """Push one thank-you per session."""
+        session = ctx.session(event.session_id)  # tried again as events come in, until the driver is known
+        if session.started_at is None:
+            raise Moot("nobody saw it start")
+        ctx.push(
+            session.user_id,
+            title="Thank you",
+            body="Your session is complete.",
+            collapse_key=f"thanks:{event.session_id}",
+        )
+
+Where it lies: here, as a file of its own; or in a package of yours that names it in the entry-point group
+`plugsurfing_webhooks.handlers`; or anywhere on the path, beside your `.env` for instance, named in `HANDLER_MODULES`.
+
+`@on(SessionStarted, SessionStopped, ...)` names the events, classes of `ingest.events`; a class stands for its
+subclasses too, so `SessionEvent` is every session event and `UnknownEvent` what Plugsurfing has made up since. Such a
+function may be `async`. Its runs share the job of their batch; `queue="urgent"` gives each a job of its own.
+
+It runs at least once, with no transaction open. What it writes through `ctx` - `ctx.push(...)` to a driver,
+`ctx.write(statement)` to the database - takes effect exactly once, together with its outcome, when it returns.
+`ctx.session(id)` and `ctx.read(statement)` read; `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery` tell the rest.
+
+It returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
+`Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Anything else is tried
+again by the retry policy and ends as a dead letter; other handlers do not notice.
+
+`@record(SessionStarted, ...)` marks a pure `(session, event) -> session` that is folded into the session before any
+handler runs. Events come in any order and twice, so it must be a merge. `handlers.kit.testing` tests a plugin without a
+worker.
+'''
+
+from handlers.kit.context import Context
+from handlers.kit.signals import GiveUp, Moot, RetryLater
+from handlers.kit.subscribe import on, record
+
+__all__ = ["Context", "GiveUp", "Moot", "RetryLater", "on", "record"]

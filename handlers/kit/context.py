@@ -1,0 +1,185 @@
+"""What a handler is given beside its event, and how what it writes is collected until its outcome is committed."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, TypeVarTuple
+
+from sqlalchemy import Executable, Row
+from sqlalchemy.sql.selectable import TypedReturnsRows
+from structlog.typing import FilteringBoundLogger
+
+from handlers.kit.session import DrivenSession, Session
+from handlers.kit.signals import RetryLater
+from ingest.batch import Delivery
+
+Columns = TypeVarTuple("Columns")
+
+KEY_BYTES = 200
+"""The longest collapse or idempotency key kept as it is: any key must fit a database index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What a driver is to be told, once the run that asked for it is done.
+
+    Sent at least once, shown once: a newer push with the same `collapse_key` replaces the older one on the phone.
+    Of several pushes with the same `idempotency_key` only the first is sent, whichever runs asked for them.
+    It is not sent after `expires_at`, nor once the session with `session_id` is over.
+    """
+
+    user_id: str
+    title: str
+    body: str
+    collapse_key: str
+    session_id: str | None = None
+    expires_at: datetime | None = None
+    idempotency_key: str | None = None
+    payload: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What a run wants committed together with its outcome, in the order in which it was asked for."""
+
+    pushes: tuple[Push, ...] = ()
+    statements: tuple[Executable, ...] = ()
+
+
+class Reader(Protocol):
+    """Where a context reads from. Every read is a short transaction of its own."""
+
+    def session(self, session_id: str) -> Session | None:
+        """Find the record of a session."""
+
+    def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
+        """Run a SELECT."""
+
+
+class Context(Protocol):
+    """What a handler is given beside its event.
+
+    Handlers run at least once: after a crash a run is begun anew. What is written through the context takes effect
+    exactly once, when the handler returns; what a handler does by other means must bear being done twice.
+    """
+
+    @property
+    def delivery(self) -> Delivery:
+        """The delivery that brought the event: its id, its kind, the event's name, when it was received."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """A log that names the delivery and the handler in every line. Keep user ids out of it."""
+
+    def now(self) -> datetime:
+        """Tell the time."""
+
+    def session(self, session_id: str, *, until: datetime | None = None) -> DrivenSession:
+        """Find a session and its driver.
+
+        Raises `RetryLater` while no driver is known: the run goes on when the session has news, or ends moot once
+        `until` has passed.
+        """
+
+    def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
+        """Run a SELECT on the ledger now. It does not see what this run has written."""
+
+    def write(self, statement: Executable) -> None:
+        """Run an INSERT, UPDATE or DELETE in the transaction that commits the outcome of this run."""
+
+    def push(  # noqa: PLR0913 - the parts of a push, by name
+        self,
+        user_id: str,
+        *,
+        title: str,
+        body: str,
+        collapse_key: str,
+        session_id: str | None = None,
+        expires_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        payload: Mapping[str, str] | None = None,
+    ) -> None:
+        """Tell a driver something, once the outcome of this run is committed; see `Push`."""
+
+
+class CollectingContext:
+    """The context that workers and tests use: it reads at once and only collects what is written."""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        reader: Reader,
+        attempt: int,
+        clock: Callable[[], datetime],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.delivery = delivery
+        self.attempt = attempt
+        self.log = log
+        self._reader = reader
+        self._clock = clock
+        self._pushes: list[Push] = []
+        self._statements: list[Executable] = []
+
+    @property
+    def writes(self) -> Writes:
+        """What was written so far."""
+        return Writes(tuple(self._pushes), tuple(self._statements))
+
+    def now(self) -> datetime:
+        """Tell the time."""
+        return self._clock()
+
+    def session(self, session_id: str, *, until: datetime | None = None) -> DrivenSession:
+        """Find a session and its driver, or raise `RetryLater`."""
+        session = self._reader.session(session_id)
+        if session is None or session.user_id is None:
+            raise RetryLater("no event of the session has named its driver", until=until, session_id=session_id)
+        return DrivenSession(session.session_id, session.statuses, session.users, session.fees)
+
+    def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
+        """Run a SELECT now."""
+        return self._reader.read(statement)
+
+    def write(self, statement: Executable) -> None:
+        """Collect a statement."""
+        self._statements.append(statement)
+
+    def push(  # noqa: PLR0913 - the parts of a push, by name
+        self,
+        user_id: str,
+        *,
+        title: str,
+        body: str,
+        collapse_key: str,
+        session_id: str | None = None,
+        expires_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        payload: Mapping[str, str] | None = None,
+    ) -> None:
+        """Collect a push."""
+        if expires_at is not None and expires_at.tzinfo is None:
+            raise ValueError("expires_at= needs a time zone, or nobody knows when it has passed")
+        self._pushes.append(
+            Push(
+                user_id=user_id,
+                title=title,
+                body=body,
+                collapse_key=_key(collapse_key),
+                session_id=session_id,
+                expires_at=expires_at,
+                idempotency_key=None if idempotency_key is None else _key(idempotency_key),
+                payload=dict(payload or {}),
+            )
+        )
+
+
+def _key(text: str) -> str:
+    """Keep a key as it is, or its digest if it is too long for an index: parts of it may come from the wire."""
+    raw = text.encode("utf-8", "surrogatepass")
+    return text if len(raw) <= KEY_BYTES else hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,125 @@
+"""How a function says which events it wants: `@on` and `@record` mark it and leave it as it is."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeVar
+
+from handlers.kit.session import Session
+from ingest.events import Event, SessionEvent
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+MARK = "__plugsurfing_subscription__"
+NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A function of a plugin, and the events it wants."""
+
+    name: str
+    events: tuple[type[Event], ...]
+    queue: str | None
+    """The queue on which each of its runs is a job of its own; None: it runs in the job of its batch."""
+    function: Callable[..., object]
+    plugin: str
+    """The module that defines it."""
+    file: str
+    is_async: bool
+    records: bool
+    """Whether it is a `@record`: a pure part of the session's record, and not a handler."""
+
+    def takes(self, event: Event) -> bool:
+        """Whether the function wants this event."""
+        return isinstance(event, self.events)
+
+    def fold(self, session: Session, event: Event) -> Session:
+        """Let a `@record` say what the session is once this event is known."""
+        result = self.function(session, event)
+        if not isinstance(result, Session):
+            raise TypeError(f"@record {self.name} must return a Session, not {type(result).__name__}")
+        return result
+
+
+def on(*event_types: type[Event], queue: str | None = None, name: str | None = None) -> Callable[[Function], Function]:
+    """Mark a function as the handler of these events: `(event, ctx) -> None`, plain or async.
+
+    A type stands for its subtypes too. With `queue` every run is a job of its own there; without, it runs in the job
+    of its batch. The name (the function's, unless `name` is given) is what operators see and what the ledger keeps:
+    renaming a handler makes it a new one.
+    """
+    _check_types("on", event_types, Event)
+
+    def mark(function: Function) -> Function:
+        return _mark("on", function, event_types, queue=queue, name=name)
+
+    return mark
+
+
+def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
+    """Mark a pure function `(session, event) -> session` as part of the session's record.
+
+    The events of a batch are folded into their sessions before any handler sees one of them. They come in any order
+    and more than once, so the function must be a merge: commutative, associative, idempotent.
+    """
+    _check_types("record", event_types, SessionEvent)
+
+    def mark(function: Function) -> Function:
+        return _mark("record", function, event_types, queue=None, name=None)
+
+    return mark
+
+
+def subscriptions_of(module: ModuleType) -> list[Subscription]:
+    """List what a module itself defines, in that order: what it only imports belongs to another plugin."""
+    found: list[Subscription] = []
+    for value in vars(module).values():
+        subscription = getattr(value, MARK, None) if inspect.isfunction(value) else None
+        if not isinstance(subscription, Subscription) or subscription.plugin != module.__name__:
+            continue
+        if subscription.function is not value:
+            # functools.wraps copies the mark; running what it names would leave the wrapper out.
+            raise TypeError(f"the mark of {subscription.name} must stand above its other decorators")
+        if subscription not in found:
+            found.append(subscription)
+    return found
+
+
+def _check_types(mark: str, event_types: tuple[object, ...], wanted: type[Event]) -> None:
+    if not event_types:
+        raise TypeError(f"@{mark}() names no event: write for instance @{mark}(SessionStarted)")
+    for event_type in event_types:
+        if not inspect.isclass(event_type) or not issubclass(event_type, wanted):
+            raise TypeError(f"@{mark} takes classes of ingest.events ({wanted.__name__}), not {event_type!r}")
+
+
+def _mark(
+    mark: str, function: Function, event_types: tuple[type[Event], ...], *, queue: str | None, name: str | None
+) -> Function:
+    if not inspect.isfunction(function):
+        raise TypeError(f"@{mark} marks functions, not {function!r}")
+    if hasattr(function, MARK):
+        raise TypeError(f"{function.__name__} is marked twice; one mark can name several events")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{function.__name__} yields, so calling it would not run it")
+    is_async = inspect.iscoroutinefunction(function)
+    if mark == "record" and is_async:
+        raise TypeError(f"@record {function.__name__} must be a plain function: a record waits for nothing")
+    name = function.__name__ if name is None else name
+    if not NAME.fullmatch(name):
+        raise TypeError(f"{name!r} cannot name a handler: use letters, digits, _ and -, at most 100")
+    subscription = Subscription(
+        name=name,
+        events=event_types,
+        queue=queue,
+        function=function,
+        plugin=function.__module__,
+        file=inspect.unwrap(function).__code__.co_filename,
+        is_async=is_async,
+        records=mark == "record",
+    )
+    setattr(function, MARK, subscription)
+    return function
