@@ -1,0 +1,128 @@
+"""Keep children running side by side: one that dies is started again, and at the end none is left behind."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
+
+from workers.child import Child, Life
+
+FIRST_PAUSE = timedelta(milliseconds=200)
+LONGEST_PAUSE = timedelta(seconds=5)
+
+# A child that ends by itself sooner than this has failed at its start.
+GROWN_UP = timedelta(seconds=5)
+FAILED_STARTS = 5
+
+READY_WITHIN = timedelta(seconds=15)
+LOOK_EVERY = timedelta(milliseconds=50)
+
+# The exit code of our commands for wrong usage or settings: another start mends neither.
+WRONG_USAGE = 2
+
+
+class ChildFailedError(Exception):
+    """Raised when a child cannot be started; it says what the child said last."""
+
+    def __init__(self, child: Child, life: Life, exit_code: int) -> None:
+        """Keep the exit code, which becomes that of the whole."""
+        super().__init__(f"{child.name} does not start: {life.last_line or f'it exits with {exit_code}'}")
+        self.exit_code = exit_code
+
+
+class Supervisor:
+    """The parent of some children, who keeps them running.
+
+    Not honcho's manager: that one ends all children as soon as one ends, which makes an outage of a crash.
+    """
+
+    def __init__(
+        self, children: Sequence[Child], environment: Mapping[str, str], say: Callable[[str, str], None]
+    ) -> None:
+        """Take the children in the order of their start; `say(name, line)` hears what they print and how they fare."""
+        self._children = children
+        self._environment = environment
+        self._say = say
+        self._lives: dict[str, Life] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self, story: Callable[[], Awaitable[int | None]]) -> int:
+        """Keep the children until a signal asks for the end (0) or `story` returns an exit code.
+
+        The story begins when all children have been started; without an exit code it lets them run on.
+        They are ended in reverse order, one after the other. A second signal kills them at once.
+        Raises ChildFailedError when one fails at every start. However it ends, no child is left.
+        """
+        loop = asyncio.get_running_loop()
+        self._verdict: asyncio.Future[int] = loop.create_future()
+        loop.add_signal_handler(signal.SIGCHLD, self._look)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._asked_to_end)
+        self._start(self._begin(story))
+        try:
+            return await self._verdict
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+            for child in reversed(self._children):
+                if child.name in self._lives:
+                    await self._lives[child.name].end()
+
+    async def _begin(self, story: Callable[[], Awaitable[int | None]]) -> None:
+        for child in self._children:
+            self._start(self._keep(child))
+            await self._until_ready(child)
+        exit_code = await story()
+        if exit_code is not None and not self._verdict.done():
+            self._verdict.set_result(exit_code)
+
+    async def _keep(self, child: Child) -> None:
+        failed_starts, pause = 0, FIRST_PAUSE
+        while True:
+            life = self._lives[child.name] = Life(child, self._environment, self._say)
+            exit_code = await asyncio.shield(life.ended)
+            if life.age > GROWN_UP:
+                failed_starts, pause = 0, FIRST_PAUSE
+            elif exit_code >= 0:  # not by a signal: someone who kills it wants to see it come back
+                failed_starts += 1
+            if exit_code == WRONG_USAGE or failed_starts == FAILED_STARTS:
+                raise ChildFailedError(child, life, exit_code)
+            self._say(child.name, f"{ended(exit_code)}; started again in {pause.total_seconds():.1f} s")
+            await asyncio.sleep(pause.total_seconds())
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _until_ready(self, child: Child) -> None:
+        # One that is not ready in time is started again like any other, when it ends; the next ones can wait no longer.
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + READY_WITHIN.total_seconds()
+        while loop.time() < deadline and not await asyncio.to_thread(child.is_ready):  # noqa: ASYNC110  the condition is in another process
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._failed)
+        self._tasks.append(task)
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._verdict.done():
+            self._verdict.set_exception(error)
+
+    def _look(self) -> None:
+        for life in self._lives.values():
+            life.look()
+
+    def _asked_to_end(self) -> None:
+        if not self._verdict.done():
+            self._verdict.set_result(0)
+            return
+        for life in self._lives.values():
+            life.kill()
+
+
+def ended(exit_code: int) -> str:
+    """Say how a process ended."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    return f"was ended by {signal.Signals(-exit_code).name}"
