@@ -1,0 +1,275 @@
+"""The words of the wire: what a kept body says.
+
+envelope -> inbox -> relay -> process -> [events] -> handler -> ledger
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError
+from pydantic.alias_generators import to_camel
+
+from ingest.envelope import Kind
+from ingest.errors import Unreadable
+from ingest.timestamps import read_timestamp
+
+LONGEST_TEXT = 200
+LONGEST_USER_ID = 500
+CHARGING_RECORD = "CDR"
+MISSING = "is missing"
+SENTENCES = {
+    "missing": MISSING,
+    "string_type": "is not text",
+    "string_too_short": "is empty",
+    "string_too_long": "is too long",
+}
+
+
+def storable(text: str) -> str:
+    r"""Make a text that every database takes: NUL and lone surrogates are written as `\u0000`, `\ud800`."""
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.replace("\0", "\\u0000")
+
+
+def _clean(value: Any) -> Any:
+    return storable(value) if isinstance(value, str) else value
+
+
+def _or_none(value: Any) -> Any:
+    return None if value == "" else _clean(value)
+
+
+Name = Annotated[str, Field(alias="event")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT), BeforeValidator(_clean)]
+UserId = Annotated[Annotated[str, StringConstraints(max_length=LONGEST_USER_ID)] | None, BeforeValidator(_or_none)]
+Instant = Annotated[datetime, PlainValidator(read_timestamp)]
+
+
+class Event(BaseModel):
+    """What Plugsurfing tells us. Fields that we do not know are kept, under the names they came with."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        coerce_numbers_to_str=True,
+        hide_input_in_errors=True,
+    )
+    wire_name: ClassVar[str] = ""
+
+    name: Name
+    """The name as it was sent."""
+    session_id: Text | None = None
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        """Show nothing personal: an event may end up in a traceback."""
+        return [("name", self.name), ("session_id", self.session_id)]
+
+    __str__ = BaseModel.__repr__
+
+
+class SessionEvent(Event):
+    """Something happened to a charging session."""
+
+    session_id: Text
+    user_id: UserId = None
+    at: Instant = Field(validation_alias="timestamp", serialization_alias="timestamp")
+
+
+class SessionStarted(SessionEvent):
+    """A session is charging."""
+
+    wire_name: ClassVar[str] = "SESSION_STARTED"
+    name: Name = wire_name
+
+
+class SessionStopped(SessionEvent):
+    """A session has ended, by a call or at the plug."""
+
+    wire_name: ClassVar[str] = "SESSION_STOPPED"
+    name: Name = wire_name
+
+
+class SessionComplete(SessionEvent):
+    """A session has ended and is priced."""
+
+    wire_name: ClassVar[str] = "SESSION_COMPLETE"
+    name: Name = wire_name
+
+
+class SessionStartFailed(SessionEvent):
+    """A session did not start; it still may."""
+
+    wire_name: ClassVar[str] = "SESSION_START_FAILED"
+    name: Name = wire_name
+
+
+class SessionStopFailed(SessionEvent):
+    """A session did not stop when it was told to."""
+
+    wire_name: ClassVar[str] = "SESSION_STOP_FAILED"
+    name: Name = wire_name
+
+
+class SessionFeeIncurring(SessionEvent):
+    """A session will cost an additional fee unless it is stopped in time."""
+
+    wire_name: ClassVar[str] = "SESSION_FEE_INCURRING"
+    name: Name = wire_name
+    fee_will_apply_from: Instant
+    fee_type: Text
+    """`BLOCKING` and whatever else there may be: an open set."""
+
+
+class UnknownEvent(Event):
+    """An event whose name is new to us."""
+
+    payload: Any = None
+
+
+class ChargingRecord(Event):
+    """A charging detail record, as it came: its schema is not public."""
+
+    wire_name: ClassVar[str] = CHARGING_RECORD
+    name: Name = wire_name
+    document: dict[str, Any] = Field(default_factory=dict)
+
+
+WIRE_NAMES: Mapping[str, type[SessionEvent]] = MappingProxyType(
+    {
+        "SESSION_STARTED": SessionStarted,
+        "SESSION_STOPPED": SessionStopped,
+        "SESSION_COMPLETE": SessionComplete,
+        "SESSION_COMPLETED": SessionComplete,  # so spelt once in Plugsurfing's guide
+        "SESSION_START_FAILED": SessionStartFailed,
+        "SESSION_FAILED": SessionStartFailed,  # the older name
+        "SESSION_STOP_FAILED": SessionStopFailed,
+        "SESSION_FEE_INCURRING": SessionFeeIncurring,
+    }
+)
+
+
+class Glimpse(NamedTuple):
+    """What the door needs to know of a body: enough to choose a queue and to name it to people."""
+
+    name: str | None
+    session_id: str | None
+
+
+def decode(kind: Kind, body: bytes) -> Event:
+    """Understand a body. Raise Unreadable, and nothing else, if that is not possible."""
+    document = _document(body)
+    if kind is Kind.CDRS:
+        return ChargingRecord(session_id=_session_of_record(document), document=document)
+    name, payload = document.get("event"), document.get("payload")
+    if not isinstance(name, str) or not name:
+        raise Unreadable("The body has no event name.")
+    model = WIRE_NAMES.get(name)
+    if model is None:
+        return UnknownEvent(name=name[:LONGEST_TEXT], session_id=_session_of(payload), payload=payload)
+    if not isinstance(payload, dict):
+        raise Unreadable(f"{name}: payload {MISSING if payload is None else 'is not an object'}.")
+    try:
+        return model.model_validate({**payload, "event": name}, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise Unreadable(f"{name}: {_sentence(error)}.") from None  # its own text would quote the payload
+
+
+def glimpse(kind: Kind, body: bytes) -> Glimpse:
+    """Read what can be read of a body at little cost. Never raises."""
+    try:
+        document = _parsed(body)[0]
+    except Unreadable:
+        return Glimpse(None, None)
+    if not isinstance(document, dict):
+        return Glimpse(None, None)
+    if kind is Kind.CDRS:
+        return Glimpse(None, _session_of_record(document))
+    name = document.get("event")
+    return Glimpse(
+        storable(name)[:LONGEST_TEXT] if isinstance(name, str) and name else None,
+        _session_of(document.get("payload")),
+    )
+
+
+def queue_for(kind: Kind, seen: Glimpse) -> str:
+    """Name the queue that a body travels on."""
+    if kind is Kind.CDRS:
+        return "cdrs"
+    if seen.name == SessionFeeIncurring.wire_name:
+        return "urgent"
+    return "sessions" if seen.name in WIRE_NAMES else "other"
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    document, has_escapes = _parsed(body)
+    if not isinstance(document, dict):
+        raise Unreadable("The body is JSON, but not an object.")
+    try:
+        return {storable(key): _storable_all(value) for key, value in document.items()} if has_escapes else document
+    except RecursionError:
+        raise Unreadable("The body is nested too deeply.") from None
+
+
+def _parsed(body: bytes) -> tuple[Any, bool]:
+    """Parse a body, and say whether it may hold characters that a database refuses."""
+    try:
+        text = body.decode(json.detect_encoding(body), "surrogatepass")
+        return DECODER.decode(text), "\\u" in text or storable(text) != text
+    except RecursionError:
+        raise Unreadable("The body is nested too deeply.") from None
+    except ValueError:
+        raise Unreadable("The body is not JSON.") from None
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # Python refuses to convert more than 4300 digits
+        return digits
+
+
+def _decimal(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+# NaN, Infinity and numbers without bounds are valid in no database: they stay text. Control characters are let in.
+DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, parse_constant=str, strict=False)
+
+
+def _storable_all(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {storable(key): _storable_all(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_storable_all(item) for item in value]
+    return _clean(value)
+
+
+def _session_of(payload: Any) -> str | None:
+    found = payload.get("sessionId") if isinstance(payload, dict) else None
+    if isinstance(found, int) and not isinstance(found, bool):
+        found = str(found)
+    return storable(found)[:LONGEST_TEXT] if isinstance(found, str) and found else None
+
+
+def _session_of_record(document: dict[str, Any]) -> str | None:
+    session = document.get("session")
+    inner = session.get("id") if isinstance(session, dict) else None
+    places = (document, document.get("payload"), session, {"sessionId": inner})
+    return next((found for place in places if (found := _session_of(place))), None)
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say what is wrong with which fields, without their values."""
+    wrong = error.errors(include_url=False, include_input=False)
+    return ", ".join(
+        f"{'.'.join(map(str, one['loc']))} {SENTENCES.get(one['type'], one['msg'].removeprefix('Value error, '))}"
+        for one in wrong
+    )

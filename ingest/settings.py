@@ -1,0 +1,283 @@
+"""What the environment tells a process, checked before anything starts."""
+
+import re
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ingest.errors import SettingsError
+from ingest.signature import KeyEncoding, decode_key
+from ingest.spans import Span, SpanOrZero, span_text
+
+KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
+SECRETS = (*KEYS, "plugsurfing_authorization", "redis_url", "database_url", "dashboard_password")
+UNSET = "\N{EN DASH}"
+MASK = "***"
+# What a default is that no value can show.
+DEFAULTS = {
+    "data_dir": "./var",
+    "redis_url": "embedded Valkey in `dev`, else required",
+    "database_url": "sqlite:///<DATA_DIR>/ledger.db",
+    "log_format": "`console` on a terminal, else `json`",
+}
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    CONSOLE = "console"
+    """For people."""
+    JSON = "json"
+    """One object a line."""
+
+
+class LogLevel(StrEnum):
+    """From which level on log lines are written."""
+
+    DEBUG = "debug"
+    """Everything."""
+    INFO = "info"
+    """What happens."""
+    WARNING = "warning"
+    """What somebody should look at."""
+    ERROR = "error"
+    """What failed."""
+
+
+class PushChannel(StrEnum):
+    """A way to a driver's phone."""
+
+    LOG = "log"
+    """A structured log line and nothing else."""
+
+
+class Described(NamedTuple):
+    """One line of the table of settings: all text, secrets masked."""
+
+    name: str
+    default: str
+    effective: str
+    description: str
+
+
+def _items(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _folder(value: object) -> object:
+    return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
+
+
+def _redis_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://")):
+        raise ValueError("must start with redis://, rediss://, unix:// or redis+sentinel://")
+    return url
+
+
+def _database_url(url: str) -> str:
+    url = re.sub(r"\A(postgres|postgresql)://", "postgresql+psycopg://", url)  # as hosting platforms write it
+    if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
+        raise ValueError("must start with sqlite:///, postgresql:// or postgresql+psycopg://")
+    return url
+
+
+Count = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_items)]
+Channels = Annotated[tuple[PushChannel, ...], NoDecode, BeforeValidator(_items), Field(min_length=1)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+
+
+class Settings(BaseSettings):
+    """All settings of all processes. Made by `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    plugsurfing_hmac_current: SecretStr | None = Field(None, description="signing key in use")
+    plugsurfing_hmac_next: SecretStr | None = Field(None, description="signing key that a rotation moves to")
+    plugsurfing_hmac_encoding: KeyEncoding = Field(
+        KeyEncoding.UTF8, description="how the keys are written: `utf8`, `base64` or `hex`"
+    )
+    plugsurfing_hmac_required: bool = Field(
+        default=True, description="`false` lets unsigned requests in and needs `PLUGSURFING_AUTHORIZATION`"
+    )
+    plugsurfing_authorization: SecretStr | None = Field(
+        None, description="value expected in `Authorization`, beside the signature; several on a line each"
+    )
+    host: str = Field("127.0.0.1", description="address that every server listens on")
+    port: Port = Field(8000, description="port of `serve`")
+    dashboard_port: Port = Field(8002, description="port of `dashboard`")
+    dashboard_username: str | None = Field(None, description="who may see the dashboard, with a password")
+    dashboard_password: SecretStr | None = Field(None, description="password of the dashboard")
+    data_dir: Folder = Field(Path("var"), description="folder of the inbox and the embedded stores")
+    redis_url: RedisUrl | None = Field(
+        None,
+        repr=False,
+        description="the queues: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`",
+    )
+    database_url: DatabaseUrl = Field(
+        default_factory=lambda fields: f"sqlite:///{fields['data_dir']}/ledger.db",
+        repr=False,
+        description="the ledger: `sqlite:///` or `postgresql+psycopg://`",
+    )
+    max_body_bytes: Count = Field(1_048_576, description="longest body that is taken")
+    body_timeout: Span = Field(timedelta(seconds=5), description="how long a body may take to arrive")
+    clock_skew: Span = Field(timedelta(minutes=5), description="clocks that differ by more are reported")
+    duplicates_remembered: Span = Field(timedelta(days=8), description="how long the door knows a repeat")
+    quarantine_count: Count = Field(1000, description="most requests in quarantine; the oldest go")
+    quarantine_bytes: Count = Field(16_777_216, description="most bytes in quarantine; the oldest go")
+    quarantine_age: Span = Field(timedelta(days=30), description="longest stay in quarantine")
+    batch_deliveries: Count = Field(500, description="most deliveries in one RQ job")
+    batch_bytes: Count = Field(4_194_304, description="most bytes of bodies in one RQ job, unless one alone has more")
+    hold_back: SpanOrZero = Field(timedelta(seconds=2), description="how long deliveries wait for a busy queue")
+    poison_deaths: Count = Field(3, description="workers that a delivery alone may kill before it is a dead letter")
+    handler_modules: Names = Field((), description="further modules with handlers, by comma")
+    handler_timeout: Span = Field(timedelta(seconds=30), description="how long a handler may take")
+    handler_concurrency: Count = Field(20, description="async handlers of one job at the same time")
+    retry_attempts: Count = Field(12, description="attempts at a run before it is a dead letter")
+    retry_first: Span = Field(timedelta(seconds=2), description="wait before the second attempt; it doubles")
+    retry_longest: Span = Field(timedelta(hours=1), description="longest wait between two attempts")
+    finished_jobs_kept: Span = Field(timedelta(minutes=10), description="how long RQ shows finished jobs")
+    failed_jobs_kept: Span = Field(timedelta(days=7), description="how long RQ shows failed jobs")
+    workers: Count = Field(1, description="worker processes that `work` starts")
+    push: Channels = Field((PushChannel.LOG,), description="channels to drivers, by comma: `log`")
+    log_format: LogFormat | None = Field(None, description="`console` or `json`")
+    log_level: LogLevel = Field(LogLevel.INFO, description="`debug`, `info`, `warning` or `error`")
+
+    plugsurfing_hmac_current_file: Path | None = Field(None, description="file with that key")
+    plugsurfing_hmac_next_file: Path | None = Field(None, description="file with that key")
+    plugsurfing_authorization_file: Path | None = Field(None, description="file with that value")
+    redis_url_file: Path | None = Field(None, description="file with that URL")
+    database_url_file: Path | None = Field(None, description="file with that URL")
+    dashboard_password_file: Path | None = Field(None, description="file with that password")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_files(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Put what the files hold in place, and take what is empty as not set, except for keys."""
+        values = {name: value for name, value in given.items() if value != "" or name in KEYS}
+        for name in SECRETS:
+            file = values.get(f"{name}_file")
+            if file is not None:
+                if values.get(name) is not None:
+                    raise SettingsError(f"{name.upper()} and {name.upper()}_FILE are both set.")
+                values[name] = read_secret(name, Path(file))
+        return values
+
+    @model_validator(mode="after")
+    def _with_good_keys(self) -> Self:
+        signing_keys(self.plugsurfing_hmac_current, self.plugsurfing_hmac_next, self.plugsurfing_hmac_encoding)
+        authorization_values(self.plugsurfing_authorization)
+        return self
+
+    def require_signing(self) -> None:
+        """Raise SettingsError unless there is something that proves a request is Plugsurfing's."""
+        if self.plugsurfing_hmac_required:
+            if self.plugsurfing_hmac_current is None and self.plugsurfing_hmac_next is None:
+                raise SettingsError("PLUGSURFING_HMAC_CURRENT is not set: without a key no request can be verified.")
+        elif self.plugsurfing_authorization is None:
+            raise SettingsError("PLUGSURFING_HMAC_REQUIRED is false, which needs PLUGSURFING_AUTHORIZATION.")
+
+    def require_redis(self) -> str:
+        """Return the URL of the queues. Raise SettingsError if there is none."""
+        if self.redis_url is None:
+            raise SettingsError("REDIS_URL is not set: the queues are in Redis.")
+        return self.redis_url
+
+    def described(self) -> list[Described]:
+        """Describe every setting with its default and its effective value, in the order of the README."""
+        return [
+            Described(
+                name.upper(),
+                DEFAULTS.get(name) or _text(field.default),
+                _masked(name, getattr(self, name)),
+                field.description or "",
+            )
+            for name, field in type(self).model_fields.items()
+        ]
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings of this process from overrides, the environment, files and `.env`, in this order.
+
+    Raise SettingsError, one sentence that names the setting and never its value.
+    """
+    unknown = overrides.keys() - Settings.model_fields.keys()
+    if unknown:
+        raise TypeError(f"There is no setting {', '.join(sorted(unknown))}.")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        setting, problem = str(first["loc"][0]).upper(), first["msg"]
+        own = problem.removeprefix("Value error, ")
+        sentence = f"{setting} {own}." if own != problem else f"{setting} is refused: {problem}."
+    except (OSError, UnicodeDecodeError) as error:
+        sentence = f"The file .env cannot be read ({type(error).__name__})."
+    raise SettingsError(sentence)  # outside of `except`: the cause knows the values
+
+
+def read_secret(name: str, path: Path) -> str:
+    """Read the file of a secret, without the newline that editors add. Raise SettingsError if it cannot be read."""
+    try:
+        return path.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = type(error).__name__
+    raise SettingsError(f"{name.upper()}_FILE names a file that cannot be read ({problem}).")
+
+
+def signing_keys(
+    current: SecretStr | None, next_: SecretStr | None, encoding: KeyEncoding
+) -> tuple[bytes | None, bytes | None]:
+    """Decode both keys. Raise SettingsError if one is blank or not in its encoding, or if they are equal."""
+    keys: list[bytes | None] = []
+    for name, secret in zip(KEYS, (current, next_), strict=True):
+        text = None if secret is None else secret.get_secret_value()
+        if text is not None and not text.strip():
+            raise SettingsError(f"{name.upper()} is set, but empty.")
+        try:
+            keys.append(None if text is None else decode_key(text, encoding))
+        except ValueError:
+            raise SettingsError(f"{name.upper()} is not {encoding}, see PLUGSURFING_HMAC_ENCODING.") from None
+    if keys[0] is not None and keys[0] == keys[1]:
+        raise SettingsError("PLUGSURFING_HMAC_CURRENT and PLUGSURFING_HMAC_NEXT are the same key.")
+    return keys[0], keys[1]
+
+
+def authorization_values(secret: SecretStr | None) -> tuple[bytes, ...]:
+    """Split the values of the authorization header. Raise SettingsError if it is set and there is none."""
+    if secret is None:
+        return ()
+    values = tuple(line.strip().encode() for line in secret.get_secret_value().splitlines() if line.strip())
+    if not values:
+        raise SettingsError("PLUGSURFING_AUTHORIZATION is set, but empty.")
+    return values
+
+
+def _masked(name: str, value: object) -> str:
+    if isinstance(value, str) and name in SECRETS:
+        value = re.sub(r"://.*@", f"://{MASK}@", value)
+        return re.sub(r"(?i)([?&][^=&]*pass[^=&]*=)[^&]*", rf"\1{MASK}", value)
+    return MASK if isinstance(value, SecretStr) else _text(value)
+
+
+def _text(value: object) -> str:
+    match value:
+        case None | ():
+            return UNSET
+        case bool():
+            return str(value).lower()
+        case timedelta():
+            return span_text(value)
+        case tuple():
+            return ",".join(map(str, value))
+        case _:
+            return str(value)

@@ -1,0 +1,80 @@
+"""Plugsurfing's signature: base64 of HMAC-SHA-512 over the raw bytes of the body, with one of two keys."""
+
+import hmac
+from base64 import b64decode, b64encode
+from enum import StrEnum
+from hashlib import sha512
+from typing import Protocol
+
+from ingest.errors import NotAuthentic
+
+SIGNATURE_HEADER = "x-hmac-sha512-signature"
+SIGNED_AT_HEADER = "x-hmac-sha512-signedat"
+
+
+class KeyEncoding(StrEnum):
+    """How the text of a key stands for its bytes. Plugsurfing does not document it."""
+
+    UTF8 = "utf8"
+    """The characters themselves."""
+    BASE64 = "base64"
+    """RFC 4648 section 4, with padding."""
+    HEX = "hex"
+    """Two digits a byte, in either case."""
+
+
+class Match(StrEnum):
+    """Which key a signature was made with."""
+
+    CURRENT = "current"
+    """The key in use."""
+    NEXT = "next"
+    """The key that a rotation moves to."""
+
+
+class SigningKeys(Protocol):
+    """The keys that a request may be signed with."""
+
+    @property
+    def current(self) -> bytes | None:
+        """The key in use."""
+
+    @property
+    def next(self) -> bytes | None:
+        """The key that a rotation moves to."""
+
+
+def decode_key(text: str, encoding: KeyEncoding | str) -> bytes:
+    """Turn the text of a key into its bytes. Raise ValueError, without the text, if it is not in that encoding."""
+    encoding = KeyEncoding(encoding)
+    try:
+        match encoding:
+            case KeyEncoding.UTF8:
+                return text.encode()
+            case KeyEncoding.BASE64:
+                key = b64decode(text, validate=True)
+                if b64encode(key) == text.encode("ascii"):  # else it has spare bits, and a typo would go unseen
+                    return key
+            case KeyEncoding.HEX if "".join(text.split()) == text:  # fromhex skips white space
+                return bytes.fromhex(text)
+    except ValueError:
+        pass  # its sentence quotes the key
+    raise ValueError(f"is not {encoding}") from None
+
+
+def sign(body: bytes, key: bytes) -> str:
+    """Sign the bytes of a body as Plugsurfing does."""
+    return b64encode(hmac.digest(key, body, sha512)).decode("ascii")
+
+
+def verify(body: bytes, signature: bytes | str, keys: SigningKeys) -> Match:
+    """Say which key the body was signed with, CURRENT first. Raise NotAuthentic if neither.
+
+    Only the one canonical base64 form of a digest is a signature. A failure takes the same time whichever keys exist.
+    """
+    given = signature if isinstance(signature, bytes) else signature.encode("utf-8", "surrogatepass")
+    for match, key in ((Match.CURRENT, keys.current), (Match.NEXT, keys.next)):
+        expected = b64encode(hmac.digest(key or b"", body, sha512))
+        if hmac.compare_digest(expected, given) and key:  # no key, no match: the digest was for the clock only
+            return match
+    raise NotAuthentic("The signature was made with neither key.")
