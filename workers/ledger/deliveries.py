@@ -1,0 +1,245 @@
+"""The deliveries: stored once whatever arrives, and what a person asks about them."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
+
+from ingest.batch import Delivery
+from workers.ledger.engine import chunks, insert_into
+from workers.ledger.outcomes import OPEN_OUTCOMES, DeliveryState, Outcome
+from workers.ledger.tables import deliveries, runs, sightings
+
+AS_ARRIVED = [deliveries.c[name] for name in Delivery.__dataclass_fields__ if name != "receipts"]
+LAST_CHARACTER = "\U0010ffff"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One handler's run on the delivery that lists it."""
+
+    handler: str
+    queue: str
+    outcome: Outcome
+    attempts: int
+    due_at: datetime | None
+    until_at: datetime | None
+    waits_for: str | None
+    job_id: str | None
+    reason: str | None
+    error: str | None
+    traceback: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """A delivery as the ledger knows it, with its runs in the order of their handlers' names."""
+
+    id: str
+    kind: str
+    event: str | None
+    session_id: str | None
+    received_at: datetime
+    signed_with: str
+    signed_at: datetime | None
+    headers: Mapping[str, str]
+    inbox: str
+    state: DeliveryState
+    reason: str | None
+    stored_at: datetime
+    settled_at: datetime | None
+    duplicates: int
+    runs: tuple[RunRow, ...] = ()
+    #: The bytes as they came; only `show` reads them.
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """What a person is looking for; all that is set must fit. `handler` and `outcome` fit one and the same run."""
+
+    state: DeliveryState | None = None
+    event: str | None = None
+    session_id: str | None = None
+    handler: str | None = None
+    outcome: Outcome | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def store(
+    conn: Connection, arrived: Sequence[Delivery], states: Mapping[str, tuple[DeliveryState, str | None]]
+) -> set[str]:
+    """Store what is new and return its ids; count what came again.
+
+    `states` gives each delivery that has a body its first state, and why it is unreadable if it is.
+    """
+    now = datetime.now(UTC)
+    first: dict[str, Delivery] = {}
+    for delivery in arrived:
+        if delivery.body is not None:
+            first.setdefault(delivery.id, delivery)
+    new: set[str] = set()
+    if first:
+        statement = insert_into(conn, deliveries).on_conflict_do_nothing().returning(deliveries.c.id)
+        # Sorted, so that two workers with the same deliveries wait for each other instead of blocking each other.
+        new.update(conn.scalars(statement, [_row(first[key], *states[key], now) for key in sorted(first)]))
+    _count_repeats(conn, [one for one in arrived if one.receipts > 1 or one.id not in new or one is not first[one.id]])
+    return new
+
+
+def settled(conn: Connection, ids: Collection[str]) -> set[str]:
+    """Return those of which nothing is open any more."""
+    found: set[str] = set()
+    for some in chunks(sorted(ids)):
+        found.update(
+            conn.scalars(select(deliveries.c.id).where(deliveries.c.id.in_(some), deliveries.c.settled_at.is_not(None)))
+        )
+    return found
+
+
+def refresh_states(conn: Connection, ids: Collection[str]) -> None:
+    """Work out the states of deliveries from their runs; call it in the transaction that changed the runs.
+
+    The rows are locked by a statement of its own first: the next one then sees what the worker that had the lock has
+    committed, so of two workers that end the last two runs of a delivery the second one settles it.
+    """
+    now = datetime.now(UTC)
+    has_run = exists().where(runs.c.delivery_id == deliveries.c.id)
+    is_open = has_run.where(runs.c.outcome.in_(OPEN_OUTCOMES))
+    is_dead = has_run.where(runs.c.outcome == Outcome.DEAD)
+    state = case(
+        (is_open, DeliveryState.RETRYING),
+        (is_dead, DeliveryState.DEAD),
+        ((deliveries.c.state == DeliveryState.UNREADABLE) & ~has_run, DeliveryState.UNREADABLE),
+        else_=DeliveryState.SETTLED,
+    )
+    settled_at = case((is_open, None), else_=func.coalesce(deliveries.c.settled_at, now))
+    for some in chunks(sorted(ids)):
+        these = deliveries.c.id.in_(some)
+        if conn.dialect.name != "sqlite":
+            conn.execute(select(deliveries.c.id).where(these).order_by(deliveries.c.id).with_for_update())
+        conn.execute(update(deliveries).where(these).values(state=state, settled_at=settled_at))
+
+
+def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
+    """Read deliveries back as they were handed in, in the order of their arrival."""
+    found: list[Delivery] = []
+    for some in chunks(sorted(ids)):
+        rows = conn.execute(select(*AS_ARRIVED).where(deliveries.c.id.in_(some)))
+        found.extend(Delivery(**row._mapping, receipts=1) for row in rows)  # noqa: SLF001 - public, despite its name
+    return sorted(found, key=lambda delivery: (delivery.received_at, delivery.id))
+
+
+def find(conn: Connection, filters: Filters, limit: int | None) -> list[DeliveryRow]:
+    """List deliveries with their runs, newest first."""
+    query = _described().order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
+    for condition in _conditions(filters):
+        query = query.where(condition)
+    return _with_runs(conn, conn.execute(query).all())
+
+
+def find_ids(conn: Connection, filters: Filters, limit: int | None = None) -> list[str]:
+    """List the ids only, oldest first: what a replay works through."""
+    query = select(deliveries.c.id).order_by(deliveries.c.received_at, deliveries.c.id).limit(limit)
+    return list(conn.scalars(query.where(*_conditions(filters))))
+
+
+def show(conn: Connection, delivery_id: str) -> DeliveryRow | None:
+    """Read one delivery with its runs and its raw body."""
+    query = _described().add_columns(deliveries.c.body).where(deliveries.c.id == delivery_id)
+    rows = _with_runs(conn, conn.execute(query).all())
+    return rows[0] if rows else None
+
+
+def resolve_id(conn: Connection, prefix: str) -> str | None:
+    """Complete the beginning of an id; None when no delivery, or more than one, has it."""
+    in_range = (deliveries.c.id >= prefix) & (deliveries.c.id < prefix + LAST_CHARACTER)
+    found = conn.scalars(select(deliveries.c.id).where(in_range).limit(2)).all()
+    return found[0] if len(found) == 1 else None
+
+
+def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: datetime) -> dict[str, Any]:
+    return {
+        "id": delivery.id,
+        "kind": delivery.kind,
+        "event": delivery.event,
+        "session_id": delivery.session_id,
+        "received_at": delivery.received_at,
+        "signed_with": delivery.signed_with,
+        "signed_at": delivery.signed_at,
+        "headers": dict(delivery.headers),
+        "body": delivery.body,
+        "inbox": delivery.inbox,
+        "state": state,
+        "reason": reason,
+        "stored_at": now,
+        "settled_at": None,
+    }
+
+
+def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
+    receipts: dict[tuple[str, str], int] = {}
+    for delivery in repeats:
+        key = (delivery.id, delivery.inbox)
+        receipts[key] = max(receipts.get(key, 1), delivery.receipts)
+    if not receipts:
+        return
+    statement = insert_into(conn, sightings)
+    conn.execute(
+        statement.on_conflict_do_update(
+            index_elements=[sightings.c.delivery_id, sightings.c.inbox],
+            set_={"receipts": statement.excluded.receipts},
+            where=statement.excluded.receipts > sightings.c.receipts,
+        ),
+        [
+            {"delivery_id": delivery_id, "inbox": inbox, "receipts": count}
+            for (delivery_id, inbox), count in sorted(receipts.items())
+        ],
+    )
+
+
+def _described() -> Select[Any]:
+    seen = sightings.c.delivery_id == deliveries.c.id
+    counted = select(func.coalesce(func.sum(sightings.c.receipts), 0)).where(seen).scalar_subquery()
+    at_home = exists().where(seen, sightings.c.inbox == deliveries.c.inbox)
+    # The inbox that brought it received it once, even if it never counted.
+    duplicates = counted - case((at_home, 1), else_=0)
+    columns = [column for column in deliveries.c if column.name != "body"]
+    return select(*columns, duplicates.label("duplicates"))
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if filters.state is not None:
+        conditions.append(deliveries.c.state == filters.state)
+    if filters.event is not None:
+        conditions.append(deliveries.c.event == filters.event)
+    if filters.session_id is not None:
+        conditions.append(deliveries.c.session_id == filters.session_id)
+    if filters.since is not None:
+        conditions.append(deliveries.c.received_at >= filters.since)
+    if filters.until is not None:
+        conditions.append(deliveries.c.received_at < filters.until)
+    if filters.handler is not None or filters.outcome is not None:
+        run = exists().where(runs.c.delivery_id == deliveries.c.id)
+        if filters.handler is not None:
+            run = run.where(runs.c.handler == filters.handler)
+        if filters.outcome is not None:
+            run = run.where(runs.c.outcome == filters.outcome)
+        conditions.append(run)
+    return conditions
+
+
+def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]:
+    theirs: dict[str, list[RunRow]] = {row.id: [] for row in found}
+    columns = [runs.c[name] for name in RunRow.__dataclass_fields__]
+    for some in chunks(list(theirs)):
+        query = select(runs.c.delivery_id, *columns).where(runs.c.delivery_id.in_(some)).order_by(runs.c.handler)
+        for delivery_id, *fields in conn.execute(query):
+            theirs[delivery_id].append(RunRow(*fields))
+    return [DeliveryRow(**row._mapping, runs=tuple(theirs[row.id])) for row in found]  # noqa: SLF001 - public, despite its name

@@ -1,0 +1,75 @@
+"""Opens the ledger, and holds the little in which its two databases differ."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+T = TypeVar("T")
+
+#: Ids in one statement: far below what either database takes as parameters.
+CHUNK = 1000
+
+to_json = partial(json.dumps, separators=(",", ":"))
+
+
+def open_ledger(url: str) -> Engine:
+    """Make the engine; no connection is opened before the first one is asked for.
+
+    On SQLite a transaction takes the write lock when it begins, so that it never fails half-way for want of it; it
+    waits for up to 5 seconds, then raises `OperationalError`. See `reading` for transactions that only look.
+    """
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(url, json_serializer=to_json, connect_args={"timeout": 5})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    # The look-up of the hstore type would be one more round trip in every process.
+    engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, use_native_hstore=False)
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Open a transaction that only looks: on SQLite it neither waits for writers nor holds them up."""
+    with engine.connect() as conn:
+        yield conn.execution_options(reading=True)
+
+
+def insert_into(conn: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Build the dialect's INSERT that knows ON CONFLICT."""
+    return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """Cut a sequence into pieces that one statement can take."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    assert isinstance(dbapi_connection, sqlite3.Connection)  # noqa: S101 - for the type checker
+    dbapi_connection.isolation_level = None  # the driver must not begin transactions: `_begin_sqlite` does
+    # WAL lets readers and one writer work at once; FULL makes every commit an fsync of the log.
+    dbapi_connection.execute("PRAGMA journal_mode = WAL")
+    dbapi_connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    conn.exec_driver_sql("BEGIN" if conn.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
+
+
+def _prepare_postgresql(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    # Times are read as Python's, whose calendar ends where another zone may push a value over the edge.
+    cursor = dbapi_connection.cursor()
+    cursor.execute("SET TIME ZONE 'UTC'")
+    cursor.close()
+    dbapi_connection.commit()

@@ -1,0 +1,80 @@
+"""The words in which the ledger says how things stand with a delivery, a run and a push."""
+
+from enum import StrEnum
+
+
+class DeliveryState(StrEnum):
+    """How far a delivery has come. The first two are known to the inbox only: the ledger has not seen it yet."""
+
+    KEPT = "kept"
+    """On disk in an inbox, not yet on a queue."""
+
+    QUEUED = "queued"
+    """On a queue, or on its way to a worker."""
+
+    RUNNING = "running"
+    """Its records stand; its handlers are at work for the first time."""
+
+    RETRYING = "retrying"
+    """A run of it is still to come: waiting for its first attempt or for another one."""
+
+    SETTLED = "settled"
+    """Every run has ended, none of them dead."""
+
+    DEAD = "dead"
+    """Every run has ended, and one at least was given up."""
+
+    UNREADABLE = "unreadable"
+    """Signed, but not understood; its bytes are kept for a person to look at."""
+
+
+class Outcome(StrEnum):
+    """How one handler's run on one delivery stands."""
+
+    WAITING = "waiting"
+    """Not tried yet: it is due in a job of its own."""
+
+    RUNNING = "running"
+    """A worker has claimed it and is at it."""
+
+    AGAIN = "again"
+    """Tried, and to be tried again when it is due."""
+
+    DONE = "done"
+    """Returned; its effects stand."""
+
+    DEAD = "dead"
+    """Given up: a dead letter, until a person replays it."""
+
+    IGNORED = "ignored"
+    """Nothing to do: no handler takes this event."""
+
+    MOOT = "moot"
+    """Too late, or not needed any more."""
+
+    @property
+    def is_final(self) -> bool:
+        """Say whether nothing more happens by itself."""
+        return self not in OPEN_OUTCOMES
+
+
+OPEN_OUTCOMES = frozenset({Outcome.WAITING, Outcome.RUNNING, Outcome.AGAIN})
+
+
+class PushState(StrEnum):
+    """How a push to a driver stands."""
+
+    WAITING = "waiting"
+    """To be sent when it is due."""
+
+    SENT = "sent"
+    """Taken by the channel."""
+
+    MOOT = "moot"
+    """Not needed any more, so not sent."""
+
+    EXPIRED = "expired"
+    """Its time had passed before it could be sent."""
+
+    DEAD = "dead"
+    """The channel refused it for good, or too often."""

@@ -1,0 +1,218 @@
+"""The tables of the ledger, the same on SQLite and PostgreSQL."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from ingest.events import storable
+from workers.ledger.outcomes import DeliveryState, Outcome, PushState
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware time, kept in UTC; SQLite knows no zones, so there it is stored without one."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a naive time: its zone would be guessed."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be kept in the ledger")
+        try:
+            value = value.astimezone(UTC)
+        except OverflowError:  # the first or last hours of the calendar; an event may claim any time
+            value = value.replace(tzinfo=UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back an aware time in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+class Word(TypeDecorator[StrEnum]):
+    """A member of one of the enums in `outcomes`, kept as its text."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, words: type[StrEnum]) -> None:
+        super().__init__()
+        self.words = words
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+        """Store plain text: drivers have ideas of their own about enums."""
+        return None if value is None else str.__str__(self.words(value))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+        """Give back the member."""
+        return None if value is None else self.words(value)
+
+
+class Told(TypeDecorator[str]):
+    """A text from code that is not ours, such as an exception: whatever is in it can be stored."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+        """Escape what a database refuses."""
+        return None if value is None else storable(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pk",
+        "uq": "%(table_name)s_once",
+    }
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("event", String),
+    Column("session_id", String),
+    Column("received_at", Moment, nullable=False),
+    Column("signed_with", String, nullable=False),
+    Column("signed_at", Moment),
+    Column("headers", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("inbox", String, nullable=False),
+    Column("state", Word(DeliveryState), nullable=False),
+    Column("reason", Told),
+    Column("stored_at", Moment, nullable=False),
+    Column("settled_at", Moment),
+    Index("deliveries_received_at", "received_at"),
+    Index("deliveries_session", "session_id", "received_at"),
+    Index("deliveries_state", "state", "received_at"),
+)
+
+# How often each inbox has received a delivery, where that is more than the one receipt that `deliveries` itself stands
+# for. Each inbox counts only its own, and a count only grows: so it may be told twice, late, and in any order.
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("delivery_id", String),
+    Column("inbox", String),
+    Column("receipts", Integer, nullable=False),
+    PrimaryKeyConstraint("delivery_id", "inbox"),
+)
+
+# `due_at` is set while a run is waiting or to be tried again, and only then; `waits_for` and `until_at` at most while
+# it is open. So the partial indexes hold open runs only, and both databases see from a comparison that they apply.
+runs = Table(
+    "runs",
+    metadata,
+    Column("delivery_id", String),
+    Column("handler", String),
+    Column("queue", String, nullable=False),
+    Column("outcome", Word(Outcome), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Moment),
+    Column("until_at", Moment),
+    Column("waits_for", String),
+    Column("job_id", String),
+    Column("reason", Told),
+    Column("error", Told),
+    Column("traceback", Told),
+    Column("started_at", Moment),
+    Column("finished_at", Moment),
+    PrimaryKeyConstraint("delivery_id", "handler"),
+)
+Index("runs_due", runs.c.due_at, sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL"))
+Index(
+    "runs_until",
+    runs.c.until_at,
+    sqlite_where=text("until_at IS NOT NULL"),
+    postgresql_where=text("until_at IS NOT NULL"),
+)
+Index(
+    "runs_waits_for",
+    runs.c.waits_for,
+    sqlite_where=text("waits_for IS NOT NULL"),
+    postgresql_where=text("waits_for IS NOT NULL"),
+)
+Index(
+    "runs_running",
+    runs.c.started_at,
+    sqlite_where=text("outcome = 'running'"),
+    postgresql_where=text("outcome = 'running'"),
+)
+Index(
+    "runs_dead",
+    runs.c.finished_at,
+    sqlite_where=text("outcome = 'dead'"),
+    postgresql_where=text("outcome = 'dead'"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", String, primary_key=True),
+    Column("user_id", String),
+    Column("status", String),
+    Column("started_at", Moment),
+    Column("stopped_at", Moment),
+    Column("completed_at", Moment),
+    Column("fee_type", String),
+    Column("fee_will_apply_from", Moment),
+    Column("anomalies", JSON, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Index("sessions_updated_at", "updated_at"),
+)
+
+pushes = Table(
+    "pushes",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("delivery_id", String, nullable=False),
+    Column("handler", String, nullable=False),
+    Column("session_id", String),
+    Column("user_id", String, nullable=False),
+    Column("channel", String, nullable=False),
+    Column("state", Word(PushState), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("collapse_key", String, nullable=False),
+    Column("idempotency_key", String),
+    Column("expires_at", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("due_at", Moment),
+    Column("sent_at", Moment),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Told),
+    UniqueConstraint("channel", "user_id", "idempotency_key", name="pushes_idempotency_key"),
+    Index("pushes_created_at", "created_at"),
+    Index("pushes_session", "session_id"),
+)
+Index(
+    "pushes_due",
+    pushes.c.due_at,
+    sqlite_where=text("due_at IS NOT NULL"),
+    postgresql_where=text("due_at IS NOT NULL"),
+)
