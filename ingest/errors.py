@@ -9,7 +9,8 @@ WebhooksError
 ├── Unreadable           a body we keep but cannot understand
 ├── InboxUnavailable     a delivery cannot be kept right now (503)
 ├── QueueUnavailable     Redis cannot be reached
-└── SettingsError        a setting is missing or wrong
+├── SettingsError        a setting is missing or wrong
+└── PluginError          a plugin cannot be loaded (workers.loader)
 """
 
 from http import HTTPStatus
