@@ -21,7 +21,7 @@ class WebhooksError(Exception):
     """Anything that goes wrong in this house."""
 
 
-class Refusal(WebhooksError):  # noqa: N818 - says what is, as the glossary does
+class Refusal(WebhooksError):
     """Raised when a request is not let in.
 
     The sender is told `sentence`, which is the same for every cause; `str()` tells the operator why.
@@ -62,11 +62,11 @@ class Encoded(Refusal):
     sentence = "A Content-Encoding is not supported."
 
 
-class Unreadable(WebhooksError):  # noqa: N818 - says what is, as the glossary does
+class Unreadable(WebhooksError):
     """Raised when a kept body cannot be understood; the sentence is for the operator and repeats nothing personal."""
 
 
-class InboxUnavailable(WebhooksError):  # noqa: N818 - says what is, as the glossary does
+class InboxUnavailable(WebhooksError):
     """Raised when the inbox cannot keep a delivery: nothing was promised."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.SERVICE_UNAVAILABLE
@@ -76,7 +76,7 @@ class InboxUnavailable(WebhooksError):  # noqa: N818 - says what is, as the glos
         super().__init__(reason or self.sentence)
 
 
-class QueueUnavailable(WebhooksError):  # noqa: N818 - says what is, as the glossary does
+class QueueUnavailable(WebhooksError):
     """Raised when the queues in Redis cannot be reached."""
 
 

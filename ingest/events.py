@@ -71,8 +71,6 @@ class Event(BaseModel):
         """Show nothing personal: an event may end up in a traceback."""
         return [("name", self.name), ("session_id", self.session_id)]
 
-    __str__ = BaseModel.__repr__
-
 
 class SessionEvent(Event):
     """Something happened to a charging session."""

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 from pydantic import SecretStr
@@ -34,9 +33,7 @@ class Keyring:
         self._encoding = settings.plugsurfing_hmac_encoding
         self._monotonic = monotonic
         self._texts: dict[str, SecretStr | None] = {name: getattr(settings, name) for name in NAMES}
-        self._files: dict[str, Path] = {
-            name: path for name in NAMES if (path := getattr(settings, f"{name}_file")) is not None
-        }
+        self._files = {name: path for name in NAMES if (path := getattr(settings, f"{name}_file")) is not None}
         self._seen = self._texts
         self._seen_at = monotonic()
         self._problem: str | None = None
@@ -49,21 +46,29 @@ class Keyring:
         """
         try:
             texts = self._texts | {name: SecretStr(read_secret(name, path)) for name, path in self._files.items()}
-            if texts != self._seen:
-                self._seen, self._seen_at = texts, self._monotonic()
-            if texts == self._texts or self._monotonic() - self._seen_at < STANDS_STILL:
-                self._problem = None if texts == self._texts else self._problem
+            if texts == self._texts:
+                self._problem = None
+                return False
+            if not self._stands_still(texts):
                 return False
             keys = self._decoded(texts)
         except SettingsError as error:
-            if self._problem != str(error):
-                self._problem = str(error)
-                log.warning("keys.kept_old", reason=self._problem)
+            self._warn_once(str(error))
             return False
         changed = [name.upper() for name in self._files if texts[name] != self._texts[name]]
         self.keys, self._texts, self._problem = keys, texts, None
         log.info("keys.reread", settings=changed)
         return True
+
+    def _stands_still(self, texts: dict[str, SecretStr | None]) -> bool:
+        if texts != self._seen:
+            self._seen, self._seen_at = texts, self._monotonic()
+        return self._monotonic() - self._seen_at >= STANDS_STILL
+
+    def _warn_once(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            log.warning("keys.kept_old", reason=problem)
 
     def _decoded(self, texts: dict[str, SecretStr | None]) -> Keys:
         current, following, authorization = (texts[name] for name in NAMES)

@@ -253,10 +253,13 @@ def signing_keys(
 
 
 def authorization_values(secret: SecretStr | None) -> tuple[bytes, ...]:
-    """Split the values of the authorization header. Raise SettingsError if it is set and there is none."""
+    """Split the values of the authorization header. Raise SettingsError if it is set and holds none."""
     if secret is None:
         return ()
-    values = tuple(line.strip().encode() for line in secret.get_secret_value().splitlines() if line.strip())
+    try:
+        values = tuple(line.strip().encode() for line in secret.get_secret_value().splitlines() if line.strip())
+    except UnicodeEncodeError:
+        raise SettingsError("PLUGSURFING_AUTHORIZATION is not utf8.") from None
     if not values:
         raise SettingsError("PLUGSURFING_AUTHORIZATION is set, but empty.")
     return values

@@ -1,0 +1,71 @@
+"""Log lines: one renderer for our own records and for those of uvicorn, RQ and every other library."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from ingest.settings import LogFormat, Settings
+
+# Both write every URL that is called, and a URL of the Drive API has a user id in it.
+TALKATIVE = ("httpx", "httpcore")
+# These may have been given handlers of their own before we come.
+OF_LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", "rq.worker", "rq.scheduler")
+
+
+def configure_logging(settings: Settings, process: str, *, stream: TextIO | None = None) -> None:
+    """Write all log records of this process, which is named `process`, to standard error (or another stream)."""
+    stream = stream or sys.stderr
+    level = settings.log_level.upper()
+    shape = settings.log_format or (LogFormat.CONSOLE if stream.isatty() else LogFormat.JSON)
+
+    def with_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event.setdefault("process", process)
+        return event
+
+    everywhere: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        with_process,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*everywhere, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=everywhere,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(shape, stream)],
+        )
+    )
+    logging.captureWarnings(capture=True)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in OF_LIBRARIES:
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _renderers(shape: LogFormat, stream: TextIO) -> list[Processor]:
+    # Tracebacks are plain: structlog's rich ones show local variables, which are bodies and keys.
+    if shape is LogFormat.CONSOLE:
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=30
+            )
+        ]
+    return [structlog.processors.format_exc_info, _in_order, structlog.processors.JSONRenderer()]
+
+
+def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: event.pop(name) for name in ("timestamp", "level", "event", "process")} | dict(event)

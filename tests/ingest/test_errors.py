@@ -1,0 +1,30 @@
+import re
+from importlib import import_module
+
+import pytest
+
+from ingest import errors
+from ingest.errors import Encoded, InboxUnavailable, NotAuthentic, Slow, TooLarge, WebhooksError
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"), [(NotAuthentic, 403), (Slow, 408), (TooLarge, 413), (Encoded, 415), (InboxUnavailable, 503)]
+)
+def test_every_refusal_has_its_status_and_tells_the_sender_no_detail(refusal, status):
+    error = refusal("The key CURRENT did not match.")
+    assert (error.status, str(error)) == (status, "The key CURRENT did not match.")
+    assert "CURRENT" not in error.sentence
+    assert str(refusal()) == refusal.sentence
+
+
+def test_the_tree_on_top_of_the_module_is_the_tree():
+    drawn = {}
+    for line in errors.__doc__.split("\n\n", 1)[1].splitlines():
+        name = line.lstrip("│├└─ ")
+        if name:
+            home = re.search(r"\(([a-z_.]+)\)$", name)  # an error that lives on a higher floor
+            module = import_module(home[1]) if home else errors
+            drawn[getattr(module, name.split()[0])] = (len(line) - len(name)) // 4
+    defined = {error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, WebhooksError)}
+    assert defined <= drawn.keys()
+    assert drawn == {error: len(error.__mro__) - len(WebhooksError.__mro__) for error in drawn}

@@ -1,0 +1,348 @@
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ingest.envelope import Kind
+from ingest.errors import Unreadable
+from ingest.events import (
+    WIRE_NAMES,
+    ChargingRecord,
+    Event,
+    Glimpse,
+    SessionComplete,
+    SessionEvent,
+    SessionFeeIncurring,
+    SessionStarted,
+    SessionStartFailed,
+    SessionStopFailed,
+    SessionStopped,
+    UnknownEvent,
+    decode,
+    glimpse,
+    queue_for,
+    storable,
+)
+
+SAMPLES = Path(__file__).parent.parent / "events"
+STARTED = {"userId": "user1", "sessionId": "L60XMxWy0oP", "timestamp": "2025-06-12T10:56:51Z"}
+
+
+def sample(name):
+    return (SAMPLES / f"{name}.json").read_bytes()
+
+
+def body(name="SESSION_STARTED", /, **changes):
+    return json.dumps({"event": name, "payload": STARTED | changes}).encode()
+
+
+def unreadable(raw, kind=Kind.EVENTS):
+    with pytest.raises(Unreadable) as caught:
+        decode(kind, raw)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "at"),
+    [
+        ("SESSION_STARTED", SessionStarted, datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)),
+        ("SESSION_STOPPED", SessionStopped, datetime(2025, 6, 12, 11, 41, 7, 913499, tzinfo=UTC)),
+        ("SESSION_COMPLETE", SessionComplete, datetime(2025, 6, 12, 11, 43, tzinfo=UTC)),
+        ("SESSION_COMPLETED", SessionComplete, datetime(2025, 6, 12, 11, 43, tzinfo=UTC)),
+        ("SESSION_START_FAILED", SessionStartFailed, datetime(2025, 6, 12, 10, 56, 40, tzinfo=UTC)),
+        ("SESSION_FAILED", SessionStartFailed, datetime(2025, 6, 12, 10, 56, 40, tzinfo=UTC)),
+        ("SESSION_STOP_FAILED", SessionStopFailed, datetime(2025, 6, 12, 9, 40, 12, 500000, tzinfo=UTC)),
+        ("SESSION_FEE_INCURRING", SessionFeeIncurring, datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)),
+    ],
+)
+def test_every_wire_name_is_understood(name, model, at):
+    event = decode(Kind.EVENTS, sample(name))
+    assert type(event) is model is WIRE_NAMES[name]
+    assert (event.name, event.session_id, event.at) == (name, "L60XMxWy0oP", at)
+    assert event.user_id == (None if model is SessionFeeIncurring else "user1")
+    assert glimpse(Kind.EVENTS, sample(name)) == Glimpse(name, "L60XMxWy0oP")
+
+
+def test_there_is_one_sample_for_every_wire_name():
+    assert {path.stem for path in SAMPLES.glob("*.json")} == {*WIRE_NAMES, "unknown", "cdr"}
+
+
+def test_a_fee_warning_says_from_when_on_and_why():
+    event = decode(Kind.EVENTS, sample("SESSION_FEE_INCURRING"))
+    assert isinstance(event, SessionFeeIncurring)
+    assert (event.fee_type, event.fee_will_apply_from) == ("BLOCKING", datetime(2025, 10, 15, 9, 2, 48, tzinfo=UTC))
+
+
+def test_an_unknown_event_is_a_type_of_its_own_and_keeps_its_payload():
+    event = decode(Kind.EVENTS, sample("unknown"))
+    assert isinstance(event, UnknownEvent)
+    assert (event.name, event.session_id, event.payload["reason"]) == ("SESSION_PAUSED", "L60XMxWy0oP", {"code": 7})
+
+
+@pytest.mark.parametrize("payload", [None, [], "text", 5, {"sessionId": None}, {"sessionId": ""}, {"sessionId": [1]}])
+def test_an_unknown_event_may_have_any_payload(payload):
+    event = decode(Kind.EVENTS, json.dumps({"event": "NEW", "payload": payload}).encode())
+    assert isinstance(event, UnknownEvent)
+    assert (event.session_id, event.payload) == (None, payload)
+
+
+def test_a_charging_record_is_kept_whole():
+    record = decode(Kind.CDRS, sample("cdr"))
+    assert isinstance(record, ChargingRecord)
+    assert (record.name, record.session_id, record.document) == ("CDR", "L60XMxWy0oP", json.loads(sample("cdr")))
+    assert glimpse(Kind.CDRS, sample("cdr")) == Glimpse(None, "L60XMxWy0oP")
+
+
+@pytest.mark.parametrize(
+    ("document", "session_id"),
+    [
+        ({"sessionId": "a", "session": {"id": "b"}}, "a"),
+        ({"payload": {"sessionId": "a"}}, "a"),
+        ({"session": {"sessionId": "a"}}, "a"),
+        ({"session": {"id": 7}}, "7"),
+        ({"session": "a"}, None),
+        ({}, None),
+    ],
+)
+def test_the_session_of_a_charging_record_is_looked_for_where_it_may_be(document, session_id):
+    assert decode(Kind.CDRS, json.dumps(document).encode()).session_id == session_id
+
+
+def test_unknown_fields_are_kept_and_change_nothing():
+    extra = {
+        "at": 1,
+        "name": "x",
+        "event": "y",
+        "session_id": "z",
+        "wire_name": "w",
+        "model_config": {},
+        "__class__": 0,
+    }
+    event = decode(Kind.EVENTS, body(evseId="DE*1", tariff={"a": [1]}, **extra))
+    assert isinstance(event, SessionStarted)
+    assert (event.name, event.session_id, event.at.year) == ("SESSION_STARTED", "L60XMxWy0oP", 2025)
+    assert event.model_extra is not None
+    assert (event.model_extra["evseId"], event.model_extra["tariff"]) == ("DE*1", {"a": [1]})
+
+
+def test_events_are_made_in_code_by_their_python_names_and_are_frozen():
+    now = datetime(2025, 6, 12, tzinfo=UTC)
+    event = SessionFeeIncurring(session_id="a", at=now, fee_will_apply_from=now, fee_type="BLOCKING")
+    assert (event.name, event.wire_name, event.user_id) == ("SESSION_FEE_INCURRING",) * 2 + (None,)
+    with pytest.raises(ValidationError):
+        event.session_id = "b"
+
+
+def test_an_event_shows_nothing_personal():
+    for event in (decode(Kind.EVENTS, body(driver="user1")), decode(Kind.EVENTS, body("NEW", driver="user1"))):
+        assert "user1" not in f"{event} {event!r}"
+        assert "L60XMxWy0oP" in repr(event)
+
+
+@pytest.mark.parametrize("user_id", [None, ""])
+def test_a_driver_may_be_absent(user_id):
+    assert decode(Kind.EVENTS, body(userId=user_id)).user_id is None
+    assert decode(Kind.EVENTS, body("SESSION_STOPPED", userId=user_id)).user_id is None
+
+
+@pytest.mark.parametrize(("number", "text"), [(12, "12"), (-1, "-1"), (2**80, str(2**80)), (1.5, "1.5")])
+def test_ids_that_are_numbers_become_text(number, text):
+    event = decode(Kind.EVENTS, body(sessionId=number, userId=number))
+    assert (event.session_id, event.user_id) == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"sessionId": None}, "sessionId is not text"),
+        ({"sessionId": ""}, "sessionId is empty"),
+        ({"sessionId": True}, "sessionId is not text"),
+        ({"sessionId": {}}, "sessionId is not text"),
+        ({"sessionId": "x" * 201}, "sessionId is too long"),
+        ({"userId": ["user1"]}, "userId is not text"),
+        ({"userId": "user1" * 101}, "userId is too long"),
+        ({"timestamp": None}, "timestamp is not a timestamp"),
+        ({"timestamp": "yesterday"}, "timestamp is not a timestamp"),
+        ({"timestamp": "2025-13-12T10:56:51Z"}, "timestamp month must be in 1..12"),
+        ({"timestamp": True}, "timestamp is not a timestamp"),
+        ({"timestamp": 10**40}, "timestamp is out of range"),
+    ],
+)
+def test_a_known_event_with_an_unusable_payload_says_what_is_wrong_and_not_with_whom(changes, problem):
+    sentence = unreadable(body(**changes))
+    assert sentence.startswith(f"SESSION_STARTED: {problem}")
+    assert "user1" not in sentence
+
+
+def test_everything_that_is_wrong_is_said_at_once():
+    sentence = unreadable(b'{"event": "SESSION_FEE_INCURRING", "payload": {"feeType": 5}}')
+    missing = ("sessionId", "timestamp", "feeWillApplyFrom")
+    assert sentence == f"SESSION_FEE_INCURRING: {', '.join(f'{field} is missing' for field in missing)}."
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (b"", "The body is not JSON."),
+        (b" ", "The body is not JSON."),
+        (b"\xff", "The body is not JSON."),
+        (b"event=SESSION_STARTED", "The body is not JSON."),
+        (body()[:-1], "The body is not JSON."),
+        (body() * 2, "The body is not JSON."),
+        (b'{"event": "SESSION_STARTED\xff"}', "The body is not JSON."),
+        (b"[" * 100_000, "The body is nested too deeply."),
+        (b'{"a":' * 100_000, "The body is nested too deeply."),
+        (b"[]", "The body is JSON, but not an object."),
+        (b"null", "The body is JSON, but not an object."),
+        (b'"SESSION_STARTED"', "The body is JSON, but not an object."),
+        (b"1e999", "The body is JSON, but not an object."),
+        (b"{}", "The body has no event name."),
+        (b'{"event": ""}', "The body has no event name."),
+        (b'{"event": 5}', "The body has no event name."),
+        (b'{"event": ["SESSION_STARTED"]}', "The body has no event name."),
+        (b'{"event": "SESSION_STARTED"}', "SESSION_STARTED: payload is missing."),
+        (b'{"event": "SESSION_STARTED", "payload": []}', "SESSION_STARTED: payload is not an object."),
+    ],
+)
+def test_a_body_that_cannot_be_understood_says_why(raw, problem):
+    assert unreadable(raw) == problem
+    assert glimpse(Kind.EVENTS, raw).session_id is None
+
+
+def test_a_record_that_is_no_object_is_unreadable():
+    assert unreadable(b"[]", Kind.CDRS) == "The body is JSON, but not an object."
+    assert glimpse(Kind.CDRS, b"[]") == glimpse(Kind.CDRS, b"\xff") == Glimpse(None, None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_json_is_read_in_every_encoding_it_may_have(encoding):
+    raw = json.dumps({"event": "SESSION_STARTED", "payload": STARTED | {"sessionId": "Ü😀"}}, ensure_ascii=False)
+    assert decode(Kind.EVENTS, raw.encode(encoding)).session_id == "Ü😀"
+
+
+ODD_VALUES = {
+    "a huge integer": b"9" * 5000,
+    "a negative huge integer": b"-" + b"9" * 5000,
+    "NaN": b"NaN",
+    "Infinity": b"-Infinity",
+    "a number out of range": b"1e999",
+    "a lone surrogate": b'"\\ud800"',
+    "a raw lone surrogate": b'"\xed\xa0\x80"',
+    "NUL": b'"\\u0000"',
+    "a raw control character": b'"\x00\t\n"',
+    "a deep value": b"[" * 300 + b"]" * 300,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES)
+def test_an_odd_value_in_an_unknown_field_harms_nothing(odd):
+    raw = body()[:-2] + b', "odd": ' + ODD_VALUES[odd] + b"}}"
+    event = decode(Kind.EVENTS, raw)
+    assert isinstance(event, SessionStarted)
+    assert event.user_id == "user1"
+    assert glimpse(Kind.EVENTS, raw) == Glimpse("SESSION_STARTED", "L60XMxWy0oP")
+    unknown = decode(Kind.EVENTS, raw.replace(b"SESSION_STARTED", b"NEW"))
+    assert isinstance(unknown, UnknownEvent)
+    written = json.dumps(unknown.payload, allow_nan=False, ensure_ascii=False)
+    assert written.encode()
+    assert "\\u0000" not in json.dumps(unknown.payload).replace("\\\\u0000", "")
+
+
+def test_numbers_that_no_database_takes_stay_text():
+    raw = b'{"event": "NEW", "payload": {"a": NaN, "b": -1e999, "c": %s, "d": 1.5, "e": 12}}' % (b"9" * 5000)
+    payload = decode(Kind.EVENTS, raw).payload
+    assert payload == {"a": "NaN", "b": "-1e999", "c": "9" * 5000, "d": 1.5, "e": 12}
+
+
+def test_texts_that_go_to_a_database_are_storable():
+    raw = b'{"event": "NEW\\u0000", "payload": {"sessionId": "a\\u0000\\udcff", "\\ud800": ["\\u0000"]}}'
+    event = decode(Kind.EVENTS, raw)
+    assert (event.name, event.session_id) == ("NEW\\u0000", "a\\u0000\\udcff")
+    assert event.payload == {"sessionId": "a\\u0000\\udcff", "\\ud800": ["\\u0000"]}
+    assert glimpse(Kind.EVENTS, raw) == Glimpse("NEW\\u0000", "a\\u0000\\udcff")
+
+
+def test_of_two_equal_keys_the_last_one_counts():
+    raw = body()[:-2] + b', "sessionId": "last"}}'
+    assert decode(Kind.EVENTS, raw).session_id == glimpse(Kind.EVENTS, raw).session_id == "last"
+
+
+def test_a_body_that_can_be_parsed_but_not_cleaned_for_its_depth_is_unreadable():
+    depth = 950
+    assert unreadable(b'{"event": "\\u0041", "payload": ' + b"[" * depth + b"]" * depth + b"}").endswith("too deeply.")
+
+
+def test_what_the_door_reads_is_short():
+    raw = json.dumps({"event": "N" * 1000, "payload": {"sessionId": "s" * 1000}}).encode()
+    assert glimpse(Kind.EVENTS, raw) == Glimpse("N" * 200, "s" * 200)
+    assert decode(Kind.EVENTS, raw).name == "N" * 200
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [
+        ("", ""),
+        ("plain", "plain"),
+        ("Ü😀", "Ü😀"),
+        ("\0", "\\u0000"),
+        ("\ud800x", "\\ud800x"),
+        ("Ü\0\udfff", "Ü\\u0000\\udfff"),
+    ],
+)
+def test_a_text_is_made_storable(text, stored):
+    assert storable(text) == stored
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())))
+def test_any_text_becomes_storable_and_stays_so(text):
+    stored = storable(text)
+    assert "\0" not in stored
+    assert stored.encode().decode() == stored == storable(stored)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(["sessionId", "userId", "timestamp", "feeWillApplyFrom", "feeType", "name", "at", "event"])
+BODIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "event": st.sampled_from(sorted(WIRE_NAMES)) | JSON,
+        "payload": st.dictionaries(FIELDS, JSON) | JSON,
+        "session": st.dictionaries(st.sampled_from(["id", "sessionId"]), JSON) | JSON,
+    },
+)
+
+
+@given(st.sampled_from(Kind), st.binary() | BODIES.map(lambda value: json.dumps(value).encode()))
+@example(Kind.EVENTS, b"\x00\x00\x00\x00")
+@example(Kind.CDRS, b'{"session": {"id": true}}')
+def test_no_bytes_ever_raise_anything_but_unreadable(kind, raw):
+    seen = glimpse(kind, raw)
+    assert queue_for(kind, seen) in {"urgent", "sessions", "cdrs", "other"}
+    for text in seen:
+        assert text is None or (text == storable(text) and 0 < len(text) <= 200)
+    try:
+        event = decode(kind, raw)
+    except Unreadable:
+        return
+    assert isinstance(event, Event)
+    assert event.session_id is None or event.session_id == storable(event.session_id)
+    if isinstance(event, SessionEvent):
+        assert event.at.tzinfo is UTC
+        assert event.name == seen.name
+
+
+def test_each_body_travels_on_its_queue():
+    queues = {name: queue_for(Kind.EVENTS, Glimpse(name, None)) for name in [*WIRE_NAMES, "NEW", None]}
+    assert queues.pop("SESSION_FEE_INCURRING") == "urgent"
+    assert queues.pop("NEW") == queues.pop(None) == "other"
+    assert set(queues.values()) == {"sessions"}
+    assert queue_for(Kind.CDRS, Glimpse("SESSION_FEE_INCURRING", None)) == "cdrs"

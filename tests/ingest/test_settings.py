@@ -1,0 +1,247 @@
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from ingest.errors import SettingsError
+from ingest.settings import SECRETS, UNSET, LogFormat, LogLevel, PushChannel, Settings, load_settings
+from ingest.signature import KeyEncoding
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(tmp_path, monkeypatch):
+    """No setting of the machine that the tests run on, and no `.env` but the test's own."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(**overrides):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**overrides)
+    sentence = str(caught.value)
+    assert re.fullmatch(r"[A-Z_]+(_FILE)? .+\.|The file \.env .+\.", sentence)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or "secret" not in str(caught.value.__context__)
+    return sentence
+
+
+def test_the_defaults_need_no_environment(tmp_path):
+    settings = load_settings()
+    assert settings.data_dir == tmp_path / "var"
+    assert settings.database_url == f"sqlite:///{tmp_path}/var/ledger.db"
+    assert settings.redis_url is None
+    assert (settings.host, settings.port, settings.dashboard_port) == ("127.0.0.1", 8000, 8002)
+    assert (settings.max_body_bytes, settings.body_timeout) == (1048576, timedelta(seconds=5))
+    assert (settings.push, settings.log_format, settings.log_level) == ((PushChannel.LOG,), None, LogLevel.INFO)
+
+
+def test_the_environment_is_read_before_dotenv_and_overrides_before_both(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("PORT=1\nWORKERS=2\nHOST=0.0.0.0\nSOMETHING_ELSE=x\n")
+    monkeypatch.setenv("PORT", "3")
+    monkeypatch.setenv("WORKERS", "4")
+    settings = load_settings(workers=5)
+    assert (settings.host, settings.port, settings.workers) == ("0.0.0.0", 3, 5)
+
+
+def test_every_kind_of_setting_is_read_from_text(monkeypatch, tmp_path):
+    environment = {
+        "DATA_DIR": str(tmp_path / "elsewhere"),
+        "PLUGSURFING_HMAC_CURRENT": "c2VjcmV0",
+        "PLUGSURFING_HMAC_ENCODING": "base64",
+        "PLUGSURFING_HMAC_REQUIRED": "false",
+        "PLUGSURFING_AUTHORIZATION": "Bearer a\n\n Bearer b ",
+        "REDIS_URL": "redis+sentinel://a:1,b:2/service/0",
+        "HOLD_BACK": "250ms",
+        "FAILED_JOBS_KEPT": "8d",
+        "HANDLER_MODULES": "mine.handlers, yours,",
+        "PUSH": "log",
+        "LOG_FORMAT": "json",
+        "LOG_LEVEL": "debug",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.database_url == f"sqlite:///{tmp_path}/elsewhere/ledger.db"
+    assert settings.plugsurfing_hmac_current == SecretStr("c2VjcmV0")
+    assert settings.plugsurfing_hmac_encoding is KeyEncoding.BASE64
+    assert settings.plugsurfing_hmac_required is False
+    assert (settings.hold_back, settings.failed_jobs_kept) == (timedelta(milliseconds=250), timedelta(days=8))
+    assert settings.handler_modules == ("mine.handlers", "yours")
+    assert (settings.log_format, settings.log_level) == (LogFormat.JSON, LogLevel.DEBUG)
+    assert settings.require_redis() == environment["REDIS_URL"]
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        load_settings().port = 1
+
+
+def test_an_override_that_is_no_setting_is_a_mistake_in_the_code():
+    with pytest.raises(TypeError, match="no setting hots, prot"):
+        load_settings(prot=1, hots="x")
+
+
+def test_what_is_empty_is_not_set(monkeypatch):
+    for name in Settings.model_fields:
+        if not name.startswith("plugsurfing_hmac_"):
+            monkeypatch.setenv(name.upper(), "")
+    settings = load_settings()
+    assert (settings.redis_url, settings.port, settings.plugsurfing_authorization) == (None, 8000, None)
+
+
+@pytest.mark.parametrize("name", ["plugsurfing_hmac_current", "plugsurfing_hmac_next"])
+@pytest.mark.parametrize("blank", ["", " ", "\n\t"])
+def test_an_empty_key_is_refused(name, blank, monkeypatch):
+    monkeypatch.setenv(name.upper(), blank)
+    assert refused() == f"{name.upper()} is set, but empty."
+
+
+def test_equal_keys_are_refused_however_they_are_written():
+    same = "PLUGSURFING_HMAC_CURRENT and PLUGSURFING_HMAC_NEXT are the same key."
+    assert refused(plugsurfing_hmac_current="secret", plugsurfing_hmac_next="secret") == same
+    assert refused(plugsurfing_hmac_current="aB", plugsurfing_hmac_next="Ab", plugsurfing_hmac_encoding="hex") == same
+    assert load_settings(plugsurfing_hmac_current="aB", plugsurfing_hmac_next="Ab")
+
+
+@pytest.mark.parametrize("encoding", ["base64", "hex"])
+@pytest.mark.parametrize("name", ["plugsurfing_hmac_current", "plugsurfing_hmac_next"])
+def test_a_key_that_does_not_decode_is_refused_by_name(name, encoding):
+    sentence = refused(**{name: "not-secret!", "plugsurfing_hmac_encoding": encoding})
+    assert sentence == f"{name.upper()} is not {encoding}, see PLUGSURFING_HMAC_ENCODING."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("plugsurfing_authorization", " \n "),
+        ("plugsurfing_hmac_encoding", "secret"),
+        ("plugsurfing_hmac_required", "secret"),
+        ("port", "secret"),
+        ("port", "65536"),
+        ("port", "-1"),
+        ("max_body_bytes", "0"),
+        ("body_timeout", "secret"),
+        ("body_timeout", "0"),
+        ("hold_back", "-1"),
+        ("redis_url", "http://secret"),
+        ("database_url", "mysql://secret"),
+        ("push", "fcm-secret"),
+        ("push", "log,http"),
+        ("push", ","),
+        ("log_format", "secret"),
+        ("log_level", "secret"),
+        ("workers", "1.5"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_and_is_not_shown(name, value, monkeypatch):
+    monkeypatch.setenv(name.upper(), value)
+    sentence = refused()
+    assert sentence.startswith(f"{name.upper()} ")
+    assert "secret" not in sentence
+
+
+def test_a_wrong_value_in_dotenv_is_not_shown(tmp_path):
+    (tmp_path / ".env").write_text("REDIS_URL=secret\n")
+    assert "REDIS_URL" in refused()
+
+
+def test_a_dotenv_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / ".env").write_bytes(b"PORT=\xff\n")
+    assert refused() == "The file .env cannot be read (UnicodeDecodeError)."
+
+
+@pytest.mark.parametrize("name", ["PLUGSURFING_HMAC_CURRENT", "PLUGSURFING_AUTHORIZATION"])
+def test_a_secret_that_is_not_utf8_is_refused(name, monkeypatch):
+    monkeypatch.setitem(os.environb, name.encode(), b"secret\xff")
+    assert refused().startswith(f"{name} is not utf8")
+
+
+@pytest.mark.parametrize("scheme", ["postgres://", "postgresql://", "postgresql+psycopg://"])
+def test_every_way_to_name_postgresql_becomes_psycopgs(scheme):
+    settings = load_settings(database_url=f"{scheme}user:secret@host/postgres://")
+    assert settings.database_url == "postgresql+psycopg://user:secret@host/postgres://"
+
+
+VALUES = {"redis_url": "redis://host", "database_url": "sqlite:///x.db"}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_may_be_a_file(name, tmp_path, monkeypatch):
+    value = VALUES.get(name, " secret with spaces ")
+    (tmp_path / "file").write_text(value + "\r\n")
+    monkeypatch.setenv(f"{name.upper()}_FILE", str(tmp_path / "file"))
+    read = getattr(load_settings(), name)
+    assert (read.get_secret_value() if isinstance(read, SecretStr) else read) == value
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_and_its_file_cannot_both_be_set(name, tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text(f"{name.upper()}=secret\n")
+    monkeypatch.setenv(f"{name.upper()}_FILE", str(tmp_path / "secret-file"))
+    assert refused() == f"{name.upper()} and {name.upper()}_FILE are both set."
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfesecret"])
+def test_a_file_that_cannot_be_read_is_refused_by_name(content, tmp_path, monkeypatch):
+    path = tmp_path / "secret-file"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("PLUGSURFING_HMAC_NEXT_FILE", str(path))
+    sentence = refused()
+    assert sentence.startswith("PLUGSURFING_HMAC_NEXT_FILE names a file that cannot be read")
+    assert "secret" not in sentence
+
+
+def test_an_empty_key_file_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("\n")
+    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT_FILE", str(tmp_path / "file"))
+    assert refused() == "PLUGSURFING_HMAC_CURRENT is set, but empty."
+
+
+def test_serve_needs_something_that_proves_a_request():
+    with pytest.raises(SettingsError, match="PLUGSURFING_HMAC_CURRENT is not set"):
+        load_settings().require_signing()
+    with pytest.raises(SettingsError, match="PLUGSURFING_HMAC_CURRENT is not set"):
+        load_settings(plugsurfing_authorization="Bearer x").require_signing()
+    with pytest.raises(SettingsError, match="PLUGSURFING_AUTHORIZATION"):
+        load_settings(plugsurfing_hmac_current="x", plugsurfing_hmac_required=False).require_signing()
+    load_settings(plugsurfing_hmac_current="x").require_signing()
+    load_settings(plugsurfing_hmac_next="x").require_signing()
+    load_settings(plugsurfing_authorization="Bearer x", plugsurfing_hmac_required=False).require_signing()
+
+
+def test_who_needs_redis_says_so():
+    with pytest.raises(SettingsError, match=r"\AREDIS_URL is not set"):
+        load_settings().require_redis()
+
+
+def test_every_setting_is_described_with_its_default_and_no_secret(tmp_path):
+    settings = load_settings(
+        plugsurfing_hmac_current="secret1",
+        plugsurfing_hmac_next="secret2",
+        plugsurfing_authorization="secret3",
+        redis_url="rediss://user:se/cr@et@host:6379/0?password=secret&db=1",
+        database_url="postgres://user:secret@host/db",
+        dashboard_password="secret",
+        hold_back="250ms",
+    )
+    described = {line.name: line for line in settings.described()}
+    assert described.keys() == {name.upper() for name in Settings.model_fields}
+    assert all(line.default and line.effective and line.description for line in described.values())
+    assert described["PLUGSURFING_HMAC_CURRENT"][1:3] == (UNSET, "***")
+    assert described["REDIS_URL"].effective == "rediss://***@host:6379/0?password=***&db=1"
+    assert described["DATABASE_URL"].effective == "postgresql+psycopg://***@host/db"
+    assert described["HOLD_BACK"][1:3] == ("2 s", "250 ms")
+    assert described["PLUGSURFING_HMAC_REQUIRED"][1:3] == ("true", "true")
+    assert described["DATA_DIR"][1:3] == ("./var", str(tmp_path / "var"))
+    assert described["PUSH"][1:3] == ("log", "log")
+    assert not re.search(r"se.?cr", f"{described} {settings!r} {settings}")
+
+
+def test_a_home_folder_is_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/nobody")
+    assert load_settings(data_dir="~/var").data_dir == Path("/home/of/nobody/var")

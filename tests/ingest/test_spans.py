@@ -1,0 +1,37 @@
+from datetime import timedelta
+
+import pytest
+
+from ingest.spans import read_span, span_text
+
+
+@pytest.mark.parametrize(
+    ("written", "span", "shown"),
+    [
+        ("5", timedelta(seconds=5), "5 s"),
+        ("2.5", timedelta(seconds=2.5), "2500 ms"),
+        ("250ms", timedelta(milliseconds=250), "250 ms"),
+        ("5s", timedelta(seconds=5), "5 s"),
+        (" 10 m ", timedelta(minutes=10), "10 m"),
+        ("90m", timedelta(hours=1.5), "90 m"),
+        ("1h", timedelta(hours=1), "1 h"),
+        ("8d", timedelta(days=8), "8 d"),
+        ("0", timedelta(), "0 s"),
+        ("0.0005", timedelta(microseconds=500), "0.0005 s"),
+        (3, timedelta(seconds=3), "3 s"),
+        (0.5, timedelta(seconds=0.5), "500 ms"),
+        (timedelta(days=1), timedelta(days=1), "1 d"),
+    ],
+)
+def test_a_span_is_read_and_shown(written, span, shown):
+    assert read_span(written) == span
+    assert span_text(span) == shown
+    assert read_span(shown) == span
+
+
+@pytest.mark.parametrize(
+    "written", ["", "s", "-1", "1w", "1h30m", "5  s", "inf", "nan", "1e3", "999999999999d", True, None]
+)
+def test_what_is_no_span_is_refused(written):
+    with pytest.raises(ValueError, match="span of time"):
+        read_span(written)
