@@ -1,0 +1,165 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.kit.session import (
+    OVER,
+    STATUS_RANK,
+    STATUSES,
+    Anomaly,
+    DrivenSession,
+    FeeNotice,
+    Moment,
+    Naming,
+    Session,
+)
+
+AT = datetime(2025, 6, 12, 10, 56, 51, 123456, tzinfo=UTC)
+LATER = AT + timedelta(microseconds=1)
+EVENT = frozenset({"event"})
+
+times = st.datetimes(timezones=st.just(UTC))
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
+moments = st.tuples(times, times, st.frozensets(words, max_size=2)).map(
+    lambda made: Moment(min(made[:2]), max(made[:2]), made[2])
+)
+sessions = st.builds(
+    Session,
+    words,
+    statuses=st.dictionaries(st.sampled_from(list(STATUSES)) | words, moments),
+    users=st.dictionaries(words, st.builds(Naming, times, words)),
+    fees=st.dictionaries(words, st.builds(FeeNotice, times, times)),
+)
+
+
+def session(**moments):
+    return Session("S", statuses={name: Moment(first, last or first, EVENT) for name, (first, last) in moments.items()})
+
+
+@given(sessions)
+def test_a_session_is_read_back_exactly_from_its_json(session):
+    text = json.dumps(session.to_document(), allow_nan=False)
+    assert Session.from_document(session.session_id, json.loads(text)) == session
+
+
+@given(sessions)
+def test_equal_sessions_have_the_same_json(session):
+    turned = Session(
+        session.session_id,
+        *(dict(reversed(facts.items())) for facts in (session.statuses, session.users, session.fees)),
+    )
+    assert json.dumps(turned.to_document()) == json.dumps(session.to_document())
+
+
+@given(sessions)
+def test_whatever_the_facts_everything_can_be_told_of_them(session):
+    assert session.status in {*session.statuses, None}
+    assert session.user_id in {*session.users, None}
+    assert session.fee_type in {*session.fees, None}
+    assert session.is_over == (session.status in OVER)
+    assert set(session.anomalies) <= set(Anomaly)
+
+
+@pytest.mark.parametrize("document", [None, {}])
+def test_no_document_is_a_session_of_which_nothing_is_known(document):
+    empty = Session.from_document("S", document)
+    assert empty == Session.empty("S")
+    assert (empty.status, empty.user_id, empty.is_over, empty.anomalies) == (None, None, False, ())
+    assert (empty.started_at, empty.stopped_at, empty.completed_at) == (None, None, None)
+    assert (empty.fee_type, empty.fee_will_apply_from) == (None, None)
+
+
+def test_the_latest_status_counts_however_final_another_is():
+    assert session(COMPLETE=(AT, None), STARTED=(LATER, None)).status == "STARTED"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "winner"),
+    [
+        (["STARTED", "COMPLETE"], "COMPLETE"),
+        (["STOPPED", "COMPLETE"], "COMPLETE"),
+        (["STARTED", "STOPPED"], "STOPPED"),
+        (["STOP_FAILED", "STOPPED"], "STOPPED"),
+        (["STARTED", "STOP_FAILED"], "STOP_FAILED"),
+        (["START_FAILED", "STARTED"], "STARTED"),
+        (["START_FAILED", "COMPLETE"], "COMPLETE"),
+        (["ASLEEP", "START_FAILED"], "START_FAILED"),
+        (["ASLEEP", "BEWITCHED"], "BEWITCHED"),
+    ],
+)
+def test_of_statuses_at_one_time_the_most_final_wins(statuses, winner):
+    for order in (statuses, statuses[::-1]):
+        assert session(**dict.fromkeys(order, (AT, None))).status == winner
+
+
+def test_every_status_that_we_know_has_a_rank_above_the_unknown():
+    assert list(STATUS_RANK) == list(STATUSES)
+    assert min(STATUS_RANK.values()) > STATUS_RANK.get("BEWITCHED", 0)
+    assert set(STATUSES) >= OVER
+
+
+def test_a_session_begins_with_its_first_start_and_ends_with_its_last_stop():
+    found = session(STARTED=(AT, LATER), STOPPED=(AT, LATER), COMPLETE=(AT, LATER))
+    assert (found.started_at, found.stopped_at, found.completed_at) == (AT, LATER, LATER)
+
+
+def test_the_user_named_last_is_the_driver():
+    assert Session("S", users={"b": Naming(AT, "event"), "a": Naming(LATER, "event")}).user_id == "a"
+
+
+def test_of_users_named_at_one_time_one_is_chosen_for_good():
+    for order in ("ab", "ba"):
+        assert Session("S", users={user: Naming(AT, "event") for user in order}).user_id == "b"
+
+
+@pytest.mark.parametrize(
+    ("blocking", "congestion", "winner"),
+    [
+        (FeeNotice(AT, AT), FeeNotice(LATER, AT), "CONGESTION"),
+        (FeeNotice(LATER, AT), FeeNotice(AT, LATER), "BLOCKING"),
+        (FeeNotice(AT, LATER), FeeNotice(AT, AT), "BLOCKING"),
+        (FeeNotice(AT, AT), FeeNotice(AT, AT), "CONGESTION"),
+    ],
+)
+def test_the_latest_fee_notice_is_shown(blocking, congestion, winner):
+    found = Session("S", fees={"CONGESTION": congestion, "BLOCKING": blocking})
+    assert found.fee_type == winner
+    assert found.fee_will_apply_from == found.fees[winner].applies_from
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "anomaly"),
+    [
+        ("COMPLETE", "STARTED", "started_after_complete"),
+        ("STOPPED", "STARTED", "started_after_stopped"),
+        ("START_FAILED", "STARTED", "started_after_start_failed"),
+        ("STARTED", "START_FAILED", "start_failed_after_started"),
+    ],
+)
+def test_statuses_out_of_turn_are_an_anomaly(earlier, later, anomaly):
+    assert session(**{earlier: (AT, None), later: (LATER, None)}).anomalies == (anomaly,)
+    assert session(**{earlier: (AT, None), later: (AT, None)}).anomalies == ()
+
+
+def test_an_anomaly_stays_when_the_session_went_on_afterwards():
+    found = session(STARTED=(AT, LATER), COMPLETE=(AT, LATER + timedelta(hours=1)))
+    assert found.status == "COMPLETE"
+    assert found.anomalies == (Anomaly.STARTED_AFTER_COMPLETE,)
+
+
+def test_two_users_are_an_anomaly():
+    assert Session("S", users={user: Naming(AT, "event") for user in "ab"}).anomalies == ("two_users",)
+
+
+def test_a_usual_session_has_no_anomaly():
+    usual = session(STARTED=(AT, None), STOP_FAILED=(LATER, None), STOPPED=(LATER, None), COMPLETE=(LATER, None))
+    assert usual.anomalies == ()
+
+
+def test_a_session_with_a_driver_never_lacks_one():
+    assert DrivenSession("S", users={"a": Naming(AT, "event")}).user_id == "a"
+    with pytest.raises(LookupError):
+        _ = DrivenSession("S").user_id

@@ -1,0 +1,103 @@
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+
+import pytest
+
+from handlers import Moot, RetryLater
+from handlers.fee_warning import warn_the_driver
+from handlers.kit.context import Push
+from handlers.kit.session import Session
+from handlers.kit.testing import context_for
+from handlers.session_records import session_record
+from ingest.events import (
+    SessionComplete,
+    SessionFeeIncurring,
+    SessionStarted,
+    SessionStartFailed,
+    SessionStopFailed,
+    SessionStopped,
+)
+
+AT = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
+START = AT + timedelta(minutes=10)
+STARTED = SessionStarted(session_id="S", user_id="user1", at=AT - timedelta(hours=1))
+
+
+def notice(*, start=START, at=AT, fee="BLOCKING"):
+    return SessionFeeIncurring(session_id="S", at=at, fee_will_apply_from=start, fee_type=fee)
+
+
+def warned(event, *others, now=AT):
+    """Handle the notice as the worker does, once the record knows it and the others; return what is pushed."""
+    record = reduce(session_record, [*others, event], Session.empty("S"))
+    ctx = context_for(event, sessions=[record], now=now)
+    warn_the_driver(event, ctx)
+    return list(ctx.writes.pushes)
+
+
+def test_the_driver_is_warned_with_all_that_the_app_needs():
+    assert warned(notice(), STARTED) == [
+        Push(
+            user_id="user1",
+            title="Avoid a blocking fee",
+            body="Stop your session before 09:02 UTC, or a blocking fee may apply.",
+            session_id="S",
+            collapse_key="fee:S:BLOCKING",
+            idempotency_key="fee:S:BLOCKING:2025-10-15T09:02:48+00:00",
+            expires_at=START,
+            payload={"session_id": "S", "fee_type": "BLOCKING", "fee_will_apply_from": "2025-10-15T09:02:48+00:00"},
+        )
+    ]
+
+
+def test_an_unknown_fee_has_words_too():
+    (push,) = warned(notice(fee="{MOONLIGHT}"), STARTED)
+    assert (push.title, push.payload["fee_type"]) == ("Avoid an additional fee", "{MOONLIGHT}")
+
+
+def test_a_moved_start_is_another_warning_in_the_place_of_the_first():
+    (first,) = warned(notice(), STARTED)
+    moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
+    (second,) = warned(moved, STARTED, notice())
+    assert first.collapse_key == second.collapse_key
+    assert first.idempotency_key != second.idempotency_key
+
+
+def test_a_notice_that_was_overtaken_does_not_replace_the_newer_one():
+    moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
+    with pytest.raises(Moot, match="moved"):
+        warned(notice(), STARTED, moved)
+
+
+def test_fees_of_two_types_are_two_warnings():
+    (first,) = warned(notice(), STARTED, notice(fee="CONGESTION", at=AT + timedelta(minutes=1)))
+    (second,) = warned(notice(fee="CONGESTION"), STARTED, notice())
+    assert first.collapse_key != second.collapse_key
+
+
+def test_a_notice_said_twice_is_the_same_warning():
+    (first,) = warned(notice(), STARTED)
+    (second,) = warned(notice(at=AT + timedelta(minutes=1)), STARTED, notice())
+    assert first.idempotency_key == second.idempotency_key
+
+
+def test_without_a_driver_the_warning_waits_until_the_fee_starts():
+    with pytest.raises(RetryLater) as raised:
+        warned(notice())
+    assert (raised.value.until, raised.value.session_id) == (START, "S")
+
+
+@pytest.mark.parametrize("end", [SessionStopped, SessionComplete, SessionStartFailed])
+def test_a_session_that_is_over_needs_no_warning(end):
+    with pytest.raises(Moot, match="already over"):
+        warned(notice(), STARTED, end(session_id="S", at=AT))
+
+
+def test_a_session_that_could_not_be_stopped_still_does():
+    assert warned(notice(), STARTED, SessionStopFailed(session_id="S", at=AT))
+
+
+def test_a_fee_that_has_started_is_not_warned_of():
+    with pytest.raises(Moot, match="already started"):
+        warned(notice(), STARTED, now=START)
+    assert warned(notice(), STARTED, now=START - timedelta(microseconds=1))
