@@ -3,8 +3,6 @@
 envelope -> inbox -> relay -> process -> [events] -> handler -> ledger
 """
 
-import json
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
@@ -13,6 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
+from ingest.documents import read_json
 from ingest.envelope import Kind
 from ingest.errors import Unreadable
 from ingest.timestamps import read_timestamp
@@ -182,7 +181,7 @@ def decode(kind: Kind, body: bytes) -> Event:
 def glimpse(kind: Kind, body: bytes) -> Glimpse:
     """Read what can be read of a body at little cost. Never raises."""
     try:
-        document = _parsed(body)[0]
+        document = read_json(body)
     except Unreadable:
         return Glimpse(None, None)
     if not isinstance(document, dict):
@@ -206,40 +205,15 @@ def queue_for(kind: Kind, seen: Glimpse) -> str:
 
 
 def _document(body: bytes) -> dict[str, Any]:
-    document, has_escapes = _parsed(body)
+    document = read_json(body)
     if not isinstance(document, dict):
         raise Unreadable("The body is JSON, but not an object.")
+    if body.isascii() and b"\\u" not in body and b"\0" not in body:
+        return document  # no text in it can need cleaning
     try:
-        return {storable(key): _storable_all(value) for key, value in document.items()} if has_escapes else document
+        return {storable(key): _storable_all(value) for key, value in document.items()}
     except RecursionError:
         raise Unreadable("The body is nested too deeply.") from None
-
-
-def _parsed(body: bytes) -> tuple[Any, bool]:
-    """Parse a body, and say whether it may hold characters that a database refuses."""
-    try:
-        text = body.decode(json.detect_encoding(body), "surrogatepass")
-        return DECODER.decode(text), "\\u" in text or storable(text) != text
-    except RecursionError:
-        raise Unreadable("The body is nested too deeply.") from None
-    except ValueError:
-        raise Unreadable("The body is not JSON.") from None
-
-
-def _integer(digits: str) -> int | str:
-    try:
-        return int(digits)
-    except ValueError:  # Python refuses to convert more than 4300 digits
-        return digits
-
-
-def _decimal(digits: str) -> float | str:
-    number = float(digits)
-    return number if math.isfinite(number) else digits
-
-
-# NaN, Infinity and numbers without bounds are valid in no database: they stay text. Control characters are let in.
-DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, parse_constant=str, strict=False)
 
 
 def _storable_all(value: Any) -> Any:

@@ -4,26 +4,18 @@ import re
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ingest.described import Described, describe
 from ingest.errors import SettingsError
 from ingest.signature import KeyEncoding, decode_key
-from ingest.spans import Span, SpanOrZero, span_text
+from ingest.spans import Span, SpanOrZero
 
 KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
 SECRETS = (*KEYS, "plugsurfing_authorization", "redis_url", "database_url", "dashboard_password")
-UNSET = "\N{EN DASH}"
-MASK = "***"
-# What a default is that no value can show.
-DEFAULTS = {
-    "data_dir": "./var",
-    "redis_url": "embedded Valkey in `dev`, else required",
-    "database_url": "sqlite:///<DATA_DIR>/ledger.db",
-    "log_format": "`console` on a terminal, else `json`",
-}
 
 
 class LogFormat(StrEnum):
@@ -53,15 +45,6 @@ class PushChannel(StrEnum):
 
     LOG = "log"
     """A structured log line and nothing else."""
-
-
-class Described(NamedTuple):
-    """One line of the table of settings: all text, secrets masked."""
-
-    name: str
-    default: str
-    effective: str
-    description: str
 
 
 def _items(value: object) -> object:
@@ -195,12 +178,7 @@ class Settings(BaseSettings):
     def described(self) -> list[Described]:
         """Describe every setting with its default and its effective value, in the order of the README."""
         return [
-            Described(
-                name.upper(),
-                DEFAULTS.get(name) or _text(field.default),
-                _masked(name, getattr(self, name)),
-                field.description or "",
-            )
+            describe(name, field.default, getattr(self, name), field.description)
             for name, field in type(self).model_fields.items()
         ]
 
@@ -263,24 +241,3 @@ def authorization_values(secret: SecretStr | None) -> tuple[bytes, ...]:
     if not values:
         raise SettingsError("PLUGSURFING_AUTHORIZATION is set, but empty.")
     return values
-
-
-def _masked(name: str, value: object) -> str:
-    if isinstance(value, str) and name in SECRETS:
-        value = re.sub(r"://.*@", f"://{MASK}@", value)
-        return re.sub(r"(?i)([?&][^=&]*pass[^=&]*=)[^&]*", rf"\1{MASK}", value)
-    return MASK if isinstance(value, SecretStr) else _text(value)
-
-
-def _text(value: object) -> str:
-    match value:
-        case None | ():
-            return UNSET
-        case bool():
-            return str(value).lower()
-        case timedelta():
-            return span_text(value)
-        case tuple():
-            return ",".join(map(str, value))
-        case _:
-            return str(value)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from ingest.described import UNSET
 from ingest.errors import SettingsError
-from ingest.settings import SECRETS, UNSET, LogFormat, LogLevel, PushChannel, Settings, load_settings
+from ingest.settings import SECRETS, LogFormat, LogLevel, PushChannel, Settings, load_settings
 from ingest.signature import KeyEncoding
 
 

@@ -1,0 +1,50 @@
+"""Settings as text, for the README's table and for `check`: secrets masked."""
+
+import re
+from datetime import timedelta
+from typing import NamedTuple
+
+from pydantic import SecretStr
+
+from ingest.spans import span_text
+
+UNSET = "\N{EN DASH}"
+MASK = "***"
+# Defaults that depend on something else.
+DEFAULTS = {
+    "data_dir": "./var",
+    "redis_url": "embedded Valkey in `dev`, else required",
+    "database_url": "sqlite:///<DATA_DIR>/ledger.db",
+    "log_format": "`console` on a terminal, else `json`",
+}
+
+
+class Described(NamedTuple):
+    """One line of the table of settings."""
+
+    name: str
+    default: str
+    effective: str
+    description: str
+
+
+def describe(field: str, default: object, effective: object, description: str | None) -> Described:
+    """Write one setting down."""
+    return Described(field.upper(), DEFAULTS.get(field) or _text(default), _text(effective), description or "")
+
+
+def _text(value: object) -> str:
+    match value:
+        case None | ():
+            return UNSET
+        case SecretStr():
+            return MASK
+        case bool():
+            return str(value).lower()
+        case timedelta():
+            return span_text(value)
+        case tuple():
+            return ",".join(map(str, value))
+        case _:
+            without_user = re.sub(r"://.*@", f"://{MASK}@", str(value))
+            return re.sub(r"(?i)([?&][^=&]*pass[^=&]*=)[^&]*", rf"\1{MASK}", without_user)

@@ -1,0 +1,36 @@
+"""JSON as it may arrive: whatever can be parsed is, and nothing but Unreadable is raised."""
+
+import json
+import math
+from typing import Any
+
+from ingest.errors import Unreadable
+
+
+def read_json(body: bytes) -> Any:
+    """Parse JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark. Raise Unreadable.
+
+    Of two equal keys the last one counts. Texts may hold NUL and lone surrogates.
+    """
+    try:
+        return DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+    except RecursionError:
+        raise Unreadable("The body is nested too deeply.") from None
+    except ValueError:
+        raise Unreadable("The body is not JSON.") from None
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # Python refuses to convert more than 4300 digits
+        return digits
+
+
+def _decimal(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+# NaN, Infinity and numbers without bounds are valid in no database: they stay text. Control characters are let in.
+DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, parse_constant=str, strict=False)

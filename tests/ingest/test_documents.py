@@ -1,0 +1,47 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.documents import read_json
+from ingest.errors import Unreadable
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b"{}", {}),
+        (b" [1, 2.5, true, null] ", [1, 2.5, True, None]),
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+        (b"[NaN, Infinity, -Infinity, 1e999]", ["NaN", "Infinity", "-Infinity", "1e999"]),
+        (b"9" * 4300, int("9" * 4300)),
+        (b"-" + b"9" * 5000, "-" + "9" * 5000),
+        (b'"\\ud800\\u0000"', "\ud800\0"),
+        (b'"\xed\xa0\x80\x00\n"', "\ud800\0\n"),
+        ('"Ü"'.encode("utf-8-sig"), "Ü"),
+        ('"Ü"'.encode("utf-16"), "Ü"),
+    ],
+)
+def test_what_can_be_parsed_is(raw, value):
+    assert read_json(raw) == value
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"{'a': 1}", b"\xff\xff", b"\xfe\xff\xd8", b"1 2", b"\x00" * 7])
+def test_what_cannot_is_unreadable(raw):
+    with pytest.raises(Unreadable, match="not JSON"):
+        read_json(raw)
+
+
+def test_what_is_nested_too_deeply_is_unreadable():
+    with pytest.raises(Unreadable, match="too deeply"):
+        read_json(b"[" * 200_000 + b"]" * 200_000)
+
+
+@given(st.binary() | st.from_regex(rb"\A[\[\]{}\",:0-9eE.+\-\\utrfalsn\x00\xed\xa0 ]*\Z"))
+def test_no_bytes_ever_raise_anything_else(raw):
+    try:
+        value = read_json(raw)
+    except Unreadable:
+        return
+    assert not isinstance(value, float) or math.isfinite(value)
