@@ -1,0 +1,215 @@
+import sys
+from itertools import count
+from textwrap import dedent
+
+import pytest
+
+import handlers
+from ingest.events import ChargingRecord, SessionComplete, SessionEvent, SessionFeeIncurring
+from ingest.settings import load_settings
+from workers.loader import PluginError, load_plugins
+
+PLUGIN = """
+from handlers import on
+from ingest.events import SessionStarted
+
+
+@on(SessionStarted{options})
+def {name}(event, ctx):
+    pass
+"""
+BUILT_IN = ["warn_the_driver", "session_record"]
+COMPLETE = SessionComplete.model_validate({"sessionId": "S", "timestamp": 0}, by_alias=True)
+NUMBERS = count()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, which is the current one; modules imported from it are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def written(folder, name, text):
+    file = folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(dedent(text))
+    return file
+
+
+def new_name():
+    """A module's name that no test has imported: Python remembers modules, and the loader what it has loaded."""
+    return f"team_plugins_{next(NUMBERS)}"
+
+
+def loaded(folder, *modules):
+    return load_plugins(load_settings(data_dir=folder, handler_modules=modules))
+
+
+def refusal(folder, *modules):
+    with pytest.raises(PluginError) as raised:
+        loaded(folder, *modules)
+    sentence = str(raised.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def test_the_files_in_handlers_are_plugins(folder):
+    assert [each.name for each in loaded(folder).subscriptions] == BUILT_IN
+
+
+def test_plugins_know_who_wants_an_event(folder):
+    plugins = loaded(folder)
+    notice = SessionFeeIncurring(session_id="S", at=COMPLETE.at, fee_will_apply_from=COMPLETE.at, fee_type="BLOCKING")
+    assert [each.name for each in plugins.handlers_for(notice)] == ["warn_the_driver"]
+    assert [each.name for each in plugins.records_for(notice)] == ["session_record"]
+    assert plugins.handlers_for(COMPLETE) == ()
+    assert plugins.records_for(ChargingRecord()) == ()
+    assert plugins.records_for(COMPLETE)[0].events == (SessionEvent,)
+
+
+def test_a_run_is_found_by_the_name_of_its_handler_and_a_record_has_none(folder):
+    by_name = loaded(folder).by_name
+    assert by_name["warn_the_driver"].queue == "urgent"
+    assert "session_record" not in by_name
+
+
+def test_plugins_are_loaded_once(folder):
+    assert loaded(folder) is loaded(folder)
+
+
+def test_a_team_keeps_its_plugins_in_the_current_folder(folder):
+    name = new_name()
+    file = written(folder, f"{name}.py", PLUGIN.format(name="greet", options=""))
+    found = loaded(folder, name).subscriptions[-1]
+    assert (found.name, found.plugin, found.file) == ("greet", name, str(file))
+    assert sys.path[-1] == str(folder)
+
+
+def test_a_package_stands_for_the_files_that_lie_flat_in_it(folder):
+    name = new_name()
+    for file in ("__init__", "greet", "thank", "_draft"):
+        written(folder, f"{name}/{file}.py", "" if file == "__init__" else PLUGIN.format(name=file, options=""))
+    written(folder / name, "inner/__init__.py", PLUGIN.format(name="inner", options=""))
+    assert [each.name for each in loaded(folder, name).subscriptions] == [*BUILT_IN, "greet", "thank"]
+
+
+def test_a_module_of_a_package_can_be_named_alone(folder):
+    name = new_name()
+    for file in ("__init__", "greet", "thank"):
+        written(folder, f"{name}/{file}.py", "" if file == "__init__" else PLUGIN.format(name=file, options=""))
+    assert [each.name for each in loaded(folder, f"{name}.thank").subscriptions] == [*BUILT_IN, "thank"]
+
+
+def test_a_plugin_named_twice_counts_once(folder):
+    name = new_name()
+    written(folder, f"{name}.py", PLUGIN.format(name="greet", options=""))
+    assert len(loaded(folder, name, name, "handlers.fee_warning").subscriptions) == len(BUILT_IN) + 1
+
+
+def test_an_installed_package_offers_its_plugins_as_an_entry_point(folder, monkeypatch):
+    name = new_name()
+    written(folder, f"{name}.py", PLUGIN.format(name="greet", options=""))
+    written(folder, f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    written(folder, f"{name}-1.0.dist-info/entry_points.txt", f"[plugsurfing_webhooks.handlers]\nours = {name}\n")
+    monkeypatch.syspath_prepend(folder)
+    # A module named besides, so that what the loader remembers is not what this test is told.
+    assert [each.name for each in loaded(folder, "handlers.fee_warning").subscriptions] == [*BUILT_IN, "greet"]
+
+
+def test_the_plugin_on_the_page_works_as_it_stands(folder):
+    name = new_name()
+    lines = handlers.__doc__.splitlines()
+    plugin = "\n".join(line for line in lines if not line or line.startswith("    "))
+    written(folder, f"{name}.py", plugin)
+    found = loaded(folder, name).subscriptions[-1]
+    assert found.name == "thank_the_driver"
+    assert found.takes(COMPLETE)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "cause"),
+    [
+        ("def broken(:\n", "line 1", "SyntaxError: invalid syntax"),
+        ("\nimport plugsurfing_nonsense\n", "line 2", "ModuleNotFoundError: No module named 'plugsurfing_nonsense'"),
+        ("from handlers import nonsense\n", "line 1", "ImportError: cannot import name 'nonsense'"),
+        ("raise RuntimeError('two\\nlines.')", "line 1", "RuntimeError: two lines"),
+        ("raise KeyError", "line 1", "KeyError"),
+        ("import sys\nsys.exit(0)", "line 2", "SystemExit: 0"),
+        ("from handlers import on\n\n@on()\ndef f(event, ctx): ...", "line 3", "TypeError: @on() names no event"),
+        ("from handlers import on\n\n@on\ndef f(event, ctx): ...", "line 3", "TypeError: @on takes classes of"),
+        ("raise ValueError('x' * 1000)", "line 1", "xxx…"),
+        ("'\0'", "", "SyntaxError: source code"),
+    ],
+)
+@pytest.mark.parametrize("path", ["{}.py", "{}/__init__.py"])
+def test_a_broken_plugin_is_named_with_its_file_and_the_cause(folder, text, place, cause, path):
+    name = new_name()
+    file = written(folder, path.format(name), text)
+    sentence = refusal(folder, name)
+    assert sentence.startswith(f"{file}{place and ', '}{place}")
+    assert "cannot be loaded: " in sentence
+    assert cause in sentence
+    assert len(sentence) < len(str(file)) + 400
+
+
+def test_a_plugin_in_a_broken_package_names_the_file_of_the_package(folder):
+    name = new_name()
+    file = written(folder, f"{name}/__init__.py", "'\0'")
+    written(folder, f"{name}/greet.py", "")
+    assert refusal(folder, f"{name}.greet").startswith(f"{file} cannot be loaded")
+
+
+@pytest.mark.parametrize("module", ["no_such_module", "no_such.module", "json.no_such_module"])
+def test_a_module_that_is_nowhere_is_named_with_the_setting_and_the_folder(folder, module):
+    assert refusal(folder, module) == (
+        f"HANDLER_MODULES names {module}, which is neither installed nor a file in {folder}."
+    )
+
+
+def test_a_name_that_cannot_be_a_module_is_refused(folder):
+    assert refusal(folder, ".relative").startswith(".relative cannot be loaded: TypeError")
+
+
+def test_two_equal_names_are_named_with_both_files(folder):
+    one, two = new_name(), new_name()
+    files = [written(folder, f"{name}.py", PLUGIN.format(name="greet", options="")) for name in (one, two)]
+    assert refusal(folder, one, two) == (
+        f"{files[0]} and {files[1]} both have a handler named greet: give one of them another name."
+    )
+
+
+def test_a_handler_may_not_be_named_like_a_record(folder):
+    name = new_name()
+    written(folder, f"{name}.py", PLUGIN.format(name="session_record", options=""))
+    assert "session_records.py and " in refusal(folder, name)
+
+
+def test_a_handler_imported_by_another_plugin_counts_once(folder):
+    one, two = new_name(), new_name()
+    written(folder, f"{one}.py", PLUGIN.format(name="greet", options=""))
+    written(folder, f"{two}.py", f"from {one} import greet\n")
+    assert [each.plugin for each in loaded(folder, one, two).subscriptions][len(BUILT_IN) :] == [one]
+
+
+def test_a_queue_that_nobody_works_is_refused(folder):
+    name = new_name()
+    file = written(folder, f"{name}.py", PLUGIN.format(name="greet", options=", queue='speedy'"))
+    assert refusal(folder, name) == (f"{file}: greet wants the queue speedy; there are urgent, sessions, cdrs, other.")
+
+
+def test_a_mark_below_another_decorator_is_named_with_its_file(folder):
+    name = new_name()
+    file = written(
+        folder,
+        f"{name}.py",
+        PLUGIN.format(name="greet", options="")
+        + "\nimport functools\nbelow = functools.wraps(greet)(lambda *_: None)\n",
+    )
+    assert refusal(folder, name).startswith(f"{file} cannot be used: the mark of greet must stand above")
