@@ -1,0 +1,85 @@
+"""The process type `clock`: what must happen although nothing arrives.
+
+Until the inbox has its acknowledgement the relay answers for a delivery; from then on this sweep does.
+"""
+
+import signal
+import threading
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import Connection
+
+from ingest.broker import connect
+from ingest.errors import QueueUnavailable
+from ingest.lease import GRACE, JobWatch, Standing
+from ingest.settings import Settings
+from workers.deadletters import file_dead_letters
+from workers.dispatch import offer_due
+from workers.equipment import Equipment, equip
+from workers.ledger import runs
+from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.sending import send_due
+from workers.run import now
+
+log = structlog.get_logger()
+
+TICK = timedelta(seconds=1)
+DIED = "the worker died while it made this run"
+ENDED = (Standing.GONE, Standing.DIED)
+
+
+class Clock:
+    """Does once a second what is due. Several clocks at once do no harm."""
+
+    def __init__(self, equipment: Equipment, *, grace: timedelta = GRACE) -> None:
+        self._equipment = equipment
+        self._watch = JobWatch(equipment.connection, grace=grace)
+
+    def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
+        """Tick until told to stop. While Redis or the database is away, say so once and go on trying."""
+        away: str | None = None
+        while not stop.wait(tick.total_seconds()):
+            try:
+                self.tick()
+            except (QueueUnavailable, LedgerUnavailable) as failure:
+                if away != str(failure):
+                    log.warning("clock.waiting", reason=str(failure))
+                away = str(failure)
+            else:
+                away = None
+
+    def tick(self) -> None:
+        """Sweep, offer what is due, end what is overdue, send what waits, file what is dead."""
+        self.sweep()
+        transact(self._equipment.engine, lambda ledger: runs.overdue(ledger, now()))
+        offer_due(self._equipment)
+        send_due(self._equipment)
+        file_dead_letters(self._equipment)
+
+    def sweep(self) -> None:
+        """Find runs whose job is lost or whose worker died, and make them due again."""
+        engine = self._equipment.engine
+        offered, running = transact(engine, lambda ledger: (runs.offered(ledger), runs.running(ledger)))
+        standings = self._watch.look({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
+        lost = [run for run in offered if standings.get(run.job_id or "") in ENDED]
+        orphaned = [run for run in running if standings.get(run.job_id or "") in ENDED]
+        if not lost and not orphaned:
+            return
+
+        def give_back(ledger: Connection) -> None:
+            runs.clear_offer(ledger, [run.key for run in lost])
+            runs.lost(ledger, orphaned, now=now(), deaths_allowed=self._equipment.settings.poison_deaths, error=DIED)
+
+        transact(engine, give_back)
+        log.warning("runs.offered_again", lost=len(lost), orphaned=len(orphaned))
+
+
+def clock(settings: Settings) -> None:
+    """Run the clock until SIGTERM or SIGINT."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    log.info("clock.started")
+    Clock(equip(connect(settings.require_redis()))).run(stop)
+    log.info("clock.stopped")

@@ -1,0 +1,142 @@
+"""Commit what runs came to: outcomes, effects and the states of deliveries in one transaction; then what follows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+
+from workers.deadletters import file_dead_letters
+from workers.dispatch import offer_due
+from workers.equipment import Equipment
+from workers.ledger import deliveries, pushes, runs
+from workers.ledger.outcomes import Outcome
+from workers.ledger.pushes import NewPush
+from workers.ledger.runs import NewRun
+from workers.sending import send_due
+from workers.retry import RetryPolicy
+from workers.run import Result, failed
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What is to be done once the transaction has committed. The clock does it too, if this process dies before."""
+
+    offer: bool = False
+    """Runs are due."""
+    send: bool = False
+    """Pushes wait."""
+    file: bool = False
+    """Runs are dead."""
+
+    def __or__(self, other: "Aftermath") -> "Aftermath":
+        """Put together what follows from two transactions."""
+        return Aftermath(self.offer or other.offer, self.send or other.send, self.file or other.file)
+
+
+def conclude(ledger: Connection, equipment: Equipment, results: Sequence[Result], queue: str) -> Aftermath:
+    """Record runs for the first time. Only who records a run has its effects, so a batch done twice has them once.
+
+    `queue` is where the batch came from; a run goes back to it unless its handler has a queue of its own.
+    """
+
+    def record(some: Sequence[Result]) -> list[Result]:
+        new = runs.record_new(ledger, [_new_run(result, result.queue or queue) for result in some])
+        return [result for result in some if (result.delivery_id, result.handler) in new]
+
+    return _commit(ledger, equipment, results, record)
+
+
+def finish(ledger: Connection, equipment: Equipment, results: Sequence[Result]) -> Aftermath:
+    """End runs that were claimed. One that somebody else has taken over meanwhile ends without effects."""
+
+    def end(some: Sequence[Result]) -> list[Result]:
+        return [result for result in some if _end(ledger, result)]
+
+    return _commit(ledger, equipment, results, end)
+
+
+def follow_up(equipment: Equipment, aftermath: Aftermath) -> None:
+    """Do what follows from a commit."""
+    if aftermath.send:
+        send_due(equipment)
+    if aftermath.offer:
+        offer_due(equipment)
+    if aftermath.file:
+        file_dead_letters(equipment)
+
+
+def _commit(
+    ledger: Connection,
+    equipment: Equipment,
+    results: Sequence[Result],
+    own: Callable[[Sequence[Result]], list[Result]],
+) -> Aftermath:
+    """Write outcomes and the effects of those that `own` says are ours; a run whose own writes fail has failed."""
+    ours = own([result for result in results if not result.writes.statements])
+    for result in results:
+        if result.writes.statements:
+            ours += _with_statements(ledger, equipment, result, own)
+    wanted = [
+        NewPush(result.delivery_id, result.handler, channel, push, result.finished_at)
+        for result in ours
+        for push in result.writes.pushes
+        for channel in equipment.channels
+    ]
+    new_pushes = pushes.add(ledger, wanted)
+    deliveries.refresh_states(ledger, {result.delivery_id for result in results})
+    return Aftermath(
+        offer=any(result.outcome is Outcome.WAITING for result in ours),
+        send=bool(new_pushes),
+        file=any(result.outcome is Outcome.DEAD for result in ours),
+    )
+
+
+def _with_statements(
+    ledger: Connection, equipment: Equipment, result: Result, own: Callable[[Sequence[Result]], list[Result]]
+) -> list[Result]:
+    try:
+        with ledger.begin_nested():
+            ours = own([result])
+            for statement in result.writes.statements if ours else ():
+                ledger.execute(statement)
+            return ours
+    except (OperationalError, InterfaceError):
+        raise  # the database itself: the whole transaction is begun anew
+    except SQLAlchemyError as failure:
+        return own([failed(result, failure, RetryPolicy.of(equipment.settings))])
+
+
+def _new_run(result: Result, queue: str) -> NewRun:
+    return NewRun(
+        delivery_id=result.delivery_id,
+        handler=result.handler,
+        queue=queue,
+        outcome=result.outcome,
+        attempts=result.attempt,
+        due_at=result.due_at,
+        until_at=result.until_at,
+        waits_for=result.waits_for,
+        reason=result.reason,
+        error=result.error,
+        traceback=result.traceback,
+        started_at=result.started_at,
+        finished_at=result.finished_at,
+    )
+
+
+def _end(ledger: Connection, result: Result) -> bool:
+    return runs.finish(
+        ledger,
+        result.delivery_id,
+        result.handler,
+        result.attempt,
+        result.outcome,
+        finished_at=result.finished_at,
+        due_at=result.due_at,
+        until_at=result.until_at,
+        waits_for=result.waits_for,
+        reason=result.reason,
+        error=result.error,
+        traceback=result.traceback,
+    )

@@ -1,0 +1,65 @@
+"""Dead letters: a run that was given up also stands among RQ's failed jobs, with its traceback.
+
+Putting such a job back on its queue, in the dashboard say, makes the run once more.
+"""
+
+import redis
+from redis.client import Pipeline
+from rq.job import JobStatus
+from rq.job_lifecycle import record_job_failure
+from sqlalchemy import Connection
+
+from ingest.broker import WORK_RUNS, queue
+from ingest.errors import QueueUnavailable
+from workers.dispatch import MARGIN
+from workers.equipment import Equipment
+from workers.ledger import runs
+from workers.ledger.runs import DeadRun
+from workers.ledger.transaction import transact
+
+DEAD_JOB = "dead-"
+AT_ONCE = 200
+
+
+def file_dead_letters(equipment: Equipment) -> int:
+    """File the dead runs that are not among RQ's failed jobs yet, and return how many they were."""
+    dead = transact(equipment.engine, lambda ledger: runs.unfiled(ledger, DEAD_JOB, AT_ONCE))
+    if not dead:
+        return 0
+    try:
+        with equipment.connection.pipeline(transaction=True) as pipe:
+            for run in dead:
+                _file(equipment, run, pipe)
+            pipe.execute()
+    except redis.RedisError as error:
+        raise QueueUnavailable(f"dead letters cannot be filed: {type(error).__name__}") from error
+
+    def mark(ledger: Connection) -> None:
+        for run in dead:
+            runs.mark_filed(ledger, run, job_id(run))
+
+    transact(equipment.engine, mark)
+    return len(dead)
+
+
+def job_id(run: DeadRun) -> str:
+    """Name the failed job of a dead run: filing it twice gives one."""
+    return f"{DEAD_JOB}{run.delivery_id}-{run.attempts}"
+
+
+def _file(equipment: Equipment, run: DeadRun, pipe: Pipeline) -> None:
+    settings = equipment.settings
+    target = queue(run.queue, equipment.connection)
+    job = target.create_job(
+        WORK_RUNS,
+        args=[run.handler, [[run.delivery_id, run.attempts + 1]]],
+        job_id=job_id(run),
+        description=f"{run.handler}: {run.event or run.kind} {run.session_id or run.delivery_id[:12]}",
+        timeout=int((settings.handler_timeout + MARGIN).total_seconds()),
+        result_ttl=int(settings.finished_jobs_kept.total_seconds()),
+        failure_ttl=int(settings.failed_jobs_kept.total_seconds()),
+        status=JobStatus.FAILED,
+    )
+    job.save(pipeline=pipe)
+    record_job_failure(job, run.traceback or run.error or "", pipe)
+    pipe.sadd(target.redis_queues_keys, target.key)

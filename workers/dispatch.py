@@ -1,0 +1,84 @@
+"""Put runs that are due on their queues: first attempts together, each further attempt in a job of its own."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from itertools import groupby
+
+import redis
+from rq import Queue
+from sqlalchemy import Connection
+
+from ingest.batch import new_batch_id
+from ingest.broker import WORK_RUNS, queue
+from ingest.errors import QueueUnavailable
+from workers.equipment import Equipment
+from workers.ledger import runs
+from workers.ledger.runs import OpenRun
+from workers.ledger.transaction import transact
+from workers.run import now
+
+TOGETHER = 100
+"""How many first attempts of a handler share a job at most."""
+
+AT_ONCE = 2000
+"""How many due runs are offered in one go; the clock comes again a second later."""
+
+MARGIN = timedelta(minutes=1)
+
+
+def offer_due(equipment: Equipment) -> int:
+    """Make jobs of all runs that are due, and return how many runs they are.
+
+    A run is marked with its job before the job is written: a crash in between leaves a mark whose job the clock does
+    not find, and the run is offered again.
+    """
+
+    def mark(ledger: Connection) -> list[tuple[str, list[OpenRun]]]:
+        jobs = [(new_batch_id(), some) for some in grouped(runs.due(ledger, now(), AT_ONCE))]
+        for job_id, some in jobs:
+            runs.mark_offered(ledger, [run.key for run in some], job_id)
+        return jobs
+
+    jobs = transact(equipment.engine, mark)
+    if jobs:
+        _write(equipment, jobs)
+    return sum(len(some) for _, some in jobs)
+
+
+def grouped(due: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
+    """Part runs into jobs."""
+    first = sorted((run for run in due if run.attempt == 1), key=lambda run: (run.queue, run.handler))
+    for _, alike in groupby(first, key=lambda run: (run.queue, run.handler)):
+        some = list(alike)
+        for start in range(0, len(some), TOGETHER):
+            yield some[start : start + TOGETHER]
+    yield from ([run] for run in due if run.attempt > 1)
+
+
+def _write(equipment: Equipment, jobs: Sequence[tuple[str, list[OpenRun]]]) -> None:
+    settings = equipment.settings
+    try:
+        with equipment.connection.pipeline(transaction=True) as pipe:
+            for job_id, some in jobs:
+                job = Queue.prepare_data(
+                    WORK_RUNS,
+                    args=[some[0].handler, [[run.delivery_id, run.attempt] for run in some]],
+                    job_id=job_id,
+                    description=describe(some),
+                    timeout=int((settings.handler_timeout * len(some) + MARGIN).total_seconds()),
+                    result_ttl=int(settings.finished_jobs_kept.total_seconds()),
+                    failure_ttl=int(settings.failed_jobs_kept.total_seconds()),
+                )
+                queue(some[0].queue, equipment.connection).enqueue_many([job], pipeline=pipe)
+            pipe.execute()
+    except redis.RedisError as error:
+        raise QueueUnavailable(f"runs cannot be put on their queues: {type(error).__name__}") from error
+
+
+def describe(some: Sequence[OpenRun]) -> str:
+    """Say in one line, for the people at the dashboard, what a job of runs is about."""
+    if len(some) > 1:
+        return f"{some[0].handler}: {len(some)} deliveries"
+    (run,) = some
+    attempt = f", attempt {run.attempt}" if run.attempt > 1 else ""
+    return f"{run.handler}: delivery {run.delivery_id[:12]}{attempt}"

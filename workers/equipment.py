@@ -1,0 +1,50 @@
+"""What a job works with: settings and plugins, loaded once before the fork; database and Redis, opened after it."""
+
+import functools
+import os
+from dataclasses import dataclass
+
+import redis
+from rq import get_current_job
+from sqlalchemy import Engine
+
+from ingest.settings import Settings, load_settings
+from workers.ledger.engine import open_ledger
+from workers.loader import Plugins, load_plugins
+from workers.push.channels import Channels, open_channels
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """Everything that a job may touch."""
+
+    settings: Settings
+    plugins: Plugins
+    engine: Engine
+    connection: redis.Redis
+    channels: Channels
+
+
+def equip(connection: redis.Redis | None = None) -> Equipment:
+    """Gather what the current RQ job works with; a process outside of a job names its own connection to Redis."""
+    settings, plugins = preload()
+    if connection is None:
+        job = get_current_job()
+        if job is None:
+            raise RuntimeError("outside of an RQ job, equip() needs a connection")
+        connection = job.connection
+    return Equipment(settings, plugins, _engine(os.getpid()), connection, open_channels(settings))
+
+
+@functools.cache
+def preload() -> tuple[Settings, Plugins]:
+    """Read the settings and import the plugins: once, so that a worker that does it before it forks pays it once."""
+    settings = load_settings()
+    return settings, load_plugins(settings)
+
+
+@functools.cache
+def _engine(_process: int) -> Engine:
+    # A connection must not be shared across a fork, so each process has an engine of its own.
+    settings, _ = preload()
+    return open_ledger(settings.database_url)

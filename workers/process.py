@@ -1,0 +1,239 @@
+"""The RQ jobs: a batch of deliveries, and runs of one handler that have a job of their own.
+
+inbox -> relay -> batch -> [process] -> handler -> ledger
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import redis
+import structlog
+from rq import get_current_job
+from sqlalchemy import Connection
+
+from handlers.kit.session import Session
+from handlers.kit.subscribe import Subscription
+from ingest.batch import Batch, Delivery, batch_key, lease_key, settled_key
+from ingest.envelope import Kind
+from ingest.errors import QueueUnavailable, Unreadable
+from ingest.events import Event, decode
+from ingest.lease import hold
+from workers.conclude import Aftermath, conclude, finish, follow_up
+from workers.equipment import Equipment, equip
+from workers.ledger import deliveries, runs, sessions
+from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.reader import LedgerReader
+from workers.ledger.runs import Key
+from workers.ledger.transaction import transact
+from workers.retry import RetryPolicy
+from workers.run import Result, Runner, Task, call, failed, now
+
+log = structlog.get_logger()
+
+WHOLE_DELIVERY = "*"
+"""Stands where a handler's name would when an outcome is the delivery's own: nobody takes it, or it kills workers."""
+
+
+def work_batch(batch_id: str) -> None:
+    """Bring a batch to the ledger: records first, then its handlers, then the acknowledgement to its inbox."""
+    equipment = equip()
+    with hold(equipment.connection, batch_id):
+        text = equipment.connection.get(batch_key(batch_id))
+        if not isinstance(text, bytes):
+            # Acknowledged before, or offered again in another batch: its deliveries are not ours any more.
+            log.info("batch.missing", batch=batch_id)
+            return
+        batch = Batch.from_json(text)
+        aftermath = bury(equipment, batch) if batch.poison else settle(equipment, batch)
+        acknowledge(equipment, batch)
+        follow_up(equipment, aftermath)
+    log.info("batch.settled", batch=batch_id, queue=batch.queue, deliveries=len(batch.deliveries))
+
+
+def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
+    """Make runs of one handler, each given as its delivery's id and the number of the attempt.
+
+    An attempt that somebody else has made, or is making, is left to them.
+    """
+    equipment = equip()
+    job = get_current_job()
+    if job is None:
+        raise RuntimeError("work_runs is an RQ job")
+    with hold(equipment.connection, job.id):
+        follow_up(equipment, make_runs(equipment, handler, attempts, job.id))
+
+
+def settle(equipment: Equipment, batch: Batch) -> Aftermath:
+    """Store the batch and merge its records in one transaction; then run its handlers, and commit what they did.
+
+    What was done before, by a worker that died since or on another node, is not done again.
+    """
+    readings = [Reading.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
+    records, told = fold(equipment, [Task(*pair) for pair in _pairs(readings, equipment.plugins.records_for)])
+    inline, apart = _plan([Task(*pair) for pair in _pairs(readings, equipment.plugins.handlers_for)], solo=batch.solo)
+    taken = {result.delivery_id for result in records} | {task.delivery.id for task in inline + apart}
+    first = [*records, *map(_waiting, apart), *(_ignored(each) for each in readings if each.is_ignored(taken))]
+
+    def keep(ledger: Connection) -> tuple[set[Key], Aftermath]:
+        new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in readings})
+        sessions.merge(ledger, {session_id: facts.merge for session_id, facts in told.items()})
+        aftermath = Aftermath(offer=runs.wake(ledger, told, now()) > 0)
+        if not inline:
+            aftermath |= conclude(ledger, equipment, first, batch.queue)
+        return runs.recorded(ledger, {each.delivery.id for each in readings} - new), aftermath
+
+    done, aftermath = transact(equipment.engine, keep)
+    if not inline:
+        return aftermath
+    to_do = [task for task in inline if (task.delivery.id, task.subscription.name) not in done]
+    results = [*first, *_runner(equipment).run_all(to_do)]
+    return aftermath | transact(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
+
+
+def bury(equipment: Equipment, batch: Batch) -> Aftermath:
+    """Keep deliveries that kill their workers as dead letters, without looking into them."""
+    reason = "its workers died of it"
+    results = [
+        Result(each.id, WHOLE_DELIVERY, 1, Outcome.DEAD, now(), now(), reason=reason, error=reason)
+        for each in batch.deliveries
+    ]
+
+    def keep(ledger: Connection) -> Aftermath:
+        deliveries.store(
+            ledger, batch.deliveries, {each.id: (DeliveryState.RUNNING, None) for each in batch.deliveries}
+        )
+        return conclude(ledger, equipment, results, batch.queue)
+
+    return transact(equipment.engine, keep)
+
+
+def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, int]], job_id: str) -> Aftermath:
+    """Claim the attempts, make them, and commit what came of them."""
+    offered = [(delivery_id, attempt) for delivery_id, attempt in attempts]  # JSON knows lists only
+
+    def claim(ledger: Connection) -> list[tuple[Reading, int]]:
+        claimed = dict(runs.claim(ledger, handler, offered, job_id, now()))
+        return [(Reading.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
+
+    claimed = transact(equipment.engine, claim)
+    subscription = equipment.plugins.by_name.get(handler)
+    tasks: list[Task] = []
+    results: list[Result] = []
+    for reading, attempt in claimed:
+        if subscription is None or reading.event is None:
+            results.append(_impossible(reading, handler, attempt))
+        else:
+            tasks.append(Task(subscription, reading.event, reading.delivery, attempt))
+    if subscription is not None and subscription.records:
+        results, told = fold(equipment, tasks)
+    else:
+        results, told = [*results, *_runner(equipment).run_all(tasks)], {}
+
+    def end(ledger: Connection) -> Aftermath:
+        sessions.merge(ledger, {session_id: facts.merge for session_id, facts in told.items()})
+        return finish(ledger, equipment, results)
+
+    return transact(equipment.engine, end)
+
+
+def fold(equipment: Equipment, tasks: Iterable[Task]) -> tuple[list[Result], dict[str, Session]]:
+    """Call functions marked `@record`, and gather by session what the events tell.
+
+    It is merged into the ledger's records afterwards, in any order: no transaction is open while a plugin runs.
+    """
+    told: dict[str, Session] = {}
+    results: list[Result] = []
+    policy = RetryPolicy.of(equipment.settings)
+    for task in tasks:
+        session_id = task.event.session_id or ""
+        facts, failure = call(task.subscription.function, told.get(session_id) or Session.empty(session_id), task.event)
+        at = now()
+        result = Result(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
+        results.append(result if failure is None else failed(result, failure, policy))
+        if isinstance(facts, Session):
+            told[session_id] = facts
+    return results, told
+
+
+def acknowledge(equipment: Equipment, batch: Batch) -> None:
+    """Tell the inbox that the ledger has the batch: from here on the ledger answers for it."""
+    try:
+        with equipment.connection.pipeline(transaction=True) as pipe:
+            pipe.rpush(settled_key(batch.inbox), batch.id)
+            pipe.delete(batch_key(batch.id), lease_key(batch.id))
+            pipe.execute()
+    except redis.RedisError as error:
+        raise QueueUnavailable(f"a batch cannot be acknowledged: {type(error).__name__}") from error
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A delivery, and the event that its body tells: or why it tells none."""
+
+    delivery: Delivery
+    event: Event | None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> "Reading":
+        """Read the body of a delivery that has one."""
+        try:
+            return cls(delivery, decode(Kind(delivery.kind), delivery.body or b""))
+        except Unreadable as unreadable:
+            return cls(delivery, None, str(unreadable))
+
+    @property
+    def state(self) -> tuple[DeliveryState, str | None]:
+        """The state in which the delivery enters the ledger, and why it is unreadable if it is."""
+        return (DeliveryState.UNREADABLE if self.event is None else DeliveryState.RUNNING), self.reason
+
+    def is_ignored(self, taken: Collection[str]) -> bool:
+        """Say whether nobody takes the event."""
+        return self.event is not None and self.delivery.id not in taken
+
+
+def _pairs(
+    readings: Iterable[Reading], subscriptions: Callable[[Event], Iterable[Subscription]]
+) -> Iterator[tuple[Subscription, Event, Delivery]]:
+    for reading in readings:
+        if reading.event is not None:
+            for subscription in subscriptions(reading.event):
+                yield subscription, reading.event, reading.delivery
+
+
+def _plan(tasks: Iterable[Task], *, solo: bool) -> tuple[list[Task], list[Task]]:
+    """Part the runs to be made in the batch's own job from those with a job of their own.
+
+    A delivery that workers died of gets a job for each of its runs, so that only the run to blame dies for good.
+    """
+    inline: list[Task] = []
+    apart: list[Task] = []
+    for task in tasks:
+        (apart if solo or task.subscription.queue else inline).append(task)
+    return inline, apart
+
+
+def _waiting(task: Task) -> Result:
+    at = now()
+    return Result(
+        task.delivery.id, task.subscription.name, 0, Outcome.WAITING, at, at, due_at=at, queue=task.subscription.queue
+    )
+
+
+def _ignored(reading: Reading) -> Result:
+    return Result(reading.delivery.id, WHOLE_DELIVERY, 0, Outcome.IGNORED, now(), now(), reason="no handler takes it")
+
+
+def _impossible(reading: Reading, handler: str, attempt: int) -> Result:
+    reason = reading.reason or f"no handler named {handler} is loaded"
+    return Result(reading.delivery.id, handler, attempt, Outcome.DEAD, now(), now(), reason=reason, error=reason)
+
+
+def _runner(equipment: Equipment) -> Runner:
+    settings = equipment.settings
+    return Runner(
+        LedgerReader(equipment.engine),
+        RetryPolicy.of(settings),
+        settings.handler_timeout,
+        settings.handler_concurrency,
+    )

@@ -1,0 +1,23 @@
+"""The channel `log`: a push becomes one structured line, for development and for a first look."""
+
+import structlog
+
+from workers.ledger.pushes import PushRow
+
+log = structlog.get_logger()
+
+
+class LogChannel:
+    """Writes pushes to the log, without the user they are for."""
+
+    def send(self, push: PushRow) -> None:
+        """Write the line."""
+        log.info(
+            "push.sent",
+            push=push.id,
+            channel=push.channel,
+            session=push.session_id,
+            title=push.title,
+            body=push.body,
+            expires_at=push.expires_at and push.expires_at.isoformat(),
+        )

@@ -1,0 +1,193 @@
+"""One handler on one delivery: what came of it, whatever the handler did."""
+
+import asyncio
+import signal
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from handlers.kit.context import CollectingContext, Reader, Writes
+from handlers.kit.signals import GiveUp, Moot, RetryLater
+from handlers.kit.subscribe import Subscription
+from ingest.batch import Delivery
+from ingest.events import Event, storable
+from workers.ledger.outcomes import Outcome
+from workers.retry import RetryPolicy
+
+log = structlog.get_logger()
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def now() -> datetime:
+    """Read the clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run that is to be made: which handler, on which event of which delivery; `attempt` counts from 1."""
+
+    subscription: Subscription
+    event: Event
+    delivery: Delivery
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run. `writes` is what the handler asked for, empty unless the outcome is done."""
+
+    delivery_id: str
+    handler: str
+    attempt: int
+    outcome: Outcome
+    started_at: datetime
+    finished_at: datetime
+    writes: Writes = field(default_factory=Writes)
+    reason: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    due_at: datetime | None = None
+    until_at: datetime | None = None
+    waits_for: str | None = None
+    queue: str | None = None
+    """The queue of its next job; None for the queue that its delivery came on."""
+
+
+def call(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> tuple[T | None, BaseException | None]:
+    """Call a plugin's function; give what it returned, or what it raised."""
+    try:
+        return function(*arguments, **named), None
+    except (Exception, SystemExit) as raised:  # noqa: BLE001 - a plugin is foreign code: all that it raises is its own
+        return None, raised
+
+
+class HandlerTimedOut(Exception):
+    """Raised inside a handler that runs for longer than HANDLER_TIMEOUT."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Makes runs: each within `timeout`; the asynchronous ones together, at most `concurrency` at a time."""
+
+    reader: Reader
+    policy: RetryPolicy
+    timeout: timedelta
+    concurrency: int
+    clock: Callable[[], datetime] = now
+
+    def run_all(self, tasks: Sequence[Task]) -> list[Result]:
+        """Run every task; one that fails harms only itself."""
+        results = [self._run(task) for task in tasks if not task.subscription.is_async]
+        concurrent = [task for task in tasks if task.subscription.is_async]
+        if concurrent:
+            results += asyncio.run(self._run_together(concurrent))
+        return results
+
+    def _run(self, task: Task) -> Result:
+        started_at, context = self.clock(), self._context(task)
+        with deadline(self.timeout):
+            _, failure = call(task.subscription.function, task.event, context)
+        return self._result(task, context, started_at, failure)
+
+    async def _run_together(self, tasks: Sequence[Task]) -> list[Result]:
+        places = asyncio.Semaphore(self.concurrency)
+
+        async def run_one(task: Task) -> Result:
+            async with places:
+                started_at, context = self.clock(), self._context(task)
+                (failure,) = await asyncio.gather(self._call(task, context), return_exceptions=True)
+                return self._result(task, context, started_at, failure)
+
+        return await asyncio.gather(*(run_one(task) for task in tasks))
+
+    async def _call(self, task: Task, context: CollectingContext) -> None:
+        try:
+            async with asyncio.timeout(self.timeout.total_seconds()):
+                called = task.subscription.function(task.event, context)
+                if isinstance(called, Awaitable):
+                    await called
+        except SystemExit as left:
+            # The event loop lets SystemExit through to the whole job; one handler may not end the others.
+            raise RuntimeError("the handler called sys.exit()") from left
+
+    def _context(self, task: Task) -> CollectingContext:
+        return CollectingContext(
+            delivery=task.delivery,
+            reader=self.reader,
+            attempt=task.attempt,
+            clock=self.clock,
+            log=log.bind(delivery=task.delivery.id, handler=task.subscription.name, attempt=task.attempt),
+        )
+
+    def _result(
+        self, task: Task, context: CollectingContext, started_at: datetime, failure: BaseException | None
+    ) -> Result:
+        finished_at = self.clock()
+        name = task.subscription.name
+        run = Result(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
+        return run if failure is None else failed(run, failure, self.policy)
+
+
+def failed(run: Result, failure: BaseException, policy: RetryPolicy) -> Result:
+    """Say what becomes of a run whose handler, or whose writes, raised: again, moot or dead. Its writes are dropped."""
+    ended = replace(run, writes=Writes(), reason=str(failure))
+    match failure:
+        case Moot():
+            return replace(ended, outcome=Outcome.MOOT)
+        case RetryLater(until=until) if until is not None and until <= run.finished_at:
+            return replace(ended, outcome=Outcome.MOOT)
+        case RetryLater():
+            due_at = _later(run, failure, policy)
+            ended = replace(ended, until_at=failure.until, waits_for=failure.session_id)
+        case GiveUp():
+            due_at = None
+        case _:
+            due_at = policy.next_at(run.attempt, run.finished_at)
+            ended = _with_error(ended, failure)
+    if due_at is None:
+        return replace(_with_error(ended, failure), outcome=Outcome.DEAD, until_at=None, waits_for=None)
+    return replace(ended, outcome=Outcome.AGAIN, due_at=due_at)
+
+
+def _with_error(run: Result, failure: BaseException) -> Result:
+    error = f"{type(failure).__name__}: {failure}"
+    return replace(run, error=storable(error), traceback=storable("".join(traceback.format_exception(failure))))
+
+
+def _later(run: Result, wish: RetryLater, policy: RetryPolicy) -> datetime | None:
+    """Find when a run that asked for it is tried again: up to its own end, else while it has attempts left."""
+    if wish.until is not None:
+        return min(run.finished_at + (wish.after or policy.span(run.attempt)), wish.until)
+    next_at = policy.next_at(run.attempt, run.finished_at)
+    return next_at if next_at is None or wish.after is None else run.finished_at + wish.after
+
+
+@contextmanager
+def deadline(span: timedelta) -> Iterator[None]:
+    """Raise HandlerTimedOut in this, the main, thread when the span is over.
+
+    RQ's own job timeout uses the same timer: what was left of it is set again on leaving.
+    """
+
+    def ring(_signal: int, _frame: FrameType | None) -> None:
+        raise HandlerTimedOut(f"the handler ran for longer than {span.total_seconds():g} s")
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, span.total_seconds())
+    started_at = now()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        left = max(outer - (now() - started_at).total_seconds(), 0.001) if outer else 0
+        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_REAL, left)

@@ -1,0 +1,41 @@
+"""The process type `worker`: a stock RQ worker that has its plugins loaded before it forks."""
+
+from collections.abc import Sequence
+
+import structlog
+from rq import Worker
+from rq.serializers import JSONSerializer
+
+from ingest.broker import QUEUES, connect, queue
+from ingest.errors import SettingsError
+from ingest.settings import Settings
+from workers.equipment import preload
+
+log = structlog.get_logger()
+
+# RQ waits for a job, and for Redis, for a little less than this: a Redis that hangs is noticed within a minute.
+WORKER_TTL = 60
+
+
+class PreloadedWorker(Worker):
+    """An RQ worker whose children find everything imported already."""
+
+    log_result_lifespan = False
+
+
+def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False) -> None:
+    """Work the queues, in the order given or else all of them, until told to stop; the job in hand is finished first.
+
+    `burst` ends when the queues are empty. Raise SettingsError or PluginError before the first job is taken.
+    """
+    names = queues or QUEUES
+    unknown = [name for name in names if name not in QUEUES]
+    if unknown:
+        raise SettingsError(f"There is no queue {unknown[0]!r}; there are: {', '.join(QUEUES)}.")
+    _, plugins = preload()
+    connection = connect(settings.require_redis())
+    log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
+    served = [queue(name, connection) for name in names]
+    worker = PreloadedWorker(served, connection=connection, serializer=JSONSerializer, worker_ttl=WORKER_TTL)
+    worker.work(burst=burst, logging_level=None)
+    log.info("worker.stopped")
