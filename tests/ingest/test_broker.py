@@ -1,0 +1,59 @@
+import pytest
+import redis
+
+from ingest.broker import QUEUES, WORK_BATCH, WORK_RUNS, connect, queue
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("redis://example:1/2", {"host": "example", "port": 1, "db": 2}),
+        ("rediss://:secret@example:1", {"host": "example", "password": "secret"}),
+        ("unix:///tmp/valkey.sock?db=3", {"path": "/tmp/valkey.sock", "db": 3}),
+    ],
+)
+def test_a_url_names_the_server(url, options):
+    taken = connect(url).connection_pool.connection_kwargs
+    assert taken.items() >= options.items()
+
+
+def test_sentinels_lead_to_the_master_of_a_service():
+    pool = connect("redis+sentinel://:secret@one:26379,two:26380/mymaster/3", timeout=1).connection_pool
+    assert (pool.service_name, pool.is_master) == ("mymaster", True)
+    assert pool.connection_kwargs["db"] == 3
+    assert pool.connection_kwargs["socket_timeout"] == 1
+    sentinels = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
+    assert [each["port"] for each in sentinels] == [26379, 26380]
+    assert {each["socket_timeout"] for each in sentinels} == {1}
+
+
+@pytest.mark.parametrize("url", ["http://example", "redis+sentinel://one:26379"])
+def test_a_url_that_leads_nowhere_is_refused(url):
+    with pytest.raises(ValueError, match=r"redis|URL"):
+        connect(url)
+
+
+def test_a_server_that_is_away_is_known_at_once():
+    with pytest.raises(redis.ConnectionError):
+        connect("redis://127.0.0.1:1").ping()
+
+
+def test_a_connection_closed_while_it_idled_is_made_again(valkey_url):
+    connection = connect(valkey_url)
+    connection.ping()
+    with redis.Redis.from_url(valkey_url) as other:
+        other.client_kill_filter(_type="normal", skipme=True)
+    assert connection.ping()
+
+
+def test_jobs_are_json_and_never_pickle(valkey):
+    job = queue("urgent", valkey).enqueue("builtins.len", "word")
+    assert b'"builtins.len"' in job.data
+
+
+def test_workers_serve_what_is_urgent_first():
+    assert QUEUES == ("urgent", "sessions", "cdrs", "other")
+
+
+def test_the_door_knows_workers_by_name_only():
+    assert (WORK_BATCH, WORK_RUNS) == ("workers.process.work_batch", "workers.process.work_runs")

@@ -1,0 +1,209 @@
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+import redis
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+
+from ingest.batch import lease_key
+from ingest.broker import connect, queue
+from ingest.errors import QueueUnavailable
+from ingest.lease import JobWatch, Standing, hold
+
+BEAT = timedelta(milliseconds=20)
+KEY = lease_key("job")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def watch(valkey, clock):
+    return JobWatch(valkey, clock=clock)
+
+
+def seconds_pass(watch: JobWatch, clock: Clock, seconds: int) -> Standing:
+    """Look once a second; what the last look says."""
+    for _ in range(seconds):
+        clock.now += 1
+        standing = watch.look({"job": "sessions"})["job"]
+    return standing
+
+
+def test_the_counter_beats_while_the_job_is_worked_on(valkey, eventually):
+    with hold(valkey, "job", beat=BEAT):
+        assert int(valkey.get(KEY)) >= 1
+        eventually(lambda: int(valkey.get(KEY)) >= 4)
+    assert valkey.get(KEY) is None
+
+
+def test_a_counter_left_behind_goes_by_itself(valkey):
+    with hold(valkey, "job"):
+        assert 0 < valkey.ttl(KEY) <= 600
+
+
+def test_an_exception_takes_the_counter_away(valkey):
+    with pytest.raises(ZeroDivisionError), hold(valkey, "job", beat=BEAT):
+        _ = 1 / 0
+    assert valkey.get(KEY) is None
+
+
+def test_an_acknowledgement_may_take_the_counter_first(valkey):
+    with hold(valkey, "job"):
+        valkey.delete(KEY)
+    assert valkey.get(KEY) is None
+
+
+def test_a_flushed_redis_hears_the_next_beat(valkey, eventually):
+    with hold(valkey, "job", beat=BEAT):
+        valkey.flushall()
+        eventually(lambda: valkey.get(KEY) is not None)
+
+
+def test_a_job_does_not_notice_that_redis_goes_and_comes_back(stoppable_valkey, eventually, monkeypatch):
+    monkeypatch.setattr("ingest.lease.LEAVE_TIMEOUT", timedelta(seconds=0.1))
+    with hold(connect(stoppable_valkey.url), "job", beat=BEAT):
+        stoppable_valkey.stop()
+    stoppable_valkey.start()
+    eventually(lambda: "lease" not in [thread.name for thread in threading.enumerate()])
+
+
+def test_a_counter_is_taken_away_even_if_redis_was_away_at_the_end(valkey, valkey_url, monkeypatch):
+    connection = connect(valkey_url)
+    answers = [redis.ConnectionError(), redis.TimeoutError()]
+
+    def delete(*keys: str) -> int:
+        if answers:
+            raise answers.pop()
+        return int(valkey.delete(*keys))
+
+    monkeypatch.setattr(connection, "delete", delete)
+    with hold(connection, "job", beat=BEAT):
+        pass
+    assert valkey.get(KEY) is None
+
+
+def test_nothing_is_asked_about_no_jobs():
+    assert JobWatch(connect("redis://127.0.0.1:1")).look({}) == {}
+
+
+def test_a_job_on_its_queue_is_queued_however_long(valkey, watch, clock):
+    queue("sessions", valkey).enqueue("builtins.len", "word", job_id="job")
+    assert seconds_pass(watch, clock, 60) is Standing.QUEUED
+
+
+def test_a_job_is_running_while_its_counter_moves(valkey, watch, clock):
+    for _ in range(20):
+        valkey.incr(KEY)
+        assert seconds_pass(watch, clock, 1) is Standing.RUNNING
+
+
+def test_a_counter_that_stands_still_is_a_death(valkey, watch, clock):
+    valkey.incr(KEY)
+    assert seconds_pass(watch, clock, 5) is Standing.RUNNING
+    assert seconds_pass(watch, clock, 1) is Standing.DIED
+
+
+def test_a_job_that_is_nowhere_is_gone_after_the_grace(watch, clock):
+    assert seconds_pass(watch, clock, 5) is Standing.RUNNING
+    assert seconds_pass(watch, clock, 1) is Standing.GONE
+
+
+def test_a_job_that_was_just_taken_has_the_grace_to_begin(valkey, watch, clock):
+    queue("sessions", valkey).enqueue("builtins.len", "word", job_id="job")
+    seconds_pass(watch, clock, 1)
+    valkey.flushall()
+    assert seconds_pass(watch, clock, 4) is Standing.RUNNING
+    assert seconds_pass(watch, clock, 1) is Standing.GONE
+
+
+def test_a_job_that_rq_has_started_has_longer_to_begin(valkey, watch, clock):
+    registry = queue("sessions", valkey).started_job_registry
+    valkey.zadd(registry.key, {"job:execution": time.time() + 240})
+    seconds_pass(watch, clock, 1)
+    assert seconds_pass(watch, clock, 6) is Standing.RUNNING
+    assert seconds_pass(watch, clock, 1) is Standing.GONE
+
+
+def test_a_job_that_ended_by_an_exception_is_gone_and_not_dead(valkey, watch, clock):
+    valkey.incr(KEY)
+    seconds_pass(watch, clock, 3)
+    valkey.delete(KEY)
+    assert seconds_pass(watch, clock, 5) is Standing.RUNNING
+    assert seconds_pass(watch, clock, 1) is Standing.GONE
+
+
+def test_a_watcher_held_up_itself_does_not_take_that_for_a_death(valkey, watch, clock):
+    valkey.incr(KEY)
+    watch.look({"job": "sessions"})
+    clock.now += 1000
+    assert watch.look({"job": "sessions"})["job"] is Standing.RUNNING
+
+
+def test_an_outage_of_redis_is_nobodys_death(stoppable_valkey, clock):
+    watch = JobWatch(connect(stoppable_valkey.url), clock=clock)
+    assert seconds_pass(watch, clock, 5) is Standing.RUNNING
+    stoppable_valkey.stop()
+    with pytest.raises(QueueUnavailable):
+        watch.look({"job": "sessions"})
+    stoppable_valkey.start()
+    assert seconds_pass(watch, clock, 5) is Standing.RUNNING
+    assert seconds_pass(watch, clock, 1) is Standing.GONE
+
+
+def test_only_jobs_asked_about_are_remembered(watch, clock):
+    seconds_pass(watch, clock, 5)
+    watch.look({"another": "urgent"})
+    assert seconds_pass(watch, clock, 5) is Standing.RUNNING
+
+
+def test_jobs_of_several_queues_are_told_apart(valkey, watch):
+    queue("urgent", valkey).enqueue("builtins.len", "word", job_id="first")
+    queue("cdrs", valkey).enqueue("builtins.len", "word", job_id="second")
+    valkey.incr(lease_key("third"))
+    assert watch.look({"first": "urgent", "second": "cdrs", "third": "cdrs"}) == {
+        "first": Standing.QUEUED,
+        "second": Standing.QUEUED,
+        "third": Standing.RUNNING,
+    }
+
+
+def test_a_stock_worker_that_took_a_job_leaves_it_gone(valkey, watch, clock):
+    sessions = queue("sessions", valkey)
+    sessions.enqueue("builtins.len", "word", job_id="job")
+    assert seconds_pass(watch, clock, 1) is Standing.QUEUED
+    SimpleWorker([sessions], connection=valkey, serializer=JSONSerializer).work(burst=True)
+    assert seconds_pass(watch, clock, 5) is Standing.GONE
+
+
+HOLDER = """
+import sys, time, redis
+from datetime import timedelta
+from ingest.lease import hold
+with hold(redis.Redis.from_url(sys.argv[1]), "job", beat=timedelta(milliseconds=20)):
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_is_told_from_one_that_works(valkey, valkey_url, eventually):
+    watch = JobWatch(valkey, grace=timedelta(seconds=0.4))
+    with subprocess.Popen([sys.executable, "-c", HOLDER, valkey_url]) as process:
+        eventually(lambda: valkey.get(KEY))
+        until = time.monotonic() + 0.8
+        while time.monotonic() < until:
+            assert watch.look({"job": "sessions"})["job"] is Standing.RUNNING
+        process.kill()
+        eventually(lambda: watch.look({"job": "sessions"})["job"] is Standing.DIED)
