@@ -4,6 +4,7 @@ request -> envelope -> inbox -> [outbox] -> relay -> process -> handler -> ledge
 """
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ SELECT
 FROM deliveries
 """
 
+# Seconds.
+LOCK_TIMEOUT = 5.0
+LOCK_POLL = 0.0003
 # Where queue, batch and deaths stand in it.
 QUEUE = 11
 
@@ -96,6 +100,7 @@ class Outbox:
         # What is written here may be lost with the machine's power: a batch offered or settled twice is harmless.
         # So the lock, which the door waits for, is held without an fsync.
         self._file.execute("PRAGMA synchronous = NORMAL")
+        self._file.execute("PRAGMA busy_timeout = 0")
         self._file.execute(OUTGOING)
         self.inbox_id = inbox_id(self._file)
 
@@ -239,11 +244,23 @@ class Outbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        # IMMEDIATE waits for the door's lock; a transaction that began by reading could not.
-        self._file.execute("BEGIN IMMEDIATE")
+        self._begin(time.monotonic() + LOCK_TIMEOUT)
         try:
             yield
         except BaseException:
             self._file.rollback()
             raise
         self._file.execute("COMMIT")
+
+    def _begin(self, until: float) -> None:
+        # A busy door leaves the lock for a moment between two commits. SQLite's own waiting sleeps ever longer and
+        # misses those moments for seconds.
+        while True:
+            try:
+                self._file.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(LOCK_POLL)
+            else:
+                return
