@@ -42,8 +42,8 @@ class Plugins:
 
     @cached_property
     def by_name(self) -> dict[str, Subscription]:
-        """The handlers by their names."""
-        return {each.name: each for each in self.subscriptions if not each.records}
+        """All of them by their names, which are unique."""
+        return {each.name: each for each in self.subscriptions}
 
 
 def load_plugins(settings: Settings) -> Plugins:

@@ -5,12 +5,14 @@ inbox -> relay -> batch -> [process] -> handler -> ledger
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import redis
 import structlog
 from rq import get_current_job
 from sqlalchemy import Connection
 
+from handlers.kit.merge import merge
 from handlers.kit.session import Session
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Batch, Delivery, batch_key, lease_key, settled_key
@@ -76,7 +78,7 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
 
     def keep(ledger: Connection) -> tuple[set[Key], Aftermath]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in readings})
-        sessions.merge(ledger, {session_id: facts.merge for session_id, facts in told.items()})
+        sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
         aftermath = Aftermath(offer=runs.wake(ledger, told, now()) > 0)
         if not inline:
             aftermath |= conclude(ledger, equipment, first, batch.queue)
@@ -130,7 +132,7 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
         results, told = [*results, *_runner(equipment).run_all(tasks)], {}
 
     def end(ledger: Connection) -> Aftermath:
-        sessions.merge(ledger, {session_id: facts.merge for session_id, facts in told.items()})
+        sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
         return finish(ledger, equipment, results)
 
     return transact(equipment.engine, end)

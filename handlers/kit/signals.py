@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 
-class Signal(Exception):  # noqa: N818 - a signal is an answer, nothing went wrong
+class Signal(Exception):
     """What the signals have in common: a reason, one sentence that an operator reads beside the run."""
 
     def __init__(self, reason: str) -> None:

@@ -6,15 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge
 from handlers.kit.session import FeeNotice, Moment, Naming, Session
-from handlers.session_records import (
-    FEES_KEPT,
-    UNKNOWN_STATUSES_KEPT,
-    USERS_KEPT,
-    merge,
-    session_of,
-    session_record,
-)
+from handlers.session_records import session_of, session_record
 from ingest.events import (
     SessionComplete,
     SessionEvent,

@@ -1,0 +1,61 @@
+"""Put together what is known of a session in several places, in any order."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from handlers.kit.session import STATUSES, FeeNotice, Moment, Naming, Session
+
+# A sender that gives thousands of sessions one id ("null", say) must not make a record that grows without end.
+USERS_KEPT = 8
+FEES_KEPT = 8
+UNKNOWN_STATUSES_KEPT = 16
+
+Fact = TypeVar("Fact")
+Dated = TypeVar("Dated", Naming, FeeNotice)
+
+
+def merge(one: Session, other: Session) -> Session:
+    """Put together what is known of a session in two places.
+
+    Commutative, associative and idempotent: a record is a function of the set of its sources, however often and in
+    whatever order they come.
+    """
+    if one.session_id != other.session_id:
+        raise ValueError("two sessions cannot be merged")
+    return Session(
+        one.session_id,
+        statuses=_first(_union(one.statuses, other.statuses, _both)),
+        users=_latest(_union(one.users, other.users, max), USERS_KEPT),
+        fees=_latest(_union(one.fees, other.fees, max), FEES_KEPT),
+    )
+
+
+def _union(one: Mapping[str, Fact], other: Mapping[str, Fact], both: Callable[[Fact, Fact], Fact]) -> dict[str, Fact]:
+    facts = dict(one)
+    for name, fact in other.items():
+        facts[name] = both(facts[name], fact) if name in facts else fact
+    return facts
+
+
+def _both(one: Moment, other: Moment) -> Moment:
+    return Moment(
+        min(one.first_at, other.first_at),
+        max(one.last_at, other.last_at),
+        one.sources | other.sources,
+    )
+
+
+def _latest(facts: dict[str, Dated], count: int) -> dict[str, Dated]:
+    """Keep the latest facts. Those dropped could never return: the facts before them only get later."""
+    if len(facts) <= count:
+        return facts
+    return dict(sorted(facts.items(), key=lambda item: (item[1], item[0]))[-count:])
+
+
+def _first(facts: dict[str, Moment]) -> dict[str, Moment]:
+    """Keep the statuses we know, and the alphabetically first of the others.
+
+    By name and not by time, because a dropped status that came back would have lost its first moment.
+    """
+    unknown = sorted(facts.keys() - STATUSES.keys())
+    return {status: moment for status, moment in facts.items() if status not in unknown[UNKNOWN_STATUSES_KEPT:]}
