@@ -1,0 +1,160 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import httpx
+import pytest
+from rq import SimpleWorker
+from rq.command import send_stop_job_command
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from ingest.broker import connect, queue
+from ingest.errors import SettingsError
+from ingest.settings import load_settings
+from workers.dashboard import create_dashboard, is_loopback
+from workers.dashboard_config import client_of
+
+WORKER = """
+import sys
+from rq import Worker
+from rq.serializers import JSONSerializer
+from ingest.broker import connect, queue
+connection = connect(sys.argv[1])
+Worker([queue("urgent", connection)], connection=connection, serializer=JSONSerializer).work()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def app(valkey_server, tmp_path_factory):
+    """rq-dashboard has one blueprint a process, so there is one app for all tests."""
+    url = f"redis://127.0.0.1:{valkey_server.port}"
+    return create_dashboard(load_settings(data_dir=tmp_path_factory.mktemp("var"), redis_url=url))
+
+
+@pytest.fixture
+def page(app, valkey_url):  # noqa: ARG001  which empties it
+    return app.test_client()
+
+
+@pytest.fixture
+def worker_with_a_job(valkey_url):
+    """A worker that has a job in hand for as long as the test runs."""
+    connection = connect(valkey_url)
+    job = queue("urgent", connection).enqueue("time.sleep", 60, description="SESSION_FEE_INCURRING L60XMxWy0oP")
+    process = subprocess.Popen([sys.executable, "-c", WORKER, valkey_url])
+    deadline = time.monotonic() + 20
+    while job.get_status() != "started" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield job
+    send_stop_job_command(connection, job.id, serializer=JSONSerializer)
+    process.terminate()
+    assert process.wait(timeout=20) == 0
+
+
+def test_the_worker_of_a_running_job_is_shown(page, worker_with_a_job):
+    answer = page.get("/0/data/workers.json")
+    assert answer.status_code == 200
+    (worker,) = answer.json["workers"]
+    assert worker["current_job"]["job_id"] == worker_with_a_job.id
+    assert worker["current_job"]["description"] == "SESSION_FEE_INCURRING L60XMxWy0oP"
+    assert page.get("/0/view/workers").status_code == 200
+
+
+def test_queued_jobs_are_shown_with_their_description(page, valkey_url):
+    queue("sessions", connect(valkey_url)).enqueue("os.getpid", description="SESSION_STARTED L60XMxWy0oP")
+    (shown,) = page.get("/0/data/jobs/sessions/queued/8/asc/1.json").json["jobs"]
+    assert shown["description"] == "SESSION_STARTED L60XMxWy0oP"
+    assert [one["count"] for one in page.get("/0/data/queues.json").json["queues"]] == [1]
+
+
+@pytest.fixture
+def failed_job(valkey_url) -> Job:
+    connection = connect(valkey_url)
+    job = queue("sessions", connection).enqueue("os.stat", "no-such-file")
+    SimpleWorker([queue("sessions", connection)], connection=connection, serializer=JSONSerializer).work(burst=True)
+    return job
+
+
+def test_a_failed_job_is_shown_with_its_traceback(page, failed_job):
+    shown = page.get(f"/0/data/job/{failed_job.id}.json").json
+    assert shown["status"] == "failed"
+    assert "FileNotFoundError" in shown["exc_info"]
+    assert page.get(f"/0/view/job/{failed_job.id}").status_code == 200
+
+
+def test_a_failed_job_can_be_queued_again_by_a_person(page, failed_job, valkey_url):
+    assert page.post(f"/job/{failed_job.id}/requeue").json == {"status": "OK"}
+    again = queue("sessions", connect(valkey_url)).fetch_job(failed_job.id)
+    assert again.get_status() == "queued"
+    assert again.args == ["no-such-file"]
+
+
+def test_a_connection_is_made_once_and_not_for_each_request(page, valkey_url):
+    for _ in range(5):
+        page.get("/0/data/queues.json")
+    assert client_of(valkey_url) is client_of(valkey_url)
+
+
+def test_while_redis_is_away_the_page_says_so(app):
+    lost, app.redis_conn = app.redis_conn, connect(f"redis://127.0.0.1:{free_port()}")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rq_dashboard.web.from_url", lambda *_, **__: (None, app.redis_conn))
+            answer = app.test_client().get("/0/data/workers.json")
+    finally:
+        app.redis_conn = lost
+    assert (answer.status_code, answer.text) == (503, "Redis cannot be reached.")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com"])
+def test_it_does_not_start_for_others_without_a_password(host, tmp_path):
+    settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", host=host)
+    with pytest.raises(SettingsError, match="DASHBOARD_PASSWORD"):
+        create_dashboard(settings)
+
+
+def test_a_user_without_a_password_is_a_mistake(tmp_path):
+    settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", dashboard_username="me")
+    with pytest.raises(SettingsError, match="DASHBOARD_USERNAME"):
+        create_dashboard(settings)
+
+
+def test_what_is_a_loopback_address():
+    assert [is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost")] == [True] * 4
+    assert not is_loopback("localhost.example.com")
+
+
+def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_path):
+    port = free_port()
+    environment = os.environ | {
+        "DATA_DIR": str(tmp_path),
+        "REDIS_URL": valkey_url,
+        "DASHBOARD_PORT": str(port),
+        "DASHBOARD_PASSWORD": "open sesame",
+        "PLUGSURFING_HMAC_CURRENT": "the-current-key",
+    }
+    code = (
+        "from ingest.settings import load_settings; from workers.dashboard import dashboard; dashboard(load_settings())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    with closing(process.stderr), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        assert "dashboard.started" in process.stderr.readline()
+        assert client.get("/").status_code == 401
+        assert client.get("/", auth=("webhooks", "wrong")).status_code == 401
+        assert client.get("/", auth=("webhooks", "open sesame")).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+        assert process.wait(timeout=10) == 0
+    assert "dashboard.stopped" in said
+    assert "WARNING" not in said.upper()

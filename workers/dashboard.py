@@ -1,0 +1,69 @@
+"""The process type `dashboard`: rq-dashboard on our Redis, for people who look after the queues."""
+
+import logging
+import signal
+import threading
+from ipaddress import ip_address
+
+import structlog
+from flask import Flask
+from redis.exceptions import RedisError
+from rq_dashboard.cli import make_flask_app
+from rq_dashboard.web import setup_rq_connection
+from werkzeug.serving import make_server
+
+from ingest.errors import SettingsError
+from ingest.log import configure_logging
+from ingest.settings import Settings
+
+USERNAME = "webhooks"
+
+log = structlog.get_logger()
+
+
+def dashboard(settings: Settings) -> None:
+    """Serve the dashboard until SIGTERM or SIGINT. Raise SettingsError if anyone could come in from outside."""
+    app = create_dashboard(settings)
+    configure_logging(settings, "dashboard")
+    # It writes a line a request, and an open page makes one every few seconds.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = make_server(settings.host, settings.dashboard_port, app, threaded=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # From a thread of its own: `shutdown` waits for the loop that the signal has interrupted.
+        signal.signal(number, lambda _number, _frame: threading.Thread(target=server.shutdown).start())
+    log.info("dashboard.started", host=settings.host, port=server.port)
+    server.serve_forever()
+    server.server_close()
+    log.info("dashboard.stopped")
+
+
+def create_dashboard(settings: Settings) -> Flask:
+    """Make rq-dashboard's app. Raise SettingsError if anyone could come in from outside."""
+    password = settings.dashboard_password
+    if password is None and not is_loopback(settings.host):
+        raise SettingsError("DASHBOARD_PASSWORD is not set, and HOST lets others than this machine in.")
+    if password is None and settings.dashboard_username is not None:
+        raise SettingsError("DASHBOARD_USERNAME is set without DASHBOARD_PASSWORD.")
+    app: Flask = make_flask_app(
+        "workers.dashboard_config",
+        username=None if password is None else settings.dashboard_username or USERNAME,
+        password=None if password is None else password.get_secret_value(),
+        url_prefix="",
+    )
+    app.config["RQ_DASHBOARD_REDIS_URL"] = settings.require_redis()
+    app.register_error_handler(RedisError, redis_is_away)
+    setup_rq_connection(app)
+    return app
+
+
+def redis_is_away(_error: Exception) -> tuple[str, int]:
+    """Answer while Redis cannot be reached; the page asks again by itself."""
+    return "Redis cannot be reached.", 503
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches a server on that address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

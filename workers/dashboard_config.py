@@ -1,0 +1,43 @@
+"""What rq-dashboard 0.9 needs to show our queues: the module for its option `-c`.
+
+`rq-dashboard -c workers.dashboard_config -u $REDIS_URL` is as good as `webhooks dashboard`, less the login.
+"""
+
+from collections.abc import Hashable
+from functools import cache
+
+import redis
+import rq_dashboard.web
+from rq import Worker
+from rq.serializers import JSONSerializer
+from rq.worker import BaseWorker
+
+from ingest.broker import connect
+
+
+class JsonWorker(Worker):
+    """A worker as the dashboard looks it up: one whose jobs are JSON.
+
+    rq-dashboard asks for all workers without a serializer, and fails to unpickle the job that one of them has in hand.
+    """
+
+    @classmethod
+    def all(cls, connection: redis.Redis | None = None) -> list[BaseWorker]:  # type: ignore[override]  # all it is asked
+        """List the workers that are there."""
+        return super().all(connection=connection, serializer=JSONSerializer)
+
+
+@cache
+def client_of(url: str) -> redis.Redis:
+    """Make one client for a URL: rq-dashboard would make one a request, with no time limit."""
+    return connect(url)
+
+
+def from_url(url: str, **_options: Hashable) -> tuple[None, redis.Redis]:
+    """Stand in for redis_sentinel_url.connect."""
+    return None, client_of(url)
+
+
+rq_dashboard.web.config.serializer = JSONSerializer
+rq_dashboard.web.Worker = JsonWorker
+rq_dashboard.web.from_url = from_url
