@@ -19,8 +19,8 @@ from workers.dispatch import offer_due
 from workers.equipment import Equipment, equip
 from workers.ledger import runs
 from workers.ledger.transaction import LedgerUnavailable, transact
-from workers.sending import send_due
 from workers.run import now
+from workers.sending import send_due
 
 log = structlog.get_logger()
 

@@ -13,9 +13,9 @@ from workers.ledger import deliveries, pushes, runs
 from workers.ledger.outcomes import Outcome
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import NewRun
-from workers.sending import send_due
 from workers.retry import RetryPolicy
 from workers.run import Result, failed
+from workers.sending import send_due
 
 
 @dataclass(frozen=True)

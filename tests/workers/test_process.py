@@ -29,7 +29,7 @@ from workers.equipment import Equipment
 from workers.ledger import deliveries, pushes, runs, sessions
 from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
-from workers.ledger.migrate import migrate
+from workers.ledger.tables import metadata
 from workers.ledger.outcomes import DeliveryState, Outcome, PushState
 from workers.loader import Plugins
 from workers.process import WHOLE_DELIVERY, bury, make_runs, settle
@@ -44,7 +44,7 @@ notes = Table("notes", MetaData(), Column("text", String, primary_key=True))
 @pytest.fixture
 def equip(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Callable[..., Equipment]:
     """Build the equipment of a worker with the given handlers, beside the record of sessions."""
-    migrate(database_url)
+    metadata.create_all(open_ledger(database_url))
     engine = open_ledger(database_url)
     with engine.begin() as ledger:
         notes.create(ledger)
@@ -227,7 +227,9 @@ def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(equip: C
     (job_id,) = registry.get_job_ids()
     job = queue("sessions", equipment.connection).fetch_job(job_id)
     assert job is not None
-    assert "ZeroDivisionError: by design" in str(job.exc_info)
+    result = job.latest_result()
+    assert result is not None
+    assert "ZeroDivisionError: by design" in str(result.exc_string)
     assert "hopeless" in str(job.description)
     assert file_dead_letters(equipment) == 0
 

@@ -1,0 +1,88 @@
+"""One handler on one delivery: how signals and errors become outcomes."""
+
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from handlers.kit.context import Push, Writes
+from handlers.kit.signals import GiveUp, Moot, RetryLater
+from workers.ledger.outcomes import Outcome
+from workers.retry import RetryPolicy
+from workers.run import HandlerTimedOut, Result, deadline, failed
+
+AT = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+POLICY = RetryPolicy(attempts=3, first=timedelta(seconds=2), longest=HOUR)
+
+
+def after(failure: BaseException, attempt: int = 1) -> Result:
+    writes = Writes(pushes=(Push("driver", "title", "body", "key"),))
+    return failed(Result("id", "handler", attempt, Outcome.DONE, AT, AT, writes), failure, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("failure", "attempt", "outcome"),
+    [
+        (ValueError("odd"), 1, Outcome.AGAIN),
+        (ValueError("odd"), 3, Outcome.DEAD),
+        (SystemExit(2), 1, Outcome.AGAIN),
+        (GiveUp("no such user"), 1, Outcome.DEAD),
+        (Moot("over"), 3, Outcome.MOOT),
+        (RetryLater("no driver yet"), 1, Outcome.AGAIN),
+        (RetryLater("no driver yet"), 3, Outcome.DEAD),
+        (RetryLater("no driver yet", until=AT + HOUR), 99, Outcome.AGAIN),
+        (RetryLater("no driver yet", until=AT), 1, Outcome.MOOT),
+    ],
+)
+def test_what_a_handler_raises_decides_its_outcome(failure: BaseException, attempt: int, outcome: Outcome) -> None:
+    assert after(failure, attempt).outcome is outcome
+
+
+def test_a_run_that_failed_writes_nothing() -> None:
+    assert after(ValueError("odd")).writes == Writes()
+
+
+def test_an_error_leaves_a_traceback_and_a_signal_its_reason() -> None:
+    error, wish = after(ValueError("odd")), after(RetryLater("no driver yet"))
+    assert (error.error, wish.error) == ("ValueError: odd", None)
+    assert "ValueError: odd" in str(error.traceback)
+    assert wish.reason == "no driver yet"
+
+
+def test_an_error_that_no_database_can_hold_is_escaped() -> None:
+    assert after(ValueError("\0\ud800")).error == r"ValueError: \u0000\ud800"
+
+
+def test_a_run_that_wants_to_come_later_comes_no_later_than_its_end() -> None:
+    wish = RetryLater("busy", after=timedelta(days=1), until=AT + HOUR, session_id="S1")
+    result = after(wish)
+    assert (result.due_at, result.until_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")
+
+
+def test_a_deadline_rings_in_the_middle_of_the_work() -> None:
+    with pytest.raises(HandlerTimedOut, match=r"0\.01 s"), deadline(timedelta(milliseconds=10)):
+        while True:
+            pass
+
+
+def test_a_deadline_gives_the_outer_alarm_back() -> None:
+    rung: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: rung.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with deadline(timedelta(seconds=5)):
+            pass
+        end = time.monotonic() + 5
+        while not rung and time.monotonic() < end:
+            signal.pause()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert rung == [signal.SIGALRM]
+
+
+def test_a_deadline_that_was_not_reached_leaves_no_alarm_behind() -> None:
+    with deadline(timedelta(seconds=5)):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
