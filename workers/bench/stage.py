@@ -1,0 +1,265 @@
+"""Start what a measurement needs, on free ports in a folder of its own, and end all of it whatever happens."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+from rq import Worker
+
+from ingest.broker import connect
+from ingest.errors import WebhooksError
+from ingest.settings import Settings, load_settings
+from workers.bench.load import Order, Seen
+from workers.child import end_with
+from workers.ledger.migrate import migrate
+from workers.valkey import valkey
+
+HOST = "127.0.0.1"
+KEY = "a key for measuring"
+PATIENCE_S = 30.0
+POLL_S = 0.02
+WEBHOOKS = "from workers.cli import main; main()"
+
+
+class BenchFailed(WebhooksError):
+    """Raised when a measurement cannot be made; its text says why, with the last words of the process concerned."""
+
+
+class Process:
+    """One child process, in a session of its own so that Ctrl-C reaches only the bench, which then ends it."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        """Start the command in the folder; what it prints goes to a file there."""
+        self.name = name
+        self._output = folder / f"{name}.out"
+        with self._output.open("ab") as output:
+            self._child = subprocess.Popen(  # noqa: S603 - our own commands
+                command,
+                cwd=folder,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(end_with, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509 - as there
+            )
+
+    @property
+    def pid(self) -> int:
+        """Name the process to the system."""
+        return self._child.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Say whether the process has not ended."""
+        return self._child.poll() is None
+
+    def check(self) -> None:
+        """Raise BenchFailed if the process has ended."""
+        if self._child.poll() is not None:
+            last_words = self._output.read_text(errors="replace")[-2000:]
+            raise BenchFailed(f"{self.name} ended with {self._child.returncode}:\n{last_words}")
+
+    def finish(self, patience_s: float) -> str:
+        """Wait for a process that ends by itself and return what it printed; raise BenchFailed unless it ended well."""
+        try:
+            status = self._child.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            raise BenchFailed(f"{self.name} did not end within {patience_s:.0f} s") from None
+        if status:
+            self.check()
+        return self._output.read_text()
+
+    def stop(self) -> None:
+        """Ask the process to end, then make it."""
+        if self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._child.pid, signal.SIGKILL)
+                self._child.wait()
+
+
+class Stage:
+    """A temporary folder with the processes of one measurement. Leaving the context ends them, last started first."""
+
+    def __init__(self, database_url: str | None = None) -> None:
+        """Prepare; nothing starts before the context is entered."""
+        self._stack = ExitStack()
+        self._database_url = database_url
+        self._redis_url: str | None = None
+        self.folder = Path()
+
+    def __enter__(self) -> Self:
+        """Make the folder."""
+        self.folder = Path(tempfile.mkdtemp(prefix="webhooks-bench-"))
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End everything."""
+        self._stack.close()
+
+    def valkey(self, *, fsync: str) -> str:
+        """Start a Valkey with an append-only file and return its URL; `fsync` is its `appendfsync`."""
+        port = free_port()
+        child = valkey(port, self.folder / "valkey")
+        process = self._start("valkey", [*child.command, "--appendfsync", fsync], {})
+        wait_until(child.is_ready, "Valkey answers", process)
+        self._redis_url = f"redis://{HOST}:{port}/0"
+        return self._redis_url
+
+    def settings(self) -> Settings:
+        """Return the settings that processes of this stage are started with."""
+        return load_settings(
+            plugsurfing_hmac_current=KEY,
+            data_dir=self.folder,
+            redis_url=self._redis_url,
+            **({"database_url": self._database_url} if self._database_url else {}),
+        )
+
+    def webhooks(self, *arguments: str, port: int | None = None) -> Process:
+        """Start a process type of this house as an operator would."""
+        environment = {
+            "PLUGSURFING_HMAC_CURRENT": KEY,
+            "DATA_DIR": str(self.folder),
+            "REDIS_URL": self._redis_url or "",
+            "LOG_LEVEL": "warning",
+        }
+        if self._database_url:
+            environment["DATABASE_URL"] = self._database_url
+        if port:
+            environment["PORT"] = str(port)
+        return self.python("-c", WEBHOOKS, *arguments, name=arguments[0], environment=environment)
+
+    def python(self, *arguments: str, name: str, environment: Mapping[str, str]) -> Process:
+        """Start this Python with these arguments; it hears nothing of this shell's settings."""
+        return self._start(name, [sys.executable, *arguments], environment)
+
+    def load(self, order: Order) -> Process:
+        """Start a load; `seen` waits for what it saw."""
+        arguments = ("-m", "workers.bench.load", json.dumps(asdict(order)))
+        return self.python(*arguments, name=f"load-{order.seed}", environment={})
+
+    def serve(self) -> tuple[Process, int]:
+        """Start the door and wait until it answers; return it with its port."""
+        port = free_port()
+        process = self.webhooks("serve", port=port)
+        wait_for_http(process, f"http://{HOST}:{port}/healthz")
+        return process, port
+
+    def work(self) -> Process:
+        """Make the ledger's tables, start a worker and wait until it listens to the queues."""
+        settings = self.settings()
+        migrate(settings.database_url)
+        process = self.webhooks("work")
+        with connect(settings.require_redis()) as connection:
+            wait_until(lambda: Worker.count(connection) > 0, "the worker is there", process)
+        return process
+
+    def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
+        process = Process(name, command, self.folder, {**os.environ, **environment})
+        self._stack.callback(process.stop)
+        return process
+
+
+def seen(load: Process, order: Order) -> Seen:
+    """Wait for a load to end and return what it saw."""
+    answer = load.finish(PATIENCE_S + order.warm_up_s + order.seconds)
+    return Seen(**json.loads(answer.splitlines()[-1]))
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(
+    condition: Callable[[], bool],
+    what: str,
+    *processes: Process,
+    patience_s: float = PATIENCE_S,
+    every_s: float = POLL_S,
+) -> None:
+    """Wait for the condition; raise BenchFailed when a process ends or patience does."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        for process in processes:
+            process.check()
+        if time.monotonic() > deadline:
+            raise BenchFailed(f"{what}: not within {patience_s:.0f} s")
+        time.sleep(every_s)
+
+
+def wait_for_http(process: Process, url: str) -> None:
+    """Wait until the URL answers, whatever its status."""
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=1):  # noqa: S310 - a URL of this stage
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+
+    wait_until(answers, f"{process.name} answers on {url}", process)
+
+
+def resident_mib(pid: int) -> float:
+    """Return how much memory a process has resident, in MiB; 0 if it has ended."""
+    status = Path(f"/proc/{pid}/status")
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        if status.parent.parent.exists():
+            return 0.0
+        # No /proc, as on macOS: ps knows.
+        asked = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        return float(asked.stdout or 0) / 1024
+    return sum(float(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
+def children(pid: int) -> list[int]:
+    """Name the children of a process; none where there is no /proc."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Forget this shell's settings for a while, and let SIGTERM end a bench as Ctrl-C does, its processes with it."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(1)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    forgotten = {name: value for name, value in os.environ.items() if name.lower() in Settings.model_fields}
+    with tempfile.TemporaryDirectory(prefix="webhooks-bench-") as folder, chdir(folder):  # away from any `.env`
+        for name in forgotten:
+            del os.environ[name]
+        try:
+            yield
+        finally:
+            os.environ.update(forgotten)
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,144 @@
+"""How fast a full inbox is settled, session records and all, against stock `rq worker` with one job an event.
+
+Both fork a child for every job, have everything imported before they fork, and do the same work in the same tables. The
+rival is given fewer events, and only from the first to the last one is its time taken.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from redis import Redis
+from rich.progress import Progress
+from rq import Queue
+from sqlalchemy import func, select
+
+from ingest.envelope import Envelope, Kind
+from ingest.inbox import Inbox
+from ingest.inboxfile import FILE_NAME
+from ingest.relay import Relay
+from ingest.settings import Settings
+from ingest.signature import Match
+from workers.bench.databases import POSTGRESQL, SQLITE, new_database
+from workers.bench.load import bodies
+from workers.bench.report import Column, Report, Row, add_ratios
+from workers.bench.rivals import DATABASE_VARIABLE, KEEP_ONE, USUAL_QUEUE
+from workers.bench.stage import Stage, resident_mib, wait_until
+from workers.ledger.engine import open_ledger, reading
+from workers.ledger.migrate import migrate
+from workers.ledger.tables import deliveries
+
+KEPT_AT_ONCE = 500
+PATIENCE_S = 300.0
+
+COLUMNS = (
+    Column("events/s", "rate"),
+    Column("to one job an event", "to_rival", 1),
+    Column("RSS MiB", "rss_mib", spread=False),
+)
+
+
+def work(runs: int, events: int, rival_events: int, server: str | None, progress: Progress) -> Report:
+    """Measure both in turn on each database, `runs` times."""
+    kinds = [SQLITE, *([POSTGRESQL] if server else [])]
+    ours = {kind: Row(f"webhooks work, {kind}") for kind in kinds}
+    theirs = {kind: Row(f"rq worker, one job an event, {kind}") for kind in kinds}
+    task = progress.add_task("work", total=2 * runs * len(kinds))
+    for _ in range(runs):
+        for kind in kinds:
+            progress.update(task, description=f"work: {ours[kind].name}")
+            with stage_on(kind, server) as stage:
+                _measure(stage, events, ours[kind])
+            progress.update(task, advance=1, description=f"work: {theirs[kind].name}")
+            with stage_on(kind, server) as stage:
+                _measure_rival(stage, rival_events, theirs[kind])
+            progress.advance(task)
+    for kind in kinds:
+        add_ratios([ours[kind], theirs[kind]], "rate", theirs[kind], "to_rival")
+    missing = "" if server else "; no PostgreSQL here: install the extra `test`, or name one with --database"
+    return Report(
+        f"work: an inbox of {events:,} events to settled, {runs} runs side by side with {rival_events:,} jobs",
+        COLUMNS,
+        [row for kind in kinds for row in (ours[kind], theirs[kind])],
+        f"medians (least–most){missing}",
+    )
+
+
+@contextmanager
+def stage_on(kind: str, server: str | None) -> Iterator[Stage]:
+    """Set a stage on a new database of that kind."""
+    if kind == SQLITE or server is None:
+        with Stage() as stage:
+            yield stage
+    else:
+        with new_database(server) as url, Stage(url) as stage:
+            yield stage
+
+
+def _measure(stage: Stage, events: int, row: Row) -> None:
+    stage.valkey(fsync="everysec")
+    settings = stage.settings()
+    asyncio.run(_fill(settings, events))
+    worker = stage.work()
+    relay = Relay(settings.data_dir / FILE_NAME, settings)
+    ledger = open_ledger(settings.database_url)
+    settled = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))
+
+    def is_done() -> bool:
+        with reading(ledger) as connection:
+            return connection.execute(settled).scalar_one() >= events
+
+    started_at = datetime.now(UTC)
+    relay.start()
+    try:
+        wait_until(is_done, "the inbox is settled", worker, patience_s=PATIENCE_S, every_s=0.2)
+        with reading(ledger) as connection:
+            ended_at = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
+        row.add(rate=events / (ended_at - started_at).total_seconds(), rss_mib=resident_mib(worker.pid))
+    finally:
+        relay.stop()
+        ledger.dispose()
+
+
+async def _fill(settings: Settings, events: int) -> None:
+    inbox = Inbox(settings.data_dir / FILE_NAME, settings)
+    inbox.start()
+    waiting = []
+    for body in bodies("work", events):
+        waiting.append(inbox.keep(Envelope(Kind.EVENTS, body, datetime.now(UTC), Match.CURRENT, None, {})))
+        if len(waiting) == KEPT_AT_ONCE:
+            await asyncio.gather(*waiting)
+            waiting.clear()
+    await asyncio.gather(*waiting)
+    inbox.close()
+
+
+def _measure_rival(stage: Stage, events: int, row: Row) -> None:
+    url = stage.valkey(fsync="everysec")
+    settings = stage.settings()
+    migrate(settings.database_url)
+    with Redis.from_url(url) as connection:
+        queue = Queue(USUAL_QUEUE, connection=connection)
+        queue.enqueue_many([Queue.prepare_data(KEEP_ONE, args=[body]) for body in bodies("rival", events)])
+    worker = stage.python(
+        *("-m", "rq.cli", "worker", "--quiet", "--url", url, "--config", "workers.bench.rivals", USUAL_QUEUE),
+        name="rq",
+        environment={DATABASE_VARIABLE: settings.database_url},
+    )
+    ledger = open_ledger(settings.database_url)
+    stored = select(func.count(), func.min(deliveries.c.stored_at), func.max(deliveries.c.stored_at))
+
+    def progress_so_far() -> tuple[int, datetime, datetime]:
+        with reading(ledger) as connection:
+            count, first_at, last_at = connection.execute(stored).one()
+        return count, first_at, last_at
+
+    try:
+        wait_until(
+            lambda: progress_so_far()[0] >= events, "the jobs are done", worker, patience_s=PATIENCE_S, every_s=0.2
+        )
+        _, first_at, last_at = progress_so_far()
+        row.add(rate=(events - 1) / (last_at - first_at).total_seconds(), rss_mib=resident_mib(worker.pid))
+    finally:
+        ledger.dispose()

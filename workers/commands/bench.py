@@ -1,0 +1,115 @@
+"""The command `bench`: measure this house side by side with its rivals, and print a table."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from workers.bench.databases import postgresql
+from workers.bench.report import Report
+from workers.bench.stage import alone
+from workers.commands.options import as_json
+from workers.commands.output import json_line
+
+runs_option = click.option("--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Runs of each.")
+database_option = click.option(
+    "--database", metavar="URL", help="A PostgreSQL to measure on; new databases are made there and dropped."
+)
+
+
+def seconds_option(default: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make the option that says how long a load lasts."""
+    return click.option(
+        "--seconds", default=default, show_default=True, type=click.FloatRange(min=0.2), help="How long a load lasts."
+    )
+
+
+@click.group()
+def bench() -> None:
+    """Measure speed side by side with its rivals.
+
+    Everything runs on this machine: the bench starts what it needs on free ports in a temporary folder, and ends it
+    again. Rivals take turns with us run by run, so that a machine that slows down slows all of them down. PostgreSQL is
+    measured too if --database names one or the extra `test` is installed, which embeds one.
+    """
+
+
+@bench.command()
+@runs_option
+@seconds_option(5.0)
+@as_json
+def accept(runs: int, seconds: float, *, as_json: bool) -> None:
+    """How fast the door takes events.
+
+    Signed POSTs over 64 kept-alive connections to an empty Starlette endpoint, to the usual recipe (verify, then
+    `queue.enqueue` in the thread pool; its Valkey syncs before it answers) and to `webhooks serve`.
+    """
+    from workers.bench.accept import accept as measure  # noqa: PLC0415 - `--help` shall not wait for it
+
+    with _progress() as progress:
+        report = measure(runs, seconds, progress)
+    _print([report], as_json=as_json)
+
+
+@bench.command()
+@runs_option
+@click.option("--events", default=20_000, show_default=True, type=click.IntRange(min=1), help="In our inbox.")
+@click.option("--rival-events", default=200, show_default=True, type=click.IntRange(min=2), help="Jobs of the rival.")
+@database_option
+@as_json
+def work(runs: int, events: int, rival_events: int, database: str | None, *, as_json: bool) -> None:
+    """How fast a full inbox is settled.
+
+    `webhooks work` and the relay, against a stock `rq worker` that has everything imported and does the same work in
+    the same tables, one job an event. Both fork a child for every job.
+    """
+    from workers.bench.work import work as measure  # noqa: PLC0415 - as above
+
+    with _progress() as progress, postgresql(database) as server:
+        report = measure(runs, events, rival_events, server, progress)
+    _print([report], as_json=as_json)
+
+
+@bench.command()
+@runs_option
+@seconds_option(20.0)
+@click.option("--rate", default=3000.0, show_default=True, type=click.FloatRange(min=1), help="Events a second.")
+@click.option("--singles", default=20, show_default=True, type=click.IntRange(min=1), help="Single events.")
+@click.option("--memory", "with_memory", is_flag=True, help="Also watch memory over 100,000 events.")
+@database_option
+@as_json
+def through(  # noqa: PLR0913 - one for each option
+    runs: int, seconds: float, rate: float, singles: int, *, with_memory: bool, database: str | None, as_json: bool
+) -> None:
+    """How much goes from POST to settled, everything on this machine.
+
+    Single events while all is idle; then a steady rate, at which the inbox must not grow; then a flood over 64
+    connections, and how long it takes until all of it is settled.
+    """
+    from workers.bench.memory import memory  # noqa: PLC0415 - as above
+    from workers.bench.through import Extent  # noqa: PLC0415 - as above
+    from workers.bench.through import through as measure  # noqa: PLC0415 - as above
+
+    with _progress() as progress, postgresql(database) as server:
+        reports = [measure(Extent(runs, seconds, rate, singles), server, progress)]
+        if with_memory:
+            reports.append(memory(rate, progress))
+    _print(reports, as_json=as_json)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with alone(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield progress
+
+
+def _print(reports: list[Report], *, as_json: bool) -> None:
+    for report in reports:
+        if as_json:
+            for row in report.objects():
+                json_line(row)
+        else:
+            report.show()
