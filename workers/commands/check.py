@@ -1,0 +1,49 @@
+"""`webhooks check`: the settings that are in effect, and what works or would fail."""
+
+import click
+
+from ingest.errors import SettingsError
+from ingest.settings import Settings
+from workers.commands import options
+from workers.commands.checkup import Finding, Standing, examine
+from workers.commands.output import colored, console, facts, json_line, printable
+from workers.devfile import settings_beside_dev
+
+
+@click.command()
+@options.as_json
+@click.pass_context
+def check(ctx: click.Context, *, as_json: bool) -> None:
+    """Say what works here and what would fail: settings, inbox, keys, Redis, database, plugins, clocks.
+
+    Changes nothing. Exit code 1 if anything would fail.
+    """
+    try:
+        settings = settings_beside_dev()
+    except SettingsError as wrong:
+        _tell(Finding("settings", Standing.FAIL, str(wrong)), as_json=as_json)
+        ctx.exit(1)
+    _describe(settings, as_json=as_json)
+    standings = set()
+    for finding in examine(settings):
+        _tell(finding, as_json=as_json)
+        standings.add(finding.standing)
+    ctx.exit(1 if Standing.FAIL in standings else 0)
+
+
+def _describe(settings: Settings, *, as_json: bool) -> None:
+    described = settings.described()
+    if as_json:
+        for each in described:
+            json_line({"setting": each.name, "value": each.effective, "default": each.default})
+        return
+    facts([(each.name, each.effective) for each in described])
+    click.echo()
+
+
+def _tell(finding: Finding, *, as_json: bool) -> None:
+    if as_json:
+        json_line({"check": finding.subject, "standing": finding.standing, "sentence": finding.sentence})
+    else:
+        line = colored(finding.standing, width=6).append(f"{finding.subject:<10}").append(printable(finding.sentence))
+        console().print(line)

@@ -1,0 +1,212 @@
+"""Finds out, without changing anything, what works here and what would fail."""
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Worker
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
+
+from ingest.broker import connect
+from ingest.errors import SettingsError
+from ingest.inboxfile import FILE_NAME
+from ingest.keyring import Keyring
+from ingest.settings import Settings
+from workers.commands.failures import sentence
+from workers.commands.output import span
+from workers.commands.stores import sqlite_file
+from workers.ledger.engine import open_ledger, reading
+from workers.ledger.migrate import pending
+from workers.loader import PluginError, load_plugins
+
+OLDEST_REDIS = (6, 2)
+LITTLE_ROOM = 256 * 1024 * 1024
+SHORT_KEY = 16
+
+
+class Standing(StrEnum):
+    """How something stands."""
+
+    OK = "ok"
+    """It works."""
+    WARN = "warn"
+    """It works, and somebody should look at it."""
+    FAIL = "fail"
+    """A process would not start, or not do its work."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one thing."""
+
+    subject: str
+    standing: Standing
+    sentence: str
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, one thing after the other, each as soon as it is known."""
+    yield from keys(settings)
+    yield from inbox(settings)
+    yield from queues(settings)
+    yield from ledger(settings)
+    yield from plugins(settings)
+
+
+def keys(settings: Settings) -> Iterator[Finding]:
+    """See whether requests can be verified."""
+    try:
+        settings.require_signing()
+    except SettingsError as missing:
+        yield _fail("keys", str(missing))
+        return
+    ring = Keyring(settings).keys
+    there = {"PLUGSURFING_HMAC_CURRENT": ring.current, "PLUGSURFING_HMAC_NEXT": ring.next}
+    signing = " and ".join(name for name, key in there.items() if key)
+    if settings.plugsurfing_hmac_required:
+        yield _ok("keys", f"Every request must be signed with {signing}, read as {settings.plugsurfing_hmac_encoding}.")
+    else:
+        yield _warn("keys", "PLUGSURFING_HMAC_REQUIRED is false: a request without a signature is let in.")
+    for name, key in there.items():
+        if key and len(key) < SHORT_KEY:
+            yield _warn("keys", f"{name} is shorter than {SHORT_KEY} bytes: easy to guess.")
+    if ring.authorizations:
+        yield _ok("keys", "An authorization header is asked for, too.")
+
+
+def inbox(settings: Settings) -> Iterator[Finding]:
+    """See whether a delivery can be kept."""
+    folder = settings.data_dir
+    try:
+        with tempfile.TemporaryFile(dir=_first_existing(folder)):
+            pass
+        path = folder / FILE_NAME
+        if path.exists():
+            _write_lock(path)
+    except (OSError, sqlite3.Error) as error:
+        yield _fail("inbox", f"Nothing can be kept in {folder}. {sentence(error)}")
+        return
+    free = shutil.disk_usage(_first_existing(folder)).free
+    if free < LITTLE_ROOM:
+        yield _warn("inbox", f"Only {free // 1_000_000} MB are free in {folder}.")
+    else:
+        yield _ok("inbox", f"{folder} can be written; {free // 1_000_000_000} GB are free.")
+
+
+def queues(settings: Settings) -> Iterator[Finding]:
+    """See whether Redis is there and fit for queues."""
+    try:
+        url = settings.require_redis()
+    except SettingsError as missing:
+        yield _fail("redis", str(missing))
+        return
+    try:
+        with connect(url, timeout=5) as connection:
+            yield from _redis(connection, settings.clock_skew)
+    except (RedisError, OSError, ValueError) as error:
+        yield _fail("redis", f"{sentence(error)} Until it can, events are kept and wait.")
+
+
+def ledger(settings: Settings) -> Iterator[Finding]:
+    """See whether the database is there, has our tables, and tells the same time."""
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        yield _fail("database", f"There is no {file} yet: run `webhooks migrate`.")
+        return
+    engine = open_ledger(settings.database_url)
+    try:
+        with reading(engine) as conn:
+            version = ".".join(map(str, conn.dialect.server_version_info or ()))
+            yield _ok("database", f"{conn.dialect.name} {version} answers.")
+            yield from _clocks(conn, settings.clock_skew)
+        if pending(settings.database_url):
+            yield _fail("database", "It does not have this version's tables: run `webhooks migrate`.")
+        else:
+            yield _ok("database", "It has this version's tables.")
+    except DBAPIError as error:
+        yield _fail("database", f"{sentence(error)} Until it can, events are kept and wait.")
+    finally:
+        engine.dispose()
+
+
+def plugins(settings: Settings) -> Iterator[Finding]:
+    """See whether the plugins load."""
+    try:
+        found = load_plugins(settings).subscriptions
+    except PluginError as error:
+        yield _fail("plugins", str(error))
+        return
+    names = ", ".join(each.name for each in found)
+    yield _ok("plugins", f"They load: {names}.")
+
+
+def _redis(connection: Redis, skew: timedelta) -> Iterator[Finding]:
+    facts: dict[str, object] = connection.info()
+    version = str(facts.get("redis_version", "0"))
+    name = f"{facts.get('server_name', 'redis')} {facts.get('valkey_version', version)}"
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_REDIS:
+        yield _fail("redis", f"It is {name}; 6.2 is the oldest that will do.")
+    elif facts.get("cluster_enabled") == 1:
+        yield _fail("redis", "It is a cluster; the queues need one server, or Sentinel.")
+    else:
+        yield _ok("redis", f"{name} answers.")
+    if facts.get("aof_enabled") != 1:
+        yield _warn("redis", "appendonly is off: what a restart loses is offered again, which takes some seconds.")
+    policy = facts.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield _warn("redis", f"maxmemory-policy is {policy}: jobs may vanish and be offered again; use noeviction.")
+    seconds, microseconds = connection.time()
+    yield _clock("redis", datetime.fromtimestamp(seconds + microseconds / 1_000_000, UTC), skew)
+    workers = Worker.count(connection)
+    if workers:
+        yield _ok("workers", f"Running: {workers}.")
+    else:
+        yield _warn("workers", "None is running: start `webhooks work`.")
+
+
+def _clocks(conn: Connection, skew: timedelta) -> Iterator[Finding]:
+    if conn.dialect.name == "sqlite":
+        return  # its clock is ours
+    theirs = conn.scalar(select(func.clock_timestamp()))
+    if isinstance(theirs, datetime):
+        yield _clock("database", theirs, skew)
+
+
+def _clock(subject: str, theirs: datetime, skew: timedelta) -> Finding:
+    difference = abs(theirs - datetime.now(UTC))
+    standing = Standing.WARN if difference > skew else Standing.OK
+    return Finding("clocks", standing, f"The clock of {subject} and ours differ by {span(difference)}.")
+
+
+def _first_existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _write_lock(path: Path) -> None:
+    """Take and give back the lock that a writer needs; raises sqlite3.Error."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+def _ok(subject: str, sentence: str) -> Finding:
+    return Finding(subject, Standing.OK, sentence)
+
+
+def _warn(subject: str, sentence: str) -> Finding:
+    return Finding(subject, Standing.WARN, sentence)
+
+
+def _fail(subject: str, sentence: str) -> Finding:
+    return Finding(subject, Standing.FAIL, sentence)

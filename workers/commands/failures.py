@@ -1,0 +1,60 @@
+"""What a command says when something outside it fails: one sentence and an exit code, never a traceback or a secret."""
+
+import re
+import sqlite3
+import sys
+from typing import IO
+
+import click
+from redis.exceptions import RedisError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from ingest.errors import SettingsError, WebhooksError
+from workers.commands.output import printable
+
+WRONG_USAGE = 2
+
+EXPECTED: tuple[type[Exception], ...] = (WebhooksError, RedisError, DBAPIError, ArgumentError, sqlite3.Error, OSError)
+
+NOT_MIGRATED = re.compile(r"no such (table|column)|relation .* does not exist|column .* does not exist", re.IGNORECASE)
+PASSWORD_IN_URL = re.compile(r"(?<=://)[^@/\s]*@")
+
+
+class Failure(click.ClickException):
+    """Raised when a command ends without having done what it was asked; says why on stderr."""
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Put an expected error into words."""
+        return (Misused if isinstance(error, SettingsError) else Failure)(sentence(error))
+
+    def show(self, file: IO[str] | None = None) -> None:
+        """Print `webhooks: <sentence>`."""
+        click.echo(f"webhooks: {self.format_message()}", file=file or sys.stderr)
+
+
+class Misused(Failure):
+    """Raised when a command cannot even begin, because of how it was called or of a setting."""
+
+    exit_code = WRONG_USAGE
+
+
+def sentence(error: Exception) -> str:
+    """Say what failed, in one line without a password and without a statement's parameters."""
+    match error:
+        case DBAPIError() if NOT_MIGRATED.search(str(error.orig)):
+            said = "The database does not have this version's tables: run `webhooks migrate` first."
+        case DBAPIError():
+            said = f"The database cannot be used: {error.orig or error}"
+        case ArgumentError():
+            said = "DATABASE_URL is not a URL that SQLAlchemy understands."
+        case RedisError():
+            said = f"Redis cannot be used: {error}"
+        case sqlite3.Error():
+            said = f"The inbox file cannot be used: {error}"
+        case OSError(strerror=str(strerror), filename=str(filename)):
+            said = f"{filename}: {strerror}"
+        case _:
+            said = str(error)
+    first = next(iter(said.strip().splitlines()), "") or type(error).__name__
+    return PASSWORD_IN_URL.sub("***@", printable(first))

@@ -1,0 +1,203 @@
+"""The commands that list: deliveries, pushes, dead, handlers."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from workers.commands import options
+from workers.commands.listing import delivery_json, everywhere
+from workers.commands.output import Cell, Json, colored, iso, json_line, short, table
+from workers.commands.stores import inbox_of, looking_into_ledger
+from workers.devfile import settings_beside_dev
+from workers.ledger import deliveries as ledger_deliveries
+from workers.ledger import pushes as ledger_pushes
+from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
+from workers.ledger.outcomes import DeliveryState, Outcome, PushState
+from workers.ledger.pushes import PushRow
+from workers.loader import load_plugins
+
+
+@click.command()
+@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="How far it has come.")
+@click.option("--event", metavar="NAME", help="The event's name as it was sent, e.g. SESSION_STARTED.")
+@click.option("--session", "session_id", metavar="ID", help="The charging session it tells of.")
+@options.since
+@options.until
+@options.limit
+@options.as_json
+def deliveries(  # noqa: PLR0913  the options are the interface
+    *,
+    state: str | None,
+    event: str | None,
+    session_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """List deliveries and what became of them, newest first: the ledger's, and what waits in this node's inbox."""
+    settings = settings_beside_dev()
+    wanted = DeliveryState(state) if state else None
+    filters = Filters(state=wanted, event=event, session_id=session_id, since=since, until=until)
+    limit = options.limit_for(limit, as_json=as_json)
+    with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
+        found = everywhere(outbox, conn, filters, limit)
+        if as_json:
+            for row in found:
+                json_line(delivery_json(row))
+            return
+        rows = list(found)
+    headings = ("received", "id", "event", "session", "state", "key", "again", "runs")
+    table(headings, [_delivery_cells(row) for row in rows])
+    options.say_if_cut(len(rows), limit)
+
+
+@click.command()
+@click.option("--state", type=click.Choice([state.value for state in PushState]), help="How it stands.")
+@click.option("--session", "session_id", metavar="ID", help="The charging session it is about.")
+@options.since
+@options.until
+@options.limit
+@options.as_json
+def pushes(  # noqa: PLR0913  the options are the interface
+    *,
+    state: str | None,
+    session_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """List what was sent, or is to be sent, to drivers; newest first."""
+    limit = options.limit_for(limit, as_json=as_json)
+    wanted = PushState(state) if state else None
+    with looking_into_ledger(settings_beside_dev()) as conn:
+        found = ledger_pushes.find(conn, session_id=session_id, state=wanted, since=since, until=until, limit=limit)
+    if as_json:
+        for push in found:
+            json_line(push_json(push))
+        return
+    headings = ("made", "session", "user", "channel", "state", "sent", "tries", "expires", "text")
+    table(headings, [_push_cells(push) for push in found])
+    options.say_if_cut(len(found), limit)
+
+
+@click.command()
+@click.option("--handler", metavar="NAME", help="Whose dead letters.")
+@options.since
+@options.until
+@options.limit
+@options.as_json
+def dead(
+    *, handler: str | None, since: datetime | None, until: datetime | None, limit: int | None, as_json: bool
+) -> None:
+    """List dead letters: runs that failed for good, and why. `webhooks replay` gives them another attempt."""
+    limit = options.limit_for(limit, as_json=as_json)
+    filters = Filters(handler=handler, outcome=Outcome.DEAD, since=since, until=until)
+    with looking_into_ledger(settings_beside_dev()) as conn:
+        rows = ledger_deliveries.find(conn, filters, limit)
+    letters = list(_dead_runs(rows, handler))
+    if as_json:
+        for row, run in letters:
+            json_line(
+                {
+                    "delivery": row.id,
+                    "event": row.event,
+                    "session_id": row.session_id,
+                    "received_at": iso(row.received_at),
+                    "handler": run.handler,
+                    "attempts": run.attempts,
+                    "error": _first_line(run.error),
+                    "finished_at": iso(run.finished_at),
+                }
+            )
+        return
+    headings = ("died", "delivery", "event", "session", "handler", "tries", "error")
+    table(
+        headings,
+        [
+            (
+                run.finished_at,
+                short(row.id),
+                row.event,
+                row.session_id,
+                run.handler,
+                run.attempts,
+                _first_line(run.error),
+            )
+            for row, run in letters
+        ],
+    )
+    options.say_if_cut(len(rows), limit)
+
+
+@click.command()
+@options.as_json
+def handlers(*, as_json: bool) -> None:
+    """List what handles what, on which queue, and from which file."""
+    for_people = []
+    for each in load_plugins(settings_beside_dev()).subscriptions:
+        events = [event.wire_name or event.__name__ for event in each.events]
+        if as_json:
+            json_line(
+                {
+                    "handler": each.name,
+                    "events": events,
+                    "queue": each.queue,
+                    "records": each.records,
+                    "plugin": each.plugin,
+                    "file": each.file,
+                }
+            )
+        runs_in = "before all handlers" if each.records else each.queue or "with its batch"
+        for_people.append((each.name, " ".join(events), runs_in, _near(each.file)))
+    if not as_json:
+        table(("handler", "events", "queue", "file"), for_people)
+
+
+def push_json(push: PushRow) -> dict[str, Json]:
+    """Write a push as `pushes --json` does."""
+    return {
+        "id": push.id,
+        "session_id": push.session_id,
+        "user_id": push.user_id,
+        "channel": push.channel,
+        "state": push.state,
+        "title": push.title,
+        "body": push.body,
+        "expires_at": iso(push.expires_at),
+        "sent_at": iso(push.sent_at),
+        "attempts": push.attempts,
+    }
+
+
+def _delivery_cells(row: DeliveryRow) -> Sequence[Cell]:
+    runs = ", ".join(f"{run.handler} {run.outcome}" for run in row.runs)
+    name = row.event or row.kind
+    state = colored(row.state)
+    return row.received_at, short(row.id), name, row.session_id, state, row.signed_with, row.duplicates or None, runs
+
+
+def _push_cells(push: PushRow) -> Sequence[Cell]:
+    state = colored(push.state)
+    text = f"{push.title}: {push.body}"
+    sent = (state, push.sent_at, push.attempts, push.expires_at)
+    return push.created_at, push.session_id, push.user_id, push.channel, *sent, text
+
+
+def _dead_runs(rows: Sequence[DeliveryRow], handler: str | None) -> Iterator[tuple[DeliveryRow, RunRow]]:
+    for row in rows:
+        for run in row.runs:
+            if run.outcome is Outcome.DEAD and handler in {None, run.handler}:
+                yield row, run
+
+
+def _first_line(error: str | None) -> str | None:
+    return next(iter((error or "").splitlines()), None)
+
+
+def _near(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

@@ -1,0 +1,55 @@
+"""The options that several commands share, and how people may write a time."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import click
+
+FOR_PEOPLE = 50
+"""How many rows of a list a person is shown without asking."""
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+RELATIVE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+
+
+class When(click.ParamType[datetime]):
+    """A point in time: ISO 8601 (on this machine's clock unless it says otherwise), or how long ago."""
+
+    name = "when"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read `2h` as two hours ago and `2025-06-12T10:56` as it says."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return point_in_time(str(value), now=datetime.now(UTC))
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is neither ISO 8601 (2025-06-12T10:56:51Z) nor a span (90s, 10m, 2h, 3d).", param, ctx
+            )
+
+
+def point_in_time(text: str, *, now: datetime) -> datetime:
+    """Read a time as a person writes it; raises ValueError or OverflowError."""
+    if relative := RELATIVE.fullmatch(text.strip()):
+        return now - timedelta(**{UNITS[relative[2]]: float(relative[1])})
+    return datetime.fromisoformat(text.strip()).astimezone(UTC)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+since = click.option(
+    "--since", type=When(), metavar="WHEN", help="Received then or later: ISO 8601, or 10m, 2h, 3d ago."
+)
+until = click.option("--until", type=When(), metavar="WHEN", help="Received before then.")
+limit = click.option("--limit", type=click.IntRange(min=1), help=f"How many. Default: {FOR_PEOPLE}, with --json all.")
+
+
+def limit_for(given: int | None, *, as_json: bool) -> int | None:
+    """Decide how many: a program wants all of them, a person a screen."""
+    return given or (None if as_json else FOR_PEOPLE)
+
+
+def say_if_cut(count: int, limit: int | None) -> None:
+    """Tell a person that there may be more than is shown."""
+    if count == limit:
+        click.echo(f"The newest {count}; --limit shows more.", err=True)

@@ -1,0 +1,58 @@
+"""The commands that are a process type each, and their homes imported only when they run: `serve` needs no database."""
+# ruff: noqa: PLC0415  the imports stand where they are needed, see above
+
+import click
+
+
+@click.command()
+def serve() -> None:
+    """Take events and charging records in over HTTP, keep them, and bring them to Redis.
+
+    Needs neither Redis nor the database to keep an event. Listens on HOST and PORT.
+    """
+    from ingest.server import serve
+
+    from ingest.settings import load_settings
+
+    serve(load_settings())
+
+
+@click.command()
+@click.argument("queues", metavar="[QUEUE]...", nargs=-1)
+def work(queues: tuple[str, ...]) -> None:
+    """Take deliveries off the queues and run handlers.
+
+    Serves the queues in the order given: urgent, sessions, cdrs, other, unless said otherwise.
+    """
+    from ingest.settings import load_settings
+    from workers.worker import work
+
+    work(load_settings(), queues)
+
+
+@click.command()
+def clock() -> None:
+    """Put what is due, and what was lost, on its queue; send pushes that wait. One is enough, several do no harm."""
+    from ingest.settings import load_settings
+    from workers.clock import clock
+
+    clock(load_settings())
+
+
+@click.command()
+def dashboard() -> None:
+    """Show queues, workers and failed jobs in a browser (rq-dashboard), on HOST and DASHBOARD_PORT."""
+    from ingest.settings import load_settings
+    from workers.dashboard import dashboard
+
+    dashboard(load_settings())
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the tables of the database to this version. To be run before the other processes of a new version."""
+    from ingest.settings import load_settings
+    from workers.ledger.migrate import migrate
+
+    steps = migrate(load_settings().database_url)
+    click.echo(f"{steps}")

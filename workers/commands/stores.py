@@ -1,0 +1,53 @@
+"""Opens for a command the stores that it looks into, and makes none that is not there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, make_url
+
+from ingest.inboxfile import FILE_NAME
+from ingest.outbox import Outbox
+from ingest.settings import Settings
+from workers.commands.failures import Failure
+from workers.ledger.engine import open_ledger, reading
+
+
+@contextmanager
+def ledger_of(settings: Settings) -> Iterator[Engine]:
+    """Open the ledger for as long as a command needs it."""
+    path = sqlite_file(settings)
+    if path is not None and not path.exists():
+        raise Failure(f"There is no ledger at {path} yet: run `webhooks migrate` or `webhooks dev` first.")
+    engine = open_ledger(settings.database_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def looking_into_ledger(settings: Settings) -> Iterator[Connection]:
+    """Open a transaction on the ledger that only looks."""
+    with ledger_of(settings) as engine, reading(engine) as conn:
+        yield conn
+
+
+def sqlite_file(settings: Settings) -> Path | None:
+    """Name the file that the ledger is, if it is one."""
+    url = make_url(settings.database_url)
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+@contextmanager
+def inbox_of(settings: Settings) -> Iterator[Outbox | None]:
+    """Open this node's inbox beside the processes that use it; None if nothing ever came to this node."""
+    path = settings.data_dir / FILE_NAME
+    if not path.exists():
+        yield None
+        return
+    outbox = Outbox(path)
+    try:
+        yield outbox
+    finally:
+        outbox.close()

@@ -1,0 +1,71 @@
+"""Which of Plugsurfing's keys deliveries were signed with, and whether CURRENT is still needed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select
+
+from ingest.signature import Match
+from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.tables import deliveries
+
+
+@dataclass(frozen=True)
+class KeyUse:
+    """How many deliveries a key has matched, and when the first and the last of them came."""
+
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+    def and_of(self, other: "KeyUse | None") -> "KeyUse":
+        """Add what the key has matched elsewhere."""
+        if other is None:
+            return self
+        return KeyUse(self.count + other.count, min(self.first_at, other.first_at), max(self.last_at, other.last_at))
+
+
+@dataclass(frozen=True)
+class Handover:
+    """How far a rotation from CURRENT to NEXT has come."""
+
+    current_last_at: datetime | None
+    """When CURRENT matched for the last time; None if it never did."""
+    next_since: KeyUse | None
+    """What NEXT has matched since then; None: nothing."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether only NEXT has been matching: CURRENT can be retired."""
+        return self.next_since is not None
+
+
+def key_uses(
+    conn: Connection, waiting: Sequence[DeliveryRow] = (), *, since: datetime | None = None
+) -> Mapping[str, KeyUse]:
+    """Count by key what came after `since`: to the ledger, and what waits in an inbox for it."""
+    query = select(
+        deliveries.c.signed_with,
+        func.count(),
+        func.min(deliveries.c.received_at),
+        func.max(deliveries.c.received_at),
+    ).group_by(deliveries.c.signed_with)
+    if since is not None:
+        query = query.where(deliveries.c.received_at > since)
+    uses = {key: KeyUse(*use) for key, *use in conn.execute(query)}
+    for row in waiting:
+        if since is None or row.received_at > since:
+            uses[row.signed_with] = KeyUse(1, row.received_at, row.received_at).and_of(uses.get(row.signed_with))
+    return uses
+
+
+def handover(conn: Connection, waiting: Sequence[DeliveryRow] = ()) -> Handover:
+    """Find out how far the rotation has come.
+
+    What counts is what NEXT has matched since CURRENT's last match, not since NEXT's first: that one may belong to the
+    rotation before this, whose NEXT is the CURRENT of today.
+    """
+    current = key_uses(conn, waiting).get(Match.CURRENT)
+    last_at = current.last_at if current else None
+    return Handover(last_at, key_uses(conn, waiting, since=last_at).get(Match.NEXT))

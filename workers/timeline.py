@@ -1,0 +1,94 @@
+"""The life of one charging session as it was told to us: what happened when, what it changed, and what we did."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from handlers.kit.session import Session
+from handlers.session_records import session_record
+from ingest.envelope import Kind
+from ingest.errors import Unreadable
+from ingest.events import SessionEvent, decode
+from workers.ledger import deliveries, pushes
+from workers.ledger.deliveries import DeliveryRow, Filters
+from workers.ledger.pushes import PushRow
+
+FIELDS = (
+    "status",
+    "user_id",
+    "started_at",
+    "stopped_at",
+    "completed_at",
+    "fee_type",
+    "fee_will_apply_from",
+    "anomalies",
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field of the session's record that a delivery changed, when it came."""
+
+    field: str
+    before: object
+    after: object
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One delivery in the life of a session."""
+
+    at: datetime
+    """When it happened, as the event says; when we received it, if the event says nothing."""
+    late: timedelta | None
+    """How much later we received it, by our clock and Plugsurfing's."""
+    delivery: DeliveryRow
+    changes: tuple[Change, ...]
+    pushes: tuple[PushRow, ...]
+
+
+def timeline(conn: Connection, session_id: str) -> list[Moment]:
+    """Tell the life of a session in the order in which it happened; empty if the ledger knows nothing of it."""
+    rows = deliveries.find(conn, Filters(session_id=session_id), None)
+    bodies = {each.id: each.body or b"" for each in deliveries.fetch(conn, [row.id for row in rows])}
+    return moments(session_id, reversed(rows), bodies, pushes.find(conn, session_id=session_id))
+
+
+def moments(
+    session_id: str, arrived: Iterable[DeliveryRow], bodies: Mapping[str, bytes], sent: Iterable[PushRow]
+) -> list[Moment]:
+    """Find out what each delivery changed when it came, `arrived` being in that order; pure."""
+    by_delivery: dict[str, list[PushRow]] = {}
+    for push in sent:
+        by_delivery.setdefault(push.delivery_id, []).insert(0, push)  # they are listed newest first
+    record = Session.empty(session_id)
+    told: list[Moment] = []
+    for row in arrived:
+        event = _session_event(row, bodies.get(row.id, b""))
+        after = record if event is None else session_record(record, event)
+        told.append(
+            Moment(
+                at=row.received_at if event is None else event.at,
+                late=None if event is None else row.received_at - event.at,
+                delivery=row,
+                changes=_changes(record, after),
+                pushes=tuple(by_delivery.get(row.id, ())),
+            )
+        )
+        record = after
+    return sorted(told, key=lambda moment: moment.at)
+
+
+def _session_event(row: DeliveryRow, body: bytes) -> SessionEvent | None:
+    try:
+        event = decode(Kind(row.kind), body)
+    except (Unreadable, ValueError):  # a kind that this version does not know is as good as unreadable
+        return None
+    return event if isinstance(event, SessionEvent) else None
+
+
+def _changes(before: Session, after: Session) -> tuple[Change, ...]:
+    pairs = ((field, getattr(before, field), getattr(after, field)) for field in FIELDS)
+    return tuple(Change(field, old, new) for field, old, new in pairs if old != new)
