@@ -5,14 +5,41 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, exists, func, select, update
 
 from ingest.batch import Delivery
-from workers.ledger.engine import chunks, insert_into
+from workers.ledger.among import among
+from workers.ledger.bulk import insert_new
+from workers.ledger.engine import insert_into
 from workers.ledger.outcomes import OPEN_OUTCOMES, DeliveryState, Outcome
-from workers.ledger.tables import deliveries, runs, sightings
+from workers.ledger.tables import Moment, deliveries, runs, sightings
 
 AS_ARRIVED = [deliveries.c[name] for name in Delivery.__dataclass_fields__ if name != "receipts"]
+ENDED = frozenset({DeliveryState.SETTLED, DeliveryState.DEAD, DeliveryState.UNREADABLE})
+
+# Made once: building a statement costs more than running it on a small batch.
+SETTLED = select(deliveries.c.id).where(among(deliveries.c.id, "ids"), deliveries.c.settled_at.is_not(None))
+STATES = (
+    select(deliveries.c.id, deliveries.c.state)
+    .where(among(deliveries.c.id, "ids"))
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
+UNSETTLED_RUNS = select(runs.c.delivery_id, runs.c.outcome).where(
+    among(runs.c.delivery_id, "ids"), runs.c.outcome.in_([*OPEN_OUTCOMES, Outcome.DEAD])
+)
+WITH_RUNS = select(runs.c.delivery_id).where(among(runs.c.delivery_id, "ids"))
+SET_STATE = (
+    update(deliveries)
+    .where(among(deliveries.c.id, "ids"))
+    .values(
+        state=bindparam("now_in"),
+        settled_at=case(
+            (bindparam("settled_at", type_=Moment).is_(None), None),
+            else_=func.coalesce(deliveries.c.settled_at, bindparam("settled_at", type_=Moment)),
+        ),
+    )
+)
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -83,23 +110,15 @@ def store(
     for delivery in arrived:
         if delivery.body is not None:
             first.setdefault(delivery.id, delivery)
-    new: set[str] = set()
-    if first:
-        statement = insert_into(conn, deliveries).on_conflict_do_nothing().returning(deliveries.c.id)
-        # Sorted, so that two workers with the same deliveries wait for each other instead of blocking each other.
-        new.update(conn.scalars(statement, [_row(first[key], *states[key], now) for key in sorted(first)]))
+    rows = [_row(delivery, *states[delivery.id], now) for delivery in first.values()]
+    new = {key for (key,) in insert_new(conn, deliveries, rows)}
     _count_repeats(conn, [one for one in arrived if one.receipts > 1 or one.id not in new or one is not first[one.id]])
     return new
 
 
 def settled(conn: Connection, ids: Collection[str]) -> set[str]:
     """Return those of which nothing is open any more."""
-    found: set[str] = set()
-    for some in chunks(sorted(ids)):
-        found.update(
-            conn.scalars(select(deliveries.c.id).where(deliveries.c.id.in_(some), deliveries.c.settled_at.is_not(None)))
-        )
-    return found
+    return set(conn.scalars(SETTLED, {"ids": ids}))
 
 
 def refresh_states(conn: Connection, ids: Collection[str]) -> None:
@@ -108,30 +127,31 @@ def refresh_states(conn: Connection, ids: Collection[str]) -> None:
     The rows are locked by a statement of its own first: the next one then sees what the worker that had the lock has
     committed, so of two workers that end the last two runs of a delivery the second one settles it.
     """
-    now = datetime.now(UTC)
-    has_run = exists().where(runs.c.delivery_id == deliveries.c.id)
-    is_open = has_run.where(runs.c.outcome.in_(OPEN_OUTCOMES))
-    is_dead = has_run.where(runs.c.outcome == Outcome.DEAD)
-    state = case(
-        (is_open, DeliveryState.RETRYING),
-        (is_dead, DeliveryState.DEAD),
-        ((deliveries.c.state == DeliveryState.UNREADABLE) & ~has_run, DeliveryState.UNREADABLE),
-        else_=DeliveryState.SETTLED,
-    )
-    settled_at = case((is_open, None), else_=func.coalesce(deliveries.c.settled_at, now))
-    for some in chunks(sorted(ids)):
-        these = deliveries.c.id.in_(some)
-        if conn.dialect.name != "sqlite":
-            conn.execute(select(deliveries.c.id).where(these).order_by(deliveries.c.id).with_for_update())
-        conn.execute(update(deliveries).where(these).values(state=state, settled_at=settled_at))
+    before = {key: state for key, state in conn.execute(STATES, {"ids": ids})}  # noqa: C416 - rows are no pairs to mypy
+    unsettled: dict[str, DeliveryState] = {}
+    for key, outcome in conn.execute(UNSETTLED_RUNS, {"ids": list(before)}):
+        if outcome is not Outcome.DEAD:
+            unsettled[key] = DeliveryState.RETRYING
+        else:
+            unsettled.setdefault(key, DeliveryState.DEAD)
+    unread = [key for key, state in before.items() if state is DeliveryState.UNREADABLE]
+    if unread:  # one that has been given runs since was understood in the end
+        understood = set(conn.scalars(WITH_RUNS, {"ids": unread}))
+        unsettled = dict.fromkeys(set(unread) - understood, DeliveryState.UNREADABLE) | unsettled
+    changed: dict[DeliveryState, list[str]] = {}
+    for key, state in before.items():
+        after = unsettled.get(key, DeliveryState.SETTLED)
+        if after is not state:
+            changed.setdefault(after, []).append(key)
+    for state, keys in changed.items():
+        settled_at = None if state is DeliveryState.RETRYING else datetime.now(UTC)
+        conn.execute(SET_STATE, {"ids": keys, "now_in": state, "settled_at": settled_at})
 
 
 def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
     """Read deliveries back as they were handed in, in the order of their arrival."""
-    found: list[Delivery] = []
-    for some in chunks(sorted(ids)):
-        rows = conn.execute(select(*AS_ARRIVED).where(deliveries.c.id.in_(some)))
-        found.extend(Delivery(**row._mapping, receipts=1) for row in rows)  # noqa: SLF001 - public, despite its name
+    rows = conn.execute(select(*AS_ARRIVED).where(among(deliveries.c.id, ids)))
+    found = [Delivery(**row._mapping, receipts=1) for row in rows]  # noqa: SLF001 - public, despite its name
     return sorted(found, key=lambda delivery: (delivery.received_at, delivery.id))
 
 
@@ -156,6 +176,18 @@ def show(conn: Connection, delivery_id: str) -> DeliveryRow | None:
     return rows[0] if rows else None
 
 
+def lookup(conn: Connection, ids: Collection[str], *, bodies: bool = False) -> list[DeliveryRow]:
+    """Read those of these deliveries that are here, with their runs and, where asked for, their raw bodies."""
+    query = _described().add_columns(deliveries.c.body) if bodies else _described()
+    return _with_runs(conn, conn.execute(query.where(among(deliveries.c.id, ids))).all())
+
+
+def understood(conn: Connection, delivery_id: str, event: str | None, session_id: str | None) -> None:
+    """Note what a delivery tells that was unreadable before."""
+    this = update(deliveries).where(deliveries.c.id == delivery_id)
+    conn.execute(this.values(event=event, session_id=session_id, reason=None))
+
+
 def resolve_id(conn: Connection, prefix: str) -> str | None:
     """Complete the beginning of an id; None when no delivery, or more than one, has it."""
     in_range = (deliveries.c.id >= prefix) & (deliveries.c.id < prefix + LAST_CHARACTER)
@@ -178,7 +210,7 @@ def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: date
         "state": state,
         "reason": reason,
         "stored_at": now,
-        "settled_at": None,
+        "settled_at": now if state in ENDED else None,
     }
 
 
@@ -238,8 +270,7 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
 def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]:
     theirs: dict[str, list[RunRow]] = {row.id: [] for row in found}
     columns = [runs.c[name] for name in RunRow.__dataclass_fields__]
-    for some in chunks(list(theirs)):
-        query = select(runs.c.delivery_id, *columns).where(runs.c.delivery_id.in_(some)).order_by(runs.c.handler)
-        for delivery_id, *fields in conn.execute(query):
-            theirs[delivery_id].append(RunRow(*fields))
+    query = select(runs.c.delivery_id, *columns).where(among(runs.c.delivery_id, theirs))
+    for delivery_id, *fields in conn.execute(query.order_by(runs.c.handler)):
+        theirs[delivery_id].append(RunRow(*fields))
     return [DeliveryRow(**row._mapping, runs=tuple(theirs[row.id])) for row in found]  # noqa: SLF001 - public, despite its name

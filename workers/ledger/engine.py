@@ -1,10 +1,8 @@
 """Opens the ledger, and holds the little in which its two databases differ."""
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
@@ -12,12 +10,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from workers.ledger.tables import to_json
+
 T = TypeVar("T")
 
 #: Ids in one statement: far below what either database takes as parameters.
 CHUNK = 1000
-
-to_json = partial(json.dumps, separators=(",", ":"))
 
 
 def open_ledger(url: str) -> Engine:

@@ -16,18 +16,22 @@ from sqlalchemy import (
     Update,
     and_,
     case,
+    delete,
     exists,
     literal_column,
+    not_,
     or_,
     select,
     tuple_,
     update,
 )
 
+from workers.ledger.among import among
+from workers.ledger.bulk import insert_new
 from workers.ledger.deliveries import refresh_states
-from workers.ledger.engine import chunks, insert_into
+from workers.ledger.engine import chunks
 from workers.ledger.outcomes import Outcome
-from workers.ledger.tables import runs, sessions
+from workers.ledger.tables import deliveries, runs, sessions
 
 #: A run's name: the delivery's id and the handler's name.
 Key = tuple[str, str]
@@ -73,15 +77,32 @@ class OpenRun:
         return self.delivery_id, self.handler
 
 
+@dataclass(frozen=True, slots=True)
+class DeadRun:
+    """A run that was given up, with what a person wants to know about it."""
+
+    delivery_id: str
+    handler: str
+    queue: str
+    attempts: int
+    error: str | None
+    traceback: str | None
+    kind: str
+    event: str | None
+    session_id: str | None
+
+
 def record_new(conn: Connection, rows: Sequence[NewRun]) -> set[Key]:
     """Record runs and return the keys of those that were not there: who gets a key back owns that run's effects."""
-    if not rows:
-        return set()
-    statement = insert_into(conn, runs).on_conflict_do_nothing().returning(runs.c.delivery_id, runs.c.handler)
-    ordered = sorted(rows, key=lambda run: (run.delivery_id, run.handler))
-    made = {(delivery_id, handler) for delivery_id, handler in conn.execute(statement, [_row(run) for run in ordered])}
-    _catch_up(conn, [(run.delivery_id, run.handler) for run in ordered if run.waits_for is not None])
-    return made
+    made = insert_new(conn, runs, [_row(run) for run in rows])
+    _catch_up(conn, [(run.delivery_id, run.handler) for run in rows if run.waits_for is not None])
+    return {(delivery_id, handler) for delivery_id, handler in made}
+
+
+def recorded(conn: Connection, delivery_ids: Collection[str]) -> set[Key]:
+    """Return the keys of all the runs that these deliveries have."""
+    found = conn.execute(select(runs.c.delivery_id, runs.c.handler).where(among(runs.c.delivery_id, delivery_ids)))
+    return {(delivery_id, handler) for delivery_id, handler in found}
 
 
 def add_missing(conn: Connection, rows: Sequence[NewRun]) -> int:
@@ -203,21 +224,22 @@ def running(conn: Connection) -> list[OpenRun]:
 
 
 def lost(
-    conn: Connection, gone: Sequence[OpenRun], *, now: datetime, retry_attempts: int, error: str
+    conn: Connection, gone: Sequence[OpenRun], *, now: datetime, deaths_allowed: int, error: str
 ) -> list[tuple[OpenRun, Outcome]]:
-    """Give up the attempts of workers that died: each is due again now, or dead when that was its last one.
+    """Give up the attempts of workers that died: each is due again now, or dead when workers died of it too often.
 
     Returns those that were still running in the attempt given, with what has become of them.
     """
     wanted = {(run.delivery_id, run.handler, run.attempt): run for run in gone}
     changed: list[tuple[OpenRun, Outcome]] = []
-    is_last = runs.c.attempts >= retry_attempts
+    is_last = runs.c.deaths + 1 >= deaths_allowed
     for some in chunks(sorted(wanted)):
         these = tuple_(runs.c.delivery_id, runs.c.handler, runs.c.attempts).in_(list(some))
         statement = (
             _update_in_order(these, IS_RUNNING)
             .values(
                 outcome=case((is_last, Outcome.DEAD), else_=Outcome.AGAIN),
+                deaths=runs.c.deaths + 1,
                 due_at=case((is_last, None), else_=now),
                 until_at=case((is_last, None), else_=runs.c.until_at),
                 job_id=case((is_last, runs.c.job_id), else_=None),
@@ -239,11 +261,8 @@ def wake(conn: Connection, session_ids: Collection[str], now: datetime) -> int:
 
     One that is being claimed at this moment is passed over: it will see the news anyway.
     """
-    woken = 0
-    for some in chunks(sorted(session_ids)):
-        waiting = and_(runs.c.waits_for.in_(some), runs.c.due_at > now)
-        woken += conn.execute(_update_in_order(waiting, skip_locked=True).values(due_at=now)).rowcount
-    return woken
+    waiting = and_(among(runs.c.waits_for, session_ids), runs.c.due_at > now)
+    return conn.execute(_update_in_order(waiting, skip_locked=True).values(due_at=now)).rowcount
 
 
 def overdue(conn: Connection, now: datetime) -> list[Key]:
@@ -267,21 +286,54 @@ def reopen(
 ) -> int:
     """Make ended runs due now, of one handler or of all, and return how many; their attempts are counted on."""
     ended = [outcome for outcome in outcomes if outcome.is_final]
-    count = 0
-    for some in chunks(sorted(delivery_ids)):
-        conditions: list[ColumnElement[bool]] = [runs.c.delivery_id.in_(some), runs.c.outcome.in_(ended)]
-        if handler is not None:
-            conditions.append(runs.c.handler == handler)
-        again = _update_in_order(*conditions).values(
-            outcome=Outcome.WAITING, due_at=now, until_at=None, waits_for=None, job_id=None, finished_at=None
-        )
-        count += conn.execute(again).rowcount
+    conditions = [among(runs.c.delivery_id, delivery_ids), runs.c.outcome.in_(ended)]
+    if handler is not None:
+        conditions.append(runs.c.handler == handler)
+    again = _update_in_order(*conditions).values(
+        outcome=Outcome.WAITING, deaths=0, due_at=now, until_at=None, waits_for=None, job_id=None, finished_at=None
+    )
+    count = conn.execute(again).rowcount
     refresh_states(conn, delivery_ids)
     return count
 
 
+def withdraw(conn: Connection, delivery_ids: Collection[str], handler: str) -> None:
+    """Take back ended runs: what they said of their deliveries is not true any more."""
+    ended = runs.c.outcome.in_([outcome for outcome in Outcome if outcome.is_final])
+    conn.execute(delete(runs).where(among(runs.c.delivery_id, delivery_ids), runs.c.handler == handler, ended))
+
+
+def unfiled(conn: Connection, prefix: str, limit: int) -> list[DeadRun]:
+    """List dead runs whose job's id does not begin with the prefix: no dead letter was made for them yet."""
+    is_dead = runs.c.outcome == literal_column("'dead'")  # written out for the same reason as `IS_RUNNING`
+    filed = and_(runs.c.job_id.is_not(None), runs.c.job_id.startswith(prefix, autoescape=True))
+    query = (
+        select(
+            runs.c.delivery_id,
+            runs.c.handler,
+            runs.c.queue,
+            runs.c.attempts,
+            runs.c.error,
+            runs.c.traceback,
+            deliveries.c.kind,
+            deliveries.c.event,
+            deliveries.c.session_id,
+        )
+        .join_from(runs, deliveries, runs.c.delivery_id == deliveries.c.id)
+        .where(is_dead, not_(filed))
+        .limit(limit)
+    )
+    return [DeadRun(*row) for row in conn.execute(query)]
+
+
+def mark_filed(conn: Connection, run: DeadRun, job_id: str) -> None:
+    """Note the failed job that stands for a dead run, unless the run has been taken up again."""
+    same = and_(runs.c.delivery_id == run.delivery_id, runs.c.handler == run.handler, runs.c.attempts == run.attempts)
+    conn.execute(update(runs).where(same, runs.c.outcome == Outcome.DEAD).values(job_id=job_id))
+
+
 def _row(run: NewRun) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in NewRun.__dataclass_fields__}
+    return {name: getattr(run, name) for name in NewRun.__dataclass_fields__} | {"deaths": 0}
 
 
 def _coming() -> Select[Any]:

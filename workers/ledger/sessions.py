@@ -7,10 +7,20 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from handlers.kit.session import Session
-from workers.ledger.engine import chunks, insert_into
+from workers.ledger.among import among
+from workers.ledger.bulk import insert_new, upsert
 from workers.ledger.tables import sessions
 
 Fold = Callable[[Session], Session]
+
+# Made once: building a statement costs more than running it on a small batch.
+KNOWN = select(sessions.c.session_id).where(among(sessions.c.session_id, "ids"))
+LOCKED = (
+    select(sessions.c.session_id, sessions.c.facts)
+    .where(among(sessions.c.session_id, "ids"))
+    .order_by(sessions.c.session_id)
+    .with_for_update()
+)
 
 
 def merge(conn: Connection, folds: Mapping[str, Fold]) -> dict[str, Session]:
@@ -26,11 +36,12 @@ def merge(conn: Connection, folds: Mapping[str, Fold]) -> dict[str, Session]:
         known = _known(conn, pending)
         merged |= _insert(conn, {key: folds[key] for key in pending if key not in known}, now)
         pending = [key for key in pending if key not in merged]
-        found = _locked(conn, pending)
-        folded = {key: folds[key](session) for key, session in found.items()}
-        _update(conn, [folded[key] for key in found if folded[key] != found[key]], now)
-        merged |= folded
-        pending = [key for key in pending if key not in merged]  # deleted since it was seen: once more, as a new one
+        if pending:
+            found = _locked(conn, pending)
+            folded = {key: folds[key](session) for key, session in found.items()}
+            upsert(conn, sessions, [_row(folded[key], now) for key in found if folded[key] != found[key]])
+            merged |= folded
+            pending = [key for key in pending if key not in found]  # deleted since it was seen: once more, as new ones
     return merged
 
 
@@ -49,49 +60,19 @@ def latest(conn: Connection, limit: int) -> list[Session]:
 
 
 def _known(conn: Connection, session_ids: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for some in chunks(session_ids):
-        found.update(conn.scalars(select(sessions.c.session_id).where(sessions.c.session_id.in_(some))))
-    return found
+    return set(conn.scalars(KNOWN, {"ids": session_ids}))
 
 
 def _insert(conn: Connection, folds: Mapping[str, Fold], now: datetime) -> dict[str, Session]:
     """Insert the new ones; those of which nothing is known even then get no row."""
-    fresh: dict[str, Session] = {}
-    unknown: dict[str, Session] = {}
-    for key in sorted(folds):
-        empty = Session.empty(key)
-        session = folds[key](empty)
-        (unknown if session == empty else fresh)[key] = session
-    if not fresh:
-        return unknown
-    statement = insert_into(conn, sessions).on_conflict_do_nothing().returning(sessions.c.session_id)
-    inserted = conn.scalars(statement, [_row(session, now) for session in fresh.values()])
-    return unknown | {key: fresh[key] for key in inserted}
+    folded = {key: (Session.empty(key), fold(Session.empty(key))) for key, fold in folds.items()}
+    unknown = {key: session for key, (empty, session) in folded.items() if session == empty}
+    rows = [_row(session, now) for key, (_, session) in folded.items() if key not in unknown]
+    return unknown | {key: folded[key][1] for (key,) in insert_new(conn, sessions, rows)}
 
 
 def _locked(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
-    found: dict[str, Session] = {}
-    for some in chunks(session_ids):
-        rows = conn.execute(
-            select(sessions.c.session_id, sessions.c.facts)
-            .where(sessions.c.session_id.in_(some))
-            .order_by(sessions.c.session_id)
-            .with_for_update()
-        )
-        found.update({key: Session.from_document(key, facts) for key, facts in rows})
-    return found
-
-
-def _update(conn: Connection, changed: Sequence[Session], now: datetime) -> None:
-    if not changed:
-        return
-    statement = insert_into(conn, sessions)
-    columns = {column.name: statement.excluded[column.name] for column in sessions.c if not column.primary_key}
-    conn.execute(
-        statement.on_conflict_do_update(index_elements=[sessions.c.session_id], set_=columns),
-        [_row(session, now) for session in changed],
-    )
+    return {key: Session.from_document(key, facts) for key, facts in conn.execute(LOCKED, {"ids": session_ids})}
 
 
 def _row(session: Session, now: datetime) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from json import JSONEncoder
 from typing import Any
 
 from sqlalchemy import (
@@ -20,10 +21,15 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ingest.events import storable
 from workers.ledger.outcomes import DeliveryState, Outcome, PushState
+
+#: Writes JSON, the same way wherever the ledger holds it; made once, as making an encoder costs more than using it.
+to_json = JSONEncoder(separators=(",", ":")).encode
+
+WITHOUT_ZONE = len("2025-06-12 10:56:51.000000")
 
 
 class Moment(TypeDecorator[datetime]):
@@ -32,7 +38,11 @@ class Moment(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Keep text on SQLite, in the format of its own functions, and read it in C."""
+        return String() if dialect.name == "sqlite" else DateTime(timezone=True)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
         """Refuse a naive time: its zone would be guessed."""
         if value is None:
             return None
@@ -42,13 +52,13 @@ class Moment(TypeDecorator[datetime]):
             value = value.astimezone(UTC)
         except OverflowError:  # the first or last hours of the calendar; an event may claim any time
             value = value.replace(tzinfo=UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+        return value.isoformat(" ", "microseconds")[:WITHOUT_ZONE] if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the signature is SQLAlchemy's
         """Give back an aware time in UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).replace(tzinfo=UTC)
+        return value and value.astimezone(UTC)
 
 
 class Word(TypeDecorator[StrEnum]):
@@ -131,6 +141,7 @@ runs = Table(
     Column("queue", String, nullable=False),
     Column("outcome", Word(Outcome), nullable=False),
     Column("attempts", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False, server_default="0"),
     Column("due_at", Moment),
     Column("until_at", Moment),
     Column("waits_for", String),
