@@ -1,0 +1,78 @@
+"""What goes wrong between Plugsurfing and us, done on purpose."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+from ingest.simulator.stories import Telling
+
+# The part of all requests that a fault befalls.
+SHARE = 0.2
+
+
+class Fault(StrEnum):
+    """A way to go wrong. Where nothing else is said it befalls one request in five, and one in any case."""
+
+    DUP = "dup"
+    """A request is made twice."""
+    LATE = "late"
+    """In each session one event is told after all others."""
+    SHUFFLE = "shuffle"
+    """All requests are made in any order, side by side."""
+    DROP = "drop"
+    """A request is not made: Plugsurfing skips events."""
+    BAD_SIG = "bad-sig"
+    """The signature is made with a key that is neither of ours."""
+    CHUNKED = "chunked"
+    """The body is sent in chunks, its length untold."""
+    SLOW = "slow"
+    """The body takes its time."""
+    GZIP = "gzip"
+    """The body is compressed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to be said, and what goes wrong with the request."""
+
+    telling: Telling
+    faults: frozenset[Fault] = frozenset()
+
+
+def plan(stories: Iterable[Sequence[Telling]], faults: Sequence[Fault], random: Random) -> list[tuple[Step, ...]]:
+    """Say what to send: the steps of a tuple one after the other, the tuples side by side.
+
+    Without faults that is one tuple a story. The same `random` gives the same plan.
+    """
+    tracks = [tuple(_steps(told, faults, random, first=number == 0)) for number, told in enumerate(stories)]
+    if Fault.LATE in faults:
+        tracks = [_with_one_late(track, random) for track in tracks]
+    if Fault.SHUFFLE in faults:
+        alone: list[tuple[Step, ...]] = [(step,) for track in tracks for step in track]
+        random.shuffle(alone)
+        return alone
+    return [track for track in tracks if track]
+
+
+def _steps(told: Sequence[Telling], faults: Sequence[Fault], random: Random, *, first: bool) -> Iterator[Step]:
+    for place, telling in enumerate(told):
+        # In the first story each fault strikes once for certain, one after the other, so that a short one shows all.
+        struck = frozenset(
+            fault
+            for number, fault in enumerate(faults)
+            if random.random() < SHARE or (first and place == number % len(told))
+        )
+        if Fault.DROP in struck:
+            continue
+        step = Step(telling, struck)
+        yield step
+        if Fault.DUP in struck:
+            yield step
+
+
+def _with_one_late(track: tuple[Step, ...], random: Random) -> tuple[Step, ...]:
+    if len(track) < 2:  # noqa: PLR2004  nothing to be later than
+        return track
+    late = random.randrange(len(track) - 1)
+    return (*track[:late], *track[late + 1 :], track[late])

@@ -1,0 +1,136 @@
+"""Turn what Plugsurfing says into a signed request, and say which answer it deserves."""
+
+import gzip
+import shlex
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from http import HTTPStatus
+
+from ingest.errors import SettingsError
+from ingest.keyring import Keys
+from ingest.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
+from ingest.simulator.faults import Fault, Step
+from ingest.simulator.stories import Telling, written
+
+FOREIGN_KEY = b"a key that is neither of ours"
+
+
+class Sign(StrEnum):
+    """What requests are signed with."""
+
+    CURRENT = "current"
+    """PLUGSURFING_HMAC_CURRENT."""
+    NEXT = "next"
+    """PLUGSURFING_HMAC_NEXT."""
+    NONE = "none"
+    """Nothing: there is no signature."""
+    BAD = "bad"
+    """A key that is neither."""
+
+
+class Manner(StrEnum):
+    """How a body is sent."""
+
+    WHOLE = "whole"
+    """At once."""
+    CHUNKED = "chunked"
+    """In chunks, its length untold."""
+    SLOW = "slow"
+    """In pieces with pauses."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it is sent, and the statuses that answer it rightly."""
+
+    telling: Telling
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    manner: Manner
+    expected: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Penmanship:
+    """How requests are signed and authorized."""
+
+    keys: Keys
+    sign: Sign
+    required: bool
+    """Whether the receiver asks for a signature."""
+
+    def __post_init__(self) -> None:
+        """Raise SettingsError if there is no such key."""
+        if self.sign in {Sign.CURRENT, Sign.NEXT} and self._key(self.sign) is None:
+            raise SettingsError(f"PLUGSURFING_HMAC_{self.sign.upper()} is not set, so nothing can be signed with it.")
+
+    def request(self, step: Step, *, at: datetime) -> Request:
+        """Write the request for a step, signed at that time."""
+        body = step.telling.body
+        headers = {"content-type": "application/json"}
+        expected = {HTTPStatus.OK}
+        if Fault.GZIP in step.faults:
+            body = gzip.compress(body, mtime=0)
+            headers["content-encoding"] = "gzip"
+            expected = {HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
+        sign_with = Sign.BAD if Fault.BAD_SIG in step.faults else self.sign
+        if self._is_refused(sign_with):
+            # Nobody says which is looked at first.
+            expected = expected - {HTTPStatus.OK} | {HTTPStatus.FORBIDDEN}
+        key = self._key(sign_with)
+        if key is not None:
+            headers[SIGNATURE_HEADER] = sign(body, key)
+            headers[SIGNED_AT_HEADER] = written(at)
+        if self.keys.authorizations:
+            headers["authorization"] = self.keys.authorizations[0].decode()
+        return Request(
+            telling=step.telling,
+            path=f"/plugsurfing/{step.telling.kind}",
+            headers=headers,
+            body=body,
+            manner=_manner(step.faults),
+            expected=frozenset(map(int, expected)),
+        )
+
+    def _key(self, sign_with: Sign) -> bytes | None:
+        match sign_with:
+            case Sign.CURRENT:
+                return self.keys.current
+            case Sign.NEXT:
+                return self.keys.next
+            case Sign.BAD:
+                return FOREIGN_KEY
+            case Sign.NONE:
+                return None
+
+    def _is_refused(self, sign_with: Sign) -> bool:
+        if sign_with is Sign.NONE:
+            return self.required
+        # Where no signature is asked for and there is no key, nobody can tell a good one from a bad one.
+        return sign_with is Sign.BAD and (self.required or bool(self.keys.current or self.keys.next))
+
+
+def as_curl(request: Request, url: str) -> str:
+    """Write the request as a line for a POSIX shell."""
+    words = ["curl", "--silent", "--show-error", f"{url}{request.path}"]
+    for name, value in request.headers.items():
+        words += ["--header", f"{name}: {value}"]
+    if request.manner is Manner.CHUNKED:
+        words += ["--header", "transfer-encoding: chunked"]
+    if request.manner is Manner.SLOW:
+        words += ["--limit-rate", str(max(1, len(request.body) // 2))]
+    try:
+        return shlex.join([*words, "--data-binary", request.body.decode()])
+    except UnicodeDecodeError:  # no argument of a shell: compressed
+        encoded = b64encode(request.body).decode()
+        return f"printf %s {encoded} | base64 -d | {shlex.join([*words, '--data-binary', '@-'])}"
+
+
+def _manner(faults: frozenset[Fault]) -> Manner:
+    if Fault.SLOW in faults:
+        return Manner.SLOW
+    return Manner.CHUNKED if Fault.CHUNKED in faults else Manner.WHOLE

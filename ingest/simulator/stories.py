@@ -1,0 +1,125 @@
+"""What Plugsurfing says about charging sessions, as bodies of requests."""
+
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+from ingest.envelope import Kind
+from ingest.events import (
+    CHARGING_RECORD,
+    SessionComplete,
+    SessionFeeIncurring,
+    SessionStarted,
+    SessionStartFailed,
+    SessionStopFailed,
+    SessionStopped,
+)
+
+NOBODY_KNOWS = "SOMETHING_NEW"
+FEE_LEAD = timedelta(minutes=10)
+FEE_TYPE = "BLOCKING"
+
+LETTERS = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True)
+class Telling:
+    """One thing that Plugsurfing says."""
+
+    kind: Kind
+    name: str
+    session_id: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Whom a story is about."""
+
+    session_id: str
+    user_id: str
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A story to be told of any session: what happens, and how long after its beginning."""
+
+    sentence: str
+    beats: tuple[tuple[timedelta, str], ...]
+
+
+def _scenario(sentence: str, *beats: tuple[float, str]) -> Scenario:
+    return Scenario(sentence, tuple((timedelta(minutes=minute), name) for minute, name in beats))
+
+
+STARTED, STOPPED, COMPLETE = SessionStarted.wire_name, SessionStopped.wire_name, SessionComplete.wire_name
+START_FAILED, STOP_FAILED = SessionStartFailed.wire_name, SessionStopFailed.wire_name
+FEE_INCURRING = SessionFeeIncurring.wire_name
+
+SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
+    {
+        "session": _scenario("a session from its start to its price", (0, STARTED), (42, STOPPED), (43, COMPLETE)),
+        "fee-warning": _scenario("a session about to cost a fee", (0, STARTED), (95, FEE_INCURRING)),
+        "start-failed-then-started": _scenario(
+            "a start that fails and then does not", (0, START_FAILED), (1, STARTED), (42, STOPPED), (43, COMPLETE)
+        ),
+        "stop-failed": _scenario("a session that does not stop when told to", (0, STARTED), (42, STOP_FAILED)),
+        "unknown": _scenario("an event that nobody has heard of", (0, NOBODY_KNOWS)),
+        "cdr": _scenario(
+            "a session and its charging detail record", (0, STARTED), (43, COMPLETE), (44, CHARGING_RECORD)
+        ),
+    }
+)
+
+
+def story(about: str, cast: Cast, *, begins_at: datetime | None = None, now: datetime) -> tuple[Telling, ...]:
+    """Tell a scenario, or the one event of that name, known or not; by default its last event is happening now."""
+    scenario = SCENARIOS.get(about) or _scenario("one event", (0, about))
+    begins_at = begins_at or now - scenario.beats[-1][0]
+    return tuple(telling(name, cast, begins_at + after) for after, name in scenario.beats)
+
+
+def telling(name: str, cast: Cast, at: datetime) -> Telling:
+    """Say that something happened, in the words of the wire."""
+    if name == CHARGING_RECORD:
+        return Telling(Kind.CDRS, name, cast.session_id, _body(_charging_record(cast, at)))
+    payload = {"userId": cast.user_id, "sessionId": cast.session_id, "timestamp": written(at)}
+    if name == FEE_INCURRING:  # names no user, as documented
+        payload = {
+            "sessionId": cast.session_id,
+            "timestamp": written(at),
+            "feeWillApplyFrom": written(at + FEE_LEAD),
+            "feeType": FEE_TYPE,
+        }
+    return Telling(Kind.EVENTS, name, cast.session_id, _body({"event": name, "payload": payload}))
+
+
+def cast_of(random: Random) -> Cast:
+    """Draw a session id that looks like Plugsurfing's, and a driver."""
+    return Cast("".join(random.choices(LETTERS, k=11)), f"driver-{random.randrange(10_000):04}")
+
+
+def written(at: datetime) -> str:
+    """Write a time as Plugsurfing does, with a fraction only if there is one."""
+    at = at.astimezone(UTC)
+    return at.isoformat(timespec="milliseconds" if at.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def _charging_record(cast: Cast, at: datetime) -> dict[str, Any]:
+    # The schema is not public. Documented are a request id, and who, what and where: the rest is made up.
+    return {
+        "requestId": f"cdr-{cast.session_id}",
+        "userId": cast.user_id,
+        "session": {"id": cast.session_id, "stoppedAt": written(at), "energy": "12.34"},
+        "cost": {"total": "7.03", "currency": "EUR"},
+        "location": {"operator": "Example Charging", "country": "DE"},
+    }
+
+
+def _body(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
