@@ -75,7 +75,7 @@ class FeeNotice:
 class Session:
     """What is known of a session: facts by name, and properties that follow from them. All times are in UTC.
 
-    The facts are such that merging two sessions never depends on an order (see `handlers.session_records`).
+    The facts are such that merging two sessions never depends on an order (see `handlers.kit.merge`).
     """
 
     session_id: str

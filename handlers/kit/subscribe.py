@@ -41,6 +41,8 @@ class Subscription:
         result = self.function(session, event)
         if not isinstance(result, Session):
             raise TypeError(f"@record {self.name} must return a Session, not {type(result).__name__}")
+        if result.session_id != session.session_id:
+            raise TypeError(f"@record {self.name} must return the session it was given, not another one")
         return result
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge
+from handlers.kit.merge import FEES_KEPT, USERS_KEPT, merge
 from handlers.kit.session import FeeNotice, Moment, Naming, Session
 from handlers.session_records import session_of, session_record
 from ingest.events import (
@@ -27,9 +27,6 @@ SOURCE = frozenset({"event"})
 times = st.integers(0, 5).map(lambda minutes: AT + minutes * MINUTE)
 users = st.sampled_from([f"user{number}" for number in range(USERS_KEPT + 4)])
 fee_types = st.sampled_from([f"FEE_{number}" for number in range(FEES_KEPT + 4)])
-statuses = st.sampled_from(
-    ["STARTED", "STOPPED", "COMPLETE", *(f"NEW_{number}" for number in range(UNKNOWN_STATUSES_KEPT + 4))]
-)
 kinds = st.sampled_from([SessionStarted, SessionStopped, SessionComplete, SessionStartFailed, SessionStopFailed])
 plain_events = st.builds(
     lambda kind, user, at: kind(session_id="S", user_id=user, at=at), kinds, st.none() | users, times
@@ -42,21 +39,6 @@ fee_events = st.builds(
 )
 histories = st.lists(plain_events | fee_events, max_size=20)
 
-# What a re-read could say one day, beside what events say: several facts at once, statuses that nobody knows yet.
-sources = st.sampled_from(["event", "drive"])
-readings = st.builds(
-    Session,
-    st.just("S"),
-    statuses=st.dictionaries(
-        statuses, st.builds(lambda at, source: Moment(at, at, frozenset({source})), times, sources), max_size=12
-    ),
-    users=st.dictionaries(users, st.builds(Naming, times, sources), max_size=8),
-    fees=st.dictionaries(fee_types, st.builds(FeeNotice, times, times), max_size=8),
-)
-sessions = st.lists(plain_events.map(session_of) | fee_events.map(session_of) | readings, max_size=6).map(
-    lambda parts: reduce(merge, parts, Session.empty("S"))
-)
-
 
 def record_of(events):
     return reduce(session_record, events, Session.empty("S"))
@@ -64,22 +46,6 @@ def record_of(events):
 
 def written(session):
     return json.dumps(session.to_document())
-
-
-@given(sessions, sessions)
-def test_merging_is_commutative(one, other):
-    assert written(merge(one, other)) == written(merge(other, one))
-
-
-@given(sessions, sessions, sessions)
-def test_merging_is_associative(one, two, three):
-    assert written(merge(merge(one, two), three)) == written(merge(one, merge(two, three)))
-
-
-@given(sessions)
-def test_merging_is_idempotent_and_nothing_adds_nothing(session):
-    assert written(merge(session, session)) == written(session)
-    assert written(merge(session, Session.empty("S"))) == written(session)
 
 
 @given(st.data(), histories)
@@ -105,18 +71,6 @@ def test_what_is_missing_may_arrive_after_the_record_was_stored(data, history):
     stored = Session.from_document("S", json.loads(written(first)))
     late = [event for place, event in enumerate(history) if place in missing]
     assert written(reduce(session_record, late, stored)) == written(record_of(history))
-
-
-@given(sessions)
-def test_a_record_does_not_grow_without_end(session):
-    assert len(session.users) <= USERS_KEPT
-    assert len(session.fees) <= FEES_KEPT
-    assert sum(status.startswith("NEW_") for status in session.statuses) <= UNKNOWN_STATUSES_KEPT
-
-
-def test_among_too_many_users_the_latest_is_the_driver():
-    events = [SessionStarted(session_id="S", user_id=f"user{n}", at=AT + n * MINUTE) for n in range(USERS_KEPT + 5)]
-    assert record_of(events).user_id == record_of(events[::-1]).user_id == events[-1].user_id
 
 
 @pytest.mark.parametrize(
@@ -179,8 +133,3 @@ def test_a_session_may_start_after_it_failed_to():
     )
     assert (record.status, record.is_over) == ("STARTED", False)
     assert record.anomalies == ("started_after_start_failed",)
-
-
-def test_two_sessions_are_not_merged():
-    with pytest.raises(ValueError, match="two sessions"):
-        session_record(Session.empty("S"), SessionStarted(session_id="another", at=AT))

@@ -74,7 +74,7 @@ def test_plugins_know_who_wants_an_event(folder):
     assert plugins.records_for(COMPLETE)[0].events == (SessionEvent,)
 
 
-def test_a_run_is_found_by_the_name_of_its_handler_and_a_record_has_none(folder):
+def test_a_run_is_found_by_the_name_of_its_function(folder):
     by_name = loaded(folder).by_name
     assert by_name["warn_the_driver"].queue == "urgent"
     assert by_name["session_record"].records

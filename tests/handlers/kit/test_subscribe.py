@@ -96,6 +96,16 @@ def test_a_record_that_returns_something_else_is_told_so():
         found.fold(Session.empty("S"), STARTED)
 
 
+def test_a_record_that_returns_another_session_is_told_so():
+    def stray(_session, _event):
+        return Session.empty("another")
+
+    stray.__module__ = "plugin"
+    (found,) = subscriptions_of(plugin(stray=record(SessionEvent)(stray)))
+    with pytest.raises(TypeError, match="@record stray must return the session it was given"):
+        found.fold(Session.empty("S"), STARTED)
+
+
 def yielding(_event, _ctx):
     yield
 

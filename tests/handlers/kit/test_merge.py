@@ -1,0 +1,81 @@
+import json
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge
+from handlers.kit.session import FeeNotice, Moment, Naming, Session
+
+AT = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+SOURCE = frozenset({"event"})
+
+# Few values, so that equal times, repeated names and more than is kept all come up often.
+times = st.integers(0, 5).map(lambda minutes: AT + minutes * MINUTE)
+sources = st.sampled_from(["event", "drive"])
+users = st.sampled_from([f"user{number}" for number in range(USERS_KEPT + 4)])
+fee_types = st.sampled_from([f"FEE_{number}" for number in range(FEES_KEPT + 4)])
+statuses = st.sampled_from(
+    ["STARTED", "STOPPED", "COMPLETE", *(f"NEW_{number}" for number in range(UNKNOWN_STATUSES_KEPT + 4))]
+)
+
+# What one source says: several facts at once, statuses that nobody knows yet.
+readings = st.builds(
+    Session,
+    st.just("S"),
+    statuses=st.dictionaries(
+        statuses, st.builds(lambda at, source: Moment(at, at, frozenset({source})), times, sources), max_size=12
+    ),
+    users=st.dictionaries(users, st.builds(Naming, times, sources), max_size=8),
+    fees=st.dictionaries(fee_types, st.builds(FeeNotice, times, times), max_size=8),
+)
+sessions = st.lists(readings, max_size=4).map(lambda parts: reduce(merge, parts, Session.empty("S")))
+
+
+def written(session):
+    return json.dumps(session.to_document())
+
+
+@given(sessions, sessions)
+def test_merging_is_commutative(one, other):
+    assert written(merge(one, other)) == written(merge(other, one))
+
+
+@given(sessions, sessions, sessions)
+def test_merging_is_associative(one, two, three):
+    assert written(merge(merge(one, two), three)) == written(merge(one, merge(two, three)))
+
+
+@given(sessions)
+def test_merging_is_idempotent_and_nothing_adds_nothing(session):
+    assert written(merge(session, session)) == written(session)
+    assert written(merge(session, Session.empty("S"))) == written(session)
+
+
+@given(sessions)
+def test_a_record_does_not_grow_without_end(session):
+    assert len(session.users) <= USERS_KEPT
+    assert len(session.fees) <= FEES_KEPT
+    assert sum(status.startswith("NEW_") for status in session.statuses) <= UNKNOWN_STATUSES_KEPT
+
+
+def test_among_too_many_users_the_latest_is_the_driver():
+    named = [Session("S", users={f"user{n}": Naming(AT + n * MINUTE, "event")}) for n in range(USERS_KEPT + 5)]
+    assert reduce(merge, named).user_id == reduce(merge, named[::-1]).user_id == named[-1].user_id
+
+
+def test_a_status_keeps_its_first_and_last_time_and_all_that_said_it():
+    parts = [
+        Session("S", statuses={"STARTED": Moment(at, at, frozenset({source}))})
+        for at, source in [(AT + MINUTE, "event"), (AT, "drive"), (AT + 2 * MINUTE, "event")]
+    ]
+    expected = Moment(AT, AT + 2 * MINUTE, frozenset({"drive", "event"}))
+    assert reduce(merge, parts).statuses == {"STARTED": expected}
+
+
+def test_two_sessions_are_not_merged():
+    with pytest.raises(ValueError, match="two sessions"):
+        merge(Session.empty("S"), Session.empty("another"))
