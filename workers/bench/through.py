@@ -59,7 +59,7 @@ def through(extent: Extent, server: str | None, progress: Progress) -> Report:
                 _under_load(house, _order(house, "flood", count, extent.seconds / 2), flood)
                 progress.advance(task)
     return Report(
-        f"through: POST to settled, load included, {extent.runs} runs; loads of {extent.seconds:g} s, floods half as long",
+        f"through: POST to settled, load included, {extent.runs} runs; {extent.seconds:g} s, floods half of that",
         COLUMNS,
         [row for kind in kinds for row in rows[kind]],
         "medians (least–most); a single event's time is taken from before the POST, the others' from receipt",
