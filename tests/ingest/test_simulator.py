@@ -74,6 +74,8 @@ def receiver() -> Iterator[Receiver]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
+    while not server.started:
+        time.sleep(0.005)
     yield here
     server.should_exit = True
     thread.join()
