@@ -1,0 +1,215 @@
+import sqlite3
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ingest.inboxfile import open_inbox_file
+from ingest.outbox import InFlight, Outbox, Waiting
+
+
+@pytest.fixture
+def outbox(door):
+    opened = Outbox(door.path)
+    yield opened
+    opened.close()
+
+
+def ids_of(load):
+    return [delivery.id for delivery in load.deliveries]
+
+
+def test_what_waits_is_read_oldest_first_with_all_that_was_kept(door, outbox):
+    (first, second) = door.keep(2, body=b"\x00\xff", received_at=1_750_000_000.5, signed_at=1_750_000_000.25)
+    load = outbox.next("sessions", 10, 1000)
+    assert ids_of(load) == [first, second]
+    assert not load.is_full
+    delivery = load.deliveries[0]
+    assert delivery.received_at == datetime.fromtimestamp(1_750_000_000.5, UTC)
+    assert delivery.signed_at == datetime.fromtimestamp(1_750_000_000.25, UTC)
+    assert (delivery.kind, delivery.event, delivery.session_id) == ("events", "SESSION_STARTED", "L60XMxWy0oP")
+    assert (delivery.signed_with, delivery.headers) == ("current", {"accept": "*/*"})
+    assert (delivery.body, delivery.receipts, delivery.inbox) == (b"\x00\xff", 1, door.inbox_id)
+
+
+def test_a_repeat_tells_how_often_the_delivery_came(door, outbox):
+    (known,) = door.keep()
+    door.repeat(known)
+    door.repeat(known)
+    (notice,) = outbox.next("other", 10, 1000).deliveries
+    assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
+
+
+def test_a_moment_of_signing_that_no_calendar_has_is_no_obstacle(door, outbox):
+    door.keep(signed_at=1e18)
+    assert outbox.next("sessions", 10, 1000).deliveries[0].signed_at is None
+
+
+def test_queues_are_told_apart(door, outbox):
+    (urgent,) = door.keep(queue="urgent")
+    door.keep(queue="cdrs")
+    assert ids_of(outbox.next("urgent", 10, 1000)) == [urgent]
+    assert ids_of(outbox.next("sessions", 10, 1000)) == []
+
+
+def test_a_load_is_bounded_in_count(door, outbox):
+    first, second, _ = door.keep(3)
+    load = outbox.next("sessions", 2, 1000)
+    assert (ids_of(load), load.is_full) == ([first, second], True)
+
+
+def test_a_load_is_bounded_in_bytes(door, outbox):
+    first, second, _ = door.keep(3, body=b"x" * 40)
+    load = outbox.next("sessions", 10, 100)
+    assert (ids_of(load), load.is_full, load.bytes) == ([first, second], True, 80)
+
+
+def test_a_delivery_over_the_limit_travels_alone(door, outbox):
+    first, _ = door.keep(2, body=b"x" * 400)
+    load = outbox.next("sessions", 10, 100)
+    assert (ids_of(load), load.is_full) == ([first], True)
+
+
+def test_what_is_assigned_waits_no_more_and_is_in_flight(door, outbox):
+    door.keep(2, body=b"four")
+    door.keep(1, queue="urgent")
+    load = outbox.next("sessions", 10, 1000)
+    outbox.assign([("batch", load.seqs)])
+    assert ids_of(outbox.next("sessions", 10, 1000)) == []
+    (batch,) = outbox.in_flight()
+    assert batch == InFlight("batch", "sessions", batch.offered_at, 2, 8, 0)
+    assert datetime.now(UTC) - batch.offered_at < timedelta(seconds=10)
+    assert outbox.rows("batch") == load
+    assert outbox.waiting_count() == 1
+
+
+def test_what_is_settled_goes_and_is_remembered(door, outbox):
+    (known, _) = door.keep(2)
+    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    assert outbox.settle(["batch", "unknown"]) == 1
+    assert outbox.settle(["batch"]) == 0
+    assert door.count() == 1
+    assert door.remembers(known)
+
+
+def test_nothing_travels_in_an_unknown_batch(outbox):
+    assert outbox.rows("unknown").seqs == ()
+
+
+def test_a_batch_splits_into_halves_in_one_step(door, outbox):
+    ids = door.keep(5)
+    load = outbox.next("sessions", 10, 1000)
+    outbox.assign([("whole", load.seqs)])
+    first, second = outbox.rows("whole").halves()
+    outbox.split("whole", [("first", first.seqs), ("second", second.seqs)], deaths=0)
+    assert ids_of(outbox.rows("first")) == ids[:2]
+    assert ids_of(outbox.rows("second")) == ids[2:]
+    assert outbox.rows("whole").seqs == ()
+
+
+def test_deaths_are_counted_on_the_disk(door, outbox):
+    door.keep()
+    load = outbox.next("sessions", 10, 1000)
+    outbox.assign([("first", load.seqs)])
+    outbox.split("first", [("second", load.seqs)], deaths=2)
+    assert [each.deaths for each in outbox.in_flight()] == [2]
+
+
+def test_what_is_released_waits_again_in_its_old_place(door, outbox):
+    ids = door.keep(2)
+    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    outbox.release(["batch"])
+    assert ids_of(outbox.next("sessions", 10, 1000)) == ids
+    assert outbox.in_flight() == []
+
+
+def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox):
+    (known,) = door.keep()
+    door.repeat(known)
+    outbox.assign([("batch", outbox.next("other", 10, 1000).seqs)])
+    door.repeat(known)
+    outbox.release(["batch"])
+    (notice,) = outbox.next("other", 10, 1000).deliveries
+    assert notice.receipts == 3
+
+
+def test_a_failed_step_leaves_everything_as_it_was(door, outbox):
+    door.keep()
+    with pytest.raises(sqlite3.ProgrammingError):
+        outbox.assign([("batch", outbox.next("sessions", 10, 1000).seqs), (object(), [])])
+    assert outbox.in_flight() == []
+    outbox.assign([("batch", outbox.next("sessions", 10, 1000).seqs)])
+
+
+def test_how_much_waits_and_since_when(door, outbox):
+    assert outbox.waiting("sessions") == Waiting(0, 0, None)
+    assert outbox.oldest_unsettled_at() is None
+    door.keep(2, body=b"four", received_at=1_750_000_000)
+    door.keep(1, body=b"four")
+    at = datetime.fromtimestamp(1_750_000_000, UTC)
+    assert outbox.waiting("sessions") == Waiting(3, 12, at)
+    assert outbox.oldest_waiting_at("sessions") == at
+    assert outbox.oldest_unsettled_at() == at
+
+
+def test_what_is_not_settled_can_be_listed_and_found(door, outbox):
+    first, second = door.keep(2)
+    door.repeat(first)
+    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    listed = outbox.unsettled()
+    assert [(each.delivery.id, each.queue, each.batch_id) for each in listed] == [
+        (second, "sessions", None),
+        (first, "sessions", "batch"),
+    ]
+    assert [each.delivery.receipts for each in outbox.unsettled(first)] == [2]
+    assert outbox.unsettled("unknown") == []
+    assert len(outbox.unsettled(limit=1)) == 1
+
+
+def test_old_duplicates_are_forgotten_in_small_steps(door, outbox):
+    old = door.keep(5, received_at=1_000_000_000)
+    (new,) = door.keep(1)
+    after = ""
+    steps = 0
+    while after is not None:
+        after = outbox.forget(datetime.now(UTC) - timedelta(days=8), after=after, limit=2)
+        steps += 1
+    assert steps == 3
+    assert not any(door.remembers(each) for each in old)
+    assert door.remembers(new)
+
+
+def test_commits_of_another_process_show_and_own_do_not(door, outbox):
+    before = outbox.data_version()
+    door.keep()
+    after = outbox.data_version()
+    assert after != before
+    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    assert outbox.data_version() == after
+
+
+def test_a_door_that_is_writing_is_waited_for(door, outbox):
+    door.keep()
+    load = outbox.next("sessions", 1, 1000)
+    writer = open_inbox_file(door.path)
+    writer.execute("BEGIN IMMEDIATE")
+    assigning = threading.Thread(target=outbox.assign, args=([("batch", load.seqs)],))
+    assigning.start()
+    time.sleep(0.02)
+    assert assigning.is_alive()
+    writer.execute("COMMIT")
+    assigning.join(10)
+    writer.close()
+    assert len(outbox.in_flight()) == 1
+
+
+def test_a_door_that_never_ends_is_not_waited_for_for_ever(door, outbox, monkeypatch):
+    monkeypatch.setattr("ingest.outbox.LOCK_TIMEOUT", 0.01)
+    writer = open_inbox_file(door.path)
+    writer.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        outbox.settle(["batch"])
+    writer.execute("COMMIT")
+    writer.close()
+    assert outbox.settle(["batch"]) == 0
