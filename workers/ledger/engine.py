@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
@@ -18,14 +19,14 @@ T = TypeVar("T")
 CHUNK = 1000
 
 
-def open_ledger(url: str) -> Engine:
+def open_ledger(url: str, *, patience: timedelta = timedelta(seconds=5)) -> Engine:
     """Make the engine; no connection is opened before the first one is asked for.
 
     On SQLite a transaction takes the write lock when it begins, so that it never fails half-way for want of it; it
-    waits for up to 5 seconds, then raises `OperationalError`. See `reading` for transactions that only look.
+    waits for up to `patience`, then raises `OperationalError`. See `reading` for transactions that only look.
     """
     if make_url(url).get_backend_name() == "sqlite":
-        engine = create_engine(url, json_serializer=to_json, connect_args={"timeout": 5})
+        engine = create_engine(url, json_serializer=to_json, connect_args={"timeout": patience.total_seconds()})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

@@ -91,12 +91,7 @@ class Told(TypeDecorator[str]):
         return None if value is None else storable(value)
 
 
-metadata = MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pk",
-        "uq": "%(table_name)s_once",
-    }
-)
+metadata = MetaData()
 
 deliveries = Table(
     "deliveries",
@@ -141,7 +136,7 @@ runs = Table(
     Column("queue", String, nullable=False),
     Column("outcome", Word(Outcome), nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("deaths", Integer, nullable=False, server_default="0"),
+    Column("deaths", Integer, nullable=False),
     Column("due_at", Moment),
     Column("until_at", Moment),
     Column("waits_for", String),

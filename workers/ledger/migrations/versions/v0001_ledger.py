@@ -1,0 +1,107 @@
+"""Make the tables of the first version."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
+
+
+def upgrade() -> None:
+    """Make everything."""
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("kind", sa.String, nullable=False),
+        sa.Column("event", sa.String),
+        sa.Column("session_id", sa.String),
+        sa.Column("received_at", MOMENT, nullable=False),
+        sa.Column("signed_with", sa.String, nullable=False),
+        sa.Column("signed_at", MOMENT),
+        sa.Column("headers", sa.JSON, nullable=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+        sa.Column("inbox", sa.String, nullable=False),
+        sa.Column("state", sa.String, nullable=False),
+        sa.Column("reason", sa.Text),
+        sa.Column("stored_at", MOMENT, nullable=False),
+        sa.Column("settled_at", MOMENT),
+    )
+    op.create_index("deliveries_received_at", "deliveries", ["received_at"])
+    op.create_index("deliveries_session", "deliveries", ["session_id", "received_at"])
+    op.create_index("deliveries_state", "deliveries", ["state", "received_at"])
+    op.create_table(
+        "sightings",
+        sa.Column("delivery_id", sa.String, primary_key=True),
+        sa.Column("inbox", sa.String, primary_key=True),
+        sa.Column("receipts", sa.Integer, nullable=False),
+    )
+    op.create_table(
+        "runs",
+        sa.Column("delivery_id", sa.String, primary_key=True),
+        sa.Column("handler", sa.String, primary_key=True),
+        sa.Column("queue", sa.String, nullable=False),
+        sa.Column("outcome", sa.String, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("deaths", sa.Integer, nullable=False),
+        sa.Column("due_at", MOMENT),
+        sa.Column("until_at", MOMENT),
+        sa.Column("waits_for", sa.String),
+        sa.Column("job_id", sa.String),
+        sa.Column("reason", sa.Text),
+        sa.Column("error", sa.Text),
+        sa.Column("traceback", sa.Text),
+        sa.Column("started_at", MOMENT),
+        sa.Column("finished_at", MOMENT),
+    )
+    _partial_index("runs_due", "runs", "due_at", "due_at IS NOT NULL")
+    _partial_index("runs_until", "runs", "until_at", "until_at IS NOT NULL")
+    _partial_index("runs_waits_for", "runs", "waits_for", "waits_for IS NOT NULL")
+    _partial_index("runs_running", "runs", "started_at", "outcome = 'running'")
+    _partial_index("runs_dead", "runs", "finished_at", "outcome = 'dead'")
+    op.create_table(
+        "sessions",
+        sa.Column("session_id", sa.String, primary_key=True),
+        sa.Column("user_id", sa.String),
+        sa.Column("status", sa.String),
+        sa.Column("started_at", MOMENT),
+        sa.Column("stopped_at", MOMENT),
+        sa.Column("completed_at", MOMENT),
+        sa.Column("fee_type", sa.String),
+        sa.Column("fee_will_apply_from", MOMENT),
+        sa.Column("anomalies", sa.JSON, nullable=False),
+        sa.Column("facts", sa.JSON, nullable=False),
+        sa.Column("updated_at", MOMENT, nullable=False),
+    )
+    op.create_index("sessions_updated_at", "sessions", ["updated_at"])
+    op.create_table(
+        "pushes",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("delivery_id", sa.String, nullable=False),
+        sa.Column("handler", sa.String, nullable=False),
+        sa.Column("session_id", sa.String),
+        sa.Column("user_id", sa.String, nullable=False),
+        sa.Column("channel", sa.String, nullable=False),
+        sa.Column("state", sa.String, nullable=False),
+        sa.Column("title", sa.Text, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+        sa.Column("payload", sa.JSON, nullable=False),
+        sa.Column("collapse_key", sa.String, nullable=False),
+        sa.Column("idempotency_key", sa.String),
+        sa.Column("expires_at", MOMENT),
+        sa.Column("created_at", MOMENT, nullable=False),
+        sa.Column("due_at", MOMENT),
+        sa.Column("sent_at", MOMENT),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("error", sa.Text),
+        sa.UniqueConstraint("channel", "user_id", "idempotency_key", name="pushes_idempotency_key"),
+    )
+    op.create_index("pushes_created_at", "pushes", ["created_at"])
+    op.create_index("pushes_session", "pushes", ["session_id"])
+    _partial_index("pushes_due", "pushes", "due_at", "due_at IS NOT NULL")
+
+
+def _partial_index(name: str, table: str, column: str, condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(name, table, [column], sqlite_where=where, postgresql_where=where)
