@@ -11,7 +11,7 @@ from workers.bench.databases import postgresql
 from workers.bench.report import Report
 from workers.bench.stage import alone
 from workers.commands.options import as_json
-from workers.commands.output import json_line
+from workers.commands.output import json_line, table
 
 runs_option = click.option("--runs", default=5, show_default=True, type=click.IntRange(min=1), help="Runs of each.")
 database_option = click.option(
@@ -109,7 +109,17 @@ def _progress() -> Iterator[Progress]:
 def _print(reports: list[Report], *, as_json: bool) -> None:
     for report in reports:
         if as_json:
-            for row in report.objects():
-                json_line(row)
+            for row in report.rows:
+                json_line({"bench": report.title, "row": row.name, "samples": row.samples, "remarks": row.remarks})
         else:
-            report.show()
+            _show(report)
+
+
+def _show(report: Report) -> None:
+    click.echo(f"\n{report.title}\n")
+    headings = ["", *(column.title for column in report.columns)]
+    table(headings, [[row.name, *(column.cell(row) for column in report.columns)] for row in report.rows])
+    click.echo(f"\n{report.caption}")
+    for row in report.rows:
+        for what, count in sorted(row.remarks.items()):
+            click.echo(f"{row.name}: {count} × {what}")

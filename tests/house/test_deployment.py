@@ -1,0 +1,138 @@
+"""Procfile, compose.yaml, Dockerfile and .env.example agree with the commands and the settings that there are."""
+
+import re
+import shlex
+import tomllib
+
+import pytest
+import yaml
+
+from ingest.settings import Settings, load_settings
+from workers.cli import COMMANDS
+
+STORES = {"valkey", "postgres"}
+CONTAINER_PORT = 8000
+
+
+@pytest.fixture(scope="module")
+def procfile(root):
+    lines = (root / "Procfile").read_text().splitlines()
+    return {name: command.strip() for name, _, command in (line.partition(":") for line in lines)}
+
+
+@pytest.fixture(scope="module")
+def services(root):
+    return yaml.safe_load((root / "compose.yaml").read_text())["services"]
+
+
+def command_of(line: str) -> str:
+    """The `webhooks` command in a line, without what the shell sets before it."""
+    words = [word for word in shlex.split(line) if not re.match(r"\w+=", word)]
+    assert words[0] == "webhooks"
+    return words[1]
+
+
+def test_the_procfile_names_every_process_type(procfile):
+    commands = {name: command_of(line) for name, line in procfile.items()}
+    assert commands == {
+        "web": "serve",
+        "worker": "work",
+        "clock": "clock",
+        "dashboard": "dashboard",
+        "release": "migrate",
+    }
+    assert set(commands.values()) <= set(COMMANDS)
+
+
+def test_the_procfile_opens_the_door_to_the_platforms_router(procfile):
+    assert "HOST=${HOST:-0.0.0.0}" in procfile["web"]
+
+
+def test_compose_runs_what_the_procfile_names_and_the_stores(procfile, services):
+    ours = {name: command_of(service["command"]) for name, service in services.items() if name not in STORES}
+    release = {"migrate": command_of(procfile["release"])}
+    assert ours == {name: command_of(line) for name, line in procfile.items() if name != "release"} | release
+    assert set(services) == set(ours) | STORES
+
+
+def test_compose_sets_only_settings_that_exist(services):
+    for name in set(services) - STORES:
+        settings = {setting.lower() for setting in services[name]["environment"]}
+        assert settings <= set(Settings.model_fields)
+
+
+def test_composes_settings_are_good_ones(services):
+    environment = {
+        name.lower(): value.replace("${POSTGRES_PASSWORD:-webhooks}", "webhooks")
+        for name, value in services["web"]["environment"].items()
+    }
+    settings = load_settings(**environment)
+    assert settings.port == CONTAINER_PORT
+    assert settings.host == "0.0.0.0"
+    assert settings.require_redis() == "redis://valkey:6379/0"
+    assert settings.database_url == "postgresql+psycopg://webhooks:webhooks@postgres:5432/webhooks"
+
+
+def test_the_door_needs_no_store_to_start(services):
+    assert "depends_on" not in services["web"]
+    assert services["web"]["ports"] == [f"{CONTAINER_PORT}:{CONTAINER_PORT}"]
+    assert str(load_settings(data_dir="/data").data_dir) == services["web"]["environment"]["DATA_DIR"]
+    assert services["web"]["volumes"] == ["inbox:/data"]
+
+
+@pytest.mark.parametrize("name", ["worker", "clock"])
+def test_what_uses_the_ledger_waits_for_its_tables(services, name):
+    needs = services[name]["depends_on"]
+    assert needs["migrate"]["condition"] == "service_completed_successfully"
+    assert {needs[store]["condition"] for store in STORES} == {"service_healthy"}
+
+
+def test_nothing_of_ours_runs_with_more_rights_than_it_needs(root, services):
+    for name in set(services) - STORES:
+        assert services[name]["read_only"] is True
+        assert services[name]["cap_drop"] == ["ALL"]
+    users = re.findall(r"^USER (\S+)$", (root / "Dockerfile").read_text(), re.MULTILINE)
+    assert users
+    assert users[-1] != "root"
+
+
+def test_volumes_are_all_declared(root, services):
+    declared = set(yaml.safe_load((root / "compose.yaml").read_text())["volumes"])
+    assert {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])} == declared
+
+
+def test_valkey_keeps_a_log_of_what_it_is_told(services):
+    assert "--appendonly yes" in services["valkey"]["command"]
+
+
+def test_stores_and_doors_are_asked_for_their_health(services):
+    assert all("healthcheck" in services[name] for name in (*STORES, "web", "dashboard"))
+
+
+def test_the_image_contains_all_that_the_package_is_built_from(root):
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (root / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source.rstrip("/") for line in copied for source in line.split()}
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    needed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    needed |= {project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml"}
+    assert sources == needed
+    let_in = {line[1:].rstrip("/") for line in (root / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    assert let_in == needed
+
+
+def test_env_example_lists_every_setting_with_its_default(root):
+    text = (root / ".env.example").read_text("utf-8")
+    listed = re.findall(r"^# (.+)\n#(\w+)=(.*)$", text, re.MULTILINE)
+    expected = [
+        (one.description, one.name, "" if re.search("[`<–]", one.default) else one.default)
+        for one in load_settings().described()
+    ]
+    assert listed == expected
+
+
+def test_ci_runs_what_the_readme_tells_people_to_run(root):
+    script = (root / ".ci" / "run").read_text()
+    steps = ["python3 -m venv .venv", "pip install", "-e '.[test]'", "ruff check", "ruff format --check", "mypy"]
+    positions = [script.index(step) for step in [*steps, "lint-imports", ".venv/bin/pytest"]]
+    assert positions == sorted(positions)
+    assert (root / ".ci" / "run").stat().st_mode & 0o111
