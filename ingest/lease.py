@@ -16,7 +16,7 @@ import structlog
 
 from ingest.batch import lease_key
 from ingest.broker import queue
-from ingest.errors import QueueUnavailable
+from ingest.errors import QueueUnavailable, WebhooksError
 
 log = structlog.get_logger()
 
@@ -43,17 +43,25 @@ class Standing(Enum):
 
 @contextlib.contextmanager
 def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Iterator[None]:
-    """Beat for the job while the block runs; leaving it, by an exception too, takes the counter away.
+    """Beat for the job while the block runs; leaving it takes the counter away, and so hands back what is not done.
 
+    A WebhooksError (the database is away, say) hands the job back too. Any other exception is like a death: the counter
+    is left standing, so that what breaks us is offered again in smaller pieces until it is found.
     The counter is `lease_key(job_id)`; an acknowledgement may delete it earlier in its own transaction.
-    Never raises: while Redis is away the beating goes on trying.
+    While Redis is away the beating goes on trying, and raises nothing.
     """
-    left = threading.Event()
+    left, broken = threading.Event(), threading.Event()
     _beat(connection, job_id)
-    beating = threading.Thread(target=_beat_until, args=(left, connection, job_id, beat), name="lease", daemon=True)
+    arguments = (left, broken, connection, job_id, beat)
+    beating = threading.Thread(target=_beat_until, args=arguments, name="lease", daemon=True)
     beating.start()
     try:
         yield
+    except WebhooksError:
+        raise
+    except BaseException:
+        broken.set()
+        raise
     finally:
         left.set()
         beating.join(LEAVE_TIMEOUT.total_seconds())
@@ -153,9 +161,13 @@ class _Seen:
     silent: float
 
 
-def _beat_until(left: threading.Event, connection: redis.Redis, job_id: str, beat: timedelta) -> None:
+def _beat_until(
+    left: threading.Event, broken: threading.Event, connection: redis.Redis, job_id: str, beat: timedelta
+) -> None:
     while not left.wait(beat.total_seconds()):
         _beat(connection, job_id)
+    if broken.is_set():
+        return
     until = time.monotonic() + COUNTER_KEPT.total_seconds()
     # A counter that stays behind would count as the death of a worker, so Redis is waited for.
     while not _take_away(connection, job_id) and time.monotonic() < until:

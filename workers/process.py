@@ -148,11 +148,11 @@ def fold(equipment: Equipment, tasks: Iterable[Task]) -> tuple[list[Result], dic
     policy = RetryPolicy.of(equipment.settings)
     for task in tasks:
         session_id = task.event.session_id or ""
-        facts, failure = call(task.subscription.function, told.get(session_id) or Session.empty(session_id), task.event)
+        facts, failure = call(task.subscription.fold, told.get(session_id) or Session.empty(session_id), task.event)
         at = now()
         result = Result(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
         results.append(result if failure is None else failed(result, failure, policy))
-        if isinstance(facts, Session):
+        if facts is not None:
             told[session_id] = facts
     return results, told
 

@@ -55,9 +55,18 @@ def test_a_counter_left_behind_goes_by_itself(valkey):
         assert 0 < valkey.ttl(KEY) <= 600
 
 
-def test_an_exception_takes_the_counter_away(valkey):
+def test_an_unexpected_exception_leaves_the_counter_standing_like_a_death(valkey):
     with pytest.raises(ZeroDivisionError), hold(valkey, "job", beat=BEAT):
-        _ = 1 / 0
+        raise ZeroDivisionError
+    counted = valkey.get(KEY)
+    assert counted is not None
+    time.sleep(3 * BEAT.total_seconds())  # several beats that must not come
+    assert valkey.get(KEY) == counted
+
+
+def test_a_job_that_is_handed_back_takes_its_counter_away(valkey):
+    with pytest.raises(QueueUnavailable), hold(valkey, "job", beat=BEAT):
+        raise QueueUnavailable("away")
     assert valkey.get(KEY) is None
 
 
@@ -138,7 +147,7 @@ def test_a_job_that_rq_has_started_has_longer_to_begin(valkey, watch, clock):
     assert seconds_pass(watch, clock, 1) is Standing.GONE
 
 
-def test_a_job_that_ended_by_an_exception_is_gone_and_not_dead(valkey, watch, clock):
+def test_a_job_that_was_handed_back_is_gone_and_not_dead(valkey, watch, clock):
     valkey.incr(KEY)
     seconds_pass(watch, clock, 3)
     valkey.delete(KEY)
