@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 READ_AT_ONCE = 65_536
 
@@ -30,6 +31,8 @@ class Child:
     patience: timedelta = timedelta(seconds=15)
     #: The children after it are started once this says so.
     is_ready: Callable[[], bool] = lambda: True
+    #: Where it writes what it has to say, if that is a file.
+    log: Path | None = None
     #: Open files that it shall hold for as long as it lives, such as a locked one.
     held_files: tuple[int, ...] = ()
 
@@ -44,7 +47,7 @@ class Life:
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self._begun_line = b""
-        self.last_line = ""
+        self._last_line = ""
         self.ended: asyncio.Future[int] = self._loop.create_future()
         self._pipe, write_end = os.pipe()
         try:
@@ -67,6 +70,16 @@ class Life:
     def age(self) -> timedelta:
         """Say how long ago the process was started."""
         return timedelta(seconds=time.monotonic() - self._started)
+
+    @property
+    def last_line(self) -> str:
+        """Say what the process said last, nothing if it was silent."""
+        if self._child.log is None or self._last_line:
+            return self._last_line
+        with contextlib.suppress(OSError):
+            lines = self._child.log.read_text("utf-8", errors="replace").split("\n")
+            return next((line for line in reversed(lines) if line.strip()), "")
+        return ""
 
     def look(self) -> None:
         """Find out whether the process has ended; to be called on SIGCHLD."""
@@ -112,7 +125,7 @@ class Life:
 
     def _pass_on(self, line: str) -> None:
         if line:
-            self.last_line = line
+            self._last_line = line
             self._say(self._child.name, line)
 
     def _close(self) -> None:

@@ -17,6 +17,7 @@ FAILED_STARTS = 5
 READY_WITHIN = timedelta(seconds=15)
 LOOK_EVERY = timedelta(milliseconds=50)
 
+FAILED = 1
 # The exit code of our commands for wrong usage or settings: another start mends neither.
 WRONG_USAGE = 2
 
@@ -25,9 +26,9 @@ class ChildFailedError(Exception):
     """Raised when a child cannot be started; it says what the child said last."""
 
     def __init__(self, child: Child, life: Life, exit_code: int) -> None:
-        """Keep the exit code, which becomes that of the whole."""
-        super().__init__(f"{child.name} does not start: {life.last_line or f'it exits with {exit_code}'}")
-        self.exit_code = exit_code
+        """Say what the exit code of the whole becomes."""
+        super().__init__(f"{child.name} does not start: {life.last_line or ended(exit_code)}")
+        self.exit_code = WRONG_USAGE if exit_code == WRONG_USAGE else FAILED
 
 
 class Supervisor:

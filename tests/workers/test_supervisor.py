@@ -166,9 +166,15 @@ def test_wrong_settings_of_a_child_end_all_with_its_sentence_and_exit_code(paren
 
 def test_a_child_that_fails_at_each_start_ends_all(parent):
     family = parent({"door": "import sys; sys.exit(print('The port is taken.') or 3)"}, pause=0.01)
-    assert family.ends() == 3
+    assert family.ends() == 1
     assert "failed: door does not start: The port is taken." in family.lines
     assert family.lines.count("door: The port is taken.") == 5
+
+
+def test_a_child_that_ends_well_at_each_start_has_failed_too(parent):
+    family = parent({"door": "pass"}, pause=0.01)
+    assert family.ends() == 1
+    assert "failed: door does not start: ended with exit code 0" in family.lines
 
 
 def test_a_child_that_does_not_listen_is_killed(parent):

@@ -1,0 +1,94 @@
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ingest.settings import Settings
+
+WEBHOOKS = (sys.executable, "-m", "workers.cli")
+
+
+def four_free_ports() -> int:
+    """Find a port with three free neighbours."""
+    for port in range(21_000, 29_000, 10):
+        try:
+            for one in range(port, port + 4):
+                socket.create_server(("127.0.0.1", one)).close()
+        except OSError:
+            continue
+        return port
+    pytest.fail("no ports are free")
+
+
+@pytest.fixture
+def newcomer() -> dict[str, str]:
+    """The environment of someone who has set nothing."""
+    ours = {name.upper() for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def processes_in(folder: Path) -> set[int]:
+    """Find the processes whose current folder is this one or in it."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.add(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, tmp_path):
+    port = four_free_ports()
+    command = [*WEBHOOKS, "dev", "--demo", "--exit", "--port", str(port)]
+    ran = subprocess.run(command, env=newcomer, cwd=tmp_path, capture_output=True, check=False, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert f"http://127.0.0.1:{port}/plugsurfing/events" in ran.stdout
+    assert re.search(r"status +COMPLETE", ran.stdout)
+    assert ran.stdout.count("✓") == 5
+    assert "✗" not in ran.stdout
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert processes_in(tmp_path) == set()
+
+
+def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_behind(newcomer, tmp_path):
+    port = four_free_ports()
+    command = [*WEBHOOKS, "dev", "--port", str(port)]
+    log = tmp_path / "dev.log"
+    with log.open("w") as file:
+        running = subprocess.Popen(command, env=newcomer, cwd=tmp_path, stdout=file, stderr=file)
+    try:
+        wait_until(lambda: "Everything is up." in log.read_text(), running)
+        sent = subprocess.run(
+            [*WEBHOOKS, "send"], env=newcomer, cwd=tmp_path, capture_output=True, check=False, text=True
+        )
+        assert sent.returncode == 0, sent.stdout + sent.stderr
+        assert "3 sent: 3 x 200" in sent.stdout
+        for child in processes_in(tmp_path) - {running.pid}:
+            os.kill(child, signal.SIGKILL)
+        wait_until(lambda: log.read_text().count("started again") >= 5, running)
+        wait_until(lambda: answers(newcomer, tmp_path), running)
+    finally:
+        running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=60) == 0, log.read_text()
+    assert processes_in(tmp_path) == set()
+
+
+def answers(environment: dict[str, str], folder: Path) -> bool:
+    sent = subprocess.run([*WEBHOOKS, "send", "unknown"], env=environment, cwd=folder, capture_output=True, check=False)
+    return sent.returncode == 0
+
+
+def wait_until(condition, running: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

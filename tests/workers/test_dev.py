@@ -1,0 +1,194 @@
+import socket
+import stat
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from ingest.errors import SettingsError
+from ingest.settings import Settings, load_settings
+from workers import dev
+from workers.devfile import FILE_NAME, read_devfile, settings_beside_dev, write_devfile
+from workers.household import children_of, environment_of, free_port, furnish, is_free, reachable
+
+KEYS = ("PLUGSURFING_HMAC_CURRENT", "PLUGSURFING_HMAC_NEXT")
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path, monkeypatch):
+    """A folder without `.env`, and an environment without our settings."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+# What is made up
+
+
+def test_where_nothing_is_set_everything_is_made_up():
+    house = furnish(9000)
+    assert (house.url, house.dashboard_url) == ("http://127.0.0.1:9000", "http://127.0.0.1:9002")
+    assert house.settings.redis_url == "redis://127.0.0.1:9003"
+    assert set(house.made_up_keys) == set(KEYS)
+    assert [child.name for child in children_of(house, 0)] == ["valkey", "work", "dashboard", "clock", "serve"]
+
+
+def test_the_port_is_the_one_that_is_set(monkeypatch):
+    assert furnish(None).settings.port == 8000
+    monkeypatch.setenv("PORT", "9100")
+    assert furnish(None).settings.dashboard_port == 9102
+
+
+@pytest.mark.parametrize("encoding", ["utf8", "base64", "hex"])
+def test_made_up_keys_are_good_in_every_encoding(encoding, monkeypatch):
+    monkeypatch.setenv("PLUGSURFING_HMAC_ENCODING", encoding)
+    assert set(furnish(9000).made_up_keys) == set(KEYS)
+
+
+def test_made_up_keys_are_the_same_the_next_time():
+    first = furnish(9000)
+    write_devfile(first.settings.data_dir, first.made_up_keys)
+    assert furnish(9000).made_up_keys == first.made_up_keys
+    assert len(set(first.made_up_keys.values())) == 2
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_beside_a_key_that_is_set_none_is_made_up(name, monkeypatch):
+    monkeypatch.setenv(name, "a key of our own")
+    house = furnish(9000)
+    assert house.made_up_keys == {}
+    assert name not in house.made_up
+
+
+def test_where_no_signature_is_asked_for_no_key_is_made_up(monkeypatch):
+    monkeypatch.setenv("PLUGSURFING_HMAC_REQUIRED", "false")
+    with pytest.raises(SettingsError, match="PLUGSURFING_AUTHORIZATION"):
+        furnish(9000)
+    monkeypatch.setenv("PLUGSURFING_AUTHORIZATION", "secret")
+    assert furnish(9000).made_up_keys == {}
+
+
+def test_a_redis_that_is_set_is_used(monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379/1")
+    house = furnish(9000)
+    assert not house.has_own_valkey
+    assert house.settings.redis_url == "redis://elsewhere:6379/1"
+    assert [child.name for child in children_of(house, 0)] == ["work", "dashboard", "clock", "serve"]
+
+
+def test_valkey_takes_another_port_if_its_own_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert not is_free("127.0.0.1", port)
+        assert free_port(port) != port
+
+
+def test_the_children_are_told_what_was_made_up(monkeypatch):
+    monkeypatch.setenv("PUSH", "log")
+    house = furnish(9000)
+    told = environment_of(house)
+    assert {name: told[name] for name in house.made_up} == house.made_up
+    assert told["DATA_DIR"] == str(house.settings.data_dir)
+    assert (told["PUSH"], told["LOG_FORMAT"]) == ("log", "console")
+
+
+def test_our_own_children_find_the_command_line():
+    (work, *_) = children_of(furnish(9000), 0)[1:]
+    said = subprocess.run([*work.command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert "webhooks" in said or "Usage:" in said
+
+
+# What is written down
+
+
+def test_only_the_owner_can_read_what_was_made_up(tmp_path):
+    write_devfile(tmp_path, {"PLUGSURFING_HMAC_CURRENT": "secret="})
+    assert stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode) == 0o600
+    assert read_devfile(tmp_path) == {"PLUGSURFING_HMAC_CURRENT": "secret="}
+
+
+def test_a_command_beside_dev_uses_what_was_made_up():
+    house = furnish(9000)
+    write_devfile(house.settings.data_dir, house.made_up)
+    beside = settings_beside_dev()
+    assert (beside.port, beside.redis_url) == (9000, "redis://127.0.0.1:9003")
+    assert beside.plugsurfing_hmac_current == house.settings.plugsurfing_hmac_current
+
+
+def test_what_is_set_goes_before_what_was_made_up(monkeypatch):
+    house = furnish(9000)
+    write_devfile(house.settings.data_dir, house.made_up)
+    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", "a key of our own")
+    monkeypatch.setenv("PORT", "7000")
+    beside = settings_beside_dev()
+    assert beside.port == 7000
+    assert beside.plugsurfing_hmac_current.get_secret_value() == "a key of our own"
+    assert beside.plugsurfing_hmac_next is None
+
+
+def test_without_a_dev_a_command_has_its_own_settings_alone():
+    assert settings_beside_dev() == load_settings()
+
+
+# The terminal
+
+
+def test_two_devs_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(dev, "LOCK_WITHIN", timedelta())
+    with dev.only_one(tmp_path), pytest.raises(SettingsError, match="another"), dev.only_one(tmp_path):
+        pass
+    with dev.only_one(tmp_path):
+        pass
+
+
+def test_a_taken_port_is_said_before_anything_starts():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"Port {port} is taken"):
+            dev.dev(port, None, ends=False)
+
+
+def test_the_first_screen_says_where_everything_is_and_what_to_type():
+    house = furnish(9000)
+    screen = dev.welcome(house)
+    for part in (
+        "http://127.0.0.1:9000/plugsurfing/events",
+        "http://127.0.0.1:9000/plugsurfing/cdrs",
+        "http://127.0.0.1:9000/readyz",
+        "http://127.0.0.1:9002",
+        "redis://127.0.0.1:9003  (embedded Valkey)",
+        f"PLUGSURFING_HMAC_CURRENT={house.made_up['PLUGSURFING_HMAC_CURRENT']}",
+        "var/dev.env",
+        "send fee-warning",
+    ):
+        assert part in screen
+
+
+def test_the_first_screen_shows_no_secret_that_is_set(monkeypatch):
+    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", "a key of our own")
+    monkeypatch.setenv("REDIS_URL", "redis://:sesame@elsewhere:6379/1")
+    screen = dev.welcome(furnish(9000))
+    assert "a key of our own" not in screen
+    assert "sesame" not in screen
+
+
+def test_lines_stand_behind_the_name_of_who_says_them(capsys):
+    say = dev.speaker(["valkey", "work"])
+    say("work", "one line")
+    assert capsys.readouterr().out == "work   │ one line\n"
+
+
+def test_addresses_are_shown_as_they_can_be_called():
+    assert [reachable(host) for host in ("127.0.0.1", "0.0.0.0", "::", "example.com")] == [
+        "127.0.0.1",
+        "127.0.0.1",
+        "[::1]",
+        "example.com",
+    ]
+
+
+def test_paths_are_shown_as_one_would_type_them(tmp_path):
+    assert dev.nearby(tmp_path / "var" / "dev.env") == "var/dev.env"
+    assert dev.nearby(tmp_path.parent / "dev.env") == str(tmp_path.parent / "dev.env")
+    assert dev.nearby(type(tmp_path)(sys.executable)) == sys.executable

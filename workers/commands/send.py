@@ -1,0 +1,183 @@
+"""The command `send`: play Plugsurfing."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from random import Random
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ingest.keyring import Keyring
+from ingest.settings import Settings
+from ingest.simulator import sender
+from ingest.simulator.faults import Fault, Step, plan
+from ingest.simulator.requests import Penmanship, Sign, as_curl
+from ingest.simulator.sender import Answer, tally
+from ingest.simulator.stories import SCENARIOS, Cast, cast_of, story
+from workers.commands.failures import Failure
+from workers.commands.options import When
+from workers.commands.output import printable, short, span
+from workers.devfile import settings_beside_dev
+
+DEFAULT_SCENARIO = "session"
+# Up to so many answers are shown one by one.
+SHOWN = 20
+
+
+class Faults(click.ParamType[tuple[Fault, ...]]):
+    """Names of faults, by comma."""
+
+    name = "faults"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Fault, ...]:
+        """Read the names; each counts once."""
+        if isinstance(value, tuple):
+            return value
+        names = dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip())
+        try:
+            return tuple(map(Fault, names))
+        except ValueError:
+            self.fail(f"{value!r}: choose from {', '.join(Fault)}, by comma.", param, ctx)
+
+
+@click.command(epilog="Scenarios: " + "; ".join(f"{name} ({each.sentence})" for name, each in SCENARIOS.items()) + ".")
+@click.argument("event", required=False)
+@click.option("--scenario", type=click.Choice(list(SCENARIOS)), help="Tell this story.")
+@click.option("--url", metavar="URL", help="Where the receiver is.  [default: the one on this machine]")
+@click.option("--session", "session_id", metavar="ID", help="The session's id; of several sessions its beginning.")
+@click.option("--user", "user_id", metavar="ID", help="The driver's id.")
+@click.option("--at", type=When(), metavar="WHEN", help="When the story begins: ISO 8601, or 10m, 2h, 3d ago.")
+@click.option("--sign", type=click.Choice([*map(str, Sign)]), help="What to sign with.  [default: current]")
+@click.option("--count", type=click.IntRange(min=1), default=1, help="Tell it of as many sessions.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many requests a second.")
+@click.option("--seed", type=int, help="The same seed draws the same sessions and faults; with --at, the same bytes.")
+@click.option(
+    "--fault", "faults", type=Faults(), default=(), metavar="NAMES", help=f"What goes wrong: {', '.join(Fault)}."
+)
+@click.option("--print", "only_print", is_flag=True, help="Show the requests, as curl; send nothing.")
+def send(  # noqa: PLR0913  the options of the interface
+    *,
+    event: str | None,
+    scenario: str | None,
+    url: str | None,
+    session_id: str | None,
+    user_id: str | None,
+    at: datetime | None,
+    sign: str | None,
+    count: int,
+    rate: float | None,
+    seed: int | None,
+    faults: tuple[Fault, ...],
+    only_print: bool,
+) -> None:
+    """Play Plugsurfing: sign events and send them.
+
+    EVENT is any wire name, known or not, or a scenario; without one it is a session from its start to its price.
+    What is sent is answered rightly or the exit code is 1: with faults, a refusal may be right.
+    """
+    if event and scenario:
+        raise click.UsageError("Choose EVENT or --scenario.")
+    settings = settings_beside_dev()
+    penmanship = penmanship_of(settings, Sign(sign) if sign else None)
+    url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
+    random = Random(seed)  # noqa: S311  nothing secret is drawn
+    about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
+    casts = [cast(random, number, count, session_id, user_id) for number in range(count)]
+    tracks = plan([story(about, each, begins_at=at, now=now) for each in casts], faults, random)
+    if only_print:
+        for step in steps_of(tracks):
+            click.echo(as_curl(penmanship.request(step, at=now), url))
+        return
+    answers = deliver(url, tracks, penmanship, rate)
+    if not answers:
+        click.echo("Nothing was sent: every event was dropped.")
+        return
+    summarize(answers, url)
+    if count == 1:
+        click.echo(f"See what came of it: webhooks session {printable(casts[0].session_id)}")
+
+
+def penmanship_of(settings: Settings, sign: Sign | None) -> Penmanship:
+    """Sign as told, else with what there is. Raises SettingsError where that is nothing."""
+    keys = Keyring(settings).keys
+    required = settings.plugsurfing_hmac_required
+    if sign is None:
+        sign = Sign.NEXT if keys.next and not keys.current else Sign.CURRENT
+        if not required and not keys.current and not keys.next:
+            sign = Sign.NONE
+    return Penmanship(keys, sign, required)
+
+
+def cast(random: Random, number: int, count: int, session_id: str | None, user_id: str | None) -> Cast:
+    """Draw the people of one of `count` stories, who have the names that were asked for."""
+    drawn = cast_of(random)
+    if session_id is not None and count > 1:
+        session_id = f"{session_id}-{number + 1:0{len(str(count))}}"
+    return Cast(session_id or drawn.session_id, drawn.user_id if user_id is None else user_id)
+
+
+def steps_of(tracks: Sequence[Sequence[Step]]) -> Iterator[Step]:
+    """List all steps, one track after the other."""
+    return (step for track in tracks for step in track)
+
+
+def deliver(url: str, tracks: Sequence[Sequence[Step]], penmanship: Penmanship, rate: float | None) -> list[Answer]:
+    """Send everything; few answers are shown as they come, many as progress."""
+    total = sum(map(len, tracks))
+    answers: list[Answer] = []
+    with shown(total) as show:
+
+        def hear(answer: Answer) -> None:
+            answers.append(answer)
+            show(answer)
+
+        asyncio.run(sender.send(url, tracks, penmanship, heard=hear, rate=rate))
+    return answers
+
+
+@contextmanager
+def shown(total: int) -> Iterator[Callable[[Answer], None]]:
+    """Give what shows an answer."""
+    if total <= SHOWN:
+        yield lambda answer: click.echo(line(answer))
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda _answer: progress.advance(task)
+
+
+def line(answer: Answer) -> str:
+    """Write one answer on one line."""
+    told = answer.request.telling
+    if answer.status is None:
+        said = f"no answer ({answer.problem})"
+    elif not answer.is_right:
+        said = f"{answer.status}, which is wrong: it should be {expected(answer)}"
+    elif answer.delivery_id is None:
+        said = f"{answer.status}, as it should be"
+    else:
+        said = f"{answer.status} {'known already as' if answer.duplicate else 'kept as'} {short(answer.delivery_id)}"
+    return f"{printable(told.name):<22}{printable(told.session_id):<13}{said}  {span(answer.took)}"
+
+
+def expected(answer: Answer) -> str:
+    """Write the statuses that would have been right."""
+    return " or ".join(map(str, sorted(answer.request.expected)))
+
+
+def summarize(answers: Sequence[Answer], url: str) -> None:
+    """Write the answers, counted. Raises Failure if one is wrong."""
+    counted = tally(answers)
+    statuses = ", ".join(f"{count} x {status}" for status, count in counted.statuses)
+    again = f" ({counted.duplicates} known already)" if counted.duplicates else ""
+    click.echo(f"{len(answers)} sent: {statuses}{again} · p50 {span(counted.p50)} · p99 {span(counted.p99)}")
+    if all(answer.status is None for answer in answers):
+        raise Failure(f"Nobody answers at {url}: is `webhooks dev` running?")
+    if counted.wrong:
+        worst = next(answer for answer in answers if not answer.is_right)
+        raise Failure(f"{counted.wrong} of {len(answers)} answers are wrong; the first: {line(worst)}")

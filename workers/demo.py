@@ -1,0 +1,137 @@
+"""Play one charging session over HTTP, with everything that goes wrong in a real one, and watch what becomes of it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import SystemRandom
+
+import httpx
+from sqlalchemy import Engine
+
+from ingest.keyring import Keyring
+from ingest.settings import Settings
+from ingest.simulator.faults import Step
+from ingest.simulator.requests import Penmanship, Sign
+from ingest.simulator.sender import Answer, ask
+from ingest.simulator.stories import (
+    COMPLETE,
+    FEE_INCURRING,
+    NOBODY_KNOWS,
+    STARTED,
+    STOPPED,
+    Cast,
+    cast_of,
+    telling,
+)
+from workers.ledger import deliveries, pushes, sessions
+from workers.ledger.deliveries import DeliveryRow, Filters
+from workers.ledger.engine import open_ledger, reading
+from workers.ledger.outcomes import DeliveryState, PushState
+from workers.ledger.pushes import PushRow
+
+PATIENCE = timedelta(seconds=30)
+LOOK_EVERY = timedelta(milliseconds=100)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Something to be told, how long ago it happened, and what a watcher should know about it."""
+
+    name: str
+    ago: timedelta
+    remark: str
+
+
+WARNED = (
+    Beat(STARTED, timedelta(minutes=95), "a driver plugs in"),
+    Beat(STARTED, timedelta(minutes=95), "the same bytes once more"),
+    Beat(FEE_INCURRING, timedelta(minutes=2), "a fee is near: the driver must be told"),
+)
+OVER = (
+    Beat(NOBODY_KNOWS, timedelta(minutes=1), "a word that nobody knows yet"),
+    Beat(COMPLETE, timedelta(), "the session is over"),
+    Beat(STOPPED, timedelta(seconds=30), "late: this happened before the end"),
+)
+TOLD = len({beat.name for beat in (*WARNED, *OVER)})
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the ledger knows of the session at one moment."""
+
+    session_id: str
+    status: str | None
+    deliveries: tuple[DeliveryRow, ...]
+    pushes: tuple[PushRow, ...]
+
+    def findings(self) -> dict[str, bool]:
+        """Say what should have come true, and whether it has."""
+        states = {row.event: row.state for row in self.deliveries}
+        return {
+            f"every event is in the ledger and settled ({TOLD})": len(states) == TOLD
+            and set(states.values()) == {DeliveryState.SETTLED},
+            "the session is COMPLETE, although its stop came after its end": self.status == "COMPLETE",
+            "one warning went to the driver, once": [push.state for push in self.pushes] == [PushState.SENT],
+            "the repeated event was recognised": sum(row.duplicates for row in self.deliveries) == 1,
+            "the unknown event was kept": states.get(NOBODY_KNOWS) is DeliveryState.SETTLED,
+        }
+
+
+async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sight:
+    """Tell the session to the receiver at `url`, each answer in a line to `say`, and wait until all is done.
+
+    Returns what was seen last: all its findings are true, or patience has ended.
+    """
+    cast = cast_of(SystemRandom())
+    keys = Keyring(settings).keys
+    sign = Sign.CURRENT if keys.current else Sign.NEXT if keys.next else Sign.NONE
+    penmanship = Penmanship(keys, sign, required=settings.plugsurfing_hmac_required)
+    now = datetime.now(UTC)
+    engine = open_ledger(settings.database_url)
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE.total_seconds()) as client:
+
+            async def tell(beat: Beat) -> None:
+                step = Step(telling(beat.name, cast, now - beat.ago))
+                say(line(beat, await ask(client, penmanship.request(step, at=datetime.now(UTC)))))
+
+            for beat in WARNED:
+                await tell(beat)
+            # A session that is over needs no warning, so its end waits for the push.
+            await sight_of(engine, cast, lambda seen: any(push.state is PushState.SENT for push in seen.pushes))
+            for beat in OVER:
+                await tell(beat)
+        return await sight_of(engine, cast, lambda seen: all(seen.findings().values()))
+    finally:
+        engine.dispose()
+
+
+def line(beat: Beat, answer: Answer) -> str:
+    """Write one exchange on one line."""
+    outcome = "known already" if answer.duplicate else "kept" if answer.is_right else "not kept"
+    took = f"{answer.took.total_seconds() * 1000:.0f} ms"
+    return f"{beat.name:<21} → {answer.status or answer.problem} {outcome:<13} {took:>6}   {beat.remark}"
+
+
+async def sight_of(engine: Engine, cast: Cast, is_enough: Callable[[Sight], bool]) -> Sight:
+    """Look at the ledger until what is seen is enough, or patience ends."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE.total_seconds()
+    while True:
+        seen = await asyncio.to_thread(look, engine, cast)
+        if is_enough(seen) or loop.time() > deadline:
+            return seen
+        await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+
+def look(engine: Engine, cast: Cast) -> Sight:
+    """Read what the ledger knows of the session."""
+    with reading(engine) as conn:
+        session = sessions.get(conn, cast.session_id)
+        return Sight(
+            session_id=cast.session_id,
+            status=session.status if session else None,
+            deliveries=tuple(deliveries.find(conn, Filters(session_id=cast.session_id), None)),
+            pushes=tuple(pushes.find(conn, session_id=cast.session_id)),
+        )

@@ -1,0 +1,152 @@
+"""All process types in one terminal, with stores and keys of their own where none are set."""
+
+import asyncio
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import click
+import httpx
+
+from ingest.errors import SettingsError
+from ingest.settings import Settings
+from workers import demo
+from workers.child import Child
+from workers.devfile import FILE_NAME, write_devfile
+from workers.household import Household, children_of, environment_of, furnish, is_free
+from workers.ledger.migrate import migrate
+from workers.supervisor import ChildFailedError, Supervisor
+
+LOCK_NAME = "dev.lock"
+LOCK_WITHIN = timedelta(seconds=5)
+LOOK_EVERY = timedelta(milliseconds=100)
+PROBE_TIMEOUT = timedelta(seconds=5)
+
+COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_black")
+
+
+def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends: bool) -> int:
+    """Run everything until a signal comes and return the exit code.
+
+    `play` asks for the demo, and shows the session that it has played; the exit code is then 0 if all came true, and
+    with `ends` this is the end. Raises SettingsError, or OSError if a port is taken, before anything is started.
+    """
+    house = furnish(port)
+    data_dir = house.settings.data_dir
+    with only_one(data_dir) as lock:
+        for wanted in (house.settings.port, house.settings.dashboard_port):
+            if not is_free(house.settings.host, wanted):
+                raise OSError(f"Port {wanted} is taken. Choose others with --port.")
+        migrate(house.settings.database_url)
+        write_devfile(data_dir, house.made_up)
+        try:
+            return asyncio.run(run(house, children_of(house, lock), play, ends=ends))
+        except ChildFailedError as error:
+            click.secho(f"webhooks: {error}", err=True, fg="red")
+            return error.exit_code
+        finally:
+            write_devfile(data_dir, house.made_up_keys)
+
+
+async def run(
+    house: Household, children: Sequence[Child], play: Callable[[Settings, str], None] | None, *, ends: bool
+) -> int:
+    """Keep the children running; once the door is open, say how to use the house, and play the demo."""
+    say = speaker([*(child.name for child in children), "demo"])
+
+    async def story() -> int | None:
+        await until_open(house.url)
+        click.echo(welcome(house))
+        if play is None:
+            return None
+        seen = await demo.play(house.settings, house.url, lambda line: say("demo", line))
+        play(house.settings, seen.session_id)
+        click.echo(verdict(seen.findings()))
+        return int(not all(seen.findings().values())) if ends else None
+
+    return await Supervisor(children, environment_of(house), say).run(story)
+
+
+@contextmanager
+def only_one(data_dir: Path) -> Iterator[int]:
+    """Hold the lock of the folder, which is an open file. Raises SettingsError if another `dev` runs on it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(data_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + LOCK_WITHIN.total_seconds()
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SettingsError("DATA_DIR is in use by another `webhooks dev`.") from None
+                time.sleep(LOOK_EVERY.total_seconds())
+        yield lock
+    finally:
+        os.close(lock)
+
+
+async def until_open(url: str) -> None:
+    """Wait until the door can keep an event."""
+    async with httpx.AsyncClient(base_url=url, timeout=PROBE_TIMEOUT.total_seconds()) as client:
+        while True:
+            try:
+                if (await client.get("/readyz")).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass  # it is still starting
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+
+
+def speaker(names: Sequence[str]) -> Callable[[str, str], None]:
+    """Make what prints a line behind the name of who says it, each name in its colour if this is a terminal."""
+    width = max(map(len, names))
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+
+    def say(name: str, line: str) -> None:
+        click.echo(f"{click.style(f'{name:<{width}} │', fg=colours.get(name))} {line}")
+
+    return say
+
+
+def welcome(house: Household) -> str:
+    """Write what a newcomer needs: where everything is, which keys there are, and what to type next."""
+    shown = {line.name: line.effective for line in house.settings.described()}
+    places = {
+        "events": f"{house.url}/plugsurfing/events",
+        "cdrs": f"{house.url}/plugsurfing/cdrs",
+        "readiness": f"{house.url}/readyz",
+        "dashboard": house.dashboard_url,
+        "queues": shown["REDIS_URL"] + ("  (embedded Valkey)" if house.has_own_valkey else ""),
+        "ledger": shown["DATABASE_URL"],
+    }
+    lines = ["", click.style("  Everything is up.", bold=True) + " Ctrl-C ends it, in order.", ""]
+    lines += [f"    {click.style(f'{name:<10}', dim=True)} {place}" for name, place in places.items()]
+    if house.made_up_keys:
+        file = nearby(house.settings.data_dir / FILE_NAME)
+        lines += ["", f"  No signing key is set. These were made up, and are kept in {file}:", ""]
+        lines += [f"    {name}={value}" for name, value in house.made_up_keys.items()]
+    webhooks = nearby(Path(sys.argv[0]))
+    lines += ["", "  In another terminal:", ""]
+    lines += [f"    {click.style(f'{webhooks} {words}', fg='green')}" for words in ("send fee-warning", "deliveries")]
+    return "\n".join([*lines, ""])
+
+
+def verdict(findings: Mapping[str, bool]) -> str:
+    """Write what came true, and what did not."""
+    marks = {True: click.style("✓", fg="green"), False: click.style("✗", fg="red")}
+    return "\n".join([*(f"  {marks[is_true]} {finding}" for finding, is_true in findings.items()), ""])
+
+
+def nearby(path: Path) -> str:
+    """Write a path as one would type it here."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,126 @@
+"""What `webhooks dev` runs, decided before anything starts: ports, stores, keys and children."""
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ingest.settings import KEYS, Settings, load_settings
+from workers.child import Child
+from workers.devfile import read_devfile
+from workers.valkey import LOOPBACK, valkey
+
+DASHBOARD_AFTER = 2
+VALKEY_AFTER = 3
+
+# What a process may need to end beyond what its work may take.
+GRACE = timedelta(seconds=15)
+
+
+@dataclass(frozen=True)
+class Household:
+    """Settings, and which of them nobody gave."""
+
+    settings: Settings
+    #: By the name of the setting: for the children's environment, and for the file beside the data.
+    made_up: Mapping[str, str]
+
+    @property
+    def made_up_keys(self) -> Mapping[str, str]:
+        """The signing keys among what was made up."""
+        return {name: value for name, value in self.made_up.items() if name.lower() in KEYS}
+
+    @property
+    def has_own_valkey(self) -> bool:
+        """Whether the queues are in a Valkey of its own."""
+        return "REDIS_URL" in self.made_up
+
+    @property
+    def url(self) -> str:
+        """Where `serve` is reached from this machine."""
+        return f"http://{reachable(self.settings.host)}:{self.settings.port}"
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where the dashboard is reached from this machine."""
+        return f"http://{reachable(self.settings.host)}:{self.settings.dashboard_port}"
+
+
+def furnish(port: int | None) -> Household:
+    """Keep what is set and make up the rest: keys are the same as the last time. Raises SettingsError."""
+    given = load_settings()
+    known = read_devfile(given.data_dir)
+    port = port or given.port
+    made_up = {"PORT": str(port)}
+    if "dashboard_port" not in given.model_fields_set:
+        made_up["DASHBOARD_PORT"] = str(port + DASHBOARD_AFTER)
+    if given.redis_url is None:
+        made_up["REDIS_URL"] = f"redis://{LOOPBACK}:{free_port(port + VALKEY_AFTER)}"
+    if given.plugsurfing_hmac_required and not any(getattr(given, name) for name in KEYS):
+        # In hexadecimal digits a key is good in each of the three encodings.
+        made_up |= {name: known.get(name) or secrets.token_hex(32) for name in map(str.upper, KEYS)}
+    settings = load_settings(**{name.lower(): value for name, value in made_up.items()})
+    settings.require_signing()
+    return Household(settings, made_up)
+
+
+def children_of(house: Household, lock: int) -> list[Child]:
+    """List the children in the order of their start; they end the other way round, the door first.
+
+    Valkey holds the lock of the folder too: after a kill -9 of `dev` nobody else may open its files before it has
+    closed them.
+    """
+    settings = house.settings
+    children = [
+        ours("work", patience=settings.handler_timeout + GRACE),  # it finishes the job in its hands
+        ours("dashboard"),
+        ours("clock"),
+        ours("serve"),
+    ]
+    if house.has_own_valkey:
+        port = int(house.made_up["REDIS_URL"].rpartition(":")[2])
+        return [valkey(port, settings.data_dir / "valkey", held_files=(lock,)), *children]
+    return children
+
+
+def ours(command: str, patience: timedelta = GRACE) -> Child:
+    """Describe one of our own process types."""
+    # -P: a folder here that happens to be called like one of our packages must not be taken for it.
+    return Child(command, (sys.executable, "-P", "-m", "workers.cli", command), patience)
+
+
+def environment_of(house: Household) -> dict[str, str]:
+    """Tell the children what was made up, and that people are reading what they print."""
+    for_people = {"LOG_FORMAT": os.environ.get("LOG_FORMAT") or "console", "PYTHONUNBUFFERED": "1"}
+    if sys.stdout.isatty():
+        for_people["FORCE_COLOR"] = os.environ.get("FORCE_COLOR") or "1"
+    return dict(os.environ) | {"DATA_DIR": str(house.settings.data_dir)} | dict(house.made_up) | for_people
+
+
+def is_free(host: str, port: int) -> bool:
+    """Say whether a server could listen there."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(wanted: int) -> int:
+    """Return the port that is wanted, or any other if it is taken."""
+    if is_free(LOOPBACK, wanted):
+        return wanted
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def reachable(host: str) -> str:
+    """Turn the address that a server listens on into one that can be called."""
+    host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104  nothing is bound here
+    return f"[{host}]" if ":" in host else host
