@@ -3,10 +3,10 @@
 import shutil
 import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from pathlib import Path
 
 import psycopg
 from sqlalchemy import make_url
@@ -30,17 +30,17 @@ def postgresql(url: str | None) -> Iterator[str | None]:
         yield url
         return
     try:
-        embedded = import_module(SERVER)
+        with warnings.catch_warnings(action="ignore"):  # one of its dependencies misses XDG_RUNTIME_DIR
+            embedded = import_module(SERVER)
     except ModuleNotFoundError:
         yield None
         return
-    folder = Path(tempfile.mkdtemp(prefix="webhooks-bench-postgresql-"))
-    server = embedded.get_server(folder, cleanup_mode="stop")
-    try:
+    with ExitStack() as stack:
+        folder = tempfile.mkdtemp(prefix="webhooks-bench-postgresql-")
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        server = embedded.get_server(folder, cleanup_mode="stop")
+        stack.callback(server.cleanup)
         yield str(server.get_uri())
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

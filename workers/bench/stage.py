@@ -23,7 +23,8 @@ from rq import Worker
 
 from ingest.broker import connect
 from ingest.errors import WebhooksError
-from ingest.settings import Settings, load_settings
+from ingest.log import configure_logging
+from ingest.settings import LogLevel, Settings, load_settings
 from workers.bench.load import Order, Seen
 from workers.child import end_with
 from workers.ledger.migrate import migrate
@@ -37,7 +38,7 @@ WEBHOOKS = "from workers.cli import main; main()"
 
 
 class BenchFailed(WebhooksError):
-    """Raised when a measurement cannot be made; its text says why, with the last words of the process concerned."""
+    """Raised when a measurement cannot be made; it says why, with the last words of the process concerned."""
 
 
 class Process:
@@ -72,8 +73,8 @@ class Process:
     def check(self) -> None:
         """Raise BenchFailed if the process has ended."""
         if self._child.poll() is not None:
-            last_words = self._output.read_text(errors="replace")[-2000:]
-            raise BenchFailed(f"{self.name} ended with {self._child.returncode}:\n{last_words}")
+            last_words = self._output.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise BenchFailed(f"{self.name} ended with {self._child.returncode}: {last_words}")
 
     def finish(self, patience_s: float) -> str:
         """Wait for a process that ends by itself and return what it printed; raise BenchFailed unless it ended well."""
@@ -258,6 +259,7 @@ def alone() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="webhooks-bench-") as folder, chdir(folder):  # away from any `.env`
         for name in forgotten:
             del os.environ[name]
+        configure_logging(load_settings(log_level=LogLevel.WARNING), "bench")
         try:
             yield
         finally:
