@@ -1,0 +1,74 @@
+"""The application that `webhooks serve` runs, put together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from ingest.endpoints import Door, Lookout, say_what_is_wrong
+from ingest.envelope import Kind
+from ingest.guard import Guard
+from ingest.health import Health
+from ingest.inbox import Inbox
+from ingest.inboxfile import FILE_NAME
+from ingest.keyring import Keyring
+from ingest.metrics import Metrics
+from ingest.quarantine import Intake, Quarantine
+from ingest.relay import Relay
+from ingest.settings import Settings
+
+# In seconds.
+KEYS_REREAD_EVERY = 1.0
+
+PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
+
+
+def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay | None = None) -> Starlette:
+    """Build the application with all its rooms; they open with the first request and close with the last."""
+    path = settings.data_dir / FILE_NAME
+    metrics = Metrics()
+    inbox = inbox or Inbox(path, settings, metrics)
+    relay = relay or Relay(path, settings)
+    intake = Intake(Quarantine(path, settings), metrics)
+    keyring = Keyring(settings)
+    lookout = Lookout(Health(path, inbox, relay), metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(inbox.start)
+        inbox.on_commit(relay.wake)
+        intake.start()
+        relay.start()
+        rereading = asyncio.create_task(_reread(keyring))
+        try:
+            yield
+        finally:
+            rereading.cancel()
+            # In this order: what was kept last still gets offered, and nothing is written to a closed file.
+            for stop in (relay.stop, intake.close, inbox.close):
+                await asyncio.to_thread(stop)
+
+    doors = {
+        route: Door(kind, settings, keyring, inbox=inbox, intake=intake, metrics=metrics)
+        for kind, route in PATHS.items()
+    }
+    windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
+    return Starlette(
+        routes=[
+            *(Route(place, door, methods=["POST"]) for route, door in doors.items() for place in (route, f"{route}/")),
+            *(Route(route, window) for route, window in windows.items()),
+        ],
+        middleware=[Middleware(Guard, metrics=metrics)],
+        exception_handlers={HTTPException: say_what_is_wrong},
+        lifespan=lifespan,
+    )
+
+
+async def _reread(keyring: Keyring) -> None:
+    while True:
+        await asyncio.sleep(KEYS_REREAD_EVERY)
+        await asyncio.to_thread(keyring.refresh)  # a file may lie on a slow disk

@@ -1,0 +1,184 @@
+"""The routes of the door.
+
+[request] -> envelope -> inbox -> relay -> process -> handler -> ledger
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from ingest.answers import CLOSE, RETRY_AFTER, answer_error, answer_kept
+from ingest.envelope import Kind, open_envelope
+from ingest.errors import Encoded, InboxUnavailable, NotAuthentic, Refusal, Slow, TooLarge
+from ingest.health import Health
+from ingest.inbox import Inbox
+from ingest.keyring import Keyring
+from ingest.metrics import CONTENT_TYPE, Metrics
+from ingest.quarantine import Intake
+from ingest.refused import lay_down
+from ingest.settings import Settings
+
+# How long a connection stays open, in seconds, whose body we do not read to its end. Closed at once, a sender who is
+# still busy sending would find it reset before it finds our answer.
+LINGER = 0.5
+NOT_ENCODED = (b"", b"identity")
+SENTENCES = {
+    HTTPStatus.NOT_FOUND: "There is nothing here.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This method is not allowed here.",
+}
+
+
+class Door:
+    """Takes the POSTs of one kind: answers 200 when what arrived is kept.
+
+    A plain ASGI application, because Starlette's Request and Response take longer than all that is done here.
+    """
+
+    def __init__(  # noqa: PLR0913 - the rooms behind the door
+        self, kind: Kind, settings: Settings, keyring: Keyring, *, inbox: Inbox, intake: Intake, metrics: Metrics
+    ) -> None:
+        self._kind = kind
+        self._keyring = keyring
+        self._inbox = inbox
+        self._intake = intake
+        self._metrics = metrics
+        self._signature_required = settings.plugsurfing_hmac_required
+        self._longest = settings.max_body_bytes
+        self._timeout = settings.body_timeout.total_seconds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read, verify, keep, answer."""
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        try:
+            self._check(headers)
+            body = await self._read(receive)
+        except ClientDisconnect:
+            return
+        except Refusal as refusal:
+            await self._turn_away(send, refusal)
+            return
+        keys = self._keyring.keys
+        try:
+            envelope = open_envelope(
+                self._kind,
+                headers,
+                body,
+                keys,
+                signature_required=self._signature_required,
+                received_at=datetime.now(UTC),
+            )
+            delivery_id, duplicate = await self._inbox.keep(envelope)
+        except NotAuthentic as refusal:
+            self._metrics.refused("not authentic")
+            self._intake.put(lay_down(self._kind, headers, body, refusal, keys))
+            await answer_error(send, refusal.status, refusal.sentence)
+        except InboxUnavailable as failure:
+            self._metrics.refused("not kept")
+            await answer_error(send, failure.status, failure.sentence, RETRY_AFTER)
+        else:
+            await answer_kept(send, delivery_id, duplicate=duplicate)
+
+    def _check(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """Refuse by its headers what need not be read."""
+        for name, value in headers:
+            if name == b"content-length":
+                if int(value) > self._longest:
+                    raise TooLarge
+            elif name == b"content-encoding" and value.strip().lower() not in NOT_ENCODED:
+                raise Encoded
+
+    async def _read(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self._timeout):
+                body, more = await self._receive(receive)
+                if not more and len(body) <= self._longest:
+                    return body
+                gathered = bytearray(body)
+                while len(gathered) <= self._longest:
+                    if not more:
+                        return bytes(gathered)
+                    body, more = await self._receive(receive)
+                    gathered += body
+        except TimeoutError:
+            raise Slow from None
+        raise TooLarge
+
+    @staticmethod
+    async def _receive(receive: Receive) -> tuple[bytes, bool]:
+        received = await receive()
+        if received["type"] == "http.disconnect":
+            raise ClientDisconnect
+        return received["body"], received["more_body"]
+
+    async def _turn_away(self, send: Send, refusal: Refusal) -> None:
+        """Answer without having read all, so the connection cannot be used again."""
+        self._metrics.refused(type(refusal).__name__)
+        await answer_error(send, refusal.status, refusal.sentence, CLOSE, ends=False)
+        await asyncio.sleep(LINGER)
+        await send({"type": "http.response.body"})
+
+
+class Lookout:
+    """Answers those who watch over the process."""
+
+    def __init__(self, health: Health, metrics: Metrics) -> None:
+        self._health = health
+        self._metrics = metrics
+
+    async def healthz(self, _request: Request) -> Response:
+        """Say that the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Say whether an event can be kept; Redis need not be there for that."""
+        facts = await self._health.look()
+        relay = facts.relay
+        return JSONResponse(
+            {
+                "ready": facts.inbox_problem is None,
+                "inbox": {
+                    "ok": facts.inbox_problem is None,
+                    "error": facts.inbox_problem,
+                    "unsettled": facts.unsettled,
+                },
+                "redis": {"ok": relay.redis_ok, "error": relay.redis_error},
+                "relay": {
+                    "ok": relay.error is None,
+                    "error": relay.error,
+                    "leader": relay.leader,
+                    "held": relay.held,
+                    "last_offer_at": relay.last_offer_at.isoformat() if relay.last_offer_at else None,
+                },
+                "oldest_unsettled_seconds": facts.oldest_unsettled_seconds,
+            },
+            status_code=HTTPStatus.OK if facts.inbox_problem is None else HTTPStatus.SERVICE_UNAVAILABLE,
+        )
+
+    async def metrics(self, _request: Request) -> Response:
+        """Say everything in numbers."""
+        facts = await self._health.look()
+        relay = facts.relay
+        numbers = {
+            "inbox_up": facts.inbox_problem is None,
+            "inbox_unsettled": facts.unsettled,
+            "inbox_oldest_unsettled_seconds": facts.oldest_unsettled_seconds,
+            "redis_up": relay.redis_ok,
+            "relay_leader": relay.leader,
+            "relay_held": relay.held,
+            "relay_last_offer_timestamp_seconds": relay.last_offer_at.timestamp() if relay.last_offer_at else None,
+        }
+        text = self._metrics.text({name: float(number) for name, number in numbers.items() if number is not None})
+        return Response(text, media_type=CONTENT_TYPE)
+
+
+async def say_what_is_wrong(_request: Request, error: Exception) -> Response:
+    """Answer what no route takes."""
+    status, headers = HTTPStatus.NOT_FOUND, None
+    if isinstance(error, HTTPException):
+        status, headers = HTTPStatus(error.status_code), error.headers
+    return JSONResponse({"error": SENTENCES.get(status, status.phrase)}, status, headers)

@@ -1,0 +1,49 @@
+"""The outermost ring of the application: whatever breaks inside of it, the sender hears 503 and the log says why."""
+
+import asyncio
+import traceback
+from http import HTTPStatus
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ingest.answers import CLOSE, RETRY_AFTER, answer_error
+from ingest.metrics import Metrics
+
+log = structlog.get_logger()
+
+SENTENCE = "The event cannot be kept right now."
+
+
+class Guard:
+    """Turns an unexpected exception into 503.
+
+    Not into 500: it means the same to the sender, that nothing was promised and that another attempt may succeed, and
+    whoever watches a proxy's log finds there one status for everything that was not kept and not refused.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and watch."""
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:  # the server is shutting down and has waited long enough
+            await self._apologize(send)
+        # The one thing that must hold for any bytes and any fault of ours is that there is an answer.
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            # Where it happened, and not what it says: the text of an exception may quote the body.
+            stack = "".join(traceback.format_tb(error.__traceback__))
+            log.error("request.failed", path=scope["path"], error=type(error).__name__, stack=stack)  # noqa: TRY400
+            await self._apologize(send)
+
+    async def _apologize(self, send: Send) -> None:
+        self._metrics.refused("failed")
+        try:
+            await answer_error(send, HTTPStatus.SERVICE_UNAVAILABLE, SENTENCE, RETRY_AFTER, CLOSE)
+        except RuntimeError:
+            return  # an answer had begun: the server cuts it off

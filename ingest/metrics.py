@@ -1,0 +1,61 @@
+"""What `serve` counts, as Prometheus reads it."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+GROUP_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Metrics:
+    """The numbers of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._kept = Counter("webhooks_deliveries_kept", "Deliveries on disk", registry=registry)
+        self._repeated = Counter("webhooks_deliveries_repeated", "Deliveries kept before", registry=registry)
+        self._refused = Counter(
+            "webhooks_requests_refused", "Requests not kept, by reason", ("reason",), registry=registry
+        )
+        self._group = Histogram(
+            "webhooks_inbox_commit_deliveries", "Deliveries in a commit", buckets=GROUP_SIZES, registry=registry
+        )
+        self._seconds = Histogram(
+            "webhooks_inbox_commit_seconds", "Time of a commit", buckets=COMMIT_SECONDS, registry=registry
+        )
+        self._failures = Counter("webhooks_inbox_commits_failed", "Commits that kept nothing", registry=registry)
+        self._quarantined = Counter("webhooks_quarantine_entered", "Requests put in quarantine", registry=registry)
+        self._dropped = Counter(
+            "webhooks_quarantine_dropped", "Requests that quarantine had no room for", registry=registry
+        )
+
+    def committed(self, *, kept: int, repeated: int, seconds: float) -> None:
+        """Count one commit of the inbox."""
+        self._kept.inc(kept)
+        self._repeated.inc(repeated)
+        self._group.observe(kept + repeated)
+        self._seconds.observe(seconds)
+
+    def commit_failed(self) -> None:
+        """Count one commit that did not happen."""
+        self._failures.inc()
+
+    def refused(self, reason: str) -> None:
+        """Count one request that was not kept."""
+        self._refused.labels(reason).inc()
+
+    def quarantined(self, *, entered: int, dropped: int) -> None:
+        """Count what went into quarantine, and what it lost for lack of room."""
+        self._quarantined.inc(entered)
+        self._dropped.inc(dropped)
+
+    def text(self, facts: Mapping[str, float]) -> bytes:
+        """Render all numbers, with facts that were looked up because somebody asked."""
+        looked_up = CollectorRegistry()
+        for name, value in facts.items():
+            Gauge(f"webhooks_{name}", name.replace("_", " ").capitalize(), registry=looked_up).set(value)
+        return generate_latest(self._registry) + generate_latest(looked_up)

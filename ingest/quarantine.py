@@ -1,0 +1,199 @@
+"""What failed verification: kept apart and bounded, so that a person can look at it and verify it again."""
+
+import contextlib
+import sqlite3
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from ingest.errors import InboxUnavailable, NotAuthentic
+from ingest.inboxfile import open_inbox_file
+from ingest.keyring import Keys
+from ingest.metrics import Metrics
+from ingest.refused import Quarantined, from_row
+from ingest.rows import Kept, keep_rows, row_of
+from ingest.settings import Settings
+
+log = structlog.get_logger()
+
+# A flood is written in few commits, because they take turns with those of the inbox; what comes faster than that
+# pushes out what waits.
+PAUSE = timedelta(milliseconds=250)
+LONGEST_QUEUE = 500
+LARGEST_QUEUE = 4_194_304
+# How often what is too old is looked for while nothing comes.
+EXPIRY = timedelta(hours=1)
+
+DROPPED = "quarantine_dropped"
+PUT = "INSERT INTO quarantine (kind, received_at, reason, headers, body) VALUES (?, ?, ?, ?, ?)"
+EXPIRE = "DELETE FROM quarantine WHERE received_at < ?"
+EVICT = """
+DELETE FROM quarantine WHERE seq <= (
+    SELECT max(seq) FROM (
+        SELECT seq, row_number() OVER newest_first AS place, sum(length(body)) OVER newest_first AS bytes
+        FROM quarantine WINDOW newest_first AS (ORDER BY seq DESC)
+    ) WHERE place > ? OR bytes > ?
+)
+"""
+COUNT_DROPPED = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+
+
+@dataclass(frozen=True)
+class Reverified:
+    """How a request fared when it was verified again."""
+
+    request: Quarantined
+    kept: Kept | None
+    """What it became, if it was let in."""
+    reason: str | None
+    """Why it stays, if it does."""
+
+
+class Quarantine:
+    """The requests in quarantine, as one process reads and writes them.
+
+    All methods open the file for themselves and raise InboxUnavailable if it cannot be used.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        self._settings = settings
+
+    def add(self, requests: Iterable[Quarantined], *, dropped: int = 0) -> int:
+        """Write requests down and make room for them at the cost of the oldest.
+
+        Count those that went, and `dropped` others, for `dropped()`; tell how many.
+        """
+        with self._transaction() as file:
+            file.executemany(
+                PUT,
+                [(one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body) for one in requests],
+            )
+            file.execute(EXPIRE, ((datetime.now(UTC) - self._settings.quarantine_age).timestamp(),))
+            limits = (self._settings.quarantine_count, self._settings.quarantine_bytes)
+            dropped += file.execute(EVICT, limits).rowcount
+            if dropped:
+                file.execute(COUNT_DROPPED, (DROPPED, dropped))
+        return dropped
+
+    def dropped(self) -> int:
+        """Tell how many requests there was no room for, ever."""
+        with self._transaction() as file:
+            found = file.execute("SELECT value FROM meta WHERE name = ?", (DROPPED,)).fetchone()
+        return int(found[0]) if found else 0
+
+    def list(self, since: datetime | None = None) -> list[Quarantined]:
+        """Read what is there, in the order of arrival."""
+        with self._transaction() as file:
+            found = file.execute(
+                "SELECT seq, kind, received_at, reason, headers, body FROM quarantine"
+                " WHERE received_at >= ? ORDER BY seq",
+                (since.timestamp() if since else 0,),
+            )
+            return [from_row(row) for row in found]
+
+    def reverify(self, keys: Keys, since: datetime | None = None) -> Iterator[Reverified]:
+        """Verify again with these keys, in the order of arrival, and let in what passes, as received when it was.
+
+        Each one enters the inbox and leaves quarantine in one transaction.
+        """
+        required = self._settings.plugsurfing_hmac_required
+        for request in self.list(since):
+            try:
+                envelope = request.verified(keys, signature_required=required)
+            except NotAuthentic as refusal:
+                yield Reverified(request, None, str(refusal))
+                continue
+            with self._transaction() as file:
+                (kept,) = keep_rows(file, [row_of(envelope)])
+                file.execute("DELETE FROM quarantine WHERE seq = ?", (request.seq,))
+            yield Reverified(request, kept, None)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with contextlib.closing(open_inbox_file(self._path)) as file:
+                file.execute("BEGIN IMMEDIATE")
+                yield file
+                file.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise InboxUnavailable(f"The inbox file cannot be used ({type(error).__name__}: {error}).") from error
+
+
+class Intake:
+    """Takes what the door refuses into quarantine, in a thread of its own and without ever keeping the door waiting."""
+
+    def __init__(self, quarantine: Quarantine, metrics: Metrics) -> None:
+        self._quarantine = quarantine
+        self._metrics = metrics
+        self._queue: deque[Quarantined] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._problem: str | None = None
+        self._gate = threading.Lock()
+        self._woken = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="quarantine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        self._ending.set()
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def put(self, request: Quarantined) -> None:
+        """Have a request written down soon. If too much waits, the oldest of it is dropped and counted."""
+        with self._gate:
+            self._queue.append(request)
+            self._bytes += len(request.body)
+            self._drop_what_is_too_much()
+        self._woken.set()
+
+    def _write(self) -> None:
+        while not self._ending.is_set():
+            self._woken.wait((PAUSE if self._queue else EXPIRY).total_seconds())
+            self._woken.clear()
+            self._write_once()
+            self._ending.wait(PAUSE.total_seconds())
+        self._write_once()
+
+    def _write_once(self) -> None:
+        with self._gate:
+            requests, dropped = list(self._queue), self._dropped
+            self._queue.clear()
+            self._bytes = self._dropped = 0
+        try:
+            dropped = self._quarantine.add(requests, dropped=dropped)
+        except InboxUnavailable as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.warning("quarantine.failed", error=self._problem)
+            self._put_back(requests, dropped)
+            return
+        self._problem = None
+        if requests:
+            reasons = Counter(request.reason for request in requests)
+            self._metrics.quarantined(entered=len(requests), dropped=dropped)
+            log.warning("requests.quarantined", count=len(requests), dropped=dropped, reasons=dict(reasons))
+
+    def _put_back(self, requests: list[Quarantined], dropped: int) -> None:
+        with self._gate:
+            self._queue.extendleft(reversed(requests))
+            self._bytes += sum(len(request.body) for request in requests)
+            self._dropped += dropped
+            self._drop_what_is_too_much()
+
+    def _drop_what_is_too_much(self) -> None:
+        while len(self._queue) > 1 and (len(self._queue) > LONGEST_QUEUE or self._bytes > LARGEST_QUEUE):
+            self._bytes -= len(self._queue.popleft().body)
+            self._dropped += 1

@@ -1,0 +1,115 @@
+"""A request that was refused, laid down without its secrets.
+
+The value of an `Authorization` header is a secret and not kept. What became of its check on arrival is kept instead:
+a request that failed it can only be let in later if no such header is asked for any more.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from ingest.envelope import HEADERS_KEPT, LONGEST_HEADER, Envelope, Kind, open_envelope
+from ingest.errors import NotAuthentic
+from ingest.keyring import Keys
+from ingest.signature import SIGNATURE_HEADER
+
+AUTHORIZATION = b"authorization"
+REMEMBERED = frozenset(name.encode() for name in (*HEADERS_KEPT, SIGNATURE_HEADER))
+
+
+class Authorization(StrEnum):
+    """What became of the check of the `Authorization` header when a request arrived."""
+
+    NOT_ASKED = "not asked"
+    """No such header was expected: the signature alone has to prove everything."""
+    RIGHT = "right"
+    """It was one of the expected values."""
+    FAILED = "failed"
+    """It was missing, doubled or wrong."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A request that was refused because nothing proved that it is Plugsurfing's."""
+
+    seq: int
+    kind: Kind
+    received_at: datetime
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    """Some, in the order they came; the signature is among them, and may be there twice."""
+    authorization: Authorization
+    body: bytes = field(repr=False)
+
+    @property
+    def headers_text(self) -> str:
+        """Write down the headers, and what became of the one that is not among them."""
+        return json.dumps({"authorization": self.authorization, "headers": self.headers})
+
+    def verified(self, keys: Keys, *, signature_required: bool) -> Envelope:
+        """Open it with these keys, as received when it was. Raise NotAuthentic if it still proves nothing."""
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
+        match self.authorization:
+            case Authorization.NOT_ASKED:
+                keys, signature_required = replace(keys, authorizations=()), True
+            case Authorization.RIGHT:
+                headers += [(AUTHORIZATION, value) for value in keys.authorizations[:1]]
+            case Authorization.FAILED:
+                pass  # the header stays away: no entry while one is asked for
+        return open_envelope(
+            self.kind,
+            headers,
+            self.body,
+            keys,
+            signature_required=signature_required,
+            received_at=self.received_at,
+        )
+
+
+def lay_down(
+    kind: Kind, headers: Sequence[tuple[bytes, bytes]], body: bytes, refusal: NotAuthentic, keys: Keys
+) -> Quarantined:
+    """Lay down a request that has just been refused with these keys; it has no number yet."""
+    return Quarantined(
+        seq=0,
+        kind=kind,
+        received_at=datetime.now(UTC),
+        reason=str(refusal),
+        headers=tuple(
+            (name.decode("latin-1"), value[:LONGEST_HEADER].decode("latin-1"))
+            for name, value in headers
+            if name in REMEMBERED
+        ),
+        authorization=_authorization(kind, headers, keys),
+        body=body,
+    )
+
+
+def _authorization(kind: Kind, headers: Sequence[tuple[bytes, bytes]], keys: Keys) -> Authorization:
+    if not keys.authorizations:
+        return Authorization.NOT_ASKED
+    alone = [(name, value) for name, value in headers if name == AUTHORIZATION]
+    only_these = Keys(authorizations=keys.authorizations)
+    try:
+        open_envelope(kind, alone, b"", only_these, signature_required=False, received_at=datetime.now(UTC))
+    except NotAuthentic:
+        return Authorization.FAILED
+    return Authorization.RIGHT
+
+
+def from_row(row: Sequence[Any]) -> Quarantined:
+    """Read a request from the columns of its row, in the order of the fields."""
+    seq, kind, received_at, reason, headers_text, body = row
+    found = json.loads(headers_text)
+    return Quarantined(
+        seq=seq,
+        kind=Kind(kind),
+        received_at=datetime.fromtimestamp(received_at, UTC),
+        reason=reason,
+        headers=tuple((name, value) for name, value in found["headers"]),
+        authorization=Authorization(found["authorization"]),
+        body=body,
+    )
