@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: Count = Field(1_048_576, description="longest body that is taken")
     body_timeout: Span = Field(timedelta(seconds=5), description="how long a body may take to arrive")
+    waiting_bytes: Count = Field(
+        33_554_432, description="most that may wait for the disk; what comes beyond is answered 503"
+    )
     clock_skew: Span = Field(timedelta(minutes=5), description="clocks that differ by more are reported")
     duplicates_remembered: Span = Field(timedelta(days=8), description="how long the door knows a repeat")
     quarantine_count: Count = Field(1000, description="most requests in quarantine; the oldest go")
