@@ -100,3 +100,7 @@ def main() -> None:
 
     New here? `webhooks dev --demo` shows everything working.
     """
+
+
+if __name__ == "__main__":
+    main()
