@@ -1,5 +1,6 @@
 """The process type `worker`: a stock RQ worker that has its plugins loaded before it forks."""
 
+import logging
 from collections.abc import Sequence
 
 import structlog
@@ -8,6 +9,7 @@ from rq.serializers import JSONSerializer
 
 from ingest.broker import QUEUES, connect, queue
 from ingest.errors import SettingsError
+from ingest.log import configure_logging
 from ingest.settings import Settings
 from workers.equipment import preload
 
@@ -32,6 +34,10 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     unknown = [name for name in names if name not in QUEUES]
     if unknown:
         raise SettingsError(f"There is no queue {unknown[0]!r}; there are: {', '.join(QUEUES)}.")
+    configure_logging(settings, "work")
+    if settings.log_level != "debug":
+        # Six lines a job, which say what ours says in one.
+        logging.getLogger("rq.worker").setLevel(logging.WARNING)
     _, plugins = preload()
     connection = connect(settings.require_redis())
     log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])

@@ -19,7 +19,8 @@ def serve() -> None:
 
 @click.command()
 @click.argument("queues", metavar="[QUEUE]...", nargs=-1)
-def work(queues: tuple[str, ...]) -> None:
+@click.option("--burst", is_flag=True, help="End when the queues are empty.")
+def work(queues: tuple[str, ...], *, burst: bool) -> None:
     """Take deliveries off the queues and run handlers.
 
     Serves the queues in the order given: urgent, sessions, cdrs, other, unless said otherwise.
@@ -27,7 +28,7 @@ def work(queues: tuple[str, ...]) -> None:
     from ingest.settings import load_settings
     from workers.worker import work
 
-    work(load_settings(), queues)
+    work(load_settings(), queues, burst=burst)
 
 
 @click.command()
@@ -52,7 +53,11 @@ def dashboard() -> None:
 def migrate() -> None:
     """Bring the tables of the database to this version. To be run before the other processes of a new version."""
     from ingest.settings import load_settings
-    from workers.ledger.migrate import migrate
+    from workers.ledger.migrate import migrate, pending
 
-    steps = migrate(load_settings().database_url)
-    click.echo(f"{steps}")
+    url = load_settings().database_url
+    if pending(url):
+        migrate(url)
+        click.echo("The database now has this version's tables.")
+    else:
+        click.echo("The database has this version's tables already.")

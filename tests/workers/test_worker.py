@@ -1,0 +1,91 @@
+"""Real RQ workers, ours and the stock one, on a real Valkey."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Queue
+
+from ingest.batch import Batch, Delivery, batch_key, lease_key, new_batch_id, settled_key
+from ingest.broker import WORK_BATCH, queue
+from ingest.envelope import Envelope, Kind
+from workers.ledger import sessions
+from workers.ledger.engine import open_ledger
+from workers.ledger.migrate import migrate
+
+ENVIRONMENT = {"PLUGSURFING_HMAC_CURRENT": "key", "LOG_FORMAT": "json"}
+OURS = ["-m", "workers.cli", "work"]
+STOCK = ["-m", "rq.cli", "worker", "--serializer", "rq.serializers.JSONSerializer", "--burst"]
+
+
+@pytest.fixture
+def environment(valkey_url: str, tmp_path: Path) -> dict[str, str]:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    migrate(url)
+    return os.environ | ENVIRONMENT | {"REDIS_URL": valkey_url, "DATABASE_URL": url, "DATA_DIR": str(tmp_path)}
+
+
+def offer(connection: redis.Redis, session_id: str) -> Batch:
+    """Put a batch on its queue as the relay does."""
+    body = json.dumps(
+        {"event": "SESSION_STARTED", "payload": {"sessionId": session_id, "timestamp": "2026-05-04T10:00:00Z"}}
+    ).encode()
+    envelope = Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {})
+    delivery = Delivery(
+        envelope.id, Kind.EVENTS, "SESSION_STARTED", session_id, envelope.received_at, "current", None, {}, body, 1, "i1"
+    )
+    batch = Batch(new_batch_id(), "i1", "sessions", (delivery,))
+    connection.set(batch_key(batch.id), batch.to_json())
+    job = Queue.prepare_data(WORK_BATCH, args=[batch.id], job_id=batch.id, description=batch.description())
+    queue("sessions", connection).enqueue_many([job])
+    return batch
+
+
+@pytest.mark.parametrize("command", [[*OURS, "--burst"], [*STOCK, "urgent", "sessions", "cdrs", "other"]])
+def test_our_worker_and_the_stock_one_settle_a_batch(
+    command: list[str], environment: dict[str, str], valkey: redis.Redis
+) -> None:
+    batch = offer(valkey, "S1")
+    ended = subprocess.run(
+        [sys.executable, *command, *(["--url", environment["REDIS_URL"]] if command[1] == "rq.cli" else [])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert valkey.lrange(settled_key("i1"), 0, -1) == [batch.id.encode()]
+    assert not valkey.exists(batch_key(batch.id), lease_key(batch.id))
+    with open_ledger(environment["DATABASE_URL"]).connect() as ledger:
+        session = sessions.get(ledger, "S1")
+    assert session is not None
+    assert session.status == "STARTED"
+
+
+def test_a_broken_plugin_stops_the_worker_with_a_sentence(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "broken_plugin.py").write_text("import nothing_like_it\n")
+    ended = subprocess.run(
+        [sys.executable, *OURS],
+        env=environment | {"HANDLER_MODULES": "broken_plugin", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "broken_plugin" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_unknown_queue_is_wrong_usage(environment: dict[str, str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, *OURS, "nonsense"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 2
+    assert "urgent, sessions, cdrs, other" in ended.stderr
