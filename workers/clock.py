@@ -13,11 +13,12 @@ from sqlalchemy import Connection
 from ingest.broker import connect
 from ingest.errors import QueueUnavailable
 from ingest.lease import GRACE, JobWatch, Standing
+from ingest.log import configure_logging
 from ingest.settings import Settings
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment, equip
-from workers.ledger import runs
+from workers.ledger import schedule
 from workers.ledger.transaction import LedgerUnavailable, transact
 from workers.run import now
 from workers.sending import send_due
@@ -52,7 +53,7 @@ class Clock:
     def tick(self) -> None:
         """Sweep, offer what is due, end what is overdue, send what waits, file what is dead."""
         self.sweep()
-        transact(self._equipment.engine, lambda ledger: runs.overdue(ledger, now()))
+        transact(self._equipment.engine, lambda ledger: schedule.overdue(ledger, now()))
         offer_due(self._equipment)
         send_due(self._equipment)
         file_dead_letters(self._equipment)
@@ -60,7 +61,7 @@ class Clock:
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""
         engine = self._equipment.engine
-        offered, running = transact(engine, lambda ledger: (runs.offered(ledger), runs.running(ledger)))
+        offered, running = transact(engine, lambda ledger: (schedule.offered(ledger), schedule.running(ledger)))
         standings = self._watch.look({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
         lost = [run for run in offered if standings.get(run.job_id or "") in ENDED]
         orphaned = [run for run in running if standings.get(run.job_id or "") in ENDED]
@@ -68,8 +69,8 @@ class Clock:
             return
 
         def give_back(ledger: Connection) -> None:
-            runs.clear_offer(ledger, [run.key for run in lost])
-            runs.lost(ledger, orphaned, now=now(), deaths_allowed=self._equipment.settings.poison_deaths, error=DIED)
+            schedule.clear_offer(ledger, [run.key for run in lost])
+            schedule.lost(ledger, orphaned, now=now(), deaths_allowed=self._equipment.settings.poison_deaths, error=DIED)
 
         transact(engine, give_back)
         log.warning("runs.offered_again", lost=len(lost), orphaned=len(orphaned))
@@ -77,6 +78,7 @@ class Clock:
 
 def clock(settings: Settings) -> None:
     """Run the clock until SIGTERM or SIGINT."""
+    configure_logging(settings, "clock")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())

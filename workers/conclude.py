@@ -9,7 +9,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
-from workers.ledger import deliveries, pushes, runs
+from workers.ledger import pushes, runs, states
 from workers.ledger.outcomes import Outcome
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import NewRun
@@ -84,7 +84,7 @@ def _commit(
         for channel in equipment.channels
     ]
     new_pushes = pushes.add(ledger, wanted)
-    deliveries.refresh_states(ledger, {result.delivery_id for result in results})
+    states.refresh_states(ledger, {result.delivery_id for result in results})
     return Aftermath(
         offer=any(result.outcome is Outcome.WAITING for result in ours),
         send=bool(new_pushes),

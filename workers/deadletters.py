@@ -13,8 +13,8 @@ from ingest.broker import WORK_RUNS, queue
 from ingest.errors import QueueUnavailable
 from workers.dispatch import MARGIN
 from workers.equipment import Equipment
-from workers.ledger import runs
-from workers.ledger.runs import DeadRun
+from workers.ledger import ended
+from workers.ledger.ended import DeadRun
 from workers.ledger.transaction import transact
 
 DEAD_JOB = "dead-"
@@ -23,7 +23,7 @@ AT_ONCE = 200
 
 def file_dead_letters(equipment: Equipment) -> int:
     """File the dead runs that are not among RQ's failed jobs yet, and return how many they were."""
-    dead = transact(equipment.engine, lambda ledger: runs.unfiled(ledger, DEAD_JOB, AT_ONCE))
+    dead = transact(equipment.engine, lambda ledger: ended.unfiled(ledger, DEAD_JOB, AT_ONCE))
     if not dead:
         return 0
     try:
@@ -36,7 +36,7 @@ def file_dead_letters(equipment: Equipment) -> int:
 
     def mark(ledger: Connection) -> None:
         for run in dead:
-            runs.mark_filed(ledger, run, job_id(run))
+            ended.mark_filed(ledger, run, job_id(run))
 
     transact(equipment.engine, mark)
     return len(dead)

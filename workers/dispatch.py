@@ -12,8 +12,8 @@ from ingest.batch import new_batch_id
 from ingest.broker import WORK_RUNS, queue
 from ingest.errors import QueueUnavailable
 from workers.equipment import Equipment
-from workers.ledger import runs
-from workers.ledger.runs import OpenRun
+from workers.ledger import schedule
+from workers.ledger.schedule import OpenRun
 from workers.ledger.transaction import transact
 from workers.run import now
 
@@ -34,9 +34,9 @@ def offer_due(equipment: Equipment) -> int:
     """
 
     def mark(ledger: Connection) -> list[tuple[str, list[OpenRun]]]:
-        jobs = [(new_batch_id(), some) for some in grouped(runs.due(ledger, now(), AT_ONCE))]
+        jobs = [(new_batch_id(), some) for some in grouped(schedule.due(ledger, now(), AT_ONCE))]
         for job_id, some in jobs:
-            runs.mark_offered(ledger, [run.key for run in some], job_id)
+            schedule.mark_offered(ledger, [run.key for run in some], job_id)
         return jobs
 
     jobs = transact(equipment.engine, mark)

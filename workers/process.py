@@ -22,10 +22,10 @@ from ingest.events import Event, decode
 from ingest.lease import hold
 from workers.conclude import Aftermath, conclude, finish, follow_up
 from workers.equipment import Equipment, equip
-from workers.ledger import deliveries, runs, sessions
+from workers.ledger import deliveries, runs, schedule, sessions
+from workers.ledger.inorder import Key
 from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.reader import LedgerReader
-from workers.ledger.runs import Key
 from workers.ledger.transaction import transact
 from workers.retry import RetryPolicy
 from workers.run import Result, Runner, Task, call, failed, now
@@ -79,7 +79,7 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
     def keep(ledger: Connection) -> tuple[set[Key], Aftermath]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in readings})
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
-        aftermath = Aftermath(offer=runs.wake(ledger, told, now()) > 0)
+        aftermath = Aftermath(offer=schedule.wake(ledger, told, now()) > 0)
         if not inline:
             aftermath |= conclude(ledger, equipment, first, batch.queue)
         return runs.recorded(ledger, {each.delivery.id for each in readings} - new), aftermath

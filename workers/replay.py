@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from ingest.envelope import Kind
 from ingest.errors import Unreadable
 from ingest.events import decode, glimpse, queue_for
-from workers.ledger import deliveries, runs
+from workers.ledger import deliveries, ended
 from workers.ledger.deliveries import DeliveryRow
 from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.runs import NewRun
@@ -84,7 +84,7 @@ def plans(conn: Connection, ids: Collection[str], plugins: Plugins, handler: str
 
 def carry_out(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> None:
     """Make the runs due then; the clock puts them on their queues. To be called in the transaction that decided."""
-    runs.withdraw(conn, [each.row.id for each in decided if each.withdraws], WHOLE_DELIVERY)
+    ended.withdraw(conn, [each.row.id for each in decided if each.withdraws], WHOLE_DELIVERY)
     for each in decided:
         if each.is_understood and each.row.state is DeliveryState.UNREADABLE:
             seen = glimpse(Kind(each.row.kind), each.row.body or b"")
@@ -94,8 +94,8 @@ def carry_out(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> No
         for name in each.again:
             by_handler[name].append(each.row.id)
     for name, ids in sorted(by_handler.items()):
-        runs.reopen(conn, ids, name, due_at, ENDED)
-    runs.add_missing(conn, [run for each in decided for run in _new_runs(each, due_at)])
+        ended.reopen(conn, ids, name, due_at, ENDED)
+    ended.add_missing(conn, [run for each in decided for run in _new_runs(each, due_at)])
 
 
 def _new_runs(decided: Plan, due_at: datetime) -> list[NewRun]:

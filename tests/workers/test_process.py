@@ -26,7 +26,7 @@ from workers.conclude import follow_up
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
-from workers.ledger import deliveries, pushes, runs, sessions
+from workers.ledger import deliveries, pushes, schedule, sessions
 from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
 from workers.ledger.tables import metadata
@@ -451,8 +451,8 @@ def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[.
         ctx.write(insert(notes).values(text=f"attempt {ctx.attempt}"))
         if ctx.attempt == 1:  # given up for dead meanwhile, and made by somebody else
             with equipment.engine.begin() as ledger:
-                runs.lost(
-                    ledger, runs.running(ledger), now=datetime.now(UTC), deaths_allowed=3, error="the worker died"
+                schedule.lost(
+                    ledger, schedule.running(ledger), now=datetime.now(UTC), deaths_allowed=3, error="the worker died"
                 )
             make_runs(equipment, "slow", [[delivery(body).id, 2]], "job-2")
 

@@ -63,7 +63,8 @@ def _form(table: Table, dialect: Dialect) -> Form:
         source = f"VALUES ({', '.join('?' for _ in names)})"
     else:
         # One parameter a column, an array in PostgreSQL's own format, so that nothing is quoted and parsed again.
-        arrays = ", ".join(f"%b::{column.type.compile(dialect)}[]" for column in table.c)
+        kinds = [column.type.compile(dialect).partition(" COLLATE ")[0] for column in table.c]
+        arrays = ", ".join(f"%b::{kind}[]" for kind in kinds)
         source = f"SELECT * FROM unnest({arrays})"  # noqa: S608 - types of ours only
     leading = next(iter(table.primary_key))
     return Form(

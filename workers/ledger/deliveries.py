@@ -5,41 +5,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
 
 from ingest.batch import Delivery
 from workers.ledger.among import among
 from workers.ledger.bulk import insert_new
 from workers.ledger.engine import insert_into
-from workers.ledger.outcomes import OPEN_OUTCOMES, DeliveryState, Outcome
-from workers.ledger.tables import Moment, deliveries, runs, sightings
+from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.tables import deliveries, runs, sightings
 
 AS_ARRIVED = [deliveries.c[name] for name in Delivery.__dataclass_fields__ if name != "receipts"]
-ENDED = frozenset({DeliveryState.SETTLED, DeliveryState.DEAD, DeliveryState.UNREADABLE})
-
-# Made once: building a statement costs more than running it on a small batch.
-SETTLED = select(deliveries.c.id).where(among(deliveries.c.id, "ids"), deliveries.c.settled_at.is_not(None))
-STATES = (
-    select(deliveries.c.id, deliveries.c.state)
-    .where(among(deliveries.c.id, "ids"))
-    .order_by(deliveries.c.id)
-    .with_for_update()
-)
-UNSETTLED_RUNS = select(runs.c.delivery_id, runs.c.outcome).where(
-    among(runs.c.delivery_id, "ids"), runs.c.outcome.in_([*OPEN_OUTCOMES, Outcome.DEAD])
-)
-WITH_RUNS = select(runs.c.delivery_id).where(among(runs.c.delivery_id, "ids"))
-SET_STATE = (
-    update(deliveries)
-    .where(among(deliveries.c.id, "ids"))
-    .values(
-        state=bindparam("now_in"),
-        settled_at=case(
-            (bindparam("settled_at", type_=Moment).is_(None), None),
-            else_=func.coalesce(deliveries.c.settled_at, bindparam("settled_at", type_=Moment)),
-        ),
-    )
-)
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -118,34 +93,8 @@ def store(
 
 def settled(conn: Connection, ids: Collection[str]) -> set[str]:
     """Return those of which nothing is open any more."""
-    return set(conn.scalars(SETTLED, {"ids": ids}))
-
-
-def refresh_states(conn: Connection, ids: Collection[str]) -> None:
-    """Work out the states of deliveries from their runs; call it in the transaction that changed the runs.
-
-    The rows are locked by a statement of its own first: the next one then sees what the worker that had the lock has
-    committed, so of two workers that end the last two runs of a delivery the second one settles it.
-    """
-    before = {key: state for key, state in conn.execute(STATES, {"ids": ids})}  # noqa: C416 - rows are no pairs to mypy
-    unsettled: dict[str, DeliveryState] = {}
-    for key, outcome in conn.execute(UNSETTLED_RUNS, {"ids": list(before)}):
-        if outcome is not Outcome.DEAD:
-            unsettled[key] = DeliveryState.RETRYING
-        else:
-            unsettled.setdefault(key, DeliveryState.DEAD)
-    unread = [key for key, state in before.items() if state is DeliveryState.UNREADABLE]
-    if unread:  # one that has been given runs since was understood in the end
-        understood = set(conn.scalars(WITH_RUNS, {"ids": unread}))
-        unsettled = dict.fromkeys(set(unread) - understood, DeliveryState.UNREADABLE) | unsettled
-    changed: dict[DeliveryState, list[str]] = {}
-    for key, state in before.items():
-        after = unsettled.get(key, DeliveryState.SETTLED)
-        if after is not state:
-            changed.setdefault(after, []).append(key)
-    for state, keys in changed.items():
-        settled_at = None if state is DeliveryState.RETRYING else datetime.now(UTC)
-        conn.execute(SET_STATE, {"ids": keys, "now_in": state, "settled_at": settled_at})
+    is_settled = deliveries.c.settled_at.is_not(None)
+    return set(conn.scalars(select(deliveries.c.id).where(among(deliveries.c.id, ids), is_settled)))
 
 
 def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
@@ -210,7 +159,7 @@ def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: date
         "state": state,
         "reason": reason,
         "stored_at": now,
-        "settled_at": now if state in ENDED else None,
+        "settled_at": now if state.is_ended else None,
     }
 
 

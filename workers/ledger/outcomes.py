@@ -27,6 +27,14 @@ class DeliveryState(StrEnum):
     UNREADABLE = "unreadable"
     """Signed, but not understood; its bytes are kept for a person to look at."""
 
+    @property
+    def is_ended(self) -> bool:
+        """Say whether nothing of it is open any more."""
+        return self in ENDED_STATES
+
+
+ENDED_STATES = frozenset({DeliveryState.SETTLED, DeliveryState.DEAD, DeliveryState.UNREADABLE})
+
 
 class Outcome(StrEnum):
     """How one handler's run on one delivery stands."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    CheckConstraint,
     Column,
     DateTime,
     Index,
@@ -91,21 +92,25 @@ class Told(TypeDecorator[str]):
         return None if value is None else storable(value)
 
 
+#: An id or a name, compared byte by byte; PostgreSQL would follow the rules of a language, which is slow, and for the
+#: beginning of an id wrong.
+NAME = String().with_variant(String(collation="C"), "postgresql")
+
 metadata = MetaData()
 
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("id", String, primary_key=True),
+    Column("id", NAME, primary_key=True),
     Column("kind", String, nullable=False),
     Column("event", String),
-    Column("session_id", String),
+    Column("session_id", NAME),
     Column("received_at", Moment, nullable=False),
     Column("signed_with", String, nullable=False),
     Column("signed_at", Moment),
     Column("headers", JSON, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    Column("inbox", String, nullable=False),
+    Column("inbox", NAME, nullable=False),
     Column("state", Word(DeliveryState), nullable=False),
     Column("reason", Told),
     Column("stored_at", Moment, nullable=False),
@@ -120,33 +125,35 @@ deliveries = Table(
 sightings = Table(
     "sightings",
     metadata,
-    Column("delivery_id", String),
-    Column("inbox", String),
+    Column("delivery_id", NAME),
+    Column("inbox", NAME),
     Column("receipts", Integer, nullable=False),
     PrimaryKeyConstraint("delivery_id", "inbox"),
 )
 
-# `due_at` is set while a run is waiting or to be tried again, and only then; `waits_for` and `until_at` at most while
-# it is open. So the partial indexes hold open runs only, and both databases see from a comparison that they apply.
+# `due_at` is set while a run is waiting or to be tried again, and only then: a run without it would be stuck.
+# `waits_for` and `until_at` are set at most while a run is open. So the partial indexes hold open runs only, and both
+# databases see from a comparison that they apply.
 runs = Table(
     "runs",
     metadata,
-    Column("delivery_id", String),
-    Column("handler", String),
+    Column("delivery_id", NAME),
+    Column("handler", NAME),
     Column("queue", String, nullable=False),
     Column("outcome", Word(Outcome), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("deaths", Integer, nullable=False),
     Column("due_at", Moment),
     Column("until_at", Moment),
-    Column("waits_for", String),
-    Column("job_id", String),
+    Column("waits_for", NAME),
+    Column("job_id", NAME),
     Column("reason", Told),
     Column("error", Told),
     Column("traceback", Told),
     Column("started_at", Moment),
     Column("finished_at", Moment),
     PrimaryKeyConstraint("delivery_id", "handler"),
+    CheckConstraint("(due_at IS NOT NULL) = (outcome IN ('waiting', 'again'))", name="runs_due_while_to_come"),
 )
 Index("runs_due", runs.c.due_at, sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL"))
 Index(
@@ -169,7 +176,7 @@ Index(
 )
 Index(
     "runs_dead",
-    runs.c.finished_at,
+    runs.c.job_id,
     sqlite_where=text("outcome = 'dead'"),
     postgresql_where=text("outcome = 'dead'"),
 )
@@ -177,7 +184,7 @@ Index(
 sessions = Table(
     "sessions",
     metadata,
-    Column("session_id", String, primary_key=True),
+    Column("session_id", NAME, primary_key=True),
     Column("user_id", String),
     Column("status", String),
     Column("started_at", Moment),
@@ -194,10 +201,10 @@ sessions = Table(
 pushes = Table(
     "pushes",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("delivery_id", String, nullable=False),
-    Column("handler", String, nullable=False),
-    Column("session_id", String),
+    Column("id", NAME, primary_key=True),
+    Column("delivery_id", NAME, nullable=False),
+    Column("handler", NAME, nullable=False),
+    Column("session_id", NAME),
     Column("user_id", String, nullable=False),
     Column("channel", String, nullable=False),
     Column("state", Word(PushState), nullable=False),
@@ -205,7 +212,7 @@ pushes = Table(
     Column("body", Text, nullable=False),
     Column("payload", JSON, nullable=False),
     Column("collapse_key", String, nullable=False),
-    Column("idempotency_key", String),
+    Column("idempotency_key", NAME),
     Column("expires_at", Moment),
     Column("created_at", Moment, nullable=False),
     Column("due_at", Moment),
@@ -213,6 +220,7 @@ pushes = Table(
     Column("attempts", Integer, nullable=False),
     Column("error", Told),
     UniqueConstraint("channel", "user_id", "idempotency_key", name="pushes_idempotency_key"),
+    CheckConstraint("(due_at IS NOT NULL) = (state = 'waiting')", name="pushes_due_while_waiting"),
     Index("pushes_created_at", "created_at"),
     Index("pushes_session", "session_id"),
 )

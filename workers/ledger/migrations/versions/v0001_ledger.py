@@ -6,6 +6,7 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+NAME = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 
@@ -13,16 +14,16 @@ def upgrade() -> None:
     """Make everything."""
     op.create_table(
         "deliveries",
-        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("id", NAME, primary_key=True),
         sa.Column("kind", sa.String, nullable=False),
         sa.Column("event", sa.String),
-        sa.Column("session_id", sa.String),
+        sa.Column("session_id", NAME),
         sa.Column("received_at", MOMENT, nullable=False),
         sa.Column("signed_with", sa.String, nullable=False),
         sa.Column("signed_at", MOMENT),
         sa.Column("headers", sa.JSON, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
-        sa.Column("inbox", sa.String, nullable=False),
+        sa.Column("inbox", NAME, nullable=False),
         sa.Column("state", sa.String, nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("stored_at", MOMENT, nullable=False),
@@ -33,36 +34,37 @@ def upgrade() -> None:
     op.create_index("deliveries_state", "deliveries", ["state", "received_at"])
     op.create_table(
         "sightings",
-        sa.Column("delivery_id", sa.String, primary_key=True),
-        sa.Column("inbox", sa.String, primary_key=True),
+        sa.Column("delivery_id", NAME, primary_key=True),
+        sa.Column("inbox", NAME, primary_key=True),
         sa.Column("receipts", sa.Integer, nullable=False),
     )
     op.create_table(
         "runs",
-        sa.Column("delivery_id", sa.String, primary_key=True),
-        sa.Column("handler", sa.String, primary_key=True),
+        sa.Column("delivery_id", NAME, primary_key=True),
+        sa.Column("handler", NAME, primary_key=True),
         sa.Column("queue", sa.String, nullable=False),
         sa.Column("outcome", sa.String, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("deaths", sa.Integer, nullable=False),
         sa.Column("due_at", MOMENT),
         sa.Column("until_at", MOMENT),
-        sa.Column("waits_for", sa.String),
-        sa.Column("job_id", sa.String),
+        sa.Column("waits_for", NAME),
+        sa.Column("job_id", NAME),
         sa.Column("reason", sa.Text),
         sa.Column("error", sa.Text),
         sa.Column("traceback", sa.Text),
         sa.Column("started_at", MOMENT),
         sa.Column("finished_at", MOMENT),
+        sa.CheckConstraint("(due_at IS NOT NULL) = (outcome IN ('waiting', 'again'))", name="runs_due_while_to_come"),
     )
     _partial_index("runs_due", "runs", "due_at", "due_at IS NOT NULL")
     _partial_index("runs_until", "runs", "until_at", "until_at IS NOT NULL")
     _partial_index("runs_waits_for", "runs", "waits_for", "waits_for IS NOT NULL")
     _partial_index("runs_running", "runs", "started_at", "outcome = 'running'")
-    _partial_index("runs_dead", "runs", "finished_at", "outcome = 'dead'")
+    _partial_index("runs_dead", "runs", "job_id", "outcome = 'dead'")
     op.create_table(
         "sessions",
-        sa.Column("session_id", sa.String, primary_key=True),
+        sa.Column("session_id", NAME, primary_key=True),
         sa.Column("user_id", sa.String),
         sa.Column("status", sa.String),
         sa.Column("started_at", MOMENT),
@@ -77,10 +79,10 @@ def upgrade() -> None:
     op.create_index("sessions_updated_at", "sessions", ["updated_at"])
     op.create_table(
         "pushes",
-        sa.Column("id", sa.String, primary_key=True),
-        sa.Column("delivery_id", sa.String, nullable=False),
-        sa.Column("handler", sa.String, nullable=False),
-        sa.Column("session_id", sa.String),
+        sa.Column("id", NAME, primary_key=True),
+        sa.Column("delivery_id", NAME, nullable=False),
+        sa.Column("handler", NAME, nullable=False),
+        sa.Column("session_id", NAME),
         sa.Column("user_id", sa.String, nullable=False),
         sa.Column("channel", sa.String, nullable=False),
         sa.Column("state", sa.String, nullable=False),
@@ -88,7 +90,7 @@ def upgrade() -> None:
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("payload", sa.JSON, nullable=False),
         sa.Column("collapse_key", sa.String, nullable=False),
-        sa.Column("idempotency_key", sa.String),
+        sa.Column("idempotency_key", NAME),
         sa.Column("expires_at", MOMENT),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("due_at", MOMENT),
@@ -96,6 +98,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("error", sa.Text),
         sa.UniqueConstraint("channel", "user_id", "idempotency_key", name="pushes_idempotency_key"),
+        sa.CheckConstraint("(due_at IS NOT NULL) = (state = 'waiting')", name="pushes_due_while_waiting"),
     )
     op.create_index("pushes_created_at", "pushes", ["created_at"])
     op.create_index("pushes_session", "pushes", ["session_id"])

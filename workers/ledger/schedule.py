@@ -1,0 +1,131 @@
+"""The runs that are not over: which are due, offered, running, lost or overdue."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, case, literal_column, select, tuple_
+
+from workers.ledger.among import among
+from workers.ledger.engine import chunks
+from workers.ledger.inorder import Key, named, update_in_order
+from workers.ledger.outcomes import Outcome
+from workers.ledger.states import refresh_states
+from workers.ledger.tables import runs
+
+# Written out instead of bound, or SQLite could not see that its partial index of running runs applies.
+IS_RUNNING = runs.c.outcome == literal_column("'running'")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that is not over; `attempt` is the number of its present attempt, or of the next one."""
+
+    delivery_id: str
+    handler: str
+    queue: str
+    attempt: int
+    #: The RQ job it was offered in or is running in.
+    job_id: str | None
+
+    @property
+    def key(self) -> Key:
+        """The run's name."""
+        return self.delivery_id, self.handler
+
+
+def due(conn: Connection, now: datetime, limit: int) -> list[OpenRun]:
+    """List runs whose time has come and that no job was made for, the longest due first; nobody else gets them then.
+
+    Call it in the transaction that marks them as offered.
+    """
+    waiting = _coming().where(runs.c.due_at <= now, runs.c.job_id.is_(None))
+    return _open(conn, waiting.order_by(runs.c.due_at).limit(limit).with_for_update(skip_locked=True))
+
+
+def mark_offered(conn: Connection, keys: Collection[Key], job_id: str) -> None:
+    """Note the job that runs are put in; before the job is made, so that none is made twice."""
+    for some in chunks(sorted(keys)):
+        conn.execute(update_in_order(named(some), runs.c.due_at.is_not(None)).values(job_id=job_id))
+
+
+def offered(conn: Connection) -> list[OpenRun]:
+    """List runs that a job was made for and that nobody has claimed yet."""
+    return _open(conn, _coming().where(runs.c.due_at.is_not(None), runs.c.job_id.is_not(None)))
+
+
+def clear_offer(conn: Connection, keys: Collection[Key]) -> None:
+    """Forget the jobs of runs whose jobs are gone: they are `due` again."""
+    for some in chunks(sorted(keys)):
+        conn.execute(update_in_order(named(some), runs.c.due_at.is_not(None)).values(job_id=None))
+
+
+def running(conn: Connection) -> list[OpenRun]:
+    """List the runs that somebody has claimed and not ended."""
+    return _open(
+        conn,
+        select(runs.c.delivery_id, runs.c.handler, runs.c.queue, runs.c.attempts, runs.c.job_id).where(IS_RUNNING),
+    )
+
+
+def lost(
+    conn: Connection, gone: Sequence[OpenRun], *, now: datetime, deaths_allowed: int, error: str
+) -> list[tuple[OpenRun, Outcome]]:
+    """Give up the attempts of workers that died: each is due again now, or dead when workers died of it too often.
+
+    Returns those that were still running in the attempt given, with what has become of them.
+    """
+    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in gone}
+    changed: list[tuple[OpenRun, Outcome]] = []
+    is_last = runs.c.deaths + 1 >= deaths_allowed
+    for some in chunks(sorted(wanted)):
+        these = tuple_(runs.c.delivery_id, runs.c.handler, runs.c.attempts).in_(list(some))
+        statement = (
+            update_in_order(these, IS_RUNNING)
+            .values(
+                outcome=case((is_last, Outcome.DEAD), else_=Outcome.AGAIN),
+                deaths=runs.c.deaths + 1,
+                due_at=case((is_last, None), else_=now),
+                until_at=case((is_last, None), else_=runs.c.until_at),
+                job_id=case((is_last, runs.c.job_id), else_=None),
+                finished_at=now,
+                reason=None,
+                error=error,
+                traceback=None,
+            )
+            .returning(runs.c.delivery_id, runs.c.handler, runs.c.attempts, runs.c.outcome)
+        )
+        for delivery_id, handler, attempt, outcome in conn.execute(statement):
+            changed.append((wanted[delivery_id, handler, attempt], outcome))
+    refresh_states(conn, {run.delivery_id for run, _ in changed})
+    return changed
+
+
+def wake(conn: Connection, session_ids: Collection[str], now: datetime) -> int:
+    """Make the runs due that wait for news of these sessions; return how many.
+
+    One that is being claimed at this moment is passed over: it will see the news anyway.
+    """
+    waiting = and_(among(runs.c.waits_for, session_ids), runs.c.due_at > now)
+    return conn.execute(update_in_order(waiting, skip_locked=True).values(due_at=now)).rowcount
+
+
+def overdue(conn: Connection, now: datetime) -> list[Key]:
+    """End, as moot, runs whose time is over before they were tried again; their reasons stay. Returns their keys."""
+    statement = (
+        update_in_order(runs.c.until_at <= now, runs.c.due_at.is_not(None), skip_locked=True)
+        .values(outcome=Outcome.MOOT, due_at=None, until_at=None, waits_for=None, job_id=None, finished_at=now)
+        .returning(runs.c.delivery_id, runs.c.handler)
+    )
+    ended = sorted((delivery_id, handler) for delivery_id, handler in conn.execute(statement))
+    refresh_states(conn, {delivery_id for delivery_id, _ in ended})
+    return ended
+
+
+def _coming() -> Select[Any]:
+    return select(runs.c.delivery_id, runs.c.handler, runs.c.queue, runs.c.attempts + 1, runs.c.job_id)
+
+
+def _open(conn: Connection, query: Select[Any]) -> list[OpenRun]:
+    return [OpenRun(*row) for row in conn.execute(query)]
