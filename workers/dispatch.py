@@ -35,8 +35,7 @@ def offer_due(equipment: Equipment) -> int:
 
     def mark(ledger: Connection) -> list[tuple[str, list[OpenRun]]]:
         jobs = [(new_batch_id(), some) for some in grouped(schedule.due(ledger, now(), AT_ONCE))]
-        for job_id, some in jobs:
-            schedule.mark_offered(ledger, [run.key for run in some], job_id)
+        schedule.mark_offered(ledger, {run.key: job_id for job_id, some in jobs for run in some})
         return jobs
 
     jobs = transact(equipment.engine, mark)

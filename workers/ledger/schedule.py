@@ -1,21 +1,32 @@
 """The runs that are not over: which are due, offered, running, lost or overdue."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, literal_column, select, tuple_, update
 
 from workers.ledger.among import among
 from workers.ledger.engine import chunks
-from workers.ledger.inorder import Key, named, update_in_order
+from workers.ledger.inorder import Key, update_in_order
 from workers.ledger.outcomes import Outcome
 from workers.ledger.states import refresh_states
 from workers.ledger.tables import runs
 
 # Written out instead of bound, or SQLite could not see that its partial index of running runs applies.
 IS_RUNNING = runs.c.outcome == literal_column("'running'")
+
+
+SET_JOB = (
+    update(runs)
+    .where(runs.c.delivery_id == bindparam("of"), runs.c.handler == bindparam("by"), runs.c.due_at.is_not(None))
+    .values(job_id=bindparam("job"))
+)
+WAKE = update_in_order(among(runs.c.waits_for, "ids"), runs.c.due_at > bindparam("now"), skip_locked=True).values(
+    due_at=bindparam("now")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +51,28 @@ def due(conn: Connection, now: datetime, limit: int) -> list[OpenRun]:
 
     Call it in the transaction that marks them as offered.
     """
-    waiting = _coming().where(runs.c.due_at <= now, runs.c.job_id.is_(None))
+    waiting = _under(runs.c.attempts + 1).where(runs.c.due_at <= now, runs.c.job_id.is_(None))
     return _open(conn, waiting.order_by(runs.c.due_at).limit(limit).with_for_update(skip_locked=True))
 
 
-def mark_offered(conn: Connection, keys: Collection[Key], job_id: str) -> None:
-    """Note the job that runs are put in; before the job is made, so that none is made twice."""
-    for some in chunks(sorted(keys)):
-        conn.execute(update_in_order(named(some), runs.c.due_at.is_not(None)).values(job_id=job_id))
+def mark_offered(conn: Connection, jobs: Mapping[Key, str]) -> None:
+    """Note the job that each run is put in; before the job is made, so that none is made twice."""
+    _set_job(conn, jobs)
 
 
 def offered(conn: Connection) -> list[OpenRun]:
     """List runs that a job was made for and that nobody has claimed yet."""
-    return _open(conn, _coming().where(runs.c.due_at.is_not(None), runs.c.job_id.is_not(None)))
+    return _open(conn, _under(runs.c.attempts + 1).where(runs.c.due_at.is_not(None), runs.c.job_id.is_not(None)))
 
 
-def clear_offer(conn: Connection, keys: Collection[Key]) -> None:
+def clear_offer(conn: Connection, keys: Iterable[Key]) -> None:
     """Forget the jobs of runs whose jobs are gone: they are `due` again."""
-    for some in chunks(sorted(keys)):
-        conn.execute(update_in_order(named(some), runs.c.due_at.is_not(None)).values(job_id=None))
+    _set_job(conn, dict.fromkeys(keys))
 
 
 def running(conn: Connection) -> list[OpenRun]:
     """List the runs that somebody has claimed and not ended."""
-    return _open(
-        conn,
-        select(runs.c.delivery_id, runs.c.handler, runs.c.queue, runs.c.attempts, runs.c.job_id).where(IS_RUNNING),
-    )
+    return _open(conn, _under(runs.c.attempts).where(IS_RUNNING))
 
 
 def lost(
@@ -107,8 +113,7 @@ def wake(conn: Connection, session_ids: Collection[str], now: datetime) -> int:
 
     One that is being claimed at this moment is passed over: it will see the news anyway.
     """
-    waiting = and_(among(runs.c.waits_for, session_ids), runs.c.due_at > now)
-    return conn.execute(update_in_order(waiting, skip_locked=True).values(due_at=now)).rowcount
+    return conn.execute(WAKE, {"ids": session_ids, "now": now}).rowcount
 
 
 def overdue(conn: Connection, now: datetime) -> list[Key]:
@@ -123,9 +128,15 @@ def overdue(conn: Connection, now: datetime) -> list[Key]:
     return ended
 
 
-def _coming() -> Select[Any]:
-    return select(runs.c.delivery_id, runs.c.handler, runs.c.queue, runs.c.attempts + 1, runs.c.job_id)
+def _under(attempt: ColumnElement[int]) -> Select[Any]:
+    return select(runs.c.delivery_id, runs.c.handler, runs.c.queue, attempt, runs.c.job_id)
 
 
 def _open(conn: Connection, query: Select[Any]) -> list[OpenRun]:
     return [OpenRun(*row) for row in conn.execute(query)]
+
+
+def _set_job(conn: Connection, jobs: Mapping[Key, str | None]) -> None:
+    if jobs:
+        ordered = sorted(jobs.items(), key=itemgetter(0))
+        conn.execute(SET_JOB, [{"of": delivery_id, "by": name, "job": job} for (delivery_id, name), job in ordered])
