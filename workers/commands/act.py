@@ -64,7 +64,7 @@ def replay(  # noqa: PLR0913  the options are the interface
     settings = settings_beside_dev()
     plugins = load_plugins(settings)
     if handler is not None and handler not in {each.name for each in plugins.subscriptions}:
-        raise Misused(f"No plugin defines a handler {printable(handler)!r}; see `webhooks handlers`.")
+        raise Misused(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
     filters = Filters(event=event, since=since, until=until)
     with ledger_of(settings) as engine:
         with reading(engine) as conn:

@@ -11,7 +11,6 @@ def serve() -> None:
     Needs neither Redis nor the database to keep an event. Listens on HOST and PORT.
     """
     from ingest.server import serve
-
     from ingest.settings import load_settings
 
     serve(load_settings())

@@ -32,7 +32,7 @@ def session(*, session_id: str, as_json: bool) -> None:
         told = timeline(conn, session_id)
     if record is None and not told:
         waiting = f"; {on_their_way} of its deliveries lie in the inbox" if on_their_way else ""
-        raise Failure(f"The ledger knows no session {printable(session_id)!r}{waiting}.")
+        raise Failure(f"The ledger knows no session '{printable(session_id)}'{waiting}.")
     record = record or Session.empty(session_id)
     if as_json:
         json_line(session_json(record, told))

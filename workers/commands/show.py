@@ -34,7 +34,7 @@ def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
     with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
         row = find_one(outbox, conn, delivery_id)
     if row is None:
-        raise Failure(f"No delivery, or more than one, has an id that begins with {printable(delivery_id)!r}.")
+        raise Failure(f"No delivery, or more than one, has an id that begins with '{printable(delivery_id)}'.")
     if raw:
         click.echo(row.body or b"", nl=False)
     elif as_json:

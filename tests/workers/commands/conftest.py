@@ -66,7 +66,9 @@ class Node:
 
     def rows(self, *arguments: str, code: int = 0, **environment: str) -> list[dict[str, Any]]:
         """Run a command with --json and read its lines."""
-        return [json.loads(line) for line in self.run(*arguments, "--json", code=code, **environment).stdout.splitlines()]
+        return [
+            json.loads(line) for line in self.run(*arguments, "--json", code=code, **environment).stdout.splitlines()
+        ]
 
     def settle(  # noqa: PLR0913 - the facts of a delivery
         self,

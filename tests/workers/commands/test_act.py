@@ -1,0 +1,139 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from workers.ledger import tables
+from workers.ledger.outcomes import DeliveryState, Outcome
+
+FEE = {"feeType": "BLOCKING", "feeWillApplyFrom": "2026-05-04T12:10:00Z"}
+FEE_WARNED = (("session_record", Outcome.DONE), ("warn_the_driver", Outcome.DEAD))
+
+
+def outcomes(node, id_):
+    (row,) = node.rows("show", id_)
+    return {run["handler"]: run["outcome"] for run in row["runs"]}
+
+
+def test_a_dead_run_is_made_again_and_nothing_else_of_its_delivery(any_node, event):
+    id_ = any_node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
+
+    said = any_node.run("replay", id_[:10]).stdout
+
+    assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "waiting"}
+    assert any_node.rows("deliveries")[0]["state"] == "retrying"
+    assert "1 once more" in said
+
+
+def test_a_dry_run_lists_what_would_run_and_changes_nothing(node, event):
+    id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
+
+    (row,) = node.rows("replay", "--state", "dead", "--dry-run")
+
+    assert row["id"] == id_
+    assert row["again"] == ["warn_the_driver"]
+    assert "warn_the_driver" in node.run("replay", id_, "--dry-run").stdout
+    assert outcomes(node, id_)["warn_the_driver"] == "dead"
+
+
+def test_what_was_unreadable_is_read_again(any_node, event):
+    still = any_node.settle(b'{"event": "SESSION_STARTED"}')
+    known = any_node.settle(event("SESSION_STARTED"))
+    ignored = any_node.settle(event("SESSION_PAINTED"))
+    with any_node.engine.begin() as conn:  # as a version that understood less has left them
+        conn.execute(update(tables.deliveries).values(state=DeliveryState.UNREADABLE, event=None, session_id=None))
+
+    said = any_node.run("replay", "--state", "unreadable").stdout
+
+    assert "1 still unreadable" in said
+    found = {row["id"]: (row["state"], row["event"], row["session_id"]) for row in any_node.rows("deliveries")}
+    assert found[still] == ("unreadable", None, None)
+    assert found[known] == ("retrying", "SESSION_STARTED", "L60XMxWy0oP")
+    assert found[ignored] == ("settled", "SESSION_PAINTED", "L60XMxWy0oP")
+    assert outcomes(any_node, known) == {"session_record": "waiting"}
+    assert outcomes(any_node, ignored) == {"*": "ignored"}
+    assert outcomes(any_node, still) == {}
+
+
+def test_a_delivery_that_killed_its_workers_is_handled_after_all(any_node, event):
+    id_ = any_node.settle(event("SESSION_STARTED"), ("*", Outcome.DEAD))
+
+    any_node.run("replay", id_)
+
+    assert outcomes(any_node, id_) == {"session_record": "waiting"}
+    assert any_node.rows("deliveries")[0]["state"] == "retrying"
+
+
+def test_a_handler_that_came_later_sees_what_came_before(node, event):
+    id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), ("session_record", Outcome.DONE))
+
+    assert "1 for the first time" in node.run("replay", "--handler", "warn_the_driver").stdout
+
+    assert outcomes(node, id_) == {"session_record": "done", "warn_the_driver": "waiting"}
+    with node.engine.connect() as conn:
+        run = conn.execute(select(tables.runs).where(tables.runs.c.handler == "warn_the_driver")).one()
+    assert run.queue == "urgent"
+
+
+def test_only_what_the_filters_find_is_replayed(node, event, noon):
+    early = node.settle(event("SESSION_STARTED", "a"), ("session_record", Outcome.DONE), received_at=noon)
+    late = node.settle(
+        event("SESSION_STOPPED", "b"), ("session_record", Outcome.DONE), received_at=noon + timedelta(hours=1)
+    )
+
+    node.run("replay", "--since", "2026-05-04T12:30:00Z", "--event", "SESSION_STOPPED")
+
+    assert outcomes(node, early) == {"session_record": "done"}
+    assert outcomes(node, late) == {"session_record": "waiting"}
+
+
+def test_a_rate_spreads_the_runs_over_time(node, event):
+    for number in range(9):
+        node.settle(event("SESSION_STARTED", f"s{number}"), ("session_record", Outcome.DONE))
+    before = datetime.now(UTC)
+
+    said = node.run("replay", "--event", "SESSION_STARTED", "--rate", "3").stdout
+
+    with node.engine.connect() as conn:
+        due = sorted(conn.scalars(select(tables.runs.c.due_at)))
+    assert [round((at - due[0]).total_seconds()) for at in due] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert due[0] >= before
+    assert "over 3.0 s" in said
+
+
+def test_many_are_replayed_in_steps(node, event):
+    for number in range(450):
+        node.settle(event("SESSION_STARTED", f"s{number}"), ("session_record", Outcome.DEAD))
+
+    assert "Deliveries: 450." in node.run("replay", "--state", "dead").stdout
+    assert {row["state"] for row in node.rows("deliveries")} == {"retrying"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--dry-run"],
+        ["--rate", "5"],
+        ["abc", "--since", "1h"],
+        ["--since", "yesterday"],
+        ["--state", "kept"],
+        ["--rate", "0", "--state", "dead"],
+        ["--handler", "nobody"],
+    ],
+)
+def test_a_replay_of_nobody_knows_what_is_wrong_usage(node, arguments):
+    assert node.run("replay", *arguments, code=2).stderr
+
+
+def test_an_unknown_id_stops_the_replay_before_anything_has_changed(node, event):
+    id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
+
+    assert "zzz" in node.run("replay", id_, "zzz", code=1).stderr
+
+    assert outcomes(node, id_)["warn_the_driver"] == "dead"
+
+
+def test_filters_that_find_nothing_are_no_failure(node):
+    assert "Deliveries: 0." in node.run("replay", "--state", "dead").stdout
+    assert node.run("replay", "--state", "dead", "--dry-run").stdout == "Nothing fits.\n"

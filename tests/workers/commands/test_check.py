@@ -1,0 +1,107 @@
+import os
+from pathlib import Path
+
+import pytest
+
+KEYS_OF_A_FINDING = ["check", "standing", "sentence"]
+
+
+def standings(rows):
+    found = {}
+    for row in rows:
+        if "check" in row:
+            found.setdefault(row["check"], []).append(row["standing"])
+    return found
+
+
+def test_a_node_with_everything_passes(any_node, valkey_url):
+    rows = any_node.rows("check", REDIS_URL=valkey_url)
+
+    assert all(list(row) == KEYS_OF_A_FINDING for row in rows if "check" in row)
+    found = standings(rows)
+    assert {"keys", "inbox", "redis", "database", "plugins", "clocks", "workers"} <= found.keys()
+    assert "fail" not in {standing for those in found.values() for standing in those}
+
+
+def test_settings_are_shown_without_their_secrets(node):
+    url = "redis://somebody:a-secret-word@127.0.0.1:1/0"
+
+    result = node.run("check", code=1, REDIS_URL=url)
+    rows = node.rows("check", code=1, REDIS_URL=url)
+
+    values = {row["setting"]: row["value"] for row in rows if "setting" in row}
+    assert values["PLUGSURFING_HMAC_CURRENT"] == "***"
+    assert values["DATA_DIR"] == str(node.folder)
+    assert "a-secret-word" not in result.output
+    assert "the-current-key-in-use" not in result.output
+    assert standings(rows)["redis"] == ["fail"]
+
+
+def test_a_check_changes_nothing(node, valkey_url, tmp_path):
+    away = tmp_path / "not" / "there"
+    environment = {"DATA_DIR": str(away), "DATABASE_URL": "", "REDIS_URL": valkey_url}
+
+    found = standings(node.rows("check", code=1, **environment))
+
+    assert found["inbox"] == ["ok"]
+    assert found["database"] == ["fail"]
+    assert not away.parent.exists()
+
+
+def test_a_database_without_our_tables_is_found_out(node, postgres_url, valkey_url):
+    result = node.run("check", code=1, DATABASE_URL=postgres_url, REDIS_URL=valkey_url)
+
+    assert "webhooks migrate" in result.stdout
+
+
+def test_a_database_that_does_not_answer_is_found_out(node, valkey_url):
+    environment = {"DATABASE_URL": "postgresql://me:a-secret-word@127.0.0.1:1/x", "REDIS_URL": valkey_url}
+
+    result = node.run("check", code=1, **environment)
+
+    assert "The database cannot be used" in result.stdout
+    assert "a-secret-word" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"PLUGSURFING_HMAC_CURRENT": ""}, "PLUGSURFING_HMAC_CURRENT"),
+        ({"PLUGSURFING_HMAC_ENCODING": "rot13"}, "PLUGSURFING_HMAC_ENCODING"),
+        ({"PLUGSURFING_HMAC_CURRENT_FILE": "not-there", "PLUGSURFING_HMAC_CURRENT": None}, "HMAC_CURRENT_FILE"),
+        ({"HANDLER_MODULES": "no_such_module"}, "no_such_module"),
+        ({"PLUGSURFING_HMAC_REQUIRED": "false"}, "PLUGSURFING_AUTHORIZATION"),
+        ({"REDIS_URL": None}, "REDIS_URL"),
+    ],
+)
+def test_what_would_stop_a_process_is_named(node, valkey_url, environment, named):
+    result = node.run("check", code=1, **{"REDIS_URL": valkey_url, **environment})
+
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("fail")]
+    assert named in line
+
+
+def test_a_weak_key_and_a_door_without_signatures_are_warned_of(node, valkey_url):
+    rows = node.rows(
+        "check",
+        REDIS_URL=valkey_url,
+        PLUGSURFING_HMAC_CURRENT="short",
+        PLUGSURFING_HMAC_REQUIRED="false",
+        PLUGSURFING_AUTHORIZATION="a credential",
+    )
+
+    assert standings(rows)["keys"] == ["warn", "warn", "ok"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_cannot_be_written_is_found_out(node, valkey_url):
+    folder = node.folder / "locked"
+    folder.mkdir(mode=0o500)
+
+    assert standings(node.rows("check", code=1, DATA_DIR=str(folder), REDIS_URL=valkey_url))["inbox"] == ["fail"]
+
+
+def test_an_inbox_that_is_no_database_is_found_out(node, valkey_url):
+    Path(node.folder / "inbox.db").write_bytes(b"not a database, but as long as the header of one would be" * 10)
+
+    assert standings(node.rows("check", code=1, REDIS_URL=valkey_url))["inbox"] == ["fail"]

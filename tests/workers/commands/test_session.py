@@ -1,0 +1,112 @@
+from datetime import timedelta
+
+import pytest
+
+from handlers.kit.context import Push
+from workers.ledger import pushes
+from workers.ledger.outcomes import Outcome, PushState
+from workers.ledger.pushes import NewPush
+
+DONE = ("session_record", Outcome.DONE)
+KEYS = [
+    "session_id",
+    "user_id",
+    "status",
+    "started_at",
+    "stopped_at",
+    "completed_at",
+    "fee_type",
+    "fee_will_apply_from",
+    "anomalies",
+    "timeline",
+]
+
+
+@pytest.fixture
+def tell(noon, event):
+    """Tell the life of a session: it starts, is warned, completes; its stop comes late, and with it a word unknown."""
+
+    def tell(node):
+        def came(name, minute, late=timedelta(seconds=1), *runs, **payload):
+            at = noon + timedelta(minutes=minute)
+            return node.settle(event(name, at=at, **payload), *(runs or (DONE,)), received_at=at + late)
+
+        came("SESSION_STARTED", 0, userId="user1")
+        warned = came("SESSION_FEE_INCURRING", 1, feeType="BLOCKING", feeWillApplyFrom="2026-05-04T12:10:00Z")
+        came("SESSION_COMPLETE", 5)
+        came("SESSION_STOPPED", 4, timedelta(minutes=2))
+        came("SESSION_PAINTED", 3, timedelta(), ("*", Outcome.IGNORED))
+        push = Push("user1", "A fee", "is near", "fee", session_id="L60XMxWy0oP")
+        with node.engine.begin() as conn:
+            (id_,) = pushes.add(conn, [NewPush(warned, "warn_the_driver", "log", push, noon + timedelta(minutes=1))])
+            pushes.mark(conn, id_, PushState.SENT, sent_at=noon + timedelta(minutes=1, seconds=2))
+
+    return tell
+
+
+def test_a_session_is_told_with_its_record_and_in_the_order_in_which_it_happened(any_node, tell):
+    tell(any_node)
+
+    (session,) = any_node.rows("session", "L60XMxWy0oP")
+
+    assert list(session) == KEYS
+    assert {key: session[key] for key in KEYS[:-1]} == {
+        "session_id": "L60XMxWy0oP",
+        "user_id": "user1",
+        "status": "COMPLETE",
+        "started_at": "2026-05-04T12:00:00Z",
+        "stopped_at": "2026-05-04T12:04:00Z",
+        "completed_at": "2026-05-04T12:05:00Z",
+        "fee_type": "BLOCKING",
+        "fee_will_apply_from": "2026-05-04T12:10:00Z",
+        "anomalies": [],
+    }
+    told = session["timeline"]
+    assert [moment["event"] for moment in told] == [
+        "SESSION_STARTED",
+        "SESSION_FEE_INCURRING",
+        "SESSION_PAINTED",
+        "SESSION_STOPPED",
+        "SESSION_COMPLETE",
+    ]
+    assert told[0]["changed"]["status"] == {"before": None, "after": "STARTED"}
+    assert told[4]["changed"]["status"] == {"before": "STARTED", "after": "COMPLETE"}
+    assert list(told[3]["changed"]) == ["stopped_at"]
+    assert [moment["late_seconds"] for moment in told] == [1, 1, None, 120, 1]
+    assert [push["state"] for push in told[1]["pushes"]] == ["sent"]
+    assert told[2]["runs"] == [{"handler": "*", "outcome": "ignored", "attempts": 1, "error": None}]
+
+
+def test_a_person_reads_what_came_how_late_and_what_it_changed(node, tell):
+    tell(node)
+
+    lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
+
+    (stopped,) = [line for line in lines if "SESSION_STOPPED" in line]
+    assert "2 min" in stopped
+    assert "stopped" in stopped
+    assert any("status STARTED → COMPLETE" in line for line in lines)
+    assert any("push by log" in line and "sent" in line and "A fee" in line for line in lines)
+    assert "COMPLETE" in lines[1]
+
+
+def test_an_unknown_session_is_a_failure_in_one_sentence(node, event):
+    assert "no session 'x\\x1b'" in node.run("session", "x\x1b", code=1).stderr
+    node.keep(event("SESSION_STARTED"))
+    assert "1 of its deliveries" in node.run("session", "L60XMxWy0oP", code=1).stderr
+
+
+def test_what_is_still_on_its_way_is_mentioned(node, event):
+    node.settle(event("SESSION_STARTED"), DONE)
+    node.keep(event("SESSION_STOPPED"))
+
+    assert "Still on its way from the inbox: 1." in node.run("session", "L60XMxWy0oP").stderr
+
+
+def test_deliveries_that_nobody_understood_are_told_of_a_session_without_a_record(node):
+    node.settle(b'{"event": "SESSION_STARTED", "payload": {"sessionId": "s"}}')
+
+    (session,) = node.rows("session", "s")
+
+    assert session["status"] is None
+    assert [moment["state"] for moment in session["timeline"]] == ["unreadable"]

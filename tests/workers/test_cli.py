@@ -1,0 +1,188 @@
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from workers.cli import COMMANDS, SECTIONS, main
+from workers.ledger.migrate import migrate
+
+WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
+INTERFACE = (
+    "dev serve work clock dashboard migrate send deliveries show session pushes dead replay quarantine reverify"
+    " handlers bench check keys"
+)
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """The environment of a node without anything but a key."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return {**os.environ, "DATA_DIR": str(tmp_path / "var"), "PLUGSURFING_HMAC_CURRENT": "the-current-key-in-use"}
+
+
+def webhooks(*arguments, environment, **options):
+    return subprocess.run(
+        [WEBHOOKS, *arguments], env=environment, capture_output=True, text=True, check=False, **options
+    )
+
+
+def test_help_names_every_command_in_its_section(environment):
+    result = webhooks("--help", environment=environment)
+
+    assert result.returncode == 0
+    for title, entries in SECTIONS.items():
+        assert f"{title}:\n" in result.stdout
+        for name, entry in entries.items():
+            assert f"  {name} " in result.stdout
+            assert entry.sentence in result.stdout
+    assert sorted(COMMANDS) == sorted(INTERFACE.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_where_the_table_says_and_explains_itself(name):
+    with click.Context(main) as ctx:
+        assert main.get_command(ctx, name) is not None
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 3
+
+
+def test_help_imports_no_command():
+    script = (
+        "import sys; from click.testing import CliRunner; from workers.cli import main;"
+        " assert CliRunner().invoke(main, ['--help']).exit_code == 0;"
+        " rooms = ('workers.', 'ingest', 'handlers', 'rq', 'sqlalchemy');"
+        " print([name for name in sys.modules if name.startswith(rooms)])"
+    )
+
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert loaded == "['workers.cli']\n"
+
+
+def test_serve_loads_neither_the_database_nor_plugins():
+    script = (
+        "import sys; from workers.cli import main; import workers.commands.processes, ingest.server;"
+        " print([name for name in sys.modules if name.startswith(('handlers', 'sqlalchemy', 'workers.l', 'rq_dash'))])"
+    )
+
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert loaded == "[]\n"
+
+
+def test_the_version_is_that_of_the_package(environment):
+    assert version("plugsurfing-webhooks") in webhooks("--version", environment=environment).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["no-such-command"], 2),
+        (["deliveries", "--state", "odd"], 2),
+        (["deliveries", "--since", "yesterday"], 2),
+        (["deliveries"], 1),  # no ledger
+        (["show", "abc"], 1),
+        (["session", "abc"], 1),
+        (["pushes"], 1),
+        (["dead"], 1),
+        (["replay", "abc"], 1),
+        (["keys"], 1),
+    ],
+)
+def test_what_goes_wrong_is_a_sentence_and_an_exit_code(environment, arguments, code):
+    result = CliRunner(env=environment).invoke(main, arguments)
+
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert 0 < len(result.stderr.splitlines()) <= 4
+
+
+@pytest.mark.parametrize("arguments", [["work"], ["work", "no-such-queue"], ["clock"]])
+def test_a_process_that_cannot_start_says_so_in_a_sentence(environment, arguments):
+    result = webhooks(*arguments, environment=environment)  # without REDIS_URL
+
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("webhooks: ")
+
+
+@pytest.mark.parametrize("command", ["serve", "work", "clock", "dashboard"])
+def test_a_wrong_setting_is_named_and_never_its_value(environment, command):
+    result = webhooks(command, environment=environment | {"PLUGSURFING_HMAC_NEXT": "the-current-key-in-use"})
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("webhooks: ")
+    assert "PLUGSURFING_HMAC_NEXT" in result.stderr
+    assert "the-current-key-in-use" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_serve_refuses_to_start_without_a_key(environment):
+    del environment["PLUGSURFING_HMAC_CURRENT"]
+
+    result = webhooks("serve", environment=environment)
+
+    assert result.returncode == 2
+    assert "PLUGSURFING_HMAC_CURRENT" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["deliveries", "pushes", "dead", "keys", "migrate"])
+def test_a_database_that_is_away_is_a_failure_without_its_password(environment, command):
+    url = "postgresql://somebody:a-secret-word@127.0.0.1:1/x"
+
+    result = CliRunner(env=environment | {"DATABASE_URL": url}).invoke(main, [command])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("webhooks: The database cannot be used: ")
+    assert "a-secret-word" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_database_without_tables_names_the_command_that_makes_them(environment, postgres_url):
+    result = CliRunner(env=environment | {"DATABASE_URL": postgres_url}).invoke(main, ["deliveries"])
+
+    assert result.exit_code == 1
+    assert "webhooks migrate" in result.stderr
+
+
+def test_a_database_is_migrated_once(environment, tmp_path):
+    assert "now has" in webhooks("migrate", environment=environment).stdout
+    assert (tmp_path / "var" / "ledger.db").exists()
+    assert "already" in CliRunner(env=environment).invoke(main, ["migrate"]).stdout
+    assert CliRunner(env=environment).invoke(main, ["deliveries", "--json"]).output == ""
+
+
+def test_a_reader_that_has_seen_enough_ends_the_list_quietly(environment, tmp_path):
+    migrate(f"sqlite:///{tmp_path}/var/ledger.db")
+    process = subprocess.Popen(
+        [WEBHOOKS, "check", "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+    process.stdout.readline()
+    process.stdout.close()
+
+    assert process.stderr.read() == b""
+    process.wait()
+
+
+def test_ctrl_c_ends_a_command_quietly(monkeypatch):
+    @click.command()
+    def wait():
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(main, "get_command", lambda _ctx, _name: wait)
+
+    result = CliRunner().invoke(main, ["wait"])
+
+    assert result.exit_code == 130
+    assert result.output == ""

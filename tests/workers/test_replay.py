@@ -1,0 +1,130 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from handlers import on
+from handlers.kit.subscribe import MARK
+from handlers.session_records import session_record
+from ingest.events import Event, SessionStarted
+from workers.ledger.deliveries import DeliveryRow, RunRow
+from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.loader import Plugins
+from workers.process import WHOLE_DELIVERY
+from workers.replay import plan
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+STARTED = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "s", "timestamp": "2026-05-04T12:00:00Z"}}'
+UNKNOWN = b'{"event": "SESSION_PAINTED", "payload": {}}'
+
+
+@on(SessionStarted)
+def greet(event: SessionStarted, ctx: object) -> None:
+    """Do nothing."""
+
+
+@on(SessionStarted, queue="urgent")
+def hurry(event: SessionStarted, ctx: object) -> None:
+    """Do nothing."""
+
+
+def plugins(*functions: Callable[..., object]) -> Plugins:
+    return Plugins(tuple(getattr(function, MARK) for function in functions))
+
+
+def row(body: bytes = STARTED, **outcomes: Outcome) -> DeliveryRow:
+    return DeliveryRow(
+        id="d1",
+        kind="events",
+        event=None,
+        session_id=None,
+        received_at=NOON,
+        signed_with="current",
+        signed_at=None,
+        headers={},
+        inbox="i",
+        state=DeliveryState.SETTLED,
+        reason=None,
+        stored_at=NOON,
+        settled_at=NOON,
+        duplicates=0,
+        runs=tuple(run(name, outcome) for name, outcome in outcomes.items()),
+        body=body,
+    )
+
+
+def run(name: str, outcome: Outcome) -> RunRow:
+    nothing = dict.fromkeys(RunRow.__dataclass_fields__)
+    return RunRow(**{**nothing, "handler": name, "queue": "sessions", "outcome": outcome, "attempts": 1})
+
+
+ALL = plugins(session_record, greet, hurry)
+
+
+@pytest.mark.parametrize(
+    ("runs", "handler", "again", "first"),
+    [
+        ({}, None, set(), {"session_record", "greet", "hurry"}),
+        ({"greet": Outcome.DONE}, None, {"greet"}, {"session_record", "hurry"}),
+        ({"greet": Outcome.MOOT, "hurry": Outcome.DONE}, None, {"greet", "hurry"}, {"session_record"}),
+        ({"greet": Outcome.DONE, "hurry": Outcome.DEAD}, None, {"hurry"}, set()),
+        ({"greet": Outcome.DONE, "hurry": Outcome.DEAD}, "greet", {"greet"}, set()),
+        ({"greet": Outcome.DONE, "hurry": Outcome.DEAD}, "hurry", {"hurry"}, set()),
+        ({"greet": Outcome.DONE}, "hurry", set(), {"hurry"}),
+        ({"greet": Outcome.AGAIN, "hurry": Outcome.RUNNING}, None, set(), {"session_record"}),
+        ({"greet": Outcome.WAITING}, "greet", set(), set()),
+    ],
+)
+def test_what_is_dead_runs_alone_and_else_everything_that_takes_the_event(runs, handler, again, first):
+    decided = plan(row(**runs), ALL, handler)
+
+    assert decided.is_understood
+    assert set(decided.again) == again
+    assert {name for name, _ in decided.first} == first
+
+
+def test_a_new_run_goes_on_the_queue_of_its_handler_or_else_of_the_event():
+    assert dict(plan(row(), ALL).first) == {"session_record": "sessions", "greet": "sessions", "hurry": "urgent"}
+
+
+def test_a_delivery_that_killed_its_workers_is_handled_after_all():
+    decided = plan(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL)
+
+    assert {name for name, _ in decided.first} == {"session_record", "greet", "hurry"}
+    assert decided.withdraws
+
+
+def test_only_the_wanted_handler_runs_on_a_delivery_that_killed_its_workers_and_it_stays_buried():
+    decided = plan(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL, "greet")
+
+    assert decided.handlers == ("greet",)
+    assert not decided.withdraws
+
+
+def test_an_event_that_was_ignored_runs_once_somebody_takes_it():
+    @on(Event)
+    def listen(event: Event, ctx: object) -> None:
+        """Do nothing."""
+
+    ignored = row(UNKNOWN, **{WHOLE_DELIVERY: Outcome.IGNORED})
+
+    assert plan(ignored, plugins(listen)).withdraws
+    assert plan(ignored, plugins(listen)).first == (("listen", "other"),)
+    assert plan(ignored, plugins(greet)).handlers == ()
+    assert not plan(ignored, plugins(greet)).is_ignored
+
+
+def test_what_is_understood_now_but_nobody_takes_is_ignored():
+    assert plan(row(UNKNOWN), plugins(greet)).is_ignored
+    assert not plan(row(UNKNOWN), plugins(greet), "greet").is_ignored
+
+
+def test_dead_runs_of_a_handler_that_is_gone_are_left_alone():
+    decided = plan(row(gone=Outcome.DEAD, greet=Outcome.DONE), ALL)
+
+    assert decided.unloaded == ("gone",)
+    assert decided.handlers == ()
+
+
+def test_what_is_not_understood_is_left_alone():
+    assert not plan(row(b"{", greet=Outcome.DEAD), ALL).is_understood

@@ -1,0 +1,59 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.outcomes import DeliveryState
+from workers.timeline import moments
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+
+def arrived(id_: str, minute: int) -> DeliveryRow:
+    return DeliveryRow(
+        id=id_,
+        kind="events",
+        event=None,
+        session_id="s",
+        received_at=NOON + timedelta(minutes=minute),
+        signed_with="current",
+        signed_at=None,
+        headers={},
+        inbox="i",
+        state=DeliveryState.SETTLED,
+        reason=None,
+        stored_at=NOON,
+        settled_at=NOON,
+        duplicates=0,
+    )
+
+
+def body(name: str, minute: int, **payload: str) -> bytes:
+    at = NOON + timedelta(minutes=minute)
+    return json.dumps({"event": name, "payload": {"sessionId": "s", "timestamp": at.isoformat(), **payload}}).encode()
+
+
+def test_a_late_event_stands_where_it_happened_and_says_what_it_changed_when_it_came():
+    bodies = {
+        "a": body("SESSION_STARTED", 0, userId="u"),
+        "b": body("SESSION_COMPLETE", 9),
+        "c": body("SESSION_STOPPED", 8),
+    }
+
+    told = moments("s", [arrived("a", 0), arrived("b", 9), arrived("c", 10)], bodies, [])
+
+    assert [moment.delivery.id for moment in told] == ["a", "c", "b"]
+    assert [moment.late for moment in told] == [timedelta(0), timedelta(minutes=2), timedelta(0)]
+    assert [[change.field for change in moment.changes] for moment in told] == [
+        ["status", "user_id", "started_at"],
+        ["stopped_at"],
+        ["status", "completed_at"],
+    ]
+    assert (told[2].changes[0].before, told[2].changes[0].after) == ("STARTED", "COMPLETE")
+
+
+def test_what_nobody_understands_stands_where_it_was_received_and_changes_nothing():
+    told = moments("s", [arrived("a", 1), arrived("b", 2)], {"a": b"{", "b": body("SESSION_STARTED", 0)}, [])
+
+    assert [(moment.delivery.id, moment.late) for moment in told] == [("b", timedelta(minutes=2)), ("a", None)]
+    assert told[1].at == NOON + timedelta(minutes=1)
+    assert told[1].changes == ()
