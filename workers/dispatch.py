@@ -1,4 +1,4 @@
-"""Put runs that are due on their queues: first attempts together, each further attempt in a job of its own."""
+"""Put runs that are due on their queues: many of a handler together, each that failed in a job of its own."""
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -18,7 +18,7 @@ from workers.ledger.transaction import transact
 from workers.run import now
 
 TOGETHER = 100
-"""How many first attempts of a handler share a job at most."""
+"""How many runs of a handler share a job at most."""
 
 AT_ONCE = 2000
 """How many due runs are offered in one go; the clock comes again a second later."""
@@ -45,13 +45,17 @@ def offer_due(equipment: Equipment) -> int:
 
 
 def grouped(due: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
-    """Part runs into jobs."""
-    first = sorted((run for run in due if run.attempt == 1), key=lambda run: (run.queue, run.handler))
-    for _, alike in groupby(first, key=lambda run: (run.queue, run.handler)):
+    """Part runs into jobs.
+
+    Those that have only waited, for their first attempt or for news of a session, go together: hundreds of them one by
+    one would keep the session events away that they wait for.
+    """
+    sound = sorted((run for run in due if not run.has_failed), key=lambda run: (run.queue, run.handler))
+    for _, alike in groupby(sound, key=lambda run: (run.queue, run.handler)):
         some = list(alike)
         for start in range(0, len(some), TOGETHER):
             yield some[start : start + TOGETHER]
-    yield from ([run] for run in due if run.attempt > 1)
+    yield from ([run] for run in due if run.has_failed)
 
 
 def _write(equipment: Equipment, jobs: Sequence[tuple[str, list[OpenRun]]]) -> None:

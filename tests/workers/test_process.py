@@ -369,6 +369,18 @@ def test_first_attempts_of_a_handler_share_a_job(equip: Callable[..., Equipment]
     assert len(job.args[1]) == 30
 
 
+def test_runs_that_wait_for_a_driver_come_back_together(equip: Callable[..., Equipment]) -> None:
+    equipment = equip(warn)
+    numbers = range(30)
+    work(equipment, batch(*(fee(f"S{number}") for number in numbers)))
+    work_queued(equipment)
+    work(equipment, batch(*(said("SESSION_STARTED", f"S{number}") for number in numbers)))
+    assert queue("urgent", equipment.connection).count == 1
+    assert work_queued(equipment) == 30
+    with equipment.engine.connect() as ledger:
+        assert len(pushes.find(ledger)) == 30
+
+
 def test_a_warning_waits_for_its_driver_and_goes_as_soon_as_one_is_known(equip: Callable[..., Equipment]) -> None:
     equipment = equip(warn)
     warning = fee()

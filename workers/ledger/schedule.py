@@ -39,6 +39,8 @@ class OpenRun:
     attempt: int
     #: The RQ job it was offered in or is running in.
     job_id: str | None
+    #: Its last attempt raised an error or killed its worker.
+    has_failed: bool = False
 
     @property
     def key(self) -> Key:
@@ -129,7 +131,7 @@ def overdue(conn: Connection, now: datetime) -> list[Key]:
 
 
 def _under(attempt: ColumnElement[int]) -> Select[Any]:
-    return select(runs.c.delivery_id, runs.c.handler, runs.c.queue, attempt, runs.c.job_id)
+    return select(runs.c.delivery_id, runs.c.handler, runs.c.queue, attempt, runs.c.job_id, runs.c.error.is_not(None))
 
 
 def _open(conn: Connection, query: Select[Any]) -> list[OpenRun]:
