@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 LONGEST_NAME = 64
+MOST_NAMES = 20
 LONGEST_DESCRIPTION = 200
 
 
@@ -109,10 +110,13 @@ class Batch:
         """Say in one line, for the people at the dashboard, what the job is about."""
         if len(self.deliveries) == 1:
             (delivery,) = self.deliveries
-            parts = ["repeat of" if delivery.body is None else "", _name(delivery), _clipped(delivery.session_id or "")]
+            repeat = "repeat of" if delivery.body is None else ""
+            parts = (repeat, _clipped(delivery.event or delivery.kind), _clipped(delivery.session_id or ""))
             return " ".join(part for part in parts if part)
-        counts = Counter("repeat" if each.body is None else _name(each) for each in self.deliveries)
-        named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        counts = Counter(None if each.body is None else each.event or each.kind for each in self.deliveries)
+        named = ", ".join(
+            f"{count} {'repeat' if name is None else _clipped(name)}" for name, count in counts.most_common(MOST_NAMES)
+        )
         text = f"{len(self.deliveries)} deliveries: {named}"
         return text if len(text) <= LONGEST_DESCRIPTION else text[: LONGEST_DESCRIPTION - 1] + "…"
 
@@ -143,10 +147,6 @@ def moment(epoch: float | None) -> datetime | None:
         return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def _name(delivery: Delivery) -> str:
-    return _clipped(delivery.event or delivery.kind)
 
 
 def _clipped(text: str) -> str:

@@ -26,6 +26,9 @@ SELECT
 FROM deliveries
 """
 
+ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
+SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))"
+
 # Seconds.
 LOCK_TIMEOUT = 5.0
 LOCK_POLL = 0.0003
@@ -152,15 +155,13 @@ class Outbox:
 
     def assign(self, batches: Iterable[tuple[str, Sequence[int]]]) -> None:
         """Note which rows travel in which batch, on disk before anything of it is in Redis."""
-        with self._transaction():
-            self._assign(batches)
+        now = time.time()
+        for batch_id, seqs in batches:
+            self._write(ASSIGN, (batch_id, now, json.dumps(seqs)))
 
     def settle(self, batch_ids: Sequence[str]) -> int:
         """Delete the rows of these batches; tell how many went."""
-        with self._transaction():
-            return self._file.execute(
-                "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))", (json.dumps(batch_ids),)
-            ).rowcount
+        return self._write(SETTLE, (json.dumps(batch_ids),))
 
     def in_flight(self) -> list[InFlight]:
         """List the batches that are not settled, oldest first."""
@@ -183,7 +184,7 @@ class Outbox:
         """Move the rows of a batch into others in one step, so that none of them is ever without a batch."""
         with self._transaction():
             self._file.execute("UPDATE deliveries SET deaths = ? WHERE batch = ?", (deaths, batch_id))
-            self._assign(parts)
+            self._file.executemany(ASSIGN, [(part_id, time.time(), json.dumps(seqs)) for part_id, seqs in parts])
 
     def release(self, batch_ids: Sequence[str]) -> None:
         """Let the rows of these batches wait again."""
@@ -215,16 +216,8 @@ class Outbox:
         # Looked for outside the transaction: the table is long and the door waits for the lock.
         ids = [found for (found,) in rows]
         if ids:
-            with self._transaction():
-                self._file.execute("DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
+            self._write("DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
         return ids[-1] if len(ids) == limit else None
-
-    def _assign(self, batches: Iterable[tuple[str, Sequence[int]]]) -> None:
-        now = time.time()
-        self._file.executemany(
-            "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
-            [(batch_id, now, json.dumps(seqs)) for batch_id, seqs in batches],
-        )
 
     def _delivery(self, row: tuple[Any, ...]) -> Delivery:
         _, id_, kind, event, session_id, received_at, signed_with, signed_at, headers, body, receipts, *_ = row
@@ -244,7 +237,7 @@ class Outbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._begin(time.monotonic() + LOCK_TIMEOUT)
+        self._write("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
@@ -252,15 +245,17 @@ class Outbox:
             raise
         self._file.execute("COMMIT")
 
-    def _begin(self, until: float) -> None:
-        # A busy door leaves the lock for a moment between two commits. SQLite's own waiting sleeps ever longer and
-        # misses those moments for seconds.
+    def _write(self, statement: str, values: tuple[str | float, ...] = ()) -> int:
+        """Write in one step, in which no other thread of this process can make the lock last longer; count the rows.
+
+        A busy door leaves the lock for a moment between two commits. SQLite's own waiting sleeps ever longer and
+        misses those moments for seconds.
+        """
+        until = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
-                self._file.execute("BEGIN IMMEDIATE")
+                return self._file.execute(statement, values).rowcount
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
                 time.sleep(LOCK_POLL)
-            else:
-                return

@@ -1,6 +1,7 @@
 """A door that keeps what it is told to, so that the relay's side can be tested without requests."""
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,10 +75,11 @@ class StoppableValkey:
     """A Valkey that may go and come back, empty, at the same address."""
 
     def __init__(self) -> None:
-        self._server = ValkeyServer()
-        self._server.start()
-        self.port = self._server.port
+        # None of those that other servers look for, so that nobody takes it while this one is stopped.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}"
+        self.start()
 
     def start(self) -> None:
         self._server = ValkeyServer(port=self.port)

@@ -64,9 +64,10 @@ def test_an_unexpected_exception_leaves_the_counter_standing_like_a_death(valkey
     assert valkey.get(KEY) == counted
 
 
-def test_a_job_that_is_handed_back_takes_its_counter_away(valkey):
-    with pytest.raises(QueueUnavailable), hold(valkey, "job", beat=BEAT):
-        raise QueueUnavailable("away")
+@pytest.mark.parametrize("reason", [QueueUnavailable("away"), redis.ConnectionError(), SystemExit()])
+def test_a_job_that_is_handed_back_takes_its_counter_away(valkey, reason):
+    with pytest.raises(type(reason)), hold(valkey, "job", beat=BEAT):
+        raise reason
     assert valkey.get(KEY) is None
 
 

@@ -134,12 +134,14 @@ def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox):
     assert notice.receipts == 3
 
 
-def test_a_failed_step_leaves_everything_as_it_was(door, outbox):
+def test_a_failed_split_leaves_everything_as_it_was(door, outbox):
     door.keep()
+    load = outbox.next("sessions", 10, 1000)
+    outbox.assign([("whole", load.seqs)])
     with pytest.raises(sqlite3.ProgrammingError):
-        outbox.assign([("batch", outbox.next("sessions", 10, 1000).seqs), (object(), [])])
-    assert outbox.in_flight() == []
-    outbox.assign([("batch", outbox.next("sessions", 10, 1000).seqs)])
+        outbox.split("whole", [("part", load.seqs), (object(), [])], deaths=1)
+    assert [(each.batch_id, each.deaths) for each in outbox.in_flight()] == [("whole", 0)]
+    outbox.split("whole", [("part", load.seqs)], deaths=1)
 
 
 def test_how_much_waits_and_since_when(door, outbox):
