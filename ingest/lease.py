@@ -45,9 +45,9 @@ class Standing(Enum):
 def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Iterator[None]:
     """Beat for the job while the block runs; leaving it takes the counter away, and so hands back what is not done.
 
-    A WebhooksError (the database is away, say), an error of Redis and a request to exit hand the job back too. Any other
-    exception is like a death: the counter is left standing, so that what breaks us is offered again in smaller pieces
-    until it is found.
+    A WebhooksError (the database is away, say), an error of Redis and a request to exit hand the job back too. Any
+    other exception is like a death: the counter is left standing, so that what breaks us is offered again in smaller
+    pieces until it is found.
     The counter is `lease_key(job_id)`; an acknowledgement may delete it earlier in its own transaction.
     While Redis is away the beating goes on trying, and raises nothing.
     """
