@@ -1,0 +1,112 @@
+"""What the README says is what the code does: its tables, its commands, its plugin."""
+
+import ast
+import inspect
+import re
+from enum import StrEnum
+from importlib import import_module
+
+import pytest
+
+from handlers.kit.session import STATUSES, Anomaly
+from ingest.errors import Refusal
+from ingest.settings import load_settings
+from workers.cli import COMMANDS
+from workers.ledger.outcomes import DeliveryState, Outcome, PushState
+
+RUN = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/webhooks dev --demo"
+TEST = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+MEANING_NOTHING = ("manager", "util", "helper", "common", "base", "data", "info", "message")
+
+
+def sentences_of(enum: type[StrEnum]) -> list[tuple[str, str]]:
+    """The members of an enum, each with the sentence below it."""
+    tree = ast.parse(inspect.getsource(enum)).body[0]
+    found, value = [], ""
+    for node in tree.body:
+        match node:
+            case ast.Assign(value=ast.Constant(value=str(value))):
+                pass
+            case ast.Expr(value=ast.Constant(value=str(sentence))) if value:
+                found.append((f"`{value}`", sentence.replace("\n", " ")))
+                value = ""
+    assert [name for name, _ in found] == [f"`{member.value}`" for member in enum], "a member without its sentence"
+    return found
+
+
+@pytest.mark.parametrize("command", [RUN, TEST])
+def test_the_two_commands_stand_there_as_they_are_run(readme, command):
+    assert f"```sh\n{command}\n```" in readme.text
+
+
+def test_the_table_of_settings_is_that_of_the_code(readme):
+    rows = [(name.strip("`"), default.strip("`"), meaning) for name, default, meaning in readme.table("Settings")]
+    assert rows == [(one.name, one.default.strip("`"), one.description) for one in load_settings().described()]
+
+
+def test_the_table_of_commands_is_that_of_the_code(readme):
+    assert readme.table("Commands") == [(f"`{name}`", entry.sentence) for name, entry in COMMANDS.items()]
+
+
+@pytest.mark.parametrize(
+    ("heading", "enum"),
+    [
+        ("States of a delivery", DeliveryState),
+        ("Outcomes of a run", Outcome),
+        ("States of a push", PushState),
+        ("Anomalies of a session", Anomaly),
+    ],
+)
+def test_a_table_of_words_has_the_sentences_of_the_code(readme, heading, enum):
+    assert readme.table(heading) == sentences_of(enum)
+
+
+def test_the_table_of_statuses_is_in_the_order_of_the_code(readme):
+    assert readme.table("Statuses of a session") == [(f"`{status}`", meaning) for status, meaning in STATUSES.items()]
+
+
+def test_the_table_of_answers_has_every_refusal(readme):
+    import_module("ingest.app")  # so that every kind of refusal is known
+    told = {int(status) for cell, _ in readme.table("Answers") for status in cell.split(",")}
+    assert {int(kind.status) for kind in Refusal.__subclasses__()} <= told
+    assert told == {200, 403, 404, 405, 408, 413, 415, 503}
+
+
+def test_the_plugin_and_its_test_run_as_they_stand(readme):
+    names: dict = {}
+    for block in readme.code("Write a plugin", "python"):
+        exec(compile(block, "README.md", "exec"), names)
+    (test,) = (value for name, value in names.items() if name.startswith("test_"))
+    test()
+
+
+def test_the_glossary_has_no_word_that_means_nothing(readme):
+    words = [word for word, _ in readme.table("Glossary")]
+    assert len(words) == len(set(words))
+    assert not set(words) & set(MEANING_NOTHING)
+
+
+def test_the_map_names_rooms_that_exist(readme, root):
+    rooms = [room.strip("`") for *_, room in readme.table("Map of the house")]
+    assert all((root / room).is_file() for room in rooms)
+
+
+def test_links_to_files_lead_somewhere(readme, root):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", readme.text)
+    assert links
+    assert all((root / link).exists() for link in links)
+
+
+def test_the_figures_name_the_command_that_measures_them(readme):
+    commands = re.findall(r"webhooks bench (\w+)", readme.section("How fast it is"))
+    assert {"accept", "work", "through"} <= set(commands)
+
+
+def test_the_changelog_keeps_to_its_form(root):
+    text = (root / "CHANGELOG.md").read_text("utf-8")
+    headings = re.findall(r"^## \[(.+?)\]( - \d{4}-\d\d-\d\d)?$", text, re.MULTILINE)
+    assert headings[0] == ("Unreleased", "")
+    assert all(date for _, date in headings[1:])
+    assert "0.1.0" in [name for name, _ in headings]
+    sections = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
