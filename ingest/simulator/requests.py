@@ -131,6 +131,9 @@ def as_curl(request: Request, url: str) -> str:
 
 
 def _manner(faults: frozenset[Fault]) -> Manner:
+    if Fault.GZIP in faults:
+        # Refused by its headers: the receiver may hang up, and who is still sending then may never see the answer.
+        return Manner.WHOLE
     if Fault.SLOW in faults:
         return Manner.SLOW
     return Manner.CHUNKED if Fault.CHUNKED in faults else Manner.WHOLE

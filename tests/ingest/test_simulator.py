@@ -250,6 +250,7 @@ def test_faults_change_the_request_and_the_answer_it_deserves():
     assert request(Fault.BAD_SIG, Fault.GZIP).expected == {403, 415}
     assert (request(Fault.CHUNKED).manner, request(Fault.CHUNKED).expected) == (Manner.CHUNKED, {200})
     assert (request(Fault.SLOW).manner, request(Fault.SLOW).expected) == (Manner.SLOW, {200})
+    assert request(Fault.SLOW, Fault.GZIP).manner is Manner.WHOLE
     with pytest.raises(NotAuthentic):
         opened(request(Fault.BAD_SIG))
 
