@@ -32,7 +32,7 @@ def dashboard(settings: Settings) -> None:
         # From a thread of its own: `shutdown` waits for the loop that the signal has interrupted.
         signal.signal(number, lambda _number, _frame: threading.Thread(target=server.shutdown).start())
     log.info("dashboard.started", host=settings.host, port=server.port)
-    server.serve_forever()
+    server.serve_forever(poll_interval=0.1)
     server.server_close()
     log.info("dashboard.stopped")
 
