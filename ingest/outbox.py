@@ -61,15 +61,6 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """How much waits for a queue; `oldest_at` is when its oldest delivery was received."""
-
-    count: int
-    bytes: int
-    oldest_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class InFlight:
     """A batch that was handed to Redis and is not settled; `deaths` is how often its one delivery died alone."""
 
@@ -122,14 +113,6 @@ class Outbox:
             "SELECT received_at FROM deliveries WHERE batch IS NULL AND queue = ? ORDER BY seq LIMIT 1", (queue,)
         ).fetchone()
         return moment(found[0]) if found else None
-
-    def waiting(self, queue: str) -> Waiting:
-        """Count what waits for the queue; reads every row of it."""
-        count, size = self._file.execute(
-            "SELECT count(*), coalesce(sum(length(body)), 0) FROM deliveries WHERE batch IS NULL AND queue = ?",
-            (queue,),
-        ).fetchone()
-        return Waiting(count, size, self.oldest_waiting_at(queue))
 
     def waiting_count(self) -> int:
         """Count what waits for any queue."""

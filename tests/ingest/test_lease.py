@@ -91,6 +91,14 @@ def test_a_job_does_not_notice_that_redis_goes_and_comes_back(stoppable_valkey, 
     eventually(lambda: "lease" not in [thread.name for thread in threading.enumerate()])
 
 
+def test_a_job_begins_and_ends_without_redis(monkeypatch, eventually):
+    monkeypatch.setattr("ingest.lease.LEAVE_TIMEOUT", timedelta(seconds=0.1))
+    monkeypatch.setattr("ingest.lease.COUNTER_KEPT", timedelta(seconds=0.1))
+    with hold(connect("redis://127.0.0.1:1"), "job", beat=BEAT):
+        pass
+    eventually(lambda: "lease" not in [thread.name for thread in threading.enumerate()])
+
+
 def test_a_counter_is_taken_away_even_if_redis_was_away_at_the_end(valkey, valkey_url, monkeypatch):
     connection = connect(valkey_url)
     answers = [redis.ConnectionError(), redis.TimeoutError()]
