@@ -1,7 +1,9 @@
 """Log lines: one renderer for our own records and for those of uvicorn, RQ and every other library."""
 
 import logging
+import os
 import sys
+from datetime import datetime
 from typing import TextIO
 
 import structlog
@@ -59,12 +61,22 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
 def _renderers(shape: LogFormat, stream: TextIO) -> list[Processor]:
     # Tracebacks are plain: structlog's rich ones show local variables, which are bodies and keys.
     if shape is LogFormat.CONSOLE:
+        # `webhooks dev` reads its children through a pipe and says so to a terminal.
+        colors = stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
         return [
+            _for_people,
             structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=30
-            )
+                colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=22
+            ),
         ]
     return [structlog.processors.format_exc_info, _in_order, structlog.processors.JSONRenderer()]
+
+
+def _for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    # On the clock on their wall; and whoever looks at a terminal knows which process runs there.
+    del event["process"]
+    event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
+    return event
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import re
 import warnings
 from datetime import datetime, timedelta
 
@@ -159,3 +160,16 @@ def test_a_text_that_no_encoding_takes_does_not_break_the_line(log_format):
     structlog.get_logger().info("odd.seen", text="\ud800 Ü", raw=b"\xff", thing=object())
     stream.seek(0)
     assert "odd.seen" in stream.read()
+
+
+def test_on_a_console_a_line_has_the_time_on_the_wall_and_not_the_process():
+    stream = configured(log_format="console")
+    structlog.get_logger().info("delivery.kept", count=3)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \[info +\] delivery\.kept +count=3\n", stream.getvalue())
+
+
+def test_a_console_is_coloured_where_the_parent_says_that_it_reads_for_a_terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = configured(log_format="console")
+    structlog.get_logger().info("delivery.kept")
+    assert "\x1b[" in stream.getvalue()
