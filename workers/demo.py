@@ -45,13 +45,13 @@ class Beat:
 
 WARNED = (
     Beat(STARTED, timedelta(minutes=95), "a driver plugs in"),
-    Beat(STARTED, timedelta(minutes=95), "the same bytes once more"),
-    Beat(FEE_INCURRING, timedelta(minutes=2), "a fee is near: the driver must be told"),
+    Beat(STARTED, timedelta(minutes=95), "the same bytes again"),
+    Beat(FEE_INCURRING, timedelta(minutes=2), "a fee is near"),
 )
 OVER = (
-    Beat(NOBODY_KNOWS, timedelta(minutes=1), "a word that nobody knows yet"),
+    Beat(NOBODY_KNOWS, timedelta(minutes=1), "a word nobody knows"),
     Beat(COMPLETE, timedelta(), "the session is over"),
-    Beat(STOPPED, timedelta(seconds=30), "late: this happened before the end"),
+    Beat(STOPPED, timedelta(seconds=30), "late: it was before that"),
 )
 TOLD = len({beat.name for beat in (*WARNED, *OVER)})
 
@@ -109,9 +109,9 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sigh
 
 def line(beat: Beat, answer: Answer) -> str:
     """Write one exchange on one line."""
-    outcome = "known already" if answer.duplicate else "kept" if answer.is_right else "not kept"
+    outcome = "known" if answer.duplicate else "kept" if answer.is_right else "not kept"
     took = f"{answer.took.total_seconds() * 1000:.0f} ms"
-    return f"{beat.name:<21} → {answer.status or answer.problem} {outcome:<13} {took:>6}   {beat.remark}"
+    return f"{beat.name:<21} → {answer.status or answer.problem} {outcome:<5} {took:>6}  {beat.remark}"
 
 
 async def sight_of(engine: Engine, cast: Cast, is_enough: Callable[[Sight], bool]) -> Sight:
