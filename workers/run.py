@@ -26,6 +26,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+NEWS_ARE_LATE = timedelta(minutes=1)
+"""When a run that waits for news of a session looks for itself: news wake it, and looking sooner keeps them away."""
+
+
 def now() -> datetime:
     """Read the clock."""
     return datetime.now(UTC)
@@ -165,10 +169,13 @@ def _with_error(run: Result, failure: BaseException) -> Result:
 
 def _later(run: Result, wish: RetryLater, policy: RetryPolicy) -> datetime | None:
     """Find when a run that asked for it is tried again: up to its own end, else while it has attempts left."""
-    if wish.until is not None:
-        return min(run.finished_at + (wish.after or policy.span(run.attempt)), wish.until)
-    next_at = policy.next_at(run.attempt, run.finished_at)
-    return next_at if next_at is None or wish.after is None else run.finished_at + wish.after
+    if wish.until is None and policy.next_at(run.attempt, run.finished_at) is None:
+        return None
+    span = wish.after or policy.span(run.attempt)
+    if wish.session_id is not None and wish.after is None:
+        span = max(span, NEWS_ARE_LATE)
+    later = run.finished_at + span
+    return later if wish.until is None else min(later, wish.until)
 
 
 @contextmanager

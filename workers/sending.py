@@ -1,8 +1,12 @@
 """Send the pushes that wait: claimed in one transaction, sent outside of any, marked in another."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
+from sqlalchemy import Connection
 
 from workers.equipment import Equipment
 from workers.ledger import pushes
@@ -23,37 +27,57 @@ AT_ONCE = 100
 
 def send_due(equipment: Equipment) -> int:
     """Send what is due, on each push's channel, and return how many were handed on."""
-    claimed = transact(
-        equipment.engine,
-        lambda ledger: pushes.claim(
-            ledger, [push.id for push in pushes.claimable(ledger, now(), limit=AT_ONCE)], now(), CLAIMED_FOR
-        ),
-    )
-    return sum(_send(equipment, push) for push in claimed)
+    sent = 0
+    while claimed := transact(equipment.engine, _claim):
+        endings = [_send(equipment, push) for push in claimed]
+        transact(equipment.engine, partial(_mark, endings=endings))
+        sent += sum(ending.state is PushState.SENT for ending in endings)
+        if len(claimed) < AT_ONCE:
+            break
+    return sent
 
 
-def _send(equipment: Equipment, push: PushRow) -> bool:
-    failure = _hand_on(equipment, push)
-    sent_at = None if failure else now()
-    due_at = RetryPolicy.of(equipment.settings).next_at(push.attempts, now()) if failure and failure.retryable else None
-    if failure is None:
-        state = PushState.SENT
-    else:
-        state = PushState.WAITING if due_at else PushState.DEAD
-        log.warning("push.failed", push=push.id, channel=push.channel, state=state, reason=str(failure))
-    transact(
-        equipment.engine,
-        lambda ledger: pushes.mark(
+@dataclass(frozen=True)
+class Ending:
+    """What came of one attempt to send a push."""
+
+    push: PushRow
+    state: PushState
+    sent_at: datetime | None = None
+    due_at: datetime | None = None
+    error: str | None = None
+
+    def write(self, ledger: Connection) -> None:
+        """Write it, unless somebody else has claimed the push meanwhile."""
+        pushes.mark(
             ledger,
-            push.id,
-            state,
-            attempt=push.attempts,
-            sent_at=sent_at,
-            due_at=due_at,
-            error=None if failure is None else str(failure),
-        ),
-    )
-    return failure is None
+            self.push.id,
+            self.state,
+            attempt=self.push.attempts,
+            sent_at=self.sent_at,
+            due_at=self.due_at,
+            error=self.error,
+        )
+
+
+def _claim(ledger: Connection) -> list[PushRow]:
+    due = [push.id for push in pushes.claimable(ledger, now(), limit=AT_ONCE)]
+    return pushes.claim(ledger, due, now(), CLAIMED_FOR)
+
+
+def _mark(ledger: Connection, endings: Sequence[Ending]) -> None:
+    for ending in endings:
+        ending.write(ledger)
+
+
+def _send(equipment: Equipment, push: PushRow) -> Ending:
+    failure = _hand_on(equipment, push)
+    if failure is None:
+        return Ending(push, PushState.SENT, sent_at=now())
+    due_at = RetryPolicy.of(equipment.settings).next_at(push.attempts, now()) if failure.retryable else None
+    ending = Ending(push, PushState.WAITING if due_at else PushState.DEAD, due_at=due_at, error=str(failure))
+    log.warning("push.failed", push=push.id, channel=push.channel, state=ending.state, reason=str(failure))
+    return ending
 
 
 def _hand_on(equipment: Equipment, push: PushRow) -> PushFailed | None:
