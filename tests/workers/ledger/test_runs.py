@@ -1,0 +1,130 @@
+"""Runs: recorded once, claimed by one worker, ended by the worker whose attempt it is."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from workers.ledger import runs, schedule, sessions
+from workers.ledger.outcomes import Outcome
+from workers.ledger.runs import NewRun
+
+
+def new(delivery_id="d1", handler="warn", outcome=Outcome.DONE, **parts):
+    return NewRun(delivery_id=delivery_id, handler=handler, queue="urgent", outcome=outcome, **parts)
+
+
+def claim(ledger, noon, *attempts, handler="warn", job_id="job"):
+    with ledger.begin() as conn:
+        return runs.claim(conn, handler, attempts, job_id, noon)
+
+
+def finish(ledger, noon, attempt, outcome, **parts):
+    with ledger.begin() as conn:
+        return runs.finish(conn, "d1", "warn", attempt, outcome, finished_at=noon, **parts)
+
+
+def test_who_records_a_run_first_owns_its_effects(ledger):
+    with ledger.begin() as conn:
+        assert runs.record_new(conn, [new("d1"), new("d2")]) == {("d1", "warn"), ("d2", "warn")}
+    with ledger.begin() as conn:
+        assert runs.record_new(conn, [new("d2"), new("d2", "bill")]) == {("d2", "bill")}
+        assert runs.record_new(conn, []) == set()
+        assert runs.recorded(conn, ["d2", "d3"]) == {("d2", "warn"), ("d2", "bill")}
+
+
+def test_of_workers_that_record_the_same_runs_each_owns_its_share(ledger):
+    wanted = [new(f"d{number}", handler) for number in range(30) for handler in ("warn", "bill")]
+    shares = ledger.at_once(lambda conn, number: runs.record_new(conn, wanted if number % 2 else wanted[::-1]))
+    assert sorted(key for share in shares for key in share) == sorted((run.delivery_id, run.handler) for run in wanted)
+
+
+def test_what_a_handler_raised_is_kept_whatever_is_in_it(ledger):
+    ledger.store(ledger.delivery())
+    with ledger.begin() as conn:
+        runs.record_new(conn, [new(outcome=Outcome.DEAD, reason="\x00", error="\ud800 \x00", traceback="é\x00")])
+    kept = ledger.run_of("d1", "warn")
+    assert (kept.reason, kept.error, kept.traceback) == ("\\u0000", "\\ud800 \\u0000", "é\\u0000")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.WAITING, Outcome.AGAIN])
+def test_a_run_to_come_that_is_never_due_is_refused(ledger, outcome):
+    with pytest.raises(IntegrityError), ledger.begin() as conn:
+        runs.record_new(conn, [new(outcome=outcome)])
+
+
+@pytest.mark.parametrize("outcome", [Outcome.WAITING, Outcome.AGAIN, Outcome.DEAD])
+def test_a_run_that_waits_or_was_put_back_is_claimed_for_its_next_attempt(ledger, noon, outcome):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", outcome, attempts=3)
+    assert claim(ledger, noon, ("d1", 3)) == []
+    assert claim(ledger, noon, ("d1", 5)) == []
+    assert claim(ledger, noon, ("d1", 4), handler="bill") == []
+    assert claim(ledger, noon, ("d1", 4)) == [("d1", 4)]
+    claimed = ledger.run_of("d1", "warn")
+    assert (claimed.outcome, claimed.attempts, claimed.job_id) == (Outcome.RUNNING, 4, "job")
+    assert (claimed.started_at, claimed.due_at) == (noon, None)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.RUNNING, Outcome.IGNORED, Outcome.MOOT])
+def test_what_is_over_or_running_cannot_be_claimed(ledger, noon, outcome):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", outcome)
+    assert claim(ledger, noon, ("d1", 2)) == []
+
+
+def test_of_workers_that_claim_the_same_runs_one_wins_each(ledger, noon):
+    ledger.store(*[ledger.delivery(f"d{number}") for number in range(5)])
+    for number in range(5):
+        ledger.run(f"d{number}", "warn", Outcome.WAITING)
+    wanted = [(f"d{number}", 1) for number in range(5)]
+    shares = ledger.at_once(
+        lambda conn, number: runs.claim(conn, "warn", wanted[:: 1 - number % 2 * 2], f"job{number}", noon)
+    )
+    assert sorted(each for share in shares for each in share) == wanted
+
+
+def test_an_attempt_is_ended_once(ledger, noon):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", Outcome.WAITING)
+    claim(ledger, noon, ("d1", 1))
+    assert finish(ledger, noon, 1, Outcome.DEAD, error="ValueError: no", traceback="lines")
+    assert not finish(ledger, noon, 1, Outcome.DONE)
+    ended = ledger.run_of("d1", "warn")
+    assert (ended.outcome, ended.error, ended.traceback) == (Outcome.DEAD, "ValueError: no", "lines")
+    assert (ended.finished_at, ended.job_id) == (noon, "job")
+
+
+def test_a_worker_back_from_the_dead_ends_nothing(ledger, noon):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", Outcome.WAITING)
+    claim(ledger, noon, ("d1", 1))
+    with ledger.begin() as conn:
+        schedule.lost(conn, schedule.running(conn), now=noon, deaths_allowed=3, error="died")
+    claim(ledger, noon, ("d1", 2), job_id="another")
+    assert not finish(ledger, noon, 1, Outcome.DONE)
+    assert finish(ledger, noon, 2, Outcome.DONE)
+
+
+def test_a_run_to_be_tried_again_is_free_for_another_job(ledger, noon):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", Outcome.WAITING)
+    claim(ledger, noon, ("d1", 1))
+    later = noon + timedelta(seconds=2)
+    assert finish(ledger, noon, 1, Outcome.AGAIN, due_at=later, until_at=later, waits_for="s1", reason="no driver")
+    again = ledger.run_of("d1", "warn")
+    assert (again.outcome, again.job_id, again.due_at) == (Outcome.AGAIN, None, later)
+    assert (again.until_at, again.waits_for, again.reason) == (later, "s1", "no driver")
+
+
+@pytest.mark.parametrize("minute", [-1, 1])
+def test_news_that_came_while_a_run_began_to_wait_for_it_is_not_missed(ledger, says, minute):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", Outcome.WAITING)
+    with ledger.begin() as conn:
+        sessions.merge(conn, {"s1": says("STARTED")})
+        news_at = conn.execute(sessions.sessions.select()).one().updated_at
+    claim(ledger, news_at - timedelta(minutes=minute), ("d1", 1))
+    later = news_at + timedelta(hours=1)
+    finish(ledger, news_at, 1, Outcome.AGAIN, due_at=later, waits_for="s1")
+    assert ledger.run_of("d1", "warn").due_at == (news_at if minute > 0 else later)
