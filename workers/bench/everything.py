@@ -20,6 +20,7 @@ from workers.ledger.tables import deliveries
 
 PATH = "/plugsurfing/events"
 LOOK_EVERY_S = 0.25
+LOOK_CLOSELY_S = 0.001
 DRAIN_WITHIN_S = 300.0
 
 
@@ -95,12 +96,18 @@ class Everything:
             began = time.perf_counter()
             connection.request("POST", PATH, body, headers)
             delivery_id = json.load(connection.getresponse())["id"]
-        query = select(deliveries.c.settled_at).where(deliveries.c.id == delivery_id)
-        while time.perf_counter() - began < PATIENCE_S:
-            with reading(self.ledger) as ledger:
-                if ledger.execute(query).scalar_one_or_none() is not None:
+        is_settled = deliveries.c.settled_at.is_not(None)
+        query = select(deliveries.c.id).where(deliveries.c.id == delivery_id, is_settled)
+        # Through the driver itself, since a look must cost next to nothing: the worker wants this processor, too.
+        text = str(query.compile(self.ledger, compile_kwargs={"literal_binds": True}))
+        with closing(self.ledger.raw_connection()) as ledger, closing(ledger.cursor()) as cursor:
+            while time.perf_counter() - began < PATIENCE_S:
+                cursor.execute(text)
+                found = cursor.fetchone()
+                ledger.rollback()
+                if found:
                     return time.perf_counter() - began
-            time.sleep(0.001)
+                time.sleep(LOOK_CLOSELY_S)
         raise BenchFailed(f"one event was not settled within {PATIENCE_S:.0f} s")
 
 
