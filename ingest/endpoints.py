@@ -19,6 +19,7 @@ from ingest.health import Health
 from ingest.inbox import Inbox
 from ingest.keyring import Keyring
 from ingest.metrics import CONTENT_TYPE, Metrics
+from ingest.patience import Patience
 from ingest.quarantine import Intake
 from ingest.refused import lay_down
 from ingest.settings import Settings
@@ -49,14 +50,17 @@ class Door:
         self._metrics = metrics
         self._signature_required = settings.plugsurfing_hmac_required
         self._longest = settings.max_body_bytes
-        self._timeout = settings.body_timeout.total_seconds()
+        self._patience = Patience(settings.body_timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, verify, keep, answer."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         try:
             self._check(headers)
-            body = await self._read(receive)
+            body = await self._patience.wait_for(self._read(receive))
+        except TimeoutError:
+            await self._turn_away(send, Slow())
+            return
         except ClientDisconnect:
             return
         except Refusal as refusal:
@@ -93,20 +97,16 @@ class Door:
                 raise Encoded
 
     async def _read(self, receive: Receive) -> bytes:
-        try:
-            async with asyncio.timeout(self._timeout):
+        body, more = await self._receive(receive)
+        if more:
+            gathered = bytearray(body)
+            while more and len(gathered) <= self._longest:
                 body, more = await self._receive(receive)
-                if not more and len(body) <= self._longest:
-                    return body
-                gathered = bytearray(body)
-                while len(gathered) <= self._longest:
-                    if not more:
-                        return bytes(gathered)
-                    body, more = await self._receive(receive)
-                    gathered += body
-        except TimeoutError:
-            raise Slow from None
-        raise TooLarge
+                gathered += body
+            body = bytes(gathered)
+        if len(body) > self._longest:
+            raise TooLarge
+        return body
 
     @staticmethod
     async def _receive(receive: Receive) -> tuple[bytes, bool]:

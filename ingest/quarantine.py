@@ -74,7 +74,8 @@ class Quarantine:
                 PUT,
                 [(one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body) for one in requests],
             )
-            file.execute(EXPIRE, ((datetime.now(UTC) - self._settings.quarantine_age).timestamp(),))
+            oldest_at = datetime.now(UTC) - self._settings.quarantine_age
+            dropped += file.execute(EXPIRE, (oldest_at.timestamp(),)).rowcount
             limits = (self._settings.quarantine_count, self._settings.quarantine_bytes)
             dropped += file.execute(EVICT, limits).rowcount
             if dropped:

@@ -11,8 +11,8 @@ from ingest.events import glimpse, queue_for
 # A repeat brings no body and is nobody's hurry.
 REPEATS_QUEUE = "other"
 
-KNOWN = "SELECT id FROM seen WHERE id IN (SELECT value FROM json_each(?))"
-REMEMBER = "INSERT INTO seen (id, first_at) VALUES (?, ?)"
+REMEMBER = "INSERT OR IGNORE INTO seen (id, first_at) VALUES (?, ?)"
+FIRST_SEEN = "SELECT id, first_at FROM seen WHERE id IN (SELECT value FROM json_each(?))"
 KEEP = """
 INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -63,18 +63,26 @@ def row_of(envelope: Envelope) -> Row:
 
 def keep_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]:
     """Write rows inside the caller's transaction, in their order; of those known already, that they came again."""
-    known = {found for (found,) in connection.execute(KNOWN, (json.dumps([row.id for row in rows]),))}
+    # One call for all: each call hands the interpreter over to the loop, and waits to get it back.
+    remembered = connection.executemany(REMEMBER, [(row.id, row.received_at) for row in rows]).rowcount
+    if remembered == len(rows):
+        connection.executemany(KEEP, rows)
+        return [Kept(row.id, duplicate=False) for row in rows]
+    known = _known_before(connection, rows)
     kept: list[Kept] = []
-    fresh: list[Row] = []
-    repeats: list[Row] = []
     for row in rows:
-        is_repeat = row.id in known
-        (repeats if is_repeat else fresh).append(row)
+        if row.id in known:
+            connection.execute(COUNT, (row.id,))
+            connection.execute(NOTE, row._replace(queue=REPEATS_QUEUE, headers="{}", body=None))
+        else:
+            connection.execute(KEEP, row)
+        kept.append(Kept(row.id, row.id in known))
         known.add(row.id)
-        kept.append(Kept(row.id, is_repeat))
-    connection.executemany(REMEMBER, [(row.id, row.received_at) for row in fresh])
-    connection.executemany(KEEP, fresh)
-    if repeats:
-        connection.executemany(COUNT, [(row.id,) for row in repeats])
-        connection.executemany(NOTE, [row._replace(queue=REPEATS_QUEUE, headers="{}", body=None) for row in repeats])
     return kept
+
+
+def _known_before(connection: sqlite3.Connection, rows: Sequence[Row]) -> set[str]:
+    """Tell which rows were known before they were remembered just now: by another time than their own."""
+    own = {row.id: row.received_at for row in reversed(rows)}
+    found = connection.execute(FIRST_SEEN, (json.dumps(list(own)),))
+    return {delivery_id for delivery_id, first_at in found if first_at != own[delivery_id]}
