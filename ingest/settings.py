@@ -133,7 +133,6 @@ class Settings(BaseSettings):
     retry_longest: Span = Field(timedelta(hours=1), description="longest wait between two attempts")
     finished_jobs_kept: Span = Field(timedelta(minutes=10), description="how long RQ shows finished jobs")
     failed_jobs_kept: Span = Field(timedelta(days=7), description="how long RQ shows failed jobs")
-    workers: Count = Field(1, description="worker processes that `work` starts")
     push: Channels = Field((PushChannel.LOG,), description="channels to drivers, by comma: `log`")
     log_format: LogFormat | None = Field(None, description="`console` or `json`")
     log_level: LogLevel = Field(LogLevel.INFO, description="`debug`, `info`, `warning` or `error`")

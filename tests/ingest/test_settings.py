@@ -41,11 +41,11 @@ def test_the_defaults_need_no_environment(tmp_path):
 
 
 def test_the_environment_is_read_before_dotenv_and_overrides_before_both(tmp_path, monkeypatch):
-    (tmp_path / ".env").write_text("PORT=1\nWORKERS=2\nHOST=0.0.0.0\nSOMETHING_ELSE=x\n")
+    (tmp_path / ".env").write_text("PORT=1\nBATCH_DELIVERIES=2\nHOST=0.0.0.0\nSOMETHING_ELSE=x\n")
     monkeypatch.setenv("PORT", "3")
-    monkeypatch.setenv("WORKERS", "4")
-    settings = load_settings(workers=5)
-    assert (settings.host, settings.port, settings.workers) == ("0.0.0.0", 3, 5)
+    monkeypatch.setenv("BATCH_DELIVERIES", "4")
+    settings = load_settings(batch_deliveries=5)
+    assert (settings.host, settings.port, settings.batch_deliveries) == ("0.0.0.0", 3, 5)
 
 
 def test_every_kind_of_setting_is_read_from_text(monkeypatch, tmp_path):
