@@ -135,7 +135,7 @@ def test_a_key_that_does_not_decode_is_refused_by_name(name, encoding):
         ("push", ","),
         ("log_format", "secret"),
         ("log_level", "secret"),
-        ("workers", "1.5"),
+        ("poison_deaths", "1.5"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name_and_is_not_shown(name, value, monkeypatch):
