@@ -14,7 +14,7 @@ import click
 import httpx
 
 from ingest.errors import SettingsError
-from ingest.settings import Settings
+from ingest.settings import Settings, load_settings
 from workers import demo
 from workers.child import Child
 from workers.devfile import FILE_NAME, write_devfile
@@ -23,11 +23,12 @@ from workers.ledger.migrate import migrate
 from workers.supervisor import ChildFailedError, Supervisor
 
 LOCK_NAME = "dev.lock"
-LOCK_WITHIN = timedelta(seconds=5)
+CHILDREN_LOCK_NAME = "dev.children.lock"
+ORPHANS_END_WITHIN = timedelta(seconds=30)
 LOOK_EVERY = timedelta(milliseconds=100)
 PROBE_TIMEOUT = timedelta(seconds=5)
 
-COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_black")
+COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan")
 
 
 def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends: bool) -> int:
@@ -36,9 +37,9 @@ def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends:
     `play` asks for the demo, and shows the session that it has played; the exit code is then 0 if all came true, and
     with `ends` this is the end. Raises SettingsError, or OSError if a port is taken, before anything is started.
     """
-    house = furnish(port)
-    data_dir = house.settings.data_dir
+    data_dir = load_settings().data_dir
     with only_one(data_dir) as lock:
+        house = furnish(port)
         for wanted in (house.settings.port, house.settings.dashboard_port):
             if not is_free(house.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
@@ -74,22 +75,37 @@ async def run(
 
 @contextmanager
 def only_one(data_dir: Path) -> Iterator[int]:
-    """Hold the lock of the folder, which is an open file. Raises SettingsError if another `dev` runs on it."""
+    """Keep the folder for one `dev` and its children; give the open file that they are to hold.
+
+    Waits for the children of one that was killed. Raises SettingsError if another one runs, or they do not end.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + LOCK_WITHIN.total_seconds()
+    with (
+        locked(data_dir / LOCK_NAME, timedelta(), "DATA_DIR is in use by another `webhooks dev`."),
+        locked(
+            data_dir / CHILDREN_LOCK_NAME, ORPHANS_END_WITHIN, "DATA_DIR is in use by processes of a dead `dev`."
+        ) as lock,
+    ):
+        yield lock
+
+
+@contextmanager
+def locked(path: Path, wait: timedelta, refusal: str) -> Iterator[int]:
+    """Hold the lock of a file, which is given open. Raises SettingsError if it cannot be had in time."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    deadline = time.monotonic() + wait.total_seconds()
     try:
         while True:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise SettingsError("DATA_DIR is in use by another `webhooks dev`.") from None
+                if time.monotonic() >= deadline:
+                    raise SettingsError(refusal) from None
                 time.sleep(LOOK_EVERY.total_seconds())
-        yield lock
+        yield file
     finally:
-        os.close(lock)
+        os.close(file)
 
 
 async def until_open(url: str) -> None:

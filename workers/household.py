@@ -70,26 +70,26 @@ def furnish(port: int | None) -> Household:
 def children_of(house: Household, lock: int) -> list[Child]:
     """List the children in the order of their start; they end the other way round, the door first.
 
-    Valkey holds the lock of the folder too: after a kill -9 of `dev` nobody else may open its files before it has
-    closed them.
+    All hold the lock: not even after a kill -9 of `dev` does the next one open files that they have not closed.
     """
-    settings = house.settings
+    work_ends_within = house.settings.handler_timeout + GRACE  # it finishes the job in its hands
     children = [
-        ours("work", patience=settings.handler_timeout + GRACE),  # it finishes the job in its hands
-        ours("dashboard"),
-        ours("clock"),
-        ours("serve"),
+        ours("work", lock, patience=work_ends_within),
+        ours("dashboard", lock),
+        ours("clock", lock),
+        ours("serve", lock),
     ]
     if house.has_own_valkey:
         port = int(house.made_up["REDIS_URL"].rpartition(":")[2])
-        return [valkey(port, settings.data_dir / "valkey", held_files=(lock,)), *children]
+        return [valkey(port, house.settings.data_dir / "valkey", held_files=(lock,)), *children]
     return children
 
 
-def ours(command: str, patience: timedelta = GRACE) -> Child:
+def ours(command: str, lock: int, patience: timedelta = GRACE) -> Child:
     """Describe one of our own process types."""
     # -P: a folder here that happens to be called like one of our packages must not be taken for it.
-    return Child(command, (sys.executable, "-P", "-m", "workers.cli", command), patience)
+    words = (sys.executable, "-P", "-m", "workers.cli", command)
+    return Child(command, words, patience, held_files=(lock,))
 
 
 def environment_of(house: Household) -> dict[str, str]:

@@ -81,6 +81,31 @@ def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_b
     assert processes_in(tmp_path) == set()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_nothing_outlives_a_dev_that_is_killed_and_the_next_one_starts_where_it_was(newcomer, tmp_path):
+    command = [*WEBHOOKS, "dev", "--port", str(four_free_ports())]
+    log = tmp_path / "dev.log"
+    with log.open("w") as file:
+        killed = subprocess.Popen(command, env=newcomer, cwd=tmp_path, stdout=file, stderr=file)
+        wait_until(lambda: "Everything is up." in log.read_text(), killed)
+        killed.kill()
+        killed.wait()
+        next_one = subprocess.run(
+            [*command, "--demo", "--exit"],
+            env=newcomer,
+            cwd=tmp_path,
+            stdout=file,
+            stderr=file,
+            timeout=120,
+            check=False,
+        )
+    assert next_one.returncode == 0, log.read_text()
+    deadline = time.monotonic() + 30
+    while processes_in(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def answers(environment: dict[str, str], folder: Path) -> bool:
     sent = subprocess.run([*WEBHOOKS, "send", "unknown"], env=environment, cwd=folder, capture_output=True, check=False)
     return sent.returncode == 0

@@ -2,6 +2,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 
 import pytest
@@ -134,12 +135,23 @@ def test_without_a_dev_a_command_has_its_own_settings_alone():
 # The terminal
 
 
-def test_two_devs_do_not_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(dev, "LOCK_WITHIN", timedelta())
+def test_two_devs_do_not_share_a_folder(tmp_path):
     with dev.only_one(tmp_path), pytest.raises(SettingsError, match="another"), dev.only_one(tmp_path):
         pass
     with dev.only_one(tmp_path):
         pass
+
+
+def test_a_dev_waits_for_the_children_of_one_that_was_killed(tmp_path, monkeypatch):
+    with dev.only_one(tmp_path) as lock:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
+    with monkeypatch.context() as patch:
+        patch.setattr(dev, "ORPHANS_END_WITHIN", timedelta())
+        with pytest.raises(SettingsError, match="dead"), dev.only_one(tmp_path):
+            pass
+    threading.Timer(0.2, child.communicate).start()
+    with dev.only_one(tmp_path):
+        assert child.wait(timeout=10) is not None
 
 
 def test_a_taken_port_is_said_before_anything_starts():
