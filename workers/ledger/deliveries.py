@@ -220,6 +220,6 @@ def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]
     theirs: dict[str, list[RunRow]] = {row.id: [] for row in found}
     columns = [runs.c[name] for name in RunRow.__dataclass_fields__]
     query = select(runs.c.delivery_id, *columns).where(among(runs.c.delivery_id, theirs))
-    for delivery_id, *fields in conn.execute(query.order_by(runs.c.handler)):
+    for delivery_id, *fields in conn.execute(query.order_by(runs.c.delivery_id, runs.c.handler)):
         theirs[delivery_id].append(RunRow(*fields))
     return [DeliveryRow(**row._mapping, runs=tuple(theirs[row.id])) for row in found]  # noqa: SLF001 - public, despite its name

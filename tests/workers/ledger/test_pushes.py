@@ -1,0 +1,140 @@
+"""Pushes: written once, sent by one sender at a time, not after their time."""
+
+from datetime import timedelta
+
+import pytest
+
+from handlers.kit.context import Push
+from workers.ledger import pushes
+from workers.ledger.outcomes import PushState
+from workers.ledger.pushes import NewPush
+
+SPAN = timedelta(minutes=1)
+
+
+@pytest.fixture
+def add(ledger, noon):
+    def write(delivery_id="d1", channel="log", **parts):
+        usual = {"user_id": "u1", "title": "Fee", "body": "Soon", "collapse_key": "fee", "session_id": "s1"}
+        push = Push(**{**usual, **parts})
+        with ledger.begin() as conn:
+            return pushes.add(conn, [NewPush(delivery_id, "warn", channel, push, noon)])
+
+    return write
+
+
+def claim(ledger, ids, now):
+    with ledger.begin() as conn:
+        return pushes.claim(conn, ids, now, SPAN)
+
+
+def find(ledger, **wanted):
+    with ledger.begin() as conn:
+        return pushes.find(conn, **wanted)
+
+
+def test_a_push_comes_back_as_it_was_asked_for(ledger, add, noon):
+    (key,) = add(body="1 €/min \U0001f50c", payload={"fee": "BLOCKING"}, expires_at=noon + SPAN)
+    (push,) = find(ledger)
+    assert (push.id, push.delivery_id, push.handler, push.channel) == (key, "d1", "warn", "log")
+    assert (push.title, push.body, push.payload) == ("Fee", "1 €/min \U0001f50c", {"fee": "BLOCKING"})
+    assert (push.state, push.attempts, push.created_at, push.due_at) == (PushState.WAITING, 0, noon, noon)
+
+
+def test_the_same_push_of_the_same_run_is_written_once(add):
+    assert len(add()) == 1
+    assert add() == set()
+    assert len(add(channel="fcm")) == 1
+    assert len(add(collapse_key="another")) == 1
+    assert len(add("d2")) == 1
+
+
+def test_of_pushes_with_one_idempotency_key_only_the_first_is_kept(add):
+    assert len(add("d1", idempotency_key="s1 BLOCKING")) == 1
+    assert add("d2", idempotency_key="s1 BLOCKING") == set()
+    assert len(add("d2", idempotency_key="s1 BLOCKING", channel="fcm")) == 1
+    assert len(add("d3", idempotency_key="s1 BLOCKING", user_id="u2")) == 1
+    assert len(add("d4", idempotency_key=None)) == 1
+
+
+def test_nothing_is_written_for_no_pushes(ledger):
+    with ledger.begin() as conn:
+        assert pushes.add(conn, []) == set()
+
+
+def test_a_claimed_push_is_not_claimed_again_before_its_span_is_over(ledger, add, noon):
+    ids = add()
+    assert [push.attempts for push in claim(ledger, ids, noon)] == [1]
+    assert claim(ledger, ids, noon + SPAN / 2) == []
+    assert [push.attempts for push in claim(ledger, ids, noon + SPAN)] == [2]
+
+
+def test_of_senders_that_claim_the_same_pushes_one_gets_each(ledger, add, noon):
+    ids = [key for number in range(10) for key in add(f"d{number}")]
+    shares = ledger.at_once(lambda conn, _: pushes.claim(conn, ids, noon, SPAN))
+    assert sorted(push.id for share in shares for push in share) == sorted(ids)
+
+
+def test_a_push_whose_time_has_passed_is_not_sent(ledger, add, noon):
+    ids = add(expires_at=noon + SPAN)
+    assert claim(ledger, ids, noon + SPAN) == []
+    (push,) = find(ledger)
+    assert (push.state, push.due_at, push.attempts) == (PushState.EXPIRED, None, 0)
+
+
+def test_what_waits_is_claimable_the_longest_due_first(ledger, add, noon):
+    add("d1")
+    (second,) = add("d2")
+    claim(ledger, [second], noon)
+    with ledger.begin() as conn:
+        assert [push.delivery_id for push in pushes.claimable(conn, noon)] == ["d1"]
+        assert [push.delivery_id for push in pushes.claimable(conn, noon + SPAN)] == ["d1", "d2"]
+        assert len(pushes.claimable(conn, noon + SPAN, limit=1)) == 1
+        assert pushes.claimable(conn, noon - SPAN) == []
+
+
+def test_a_push_that_was_sent_stays_sent(ledger, add, noon):
+    (key,) = add()
+    claim(ledger, [key], noon)
+    with ledger.begin() as conn:
+        assert pushes.mark(conn, key, PushState.SENT, attempt=1, sent_at=noon)
+        assert not pushes.mark(conn, key, PushState.DEAD, error="late")
+    (push,) = find(ledger, state=PushState.SENT)
+    assert (push.sent_at, push.due_at, push.error) == (noon, None, None)
+
+
+def test_a_push_that_failed_waits_until_it_is_due_again(ledger, add, noon):
+    (key,) = add()
+    claim(ledger, [key], noon)
+    with ledger.begin() as conn:
+        assert pushes.mark(conn, key, PushState.WAITING, attempt=1, due_at=noon + 2 * SPAN, error="503 \x00")
+    assert claim(ledger, [key], noon + SPAN) == []
+    (push,) = claim(ledger, [key], noon + 2 * SPAN)
+    assert (push.attempts, push.error) == (2, "503 \\u0000")
+
+
+def test_a_slow_sender_does_not_speak_for_the_one_after_it(ledger, add, noon):
+    (key,) = add()
+    claim(ledger, [key], noon)
+    claim(ledger, [key], noon + SPAN)
+    with ledger.begin() as conn:
+        assert not pushes.mark(conn, key, PushState.DEAD, attempt=1, error="timeout")
+        assert pushes.mark(conn, key, PushState.SENT, attempt=2, sent_at=noon)
+
+
+@pytest.mark.parametrize(("state", "due"), [(PushState.WAITING, False), (PushState.SENT, True)])
+def test_a_push_is_due_exactly_while_it_waits(ledger, add, noon, state, due):
+    (key,) = add()
+    with ledger.begin() as conn, pytest.raises(ValueError, match="due exactly while"):
+        pushes.mark(conn, key, state, due_at=noon if due else None)
+
+
+def test_every_filter_narrows_the_list(ledger, add, noon):
+    add("d1", session_id="s1")
+    add("d2", session_id="s2", user_id="u2")
+    assert [push.delivery_id for push in find(ledger, session_id="s2")] == ["d2"]
+    assert [push.delivery_id for push in find(ledger, user_id="u1")] == ["d1"]
+    assert find(ledger, state=PushState.DEAD) == []
+    assert len(find(ledger, since=noon, until=noon + SPAN)) == 2
+    assert find(ledger, until=noon) == []
+    assert len(find(ledger, limit=1)) == 1

@@ -1,0 +1,21 @@
+"""The rehearsal: everything is done once, and nothing remains of it but knowledge."""
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers.ledger.engine import open_ledger
+from workers.ledger.rehearsal import rehearse
+from workers.ledger.tables import metadata
+
+
+def test_nothing_remains_of_a_rehearsal(ledger):
+    rehearse(ledger.engine)
+    assert ledger.engine.pool.checkedin() == 0
+    with ledger.begin() as conn:
+        assert [conn.scalar(select(func.count()).select_from(table)) for table in metadata.sorted_tables] == [0] * 5
+
+
+def test_a_database_without_tables_is_told_to_whoever_rehearses(tmp_path):
+    with pytest.raises(SQLAlchemyError):
+        rehearse(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
