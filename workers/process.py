@@ -24,16 +24,13 @@ from workers.conclude import Aftermath, conclude, finish, follow_up
 from workers.equipment import Equipment, equip
 from workers.ledger import deliveries, runs, schedule, sessions
 from workers.ledger.inorder import Key
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.reader import LedgerReader
 from workers.ledger.transaction import transact
 from workers.retry import RetryPolicy
 from workers.run import Result, Runner, Task, call, failed, now
 
 log = structlog.get_logger()
-
-WHOLE_DELIVERY = "*"
-"""Stands where a handler's name would when an outcome is the delivery's own: nobody takes it, or it kills workers."""
 
 
 def work_batch(batch_id: str) -> None:

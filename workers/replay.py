@@ -12,10 +12,9 @@ from ingest.errors import Unreadable
 from ingest.events import decode, glimpse, queue_for
 from workers.ledger import deliveries, ended
 from workers.ledger.deliveries import DeliveryRow
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.runs import NewRun
 from workers.loader import Plugins
-from workers.process import WHOLE_DELIVERY
 
 ENDED = tuple(outcome for outcome in Outcome if outcome.is_final)
 

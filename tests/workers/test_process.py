@@ -29,10 +29,10 @@ from workers.equipment import Equipment
 from workers.ledger import deliveries, pushes, schedule, sessions
 from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
-from workers.ledger.outcomes import DeliveryState, Outcome, PushState
 from workers.loader import Plugins
-from workers.process import WHOLE_DELIVERY, bury, make_runs, settle
+from workers.process import bury, make_runs, settle
 from workers.push.channels import open_channels
 
 START = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)

@@ -8,9 +8,8 @@ from handlers.kit.subscribe import MARK
 from handlers.session_records import session_record
 from ingest.events import Event, SessionStarted
 from workers.ledger.deliveries import DeliveryRow, RunRow
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.loader import Plugins
-from workers.process import WHOLE_DELIVERY
 from workers.replay import plan
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

@@ -99,12 +99,8 @@ def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str 
             _write_json(decided)
         else:
             shown += decided
-    if as_json:
-        return
-    if not shown:
-        click.echo("Nothing fits.")
-        return
-    table(("received", "id", "event", "session", "would run"), [_cells(each) for each in shown])
+    if not as_json:
+        table(("received", "id", "event", "session", "would run"), [_cells(each) for each in shown])
 
 
 def _replayed(  # noqa: PLR0913  the parts of a decision

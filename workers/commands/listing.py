@@ -12,7 +12,7 @@ from ingest.outbox import Outbox, Unsettled
 from workers.commands.output import Json, iso
 from workers.ledger import deliveries
 from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
-from workers.ledger.outcomes import DeliveryState
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState
 
 PAGE = 500
 SMALLEST_STEP = timedelta(microseconds=1)
@@ -113,6 +113,11 @@ def delivery_json(row: DeliveryRow) -> dict[str, Json]:
 def run_json(run: RunRow) -> dict[str, Json]:
     """Write a run as `deliveries --json` does."""
     return {"handler": run.handler, "outcome": run.outcome, "attempts": run.attempts, "error": run.error}
+
+
+def in_words(run: RunRow) -> str:
+    """Say how a run stands: `greet done`; of an outcome that is the whole delivery's, only that."""
+    return run.outcome if run.handler == WHOLE_DELIVERY else f"{run.handler} {run.outcome}"
 
 
 def _received_at(row: DeliveryRow) -> datetime:

@@ -1,13 +1,15 @@
 """The commands that list: deliveries, pushes, dead, handlers."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import click
 
+from ingest.signature import Match
 from workers.commands import options
-from workers.commands.listing import delivery_json, everywhere
+from workers.commands.listing import delivery_json, everywhere, in_words
 from workers.commands.output import Cell, Json, colored, iso, json_line, short, table
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
@@ -17,6 +19,8 @@ from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
 from workers.ledger.outcomes import DeliveryState, Outcome, PushState
 from workers.ledger.pushes import PushRow
 from workers.loader import load_plugins
+
+ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}
 
 
 @click.command()
@@ -49,8 +53,7 @@ def deliveries(  # noqa: PLR0913  the options are the interface
                 json_line(delivery_json(row))
             return
         rows = list(found)
-    headings = ("received", "id", "event", "session", "state", "key", "again", "runs")
-    table(headings, [_delivery_cells(row) for row in rows])
+    table(("received", "id", "event", "session", "state", "notes"), [_delivery_cells(row) for row in rows])
     options.say_if_cut(len(rows), limit)
 
 
@@ -79,8 +82,7 @@ def pushes(  # noqa: PLR0913  the options are the interface
         for push in found:
             json_line(push_json(push))
         return
-    headings = ("made", "session", "user", "channel", "state", "sent", "tries", "expires", "text")
-    table(headings, [_push_cells(push) for push in found])
+    table(("made", "session", "user", "channel", "state", "text"), [_push_cells(push) for push in found])
     options.say_if_cut(len(found), limit)
 
 
@@ -114,22 +116,7 @@ def dead(
                 }
             )
         return
-    headings = ("died", "delivery", "event", "session", "handler", "tries", "error")
-    table(
-        headings,
-        [
-            (
-                run.finished_at,
-                short(row.id),
-                row.event,
-                row.session_id,
-                run.handler,
-                run.attempts,
-                _first_line(run.error),
-            )
-            for row, run in letters
-        ],
-    )
+    table(("died", "delivery", "event", "handler", "error"), [_letter_cells(row, run) for row, run in letters])
     options.say_if_cut(len(rows), limit)
 
 
@@ -174,17 +161,25 @@ def push_json(push: PushRow) -> dict[str, Json]:
 
 
 def _delivery_cells(row: DeliveryRow) -> Sequence[Cell]:
-    runs = ", ".join(f"{run.handler} {run.outcome}" for run in row.runs)
+    ended_well = Counter(run.outcome for run in row.runs if run.outcome in ENDED_WELL)
+    notes = [f"{count} {outcome}" for outcome, count in ended_well.items()]
+    notes += [in_words(run) for run in row.runs if run.outcome not in ENDED_WELL]
+    notes += [f"came {row.duplicates + 1} times"] if row.duplicates else []
+    notes += [f"signed with {row.signed_with}"] if row.signed_with != Match.CURRENT else []
+    notes += [row.reason] if row.reason else []
     name = row.event or row.kind
-    state = colored(row.state)
-    return row.received_at, short(row.id), name, row.session_id, state, row.signed_with, row.duplicates or None, runs
+    return row.received_at, short(row.id), name, row.session_id, colored(row.state), ", ".join(notes)
 
 
 def _push_cells(push: PushRow) -> Sequence[Cell]:
-    state = colored(push.state)
-    text = f"{push.title}: {push.body}"
-    sent = (state, push.sent_at, push.attempts, push.expires_at)
-    return push.created_at, push.session_id, push.user_id, push.channel, *sent, text
+    text = f"{push.title}: {push.body}" + (f" ({push.error})" if push.error else "")
+    return push.created_at, push.session_id, push.user_id, push.channel, colored(push.state), text
+
+
+def _letter_cells(row: DeliveryRow, run: RunRow) -> Sequence[Cell]:
+    tries = "1 try" if run.attempts == 1 else f"{run.attempts} tries"
+    error = f"{_first_line(run.error) or run.reason} ({tries})"
+    return run.finished_at, short(row.id), row.event or row.kind, run.handler, error
 
 
 def _dead_runs(rows: Sequence[DeliveryRow], handler: str | None) -> Iterator[tuple[DeliveryRow, RunRow]]:

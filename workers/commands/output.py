@@ -37,15 +37,18 @@ def json_line(row: Mapping[str, Json]) -> None:
     click.echo(json.dumps(row))
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Write rows under their headings; on a terminal the last column wraps, elsewhere a row is a line."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, wrapping: int = 1) -> None:
+    """Write rows under their headings, or that there are none; on a narrow terminal the last columns wrap."""
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     piped = not console().is_terminal
-    for heading in headings:
-        grid.add_column(heading, no_wrap=piped or heading is not headings[-1], overflow="ellipsis")
+    for number, heading in enumerate(headings, start=wrapping - len(headings)):
+        grid.add_column(heading, no_wrap=piped or number < 0, overflow="fold" if number >= 0 else "ellipsis")
     for row in rows:
         grid.add_row(*[cell_text(cell) for cell in row])
-    console().print(grid)
+    if grid.row_count:
+        _write(grid)
+    else:
+        click.echo("None.")
 
 
 def facts(pairs: Iterable[tuple[str, Cell]]) -> None:
@@ -55,7 +58,15 @@ def facts(pairs: Iterable[tuple[str, Cell]]) -> None:
     grid.add_column(overflow="fold")
     for name, value in pairs:
         grid.add_row(name, cell_text(value))
-    console().print(grid)
+    _write(grid)
+
+
+def _write(grid: Table) -> None:
+    screen = console()
+    with screen.capture() as written:
+        screen.print(grid)
+    for line in written.get().splitlines():
+        click.echo(line.rstrip())  # rich fills every column up with blanks, the last one too
 
 
 def console() -> Console:

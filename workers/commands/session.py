@@ -11,13 +11,15 @@ from handlers.kit.session import Session
 from ingest.outbox import Outbox
 from workers.commands import options
 from workers.commands.failures import Failure
-from workers.commands.listing import EVERYTHING, in_inbox_only, run_json
+from workers.commands.listing import EVERYTHING, in_inbox_only, in_words, run_json
 from workers.commands.look import push_json
 from workers.commands.output import Cell, Json, colored, console, facts, iso, json_line, local, printable, table
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
 from workers.ledger import sessions
 from workers.timeline import Change, Moment, timeline
+
+SHORT_NAMES = {"user_id": "driver", "fee_type": "fee", "fee_will_apply_from": "from"}
 
 
 @click.command()
@@ -60,7 +62,7 @@ def print_session(record: Session, told: Sequence[Moment]) -> None:
         ]
     )
     console().print()
-    table(("when", "late", "what", "state", "changed", "done"), [line for moment in told for line in _lines(moment)])
+    table(("when", "late", "what", "changed", "done"), [line for moment in told for line in _lines(moment)], wrapping=2)
 
 
 def session_json(record: Session, told: Sequence[Moment]) -> dict[str, Json]:
@@ -100,23 +102,17 @@ def _moment_json(moment: Moment) -> dict[str, Json]:
 def _lines(moment: Moment) -> Iterator[Sequence[Cell]]:
     row = moment.delivery
     again = f" (and {row.duplicates} again)" if row.duplicates else ""
-    runs = ", ".join(f"{run.handler} {run.outcome}" for run in row.runs)
+    done = [in_words(run) for run in row.runs] or [str(row.state)]
     changed: Cell = ", ".join(map(_words, moment.changes)) or Text("nothing", style="dim")
-    yield moment.at, moment.late, f"{row.event or row.kind}{again}", colored(row.state), changed, runs
+    yield moment.at, moment.late, f"{row.event or row.kind}{again}", changed, ", ".join(done)
     for push in moment.pushes:
-        yield (
-            push.sent_at or push.created_at,
-            "",
-            f"  push by {push.channel}",
-            colored(push.state),
-            push.title,
-            push.body,
-        )
+        at = push.sent_at or push.created_at
+        yield at, "", f"  push by {push.channel}", f"told the driver: {push.title}", colored(push.state)
 
 
 def _words(change: Change) -> str:
     """Say what changed: `status STARTED`, and from what unless there was nothing before."""
-    name = change.field.removesuffix("_at").replace("_", " ")
+    name = SHORT_NAMES.get(change.field, change.field.removesuffix("_at"))
     earlier = f"{_word(change.before)} → " if change.before else ""
     return f"{name} {earlier}{_word(change.after)}"
 

@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+WHOLE_DELIVERY = "*"
+"""Stands where a handler's name would when an outcome is the delivery's own: nobody takes it, or it kills workers."""
+
 
 class DeliveryState(StrEnum):
     """How far a delivery has come. The first two are known to the inbox only: the ledger has not seen it yet."""

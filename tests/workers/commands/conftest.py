@@ -101,7 +101,8 @@ class Node:
         file = open_inbox_file(self.folder / FILE_NAME)
         file.execute("INSERT INTO seen VALUES (?, 1, ?)", (delivery.id, time.time()))
         file.execute(
-            "INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_with, headers, body, batch)"
+            "INSERT INTO deliveries"
+            " (id, kind, queue, event, session_id, received_at, signed_with, headers, body, batch)"
             " VALUES (?, ?, 'sessions', ?, ?, ?, ?, '{}', ?, ?)",
             (
                 delivery.id,

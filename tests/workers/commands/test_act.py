@@ -136,4 +136,4 @@ def test_an_unknown_id_stops_the_replay_before_anything_has_changed(node, event)
 
 def test_filters_that_find_nothing_are_no_failure(node):
     assert "Deliveries: 0." in node.run("replay", "--state", "dead").stdout
-    assert node.run("replay", "--state", "dead", "--dry-run").stdout == "Nothing fits.\n"
+    assert node.run("replay", "--state", "dead", "--dry-run").stdout == "None.\n"

@@ -115,10 +115,10 @@ def test_a_person_sees_a_screen_of_short_lines_and_a_hint_that_there_is_more(nod
     result = node.run("deliveries")
 
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["received", "id", "event", "session", "state", "key", "again", "runs"]
+    assert lines[0].split() == ["received", "id", "event", "session", "state", "notes"]
     assert len(lines) == 51
     assert "SESSION_STARTED" in lines[1]
-    assert "thank done" in lines[1]
+    assert "1 done" in lines[1]
     assert "--limit" in result.stderr
     assert len(node.rows("deliveries")) == 60
 
