@@ -24,6 +24,8 @@ BEAT = timedelta(seconds=1)
 GRACE = timedelta(seconds=4)
 # A counter left behind by a killed process goes by itself, long after every watcher saw it stand still.
 COUNTER_KEPT = timedelta(minutes=10)
+# What stands in a counter's place when the end of its worker is known.
+DIED = b"died"
 # How long the end of a job may wait for Redis to take the counter away.
 LEAVE_TIMEOUT = timedelta(seconds=5)
 
@@ -46,8 +48,7 @@ def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Ite
     """Beat for the job while the block runs; leaving it takes the counter away, and so hands back what is not done.
 
     A WebhooksError (the database is away, say), an error of Redis and a request to exit hand the job back too. Any
-    other exception is like a death: the counter is left standing, so that what breaks us is offered again in smaller
-    pieces until it is found.
+    other exception is reported as a death, so that what breaks us is offered again in smaller pieces until it is found.
     The counter is `lease_key(job_id)`; an acknowledgement may delete it earlier in its own transaction.
     While Redis is away the beating goes on trying, and raises nothing.
     """
@@ -66,6 +67,17 @@ def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Ite
     finally:
         left.set()
         beating.join(LEAVE_TIMEOUT.total_seconds())
+
+
+def report_death(connection: redis.Redis, job_id: str) -> None:
+    """Say at once that whoever worked on the job has died, where that is known: a watcher need not wait for silence.
+
+    Without Redis nothing is said, and the silence tells it.
+    """
+    try:
+        connection.set(lease_key(job_id), DIED, ex=COUNTER_KEPT, xx=True)
+    except redis.RedisError as error:
+        log.warning("lease.death_unreported", job=job_id, error=type(error).__name__)
 
 
 class JobWatch:
@@ -134,6 +146,8 @@ class JobWatch:
     def _judge(self, seen: "_Seen") -> Standing:
         if seen.sight.queued:
             return Standing.QUEUED
+        if seen.sight.beat == DIED:
+            return Standing.DIED
         if seen.sight.beat is not None:
             return Standing.DIED if seen.silent > self._grace else Standing.RUNNING
         # Between taking a job and its first beat a stock worker forks and imports, which a busy machine makes long.
@@ -168,6 +182,7 @@ def _beat_until(
     while not left.wait(beat.total_seconds()):
         _beat(connection, job_id)
     if broken.is_set():
+        report_death(connection, job_id)
         return
     until = time.monotonic() + COUNTER_KEPT.total_seconds()
     # A counter that stays behind would count as the death of a worker, so Redis is waited for.

@@ -9,6 +9,7 @@ from rq.serializers import JSONSerializer
 
 from ingest.broker import QUEUES, connect, queue
 from ingest.errors import SettingsError
+from ingest.lease import report_death
 from ingest.log import configure_logging
 from ingest.settings import Settings
 from workers.equipment import preload
@@ -42,6 +43,12 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     connection = connect(settings.require_redis())
     log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
     served = [queue(name, connection) for name in names]
-    worker = PreloadedWorker(served, connection=connection, serializer=JSONSerializer, worker_ttl=WORKER_TTL)
+    worker = PreloadedWorker(
+        served,
+        connection=connection,
+        serializer=JSONSerializer,
+        worker_ttl=WORKER_TTL,
+        work_horse_killed_handler=lambda job, *_ending: report_death(connection, job.id),
+    )
     worker.work(burst=burst, logging_level=None)
     log.info("worker.stopped")

@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from ingest.batch import lease_key
 from ingest.broker import connect, queue
 from ingest.errors import QueueUnavailable
-from ingest.lease import JobWatch, Standing, hold
+from ingest.lease import JobWatch, Standing, hold, report_death
 
 BEAT = timedelta(milliseconds=20)
 KEY = lease_key("job")
@@ -55,13 +55,22 @@ def test_a_counter_left_behind_goes_by_itself(valkey):
         assert 0 < valkey.ttl(KEY) <= 600
 
 
-def test_an_unexpected_exception_leaves_the_counter_standing_like_a_death(valkey):
+def test_an_unexpected_exception_is_reported_as_a_death(valkey, watch):
     with pytest.raises(ZeroDivisionError), hold(valkey, "job", beat=BEAT):
         raise ZeroDivisionError
-    counted = valkey.get(KEY)
-    assert counted is not None
-    time.sleep(3 * BEAT.total_seconds())  # several beats that must not come
-    assert valkey.get(KEY) == counted
+    assert watch.look({"job": "sessions"})["job"] is Standing.DIED
+
+
+def test_a_death_that_is_known_is_told_at_once(valkey, watch):
+    with hold(valkey, "job"):
+        watch.look({"job": "sessions"})
+        report_death(valkey, "job")
+        assert watch.look({"job": "sessions"})["job"] is Standing.DIED
+
+
+def test_the_death_of_a_job_that_is_over_is_not_reported(valkey):
+    report_death(valkey, "job")
+    assert not valkey.exists(KEY)
 
 
 @pytest.mark.parametrize("reason", [QueueUnavailable("away"), redis.ConnectionError(), SystemExit()])
