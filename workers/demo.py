@@ -96,6 +96,7 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sigh
                 step = Step(telling(beat.name, cast, now - beat.ago))
                 say(line(beat, await ask(client, penmanship.request(step, at=datetime.now(UTC)))))
 
+            say(f"Plugsurfing tells of a session that began {WARNED[0].ago // timedelta(minutes=1)} minutes ago:")
             for beat in WARNED:
                 await tell(beat)
             # A session that is over needs no warning, so its end waits for the push.
