@@ -60,7 +60,7 @@ class Clock:
 
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""
-        engine = self._equipment.engine
+        engine, allowed = self._equipment.engine, self._equipment.settings.poison_deaths
         offered, running = transact(engine, lambda ledger: (schedule.offered(ledger), schedule.running(ledger)))
         standings = self._watch.look({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
         lost = [run for run in offered if standings.get(run.job_id or "") in ENDED]
@@ -70,7 +70,7 @@ class Clock:
 
         def give_back(ledger: Connection) -> None:
             schedule.clear_offer(ledger, [run.key for run in lost])
-            schedule.lost(ledger, orphaned, now=now(), deaths_allowed=self._equipment.settings.poison_deaths, error=DIED)
+            schedule.lost(ledger, orphaned, now=now(), deaths_allowed=allowed, error=DIED)
 
         transact(engine, give_back)
         log.warning("runs.offered_again", lost=len(lost), orphaned=len(orphaned))
@@ -82,6 +82,7 @@ def clock(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
+    keeper = Clock(equip(connect(settings.require_redis())))
     log.info("clock.started")
-    Clock(equip(connect(settings.require_redis()))).run(stop)
+    keeper.run(stop)
     log.info("clock.stopped")

@@ -36,9 +36,8 @@ def offer(connection: redis.Redis, session_id: str) -> Batch:
         {"event": "SESSION_STARTED", "payload": {"sessionId": session_id, "timestamp": "2026-05-04T10:00:00Z"}}
     ).encode()
     envelope = Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {})
-    delivery = Delivery(
-        envelope.id, Kind.EVENTS, "SESSION_STARTED", session_id, envelope.received_at, "current", None, {}, body, 1, "i1"
-    )
+    came = (envelope.received_at, "current", None, {})
+    delivery = Delivery(envelope.id, Kind.EVENTS, "SESSION_STARTED", session_id, *came, body, 1, "i1")
     batch = Batch(new_batch_id(), "i1", "sessions", (delivery,))
     connection.set(batch_key(batch.id), batch.to_json())
     job = Queue.prepare_data(WORK_BATCH, args=[batch.id], job_id=batch.id, description=batch.description())
