@@ -1,0 +1,129 @@
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ingest.keyring import Keys
+from ingest.simulator.faults import Step
+from ingest.simulator.requests import Penmanship, Sign
+from ingest.simulator.sender import Answer
+from ingest.simulator.stories import Cast, telling
+from workers import demo
+from workers.demo import OVER, WARNED, Sight, line, sight_of
+from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.outcomes import DeliveryState, PushState
+from workers.ledger.pushes import PushRow
+
+NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
+CAST = Cast("L60XMxWy0oP", "user1")
+
+
+def delivery(event: str, duplicates: int = 0) -> DeliveryRow:
+    return DeliveryRow(
+        id=event,
+        kind="events",
+        event=event,
+        session_id=CAST.session_id,
+        received_at=NOW,
+        signed_with="current",
+        signed_at=None,
+        headers={},
+        inbox="inbox",
+        state=DeliveryState.SETTLED,
+        reason=None,
+        stored_at=NOW,
+        settled_at=NOW,
+        duplicates=duplicates,
+    )
+
+
+def push(state: PushState) -> PushRow:
+    return PushRow(
+        id="push",
+        delivery_id="SESSION_FEE_INCURRING",
+        handler="warn_the_driver",
+        session_id=CAST.session_id,
+        user_id=CAST.user_id,
+        channel="log",
+        state=state,
+        title="",
+        body="",
+        payload={},
+        collapse_key="key",
+        idempotency_key=None,
+        expires_at=None,
+        created_at=NOW,
+        due_at=None,
+        sent_at=NOW,
+        attempts=1,
+        error=None,
+    )
+
+
+GOOD = Sight(
+    session_id=CAST.session_id,
+    status="COMPLETE",
+    deliveries=tuple(
+        delivery(name, duplicates=int(name == "SESSION_STARTED"))
+        for name in dict.fromkeys(beat.name for beat in (*WARNED, *OVER))
+    ),
+    pushes=(push(PushState.SENT),),
+)
+
+
+def untrue(sight: Sight) -> list[str]:
+    return [finding for finding, is_true in sight.findings().items() if not is_true]
+
+
+def test_when_everything_came_true_nothing_is_amiss():
+    assert untrue(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("sight", "finding"),
+    [
+        (replace(GOOD, status="STOPPED"), "COMPLETE"),
+        (replace(GOOD, status=None), "COMPLETE"),
+        (replace(GOOD, pushes=()), "one warning"),
+        (replace(GOOD, pushes=(push(PushState.WAITING),)), "one warning"),
+        (replace(GOOD, pushes=GOOD.pushes * 2), "one warning"),
+        (replace(GOOD, deliveries=(delivery("SESSION_STARTED"), *GOOD.deliveries[1:])), "repeated"),
+        (
+            replace(GOOD, deliveries=(*GOOD.deliveries[:-1], replace(GOOD.deliveries[-1], state=DeliveryState.DEAD))),
+            "settled",
+        ),
+        (replace(GOOD, deliveries=GOOD.deliveries[:-1]), "settled"),
+    ],
+)
+def test_what_did_not_come_true_is_found(sight, finding):
+    (amiss,) = untrue(sight)
+    assert finding in amiss
+
+
+def test_an_unknown_event_that_was_lost_is_found():
+    known = tuple(row for row in GOOD.deliveries if row.event != "SOMETHING_NEW")
+    assert any("unknown" in finding for finding in untrue(replace(GOOD, deliveries=known)))
+
+
+def test_patience_ends_and_says_what_was_seen_last(monkeypatch):
+    monkeypatch.setattr(demo, "PATIENCE", timedelta(milliseconds=50))
+    monkeypatch.setattr(demo, "LOOK_EVERY", timedelta(milliseconds=10))
+    monkeypatch.setattr(demo, "look", lambda _engine, _cast: GOOD)
+    assert asyncio.run(sight_of(None, CAST, lambda _: False)) is GOOD
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"status": 200}, "→ 200 kept    4 ms"),
+        ({"status": 200, "duplicate": True}, "→ 200 known   4 ms"),
+        ({"status": 503}, "→ 503 not kept   4 ms"),
+        ({"problem": "ConnectError"}, "→ ConnectError not kept   4 ms"),
+    ],
+)
+def test_an_exchange_is_told_in_one_line(answer, words):
+    request = Penmanship(Keys(b"key"), Sign.CURRENT, required=True).request(Step(telling("X", CAST, NOW)), at=NOW)
+    said = line(WARNED[0], Answer(request, timedelta(milliseconds=4), **answer))
+    assert words in said
+    assert said.endswith("a driver plugs in")
