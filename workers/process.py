@@ -12,13 +12,13 @@ import structlog
 from rq import get_current_job
 from sqlalchemy import Connection
 
-from handlers.kit.merge import merge
+from handlers.kit.merge import merge, with_lead
 from handlers.kit.session import Session
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Batch, Delivery, batch_key, lease_key, settled_key
 from ingest.envelope import Kind
 from ingest.errors import QueueUnavailable, Unreadable
-from ingest.events import Event, decode
+from ingest.events import Event, SessionEvent, decode
 from ingest.lease import hold
 from workers.conclude import Aftermath, conclude, finish, follow_up
 from workers.equipment import Equipment, equip
@@ -149,8 +149,8 @@ def fold(equipment: Equipment, tasks: Iterable[Task]) -> tuple[list[Result], dic
         at = now()
         result = Result(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
         results.append(result if failure is None else failed(result, failure, policy))
-        if facts is not None:
-            told[session_id] = facts
+        if facts is not None and isinstance(task.event, SessionEvent):
+            told[session_id] = with_lead(facts, task.event.at, task.delivery.received_at, equipment.settings.clock_skew)
     return results, told
 
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from handlers.kit.merge import with_lead
 from handlers.kit.session import Session
 from handlers.session_records import session_record
 from ingest.envelope import Kind
@@ -49,15 +50,19 @@ class Moment:
     pushes: tuple[PushRow, ...]
 
 
-def timeline(conn: Connection, session_id: str) -> list[Moment]:
+def timeline(conn: Connection, session_id: str, clock_skew: timedelta) -> list[Moment]:
     """Tell the life of a session in the order in which it happened; empty if the ledger knows nothing of it."""
     rows = deliveries.find(conn, Filters(session_id=session_id), None)
     bodies = {each.id: each.body or b"" for each in deliveries.fetch(conn, [row.id for row in rows])}
-    return moments(session_id, reversed(rows), bodies, pushes.find(conn, session_id=session_id))
+    return moments(session_id, reversed(rows), bodies, pushes.find(conn, session_id=session_id), clock_skew)
 
 
 def moments(
-    session_id: str, arrived: Iterable[DeliveryRow], bodies: Mapping[str, bytes], sent: Iterable[PushRow]
+    session_id: str,
+    arrived: Iterable[DeliveryRow],
+    bodies: Mapping[str, bytes],
+    sent: Iterable[PushRow],
+    clock_skew: timedelta,
 ) -> list[Moment]:
     """Find out what each delivery changed when it came, `arrived` being in that order; pure."""
     by_delivery: dict[str, list[PushRow]] = {}
@@ -67,7 +72,7 @@ def moments(
     told: list[Moment] = []
     for row in arrived:
         event = _session_event(row, bodies.get(row.id, b""))
-        after = record if event is None else session_record(record, event)
+        after = record if event is None else _folded(record, event, row.received_at, clock_skew)
         told.append(
             Moment(
                 at=row.received_at if event is None else event.at,
@@ -79,6 +84,10 @@ def moments(
         )
         record = after
     return sorted(told, key=lambda moment: moment.at)
+
+
+def _folded(record: Session, event: SessionEvent, received_at: datetime, clock_skew: timedelta) -> Session:
+    return with_lead(session_record(record, event), event.at, received_at, clock_skew)
 
 
 def _session_event(row: DeliveryRow, body: bytes) -> SessionEvent | None:

@@ -140,7 +140,7 @@ class CollectingContext:
         session = self._reader.session(session_id)
         if session is None or session.user_id is None:
             raise RetryLater("no event of the session has named its driver", until=until, session_id=session_id)
-        return DrivenSession(session.session_id, session.statuses, session.users, session.fees)
+        return DrivenSession(session.session_id, session.statuses, session.users, session.fees, session.lead)
 
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
         """Run a SELECT now."""

@@ -1,9 +1,11 @@
 """Put together what is known of a session in several places, in any order."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import TypeVar
 
-from handlers.kit.session import STATUSES, FeeNotice, Moment, Naming, Session
+from handlers.kit.session import EVENT, FeeNotice, Lead, Moment, Naming, Session
+from handlers.kit.statuses import STATUSES
 
 # A sender that gives thousands of sessions one id ("null", say) must not make a record that grows without end.
 USERS_KEPT = 8
@@ -27,7 +29,22 @@ def merge(one: Session, other: Session) -> Session:
         statuses=_first(_union(one.statuses, other.statuses, _both)),
         users=_latest(_union(one.users, other.users, max), USERS_KEPT),
         fees=_latest(_union(one.fees, other.fees, max), FEES_KEPT),
+        lead=max(filter(None, (one.lead, other.lead)), key=_by_span, default=None),
     )
+
+
+def with_lead(session: Session, at: datetime, received_at: datetime, allowed: timedelta) -> Session:
+    """Note that a time of an event lay ahead of our clock when it came, if by more than is allowed.
+
+    When it came is part of the fact, so a record does not change as time goes by, nor when its events are read again.
+    """
+    if at - received_at <= allowed:
+        return session
+    return merge(session, Session(session.session_id, lead=Lead(at, received_at, EVENT)))
+
+
+def _by_span(lead: Lead) -> tuple[timedelta, datetime, str]:
+    return lead.span, lead.at, lead.source
 
 
 def _union(one: Mapping[str, Fact], other: Mapping[str, Fact], both: Callable[[Fact, Fact], Fact]) -> dict[str, Fact]:

@@ -2,53 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
+from datetime import datetime, timedelta
 from typing import Any, Self
 
-STATUSES: Mapping[str, str] = {
-    "START_FAILED": "The start was refused. The least final, because Plugsurfing may still report a start after it.",
-    "STARTED": "The session runs.",
-    "STOP_FAILED": "A stop was asked for and failed: the session still runs.",
-    "STOPPED": "The session has ended; it is not priced yet.",
-    "COMPLETE": "The session has ended and nothing more will change.",
-}
-"""The statuses we know, from the least to the most final, and what each means."""
+from handlers.kit.statuses import OUT_OF_TURN, OVER, STATUS_RANK, Anomaly
 
-STATUS_RANK: Mapping[str, int] = {status: rank for rank, status in enumerate(STATUSES, start=1)}
-"""What decides between two statuses of the same event time: the higher rank. An unknown status ranks 0, below all."""
-
-OVER = frozenset({"START_FAILED", "STOPPED", "COMPLETE"})
-"""The statuses in which nothing is running any more."""
-
-
-class Anomaly(StrEnum):
-    """What cannot be true of one session, and was said nevertheless. It is kept and shown, and changes nothing."""
-
-    TWO_USERS = "two_users"
-    """Events of the session name different users; the latest one counts."""
-    STARTED_AFTER_COMPLETE = "started_after_complete"
-    """A start has a later time than a completion."""
-    STARTED_AFTER_STOPPED = "started_after_stopped"
-    """A start has a later time than a stop."""
-    STARTED_AFTER_START_FAILED = "started_after_start_failed"
-    """A start has a later time than a failure to start."""
-    START_FAILED_AFTER_STARTED = "start_failed_after_started"
-    """A failure to start has a later time than a start."""
-
-
-OUT_OF_TURN: Mapping[Anomaly, tuple[str, str]] = {
-    Anomaly.STARTED_AFTER_COMPLETE: ("COMPLETE", "STARTED"),
-    Anomaly.STARTED_AFTER_STOPPED: ("STOPPED", "STARTED"),
-    Anomaly.STARTED_AFTER_START_FAILED: ("START_FAILED", "STARTED"),
-    Anomaly.START_FAILED_AFTER_STARTED: ("STARTED", "START_FAILED"),
-}
-"""Two statuses each, of which the second should not come after the first."""
+EVENT = "event"
+"""The source of a fact that one of the session's events told us."""
+DRIVE = "drive"
+"""The source of a fact that we read from the Drive API."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a session was first and last said to be in a status, and by whom ("event": one of its events)."""
+    """When a session was first and last said to be in a status, and by whom."""
 
     first_at: datetime
     last_at: datetime
@@ -65,10 +32,25 @@ class Naming:
 
 @dataclass(frozen=True, slots=True, order=True)
 class FeeNotice:
-    """The latest warning of one type of fee: when it was said, and from when the fee will apply."""
+    """The latest warning of one type of fee: when it was said, from when the fee will apply, and who said so."""
 
     at: datetime
     applies_from: datetime
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """A time that lay ahead of our clock when it came, by more than clocks may differ."""
+
+    at: datetime
+    received_at: datetime
+    source: str
+
+    @property
+    def span(self) -> timedelta:
+        """By how much it lay ahead."""
+        return self.at - self.received_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +64,8 @@ class Session:
     statuses: Mapping[str, Moment] = field(default_factory=dict)
     users: Mapping[str, Naming] = field(default_factory=dict)
     fees: Mapping[str, FeeNotice] = field(default_factory=dict)
+    lead: Lead | None = None
+    """The time that lay furthest ahead of our clock, if one did."""
 
     @classmethod
     def empty(cls, session_id: str) -> Self:
@@ -137,6 +121,8 @@ class Session:
     def anomalies(self) -> tuple[Anomaly, ...]:
         """What cannot be true of one session, in the order of `Anomaly`."""
         found = {Anomaly.TWO_USERS} if len(self.users) > 1 else set()
+        if self.lead is not None:
+            found.add(Anomaly.AHEAD_OF_CLOCK)
         for anomaly, (before, after) in OUT_OF_TURN.items():
             earlier, later = self.statuses.get(before), self.statuses.get(after)
             if earlier and later and later.last_at > earlier.first_at:
@@ -159,8 +145,18 @@ class Session:
                 for user_id, naming in sorted(self.users.items())
             },
             "fees": {
-                fee_type: {"at": notice.at.isoformat(), "applies_from": notice.applies_from.isoformat()}
+                fee_type: {
+                    "at": notice.at.isoformat(),
+                    "applies_from": notice.applies_from.isoformat(),
+                    "source": notice.source,
+                }
                 for fee_type, notice in sorted(self.fees.items())
+            },
+            "lead": self.lead
+            and {
+                "at": self.lead.at.isoformat(),
+                "received_at": self.lead.received_at.isoformat(),
+                "source": self.lead.source,
             },
         }
 
@@ -169,6 +165,7 @@ class Session:
         """Read back what `to_document` wrote; None is a session of which nothing is known yet."""
         facts = document or {}
         at = datetime.fromisoformat
+        lead = facts.get("lead")
         return cls(
             session_id,
             statuses={
@@ -177,9 +174,10 @@ class Session:
             },
             users={user_id: Naming(at(fact["at"]), fact["source"]) for user_id, fact in facts.get("users", {}).items()},
             fees={
-                fee_type: FeeNotice(at(fact["at"]), at(fact["applies_from"]))
+                fee_type: FeeNotice(at(fact["at"]), at(fact["applies_from"]), fact.get("source", EVENT))
                 for fee_type, fact in facts.get("fees", {}).items()
             },
+            lead=lead and Lead(at(lead["at"]), at(lead["received_at"]), lead["source"]),
         )
 
 

@@ -95,7 +95,7 @@ def test_an_event_need_not_name_a_user():
 
 def test_a_fee_warning_says_no_status():
     event = SessionFeeIncurring(session_id="S", at=AT, fee_will_apply_from=AT + 10 * MINUTE, fee_type="BLOCKING")
-    assert session_of(event) == Session("S", fees={"BLOCKING": FeeNotice(AT, AT + 10 * MINUTE)})
+    assert session_of(event) == Session("S", fees={"BLOCKING": FeeNotice(AT, AT + 10 * MINUTE, "event")})
 
 
 def test_an_event_that_we_do_not_know_names_its_user_and_says_no_status():

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-from handlers.kit.session import STATUSES, Anomaly
+from handlers.kit.statuses import STATUSES, Anomaly
 from ingest.errors import Refusal
 from ingest.settings import load_settings
 from workers.cli import COMMANDS
@@ -62,7 +62,16 @@ def test_a_table_of_words_has_the_sentences_of_the_code(readme, heading, enum):
 
 
 def test_the_table_of_statuses_is_in_the_order_of_the_code(readme):
-    assert readme.table("Statuses of a session") == [(f"`{status}`", meaning) for status, meaning in STATUSES.items()]
+    rows = [
+        (
+            f"`{name}`",
+            ", ".join([*(f"`{event}`" for event in status.events), *["Drive API"] * status.in_drive]),
+            "yes" if status.is_over else "no",
+            status.meaning,
+        )
+        for name, status in STATUSES.items()
+    ]
+    assert readme.table("Statuses of a session") == rows
 
 
 def test_the_table_of_answers_has_every_refusal(readme):

@@ -35,7 +35,7 @@ def dev(ctx: click.Context, *, demo: bool, ends: bool, port: int | None) -> None
 def show_session(settings: Settings, session_id: str) -> None:
     """Print the record and the timeline of a session."""
     with looking_into_ledger(settings) as conn:
-        record, told = sessions.get(conn, session_id), timeline(conn, session_id)
+        record, told = sessions.get(conn, session_id), timeline(conn, session_id, settings.clock_skew)
     click.echo()
     print_session(record or Session.empty(session_id), told)
     click.echo()

@@ -31,7 +31,7 @@ def session(*, session_id: str, as_json: bool) -> None:
     with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
         on_their_way = _count_in(outbox, conn, session_id)
         record = sessions.get(conn, session_id)
-        told = timeline(conn, session_id)
+        told = timeline(conn, session_id, settings.clock_skew)
     if record is None and not told:
         waiting = f"; {on_their_way} of its deliveries lie in the inbox" if on_their_way else ""
         raise Failure(f"The ledger knows no session '{printable(session_id)}'{waiting}.")

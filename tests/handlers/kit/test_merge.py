@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge
-from handlers.kit.session import FeeNotice, Moment, Naming, Session
+from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge, with_lead
+from handlers.kit.session import FeeNotice, Lead, Moment, Naming, Session
+from handlers.kit.statuses import Anomaly
 
 AT = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -30,7 +31,8 @@ readings = st.builds(
         statuses, st.builds(lambda at, source: Moment(at, at, frozenset({source})), times, sources), max_size=12
     ),
     users=st.dictionaries(users, st.builds(Naming, times, sources), max_size=8),
-    fees=st.dictionaries(fee_types, st.builds(FeeNotice, times, times), max_size=8),
+    fees=st.dictionaries(fee_types, st.builds(FeeNotice, times, times, sources), max_size=8),
+    lead=st.none() | st.builds(Lead, times, times, sources),
 )
 sessions = st.lists(readings, max_size=4).map(lambda parts: reduce(merge, parts, Session.empty("S")))
 
@@ -79,3 +81,14 @@ def test_a_status_keeps_its_first_and_last_time_and_all_that_said_it():
 def test_two_sessions_are_not_merged():
     with pytest.raises(ValueError, match="two sessions"):
         merge(Session.empty("S"), Session.empty("another"))
+
+
+def test_a_time_ahead_of_our_clock_is_an_anomaly_however_late_it_is_read_again():
+    session = with_lead(Session.empty("S"), AT + 6 * MINUTE, AT, 5 * MINUTE)
+    assert session.anomalies == (Anomaly.AHEAD_OF_CLOCK,)
+    assert session.lead.span == 6 * MINUTE
+    assert with_lead(session, AT + 6 * MINUTE, AT + 99 * MINUTE, 5 * MINUTE) == session
+
+
+def test_clocks_may_differ_a_little():
+    assert with_lead(Session.empty("S"), AT + 5 * MINUTE, AT, 5 * MINUTE) == Session.empty("S")

@@ -6,16 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.session import (
-    OVER,
-    STATUS_RANK,
-    STATUSES,
-    Anomaly,
     DrivenSession,
     FeeNotice,
+    Lead,
     Moment,
     Naming,
     Session,
 )
+from handlers.kit.statuses import OVER, STATUS_RANK, STATUSES, Anomaly
 
 AT = datetime(2025, 6, 12, 10, 56, 51, 123456, tzinfo=UTC)
 LATER = AT + timedelta(microseconds=1)
@@ -31,7 +29,8 @@ sessions = st.builds(
     words,
     statuses=st.dictionaries(st.sampled_from(list(STATUSES)) | words, moments),
     users=st.dictionaries(words, st.builds(Naming, times, words)),
-    fees=st.dictionaries(words, st.builds(FeeNotice, times, times)),
+    fees=st.dictionaries(words, st.builds(FeeNotice, times, times, words)),
+    lead=st.none() | st.builds(Lead, times, times, words),
 )
 
 
@@ -50,6 +49,7 @@ def test_equal_sessions_have_the_same_json(session):
     turned = Session(
         session.session_id,
         *(dict(reversed(facts.items())) for facts in (session.statuses, session.users, session.fees)),
+        session.lead,
     )
     assert json.dumps(turned.to_document()) == json.dumps(session.to_document())
 
@@ -118,10 +118,10 @@ def test_of_users_named_at_one_time_one_is_chosen_for_good():
 @pytest.mark.parametrize(
     ("blocking", "congestion", "winner"),
     [
-        (FeeNotice(AT, AT), FeeNotice(LATER, AT), "CONGESTION"),
-        (FeeNotice(LATER, AT), FeeNotice(AT, LATER), "BLOCKING"),
-        (FeeNotice(AT, LATER), FeeNotice(AT, AT), "BLOCKING"),
-        (FeeNotice(AT, AT), FeeNotice(AT, AT), "CONGESTION"),
+        (FeeNotice(AT, AT, "event"), FeeNotice(LATER, AT, "event"), "CONGESTION"),
+        (FeeNotice(LATER, AT, "event"), FeeNotice(AT, LATER, "event"), "BLOCKING"),
+        (FeeNotice(AT, LATER, "event"), FeeNotice(AT, AT, "event"), "BLOCKING"),
+        (FeeNotice(AT, AT, "event"), FeeNotice(AT, AT, "event"), "CONGESTION"),
     ],
 )
 def test_the_latest_fee_notice_is_shown(blocking, congestion, winner):

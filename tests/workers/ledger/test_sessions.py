@@ -36,7 +36,7 @@ def test_news_is_added_to_what_is_known(ledger, says):
 def test_what_a_record_says_can_be_queried(ledger, says, noon):
     def fold(session):
         told = says("COMPLETE", 5)(says("STOPPED", 3)(says("STARTED", 1)(session)))
-        fees = {"BLOCKING": FeeNotice(noon, noon + timedelta(minutes=10))}
+        fees = {"BLOCKING": FeeNotice(noon, noon + timedelta(minutes=10), "event")}
         return replace(told, users={"user \U0001f50c": Naming(noon, "event"), "": Naming(noon, "event")}, fees=fees)
 
     merge(ledger, {"s1": fold})
