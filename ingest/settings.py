@@ -1,18 +1,18 @@
 """What the environment tells a process, checked before anything starts."""
 
-import re
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ingest.described import Described, describe
 from ingest.errors import SettingsError
 from ingest.signature import KeyEncoding, decode_key
 from ingest.spans import Span, SpanOrZero
+from ingest.spellings import Count, DatabaseUrl, Folder, Locale, Names, Port, RedisUrl, TimeZone, items
 
 KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
 SECRETS = (*KEYS, "plugsurfing_authorization", "redis_url", "database_url", "dashboard_password")
@@ -47,34 +47,7 @@ class PushChannel(StrEnum):
     """A structured log line and nothing else."""
 
 
-def _items(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _folder(value: object) -> object:
-    return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
-
-
-def _redis_url(url: str) -> str:
-    if not url.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://")):
-        raise ValueError("must start with redis://, rediss://, unix:// or redis+sentinel://")
-    return url
-
-
-def _database_url(url: str) -> str:
-    url = re.sub(r"\A(postgres|postgresql)://", "postgresql+psycopg://", url)  # as hosting platforms write it
-    if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
-        raise ValueError("must start with sqlite:///, postgresql:// or postgresql+psycopg://")
-    return url
-
-
-Count = Annotated[int, Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_items)]
-Channels = Annotated[tuple[PushChannel, ...], NoDecode, BeforeValidator(_items), Field(min_length=1)]
-Folder = Annotated[Path, BeforeValidator(_folder)]
-RedisUrl = Annotated[str, AfterValidator(_redis_url)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+Channels = Annotated[tuple[PushChannel, ...], NoDecode, BeforeValidator(items), Field(min_length=1)]
 
 
 class Settings(BaseSettings):
@@ -134,6 +107,19 @@ class Settings(BaseSettings):
     finished_jobs_kept: Span = Field(timedelta(minutes=10), description="how long RQ shows finished jobs")
     failed_jobs_kept: Span = Field(timedelta(days=7), description="how long RQ shows failed jobs")
     push: Channels = Field((PushChannel.LOG,), description="channels to drivers, by comma: `log`")
+    fee_warning_grace: SpanOrZero = Field(
+        timedelta(), description="how long before a fee starts a warning is not worth sending any more"
+    )
+    remind_before: SpanOrZero = Field(
+        timedelta(), description="how long before a fee starts the driver is warned once more; 0: not at all"
+    )
+    templates_dir: Folder | None = Field(
+        None, description="folder with words to drivers of your own, `<locale>/<name>.txt`, in the place of ours"
+    )
+    default_locale: Locale = Field("en", description="language of a driver whose devices do not say it")
+    default_time_zone: TimeZone = Field(
+        "Europe/Berlin", description="time zone of a driver whose devices do not say it"
+    )
     log_format: LogFormat | None = Field(None, description="`console` or `json`")
     log_level: LogLevel = Field(LogLevel.INFO, description="`debug`, `info`, `warning` or `error`")
 
