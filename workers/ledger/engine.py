@@ -1,10 +1,13 @@
 """Opens the ledger, and holds the little in which its two databases differ."""
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import TypeVar
+from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
@@ -24,15 +27,11 @@ def open_ledger(url: str, *, patience: timedelta = timedelta(seconds=5)) -> Engi
 
     On SQLite a transaction takes the write lock when it begins, so that it never fails half-way for want of it; it
     waits for up to `patience`, then raises `OperationalError`. See `reading` for transactions that only look.
+
+    The engine may be carried across a fork: connections that nobody uses are closed before, the child opens its own.
     """
-    if make_url(url).get_backend_name() == "sqlite":
-        engine = create_engine(url, json_serializer=to_json, connect_args={"timeout": patience.total_seconds()})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    # The look-up of the hstore type would be one more round trip in every process.
-    engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, use_native_hstore=False)
-    event.listen(engine, "connect", _prepare_postgresql)
+    engine = _make(url, patience)
+    _watch_forks().add(engine)
     return engine
 
 
@@ -54,6 +53,18 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
+def _make(url: str, patience: timedelta) -> Engine:
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_engine(url, json_serializer=to_json, connect_args={"timeout": patience.total_seconds()})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    # The look-up of the hstore type would be one more round trip in every process.
+    engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, use_native_hstore=False)
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
 def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
     assert isinstance(dbapi_connection, sqlite3.Connection)  # noqa: S101 - for the type checker
     dbapi_connection.isolation_level = None  # the driver must not begin transactions: `_begin_sqlite` does
@@ -72,3 +83,16 @@ def _prepare_postgresql(dbapi_connection: DBAPIConnection, _record: ConnectionPo
     cursor.execute("SET TIME ZONE 'UTC'")
     cursor.close()
     dbapi_connection.commit()
+
+
+@cache
+def _watch_forks() -> WeakSet[Engine]:
+    engines: WeakSet[Engine] = WeakSet()
+
+    def close_connections() -> None:
+        # Before and not after: a child that inherits an open SQLite file believes that it holds its locks.
+        for engine in list(engines):
+            engine.dispose()
+
+    os.register_at_fork(before=close_connections)
+    return engines

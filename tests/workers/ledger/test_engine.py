@@ -1,5 +1,6 @@
 """How the ledger is opened: what waits for what."""
 
+import multiprocessing
 import sqlite3
 from datetime import timedelta
 
@@ -70,3 +71,21 @@ def test_a_writer_on_sqlite_waits_for_another_one_and_then_gives_up(tmp_path):
 def test_a_sequence_is_cut_into_pieces():
     assert [list(piece) for piece in chunks(range(5), 2)] == [[0, 1], [2, 3], [4]]
     assert list(chunks([])) == []
+
+
+def test_a_child_opens_connections_of_its_own(ledger):
+    with ledger.begin() as conn:
+        conn.execute(sightings.insert(), ROW)
+    forking = multiprocessing.get_context("fork")
+
+    def write_and_see():
+        with ledger.begin() as conn:
+            conn.execute(sightings.insert(), {**ROW, "inbox": "child"})
+            assert count(conn) == 2
+
+    child = forking.Process(target=write_and_see)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    with reading(ledger.engine) as conn:
+        assert count(conn) == 2
