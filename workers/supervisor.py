@@ -17,6 +17,7 @@ FAILED_STARTS = 5
 READY_WITHIN = timedelta(seconds=15)
 LOOK_EVERY = timedelta(milliseconds=50)
 
+OURSELVES = "dev"
 FAILED = 1
 # The exit code of our commands for wrong usage or settings: another start mends neither.
 WRONG_USAGE = 2
@@ -57,8 +58,10 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         self._verdict: asyncio.Future[int] = loop.create_future()
         loop.add_signal_handler(signal.SIGCHLD, self._look)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._asked_to_end)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks
+            loop.add_signal_handler(signal.SIGHUP, self._asked_to_end)
         self._start(self._begin(story))
         try:
             return await self._verdict
@@ -116,6 +119,7 @@ class Supervisor:
 
     def _asked_to_end(self) -> None:
         if not self._verdict.done():
+            self._say(OURSELVES, "ending all, one after the other; a second Ctrl-C ends them at once")
             self._verdict.set_result(0)
             return
         for life in self._lives.values():

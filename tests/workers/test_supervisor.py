@@ -56,10 +56,13 @@ time.sleep(60)
 class Parent:
     """A supervisor with children, and what it has printed so far."""
 
-    def __init__(self, children, *, patience=10.0, pause=0.2, exit_code=None):
+    def __init__(self, children, *, patience=10.0, pause=0.2, exit_code=None, under_nohup=False):
         plan = {"children": children, "patience": patience, "pause": pause, "exit_code": exit_code}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, json.dumps(plan)], stdout=subprocess.PIPE, text=True, errors="replace"
+            [*(["nohup"] if under_nohup else []), sys.executable, "-c", PARENT, json.dumps(plan)],
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
         self.lines: list[str] = []
 
@@ -135,6 +138,16 @@ def test_each_signal_that_asks_for_the_end_is_a_good_end(parent, number):
     assert gone(pid)
 
 
+def test_a_closed_terminal_means_nothing_to_who_was_started_with_nohup(parent):
+    family = parent({"door": POLITE}, under_nohup=True)
+    pid = family.pid("door")
+    family.process.send_signal(signal.SIGHUP)
+    os.kill(pid, signal.SIGKILL)
+    assert family.pid("door") != pid
+    family.process.send_signal(signal.SIGTERM)
+    assert family.ends() == 0
+
+
 def test_a_child_that_dies_is_started_again(parent):
     family = parent({"shop": POLITE})
     first = family.pid("shop")
@@ -190,9 +203,8 @@ def test_a_second_interrupt_ends_all_at_once(parent):
     family = parent({"store": STUBBORN, "shop": STUBBORN}, patience=600)
     pids = family.pids(2)
     family.process.send_signal(signal.SIGINT)
-    while family.process.poll() is None:
-        time.sleep(0.05)
-        family.process.send_signal(signal.SIGINT)
+    family.reads("dev: ending all")
+    family.process.send_signal(signal.SIGINT)
     assert family.ends() == 0
     assert gone(*pids)
 
