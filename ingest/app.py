@@ -5,13 +5,10 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.routing import Route
 
-from ingest.endpoints import Door, Lookout, say_what_is_wrong
+from ingest.endpoints import Door, Lookout
 from ingest.envelope import Kind
-from ingest.guard import Guard
+from ingest.front import Front
 from ingest.health import Health
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME
@@ -35,7 +32,6 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     relay = relay or Relay(path, settings)
     intake = Intake(Quarantine(path, settings), metrics)
     keyring = Keyring(settings)
-    lookout = Lookout(Health(path, inbox, relay), metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -56,16 +52,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         route: Door(kind, settings, keyring, inbox=inbox, intake=intake, metrics=metrics)
         for kind, route in PATHS.items()
     }
-    windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
-    return Starlette(
-        routes=[
-            *(Route(place, door, methods=["POST"]) for route, door in doors.items() for place in (route, f"{route}/")),
-            *(Route(route, window) for route, window in windows.items()),
-        ],
-        middleware=[Middleware(Guard, metrics=metrics)],
-        exception_handlers={HTTPException: say_what_is_wrong},
-        lifespan=lifespan,
-    )
+    return Front(doors, Lookout(Health(path, inbox, relay), metrics), metrics, lifespan)
 
 
 async def _reread(keyring: Keyring) -> None:

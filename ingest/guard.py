@@ -28,14 +28,15 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and watch."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:  # the server is shutting down and has waited long enough
             await self._apologize(send)
         # The one thing that must hold for any bytes and any fault of ours is that there is an answer.
-        except Exception as error:
-            if scope["type"] != "http":
-                raise
+        except Exception as error:  # noqa: BLE001
             # Where it happened, and not what it says: the text of an exception may quote the body.
             stack = "".join(traceback.format_tb(error.__traceback__))
             log.error("request.failed", path=scope["path"], error=type(error).__name__, stack=stack)  # noqa: TRY400

@@ -5,6 +5,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pydantic_core import to_json
+
 from ingest.envelope import Envelope
 from ingest.events import glimpse, queue_for
 
@@ -49,14 +51,14 @@ def row_of(envelope: Envelope) -> Row:
     seen = glimpse(envelope.kind, envelope.body)
     return Row(
         envelope.id,
-        envelope.kind.value,
+        envelope.kind,
         queue_for(envelope.kind, seen),
         seen.name,
         seen.session_id,
         envelope.received_at.timestamp(),
         envelope.signed_with,
         envelope.signed_at.timestamp() if envelope.signed_at else None,
-        json.dumps(dict(envelope.headers)),
+        to_json(dict(envelope.headers)).decode(),
         envelope.body,
     )
 
