@@ -24,6 +24,8 @@ from workers.supervisor import ChildFailedError, Supervisor
 
 LOCK_NAME = "dev.lock"
 CHILDREN_LOCK_NAME = "dev.children.lock"
+# One whose terminal was closed just now is still ending.
+ANOTHER_ENDS_WITHIN = timedelta(seconds=5)
 ORPHANS_END_WITHIN = timedelta(seconds=30)
 LOOK_EVERY = timedelta(milliseconds=100)
 PROBE_TIMEOUT = timedelta(seconds=5)
@@ -77,11 +79,11 @@ async def run(
 def only_one(data_dir: Path) -> Iterator[int]:
     """Keep the folder for one `dev` and its children; give the open file that they are to hold.
 
-    Waits for the children of one that was killed. Raises SettingsError if another one runs, or they do not end.
+    Waits for one that is ending, and for the children of one that was killed. Raises SettingsError if they do not end.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     with (
-        locked(data_dir / LOCK_NAME, timedelta(), "DATA_DIR is in use by another `webhooks dev`."),
+        locked(data_dir / LOCK_NAME, ANOTHER_ENDS_WITHIN, "DATA_DIR is in use by another `webhooks dev`."),
         locked(
             data_dir / CHILDREN_LOCK_NAME, ORPHANS_END_WITHIN, "DATA_DIR is in use by processes of a dead `dev`."
         ) as lock,

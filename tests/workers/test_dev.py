@@ -135,7 +135,8 @@ def test_without_a_dev_a_command_has_its_own_settings_alone():
 # The terminal
 
 
-def test_two_devs_do_not_share_a_folder(tmp_path):
+def test_two_devs_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(dev, "ANOTHER_ENDS_WITHIN", timedelta())
     with dev.only_one(tmp_path), pytest.raises(SettingsError, match="another"), dev.only_one(tmp_path):
         pass
     with dev.only_one(tmp_path):
