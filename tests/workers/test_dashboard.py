@@ -43,7 +43,7 @@ def app(valkey_server, tmp_path_factory):
 
 
 @pytest.fixture
-def page(app, valkey_url):  # noqa: ARG001  which empties it
+def page(app, valkey_url):
     return app.test_client()
 
 
