@@ -10,7 +10,9 @@ WebhooksError
 ├── InboxUnavailable     a delivery cannot be kept right now (503)
 ├── QueueUnavailable     Redis cannot be reached
 ├── SettingsError        a setting is missing or wrong
-└── PluginError          a plugin cannot be loaded (workers.loader)
+├── PluginError          a plugin cannot be loaded (workers.loader)
+└── PushFailed           a channel could not hand a push on (handlers.kit.channel)
+    └── Unregistered     because the device is gone
 """
 
 from http import HTTPStatus

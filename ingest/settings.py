@@ -12,10 +12,30 @@ from ingest.described import Described, describe
 from ingest.errors import SettingsError
 from ingest.signature import KeyEncoding, decode_key
 from ingest.spans import Span, SpanOrZero
-from ingest.spellings import Count, DatabaseUrl, Folder, Locale, Names, Port, RedisUrl, TimeZone, items
+from ingest.spellings import (
+    ChannelName,
+    Count,
+    DatabaseUrl,
+    Folder,
+    HttpUrl,
+    Locale,
+    Names,
+    Port,
+    RedisUrl,
+    TimeZone,
+    items,
+)
 
 KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
-SECRETS = (*KEYS, "plugsurfing_authorization", "redis_url", "database_url", "dashboard_password")
+SECRETS = (
+    *KEYS,
+    "plugsurfing_authorization",
+    "redis_url",
+    "database_url",
+    "dashboard_password",
+    "push_http_key",
+    "admin_token",
+)
 
 
 class LogFormat(StrEnum):
@@ -40,14 +60,7 @@ class LogLevel(StrEnum):
     """What failed."""
 
 
-class PushChannel(StrEnum):
-    """A way to a driver's phone."""
-
-    LOG = "log"
-    """A structured log line and nothing else."""
-
-
-Channels = Annotated[tuple[PushChannel, ...], NoDecode, BeforeValidator(items), Field(min_length=1)]
+Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(items), Field(min_length=1)]
 
 
 class Settings(BaseSettings):
@@ -106,7 +119,18 @@ class Settings(BaseSettings):
     retry_longest: Span = Field(timedelta(hours=1), description="longest wait between two attempts")
     finished_jobs_kept: Span = Field(timedelta(minutes=10), description="how long RQ shows finished jobs")
     failed_jobs_kept: Span = Field(timedelta(days=7), description="how long RQ shows failed jobs")
-    push: Channels = Field((PushChannel.LOG,), description="channels to drivers, by comma: `log`")
+    push: Channels = Field(
+        ("log",), description="channels to drivers, by comma: `log`, `http`, `fcm`, and those of plugins"
+    )
+    push_timeout: Span = Field(timedelta(seconds=10), description="how long a provider may take to answer")
+    push_concurrency: Count = Field(20, description="pushes on their way at once, on each channel")
+    push_http_url: HttpUrl | None = Field(None, description="where the channel `http` sends to")
+    push_http_key: SecretStr | None = Field(None, description="key that the channel `http` signs with")
+    push_fcm_credentials: Folder | None = Field(
+        None, description="JSON file of the service account that the channel `fcm` uses"
+    )
+    devices_port: Port = Field(8003, description="port of `devices serve`")
+    admin_token: SecretStr | None = Field(None, description="bearer token that `devices serve` asks for")
     fee_warning_grace: SpanOrZero = Field(
         timedelta(), description="how long before a fee starts a warning is not worth sending any more"
     )
@@ -129,6 +153,8 @@ class Settings(BaseSettings):
     redis_url_file: Path | None = Field(None, description="file with that URL")
     database_url_file: Path | None = Field(None, description="file with that URL")
     dashboard_password_file: Path | None = Field(None, description="file with that password")
+    push_http_key_file: Path | None = Field(None, description="file with that key")
+    admin_token_file: Path | None = Field(None, description="file with that token")
 
     @model_validator(mode="before")
     @classmethod

@@ -31,6 +31,12 @@ def _database_url(url: str) -> str:
     return url
 
 
+def _http_url(url: str) -> str:
+    if not re.match(r"https?://[^/\s]", url):
+        raise ValueError("must start with https:// or http://")
+    return url
+
+
 def _locale(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*", text):
         raise ValueError("must be a language, with or without a region, as in de or nl-BE")
@@ -47,8 +53,10 @@ def _time_zone(name: str) -> str:
 Count = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(items)]
+ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Locale = Annotated[str, AfterValidator(_locale)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]

@@ -18,14 +18,16 @@ from ingest.settings import Settings
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment, equip
-from workers.ledger import schedule
+from workers.ledger import pushes, schedule
 from workers.ledger.transaction import LedgerUnavailable, transact
 from workers.run import now
-from workers.sending import send_due
+from workers.sending import Senders
 
 log = structlog.get_logger()
 
 TICK = timedelta(seconds=1)
+UNNAMED_FOR = timedelta(minutes=10)
+"""How long a push waits for a channel that this clock does not know: another process may be ahead of its settings."""
 DIED = "the worker died while it made this run"
 ENDED = (Standing.GONE, Standing.DIED)
 
@@ -38,7 +40,18 @@ class Clock:
         self._watch = JobWatch(equipment.connection, grace=grace)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
-        """Tick until told to stop. While Redis or the database is away, say so once and go on trying."""
+        """Tick, and send pushes beside that, until told to stop.
+
+        While Redis or the database is away, say so once and go on trying.
+        """
+        senders = Senders(self._equipment)
+        senders.start()
+        try:
+            self._tick_until(stop, tick)
+        finally:
+            senders.stop()
+
+    def _tick_until(self, stop: threading.Event, tick: timedelta) -> None:
         away: str | None = None
         while not stop.wait(tick.total_seconds()):
             try:
@@ -51,12 +64,15 @@ class Clock:
                 away = None
 
     def tick(self) -> None:
-        """Sweep, offer what is due, end what is overdue, send what waits, file what is dead."""
+        """Sweep, offer what is due, end what is overdue, file what is dead."""
         self.sweep()
-        transact(self._equipment.engine, lambda ledger: schedule.overdue(ledger, now()))
+        transact(self._equipment.engine, self._end_overdue)
         offer_due(self._equipment)
-        send_due(self._equipment)
         file_dead_letters(self._equipment)
+
+    def _end_overdue(self, ledger: Connection) -> None:
+        schedule.overdue(ledger, now())
+        pushes.end_unnamed(ledger, self._equipment.channels, now() - UNNAMED_FOR)
 
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""

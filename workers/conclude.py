@@ -13,9 +13,9 @@ from workers.ledger import pushes, runs, states
 from workers.ledger.outcomes import Outcome
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import NewRun
+from workers.push.wakes import wake
 from workers.retry import RetryPolicy
 from workers.run import Result, failed
-from workers.sending import send_due
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def finish(ledger: Connection, equipment: Equipment, results: Sequence[Result]) 
 def follow_up(equipment: Equipment, aftermath: Aftermath) -> None:
     """Do what follows from a commit."""
     if aftermath.send:
-        send_due(equipment)
+        wake(equipment.connection, equipment.channels)
     if aftermath.offer:
         offer_due(equipment)
     if aftermath.file:

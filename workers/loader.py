@@ -5,13 +5,14 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
+from handlers.kit.channel import OfferedChannel, OfferedDevices, offers_of
 from handlers.kit.subscribe import Subscription, subscriptions_of
 from ingest.broker import QUEUES
 from ingest.errors import WebhooksError
@@ -31,6 +32,8 @@ class Plugins:
     """What all plugins together want, in the order in which they were found."""
 
     subscriptions: tuple[Subscription, ...]
+    channels: tuple[OfferedChannel, ...] = ()
+    devices: OfferedDevices | None = None
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
         """Find the handlers of an event."""
@@ -57,7 +60,9 @@ def load_plugins(settings: Settings) -> Plugins:
 @cache  # so that a process that loads before it forks has paid for its children
 def _load(named: tuple[str, ...]) -> Plugins:
     modules = [*_modules("handlers", "the house"), *_installed(), *_named(named)]
-    return _checked([each for module in dict.fromkeys(modules) for each in _subscriptions(module)])
+    modules = list(dict.fromkeys(modules))
+    plugins = _checked([each for module in modules for each in _subscriptions(module)])
+    return _with_offers(plugins, [offer for module in modules for offer in _offers(module)])
 
 
 def _installed() -> Iterator[ModuleType]:
@@ -125,6 +130,13 @@ def _subscriptions(module: ModuleType) -> list[Subscription]:
         raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
 
 
+def _offers(module: ModuleType) -> list[OfferedChannel | OfferedDevices]:
+    try:
+        return list(offers_of(module))
+    except TypeError as error:
+        raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
+
+
 def _checked(subscriptions: Sequence[Subscription]) -> Plugins:
     names: dict[str, Subscription] = {}
     for each in subscriptions:
@@ -136,3 +148,18 @@ def _checked(subscriptions: Sequence[Subscription]) -> Plugins:
                 f"{first.file} and {each.file} both have a handler named {each.name}: give one of them another name."
             )
     return Plugins(tuple(subscriptions))
+
+
+def _with_offers(plugins: Plugins, offers: Sequence[OfferedChannel | OfferedDevices]) -> Plugins:
+    channels: dict[str, OfferedChannel] = {}
+    devices: OfferedDevices | None = None
+    for offer in offers:
+        if isinstance(offer, OfferedDevices):
+            if devices is not None:
+                raise PluginError(f"{devices.file} and {offer.file} both have @devices: only one can know them.")
+            devices = offer
+            continue
+        first = channels.setdefault(offer.name, offer)
+        if first is not offer:
+            raise PluginError(f"{first.file} and {offer.file} both offer a channel {offer.name}: rename one of them.")
+    return replace(plugins, channels=tuple(channels.values()), devices=devices)

@@ -1,90 +1,224 @@
-"""Send the pushes that wait: claimed in one transaction, sent outside of any, marked in another."""
+"""Send the pushes that wait: claimed in one transaction, sent outside of any, marked in another.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import partial
+The clock sends, not the workers: a provider that hangs holds up no queue, its connections and access tokens serve for
+many pushes, and each channel has a thread of its own, so that it waits for no other. Workers only wake it.
+"""
 
+import threading
+import time
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+
+import redis
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError
 
+from workers.devices import Devices
 from workers.equipment import Equipment
-from workers.ledger import pushes
+from workers.ledger import devices, pushes
+from workers.ledger.engine import reading
 from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import PushRow
-from workers.ledger.transaction import transact
-from workers.push.channel import PushFailed
+from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.push.attempt import Ending, attempt
+from workers.push.breaker import Breaker
+from workers.push.wakes import next_wake
 from workers.retry import RetryPolicy
-from workers.run import call, now
+from workers.run import now
 
 log = structlog.get_logger()
 
-CLAIMED_FOR = timedelta(seconds=30)
-"""How long a push is left to who claimed it. If they die meanwhile, it is sent again, and folded on the phone."""
+LOOK_EVERY = timedelta(seconds=1)
+"""How long a push that nobody told of waits at most, and how often a channel left alone is looked at again."""
 
-AT_ONCE = 100
+MARGIN = timedelta(seconds=15)
+"""How much longer than the timeout a push is left to who claimed it. If they die, it is sent again after that."""
+
+SHORTEST_TIMEOUT = timedelta(seconds=1)
+
+
+class Sender:
+    """Sends the pushes of one channel, several at once; use it from one thread."""
+
+    def __init__(self, equipment: Equipment, name: str, *, breaker: Breaker | None = None) -> None:
+        self._equipment = equipment
+        self._name = name
+        self._channel = equipment.channels[name]
+        self._devices_of = Devices.of(equipment.plugins, equipment.engine)
+        self._breaker = breaker or Breaker()
+        self._policy = RetryPolicy.of(equipment.settings)
+        self._news: SimpleQueue[Ending | str | None] = SimpleQueue()
+        # A push is in hand until its ending is known. Its place is taken for longer, if a call hangs on.
+        self._in_hand: set[str] = set()
+        self._places_taken: set[str] = set()
+        self._to_mark: list[Ending] = []
+
+    def wake(self) -> None:
+        """Look for pushes now; called from any thread."""
+        self._news.put(None)
+
+    def run(self, stop: threading.Event) -> None:
+        """Send what comes until told to stop; then wait for what is on its way, as long as that may take."""
+        away = False
+        while not stop.is_set():
+            try:
+                self._take()
+                self._note(LOOK_EVERY)
+                away = False
+            except LedgerUnavailable as failure:
+                if not away:
+                    log.warning("sender.waiting", channel=self._name, reason=str(failure))
+                away = True
+                stop.wait(LOOK_EVERY.total_seconds())
+        self._finish()
+
+    def send_due(self) -> int:
+        """Send what is due now, wait for the answers, and return how many pushes were taken."""
+        sent = 0
+        while self._take() or self._in_hand:
+            sent += self._note(LOOK_EVERY)
+        return sent
+
+    def _take(self) -> int:
+        """Claim and begin as many pushes as there is room for; end those that are not needed any more."""
+        if not self._is_any_due():
+            return 0
+        settings = self._equipment.settings
+        free = settings.push_concurrency - len(self._places_taken)
+        room = self._breaker.places(free, in_flight=len(self._in_hand))
+
+        def claim(ledger: Connection) -> list[PushRow]:
+            at = now()
+            pushes.end_needless(ledger, self._name, at)
+            return pushes.claim(ledger, self._name, at, settings.push_timeout + MARGIN, limit=room)
+
+        claimed = transact(self._equipment.engine, claim)
+        for push in claimed:
+            self._in_hand.add(push.id)
+            self._places_taken.add(push.id)
+            threading.Thread(target=self._attend, args=(push,), name=f"push-{self._name}", daemon=True).start()
+        return len(claimed)
+
+    def _is_any_due(self) -> bool:
+        try:
+            with reading(self._equipment.engine) as ledger:
+                return pushes.is_any_due(ledger, self._name, now())
+        except (OperationalError, InterfaceError) as error:
+            raise LedgerUnavailable(f"the database cannot be used: {type(error.orig).__name__}") from None
+
+    def _attend(self, push: PushRow) -> None:
+        """Make one attempt, in a thread of its own. Its place is free again when no call of it hangs any more."""
+        try:
+            timeout = self._equipment.settings.push_timeout
+            if push.expires_at is not None:
+                timeout = min(timeout, max(push.expires_at - now(), SHORTEST_TIMEOUT))
+            ending, calls = attempt(push, self._channel, self._devices_of, timeout, self._policy)
+            self._news.put(ending)
+            for call in calls:
+                call.join()
+        finally:
+            self._news.put(push.id)
+
+    def _note(self, patience: timedelta) -> int:
+        """Wait for news, mark all that have come, and return how many pushes were sent."""
+        for news in self._wait_for_news(patience):
+            if isinstance(news, Ending):
+                self._in_hand.discard(news.push.id)
+                self._judge(news)
+                self._to_mark.append(news)
+            elif news is not None:
+                self._in_hand.discard(news)
+                self._places_taken.discard(news)
+        if not self._to_mark:
+            return 0
+        transact(self._equipment.engine, self._mark)
+        sent = sum(ending.state is PushState.SENT for ending in self._to_mark)
+        self._to_mark.clear()
+        return sent
+
+    def _wait_for_news(self, patience: timedelta) -> list[Ending | str | None]:
+        found: list[Ending | str | None] = []
+        try:
+            found.append(self._news.get(timeout=patience.total_seconds()))
+            while True:
+                found.append(self._news.get_nowait())
+        except Empty:
+            return found
+
+    def _judge(self, ending: Ending) -> None:
+        was_open = self._breaker.is_open
+        if ending.trouble is not None:
+            self._breaker.failed(ending.trouble.after)
+        elif ending.is_provider_heard:
+            self._breaker.succeeded()
+        if self._breaker.is_open is not was_open:
+            log.warning("channel.left_alone" if self._breaker.is_open else "channel.resumed", channel=self._name)
+        if ending.error is not None:
+            log.warning("push.failed", push=ending.push.id, channel=self._name, state=ending.state, reason=ending.error)
+
+    def _mark(self, ledger: Connection) -> None:
+        for ending in self._to_mark:
+            pushes.mark(
+                ledger,
+                ending.push.id,
+                ending.state,
+                attempt=ending.push.attempts,
+                sent_at=ending.sent_at,
+                due_at=ending.due_at,
+                error=ending.error,
+                told=ending.told,
+            )
+        devices.forget(ledger, [token for ending in self._to_mark for token in ending.unregistered])
+
+    def _finish(self) -> None:
+        until = time.monotonic() + self._equipment.settings.push_timeout.total_seconds()
+        try:
+            while self._in_hand and time.monotonic() < until:
+                self._note(LOOK_EVERY)
+        except LedgerUnavailable as failure:
+            log.warning("sender.waiting", channel=self._name, reason=str(failure))
+
+
+class Senders:
+    """A sender for each channel that PUSH names, each in a thread of its own, and one thread that wakes them."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._connection = equipment.connection
+        self._senders = {name: Sender(equipment, name) for name in equipment.channels}
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._listen, name="push-wakes", daemon=True),
+            *(
+                threading.Thread(target=sender.run, args=(self._stop,), name=f"pushes-{name}", daemon=True)
+                for name, sender in self._senders.items()
+            ),
+        ]
+
+    def start(self) -> None:
+        """Begin to send."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Claim nothing any more, and wait for the answers to what was sent."""
+        self._stop.set()
+        for sender in self._senders.values():
+            sender.wake()
+        for thread in self._threads:
+            thread.join()
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            try:
+                name = next_wake(self._connection, self._senders, LOOK_EVERY)
+            except redis.RedisError:
+                self._stop.wait(LOOK_EVERY.total_seconds())  # the senders look by themselves meanwhile
+            else:
+                if name is not None:
+                    self._senders[name].wake()
 
 
 def send_due(equipment: Equipment) -> int:
-    """Send what is due, on each push's channel, and return how many were handed on."""
-    sent = 0
-    while claimed := transact(equipment.engine, _claim):
-        endings = [_send(equipment, push) for push in claimed]
-        transact(equipment.engine, partial(_mark, endings=endings))
-        sent += sum(ending.state is PushState.SENT for ending in endings)
-        if len(claimed) < AT_ONCE:
-            break
-    return sent
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What came of one attempt to send a push."""
-
-    push: PushRow
-    state: PushState
-    sent_at: datetime | None = None
-    due_at: datetime | None = None
-    error: str | None = None
-
-    def write(self, ledger: Connection) -> None:
-        """Write it, unless somebody else has claimed the push meanwhile."""
-        pushes.mark(
-            ledger,
-            self.push.id,
-            self.state,
-            attempt=self.push.attempts,
-            sent_at=self.sent_at,
-            due_at=self.due_at,
-            error=self.error,
-        )
-
-
-def _claim(ledger: Connection) -> list[PushRow]:
-    due = [push.id for push in pushes.claimable(ledger, now(), limit=AT_ONCE)]
-    return pushes.claim(ledger, due, now(), CLAIMED_FOR)
-
-
-def _mark(ledger: Connection, endings: Sequence[Ending]) -> None:
-    for ending in endings:
-        ending.write(ledger)
-
-
-def _send(equipment: Equipment, push: PushRow) -> Ending:
-    failure = _hand_on(equipment, push)
-    if failure is None:
-        return Ending(push, PushState.SENT, sent_at=now())
-    due_at = RetryPolicy.of(equipment.settings).next_at(push.attempts, now()) if failure.retryable else None
-    ending = Ending(push, PushState.WAITING if due_at else PushState.DEAD, due_at=due_at, error=str(failure))
-    log.warning("push.failed", push=push.id, channel=push.channel, state=ending.state, reason=str(failure))
-    return ending
-
-
-def _hand_on(equipment: Equipment, push: PushRow) -> PushFailed | None:
-    channel = equipment.channels.get(push.channel)
-    if channel is None:
-        return PushFailed(f"PUSH does not name the channel {push.channel}", retryable=False)
-    _, failure = call(channel.send, push)
-    if failure is None or isinstance(failure, PushFailed):
-        return failure
-    return PushFailed(f"the channel broke: {type(failure).__name__}", retryable=True)
+    """Send what is due on every channel now, one after the other, and return how many pushes were taken."""
+    return sum(Sender(equipment, name).send_due() for name in equipment.channels)

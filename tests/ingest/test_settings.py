@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from ingest.described import UNSET
 from ingest.errors import SettingsError
-from ingest.settings import SECRETS, LogFormat, LogLevel, PushChannel, Settings, load_settings
+from ingest.settings import SECRETS, LogFormat, LogLevel, Settings, load_settings
 from ingest.signature import KeyEncoding
 
 
@@ -37,7 +37,7 @@ def test_the_defaults_need_no_environment(tmp_path):
     assert settings.redis_url is None
     assert (settings.host, settings.port, settings.dashboard_port) == ("127.0.0.1", 8000, 8002)
     assert (settings.max_body_bytes, settings.body_timeout) == (1048576, timedelta(seconds=5))
-    assert (settings.push, settings.log_format, settings.log_level) == ((PushChannel.LOG,), None, LogLevel.INFO)
+    assert (settings.push, settings.log_format, settings.log_level) == (("log",), None, LogLevel.INFO)
 
 
 def test_the_environment_is_read_before_dotenv_and_overrides_before_both(tmp_path, monkeypatch):
@@ -130,8 +130,7 @@ def test_a_key_that_does_not_decode_is_refused_by_name(name, encoding):
         ("hold_back", "-1"),
         ("redis_url", "http://secret"),
         ("database_url", "mysql://secret"),
-        ("push", "fcm-secret"),
-        ("push", "log,http"),
+        ("push", "FCM secret"),
         ("push", ","),
         ("log_format", "secret"),
         ("log_level", "secret"),

@@ -34,6 +34,7 @@ from workers.ledger.tables import metadata
 from workers.loader import Plugins
 from workers.process import bury, make_runs, settle
 from workers.push.channels import open_channels
+from workers.sending import send_due
 
 START = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 NUMBERS = itertools.count()
@@ -357,6 +358,7 @@ def test_a_handler_with_a_queue_has_a_job_of_its_own(equip: Callable[..., Equipm
     assert job.args[0] == "warn"
     assert "driver-1" not in str(job.args) + str(job.description)
     assert work_queued(equipment) == 1
+    assert send_due(equipment) == 1
     with equipment.engine.connect() as ledger:
         (push,) = pushes.find(ledger)
     assert (push.state, push.user_id, push.channel) == (PushState.SENT, "driver-1", "log")

@@ -1,17 +1,18 @@
 """The pushes that handlers asked for: written with their run's outcome, then sent, each on every channel."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, select, tuple_, update
 
 from handlers.kit.context import Push
-from workers.ledger.engine import chunks, insert_into
+from handlers.kit.statuses import OVER
+from workers.ledger.engine import insert_into
 from workers.ledger.outcomes import PushState
-from workers.ledger.tables import pushes
+from workers.ledger.tables import pushes, sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class PushRow:
     sent_at: datetime | None
     attempts: int
     error: str | None
+    told: dict[str, bool] | None
+    """Devices that are done with, by fingerprint: whether each has taken it."""
 
 
 COLUMNS = [pushes.c[name] for name in PushRow.__dataclass_fields__]
@@ -67,31 +70,51 @@ def add(conn: Connection, rows: Sequence[NewPush]) -> set[str]:
     return set(conn.scalars(statement, [_row(by_id[key], key) for key in sorted(by_id)]))
 
 
-def claimable(conn: Connection, now: datetime, *, limit: int | None = None) -> list[PushRow]:
-    """List what is to be sent now, the longest due first."""
-    query = select(*COLUMNS).where(pushes.c.due_at <= now).order_by(pushes.c.due_at).limit(limit)
-    return [PushRow(*row) for row in conn.execute(query)]
+def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
+    """Say whether a channel has anything to do; looking is cheaper than claiming nothing."""
+    query = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel).limit(1)
+    return conn.execute(query).first() is not None
 
 
-def claim(conn: Connection, ids: Collection[str], now: datetime, span: timedelta) -> list[PushRow]:
-    """Take pushes on for sending, their attempts raised; nobody else gets them before the span is over.
+def end_needless(conn: Connection, channel: str, now: datetime) -> None:
+    """End the due pushes of a channel that need not be sent any more, and say beside each why."""
+    newer = pushes.alias("newer")
+    is_over = exists().where(sessions.c.session_id == pushes.c.session_id, sessions.c.status.in_(OVER))
+    is_replaced = exists().where(
+        newer.c.channel == pushes.c.channel,
+        newer.c.user_id == pushes.c.user_id,
+        newer.c.collapse_key == pushes.c.collapse_key,
+        tuple_(newer.c.created_at, newer.c.id) > tuple_(pushes.c.created_at, pushes.c.id),
+    )
+    for condition, state, reason in (
+        (is_over, PushState.MOOT, "the session is over"),
+        (is_replaced, PushState.MOOT, "a newer push has taken its place"),
+        (pushes.c.expires_at <= now, PushState.EXPIRED, None),
+    ):
+        due = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel, condition)
+        values = {"state": state, "due_at": None, "error": func.coalesce(reason, pushes.c.error)}
+        conn.execute(update(pushes).where(pushes.c.id.in_(_locked(due))).values(values))
 
-    A push whose time has passed is marked expired instead.
+
+def end_unnamed(conn: Connection, channels: Collection[str], before: datetime) -> int:
+    """End what was to go, before that time, to a channel that PUSH does not name any more."""
+    due = select(pushes.c.id).where(pushes.c.due_at <= before, pushes.c.channel.not_in(channels))
+    values = {"state": PushState.DEAD, "due_at": None, "error": "PUSH does not name the channel any more"}
+    return conn.execute(update(pushes).where(pushes.c.id.in_(_locked(due))).values(values)).rowcount
+
+
+def claim(conn: Connection, channel: str, now: datetime, span: timedelta, *, limit: int) -> list[PushRow]:
+    """Take due pushes of a channel on for sending, the longest due first, their attempts raised.
+
+    Nobody else gets them before the span is over.
     """
-    claimed: list[PushRow] = []
-    for some in chunks(sorted(ids)):
-        fitting = (
-            select(pushes.c.id)
-            .where(pushes.c.id.in_(some), pushes.c.due_at <= now)
-            .order_by(pushes.c.id)
-            .with_for_update(skip_locked=True)
-            .correlate(None)
-        )
-        these = update(pushes).where(pushes.c.id.in_(fitting))
-        conn.execute(these.where(pushes.c.expires_at <= now).values(state=PushState.EXPIRED, due_at=None))
-        taken = conn.execute(these.values(due_at=now + span, attempts=pushes.c.attempts + 1).returning(*COLUMNS))
-        claimed.extend(PushRow(*row) for row in taken)
-    return sorted(claimed, key=lambda push: (push.created_at, push.id))
+    if limit <= 0:
+        return []
+    due = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel)
+    some = _locked(due.order_by(pushes.c.due_at).limit(limit))
+    claiming = update(pushes).where(pushes.c.id.in_(some))
+    taken = conn.execute(claiming.values(due_at=now + span, attempts=pushes.c.attempts + 1).returning(*COLUMNS))
+    return sorted((PushRow(*row) for row in taken), key=lambda push: (push.created_at, push.id))
 
 
 def mark(  # noqa: PLR0913 - the parts of an end, by name
@@ -103,6 +126,7 @@ def mark(  # noqa: PLR0913 - the parts of an end, by name
     sent_at: datetime | None = None,
     due_at: datetime | None = None,
     error: str | None = None,
+    told: Mapping[str, bool] | None = None,
 ) -> bool:
     """Say what became of a push; one that is waiting still must be due some time.
 
@@ -113,7 +137,10 @@ def mark(  # noqa: PLR0913 - the parts of an end, by name
         statement = statement.where(pushes.c.attempts == attempt)
     if (state is PushState.WAITING) is not (due_at is not None):
         raise ValueError("a push is due exactly while it is waiting")
-    return conn.execute(statement.values(state=state, sent_at=sent_at, due_at=due_at, error=error)).rowcount == 1
+    values: dict[str, Any] = {"state": state, "sent_at": sent_at, "due_at": due_at, "error": error}
+    if told:
+        values["told"] = dict(told)
+    return conn.execute(statement.values(values)).rowcount == 1
 
 
 def find(  # noqa: PLR0913 - what can be asked for, by name
@@ -142,6 +169,11 @@ def find(  # noqa: PLR0913 - what can be asked for, by name
     return [PushRow(*row) for row in conn.execute(query)]
 
 
+def _locked(query: Select[tuple[str]]) -> Select[tuple[str]]:
+    """Leave out what another process has in its hands just now."""
+    return query.with_for_update(skip_locked=True).correlate(None)
+
+
 def _row(new: NewPush, push_id: str) -> dict[str, Any]:
     push = new.push
     return {
@@ -163,4 +195,5 @@ def _row(new: NewPush, push_id: str) -> dict[str, Any]:
         "sent_at": None,
         "attempts": 0,
         "error": None,
+        "told": None,
     }

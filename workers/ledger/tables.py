@@ -219,6 +219,7 @@ pushes = Table(
     Column("sent_at", Moment),
     Column("attempts", Integer, nullable=False),
     Column("error", Told),
+    Column("told", JSON(none_as_null=True)),
     UniqueConstraint("channel", "user_id", "idempotency_key", name="pushes_idempotency_key"),
     CheckConstraint("(due_at IS NOT NULL) = (state = 'waiting')", name="pushes_due_while_waiting"),
     Index("pushes_created_at", "created_at"),
@@ -229,4 +230,17 @@ Index(
     pushes.c.due_at,
     sqlite_where=text("due_at IS NOT NULL"),
     postgresql_where=text("due_at IS NOT NULL"),
+)
+
+# A token stands for one app on one phone: if another driver signs in there, it is theirs from then on.
+devices = Table(
+    "devices",
+    metadata,
+    Column("token", NAME, primary_key=True),
+    Column("user_id", NAME, nullable=False),
+    Column("platform", String),
+    Column("locale", String),
+    Column("time_zone", String),
+    Column("updated_at", Moment, nullable=False),
+    Index("devices_user", "user_id", "updated_at"),
 )

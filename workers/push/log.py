@@ -2,7 +2,7 @@
 
 import structlog
 
-from workers.ledger.pushes import PushRow
+from handlers.kit.channel import OutgoingPush
 
 log = structlog.get_logger()
 
@@ -10,12 +10,14 @@ log = structlog.get_logger()
 class LogChannel:
     """Writes pushes to the log, without the user they are for."""
 
-    def send(self, push: PushRow) -> None:
+    to_devices = False
+
+    def send(self, push: OutgoingPush) -> None:
         """Write the line."""
         log.info(
             "push.sent",
             push=push.id,
-            channel=push.channel,
+            channel="log",
             session=push.session_id,
             title=push.title,
             body=push.body,
