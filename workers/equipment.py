@@ -1,7 +1,6 @@
 """What a job works with: settings and plugins, loaded once before the fork; database and Redis, opened after it."""
 
 import functools
-import os
 from dataclasses import dataclass
 
 import redis
@@ -33,7 +32,7 @@ def equip(connection: redis.Redis | None = None) -> Equipment:
         if job is None:
             raise RuntimeError("outside of an RQ job, equip() needs a connection")
         connection = job.connection
-    return Equipment(settings, plugins, _engine(os.getpid()), connection, open_channels(settings))
+    return Equipment(settings, plugins, open_once(), connection, open_channels(settings))
 
 
 @functools.cache
@@ -44,7 +43,7 @@ def preload() -> tuple[Settings, Plugins]:
 
 
 @functools.cache
-def _engine(_process: int) -> Engine:
-    # A connection must not be shared across a fork, so each process has an engine of its own.
+def open_once() -> Engine:
+    """Make the engine: once, so that what a worker's ledger has rehearsed before it forks is known after it."""
     settings, _ = preload()
     return open_ledger(settings.database_url)

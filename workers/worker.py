@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import structlog
 from rq import Worker
 from rq.serializers import JSONSerializer
+from sqlalchemy.exc import SQLAlchemyError
 
 from ingest.broker import QUEUES, connect, queue
 from ingest.errors import SettingsError
 from ingest.lease import report_death
 from ingest.log import configure_logging
 from ingest.settings import Settings
-from workers.equipment import preload
+from workers.equipment import open_once, preload
+from workers.ledger.rehearsal import rehearse
 
 log = structlog.get_logger()
 
@@ -40,6 +42,11 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         # Six lines a job, which say what ours says in one.
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
     _, plugins = preload()
+    try:
+        rehearse(open_once())
+    except SQLAlchemyError as failure:
+        # It is needed by the first job only, which waits for it.
+        log.warning("ledger.not_rehearsed", reason=type(failure).__name__)
     connection = connect(settings.require_redis())
     log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
     served = [queue(name, connection) for name in names]
