@@ -20,45 +20,12 @@ CAST = Cast("L60XMxWy0oP", "user1")
 
 
 def delivery(event: str, duplicates: int = 0) -> DeliveryRow:
-    return DeliveryRow(
-        id=event,
-        kind="events",
-        event=event,
-        session_id=CAST.session_id,
-        received_at=NOW,
-        signed_with="current",
-        signed_at=None,
-        headers={},
-        inbox="inbox",
-        state=DeliveryState.SETTLED,
-        reason=None,
-        stored_at=NOW,
-        settled_at=NOW,
-        duplicates=duplicates,
-    )
+    rest = dict.fromkeys(DeliveryRow.__dataclass_fields__)
+    return DeliveryRow(**rest | {"event": event, "state": DeliveryState.SETTLED, "duplicates": duplicates, "runs": ()})
 
 
 def push(state: PushState) -> PushRow:
-    return PushRow(
-        id="push",
-        delivery_id="SESSION_FEE_INCURRING",
-        handler="warn_the_driver",
-        session_id=CAST.session_id,
-        user_id=CAST.user_id,
-        channel="log",
-        state=state,
-        title="",
-        body="",
-        payload={},
-        collapse_key="key",
-        idempotency_key=None,
-        expires_at=None,
-        created_at=NOW,
-        due_at=None,
-        sent_at=NOW,
-        attempts=1,
-        error=None,
-    )
+    return PushRow(**dict.fromkeys(PushRow.__dataclass_fields__) | {"state": state})
 
 
 GOOD = Sight(
