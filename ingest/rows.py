@@ -3,6 +3,8 @@
 import json
 import sqlite3
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 from pydantic_core import to_json
@@ -13,15 +15,17 @@ from ingest.events import glimpse, queue_for
 # A repeat brings no body and is nobody's hurry.
 REPEATS_QUEUE = "other"
 
-REMEMBER = "INSERT OR IGNORE INTO seen (id, first_at) VALUES (?, ?)"
+REMEMBER = "INSERT OR IGNORE INTO seen (id, first_at) VALUES"
 FIRST_SEEN = "SELECT id, first_at FROM seen WHERE id IN (SELECT value FROM json_each(?))"
 KEEP = """
-INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body) VALUES
 """
 COUNT = "UPDATE seen SET receipts = receipts + 1 WHERE id = ?"
 # While a notice of an earlier repeat waits, it stands for this one too: it tells the number when it is offered.
 NOTE = KEEP.replace("INSERT INTO", "INSERT OR IGNORE INTO")
+# How many rows go into one statement. Between two of them the interpreter is handed over to the loop, and the wait to
+# get it back is longer than all the rest.
+LOTS = (64, 16, 4, 1)
 
 
 class Kept(NamedTuple):
@@ -65,19 +69,17 @@ def row_of(envelope: Envelope) -> Row:
 
 def keep_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]:
     """Write rows inside the caller's transaction, in their order; of those known already, that they came again."""
-    # One call for all: each call hands the interpreter over to the loop, and waits to get it back.
-    remembered = connection.executemany(REMEMBER, [(row.id, row.received_at) for row in rows]).rowcount
-    if remembered == len(rows):
-        connection.executemany(KEEP, rows)
+    if _insert(connection, REMEMBER, [(row.id, row.received_at) for row in rows]) == len(rows):
+        _insert(connection, KEEP, rows)
         return [Kept(row.id, duplicate=False) for row in rows]
     known = _known_before(connection, rows)
     kept: list[Kept] = []
     for row in rows:
         if row.id in known:
             connection.execute(COUNT, (row.id,))
-            connection.execute(NOTE, row._replace(queue=REPEATS_QUEUE, headers="{}", body=None))
+            _insert(connection, NOTE, [row._replace(queue=REPEATS_QUEUE, headers="{}", body=None)])
         else:
-            connection.execute(KEEP, row)
+            _insert(connection, KEEP, [row])
         kept.append(Kept(row.id, row.id in known))
         known.add(row.id)
     return kept
@@ -88,3 +90,19 @@ def _known_before(connection: sqlite3.Connection, rows: Sequence[Row]) -> set[st
     own = {row.id: row.received_at for row in reversed(rows)}
     found = connection.execute(FIRST_SEEN, (json.dumps(list(own)),))
     return {delivery_id for delivery_id, first_at in found if first_at != own[delivery_id]}
+
+
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
+    inserted = start = 0
+    for lot in LOTS:
+        while len(rows) - start >= lot:
+            values = list(chain.from_iterable(rows[start : start + lot]))
+            inserted += connection.execute(_for_lot(statement, lot, len(values) // lot), values).rowcount
+            start += lot
+    return inserted
+
+
+@cache
+def _for_lot(statement: str, lot: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{statement} {', '.join([row] * lot)}"
