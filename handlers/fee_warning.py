@@ -1,37 +1,89 @@
-"""Warn a driver before an additional fee starts."""
+"""Warn a driver before an additional fee starts, and if wanted once more shortly before.
 
-from collections.abc import Mapping
+The event does not name the driver: another event of the session must. The Drive API cannot help, because it finds a
+session only by the user's id and the session's together. So the run waits for news of the session until the fee starts.
+"""
 
-from handlers import Context, Moot, on
+from datetime import UTC, datetime
+
+from handlers import Context, Moot, RetryLater, on
+from handlers.kit.session import DrivenSession
+from handlers.kit.words import Wording
 from ingest.events import SessionFeeIncurring
 
-TITLE = "Avoid {fee}"
-BODY = "Stop your session before {time:%H:%M} UTC, or {fee} may apply."
-FEES: Mapping[str, str] = {"BLOCKING": "a blocking fee"}
-ANY_FEE = "an additional fee"
+SAMPLE = {"starts_at": datetime(2025, 10, 15, 9, 2, 48, tzinfo=UTC), "operator": "Example Charging"}
+WARNING = Wording("fee_warning", SAMPLE)
+REMINDER = Wording("fee_reminder", SAMPLE)
 
 
 @on(SessionFeeIncurring, queue="urgent")
 def warn_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     """Push one warning per session, fee type and start; a later notice of the same fee replaces it on the phone."""
-    session = ctx.session(event.session_id, until=event.fee_will_apply_from)
+    session = _session_to_warn(event, ctx)
+    _push(event, ctx, session, WARNING, _key(event))
+
+
+@on(SessionFeeIncurring)
+def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
+    """Push the warning once more REMIND_BEFORE the fee starts, in the place of the first one."""
+    before = ctx.settings.remind_before
+    if not before:
+        raise Moot("REMIND_BEFORE is not set")
+    remind_at = event.fee_will_apply_from - before
+    if ctx.delivery.received_at >= remind_at:
+        raise Moot("the first warning was late enough")
+    session = _session_to_warn(event, ctx)
+    if ctx.now() < remind_at:
+        # Woken by every news of the session, so that nothing waits any longer once it is over.
+        wait = remind_at - ctx.now()
+        raise RetryLater("it is not time yet", after=wait, until=_worth_until(event, ctx), session_id=event.session_id)
+    _push(event, ctx, session, REMINDER, f"{_key(event)}:again")
+
+
+def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> DrivenSession:
+    """Find whom to warn. Raises `Moot` if there is no reason to, `RetryLater` while no driver is known."""
+    until = _worth_until(event, ctx)
+    session = ctx.session(event.session_id, until=until)
     if session.is_over:
-        raise Moot("the session is already over")
-    if ctx.now() >= event.fee_will_apply_from:
-        raise Moot("the fee has already started")
+        raise Moot("the session is over")
+    if ctx.now() >= until:
+        raise Moot("too late: the fee has started, or will within FEE_WARNING_GRACE")
     notice = session.fees.get(event.fee_type)
     if notice and notice.applies_from != event.fee_will_apply_from:
-        raise Moot("a later notice moved the start of this fee")
-    warning = f"fee:{event.session_id}:{event.fee_type}"
-    start = event.fee_will_apply_from.isoformat()
-    fee = FEES.get(event.fee_type, ANY_FEE)
+        raise Moot("a later notice has moved the start of this fee")
+    return session
+
+
+def _worth_until(event: SessionFeeIncurring, ctx: Context) -> datetime:
+    return event.fee_will_apply_from - ctx.settings.fee_warning_grace
+
+
+def _key(event: SessionFeeIncurring) -> str:
+    """Say what makes two warnings the same: their session, type and start."""
+    return f"{_place(event)}:{event.fee_will_apply_from.isoformat()}"
+
+
+def _place(event: SessionFeeIncurring) -> str:
+    """Name the place on the phone that all warnings of one fee share."""
+    return f"fee:{event.session_id}:{event.fee_type}"
+
+
+def _push(event: SessionFeeIncurring, ctx: Context, session: DrivenSession, wording: Wording, key: str) -> None:
+    starts_at = event.fee_will_apply_from
+    # Neither the events nor the session of the Drive API are known to name the operator: it is the location that has an
+    # `operator_display_name`, which nothing here reads yet. The templates read well without it.
+    words = ctx.words(wording, session.user_id, kind=event.fee_type, starts_at=starts_at, operator=None)
     ctx.push(
         session.user_id,
-        title=TITLE.format(fee=fee),
-        body=BODY.format(fee=fee, time=event.fee_will_apply_from),
+        title=words.title,
+        body=words.body,
         session_id=event.session_id,
-        collapse_key=warning,
-        idempotency_key=f"{warning}:{start}",
-        expires_at=event.fee_will_apply_from,
-        payload={"session_id": event.session_id, "fee_type": event.fee_type, "fee_will_apply_from": start},
+        collapse_key=_place(event),
+        idempotency_key=key,
+        expires_at=_worth_until(event, ctx),
+        payload={
+            "session_id": event.session_id,
+            "fee_type": event.fee_type,
+            "fee_will_apply_from": starts_at.isoformat(),
+        },
     )

@@ -46,7 +46,7 @@ def _locale(text: str) -> str:
 def _time_zone(name: str) -> str:
     try:
         return ZoneInfo(name).key
-    except (OSError, ValueError):  # a name that is none may be a folder, too long, or outside of the database
+    except (KeyError, OSError, ValueError):  # a name that is none may be a folder, too long, or outside of the database
         raise ValueError("must be a name of the IANA time zone database, as in Europe/Berlin") from None
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 
 from handlers.kit.channel import OfferedChannel, OfferedDevices, offers_of
 from handlers.kit.subscribe import Subscription, subscriptions_of
+from handlers.kit.words import WordsError, try_wordings
 from ingest.broker import QUEUES
 from ingest.errors import WebhooksError
 from ingest.events import Event
@@ -52,9 +53,18 @@ class Plugins:
 def load_plugins(settings: Settings) -> Plugins:
     """Import every plugin: the files in `handlers/`, installed packages that offer some, and HANDLER_MODULES.
 
-    Raise PluginError if one of them is broken, two handlers have the same name, or a queue is not one of ours.
+    Raise PluginError if one of them is broken, two handlers have the same name, a queue is not one of ours, or words
+    to drivers cannot be said.
     """
-    return _load(tuple(settings.handler_modules))
+    plugins = _load(tuple(settings.handler_modules))
+    try:
+        try_wordings(
+            [sys.modules[name] for name in dict.fromkeys(each.plugin for each in plugins.subscriptions)],
+            settings.templates_dir,
+        )
+    except WordsError as error:
+        raise PluginError(str(error)) from error
+    return plugins
 
 
 @cache  # so that a process that loads before it forks has paid for its children

@@ -21,12 +21,13 @@ from ingest.errors import QueueUnavailable, Unreadable
 from ingest.events import Event, SessionEvent, decode
 from ingest.lease import hold
 from workers.conclude import Aftermath, conclude, finish, follow_up
+from workers.devices import Devices
 from workers.equipment import Equipment, equip
 from workers.ledger import deliveries, runs, schedule, sessions
 from workers.ledger.inorder import Key
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
-from workers.ledger.reader import LedgerReader
 from workers.ledger.transaction import transact
+from workers.reader import HandlersReader
 from workers.retry import RetryPolicy
 from workers.run import Result, Runner, Task, call, failed, now
 
@@ -229,10 +230,5 @@ def _impossible(reading: Reading, handler: str, attempt: int) -> Result:
 
 
 def _runner(equipment: Equipment) -> Runner:
-    settings = equipment.settings
-    return Runner(
-        LedgerReader(equipment.engine),
-        RetryPolicy.of(settings),
-        settings.handler_timeout,
-        settings.handler_concurrency,
-    )
+    devices_of = Devices.of(equipment.plugins, equipment.engine)
+    return Runner(HandlersReader(equipment.engine, devices_of), equipment.settings)

@@ -17,6 +17,7 @@ from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Delivery
 from ingest.events import Event, storable
+from ingest.settings import Settings
 from workers.ledger.outcomes import Outcome
 from workers.retry import RetryPolicy
 
@@ -80,12 +81,10 @@ class HandlerTimedOut(Exception):
 
 @dataclass(frozen=True)
 class Runner:
-    """Makes runs: each within `timeout`; the asynchronous ones together, at most `concurrency` at a time."""
+    """Makes runs, each within HANDLER_TIMEOUT; asynchronous ones together, at most HANDLER_CONCURRENCY at a time."""
 
     reader: Reader
-    policy: RetryPolicy
-    timeout: timedelta
-    concurrency: int
+    settings: Settings
     clock: Callable[[], datetime] = now
 
     def run_all(self, tasks: Sequence[Task]) -> list[Result]:
@@ -98,12 +97,12 @@ class Runner:
 
     def _run(self, task: Task) -> Result:
         started_at, context = self.clock(), self._context(task)
-        with deadline(self.timeout):
+        with deadline(self.settings.handler_timeout):
             _, failure = call(task.subscription.function, task.event, context)
         return self._result(task, context, started_at, failure)
 
     async def _run_together(self, tasks: Sequence[Task]) -> list[Result]:
-        places = asyncio.Semaphore(self.concurrency)
+        places = asyncio.Semaphore(self.settings.handler_concurrency)
 
         async def run_one(task: Task) -> Result:
             async with places:
@@ -115,7 +114,7 @@ class Runner:
 
     async def _call(self, task: Task, context: CollectingContext) -> None:
         try:
-            async with asyncio.timeout(self.timeout.total_seconds()):
+            async with asyncio.timeout(self.settings.handler_timeout.total_seconds()):
                 called = task.subscription.function(task.event, context)
                 if isinstance(called, Awaitable):
                     await called
@@ -130,6 +129,7 @@ class Runner:
             attempt=task.attempt,
             clock=self.clock,
             log=log.bind(delivery=task.delivery.id, handler=task.subscription.name, attempt=task.attempt),
+            settings=self.settings,
         )
 
     def _result(
@@ -138,7 +138,7 @@ class Runner:
         finished_at = self.clock()
         name = task.subscription.name
         run = Result(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
-        return run if failure is None else failed(run, failure, self.policy)
+        return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
 
 
 def failed(run: Result, failure: BaseException, policy: RetryPolicy) -> Result:

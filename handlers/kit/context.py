@@ -1,7 +1,7 @@
 """What a handler is given beside its event, and how what it writes is collected until its outcome is committed."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVarTuple
@@ -10,9 +10,12 @@ from sqlalchemy import Executable, Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
+from handlers.kit.channel import Device
 from handlers.kit.session import DrivenSession, Session
 from handlers.kit.signals import RetryLater
+from handlers.kit.words import Audience, Wording, Words
 from ingest.batch import Delivery
+from ingest.settings import Settings
 
 Columns = TypeVarTuple("Columns")
 
@@ -56,6 +59,9 @@ class Reader(Protocol):
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
         """Run a SELECT."""
 
+    def devices(self, user_id: str) -> Sequence[Device]:
+        """List a user's devices, the one heard of last first; none if they are not known."""
+
 
 class Context(Protocol):
     """What a handler is given beside its event.
@@ -76,8 +82,18 @@ class Context(Protocol):
     def log(self) -> FilteringBoundLogger:
         """A log that names the delivery and the handler in every line. Keep user ids out of it."""
 
+    @property
+    def settings(self) -> Settings:
+        """The settings of the house. A plugin with settings of its own reads them when it is imported."""
+
     def now(self) -> datetime:
         """Tell the time."""
+
+    def audience(self, user_id: str) -> Audience:
+        """Tell in which language and on which clock a user reads; their latest device says it, else the settings."""
+
+    def words(self, wording: Wording, user_id: str, *, kind: str = "", **facts: object) -> Words:
+        """Say something in a user's language and time, from the templates of the wording; see `handlers.kit.words`."""
 
     def session(self, session_id: str, *, until: datetime | None = None) -> DrivenSession:
         """Find a session and its driver.
@@ -110,17 +126,20 @@ class Context(Protocol):
 class CollectingContext:
     """The context that workers and tests use: it reads at once and only collects what is written."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a handler may touch, by name
         self,
+        *,
         delivery: Delivery,
         reader: Reader,
         attempt: int,
         clock: Callable[[], datetime],
         log: FilteringBoundLogger,
+        settings: Settings,
     ) -> None:
         self.delivery = delivery
         self.attempt = attempt
         self.log = log
+        self.settings = settings
         self._reader = reader
         self._clock = clock
         self._pushes: list[Push] = []
@@ -134,6 +153,25 @@ class CollectingContext:
     def now(self) -> datetime:
         """Tell the time."""
         return self._clock()
+
+    def audience(self, user_id: str) -> Audience:
+        """Ask the user's devices; each may know only one of the two."""
+        devices = self._reader.devices(user_id)
+        return Audience(
+            next((each.locale for each in devices if each.locale), self.settings.default_locale),
+            next((each.time_zone for each in devices if each.time_zone), self.settings.default_time_zone),
+        )
+
+    def words(self, wording: Wording, user_id: str, *, kind: str = "", **facts: object) -> Words:
+        """Fill in the template that fits the user best."""
+        return wording.words(
+            self.audience(user_id),
+            facts,
+            now=self.now(),
+            kind=kind,
+            default_locale=self.settings.default_locale,
+            folder=self.settings.templates_dir,
+        )
 
     def session(self, session_id: str, *, until: datetime | None = None) -> DrivenSession:
         """Find a session and its driver, or raise `RetryLater`."""

@@ -1,10 +1,12 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import reduce
+from functools import partial, reduce
 
 import pytest
 
 from handlers import Moot, RetryLater
-from handlers.fee_warning import warn_the_driver
+from handlers.fee_warning import remind_the_driver, warn_the_driver
+from handlers.kit.channel import Device
 from handlers.kit.context import Push
 from handlers.kit.session import Session
 from handlers.kit.testing import context_for
@@ -27,20 +29,25 @@ def notice(*, start=START, at=AT, fee="BLOCKING"):
     return SessionFeeIncurring(session_id="S", at=at, fee_will_apply_from=start, fee_type=fee)
 
 
-def warned(event, *others, now=AT):
+def handled(handler, event, *others, now=AT, received_at=AT, **given):
     """Handle the notice as the worker does, once the record knows it and the others; return what is pushed."""
     record = reduce(session_record, [*others, event], Session.empty("S"))
-    ctx = context_for(event, sessions=[record], now=now)
-    warn_the_driver(event, ctx)
+    ctx = context_for(event, sessions=[record], now=now, **given)
+    ctx.delivery = replace(ctx.delivery, received_at=received_at)
+    handler(event, ctx)
     return list(ctx.writes.pushes)
+
+
+warned = partial(handled, warn_the_driver)
+reminded = partial(handled, remind_the_driver, settings={"remind_before": timedelta(minutes=2)})
 
 
 def test_the_driver_is_warned_with_all_that_the_app_needs():
     assert warned(notice(), STARTED) == [
         Push(
             user_id="user1",
-            title="Avoid a blocking fee",
-            body="Stop your session before 09:02 UTC, or a blocking fee may apply.",
+            title="Avoid a blocking fee from 11:02",
+            body="End your session before 11:02 and free the charger, or a blocking fee may apply.",
             session_id="S",
             collapse_key="fee:S:BLOCKING",
             idempotency_key="fee:S:BLOCKING:2025-10-15T09:02:48+00:00",
@@ -50,9 +57,15 @@ def test_the_driver_is_warned_with_all_that_the_app_needs():
     ]
 
 
+def test_the_driver_is_warned_in_the_language_and_time_of_the_latest_device_that_says_it():
+    devices = [Device("a"), Device("b", locale="sv_SE", time_zone="Europe/Helsinki"), Device("c", locale="de")]
+    (push,) = warned(notice(), STARTED, devices=devices)
+    assert push.title == "Undvik blockeringsavgift från 12:02"
+
+
 def test_an_unknown_fee_has_words_too():
-    (push,) = warned(notice(fee="{MOONLIGHT}"), STARTED)
-    assert (push.title, push.payload["fee_type"]) == ("Avoid an additional fee", "{MOONLIGHT}")
+    (push,) = warned(notice(fee="{{MOONLIGHT}}/../.."), STARTED)
+    assert (push.title, push.payload["fee_type"]) == ("Avoid an extra fee from 11:02", "{{MOONLIGHT}}/../..")
 
 
 def test_a_moved_start_is_another_warning_in_the_place_of_the_first():
@@ -89,7 +102,7 @@ def test_without_a_driver_the_warning_waits_until_the_fee_starts():
 
 @pytest.mark.parametrize("end", [SessionStopped, SessionComplete, SessionStartFailed])
 def test_a_session_that_is_over_needs_no_warning(end):
-    with pytest.raises(Moot, match="already over"):
+    with pytest.raises(Moot, match="session is over"):
         warned(notice(), STARTED, end(session_id="S", at=AT))
 
 
@@ -98,6 +111,53 @@ def test_a_session_that_could_not_be_stopped_still_does():
 
 
 def test_a_fee_that_has_started_is_not_warned_of():
-    with pytest.raises(Moot, match="already started"):
+    with pytest.raises(Moot, match="too late"):
         warned(notice(), STARTED, now=START)
     assert warned(notice(), STARTED, now=START - timedelta(microseconds=1))
+
+
+def test_a_warning_that_leaves_no_time_to_act_is_not_sent():
+    grace = {"fee_warning_grace": timedelta(minutes=3)}
+    with pytest.raises(Moot, match="FEE_WARNING_GRACE"):
+        warned(notice(), STARTED, now=START - timedelta(minutes=3), settings=grace)
+    (push,) = warned(notice(), STARTED, now=START - timedelta(minutes=4), settings=grace)
+    assert push.expires_at == START - timedelta(minutes=3)
+    with pytest.raises(RetryLater) as raised:
+        warned(notice(), settings=grace)
+    assert raised.value.until == START - timedelta(minutes=3)
+
+
+def test_nobody_is_reminded_unless_that_is_wanted():
+    with pytest.raises(Moot, match="REMIND_BEFORE is not set"):
+        reminded(notice(), STARTED, settings={})
+
+
+def test_a_reminder_waits_for_its_time_and_for_news_of_the_session():
+    with pytest.raises(RetryLater) as raised:
+        reminded(notice(), STARTED, now=START - timedelta(minutes=5))
+    assert (raised.value.after, raised.value.until) == (timedelta(minutes=3), START)
+    assert raised.value.session_id == "S"
+
+
+def test_a_reminder_takes_the_place_of_the_warning_on_the_phone():
+    (first,) = warned(notice(), STARTED)
+    (second,) = reminded(notice(), STARTED, now=START - timedelta(minutes=2))
+    assert second.title == "Last reminder before a fee"
+    assert second.collapse_key == first.collapse_key
+    assert second.idempotency_key != first.idempotency_key
+
+
+def test_a_warning_that_came_late_needs_no_reminder():
+    with pytest.raises(Moot, match="late enough"):
+        reminded(notice(), STARTED, received_at=START - timedelta(minutes=2))
+
+
+def test_a_session_that_ended_meanwhile_needs_no_reminder():
+    with pytest.raises(Moot, match="over"):
+        reminded(notice(), STARTED, SessionStopped(session_id="S", at=AT), now=START - timedelta(minutes=5))
+
+
+def test_a_start_that_has_moved_is_reminded_of_once():
+    moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
+    with pytest.raises(Moot, match="moved"):
+        reminded(notice(), STARTED, moved)

@@ -18,7 +18,7 @@ from ingest.events import SessionStarted
 def {name}(event, ctx):
     pass
 """
-BUILT_IN = ["warn_the_driver", "session_record"]
+BUILT_IN = ["warn_the_driver", "remind_the_driver", "session_record"]
 COMPLETE = SessionComplete.model_validate({"sessionId": "S", "timestamp": 0}, by_alias=True)
 NUMBERS = count()
 
@@ -67,7 +67,7 @@ def test_the_files_in_handlers_are_plugins(folder):
 def test_plugins_know_who_wants_an_event(folder):
     plugins = loaded(folder)
     notice = SessionFeeIncurring(session_id="S", at=COMPLETE.at, fee_will_apply_from=COMPLETE.at, fee_type="BLOCKING")
-    assert [each.name for each in plugins.handlers_for(notice)] == ["warn_the_driver"]
+    assert [each.name for each in plugins.handlers_for(notice)] == ["warn_the_driver", "remind_the_driver"]
     assert [each.name for each in plugins.records_for(notice)] == ["session_record"]
     assert plugins.handlers_for(COMPLETE) == ()
     assert plugins.records_for(ChargingRecord()) == ()
@@ -213,3 +213,12 @@ def test_a_mark_below_another_decorator_is_named_with_its_file(folder):
         + "\nimport functools\nbelow = functools.wraps(greet)(lambda *_: None)\n",
     )
     assert refusal(folder, name).startswith(f"{file} cannot be used: the mark of greet must stand above")
+
+
+def test_words_that_cannot_be_said_are_found_when_plugins_are_loaded(folder):
+    file = folder / "words" / "de" / "fee_warning.txt"
+    file.parent.mkdir(parents=True)
+    file.write_text("Achtung\n{{ price }} fällig.\n", encoding="utf-8")
+    with pytest.raises(PluginError, match="'price' is undefined") as raised:
+        load_plugins(load_settings(data_dir=folder, templates_dir=folder / "words"))
+    assert str(file) in str(raised.value)

@@ -15,7 +15,7 @@ Columns = TypeVarTuple("Columns")
 
 @dataclass(frozen=True)
 class LedgerReader:
-    """The reader behind a handler's context."""
+    """Reads the ledger."""
 
     engine: Engine
 
