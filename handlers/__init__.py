@@ -35,13 +35,31 @@ It returns when it is done, or raises: `RetryLater(reason, after=, until=, sessi
 `Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Anything else is tried
 again by the retry policy and ends as a dead letter; other handlers do not notice.
 
+`@channel("sms")` marks a function `(push: OutgoingPush) -> None` as a way to a driver's phone, which `PUSH` may name;
+it raises `PushFailed` when the push was not taken. With `to_devices=True` it is called for each `Device` of theirs and
+may raise `Unregistered`. `@devices` marks a function `(user_id) -> list[Device]`, if you have a registry of your own.
+
 `@record(SessionStarted, ...)` marks a pure `(session, event) -> session` that is folded into the session before any
 handler runs. Events come in any order and twice, so it must be a merge. `handlers.kit.testing` tests a plugin without a
 worker.
 '''
 
+from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered, channel, devices
 from handlers.kit.context import Context
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscribe import on, record
 
-__all__ = ["Context", "GiveUp", "Moot", "RetryLater", "on", "record"]
+__all__ = [
+    "Context",
+    "Device",
+    "GiveUp",
+    "Moot",
+    "OutgoingPush",
+    "PushFailed",
+    "RetryLater",
+    "Unregistered",
+    "channel",
+    "devices",
+    "on",
+    "record",
+]

@@ -27,6 +27,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "show": Entry("workers.commands.show:show", "Show one delivery with its raw body."),
         "session": Entry("workers.commands.session:session", "Show one charging session and its timeline."),
         "pushes": Entry("workers.commands.look:pushes", "List what was sent to drivers."),
+        "devices": Entry(
+            "workers.commands.devices:devices", "List, add and remove drivers' devices, or serve the app."
+        ),
         "handlers": Entry("workers.commands.look:handlers", "List what handles what, and on which queue."),
     },
     "Put things right": {

@@ -3,7 +3,6 @@
 import logging
 import signal
 import threading
-from ipaddress import ip_address
 
 import structlog
 from flask import Flask
@@ -15,6 +14,7 @@ from werkzeug.serving import make_server
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
 from ingest.settings import Settings
+from workers.loopback import is_loopback
 
 USERNAME = "webhooks"
 
@@ -59,11 +59,3 @@ def create_dashboard(settings: Settings) -> Flask:
 def redis_is_away(_error: Exception) -> tuple[str, int]:
     """Answer while Redis cannot be reached; the page asks again by itself."""
     return "Redis cannot be reached.", 503
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches a server on that address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

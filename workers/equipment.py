@@ -32,7 +32,7 @@ def equip(connection: redis.Redis | None = None) -> Equipment:
         if job is None:
             raise RuntimeError("outside of an RQ job, equip() needs a connection")
         connection = job.connection
-    return Equipment(settings, plugins, open_once(), connection, open_channels(settings))
+    return Equipment(settings, plugins, open_once(), connection, open_channels(settings, plugins.channels))
 
 
 @functools.cache

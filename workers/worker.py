@@ -15,6 +15,7 @@ from ingest.log import configure_logging
 from ingest.settings import Settings
 from workers.equipment import open_once, preload
 from workers.ledger.rehearsal import rehearse
+from workers.push.channels import open_channels
 
 log = structlog.get_logger()
 
@@ -42,6 +43,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         # Six lines a job, which say what ours says in one.
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
     _, plugins = preload()
+    open_channels(settings, plugins.channels)  # a setting that is missing shall be known now, not with the first job
     try:
         rehearse(open_once())
     except SQLAlchemyError as failure:

@@ -26,6 +26,7 @@ from workers.commands.stores import sqlite_file
 from workers.ledger.engine import open_ledger, reading
 from workers.ledger.migrate import pending
 from workers.loader import PluginError, load_plugins
+from workers.push.channels import open_channels
 
 OLDEST_REDIS = (6, 2)
 LITTLE_ROOM = 256 * 1024 * 1024
@@ -138,14 +139,20 @@ def ledger(settings: Settings) -> Iterator[Finding]:
 
 
 def plugins(settings: Settings) -> Iterator[Finding]:
-    """See whether the plugins load."""
+    """See whether the plugins load, and whether PUSH names channels that there are."""
     try:
-        found = load_plugins(settings).subscriptions
+        found = load_plugins(settings)
     except PluginError as error:
         yield _fail("plugins", str(error))
         return
-    names = ", ".join(each.name for each in found)
+    names = ", ".join(each.name for each in found.subscriptions)
     yield _ok("plugins", f"They load: {names}.")
+    try:
+        channels = open_channels(settings, found.channels)
+    except SettingsError as error:
+        yield _fail("push", str(error))
+        return
+    yield _ok("push", f"Drivers are told by {', '.join(channels)}.")
 
 
 def _redis(connection: Redis, skew: timedelta) -> Iterator[Finding]:

@@ -1,0 +1,147 @@
+"""The listener for devices: who may write, what a path and a body must be, and what an app is told otherwise."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import Engine, text
+from starlette.testclient import TestClient
+
+from ingest.errors import SettingsError
+from ingest.settings import Settings, load_settings
+from workers.devices_app import create_devices_app
+from workers.ledger import devices
+from workers.ledger.engine import open_ledger
+from workers.ledger.tables import metadata
+
+ABOUT = {"platform": "android", "locale": "nl-BE", "time_zone": "Europe/Brussels"}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def client(engine: Engine, settings: Settings) -> TestClient:
+    return TestClient(create_devices_app(settings, engine))
+
+
+def found(engine: Engine, user_id: str = "driver 1") -> list[tuple[str, ...]]:
+    with engine.begin() as ledger:
+        return [(each.token, each.platform, each.locale, each.time_zone) for each in devices.of_user(ledger, user_id)]
+
+
+def path(user_id: str = "driver 1", token: str = "token:1") -> str:
+    return f"/devices/{quote(user_id, safe='')}/{quote(token, safe='')}"
+
+
+def test_a_device_is_registered_changed_and_removed(client, engine):
+    assert client.put(path(), json=ABOUT).status_code == 204
+    assert found(engine) == [("token:1", "android", "nl-BE", "Europe/Brussels")]
+    assert client.put(path()).status_code == 204
+    assert found(engine) == [("token:1", None, None, None)]
+    assert client.delete(path()).status_code == 204
+    assert client.delete(path()).status_code == 204
+    assert found(engine) == []
+
+
+def test_a_device_goes_to_whoever_signed_in_last_and_not_away_with_whoever_signs_out_late(client, engine):
+    client.put(path("driver 1"), json=ABOUT)
+    client.put(path("driver 2"), json=ABOUT)
+    client.delete(path("driver 1"))
+    assert found(engine, "driver 1") == []
+    assert [token for token, *_ in found(engine, "driver 2")] == ["token:1"]
+
+
+def test_ids_may_have_any_sign_that_can_be_seen(client, engine):
+    user_id, token = "a/b?c#d%2F é…", "x:y/z&=+"
+    assert client.put(path(user_id, token), json=ABOUT).status_code == 204
+    assert found(engine, user_id) == [(token, "android", "nl-BE", "Europe/Brussels")]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        (b"{", 400, "JSON"),
+        (b"[" * 4000, 400, "JSON"),
+        (b"\xff", 400, "JSON"),
+        (b"[]", 422, "object"),
+        (b'{"platform": "toaster"}', 422, "platform"),
+        (b'{"locale": "../../etc"}', 422, "locale"),
+        (b'{"time_zone": "Europe/Atlantis"}', 422, "time_zone"),
+        (b'{"time_zone": "../../../etc/passwd"}', 422, "time_zone"),
+        (b'{"time_zone": 7}', 422, "time_zone"),
+        (b'{"timezone": "Europe/Berlin"}', 422, "timezone"),
+        (b'{"locale": "' + b"e" * 5000 + b'"}', 413, "bytes"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_words(client, engine, body, status, word):
+    answer = client.put(path(), content=body)
+    assert answer.status_code == status
+    assert word in answer.json()["error"]
+    assert found(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/devices/driver", 404),
+        ("/devices/driver/a/b", 404),
+        ("/devices/%20/token", 422),
+        ("/devices/driver/%00", 422),
+        ("/devices/driver/%FF", 400),
+        (f"/devices/driver/{'t' * 2001}", 422),
+        (f"/devices/{'u' * 256}/token", 422),
+    ],
+)
+def test_a_path_that_names_no_device_is_refused_in_words(client, target, status):
+    answer = client.put(target, json=ABOUT)
+    assert answer.status_code == status
+    assert answer.json()["error"].endswith(".")
+
+
+def test_other_methods_are_not_allowed(client):
+    assert client.post(path(), json=ABOUT).status_code == 405
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("given", [None, "", "the-token", "Bearer", "Bearer wrong", "Basic the-token", "Bearer é"])
+def test_without_the_token_nobody_registers_or_removes_anything(engine, tmp_path: Path, given):
+    client = TestClient(create_devices_app(load_settings(data_dir=tmp_path, admin_token="the-token"), engine))
+    headers = {} if given is None else {"authorization": given.encode()}
+    for answer in (client.put(path(), json=ABOUT, headers=headers), client.delete(path(), headers=headers)):
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert found(engine) == []
+
+
+def test_with_the_token_one_may(engine, tmp_path: Path):
+    (tmp_path / "token").write_text("the-token\n")
+    client = TestClient(create_devices_app(load_settings(admin_token_file=tmp_path / "token"), engine))
+    assert client.put(path(), json=ABOUT, headers={"authorization": "bearer the-token"}).status_code == 204
+
+
+@pytest.mark.parametrize("settings", [{"host": "0.0.0.0"}, {"host": "example.org"}, {"admin_token": " "}])
+def test_it_does_not_start_open_to_other_machines(engine, settings):
+    with pytest.raises(SettingsError, match="ADMIN_TOKEN"):
+        create_devices_app(load_settings(**settings), engine)
+
+
+def test_with_a_token_it_may_listen_anywhere(engine):
+    assert create_devices_app(load_settings(host="0.0.0.0", admin_token="the-token"), engine)
+
+
+def test_while_the_database_is_away_an_app_is_told_to_come_again(engine, settings, monkeypatch):
+    monkeypatch.setattr("workers.devices_app.PATIENCE", 0.1)
+    with engine.begin() as ledger:
+        ledger.execute(text("DROP TABLE devices"))
+    missing = TestClient(create_devices_app(settings, open_ledger("postgresql+psycopg://u@127.0.0.1:1/none")))
+    answer = missing.put(path(), json=ABOUT)
+    assert answer.status_code == 503
+    assert "again" in json.loads(answer.content)["error"]
