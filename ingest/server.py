@@ -13,6 +13,7 @@ import uvicorn
 from ingest.app import create_app
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
+from ingest.protocol import DoorProtocol
 from ingest.settings import Settings
 
 log = structlog.get_logger()
@@ -34,7 +35,7 @@ def serve(settings: Settings) -> None:
     config = uvicorn.Config(
         create_app(settings),
         loop="uvloop",
-        http="httptools",
+        http=DoorProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
