@@ -73,8 +73,10 @@ def works(ledger, says, noon):
         "withdraw": lambda c: ended.withdraw(c, IDS, "warn"),
         "unfiled": lambda c: ended.unfiled(c, "dead-", 50),
         "push": lambda c: pushes.add(c, [push]),
-        "claimable": lambda c: pushes.claimable(c, noon),
-        "claim push": lambda c: pushes.claim(c, ["p1"], noon, noon - noon),
+        "push due": lambda c: pushes.is_any_due(c, "log", noon),
+        "push needless": lambda c: pushes.end_needless(c, "log", noon),
+        "push unnamed": lambda c: pushes.end_unnamed(c, ["log"], noon),
+        "push claimed": lambda c: pushes.claim(c, "log", noon, noon - noon, limit=50),
         "pushes": lambda c: pushes.find(c, limit=50),
         "pushes of a session": lambda c: pushes.find(c, session_id="s1"),
     }
@@ -87,7 +89,7 @@ def test_every_query_finds_its_rows_by_an_index(sqlite_ledger, plans, says, noon
 
 def test_the_newest_are_listed_without_sorting_all(sqlite_ledger, plans, says, noon):
     listed = works(sqlite_ledger, says, noon)
-    for name in ("newest", "since", "of a session", "dead ones", "latest", "due", "claimable", "pushes"):
+    for name in ("newest", "since", "of a session", "dead ones", "latest", "due", "pushes"):
         assert "USE TEMP B-TREE FOR ORDER BY" not in plans(listed[name]), name
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from handlers.kit.context import Push
-from workers.ledger import pushes
+from workers.ledger import pushes, sessions
 from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import NewPush
 
@@ -14,18 +14,23 @@ SPAN = timedelta(minutes=1)
 
 @pytest.fixture
 def add(ledger, noon):
-    def write(delivery_id="d1", channel="log", **parts):
+    def write(delivery_id="d1", channel="log", created_at=noon, **parts):
         usual = {"user_id": "u1", "title": "Fee", "body": "Soon", "collapse_key": "fee", "session_id": "s1"}
         push = Push(**{**usual, **parts})
         with ledger.begin() as conn:
-            return pushes.add(conn, [NewPush(delivery_id, "warn", channel, push, noon)])
+            return pushes.add(conn, [NewPush(delivery_id, "warn", channel, push, created_at)])
 
     return write
 
 
-def claim(ledger, ids, now):
+def claim(ledger, now, channel="log", limit=100):
     with ledger.begin() as conn:
-        return pushes.claim(conn, ids, now, SPAN)
+        return pushes.claim(conn, channel, now, SPAN, limit=limit)
+
+
+def end_needless(ledger, now):
+    with ledger.begin() as conn:
+        pushes.end_needless(conn, "log", now)
 
 
 def find(ledger, **wanted):
@@ -63,39 +68,75 @@ def test_nothing_is_written_for_no_pushes(ledger):
 
 
 def test_a_claimed_push_is_not_claimed_again_before_its_span_is_over(ledger, add, noon):
-    ids = add()
-    assert [push.attempts for push in claim(ledger, ids, noon)] == [1]
-    assert claim(ledger, ids, noon + SPAN / 2) == []
-    assert [push.attempts for push in claim(ledger, ids, noon + SPAN)] == [2]
+    add()
+    assert [push.attempts for push in claim(ledger, noon)] == [1]
+    assert claim(ledger, noon + SPAN / 2) == []
+    assert [push.attempts for push in claim(ledger, noon + SPAN)] == [2]
 
 
-def test_of_senders_that_claim_the_same_pushes_one_gets_each(ledger, add, noon):
+def test_a_channel_claims_its_own_pushes_and_no_more_than_it_can_send(ledger, add, noon):
+    for number in range(5):
+        add(f"d{number}", collapse_key=f"{number}")
+    add(channel="fcm")
+    assert claim(ledger, noon - SPAN) == []
+    assert claim(ledger, noon, limit=0) == []
+    assert len(claim(ledger, noon, limit=3)) == 3
+    assert len(claim(ledger, noon, limit=3)) == 2
+    assert [push.channel for push in claim(ledger, noon, channel="fcm")] == ["fcm"]
+
+
+def test_of_senders_that_claim_at_once_each_push_has_one(ledger, add, noon):
     ids = [key for number in range(10) for key in add(f"d{number}")]
-    shares = ledger.at_once(lambda conn, _: pushes.claim(conn, ids, noon, SPAN))
+    shares = ledger.at_once(lambda conn, _: pushes.claim(conn, "log", noon, SPAN, limit=100))
     assert sorted(push.id for share in shares for push in share) == sorted(ids)
 
 
+def test_a_channel_knows_whether_it_has_anything_to_do(ledger, add, noon):
+    add()
+    with ledger.begin() as conn:
+        assert pushes.is_any_due(conn, "log", noon)
+        assert not pushes.is_any_due(conn, "log", noon - SPAN)
+        assert not pushes.is_any_due(conn, "fcm", noon)
+
+
 def test_a_push_whose_time_has_passed_is_not_sent(ledger, add, noon):
-    ids = add(expires_at=noon + SPAN)
-    assert claim(ledger, ids, noon + SPAN) == []
+    add(expires_at=noon + SPAN)
+    end_needless(ledger, noon + SPAN / 2)
+    assert [push.state for push in find(ledger)] == [PushState.WAITING]
+    end_needless(ledger, noon + SPAN)
     (push,) = find(ledger)
     assert (push.state, push.due_at, push.attempts) == (PushState.EXPIRED, None, 0)
 
 
-def test_what_waits_is_claimable_the_longest_due_first(ledger, add, noon):
-    add("d1")
-    (second,) = add("d2")
-    claim(ledger, [second], noon)
+def test_a_push_about_a_session_that_is_over_is_not_sent(ledger, add, says, noon):
+    add("d1", session_id="s1", collapse_key="1")
+    add("d2", session_id="s2", collapse_key="2")
     with ledger.begin() as conn:
-        assert [push.delivery_id for push in pushes.claimable(conn, noon)] == ["d1"]
-        assert [push.delivery_id for push in pushes.claimable(conn, noon + SPAN)] == ["d1", "d2"]
-        assert len(pushes.claimable(conn, noon + SPAN, limit=1)) == 1
-        assert pushes.claimable(conn, noon - SPAN) == []
+        sessions.merge(conn, {"s1": says("COMPLETE"), "s2": says("STARTED")})
+    end_needless(ledger, noon)
+    assert {push.delivery_id: push.state for push in find(ledger)} == {"d1": PushState.MOOT, "d2": PushState.WAITING}
+
+
+def test_of_two_pushes_in_the_same_place_the_newer_one_is_sent(ledger, add, noon):
+    add("d1")
+    add("d2", created_at=noon + SPAN)
+    add("d3", user_id="u2")
+    end_needless(ledger, noon)
+    states = {push.delivery_id: push.state for push in find(ledger)}
+    assert states == {"d1": PushState.MOOT, "d2": PushState.WAITING, "d3": PushState.WAITING}
+
+
+def test_a_push_to_a_channel_that_is_gone_ends(ledger, add, noon):
+    add(channel="fcm")
+    add(channel="log")
+    with ledger.begin() as conn:
+        assert pushes.end_unnamed(conn, ["log"], noon) == 1
+    assert {push.channel: push.state for push in find(ledger)} == {"fcm": PushState.DEAD, "log": PushState.WAITING}
 
 
 def test_a_push_that_was_sent_stays_sent(ledger, add, noon):
     (key,) = add()
-    claim(ledger, [key], noon)
+    claim(ledger, noon)
     with ledger.begin() as conn:
         assert pushes.mark(conn, key, PushState.SENT, attempt=1, sent_at=noon)
         assert not pushes.mark(conn, key, PushState.DEAD, error="late")
@@ -105,18 +146,19 @@ def test_a_push_that_was_sent_stays_sent(ledger, add, noon):
 
 def test_a_push_that_failed_waits_until_it_is_due_again(ledger, add, noon):
     (key,) = add()
-    claim(ledger, [key], noon)
+    claim(ledger, noon)
     with ledger.begin() as conn:
-        assert pushes.mark(conn, key, PushState.WAITING, attempt=1, due_at=noon + 2 * SPAN, error="503 \x00")
-    assert claim(ledger, [key], noon + SPAN) == []
-    (push,) = claim(ledger, [key], noon + 2 * SPAN)
-    assert (push.attempts, push.error) == (2, "503 \\u0000")
+        told = {"device": True}
+        assert pushes.mark(conn, key, PushState.WAITING, attempt=1, due_at=noon + 2 * SPAN, error="503 \x00", told=told)
+    assert claim(ledger, noon + SPAN) == []
+    (push,) = claim(ledger, noon + 2 * SPAN)
+    assert (push.attempts, push.error, push.told) == (2, "503 \\u0000", {"device": True})
 
 
 def test_a_slow_sender_does_not_speak_for_the_one_after_it(ledger, add, noon):
     (key,) = add()
-    claim(ledger, [key], noon)
-    claim(ledger, [key], noon + SPAN)
+    claim(ledger, noon)
+    claim(ledger, noon + SPAN)
     with ledger.begin() as conn:
         assert not pushes.mark(conn, key, PushState.DEAD, attempt=1, error="timeout")
         assert pushes.mark(conn, key, PushState.SENT, attempt=2, sent_at=noon)

@@ -13,7 +13,9 @@ def test_nothing_remains_of_a_rehearsal(ledger):
     rehearse(ledger.engine)
     assert ledger.engine.pool.checkedin() == 0
     with ledger.begin() as conn:
-        assert [conn.scalar(select(func.count()).select_from(table)) for table in metadata.sorted_tables] == [0] * 5
+        assert not [
+            table.name for table in metadata.sorted_tables if conn.scalar(select(func.count()).select_from(table))
+        ]
 
 
 def test_a_database_without_tables_is_told_to_whoever_rehearses(tmp_path):
