@@ -23,13 +23,10 @@ def warn_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     _push(event, ctx, session, WARNING, _key(event))
 
 
-@on(SessionFeeIncurring)
+@on(SessionFeeIncurring, when=lambda settings: settings.remind_before)
 def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     """Push the warning once more REMIND_BEFORE the fee starts, in the place of the first one."""
-    before = ctx.settings.remind_before
-    if not before:
-        raise Moot("REMIND_BEFORE is not set")
-    remind_at = event.fee_will_apply_from - before
+    remind_at = event.fee_will_apply_from - ctx.settings.remind_before
     if ctx.delivery.received_at >= remind_at:
         raise Moot("the first warning was late enough")
     session = _session_to_warn(event, ctx)

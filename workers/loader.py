@@ -35,6 +35,8 @@ class Plugins:
     subscriptions: tuple[Subscription, ...]
     channels: tuple[OfferedChannel, ...] = ()
     devices: OfferedDevices | None = None
+    idle: tuple[Subscription, ...] = ()
+    """Those that the settings do not ask for; runs that they have from before are still made."""
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
         """Find the handlers of an event."""
@@ -47,7 +49,7 @@ class Plugins:
     @cached_property
     def by_name(self) -> dict[str, Subscription]:
         """All of them by their names, which are unique."""
-        return {each.name: each for each in self.subscriptions}
+        return {each.name: each for each in (*self.subscriptions, *self.idle)}
 
 
 def load_plugins(settings: Settings) -> Plugins:
@@ -64,7 +66,8 @@ def load_plugins(settings: Settings) -> Plugins:
         )
     except WordsError as error:
         raise PluginError(str(error)) from error
-    return plugins
+    idle = tuple(each for each in plugins.subscriptions if each.when is not None and not each.when(settings))
+    return replace(plugins, subscriptions=tuple(each for each in plugins.subscriptions if each not in idle), idle=idle)
 
 
 @cache  # so that a process that loads before it forks has paid for its children

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from handlers.kit.session import Session
 from ingest.events import Event, SessionEvent
+from ingest.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -31,6 +32,8 @@ class Subscription:
     is_async: bool
     records: bool
     """Whether it is a `@record`: a pure part of the session's record, and not a handler."""
+    when: Callable[[Settings], object] | None = None
+    """Which settings ask for it; None: all of them."""
 
     def takes(self, event: Event) -> bool:
         """Whether the function wants this event."""
@@ -46,17 +49,22 @@ class Subscription:
         return result
 
 
-def on(*event_types: type[Event], queue: str | None = None, name: str | None = None) -> Callable[[Function], Function]:
+def on(
+    *event_types: type[Event],
+    queue: str | None = None,
+    name: str | None = None,
+    when: Callable[[Settings], object] | None = None,
+) -> Callable[[Function], Function]:
     """Mark a function as the handler of these events: `(event, ctx) -> None`, plain or async.
 
     A type stands for its subtypes too. With `queue` every run is a job of its own there; without, it runs in the job
     of its batch. The name (the function's, unless `name` is given) is what operators see and what the ledger keeps:
-    renaming a handler makes it a new one.
+    renaming a handler makes it a new one. With `when`, a handler that the settings do not ask for gets no new runs.
     """
     _check_types("on", event_types, Event)
 
     def mark(function: Function) -> Function:
-        return _mark("on", function, event_types, queue=queue, name=name)
+        return _mark("on", function, event_types, queue=queue, name=name, when=when)
 
     return mark
 
@@ -70,7 +78,7 @@ def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
     _check_types("record", event_types, SessionEvent)
 
     def mark(function: Function) -> Function:
-        return _mark("record", function, event_types, queue=None, name=None)
+        return _mark("record", function, event_types)
 
     return mark
 
@@ -98,8 +106,14 @@ def _check_types(mark: str, event_types: tuple[object, ...], wanted: type[Event]
             raise TypeError(f"@{mark} takes classes of ingest.events ({wanted.__name__}), not {event_type!r}")
 
 
-def _mark(
-    mark: str, function: Function, event_types: tuple[type[Event], ...], *, queue: str | None, name: str | None
+def _mark(  # noqa: PLR0913 - the parts of a mark, by name
+    mark: str,
+    function: Function,
+    event_types: tuple[type[Event], ...],
+    *,
+    queue: str | None = None,
+    name: str | None = None,
+    when: Callable[[Settings], object] | None = None,
 ) -> Function:
     if not inspect.isfunction(function):
         raise TypeError(f"@{mark} marks functions, not {function!r}")
@@ -122,6 +136,7 @@ def _mark(
         file=inspect.unwrap(function).__code__.co_filename,
         is_async=is_async,
         records=mark == "record",
+        when=when,
     )
     setattr(function, MARK, subscription)
     return function

@@ -127,11 +127,6 @@ def test_a_warning_that_leaves_no_time_to_act_is_not_sent():
     assert raised.value.until == START - timedelta(minutes=3)
 
 
-def test_nobody_is_reminded_unless_that_is_wanted():
-    with pytest.raises(Moot, match="REMIND_BEFORE is not set"):
-        reminded(notice(), STARTED, settings={})
-
-
 def test_a_reminder_waits_for_its_time_and_for_news_of_the_session():
     with pytest.raises(RetryLater) as raised:
         reminded(notice(), STARTED, now=START - timedelta(minutes=5))

@@ -18,7 +18,7 @@ from ingest.events import SessionStarted
 def {name}(event, ctx):
     pass
 """
-BUILT_IN = ["warn_the_driver", "remind_the_driver", "session_record"]
+BUILT_IN = ["warn_the_driver", "session_record"]
 COMPLETE = SessionComplete.model_validate({"sessionId": "S", "timestamp": 0}, by_alias=True)
 NUMBERS = count()
 
@@ -67,7 +67,7 @@ def test_the_files_in_handlers_are_plugins(folder):
 def test_plugins_know_who_wants_an_event(folder):
     plugins = loaded(folder)
     notice = SessionFeeIncurring(session_id="S", at=COMPLETE.at, fee_will_apply_from=COMPLETE.at, fee_type="BLOCKING")
-    assert [each.name for each in plugins.handlers_for(notice)] == ["warn_the_driver", "remind_the_driver"]
+    assert [each.name for each in plugins.handlers_for(notice)] == ["warn_the_driver"]
     assert [each.name for each in plugins.records_for(notice)] == ["session_record"]
     assert plugins.handlers_for(COMPLETE) == ()
     assert plugins.records_for(ChargingRecord()) == ()
@@ -81,7 +81,7 @@ def test_a_run_is_found_by_the_name_of_its_function(folder):
 
 
 def test_plugins_are_loaded_once(folder):
-    assert loaded(folder) is loaded(folder)
+    assert loaded(folder).subscriptions[0] is loaded(folder).subscriptions[0]
 
 
 def test_a_team_keeps_its_plugins_in_the_current_folder(folder):
@@ -222,3 +222,11 @@ def test_words_that_cannot_be_said_are_found_when_plugins_are_loaded(folder):
     with pytest.raises(PluginError, match="'price' is undefined") as raised:
         load_plugins(load_settings(data_dir=folder, templates_dir=folder / "words"))
     assert str(file) in str(raised.value)
+
+
+def test_a_handler_that_the_settings_do_not_ask_for_only_ends_what_it_began(folder):
+    without = loaded(folder)
+    assert "remind_the_driver" not in [each.name for each in without.subscriptions]
+    assert "remind_the_driver" in without.by_name
+    wanted = load_plugins(load_settings(data_dir=folder, remind_before="2m"))
+    assert "remind_the_driver" in [each.name for each in wanted.subscriptions]

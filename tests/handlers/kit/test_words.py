@@ -14,9 +14,9 @@ KINDS = ["BLOCKING", "OCCUPANCY", "CONGESTION", "MOONLIGHT"]
 OPERATORS = [None, "Stadtwerke", "Example Charging Company of Northern Europe"]
 
 
-def said(locale, kind="BLOCKING", *, starts_at=SOON, operator=None, zone="Europe/Berlin", wording=WARNING, **given):
+def said(locale, kind="BLOCKING", *, starts_at=SOON, operator=None, zone="Europe/Berlin", **given):
     facts = {"starts_at": starts_at, "operator": operator}
-    return wording.words(Audience(locale, zone), facts, now=NOW, kind=kind, **given)
+    return given.pop("wording", WARNING).words(Audience(locale, zone), facts, now=NOW, kind=kind, **given)
 
 
 def module_with(*wordings):
