@@ -1,7 +1,7 @@
 """The channel `http`: a push is POSTed to a service of the team's own, signed as Plugsurfing signs what it sends us."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
@@ -21,8 +21,8 @@ IDEMPOTENCY_HEADER = "idempotency-key"
 class HttpChannel:
     """POSTs pushes; any 2xx says that one was taken."""
 
-    url: str
-    key: bytes
+    url: str = field(repr=False)
+    key: bytes = field(repr=False)
     concurrency: int
 
     to_devices = False

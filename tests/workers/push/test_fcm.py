@@ -1,0 +1,218 @@
+"""The channel `fcm`: Google's SDK as it is, on a service account and an endpoint of our own."""
+
+import json
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from starlette.responses import JSONResponse
+
+from handlers import Device
+from ingest.errors import SettingsError
+from ingest.settings import load_settings
+from workers.ledger import devices
+from workers.ledger.outcomes import PushState
+from workers.push.channels import open_channels
+from workers.sending import send_due
+
+messaging = pytest.importorskip("firebase_admin.messaging", reason="the extra fcm is not installed")
+rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
+serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+
+WITH_REGIONS = (
+    "google.auth.credentials.CredentialsWithRegionalAccessBoundary._is_regional_access_boundary_lookup_required"
+)
+GOOGLE = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+
+
+# What replaces the token, an id of Firebase's own, is not what apps register today.
+pytestmark = pytest.mark.filterwarnings("ignore:Message.token is deprecated")
+
+
+@pytest.fixture(scope="session")
+def private_key():
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return key.private_bytes(*form).decode()
+
+
+@pytest.fixture
+def account(provider, private_key, tmp_path):
+    """The file of a service account whose Google is the provider of the tests."""
+    file = tmp_path / "account.json"
+    file.write_text(
+        json.dumps(
+            {
+                "type": "service_account",
+                "project_id": "a-project",
+                "private_key_id": "1",
+                "private_key": private_key,
+                "client_email": "webhooks@a-project.example",
+                "client_id": "1",
+                "token_uri": f"{provider.url}/token",
+            }
+        )
+    )
+    return file
+
+
+@pytest.fixture
+def home(house, provider, account, monkeypatch):
+    """A house with the channel `fcm`, and a driver with two devices."""
+    service, url = messaging._MessagingService, f"{provider.url}/v1/projects/{{0}}/messages:send"  # noqa: SLF001 - there is no setting
+    monkeypatch.setattr(service, "FCM_URL", url)
+    # Else the library asks the real Google, beside everything, in which regions this made-up account may be used.
+    monkeypatch.setattr(WITH_REGIONS, lambda _credentials: False)
+    provider.answer = lambda _body: JSONResponse({"name": "projects/a-project/messages/1"})
+    home = house(push="fcm", push_fcm_credentials=account)
+    with home.equipment.engine.begin() as ledger:
+        for name, platform in (("phone-token", "android"), ("tablet-token", "ios")):
+            devices.put(ledger, "driver-1", Device(name, platform), datetime.now(UTC))
+    return home
+
+
+def refusing(status, code, *, only=None, headers=None):
+    """Answer as FCM does when it refuses; `only` for one token."""
+
+    def answer(body):
+        if only not in {None, body["message"]["token"]}:
+            return JSONResponse({"name": "projects/a-project/messages/1"})
+        error = {"code": status, "status": code, "message": "no", "details": [{"@type": GOOGLE, "errorCode": code}]}
+        return JSONResponse({"error": error}, status, headers=headers)
+
+    return answer
+
+
+def tokens(home):
+    with home.equipment.engine.begin() as ledger:
+        return sorted(device.token for device in devices.of_user(ledger, "driver-1"))
+
+
+def tokens_sent_to(provider):
+    return sorted(body["message"]["token"] for body in provider.bodies)
+
+
+def test_a_push_goes_to_each_device_with_what_both_systems_need(home, provider):
+    expires_at = datetime.now(UTC) + timedelta(minutes=10)
+    home.push(collapse_key="fee:s1", expires_at=expires_at, payload={"session_id": "s1"})
+    assert send_due(home.equipment) == 1
+    assert tokens_sent_to(provider) == ["phone-token", "tablet-token"]
+    told = provider.bodies[0]["message"]
+    assert told["notification"] == {"title": "Fee", "body": "Soon"}
+    assert told["data"] == {"session_id": "s1"}
+    assert told["android"]["priority"] == "high"
+    assert told["android"]["collapse_key"] == told["android"]["notification"]["tag"] == "fee:s1"
+    assert 590 < float(told["android"]["ttl"].removesuffix("s")) <= 600
+    assert told["apns"]["headers"]["apns-priority"] == "10"
+    assert told["apns"]["headers"]["apns-collapse-id"] == "fee:s1"
+    assert abs(int(told["apns"]["headers"]["apns-expiration"]) - expires_at.timestamp()) <= 1
+    assert home.row().state is PushState.SENT
+
+
+def test_a_long_collapse_key_is_one_that_apple_takes(home, provider):
+    home.push(collapse_key="fee:" + "é" * 90)
+    send_due(home.equipment)
+    assert len(provider.bodies[0]["message"]["apns"]["headers"]["apns-collapse-id"].encode()) == 64
+
+
+def test_an_unregistered_device_is_removed_and_the_others_get_the_push(home, provider):
+    provider.answer = refusing(404, "UNREGISTERED", only="phone-token")
+    home.push()
+    assert send_due(home.equipment) == 1
+    assert home.row().state is PushState.SENT
+    assert tokens(home) == ["tablet-token"]
+
+
+def test_a_driver_whose_only_devices_are_gone_is_told_nothing(home, provider):
+    provider.answer = refusing(404, "UNREGISTERED")
+    home.push()
+    send_due(home.equipment)
+    row = home.row()
+    assert (row.state, row.error) == (PushState.MOOT, "the provider does not know the device any more")
+    assert tokens(home) == []
+    home.push(2)
+    send_due(home.equipment)
+    assert {row.error for row in home.rows()} >= {"the driver has no device"}
+
+
+def test_only_the_device_that_failed_is_tried_again(home, provider, until):
+    provider.answer = refusing(503, "UNAVAILABLE", only="phone-token")
+    home.push()
+    send_due(home.equipment)
+    assert home.row().state is PushState.WAITING
+    provider.answer = lambda _body: JSONResponse({"name": "1"})
+    provider.bodies.clear()
+    until(lambda: send_due(home.equipment))
+    assert tokens_sent_to(provider) == ["phone-token"]
+    assert home.row().state is PushState.SENT
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "state"),
+    [
+        (500, "INTERNAL", PushState.WAITING),
+        (503, "UNAVAILABLE", PushState.WAITING),
+        (429, "QUOTA_EXCEEDED", PushState.WAITING),
+        (400, "INVALID_ARGUMENT", PushState.DEAD),
+        (403, "SENDER_ID_MISMATCH", PushState.DEAD),
+    ],
+)
+def test_what_google_answers_decides(home, provider, status, code, state):
+    provider.answer = refusing(status, code)
+    home.push()
+    send_due(home.equipment)
+    row = home.row()
+    assert (row.state, row.error) == (state, f"FCM answered {status}")
+    assert tokens(home) == ["phone-token", "tablet-token"]
+    assert len(provider.bodies) == 2 * row.attempts  # the SDK does not try again by itself
+
+
+def test_retry_after_is_kept_to_and_nobody_sleeps_for_it(home, provider):
+    provider.answer = refusing(429, "QUOTA_EXCEEDED", headers={"retry-after": "40"})
+    home.push()
+    began = time.monotonic()
+    send_due(home.equipment)
+    assert time.monotonic() - began < 20
+    assert home.row().due_at > datetime.now(UTC) + timedelta(seconds=20)
+
+
+def test_an_answer_that_never_comes_is_not_waited_for(house, home, provider, account):
+    impatient = house(push="fcm", push_fcm_credentials=account, push_timeout="500ms")
+    impatient.push()
+    send_due(impatient.equipment)  # the SDK is imported, and Google knows us
+    provider.works.clear()
+    impatient.push(2)
+    send_due(impatient.equipment)
+    assert impatient.states() == ["sent", "waiting"]
+
+
+def test_a_google_that_cannot_be_asked_is_asked_again(home, account):
+    told = json.loads(account.read_text())
+    account.write_text(json.dumps({**told, "token_uri": "http://127.0.0.1:1/token"}))
+    home.push()
+    send_due(home.equipment)
+    assert home.row().state is PushState.WAITING
+
+
+def test_neither_user_nor_token_is_in_a_log(home, provider, caplog):
+    caplog.set_level(logging.INFO)
+    provider.answer = refusing(503, "UNAVAILABLE", only="phone-token")
+    home.push()
+    send_due(home.equipment)
+    assert "driver-1" not in caplog.text
+    assert "-token" not in caplog.text
+
+
+def test_a_file_that_is_no_service_account_is_named_at_the_start(tmp_path):
+    (tmp_path / "other.json").write_text('{"type": "authorized_user", "client_secret": "secret"}')
+    for path in (None, tmp_path / "nowhere.json", tmp_path / "other.json"):
+        with pytest.raises(SettingsError, match="PUSH_FCM_CREDENTIALS") as caught:
+            open_channels(load_settings(push="fcm", push_fcm_credentials=path))
+        assert "secret" not in str(caught.value)
+
+
+def test_without_the_sdk_one_is_told_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=r"\[fcm\]"):
+        open_channels(load_settings(push="fcm"))
