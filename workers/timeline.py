@@ -46,6 +46,8 @@ class Moment:
     late: timedelta | None
     """How much later we received it, by our clock and Plugsurfing's."""
     delivery: DeliveryRow
+    record: Session
+    """The session's record once it had come."""
     changes: tuple[Change, ...]
     pushes: tuple[PushRow, ...]
 
@@ -78,6 +80,7 @@ def moments(
                 at=row.received_at if event is None else event.at,
                 late=None if event is None else row.received_at - event.at,
                 delivery=row,
+                record=after,
                 changes=_changes(record, after),
                 pushes=tuple(by_delivery.get(row.id, ())),
             )

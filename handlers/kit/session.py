@@ -113,6 +113,12 @@ class Session:
         return None if fee_type is None else self.fees[fee_type].applies_from
 
     @property
+    def sources(self) -> frozenset[str]:
+        """Who has told any of the facts."""
+        said = [fact.source for fact in (*self.users.values(), *self.fees.values())]
+        return frozenset(said).union(*(moment.sources for moment in self.statuses.values()))
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing is running any more, as far as the latest status says."""
         return self.status in OVER

@@ -7,19 +7,24 @@ import click
 from rich.text import Text
 from sqlalchemy import Connection
 
-from handlers.kit.session import Session
+from handlers.kit.session import DRIVE, EVENT, Session
+from handlers.kit.statuses import OUT_OF_TURN, Anomaly
 from ingest.outbox import Outbox
 from workers.commands import options
 from workers.commands.failures import Failure
-from workers.commands.listing import EVERYTHING, in_inbox_only, in_words, run_json
+from workers.commands.listing import EVERYTHING, in_inbox_only, run_json
 from workers.commands.look import push_json
-from workers.commands.output import Cell, Json, colored, console, facts, iso, json_line, local, printable, table
+from workers.commands.output import Cell, Json, colored, console, facts, iso, json_line, local, printable, span, table
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
 from workers.ledger import sessions
-from workers.timeline import Change, Moment, timeline
+from workers.ledger.deliveries import RunRow
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.timeline import Moment, timeline
 
-SHORT_NAMES = {"user_id": "driver", "fee_type": "fee", "fee_will_apply_from": "from"}
+KEEPS_THE_RECORD = "session_record"
+"""The handler whose work the changes tell already."""
+SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 
 
 @click.command()
@@ -58,11 +63,23 @@ def print_session(record: Session, told: Sequence[Moment]) -> None:
             ("stopped", record.stopped_at),
             ("complete", record.completed_at),
             ("fee", fee),
-            ("anomalies", ", ".join(record.anomalies) or None),
+            ("told by", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
+            *(("anomaly", in_words(record, anomaly)) for anomaly in record.anomalies),
         ]
     )
     console().print()
-    table(("when", "late", "what", "changed", "done"), [line for moment in told for line in _lines(moment)], wrapping=2)
+    table(("time", "late", "what came", "what came of it"), [line for moment in told for line in _lines(moment)])
+
+
+def in_words(record: Session, anomaly: Anomaly) -> str:
+    """Say what cannot be true, with the facts that say so."""
+    if anomaly is Anomaly.TWO_USERS:
+        return f"{len(record.users)} drivers were named: {', '.join(sorted(record.users))}"
+    if anomaly is Anomaly.AHEAD_OF_CLOCK and record.lead is not None:
+        return f"{local(record.lead.at)} was told {span(record.lead.span)} before it was that time"
+    before, after = OUT_OF_TURN[anomaly]
+    early, late = record.statuses[before].first_at, record.statuses[after].last_at
+    return f"{after} at {local(late)}, after {before} at {local(early)}"
 
 
 def session_json(record: Session, told: Sequence[Moment]) -> dict[str, Json]:
@@ -101,20 +118,56 @@ def _moment_json(moment: Moment) -> dict[str, Json]:
 
 def _lines(moment: Moment) -> Iterator[Sequence[Cell]]:
     row = moment.delivery
-    again = f" (and {row.duplicates} again)" if row.duplicates else ""
-    done = [in_words(run) for run in row.runs] or [str(row.state)]
-    changed: Cell = ", ".join(map(_words, moment.changes)) or Text("nothing", style="dim")
-    yield moment.at, moment.late, f"{row.event or row.kind}{again}", changed, ", ".join(done)
+    times = f" ×{row.duplicates + 1}" if row.duplicates else ""
+    changed: Cell = ", ".join(_changed(moment)) or Text(_why_nothing(moment), style="dim")
+    yield moment.at, moment.late, f"{row.event or row.kind}{times}", changed
+    for run in row.runs:
+        if run.handler != WHOLE_DELIVERY and (run.handler != KEEPS_THE_RECORD or run.outcome is not Outcome.DONE):
+            yield run.finished_at or "", "", f"  {run.handler}", _came_to(run)
     for push in moment.pushes:
-        at = push.sent_at or push.created_at
-        yield at, "", f"  push by {push.channel}", f"told the driver: {push.title}", colored(push.state)
+        told = Text.assemble(colored(push.state), f": {printable(push.error or push.title)}")
+        yield push.sent_at or push.created_at, "", f"  push by {push.channel}", told
 
 
-def _words(change: Change) -> str:
-    """Say what changed: `status STARTED`, and from what unless there was nothing before."""
-    name = SHORT_NAMES.get(change.field, change.field.removesuffix("_at"))
-    earlier = f"{_word(change.before)} → " if change.before else ""
-    return f"{name} {earlier}{_word(change.after)}"
+def _came_to(run: RunRow) -> Text:
+    """Say what a run came to, and why if that is not plain."""
+    said: list[str | Text] = [colored(run.outcome)]
+    if run.attempts > 1:
+        said.append(f" at attempt {run.attempts}")
+    why = run.error or run.reason
+    if why:
+        said.append(f": {printable(why)}")
+    return Text.assemble(*said)
+
+
+def _why_nothing(moment: Moment) -> str:
+    """Say why a delivery changed nothing in the record."""
+    row = moment.delivery
+    reasons = [row.reason, *(run.error or run.reason for run in row.runs if run.handler == WHOLE_DELIVERY)]
+    if row.state is DeliveryState.UNREADABLE:
+        return f"unreadable: {printable(row.reason or '')}"
+    why = next(filter(None, reasons), None)
+    return "nothing" if why is None else f"nothing: {printable(why)}"
+
+
+def _changed(moment: Moment) -> Iterator[str]:
+    """Say what changed, but for what goes without saying: a start that happened when the event did."""
+    changes = {change.field: change for change in moment.changes}
+    if status := changes.get("status"):
+        earlier = f"{status.before} → " if status.before else ""
+        yield f"status {earlier}{status.after}"
+    if driver := changes.get("user_id"):
+        yield f"driver {_word(driver.after)}"
+    for field, word in (("started_at", "started"), ("stopped_at", "stopped"), ("completed_at", "complete")):
+        change = changes.get(field)
+        if change and change.after != moment.at:
+            yield f"{word} {_word(change.after)}"
+        elif change and not status:
+            yield word
+    if "fee_type" in changes or "fee_will_apply_from" in changes:
+        yield f"fee {moment.record.fee_type} from {_word(moment.record.fee_will_apply_from)}"
+    if anomalies := changes.get("anomalies"):
+        yield f"anomaly {_word(anomalies.after)}"
 
 
 def _word(value: object) -> str:
@@ -122,7 +175,7 @@ def _word(value: object) -> str:
         case datetime():
             return local(value)
         case tuple():
-            return " + ".join(map(str, value))
+            return ", ".join(map(str, value))
         case _:
             return str(value)
 

@@ -16,6 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
+from handlers.kit.merge import merge, with_lead
+from handlers.kit.session import Session
 from handlers.session_records import session_record
 from ingest.batch import Delivery
 from ingest.envelope import Envelope, Kind
@@ -30,6 +32,7 @@ from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.runs import NewRun
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
+CLOCK_SKEW = timedelta(minutes=5)
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
 
@@ -91,7 +94,9 @@ class Node:
             deliveries.store(conn, [delivery], {delivery.id: (state, reason)})
             runs.record_new(conn, [run_of(delivery, handler, outcome, error) for handler, outcome in outcomes])
             if isinstance(told, SessionEvent):
-                sessions.merge(conn, {told.session_id: partial(session_record, event=told)})
+                facts = session_record(Session.empty(told.session_id), told)
+                facts = with_lead(facts, told.at, received_at, CLOCK_SKEW)
+                sessions.merge(conn, {told.session_id: partial(merge, facts)})
             states.refresh_states(conn, [delivery.id])
         return delivery.id
 

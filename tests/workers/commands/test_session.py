@@ -1,3 +1,4 @@
+import re
 from datetime import timedelta
 
 import pytest
@@ -77,17 +78,47 @@ def test_a_session_is_told_with_its_record_and_in_the_order_in_which_it_happened
     assert told[2]["runs"] == [{"handler": "*", "outcome": "ignored", "attempts": 1, "error": None}]
 
 
-def test_a_person_reads_what_came_how_late_and_what_it_changed(node, tell):
+def test_a_person_reads_what_came_how_late_what_it_changed_and_what_was_done(node, tell):
     tell(node)
 
     lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
 
-    (stopped,) = [line for line in lines if "SESSION_STOPPED" in line]
-    assert "2 min" in stopped
-    assert "stopped" in stopped
-    assert any("status STARTED → COMPLETE" in line for line in lines)
-    assert any("push by log" in line and "sent" in line and "A fee" in line for line in lines)
+    (fee,) = [line.removeprefix("fee").strip() for line in lines if line.startswith("fee ")]
+    told = [re.sub(r"^[-\d]* ?[\d:]{8} +", "", line) for line in lines[lines.index("") + 2 :]]
+    assert [re.split(" {2,}", line.strip()) for line in told] == [
+        ["1.0 s", "SESSION_STARTED", "status STARTED, driver user1"],
+        ["1.0 s", "SESSION_FEE_INCURRING", f"fee {fee}"],
+        ["push by log", "sent: A fee"],
+        ["-", "SESSION_PAINTED", "nothing"],
+        ["2 min", "SESSION_STOPPED", "stopped"],
+        ["1.0 s", "SESSION_COMPLETE", "status STARTED → COMPLETE"],
+    ]
     assert "COMPLETE" in lines[1]
+    assert "told by   events" in lines
+    assert max(map(len, lines)) <= 100
+
+
+def test_what_cannot_be_true_is_said_with_the_facts(node, event, noon):
+    def came(name, minute, received=0, **payload):
+        at = noon + timedelta(minutes=minute)
+        node.settle(event(name, at=at, **payload), DONE, received_at=noon + timedelta(minutes=received))
+
+    came("SESSION_COMPLETE", 10, userId="user1")
+    came("SESSION_STARTED", 20, 19, userId="user2")
+
+    out = node.run("session", "L60XMxWy0oP").stdout
+
+    assert re.search(r"anomaly +2 drivers were named: user1, user2\n", out)
+    assert re.search(r"anomaly +STARTED at .*, after COMPLETE at ", out)
+    assert re.search(r"anomaly +.* was told 10 min before it was that time\n", out)
+    assert "anomaly two_users, started_after_complete, ahead_of_clock" in out
+
+
+def test_a_run_that_has_failed_says_why(node, event):
+    node.settle(event("SESSION_STARTED"), DONE, ("greet", Outcome.DEAD), error="ValueError: odd")
+
+    lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
+    assert re.split(" {2,}", lines[-1])[1:] == ["greet", "dead: ValueError: odd"]
 
 
 def test_an_unknown_session_is_a_failure_in_one_sentence(node, event):
