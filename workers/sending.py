@@ -23,7 +23,7 @@ from workers.ledger.pushes import PushRow
 from workers.ledger.transaction import LedgerUnavailable, transact
 from workers.push.attempt import Ending, attempt
 from workers.push.breaker import Breaker
-from workers.push.wakes import next_wake
+from workers.push.wakes import next_wake, wake
 from workers.retry import RetryPolicy
 from workers.run import now
 
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 LOOK_EVERY = timedelta(seconds=1)
 """How long a push that nobody told of waits at most, and how often a channel left alone is looked at again."""
 
-MARGIN = timedelta(seconds=15)
+MARGIN = timedelta(seconds=5)
 """How much longer than the timeout a push is left to who claimed it. If they die, it is sent again after that."""
 
 SHORTEST_TIMEOUT = timedelta(seconds=1)
@@ -75,7 +75,7 @@ class Sender:
 
     def send_due(self) -> int:
         """Send what is due now, wait for the answers, and return how many pushes were taken."""
-        sent = 0
+        sent = self._note(timedelta())
         while self._take() or self._in_hand:
             sent += self._note(LOOK_EVERY)
         return sent
@@ -203,6 +203,7 @@ class Senders:
     def stop(self) -> None:
         """Claim nothing any more, and wait for the answers to what was sent."""
         self._stop.set()
+        wake(self._connection, self._senders)  # the thread that listens
         for sender in self._senders.values():
             sender.wake()
         for thread in self._threads:

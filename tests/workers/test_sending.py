@@ -1,0 +1,326 @@
+"""Sending: at once, in time, once; whatever a provider, a session or a crash does meanwhile."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from starlette.responses import Response
+
+from handlers import Device
+from handlers.kit.channel import OfferedChannel, OfferedDevices, PushFailed
+from handlers.kit.session import Moment, Session
+from ingest.broker import connect
+from workers.clock import Clock
+from workers.ledger import pushes, sessions
+from workers.ledger.outcomes import PushState
+from workers.loader import Plugins
+from workers.push.breaker import FAILURES, Breaker
+from workers.push.wakes import wake
+from workers.sending import Sender, Senders, send_due
+
+DOWN = Response(status_code=503)
+SOON = timedelta(minutes=10)
+
+
+def offering(function: Callable[..., object], name: str = "own", *, to_devices: bool = False) -> OfferedChannel:
+    return OfferedChannel(name, function, to_devices, is_async=False, file="plugin.py")
+
+
+def session_is(home, session_id: str, status: str) -> None:
+    at = datetime.now(UTC)
+    with home.equipment.engine.begin() as ledger:
+        sessions.merge(
+            ledger, {session_id: lambda old: Session(old.session_id, {status: Moment(at, at, frozenset({"event"}))})}
+        )
+
+
+def test_pushes_are_sent_at_once_and_no_more_than_wanted(house, provider, until):
+    home = house(push_concurrency=4)
+    for number in range(12):
+        home.push(number)
+    provider.works.clear()
+    sending = threading.Thread(target=send_due, args=(home.equipment,))
+    sending.start()
+    until(lambda: provider.at_once == 4)
+    provider.works.set()
+    sending.join()
+    assert provider.most_at_once == 4
+    assert home.states() == ["sent"] * 12
+
+
+def test_a_slow_answer_holds_up_no_other_push(house, provider, until):
+    slow = threading.Event()
+
+    def send(push):
+        if push.title == "slow":
+            slow.wait(20)
+
+    home = house(Plugins((), (offering(send),)), push="own", push_concurrency=2)
+    home.push(0, title="slow", created_at=datetime.now(UTC) - SOON)
+    for number in range(1, 20):
+        home.push(number)
+    sending = threading.Thread(target=send_due, args=(home.equipment,))
+    sending.start()
+    until(lambda: home.states().count("sent") == 19)
+    slow.set()
+    sending.join()
+    assert home.states() == ["sent"] * 20
+
+
+def test_a_channel_that_hangs_without_end_keeps_its_places_and_nothing_else(house, until):
+    ends = threading.Event()
+    begun = []
+
+    def hang(push):
+        begun.append(push.id)
+        ends.wait(20)
+
+    home = house(Plugins((), (offering(hang),)), push="own", push_concurrency=2, push_timeout="50ms")
+    for number in range(6):
+        home.push(number)
+    sender = Sender(home.equipment, "own", breaker=Breaker(pause=timedelta()))
+    for _ in range(2):
+        sender.send_due()
+    assert len(begun) == 2
+    assert home.states() == ["waiting"] * 6
+    ends.set()
+    until(lambda: sender.send_due() or "waiting" not in home.states())
+
+
+def test_a_push_whose_session_is_over_is_not_sent(house, provider):
+    home = house()
+    for number, status in enumerate(["STARTED", "STOPPED", "COMPLETE", "START_FAILED", "STOP_FAILED"]):
+        session_is(home, f"s-{status}", status)
+        home.push(number, session_id=f"s-{status}")
+    send_due(home.equipment)
+    sent = {row.session_id for row in home.rows(state=PushState.SENT)}
+    assert sent == {"s-STARTED", "s-STOP_FAILED"} == {body["session_id"] for body in provider.bodies}
+    assert {row.error for row in home.rows(state=PushState.MOOT)} == {"the session is over"}
+
+
+def test_a_session_that_ends_while_its_push_waits_cancels_it(house, provider, until):
+    home = house(retry_first="600ms")
+    provider.says(DOWN)
+    home.push(session_id="s1")
+    send_due(home.equipment)
+    assert home.row().state is PushState.WAITING
+    session_is(home, "s1", "STOPPED")
+    until(lambda: send_due(home.equipment) == 0 and home.row().state is PushState.MOOT)
+    assert len(provider.bodies) == 1
+
+
+def test_a_push_whose_time_has_passed_is_not_sent(house, provider):
+    home = house()
+    home.push(expires_at=datetime.now(UTC))
+    send_due(home.equipment)
+    assert home.row().state is PushState.EXPIRED
+    assert provider.bodies == []
+
+
+def test_of_two_pushes_in_one_place_only_the_newer_is_sent(house, provider):
+    home = house()
+    at = datetime.now(UTC)
+    home.push(1, collapse_key="fee", title="12:00", created_at=at - SOON)
+    home.push(2, collapse_key="fee", title="12:15", created_at=at)
+    home.push(3, collapse_key="fee", title="12:30", user_id="driver-2", created_at=at - SOON)
+    send_due(home.equipment)
+    assert sorted(body["title"] for body in provider.bodies) == ["12:15", "12:30"]
+    assert home.states() == ["moot", "sent", "sent"]
+
+
+def test_a_push_without_an_end_is_dead_after_the_last_attempt(house, provider, until):
+    home = house(retry_attempts=3)
+    provider.answer = lambda _body: DOWN
+    home.push()
+    until(lambda: send_due(home.equipment) == 0 and home.row().state is PushState.DEAD)
+    assert (home.row().attempts, len(provider.bodies)) == (3, 3)
+
+
+def test_a_push_with_an_end_is_tried_until_then_however_often(house, provider, until):
+    home = house(retry_attempts=1)
+    provider.answer = lambda _body: DOWN
+    home.push(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
+    sender = Sender(home.equipment, "http", breaker=Breaker(pause=timedelta()))
+    until(lambda: sender.send_due() == 0 and home.row().state is PushState.EXPIRED)
+    assert home.row().attempts > 3
+
+
+def test_a_provider_that_is_down_for_a_while_loses_no_push_and_is_spared(house, provider, until):
+    home = house(push_concurrency=10)
+    provider.answer = lambda _body: DOWN
+    for number in range(40):
+        home.push(number, expires_at=datetime.now(UTC) + SOON)
+    sender = Sender(home.equipment, "http", breaker=Breaker(pause=timedelta(milliseconds=100)))
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        sender.send_due()
+    asked = len(provider.bodies)
+    assert FAILURES <= asked < 40
+    provider.answer = lambda _body: Response(status_code=200)
+    until(lambda: sender.send_due() >= 0 and home.states() == ["sent"] * 40)
+    assert len(provider.bodies) - asked == 40
+
+
+def test_a_plugin_that_breaks_is_tried_again_and_its_words_are_kept_out(house, caplog):
+    def broken(push):
+        raise KeyError(push.user_id)
+
+    home = house(Plugins((), (offering(broken),)), push="own", retry_first="1m")
+    home.push()
+    send_due(home.equipment)
+    row = home.row()
+    assert (row.state, row.error) == (PushState.WAITING, "the channel broke: KeyError")
+    assert "driver-1" not in caplog.text
+
+
+def test_a_registry_that_breaks_or_hangs_costs_no_push(house, until):
+    sent = []
+    answers = iter([KeyError("driver-1"), "nonsense", [Device("token")]])
+
+    def registry(user_id):
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    channel = offering(lambda push: sent.append(push.device.token), to_devices=True)
+    home = house(Plugins((), (channel,), OfferedDevices(registry, "plugin.py")), push="own")
+    home.push()
+    until(lambda: send_due(home.equipment))
+    assert sent == ["token"]
+    assert home.row().attempts == 3
+
+
+def test_a_device_that_hangs_does_not_keep_the_push_from_the_others(house):
+    ends = threading.Event()
+
+    def send(push):
+        if push.device.token == "hangs":
+            ends.wait(20)
+
+    registry = OfferedDevices(lambda _user: [Device("hangs"), Device("works")], "plugin.py")
+    plugins = Plugins((), (offering(send, to_devices=True),), registry)
+    home = house(plugins, push="own", push_timeout="100ms", retry_first="1m")
+    home.push()
+    send_due(home.equipment)
+    row = home.row()
+    ends.set()
+    assert (row.state, list(row.told.values())) == (PushState.WAITING, [True])
+    assert row.error == "there was no answer in time"
+
+
+def test_what_was_claimed_by_a_process_that_died_is_sent_again_with_the_same_key(
+    house_on, provider, database_url, until
+):
+    home = house_on(database_url, push="http", push_http_url=provider.url, push_http_key="key")
+    push_id = home.push()
+    with home.equipment.engine.begin() as ledger:  # it may or may not have sent it, and never said so
+        assert pushes.claim(ledger, "http", datetime.now(UTC), timedelta(seconds=0.3), limit=1)
+    assert send_due(home.equipment) == 0
+    until(lambda: send_due(home.equipment))
+    assert [headers["idempotency-key"] for headers in provider.headers] == [push_id]
+
+
+def test_two_clocks_send_each_push_once(house_on, provider, database_url):
+    home = house_on(database_url, push="http", push_http_url=provider.url, push_http_key="key")
+    for number in range(60):
+        home.push(number)
+    clocks = [threading.Thread(target=send_due, args=(home.equipment,)) for _ in range(3)]
+    for each in clocks:
+        each.start()
+    for each in clocks:
+        each.join()
+    assert home.states() == ["sent"] * 60
+    assert len(provider.bodies) == 60
+
+
+def test_no_transaction_is_open_while_a_push_is_sent(house):
+    written = []
+
+    def send(push):
+        with home.equipment.engine.begin() as ledger:  # would wait, on SQLite, for any other that is open
+            written.append(pushes.find(ledger)[0].attempts)
+
+    home = house(Plugins((), (offering(send),)), push="own")
+    home.push()
+    assert send_due(home.equipment) == 1
+    assert written == [1]
+
+
+def test_the_clock_sends_on_every_channel_though_one_hangs(house, provider, other_provider, until):
+    ends = threading.Event()
+    plugins = Plugins((), (offering(lambda _push: ends.wait(20)),))
+    home = house(plugins, push="own,http", push_concurrency=3)
+    stop = threading.Event()
+    ticks = []
+    clock = Clock(home.equipment)
+    clock.sweep = lambda: ticks.append(time.monotonic())
+    running = threading.Thread(target=clock.run, args=(stop,), kwargs={"tick": timedelta(milliseconds=20)})
+    running.start()
+    for number in range(10):
+        home.push(number)
+    wake(home.equipment.connection, home.equipment.channels)
+    until(lambda: len(provider.bodies) == 10)
+    before = len(ticks)
+    until(lambda: len(ticks) > before + 5)
+    assert [row.state for row in home.rows() if row.channel == "own"] == [PushState.WAITING] * 10
+    ends.set()
+    stop.set()
+    running.join()
+
+
+def test_a_push_goes_as_soon_as_a_worker_says_so(house, provider, until, monkeypatch):
+    monkeypatch.setattr("workers.sending.LOOK_EVERY", timedelta(seconds=10))
+    home = house()
+    senders = Senders(home.equipment)
+    senders.start()
+    for number in range(3):
+        home.push(number)
+        began = time.monotonic()
+        wake(home.equipment.connection, home.equipment.channels)
+        until(lambda number=number: len(provider.bodies) == number + 1, patience=5)
+        assert time.monotonic() - began < 5
+    senders.stop()
+
+
+def test_without_redis_pushes_go_all_the_same(house_on, provider, tmp_path, until):
+    home = house_on(f"sqlite:///{tmp_path / 'ledger.db'}", push="http", push_http_url=provider.url, push_http_key="key")
+    away = connect("redis://127.0.0.1:1", timeout=0.1)
+    senders = Senders(type(home.equipment)(**{**vars(home.equipment), "connection": away}))
+    senders.start()
+    wake(away, ["http"])
+    home.push()
+    until(lambda: home.states() == ["sent"])
+    senders.stop()
+
+
+def test_a_clock_that_ends_waits_for_the_answers(house, provider, until):
+    home = house()
+    provider.works.clear()
+    senders = Senders(home.equipment)
+    senders.start()
+    home.push()
+    until(lambda: provider.at_once)
+    stopping = threading.Thread(target=senders.stop)
+    stopping.start()
+    provider.works.set()
+    stopping.join()
+    assert home.states() == ["sent"]
+
+
+def test_a_refusal_for_a_while_can_say_for_how_long(house):
+    def busy(_push):
+        raise PushFailed("come back later", after=timedelta(minutes=5))
+
+    home = house(Plugins((), (offering(busy),)), push="own")
+    home.push()
+    send_due(home.equipment)
+    assert home.row().due_at > datetime.now(UTC) + timedelta(minutes=4)
+
+
+def test_the_user_is_in_no_log(house, caplog):
+    home = house(push="log")
+    home.push(user_id="somebody-we-know")
+    assert send_due(home.equipment) == 1
+    assert "somebody-we-know" not in caplog.text
