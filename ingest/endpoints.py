@@ -97,23 +97,20 @@ class Door:
                 raise Encoded
 
     async def _read(self, receive: Receive) -> bytes:
-        body, more = await self._receive(receive)
-        if more:
-            gathered = bytearray(body)
-            while more and len(gathered) <= self._longest:
-                body, more = await self._receive(receive)
+        gathered: bytes | bytearray = b""
+        more = True
+        while more:
+            received = await receive()
+            if received["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body, more = received["body"], received["more_body"]
+            if gathered:
                 gathered += body
-            body = bytes(gathered)
-        if len(body) > self._longest:
-            raise TooLarge
-        return body
-
-    @staticmethod
-    async def _receive(receive: Receive) -> tuple[bytes, bool]:
-        received = await receive()
-        if received["type"] == "http.disconnect":
-            raise ClientDisconnect
-        return received["body"], received["more_body"]
+            else:  # nearly always there is but one piece, and nothing to put together
+                gathered = bytearray(body) if more else body
+            if len(gathered) > self._longest:
+                raise TooLarge
+        return bytes(gathered)
 
     async def _turn_away(self, send: Send, refusal: Refusal) -> None:
         """Answer without having read all, so the connection cannot be used again."""

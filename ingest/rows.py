@@ -23,9 +23,9 @@ INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_
 COUNT = "UPDATE seen SET receipts = receipts + 1 WHERE id = ?"
 # While a notice of an earlier repeat waits, it stands for this one too: it tells the number when it is offered.
 NOTE = KEEP.replace("INSERT INTO", "INSERT OR IGNORE INTO")
-# How many rows go into one statement. Between two of them the interpreter is handed over to the loop, and the wait to
-# get it back is longer than all the rest.
-LOTS = (64, 16, 4, 1)
+# Most rows of one statement. Between two of them the interpreter is handed over to the loop, and getting it back takes
+# longer than all the rest; but sqlite3 keeps the prepared form of each length, which takes memory.
+LOT = 64
 
 
 class Kept(NamedTuple):
@@ -93,12 +93,11 @@ def _known_before(connection: sqlite3.Connection, rows: Sequence[Row]) -> set[st
 
 
 def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
-    inserted = start = 0
-    for lot in LOTS:
-        while len(rows) - start >= lot:
-            values = list(chain.from_iterable(rows[start : start + lot]))
-            inserted += connection.execute(_for_lot(statement, lot, len(values) // lot), values).rowcount
-            start += lot
+    inserted = 0
+    for start in range(0, len(rows), LOT):
+        lot = rows[start : start + LOT]
+        values = list(chain.from_iterable(lot))
+        inserted += connection.execute(_for_lot(statement, len(lot), len(values) // len(lot)), values).rowcount
     return inserted
 
 
