@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -54,13 +54,15 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
 
 
 def _make(url: str, patience: timedelta) -> Engine:
+    # Errors tell statements without their values: these are bodies and user ids, and errors are logged.
+    make = partial(create_engine, url, json_serializer=to_json, hide_parameters=True)
     if make_url(url).get_backend_name() == "sqlite":
-        engine = create_engine(url, json_serializer=to_json, connect_args={"timeout": patience.total_seconds()})
+        engine = make(connect_args={"timeout": patience.total_seconds()})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     # The look-up of the hstore type would be one more round trip in every process.
-    engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, use_native_hstore=False)
+    engine = make(pool_pre_ping=True, use_native_hstore=False)
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 

@@ -30,6 +30,12 @@ def test_what_fails_leaves_nothing_behind(ledger):
         assert count(conn) == 0
 
 
+def test_an_error_does_not_repeat_what_was_to_be_written(ledger):
+    with pytest.raises(IntegrityError) as refused, ledger.begin() as conn:
+        conn.execute(sightings.insert(), {**ROW, "inbox": "what nobody may read", "receipts": None})
+    assert "what nobody may read" not in str(refused.value).partition("DETAIL")[0]
+
+
 def test_a_savepoint_takes_back_only_what_came_after_it(ledger):
     with ledger.begin() as conn:
         conn.execute(sightings.insert(), ROW)
