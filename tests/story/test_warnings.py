@@ -1,0 +1,142 @@
+"""Fee warnings from the socket to the driver, against everything that `webhooks dev` runs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest.settings import Settings
+
+COUNT = 60
+WEBHOOKS = (sys.executable, "-m", "workers.cli")
+
+
+@dataclass(frozen=True)
+class House:
+    """A running `dev`, and a second terminal in its folder."""
+
+    folder: Path
+    environment: dict[str, str]
+    running: subprocess.Popen
+
+    def run(self, *arguments: str) -> str:
+        ran = subprocess.run(
+            [*WEBHOOKS, *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=60,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def rows(self, *arguments: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.run(*arguments, "--json").splitlines()]
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert self.running.poll() is None, (self.folder / "dev.log").read_text()
+            assert time.monotonic() < deadline, (self.folder / "dev.log").read_text()
+            time.sleep(0.1)
+
+    def runs(self, session_id: str, handler: str) -> list[str]:
+        """The outcomes of a handler in the life of a session."""
+        (told,) = self.rows("session", session_id)
+        return [run["outcome"] for one in told["timeline"] for run in one["runs"] if run["handler"] == handler]
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("house")
+    ours = {name.upper() for name in Settings.model_fields}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    # A notice comes ten minutes before its fee: the reminder is sent some seconds after the warning.
+    environment |= {"REMIND_BEFORE": "594s", "DEFAULT_LOCALE": "de"}
+    with (folder / "dev.log").open("w") as log:
+        running = subprocess.Popen(
+            [*WEBHOOKS, "dev", "--port", str(four_free_ports())], env=environment, cwd=folder, stdout=log, stderr=log
+        )
+    house = House(folder, environment, running)
+    try:
+        house.wait_until(lambda: "Everything is up." in (folder / "dev.log").read_text())
+        yield house
+    finally:
+        running.send_signal(signal.SIGINT)
+        running.wait(timeout=60)
+
+
+def four_free_ports() -> int:
+    for port in range(29_000, 32_000, 10):
+        try:
+            for one in range(port, port + 4):
+                socket.create_server(("127.0.0.1", one)).close()
+        except OSError:
+            continue
+        return port
+    pytest.fail("no ports are free")
+
+
+def test_of_many_sessions_told_in_disorder_each_has_one_warning_and_one_reminder_in_time(house):
+    sent = house.run(
+        *("send", "--scenario", "fee-warning", "--session", "many", "--count", str(COUNT), "--seed", "7"),
+        *("--fault", "shuffle,dup,late"),
+    )
+    assert "known already" in sent
+
+    def pushes() -> list[dict[str, Any]]:
+        return [row for row in house.rows("pushes", "--limit", "1000") if row["session_id"].startswith("many")]
+
+    house.wait_until(lambda: sum(row["state"] == "sent" for row in pushes()) >= 2 * COUNT)
+
+    everybody = sorted(f"many-{number:02}" for number in range(1, COUNT + 1))
+    told = {"Blockiergebühr": [], "Letzte": []}
+    for push in pushes():
+        assert push["state"] == "sent"
+        assert datetime.fromisoformat(push["sent_at"]) < datetime.fromisoformat(push["expires_at"])
+        told[push["title"].split()[0]].append(push["session_id"])
+    assert {first_word: sorted(sessions) for first_word, sessions in told.items()} == {
+        "Blockiergebühr": everybody,
+        "Letzte": everybody,
+    }
+    (record,) = house.rows("session", "many-01")
+    assert (record["status"], record["fee_type"], record["anomalies"]) == ("STARTED", "BLOCKING", [])
+
+
+def test_a_session_that_ended_in_time_gets_no_warning(house):
+    for event in ("SESSION_STARTED", "SESSION_STOPPED"):
+        house.run("send", event, "--session", "ended", "--user", "driver")
+        house.wait_until(lambda: house.rows("deliveries", "--session", "ended", "--state", "settled"))
+    house.wait_until(lambda: house.rows("session", "ended")[0]["status"] == "STOPPED")
+    house.run("send", "SESSION_FEE_INCURRING", "--session", "ended")
+    house.wait_until(lambda: house.runs("ended", "warn_the_driver") == ["moot"])
+    assert house.runs("ended", "remind_the_driver") == ["moot"]
+    assert not [row for row in house.rows("pushes") if row["session_id"] == "ended"]
+    assert "moot: the session is over" in house.run("session", "ended")
+
+
+def test_a_session_that_ends_after_its_warning_is_not_reminded(house):
+    house.run("send", "--scenario", "fee-warning", "--session", "warned")
+    house.run("send", "SESSION_STOPPED", "--session", "warned")
+    house.wait_until(lambda: house.runs("warned", "remind_the_driver") == ["moot"])
+    assert not [row for row in house.rows("pushes") if row["session_id"] == "warned" and "Erinnerung" in row["title"]]
+
+
+def test_a_warning_whose_driver_nobody_names_waits_until_the_fee_starts_and_says_so(house):
+    at = datetime.now(UTC) - timedelta(minutes=10) + timedelta(seconds=6)
+    house.run("send", "SESSION_FEE_INCURRING", "--session", "nobody", "--at", at.isoformat())
+    house.wait_until(lambda: house.rows("deliveries", "--session", "nobody", "--state", "retrying"))
+    house.wait_until(lambda: house.runs("nobody", "warn_the_driver") == ["moot"])
+    assert "moot: no event of the session has named its driver" in house.run("session", "nobody")
