@@ -47,13 +47,14 @@ class Clock:
         senders = Senders(self._equipment)
         senders.start()
         try:
-            self._tick_until(stop, tick)
+            self._tick_until(stop, tick, senders)
         finally:
             senders.stop()
 
-    def _tick_until(self, stop: threading.Event, tick: timedelta) -> None:
+    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: Senders) -> None:
         away: str | None = None
         while not stop.wait(tick.total_seconds()):
+            senders.check()
             try:
                 self.tick()
             except (QueueUnavailable, LedgerUnavailable) as failure:

@@ -200,6 +200,12 @@ class Senders:
         for thread in self._threads:
             thread.start()
 
+    def check(self) -> None:
+        """Raise RuntimeError if a thread has ended by itself: whoever looks after the clock starts it anew."""
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        if dead:
+            raise RuntimeError(f"the thread {dead[0]} has died")
+
     def stop(self) -> None:
         """Claim nothing any more, and wait for the answers to what was sent."""
         self._stop.set()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from starlette.responses import Response
 
 from handlers import Device
@@ -307,6 +308,16 @@ def test_a_clock_that_ends_waits_for_the_answers(house, provider, until):
     provider.works.set()
     stopping.join()
     assert home.states() == ["sent"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_clock_does_not_outlive_a_sender(house, monkeypatch):
+    def broken(_sender):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(Sender, "_take", broken)
+    with pytest.raises(RuntimeError, match="pushes-http"):
+        Clock(house().equipment).run(threading.Event(), tick=timedelta(milliseconds=50))
 
 
 def test_a_refusal_for_a_while_can_say_for_how_long(house):

@@ -1,0 +1,195 @@
+"""A channel as a plugin author writes it: one file beside the .env, named in HANDLER_MODULES and in PUSH."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from handlers import channel, devices
+from handlers.kit.channel import offers_of
+from ingest.errors import SettingsError
+from ingest.settings import load_settings
+from workers.loader import PluginError, load_plugins
+from workers.push.channels import open_channels
+from workers.sending import send_due
+
+WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
+
+SMS = '''
+"""Tell drivers by SMS, through the service we have a contract with."""
+
+import os
+
+import httpx
+
+from handlers import Device, OutgoingPush, PushFailed, Unregistered, channel, devices
+
+
+@devices
+def from_our_own_registry(user_id: str) -> list[Device]:
+    """Look the driver's number up."""
+    return [Device(f"+49-{user_id}")]
+
+
+@channel("sms", to_devices=True)
+def by_sms(push: OutgoingPush) -> None:
+    """Send one SMS."""
+    answer = httpx.post(
+        os.environ["SMS_URL"],
+        json={"to": push.device.token, "text": f"{push.title} {push.body}", "reference": push.id},
+        timeout=push.timeout.total_seconds(),
+    )
+    if answer.status_code == 410:
+        raise Unregistered
+    if answer.status_code != 202:
+        raise PushFailed(f"the SMS service answered {answer.status_code}")
+'''
+
+ASYNC = '''
+"""Write pushes down, asynchronously."""
+
+import asyncio
+
+from handlers import OutgoingPush, channel
+
+taken: list[str] = []
+
+
+@channel("paper")
+async def on_paper(push: OutgoingPush) -> None:
+    """Write it down, unless it is too long."""
+    await asyncio.sleep(60 if push.title == "long" else 0)
+    taken.append(push.title)
+'''
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a plugin into the folder that a process is started in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(name: str, text: str) -> str:
+        (tmp_path / f"{name}.py").write_text(text.lstrip())
+        return name
+
+    return write
+
+
+@pytest.fixture
+def sms(write, provider, monkeypatch):
+    """Write the plugin, and let it know its service."""
+    monkeypatch.setenv("SMS_URL", f"{provider.url}/sms")
+    return lambda name: write(name, SMS)
+
+
+def environment(home, **more: str) -> dict[str, str]:
+    settings = home.equipment.settings
+    kwargs = home.equipment.connection.connection_pool.connection_kwargs
+    return {
+        **os.environ,
+        "DATA_DIR": str(settings.data_dir),
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": f"redis://{kwargs['host']}:{kwargs['port']}",
+        "PUSH": ",".join(settings.push),
+        **more,
+    }
+
+
+def test_a_channel_in_one_file_sends_what_the_clock_finds(house, provider, sms, tmp_path, until):
+    plugins = load_plugins(load_settings(handler_modules=sms("sms_by_contract")))
+    home = house(plugins, push="sms")
+    for number in range(5):
+        home.push(number)
+    clock = subprocess.Popen(
+        [WEBHOOKS, "clock"], env=environment(home, HANDLER_MODULES="sms_by_contract"), cwd=tmp_path
+    )
+    until(lambda: home.states() == ["sent"] * 5)
+    clock.terminate()
+    assert clock.wait() == 0
+    assert {body["to"] for body in provider.bodies} == {"+49-driver-1"}
+    assert {body["reference"] for body in provider.bodies} == {row.id for row in home.rows()}
+
+
+def test_a_clock_that_is_killed_while_it_sends_loses_no_push(house, provider, sms, tmp_path, until):
+    plugins = load_plugins(load_settings(handler_modules=sms("sms_again")))
+    home = house(plugins, push="sms")
+    provider.works.clear()
+    push_id = home.push()
+    start = environment(home, HANDLER_MODULES="sms_again", PUSH_TIMEOUT="1s")
+    first = subprocess.Popen([WEBHOOKS, "clock"], env=start, cwd=tmp_path)
+    until(lambda: provider.bodies)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    provider.works.set()
+    second = subprocess.Popen([WEBHOOKS, "clock"], env=start, cwd=tmp_path)
+    until(lambda: home.states() == ["sent"])
+    second.terminate()
+    second.wait()
+    assert [body["reference"] for body in provider.bodies] == [push_id, push_id]
+
+
+def test_an_asynchronous_channel_is_cancelled_when_its_time_is_over(house, write):
+    plugins = load_plugins(load_settings(handler_modules=write("on_paper", ASYNC)))
+    home = house(plugins, push="paper", push_timeout="200ms", retry_first="1m")
+    home.push(1)
+    home.push(2, title="long")
+    assert send_due(home.equipment) == 1
+    assert sys.modules["on_paper"].taken == ["Fee"]
+    assert home.states() == ["sent", "waiting"]
+
+
+def test_a_channel_that_nobody_offers_is_named_at_the_start_with_those_that_there_are(write):
+    plugins = load_plugins(load_settings(handler_modules=write("sms_offered", SMS)))
+    with pytest.raises(SettingsError, match="log, http, fcm, sms"):
+        open_channels(load_settings(push="pigeon"), plugins.channels)
+
+
+def test_two_channels_of_one_name_are_refused_with_both_files(write):
+    write("sms_one", SMS.replace("@devices", ""))
+    write("sms_two", SMS.replace("@devices", ""))
+    with pytest.raises(PluginError, match=r"sms_one\.py.+sms_two\.py.+sms"):
+        load_plugins(load_settings(handler_modules="sms_one,sms_two"))
+
+
+def test_two_registries_are_refused_with_both_files(write):
+    write("sms_three", SMS)
+    write("sms_four", SMS.replace('"sms"', '"text"'))
+    with pytest.raises(PluginError, match=r"sms_three\.py.+sms_four\.py.+@devices"):
+        load_plugins(load_settings(handler_modules="sms_three,sms_four"))
+
+
+def test_a_channel_cannot_take_the_name_of_ours(write):
+    plugins = load_plugins(load_settings(handler_modules=write("not_fcm", SMS.replace('"sms"', '"fcm"'))))
+    with pytest.raises(SettingsError, match=r"not_fcm\.py.+fcm"):
+        open_channels(load_settings(push="log"), plugins.channels)
+
+
+def test_a_mark_leaves_the_function_as_it_is_and_is_used_rightly():
+    def send(push):
+        return push
+
+    assert channel("own")(send) is send
+    assert send("x") == "x"
+    with pytest.raises(TypeError, match="twice"):
+        devices(send)
+    with pytest.raises(TypeError, match="name a channel"):
+        channel("Not a name")
+    with pytest.raises(TypeError, match="above a function"):
+        channel("own")(int)
+
+    async def look_up(_user_id):
+        return []
+
+    with pytest.raises(TypeError, match="plain function"):
+        devices(look_up)
+
+
+def test_what_a_plugin_only_imports_it_does_not_offer(write):
+    plugins = load_plugins(load_settings(handler_modules=write("sms_lent", SMS)))
+    write("borrower", "from sms_lent import by_sms, from_our_own_registry\n")
+    assert load_plugins(load_settings(handler_modules="sms_lent,borrower")).channels == plugins.channels
+    assert [type(each).__name__ for each in offers_of(sys.modules["sms_lent"])] == ["OfferedDevices", "OfferedChannel"]
