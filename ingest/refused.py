@@ -52,13 +52,11 @@ class Quarantined:
     def verified(self, keys: Keys, *, signature_required: bool) -> Envelope:
         """Open it with these keys, as received when it was. Raise NotAuthentic if it still proves nothing."""
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
-        match self.authorization:
-            case Authorization.NOT_ASKED:
-                keys, signature_required = replace(keys, authorizations=()), True
-            case Authorization.RIGHT:
-                headers += [(AUTHORIZATION, value) for value in keys.authorizations[:1]]
-            case Authorization.FAILED:
-                pass  # the header stays away: no entry while one is asked for
+        if self.authorization is Authorization.NOT_ASKED:
+            keys, signature_required = replace(keys, authorizations=()), True
+        elif self.authorization is Authorization.RIGHT:
+            headers += [(AUTHORIZATION, value) for value in keys.authorizations[:1]]
+        # And if it failed the header stays away: no entry while one is asked for.
         return open_envelope(
             self.kind,
             headers,

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -69,10 +70,13 @@ def row_of(envelope: Envelope) -> Row:
 
 def keep_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]:
     """Write rows inside the caller's transaction, in their order; of those known already, that they came again."""
-    if _insert(connection, REMEMBER, [(row.id, row.received_at) for row in rows]) == len(rows):
+    now = time.time()
+    if _insert(connection, REMEMBER, [(row.id, now) for row in rows]) == len(rows):
         _insert(connection, KEEP, rows)
         return [Kept(row.id, duplicate=False) for row in rows]
-    known = _known_before(connection, rows)
+    # What was remembered just now bears this moment, which no other transaction has: they take turns.
+    found = connection.execute(FIRST_SEEN, (json.dumps([row.id for row in rows]),))
+    known = {delivery_id for delivery_id, first_at in found if first_at != now}
     kept: list[Kept] = []
     for row in rows:
         if row.id in known:
@@ -83,13 +87,6 @@ def keep_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]
         kept.append(Kept(row.id, row.id in known))
         known.add(row.id)
     return kept
-
-
-def _known_before(connection: sqlite3.Connection, rows: Sequence[Row]) -> set[str]:
-    """Tell which rows were known before they were remembered just now: by another time than their own."""
-    own = {row.id: row.received_at for row in reversed(rows)}
-    found = connection.execute(FIRST_SEEN, (json.dumps(list(own)),))
-    return {delivery_id for delivery_id, first_at in found if first_at != own[delivery_id]}
 
 
 def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> int:

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
 from ingest.app import create_app
 from ingest.errors import SettingsError
@@ -32,8 +33,22 @@ def serve(settings: Settings) -> None:
     settings.require_signing()
     _require_writable(settings)
     listening = _listen(settings.host, settings.port)
-    config = uvicorn.Config(
-        create_app(settings),
+    config = configured(create_app(settings))
+    # What is here now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    host, port = listening.getsockname()[:2]
+    log.info("door.opened", host=host, port=port)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def configured(app: Starlette) -> uvicorn.Config:
+    """Configure the server that the application runs on."""
+    return uvicorn.Config(
+        app,
         loop="uvloop",
         http=DoorProtocol,
         ws="none",
@@ -46,15 +61,6 @@ def serve(settings: Settings) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    # What is here now stays: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    host, port = listening.getsockname()[:2]
-    log.info("door.opened", host=host, port=port)
-    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

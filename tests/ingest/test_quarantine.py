@@ -1,0 +1,239 @@
+import itertools
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from ingest import quarantine as room
+from ingest.envelope import Kind
+from ingest.errors import InboxUnavailable, NotAuthentic
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.keyring import Keys
+from ingest.metrics import Metrics
+from ingest.quarantine import Intake, Quarantine
+from ingest.refused import lay_down
+from ingest.settings import load_settings
+from ingest.signature import SIGNATURE_HEADER, sign
+
+KEY = b"the key that was missing"
+NUMBERS = itertools.count()
+
+
+def refused(body=None, key=KEY):
+    body = body or b"%d" % next(NUMBERS)
+    headers = [(SIGNATURE_HEADER.encode(), sign(body, key).encode())]
+    return lay_down(Kind.EVENTS, headers, body, NotAuthentic("wrong"), Keys(current=b"the-current-key"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / FILE_NAME
+
+
+@pytest.fixture
+def quarantine(path, settings):
+    return Quarantine(path, settings)
+
+
+def bounded(path, **bounds):
+    return Quarantine(path, load_settings(data_dir=path.parent, **bounds))
+
+
+def bodies(quarantine):
+    return [request.body for request in quarantine.list()]
+
+
+def inbox(path):
+    file = open_inbox_file(path)
+    rows = file.execute("SELECT body, received_at, signed_with FROM deliveries ORDER BY seq").fetchall()
+    file.close()
+    return [tuple(row) for row in rows]
+
+
+def test_what_was_refused_is_listed_in_the_order_of_arrival(quarantine):
+    requests = [refused() for _ in range(3)]
+    quarantine.add(requests[:1])
+    quarantine.add(requests[1:])
+
+    found = quarantine.list()
+    assert [request.body for request in found] == [request.body for request in requests]
+    assert [request.seq for request in found] == [1, 2, 3]
+    assert found[0].headers == requests[0].headers
+    assert abs(found[0].received_at - requests[0].received_at) < timedelta(milliseconds=1)
+
+
+def test_a_list_may_begin_at_a_time(quarantine):
+    quarantine.add([refused()])
+
+    assert len(quarantine.list(datetime.now(UTC) - timedelta(minutes=1))) == 1
+    assert quarantine.list(datetime.now(UTC) + timedelta(minutes=1)) == []
+
+
+def test_the_newest_are_kept_and_the_others_counted(path):
+    quarantine = bounded(path, quarantine_count=3)
+    for number in range(5):
+        quarantine.add([refused(b"%d" % number)])
+    assert quarantine.add([refused(b"%d" % number) for number in range(5, 10)], dropped=100) == 105
+
+    assert bodies(quarantine) == [b"7", b"8", b"9"]
+    assert quarantine.dropped() == 107
+
+
+def test_bytes_are_bounded_too_and_what_is_too_large_alone_goes_alone(path):
+    quarantine = bounded(path, quarantine_bytes=100)
+    quarantine.add([refused(b"a" * 40), refused(b"b" * 40), refused(b"c" * 40)])
+    assert [body[:1] for body in bodies(quarantine)] == [b"b", b"c"]
+
+    quarantine.add([refused(b"d" * 101)])
+    assert bodies(quarantine) == []
+
+
+def test_what_is_too_old_goes(path, quarantine):
+    quarantine.add([refused()])
+    assert bounded(path, quarantine_age=timedelta(microseconds=1)).add([]) == 1
+
+    assert bodies(quarantine) == []
+    assert quarantine.dropped() == 1
+
+
+def test_nothing_was_dropped_of_nothing(quarantine):
+    assert quarantine.add([]) == 0
+    assert quarantine.dropped() == 0
+    assert quarantine.list() == []
+
+
+def test_what_passes_todays_keys_is_let_in_as_received_and_the_rest_stays(path, quarantine):
+    good, bad, better = refused(b"good"), refused(b"bad", b"nobody's key"), refused(b"better")
+    quarantine.add([good, bad, better])
+
+    assert [each.kept for each in quarantine.reverify(Keys(current=b"the-current-key"))] == [None] * 3
+    outcomes = list(quarantine.reverify(Keys(current=b"the-current-key", next=KEY)))
+
+    assert [(each.request.body, each.kept and each.kept.duplicate, each.reason) for each in outcomes] == [
+        (b"good", False, None),
+        (b"bad", None, "The signature was made with neither key."),
+        (b"better", False, None),
+    ]
+    assert bodies(quarantine) == [b"bad"]
+    assert inbox(path) == [
+        (b"good", pytest.approx(good.received_at.timestamp()), "next"),
+        (b"better", pytest.approx(better.received_at.timestamp()), "next"),
+    ]
+
+
+def test_what_came_in_by_another_way_is_a_repeat(path, quarantine):
+    quarantine.add([refused(b"twice"), refused(b"twice")])
+
+    outcomes = list(quarantine.reverify(Keys(current=KEY)))
+
+    assert [each.kept.duplicate for each in outcomes] == [False, True]
+    assert bodies(quarantine) == []
+
+
+def test_two_people_may_reverify_at_once(path, quarantine):
+    quarantine.add([refused(b"1"), refused(b"2"), refused(b"3")])
+    one, other = quarantine.reverify(Keys(current=KEY)), quarantine.reverify(Keys(current=KEY))
+    outcomes = [next(one), next(other), *one, *other]
+
+    assert sorted(each.kept.duplicate for each in outcomes) == [False, False, False, True, True]
+    assert [body for body, *_ in inbox(path) if body is not None] == [b"1", b"2", b"3"]
+
+
+def test_a_crash_while_letting_in_leaves_the_request_where_it_was(path, quarantine, monkeypatch):
+    quarantine.add([refused(b"1")])
+    keeps = room.keep_rows
+
+    def crashes(file, rows):
+        keeps(file, rows)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(room, "keep_rows", crashes)
+    with pytest.raises(InboxUnavailable, match="disk I/O error"):
+        list(quarantine.reverify(Keys(current=KEY)))
+
+    assert bodies(quarantine) == [b"1"]
+    assert inbox(path) == []
+
+
+@pytest.fixture
+def intake(quarantine, monkeypatch):
+    """The way into quarantine, which writes as often as a test wants."""
+    monkeypatch.setattr(room, "PAUSE", timedelta(milliseconds=5))
+    metrics = Metrics()
+    opened = Intake(quarantine, metrics)
+    opened.metrics = metrics
+    yield opened
+    opened.close()
+
+
+def test_what_is_put_in_is_soon_there_and_said_once_for_all(intake, quarantine, eventually):
+    with capture_logs() as logs:
+        for _ in range(3):
+            intake.put(refused())
+        intake.start()
+        eventually(lambda: len(quarantine.list()) == 3)
+        intake.put(refused())
+        eventually(lambda: len(quarantine.list()) == 4)
+        intake.close()
+
+    assert [(line["event"], line["count"], line["reasons"]) for line in logs] == [
+        ("requests.quarantined", 3, {"wrong": 3}),
+        ("requests.quarantined", 1, {"wrong": 1}),
+    ]
+    assert b"webhooks_quarantine_entered_total 4.0" in intake.metrics.text({})
+
+
+def test_what_waits_is_written_at_the_end(intake, quarantine):
+    intake.start()
+    intake.put(refused(b"last"))
+    intake.close()
+
+    assert bodies(quarantine) == [b"last"]
+
+
+@pytest.mark.parametrize(("bound", "value"), [("LONGEST_QUEUE", 10), ("LARGEST_QUEUE", 40)])
+def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantine, monkeypatch, bound, value):
+    monkeypatch.setattr(room, bound, value)
+    for number in range(1000, 1100):
+        intake.put(refused(b"%d" % number))
+    intake.start()
+    intake.close()
+
+    assert bodies(quarantine) == [b"%d" % number for number in range(1090, 1100)]
+    assert quarantine.dropped() == 90
+    assert b"webhooks_quarantine_dropped_total 90.0" in intake.metrics.text({})
+
+
+def test_what_is_larger_than_the_queue_may_still_pass_it_alone(intake, quarantine, monkeypatch):
+    monkeypatch.setattr(room, "LARGEST_QUEUE", 10)
+    intake.put(refused(b"x" * 20))
+    intake.start()
+    intake.close()
+
+    assert len(bodies(quarantine)) == 1
+
+
+def test_what_cannot_be_written_waits_until_it_can(intake, quarantine, monkeypatch, eventually):
+    adds, failures = quarantine.add, []
+
+    def fails(_requests, *, dropped):
+        failures.append(dropped)
+        raise InboxUnavailable("no room")
+
+    monkeypatch.setattr(quarantine, "add", fails)
+    with capture_logs() as logs:
+        intake.start()
+        intake.put(refused(b"1"))
+        eventually(lambda: len(failures) > 2)
+        intake.put(refused(b"2"))
+        monkeypatch.setattr(quarantine, "add", adds)
+        eventually(lambda: len(quarantine.list()) == 2)
+
+    assert bodies(quarantine) == [b"1", b"2"]
+    assert [line["event"] for line in logs if line["event"] == "quarantine.failed"] == ["quarantine.failed"]
+    assert quarantine.dropped() == 0
+
+
+def test_a_way_that_was_never_opened_can_be_closed(intake):
+    intake.close()

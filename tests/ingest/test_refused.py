@@ -1,0 +1,93 @@
+import dataclasses
+
+import pytest
+
+from ingest.envelope import Kind
+from ingest.errors import NotAuthentic
+from ingest.keyring import Keys
+from ingest.refused import Authorization, from_row, lay_down
+from ingest.signature import SIGNATURE_HEADER, sign
+
+BODY = b'{"event": "SESSION_STARTED"}'
+KEY, TOKEN = b"the-key", b"Bearer the-token"
+SIGNED = (SIGNATURE_HEADER.encode(), sign(BODY, KEY).encode())
+AUTHORIZED = (b"authorization", TOKEN)
+
+
+def refused(headers, keys):
+    return lay_down(Kind.EVENTS, headers, BODY, NotAuthentic("for a reason"), keys)
+
+
+def test_a_request_is_laid_down_with_what_is_needed_to_verify_it_again():
+    request = refused([(b"host", b"x"), SIGNED, SIGNED, (b"user-agent", b"u" * 900)], Keys())
+
+    assert request.reason == "for a reason"
+    assert request.body == BODY
+    assert [name for name, _ in request.headers] == [SIGNATURE_HEADER, SIGNATURE_HEADER, "user-agent"]
+    assert len(request.headers[-1][1]) == 500
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([AUTHORIZED], Authorization.RIGHT),
+        ([(b"authorization", b"Bearer another")], Authorization.FAILED),
+        ([AUTHORIZED, AUTHORIZED], Authorization.FAILED),
+        ([], Authorization.FAILED),
+    ],
+)
+def test_of_an_authorization_header_only_its_fate_is_kept(headers, expected):
+    request = refused([SIGNED, *headers], Keys(authorizations=(TOKEN,)))
+
+    assert request.authorization is expected
+    assert "Bearer" not in request.headers_text
+    assert "Bearer" not in repr(request)
+
+
+def test_bytes_of_all_kinds_in_a_header_survive_the_way_into_a_row_and_back():
+    request = refused([(SIGNATURE_HEADER.encode(), bytes(range(128, 256)))], Keys())
+    row = (0, "events", request.received_at.timestamp(), request.reason, request.headers_text, BODY)
+
+    assert dataclasses.replace(from_row(row), received_at=request.received_at) == request
+
+
+@pytest.mark.parametrize(
+    ("then", "today", "signature_required", "signed_with"),
+    [
+        # What a key that was wrong costs, the right one mends.
+        ([SIGNED], Keys(current=KEY), True, "current"),
+        ([SIGNED], Keys(next=KEY), True, "next"),
+        ([SIGNED], Keys(current=b"still wrong"), True, None),
+        ([], Keys(current=KEY), True, None),
+        ([SIGNED, SIGNED], Keys(current=KEY), True, None),
+        # An authorization that was right on arrival counts; whatever the value is today.
+        ([SIGNED, AUTHORIZED], Keys(current=KEY, authorizations=(b"a new one",)), True, "current"),
+        ([SIGNED, AUTHORIZED], Keys(current=KEY), True, "current"),
+        ([AUTHORIZED], Keys(authorizations=(TOKEN,)), False, "authorization"),
+        # One that failed then does as long as one is asked for.
+        ([SIGNED, (b"authorization", b"wrong")], Keys(current=KEY, authorizations=(TOKEN,)), True, None),
+        ([SIGNED, (b"authorization", b"wrong")], Keys(current=KEY), True, "current"),
+    ],
+)
+def test_what_was_refused_while_an_authorization_was_asked_for(then, today, signature_required, signed_with):
+    request = refused(then, Keys(current=b"wrong", authorizations=(TOKEN,)))
+
+    assert opened(request, today, signature_required=signature_required) == signed_with
+
+
+def test_what_was_never_asked_for_an_authorization_has_to_be_signed():
+    """Or the door would open to whatever had come before the setting changed."""
+    unsigned, signed = refused([AUTHORIZED], Keys(current=b"wrong")), refused([SIGNED], Keys(current=b"wrong"))
+
+    assert opened(unsigned, Keys(authorizations=(TOKEN,)), signature_required=False) is None
+    assert opened(signed, Keys(current=KEY, authorizations=(TOKEN,)), signature_required=False) == "current"
+
+
+def opened(request, keys, *, signature_required):
+    try:
+        envelope = request.verified(keys, signature_required=signature_required)
+    except NotAuthentic:
+        return None
+    assert envelope.received_at == request.received_at
+    assert envelope.body == BODY
+    return envelope.signed_with

@@ -1,0 +1,140 @@
+import sqlite3
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.envelope import Envelope, Kind
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.rows import LOT, Row, keep_rows, row_of
+
+STARTED = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "L60XMxWy0oP", "timestamp": "2025-06-12T10:56:51Z"}}'
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def file(tmp_path):
+    connection = open_inbox_file(tmp_path / FILE_NAME)
+    yield connection
+    connection.close()
+
+
+def row(number, at=1.0):
+    return Row(f"{number:032x}", "events", "sessions", "SESSION_STARTED", None, at, "current", None, "{}", b"{}")
+
+
+def keep(file, *rows):
+    file.execute("BEGIN IMMEDIATE")
+    kept = keep_rows(file, rows)
+    file.execute("COMMIT")
+    return [one.duplicate for one in kept]
+
+
+def count(file, where="TRUE"):
+    return file.execute(f"SELECT count(*) FROM deliveries WHERE {where}").fetchone()[0]
+
+
+def receipts(file):
+    return dict(file.execute("SELECT id, receipts FROM seen").fetchall())
+
+
+def test_a_row_says_what_the_envelope_and_its_body_say():
+    signed_at = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
+    envelope = Envelope(Kind.EVENTS, STARTED, AT, "next", signed_at, {"content-type": "application/json"})
+
+    assert row_of(envelope) == Row(
+        id=envelope.id,
+        kind="events",
+        queue="sessions",
+        event="SESSION_STARTED",
+        session_id="L60XMxWy0oP",
+        received_at=AT.timestamp(),
+        signed_with="next",
+        signed_at=signed_at.timestamp(),
+        headers='{"content-type":"application/json"}',
+        body=STARTED,
+    )
+
+
+def test_a_body_that_says_nothing_makes_a_row_all_the_same():
+    made = row_of(Envelope(Kind.EVENTS, b"\xff\x00", AT, "current", None, {"user-agent": "\N{SNOWMAN}"}))
+
+    assert (made.queue, made.event, made.session_id, made.signed_at) == ("other", None, None, None)
+
+
+def test_rows_are_kept_in_the_order_of_arrival(file):
+    keep(file, row(3), row(1))
+    keep(file, row(2))
+
+    found = [int(id_, 16) for (id_,) in file.execute("SELECT id FROM deliveries ORDER BY seq")]
+    assert found == [3, 1, 2]
+
+
+def test_nothing_is_kept_of_nothing(file):
+    assert keep(file) == []
+
+
+@pytest.mark.parametrize("number", [1, LOT - 1, LOT, LOT + 1, 3 * LOT + 7])
+def test_a_group_of_any_size_is_kept_whole(file, number):
+    assert keep(file, *map(row, range(number))) == [False] * number
+    assert count(file) == number
+    assert set(receipts(file).values()) == {1}
+
+
+def test_a_repeat_is_told_and_counted_and_noticed_once_while_nobody_has_taken_the_notice(file):
+    assert keep(file, row(1)) == [False]
+    assert keep(file, row(1, at=2.0)) == [True]
+    assert keep(file, row(1, at=3.0), row(1, at=4.0)) == [True, True]
+
+    assert receipts(file) == {f"{1:032x}": 4}
+    assert count(file) == 2
+    assert count(file, "body IS NULL AND queue = 'other' AND headers = '{}' AND received_at = 2.0") == 1
+
+
+def test_another_notice_follows_one_that_is_on_its_way(file):
+    keep(file, row(1), row(1, at=2.0))
+    file.execute("UPDATE deliveries SET batch = 'b'")
+    keep(file, row(1, at=3.0))
+
+    assert count(file, "body IS NULL") == 2
+
+
+def test_a_delivery_that_is_settled_is_still_known(file):
+    keep(file, row(1))
+    file.execute("DELETE FROM deliveries")
+
+    assert keep(file, row(1, at=2.0)) == [True]
+    assert count(file, "body IS NOT NULL") == 0
+
+
+def test_a_group_with_repeats_keeps_what_is_new_in_it(file):
+    keep(file, row(1))
+
+    assert keep(file, row(2), row(1, at=2.0), row(2, at=3.0), row(3)) == [False, True, True, False]
+    assert count(file, "body IS NOT NULL") == 3
+
+
+@given(groups=st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=6))
+def test_however_receipts_are_grouped_the_first_is_kept_and_the_others_are_repeats(groups):
+    file = open_inbox_file_in_memory()
+    known: Counter[int] = Counter()
+    at = 0.0
+    for group in groups:
+        rows, expected = [], []
+        for number in group:
+            at += 1
+            rows.append(row(number, at))
+            expected.append(known[number] > 0)
+            known[number] += 1
+        assert keep(file, *rows) == expected
+    assert receipts(file) == {f"{number:032x}": times for number, times in known.items()}
+    assert count(file, "body IS NOT NULL") == len(known)
+    assert count(file, "body IS NULL") == sum(times > 1 for times in known.values())
+    file.close()
+
+
+def open_inbox_file_in_memory() -> sqlite3.Connection:
+    return open_inbox_file(Path(":memory:"))
