@@ -6,6 +6,9 @@ Stock `rq worker -c workers.bench.rivals` imports this room before it forks, and
 import os
 from datetime import UTC, datetime
 
+import psycopg  # noqa: F401 - SQLAlchemy imports it when a job makes its engine; a preloaded worker has it already
+import sqlalchemy.dialects.postgresql.psycopg
+import sqlalchemy.dialects.sqlite  # noqa: F401 - as above
 from redis import Redis
 from rq import Queue
 from starlette.applications import Starlette

@@ -5,7 +5,7 @@ rival is given fewer events, and only from the first to the last one is its time
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -65,6 +65,11 @@ def work(runs: int, events: int, rival_events: int, server: str | None, progress
     )
 
 
+def fill(settings: Settings, told: Iterable[bytes]) -> None:
+    """Put events into the inbox as the door does, which must not be open."""
+    asyncio.run(_fill(settings, told))
+
+
 @contextmanager
 def stage_on(kind: str, server: str | None) -> Iterator[Stage]:
     """Set a stage on a new database of that kind."""
@@ -79,7 +84,7 @@ def stage_on(kind: str, server: str | None) -> Iterator[Stage]:
 def _measure(stage: Stage, events: int, row: Row) -> None:
     stage.valkey(fsync="everysec")
     settings = stage.settings()
-    asyncio.run(_fill(settings, events))
+    fill(settings, bodies("work", events))
     worker = stage.work()
     relay = Relay(settings.data_dir / FILE_NAME, settings)
     ledger = open_ledger(settings.database_url)
@@ -101,11 +106,11 @@ def _measure(stage: Stage, events: int, row: Row) -> None:
         ledger.dispose()
 
 
-async def _fill(settings: Settings, events: int) -> None:
+async def _fill(settings: Settings, told: Iterable[bytes]) -> None:
     inbox = Inbox(settings.data_dir / FILE_NAME, settings)
     inbox.start()
     waiting = []
-    for body in bodies("work", events):
+    for body in told:
         waiting.append(inbox.keep(Envelope(Kind.EVENTS, body, datetime.now(UTC), Match.CURRENT, None, {})))
         if len(waiting) == KEPT_AT_ONCE:
             await asyncio.gather(*waiting)
