@@ -12,7 +12,7 @@ WebhooksError
 ├── SettingsError        a setting is missing or wrong
 ├── PluginError          a plugin cannot be loaded (workers.loader)
 └── PushFailed           a channel could not hand a push on (handlers.kit.channel)
-    └── Unregistered     because the device is gone
+    └── Unregistered     because the device is gone (handlers.kit.channel)
 """
 
 from http import HTTPStatus

@@ -134,7 +134,7 @@ def test_a_clock_that_is_killed_while_it_sends_loses_no_push(house, provider, sm
 
 def test_an_asynchronous_channel_is_cancelled_when_its_time_is_over(house, write):
     plugins = load_plugins(load_settings(handler_modules=write("on_paper", ASYNC)))
-    home = house(plugins, push="paper", push_timeout="200ms", retry_first="1m")
+    home = house(plugins, push="paper", push_timeout="1s", retry_first="1m")
     home.push(1)
     home.push(2, title="long")
     assert send_due(home.equipment) == 1
