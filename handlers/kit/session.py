@@ -115,7 +115,7 @@ class Session:
     @property
     def sources(self) -> frozenset[str]:
         """Who has told any of the facts."""
-        said = [fact.source for fact in (*self.users.values(), *self.fees.values())]
+        said = [*(naming.source for naming in self.users.values()), *(notice.source for notice in self.fees.values())]
         return frozenset(said).union(*(moment.sources for moment in self.statuses.values()))
 
     @property
