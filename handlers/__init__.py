@@ -25,11 +25,17 @@ Where it lies: here, as a file of its own; or in a package of yours that names i
 
 `@on(SessionStarted, SessionStopped, ...)` names the events, classes of `ingest.events`; a class stands for its
 subclasses too, so `SessionEvent` is every session event and `UnknownEvent` what Plugsurfing has made up since. Such a
-function may be `async`. Its runs share the job of their batch; `queue="urgent"` gives each a job of its own.
+function may be `async`. Its runs share the job of their batch; `queue="urgent"` gives each a job of its own there,
+unless the batch itself has come on that queue. `when=lambda settings: ...` is for a handler that only some settings
+ask for.
 
 It runs at least once, with no transaction open. What it writes through `ctx` - `ctx.push(...)` to a driver,
 `ctx.write(statement)` to the database - takes effect exactly once, together with its outcome, when it returns.
 `ctx.session(id)` and `ctx.read(statement)` read; `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery` tell the rest.
+
+`ctx.words(WORDING, user_id, ...)` says something in the driver's language and on their clock, from templates that a
+team may replace: see `handlers.kit.words`. `ctx.settings` are the house's; a plugin with settings of its own reads them
+in a `pydantic_settings.BaseSettings` when it is imported, so that a wrong one is found at start.
 
 It returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
 `Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Anything else is tried

@@ -70,7 +70,7 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
     """
     readings = [Reading.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
     records, told = fold(equipment, [Task(*pair) for pair in _pairs(readings, equipment.plugins.records_for)])
-    inline, apart = _plan([Task(*pair) for pair in _pairs(readings, equipment.plugins.handlers_for)], solo=batch.solo)
+    inline, apart = _plan([Task(*pair) for pair in _pairs(readings, equipment.plugins.handlers_for)], batch)
     taken = {result.delivery_id for result in records} | {task.delivery.id for task in inline + apart}
     first = [*records, *map(_waiting, apart), *(_ignored(each) for each in readings if each.is_ignored(taken))]
 
@@ -201,15 +201,17 @@ def _pairs(
                 yield subscription, reading.event, reading.delivery
 
 
-def _plan(tasks: Iterable[Task], *, solo: bool) -> tuple[list[Task], list[Task]]:
+def _plan(tasks: Iterable[Task], batch: Batch) -> tuple[list[Task], list[Task]]:
     """Part the runs to be made in the batch's own job from those with a job of their own.
 
-    A delivery that workers died of gets a job for each of its runs, so that only the run to blame dies for good.
+    A run that wants the queue on which its batch has come is there already. A delivery that workers died of gets a job
+    for each of its runs, so that only the run to blame dies for good.
     """
     inline: list[Task] = []
     apart: list[Task] = []
     for task in tasks:
-        (apart if solo or task.subscription.queue else inline).append(task)
+        is_here = not batch.solo and task.subscription.queue in {None, batch.queue}
+        (inline if is_here else apart).append(task)
     return inline, apart
 
 

@@ -24,7 +24,7 @@ class Subscription:
     name: str
     events: tuple[type[Event], ...]
     queue: str | None
-    """The queue on which each of its runs is a job of its own; None: it runs in the job of its batch."""
+    """The queue its runs want: a job of their own there, unless their batch has come on it. None: their batch's."""
     function: Callable[..., object]
     plugin: str
     """The module that defines it."""
@@ -57,9 +57,10 @@ def on(
 ) -> Callable[[Function], Function]:
     """Mark a function as the handler of these events: `(event, ctx) -> None`, plain or async.
 
-    A type stands for its subtypes too. With `queue` every run is a job of its own there; without, it runs in the job
-    of its batch. The name (the function's, unless `name` is given) is what operators see and what the ledger keeps:
-    renaming a handler makes it a new one. With `when`, a handler that the settings do not ask for gets no new runs.
+    A type stands for its subtypes too. With `queue` every run is a job of its own there, unless its batch has come on
+    that queue; without, it runs in the job of its batch. The name (the function's, unless `name` is given) is what
+    operators see and what the ledger keeps: renaming a handler makes it a new one. With `when`, a handler that the
+    settings do not ask for gets no new runs.
     """
     _check_types("on", event_types, Event)
 

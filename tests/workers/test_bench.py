@@ -124,3 +124,9 @@ def test_a_stage_leaves_neither_processes_nor_files_behind():
         assert process.is_running
     assert not process.is_running
     assert not folder.exists()
+
+
+def test_warn_prints_how_soon_drivers_were_warned_on_both_databases(tmp_path):
+    rows = run_bench(tmp_path, "warn", "--events", "50", "--warnings", "3")
+    assert [row["row"] for row in rows] == ["SQLite", "PostgreSQL"]
+    assert all(row["samples"]["p99_ms"][0] >= row["samples"]["p50_ms"][0] > 0 for row in rows)

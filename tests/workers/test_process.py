@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,14 @@ def test_a_handler_with_a_queue_has_a_job_of_its_own(equip: Callable[..., Equipm
     with equipment.engine.connect() as ledger:
         (push,) = pushes.find(ledger)
     assert (push.state, push.user_id, push.channel) == (PushState.SENT, "driver-1", "log")
+
+
+def test_a_run_that_wants_the_queue_its_batch_came_on_is_there_already(equip: Callable[..., Equipment]) -> None:
+    equipment = equip(warn)
+    work(equipment, batch(said("SESSION_STARTED")))
+    work(equipment, replace(batch(fee()), queue="urgent"))
+    assert queue("urgent", equipment.connection).count == 0
+    assert send_due(equipment) == 1
 
 
 def test_first_attempts_of_a_handler_share_a_job(equip: Callable[..., Equipment]) -> None:

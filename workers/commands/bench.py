@@ -99,6 +99,25 @@ def through(  # noqa: PLR0913 - one for each option
     _print(reports, as_json=as_json)
 
 
+@bench.command()
+@click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs of each.")
+@click.option("--events", default=100_000, show_default=True, type=click.IntRange(min=1), help="That wait.")
+@click.option("--warnings", default=200, show_default=True, type=click.IntRange(min=1), help="That come meanwhile.")
+@database_option
+@as_json
+def warn(runs: int, events: int, warnings: int, database: str | None, *, as_json: bool) -> None:
+    """How soon a driver is warned, whatever else waits.
+
+    Fee warnings of sessions that are known come in one by one while the door and a worker have a backlog of session
+    events; the time is taken from receipt to the push.
+    """
+    from workers.bench.warn import warn as measure  # noqa: PLC0415 - as above
+
+    with _progress() as progress, postgresql(database) as server:
+        report = measure(runs, events, warnings, server, progress)
+    _print([report], as_json=as_json)
+
+
 @contextmanager
 def _progress() -> Iterator[Progress]:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
