@@ -78,11 +78,11 @@ class Door:
             )
             delivery_id, duplicate = await self._inbox.keep(envelope)
         except NotAuthentic as refusal:
-            self._metrics.refused("not authentic")
+            self._metrics.refused(type(refusal).__name__)
             self._intake.put(lay_down(self._kind, headers, body, refusal, keys))
             await answer_error(send, refusal.status, refusal.sentence)
         except InboxUnavailable as failure:
-            self._metrics.refused("not kept")
+            self._metrics.refused(type(failure).__name__)
             await answer_error(send, failure.status, failure.sentence, RETRY_AFTER)
         else:
             await answer_kept(send, delivery_id, duplicate=duplicate)
@@ -173,9 +173,7 @@ class Lookout:
         return Response(text, media_type=CONTENT_TYPE)
 
 
-async def say_what_is_wrong(_request: Request, error: Exception) -> Response:
+async def say_what_is_wrong(_request: Request, wrong: HTTPException) -> Response:
     """Answer what no route takes."""
-    status, headers = HTTPStatus.NOT_FOUND, None
-    if isinstance(error, HTTPException):
-        status, headers = HTTPStatus(error.status_code), error.headers
-    return JSONResponse({"error": SENTENCES.get(status, status.phrase)}, status, headers)
+    status = HTTPStatus(wrong.status_code)
+    return JSONResponse({"error": SENTENCES.get(status, status.phrase)}, status, wrong.headers)

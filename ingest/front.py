@@ -36,7 +36,7 @@ class Front(Starlette):
                 *(Route(route, window) for route, window in windows.items()),
             ],
             middleware=[Middleware(Guard, metrics=metrics)],
-            exception_handlers={HTTPException: say_what_is_wrong},
+            exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
             lifespan=lifespan,
         )
 

@@ -43,7 +43,7 @@ class Guard:
             await self._apologize(send)
 
     async def _apologize(self, send: Send) -> None:
-        self._metrics.refused("failed")
+        self._metrics.refused("Unexpected")
         try:
             await answer_error(send, HTTPStatus.SERVICE_UNAVAILABLE, SENTENCE, RETRY_AFTER, CLOSE)
         except RuntimeError:

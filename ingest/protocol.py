@@ -1,9 +1,18 @@
-"""uvicorn's HTTP protocol, made to send an answer in one piece."""
+"""uvicorn's HTTP protocol, with an answer sent in one piece and bounds to the head of a request."""
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# In bytes; Plugsurfing's has some hundred.
+LONGEST_HEAD = 65_536
+# In seconds, from a connection's beginning or from a head's first byte.
+HEAD_TIMEOUT = 10.0
+NO_REQUEST_YET = object()
+UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?= *:)")
+HEAD_END = b"\r\n\r\n"
 
 
 class OnePiece(asyncio.Transport):
@@ -44,8 +53,53 @@ class OnePiece(asyncio.Transport):
 
 
 class DoorProtocol(HttpToolsProtocol):
-    """Speaks HTTP over such a transport."""
+    """Speaks HTTP over such a transport, and hangs up on whoever never comes to the point.
+
+    uvicorn sets no bound to the head of a request, neither in bytes nor in time; the door sets those of the body.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
         super().connection_made(OnePiece(transport))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived."""
+        if (b"pgrade" in data or b"PGRADE" in data) and not getattr(self.cycle, "more_body", False):
+            data = _without_upgrade(data)
+        super().data_received(data)
+        if getattr(self.cycle, "scope", NO_REQUEST_YET) is self.scope:  # its head is complete
+            if self._head_bytes or self._head_timer is not None:
+                self._head_is_complete()
+            return
+        self._head_bytes += len(data)
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
+        if self._head_bytes > LONGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of a connection."""
+        self._head_is_complete()
+        super().connection_lost(exc)
+
+    def _head_is_complete(self) -> None:
+        self._head_bytes = 0
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Hide from the parser that the sender would rather speak another protocol.
+
+    Java's client asks for HTTP/2 so wherever there is no TLS. A server may ignore that (RFC 9110, section 7.8), but
+    httptools drops the body of such a request.
+    """
+    head, end, rest = data.partition(HEAD_END)
+    return UPGRADE.sub(b"x-upgrade", head) + end + rest

@@ -81,4 +81,5 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise SystemExit(f"Cannot listen on {host} port {port}: {error.strerror}.") from error
+        reason = str(error.strerror).partition(" (while")[0]  # the rest repeats the address
+        raise SystemExit(f"Cannot listen on {host} port {port}: {reason}.") from error

@@ -115,21 +115,34 @@ def eventually() -> Callable[..., None]:
     return wait
 
 
-@pytest.fixture
-def serving(eventually: Callable[..., None]) -> Iterator[Callable[[Starlette], int]]:
-    """Serve an application on a real socket; returns its port."""
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+class Serving:
+    """Serves applications on real sockets, in threads."""
 
-    def serve(app: Starlette) -> int:
+    def __init__(self, eventually: Callable[..., None]) -> None:
+        self._eventually = eventually
+        self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def __call__(self, app: Starlette) -> int:
+        """Serve an application; returns its port."""
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(configured(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        servers.append((server, thread))
-        eventually(lambda: server.started)
+        self._running.append((server, thread))
+        self._eventually(lambda: server.started)
         return int(listening.getsockname()[1])
 
-    yield serve
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join()
+    def stop(self) -> None:
+        """End all of them as a signal does."""
+        for server, _ in self._running:
+            server.should_exit = True
+        while self._running:
+            self._running.pop()[1].join()
+
+
+@pytest.fixture
+def serving(eventually: Callable[..., None]) -> Iterator[Serving]:
+    """Serve applications for the time of a test."""
+    serving = Serving(eventually)
+    yield serving
+    serving.stop()

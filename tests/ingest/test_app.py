@@ -1,0 +1,135 @@
+import contextlib
+import time
+
+import httpx
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from ingest import app as room
+from ingest.app import PATHS, create_app
+from ingest.broker import QUEUES, queue
+from ingest.envelope import Kind
+from ingest.inbox import Inbox
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.relay import Relay, RelayStanding
+from ingest.settings import load_settings
+from ingest.signature import sign
+
+KEY = "the-current-key"
+
+
+def post(port, body, key=KEY, kind=Kind.EVENTS):
+    headers = {"X-HMAC-SHA512-Signature": sign(body, key.encode())}
+    return httpx.post(f"http://127.0.0.1:{port}{PATHS[kind]}", content=body, headers=headers)
+
+
+class StandIn(Relay):
+    """Notes what is done with it, and when."""
+
+    def __init__(self, done):
+        self.done = done
+
+    def start(self):
+        self.done.append("relay.start")
+
+    def stop(self):
+        self.done.append("relay.stop")
+
+    def wake(self):
+        self.done.append("relay.wake")
+
+    def standing(self):
+        return RelayStanding()
+
+
+def test_making_an_application_opens_nothing(settings):
+    app = create_app(settings)
+
+    assert isinstance(app, Starlette)
+    assert {route.path for route in app.routes if isinstance(route, Route)} >= {*PATHS.values(), "/healthz", "/readyz"}
+    assert list(settings.data_dir.iterdir()) == []
+
+
+def test_rooms_open_and_close_in_order_and_the_relay_hears_of_every_commit(settings, serving, monkeypatch):
+    done = []
+
+    class Noted(Inbox):
+        def start(self):
+            done.append("inbox.start")
+            super().start()
+
+        def close(self):
+            super().close()
+            done.append("inbox.close")
+
+    inbox = Noted(settings.data_dir / FILE_NAME, settings)
+    port = serving(create_app(settings, inbox=inbox, relay=StandIn(done)))
+    assert post(port, b"{}").status_code == 200
+    serving.stop()
+
+    assert done == ["inbox.start", "relay.start", "relay.wake", "relay.stop", "inbox.close"]
+
+
+def test_what_is_kept_goes_to_the_queue_of_its_kind(tmp_path, serving, valkey, valkey_url, eventually):
+    settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current=KEY, redis_url=valkey_url)
+    port = serving(create_app(settings))
+    post(port, b'{"event": "SESSION_FEE_INCURRING", "payload": {"sessionId": "s"}}')
+    post(port, b'{"event": "SESSION_STARTED", "payload": {"sessionId": "s"}}')
+    post(port, b'{"event": "SESSION_STARTED", "payload": {"sessionId": "s"}}', kind=Kind.CDRS)
+    post(port, b"not json")
+
+    eventually(lambda: [queue(name, valkey).count for name in QUEUES] == [1, 1, 1, 1])
+
+
+def test_what_was_kept_last_is_offered_before_the_process_ends(tmp_path, serving, valkey, valkey_url):
+    settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current=KEY, redis_url=valkey_url, hold_back="1m")
+    port = serving(create_app(settings))
+    for number in range(20):
+        assert post(port, b'{"event": "SESSION_STARTED", "number": %d}' % number).status_code == 200
+    serving.stop()
+
+    with contextlib.closing(open_inbox_file(tmp_path / FILE_NAME)) as file:
+        (waiting,) = file.execute("SELECT count(*) FROM deliveries WHERE batch IS NULL").fetchone()
+    assert waiting == 0
+    assert queue("sessions", valkey).count >= 1
+
+
+def test_a_process_without_redis_ends_in_time(settings, serving):
+    port = serving(create_app(settings))
+    post(port, b"{}")
+    begun = time.monotonic()
+    serving.stop()
+
+    assert time.monotonic() - begun < 5
+
+
+def test_a_new_key_opens_the_door_without_a_restart(tmp_path, serving, eventually, monkeypatch):
+    monkeypatch.setattr(room, "KEYS_REREAD_EVERY", 0.02)
+    file = tmp_path / "key"
+    file.write_text("the old key")
+    settings = load_settings(data_dir=tmp_path / "var", plugsurfing_hmac_current_file=file)
+    port = serving(create_app(settings))
+    assert post(port, b"{}", "the old key").status_code == 200
+
+    file.with_suffix(".new").write_text("the new key")
+    file.with_suffix(".new").rename(file)
+    eventually(lambda: post(port, b"{}", "the new key").status_code == 200)
+    assert post(port, b"{}", "the old key").status_code == 403
+
+
+def test_two_processes_serve_one_folder(settings, serving):
+    ports = [serving(create_app(settings)) for _ in range(2)]
+    answers = [post(port, b"{}").json()["duplicate"] for port in (*ports, *ports)]
+
+    assert answers == [False, True, True, True]
+
+
+def test_without_a_key_that_fits_nothing_is_let_in(tmp_path, serving):
+    settings = load_settings(
+        data_dir=tmp_path, plugsurfing_hmac_required=False, plugsurfing_authorization="Bearer the-token"
+    )
+    port = serving(create_app(settings))
+    url = f"http://127.0.0.1:{port}{PATHS[Kind.EVENTS]}"
+
+    assert httpx.post(url, content=b"{}").status_code == 403
+    assert httpx.post(url, content=b"{}", headers={"Authorization": "Bearer the-token"}).status_code == 200

@@ -1,0 +1,66 @@
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from ingest.guard import Guard
+from ingest.metrics import Metrics
+
+HTTP = {"type": "http", "path": "/plugsurfing/events"}
+
+
+async def receive():
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def run(app, scope=HTTP):
+    """Run an application behind the guard; returns what it sent and how often the guard had to answer."""
+    sent = []
+    metrics = Metrics()
+
+    async def send(message):
+        if message["type"] == "http.response.start" and sent:
+            raise RuntimeError("the answer has begun")
+        sent.append(message)
+
+    asyncio.run(Guard(app, metrics)(scope, receive, send))
+    return sent, metrics.text({}).decode()
+
+
+def test_an_answer_passes():
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent, text = run(app)
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert "Unexpected" not in text
+
+
+@pytest.mark.parametrize("error", [ValueError("a secret"), asyncio.CancelledError()])
+def test_whatever_is_raised_becomes_503(error):
+    async def app(*_):
+        raise error
+
+    with capture_logs() as logs:
+        sent, text = run(app)
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"5") in sent[0]["headers"]
+    assert sent[1]["body"] == b'{"error": "The event cannot be kept right now."}'
+    assert 'webhooks_requests_refused_total{reason="Unexpected"} 1.0' in text
+    assert "a secret" not in str(logs)
+
+
+def test_an_answer_that_had_begun_is_left_to_the_server():
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ValueError
+
+    assert [message["status"] for message in run(app)[0]] == [200]
+
+
+def test_what_is_not_a_request_is_none_of_its_business():
+    async def app(*_):
+        raise ValueError("cannot start")
+
+    with pytest.raises(ValueError, match="cannot start"):
+        run(app, {"type": "lifespan"})

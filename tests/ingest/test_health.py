@@ -1,0 +1,114 @@
+import asyncio
+import time
+
+import pytest
+
+from ingest import health as room
+from ingest.errors import InboxUnavailable
+from ingest.health import Health
+from ingest.inboxfile import FILE_NAME
+from ingest.relay import RelayStanding
+
+
+class Inbox:
+    """One whose probe ends as the test says."""
+
+    def __init__(self, problem=None, said=None):
+        self.problem = problem
+        self.said = said
+        self.probes = 0
+        self.stuck = False
+
+    def probe(self):
+        self.probes += 1
+        if self.said:
+            raise InboxUnavailable(self.said)
+        future = asyncio.get_running_loop().create_future()
+        if self.problem:
+            future.set_exception(InboxUnavailable())
+        elif not self.stuck:
+            future.set_result(None)
+        return future
+
+
+class Relay:
+    def standing(self):
+        return RelayStanding(leader=True)
+
+
+def look(path, inbox, times=1):
+    async def looks():
+        health = Health(path, inbox, Relay())
+        return await asyncio.gather(*[health.look() for _ in range(times)])
+
+    return asyncio.run(looks())[0]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / FILE_NAME
+
+
+def test_a_node_that_can_keep_is_well(door, path):
+    facts = look(path, Inbox())
+
+    assert facts == room.Facts(None, 0, 0.0, RelayStanding(leader=True))
+
+
+def test_what_is_not_settled_is_counted_and_the_oldest_is_timed(door, path):
+    door.keep(2, received_at=time.time() - 60)
+    door.keep(3)
+
+    facts = look(path, Inbox())
+    assert facts.unsettled == 5
+    assert 59 < facts.oldest_unsettled_seconds < 70
+
+
+def test_a_clock_that_was_set_back_makes_nothing_younger_than_new(door, path):
+    door.keep(received_at=time.time() + 60)
+
+    assert look(path, Inbox()).oldest_unsettled_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("inbox", "problem"),
+    [(Inbox("disk is full"), "disk is full"), (Inbox(said="Too much waits."), "Too much waits.")],
+)
+def test_why_nothing_can_be_kept_is_told(door, path, inbox, problem):
+    assert look(path, inbox).inbox_problem == problem
+
+
+def test_a_disk_that_does_not_answer_counts_as_one_that_cannot_keep(door, path, monkeypatch):
+    monkeypatch.setattr(room, "PATIENCE", 0.01)
+    inbox = Inbox()
+    inbox.stuck = True
+
+    assert look(path, inbox).inbox_problem == "Nothing was written within 0.01 seconds."
+
+
+def test_what_cannot_be_read_is_not_known(tmp_path):
+    facts = look(tmp_path / "nowhere" / FILE_NAME, Inbox())
+
+    assert (facts.unsettled, facts.oldest_unsettled_seconds) == (None, None)
+
+
+def test_however_many_ask_at_once_there_is_one_probe(door, path):
+    inbox = Inbox()
+    look(path, inbox, times=20)
+
+    assert inbox.probes == 1
+
+
+def test_a_look_is_fresh_for_a_moment_only(door, path, monkeypatch):
+    inbox = Inbox()
+
+    async def looks():
+        health = Health(path, inbox, Relay())
+        await health.look()
+        await health.look()
+        assert inbox.probes == 1
+        monkeypatch.setattr(room, "FRESH", 0.0)
+        await health.look()
+        assert inbox.probes == 2
+
+    asyncio.run(looks())

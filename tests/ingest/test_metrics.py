@@ -1,0 +1,44 @@
+from ingest.metrics import Metrics
+
+
+def lines(metrics, **facts):
+    return metrics.text(facts).decode().splitlines()
+
+
+def test_what_happened_is_counted():
+    metrics = Metrics()
+    metrics.committed(kept=3, repeated=1, seconds=0.003)
+    metrics.committed(kept=1, repeated=0, seconds=2)
+    metrics.commit_failed()
+    metrics.refused("TooLarge")
+    metrics.quarantined(entered=5, dropped=2)
+
+    text = lines(metrics)
+    for line in (
+        "webhooks_deliveries_kept_total 4.0",
+        "webhooks_deliveries_repeated_total 1.0",
+        'webhooks_inbox_commit_deliveries_bucket{le="1.0"} 1.0',
+        'webhooks_inbox_commit_deliveries_bucket{le="4.0"} 2.0',
+        'webhooks_inbox_commit_seconds_bucket{le="0.005"} 1.0',
+        "webhooks_inbox_commits_failed_total 1.0",
+        'webhooks_requests_refused_total{reason="TooLarge"} 1.0',
+        "webhooks_quarantine_entered_total 5.0",
+        "webhooks_quarantine_dropped_total 2.0",
+    ):
+        assert line in text
+    assert any(line.startswith("process_resident_memory_bytes") for line in text)
+
+
+def test_facts_are_told_as_they_are_each_time():
+    metrics = Metrics()
+
+    assert "webhooks_inbox_unsettled 7.0" in lines(metrics, inbox_unsettled=7.0)
+    assert "webhooks_inbox_unsettled 0.0" in lines(metrics, inbox_unsettled=0.0)
+    assert not any("unsettled" in line for line in lines(metrics))
+
+
+def test_each_process_counts_for_itself():
+    metrics = Metrics()
+    metrics.committed(kept=1, repeated=0, seconds=0)
+
+    assert "webhooks_deliveries_kept_total 0.0" in lines(Metrics())

@@ -1,0 +1,161 @@
+import asyncio
+import contextlib
+import socket
+import time
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from ingest import protocol
+from ingest.protocol import OnePiece
+
+
+async def echo(request: Request):
+    return PlainTextResponse(await request.body())
+
+
+async def stream(_request: Request):
+    async def pieces():
+        for number in range(3):
+            yield b"%d" % number
+            await asyncio.sleep(0)
+
+    return StreamingResponse(pieces())
+
+
+@pytest.fixture
+def connect(serving):
+    """Open a connection to a server that echoes."""
+    port = serving(Starlette(routes=[Route("/", echo, methods=["POST"]), Route("/stream", stream)]))
+    with contextlib.ExitStack() as connections:
+        yield lambda: connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+
+
+def read_all(connection):
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(65536):
+            received += piece
+    return received
+
+
+def test_an_answer_comes_in_one_piece(connect):
+    connection = connect()
+    for _ in range(20):
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
+        assert connection.recv(65536).endswith(b"\r\n\r\nbody")
+
+
+def test_an_answer_in_many_pieces_is_complete(connect):
+    connection = connect()
+    connection.sendall(b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert read_all(connection).endswith(b"\r\n\r\n1\r\n0\r\n1\r\n1\r\n1\r\n2\r\n0\r\n\r\n")
+
+
+def test_a_head_without_a_body_is_sent_too(connect):
+    connection = connect()
+    connection.sendall(b"HEAD /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_the_transport_passes_everything_else_on():
+    class Inner(asyncio.Transport):
+        def __init__(self):
+            super().__init__({"peername": ("127.0.0.1", 1)})
+            self.did = []
+
+        def write(self, data):
+            self.did.append(data)
+
+        def close(self):
+            self.did.append("close")
+
+        def is_closing(self):
+            return "close" in self.did
+
+        def pause_reading(self):
+            self.did.append("pause")
+
+        def resume_reading(self):
+            self.did.append("resume")
+
+    async def story():
+        inner = Inner()
+        outer = OnePiece(inner)
+        outer.pause_reading()
+        outer.resume_reading()
+        outer.write(b"alone")
+        await asyncio.sleep(0)
+        outer.write(b"at the ")
+        outer.write(b"end")
+        outer.write(b"and")
+        assert not outer.is_closing()
+        outer.close()
+        assert outer.is_closing()
+        assert outer.get_extra_info("peername") == ("127.0.0.1", 1)
+        await asyncio.sleep(0)
+        assert inner.did == ["pause", "resume", b"alone", b"at the end", b"and", "close"]
+
+    asyncio.run(story())
+
+
+def test_a_head_that_never_ends_is_refused(connect):
+    connection = connect()
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 100_000_000:
+            connection.sendall(b"POST / HTTP/1.1\r\n" if not sent else b"X-Header: %s\r\n" % (b"x" * 1000))
+            sent += 1000
+    assert sent < 50_000_000
+
+
+def test_a_long_head_that_ends_is_taken(connect):
+    connection = connect()
+    for _ in range(3):
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n")
+        for _ in range(30):
+            connection.sendall(b"X-Header: %s\r\n" % (b"x" * 1000))
+        connection.sendall(b"\r\nok")
+        assert connection.recv(65536).endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize("said", [b"", b"POST / HT", b"\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\n"])
+def test_whoever_never_comes_to_the_point_is_hung_up_on(connect, monkeypatch, said):
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    begun = time.monotonic()
+    connection = connect()
+    connection.sendall(said)
+
+    assert read_all(connection) == b""
+    assert time.monotonic() - begun > 0.09  # uvloop counts whole milliseconds
+
+
+def test_the_second_head_on_a_connection_has_its_own_time(connect, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.2)
+    connection = connect()
+    for _ in range(2):
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
+        assert connection.recv(65536).endswith(b"ok")
+        time.sleep(0.15)
+    connection.sendall(b"POST / HT")
+
+    assert read_all(connection) == b""
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade", b"UPGRADE"])
+def test_a_body_is_not_lost_to_a_wish_for_another_protocol(connect, name):
+    connection = connect()
+    connection.sendall(
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n%s: h2c\r\nContent-Length: 9\r\n\r\n" % name
+    )
+    connection.sendall(b"\r\nupgrade")
+    assert connection.recv(65536).endswith(b"\r\n\r\n\r\nupgrade")
+
+
+def test_what_is_not_http_is_refused(connect):
+    connection = connect()
+    connection.sendall(b"\x16\x03\x01 is how TLS begins\r\n\r\n")
+    assert read_all(connection).startswith(b"HTTP/1.1 400 Bad Request\r\n")
