@@ -1,10 +1,14 @@
 """The SQLite file of one node's inbox: its tables, and how every connection to it is opened."""
 
 import sqlite3
+import time
 import uuid
 from pathlib import Path
 
 FILE_NAME = "inbox.db"
+# Seconds.
+LOCK_TIMEOUT = 5.0
+LOCK_POLL = 0.005
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (
@@ -55,7 +59,26 @@ CREATE TABLE IF NOT EXISTS quarantine (
 def open_inbox_file(path: Path) -> sqlite3.Connection:
     """Open the file in autocommit mode, made with its tables if it is new. A commit is on disk when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+    until = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
+        try:
+            return _prepared(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            # SQLite itself does not wait while another connection makes the log, or being the last removes it.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(LOCK_POLL)
+
+
+def inbox_id(connection: sqlite3.Connection) -> str:
+    """Name the inbox: made once with the file, so that the ledger can tell one node's receipts from another's."""
+    (value,) = connection.execute("SELECT value FROM meta WHERE name = 'inbox_id'").fetchone()
+    return str(value)
+
+
+def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     # WAL lets the relay read while the door writes; FULL makes every commit an fsync of the log.
     connection.execute("PRAGMA journal_mode = WAL")
@@ -63,9 +86,3 @@ def open_inbox_file(path: Path) -> sqlite3.Connection:
     connection.executescript(SCHEMA)
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('inbox_id', ?)", (uuid.uuid4().hex[:12],))
     return connection
-
-
-def inbox_id(connection: sqlite3.Connection) -> str:
-    """Name the inbox: made once with the file, so that the ledger can tell one node's receipts from another's."""
-    (value,) = connection.execute("SELECT value FROM meta WHERE name = 'inbox_id'").fetchone()
-    return str(value)

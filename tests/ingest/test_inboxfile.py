@@ -1,0 +1,59 @@
+import sqlite3
+import threading
+
+import pytest
+
+from ingest import inboxfile
+from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+
+
+def test_an_inbox_has_one_name_for_ever(tmp_path):
+    names = set()
+    for _ in range(3):
+        file = open_inbox_file(tmp_path / "var" / FILE_NAME)
+        names.add(inbox_id(file))
+        file.close()
+    (name,) = names
+    assert len(name) == 12
+
+
+def test_a_commit_is_an_fsync_of_the_log(tmp_path):
+    file = open_inbox_file(tmp_path / FILE_NAME)
+    settings = [file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    file.close()
+    assert settings == ["wal", 2]
+
+
+def test_many_may_make_and_leave_the_file_at_once(tmp_path):
+    problems = []
+
+    def open_and_close():
+        try:
+            for _ in range(20):
+                open_inbox_file(tmp_path / FILE_NAME).close()
+        except sqlite3.Error as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=open_and_close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(inboxfile, "LOCK_TIMEOUT", 0.05)
+    path = tmp_path / FILE_NAME
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        open_inbox_file(path)
+    other.close()
+
+
+def test_what_is_no_database_is_refused_at_once(tmp_path):
+    path = tmp_path / FILE_NAME
+    path.write_text("this is not a database" * 100)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        open_inbox_file(path)
