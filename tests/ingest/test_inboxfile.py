@@ -24,21 +24,26 @@ def test_a_commit_is_an_fsync_of_the_log(tmp_path):
     assert settings == ["wal", 2]
 
 
-def test_many_may_make_and_leave_the_file_at_once(tmp_path):
+def test_many_may_make_the_file_and_leave_it_at_once(tmp_path):
     problems = []
 
-    def open_and_close():
+    def come_and_go(path, together):
+        together.wait()
         try:
-            for _ in range(20):
-                open_inbox_file(tmp_path / FILE_NAME).close()
+            for _ in range(5):
+                file = open_inbox_file(path)
+                file.execute("INSERT OR REPLACE INTO meta VALUES ('x', 'y')")
+                file.close()
         except sqlite3.Error as error:
             problems.append(error)
 
-    threads = [threading.Thread(target=open_and_close) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for number in range(30):
+        arguments = (tmp_path / str(number) / FILE_NAME, threading.Barrier(4))
+        threads = [threading.Thread(target=come_and_go, args=arguments) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert problems == []
 
 
