@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     push_fcm_credentials: Folder | None = Field(
         None, description="JSON file of the service account that the channel `fcm` uses"
     )
-    devices_port: Port = Field(8003, description="port of `devices serve`")
+    devices_port: Port = Field(8004, description="port of `devices serve`")
     admin_token: SecretStr | None = Field(None, description="bearer token that `devices serve` asks for")
     fee_warning_grace: SpanOrZero = Field(
         timedelta(), description="how long before a fee starts a warning is not worth sending any more"

@@ -42,7 +42,7 @@ def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends:
     data_dir = load_settings().data_dir
     with only_one(data_dir) as lock:
         house = furnish(port)
-        for wanted in (house.settings.port, house.settings.dashboard_port):
+        for wanted in (house.settings.port, house.settings.dashboard_port, house.settings.devices_port):
             if not is_free(house.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
         migrate(house.settings.database_url)
@@ -141,6 +141,7 @@ def welcome(house: Household) -> str:
         "cdrs": f"{house.url}/plugsurfing/cdrs",
         "readiness": f"{house.url}/readyz",
         "dashboard": house.dashboard_url,
+        **({"devices": house.devices_url} if house.has_devices_door else {}),
         "queues": shown["REDIS_URL"] + ("  (embedded Valkey)" if house.has_own_valkey else ""),
         "ledger": shown["DATABASE_URL"],
     }

@@ -11,10 +11,12 @@ from datetime import timedelta
 from ingest.settings import KEYS, Settings, load_settings
 from workers.child import Child
 from workers.devfile import read_devfile
+from workers.loopback import is_loopback
 from workers.valkey import LOOPBACK, valkey
 
 DASHBOARD_AFTER = 2
 VALKEY_AFTER = 3
+DEVICES_AFTER = 4
 
 # What a process may need to end beyond what its work may take.
 GRACE = timedelta(seconds=15)
@@ -44,6 +46,16 @@ class Household:
         return f"http://{reachable(self.settings.host)}:{self.settings.port}"
 
     @property
+    def has_devices_door(self) -> bool:
+        """Whether apps may register devices: not from outside without a token."""
+        return is_loopback(self.settings.host) or self.settings.admin_token is not None
+
+    @property
+    def devices_url(self) -> str:
+        """Where devices are registered from this machine."""
+        return f"http://{reachable(self.settings.host)}:{self.settings.devices_port}/devices"
+
+    @property
     def dashboard_url(self) -> str:
         """Where the dashboard is reached from this machine."""
         return f"http://{reachable(self.settings.host)}:{self.settings.dashboard_port}"
@@ -57,6 +69,8 @@ def furnish(port: int | None) -> Household:
     made_up = {"PORT": str(port)}
     if "dashboard_port" not in given.model_fields_set:
         made_up["DASHBOARD_PORT"] = str(port + DASHBOARD_AFTER)
+    if "devices_port" not in given.model_fields_set:
+        made_up["DEVICES_PORT"] = str(port + DEVICES_AFTER)
     if given.redis_url is None:
         made_up["REDIS_URL"] = f"redis://{LOOPBACK}:{free_port(port + VALKEY_AFTER)}"
     if given.plugsurfing_hmac_required and not any(getattr(given, name) for name in KEYS):
@@ -77,6 +91,7 @@ def children_of(house: Household, lock: int) -> list[Child]:
         ours("work", lock, patience=work_ends_within),
         ours("dashboard", lock),
         ours("clock", lock),
+        *([ours("devices", lock, "serve")] if house.has_devices_door else []),
         ours("serve", lock),
     ]
     if house.has_own_valkey:
@@ -85,11 +100,11 @@ def children_of(house: Household, lock: int) -> list[Child]:
     return children
 
 
-def ours(command: str, lock: int, patience: timedelta = GRACE) -> Child:
+def ours(command: str, lock: int, *words: str, patience: timedelta = GRACE) -> Child:
     """Describe one of our own process types."""
     # -P: a folder here that happens to be called like one of our packages must not be taken for it.
-    words = (sys.executable, "-P", "-m", "workers.cli", command)
-    return Child(command, words, patience, held_files=(lock,))
+    line = (sys.executable, "-P", "-m", "workers.cli", command, *words)
+    return Child(command, line, patience, held_files=(lock,))
 
 
 def environment_of(house: Household) -> dict[str, str]:

@@ -39,6 +39,7 @@ def test_the_procfile_names_every_process_type(procfile):
         "worker": "work",
         "clock": "clock",
         "dashboard": "dashboard",
+        "devices": "devices",
         "release": "migrate",
     }
     assert set(commands.values()) <= set(COMMANDS)

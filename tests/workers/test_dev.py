@@ -32,7 +32,15 @@ def test_where_nothing_is_set_everything_is_made_up():
     assert (house.url, house.dashboard_url) == ("http://127.0.0.1:9000", "http://127.0.0.1:9002")
     assert house.settings.redis_url == "redis://127.0.0.1:9003"
     assert set(house.made_up_keys) == set(KEYS)
-    assert [child.name for child in children_of(house, 0)] == ["valkey", "work", "dashboard", "clock", "serve"]
+    assert [child.name for child in children_of(house, 0)] == [
+        "valkey",
+        "work",
+        "dashboard",
+        "clock",
+        "devices",
+        "serve",
+    ]
+    assert house.devices_url == "http://127.0.0.1:9004/devices"
 
 
 def test_the_port_is_the_one_that_is_set(monkeypatch):
@@ -75,7 +83,14 @@ def test_a_redis_that_is_set_is_used(monkeypatch):
     house = furnish(9000)
     assert not house.has_own_valkey
     assert house.settings.redis_url == "redis://elsewhere:6379/1"
-    assert [child.name for child in children_of(house, 0)] == ["work", "dashboard", "clock", "serve"]
+    assert [child.name for child in children_of(house, 0)] == ["work", "dashboard", "clock", "devices", "serve"]
+
+
+def test_devices_are_not_registered_from_outside_without_a_token(monkeypatch):
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    assert not furnish(9000).has_devices_door
+    monkeypatch.setenv("ADMIN_TOKEN", "a token")
+    assert furnish(9000).has_devices_door
 
 
 def test_valkey_takes_another_port_if_its_own_is_taken():
