@@ -59,9 +59,9 @@ def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Ite
     beating.start()
     try:
         yield
-    except (WebhooksError, redis.RedisError):
+    except (WebhooksError, redis.RedisError, SystemExit, KeyboardInterrupt):
         raise
-    except Exception:
+    except BaseException:
         broken.set()
         raise
     finally:

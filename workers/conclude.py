@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
@@ -13,6 +13,7 @@ from workers.ledger import pushes, runs, states
 from workers.ledger.outcomes import Outcome
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import NewRun
+from workers.ledger.transaction import OUT_OF_ORDER
 from workers.push.wakes import wake
 from workers.retry import RetryPolicy
 from workers.run import Result, failed
@@ -101,7 +102,7 @@ def _with_statements(
             for statement in result.writes.statements if ours else ():
                 ledger.execute(statement)
             return ours
-    except (OperationalError, InterfaceError):
+    except OUT_OF_ORDER:
         raise  # the database itself: the whole transaction is begun anew
     except SQLAlchemyError as failure:
         return own([failed(result, failure, RetryPolicy.of(equipment.settings))])

@@ -71,7 +71,7 @@ def call(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> tup
     """Call a plugin's function; give what it returned, or what it raised."""
     try:
         return function(*arguments, **named), None
-    except (Exception, SystemExit) as raised:  # noqa: BLE001 - a plugin is foreign code: all that it raises is its own
+    except BaseException as raised:  # noqa: BLE001 - a plugin is foreign code: all that it raises is its own
         return None, raised
 
 
@@ -97,9 +97,12 @@ class Runner:
 
     def _run(self, task: Task) -> Result:
         started_at, context = self.clock(), self._context(task)
-        with deadline(self.settings.handler_timeout):
-            _, failure = call(task.subscription.function, task.event, context)
+        _, failure = call(self._call_in_time, task, context)
         return self._result(task, context, started_at, failure)
+
+    def _call_in_time(self, task: Task, context: CollectingContext) -> None:
+        with deadline(self.settings.handler_timeout):
+            task.subscription.function(task.event, context)
 
     async def _run_together(self, tasks: Sequence[Task]) -> list[Result]:
         places = asyncio.Semaphore(self.settings.handler_concurrency)
@@ -118,9 +121,9 @@ class Runner:
                 called = task.subscription.function(task.event, context)
                 if isinstance(called, Awaitable):
                     await called
-        except SystemExit as left:
-            # The event loop lets SystemExit through to the whole job; one handler may not end the others.
-            raise RuntimeError("the handler called sys.exit()") from left
+        except (SystemExit, KeyboardInterrupt) as left:
+            # The event loop lets these two through to the whole job; one handler may not end the others.
+            raise RuntimeError(f"the handler raised {type(left).__name__}") from left
 
     def _context(self, task: Task) -> CollectingContext:
         return CollectingContext(
@@ -180,7 +183,7 @@ def _later(run: Result, wish: RetryLater, policy: RetryPolicy) -> datetime | Non
 
 @contextmanager
 def deadline(span: timedelta) -> Iterator[None]:
-    """Raise HandlerTimedOut in this, the main, thread when the span is over.
+    """Raise HandlerTimedOut in this, the main, thread when the span is over, and every span after that.
 
     RQ's own job timeout uses the same timer: what was left of it is set again on leaving.
     """
@@ -189,7 +192,8 @@ def deadline(span: timedelta) -> Iterator[None]:
         raise HandlerTimedOut(f"the handler ran for longer than {span.total_seconds():g} s")
 
     previous = signal.signal(signal.SIGALRM, ring)
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, span.total_seconds())
+    seconds = span.total_seconds()
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     started_at = now()
     try:
         yield

@@ -12,7 +12,6 @@ from queue import Empty, SimpleQueue
 import redis
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from workers.devices import Devices
 from workers.equipment import Equipment
@@ -20,7 +19,7 @@ from workers.ledger import devices, pushes
 from workers.ledger.engine import reading
 from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import PushRow
-from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.ledger.transaction import UNUSABLE, LedgerUnavailable, transact
 from workers.push.attempt import Ending, attempt
 from workers.push.breaker import Breaker
 from workers.push.wakes import next_wake, wake
@@ -104,7 +103,7 @@ class Sender:
         try:
             with reading(self._equipment.engine) as ledger:
                 return pushes.is_any_due(ledger, self._name, now())
-        except (OperationalError, InterfaceError) as error:
+        except UNUSABLE as error:
             raise LedgerUnavailable(f"the database cannot be used: {type(error.orig).__name__}") from None
 
     def _attend(self, push: PushRow) -> None:

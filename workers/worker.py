@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Sequence
 
+import redis
+import stamina
 import structlog
 from rq import Worker
 from rq.serializers import JSONSerializer
@@ -50,6 +52,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         # It is needed by the first job only, which waits for it.
         log.warning("ledger.not_rehearsed", reason=type(failure).__name__)
     connection = connect(settings.require_redis())
+    wait_for(connection)
     log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
     served = [queue(name, connection) for name in names]
     worker = PreloadedWorker(
@@ -61,3 +64,10 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     )
     worker.work(burst=burst, logging_level=None)
     log.info("worker.stopped")
+
+
+def wait_for(connection: redis.Redis) -> None:
+    """Come back when Redis answers. Whoever starts us may not start us again, or take everything else down with us."""
+    for attempt in stamina.retry_context(on=redis.RedisError, attempts=None, timeout=None, wait_max=5):
+        with attempt:
+            connection.ping()

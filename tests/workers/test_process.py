@@ -7,12 +7,13 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import Column, MetaData, String, Table, create_engine, insert, select
+from sqlalchemy import Column, MetaData, String, Table, create_engine, insert, select, text
 
 from handlers import Context, GiveUp, Moot, RetryLater, on
 from handlers.kit.subscribe import MARK
@@ -22,6 +23,7 @@ from ingest.broker import queue
 from ingest.envelope import Envelope, Kind
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
 from ingest.settings import load_settings
+from workers import process
 from workers.clock import Clock
 from workers.conclude import follow_up
 from workers.deadletters import file_dead_letters
@@ -32,9 +34,11 @@ from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
+from workers.ledger.transaction import LedgerUnavailable, transact
 from workers.loader import Plugins
 from workers.process import bury, make_runs, settle
 from workers.push.channels import open_channels
+from workers.run import HandlerTimedOut
 from workers.sending import send_due
 
 START = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
@@ -328,22 +332,58 @@ def test_a_handler_that_hangs_is_cut_off(equip: Callable[..., Equipment], *, asy
     assert written(equipment) == ["started S1"]
 
 
+class PanicError(BaseException):
+    """What extensions in Rust raise: no Exception."""
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), PanicError("broken"), asyncio.CancelledError()])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_handler_that_exits_does_not_take_the_worker_along(
-    equip: Callable[..., Equipment], *, asynchronous: bool
+def test_a_handler_that_raises_more_than_an_error_does_not_take_the_worker_along(
+    equip: Callable[..., Equipment], raised: BaseException, *, asynchronous: bool
 ) -> None:
     @on(SessionStarted, name="leave")
     def leave(event: SessionStarted, ctx: Context) -> None:
-        raise SystemExit(3)
+        raise raised
 
     @on(SessionStarted, name="leave")
     async def leave_later(event: SessionStarted, ctx: Context) -> None:
-        raise SystemExit(3)
+        raise raised
 
     equipment = equip(leave_later if asynchronous else leave, note_start)
     work(equipment, batch(said("SESSION_STARTED")))
     assert outcomes(equipment, said("SESSION_STARTED"))["leave"] is Outcome.AGAIN
     assert written(equipment) == ["started S1"]
+
+
+def test_a_handler_that_swallows_its_timeout_is_cut_off_again(equip: Callable[..., Equipment]) -> None:
+    cut_off: list[str] = []
+
+    @on(SessionStarted)
+    def stubborn(event: SessionStarted, ctx: Context) -> None:
+        while len(cut_off) < 2:
+            try:
+                while True:
+                    pass
+            except HandlerTimedOut as timeout:
+                cut_off.append(str(timeout))
+
+    work(equip(stubborn, handler_timeout=timedelta(milliseconds=30)), batch(said("SESSION_STARTED")))
+    assert len(cut_off) == 2
+
+
+def test_a_database_without_our_tables_is_away_and_nobodys_death(
+    equip: Callable[..., Equipment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    equipment = equip()
+    with equipment.engine.begin() as ledger:
+        ledger.execute(text("ALTER TABLE sessions RENAME TO elsewhere"))
+    monkeypatch.setattr(process, "transact", partial(transact, patience=0.1))
+    with pytest.raises(LedgerUnavailable):
+        settle(equipment, batch(said("SESSION_STARTED")))
+    with equipment.engine.begin() as ledger:
+        ledger.execute(text("ALTER TABLE elsewhere RENAME TO sessions"))
+    work(equipment, batch(said("SESSION_STARTED")))
+    assert state(equipment, said("SESSION_STARTED")) is DeliveryState.SETTLED
 
 
 @on(SessionFeeIncurring, queue="urgent")
