@@ -71,7 +71,8 @@ def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last tw
     Asked for are an authorization header if `keys` has any, and a signature unless that is enough. A signature that
     came although it was not required must be right too, if there are keys to tell.
     """
-    headers = [(name.lower(), value) for name, value in headers]
+    # White space around a value is no part of it (RFC 9110, 5.5), but what comes after it some parsers leave there.
+    headers = [(name.lower(), value.strip(b" \t")) for name, value in headers]
     signature = _single(headers, _SIGNATURE)
     signed_with = _authorized(headers, keys)
     if signature_required or (signature is not None and (keys.current or keys.next)):

@@ -38,6 +38,21 @@ def test_header_names_are_read_in_any_case():
     assert opened((b"X-HMAC-SHA512-Signature", SIGNED[1])).signed_with == "current"
 
 
+@pytest.mark.parametrize("around", [b" %b", b"%b ", b"%b\t", b"\t %b \t "])
+def test_white_space_around_a_header_is_no_part_of_it(around):
+    keys = Keys(CURRENT, None, (b"Bearer sesam",))
+    signed_at = (b"x-hmac-sha512-signedat", around % b"2025-06-12T12:00:00Z")
+    envelope = opened(*[(name, around % value) for name, value in (SIGNED, AUTHORIZED)], signed_at, keys=keys)
+    assert (envelope.signed_with, envelope.signed_at) == ("current", NOW)
+
+
+@pytest.mark.parametrize("wrong", [b"%b\n", b"%b\r", b"%b\x0b", b"%b\xa0", b"%b\0", b"%b=", b'"%b"'])
+def test_nothing_else_around_a_header_is_forgiven(wrong):
+    keys = Keys(CURRENT, None, (b"Bearer sesam",))
+    assert refused((SIGNED[0], wrong % SIGNED[1]), AUTHORIZED, keys=keys)
+    assert refused(SIGNED, (AUTHORIZED[0], wrong % AUTHORIZED[1]), keys=keys)
+
+
 def test_a_request_without_a_signature_or_with_a_wrong_one_is_refused():
     assert refused() == "There is no signature."
     assert refused((SIGNED[0], b"")) == refused((SIGNED[0], b"x")) == refused(SIGNED, body=BODY + b" ")
