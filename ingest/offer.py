@@ -5,7 +5,7 @@ request -> envelope -> inbox -> outbox -> [offer] -> process -> handler -> ledge
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import redis
@@ -94,6 +94,7 @@ class Offers:
         """Put each load on its queue as one job, all in one transaction."""
         batches = [self._batch(load) for load in loads]
         self._outbox.assign([(batch.id, load.seqs) for batch, load in zip(batches, loads, strict=True)])
+        batches = [replace(batch, deliveries=self._outbox.recounted(batch.deliveries)) for batch in batches]
         for batch, load in zip(batches, loads, strict=True):
             self._note(batch, load, deaths=0)
         with _reaching_redis():

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,23 @@ class Outbox:
         now = time.time()
         for batch_id, seqs in batches:
             self._write(ASSIGN, (batch_id, now, json.dumps(seqs)))
+
+    def recounted(self, deliveries: tuple[Delivery, ...]) -> tuple[Delivery, ...]:
+        """Bring the notices of repeats among them up to date.
+
+        While a notice waits it stands for what still comes; so only what is read once it has a batch leaves none out.
+        """
+        notices = [delivery.id for delivery in deliveries if delivery.body is None]
+        if not notices:
+            return deliveries
+        found = self._file.execute(
+            "SELECT id, receipts FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(notices),)
+        )
+        receipts = dict(found.fetchall())
+        return tuple(
+            replace(each, receipts=receipts.get(each.id, each.receipts)) if each.body is None else each
+            for each in deliveries
+        )
 
     def settle(self, batch_ids: Sequence[str]) -> int:
         """Delete the rows of these batches; tell how many went."""

@@ -1,3 +1,5 @@
+from datetime import UTC, datetime
+
 import pytest
 import redis
 from rq import SimpleWorker
@@ -92,6 +94,30 @@ def test_several_loads_go_in_one_transaction(door, outbox, offers):
     offers.offer([outbox.next("urgent", 500, 1000), outbox.next("cdrs", 500, 1000)])
     assert offers.look().waiting == {"urgent": 1, "sessions": 0, "cdrs": 1, "other": 0}
     assert [each.queue for each in offers.in_flight] == ["urgent", "cdrs"]
+
+
+def test_no_receipt_goes_untold_that_comes_while_a_notice_of_repeats_is_offered(door, outbox, offers, valkey):
+    (known,) = door.keep()
+    door.repeat(known)
+    load = outbox.next("other", 500, 1000)
+    door.repeat(known)  # the notice that was read stands for this one too
+    assert door.count("body IS NULL") == 1
+    offers.offer([load])
+    (each,) = offers.in_flight
+    (notice,) = batch_in_redis(valkey, each.batch_id).deliveries
+    assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
+    door.repeat(known)  # and this one makes its own
+    assert [delivery.receipts for delivery in outbox.next("other", 500, 1000).deliveries] == [4]
+
+
+def test_a_notice_of_what_was_forgotten_meanwhile_is_offered_as_it_was_read(door, outbox, offers, valkey):
+    (known,) = door.keep()
+    door.repeat(known)
+    load = outbox.next("other", 500, 1000)
+    outbox.forget(datetime.now(UTC))
+    offers.offer([load])
+    (each,) = offers.in_flight
+    assert [delivery.receipts for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == [2]
 
 
 def test_what_was_settled_goes(door, offer, offers, valkey):
