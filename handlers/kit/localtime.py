@@ -26,7 +26,11 @@ class LocalTime:
     @classmethod
     def of(cls, at: datetime, locale: str, time_zone: str, now: datetime) -> "LocalTime":
         """Read the clock of a place; one that does not exist has UTC, and an unknown locale is written as in Europe."""
-        return cls(at.astimezone(_zone(time_zone)), at - now < NEEDS_A_DAY, _locale(locale))
+        try:
+            there = at.astimezone(_zone(time_zone))
+        except OverflowError:  # the last hours of the calendar, which an event may name
+            there = at
+        return cls(there, at - now < NEEDS_A_DAY, _locale(locale))
 
     @property
     def time(self) -> str:

@@ -84,6 +84,11 @@ def test_a_time_that_is_not_soon_has_its_day():
     assert said("de", starts_at=NOW + timedelta(hours=12)).title == "Blockiergebühr droht ab Do. 08:52 Uhr"
 
 
+def test_a_time_at_the_end_of_the_calendar_is_read_in_utc():
+    last = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+    assert said("de", zone="Pacific/Auckland", starts_at=last).title.endswith("23:59 Uhr")
+
+
 def test_a_language_without_words_falls_back_to_the_default_one():
     assert said("pl", default_locale="nl").title == "Voorkom blokkeertarief vanaf 21:02"
 
