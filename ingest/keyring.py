@@ -43,11 +43,12 @@ class Keyring:
         """Read the files again and say whether the keys have changed. To be called every second or so.
 
         Keys change together, and only once their files have stood still and are good; until then the old ones stay.
+        Beside a good CURRENT, a file of NEXT that is empty, gone or says the same is good: it means no next key.
         """
         try:
             texts = self._texts | {name: SecretStr(read_secret(name, path)) for name, path in self._files.items()}
             if texts == self._texts:
-                self._problem = None
+                self._seen, self._problem = texts, None  # what was seen for a moment would have to stand still anew
                 return False
             if not self._stands_still(texts):
                 return False
@@ -56,8 +57,10 @@ class Keyring:
             self._warn_once(str(error))
             return False
         changed = [name.upper() for name in self._files if texts[name] != self._texts[name]]
-        self.keys, self._texts, self._problem = keys, texts, None
-        log.info("keys.reread", settings=changed)
+        before, self.keys, self._texts, self._problem = self.keys, keys, texts, None
+        if keys == before:  # the same, spelt differently
+            return False
+        log.info("keys.reread", settings=changed, has_next=keys.next is not None)
         return True
 
     def _stands_still(self, texts: dict[str, SecretStr | None]) -> bool:
@@ -72,4 +75,5 @@ class Keyring:
 
     def _decoded(self, texts: dict[str, SecretStr | None]) -> Keys:
         current, following, authorization = (texts[name] for name in NAMES)
-        return Keys(*signing_keys(current, following, self._encoding), authorization_values(authorization))
+        signing = signing_keys(current, following, self._encoding, next_is_file=KEYS[1] in self._files)
+        return Keys(*signing, authorization_values(authorization))

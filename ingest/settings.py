@@ -102,6 +102,11 @@ class Settings(BaseSettings):
     waiting_bytes: Count = Field(
         33_554_432, description="most that may wait for the disk; what comes beyond is answered 503"
     )
+    disk_reserve: int = Field(
+        16_777_216,
+        ge=0,
+        description="bytes of the inbox's disk that are left to the relay; where no more are free the answer is 503",
+    )
     clock_skew: Span = Field(timedelta(minutes=5), description="clocks that differ by more are reported")
     duplicates_remembered: Span = Field(timedelta(days=8), description="how long the door knows a repeat")
     quarantine_count: Count = Field(1000, description="most requests in quarantine; the oldest go")
@@ -171,7 +176,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _with_good_keys(self) -> Self:
-        signing_keys(self.plugsurfing_hmac_current, self.plugsurfing_hmac_next, self.plugsurfing_hmac_encoding)
+        _, following = signing_keys(
+            self.plugsurfing_hmac_current,
+            self.plugsurfing_hmac_next,
+            self.plugsurfing_hmac_encoding,
+            next_is_file=self.plugsurfing_hmac_next_file is not None,
+        )
+        if following is None:  # its file may say so; frozen is for everybody else
+            object.__setattr__(self, "plugsurfing_hmac_next", None)
         authorization_values(self.plugsurfing_authorization)
         return self
 
@@ -218,30 +230,37 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def read_secret(name: str, path: Path) -> str:
-    """Read the file of a secret, without the newline that editors add. Raise SettingsError if it cannot be read."""
+    """Read the file of a secret, without the newline that editors add. Raise SettingsError if it cannot be read.
+
+    The file of the next key may be gone: that is as if it were empty.
+    """
     try:
         return path.read_text("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
+        if name == KEYS[1] and isinstance(error, FileNotFoundError):
+            return ""
         problem = type(error).__name__
     raise SettingsError(f"{name.upper()}_FILE names a file that cannot be read ({problem}).")
 
 
 def signing_keys(
-    current: SecretStr | None, next_: SecretStr | None, encoding: KeyEncoding
+    current: SecretStr | None, next_: SecretStr | None, encoding: KeyEncoding, *, next_is_file: bool
 ) -> tuple[bytes | None, bytes | None]:
-    """Decode both keys. Raise SettingsError if one is blank or not in its encoding, or if they are equal."""
-    keys: list[bytes | None] = []
-    for name, secret in zip(KEYS, (current, next_), strict=True):
-        text = None if secret is None else secret.get_secret_value()
-        if text is not None and not text.strip():
-            raise SettingsError(f"{name.upper()} is set, but empty.")
-        try:
-            keys.append(None if text is None else decode_key(text, encoding))
-        except ValueError:
-            raise SettingsError(f"{name.upper()} is not {encoding}, see PLUGSURFING_HMAC_ENCODING.") from None
-    if keys[0] is not None and keys[0] == keys[1]:
-        raise SettingsError("PLUGSURFING_HMAC_CURRENT and PLUGSURFING_HMAC_NEXT are the same key.")
-    return keys[0], keys[1]
+    """Decode both keys. Raise SettingsError if one is blank or not in its encoding, or if they are equal.
+
+    But beside a good CURRENT the file of NEXT may be blank, or say the same: then there is no next key. This is how a
+    rotation ends, as a process that reads its keys from files cannot be told that a setting is gone.
+    """
+    first = _signing_key(KEYS[0], current, encoding)
+    can_be_none = next_is_file and first is not None
+    if can_be_none and next_ is not None and not next_.get_secret_value().strip():
+        return first, None
+    second = _signing_key(KEYS[1], next_, encoding)
+    if first is None or first != second:
+        return first, second
+    if can_be_none:
+        return first, None
+    raise SettingsError("PLUGSURFING_HMAC_CURRENT and PLUGSURFING_HMAC_NEXT are the same key.")
 
 
 def authorization_values(secret: SecretStr | None) -> tuple[bytes, ...]:
@@ -255,3 +274,15 @@ def authorization_values(secret: SecretStr | None) -> tuple[bytes, ...]:
     if not values:
         raise SettingsError("PLUGSURFING_AUTHORIZATION is set, but empty.")
     return values
+
+
+def _signing_key(name: str, secret: SecretStr | None, encoding: KeyEncoding) -> bytes | None:
+    if secret is None:
+        return None
+    text = secret.get_secret_value()
+    if not text.strip():
+        raise SettingsError(f"{name.upper()} is set, but empty.")
+    try:
+        return decode_key(text, encoding)
+    except ValueError:
+        raise SettingsError(f"{name.upper()} is not {encoding}, see PLUGSURFING_HMAC_ENCODING.") from None

@@ -92,8 +92,8 @@ def test_half_a_key_is_never_used(rotation):
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [
-        ({"next": ""}, "PLUGSURFING_HMAC_NEXT is set, but empty."),
-        ({"current": "key two"}, "PLUGSURFING_HMAC_CURRENT and PLUGSURFING_HMAC_NEXT are the same key."),
+        ({"current": ""}, "PLUGSURFING_HMAC_CURRENT is set, but empty."),
+        ({"current": "", "next": ""}, "PLUGSURFING_HMAC_CURRENT is set, but empty."),
         ({"authorization": "\n"}, "PLUGSURFING_AUTHORIZATION is set, but empty."),
     ],
 )
@@ -105,24 +105,94 @@ def test_while_files_are_no_good_the_old_keys_stay_and_one_warning_is_given(rota
     assert logs == [{"event": "keys.kept_old", "log_level": "warning", "reason": reason}]
 
 
-def test_a_file_that_is_gone_for_a_moment_changes_nothing(rotation):
-    (rotation.folder / "next").unlink()
-    with structlog.testing.capture_logs() as logs:
-        assert rotation.refresh() is rotation.refresh() is False
-        rotation.write(next="key two")
+@pytest.mark.parametrize("name", ["current", "next"])
+def test_a_file_that_is_gone_for_a_moment_changes_nothing(rotation, name):
+    text = (rotation.folder / name).read_text()
+    for _ in range(2):
+        (rotation.folder / name).unlink()
         assert rotation.refresh() is False
-        (rotation.folder / "next").unlink()
+        rotation.write(**{name: text})
         assert rotation.refresh() is False
     assert rotation.keyring.keys == OLD
-    assert [entry["event"] for entry in logs] == ["keys.kept_old"] * 2
+
+
+def test_a_file_of_current_that_is_gone_leaves_the_old_keys_and_one_warning(rotation):
+    (rotation.folder / "current").unlink()
+    with structlog.testing.capture_logs() as logs:
+        assert [rotation.refresh() for _ in range(5)] == [False] * 5
+    assert rotation.keyring.keys == OLD
+    assert [entry["event"] for entry in logs] == ["keys.kept_old"]
+
+
+def empty(file):
+    file.write_text("")
+
+
+def blank(file):
+    file.write_text(" \n")
+
+
+def remove(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize("end", [empty, blank, remove])
+def test_a_rotation_ends_when_the_file_of_next_says_nothing_any_more(rotation, end):
+    rotation.write(current="key two")
+    end(rotation.folder / "next")
+    with structlog.testing.capture_logs() as logs:
+        assert [rotation.refresh() for _ in range(4)] == [False, True, False, False]
+    assert rotation.keyring.keys == Keys(b"key two", None, OLD.authorizations)
+    names = ["PLUGSURFING_HMAC_CURRENT", "PLUGSURFING_HMAC_NEXT"]
+    assert logs == [{"event": "keys.reread", "log_level": "info", "settings": names, "has_next": False}]
+
+
+def test_a_next_key_is_withdrawn_alone_and_may_come_again(rotation):
+    rotation.write(next="")
+    assert [rotation.refresh() for _ in range(2)] == [False, True]
+    assert rotation.keyring.keys == Keys(b"key one", None, OLD.authorizations)
+    rotation.write(next="key three")
+    assert [rotation.refresh() for _ in range(2)] == [False, True]
+    assert rotation.keyring.keys.next == b"key three"
 
 
 def test_a_rotation_in_several_steps_ends_with_the_new_keys(rotation):
-    rotation.write(current="key two")  # equal to NEXT for a while
-    assert not any(rotation.refresh() for _ in range(3))
+    rotation.write(current="key two")  # equal to NEXT: the old key is withdrawn
+    assert [rotation.refresh() for _ in range(3)] == [False, True, False]
+    assert rotation.keyring.keys == Keys(b"key two", None, OLD.authorizations)
     rotation.write(next="key three")
     assert [rotation.refresh() for _ in range(2)] == [False, True]
     assert rotation.keyring.keys == Keys(b"key two", b"key three", OLD.authorizations)
+
+
+def test_a_next_key_without_a_current_one_cannot_be_withdrawn(tmp_path):
+    (tmp_path / "next").write_text("key two")
+    clock = Clock()
+    keyring = Keyring(load_settings(plugsurfing_hmac_next_file=tmp_path / "next"), monotonic=clock)
+    (tmp_path / "next").write_text("")
+    for _ in range(3):
+        clock.now += 1
+        assert keyring.refresh() is False
+    assert keyring.keys.next == b"key two"
+
+
+@pytest.mark.parametrize("text", [None, "", "key one\n"])
+def test_a_start_after_a_rotation_finds_the_same_keys(tmp_path, text):
+    (tmp_path / "current").write_text("key one")
+    if text is not None:
+        (tmp_path / "next").write_text(text)
+    clock = Clock()
+    settings = load_settings(
+        plugsurfing_hmac_current_file=tmp_path / "current", plugsurfing_hmac_next_file=tmp_path / "next"
+    )
+    assert settings.plugsurfing_hmac_next is None
+    keyring = Keyring(settings, monotonic=clock)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            clock.now += 1
+            assert keyring.refresh() is False
+    assert keyring.keys == Keys(b"key one")
+    assert logs == []
 
 
 def test_a_key_that_is_not_in_its_encoding_is_not_taken(tmp_path):

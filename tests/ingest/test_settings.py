@@ -190,16 +190,36 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(content, tmp_path, monkey
     path = tmp_path / "secret-file"
     if content is not None:
         path.write_bytes(content)
-    monkeypatch.setenv("PLUGSURFING_HMAC_NEXT_FILE", str(path))
+    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT_FILE", str(path))
     sentence = refused()
-    assert sentence.startswith("PLUGSURFING_HMAC_NEXT_FILE names a file that cannot be read")
+    assert sentence.startswith("PLUGSURFING_HMAC_CURRENT_FILE names a file that cannot be read")
     assert "secret" not in sentence
 
 
-def test_an_empty_key_file_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["PLUGSURFING_HMAC_CURRENT", "PLUGSURFING_HMAC_NEXT"])
+def test_an_empty_key_file_is_refused(name, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("\n")
-    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT_FILE", str(tmp_path / "file"))
-    assert refused() == "PLUGSURFING_HMAC_CURRENT is set, but empty."
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "file"))
+    assert refused() == f"{name} is set, but empty."
+
+
+@pytest.mark.parametrize("text", [None, "", " \n", "CA\r\n"])
+def test_beside_a_current_key_the_file_of_the_next_one_may_say_that_there_is_none(text, tmp_path, monkeypatch):
+    if text is not None:
+        (tmp_path / "file").write_text(text)
+    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", "ca")
+    monkeypatch.setenv("PLUGSURFING_HMAC_ENCODING", "hex")
+    monkeypatch.setenv("PLUGSURFING_HMAC_NEXT_FILE", str(tmp_path / "file"))
+    settings = load_settings()
+    assert settings.plugsurfing_hmac_current == SecretStr("ca")
+    assert settings.plugsurfing_hmac_next is None
+
+
+def test_a_file_of_the_next_key_that_is_no_text_is_refused_as_any_other(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"\xff\xfesecret")
+    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", "ca")
+    monkeypatch.setenv("PLUGSURFING_HMAC_NEXT_FILE", str(tmp_path / "file"))
+    assert refused().startswith("PLUGSURFING_HMAC_NEXT_FILE names a file that cannot be read")
 
 
 def test_serve_needs_something_that_proves_a_request():
