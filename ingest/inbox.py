@@ -21,15 +21,17 @@ import structlog
 from ingest.damage import occupy
 from ingest.envelope import Envelope
 from ingest.errors import InboxUnavailable
-from ingest.inboxfile import open_inbox_file
 from ingest.metrics import Metrics
-from ingest.rows import Kept, Row, keep_rows, row_of
+from ingest.reserve import Reserve
+from ingest.rows import Kept, Row, keep_at_once, keep_rows, open_for_keeping, row_of
 from ingest.settings import Settings
 
 log = structlog.get_logger()
 
 # Most deliveries of one commit: it holds the lock that the relay and other processes wait for.
 LARGEST_GROUP = 1000
+# Most turns of the loop in which a group may grow before it is written. What comes together is rarely read in one turn.
+TURNS = 3
 # What a waiting delivery takes in memory beside its body, in bytes.
 OVERHEAD = 2000
 # After these the connection is as good as before: there was no room, or it was not our turn.
@@ -61,6 +63,7 @@ class Inbox:
     def __init__(self, path: Path, settings: Settings, metrics: Metrics | None = None) -> None:
         self._path = path
         self._room = settings.waiting_bytes
+        self._reserve = Reserve(path, settings)
         self._metrics = metrics or Metrics()
         self._callbacks: list[Callable[[], None]] = []
         self._waiting: deque[Waiter] = deque()
@@ -79,7 +82,7 @@ class Inbox:
         """Begin to keep. Never raises: a file that cannot be opened now is tried again with each commit."""
         try:
             self._lock = occupy(self._path)
-            self._file = open_inbox_file(self._path)
+            self._file = open_for_keeping(self._path)
         except (sqlite3.Error, OSError) as error:
             self._note_failure(error)
         self._open = True
@@ -120,10 +123,17 @@ class Inbox:
             self._waiting.append((row, future, size))
         self._waiting_bytes += size
         if not self._signalled:
-            # Soon, not now: whatever else this turn of the loop brings is in the same commit.
             self._signalled = True
-            loop.call_soon(self._signals.put, Signal.COMMIT)
+            loop.call_soon(self._gather, loop, 0, TURNS)
         return future
+
+    def _gather(self, loop: asyncio.AbstractEventLoop, before: int, turns: int) -> None:
+        """Have written what waits once a turn of the loop has brought nothing more, or after so many turns."""
+        waiting = len(self._waiting)
+        if turns and before < waiting < LARGEST_GROUP:
+            loop.call_soon(self._gather, loop, waiting, turns - 1)
+        else:
+            self._signals.put(Signal.COMMIT)
 
     def _write(self) -> None:
         # One group a signal: so the loop gets to answer, and to gather the next one, in between.
@@ -154,18 +164,22 @@ class Inbox:
         started = time.perf_counter()
         rows = [row for row, _, _ in group if row is not None]
         if self._file is None:
-            self._file = open_inbox_file(self._path)
-        self._file.execute("BEGIN IMMEDIATE")
-        kept = keep_rows(self._file, rows)
-        if len(rows) < len(group):
-            self._file.execute(PROBE, (time.time(),))
-        self._file.execute("COMMIT")
+            self._file = open_for_keeping(self._path)
+        self._reserve.take(self._file, sum(size for _, _, size in group))
+        is_probed = len(rows) < len(group)
+        kept = None if is_probed else keep_at_once(self._file, rows)
+        if kept is None:
+            self._file.execute("BEGIN IMMEDIATE")
+            kept = keep_rows(self._file, rows)
+            if is_probed:
+                self._file.execute(PROBE, (time.time(),))
+            self._file.execute("COMMIT")
         self._note_success(kept, time.perf_counter() - started)
         results = iter(kept)
         return [PROBED if row is None else next(results) for row, _, _ in group]
 
     def _deliver(self, group: list[Waiter], kept: list[Kept] | None) -> None:
-        """Tell a whole group how it went, in the loop, and have written what has gathered meanwhile."""
+        """Tell a whole group how it went, in the loop, and see to what has come meanwhile."""
         for index, (_, future, size) in enumerate(group):
             self._waiting_bytes -= size
             if future.done():  # its request was given up
@@ -176,7 +190,7 @@ class Inbox:
                 future.set_result(kept[index])
         self._signalled = bool(self._waiting)
         if self._signalled:
-            self._signals.put(Signal.COMMIT)
+            self._gather(asyncio.get_running_loop(), 0, TURNS)
 
     def _note_success(self, kept: list[Kept], seconds: float) -> None:
         repeated = sum(one.duplicate for one in kept)
@@ -191,7 +205,7 @@ class Inbox:
             self.problem = problem
             log.error("inbox.failed", error=problem)
         self._metrics.commit_failed()
-        if self._file is None:
+        if self._file is None or isinstance(error, InboxUnavailable):  # it has not been touched
             return
         with contextlib.suppress(sqlite3.Error):
             self._file.rollback()

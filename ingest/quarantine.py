@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,11 +12,11 @@ from pathlib import Path
 import structlog
 
 from ingest.errors import InboxUnavailable, NotAuthentic
-from ingest.inboxfile import open_inbox_file
 from ingest.keyring import Keys
 from ingest.metrics import Metrics
 from ingest.refused import Quarantined, from_row
-from ingest.rows import Kept, keep_rows, row_of
+from ingest.reserve import Reserve
+from ingest.rows import Kept, keep_rows, open_for_keeping, row_of
 from ingest.settings import Settings
 
 log = structlog.get_logger()
@@ -63,13 +63,16 @@ class Quarantine:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
+        self._reserve = Reserve(path, settings)
 
-    def add(self, requests: Iterable[Quarantined], *, dropped: int = 0) -> int:
-        """Write requests down and make room for them at the cost of the oldest.
+    def add(self, requests: Sequence[Quarantined], *, dropped: int = 0) -> int:
+        """Write requests down and make room for them at the cost of the oldest; never at that of deliveries.
 
         Count those that went, and `dropped` others, for `dropped()`; tell how many.
         """
         with self._transaction() as file:
+            if requests:
+                self._reserve.take(file, sum(len(one.body) for one in requests))
             file.executemany(
                 PUT,
                 [(one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body) for one in requests],
@@ -118,7 +121,7 @@ class Quarantine:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
-            with contextlib.closing(open_inbox_file(self._path)) as file:
+            with contextlib.closing(open_for_keeping(self._path)) as file:
                 file.execute("BEGIN IMMEDIATE")
                 yield file
                 file.execute("COMMIT")

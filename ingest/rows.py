@@ -1,31 +1,35 @@
 """How an envelope is laid down in the inbox file, and how a repeat is known."""
 
-import json
 import sqlite3
-import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 from pydantic_core import to_json
 
 from ingest.envelope import Envelope
 from ingest.events import glimpse, queue_for
+from ingest.inboxfile import open_inbox_file
 
 # A repeat brings no body and is nobody's hurry.
 REPEATS_QUEUE = "other"
 
-REMEMBER = "INSERT OR IGNORE INTO seen (id, first_at) VALUES"
-FIRST_SEEN = "SELECT id, first_at FROM seen WHERE id IN (SELECT value FROM json_each(?))"
+# Part of the statement that keeps, so that both are one: it fails as a whole if one of its rows is known.
+REMEMBERING = """
+CREATE TEMP TRIGGER remembering AFTER INSERT ON main.deliveries WHEN new.body IS NOT NULL BEGIN
+    INSERT INTO seen (id, first_at) VALUES (new.id, (julianday('now') - 2440587.5) * 86400);
+END
+"""
 KEEP = """
 INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body) VALUES
 """
+KNOWN = "SELECT 1 FROM seen WHERE id = ?"
 COUNT = "UPDATE seen SET receipts = receipts + 1 WHERE id = ?"
 # While a notice of an earlier repeat waits, it stands for this one too: it tells the number when it is offered.
 NOTE = KEEP.replace("INSERT INTO", "INSERT OR IGNORE INTO")
-# Most rows of one statement. Between two of them the interpreter is handed over to the loop, and getting it back takes
-# longer than all the rest; but sqlite3 keeps the prepared form of each length, which takes memory.
+# Most rows of one statement; sqlite3 keeps the prepared form of each length, which takes memory.
 LOT = 64
 
 
@@ -68,37 +72,48 @@ def row_of(envelope: Envelope) -> Row:
     )
 
 
+def open_for_keeping(path: Path) -> sqlite3.Connection:
+    """Open the inbox file so that rows can be kept in it."""
+    connection = open_inbox_file(path)
+    connection.execute(REMEMBERING)
+    return connection
+
+
+def keep_at_once(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept] | None:
+    """Write rows with one statement, which is a transaction if there is none; None if one is known, or some too many.
+
+    Each statement hands the interpreter over to the loop more than once, and the wait to get it back is longer than all
+    that SQLite does.
+    """
+    if not 0 < len(rows) <= LOT:
+        return None
+    try:
+        connection.execute(_for_lot(KEEP, len(rows)), list(chain.from_iterable(rows)))
+    except sqlite3.IntegrityError:
+        return None
+    return [Kept(row.id, duplicate=False) for row in rows]
+
+
 def keep_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]:
     """Write rows inside the caller's transaction, in their order; of those known already, that they came again."""
-    now = time.time()
-    if _insert(connection, REMEMBER, [(row.id, now) for row in rows]) == len(rows):
-        _insert(connection, KEEP, rows)
-        return [Kept(row.id, duplicate=False) for row in rows]
-    # What was remembered just now bears this moment, which no other transaction has: they take turns.
-    found = connection.execute(FIRST_SEEN, (json.dumps([row.id for row in rows]),))
-    known = {delivery_id for delivery_id, first_at in found if first_at != now}
     kept: list[Kept] = []
-    for row in rows:
-        if row.id in known:
-            connection.execute(COUNT, (row.id,))
-            _insert(connection, NOTE, [row._replace(queue=REPEATS_QUEUE, headers="{}", body=None)])
-        else:
-            _insert(connection, KEEP, [row])
-        kept.append(Kept(row.id, row.id in known))
-        known.add(row.id)
+    for start in range(0, len(rows), LOT):
+        lot = rows[start : start + LOT]
+        kept += keep_at_once(connection, lot) or [_keep_one(connection, row) for row in lot]
     return kept
 
 
-def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> int:
-    inserted = 0
-    for start in range(0, len(rows), LOT):
-        lot = rows[start : start + LOT]
-        values = list(chain.from_iterable(lot))
-        inserted += connection.execute(_for_lot(statement, len(lot), len(values) // len(lot)), values).rowcount
-    return inserted
+def _keep_one(connection: sqlite3.Connection, row: Row) -> Kept:
+    is_known = connection.execute(KNOWN, (row.id,)).fetchone() is not None
+    if is_known:
+        connection.execute(COUNT, (row.id,))
+        connection.execute(_for_lot(NOTE, 1), row._replace(queue=REPEATS_QUEUE, headers="{}", body=None))
+    else:
+        connection.execute(_for_lot(KEEP, 1), row)
+    return Kept(row.id, is_known)
 
 
 @cache
-def _for_lot(statement: str, lot: int, columns: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"{statement} {', '.join([row] * lot)}"
+def _for_lot(statement: str, rows: int) -> str:
+    row = f"({', '.join('?' * len(Row._fields))})"
+    return f"{statement} {', '.join([row] * rows)}"

@@ -400,12 +400,14 @@ def test_when_nothing_can_be_kept_nothing_is_promised(client, tmp_path, monkeypa
     def full(_file, _rows):
         raise OSError("No space left on device")
 
-    keeps = inbox.keep_rows
-    monkeypatch.setattr(inbox, "keep_rows", full)
+    keeps = inbox.keep_at_once, inbox.keep_rows
+    for name in ("keep_at_once", "keep_rows"):
+        monkeypatch.setattr(inbox, name, full)
     body = body_of()
     refused = client.post(EVENTS, content=body, headers=signed(body))
     not_ready = client.get("/readyz")
-    monkeypatch.setattr(inbox, "keep_rows", keeps)
+    for name, keep in zip(("keep_at_once", "keep_rows"), keeps, strict=True):
+        monkeypatch.setattr(inbox, name, keep)
 
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "5"

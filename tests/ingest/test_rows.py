@@ -1,4 +1,4 @@
-import sqlite3
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.envelope import Envelope, Kind
-from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.rows import LOT, Row, keep_rows, row_of
+from ingest.inboxfile import FILE_NAME
+from ingest.rows import LOT, Row, keep_at_once, keep_rows, open_for_keeping, row_of
 
 STARTED = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "L60XMxWy0oP", "timestamp": "2025-06-12T10:56:51Z"}}'
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -17,7 +17,7 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def file(tmp_path):
-    connection = open_inbox_file(tmp_path / FILE_NAME)
+    connection = open_for_keeping(tmp_path / FILE_NAME)
     yield connection
     connection.close()
 
@@ -110,6 +110,24 @@ def test_a_delivery_that_is_settled_is_still_known(file):
     assert count(file, "body IS NOT NULL") == 0
 
 
+def test_a_statement_alone_keeps_all_or_nothing(file):
+    assert [one.duplicate for one in keep_at_once(file, [row(1), row(2)])] == [False, False]
+    assert keep_at_once(file, [row(3), row(2), row(4)]) is None
+    assert keep_at_once(file, [row(5), row(5)]) is None
+    assert keep_at_once(file, []) is None
+    assert keep_at_once(file, [*map(row, range(100, 101 + LOT))]) is None
+    assert count(file) == len(receipts(file)) == 2
+    assert not file.in_transaction
+
+
+def test_when_a_delivery_came_first_is_remembered_by_the_clock_and_not_by_its_receipt(file):
+    """What is verified again late may have been received long ago; it is not to be forgotten at once."""
+    keep(file, row(1, at=1.0))
+
+    (first_at,) = file.execute("SELECT first_at FROM seen").fetchone()
+    assert abs(first_at - time.time()) < 5
+
+
 def test_a_group_with_repeats_keeps_what_is_new_in_it(file):
     keep(file, row(1))
 
@@ -119,7 +137,7 @@ def test_a_group_with_repeats_keeps_what_is_new_in_it(file):
 
 @given(groups=st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=6))
 def test_however_receipts_are_grouped_the_first_is_kept_and_the_others_are_repeats(groups):
-    file = open_inbox_file_in_memory()
+    file = open_for_keeping(Path(":memory:"))
     known: Counter[int] = Counter()
     at = 0.0
     for group in groups:
@@ -134,7 +152,3 @@ def test_however_receipts_are_grouped_the_first_is_kept_and_the_others_are_repea
     assert count(file, "body IS NOT NULL") == len(known)
     assert count(file, "body IS NULL") == sum(times > 1 for times in known.values())
     file.close()
-
-
-def open_inbox_file_in_memory() -> sqlite3.Connection:
-    return open_inbox_file(Path(":memory:"))
