@@ -8,6 +8,8 @@ from redis.retry import Retry
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from ingest.errors import SettingsError
+
 QUEUES = ("urgent", "sessions", "cdrs", "other")
 """In the order in which a worker on all of them serves them."""
 
@@ -20,7 +22,7 @@ def connect(url: str, *, timeout: float = 5) -> redis.Redis:
     """Make a client that connects when it is first used; `timeout` in seconds, for connecting and for each answer.
 
     Takes redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.
-    Raises ValueError for anything else.
+    Raises SettingsError, without a part of the URL, for anything else.
     """
     options = {
         "socket_timeout": timeout,
@@ -32,10 +34,13 @@ def connect(url: str, *, timeout: float = 5) -> redis.Redis:
     }
     if url.startswith("unix:"):
         del options["socket_connect_timeout"], options["socket_keepalive"]
-    _, client = redis_sentinel_url.connect(url, sentinel_options=options, client_options=options)
+    try:
+        _, client = redis_sentinel_url.connect(url, sentinel_options=options, client_options=options)
+    except ValueError:  # repeats what it takes for a port, which may be a part of the password
+        raise SettingsError("REDIS_URL is not a URL of a Redis server.") from None
     pool = client.connection_pool
     if isinstance(pool, redis.sentinel.SentinelConnectionPool) and pool.service_name is None:
-        raise ValueError("redis+sentinel:// needs the name of a service after the hosts")
+        raise SettingsError("REDIS_URL needs the name of a service after the hosts.")
     return client  # type: ignore[no-any-return]  # redis_sentinel_url has no types; it makes what redis-py makes
 
 

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import random
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import redis
 import structlog
 
 from ingest.broker import connect
-from ingest.errors import QueueUnavailable
+from ingest.errors import QueueUnavailable, SettingsError
 from ingest.lease import GRACE
 from ingest.outbox import Outbox
 from ingest.rounds import PROBE_EVERY, SWEEP_EVERY, Rounds
@@ -33,6 +34,8 @@ BACKOFF_FIRST = 0.1
 BACKOFF_LONGEST = 3.0
 DRAIN = 3.0
 JOIN = 8.0
+# What is known to say nothing secret. Of anything else only the name of its type is logged and shown.
+SHOWN = (SettingsError, sqlite3.Error, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ class Relay:
                 self._note_failure(redis_error=str(error))
             # Nobody else carries: whatever goes wrong, from a full disk to a fault of ours, the thread tries again.
             except Exception as error:  # noqa: BLE001
-                self._note_failure(error=f"{type(error).__name__}: {error}"[:200])
+                said = f"{type(error).__name__}: {error}" if isinstance(error, SHOWN) else type(error).__name__
+                self._note_failure(error=said[:200])
             else:
                 continue
             self._disconnect()

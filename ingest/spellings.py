@@ -3,10 +3,15 @@
 import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import SplitResult, parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
+
+# No part of the value, and not what the parsers say either: they repeat what they take for a port, a password often.
+NO_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
+MOST = 65535
 
 
 def items(value: object) -> object:
@@ -21,6 +26,16 @@ def _folder(value: object) -> object:
 def _redis_url(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://")):
         raise ValueError("must start with redis://, rediss://, unix:// or redis+sentinel://")
+    try:
+        parts = urlsplit(url)
+        for number in parse_qs(parts.query).get("db", ()):
+            int(number)
+        if parts.scheme == "redis+sentinel":
+            _check_sentinels(parts)
+        elif parts.scheme != "unix":
+            _check_host(parts)
+    except ValueError:
+        raise ValueError(NO_URL) from None
     return url
 
 
@@ -28,7 +43,44 @@ def _database_url(url: str) -> str:
     url = re.sub(r"\A(postgres|postgresql)://", "postgresql+psycopg://", url)  # as hosting platforms write it
     if not url.startswith(("sqlite:///", "postgresql+psycopg://")):
         raise ValueError("must start with sqlite:///, postgresql:// or postgresql+psycopg://")
+    if url.startswith("postgresql"):
+        try:
+            _check_postgresql(url)
+        except ValueError:
+            raise ValueError(NO_URL) from None
     return url
+
+
+def _check_postgresql(url: str) -> None:
+    # As SQLAlchemy reads it: a password ends at its first @ and nowhere else.
+    without_user = urlsplit(re.sub(r"\A([^:]+://)[^:/]*(:[^@]*)?@", r"\1", url))
+    if "@" in without_user.netloc:
+        raise ValueError
+    _check_host(without_user)
+
+
+def _check_sentinels(parts: SplitResult) -> None:
+    before, at, after = parts.netloc.partition("@")
+    for host in (after if at else before).split(","):
+        name, colon, port = host.partition(":")
+        if not name or "@" in name or (colon and not 0 < int(port) <= MOST):
+            raise ValueError
+    _check_rest(parts)
+    service, *database = parts.path.removeprefix("/").split("/")
+    if not (service or parse_qs(parts.query).get("service")):
+        raise ValueError
+    int(database[0] if database else 0)
+
+
+def _check_host(parts: SplitResult) -> None:
+    _ = parts.port  # raises ValueError for one that is none
+    _check_rest(parts)
+
+
+def _check_rest(parts: SplitResult) -> None:
+    """Raise ValueError if there is an @ after the host: then a password has ended early, and is taken for a host."""
+    if "@" in f"{parts.path}{parts.fragment}{parts.query.partition('=')[0]}":
+        raise ValueError
 
 
 def _http_url(url: str) -> str:
@@ -51,7 +103,7 @@ def _time_zone(name: str) -> str:
 
 
 Count = Annotated[int, Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
+Port = Annotated[int, Field(ge=0, le=MOST)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(items)]
 ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Folder = Annotated[Path, BeforeValidator(_folder)]

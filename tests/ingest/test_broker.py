@@ -1,7 +1,10 @@
+import traceback
+
 import pytest
 import redis
 
 from ingest.broker import QUEUES, WORK_BATCH, WORK_RUNS, connect, queue
+from ingest.errors import SettingsError
 
 
 @pytest.mark.parametrize(
@@ -27,10 +30,21 @@ def test_sentinels_lead_to_the_master_of_a_service():
     assert {each["socket_timeout"] for each in sentinels} == {1}
 
 
-@pytest.mark.parametrize("url", ["http://example", "redis+sentinel://one:26379"])
-def test_a_url_that_leads_nowhere_is_refused(url):
-    with pytest.raises(ValueError, match=r"redis|URL"):
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://secret",
+        "redis://:s3cr/etpw@example:6379/0",
+        "redis://example:secret",
+        "redis://example?socket_timeout=secret",
+        "redis+sentinel://one:26379",
+        "redis+sentinel://one:secret/mymaster",
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_without_a_word_of_it(url):
+    with pytest.raises(SettingsError, match=r"\AREDIS_URL [a-zA-Z ]+\.\Z") as caught:
         connect(url)
+    assert "".join(traceback.format_exception(caught.value)).count("s3cr") == 0
 
 
 def test_a_server_that_is_away_is_known_at_once():

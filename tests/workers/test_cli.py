@@ -106,6 +106,26 @@ def test_what_goes_wrong_is_a_sentence_and_an_exit_code(environment, arguments, 
     assert 0 < len(result.stderr.splitlines()) <= 4
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        {"REDIS_URL": "redis://:s3cr/etpw@host:6379/0"},
+        {"REDIS_URL": "redis+sentinel://s3cr:1"},
+        {"DATABASE_URL": "postgresql://u:p@host:s3cr/x"},
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve"], ["work"], ["clock"], ["dashboard"], ["migrate"], ["dead"], ["replay", "abc"], ["keys"]],
+)
+def test_every_command_refuses_a_url_that_is_none_without_a_word_of_it(environment, arguments, url):
+    result = CliRunner(env={**environment, **url}).invoke(main, arguments)
+
+    assert result.exit_code == 2, result.output
+    assert f"{next(iter(url))} is not a URL that can be read" in result.output
+    assert "s3cr" not in result.output
+
+
 @pytest.mark.parametrize("arguments", [["work"], ["work", "no-such-queue"], ["clock"]])
 def test_a_process_that_cannot_start_says_so_in_a_sentence(environment, arguments):
     result = webhooks(*arguments, environment=environment)  # without REDIS_URL

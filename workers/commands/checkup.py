@@ -112,7 +112,7 @@ def queues(settings: Settings) -> Iterator[Finding]:
     try:
         with connect(url, timeout=5) as connection:
             yield from _redis(connection, settings.clock_skew)
-    except (RedisError, OSError, ValueError) as error:
+    except (RedisError, OSError, SettingsError) as error:
         yield _fail("redis", f"{sentence(error)} Until it can, events are kept and wait.")
 
 
