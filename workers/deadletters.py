@@ -3,10 +3,14 @@
 Putting such a job back on its queue, in the dashboard say, makes the run once more.
 """
 
+import hashlib
+from collections.abc import Sequence
+
 import redis
 from redis.client import Pipeline
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 from rq.job_lifecycle import record_job_failure
+from rq.serializers import JSONSerializer
 from sqlalchemy import Connection
 
 from ingest.broker import WORK_RUNS, queue
@@ -15,6 +19,7 @@ from workers.dispatch import MARGIN
 from workers.equipment import Equipment
 from workers.ledger import ended
 from workers.ledger.ended import DeadRun
+from workers.ledger.engine import chunks
 from workers.ledger.transaction import transact
 
 DEAD_JOB = "dead-"
@@ -34,17 +39,33 @@ def file_dead_letters(equipment: Equipment) -> int:
     except redis.RedisError as error:
         raise QueueUnavailable(f"dead letters cannot be filed: {type(error).__name__}") from error
 
-    def mark(ledger: Connection) -> None:
-        for run in dead:
-            ended.mark_filed(ledger, run, job_id(run))
+    def mark(ledger: Connection) -> list[str]:
+        return [job_id(run) for run in dead if not ended.mark_filed(ledger, run, job_id(run))]
 
-    transact(equipment.engine, mark)
+    taken_up = transact(equipment.engine, mark)
+    try:
+        take_back(equipment.connection, taken_up)
+    except redis.RedisError as error:
+        raise QueueUnavailable(f"dead letters cannot be taken back: {type(error).__name__}") from error
     return len(dead)
 
 
+def take_back(connection: redis.Redis, job_ids: Sequence[str]) -> None:
+    """Remove the failed jobs of runs that are not dead any more; other jobs, and those put back on a queue, stay.
+
+    Raises RedisError if that cannot be done now.
+    """
+    for some in chunks([job_id for job_id in job_ids if job_id.startswith(DEAD_JOB)], AT_ONCE):
+        for job in Job.fetch_many(some, connection=connection, serializer=JSONSerializer):
+            if job is not None and job.get_status(refresh=False) is JobStatus.FAILED:
+                job.delete()
+
+
 def job_id(run: DeadRun) -> str:
-    """Name the failed job of a dead run: filing it twice gives one."""
-    return f"{DEAD_JOB}{run.delivery_id}-{run.attempts}"
+    """Name the failed job of a dead run: filing it twice gives one, and that of another handler is another one."""
+    # A handler may have any name, a job may not.
+    handler = hashlib.sha256(run.handler.encode()).hexdigest()[:8]
+    return f"{DEAD_JOB}{run.delivery_id}-{run.attempts}-{handler}"
 
 
 def _file(equipment: Equipment, run: DeadRun, pipe: Pipeline) -> None:

@@ -78,10 +78,10 @@ def unfiled(conn: Connection, prefix: str, limit: int) -> list[DeadRun]:
     return [DeadRun(*row) for row in conn.execute(query)]
 
 
-def mark_filed(conn: Connection, run: DeadRun, job_id: str) -> None:
-    """Note the failed job that stands for a dead run, unless the run has been taken up again."""
+def mark_filed(conn: Connection, run: DeadRun, job_id: str) -> bool:
+    """Note the failed job that stands for a dead run; False if the run has been taken up again."""
     same = and_(runs.c.delivery_id == run.delivery_id, runs.c.handler == run.handler, runs.c.attempts == run.attempts)
-    conn.execute(update(runs).where(same, runs.c.outcome == Outcome.DEAD).values(job_id=job_id))
+    return conn.execute(update(runs).where(same, runs.c.outcome == Outcome.DEAD).values(job_id=job_id)).rowcount > 0
 
 
 def add_missing(conn: Connection, rows: Sequence[NewRun]) -> int:

@@ -67,7 +67,7 @@ def test_a_dead_run_is_unfiled_until_its_letter_is_made(ledger):
         letter = found[0]
         assert (letter.event, letter.session_id, letter.error) == ("SESSION_STARTED", "s1", "ValueError: no")
         for each in found:
-            ended.mark_filed(conn, each, f"dead-{each.delivery_id}")
+            assert ended.mark_filed(conn, each, f"dead-{each.delivery_id}")
         assert ended.unfiled(conn, "dead-", 10) == []
 
 
@@ -77,5 +77,5 @@ def test_a_run_taken_up_again_is_not_marked_as_filed(ledger, noon):
     with ledger.begin() as conn:
         (letter,) = ended.unfiled(conn, "dead-", 10)
         ended.reopen(conn, ["d1"], None, noon)
-        ended.mark_filed(conn, letter, "dead-d1")
+        assert not ended.mark_filed(conn, letter, "dead-d1")
     assert ledger.run_of("d1", "warn").job_id is None
