@@ -11,7 +11,7 @@ from ingest.envelope import Kind
 from ingest.errors import Unreadable
 from ingest.events import decode, glimpse, queue_for
 from workers.ledger import deliveries, ended
-from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.deliveries import DeliveryRow, Filters
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.runs import NewRun
 from workers.loader import Plugins
@@ -27,6 +27,8 @@ class Plan:
     is_understood: bool
     again: tuple[str, ...] = ()
     """Handlers whose runs have ended and are made once more."""
+    were_dead: bool = False
+    """Those are the dead runs; else they are runs that have ended in any way."""
     first: tuple[tuple[str, str], ...] = ()
     """Handlers that never ran on it, each with its queue."""
     unloaded: tuple[str, ...] = ()
@@ -40,6 +42,12 @@ class Plan:
     def handlers(self) -> tuple[str, ...]:
         """Everything that will run."""
         return *self.again, *(name for name, _ in self.first)
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """The jobs of the runs that are made once more or taken back: failed jobs, where these runs were dead."""
+        over = {*self.again, *((WHOLE_DELIVERY,) if self.withdraws else ())}
+        return tuple(run.job_id for run in self.row.runs if run.handler in over and run.job_id is not None)
 
 
 def plan(row: DeliveryRow, plugins: Plugins, handler: str | None = None) -> Plan:
@@ -58,7 +66,8 @@ def plan(row: DeliveryRow, plugins: Plugins, handler: str | None = None) -> Plan
     if dead:
         loaded = {each.name for each in plugins.subscriptions}
         again = tuple(name for name in dead if name in loaded)
-        return Plan(row, is_understood=True, again=again, unloaded=tuple(name for name in dead if name not in loaded))
+        unloaded = tuple(name for name in dead if name not in loaded)
+        return Plan(row, is_understood=True, again=again, were_dead=True, unloaded=unloaded)
     takers = {each.name: each for each in plugins.subscriptions if each.takes(event) and handler in {None, each.name}}
     queue = queue_for(kind, glimpse(kind, body))
     first = tuple((name, each.queue or queue) for name, each in takers.items() if name not in known)
@@ -75,8 +84,19 @@ def plan(row: DeliveryRow, plugins: Plugins, handler: str | None = None) -> Plan
     )
 
 
-def plans(conn: Connection, ids: Collection[str], plugins: Plugins, handler: str | None = None) -> list[Plan]:
-    """Decide about deliveries that the ledger knows, oldest first."""
+def plans(
+    conn: Connection,
+    ids: Collection[str],
+    plugins: Plugins,
+    handler: str | None = None,
+    filters: Filters | None = None,
+) -> list[Plan]:
+    """Decide about deliveries that the ledger knows, oldest first.
+
+    With filters, only about those that they fit now: since they were chosen, somebody else may have replayed them.
+    """
+    if filters is not None:
+        ids = deliveries.still(conn, ids, filters)
     rows = deliveries.lookup(conn, ids, bodies=True)
     return [plan(row, plugins, handler) for row in sorted(rows, key=lambda row: (row.received_at, row.id))]
 
@@ -88,12 +108,13 @@ def carry_out(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> No
         if each.is_understood and each.row.state is DeliveryState.UNREADABLE:
             seen = glimpse(Kind(each.row.kind), each.row.body or b"")
             deliveries.understood(conn, each.row.id, seen.name, seen.session_id)
-    by_handler: dict[str, list[str]] = defaultdict(list)
+    by_handler: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for each in decided:
         for name in each.again:
-            by_handler[name].append(each.row.id)
-    for name, ids in sorted(by_handler.items()):
-        ended.reopen(conn, ids, name, due_at, ENDED)
+            by_handler[name, each.were_dead].append(each.row.id)
+    for (name, were_dead), ids in sorted(by_handler.items()):
+        # A dead run that somebody else has had made since it was read here is not made a second time.
+        ended.reopen(conn, ids, name, due_at, (Outcome.DEAD,) if were_dead else ENDED)
     ended.add_missing(conn, [run for each in decided for run in _new_runs(each, due_at)])
 
 

@@ -2,18 +2,23 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import click
+from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
+from ingest.broker import connect
+from ingest.errors import SettingsError
+from ingest.settings import Settings
 from workers.commands import options
-from workers.commands.failures import Failure, Misused
+from workers.commands.failures import Failure, Misused, sentence
 from workers.commands.output import Cell, iso, json_line, printable, short, span, table
 from workers.commands.stores import ledger_of
+from workers.deadletters import take_back
 from workers.devfile import settings_beside_dev
 from workers.ledger import deliveries
 from workers.ledger.deliveries import Filters
@@ -25,6 +30,8 @@ from workers.replay import Plan, carry_out, plans
 
 AT_ONCE = 200
 """Deliveries in one transaction: short enough not to keep the workers waiting."""
+REDIS_PATIENCE = 2
+"""Seconds: what is wanted of Redis here is not worth more."""
 STATES = [state.value for state in DeliveryState if state not in {DeliveryState.KEPT, DeliveryState.QUEUED}]
 
 
@@ -65,14 +72,16 @@ def replay(  # noqa: PLR0913  the options are the interface
     plugins = load_plugins(settings)
     if handler is not None and handler not in {each.name for each in plugins.subscriptions}:
         raise Misused(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
-    filters = Filters(event=event, since=since, until=until)
+    filters = None if ids else with_state(Filters(event=event, since=since, until=until), state, handler)
     with ledger_of(settings) as engine:
         with reading(engine) as conn:
-            chosen = _resolved(conn, ids) if ids else deliveries.find_ids(conn, with_state(filters, state, handler))
+            chosen = deliveries.find_ids(conn, filters) if filters else _resolved(conn, ids)
         if dry_run:
             _preview(engine, chosen, plugins, handler, as_json=as_json)
             return
-        _replayed(engine, chosen, plugins, handler, rate, as_json=as_json)
+        decide = partial(plans, plugins=plugins, handler=handler, filters=filters)
+        job_ids = _replayed(engine, chosen, decide, rate, as_json=as_json)
+    _take_back(settings, job_ids)
 
 
 def with_state(filters: Filters, state: str | None, handler: str | None) -> Filters:
@@ -103,29 +112,44 @@ def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str 
         table(("received", "id", "event", "session", "would run"), [_cells(each) for each in shown])
 
 
-def _replayed(  # noqa: PLR0913  the parts of a decision
-    engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str | None, rate: float | None, *, as_json: bool
-) -> None:
+def _replayed(
+    engine: Engine, ids: Sequence[str], decide: Callable[..., list[Plan]], rate: float | None, *, as_json: bool
+) -> list[str]:
+    """Replay in steps, report it, and return the jobs that stood for the runs until now."""
     began_at = datetime.now(UTC)
     tally: Counter[str] = Counter()
+    job_ids: list[str] = []
     # With a rate, those of one step are due together: a step is what one second may bring.
     step = AT_ONCE if rate is None else min(AT_ONCE, max(1, int(rate)))
     with click.progressbar(length=len(ids), label="Replaying", file=sys.stderr, hidden=len(ids) <= AT_ONCE) as bar:
         for number, some in enumerate(chunks(ids, step)):
             due_at = began_at + timedelta(seconds=number * step / rate if rate else 0)
-            decided = transact(engine, partial(_step, some, plugins, handler, due_at))
+            decided = transact(engine, partial(_step, some, decide, due_at))
             if as_json:
                 _write_json(decided)
-            tally.update(_counts(decided))
+            tally.update(_counts(decided), changed=len(some) - len(decided))
+            job_ids += [job_id for each in decided for job_id in each.job_ids]
             bar.update(len(some))
     if not as_json:
         _report(tally, rate)
+    return job_ids
 
 
-def _step(ids: Sequence[str], plugins: Plugins, handler: str | None, due_at: datetime, conn: Connection) -> list[Plan]:
-    decided = plans(conn, ids, plugins, handler)
+def _step(ids: Sequence[str], decide: Callable[..., list[Plan]], due_at: datetime, conn: Connection) -> list[Plan]:
+    decided = decide(conn, ids)
     carry_out(conn, decided, due_at)
     return decided
+
+
+def _take_back(settings: Settings, job_ids: Sequence[str]) -> None:
+    """Have the dashboard show no dead letter for what runs again; the replay stands without it."""
+    if settings.redis_url is None or not job_ids:
+        return
+    try:
+        with connect(settings.redis_url, timeout=REDIS_PATIENCE) as connection:
+            take_back(connection, job_ids)
+    except (RedisError, OSError, SettingsError) as error:
+        click.echo(f"{sentence(error)} The dashboard may go on to show these as failed jobs.", err=True)
 
 
 def _counts(decided: Sequence[Plan]) -> Counter[str]:
@@ -146,13 +170,14 @@ def _report(tally: Counter[str], rate: float | None) -> None:
     )
     if rate and tally["deliveries"]:
         click.echo(f"They come due over {span(timedelta(seconds=tally['deliveries'] / rate))}.")
-    for count, sentence in (
+    for count, words in (
         (tally["unreadable"], "still unreadable"),
+        (tally["changed"], "left alone: they have changed since they were looked for"),
         (tally["idle"], "with nothing to run: no handler takes it, or it is still at work"),
         (tally["unloaded"], "dead runs left, as no plugin defines their handler any more"),
     ):
         if count:
-            click.echo(f"{count} {sentence}.")
+            click.echo(f"{count} {words}.")
 
 
 def _write_json(decided: Sequence[Plan]) -> None:

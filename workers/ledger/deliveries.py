@@ -118,6 +118,11 @@ def find_ids(conn: Connection, filters: Filters, limit: int | None = None) -> li
     return list(conn.scalars(query.where(*_conditions(filters))))
 
 
+def still(conn: Connection, ids: Collection[str], filters: Filters) -> set[str]:
+    """Return those of these deliveries that the filters fit now."""
+    return set(conn.scalars(select(deliveries.c.id).where(among(deliveries.c.id, ids), *_conditions(filters))))
+
+
 def show(conn: Connection, delivery_id: str) -> DeliveryRow | None:
     """Read one delivery with its runs and its raw body."""
     query = _described().add_columns(deliveries.c.body).where(deliveries.c.id == delivery_id)

@@ -3,8 +3,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from workers.ledger import tables
+from ingest.broker import QUEUES, queue
+from ingest.settings import load_settings
+from workers.deadletters import file_dead_letters
+from workers.equipment import Equipment
+from workers.ledger import deliveries, states, tables
 from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.loader import load_plugins
+from workers.replay import carry_out, plans
 
 FEE = {"feeType": "BLOCKING", "feeWillApplyFrom": "2026-05-04T12:10:00Z"}
 FEE_WARNED = (("session_record", Outcome.DONE), ("warn_the_driver", Outcome.DEAD))
@@ -23,6 +29,84 @@ def test_a_dead_run_is_made_again_and_nothing_else_of_its_delivery(any_node, eve
     assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "waiting"}
     assert any_node.rows("deliveries")[0]["state"] == "retrying"
     assert "1 once more" in said
+
+
+def test_what_another_replay_has_settled_meanwhile_is_left_alone(any_node, event, monkeypatch):
+    id_ = any_node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
+
+    def chosen_too_early(*arguments):
+        found = find_ids(*arguments)
+        with any_node.engine.begin() as conn:
+            conn.execute(update(tables.runs).values(outcome=Outcome.DONE))
+            states.refresh_states(conn, found)
+        return found
+
+    find_ids = deliveries.find_ids
+    monkeypatch.setattr(deliveries, "find_ids", chosen_too_early)
+
+    said = any_node.run("replay", "--state", "dead").stdout
+
+    assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "done"}
+    assert "1 left alone" in said
+
+
+def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, event):
+    id_ = any_node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
+    plugins = load_plugins(load_settings(data_dir=any_node.folder))
+    with any_node.engine.begin() as conn:
+        decided = plans(conn, [id_], plugins)
+        conn.execute(update(tables.runs).values(outcome=Outcome.DONE))
+        carry_out(conn, decided, datetime.now(UTC))
+
+    assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "done"}
+
+
+def test_without_redis_a_replay_of_a_filed_dead_letter_stands(node, event):
+    id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
+    with node.engine.begin() as conn:
+        conn.execute(update(tables.runs).values(job_id="dead-letter"))
+
+    result = node.run("replay", id_, REDIS_URL="redis://127.0.0.1:1")
+
+    assert outcomes(node, id_)["warn_the_driver"] == "waiting"
+    assert "dashboard" in result.stderr
+
+
+def test_a_replay_takes_the_failed_jobs_of_its_runs_and_no_others_off_the_dashboard(
+    any_node, event, valkey, valkey_url, tmp_path
+):
+    replayed = any_node.settle(
+        event("SESSION_FEE_INCURRING", "a", **FEE),
+        ("session_record", Outcome.DEAD),
+        ("warn_the_driver", Outcome.DEAD),
+    )
+    killed = any_node.settle(event("SESSION_STARTED", "b"), ("*", Outcome.DEAD))
+    left = any_node.settle(event("SESSION_STARTED", "c"), ("session_record", Outcome.DEAD))
+    settings = load_settings(data_dir=tmp_path)
+    file_dead_letters(Equipment(settings, load_plugins(settings), any_node.engine, valkey, {}))
+    registries = [queue(name, valkey).failed_job_registry for name in QUEUES]
+    assert sum(registry.count for registry in registries) == 4
+
+    any_node.run("replay", replayed, "--handler", "warn_the_driver", REDIS_URL=valkey_url)
+    assert sum(registry.count for registry in registries) == 3
+    any_node.run("replay", replayed, killed, REDIS_URL=valkey_url)
+
+    (job_id,) = (job_id for registry in registries for job_id in registry.get_job_ids())
+    assert left in job_id
+    assert len(valkey.keys("rq:job:*")) == 1
+
+
+def test_a_failed_job_that_somebody_put_back_on_its_queue_is_not_taken_back(node, event, valkey, valkey_url, tmp_path):
+    id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
+    settings = load_settings(data_dir=tmp_path)
+    file_dead_letters(Equipment(settings, load_plugins(settings), node.engine, valkey, {}))
+    (urgent,) = (queue(name, valkey) for name in QUEUES if queue(name, valkey).failed_job_registry.count)
+    registry = urgent.failed_job_registry
+    registry.requeue(registry.get_job_ids()[0])
+
+    node.run("replay", id_, REDIS_URL=valkey_url)
+
+    assert urgent.count == 1
 
 
 def test_a_dry_run_lists_what_would_run_and_changes_nothing(node, event):
