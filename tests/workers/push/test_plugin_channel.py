@@ -1,6 +1,7 @@
 """A channel as a plugin author writes it: one file beside the .env, named in HANDLER_MODULES and in PUSH."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,35 +19,11 @@ from workers.sending import send_due
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 
-SMS = '''
-"""Tell drivers by SMS, through the service we have a contract with."""
-
-import os
-
-import httpx
-
-from handlers import Device, OutgoingPush, PushFailed, Unregistered, channel, devices
-
-
-@devices
-def from_our_own_registry(user_id: str) -> list[Device]:
-    """Look the driver's number up."""
-    return [Device(f"+49-{user_id}")]
-
-
-@channel("sms", to_devices=True)
-def by_sms(push: OutgoingPush) -> None:
-    """Send one SMS."""
-    answer = httpx.post(
-        os.environ["SMS_URL"],
-        json={"to": push.device.token, "text": f"{push.title} {push.body}", "reference": push.id},
-        timeout=push.timeout.total_seconds(),
-    )
-    if answer.status_code == 410:
-        raise Unregistered
-    if answer.status_code != 202:
-        raise PushFailed(f"the SMS service answered {answer.status_code}")
-'''
+README = Path(__file__).resolve().parents[3] / "README.md"
+# The channel that the README shows, as it stands there.
+(SMS,) = re.findall(
+    r"^```python\n(\"\"\"Tell drivers by SMS.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
+)
 
 ASYNC = '''
 """Write pushes down, asynchronously."""
@@ -190,6 +167,6 @@ def test_a_mark_leaves_the_function_as_it_is_and_is_used_rightly():
 
 def test_what_a_plugin_only_imports_it_does_not_offer(write):
     plugins = load_plugins(load_settings(handler_modules=write("sms_lent", SMS)))
-    write("borrower", "from sms_lent import by_sms, from_our_own_registry\n")
+    write("borrower", "from sms_lent import by_sms, from_our_registry\n")
     assert load_plugins(load_settings(handler_modules="sms_lent,borrower")).channels == plugins.channels
     assert [type(each).__name__ for each in offers_of(sys.modules["sms_lent"])] == ["OfferedDevices", "OfferedChannel"]
