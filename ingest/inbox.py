@@ -28,8 +28,10 @@ from ingest.settings import Settings
 
 log = structlog.get_logger()
 
-# Most deliveries of one commit: it holds the lock that the relay and other processes wait for.
+# Most deliveries of one commit: it holds the lock that the relay and other processes wait for. And most bytes, unless
+# one alone has more: they make the log of the file longer for good.
 LARGEST_GROUP = 1000
+LARGEST_GROUP_BYTES = 4_194_304
 # Most turns of the loop in which a group may grow before it is written. What comes together is rarely read in one turn.
 TURNS = 3
 # What a waiting delivery takes in memory beside its body, in bytes.
@@ -145,7 +147,12 @@ class Inbox:
             self._file.close()
 
     def _next_group(self) -> list[Waiter]:
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), LARGEST_GROUP))]
+        group: list[Waiter] = []
+        left = LARGEST_GROUP_BYTES
+        while self._waiting and len(group) < LARGEST_GROUP and (not group or self._waiting[0][2] <= left):
+            group.append(self._waiting.popleft())
+            left -= group[-1][2]
+        return group
 
     def _commit(self, group: list[Waiter]) -> None:
         kept: list[Kept] | None = None
@@ -165,11 +172,14 @@ class Inbox:
         rows = [row for row, _, _ in group if row is not None]
         if self._file is None:
             self._file = open_for_keeping(self._path)
-        self._reserve.take(self._file, sum(size for _, _, size in group))
+        size = sum(size for _, _, size in group)
         is_probed = len(rows) < len(group)
-        kept = None if is_probed else keep_at_once(self._file, rows)
+        is_granted = self._reserve.grants(size)
+        kept = keep_at_once(self._file, rows) if is_granted and not is_probed else None
         if kept is None:
             self._file.execute("BEGIN IMMEDIATE")
+            if not is_granted:  # now that no other process can take the same room
+                self._reserve.take(self._file, size)
             kept = keep_rows(self._file, rows)
             if is_probed:
                 self._file.execute(PROBE, (time.time(),))
@@ -205,11 +215,11 @@ class Inbox:
             self.problem = problem
             log.error("inbox.failed", error=problem)
         self._metrics.commit_failed()
-        if self._file is None or isinstance(error, InboxUnavailable):  # it has not been touched
+        if self._file is None:
             return
         with contextlib.suppress(sqlite3.Error):
             self._file.rollback()
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING:
+            if isinstance(error, InboxUnavailable) or getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING:
                 return
         with contextlib.suppress(sqlite3.Error):
             self._file.close()

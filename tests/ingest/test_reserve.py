@@ -1,0 +1,252 @@
+import asyncio
+import contextlib
+import itertools
+import os
+import subprocess
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from ingest import reserve as room
+from ingest.app import PATHS, create_app
+from ingest.batch import new_batch_id
+from ingest.envelope import Envelope, Kind
+from ingest.errors import InboxUnavailable
+from ingest.inbox import Inbox
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.outbox import Outbox
+from ingest.quarantine import Quarantine
+from ingest.refused import Authorization, Quarantined
+from ingest.reserve import Reserve
+from ingest.signature import sign
+
+MIB = 1_048_576
+RESERVE = 16 * MIB
+KEY = b"the-current-key"
+NUMBERS = itertools.count()
+
+
+class Disk:
+    """A disk that has as much room as the test says, and counts how often it is asked."""
+
+    def __init__(self):
+        self.free = 1000 * MIB
+        self.asked = 0
+
+    def statvfs(self, _path):
+        self.asked += 1
+        return SimpleNamespace(f_frsize=4096, f_bavail=self.free // 4096, f_bfree=10**9, f_bsize=1)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    made = Disk()
+    monkeypatch.setattr(os, "statvfs", made.statvfs)
+    return made
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Have the disk asked each time."""
+    monkeypatch.setattr(room, "ASK_EVERY", 0.0)
+
+
+@pytest.fixture
+def path(settings):
+    return settings.data_dir / FILE_NAME
+
+
+@pytest.fixture
+def file(path):
+    with contextlib.closing(open_inbox_file(path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reserve(path, settings):
+    return Reserve(path, settings)
+
+
+def envelope(body=b""):
+    return Envelope(Kind.EVENTS, b"%d %b" % (next(NUMBERS), body), datetime.now(UTC), "current", None, {})
+
+
+@contextlib.asynccontextmanager
+async def opened(settings):
+    inbox = Inbox(settings.data_dir / FILE_NAME, settings)
+    await asyncio.to_thread(inbox.start)
+    try:
+        yield inbox
+    finally:
+        await asyncio.to_thread(inbox.close)
+
+
+def test_what_the_relay_needs_is_not_taken(reserve, file, disk, always):
+    disk.free = RESERVE + MIB
+    reserve.take(file, 1000)
+    disk.free = RESERVE - MIB
+    with pytest.raises(InboxUnavailable, match="DISK_RESERVE"):
+        reserve.take(file, 1000)
+    disk.free = RESERVE + MIB
+    reserve.take(file, 1000)
+
+
+def test_what_fits_beside_the_reserve_may_be_taken(reserve, path, file, disk, always):
+    log = path.with_name(f"{FILE_NAME}-wal").stat().st_size
+    due = file.execute("PRAGMA page_count").fetchone()[0] * 4096 - path.stat().st_size
+    disk.free = RESERVE + MIB - log + due
+    reserve.take(file, MIB - 4096)
+    with pytest.raises(InboxUnavailable):
+        reserve.take(file, MIB + 1)
+
+
+def test_the_disk_is_asked_now_and_then(reserve, file, disk, monkeypatch):
+    for _ in range(1000):
+        reserve.take(file, 1000)
+    assert disk.asked == 1
+    monkeypatch.setattr(room, "ASK_EVERY", 0.0)
+    reserve.take(file, 1000)
+    assert disk.asked == 2
+
+
+def test_a_disk_without_room_is_not_asked_more_often(reserve, file, disk):
+    disk.free = 0
+    for _ in range(100):
+        with pytest.raises(InboxUnavailable):
+            reserve.take(file, 1000)
+    assert disk.asked == 1
+
+
+def test_much_at_once_does_not_wait_for_the_next_look(reserve, file, disk):
+    disk.free = RESERVE + 160 * MIB
+    reserve.take(file, MIB)
+    disk.free = 0
+    for _ in range(9):
+        reserve.take(file, MIB)
+    with pytest.raises(InboxUnavailable):
+        reserve.take(file, MIB)
+
+
+def test_room_in_the_file_is_room(reserve, file, disk, always):
+    """What was settled leaves the file as long as it was."""
+    disk.free = RESERVE - 4 * MIB
+    with pytest.raises(InboxUnavailable):
+        reserve.take(file, 1000)
+    file.execute("INSERT INTO meta VALUES ('large', zeroblob(?))", (8 * MIB,))
+    file.execute("DELETE FROM meta WHERE name = 'large'")
+    reserve.take(file, 1000)
+
+
+def test_room_in_the_file_is_none_without_room_for_the_log(reserve, file, disk, always):
+    file.execute("INSERT INTO meta VALUES ('large', zeroblob(?))", (32 * MIB,))
+    file.execute("DELETE FROM meta WHERE name = 'large'")
+    file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    disk.free = RESERVE // 2 - 4096
+    with pytest.raises(InboxUnavailable):
+        reserve.take(file, 1000)
+    disk.free = RESERVE // 2
+    reserve.take(file, 1000)
+
+
+def test_no_reserve_asks_nothing(path, settings, file, disk):
+    disk.free = 0
+    Reserve(path, settings.model_copy(update={"disk_reserve": 0})).take(file, 1000)
+    assert disk.asked == 0
+
+
+def test_the_inbox_refuses_and_keeps_again_by_itself(settings, disk, always):
+    async def story():
+        async with opened(settings) as inbox:
+            await inbox.keep(envelope())
+            disk.free = RESERVE - MIB
+            for wanted in (lambda: inbox.keep(envelope()), inbox.probe):
+                with pytest.raises(InboxUnavailable):
+                    await wanted()
+            assert "DISK_RESERVE" in inbox.problem
+            disk.free = RESERVE + MIB
+            await inbox.keep(envelope())
+            assert inbox.problem is None
+
+    with capture_logs() as logs:
+        asyncio.run(story())
+    assert [line["event"] for line in logs] == ["inbox.failed", "inbox.recovered"]
+
+
+def test_the_quarantine_does_not_take_it_either(path, settings, disk, always):
+    quarantine = Quarantine(path, settings)
+    refused = Quarantined(0, Kind.EVENTS, datetime.now(UTC), "no", (), Authorization.NOT_ASKED, b"{}")
+    disk.free = 0
+    with pytest.raises(InboxUnavailable):
+        quarantine.add([refused])
+    assert quarantine.add([]) == 0  # what is too old may go
+    disk.free = RESERVE + MIB
+    quarantine.add([refused])
+    assert len(quarantine.list()) == 1
+
+
+def test_a_node_without_room_is_not_ready_and_says_why(settings, serving, disk, always, monkeypatch):
+    monkeypatch.setattr("ingest.health.FRESH", 0.0)
+    url = f"http://127.0.0.1:{serving(create_app(settings))}"
+
+    def statuses():
+        answer = httpx.post(
+            url + PATHS[Kind.EVENTS], content=b"{}", headers={"X-HMAC-SHA512-Signature": sign(b"{}", KEY)}
+        )
+        ready = httpx.get(url + "/readyz")
+        return answer.status_code, ready.status_code, ready.json()["inbox"]["error"]
+
+    disk.free = RESERVE - MIB
+    problem = "InboxUnavailable: The disk has no room but DISK_RESERVE."
+    assert statuses() == (503, 503, problem)
+    disk.free = RESERVE + MIB
+    assert statuses() == (200, 200, None)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_the_inbox_has_filled_is_emptied_and_filled_again(settings, small_disk, always):
+    settings = settings.model_copy(update={"data_dir": small_disk})
+
+    async def fill(inbox):
+        for number in range(10_000):
+            try:
+                await asyncio.gather(*[inbox.keep(envelope(bytes(20_000))) for _ in range(20)])
+            except InboxUnavailable:
+                return number
+        raise AssertionError("the disk was never full")
+
+    def settle_everything(outbox):
+        """Do what the relay does while Redis is there."""
+        settled = 0
+        while (load := outbox.next("other", settings.batch_deliveries, settings.batch_bytes)).seqs:
+            outbox.assign([(new_batch_id(), load.seqs)])
+        for each in outbox.in_flight():
+            (half, rest) = outbox.rows(each.batch_id).halves()
+            ids = [new_batch_id(), new_batch_id()]
+            outbox.split(each.batch_id, list(zip(ids, (half.seqs, rest.seqs), strict=True)), deaths=0)
+            settled += outbox.settle(ids)
+        return settled
+
+    async def story():
+        async with opened(settings) as inbox:
+            with contextlib.closing(Outbox(small_disk / FILE_NAME)) as outbox:
+                for _ in range(3):
+                    groups = await fill(inbox)
+                    assert "DISK_RESERVE" in inbox.problem
+                    assert settle_everything(outbox) == groups * 20 > 200
+
+    asyncio.run(story())
