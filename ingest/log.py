@@ -9,7 +9,8 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from ingest.settings import LogFormat, Settings
+from ingest.chapters.logs import LogFormat
+from ingest.settings import Settings
 
 # Both write every URL that is called, and a URL of the Drive API has a user id in it.
 TALKATIVE = ("httpx", "httpcore")

@@ -1,30 +1,21 @@
 """What the environment tells a process, checked before anything starts."""
 
-from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from ingest.chapters.dashboard import DashboardSettings
+from ingest.chapters.door import DoorSettings
+from ingest.chapters.drivers import DriverSettings
+from ingest.chapters.limits import LimitSettings
+from ingest.chapters.logs import LogSettings
+from ingest.chapters.stores import StoreSettings
+from ingest.chapters.work import WorkSettings
 from ingest.described import Described, describe
 from ingest.errors import SettingsError
 from ingest.signature import KeyEncoding, decode_key
-from ingest.spans import Span, SpanOrZero
-from ingest.spellings import (
-    ChannelName,
-    Count,
-    DatabaseUrl,
-    Folder,
-    HttpUrl,
-    Locale,
-    Names,
-    Port,
-    RedisUrl,
-    TimeZone,
-    items,
-)
 
 KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
 SECRETS = (
@@ -38,119 +29,20 @@ SECRETS = (
 )
 
 
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    CONSOLE = "console"
-    """For people."""
-    JSON = "json"
-    """One object a line."""
-
-
-class LogLevel(StrEnum):
-    """From which level on log lines are written."""
-
-    DEBUG = "debug"
-    """Everything."""
-    INFO = "info"
-    """What happens."""
-    WARNING = "warning"
-    """What somebody should look at."""
-    ERROR = "error"
-    """What failed."""
-
-
-Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(items), Field(min_length=1)]
-
-
-class Settings(BaseSettings):
+class Settings(  # the last chapter comes first: pydantic takes the fields of the bases from their end on
+    LogSettings,
+    DriverSettings,
+    WorkSettings,
+    LimitSettings,
+    StoreSettings,
+    DashboardSettings,
+    DoorSettings,
+):
     """All settings of all processes. Made by `load_settings`."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
     )
-
-    plugsurfing_hmac_current: SecretStr | None = Field(None, description="signing key in use")
-    plugsurfing_hmac_next: SecretStr | None = Field(None, description="signing key that a rotation moves to")
-    plugsurfing_hmac_encoding: KeyEncoding = Field(
-        KeyEncoding.UTF8, description="how the keys are written: `utf8`, `base64` or `hex`"
-    )
-    plugsurfing_hmac_required: bool = Field(
-        default=True, description="`false` lets unsigned requests in and needs `PLUGSURFING_AUTHORIZATION`"
-    )
-    plugsurfing_authorization: SecretStr | None = Field(
-        None, description="value expected in `Authorization`, beside the signature; several on a line each"
-    )
-    host: str = Field("127.0.0.1", description="address that every server listens on")
-    port: Port = Field(8000, description="port of `serve`")
-    dashboard_port: Port = Field(8002, description="port of `dashboard`")
-    dashboard_username: str | None = Field(None, description="who may see the dashboard, with a password")
-    dashboard_password: SecretStr | None = Field(None, description="password of the dashboard")
-    data_dir: Folder = Field(Path("var"), description="folder of the inbox and the embedded stores")
-    redis_url: RedisUrl | None = Field(
-        None,
-        repr=False,
-        description="the queues: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`",
-    )
-    database_url: DatabaseUrl = Field(
-        default_factory=lambda fields: f"sqlite:///{fields['data_dir']}/ledger.db",
-        repr=False,
-        description="the ledger: `sqlite:///` or `postgresql+psycopg://`",
-    )
-    max_body_bytes: Count = Field(1_048_576, description="longest body that is taken")
-    body_timeout: Span = Field(timedelta(seconds=5), description="how long a body may take to arrive")
-    waiting_bytes: Count = Field(
-        33_554_432, description="most that may wait for the disk; what comes beyond is answered 503"
-    )
-    disk_reserve: int = Field(
-        16_777_216,
-        ge=0,
-        description="bytes of the inbox's disk that are left to the relay; where no more are free the answer is 503",
-    )
-    clock_skew: Span = Field(timedelta(minutes=5), description="clocks that differ by more are reported")
-    duplicates_remembered: Span = Field(timedelta(days=8), description="how long the door knows a repeat")
-    quarantine_count: Count = Field(1000, description="most requests in quarantine; the oldest go")
-    quarantine_bytes: Count = Field(16_777_216, description="most bytes in quarantine; the oldest go")
-    quarantine_age: Span = Field(timedelta(days=30), description="longest stay in quarantine")
-    batch_deliveries: Count = Field(500, description="most deliveries in one RQ job")
-    batch_bytes: Count = Field(4_194_304, description="most bytes of bodies in one RQ job, unless one alone has more")
-    hold_back: SpanOrZero = Field(timedelta(seconds=2), description="how long deliveries wait for a busy queue")
-    poison_deaths: Count = Field(3, description="workers that a delivery alone may kill before it is a dead letter")
-    handler_modules: Names = Field((), description="further modules with handlers, by comma")
-    handler_timeout: Span = Field(timedelta(seconds=30), description="how long a handler may take")
-    handler_concurrency: Count = Field(20, description="async handlers of one job at the same time")
-    retry_attempts: Count = Field(12, description="attempts at a run before it is a dead letter")
-    retry_first: Span = Field(timedelta(seconds=2), description="wait before the second attempt; it doubles")
-    retry_longest: Span = Field(timedelta(hours=1), description="longest wait between two attempts")
-    finished_jobs_kept: Span = Field(timedelta(minutes=10), description="how long RQ shows finished jobs")
-    failed_jobs_kept: Span = Field(timedelta(days=7), description="how long RQ shows failed jobs")
-    push: Channels = Field(
-        ("log",), description="channels to drivers, by comma: `log`, `http`, `fcm`, and those of plugins"
-    )
-    push_timeout: Span = Field(timedelta(seconds=10), description="how long a provider may take to answer")
-    push_concurrency: Count = Field(20, description="pushes on their way at once, on each channel")
-    push_http_url: HttpUrl | None = Field(None, description="where the channel `http` sends to")
-    push_http_key: SecretStr | None = Field(None, description="key that the channel `http` signs with")
-    push_fcm_credentials: Folder | None = Field(
-        None, description="JSON file of the service account that the channel `fcm` uses"
-    )
-    devices_port: Port = Field(8004, description="port of `devices serve`")
-    admin_token: SecretStr | None = Field(None, description="bearer token that `devices serve` asks for")
-    fee_warning_grace: SpanOrZero = Field(
-        timedelta(), description="how long before a fee starts a warning is not worth sending any more"
-    )
-    remind_before: SpanOrZero = Field(
-        timedelta(), description="how long before a fee starts the driver is warned once more; 0: not at all"
-    )
-    templates_dir: Folder | None = Field(
-        None, description="folder with words to drivers of your own, `<locale>/<name>.txt`, in the place of ours"
-    )
-    default_locale: Locale = Field("en", description="language of a driver whose devices do not say it")
-    default_time_zone: TimeZone = Field(
-        "Europe/Berlin", description="time zone of a driver whose devices do not say it"
-    )
-    log_format: LogFormat | None = Field(None, description="`console` or `json`")
-    log_level: LogLevel = Field(LogLevel.INFO, description="`debug`, `info`, `warning` or `error`")
 
     plugsurfing_hmac_current_file: Path | None = Field(None, description="file with that key")
     plugsurfing_hmac_next_file: Path | None = Field(None, description="file with that key")

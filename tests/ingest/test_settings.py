@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from ingest.chapters.logs import LogFormat, LogLevel
 from ingest.described import UNSET
 from ingest.errors import SettingsError
-from ingest.settings import SECRETS, LogFormat, LogLevel, Settings, load_settings
+from ingest.settings import SECRETS, Settings, load_settings
 from ingest.signature import KeyEncoding
 
 

@@ -22,9 +22,10 @@ from typing import Self
 from rq import Worker
 
 from ingest.broker import connect
+from ingest.chapters.logs import LogLevel
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
-from ingest.settings import LogLevel, Settings, load_settings
+from ingest.settings import Settings, load_settings
 from workers.bench.load import Order, Seen
 from workers.child import end_with
 from workers.ledger.migrate import migrate

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, bindparam, case, func, select, update
 
+from handlers.kit.columns import Moment
 from workers.ledger.among import among
 from workers.ledger.outcomes import OPEN_OUTCOMES, DeliveryState, Outcome
-from workers.ledger.tables import Moment, deliveries, runs
+from workers.ledger.tables import deliveries, runs
 
 # Made once: building a statement costs more than running it on a small batch.
 STATES = (

@@ -1,0 +1,1 @@
+"""The settings, a chapter a file: `ingest.settings` puts them together."""

@@ -1,0 +1,25 @@
+"""How requests prove that they are Plugsurfing's, and where servers listen."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
+
+from ingest.signature import KeyEncoding
+from ingest.spellings import Port
+
+
+class DoorSettings(BaseSettings):
+    """Who may come in, and where."""
+
+    plugsurfing_hmac_current: SecretStr | None = Field(None, description="signing key in use")
+    plugsurfing_hmac_next: SecretStr | None = Field(None, description="signing key that a rotation moves to")
+    plugsurfing_hmac_encoding: KeyEncoding = Field(
+        KeyEncoding.UTF8, description="how the keys are written: `utf8`, `base64` or `hex`"
+    )
+    plugsurfing_hmac_required: bool = Field(
+        default=True, description="`false` lets unsigned requests in and needs `PLUGSURFING_AUTHORIZATION`"
+    )
+    plugsurfing_authorization: SecretStr | None = Field(
+        None, description="value expected in `Authorization`, beside the signature; several on a line each"
+    )
+    host: str = Field("127.0.0.1", description="address that every server listens on")
+    port: Port = Field(8000, description="port of `serve`")

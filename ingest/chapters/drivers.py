@@ -1,0 +1,42 @@
+"""How drivers are reached, and in which words."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode
+
+from ingest.spans import Span, SpanOrZero
+from ingest.spellings import ChannelName, Count, Folder, HttpUrl, Locale, Port, TimeZone, items
+
+Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(items), Field(min_length=1)]
+
+
+class DriverSettings(BaseSettings):
+    """How drivers are told."""
+
+    push: Channels = Field(
+        ("log",), description="channels to drivers, by comma: `log`, `http`, `fcm`, and those of plugins"
+    )
+    push_timeout: Span = Field(timedelta(seconds=10), description="how long a provider may take to answer")
+    push_concurrency: Count = Field(20, description="pushes on their way at once, on each channel")
+    push_http_url: HttpUrl | None = Field(None, description="where the channel `http` sends to")
+    push_http_key: SecretStr | None = Field(None, description="key that the channel `http` signs with")
+    push_fcm_credentials: Folder | None = Field(
+        None, description="JSON file of the service account that the channel `fcm` uses"
+    )
+    devices_port: Port = Field(8004, description="port of `devices serve`")
+    admin_token: SecretStr | None = Field(None, description="bearer token that `devices serve` asks for")
+    fee_warning_grace: SpanOrZero = Field(
+        timedelta(), description="how long before a fee starts a warning is not worth sending any more"
+    )
+    remind_before: SpanOrZero = Field(
+        timedelta(), description="how long before a fee starts the driver is warned once more; 0: not at all"
+    )
+    templates_dir: Folder | None = Field(
+        None, description="folder with words to drivers of your own, `<locale>/<name>.txt`, in the place of ours"
+    )
+    default_locale: Locale = Field("en", description="language of a driver whose devices do not say it")
+    default_time_zone: TimeZone = Field(
+        "Europe/Berlin", description="time zone of a driver whose devices do not say it"
+    )
