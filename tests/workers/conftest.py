@@ -25,7 +25,7 @@ from workers.equipment import Equipment
 from workers.ledger import pushes
 from workers.ledger.engine import open_ledger
 from workers.ledger.pushes import NewPush, PushRow
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 from workers.loader import Plugins
 from workers.push.channels import open_channels
 

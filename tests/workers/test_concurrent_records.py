@@ -28,7 +28,7 @@ from ingest.events import (
 )
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger, reading
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 from workers.ledger.transaction import transact
 
 AT = datetime(2026, 5, 4, 12, tzinfo=UTC)

@@ -14,7 +14,7 @@ from ingest.settings import Settings, load_settings
 from workers.devices_app import create_devices_app
 from workers.ledger import devices
 from workers.ledger.engine import open_ledger
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 
 ABOUT = {"platform": "android", "locale": "nl-BE", "time_zone": "Europe/Brussels"}
 

@@ -33,7 +33,7 @@ from workers.ledger import deliveries, pushes, schedule, sessions
 from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 from workers.ledger.transaction import LedgerUnavailable, transact
 from workers.loader import Plugins
 from workers.process import bury, make_runs, settle

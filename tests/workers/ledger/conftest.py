@@ -20,7 +20,7 @@ from workers.ledger.deliveries import DeliveryRow, RunRow
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.runs import NewRun
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
 

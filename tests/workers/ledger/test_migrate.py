@@ -9,7 +9,7 @@ from sqlalchemy import inspect
 
 from workers.ledger.engine import open_ledger
 from workers.ledger.migrate import migrate, pending
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 
 
 def test_the_migrations_make_what_the_tables_say(database_url: str) -> None:

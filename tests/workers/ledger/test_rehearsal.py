@@ -6,7 +6,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from workers.ledger.engine import open_ledger
 from workers.ledger.rehearsal import rehearse
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 
 
 def test_nothing_remains_of_a_rehearsal(ledger):

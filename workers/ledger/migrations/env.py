@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from workers.ledger.tables import metadata
+from workers.ledger.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
