@@ -17,6 +17,7 @@ from ingest.log import configure_logging
 from ingest.settings import Settings
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
+from workers.duties import Duties, Duty
 from workers.equipment import Equipment, equip
 from workers.ledger import pushes, schedule
 from workers.ledger.transaction import LedgerUnavailable, transact
@@ -40,21 +41,24 @@ class Clock:
         self._watch = JobWatch(equipment.connection, grace=grace)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
-        """Tick, and send pushes beside that, until told to stop.
+        """Tick, and send pushes and do the other duties beside that, until told to stop.
 
         While Redis or the database is away, say so once and go on trying.
         """
-        senders = Senders(self._equipment)
+        senders, duties = Senders(self._equipment), Duties(duties_of(self._equipment))
         senders.start()
+        duties.start()
         try:
-            self._tick_until(stop, tick, senders)
+            self._tick_until(stop, tick, senders, duties)
         finally:
+            duties.stop()
             senders.stop()
 
-    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: Senders) -> None:
+    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: Senders, duties: Duties) -> None:
         away: str | None = None
         while not stop.wait(tick.total_seconds()):
             senders.check()
+            duties.check()
             try:
                 self.tick()
             except (QueueUnavailable, LedgerUnavailable) as failure:
@@ -91,6 +95,11 @@ class Clock:
 
         transact(engine, give_back)
         log.warning("runs.offered_again", lost=len(lost), orphaned=len(orphaned))
+
+
+def duties_of(_equipment: Equipment) -> list[Duty]:
+    """Make the duties that the settings ask for."""
+    return []
 
 
 def clock(settings: Settings) -> None:
