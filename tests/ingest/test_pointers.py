@@ -1,0 +1,83 @@
+"""Pointers lead to what they name, and to nothing else; what is no pointer is refused where settings are read."""
+
+import jsonpointer
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from ingest.pointers import Pointer, Pointers, first, pointers
+
+DOCUMENT = {"a": {"b": [1, {"c": "here"}]}, "": "empty", "m~n": 8, "a/b": 1, "null": None, "no": False, "0": "text"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", DOCUMENT),
+        ("/", "empty"),
+        ("/a/b/0", 1),
+        ("/a/b/1/c", "here"),
+        ("/m~0n", 8),
+        ("/a~1b", 1),
+        ("/no", False),
+        ("/0", "text"),
+        ("/null", None),
+        ("/null/x", None),
+        ("/a/b/2", None),
+        ("/a/b/01", None),
+        ("/a/b/c", None),
+        ("/0/0", None),
+        ("/missing", None),
+    ],
+)
+def test_a_pointer_finds_what_it_names_and_else_nothing(text, found):
+    assert Pointer(text).find(DOCUMENT) == found
+
+
+@pytest.mark.parametrize("text", ["a", "a/b", "/~2", "/~", "/a/-"])
+def test_what_is_no_pointer_is_refused(text):
+    with pytest.raises(ValueError, match="must"):
+        Pointer(text)
+
+
+@pytest.mark.parametrize("document", [None, 1, "text", [], {}, [[]], True])
+def test_a_document_of_another_shape_holds_nothing(document):
+    assert Pointer("/a/b").find(document) is None
+
+
+def test_the_first_that_leads_somewhere_counts():
+    assert first(DOCUMENT, pointers("/missing", "/null", "/no", "/m~0n")) is False
+    assert first(DOCUMENT, pointers("/missing")) is None
+    assert first(DOCUMENT, ()) is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(path=st.lists(st.text(), max_size=4), value=JSON.filter(lambda value: value is not None))
+def test_whatever_a_key_is_called_it_can_be_pointed_at(path, value):
+    if "-" in path:
+        return
+    document = value
+    for key in reversed(path):
+        document = {key: document}
+    assert Pointer(jsonpointer.JsonPointer.from_parts(path).path).find(document) == value
+
+
+def test_settings_hold_pointers_by_comma(monkeypatch):
+    class Some(BaseSettings):
+        where: Pointers = pointers("/a", "/b")
+
+    assert Some().where == pointers("/a", "/b")
+    monkeypatch.setenv("WHERE", "/x/0 , /y")
+    assert Some().where == pointers("/x/0", "/y")
+    assert ",".join(map(str, Some().where)) == "/x/0,/y"
+    monkeypatch.setenv("WHERE", "x")
+    with pytest.raises(ValidationError, match="must be JSON pointers by comma"):
+        Some()
