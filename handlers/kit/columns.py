@@ -1,10 +1,11 @@
 """Types of columns that mean the same on SQLite and PostgreSQL, for the ledger's tables and for those of plugins."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import DateTime, String, Text
+from sqlalchemy import DateTime, Numeric, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -70,6 +71,27 @@ class Told(TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the signature is SQLAlchemy's
         """Escape what a database refuses."""
         return None if value is None else storable(value)
+
+
+class Exact(TypeDecorator[Decimal]):
+    """An exact number; SQLite would keep it as a float, so there it is text, which cannot be added up in SQL."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Keep text on SQLite."""
+        return String() if dialect.name == "sqlite" else Numeric()
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Decimal | str | None:
+        """Refuse what is no number."""
+        if value is not None and not value.is_finite():
+            raise ValueError("NaN and Infinity cannot be kept in the ledger")
+        return str(value) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Decimal | str | None, dialect: Dialect) -> Decimal | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+        """Give back the number, to its last digit."""
+        return None if value is None else Decimal(value)
 
 
 #: An id or a name, compared byte by byte; PostgreSQL would follow the rules of a language, which is slow, and for the
