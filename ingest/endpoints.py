@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ingest.answers import CLOSE, RETRY_AFTER, answer_error, answer_kept
+from ingest.crashpoints import Step, reach
 from ingest.envelope import Kind, open_envelope
 from ingest.errors import Encoded, InboxUnavailable, NotAuthentic, Refusal, Slow, TooLarge
 from ingest.health import Health
@@ -66,6 +67,7 @@ class Door:
         except Refusal as refusal:
             await self._turn_away(send, refusal)
             return
+        reach(Step.RECEIVED)
         keys = self._keyring.keys
         try:
             envelope = open_envelope(
@@ -76,6 +78,7 @@ class Door:
                 signature_required=self._signature_required,
                 received_at=datetime.now(UTC),
             )
+            reach(Step.VERIFIED)
             delivery_id, duplicate = await self._inbox.keep(envelope)
         except NotAuthentic as refusal:
             self._metrics.refused(type(refusal).__name__)
@@ -86,6 +89,7 @@ class Door:
             await answer_error(send, failure.status, failure.sentence, RETRY_AFTER)
         else:
             await answer_kept(send, delivery_id, duplicate=duplicate)
+            reach(Step.ANSWERED)
 
     def _check(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Refuse by its headers what need not be read."""

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import structlog
 
+from ingest.crashpoints import Step, reach
 from ingest.damage import occupy
 from ingest.envelope import Envelope
 from ingest.errors import InboxUnavailable
@@ -184,6 +185,7 @@ class Inbox:
             if is_probed:
                 self._file.execute(PROBE, (time.time(),))
             self._file.execute("COMMIT")
+        reach(Step.KEPT)
         self._note_success(kept, time.perf_counter() - started)
         results = iter(kept)
         return [PROBED if row is None else next(results) for row, _, _ in group]

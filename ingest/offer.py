@@ -15,6 +15,7 @@ from rq import Queue
 
 from ingest.batch import Batch, batch_key, lease_key, new_batch_id, settled_key
 from ingest.broker import QUEUES, WORK_BATCH, queue
+from ingest.crashpoints import Step, reach
 from ingest.errors import QueueUnavailable
 from ingest.outbox import InFlight, Load, Outbox
 from ingest.settings import Settings
@@ -84,6 +85,7 @@ class Offers:
         batch_ids = [batch_id.decode() for batch_id in settled]
         if batch_ids:
             rows = self._outbox.settle(batch_ids)
+            reach(Step.SETTLED)
             log.debug("batches.settled", batches=len(batch_ids), rows=rows)
             for batch_id in batch_ids:
                 self._in_flight.pop(batch_id, None)
@@ -94,6 +96,7 @@ class Offers:
         """Put each load on its queue as one job, all in one transaction."""
         batches = [self._batch(load) for load in loads]
         self._outbox.assign([(batch.id, load.seqs) for batch, load in zip(batches, loads, strict=True)])
+        reach(Step.ASSIGNED)
         batches = [replace(batch, deliveries=self._outbox.recounted(batch.deliveries)) for batch in batches]
         for batch, load in zip(batches, loads, strict=True):
             self._note(batch, load, deaths=0)
@@ -160,6 +163,7 @@ class Offers:
             for batch in batches:
                 self._put(batch, pipe)
             pipe.execute()
+        reach(Step.QUEUED)
 
     def _put(self, batch: Batch, pipe: Pipeline) -> None:
         pipe.set(batch_key(batch.id), batch.to_json())

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pydantic_core import to_json
 
+from ingest.crashpoints import Step, reach_inside
 from ingest.envelope import Envelope
 from ingest.events import glimpse, queue_for
 from ingest.inboxfile import open_inbox_file
@@ -76,6 +77,7 @@ def open_for_keeping(path: Path) -> sqlite3.Connection:
     """Open the inbox file so that rows can be kept in it."""
     connection = open_inbox_file(path)
     connection.execute(REMEMBERING)
+    reach_inside(Step.KEEPING, connection)
     return connection
 
 
