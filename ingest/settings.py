@@ -11,6 +11,7 @@ from ingest.chapters.door import DoorSettings
 from ingest.chapters.drivers import DriverSettings
 from ingest.chapters.limits import LimitSettings
 from ingest.chapters.logs import LogSettings
+from ingest.chapters.policies import PolicySettings
 from ingest.chapters.stores import StoreSettings
 from ingest.chapters.work import WorkSettings
 from ingest.described import Described, describe
@@ -31,6 +32,7 @@ SECRETS = (
 
 class Settings(  # the last chapter comes first: pydantic takes the fields of the bases from their end on
     LogSettings,
+    PolicySettings,
     DriverSettings,
     WorkSettings,
     LimitSettings,
