@@ -11,8 +11,9 @@ WebhooksError
 ├── QueueUnavailable     Redis cannot be reached
 ├── SettingsError        a setting is missing or wrong
 ├── PluginError          a plugin cannot be loaded (workers.loader)
-└── PushFailed           a channel could not hand a push on (handlers.kit.channel)
-    └── Unregistered     because the device is gone (handlers.kit.channel)
+├── PushFailed           a channel could not hand a push on (handlers.kit.channel)
+│   └── Unregistered     because the device is gone (handlers.kit.channel)
+└── DriveError           the Drive API did not give what it was asked for; its own tree is in workers.drive.errors
 """
 
 from http import HTTPStatus
