@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from ingest.crashpoints import Step, reach
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
@@ -45,7 +46,9 @@ def conclude(ledger: Connection, equipment: Equipment, results: Sequence[Result]
         new = runs.record_new(ledger, [_new_run(result, result.queue or queue) for result in some])
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
-    return _commit(ledger, equipment, results, record)
+    aftermath = _commit(ledger, equipment, results, record)
+    reach(Step.CONCLUDING)
+    return aftermath
 
 
 def finish(ledger: Connection, equipment: Equipment, results: Sequence[Result]) -> Aftermath:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from ingest.batch import new_batch_id
 from ingest.broker import WORK_RUNS, queue
+from ingest.crashpoints import Step, reach
 from ingest.errors import QueueUnavailable
 from workers.equipment import Equipment
 from workers.ledger import schedule
@@ -40,6 +41,7 @@ def offer_due(equipment: Equipment) -> int:
 
     jobs = transact(equipment.engine, mark)
     if jobs:
+        reach(Step.MARKED)
         _write(equipment, jobs)
     return sum(len(some) for _, some in jobs)
 

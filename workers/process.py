@@ -16,6 +16,7 @@ from handlers.kit.merge import merge, with_lead
 from handlers.kit.session import Session
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Batch, Delivery, batch_key, lease_key, settled_key
+from ingest.crashpoints import Step, reach
 from ingest.envelope import Kind
 from ingest.errors import QueueUnavailable, Unreadable
 from ingest.events import Event, SessionEvent, decode
@@ -38,6 +39,7 @@ def work_batch(batch_id: str) -> None:
     """Bring a batch to the ledger: records first, then its handlers, then the acknowledgement to its inbox."""
     equipment = equip()
     with hold(equipment.connection, batch_id):
+        reach(Step.HELD)
         text = equipment.connection.get(batch_key(batch_id))
         if not isinstance(text, bytes):
             # Acknowledged before, or offered again in another batch: its deliveries are not ours any more.
@@ -46,6 +48,7 @@ def work_batch(batch_id: str) -> None:
         batch = Batch.from_json(text)
         aftermath = bury(equipment, batch) if batch.poison else settle(equipment, batch)
         acknowledge(equipment, batch)
+        reach(Step.ACKNOWLEDGED)
         follow_up(equipment, aftermath)
     log.info("batch.settled", batch=batch_id, queue=batch.queue, deliveries=len(batch.deliveries))
 
@@ -80,14 +83,18 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
         aftermath = Aftermath(offer=schedule.wake(ledger, told, now()) > 0)
         if not inline:
             aftermath |= conclude(ledger, equipment, first, batch.queue)
+        reach(Step.STORING)
         return runs.recorded(ledger, {each.delivery.id for each in readings} - new), aftermath
 
     done, aftermath = transact(equipment.engine, keep)
+    reach(Step.STORED)
     if not inline:
         return aftermath
     to_do = [task for task in inline if (task.delivery.id, task.subscription.name) not in done]
     results = [*first, *_runner(equipment).run_all(to_do)]
-    return aftermath | transact(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
+    aftermath |= transact(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
+    reach(Step.CONCLUDED)
+    return aftermath
 
 
 def bury(equipment: Equipment, batch: Batch) -> Aftermath:
@@ -116,6 +123,7 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
         return [(Reading.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
 
     claimed = transact(equipment.engine, claim)
+    reach(Step.CLAIMED)
     subscription = equipment.plugins.by_name.get(handler)
     tasks: list[Task] = []
     results: list[Result] = []
@@ -131,9 +139,13 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
 
     def end(ledger: Connection) -> Aftermath:
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
-        return finish(ledger, equipment, results)
+        aftermath = finish(ledger, equipment, results)
+        reach(Step.FINISHING)
+        return aftermath
 
-    return transact(equipment.engine, end)
+    aftermath = transact(equipment.engine, end)
+    reach(Step.FINISHED)
+    return aftermath
 
 
 def fold(equipment: Equipment, tasks: Iterable[Task]) -> tuple[list[Result], dict[str, Session]]:

@@ -13,6 +13,7 @@ import redis
 import structlog
 from sqlalchemy import Connection
 
+from ingest.crashpoints import Step, reach
 from workers.devices import Devices
 from workers.equipment import Equipment
 from workers.ledger import devices, pushes
@@ -112,7 +113,9 @@ class Sender:
             timeout = self._equipment.settings.push_timeout
             if push.expires_at is not None:
                 timeout = min(timeout, max(push.expires_at - now(), SHORTEST_TIMEOUT))
+            reach(Step.SENDING)
             ending, calls = attempt(push, self._channel, self._devices_of, timeout, self._policy)
+            reach(Step.SENT)
             self._news.put(ending)
             for call in calls:
                 call.join()
@@ -132,6 +135,7 @@ class Sender:
         if not self._to_mark:
             return 0
         transact(self._equipment.engine, self._mark)
+        reach(Step.NOTED)
         sent = sum(ending.state is PushState.SENT for ending in self._to_mark)
         self._to_mark.clear()
         return sent

@@ -7,11 +7,13 @@ from importlib import import_module
 import redis
 import stamina
 import structlog
-from rq import Worker
+from rq import Queue, Worker
+from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
 from ingest.broker import QUEUES, WORK_BATCH, connect, queue
+from ingest.crashpoints import Step, reach
 from ingest.errors import SettingsError
 from ingest.lease import report_death
 from ingest.log import configure_logging
@@ -30,6 +32,11 @@ class PreloadedWorker(Worker):
     """An RQ worker whose children find everything imported already."""
 
     log_result_lifespan = False
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Have a child do the job, and wait for it."""
+        reach(Step.TAKEN)
+        super().execute_job(job, queue)
 
 
 def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False) -> None:
