@@ -48,22 +48,33 @@ may raise `Unregistered`. `@devices` marks a function `(user_id) -> list[Device]
 `@record(SessionStarted, ...)` marks a pure `(session, event) -> session` that is folded into the session before any
 handler runs. Events come in any order and twice, so it must be a merge. `handlers.kit.testing` tests a plugin without a
 worker.
+
+`@authorize(order=100)` marks a function `(question: Question, ctx: AuthorizeContext) -> Decision | None`, plain or
+async, as a policy: it has a say when Plugsurfing asks whether a key may charge. Lower orders are asked first, the first
+decision wins, None leaves it to the next; when nobody decides the answer is ALLOWED. `webhooks authorize` asks them.
 '''
 
+from handlers.kit.authorize import AuthorizeContext, authorize
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered, channel, devices
 from handlers.kit.context import Context
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscribe import on, record
+from ingest.authorization.question import Allowed, Decision, Question
 
 __all__ = [
+    "Allowed",
+    "AuthorizeContext",
     "Context",
+    "Decision",
     "Device",
     "GiveUp",
     "Moot",
     "OutgoingPush",
     "PushFailed",
+    "Question",
     "RetryLater",
     "Unregistered",
+    "authorize",
     "channel",
     "devices",
     "on",
