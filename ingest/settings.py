@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from ingest.chapters.dashboard import DashboardSettings
 from ingest.chapters.door import DoorSettings
+from ingest.chapters.drive import DriveSettings
 from ingest.chapters.drivers import DriverSettings
 from ingest.chapters.limits import LimitSettings
 from ingest.chapters.logs import LogSettings
@@ -27,12 +28,15 @@ SECRETS = (
     "dashboard_password",
     "push_http_key",
     "admin_token",
+    "drive_api_key",
+    "roam_ocpi_token",
 )
 
 
 class Settings(  # the last chapter comes first: pydantic takes the fields of the bases from their end on
     LogSettings,
     PolicySettings,
+    DriveSettings,
     DriverSettings,
     WorkSettings,
     LimitSettings,
@@ -54,6 +58,8 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
     dashboard_password_file: Path | None = Field(None, description="file with that password")
     push_http_key_file: Path | None = Field(None, description="file with that key")
     admin_token_file: Path | None = Field(None, description="file with that token")
+    drive_api_key_file: Path | None = Field(None, description="file with that key")
+    roam_ocpi_token_file: Path | None = Field(None, description="file with that token")
 
     @model_validator(mode="before")
     @classmethod
