@@ -1,0 +1,77 @@
+"""The tables of what is read again at the Drive API: single sessions, and windows of time."""
+
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, Column, Index, Integer, PrimaryKeyConstraint, String, Table, text
+
+from handlers.kit.columns import NAME, Moment, Told, Word
+from workers.ledger.tables import metadata
+
+ROUTINE = "*"
+"""Stands where an inbox would in windows that are covered although no door was closed: Plugsurfing skips events."""
+
+
+class Reread(StrEnum):
+    """What the last look at a session in the Drive API came to."""
+
+    WAITING = "waiting"
+    """Not looked at yet."""
+
+    OPEN = "open"
+    """It is not over there: it will be looked at again."""
+
+    COMPLETE = "complete"
+    """It is complete there, and nothing more will change."""
+
+    MISSING = "missing"
+    """The Drive API does not know it (404)."""
+
+    FAILED = "failed"
+    """No answer, or none that is understood."""
+
+    NOT_NEEDED = "not_needed"
+    """Its events have told everything after all."""
+
+    GIVEN_UP = "given_up"
+    """It was looked at for RECONCILE_FOR, and is not over yet."""
+
+
+# `next_at` is when a session is to be read next, or when who is reading it now must have ended; it is empty once
+# nothing more is to come. `status` is what the Drive API said last, and `status_at` when it was first seen to say so:
+# it must not change with later reads, as it is the time of a fact where the Drive API gives none.
+rereads = Table(
+    "rereads",
+    metadata,
+    Column("session_id", NAME, primary_key=True),
+    Column("outcome", Word(Reread), nullable=False),
+    Column("enrolled_at", Moment, nullable=False),
+    Column("next_at", Moment),
+    Column("attempts", Integer, nullable=False),
+    Column("read_at", Moment),
+    Column("status", String),
+    Column("status_at", Moment),
+    Column("reason", Told),
+    CheckConstraint("next_at IS NOT NULL OR outcome NOT IN ('waiting', 'open')", name="rereads_due_while_open"),
+    Index("rereads_read_at", "read_at"),
+)
+DUE = text("next_at IS NOT NULL")
+Index("rereads_next", rereads.c.next_at, sqlite_where=DUE, postgresql_where=DUE)
+
+# A window of time in which events may be missing: our own door was closed, or it is looked at as a matter of routine.
+# It is covered user by user, in the order of their ids; `after_user` is the last one that is done.
+gaps = Table(
+    "gaps",
+    metadata,
+    Column("inbox", NAME),
+    Column("closed_at", Moment),
+    Column("opened_at", Moment, nullable=False),
+    Column("noticed_at", Moment, nullable=False),
+    Column("covered_at", Moment),
+    Column("sessions_read", Integer, nullable=False),
+    Column("after_user", NAME),
+    Column("users_failed", Integer, nullable=False),
+    Column("claimed_until", Moment),
+    PrimaryKeyConstraint("inbox", "closed_at"),
+)
+OPEN = text("covered_at IS NULL")
+Index("gaps_open", gaps.c.opened_at, sqlite_where=OPEN, postgresql_where=OPEN)
