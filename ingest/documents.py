@@ -2,22 +2,29 @@
 
 import json
 import math
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ingest.errors import Unreadable
 
 
-def read_json(body: bytes) -> Any:
+def read_json(body: bytes, *, exact: bool = False) -> Any:
     """Parse JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark. Raise Unreadable.
 
-    Of two equal keys the last one counts. Texts may hold NUL and lone surrogates.
+    Of two equal keys the last one counts. Texts may hold NUL and lone surrogates. With `exact`, numbers with a fraction
+    or an exponent are decimals, digit by digit as they were written; else they are floats.
     """
     try:
-        return DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+        return (EXACT if exact else DECODER).decode(json_text(body))
     except RecursionError:
         raise Unreadable("The body is nested too deeply.") from None
     except ValueError:
         raise Unreadable("The body is not JSON.") from None
+
+
+def json_text(body: bytes) -> str:
+    """Decode the bytes of a JSON document as `read_json` does. Raise ValueError if they are no text."""
+    return body.decode(json.detect_encoding(body), "surrogatepass")
 
 
 def _integer(digits: str) -> int | str:
@@ -32,5 +39,13 @@ def _decimal(digits: str) -> float | str:
     return number if math.isfinite(number) else digits
 
 
+def _exactly(digits: str) -> Decimal | str:
+    try:
+        return Decimal(digits)
+    except InvalidOperation:  # an exponent of nineteen digits and more
+        return digits
+
+
 # NaN, Infinity and numbers without bounds are valid in no database: they stay text. Control characters are let in.
 DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, parse_constant=str, strict=False)
+EXACT = json.JSONDecoder(parse_int=_integer, parse_float=_exactly, parse_constant=str, strict=False)

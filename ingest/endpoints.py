@@ -14,13 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from ingest.answers import CLOSE, RETRY_AFTER, answer_error, answer_kept
 from ingest.crashpoints import Step, reach
-from ingest.envelope import Kind, open_envelope
+from ingest.envelope import Kind, headers_to_keep, open_envelope
 from ingest.errors import Encoded, InboxUnavailable, NotAuthentic, Refusal, Slow, TooLarge
 from ingest.health import Health
 from ingest.inbox import Inbox
 from ingest.keyring import Keyring
 from ingest.metrics import CONTENT_TYPE, Metrics
 from ingest.patience import Patience
+from ingest.places import header_names
 from ingest.quarantine import Intake
 from ingest.refused import lay_down
 from ingest.settings import Settings
@@ -50,6 +51,7 @@ class Door:
         self._intake = intake
         self._metrics = metrics
         self._signature_required = settings.plugsurfing_hmac_required
+        self._keeping = headers_to_keep(header_names(settings.cdr_request_id))
         self._longest = settings.max_body_bytes
         self._patience = Patience(settings.body_timeout)
 
@@ -82,7 +84,7 @@ class Door:
             delivery_id, duplicate = await self._inbox.keep(envelope)
         except NotAuthentic as refusal:
             self._metrics.refused(type(refusal).__name__)
-            self._intake.put(lay_down(self._kind, headers, body, refusal, keys))
+            self._intake.put(lay_down(self._kind, headers, body, refusal, keys, self._keeping))
             await answer_error(send, refusal.status, refusal.sentence)
         except InboxUnavailable as failure:
             self._metrics.refused(type(failure).__name__)

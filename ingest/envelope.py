@@ -22,7 +22,14 @@ WITH_AUTHORIZATION = "authorization"
 
 _SIGNATURE = SIGNATURE_HEADER.encode()
 _AUTHORIZATION = b"authorization"
-_KEPT = {name.encode(): name for name in HEADERS_KEPT}
+
+
+def headers_to_keep(named: Iterable[str] = ()) -> Mapping[bytes, str]:
+    """List the headers that are kept, by their names as ASGI gives them: ours, and those that settings name."""
+    return {name.encode(): name for name in (*HEADERS_KEPT, *named)}
+
+
+KEPT = headers_to_keep()
 
 
 class Kind(StrEnum):
@@ -46,7 +53,7 @@ class Envelope:
     signed_at: datetime | None
     """What the sender says: it is not covered by the signature."""
     headers: Mapping[str, str]
-    """Those of HEADERS_KEPT that came."""
+    """Those to be kept that came."""
 
     @cached_property
     def id(self) -> str:
@@ -57,7 +64,7 @@ class Envelope:
         return sha256(self.kind.encode() + b"\0" + self.body).hexdigest()[:32]
 
 
-def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last two are named by the caller
+def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last three are named by the caller
     kind: Kind,
     headers: Iterable[tuple[bytes, bytes]],
     body: bytes,
@@ -65,6 +72,7 @@ def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last tw
     *,
     signature_required: bool,
     received_at: datetime,
+    keeping: Mapping[bytes, str] = KEPT,
 ) -> Envelope:
     """Verify a request, whose headers are as ASGI gives them. Raise NotAuthentic unless everything asked for is right.
 
@@ -81,7 +89,7 @@ def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last tw
         signed_with = verify(body, signature, keys)
     if signed_with is None:
         raise NotAuthentic("Neither a signature nor an authorization header is asked for, so nothing proves anything.")
-    kept = _kept(headers)
+    kept = _kept(headers, keeping)
     return Envelope(
         kind=kind,
         body=body,
@@ -114,10 +122,10 @@ def _authorized(headers: list[tuple[bytes, bytes]], keys: Keys) -> str | None:
     return WITH_AUTHORIZATION
 
 
-def _kept(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+def _kept(headers: list[tuple[bytes, bytes]], keeping: Mapping[bytes, str]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for raw_name, raw_value in headers:
-        name = _KEPT.get(raw_name)
+        name = keeping.get(raw_name)
         if name is not None:
             text = raw_value.decode("latin-1")[:LONGEST_HEADER]
             kept.setdefault(name, text if text.isprintable() else "".join(filter(str.isprintable, text)))

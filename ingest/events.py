@@ -131,7 +131,7 @@ class UnknownEvent(Event):
 
 
 class ChargingRecord(Event):
-    """A charging detail record, as it came: its schema is not public."""
+    """A charging detail record, as it came: its schema is not public. Numbers with a fraction are decimals."""
 
     wire_name: ClassVar[str] = CHARGING_RECORD
     name: Name = wire_name
@@ -161,7 +161,7 @@ class Glimpse(NamedTuple):
 
 def decode(kind: Kind, body: bytes) -> Event:
     """Understand a body. Raise Unreadable, and nothing else, if that is not possible."""
-    document = _document(body)
+    document = _document(body, exact=kind is Kind.CDRS)
     if kind is Kind.CDRS:
         return ChargingRecord(session_id=_session_of_record(document), document=document)
     name, payload = document.get("event"), document.get("payload")
@@ -204,8 +204,8 @@ def queue_for(kind: Kind, seen: Glimpse) -> str:
     return "sessions" if seen.name in WIRE_NAMES else "other"
 
 
-def _document(body: bytes) -> dict[str, Any]:
-    document = read_json(body)
+def _document(body: bytes, *, exact: bool) -> dict[str, Any]:
+    document = read_json(body, exact=exact)
     if not isinstance(document, dict):
         raise Unreadable("The body is JSON, but not an object.")
     if body.isascii() and b"\\u" not in body and b"\0" not in body:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import structlog
 
+from ingest.envelope import headers_to_keep
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.keyring import Keys
 from ingest.metrics import Metrics
+from ingest.places import header_names
 from ingest.refused import Quarantined, from_row
 from ingest.reserve import Reserve
 from ingest.rows import Kept, keep_rows, open_for_keeping, row_of
@@ -107,9 +109,10 @@ class Quarantine:
         Each one enters the inbox and leaves quarantine in one transaction.
         """
         required = self._settings.plugsurfing_hmac_required
+        keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
         for request in self.list(since):
             try:
-                envelope = request.verified(keys, signature_required=required)
+                envelope = request.verified(keys, signature_required=required, keeping=keeping)
             except NotAuthentic as refusal:
                 yield Reverified(request, None, str(refusal))
                 continue

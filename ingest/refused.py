@@ -5,19 +5,19 @@ a request that failed it can only be let in later if no such header is asked for
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from ingest.envelope import HEADERS_KEPT, LONGEST_HEADER, Envelope, Kind, open_envelope
+from ingest.envelope import KEPT, LONGEST_HEADER, Envelope, Kind, open_envelope
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
 from ingest.signature import SIGNATURE_HEADER
 
 AUTHORIZATION = b"authorization"
-REMEMBERED = frozenset(name.encode() for name in (*HEADERS_KEPT, SIGNATURE_HEADER))
+SIGNATURE = SIGNATURE_HEADER.encode()
 
 
 class Authorization(StrEnum):
@@ -49,7 +49,7 @@ class Quarantined:
         """Write down the headers, and what became of the one that is not among them."""
         return json.dumps({"authorization": self.authorization, "headers": self.headers})
 
-    def verified(self, keys: Keys, *, signature_required: bool) -> Envelope:
+    def verified(self, keys: Keys, *, signature_required: bool, keeping: Mapping[bytes, str] = KEPT) -> Envelope:
         """Open it with these keys, as received when it was. Raise NotAuthentic if it still proves nothing."""
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
         if self.authorization is Authorization.NOT_ASKED:
@@ -64,11 +64,17 @@ class Quarantined:
             keys,
             signature_required=signature_required,
             received_at=self.received_at,
+            keeping=keeping,
         )
 
 
-def lay_down(
-    kind: Kind, headers: Sequence[tuple[bytes, bytes]], body: bytes, refusal: NotAuthentic, keys: Keys
+def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more was known when it was refused
+    kind: Kind,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+    refusal: NotAuthentic,
+    keys: Keys,
+    keeping: Mapping[bytes, str] = KEPT,
 ) -> Quarantined:
     """Lay down a request that has just been refused with these keys; it has no number yet."""
     return Quarantined(
@@ -79,7 +85,7 @@ def lay_down(
         headers=tuple(
             (name.decode("latin-1"), value[:LONGEST_HEADER].decode("latin-1"))
             for name, value in headers
-            if name in REMEMBERED
+            if name == SIGNATURE or name in keeping
         ),
         authorization=_authorization(kind, headers, keys),
         body=body,

@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from ingest.chapters.cdrs import CdrSettings
 from ingest.chapters.dashboard import DashboardSettings
 from ingest.chapters.door import DoorSettings
 from ingest.chapters.drive import DriveSettings
@@ -37,6 +38,7 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
     LogSettings,
     PolicySettings,
     DriveSettings,
+    CdrSettings,
     DriverSettings,
     WorkSettings,
     LimitSettings,

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 ISO_8601 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)? ?(?:([Zz])|([+-])(\d\d)(?::?([0-5]\d))?)?",
@@ -25,6 +26,8 @@ def read_timestamp(value: object) -> datetime:
                 return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
             case str():
                 return _from_text(value.strip())
+            case Decimal():
+                return _from_epoch(float(value))
             case int() | float() if not isinstance(value, bool):
                 return _from_epoch(value)
     except OverflowError:

@@ -1,4 +1,5 @@
 import math
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,24 @@ def test_what_can_be_parsed_is(raw, value):
     assert read_json(raw) == value
 
 
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b"0.1", Decimal("0.1")),
+        (b"7.030", Decimal("7.030")),
+        (b"0.1234567890123456789012345678901234567890", Decimal("0.1234567890123456789012345678901234567890")),
+        (b"1e400", Decimal("1e400")),
+        (b"-0.0", Decimal("-0.0")),
+        (b"1e9999999999999999999", "1e9999999999999999999"),
+        (b"NaN", "NaN"),
+        (b"12", 12),
+    ],
+)
+def test_read_exactly_a_number_keeps_every_digit(raw, value):
+    read = read_json(raw, exact=True)
+    assert (read, type(read), str(read)) == (value, type(value), str(value))
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"{'a': 1}", b"\xff\xff", b"\xfe\xff\xd8", b"1 2", b"\x00" * 7])
 def test_what_cannot_is_unreadable(raw):
     with pytest.raises(Unreadable, match="not JSON"):
@@ -40,8 +59,9 @@ def test_what_is_nested_too_deeply_is_unreadable():
 
 @given(st.binary() | st.from_regex(rb"\A[\[\]{}\",:0-9eE.+\-\\utrfalsn\x00\xed\xa0 ]*\Z"))
 def test_no_bytes_ever_raise_anything_else(raw):
-    try:
-        value = read_json(raw)
-    except Unreadable:
-        return
-    assert not isinstance(value, float) or math.isfinite(value)
+    for exact in (False, True):
+        try:
+            value = read_json(raw, exact=exact)
+        except Unreadable:
+            continue
+        assert not isinstance(value, float) or (math.isfinite(value) and not exact)

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.envelope import HEADERS_KEPT, Envelope, Kind, open_envelope
+from ingest.envelope import HEADERS_KEPT, Envelope, Kind, headers_to_keep, open_envelope
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
 from ingest.signature import sign
@@ -114,6 +114,20 @@ def test_only_harmless_headers_are_kept():
     assert envelope.headers["requestid"] == "ab[31mé"
     assert len(envelope.headers["x-hmac-sha512-signedat"]) == 500
     assert not any("sesam" in value or SIGNED[1].decode() in value for value in envelope.headers.values())
+
+
+def test_a_header_that_a_setting_names_is_kept_beside_them():
+    headers = [SIGNED, (b"Delivery-Number", b"r1"), (b"user-agent", b"Plugsurfing"), (b"other", b"x")]
+    envelope = open_envelope(
+        Kind.CDRS,
+        headers,
+        BODY,
+        KEYS,
+        signature_required=True,
+        received_at=NOW,
+        keeping=headers_to_keep(["delivery-number"]),
+    )
+    assert envelope.headers == {"delivery-number": "r1", "user-agent": "Plugsurfing"}
 
 
 @pytest.mark.parametrize(

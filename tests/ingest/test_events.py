@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,8 @@ def test_an_unknown_event_may_have_any_payload(payload):
 def test_a_charging_record_is_kept_whole():
     record = decode(Kind.CDRS, sample("cdr"))
     assert isinstance(record, ChargingRecord)
-    assert (record.name, record.session_id, record.document) == ("CDR", "L60XMxWy0oP", json.loads(sample("cdr")))
+    exactly = json.loads(sample("cdr"), parse_float=Decimal)
+    assert (record.name, record.session_id, record.document) == ("CDR", "L60XMxWy0oP", exactly)
     assert glimpse(Kind.CDRS, sample("cdr")) == Glimpse(None, "L60XMxWy0oP")
 
 

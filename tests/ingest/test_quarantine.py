@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest import quarantine as room
-from ingest.envelope import Kind
+from ingest.envelope import Kind, headers_to_keep
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.keyring import Keys
@@ -237,3 +237,16 @@ def test_what_cannot_be_written_waits_until_it_can(intake, quarantine, monkeypat
 
 def test_a_way_that_was_never_opened_can_be_closed(intake):
     intake.close()
+
+
+def test_a_header_that_names_a_cdr_comes_through_quarantine(path):
+    settings = load_settings(data_dir=path.parent, cdr_request_id="/requestId,Delivery-Number")
+    quarantine = Quarantine(path, settings)
+    headers = [(SIGNATURE_HEADER.encode(), sign(b"{}", KEY).encode()), (b"delivery-number", b"r1"), (b"other", b"x")]
+    keeping = headers_to_keep(["delivery-number"])
+    quarantine.add([lay_down(Kind.CDRS, headers, b"{}", NotAuthentic("wrong"), Keys(current=b"other"), keeping)])
+    (let_in,) = quarantine.reverify(Keys(current=KEY))
+    assert let_in.kept is not None
+    file = open_inbox_file(path)
+    assert file.execute("SELECT headers FROM deliveries").fetchone()[0] == '{"delivery-number":"r1"}'
+    file.close()

@@ -1,5 +1,6 @@
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 import pytest
 from hypothesis import assume, example, given
@@ -31,6 +32,7 @@ NOON = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
         1749729600,
         1749729600.0,
         1749729600000,
+        Decimal("1749729600.000"),
         NOON,
         NOON.replace(tzinfo=None),
         NOON.astimezone(timezone(timedelta(hours=9))),

@@ -1,0 +1,55 @@
+"""Where in a CDR its fields are: no more of it is public than that it says who, what, where, and its request id."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from ingest.places import Places, places
+from ingest.pointers import Pointers, pointers
+
+
+class CdrSettings(BaseSettings):
+    """Where a CDR says what: several places each, of which the first that can be read counts. All are assumptions."""
+
+    cdr_request_id: Places = Field(
+        places("/requestId", "X-Request-Id"),
+        description="where a CDR has its request id: JSON pointers, and names of headers, by comma",
+    )
+    cdr_session: Pointers = Field(
+        pointers("/sessionId", "/payload/sessionId", "/session/sessionId", "/session/id"),
+        description="JSON pointers to the session of a CDR",
+    )
+    cdr_user: Pointers = Field(
+        pointers("/userId", "/user/userId", "/user/id"), description="JSON pointers to its driver"
+    )
+    cdr_charging_key: Pointers = Field(
+        pointers("/chargingKeyId", "/chargingKey/keyIdentifier", "/chargingKey/id", "/keyIdentifier"),
+        description="JSON pointers to its charging key",
+    )
+    cdr_amount: Pointers = Field(
+        pointers("/cost/total", "/cost/amount", "/totalCost", "/totalAmount", "/amount", "/total_cost/incl_vat"),
+        description="JSON pointers to what it costs in all, a number or a text that is one",
+    )
+    cdr_currency: Pointers = Field(
+        pointers("/cost/currency", "/currency"), description="JSON pointers to the currency of that"
+    )
+    cdr_energy: Pointers = Field(
+        pointers("/session/energyKwh", "/session/energy", "/energyKwh", "/energy", "/total_energy"),
+        description="JSON pointers to its energy in kWh",
+    )
+    cdr_started_at: Pointers = Field(
+        pointers("/session/startedAt", "/session/startTime", "/startedAt", "/startTime", "/start_date_time"),
+        description="JSON pointers to when it began",
+    )
+    cdr_ended_at: Pointers = Field(
+        pointers(
+            "/session/stoppedAt", "/session/endedAt", "/session/endTime", "/endedAt", "/endTime", "/end_date_time"
+        ),
+        description="JSON pointers to when it ended",
+    )
+    cdr_location: Pointers = Field(
+        pointers("/location/id", "/locationId", "/location/name"), description="JSON pointers to where it was"
+    )
+    cdr_operator: Pointers = Field(
+        pointers("/location/operator_display_name", "/location/operator", "/operator/name", "/operator"),
+        description="JSON pointers to who operates the charger",
+    )

@@ -1,0 +1,72 @@
+"""Where in a request something is, as settings spell it: a JSON pointer into its body, or the name of a header."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic_settings import NoDecode
+
+from ingest.pointers import Pointer
+from ingest.signature import SIGNATURE_HEADER
+from ingest.spellings import items
+
+TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
+PROOFS = frozenset({"authorization", "proxy-authorization", "cookie", SIGNATURE_HEADER})
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header by its name, in any case. Raises ValueError for what names none, or one that may hold a secret."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what no request can have, and what must not be written down."""
+        if not TOKEN.fullmatch(self.text):
+            raise ValueError("must be JSON pointers, as in /requestId, and names of headers, by comma")
+        if self.name in PROOFS:
+            raise ValueError("must not name a header that proves who is asking: it would be kept")
+
+    def __str__(self) -> str:
+        """Write it as settings do."""
+        return self.text
+
+    @property
+    def name(self) -> str:
+        """Name it as ASGI does."""
+        return self.text.lower()
+
+
+Place = Pointer | Header
+
+
+def find(place: Place, document: Any, headers: Mapping[str, str]) -> Any:
+    """Return what is at the place; None if there is nothing."""
+    return headers.get(place.name) if isinstance(place, Header) else place.find(document)
+
+
+def header_names(places: Iterable[Place]) -> frozenset[str]:
+    """Name the headers among places."""
+    return frozenset(place.name for place in places if isinstance(place, Header))
+
+
+def places(*texts: str) -> tuple[Place, ...]:
+    """Make several, such as a setting's default."""
+    return tuple(map(_place, texts))
+
+
+def _place(text: str) -> Place:
+    return Pointer(text) if text.startswith("/") else Header(text)
+
+
+def _read(value: object) -> object:
+    parts = items(value)
+    if not isinstance(parts, tuple | list):
+        return parts
+    return tuple(_place(part) if isinstance(part, str) else part for part in parts)
+
+
+Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(_read)]
+"""The type of a setting that holds places, by comma."""

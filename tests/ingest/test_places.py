@@ -1,0 +1,39 @@
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from ingest.places import Header, Places, find, header_names, places
+from ingest.pointers import Pointer
+
+BODY = {"requestId": "in the body"}
+HEADERS = {"x-request-id": "in a header"}
+
+
+class Given(BaseSettings):
+    where: Places = places("/requestId", "X-Request-Id")
+
+
+def test_a_place_is_in_the_body_or_in_a_header():
+    pointer, header = Given().where
+    assert (pointer, header) == (Pointer("/requestId"), Header("X-Request-Id"))
+    assert find(pointer, BODY, HEADERS) == "in the body"
+    assert find(header, BODY, HEADERS) == "in a header"
+    assert find(header, BODY, {}) is find(pointer, {}, HEADERS) is None
+
+
+def test_places_are_spelt_as_they_were_given():
+    given = Given(where=" /a/b , Request-ID ")  # type: ignore[arg-type] - as the environment says it
+    assert ",".join(map(str, given.where)) == "/a/b,Request-ID"
+    assert header_names(given.where) == {"request-id"}
+
+
+@pytest.mark.parametrize("text", ["request id", "Ü", "a:b", "/~2", "x" * 101])
+def test_what_names_no_place_is_refused(text):
+    with pytest.raises(ValidationError, match="must"):
+        Given(where=text)
+
+
+@pytest.mark.parametrize("text", ["Authorization", "X-HMAC-SHA512-Signature", "cookie"])
+def test_a_header_that_proves_who_asks_is_refused_for_it_would_be_kept(text):
+    with pytest.raises(ValidationError, match="proves"):
+        Given(where=f"/requestId,{text}")
