@@ -125,6 +125,9 @@ sessions = Table(
     Column("updated_at", Moment, nullable=False),
     Index("sessions_updated_at", "updated_at"),
 )
+# Those of which nothing says that they are over; the words of `OVER` in handlers.kit.statuses, which a test compares.
+IS_OPEN = text("status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')")
+Index("sessions_open", sessions.c.started_at, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
 
 pushes = Table(
     "pushes",

@@ -1,0 +1,33 @@
+"""The table of alerts: what somebody should look at, once for as long as its cause stands."""
+
+from sqlalchemy import JSON, Column, Index, Table, text
+
+from handlers.kit.columns import NAME, Moment, Told
+from workers.ledger.tables import metadata
+
+# `logged_at` is set by the line in the log, `told_at` when every address of ALERT_URLS has taken it; `told` names those
+# that have. `due_at` is when it is to be sent next, or when who is sending it now must have ended.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", NAME, primary_key=True),
+    Column("kind", NAME, nullable=False),
+    Column("subject", NAME, nullable=False),
+    Column("sentence", Told, nullable=False),
+    Column("session_id", NAME),
+    Column("delivery_id", NAME),
+    Column("raised_at", Moment, nullable=False),
+    Column("logged_at", Moment),
+    Column("due_at", Moment),
+    Column("told", JSON(none_as_null=True)),
+    Column("told_at", Moment),
+    Column("resolved_at", Moment),
+    Index("alerts_kind_subject", "kind", "subject", "resolved_at"),
+    Index("alerts_raised_at", "raised_at"),
+)
+OPEN = text("resolved_at IS NULL")
+UNLOGGED = text("logged_at IS NULL")
+DUE = text("due_at IS NOT NULL")
+Index("alerts_open", alerts.c.kind, alerts.c.subject, unique=True, sqlite_where=OPEN, postgresql_where=OPEN)
+Index("alerts_unlogged", alerts.c.raised_at, sqlite_where=UNLOGGED, postgresql_where=UNLOGGED)
+Index("alerts_due", alerts.c.due_at, sqlite_where=DUE, postgresql_where=DUE)
