@@ -14,6 +14,7 @@ from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME
 from ingest.keyring import Keyring
 from ingest.metrics import Metrics
+from ingest.presence import Presence
 from ingest.quarantine import Intake, Quarantine
 from ingest.relay import Relay
 from ingest.settings import Settings
@@ -24,7 +25,7 @@ KEYS_REREAD_EVERY = 1.0
 PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
 
 
-def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay | None = None) -> Starlette:
+def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay | None = None) -> Front:
     """Build the application with all its rooms; they open with the first request and close with the last."""
     path = settings.data_dir / FILE_NAME
     metrics = Metrics()
@@ -32,6 +33,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     relay = relay or Relay(path, settings)
     intake = Intake(Quarantine(path, settings), metrics)
     keyring = Keyring(settings)
+    presence = Presence(path, inbox, settings.gap_shortest)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -39,11 +41,14 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         inbox.on_commit(relay.wake)
         intake.start()
         relay.start()
-        rereading = asyncio.create_task(_reread(keyring))
+        tasks = [asyncio.create_task(_reread(keyring)), asyncio.create_task(presence.keep())]
         try:
             yield
         finally:
-            rereading.cancel()
+            for task in tasks:
+                task.cancel()
+            presence.leave()
+            presence.close()
             # In this order: what was kept last still gets offered, and nothing is written to a closed file.
             for stop in (relay.stop, intake.close, inbox.close):
                 await asyncio.to_thread(stop)
@@ -52,7 +57,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         route: Door(kind, settings, keyring, inbox=inbox, intake=intake, metrics=metrics)
         for kind, route in PATHS.items()
     }
-    return Front(doors, Lookout(Health(path, inbox, relay), metrics), metrics, lifespan)
+    return Front(doors, Lookout(Health(path, inbox, relay), metrics), metrics, lifespan, presence)
 
 
 async def _reread(keyring: Keyring) -> None:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ingest.endpoints import Lookout, say_what_is_wrong
 from ingest.guard import Guard
 from ingest.metrics import Metrics
+from ingest.presence import Presence
 
 
 class Front(Starlette):
@@ -27,7 +28,9 @@ class Front(Starlette):
         lookout: Lookout,
         metrics: Metrics,
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
+        presence: Presence,
     ) -> None:
+        self.presence = presence
         self._doors = {place: Guard(door, metrics) for route, door in doors.items() for place in (route, f"{route}/")}
         windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
         super().__init__(

@@ -44,6 +44,12 @@ CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (queue, seq) WHERE b
 CREATE INDEX IF NOT EXISTS deliveries_offered ON deliveries (batch) WHERE batch IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS deliveries_repeats ON deliveries (id) WHERE body IS NULL AND batch IS NULL;
 
+-- Times in which nothing could be kept here, the last ones of them.
+CREATE TABLE IF NOT EXISTS gaps (
+    closed_at REAL PRIMARY KEY,
+    opened_at REAL NOT NULL
+);
+
 -- What failed verification, apart from what is real; bounded in count, bytes and age.
 CREATE TABLE IF NOT EXISTS quarantine (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

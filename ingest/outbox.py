@@ -14,16 +14,46 @@ from pathlib import Path
 from typing import Any
 
 from ingest.batch import Delivery, moment
+from ingest.gaps import Gap, gaps_in
 from ingest.inboxfile import inbox_id, open_inbox_file
 
-# What waits for an answer, with how often it was received; this connection's own.
+# What waits for an answer, with how often it was received: at least twice, if that is forgotten and this is the notice
+# of a repeat. This connection's own.
 OUTGOING = """
 CREATE TEMP VIEW outgoing AS
 SELECT
     seq, id, kind, event, session_id, received_at, signed_with, signed_at, headers, body,
-    coalesce((SELECT receipts FROM seen WHERE seen.id = deliveries.id), 1) AS receipts,
+    coalesce((SELECT receipts FROM seen WHERE seen.id = deliveries.id), 1 + (body IS NULL)) AS receipts,
     queue, batch, deaths
 FROM deliveries
+"""
+
+# What the relay itself reads comes as one row of JSON: the interpreter lock is given away for each row, and beside a
+# busy door the wait to get it back is longer than all that SQLite does. Nor is a delivery made an object here.
+SIZED = "SELECT seq, coalesce(length(body), 0) AS size FROM deliveries"
+LISTED = "SELECT json_group_array(json_array(seq, size)) FROM"
+NEXT = f"""
+{LISTED} (
+    SELECT seq, size, sum(size) OVER (ORDER BY seq) AS total
+    FROM ({SIZED} WHERE batch IS NULL AND queue = :queue ORDER BY seq LIMIT :limit)
+) WHERE total <= :size OR total = size
+"""  # noqa: S608 - put together from parts of our own
+ROWS = f"{LISTED} ({SIZED} WHERE batch = ? ORDER BY seq)"
+# As `Batch.from_json` reads it. Times to the microsecond: SQLite would cut them after 15 digits.
+PACKED = """
+SELECT
+    json_group_array(json_array(coalesce(event, kind), body IS NULL)),
+    min(session_id),
+    CAST(json_group_array(json_object(
+        'id', id, 'kind', kind, 'event', event, 'session_id', session_id,
+        'received_at', json(printf('%!.6f', received_at)),
+        'signed_with', signed_with,
+        'signed_at', CASE WHEN signed_at IS NULL THEN NULL ELSE json(printf('%!.6f', signed_at)) END,
+        'headers', json(headers),
+        'body_hex', CASE WHEN body IS NULL THEN NULL ELSE hex(body) END,
+        'receipts', receipts
+    )) AS BLOB)
+FROM (SELECT * FROM outgoing WHERE batch = ? ORDER BY seq)
 """
 
 ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
@@ -38,18 +68,18 @@ QUEUE = 11
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Deliveries of one queue that fit into one batch, oldest first, with their row numbers."""
+    """Rows of one queue that fit into one batch, oldest first, by their numbers and the bytes of their bodies."""
 
     queue: str
     seqs: tuple[int, ...]
-    deliveries: tuple[Delivery, ...]
+    sizes: tuple[int, ...]
     is_full: bool
     """A limit was met: there may be more."""
 
     @property
     def bytes(self) -> int:
         """Add up the bodies."""
-        return sum(len(delivery.body or b"") for delivery in self.deliveries)
+        return sum(self.sizes)
 
     def halves(self) -> "tuple[Load, Load]":
         """Cut the load in two."""
@@ -57,7 +87,19 @@ class Load:
         return self._part(slice(None, cut)), self._part(slice(cut, None))
 
     def _part(self, which: slice) -> "Load":
-        return Load(self.queue, self.seqs[which], self.deliveries[which], is_full=False)
+        return Load(self.queue, self.seqs[which], self.sizes[which], is_full=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What travels in a batch, ready for Redis."""
+
+    names: tuple[tuple[str, bool], ...]
+    """What each delivery is called, and whether it only tells that it came again."""
+    session_id: str | None
+    """A session that one of them is about."""
+    deliveries: bytes
+    """As JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,44 +162,16 @@ class Outbox:
         return int(count)
 
     def next(self, queue: str, limit: int, size: int) -> Load:
-        """Read what waits for the queue, oldest first: at most `limit` deliveries of `size` bytes, but at least one."""
-        rows = self._file.execute(
-            "SELECT * FROM outgoing WHERE batch IS NULL AND queue = ? ORDER BY seq LIMIT ?", (queue, limit)
-        )
-        seqs: list[int] = []
-        deliveries: list[Delivery] = []
-        for row in rows:
-            delivery = self._delivery(row)
-            size -= len(delivery.body or b"")
-            if size < 0 and seqs:
-                rows.close()
-                break
-            seqs.append(row[0])
-            deliveries.append(delivery)
-        return Load(queue, tuple(seqs), tuple(deliveries), is_full=size < 0 or len(seqs) == limit)
+        """Find what waits for the queue, oldest first: at most `limit` deliveries of `size` bytes, but at least one."""
+        load = self._load(queue, NEXT, {"queue": queue, "limit": limit, "size": size})
+        is_full = len(load.seqs) == limit or (bool(load.seqs) and self._waits_after(queue, load.seqs[-1]))
+        return replace(load, is_full=is_full)
 
     def assign(self, batches: Iterable[tuple[str, Sequence[int]]]) -> None:
         """Note which rows travel in which batch, on disk before anything of it is in Redis."""
         now = time.time()
         for batch_id, seqs in batches:
             self._write(ASSIGN, (batch_id, now, json.dumps(seqs)))
-
-    def recounted(self, deliveries: tuple[Delivery, ...]) -> tuple[Delivery, ...]:
-        """Bring the notices of repeats among them up to date.
-
-        While a notice waits it stands for what still comes; so only what is read once it has a batch leaves none out.
-        """
-        notices = [delivery.id for delivery in deliveries if delivery.body is None]
-        if not notices:
-            return deliveries
-        found = self._file.execute(
-            "SELECT id, receipts FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(notices),)
-        )
-        receipts = dict(found.fetchall())
-        return tuple(
-            replace(each, receipts=receipts.get(each.id, each.receipts)) if each.body is None else each
-            for each in deliveries
-        )
 
     def settle(self, batch_ids: Sequence[str]) -> int:
         """Delete the rows of these batches; tell how many went."""
@@ -175,10 +189,18 @@ class Outbox:
         ]
 
     def rows(self, batch_id: str) -> Load:
-        """Read what travels in the batch; an empty load if all of it is settled."""
-        rows = self._file.execute("SELECT * FROM outgoing WHERE batch = ? ORDER BY seq", (batch_id,)).fetchall()
-        queue = rows[0][QUEUE] if rows else ""
-        return Load(queue, tuple(row[0] for row in rows), tuple(map(self._delivery, rows)), is_full=False)
+        """Find what travels in the batch; an empty load if all of it is settled."""
+        found = self._file.execute("SELECT queue FROM deliveries WHERE batch = ? LIMIT 1", (batch_id,)).fetchone()
+        return self._load(found[0] if found else "", ROWS, (batch_id,))
+
+    def packed(self, batch_id: str) -> Packed:
+        """Read what travels in the batch.
+
+        A notice of repeats stands for what still comes while it waits; so only what is read now, when it has a batch,
+        leaves none out.
+        """
+        names, session_id, deliveries = self._file.execute(PACKED, (batch_id,)).fetchone()
+        return Packed(tuple((name, bool(again)) for name, again in json.loads(names)), session_id, deliveries)
 
     def split(self, batch_id: str, parts: Sequence[tuple[str, Sequence[int]]], *, deaths: int) -> None:
         """Move the rows of a batch into others in one step, so that none of them is ever without a batch."""
@@ -193,6 +215,10 @@ class Outbox:
                 # A repeat that waits already stands for this one: it tells the number of receipts when it is offered.
                 self._file.execute("UPDATE OR IGNORE deliveries SET batch = NULL WHERE batch = ?", (batch_id,))
                 self._file.execute("DELETE FROM deliveries WHERE batch = ?", (batch_id,))
+
+    def gaps(self) -> list[Gap]:
+        """List the times in which nothing could be kept here, the oldest first."""
+        return gaps_in(self._file, self.inbox_id)
 
     def oldest_unsettled_at(self) -> datetime | None:
         """Tell when the oldest delivery that is not settled was received."""
@@ -218,6 +244,17 @@ class Outbox:
         if ids:
             self._write("DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
         return ids[-1] if len(ids) == limit else None
+
+    def _load(self, queue: str, statement: str, values: Any) -> Load:
+        (listed,) = self._file.execute(statement, values).fetchone()
+        rows = json.loads(listed)
+        return Load(queue, tuple(seq for seq, _ in rows), tuple(size for _, size in rows), is_full=False)
+
+    def _waits_after(self, queue: str, seq: int) -> bool:
+        found = self._file.execute(
+            "SELECT 1 FROM deliveries WHERE batch IS NULL AND queue = ? AND seq > ? LIMIT 1", (queue, seq)
+        )
+        return found.fetchone() is not None
 
     def _delivery(self, row: tuple[Any, ...]) -> Delivery:
         _, id_, kind, event, session_id, received_at, signed_with, signed_at, headers, body, receipts, *_ = row

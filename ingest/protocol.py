@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 # In bytes; Plugsurfing's has some hundred.
 LONGEST_HEAD = 65_536
@@ -46,6 +46,12 @@ class OnePiece(asyncio.Transport):
         self._flush()
         self._transport.close()
 
+    def write_eof(self) -> None:
+        """Send what is held, and say that nothing more will come; what is written from then on goes nowhere."""
+        self._flush()
+        self._transport.write_eof()
+        self.write = _forget  # type: ignore[method-assign]
+
     def _flush(self) -> None:
         if self._held:
             held, self._held = self._held, b""
@@ -62,6 +68,7 @@ class DoorProtocol(HttpToolsProtocol):
         """Take a connection."""
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
+        self._closes_after: RequestResponseCycle | None = None
         super().connection_made(OnePiece(transport))
 
     def data_received(self, data: bytes) -> None:
@@ -79,6 +86,37 @@ class DoorProtocol(HttpToolsProtocol):
         if self._head_bytes > LONGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
+    def on_headers_complete(self) -> None:
+        """Begin with a request; of those that come while the server leaves, the last closes the connection."""
+        super().on_headers_complete()
+        if getattr(self.server_state, "is_leaving", False):
+            if self._closes_after is not None and not self._closes_after.response_started:
+                self._closes_after.keep_alive = True
+            self.close_after_answer()
+
+    def close_after_answer(self) -> None:
+        """Close the connection with the answer that is next to come, and say so in it."""
+        cycle = self._answering
+        if cycle is not None and cycle.keep_alive:
+            cycle.keep_alive = False
+            self._closes_after = cycle
+
+    def close_our_side_if_idle(self) -> None:
+        """Say to whoever keeps the connection that it is over, and still take what they had sent by then."""
+        if self._head_bytes == 0 and self._answering is None and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def shutdown(self) -> None:
+        """Close the connection if nothing comes on it, else with its answer."""
+        if self._head_bytes == 0:
+            super().shutdown()
+
+    @property
+    def _answering(self) -> RequestResponseCycle | None:
+        """The last request that has not got all of its answer."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn does not say that there may be none
+        return None if cycle is None or cycle.response_complete else cycle
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of a connection."""
         self._head_is_complete()
@@ -93,6 +131,10 @@ class DoorProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+
+def _forget(data: Any) -> None:
+    """Write nowhere: nobody listens any more."""
 
 
 def _without_upgrade(data: bytes) -> bytes:

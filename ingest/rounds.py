@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import redis
 
 from ingest.broker import QUEUES
+from ingest.gaps import GapTeller
 from ingest.lease import JobWatch, Standing
 from ingest.offer import Offers
 from ingest.outbox import Load, Outbox
@@ -42,6 +43,7 @@ class Rounds:
         self._settings = settings
         self._offers = Offers(outbox, connection, settings)
         self._watch = JobWatch(connection, grace=grace)
+        self._teller = GapTeller(connection)
         self._sweep_every = sweep_every.total_seconds()
         self._swept_at = self._looked_at = float("-inf")
         self._version = 0
@@ -120,6 +122,7 @@ class Rounds:
             if (standing := standings[each.batch_id]) in {Standing.GONE, Standing.DIED}:
                 self._offers.offer_again(each, died=standing is Standing.DIED)
         self.held = self._outbox.waiting_count()
+        self._teller.tell(self._outbox.gaps())
         if self._swept_at > self._forget_at:
             self._forget()
 

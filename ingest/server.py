@@ -1,9 +1,10 @@
 """`webhooks serve`: the application on a socket, until somebody ends it."""
 
 import gc
-import os
 import signal
 import socket
+import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -12,14 +13,15 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ingest.app import create_app
-from ingest.errors import SettingsError
+from ingest.handover import BACKLOG, handed_over
+from ingest.leaving import HALF_CLOSED, LINGER, DoorServer
 from ingest.log import configure_logging
+from ingest.opening import open_door
 from ingest.protocol import DoorProtocol
-from ingest.settings import Settings
+from ingest.settings import Settings, load_settings
 
 log = structlog.get_logger()
 
-BACKLOG = 2048
 # Seconds. Proxies keep idle connections for 60 and more; if we closed them first, one of them would now and then send
 # an event into a closed connection, and events are sent once.
 KEEP_ALIVE = 75
@@ -30,19 +32,23 @@ GRACE = 6
 def serve(settings: Settings) -> None:
     """Serve until a signal. Raise SettingsError or SystemExit, with one sentence, if that cannot even begin."""
     configure_logging(settings, "serve")
-    settings.require_signing()
-    _require_writable(settings)
-    listening = _listen(settings.host, settings.port)
-    config = configured(create_app(settings))
+    serve_on(settings, open_door(settings))
+
+
+def serve_on(settings: Settings, sockets: Sequence[socket.socket], *, supervisor: int | None = None) -> None:
+    """Serve on these sockets until a signal, or until the supervisor of this number has gone."""
+    app = create_app(settings)
+    server = DoorServer(configured(app), leaving=app.presence.leave, supervisor=supervisor)
     # What is here now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
     # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    host, port = listening.getsockname()[:2]
-    log.info("door.opened", host=host, port=port)
-    uvicorn.Server(config).run(sockets=[listening])
+    for listening in sockets:
+        host, port = listening.getsockname()[:2] if listening.family != socket.AF_UNIX else (listening.getsockname(), 0)
+        log.info("door.opened", host=host, port=port)
+    server.run(sockets=list(sockets))
 
 
 def configured(app: Starlette) -> uvicorn.Config:
@@ -59,7 +65,7 @@ def configured(app: Starlette) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=GRACE - LINGER - HALF_CLOSED,  # type: ignore[arg-type]  # asyncio takes any
     )
 
 
@@ -67,19 +73,7 @@ def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def _require_writable(settings: Settings) -> None:
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"DATA_DIR cannot be made ({error.strerror}).") from error
-    if not os.access(settings.data_dir, os.W_OK | os.X_OK):
-        raise SettingsError("DATA_DIR cannot be written to.")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (while")[0]  # the rest repeats the address
-        raise SystemExit(f"Cannot listen on {host} port {port}: {reason}.") from error
+if __name__ == "__main__":  # a worker of `webhooks serve --workers N`, which gives its own number
+    _settings = load_settings()
+    configure_logging(_settings, "serve")
+    serve_on(_settings, handed_over(), supervisor=int(sys.argv[1]))

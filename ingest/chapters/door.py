@@ -1,9 +1,12 @@
 """How requests prove that they are Plugsurfing's, and where servers listen."""
 
+from datetime import timedelta
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.signature import KeyEncoding
+from ingest.spans import Span
 from ingest.spellings import Port
 
 
@@ -23,3 +26,9 @@ class DoorSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address that every server listens on")
     port: Port = Field(8000, description="port of `serve`")
+    serve_workers: int = Field(
+        0, ge=0, description="processes that `serve` keeps, replaced one by one on SIGHUP; 0: it serves itself"
+    )
+    gap_shortest: Span = Field(
+        timedelta(seconds=5), description="shortest time without a sign of life that is remembered as a gap"
+    )

@@ -5,15 +5,28 @@ import click
 
 
 @click.command()
-def serve() -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Serve with N processes, replaced one by one on SIGHUP while the socket stays open. Default: SERVE_WORKERS.",
+)
+def serve(*, workers: int | None) -> None:
     """Take events and charging records in over HTTP, keep them, and bring them to Redis.
 
-    Needs neither Redis nor the database to keep an event. Listens on HOST and PORT.
+    Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on what systemd hands over.
     """
-    from ingest.server import serve
     from ingest.settings import load_settings
 
-    serve(load_settings())
+    settings = load_settings()
+    count = settings.serve_workers if workers is None else workers
+    if count:
+        from ingest.opening import supervise
+
+        raise SystemExit(supervise(settings, count))
+    from ingest.server import serve
+
+    serve(settings)
 
 
 @click.command()

@@ -1,0 +1,91 @@
+"""How a server leaves: it takes no new connections, answers on those it has, and closes none on which something comes.
+
+uvicorn closes idle connections at once. A sender that keeps connections may just then be writing to one of them, and
+events are sent once.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from ingest.handover import tell_starter
+from ingest.protocol import DoorProtocol
+
+# Seconds. First a connection on which a request comes gets its answer, with `Connection: close`.
+LINGER = 1.0
+# Then our side of the idle ones is closed, as a sign to whoever keeps them; what was on its way to us is still kept.
+HALF_CLOSED = 0.5
+LOOK_EVERY = 0.02
+
+
+class DoorState(ServerState):
+    """What the connections of a server share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_leaving = False
+
+
+class DoorServer(uvicorn.Server):
+    """Serves until a signal comes, or until the process that supervises it has gone."""
+
+    def __init__(
+        self, config: uvicorn.Config, *, leaving: Callable[[], None] = lambda: None, supervisor: int | None = None
+    ) -> None:
+        super().__init__(config)
+        self.server_state: DoorState = DoorState()
+        self._leaving = leaving
+        self._supervisor = supervisor
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve. A terminal that is closed ends it in order, too."""
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(signal.SIGHUP, self._hang_up)
+        super().run(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open, and say so."""
+        await super().startup(sockets)
+        tell_starter("READY=1", f"MAINPID={os.getpid()}")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Say whether it is time to leave."""
+        is_orphan = self._supervisor is not None and os.getppid() != self._supervisor
+        return await super().on_tick(counter) or is_orphan
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no new connections, answer on the others, then close them."""
+        tell_starter("STOPPING=1")
+        self._leaving()
+        for server in self.servers:
+            server.close()
+        for each in sockets or []:
+            each.close()
+        self.server_state.is_leaving = True
+        for connection in self._connections():
+            connection.close_after_answer()
+        await self._until_all_are_gone(LINGER)
+        for connection in self._connections():
+            connection.close_our_side_if_idle()
+        await self._until_all_are_gone(HALF_CLOSED)
+        await super().shutdown(sockets)
+
+    def _connections(self) -> list[DoorProtocol]:
+        return [each for each in self.server_state.connections if isinstance(each, DoorProtocol)]
+
+    async def _until_all_are_gone(self, seconds: float) -> None:
+        until = self._now() + seconds
+        while self.server_state.connections and not self.force_exit and self._now() < until:  # noqa: ASYNC110 - uvicorn tells nobody
+            await asyncio.sleep(LOOK_EVERY)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _hang_up(self, _signal: int, _frame: FrameType | None) -> None:
+        self.should_exit = True

@@ -1,0 +1,155 @@
+"""Signs of life of the door in its inbox file, and the gaps between them: when nothing could be kept here.
+
+All processes of one data folder give the same sign, so one that is started again while another serves leaves no gap.
+"""
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from ingest.errors import InboxUnavailable
+from ingest.gaps import note_gap
+from ingest.inbox import Inbox
+from ingest.inboxfile import open_inbox_file
+
+log = structlog.get_logger()
+
+# Seconds.
+SIGN_EVERY = 1.0
+LOCK_TIMEOUT = 3.0
+LOCK_POLL = 0.0005
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment by the clock, which people set, and since the machine was started, which nobody can."""
+
+    at: float
+    boot: str | None = None
+    """Which start of the machine; None if it does not say."""
+    since_boot: float = 0.0
+
+    @classmethod
+    def now(cls) -> "Moment":
+        """Look at both clocks."""
+        try:  # Linux; time in which the machine was asleep counts
+            return cls(time.time(), BOOT_ID.read_text("ascii").strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
+        except (OSError, AttributeError):
+            return cls(time.time())
+
+    def seconds_since(self, before: "Moment") -> float:
+        """Tell how long ago that was; below zero if the clock was set back and nothing else is known."""
+        if self.boot is not None and self.boot == before.boot:
+            return self.since_boot - before.since_boot
+        return self.at - before.at
+
+
+class Presence:
+    """Gives a sign of life while something can be kept, and measures the gap before each one.
+
+    A door that answers 503 for an hour has a gap of an hour, like one that is closed.
+    """
+
+    def __init__(self, path: Path, inbox: Inbox, shortest_gap: timedelta) -> None:
+        self._path = path
+        self._inbox = inbox
+        self._shortest = shortest_gap.total_seconds()
+        self._file: sqlite3.Connection | None = None
+        self._problem: str | None = None
+        self._has_left = False
+        self._lock = threading.Lock()
+
+    async def keep(self) -> None:
+        """Give signs until cancelled."""
+        while True:
+            if await self._can_keep():
+                await asyncio.to_thread(self._sign_or_say)
+            await asyncio.sleep(SIGN_EVERY)
+
+    def leave(self) -> None:
+        """Give the last sign, now that no more connections are taken."""
+        if self._inbox.problem is None:
+            self._sign_or_say()
+        self._has_left = True
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._has_left = True
+            self._let_go()
+
+    async def _can_keep(self) -> bool:
+        if self._inbox.problem is not None:
+            with contextlib.suppress(InboxUnavailable):
+                await self._inbox.probe()
+        return self._inbox.problem is None
+
+    def _sign_or_say(self) -> None:
+        with self._lock:
+            if self._has_left:
+                return
+            problem = None
+            try:
+                self._sign(Moment.now())
+            except (sqlite3.Error, OSError) as error:
+                problem = f"{type(error).__name__}: {error}"
+                with contextlib.suppress(sqlite3.Error):
+                    self._let_go()
+            if problem is not None and problem != self._problem:
+                log.warning("presence.not_signed", error=problem)
+            self._problem = problem
+
+    def _let_go(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _sign(self, now: Moment) -> None:
+        if self._file is None:
+            self._file = open_inbox_file(self._path)
+            # It need not be on the disk at once: what a lost power supply takes with it only makes the gap longer.
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.execute("PRAGMA busy_timeout = 0")
+        self._begin()
+        try:
+            before = self._last()
+            seconds = 0.0 if before is None else now.seconds_since(before)
+            if seconds >= self._shortest:
+                note_gap(self._file, closed_at=now.at - seconds, opened_at=now.at)
+            self._file.execute("INSERT OR REPLACE INTO meta VALUES ('alive', ?)", (json.dumps(asdict(now)),))
+            self._file.execute("COMMIT")
+        except sqlite3.Error:
+            self._file.rollback()
+            raise
+        if seconds >= self._shortest:
+            log.warning("door.was_closed", seconds=round(seconds, 1))
+        elif seconds < -self._shortest:
+            log.warning("door.gap_not_measured", reason="the clock was set back while the machine was restarted")
+
+    def _begin(self) -> None:
+        assert self._file is not None  # noqa: S101 - for mypy: it was opened just now
+        until = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                self._file.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                # SQLite's own waiting sleeps ever longer and misses the moments in which a busy door leaves the lock.
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(LOCK_POLL)
+            else:
+                return
+
+    def _last(self) -> Moment | None:
+        assert self._file is not None  # noqa: S101 - for mypy, as above
+        found = self._file.execute("SELECT value FROM meta WHERE name = 'alive'").fetchone()
+        return None if found is None else Moment(**json.loads(found[0]))

@@ -1,0 +1,278 @@
+"""`webhooks serve --workers N`: the parent of the processes that serve, whose listening socket outlives each of them.
+
+SIGHUP replaces them one after the other: the new one is ready before the old one is told to leave. One that dies is
+replaced at once. Not uvicorn's supervisor: that one attends to nothing else while an old process leaves, looks only
+twice a second whether one has died, and leaves its children behind when it is killed.
+"""
+
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import structlog
+
+from ingest.handover import FIRST_SOCKET, tell_starter
+
+log = structlog.get_logger()
+
+# Seconds.
+READY_WITHIN = 30.0
+LEAVES_WITHIN = 12.0
+LOOK_EVERY = 0.2
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
+
+SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+# The exit code of our commands for wrong usage or settings: another start mends neither.
+WRONG_USAGE = 2
+FAILED_STARTS = 5
+LONGEST_WORD = 4096
+
+
+class Stage(Enum):
+    """How far one worker has come."""
+
+    STARTING = auto()
+    """It was started and is not ready yet."""
+    SERVING = auto()
+    """It takes connections."""
+    LEAVING = auto()
+    """It was told to leave, and answers what it has."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process that serves."""
+
+    pid: int
+    stage: Stage = Stage.STARTING
+    since: float = field(default_factory=time.monotonic)
+
+
+class Shift:
+    """Keeps so many workers serving on the sockets. To be run in the main thread of a process with no other."""
+
+    def __init__(self, command: Sequence[str], sockets: Sequence[socket.socket], count: int) -> None:
+        self._command = list(command)
+        self._sockets = list(sockets)
+        self._count = count
+        self._workers: dict[int, Worker] = {}
+        self._outgoing: list[int] = []
+        self._failed_starts = 0
+        self._start_at = 0.0
+        self._ends = False
+        self._was_ready = False
+        self.exit_code = 0
+
+    def __enter__(self) -> Self:
+        """Hear signals, and workers that say that they are ready."""
+        self._folder = tempfile.mkdtemp(prefix="webhooks-")
+        self._ears = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ears.bind(str(Path(self._folder) / "ready"))
+        self._signals: deque[int] = deque()
+        self._bell, self._pull = socket.socketpair()
+        for each in (self._ears, self._bell, self._pull):
+            each.setblocking(False)  # noqa: FBT003 - it takes no name
+        signal.set_wakeup_fd(self._pull.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._note_signal) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        """Leave nothing behind."""
+        for pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for each in (self._ears, self._bell, self._pull):
+            each.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(self) -> int:
+        """Keep them until a signal asks for the end; return the exit code. A second signal kills what is left."""
+        while not self._ends or self._workers:
+            self._step()
+            select.select([self._ears, self._bell], [], [], LOOK_EVERY)
+            while self._drained(self._bell):
+                pass
+            while self._signals:
+                self._obey(signal.Signals(self._signals.popleft()))
+        return self.exit_code
+
+    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    @staticmethod
+    def _drained(source: socket.socket) -> bytes:
+        try:
+            return source.recv(LONGEST_WORD)
+        except BlockingIOError:
+            return b""
+
+    def _step(self) -> None:
+        self._reap()
+        self._listen()
+        self._insist()
+        if self._ends:
+            return
+        self._replace()
+        while self._lacks() and time.monotonic() >= self._start_at:
+            self._start()
+
+    def _obey(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP and not self._ends:
+            tell_starter("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._outgoing = [pid for pid, worker in self._workers.items() if worker.stage is not Stage.LEAVING]
+            log.info("door.reload_begun", workers=len(self._outgoing))
+        elif number in {signal.SIGTERM, signal.SIGINT}:
+            for worker in self._workers.values():
+                self._tell(worker, signal.SIGKILL if self._ends else signal.SIGTERM)
+            self._end()
+
+    def _end(self) -> None:
+        self._ends = True
+        tell_starter("STOPPING=1")
+        for each in self._sockets:
+            each.close()
+
+    def _lacks(self) -> bool:
+        """Say whether there are fewer than there should be; the next in a replacement comes on top."""
+        staying = sum(worker.stage is not Stage.LEAVING for worker in self._workers.values())
+        return not self._ends and staying < self._count
+
+    def _replace(self) -> None:
+        self._outgoing = [pid for pid in self._outgoing if pid in self._workers]
+        if not self._outgoing:
+            return
+        if any(worker.stage is Stage.STARTING for pid, worker in self._workers.items() if pid not in self._outgoing):
+            return
+        staying = [pid for pid, worker in self._workers.items() if worker.stage is not Stage.LEAVING]
+        if len(staying) > self._count:  # the new one is ready
+            self._tell(self._workers[self._outgoing.pop(0)], signal.SIGTERM)
+            if not self._outgoing:
+                log.info("door.reloaded")
+                tell_starter("READY=1")
+        elif not self._lacks():
+            self._start()
+
+    def _reap(self) -> None:
+        for pid, worker in list(self._workers.items()):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                del self._workers[pid]
+                if worker.stage is not Stage.LEAVING:
+                    self._note_death(worker, os.waitstatus_to_exitcode(status))
+
+    def _note_death(self, worker: Worker, exit_code: int) -> None:
+        log.error("worker.died", pid=worker.pid, exit_code=exit_code, was=worker.stage.name.lower())
+        if worker.stage is Stage.SERVING:
+            return
+        if self._outgoing and worker.pid not in self._outgoing:
+            self._give_reload_up()
+            return
+        self._failed_starts += 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failed_starts - 1, 10))
+        self._start_at = time.monotonic() + pause
+        # One that has never served has nothing to lose by an end that somebody notices.
+        if not self._was_ready and (exit_code == WRONG_USAGE or self._failed_starts >= FAILED_STARTS):
+            self.exit_code = exit_code if exit_code > 0 else 1
+            for each in self._workers.values():
+                self._tell(each, signal.SIGTERM)
+            self._end()
+
+    def _give_reload_up(self) -> None:
+        self._outgoing = []
+        log.error("door.reload_failed", reason="the new process did not become ready; the old ones go on")
+        tell_starter("READY=1")
+
+    def _listen(self) -> None:
+        while words := self._drained(self._ears):
+            said = dict(word.partition("=")[::2] for word in words.decode("ascii", "replace").split("\n"))
+            worker = self._workers.get(int(said["MAINPID"])) if said.get("MAINPID", "").isdecimal() else None
+            if said.get("READY") == "1" and worker is not None and worker.stage is Stage.STARTING:
+                worker.stage, worker.since = Stage.SERVING, time.monotonic()
+                self._failed_starts = 0
+                self._note_ready()
+
+    def _note_ready(self) -> None:
+        serving = sum(worker.stage is Stage.SERVING for worker in self._workers.values())
+        if not self._was_ready and serving >= self._count:
+            self._was_ready = True
+            tell_starter("READY=1", f"MAINPID={os.getpid()}")
+
+    def _insist(self) -> None:
+        """Kill who takes too long."""
+        now = time.monotonic()
+        for worker in self._workers.values():
+            if worker.stage is Stage.STARTING and now > worker.since + READY_WITHIN:
+                log.error("worker.not_ready", pid=worker.pid)
+                self._signal(worker, signal.SIGKILL)
+            elif worker.stage is Stage.LEAVING and now > worker.since + LEAVES_WITHIN:
+                log.error("worker.did_not_leave", pid=worker.pid)
+                self._signal(worker, signal.SIGKILL)
+
+    def _tell(self, worker: Worker, number: signal.Signals) -> None:
+        if worker.stage is not Stage.LEAVING:
+            worker.stage, worker.since = Stage.LEAVING, time.monotonic()
+        self._signal(worker, number)
+
+    @staticmethod
+    def _signal(worker: Worker, number: signal.Signals) -> None:
+        os.kill(worker.pid, number)  # it is ours and not waited for yet, so the number is nobody else's
+
+    def _start(self) -> None:
+        environment = {
+            **os.environ,
+            "LISTEN_FDS": str(len(self._sockets)),
+            "NOTIFY_SOCKET": str(Path(self._folder) / "ready"),
+        }
+        command = [*self._command, str(os.getpid())]
+        # Not subprocess: LISTEN_PID has to be the number of the child, which is known between fork and exec only.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost on the way to the new program
+        pid = os.fork()
+        if pid == 0:
+            self._become(command, environment)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self._workers[pid] = Worker(pid)
+        log.info("worker.started", pid=pid)
+
+    def _become(self, command: list[str], environment: dict[str, str]) -> None:
+        try:
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            # First out of the way of each other, then to their places.
+            places = range(FIRST_SOCKET, FIRST_SOCKET + len(self._sockets))
+            away = [fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, places.stop) for given in self._sockets]
+            for place, number in zip(places, away, strict=True):
+                os.dup2(number, place, inheritable=True)
+            os.execve(command[0], command, {**environment, "LISTEN_PID": str(os.getpid())})  # noqa: S606 - our own
+        finally:
+            os._exit(1)
+
+
+def keep_shift(command: Sequence[str], sockets: Sequence[socket.socket], count: int) -> int:
+    """Serve with so many workers, each `command` with this process's number behind it, until a signal; exit code."""
+    with Shift(command, sockets, count) as shift:
+        return shift.run()
+
+
+def worker_command(module: str) -> list[str]:
+    """Name the command that runs a module of ours in this Python, whatever lies in the current folder."""
+    return [sys.executable, "-P", "-m", module]
