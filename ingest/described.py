@@ -15,6 +15,7 @@ DEFAULTS = {
     "data_dir": "./var",
     "redis_url": "embedded Valkey in `dev`, else required",
     "database_url": "sqlite:///<DATA_DIR>/ledger.db",
+    "authorize_timeout": "2.5 s",
     "log_format": "`console` on a terminal, else `json`",
 }
 

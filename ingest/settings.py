@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from ingest.chapters.authorize import AuthorizeSettings
 from ingest.chapters.cdrs import CdrSettings
 from ingest.chapters.dashboard import DashboardSettings
 from ingest.chapters.door import DoorSettings
@@ -29,6 +30,7 @@ SECRETS = (
     "dashboard_password",
     "push_http_key",
     "admin_token",
+    "authorize_credentials",
     "drive_api_key",
     "roam_ocpi_token",
 )
@@ -37,6 +39,7 @@ SECRETS = (
 class Settings(  # the last chapter comes first: pydantic takes the fields of the bases from their end on
     LogSettings,
     PolicySettings,
+    AuthorizeSettings,
     DriveSettings,
     CdrSettings,
     DriverSettings,
@@ -60,6 +63,7 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
     dashboard_password_file: Path | None = Field(None, description="file with that password")
     push_http_key_file: Path | None = Field(None, description="file with that key")
     admin_token_file: Path | None = Field(None, description="file with that token")
+    authorize_credentials_file: Path | None = Field(None, description="file with that value")
     drive_api_key_file: Path | None = Field(None, description="file with that key")
     roam_ocpi_token_file: Path | None = Field(None, description="file with that token")
 
@@ -87,6 +91,7 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
         if following is None:  # its file may say so; frozen is for everybody else
             object.__setattr__(self, "plugsurfing_hmac_next", None)
         authorization_values(self.plugsurfing_authorization)
+        authorization_values(self.authorize_credentials, "authorize_credentials")
         return self
 
     def require_signing(self) -> None:
@@ -96,6 +101,11 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
                 raise SettingsError("PLUGSURFING_HMAC_CURRENT is not set: without a key no request can be verified.")
         elif self.plugsurfing_authorization is None:
             raise SettingsError("PLUGSURFING_HMAC_REQUIRED is false, which needs PLUGSURFING_AUTHORIZATION.")
+
+    def require_credentials(self) -> None:
+        """Raise SettingsError unless there is something that proves a question at the charger is Plugsurfing's."""
+        if self.authorize_credentials is None:
+            raise SettingsError("AUTHORIZE_CREDENTIALS is not set: without it anybody could ask which keys may charge.")
 
     def require_redis(self) -> str:
         """Return the URL of the queues. Raise SettingsError if there is none."""
@@ -165,16 +175,16 @@ def signing_keys(
     raise SettingsError("PLUGSURFING_HMAC_CURRENT and PLUGSURFING_HMAC_NEXT are the same key.")
 
 
-def authorization_values(secret: SecretStr | None) -> tuple[bytes, ...]:
-    """Split the values of the authorization header. Raise SettingsError if it is set and holds none."""
+def authorization_values(secret: SecretStr | None, name: str = "plugsurfing_authorization") -> tuple[bytes, ...]:
+    """Split the values of an authorization header. Raise SettingsError if it is set and holds none."""
     if secret is None:
         return ()
     try:
         values = tuple(line.strip().encode() for line in secret.get_secret_value().splitlines() if line.strip())
     except UnicodeEncodeError:
-        raise SettingsError("PLUGSURFING_AUTHORIZATION is not utf8.") from None
+        raise SettingsError(f"{name.upper()} is not utf8.") from None
     if not values:
-        raise SettingsError("PLUGSURFING_AUTHORIZATION is set, but empty.")
+        raise SettingsError(f"{name.upper()} is set, but empty.")
     return values
 
 
