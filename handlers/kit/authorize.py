@@ -1,7 +1,7 @@
 """How a function says that it decides at the charger: `@authorize` marks it as a policy and leaves it as it is."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -76,8 +76,8 @@ class AuthorizeContext(Protocol):
     def balance(self, user_id: str) -> BalanceFacts | None:
         """Find what a user has left; None if it is not known."""
 
-    def open_sessions(self, key: str) -> int:
-        """Count the sessions of a charging key that are running, as far as is known."""
+    def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
+        """Name the sessions that run, as far as is known: those of a charging key, and those of a user."""
 
 
 @dataclass(frozen=True, slots=True)
