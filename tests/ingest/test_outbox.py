@@ -4,7 +4,10 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from ingest.batch import Batch, write_batch
 from ingest.inboxfile import open_inbox_file
 from ingest.outbox import InFlight, Outbox
 
@@ -16,59 +19,98 @@ def outbox(door):
     opened.close()
 
 
-def ids_of(load):
-    return [delivery.id for delivery in load.deliveries]
+@pytest.fixture
+def travelling(outbox):
+    """What a worker reads of what waits for a queue."""
+
+    def read(queue="sessions"):
+        outbox.assign([("travelling", outbox.next(queue, 10, 1000).seqs)])
+        packed = outbox.packed("travelling").deliveries
+        text = write_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, solo=False, poison=False)
+        outbox.release(["travelling"])
+        return Batch.from_json(text).deliveries
+
+    return read
 
 
-def test_what_waits_is_read_oldest_first_with_all_that_was_kept(door, outbox):
-    (first, second) = door.keep(2, body=b"\x00\xff", received_at=1_750_000_000.5, signed_at=1_750_000_000.25)
+def test_what_waits_is_found_oldest_first(door, outbox):
+    (first, second) = door.keep(2)
     load = outbox.next("sessions", 10, 1000)
-    assert ids_of(load) == [first, second]
+    assert door.ids(load) == [first, second]
     assert not load.is_full
-    delivery = load.deliveries[0]
-    assert delivery.received_at == datetime.fromtimestamp(1_750_000_000.5, UTC)
-    assert delivery.signed_at == datetime.fromtimestamp(1_750_000_000.25, UTC)
+
+
+def test_what_travels_is_all_that_was_kept(door, travelling):
+    received_at = datetime(2025, 6, 12, 10, 56, 51, 123457, tzinfo=UTC)
+    signed_at = datetime(9999, 12, 31, tzinfo=UTC)
+    (first, second) = door.keep(
+        2, body=b"\x00\xff", received_at=received_at.timestamp(), signed_at=signed_at.timestamp()
+    )
+    delivery, other = travelling()
+    assert (delivery.id, other.id) == (first, second)
+    assert (delivery.received_at, delivery.signed_at) == (received_at, signed_at)
     assert (delivery.kind, delivery.event, delivery.session_id) == ("events", "SESSION_STARTED", "L60XMxWy0oP")
     assert (delivery.signed_with, delivery.headers) == ("current", {"accept": "*/*"})
     assert (delivery.body, delivery.receipts, delivery.inbox) == (b"\x00\xff", 1, door.inbox_id)
 
 
-def test_a_repeat_tells_how_often_the_delivery_came(door, outbox):
+def test_a_repeat_tells_how_often_the_delivery_came(door, travelling):
     (known,) = door.keep()
     door.repeat(known)
     door.repeat(known)
-    (notice,) = outbox.next("other", 10, 1000).deliveries
+    (notice,) = travelling("other")
     assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
 
 
-def test_a_moment_of_signing_that_no_calendar_has_is_no_obstacle(door, outbox):
+def test_a_moment_of_signing_that_no_calendar_has_is_no_obstacle(door, travelling):
     door.keep(signed_at=1e18)
-    assert outbox.next("sessions", 10, 1000).deliveries[0].signed_at is None
+    assert travelling()[0].signed_at is None
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
+    door.keep(event=text or None)
+    load = outbox.next("sessions", 10, 1000)
+    outbox.assign([("b", load.seqs)])
+    packed = outbox.packed("b")
+    batch = write_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, solo=False, poison=False)
+    assert [each.event for each in Batch.from_json(batch).deliveries] == [text or None]
+    assert packed.names == ((text or "events", False),)
+    outbox.settle(["b"])
+
+
+def test_times_are_told_to_the_microsecond(door, travelling):
+    micros = [1_750_000_000_000_000 + 37 * number for number in range(10)]
+    for each in micros:
+        door.keep(received_at=datetime.fromtimestamp(each / 1e6, UTC).timestamp())
+    told = [delivery.received_at for delivery in travelling()]
+    assert told == [datetime.fromtimestamp(each / 1e6, UTC) for each in micros]
 
 
 def test_queues_are_told_apart(door, outbox):
     (urgent,) = door.keep(queue="urgent")
     door.keep(queue="cdrs")
-    assert ids_of(outbox.next("urgent", 10, 1000)) == [urgent]
-    assert ids_of(outbox.next("sessions", 10, 1000)) == []
+    assert door.ids(outbox.next("urgent", 10, 1000)) == [urgent]
+    assert door.ids(outbox.next("sessions", 10, 1000)) == []
 
 
 def test_a_load_is_bounded_in_count(door, outbox):
     first, second, _ = door.keep(3)
     load = outbox.next("sessions", 2, 1000)
-    assert (ids_of(load), load.is_full) == ([first, second], True)
+    assert (door.ids(load), load.is_full) == ([first, second], True)
 
 
 def test_a_load_is_bounded_in_bytes(door, outbox):
     first, second, _ = door.keep(3, body=b"x" * 40)
     load = outbox.next("sessions", 10, 100)
-    assert (ids_of(load), load.is_full, load.bytes) == ([first, second], True, 80)
+    assert (door.ids(load), load.is_full, load.bytes) == ([first, second], True, 80)
 
 
 def test_a_delivery_over_the_limit_travels_alone(door, outbox):
     first, _ = door.keep(2, body=b"x" * 400)
     load = outbox.next("sessions", 10, 100)
-    assert (ids_of(load), load.is_full) == ([first], True)
+    assert (door.ids(load), load.is_full) == ([first], True)
 
 
 def test_what_is_assigned_waits_no_more_and_is_in_flight(door, outbox):
@@ -76,7 +118,7 @@ def test_what_is_assigned_waits_no_more_and_is_in_flight(door, outbox):
     door.keep(1, queue="urgent")
     load = outbox.next("sessions", 10, 1000)
     outbox.assign([("batch", load.seqs)])
-    assert ids_of(outbox.next("sessions", 10, 1000)) == []
+    assert door.ids(outbox.next("sessions", 10, 1000)) == []
     (batch,) = outbox.in_flight()
     assert batch == InFlight("batch", "sessions", batch.offered_at, 2, 8, 0)
     assert datetime.now(UTC) - batch.offered_at < timedelta(seconds=10)
@@ -103,8 +145,8 @@ def test_a_batch_splits_into_halves_in_one_step(door, outbox):
     outbox.assign([("whole", load.seqs)])
     first, second = outbox.rows("whole").halves()
     outbox.split("whole", [("first", first.seqs), ("second", second.seqs)], deaths=0)
-    assert ids_of(outbox.rows("first")) == ids[:2]
-    assert ids_of(outbox.rows("second")) == ids[2:]
+    assert door.ids(outbox.rows("first")) == ids[:2]
+    assert door.ids(outbox.rows("second")) == ids[2:]
     assert outbox.rows("whole").seqs == ()
 
 
@@ -120,17 +162,17 @@ def test_what_is_released_waits_again_in_its_old_place(door, outbox):
     ids = door.keep(2)
     outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
     outbox.release(["batch"])
-    assert ids_of(outbox.next("sessions", 10, 1000)) == ids
+    assert door.ids(outbox.next("sessions", 10, 1000)) == ids
     assert outbox.in_flight() == []
 
 
-def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox):
+def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox, travelling):
     (known,) = door.keep()
     door.repeat(known)
     outbox.assign([("batch", outbox.next("other", 10, 1000).seqs)])
     door.repeat(known)
     outbox.release(["batch"])
-    (notice,) = outbox.next("other", 10, 1000).deliveries
+    (notice,) = travelling("other")
     assert notice.receipts == 3
 
 

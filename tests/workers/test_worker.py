@@ -1,5 +1,6 @@
 """Real RQ workers, ours and the stock one, on a real Valkey."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import redis
-from rq import Queue
 
-from ingest.batch import Batch, Delivery, batch_key, lease_key, new_batch_id, settled_key
-from ingest.broker import WORK_BATCH, queue
+from ingest.batch import batch_key, lease_key, settled_key
 from ingest.envelope import Envelope, Kind
+from ingest.inboxfile import FILE_NAME
+from ingest.offer import Offers
+from ingest.outbox import Outbox
+from ingest.rows import keep_rows, open_for_keeping, row_of
+from ingest.settings import load_settings
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger
 from workers.ledger.migrate import migrate
@@ -30,26 +34,25 @@ def environment(valkey_url: str, tmp_path: Path) -> dict[str, str]:
     return os.environ | ENVIRONMENT | {"REDIS_URL": valkey_url, "DATABASE_URL": url, "DATA_DIR": str(tmp_path)}
 
 
-def offer(connection: redis.Redis, session_id: str) -> Batch:
-    """Put a batch on its queue as the relay does."""
+def offer(connection: redis.Redis, session_id: str, folder: Path) -> tuple[str, str]:
+    """Keep an event and offer it, as `serve` does; the ids of the inbox and of the batch."""
     body = json.dumps(
         {"event": "SESSION_STARTED", "payload": {"sessionId": session_id, "timestamp": "2026-05-04T10:00:00Z"}}
     ).encode()
-    envelope = Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {})
-    came = (envelope.received_at, "current", None, {})
-    delivery = Delivery(envelope.id, Kind.EVENTS, "SESSION_STARTED", session_id, *came, body, 1, "i1")
-    batch = Batch(new_batch_id(), "i1", "sessions", (delivery,))
-    connection.set(batch_key(batch.id), batch.to_json())
-    job = Queue.prepare_data(WORK_BATCH, args=[batch.id], job_id=batch.id, description=batch.description())
-    queue("sessions", connection).enqueue_many([job])
-    return batch
+    with contextlib.closing(open_for_keeping(folder / FILE_NAME)) as file:
+        keep_rows(file, [row_of(Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {}))])
+    with contextlib.closing(Outbox(folder / FILE_NAME)) as outbox:
+        offers = Offers(outbox, connection, load_settings())
+        offers.offer([outbox.next("sessions", 1, 1000)])
+        (batch,) = offers.in_flight
+        return outbox.inbox_id, batch.batch_id
 
 
 @pytest.mark.parametrize("command", [[*OURS, "--burst"], [*STOCK, "urgent", "sessions", "cdrs", "other"]])
 def test_our_worker_and_the_stock_one_settle_a_batch(
-    command: list[str], environment: dict[str, str], valkey: redis.Redis
+    command: list[str], environment: dict[str, str], valkey: redis.Redis, tmp_path: Path
 ) -> None:
-    batch = offer(valkey, "S1")
+    inbox_id, batch_id = offer(valkey, "S1", tmp_path)
     ended = subprocess.run(
         [sys.executable, *command, *(["--url", environment["REDIS_URL"]] if command[1] == "rq.cli" else [])],
         env=environment,
@@ -59,8 +62,8 @@ def test_our_worker_and_the_stock_one_settle_a_batch(
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert valkey.lrange(settled_key("i1"), 0, -1) == [batch.id.encode()]
-    assert not valkey.exists(batch_key(batch.id), lease_key(batch.id))
+    assert valkey.lrange(settled_key(inbox_id), 0, -1) == [batch_id.encode()]
+    assert not valkey.exists(batch_key(batch_id), lease_key(batch_id))
     with open_ledger(environment["DATABASE_URL"]).connect() as ledger:
         session = sessions.get(ledger, "S1")
     assert session is not None
