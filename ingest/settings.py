@@ -6,6 +6,7 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from ingest.chapters.alerts import AlertSettings
 from ingest.chapters.authorize import AuthorizeSettings
 from ingest.chapters.cdrs import CdrSettings
 from ingest.chapters.dashboard import DashboardSettings
@@ -33,11 +34,13 @@ SECRETS = (
     "authorize_credentials",
     "drive_api_key",
     "roam_ocpi_token",
+    "alert_urls",
 )
 
 
 class Settings(  # the last chapter comes first: pydantic takes the fields of the bases from their end on
     LogSettings,
+    AlertSettings,
     PolicySettings,
     AuthorizeSettings,
     DriveSettings,
@@ -66,6 +69,7 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
     authorize_credentials_file: Path | None = Field(None, description="file with that value")
     drive_api_key_file: Path | None = Field(None, description="file with that key")
     roam_ocpi_token_file: Path | None = Field(None, description="file with that token")
+    alert_urls_file: Path | None = Field(None, description="file with those URLs")
 
     @model_validator(mode="before")
     @classmethod

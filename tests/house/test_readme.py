@@ -11,6 +11,7 @@ import pytest
 from handlers.kit.statuses import STATUSES, Anomaly
 from ingest.errors import Refusal
 from ingest.settings import load_settings
+from workers.alerts import AlertKind
 from workers.cli import COMMANDS
 from workers.ledger.outcomes import DeliveryState, Outcome, PushState
 
@@ -55,6 +56,7 @@ def test_the_table_of_commands_is_that_of_the_code(readme):
         ("Outcomes of a run", Outcome),
         ("States of a push", PushState),
         ("Anomalies of a session", Anomaly),
+        ("Kinds of alerts", AlertKind),
     ],
 )
 def test_a_table_of_words_has_the_sentences_of_the_code(readme, heading, enum):
