@@ -1,6 +1,10 @@
 """All tables of the ledger, for those who make or compare them: each module of tables is named here once."""
 
+from handlers.kit.cdrs import cdrs
 from workers.ledger import alert_table, authorization_tables, reread_tables
 from workers.ledger.tables import metadata
 
 __all__ = ["alert_table", "authorization_tables", "metadata", "reread_tables"]
+
+# Kept in the kit, where plugins can read it, and made with the others.
+cdrs.to_metadata(metadata)

@@ -1,0 +1,50 @@
+"""The table of charging records: one plugin writes it, and whoever bills reads it, by `ctx.read(select(cdrs))`.
+
+Two rows with one `request_id` are in conflict: the same request has said two things. That is written down nowhere, it
+follows from the rows. So it depends on no order, and two workers with one of them each need not know of the other.
+"""
+
+from collections.abc import Mapping
+
+from sqlalchemy import JSON, Column, Executable, Index, MetaData, Table, Text
+from sqlalchemy.dialects.postgresql import insert
+
+from handlers.kit.columns import NAME, Exact, Moment
+
+# There is no foreign key to the sessions: of a session and its CDR either may be known first.
+cdrs = Table(
+    "cdrs",
+    MetaData(),
+    Column("delivery_id", NAME, primary_key=True),
+    Column("request_id", NAME),
+    Column("session_id", NAME),
+    Column("user_id", NAME),
+    Column("charging_key", NAME),
+    Column("amount", Exact),
+    Column("currency", NAME),
+    Column("energy_kwh", Exact),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    Column("location", Text),
+    Column("operator", Text),
+    Column("notes", JSON, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("received_at", Moment, nullable=False),
+    Column("recorded_at", Moment, nullable=False),
+    Index("cdrs_request", "request_id"),
+    Index("cdrs_session", "session_id"),
+    Index("cdrs_user", "user_id", "received_at"),
+    Index("cdrs_received_at", "received_at"),
+    Index("cdrs_recorded_at", "recorded_at"),
+)
+
+STANDING = frozenset({"delivery_id", "document", "received_at", "recorded_at"})
+"""What a delivery's record keeps when its fields are picked anew, as a replay does."""
+
+
+def put(row: Mapping[str, object]) -> Executable:
+    """Write the record of a delivery, naming every column; if it is there, its fields are written anew."""
+    # The words are PostgreSQL's; SQLite's are the same.
+    statement = insert(cdrs).values(**row)
+    picked = {name: statement.excluded[name] for name in row if name not in STANDING}
+    return statement.on_conflict_do_update(index_elements=[cdrs.c.delivery_id], set_=picked)

@@ -1,0 +1,245 @@
+"""One row per CDR: what can be read of it, exactly, and the document as it came."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import Engine, create_engine, insert, select
+from structlog.testing import capture_logs
+
+from handlers.cdr_records import FIELDS, NOT_NAMED, cdr_record
+from handlers.kit.cdrs import cdrs
+from handlers.kit.testing import context_for
+from ingest.envelope import Kind
+from ingest.errors import Unreadable
+from ingest.events import decode
+from ingest.places import places
+from ingest.pointers import pointers
+
+WHOLE = b"""{"requestId": "r-1", "userId": "driver", "chargingKeyId": "04A2", "session": {"id": "s-1",
+ "startedAt": "2026-03-29T00:30:00Z", "stoppedAt": "2026-03-29T01:15:30.250Z", "energyKwh": 31.4150},
+ "cost": {"total": 17.230, "currency": "eur"}, "location": {"id": "loc-7", "operator": "Example Charging"}}"""
+NOW = datetime(2026, 3, 30, 2, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(database_url)
+    cdrs.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Iterator[Engine]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'plugin.db'}")
+    cdrs.metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def handle(  # noqa: PLR0913 - a delivery has many sides
+    engine: Engine, body: bytes, *, headers=None, settings=None, delivery_id="d1", now=NOW
+) -> list[dict]:
+    """Run the handler on a body, and write what it wants written; returns what was logged."""
+    event = decode(Kind.CDRS, body)
+    ctx = context_for(event, now=now, settings=settings)
+    ctx.delivery = replace(ctx.delivery, id=delivery_id, body=body, headers=headers or {})
+    with capture_logs() as logs:
+        cdr_record(event, ctx)
+    with engine.begin() as conn:
+        for statement in ctx.writes.statements:
+            conn.execute(statement)
+    return logs
+
+
+def row_of(engine: Engine, delivery_id: str = "d1") -> Any:
+    with engine.connect() as conn:
+        return conn.execute(select(cdrs).where(cdrs.c.delivery_id == delivery_id)).one()
+
+
+def recorded(engine: Engine, document: object, **options: Any) -> Any:
+    handle(engine, json.dumps(document).encode(), **options)
+    return row_of(engine)
+
+
+def test_a_cdr_becomes_a_row_on_either_database(engine):
+    assert handle(engine, WHOLE) == []
+    row = row_of(engine)
+    assert row._asdict() == {
+        "delivery_id": "d1",
+        "request_id": "r-1",
+        "session_id": "s-1",
+        "user_id": "driver",
+        "charging_key": "04A2",
+        "amount": Decimal("17.230"),
+        "currency": "EUR",
+        "energy_kwh": Decimal("31.4150"),
+        "started_at": datetime(2026, 3, 29, 0, 30, tzinfo=UTC),
+        "ended_at": datetime(2026, 3, 29, 1, 15, 30, 250_000, tzinfo=UTC),
+        "location": "loc-7",
+        "operator": "Example Charging",
+        "notes": [],
+        "document": WHOLE.decode(),
+        "received_at": NOW,
+        "recorded_at": NOW,
+    }
+    assert (str(row.amount), str(row.energy_kwh)) == ("17.230", "31.4150")
+
+
+AMOUNTS = {
+    "0.1": "0.1",
+    "0.30000000000000004": "0.30000000000000004",
+    "12345678901234567890.12345678901234567890": "12345678901234567890.12345678901234567890",
+    '"12.50"': "12.50",
+    "1e3": "1000",
+    "-4.20": "-4.20",
+    "-0": "0",
+    "-0.0": "0.0",
+    "0": "0",
+}
+NO_AMOUNTS = {
+    "1e400": "has too many digits",
+    "1e999999999": "has too many digits",
+    "1e9999999999999999999": "is not a number",
+    "9" * 5000: "is not a number",
+    "NaN": "is not a number",
+    "-Infinity": "is not a number",
+    "true": "is not a number",
+    '"12,50"': "is not a number",
+    "[12]": "is not a number",
+    '{"value": 12}': "is not a number",
+}
+
+
+def test_an_amount_is_kept_as_it_was_written_on_either_database(engine):
+    for written, amount in AMOUNTS.items():
+        handle(engine, b'{"requestId": "r", "cost": {"total": %b}}' % written.encode(), delivery_id=written)
+        row = row_of(engine, written)
+        assert (str(row.amount), row.notes) == (amount, [])
+        assert f'"total": {written}' in row.document
+
+
+def test_an_amount_that_is_none_is_nothing_and_noted(engine):
+    for written, problem in NO_AMOUNTS.items():
+        body = b'{"requestId": "r", "cost": {"total": %b}}' % written.encode()
+        logs = handle(engine, body, delivery_id=written[:20])
+        row = row_of(engine, written[:20])
+        assert (row.amount, row.notes) == (None, [f"amount {problem}"])
+        assert written in row.document
+        assert [(log["event"], log["notes"]) for log in logs] == [("cdr.read_in_part", row.notes)]
+
+
+def test_what_is_read_in_part_shows_no_value_in_the_log(ledger):
+    logs = handle(ledger, b'{"requestId": "r", "userId": ["secret"], "session": {"id": {"secret": 1}}}')
+    assert row_of(ledger).notes == ["session_id is not text", "user_id is not text"]
+    assert "secret" not in str(logs)
+
+
+def test_every_field_may_be_of_a_wrong_type(ledger):
+    wrong: dict[str, Any] = {}
+    for name in ("requestId", "userId", "sessionId", "chargingKeyId", "totalCost", "currency", "energy"):
+        wrong[name] = {"of": "another kind"}
+    row = recorded(ledger, {**wrong, "startTime": "yesterday", "endTime": [], "locationId": {}, "operator": 1.5})
+    assert all(row._asdict()[name] is None for name in FIELDS)
+    assert len(row.notes) == len(FIELDS) + 1
+
+
+def test_a_cdr_that_says_nothing_we_know_is_a_row_all_the_same(ledger):
+    row = recorded(ledger, {"wholly": "different"})
+    assert [row._asdict()[name] for name in FIELDS] == [None] * len(FIELDS)
+    assert (row.document, row.notes) == ('{"wholly": "different"}', [NOT_NAMED])
+
+
+def test_the_request_id_is_looked_for_in_the_body_and_then_in_the_header(ledger):
+    header = {"x-request-id": "from the header"}
+    assert recorded(ledger, {"requestId": "from the body"}, headers=header).request_id == "from the body"
+    assert recorded(ledger, {"requestId": ""}, headers=header).request_id == "from the header"
+    assert recorded(ledger, {"requestId": None}, headers=header).notes == []
+
+
+def test_without_a_request_id_there_is_a_warning(ledger):
+    (log,) = handle(ledger, b"{}", headers={"user-agent": "Plugsurfing"})
+    assert (log["log_level"], log["event"], log["reason"]) == ("warning", "cdr.not_named", NOT_NAMED)
+    assert row_of(ledger).request_id is None
+
+
+def test_a_request_id_that_would_have_to_be_cut_is_none(ledger):
+    row = recorded(ledger, {"requestId": "x" * 201})
+    assert (row.request_id, row.notes) == (None, [NOT_NAMED, "request_id is too long"])
+
+
+def test_settings_tell_where_fields_are(ledger):
+    settings = {
+        "cdr_request_id": places("Delivery-Number"),
+        "cdr_amount": pointers("/price/gross", "/price"),
+        "cdr_session": pointers("/charge/0/id"),
+    }
+    document = {"requestId": "no", "price": "3.10", "charge": [{"id": 17}], "sessionId": "no"}
+    row = recorded(ledger, document, headers={"delivery-number": "n-1"}, settings=settings)
+    assert (row.request_id, str(row.amount), row.session_id) == ("n-1", "3.10", "17")
+
+
+DOCUMENTS = [
+    ('{"a": "Zoë 🚗"}'.encode(), '{"a": "Zoë 🚗"}'),
+    ('{"a": "Zoë"}'.encode("utf-16"), '{"a": "Zoë"}'),
+    ('{"a": 1}'.encode("utf-8-sig"), '{"a": 1}'),
+    (b'{"a":   0.10, "a": 1e1}', '{"a":   0.10, "a": 1e1}'),
+    (b'{"a": "\0\xed\xa0\x80"}', '{"a": "\\u0000\\ud800"}'),
+    (b'{"a": "\\u0000\\ud800"}', '{"a": "\\u0000\\ud800"}'),
+]
+
+
+def test_the_document_is_kept_as_it_came(engine):
+    for number, (body, document) in enumerate(DOCUMENTS):
+        handle(engine, body, delivery_id=str(number))
+        assert row_of(engine, str(number)).document == document
+
+
+def test_a_replay_picks_the_fields_anew_and_leaves_the_rest(engine):
+    handle(engine, WHOLE)
+    later = NOW.replace(day=31)
+    handle(engine, WHOLE, settings={"cdr_amount": pointers("/session/energyKwh")}, now=later)
+    row = row_of(engine)
+    assert (row.amount, row.received_at, row.recorded_at) == (Decimal("31.4150"), NOW, NOW)
+
+
+def test_one_id_with_other_bytes_is_another_row(engine):
+    handle(engine, WHOLE)
+    handle(engine, WHOLE.replace(b"17.230", b"99"), delivery_id="d2")
+    assert (row_of(engine).amount, row_of(engine, "d2").amount) == (Decimal("17.230"), Decimal(99))
+    assert row_of(engine).request_id == row_of(engine, "d2").request_id
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["12.5", "1e999", "EUR"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "total", "a"]), inner),
+    max_leaves=5,
+)
+NAMES = ["requestId", "userId", "sessionId", "session", "cost", "location", "startTime", "currency", "energy", "other"]
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES) | st.dictionaries(st.text(), VALUES))
+def test_no_document_raises(document):
+    body = json.dumps(document).encode()
+    try:
+        event = decode(Kind.CDRS, body)
+    except Unreadable:
+        return
+    ctx = context_for(event)
+    ctx.delivery = replace(ctx.delivery, body=body)
+    cdr_record(event, ctx)
+    assert len(ctx.writes.statements) == 1
+
+
+def test_a_table_that_plugins_may_read_takes_plain_rows(ledger):
+    with ledger.begin() as conn:
+        row = {column.name: None for column in cdrs.c} | {"delivery_id": "d", "notes": [], "document": "{}"}
+        conn.execute(insert(cdrs).values(**row | {"received_at": NOW, "recorded_at": NOW}))
+        assert conn.execute(select(cdrs.c.delivery_id)).scalars().all() == ["d"]
