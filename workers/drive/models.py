@@ -6,11 +6,12 @@ Numbers with a fraction are exact in a document: `Decimal`, never `float`.
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-Document: TypeAlias = Mapping[str, Any]
+# As it came: its texts may hold what pydantic takes for no text.
+Document: TypeAlias = Annotated[Mapping[str, Any], SkipValidation]
 
 ALL_STATUSES = ("WAITING_TO_START", "STARTED", "STOP_FAILED", "COMPLETE")
 """The statuses that have been seen. A history that names none has COMPLETE sessions only."""
@@ -29,6 +30,7 @@ class DriveSession(_Told):
     status: str
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    completed_at: datetime | None = None
     location_id: str | None = None
     charging_key_id: str | None = Field(None, repr=False)
     operator_display_name: str | None = None

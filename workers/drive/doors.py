@@ -1,0 +1,48 @@
+"""Where a service is, and how we say who we are: URL and headers of each."""
+
+import base64
+from importlib.metadata import version
+
+import httpx
+
+from ingest.errors import SettingsError
+from ingest.settings import Settings
+from workers.drive.requests import Request, Service
+from workers.drive.secret import Secret
+
+NAMES = {"accept": "application/json", "user-agent": f"plugsurfing-webhooks/{version('plugsurfing-webhooks')}"}
+
+
+class Door:
+    """The way to one service. Raises SettingsError if a setting for it is missing or wrong."""
+
+    def __init__(self, settings: Settings, service: Service) -> None:
+        self._service = service
+        setting = {Service.DRIVE: "drive_api_url", Service.ROAM: "roam_ocpi_url"}[service]
+        self._url = _url(setting.upper(), getattr(settings, setting))
+        self._secret = Secret(settings, {Service.DRIVE: "drive_api_key", Service.ROAM: "roam_ocpi_token"}[service])
+
+    def url(self, request: Request) -> str:
+        """Write the whole URL of a request."""
+        return self._url + request.path
+
+    def headers(self, request: Request) -> dict[str, str]:
+        """Write the headers of a request, with the key of this moment."""
+        sort = {} if request.body is None else {"content-type": "application/json"}
+        return NAMES | sort | self._identity(self._secret.text())
+
+    def _identity(self, secret: str) -> dict[str, str]:
+        if self._service is Service.DRIVE:
+            return {"x-api-key": secret}
+        # OCPI 2.2.1, 4.1.2: the token is sent in base64.
+        return {"authorization": f"Token {base64.b64encode(secret.encode()).decode()}"}
+
+
+def _url(setting: str, text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        raise SettingsError(f"{setting} is not a URL.") from None
+    if url.query or url.fragment or not url.host:
+        raise SettingsError(f"{setting} must be a URL with a host, and without a query: paths are put behind it.")
+    return text.rstrip("/")
