@@ -16,6 +16,7 @@ from ingest.chapters.drivers import DriverSettings
 from ingest.chapters.limits import LimitSettings
 from ingest.chapters.logs import LogSettings
 from ingest.chapters.policies import PolicySettings
+from ingest.chapters.reconcile import ReconcileSettings
 from ingest.chapters.stores import StoreSettings
 from ingest.chapters.work import WorkSettings
 from ingest.described import Described, describe
@@ -43,6 +44,7 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
     AlertSettings,
     PolicySettings,
     AuthorizeSettings,
+    ReconcileSettings,
     DriveSettings,
     CdrSettings,
     DriverSettings,

@@ -68,6 +68,9 @@ class DriveSettings(BaseSettings):
     drive_session_ended_at: Pointers = Field(
         pointers("/endTime", "/stopTime", "/endedAt", "/stoppedAt", "/end"), description="where the time of its end is"
     )
+    drive_session_completed_at: Pointers = Field(
+        pointers("/completedAt", "/completeTime"), description="where the time of its completion is, if it is told"
+    )
     drive_session_location: Pointers = Field(
         pointers("/locationId", "/location/locationId", "/location/id"), description="where the location's id is"
     )
