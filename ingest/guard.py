@@ -3,16 +3,23 @@
 import asyncio
 import traceback
 from http import HTTPStatus
+from typing import Protocol
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ingest.answers import CLOSE, RETRY_AFTER, answer_error
-from ingest.metrics import Metrics
 
 log = structlog.get_logger()
 
 SENTENCE = "The event cannot be kept right now."
+
+
+class Tally(Protocol):
+    """Counts what was not kept."""
+
+    def refused(self, reason: str) -> None:
+        """Count one request."""
 
 
 class Guard:
@@ -22,7 +29,7 @@ class Guard:
     whoever watches a proxy's log finds there one status for everything that was not kept and not refused.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Tally) -> None:
         self._app = app
         self._metrics = metrics
 

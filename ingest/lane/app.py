@@ -1,0 +1,71 @@
+"""The application that `webhooks authorize` runs, put together. Policies and the ledger are handed in from above."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from ingest.authorization.question import Form
+from ingest.authorization.ruling import Judges
+from ingest.authorization.verdict import Recorder
+from ingest.endpoints import say_what_is_wrong
+from ingest.guard import Guard
+from ingest.lane.counts import Counts
+from ingest.lane.credentials import Credentials
+from ingest.lane.door import AuthorizeDoor
+from ingest.lane.lookout import Lookout
+from ingest.lane.memory import Memory
+from ingest.settings import Settings
+
+# In seconds.
+CREDENTIALS_REREAD_EVERY = 1.0
+
+PATHS = {
+    Form.PLUGSURFING: "/plugsurfing/authorizations",
+    Form.OCPI: "/ocpi/2.2.1/tokens/{token_uid:path}/authorize",  # a path, as an encoded slash belongs to the uid
+}
+
+
+def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starlette:
+    """Build the application; judges and recorder begin with the first request and end with the last."""
+    counts = Counts()
+    credentials = Credentials(settings)
+    memory = Memory(settings.authorize_repeats)
+    lookout = Lookout(judges, counts)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await asyncio.to_thread(recorder.start)
+        await judges.start()
+        rereading = asyncio.create_task(_reread(credentials))
+        try:
+            yield
+        finally:
+            rereading.cancel()
+            await judges.stop()
+            await asyncio.to_thread(recorder.stop)
+
+    doors = {
+        form: AuthorizeDoor(form, settings, credentials, judges=judges, memory=memory, recorder=recorder, counts=counts)
+        for form in PATHS
+    }
+    windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
+    return Starlette(
+        routes=[
+            *(Route(place, doors[form], methods=["POST"]) for form, at in PATHS.items() for place in (at, f"{at}/")),
+            *(Route(place, window) for place, window in windows.items()),
+        ],
+        middleware=[Middleware(Guard, metrics=counts)],
+        exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
+        lifespan=lifespan,
+    )
+
+
+async def _reread(credentials: Credentials) -> None:
+    while True:
+        await asyncio.sleep(CREDENTIALS_REREAD_EVERY)
+        await asyncio.to_thread(credentials.refresh)  # a file may lie on a slow disk

@@ -1,0 +1,90 @@
+"""What proves that a question is Plugsurfing's: an authorization header, re-read when its file changes."""
+
+import contextlib
+import hmac
+import time
+from base64 import b64decode
+from binascii import Error as NotBase64
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+
+import structlog
+from pydantic import SecretStr
+
+from ingest.authorization.question import Form
+from ingest.errors import NotAuthentic, SettingsError
+from ingest.keyring import STANDS_STILL
+from ingest.settings import Settings, authorization_values, read_secret
+
+NAME = "authorize_credentials"
+SCHEME = b"token"
+
+log = structlog.get_logger()
+
+
+class Credentials:
+    """Holds the values of this moment. `check` may be called while another thread calls `refresh`."""
+
+    def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._file = settings.authorize_credentials_file
+        self._monotonic = monotonic
+        self._text = settings.authorize_credentials
+        self._seen, self._seen_at = self._text, monotonic()
+        self._problem: str | None = None
+        self._digests = _digests(self._text)
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]], form: Form) -> None:
+        """Raise NotAuthentic unless there is one authorization header, and it has one of the values.
+
+        OCPI's is `Token <credentials in base64>`, and some send them plain: both are taken, of that form only.
+        """
+        given = [value.strip(b" \t") for name, value in headers if name.lower() == b"authorization"]
+        if len(given) != 1:
+            # Of two, two readers may each take another one for the true one.
+            raise NotAuthentic(f"There are {len(given)} authorization headers.")
+        # All are compared, and digests are of one length: time tells neither which is near nor how long it is.
+        matches = [
+            hmac.compare_digest(known, sha256(reading).digest())
+            for reading in _readings(given[0], form)
+            for known in self._digests
+        ]
+        if not any(matches):
+            raise NotAuthentic("The authorization header is wrong.")
+
+    def refresh(self) -> bool:
+        """Read the file again and say whether the values have changed. To be called every second or so."""
+        if self._file is None:
+            return False
+        try:
+            text = SecretStr(read_secret(NAME, self._file))
+            if text != self._seen:
+                self._seen, self._seen_at = text, self._monotonic()
+            if text == self._text or self._monotonic() - self._seen_at < STANDS_STILL:
+                return False
+            digests = _digests(text)
+        except SettingsError as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.warning("keys.kept_old", reason=self._problem)
+            return False
+        self._text, self._digests, self._problem = text, digests, None
+        log.info("keys.reread", settings=[NAME.upper()])
+        return True
+
+
+def _digests(secret: SecretStr | None) -> tuple[bytes, ...]:
+    return tuple(sha256(value).digest() for value in authorization_values(secret, NAME))
+
+
+def _readings(value: bytes, form: Form) -> Iterator[bytes]:
+    """Read the header in each way that its form knows: OCPI encodes the credentials, but not their scheme."""
+    yield value
+    scheme, _, rest = value.partition(b" ")
+    if form is not Form.OCPI or scheme.lower() != SCHEME:
+        return
+    plain = [rest.strip()]
+    with contextlib.suppress(NotBase64):
+        plain.append(b64decode(plain[0], validate=True))
+    for each in plain:
+        yield each
+        yield b"Token " + each

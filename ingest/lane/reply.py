@@ -1,0 +1,76 @@
+"""What the lane says on the wire: answers by their templates, and refusals as each form words them."""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from starlette.types import Send
+
+from ingest.answers import JSON
+from ingest.authorization.answers import OCPI_CLIENT_ERROR, OCPI_SUCCESS, in_envelope, values
+from ingest.authorization.question import Form
+from ingest.authorization.verdict import Verdict
+from ingest.errors import NotAuthentic, Refusal
+from ingest.settings import Settings
+
+Headers = list[tuple[bytes, bytes]]
+
+# OCPI 2.2.1, section 4.1.4: an answer has the ids of its request.
+ECHOED = (b"x-request-id", b"x-correlation-id")
+LONGEST_ECHO = 500
+# OCPI 2.2.1, section 4.1.2: who cannot say who they are is answered 401, which HTTP wants to go with a challenge.
+CHALLENGE = (b"www-authenticate", b"Token")
+
+
+class Reply:
+    """Says things in one form."""
+
+    def __init__(self, form: Form, settings: Settings) -> None:
+        self._is_ocpi = form is Form.OCPI
+        self._template = settings.authorize_ocpi_answer if self._is_ocpi else settings.authorize_answer
+        self._language = settings.default_locale[:2].lower()
+
+    def answer(self, verdict: Verdict) -> bytes:
+        """Write an answer. The same question, asked again, gets the same reference."""
+        at = verdict.answered_at
+        filled = self._template.fill(
+            values(
+                verdict.question,
+                verdict.decision,
+                reference=verdict.repeats or verdict.id,
+                at=at,
+                language=self._language,
+            )
+        )
+        return _json(in_envelope(OCPI_SUCCESS, "Success", at, filled) if self._is_ocpi else filled)
+
+    def refuse(self, refusal: Refusal) -> tuple[HTTPStatus, bytes, Headers]:
+        """Write why there is no answer."""
+        if not self._is_ocpi:
+            return refusal.status, _json({"error": refusal.sentence}), []
+        body = _json(in_envelope(OCPI_CLIENT_ERROR, refusal.sentence, datetime.now(UTC)))
+        if isinstance(refusal, NotAuthentic):
+            return HTTPStatus.UNAUTHORIZED, body, [CHALLENGE]
+        return refusal.status, body, []
+
+    def echoed(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Pick the headers of a request that its answer repeats."""
+        if not self._is_ocpi:
+            return []
+        return [(name, value) for name, value in headers if name in ECHOED and len(value) <= LONGEST_ECHO]
+
+
+async def say(
+    send: Send, status: HTTPStatus, body: bytes, headers: Iterable[tuple[bytes, bytes]], *, ends: bool = True
+) -> None:
+    """Send an answer. Unless it `ends`, the server takes it for not complete yet, though all of it is sent."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": int(status), "headers": [JSON, length, *headers]})
+    await send({"type": "http.response.body", "body": body, "more_body": not ends})
+
+
+def _json(document: Any) -> bytes:
+    # ASCII: what came with lone surrogates goes back as it came.
+    return json.dumps(document).encode("ascii")
