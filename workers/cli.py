@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "clock": Entry("workers.commands.processes:clock", "Put due and lost work back on its queue."),
         "dashboard": Entry("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),
         "migrate": Entry("workers.commands.processes:migrate", "Bring the database to this version's tables."),
+        "systemd": Entry("workers.commands.systemd:systemd", "Write units that keep the door open over a restart."),
     },
     "Measure": {
         "bench": Entry("workers.commands.bench:bench", "Measure speed side by side with its rivals."),

@@ -1,0 +1,89 @@
+"""Senders that keep their connections, as proxies do, and count every request that did not get its 200."""
+
+import asyncio
+import json
+import random
+import threading
+import uuid
+from dataclasses import dataclass, field
+from typing import Self
+
+from ingest.signature import SIGNATURE_HEADER, sign
+
+KEY = b"the-current-key"
+PATH = "/plugsurfing/events"
+#: Longer than any restart may take: who hears nothing within it counts as unanswered.
+PATIENCE = 20.0
+
+
+@dataclass
+class Crowd:
+    """So many senders, each with one connection that it keeps; between two events they rest up to so many seconds."""
+
+    port: int
+    senders: int = 12
+    longest_rest: float = 0.03
+    kept: set[str] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+    connections: int = 0
+    seconds: list[float] = field(default_factory=list)
+    """How long each answer took."""
+
+    def __enter__(self) -> Self:
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        await asyncio.gather(*(self._send_on(random.Random(number)) for number in range(self.senders)))
+
+    async def _send_on(self, chance: random.Random) -> None:
+        streams = None
+        while not self._ends.is_set():
+            try:
+                # As a pool does: a connection that was closed while nobody used it is not used again.
+                if streams is None or streams[0].at_eof():
+                    streams = await asyncio.open_connection("127.0.0.1", self.port)
+                    self.connections += 1
+                if not await asyncio.wait_for(self._post(*streams), PATIENCE):
+                    streams[1].close()
+                    streams = None
+            except (OSError, EOFError, TimeoutError) as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+                streams = None
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(chance.uniform(0, self.longest_rest))
+        if streams is not None:
+            streams[1].close()
+
+    async def _post(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Send an event and say whether the connection may be kept."""
+        body = event()
+        begun = asyncio.get_running_loop().time()
+        writer.write(request(body))
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        answer = await reader.readexactly(length)
+        self.seconds.append(asyncio.get_running_loop().time() - begun)
+        if head.startswith(b"http/1.1 200 "):
+            self.kept.add(json.loads(answer)["id"])
+        else:
+            self.failures.append(head.partition(b"\r\n")[0].decode())
+        return b"connection: close" not in head
+
+
+def event() -> bytes:
+    """Make an event that nobody has sent before."""
+    payload = {"sessionId": uuid.uuid4().hex[:11], "timestamp": "2025-06-12T10:56:51Z", "userId": "user1"}
+    return json.dumps({"event": "SESSION_STARTED", "payload": payload}).encode()
+
+
+def request(body: bytes, *headers: str, path: str = PATH, key: bytes = KEY) -> bytes:
+    """Write a request for it as it goes over the wire."""
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, f"{SIGNATURE_HEADER}: {sign(body, key)}", "", ""]).encode("latin-1") + body

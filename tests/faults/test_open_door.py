@@ -1,0 +1,209 @@
+"""Restart, reload and upgrade of `serve` under load: nobody is refused, reset or left without an answer."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from tests.faults.crowd import KEY, Crowd
+
+WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
+# Plays systemd: gives file 3 to a program, and tells it so under its own number.
+STARTER = "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def eventually(condition, seconds=30):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "it did not come true in time"
+        time.sleep(0.02)
+    return found
+
+
+class Serve:
+    """`webhooks serve` as a process of its own, with its log in a file."""
+
+    def __init__(self, folder, *arguments, listening=None, port=0):
+        self.log = folder / "serve.log"
+        environment = {
+            **os.environ,
+            "DATA_DIR": str(folder / "var"),
+            "PLUGSURFING_HMAC_CURRENT": KEY.decode(),
+            "LOG_FORMAT": "json",
+            "PORT": str(port),
+        }
+        command = [WEBHOOKS, "serve", *arguments]
+        if listening is not None:
+            environment["LISTEN_FDS"] = "1"
+            command = [sys.executable, "-c", STARTER, *command]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stderr=log,
+                preexec_fn=None if listening is None else lambda: os.dup2(listening.fileno(), 3, inheritable=True),  # noqa: PLW1509  one call
+                close_fds=listening is None,
+            )
+
+    def lines(self, event=None):
+        found = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in found if event in {None, line["event"]}]
+
+    def end(self, number=signal.SIGTERM):
+        """Ask it to end; tell its exit code and how long it took."""
+        begun = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30), time.monotonic() - begun
+
+
+@pytest.fixture
+def started():
+    """End what a test has started."""
+    running = []
+    yield lambda *arguments, **options: running.append(Serve(*arguments, **options)) or running[-1]
+    for each in running:
+        if each.process.poll() is None:
+            each.end()
+
+
+@pytest.fixture
+def listening():
+    """A socket that systemd has opened."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as opened:
+        yield opened
+
+
+def answers(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as asking:
+        asking.settimeout(0.5)
+        asking.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return asking.recv(100).startswith(b"HTTP/1.1 200")
+    return False
+
+
+def kept(folder):
+    with contextlib.closing(open_inbox_file(folder / "var" / FILE_NAME)) as file:
+        return {row[0] for row in file.execute("SELECT id FROM deliveries")}
+
+
+def gaps(folder):
+    with contextlib.closing(open_inbox_file(folder / "var" / FILE_NAME)) as file:
+        return [tuple(row) for row in file.execute("SELECT closed_at, opened_at FROM gaps")]
+
+
+def go_on_for(crowd, count):
+    """Let so many more answers come."""
+    wanted = len(crowd.kept) + count
+    eventually(lambda: len(crowd.kept) >= wanted or crowd.failures)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+def test_a_service_is_restarted_under_load_and_nobody_notices(tmp_path, started, listening):
+    port = listening.getsockname()[1]
+    serve = started(tmp_path, listening=listening)
+    with Crowd(port) as crowd:
+        for _ in range(2):
+            go_on_for(crowd, 100)
+            code, seconds = serve.end()
+            assert code == 0
+            assert seconds < 10
+            serve = started(tmp_path, listening=listening)
+        go_on_for(crowd, 100)
+    serve.end()
+
+    assert crowd.failures == []
+    assert crowd.kept == kept(tmp_path)
+    assert gaps(tmp_path) == []
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_workers_are_replaced_under_load_and_nobody_notices(tmp_path, started, count):
+    port = free_port()
+    serve = started(tmp_path, "--workers", count, port=port)
+    eventually(lambda: answers(port))
+    with Crowd(port) as crowd:
+        for number in range(1, 3):
+            go_on_for(crowd, 100)
+            serve.process.send_signal(signal.SIGHUP)
+            eventually(lambda number=number: len(serve.lines("door.reloaded")) == number or crowd.failures)
+        go_on_for(crowd, 100)
+    code, seconds = serve.end()
+
+    assert crowd.failures == []
+    assert crowd.kept == kept(tmp_path)
+    assert (code, seconds < 10) == (0, True)
+    assert gaps(tmp_path) == []
+    assert len(serve.lines("worker.started")) == int(count) * 3
+    assert serve.lines("worker.died") == []
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_socket_stays_open(tmp_path, started):
+    port = free_port()
+    serve = started(tmp_path, "--workers", "1", port=port)
+    eventually(lambda: answers(port))
+    (first,) = serve.lines("worker.started")
+    os.kill(first["pid"], signal.SIGKILL)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as early:  # nobody is there yet
+        early.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert early.recv(100).startswith(b"HTTP/1.1 200")
+
+    (death,) = serve.lines("worker.died")
+    assert (death["pid"], death["exit_code"]) == (first["pid"], -signal.SIGKILL)
+
+
+def test_a_version_that_does_not_start_leaves_the_old_one_serving(tmp_path, started):
+    port = free_port()
+    (tmp_path / ".env").write_text("BODY_TIMEOUT=5 s\n")
+    serve = started(tmp_path, "--workers", "2", port=port)
+    eventually(lambda: answers(port))
+    (tmp_path / ".env").write_text("BODY_TIMEOUT=soon\n")
+    serve.process.send_signal(signal.SIGHUP)
+    eventually(lambda: serve.lines("door.reload_failed"))
+
+    assert answers(port)
+    assert serve.end()[0] == 0
+    assert len(serve.lines("worker.died")) == 1
+
+
+def test_workers_leave_when_their_supervisor_is_killed(tmp_path, started):
+    port = free_port()
+    serve = started(tmp_path, "--workers", "2", port=port)
+    eventually(lambda: len(serve.lines("worker.started")) == 2 and answers(port))
+    serve.process.kill()
+    serve.process.wait()
+    workers = [line["pid"] for line in serve.lines("worker.started")]
+    eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+
+
+def test_who_rests_on_a_connection_while_a_process_leaves_loses_nothing(tmp_path, started, listening):
+    """Their events come just when idle connections would be closed."""
+    port = listening.getsockname()[1]
+    serve = started(tmp_path, listening=listening)
+    with Crowd(port, senders=40, longest_rest=2.0) as crowd:
+        go_on_for(crowd, 40)
+        serve.end()
+        serve = started(tmp_path, listening=listening)
+        go_on_for(crowd, 20)
+    serve.end()
+    assert crowd.failures == []
+    assert crowd.kept <= kept(tmp_path)
+
+
+def test_what_is_handed_over_must_listen(tmp_path, started):
+    with socket.socket() as deaf:
+        serve = started(tmp_path, listening=deaf)
+        assert serve.process.wait(timeout=30) == 2
+    assert "does not listen" in serve.log.read_text()

@@ -1,0 +1,130 @@
+"""A shift of workers that are a few lines each."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import pytest
+from structlog.testing import capture_logs
+
+from ingest import shift
+from ingest.shift import keep_shift
+
+# Say where the sockets came, answer who comes, leave on SIGTERM.
+GOOD = """
+import os, signal, socket, sys
+from ingest.handover import handed_over, tell_starter
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+(listening,) = handed_over()
+listening.setblocking(True)
+tell_starter("READY=1", f"MAINPID={os.getpid()}")
+while True:
+    guest, _ = listening.accept()
+    guest.sendall(str(os.getpid()).encode())
+    guest.close()
+"""
+BAD_SETTINGS = "raise SystemExit(2)"
+STUMBLING = "raise SystemExit(3)"
+SILENT = "import time; time.sleep(60)"
+STUBBORN = GOOD.replace("lambda *_: os._exit(0)", "signal.SIG_IGN")
+
+
+@pytest.fixture
+def listening():
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        yield opened
+
+
+def who_answers(listening):
+    with socket.create_connection(listening.getsockname(), timeout=10) as asking:
+        return int(asking.recv(20) or 0)
+
+
+def run(program, listening, *, count=1, then=lambda: None):
+    """Keep a shift of that program in this, the main thread; a story in another ends it."""
+    with capture_logs() as lines:
+
+        def story():
+            then()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        telling = threading.Thread(target=story)
+        telling.start()
+        code = keep_shift([sys.executable, "-c", program], [listening], count)
+        telling.join()
+    return code, lines
+
+
+def test_workers_answer_on_the_socket_that_they_are_given_and_leave_at_the_end(listening, eventually):
+    seen = set()
+    code, lines = run(
+        GOOD,
+        listening,
+        count=2,
+        then=lambda: eventually(lambda: seen.add(who_answers(listening)) or len(seen) == 2, seconds=30),
+    )
+    assert code == 0
+    assert seen == {line["pid"] for line in lines if line["event"] == "worker.started"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(seen.pop(), 0)
+
+
+def test_on_sighup_there_are_others_soon(listening, eventually):
+    seen = []
+
+    def story():
+        seen.append(who_answers(listening))
+        os.kill(os.getpid(), signal.SIGHUP)
+        eventually(lambda: who_answers(listening) != seen[0], seconds=30)
+
+    code, lines = run(GOOD, listening, then=story)
+    assert code == 0
+    assert [line["event"] for line in lines] == [
+        "worker.started",
+        "door.reload_begun",
+        "worker.started",
+        "door.reloaded",
+    ]
+
+
+def test_settings_that_no_start_mends_end_it_with_the_workers_exit_code(listening):
+    assert keep_shift([sys.executable, "-c", BAD_SETTINGS], [listening], 2) == 2
+
+
+def test_what_never_starts_is_tried_a_few_times(listening, monkeypatch):
+    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
+    with capture_logs() as lines:
+        assert keep_shift([sys.executable, "-c", STUMBLING], [listening], 1) == 3
+    assert len([line for line in lines if line["event"] == "worker.died"]) == shift.FAILED_STARTS
+
+
+def test_what_cannot_even_be_run_ends_it(listening, monkeypatch):
+    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
+    assert keep_shift(["no-such-program"], [listening], 1) == 1
+
+
+def test_who_never_gets_ready_is_killed(listening, monkeypatch):
+    monkeypatch.setattr(shift, "READY_WITHIN", 0.1)
+    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
+    assert keep_shift([sys.executable, "-c", SILENT], [listening], 1) == 1
+
+
+def test_who_does_not_leave_is_killed(listening, monkeypatch):
+    monkeypatch.setattr(shift, "LEAVES_WITHIN", 0.3)
+    begun = time.monotonic()
+    code, lines = run(STUBBORN, listening, then=lambda: who_answers(listening))
+    assert code == 0
+    assert time.monotonic() - begun < 30
+    assert lines[-1]["event"] == "worker.did_not_leave"
+
+
+def test_a_second_signal_kills_who_is_left(listening):
+    def story():
+        who_answers(listening)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    code, _ = run(STUBBORN, listening, then=story)
+    assert code == 0
