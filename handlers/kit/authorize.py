@@ -70,14 +70,17 @@ class AuthorizeContext(Protocol):
     def charging_key(self, identifier: str) -> ChargingKeyFacts | None:
         """Find a charging key among those of the organization; None if it is not there."""
 
-    def has_keys(self) -> bool:
-        """Say whether the list of keys has ever been read: before that, that a key is not there means nothing."""
+    def keys_read_at(self) -> datetime | None:
+        """Say when the list of keys was read; None if it never was: then that a key is not there means nothing."""
 
     def balance(self, user_id: str) -> BalanceFacts | None:
         """Find what a user has left; None if it is not known."""
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
         """Name the sessions that run, as far as is known: those of a charging key, and those of a user."""
+
+    def sessions_read_at(self) -> datetime | None:
+        """Say when the ledger was last looked through for open sessions; None if it has not answered yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,19 +15,34 @@ Call the handler with a context made for its event, then look at what it wrote:
 >>> thank_the_driver(event, ctx)
 >>> ctx.writes.pushes[0].title
 'Thank you'
+
+A policy is called with a question and a context that knows what it is told:
+
+>>> from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+>>> from handlers.kit.testing import asking, question
+>>> @authorize()
+... def only_at_home(question: Question, ctx: AuthorizeContext) -> Decision | None:
+...     return None if question.location_id == "home" else Decision(Allowed.NOT_ALLOWED)
+>>> only_at_home(question(location_id="elsewhere"), asking()).allowed
+<Allowed.NOT_ALLOWED: 'NOT_ALLOWED'>
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeVarTuple
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, TypeVarTuple
 
 import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
+from handlers.kit.authorize import BalanceFacts, ChargingKeyFacts
 from handlers.kit.channel import Device
 from handlers.kit.context import CollectingContext
+from handlers.kit.identifiers import canonical, spellings
 from handlers.kit.session import Session
+from ingest.authorization.question import Form, Question
 from ingest.batch import Delivery
 from ingest.envelope import Kind
 from ingest.events import ChargingRecord, Event, SessionEvent
@@ -106,4 +121,87 @@ def delivery_of(event: Event, *, received_at: datetime) -> Delivery:
         body=b"{}",
         receipts=1,
         inbox="test",
+    )
+
+
+class FakePolicyContext(FakeReader):
+    """The context of a policy; it knows what it was told, all of it as of now."""
+
+    def __init__(  # noqa: PLR0913 - all that a policy may ask, by name
+        self,
+        *,
+        settings: Settings,
+        now: datetime,
+        keys: Iterable[ChargingKeyFacts] | None,
+        balances: Mapping[str, Decimal | BalanceFacts],
+        running: Mapping[str, Collection[str]] | None,
+        sessions: Iterable[Session] = (),
+        connection: Connection | None = None,
+    ) -> None:
+        super().__init__(sessions, connection)
+        self.settings = settings
+        self.log = structlog.get_logger()
+        self._now = now
+        self._keys = None if keys is None else {canonical(key.identifier): key for key in keys}
+        self._balances = balances
+        self._running = running
+
+    def now(self) -> datetime:
+        """Tell the time."""
+        return self._now
+
+    def charging_key(self, identifier: str) -> ChargingKeyFacts | None:
+        """Find one of the keys, however it is spelt."""
+        spelt = spellings(identifier, self.settings.authorize_key_bytes)
+        return next((self._keys[each] for each in spelt if each in self._keys), None) if self._keys else None
+
+    def keys_read_at(self) -> datetime | None:
+        """Say when: now, or when one of the keys was read."""
+        if self._keys is None:
+            return None
+        return min((key.read_at for key in self._keys.values() if key.read_at is not None), default=self._now)
+
+    def balance(self, user_id: str) -> BalanceFacts | None:
+        """Find one of the balances."""
+        found = self._balances.get(user_id)
+        return BalanceFacts(found, self._now) if isinstance(found, Decimal) else found
+
+    def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
+        """Name those that were given for the key and for the user."""
+        names = (*(spellings(key, self.settings.authorize_key_bytes) if key else ()), *((user_id,) if user_id else ()))
+        return {each for name in names for each in (self._running or {}).get(name, ())}
+
+    def sessions_read_at(self) -> datetime | None:
+        """Say when: now."""
+        return None if self._running is None else self._now
+
+
+def question(**parts: Any) -> Question:
+    """Make a question at a charger; what is not named is not known, but that it came in Plugsurfing's form at noon."""
+    return Question(**{"form": Form.PLUGSURFING, "received_at": NOON, **parts})
+
+
+def asking(  # noqa: PLR0913 - all that a policy may ask, by name
+    *,
+    keys: Iterable[ChargingKeyFacts] | None = (),
+    balances: Mapping[str, Decimal | BalanceFacts] | None = None,
+    running: Mapping[str, Collection[str]] | None = MappingProxyType({}),
+    sessions: Iterable[Session] = (),
+    now: datetime = NOON,
+    connection: Connection | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> FakePolicyContext:
+    """Make the context in which a policy is asked.
+
+    `keys` are all that are listed, None stands for a list that was never read; `balances` are by user; `running` are
+    ids of sessions by the key or the user, None if the ledger has not answered. Settings are as in `context_for`.
+    """
+    return FakePolicyContext(
+        settings=Settings.model_construct(None, **dict(settings or {})),
+        now=now,
+        keys=keys,
+        balances=balances or {},
+        running=running,
+        sessions=sessions,
+        connection=connection,
     )

@@ -65,8 +65,8 @@ class PolicySettings(BaseSettings):
     )
     authorize_holder: Holder = Field(
         "contract",
-        description="whose key it is: `contract`, the user with the id of its contract; `key`, the user with its own id; "
-        "or a JSON pointer to the user's id in the question",
+        description="whose key it is: `contract`, the user with the id of its contract; `key`, the user with its own "
+        "id; or a JSON pointer to the user's id in the question",
     )
     authorize_balances_every: Span = Field(
         timedelta(minutes=5), description="how often a balance is read that was asked for within a day; others daily"

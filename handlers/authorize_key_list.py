@@ -1,0 +1,21 @@
+"""Release chargers only for the charging keys that the Drive API lists, while they are enabled and valid."""
+
+from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+from handlers.kit.facts import is_stale, too_little
+
+
+@authorize(order=10, name="key_list", when=lambda settings: settings.authorize_key_list)
+def must_be_listed(question: Question, ctx: AuthorizeContext) -> Decision | None:
+    """Refuse a key that is not listed, disabled or out of date."""
+    if question.key is None:
+        return too_little("the question names no key", ctx)
+    if is_stale(ctx.keys_read_at(), ctx.settings.authorize_keys_stale, ctx):
+        return too_little("the list of keys was not read, or too long ago", ctx)
+    key = ctx.charging_key(question.key)
+    if key is None:
+        return Decision(Allowed.NOT_ALLOWED, reason="the key is not listed")
+    if not key.enabled:
+        return Decision(Allowed.BLOCKED, reason="the key is disabled")
+    if key.valid_to is not None and key.valid_to <= ctx.now():
+        return Decision(Allowed.EXPIRED, reason="the key is not valid any more")
+    return None

@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.kit.identifiers import canonical, reversed_bytes, spellings
+from ingest.chapters.policies import ByteOrder
+
+
+@pytest.mark.parametrize(
+    ("text", "canonically"),
+    [
+        ("04A1B2C3", "04a1b2c3"),
+        ("04:a1:B2:c3", "04a1b2c3"),
+        ("0x04a1", "04a1"),
+        (" 04 a1\n", "04a1"),
+        ("4a1", "4a1"),
+        ("DE-ABC-C1", "DE-ABC-C1"),
+        ("", ""),
+        ("\ud800", "\ud800"),
+    ],
+)
+def test_an_identifier_is_spelt_in_one_way(text, canonically):
+    assert canonical(text) == canonically
+    assert canonical(canonically) == canonically
+
+
+def test_spellings_are_as_it_came_and_turned_round():
+    assert spellings("C3B2A104", ByteOrder.EITHER) == ("c3b2a104", "04a1b2c3")
+    assert spellings("C3B2A104", ByteOrder.LITTLE) == ("c3b2a104",)
+    assert spellings("C3B2A104", ByteOrder.BIG) == ("04a1b2c3",)
+    assert spellings("a1a1", ByteOrder.EITHER) == ("a1a1",)
+
+
+@given(st.binary(min_size=1, max_size=10))
+def test_turning_the_bytes_twice_changes_nothing(key):
+    assert reversed_bytes(reversed_bytes(key.hex())) == key.hex()
+
+
+@given(st.text())
+def test_any_text_has_a_spelling(text):
+    for order in ByteOrder:
+        assert spellings(text, order)
