@@ -12,6 +12,7 @@ from workers.drive.errors import (
     DriveRefused,
     DriveRejected,
     DriveUnavailable,
+    Garbled,
     NotInDrive,
     Throttled,
 )
@@ -33,7 +34,7 @@ def read_answer(request: Request, status: int, body: bytes) -> Any:
     try:
         document = read_json(body, exact=True)
     except Unreadable:
-        raise DriveNonsense(f"{request.service.value} did not answer with JSON when asked to {request.deed}.") from None
+        raise Garbled(f"{request.service.value} did not answer with JSON when asked to {request.deed}.") from None
     if request.service is Service.ROAM:
         _check_envelope(document)
     return document

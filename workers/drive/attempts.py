@@ -15,7 +15,7 @@ from workers.drive.answers import doubt, read_answer
 from workers.drive.budget import Budget
 from workers.drive.calls import Call
 from workers.drive.doors import Door
-from workers.drive.errors import BudgetSpent, DriveError, DriveNonsense, DriveUnavailable, Throttled
+from workers.drive.errors import BudgetSpent, DriveError, DriveNonsense, DriveUnavailable, Garbled, Throttled
 from workers.drive.requests import Request, Service
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def worth_another(error: Exception) -> bool | float:
         case Throttled():
             return 0.0
         case _:
-            return isinstance(error, DriveUnavailable)
+            return isinstance(error, DriveUnavailable | Garbled)
 
 
 def failure_on_the_way(request: Request, error: Exception) -> DriveError:

@@ -12,7 +12,7 @@ import structlog
 from ingest.errors import SettingsError
 from ingest.settings import Settings
 from workers.drive import requests
-from workers.drive.errors import DriveNonsense
+from workers.drive.errors import DriveNonsense, Garbled
 from workers.drive.models import ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken
 from workers.drive.reading import Reading
 from workers.drive.requests import Request
@@ -51,16 +51,18 @@ class Pages(Generic[T]):
     whoever took its beginning for all of it would miss something.
     """
 
-    def __init__(self, ask: Callable[[str | None], Call[Page[T]]]) -> None:
+    def __init__(self, ask: Callable[[str | None, int], Call[Page[T]]]) -> None:
+        """`ask` is told the cursor, and how many entries have come until now."""
         self._ask = ask
         self._cursor: str | None = None
         self._seen: set[str] = set()
+        self._came = 0
         self._empty = 0
         self._is_over = False
 
     def next(self) -> Call[Page[T]] | None:
         """Say what to ask for now; None if everything has come."""
-        return None if self._is_over else self._ask(self._cursor)
+        return None if self._is_over else self._ask(self._cursor, self._came)
 
     def take(self, page: Page[T]) -> Sequence[T]:
         """Note where it goes on, and return what came."""
@@ -72,6 +74,7 @@ class Pages(Generic[T]):
         else:
             self._seen.add(page.cursor)
         self._cursor = page.cursor
+        self._came += len(page.found)
         return page.found
 
 
@@ -106,13 +109,13 @@ class Calls:
             started_until=started_until,
         )
         read = partial(_page, where="sessions", one=partial(self._reading.session, user_id=user_id))
-        return Pages(lambda cursor: Call(ask(cursor=cursor), read))
+        return Pages(lambda cursor, came: Call(ask(cursor=cursor), partial(read, came=came)))
 
     def charging_keys(self, fleet_id: str | None, *, page_size: int) -> Pages[ChargingKey]:
         """Read charging keys."""
         ask = partial(requests.charging_keys, fleet_id, page_size=page_size)
         read = partial(_page, where="keys", one=partial(self._reading.charging_key, fleet_id=fleet_id))
-        return Pages(lambda cursor: Call(ask(cursor=cursor), read))
+        return Pages(lambda cursor, came: Call(ask(cursor=cursor), partial(read, came=came)))
 
     def create_fleet(self, fleet_id: str, name: str | None) -> Call[Fleet]:
         """Create a fleet."""
@@ -145,8 +148,11 @@ class Calls:
         return Call(requests.push_token(token, datetime.now(UTC)), lambda _: None)
 
 
-def _page(document: Any, *, where: str, one: Callable[[Any], T]) -> Page[T]:
-    """Read a page. What is in it and cannot be read is left out and told: one odd entry must not hide the others."""
+def _page(document: Any, *, where: str, one: Callable[[Any], T], came: int) -> Page[T]:
+    """Read a page of a list of which so many entries came before.
+
+    What cannot be read is left out and told: one odd entry must not hide the others.
+    """
     entries = document.get(where) if isinstance(document, Mapping) else None
     if not isinstance(entries, list):
         raise DriveNonsense(f"The Drive API answered with a page that has no list of {where}.")
@@ -160,10 +166,27 @@ def _page(document: Any, *, where: str, one: Callable[[Any], T]) -> Page[T]:
         raise DriveNonsense(odd[0])  # all of them: it is a setting that is wrong, not an entry
     if odd:
         log.warning("drive.entries_skipped", count=len(odd), reason=odd[0])
+    cursor = _cursor(document, where)
+    if not entries and _is_lost(document.get("count"), cursor, came):
+        raise Garbled(f"The Drive API answered with a page that has lost its {where}.")
+    return Page(found, cursor)
+
+
+def _cursor(document: Mapping[str, Any], where: str) -> str | None:
     cursor = document.get("cursor")
     if cursor is not None and not isinstance(cursor, str | int):
         raise DriveNonsense(f"The Drive API answered with a page of {where} whose cursor is no text.")
-    return Page(found, str(cursor) if cursor not in {None, ""} else None)
+    return str(cursor) if cursor not in {None, ""} else None
+
+
+def _is_lost(count: object, cursor: str | None, came: int) -> bool:
+    """Say whether an empty page should not be empty: it goes on, or counts entries.
+
+    Whether `count` is of the page or of the whole list is not documented. At the end it may be either.
+    """
+    if cursor is not None:
+        return count != 0
+    return isinstance(count, int) and count not in {0, came}
 
 
 def _fleet(fleet_id: str, name: str | None, document: Any) -> Fleet:

@@ -9,6 +9,7 @@ DriveError               (ingest.errors.WebhooksError)
 ├── DriveConflict        409
 ├── DriveRejected        any other 4xx: what was asked is not accepted
 └── DriveNonsense        an answer that is not understood
+    └── Garbled          because it did not arrive whole. Worth another try, too
 """
 
 from ingest.errors import WebhooksError
@@ -48,3 +49,7 @@ class DriveRejected(DriveError):
 
 class DriveNonsense(DriveError):
     """Raised when an answer cannot be understood."""
+
+
+class Garbled(DriveNonsense):
+    """Raised when an answer did not arrive whole: JSON that is cut off, a proxy's page, a page of a list gone empty."""

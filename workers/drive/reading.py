@@ -3,17 +3,15 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
+from handlers.kit.decimals import read_decimal
 from ingest.pointers import Pointer, pointers
 from ingest.settings import Settings
 from ingest.timestamps import read_timestamp
 from workers.drive.errors import DriveNonsense
 from workers.drive.models import ChargingKey, DriveSession, Location
-
-LARGEST_EXPONENT = 60
-"""Of an amount: what is written with a larger one would be so many digits, and is none."""
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
@@ -86,8 +84,10 @@ class Reading:
     def balance(self, document: Any) -> Decimal:
         """Read a balance: a number, or a text with one."""
         for pointer in self._where.drive_balance:
-            if (amount := _decimal(pointer.find(document))) is not None:
-                return amount
+            try:
+                return read_decimal(pointer.find(document))
+            except ValueError:
+                continue
         raise DriveNonsense("The Drive API answered without a balance: look at DRIVE_BALANCE.")
 
 
@@ -95,9 +95,17 @@ def text(document: Any, where: tuple[Pointer, ...]) -> str | None:
     """Return the first text, or whole number as a text, that one of the pointers finds."""
     for pointer in where:
         found = pointer.find(document)
-        if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+        if isinstance(found, str | int) and not isinstance(found, bool) and is_text(str(found)):
             return str(found)
     return None
+
+
+def is_text(found: str) -> bool:
+    """Say whether it is something that databases and models can hold: not empty, and no half of a sign."""
+    try:
+        return bool(found.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def moment(document: Any, where: tuple[Pointer, ...], *, through_the_day: bool = False) -> datetime | None:
@@ -112,16 +120,6 @@ def moment(document: Any, where: tuple[Pointer, ...], *, through_the_day: bool =
         except (ValueError, OverflowError):
             continue
     return None
-
-
-def _decimal(found: Any) -> Decimal | None:
-    if isinstance(found, bool) or not isinstance(found, str | int | Decimal):
-        return None
-    try:
-        amount = Decimal(found)
-    except InvalidOperation:
-        return None
-    return amount if amount.is_finite() and abs(amount.adjusted()) <= LARGEST_EXPONENT else None
 
 
 def _object(document: Any, what: str) -> Mapping[str, Any]:

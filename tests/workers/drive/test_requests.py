@@ -1,0 +1,156 @@
+"""What the Drive API is asked: ids of any kind stay one segment, bodies are as documented, nothing shows ids."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.drive import requests
+from workers.drive.errors import NotInDrive
+from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
+from workers.drive.requests import Service
+
+AT = datetime(2025, 6, 12, 12, 56, 51, tzinfo=timezone(timedelta(hours=2)))
+TOKEN = RoamToken(
+    country_code="DE", party_id="ABC", uid="04/A1", contract_id="C1", issuer="We", whitelist=Whitelist.NEVER
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "segment"),
+    [
+        ("user1", "user1"),
+        ("a@b.example", "a%40b.example"),
+        ("a/b", "a%2Fb"),
+        ("a?b#c", "a%3Fb%23c"),
+        ("%2F", "%252F"),
+        (" ", "%20"),
+        (".", "%2E"),
+        ("..", "%2E%2E"),
+        ("...", "..."),
+        ("ü漢\x00\r\n", "%C3%BC%E6%BC%A2%00%0D%0A"),
+    ],
+)
+def test_an_id_is_one_segment_of_a_path(text, segment):
+    assert requests.segment(text) == segment
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_arrives_as_it_was(text):
+    url = httpx.URL(f"http://127.0.0.1/drive{requests.session(text, text).path}")
+    *_, users, user_id, sessions, session_id = url.raw_path.decode("ascii").split("/")
+    assert (users, unquote(user_id), sessions, unquote(session_id)) == ("users", text, "sessions", text)
+    assert url.raw_path.startswith(b"/drive/v1/users/")
+
+
+@pytest.mark.parametrize("text", ["", "\ud800", "x\udfff", "ü" * 5_000])
+def test_an_id_that_cannot_be_asked_for_is_not_in_drive(text):
+    with pytest.raises(NotInDrive):
+        requests.segment(text)
+
+
+def test_a_history_names_its_statuses_and_bounds_its_starts_in_utc():
+    asked = requests.history(
+        "u", statuses=ALL_STATUSES, charging_key_id="k", started_from=AT, started_until=AT, cursor="c"
+    )
+    assert (asked.method, asked.path, asked.is_read) == ("POST", "/v1/users/u/sessions/history", True)
+    assert json.loads(asked.body) == {
+        "sessionStatus": ["WAITING_TO_START", "STARTED", "STOP_FAILED", "COMPLETE"],
+        "chargingKeyId": "k",
+        "startTime": "2025-06-12T10:56:51Z",
+        "endTime": "2025-06-12T10:56:51Z",
+        "cursor": "c",
+    }
+    assert json.loads(requests.history("u", statuses=["STARTED"]).body) == {"sessionStatus": ["STARTED"]}
+
+
+def test_a_time_without_a_zone_is_refused():
+    with pytest.raises(ValueError, match="zone"):
+        requests.history("u", statuses=[], started_from=datetime(2025, 6, 12))  # noqa: DTZ001 - that is the point
+
+
+def test_charging_keys_are_asked_for_by_page():
+    asked = urlsplit(requests.charging_keys("a&b=c", page_size=500, cursor="x/+=").path)
+    assert asked.path == "/emp/v1/charging-keys"
+    assert parse_qs(asked.query) == {"fleetId": ["a&b=c"], "cursor": ["x/+="], "page_size": ["500"]}
+    assert requests.charging_keys(None, page_size=10).path == "/emp/v1/charging-keys?page_size=10"
+
+
+@pytest.mark.parametrize("size", [9, 501])
+def test_a_page_has_a_size_that_the_drive_api_takes(size):
+    with pytest.raises(ValueError, match="10 to 500"):
+        requests.charging_keys(None, page_size=size)
+
+
+def test_a_fleet_is_created_with_or_without_a_name():
+    assert json.loads(requests.create_fleet("f", "Vans").body) == {"fleetId": "f", "fleetName": "Vans"}
+    assert json.loads(requests.create_fleet("f", None).body) == {"fleetId": "f"}
+
+
+@pytest.mark.parametrize(("fleet_id", "name"), [("", None), ("x" * 101, None), ("f", ""), ("f", "x" * 101)])
+def test_a_fleet_with_a_name_that_is_too_long_or_empty_is_refused(fleet_id, name):
+    with pytest.raises(ValueError, match="1 to 100 signs"):
+        requests.create_fleet(fleet_id, name)
+
+
+@pytest.mark.parametrize("name", ["Vans", '"}, {"', "{fleet_id}", "\\"])
+def test_the_body_that_renames_is_a_template_whose_form_no_name_can_change(name):
+    template = '{"fleet": {"is": ["{fleet_name} of {fleet_id}"]}, "by": 1}'
+    asked = requests.rename_fleet("f/1", name, template)
+    assert asked.path == "/emp/v1/fleets/f%2F1/rename"
+    assert json.loads(asked.body) == {"fleet": {"is": [f"{name} of f/1"]}, "by": 1}
+
+
+def test_paths_that_are_not_documented_come_from_settings():
+    assert requests.balance("a/b", "/v2/{user_id}/wallet").path == "/v2/a%2Fb/wallet"
+    assert requests.location("l 1", "/v1/locations/{location_id}").path == "/v1/locations/l%201"
+
+
+def test_a_token_is_put_as_ocpi_has_it():
+    asked = requests.push_token(TOKEN, datetime(2025, 6, 12, tzinfo=UTC))
+    assert (asked.service, asked.method, asked.path) == (Service.ROAM, "PUT", "/DE/ABC/04%2FA1?type=RFID")
+    assert json.loads(asked.body) == {
+        "country_code": "DE",
+        "party_id": "ABC",
+        "uid": "04/A1",
+        "type": "RFID",
+        "contract_id": "C1",
+        "issuer": "We",
+        "valid": True,
+        "whitelist": "NEVER",
+        "last_updated": "2025-06-12T00:00:00Z",
+    }
+
+
+def test_there_are_two_whitelists_only():
+    assert list(Whitelist) == ["NEVER", "ALLOWED_OFFLINE"]
+    with pytest.raises(ValueError, match="whitelist"):
+        RoamToken(**TOKEN.model_dump() | {"whitelist": "ALWAYS"})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        requests.create_fleet("f", None),
+        requests.rename_fleet("f", "n", '{"n": "{fleet_name}"}'),
+        requests.push_token(TOKEN, AT),
+    ],
+)
+def test_what_changes_something_is_not_for_trying_again(asked):
+    assert not asked.is_read
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        requests.session("secret-1", "secret-2"),
+        requests.history("secret-1", statuses=ALL_STATUSES, charging_key_id="secret-2"),
+        requests.push_token(TOKEN.model_copy(update={"uid": "secret-1", "contract_id": "secret-2"}), AT),
+    ],
+)
+def test_no_id_is_shown(shown):
+    assert "secret" not in repr(shown)

@@ -1,0 +1,43 @@
+"""What a session of the Drive API says in the words of our record, to be merged like an event; pure.
+
+A fact has a time, and that must be one of Plugsurfing's and not the time at which we read: else a record would depend
+on how often we look, and a session that is over would be opened again by a look at an answer that was behind.
+"""
+
+from datetime import UTC, datetime
+
+from handlers.kit.session import DRIVE, Moment, Naming, Session
+from handlers.kit.statuses import OVER
+from ingest.events import LONGEST_TEXT, storable
+from workers.drive.models import DriveSession
+
+COMPLETE = "COMPLETE"
+NOT_BEGUN = frozenset({"WAITING_TO_START", "START_FAILED"})
+STILL_RUNNING = frozenset({"STARTED", "STOP_FAILED"})
+
+SOME_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+"""The time of what has none: before everything else, so that it overrules nothing."""
+
+
+def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
+    """Tell what the Drive API alone says about a session; `seen_at` is when it was first seen to say this status.
+
+    The start is placed at the start that it gives, and an end at the end. A completion is where it says, else at the
+    end, else it is when we first saw it. Any other status is placed at the start: it may be behind what events tell,
+    and there it overrules nothing that came after the start.
+    """
+    status = storable(drive.status)[:LONGEST_TEXT]
+    begun_at = drive.started_at or SOME_TIME
+    said = {status: begun_at}
+    if drive.started_at is not None and (status in STILL_RUNNING or status in OVER - NOT_BEGUN):
+        said["STARTED"] = drive.started_at
+    if drive.ended_at is not None and status not in STILL_RUNNING | NOT_BEGUN:
+        said["STOPPED"] = drive.ended_at
+    if status == COMPLETE:
+        said[COMPLETE] = drive.completed_at or drive.ended_at or max(seen_at, begun_at)
+    sources = frozenset({DRIVE})
+    return Session(
+        drive.session_id,
+        statuses={name: Moment(at, at, sources) for name, at in said.items()},
+        users={storable(drive.user_id): Naming(begun_at, DRIVE)} if drive.user_id else {},
+    )
