@@ -17,8 +17,12 @@ from uvicorn.server import ServerState
 from ingest.handover import tell_starter
 from ingest.protocol import DoorProtocol
 
-# Seconds. First a connection on which a request comes gets its answer, with `Connection: close`.
+# Seconds for all that is on its way; with those that the relay takes then, a process ends within ten.
+GRACE = 6
+# First a connection on which a request comes gets its answer, with `Connection: close`. Where others serve on
+# the same socket meanwhile, nobody waits for us.
 LINGER = 1.0
+LINGER_BESIDE_OTHERS = 3.0
 # Then our side of the idle ones is closed, as a sign to whoever keeps them; what was on its way to us is still kept.
 HALF_CLOSED = 0.5
 LOOK_EVERY = 0.02
@@ -60,21 +64,31 @@ class DoorServer(uvicorn.Server):
         return await super().on_tick(counter) or is_orphan
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no new connections, answer on the others, then close them."""
+        """Answer on the connections that there are, take no new ones, then close them."""
         tell_starter("STOPPING=1")
+        begun = self._now()
+        self.server_state.is_leaving = True
+        for connection in self._connections():
+            connection.close_after_answer()
+        if self._supervisor is None:
+            # Who comes now would be turned away, by a door that is closed for as long as we take.
+            await self._until_all_are_gone(LINGER)
+            self._close(sockets)
+        else:
+            self._close(sockets)
+            await self._until_all_are_gone(LINGER_BESIDE_OTHERS)
+        for connection in self._connections():
+            connection.close_our_side_if_idle()
+        await self._until_all_are_gone(HALF_CLOSED)
+        self.config.timeout_graceful_shutdown = max(1, round(begun + GRACE - self._now()))
+        await super().shutdown(sockets)
+
+    def _close(self, sockets: list[socket.socket] | None) -> None:
         self._leaving()
         for server in self.servers:
             server.close()
         for each in sockets or []:
             each.close()
-        self.server_state.is_leaving = True
-        for connection in self._connections():
-            connection.close_after_answer()
-        await self._until_all_are_gone(LINGER)
-        for connection in self._connections():
-            connection.close_our_side_if_idle()
-        await self._until_all_are_gone(HALF_CLOSED)
-        await super().shutdown(sockets)
 
     def _connections(self) -> list[DoorProtocol]:
         return [each for each in self.server_state.connections if isinstance(each, DoorProtocol)]

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from ingest.app import create_app
 from ingest.handover import BACKLOG, handed_over
-from ingest.leaving import HALF_CLOSED, LINGER, DoorServer
+from ingest.leaving import GRACE, DoorServer
 from ingest.log import configure_logging
 from ingest.opening import open_door
 from ingest.protocol import DoorProtocol
@@ -25,8 +25,6 @@ log = structlog.get_logger()
 # Seconds. Proxies keep idle connections for 60 and more; if we closed them first, one of them would now and then send
 # an event into a closed connection, and events are sent once.
 KEEP_ALIVE = 75
-# Seconds for requests that are on their way; with those that the relay takes then, a process ends within ten.
-GRACE = 6
 
 
 def serve(settings: Settings) -> None:
@@ -65,7 +63,7 @@ def configured(app: Starlette) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE - LINGER - HALF_CLOSED,  # type: ignore[arg-type]  # asyncio takes any
+        timeout_graceful_shutdown=GRACE,
     )
 
 
