@@ -11,7 +11,7 @@ from rq.serializers import JSONSerializer
 from ingest.errors import SettingsError
 
 QUEUES = ("urgent", "sessions", "cdrs", "other")
-"""In the order in which a worker on all of them serves them."""
+"""A worker on all of them serves the first one before all others, which take turns."""
 
 # A worker is named by import strings only: the front door must not import what plugins can break.
 WORK_BATCH = "workers.process.work_batch"

@@ -33,6 +33,20 @@ class PreloadedWorker(Worker):
 
     log_result_lifespan = False
 
+    def reorder_queues(self, reference_queue: Queue) -> None:
+        """Serve the first queue before all others, but not twice in a row while they have jobs; these take turns.
+
+        Strictly in order, a trickle of urgent jobs that keeps a worker busy would leave the others waiting for ever.
+        """
+        if reference_queue == self.queues[0]:
+            self._ordered_queues = [*self._in_turn(), self.queues[0]]
+        else:
+            others = [each for each in self._in_turn() if each != reference_queue]
+            self._ordered_queues = [self.queues[0], *others, reference_queue]
+
+    def _in_turn(self) -> list[Queue]:
+        return [each for each in self._ordered_queues if each != self.queues[0]]
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have a child do the job, and wait for it."""
         reach(Step.TAKEN)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from rq.serializers import JSONSerializer
 
 from ingest.batch import batch_key, lease_key, settled_key
+from ingest.broker import queue
 from ingest.envelope import Envelope, Kind
 from ingest.inboxfile import FILE_NAME
 from ingest.offer import Offers
@@ -21,6 +23,7 @@ from ingest.settings import load_settings
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger
 from workers.ledger.migrate import migrate
+from workers.worker import PreloadedWorker
 
 ENVIRONMENT = {"PLUGSURFING_HMAC_CURRENT": "key", "LOG_FORMAT": "json"}
 OURS = ["-m", "workers.cli", "work"]
@@ -91,3 +94,22 @@ def test_an_unknown_queue_is_wrong_usage(environment: dict[str, str]) -> None:
     )
     assert ended.returncode == 2
     assert "urgent, sessions, cdrs, other" in ended.stderr
+
+
+def test_the_first_queue_comes_first_and_the_others_take_turns(valkey: redis.Redis) -> None:
+    names = ("urgent", "sessions", "cdrs", "other")
+    worker = PreloadedWorker([queue(name, valkey) for name in names], connection=valkey, serializer=JSONSerializer)
+    waiting = dict.fromkeys(names, 100)
+
+    def next_job() -> str:
+        taken = next(each for each in worker._ordered_queues if waiting[each.name])  # noqa: SLF001 - RQ goes by it
+        waiting[taken.name] -= 1
+        worker.reorder_queues(taken)
+        return taken.name
+
+    taken = [next_job() for _ in range(8)]
+    assert taken == ["urgent", "sessions", "urgent", "cdrs", "urgent", "other", "urgent", "sessions"]
+    waiting["urgent"] = 0
+    assert [next_job() for _ in range(4)] == ["cdrs", "other", "sessions", "cdrs"]
+    waiting["urgent"] = 1
+    assert next_job() == "urgent"

@@ -35,7 +35,7 @@ def serve(*, workers: int | None) -> None:
 def work(queues: tuple[str, ...], *, burst: bool) -> None:
     """Take deliveries off the queues and run handlers.
 
-    Serves the queues in the order given: urgent, sessions, cdrs, other, unless said otherwise.
+    Serves the first queue before all others, which take turns: urgent, sessions, cdrs, other, unless said otherwise.
     """
     from ingest.settings import load_settings
     from workers.worker import work
