@@ -6,14 +6,16 @@ from ingest.errors import SettingsError
 from ingest.settings import Settings
 from workers.commands import options
 from workers.commands.checkup import Finding, Standing, examine
+from workers.commands.deepcheck import examine_deeply
 from workers.commands.output import colored, console, facts, json_line, printable
 from workers.devfile import settings_beside_dev
 
 
 @click.command()
+@click.option("--deep", is_flag=True, help="Only look whether anything in the stores contradicts itself, or is stuck.")
 @options.as_json
 @click.pass_context
-def check(ctx: click.Context, *, as_json: bool) -> None:
+def check(ctx: click.Context, *, deep: bool, as_json: bool) -> None:
     """Say what works here and what would fail: settings, inbox, keys, Redis, database, plugins, clocks.
 
     Changes nothing. Exit code 1 if anything would fail.
@@ -23,9 +25,10 @@ def check(ctx: click.Context, *, as_json: bool) -> None:
     except SettingsError as wrong:
         _tell(Finding("settings", Standing.FAIL, str(wrong)), as_json=as_json)
         ctx.exit(1)
-    _describe(settings, as_json=as_json)
+    if not deep:
+        _describe(settings, as_json=as_json)
     standings = set()
-    for finding in examine(settings):
+    for finding in examine_deeply(settings) if deep else examine(settings):
         _tell(finding, as_json=as_json)
         standings.add(finding.standing)
     ctx.exit(1 if Standing.FAIL in standings else 0)
