@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from ingest.gaps import KEY as GAPS
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from tests.faults.crowd import KEY, Crowd
 
@@ -200,6 +202,35 @@ def test_who_rests_on_a_connection_while_its_process_is_replaced_loses_nothing(t
     serve.end()
     assert crowd.failures == []
     assert crowd.kept == kept(tmp_path)
+
+
+def test_a_gap_is_measured_logged_listed_and_told_to_redis(tmp_path, started, valkey, valkey_url):
+    (tmp_path / ".env").write_text(f"REDIS_URL={valkey_url}\n")
+    port = free_port()
+    for _ in range(2):
+        serve = started(tmp_path, port=port)
+        eventually(lambda: answers(port))
+        serve.end()
+        with contextlib.closing(open_inbox_file(tmp_path / "var" / FILE_NAME)) as file:
+            file.execute("UPDATE meta SET value = json_remove(value, '$.boot', '$.since_boot') WHERE name = 'alive'")
+            file.execute("UPDATE meta SET value = json_set(value, '$.at', value ->> 'at' - 90) WHERE name = 'alive'")
+    serve = started(tmp_path, port=port)
+    eventually(lambda: valkey.hlen(GAPS) == 2)
+
+    listed = subprocess.run(
+        [WEBHOOKS, "deliveries", "--gaps", "--json"],
+        env={**os.environ, "DATA_DIR": str(tmp_path / "var")},
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    lengths = [json.loads(line)["seconds"] for line in listed.stdout.splitlines()]
+    assert [round(length, 1) for length in reversed(lengths)] == [
+        line["seconds"] for line in serve.lines("door.was_closed")
+    ]
+    assert all(90 < length < 150 for length in lengths)
+    told = sorted(json.loads(text)["closed_at"] for text in valkey.hvals(GAPS))
+    assert told == [datetime.fromtimestamp(at, UTC).isoformat() for at, _ in gaps(tmp_path)]
 
 
 def test_what_is_handed_over_must_listen(tmp_path, started):

@@ -10,6 +10,7 @@ import click
 from ingest.signature import Match
 from workers.commands import options
 from workers.commands.listing import delivery_json, everywhere, in_words
+from workers.commands.outages import list_gaps
 from workers.commands.output import Cell, Json, colored, iso, json_line, short, table
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
@@ -27,6 +28,7 @@ ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}
 @click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="How far it has come.")
 @click.option("--event", metavar="NAME", help="The event's name as it was sent, e.g. SESSION_STARTED.")
 @click.option("--session", "session_id", metavar="ID", help="The charging session it tells of.")
+@click.option("--gaps", is_flag=True, help="List the times in which nothing could come in, instead.")
 @options.since
 @options.until
 @options.limit
@@ -36,6 +38,7 @@ def deliveries(  # noqa: PLR0913  the options are the interface
     state: str | None,
     event: str | None,
     session_id: str | None,
+    gaps: bool,
     since: datetime | None,
     until: datetime | None,
     limit: int | None,
@@ -43,6 +46,9 @@ def deliveries(  # noqa: PLR0913  the options are the interface
 ) -> None:
     """List deliveries and what became of them, newest first: the ledger's, and what waits in this node's inbox."""
     settings = settings_beside_dev()
+    if gaps:
+        list_gaps(settings, since, until, limit=options.limit_for(limit, as_json=as_json), as_json=as_json)
+        return
     wanted = DeliveryState(state) if state else None
     filters = Filters(state=wanted, event=event, session_id=session_id, since=since, until=until)
     limit = options.limit_for(limit, as_json=as_json)
