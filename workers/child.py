@@ -136,11 +136,11 @@ class Life:
             self._pipe = -1
 
 
-def end_with(parent: int) -> None:
-    """Have the kernel end this process, just forked, as soon as its parent dies, even by kill -9.
+def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel end this process, just forked, with a signal as soon as its parent dies, even by kill -9.
 
     Linux only: elsewhere the children of a parent that was killed have to be ended by hand.
     """
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    LIBC.prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it died before the kernel was asked
         os._exit(1)

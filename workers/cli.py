@@ -33,6 +33,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "handlers": Entry("workers.commands.look:handlers", "List what handles what, and on which queue."),
     },
     "Put things right": {
+        "alerts": Entry("workers.commands.alerts:alerts", "List what somebody should look at; resolve, test."),
         "dead": Entry("workers.commands.look:dead", "List dead letters: what failed for good, and why."),
         "replay": Entry("workers.commands.act:replay", "Run handlers again on deliveries that came before."),
         "quarantine": Entry("workers.commands.quarantine:quarantine", "List what failed verification."),
@@ -41,6 +42,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Processes": {
         "serve": Entry("workers.commands.processes:serve", "Take events and CDRs in over HTTP."),
+        "authorize": Entry("workers.commands.processes:authorize", "Answer the question at the charger over HTTP."),
         "work": Entry("workers.commands.processes:work", "Take deliveries off the queues and run handlers."),
         "clock": Entry("workers.commands.processes:clock", "Put due and lost work back on its queue."),
         "dashboard": Entry("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
+from handlers.kit.authorize import Policy, policies_of
 from handlers.kit.channel import OfferedChannel, OfferedDevices, offers_of
 from handlers.kit.subscribe import Subscription, subscriptions_of
 from handlers.kit.words import WordsError, try_wordings
@@ -37,6 +38,8 @@ class Plugins:
     devices: OfferedDevices | None = None
     idle: tuple[Subscription, ...] = ()
     """Those that the settings do not ask for; runs that they have from before are still made."""
+    policies: tuple[Policy, ...] = ()
+    """Those that decide at the charger, in the order in which they are asked."""
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
         """Find the handlers of an event."""
@@ -55,8 +58,8 @@ class Plugins:
 def load_plugins(settings: Settings) -> Plugins:
     """Import every plugin: the files in `handlers/`, installed packages that offer some, and HANDLER_MODULES.
 
-    Raise PluginError if one of them is broken, two handlers have the same name, a queue is not one of ours, or words
-    to drivers cannot be said.
+    Raise PluginError if one of them is broken, two handlers or two policies have the same name, a queue is not one of
+    ours, or words to drivers cannot be said.
     """
     plugins = _load(tuple(settings.handler_modules))
     try:
@@ -67,7 +70,12 @@ def load_plugins(settings: Settings) -> Plugins:
     except WordsError as error:
         raise PluginError(str(error)) from error
     idle = tuple(each for each in plugins.subscriptions if each.when is not None and not each.when(settings))
-    return replace(plugins, subscriptions=tuple(each for each in plugins.subscriptions if each not in idle), idle=idle)
+    return replace(
+        plugins,
+        subscriptions=tuple(each for each in plugins.subscriptions if each not in idle),
+        idle=idle,
+        policies=tuple(each for each in plugins.policies if each.when is None or each.when(settings)),
+    )
 
 
 @cache  # so that a process that loads before it forks has paid for its children
@@ -75,7 +83,8 @@ def _load(named: tuple[str, ...]) -> Plugins:
     modules = [*_modules("handlers", "the house"), *_installed(), *_named(named)]
     modules = list(dict.fromkeys(modules))
     plugins = _checked([each for module in modules for each in _subscriptions(module)])
-    return _with_offers(plugins, [offer for module in modules for offer in _offers(module)])
+    plugins = _with_offers(plugins, [offer for module in modules for offer in _offers(module)])
+    return replace(plugins, policies=_in_order([policy for module in modules for policy in _policies(module)]))
 
 
 def _installed() -> Iterator[ModuleType]:
@@ -148,6 +157,24 @@ def _offers(module: ModuleType) -> list[OfferedChannel | OfferedDevices]:
         return list(offers_of(module))
     except TypeError as error:
         raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
+
+
+def _policies(module: ModuleType) -> list[Policy]:
+    try:
+        return policies_of(module)
+    except TypeError as error:
+        raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
+
+
+def _in_order(policies: Sequence[Policy]) -> tuple[Policy, ...]:
+    names: dict[str, Policy] = {}
+    for each in policies:
+        first = names.setdefault(each.name, each)
+        if first is not each:
+            raise PluginError(
+                f"{first.file} and {each.file} both have a policy named {each.name}: give one of them another name."
+            )
+    return tuple(sorted(policies, key=lambda each: (each.order, each.name)))
 
 
 def _checked(subscriptions: Sequence[Subscription]) -> Plugins:

@@ -1,0 +1,46 @@
+"""The process type `authorize`: the lane on a socket, with the policies of all plugins, until somebody ends it."""
+
+import gc
+import signal
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+
+from ingest.authorization.ruling import Judges, NoJudges
+from ingest.handover import listening_sockets
+from ingest.lane.app import create_lane
+from ingest.lane.protocol import LaneProtocol
+from ingest.leaving import DoorServer
+from ingest.log import configure_logging
+from ingest.server import configured
+from ingest.settings import Settings
+from workers.judges.panel import Panel
+from workers.ledger.decisions import open_recorder
+from workers.loader import load_plugins
+
+log = structlog.get_logger()
+
+
+def authorize(settings: Settings) -> None:
+    """Serve until a signal. Raise SettingsError, PluginError or SystemExit, one sentence, if that cannot even begin."""
+    configure_logging(settings, "authorize")
+    settings.require_credentials()
+    policies = load_plugins(settings).policies
+    sockets = listening_sockets(settings.host, settings.authorize_port)
+    judges: Judges = Panel(settings, policies) if policies else NoJudges()
+    config = configured(create_lane(settings, judges, open_recorder(settings)))
+    config.http = LaneProtocol
+    # What is here now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    host, port = sockets[0].getsockname()[:2]
+    log.info("lane.opened", host=host, port=port, policies=[policy.name for policy in policies])
+    DoorServer(config).run(sockets=sockets)
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

@@ -1,0 +1,72 @@
+"""Ask policies in their order, until one of them decides."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from handlers.kit.authorize import AuthorizeContext, Policy
+from ingest.authorization.question import Decision, Question
+from ingest.authorization.ruling import Ruling
+from ingest.authorization.verdict import Failure
+from workers.run import call
+
+Contexts: TypeAlias = Callable[[Policy], AuthorizeContext]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Asks policies. The order is theirs: `Plugins.policies`."""
+
+    policies: Sequence[Policy]
+    contexts: Contexts
+    executor: Executor | None = field(default=None, repr=False)
+    """Where plain policies run; None: in threads of the running loop's own."""
+
+    async def ask(
+        self,
+        question: Question,
+        *,
+        spared: Collection[str] = (),
+        begins: Callable[[str], None] = lambda _name: None,
+    ) -> Ruling:
+        """Ask each until one decides, or fails; one that is spared fails unasked. `begins` hears of each before."""
+        for policy in self.policies:
+            if policy.name in spared:
+                return Ruling(policy=policy.name, failure=Failure.SPARED)
+            begins(policy.name)
+            said, raised = await self._call(policy, question)
+            if raised is not None or not isinstance(said, Decision | None):
+                error = f"returned {type(said).__name__}" if raised is None else type(raised).__name__
+                return Ruling(policy=policy.name, failure=Failure.RAISED, error=error)
+            if said is not None:
+                return Ruling(said, policy.name)
+        return Ruling()
+
+    async def _call(self, policy: Policy, question: Question) -> tuple[object, BaseException | None]:
+        context, raised = call(self.contexts, policy)
+        if raised is not None or context is None:
+            return None, raised
+        if not policy.is_async:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self.executor, call, policy.function, question, context)
+        called, raised = call(policy.function, question, context)
+        return (await _outcome(called)) if isinstance(called, Awaitable) else (called, raised)
+
+
+def ask_all(policies: Sequence[Policy], question: Question, contexts: Contexts) -> Ruling:
+    """Ask policies in this process and wait for as long as it takes, to try them out."""
+    return asyncio.run(Asking(policies, contexts).ask(question))
+
+
+async def _outcome(called: Awaitable[object]) -> tuple[object, BaseException | None]:
+    try:
+        return await called, None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # it is us who are ended, and not something inside of the policy
+            raise
+        return None, asyncio.CancelledError()
+    except BaseException as raised:  # noqa: BLE001 - a policy is foreign code: all that it raises is its own
+        return None, raised

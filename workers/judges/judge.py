@@ -1,0 +1,64 @@
+"""A judge: the process in which policies are asked, and which may hang, burn or die of them.
+
+lane -> [socket] -> judge -> policies
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+
+from ingest.log import configure_logging
+from ingest.settings import Settings
+from workers.child import end_with
+from workers.judges.asking import Asking
+from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
+from workers.ledger.authorize_context import open_contexts
+from workers.loader import load_plugins
+
+
+def sit(channel: socket.socket, settings: Settings) -> NoReturn:
+    """Answer what comes over the channel until it is closed; then end at once, whatever policies are doing."""
+    code = 1
+    try:
+        if sys.platform == "linux":
+            end_with(os.getppid(), signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGTERM):  # the lane ends us, when the last question is answered
+            signal.signal(number, signal.SIG_IGN)
+        configure_logging(settings, "judge")
+        asyncio.run(_sit(channel, settings))
+        code = 0
+    finally:
+        os._exit(code)  # and not sys.exit, which would wait for threads that may hang
+
+
+async def _sit(channel: socket.socket, settings: Settings) -> None:
+    reader, writer = await asyncio.open_connection(sock=channel)
+    asking = Asking(
+        load_plugins(settings).policies,
+        open_contexts(settings),
+        ThreadPoolExecutor(settings.authorize_concurrency, "policy"),
+    )
+    writer.write(packed(Ready()))
+    tasks: set[asyncio.Task[None]] = set()
+    while True:
+        try:
+            (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+            put = unpacked(await reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        if isinstance(put, Put):
+            task = asyncio.create_task(_judge(asking, put, writer))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+
+async def _judge(asking: Asking, put: Put, writer: asyncio.StreamWriter) -> None:
+    def begins(policy: str) -> None:
+        writer.write(packed(Begun(put.number, policy)))  # goes out at once, before the policy can hang
+
+    ruling = await asking.ask(put.question, spared=put.spared, begins=begins)
+    writer.write(packed(Ruled(put.number, ruling)))

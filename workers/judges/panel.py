@@ -1,0 +1,158 @@
+"""The lane's judges: each question is put to one that is free, and a judge that is not done in time is replaced.
+
+question -> [panel] -> judge -> policies -> ruling
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import structlog
+
+from handlers.kit.authorize import Policy
+from ingest.authorization.question import Question
+from ingest.authorization.ruling import JudgesStanding, Ruling
+from ingest.authorization.verdict import Failure
+from ingest.settings import Settings
+from workers.judges.seat import FORKS, PRELOADED, Case, Seat
+from workers.judges.sparing import Sparing
+
+log = structlog.get_logger()
+
+# In seconds. A judge takes a question in a millisecond, unless a policy keeps it from that: then another one is asked.
+TAKEN_WITHIN = 0.1
+READY_WITHIN = 30.0
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 5.0
+LOOK_EVERY = 0.02
+
+
+class Panel:
+    """Keeps AUTHORIZE_PROCESSES judges. Belongs to one event loop, on which no policy ever runs.
+
+    A thread cannot be ended, a process can: a judge with a policy that hangs gets no more questions, has until their
+    deadlines for those it has, and is killed. Meanwhile another one takes its seat.
+    """
+
+    def __init__(
+        self, settings: Settings, policies: Sequence[Policy], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._settings = settings
+        self._monotonic = monotonic
+        self._sparing = Sparing([policy.name for policy in policies], monotonic)
+        self._seats: list[Seat] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Start the judges, and wait until each can be asked, or cannot be for long."""
+        FORKS.set_forkserver_preload([PRELOADED])
+        self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.authorize_processes)]
+        until = self._monotonic() + READY_WITHIN
+        while len(self._free()) < len(self._keepers) and self._monotonic() < until:  # noqa: ASYNC110 - once, at the start
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def stop(self) -> None:
+        """End all judges at once."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*self._leaving, *(seat.end() for seat in self._seats), return_exceptions=True)
+
+    def standing(self) -> JudgesStanding:
+        """Say how many judges can be asked, and which policies are not."""
+        return JudgesStanding(len(self._keepers), len(self._free()), self._sparing.spared())
+
+    async def decide(self, question: Question, until: float) -> Ruling:
+        """Put the question to a judge; to another one, too, if it is not taken at once. The first ruling counts."""
+        spared, probed = self._sparing.begin()
+        cases: dict[Case, Seat] = {}
+        ruling = Ruling(failure=Failure.BROKEN)
+        try:
+            ruling = await self._asked(question, spared, cases, until) or self._failed(cases)
+        finally:
+            self._sparing.end(ruling, [name for case in cases for name in case.begun], probed)
+            for case, seat in cases.items():
+                seat.drop(case)
+        return ruling
+
+    async def _asked(
+        self, question: Question, spared: frozenset[str], cases: dict[Case, Seat], until: float
+    ) -> Ruling | None:
+        while (seat := self._free_seat(besides=cases.values())) is None:
+            if self._monotonic() >= until:
+                return None
+            await asyncio.sleep(LOOK_EVERY)
+        cases[seat.put(question, spared)] = seat
+        ruling = await self._first(cases, until, self._monotonic() + TAKEN_WITHIN)
+        if ruling is not None or self._monotonic() >= until:
+            return ruling
+        if all(case.is_lost for case in cases):  # it died, perhaps of another question: ask once more
+            return await self._asked(question, spared, cases, until) if len(cases) == 1 else None
+        other = self._free_seat(besides=cases.values())
+        if other is not None:
+            cases[other.put(question, spared)] = other
+        return await self._first(cases, until, until)
+
+    async def _first(self, cases: dict[Case, Seat], until: float, taken_until: float) -> Ruling | None:
+        """Wait for the first ruling; for no longer than `taken_until` if no policy has been asked by then."""
+        waiting = [case.ruling for case in cases if not case.ruling.done()]
+        limit = taken_until
+        while waiting:
+            left = limit - self._monotonic()
+            if left <= 0:
+                if limit >= until or not any(case.begun for case in cases):
+                    return None
+                limit = until
+                continue
+            done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                if each.exception() is None:
+                    return each.result()
+            waiting = [each for each in waiting if not each.done()]
+        return None
+
+    def _failed(self, cases: dict[Case, Seat]) -> Ruling:
+        """Say what went wrong, and send away the judges with whom it did."""
+        policy = next((case.begun[-1] for case in cases if case.begun), None)
+        late = [seat for case, seat in cases.items() if not case.is_lost]
+        for seat in late:
+            seat.retire()
+        if late:
+            return Ruling(policy=policy, failure=Failure.LATE)
+        return Ruling(policy=policy, failure=Failure.BROKEN, error="JudgeGone" if cases else "NoJudge")
+
+    def _free(self) -> list[Seat]:
+        return [seat for seat in self._seats if seat.is_free]
+
+    def _free_seat(self, besides: Collection[Seat]) -> Seat | None:
+        return min((seat for seat in self._free() if seat not in besides), key=lambda seat: seat.load, default=None)
+
+    async def _keep(self) -> None:
+        """Keep one seat taken."""
+        pause = FIRST_PAUSE
+        while True:
+            seat = Seat(self._settings)
+            self._seats.append(seat)
+            is_ready = await seat.start(READY_WITHIN)
+            if is_ready:
+                pause = FIRST_PAUSE
+                log.info("judge.started")
+                await seat.over
+                log.warning("judge.replaced", died=seat.is_gone)
+            else:
+                log.error("judge.not_started", tried_again_in=pause)
+            self._seats.remove(seat)
+            task = asyncio.create_task(self._dismiss(seat))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+            if not is_ready:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _dismiss(self, seat: Seat) -> None:
+        """Let a judge answer what it still has, then end it."""
+        until = self._monotonic() + self._settings.authorize_timeout.total_seconds()
+        while seat.load and self._monotonic() < until:  # noqa: ASYNC110 - nobody waits for it
+            await asyncio.sleep(LOOK_EVERY)
+        await seat.end()

@@ -1,0 +1,47 @@
+"""Which policies are left alone: one that fails time and again would only make every driver wait for its failure."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from ingest.authorization.ruling import Ruling
+from ingest.authorization.verdict import Failure
+from workers.push.breaker import Breaker
+
+log = structlog.get_logger()
+
+ITS_OWN = (Failure.LATE, Failure.RAISED, Failure.BROKEN)
+
+
+class Sparing:
+    """A breaker for each policy; after a pause one question finds out how it is. For one thread only."""
+
+    def __init__(self, policies: Sequence[str], monotonic: Callable[[], float]) -> None:
+        self._breakers = {name: Breaker(clock=monotonic) for name in policies}
+        self._probing = dict.fromkeys(policies, 0)
+
+    def spared(self) -> tuple[str, ...]:
+        """Name those that have failed so often that they are left alone."""
+        return tuple(name for name, breaker in self._breakers.items() if breaker.is_open)
+
+    def begin(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Begin with a question: name the policies it shall spare, and those whose probe it is."""
+        found = self.spared()
+        probed = frozenset(name for name in found if self._breakers[name].places(1, in_flight=self._probing[name]) == 1)
+        for name in probed:
+            self._probing[name] += 1
+        return frozenset(found) - probed, probed
+
+    def end(self, ruling: Ruling, asked: Iterable[str], probed: Iterable[str]) -> None:
+        """Note what came of a question, and of which policies it was asked."""
+        for name in probed:
+            self._probing[name] -= 1
+        failed = ruling.policy if ruling.failure in ITS_OWN else None
+        for name in set(asked) - {failed}:
+            self._breakers[name].succeeded()
+        if failed is not None:
+            breaker = self._breakers[failed]
+            was_open = breaker.is_open
+            breaker.failed()
+            if breaker.is_open and not was_open:
+                log.warning("policy.spared", policy=failed, failure=ruling.failure)
