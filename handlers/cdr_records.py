@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from handlers import Context, on
-from handlers.kit.cdrs import put
+from handlers.kit.cdrs import PUT
 from handlers.kit.decimals import read_decimal
 from handlers.kit.fields import pick, read_currency, read_text, read_user_id
 from ingest.documents import json_text
@@ -40,16 +40,15 @@ def cdr_record(event: ChargingRecord, ctx: Context) -> None:
         notes.insert(0, NOT_NAMED)
         ctx.log.warning("cdr.not_named", reason=NOT_NAMED)
     ctx.write(
-        put(
-            {
-                "delivery_id": ctx.delivery.id,
-                **{name: value for name, (value, _) in picked.items()},
-                "notes": notes,
-                "document": storable(json_text(ctx.delivery.body or b"")),
-                "received_at": ctx.delivery.received_at,
-                "recorded_at": ctx.now(),
-            }
-        )
+        PUT,
+        {
+            "delivery_id": ctx.delivery.id,
+            **{name: value for name, (value, _) in picked.items()},
+            "notes": notes,
+            "document": storable(json_text(ctx.delivery.body or b"")),
+            "received_at": ctx.delivery.received_at,
+            "recorded_at": ctx.now(),
+        },
     )
 
 

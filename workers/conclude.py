@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from handlers.kit.context import Write
 from ingest.crashpoints import Step, reach
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
@@ -77,10 +79,8 @@ def _commit(
     own: Callable[[Sequence[Result]], list[Result]],
 ) -> Aftermath:
     """Write outcomes and the effects of those that `own` says are ours; a run whose own writes fail has failed."""
-    ours = own([result for result in results if not result.writes.statements])
-    for result in results:
-        if result.writes.statements:
-            ours += _with_statements(ledger, equipment, result, own)
+    ours = own([result for result in results if not result.writes.written])
+    ours += _with_statements(ledger, equipment, [result for result in results if result.writes.written], own)
     wanted = [
         NewPush(result.delivery_id, result.handler, channel, push, result.finished_at)
         for result in ours
@@ -97,18 +97,47 @@ def _commit(
 
 
 def _with_statements(
-    ledger: Connection, equipment: Equipment, result: Result, own: Callable[[Sequence[Result]], list[Result]]
+    ledger: Connection,
+    equipment: Equipment,
+    results: Sequence[Result],
+    own: Callable[[Sequence[Result]], list[Result]],
 ) -> list[Result]:
+    """Write runs and what they want written, in one savepoint as long as all goes well.
+
+    If not, each half of them is tried in one of its own, until the run is found whose writes fail: only that one has
+    failed.
+    """
+    if not results:
+        return []
     try:
         with ledger.begin_nested():
-            ours = own([result])
-            for statement in result.writes.statements if ours else ():
-                ledger.execute(statement)
+            ours = own(results)
+            _write(ledger, [write for result in ours for write in result.writes.written])
             return ours
     except OUT_OF_ORDER:
         raise  # the database itself: the whole transaction is begun anew
     except SQLAlchemyError as failure:
-        return own([failed(result, failure, RetryPolicy.of(equipment.settings))])
+        if len(results) == 1:
+            return own([failed(results[0], failure, RetryPolicy.of(equipment.settings))])
+    half = len(results) // 2
+    halves = results[:half], results[half:]
+    return [result for some in halves for result in _with_statements(ledger, equipment, some, own)]
+
+
+def _write(ledger: Connection, wanted: Sequence[Write]) -> None:
+    """Run statements in their order; one that follows itself with other values is run once, with all of them."""
+    for (_, names), some in groupby(wanted, key=_alike):
+        alike = list(some)
+        if names is not None:
+            ledger.execute(alike[0].statement, [dict(write.values or {}) for write in alike])
+            continue
+        for write in alike:
+            ledger.execute(write.statement)
+
+
+def _alike(write: Write) -> tuple[int, frozenset[str] | None]:
+    # The names too: of several sets of values SQLAlchemy looks for those of the first one only.
+    return id(write.statement), None if write.values is None else frozenset(write.values)
 
 
 def _new_run(result: Result, queue: str) -> NewRun:

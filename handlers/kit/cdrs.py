@@ -4,9 +4,7 @@ Two rows with one `request_id` are in conflict: the same request has said two th
 follows from the rows. So it depends on no order, and two workers with one of them each need not know of the other.
 """
 
-from collections.abc import Mapping
-
-from sqlalchemy import JSON, Column, Executable, Index, MetaData, Table, Text
+from sqlalchemy import JSON, Column, Index, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import insert
 
 from handlers.kit.columns import NAME, Exact, Moment
@@ -41,10 +39,9 @@ cdrs = Table(
 STANDING = frozenset({"delivery_id", "document", "received_at", "recorded_at"})
 """What a delivery's record keeps when its fields are picked anew, as a replay does."""
 
-
-def put(row: Mapping[str, object]) -> Executable:
-    """Write the record of a delivery, naming every column; if it is there, its fields are written anew."""
-    # The words are PostgreSQL's; SQLite's are the same.
-    statement = insert(cdrs).values(**row)
-    picked = {name: statement.excluded[name] for name in row if name not in STANDING}
-    return statement.on_conflict_do_update(index_elements=[cdrs.c.delivery_id], set_=picked)
+_NEW = insert(cdrs)  # the words are PostgreSQL's; SQLite's are the same
+PUT = _NEW.on_conflict_do_update(
+    index_elements=[cdrs.c.delivery_id],
+    set_={column.name: _NEW.excluded[column.name] for column in cdrs.c if column.name not in STANDING},
+)
+"""Writes the record of a delivery, given all its columns; if it is there, its fields are written anew."""

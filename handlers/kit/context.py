@@ -43,11 +43,24 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """A statement to be run, with the values of its parameters if it names some."""
+
+    statement: Executable
+    values: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Writes:
     """What a run wants committed together with its outcome, in the order in which it was asked for."""
 
     pushes: tuple[Push, ...] = ()
-    statements: tuple[Executable, ...] = ()
+    written: tuple[Write, ...] = ()
+
+    @property
+    def statements(self) -> tuple[Executable, ...]:
+        """The statements without their values."""
+        return tuple(write.statement for write in self.written)
 
 
 class Reader(Protocol):
@@ -105,8 +118,12 @@ class Context(Protocol):
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
         """Run a SELECT on the ledger now. It does not see what this run has written."""
 
-    def write(self, statement: Executable) -> None:
-        """Run an INSERT, UPDATE or DELETE in the transaction that commits the outcome of this run."""
+    def write(self, statement: Executable, values: Mapping[str, object] | None = None) -> None:
+        """Run an INSERT, UPDATE or DELETE in the transaction that commits the outcome of this run.
+
+        A statement that is made once, in the module, and given its `values` here, is run once for all runs of a batch:
+        ten times as fast as one made for each of them.
+        """
 
     def push(  # noqa: PLR0913 - the parts of a push, by name
         self,
@@ -143,12 +160,12 @@ class CollectingContext:
         self._reader = reader
         self._clock = clock
         self._pushes: list[Push] = []
-        self._statements: list[Executable] = []
+        self._written: list[Write] = []
 
     @property
     def writes(self) -> Writes:
         """What was written so far."""
-        return Writes(tuple(self._pushes), tuple(self._statements))
+        return Writes(tuple(self._pushes), tuple(self._written))
 
     def now(self) -> datetime:
         """Tell the time."""
@@ -184,9 +201,9 @@ class CollectingContext:
         """Run a SELECT now."""
         return self._reader.read(statement)
 
-    def write(self, statement: Executable) -> None:
+    def write(self, statement: Executable, values: Mapping[str, object] | None = None) -> None:
         """Collect a statement."""
-        self._statements.append(statement)
+        self._written.append(Write(statement, values))
 
     def push(  # noqa: PLR0913 - the parts of a push, by name
         self,

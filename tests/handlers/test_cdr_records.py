@@ -54,8 +54,8 @@ def handle(  # noqa: PLR0913 - a delivery has many sides
     with capture_logs() as logs:
         cdr_record(event, ctx)
     with engine.begin() as conn:
-        for statement in ctx.writes.statements:
-            conn.execute(statement)
+        for write in ctx.writes.written:
+            conn.execute(write.statement, write.values)
     return logs
 
 

@@ -18,7 +18,7 @@ from ingest.events import SessionStarted
 def {name}(event, ctx):
     pass
 """
-BUILT_IN = ["warn_the_driver", "session_record"]
+BUILT_IN = ["cdr_record", "warn_the_driver", "session_record"]
 COMPLETE = SessionComplete.model_validate({"sessionId": "S", "timestamp": 0}, by_alias=True)
 NUMBERS = count()
 

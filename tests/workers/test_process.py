@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import Column, MetaData, String, Table, create_engine, insert, select, text
+from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine, delete, insert, select, text
 
 from handlers import Context, GiveUp, Moot, RetryLater, on
 from handlers.kit.subscribe import MARK
@@ -267,6 +267,36 @@ def test_a_failing_write_is_its_own_runs_failure(equip: Callable[..., Equipment]
     work(equipment, batch(said("SESSION_STARTED"), said("SESSION_COMPLETE")))
     assert written(equipment) == ["started S1"]
     assert outcomes(equipment, said("SESSION_COMPLETE"))["write_twice"] is Outcome.AGAIN
+
+
+def test_one_failing_write_of_many_in_a_batch_takes_none_of_the_others_with_it(equip: Callable[..., Equipment]) -> None:
+    note = insert(notes)
+
+    @on(SessionStarted)
+    def note_once(event: SessionStarted, ctx: Context) -> None:
+        ctx.write(note, {"text": "the same" if event.session_id in {"S3", "S6"} else event.session_id})
+
+    equipment = equip(note_once)
+    work(equipment, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(9))))
+    assert written(equipment) == ["S0", "S1", "S2", "S4", "S5", "S7", "S8", "the same"]
+    ended = [outcomes(equipment, said("SESSION_STARTED", f"S{number}"))["note_once"] for number in range(9)]
+    assert [number for number, outcome in enumerate(ended) if outcome is Outcome.AGAIN] == [6]
+    assert ended.count(Outcome.DONE) == 8
+
+
+def test_what_handlers_write_with_values_is_written_in_their_order(equip: Callable[..., Equipment]) -> None:
+    note, strike = insert(notes), delete(notes).where(notes.c.text == bindparam("gone"))
+
+    @on(SessionStarted)
+    def note_and_strike(event: SessionStarted, ctx: Context) -> None:
+        ctx.write(strike, {"gone": "noted"})
+        ctx.write(note, {"text": "noted"})
+        ctx.write(note, {"text": event.session_id})
+        ctx.write(note.values(text=f"{event.session_id} again"))
+
+    equipment = equip(note_and_strike)
+    work(equipment, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3))))
+    assert written(equipment) == ["S0", "S0 again", "S1", "S1 again", "S2", "S2 again", "noted"]
 
 
 def test_an_event_that_nobody_takes_is_ignored_and_an_unreadable_one_kept(equip: Callable[..., Equipment]) -> None:
