@@ -14,7 +14,7 @@ import redis
 from ingest.settings import Settings
 from workers.drive.attempts import LONGEST_ANSWER, Attempts, failure_on_the_way, too_long
 from workers.drive.calls import Call, Calls, Pages
-from workers.drive.doors import Door
+from workers.drive.doors import Door, authorities
 from workers.drive.models import ALL_STATUSES, ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken
 from workers.drive.requests import Request
 
@@ -42,7 +42,7 @@ class DriveClient:
         self._calls = Calls(settings)
         self._attempts = Attempts(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
         self._sleep = sleep
-        self._http = httpx.Client(follow_redirects=False)
+        self._http = httpx.Client(verify=authorities(), follow_redirects=False)
 
     def __enter__(self) -> Self:
         """Give back itself."""
@@ -158,7 +158,7 @@ class AsyncDriveClient:
         self._calls = Calls(settings)
         self._attempts = Attempts(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
         self._sleep = sleep
-        self._http = httpx.AsyncClient(follow_redirects=False)
+        self._http = httpx.AsyncClient(verify=authorities(), follow_redirects=False)
 
     async def __aenter__(self) -> Self:
         """Give back itself."""

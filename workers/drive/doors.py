@@ -1,7 +1,10 @@
 """Where a service is, and how we say who we are: URL and headers of each."""
 
 import base64
+import ssl
+from functools import cache
 from importlib.metadata import version
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -40,9 +43,17 @@ class Door:
 
 def _url(setting: str, text: str) -> str:
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        raise SettingsError(f"{setting} is not a URL.") from None
-    if url.query or url.fragment or not url.host:
+        url = urlsplit(text)
+        httpx.URL(text)
+        _ = url.port  # raises ValueError for one that is none
+    except (ValueError, httpx.InvalidURL):  # both repeat it
+        raise SettingsError(f"{setting} is not a URL that can be read.") from None
+    if url.query or url.fragment or not url.hostname:
         raise SettingsError(f"{setting} must be a URL with a host, and without a query: paths are put behind it.")
     return text.rstrip("/")
+
+
+@cache
+def authorities() -> ssl.SSLContext:
+    """Read once whom this machine trusts, for all clients."""
+    return httpx.create_ssl_context()
