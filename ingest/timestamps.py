@@ -8,6 +8,8 @@ ISO_8601 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d+))?)? ?(?:([Zz])|([+-])(\d\d)(?::?([0-5]\d))?)?",
     re.ASCII,
 )
+# How Plugsurfing nearly always writes it: so much of the format is Python's own, which reads it in a tenth of the time.
+PLAIN = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 NUMBER = re.compile(r"-?\d{1,18}(?:\.\d+)?", re.ASCII)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,6 +38,8 @@ def read_timestamp(value: object) -> datetime:
 
 
 def _from_text(text: str) -> datetime:
+    if PLAIN.fullmatch(text):
+        return datetime.fromisoformat(text)
     if NUMBER.fullmatch(text):
         return _from_epoch(float(text) if "." in text else int(text))
     found = ISO_8601.fullmatch(text)
