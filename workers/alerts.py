@@ -67,6 +67,9 @@ class AlertRow:
     resolved_at: datetime | None
 
 
+LONGEST_NAME = 80
+HARMLESS = " -_.:/+@=…"
+
 COLUMNS = [alerts.c[name] for name in AlertRow.__dataclass_fields__]
 
 
@@ -126,6 +129,12 @@ def find_alerts(
     if since is not None:
         query = query.where(alerts.c.raised_at >= since)
     return [alert_row(AlertRow(*row)) for row in ledger.execute(query)]
+
+
+def quoted(name: str) -> str:
+    """Write somebody else's name in a sentence: on one line, with nothing in it that a reader's program would obey."""
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
+    return "".join(sign if sign.isalnum() or sign in HARMLESS else ascii(sign)[1:-1] for sign in shown)
 
 
 def alert_row(row: AlertRow) -> AlertRow:

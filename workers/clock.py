@@ -23,6 +23,9 @@ from workers.ledger import pushes, schedule
 from workers.ledger.transaction import LedgerUnavailable, transact
 from workers.run import now
 from workers.sending import Senders
+from workers.telling import tellers
+from workers.truth import truth_duties
+from workers.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -97,9 +100,13 @@ class Clock:
         log.warning("runs.offered_again", lost=len(lost), orphaned=len(orphaned))
 
 
-def duties_of(_equipment: Equipment) -> list[Duty]:
-    """Make the duties that the settings ask for."""
-    return []
+def duties_of(equipment: Equipment) -> list[Duty]:
+    """Make the duties that the settings ask for. Raise SettingsError if one cannot be done."""
+    return [
+        *truth_duties(equipment),
+        Watchdog(equipment.engine, equipment.settings),
+        *tellers(equipment.engine, equipment.settings),
+    ]
 
 
 def clock(settings: Settings) -> None:

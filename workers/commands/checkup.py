@@ -20,6 +20,7 @@ from ingest.errors import SettingsError
 from ingest.inboxfile import FILE_NAME
 from ingest.keyring import Keyring
 from ingest.settings import Settings
+from workers.addresses import open_addresses
 from workers.commands.failures import sentence
 from workers.commands.output import span
 from workers.commands.stores import sqlite_file
@@ -27,6 +28,7 @@ from workers.ledger.engine import open_ledger, reading
 from workers.ledger.migrate import pending
 from workers.loader import PluginError, load_plugins
 from workers.push.channels import open_channels
+from workers.telling import muted_kinds
 
 OLDEST_REDIS = (6, 2)
 LITTLE_ROOM = 256 * 1024 * 1024
@@ -60,6 +62,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from queues(settings)
     yield from ledger(settings)
     yield from plugins(settings)
+    yield from alerts(settings)
 
 
 def keys(settings: Settings) -> Iterator[Finding]:
@@ -153,6 +156,20 @@ def plugins(settings: Settings) -> Iterator[Finding]:
         yield _fail("push", str(error))
         return
     yield _ok("push", f"Drivers are told by {', '.join(channels)}.")
+
+
+def alerts(settings: Settings) -> Iterator[Finding]:
+    """See whether alerts can be sent where ALERT_URLS says."""
+    try:
+        addresses = open_addresses(settings)
+        muted = muted_kinds(settings)
+    except SettingsError as error:
+        yield _fail("alerts", str(error))
+        return
+    services = ", ".join(address.service for address in addresses)
+    exceptions = f", except {', '.join(sorted(muted))}" if muted else ""
+    where = f"to the log and to {services}" if addresses else "to the log only, as ALERT_URLS is not set"
+    yield _ok("alerts", f"They go {where}{exceptions}.")
 
 
 def _redis(connection: Redis, skew: timedelta) -> Iterator[Finding]:

@@ -108,6 +108,13 @@ Index(
     sqlite_where=text("outcome = 'dead'"),
     postgresql_where=text("outcome = 'dead'"),
 )
+Index(
+    "runs_dead_of",
+    runs.c.handler,
+    runs.c.finished_at,
+    sqlite_where=text("outcome = 'dead'"),
+    postgresql_where=text("outcome = 'dead'"),
+)
 
 sessions = Table(
     "sessions",

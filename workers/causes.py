@@ -1,0 +1,188 @@
+"""What there are alerts about: each rule looks into the ledger, and says what has come about and what is gone."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection
+
+from ingest.envelope import Kind
+from ingest.spans import span_text
+from workers.alerts import Alert, AlertKind, quoted
+from workers.ledger import alerted, piled, traffic, watched
+from workers.ledger.alerted import LOOKS_BACK, MOST
+from workers.ledger.outcomes import WHOLE_DELIVERY
+from workers.ledger.piled import MOST_COUNTED, Pile
+from workers.silence import spans_alike, usual
+
+STEP_BACK = timedelta(minutes=10)
+"""How far a look goes back behind the one before: a transaction may have been open for that long."""
+MOST_EVENTS = 10_000
+"""Events of a span that are counted; more is just as busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why an alert is to be raised, and since when that is so."""
+
+    alert: Alert
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look has found: causes of alerts, and by kind what open alerts are about whose causes are gone."""
+
+    causes: Collection[Cause] = ()
+    gone: Mapping[AlertKind, Collection[str]] = field(default_factory=dict)
+
+
+def open_sessions(ledger: Connection, at: datetime, *, span: timedelta) -> Look:
+    """Find sessions that have run for longer than the span."""
+    kind = AlertKind.SESSION_OPEN
+    found = [
+        Cause(
+            Alert(
+                kind,
+                one.session_id,
+                f"Session {quoted(one.session_id)} started at {_moment(one.at)}, and after {span_text(span)} it is"
+                f" still {quoted(one.status)}.",
+                session_id=one.session_id,
+            ),
+            one.known_at,
+        )
+        for one in watched.running_for_long(ledger, kind, at, span)
+    ]
+    return Look(found, _gone(kind, watched.not_running(ledger, kind)))
+
+
+def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> Look:
+    """Find complete sessions that have had no CDR for longer than the span."""
+    kind = AlertKind.CDR_MISSING
+    found = [
+        Cause(
+            Alert(
+                kind,
+                one.session_id,
+                f"Session {quoted(one.session_id)} was complete at {_moment(one.at)}, and after {span_text(span)} there"
+                " is no CDR for it.",
+                session_id=one.session_id,
+            ),
+            one.known_at,
+        )
+        for one in watched.without_cdr(ledger, kind, at, span)
+    ]
+    return Look(found, _gone(kind, watched.with_cdr(ledger, kind)))
+
+
+class Conflicts:
+    """Finds CDRs with the request id of another one. It remembers how far it has come."""
+
+    def __init__(self) -> None:
+        self._seen_until: datetime | None = None
+
+    def __call__(self, ledger: Connection, at: datetime) -> Look:
+        """Look at what was recorded since the last look."""
+        kind = AlertKind.CDR_CONFLICT
+        found = watched.conflicts(ledger, kind, self._seen_until or at - LOOKS_BACK)
+        if len(found) < MOST:
+            self._seen_until = at - STEP_BACK
+        return Look(
+            [
+                Cause(
+                    Alert(
+                        kind,
+                        one.request_id,
+                        f"There are several CDRs with the request id {quoted(one.request_id)}, and they do not say the"
+                        " same.",
+                        session_id=one.session_id,
+                        delivery_id=one.delivery_id,
+                    ),
+                    one.recorded_at,
+                )
+                for one in found
+            ]
+        )
+
+
+def unreadable(ledger: Connection, at: datetime) -> Look:
+    """Find deliveries that are not understood; one alert for events, and one for CDRs."""
+    kind = AlertKind.UNREADABLE
+    told = alerted.open_subjects(ledger, kind)
+    found = []
+    for what, name in ((Kind.EVENTS, "event"), (Kind.CDRS, "CDR")):
+        pile = piled.unreadable(ledger, what.value, at, alerted.seen_at(ledger, kind, what.value))
+        if what.value not in told and pile is not None:
+            sentence = f"{_count(pile, name)} cannot be understood: `webhooks deliveries --state unreadable`."
+            found.append(_cause(kind, pile, sentence))
+    return Look(found, _gone(kind, [what for what in told if piled.unreadable(ledger, what, at, None) is None]))
+
+
+def dead_letters(ledger: Connection, at: datetime) -> Look:  # noqa: ARG001 - rules are called alike
+    """Find handlers that have given up runs; one alert for each handler."""
+    kind = AlertKind.DEAD_LETTERS
+    told, handlers = alerted.open_subjects(ledger, kind), piled.handlers_of_dead(ledger)
+    found = []
+    for handler in handlers:
+        pile = None if handler in told else piled.dead(ledger, handler, alerted.seen_at(ledger, kind, handler))
+        if pile is not None:
+            whose = "Before any handler" if handler == WHOLE_DELIVERY else f"In the handler {quoted(handler)}"
+            found.append(_cause(kind, pile, f"{whose} {_count(pile, 'run')} failed for good: `webhooks dead`."))
+    return Look(found, _gone(kind, told.difference(handlers)))
+
+
+def gaps(ledger: Connection, at: datetime, *, shortest: timedelta) -> Look:
+    """Find times in which a door was closed for so long that somebody should know; gone when they are covered."""
+    kind = AlertKind.GAP
+    found, covered = [], []
+    for door in traffic.closed_doors(ledger, at):
+        subject = f"{door.inbox} {door.closed_at:%Y-%m-%dT%H:%M:%S}"
+        if door.covered_at is not None:
+            covered.append(subject)
+        elif door.opened_at - door.closed_at >= shortest:
+            sentence = (
+                f"The door of inbox {quoted(door.inbox)} was closed from {_moment(door.closed_at)} to"
+                f" {_moment(door.opened_at)}; what Plugsurfing said meanwhile has not been heard."
+            )
+            found.append(Cause(Alert(kind, subject, sentence), door.noticed_at))
+    told = alerted.open_subjects(ledger, kind)
+    return Look([one for one in found if one.alert.subject not in told], _gone(kind, told.intersection(covered)))
+
+
+def silence(ledger: Connection, at: datetime, *, span: timedelta, busy: int, may_raise: bool) -> Look:
+    """Find that no event has come for so long, at a time that was always a busy one; gone with the next event.
+
+    Not after trouble of our own: while a door has not been open for all of the span, nothing is found.
+    """
+    kind, subject = AlertKind.SILENCE, Kind.EVENTS.value
+    last_at = traffic.last_event_at(ledger, at)
+    told = alerted.open_subjects(ledger, kind)
+    if last_at is not None and last_at > at - span:
+        return Look((), _gone(kind, told))
+    if told or not may_raise or any(door.opened_at > at - span for door in traffic.closed_doors(ledger, at)):
+        return Look()
+    ends = spans_alike(traffic.known_since(ledger), at, span)
+    fewest = usual(lambda end: traffic.count_events(ledger, end, span, MOST_EVENTS), ends, busy)
+    if fewest is None:
+        return Look()
+    since = "for a week" if last_at is None else f"since {_moment(last_at)}"
+    sentence = f"No event has come {since}. At this time there are otherwise {fewest} or more in {span_text(span)}."
+    return Look([Cause(Alert(kind, subject, sentence), last_at or at - LOOKS_BACK)])
+
+
+def _cause(kind: AlertKind, pile: Pile, sentence: str) -> Cause:
+    return Cause(Alert(kind, pile.subject, sentence, delivery_id=pile.last_delivery), pile.last_at)
+
+
+def _count(pile: Pile, noun: str) -> str:
+    if pile.count == 1:
+        return f"1 {noun}"
+    return f"{pile.count}{' or more' * (pile.count >= MOST_COUNTED)} {noun}s"
+
+
+def _gone(kind: AlertKind, subjects: Collection[str]) -> Mapping[AlertKind, Collection[str]]:
+    return {kind: subjects} if subjects else {}
+
+
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"

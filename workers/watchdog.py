@@ -1,0 +1,99 @@
+"""The watchdog: looks once a minute for what nobody would notice, and raises one alert for each cause.
+
+It looks at the ledger alone: at what should have come and has not, and at what has come and should not have.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from ingest.settings import Settings
+from workers import causes
+from workers.alerts import raise_alert, resolve_alerts
+from workers.causes import Look
+from workers.ledger.engine import reading
+from workers.ledger.transaction import transact
+from workers.run import now
+
+log = structlog.get_logger()
+
+LOOK_EVERY = timedelta(minutes=1)
+REST = timedelta(minutes=10)
+SETTLED_AFTER = timedelta(minutes=5)
+"""After trouble of our own, silence is nobody else's before what waited has reached the ledger."""
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Rule:
+    """One thing to look for, and how long to rest after that: what goes through many sessions rests for longer."""
+
+    look: Callable[[Connection, datetime], Look]
+    pause: timedelta = timedelta()
+    not_before: float = float("-inf")
+
+
+class Watchdog:
+    """The clock's duty to look. Several clocks raise no alert twice."""
+
+    name = "watchdog"
+    every = LOOK_EVERY
+
+    def __init__(self, engine: Engine, settings: Settings, *, clock: Clock = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._well_since: float | None = None
+        self._rules = self._chosen(settings)
+
+    def run(self) -> None:
+        """Look for everything once; a failure of the ledger is left to who calls."""
+        at, moment = now(), self._clock()
+        try:
+            for rule in self._rules:
+                if moment >= rule.not_before:
+                    self._obey(rule, at)
+                    rule.not_before = moment + rule.pause.total_seconds()
+        except BaseException:
+            self._well_since = None
+            raise
+        if self._well_since is None:
+            self._well_since = moment
+
+    def _chosen(self, settings: Settings) -> list[Rule]:
+        """Leave out what a setting of 0 turns off."""
+        spans: Sequence[tuple[timedelta, Rule]] = (
+            (settings.watch_session_open, Rule(partial(causes.open_sessions, span=settings.watch_session_open))),
+            (settings.watch_cdr_missing, Rule(partial(causes.missing_cdrs, span=settings.watch_cdr_missing), REST)),
+            (settings.watch_gap, Rule(partial(causes.gaps, shortest=settings.watch_gap))),
+            (
+                settings.watch_silence,
+                Rule(partial(self._silence, span=settings.watch_silence, busy=settings.watch_busy)),
+            ),
+        )
+        always = [Rule(causes.Conflicts()), Rule(causes.unreadable), Rule(causes.dead_letters)]
+        return [*always, *(rule for span, rule in spans if span)]
+
+    def _silence(self, ledger: Connection, at: datetime, *, span: timedelta, busy: int) -> Look:
+        is_settled = self._well_since is not None and self._clock() - self._well_since >= SETTLED_AFTER.total_seconds()
+        return causes.silence(ledger, at, span=span, busy=busy, may_raise=is_settled)
+
+    def _obey(self, rule: Rule, at: datetime) -> None:
+        with reading(self._engine) as ledger:
+            look = rule.look(ledger, at)
+        if not look.causes and not look.gone:
+            return
+
+        def write(ledger: Connection) -> int:
+            for kind, subjects in look.gone.items():
+                resolve_alerts(ledger, kind, subjects, at)
+            return sum(raise_alert(ledger, cause.alert, at, since=cause.since) for cause in look.causes)
+
+        transact(self._engine, write)
+        for kind, subjects in look.gone.items():
+            log.info("alerts.resolved", kind=kind, count=len(subjects))
