@@ -18,6 +18,7 @@ from ingest.errors import SettingsError
 from ingest.lease import report_death
 from ingest.log import configure_logging
 from ingest.settings import Settings
+from workers.allowed import OurJob
 from workers.equipment import open_once, preload
 from workers.ledger.rehearsal import rehearse
 from workers.push.channels import open_channels
@@ -82,6 +83,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         served,
         connection=connection,
         serializer=JSONSerializer,
+        job_class=OurJob,
         worker_ttl=WORKER_TTL,
         work_horse_killed_handler=lambda job, *_ending: report_death(connection, job.id),
     )

@@ -1,0 +1,67 @@
+"""What somebody who can write to Redis can have a worker do."""
+
+from pathlib import Path
+
+import pytest
+import redis
+from rq import Queue
+from rq.job import Callback
+from rq.serializers import JSONSerializer
+
+from ingest.broker import WORK_BATCH, WORK_RUNS, queue
+from workers.allowed import OurJob
+from workers.worker import PreloadedWorker
+
+
+def work_off(connection: redis.Redis) -> None:
+    worker = PreloadedWorker(
+        [queue("other", connection)], connection=connection, serializer=JSONSerializer, job_class=OurJob
+    )
+    worker.work(burst=True, logging_level=None)
+
+
+def outcome(connection: redis.Redis, job_id: str) -> tuple[str | None, str]:
+    job = OurJob.fetch(job_id, connection=connection, serializer=JSONSerializer)
+    result = job.latest_result()
+    return job.get_status(), (result.exc_string or "") if result else ""
+
+
+@pytest.mark.parametrize("function", ["os.mkdir", "workers.process.settle", "builtins.exec", "", "workers.process"])
+def test_a_function_that_is_not_ours_is_not_called(valkey: redis.Redis, tmp_path: Path, function: str) -> None:
+    made = tmp_path / "made"
+    job = queue("other", valkey).enqueue_call(function or "x", args=[str(made)])
+    if not function:
+        job.func_name = ""
+        job.save()
+    work_off(valkey)
+    status, why = outcome(valkey, job.id)
+    assert status == "failed"
+    assert "NotOurJob" in why
+    assert not made.exists()
+
+
+def test_a_method_of_a_value_is_not_called(valkey: redis.Redis) -> None:
+    job = OurJob.create(WORK_BATCH, args=["none"], connection=valkey, serializer=JSONSerializer)
+    job.instance = "a text"
+    job.save()
+    queue("other", valkey).enqueue_job(job)
+    work_off(valkey)
+    status, why = outcome(valkey, job.id)
+    assert (status, "NotOurJob" in why) == ("failed", True)
+
+
+@pytest.mark.parametrize("when", ["on_success", "on_failure", "on_stopped"])
+def test_callbacks_are_not_called(valkey: redis.Redis, when: str) -> None:
+    job = Queue("other", connection=valkey, serializer=JSONSerializer).enqueue_call(
+        "os.getpid", **{when: Callback("os.abort")}
+    )
+    found = OurJob.fetch(job.id, connection=valkey, serializer=JSONSerializer)
+    assert (found.success_callback, found.failure_callback, found.stopped_callback) == (None, None, None)
+    work_off(valkey)
+    assert outcome(valkey, job.id)[0] == "failed"
+
+
+@pytest.mark.parametrize("function", [WORK_BATCH, WORK_RUNS])
+def test_our_own_functions_are_there(valkey: redis.Redis, function: str) -> None:
+    job = OurJob.create(function, connection=valkey, serializer=JSONSerializer)
+    assert job.func.__name__ == function.rpartition(".")[2]
