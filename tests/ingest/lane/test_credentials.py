@@ -1,0 +1,75 @@
+from base64 import b64encode
+
+import pytest
+from structlog.testing import capture_logs
+
+from ingest.authorization.question import Form
+from ingest.errors import NotAuthentic, SettingsError
+from ingest.lane.credentials import Credentials
+from ingest.settings import load_settings
+
+
+def credentials(text="one\nTwö\nToken three", **settings):
+    return Credentials(load_settings(authorize_credentials=text, **settings))
+
+
+def passes(value, form=Form.OCPI, **given):
+    try:
+        credentials(**given).check([(b"Authorization", value)], form)
+    except NotAuthentic:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("value", ["one", "Twö", "Token three", " one\t"])
+@pytest.mark.parametrize("form", Form)
+def test_any_of_the_values_is_right_in_either_form(value, form):
+    assert passes(value.encode(), form)
+
+
+@pytest.mark.parametrize("value", [b"", b"one ne", b"On", b"ONE", b"one\nTw\xc3\xb6", b"three", b"Bearer one", b"\xff"])
+def test_anything_else_is_wrong(value):
+    assert not passes(value)
+
+
+@pytest.mark.parametrize("credential", [b"one", "Twö".encode(), b"three"])
+def test_ocpi_sends_them_in_base64_or_plain(credential):
+    for value in (b"Token " + b64encode(credential), b"token  " + b64encode(credential), b"Token " + credential):
+        assert passes(value)
+        assert passes(value, Form.PLUGSURFING) is (value == b"Token three")
+
+
+def test_two_headers_are_refused_even_if_both_are_right():
+    with pytest.raises(NotAuthentic):
+        credentials().check([(b"authorization", b"one")] * 2, Form.OCPI)
+    with pytest.raises(NotAuthentic):
+        credentials().check([], Form.OCPI)
+
+
+def test_without_any_the_settings_are_refused():
+    with pytest.raises(SettingsError, match="AUTHORIZE_CREDENTIALS is not set"):
+        load_settings().require_credentials()
+    with pytest.raises(SettingsError, match="AUTHORIZE_CREDENTIALS is set, but empty"):
+        load_settings(authorize_credentials=" \n ")
+
+
+def test_a_file_that_is_half_written_or_gone_changes_nothing(tmp_path):
+    file, now = tmp_path / "secret", [0.0]
+    file.write_text("old")
+    held = Credentials(load_settings(authorize_credentials_file=file), monotonic=lambda: now[0])
+    file.write_text("ne")
+    assert not held.refresh()
+    now[0] += 0.3
+    file.write_text("new")
+    assert not held.refresh()
+    now[0] += 0.4
+    assert not held.refresh()
+    now[0] += 0.2
+    assert held.refresh()
+    held.check([(b"authorization", b"new")], Form.OCPI)
+    file.unlink()
+    with capture_logs() as logs:
+        assert not held.refresh()
+        assert not held.refresh()
+    assert [line["event"] for line in logs] == ["keys.kept_old"]
+    held.check([(b"authorization", b"new")], Form.OCPI)

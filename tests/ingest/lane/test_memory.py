@@ -1,0 +1,38 @@
+import asyncio
+from datetime import timedelta
+
+from ingest.authorization.ruling import Ruling
+from ingest.lane.memory import Memory
+
+
+def asked(script, **given):
+    """Run a script of (request, seconds to wait before); say which asks were repeats."""
+
+    async def run():
+        now = [0.0]
+        memory = Memory(given.pop("span", timedelta(seconds=60)), monotonic=lambda: now[0], **given)
+        repeats = []
+        for number, (request, wait) in enumerate(script):
+            now[0] += wait
+
+            async def ask():
+                return Ruling()
+
+            remembered, is_repeat = memory.ask(request, str(number), ask)
+            await remembered.ruling
+            repeats.append(remembered.id if is_repeat else None)
+        return repeats
+
+    return asyncio.run(run())
+
+
+def test_a_request_is_remembered_for_a_span_from_its_first_time():
+    assert asked([(b"a", 0), (b"b", 0), (b"a", 30), (b"a", 29), (b"a", 1)]) == [None, None, "0", "0", None]
+
+
+def test_of_too_many_the_oldest_are_forgotten():
+    assert asked([(b"a", 0), (b"b", 0), (b"c", 0), (b"c", 0), (b"a", 0)], places=2) == [None, None, None, "2", None]
+
+
+def test_a_span_of_nothing_remembers_nothing():
+    assert asked([(b"a", 0), (b"a", 0)], span=timedelta()) == [None, None]
