@@ -14,7 +14,7 @@ WebhooksError
 ├── NotOurJob            a job in Redis asks for what is none of ours (workers.allowed)
 ├── PushFailed           a channel could not hand a push on (handlers.kit.channel)
 │   └── Unregistered     because the device is gone (handlers.kit.channel)
-└── DriveError           the Drive API did not give what it was asked for; its own tree is in workers.drive.errors
+└── DriveError           the Drive API did not give what it was asked for; its kinds are there (workers.drive.errors)
 """
 
 from http import HTTPStatus
