@@ -21,6 +21,7 @@ from workers.duties import Duties, Duty
 from workers.equipment import Equipment, equip
 from workers.ledger import pushes, schedule
 from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.policy_facts import facts_duties
 from workers.run import now
 from workers.sending import Senders
 from workers.telling import tellers
@@ -104,6 +105,7 @@ def duties_of(equipment: Equipment) -> list[Duty]:
     """Make the duties that the settings ask for. Raise SettingsError if one cannot be done."""
     return [
         *truth_duties(equipment),
+        *facts_duties(equipment),
         Watchdog(equipment.engine, equipment.settings),
         *tellers(equipment.engine, equipment.settings),
     ]

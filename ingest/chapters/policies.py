@@ -69,10 +69,10 @@ class PolicySettings(BaseSettings):
         "id; or a JSON pointer to the user's id in the question",
     )
     authorize_balances_every: Span = Field(
-        timedelta(minutes=5), description="how often a balance is read that was asked for within a day; others daily"
+        timedelta(minutes=5), description="how often a balance is read that was asked for within a day; others twice in AUTHORIZE_BALANCES_STALE"
     )
     authorize_balances_stale: Span = Field(
-        timedelta(hours=1), description="how long a balance is good for while the Drive API is away"
+        timedelta(days=1), description="how long a balance is good for while the Drive API is away"
     )
     authorize_balances_a_minute: Count = Field(300, description="most balances that are read in a minute")
     authorize_one_session: bool = Field(

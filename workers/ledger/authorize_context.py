@@ -1,8 +1,8 @@
-"""What policies read: the ledger, each time in a short transaction of its own."""
+"""What policies are given: what they may ask for often from memory, the rest from the ledger."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -10,13 +10,18 @@ from structlog.typing import FilteringBoundLogger
 from handlers.kit.authorize import AuthorizeContext, BalanceFacts, ChargingKeyFacts, Policy
 from ingest.settings import Settings
 from workers.ledger.engine import open_ledger
+from workers.ledger.facts import Facts
 from workers.ledger.reader import LedgerReader
+
+FIRST_LOOK = timedelta(seconds=2)
+"""How long policies are not asked for want of facts; a ledger that takes longer is as good as away."""
 
 
 @dataclass(frozen=True)
 class LedgerContext(LedgerReader):
     """The context of one policy."""
 
+    facts: Facts
     settings: Settings
     log: FilteringBoundLogger
 
@@ -24,29 +29,31 @@ class LedgerContext(LedgerReader):
         """Tell the time."""
         return datetime.now(UTC)
 
-    def charging_key(self, identifier: str) -> ChargingKeyFacts | None:  # noqa: ARG002 - none are read yet
-        """Find none."""
-        return None
+    def charging_key(self, identifier: str) -> ChargingKeyFacts | None:
+        """Find a charging key in memory."""
+        return self.facts.charging_key(identifier)
 
     def keys_read_at(self) -> datetime | None:
-        """Say that they never were."""
-        return None
+        """Say when the list of keys was read from the Drive API."""
+        return self.facts.keys_read_at()
 
-    def balance(self, user_id: str) -> BalanceFacts | None:  # noqa: ARG002 - none are read yet
-        """Find none."""
-        return None
+    def balance(self, user_id: str) -> BalanceFacts | None:
+        """Find a balance in memory."""
+        return self.facts.balance(user_id)
 
-    def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:  # noqa: ARG002 - see above
-        """Name none."""
-        return ()
+    def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
+        """Name open sessions from memory."""
+        return self.facts.open_sessions(key, user_id)
 
     def sessions_read_at(self) -> datetime | None:
-        """Say that they never were."""
-        return None
+        """Say when the open sessions were looked through."""
+        return self.facts.sessions_read_at()
 
 
 def open_contexts(settings: Settings) -> Callable[[Policy], AuthorizeContext]:
-    """Open the ledger for the policies of this process; no connection is made before the first read."""
+    """Open the ledger for the policies of this process, and begin to copy what they know from it."""
     engine = open_ledger(settings.database_url)
+    facts = Facts(engine, settings)
+    facts.start(FIRST_LOOK)
     log = structlog.get_logger()
-    return lambda policy: LedgerContext(engine, settings, log.bind(policy=policy.name))
+    return lambda policy: LedgerContext(engine, facts, settings, log.bind(policy=policy.name))

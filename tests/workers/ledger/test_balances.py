@@ -1,0 +1,68 @@
+"""Prepaid balances in the ledger, and whose are read next."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+from workers.ledger import balances
+from workers.ledger.balances import Balance
+
+MINUTE = timedelta(minutes=1)
+EXACT = Decimal("0.1000000000000000000000000001")
+
+
+def claim(conn, now, limit=10):
+    return balances.claim(conn, now, MINUTE, limit=limit)
+
+
+def test_whoever_a_driver_waits_for_comes_first(ledger, noon):
+    with ledger.begin() as conn:
+        balances.expect(conn, ["routine", "asked"], noon)
+        balances.want(conn, ["asked", "new"], noon, older_than=5 * MINUTE)
+        balances.want(conn, [], noon, older_than=5 * MINUTE)
+        assert balances.is_any_due(conn, noon)
+        assert set(claim(conn, noon, 2)) == {"asked", "new"}
+        assert claim(conn, noon) == ["routine"]
+        assert not balances.is_any_due(conn, noon)
+        assert balances.is_any_due(conn, noon + MINUTE)
+
+
+def test_what_was_read_is_exact_and_read_again_sooner_if_it_is_asked_for(ledger, noon):
+    with ledger.begin() as conn:
+        balances.expect(conn, ["seldom"], noon)
+        balances.want(conn, ["often"], noon, older_than=5 * MINUTE)
+        claim(conn, noon)
+        read = [Balance("often", EXACT, noon), Balance("seldom", Decimal("-1.50"), noon)]
+        balances.put(conn, read, every=5 * MINUTE, otherwise=60 * MINUTE)
+        assert sorted(balances.read_since(conn, noon), key=lambda one: one.user_id) == read
+        assert balances.read_since(conn, noon + MINUTE) == []
+        assert claim(conn, noon + 5 * MINUTE) == ["often"]
+        assert claim(conn, noon + 60 * MINUTE, 1) == ["often"]
+        assert claim(conn, noon + 60 * MINUTE, 1) == ["seldom"]
+
+
+def test_an_old_balance_that_is_asked_for_is_read_at_once_and_a_new_one_is_not(ledger, noon):
+    with ledger.begin() as conn:
+        balances.expect(conn, ["u1"], noon)
+        claim(conn, noon)
+        balances.put(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=600 * MINUTE)
+        balances.want(conn, ["u1"], noon + MINUTE, older_than=5 * MINUTE)
+        assert claim(conn, noon + MINUTE) == []
+        balances.want(conn, ["u1"], noon + 6 * MINUTE, older_than=5 * MINUTE)
+        assert claim(conn, noon + 6 * MINUTE) == ["u1"]
+
+
+def test_who_could_not_be_read_is_left_alone_for_a_while(ledger, noon):
+    with ledger.begin() as conn:
+        balances.want(conn, ["u1"], noon, older_than=5 * MINUTE)
+        claim(conn, noon)
+        balances.put(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=5 * MINUTE)
+        balances.failed(conn, ["u1"], noon + 6 * MINUTE, noon + 7 * MINUTE, "away")
+        balances.want(conn, ["u1"], noon + 6.5 * MINUTE, older_than=5 * MINUTE)
+        assert claim(conn, noon + 6.5 * MINUTE) == []
+        assert [one.amount for one in balances.read_since(conn, noon)] == [EXACT]
+        assert claim(conn, noon + 7 * MINUTE) == ["u1"]
+
+
+def test_no_user_and_no_amount_is_in_a_representation(noon):
+    assert repr(Balance("user1", EXACT, noon)).count("0.1") == 0
+    assert "user1" not in repr(Balance("user1", EXACT, noon))

@@ -1,0 +1,98 @@
+"""What was decided at the charger: written after the answer, several decisions at once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from ingest.events import LONGEST_TEXT, storable
+from workers.ledger.authorization_tables import authorizations
+from workers.ledger.bulk import insert_new
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A decision as the ledger knows it."""
+
+    id: str
+    at: datetime
+    form: str
+    decision: str
+    policy: str | None
+    """Whose word it was; None if no policy had anything to say, or none could."""
+    reason: str | None
+    latency_us: int
+    session_id: str | None = None
+    reference_id: str | None = None
+    location_id: str | None = None
+    country_code: str | None = None
+    key: str | None = field(default=None, repr=False)
+    repeated: bool = False
+    """The same question had been asked within the window, so this is the same answer."""
+    failure: str | None = None
+    """Why AUTHORIZE_ON_FAILURE was the answer."""
+
+    @property
+    def latency(self) -> timedelta:
+        """How long the answer took."""
+        return self.latency_us * MICROSECOND
+
+
+COLUMNS = [authorizations.c[name] for name in DecisionRow.__dataclass_fields__]
+FROM_OUTSIDE = ("form", "session_id", "reference_id", "location_id", "country_code", "key")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which decisions are asked for; None: all."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    decision: str | None = None
+    policy: str | None = None
+    keys: Sequence[str] | None = None
+    session_id: str | None = None
+
+
+def add(conn: Connection, rows: Iterable[DecisionRow]) -> None:
+    """Write decisions; those that are there already stay as they are."""
+    insert_new(conn, authorizations, [_values(row) for row in rows])
+
+
+def find(conn: Connection, wanted: Wanted, limit: int | None = None) -> list[DecisionRow]:
+    """List decisions, newest first."""
+    table = authorizations.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.since is not None:
+        conditions.append(table.at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(table.at < wanted.until)
+    if wanted.decision is not None:
+        conditions.append(table.decision == wanted.decision)
+    if wanted.policy is not None:
+        conditions.append(table.policy == wanted.policy)
+    if wanted.keys is not None:
+        conditions.append(table.key.in_(wanted.keys))
+    if wanted.session_id is not None:
+        conditions.append(table.session_id == wanted.session_id)
+    query = select(*COLUMNS).where(*conditions).order_by(table.at.desc(), table.id).limit(limit)
+    return [DecisionRow(*row) for row in conn.execute(query)]
+
+
+def keys_asked_for(conn: Connection, since: datetime, limit: int) -> set[str]:
+    """List the keys that the latest questions since then were about."""
+    table = authorizations.c
+    query = select(table.key).where(table.at >= since, table.key.is_not(None)).order_by(table.at.desc()).limit(limit)
+    return set(conn.scalars(query))
+
+
+def _values(row: DecisionRow) -> dict[str, object]:
+    values: dict[str, object] = asdict(row)
+    for name in FROM_OUTSIDE:
+        text = values[name]
+        if isinstance(text, str):  # as they came from outside, they may hold anything, and be too long for an index
+            values[name] = storable(text)[:LONGEST_TEXT]
+    return values

@@ -1,0 +1,171 @@
+"""The clock's duties that read from the Drive API what policies want to know, so that no answer waits for it."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection
+
+from handlers.kit.identifiers import canonical, spellings
+from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, storable
+from workers.allowance import Allowance
+from workers.drive.client import DriveClient
+from workers.drive.errors import DriveError, DriveUnavailable, NotInDrive
+from workers.drive.models import ChargingKey
+from workers.duties import Duty
+from workers.equipment import Equipment
+from workers.ledger import authorizations, balances, charging_keys, drive_readings
+from workers.ledger.balances import Balance
+from workers.ledger.charging_keys import KeyRow
+from workers.ledger.engine import reading
+from workers.ledger.facts import KEYS
+from workers.ledger.transaction import transact
+from workers.run import now
+
+log = structlog.get_logger()
+
+LEASE = timedelta(minutes=2)
+"""How long what is read is left to who reads it; longer than an answer of the Drive API is waited for."""
+AGAIN_AFTER = timedelta(seconds=30)
+"""When what could not be read is tried again."""
+EARLIEST_AGAIN = timedelta(minutes=1)
+"""How old the list of keys is at least when a question about an unknown key has it read before its time."""
+QUESTIONS = 1000
+AT_ONCE = 10
+
+
+def facts_duties(equipment: Equipment) -> list[Duty]:
+    """Make them: none without policies, or without a key of the Drive API."""
+    settings = equipment.settings
+    if not (settings.has_drive and equipment.plugins.policies):
+        return []
+    drive = DriveClient(settings, equipment.connection)
+    duties: list[Duty] = [ReadKeys(equipment, drive)]
+    if settings.drive_balance_path is not None:
+        duties.append(ReadBalances(equipment, drive))
+    return duties
+
+
+class ReadKeys:
+    """Reads the list of charging keys as a whole: of AUTHORIZE_FLEETS, or of the organization.
+
+    It takes the place of the last one only when all of it was read; until then, and if that fails, the last one stands.
+    """
+
+    name = "keys"
+    every = timedelta(seconds=5)
+
+    def __init__(self, equipment: Equipment, drive: DriveClient) -> None:
+        self._engine = equipment.engine
+        self._settings = equipment.settings
+        self._drive = drive
+
+    def run(self) -> None:
+        """Read the list if it is due."""
+        if not transact(self._engine, self._claim):
+            return
+        try:
+            listed = list(self._read())
+        except DriveError as failure:
+            reason = str(failure)
+            transact(
+                self._engine, lambda ledger: drive_readings.failed(ledger, KEYS, now(), now() + AGAIN_AFTER, reason)
+            )
+            raise
+        changed = transact(self._engine, lambda ledger: self._keep(ledger, listed))
+        log.info("keys.read", keys=len(listed), changed=changed)
+
+    def _claim(self, ledger: Connection) -> bool:
+        at = now()
+        if self._is_too_old(ledger, at):
+            drive_readings.hasten(ledger, KEYS, at)
+        return drive_readings.claim(ledger, KEYS, at, LEASE)
+
+    def _is_too_old(self, ledger: Connection, at: datetime) -> bool:
+        last = drive_readings.get(ledger, KEYS)
+        if last is None or last.read_at is None or last.failed_at is not None or at - last.read_at < EARLIEST_AGAIN:
+            return False
+        return self._has_unknown(ledger, authorizations.keys_asked_for(ledger, last.read_at, QUESTIONS))
+
+    def _has_unknown(self, ledger: Connection, asked: Iterable[str]) -> bool:
+        """Say whether one of the keys is not listed: Plugsurfing asks about keys that it knows, so the list is old."""
+        by_key = {key: spellings(key, self._settings.authorize_key_bytes) for key in asked}
+        known = charging_keys.known(ledger, {spelt for several in by_key.values() for spelt in several})
+        return any(known.isdisjoint(several) for several in by_key.values())
+
+    def _read(self) -> Iterator[KeyRow]:
+        for fleet_id in self._settings.authorize_fleets or (None,):
+            for key in self._drive.charging_keys(fleet_id):
+                yield row_of(key, fleet_id)
+
+    def _keep(self, ledger: Connection, listed: list[KeyRow]) -> int:
+        at, settings = now(), self._settings
+        generation = drive_readings.begin_generation(ledger, KEYS)
+        changed = charging_keys.replace_all(ledger, listed, generation, at)
+        drive_readings.complete(ledger, KEYS, at, at + settings.authorize_keys_every, len(listed))
+        if settings.authorize_least_balance is not None and settings.authorize_holder == "contract":
+            balances.expect(ledger, charging_keys.contracts(ledger), at)
+        return changed
+
+
+class ReadBalances:
+    """Reads the balances that are due, those that a driver waits for first, AUTHORIZE_BALANCES_A_MINUTE at most."""
+
+    name = "balances"
+    every = timedelta(seconds=1)
+
+    def __init__(self, equipment: Equipment, drive: DriveClient) -> None:
+        self._engine = equipment.engine
+        self._settings = equipment.settings
+        self._drive = drive
+        self._allowance = Allowance(equipment.settings.authorize_balances_a_minute)
+
+    def run(self) -> None:
+        """Read some, several at the same time. Raises what is wrong with the Drive API, once what was read is kept."""
+        limit = min(self._allowance.left(), AT_ONCE)
+        if limit == 0 or not self._is_any_due():
+            return
+        users = transact(self._engine, lambda ledger: balances.claim(ledger, now(), LEASE, limit=limit))
+        if not users:
+            return
+        self._allowance.spend(len(users))
+        with ThreadPoolExecutor(len(users)) as pool:
+            answers = dict(zip(users, pool.map(self._read, users), strict=True))
+        read = [answer for answer in answers.values() if isinstance(answer, Balance)]
+        failed = {user_id: answer for user_id, answer in answers.items() if isinstance(answer, DriveError)}
+        transact(self._engine, lambda ledger: self._keep(ledger, read, failed))
+        if failed:
+            raise next(iter(failed.values()))
+
+    def _is_any_due(self) -> bool:
+        with reading(self._engine) as ledger:  # on SQLite a look, unlike a claim, keeps nobody from writing
+            return balances.is_any_due(ledger, now())
+
+    def _read(self, user_id: str) -> Balance | DriveError:
+        try:
+            return Balance(user_id, self._drive.balance(user_id), now())
+        except NotInDrive:
+            return Balance(user_id, None, now())
+        except DriveError as failure:
+            return failure
+
+    def _keep(self, ledger: Connection, read: list[Balance], failed: dict[str, DriveError]) -> None:
+        every = self._settings.authorize_balances_every
+        balances.put(ledger, read, every=every, otherwise=max(every, self._settings.authorize_balances_stale / 2))
+        for user_id, failure in sorted(failed.items()):
+            after = AGAIN_AFTER if isinstance(failure, DriveUnavailable) else every
+            balances.failed(ledger, [user_id], now(), now() + after, str(failure))
+
+
+def row_of(key: ChargingKey, fleet_id: str | None) -> KeyRow:
+    """Write a key as the ledger keeps it; a fleet's list need not say which fleet it is."""
+    contract = None if key.contract_id is None else storable(key.contract_id)
+    return KeyRow(
+        identifier=storable(canonical(key.identifier))[:LONGEST_TEXT],
+        enabled=key.enabled,
+        valid_to=key.valid_to,
+        contract_id=contract if contract and len(contract) <= LONGEST_USER_ID else None,
+        visual_number=None if key.visual_number is None else storable(key.visual_number),
+        fleet_id=storable(key.fleet_id or fleet_id or "") or None,
+    )
