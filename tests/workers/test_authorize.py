@@ -1,0 +1,131 @@
+"""The process type `authorize`, with policies in a file of their own, over HTTP."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import httpx
+import pytest
+
+WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
+PLUGIN = '''
+"""A team's own policies."""
+
+import time
+
+from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+
+
+@authorize(order=20, name="second")
+def says_expired(question: Question, ctx: AuthorizeContext) -> Decision | None:
+    return Decision(Allowed.EXPIRED)
+
+
+@authorize(order=10, name="first")
+async def knows_some(question: Question, ctx: AuthorizeContext) -> Decision | None:
+    if question.key == "hang":
+        time.sleep(600)
+    return Decision(Allowed.BLOCKED) if question.key == "blocked" else None
+
+
+@authorize(order=1, when=lambda settings: settings.default_locale == "nl")
+def only_in_dutch(question: Question, ctx: AuthorizeContext) -> Decision | None:
+    return Decision(Allowed.NO_CREDIT)
+'''
+
+
+@pytest.fixture
+def environment(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return {
+        "PATH": os.environ["PATH"],
+        "AUTHORIZE_CREDENTIALS": "a-secret",
+        "AUTHORIZE_PORT": str(port),
+        "AUTHORIZE_TIMEOUT": "1",
+        "AUTHORIZE_ON_FAILURE": "NOT_ALLOWED",
+        "HANDLER_MODULES": "team_policies",
+        "DATA_DIR": str(tmp_path / "var"),
+        "LOG_FORMAT": "json",
+    }
+
+
+def written(tmp_path, text):
+    (tmp_path / "team_policies.py").write_text(dedent(text))
+
+
+def refused(tmp_path, environment):
+    """Start it; give its exit code and what it says."""
+    ended = subprocess.run(
+        [WEBHOOKS, "authorize"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    return ended.returncode, ended.stderr
+
+
+@pytest.fixture
+def client(tmp_path, environment):
+    """A client of the running process, which is ended as a supervisor ends it."""
+    written(tmp_path, PLUGIN)
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([WEBHOOKS, "authorize"], cwd=tmp_path, env=environment, stderr=log)
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{environment['AUTHORIZE_PORT']}", headers={"Authorization": "a-secret"}, timeout=30
+    ) as client:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                if client.get("/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        yield client
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0, (tmp_path / "log").read_text()
+
+
+def test_without_credentials_it_does_not_start(tmp_path, environment):
+    written(tmp_path, PLUGIN)
+    del environment["AUTHORIZE_CREDENTIALS"]
+    code, said = refused(tmp_path, environment)
+    assert code == 2
+    assert said.count("\n") == 1
+    assert "AUTHORIZE_CREDENTIALS is not set" in said
+
+
+def test_with_a_broken_plugin_it_does_not_start_and_names_the_file(tmp_path, environment):
+    written(tmp_path, "from handlers import authorise\n")
+    code, said = refused(tmp_path, environment)
+    assert code != 0
+    assert said.count("\n") == 1
+    assert "team_policies.py, line 1, cannot be loaded" in said
+
+
+def test_two_policies_of_one_name_are_refused(tmp_path, environment):
+    written(tmp_path, PLUGIN.replace('name="second"', 'name="first"'))
+    code, said = refused(tmp_path, environment)
+    assert code != 0
+    assert "both have a policy named first" in said
+
+
+def test_policies_answer_in_their_order_and_in_time(client, tmp_path):
+    def asked(**document):
+        return client.post("/plugsurfing/authorizations", json=document).json()["allowed"]
+
+    assert asked(keyIdentifier="blocked") == "BLOCKED"
+    assert asked(keyIdentifier="another") == "EXPIRED"
+    token = client.post("/ocpi/2.2.1/tokens/blocked/authorize", headers={"Authorization": "Token YS1zZWNyZXQ="})
+    assert token.json()["data"]["allowed"] == "BLOCKED"
+    begun = time.monotonic()
+    assert asked(keyIdentifier="hang") == "NOT_ALLOWED"
+    assert time.monotonic() - begun < 10
+    assert asked(keyIdentifier="blocked", again=True) == "BLOCKED"
+    log = (tmp_path / "log").read_text()
+    assert '"policies": ["first", "second"]' in log
+    assert "keyIdentifier" not in log
