@@ -11,6 +11,8 @@ EVENT = "event"
 """The source of a fact that one of the session's events told us."""
 DRIVE = "drive"
 """The source of a fact that we read from the Drive API."""
+LAST_WORD = "COMPLETE"
+"""The status after which nothing changes, when the Drive API has told it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,12 @@ class Session:
 
     @property
     def status(self) -> str | None:
-        """The status with the latest event time; of several at that time the most final (`STATUS_RANK`)."""
+        """The status with the latest event time; of several at that time the most final (`STATUS_RANK`).
+
+        A completion that the Drive API has told is the last word, whatever its time: events may come from other clocks.
+        """
+        if LAST_WORD in self.statuses and DRIVE in self.statuses[LAST_WORD].sources:
+            return LAST_WORD
         return max(
             self.statuses,
             key=lambda status: (self.statuses[status].last_at, STATUS_RANK.get(status, 0), status),

@@ -7,13 +7,13 @@ on how often we look, and a session that is over would be opened again by a look
 from datetime import UTC, datetime
 
 from handlers.kit.session import DRIVE, Moment, Naming, Session
-from handlers.kit.statuses import OVER
 from ingest.events import LONGEST_TEXT, storable
 from workers.drive.models import DriveSession
 
-COMPLETE = "COMPLETE"
+STARTED, STOPPED, COMPLETE = "STARTED", "STOPPED", "COMPLETE"
 NOT_BEGUN = frozenset({"WAITING_TO_START", "START_FAILED"})
-STILL_RUNNING = frozenset({"STARTED", "STOP_FAILED"})
+STILL_RUNNING = frozenset({STARTED, "STOP_FAILED"})
+ENDS = frozenset({STOPPED, COMPLETE})
 
 SOME_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 """The time of what has none: before everything else, so that it overrules nothing."""
@@ -22,19 +22,22 @@ SOME_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
     """Tell what the Drive API alone says about a session; `seen_at` is when it was first seen to say this status.
 
-    The start is placed at the start that it gives, and an end at the end. A completion is where it says, else at the
-    end, else it is when we first saw it. Any other status is placed at the start: it may be behind what events tell,
+    The start is placed at the start that it gives, and an end at the end, else when we first saw it. A completion is
+    where it says, else where the end is. Any other status is placed at the start: it may be behind what events tell,
     and there it overrules nothing that came after the start.
     """
     status = storable(drive.status)[:LONGEST_TEXT]
     begun_at = drive.started_at or SOME_TIME
+    ended_at = drive.ended_at or max(seen_at, begun_at)
     said = {status: begun_at}
-    if drive.started_at is not None and (status in STILL_RUNNING or status in OVER - NOT_BEGUN):
-        said["STARTED"] = drive.started_at
     if drive.ended_at is not None and status not in STILL_RUNNING | NOT_BEGUN:
-        said["STOPPED"] = drive.ended_at
-    if status == COMPLETE:
-        said[COMPLETE] = drive.completed_at or drive.ended_at or max(seen_at, begun_at)
+        said[STOPPED] = drive.ended_at
+    if status in ENDS:
+        said[status] = (drive.completed_at or ended_at) if status == COMPLETE else ended_at
+    if status in STILL_RUNNING | ENDS:
+        said[STARTED] = begun_at
+    if drive.started_at is None:
+        said.pop(STARTED, None)  # a start without its time is none: `started_at` follows from it
     sources = frozenset({DRIVE})
     return Session(
         drive.session_id,

@@ -1,0 +1,380 @@
+"""Sessions of which events were dropped: read again at a real HTTP server, until the ledger tells the truth."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from random import Random
+
+import pytest
+import redis
+import stamina
+import uvicorn
+from sqlalchemy import select, update
+
+from handlers.kit.channel import Device
+from handlers.kit.merge import merge
+from handlers.session_records import session_of
+from ingest.events import SessionEvent, decode
+from ingest.gaps import KEY, Gap
+from ingest.simulator.drive import DRIVE_KEY, create_drive
+from ingest.simulator.drivefaults import DriveFaults, Meter, read_rates
+from ingest.simulator.stories import Cast, Telling, story
+from ingest.simulator.world import Truth, World, truth_of
+from workers.allowance import Allowance
+from workers.comparison import Comparison, compare
+from workers.drive.client import DriveClient
+from workers.drive.errors import DriveError, DriveRefused, DriveUnavailable
+from workers.history import CoverGaps, NoticeGaps
+from workers.ledger import devices, gaps, rereads, sessions
+from workers.ledger.reread_tables import Reread
+from workers.ledger.reread_tables import rereads as reread_table
+from workers.ledger.tables import sessions as session_table
+from workers.reconcile import Reconcile
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+SECOND = timedelta(seconds=1)
+
+
+class Played:
+    """A simulated Drive API at a real port."""
+
+    def __init__(self) -> None:
+        self.world, self.faults, self.meter = World(seed=7), DriveFaults(seed=7), Meter(per_minute=10**9)
+        app = create_drive(self.world, self.faults, meter=self.meter)
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=0))
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}/drive"
+
+    @property
+    def calls(self) -> int:
+        return max(self.meter.counted.values(), default=0)
+
+
+@pytest.fixture
+def played(until: Callable[..., None]) -> Iterator[Played]:
+    one = Played()
+    one.thread.start()
+    until(lambda: one.server.started)
+    yield one
+    one.server.should_exit = True
+    one.thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses() -> Iterator[None]:
+    with stamina.set_testing(True, attempts=4, cap=True):
+        yield
+
+
+class LeapingClock:
+    """Time that passes only where somebody waits for it: a minute after a 429 takes nothing."""
+
+    def __init__(self) -> None:
+        self.slept = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += timedelta(seconds=seconds)
+
+    def client(self, settings: object) -> DriveClient:
+        return DriveClient(
+            settings,
+            None,
+            now=self.now,
+            monotonic=lambda: self.now().timestamp(),
+            sleep=self.sleep,
+        )
+
+
+class Clock:
+    """The duties of a clock that has a ledger and a Drive API, taken turn by turn."""
+
+    def __init__(self, house, *, per_minute: int = 10**6, lease: timedelta = timedelta()) -> None:
+        self.equipment = house.equipment
+        drive, allowance = LeapingClock().client(house.equipment.settings), Allowance(per_minute)
+        self.notice = NoticeGaps(house.equipment)
+        self.started_anew = partial(Reconcile, house.equipment, drive, allowance, lease=lease)
+        self.reconcile = self.started_anew()
+        self.cover = CoverGaps(house.equipment, drive, allowance)
+
+    def turn(self) -> None:
+        for duty in (self.notice, self.reconcile, self.cover):
+            with suppress(DriveError):  # as the clock does: another turn comes
+                duty.run()
+
+    def learn(self, tellings: list[Telling]) -> None:
+        """Merge what events tell, as a worker does."""
+        with self.equipment.engine.begin() as ledger:
+            for telling in tellings:
+                event = decode(telling.kind, telling.body)
+                assert isinstance(event, SessionEvent)
+                sessions.merge(ledger, {event.session_id: partial(merge, session_of(event))})
+
+    def compared(self, world: World) -> Comparison:
+        with self.equipment.engine.begin() as ledger:
+            known = {each.session_id: each for each in sessions.latest(ledger, 10**6)}
+        return compare(world.sessions.values(), known)
+
+    def look(self, session_id: str) -> rereads.Look:
+        with self.equipment.engine.begin() as ledger:
+            return rereads.looks(ledger, [session_id])[session_id]
+
+    def shift(self, by: timedelta) -> None:
+        """Let time pass: everything that the ledger has noted is so much older."""
+        self.reconcile = self.started_anew()
+        with self.equipment.engine.begin() as ledger:
+            for row in ledger.execute(select(reread_table)).all():
+                times = ("enrolled_at", "next_at", "read_at", "status_at")
+                older = {name: getattr(row, name) - by for name in times if getattr(row, name) is not None}
+                where = reread_table.c.session_id == row.session_id
+                ledger.execute(update(reread_table).where(where).values(**older))
+            for row in ledger.execute(select(session_table.c.session_id, session_table.c.updated_at)).all():
+                where = session_table.c.session_id == row.session_id
+                ledger.execute(update(session_table).where(where).values(updated_at=row.updated_at - by))
+
+
+@pytest.fixture
+def clock_on(house_on, played: Played) -> Callable[..., Clock]:
+    def build(database_url: str, *, per_minute: int = 10**6, lease: timedelta = timedelta(), **overrides) -> Clock:
+        usual = {"drive_api_url": played.url, "drive_api_key": DRIVE_KEY, "reconcile_after": "1ms"}
+        house = house_on(database_url, **{**usual, **overrides})
+        return Clock(house, per_minute=per_minute, lease=lease)
+
+    return build
+
+
+@pytest.fixture
+def clock(clock_on, tmp_path) -> Clock:
+    return clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", reconcile_after="30m", history_every="1000d")
+
+
+def told(session_id: str, user_id: str, about: str = "session", begins_at: datetime | None = None) -> list[Telling]:
+    return list(story(about, Cast(session_id, user_id), begins_at=begins_at, now=NOW))
+
+
+def test_after_a_third_of_the_events_was_dropped_every_record_equals_the_truth(
+    clock_on, database_url: str, played: Played
+) -> None:
+    clock = clock_on(database_url, history_every="1ms", history_span="1d", reconcile_longest="1ms")
+    random = Random(7)
+    stories = [
+        told(f"S{number}", f"driver-{number % 10}", random.choice(["session", "stop-failed", "cdr"]))
+        for number in range(80)
+    ]
+    played.world.learn(filter(None, map(truth_of, stories)))
+    arrived = [[each for each in told if each.kind == "events" and random.random() > 1 / 3] for told in stories]
+    assert [] in arrived
+    for tellings in arrived:
+        clock.learn(tellings)
+    before = clock.compared(played.world)
+    assert before.unknown
+    assert before.equal < 50
+    played.faults.rates = read_rates("500:0.1,429:0.05,nonsense:0.05,lost:0.1")
+    for _ in range(60):
+        clock.turn()
+        if clock.compared(played.world).equal == 80:
+            break
+    after = clock.compared(played.world)
+    assert after.differences == ()
+    assert after.healed > 20
+
+
+def test_a_session_is_left_alone_while_it_has_news(clock: Clock, played: Played) -> None:
+    clock.learn(told("S1", "user-1")[:1])
+    clock.reconcile.run()
+    assert played.calls == 0
+    clock.shift(timedelta(minutes=31))
+    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    clock.reconcile.run()
+    assert played.calls == 1
+
+
+def test_looks_grow_rarer_and_a_new_clock_does_not_begin_anew(clock: Clock, clock_on, played: Played) -> None:
+    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
+    clock.shift(timedelta(minutes=31))
+    waits = []
+    for _ in range(6):
+        clock.reconcile.run()
+        look = clock.look("S1")
+        waits.append(round((look.next_at - look.read_at) / timedelta(minutes=1)))
+        Clock(clock).reconcile.run()  # a clock that was started anew
+        clock.shift(look.next_at - datetime.now(UTC) + SECOND)
+    assert waits == [30, 60, 120, 240, 240, 240]
+    assert played.calls == 6
+
+
+def test_a_session_that_waits_for_its_start_is_looked_at_sooner(clock: Clock, played: Played) -> None:
+    played.world.learn([Truth("S1", "user-1", "START_FAILED")])
+    clock.learn(told("S1", "user-1", "SESSION_START_FAILED"))
+    clock.shift(timedelta(minutes=31))
+    clock.reconcile.run()
+    look = clock.look("S1")
+    assert (look.outcome, look.status) == (Reread.OPEN, "WAITING_TO_START")
+    assert look.next_at - look.read_at == timedelta(minutes=2)
+
+
+def test_a_session_that_drive_does_not_know_is_noted_and_asked_for_ever_more_rarely(clock: Clock) -> None:
+    clock.learn(told("S1", "user-1")[:1])
+    clock.shift(timedelta(minutes=31))
+    clock.reconcile.run()
+    assert clock.look("S1").outcome is Reread.MISSING
+    clock.shift(timedelta(hours=1, minutes=1))
+    clock.reconcile.run()
+    assert clock.look("S1").attempts == 2
+
+
+def test_after_a_week_a_session_is_given_up_until_there_is_news(clock: Clock, played: Played) -> None:
+    played.world.learn([Truth("S1", "user-1", "STOP_FAILED", NOW)])
+    clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
+    clock.shift(timedelta(minutes=31))
+    clock.reconcile.run()
+    clock.shift(timedelta(days=6, hours=23))
+    clock.reconcile.run()
+    clock.shift(timedelta(hours=5))
+    for _ in range(3):
+        Clock(clock).reconcile.run()
+    assert (clock.look("S1").outcome, played.calls) == (Reread.GIVEN_UP, 2)
+    clock.learn(told("S1", "user-1", "SESSION_STOPPED", begins_at=NOW + SECOND))
+    clock.shift(timedelta(minutes=31))
+    Clock(clock).reconcile.run()
+    assert (clock.look("S1").outcome, played.calls) == (Reread.OPEN, 3)
+
+
+def test_a_session_that_its_events_have_completed_meanwhile_is_not_read(clock: Clock, played: Played) -> None:
+    clock.learn(told("S1", "user-1")[:1])
+    clock.shift(timedelta(minutes=31))
+    with clock.equipment.engine.begin() as ledger:
+        assert rereads.enrol(ledger, NOW - timedelta(days=1), NOW, datetime.now(UTC)) == 1
+    clock.learn(told("S1", "user-1"))
+    clock.reconcile.run()
+    assert (clock.look("S1").outcome, played.calls) == (Reread.NOT_NEEDED, 0)
+
+
+def test_several_clocks_read_each_session_once(clock_on, database_url: str, played: Played) -> None:
+    one = clock_on(database_url, history_every="1000d", lease=timedelta(minutes=2))
+    for number in range(30):
+        one.learn(told(f"S{number}", "user-1")[:1])
+        played.world.learn(filter(None, [truth_of(told(f"S{number}", "user-1"))]))
+    clocks = [Clock(one, lease=timedelta(minutes=2)) for _ in range(3)]
+    threads = [threading.Thread(target=each.reconcile.run) for each in clocks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for each in clocks:
+        each.reconcile.run()
+    assert one.compared(played.world).equal == 30
+    assert played.calls == 30
+
+
+def test_a_refused_key_stops_the_turn_and_loses_nothing(clock: Clock, clock_on, played: Played, tmp_path) -> None:
+    clock.learn(told("S1", "user-1")[:1])
+    clock.shift(timedelta(minutes=31))
+    other = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", drive_api_key="wrong", lease=timedelta(hours=1))
+    with pytest.raises(DriveRefused, match="DRIVE_API_KEY"):
+        other.reconcile.run()
+    played.world.learn(filter(None, [truth_of(told("S1", "user-1"))]))
+    clock.reconcile.run()
+    assert clock.compared(played.world).equal == 1
+
+
+def test_while_the_drive_api_fails_a_turn_ends_at_the_second_session(clock: Clock, played: Played) -> None:
+    for number in range(10):
+        clock.learn(told(f"S{number}", "user-1")[:1])
+    clock.shift(timedelta(minutes=31))
+    played.faults.rates = read_rates("500:1")
+    with pytest.raises(DriveUnavailable):
+        clock.reconcile.run()
+    assert played.calls == 2 * 4  # two sessions, four attempts each
+
+
+def test_calls_are_spread_over_the_minute(clock_on, tmp_path, played: Played) -> None:
+    clock = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", per_minute=60, history_every="1000d")
+    for number in range(40):
+        clock.learn(told(f"S{number}", "user-1")[:1])
+    clock.reconcile.run()
+    clock.reconcile.run()
+    assert 10 <= played.calls <= 15
+
+
+def test_a_closed_door_is_covered_by_the_histories_of_known_users(
+    clock_on, database_url: str, played: Played, valkey: redis.Redis
+) -> None:
+    clock = clock_on(database_url, history_every="1000d", reconcile_after="30m")
+    closed_at, opened_at = NOW - timedelta(hours=3), NOW - timedelta(hours=1)
+    within, before = closed_at + timedelta(minutes=10), closed_at - timedelta(minutes=10)
+    clock.learn(told("earlier", "user-1", begins_at=NOW - timedelta(days=2)))
+    clock.learn(told("open", "user-1", begins_at=before)[:1])
+    with clock.equipment.engine.begin() as ledger:
+        devices.put(ledger, "user-2", Device("token"), NOW)
+    for session_id, user_id, at in (("open", "user-1", before), ("new", "user-1", within), ("app", "user-2", within)):
+        played.world.learn(filter(None, [truth_of(told(session_id, user_id, begins_at=at))]))
+    clock.shift(timedelta(hours=2))
+    gap = Gap(closed_at, opened_at, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    for _ in range(2):
+        clock.turn()
+    assert clock.compared(played.world).differences == ()
+    with clock.equipment.engine.begin() as ledger:
+        (row,) = gaps.find(ledger)
+    assert (row.closed_at, row.opened_at, row.sessions_read) == (closed_at, opened_at, 3)
+    assert row.covered_at is not None
+    calls = played.calls
+    clock.turn()
+    assert played.calls == calls
+
+
+def test_covering_goes_on_where_a_clock_ended(clock_on, tmp_path, played: Played, valkey: redis.Redis) -> None:
+    url, parts = f"sqlite:///{tmp_path / 'ledger.db'}", {"history_every": "1000d", "reconcile_after": "30m"}
+    first = clock_on(url, per_minute=6 * 10, **parts)
+    for number in range(25):
+        first.learn(told(f"S{number}", f"user-{number:02}"))
+    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    first.notice.run()
+    first.cover.run()
+    assert 10 <= played.calls <= 14
+    Clock(first).cover.run()
+    with first.equipment.engine.begin() as ledger:
+        (row,) = gaps.find(ledger)
+    assert row.covered_at is not None
+    assert played.calls == 25
+
+
+def test_what_nobody_can_read_in_redis_is_passed_over(clock: Clock, valkey: redis.Redis) -> None:
+    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, mapping={"a": "{}", "b": "[]", "c": "x", gap.field: gap.to_json()})
+    clock.notice.run()
+    clock.notice.run()
+    with clock.equipment.engine.begin() as ledger:
+        assert len(gaps.find(ledger)) == 1
+
+
+def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
+    clock: Clock, played: Played, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        clock.learn(told(f"S{number}", f"user-{number}"))
+    read = DriveClient.history
+
+    def history(self, user_id, **asked):
+        if user_id == "user-1":
+            raise DriveUnavailable("it always fails")
+        return read(self, user_id, **asked)
+
+    monkeypatch.setattr(DriveClient, "history", history)
+    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    clock.notice.run()
+    clock.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        (row,) = gaps.find(ledger)
+    assert (row.users_failed, row.covered_at is not None) == (1, True)

@@ -1,0 +1,90 @@
+"""Merge what the Drive API tells into the records of sessions, as if events had told it.
+
+No handler is called for it: what nobody sent is no event. But runs that wait for news of a session get them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from handlers.kit.merge import merge
+from handlers.kit.session import Session
+from workers.drive.facts import COMPLETE, session_of_drive
+from workers.drive.models import DriveSession
+from workers.ledger import rereads, schedule, sessions
+from workers.ledger.reread_tables import Reread
+from workers.ledger.rereads import Look
+from workers.rhythm import Rhythm
+from workers.run import now
+
+
+@dataclass(frozen=True)
+class Healing:
+    """What came of it."""
+
+    changed: frozenset[str] = frozenset()
+    """The sessions of which something was not known before."""
+    wakes: bool = False
+    """Runs that waited for one of them are due."""
+
+
+def heal(ledger: Connection, told: Sequence[DriveSession], read_at: datetime, rhythm: Rhythm) -> Healing:
+    """Merge sessions as the Drive API tells them, and note when each is to be read again, if it is not over."""
+    latest = {drive.session_id: drive for drive in told}
+    before = rereads.looks(ledger, latest)
+    first_seen = {key: seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
+    changed: set[str] = set()
+
+    def fold(key: str) -> Callable[[Session], Session]:
+        facts = session_of_drive(latest[key], first_seen[key])
+
+        def folded(session: Session) -> Session:
+            after = merge(session, facts)
+            if after != session:
+                changed.add(key)
+            return after
+
+        return folded
+
+    sessions.merge(ledger, {key: fold(key) for key in latest})
+    woken = schedule.wake(ledger, changed, now()) if changed else 0
+    seen: dict[str, Look] = {}
+    for key, drive in latest.items():
+        look = look_at(drive, before.get(key), first_seen[key], rhythm, is_news=key in changed)
+        if look is not None:
+            seen[key] = look
+    rereads.note(ledger, seen, read_at)
+    return Healing(frozenset(changed), wakes=woken > 0)
+
+
+def seen_since(drive: DriveSession, before: Look | None, read_at: datetime) -> datetime:
+    """Say when the Drive API was first seen to say what it says now."""
+    if before is not None and before.status == drive.status and before.status_at is not None:
+        return before.status_at
+    return read_at
+
+
+def look_at(
+    drive: DriveSession, before: Look | None, first_seen: datetime, rhythm: Rhythm, *, is_news: bool
+) -> Look | None:
+    """Say what is to be noted of a look at a session; nothing, if it is complete with its times, and never was due."""
+    if drive.status == COMPLETE:
+        if before is None and (drive.completed_at or drive.ended_at):
+            return None
+        return Look(Reread.COMPLETE, _looks(before) + 1, now(), drive.status, first_seen)
+    looks = 0 if is_news else _looks(before) + 1
+    at = now()
+    return Look(Reread.OPEN, looks, at, drive.status, first_seen, at + rhythm.pause(looks, drive.status))
+
+
+def nothing_seen(before: Look | None, outcome: Reread, reason: str, rhythm: Rhythm) -> Look:
+    """Say what is to be noted of a look that showed nothing."""
+    looks, at = _looks(before) + 1, now()
+    known = before or Look(outcome, looks)
+    return Look(outcome, looks, at, known.status, known.status_at, at + rhythm.pause(looks), reason)
+
+
+def _looks(before: Look | None) -> int:
+    return 0 if before is None else before.attempts

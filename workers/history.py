@@ -1,0 +1,176 @@
+"""Duties of the clock: windows of time in which events may be missing are covered by the histories of known users.
+
+closed door -> Redis -> [history] -> ledger -> [history] -> Drive API -> healing -> ledger
+"""
+
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+
+import redis
+import structlog
+from sqlalchemy import Connection
+
+from ingest.errors import QueueUnavailable
+from ingest.gaps import KEY, Gap
+from workers.allowance import Allowance
+from workers.conclude import Aftermath, follow_up
+from workers.drive.client import DriveClient
+from workers.drive.errors import BudgetSpent, DriveError, DriveRefused, DriveUnavailable, NotInDrive, Throttled
+from workers.drive.models import DriveSession
+from workers.equipment import Equipment
+from workers.healing import heal
+from workers.ledger import gaps, rereads
+from workers.ledger.engine import chunks
+from workers.ledger.gaps import OpenGap, Step
+from workers.ledger.transaction import transact
+from workers.rhythm import Rhythm
+from workers.run import now
+
+log = structlog.get_logger()
+
+LEASE = timedelta(minutes=2)
+"""How long a window is left to the clock that covers it; each user done begins it anew."""
+
+TURN = timedelta(seconds=20)
+"""How long a turn goes on with the next user."""
+
+USERS_AT_ONCE = 100
+
+BEFORE = timedelta(hours=12)
+"""How much earlier than a door closed sessions may have begun whose start was never told and that ended behind it."""
+
+A_PAGE = 50
+"""Sessions that one call of a history brings, unless more is asked for: what the allowance counts."""
+
+
+class NoticeGaps:
+    """Takes in what `serve` tells of times in which its door was closed; without the Drive API, too: for a person."""
+
+    name = "gaps"
+    every = timedelta(minutes=1)
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._equipment = equipment
+
+    def run(self) -> None:
+        """Bring new gaps to the ledger; sessions that waited for something at that time are read at once."""
+        try:
+            told = self._equipment.connection.hgetall(KEY)
+        except redis.RedisError as error:
+            raise QueueUnavailable(f"the gaps cannot be read: {type(error).__name__}") from None
+        found = list(_readable(told.values()))
+
+        def keep(ledger: Connection) -> list[Gap]:
+            at = now()
+            new = gaps.intake(ledger, found, at)
+            for gap in new:
+                since = gap.closed_at - self._equipment.settings.reconcile_for
+                rereads.enrol_at_once(ledger, since, gap.opened_at, at)
+            return new
+
+        for gap in transact(self._equipment.engine, keep) if found else []:
+            log.warning("gap.noticed", inbox=gap.inbox, seconds=round(gap.length.total_seconds(), 1))
+
+
+class CoverGaps:
+    """Reads the histories of known users for windows that are not covered: after a closed door, and as a routine.
+
+    How far it has come lies in the ledger, so a new clock goes on where one ended.
+    """
+
+    name = "history"
+    every = timedelta(seconds=3)
+
+    def __init__(self, equipment: Equipment, drive: DriveClient, allowance: Allowance) -> None:
+        self._equipment = equipment
+        self._drive = drive
+        self._allowance = allowance
+        self._rhythm = Rhythm.of(equipment.settings)
+
+    def run(self) -> None:
+        """Go on with one window."""
+        settings, engine = self._equipment.settings, self._equipment.engine
+
+        def claim(ledger: Connection) -> OpenGap | None:
+            gaps.open_routine(ledger, settings.history_every, settings.history_span, now())
+            return gaps.claim(ledger, now(), LEASE)
+
+        gap = transact(engine, claim)
+        if gap is None:
+            return
+        covered_at = None
+        try:
+            if self._cover(gap):
+                covered_at = now()
+        finally:
+            transact(engine, lambda ledger: gaps.release(ledger, gap, covered_at))
+        if covered_at is not None:
+            log.info("gap.covered", inbox=gap.inbox, routine=gap.is_routine)
+
+    def _cover(self, gap: OpenGap) -> bool:
+        """Read users' histories until the turn is over, and return whether none is left."""
+        until = time.monotonic() + TURN.total_seconds()
+        known_since = now() - self._equipment.settings.known_users_for
+        after = gap.after_user
+        while True:
+            users = transact(
+                self._equipment.engine,
+                lambda ledger: gaps.users_after(ledger, after, known_since, USERS_AT_ONCE),  # noqa: B023  called at once
+            )
+            if not users:
+                return True
+            for place, user_id in enumerate(users):
+                if time.monotonic() > until or self._allowance.left() == 0:
+                    return False
+                following = users[place + 1] if place + 1 < len(users) else None
+                step = self._read(gap, user_id, following)
+                transact(
+                    self._equipment.engine,
+                    lambda ledger: gaps.advance(ledger, gap, step, now() + LEASE),  # noqa: B023  called at once
+                )
+                after = user_id
+
+    def _read(self, gap: OpenGap, user_id: str, following: str | None) -> Step:
+        """Read what one user did. If only this one cannot be read, they are passed over: the others must not wait."""
+        try:
+            return Step(user_id, self._merge(self._history(gap, user_id)))
+        except NotInDrive:
+            return Step(user_id, 0)
+        except (DriveRefused, Throttled, BudgetSpent):
+            raise
+        except DriveUnavailable:
+            if following is None:
+                raise
+            self._merge(self._history(gap, following))  # raises as well, if it is not about this user
+        except DriveError:
+            pass
+        try:
+            return Step(user_id, self._merge(self._history(gap, user_id)))
+        except DriveError as failure:
+            log.warning("history.passed_over", reason=str(failure))
+            return Step(user_id, 0, is_failed=True)
+
+    def _history(self, gap: OpenGap, user_id: str) -> list[DriveSession]:
+        self._allowance.spend(1)
+        since = gap.closed_at if gap.is_routine else gap.closed_at - BEFORE
+        found = list(self._drive.history(user_id, started_from=since, started_until=gap.opened_at))
+        self._allowance.spend(len(found) // A_PAGE)
+        return found
+
+    def _merge(self, told: list[DriveSession]) -> int:
+        read_at = now()
+        for some in chunks(told, A_PAGE):
+            healing = transact(self._equipment.engine, lambda ledger: heal(ledger, some, read_at, self._rhythm))  # noqa: B023  called at once
+            follow_up(self._equipment, Aftermath(offer=healing.wakes))
+            if healing.changed:
+                log.info("sessions.healed", sessions=len(healing.changed), read=len(some))
+        return len(told)
+
+
+def _readable(told: Iterable[bytes | str]) -> Iterable[Gap]:
+    for text in told:
+        try:
+            yield Gap.from_json(text)
+        except (ValueError, KeyError, TypeError):
+            log.warning("gap.unreadable")

@@ -1,0 +1,148 @@
+"""Windows of time in which events may be missing, and how far each is covered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, null, or_, select, union, update
+
+from ingest.gaps import Gap
+from workers.ledger.engine import insert_into
+from workers.ledger.reread_tables import ROUTINE, gaps
+from workers.ledger.tables import devices, sessions
+
+
+@dataclass(frozen=True, slots=True)
+class GapRow:
+    """A gap as the ledger has it."""
+
+    inbox: str
+    closed_at: datetime
+    opened_at: datetime
+    noticed_at: datetime
+    covered_at: datetime | None
+    """When all known users' sessions of that time had been read; None: not yet."""
+    sessions_read: int
+    users_failed: int
+    """Users whose sessions could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGap:
+    """A window that is to be covered, claimed."""
+
+    inbox: str
+    closed_at: datetime
+    opened_at: datetime
+    after_user: str | None
+    """The last user whose sessions have been read."""
+
+    @property
+    def is_routine(self) -> bool:
+        """Say whether no door was closed: it is looked at because Plugsurfing skips events."""
+        return self.inbox == ROUTINE
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A user's part of a window, done."""
+
+    user_id: str
+    sessions_read: int
+    is_failed: bool = False
+
+
+def intake(conn: Connection, found: Sequence[Gap], now: datetime) -> list[Gap]:
+    """Take gaps in, and return those that are new."""
+    new: list[Gap] = []
+    for gap in sorted(found):
+        row = {"inbox": gap.inbox, "closed_at": gap.closed_at, "opened_at": gap.opened_at, "noticed_at": now}
+        insert = insert_into(conn, gaps).values(**row, sessions_read=0, users_failed=0).on_conflict_do_nothing()
+        if conn.execute(insert.returning(gaps.c.inbox)).first() is not None:
+            new.append(gap)
+    return new
+
+
+def find(conn: Connection, limit: int | None = None) -> list[GapRow]:
+    """List the times at which a door was closed, the latest first."""
+    found = conn.execute(
+        select(*(gaps.c[name] for name in GapRow.__match_args__))
+        .where(gaps.c.inbox != ROUTINE)
+        .order_by(gaps.c.closed_at.desc(), gaps.c.inbox)
+        .limit(limit)
+    )
+    return [GapRow(*row) for row in found]
+
+
+def open_routine(conn: Connection, every: timedelta, span: timedelta, now: datetime) -> bool:
+    """Have the last `span` looked through, once in `every`; clocks agree on the time, so one of them does it.
+
+    Not while an earlier one is not covered.
+    """
+    waits = conn.execute(select(gaps.c.inbox).where(gaps.c.inbox == ROUTINE, gaps.c.covered_at.is_(None)).limit(1))
+    if waits.first() is not None:
+        return False
+    until = now - (now - datetime.min.replace(tzinfo=now.tzinfo)) % every
+    done = conn.execute(select(gaps.c.inbox).where(gaps.c.inbox == ROUTINE, gaps.c.opened_at >= until).limit(1))
+    if done.first() is not None:
+        return False
+    conn.execute(gaps.delete().where(gaps.c.inbox == ROUTINE, gaps.c.covered_at.is_not(None)))
+    return bool(intake(conn, [Gap(until - span, until, ROUTINE)], now))
+
+
+def claim(conn: Connection, now: datetime, lease: timedelta) -> OpenGap | None:
+    """Take a gap that is to be covered, closed doors first; nobody else gets it before the lease is over."""
+    row = conn.execute(
+        select(gaps.c.inbox, gaps.c.closed_at, gaps.c.opened_at, gaps.c.after_user)
+        .where(gaps.c.covered_at.is_(None), or_(gaps.c.claimed_until.is_(None), gaps.c.claimed_until <= now))
+        .order_by((gaps.c.inbox == ROUTINE), gaps.c.closed_at, gaps.c.inbox)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if row is None:
+        return None
+    gap = OpenGap(*row)
+    conn.execute(update(gaps).where(_is(gap)).values(claimed_until=now + lease))
+    return gap
+
+
+def users_after(conn: Connection, user_id: str | None, known_since: datetime, limit: int) -> list[str]:
+    """List known users in the order of their ids: those with sessions or devices that had news since then."""
+    # Byte by byte, as `devices` has them: two orders could not be put together.
+    named = sessions.c.user_id.collate("C") if conn.dialect.name == "postgresql" else sessions.c.user_id
+    of_sessions = select(named.label("user_id")).where(
+        sessions.c.user_id.is_not(None), sessions.c.updated_at >= known_since, *_after(named, user_id)
+    )
+    of_devices = select(devices.c.user_id).where(
+        devices.c.updated_at >= known_since, *_after(devices.c.user_id, user_id)
+    )
+    both = union(of_sessions, of_devices).subquery()
+    return list(conn.scalars(select(both.c.user_id).order_by(both.c.user_id).limit(limit)))
+
+
+def advance(conn: Connection, gap: OpenGap, step: Step, claimed_until: datetime) -> None:
+    """Note that the sessions of a user have been read, or could not be."""
+    conn.execute(
+        update(gaps)
+        .where(_is(gap))
+        .values(
+            after_user=step.user_id,
+            sessions_read=gaps.c.sessions_read + step.sessions_read,
+            users_failed=gaps.c.users_failed + int(step.is_failed),
+            claimed_until=claimed_until,
+        )
+    )
+
+
+def release(conn: Connection, gap: OpenGap, covered_at: datetime | None) -> None:
+    """Give a gap back, covered or to be gone on with."""
+    conn.execute(update(gaps).where(_is(gap)).values(claimed_until=null(), covered_at=covered_at))
+
+
+def _after(column: ColumnElement[Any], user_id: str | None) -> list[ColumnElement[bool]]:
+    return [] if user_id is None else [column > user_id]
+
+
+def _is(gap: OpenGap) -> ColumnElement[bool]:
+    return and_(gaps.c.inbox == gap.inbox, gaps.c.closed_at == gap.closed_at)

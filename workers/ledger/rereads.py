@@ -1,0 +1,177 @@
+"""Which sessions are to be read again at the Drive API, and when; what came of it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, literal, literal_column, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from handlers.kit.columns import Moment
+from workers.ledger.among import among
+from workers.ledger.engine import insert_into
+from workers.ledger.reread_tables import Reread, rereads
+from workers.ledger.tables import sessions
+from workers.rhythm import Rhythm
+
+IS_INCOMPLETE = and_(
+    sessions.c.user_id.is_not(None),
+    or_(
+        sessions.c.status.is_(None),
+        sessions.c.status != "COMPLETE",
+        sessions.c.started_at.is_(None),
+        sessions.c.stopped_at.is_(None),
+    ),
+)
+"""Of a session's start, stop and completion something was not told; and its user is known, so it can be asked for."""
+
+SILENT_SINCE = literal_column("excluded.next_at", Moment)
+"""In a row that is already there: when the session of the row that was to be inserted had its last news."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueReread:
+    """A session that is to be read now."""
+
+    session_id: str
+    user_id: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the Drive API has said of a session so far."""
+
+    outcome: Reread
+    attempts: int
+    read_at: datetime | None = None
+    status: str | None = None
+    status_at: datetime | None = None
+    next_at: datetime | None = None
+    reason: str | None = None
+
+
+def enrol(conn: Connection, since: datetime, until: datetime, now: datetime) -> int:
+    """Have incomplete sessions read that had their last news after `since` and by `until`, the longest silent first.
+
+    Those that wait already, or are complete in the Drive API, stay as they are. Returns how many are new.
+    """
+    silent = and_(sessions.c.updated_at > since, sessions.c.updated_at <= until)
+    # What is put aside is taken up for news only, and not because a clock was started anew.
+    has_news = func.coalesce(rereads.c.read_at, rereads.c.enrolled_at) < SILENT_SINCE
+    return _enrol(conn, silent, sessions.c.updated_at, now, again=and_(rereads.c.next_at.is_(None), has_news))
+
+
+def enrol_at_once(conn: Connection, since: datetime, until: datetime, now: datetime) -> int:
+    """Have the incomplete sessions of that time read now: what they waited for may have come to a closed door."""
+    between = and_(sessions.c.updated_at >= since, sessions.c.updated_at <= until)
+    is_later = or_(rereads.c.next_at.is_(None), rereads.c.next_at > now)
+    return _enrol(conn, between, literal(now, Moment), now, again=is_later)
+
+
+def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, rhythm: Rhythm) -> list[DueReread]:
+    """Take sessions whose time has come, the longest due first; nobody else gets them before the lease is over.
+
+    Those that are complete meanwhile, had news or were asked about for long enough are put aside instead.
+    """
+    found = conn.execute(
+        select(
+            rereads,
+            sessions.c.user_id,
+            sessions.c.updated_at,
+            case((IS_INCOMPLETE, 1), else_=0).label("is_incomplete"),
+        )
+        .join_from(rereads, sessions, sessions.c.session_id == rereads.c.session_id, isouter=True)
+        .where(rereads.c.next_at <= now)
+        .order_by(rereads.c.next_at, rereads.c.session_id)
+        .limit(limit)
+        .with_for_update(of=rereads, skip_locked=True)
+    ).all()
+    claimed: list[DueReread] = []
+    for row in sorted(found, key=lambda row: str(row.session_id)):
+        looked_at = max(filter(None, (row.enrolled_at, row.read_at)))
+        if not row.is_incomplete:
+            _set(conn, row.session_id, next_at=None, outcome=Reread.NOT_NEEDED)
+        elif row.enrolled_at + rhythm.at_most_for <= now:
+            _set(conn, row.session_id, next_at=None, outcome=Reread.GIVEN_UP)
+        elif row.updated_at > looked_at and row.updated_at + rhythm.after > now:
+            _set(conn, row.session_id, next_at=row.updated_at + rhythm.after)
+        else:
+            _set(conn, row.session_id, next_at=now + lease)
+            claimed.append(DueReread(row.session_id, row.user_id, row.attempts))
+    order = {row.session_id: number for number, row in enumerate(found)}
+    return sorted(claimed, key=lambda due: order[due.session_id])
+
+
+def release(conn: Connection, session_ids: Collection[str], now: datetime) -> None:
+    """Give back what was claimed and not read."""
+    if session_ids:
+        claimed = and_(among(rereads.c.session_id, session_ids), rereads.c.next_at.is_not(None))
+        conn.execute(update(rereads).where(claimed).values(next_at=now))
+
+
+def looks(conn: Connection, session_ids: Collection[str]) -> dict[str, Look]:
+    """Say what was seen of these sessions so far."""
+    found = conn.execute(select(rereads).where(among(rereads.c.session_id, session_ids)))
+    return {
+        row.session_id: Look(row.outcome, row.attempts, row.read_at, row.status, row.status_at, row.next_at, row.reason)
+        for row in found
+    }
+
+
+def note(conn: Connection, seen: Mapping[str, Look], now: datetime) -> None:
+    """Write down what was seen, in the place of what was seen before."""
+    for session_id, look in sorted(seen.items()):
+        values = {
+            "outcome": look.outcome,
+            "attempts": look.attempts,
+            "read_at": look.read_at,
+            "status": look.status,
+            "status_at": look.status_at,
+            "next_at": look.next_at,
+            "reason": look.reason,
+        }
+        conn.execute(
+            insert_into(conn, rereads)
+            .values(session_id=session_id, enrolled_at=now, **values)
+            .on_conflict_do_update(index_elements=[rereads.c.session_id], set_=values)
+        )
+
+
+def count(conn: Connection) -> dict[Reread, int]:
+    """Count the sessions by what the last look came to."""
+    found = conn.execute(select(rereads.c.outcome, func.count()).group_by(rereads.c.outcome))
+    return {outcome: number for outcome, number in found}  # noqa: C416  rows are no pairs to mypy
+
+
+def _enrol(
+    conn: Connection,
+    which: ColumnElement[bool],
+    next_at: ColumnElement[Any],
+    now: datetime,
+    *,
+    again: ColumnElement[bool],
+) -> int:
+    wanted: Sequence[ColumnElement[Any]] = (
+        sessions.c.session_id,
+        literal(Reread.WAITING.value).label("outcome"),
+        literal(now, Moment).label("enrolled_at"),
+        next_at.label("next_at"),
+        literal(0).label("attempts"),
+    )
+    insert = insert_into(conn, rereads).from_select(
+        ["session_id", "outcome", "enrolled_at", "next_at", "attempts"],
+        # In the order of keys, so that two clocks never wait for each other in a circle.
+        select(*wanted).where(which, IS_INCOMPLETE).order_by(sessions.c.session_id),
+    )
+    anew = insert.on_conflict_do_update(
+        index_elements=[rereads.c.session_id],
+        set_={name: insert.excluded[name] for name in ("outcome", "enrolled_at", "next_at", "attempts")},
+        where=and_(again, rereads.c.outcome != Reread.COMPLETE),
+    )
+    return conn.execute(anew).rowcount
+
+
+def _set(conn: Connection, session_id: str, **values: object) -> None:
+    conn.execute(update(rereads).where(rereads.c.session_id == session_id).values(**values))

@@ -1,0 +1,120 @@
+"""A duty of the clock: sessions of which not everything is known, and that are silent, are read at the Drive API.
+
+silent session -> [reconcile] -> Drive API -> healing -> ledger
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection
+
+from workers.allowance import Allowance
+from workers.conclude import Aftermath, follow_up
+from workers.drive.client import DriveClient
+from workers.drive.errors import BudgetSpent, DriveError, DriveRefused, DriveUnavailable, NotInDrive, Throttled
+from workers.equipment import Equipment
+from workers.healing import heal, nothing_seen
+from workers.ledger import rereads
+from workers.ledger.reread_tables import Reread
+from workers.ledger.rereads import DueReread
+from workers.ledger.transaction import transact
+from workers.rhythm import Rhythm
+from workers.run import now
+
+log = structlog.get_logger()
+
+LEASE = timedelta(minutes=2)
+"""How long a session is left to who reads it. If they die, or the Drive API does not answer, it is read again then."""
+
+AT_ONCE = 50
+"""Sessions claimed in one turn."""
+
+STRIDE = timedelta(hours=6)
+"""How much of the past one transaction looks through at most, after the clock was away or new."""
+
+OVERLAP = timedelta(minutes=1)
+"""What two looks have in common: a transaction may take as long from its first statement to its commit."""
+
+
+class Reconcile:
+    """Reads the sessions that are due. What it has to do lies in the ledger, so a new clock goes on where one ended."""
+
+    name = "reconcile"
+    every = timedelta(seconds=2)
+
+    def __init__(
+        self, equipment: Equipment, drive: DriveClient, allowance: Allowance, *, lease: timedelta = LEASE
+    ) -> None:
+        self._equipment = equipment
+        self._drive = drive
+        self._allowance = allowance
+        self._lease = lease
+        self._rhythm = Rhythm.of(equipment.settings)
+        self._enrolled_until: datetime | None = None
+
+    def run(self) -> None:
+        """Find sessions that have become silent, and read those that are due."""
+        self._enrol()
+        limit = min(self._allowance.left(), AT_ONCE)
+        if limit == 0:
+            return
+        claimed = transact(
+            self._equipment.engine, lambda ledger: rereads.claim(ledger, now(), self._lease, limit, self._rhythm)
+        )
+        healed = self._read_all(claimed)
+        if healed:
+            log.info("sessions.healed", sessions=healed, read=len(claimed))
+
+    def _enrol(self) -> None:
+        at = now()
+        since = self._enrolled_until or at - self._rhythm.at_most_for
+        while since < at - self._rhythm.after:
+            until = min(at - self._rhythm.after, since + STRIDE)
+            self._enrol_between(since - OVERLAP, until, at)
+            since = self._enrolled_until = until
+
+    def _enrol_between(self, since: datetime, until: datetime, at: datetime) -> None:
+        transact(self._equipment.engine, lambda ledger: rereads.enrol(ledger, since, until, at))
+
+    def _read_all(self, claimed: Sequence[DueReread]) -> int:
+        """Read what was claimed and return how many records changed. Raises what stops all reading."""
+        healed = 0
+        unanswered = 0
+        for number, due in enumerate(claimed):
+            try:
+                self._allowance.spend(1)
+                healed += self._read(due)
+                unanswered = 0
+            except (DriveUnavailable, DriveRefused) as failure:
+                unanswered += 1
+                is_its_own = unanswered == 1 and not isinstance(failure, DriveRefused | Throttled | BudgetSpent)
+                if is_its_own:
+                    continue  # perhaps only this one has trouble: it is left to its lease
+                self._release([each.session_id for each in claimed[number:]])
+                raise
+        return healed
+
+    def _read(self, due: DueReread) -> int:
+        read_at = now()
+        try:
+            told = self._drive.session(due.user_id, due.session_id)
+        except (DriveUnavailable, DriveRefused):
+            raise
+        except DriveError as failure:
+            outcome = Reread.MISSING if isinstance(failure, NotInDrive) else Reread.FAILED
+            self._note_nothing(due, outcome, str(failure))
+            return 0
+        healing = transact(self._equipment.engine, lambda ledger: heal(ledger, [told], read_at, self._rhythm))
+        follow_up(self._equipment, Aftermath(offer=healing.wakes))
+        return len(healing.changed)
+
+    def _release(self, session_ids: Sequence[str]) -> None:
+        transact(self._equipment.engine, lambda ledger: rereads.release(ledger, session_ids, now()))
+
+    def _note_nothing(self, due: DueReread, outcome: Reread, reason: str) -> None:
+        def keep(ledger: Connection) -> None:
+            before = rereads.looks(ledger, [due.session_id]).get(due.session_id)
+            rereads.note(ledger, {due.session_id: nothing_seen(before, outcome, reason, self._rhythm)}, now())
+
+        transact(self._equipment.engine, keep)
