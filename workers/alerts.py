@@ -68,7 +68,7 @@ class AlertRow:
 
 
 LONGEST_NAME = 80
-HARMLESS = " -_.:/+@=…"
+HARMLESS = " -_.:/+=*…"
 
 COLUMNS = [alerts.c[name] for name in AlertRow.__dataclass_fields__]
 
@@ -134,7 +134,7 @@ def find_alerts(
 def quoted(name: str) -> str:
     """Write somebody else's name in a sentence: on one line, with nothing in it that a reader's program would obey."""
     shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
-    return "".join(sign if sign.isalnum() or sign in HARMLESS else ascii(sign)[1:-1] for sign in shown)
+    return "".join(sign if sign.isalnum() or sign in HARMLESS else f"\\u{ord(sign):04x}" for sign in shown)
 
 
 def alert_row(row: AlertRow) -> AlertRow:
