@@ -42,6 +42,7 @@ class Front(Starlette):
             exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
             lifespan=lifespan,
         )
+        self.router.redirect_slashes = False  # a POST that is sent elsewhere is an event that nobody sends again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in by the shorter way if it can take it."""

@@ -12,6 +12,9 @@ LONGEST_HEAD = 65_536
 HEAD_TIMEOUT = 10.0
 NO_REQUEST_YET = object()
 UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?= *:)")
+# The end of a piece of a head in which that word may be cut in two; the end of the head itself is no such piece.
+CUT_UPGRADE = re.compile(rb"(?i)(?<!\r\n)\r(?:\n(?:u(?:p(?:g(?:r(?:a(?:d(?:e *)?)?)?)?)?)?)?)?$")
+ENDS_CUT = frozenset(b"\r\nupgradeUPGRADE ")
 HEAD_END = b"\r\n\r\n"
 
 
@@ -69,16 +72,27 @@ class DoorProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
         self._closes_after: RequestResponseCycle | None = None
+        self._cut = b""
+        self._bodyless_bytes = 0
+        self._refusal: str | None = None
         super().connection_made(OnePiece(transport))
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
+        if self._refusal is not None:
+            return
+        if self._cut:
+            data, self._cut = self._cut + data, b""
         if (b"pgrade" in data or b"PGRADE" in data) and not getattr(self.cycle, "more_body", False):
             data = _without_upgrade(data)
+        if data[-1] in ENDS_CUT and (cut := self._cut_upgrade(data)):
+            data, self._cut = data[: -len(cut)], cut
         super().data_received(data)
         if getattr(self.cycle, "scope", NO_REQUEST_YET) is self.scope:  # its head is complete
             if self._head_bytes or self._head_timer is not None:
                 self._head_is_complete()
+            if self.cycle.more_body and not self.cycle.body:
+                self._count_bodyless(len(data))
             return
         self._head_bytes += len(data)
         if self._head_timer is None:
@@ -86,13 +100,42 @@ class DoorProtocol(HttpToolsProtocol):
         if self._head_bytes > LONGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns nothing, which means the same as False
+        """Hear that the sender has said all; say whether there is still something to answer."""
+        cycle = self._answering
+        if cycle is None or cycle.more_body:
+            return False
+        self.close_after_answer()
+        return True
+
     def on_headers_complete(self) -> None:
         """Begin with a request; of those that come while the server leaves, the last closes the connection."""
         super().on_headers_complete()
+        self.headers = []  # what comes behind a body are no headers of the request (RFC 9110, section 6.5.1)
+        self._bodyless_bytes = 0
         if getattr(self.server_state, "is_leaving", False):
             if self._closes_after is not None and not self._closes_after.response_started:
                 self._closes_after.keep_alive = True
             self.close_after_answer()
+
+    def on_response_complete(self) -> None:
+        """Go on behind an answer: with the next request, with what was wrong behind the last, or not for ever."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._refusal is not None and self._answering is None:
+            super().send_400_response(self._refusal)
+        elif self.cycle.more_body and self.cycle.response_complete:
+            self.loop.call_later(HEAD_TIMEOUT, self._give_up_body, self.cycle)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed, once the requests before it have their answers."""
+        cycle = self._answering
+        if cycle is None or cycle.more_body:
+            super().send_400_response(msg)
+        else:
+            self._refusal = msg
+            self.flow.pause_reading()
 
     def close_after_answer(self) -> None:
         """Close the connection with the answer that is next to come, and say so in it."""
@@ -131,6 +174,22 @@ class DoorProtocol(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._head_timer = None
         self.transport.close()
+
+    def _give_up_body(self, cycle: RequestResponseCycle) -> None:
+        """Hang up on whoever has an answer and still talks, for what they say has no end in sight."""
+        if self.cycle is cycle and cycle.more_body:
+            self.transport.close()
+
+    def _count_bodyless(self, count: int) -> None:
+        # Extensions of chunks and what comes behind the last one; the parser puts that together, however long it is.
+        self._bodyless_bytes += count
+        if self._bodyless_bytes > LONGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("There is too much around the body of the request.")
+
+    def _cut_upgrade(self, data: bytes) -> bytes:
+        is_in_body = getattr(self.cycle, "scope", NO_REQUEST_YET) is self.scope and self.cycle.more_body
+        found = None if is_in_body or HEAD_END in data else CUT_UPGRADE.search(data)
+        return b"" if found is None else found[0]
 
 
 def _forget(data: Any) -> None:

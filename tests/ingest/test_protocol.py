@@ -159,3 +159,53 @@ def test_what_is_not_http_is_refused(connect):
     connection = connect()
     connection.sendall(b"\x16\x03\x01 is how TLS begins\r\n\r\n")
     assert read_all(connection).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize("cut", range(46, 62))
+def test_a_wish_for_another_protocol_that_comes_in_two_parts_costs_no_body(connect, cut):
+    connection = connect()
+    said = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nbody"
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(said[:cut])
+    time.sleep(0.02)
+    connection.sendall(said[cut:])
+    assert connection.recv(65536).endswith(b"\r\n\r\nbody")
+
+
+def test_who_has_said_all_and_closes_their_side_is_answered(connect):
+    connection = connect()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
+    connection.shutdown(socket.SHUT_WR)
+    assert read_all(connection).endswith(b"\r\n\r\nbody")
+
+
+def test_a_good_request_is_answered_before_the_broken_one_behind_it(connect):
+    connection = connect()
+    good = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+    connection.sendall(good + good + b"\0\r\n\r\n" + good)
+    answers = read_all(connection).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"200", b"400"]
+
+
+def test_what_comes_behind_a_body_is_no_header_of_the_request(serving):
+    seen = []
+
+    async def look(request: Request):
+        await request.body()
+        seen.extend(request.scope["headers"])
+        return PlainTextResponse("ok")
+
+    port = serving(Starlette(routes=[Route("/", look, methods=["POST"])]))
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-A: late\r\n\r\n"
+        )
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    assert seen == [(b"host", b"x"), (b"transfer-encoding", b"chunked")]
+
+
+def test_who_has_an_answer_and_still_talks_is_hung_up_on(connect, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    connection = connect()
+    connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nnot all")
+    assert read_all(connection).startswith(b"HTTP/1.1 404")

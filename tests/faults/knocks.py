@@ -1,0 +1,368 @@
+"""Requests as nobody should send them, each with the answer that it is promised."""
+
+import base64
+import gzip
+import hashlib
+import hmac
+import io
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from ingest.signature import SIGNATURE_HEADER, sign
+from tests.faults.crowd import KEY, PATH, event, request
+from tests.faults.documents import HOSTILE
+
+#: The connection is closed without an answer: nothing was said that could be answered.
+CLOSED = 0
+OTHER_PATH = "/plugsurfing/cdrs"
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Knock:
+    """What is sent, and the statuses of the answers that it must get, `CLOSED` among them."""
+
+    family: str
+    name: str
+    parts: Callable[[], Iterable[bytes]]
+    promised: tuple[int, ...]
+
+    def answers(self, port: int) -> tuple[int, ...]:
+        """Send it and hear what comes, up to as many answers as were promised."""
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+            try:
+                for part in self.parts():
+                    if part is HALF_CLOSE:
+                        connection.shutdown(socket.SHUT_WR)
+                    elif part is PAUSE:
+                        time.sleep(0.05)
+                    else:
+                        connection.sendall(part)
+            except ConnectionError:
+                pass  # who is refused early finds the door shut while still talking; the answer is there all the same
+            with connection.makefile("rb") as stream:
+                return tuple(status_of(stream) for _ in self.promised)
+
+
+#: What no header may have in it.
+CONTROLS = {*range(32), 127} - {9}
+HALF_CLOSE, PAUSE = b"(our side closes)", b"(a pause)"
+
+
+def status_of(stream: io.BufferedReader) -> int:
+    """Read one answer."""
+    try:
+        first = stream.readline()
+        if not first:
+            return CLOSED
+        status, length = int(first.split()[1]), 0
+        while line := stream.readline().strip():
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+        if status != 100:
+            stream.read(length)
+    except ConnectionError:
+        return CLOSED
+    return status_of(stream) if status == 100 else status
+
+
+def knocks() -> list[Knock]:
+    """List all of them."""
+    return [*_signatures(), *_headers(), *_lengths(), *_chunks(), *_heads(), *_paths(), *_connections()]
+
+
+def _once(data: bytes) -> Callable[[], Iterable[bytes]]:
+    return lambda: (data,)
+
+
+def _with(body: bytes, *headers: str | bytes, path: str = PATH, method: str = "POST") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return b"\r\n".join([*(line if isinstance(line, bytes) else line.encode() for line in lines), b"", b""]) + body
+
+
+def _signatures() -> Iterator[Knock]:
+    def knock(name: str, *headers: str | bytes, promised: int = 403, said: bytes | None = None) -> Knock:
+        return Knock("signature", name, _once(_with(said or body, *headers)), (promised,))
+
+    def signed(value: str | bytes) -> bytes:
+        return SIGNATURE_HEADER.encode() + b": " + (value if isinstance(value, bytes) else value.encode("latin-1"))
+
+    body = event()
+    right = sign(body, KEY)
+    raw = base64.b64decode(right)
+    yield knock("none")
+    yield knock("empty", signed(""))
+    yield knock("white space", signed("   \t "))
+    yield knock("two, both right", signed(right), signed(right))
+    yield knock("two, one right", signed(right), signed("wrong"))
+    yield knock("two in one", signed(f"{right}, {right}"))
+    for length in range(1, 88):
+        yield knock(f"the first {length} characters", signed(right[:length]))
+    for name, value in {
+        "hex": raw.hex(),
+        "HEX": raw.hex().upper(),
+        "without padding": right.rstrip("="),
+        "more padding": right + "=",
+        "other spare bits": right[:-3] + chr(ord(right[-3]) ^ 1) + "==",
+        "in quotes": f'"{right}"',
+        "sha512=": f"sha512={right}",
+        "swapped case": right.swapcase(),
+        "reversed": right[::-1],
+        "a space inside": right[:40] + " " + right[40:],
+        "percent-encoded": right.replace("=", "%3D"),
+        "not ASCII": b"\xff\xfe\x80" + right.encode()[3:],
+        "umlauts": "ü" * 88,
+        "64 KiB": "A" * 60_000,
+        "NaN": "NaN",
+        "a wildcard": "*",
+        "SQL": "' OR '1'='1",
+        "signed with the empty key": sign(body, b""),
+        "signed with NUL": sign(body, b"\0"),
+        "signed with the key and a line end": sign(body, KEY + b"\n"),
+        "signed with the key in hex": sign(body, KEY.hex().encode()),
+        "256 of 512 bits": base64.b64encode(raw[:32]).decode(),
+        "SHA-256": base64.b64encode(hmac.digest(KEY, body, hashlib.sha256)).decode(),
+        "SHA-512 without a key": base64.b64encode(hashlib.sha512(body).digest()).decode(),
+        "SHA-512 of key and body": base64.b64encode(hashlib.sha512(KEY + body).digest()).decode(),
+        "of another body": sign(event(), KEY),
+        "of the empty body": sign(b"", KEY),
+        "of the signature": sign(right.encode(), KEY),
+    }.items():
+        yield knock(name, signed(value))
+    spelt = base64.urlsafe_b64encode(raw).decode()
+    while spelt == right:
+        body = event()
+        right = sign(body, KEY)
+        spelt = base64.urlsafe_b64encode(base64.b64decode(right)).decode()
+    yield knock("URL-safe", signed(spelt))
+    for bit in range(0, len(body) * 8, 29):
+        turned = bytearray(body)
+        turned[bit // 8] ^= 1 << bit % 8
+        yield knock(f"bit {bit} of the body turned", signed(right), said=bytes(turned))
+    for bit in range(0, 512, 37):
+        turned = bytearray(raw)
+        turned[bit // 8] ^= 1 << bit % 8
+        yield knock(f"bit {bit} of the signature turned", signed(base64.b64encode(turned).decode()))
+    for name, changed in {
+        "a space behind": body + b" ",
+        "a line end behind": body + b"\n",
+        "cut": body[:-1],
+        "empty": b"\0",
+        "as other JSON": body.replace(b": ", b":"),
+        "a BOM before": b"\xef\xbb\xbf" + body,
+    }.items():
+        yield knock(f"the body changed: {name}", signed(right), said=changed)
+    for name in (
+        "X-HMAC-SHA512",
+        "X-Hub-Signature",
+        "X_HMAC_SHA512_Signature",
+        "X-HMAC-SHA512-Signature2",
+        "Signature",
+    ):
+        yield knock(f"in {name}", f"{name}: {right}")
+    yield knock("in Authorization", f"Authorization: HMAC {right}")
+    yield knock("in the query", promised=403, said=body)
+    yield knock("white space around it", signed(f" \t{right} \t"), promised=200)
+    yield knock("right", signed(sign(late := event(), KEY)), promised=200, said=late)
+    other = event()
+    yield Knock("signature", "right, on the other URL", _once(request(other, path=OTHER_PATH)), (200,))
+
+
+def _headers() -> Iterator[Knock]:
+    for name, text in HOSTILE.items():
+        value = text.encode("utf-8", "surrogatepass")[:2000]
+        if set(value) & set(b"\r\n"):
+            continue  # it would be a header of its own
+        promised = 400 if set(value) & CONTROLS else 200
+        for header in (b"User-Agent", b"X-Request-Id", b"X-HMAC-SHA512-SignedAt", b"Content-Type", b"X-Anything"):
+            body = event()
+            knock = _with(body, header + b": " + value, f"{SIGNATURE_HEADER}: {sign(body, KEY)}")
+            yield Knock("header", f"{name} in {header.decode()}", _once(knock), (promised,))
+    yield Knock("header", "NUL", _once(_with(event(), b"X-A: a\0b")), (400,))
+    yield Knock("header", "a bare CR", _once(_with(event(), b"X-A: a\rb")), (400,))
+    yield Knock("header", "folded", _once(_with(event(), b"X-A: a\r\n b")), (400,))
+    yield Knock("header", "a name with a space", _once(_with(event(), b"X A: a")), (400,))
+    yield Knock("header", "a space before the colon", _once(_with(event(), b"X-A : a")), (400,))
+    yield Knock("header", "no colon", _once(_with(event(), b"X-A")), (400,))
+    yield Knock("header", "no name", _once(_with(event(), b": a")), (400,))
+    yield Knock("header", "a name that is not ASCII", _once(_with(event(), "X-Ü: a")), (400,))
+    for encoding in ("gzip", "deflate", "br", "gzip, gzip", "x-unknown", "\x7f"):
+        packed = gzip.compress(event())
+        knock = request(packed, f"Content-Encoding: {encoding}")
+        yield Knock("header", f"Content-Encoding {encoding!r}", _once(knock), (400 if encoding == "\x7f" else 415,))
+    for at in ("now", "-1", "9" * 400, "2025-13-45", "NaN", "1e999", "٣", "0001-01-01T00:00:00+23:59"):
+        body = event()
+        headers = (f"X-HMAC-SHA512-SignedAt: {at}", f"{SIGNATURE_HEADER}: {sign(body, KEY)}")
+        yield Knock("header", f"signed at {at[:30]}", _once(_with(body, *headers)), (200,))
+
+
+def _lengths() -> Iterator[Knock]:
+    def knock(*lengths: str, body: bytes = b"hello") -> bytes:
+        lines = [f"POST {PATH} HTTP/1.1", "Host: x", *(f"Content-Length: {length}" for length in lengths), "", ""]
+        return "\r\n".join(lines).encode("latin-1") + body
+
+    for value in ("abc", "-1", "+5", "5, 5", "5,6", "0x5", "1e1", "5 5", "5.0", "\xb2", "5;", "", "9" * 20, "9" * 5000):
+        yield Knock("Content-Length", repr(value[:24]), _once(knock(value)), (400,))
+    yield Knock("Content-Length", "two that differ", _once(knock("5", "6")), (400,))
+    yield Knock("Content-Length", "two that agree", _once(knock("5", "5")), (400,))
+    yield Knock("Content-Length", "too large", _once(knock("1048577")), (413,))
+    yield Knock("Content-Length", "absurdly large", _once(knock("9" * 18)), (413,))
+    yield Knock("Content-Length", "with zeros before it", _once(knock("0000000000000005")), (403,))
+    yield Knock(
+        "Content-Length", "none, and no body", _once(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()), (403,)
+    )
+    yield Knock("Content-Length", "shorter than the body", _once(knock("2") + b"\r\n"), (403, 400))
+    yield Knock("Content-Length", "longer than the body", lambda: (knock("500"), HALF_CLOSE), (CLOSED,))
+    both = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    yield Knock("Content-Length", "and chunked", _once(both.encode()), (400,))
+
+
+def _chunks() -> Iterator[Knock]:
+    def knock(chunks: bytes, encoding: str = "chunked", *headers: str) -> bytes:
+        lines = [f"POST {PATH} HTTP/1.1", "Host: x", f"Transfer-Encoding: {encoding}", *headers, "", ""]
+        return "\r\n".join(lines).encode("latin-1") + chunks
+
+    body = event()
+    signature = f"{SIGNATURE_HEADER}: {sign(body, KEY)}"
+    by_one = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    whole = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    yield Knock("chunks", "one byte each", _once(knock(by_one, "chunked", signature)), (200,))
+    yield Knock("chunks", "Chunked", _once(knock(whole, "Chunked", signature)), (200,))
+    yield Knock(
+        "chunks", "extensions", _once(knock(whole.replace(b"\r\n", b';a="b"\r\n', 1), "chunked", signature)), (200,)
+    )
+    trailer = b"%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(body), body, signature.encode())
+    yield Knock("chunks", "the signature as a trailer", _once(knock(trailer)), (403,))
+    for name, chunks in {
+        "size -1": b"-1\r\nx\r\n0\r\n\r\n",
+        "size 0x5": b"0x5\r\nhello\r\n0\r\n\r\n",
+        "size +5": b"+5\r\nhello\r\n0\r\n\r\n",
+        "no size": b"\r\nhello\r\n0\r\n\r\n",
+        "size z": b"z\r\nhello\r\n0\r\n\r\n",
+        "a size beyond 64 bits": b"F" * 17 + b"\r\nx",
+        "a longer chunk than its size": b"2\r\nhello\r\n0\r\n\r\n",
+        "line feeds alone": b"5\nhello\n0\n\n",
+        "a space before the size": b" 5\r\nhello\r\n0\r\n\r\n",
+    }.items():
+        yield Knock("chunks", name, _once(knock(chunks)), (400,))
+    for encoding in (
+        "identity",
+        "xchunked",
+        "chunked, identity",
+        "gzip",
+        "chun ked",
+        "chunked\x0b",
+        "\xff",
+        "chunked, chunked",
+    ):
+        yield Knock("chunks", f"encoding {encoding!r}", _once(knock(whole, encoding)), (400,))
+    yield Knock("chunks", "encoding 'gzip, chunked'", _once(knock(whole, "gzip, chunked")), (403,))
+    mebibyte = b"100000\r\n" + bytes(1_048_576) + b"\r\n"
+    yield Knock("chunks", "100 MiB", lambda: (knock(b""), *(mebibyte for _ in range(100))), (413,))
+    trailers = b"0\r\n" + b"X-A: x\r\n" * 20_000
+    yield Knock("chunks", "160 KB behind the body", lambda: (knock(b""), PAUSE, trailers), (400,))
+    extension = b"1;" + b"a" * 1_000_000 + b"\r\nx\r\n0\r\n\r\n"
+    yield Knock("chunks", "an extension of 1 MB", _once(knock(extension)), (400,))
+
+
+def _heads() -> Iterator[Knock]:
+    body = event()
+    signature = f"{SIGNATURE_HEADER}: {sign(body, KEY)}"
+    yield Knock("head", "9,000 headers", _once(_with(body, *["a:b"] * 9000, signature)), (200,))
+    many = _with(event(), *[f"X-Header-{number}: x" for number in range(10_000)])
+    yield Knock("head", "10,000 headers of 200 KB", lambda: _pieces(many, 16_384), (400,))
+    yield Knock(
+        "head", "one header of 1 MB", lambda: _pieces(_with(event(), "X-A: " + "x" * 1_000_000), 16_384), (400,)
+    )
+    yield Knock(
+        "head", "a URL of 1 MB", lambda: _pieces(_with(event(), path=PATH + "?" + "x" * 1_000_000), 16_384), (400,)
+    )
+    for name, said in {
+        "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        "a TLS hello": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(500),
+        "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+        "Redis": b"*1\r\n$4\r\nPING\r\n",
+        "SOCKS": b"\x05\x01\0" + bytes(30) + b"\r\n\r\n",
+        "HTTP/3.7": b"GET /healthz HTTP/3.7\r\n\r\n",
+        "HTTP/1.x": b"GET /healthz HTTP/1.x\r\n\r\n",
+        "lower case": b"post /plugsurfing/events HTTP/1.1\r\nHost: x\r\n\r\n",
+        "no such method": b"KNOCK /plugsurfing/events HTTP/1.1\r\nHost: x\r\n\r\n",
+        "a NUL": b"POST /plugsurfing/events\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "a tab": b"POST\t/plugsurfing/events\tHTTP/1.1\r\nHost: x\r\n\r\n",
+        "every byte": bytes(range(256)) + b"\r\n\r\n",
+        "line feeds alone": b"POST /plugsurfing/events HTTP/1.1\nHost: x\n\n",
+    }.items():
+        yield Knock("head", name, _once(said), (400,))
+    yield Knock("head", "HTTP/0.9", _once(b"GET /healthz\r\n\r\n"), (200,))
+    yield Knock("head", "two spaces", _once(b"POST  /plugsurfing/events HTTP/1.1\r\nHost: x\r\n\r\n"), (403,))
+    yield Knock("head", "HTTP/1.0", _once(_with(late := event()).replace(b"HTTP/1.1", b"HTTP/1.0")), (403,))
+    yield Knock("head", "no Host", _once(request(late).replace(b"Host: x\r\n", b"")), (200,))
+    yield Knock("head", "empty lines before it", _once(b"\r\n\r\n" + request(event())), (200,))
+    yield Knock(
+        "head", "a wish for another protocol", _once(request(event(), "Connection: upgrade", "Upgrade: h2c")), (200,)
+    )
+    wish = request(event(), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    for cut in range(wish.index(b"Upgrade: h2c") - 3, wish.index(b"Upgrade: h2c") + 12):
+        parts = (wish[:cut], PAUSE, wish[cut:])
+        yield Knock("head", f"the same, in two parts at {cut}", lambda parts=parts: parts, (200,))
+    yield Knock(
+        "head", "WebSocket", _once(_with(b"", "Connection: upgrade", "Upgrade: websocket", method="GET")), (405,)
+    )
+    yield Knock("head", "asks first", _once(request(event(), "Expect: 100-continue")), (200,))
+    yield Knock("head", "expects a wonder", _once(request(event(), "Expect: 200-ok")), (200,))
+
+
+def _pieces(whole: bytes, size: int) -> Iterator[bytes]:
+    for start in range(0, len(whole), size):
+        yield whole[start : start + size]
+        yield PAUSE if start < 5 * size else b""
+
+
+def _paths() -> Iterator[Knock]:
+    for path in (
+        "/",
+        "//plugsurfing/events",
+        "/plugsurfing/events//",
+        "/plugsurfing/../plugsurfing/events",
+        "/plugsurfing/./events",
+        "/plugsurfing%2fevents",
+        "/plugsurfing/events%00",
+        "/plugsurfing/events;a=b",
+        "/PLUGSURFING/EVENTS",
+        "/plugsurfing/events/../../etc/passwd",
+        "/%ff%fe",
+        "/..%c0%af..%c0%afetc/passwd",
+        "/{{7*7}}",
+        "/docs",
+        "/openapi.json",
+        "/.env",
+    ):
+        status = 200 if path == "/plugsurfing%2fevents" else 404
+        yield Knock("path", path, _once(request(event(), path=path)), (status,))
+    yield Knock("path", "not ASCII", _once(request(event(), path="/plugsurfing/\xff")), (400,))
+    yield Knock("path", "with the other origin", _once(request(event(), path=f"http://evil.example{PATH}")), (200,))
+    yield Knock("path", "with a query", _once(request(event(), path=f"{PATH}?a=b&c")), (200,))
+    for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"):
+        yield Knock("path", method, _once(_with(b"", method=method)), (405,))
+    yield Knock("path", "CONNECT", _once(b"CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\n\r\n"), (400,))
+    yield Knock("path", "OPTIONS *", _once(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), (404,))
+
+
+def _connections() -> Iterator[Knock]:
+    several = [event() for _ in range(100)]
+    yield Knock("connection", "100 requests in one go", _once(b"".join(map(request, several))), (200,) * 100)
+    yield Knock(
+        "connection",
+        "good, broken, good in one go",
+        _once(request(event()) + b"\0\r\n\r\n" + request(event())),
+        (200, 400),
+    )
+    yield Knock("connection", "all said and half closed", lambda: (request(event()), HALF_CLOSE), (200, CLOSED))
+    yield Knock("connection", "nothing said and half closed", lambda: (HALF_CLOSE,), (CLOSED,))
+    yield Knock("connection", "half a head and half closed", lambda: (b"POST / HTTP/1.1\r\nHo", HALF_CLOSE), (CLOSED,))
+    bomb = gzip.compress(bytes(50_000_000))
+    yield Knock("connection", "a gzip bomb that says so", _once(request(bomb, "Content-Encoding: gzip")), (415,))
+    yield Knock("connection", "a gzip bomb that does not", _once(request(bomb)), (200,))
