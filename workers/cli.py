@@ -26,9 +26,13 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "deliveries": Entry("workers.commands.look:deliveries", "List deliveries and what became of them."),
         "show": Entry("workers.commands.show:show", "Show one delivery with its raw body."),
         "session": Entry("workers.commands.session:session", "Show one charging session and its timeline."),
+        "cdrs": Entry("workers.commands.cdrs:cdrs", "List charging records and what they come to; export them."),
         "pushes": Entry("workers.commands.look:pushes", "List what was sent to drivers."),
         "devices": Entry(
             "workers.commands.devices:devices", "List, add and remove drivers' devices, or serve the app."
+        ),
+        "drive": Entry(
+            "workers.commands.drive:drive", "Ask the Drive API: sessions, keys, fleets, balances; push tokens."
         ),
         "handlers": Entry("workers.commands.look:handlers", "List what handles what, and on which queue."),
     },

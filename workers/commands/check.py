@@ -1,5 +1,7 @@
 """`webhooks check`: the settings that are in effect, and what works or would fail."""
 
+from itertools import chain
+
 import click
 
 from ingest.errors import SettingsError
@@ -7,6 +9,7 @@ from ingest.settings import Settings
 from workers.commands import options
 from workers.commands.checkup import Finding, Standing, examine
 from workers.commands.deepcheck import examine_deeply
+from workers.commands.drivecheck import examine_drive
 from workers.commands.output import colored, console, facts, json_line, printable
 from workers.devfile import settings_beside_dev
 
@@ -16,7 +19,7 @@ from workers.devfile import settings_beside_dev
 @options.as_json
 @click.pass_context
 def check(ctx: click.Context, *, deep: bool, as_json: bool) -> None:
-    """Say what works here and what would fail: settings, inbox, keys, Redis, database, plugins, clocks.
+    """Say what works here and what would fail: settings, inbox, keys, Redis, database, plugins, clocks, Drive API.
 
     Changes nothing. Exit code 1 if anything would fail.
     """
@@ -28,7 +31,7 @@ def check(ctx: click.Context, *, deep: bool, as_json: bool) -> None:
     if not deep:
         _describe(settings, as_json=as_json)
     standings = set()
-    for finding in examine_deeply(settings) if deep else examine(settings):
+    for finding in examine_deeply(settings) if deep else chain(examine(settings), examine_drive(settings)):
         _tell(finding, as_json=as_json)
         standings.add(finding.standing)
     ctx.exit(1 if Standing.FAIL in standings else 0)

@@ -1,0 +1,224 @@
+"""`webhooks drive`: asks the Drive API by hand, changes fleets, and tells Roam OCPI of tokens."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from itertools import islice
+from typing import TypeVar
+
+import click
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ingest.broker import connect
+from workers.commands import options
+from workers.commands.driveviews import key_cells, key_json, plain, session_cells, session_facts, session_json
+from workers.commands.failures import Misused
+from workers.commands.logs import logs_aside
+from workers.commands.output import Json, facts, json_line, table
+from workers.devfile import settings_beside_dev
+from workers.drive.client import DriveClient
+from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
+from workers.drive.requests import LARGEST_PAGE, LEAST_PAGE
+
+T = TypeVar("T")
+
+REDIS_PATIENCE = 2
+"""Seconds: without Redis a command counts its calls alone."""
+
+since = click.option("--since", type=options.When(), metavar="WHEN", help="Started then or later: ISO 8601, or 2h ago.")
+until = click.option("--until", type=options.When(), metavar="WHEN", help="Started then or before.")
+
+
+@click.group()
+def drive() -> None:
+    """Ask the Drive API, as DRIVE_API_URL and DRIVE_API_KEY say. Amounts are written as text, to the last digit."""
+
+
+@drive.command()
+@click.argument("user_id", metavar="USER")
+@click.argument("session_id", metavar="SESSION")
+@options.as_json
+def session(user_id: str, session_id: str, *, as_json: bool) -> None:
+    """Read one session, finished or not."""
+    with asking() as client:
+        found = client.session(user_id, session_id)
+    if as_json:
+        json_line(session_json(found))
+        return
+    facts([(name, value) for name, value in session_facts(found) if value is not None])
+
+
+@drive.command()
+@click.argument("user_id", metavar="USER")
+@click.option(
+    "--status", "statuses", multiple=True, metavar="NAME", help="One of them, or several. Default: all known."
+)
+@click.option("--key", "charging_key_id", metavar="ID", help="Only those with this charging key.")
+@since
+@until
+@options.limit
+@options.as_json
+def history(  # noqa: PLR0913  the options are the interface
+    user_id: str,
+    *,
+    statuses: tuple[str, ...],
+    charging_key_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Read the sessions of a user."""
+    with asking() as client:
+        found = client.history(
+            user_id,
+            statuses=statuses or ALL_STATUSES,
+            charging_key_id=charging_key_id,
+            started_from=since,
+            started_until=until,
+        )
+        counted = counting("sessions", islice(found, limit), as_json=as_json)
+        if as_json:
+            for each in counted:
+                json_line(session_json(each))
+            return
+        table(
+            ("started", "ended", "status", "session", "location", "operator"), [session_cells(row) for row in counted]
+        )
+
+
+@drive.command()
+@click.option("--fleet", "fleet_id", metavar="ID", help="Only those of this fleet. Default: all of the organization.")
+@click.option("--page-size", type=click.IntRange(LEAST_PAGE, LARGEST_PAGE), default=LARGEST_PAGE, show_default=True)
+@options.limit
+@options.as_json
+def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bool) -> None:
+    """List charging keys."""
+    with asking() as client:
+        found = islice(client.charging_keys(fleet_id, page_size=page_size), limit)
+        counted = counting("charging keys", found, as_json=as_json)
+        if as_json:
+            for each in counted:
+                json_line(key_json(each))
+            return
+        table(("key", "enabled", "valid to", "contract", "visual number", "fleet"), [key_cells(row) for row in counted])
+
+
+@drive.command()
+@click.argument("user_id", metavar="USER")
+@options.as_json
+def balance(user_id: str, *, as_json: bool) -> None:
+    """Read the prepaid balance of a user, from where DRIVE_BALANCE_PATH says."""
+    with asking() as client:
+        amount = str(client.balance(user_id))
+    if as_json:
+        json_line({"balance": amount})
+    else:
+        click.echo(amount)
+
+
+@drive.command()
+@click.argument("location_id", metavar="ID")
+@options.as_json
+def location(location_id: str, *, as_json: bool) -> None:
+    """Read a location, with the name that its operator goes by there."""
+    with asking() as client:
+        found = client.location(location_id)
+    told: dict[str, Json] = {"location_id": location_id, "operator_display_name": found.operator_display_name}
+    if as_json:
+        json_line({**told, "document": plain(found.document)})
+    else:
+        facts([("location", location_id), ("operator", found.operator_display_name)])
+
+
+@drive.group()
+def fleets() -> None:
+    """Create and rename fleets, and invite drivers to them."""
+
+
+@fleets.command()
+@click.argument("fleet_id", metavar="FLEET")
+@click.option("--name", metavar="NAME", help="Up to 100 signs.")
+def create(fleet_id: str, *, name: str | None) -> None:
+    """Create a fleet. Its id, up to 100 signs, can never be changed."""
+    with asking() as client:
+        client.create_fleet(fleet_id, name)
+    click.echo("The fleet is created.")
+
+
+@fleets.command()
+@click.argument("fleet_id", metavar="FLEET")
+@click.argument("name")
+def rename(fleet_id: str, name: str) -> None:
+    """Give a fleet another name."""
+    with asking() as client:
+        client.rename_fleet(fleet_id, name)
+    click.echo("The fleet is renamed.")
+
+
+@fleets.command()
+@click.argument("fleet_id", metavar="FLEET")
+def invitation(fleet_id: str) -> None:
+    """Print the active invitation codes, in JSON as they come: their form is not documented."""
+    with asking() as client:
+        found = client.invitation(fleet_id)
+    json_line({"fleet_id": fleet_id, "invitation": plain(found.document)})
+
+
+@drive.group()
+def token() -> None:
+    """Tell Roam OCPI of tokens, as ROAM_OCPI_URL and ROAM_OCPI_TOKEN say."""
+
+
+@token.command()
+@click.argument("uid")
+@click.option("--country", "country_code", required=True, metavar="CC", help="Country of our party, such as DE.")
+@click.option("--party", "party_id", required=True, metavar="ID", help="Id of our party, three signs.")
+@click.option("--contract", "contract_id", required=True, metavar="ID", help="Contract that the token is for.")
+@click.option("--issuer", required=True, metavar="NAME", help="Who issued it.")
+@click.option("--visual-number", metavar="TEXT", help="What is printed on it.")
+@click.option("--type", "kind", default="RFID", show_default=True, metavar="TYPE", help="RFID, APP_USER, OTHER, …")
+@click.option(
+    "--whitelist",
+    type=click.Choice(Whitelist, case_sensitive=False),
+    required=True,
+    help="NEVER: each session must be authorized in real time.",
+)
+@click.option("--invalid", is_flag=True, help="It must not be taken any more.")
+def push(*, kind: str, invalid: bool, **told: str | Whitelist | None) -> None:
+    """Push one token: make it known, or change what is known of it."""
+    try:
+        pushed = RoamToken.model_validate({**told, "type": kind, "valid": not invalid})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Misused(f"The token is not one of OCPI: {first['loc'][0]}: {first['msg']}.") from None
+    with asking() as client:
+        client.push_token(pushed)
+    click.echo("The token is pushed.")
+
+
+@contextmanager
+def asking() -> Iterator[DriveClient]:
+    """Open a client that counts its calls with all other processes, if there is a Redis."""
+    settings = settings_beside_dev()
+    redis = connect(settings.redis_url, timeout=REDIS_PATIENCE) if settings.redis_url else nullcontext()
+    try:
+        with logs_aside(settings, "drive"), redis as connection, DriveClient(settings, connection) as client:
+            yield client
+    except ValueError as wrong:  # a name that is too long
+        raise Misused(str(wrong)) from None
+
+
+def counting(things: str, found: Iterable[T], *, as_json: bool) -> Iterator[T]:
+    """Go through a long list, and count aloud on stderr if somebody looks at it and it does not cross the list."""
+    screen = Console(stderr=True)
+    is_quiet = not screen.is_terminal or (as_json and sys.stdout.isatty())
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=is_quiet) as progress:
+        task = progress.add_task(things, total=None)
+        for each in found:
+            progress.advance(task)
+            yield each

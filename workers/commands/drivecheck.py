@@ -1,0 +1,78 @@
+"""Finds out whether the Drive API takes our key, by one cheap read, and whether tokens can be pushed to Roam OCPI."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import timedelta
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from ingest.broker import connect
+from ingest.errors import SettingsError
+from ingest.settings import Settings
+from workers.commands.checkup import Finding, Standing
+from workers.commands.logs import logs_aside
+from workers.drive.client import DriveClient
+from workers.drive.errors import DriveError, DriveRefused, DriveUnavailable, NotInDrive
+from workers.drive.requests import LEAST_PAGE
+
+PATIENCE = timedelta(seconds=10)
+NOBODY = "webhooks-check"
+"""The id of a user and of a session that nobody has."""
+
+
+def examine_drive(settings: Settings) -> Iterator[Finding]:
+    """See whether the Drive API can be asked, and Roam OCPI told."""
+    if not settings.has_drive:
+        yield _finding(Standing.OK, "Off: without DRIVE_API_KEY no session is read again, and no policy asks.")
+    else:
+        if _goes_in_the_clear(settings.drive_api_url):
+            yield _finding(Standing.WARN, "DRIVE_API_URL is no https: whoever is on the way reads the key.")
+        yield _asked(settings)
+    if (settings.roam_ocpi_url is None) != (settings.roam_ocpi_token is None):
+        missing = "ROAM_OCPI_URL" if settings.roam_ocpi_url is None else "ROAM_OCPI_TOKEN"
+        yield Finding("roam", Standing.FAIL, f"{missing} is not set: both are needed to push tokens.")
+    elif settings.roam_ocpi_url is not None:
+        yield Finding("roam", Standing.OK, "Tokens can be pushed to Roam OCPI; it was not asked.")
+
+
+def _asked(settings: Settings) -> Finding:
+    try:
+        # The budget is counted in Redis; whether that is there is told elsewhere.
+        with (
+            logs_aside(settings, "check"),
+            connect(settings.redis_url, timeout=2) if settings.redis_url else nullcontext() as connection,
+            DriveClient(settings, connection, deadline=PATIENCE) as client,
+        ):
+            return _finding(Standing.OK, _tried(client))
+    except DriveUnavailable as error:
+        return _finding(Standing.WARN, f"{error} Until it answers, nothing is read from it.")
+    except NotInDrive:
+        return _finding(Standing.FAIL, "There is no Drive API at DRIVE_API_URL (404).")
+    except (DriveError, SettingsError) as error:
+        return _finding(Standing.FAIL, str(error))
+
+
+def _tried(client: DriveClient) -> str:
+    try:
+        next(client.charging_keys(page_size=LEAST_PAGE), None)
+    except DriveRefused as refused:
+        try:
+            client.session(NOBODY, NOBODY)
+        except NotInDrive:
+            return "It takes the key for sessions, but not for charging keys."
+        raise refused from None
+    return "It takes the key, and lists charging keys."
+
+
+def _goes_in_the_clear(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return False
+    try:
+        return not ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return True
+
+
+def _finding(standing: Standing, sentence: str) -> Finding:
+    return Finding("drive", standing, sentence)
