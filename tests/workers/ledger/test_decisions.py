@@ -1,0 +1,98 @@
+"""The recorder of decisions: after the answer, in a thread of its own."""
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+import structlog
+from sqlalchemy import text
+
+from handlers.kit.testing import NOON, question
+from ingest.authorization.question import Allowed, Decision
+from ingest.authorization.verdict import Failure, Verdict
+from workers.ledger import authorizations, decisions
+from workers.ledger.authorizations import Wanted
+from workers.ledger.decisions import LedgerRecorder
+from workers.ledger.engine import open_ledger
+from workers.ledger.schema import metadata
+
+
+def verdict(**parts):
+    usual = {
+        "id": uuid4().hex,
+        "question": question(key="04:A1", session_id="s1"),
+        "decision": Decision(Allowed.BLOCKED, reason="disabled"),
+        "policy": "key_list",
+        "failure": None,
+        "answered_at": NOON + timedelta(milliseconds=4),
+        "took": timedelta(milliseconds=4),
+    }
+    return Verdict(**{**usual, **parts})
+
+
+def kept(ledger):
+    with ledger.begin() as conn:
+        return authorizations.find(conn, Wanted())
+
+
+def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
+    recorder = LedgerRecorder(ledger.engine)
+    recorder.start()
+    told = [verdict() for _ in range(1200)]
+    for each in told:
+        recorder.record(each)
+    recorder.stop()
+    assert {row.id for row in kept(ledger)} == {each.id for each in told}
+
+
+def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
+    recorder = LedgerRecorder(ledger.engine)
+    recorder.start()
+    recorder.record(verdict(failure=Failure.LATE, repeats="an id", decision=Decision(Allowed.ALLOWED)))
+    recorder.stop()
+    (row,) = kept(ledger)
+    assert (row.at, row.form, row.decision, row.policy) == (NOON, "plugsurfing", "ALLOWED", "key_list")
+    assert (row.reason, row.failure, row.repeated) == (None, "late", True)
+    assert (row.key, row.session_id, row.latency_us) == ("04a1", "s1", 4000)
+
+
+def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(tmp_path, monkeypatch, until):
+    monkeypatch.setattr(decisions, "PATIENCE", 0.01)
+    monkeypatch.setattr(decisions, "PAUSE", timedelta(milliseconds=10))
+    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    recorder = LedgerRecorder(engine, most_waiting=3)
+    with structlog.testing.capture_logs() as logs:
+        recorder.start()
+        for _ in range(5):
+            recorder.record(verdict())
+        until(lambda: {"decisions.waiting", "decisions.dropped"} <= {line["event"] for line in logs})
+        metadata.create_all(engine)
+        until(lambda: "decisions.kept_again" in {line["event"] for line in logs})
+        recorder.stop()
+    assert sum(line["count"] for line in logs if line["event"] == "decisions.dropped") == 2
+    with engine.connect() as conn:
+        assert conn.scalar(text("SELECT count(*) FROM authorizations")) == 3
+    engine.dispose()
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts):
+    monkeypatch.setattr(decisions, "PATIENCE", 0.01)
+    recorder = LedgerRecorder(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    with structlog.testing.capture_logs() as logs:
+        if starts:
+            recorder.start()
+        recorder.record(verdict())
+        recorder.stop()
+    assert [line["count"] for line in logs if line["event"] == "decisions.dropped"] == [1]
+
+
+def test_nothing_personal_is_logged(tmp_path, monkeypatch):
+    monkeypatch.setattr(decisions, "PATIENCE", 0.01)
+    recorder = LedgerRecorder(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    with structlog.testing.capture_logs() as logs:
+        recorder.start()
+        recorder.record(verdict())
+        recorder.stop()
+    assert logs
+    assert "04a1" not in str(logs).lower().replace(":", "")

@@ -1,0 +1,138 @@
+"""The copy of the ledger that policies are asked with."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from handlers.kit.authorize import BalanceFacts
+from handlers.kit.session import Moment, Naming, Session
+from ingest.settings import Settings, load_settings
+from workers.ledger import authorizations, balances, charging_keys, drive_readings, session_keys, sessions
+from workers.ledger.authorizations import DecisionRow
+from workers.ledger.balances import Balance
+from workers.ledger.charging_keys import KeyRow
+from workers.ledger.engine import open_ledger
+from workers.ledger.facts import KEYS, Facts
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return load_settings(data_dir=tmp_path, authorize_one_session=True)
+
+
+@pytest.fixture
+def facts(ledger, settings) -> Facts:
+    return Facts(ledger.engine, settings)
+
+
+def list_keys(ledger, *rows, at=NOW):
+    with ledger.begin() as conn:
+        drive_readings.claim(conn, KEYS, at, timedelta())
+        charging_keys.replace_all(conn, rows, drive_readings.begin_generation(conn, KEYS), at)
+        drive_readings.complete(conn, KEYS, at, at, len(rows))
+
+
+def says(status: str, user_id: str | None = None) -> Callable[[Session], Session]:
+    users = {user_id: Naming(NOW, "event")} if user_id else {}
+    return lambda known: Session(known.session_id, {status: Moment(NOW, NOW, frozenset({"event"}))}, users)
+
+
+def test_nothing_is_known_before_the_first_look(facts):
+    assert facts.keys_read_at() is None
+    assert facts.sessions_read_at() is None
+    assert facts.charging_key("04a1") is None
+
+
+def test_keys_are_found_however_they_are_spelt_and_until_they_are_gone(ledger, facts):
+    facts.look()
+    assert facts.keys_read_at() is None
+    list_keys(ledger, KeyRow("04a1", enabled=True, contract_id="c1"), KeyRow("04a2", enabled=True))
+    facts.look()
+    for asked in ("04A1", "a1:04"):
+        found = facts.charging_key(asked)
+        assert (found.identifier, found.contract_id, found.read_at) == ("04a1", "c1", NOW)
+    later = NOW + timedelta(minutes=5)
+    list_keys(ledger, KeyRow("04a2", enabled=False), at=later)
+    facts.look()
+    assert facts.charging_key("04a1") is None
+    assert not facts.charging_key("04a2").enabled
+    assert facts.keys_read_at() == later
+
+
+def test_a_long_list_is_copied_page_by_page(ledger, facts, monkeypatch):
+    monkeypatch.setattr("workers.ledger.facts.AT_ONCE", 3)
+    list_keys(ledger, *(KeyRow(f"{number:04x}", enabled=True) for number in range(10)))
+    facts.look()
+    assert all(facts.charging_key(f"{number:04x}") for number in range(10))
+
+
+def test_a_balance_that_was_asked_for_is_wanted_and_known_once_it_was_read(ledger, facts):
+    assert facts.balance("user1") is None
+    facts.look()
+    with ledger.begin() as conn:
+        assert balances.claim(conn, NOW, timedelta(minutes=1), limit=10) == ["user1"]
+        balances.put(conn, [Balance("user1", Decimal("7.10"), NOW)], every=timedelta(1), otherwise=timedelta(1))
+    facts.look()
+    assert facts.balance("user1") == BalanceFacts(Decimal("7.10"), NOW)
+    with ledger.begin() as conn:
+        balances.put(conn, [Balance("user1", None, NOW)], every=timedelta(1), otherwise=timedelta(1))
+    facts.look()
+    assert facts.balance("user1") is None
+
+
+def test_open_sessions_are_named_by_key_and_by_user(ledger, facts):
+    with ledger.begin() as conn:
+        asked = DecisionRow("d1", NOW, "ocpi", "ALLOWED", None, None, 1, session_id="s1", key="04a1")
+        authorizations.add(conn, [asked])
+        session_keys.note(conn, "s2", "04a1", NOW)
+        told = {"s1": says("STARTED"), "s2": says("STARTED", "user1"), "s3": says("STARTED", "user1")}
+        sessions.merge(conn, told)
+    facts.look()
+    assert facts.open_sessions("A104", None) == {"s1", "s2"}
+    assert facts.open_sessions(None, "user1") == {"s2", "s3"}
+    assert facts.open_sessions("04a1", "user1") == {"s1", "s2", "s3"}
+    assert facts.open_sessions("04a2", "user2") == set()
+    with ledger.begin() as conn:
+        sessions.merge(conn, {"s1": says("STOPPED")})
+    facts.look()
+    assert facts.open_sessions("04a1", None) == {"s2"}
+
+
+def test_the_key_of_a_session_may_become_known_later(ledger, facts, monkeypatch):
+    monkeypatch.setattr("workers.ledger.facts.LOOKED_UP_EVERY", timedelta())
+    with ledger.begin() as conn:
+        sessions.merge(conn, {"s1": says("STARTED")})
+    facts.look()
+    assert facts.open_sessions("04a1") == set()
+    with ledger.begin() as conn:
+        session_keys.note(conn, "s1", "04a1", NOW)
+    facts.look()
+    assert facts.open_sessions("04a1") == {"s1"}
+
+
+def test_sessions_are_looked_through_only_once_somebody_asks(ledger, tmp_path):
+    facts = Facts(ledger.engine, load_settings(data_dir=tmp_path))
+    facts.look()
+    assert facts.sessions_read_at() is None
+    facts.open_sessions("04a1")
+    facts.look()
+    assert facts.sessions_read_at() is not None
+
+
+def test_while_the_ledger_is_away_what_was_known_is_known(tmp_path, settings):
+    facts = Facts(open_ledger("postgresql+psycopg://nobody@127.0.0.1:1/nowhere"), settings)
+    facts.start(timedelta(seconds=20))
+    assert facts.charging_key("04a1") is None
+    facts.stop()
+
+
+def test_the_copy_is_kept_fresh_by_itself(ledger, facts, monkeypatch, until):
+    monkeypatch.setattr("workers.ledger.facts.LOOK_EVERY", timedelta(milliseconds=10))
+    facts.start(timedelta(seconds=20))
+    list_keys(ledger, KeyRow("04a1", enabled=True))
+    until(lambda: facts.charging_key("04a1"))
+    facts.stop()
