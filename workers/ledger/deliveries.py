@@ -142,6 +142,15 @@ def understood(conn: Connection, delivery_id: str, event: str | None, session_id
     conn.execute(this.values(event=event, session_id=session_id, reason=None))
 
 
+def came_again() -> ColumnElement[int]:
+    """Say how often a delivery came again, on all nodes together: an expression for a query of deliveries."""
+    seen = sightings.c.delivery_id == deliveries.c.id
+    counted = select(func.coalesce(func.sum(sightings.c.receipts), 0)).where(seen).scalar_subquery()
+    at_home = exists().where(seen, sightings.c.inbox == deliveries.c.inbox)
+    # The inbox that brought it received it once, even if it never counted.
+    return counted - case((at_home, 1), else_=0)
+
+
 def resolve_id(conn: Connection, prefix: str) -> str | None:
     """Complete the beginning of an id; None when no delivery, or more than one, has it."""
     in_range = (deliveries.c.id >= prefix) & (deliveries.c.id < prefix + LAST_CHARACTER)
@@ -190,13 +199,8 @@ def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
 
 
 def _described() -> Select[Any]:
-    seen = sightings.c.delivery_id == deliveries.c.id
-    counted = select(func.coalesce(func.sum(sightings.c.receipts), 0)).where(seen).scalar_subquery()
-    at_home = exists().where(seen, sightings.c.inbox == deliveries.c.inbox)
-    # The inbox that brought it received it once, even if it never counted.
-    duplicates = counted - case((at_home, 1), else_=0)
     columns = [column for column in deliveries.c if column.name != "body"]
-    return select(*columns, duplicates.label("duplicates"))
+    return select(*columns, came_again().label("duplicates"))
 
 
 def _conditions(filters: Filters) -> list[ColumnElement[bool]]:

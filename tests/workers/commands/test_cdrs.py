@@ -1,0 +1,161 @@
+"""`webhooks cdrs` as a person and as a program read it."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from handlers.cdr_records import cdr_record
+from handlers.kit.testing import context_for
+from ingest.envelope import Kind
+from ingest.events import decode
+from workers.ledger.outcomes import Outcome
+
+
+@pytest.fixture
+def record(node, noon):
+    """Put a CDR into the ledger, with the record that the plugin makes of it."""
+
+    def put(document, *, receipts=1, received_at=noon):
+        body = document if isinstance(document, bytes) else json.dumps(document).encode()
+        delivery_id = node.settle(
+            body, ("cdr_record", Outcome.DONE), kind=Kind.CDRS, receipts=receipts, received_at=received_at
+        )
+        event = decode(Kind.CDRS, body)
+        ctx = context_for(event, now=received_at)
+        ctx.delivery = replace(ctx.delivery, id=delivery_id, body=body)
+        cdr_record(event, ctx)
+        with node.engine.begin() as conn:
+            for write in ctx.writes.written:
+                conn.execute(write.statement, write.values)
+        return delivery_id
+
+    return put
+
+
+def cdr(request_id="r-1", total="7.03", **more):
+    return {"requestId": request_id, "cost": {"total": total, "currency": "EUR"}, "sessionId": "S", **more}
+
+
+def test_a_cdr_is_listed_with_all_that_is_known_of_it(node, record, event):
+    delivery_id = record(cdr(userId="driver", energy=12.340, locationId="loc"), receipts=4)
+    node.settle(event("SESSION_STARTED", "S", userId="driver"))
+    (row,) = node.rows("cdrs")
+    assert row == {
+        "id": delivery_id,
+        "request_id": "r-1",
+        "session_id": "S",
+        "session_status": "STARTED",
+        "user_id": "driver",
+        "charging_key": None,
+        "amount": "7.03",
+        "currency": "EUR",
+        "energy_kwh": "12.34",
+        "started_at": None,
+        "ended_at": None,
+        "location": "loc",
+        "operator": None,
+        "received_at": "2026-05-04T12:00:00Z",
+        "duplicates": 3,
+        "conflict": False,
+        "notes": [],
+    }
+    for_people = node.run("cdrs").stdout
+    assert "came 4 times" in for_people
+    assert "7.03 EUR" in for_people
+    assert "1 CDRs; 1 came again, 3 times in all" in for_people
+
+
+def test_conflicts_are_listed_side_by_side_and_counted(node, record):
+    record(cdr("r-1"))
+    record(cdr("r-2", "1.00"))
+    record(cdr("r-1", "9.99"))
+    assert [(row["request_id"], row["conflict"]) for row in node.rows("cdrs", "--conflicts")] == [("r-1", True)] * 2
+    for_people = node.run("cdrs").stdout
+    assert for_people.count("in conflict") == 2 + 1 + 1
+    assert "3 CDRs; 2 in conflict over 1 request ids" in for_people
+
+
+def test_totals_are_exact_and_tell_of_what_is_in_conflict(node, record):
+    for number in range(10):
+        record(b'{"requestId": "t-%d", "cost": {"total": 0.1, "currency": "EUR"}}' % number)
+    record(cdr("same", "10.000000000000000001"))
+    record(cdr("same", "20"))
+    record({"requestId": "free"})
+    assert node.rows("cdrs", "--totals") == [
+        {
+            "currency": "EUR",
+            "cdrs": 12,
+            "amount": "31.000000000000000001",
+            "in_conflict": 2,
+            "amount_in_conflict": "30.000000000000000001",
+            "without_amount": 0,
+        },
+        {
+            "currency": None,
+            "cdrs": 1,
+            "amount": "0",
+            "in_conflict": 0,
+            "amount_in_conflict": "0",
+            "without_amount": 1,
+        },
+    ]
+    assert "31.000000000000000001" in node.run("cdrs", "--totals", "--until", "1s").stdout
+
+
+def test_what_is_odd_about_a_cdr_is_said(node, record):
+    record({"cost": {"total": "12,50"}})
+    node.settle(b"not JSON", kind=Kind.CDRS)
+    for_people = node.run("cdrs").stdout
+    assert "has no request id" in for_people
+    assert "amount is not a number" in for_people
+    assert "1 without a request id (CDR_REQUEST_ID)" in for_people
+    assert "1 more could not be read" in for_people
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--session", "S"),
+        ("--user", "driver"),
+        ("--request-id", "r-1"),
+        ("--repeated",),
+        ("--since", "2026-05-04T12:00:00Z", "--until", "2026-05-04T12:00:01Z", "--limit", "1"),
+    ],
+)
+def test_filters_narrow_the_list_and_the_totals(node, record, noon, options):
+    record(cdr("r-1", userId="driver"), receipts=2)
+    record({"requestId": "r-2"}, received_at=noon.replace(hour=11))
+    assert [row["request_id"] for row in node.rows("cdrs", *options)] == ["r-1"]
+    if "--limit" not in options:
+        assert [total["amount"] for total in node.rows("cdrs", "--totals", *options)] == ["7.03"]
+
+
+def test_csv_holds_no_formula_and_every_digit(node, record):
+    record(cdr("=1+1", "-0.10", userId="@SUM(A1)", operator="+cmd", locationId="-7"))
+    node.run("cdrs", "--csv", "out.csv")
+    (row,) = csv.DictReader((node.folder / "out.csv").open(newline=""))
+    assert (row["request_id"], row["user_id"], row["operator"]) == ("'=1+1", "'@SUM(A1)", "'+cmd")
+    assert (row["amount"], row["location"], row["conflict"]) == ("-0.10", "-7", "false")
+    assert Decimal(row["amount"]) == Decimal("-0.1")
+    assert list(csv.DictReader(io.StringIO(node.run("cdrs", "--csv", "-").stdout))) == [row]
+
+
+def test_csv_is_whole_unless_a_limit_is_set(node, record):
+    for number in range(60):
+        record(cdr(f"r-{number}"))
+    assert len(node.run("cdrs", "--csv", "-").stdout.splitlines()) == 61
+    assert len(node.run("cdrs", "--csv", "-", "--limit", "2").stdout.splitlines()) == 3
+    assert "The newest 50" in node.run("cdrs").stderr
+    assert node.run("cdrs", "--csv", "-", "--json", code=2)
+
+
+def test_nothing_from_the_wire_moves_the_cursor(node, record):
+    record(cdr("r\x1b[2J", userId="\u202edriver"))
+    for arguments in (("cdrs",), ("cdrs", "--json"), ("cdrs", "--csv", "-")):
+        said = node.run(*arguments).stdout
+        assert "\x1b[2J" not in said
+        assert "\u202e" not in said

@@ -1,0 +1,185 @@
+"""`webhooks cdrs`: the charging records, what they come to, and which contradict each other."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from workers.commands import options
+from workers.commands.csvfile import write_csv
+from workers.commands.output import Cell, Json, iso, json_line, printable, short, table
+from workers.commands.stores import looking_into_ledger
+from workers.devfile import settings_beside_dev
+from workers.ledger import cdrs as ledger_cdrs
+from workers.ledger.cdrs import CdrFilters, CdrRow, Summary, Total
+
+TO_STDOUT = "-"
+
+
+@click.command()
+@click.option("--session", "session_id", metavar="ID", help="The charging session they are about.")
+@click.option("--user", "user_id", metavar="ID", help="The driver, whom the CDR names or its session does.")
+@click.option("--request-id", metavar="ID", help="Plugsurfing's id of the request.")
+@click.option("--conflicts", "in_conflict", is_flag=True, help="Only those whose request id another one has, too.")
+@click.option("--repeated", is_flag=True, help="Only those that came more than once, as the same bytes.")
+@options.since
+@options.until
+@options.limit
+@click.option("--totals", "only_totals", is_flag=True, help="Only what they come to, in each currency.")
+@click.option("--csv", "csv_to", metavar="FILE", help="Write them as CSV to a file, or to stdout as -.")
+@options.as_json
+def cdrs(  # noqa: PLR0913  the options are the interface
+    *,
+    session_id: str | None,
+    user_id: str | None,
+    request_id: str | None,
+    in_conflict: bool,
+    repeated: bool,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int | None,
+    only_totals: bool,
+    csv_to: str | None,
+    as_json: bool,
+) -> None:
+    """List charging records, newest first, and what all that fit come to, to the last digit.
+
+    Two CDRs with one request id and different bytes are in conflict: both are kept, and no total decides between them.
+    One whose same bytes came again, because Plugsurfing did not take our answer for one, is one CDR; how often is told.
+    """
+    if csv_to is not None and (as_json or only_totals):
+        raise click.UsageError("Choose --csv, or --json and --totals.")
+    filters = CdrFilters(
+        session_id=session_id,
+        user_id=user_id,
+        request_id=request_id,
+        since=since,
+        until=until,
+        in_conflict=in_conflict,
+        repeated=repeated,
+    )
+    limit = options.limit_for(limit, as_json=as_json or csv_to is not None)
+    with looking_into_ledger(settings_beside_dev()) as conn:
+        if csv_to is not None:
+            _export(csv_to, map(cdr_json, ledger_cdrs.find(conn, filters, limit)))
+            return
+        if as_json and not only_totals:
+            for row in ledger_cdrs.find(conn, filters, limit):
+                json_line(cdr_json(row))
+            return
+        rows = [] if only_totals else list(ledger_cdrs.find(conn, filters, limit))
+        counted = ledger_cdrs.summary(conn, filters)
+        unread = ledger_cdrs.unreadable(conn, since, until)
+    if as_json:
+        for total in counted.totals:
+            json_line(total_json(total))
+        return
+    if not only_totals:
+        table(("received", "id", "request id", "session", "driver", "amount", "kWh", "notes"), map(_cells, rows))
+        options.say_if_cut(len(rows), limit)
+        click.echo()
+    _say(counted, unread)
+
+
+def cdr_json(row: CdrRow) -> dict[str, Json]:
+    """Write a CDR as `cdrs --json` and `--csv` do: amounts as text, as many read JSON's numbers as floats."""
+    return {
+        "id": row.delivery_id,
+        "request_id": row.request_id,
+        "session_id": row.session_id,
+        "session_status": row.session_status,
+        "user_id": row.user_id,
+        "charging_key": row.charging_key,
+        "amount": exactly(row.amount),
+        "currency": row.currency,
+        "energy_kwh": exactly(row.energy_kwh),
+        "started_at": iso(row.started_at),
+        "ended_at": iso(row.ended_at),
+        "location": row.location,
+        "operator": row.operator,
+        "received_at": iso(row.received_at),
+        "duplicates": row.duplicates,
+        "conflict": row.in_conflict,
+        "notes": list(row.notes),
+    }
+
+
+def total_json(total: Total) -> dict[str, Json]:
+    """Write a total as `cdrs --totals --json` does."""
+    return {
+        "currency": total.currency,
+        "cdrs": total.cdrs,
+        "amount": exactly(total.amount),
+        "in_conflict": total.in_conflict,
+        "amount_in_conflict": exactly(total.amount_in_conflict),
+        "without_amount": total.without_amount,
+    }
+
+
+def exactly(number: Decimal | None) -> str | None:
+    """Write a number with all its digits and no exponent."""
+    return None if number is None else format(number, "f")
+
+
+def amount_in_words(row: CdrRow) -> str | None:
+    """Write what a CDR costs: `7.03 EUR`."""
+    return None if row.amount is None else f"{exactly(row.amount)} {row.currency or '?'}"
+
+
+def remarks(row: CdrRow) -> Iterator[str]:
+    """Say what is unusual about a CDR."""
+    if row.in_conflict:
+        yield "in conflict"
+    if row.duplicates:
+        yield f"came {row.duplicates + 1} times"
+    yield from row.notes
+
+
+def _cells(row: CdrRow) -> Sequence[Cell]:
+    notes = Text(printable(", ".join(remarks(row))), style="bold red" if row.in_conflict else "")
+    return (
+        row.received_at,
+        short(row.delivery_id),
+        row.request_id,
+        row.session_id,
+        row.user_id,
+        amount_in_words(row),
+        exactly(row.energy_kwh),
+        notes,
+    )
+
+
+def _say(counted: Summary, unread: int) -> None:
+    """Write down what fits, counted and added up."""
+    facts = [f"{counted.cdrs:,} CDRs"]
+    if counted.repeated:
+        facts.append(f"{counted.repeated:,} came again, {counted.repeats:,} times in all")
+    if counted.in_conflict:
+        facts.append(f"{counted.in_conflict:,} in conflict over {counted.request_ids_in_conflict:,} request ids")
+    if counted.without_request_id:
+        facts.append(f"{counted.without_request_id:,} without a request id (CDR_REQUEST_ID)")
+    click.echo("; ".join(facts))
+    if unread:
+        click.echo(f"{unread:,} more could not be read: webhooks deliveries --state unreadable")
+    if counted.totals:
+        click.echo()
+        headings = ("currency", "CDRs", "amount", "in conflict", "amount of these", "without an amount")
+        table(headings, map(_total_cells, counted.totals))
+
+
+def _total_cells(total: Total) -> Sequence[Cell]:
+    amounts = exactly(total.amount), exactly(total.amount_in_conflict)
+    return total.currency, total.cdrs, amounts[0], total.in_conflict, amounts[1], total.without_amount
+
+
+def _export(csv_to: str, rows: Iterator[dict[str, Json]]) -> None:
+    if csv_to == TO_STDOUT:
+        write_csv(sys.stdout, rows)
+        return
+    with Path(csv_to).open("w", encoding="utf-8", newline="") as file:
+        count = write_csv(file, rows)
+    click.echo(f"{count:,} CDRs written to {printable(csv_to)}.", err=True)
