@@ -19,6 +19,7 @@ from ingest.batch import Delivery
 from ingest.events import Event, storable
 from ingest.settings import Settings
 from workers.ledger.outcomes import Outcome
+from workers.overstay import at_most
 from workers.retry import RetryPolicy
 
 log = structlog.get_logger()
@@ -92,7 +93,9 @@ class Runner:
         results = [self._run(task) for task in tasks if not task.subscription.is_async]
         concurrent = [task for task in tasks if task.subscription.is_async]
         if concurrent:
-            results += asyncio.run(self._run_together(concurrent))
+            rounds = -(-len(concurrent) // self.settings.handler_concurrency)
+            with at_most(self.settings.handler_timeout * rounds):  # one that blocks the loop is told by nobody
+                results += asyncio.run(self._run_together(concurrent))
         return results
 
     def _run(self, task: Task) -> Result:
@@ -101,7 +104,8 @@ class Runner:
         return self._result(task, context, started_at, failure)
 
     def _call_in_time(self, task: Task, context: CollectingContext) -> None:
-        with deadline(self.settings.handler_timeout):
+        span = self.settings.handler_timeout
+        with at_most(span), deadline(span):
             task.subscription.function(task.event, context)
 
     async def _run_together(self, tasks: Sequence[Task]) -> list[Result]:

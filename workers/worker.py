@@ -8,6 +8,7 @@ import redis
 import stamina
 import structlog
 from rq import Queue, Worker
+from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +22,7 @@ from ingest.settings import Settings
 from workers.allowed import OurJob
 from workers.equipment import open_once, preload
 from workers.ledger.rehearsal import rehearse
+from workers.overstay import watching
 from workers.push.channels import open_channels
 
 log = structlog.get_logger()
@@ -52,6 +54,11 @@ class PreloadedWorker(Worker):
         """Have a child do the job, and wait for it."""
         reach(Step.TAKEN)
         super().execute_job(job, queue)
+
+    def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
+        """Wait for the child, and kill it if its handler does not stop when its time is up."""
+        with watching(self.kill_horse):
+            super().monitor_work_horse(job, queue, execution)
 
 
 def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False) -> None:
