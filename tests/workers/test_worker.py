@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ingest.settings import load_settings
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger
 from workers.ledger.migrate import migrate
+from workers.valkey import server_binary
 from workers.worker import PreloadedWorker
 
 ENVIRONMENT = {"PLUGSURFING_HMAC_CURRENT": "key", "LOG_FORMAT": "json"}
@@ -71,6 +73,45 @@ def test_our_worker_and_the_stock_one_settle_a_batch(
         session = sessions.get(ledger, "S1")
     assert session is not None
     assert session.status == "STARTED"
+
+
+def test_a_worker_that_starts_before_redis_waits_for_it_and_then_works(
+    environment: dict[str, str], tmp_path: Path, until: Callable[..., None]
+) -> None:
+    socket, said = tmp_path / "redis", tmp_path / "said"
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(said.open("wb"))
+        environment |= {"REDIS_URL": f"unix://{socket}"}
+        worker = stack.enter_context(subprocess.Popen([sys.executable, *OURS], env=environment, stderr=log))
+        stack.callback(worker.kill)
+        until(lambda: "retry_scheduled" in said.read_text(), patience=60)
+        assert worker.poll() is None
+        server = [
+            str(server_binary()),
+            "--port",
+            "0",
+            "--unixsocket",
+            str(socket),
+            "--save",
+            "",
+            "--logfile",
+            "/dev/null",
+        ]
+        redis_server = stack.enter_context(subprocess.Popen(server, cwd=tmp_path))
+        stack.callback(redis_server.kill)
+        connection = stack.enter_context(redis.Redis(unix_socket_path=str(socket)))
+        until(lambda: is_there(connection), patience=60)
+        inbox_id, _ = offer(connection, "S1", tmp_path)
+        until(lambda: connection.llen(settled_key(inbox_id)), patience=60)
+        worker.terminate()
+        assert worker.wait(60) == 0
+
+
+def is_there(connection: redis.Redis) -> bool:
+    """Say whether Redis answers."""
+    with contextlib.suppress(redis.RedisError):
+        return bool(connection.ping())
+    return False
 
 
 def test_a_broken_plugin_stops_the_worker_with_a_sentence(environment: dict[str, str], tmp_path: Path) -> None:
