@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from ingest.simulator.stories import Telling
+from ingest.envelope import Kind
+from ingest.simulator.stories import Telling, contradiction
 
-# The part of all requests that a fault befalls.
+# The part of all requests that a fault befalls, unless another is asked for.
 SHARE = 0.2
 
 
@@ -30,6 +31,8 @@ class Fault(StrEnum):
     """The body takes its time."""
     GZIP = "gzip"
     """The body is compressed."""
+    CONFLICT = "conflict"
+    """A CDR is told once more, with the same request id and at another price. Events have none."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Step:
     faults: frozenset[Fault] = frozenset()
 
 
-def plan(stories: Iterable[Sequence[Telling]], faults: Sequence[Fault], random: Random) -> list[tuple[Step, ...]]:
+def plan(
+    stories: Iterable[Sequence[Telling]], faults: Sequence[Fault], random: Random, share: float = SHARE
+) -> list[tuple[Step, ...]]:
     """Say what to send: the steps of a tuple one after the other, the tuples side by side.
 
     Without faults that is one tuple a story. The same `random` gives the same plan.
     """
-    tracks = [tuple(_steps(told, faults, random, first=number == 0)) for number, told in enumerate(stories)]
+    tracks = [tuple(_steps(told, faults, random, share, first=number == 0)) for number, told in enumerate(stories)]
     if Fault.LATE in faults:
         tracks = [_with_one_late(track, random) for track in tracks]
     if Fault.SHUFFLE in faults:
@@ -55,13 +60,15 @@ def plan(stories: Iterable[Sequence[Telling]], faults: Sequence[Fault], random: 
     return [track for track in tracks if track]
 
 
-def _steps(told: Sequence[Telling], faults: Sequence[Fault], random: Random, *, first: bool) -> Iterator[Step]:
+def _steps(
+    told: Sequence[Telling], faults: Sequence[Fault], random: Random, share: float, *, first: bool
+) -> Iterator[Step]:
     for place, telling in enumerate(told):
         # In the first story each fault strikes once for certain, one after the other, so that a short one shows all.
         struck = frozenset(
             fault
             for number, fault in enumerate(faults)
-            if random.random() < SHARE or (first and place == number % len(told))
+            if random.random() < share or (first and place == _certain(fault, number, told))
         )
         if Fault.DROP in struck:
             continue
@@ -69,6 +76,15 @@ def _steps(told: Sequence[Telling], faults: Sequence[Fault], random: Random, *, 
         yield step
         if Fault.DUP in struck:
             yield step
+        if Fault.CONFLICT in struck and telling.kind is Kind.CDRS:
+            yield Step(contradiction(telling), struck)
+
+
+def _certain(fault: Fault, number: int, told: Sequence[Telling]) -> int:
+    """Say which telling of the first story a fault is sure to strike."""
+    contradicted = (place for place, telling in enumerate(told) if telling.kind is Kind.CDRS)
+    anywhere = number % len(told)
+    return next(contradicted, anywhere) if fault is Fault.CONFLICT else anywhere
 
 
 def _with_one_late(track: tuple[Step, ...], random: Random) -> tuple[Step, ...]:

@@ -3,11 +3,13 @@
 import json
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from random import Random
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from ingest.envelope import Kind
 from ingest.events import (
@@ -25,6 +27,18 @@ FEE_LEAD = timedelta(minutes=10)
 FEE_TYPE = "BLOCKING"
 
 LETTERS = string.ascii_letters + string.digits
+
+# In a CDR, how long was charged, and how much later it is told; prices of a kWh in hundredths, from and to.
+CHARGING = timedelta(minutes=42)
+CDR_AFTER = timedelta(minutes=2)
+CENT = Decimal("0.01")
+TARIFFS = (
+    ("DE", "EUR", 39, 90),
+    ("NL", "EUR", 35, 80),
+    ("SE", "SEK", 350, 800),
+    ("CH", "CHF", 45, 95),
+    ("GB", "GBP", 55, 95),
+)
 
 
 @dataclass(frozen=True)
@@ -110,14 +124,32 @@ def written(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds" if at.microsecond else "seconds").replace("+00:00", "Z")
 
 
+def contradiction(told: Telling) -> Telling:
+    """Say the same CDR once more, at another price: one request id, other bytes."""
+    document = json.loads(told.body)
+    document["cost"]["total"] = str(Decimal(document["cost"]["total"]) + 1)
+    return replace(told, body=_body(document))
+
+
 def _charging_record(cast: Cast, at: datetime) -> dict[str, Any]:
-    # The schema is not public. Documented are a request id, and who, what and where: the rest is made up.
+    # The schema is not public. Documented are a request id, and who, what and where: the rest is made up. It depends on
+    # the session alone, so that a CDR that is told again is the same.
+    random = Random(cast.session_id)  # noqa: S311  nothing secret is drawn
+    country, currency, least, most = random.choice(TARIFFS)
+    energy = Decimal(random.randrange(2_000, 80_000)) / 1000
+    price = Decimal(random.randrange(least, most)) / 100
     return {
-        "requestId": f"cdr-{cast.session_id}",
+        "requestId": str(UUID(int=random.getrandbits(128), version=4)),
         "userId": cast.user_id,
-        "session": {"id": cast.session_id, "stoppedAt": written(at), "energy": "12.34"},
-        "cost": {"total": "7.03", "currency": "EUR"},
-        "location": {"operator": "Example Charging", "country": "DE"},
+        "session": {
+            "id": cast.session_id,
+            "startedAt": written(at - CDR_AFTER - CHARGING),
+            "stoppedAt": written(at - CDR_AFTER),
+            "energyKwh": str(energy),
+        },
+        "cost": {"total": str((energy * price).quantize(CENT)), "currency": currency},
+        "location": {"id": f"loc-{random.randrange(1000):03}", "operator": "Example Charging", "country": country},
+        "createdAt": written(at),
     }
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from random import Random
 
 import pytest
@@ -24,7 +25,7 @@ from ingest.simulator import sender
 from ingest.simulator.faults import Fault, Step, plan
 from ingest.simulator.requests import Manner, Penmanship, Sign, as_curl
 from ingest.simulator.sender import Answer, send, tally
-from ingest.simulator.stories import SCENARIOS, Cast, cast_of, story, telling, written
+from ingest.simulator.stories import SCENARIOS, Cast, cast_of, contradiction, story, telling, written
 
 NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
 CAST = Cast("L60XMxWy0oP", "user1")
@@ -130,6 +131,29 @@ def test_a_charging_record_goes_to_its_own_url_and_tells_of_its_session():
     assert isinstance(event, ChargingRecord)
     assert event.session_id == "L60XMxWy0oP"
     assert CURRENT.request(Step(record), at=NOW).path == "/plugsurfing/cdrs"
+
+
+def test_a_charging_record_of_a_session_is_the_same_whenever_it_is_told_again():
+    told = [telling("CDR", Cast(session_id, "driver"), NOW).body for session_id in ("one", "one", "two")]
+    assert told[0] == told[1]
+    one, two = (json.loads(body) for body in told[1:])
+    assert one["requestId"] != two["requestId"]
+    assert one["cost"] != two["cost"]
+
+
+def test_a_contradiction_has_the_same_request_id_and_another_price():
+    first = telling("CDR", CAST, NOW)
+    other = contradiction(first)
+    before, after = json.loads(first.body), json.loads(other.body)
+    assert Decimal(after["cost"]["total"]) - Decimal(before["cost"]["total"]) == 1
+    assert {**after, "cost": before["cost"]} == before
+
+
+@pytest.mark.parametrize("about", ["cdr", "CDR"])
+def test_the_fault_conflict_befalls_a_charging_record(about):
+    (track,) = plan([story(about, CAST, now=NOW)], [Fault.CONFLICT], Random(1))
+    assert [step.telling.name for step in track][-2:] == ["CDR", "CDR"]
+    assert track[-1].telling == contradiction(track[-2].telling)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

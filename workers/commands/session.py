@@ -11,19 +11,22 @@ from handlers.kit.session import DRIVE, EVENT, Session
 from handlers.kit.statuses import OUT_OF_TURN, Anomaly
 from ingest.outbox import Outbox
 from workers.commands import options
+from workers.commands.cdrs import amount_in_words, cdr_json, remarks
 from workers.commands.failures import Failure
 from workers.commands.listing import EVERYTHING, in_inbox_only, run_json
 from workers.commands.look import push_json
 from workers.commands.output import Cell, Json, colored, console, facts, iso, json_line, local, printable, span, table
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
+from workers.ledger import cdrs as ledger_cdrs
 from workers.ledger import sessions
+from workers.ledger.cdrs import CdrFilters, CdrRow
 from workers.ledger.deliveries import RunRow
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.timeline import Moment, timeline
 
-KEEPS_THE_RECORD = "session_record"
-"""The handler whose work the changes tell already."""
+KEEP_RECORDS = {"session_record", "cdr_record"}
+"""Handlers whose work the changes tell already."""
 SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 
 
@@ -37,19 +40,20 @@ def session(*, session_id: str, as_json: bool) -> None:
         on_their_way = _count_in(outbox, conn, session_id)
         record = sessions.get(conn, session_id)
         told = timeline(conn, session_id, settings.clock_skew)
-    if record is None and not told:
+        charges = list(ledger_cdrs.find(conn, CdrFilters(session_id=session_id), None))
+    if record is None and not told and not charges:
         waiting = f"; {on_their_way} of its deliveries lie in the inbox" if on_their_way else ""
         raise Failure(f"The ledger knows no session '{printable(session_id)}'{waiting}.")
     record = record or Session.empty(session_id)
     if as_json:
-        json_line(session_json(record, told))
+        json_line(session_json(record, told, charges))
         return
-    print_session(record, told)
+    print_session(record, told, charges)
     if on_their_way:
         click.echo(f"Still on its way from the inbox: {on_their_way}.", err=True)
 
 
-def print_session(record: Session, told: Sequence[Moment]) -> None:
+def print_session(record: Session, told: Sequence[Moment], charges: Sequence[CdrRow] = ()) -> None:
     """Print a session for a person: the record, and under it the timeline."""
     fee = None
     if record.fee_type and record.fee_will_apply_from:
@@ -64,11 +68,20 @@ def print_session(record: Session, told: Sequence[Moment]) -> None:
             ("complete", record.completed_at),
             ("fee", fee),
             ("told by", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
+            *(("CDR", charge_in_words(charge)) for charge in charges),
             *(("anomaly", in_words(record, anomaly)) for anomaly in record.anomalies),
         ]
     )
     console().print()
-    table(("time", "late", "what came", "what came of it"), [line for moment in told for line in _lines(moment)])
+    of_delivery = {charge.delivery_id: charge for charge in charges}
+    lines = [line for moment in told for line in _lines(moment, of_delivery.get(moment.delivery.id))]
+    table(("time", "late", "what came", "what came of it"), lines)
+
+
+def charge_in_words(charge: CdrRow) -> str:
+    """Say what a CDR says, and what is odd about it."""
+    said = [amount_in_words(charge) or "no amount", charge.request_id, *remarks(charge)]
+    return ", ".join(filter(None, said))
 
 
 def in_words(record: Session, anomaly: Anomaly) -> str:
@@ -82,7 +95,7 @@ def in_words(record: Session, anomaly: Anomaly) -> str:
     return f"{after} at {local(late)}, after {before} at {local(early)}"
 
 
-def session_json(record: Session, told: Sequence[Moment]) -> dict[str, Json]:
+def session_json(record: Session, told: Sequence[Moment], charges: Sequence[CdrRow]) -> dict[str, Json]:
     """Write a session as `session --json` does."""
     return {
         "session_id": record.session_id,
@@ -94,6 +107,7 @@ def session_json(record: Session, told: Sequence[Moment]) -> dict[str, Json]:
         "fee_type": record.fee_type,
         "fee_will_apply_from": iso(record.fee_will_apply_from),
         "anomalies": list(record.anomalies),
+        "cdrs": [cdr_json(charge) for charge in charges],
         "timeline": [_moment_json(moment) for moment in told],
     }
 
@@ -116,13 +130,15 @@ def _moment_json(moment: Moment) -> dict[str, Json]:
     }
 
 
-def _lines(moment: Moment) -> Iterator[Sequence[Cell]]:
+def _lines(moment: Moment, charge: CdrRow | None) -> Iterator[Sequence[Cell]]:
     row = moment.delivery
     times = f" ×{row.duplicates + 1}" if row.duplicates else ""
     changed: Cell = ", ".join(_changed(moment)) or Text(_why_nothing(moment), style="dim")
+    if charge is not None:
+        changed = f"a CDR of {amount_in_words(charge) or 'no amount'}"
     yield moment.at, moment.late, f"{row.event or row.kind}{times}", changed
     for run in row.runs:
-        if run.handler != WHOLE_DELIVERY and (run.handler != KEEPS_THE_RECORD or run.outcome is not Outcome.DONE):
+        if run.handler != WHOLE_DELIVERY and (run.handler not in KEEP_RECORDS or run.outcome is not Outcome.DONE):
             yield run.finished_at or "", "", f"  {run.handler}", _came_to(run)
     for push in moment.pushes:
         told = Text.assemble(colored(push.state), f": {printable(push.error or push.title)}")

@@ -159,3 +159,19 @@ def test_nothing_from_the_wire_moves_the_cursor(node, record):
         said = node.run(*arguments).stdout
         assert "\x1b[2J" not in said
         assert "\u202e" not in said
+
+
+def test_a_session_tells_of_its_cdr_wherever_that_names_it(node, record, event):
+    node.settle(event("SESSION_STARTED", "S", userId="driver"), ("session_record", Outcome.DONE))
+    first = record(cdr("r-1"))
+    other = record(cdr("r-1", "9.99"))
+    for_people = node.run("session", "S").stdout
+    assert "7.03 EUR, r-1, in conflict" in for_people
+    assert "a CDR of 9.99 EUR" in for_people
+    (session,) = node.rows("session", "S")
+    assert {charge["id"]: charge["amount"] for charge in session["cdrs"]} == {first: "7.03", other: "9.99"}
+
+
+def test_a_session_may_be_known_by_its_cdr_alone(node, record):
+    record(cdr("r-1"))
+    assert "7.03 EUR, r-1" in node.run("session", "S").stdout

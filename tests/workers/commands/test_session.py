@@ -19,6 +19,7 @@ KEYS = [
     "fee_type",
     "fee_will_apply_from",
     "anomalies",
+    "cdrs",
     "timeline",
 ]
 
@@ -51,7 +52,7 @@ def test_a_session_is_told_with_its_record_and_in_the_order_in_which_it_happened
     (session,) = any_node.rows("session", "L60XMxWy0oP")
 
     assert list(session) == KEYS
-    assert {key: session[key] for key in KEYS[:-1]} == {
+    assert {key: session[key] for key in KEYS[:-2]} == {
         "session_id": "L60XMxWy0oP",
         "user_id": "user1",
         "status": "COMPLETE",
