@@ -142,6 +142,7 @@ def welcome(house: Household) -> str:
         "readiness": f"{house.url}/readyz",
         "dashboard": house.dashboard_url,
         **({"devices": house.devices_url} if house.has_devices_door else {}),
+        **({"drive api": f"{house.settings.drive_api_url}  (simulated)"} if house.has_own_drive else {}),
         "queues": shown["REDIS_URL"] + ("  (embedded Valkey)" if house.has_own_valkey else ""),
         "ledger": shown["DATABASE_URL"],
     }

@@ -17,6 +17,7 @@ from workers.valkey import LOOPBACK, valkey
 DASHBOARD_AFTER = 2
 VALKEY_AFTER = 3
 DEVICES_AFTER = 4
+DRIVE_AFTER = 5
 
 # What a process may need to end beyond what its work may take.
 GRACE = timedelta(seconds=15)
@@ -39,6 +40,11 @@ class Household:
     def has_own_valkey(self) -> bool:
         """Whether the queues are in a Valkey of its own."""
         return "REDIS_URL" in self.made_up
+
+    @property
+    def has_own_drive(self) -> bool:
+        """Whether the Drive API is simulated."""
+        return "DRIVE_API_KEY" in self.made_up
 
     @property
     def url(self) -> str:
@@ -76,9 +82,26 @@ def furnish(port: int | None) -> Household:
     if given.plugsurfing_hmac_required and not any(getattr(given, name) for name in KEYS):
         # In hexadecimal digits a key is good in each of the three encodings.
         made_up |= {name: known.get(name) or secrets.token_hex(32) for name in map(str.upper, KEYS)}
+    if not given.has_drive:
+        made_up |= simulated_drive(given, free_port(port + DRIVE_AFTER))
     settings = load_settings(**{name.lower(): value for name, value in made_up.items()})
     settings.require_signing()
     return Household(settings, made_up)
+
+
+def simulated_drive(given: Settings, port: int) -> dict[str, str]:
+    """Make up what leads to a Drive API, and a Roam OCPI, of our own."""
+    made_up = {
+        "DRIVE_API_URL": f"http://{LOOPBACK}:{port}/drive",
+        "DRIVE_API_KEY": secrets.token_hex(16),
+        "ROAM_OCPI_URL": f"http://{LOOPBACK}:{port}/ocpi/2.2.1/tokens",
+        "ROAM_OCPI_TOKEN": secrets.token_hex(16),
+    }
+    if given.drive_balance_path is None:
+        made_up["DRIVE_BALANCE_PATH"] = "/v1/users/{user_id}/balance"
+    if given.roam_ocpi_url is not None or given.roam_ocpi_token is not None:  # not ours
+        made_up = {name: value for name, value in made_up.items() if not name.startswith("ROAM")}
+    return made_up
 
 
 def children_of(house: Household, lock: int) -> list[Child]:
@@ -88,6 +111,7 @@ def children_of(house: Household, lock: int) -> list[Child]:
     """
     work_ends_within = house.settings.handler_timeout + GRACE  # it finishes the job in its hands
     children = [
+        *([ours("drive", lock, "simulate")] if house.has_own_drive else []),
         ours("work", lock, patience=work_ends_within),
         ours("dashboard", lock),
         ours("clock", lock),

@@ -34,6 +34,7 @@ def test_where_nothing_is_set_everything_is_made_up():
     assert set(house.made_up_keys) == set(KEYS)
     assert [child.name for child in children_of(house, 0)] == [
         "valkey",
+        "drive",
         "work",
         "dashboard",
         "clock",
@@ -83,7 +84,26 @@ def test_a_redis_that_is_set_is_used(monkeypatch):
     house = furnish(9000)
     assert not house.has_own_valkey
     assert house.settings.redis_url == "redis://elsewhere:6379/1"
-    assert [child.name for child in children_of(house, 0)] == ["work", "dashboard", "clock", "devices", "serve"]
+    assert [child.name for child in children_of(house, 0)] == [
+        "drive",
+        "work",
+        "dashboard",
+        "clock",
+        "devices",
+        "serve",
+    ]
+
+
+def test_without_a_key_of_the_drive_api_it_is_simulated(monkeypatch):
+    house = furnish(9000)
+    assert house.settings.drive_api_url == "http://127.0.0.1:9005/drive"
+    assert house.settings.has_drive
+    assert house.settings.roam_ocpi_url == "http://127.0.0.1:9005/ocpi/2.2.1/tokens"
+    monkeypatch.setenv("DRIVE_API_KEY", "a key of our own")
+    house = furnish(9000)
+    assert not house.has_own_drive
+    assert house.settings.drive_api_url.startswith("https://drive-api-stage.plugsurfing.com")
+    assert "drive" not in [child.name for child in children_of(house, 0)]
 
 
 def test_devices_are_not_registered_from_outside_without_a_token(monkeypatch):

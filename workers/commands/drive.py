@@ -18,6 +18,7 @@ from workers.commands.driveviews import key_cells, key_json, plain, session_cell
 from workers.commands.failures import Misused
 from workers.commands.logs import logs_aside
 from workers.commands.output import Json, facts, json_line, table
+from workers.commands.simulated import compare_with_truth, simulate_drive
 from workers.devfile import settings_beside_dev
 from workers.drive.client import DriveClient
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
@@ -35,6 +36,10 @@ until = click.option("--until", type=options.When(), metavar="WHEN", help="Start
 @click.group()
 def drive() -> None:
     """Ask the Drive API, as DRIVE_API_URL and DRIVE_API_KEY say. Amounts are written as text, to the last digit."""
+
+
+drive.add_command(simulate_drive)
+drive.add_command(compare_with_truth)
 
 
 @drive.command()

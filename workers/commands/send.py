@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 
@@ -13,14 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ingest.keyring import Keyring
 from ingest.settings import Settings
 from ingest.simulator import sender
-from ingest.simulator.faults import Fault, Step, plan
+from ingest.simulator.backdoor import tell_truth
+from ingest.simulator.faults import SHARE, Fault, Step, plan
 from ingest.simulator.requests import Penmanship, Sign, as_curl
 from ingest.simulator.sender import Answer, tally
 from ingest.simulator.stories import SCENARIOS, Cast, cast_of, story
+from ingest.simulator.world import truth_of
 from workers.commands.failures import Failure
 from workers.commands.options import When
 from workers.commands.output import printable, short, span
 from workers.devfile import settings_beside_dev
+from workers.simulated import simulated_url
 
 DEFAULT_SCENARIO = "session"
 # Up to so many answers are shown one by one.
@@ -57,6 +61,20 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
 @click.option(
     "--fault", "faults", type=Faults(), default=(), metavar="NAMES", help=f"What goes wrong: {', '.join(Fault)}."
 )
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=SHARE,
+    show_default=True,
+    help="The part of all requests that each fault befalls.",
+)
+@click.option("--users", type=click.IntRange(min=1), help="Draw the drivers from so many.")
+@click.option(
+    "--drive",
+    "drive_url",
+    metavar="URL",
+    help="The simulated Drive API that is to know what really happens.  [default: the one of `webhooks dev`]",
+)
 @click.option("--print", "only_print", is_flag=True, help="Show the requests, as curl; send nothing.")
 def send(  # noqa: PLR0913  the options of the interface
     *,
@@ -71,6 +89,9 @@ def send(  # noqa: PLR0913  the options of the interface
     rate: float | None,
     seed: int | None,
     faults: tuple[Fault, ...],
+    share: float,
+    users: int | None,
+    drive_url: str | None,
     only_print: bool,
 ) -> None:
     """Play Plugsurfing: sign events and send them.
@@ -85,12 +106,16 @@ def send(  # noqa: PLR0913  the options of the interface
     url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     random = Random(seed)  # noqa: S311  nothing secret is drawn
     about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
-    casts = [cast(random, number, count, session_id, user_id) for number in range(count)]
-    tracks = plan([story(about, each, begins_at=at, now=now) for each in casts], faults, random)
+    casts = [among(users, cast(random, number, count, session_id, user_id)) for number in range(count)]
+    stories = [story(about, each, begins_at=at, now=now) for each in casts]
+    tracks = plan(stories, faults, random, share)
     if only_print:
         for step in steps_of(tracks):
             click.echo(as_curl(penmanship.request(step, at=now), url))
         return
+    drive_url = drive_url or simulated_url(settings)
+    if drive_url is not None:  # before anything is told, or dropped
+        tell_truth(drive_url, list(filter(None, map(truth_of, stories))))
     answers = deliver(url, tracks, penmanship, rate)
     if not answers:
         click.echo("Nothing was sent: every event was dropped.")
@@ -117,6 +142,13 @@ def cast(random: Random, number: int, count: int, session_id: str | None, user_i
     if session_id is not None and count > 1:
         session_id = f"{session_id}-{number + 1:0{len(str(count))}}"
     return Cast(session_id or drawn.session_id, drawn.user_id if user_id is None else user_id)
+
+
+def among(users: int | None, drawn: Cast) -> Cast:
+    """Let one of so many users be the driver, whoever was drawn; the same for the same."""
+    if users is None:
+        return drawn
+    return replace(drawn, user_id=f"driver-{Random(drawn.user_id).randrange(users):04}")  # noqa: S311  as above
 
 
 def steps_of(tracks: Sequence[Sequence[Step]]) -> Iterator[Step]:

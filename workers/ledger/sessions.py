@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select
 from handlers.kit.session import Session
 from workers.ledger.among import among
 from workers.ledger.bulk import insert_new, upsert
+from workers.ledger.engine import chunks
 from workers.ledger.tables import sessions
 
 Fold = Callable[[Session], Session]
@@ -49,6 +50,15 @@ def get(conn: Connection, session_id: str) -> Session | None:
     """Read one session, or None if nothing is known of it."""
     facts = conn.execute(select(sessions.c.facts).where(sessions.c.session_id == session_id)).scalar_one_or_none()
     return None if facts is None else Session.from_document(session_id, facts)
+
+
+def fetch(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
+    """Read those of these sessions that are known, by id."""
+    found: dict[str, Session] = {}
+    for some in chunks(session_ids):
+        rows = conn.execute(select(sessions.c.session_id, sessions.c.facts).where(sessions.c.session_id.in_(some)))
+        found |= {key: Session.from_document(key, facts) for key, facts in rows}
+    return found
 
 
 def latest(conn: Connection, limit: int) -> list[Session]:

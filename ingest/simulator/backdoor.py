@@ -1,0 +1,50 @@
+"""The way into a simulated Drive API that no real one has: to tell it what really happens, and to ask it."""
+
+import json
+from collections.abc import Sequence
+
+import httpx
+
+from ingest.errors import WebhooksError
+from ingest.simulator.world import Truth
+
+AT_ONCE = 1000
+PATIENCE = 30.0
+SESSIONS = "/simulator/sessions"
+
+
+class NotSimulated(WebhooksError):
+    """Raised when nobody answers there as a simulated Drive API does."""
+
+
+def tell_truth(url: str, truths: Sequence[Truth]) -> None:
+    """Tell what really happens in sessions; `url` is that of the Drive API."""
+    for start in range(0, len(truths), AT_ONCE):
+        lines = "".join(json.dumps(truth.to_document()) + "\n" for truth in truths[start : start + AT_ONCE])
+        _ask(url, "PUT", lines)
+
+
+def truths_at(url: str) -> list[Truth]:
+    """Ask what really happened in all sessions."""
+    lines = _ask(url, "GET").splitlines()
+    try:
+        return [Truth.from_document(json.loads(line)) for line in lines]
+    except (ValueError, KeyError, TypeError):
+        raise _not_simulated(url) from None
+
+
+def _ask(url: str, method: str, content: str | None = None) -> str:
+    place = url.rstrip("/").removesuffix("/drive") + SESSIONS
+    try:
+        answer = httpx.request(method, place, content=content, timeout=PATIENCE)
+    except httpx.TransportError:
+        raise _not_simulated(url) from None
+    if answer.status_code != httpx.codes.OK:
+        raise _not_simulated(url)
+    return answer.text
+
+
+def _not_simulated(url: str) -> NotSimulated:
+    return NotSimulated(
+        f"There is no simulated Drive API at {url}: `webhooks dev` and `webhooks drive simulate` are one."
+    )
