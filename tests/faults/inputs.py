@@ -1,0 +1,239 @@
+"""All bad input at one door: what is answered, what is kept, what is logged, and how its other clients fare meanwhile.
+
+`python -m tests.faults.inputs` prints the table.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from ingest.envelope import Kind
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.signature import SIGNATURE_HEADER, sign
+from tests.faults.crowd import KEY, PATH, Crowd
+from tests.faults.documents import Document, documents
+from tests.faults.knocks import CLOSED, OTHER_PATH, knocks
+
+PATHS = {Kind.EVENTS: PATH, Kind.CDRS: OTHER_PATH}
+#: Senders of one byte a second, half of them in the head and half in the body.
+SLOW = 500
+#: The longest that one of those may stay: BODY_TIMEOUT or HEAD_TIMEOUT, and what a busy machine takes on top.
+SLOW_GONE_AFTER = 40.0
+EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """Inputs of one kind that got one answer."""
+
+    family: str
+    answer: str
+    count: int
+    examples: tuple[str, ...]
+    wrong: tuple[str, ...] = ()
+    """Those of them that were promised another answer."""
+
+
+@dataclass
+class Findings:
+    """What came of all of it."""
+
+    rows: list[Row] = field(default_factory=list)
+    not_kept: list[str] = field(default_factory=list)
+    """Well-signed bodies that got their 200 and are not in the inbox as they were sent."""
+    failures: list[str] = field(default_factory=list)
+    """What happened to others who sent good events meanwhile, other than a 200."""
+    calm_p99: float = 0.0
+    p99: float = 0.0
+    mib_before: float = 0.0
+    mib_after: float = 0.0
+    log_lines: list[str] = field(default_factory=list)
+    inputs: int = 0
+
+
+class Door:
+    """`webhooks serve` as a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.inbox = folder / "var" / FILE_NAME
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        told = {"DATA_DIR": str(folder / "var"), "PORT": str(self.port), "PLUGSURFING_HMAC_CURRENT": KEY.decode()}
+        self.environment = {**os.environ, **told, "LOG_FORMAT": "json", **settings}
+        self._log = folder / "serve.log"
+
+    def __enter__(self) -> Self:
+        with self._log.open("w") as log:
+            command = [str(Path(sys.executable).with_name("webhooks")), "serve"]
+            self._process = subprocess.Popen(command, env=self.environment, cwd=self.folder, stderr=log)
+        until = time.monotonic() + 30
+        while time.monotonic() < until and self._process.poll() is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return self
+            time.sleep(0.05)
+        raise AssertionError(self._log.read_text())
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+    @property
+    def mib(self) -> float:
+        """How much memory it has resident."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return next(float(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+
+    @property
+    def lines(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+    def bodies(self, kind: Kind) -> set[bytes]:
+        with contextlib.closing(open_inbox_file(self.inbox)) as file:
+            found = file.execute("SELECT body FROM deliveries WHERE kind = ? AND body IS NOT NULL", (kind,))
+            return {row[0] for row in found}
+
+
+def post(port: int, bodies: Iterable[tuple[Document, Kind]]) -> Iterator[tuple[Document, Kind, int]]:
+    """Send documents, all well signed, over one connection; give the status of each."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for document, kind in bodies:
+        connection.request("POST", PATHS[kind], document.body, {SIGNATURE_HEADER: sign(document.body, KEY)})
+        answer = connection.getresponse()
+        answer.read()
+        yield document, kind, answer.status
+    connection.close()
+
+
+def examine(slow: int = SLOW) -> Findings:
+    """Send everything to a door of its own, and look."""
+    found = Findings()
+    with tempfile.TemporaryDirectory(prefix="inputs-") as folder, Door(Path(folder)) as door:
+        with Crowd(door.port, senders=4) as calm:
+            time.sleep(2)
+        found.mib_before = door.mib
+        slow_answers: Counter[str] = Counter()
+        drip = threading.Thread(target=lambda: slow_answers.update(asyncio.run(_drip(door.port, slow))))
+        with Crowd(door.port, senders=4) as others:
+            drip.start()
+            found.rows += _documents(door, found)
+            found.rows += _knocks(door.port)
+            drip.join()
+        found.rows += [Row("one byte a second", answer, count, ()) for answer, count in sorted(slow_answers.items())]
+        found.mib_after = door.mib
+        found.failures = others.failures
+        found.calm_p99, found.p99 = _p99(calm.seconds), _p99(others.seconds)
+        found.log_lines = door.lines
+    found.inputs = sum(row.count for row in found.rows)
+    return found
+
+
+def rows() -> list[Row]:
+    """Tell what came of each family of inputs."""
+    return examine().rows
+
+
+def _documents(door: Door, found: Findings) -> list[Row]:
+    sent = [(document, kind) for document in documents() for kind in Kind]
+    by_answer: dict[tuple[str, str], list[str]] = defaultdict(list)
+    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for document, _kind, status in post(door.port, sent):
+        key = (f"{document.shape}, well signed", str(status))
+        by_answer[key].append(document.name)
+        if status != http.HTTPStatus.OK:
+            wrong[key].append(document.name)
+    kept = {kind: door.bodies(kind) for kind in Kind}
+    found.not_kept = [f"{kind}: {document.name}" for document, kind in sent if document.body not in kept[kind]]
+    return [_row(key, names, wrong[key]) for key, names in sorted(by_answer.items())]
+
+
+def _knocks(port: int) -> list[Row]:
+    by_answer: dict[tuple[str, str], list[str]] = defaultdict(list)
+    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for knock in knocks():
+        answers = knock.answers(port)
+        key = (knock.family, in_words(answers))
+        by_answer[key].append(knock.name)
+        if answers != knock.promised:
+            wrong[key].append(f"{knock.name}: {in_words(knock.promised)} was promised")
+    return [_row(key, names, wrong[key]) for key, names in sorted(by_answer.items())]
+
+
+def _row(key: tuple[str, str], names: list[str], wrong: list[str]) -> Row:
+    return Row(*key, len(names), tuple(names[:: max(1, len(names) // EXAMPLES)][:EXAMPLES]), tuple(wrong))
+
+
+def in_words(answers: tuple[int, ...]) -> str:
+    """Write statuses as a table has them."""
+    words = ["closed" if status == CLOSED else str(status) for status in answers]
+    return f"{len(words)} × {words[0]}" if len(words) > 3 else ", then ".join(words)
+
+
+async def _drip(port: int, count: int) -> list[str]:
+    return list(await asyncio.gather(*(_drip_one(port, in_body=bool(number % 2)) for number in range(count))))
+
+
+async def _drip_one(port: int, *, in_body: bool) -> str:
+    """Say one byte a second until the door has had enough; tell what it answered."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    if in_body:
+        writer.write(f"{head}\r\n".encode())
+    talking = asyncio.create_task(_talk(writer, b"x" * 1000 if in_body else head.encode() * 10))
+    try:
+        answer = await asyncio.wait_for(reader.read(), SLOW_GONE_AFTER)
+    except ConnectionError:
+        answer = b""
+    except TimeoutError:
+        answer = b"HTTP/1.1 nothing at all"
+    talking.cancel()
+    writer.close()
+    where = "in the body" if in_body else "in the head"
+    return f"{answer.split()[1].decode() if answer else 'closed'} {where}"
+
+
+async def _talk(writer: asyncio.StreamWriter, text: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        for byte in text:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(1)
+
+
+def _p99(seconds: list[float]) -> float:
+    return sorted(seconds)[int(len(seconds) * 0.99)] if seconds else 0.0
+
+
+def markdown(found: Findings) -> str:
+    """Write the table, and what else was found."""
+    lines = ["| input | how many | answer | among them |", "|---|---|---|---|"]
+    for row in found.rows:
+        examples = ", ".join(name.replace("|", "\\|") for name in row.examples)
+        lines.append(f"| {row.family} | {row.count} | {row.answer} | {examples} |")
+    wrong = sum(len(row.wrong) for row in found.rows)
+    lines += [
+        "",
+        f"{found.inputs:,} inputs; {wrong} with another answer than promised.",
+        f"Well-signed bodies that were not kept: {len(found.not_kept)}.",
+        f"Others who sent good events meanwhile: {len(found.failures)} without a 200.",
+        f"Their p99 was {found.p99 * 1000:.0f} ms; before: {found.calm_p99 * 1000:.0f} ms.",
+        f"Memory of the process: {found.mib_before:.0f} MiB before, {found.mib_after:.0f} MiB after.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(examine()))  # noqa: T201  it is what the command is for
