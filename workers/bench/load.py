@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -37,6 +38,8 @@ class Order:
     warm_up_s: float = 0.0
     rate: float | None = None
     connections: int = 64
+    bodies: str | None = None
+    """A file with the bodies to send, one a line; else they are session events."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Load:
     def __init__(self, order: Order) -> None:
         """Build the requests, then start the clock."""
         key = order.key.encode()
-        self._requests = iter([request(order.url, body, key) for body in bodies(order.seed, order.count)])
+        told = Path(order.bodies).read_bytes().splitlines() if order.bodies else bodies(order.seed, order.count)
+        self._requests = iter([request(order.url, body, key) for body in told])
         self._due = time.perf_counter()
         self._begin = self._due + order.warm_up_s
         self._end = self._begin + order.seconds

@@ -118,6 +118,51 @@ def warn(runs: int, events: int, warnings: int, database: str | None, *, as_json
     _print([report], as_json=as_json)
 
 
+@bench.command()
+@click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs of each.")
+@seconds_option(20.0)
+@click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(min=1), help="Questions a second.")
+@database_option
+@as_json
+def authorize(runs: int, seconds: float, rate: float, database: str | None, *, as_json: bool) -> None:
+    """How soon a driver at a charger is answered, whatever else goes on.
+
+    The built-in policies are asked while nothing else happens, while the door takes half of what it can and 200
+    connections to it and 200 to `authorize` send a byte a second, and while the door is saturated and a worker drains
+    it. At last a policy hangs: no answer may come after the deadline, or be another than AUTHORIZE_ON_FAILURE.
+    """
+    from workers.bench.authorize import authorize as measure  # noqa: PLC0415 - as above
+
+    with _progress() as progress, postgresql(database) as server:
+        report = measure(runs, seconds, rate, server, progress)
+    _print([report], as_json=as_json)
+
+
+@bench.command()
+@click.option("--count", default=100_000, show_default=True, type=click.IntRange(min=100), help="CDRs.")
+@click.option("--repeated", default=5.0, show_default=True, type=click.FloatRange(0, 100), help="Percent sent again.")
+@click.option(
+    "--in-conflict", default=1.0, show_default=True, type=click.FloatRange(0, 100), help="Percent contradicted later."
+)
+@click.option("--seed", default=1, show_default=True, help="The same seed makes the same CDRs.")
+@database_option
+@as_json
+def cdrs(  # noqa: PLR0913 - one for each option
+    count: int, repeated: float, in_conflict: float, seed: int, database: str | None, *, as_json: bool
+) -> None:
+    """Whether every CDR is counted once and added up to its last digit.
+
+    CDRs are sent over 64 connections in any order, some of them again, some contradicted by others with their request
+    id. Then `webhooks cdrs` is asked; what it counts, adds up and lists must be what was sent, or the exit code is 1.
+    """
+    from workers.bench.cdrs import Extent  # noqa: PLC0415 - as above
+    from workers.bench.cdrs import cdrs as measure  # noqa: PLC0415 - as above
+
+    with _progress() as progress, postgresql(database) as server:
+        report = measure(Extent(count, repeated / 100, in_conflict / 100, seed), server, progress)
+    _print([report], as_json=as_json)
+
+
 @contextmanager
 def _progress() -> Iterator[Progress]:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
