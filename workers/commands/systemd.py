@@ -19,7 +19,7 @@ from workers.units import units
     help="Where `.env` and plugins of yours lie. Default: here.",
 )
 def systemd(*, into: Path | None, user: str, folder: Path) -> None:
-    """Write the units that run this on a machine with systemd: sockets that stay open, `serve`, workers, the clock.
+    """Write the units for a machine with systemd: `serve` and `authorize` with their sockets, workers, the clock.
 
     `webhooks systemd --into /etc/systemd/system`, then `systemctl daemon-reload` and
     `systemctl enable --now webhooks-serve.socket webhooks-serve webhooks-work@1 webhooks-clock`.
@@ -31,6 +31,7 @@ def systemd(*, into: Path | None, user: str, folder: Path) -> None:
         "user": user,
         "folder": str(folder.absolute()),
         "address": f"{host}:{settings.port}",
+        "lane": f"{host}:{settings.authorize_port}",
     }
     for name, text in units(values).items():
         if into is None:

@@ -1,32 +1,62 @@
 import contextlib
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.gaps import note_gap
+from ingest.gaps import gaps_in, note_gap
 from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+from workers.ledger.gaps import OpenGap, intake, release
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture
-def inbox(node):
-    """An inbox that was closed twice; its id."""
-    with contextlib.closing(open_inbox_file(node.folder / FILE_NAME)) as file:
-        note_gap(file, closed_at=NOON, opened_at=NOON + 90)
-        note_gap(file, closed_at=NOON + 3600, opened_at=NOON + 3607.5)
-        return inbox_id(file)
+def inbox_on():
+    """Make the inbox of a node, which was closed twice; its id."""
+
+    def make(node):
+        with contextlib.closing(open_inbox_file(node.folder / FILE_NAME)) as file:
+            note_gap(file, closed_at=NOON, opened_at=NOON + 90)
+            note_gap(file, closed_at=NOON + 3600, opened_at=NOON + 3607.5)
+            return inbox_id(file)
+
+    return make
+
+
+@pytest.fixture
+def inbox(node, inbox_on):
+    return inbox_on(node)
 
 
 def test_gaps_are_listed_newest_first(node, inbox):
-    assert node.rows("deliveries", "--gaps") == [
-        {
-            "inbox": inbox,
-            "closed_at": "2026-05-04T13:00:00Z",
-            "opened_at": "2026-05-04T13:00:07.500000Z",
-            "seconds": 7.5,
-        },
-        {"inbox": inbox, "closed_at": "2026-05-04T12:00:00Z", "opened_at": "2026-05-04T12:01:30Z", "seconds": 90.0},
+    rows = node.rows("deliveries", "--gaps")
+    assert [(row["closed_at"], row["opened_at"], row["seconds"]) for row in rows] == [
+        ("2026-05-04T13:00:00Z", "2026-05-04T13:00:07.500000Z", 7.5),
+        ("2026-05-04T12:00:00Z", "2026-05-04T12:01:30Z", 90.0),
+    ]
+    assert {row["inbox"] for row in rows} == {inbox}
+    assert list(rows[0]) == ["inbox", "closed_at", "opened_at", "seconds", "covered_at", "sessions_read"]
+
+
+def test_what_the_ledger_knows_of_them_stands_beside_them(any_node, inbox_on):
+    inbox_on(any_node)
+    with contextlib.closing(open_inbox_file(any_node.folder / FILE_NAME)) as file:
+        here = gaps_in(file, inbox_id(file))
+    elsewhere = replace(here[0], inbox="another-node", closed_at=here[0].closed_at + timedelta(minutes=1))
+    with any_node.engine.begin() as conn:
+        intake(conn, [here[0], elsewhere], here[0].opened_at)
+        release(conn, OpenGap(elsewhere.inbox, elsewhere.closed_at, elsewhere.opened_at, None), elsewhere.opened_at)
+    assert [(row["inbox"], row["covered_at"]) for row in any_node.rows("deliveries", "--gaps")] == [
+        (here[1].inbox, None),
+        ("another-node", "2026-05-04T12:01:30Z"),
+        (here[0].inbox, None),
+    ]
+    shown = any_node.run("deliveries", "--gaps").stdout.splitlines()
+    assert [line.partition("  ")[2].strip().rpartition("  ")[2] for line in shown[1:]] == [
+        "not known to the ledger yet",
+        "0 sessions",
+        "not yet",
     ]
 
 

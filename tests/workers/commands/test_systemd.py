@@ -32,6 +32,7 @@ def test_every_unit_runs_a_command_that_there_is(units):
     }
     assert commands == {
         "webhooks-serve.service": "serve",
+        "webhooks-authorize.service": "authorize",
         "webhooks-work@.service": "work",
         "webhooks-clock.service": "clock",
         "webhooks-migrate.service": "migrate",
@@ -41,6 +42,7 @@ def test_every_unit_runs_a_command_that_there_is(units):
 
 def test_the_socket_is_where_the_settings_say_and_lives_apart_from_the_service(units):
     assert units["webhooks-serve.socket"]["Socket"]["ListenStream"] == "[::1]:8080"
+    assert units["webhooks-authorize.socket"]["Socket"]["ListenStream"] == "[::1]:8001"
     serve = units["webhooks-serve.service"]
     assert serve["Unit"]["Requires"] == "webhooks-serve.socket"
     assert serve["Service"]["Type"] == "notify"
