@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from workers.bench.databases import postgresql
 from workers.bench.report import Report
 from workers.bench.stage import alone
+from workers.commands.failures import Failure
 from workers.commands.options import as_json
 from workers.commands.output import json_line, table
 
@@ -97,6 +98,41 @@ def through(  # noqa: PLR0913 - one for each option
         if with_memory:
             reports.append(memory(rate, progress))
     _print(reports, as_json=as_json)
+
+
+@bench.command()
+@click.option("--count", default=1000, show_default=True, type=click.IntRange(min=1), help="Sessions.")
+@click.option("--users", default=100, show_default=True, type=click.IntRange(min=1), help="Whose they are.")
+@click.option("--share", default=0.33, show_default=True, type=click.FloatRange(0, 1), help="Of the events is dropped.")
+@click.option("--seed", default=7, show_default=True, type=int, help="Draws both.")
+@click.option("--drive-fault", "faults", default="", metavar="NAMES", help="As in `drive simulate --fault`.")
+@click.option("--patience", default=300.0, show_default=True, type=click.FloatRange(min=1), help="Seconds at most.")
+@database_option
+@as_json
+def heal(  # noqa: PLR0913 - one for each option
+    count: int,
+    users: int,
+    share: float,
+    seed: int,
+    faults: str,
+    patience: float,
+    *,
+    database: str | None,
+    as_json: bool,
+) -> None:
+    """Whether records become true although events are dropped.
+
+    `webhooks dev` is told of sessions, and its simulated Drive API knows what really happens in them. Then every record
+    must equal that truth. The exit code is 0 only if all do.
+    """
+    from workers.bench.heal import Extent  # noqa: PLC0415 - as above
+    from workers.bench.heal import heal as measure  # noqa: PLC0415 - as above
+
+    with _progress() as progress, postgresql(database) as server:
+        report = measure(Extent(count, users, share, seed, faults, patience), server, progress)
+    _print([report], as_json=as_json)
+    if any(row.samples["equal"] != row.samples["sessions"] for row in report.rows):
+        raise Failure("Not all sessions are as they really were.")
 
 
 @bench.command()

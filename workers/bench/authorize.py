@@ -1,0 +1,210 @@
+"""How soon a driver at a charger is answered, whatever else goes on, and what one is told whose policy hangs."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from statistics import median, quantiles
+
+from rich.progress import Progress
+
+from workers.bench.accept import MOST_PER_SECOND
+from workers.bench.databases import POSTGRESQL, SQLITE
+from workers.bench.everything import PATH
+from workers.bench.load import Order
+from workers.bench.questions import Heard, Round, key_of
+from workers.bench.report import Column, Report, Row
+from workers.bench.stage import HOST, KEY, PATIENCE_S, WEBHOOKS, Process, Stage, free_port, seen, wait_for_http
+from workers.bench.work import stage_on
+from workers.ledger import balances, charging_keys, drive_readings
+from workers.ledger.balances import Balance
+from workers.ledger.charging_keys import KeyRow
+from workers.ledger.engine import open_ledger
+from workers.ledger.facts import KEYS
+from workers.ledger.migrate import migrate
+
+CREDENTIALS = "credentials for measuring"
+LISTED = 1000
+SLOW = 200
+TIMEOUT_MS = 2500.0
+ON_FAILURE = "NOT_ALLOWED"
+CAPACITY_S = 3.0
+WARM_UP_S = 1.0
+YEAR = timedelta(days=365)
+HANGING = '''
+"""A policy that never says anything."""
+
+import time
+
+from handlers import AuthorizeContext, Decision, Question, authorize
+
+
+@authorize(order=1)
+def hangs(question: Question, ctx: AuthorizeContext) -> Decision | None:
+    """Sleep for as long as the process lives."""
+    time.sleep(86400)
+'''
+BUILT_IN = {"AUTHORIZE_KEY_LIST": "true", "AUTHORIZE_ONE_SESSION": "true", "AUTHORIZE_LEAST_BALANCE": "5"}
+
+COLUMNS = (
+    Column("answers/s", "rate"),
+    Column("p50 ms", "p50_ms", 1),
+    Column("p99 ms", "p99_ms", 1),
+    Column("most", "most_ms"),
+    Column("after the deadline", "late"),
+    Column("another answer", "others"),
+    Column("events/s meanwhile", "events"),
+)
+
+
+def authorize(runs: int, seconds: float, rate: float, server: str | None, progress: Progress) -> Report:
+    """Measure with each database, `runs` times."""
+    kinds = [SQLITE, *([POSTGRESQL] if server else [])]
+    rows = {kind: _rows(kind) for kind in kinds}
+    task = progress.add_task("authorize", total=runs * len(kinds) * 4)
+    for _ in range(runs):
+        for kind in kinds:
+            with stage_on(kind, server) as stage:
+                measure = _Measure(stage, seconds, rate)
+                for row, step in zip(
+                    rows[kind], (measure.idle, measure.half, measure.full, measure.hanging), strict=True
+                ):
+                    progress.update(task, description=f"authorize: {row.name}")
+                    step(row)
+                    progress.advance(task)
+    return Report(
+        f"authorize: {rate:g} questions a second for {seconds:g} s, {runs} runs; deadline {TIMEOUT_MS / 1000:g} s",
+        COLUMNS,
+        [row for kind in kinds for row in rows[kind]],
+        "medians (least–most) of each run's figures, as the asking process sees them",
+    )
+
+
+def _rows(kind: str) -> tuple[Row, Row, Row, Row]:
+    names = (
+        "nothing else to do",
+        f"serve at half its speed, {SLOW} slow connections to it and {SLOW} to authorize",
+        "serve saturated, a worker draining",
+        "a policy that hangs",
+    )
+    idle, half, full, hanging = (Row(f"{kind}: {name}") for name in names)
+    return idle, half, full, hanging
+
+
+class _Measure:
+    """The steps of a run, one after the other on one stage."""
+
+    def __init__(self, stage: Stage, seconds: float, rate: float) -> None:
+        self._stage = stage
+        self._seconds = seconds
+        self._rate = rate
+        self._loads = 0
+        stage.valkey(fsync="everysec")
+        _fill(stage)
+
+    def idle(self, row: Row) -> None:
+        """Ask while nothing else happens."""
+        with self._lane(BUILT_IN) as port:
+            self._ask(row, port, expected="ALLOWED")
+
+    def half(self, row: Row) -> None:
+        """Ask while the door takes half of what it can, and slow clients are at both."""
+        self._serve, self._port = self._stage.serve()
+        capacity = seen(*self._load(CAPACITY_S)).rate
+        with self._lane(BUILT_IN) as port:
+            span = self._seconds + 2 * WARM_UP_S
+            slow = Round(port, CREDENTIALS, seconds=span, slow=SLOW, slow_ports=(port, self._port))
+            dribble = self._start(slow)
+            load, order = self._load(span, capacity / 2)
+            self._ask(row, port, expected="ALLOWED")
+            row.add(events=seen(load, order).rate)
+            _heard(dribble, slow)
+
+    def full(self, row: Row) -> None:
+        """Ask while the door takes all that it can, and a worker takes it on."""
+        worker = self._stage.work()
+        with self._lane(BUILT_IN) as port:
+            load, order = self._load(self._seconds + 2 * WARM_UP_S)
+            self._ask(row, port, expected="ALLOWED")
+            row.add(events=seen(load, order).rate)
+        worker.stop()
+        self._serve.stop()
+
+    def hanging(self, row: Row) -> None:
+        """Ask a policy that never answers."""
+        (self._stage.folder / "hanging.py").write_text(HANGING)
+        with self._lane({"HANDLER_MODULES": "hanging", "AUTHORIZE_ON_FAILURE": ON_FAILURE}) as port:
+            self._ask(row, port, expected=ON_FAILURE)
+
+    @contextmanager
+    def _lane(self, policies: dict[str, str]) -> Iterator[int]:
+        port = free_port()
+        environment = {
+            "AUTHORIZE_CREDENTIALS": CREDENTIALS,
+            "AUTHORIZE_PORT": str(port),
+            "DATA_DIR": str(self._stage.folder),
+            "DATABASE_URL": self._stage.settings().database_url,
+            "LOG_LEVEL": "error",
+            **policies,
+        }
+        process = self._stage.python("-c", WEBHOOKS, "authorize", name="authorize", environment=environment)
+        try:
+            wait_for_http(process, f"http://{HOST}:{port}/readyz")
+            yield port
+        finally:
+            process.stop()
+
+    def _load(self, seconds: float, rate: float | None = None) -> tuple[Process, Order]:
+        self._loads += 1
+        count = round(seconds * (rate or MOST_PER_SECOND))
+        url = f"http://{HOST}:{self._port}{PATH}"
+        order = Order(url, KEY, f"events-{self._loads}", count, seconds, rate=rate)
+        return self._stage.load(order), order
+
+    def _ask(self, row: Row, port: int, *, expected: str) -> None:
+        time.sleep(WARM_UP_S)  # the load builds all of its requests before it sends one
+        order = Round(port, CREDENTIALS, self._rate, self._seconds, LISTED)
+        heard = _heard(self._start(order), order)
+        took = heard.took_ms or [0.0]
+        row.add(
+            rate=len(heard.took_ms) / self._seconds,
+            p50_ms=median(took),
+            p99_ms=quantiles(took, n=100, method="inclusive")[98] if len(took) > 1 else took[0],
+            most_ms=max(took),
+            late=sum(each > TIMEOUT_MS for each in took),
+            others=sum(heard.decisions.values()) - heard.decisions.get(expected, 0),
+        )
+        row.remark({what: count for what, count in heard.decisions.items() if what != expected})
+
+    def _start(self, order: Round) -> Process:
+        self._loads += 1
+        arguments = ("-m", "workers.bench.questions", json.dumps(asdict(order)))
+        return self._stage.python(*arguments, name=f"questions-{self._loads}", environment={})
+
+
+def _heard(process: Process, order: Round) -> Heard:
+    answer = process.finish(PATIENCE_S * 2 + order.seconds)
+    return Heard(**json.loads(answer.splitlines()[-1]))
+
+
+def _fill(stage: Stage) -> None:
+    """Have the ledger know the keys that are asked about, and what their drivers have left."""
+    url = stage.settings().database_url
+    migrate(url)
+    now = datetime.now(UTC)
+    keys = [KeyRow(key_of(number), enabled=True, contract_id=f"driver-{number}") for number in range(LISTED)]
+    drivers = [f"driver-{number}" for number in range(LISTED)]
+    read = [Balance(driver, Decimal(20), now) for driver in drivers]
+    engine = open_ledger(url)
+    try:
+        with engine.begin() as ledger:
+            drive_readings.claim(ledger, KEYS, now, YEAR)
+            charging_keys.replace_all(ledger, keys, drive_readings.begin_generation(ledger, KEYS), now)
+            drive_readings.complete(ledger, KEYS, now, now + YEAR, LISTED)
+            balances.expect(ledger, drivers, now)
+            balances.put(ledger, read, every=YEAR, otherwise=YEAR)
+    finally:
+        engine.dispose()
