@@ -28,6 +28,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "session": Entry("workers.commands.session:session", "Show one charging session and its timeline."),
         "cdrs": Entry("workers.commands.cdrs:cdrs", "List charging records and what they come to; export them."),
         "pushes": Entry("workers.commands.look:pushes", "List what was sent to drivers."),
+        "authorizations": Entry(
+            "workers.commands.authorizations:authorizations", "List what was decided at the charger, and why."
+        ),
         "devices": Entry(
             "workers.commands.devices:devices", "List, add and remove drivers' devices, or serve the app."
         ),
@@ -46,7 +49,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     },
     "Processes": {
         "serve": Entry("workers.commands.processes:serve", "Take events and CDRs in over HTTP."),
-        "authorize": Entry("workers.commands.processes:authorize", "Answer the question at the charger over HTTP."),
+        "authorize": Entry("workers.commands.authorize:authorize", "Answer the question at the charger over HTTP."),
         "work": Entry("workers.commands.processes:work", "Take deliveries off the queues and run handlers."),
         "clock": Entry("workers.commands.processes:clock", "Put due and lost work back on its queue."),
         "dashboard": Entry("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),

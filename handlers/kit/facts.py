@@ -45,5 +45,5 @@ def too_little(reason: str, ctx: AuthorizeContext) -> Decision | None:
     """Leave it to the next policy, or raise TooLittleKnown, as AUTHORIZE_WITHOUT_FACTS says."""
     if ctx.settings.authorize_without_facts == WithoutFacts.FAIL:
         raise TooLittleKnown(reason)
-    ctx.log.warning("policy.passed", reason=reason)
+    ctx.log.info("policy.passed", reason=reason)
     return None

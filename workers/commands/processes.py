@@ -30,18 +30,6 @@ def serve(*, workers: int | None) -> None:
 
 
 @click.command()
-def authorize() -> None:
-    """Answer the question at the charger: may this key charge? Asks the policies of all plugins, in their order.
-
-    Needs AUTHORIZE_CREDENTIALS. Listens on HOST and AUTHORIZE_PORT.
-    """
-    from ingest.settings import load_settings
-    from workers.authorize import authorize
-
-    authorize(load_settings())
-
-
-@click.command()
 @click.argument("queues", metavar="[QUEUE]...", nargs=-1)
 @click.option("--burst", is_flag=True, help="End when the queues are empty.")
 def work(queues: tuple[str, ...], *, burst: bool) -> None:

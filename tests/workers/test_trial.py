@@ -1,0 +1,86 @@
+"""Trying policies out on one question."""
+
+import json
+
+import pytest
+
+from handlers import Allowed, Decision
+from handlers.kit.authorize import Policy
+from handlers.kit.facts import too_little
+from handlers.kit.testing import asking
+from ingest.authorization.question import Form
+from ingest.authorization.verdict import Failure
+from ingest.settings import load_settings
+from workers.trial import read_question, try_policies
+
+BODY = b'{"keyIdentifier": "04A1", "sessionId": "s1"}'
+
+
+def passes(question, ctx):
+    return too_little("nobody knows", ctx)
+
+
+async def refuses(question, ctx):
+    return Decision(Allowed.BLOCKED, "Call us.", "it is blocked")
+
+
+def breaks(question, ctx):
+    raise LookupError("no such thing")
+
+
+def is_wrong(question, ctx):
+    return question.key
+
+
+def policy(function):
+    return Policy(function.__name__, 1, function, __name__, __file__, is_async=function is refuses)
+
+
+@pytest.fixture
+def tried(tmp_path):
+    def attempt(*functions, body=BODY, form=Form.PLUGSURFING, uid=None, **overrides):
+        settings = load_settings(data_dir=tmp_path, **overrides)
+        question, can_be_read = read_question(form, uid, body, settings)
+        policies = [policy(function) for function in functions]
+        context = asking(settings={"authorize_without_facts": settings.authorize_without_facts})
+        return try_policies(question, settings, policies, lambda _policy: context, can_be_read=can_be_read)
+
+    return attempt
+
+
+def test_every_policy_says_its_say_and_the_first_decision_counts(tried):
+    trial = tried(passes, refuses, breaks)
+    assert [say.decision and say.decision.allowed for say in trial.says] == [None, Allowed.BLOCKED, None]
+    assert trial.says[0].notes == ("nobody knows",)
+    assert trial.says[2].error == "LookupError: no such thing"
+    assert (trial.verdict.policy, trial.verdict.failure) == ("refuses", None)
+    assert json.loads(trial.answer) == {"allowed": "BLOCKED", "info": "Call us."}
+
+
+@pytest.mark.parametrize("function", [breaks, is_wrong])
+def test_a_policy_that_fails_has_the_answer_on_failure_given(tried, function):
+    trial = tried(function, refuses, authorize_on_failure="NOT_ALLOWED")
+    assert (trial.verdict.policy, trial.verdict.failure) == (function.__name__, Failure.RAISED)
+    assert json.loads(trial.answer) == {"allowed": "NOT_ALLOWED"}
+
+
+def test_knowing_too_little_is_a_failure_without_a_traceback(tried):
+    (say,) = tried(passes, authorize_without_facts="fail").says
+    assert (say.error, say.traceback) == ("too little is known: nobody knows", None)
+
+
+def test_nobody_is_asked_about_what_cannot_be_read(tried):
+    trial = tried(refuses, body=b"[", authorize_on_failure="EXPIRED")
+    assert trial.says == ()
+    assert (trial.verdict.failure, json.loads(trial.answer)) == (Failure.UNREADABLE, {"allowed": "EXPIRED"})
+
+
+def test_where_nobody_objects_the_key_may_charge(tried):
+    assert json.loads(tried().answer) == {"allowed": "ALLOWED"}
+
+
+def test_ocpis_form_has_the_key_in_its_path_and_may_have_no_body(tried):
+    trial = tried(refuses, body=b"", form=Form.OCPI, uid="04/A1 ü")
+    assert trial.verdict.question.key == "04/A1 ü"
+    said = json.loads(trial.answer)
+    assert (said["status_code"], said["data"]["allowed"]) == (1000, "BLOCKED")

@@ -1,0 +1,58 @@
+"""`webhooks authorize`: answer the question at the charger, or try the policies on one question."""
+# ruff: noqa: PLC0415  the imports stand where they are needed: the process type has no use for the rooms of a trial
+
+from typing import BinaryIO
+
+import click
+
+from ingest.authorization.question import Form
+from workers.commands import options
+
+
+@click.command()
+@click.option("--try", "body", type=click.File("rb"), metavar="FILE", help="Serve nothing; - is standard input.")
+@click.option(
+    "--form", type=click.Choice([form.value for form in Form]), help="How it is asked.  [default: plugsurfing]"
+)
+@click.option("--uid", metavar="KEY", help="The key, which OCPI's form has in its path.")
+@options.as_json
+@click.pass_context
+def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, uid: str | None, as_json: bool) -> None:
+    """Answer the question at the charger: may this key charge? Asks the policies of all plugins, in their order.
+
+    Needs AUTHORIZE_CREDENTIALS. Listens on HOST and AUTHORIZE_PORT.
+
+    With --try, ask them about the body in FILE, say what each says, and show what would be answered. Needs no
+    credentials and no Redis, and a ledger only if the policies do. Exit code 1 if a policy fails.
+    """
+    if body is not None:
+        _try(ctx, body.read(), _form(form, uid), uid, as_json=as_json)
+        return
+    if form or uid or as_json:
+        raise click.UsageError("--form, --uid and --json go with --try.")
+    from ingest.settings import load_settings
+    from workers.authorize import authorize
+
+    authorize(load_settings())
+
+
+def _form(form: str | None, uid: str | None) -> Form:
+    chosen = Form(form or Form.PLUGSURFING)
+    if (chosen is Form.OCPI) is not (uid is not None):
+        raise click.UsageError("--uid and --form ocpi go together.")
+    return chosen
+
+
+def _try(ctx: click.Context, body: bytes, form: Form, uid: str | None, *, as_json: bool) -> None:
+    from workers.commands.trials import contexts_now, print_trial
+    from workers.devfile import settings_beside_dev
+    from workers.loader import load_plugins
+    from workers.trial import read_question, try_policies
+
+    settings = settings_beside_dev()
+    contexts, missing = contexts_now(settings)
+    question, can_be_read = read_question(form, uid, body, settings)
+    policies = load_plugins(settings).policies
+    trial = try_policies(question, settings, policies, contexts, can_be_read=can_be_read)
+    print_trial(trial, settings, missing, as_json=as_json)
+    ctx.exit(1 if trial.verdict.failure else 0)

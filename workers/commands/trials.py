@@ -1,0 +1,108 @@
+"""Shows what came of trying policies on a question."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import click
+import structlog
+
+from handlers.kit.authorize import AuthorizeContext, Policy
+from ingest.settings import Settings
+from workers.commands import output
+from workers.commands.output import Cell, json_line, printable, printable_body, span
+from workers.commands.stores import sqlite_file
+from workers.ledger.authorize_context import LedgerContext
+from workers.ledger.engine import open_ledger
+from workers.ledger.facts import Facts
+from workers.ledger.transaction import UNUSABLE, LedgerUnavailable
+from workers.trial import Say, Trial
+
+
+def print_trial(trial: Trial, settings: Settings, missing: str | None, *, as_json: bool) -> None:
+    """Write what each policy says, the decision, and the answer on the wire."""
+    if as_json:
+        _as_json(trial)
+        return
+    verdict = trial.verdict
+    if missing is not None:
+        click.echo(f"{missing} Policies know no keys, balances and sessions.", err=True)
+    if trial.says:
+        decides = True
+        rows = []
+        for say in trial.says:
+            rows.append(_cells(say, decides=decides))
+            decides = decides and say.decision is None and say.error is None
+        output.table(("policy", "order", "says", "why", "took"), rows, wrapping=2)
+    else:
+        click.echo(
+            "No policy is asked: " + ("there is none." if verdict.failure is None else "the body cannot be read.")
+        )
+    for say in trial.says:
+        if say.traceback:
+            click.echo(f"\n{say.policy.name}:\n{printable_body(say.traceback.encode('utf-8', 'backslashreplace'))}")
+    click.echo()
+    by = verdict.policy or "nobody objects"
+    how = f"AUTHORIZE_ON_FAILURE, as {verdict.policy or 'the body'} fails" if verdict.failure else by
+    output.facts([("decision", f"{verdict.decision.allowed} ({how})"), ("answer", f"200 {trial.answer.decode()}")])
+    if sum((say.took for say in trial.says), timedelta()) > settings.authorize_timeout:
+        click.echo(f"This took {span(verdict.took)}, longer than AUTHORIZE_TIMEOUT: it would be a failure.", err=True)
+
+
+def contexts_now(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContext], str | None]:
+    """Look at the ledger once, to try policies out, and make nothing that is not there.
+
+    With the contexts comes a sentence, if the ledger cannot be used: then policies know nothing.
+    """
+    url, missing = settings.database_url, None
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        url, missing = "sqlite://", "There is no ledger yet."
+    engine = open_ledger(url)
+    facts = Facts(engine, settings)
+    if missing is None:
+        try:
+            facts.look()
+        except (*UNUSABLE, LedgerUnavailable):
+            missing = "The ledger cannot be used."
+    log = structlog.get_logger()
+    return (lambda policy: LedgerContext(engine, facts, settings, log.bind(policy=policy.name))), missing
+
+
+def _as_json(trial: Trial) -> None:
+    for say in trial.says:
+        json_line(
+            {
+                "policy": say.policy.name,
+                "order": say.policy.order,
+                "file": say.policy.file,
+                "says": say.decision.allowed.value if say.decision else None,
+                "reason": say.decision.reason if say.decision else None,
+                "information": say.decision.information if say.decision else None,
+                "error": say.error,
+                "notes": list(say.notes),
+                "took_ms": round(say.took.total_seconds() * 1000, 3),
+            }
+        )
+    verdict = trial.verdict
+    json_line(
+        {
+            "decision": verdict.decision.allowed.value,
+            "decided_by": verdict.policy,
+            "failure": verdict.failure.value if verdict.failure else None,
+            "answer": json.loads(trial.answer),
+        }
+    )
+
+
+def _cells(say: Say, *, decides: bool) -> Sequence[Cell]:
+    why: str | None
+    if say.error is not None:
+        said, why = "fails", printable(say.error)
+    elif say.decision is None:
+        said, why = "passes", "; ".join(say.notes) or None
+    else:
+        told = f"; the driver reads: {say.decision.information}" if say.decision.information else ""
+        said, why = say.decision.allowed.value, say.decision.reason + told
+    asked = said if decides or said == "passes" else f"{said}, not asked"
+    return say.policy.name, say.policy.order, asked, why, say.took

@@ -1,0 +1,119 @@
+"""Policies, tried out on one question: what each of them says, what the decision is, and what would be answered."""
+
+import asyncio
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+from uuid import uuid4
+
+import structlog
+
+from handlers.kit.authorize import AuthorizeContext, Policy
+from handlers.kit.facts import TooLittleKnown
+from ingest.authorization.forms import OCPI_END, OCPI_FOLDER, read_ocpi, read_plugsurfing
+from ingest.authorization.question import Allowed, Decision, Form, Question
+from ingest.authorization.verdict import Failure, Verdict
+from ingest.errors import Unreadable
+from ingest.lane.door import places_of
+from ingest.lane.reply import Reply
+from ingest.settings import Settings
+from workers.run import call
+
+
+@dataclass(frozen=True)
+class Say:
+    """What one policy said."""
+
+    policy: Policy
+    took: timedelta
+    decision: Decision | None = None
+    """None: it leaves it to the next one, or has failed."""
+    error: str | None = None
+    """What it raised, or that it returned what is no decision."""
+    traceback: str | None = None
+    notes: tuple[str, ...] = ()
+    """What it has logged."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of trying."""
+
+    verdict: Verdict
+    says: tuple[Say, ...]
+    """In the order in which policies are asked; those after the one that decides are asked as well."""
+    answer: bytes
+    """The body that would go out on the wire."""
+
+
+def read_question(form: Form, uid: str | None, body: bytes, settings: Settings) -> tuple[Question, bool]:
+    """Read a question from a body as the lane does; say whether it can be read."""
+    now = datetime.now(UTC)
+    try:
+        if form is Form.OCPI:
+            return read_ocpi(OCPI_FOLDER + quote(uid or "", safe="").encode() + OCPI_END, b"", body, now), True
+        return read_plugsurfing(body, places_of(settings), now), True
+    except Unreadable:
+        return Question(form, now), False
+
+
+def try_policies(
+    question: Question,
+    settings: Settings,
+    policies: Sequence[Policy],
+    contexts: Callable[[Policy], AuthorizeContext],
+    *,
+    can_be_read: bool = True,
+) -> Trial:
+    """Ask every policy here and now, for as long as that takes; about what cannot be read nobody is asked."""
+    begun = time.monotonic()
+    says = tuple(_ask(policy, question, contexts) for policy in policies) if can_be_read else ()
+    first = next((say for say in says if say.decision or say.error), None)
+    decision, failure = (first and first.decision) or Decision(Allowed.ALLOWED), None
+    if not can_be_read:
+        decision, failure = Decision(settings.authorize_on_failure), Failure.UNREADABLE
+    elif first is not None and first.error is not None:
+        decision, failure = Decision(settings.authorize_on_failure), Failure.RAISED
+    verdict = Verdict(
+        id=uuid4().hex,
+        question=question,
+        decision=decision,
+        policy=first.policy.name if first else None,
+        failure=failure,
+        answered_at=datetime.now(UTC),
+        took=timedelta(seconds=time.monotonic() - begun),
+    )
+    return Trial(verdict, says, Reply(question.form, settings).answer(verdict))
+
+
+def _ask(policy: Policy, question: Question, contexts: Callable[[Policy], AuthorizeContext]) -> Say:
+    begun = time.monotonic()
+    with structlog.testing.capture_logs() as logs:
+        said, raised = call(_said, policy, question, contexts)
+    took = timedelta(seconds=time.monotonic() - begun)
+    if isinstance(raised, KeyboardInterrupt):
+        raise raised
+    notes = tuple(str(line.get("reason") or line["event"]) for line in logs)
+    if isinstance(raised, TooLittleKnown):
+        return Say(policy, took, error=f"too little is known: {raised}", notes=notes)
+    if raised is not None:
+        words, stack = f"{type(raised).__name__}: {raised}", "".join(traceback.format_exception(raised))
+        return Say(policy, took, error=words, traceback=stack, notes=notes)
+    if not isinstance(said, Decision | None):
+        return Say(policy, took, error=f"it returned {type(said).__name__}, and no Decision", notes=notes)
+    return Say(policy, took, said, notes=notes)
+
+
+def _said(policy: Policy, question: Question, contexts: Callable[[Policy], AuthorizeContext]) -> object:
+    said = policy.function(question, contexts(policy))
+    if not inspect.isawaitable(said):
+        return said
+
+    async def awaited() -> object:
+        return await said
+
+    return asyncio.run(awaited())
