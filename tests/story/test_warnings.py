@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from ingest.settings import Settings
+from ingest.settings import SECRETS, Settings
+from workers.devfile import read_devfile
 
 COUNT = 60
 WEBHOOKS = (sys.executable, "-m", "workers.cli")
@@ -140,3 +141,19 @@ def test_a_warning_whose_driver_nobody_names_waits_until_the_fee_starts_and_says
     house.wait_until(lambda: house.rows("deliveries", "--session", "nobody", "--state", "retrying"))
     house.wait_until(lambda: house.runs("nobody", "warn_the_driver") == ["moot"])
     assert "moot: no event of the session has named its driver" in house.run("session", "nobody")
+
+
+def test_no_line_of_any_process_holds_a_user_a_key_or_a_body(house):
+    user = "someone@example.com"
+    house.run("send", "--scenario", "fee-warning", "--session", "private", "--user", user, "--fault", "dup,bad-sig")
+    house.run("send", "--scenario", "cdr", "--session", "private", "--user", user)
+    house.run("devices", "add", user, "a-token-of-a-phone", "--locale", "nl")
+    house.wait_until(lambda: [row for row in house.rows("pushes") if row["session_id"] == "private"])
+    said = (house.folder / "dev.log").read_text()
+    from_processes = [line for line in said.splitlines() if "│" in line]
+    made_up = read_devfile(house.folder / "var")
+    keys = [value for name, value in made_up.items() if name.lower() in SECRETS and "://" not in value]
+    assert len(keys) >= 2
+    assert any("push" in line for line in from_processes)
+    for secret in (user, "userId", "a-token-of-a-phone", *keys):
+        assert not [line for line in from_processes if secret in line], secret
