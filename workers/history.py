@@ -105,8 +105,8 @@ class CoverGaps:
                 covered_at = now()
         finally:
             transact(engine, lambda ledger: gaps.release(ledger, gap, covered_at))
-        if covered_at is not None:
-            log.info("gap.covered", inbox=gap.inbox, routine=gap.is_routine)
+        if covered_at is not None and not gap.is_routine:
+            log.info("gap.covered", inbox=gap.inbox)
 
     def _cover(self, gap: OpenGap) -> bool:
         """Read users' histories until the turn is over, and return whether none is left."""

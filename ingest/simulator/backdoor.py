@@ -1,6 +1,7 @@
 """The way into a simulated Drive API that no real one has: to tell it what really happens, and to ask it."""
 
 import json
+import time
 from collections.abc import Sequence
 
 import httpx
@@ -10,7 +11,10 @@ from ingest.simulator.world import Truth
 
 AT_ONCE = 1000
 PATIENCE = 30.0
+STARTS_WITHIN = 5.0
+LOOK_EVERY = 0.1
 SESSIONS = "/simulator/sessions"
+FAULTS = "/simulator/faults"
 
 
 class NotSimulated(WebhooksError):
@@ -33,12 +37,22 @@ def truths_at(url: str) -> list[Truth]:
         raise _not_simulated(url) from None
 
 
-def _ask(url: str, method: str, content: str | None = None) -> str:
-    place = url.rstrip("/").removesuffix("/drive") + SESSIONS
-    try:
-        answer = httpx.request(method, place, content=content, timeout=PATIENCE)
-    except httpx.TransportError:
-        raise _not_simulated(url) from None
+def change_faults(url: str, faults: str) -> None:
+    """Change what goes wrong: as in `500:0.1,slow`, nothing for nothing."""
+    _ask(url, "PUT", faults, path=FAULTS)
+
+
+def _ask(url: str, method: str, content: str | None = None, *, path: str = SESSIONS) -> str:
+    place = url.rstrip("/").removesuffix("/drive") + path
+    until = time.monotonic() + STARTS_WITHIN
+    while True:
+        try:
+            answer = httpx.request(method, place, content=content, timeout=PATIENCE)
+            break
+        except httpx.TransportError:
+            if time.monotonic() > until:
+                raise _not_simulated(url) from None
+            time.sleep(LOOK_EVERY)  # `webhooks dev` may have opened its door a moment ago
     if answer.status_code != httpx.codes.OK:
         raise _not_simulated(url)
     return answer.text

@@ -110,13 +110,13 @@ def through(  # noqa: PLR0913 - one for each option
 @database_option
 @as_json
 def heal(  # noqa: PLR0913 - one for each option
+    *,
     count: int,
     users: int,
     share: float,
     seed: int,
     faults: str,
     patience: float,
-    *,
     database: str | None,
     as_json: bool,
 ) -> None:

@@ -18,7 +18,7 @@ from workers.commands.driveviews import key_cells, key_json, plain, session_cell
 from workers.commands.failures import Misused
 from workers.commands.logs import logs_aside
 from workers.commands.output import Json, facts, json_line, table
-from workers.commands.simulated import compare_with_truth, simulate_drive
+from workers.commands.simulated import compare_with_truth, simulate_drive, spoil_drive
 from workers.devfile import settings_beside_dev
 from workers.drive.client import DriveClient
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
@@ -40,6 +40,7 @@ def drive() -> None:
 
 drive.add_command(simulate_drive)
 drive.add_command(compare_with_truth)
+drive.add_command(spoil_drive)
 
 
 @drive.command()
