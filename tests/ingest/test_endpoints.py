@@ -286,14 +286,14 @@ def test_a_body_that_drips_is_given_up_too(wire):
 
 
 def test_a_slow_sender_slows_only_itself(wire, served):
-    port = served()
+    port = served(body_timeout="10m")
     with Wire(port) as slow:
         slow.head("Content-Length: 100", signature(b""))
         begun = time.monotonic()
         for _ in range(20):
             body = body_of()
             assert httpx.post(f"http://127.0.0.1:{port}{EVENTS}", content=body, headers=signed(body)).status_code == 200
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 60
 
 
 def test_a_sender_who_hangs_up_in_the_middle_leaves_nothing_behind(served, kept, eventually):

@@ -70,20 +70,21 @@ def test_each_has_its_own_time_though_there_is_one_timer():
 
 
 def test_whoever_clings_on_is_told_once():
-    async def stubborn():
+    async def stubborn(lets_go):
         try:
             await for_ever()
         except asyncio.CancelledError:
-            await asyncio.sleep(3 * SHORT.total_seconds())
+            await lets_go.wait()
             raise
 
     async def story():
-        patience = Patience(SHORT)
-        clinging = asyncio.create_task(patience.wait_for(stubborn()))
+        patience, lets_go = Patience(SHORT), asyncio.Event()
+        clinging = asyncio.create_task(patience.wait_for(stubborn(lets_go)))
         await asyncio.sleep(SHORT.total_seconds() / 2)
         with pytest.raises(TimeoutError):
             await patience.wait_for(for_ever())
         assert not clinging.done()
+        lets_go.set()
         with pytest.raises(TimeoutError):
             await clinging
 

