@@ -9,6 +9,7 @@ from importlib import import_module
 import pytest
 
 from handlers.kit.statuses import STATUSES, Anomaly
+from ingest.authorization.answers import NAMES as TEMPLATE_NAMES
 from ingest.errors import Refusal
 from ingest.settings import load_settings
 from workers.alerts import AlertKind
@@ -83,12 +84,18 @@ def test_the_table_of_answers_has_every_refusal(readme):
     assert told == {200, 400, 403, 404, 405, 408, 413, 415, 503}
 
 
-def test_the_plugin_and_its_test_run_as_they_stand(readme):
-    names: dict = {}
-    for block in readme.code("Write a plugin", "python"):
+@pytest.mark.parametrize("heading", ["Write a plugin", "Answer at the charger"])
+def test_the_plugin_and_its_test_run_as_they_stand(readme, heading):
+    names: dict = {"__name__": "a_plugin"}
+    for block in readme.code(heading, "python"):
         exec(compile(block, "README.md", "exec"), names)
     (test,) = (value for name, value in names.items() if name.startswith("test_"))
     test()
+
+
+def test_the_names_in_an_answers_template_are_all_told(readme):
+    told = set(re.findall(r"`(@\w+)`", readme.section("Answer at the charger")))
+    assert told == set(TEMPLATE_NAMES)
 
 
 def test_the_glossary_has_no_word_that_means_nothing(readme):
