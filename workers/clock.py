@@ -24,6 +24,7 @@ from workers.ledger.transaction import LedgerUnavailable, transact
 from workers.policy_facts import facts_duties
 from workers.run import now
 from workers.sending import Senders
+from workers.setback import Setback
 from workers.telling import tellers
 from workers.truth import truth_duties
 from workers.watchdog import Watchdog
@@ -43,6 +44,7 @@ class Clock:
     def __init__(self, equipment: Equipment, *, grace: timedelta = GRACE) -> None:
         self._equipment = equipment
         self._watch = JobWatch(equipment.connection, grace=grace)
+        self._setback = Setback(equipment.engine)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
         """Tick, and send pushes and do the other duties beside that, until told to stop.
@@ -74,6 +76,7 @@ class Clock:
 
     def tick(self) -> None:
         """Sweep, offer what is due, end what is overdue, file what is dead."""
+        self._setback.look()
         self.sweep()
         transact(self._equipment.engine, self._end_overdue)
         offer_due(self._equipment)

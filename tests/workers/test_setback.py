@@ -1,0 +1,96 @@
+"""A clock that is set back keeps nothing waiting."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, insert, select
+
+from workers.ledger import runs as ledger_runs
+from workers.ledger.engine import open_ledger
+from workers.ledger.outcomes import Outcome
+from workers.ledger.runs import NewRun
+from workers.ledger.schema import metadata
+from workers.ledger.tables import pushes, runs
+from workers.setback import STRAGGLERS, Setback
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+PUSH = {
+    "id": "p1",
+    "delivery_id": "d1",
+    "handler": "warn",
+    "user_id": "driver",
+    "channel": "log",
+    "state": "waiting",
+    "title": "",
+    "body": "",
+    "payload": {},
+    "collapse_key": "",
+    "created_at": NOON,
+    "due_at": NOON + HOUR,
+    "attempts": 1,
+}
+
+
+class Clocks:
+    """The clock of the wall, and the one that nobody sets."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = NOON, 100.0
+
+    def passes(self, span: timedelta, *, wall: timedelta | None = None) -> None:
+        self.steady += span.total_seconds()
+        self.wall += span if wall is None else wall
+
+    def setback(self, engine: Engine) -> Setback:
+        return Setback(engine, wall=lambda: self.wall, steady=lambda: self.steady)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_ledger(database_url)
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+def put_off(engine: Engine, name: str, due_at: datetime) -> None:
+    with engine.begin() as ledger:
+        run = NewRun(delivery_id=name, handler="warn", queue="urgent", outcome=Outcome.AGAIN, attempts=1, due_at=due_at)
+        ledger_runs.record_new(ledger, [run])
+
+
+def due_at(engine: Engine, name: str = "d1") -> datetime | None:
+    with engine.connect() as ledger:
+        return ledger.scalar(select(runs.c.due_at).where(runs.c.delivery_id == name))
+
+
+def test_what_was_put_off_by_a_clock_that_was_ahead_is_due_once_it_is_set_back(engine: Engine) -> None:
+    clocks = Clocks()
+    setback = clocks.setback(engine)
+    put_off(engine, "d1", NOON + timedelta(seconds=2))
+    with engine.begin() as ledger:
+        ledger.execute(insert(pushes).values(PUSH))
+    clocks.passes(timedelta(seconds=1), wall=-HOUR)
+    setback.look()
+    assert due_at(engine) == clocks.wall
+    with engine.connect() as ledger:
+        assert ledger.scalar(select(pushes.c.due_at)) == clocks.wall
+    put_off(engine, "late", clocks.wall + HOUR)  # a transaction that was on its way meanwhile
+    clocks.passes(timedelta(seconds=1))
+    setback.look()
+    assert due_at(engine, "late") == clocks.wall + HOUR - timedelta(seconds=1)
+    clocks.passes(STRAGGLERS)
+    setback.look()
+    assert due_at(engine, "late") == clocks.wall
+
+
+@pytest.mark.parametrize("wall", [timedelta(seconds=59), timedelta(seconds=61), HOUR])
+def test_a_clock_that_is_corrected_a_little_or_runs_ahead_changes_nothing(engine: Engine, wall: timedelta) -> None:
+    clocks = Clocks()
+    setback = clocks.setback(engine)
+    put_off(engine, "d1", NOON + 2 * HOUR)
+    clocks.passes(timedelta(seconds=60), wall=wall)
+    setback.look()
+    assert due_at(engine) == NOON + 2 * HOUR

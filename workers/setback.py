@@ -1,0 +1,56 @@
+"""A clock of the wall that is set back: what was put off until a time by the old one would wait for so much longer."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import Connection, Engine, update
+
+from workers.ledger.inorder import update_in_order
+from workers.ledger.tables import pushes, runs
+from workers.ledger.transaction import transact
+from workers.run import now
+
+log = structlog.get_logger()
+
+NOTICED = timedelta(seconds=5)
+"""How far the clock has to go back at once; what it is corrected by day after day is less."""
+
+STRAGGLERS = timedelta(seconds=35)
+"""How long after that a transaction may still commit what it had put off by the old clock."""
+
+
+class Setback:
+    """Compares the clock of the wall with one that nobody sets, and makes due now what was to be tried later.
+
+    That is an attempt too early for some, and a second one for those that are put off again meanwhile; a clock that was
+    an hour ahead would have kept them waiting for an hour.
+    """
+
+    def __init__(
+        self, engine: Engine, *, wall: Callable[[], datetime] = now, steady: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._wall, self._steady = wall, steady
+        self._ahead_by = self._difference()
+        self._again_at: float | None = None
+
+    def look(self) -> None:
+        """See whether the clock was set back since the last look. Raises LedgerUnavailable."""
+        difference = self._difference()
+        went_back = self._ahead_by - difference >= NOTICED.total_seconds()
+        is_time_again = self._again_at is not None and self._steady() >= self._again_at
+        if went_back or is_time_again:
+            count = transact(self._engine, self._hurry)
+            log.warning("clock.set_back", seconds=round(self._ahead_by - difference), hurried=count)
+            self._again_at = self._steady() + STRAGGLERS.total_seconds() if went_back else None
+        self._ahead_by = difference  # only now: what could not be done is seen again
+
+    def _difference(self) -> float:
+        return self._wall().timestamp() - self._steady()
+
+    def _hurry(self, ledger: Connection) -> int:
+        at = self._wall()
+        hurried = ledger.execute(update_in_order(runs.c.due_at > at, skip_locked=True).values(due_at=at)).rowcount
+        return hurried + ledger.execute(update(pushes).where(pushes.c.due_at > at).values(due_at=at)).rowcount
