@@ -34,9 +34,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "devices": Entry(
             "workers.commands.devices:devices", "List, add and remove drivers' devices, or serve the app."
         ),
-        "drive": Entry(
-            "workers.commands.drive:drive", "Ask the Drive API: sessions, keys, fleets, balances; push tokens."
-        ),
+        "drive": Entry("workers.commands.drive:drive", "Ask the Drive API; change fleets, push tokens."),
         "handlers": Entry("workers.commands.look:handlers", "List what handles what, and on which queue."),
     },
     "Put things right": {
