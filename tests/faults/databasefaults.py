@@ -1,0 +1,128 @@
+"""What may happen to the database."""
+
+import os
+import sqlite3
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Self
+
+import psycopg
+
+from tests.faults.redisfaults import meanwhile
+from tests.faults.smalldisk import SmallDisk
+from tests.faults.stage import POSTGRESQL, SQLITE, Stage
+from tests.faults.trials import Group, Trial
+
+#: Longer than any connection waits for a lock.
+LOCKED_FOR = 7.0
+SLOW_BY = 0.3
+
+
+def stop(stage: Stage) -> None:
+    stage.postgres.stop()
+    meanwhile(stage)
+    stage.postgres.start()
+
+
+def slow_down(stage: Stage) -> None:
+    """Let every statement that writes runs take its time."""
+    stage.postgres.execute(
+        f"CREATE FUNCTION dawdle() RETURNS trigger AS 'BEGIN PERFORM pg_sleep({SLOW_BY}); RETURN NULL; END'"
+        " LANGUAGE plpgsql"
+    )
+    stage.postgres.execute("CREATE TRIGGER dawdle AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
+    meanwhile(stage, 40)
+    stage.postgres.execute("DROP TRIGGER dawdle ON runs")
+    stage.postgres.execute("DROP FUNCTION dawdle")
+
+
+def lock(stage: Stage) -> None:
+    """Have somebody else's transaction lock our tables."""
+    with psycopg.connect(stage.postgres.uri) as connection:
+        connection.execute("LOCK TABLE deliveries, runs IN ACCESS EXCLUSIVE MODE")
+        time.sleep(LOCKED_FOR)
+
+
+def cut(stage: Stage) -> None:
+    """End whatever connection is in a transaction, again and again."""
+    for _ in range(30):
+        stage.postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start IS NOT NULL"
+        )
+        time.sleep(0.05)
+
+
+def lock_file(stage: Stage) -> None:
+    with closing(sqlite3.connect(stage.folder / "ledger.db", isolation_level=None)) as file:
+        file.execute("BEGIN IMMEDIATE")
+        time.sleep(LOCKED_FOR)
+        file.execute("ROLLBACK")
+
+
+def read_for_long(stage: Stage) -> None:
+    """Keep a reader in the file, so that its log cannot be begun anew."""
+    with closing(sqlite3.connect(stage.folder / "ledger.db", isolation_level=None)) as file:
+        file.execute("BEGIN")
+        file.execute("SELECT count(*) FROM runs").fetchone()
+        meanwhile(stage, 60)
+        file.execute("COMMIT")
+
+
+class OnSmallDisk(Stage):
+    """A stage with its SQLite ledger on a disk of its own."""
+
+    def __enter__(self) -> Self:
+        self.disk = SmallDisk(self.folder / "disk", 24)
+        self.database_url = f"sqlite:///{self.disk.folder / 'ledger.db'}"
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self.disk.end()
+
+
+def fill(stage: Stage) -> None:
+    with stage.disk.filled():
+        meanwhile(stage, 40)
+
+
+def fill_tablespace(stage: Stage) -> None:
+    """Have PostgreSQL find no room for a table any more."""
+    disk = SmallDisk(Path(tempfile.mkdtemp(prefix="faults-disk-")), 24)
+    try:
+        info = Path(stage.folder / "postgres").stat()
+        os.chown(disk.folder, info.st_uid, info.st_gid)
+        stage.postgres.execute(f"CREATE TABLESPACE small LOCATION '{disk.folder}'")
+        for table in ("deliveries", "runs", "effects"):
+            stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE small")
+        with disk.filled():
+            meanwhile(stage, 60)
+        for table in ("deliveries", "runs", "effects"):
+            stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")
+        stage.postgres.execute("DROP TABLESPACE small")
+    finally:
+        disk.end()
+
+
+GROUPS = [
+    Group(
+        "PostgreSQL",
+        lambda: Stage(POSTGRESQL),
+        [
+            Trial("database: stopped", stop),
+            Trial("database: slow", slow_down),
+            Trial("database: locked", lock),
+            Trial("database: connections cut in transactions", cut),
+            Trial("database: disk full", fill_tablespace),
+        ],
+    ),
+    Group(
+        "SQLite",
+        lambda: Stage(SQLITE),
+        [Trial("database: locked", lock_file), Trial("database: read for long", read_for_long)],
+    ),
+    Group("SQLite on a small disk", lambda: OnSmallDisk(SQLITE), [Trial("database: disk full", fill)]),
+]

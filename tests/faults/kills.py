@@ -1,0 +1,50 @@
+"""kill -9 of the process that stands at a step of the path."""
+
+from functools import partial
+
+from ingest.crashpoints import Step
+from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
+from tests.faults.trials import Group, Trial
+
+#: Steps at which nothing but the database makes a difference, so they are tried on both.
+IN_THE_LEDGER = (
+    Step.STORING,
+    Step.STORED,
+    Step.CONCLUDING,
+    Step.CONCLUDED,
+    Step.MARKED,
+    Step.CLAIMED,
+    Step.FINISHING,
+    Step.SENDING,
+    Step.SENT,
+)
+
+
+def kill_at(step: Step, stage: Stage) -> None:
+    """Kill the next process that comes by."""
+    stage.arm(step)
+    wait_until(lambda: stage.has_killed(step), f"somebody reaches {step}")
+
+
+def kill(name: str, stage: Stage) -> None:
+    """Kill a process wherever it stands."""
+    stage.members[name].kill()
+
+
+# A step may kill the worker of one delivery often, in the long version; that is not the delivery's fault.
+SETTINGS = {"POISON_DEATHS": "1000000"}
+STEPS = {step: Trial(f"killed: {step}", partial(kill_at, step)) for step in Step}
+ANYWHERE = [
+    Trial("killed anywhere: serve", partial(kill, "serve-0-0")),
+    Trial("killed anywhere: work", partial(kill, "work-0")),
+    Trial("killed anywhere: clock", partial(kill, "clock")),
+    Trial("killed: Redis", partial(kill, "valkey")),
+]
+HALF = len(Step) // 2
+GROUPS = [
+    Group(
+        "first half of the path", lambda: Stage(SQLITE, settings=SETTINGS), [*list(STEPS.values())[:HALF], *ANYWHERE]
+    ),
+    Group("second half of the path", lambda: Stage(SQLITE, settings=SETTINGS), list(STEPS.values())[HALF:]),
+    Group("path to PostgreSQL", lambda: Stage(POSTGRESQL, settings=SETTINGS), [STEPS[step] for step in IN_THE_LEDGER]),
+]

@@ -1,0 +1,70 @@
+"""Run one of our commands with a clock that a file sets: `python -m tests.faults.otherclock COMMAND`.
+
+Only Python's clock of the wall is another one, for our packages and RQ; the database's and Redis' stay as they are, as
+those of other machines do.
+"""
+
+import datetime as original  # noqa: ICN001 - it is replaced
+import importlib
+import os
+import pkgutil
+import sys
+import time as real_time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+#: Names the file that holds by how many seconds the clock is ahead.
+VARIABLE = "FAULTS_CLOCK"
+PACKAGES = ("ingest", "handlers", "workers", "rq")
+LEFT_OUT = ("workers.bench", "workers.ledger.migrations", "rq.contrib", "rq.scripts", "tests")
+
+
+def ahead() -> float:
+    return float(Path(os.environ[VARIABLE]).read_text() or 0)
+
+
+class OfDatetimes(type(original.datetime)):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, original.datetime)
+
+
+class Shifted(original.datetime, metaclass=OfDatetimes):
+    @classmethod
+    def now(cls, tz: original.tzinfo | None = None) -> original.datetime:
+        return original.datetime.now(tz) + original.timedelta(seconds=ahead())
+
+
+def shift() -> None:
+    """Give every module of ours that knows a clock the other one."""
+    time = SimpleNamespace(**vars(real_time))
+    time.time = lambda: real_time.time() + ahead()
+    module_of_datetimes = SimpleNamespace(**vars(original))
+    module_of_datetimes.datetime = Shifted
+    for name in PACKAGES:
+        package = importlib.import_module(name)
+        for found in pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda _name: None):
+            if not found.name.startswith(LEFT_OUT):
+                try:
+                    importlib.import_module(found.name)
+                except ImportError:  # an extra that is not installed
+                    continue
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in PACKAGES and isinstance(module, ModuleType):
+            replace(module, time, module_of_datetimes)
+
+
+def replace(module: ModuleType, time: SimpleNamespace, module_of_datetimes: SimpleNamespace) -> None:
+    for name, value in list(vars(module).items()):
+        if value is original.datetime:
+            setattr(module, name, Shifted)
+        elif value is real_time:
+            setattr(module, name, time)
+        elif value is original:
+            setattr(module, name, module_of_datetimes)
+
+
+if __name__ == "__main__":
+    shift()
+    from workers.cli import main
+
+    main()

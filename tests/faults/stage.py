@@ -1,0 +1,275 @@
+"""Everything that a node runs, in processes of its own, each started anew whenever it dies."""
+
+import contextlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+import redis
+
+from ingest.crashpoints import VARIABLE, Step
+from ingest.settings import load_settings
+from tests.faults.effects import PUSHED, metadata
+from tests.faults.load import KEY, Load
+from tests.faults.postgres import Postgres
+from workers.ledger.engine import open_ledger
+from workers.ledger.migrate import migrate
+from workers.valkey import is_answering, valkey
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "FAULTS_STAGE"
+PATIENCE = 60.0
+SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
+#: How soon what has died is started again, in seconds; systemd's own default.
+RESTART_AFTER = 0.1
+#: Stages are set up in threads, and Alembic keeps what it is doing in a global.
+MIGRATING = threading.Lock()
+
+
+class Member:
+    """A process that shall be running."""
+
+    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.command = command
+        self._environment = dict(environment)
+        self._folder = folder
+        self.log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.is_wanted = False
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        self.is_wanted = True
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal; whoever dies of it is started again."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it for good, or until `start`."""
+        self.is_wanted = False
+        if self._process is not None:
+            self.kill(signal.SIGCONT)
+            self.kill(number)
+            self._process.wait(PATIENCE)
+
+
+class Stage:
+    """A node or several, with a Redis and a database that are theirs alone. Use it as a context."""
+
+    def __init__(  # noqa: PLR0913 - what stages differ in
+        self,
+        database: str = SQLITE,
+        *,
+        nodes: int = 1,
+        serves: int = 1,
+        workers: int = 1,
+        settings: Mapping[str, str] | None = None,
+        launcher: tuple[str, ...] = ("-m", "workers.cli"),
+        is_plain: bool = True,
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="faults-"))
+        self.database = database
+        self._token = uuid.uuid4().hex
+        self._launcher = launcher
+        self._settings = dict(settings or {})
+        self._nodes, self._serves, self._workers = nodes, serves, workers
+        self._is_plain = is_plain
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self.postgres: Postgres | None = None
+        self.members: dict[str, Member] = {}
+        self.ports: list[int] = []
+        self.redis_port = free_port()
+        self.redis_url = f"redis://127.0.0.1:{self.redis_port}/0"
+        self.skew = load_settings().clock_skew
+        self.crashes = self.folder / "crashes"
+        self.pushed = self.folder / "pushed"
+        self.database_url = f"sqlite:///{self.folder / 'ledger.db'}"
+
+    def __enter__(self) -> Self:
+        self.crashes.mkdir()
+        self.pushed.touch()
+        try:
+            if self.database == POSTGRESQL:
+                self.postgres = Postgres(self.folder / "postgres")
+                self.database_url = self.postgres.url
+            with MIGRATING:
+                migrate(self.database_url)
+            self.engine = open_ledger(self.database_url)
+            metadata.create_all(self.engine)
+            if self._is_plain:
+                self.add_valkey()
+            for node in range(self._nodes):
+                for door in range(self._serves):
+                    self._add_door(node, door)
+            for number in range(self._workers):
+                self.add(f"work-{number}", "work")
+            self.add("clock", "clock")
+            for member in self.members.values():
+                if not member.is_running:
+                    member.start()
+            self._watching.start()
+            for port in self.ports:
+                wait_until(lambda port=port: answers(port), "the door answers")
+            self.load = Load(*self.ports)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        if hasattr(self, "load"):
+            self.load.end()
+        if self._watching.is_alive():
+            self._watching.join()
+        for member in self.members.values():
+            member.stop()
+        self._reap()
+        if hasattr(self, "engine"):
+            self.engine.dispose()
+        if self.postgres is not None:
+            self.postgres.end()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What the processes are told; nothing of this shell's settings."""
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+        return {
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "PLUGSURFING_HMAC_CURRENT": KEY.decode(),
+            "DATA_DIR": str(self.folder / "node-0"),
+            "REDIS_URL": self.redis_url,
+            "DATABASE_URL": self.database_url,
+            "HANDLER_MODULES": "tests.faults.effects",
+            "PUSH": "file",
+            "LOG_FORMAT": "json",
+            PUSHED: str(self.pushed),
+            VARIABLE: str(self.crashes),
+            TOKEN: self._token,
+            **self._settings,
+            **more,
+        }
+
+    def add(self, name: str, *arguments: str, **environment: str) -> Member:
+        """Add one of our processes; it is started with the others."""
+        command = [sys.executable, *self._launcher, *arguments]
+        return self.add_program(name, command, **environment)
+
+    def add_program(self, name: str, command: list[str], **environment: str) -> Member:
+        with self._lock:
+            member = Member(name, command, self.environment(**environment), self.folder)
+            self.members[name] = member
+        return member
+
+    def add_valkey(self, *options: str, folder: str = "valkey") -> Member:
+        """Start the Valkey of this stage, with whatever was left in its folder."""
+        child = valkey(self.redis_port, self.folder / folder)
+        member = self.add_program("valkey", [*child.command, *options])
+        member.start()
+        wait_until(lambda: is_answering(self.redis_port), "Valkey answers")
+        return member
+
+    def arm(self, step: Step) -> None:
+        """Have the next process that reaches the step killed."""
+        (self.crashes / step).touch()
+
+    def has_killed(self, step: Step) -> bool:
+        return not (self.crashes / step).exists()
+
+    def redis(self) -> redis.Redis:
+        return redis.Redis.from_url(self.redis_url, socket_timeout=5)
+
+    def inboxes(self) -> Iterator[Path]:
+        yield from (self.folder / f"node-{node}" / "inbox.db" for node in range(self._nodes))
+
+    def logs(self) -> str:
+        """What the processes said last."""
+        return "\n".join(
+            f"--- {member.name}\n{member.log.read_text(errors='replace')[-3000:]}"
+            for member in self.members.values()
+            if member.log.exists()
+        )
+
+    def said(self, name: str) -> str:
+        return self.members[name].log.read_text(errors="replace")
+
+    def _add_door(self, node: int, door: int) -> None:
+        port = free_port()
+        self.ports.append(port)
+        self.add(f"serve-{node}-{door}", "serve", PORT=str(port), DATA_DIR=str(self.folder / f"node-{node}"))
+
+    def _watch(self) -> None:
+        while not self._ending.wait(RESTART_AFTER):
+            with self._lock:
+                fallen = [member for member in self.members.values() if member.is_wanted and not member.is_running]
+            for member in fallen:
+                if member.is_wanted and not self._ending.is_set():
+                    member.start()
+
+    def _reap(self) -> None:
+        """Kill what our processes have left behind: a worker's child has a group of its own."""
+        mark = f"{TOKEN}={self._token}".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    if mark in (entry / "environ").read_bytes():
+                        os.kill(int(entry.name), signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, f"not within {patience:g} s: {what}"
+        time.sleep(0.02)

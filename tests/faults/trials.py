@@ -1,0 +1,143 @@
+"""What a trial is: a stage under load, a fault, and the books afterwards."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from tests.faults.audit import Books, audit, is_settled, settle
+from tests.faults.stage import Stage, wait_until
+
+#: Seconds after which what is not settled counts as stuck.
+STUCK_AFTER = 90.0
+#: Of so many faults of a kind, all is left to recover after one; the others follow each other as fast as they can.
+RECOVERS_EVERY = 25
+#: Events acknowledged before a fault begins.
+BEFORE = 8
+
+
+class Impossible(Exception):
+    """Raised when a fault cannot be had on this machine."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fault: `act` makes it and ends it again."""
+
+    name: str
+    act: Callable[[Stage], None]
+    times: int = 1
+    #: Looks afterwards whether what was to be seen was seen.
+    check: Callable[[Stage], None] = lambda _stage: None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial came to."""
+
+    fault: str
+    database: str
+    acknowledged: int
+    lost: int
+    doubled: int
+    stuck: int
+    seconds: float
+    times: int = 1
+    details: tuple[str, ...] = ()
+
+
+#: What trials will come to, by the names of group and trial.
+Verdicts: TypeAlias = "dict[tuple[str, str], Future[Verdict]]"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that share a stage, one after the other."""
+
+    name: str
+    stage: Callable[[], Stage]
+    trials: Sequence[Trial]
+
+
+@dataclass
+class Standing:
+    """What was found out on a stage so far, so that each trial answers for its own."""
+
+    known: set[str] = field(default_factory=set)
+
+
+def play(stage: Stage, trial: Trial, standing: Standing) -> Verdict:
+    """Make a fault under load, wait until all is well again, and do the books."""
+    load = stage.load
+    before = load.acknowledged()
+    longest = 0.0
+    for number in range(1, trial.times + 1):
+        already = len(load.acknowledged())
+        load.go()
+        wait_until(lambda already=already: len(load.acknowledged()) >= already + BEFORE, "events are acknowledged")
+        trial.act(stage)
+        if number % RECOVERS_EVERY and number != trial.times:
+            continue
+        ended = time.monotonic()
+        promised = load.acknowledged()
+        with suppress(AssertionError):  # the books will say what is stuck
+            wait_until(lambda promised=promised: is_settled(stage, promised), "all is settled", STUCK_AFTER)
+        longest = max(longest, time.monotonic() - ended)
+    load.pause()
+    took = settle(stage, STUCK_AFTER)
+    found = audit(stage, load.acknowledged(), set(load.sent))
+    books = Books(
+        *([each for each in side if each not in standing.known] for side in (found.lost, found.doubled, found.stuck))
+    )
+    standing.known |= {*found.lost, *found.doubled, *found.stuck}
+    if took is None:
+        books.stuck.append("it did not come to rest")
+    trial.check(stage)
+    return Verdict(
+        trial.name,
+        stage.database,
+        len(load.acknowledged() - before),
+        len(books.lost),
+        len(books.doubled),
+        len(books.stuck),
+        longest,
+        trial.times,
+        tuple(detail for side in (books.lost, books.doubled, books.stuck) for detail in side[:5]),
+    )
+
+
+@contextmanager
+def under_way(groups: Sequence[Group], *, at_once: int = 3) -> Iterator[Verdicts]:
+    """Play groups, some at once as they mostly wait; yield what each trial will come to."""
+    verdicts: dict[tuple[str, str], Future[Verdict]] = {
+        (group.name, trial.name): Future() for group in groups for trial in group.trials
+    }
+    ending = threading.Event()
+    with ThreadPoolExecutor(at_once) as pool:
+        for group in groups:
+            pool.submit(_play_group, group, verdicts, ending)
+        try:
+            yield verdicts
+        finally:
+            ending.set()
+
+
+def _play_group(group: Group, verdicts: Verdicts, ending: threading.Event) -> None:
+    left = [(trial, verdicts[group.name, trial.name]) for trial in group.trials]
+    try:
+        with group.stage() as stage:
+            standing = Standing()
+            while left and not ending.is_set():
+                trial, verdict = left.pop(0)
+                try:
+                    verdict.set_result(play(stage, trial, standing))
+                except BaseException as failure:  # noqa: BLE001 - the test that waits for it raises it
+                    failure.add_note(stage.logs())
+                    verdict.set_exception(failure)
+                    stage.load.pause()
+    except BaseException as failure:  # noqa: BLE001 - the tests that wait for it raise it
+        for _, verdict in left:
+            verdict.set_exception(failure)
