@@ -79,6 +79,7 @@ class Door:
                 keys,
                 signature_required=self._signature_required,
                 received_at=datetime.now(UTC),
+                keeping=self._keeping,
             )
             reach(Step.VERIFIED)
             delivery_id, duplicate = await self._inbox.keep(envelope)

@@ -1,0 +1,125 @@
+"""CDRs from their bytes to their totals: nothing counted twice, nothing lost, nothing rounded."""
+
+import multiprocessing
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+import pytest
+import redis
+
+from handlers.cdr_records import cdr_record
+from handlers.kit.subscribe import MARK
+from handlers.session_records import session_record
+from ingest.batch import Batch, Delivery, new_batch_id
+from ingest.envelope import Envelope, Kind
+from ingest.settings import load_settings
+from workers.bench.cdrs import SCALE, Extent, truth
+from workers.equipment import Equipment
+from workers.ledger import cdrs as ledger_cdrs
+from workers.ledger import deliveries as ledger_deliveries
+from workers.ledger.cdrs import CdrFilters
+from workers.ledger.deliveries import Filters
+from workers.ledger.engine import open_ledger, reading
+from workers.ledger.outcomes import DeliveryState
+from workers.ledger.schema import metadata
+from workers.loader import Plugins
+from workers.process import settle
+
+TOGETHER = 100
+
+
+def equipment_on(database_url: str, folder: Path) -> Equipment:
+    settings = load_settings(data_dir=folder, plugsurfing_hmac_current="key", database_url=database_url)
+    marked = tuple(getattr(each, MARK) for each in (session_record, cdr_record))
+    # No run here needs Redis: nothing is offered and nothing sent.
+    return Equipment(settings, Plugins(marked), open_ledger(database_url), redis.Redis(), {})
+
+
+def batches(bodies: Sequence[bytes], node: str) -> list[Batch]:
+    """Bring bodies as a node's relay does: what has come before, as a repeat that is counted."""
+    receipts: dict[str, int] = {}
+    arrived = []
+    for body in bodies:
+        envelope = Envelope(Kind.CDRS, body, datetime.now(UTC), "current", None, {})
+        count = receipts[envelope.id] = receipts.get(envelope.id, 0) + 1
+        arrived.append(
+            Delivery(
+                id=envelope.id,
+                kind="cdrs",
+                event=None,
+                session_id=None,
+                received_at=envelope.received_at,
+                signed_with="current",
+                signed_at=None,
+                headers={},
+                body=body if count == 1 else None,
+                receipts=count,
+                inbox=node,
+            )
+        )
+    lots = [arrived[start : start + TOGETHER] for start in range(0, len(arrived), TOGETHER)]
+    return [Batch(new_batch_id(), node, "cdrs", tuple(lot)) for lot in lots]
+
+
+def work(database_url: str, folder: Path, given: Sequence[Batch]) -> None:
+    equipment = equipment_on(database_url, folder)
+    for batch in given:
+        settle(equipment, batch)
+    equipment.engine.dispose()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_every_cdr_is_counted_once_and_added_up_to_its_last_digit(database_url, tmp_path, nodes):
+    """With two nodes each receives everything, in its own order, and their workers store it side by side."""
+    told = truth(Extent(count=500, repeated=0.06, in_conflict=0.02))
+    engine = open_ledger(database_url)
+    metadata.create_all(engine)
+    engine.dispose()
+    fork = multiprocessing.get_context("fork")
+    workers = []
+    for number in range(nodes):
+        bodies = list(told.bodies)
+        Random(number).shuffle(bodies)
+        given = batches(bodies, f"node-{number}")
+        workers.append(fork.Process(target=work, args=(database_url, tmp_path, given)))
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * nodes
+
+    with reading(engine) as ledger:
+        counted = ledger_cdrs.summary(ledger, CdrFilters())
+        disputed = list(ledger_cdrs.find(ledger, CdrFilters(in_conflict=True), None))
+    engine.dispose()
+    assert (counted.cdrs, counted.in_conflict) == (510, 20)
+    assert counted.repeats == 30 * nodes + 510 * (nodes - 1)
+    assert {row.request_id for row in disputed} == told.request_ids
+    assert {total.currency: int(total.amount.scaleb(SCALE)) for total in counted.totals} == dict(told.sums)
+    assert {total.currency: int(total.amount_in_conflict.scaleb(SCALE)) for total in counted.totals} == dict(
+        told.disputed_sums
+    )
+
+
+def test_cdrs_that_are_odd_harm_no_other_of_their_batch(database_url, tmp_path):
+    odd = [
+        b"not JSON",
+        b"[]",
+        b"\xff",
+        b'{"cost": {"total": 1e999999999}}',
+        b'{"requestId": {}, "a": "\0\xed\xa0\x80"}',
+    ]
+    good = b'{"requestId": "good", "cost": {"total": 1.10, "currency": "EUR"}}'
+    equipment = equipment_on(database_url, tmp_path)
+    metadata.create_all(equipment.engine)
+    (batch,) = batches([*odd, good], "node")
+    settle(equipment, batch)
+    with reading(equipment.engine) as ledger:
+        counted = ledger_cdrs.summary(ledger, CdrFilters())
+        unread = ledger_deliveries.find(ledger, Filters(state=DeliveryState.UNREADABLE), None)
+        assert ledger_cdrs.unreadable(ledger) == len(unread) == 3
+    equipment.engine.dispose()
+    assert (counted.cdrs, counted.without_request_id) == (3, 2)
+    assert [(total.currency, str(total.amount)) for total in counted.totals] == [("EUR", "1.10"), (None, "0")]
