@@ -31,6 +31,7 @@ ask for.
 
 It runs at least once, with no transaction open. What it writes through `ctx` - `ctx.push(...)` to a driver,
 `ctx.write(statement)` to the database - takes effect exactly once, together with its outcome, when it returns.
+A statement that is made once, in the module, and run as `ctx.write(STATEMENT, {...})` costs a tenth.
 `ctx.session(id)` and `ctx.read(statement)` read; `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery` tell the rest.
 
 `ctx.words(WORDING, user_id, ...)` says something in the driver's language and on their clock, from templates that a

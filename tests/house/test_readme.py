@@ -8,6 +8,7 @@ from importlib import import_module
 
 import pytest
 
+from handlers.cdr_records import FIELDS
 from handlers.kit.statuses import STATUSES, Anomaly
 from ingest.authorization.answers import NAMES as TEMPLATE_NAMES
 from ingest.errors import Refusal
@@ -85,6 +86,11 @@ def test_the_table_of_answers_has_every_refusal(readme):
 
 
 @pytest.mark.parametrize("heading", ["Write a plugin", "Answer at the charger"])
+def test_the_table_of_cdr_fields_is_that_of_the_plugin(readme):
+    rows = [(column, setting) for column, setting, _ in readme.table("CDRs")]
+    assert rows == [(f"`{column}`", f"`{setting.upper()}`") for column, (setting, _) in FIELDS.items()]
+
+
 def test_the_plugin_and_its_test_run_as_they_stand(readme, heading):
     names: dict = {"__name__": "a_plugin"}
     for block in readme.code(heading, "python"):
