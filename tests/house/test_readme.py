@@ -85,12 +85,12 @@ def test_the_table_of_answers_has_every_refusal(readme):
     assert told == {200, 400, 403, 404, 405, 408, 413, 415, 503}
 
 
-@pytest.mark.parametrize("heading", ["Write a plugin", "Answer at the charger"])
 def test_the_table_of_cdr_fields_is_that_of_the_plugin(readme):
     rows = [(column, setting) for column, setting, _ in readme.table("CDRs")]
     assert rows == [(f"`{column}`", f"`{setting.upper()}`") for column, (setting, _) in FIELDS.items()]
 
 
+@pytest.mark.parametrize("heading", ["Write a plugin", "Answer at the charger"])
 def test_the_plugin_and_its_test_run_as_they_stand(readme, heading):
     names: dict = {"__name__": "a_plugin"}
     for block in readme.code(heading, "python"):
