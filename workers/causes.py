@@ -1,6 +1,6 @@
 """What there are alerts about: each rule looks into the ledger, and says what has come about and what is gone."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -33,7 +33,7 @@ class Cause:
 class Look:
     """What a look has found: causes of alerts, and by kind what open alerts are about whose causes are gone."""
 
-    causes: Collection[Cause] = ()
+    causes: Sequence[Cause] = ()
     gone: Mapping[AlertKind, Collection[str]] = field(default_factory=dict)
 
 

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine
 from ingest.settings import Settings
 from workers import causes
 from workers.alerts import raise_alert, resolve_alerts
-from workers.causes import Look
-from workers.ledger.engine import reading
+from workers.causes import Cause, Look
+from workers.ledger.engine import chunks, reading
 from workers.ledger.transaction import transact
 from workers.run import now
 
@@ -26,6 +26,9 @@ LOOK_EVERY = timedelta(minutes=1)
 REST = timedelta(minutes=10)
 SETTLED_AFTER = timedelta(minutes=5)
 """After trouble of our own, silence is nobody else's before what waited has reached the ledger."""
+
+AT_ONCE = 50
+"""Alerts that are raised in one transaction: on SQLite everybody else waits for it."""
 
 Clock = Callable[[], float]
 
@@ -86,14 +89,13 @@ class Watchdog:
     def _obey(self, rule: Rule, at: datetime) -> None:
         with reading(self._engine) as ledger:
             look = rule.look(ledger, at)
-        if not look.causes and not look.gone:
-            return
-
-        def write(ledger: Connection) -> int:
-            for kind, subjects in look.gone.items():
-                resolve_alerts(ledger, kind, subjects, at)
-            return sum(raise_alert(ledger, cause.alert, at, since=cause.since) for cause in look.causes)
-
-        transact(self._engine, write)
         for kind, subjects in look.gone.items():
+            transact(self._engine, partial(resolve_alerts, kind=kind, subjects=subjects, now=at))
             log.info("alerts.resolved", kind=kind, count=len(subjects))
+        for some in chunks(look.causes, AT_ONCE):
+            transact(self._engine, partial(_raise, causes=some, at=at))
+
+
+def _raise(ledger: Connection, causes: Sequence[Cause], at: datetime) -> None:
+    for cause in causes:
+        raise_alert(ledger, cause.alert, at, since=cause.since)
