@@ -45,13 +45,14 @@ class Budget:
         self._asked_again_at = 0.0
         self._is_alone = False
         self._stopped = -1
+        self._told_until = 0
 
     def ask(self) -> timedelta:
         """Take one call out of it and return no time at all, or return after how long to ask again."""
         now = self._now()
         seconds = int(now.timestamp())
         if seconds // MINUTE == self._stopped:
-            return _until((seconds // MINUTE + 1) * MINUTE, now)
+            return self._refused((seconds // MINUTE + 1) * MINUTE, now)
         if (counted := self._together(seconds)) is not None:
             minute, day = counted
             most = (self._per_minute, self._per_day)
@@ -59,9 +60,9 @@ class Budget:
             minute, day = self._alone.count(seconds)
             most = self._alone.most
         if day > most[1]:
-            return _until((seconds // DAY + 1) * DAY, now)
+            return self._refused((seconds // DAY + 1) * DAY, now)
         if minute > most[0]:
-            return _until((seconds // MINUTE + 1) * MINUTE, now)
+            return self._refused((seconds // MINUTE + 1) * MINUTE, now)
         return timedelta()
 
     def stop(self) -> None:
@@ -100,6 +101,14 @@ class Budget:
             log.info("drive.budget_shared")
         return int(minute), int(day)
 
+    def _refused(self, until: int, now: datetime) -> timedelta:
+        """Have a call wait until then, and say so once: else nobody knows why nothing moves."""
+        wait = datetime.fromtimestamp(until, UTC) + MARGIN - now
+        if until != self._told_until:
+            self._told_until = until
+            log.info("drive.calls_held", seconds=round(wait.total_seconds(), 1))
+        return wait
+
     def _note_away(self, error: Exception) -> None:
         self._asked_again_at = time.monotonic() + AWAY
         if not self._is_alone:
@@ -128,7 +137,3 @@ class _Alone:
             self._in_minute += 1
             self._in_day += 1
             return self._in_minute, self._in_day
-
-
-def _until(seconds: int, now: datetime) -> timedelta:
-    return datetime.fromtimestamp(seconds, UTC) + MARGIN - now
