@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
+from workers.bench.authorize import Extent, Situation, authorize
 from workers.bench.load import Load, Order, bodies, request
 from workers.bench.report import Column, Row, add_ratios
-from workers.bench.stage import BenchFailed, Stage
+from workers.bench.stage import BenchFailed, Stage, alone
 
 PATIENCE = 120
 WEBHOOKS = "from workers.cli import main; main()"
@@ -130,3 +132,11 @@ def test_warn_prints_how_soon_drivers_were_warned_on_both_databases(tmp_path):
     rows = run_bench(tmp_path, "warn", "--events", "50", "--warnings", "3")
     assert [row["row"] for row in rows] == ["SQLite", "PostgreSQL"]
     assert all(row["samples"]["p99_ms"][0] >= row["samples"]["p50_ms"][0] > 0 for row in rows)
+
+
+def test_authorize_asks_drivers_questions_and_hears_what_it_shall():
+    with alone():
+        report = authorize(Extent([Situation.IDLE, Situation.HANGING], 1, 0.3, 10), None, Progress(disable=True))
+    assert len(report.rows) == 2
+    assert all(row.samples["rate"][0] > 0 for row in report.rows)
+    assert not [row.remarks for row in report.rows if row.remarks]

@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import StrEnum
 from statistics import median, quantiles
 
 from rich.progress import Progress
@@ -60,38 +61,58 @@ COLUMNS = (
 )
 
 
-def authorize(runs: int, seconds: float, rate: float, server: str | None, progress: Progress) -> Report:
-    """Measure with each database, `runs` times."""
+class Situation(StrEnum):
+    """What else goes on while drivers ask."""
+
+    IDLE = "idle"
+    """Nothing else to do."""
+    HALF = "half"
+    """The door at half its speed, and slow clients at both."""
+    FULL = "full"
+    """The door saturated, and a worker draining it."""
+    HANGING = "hanging"
+    """A policy that hangs."""
+
+
+ROWS = {
+    Situation.IDLE: "nothing else to do",
+    Situation.HALF: f"serve at half its speed, {SLOW} slow connections to it and {SLOW} to authorize",
+    Situation.FULL: "serve saturated, a worker draining",
+    Situation.HANGING: "a policy that hangs",
+}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: each situation `runs` times, with so many questions a second."""
+
+    situations: Sequence[Situation]
+    runs: int
+    seconds: float
+    rate: float
+
+
+def authorize(extent: Extent, server: str | None, progress: Progress) -> Report:
+    """Measure with each database."""
+    situations, runs, seconds, rate = extent.situations, extent.runs, extent.seconds, extent.rate
     kinds = [SQLITE, *([POSTGRESQL] if server else [])]
-    rows = {kind: _rows(kind) for kind in kinds}
-    task = progress.add_task("authorize", total=runs * len(kinds) * 4)
+    rows = {(kind, each): Row(f"{kind}: {ROWS[each]}") for kind in kinds for each in situations}
+    task = progress.add_task("authorize", total=runs * len(rows))
     for _ in range(runs):
         for kind in kinds:
             with stage_on(kind, server) as stage:
                 measure = _Measure(stage, seconds, rate)
-                for row, step in zip(
-                    rows[kind], (measure.idle, measure.half, measure.full, measure.hanging), strict=True
-                ):
+                for each in situations:
+                    row = rows[kind, each]
                     progress.update(task, description=f"authorize: {row.name}")
-                    step(row)
+                    measure.of(each, row)
                     progress.advance(task)
     return Report(
         f"authorize: {rate:g} questions a second for {seconds:g} s, {runs} runs; deadline {TIMEOUT_MS / 1000:g} s",
         COLUMNS,
-        [row for kind in kinds for row in rows[kind]],
+        list(rows.values()),
         "medians (least–most) of each run's figures, as the asking process sees them",
     )
-
-
-def _rows(kind: str) -> tuple[Row, Row, Row, Row]:
-    names = (
-        "nothing else to do",
-        f"serve at half its speed, {SLOW} slow connections to it and {SLOW} to authorize",
-        "serve saturated, a worker draining",
-        "a policy that hangs",
-    )
-    idle, half, full, hanging = (Row(f"{kind}: {name}") for name in names)
-    return idle, half, full, hanging
 
 
 class _Measure:
@@ -102,38 +123,54 @@ class _Measure:
         self._seconds = seconds
         self._rate = rate
         self._loads = 0
+        self._port = 0
+        self._warm_up = min(WARM_UP_S, seconds)
         stage.valkey(fsync="everysec")
         _fill(stage)
 
-    def idle(self, row: Row) -> None:
+    def of(self, situation: Situation, row: Row) -> None:
+        """Measure one of them."""
+        match situation:
+            case Situation.IDLE:
+                self._idle(row)
+            case Situation.HALF:
+                self._half(row)
+            case Situation.FULL:
+                self._full(row)
+            case Situation.HANGING:
+                self._hanging(row)
+
+    def _idle(self, row: Row) -> None:
         """Ask while nothing else happens."""
         with self._lane(BUILT_IN) as port:
             self._ask(row, port, expected="ALLOWED")
 
-    def half(self, row: Row) -> None:
+    def _half(self, row: Row) -> None:
         """Ask while the door takes half of what it can, and slow clients are at both."""
-        self._serve, self._port = self._stage.serve()
-        capacity = seen(*self._load(CAPACITY_S)).rate
+        serve, self._port = self._stage.serve()
+        capacity = seen(*self._load(min(CAPACITY_S, self._seconds))).rate
         with self._lane(BUILT_IN) as port:
-            span = self._seconds + 2 * WARM_UP_S
+            span = self._seconds + 2 * self._warm_up
             slow = Round(port, CREDENTIALS, seconds=span, slow=SLOW, slow_ports=(port, self._port))
             dribble = self._start(slow)
             load, order = self._load(span, capacity / 2)
             self._ask(row, port, expected="ALLOWED")
             row.add(events=seen(load, order).rate)
             _heard(dribble, slow)
+        serve.stop()
 
-    def full(self, row: Row) -> None:
+    def _full(self, row: Row) -> None:
         """Ask while the door takes all that it can, and a worker takes it on."""
         worker = self._stage.work()
+        serve, self._port = self._stage.serve()
         with self._lane(BUILT_IN) as port:
-            load, order = self._load(self._seconds + 2 * WARM_UP_S)
+            load, order = self._load(self._seconds + 2 * self._warm_up)
             self._ask(row, port, expected="ALLOWED")
             row.add(events=seen(load, order).rate)
         worker.stop()
-        self._serve.stop()
+        serve.stop()
 
-    def hanging(self, row: Row) -> None:
+    def _hanging(self, row: Row) -> None:
         """Ask a policy that never answers."""
         (self._stage.folder / "hanging.py").write_text(HANGING)
         with self._lane({"HANDLER_MODULES": "hanging", "AUTHORIZE_ON_FAILURE": ON_FAILURE}) as port:
@@ -165,7 +202,7 @@ class _Measure:
         return self._stage.load(order), order
 
     def _ask(self, row: Row, port: int, *, expected: str) -> None:
-        time.sleep(WARM_UP_S)  # the load builds all of its requests before it sends one
+        time.sleep(self._warm_up)  # the load builds all of its requests before it sends one
         order = Round(port, CREDENTIALS, self._rate, self._seconds, LISTED)
         heard = _heard(self._start(order), order)
         took = heard.took_ms or [0.0]

@@ -158,19 +158,26 @@ def warn(runs: int, events: int, warnings: int, database: str | None, *, as_json
 @click.option("--runs", default=1, show_default=True, type=click.IntRange(min=1), help="Runs of each.")
 @seconds_option(20.0)
 @click.option("--rate", default=50.0, show_default=True, type=click.FloatRange(min=1), help="Questions a second.")
+@click.option(
+    "--only", type=click.Choice(["idle", "half", "full", "hanging"]), multiple=True, help="One of the situations."
+)
 @database_option
 @as_json
-def authorize(runs: int, seconds: float, rate: float, database: str | None, *, as_json: bool) -> None:
+def authorize(  # noqa: PLR0913 - one for each option
+    runs: int, seconds: float, rate: float, only: tuple[str, ...], database: str | None, *, as_json: bool
+) -> None:
     """How soon a driver at a charger is answered, whatever else goes on.
 
     The built-in policies are asked while nothing else happens, while the door takes half of what it can and 200
     connections to it and 200 to `authorize` send a byte a second, and while the door is saturated and a worker drains
     it. At last a policy hangs: no answer may come after the deadline, or be another than AUTHORIZE_ON_FAILURE.
     """
+    from workers.bench.authorize import Extent, Situation  # noqa: PLC0415 - as above
     from workers.bench.authorize import authorize as measure  # noqa: PLC0415 - as above
 
+    situations = [each for each in Situation if not only or each in only]
     with _progress() as progress, postgresql(database) as server:
-        report = measure(runs, seconds, rate, server, progress)
+        report = measure(Extent(situations, runs, seconds, rate), server, progress)
     _print([report], as_json=as_json)
 
 
