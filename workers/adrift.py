@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, exists, not_, select
 
 from ingest.broker import QUEUES, queue
 from ingest.errors import QueueUnavailable
-from ingest.lease import JobWatch, Standing
+from ingest.lease import GRACE, JobWatch, Standing
 from ingest.outbox import Outbox
 from ingest.rounds import ENOUGH_JOBS
 from workers.ledger import schedule
@@ -56,6 +56,7 @@ def adrift(
     outbox: Outbox | None,
     *,
     patience: timedelta = PROMISED,
+    grace: timedelta = GRACE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Adrift]:
     """Look again and again at what nobody seems to carry, and return what stays so for as long as was promised.
@@ -63,7 +64,7 @@ def adrift(
     Comes back at once when everything is on a queue or settled. Other nodes' inboxes are not looked into.
     Raises QueueUnavailable if Redis cannot be asked.
     """
-    look = _Look(engine, connection, outbox)
+    look = _Look(engine, connection, outbox, grace)
     until = time.monotonic() + patience.total_seconds()
     suspects = look()
     while suspects and time.monotonic() < until:
@@ -78,12 +79,12 @@ def adrift(
 class _Look:
     """One look at everything that is on its way. What is surely on a queue is left out; what beats is marked alive."""
 
-    def __init__(self, engine: Engine, connection: redis.Redis, outbox: Outbox | None) -> None:
+    def __init__(self, engine: Engine, connection: redis.Redis, outbox: Outbox | None, grace: timedelta) -> None:
         self._engine = engine
         self._connection = connection
         self._outbox = outbox
-        self._batches = JobWatch(connection)
-        self._jobs = JobWatch(connection)
+        self._batches = JobWatch(connection, grace=grace)
+        self._jobs = JobWatch(connection, grace=grace)
 
     def __call__(self) -> dict[Adrift, bool]:
         """Tell what may be adrift, and of each whether it shows signs of life."""

@@ -33,7 +33,7 @@ def slow_down(stage: Stage) -> None:
         " LANGUAGE plpgsql"
     )
     stage.postgres.execute("CREATE TRIGGER dawdle AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
-    meanwhile(stage, 40)
+    meanwhile(stage, 20)
     stage.postgres.execute("DROP TRIGGER dawdle ON runs")
     stage.postgres.execute("DROP FUNCTION dawdle")
 
@@ -67,7 +67,7 @@ def read_for_long(stage: Stage) -> None:
     with closing(sqlite3.connect(stage.folder / "ledger.db", isolation_level=None)) as file:
         file.execute("BEGIN")
         file.execute("SELECT count(*) FROM runs").fetchone()
-        meanwhile(stage, 60)
+        meanwhile(stage, 30)
         file.execute("COMMIT")
 
 
@@ -86,7 +86,7 @@ class OnSmallDisk(Stage):
 
 def fill(stage: Stage) -> None:
     with stage.disk.filled():
-        meanwhile(stage, 40)
+        meanwhile(stage, 20)
 
 
 def fill_tablespace(stage: Stage) -> None:
@@ -99,7 +99,7 @@ def fill_tablespace(stage: Stage) -> None:
         for table in ("deliveries", "runs", "effects"):
             stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE small")
         with disk.filled():
-            meanwhile(stage, 60)
+            meanwhile(stage, 20)
         for table in ("deliveries", "runs", "effects"):
             stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")
         stage.postgres.execute("DROP TABLESPACE small")

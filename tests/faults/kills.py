@@ -6,7 +6,7 @@ from ingest.crashpoints import Step
 from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
 
-#: Steps at which nothing but the database makes a difference, so they are tried on both.
+#: Steps that have to do with the database.
 IN_THE_LEDGER = (
     Step.STORING,
     Step.STORED,
@@ -41,10 +41,13 @@ ANYWHERE = [
     Trial("killed: Redis", partial(kill, "valkey")),
 ]
 HALF = len(Step) // 2
+#: Of these, those that are tried on PostgreSQL each time that all tests run.
+ON_POSTGRESQL = "path to PostgreSQL"
+ESSENTIAL = (Step.STORING, Step.CONCLUDING, Step.CLAIMED, Step.FINISHING, Step.SENT)
 GROUPS = [
     Group(
         "first half of the path", lambda: Stage(SQLITE, settings=SETTINGS), [*list(STEPS.values())[:HALF], *ANYWHERE]
     ),
     Group("second half of the path", lambda: Stage(SQLITE, settings=SETTINGS), list(STEPS.values())[HALF:]),
-    Group("path to PostgreSQL", lambda: Stage(POSTGRESQL, settings=SETTINGS), [STEPS[step] for step in IN_THE_LEDGER]),
+    Group(ON_POSTGRESQL, lambda: Stage(POSTGRESQL, settings=SETTINGS), [STEPS[step] for step in IN_THE_LEDGER]),
 ]

@@ -12,7 +12,7 @@ from tests.faults.trials import Group, Trial
 from workers.valkey import is_answering, server_binary
 
 #: Events that come in while Redis is not itself.
-MEANWHILE = 25
+MEANWHILE = 15
 #: Longer than any client waits for an answer.
 HANGS_FOR = 6.5
 

@@ -16,7 +16,7 @@ STUCK_AFTER = 90.0
 #: Of so many faults of a kind, all is left to recover after one; the others follow each other as fast as they can.
 RECOVERS_EVERY = 25
 #: Events acknowledged before a fault begins.
-BEFORE = 8
+BEFORE = 6
 
 
 class Impossible(Exception):
