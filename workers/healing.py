@@ -13,7 +13,7 @@ from handlers.kit.merge import merge
 from handlers.kit.session import Session
 from workers.drive.facts import COMPLETE, session_of_drive
 from workers.drive.models import DriveSession
-from workers.ledger import rereads, schedule, sessions
+from workers.ledger import rereads, schedule, session_keys, sessions
 from workers.ledger.reread_tables import Reread
 from workers.ledger.rereads import Look
 from workers.rhythm import Rhythm
@@ -56,6 +56,9 @@ def heal(ledger: Connection, told: Sequence[DriveSession], read_at: datetime, rh
         if look is not None:
             seen[key] = look
     rereads.note(ledger, seen, read_at)
+    for key, drive in sorted(latest.items()):
+        if drive.charging_key_id and drive.status != COMPLETE:  # nothing else says with which key it was started
+            session_keys.note(ledger, key, drive.charging_key_id, read_at)
     return Healing(frozenset(changed), wakes=woken > 0)
 
 

@@ -27,9 +27,12 @@ from workers.comparison import Comparison, compare
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveRefused, DriveUnavailable
 from workers.history import CoverGaps, NoticeGaps
-from workers.ledger import devices, gaps, rereads, sessions
+from workers.ledger import devices, gaps, rereads, runs, session_keys, sessions
+from workers.ledger.outcomes import Outcome
 from workers.ledger.reread_tables import Reread
 from workers.ledger.reread_tables import rereads as reread_table
+from workers.ledger.runs import NewRun
+from workers.ledger.tables import runs as run_table
 from workers.ledger.tables import sessions as session_table
 from workers.reconcile import Reconcile
 
@@ -378,3 +381,44 @@ def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
     with clock.equipment.engine.begin() as ledger:
         (row,) = gaps.find(ledger)
     assert (row.users_failed, row.covered_at is not None) == (1, True)
+
+
+def test_a_warning_that_waits_for_its_driver_is_tried_again_once_a_history_names_them(
+    clock_on, database_url: str, played: Played
+) -> None:
+    clock = clock_on(database_url, history_every="1ms", history_span="1d")
+    clock.learn(told("S1", "user-1"))
+    clock.learn(told("S2", "user-1", "SESSION_FEE_INCURRING"))  # names no driver
+    due_at = datetime.now(UTC) + timedelta(hours=1)
+    with clock.equipment.engine.begin() as ledger:
+        runs.record_new(ledger, [waiting_run(due_at)])
+    played.world.learn(filter(None, [truth_of(told("S2", "user-1", "fee-warning"))]))
+    clock.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        assert ledger.scalars(select(run_table.c.due_at)).one() < due_at
+        assert sessions.get(ledger, "S2").user_id == "user-1"
+
+
+def waiting_run(due_at: datetime) -> NewRun:
+    at = datetime.now(UTC)
+    return NewRun(
+        delivery_id="d1",
+        handler="warn",
+        queue="urgent",
+        outcome=Outcome.AGAIN,
+        attempts=1,
+        due_at=due_at,
+        waits_for="S2",
+        started_at=at,
+        finished_at=at,
+    )
+
+
+def test_the_key_that_drive_names_for_an_open_session_is_kept(clock: Clock, played: Played) -> None:
+    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
+    clock.shift(timedelta(minutes=31))
+    clock.reconcile.run()
+    with clock.equipment.engine.begin() as ledger:
+        ((session_id, key),) = session_keys.keys_of(ledger, ["S1"])
+    assert (session_id, bool(key)) == ("S1", True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from operator import itemgetter
 
 import click
 from rich.text import Text
@@ -13,16 +14,19 @@ from ingest.outbox import Outbox
 from workers.commands import options
 from workers.commands.cdrs import amount_in_words, cdr_json, remarks
 from workers.commands.failures import Failure
+from workers.commands.healed import healed_json, healed_lines, look_in_words
 from workers.commands.listing import EVERYTHING, in_inbox_only, run_json
 from workers.commands.look import push_json
 from workers.commands.output import Cell, Json, colored, console, facts, iso, json_line, local, printable, span, table
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
+from workers.drive.facts import SOME_TIME
 from workers.ledger import cdrs as ledger_cdrs
-from workers.ledger import sessions
+from workers.ledger import rereads, sessions
 from workers.ledger.cdrs import CdrFilters, CdrRow
 from workers.ledger.deliveries import RunRow
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.ledger.rereads import Look
 from workers.timeline import Moment, timeline
 
 KEEP_RECORDS = {"session_record", "cdr_record"}
@@ -41,19 +45,22 @@ def session(*, session_id: str, as_json: bool) -> None:
         record = sessions.get(conn, session_id)
         told = timeline(conn, session_id, settings.clock_skew)
         charges = list(ledger_cdrs.find(conn, CdrFilters(session_id=session_id), None))
+        look = rereads.looks(conn, [session_id]).get(session_id)
     if record is None and not told and not charges:
         waiting = f"; {on_their_way} of its deliveries lie in the inbox" if on_their_way else ""
         raise Failure(f"The ledger knows no session '{printable(session_id)}'{waiting}.")
     record = record or Session.empty(session_id)
     if as_json:
-        json_line(session_json(record, told, charges))
+        json_line(session_json(record, told, charges) | healed_json(record, look))
         return
-    print_session(record, told, charges)
+    print_session(record, told, charges, look)
     if on_their_way:
         click.echo(f"Still on its way from the inbox: {on_their_way}.", err=True)
 
 
-def print_session(record: Session, told: Sequence[Moment], charges: Sequence[CdrRow] = ()) -> None:
+def print_session(
+    record: Session, told: Sequence[Moment], charges: Sequence[CdrRow] = (), look: Look | None = None
+) -> None:
     """Print a session for a person: the record, and under it the timeline."""
     fee = None
     if record.fee_type and record.fee_will_apply_from:
@@ -68,14 +75,19 @@ def print_session(record: Session, told: Sequence[Moment], charges: Sequence[Cdr
             ("complete", record.completed_at),
             ("fee", fee),
             ("told by", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
+            *([("Drive API", look_in_words(look))] if look else []),
             *(("CDR", charge_in_words(charge)) for charge in charges),
             *(("anomaly", in_words(record, anomaly)) for anomaly in record.anomalies),
         ]
     )
     console().print()
     of_delivery = {charge.delivery_id: charge for charge in charges}
-    lines = [line for moment in told for line in _lines(moment, of_delivery.get(moment.delivery.id))]
-    table(("time", "late", "what came", "what came of it"), lines)
+    lives: list[tuple[datetime, list[Sequence[Cell]]]] = [
+        (moment.at, list(_lines(moment, of_delivery.get(moment.delivery.id)))) for moment in told
+    ]
+    lives += [(line[0] or SOME_TIME, [line]) for line in healed_lines(record)]
+    lives.sort(key=itemgetter(0))
+    table(("time", "late", "what came", "what came of it"), [line for _, lines in lives for line in lines])
 
 
 def charge_in_words(charge: CdrRow) -> str:

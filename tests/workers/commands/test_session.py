@@ -4,11 +4,16 @@ from datetime import timedelta
 import pytest
 
 from handlers.kit.context import Push
+from workers.commands.output import iso
+from workers.drive.models import DriveSession
+from workers.healing import heal
 from workers.ledger import pushes
 from workers.ledger.outcomes import Outcome, PushState
 from workers.ledger.pushes import NewPush
+from workers.rhythm import Rhythm
 
 DONE = ("session_record", Outcome.DONE)
+RHYTHM = Rhythm(timedelta(minutes=30), timedelta(hours=4), timedelta(days=7))
 KEYS = [
     "session_id",
     "user_id",
@@ -21,6 +26,8 @@ KEYS = [
     "anomalies",
     "cdrs",
     "timeline",
+    "healed",
+    "drive",
 ]
 
 
@@ -52,7 +59,7 @@ def test_a_session_is_told_with_its_record_and_in_the_order_in_which_it_happened
     (session,) = any_node.rows("session", "L60XMxWy0oP")
 
     assert list(session) == KEYS
-    assert {key: session[key] for key in KEYS[:-2]} == {
+    assert {key: session[key] for key in KEYS[:-4]} == {
         "session_id": "L60XMxWy0oP",
         "user_id": "user1",
         "status": "COMPLETE",
@@ -142,3 +149,46 @@ def test_deliveries_that_nobody_understood_are_told_of_a_session_without_a_recor
 
     assert session["status"] is None
     assert [moment["state"] for moment in session["timeline"]] == ["unreadable"]
+
+
+def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
+    node.settle(event("SESSION_STARTED", at=noon, userId="user1"), DONE)
+    stop, end = noon + timedelta(minutes=42), noon + timedelta(minutes=43)
+    drive = DriveSession(
+        session_id="L60XMxWy0oP",
+        user_id="user1",
+        status="COMPLETE",
+        started_at=noon,
+        ended_at=stop,
+        completed_at=end,
+    )
+    with node.engine.begin() as ledger:
+        heal(
+            ledger,
+            [drive.model_copy(update={"status": "STARTED", "ended_at": None, "completed_at": None})],
+            noon,
+            RHYTHM,
+        )
+        heal(ledger, [drive], end, RHYTHM)
+
+    lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
+
+    assert [re.split(" {2,}", line.strip())[-2:] for line in lines[-2:]] == [
+        ["Drive API: STOPPED", "no SESSION_STOPPED came"],
+        ["Drive API: COMPLETE", "no SESSION_COMPLETE came"],
+    ]
+    assert any(re.fullmatch(r"told by +the Drive API and events", line) for line in lines)
+    assert any(re.match(r"Drive API +complete there, read at ", line) for line in lines)
+    (row,) = node.rows("session", "L60XMxWy0oP")
+    assert row["healed"] == {"STOPPED": iso(stop), "COMPLETE": iso(end)}
+    assert (row["drive"]["outcome"], row["drive"]["next_at"]) == ("complete", None)
+
+
+def test_a_session_that_no_event_told_of_is_shown_too(node, noon):
+    with node.engine.begin() as ledger:
+        heal(ledger, [DriveSession(session_id="S1", user_id="user1", status="WAITING_TO_START")], noon, RHYTHM)
+    lines = node.run("session", "S1").stdout.splitlines()
+    assert [re.split(" {2,}", line.strip()) for line in lines[-2:]] == [
+        ["-", "-", "Drive API: WAITING_TO_START", "no event says this"],
+        ["-", "-", "Drive API: driver", "user1, whom no event named"],
+    ]
