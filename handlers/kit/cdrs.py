@@ -36,7 +36,7 @@ cdrs = Table(
     Index("cdrs_recorded_at", "recorded_at"),
 )
 
-STANDING = frozenset({"delivery_id", "document", "received_at", "recorded_at"})
+STANDING = frozenset({"delivery_id", "document", "received_at"})
 """What a delivery's record keeps when its fields are picked anew, as a replay does."""
 
 _NEW = insert(cdrs)  # the words are PostgreSQL's; SQLite's are the same

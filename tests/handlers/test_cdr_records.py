@@ -207,7 +207,8 @@ def test_a_replay_picks_the_fields_anew_and_leaves_the_rest(engine):
     later = NOW.replace(day=31)
     handle(engine, WHOLE, settings={"cdr_amount": pointers("/session/energyKwh")}, now=later)
     row = row_of(engine)
-    assert (row.amount, row.received_at, row.recorded_at) == (Decimal("31.4150"), NOW, NOW)
+    assert (row.amount, row.received_at, row.document) == (Decimal("31.4150"), NOW, WHOLE.decode())
+    assert row.recorded_at == later  # so that whoever looks for conflicts among new records sees it
 
 
 def test_one_id_with_other_bytes_is_another_row(engine):

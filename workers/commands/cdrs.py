@@ -23,7 +23,7 @@ TO_STDOUT = "-"
 @click.command()
 @click.option("--session", "session_id", metavar="ID", help="The charging session they are about.")
 @click.option("--user", "user_id", metavar="ID", help="The driver, whom the CDR names or its session does.")
-@click.option("--request-id", metavar="ID", help="Plugsurfing's id of the request.")
+@click.option("--request-id", metavar="ID", help="Plugsurfing's id of the request; the CDR's own id if it has none.")
 @click.option("--conflicts", "in_conflict", is_flag=True, help="Only those whose request id another one has, too.")
 @click.option("--repeated", is_flag=True, help="Only those that came more than once, as the same bytes.")
 @options.since
@@ -80,7 +80,10 @@ def cdrs(  # noqa: PLR0913  the options are the interface
         return
     if not only_totals:
         table(("received", "id", "request id", "session", "driver", "amount", "kWh", "notes"), map(_cells, rows))
-        options.say_if_cut(len(rows), limit)
+        if not in_conflict:
+            options.say_if_cut(len(rows), limit)
+        elif len(rows) == limit:
+            click.echo(f"The first {limit}, by request id; --limit shows more.", err=True)
         click.echo()
     _say(counted, unread)
 

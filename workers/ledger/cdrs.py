@@ -186,7 +186,8 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
         by_session = and_(cdrs.c.user_id.is_(None), sessions.c.user_id == filters.user_id)
         yield or_(cdrs.c.user_id == filters.user_id, by_session)
     if filters.request_id is not None:
-        yield cdrs.c.request_id == filters.request_id
+        by_digest = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
+        yield or_(cdrs.c.request_id == filters.request_id, by_digest)
     if filters.since is not None:
         yield cdrs.c.received_at >= filters.since
     if filters.until is not None:

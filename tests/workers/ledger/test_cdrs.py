@@ -125,6 +125,7 @@ def test_without_request_ids_nothing_is_in_conflict(ledger, put):
     counted = summed(ledger)
     assert (counted.cdrs, counted.in_conflict, counted.without_request_id) == (2, 0, 2)
     assert ids(ledger, in_conflict=True) == []
+    assert ids(ledger, request_id="a") == ["a"]
 
 
 def test_how_often_a_cdr_came_is_counted_over_all_nodes(ledger, put):
