@@ -50,7 +50,7 @@ class Adrift:
     name: str
 
 
-def adrift(
+def adrift(  # noqa: PLR0913 - the last three are for tests
     engine: Engine,
     connection: redis.Redis,
     outbox: Outbox | None,

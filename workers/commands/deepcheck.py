@@ -53,9 +53,10 @@ def _ways(settings: Settings) -> Iterator[Finding]:
             ledger_of(settings) as engine,
             inbox_of(settings) as outbox,
         ):
+            connection.ping()
             found = adrift(engine, connection, outbox)
     except (QueueUnavailable, RedisError, SettingsError) as error:
-        yield Finding("ways", Standing.FAIL, f"{error} So nobody knows what is queued.")
+        yield Finding("ways", Standing.FAIL, f"{sentence(error)} So nobody knows what is queued.")
         return
     for each in found:
         yield Finding("ways", Standing.FAIL, f"For {PROMISED.seconds} s {each.trouble}: {each.name}.")
