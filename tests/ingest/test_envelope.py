@@ -164,3 +164,10 @@ def test_neither_a_body_nor_a_key_is_ever_shown():
     envelope = Envelope(Kind.EVENTS, b"user1", NOW, "current", None, {})
     assert "user1" not in repr(envelope)
     assert "key" not in repr(Keys(CURRENT, NEXT, (b"the-authorization-key",)))
+
+
+def test_what_headers_say_makes_no_two_deliveries_one():
+    same = ((b"x-request-id", b"1"), (b"requestid", b"1"), (b"x-hmac-sha512-signedat", b"2025-06-12T10:56:51Z"))
+    bodies = (b"one", b"two")
+    ids = {opened((SIGNED[0], sign(body, CURRENT).encode()), *same, body=body).id for body in bodies}
+    assert len(ids) == 2

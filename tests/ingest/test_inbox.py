@@ -390,3 +390,22 @@ def test_nothing_that_was_kept_is_missing_after_a_kill(path):
     promised = {line.strip() for line in said if line.endswith(b"\n")}
     assert len(promised) >= 300
     assert promised <= set(bodies(path))
+
+
+def test_what_was_not_kept_is_no_repeat(settings, path, monkeypatch):
+    """Sent again after a failure it is kept, and only then known."""
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    async def story():
+        async with opened(settings) as inbox:
+            with monkeypatch.context() as failing:
+                for name in ("keep_at_once", "keep_rows"):
+                    failing.setattr(room, name, full)
+                with pytest.raises(InboxUnavailable):
+                    await inbox.keep(envelope(b"again"))
+            assert (await inbox.keep(envelope(b"again"))).duplicate is False
+        assert bodies(path) == [b"again"]
+
+    asyncio.run(story())

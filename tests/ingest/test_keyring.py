@@ -232,3 +232,13 @@ def test_readers_see_all_the_old_keys_or_all_the_new_ones(rotation):
     reader.join()
     pairs = {(b"current %d" % number, b"next %d" % number) for number in range(50)}
     assert seen <= pairs | {(b"key one", b"key two")}
+
+
+def test_a_rotation_is_logged_without_a_key(rotation):
+    with structlog.testing.capture_logs() as lines:
+        for number in range(3):
+            rotation.write(current=f"secret {number}", next=f"secret {number + 1}")
+            rotation.refresh()
+            rotation.refresh()
+    assert [line["event"] for line in lines] == ["keys.reread"] * 3
+    assert "secret" not in str(lines)

