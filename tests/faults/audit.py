@@ -12,7 +12,7 @@ from sqlalchemy import select
 from handlers.kit.merge import merge, with_lead
 from handlers.session_records import session_of
 from ingest.envelope import Kind
-from ingest.events import SessionEvent, SessionStarted, SessionStopFailed, SessionStopped, decode
+from ingest.events import SessionComplete, SessionEvent, SessionStarted, SessionStopFailed, SessionStopped, decode
 from ingest.settings import load_settings
 from tests.faults.effects import effects
 from tests.faults.stage import Stage, wait_until
@@ -65,7 +65,7 @@ def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
     books = Books()
     with reading(stage.engine) as ledger:
         kept = {row.id: row for row in ledger.execute(select(deliveries))}
-        done = Counter(ledger.execute(select(effects.c.delivery_id, effects.c.handler)).tuples())
+        done = Counter(map(tuple, ledger.execute(select(effects.c.delivery_id, effects.c.handler))))
         asked = Counter(ledger.scalars(select(pushes.c.delivery_id)))
         taken = {row.id: row.state for row in ledger.execute(select(pushes.c.id, pushes.c.state))}
         dead = {
@@ -90,7 +90,11 @@ def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
             continue  # what comes of a misdeed is the business of who ordered it
         if row.state is not DeliveryState.SETTLED or row.id in dead:
             books.lost.append(f"{row.id} is {row.state}")
-        wanted = {"note_here": 1, "note_apart": 1, "note_at_second_try": int(isinstance(event, SessionStopped))}
+        wanted = {
+            "note_here": 1,
+            "note_apart": int(isinstance(event, SessionComplete)),
+            "note_at_second_try": int(isinstance(event, SessionStopped)),
+        }
         for handler, number in wanted.items():
             _compare(books, f"{row.id}: {handler}", done[row.id, handler], number)
         _compare(books, f"{row.id}: pushes", asked[row.id], int(isinstance(event, SessionStarted)))

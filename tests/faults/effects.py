@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Column, MetaData, String, Table, insert
 
 from handlers import Context, OutgoingPush, RetryLater, channel, on
-from ingest.events import Event, SessionEvent, SessionStarted, SessionStopFailed, SessionStopped
+from ingest.events import Event, SessionComplete, SessionEvent, SessionStarted, SessionStopFailed, SessionStopped
 
 metadata = MetaData()
 effects = Table("effects", metadata, Column("delivery_id", String), Column("handler", String))
@@ -29,8 +29,8 @@ def note_here(event: SessionEvent, ctx: Context) -> None:
     note(ctx, "note_here")
 
 
-@on(SessionEvent, queue="other")
-def note_apart(event: SessionEvent, ctx: Context) -> None:
+@on(SessionComplete, queue="other")
+def note_apart(event: SessionComplete, ctx: Context) -> None:
     """Write a row from a job of its own."""
     note(ctx, "note_apart")
 
@@ -43,7 +43,7 @@ def note_at_second_try(event: SessionStopped, ctx: Context) -> None:
     note(ctx, "note_at_second_try")
 
 
-@on(SessionStarted, queue="other")
+@on(SessionStarted)
 def greet(event: SessionStarted, ctx: Context) -> None:
     """Push once a session."""
     ctx.push(

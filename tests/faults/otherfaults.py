@@ -63,7 +63,7 @@ def _outcomes(stage: Stage, deed: str) -> list[Outcome | None]:
     with reading(stage.engine) as ledger:
         sent = select(deliveries.c.id).where(deliveries.c.session_id.like(f"{deed}-%"))
         ended = select(runs.c.delivery_id, runs.c.outcome).where(runs.c.handler.in_(["misbehave", "*"]))
-        outcome_of = dict(ledger.execute(ended).tuples().all())
+        outcome_of = {delivery_id: outcome for delivery_id, outcome in ledger.execute(ended)}  # noqa: C416 - rows are no pairs
         return [outcome_of.get(each) for each in ledger.scalars(sent)]
 
 
