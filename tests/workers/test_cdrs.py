@@ -123,3 +123,12 @@ def test_cdrs_that_are_odd_harm_no_other_of_their_batch(database_url, tmp_path):
     equipment.engine.dispose()
     assert (counted.cdrs, counted.without_request_id) == (3, 2)
     assert [(total.currency, str(total.amount)) for total in counted.totals] == [("EUR", "1.10"), (None, "0")]
+
+
+def test_what_the_bench_sends_is_known_beforehand_and_the_same_with_the_same_seed():
+    extent = Extent(count=200, repeated=0.05, in_conflict=0.01, seed=4)
+    told, again, other = truth(extent), truth(extent), truth(Extent(200, 0.05, 0.01, seed=5))
+    assert (len(told.bodies), len(set(told.bodies)), told.repeats) == (212, 202, 10)
+    assert (told.cdrs.total(), told.disputed.total(), len(told.request_ids)) == (202, 4, 2)
+    assert (told.bodies, told.sums) == (again.bodies, again.sums)
+    assert told.sums != other.sums

@@ -8,6 +8,7 @@ from sqlalchemy import event
 from handlers.kit.context import Push
 from workers.ledger import (
     alerted,
+    cdrs,
     deliveries,
     ended,
     piled,
@@ -20,6 +21,7 @@ from workers.ledger import (
     traffic,
     watched,
 )
+from workers.ledger.cdrs import CdrFilters
 from workers.ledger.deliveries import Filters
 from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.pushes import NewPush
@@ -100,6 +102,12 @@ def works(ledger, says, noon):
         "without a CDR": lambda c: watched.without_cdr(c, "k", noon, noon - noon),
         "with a CDR": lambda c: watched.with_cdr(c, "k"),
         "conflicts": lambda c: watched.conflicts(c, "k", noon),
+        "CDRs": lambda c: list(cdrs.find(c, CdrFilters(), 50)),
+        "CDRs of a session": lambda c: list(cdrs.find(c, CdrFilters(session_id="s1"), 50)),
+        "CDRs of a request": lambda c: list(cdrs.find(c, CdrFilters(request_id="r1"), 50)),
+        "CDRs in conflict": lambda c: list(cdrs.find(c, CdrFilters(in_conflict=True), 50)),
+        "CDRs added up": lambda c: cdrs.summary(c, CdrFilters(since=noon)),
+        "CDRs unreadable": lambda c: cdrs.unreadable(c, since=noon),
         "unreadable": lambda c: piled.unreadable(c, "events", noon, noon),
         "handlers of dead": piled.handlers_of_dead,
         "dead": lambda c: piled.dead(c, "warn", noon),
@@ -119,7 +127,7 @@ def test_every_query_finds_its_rows_by_an_index(sqlite_ledger, plans, says, noon
 
 def test_the_newest_are_listed_without_sorting_all(sqlite_ledger, plans, says, noon):
     listed = works(sqlite_ledger, says, noon)
-    for name in ("newest", "since", "of a session", "dead ones", "latest", "due", "pushes"):
+    for name in ("newest", "since", "of a session", "dead ones", "latest", "due", "pushes", "CDRs"):
         assert "USE TEMP B-TREE FOR ORDER BY" not in plans(listed[name]), name
 
 
