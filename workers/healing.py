@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from handlers.kit.merge import merge
 from handlers.kit.session import Session
-from workers.drive.facts import COMPLETE, session_of_drive
+from workers.drive.facts import COMPLETE, can_be_kept, session_of_drive, status_of
 from workers.drive.models import DriveSession
 from workers.ledger import rereads, schedule, session_keys, sessions
 from workers.ledger.reread_tables import Reread
@@ -32,7 +32,7 @@ class Healing:
 
 def heal(ledger: Connection, told: Sequence[DriveSession], read_at: datetime, rhythm: Rhythm) -> Healing:
     """Merge sessions as the Drive API tells them, and note when each is to be read again, if it is not over."""
-    latest = {drive.session_id: drive for drive in told}
+    latest = {drive.session_id: drive for drive in told if can_be_kept(drive)}
     before = rereads.looks(ledger, latest)
     first_seen = {key: seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()
@@ -64,7 +64,7 @@ def heal(ledger: Connection, told: Sequence[DriveSession], read_at: datetime, rh
 
 def seen_since(drive: DriveSession, before: Look | None, read_at: datetime) -> datetime:
     """Say when the Drive API was first seen to say what it says now."""
-    if before is not None and before.status == drive.status and before.status_at is not None:
+    if before is not None and before.status == status_of(drive) and before.status_at is not None:
         return before.status_at
     return read_at
 
@@ -76,10 +76,10 @@ def look_at(
     if drive.status == COMPLETE:
         if before is None and (drive.completed_at or drive.ended_at):
             return None
-        return Look(Reread.COMPLETE, _looks(before) + 1, now(), drive.status, first_seen)
+        return Look(Reread.COMPLETE, _looks(before) + 1, now(), status_of(drive), first_seen)
     looks = 0 if is_news else _looks(before) + 1
     at = now()
-    return Look(Reread.OPEN, looks, at, drive.status, first_seen, at + rhythm.pause(looks, drive.status))
+    return Look(Reread.OPEN, looks, at, status_of(drive), first_seen, at + rhythm.pause(looks, drive.status))
 
 
 def nothing_seen(before: Look | None, outcome: Reread, reason: str, rhythm: Rhythm) -> Look:

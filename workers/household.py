@@ -14,10 +14,21 @@ from workers.devfile import read_devfile
 from workers.loopback import is_loopback
 from workers.valkey import LOOPBACK, valkey
 
+AUTHORIZE_AFTER = 1
 DASHBOARD_AFTER = 2
 VALKEY_AFTER = 3
 DEVICES_AFTER = 4
 DRIVE_AFTER = 5
+CREDENTIALS = "authorize_credentials"
+
+# Against a simulated Drive API nobody should have to wait for what may take hours in earnest.
+IN_A_HURRY = {
+    "RECONCILE_AFTER": "20s",
+    "RECONCILE_LONGEST": "5m",
+    "RECONCILE_PER_MINUTE": "2000",
+    "HISTORY_EVERY": "1m",
+    "HISTORY_SPAN": "1d",
+}
 
 # What a process may need to end beyond what its work may take.
 GRACE = timedelta(seconds=15)
@@ -37,6 +48,18 @@ class Household:
         return {name: value for name, value in self.made_up.items() if name.lower() in KEYS}
 
     @property
+    def credentials(self) -> str:
+        """What whoever asks at the charger says; the first, if there are several."""
+        secret = self.settings.authorize_credentials
+        return "" if secret is None else secret.get_secret_value().strip().splitlines()[0].strip()
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """What is the same the next time: who was told it shall not have to be told again."""
+        names = {*KEYS, CREDENTIALS}
+        return {name: value for name, value in self.made_up.items() if name.lower() in names}
+
+    @property
     def has_own_valkey(self) -> bool:
         """Whether the queues are in a Valkey of its own."""
         return "REDIS_URL" in self.made_up
@@ -50,6 +73,11 @@ class Household:
     def url(self) -> str:
         """Where `serve` is reached from this machine."""
         return f"http://{reachable(self.settings.host)}:{self.settings.port}"
+
+    @property
+    def authorize_url(self) -> str:
+        """Where `authorize` is reached from this machine."""
+        return f"http://{reachable(self.settings.host)}:{self.settings.authorize_port}"
 
     @property
     def has_devices_door(self) -> bool:
@@ -73,6 +101,8 @@ def furnish(port: int | None) -> Household:
     known = read_devfile(given.data_dir)
     port = port or given.port
     made_up = {"PORT": str(port)}
+    if "authorize_port" not in given.model_fields_set:
+        made_up["AUTHORIZE_PORT"] = str(port + AUTHORIZE_AFTER)
     if "dashboard_port" not in given.model_fields_set:
         made_up["DASHBOARD_PORT"] = str(port + DASHBOARD_AFTER)
     if "devices_port" not in given.model_fields_set:
@@ -82,6 +112,9 @@ def furnish(port: int | None) -> Household:
     if given.plugsurfing_hmac_required and not any(getattr(given, name) for name in KEYS):
         # In hexadecimal digits a key is good in each of the three encodings.
         made_up |= {name: known.get(name) or secrets.token_hex(32) for name in map(str.upper, KEYS)}
+    if given.authorize_credentials is None:
+        name = CREDENTIALS.upper()
+        made_up[name] = known.get(name) or secrets.token_hex(16)
     if not given.has_drive:
         made_up |= simulated_drive(given, free_port(port + DRIVE_AFTER))
     settings = load_settings(**{name.lower(): value for name, value in made_up.items()})
@@ -97,6 +130,7 @@ def simulated_drive(given: Settings, port: int) -> dict[str, str]:
         "ROAM_OCPI_URL": f"http://{LOOPBACK}:{port}/ocpi/2.2.1/tokens",
         "ROAM_OCPI_TOKEN": secrets.token_hex(16),
     }
+    made_up |= {name: value for name, value in IN_A_HURRY.items() if name.lower() not in given.model_fields_set}
     if given.drive_balance_path is None:
         made_up["DRIVE_BALANCE_PATH"] = "/v1/users/{user_id}/balance"
     if given.roam_ocpi_url is not None or given.roam_ocpi_token is not None:  # not ours
@@ -116,6 +150,7 @@ def children_of(house: Household, lock: int) -> list[Child]:
         ours("dashboard", lock),
         ours("clock", lock),
         *([ours("devices", lock, "serve")] if house.has_devices_door else []),
+        ours("authorize", lock),
         ours("serve", lock),
     ]
     if house.has_own_valkey:

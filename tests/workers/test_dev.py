@@ -39,8 +39,10 @@ def test_where_nothing_is_set_everything_is_made_up():
         "dashboard",
         "clock",
         "devices",
+        "authorize",
         "serve",
     ]
+    assert house.authorize_url == "http://127.0.0.1:9001"
     assert house.devices_url == "http://127.0.0.1:9004/devices"
 
 
@@ -90,6 +92,7 @@ def test_a_redis_that_is_set_is_used(monkeypatch):
         "dashboard",
         "clock",
         "devices",
+        "authorize",
         "serve",
     ]
 
@@ -98,9 +101,13 @@ def test_without_a_key_of_the_drive_api_it_is_simulated(monkeypatch):
     house = furnish(9000)
     assert house.settings.drive_api_url == "http://127.0.0.1:9005/drive"
     assert house.settings.has_drive
+    assert house.settings.reconcile_after == timedelta(seconds=20)
     assert house.settings.roam_ocpi_url == "http://127.0.0.1:9005/ocpi/2.2.1/tokens"
+    monkeypatch.setenv("RECONCILE_AFTER", "1h")
+    assert furnish(9000).settings.reconcile_after == timedelta(hours=1)
     monkeypatch.setenv("DRIVE_API_KEY", "a key of our own")
     house = furnish(9000)
+    assert house.settings.history_every == timedelta(hours=12)
     assert not house.has_own_drive
     assert house.settings.drive_api_url.startswith("https://drive-api-stage.plugsurfing.com")
     assert "drive" not in [child.name for child in children_of(house, 0)]
@@ -111,6 +118,16 @@ def test_devices_are_not_registered_from_outside_without_a_token(monkeypatch):
     assert not furnish(9000).has_devices_door
     monkeypatch.setenv("ADMIN_TOKEN", "a token")
     assert furnish(9000).has_devices_door
+
+
+def test_made_up_credentials_are_the_same_the_next_time_and_give_way_to_those_that_are_set(monkeypatch):
+    first = furnish(9000)
+    write_devfile(first.settings.data_dir, first.kept)
+    assert furnish(9000).credentials == first.credentials
+    monkeypatch.setenv("AUTHORIZE_CREDENTIALS", "ours\nand another")
+    house = furnish(9000)
+    assert house.credentials == "ours"
+    assert "AUTHORIZE_CREDENTIALS" not in house.kept
 
 
 def test_valkey_takes_another_port_if_its_own_is_taken():
@@ -204,6 +221,8 @@ def test_the_first_screen_says_where_everything_is_and_what_to_type():
         "http://127.0.0.1:9000/plugsurfing/events",
         "http://127.0.0.1:9000/plugsurfing/cdrs",
         "http://127.0.0.1:9000/readyz",
+        "curl --silent --show-error http://127.0.0.1:9001/plugsurfing/authorizations",
+        f"AUTHORIZE_CREDENTIALS={house.credentials}",
         "http://127.0.0.1:9002",
         "redis://127.0.0.1:9003  (embedded Valkey)",
         f"PLUGSURFING_HMAC_CURRENT={house.made_up['PLUGSURFING_HMAC_CURRENT']}",
@@ -215,9 +234,10 @@ def test_the_first_screen_says_where_everything_is_and_what_to_type():
 
 def test_the_first_screen_shows_no_secret_that_is_set(monkeypatch):
     monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", "a key of our own")
+    monkeypatch.setenv("AUTHORIZE_CREDENTIALS", "a credential of our own")
     monkeypatch.setenv("REDIS_URL", "redis://:sesame@elsewhere:6379/1")
     screen = dev.welcome(furnish(9000))
-    assert "a key of our own" not in screen
+    assert "of our own" not in screen
     assert "sesame" not in screen
 
 

@@ -422,3 +422,14 @@ def test_the_key_that_drive_names_for_an_open_session_is_kept(clock: Clock, play
     with clock.equipment.engine.begin() as ledger:
         ((session_id, key),) = session_keys.keys_of(ledger, ["S1"])
     assert (session_id, bool(key)) == ("S1", True)
+
+
+def test_whatever_a_history_has_in_it_the_rest_is_kept(clock_on, database_url: str, played: Played) -> None:
+    clock = clock_on(database_url, history_every="1ms", history_span="1d")
+    clock.learn(told("S1", "user-1"))
+    begun_at = NOW - timedelta(hours=1)
+    odd = ("N\0UL", "x" * 1000, "good")
+    played.world.learn([Truth(session_id, "user-1", "STARTED", begun_at) for session_id in odd])
+    clock.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        assert {each.session_id for each in sessions.latest(ledger, 100)} == {"S1", "good"}

@@ -26,7 +26,7 @@ def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
     where it says, else where the end is. Any other status is placed at the start: it may be behind what events tell,
     and there it overrules nothing that came after the start.
     """
-    status = storable(drive.status)[:LONGEST_TEXT]
+    status = status_of(drive)
     begun_at = drive.started_at or SOME_TIME
     ended_at = drive.ended_at or max(seen_at, begun_at)
     said = {status: begun_at}
@@ -44,3 +44,13 @@ def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
         statuses={name: Moment(at, at, sources) for name, at in said.items()},
         users={storable(drive.user_id): Naming(begun_at, DRIVE)} if drive.user_id else {},
     )
+
+
+def status_of(drive: DriveSession) -> str:
+    """Give the status such that every database takes it."""
+    return storable(drive.status)[:LONGEST_TEXT]
+
+
+def can_be_kept(drive: DriveSession) -> bool:
+    """Say whether its id is one that events could name, too."""
+    return storable(drive.session_id) == drive.session_id and len(drive.session_id) <= LONGEST_TEXT
