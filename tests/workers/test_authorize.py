@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
 import httpx
 import pytest
+
+from workers.bench.stage import children
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 PLUGIN = '''
@@ -68,11 +71,19 @@ def refused(tmp_path, environment):
 
 
 @pytest.fixture
-def client(tmp_path, environment):
-    """A client of the running process, which is ended as a supervisor ends it."""
+def process(tmp_path, environment):
+    """The running process."""
     written(tmp_path, PLUGIN)
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([WEBHOOKS, "authorize"], cwd=tmp_path, env=environment, stderr=log)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def client(tmp_path, environment, process):
+    """A client of it, when it can be asked."""
     with httpx.Client(
         base_url=f"http://127.0.0.1:{environment['AUTHORIZE_PORT']}", headers={"Authorization": "a-secret"}, timeout=30
     ) as client:
@@ -86,8 +97,6 @@ def client(tmp_path, environment):
             assert time.monotonic() < until
             time.sleep(0.05)
         yield client
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0, (tmp_path / "log").read_text()
 
 
 def test_without_credentials_it_does_not_start(tmp_path, environment):
@@ -114,7 +123,7 @@ def test_two_policies_of_one_name_are_refused(tmp_path, environment):
     assert "both have a policy named first" in said
 
 
-def test_policies_answer_in_their_order_and_in_time(client, tmp_path):
+def test_policies_answer_in_their_order_and_in_time(process, client, tmp_path):
     def asked(**document):
         return client.post("/plugsurfing/authorizations", json=document).json()["allowed"]
 
@@ -129,3 +138,27 @@ def test_policies_answer_in_their_order_and_in_time(client, tmp_path):
     log = (tmp_path / "log").read_text()
     assert '"policies": ["first", "second"]' in log
     assert "keyIdentifier" not in log
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0, (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody ends them")
+def test_no_judge_outlives_a_lane_that_is_killed_though_a_policy_hangs(process, client):
+    started = {each for child in children(process.pid) for each in (child, *children(child))}
+    assert len(started) >= 3
+    with pytest.raises(httpx.TransportError), ThreadPoolExecutor() as threads:
+        asking = threads.submit(client.post, "/plugsurfing/authorizations", json={"keyIdentifier": "hang"})
+        time.sleep(0.3)
+        process.kill()
+        asking.result()
+    until = time.monotonic() + 30
+    while living := {pid for pid in started if is_running(pid)}:
+        assert time.monotonic() < until, living
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -47,7 +47,9 @@ def key_of(number: int) -> str:
 async def ask(order: Round) -> Heard:
     """Ask what was ordered and wait for the last answer."""
     dribblers = [
-        asyncio.create_task(_dribble(port, order.credentials)) for port in order.slow_ports for _ in range(order.slow)
+        asyncio.create_task(_dribble(port, order.credentials, begins_after=number / order.slow))
+        for port in order.slow_ports
+        for number in range(order.slow)
     ]
     decisions: Counter[str] = Counter()
     took: list[float] = []
@@ -106,8 +108,9 @@ class Line:
         return str(told.get("allowed", head[9:12].decode()))
 
 
-async def _dribble(port: int, credentials: str) -> None:
+async def _dribble(port: int, credentials: str, *, begins_after: float) -> None:
     """Send a byte a second, and begin anew whenever that is not borne any longer."""
+    await asyncio.sleep(begins_after)  # they are as many clients, not one that sends 200 bytes a second
     head = f"POST /plugsurfing/authorizations HTTP/1.1\r\nHost: x\r\nAuthorization: {credentials}\r\n"
     while True:
         try:

@@ -6,6 +6,7 @@ question -> [panel] -> judge -> policies -> ruling
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from multiprocessing.forkserver import ensure_running
 
 import structlog
 
@@ -48,6 +49,7 @@ class Panel:
     async def start(self) -> None:
         """Start the judges, and wait until each can be asked, or cannot be for long."""
         FORKS.set_forkserver_preload([PRELOADED])
+        ensure_running()  # here, not in a thread of a seat's: the kernel ends it with the thread that has started it
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.authorize_processes)]
         until = self._monotonic() + READY_WITHIN
         while len(self._free()) < len(self._keepers) and self._monotonic() < until:  # noqa: ASYNC110 - once, at the start

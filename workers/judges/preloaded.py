@@ -1,20 +1,25 @@
 """What the fork server imports, so that a judge that is needed at once is born with everything loaded.
 
-It is the parent of the judges and ends with the lane; a signal to all of us would leave the lane without judges while
-it still answers.
+It is the parent of the judges and ends with the lane, and they with it. A signal to all of us does not end it: the lane
+still answers then.
 """
 
 import contextlib
+import os
 import signal
+import sys
 
 from ingest.errors import WebhooksError
 from ingest.settings import load_settings
+from workers.child import end_with
 from workers.judges import judge
 from workers.loader import load_plugins
 
 __all__ = ["judge"]
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.platform == "linux":  # by itself it would wait for its children, and one of them may hang
+    end_with(os.getppid(), signal.SIGKILL)
 # The lane has loaded them already, and did not start if one is broken.
 with contextlib.suppress(WebhooksError):
     load_plugins(load_settings())
