@@ -17,5 +17,5 @@ USER webhooks
 WORKDIR /data
 # The inbox lives here until an event is settled: mount something that survives the container.
 VOLUME /data
-EXPOSE 8000
+EXPOSE 8000 8001
 CMD ["webhooks", "serve"]

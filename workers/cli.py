@@ -20,6 +20,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Start here": {
         "dev": Entry("workers.commands.dev:dev", "Run everything in this terminal; --demo plays one charging session."),
         "send": Entry("workers.commands.send:send", "Play Plugsurfing: sign events and send them."),
+        "ask": Entry("workers.commands.ask:ask", "Play Plugsurfing at the charger: ask whether a key may charge."),
         "check": Entry("workers.commands.check:check", "Say what works and what would fail: settings, stores, keys."),
     },
     "See what came": {

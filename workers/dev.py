@@ -15,10 +15,11 @@ import httpx
 
 from ingest.errors import SettingsError
 from ingest.settings import Settings, load_settings
+from ingest.simulator.questions import SOME_KEY, curl, plugsurfing_question
 from workers import demo
 from workers.child import Child
 from workers.devfile import FILE_NAME, write_devfile
-from workers.household import Household, children_of, environment_of, furnish, is_free
+from workers.household import CREDENTIALS, Household, children_of, environment_of, furnish, is_free
 from workers.ledger.migrate import migrate
 from workers.supervisor import ChildFailedError, Supervisor
 
@@ -42,7 +43,7 @@ def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends:
     data_dir = load_settings().data_dir
     with only_one(data_dir) as lock:
         house = furnish(port)
-        for wanted in (house.settings.port, house.settings.dashboard_port, house.settings.devices_port):
+        for wanted in ports_of(house.settings):
             if not is_free(house.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
         migrate(house.settings.database_url)
@@ -53,7 +54,12 @@ def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends:
             click.secho(f"webhooks: {error}", err=True, fg="red")
             return error.exit_code
         finally:
-            write_devfile(data_dir, house.made_up_keys)
+            write_devfile(data_dir, house.kept)
+
+
+def ports_of(settings: Settings) -> tuple[int, ...]:
+    """Name the ports that must be free."""
+    return settings.port, settings.authorize_port, settings.dashboard_port, settings.devices_port
 
 
 async def run(
@@ -63,7 +69,7 @@ async def run(
     say = speaker([*(child.name for child in children), "demo"])
 
     async def story() -> int | None:
-        await until_open(house.url)
+        await asyncio.gather(until_open(house.url), until_open(house.authorize_url))
         click.echo(welcome(house))
         if play is None:
             return None
@@ -139,6 +145,7 @@ def welcome(house: Household) -> str:
     places = {
         "events": f"{house.url}/plugsurfing/events",
         "cdrs": f"{house.url}/plugsurfing/cdrs",
+        "questions": f"{house.authorize_url}/plugsurfing/authorizations",
         "readiness": f"{house.url}/readyz",
         "dashboard": house.dashboard_url,
         **({"devices": house.devices_url} if house.has_devices_door else {}),
@@ -148,14 +155,25 @@ def welcome(house: Household) -> str:
     }
     lines = ["", click.style("  Everything is up.", bold=True) + " Ctrl-C ends it, in order.", ""]
     lines += [f"    {click.style(f'{name:<10}', dim=True)} {place}" for name, place in places.items()]
-    if house.made_up_keys:
+    if house.kept:
         file = nearby(house.settings.data_dir / FILE_NAME)
-        lines += ["", f"  No signing key is set. These were made up, and are kept in {file}:", ""]
-        lines += [f"    {name}={value}" for name, value in house.made_up_keys.items()]
+        lines += ["", f"  These are not set. They were made up, and are kept in {file}:", ""]
+        lines += [f"    {name}={value}" for name, value in house.kept.items()]
     webhooks = nearby(Path(sys.argv[0]))
     lines += ["", "  In another terminal:", ""]
-    lines += [f"    {click.style(f'{webhooks} {words}', fg='green')}" for words in ("send fee-warning", "deliveries")]
+    lines += [
+        f"    {click.style(f'{webhooks} {words}', fg='green')}" for words in ("send fee-warning", "deliveries", "ask")
+    ]
+    if CREDENTIALS.upper() in house.made_up:
+        lines += ["", "  Or ask as Plugsurfing does, whether a key may charge:", ""]
+        lines += [f"    {click.style(asked(house), fg='green')}"]
     return "\n".join([*lines, ""])
+
+
+def asked(house: Household) -> str:
+    """Write a question at the charger, as a line for a shell."""
+    question = plugsurfing_question(house.settings, {"key": SOME_KEY}, house.credentials)
+    return curl(house.authorize_url, question)
 
 
 def verdict(findings: Mapping[str, bool]) -> str:

@@ -69,7 +69,9 @@ class PolicySettings(BaseSettings):
         "id; or a JSON pointer to the user's id in the question",
     )
     authorize_balances_every: Span = Field(
-        timedelta(minutes=5), description="how often a balance is read that was asked for within a day; others twice in AUTHORIZE_BALANCES_STALE"
+        timedelta(minutes=5),
+        description="how often a balance is read that was asked for within a day; others twice in "
+        "AUTHORIZE_BALANCES_STALE",
     )
     authorize_balances_stale: Span = Field(
         timedelta(days=1), description="how long a balance is good for while the Drive API is away"

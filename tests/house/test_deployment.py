@@ -36,6 +36,7 @@ def test_the_procfile_names_every_process_type(procfile):
     commands = {name: command_of(line) for name, line in procfile.items()}
     assert commands == {
         "web": "serve",
+        "authorize": "authorize",
         "worker": "work",
         "clock": "clock",
         "dashboard": "dashboard",
@@ -47,6 +48,11 @@ def test_the_procfile_names_every_process_type(procfile):
 
 def test_the_procfile_opens_the_door_to_the_platforms_router(procfile):
     assert "HOST=${HOST:-0.0.0.0}" in procfile["web"]
+
+
+def test_the_procfile_lets_the_platform_choose_the_port_of_questions_too(procfile):
+    assert "HOST=${HOST:-0.0.0.0}" in procfile["authorize"]
+    assert "AUTHORIZE_PORT=${PORT:-8001}" in procfile["authorize"]
 
 
 def test_compose_runs_what_the_procfile_names_and_the_stores(procfile, services):
@@ -81,6 +87,13 @@ def test_the_door_needs_no_store_to_start(services):
     assert services["web"]["volumes"] == ["inbox:/data"]
 
 
+def test_questions_at_the_charger_need_no_store_but_a_credential(services):
+    lane = services["authorize"]
+    assert "depends_on" not in lane
+    assert "?" in lane["environment"]["AUTHORIZE_CREDENTIALS"]
+    assert lane["ports"] == [f"{lane['environment']['AUTHORIZE_PORT']}:8001"]
+
+
 @pytest.mark.parametrize("name", ["worker", "clock"])
 def test_what_uses_the_ledger_waits_for_its_tables(services, name):
     needs = services[name]["depends_on"]
@@ -107,7 +120,7 @@ def test_valkey_keeps_a_log_of_what_it_is_told(services):
 
 
 def test_stores_and_doors_are_asked_for_their_health(services):
-    assert all("healthcheck" in services[name] for name in (*STORES, "web", "dashboard"))
+    assert all("healthcheck" in services[name] for name in (*STORES, "web", "authorize", "dashboard"))
 
 
 def test_the_image_contains_all_that_the_package_is_built_from(root):

@@ -1,0 +1,68 @@
+"""Ask at the charger as Plugsurfing does: a question in either form, written as a request."""
+
+import json
+import shlex
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from ingest.authorization.forms import OCPI_END, OCPI_FOLDER, USUAL_TYPE
+from ingest.pointers import Pointer
+from ingest.settings import Settings
+
+SOME_KEY = "04A1B2C3D4E580"
+
+
+@dataclass(frozen=True)
+class QuestionRequest:
+    """A question as it is sent."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def plugsurfing_question(settings: Settings, parts: Mapping[str, str], credentials: str) -> QuestionRequest:
+    """Write Plugsurfing's form: each part stands where the first pointer of its setting says, `key` of AUTHORIZE_KEY.
+
+    Parts are `key`, `session`, `location`, `reference` and `country`.
+    """
+    document: dict[str, Any] = {}
+    for name, value in parts.items():
+        _put(document, getattr(settings, f"authorize_{name}"), value)
+    return QuestionRequest("/plugsurfing/authorizations", _headers(credentials), json.dumps(document).encode())
+
+
+def ocpi_question(parts: Mapping[str, str], credentials: str) -> QuestionRequest:
+    """Write OCPI's form: it knows the key and the location, and no more."""
+    uid = quote(parts["key"], safe="")
+    path = f"{OCPI_FOLDER.decode()}{uid}{OCPI_END.decode()}?type={USUAL_TYPE}"
+    body = {"location_id": parts["location"]} if "location" in parts else {}
+    return QuestionRequest(
+        path, _headers(f"Token {b64encode(credentials.encode()).decode()}"), json.dumps(body).encode()
+    )
+
+
+def curl(url: str, question: QuestionRequest) -> str:
+    """Write the request as a line for a POSIX shell."""
+    words = ["curl", "--silent", "--show-error", f"{url}{question.path}"]
+    for name, value in question.headers.items():
+        words += ["--header", f"{name}: {value}"]
+    return shlex.join([*words, "--data-binary", question.body.decode()])
+
+
+def _headers(authorization: str) -> dict[str, str]:
+    return {"content-type": "application/json", "authorization": authorization}
+
+
+def _put(document: dict[str, Any], places: Iterable[Pointer], value: str) -> None:
+    """Put a value where the first pointer leads to, with the objects on the way there."""
+    place = next(iter(places), None)
+    if place is None:
+        return
+    *way, last = (part.replace("~1", "/").replace("~0", "~") for part in place.text.split("/")[1:] or [""])
+    for part in way:
+        document = document.setdefault(part, {})
+    document[last] = value

@@ -1,0 +1,86 @@
+import json
+import shlex
+import threading
+
+import pytest
+import uvicorn
+
+from ingest.authorization.ruling import NoJudges
+from ingest.lane.app import create_lane
+from ingest.lane.protocol import LaneProtocol
+from ingest.settings import load_settings
+
+CREDENTIALS = {"AUTHORIZE_CREDENTIALS": "a secret\nanother"}
+
+
+def printed(node, *words, **environment):
+    line = shlex.split(node.run("ask", "--print", *words, **{**CREDENTIALS, **environment}).stdout)
+    return line[3], [line[n + 1] for n, word in enumerate(line) if word == "--header"], json.loads(line[-1])
+
+
+def test_plugsurfings_form_has_each_part_where_the_settings_look_for_it(node):
+    words = ("--key", "04A1", "--session", "s1", "--location", "l1", "--reference", "r1", "--country", "DE")
+    url, headers, body = printed(node, *words, AUTHORIZE_KEY="/token/uid,/key")
+    assert url == "http://127.0.0.1:8001/plugsurfing/authorizations"
+    assert "authorization: a secret" in headers
+    assert body == {
+        "token": {"uid": "04A1"},
+        "sessionId": "s1",
+        "locationId": "l1",
+        "referenceId": "r1",
+        "countryCode": "DE",
+    }
+
+
+def test_ocpis_form_has_the_key_in_its_path(node):
+    url, headers, body = printed(node, "--form", "ocpi", "--key", "04/A1", "--location", "l1", "--url", "http://there/")
+    assert url == "http://there/ocpi/2.2.1/tokens/04%2FA1/authorize?type=RFID"
+    assert "authorization: Token YSBzZWNyZXQ=" in headers
+    assert body == {"location_id": "l1"}
+
+
+def test_without_credentials_nobody_would_be_answered(node):
+    assert "AUTHORIZE_CREDENTIALS" in node.run("ask", code=2).stderr
+
+
+def test_that_nobody_answers_is_said(node):
+    assert "Nobody answers" in node.run("ask", "--url", "http://127.0.0.1:1", code=1, **CREDENTIALS).stderr
+
+
+class Forgetful:
+    """A recorder that keeps nothing."""
+
+    def record(self, verdict):
+        pass
+
+    start = stop = lambda _self: None
+
+
+@pytest.fixture
+def lane(tmp_path, until):
+    """The URL of a lane without policies."""
+    settings = load_settings(data_dir=tmp_path, authorize_credentials="a secret")
+    config = uvicorn.Config(create_lane(settings, NoJudges(), Forgetful()), port=0, http=LaneProtocol, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def asked(node, *words, **environment):
+    """The last line that is written; the lane of the test writes its log there, too."""
+    return node.run("ask", *words, **{**CREDENTIALS, **environment}).stdout.splitlines()[-1]
+
+
+def test_the_answer_is_shown(node, lane):
+    plain = json.loads(asked(node, "--url", lane, "--json"))
+    assert (plain["status"], plain["answer"]) == (200, {"allowed": "ALLOWED"})
+    assert json.loads(asked(node, "--form", "ocpi", "--url", lane, "--json"))["answer"]["data"]["allowed"] == "ALLOWED"
+    assert asked(node, "--url", lane).startswith('200 {"allowed": "ALLOWED"}')
+
+
+def test_who_is_not_let_in_is_an_exit_code(node, lane):
+    assert asked(node, "--url", lane, code=1, AUTHORIZE_CREDENTIALS="wrong").startswith("403")

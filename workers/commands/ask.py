@@ -1,0 +1,79 @@
+"""The command `ask`: play Plugsurfing at the charger."""
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
+import click
+import httpx
+
+from ingest.authorization.question import Form
+from ingest.errors import SettingsError
+from ingest.settings import Settings, authorization_values
+from ingest.simulator.questions import SOME_KEY, QuestionRequest, curl, ocpi_question, plugsurfing_question
+from workers.commands import options
+from workers.commands.failures import Failure
+from workers.commands.output import json_line, printable, span
+from workers.devfile import settings_beside_dev
+from workers.household import reachable
+
+LONGEST = timedelta(seconds=10)
+
+
+@click.command()
+@click.option("--key", default=SOME_KEY, show_default=True, metavar="KEY", help="The charging key.")
+@click.option("--session", metavar="ID", help="The session that is to begin.")
+@click.option("--location", metavar="ID", help="Where the charger is.")
+@click.option("--reference", metavar="ID", help="Plugsurfing's reference.")
+@click.option("--country", metavar="CODE", help="The country.")
+@click.option(
+    "--form", type=click.Choice([form.value for form in Form]), default=Form.PLUGSURFING.value, show_default=True
+)
+@click.option("--url", metavar="URL", help="Where the receiver is.  [default: the one on this machine]")
+@click.option("--print", "only_print", is_flag=True, help="Show the request, as curl; send nothing.")
+@options.as_json
+def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts: str | None) -> None:
+    """Play Plugsurfing at the charger: ask whether a key may charge, and show the answer.
+
+    Plugsurfing's form has each part where the settings AUTHORIZE_… look for it first; OCPI's has the key and the
+    location only.
+    """
+    settings = settings_beside_dev()
+    question = _question(settings, Form(form), {name: part for name, part in parts.items() if part is not None})
+    url = (url or f"http://{reachable(settings.host)}:{settings.authorize_port}").rstrip("/")
+    if only_print:
+        click.echo(curl(url, question))
+        return
+    begun = time.monotonic()
+    try:
+        answer = httpx.post(
+            f"{url}{question.path}", content=question.body, headers=question.headers, timeout=LONGEST.total_seconds()
+        )
+    except httpx.TransportError as error:
+        raise Failure(f"Nobody answers at {url} ({type(error).__name__}): is `webhooks dev` running?") from error
+    took = timedelta(seconds=time.monotonic() - begun)
+    if as_json:
+        json_line({"status": answer.status_code, "took_ms": took / timedelta(milliseconds=1), "answer": _read(answer)})
+    else:
+        click.echo(f"{answer.status_code} {printable(answer.text)}  {span(took)}")
+    if answer.status_code != httpx.codes.OK:
+        raise Failure("That is no answer to the question.")
+
+
+def _question(settings: Settings, form: Form, parts: Mapping[str, str]) -> QuestionRequest:
+    values = authorization_values(settings.authorize_credentials)
+    if not values:
+        raise SettingsError("AUTHORIZE_CREDENTIALS is not set: nobody who asks would be answered.")
+    credentials = values[0].decode()
+    if form is Form.OCPI:
+        return ocpi_question(parts, credentials)
+    return plugsurfing_question(settings, parts, credentials)
+
+
+def _read(answer: httpx.Response) -> str | dict[str, str]:
+    try:
+        said: dict[str, str] = json.loads(answer.content)
+    except ValueError:
+        return answer.text
+    return said
