@@ -30,9 +30,10 @@ from ingest.settings import Settings
 
 log = structlog.get_logger()
 
-# In seconds. Left of AUTHORIZE_TIMEOUT for the way of the answer, so that it is there when the time is up; half of it
-# for the judges, who keep the same time and know which policy was late.
-HEADROOM = 0.1
+# In seconds. Left of AUTHORIZE_TIMEOUT for the way of the answer, so that it is there when the time is up, though the
+# machine be busy; the judges, who know which policy was late, end a little before that.
+HEADROOM = 0.2
+JUDGES_SHARE = 0.25
 
 
 class AuthorizeDoor:
@@ -126,7 +127,7 @@ class AuthorizeDoor:
             request = b"\0".join((self._form.encode(), scope["raw_path"], scope["query_string"], body))
             until = begun + self._span
             asked, is_repeat = self._memory.ask(
-                request, id_, lambda: self._judges.decide(question, until - self._headroom / 2)
+                request, id_, lambda: self._judges.decide(question, until - self._headroom * JUDGES_SHARE)
             )
             repeats = asked.id if is_repeat else None
             ruling = await self._ruled(asked.ruling, until)

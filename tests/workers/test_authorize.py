@@ -146,11 +146,11 @@ def test_policies_answer_in_their_order_and_in_time(process, client, tmp_path):
 def test_no_judge_outlives_a_lane_that_is_killed_though_a_policy_hangs(process, client):
     started = {each for child in children(process.pid) for each in (child, *children(child))}
     assert len(started) >= 3
-    with pytest.raises(httpx.TransportError), ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor() as threads:
         asking = threads.submit(client.post, "/plugsurfing/authorizations", json={"keyIdentifier": "hang"})
         time.sleep(0.3)
         process.kill()
-        asking.result()
+        assert isinstance(asking.exception(), httpx.TransportError)
     until = time.monotonic() + 30
     while living := {pid for pid in started if is_running(pid)}:
         assert time.monotonic() < until, living

@@ -48,7 +48,7 @@ class Panel:
 
     async def start(self) -> None:
         """Start the judges, and wait until each can be asked, or cannot be for long."""
-        FORKS.set_forkserver_preload([PRELOADED])
+        FORKS.set_forkserver_preload(PRELOADED)
         ensure_running()  # here, not in a thread of a seat's: the kernel ends it with the thread that has started it
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.authorize_processes)]
         until = self._monotonic() + READY_WITHIN

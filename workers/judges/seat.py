@@ -17,7 +17,8 @@ log = structlog.get_logger()
 
 # A fork of the lane itself would inherit its threads' locks; a new interpreter would need a second to load everything.
 FORKS = multiprocessing.get_context("forkserver")
-PRELOADED = "workers.judges.preloaded"
+# Also the script that runs, which multiprocessing imports in each child unless it is there.
+PRELOADED = ["__main__", "workers.judges.preloaded"]
 # Bytes. A judge that reads no more has more than a question on its way to it.
 MOST_UNREAD = 1_048_576
 
