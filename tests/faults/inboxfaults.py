@@ -109,8 +109,8 @@ GROUPS = [
         lambda: Stage(SQLITE),
         [
             Trial("inbox: every write fails", refuse_writes),
-            Trial("inbox: corrupt at start", corrupt, was_set_aside),
-            Trial("inbox: corrupt while in use", corrupt_under_way, was_set_aside),
+            Trial("inbox: corrupt at start", corrupt, check=was_set_aside),
+            Trial("inbox: corrupt while in use", corrupt_under_way),
         ],
     ),
     Group(

@@ -22,7 +22,7 @@ REPEATED = 10
 class Load:
     """Sends while it is running: distinct events, now and then one twice, each once whatever the answer; as they do."""
 
-    def __init__(self, *ports: int, rate: float = 5, connections: int = 3) -> None:
+    def __init__(self, *ports: int, rate: float, connections: int = 4) -> None:
         self._ports = itertools.cycle(ports)
         self._pause = connections / rate
         self._numbers = itertools.count()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.faults import databasefaults, inboxfaults, kills, otherfaults, redisfaults
+from tests.faults.stage import Stage
 from tests.faults.trials import Group, Impossible, Verdict, under_way
 
 ROOMS = (kills, redisfaults, databasefaults, inboxfaults, otherfaults)
@@ -18,6 +19,7 @@ HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | sec
 def main() -> int:
     """Return 1 if anything was lost, doubled or stuck, or a trial failed."""
     told = arguments()
+    Stage.rate = told.rate
     rooms = (kills,) if told.kills else ROOMS
     groups = [choose(group, told.only, told.kills or 1) for room in rooms for group in room.GROUPS]
     groups = [group for group in groups if group.trials]
@@ -41,6 +43,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.report", description=__doc__)
     parser.add_argument("--kills", type=int, default=0, help="only the kills, so many at each step (1000: some hours)")
     parser.add_argument("--only", default="", help="only faults whose name has this in it")
+    parser.add_argument("--rate", type=float, default=15, help="events a second on every stage")
     parser.add_argument("--at-once", type=int, default=1, help="how many stages at once; more make recovery slower")
     return parser.parse_args()
 

@@ -88,6 +88,9 @@ class Member:
 class Stage:
     """A node or several, with a Redis and a database that are theirs alone. Use it as a context."""
 
+    #: Events a second, on every stage. Little, as CI has two cores for three stages.
+    rate = 5.0
+
     def __init__(  # noqa: PLR0913 - what stages differ in
         self,
         database: str = SQLITE,
@@ -144,7 +147,7 @@ class Stage:
             self._watching.start()
             for port in self.ports:
                 wait_until(lambda port=port: answers(port), "the door answers")
-            self.load = Load(*self.ports)
+            self.load = Load(*self.ports, rate=self.rate)
         except BaseException:
             self.__exit__()
             raise
