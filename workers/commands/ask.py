@@ -1,7 +1,6 @@
 """The command `ask`: play Plugsurfing at the charger."""
 
 import json
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -45,14 +44,13 @@ def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts:
     if only_print:
         click.echo(curl(url, question))
         return
-    begun = time.monotonic()
     try:
         answer = httpx.post(
             f"{url}{question.path}", content=question.body, headers=question.headers, timeout=LONGEST.total_seconds()
         )
     except httpx.TransportError as error:
         raise Failure(f"Nobody answers at {url} ({type(error).__name__}): is `webhooks dev` running?") from error
-    took = timedelta(seconds=time.monotonic() - begun)
+    took = answer.elapsed
     if as_json:
         json_line({"status": answer.status_code, "took_ms": took / timedelta(milliseconds=1), "answer": _read(answer)})
     else:
