@@ -2,12 +2,14 @@
 
 import json
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from http import HTTPStatus
 from statistics import median, quantiles
 
 from rich.progress import Progress
@@ -18,7 +20,7 @@ from workers.bench.everything import PATH
 from workers.bench.load import Order
 from workers.bench.questions import Heard, Round, key_of
 from workers.bench.report import Column, Report, Row
-from workers.bench.stage import HOST, KEY, PATIENCE_S, WEBHOOKS, Process, Stage, free_port, seen, wait_for_http
+from workers.bench.stage import HOST, KEY, PATIENCE_S, WEBHOOKS, Process, Stage, free_port, seen, wait_until
 from workers.bench.work import stage_on
 from workers.ledger import balances, charging_keys, drive_readings
 from workers.ledger.balances import Balance
@@ -189,7 +191,7 @@ class _Measure:
         }
         process = self._stage.python("-c", WEBHOOKS, "authorize", name="authorize", environment=environment)
         try:
-            wait_for_http(process, f"http://{HOST}:{port}/readyz")
+            wait_until(lambda: _is_ready(port), "authorize is ready", process)
             yield port
         finally:
             process.stop()
@@ -220,6 +222,14 @@ class _Measure:
         self._loads += 1
         arguments = ("-m", "workers.bench.questions", json.dumps(asdict(order)))
         return self._stage.python(*arguments, name=f"questions-{self._loads}", environment={})
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=1) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False
 
 
 def _heard(process: Process, order: Round) -> Heard:

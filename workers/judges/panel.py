@@ -47,13 +47,10 @@ class Panel:
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start the judges, and wait until each can be asked, or cannot be for long."""
+        """Begin to start the judges. Whoever asks before one is ready waits for it, as long as they have time."""
         FORKS.set_forkserver_preload(PRELOADED)
         ensure_running()  # here, not in a thread of a seat's: the kernel ends it with the thread that has started it
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.authorize_processes)]
-        until = self._monotonic() + READY_WITHIN
-        while len(self._free()) < len(self._keepers) and self._monotonic() < until:  # noqa: ASYNC110 - once, at the start
-            await asyncio.sleep(LOOK_EVERY)
 
     async def stop(self) -> None:
         """End all judges at once."""

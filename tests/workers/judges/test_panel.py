@@ -73,7 +73,10 @@ def policies(tmp_path, monkeypatch):
 async def seated(settings):
     panel = Panel(settings, [each for each in load_plugins(settings).policies if each.plugin == MODULE])
     await panel.start()
-    assert panel.standing().ready == settings.authorize_processes
+    until = time.monotonic() + 60
+    while panel.standing().ready < settings.authorize_processes:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.02)
     try:
         yield panel
     finally:
@@ -132,6 +135,20 @@ def test_whatever_a_policy_does_the_time_is_kept_and_others_are_served_meanwhile
             assert served_after < 10
             again = await decided(panel, "blocked")
             assert again.decision.allowed is Allowed.BLOCKED
+
+    asyncio.run(story())
+
+
+def test_whoever_asks_before_a_judge_is_ready_waits_for_it(policies):
+    async def story():
+        panel = Panel(policies, [each for each in load_plugins(policies).policies if each.plugin == MODULE])
+        await panel.start()
+        try:
+            assert panel.standing().ready == 0
+            assert (await decided(panel, "blocked", 0)).failure is Failure.BROKEN
+            assert (await decided(panel, "blocked", 60)).decision.allowed is Allowed.BLOCKED
+        finally:
+            await panel.stop()
 
     asyncio.run(story())
 
