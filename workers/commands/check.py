@@ -11,6 +11,7 @@ from workers.commands.checkup import Finding, Standing, examine
 from workers.commands.deepcheck import examine_deeply
 from workers.commands.drivecheck import examine_drive
 from workers.commands.output import colored, console, facts, json_line, printable
+from workers.commands.policycheck import examine_policies
 from workers.devfile import settings_beside_dev
 
 
@@ -31,7 +32,8 @@ def check(ctx: click.Context, *, deep: bool, as_json: bool) -> None:
     if not deep:
         _describe(settings, as_json=as_json)
     standings = set()
-    for finding in examine_deeply(settings) if deep else chain(examine(settings), examine_drive(settings)):
+    examined = chain(examine(settings), examine_policies(settings), examine_drive(settings))
+    for finding in examine_deeply(settings) if deep else examined:
         _tell(finding, as_json=as_json)
         standings.add(finding.standing)
     ctx.exit(1 if Standing.FAIL in standings else 0)

@@ -1,7 +1,13 @@
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
+from ingest.settings import load_settings
+from workers.commands.policycheck import examine_policies
+from workers.ledger import drive_readings
+from workers.ledger.facts import KEYS
 
 KEYS_OF_A_FINDING = ["check", "standing", "sentence"]
 
@@ -105,3 +111,45 @@ def test_an_inbox_that_is_no_database_is_found_out(node, valkey_url):
     Path(node.folder / "inbox.db").write_bytes(b"not a database, but as long as the header of one would be" * 10)
 
     assert standings(node.rows("check", code=1, REDIS_URL=valkey_url))["inbox"] == ["fail"]
+
+
+def policies(node, valkey_url, **environment):
+    rows = node.rows("check", REDIS_URL=valkey_url, **environment)
+    return [(row["standing"], row["sentence"]) for row in rows if row.get("check") == "policies"]
+
+
+def test_who_is_asked_at_the_charger_is_said(node, valkey_url):
+    none, off = policies(node, valkey_url)
+    assert none == ("ok", "None is asked: every key may charge.")
+    assert off[0] == "ok"
+
+    asked, missing, unread = policies(node, valkey_url, AUTHORIZE_KEY_LIST="true", AUTHORIZE_ONE_SESSION="true")
+    assert asked == ("ok", "Asked in this order: key_list, one_session.")
+    assert (missing[0], unread[0]) == ("warn", "warn")
+    assert "AUTHORIZE_CREDENTIALS" in missing[1]
+    assert "DRIVE_API_KEY" in unread[1]
+
+
+def test_how_old_the_list_of_keys_is_is_said(any_node):
+    given = {"authorize_key_list": True, "drive_api_key": "a key", "authorize_credentials": "short"}
+    settings = load_settings(data_dir=any_node.folder, database_url=any_node.environment["DATABASE_URL"], **given)
+
+    def said():
+        return [(found.standing.value, found.sentence) for found in examine_policies(settings)][1:]
+
+    now = datetime.now(UTC)
+    short, unread = said()
+    assert "easy to guess" in short[1]
+    assert unread == ("warn", "The list of keys has not been read yet: `webhooks clock` reads it.")
+    with any_node.engine.begin() as conn:
+        drive_readings.claim(conn, KEYS, now, timedelta(1))
+        drive_readings.complete(conn, KEYS, now, now, 7)
+    assert said()[1][0] == "ok"
+    assert "7 keys" in said()[1][1]
+    with any_node.engine.begin() as conn:
+        drive_readings.failed(conn, KEYS, now, now, "The Drive API is away.")
+    assert said()[1][0] == "warn"
+    assert said()[1][1].endswith("Since then it could not be: The Drive API is away.")
+    with any_node.engine.begin() as conn:
+        drive_readings.complete(conn, KEYS, now - timedelta(days=2), now, 7)
+    assert "does not count any more" in said()[1][1]

@@ -1,0 +1,81 @@
+"""Finds out who is asked at the charger, whether Plugsurfing can ask, and how old is what policies know."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from sqlalchemy.exc import DBAPIError
+
+from ingest.settings import Settings, authorization_values
+from workers.commands.checkup import SHORT_KEY, Finding, Standing
+from workers.commands.output import span
+from workers.commands.stores import sqlite_file
+from workers.ledger import drive_readings
+from workers.ledger.drive_readings import Reading
+from workers.ledger.engine import open_ledger, reading
+from workers.ledger.facts import KEYS
+from workers.loader import PluginError, load_plugins
+
+
+def examine_policies(settings: Settings) -> Iterator[Finding]:
+    """See whether `authorize` can answer, and with what."""
+    try:
+        policies = load_plugins(settings).policies
+    except PluginError:  # told with the plugins
+        return
+    names = ", ".join(policy.name for policy in policies)
+    if names:
+        yield _finding(Standing.OK, f"Asked in this order: {names}.")
+    else:
+        yield _finding(Standing.OK, "None is asked: every key may charge.")
+    values = authorization_values(settings.authorize_credentials)
+    if not values:
+        standing = Standing.WARN if names else Standing.OK
+        yield _finding(standing, "AUTHORIZE_CREDENTIALS is not set: `webhooks authorize` does not start.")
+    elif min(map(len, values)) < SHORT_KEY:
+        yield _finding(
+            Standing.WARN, f"AUTHORIZE_CREDENTIALS has a value shorter than {SHORT_KEY} bytes: easy to guess."
+        )
+    yield from _facts(settings)
+
+
+def _facts(settings: Settings) -> Iterator[Finding]:
+    wants_balance = settings.authorize_least_balance is not None
+    wants_keys = settings.authorize_key_list or (wants_balance and settings.authorize_holder == "contract")
+    if (wants_keys or wants_balance) and not settings.has_drive:
+        yield _finding(Standing.WARN, "DRIVE_API_KEY is not set: what they want to know is never read.")
+        return
+    if wants_balance and settings.drive_balance_path is None:
+        yield _finding(Standing.WARN, "DRIVE_BALANCE_PATH is not set: no balance is ever read.")
+    if wants_keys:
+        yield _age(_last_reading(settings), settings)
+
+
+def _last_reading(settings: Settings) -> Reading | None:
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        return None
+    engine = open_ledger(settings.database_url)
+    try:
+        with reading(engine) as conn:
+            return drive_readings.get(conn, KEYS)
+    except DBAPIError:  # told with the database
+        return None
+    finally:
+        engine.dispose()
+
+
+def _age(last: Reading | None, settings: Settings) -> Finding:
+    if last is None or last.read_at is None:
+        why = f" ({last.reason})" if last is not None and last.reason else ""
+        return _finding(Standing.WARN, f"The list of keys has not been read yet{why}: `webhooks clock` reads it.")
+    age = datetime.now(UTC) - last.read_at
+    told = f"The list of {last.rows_read} keys was read {span(age)} ago."
+    if age > settings.authorize_keys_stale:
+        return _finding(Standing.WARN, f"{told} That is too long: it does not count any more.")
+    if last.failed_at is not None:
+        return _finding(Standing.WARN, f"{told} Since then it could not be: {last.reason}")
+    return _finding(Standing.OK, told)
+
+
+def _finding(standing: Standing, sentence: str) -> Finding:
+    return Finding("policies", standing, sentence)
