@@ -1,10 +1,13 @@
 """uvicorn's HTTP protocol, with an answer sent in one piece and bounds to the head of a request."""
 
 import asyncio
+import json
 import re
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from ingest.answers import CLOSE, JSON
 
 # In bytes; Plugsurfing's has some hundred.
 LONGEST_HEAD = 65_536
@@ -124,7 +127,7 @@ class DoorProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._refusal is not None and self._answering is None:
-            super().send_400_response(self._refusal)
+            self._refuse(self._refusal)
         elif self.cycle.more_body and self.cycle.response_complete:
             self.loop.call_later(HEAD_TIMEOUT, self._give_up_body, self.cycle)
 
@@ -132,7 +135,7 @@ class DoorProtocol(HttpToolsProtocol):
         """Refuse what cannot be parsed, once the requests before it have their answers."""
         cycle = self._answering
         if cycle is None or cycle.more_body:
-            super().send_400_response(msg)
+            self._refuse(msg)
         else:
             self._refusal = msg
             self.flow.pause_reading()
@@ -170,6 +173,13 @@ class DoorProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _refuse(self, sentence: str) -> None:
+        body = json.dumps({"error": sentence}).encode()
+        headers = [JSON, (b"content-length", str(len(body)).encode()), CLOSE]
+        lines = [b"%s: %s" % header for header in (*self.server_state.default_headers, *headers)]
+        self.transport.write(b"\r\n".join((b"HTTP/1.1 400 Bad Request", *lines, b"", body)))
+        self.transport.close()
 
     def _give_up(self) -> None:
         self._head_timer = None

@@ -32,8 +32,9 @@ CANDIDATE_POLL = 0.25
 BACKOFF_FIRST = 0.1
 # So that with the grace of the sweep, which begins after an outage, less than ten seconds pass until all is offered.
 BACKOFF_LONGEST = 3.0
-DRAIN = 3.0
-JOIN = 8.0
+DRAIN = 2.0
+# Those who answer what was on its way have had six before: together they stay below ten.
+JOIN = 2.5
 # What is known to say nothing secret. Of anything else only the name of its type is logged and shown.
 SHOWN = (SettingsError, sqlite3.Error, OSError)
 

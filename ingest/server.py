@@ -13,12 +13,14 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ingest.app import create_app
+from ingest.errors import SettingsError
 from ingest.handover import BACKLOG, handed_over
 from ingest.leaving import GRACE, DoorServer
 from ingest.log import configure_logging
 from ingest.opening import open_door
 from ingest.protocol import DoorProtocol
 from ingest.settings import Settings, load_settings
+from ingest.shift import WRONG_USAGE
 
 log = structlog.get_logger()
 
@@ -71,7 +73,18 @@ def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-if __name__ == "__main__":  # a worker of `webhooks serve --workers N`, which gives its own number
-    _settings = load_settings()
-    configure_logging(_settings, "serve")
-    serve_on(_settings, handed_over(), supervisor=int(sys.argv[1]))
+def work(supervisor: int) -> None:
+    """Serve as one of the workers of a supervisor, on the sockets that it hands over."""
+    try:
+        settings = load_settings()
+        settings.require_signing()
+        sockets = handed_over()
+    except SettingsError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(WRONG_USAGE) from None
+    configure_logging(settings, "serve")
+    serve_on(settings, sockets, supervisor=supervisor)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]))

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 # Seconds.
 READY_WITHIN = 30.0
-LEAVES_WITHIN = 12.0
+LEAVES_WITHIN = 9.5
 LOOK_EVERY = 0.2
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0

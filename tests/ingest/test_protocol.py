@@ -158,7 +158,12 @@ def test_a_body_is_not_lost_to_a_wish_for_another_protocol(connect, name):
 def test_what_is_not_http_is_refused(connect):
     connection = connect()
     connection.sendall(b"\x16\x03\x01 is how TLS begins\r\n\r\n")
-    assert read_all(connection).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\ncontent-type: application/json\r\n" in head
+    assert b"\r\nconnection: close" in head
+    assert f"content-length: {len(body)}".encode() in head
+    assert body == b'{"error": "Invalid HTTP request received."}'
 
 
 @pytest.mark.parametrize("cut", range(46, 62))
