@@ -62,6 +62,11 @@ class Findings:
     log_lines: list[str] = field(default_factory=list)
     inputs: int = 0
 
+    @property
+    def is_well(self) -> bool:
+        """Whether every promise was kept."""
+        return not (self.not_kept or self.failures or any(row.wrong for row in self.rows))
+
 
 class Door:
     """`webhooks serve` as a process of its own, in a folder of its own."""

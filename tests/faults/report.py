@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults import databasefaults, inboxfaults, kills, otherfaults, redisfaults
+from tests.faults import databasefaults, inboxfaults, inputs, kills, otherfaults, redisfaults
 from tests.faults.stage import Stage
 from tests.faults.trials import Group, Impossible, Verdict, under_way
 
@@ -36,6 +36,10 @@ def main() -> int:
                 print(f"| {fault} | FAILED: {failure!r} |", flush=True)
                 print("\n".join(getattr(failure, "__notes__", [])), file=sys.stderr)
                 is_well = False
+    if told.inputs:
+        findings = inputs.examine()
+        print(f"\n{inputs.markdown(findings)}")
+        is_well &= findings.is_well
     return 0 if is_well else 1
 
 
@@ -44,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=0, help="only the kills, so many at each step (1000: some hours)")
     parser.add_argument("--only", default="", help="only faults whose name has this in it")
     parser.add_argument("--rate", type=float, default=15, help="events a second on every stage")
+    parser.add_argument("--inputs", action="store_true", help="also what is answered to bad input")
     parser.add_argument("--at-once", type=int, default=1, help="how many stages at once; more make recovery slower")
     return parser.parse_args()
 
