@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 
+import structlog
 from starlette.applications import Starlette
 
 from ingest.endpoints import Door, Lookout
@@ -18,6 +21,8 @@ from ingest.presence import Presence
 from ingest.quarantine import Intake, Quarantine
 from ingest.relay import Relay
 from ingest.settings import Settings
+
+log = structlog.get_logger()
 
 # In seconds.
 KEYS_REREAD_EVERY = 1.0
@@ -39,6 +44,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(inbox.start)
         inbox.on_commit(relay.wake)
+        inbox.on_damage(_leave)
         intake.start()
         relay.start()
         tasks = [asyncio.create_task(_reread(keyring)), asyncio.create_task(presence.keep())]
@@ -58,6 +64,12 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         for kind, route in PATHS.items()
     }
     return Front(doors, Lookout(Health(path, inbox, relay), metrics), metrics, lifespan, presence)
+
+
+def _leave() -> None:
+    """End this process: the next one sets the file aside as it starts, which none may do while others have it open."""
+    log.error("door.leaving", reason="the inbox file is damaged, and is set aside at the next start")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _reread(keyring: Keyring) -> None:

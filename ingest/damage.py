@@ -36,13 +36,18 @@ def occupy(path: Path) -> int:
     return lock
 
 
+def is_damage(error: Exception) -> bool:
+    """Say whether a file is at fault that will not get better by itself."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED
+
+
 def _check(path: Path) -> None:
     try:
         with contextlib.closing(open_inbox_file(path)) as connection:
             # Reads every page: 80 MB, two million remembered deliveries, take a third of a second.
             (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF not in DAMAGED:  # a full disk, a lock: nothing that a new file would mend
+        if not is_damage(error):  # a full disk, a lock: nothing that a new file would mend
             return
         finding = str(error)
     if finding != "ok":

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import structlog
 
 from ingest.crashpoints import Step, reach
-from ingest.damage import occupy
+from ingest.damage import is_damage, occupy
 from ingest.envelope import Envelope
 from ingest.errors import InboxUnavailable
 from ingest.metrics import Metrics
@@ -69,6 +69,7 @@ class Inbox:
         self._reserve = Reserve(path, settings)
         self._metrics = metrics or Metrics()
         self._callbacks: list[Callable[[], None]] = []
+        self._on_damage: list[Callable[[], None]] = []
         self._waiting: deque[Waiter] = deque()
         self._waiting_bytes = 0
         self._signals: SimpleQueue[Signal] = SimpleQueue()
@@ -105,6 +106,10 @@ class Inbox:
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Have the callback called, in the writing thread, after each commit."""
         self._callbacks.append(callback)
+
+    def on_damage(self, callback: Callable[[], None]) -> None:
+        """Have the callback called, once, in the writing thread, when the file turns out to be damaged while in use."""
+        self._on_damage.append(callback)
 
     def keep(self, envelope: Envelope) -> asyncio.Future[Kept]:
         """Have the envelope on disk when the future is done. Raise InboxUnavailable, here or there, if it is not."""
@@ -217,6 +222,9 @@ class Inbox:
             self.problem = problem
             log.error("inbox.failed", error=problem)
         self._metrics.commit_failed()
+        if is_damage(error):
+            while self._on_damage:
+                self._on_damage.pop()()
         if self._file is None:
             return
         with contextlib.suppress(sqlite3.Error):

@@ -409,3 +409,24 @@ def test_what_was_not_kept_is_no_repeat(settings, path, monkeypatch):
         assert bodies(path) == [b"again"]
 
     asyncio.run(story())
+
+
+def test_a_file_that_is_damaged_while_in_use_is_told_of_once(settings, monkeypatch):
+    told = []
+
+    def find_damage(*_arguments):
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    async def story():
+        async with opened(settings) as inbox:
+            inbox.on_damage(lambda: told.append(True))
+            await inbox.keep(envelope())
+            monkeypatch.setattr(room, "keep_at_once", find_damage)
+            for _ in range(2):
+                with pytest.raises(InboxUnavailable):
+                    await inbox.keep(envelope())
+
+    asyncio.run(story())
+    assert told == [True]
