@@ -11,6 +11,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
+import structlog
+
+from ingest.errors import WebhooksError
 from ingest.log import configure_logging
 from ingest.settings import Settings
 from workers.child import end_with
@@ -18,6 +21,8 @@ from workers.judges.asking import Asking
 from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
 from workers.ledger.authorize_context import open_contexts
 from workers.loader import load_plugins
+
+log = structlog.get_logger()
 
 
 def sit(channel: socket.socket, settings: Settings) -> NoReturn:
@@ -31,6 +36,9 @@ def sit(channel: socket.socket, settings: Settings) -> NoReturn:
         configure_logging(settings, "judge")
         asyncio.run(_sit(channel, settings))
         code = 0
+    except Exception as error:  # noqa: BLE001 - nobody else would hear of it: this process ends here
+        reason = str(error) if isinstance(error, WebhooksError) else type(error).__name__
+        log.error("judge.failed", reason=reason)  # noqa: TRY400 - its text may be anything
     finally:
         os._exit(code)  # and not sys.exit, which would wait for threads that may hang
 
