@@ -433,3 +433,28 @@ def test_whatever_a_history_has_in_it_the_rest_is_kept(clock_on, database_url: s
     clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
         assert {each.session_id for each in sessions.latest(ledger, 100)} == {"S1", "good"}
+
+
+def test_doors_that_were_closed_together_are_covered_together(
+    clock_on, database_url: str, played: Played, valkey: redis.Redis
+) -> None:
+    clock = clock_on(database_url, per_minute=60, history_every="1000d", reconcile_after="30m")
+    closed_at = NOW - timedelta(hours=30)
+    for number in range(15):
+        clock.learn(told(f"S{number}", f"user-{number:02}"))
+    played.world.learn(filter(None, [truth_of(told("late", "user-00", begins_at=closed_at + timedelta(hours=5)))]))
+    for inbox, hours in (("inbox-1", 0), ("inbox-2", 0), ("inbox-1", 6), ("inbox-2", 29)):
+        gap = Gap(closed_at + timedelta(hours=hours), closed_at + timedelta(hours=hours, minutes=30), inbox)
+        valkey.hset(KEY, gap.field, gap.to_json())
+    clock.notice.run()
+    clock.cover.run()
+    other = Clock(clock)
+    other.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        assert [row.covered_at is not None for row in gaps.find(ledger)] == [False, True, True, True]
+        assert sessions.get(ledger, "late") is not None
+    assert played.calls == 15
+    other.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        assert all(row.covered_at for row in gaps.find(ledger))
+    assert played.calls == 30

@@ -1,16 +1,20 @@
 """Windows of time in which events may be missing, and how far each is covered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, null, or_, select, union, update
+from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select, union, update
 
+from handlers.kit.columns import Moment
 from ingest.gaps import Gap
 from workers.ledger.engine import insert_into
 from workers.ledger.reread_tables import ROUTINE, gaps
 from workers.ledger.tables import devices, sessions
+
+NEAR = timedelta(days=1)
+"""How much later another gap may begin to be covered with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,13 @@ class GapRow:
 
 @dataclass(frozen=True, slots=True)
 class OpenGap:
-    """A window that is to be covered, claimed."""
+    """A window that is to be covered, claimed, with those that were noticed together with it and are near."""
 
     inbox: str
     closed_at: datetime
     opened_at: datetime
+    """When the last of them was over."""
+    noticed_at: datetime
     after_user: str | None
     """The last user whose sessions have been read."""
 
@@ -92,9 +98,12 @@ def open_routine(conn: Connection, every: timedelta, span: timedelta, now: datet
 
 
 def claim(conn: Connection, now: datetime, lease: timedelta) -> OpenGap | None:
-    """Take a gap that is to be covered, closed doors first; nobody else gets it before the lease is over."""
+    """Take a gap that is to be covered, closed doors first; nobody else gets it before the lease is over.
+
+    Gaps that were noticed together and begin within a day are one: all nodes may have been down at once.
+    """
     row = conn.execute(
-        select(gaps.c.inbox, gaps.c.closed_at, gaps.c.opened_at, gaps.c.after_user)
+        select(gaps.c.inbox, gaps.c.closed_at, gaps.c.opened_at, gaps.c.noticed_at, gaps.c.after_user)
         .where(gaps.c.covered_at.is_(None), or_(gaps.c.claimed_until.is_(None), gaps.c.claimed_until <= now))
         .order_by((gaps.c.inbox == ROUTINE), gaps.c.closed_at, gaps.c.inbox)
         .limit(1)
@@ -103,8 +112,9 @@ def claim(conn: Connection, now: datetime, lease: timedelta) -> OpenGap | None:
     if row is None:
         return None
     gap = OpenGap(*row)
-    conn.execute(update(gaps).where(_is(gap)).values(claimed_until=now + lease))
-    return gap
+    opened_at = conn.scalar(select(func.max(gaps.c.opened_at, type_=Moment)).where(_near(gap)))
+    conn.execute(update(gaps).where(_near(gap)).values(claimed_until=now + lease))
+    return replace(gap, opened_at=opened_at or gap.opened_at)
 
 
 def users_after(conn: Connection, user_id: str | None, known_since: datetime, limit: int) -> list[str]:
@@ -123,26 +133,33 @@ def users_after(conn: Connection, user_id: str | None, known_since: datetime, li
 
 def advance(conn: Connection, gap: OpenGap, step: Step, claimed_until: datetime) -> None:
     """Note that the sessions of a user have been read, or could not be."""
+    conn.execute(update(gaps).where(_near(gap)).values(claimed_until=claimed_until))
     conn.execute(
         update(gaps)
-        .where(_is(gap))
+        .where(gaps.c.inbox == gap.inbox, gaps.c.closed_at == gap.closed_at)
         .values(
             after_user=step.user_id,
             sessions_read=gaps.c.sessions_read + step.sessions_read,
             users_failed=gaps.c.users_failed + int(step.is_failed),
-            claimed_until=claimed_until,
         )
     )
 
 
 def release(conn: Connection, gap: OpenGap, covered_at: datetime | None) -> None:
     """Give a gap back, covered or to be gone on with."""
-    conn.execute(update(gaps).where(_is(gap)).values(claimed_until=null(), covered_at=covered_at))
+    conn.execute(update(gaps).where(_near(gap)).values(claimed_until=null(), covered_at=covered_at))
 
 
 def _after(column: ColumnElement[Any], user_id: str | None) -> list[ColumnElement[bool]]:
     return [] if user_id is None else [column > user_id]
 
 
-def _is(gap: OpenGap) -> ColumnElement[bool]:
-    return and_(gaps.c.inbox == gap.inbox, gaps.c.closed_at == gap.closed_at)
+def _near(gap: OpenGap) -> ColumnElement[bool]:
+    """Name the gap and those that are covered with it; the same ones in every turn, as nothing here changes."""
+    return and_(
+        (gaps.c.inbox == ROUTINE) if gap.is_routine else (gaps.c.inbox != ROUTINE),
+        gaps.c.covered_at.is_(None),
+        gaps.c.noticed_at == gap.noticed_at,
+        gaps.c.closed_at >= gap.closed_at,
+        gaps.c.closed_at <= gap.closed_at + NEAR,
+    )
