@@ -1,0 +1,114 @@
+"""A driver holds a key to a charger: what the ledger knows decides, and the decision is in the ledger."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from handlers.kit.session import Moment, Session
+from workers.ledger import authorizations, charging_keys, drive_readings, sessions
+from workers.ledger.authorizations import Wanted
+from workers.ledger.charging_keys import KeyRow
+from workers.ledger.engine import open_ledger
+from workers.ledger.facts import KEYS
+from workers.ledger.migrate import migrate
+
+WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def database_url(tmp_path):
+    """One kind of database will do: what is read and written is tested on both."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def ledger(database_url):
+    migrate(database_url)
+    engine = open_ledger(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def lane(database_url, ledger, tmp_path):
+    """The process `authorize`, with two policies, and its URL."""
+    now = datetime.now(UTC)
+    keys = [KeyRow("04a1", enabled=True), KeyRow("04a2", enabled=False), KeyRow("04a3", enabled=True, valid_to=now)]
+    with ledger.begin() as conn:
+        drive_readings.claim(conn, KEYS, now, timedelta(1))
+        charging_keys.replace_all(conn, keys, drive_readings.begin_generation(conn, KEYS), now)
+        drive_readings.complete(conn, KEYS, now, now, len(keys))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database_url,
+        "DATA_DIR": str(tmp_path / "var"),
+        "AUTHORIZE_CREDENTIALS": "a-secret",
+        "AUTHORIZE_PORT": str(port),
+        "AUTHORIZE_PROCESSES": "1",
+        "AUTHORIZE_REPEATS": "0",
+        "AUTHORIZE_KEY_LIST": "true",
+        "AUTHORIZE_ONE_SESSION": "true",
+        "AUTHORIZE_WITHOUT_FACTS": "fail",
+        "AUTHORIZE_ON_FAILURE": "NO_CREDIT",
+    }
+    process = subprocess.Popen([WEBHOOKS, "authorize"], env=environment, cwd=tmp_path)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "a-secret"}) as client:
+        eventually(lambda: is_open(client))
+        yield process, client
+    process.kill()
+    process.wait()
+
+
+def is_open(client):
+    try:
+        return client.get("/readyz").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def eventually(condition):
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it did not come true"
+        time.sleep(0.05)
+
+
+def test_what_the_ledger_knows_decides_and_the_decision_is_kept(lane, ledger):
+    process, client = lane
+
+    def asked(key, **parts):
+        said = client.post("/plugsurfing/authorizations", json={"keyIdentifier": key, **parts})
+        return said.json()["allowed"]
+
+    assert asked("04:A1", sessionId="s1") == "ALLOWED"
+    assert [asked(key) for key in ("A204", "04a3", "04a4")] == ["BLOCKED", "EXPIRED", "NOT_ALLOWED"]
+
+    now = datetime.now(UTC)
+    started = {"STARTED": Moment(now, now, frozenset({"event"}))}
+    with ledger.begin() as conn:
+        sessions.merge(conn, {"s1": lambda known: Session(known.session_id, started)})
+    eventually(lambda: asked("a104") == "NOT_ALLOWED")
+    assert asked("a104", sessionId="s1") == "ALLOWED"
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=PATIENCE) == 0
+    with ledger.connect() as conn:
+        rows = authorizations.find(conn, Wanted())
+    last, before, *_, expired, blocked, first = rows
+    assert (first.key, first.session_id, first.decision, first.policy) == ("04a1", "s1", "ALLOWED", None)
+    assert (blocked.decision, blocked.policy, blocked.reason) == ("BLOCKED", "key_list", "the key is disabled")
+    assert expired.decision == "EXPIRED"
+    assert (before.policy, before.reason) == ("one_session", "another session is open: s1")
+    assert last.decision == "ALLOWED"
+    assert not any(row.failure for row in rows)
