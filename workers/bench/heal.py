@@ -73,8 +73,8 @@ def _measured(stage: Stage, database_url: str | None, extent: Extent) -> dict[st
 
     port = _free_ports()
     dev = stage.python("-c", WEBHOOKS, "dev", "--port", str(port), name="dev", environment=settings)
-    wait_for_http(dev, f"http://{HOST}:{port}/readyz")
-    wait_for_http(dev, f"http://{HOST}:{port + PORTS - 1}/simulator/calls")
+    wait_for_http(dev, f"http://{HOST}:{port}/readyz", patience_s=extent.patience_s)
+    wait_for_http(dev, f"http://{HOST}:{port + PORTS - 1}/simulator/calls", patience_s=extent.patience_s)
     if extent.drive_faults:
         webhooks("drive", "spoil", extent.drive_faults)
     told = (

@@ -211,7 +211,7 @@ def wait_until(
         time.sleep(every_s)
 
 
-def wait_for_http(process: Process, url: str) -> None:
+def wait_for_http(process: Process, url: str, *, patience_s: float = PATIENCE_S) -> None:
     """Wait until the URL answers, whatever its status."""
 
     def answers() -> bool:
@@ -223,7 +223,7 @@ def wait_for_http(process: Process, url: str) -> None:
         except OSError:
             return False
 
-    wait_until(answers, f"{process.name} answers on {url}", process)
+    wait_until(answers, f"{process.name} answers on {url}", process, patience_s=patience_s)
 
 
 def resident_mib(pid: int) -> float:
