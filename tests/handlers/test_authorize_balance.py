@@ -59,7 +59,7 @@ def test_whose_key_it_is_is_found_where_the_settings_say(holder, document, user_
         (
             question(key="04a1b2c3"),
             "contract",
-            {"balances": {"DE-ABC-C1": BalanceFacts(Decimal(1), NOON - timedelta(hours=2))}},
+            {"balances": {"DE-ABC-C1": BalanceFacts(Decimal(1), NOON - timedelta(hours=25))}},
         ),
     ],
 )
@@ -70,5 +70,5 @@ def test_where_too_little_is_known_it_passes_or_fails_as_it_is_set(asked, holder
 
 
 def test_an_old_balance_is_good_for_as_long_as_it_is_set():
-    balances = {"DE-ABC-C1": BalanceFacts(Decimal(1), NOON - timedelta(minutes=59))}
+    balances = {"DE-ABC-C1": BalanceFacts(Decimal(1), NOON - timedelta(hours=23))}
     assert said(question(key="04a1b2c3"), keys=[KEY], balances=balances) is Allowed.NO_CREDIT
