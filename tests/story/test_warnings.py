@@ -145,7 +145,8 @@ def test_a_warning_whose_driver_nobody_names_waits_until_the_fee_starts_and_says
 
 def test_no_line_of_any_process_holds_a_user_a_key_or_a_body(house):
     user = "someone@example.com"
-    house.run("send", "--scenario", "fee-warning", "--session", "private", "--user", user, "--fault", "dup,bad-sig")
+    house.run("send", "--scenario", "fee-warning", "--session", "private", "--user", user)
+    house.run("send", "SESSION_STOPPED", "--session", "private", "--user", user, "--sign", "bad")
     house.run("send", "--scenario", "cdr", "--session", "private", "--user", user)
     house.run("devices", "add", user, "a-token-of-a-phone", "--locale", "nl")
     house.wait_until(lambda: [row for row in house.rows("pushes") if row["session_id"] == "private"])
