@@ -54,6 +54,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "dashboard": Entry("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),
         "migrate": Entry("workers.commands.processes:migrate", "Bring the database to this version's tables."),
         "systemd": Entry("workers.commands.systemd:systemd", "Write units that keep the door open over a restart."),
+        "openapi": Entry("workers.commands.openapi:openapi", "Print what `authorize` and `devices serve` answer."),
     },
     "Measure": {
         "bench": Entry("workers.commands.bench:bench", "Measure speed side by side with its rivals."),

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -21,8 +22,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ingest.anytext import ANY_TEXT
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
+from ingest.openapi import openapi_route
 from ingest.settings import Settings
 from workers.devices import NoDevice, check_names, device_of
 from workers.ledger import devices
@@ -32,6 +35,7 @@ from workers.loopback import is_loopback
 
 log = structlog.get_logger()
 
+OPENAPI = Path(__file__).with_name("devices_openapi.json")
 LONGEST_BODY = 4096
 PARTS = 3
 PATIENCE = 5.0
@@ -68,8 +72,9 @@ def create_devices_app(settings: Settings, engine: Engine) -> Starlette:
     return Starlette(
         routes=[
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"}), methods=["GET"]),
-            Route("/devices/{rest:path}", desk.register, methods=["PUT"]),
-            Route("/devices/{rest:path}", desk.remove, methods=["DELETE"]),
+            openapi_route(OPENAPI),
+            # One route, so that a 405 names both methods.
+            Route(f"/devices/{{rest:{ANY_TEXT}}}", desk.take, methods=["PUT", "DELETE"]),
         ],
         exception_handlers={HTTPException: _say_why},
     )
@@ -82,7 +87,11 @@ class Desk:
         self._engine = engine
         self._token = token
 
-    async def register(self, request: Request) -> Response:
+    async def take(self, request: Request) -> Response:
+        """Do what the method says."""
+        return await (self._register(request) if request.method == "PUT" else self._remove(request))
+
+    async def _register(self, request: Request) -> Response:
         """Register a device, or change what is known of it: `{"platform", "locale", "time_zone"}`, each optional."""
         self._check(request)
         user_id, token = _names(request)
@@ -92,7 +101,7 @@ class Desk:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         return await self._write(lambda ledger: devices.put(ledger, user_id, device, datetime.now(UTC)))
 
-    async def remove(self, request: Request) -> Response:
+    async def _remove(self, request: Request) -> Response:
         """Remove a device, when the driver signs out; one that is not there is fine."""
         self._check(request)
         user_id, token = _names(request)

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from ingest.anytext import ANY_TEXT
 from ingest.authorization.question import Form
 from ingest.authorization.ruling import Judges
 from ingest.authorization.verdict import Recorder
@@ -19,14 +21,17 @@ from ingest.lane.credentials import Credentials
 from ingest.lane.door import AuthorizeDoor
 from ingest.lane.lookout import Lookout
 from ingest.lane.memory import Memory
+from ingest.openapi import openapi_route
 from ingest.settings import Settings
 
 # In seconds.
 CREDENTIALS_REREAD_EVERY = 1.0
+OPENAPI = Path(__file__).with_name("openapi.json")
 
 PATHS = {
     Form.PLUGSURFING: "/plugsurfing/authorizations",
-    Form.OCPI: "/ocpi/2.2.1/tokens/{token_uid:path}/authorize",  # a path, as an encoded slash belongs to the uid
+    # Any text, as whatever is encoded belongs to the uid: a driver waits for an answer, and 404 would be none.
+    Form.OCPI: f"/ocpi/2.2.1/tokens/{{token_uid:{ANY_TEXT}}}/authorize",
 }
 
 
@@ -58,6 +63,7 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
         routes=[
             *(Route(place, doors[form], methods=["POST"]) for form, at in PATHS.items() for place in (at, f"{at}/")),
             *(Route(place, window) for place, window in windows.items()),
+            openapi_route(OPENAPI),
         ],
         middleware=[Middleware(Guard, metrics=counts)],
         exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other

@@ -95,6 +95,7 @@ def test_what_makes_no_sense_is_refused_in_words(client, engine, body, status, w
         ("/devices/driver/a/b", 404),
         ("/devices/%20/token", 422),
         ("/devices/driver/%00", 422),
+        ("/devices/driver/a%0A", 422),
         ("/devices/driver/%FF", 400),
         (f"/devices/driver/{'t' * 2001}", 422),
         (f"/devices/{'u' * 256}/token", 422),
@@ -107,7 +108,9 @@ def test_a_path_that_names_no_device_is_refused_in_words(client, target, status)
 
 
 def test_other_methods_are_not_allowed(client):
-    assert client.post(path(), json=ABOUT).status_code == 405
+    answer = client.post(path(), json=ABOUT)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == {"PUT", "DELETE"}
     assert client.get("/healthz").json() == {"status": "ok"}
 
 

@@ -67,7 +67,8 @@ class Lane:
     def __init__(self, serving: Any, judges: FakeJudges, recorder: FakeRecorder, **settings: Any) -> None:
         self.judges, self.recorder = judges, recorder
         given = load_settings(**{"authorize_credentials": "a-secret", **settings})
-        self.port = serving(create_lane(given, judges, recorder), LaneProtocol)
+        self.app = create_lane(given, judges, recorder)
+        self.port = serving(self.app, LaneProtocol)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=RIGHT, timeout=30)
 
     def ask(self, **document: Any) -> httpx.Response:

@@ -72,6 +72,12 @@ def test_ocpis_question_needs_no_body(lane):
     assert answer.json()["data"]["allowed"] == "ALLOWED"
 
 
+@pytest.mark.parametrize("uid", ["%0A", "a%0Ab", "a%2Fb", "%00", "%FF", "%20"])
+def test_whatever_a_uid_is_there_is_a_decision(lane, uid):
+    answer = lane.client.post(f"/ocpi/2.2.1/tokens/{uid}/authorize")
+    assert (answer.status_code, answer.json()["data"]["allowed"]) == (200, "ALLOWED")
+
+
 def test_the_reference_of_ocpis_answer_is_that_of_its_record(lane):
     reference = lane.client.post(OCPI).json()["data"]["authorization_reference"]
     assert [verdict.id for verdict in lane.verdicts()] == [reference]
