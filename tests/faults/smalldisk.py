@@ -2,7 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.faults.trials import Impossible
@@ -43,6 +43,8 @@ class SmallDisk:
 
     def end(self) -> None:
         subprocess.run(["umount", "-l", str(self.folder)], check=False, capture_output=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _call(self, *command: str) -> None:
         try:
