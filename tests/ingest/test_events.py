@@ -348,3 +348,89 @@ def test_each_body_travels_on_its_queue():
     assert queues.pop("NEW") == queues.pop(None) == "other"
     assert set(queues.values()) == {"sessions"}
     assert queue_for(Kind.CDRS, Glimpse("SESSION_FEE_INCURRING", None)) == "cdrs"
+
+
+TEXTS = st.text(alphabet=st.characters(exclude_categories=()), max_size=8)
+MOMENTS = st.datetimes().map(lambda at: f"{at.isoformat()}Z") | st.integers(-(10**13), 10**13) | st.floats()
+IDS = TEXTS | st.text(min_size=195, max_size=205) | st.integers() | st.floats()
+FIELDS_AS_THEY_SHOULD_BE = {
+    "sessionId": IDS,
+    "userId": IDS,
+    "timestamp": MOMENTS,
+    "feeWillApplyFrom": MOMENTS,
+    "feeType": st.sampled_from(["BLOCKING", "CONGESTION"]) | TEXTS,
+}
+
+
+@st.composite
+def nearly_events(draw):
+    """An event as it ought to be, some of whose fields are something else, are missing, or are too many."""
+    payload = draw(st.fixed_dictionaries(FIELDS_AS_THEY_SHOULD_BE))
+    for name in draw(st.lists(st.sampled_from(sorted(payload)), max_size=1)):
+        payload[name] = draw(JSON)
+    for name in draw(st.lists(st.sampled_from(sorted(payload)), max_size=1)):
+        payload.pop(name, None)
+    payload |= draw(st.dictionaries(st.sampled_from(["session_id", "name", "at", "event", "self", ""]) | TEXTS, JSON))
+    name = draw(
+        st.sampled_from(sorted(WIRE_NAMES)) | st.sampled_from(["SOMETHING_NEW", "CDR", "session_started"]) | TEXTS
+    )
+    return {"event": name, "payload": payload, **draw(st.dictionaries(TEXTS, JSON, max_size=2))}
+
+
+@st.composite
+def nearly_records(draw):
+    """A CDR that names its session in one of the places where it may be, or in none."""
+    session = draw(IDS | JSON)
+    places = [{"sessionId": session}, {"session": {"id": session}}, {"session": {"sessionId": session}}]
+    document = draw(st.sampled_from([*places, {"payload": {"sessionId": session}}, {"session": session}, {}]))
+    return draw(st.dictionaries(TEXTS, JSON, max_size=3)) | document
+
+
+@given(nearly_events().map(lambda event: (Kind.EVENTS, event)) | nearly_records().map(lambda cdr: (Kind.CDRS, cdr)))
+@example((Kind.EVENTS, {"event": "SESSION_STARTED", "payload": {"sessionId": 1.5, "timestamp": 0}}))
+@example((Kind.CDRS, {"sessionId": 1.5, "session": {"id": "s"}}))
+def test_the_door_and_the_worker_read_the_same(said):
+    kind, document = said
+    raw = json.dumps(document).encode()
+    seen = glimpse(kind, raw)
+    try:
+        event = decode(kind, raw)
+    except Unreadable:
+        return
+    assert seen.session_id == event.session_id
+    assert seen.name == (None if kind is Kind.CDRS else event.name)
+    queue = {ChargingRecord: "cdrs", SessionFeeIncurring: "urgent", UnknownEvent: "other"}.get(type(event), "sessions")
+    assert queue_for(kind, seen) == queue
+
+
+PLAIN = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
+SPELLINGS = (
+    lambda document: json.dumps(document, indent=1).encode(),
+    lambda document: json.dumps(document, ensure_ascii=False).encode(),
+    lambda document: json.dumps(document, ensure_ascii=False).encode("utf-8-sig"),
+    lambda document: json.dumps(document, separators=(",", ":")).encode("utf-16"),
+    lambda document: json.dumps(document, ensure_ascii=False).encode("utf-32-be"),
+    lambda document: json.dumps(dict(reversed(document.items()))).encode(),
+)
+
+
+@given(
+    st.sampled_from(sorted(WIRE_NAMES)) | PLAIN,
+    st.fixed_dictionaries(
+        {"sessionId": PLAIN | st.integers(), "timestamp": MOMENTS, "feeWillApplyFrom": MOMENTS, "feeType": PLAIN},
+        optional={"userId": PLAIN | st.none(), "more": st.lists(PLAIN | st.integers() | st.booleans(), max_size=3)},
+    ),
+)
+def test_however_a_document_is_spelt_it_says_the_same(name, payload):
+    def read(raw):
+        try:
+            return decode(Kind.EVENTS, raw)
+        except Unreadable as problem:
+            return str(problem)
+
+    document = {"event": name, "payload": payload}
+    first = read(json.dumps(document).encode())
+    for spell in SPELLINGS:
+        raw = spell(document)
+        assert read(raw) == first
+        assert glimpse(Kind.EVENTS, raw) == glimpse(Kind.EVENTS, json.dumps(document).encode())
