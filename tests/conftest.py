@@ -24,7 +24,7 @@ DATABASE_NUMBERS = itertools.count(1)
 # Generated examples take as long as they take: a test waits for a condition, never for a time. The profile `long` is
 # for who has time, see tests/faults/fuzz.py.
 examples.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-examples.register_profile("long", examples.get_profile("untimed"), max_examples=2000)
+examples.register_profile("long", examples.get_profile("untimed"), max_examples=1000)
 examples.load_profile("untimed")
 
 

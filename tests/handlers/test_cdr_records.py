@@ -8,13 +8,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
-from sqlalchemy import Engine, create_engine, insert, select
+from sqlalchemy import Engine, create_engine, delete, insert, select
 from structlog.testing import capture_logs
 
 from handlers.cdr_records import FIELDS, NOT_NAMED, cdr_record
 from handlers.kit.cdrs import cdrs
+from handlers.kit.decimals import MOST_DIGITS
 from handlers.kit.testing import context_for
 from ingest.envelope import Kind
 from ingest.errors import Unreadable
@@ -237,6 +239,32 @@ def test_no_document_raises(document):
     ctx.delivery = replace(ctx.delivery, body=body)
     cdr_record(event, ctx)
     assert len(ctx.writes.statements) == 1
+
+
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,55})(\.[0-9]{1,55})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+
+
+@given(st.lists(st.tuples(NUMBERS, st.booleans()), min_size=1, max_size=20))
+@examples(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples.default.max_examples // 4)
+def test_an_amount_is_kept_to_its_last_digit_or_said_to_have_too_many(engine, written):
+    with engine.begin() as conn:
+        conn.execute(delete(cdrs))
+        for place, (number, is_text) in enumerate(written):
+            text = f'"{number}"' if is_text else number
+            body = f'{{"requestId": "r", "cost": {{"total": {text}, "currency": "EUR"}}}}'.encode()
+            event = decode(Kind.CDRS, body)
+            ctx = context_for(event, now=NOW)
+            ctx.delivery = replace(ctx.delivery, id=f"d{place}", body=body, headers={})
+            cdr_record(event, ctx)
+            for write in ctx.writes.written:
+                conn.execute(write.statement, write.values)
+        rows = {row.delivery_id: row for row in conn.execute(select(cdrs))}
+    for place, (number, _) in enumerate(written):
+        row, told = rows[f"d{place}"], Decimal(number)
+        fits = told.adjusted() < MOST_DIGITS and -told.as_tuple().exponent <= MOST_DIGITS
+        assert row.amount == (told if fits else None)
+        assert row.notes == ([] if fits else ["amount has too many digits"])
+        assert number in row.document
 
 
 def test_a_table_that_plugins_may_read_takes_plain_rows(ledger):

@@ -1,15 +1,21 @@
+import json
 import sqlite3
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.batch import Batch, write_batch
+from ingest.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, moment, write_batch
+from ingest.envelope import HEADERS_KEPT, Kind, open_envelope
 from ingest.inboxfile import open_inbox_file
+from ingest.keyring import Keys
 from ingest.outbox import InFlight, Outbox
+from ingest.rows import keep_rows, open_for_keeping, row_of
+from ingest.signature import sign
 
 
 @pytest.fixture
@@ -78,6 +84,81 @@ def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
     assert [each.event for each in Batch.from_json(batch).deliveries] == [text or None]
     assert packed.names == ((text or "events", False),)
     outbox.settle(["b"])
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20) | st.text(min_size=195, max_size=205)
+BODIES = st.binary(max_size=40) | st.builds(
+    lambda name, session_id: json.dumps({"event": name, "payload": {"sessionId": session_id}}).encode(),
+    st.sampled_from(["SESSION_STARTED", "SESSION_FEE_INCURRING"]) | ANY_TEXT,
+    ANY_TEXT | st.integers() | st.floats() | st.none(),
+)
+MOMENTS = st.datetimes().map(lambda at: at.isoformat().encode()) | st.integers(-(10**15), 10**15).map(b"%d".__mod__)
+HEADERS = st.lists(
+    st.tuples(st.sampled_from(sorted(name.encode() for name in HEADERS_KEPT)), st.binary(max_size=30))
+    | st.tuples(st.just(b"x-hmac-sha512-signedat"), MOMENTS),
+    max_size=4,
+)
+
+
+@st.composite
+def envelopes(draw):
+    """Anything that the door can keep."""
+    body = draw(BODIES)
+    headers = [(b"x-hmac-sha512-signature", sign(body, b"key").encode()), *draw(HEADERS)]
+    received_at = draw(st.integers(0, 4 * 10**15).map(lambda micros: EPOCH + timedelta(microseconds=micros)))
+    kind = draw(st.sampled_from(Kind))
+    return open_envelope(kind, headers, body, Keys(b"key"), signature_required=True, received_at=received_at)
+
+
+@given(st.lists(envelopes(), min_size=1, max_size=8, unique_by=lambda envelope: envelope.id), st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kept, data):
+    rows = {envelope.id: row_of(envelope) for envelope in kept}
+    again = data.draw(st.lists(st.sampled_from(sorted(rows)), max_size=4))
+    file = open_for_keeping(door.path)
+    file.executescript("PRAGMA synchronous = OFF; DELETE FROM deliveries; DELETE FROM seen; BEGIN IMMEDIATE")
+    keep_rows(file, [*rows.values(), *(rows[id_] for id_ in again)])
+    file.execute("COMMIT")
+    file.close()
+
+    receipts = Counter([*rows, *again])
+    travelled = {}
+    for queue in {row.queue for row in rows.values()} | {"other"}:
+        load = outbox.next(queue, 100, 10_000_000)
+        if not load.seqs:
+            continue
+        outbox.assign([(queue, load.seqs)])
+        packed = outbox.packed(queue)
+        text = write_batch(
+            "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, solo=False, poison=False
+        )
+        batch = Batch.from_json(text)
+        assert packed.names == tuple((each.event or each.kind, each.body is None) for each in batch.deliveries)
+        assert len(description(packed.names, packed.session_id)) <= LONGEST_DESCRIPTION
+        assert description(packed.names, packed.session_id).isprintable()
+        travelled |= {(each.id, each.body is None): (queue, each) for each in batch.deliveries}
+
+    expected = {}
+    for envelope in kept:
+        row = rows[envelope.id]
+        delivery = Delivery(
+            envelope.id,
+            envelope.kind,
+            row.event,
+            row.session_id,
+            envelope.received_at,
+            "current",
+            moment(row.signed_at),
+            envelope.headers,
+            envelope.body,
+            receipts[envelope.id],
+            outbox.inbox_id,
+        )
+        expected[envelope.id, False] = row.queue, delivery
+    assert {key: found for key, found in travelled.items() if not key[1]} == expected
+    notices = {id_: found.receipts for (id_, is_notice), (_, found) in travelled.items() if is_notice}
+    assert notices == {id_: receipts[id_] for id_ in again}
 
 
 def test_times_are_told_to_the_microsecond(door, travelling):

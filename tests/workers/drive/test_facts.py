@@ -1,5 +1,6 @@
 """What the Drive API says, merged like events: never later than it was, never against what is over."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from itertools import permutations
@@ -8,12 +9,13 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.merge import merge
+from handlers.kit.merge import merge, with_lead
 from handlers.kit.session import Session
 from handlers.session_records import session_of
 from ingest.events import (
     SessionComplete,
     SessionEvent,
+    SessionFeeIncurring,
     SessionStarted,
     SessionStartFailed,
     SessionStopFailed,
@@ -97,6 +99,59 @@ def test_a_late_look_at_an_answer_that_is_behind_opens_nothing_and_is_no_anomaly
 @given(st.sampled_from((*RUNNING, *ENDED[:2])), st.integers(0, 10**6))
 def test_when_it_was_read_is_no_part_of_what_has_a_time(drive: DriveSession, seconds: int) -> None:
     assert session_of_drive(drive, START + timedelta(seconds=seconds)) == session_of_drive(drive, LATER)
+
+
+# Few times and names, so that ties and repetitions come up often; and all that there may be.
+TIMES = st.integers(-2, 3).map(lambda minutes: START + timedelta(minutes=minutes)) | st.datetimes(
+    timezones=st.just(UTC)
+)
+PEOPLE = st.sampled_from([None, "user-1", "user-2"]) | st.text(st.characters(exclude_categories=()), max_size=5)
+STATUSES = st.sampled_from(["WAITING_TO_START", "STARTED", "STOPPED", "STOP_FAILED", "COMPLETE", "START_FAILED"])
+KINDS = st.sampled_from([SessionStarted, SessionStopped, SessionComplete, SessionStartFailed, SessionStopFailed])
+WHATEVER_DRIVE_SAYS = st.builds(
+    lambda seen_at, **parts: session_of_drive(said(**parts), seen_at),
+    TIMES,
+    status=STATUSES | st.text(st.characters(exclude_categories=()), max_size=5),
+    user_id=PEOPLE,
+    started_at=st.none() | TIMES,
+    ended_at=st.none() | TIMES,
+    completed_at=st.none() | TIMES,
+)
+WHATEVER_AN_EVENT_SAYS = st.builds(
+    lambda event, came_at: with_lead(session_of(event), event.at, came_at, timedelta(minutes=5)),
+    st.builds(lambda kind, at, user: kind(session_id="S", at=at, user_id=user), KINDS, TIMES, PEOPLE)
+    | st.builds(
+        lambda at, begins_at, fee: SessionFeeIncurring(
+            session_id="S", at=at, fee_will_apply_from=begins_at, fee_type=fee
+        ),
+        TIMES,
+        TIMES,
+        st.sampled_from(["BLOCKING", "CONGESTION"]),
+    ),
+    TIMES,
+)
+
+
+def written(session: Session) -> str:
+    return json.dumps(session.to_document())
+
+
+@given(st.lists(WHATEVER_AN_EVENT_SAYS | WHATEVER_DRIVE_SAYS, max_size=12), st.data())
+def test_workers_that_share_what_both_say_in_any_way_write_one_record(
+    parts: list[Session], data: st.DataObject
+) -> None:
+    expected = record(*parts)
+    records = [Session.empty("S")] * 3
+    again = data.draw(st.lists(st.sampled_from(parts), max_size=4)) if parts else []
+    for part in data.draw(st.permutations([*parts, *again])):
+        worker = data.draw(st.integers(0, 2))
+        stored = json.loads(written(records[worker]))
+        records[worker] = merge(Session.from_document("S", stored), part)
+    together = record(*data.draw(st.permutations(records)))
+    assert written(together) == written(expected)
+    assert fields(together) == fields(expected)
+    if any(part.status == "COMPLETE" and part.sources == {"drive"} for part in parts):
+        assert together.status == "COMPLETE"
 
 
 def test_a_completion_is_placed_where_it_is_told_else_at_the_end_else_when_it_was_seen() -> None:
