@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: With ten times as many generated examples as usual, and other ones each time. What is found is written to .hypothesis,
-#: and is tried first when that test runs again.
+#: Ten times as many generated examples as usual, and other ones each time. What is found is written to .hypothesis, and
+#: tried first when that test runs again.
 PYTEST = ("-m", "pytest", "-q", "-m", "hypothesis", "--hypothesis-profile", "long", "--no-header")
 
 
