@@ -91,10 +91,11 @@ class Seat:
     def put(self, question: Question, spared: frozenset[str]) -> Case:
         """Put a question to it, without waiting for anything. Only when it is free."""
         self._last += 1
+        frame = packed(Put(self._last, question, spared))
         case = Case(self._last, asyncio.get_running_loop().create_future())
         self._cases[case.number] = case
         if self._writer is not None:
-            self._writer.write(packed(Put(case.number, question, spared)))
+            self._writer.write(frame)
         return case
 
     def drop(self, case: Case) -> None:
@@ -141,3 +142,4 @@ class Seat:
         for case in self._cases.values():
             if not case.ruling.done():
                 case.ruling.set_exception(JudgeGone())
+                case.ruling.exception()  # perhaps nobody waits for it any more; asyncio need not log that

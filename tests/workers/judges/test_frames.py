@@ -1,0 +1,54 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from ingest.authorization.question import Allowed, Decision, Form, Question
+from ingest.authorization.ruling import Ruling
+from ingest.authorization.verdict import Failure
+from ingest.documents import read_json
+from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
+
+ALL = Question(
+    Form.OCPI,
+    datetime(2026, 11, 22, 20, 0, 0, 123456, tzinfo=UTC),
+    key="04ab\ud800",
+    token_type="APP_USER",
+    country_code="DE",
+    reference_id="r",
+    location_id="l",
+    evse_ids=("e1", "e2"),
+    session_id="s",
+    document={"text": "\x00\udfff", "number": 9**4000, "fraction": 0.1, "nothing": None, "list": [True, {}]},
+)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Ready(),
+        Put(1, ALL, frozenset({"b", "a"})),
+        Put(2, Question(Form.PLUGSURFING, datetime.now(UTC)), frozenset()),
+        Begun(3, "key_list"),
+        Ruled(4, Ruling()),
+        Ruled(5, Ruling(Decision(Allowed.BLOCKED, "Call us. \ud83d", "why"), "key_list")),
+        Ruled(6, Ruling(policy="balance", failure=Failure.RAISED, error="KeyError")),
+    ],
+)
+def test_what_is_written_is_read(frame):
+    content = packed(frame)
+    assert LENGTH.unpack(content[: LENGTH.size]) == (len(content) - LENGTH.size,)
+    assert unpacked(content[LENGTH.size :]) == frame
+
+
+def test_what_could_be_read_of_a_body_can_be_passed_on_however_deeply_it_is_nested():
+    document = read_json(b'{"a":' * 800 + b"1" + b"}" * 800)
+    put = Put(1, Question(Form.PLUGSURFING, datetime.now(UTC), key="04ab", document=document), frozenset())
+    assert unpacked(packed(put)[LENGTH.size :]) == put
+
+
+def test_a_decision_of_a_plugins_own_type_is_told_as_what_it_says():
+    class Refusal(Decision):
+        """Cannot be found by its name from outside."""
+
+    ruled = unpacked(packed(Ruled(1, Ruling(Refusal(Allowed.EXPIRED), "own")))[LENGTH.size :])
+    assert ruled == Ruled(1, Ruling(Decision(Allowed.EXPIRED), "own"))
