@@ -44,9 +44,11 @@ def test_what_the_ledger_knows_of_them_stands_beside_them(any_node, inbox_on):
     with contextlib.closing(open_inbox_file(any_node.folder / FILE_NAME)) as file:
         here = gaps_in(file, inbox_id(file))
     elsewhere = replace(here[0], inbox="another-node", closed_at=here[0].closed_at + timedelta(minutes=1))
+    noticed_at = here[0].opened_at
+    window = OpenGap(elsewhere.inbox, elsewhere.closed_at, elsewhere.opened_at, noticed_at, None)
     with any_node.engine.begin() as conn:
-        intake(conn, [here[0], elsewhere], here[0].opened_at)
-        release(conn, OpenGap(elsewhere.inbox, elsewhere.closed_at, elsewhere.opened_at, None), elsewhere.opened_at)
+        intake(conn, [here[0], elsewhere], noticed_at)
+        release(conn, window, elsewhere.opened_at)
     assert [(row["inbox"], row["covered_at"]) for row in any_node.rows("deliveries", "--gaps")] == [
         (here[1].inbox, None),
         ("another-node", "2026-05-04T12:01:30Z"),
