@@ -10,7 +10,7 @@ from ingest.envelope import Kind
 from ingest.spans import span_text
 from workers.alerts import Alert, AlertKind, quoted
 from workers.ledger import alerted, piled, traffic, watched
-from workers.ledger.alerted import LOOKS_BACK, MOST
+from workers.ledger.alerted import LOOKS_BACK
 from workers.ledger.outcomes import WHOLE_DELIVERY
 from workers.ledger.piled import MOST_COUNTED, Pile
 from workers.silence import spans_alike, usual
@@ -85,7 +85,7 @@ class Conflicts:
         """Look at what was recorded since the last look."""
         kind = AlertKind.CDR_CONFLICT
         found = watched.conflicts(ledger, kind, self._seen_until or at - LOOKS_BACK)
-        if len(found) < MOST:
+        if not found:  # until then there may be more than one look finds
             self._seen_until = at - STEP_BACK
         return Look(
             [

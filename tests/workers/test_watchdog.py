@@ -190,6 +190,17 @@ def test_cdrs_in_conflict_are_one_alert_for_each_request_id(watched):
     assert watched.look() == ["cdr_conflict"]
 
 
+def test_of_many_cdrs_in_conflict_none_is_passed_over(watched, monkeypatch):
+    monkeypatch.setattr("workers.ledger.watched.MOST", 5)
+    monkeypatch.setattr("workers.causes.STEP_BACK", timedelta())
+    for number in range(10):
+        watched.cdr(f"a{number}", f"r{number}")
+        watched.cdr(f"b{number}", f"r{number}")
+    for _ in range(5):
+        watched.look()
+    assert len(watched.alerts()) == 10
+
+
 def test_what_cannot_be_understood_is_one_alert_for_events_and_one_for_cdrs(watched):
     for number in range(3):
         watched.deliver(f"e{number}", HOUR, state=DeliveryState.UNREADABLE)
