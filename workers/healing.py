@@ -30,9 +30,13 @@ class Healing:
     """Runs that waited for one of them are due."""
 
 
-def heal(ledger: Connection, told: Sequence[DriveSession], read_at: datetime, rhythm: Rhythm) -> Healing:
-    """Merge sessions as the Drive API tells them, and note when each is to be read again, if it is not over."""
-    latest = {drive.session_id: drive for drive in told if can_be_kept(drive)}
+def heal(ledger: Connection, user_id: str, told: Sequence[DriveSession], read_at: datetime, rhythm: Rhythm) -> Healing:
+    """Merge a user's sessions as the Drive API tells them, and note when each is to be read again, if it is not over.
+
+    The driver is who was asked about. Where a session names its user is not documented: what is found there may be an
+    id of somebody else's, and would be taken for another driver.
+    """
+    latest = {drive.session_id: drive.model_copy(update={"user_id": user_id}) for drive in told if can_be_kept(drive)}
     before = rereads.looks(ledger, latest)
     first_seen = {key: seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()

@@ -4,8 +4,8 @@ closed door -> Redis -> [history] -> ledger -> [history] -> Drive API -> healing
 """
 
 import time
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 
 import redis
 import structlog
@@ -21,7 +21,7 @@ from workers.drive.models import DriveSession
 from workers.equipment import Equipment
 from workers.healing import heal
 from workers.ledger import gaps, rereads
-from workers.ledger.engine import chunks
+from workers.ledger.engine import chunks, reading
 from workers.ledger.gaps import OpenGap, Step
 from workers.ledger.transaction import transact
 from workers.rhythm import Rhythm
@@ -36,6 +36,9 @@ TURN = timedelta(seconds=20)
 """How long a turn goes on with the next user."""
 
 USERS_AT_ONCE = 100
+
+WITNESSES = 2
+"""Of the first users: so many are asked about, beside the next one, when there is no answer about a user."""
 
 BEFORE = timedelta(hours=12)
 """How much earlier than a door closed sessions may have begun whose start was never told and that ended behind it."""
@@ -114,42 +117,59 @@ class CoverGaps:
         known_since = now() - self._equipment.settings.known_users_for
         after = gap.after_user
         while True:
-            users = transact(
-                self._equipment.engine,
-                lambda ledger: gaps.users_after(ledger, after, known_since, USERS_AT_ONCE),  # noqa: B023  called at once
-            )
+            users = self._users_after(after, known_since, USERS_AT_ONCE)
             if not users:
                 return True
             for place, user_id in enumerate(users):
                 if time.monotonic() > until or self._allowance.left() == 0:
                     return False
-                following = users[place + 1] if place + 1 < len(users) else None
-                step = self._read(gap, user_id, following)
+                step = self._read(gap, user_id, users[place + 1 : place + 2])
                 transact(
                     self._equipment.engine,
                     lambda ledger: gaps.advance(ledger, gap, step, now() + LEASE),  # noqa: B023  called at once
                 )
                 after = user_id
 
-    def _read(self, gap: OpenGap, user_id: str, following: str | None) -> Step:
+    def _users_after(self, user_id: str | None, known_since: datetime, limit: int) -> list[str]:
+        with reading(self._equipment.engine) as ledger:  # on SQLite a look keeps nobody from writing, and this is long
+            return gaps.users_after(ledger, user_id, known_since, limit)
+
+    def _read(self, gap: OpenGap, user_id: str, following: Sequence[str]) -> Step:
         """Read what one user did. If only this one cannot be read, they are passed over: the others must not wait."""
         try:
-            return Step(user_id, self._merge(self._history(gap, user_id)))
+            return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
         except NotInDrive:
             return Step(user_id, 0)
         except (DriveRefused, Throttled, BudgetSpent):
             raise
         except DriveUnavailable:
-            if following is None:
+            if not self._is_there(gap, user_id, following):
                 raise
-            self._merge(self._history(gap, following))  # raises as well, if it is not about this user
         except DriveError:
             pass
         try:
-            return Step(user_id, self._merge(self._history(gap, user_id)))
+            return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
+        except (DriveRefused, Throttled, BudgetSpent):
+            raise
         except DriveError as failure:
             log.warning("history.passed_over", reason=str(failure))
             return Step(user_id, 0, is_failed=True)
+
+    def _is_there(self, gap: OpenGap, user_id: str, following: Sequence[str]) -> bool:
+        """Say whether the Drive API answers about any other user: else it is not about this one that it is silent."""
+        known_since = now() - self._equipment.settings.known_users_for
+        for other in (*following, *self._users_after(None, known_since, WITNESSES)):
+            try:
+                if other != user_id:
+                    self._merge(other, self._history(gap, other))
+                    return True
+            except (DriveRefused, Throttled, BudgetSpent):
+                raise
+            except DriveUnavailable:
+                continue
+            except DriveError:
+                return True
+        return False
 
     def _history(self, gap: OpenGap, user_id: str) -> list[DriveSession]:
         self._allowance.spend(1)
@@ -158,10 +178,13 @@ class CoverGaps:
         self._allowance.spend(len(found) // A_PAGE)
         return found
 
-    def _merge(self, told: list[DriveSession]) -> int:
+    def _merge(self, user_id: str, told: list[DriveSession]) -> int:
         read_at = now()
         for some in chunks(told, A_PAGE):
-            healing = transact(self._equipment.engine, lambda ledger: heal(ledger, some, read_at, self._rhythm))  # noqa: B023  called at once
+            healing = transact(
+                self._equipment.engine,
+                lambda ledger: heal(ledger, user_id, some, read_at, self._rhythm),  # noqa: B023  called at once
+            )
             follow_up(self._equipment, Aftermath(offer=healing.wakes))
             if healing.changed:
                 log.info("sessions.healed", sessions=len(healing.changed), read=len(some))

@@ -68,31 +68,39 @@ class Reconcile:
 
     def _enrol(self) -> None:
         at = now()
-        since = self._enrolled_until or at - self._rhythm.at_most_for
-        while since < at - self._rhythm.after:
-            until = min(at - self._rhythm.after, since + STRIDE)
+        last = at - self._rhythm.after
+        # A clock that was set back goes through the same times once more, and what happens then is news as well.
+        since = min(self._enrolled_until or at - self._rhythm.at_most_for, last)
+        while since < last:
+            until = min(last, since + STRIDE)
             self._enrol_between(since - OVERLAP, until, at)
             since = self._enrolled_until = until
+        self._enrolled_until = since
 
     def _enrol_between(self, since: datetime, until: datetime, at: datetime) -> None:
         transact(self._equipment.engine, lambda ledger: rereads.enrol(ledger, since, until, at))
 
     def _read_all(self, claimed: Sequence[DueReread]) -> int:
         """Read what was claimed and return how many records changed. Raises what stops all reading."""
-        healed = 0
-        unanswered = 0
+        healed = answers = 0
+        unanswered: dict[DueReread, str] = {}
+        was_answered = True
         for number, due in enumerate(claimed):
             try:
                 self._allowance.spend(1)
                 healed += self._read(due)
-                unanswered = 0
             except (DriveUnavailable, DriveRefused) as failure:
-                unanswered += 1
-                is_its_own = unanswered == 1 and not isinstance(failure, DriveRefused | Throttled | BudgetSpent)
-                if is_its_own:
-                    continue  # perhaps only this one has trouble: it is left to its lease
-                self._release([each.session_id for each in claimed[number:]])
-                raise
+                if not was_answered or isinstance(failure, DriveRefused | Throttled | BudgetSpent):
+                    self._release([each.session_id for each in claimed[number:]])
+                    raise
+                unanswered[due] = str(failure)
+                was_answered = False
+            else:
+                answers += 1
+                was_answered = True
+        if answers:  # so it is about these alone; else they are left to their lease
+            for due, reason in unanswered.items():
+                self._note_nothing(due, Reread.FAILED, reason)
         return healed
 
     def _read(self, due: DueReread) -> int:
@@ -105,7 +113,9 @@ class Reconcile:
             outcome = Reread.MISSING if isinstance(failure, NotInDrive) else Reread.FAILED
             self._note_nothing(due, outcome, str(failure))
             return 0
-        healing = transact(self._equipment.engine, lambda ledger: heal(ledger, [told], read_at, self._rhythm))
+        healing = transact(
+            self._equipment.engine, lambda ledger: heal(ledger, due.user_id, [told], read_at, self._rhythm)
+        )
         follow_up(self._equipment, Aftermath(offer=healing.wakes))
         return len(healing.changed)
 

@@ -299,6 +299,46 @@ def test_while_the_drive_api_fails_a_turn_ends_at_the_second_session(clock: Cloc
     assert played.calls == 2 * 4  # two sessions, four attempts each
 
 
+def test_a_session_that_alone_gets_no_answer_is_asked_for_ever_more_rarely(
+    clock: Clock, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        clock.learn(told(f"S{number}", "user-1")[:1])
+    clock.shift(timedelta(minutes=31))
+    fail_for(monkeypatch, "session", "S1")
+    clock.reconcile.run()
+    look = clock.look("S1")
+    assert (look.outcome, look.attempts, look.reason) == (Reread.FAILED, 1, "it always fails")
+    assert look.next_at - look.read_at == timedelta(hours=1)
+
+
+def test_a_clock_that_was_set_back_finds_what_becomes_silent_from_then_on(
+    clock: Clock, played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = timedelta(hours=1)
+    monkeypatch.setattr("workers.reconcile.now", lambda: datetime.now(UTC) + ahead)
+    clock.reconcile.run()
+    ahead = timedelta()
+    clock.reconcile.run()
+    clock.learn(told("S1", "user-1")[:1])
+    ahead = timedelta(minutes=31)
+    clock.reconcile.run()
+    assert clock.look("S1").outcome is Reread.MISSING
+
+
+def test_the_driver_is_who_was_asked_about_whatever_id_the_answer_has(clock: Clock, played: Played) -> None:
+    clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
+    clock.shift(timedelta(minutes=31))
+    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    document_of = played.world.document_of
+    played.world.document_of = lambda truth: {**document_of(truth), "userId": "zz-internal-4711"}
+    clock.reconcile.run()
+    with clock.equipment.engine.begin() as ledger:
+        session = sessions.get(ledger, "S1")
+    assert (session.user_id, session.anomalies) == ("user-1", ())
+    assert clock.look("S1").outcome is Reread.OPEN
+
+
 def test_calls_are_spread_over_the_minute(clock_on, tmp_path, played: Played) -> None:
     clock = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", per_minute=60, history_every="1000d")
     for number in range(40):
@@ -366,14 +406,7 @@ def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
 ) -> None:
     for number in range(3):
         clock.learn(told(f"S{number}", f"user-{number}"))
-    read = DriveClient.history
-
-    def history(self, user_id, **asked):
-        if user_id == "user-1":
-            raise DriveUnavailable("it always fails")
-        return read(self, user_id, **asked)
-
-    monkeypatch.setattr(DriveClient, "history", history)
+    fail_for(monkeypatch, "history", "user-1")
     gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
@@ -381,6 +414,48 @@ def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
     with clock.equipment.engine.begin() as ledger:
         (row,) = gaps.find(ledger)
     assert (row.users_failed, row.covered_at is not None) == (1, True)
+
+
+@pytest.mark.parametrize("failing", [("user-3",), ("user-2", "user-3"), ("user-1", "user-2")])
+def test_nor_do_several_of_them_nor_the_last_one(
+    clock: Clock, played: Played, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch, failing: tuple[str, ...]
+) -> None:
+    for number in range(4):
+        clock.learn(told(f"S{number}", f"user-{number}"))
+    fail_for(monkeypatch, "history", *failing)
+    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    clock.notice.run()
+    clock.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        (row,) = gaps.find(ledger)
+    assert (row.users_failed, row.covered_at is not None) == (len(failing), True)
+
+
+def test_while_the_drive_api_fails_no_user_is_passed_over(clock: Clock, played: Played, valkey: redis.Redis) -> None:
+    for number in range(4):
+        clock.learn(told(f"S{number}", f"user-{number}"))
+    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    clock.notice.run()
+    played.faults.rates = read_rates("500:1")
+    with pytest.raises(DriveUnavailable):
+        clock.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        (row,) = gaps.find(ledger)
+    assert (row.users_failed, row.covered_at) == (0, None)
+
+
+def fail_for(monkeypatch: pytest.MonkeyPatch, what: str, *ids: str) -> None:
+    """Have one method of the client get no answer about some."""
+    read = getattr(DriveClient, what)
+
+    def reading(self, *asked, **more):
+        if asked[-1] in ids:
+            raise DriveUnavailable("it always fails")
+        return read(self, *asked, **more)
+
+    monkeypatch.setattr(DriveClient, what, reading)
 
 
 def test_a_warning_that_waits_for_its_driver_is_tried_again_once_a_history_names_them(

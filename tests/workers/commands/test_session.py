@@ -165,11 +165,12 @@ def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
     with node.engine.begin() as ledger:
         heal(
             ledger,
+            "user1",
             [drive.model_copy(update={"status": "STARTED", "ended_at": None, "completed_at": None})],
             noon,
             RHYTHM,
         )
-        heal(ledger, [drive], end, RHYTHM)
+        heal(ledger, "user1", [drive], end, RHYTHM)
 
     lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
 
@@ -186,7 +187,7 @@ def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
 
 def test_a_session_that_no_event_told_of_is_shown_too(node, noon):
     with node.engine.begin() as ledger:
-        heal(ledger, [DriveSession(session_id="S1", user_id="user1", status="WAITING_TO_START")], noon, RHYTHM)
+        heal(ledger, "user1", [DriveSession(session_id="S1", status="WAITING_TO_START")], noon, RHYTHM)
     lines = node.run("session", "S1").stdout.splitlines()
     assert [re.split(" {2,}", line.strip()) for line in lines[-2:]] == [
         ["-", "-", "Drive API: WAITING_TO_START", "no event says this"],
