@@ -32,6 +32,7 @@ class Say:
     took: timedelta
     decision: Decision | None = None
     """None: it leaves it to the next one, or has failed."""
+    failure: Failure | None = None
     error: str | None = None
     """What it raised, or that it returned what is no decision."""
     traceback: str | None = None
@@ -72,12 +73,12 @@ def try_policies(
     """Ask every policy here and now, for as long as that takes; about what cannot be read nobody is asked."""
     begun = time.monotonic()
     says = tuple(_ask(policy, question, contexts) for policy in policies) if can_be_read else ()
-    first = next((say for say in says if say.decision or say.error), None)
+    first = next((say for say in says if say.decision or say.failure), None)
     decision, failure = (first and first.decision) or Decision(Allowed.ALLOWED), None
     if not can_be_read:
         decision, failure = Decision(settings.authorize_on_failure), Failure.UNREADABLE
-    elif first is not None and first.error is not None:
-        decision, failure = Decision(settings.authorize_on_failure), Failure.RAISED
+    elif first is not None and first.failure is not None:
+        decision, failure = Decision(settings.authorize_on_failure), first.failure
     verdict = Verdict(
         id=uuid4().hex,
         question=question,
@@ -99,12 +100,14 @@ def _ask(policy: Policy, question: Question, contexts: Callable[[Policy], Author
         raise raised
     notes = tuple(str(line.get("reason") or line["event"]) for line in logs)
     if isinstance(raised, TooLittleKnown):
-        return Say(policy, took, error=f"too little is known: {raised}", notes=notes)
+        failure, words = Failure.TOO_LITTLE_KNOWN, f"too little is known: {raised}"
+        return Say(policy, took, failure=failure, error=words, notes=notes)
     if raised is not None:
         words, stack = f"{type(raised).__name__}: {raised}", "".join(traceback.format_exception(raised))
-        return Say(policy, took, error=words, traceback=stack, notes=notes)
+        return Say(policy, took, failure=Failure.RAISED, error=words, traceback=stack, notes=notes)
     if not isinstance(said, Decision | None):
-        return Say(policy, took, error=f"it returned {type(said).__name__}, and no Decision", notes=notes)
+        words = f"it returned {type(said).__name__}, and no Decision"
+        return Say(policy, took, failure=Failure.RAISED, error=words, notes=notes)
     return Say(policy, took, said, notes=notes)
 
 

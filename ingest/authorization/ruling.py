@@ -17,7 +17,7 @@ class Ruling:
     """Which it was that decided, or failed."""
     failure: Failure | None = None
     error: str = ""
-    """The type of what it raised; not its words, which may name the driver."""
+    """The type of what it raised; not its words, which may name the driver. Or of what it knew too little."""
 
 
 @dataclass(frozen=True, slots=True)

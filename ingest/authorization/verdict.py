@@ -15,6 +15,8 @@ class Failure(StrEnum):
     """A policy was not done in time."""
     RAISED = "raised"
     """A policy raised an exception, or returned what is no decision."""
+    TOO_LITTLE_KNOWN = "too_little_known"
+    """A policy knew too little to decide, and AUTHORIZE_WITHOUT_FACTS says that this is a failure."""
     SPARED = "spared"
     """A policy has failed so often that it is left alone for a while."""
     UNREADABLE = "unreadable"

@@ -65,7 +65,9 @@ def test_a_policy_that_fails_has_the_answer_on_failure_given(tried, function):
 
 
 def test_knowing_too_little_is_a_failure_without_a_traceback(tried):
-    (say,) = tried(passes, authorize_without_facts="fail").says
+    trial = tried(passes, authorize_without_facts="fail")
+    (say,) = trial.says
+    assert trial.verdict.failure is Failure.TOO_LITTLE_KNOWN
     assert (say.error, say.traceback) == ("too little is known: nobody knows", None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from handlers.kit.authorize import AuthorizeContext, Policy
+from handlers.kit.facts import TooLittleKnown
 from ingest.authorization.question import Decision, Question
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
@@ -37,6 +38,8 @@ class Asking:
                 return Ruling(policy=policy.name, failure=Failure.SPARED)
             begins(policy.name)
             said, raised = await self._call(policy, question)
+            if isinstance(raised, TooLittleKnown):
+                return Ruling(policy=policy.name, failure=Failure.TOO_LITTLE_KNOWN, error=str(raised))
             if raised is not None or not isinstance(said, Decision | None):
                 error = f"returned {type(said).__name__}" if raised is None else type(raised).__name__
                 return Ruling(policy=policy.name, failure=Failure.RAISED, error=error)
@@ -53,11 +56,6 @@ class Asking:
             return await loop.run_in_executor(self.executor, call, policy.function, question, context)
         called, raised = call(policy.function, question, context)
         return (await _outcome(called)) if isinstance(called, Awaitable) else (called, raised)
-
-
-def ask_all(policies: Sequence[Policy], question: Question, contexts: Contexts) -> Ruling:
-    """Ask policies in this process and wait for as long as it takes, to try them out."""
-    return asyncio.run(Asking(policies, contexts).ask(question))
 
 
 async def _outcome(called: Awaitable[object]) -> tuple[object, BaseException | None]:

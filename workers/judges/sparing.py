@@ -10,6 +10,7 @@ from workers.push.breaker import Breaker
 
 log = structlog.get_logger()
 
+# Whoever knows too little is well: it was one question, and the next one may be another driver's.
 ITS_OWN = (Failure.LATE, Failure.RAISED, Failure.BROKEN)
 
 

@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 import pytest
 
 from handlers.kit.authorize import authorize, policies_of
+from handlers.kit.facts import TooLittleKnown
 from ingest.authorization.question import Allowed, Decision, Form, Question
+from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
-from workers.judges.asking import Asking, ask_all
+from workers.judges.asking import Asking
 
 QUESTION = Question(Form.PLUGSURFING, datetime(2025, 6, 12, 12, tzinfo=UTC), key="0414DA")
 BLOCKED = Decision(Allowed.BLOCKED)
@@ -74,6 +76,14 @@ def test_what_is_no_decision_is_a_failure():
     assert (ruling.policy, ruling.failure, ruling.error) == ("first", Failure.RAISED, "returned str")
 
 
+def test_one_that_knows_too_little_says_of_what():
+    def knows_nothing(_ctx):
+        raise TooLittleKnown("the list of keys was not read")
+
+    ruling = asked(says(knows_nothing, "first"), says(BLOCKED, "second"))
+    assert ruling == Ruling(policy="first", failure=Failure.TOO_LITTLE_KNOWN, error="the list of keys was not read")
+
+
 def test_one_that_is_spared_fails_unasked_but_only_if_it_is_its_turn():
     ruling = asked(says(None, "first"), says(BLOCKED, "second"), spared={"second"})
     assert (ruling.policy, ruling.failure) == ("second", Failure.SPARED)
@@ -84,7 +94,7 @@ def test_a_context_that_cannot_be_made_is_a_failure():
     def contexts(_policy):
         raise OSError
 
-    ruling = ask_all([says(BLOCKED, "first")], QUESTION, contexts)
+    ruling = asyncio.run(Asking([says(BLOCKED, "first")], contexts).ask(QUESTION))
     assert (ruling.failure, ruling.error) == (Failure.RAISED, "OSError")
 
 

@@ -51,6 +51,13 @@ def test_a_probe_that_was_not_asked_leaves_its_place_to_the_next():
     assert sparing.begin() == (frozenset(), frozenset({"slow"}))
 
 
+def test_five_questions_that_it_knows_too_little_about_do_not_open_it_to_the_sixth():
+    sparing = Sparing(["key_list"], lambda: 0.0)
+    for _ in range(FAILURES):
+        sparing.end(Ruling(policy="key_list", failure=Failure.TOO_LITTLE_KNOWN), ["key_list"], ())
+    assert sparing.begin() == (frozenset(), frozenset())
+
+
 def test_being_spared_is_no_failure_of_its_own():
     now = [0.0]
     sparing = spoilt(now)
