@@ -128,3 +128,5 @@ class Reconcile:
             rereads.note(ledger, {due.session_id: nothing_seen(before, outcome, reason, self._rhythm)}, now())
 
         transact(self._equipment.engine, keep)
+        if outcome is Reread.FAILED:  # a wrong setting would have none be healed, and nobody would know
+            log.warning("session.not_read", session=due.session_id, reason=reason)

@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine, update
 
+from workers.ledger.alert_table import alerts
 from workers.ledger.inorder import update_in_order
+from workers.ledger.reread_tables import gaps, rereads
 from workers.ledger.tables import pushes, runs
 from workers.ledger.transaction import transact
 from workers.run import now
@@ -53,4 +55,7 @@ class Setback:
     def _hurry(self, ledger: Connection) -> int:
         at = self._wall()
         hurried = ledger.execute(update_in_order(runs.c.due_at > at, skip_locked=True).values(due_at=at)).rowcount
-        return hurried + ledger.execute(update(pushes).where(pushes.c.due_at > at).values(due_at=at)).rowcount
+        for column in (pushes.c.due_at, alerts.c.due_at, gaps.c.claimed_until, rereads.c.next_at):
+            later = update(column.table).where(column > at)
+            hurried += ledger.execute(later.values({column: at})).rowcount
+        return hurried

@@ -129,7 +129,10 @@ class SendAlerts:
         calls = []
         for address in self._addresses:
             news = [one for one in claimed if address.name not in one.told]
-            if news and self._next_at[address.name] <= at:
+            waits = (
+                timedelta() < self._next_at[address.name] - at <= self._backoff.longest
+            )  # else the clock was set back
+            if news and not waits:
                 calls.append((address, news, address.call(*notification(news))))
         until = time.monotonic() + self._timeout.total_seconds()
         told = {one.id: one.told for one in claimed}

@@ -12,6 +12,7 @@ import redis
 import stamina
 import uvicorn
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from handlers.kit.channel import Device
 from handlers.kit.merge import merge
@@ -306,7 +307,11 @@ def test_a_session_that_alone_gets_no_answer_is_asked_for_ever_more_rarely(
         clock.learn(told(f"S{number}", "user-1")[:1])
     clock.shift(timedelta(minutes=31))
     fail_for(monkeypatch, "session", "S1")
-    clock.reconcile.run()
+    with capture_logs() as logs:
+        clock.reconcile.run()
+    assert [(line["session"], line["reason"]) for line in logs if line["event"] == "session.not_read"] == [
+        ("S1", "it always fails")
+    ]
     look = clock.look("S1")
     assert (look.outcome, look.attempts, look.reason) == (Reread.FAILED, 1, "it always fails")
     assert look.next_at - look.read_at == timedelta(hours=1)

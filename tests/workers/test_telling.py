@@ -144,6 +144,21 @@ def until_due(sender: SendAlerts) -> None:
     sender.run()
 
 
+def test_an_address_is_tried_again_at_once_when_the_clock_was_set_back(desk, provider, monkeypatch):
+    sender = desk.sender(url_of(provider))
+    provider.says(REFUSAL)
+    ahead = timedelta(hours=1)
+    monkeypatch.setattr("workers.telling.now", lambda: datetime.now(UTC) + ahead)
+    desk.raise_some("s1")
+    desk.log()
+    sender.run()
+    ahead = timedelta()
+    with desk.engine.begin() as ledger:
+        ledger.execute(update(alerts).values(due_at=datetime.now(UTC)))  # as is done then
+    until_due(sender)
+    assert len(provider.bodies) == 2
+
+
 def test_an_alert_that_was_not_taken_stays_due(desk, provider):
     provider.answer = lambda _body: REFUSAL
     desk.raise_some("r1")

@@ -139,12 +139,6 @@ def note(conn: Connection, seen: Mapping[str, Look], now: datetime) -> None:
         )
 
 
-def count(conn: Connection) -> dict[Reread, int]:
-    """Count the sessions by what the last look came to."""
-    found = conn.execute(select(rereads.c.outcome, func.count()).group_by(rereads.c.outcome))
-    return {outcome: number for outcome, number in found}  # noqa: C416  rows are no pairs to mypy
-
-
 def _enrol(
     conn: Connection,
     which: ColumnElement[bool],
