@@ -4,6 +4,7 @@ Sessions are those that the simulator tells of; whatever part of its events is d
 drawn from a seed: the same seed makes the same world.
 """
 
+import contextlib
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,8 +120,9 @@ class World:
         places = [Place(f"loc-{number + 1:03}", random.choice(OPERATORS)) for number in range(LOCATIONS)]
         self.places = {place.location_id: place for place in places} | self.places
         if self.file is not None and self.file.exists():
-            for line in self.file.read_text("utf-8").splitlines():
-                self._join(Truth.from_document(json.loads(line)))
+            for line in self.file.read_text("utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut off when it was killed
+                    self._join(Truth.from_document(json.loads(line)))
 
     def learn(self, truths: Iterable[Truth]) -> int:
         """Take in what really happens in sessions, and return how many these are."""
@@ -130,7 +132,8 @@ class World:
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as file:
-                file.writelines(f"{json.dumps(truth.to_document())}\n" for truth in learned)
+                # The break comes first, too: the line before may have been cut off.
+                file.write("\n" + "".join(f"{json.dumps(truth.to_document())}\n" for truth in learned))
         return len(learned)
 
     def document_of(self, truth: Truth) -> dict[str, Any]:

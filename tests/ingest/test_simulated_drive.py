@@ -87,6 +87,8 @@ def test_stories_of_a_session_told_apart_are_one_truth() -> None:
 def test_sessions_outlive_the_process_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "drive" / "world.jsonl"
     World(file=file).learn([truth(1), truth(2, "STARTED", ended_at=None)])
+    with file.open("a") as torn:
+        torn.write('{"session_id": "s003", "us')  # it was killed at this
     World(file=file).learn([truth(2)])
     assert World(file=file).sessions == {"s001": truth(1), "s002": truth(2)}
 
