@@ -88,6 +88,7 @@ def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20) | st.text(min_size=195, max_size=205)
+ANY_TEXT |= st.sampled_from([" a ", "null", "1.0", '"', "\\u0000", "{}", "'"])
 BODIES = st.binary(max_size=40) | st.builds(
     lambda name, session_id: json.dumps({"event": name, "payload": {"sessionId": session_id}}).encode(),
     st.sampled_from(["SESSION_STARTED", "SESSION_FEE_INCURRING"]) | ANY_TEXT,
