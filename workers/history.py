@@ -140,16 +140,16 @@ class CoverGaps:
             return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
         except NotInDrive:
             return Step(user_id, 0)
-        except (DriveRefused, Throttled, BudgetSpent):
+        except (Throttled, BudgetSpent):
             raise
-        except DriveUnavailable:
+        except (DriveUnavailable, DriveRefused):
             if not self._is_there(gap, user_id, following):
                 raise
         except DriveError:
             pass
         try:
             return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
-        except (DriveRefused, Throttled, BudgetSpent):
+        except (Throttled, BudgetSpent):
             raise
         except DriveError as failure:
             log.warning("history.passed_over", reason=str(failure))
@@ -163,9 +163,9 @@ class CoverGaps:
                 if other != user_id:
                     self._merge(other, self._history(gap, other))
                     return True
-            except (DriveRefused, Throttled, BudgetSpent):
+            except (Throttled, BudgetSpent):
                 raise
-            except DriveUnavailable:
+            except (DriveUnavailable, DriveRefused):
                 continue
             except DriveError:
                 return True

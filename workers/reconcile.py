@@ -90,7 +90,8 @@ class Reconcile:
                 self._allowance.spend(1)
                 healed += self._read(due)
             except (DriveUnavailable, DriveRefused) as failure:
-                if not was_answered or isinstance(failure, DriveRefused | Throttled | BudgetSpent):
+                is_its_own = was_answered and len(claimed) > 1 and not isinstance(failure, Throttled | BudgetSpent)
+                if not is_its_own:
                     self._release([each.session_id for each in claimed[number:]])
                     raise
                 unanswered[due] = str(failure)

@@ -300,13 +300,14 @@ def test_while_the_drive_api_fails_a_turn_ends_at_the_second_session(clock: Cloc
     assert played.calls == 2 * 4  # two sessions, four attempts each
 
 
+@pytest.mark.parametrize("failure", [DriveUnavailable, DriveRefused])
 def test_a_session_that_alone_gets_no_answer_is_asked_for_ever_more_rarely(
-    clock: Clock, played: Played, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, played: Played, monkeypatch: pytest.MonkeyPatch, failure: type[DriveError]
 ) -> None:
     for number in range(3):
         clock.learn(told(f"S{number}", "user-1")[:1])
     clock.shift(timedelta(minutes=31))
-    fail_for(monkeypatch, "session", "S1")
+    fail_for(monkeypatch, "session", "S1", failure=failure)
     with capture_logs() as logs:
         clock.reconcile.run()
     assert [(line["session"], line["reason"]) for line in logs if line["event"] == "session.not_read"] == [
@@ -421,13 +422,18 @@ def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
     assert (row.users_failed, row.covered_at is not None) == (1, True)
 
 
+@pytest.mark.parametrize("failure", [DriveUnavailable, DriveRefused])
 @pytest.mark.parametrize("failing", [("user-3",), ("user-2", "user-3"), ("user-1", "user-2")])
 def test_nor_do_several_of_them_nor_the_last_one(
-    clock: Clock, played: Played, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch, failing: tuple[str, ...]
+    clock: Clock,
+    valkey: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: tuple[str, ...],
+    failure: type[DriveError],
 ) -> None:
     for number in range(4):
         clock.learn(told(f"S{number}", f"user-{number}"))
-    fail_for(monkeypatch, "history", *failing)
+    fail_for(monkeypatch, "history", *failing, failure=failure)
     gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
@@ -451,13 +457,15 @@ def test_while_the_drive_api_fails_no_user_is_passed_over(clock: Clock, played: 
     assert (row.users_failed, row.covered_at) == (0, None)
 
 
-def fail_for(monkeypatch: pytest.MonkeyPatch, what: str, *ids: str) -> None:
+def fail_for(
+    monkeypatch: pytest.MonkeyPatch, what: str, *ids: str, failure: type[DriveError] = DriveUnavailable
+) -> None:
     """Have one method of the client get no answer about some."""
     read = getattr(DriveClient, what)
 
     def reading(self, *asked, **more):
         if asked[-1] in ids:
-            raise DriveUnavailable("it always fails")
+            raise failure("it always fails")
         return read(self, *asked, **more)
 
     monkeypatch.setattr(DriveClient, what, reading)
