@@ -8,9 +8,10 @@ from handlers.kit.facts import holder_of, too_little
 def must_not_charge_elsewhere(question: Question, ctx: AuthorizeContext) -> Decision | None:
     """Refuse if another session than the one in question runs.
 
-    No event names the key of a session. It is known from what we ourselves have allowed, if the question named the
-    session, and from the Drive API for sessions that were read there; and a driver's sessions by their user. A session
-    of which nobody has said yet that it runs holds up nothing, so two questions within seconds may both be allowed.
+    No event names the key of a session. It is known from what we were asked, whatever the answer was, if the question
+    named the session, and from the Drive API for sessions that were read there; and a driver's sessions by their user.
+    A session of which nobody has said yet that it runs holds up nothing, so two questions within seconds may both be
+    allowed.
     """
     if ctx.sessions_read_at() is None:
         return too_little("the ledger has not been looked through for open sessions yet", ctx)

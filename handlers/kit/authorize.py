@@ -47,7 +47,8 @@ class BalanceFacts:
 class AuthorizeContext(Protocol):
     """What a policy is given beside the question. It only reads: a policy changes nothing.
 
-    All of it answers at once, from the ledger and from what the clock has cached there; nothing waits for Drive.
+    Nothing waits for the Drive API: the clock has read it. `read` and `session` ask the ledger and wait for it, so an
+    async policy that calls them keeps its process from other questions meanwhile; all the rest is in memory.
     """
 
     @property

@@ -1,5 +1,7 @@
 """A circuit breaker: a provider that fails time and again is left alone for a while, then asked with a single push.
 
+`workers.judges.sparing` has one for each policy, and puts a single question to it.
+
 It lives in memory. All pushes of a channel are sent by one thread of the clock, a process that lives long; a second
 clock finds out for itself, at the price of five pushes that come back later. Kept in Redis it would stop working with
 Redis, and sending does not need Redis otherwise.
