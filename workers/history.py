@@ -35,7 +35,8 @@ LEASE = timedelta(minutes=2)
 TURN = timedelta(seconds=20)
 """How long a turn goes on with the next user."""
 
-USERS_AT_ONCE = 100
+USERS_AT_ONCE = 1000
+"""Listed at once, and gone through in many turns: to list them reads all sessions of KNOWN_USERS_FOR."""
 
 WITNESSES = 2
 """Of the first users: so many are asked about, beside the next one, when there is no answer about a user."""
@@ -90,6 +91,7 @@ class CoverGaps:
         self._drive = drive
         self._allowance = allowance
         self._rhythm = Rhythm.of(equipment.settings)
+        self._listed: list[str] = []
 
     def run(self) -> None:
         """Go on with one window."""
@@ -117,7 +119,7 @@ class CoverGaps:
         known_since = now() - self._equipment.settings.known_users_for
         after = gap.after_user
         while True:
-            users = self._users_after(after, known_since, USERS_AT_ONCE)
+            users = self._next_users(after, known_since)
             if not users:
                 return True
             for place, user_id in enumerate(users):
@@ -129,6 +131,13 @@ class CoverGaps:
                     lambda ledger: gaps.advance(ledger, gap, step, now() + LEASE),  # noqa: B023  called at once
                 )
                 after = user_id
+
+    def _next_users(self, after: str | None, known_since: datetime) -> list[str]:
+        """Return what is left of those that were listed last, or list more."""
+        if after is not None and after in self._listed[:-1]:
+            return self._listed[self._listed.index(after) + 1 :]
+        self._listed = self._users_after(after, known_since, USERS_AT_ONCE)
+        return self._listed
 
     def _users_after(self, user_id: str | None, known_since: datetime, limit: int) -> list[str]:
         with reading(self._equipment.engine) as ledger:  # on SQLite a look keeps nobody from writing, and this is long

@@ -398,6 +398,27 @@ def test_covering_goes_on_where_a_clock_ended(clock_on, tmp_path, played: Played
     assert played.calls == 25
 
 
+def test_users_are_not_listed_anew_in_every_turn(
+    clock_on, tmp_path, played: Played, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {"history_every": "1000d", "reconcile_after": "30m"}
+    clock = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", per_minute=6, **parts)
+    for number in range(5):
+        clock.learn(told(f"S{number}", f"user-{number}"))
+    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    clock.notice.run()
+    listed, users_after = [], gaps.users_after
+    monkeypatch.setattr(gaps, "users_after", lambda *asked: listed.append(asked[1]) or users_after(*asked))
+    for _ in range(6):  # a turn for each user, and one to see that there are no more
+        monkeypatch.setattr(clock.cover, "_allowance", Allowance(6))
+        clock.cover.run()
+    with clock.equipment.engine.begin() as ledger:
+        (row,) = gaps.find(ledger)
+    assert (row.covered_at is not None, played.calls) == (True, 5)
+    assert listed == [None, "user-4"]
+
+
 def test_what_nobody_can_read_in_redis_is_passed_over(clock: Clock, valkey: redis.Redis) -> None:
     gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, mapping={"a": "{}", "b": "[]", "c": "x", gap.field: gap.to_json()})
