@@ -114,6 +114,7 @@ def test_what_is_odd_about_a_cdr_is_said(node, record):
     assert "amount is not a number" in for_people
     assert "1 without a request id (CDR_REQUEST_ID)" in for_people
     assert "1 more could not be read" in for_people
+    assert "could not be read" not in node.run("cdrs", "--session", "another").stdout
 
 
 @pytest.mark.parametrize(
