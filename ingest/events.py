@@ -162,9 +162,11 @@ class Glimpse(NamedTuple):
 def decode(kind: Kind, body: bytes) -> Event:
     """Understand a body. Raise Unreadable, and nothing else, if that is not possible."""
     document = _document(body, exact=kind is Kind.CDRS)
-    if kind is Kind.CDRS:
-        return ChargingRecord(session_id=_session_of_record(document), document=document)
     name, payload = document.get("event"), document.get("payload")
+    if kind is Kind.CDRS:
+        if isinstance(name, str) and name in WIRE_NAMES:  # the signature does not cover the path: sent again here
+            raise Unreadable("The body is a session event, and no CDR.")
+        return ChargingRecord(session_id=_session_of_record(document), document=document)
     if not isinstance(name, str) or not name:
         raise Unreadable("The body has no event name.")
     model = WIRE_NAMES.get(name)

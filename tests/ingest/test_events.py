@@ -221,6 +221,11 @@ def test_a_record_that_is_no_object_is_unreadable():
     assert glimpse(Kind.CDRS, b"[]") == glimpse(Kind.CDRS, b"\xff") == Glimpse(None, None)
 
 
+@pytest.mark.parametrize("name", WIRE_NAMES)
+def test_an_event_that_is_sent_again_as_a_cdr_is_none(name):
+    assert unreadable(sample(name), Kind.CDRS) == "The body is a session event, and no CDR."
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_json_is_read_in_every_encoding_it_may_have(encoding):
     raw = json.dumps({"event": "SESSION_STARTED", "payload": STARTED | {"sessionId": "Ü😀"}}, ensure_ascii=False)
