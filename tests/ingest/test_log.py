@@ -26,17 +26,6 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture(autouse=True)
-def as_before():
-    """Leave the logging of the tests themselves as it was."""
-    root, config = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(capture=False)
-    structlog.configure(**config)
-
-
 def configured(stream=None, **overrides):
     stream = stream or io.StringIO()
     configure_logging(load_settings(**overrides), "serve", stream=stream)

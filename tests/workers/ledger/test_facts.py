@@ -73,13 +73,14 @@ def test_a_long_list_is_copied_page_by_page(ledger, facts, monkeypatch):
 def test_a_balance_that_was_asked_for_is_wanted_and_known_once_it_was_read(ledger, facts):
     assert facts.balance("user1") is None
     facts.look()
+    now = datetime.now(UTC)  # not that of the import: a look goes back for a moment only
     with ledger.begin() as conn:
-        assert balances.claim(conn, NOW, timedelta(minutes=1), limit=10) == ["user1"]
-        balances.put(conn, [Balance("user1", Decimal("7.10"), NOW)], every=timedelta(1), otherwise=timedelta(1))
+        assert balances.claim(conn, now, timedelta(minutes=1), limit=10) == ["user1"]
+        balances.put(conn, [Balance("user1", Decimal("7.10"), now)], every=timedelta(1), otherwise=timedelta(1))
     facts.look()
-    assert facts.balance("user1") == BalanceFacts(Decimal("7.10"), NOW)
+    assert facts.balance("user1") == BalanceFacts(Decimal("7.10"), now)
     with ledger.begin() as conn:
-        balances.put(conn, [Balance("user1", None, NOW)], every=timedelta(1), otherwise=timedelta(1))
+        balances.put(conn, [Balance("user1", None, now)], every=timedelta(1), otherwise=timedelta(1))
     facts.look()
     assert facts.balance("user1") is None
 
