@@ -52,7 +52,6 @@ rereads = Table(
     Column("status_at", Moment),
     Column("reason", Told),
     CheckConstraint("next_at IS NOT NULL OR outcome NOT IN ('waiting', 'open')", name="rereads_due_while_open"),
-    Index("rereads_read_at", "read_at"),
 )
 DUE = text("next_at IS NOT NULL")
 Index("rereads_next", rereads.c.next_at, sqlite_where=DUE, postgresql_where=DUE)

@@ -53,7 +53,6 @@ def _make_rereads() -> None:
         sa.Column("reason", sa.Text),
         sa.CheckConstraint("next_at IS NOT NULL OR outcome NOT IN ('waiting', 'open')", name="rereads_due_while_open"),
     )
-    op.create_index("rereads_read_at", "rereads", ["read_at"])
     _partial_index("rereads_next", "rereads", ["next_at"], "next_at IS NOT NULL")
 
 
