@@ -17,7 +17,7 @@ from workers import causes
 from workers.alerts import raise_alert, resolve_alerts
 from workers.causes import Cause, Look
 from workers.ledger.engine import chunks, reading
-from workers.ledger.transaction import transact
+from workers.ledger.transaction import OUT_OF_ORDER, LedgerUnavailable, transact
 from workers.run import now
 
 log = structlog.get_logger()
@@ -55,18 +55,29 @@ class Watchdog:
         self._rules = self._chosen(settings)
 
     def run(self) -> None:
-        """Look for everything once; a failure of the ledger is left to who calls."""
+        """Look for everything once.
+
+        A rule that fails keeps no other from looking: the first failure is raised at the end. Raises LedgerUnavailable
+        at once when the ledger is away.
+        """
         at, moment = now(), self._clock()
-        try:
-            for rule in self._rules:
-                if moment >= rule.not_before:
-                    self._obey(rule, at)
-                    rule.not_before = moment + rule.pause.total_seconds()
-        except BaseException:
-            self._well_since = None
-            raise
+        failure: Exception | None = None
+        for rule in self._rules:
+            if moment < rule.not_before:
+                continue
+            try:
+                self._obey(rule, at)
+            except LedgerUnavailable:
+                self._well_since = None
+                raise
+            except Exception as this:  # noqa: BLE001  whatever is wrong with one rule, the others have to look
+                failure = failure or this
+            else:
+                rule.not_before = moment + rule.pause.total_seconds()
         if self._well_since is None:
             self._well_since = moment
+        if failure is not None:
+            raise failure
 
     def _chosen(self, settings: Settings) -> list[Rule]:
         """Leave out what a setting of 0 turns off."""
@@ -87,13 +98,22 @@ class Watchdog:
         return causes.silence(ledger, at, span=span, busy=busy, may_raise=is_settled)
 
     def _obey(self, rule: Rule, at: datetime) -> None:
-        with reading(self._engine) as ledger:
-            look = rule.look(ledger, at)
+        look = self._looked(rule, at)
         for kind, subjects in look.gone.items():
             transact(self._engine, partial(resolve_alerts, kind=kind, subjects=subjects, now=at))
             log.info("alerts.resolved", kind=kind, count=len(subjects))
         for some in chunks(look.causes, AT_ONCE):
             transact(self._engine, partial(_raise, causes=some, at=at))
+
+    def _looked(self, rule: Rule, at: datetime) -> Look:
+        try:
+            with reading(self._engine) as ledger:
+                return rule.look(ledger, at)
+        except OUT_OF_ORDER as error:
+            # Without a statement it could not even connect; what else goes wrong may be the fault of this statement.
+            if error.statement is None or error.connection_invalidated:
+                raise LedgerUnavailable(f"the database cannot be used: {type(error.orig).__name__}") from None
+            raise
 
 
 def _raise(ledger: Connection, causes: Sequence[Cause], at: datetime) -> None:

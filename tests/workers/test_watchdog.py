@@ -1,18 +1,22 @@
 """The watchdog: one alert for each cause, none for what is as it should be."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, insert, update
+from sqlalchemy import Engine, event, insert, text, update
+from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from handlers.kit.cdrs import cdrs
 from ingest.batch import Delivery
 from ingest.settings import load_settings
+from workers import causes
 from workers.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
 from workers.ledger import deliveries, runs, states
 from workers.ledger.engine import open_ledger
@@ -22,6 +26,7 @@ from workers.ledger.runs import NewRun
 from workers.ledger.schema import metadata
 from workers.ledger.tables import runs as runs_table
 from workers.ledger.tables import sessions
+from workers.ledger.transaction import LedgerUnavailable
 from workers.watchdog import SETTLED_AFTER, Watchdog
 
 NOW = datetime.now(UTC)
@@ -294,6 +299,39 @@ def test_silence_is_not_told_by_a_clock_that_has_only_just_begun_or_had_trouble(
         assert watched.alerts() == []
         dog.run()
     assert [row.kind for row in watched.alerts()] == [AlertKind.SILENCE]
+
+
+def test_a_rule_that_fails_keeps_no_other_from_looking_and_its_failure_is_told(watched, monkeypatch):
+    def fails(ledger, _at):
+        ledger.execute(text("SELECT nothing FROM nowhere"))
+
+    monkeypatch.setattr(causes, "unreadable", fails)
+    monkeypatch.setattr(causes, "dead_letters", lambda *_: 1 / 0)
+    watched.session("runs", "STARTED", 25 * HOUR)
+    watched.deliver("first", 4 * WEEK)
+    watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
+    for _ in range(2):  # and silence is told, though there is trouble all the time: it is not the ledger's
+        with pytest.raises(DBAPIError, match="nowhere"):
+            watched.look()
+    assert {row.kind for row in watched.alerts()} == {AlertKind.SESSION_OPEN, AlertKind.SILENCE}
+
+
+def test_where_the_ledger_is_away_no_rule_is_waited_for(database_url, monkeypatch):
+    looked = []
+    monkeypatch.setattr(causes, "dead_letters", lambda *_: looked.append("dead letters") or causes.Look())
+    engine = open_ledger(database_url)
+    dog = Watchdog(engine, load_settings(), clock=iter(range(10)).__next__)
+
+    driver = sqlite3 if engine.dialect.name == "sqlite" else psycopg
+
+    def away(*_):
+        raise driver.OperationalError("the values of a statement")
+
+    event.listen(engine, "do_connect", away)
+    with pytest.raises(LedgerUnavailable, match=r"OperationalError$"):
+        dog.run()
+    assert looked == []
+    engine.dispose()
 
 
 def test_a_sentence_is_one_line_that_no_program_obeys(watched):
