@@ -11,7 +11,7 @@ import structlog
 from ingest.authorization.ruling import Judges, NoJudges
 from ingest.handover import listening_sockets
 from ingest.lane.app import create_lane
-from ingest.lane.protocol import LaneProtocol
+from ingest.lane.protocol import lane_protocol
 from ingest.leaving import DoorServer
 from ingest.log import configure_logging
 from ingest.server import configured
@@ -30,7 +30,8 @@ def authorize(settings: Settings) -> None:
     policies = load_plugins(settings).policies
     sockets = listening_sockets(settings.host, settings.authorize_port)
     judges: Judges = Panel(settings, policies) if policies else NoJudges()
-    config = configured(create_lane(settings, judges, open_recorder(settings)), LaneProtocol)
+    lane = create_lane(settings, judges, open_recorder(settings))
+    config = configured(lane, lane_protocol(settings.authorize_timeout))
     # The loop that answers shares the interpreter with the thread that records: it shall not wait 5 ms for its turn.
     sys.setswitchinterval(0.001)
     # What is here now stays: the collector need not look at it again and again.

@@ -1,21 +1,43 @@
 """The door's HTTP, with the time at which each request began: a driver waits from its first byte on."""
 
 import time
+from datetime import timedelta
 
 from starlette.types import Scope
 
-from ingest.protocol import DoorProtocol
+from ingest.protocol import HEAD_TIMEOUT, DoorProtocol
 
 BEGAN = "plugsurfing_webhooks.began"
 
 
 class LaneProtocol(DoorProtocol):
-    """Notes when a request's first byte came."""
+    """Notes when a request's first byte came, and hangs up on a head that is not complete when its time is over.
+
+    To whoever asked, a closed connection is no answer, and an answer that comes too late is worse than none.
+    """
+
+    longest_head = HEAD_TIMEOUT
+    """In seconds, from a head's first byte."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived; what a loop that was busy hears too late came too late."""
+        if self._head_timer is not None and self.loop.time() >= self._head_timer.when():
+            self.transport.close()
+            return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Begin with a request."""
         super().on_message_begin()
         self.scope[BEGAN] = time.monotonic()  # type: ignore[literal-required]  # ASGI lets servers add what is theirs
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(self.longest_head, self._give_up)
+
+
+def lane_protocol(span: timedelta) -> type[LaneProtocol]:
+    """Make a protocol whose requests have so much time for their heads."""
+    return type("TimedLaneProtocol", (LaneProtocol,), {"longest_head": span.total_seconds()})
 
 
 def began(scope: Scope) -> float:

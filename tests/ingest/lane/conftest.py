@@ -14,7 +14,7 @@ from ingest.authorization.ruling import JudgesStanding, Ruling
 from ingest.authorization.verdict import Verdict
 from ingest.lane import app, door
 from ingest.lane.app import create_lane
-from ingest.lane.protocol import LaneProtocol
+from ingest.lane.protocol import lane_protocol
 from ingest.settings import load_settings
 
 RIGHT = {"Authorization": "a-secret"}
@@ -68,7 +68,7 @@ class Lane:
         self.judges, self.recorder = judges, recorder
         given = load_settings(**{"authorize_credentials": "a-secret", **settings})
         self.app = create_lane(given, judges, recorder)
-        self.port = serving(self.app, LaneProtocol)
+        self.port = serving(self.app, lane_protocol(given.authorize_timeout))
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=RIGHT, timeout=30)
 
     def ask(self, **document: Any) -> httpx.Response:
