@@ -51,6 +51,7 @@ class Door:
         self._intake = intake
         self._metrics = metrics
         self._signature_required = settings.plugsurfing_hmac_required
+        self._sources = settings.sources
         self._keeping = headers_to_keep(header_names(settings.cdr_request_id))
         self._longest = settings.max_body_bytes
         self._patience = Patience(settings.body_timeout)
@@ -71,6 +72,9 @@ class Door:
             return
         reach(Step.RECEIVED)
         keys = self._keyring.keys
+        sender = None
+        if self._sources is not None:
+            sender = self._sources.sender(scope["client"] and scope["client"][0], headers)
         try:
             envelope = open_envelope(
                 self._kind,
@@ -81,11 +85,14 @@ class Door:
                 received_at=datetime.now(UTC),
                 keeping=self._keeping,
             )
+            # After the signature: what is in quarantine for its address alone is well signed.
+            if self._sources is not None and sender is not None:
+                self._sources.check(sender)
             reach(Step.VERIFIED)
             delivery_id, duplicate = await self._inbox.keep(envelope)
         except NotAuthentic as refusal:
             self._metrics.refused(type(refusal).__name__)
-            self._intake.put(lay_down(self._kind, headers, body, refusal, keys, self._keeping))
+            self._intake.put(lay_down(self._kind, headers, body, refusal, keys, self._keeping, sender))
             await answer_error(send, refusal.status, refusal.sentence)
         except InboxUnavailable as failure:
             self._metrics.refused(type(failure).__name__)

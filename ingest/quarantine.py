@@ -104,15 +104,15 @@ class Quarantine:
             return [from_row(row) for row in found]
 
     def reverify(self, keys: Keys, since: datetime | None = None) -> Iterator[Reverified]:
-        """Verify again with these keys, in the order of arrival, and let in what passes, as received when it was.
+        """Verify again with these keys and today's settings, in the order of arrival, and let in what passes.
 
-        Each one enters the inbox and leaves quarantine in one transaction.
+        As received when it was, each one enters the inbox and leaves quarantine in one transaction.
         """
-        required = self._settings.plugsurfing_hmac_required
+        required, sources = self._settings.plugsurfing_hmac_required, self._settings.sources
         keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
         for request in self.list(since):
             try:
-                envelope = request.verified(keys, signature_required=required, keeping=keeping)
+                envelope = request.verified(keys, signature_required=required, keeping=keeping, sources=sources)
             except NotAuthentic as refusal:
                 yield Reverified(request, None, str(refusal))
                 continue

@@ -15,6 +15,7 @@ from ingest.envelope import KEPT, LONGEST_HEADER, Envelope, Kind, open_envelope
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
 from ingest.signature import SIGNATURE_HEADER
+from ingest.sources import Sources
 
 AUTHORIZATION = b"authorization"
 SIGNATURE = SIGNATURE_HEADER.encode()
@@ -43,21 +44,33 @@ class Quarantined:
     """Some, in the order they came; the signature is among them, and may be there twice."""
     authorization: Authorization
     body: bytes = field(repr=False)
+    sender: str | None = None
+    """The address it came from, empty if that could not be told; None if it was not asked for."""
 
     @property
     def headers_text(self) -> str:
-        """Write down the headers, and what became of the one that is not among them."""
-        return json.dumps({"authorization": self.authorization, "headers": self.headers})
+        """Write down the headers, what became of the one that is not among them, and the sender."""
+        return json.dumps({"authorization": self.authorization, "headers": self.headers, "sender": self.sender})
 
-    def verified(self, keys: Keys, *, signature_required: bool, keeping: Mapping[bytes, str] = KEPT) -> Envelope:
-        """Open it with these keys, as received when it was. Raise NotAuthentic if it still proves nothing."""
+    def verified(
+        self,
+        keys: Keys,
+        *,
+        signature_required: bool,
+        keeping: Mapping[bytes, str] = KEPT,
+        sources: Sources | None = None,
+    ) -> Envelope:
+        """Open it with these keys, as received when it was. Raise NotAuthentic if it still proves nothing.
+
+        Its address has to be among today's sources, unless none was asked for when it came.
+        """
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
         if self.authorization is Authorization.NOT_ASKED:
             keys, signature_required = replace(keys, authorizations=()), True
         elif self.authorization is Authorization.RIGHT:
             headers += [(AUTHORIZATION, value) for value in keys.authorizations[:1]]
         # And if it failed the header stays away: no entry while one is asked for.
-        return open_envelope(
+        envelope = open_envelope(
             self.kind,
             headers,
             self.body,
@@ -66,6 +79,9 @@ class Quarantined:
             received_at=self.received_at,
             keeping=keeping,
         )
+        if sources is not None and self.sender is not None:
+            sources.check(self.sender)
+        return envelope
 
 
 def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more was known when it was refused
@@ -75,6 +91,7 @@ def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more wa
     refusal: NotAuthentic,
     keys: Keys,
     keeping: Mapping[bytes, str] = KEPT,
+    sender: str | None = None,
 ) -> Quarantined:
     """Lay down a request that has just been refused with these keys; it has no number yet."""
     return Quarantined(
@@ -89,6 +106,7 @@ def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more wa
         ),
         authorization=_authorization(kind, headers, keys),
         body=body,
+        sender=sender,
     )
 
 
@@ -116,4 +134,5 @@ def from_row(row: Sequence[Any]) -> Quarantined:
         headers=tuple((name, value) for name, value in found["headers"]),
         authorization=Authorization(found["authorization"]),
         body=body,
+        sender=found.get("sender"),
     )

@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.signature import KeyEncoding
+from ingest.sources import Networks, Sources
 from ingest.spans import Span
 from ingest.spellings import Port
 
@@ -24,6 +25,12 @@ class DoorSettings(BaseSettings):
     plugsurfing_authorization: SecretStr | None = Field(
         None, description="value expected in `Authorization`, beside the signature; several on a line each"
     )
+    plugsurfing_sources: Networks = Field(
+        (), description="addresses and networks that events and CDRs may come from, by comma; none: any"
+    )
+    forwarded_by: Networks = Field(
+        (), description="addresses and networks of your proxies, by comma: their `X-Forwarded-For` says who sends"
+    )
     host: str = Field("127.0.0.1", description="address that every server listens on")
     port: Port = Field(8000, description="port of `serve`")
     serve_workers: int = Field(
@@ -32,3 +39,8 @@ class DoorSettings(BaseSettings):
     gap_shortest: Span = Field(
         timedelta(seconds=5), description="shortest time without a sign of life that is remembered as a gap"
     )
+
+    @property
+    def sources(self) -> Sources | None:
+        """Say where events and CDRs may come from; None if from anywhere."""
+        return Sources(self.plugsurfing_sources, self.forwarded_by) if self.plugsurfing_sources else None

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from ingest import endpoints, health, inbox
 from ingest.app import create_app
 from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.keyring import Keys
 from ingest.quarantine import Quarantine
 from ingest.settings import load_settings
 from ingest.signature import sign
@@ -143,6 +144,45 @@ def test_what_is_well_signed_is_never_refused_for_its_shape(client, kept):
     for body in bodies:
         assert client.post(EVENTS, content=body, headers=signed(body)).status_code == 200
     assert kept() == bodies
+
+
+def test_a_request_from_another_address_is_refused_without_detail_and_let_in_once_it_is_listed(
+    served, tmp_path, kept, eventually
+):
+    body = body_of()
+    port = served(plugsurfing_sources="192.0.2.7")
+    # The header of a stranger says nothing.
+    headers = {**signed(body), "X-Forwarded-For": "192.0.2.7"}
+    refused = [httpx.post(f"http://127.0.0.1:{port}{path}", content=body, headers=headers) for path in (EVENTS, CDRS)]
+    assert {(answer.status_code, answer.json()["error"]) for answer in refused} == {
+        (403, "This request could not be verified.")
+    }
+
+    def quarantine(**settings):
+        return Quarantine(tmp_path / FILE_NAME, load_settings(data_dir=tmp_path, **settings))
+
+    eventually(lambda: len(quarantine().list()) == len(refused))
+    assert {(one.sender, one.reason) for one in quarantine().list()} == {
+        ("127.0.0.1", "It came from an address that is not in PLUGSURFING_SOURCES.")
+    }
+    keys = Keys(current=KEY)
+    assert not any(one.kept for one in quarantine(plugsurfing_sources="192.0.2.7").reverify(keys))
+    assert kept() == []
+    assert all(one.kept for one in quarantine(plugsurfing_sources="192.0.2.7, 127.0.0.1").reverify(keys))
+    assert kept() == [body, body]
+
+
+def test_behind_a_proxy_the_sender_is_whom_the_proxy_names(served, kept):
+    body = body_of()
+    port = served(plugsurfing_sources="192.0.2.7", forwarded_by="127.0.0.1")
+    statuses = [
+        httpx.post(
+            f"http://127.0.0.1:{port}{EVENTS}", content=body, headers={**signed(body), "X-Forwarded-For": said}
+        ).status_code
+        for said in ("192.0.2.7, 203.0.113.9", "203.0.113.9, 192.0.2.7")
+    ]
+    assert statuses == [403, 200]
+    assert kept() == [body]
 
 
 def test_what_proves_nothing_is_refused_without_detail_and_put_in_quarantine(client, tmp_path, eventually):

@@ -7,9 +7,11 @@ from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
 from ingest.refused import Authorization, from_row, lay_down
 from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.sources import Sources, read_networks
 
 BODY = b'{"event": "SESSION_STARTED"}'
 KEY, TOKEN = b"the-key", b"Bearer the-token"
+SOURCES = Sources(read_networks("192.0.2.0/24"))
 SIGNED = (SIGNATURE_HEADER.encode(), sign(BODY, KEY).encode())
 AUTHORIZED = (b"authorization", TOKEN)
 
@@ -83,9 +85,34 @@ def test_what_was_never_asked_for_an_authorization_has_to_be_signed():
     assert opened(signed, Keys(current=KEY, authorizations=(TOKEN,)), signature_required=False) == "current"
 
 
-def opened(request, keys, *, signature_required):
+@pytest.mark.parametrize(
+    ("sender", "key", "sources", "is_let_in"),
+    [
+        ("192.0.2.7", KEY, SOURCES, True),
+        ("192.0.2.7", b"wrong", SOURCES, False),
+        ("203.0.113.9", KEY, SOURCES, False),
+        ("", KEY, SOURCES, False),
+        # From anywhere, today; or nobody asked when it came.
+        ("203.0.113.9", KEY, None, True),
+        (None, KEY, SOURCES, True),
+    ],
+)
+def test_what_came_from_another_address_is_let_in_once_that_is_listed(sender, key, sources, is_let_in):
+    request = lay_down(Kind.EVENTS, [SIGNED], BODY, NotAuthentic("for a reason"), Keys(current=KEY), sender=sender)
+    row = (0, "events", request.received_at.timestamp(), request.reason, request.headers_text, BODY)
+
+    assert (opened(from_row(row), Keys(current=key), sources=sources) == "current") is is_let_in
+
+
+def test_what_was_laid_down_before_senders_were_kept_can_be_read():
+    row = (0, "events", 0.0, "for a reason", '{"authorization": "not asked", "headers": []}', BODY)
+
+    assert from_row(row).sender is None
+
+
+def opened(request, keys, *, signature_required=True, sources=None):
     try:
-        envelope = request.verified(keys, signature_required=signature_required)
+        envelope = request.verified(keys, signature_required=signature_required, sources=sources)
     except NotAuthentic:
         return None
     assert envelope.received_at == request.received_at

@@ -32,9 +32,18 @@ def quarantine(*, since: datetime | None, limit: int | None, as_json: bool) -> N
     requests = store.list(since)[::-1][:limit] if store else []
     if as_json:
         for each in requests:
-            json_line({**_facts(each), "headers": list(each.headers), "body_base64": _base64(each.body)})
+            json_line(
+                {
+                    **_facts(each),
+                    "sender": each.sender,
+                    "headers": list(each.headers),
+                    "body_base64": _base64(each.body),
+                }
+            )
     else:
-        table(("received", "kind", "event", "session", "bytes", "reason"), [_cells(each) for each in requests])
+        table(
+            ("received", "kind", "event", "session", "bytes", "sender", "reason"), [_cells(each) for each in requests]
+        )
     reasons = Counter(each.reason for each in requests)
     for reason, count in reasons.most_common():
         click.echo(f"{count} × {printable(reason)}", err=True)
@@ -50,7 +59,7 @@ def quarantine(*, since: datetime | None, limit: int | None, as_json: bool) -> N
 def reverify(*, since: datetime | None, as_json: bool) -> None:
     """Verify again, with today's keys, what is in quarantine on this node, and let in what passes.
 
-    To be used after a key was wrong or missing, also while `serve` runs.
+    To be used after a key was wrong or missing, or an address not in PLUGSURFING_SOURCES, also while `serve` runs.
     """
     settings = settings_beside_dev()
     settings.require_signing()
@@ -98,7 +107,15 @@ def _outcome(reverified: Reverified) -> dict[str, Json]:
 
 def _cells(request: Quarantined) -> Sequence[Cell]:
     seen = glimpse(request.kind, request.body)
-    return request.received_at, request.kind, seen.name, seen.session_id, len(request.body), request.reason
+    return (
+        request.received_at,
+        request.kind,
+        seen.name,
+        seen.session_id,
+        len(request.body),
+        request.sender,
+        request.reason,
+    )
 
 
 def _base64(body: bytes) -> str:

@@ -1,0 +1,107 @@
+import pytest
+
+from ingest.errors import NotAuthentic, SettingsError
+from ingest.settings import load_settings
+from ingest.sources import FORWARDED_FOR, Sources, read_networks
+
+PROXIES = "10.0.0.0/8, fd00::/8"
+UNIX_SOCKET = None
+
+
+def sources(listed="192.0.2.0/24, 2001:db8::7", proxies=""):
+    return Sources(read_networks(listed), read_networks(proxies))
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "proxies", "sender"),
+    [
+        ("192.0.2.7", [], "", "192.0.2.7"),
+        ("2001:DB8:0::7", [], "", "2001:db8::7"),
+        ("::ffff:192.0.2.7", [], "", "192.0.2.7"),
+        ("fe80::1%eth0", [], "", "fe80::1"),
+        # Nobody's word is taken but that of our proxies.
+        ("203.0.113.9", [b"192.0.2.7"], "", "203.0.113.9"),
+        ("203.0.113.9", [b"192.0.2.7"], PROXIES, "203.0.113.9"),
+        ("10.0.0.1", [b"192.0.2.7"], PROXIES, "192.0.2.7"),
+        ("::ffff:10.0.0.1", [b"192.0.2.7"], PROXIES, "192.0.2.7"),
+        ("fd00::1", [b"10.0.0.1"], PROXIES, "10.0.0.1"),
+        # What an outsider made up is to the left of who it is.
+        ("10.0.0.1", [b"192.0.2.7, 203.0.113.9"], PROXIES, "203.0.113.9"),
+        ("10.0.0.1", [b"192.0.2.7", b"203.0.113.9"], PROXIES, "203.0.113.9"),
+        ("10.0.0.1", [b"192.0.2.7,203.0.113.9 ,10.0.0.2", b"\tfd00::1"], PROXIES, "203.0.113.9"),
+        ("10.0.0.1", [b"junk, 192.0.2.7"], PROXIES, "192.0.2.7"),
+        # As proxies write them.
+        ("10.0.0.1", [b"192.0.2.7:443"], PROXIES, "192.0.2.7"),
+        ("10.0.0.1", [b"[2001:db8::7]:443"], PROXIES, "2001:db8::7"),
+        ("10.0.0.1", [b"::ffff:c000:207"], PROXIES, "192.0.2.7"),
+        # A proxy that says nothing speaks for itself.
+        ("10.0.0.1", [], PROXIES, "10.0.0.1"),
+        # Behind what cannot be read, nothing is believed.
+        ("10.0.0.1", [b"192.0.2.7, unknown"], PROXIES, ""),
+        ("10.0.0.1", [b"192.0.2.7,"], PROXIES, ""),
+        ("10.0.0.1", [b"192.0.2.7, \xff\x00, 10.0.0.2"], PROXIES, ""),
+        ("10.0.0.1", [b"192.0.2.7, 1.2.3.4.5"], PROXIES, ""),
+        ("no address", [b"192.0.2.7"], PROXIES, ""),
+        (UNIX_SOCKET, [b"192.0.2.7"], PROXIES, "192.0.2.7"),
+        (UNIX_SOCKET, [b"192.0.2.7"], "", ""),
+        (UNIX_SOCKET, [], PROXIES, ""),
+        ("", [], "", ""),
+    ],
+)
+def test_the_sender_is_the_last_one_who_is_no_proxy_of_ours(peer, said, proxies, sender):
+    headers = [(b"x-real-ip", b"192.0.2.8"), *((FORWARDED_FOR, value) for value in said)]
+    assert sources(proxies=proxies).sender(peer, headers) == sender
+
+
+@pytest.mark.parametrize("sender", ["192.0.2.0", "192.0.2.255", "2001:db8::7"])
+def test_who_is_listed_may_come_in(sender):
+    sources().check(sender)
+
+
+@pytest.mark.parametrize(
+    ("sender", "reason"),
+    [
+        ("192.0.3.0", "not in PLUGSURFING_SOURCES"),
+        ("2001:db8::8", "not in PLUGSURFING_SOURCES"),
+        ("::1", "not in PLUGSURFING_SOURCES"),
+        ("", "cannot be told"),
+    ],
+)
+def test_who_is_not_listed_may_not(sender, reason):
+    with pytest.raises(NotAuthentic, match=reason):
+        sources().check(sender)
+
+
+def test_a_listed_address_may_be_written_as_ipv6():
+    sources("::ffff:192.0.2.0/120").check("192.0.2.9")
+    sources("::/0").check("2001:db8::9")
+
+
+def test_without_a_list_requests_may_come_from_anywhere():
+    assert load_settings().sources is None
+    assert load_settings(forwarded_by="10.0.0.1").sources is None
+
+
+@pytest.mark.parametrize("name", ["plugsurfing_sources", "forwarded_by"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        " ",
+        ",",
+        "plugsurfing.com",
+        "192.0.2.7/24",
+        "192.0.2.0/33",
+        "192.0.2.7,nonsense",
+        "192.0.2.7:443",
+        "7",
+    ],
+)
+def test_a_wrong_list_is_refused_by_name(name, value):
+    with pytest.raises(SettingsError, match=rf"^{name.upper()} (must be addresses and networks|is set, but empty)"):
+        load_settings(**{name: value})
+
+
+def test_a_list_is_shown_as_it_was_understood():
+    settings = load_settings(plugsurfing_sources="192.0.2.7 ,2001:DB8::/32")
+    shown = {one.name: one.effective for one in settings.described()}
+    assert shown["PLUGSURFING_SOURCES"] == "192.0.2.7/32,2001:db8::/32"
