@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import Connection
 
 from ingest.crashpoints import Step, reach
+from workers.breaker import Breaker
 from workers.devices import Devices
 from workers.equipment import Equipment
 from workers.ledger import devices, pushes
@@ -22,7 +23,6 @@ from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import PushRow
 from workers.ledger.transaction import UNUSABLE, LedgerUnavailable, transact
 from workers.push.attempt import Ending, attempt
-from workers.push.breaker import Breaker
 from workers.push.wakes import next_wake, wake
 from workers.retry import RetryPolicy
 from workers.run import now

@@ -12,11 +12,11 @@ from handlers import Device
 from handlers.kit.channel import OfferedChannel, OfferedDevices, PushFailed
 from handlers.kit.session import Moment, Session
 from ingest.broker import connect
+from workers.breaker import FAILURES, Breaker
 from workers.clock import Clock
 from workers.ledger import pushes, sessions
 from workers.ledger.outcomes import PushState
 from workers.loader import Plugins
-from workers.push.breaker import FAILURES, Breaker
 from workers.push.wakes import wake
 from workers.sending import Sender, Senders, send_due
 

@@ -6,7 +6,7 @@ import structlog
 
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
-from workers.push.breaker import Breaker
+from workers.breaker import Breaker
 
 log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
+from workers.breaker import FAILURES, PAUSE
 from workers.judges.sparing import Sparing
-from workers.push.breaker import FAILURES, PAUSE
 
 LATE = Ruling(policy="slow", failure=Failure.LATE)
 

@@ -1,10 +1,10 @@
-"""The circuit breaker: closed, open, and asked with one push."""
+"""The circuit breaker: closed, open, and asked a single time."""
 
 from datetime import timedelta
 
 import pytest
 
-from workers.push.breaker import FAILURES, LONGEST_PAUSE, Breaker
+from workers.breaker import FAILURES, LONGEST_PAUSE, Breaker
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def breaker(clock):
     return Breaker(pause=timedelta(seconds=5), clock=clock)
 
 
-def test_as_long_as_one_push_in_a_row_is_taken_all_may_go(breaker):
+def test_as_long_as_one_in_a_row_succeeds_all_may_go(breaker):
     for _ in range(3):
         for _ in range(FAILURES - 1):
             breaker.failed()
@@ -54,7 +54,7 @@ def test_the_one_decides(breaker, clock):
 
 
 @pytest.mark.parametrize(("after", "pause"), [(timedelta(seconds=30), 30), (timedelta(days=1), LONGEST_PAUSE.seconds)])
-def test_a_provider_that_asks_for_more_is_left_alone_for_longer_but_not_for_ever(breaker, clock, after, pause):
+def test_who_asks_for_more_is_left_alone_for_longer_but_not_for_ever(breaker, clock, after, pause):
     for _ in range(FAILURES):
         breaker.failed(after)
     clock.now = pause - 1
