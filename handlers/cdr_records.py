@@ -6,7 +6,7 @@ from typing import Any
 from handlers import Context, on
 from handlers.kit.cdrs import PUT
 from handlers.kit.decimals import read_decimal
-from handlers.kit.fields import pick, read_currency, read_text, read_user_id
+from handlers.kit.fields import pick, read_currency, read_key, read_text, read_user_id
 from ingest.documents import json_text
 from ingest.events import ChargingRecord, storable
 from ingest.places import find
@@ -17,7 +17,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "request_id": ("cdr_request_id", read_text),
     "session_id": ("cdr_session", read_text),
     "user_id": ("cdr_user", read_user_id),
-    "charging_key": ("cdr_charging_key", read_text),
+    "charging_key": ("cdr_charging_key", read_key),
     "amount": ("cdr_amount", read_decimal),
     "currency": ("cdr_currency", read_currency),
     "energy_kwh": ("cdr_energy", read_decimal),

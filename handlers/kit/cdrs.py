@@ -32,6 +32,7 @@ cdrs = Table(
     Index("cdrs_request", "request_id"),
     Index("cdrs_session", "session_id"),
     Index("cdrs_user", "user_id", "received_at"),
+    Index("cdrs_charging_key", "charging_key"),
     Index("cdrs_received_at", "received_at"),
     Index("cdrs_recorded_at", "recorded_at"),
 )

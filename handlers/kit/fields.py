@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from handlers.kit.identifiers import canonical
 from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, storable
 
 T = TypeVar("T")
@@ -34,6 +35,11 @@ def read_text(value: Any) -> str:
 def read_user_id(value: Any) -> str:
     """Read a user's id. Raise ValueError."""
     return _text(value, LONGEST_USER_ID)
+
+
+def read_key(value: Any) -> str:
+    """Read the identifier of a charging key, spelt as we keep it. Raise ValueError."""
+    return canonical(read_text(value))
 
 
 def read_currency(value: Any) -> str:

@@ -31,6 +31,11 @@ def spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
             return tuple(dict.fromkeys((as_it_came, turned)))
 
 
+def sought(text: str, order: ByteOrder) -> tuple[str, ...]:
+    """Spell the identifier that a person looks for in every way in which we may have kept it."""
+    return tuple(dict.fromkeys((canonical(text), *spellings(text, order))))
+
+
 def reversed_bytes(identifier: str) -> str:
     """Turn the bytes of a canonical identifier round; one that is not hexadecimal has none."""
     return bytes.fromhex(identifier)[::-1].hex() if BYTES.fullmatch(identifier) else identifier

@@ -79,7 +79,7 @@ def test_a_cdr_becomes_a_row_on_either_database(engine):
         "request_id": "r-1",
         "session_id": "s-1",
         "user_id": "driver",
-        "charging_key": "04A2",
+        "charging_key": "04a2",
         "amount": Decimal("17.230"),
         "currency": "EUR",
         "energy_kwh": Decimal("31.4150"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from handlers.kit.identifiers import sought
 from workers.commands import options
 from workers.commands.csvfile import write_csv
 from workers.commands.output import Cell, Json, iso, json_line, printable, short, table
@@ -24,6 +25,7 @@ TO_STDOUT = "-"
 @click.option("--session", "session_id", metavar="ID", help="The charging session they are about.")
 @click.option("--user", "user_id", metavar="ID", help="The driver, whom the CDR names or its session does.")
 @click.option("--request-id", metavar="ID", help="Plugsurfing's id of the request; the CDR's own id if it has none.")
+@click.option("--key", metavar="KEY", help="The charging key, however it is spelt.")
 @click.option("--conflicts", "in_conflict", is_flag=True, help="Only those whose request id another one has, too.")
 @click.option("--repeated", is_flag=True, help="Only those that came more than once, as the same bytes.")
 @options.since
@@ -37,6 +39,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
     session_id: str | None,
     user_id: str | None,
     request_id: str | None,
+    key: str | None,
     in_conflict: bool,
     repeated: bool,
     since: datetime | None,
@@ -53,17 +56,19 @@ def cdrs(  # noqa: PLR0913  the options are the interface
     """
     if csv_to is not None and (as_json or only_totals):
         raise click.UsageError("Choose --csv, or --json and --totals.")
+    settings = settings_beside_dev()
     filters = CdrFilters(
         session_id=session_id,
         user_id=user_id,
         request_id=request_id,
+        keys=None if key is None else sought(key, settings.authorize_key_bytes),
         since=since,
         until=until,
         in_conflict=in_conflict,
         repeated=repeated,
     )
     limit = options.limit_for(limit, as_json=as_json or csv_to is not None)
-    with looking_into_ledger(settings_beside_dev()) as conn:
+    with looking_into_ledger(settings) as conn:
         if csv_to is not None:
             _export(csv_to, map(cdr_json, ledger_cdrs.find(conn, filters, limit)))
             return
@@ -74,7 +79,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
         rows = [] if only_totals else list(ledger_cdrs.find(conn, filters, limit))
         counted = ledger_cdrs.summary(conn, filters)
         # Of what cannot be read nobody knows whose it is.
-        is_about_some = bool(session_id or user_id or request_id or in_conflict or repeated)
+        is_about_some = bool(session_id or user_id or request_id or key or in_conflict or repeated)
         unread = 0 if is_about_some else ledger_cdrs.unreadable(conn, since, until)
     if as_json:
         for total in counted.totals:
@@ -160,11 +165,12 @@ def _cells(row: CdrRow) -> Sequence[Cell]:
 
 def _say(counted: Summary, unread: int) -> None:
     """Write down what fits, counted and added up."""
-    facts = [f"{counted.cdrs:,} CDRs"]
+    facts = [_so_many(counted.cdrs, "CDR")]
     if counted.repeated:
-        facts.append(f"{counted.repeated:,} came again, {counted.repeats:,} times in all")
+        facts.append(f"{counted.repeated:,} came again, {_so_many(counted.repeats, 'time')} in all")
     if counted.in_conflict:
-        facts.append(f"{counted.in_conflict:,} in conflict over {counted.request_ids_in_conflict:,} request ids")
+        over = _so_many(counted.request_ids_in_conflict, "request id")
+        facts.append(f"{counted.in_conflict:,} in conflict over {over}")
     if counted.without_request_id:
         facts.append(f"{counted.without_request_id:,} without a request id (CDR_REQUEST_ID)")
     click.echo("; ".join(facts))
@@ -174,6 +180,10 @@ def _say(counted: Summary, unread: int) -> None:
         click.echo()
         headings = ("currency", "CDRs", "amount", "in conflict", "amount of these", "without an amount")
         table(headings, map(_total_cells, counted.totals))
+
+
+def _so_many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _total_cells(total: Total) -> Sequence[Cell]:
@@ -187,4 +197,4 @@ def _export(csv_to: str, rows: Iterator[dict[str, Json]]) -> None:
         return
     with Path(csv_to).open("w", encoding="utf-8", newline="") as file:
         count = write_csv(file, rows)
-    click.echo(f"{count:,} CDRs written to {printable(csv_to)}.", err=True)
+    click.echo(f"{_so_many(count, 'CDR')} written to {printable(csv_to)}.", err=True)

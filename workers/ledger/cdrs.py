@@ -1,7 +1,7 @@
 """What a person asks about CDRs: which there are, what they come to, and which contradict each other."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -27,6 +27,8 @@ class CdrFilters:
     session_id: str | None = None
     user_id: str | None = None
     request_id: str | None = None
+    keys: Sequence[str] | None = None
+    """The spellings of a charging key."""
     since: datetime | None = None
     until: datetime | None = None
     in_conflict: bool = False
@@ -188,6 +190,8 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
     if filters.request_id is not None:
         by_digest = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
         yield or_(cdrs.c.request_id == filters.request_id, by_digest)
+    if filters.keys is not None:
+        yield cdrs.c.charging_key.in_(filters.keys)
     if filters.since is not None:
         yield cdrs.c.received_at >= filters.since
     if filters.until is not None:

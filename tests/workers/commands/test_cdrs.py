@@ -66,7 +66,7 @@ def test_a_cdr_is_listed_with_all_that_is_known_of_it(node, record, event):
     for_people = node.run("cdrs").stdout
     assert "came 4 times" in for_people
     assert "7.03 EUR" in for_people
-    assert "1 CDRs; 1 came again, 3 times in all" in for_people
+    assert "1 CDR; 1 came again, 3 times in all" in for_people
 
 
 def test_conflicts_are_listed_side_by_side_and_counted(node, record):
@@ -76,7 +76,7 @@ def test_conflicts_are_listed_side_by_side_and_counted(node, record):
     assert [(row["request_id"], row["conflict"]) for row in node.rows("cdrs", "--conflicts")] == [("r-1", True)] * 2
     for_people = node.run("cdrs").stdout
     assert for_people.count("in conflict") == 2 + 1 + 1
-    assert "3 CDRs; 2 in conflict over 1 request ids" in for_people
+    assert "3 CDRs; 2 in conflict over 1 request id\n" in for_people
 
 
 def test_totals_are_exact_and_tell_of_what_is_in_conflict(node, record):
@@ -123,12 +123,14 @@ def test_what_is_odd_about_a_cdr_is_said(node, record):
         ("--session", "S"),
         ("--user", "driver"),
         ("--request-id", "r-1"),
+        ("--key", "04:A1:B2"),
+        ("--key", "b2a104"),
         ("--repeated",),
         ("--since", "2026-05-04T12:00:00Z", "--until", "2026-05-04T12:00:01Z", "--limit", "1"),
     ],
 )
 def test_filters_narrow_the_list_and_the_totals(node, record, noon, options):
-    record(cdr("r-1", userId="driver"), receipts=2)
+    record(cdr("r-1", userId="driver", chargingKeyId="04-A1-B2"), receipts=2)
     record({"requestId": "r-2"}, received_at=noon.replace(hour=11))
     assert [row["request_id"] for row in node.rows("cdrs", *options)] == ["r-1"]
     if "--limit" not in options:

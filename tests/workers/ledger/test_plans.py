@@ -105,6 +105,7 @@ def works(ledger, says, noon):
         "CDRs": lambda c: list(cdrs.find(c, CdrFilters(), 50)),
         "CDRs of a session": lambda c: list(cdrs.find(c, CdrFilters(session_id="s1"), 50)),
         "CDRs of a request": lambda c: list(cdrs.find(c, CdrFilters(request_id="r1"), 50)),
+        "CDRs of a key": lambda c: list(cdrs.find(c, CdrFilters(keys=["04a1", "a104"]), 50)),
         "CDRs in conflict": lambda c: list(cdrs.find(c, CdrFilters(in_conflict=True), 50)),
         "CDRs added up": lambda c: cdrs.summary(c, CdrFilters(since=noon)),
         "CDRs unreadable": lambda c: cdrs.unreadable(c, since=noon),

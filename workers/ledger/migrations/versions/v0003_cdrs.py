@@ -35,5 +35,6 @@ def upgrade() -> None:
     op.create_index("cdrs_request", "cdrs", ["request_id"])
     op.create_index("cdrs_session", "cdrs", ["session_id"])
     op.create_index("cdrs_user", "cdrs", ["user_id", "received_at"])
+    op.create_index("cdrs_charging_key", "cdrs", ["charging_key"])
     op.create_index("cdrs_received_at", "cdrs", ["received_at"])
     op.create_index("cdrs_recorded_at", "cdrs", ["recorded_at"])
