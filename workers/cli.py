@@ -36,7 +36,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
             "workers.commands.devices:devices", "List, add and remove drivers' devices, or serve the app."
         ),
         "drive": Entry("workers.commands.drive:drive", "Ask the Drive API; change fleets, push tokens."),
-        "handlers": Entry("workers.commands.look:handlers", "List what handles what, and on which queue."),
+        "handlers": Entry("workers.commands.look:handlers", "List what handles what, and who decides at the charger."),
     },
     "Put things right": {
         "alerts": Entry("workers.commands.alerts:alerts", "List what somebody should look at; resolve, test."),

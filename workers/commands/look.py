@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from handlers.kit.authorize import Policy
+from handlers.kit.subscribe import Subscription
 from ingest.signature import Match
 from workers.commands import options
 from workers.commands.listing import delivery_json, everywhere, in_words
@@ -129,25 +131,19 @@ def dead(
 @click.command()
 @options.as_json
 def handlers(*, as_json: bool) -> None:
-    """List what handles what, on which queue, and from which file."""
-    for_people = []
-    for each in load_plugins(settings_beside_dev()).subscriptions:
-        events = [event.wire_name or event.__name__ for event in each.events]
-        if as_json:
-            json_line(
-                {
-                    "handler": each.name,
-                    "events": events,
-                    "queue": each.queue,
-                    "records": each.records,
-                    "plugin": each.plugin,
-                    "file": each.file,
-                }
-            )
-        runs_in = "before all handlers" if each.records else each.queue or "with its batch"
-        for_people.append((each.name, " ".join(events), runs_in, _near(each.file)))
-    if not as_json:
-        table(("handler", "events", "queue", "file"), for_people)
+    """List what handles what, on which queue, and from which file; and who decides at the charger, first to last."""
+    plugins = load_plugins(settings_beside_dev())
+    if as_json:
+        for row in map(_handler_json, plugins.subscriptions):
+            json_line(row)
+        for row in map(_policy_json, plugins.policies):
+            json_line(row)
+        return
+    table(("handler", "events", "queue", "file"), map(_handler_cells, plugins.subscriptions))
+    if plugins.policies:
+        click.echo()
+        found = [(each.name, each.order, _near(each.file)) for each in plugins.policies]
+        table(("policy at the charger", "order", "file"), found)
 
 
 def push_json(push: PushRow) -> dict[str, Json]:
@@ -164,6 +160,30 @@ def push_json(push: PushRow) -> dict[str, Json]:
         "sent_at": iso(push.sent_at),
         "attempts": push.attempts,
     }
+
+
+def _handler_json(each: Subscription) -> dict[str, Json]:
+    return {
+        "handler": each.name,
+        "events": [*_events(each)],
+        "queue": each.queue,
+        "records": each.records,
+        "plugin": each.plugin,
+        "file": each.file,
+    }
+
+
+def _policy_json(each: Policy) -> dict[str, Json]:
+    return {"policy": each.name, "order": each.order, "plugin": each.plugin, "file": each.file}
+
+
+def _handler_cells(each: Subscription) -> Sequence[Cell]:
+    runs_in = "before all handlers" if each.records else each.queue or "with its batch"
+    return each.name, " ".join(_events(each)), runs_in, _near(each.file)
+
+
+def _events(each: Subscription) -> Iterator[str]:
+    return (event.wire_name or event.__name__ for event in each.events)
 
 
 def _delivery_cells(row: DeliveryRow) -> Sequence[Cell]:
