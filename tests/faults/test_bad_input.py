@@ -111,4 +111,5 @@ def test_every_document_is_settled_or_shown_as_unreadable(tmp_path, valkey_url, 
         kind: sum(count for (its, state), count in states.items() if its == kind and state == "unreadable")
         for kind in Kind
     }
-    assert all(200 < count < 600 for count in unreadable.values()), unreadable
+    # Session events are no CDRs, so more is unreadable there.
+    assert 200 < unreadable[Kind.EVENTS] < unreadable[Kind.CDRS] < len(sent) / len(Kind) - 50, unreadable
