@@ -12,8 +12,8 @@ from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
+from handlers.kit.marks import check_function, checked_name, marks_in
 from handlers.kit.session import Session
-from handlers.kit.subscribe import NAME
 from ingest.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -111,17 +111,9 @@ def authorize(
     """
 
     def mark(function: Function) -> Function:
-        if not inspect.isfunction(function):
-            raise TypeError(f"@authorize() marks functions, not {function!r}")
-        if hasattr(function, MARK):
-            raise TypeError(f"{function.__name__} is marked twice")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__name__} yields, so calling it would not run it")
-        called = function.__name__ if name is None else name
-        if not NAME.fullmatch(called):
-            raise TypeError(f"{called!r} cannot name a policy: use letters, digits, _ and -, at most 100")
+        check_function(function, "authorize", MARK)
         policy = Policy(
-            name=called,
+            name=checked_name(function.__name__ if name is None else name, "policy"),
             order=order,
             function=function,
             plugin=function.__module__,
@@ -137,13 +129,4 @@ def authorize(
 
 def policies_of(module: ModuleType) -> list[Policy]:
     """List the policies that a module itself defines: what it only imports belongs to another plugin."""
-    found: list[Policy] = []
-    for value in dict.fromkeys(each for each in vars(module).values() if inspect.isfunction(each)):
-        policy = getattr(value, MARK, None)
-        if not isinstance(policy, Policy) or policy.plugin != module.__name__:
-            continue
-        if policy.function is not value:
-            # functools.wraps copies the mark; calling what it names would leave the wrapper out.
-            raise TypeError(f"the mark of {policy.name} must stand above its other decorators")
-        found.append(policy)
-    return found
+    return marks_in(module, MARK, Policy)

@@ -1,12 +1,12 @@
 """How a function says which events it wants: `@on` and `@record` mark it and leave it as it is."""
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
+from handlers.kit.marks import check_function, checked_name, marks_in
 from handlers.kit.session import Session
 from ingest.events import Event, SessionEvent
 from ingest.settings import Settings
@@ -14,7 +14,6 @@ from ingest.settings import Settings
 Function = TypeVar("Function", bound=Callable[..., object])
 
 MARK = "__plugsurfing_subscription__"
-NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +85,7 @@ def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
 
 def subscriptions_of(module: ModuleType) -> list[Subscription]:
     """List what a module itself defines, in that order: what it only imports belongs to another plugin."""
-    found: list[Subscription] = []
-    for value in vars(module).values():
-        subscription = getattr(value, MARK, None) if inspect.isfunction(value) else None
-        if not isinstance(subscription, Subscription) or subscription.plugin != module.__name__:
-            continue
-        if subscription.function is not value:
-            # functools.wraps copies the mark; running what it names would leave the wrapper out.
-            raise TypeError(f"the mark of {subscription.name} must stand above its other decorators")
-        if subscription not in found:
-            found.append(subscription)
-    return found
+    return marks_in(module, MARK, Subscription)
 
 
 def _check_types(mark: str, event_types: tuple[object, ...], wanted: type[Event]) -> None:
@@ -116,20 +105,12 @@ def _mark(  # noqa: PLR0913 - the parts of a mark, by name
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
 ) -> Function:
-    if not inspect.isfunction(function):
-        raise TypeError(f"@{mark} marks functions, not {function!r}")
-    if hasattr(function, MARK):
-        raise TypeError(f"{function.__name__} is marked twice; one mark can name several events")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{function.__name__} yields, so calling it would not run it")
+    check_function(function, mark, MARK)
     is_async = inspect.iscoroutinefunction(function)
     if mark == "record" and is_async:
         raise TypeError(f"@record {function.__name__} must be a plain function: a record waits for nothing")
-    name = function.__name__ if name is None else name
-    if not NAME.fullmatch(name):
-        raise TypeError(f"{name!r} cannot name a handler: use letters, digits, _ and -, at most 100")
     subscription = Subscription(
-        name=name,
+        name=checked_name(function.__name__ if name is None else name, "handler"),
         events=event_types,
         queue=queue,
         function=function,
