@@ -19,15 +19,15 @@ log = structlog.get_logger()
 NOTICED = timedelta(seconds=5)
 """How far the clock has to go back at once; what it is corrected by day after day is less."""
 
-STRAGGLERS = timedelta(seconds=35)
-"""How long after that a transaction may still commit what it had put off by the old clock."""
+STRAGGLERS = (timedelta(seconds=5), timedelta(seconds=35))
+"""When to look again: most that was under way has committed soon after, and no transaction lasts longer than that."""
 
 
 class Setback:
     """Compares the clock of the wall with one that nobody sets, and makes due now what was to be tried later.
 
-    That is an attempt too early for some, and a second one for those that are put off again meanwhile; a clock that was
-    an hour ahead would have kept them waiting for an hour.
+    That is an attempt too early for some, and a further one or two for those that are put off again meanwhile; a clock
+    that was an hour ahead would have kept them waiting for an hour.
     """
 
     def __init__(
@@ -36,17 +36,18 @@ class Setback:
         self._engine = engine
         self._wall, self._steady = wall, steady
         self._ahead_by = self._difference()
-        self._again_at: float | None = None
+        self._again_at: list[float] = []
 
     def look(self) -> None:
         """See whether the clock was set back since the last look. Raises LedgerUnavailable."""
         difference = self._difference()
         went_back = self._ahead_by - difference >= NOTICED.total_seconds()
-        is_time_again = self._again_at is not None and self._steady() >= self._again_at
+        is_time_again = bool(self._again_at) and self._steady() >= self._again_at[0]
         if went_back or is_time_again:
             count = transact(self._engine, self._hurry)
             log.warning("clock.set_back", seconds=round(self._ahead_by - difference), hurried=count)
-            self._again_at = self._steady() + STRAGGLERS.total_seconds() if went_back else None
+            again_at = [self._steady() + each.total_seconds() for each in STRAGGLERS] if went_back else self._again_at
+            self._again_at = [each for each in again_at if each > self._steady()]
         self._ahead_by = difference  # only now: what could not be done is seen again
 
     def _difference(self) -> float:
