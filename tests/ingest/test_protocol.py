@@ -177,6 +177,30 @@ def test_a_wish_for_another_protocol_that_comes_in_two_parts_costs_no_body(conne
     assert connection.recv(65536).endswith(b"\r\n\r\nbody")
 
 
+def test_spaces_behind_such_a_wish_are_refused_and_not_gathered(connect):
+    connection = connect()
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nUpgrade")
+    connection.sendall(b" " * 1448)
+    assert read_all(connection).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize(
+    ("said", "cut"),
+    [
+        (b"X: a\r", b"\r"),
+        (b"X: a\r\nUpgrad", b"\r\nUpgrad"),
+        (b"X: a\r\nupgrade", b"\r\nupgrade"),
+        (b"X: a\r\nupgrade ", b""),
+        (b"X: a\r\nX-Upgrade", b""),
+        (b"X: a\r\n\n", b""),
+        (b"X: a\r\n\r", b""),
+    ],
+)
+def test_of_a_head_no_more_is_held_back_than_the_word_that_may_be_cut(said, cut):
+    found = protocol.CUT_UPGRADE.search(said)
+    assert (found[0] if found else b"") == cut
+
+
 def test_who_has_said_all_and_closes_their_side_is_answered(connect):
     connection = connect()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
