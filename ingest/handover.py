@@ -1,17 +1,24 @@
 """Sockets that whoever started this process has opened for it, and the word to them that it is ready: systemd's way.
 
 Both are environment variables only, so no library of systemd's is needed: sd_listen_fds(3) and sd_notify(3). The
-supervisor of `serve` starts its workers in the same way.
+supervisor of `serve` starts its workers in the same way, with `hand_over`.
 """
 
 import contextlib
+import fcntl
 import os
+import shutil
+import signal
 import socket
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from ingest.errors import SettingsError
 
 FIRST_SOCKET = 3
 BACKLOG = 2048
+LONGEST_WORD = 4096
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
@@ -53,6 +60,79 @@ def tell_starter(*facts: str) -> None:
     # Whoever asked may have gone; that is no reason not to serve.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.sendto("\n".join(facts).encode(), address)
+
+
+class Ear:
+    """Hears what programs say that were told its address: the other end of `tell_starter`, to be waited for as a file.
+
+    Close it when nobody shall be heard any more.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="webhooks-"))
+        self.address = self._folder / "ready"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)  # noqa: FBT003 - it takes no name
+        self._socket.bind(str(self.address))
+
+    def fileno(self) -> int:
+        """Name the file that is ready to be read when something was said."""
+        return self._socket.fileno()
+
+    def heard(self) -> Iterator[dict[str, str]]:
+        """Tell what has been said and not been told yet, a dictionary for each that spoke."""
+        while words := drained(self._socket):
+            yield dict(word.partition("=")[::2] for word in words.decode("ascii", "replace").split("\n"))
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def drained(source: socket.socket) -> bytes:
+    """Read what is there, without waiting; nothing if nothing is."""
+    try:
+        return source.recv(LONGEST_WORD)
+    except BlockingIOError:
+        return b""
+
+
+def hand_over(
+    command: Sequence[str], sockets: Sequence[socket.socket], *, notify: Path, signals: Collection[signal.Signals]
+) -> int:
+    """Start a program that takes these sockets and says at `notify` how it is; return the number of its process.
+
+    None of the signals is lost on the way to it, and each finds it as a new program is: none is handled or ignored.
+    """
+    environment = {**os.environ, "LISTEN_FDS": str(len(sockets)), "NOTIFY_SOCKET": str(notify)}
+    # Not subprocess: LISTEN_PID has to be the number of the child, which is known between fork and exec only.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    pid = os.fork()
+    if pid == 0:
+        _become(command, sockets, environment, signals)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    return pid
+
+
+def _become(
+    command: Sequence[str],
+    sockets: Sequence[socket.socket],
+    environment: Mapping[str, str],
+    signals: Collection[signal.Signals],
+) -> None:
+    try:
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        # First out of the way of each other, then to their places.
+        places = range(FIRST_SOCKET, FIRST_SOCKET + len(sockets))
+        away = [fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, places.stop) for given in sockets]
+        for place, number in zip(places, away, strict=True):
+            os.dup2(number, place, inheritable=True)
+        os.execve(command[0], list(command), {**environment, "LISTEN_PID": str(os.getpid())})  # noqa: S606 - our own
+    finally:
+        os._exit(1)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -5,26 +5,22 @@ replaced at once. Not uvicorn's supervisor: that one attends to nothing else whi
 twice a second whether one has died, and leaves its children behind when it is killed.
 """
 
-import fcntl
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 import structlog
 
-from ingest.handover import FIRST_SOCKET, tell_starter
+from ingest.handover import Ear, drained, hand_over, tell_starter
 
 log = structlog.get_logger()
 
@@ -39,7 +35,6 @@ SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 # The exit code of our commands for wrong usage or settings: another start mends neither.
 WRONG_USAGE = 2
 FAILED_STARTS = 5
-LONGEST_WORD = 4096
 
 
 class Stage(Enum):
@@ -70,6 +65,7 @@ class Shift:
         self._sockets = list(sockets)
         self._count = count
         self._workers: dict[int, Worker] = {}
+        self._reloads = False
         self._outgoing: list[int] = []
         self._failed_starts = 0
         self._start_at = 0.0
@@ -79,12 +75,10 @@ class Shift:
 
     def __enter__(self) -> Self:
         """Hear signals, and workers that say that they are ready."""
-        self._folder = tempfile.mkdtemp(prefix="webhooks-")
-        self._ears = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._ears.bind(str(Path(self._folder) / "ready"))
+        self._ear = Ear()
         self._signals: deque[int] = deque()
         self._bell, self._pull = socket.socketpair()
-        for each in (self._ears, self._bell, self._pull):
+        for each in (self._bell, self._pull):
             each.setblocking(False)  # noqa: FBT003 - it takes no name
         signal.set_wakeup_fd(self._pull.fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._note_signal) for number in SIGNALS}
@@ -100,16 +94,15 @@ class Shift:
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        for each in (self._ears, self._bell, self._pull):
+        for each in (self._bell, self._pull, self._ear):
             each.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(self) -> int:
         """Keep them until a signal asks for the end; return the exit code. A second signal kills what is left."""
         while not self._ends or self._workers:
             self._step()
-            select.select([self._ears, self._bell], [], [], LOOK_EVERY)
-            while self._drained(self._bell):
+            select.select([self._ear.fileno(), self._bell.fileno()], [], [], LOOK_EVERY)
+            while drained(self._bell):
                 pass
             while self._signals:
                 self._obey(signal.Signals(self._signals.popleft()))
@@ -117,13 +110,6 @@ class Shift:
 
     def _note_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
-
-    @staticmethod
-    def _drained(source: socket.socket) -> bytes:
-        try:
-            return source.recv(LONGEST_WORD)
-        except BlockingIOError:
-            return b""
 
     def _step(self) -> None:
         self._reap()
@@ -137,9 +123,7 @@ class Shift:
 
     def _obey(self, number: signal.Signals) -> None:
         if number is signal.SIGHUP and not self._ends:
-            tell_starter("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            self._outgoing = [pid for pid, worker in self._workers.items() if worker.stage is not Stage.LEAVING]
-            log.info("door.reload_begun", workers=len(self._outgoing))
+            self._begin_reload()
         elif number in {signal.SIGTERM, signal.SIGINT}:
             for worker in self._workers.values():
                 self._tell(worker, signal.SIGKILL if self._ends else signal.SIGTERM)
@@ -151,6 +135,17 @@ class Shift:
         for each in self._sockets:
             each.close()
 
+    def _begin_reload(self) -> None:
+        tell_starter("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._listen()  # who has become ready just now is one of those that serve
+        self._reloads = True
+        self._outgoing = [pid for pid, worker in self._workers.items() if worker.stage is Stage.SERVING]
+        # Who is not ready yet may have read the settings before they were changed. Nobody would miss them.
+        for worker in self._workers.values():
+            if worker.stage is Stage.STARTING:
+                self._tell(worker, signal.SIGTERM)
+        log.info("door.reload_begun", workers=len(self._outgoing))
+
     def _lacks(self) -> bool:
         """Say whether there are fewer than there should be; the next in a replacement comes on top."""
         staying = sum(worker.stage is not Stage.LEAVING for worker in self._workers.values())
@@ -158,18 +153,24 @@ class Shift:
 
     def _replace(self) -> None:
         self._outgoing = [pid for pid in self._outgoing if pid in self._workers]
-        if not self._outgoing:
+        if not self._reloads or any(worker.stage is Stage.STARTING for worker in self._workers.values()):
             return
-        if any(worker.stage is Stage.STARTING for pid, worker in self._workers.items() if pid not in self._outgoing):
-            return
-        staying = [pid for pid, worker in self._workers.items() if worker.stage is not Stage.LEAVING]
-        if len(staying) > self._count:  # the new one is ready
+        if self._outgoing and self._serving() > self._count:  # the new one is ready
             self._tell(self._workers[self._outgoing.pop(0)], signal.SIGTERM)
-            if not self._outgoing:
-                log.info("door.reloaded")
-                tell_starter("READY=1")
-        elif not self._lacks():
+        if self._lacks():
+            return
+        if self._outgoing:
             self._start()
+        else:
+            self._end_reload()
+            log.info("door.reloaded")
+
+    def _end_reload(self) -> None:
+        self._reloads, self._outgoing = False, []
+        tell_starter("READY=1")
+
+    def _serving(self) -> int:
+        return sum(worker.stage is Stage.SERVING for worker in self._workers.values())
 
     def _reap(self) -> None:
         for pid, worker in list(self._workers.items()):
@@ -183,8 +184,9 @@ class Shift:
         log.error("worker.died", pid=worker.pid, exit_code=exit_code, was=worker.stage.name.lower())
         if worker.stage is Stage.SERVING:
             return
-        if self._outgoing and worker.pid not in self._outgoing:
-            self._give_reload_up()
+        if self._outgoing:
+            self._end_reload()
+            log.error("door.reload_failed", reason="the new process did not become ready; the old ones go on")
             return
         self._failed_starts += 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failed_starts - 1, 10))
@@ -196,14 +198,8 @@ class Shift:
                 self._tell(each, signal.SIGTERM)
             self._end()
 
-    def _give_reload_up(self) -> None:
-        self._outgoing = []
-        log.error("door.reload_failed", reason="the new process did not become ready; the old ones go on")
-        tell_starter("READY=1")
-
     def _listen(self) -> None:
-        while words := self._drained(self._ears):
-            said = dict(word.partition("=")[::2] for word in words.decode("ascii", "replace").split("\n"))
+        for said in self._ear.heard():
             worker = self._workers.get(int(said["MAINPID"])) if said.get("MAINPID", "").isdecimal() else None
             if said.get("READY") == "1" and worker is not None and worker.stage is Stage.STARTING:
                 worker.stage, worker.since = Stage.SERVING, time.monotonic()
@@ -211,8 +207,7 @@ class Shift:
                 self._note_ready()
 
     def _note_ready(self) -> None:
-        serving = sum(worker.stage is Stage.SERVING for worker in self._workers.values())
-        if not self._was_ready and serving >= self._count:
+        if not self._was_ready and self._serving() >= self._count:
             self._was_ready = True
             tell_starter("READY=1", f"MAINPID={os.getpid()}")
 
@@ -237,34 +232,9 @@ class Shift:
         os.kill(worker.pid, number)  # it is ours and not waited for yet, so the number is nobody else's
 
     def _start(self) -> None:
-        environment = {
-            **os.environ,
-            "LISTEN_FDS": str(len(self._sockets)),
-            "NOTIFY_SOCKET": str(Path(self._folder) / "ready"),
-        }
-        command = [*self._command, str(os.getpid())]
-        # Not subprocess: LISTEN_PID has to be the number of the child, which is known between fork and exec only.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost on the way to the new program
-        pid = os.fork()
-        if pid == 0:
-            self._become(command, environment)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        pid = hand_over([*self._command, str(os.getpid())], self._sockets, notify=self._ear.address, signals=SIGNALS)
         self._workers[pid] = Worker(pid)
         log.info("worker.started", pid=pid)
-
-    def _become(self, command: list[str], environment: dict[str, str]) -> None:
-        try:
-            for each in SIGNALS:
-                signal.signal(each, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            # First out of the way of each other, then to their places.
-            places = range(FIRST_SOCKET, FIRST_SOCKET + len(self._sockets))
-            away = [fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, places.stop) for given in self._sockets]
-            for place, number in zip(places, away, strict=True):
-                os.dup2(number, place, inheritable=True)
-            os.execve(command[0], command, {**environment, "LISTEN_PID": str(os.getpid())})  # noqa: S606 - our own
-        finally:
-            os._exit(1)
 
 
 def keep_shift(command: Sequence[str], sockets: Sequence[socket.socket], count: int) -> int:

@@ -46,16 +46,26 @@ def who_answers(listening):
 def run(program, listening, *, count=1, then=lambda: None):
     """Keep a shift of that program in this, the main thread; a story in another ends it."""
     with capture_logs() as lines:
-
-        def story():
-            then()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        telling = threading.Thread(target=story)
-        telling.start()
-        code = keep_shift([sys.executable, "-c", program], [listening], count)
-        telling.join()
+        code = keep(program, listening, count, then)
     return code, lines
+
+
+def keep(program, listening, count, then):
+    ended = threading.Event()
+
+    def story():
+        try:
+            then()
+        finally:
+            if not ended.is_set():  # else it would end the tests
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    telling = threading.Thread(target=story)
+    telling.start()
+    code = keep_shift([sys.executable, "-c", program], [listening], count)
+    ended.set()
+    telling.join()
+    return code
 
 
 def test_workers_answer_on_the_socket_that_they_are_given_and_leave_at_the_end(listening, eventually):
@@ -88,6 +98,49 @@ def test_on_sighup_there_are_others_soon(listening, eventually):
         "worker.started",
         "door.reloaded",
     ]
+
+
+def test_a_second_sighup_before_the_new_one_is_ready_costs_nobody_the_door(listening, eventually, tmp_path):
+    programs = tmp_path / "program"
+    programs.write_text(GOOD)
+    answered = []
+
+    def events():
+        return [line["event"] for line in lines]
+
+    def story():
+        answered.append(who_answers(listening))
+        programs.write_text(SILENT)
+        os.kill(os.getpid(), signal.SIGHUP)
+        eventually(lambda: events().count("worker.started") == 2, seconds=30)
+        programs.write_text(BAD_SETTINGS)
+        os.kill(os.getpid(), signal.SIGHUP)
+        eventually(lambda: "door.reload_failed" in events(), seconds=30)
+        answered.append(who_answers(listening))
+
+    with capture_logs() as lines:
+        keep(f"exec(open({str(programs)!r}).read())", listening, 1, story)
+    assert len(answered) == 2
+    assert answered[0] == answered[1]
+
+
+def test_a_sighup_before_anyone_is_ready_is_obeyed_too(listening, eventually, tmp_path, monkeypatch):
+    programs = tmp_path / "program"
+    programs.write_text(SILENT)
+    told = []
+    monkeypatch.setattr(shift, "tell_starter", lambda *facts: told.append(facts[0]))
+
+    def story():
+        eventually(lambda: any(line["event"] == "worker.started" for line in lines), seconds=30)
+        programs.write_text(GOOD)
+        os.kill(os.getpid(), signal.SIGHUP)
+        eventually(lambda: "door.reloaded" in [line["event"] for line in lines], seconds=30)
+        who_answers(listening)
+
+    with capture_logs() as lines:
+        assert keep(f"exec(open({str(programs)!r}).read())", listening, 1, story) == 0
+    assert told[0] == "RELOADING=1"
+    assert "READY=1" in told[1:]
 
 
 def test_settings_that_no_start_mends_end_it_with_the_workers_exit_code(listening):
