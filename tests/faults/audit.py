@@ -20,7 +20,7 @@ from workers.commands.checkup import Standing
 from workers.commands.deepcheck import examine_deeply
 from workers.ledger import sessions
 from workers.ledger.engine import reading
-from workers.ledger.outcomes import DeliveryState, Outcome, PushState
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import deliveries, pushes, runs
 
 
@@ -34,7 +34,7 @@ class Books:
 
 
 def is_settled(stage: Stage, ids: set[str]) -> bool:
-    """Say whether all of these are settled and nothing of them is in an inbox any more."""
+    """Say whether the ledger has an end for all of these; an inbox may hold them a little longer."""
     with reading(stage.engine) as ledger:
         ended = set(ledger.scalars(select(deliveries.c.id).where(deliveries.c.settled_at.is_not(None))))
     return ids <= ended
@@ -68,11 +68,9 @@ def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
         done = Counter(map(tuple, ledger.execute(select(effects.c.delivery_id, effects.c.handler))))
         asked = Counter(ledger.scalars(select(pushes.c.delivery_id)))
         taken = {row.id: row.state for row in ledger.execute(select(pushes.c.id, pushes.c.state))}
-        dead = {
-            delivery_id
-            for delivery_id, outcome in ledger.execute(select(runs.c.delivery_id, runs.c.outcome))
-            if outcome is Outcome.DEAD
-        }
+        ended = select(runs.c.delivery_id, runs.c.handler).where(runs.c.outcome == Outcome.DEAD)
+        dead = set(map(tuple, ledger.execute(ended)))
+        dead_ids = {delivery_id for delivery_id, _ in dead}
         records = {session.session_id: session for session in sessions.latest(ledger, 1_000_000)}
     for path in stage.inboxes():
         books.stuck += [f"{count} in {path.parent.name}'s inbox" for count in [_waiting(path)] if count]
@@ -86,12 +84,14 @@ def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
         if row.settled_at is None:
             books.stuck.append(f"{row.id} is {row.state}")
             continue
-        if isinstance(event, SessionStopFailed):
-            continue  # what comes of a misdeed is the business of who ordered it
-        if row.state is not DeliveryState.SETTLED or row.id in dead:
+        is_misdeed = isinstance(event, SessionStopFailed)
+        is_whole = row.state is DeliveryState.SETTLED and row.id not in dead_ids
+        if not is_whole and not is_misdeed:
             books.lost.append(f"{row.id} is {row.state}")
+        # A misdeed may cost the run that does it. Only where it costs the whole delivery need nothing else be done.
+        is_given_up = is_misdeed and (row.id, WHOLE_DELIVERY) in dead
         wanted = {
-            "note_here": 1,
+            "note_here": min(1, done[row.id, "note_here"]) if is_given_up else 1,
             "note_apart": int(isinstance(event, SessionComplete)),
             "note_at_second_try": int(isinstance(event, SessionStopped)),
         }
@@ -101,12 +101,7 @@ def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
     for session_id, parts in told.items():
         if records.get(session_id) != reduce(merge, parts):
             books.lost.append(f"session {session_id} is not what its events say")
-    written = Counter(stage.pushed.read_text().split())
-    books.lost += [
-        f"push {key} was not sent" for key, state in taken.items() if state is PushState.SENT and not written[key]
-    ]
-    books.doubled += [f"push {key} is nobody's" for key in written.keys() - taken.keys()]
-    books.stuck += [f"push {key} waits" for key, state in taken.items() if state is PushState.WAITING]
+    _compare_pushes(books, taken, Counter(stage.pushed.read_text().split()))
     books.stuck += _found_by_the_command(stage)
     return books
 
@@ -121,6 +116,18 @@ def _compare(books: Books, what: str, found: int, wanted: int) -> None:
         books.lost.append(f"{what}: {found} instead of {wanted}")
     elif found > wanted:
         books.doubled.append(f"{what}: {found} instead of {wanted}")
+
+
+def _compare_pushes(books: Books, taken: dict[str, PushState], written: Counter[str]) -> None:
+    """Compare what the ledger says of pushes with what their provider was told."""
+    for key, state in taken.items():
+        if state is PushState.WAITING:
+            books.stuck.append(f"push {key} waits")
+        elif state is not PushState.SENT:  # these have no end but that
+            books.lost.append(f"push {key} is {state}")
+        elif not written[key]:
+            books.lost.append(f"push {key} was not sent")
+    books.doubled += [f"push {key} is nobody's" for key in written.keys() - taken.keys()]
 
 
 def _found_by_the_command(stage: Stage) -> list[str]:
