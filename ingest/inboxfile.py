@@ -85,7 +85,6 @@ def inbox_id(connection: sqlite3.Connection) -> str:
 
 
 def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
-    connection.row_factory = sqlite3.Row
     # WAL lets the relay read while the door writes; FULL makes every commit an fsync of the log.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")

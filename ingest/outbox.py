@@ -4,18 +4,17 @@ request -> envelope -> inbox -> [outbox] -> relay -> process -> handler -> ledge
 """
 
 import json
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ingest.batch import Delivery, moment
+from ingest.beside import open_beside_door, transaction, write_patiently
 from ingest.gaps import Gap, gaps_in
-from ingest.inboxfile import inbox_id, open_inbox_file
+from ingest.inboxfile import inbox_id
 
 # What waits for an answer, with how often it was received: at least twice, if that is forgotten and this is the notice
 # of a repeat. This connection's own.
@@ -59,9 +58,6 @@ FROM (SELECT * FROM outgoing WHERE batch = ? ORDER BY seq)
 ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
 SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))"
 
-# Seconds.
-LOCK_TIMEOUT = 5.0
-LOCK_POLL = 0.0003
 # Where queue, batch and deaths stand in it.
 QUEUE = 11
 
@@ -131,12 +127,8 @@ class Outbox:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open_inbox_file(path)
-        self._file.row_factory = None
-        # What is written here may be lost with the machine's power: a batch offered or settled twice is harmless.
-        # So the lock, which the door waits for, is held without an fsync.
-        self._file.execute("PRAGMA synchronous = NORMAL")
-        self._file.execute("PRAGMA busy_timeout = 0")
+        # What is lost with the machine's power is harmless: a batch is offered or settled twice.
+        self._file = open_beside_door(path)
         self._file.execute(OUTGOING)
         self.inbox_id = inbox_id(self._file)
 
@@ -171,11 +163,11 @@ class Outbox:
         """Note which rows travel in which batch, on disk before anything of it is in Redis."""
         now = time.time()
         for batch_id, seqs in batches:
-            self._write(ASSIGN, (batch_id, now, json.dumps(seqs)))
+            write_patiently(self._file, ASSIGN, (batch_id, now, json.dumps(seqs)))
 
     def settle(self, batch_ids: Sequence[str]) -> int:
         """Delete the rows of these batches; tell how many went."""
-        return self._write(SETTLE, (json.dumps(batch_ids),))
+        return write_patiently(self._file, SETTLE, (json.dumps(batch_ids),))
 
     def in_flight(self) -> list[InFlight]:
         """List the batches that are not settled, oldest first."""
@@ -204,13 +196,13 @@ class Outbox:
 
     def split(self, batch_id: str, parts: Sequence[tuple[str, Sequence[int]]], *, deaths: int) -> None:
         """Move the rows of a batch into others in one step, so that none of them is ever without a batch."""
-        with self._transaction():
+        with transaction(self._file):
             self._file.execute("UPDATE deliveries SET deaths = ? WHERE batch = ?", (deaths, batch_id))
             self._file.executemany(ASSIGN, [(part_id, time.time(), json.dumps(seqs)) for part_id, seqs in parts])
 
     def release(self, batch_ids: Sequence[str]) -> None:
         """Let the rows of these batches wait again."""
-        with self._transaction():
+        with transaction(self._file):
             for batch_id in batch_ids:
                 # A repeat that waits already stands for this one: it tells the number of receipts when it is offered.
                 self._file.execute("UPDATE OR IGNORE deliveries SET batch = NULL WHERE batch = ?", (batch_id,))
@@ -219,11 +211,6 @@ class Outbox:
     def gaps(self) -> list[Gap]:
         """List the times in which nothing could be kept here, the oldest first."""
         return gaps_in(self._file, self.inbox_id)
-
-    def oldest_unsettled_at(self) -> datetime | None:
-        """Tell when the oldest delivery that is not settled was received."""
-        found = self._file.execute("SELECT received_at FROM deliveries ORDER BY seq LIMIT 1").fetchone()
-        return moment(found[0]) if found else None
 
     def unsettled(self, delivery_id: str | None = None, *, limit: int = 1000) -> list[Unsettled]:
         """List what is not settled, newest first, without the notices of repeats; or only the delivery of this id."""
@@ -242,7 +229,9 @@ class Outbox:
         # Looked for outside the transaction: the table is long and the door waits for the lock.
         ids = [found for (found,) in rows]
         if ids:
-            self._write("DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
+            write_patiently(
+                self._file, "DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+            )
         return ids[-1] if len(ids) == limit else None
 
     def _load(self, queue: str, statement: str, values: Any) -> Load:
@@ -271,28 +260,3 @@ class Outbox:
             receipts,
             self.inbox_id,
         )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._write("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._file.rollback()
-            raise
-        self._file.execute("COMMIT")
-
-    def _write(self, statement: str, values: tuple[str | float, ...] = ()) -> int:
-        """Write in one step, in which no other thread of this process can make the lock last longer; count the rows.
-
-        A busy door leaves the lock for a moment between two commits. SQLite's own waiting sleeps ever longer and
-        misses those moments for seconds.
-        """
-        until = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                return self._file.execute(statement, values).rowcount
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                    raise
-                time.sleep(LOCK_POLL)

@@ -15,17 +15,15 @@ from pathlib import Path
 
 import structlog
 
+from ingest.beside import open_beside_door, transaction
 from ingest.errors import InboxUnavailable
 from ingest.gaps import note_gap
 from ingest.inbox import Inbox
-from ingest.inboxfile import open_inbox_file
 
 log = structlog.get_logger()
 
 # Seconds.
 SIGN_EVERY = 1.0
-LOCK_TIMEOUT = 3.0
-LOCK_POLL = 0.0005
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -45,6 +43,15 @@ class Moment:
             return cls(time.time(), BOOT_ID.read_text("ascii").strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
         except (OSError, AttributeError):
             return cls(time.time())
+
+    @classmethod
+    def from_json(cls, text: str) -> "Moment | None":
+        """Read one that was written, by any release; None if that cannot be done."""
+        try:
+            fields = json.loads(text)
+            return cls(float(fields["at"]), fields["boot"], float(fields["since_boot"]))
+        except (TypeError, ValueError, LookupError):
+            return None
 
     def seconds_since(self, before: "Moment") -> float:
         """Tell how long ago that was; below zero if the clock was set back and nothing else is known."""
@@ -76,7 +83,7 @@ class Presence:
             await asyncio.sleep(SIGN_EVERY)
 
     def leave(self) -> None:
-        """Give the last sign, now that no more connections are taken."""
+        """Give the last sign, after the last connection was taken; a busy door may keep it waiting for seconds."""
         if self._inbox.problem is None:
             self._sign_or_say()
         self._has_left = True
@@ -115,41 +122,18 @@ class Presence:
 
     def _sign(self, now: Moment) -> None:
         if self._file is None:
-            self._file = open_inbox_file(self._path)
-            # It need not be on the disk at once: what a lost power supply takes with it only makes the gap longer.
-            self._file.execute("PRAGMA synchronous = NORMAL")
-            self._file.execute("PRAGMA busy_timeout = 0")
-        self._begin()
-        try:
-            before = self._last()
+            # A sign need not be on the disk at once: what is lost only makes the gap longer.
+            self._file = open_beside_door(self._path)
+        with transaction(self._file):
+            found = self._file.execute("SELECT value FROM meta WHERE name = 'alive'").fetchone()
+            before = Moment.from_json(found[0]) if found else None
             seconds = 0.0 if before is None else now.seconds_since(before)
             if seconds >= self._shortest:
                 note_gap(self._file, closed_at=now.at - seconds, opened_at=now.at)
             self._file.execute("INSERT OR REPLACE INTO meta VALUES ('alive', ?)", (json.dumps(asdict(now)),))
-            self._file.execute("COMMIT")
-        except sqlite3.Error:
-            self._file.rollback()
-            raise
         if seconds >= self._shortest:
             log.warning("door.was_closed", seconds=round(seconds, 1))
         elif seconds < -self._shortest:
             log.warning("door.gap_not_measured", reason="the clock was set back while the machine was restarted")
-
-    def _begin(self) -> None:
-        assert self._file is not None  # noqa: S101 - for mypy: it was opened just now
-        until = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                self._file.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                # SQLite's own waiting sleeps ever longer and misses the moments in which a busy door leaves the lock.
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                    raise
-                time.sleep(LOCK_POLL)
-            else:
-                return
-
-    def _last(self) -> Moment | None:
-        assert self._file is not None  # noqa: S101 - for mypy, as above
-        found = self._file.execute("SELECT value FROM meta WHERE name = 'alive'").fetchone()
-        return None if found is None else Moment(**json.loads(found[0]))
+        elif found and before is None:
+            log.warning("door.gap_not_measured", reason="the last sign of life cannot be read")

@@ -41,7 +41,7 @@ def fill(path):
 
 def count(path):
     with contextlib.closing(open_inbox_file(path)) as file:
-        return file.execute("SELECT count(*) AS seen FROM seen").fetchone()["seen"]
+        return file.execute("SELECT count(*) FROM seen").fetchone()[0]
 
 
 def set_aside(path):

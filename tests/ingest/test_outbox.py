@@ -269,15 +269,11 @@ def test_a_failed_split_leaves_everything_as_it_was(door, outbox):
 
 
 def test_how_much_waits_and_since_when(door, outbox):
-    assert (outbox.waiting_count(), outbox.oldest_waiting_at("sessions"), outbox.oldest_unsettled_at()) == (
-        0,
-        None,
-        None,
-    )
+    assert (outbox.waiting_count(), outbox.oldest_waiting_at("sessions")) == (0, None)
     door.keep(2, received_at=1_750_000_000)
     door.keep(1)
     at = datetime.fromtimestamp(1_750_000_000, UTC)
-    assert (outbox.waiting_count(), outbox.oldest_waiting_at("sessions"), outbox.oldest_unsettled_at()) == (3, at, at)
+    assert (outbox.waiting_count(), outbox.oldest_waiting_at("sessions")) == (3, at)
 
 
 def test_what_is_not_settled_can_be_listed_and_found(door, outbox):
@@ -332,7 +328,7 @@ def test_a_door_that_is_writing_is_waited_for(door, outbox):
 
 
 def test_a_door_that_never_ends_is_not_waited_for_for_ever(door, outbox, monkeypatch):
-    monkeypatch.setattr("ingest.outbox.LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr("ingest.beside.LOCK_TIMEOUT", 0.01)
     writer = open_inbox_file(door.path)
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(sqlite3.OperationalError, match="locked"):

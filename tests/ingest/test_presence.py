@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
+from ingest import beside
 from ingest import presence as room
 from ingest.errors import InboxUnavailable
 from ingest.gaps import gaps_in
@@ -214,8 +215,46 @@ def test_a_file_that_cannot_be_written_is_said_once_and_tried_again(path, inbox,
     assert json.loads(sign)["at"] == NOON
 
 
+def write_sign(path, text):
+    with contextlib.closing(open_inbox_file(path)) as file:
+        file.execute("INSERT OR REPLACE INTO meta VALUES ('alive', ?)", (text,))
+
+
+def test_a_sign_of_another_release_is_read_as_far_as_it_is_known(path, arrive, at):
+    write_sign(path, json.dumps({"at": NOON, "boot": None, "since_boot": 0.0, "moon": "full"}))
+    at(Moment(NOON + 60))
+    arrive()
+    assert gaps(path) == [(0, 60)]
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "7", "[]", "{}", '{"at": "noon"}', '{"at": null, "since_boot": 1}'])
+def test_a_sign_that_cannot_be_read_is_none_and_the_next_one_counts(path, arrive, at, text):
+    write_sign(path, text)
+    at(Moment(NOON))
+    assert [line["event"] for line in arrive()] == ["door.gap_not_measured"]
+    at(Moment(NOON + 60))
+    arrive()
+    assert gaps(path) == [(0, 60)]
+
+
+def test_whatever_goes_wrong_the_door_gets_its_lock_back(path, inbox, at, monkeypatch):
+    def fail(*_args, **_keywords):
+        raise LookupError("nobody expects it")
+
+    monkeypatch.setattr(room, "note_gap", fail)
+    presence = Presence(path, inbox, SHORTEST)
+    at(Moment(NOON))
+    asyncio.run(one_round(presence))
+    at(Moment(NOON + 60))
+    with pytest.raises(LookupError):
+        asyncio.run(one_round(presence))
+    with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as door:
+        door.execute("BEGIN IMMEDIATE")
+    presence.close()
+
+
 def test_it_waits_for_a_door_that_is_busy_but_not_for_ever(path, inbox, monkeypatch):
-    monkeypatch.setattr(room, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(beside, "LOCK_TIMEOUT", 0.1)
     with contextlib.closing(open_inbox_file(path)) as busy, contextlib.closing(Presence(path, inbox, SHORTEST)) as each:
         asyncio.run(one_round(each))
         busy.execute("BEGIN IMMEDIATE")
