@@ -23,6 +23,7 @@ from ingest.settings import Settings
 log = structlog.get_logger()
 
 JOB_TIMEOUT = timedelta(minutes=3)
+"""How long a batch may take beside the last handler that it begins."""
 # A Redis that is full refuses the workers' own commands too, so what does not fit into so many full batches of a
 # queue stays on the disk, however old it grows.
 BATCHES_IN_REDIS = 16
@@ -187,7 +188,7 @@ class Offers:
             args=[parcel.batch_id],
             job_id=parcel.batch_id,
             description=description(packed.names, packed.session_id),
-            timeout=int(JOB_TIMEOUT.total_seconds()),
+            timeout=int((JOB_TIMEOUT + self._settings.handler_timeout).total_seconds()),
             result_ttl=int(self._settings.finished_jobs_kept.total_seconds()),
             failure_ttl=int(self._settings.failed_jobs_kept.total_seconds()),
         )

@@ -3,8 +3,11 @@
 inbox -> relay -> batch -> [process] -> handler -> ledger
 """
 
+import math
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import redis
@@ -28,11 +31,15 @@ from workers.ledger import deliveries, runs, schedule, sessions
 from workers.ledger.inorder import Key
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.transaction import transact
+from workers.overstay import at_most
 from workers.reader import HandlersReader
 from workers.retry import RetryPolicy
-from workers.run import Result, Runner, Task, call, failed, now
+from workers.run import Deadline, Result, Runner, Task, call, failed, longest, now, waiting
 
 log = structlog.get_logger()
+
+BEGIN_WITHIN = timedelta(minutes=1)
+"""How long a batch calls plugins: what has not begun by then gets a job of its own, and what is done is kept."""
 
 
 def work_batch(batch_id: str) -> None:
@@ -69,13 +76,15 @@ def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
 def settle(equipment: Equipment, batch: Batch) -> Aftermath:
     """Store the batch and merge its records in one transaction; then run its handlers, and commit what they did.
 
-    What was done before, by a worker that died since or on another node, is not done again.
+    What was done before, by a worker that died since or on another node, is not done again. What would take too long
+    waits for a job of its own: RQ ends this one after a while, and nobody could tell that from a death.
     """
+    until = time.monotonic() + BEGIN_WITHIN.total_seconds()
     readings = [Reading.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
-    records, told = fold(equipment, [Task(*pair) for pair in _pairs(readings, equipment.plugins.records_for)])
+    records, told = fold(equipment, [Task(*pair) for pair in _pairs(readings, equipment.plugins.records_for)], until)
     inline, apart = _plan([Task(*pair) for pair in _pairs(readings, equipment.plugins.handlers_for)], batch)
     taken = {result.delivery_id for result in records} | {task.delivery.id for task in inline + apart}
-    first = [*records, *map(_waiting, apart), *(_ignored(each) for each in readings if each.is_ignored(taken))]
+    first = [*records, *map(waiting, apart), *(_ignored(each) for each in readings if each.is_ignored(taken))]
 
     def keep(ledger: Connection) -> tuple[set[Key], Aftermath]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in readings})
@@ -91,7 +100,7 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
     if not inline:
         return aftermath
     to_do = [task for task in inline if (task.delivery.id, task.subscription.name) not in done]
-    results = [*first, *_runner(equipment).run_all(to_do)]
+    results = [*first, *_runner(equipment).run_all(to_do, until)]
     aftermath |= transact(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
     reach(Step.CONCLUDED)
     return aftermath
@@ -148,22 +157,31 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
     return aftermath
 
 
-def fold(equipment: Equipment, tasks: Iterable[Task]) -> tuple[list[Result], dict[str, Session]]:
-    """Call functions marked `@record`, and gather by session what the events tell.
+def fold(
+    equipment: Equipment, tasks: Sequence[Task], until: float = math.inf
+) -> tuple[list[Result], dict[str, Session]]:
+    """Call functions marked `@record`, each within HANDLER_TIMEOUT, and gather by session what the events tell.
 
     It is merged into the ledger's records afterwards, in any order: no transaction is open while a plugin runs.
+    Those that have not begun when `time.monotonic()` is `until` are left waiting.
     """
     told: dict[str, Session] = {}
     results: list[Result] = []
-    policy = RetryPolicy.of(equipment.settings)
-    for task in tasks:
-        session_id = task.event.session_id or ""
-        facts, failure = call(task.subscription.fold, told.get(session_id) or Session.empty(session_id), task.event)
-        at = now()
-        result = Result(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
-        results.append(result if failure is None else failed(result, failure, policy))
-        if facts is not None and isinstance(task.event, SessionEvent):
-            told[session_id] = with_lead(facts, task.event.at, task.delivery.received_at, equipment.settings.clock_skew)
+    settings = equipment.settings
+    policy, span = RetryPolicy.of(settings), settings.handler_timeout
+    with at_most(longest(span, len(tasks), until)), Deadline(span) as deadline:
+        for task in tasks:
+            if time.monotonic() >= until:
+                results.append(waiting(task))
+                continue
+            session_id = task.event.session_id or ""
+            before = told.get(session_id) or Session.empty(session_id)
+            facts, failure = call(deadline.call, task.subscription.fold, before, task.event)
+            at = now()
+            result = Result(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
+            results.append(result if failure is None else failed(result, failure, policy))
+            if facts is not None and isinstance(task.event, SessionEvent):
+                told[session_id] = with_lead(facts, task.event.at, task.delivery.received_at, settings.clock_skew)
     return results, told
 
 
@@ -225,13 +243,6 @@ def _plan(tasks: Iterable[Task], batch: Batch) -> tuple[list[Task], list[Task]]:
         is_here = not batch.solo and task.subscription.queue in {None, batch.queue}
         (inline if is_here else apart).append(task)
     return inline, apart
-
-
-def _waiting(task: Task) -> Result:
-    at = now()
-    return Result(
-        task.delivery.id, task.subscription.name, 0, Outcome.WAITING, at, at, due_at=at, queue=task.subscription.queue
-    )
 
 
 def _ignored(reading: Reading) -> Result:

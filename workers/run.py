@@ -1,16 +1,18 @@
 """One handler on one delivery: what came of it, whatever the handler did."""
 
 import asyncio
+import math
 import signal
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from types import FrameType
-from typing import ParamSpec, TypeVar
+from types import FrameType, TracebackType
+from typing import ParamSpec, Self, TypeVar
 
 import structlog
+from rq.timeouts import JobTimeoutException
 
 from handlers.kit.context import CollectingContext, Reader, Writes
 from handlers.kit.signals import GiveUp, Moot, RetryLater
@@ -72,6 +74,8 @@ def call(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> tup
     """Call a plugin's function; give what it returned, or what it raised."""
     try:
         return function(*arguments, **named), None
+    except JobTimeoutException:  # RQ's word to the whole job, said once
+        raise
     except BaseException as raised:  # noqa: BLE001 - a plugin is foreign code: all that it raises is its own
         return None, raised
 
@@ -88,33 +92,44 @@ class Runner:
     settings: Settings
     clock: Callable[[], datetime] = now
 
-    def run_all(self, tasks: Sequence[Task]) -> list[Result]:
-        """Run every task; one that fails harms only itself."""
-        results = [self._run(task) for task in tasks if not task.subscription.is_async]
+    def run_all(self, tasks: Sequence[Task], until: float = math.inf) -> list[Result]:
+        """Run every task; one that fails harms only itself.
+
+        Those that have not begun when `time.monotonic()` is `until` are left waiting, for jobs of their own.
+        """
+        results = [self._run(task, until) for task in tasks if not task.subscription.is_async]
         concurrent = [task for task in tasks if task.subscription.is_async]
         if concurrent:
             rounds = -(-len(concurrent) // self.settings.handler_concurrency)
-            with at_most(self.settings.handler_timeout * rounds):  # one that blocks the loop is told by nobody
-                results += asyncio.run(self._run_together(concurrent))
+            with at_most(
+                longest(self.settings.handler_timeout, rounds, until)
+            ):  # nobody tells one that blocks the loop
+                results += asyncio.run(self._run_together(concurrent, until))
         return results
 
-    def _run(self, task: Task) -> Result:
+    def _run(self, task: Task, until: float) -> Result:
+        if time.monotonic() >= until:
+            return waiting(task)
         started_at, context = self.clock(), self._context(task)
         _, failure = call(self._call_in_time, task, context)
         return self._result(task, context, started_at, failure)
 
     def _call_in_time(self, task: Task, context: CollectingContext) -> None:
         span = self.settings.handler_timeout
-        with at_most(span), deadline(span):
-            task.subscription.function(task.event, context)
+        with at_most(span), Deadline(span) as deadline:
+            deadline.call(task.subscription.function, task.event, context)
 
-    async def _run_together(self, tasks: Sequence[Task]) -> list[Result]:
+    async def _run_together(self, tasks: Sequence[Task], until: float) -> list[Result]:
         places = asyncio.Semaphore(self.settings.handler_concurrency)
 
         async def run_one(task: Task) -> Result:
             async with places:
+                if time.monotonic() >= until:
+                    return waiting(task)
                 started_at, context = self.clock(), self._context(task)
                 (failure,) = await asyncio.gather(self._call(task, context), return_exceptions=True)
+                if isinstance(failure, JobTimeoutException):
+                    raise failure
                 return self._result(task, context, started_at, failure)
 
         return await asyncio.gather(*(run_one(task) for task in tasks))
@@ -146,6 +161,14 @@ class Runner:
         name = task.subscription.name
         run = Result(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
         return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
+
+
+def waiting(task: Task) -> Result:
+    """Leave a run to a job of its own."""
+    at = now()
+    return Result(
+        task.delivery.id, task.subscription.name, 0, Outcome.WAITING, at, at, due_at=at, queue=task.subscription.queue
+    )
 
 
 def failed(run: Result, failure: BaseException, policy: RetryPolicy) -> Result:
@@ -185,24 +208,42 @@ def _later(run: Result, wish: RetryLater, policy: RetryPolicy) -> datetime | Non
     return later if wish.until is None else min(later, wish.until)
 
 
-@contextmanager
-def deadline(span: timedelta) -> Iterator[None]:
-    """Raise HandlerTimedOut in this, the main, thread when the span is over, and every span after that.
+def longest(span: timedelta, calls: int, until: float) -> timedelta:
+    """Say how long calls, one after the other, take at most, when none begins once `time.monotonic()` is `until`."""
+    return timedelta(seconds=min(span.total_seconds() * calls, max(until - time.monotonic(), 0) + span.total_seconds()))
 
-    RQ's own job timeout uses the same timer: what was left of it is set again on leaving.
+
+class Deadline:
+    """Raises HandlerTimedOut in a call in this, the main, thread when the span is over, and every span after that.
+
+    RQ's own job timeout uses the same timer: what was left of it is set again on leaving. Many calls may share one.
     """
 
-    def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise HandlerTimedOut(f"the handler ran for longer than {span.total_seconds():g} s")
+    def __init__(self, span: timedelta) -> None:
+        self._seconds = span.total_seconds()
 
-    previous = signal.signal(signal.SIGALRM, ring)
-    seconds = span.total_seconds()
-    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-    started_at = now()
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        left = max(outer - (now() - started_at).total_seconds(), 0.001) if outer else 0
-        signal.signal(signal.SIGALRM, previous)
-        signal.setitimer(signal.ITIMER_REAL, left)
+    def __enter__(self) -> Self:
+        """Take the timer over."""
+        self._previous = signal.signal(signal.SIGALRM, self._ring)
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        self._outer_until = time.monotonic() + left if left else None
+        return self
+
+    def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call a function, and let nobody ring once it has ended."""
+        signal.setitimer(signal.ITIMER_REAL, self._seconds, self._seconds)
+        try:
+            return function(*arguments, **named)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Give the timer back."""
+        signal.signal(signal.SIGALRM, self._previous)
+        if self._outer_until is not None:
+            signal.setitimer(signal.ITIMER_REAL, max(self._outer_until - time.monotonic(), 0.001))
+
+    def _ring(self, _signal: int, _frame: FrameType | None) -> None:
+        raise HandlerTimedOut(f"the handler ran for longer than {self._seconds:g} s")

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,15 +14,18 @@ from typing import Any
 
 import pytest
 import redis
+from rq.timeouts import JobTimeoutException
 from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine, delete, insert, select, text
 
-from handlers import Context, GiveUp, Moot, RetryLater, on
+from handlers import Context, GiveUp, Moot, RetryLater, on, record
+from handlers.kit.session import Session
 from handlers.kit.subscribe import MARK
 from handlers.session_records import session_record
 from ingest.batch import Batch, Delivery, new_batch_id
 from ingest.broker import queue
 from ingest.envelope import Envelope, Kind
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
+from ingest.offer import JOB_TIMEOUT
 from ingest.settings import load_settings
 from workers import process
 from workers.clock import Clock
@@ -34,8 +38,9 @@ from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.schema import metadata
-from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.ledger.transaction import PATIENCE, LedgerUnavailable, transact
 from workers.loader import Plugins
+from workers.overstay import CLEARING_UP
 from workers.process import bury, make_runs, settle
 from workers.push.channels import open_channels
 from workers.run import HandlerTimedOut
@@ -116,7 +121,7 @@ def state(equipment: Equipment, body: bytes) -> DeliveryState:
     return row.state
 
 
-def record(equipment: Equipment, session_id: str = "S1") -> Any:
+def record_of(equipment: Equipment, session_id: str = "S1") -> Any:
     with equipment.engine.connect() as ledger:
         return sessions.get(ledger, session_id)
 
@@ -137,7 +142,7 @@ def test_a_batch_becomes_a_record_whatever_its_order(equip: Callable[..., Equipm
     random.Random(7).shuffle(bodies)
     for body in bodies:
         work(equipment, batch(body))
-    session = record(equipment)
+    session = record_of(equipment)
     assert (session.status, session.user_id, session.started_at) == ("COMPLETE", "driver-1", START)
     assert {state(equipment, body) for body in bodies} == {DeliveryState.SETTLED}
 
@@ -362,6 +367,79 @@ def test_a_handler_that_hangs_is_cut_off(equip: Callable[..., Equipment], *, asy
     assert written(equipment) == ["started S1"]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_handlers_that_are_merely_slow_are_no_workers_death(
+    equip: Callable[..., Equipment], monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
+) -> None:
+    called: list[str] = []
+
+    @on(SessionStarted, name="slow")
+    def slow(event: SessionStarted, ctx: Context) -> None:
+        called.append(event.session_id)
+        if len(called) == 10:
+            time.sleep(process.BEGIN_WITHIN.total_seconds())
+        ctx.write(insert(notes).values(text=event.session_id))
+
+    @on(SessionStarted, name="slow")
+    async def slow_together(event: SessionStarted, ctx: Context) -> None:
+        slow(event, ctx)
+
+    monkeypatch.setattr(process, "BEGIN_WITHIN", timedelta(seconds=0.5))
+    equipment = equip(slow_together if asynchronous else slow)
+    ids = [f"S{number:02}" for number in range(30)]
+    work(equipment, batch(*(said("SESSION_STARTED", session_id) for session_id in ids)))
+    begun = len(called)
+    assert begun < len(ids)
+    assert written(equipment) == sorted(called)
+    assert work_queued(equipment) == len(ids) - begun
+    assert written(equipment) == sorted(called) == ids
+
+
+def test_the_job_of_a_batch_lasts_longer_than_what_it_begins() -> None:
+    waiting_for_the_ledger = timedelta(seconds=2 * PATIENCE)
+    assert process.BEGIN_WITHIN + CLEARING_UP + waiting_for_the_ledger < JOB_TIMEOUT
+
+
+def test_a_record_that_hangs_is_cut_off(equip: Callable[..., Equipment]) -> None:
+    @record(SessionStarted)
+    def hang(session: Session, event: SessionStarted) -> Session:
+        while event.session_id == "S1":
+            pass
+        return session
+
+    equipment = equip(hang, note_start, handler_timeout=timedelta(milliseconds=50))
+    work(equipment, batch(said("SESSION_STARTED"), said("SESSION_STARTED", "S2")))
+    assert outcomes(equipment, said("SESSION_STARTED")) == {
+        "session_record": Outcome.DONE,
+        "hang": Outcome.AGAIN,
+        "note_start": Outcome.DONE,
+    }
+    assert outcomes(equipment, said("SESSION_STARTED", "S2"))["hang"] is Outcome.DONE
+
+
+def test_records_that_are_slow_wait_for_jobs_of_their_own(
+    equip: Callable[..., Equipment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    equipment = equip()
+    monkeypatch.setattr(process, "BEGIN_WITHIN", timedelta())
+    work(equipment, batch(said("SESSION_STARTED")))
+    assert outcomes(equipment, said("SESSION_STARTED")) == {"session_record": Outcome.WAITING}
+    assert work_queued(equipment) == 1
+    assert record_of(equipment).started_at == START
+    assert state(equipment, said("SESSION_STARTED")) is DeliveryState.SETTLED
+
+
+def test_the_timeout_of_the_job_ends_it_and_not_only_the_asynchronous_handler_in_its_hands(
+    equip: Callable[..., Equipment],
+) -> None:
+    @on(SessionStarted)
+    async def interrupted(event: SessionStarted, ctx: Context) -> None:
+        raise JobTimeoutException("Task exceeded maximum timeout value")
+
+    with pytest.raises(JobTimeoutException):
+        work(equip(interrupted), batch(said("SESSION_STARTED")))
+
+
 class PanicError(BaseException):
     """What extensions in Rust raise: no Exception."""
 
@@ -523,7 +601,7 @@ def test_poison_is_buried_without_looking_into_it(equip: Callable[..., Equipment
     assert outcomes(equipment, said("SESSION_STARTED")) == {WHOLE_DELIVERY: Outcome.DEAD}
     assert state(equipment, said("SESSION_STARTED")) is DeliveryState.DEAD
     assert queue("sessions", equipment.connection).failed_job_registry.count == 1
-    assert record(equipment) is None
+    assert record_of(equipment) is None
 
 
 def test_an_attempt_is_made_by_one_worker_only(equip: Callable[..., Equipment]) -> None:

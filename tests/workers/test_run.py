@@ -5,12 +5,14 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rq.timeouts import JobTimeoutException
 
 from handlers.kit.context import Push, Writes
 from handlers.kit.signals import GiveUp, Moot, RetryLater
+from workers import run
 from workers.ledger.outcomes import Outcome
 from workers.retry import RetryPolicy
-from workers.run import HandlerTimedOut, Result, deadline, failed
+from workers.run import Deadline, HandlerTimedOut, Result, call, failed
 
 AT = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -66,8 +68,8 @@ def test_a_deadline_rings_in_the_middle_of_the_work() -> None:
         while True:
             pass
 
-    with pytest.raises(HandlerTimedOut, match=r"0\.01 s"), deadline(timedelta(milliseconds=10)):
-        work_for_ever()
+    with Deadline(timedelta(milliseconds=10)) as deadline, pytest.raises(HandlerTimedOut, match=r"0\.01 s"):
+        deadline.call(work_for_ever)
 
 
 def test_a_deadline_gives_the_outer_alarm_back() -> None:
@@ -75,8 +77,8 @@ def test_a_deadline_gives_the_outer_alarm_back() -> None:
     before = signal.signal(signal.SIGALRM, lambda number, _frame: rung.append(number))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with deadline(timedelta(seconds=5)):
-            pass
+        with Deadline(timedelta(seconds=5)) as deadline:
+            deadline.call(bool)
         end = time.monotonic() + 5
         while not rung and time.monotonic() < end:
             signal.pause()
@@ -86,6 +88,28 @@ def test_a_deadline_gives_the_outer_alarm_back() -> None:
 
 
 def test_a_deadline_that_was_not_reached_leaves_no_alarm_behind() -> None:
-    with deadline(timedelta(seconds=5)):
-        pass
+    with Deadline(timedelta(seconds=5)) as deadline:
+        deadline.call(bool)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_clock_that_is_set_forward_does_not_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((AT, AT + HOUR))
+    monkeypatch.setattr(run, "now", lambda: next(times))
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 60)
+        with Deadline(timedelta(seconds=5)) as deadline:
+            deadline.call(bool)
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert left > 30
+
+
+def test_the_timeout_of_the_whole_job_is_not_a_plugins_failure() -> None:
+    def late() -> None:
+        raise JobTimeoutException("Task exceeded maximum timeout value")
+
+    with pytest.raises(JobTimeoutException):
+        call(late)
