@@ -154,7 +154,7 @@ def _subscriptions(module: ModuleType) -> list[Subscription]:
 
 def _offers(module: ModuleType) -> list[OfferedChannel | OfferedDevices]:
     try:
-        return list(offers_of(module))
+        return offers_of(module)
     except TypeError as error:
         raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
 

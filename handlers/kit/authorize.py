@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
-from handlers.kit.marks import check_function, checked_name, marks_in
+from handlers.kit.marks import check_function, checked_name, file_of, marks_in
 from handlers.kit.session import Session
 from ingest.settings import Settings
 
@@ -117,7 +117,7 @@ def authorize(
             order=order,
             function=function,
             plugin=function.__module__,
-            file=inspect.unwrap(function).__code__.co_filename,
+            file=file_of(function),
             is_async=inspect.iscoroutinefunction(function),
             when=when,
         )

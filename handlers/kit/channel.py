@@ -2,12 +2,13 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import ModuleType
 from typing import TypeVar
 
+from handlers.kit.marks import check_function, file_of, marks_in
 from ingest.errors import WebhooksError
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -83,6 +84,11 @@ class OfferedChannel:
     is_async: bool
     file: str
 
+    @property
+    def plugin(self) -> str:
+        """The module that defines it."""
+        return self.function.__module__
+
 
 @dataclass(frozen=True, slots=True)
 class OfferedDevices:
@@ -90,6 +96,16 @@ class OfferedDevices:
 
     function: Callable[..., object]
     file: str
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.function.__name__
+
+    @property
+    def plugin(self) -> str:
+        """The module that defines it."""
+        return self.function.__module__
 
 
 def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Function]:
@@ -103,39 +119,23 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
         raise TypeError(f"{name!r} cannot name a channel: use small letters, digits, _ and -, at most 40")
 
     def mark(function: Function) -> Function:
+        check_function(function, "channel", MARK)
         is_async = inspect.iscoroutinefunction(function)
-        return _mark(function, OfferedChannel(name, function, to_devices, is_async, _file_of(function)))
+        setattr(function, MARK, OfferedChannel(name, function, to_devices, is_async, file_of(function)))
+        return function
 
     return mark
 
 
 def devices(function: Function) -> Function:
     """Mark a function `(user_id: str) -> list[Device]` that knows the devices, instead of the table `devices`."""
+    check_function(function, "devices", MARK)
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"@devices {function.__name__} must be a plain function; it is called in a thread of its own")
-    return _mark(function, OfferedDevices(function, _file_of(function)))
-
-
-def offers_of(module: ModuleType) -> Iterator[OfferedChannel | OfferedDevices]:
-    """List the channels and devices that a module itself defines: what it only imports belongs to another plugin."""
-    for value in dict.fromkeys(each for each in vars(module).values() if inspect.isfunction(each)):
-        offer = getattr(value, MARK, None)
-        if isinstance(offer, OfferedChannel | OfferedDevices) and value.__module__ == module.__name__:
-            if offer.function is not value:
-                # functools.wraps copies the mark; calling what it names would leave the wrapper out.
-                raise TypeError(f"the mark of {value.__name__} must stand above its other decorators")
-            yield offer
-
-
-def _mark(function: Function, offer: OfferedChannel | OfferedDevices) -> Function:
-    if hasattr(function, MARK):
-        raise TypeError(f"{function.__name__} is marked twice")
-    setattr(function, MARK, offer)
+    setattr(function, MARK, OfferedDevices(function, file_of(function)))
     return function
 
 
-def _file_of(function: Callable[..., object]) -> str:
-    if not inspect.isfunction(function):
-        raise TypeError(f"a mark stands above a function, not above {function!r}")
-    file: str = inspect.unwrap(function).__code__.co_filename
-    return file
+def offers_of(module: ModuleType) -> list[OfferedChannel | OfferedDevices]:
+    """List the channels that a module itself defines, then its devices."""
+    return [*marks_in(module, MARK, OfferedChannel), *marks_in(module, MARK, OfferedDevices)]

@@ -45,6 +45,12 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
+def file_of(function: Callable[..., object]) -> str:
+    """Say which file a function stands in, below whatever decorates it."""
+    file: str = inspect.unwrap(function).__code__.co_filename
+    return file
+
+
 def marks_in(module: ModuleType, attribute: str, kind: type[M]) -> list[M]:
     """List the marks of what a module itself defines, in its order: what it only imports belongs to another plugin."""
     found: list[M] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
-from handlers.kit.marks import check_function, checked_name, marks_in
+from handlers.kit.marks import check_function, checked_name, file_of, marks_in
 from handlers.kit.session import Session
 from ingest.events import Event, SessionEvent
 from ingest.settings import Settings
@@ -115,7 +115,7 @@ def _mark(  # noqa: PLR0913 - the parts of a mark, by name
         queue=queue,
         function=function,
         plugin=function.__module__,
-        file=inspect.unwrap(function).__code__.co_filename,
+        file=file_of(function),
         is_async=is_async,
         records=mark == "record",
         when=when,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from handlers import channel, devices
 from handlers.kit.channel import offers_of
 from ingest.errors import SettingsError
 from ingest.settings import load_settings
@@ -145,28 +144,8 @@ def test_a_channel_cannot_take_the_name_of_ours(write):
         open_channels(load_settings(push="log"), plugins.channels)
 
 
-def test_a_mark_leaves_the_function_as_it_is_and_is_used_rightly():
-    def send(push):
-        return push
-
-    assert channel("own")(send) is send
-    assert send("x") == "x"
-    with pytest.raises(TypeError, match="twice"):
-        devices(send)
-    with pytest.raises(TypeError, match="name a channel"):
-        channel("Not a name")
-    with pytest.raises(TypeError, match="above a function"):
-        channel("own")(int)
-
-    async def look_up(_user_id):
-        return []
-
-    with pytest.raises(TypeError, match="plain function"):
-        devices(look_up)
-
-
 def test_what_a_plugin_only_imports_it_does_not_offer(write):
     plugins = load_plugins(load_settings(handler_modules=write("sms_lent", SMS)))
     write("borrower", "from sms_lent import by_sms, from_our_registry\n")
     assert load_plugins(load_settings(handler_modules="sms_lent,borrower")).channels == plugins.channels
-    assert [type(each).__name__ for each in offers_of(sys.modules["sms_lent"])] == ["OfferedDevices", "OfferedChannel"]
+    assert [type(each).__name__ for each in offers_of(sys.modules["sms_lent"])] == ["OfferedChannel", "OfferedDevices"]

@@ -1,0 +1,73 @@
+import functools
+from types import ModuleType
+
+import pytest
+
+from handlers.kit.channel import OfferedChannel, channel, devices, offers_of
+
+
+def plugin(**functions):
+    """A module that defines these functions."""
+    module = ModuleType("plugin")
+    vars(module).update(functions)
+    return module
+
+
+def send(module="plugin"):
+    def by_pigeon(_push):
+        return None
+
+    by_pigeon.__module__ = module
+    return by_pigeon
+
+
+def yielding(_push):
+    yield
+
+
+async def yielding_later(_push):
+    yield
+
+
+async def waiting(_user_id):
+    return []
+
+
+@pytest.mark.parametrize(
+    ("mark", "sentence"),
+    [
+        (lambda: channel("pigeon")(yielding), "yielding yields"),
+        (lambda: channel("pigeon")(yielding_later), "yielding_later yields"),
+        (lambda: devices(yielding), "yielding yields"),
+        (lambda: devices(waiting), "must be a plain function"),
+        (lambda: devices(functools.partial(send())), "@devices marks functions"),
+        (lambda: channel("pigeon")(int), "@channel marks functions"),
+        (lambda: devices(channel("pigeon")(send())), "by_pigeon is marked twice"),
+        (lambda: channel("Not a name"), "cannot name a channel"),
+    ],
+)
+def test_a_mark_that_cannot_work_is_refused_where_it_stands(mark, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        mark()
+
+
+def test_a_mark_leaves_its_function_as_it_is_and_says_where_it_stands():
+    function = send()
+    assert channel("pigeon", to_devices=True)(function) is function
+    offered = OfferedChannel("pigeon", function, to_devices=True, is_async=False, file=__file__)
+    assert offers_of(plugin(by_pigeon=function)) == [offered]
+
+
+def test_what_a_module_only_imports_it_does_not_offer():
+    assert offers_of(plugin(lent=channel("pigeon")(send("another")))) == []
+
+
+def test_a_mark_below_another_decorator_is_refused():
+    marked = channel("pigeon")(send())
+
+    @functools.wraps(marked)
+    def wrapper(push):
+        return marked(push)
+
+    with pytest.raises(TypeError, match="pigeon must stand above its other decorators"):
+        offers_of(plugin(by_pigeon=wrapper))
