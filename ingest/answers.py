@@ -1,6 +1,8 @@
 """What the door says: small JSON bodies, sent without Starlette's Response, which costs more than all else here."""
 
+import asyncio
 import json
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from starlette.types import Send
@@ -11,6 +13,9 @@ JSON = (b"content-type", b"application/json")
 CLOSE = (b"connection", b"close")
 # In seconds. Plugsurfing does not look at answers, but a proxy or a person may.
 RETRY_AFTER = (b"retry-after", b"5")
+# How long a connection stays open, in seconds, whose body we do not read to its end. Closed at once, a sender who is
+# still busy sending would find it reset before it finds our answer.
+LINGER = 0.5
 
 ID_LENGTH = 32
 ENDINGS = {False: b'", "duplicate": false}', True: b'", "duplicate": true}'}
@@ -26,11 +31,29 @@ async def answer_kept(send: Send, delivery_id: str, *, duplicate: bool) -> None:
     await send({"type": "http.response.body", "body": b'{"id": "' + delivery_id.encode() + ENDINGS[duplicate]})
 
 
-async def answer_error(
-    send: Send, status: HTTPStatus, sentence: str, *headers: tuple[bytes, bytes], ends: bool = True
+async def answer_error(send: Send, status: HTTPStatus, sentence: str, *headers: tuple[bytes, bytes]) -> None:
+    """Say in a sentence why nothing was kept."""
+    await say(send, status, error_body(sentence), headers)
+
+
+def error_body(sentence: str) -> bytes:
+    """Write a sentence as the body of an answer."""
+    return json.dumps({"error": sentence}).encode()
+
+
+async def say(
+    send: Send, status: HTTPStatus, body: bytes, headers: Iterable[tuple[bytes, bytes]], *, ends: bool = True
 ) -> None:
-    """Say in a sentence why nothing was kept. Unless it `ends`, the server takes the answer for not complete yet."""
-    body = json.dumps({"error": sentence}).encode()
+    """Send an answer. Unless it `ends`, the server takes it for not complete yet, though all of it is sent."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": int(status), "headers": [JSON, length, *headers]})
     await send({"type": "http.response.body", "body": body, "more_body": not ends})
+
+
+async def say_and_leave(
+    send: Send, status: HTTPStatus, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answer without having read all, so the connection cannot be used again."""
+    await say(send, status, body, (CLOSE, *headers), ends=False)
+    await asyncio.sleep(LINGER)
+    await send({"type": "http.response.body"})

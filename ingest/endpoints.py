@@ -3,7 +3,6 @@
 [request] -> envelope -> inbox -> relay -> process -> handler -> ledger
 """
 
-import asyncio
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -12,10 +11,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ingest.answers import CLOSE, RETRY_AFTER, answer_error, answer_kept
+from ingest.answers import RETRY_AFTER, answer_error, answer_kept, error_body, say_and_leave
+from ingest.bodies import check_headers, read_body
 from ingest.crashpoints import Step, reach
 from ingest.envelope import Kind, headers_to_keep, open_envelope
-from ingest.errors import Encoded, InboxUnavailable, NotAuthentic, Refusal, Slow, TooLarge
+from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, Slow
 from ingest.health import Health
 from ingest.inbox import Inbox
 from ingest.keyring import Keyring
@@ -26,10 +26,6 @@ from ingest.quarantine import Intake
 from ingest.refused import lay_down
 from ingest.settings import Settings
 
-# How long a connection stays open, in seconds, whose body we do not read to its end. Closed at once, a sender who is
-# still busy sending would find it reset before it finds our answer.
-LINGER = 0.5
-NOT_ENCODED = (b"", b"identity")
 SENTENCES = {
     HTTPStatus.NOT_FOUND: "There is nothing here.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This method is not allowed here.",
@@ -60,8 +56,8 @@ class Door:
         """Read, verify, keep, answer."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         try:
-            self._check(headers)
-            body = await self._patience.wait_for(self._read(receive))
+            check_headers(headers, self._longest)
+            body = await self._patience.wait_for(read_body(receive, self._longest))
         except TimeoutError:
             await self._turn_away(send, Slow())
             return
@@ -101,37 +97,9 @@ class Door:
             await answer_kept(send, delivery_id, duplicate=duplicate)
             reach(Step.ANSWERED)
 
-    def _check(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """Refuse by its headers what need not be read."""
-        for name, value in headers:
-            if name == b"content-length":
-                if int(value) > self._longest:
-                    raise TooLarge
-            elif name == b"content-encoding" and value.strip().lower() not in NOT_ENCODED:
-                raise Encoded
-
-    async def _read(self, receive: Receive) -> bytes:
-        gathered: bytes | bytearray = b""
-        more = True
-        while more:
-            received = await receive()
-            if received["type"] == "http.disconnect":
-                raise ClientDisconnect
-            body, more = received["body"], received["more_body"]
-            if gathered:
-                gathered += body
-            else:  # nearly always there is but one piece, and nothing to put together
-                gathered = bytearray(body) if more else body
-            if len(gathered) > self._longest:
-                raise TooLarge
-        return bytes(gathered)
-
     async def _turn_away(self, send: Send, refusal: Refusal) -> None:
-        """Answer without having read all, so the connection cannot be used again."""
         self._metrics.refused(type(refusal).__name__)
-        await answer_error(send, refusal.status, refusal.sentence, CLOSE, ends=False)
-        await asyncio.sleep(LINGER)
-        await send({"type": "http.response.body"})
+        await say_and_leave(send, refusal.status, error_body(refusal.sentence))
 
 
 class Lookout:

@@ -55,7 +55,12 @@ class Metrics:
 
     def text(self, facts: Mapping[str, float]) -> bytes:
         """Render all numbers, with facts that were looked up because somebody asked."""
-        looked_up = CollectorRegistry()
-        for name, value in facts.items():
-            Gauge(f"webhooks_{name}", name.replace("_", " ").capitalize(), registry=looked_up).set(value)
-        return generate_latest(self._registry) + generate_latest(looked_up)
+        return render(self._registry, "webhooks", facts)
+
+
+def render(registry: CollectorRegistry, prefix: str, facts: Mapping[str, float]) -> bytes:
+    """Write what was counted, and facts of this moment, whose names get a prefix."""
+    looked_up = CollectorRegistry()
+    for name, value in facts.items():
+        Gauge(f"{prefix}_{name}", name.replace("_", " ").capitalize(), registry=looked_up).set(value)
+    return generate_latest(registry) + generate_latest(looked_up)

@@ -1,13 +1,12 @@
 """uvicorn's HTTP protocol, with an answer sent in one piece and bounds to the head of a request."""
 
 import asyncio
-import json
 import re
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ingest.answers import CLOSE, JSON
+from ingest.answers import CLOSE, JSON, error_body
 
 # In bytes; Plugsurfing's has some hundred.
 LONGEST_HEAD = 65_536
@@ -176,7 +175,7 @@ class DoorProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _refuse(self, sentence: str) -> None:
-        body = json.dumps({"error": sentence}).encode()
+        body = error_body(sentence)
         headers = [JSON, (b"content-length", str(len(body)).encode()), CLOSE]
         lines = [b"%s: %s" % header for header in (*self.server_state.default_headers, *headers)]
         self.transport.write(b"\r\n".join((b"HTTP/1.1 400 Bad Request", *lines, b"", body)))

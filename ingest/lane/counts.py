@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.exposition import generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 from ingest.authorization.verdict import Verdict
+from ingest.metrics import render
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5)
 NOBODY = "none"
@@ -53,7 +53,4 @@ class Counts:
 
     def text(self, facts: Mapping[str, float]) -> bytes:
         """Render all numbers, with facts that were looked up because somebody asked."""
-        looked_up = CollectorRegistry()
-        for name, value in facts.items():
-            Gauge(f"webhooks_authorize_{name}", name.replace("_", " ").capitalize(), registry=looked_up).set(value)
-        return generate_latest(self._registry) + generate_latest(looked_up)
+        return render(self._registry, "webhooks_authorize", facts)

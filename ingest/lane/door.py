@@ -11,21 +11,21 @@ from http import HTTPStatus
 from uuid import uuid4
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from ingest.answers import CLOSE
+from ingest.answers import say, say_and_leave
 from ingest.authorization.forms import Places, read_ocpi, read_plugsurfing
 from ingest.authorization.question import Allowed, Decision, Form, Question
 from ingest.authorization.ruling import Judges, Ruling
 from ingest.authorization.verdict import Failure, Recorder, Verdict
-from ingest.endpoints import LINGER, NOT_ENCODED
-from ingest.errors import Encoded, NotAuthentic, Refusal, TooLarge, Unreadable
+from ingest.bodies import check_headers, read_body
+from ingest.errors import NotAuthentic, Refusal, Unreadable
 from ingest.lane.counts import Counts
 from ingest.lane.credentials import Credentials
 from ingest.lane.memory import Memory
 from ingest.lane.protocol import began
-from ingest.lane.reply import Headers, Reply, say
+from ingest.lane.reply import Reply
 from ingest.settings import Settings
 
 log = structlog.get_logger()
@@ -69,8 +69,9 @@ class AuthorizeDoor:
         begun = began(scope)
         echoed = self._reply.echoed(scope["headers"])
         try:
-            self._check(scope)
-            body = await asyncio.wait_for(self._read(scope, receive), begun + self._span - time.monotonic())
+            self._credentials.check(scope["headers"], self._form)
+            check_headers(scope["headers"], self._longest)
+            body = await asyncio.wait_for(read_body(receive, self._longest), begun + self._span - time.monotonic())
         except ClientDisconnect:
             self._counts.refused("Disconnected")
             return
@@ -79,12 +80,12 @@ class AuthorizeDoor:
             if isinstance(refusal, NotAuthentic):
                 log.warning("question.refused", form=self._form, reason=str(refusal))
             status, sentence, headers = self._reply.refuse(refusal)
-            await _say_and_leave(send, status, sentence, [*headers, *echoed])
+            await say_and_leave(send, status, sentence, [*headers, *echoed])
             return
         except TimeoutError:
             question, _ = self._question(scope, b"", begun)
             verdict = self._verdict(question, Ruling(failure=Failure.SLOW_BODY), uuid4().hex, None, begun)
-            await _say_and_leave(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
+            await say_and_leave(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
         else:
             verdict = await self._decide(scope, body, begun)
             await say(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
@@ -92,23 +93,6 @@ class AuthorizeDoor:
         _note(verdict)
         self._counts.answered(verdict)
         self._recorder.record(verdict)
-
-    def _check(self, scope: Scope) -> None:
-        """Refuse by its headers what need not be read."""
-        self._credentials.check(scope["headers"], self._form)
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value[:20]) > self._longest:
-                raise TooLarge
-            if name == b"content-encoding" and value.strip().lower() not in NOT_ENCODED:
-                raise Encoded
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        gathered = bytearray()
-        async for piece in Request(scope, receive).stream():
-            gathered += piece
-            if len(gathered) > self._longest:
-                raise TooLarge
-        return bytes(gathered)
 
     def _question(self, scope: Scope, body: bytes, begun: float) -> tuple[Question, bool]:
         """Read the question, as far as it can be; say whether it can."""
@@ -190,10 +174,3 @@ def _note(verdict: Verdict) -> None:
         policy=verdict.policy,
         **facts,
     )
-
-
-async def _say_and_leave(send: Send, status: HTTPStatus, body: bytes, headers: Headers) -> None:
-    """Answer without having read all, so the connection cannot be used again."""
-    await say(send, status, body, [CLOSE, *headers], ends=False)
-    await asyncio.sleep(LINGER)
-    await send({"type": "http.response.body"})

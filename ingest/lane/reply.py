@@ -6,22 +6,19 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from starlette.types import Send
-
-from ingest.answers import JSON
+from ingest.answers import Headers, error_body
 from ingest.authorization.answers import OCPI_CLIENT_ERROR, OCPI_SUCCESS, in_envelope, values
 from ingest.authorization.question import Form
 from ingest.authorization.verdict import Verdict
 from ingest.errors import NotAuthentic, Refusal
 from ingest.settings import Settings
 
-Headers = list[tuple[bytes, bytes]]
-
 # OCPI 2.2.1, section 4.1.4: an answer has the ids of its request.
 ECHOED = (b"x-request-id", b"x-correlation-id")
 LONGEST_ECHO = 500
 # OCPI 2.2.1, section 4.1.2: who cannot say who they are is answered 401, which HTTP wants to go with a challenge.
 CHALLENGE = (b"www-authenticate", b"Token")
+UNANSWERED = "The question cannot be answered right now."
 
 
 class Reply:
@@ -49,7 +46,7 @@ class Reply:
     def refuse(self, refusal: Refusal) -> tuple[HTTPStatus, bytes, Headers]:
         """Write why there is no answer."""
         if not self._is_ocpi:
-            return refusal.status, _json({"error": refusal.sentence}), []
+            return refusal.status, error_body(refusal.sentence), []
         body = _json(in_envelope(OCPI_CLIENT_ERROR, refusal.sentence, datetime.now(UTC)))
         if isinstance(refusal, NotAuthentic):
             return HTTPStatus.UNAUTHORIZED, body, [CHALLENGE]
@@ -60,15 +57,6 @@ class Reply:
         if not self._is_ocpi:
             return []
         return [(name, value) for name, value in headers if name in ECHOED and len(value) <= LONGEST_ECHO]
-
-
-async def say(
-    send: Send, status: HTTPStatus, body: bytes, headers: Iterable[tuple[bytes, bytes]], *, ends: bool = True
-) -> None:
-    """Send an answer. Unless it `ends`, the server takes it for not complete yet, though all of it is sent."""
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": int(status), "headers": [JSON, length, *headers]})
-    await send({"type": "http.response.body", "body": body, "more_body": not ends})
 
 
 def _json(document: Any) -> bytes:

@@ -211,6 +211,7 @@ def _lengths() -> Iterator[Knock]:
     yield Knock("Content-Length", "too large", _once(knock("1048577")), (413,))
     yield Knock("Content-Length", "absurdly large", _once(knock("9" * 18)), (413,))
     yield Knock("Content-Length", "with zeros before it", _once(knock("0000000000000005")), (403,))
+    yield Knock("Content-Length", "with 5,000 zeros before it", _once(knock("0" * 5000 + "5")), (403,))
     yield Knock(
         "Content-Length", "none, and no body", _once(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()), (403,)
     )
@@ -280,6 +281,8 @@ def _heads() -> Iterator[Knock]:
     yield Knock(
         "head", "a URL of 1 MB", lambda: _pieces(_with(event(), path=PATH + "?" + "x" * 1_000_000), 16_384), (400,)
     )
+    endless = b"POST / HTTP/1.1\r\nHost: x\r\nUpgrade"
+    yield Knock("head", "4 MB of spaces behind Upgrade", lambda: (endless, PAUSE, *[b" " * 1448] * 2800), (400,))
     for name, said in {
         "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
         "a TLS hello": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(500),

@@ -1,0 +1,39 @@
+"""Reads the body of a request, unless its headers or its length say that it need not be read."""
+
+from collections.abc import Iterable
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from ingest.errors import Encoded, TooLarge
+
+NOT_ENCODED = (b"", b"identity")
+
+
+def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:
+    """Refuse by its headers what need not be read. A length is taken for the number that the server took it for."""
+    for name, value in headers:
+        if name == b"content-length":
+            # Python reads no number of more than 4,300 digits, and zeros before it are digits.
+            if int(value.lstrip(b"0") or b"0") > longest:
+                raise TooLarge
+        elif name == b"content-encoding" and value.strip().lower() not in NOT_ENCODED:
+            raise Encoded
+
+
+async def read_body(receive: Receive, longest: int) -> bytes:
+    """Read all of it. Raise TooLarge as soon as it is too long, ClientDisconnect if it ends too soon."""
+    gathered: bytes | bytearray = b""
+    more = True
+    while more:
+        received = await receive()
+        if received["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body, more = received["body"], received["more_body"]
+        if gathered:
+            gathered += body
+        else:  # nearly always there is but one piece, and nothing to put together
+            gathered = bytearray(body) if more else body
+        if len(gathered) > longest:
+            raise TooLarge
+    return bytes(gathered)
