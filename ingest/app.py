@@ -31,7 +31,7 @@ PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
 
 
 def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay | None = None) -> Front:
-    """Build the application with all its rooms; they open with the first request and close with the last."""
+    """Build the application with all its rooms; they open when the server starts and close when it ends."""
     path = settings.data_dir / FILE_NAME
     metrics = Metrics()
     inbox = inbox or Inbox(path, settings, metrics)

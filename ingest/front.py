@@ -10,7 +10,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ingest.endpoints import Lookout, say_what_is_wrong
-from ingest.guard import Guard
+from ingest.errors import InboxUnavailable
+from ingest.guard import WINDOWS, Guard
 from ingest.metrics import Metrics
 from ingest.presence import Presence
 
@@ -31,14 +32,16 @@ class Front(Starlette):
         presence: Presence,
     ) -> None:
         self.presence = presence
-        self._doors = {place: Guard(door, metrics) for route, door in doors.items() for place in (route, f"{route}/")}
+        sentence = InboxUnavailable.sentence
+        guarded = {route: Guard(door, metrics, sentence, route) for route, door in doors.items()}
+        self._doors = {place: door for route, door in guarded.items() for place in (route, f"{route}/")}
         windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
         super().__init__(
             routes=[
                 *(Route(place, door, methods=["POST"]) for place, door in self._doors.items()),
                 *(Route(route, window) for route, window in windows.items()),
             ],
-            middleware=[Middleware(Guard, metrics=metrics)],
+            middleware=[Middleware(Guard, metrics=metrics, sentence=sentence, place=WINDOWS)],
             exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
             lifespan=lifespan,
         )

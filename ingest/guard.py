@@ -12,7 +12,8 @@ from ingest.answers import CLOSE, RETRY_AFTER, answer_error
 
 log = structlog.get_logger()
 
-SENTENCE = "The event cannot be kept right now."
+# What there is to see beside the doors.
+WINDOWS = "windows"
 
 
 class Tally(Protocol):
@@ -23,15 +24,19 @@ class Tally(Protocol):
 
 
 class Guard:
-    """Turns an unexpected exception into 503.
+    """Turns an unexpected exception into 503 with a sentence, and tells the log at which place it was.
+
+    The place is named by us: the path of a request may hold a driver's key.
 
     Not into 500: it means the same to the sender, that nothing was promised and that another attempt may succeed, and
     whoever watches a proxy's log finds there one status for everything that was not kept and not refused.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Tally) -> None:
+    def __init__(self, app: ASGIApp, metrics: Tally, sentence: str, place: str) -> None:
         self._app = app
         self._metrics = metrics
+        self._sentence = sentence
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and watch."""
@@ -46,12 +51,12 @@ class Guard:
         except Exception as error:  # noqa: BLE001
             # Where it happened, and not what it says: the text of an exception may quote the body.
             stack = "".join(traceback.format_tb(error.__traceback__))
-            log.error("request.failed", path=scope["path"], error=type(error).__name__, stack=stack)  # noqa: TRY400
+            log.error("request.failed", place=self._place, error=type(error).__name__, stack=stack)  # noqa: TRY400
             await self._apologize(send)
 
     async def _apologize(self, send: Send) -> None:
         self._metrics.refused("Unexpected")
         try:
-            await answer_error(send, HTTPStatus.SERVICE_UNAVAILABLE, SENTENCE, RETRY_AFTER, CLOSE)
+            await answer_error(send, HTTPStatus.SERVICE_UNAVAILABLE, self._sentence, RETRY_AFTER, CLOSE)
         except RuntimeError:
             return  # an answer had begun: the server cuts it off

@@ -15,12 +15,14 @@ from ingest.authorization.question import Form
 from ingest.authorization.ruling import Judges
 from ingest.authorization.verdict import Recorder
 from ingest.endpoints import say_what_is_wrong
-from ingest.guard import Guard
+from ingest.guard import WINDOWS, Guard
 from ingest.lane.counts import Counts
 from ingest.lane.credentials import Credentials
 from ingest.lane.door import AuthorizeDoor
 from ingest.lane.lookout import Lookout
 from ingest.lane.memory import Memory
+from ingest.lane.protocol import COUNTS
+from ingest.lane.reply import UNANSWERED
 from ingest.openapi import openapi_route
 from ingest.settings import Settings
 
@@ -36,26 +38,31 @@ PATHS = {
 
 
 def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starlette:
-    """Build the application; judges and recorder begin with the first request and end with the last."""
+    """Build the application; judges and recorder begin when the server starts and end when it does."""
     counts = Counts()
     credentials = Credentials(settings)
     memory = Memory(settings.authorize_repeats)
     lookout = Lookout(judges, counts)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Counts]]:
         await asyncio.to_thread(recorder.start)
         await judges.start()
         rereading = asyncio.create_task(_reread(credentials))
         try:
-            yield
+            yield {COUNTS: counts}
         finally:
             rereading.cancel()
             await judges.stop()
             await asyncio.to_thread(recorder.stop)
 
     doors = {
-        form: AuthorizeDoor(form, settings, credentials, judges=judges, memory=memory, recorder=recorder, counts=counts)
+        form: Guard(
+            AuthorizeDoor(form, settings, credentials, judges=judges, memory=memory, recorder=recorder, counts=counts),
+            counts,
+            UNANSWERED,
+            form.value,
+        )
         for form in PATHS
     }
     windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
@@ -65,7 +72,7 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
             *(Route(place, window) for place, window in windows.items()),
             openapi_route(OPENAPI),
         ],
-        middleware=[Middleware(Guard, metrics=counts)],
+        middleware=[Middleware(Guard, metrics=counts, sentence=UNANSWERED, place=WINDOWS)],
         exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
         lifespan=lifespan,
     )

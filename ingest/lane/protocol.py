@@ -5,9 +5,12 @@ from datetime import timedelta
 
 from starlette.types import Scope
 
+from ingest.guard import Tally
 from ingest.protocol import HEAD_TIMEOUT, DoorProtocol
 
 BEGAN = "plugsurfing_webhooks.began"
+# In the state of the application's lifespan, which uvicorn shows to protocols too: a late head comes no further.
+COUNTS = "counts"
 
 
 class LaneProtocol(DoorProtocol):
@@ -22,7 +25,8 @@ class LaneProtocol(DoorProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what arrived; what a loop that was busy hears too late came too late."""
         if self._head_timer is not None and self.loop.time() >= self._head_timer.when():
-            self.transport.close()
+            self._head_bytes += len(data)
+            self._give_up()
             return
         super().data_received(data)
 
@@ -33,6 +37,12 @@ class LaneProtocol(DoorProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
         self._head_timer = self.loop.call_later(self.longest_head, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._head_bytes and not self.transport.is_closing():
+            counts: Tally = self.app_state[COUNTS]
+            counts.refused("LateHead")
+        super()._give_up()
 
 
 def lane_protocol(span: timedelta) -> type[LaneProtocol]:

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from ingest.guard import Guard
 from ingest.metrics import Metrics
 
-HTTP = {"type": "http", "path": "/plugsurfing/events"}
+HTTP = {"type": "http", "path": "/with/a-key"}
 
 
 async def receive():
@@ -23,7 +23,7 @@ def run(app, scope=HTTP):
             raise RuntimeError("the answer has begun")
         sent.append(message)
 
-    asyncio.run(Guard(app, metrics)(scope, receive, send))
+    asyncio.run(Guard(app, metrics, "Not now.", "a door")(scope, receive, send))
     return sent, metrics.text({}).decode()
 
 
@@ -45,9 +45,10 @@ def test_whatever_is_raised_becomes_503(error):
         sent, text = run(app)
     assert sent[0]["status"] == 503
     assert (b"retry-after", b"5") in sent[0]["headers"]
-    assert sent[1]["body"] == b'{"error": "The event cannot be kept right now."}'
+    assert sent[1]["body"] == b'{"error": "Not now."}'
     assert 'webhooks_requests_refused_total{reason="Unexpected"} 1.0' in text
-    assert "a secret" not in str(logs)
+    assert {line["place"] for line in logs} <= {"a door"}
+    assert not [word for word in ("a secret", "a-key") if word in str(logs)]
 
 
 def test_an_answer_that_had_begun_is_left_to_the_server():

@@ -14,6 +14,7 @@ from ingest import protocol
 from ingest.authorization.question import Allowed, Decision, Form
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
+from ingest.lane.reply import Reply
 
 ASK = "/plugsurfing/authorizations"
 OCPI = "/ocpi/2.2.1/tokens/0414DA/authorize"
@@ -114,6 +115,13 @@ def test_a_body_that_is_too_long_or_encoded_is_refused_unread(open_lane):
     assert lane.client.post(OCPI, content=b"x" * 101).json()["status_code"] == 2000
 
 
+def test_zeros_before_a_length_are_none_of_its_digits(open_lane):
+    lane = open_lane(max_body_bytes=100)
+    for zeros in (30, 5000):
+        assert wire(lane, b"Content-Length: %s2\r\n\r\n{}" % (b"0" * zeros))[0] == 200
+        assert wire(lane, b"Content-Length: %s101\r\n\r\n" % (b"0" * zeros))[0] == 413
+
+
 def test_a_body_that_cannot_be_read_gets_the_answer_of_a_failure(open_lane):
     lane = open_lane(authorize_on_failure="NOT_ALLOWED")
     answer = lane.client.post(ASK, content=b"nonsense")
@@ -148,6 +156,16 @@ def test_a_head_that_is_not_complete_in_time_gets_no_answer(open_lane, monkeypat
             told = b"".join(iter(lambda talker=connection: talker.recv(4096), b""))
         assert told.count(b"HTTP/1.1 200") == before.count(b"POST")
     assert len(lane.verdicts()) == 1
+    numbers = lane.client.get("/metrics").text
+    assert 'webhooks_authorize_requests_refused_total{reason="LateHead"} 2.0' in numbers
+
+
+def test_who_connects_and_says_nothing_is_no_late_head(open_lane, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    lane = open_lane()
+    with socket.create_connection(("127.0.0.1", lane.port), timeout=30) as connection:
+        assert connection.recv(1) == b""
+    assert "LateHead" not in lane.client.get("/metrics").text
 
 
 def test_judges_that_forget_the_time_do_not_break_the_deadline(open_lane):
@@ -227,6 +245,23 @@ def test_a_log_line_holds_no_key_and_no_body(lane):
     assert names.count("question.answered") == 2
     assert names.count("question.refused") == 1
     assert not [word for word in ("0414DA", "driver-7", "secret") if word in str(logs)]
+
+
+def test_a_door_that_breaks_answers_503_and_logs_neither_key_nor_path(lane, monkeypatch):
+    def breaks(_self, verdict):
+        raise KeyError(verdict.question.key)
+
+    monkeypatch.setattr(Reply, "answer", breaks)
+    with capture_logs() as logs:
+        answers = [lane.client.post(OCPI), lane.ask(keyIdentifier="0414DA")]
+    for answer in answers:
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert answer.json() == {"error": "The question cannot be answered right now."}
+    assert [(line["event"], line["place"], line["error"]) for line in logs] == [
+        ("request.failed", "ocpi", "KeyError"),
+        ("request.failed", "plugsurfing", "KeyError"),
+    ]
+    assert not [word for word in ("0414DA", "/2.2.1/", ASK) if word in str(logs)]
 
 
 def test_one_may_look_at_it(lane):
