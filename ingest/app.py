@@ -53,10 +53,8 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         finally:
             for task in tasks:
                 task.cancel()
-            presence.leave()
-            presence.close()
             # In this order: what was kept last still gets offered, and nothing is written to a closed file.
-            for stop in (relay.stop, intake.close, inbox.close):
+            for stop in (presence.leave, presence.close, relay.stop, intake.close, inbox.close):
                 await asyncio.to_thread(stop)
 
     doors = {

@@ -37,7 +37,10 @@ class DoorState(ServerState):
 
 
 class DoorServer(uvicorn.Server):
-    """Serves until a signal comes, or until the process that supervises it has gone."""
+    """Serves until a signal comes, or until the process that supervises it has gone.
+
+    `leaving` is called in a thread once no more connections are taken, while those that there are still get answers.
+    """
 
     def __init__(
         self, config: uvicorn.Config, *, leaving: Callable[[], None] = lambda: None, supervisor: int | None = None
@@ -73,18 +76,18 @@ class DoorServer(uvicorn.Server):
         if self._supervisor is None:
             # Who comes now would be turned away, by a door that is closed for as long as we take.
             await self._until_all_are_gone(LINGER)
-            self._close(sockets)
-        else:
-            self._close(sockets)
+        self._close(sockets)
+        leaving = asyncio.create_task(asyncio.to_thread(self._leaving))  # a sign on a disk: answers do not wait for it
+        if self._supervisor is not None:
             await self._until_all_are_gone(LINGER_BESIDE_OTHERS)
         for connection in self._connections():
             connection.close_our_side_if_idle()
         await self._until_all_are_gone(HALF_CLOSED)
+        await leaving
         self.config.timeout_graceful_shutdown = max(1, round(begun + GRACE - self._now()))
         await super().shutdown(sockets)
 
     def _close(self, sockets: list[socket.socket] | None) -> None:
-        self._leaving()
         for server in self.servers:
             server.close()
         for each in sockets or []:
