@@ -4,7 +4,7 @@ The event does not name the driver: another event of the session must. The Drive
 session only by the user's id and the session's together. So the run waits for news of the session until the fee starts.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from handlers import Context, Moot, RetryLater, on
 from handlers.kit.session import DrivenSession
@@ -26,7 +26,7 @@ def warn_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
 @on(SessionFeeIncurring, when=lambda settings: settings.remind_before)
 def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     """Push the warning once more REMIND_BEFORE the fee starts, in the place of the first one."""
-    remind_at = event.fee_will_apply_from - ctx.settings.remind_before
+    remind_at = _before(event, ctx.settings.remind_before)
     if ctx.delivery.received_at >= remind_at:
         raise Moot("the first warning was late enough")
     session = _session_to_warn(event, ctx)
@@ -52,7 +52,15 @@ def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> DrivenSession:
 
 
 def _worth_until(event: SessionFeeIncurring, ctx: Context) -> datetime:
-    return event.fee_will_apply_from - ctx.settings.fee_warning_grace
+    return _before(event, ctx.settings.fee_warning_grace)
+
+
+def _before(event: SessionFeeIncurring, span: timedelta) -> datetime:
+    """Say when so much time is left until the fee starts."""
+    try:
+        return event.fee_will_apply_from - span
+    except OverflowError:  # the first moments of the calendar: an event may name any time, and this one is long over
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _key(event: SessionFeeIncurring) -> str:

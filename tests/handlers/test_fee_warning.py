@@ -127,6 +127,29 @@ def test_a_warning_that_leaves_no_time_to_act_is_not_sent():
     assert raised.value.until == START - timedelta(minutes=3)
 
 
+@pytest.mark.parametrize("setting", ["fee_warning_grace", "remind_before"])
+@pytest.mark.parametrize("start", [datetime.min.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC, minute=1)])
+def test_a_fee_at_the_beginning_of_the_calendar_is_simply_too_late(setting, start):
+    settings = {setting: timedelta(minutes=2)}
+    with pytest.raises(Moot, match="too late"):
+        handled(warn_the_driver, notice(start=start), STARTED, settings=settings)
+    with pytest.raises(Moot, match="late enough"):
+        handled(remind_the_driver, notice(start=start), STARTED, settings=settings)
+    with pytest.raises(RetryLater) as raised:
+        handled(warn_the_driver, notice(start=start), settings=settings)
+    assert raised.value.until < AT
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
+def test_a_fee_at_the_end_of_the_calendar_is_warned_of(zone):
+    devices = [Device("a", time_zone=zone)]
+    end = notice(start=datetime.max.replace(tzinfo=UTC))
+    (first,) = warned(end, STARTED, devices=devices)
+    assert first.expires_at == end.fee_will_apply_from
+    with pytest.raises(RetryLater):
+        reminded(end, STARTED, devices=devices)
+
+
 def test_a_reminder_waits_for_its_time_and_for_news_of_the_session():
     with pytest.raises(RetryLater) as raised:
         reminded(notice(), STARTED, now=START - timedelta(minutes=5))
