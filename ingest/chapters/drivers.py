@@ -1,11 +1,12 @@
 """How drivers are reached, and in which words."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from ingest.errors import SettingsError
 from ingest.spans import Span, SpanOrZero
 from ingest.spellings import ChannelName, Count, Folder, HttpUrl, Locale, Port, TimeZone, items
 
@@ -40,3 +41,9 @@ class DriverSettings(BaseSettings):
     default_time_zone: TimeZone = Field(
         "Europe/Berlin", description="time zone of a driver whose devices do not say it"
     )
+
+    @model_validator(mode="after")
+    def _with_a_reminder_in_time(self) -> Self:
+        if self.remind_before and self.remind_before <= self.fee_warning_grace:
+            raise SettingsError("REMIND_BEFORE must be longer than FEE_WARNING_GRACE, or no reminder is ever sent.")
+        return self
