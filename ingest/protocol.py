@@ -121,6 +121,11 @@ class DoorProtocol(HttpToolsProtocol):
                 self._closes_after.keep_alive = True
             self.close_after_answer()
 
+    def on_message_complete(self) -> None:
+        """End a request; uvicorn does not if its answer came first, and its sender would seem to talk for ever."""
+        super().on_message_complete()
+        self.cycle.more_body = False
+
     def on_response_complete(self) -> None:
         """Go on behind an answer: with the next request, with what was wrong behind the last, or not for ever."""
         super().on_response_complete()
@@ -132,9 +137,11 @@ class DoorProtocol(HttpToolsProtocol):
             self.loop.call_later(HEAD_TIMEOUT, self._give_up_body, self.cycle)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed, once the requests before it have their answers."""
+        """Refuse what cannot be parsed, once the requests before it have their answers; none gets a second one."""
         cycle = self._answering
-        if cycle is None or cycle.more_body:
+        if getattr(self.cycle, "more_body", False) and self.cycle.response_started:
+            self.transport.close()
+        elif cycle is None or cycle.more_body:
             self._refuse(msg)
         else:
             self._refusal = msg

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 from starlette.types import Scope
 
-from ingest.guard import Tally
 from ingest.protocol import HEAD_TIMEOUT, DoorProtocol
 
 BEGAN = "plugsurfing_webhooks.began"
@@ -40,8 +39,7 @@ class LaneProtocol(DoorProtocol):
 
     def _give_up(self) -> None:
         if self._head_bytes and not self.transport.is_closing():
-            counts: Tally = self.app_state[COUNTS]
-            counts.refused("LateHead")
+            self.app_state[COUNTS].refused("LateHead")
         super()._give_up()
 
 

@@ -238,3 +238,26 @@ def test_who_has_an_answer_and_still_talks_is_hung_up_on(connect, monkeypatch):
     connection = connect()
     connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nnot all")
     assert read_all(connection).startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
+def test_whatever_comes_behind_an_answer_gets_no_second_one(connect, length):
+    connection = connect()
+    connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(b"z" * 70_000)
+    assert read_all(connection) == b""
+
+
+def test_a_body_that_ends_behind_its_answer_leaves_the_connection_as_good_as_new(connect, monkeypatch):
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    connection = connect()
+    connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+    connection.sendall(b"late")
+    time.sleep(0.3)
+    connection.sendall(
+        b"POST / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nbody"
+    )
+    assert connection.recv(65536).endswith(b"\r\n\r\nbody")
