@@ -3,11 +3,11 @@
 claim -> [attempt] -> mark
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
 from workers.ledger.outcomes import PushState
@@ -43,7 +43,7 @@ class Ending:
 
 def attempt(
     push: PushRow, channel: Channel, devices_of: DevicesOf, timeout: timedelta, policy: RetryPolicy
-) -> tuple[Ending, list[Timed[None]]]:
+) -> tuple[Ending, Sequence[Timed[Any]]]:
     """Send a push within the timeout; give what came of it, and the calls that may still be hanging."""
     outgoing, until = _outgoing(push, timeout), end_of(timeout)
     if not channel.to_devices:
@@ -54,7 +54,7 @@ def attempt(
     found, raised = looking.result(until)
     if raised is not None:
         ending = _ended(push, [PushFailed(f"the devices were not found: {_name(raised)}")], policy)
-        return replace(ending, trouble=None, is_provider_heard=False), []
+        return replace(ending, trouble=None, is_provider_heard=False), [looking]
     return _to_devices(push, channel, [replace(outgoing, device=device) for device in found or ()], until, policy)
 
 
