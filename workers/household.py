@@ -43,11 +43,6 @@ class Household:
     made_up: Mapping[str, str]
 
     @property
-    def made_up_keys(self) -> Mapping[str, str]:
-        """The signing keys among what was made up."""
-        return {name: value for name, value in self.made_up.items() if name.lower() in KEYS}
-
-    @property
     def credentials(self) -> str:
         """What whoever asks at the charger says; the first, if there are several."""
         secret = self.settings.authorize_credentials
