@@ -1,7 +1,6 @@
 """The clock's duties that may take their time, such as calls over the network: each in a thread beside the sweep."""
 
 import threading
-import time
 import traceback
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from ingest.errors import WebhooksError
+from workers.threads import LastingThreads
 
 log = structlog.get_logger()
 
@@ -43,33 +43,22 @@ class Duty(Protocol):
         ...
 
 
-class Duties:
-    """All duties of a clock, each in a thread of its own, so that none waits for another."""
+class Duties(LastingThreads):
+    """All duties of a clock, each in a thread of its own, so that none waits for another; first turns are at once."""
 
     def __init__(self, duties: Sequence[Duty]) -> None:
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=attend, args=(duty, self._stop), name=f"duty-{duty.name}", daemon=True)
-            for duty in duties
-        ]
-
-    def start(self) -> None:
-        """Begin; the first turn of each is now."""
-        for thread in self._threads:
-            thread.start()
-
-    def check(self) -> None:
-        """Raise RuntimeError if a thread has ended by itself: whoever looks after the clock starts it anew."""
-        dead = [thread.name for thread in self._threads if not thread.is_alive()]
-        if dead:
-            raise RuntimeError(f"the thread {dead[0]} has died")
+        super().__init__(
+            [
+                threading.Thread(target=attend, args=(duty, self._stop), name=f"duty-{duty.name}", daemon=True)
+                for duty in duties
+            ]
+        )
 
     def stop(self) -> None:
         """Begin no turn any more, and wait a little for those that have begun."""
         self._stop.set()
-        until = time.monotonic() + ENDS_WITHIN.total_seconds()
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+        self.join(ENDS_WITHIN)
 
 
 def attend(duty: Duty, stop: threading.Event) -> None:
