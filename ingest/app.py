@@ -20,12 +20,10 @@ from ingest.metrics import Metrics
 from ingest.presence import Presence
 from ingest.quarantine import Intake, Quarantine
 from ingest.relay import Relay
+from ingest.rereading import keep_rereading
 from ingest.settings import Settings
 
 log = structlog.get_logger()
-
-# In seconds.
-KEYS_REREAD_EVERY = 1.0
 
 PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
 
@@ -47,7 +45,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         inbox.on_damage(_leave)
         intake.start()
         relay.start()
-        tasks = [asyncio.create_task(_reread(keyring)), asyncio.create_task(presence.keep())]
+        tasks = [asyncio.create_task(keep_rereading(keyring.refresh)), asyncio.create_task(presence.keep())]
         try:
             yield
         finally:
@@ -68,9 +66,3 @@ def _leave() -> None:
     """End this process: the next one sets the file aside as it starts, which none may do while others have it open."""
     log.error("door.leaving", reason="the inbox file is damaged, and is set aside at the next start")
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-async def _reread(keyring: Keyring) -> None:
-    while True:
-        await asyncio.sleep(KEYS_REREAD_EVERY)
-        await asyncio.to_thread(keyring.refresh)  # a file may lie on a slow disk

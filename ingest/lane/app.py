@@ -24,10 +24,9 @@ from ingest.lane.memory import Memory
 from ingest.lane.protocol import COUNTS
 from ingest.lane.reply import UNANSWERED
 from ingest.openapi import openapi_route
+from ingest.rereading import keep_rereading
 from ingest.settings import Settings
 
-# In seconds.
-CREDENTIALS_REREAD_EVERY = 1.0
 OPENAPI = Path(__file__).with_name("openapi.json")
 
 PATHS = {
@@ -48,7 +47,7 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Counts]]:
         await asyncio.to_thread(recorder.start)
         await judges.start()
-        rereading = asyncio.create_task(_reread(credentials))
+        rereading = asyncio.create_task(keep_rereading(credentials.refresh))
         try:
             yield {COUNTS: counts}
         finally:
@@ -76,9 +75,3 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
         exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
         lifespan=lifespan,
     )
-
-
-async def _reread(credentials: Credentials) -> None:
-    while True:
-        await asyncio.sleep(CREDENTIALS_REREAD_EVERY)
-        await asyncio.to_thread(credentials.refresh)  # a file may lie on a slow disk

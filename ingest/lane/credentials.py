@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
 import structlog
-from pydantic import SecretStr
 
 from ingest.authorization.question import Form
-from ingest.errors import NotAuthentic, SettingsError
-from ingest.keyring import STANDS_STILL
-from ingest.settings import Settings, authorization_values, read_secret
+from ingest.errors import NotAuthentic
+from ingest.rereading import Rereading, Texts
+from ingest.settings import Settings, authorization_values
 
 NAME = "authorize_credentials"
 SCHEME = b"token"
@@ -26,12 +25,7 @@ class Credentials:
     """Holds the values of this moment. `check` may be called while another thread calls `refresh`."""
 
     def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._file = settings.authorize_credentials_file
-        self._monotonic = monotonic
-        self._text = settings.authorize_credentials
-        self._seen, self._seen_at = self._text, monotonic()
-        self._problem: str | None = None
-        self._digests = _digests(self._text)
+        self._digests = Rereading(settings, [NAME], _digested, monotonic=monotonic)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], form: Form) -> None:
         """Raise NotAuthentic unless there is one authorization header, and it has one of the values.
@@ -46,34 +40,21 @@ class Credentials:
         matches = [
             hmac.compare_digest(known, sha256(reading).digest())
             for reading in _readings(given[0], form)
-            for known in self._digests
+            for known in self._digests.now
         ]
         if not any(matches):
             raise NotAuthentic("The authorization header is wrong.")
 
     def refresh(self) -> bool:
         """Read the file again and say whether the values have changed. To be called every second or so."""
-        if self._file is None:
-            return False
-        try:
-            text = SecretStr(read_secret(NAME, self._file))
-            if text != self._seen:
-                self._seen, self._seen_at = text, self._monotonic()
-            if text == self._text or self._monotonic() - self._seen_at < STANDS_STILL:
-                return False
-            digests = _digests(text)
-        except SettingsError as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                log.warning("keys.kept_old", reason=self._problem)
-            return False
-        self._text, self._digests, self._problem = text, digests, None
-        log.info("keys.reread", settings=[NAME.upper()])
-        return True
+        changed = self._digests.refresh()
+        if changed:
+            log.info("keys.reread", settings=changed)
+        return bool(changed)
 
 
-def _digests(secret: SecretStr | None) -> tuple[bytes, ...]:
-    return tuple(sha256(value).digest() for value in authorization_values(secret, NAME))
+def _digested(texts: Texts) -> tuple[bytes, ...]:
+    return tuple(sha256(value).digest() for value in authorization_values(texts[NAME], NAME))
 
 
 def _readings(value: bytes, form: Form) -> Iterator[bytes]:

@@ -5,7 +5,6 @@ import httpx
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from ingest import app as room
 from ingest.app import PATHS, create_app
 from ingest.broker import QUEUES, queue
 from ingest.envelope import Kind
@@ -104,7 +103,7 @@ def test_a_process_without_redis_ends_in_time(settings, serving):
 
 
 def test_a_new_key_opens_the_door_without_a_restart(tmp_path, serving, eventually, monkeypatch):
-    monkeypatch.setattr(room, "KEYS_REREAD_EVERY", 0.02)
+    monkeypatch.setattr("ingest.rereading.REREAD_EVERY", 0.02)
     file = tmp_path / "key"
     file.write_text("the old key")
     settings = load_settings(data_dir=tmp_path / "var", plugsurfing_hmac_current_file=file)

@@ -4,7 +4,8 @@ import pytest
 import structlog
 
 from ingest.errors import SettingsError
-from ingest.keyring import STANDS_STILL, Keyring, Keys
+from ingest.keyring import Keyring, Keys
+from ingest.rereading import STANDS_STILL
 from ingest.settings import load_settings
 
 

@@ -13,7 +13,6 @@ from ingest import answers
 from ingest.authorization.question import Question
 from ingest.authorization.ruling import JudgesStanding, Ruling
 from ingest.authorization.verdict import Verdict
-from ingest.lane import app
 from ingest.lane.app import create_lane
 from ingest.lane.protocol import lane_protocol
 from ingest.settings import load_settings
@@ -87,7 +86,7 @@ class Lane:
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "LINGER", 0.05)
-    monkeypatch.setattr(app, "CREDENTIALS_REREAD_EVERY", 0.05)
+    monkeypatch.setattr("ingest.rereading.REREAD_EVERY", 0.05)
 
 
 @pytest.fixture

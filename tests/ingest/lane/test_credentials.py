@@ -73,3 +73,16 @@ def test_a_file_that_is_half_written_or_gone_changes_nothing(tmp_path):
         assert not held.refresh()
     assert [line["event"] for line in logs] == ["keys.kept_old"]
     held.check([(b"authorization", b"new")], Form.OCPI)
+
+
+def test_each_loss_of_the_file_is_warned_of(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("old")
+    held = Credentials(load_settings(authorize_credentials_file=file))
+    with capture_logs() as logs:
+        for _ in range(2):
+            file.unlink()
+            assert not held.refresh()
+            file.write_text("old")
+            assert not held.refresh()
+    assert [line["event"] for line in logs] == ["keys.kept_old"] * 2
