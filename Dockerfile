@@ -5,7 +5,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY ingest/ ingest/
 COPY handlers/ handlers/
 COPY workers/ workers/
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir .
+# What PUSH=fcm and ALERT_URLS need. The container is read-only, so nothing can be installed later; empty: neither.
+ARG EXTRAS=fcm,alerts
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin webhooks \

@@ -68,16 +68,46 @@ def test_compose_sets_only_settings_that_exist(services):
         assert settings <= set(Settings.model_fields)
 
 
+def filled_in(text, **values):
+    """What compose makes of a text with these values in .env."""
+    return re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda found: values.get(found[1], found[2]), text)
+
+
 def test_composes_settings_are_good_ones(services):
     environment = {
-        name.lower(): value.replace("${POSTGRES_PASSWORD:-webhooks}", "webhooks")
+        name.lower(): filled_in(value, VALKEY_PASSWORD="secret")
         for name, value in services["web"]["environment"].items()
     }
     settings = load_settings(**environment)
     assert settings.port == CONTAINER_PORT
     assert settings.host == "0.0.0.0"
-    assert settings.require_redis() == "redis://valkey:6379/0"
+    assert settings.require_redis() == "redis://:secret@valkey:6379/0"
     assert settings.database_url == "postgresql+psycopg://webhooks:webhooks@postgres:5432/webhooks"
+
+
+def test_valkey_asks_for_the_password_that_our_processes_have(services):
+    words = shlex.split(services["valkey"]["command"].replace("${", "'${").replace("}", "}'"))
+    demanded = words[words.index("--requirepass") + 1]
+    assert demanded.startswith("${VALKEY_PASSWORD:?")
+    assert f":{demanded}@" in services["web"]["environment"]["REDIS_URL"]
+    assert filled_in(services["valkey"]["environment"]["REDISCLI_AUTH"], VALKEY_PASSWORD="secret") == "secret"
+
+
+@pytest.mark.parametrize("place", ["README.md", ".env.example"])
+def test_what_compose_cannot_do_without_is_told(root, place):
+    needed = set(re.findall(r"\$\{(\w+):\?", (root / "compose.yaml").read_text())) | {"PLUGSURFING_HMAC_CURRENT"}
+    text = (root / place).read_text("utf-8")
+    told = re.search(r"^cp \.env\.example .+$" if place == "README.md" else r"\A(#.+\n)+", text, re.MULTILINE)
+    assert needed <= set(re.findall(r"\w+", told[0]))
+
+
+def test_the_image_may_have_extras(root):
+    """A read-only container cannot install them later."""
+    extras = set(tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    text = (root / "Dockerfile").read_text()
+    assert 'pip install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}"' in text
+    named = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)
+    assert [set(each.split(",")) for each in named] == [extras - {"test"}]
 
 
 def test_the_door_needs_no_store_to_start(services):
