@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from handlers.kit.context import Write
 from ingest.crashpoints import Step, reach
@@ -16,7 +16,7 @@ from workers.ledger import pushes, runs, states
 from workers.ledger.outcomes import Outcome
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import NewRun
-from workers.ledger.transaction import OUT_OF_ORDER
+from workers.ledger.transaction import is_database_itself
 from workers.push.wakes import wake
 from workers.retry import RetryPolicy
 from workers.run import Result, failed
@@ -114,9 +114,11 @@ def _with_statements(
             ours = own(results)
             _write(ledger, [write for result in ours for write in result.writes.written])
             return ours
-    except OUT_OF_ORDER:
-        raise  # the database itself: the whole transaction is begun anew
-    except SQLAlchemyError as failure:
+    except BaseTimeoutException:
+        raise  # the job's own
+    except Exception as failure:
+        if is_database_itself(failure):
+            raise  # the whole transaction is begun anew
         if len(results) == 1:
             return own([failed(results[0], failure, RetryPolicy.of(equipment.settings))])
     half = len(results) // 2

@@ -20,7 +20,7 @@ from workers.equipment import Equipment
 from workers.ledger import ended
 from workers.ledger.ended import DeadRun
 from workers.ledger.engine import chunks
-from workers.ledger.transaction import transact
+from workers.ledger.transaction import look, transact
 
 DEAD_JOB = "dead-"
 AT_ONCE = 200
@@ -28,7 +28,7 @@ AT_ONCE = 200
 
 def file_dead_letters(equipment: Equipment) -> int:
     """File the dead runs that are not among RQ's failed jobs yet, and return how many they were."""
-    dead = transact(equipment.engine, lambda ledger: ended.unfiled(ledger, DEAD_JOB, AT_ONCE))
+    dead = look(equipment.engine, lambda ledger: ended.unfiled(ledger, DEAD_JOB, AT_ONCE))
     if not dead:
         return 0
     try:

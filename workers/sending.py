@@ -18,14 +18,14 @@ from workers.breaker import Breaker
 from workers.devices import Devices
 from workers.equipment import Equipment
 from workers.ledger import devices, pushes
-from workers.ledger.engine import reading
 from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import PushRow
-from workers.ledger.transaction import UNUSABLE, LedgerUnavailable, transact
+from workers.ledger.transaction import LedgerUnavailable, look, transact
 from workers.push.attempt import Ending, attempt
 from workers.push.wakes import next_wake, wake
 from workers.retry import RetryPolicy
 from workers.run import now
+from workers.threads import LastingThreads
 
 log = structlog.get_logger()
 
@@ -101,11 +101,7 @@ class Sender:
         return len(claimed)
 
     def _is_any_due(self) -> bool:
-        try:
-            with reading(self._equipment.engine) as ledger:
-                return pushes.is_any_due(ledger, self._name, now())
-        except UNUSABLE as error:
-            raise LedgerUnavailable(f"the database cannot be used: {type(error.orig).__name__}") from None
+        return look(self._equipment.engine, lambda ledger: pushes.is_any_due(ledger, self._name, now()))
 
     def _attend(self, push: PushRow) -> None:
         """Make one attempt, in a thread of its own. Its place is free again when no call of it hangs any more."""
@@ -183,31 +179,22 @@ class Sender:
             log.warning("sender.waiting", channel=self._name, reason=str(failure))
 
 
-class Senders:
+class Senders(LastingThreads):
     """A sender for each channel that PUSH names, each in a thread of its own, and one thread that wakes them."""
 
     def __init__(self, equipment: Equipment) -> None:
         self._connection = equipment.connection
         self._senders = {name: Sender(equipment, name) for name in equipment.channels}
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._listen, name="push-wakes", daemon=True),
-            *(
-                threading.Thread(target=sender.run, args=(self._stop,), name=f"pushes-{name}", daemon=True)
-                for name, sender in self._senders.items()
-            ),
-        ]
-
-    def start(self) -> None:
-        """Begin to send."""
-        for thread in self._threads:
-            thread.start()
-
-    def check(self) -> None:
-        """Raise RuntimeError if a thread has ended by itself: whoever looks after the clock starts it anew."""
-        dead = [thread.name for thread in self._threads if not thread.is_alive()]
-        if dead:
-            raise RuntimeError(f"the thread {dead[0]} has died")
+        super().__init__(
+            [
+                threading.Thread(target=self._listen, name="push-wakes", daemon=True),
+                *(
+                    threading.Thread(target=sender.run, args=(self._stop,), name=f"pushes-{name}", daemon=True)
+                    for name, sender in self._senders.items()
+                ),
+            ]
+        )
 
     def stop(self) -> None:
         """Claim nothing any more, and wait for the answers to what was sent."""
@@ -215,8 +202,7 @@ class Senders:
         wake(self._connection, self._senders)  # the thread that listens
         for sender in self._senders.values():
             sender.wake()
-        for thread in self._threads:
-            thread.join()
+        self.join()
 
     def _listen(self) -> None:
         while not self._stop.is_set():

@@ -16,8 +16,8 @@ from ingest.settings import Settings
 from workers import causes
 from workers.alerts import raise_alert, resolve_alerts
 from workers.causes import Cause, Look
-from workers.ledger.engine import chunks, reading
-from workers.ledger.transaction import OUT_OF_ORDER, LedgerUnavailable, transact
+from workers.ledger.engine import chunks
+from workers.ledger.transaction import LedgerUnavailable, LedgerUnfit, look, transact
 from workers.run import now
 
 log = structlog.get_logger()
@@ -67,6 +67,8 @@ class Watchdog:
                 continue
             try:
                 self._obey(rule, at)
+            except LedgerUnfit as this:
+                failure = failure or this
             except LedgerUnavailable:
                 self._well_since = None
                 raise
@@ -98,22 +100,12 @@ class Watchdog:
         return causes.silence(ledger, at, span=span, busy=busy, may_raise=is_settled)
 
     def _obey(self, rule: Rule, at: datetime) -> None:
-        look = self._looked(rule, at)
-        for kind, subjects in look.gone.items():
+        found = look(self._engine, lambda ledger: rule.look(ledger, at))
+        for kind, subjects in found.gone.items():
             transact(self._engine, partial(resolve_alerts, kind=kind, subjects=subjects, now=at))
             log.info("alerts.resolved", kind=kind, count=len(subjects))
-        for some in chunks(look.causes, AT_ONCE):
+        for some in chunks(found.causes, AT_ONCE):
             transact(self._engine, partial(_raise, causes=some, at=at))
-
-    def _looked(self, rule: Rule, at: datetime) -> Look:
-        try:
-            with reading(self._engine) as ledger:
-                return rule.look(ledger, at)
-        except OUT_OF_ORDER as error:
-            # Without a statement it could not even connect; what else goes wrong may be the fault of this statement.
-            if error.statement is None or error.connection_invalidated:
-                raise LedgerUnavailable(f"the database cannot be used: {type(error.orig).__name__}") from None
-            raise
 
 
 def _raise(ledger: Connection, causes: Sequence[Cause], at: datetime) -> None:

@@ -15,7 +15,7 @@ from workers.commands.stores import sqlite_file
 from workers.ledger.authorize_context import LedgerContext
 from workers.ledger.engine import open_ledger
 from workers.ledger.facts import Facts
-from workers.ledger.transaction import UNUSABLE, LedgerUnavailable
+from workers.ledger.transaction import LedgerUnavailable
 from workers.trial import Say, Trial
 
 
@@ -63,7 +63,7 @@ def contexts_now(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContex
     if missing is None:
         try:
             facts.look()
-        except (*UNUSABLE, LedgerUnavailable):
+        except LedgerUnavailable:
             missing = "The ledger cannot be used."
     log = structlog.get_logger()
     return (lambda policy: LedgerContext(engine, facts, settings, log.bind(policy=policy.name))), missing

@@ -22,15 +22,41 @@ T = TypeVar("T")
 CHUNK = 1000
 
 
-def open_ledger(url: str, *, patience: timedelta = timedelta(seconds=5)) -> Engine:
+#: Connections at once: as many as a clock has threads (PUSH_CONCURRENCY and its duties); those that look up the devices
+#: of several channels need them for so short a time that they can wait for each other.
+PLACES = 30
+KEPT = 10
+
+#: Seconds that a thread waits for one of them. This and the next two end before a job's patience does, and before RQ
+#: ends the job: what waits for the database is then handed back, and not taken for a death of its worker.
+WAIT = 5.0
+
+#: What PostgreSQL's library is told where the URL says nothing else, in seconds: how long to wait for a connection, and
+#: after how long without a sign of life the machine of the server is given up. It waits for ever if it is not told.
+LIMITS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+
+IN_MEMORY = {None, "", ":memory:"}
+
+
+def open_ledger(
+    url: str, *, patience: timedelta = timedelta(seconds=5), places: int = PLACES, wait: float = WAIT
+) -> Engine:
     """Make the engine; no connection is opened before the first one is asked for.
 
     On SQLite a transaction takes the write lock when it begins, so that it never fails half-way for want of it; it
     waits for up to `patience`, then raises `OperationalError`. See `reading` for transactions that only look.
 
+    Who finds all `places` taken for longer than `wait` gets SQLAlchemy's `TimeoutError`.
+
     The engine may be carried across a fork: connections that nobody uses are closed before, the child opens its own.
     """
-    engine = _make(url, patience)
+    engine = _make(url, patience, places, wait)
     _watch_forks().add(engine)
     return engine
 
@@ -53,16 +79,22 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _make(url: str, patience: timedelta) -> Engine:
+def _make(url: str, patience: timedelta, places: int, wait: float) -> Engine:
+    parts = make_url(url)
     # Errors tell statements without their values: these are bodies and user ids, and errors are logged.
     make = partial(create_engine, url, json_serializer=to_json, hide_parameters=True)
-    if make_url(url).get_backend_name() == "sqlite":
+    is_sqlite = parts.get_backend_name() == "sqlite"
+    if not (is_sqlite and parts.database in IN_MEMORY):  # there each thread has a connection of its own
+        kept = min(KEPT, places)
+        make = partial(make, pool_size=kept, max_overflow=places - kept, pool_timeout=wait)
+    if is_sqlite:
         engine = make(connect_args={"timeout": patience.total_seconds()})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     # The look-up of the hstore type would be one more round trip in every process.
-    engine = make(pool_pre_ping=True, use_native_hstore=False)
+    limits = {name: value for name, value in LIMITS.items() if name not in parts.query}
+    engine = make(pool_pre_ping=True, use_native_hstore=False, connect_args=limits)
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 

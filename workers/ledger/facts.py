@@ -16,8 +16,8 @@ from handlers.kit.authorize import BalanceFacts, ChargingKeyFacts
 from handlers.kit.identifiers import spellings
 from ingest.settings import Settings
 from workers.ledger import balances, charging_keys, drive_readings, session_keys
-from workers.ledger.engine import chunks, reading
-from workers.ledger.transaction import UNUSABLE, LedgerUnavailable, transact
+from workers.ledger.engine import chunks
+from workers.ledger.transaction import LedgerUnavailable, look, transact
 
 log = structlog.get_logger()
 
@@ -106,13 +106,9 @@ class Facts:
         return self._sessions_read_at
 
     def look(self) -> None:
-        """Bring the copy up to date. Raises what a database raises."""
+        """Bring the copy up to date. Raises LedgerUnavailable."""
         now = datetime.now(UTC)
-        with reading(self._engine) as conn:
-            self._look_at_keys(conn)
-            self._look_at_balances(conn, now)
-            if self._wants_sessions:
-                self._look_at_sessions(conn, now)
+        look(self._engine, lambda conn: self._look_at_all(conn, now))
         self._tell_asked(now)
 
     def _run(self) -> None:
@@ -120,9 +116,9 @@ class Facts:
             begun = time.monotonic()
             try:
                 self.look()
-            except (*UNUSABLE, LedgerUnavailable) as failure:
+            except LedgerUnavailable as failure:
                 if not self._away:
-                    log.warning("facts.growing_old", reason=type(getattr(failure, "orig", failure)).__name__)
+                    log.warning("facts.growing_old", reason=str(failure))
                 self._away = True
             else:
                 if self._away:
@@ -130,6 +126,12 @@ class Facts:
                 self._away = False
             self._looked.set()
             self._stop.wait(max(LOOK_EVERY.total_seconds(), SHARE * (time.monotonic() - begun)))
+
+    def _look_at_all(self, conn: Connection, now: datetime) -> None:
+        self._look_at_keys(conn)
+        self._look_at_balances(conn, now)
+        if self._wants_sessions:
+            self._look_at_sessions(conn, now)
 
     def _look_at_keys(self, conn: Connection) -> None:
         last = drive_readings.get(conn, KEYS)

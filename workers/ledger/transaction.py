@@ -1,21 +1,50 @@
-"""One transaction against the ledger, begun anew while the database is away."""
+"""One transaction against the ledger, begun anew while the database is away; and looks, which are not."""
 
+import sqlite3
 from collections.abc import Callable
 from typing import TypeVar
 
 import stamina
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+    TimeoutError,  # noqa: A004 - SQLAlchemy's, of its pool
+)
 
 from ingest.errors import WebhooksError
+from workers.ledger.engine import reading
 
 T = TypeVar("T")
 
-OUT_OF_ORDER = (OperationalError, InterfaceError, InternalError)
-"""What a database raises that is away, locked, read-only or torn between transactions: not the caller's fault."""
+UNUSABLE = (OperationalError, InterfaceError, InternalError, ProgrammingError, TimeoutError)
+"""What is raised where a database is away, locked, read-only, torn or has no connection left, or lacks our tables."""
 
-UNUSABLE = (*OUT_OF_ORDER, ProgrammingError)
-"""That, and what it raises when it does not have this version's tables."""
+SQLITE_ITSELF = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
+"""Result codes that say nothing of the statement: https://www.sqlite.org/rescode.html"""
+
+POSTGRESQL_ITSELF = ("08", "25006", "40", "53", "55", "57", "58")
+"""Beginnings of those: connection, read-only, deadlock, resources, locks, shutdown, system.
+
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
 
 PATIENCE = 30.0
 """How long, in seconds, a job waits for the database before it hands its work back."""
@@ -23,6 +52,10 @@ PATIENCE = 30.0
 
 class LedgerUnavailable(WebhooksError):
     """Raised when the database stays away for longer than a job can wait."""
+
+
+class LedgerUnfit(LedgerUnavailable):
+    """Raised when the database answers, but cannot do what it is asked: it lacks this version's tables, say."""
 
 
 def transact(engine: Engine, work: Callable[[Connection], T], *, patience: float = PATIENCE) -> T:
@@ -38,6 +71,37 @@ def transact(engine: Engine, work: Callable[[Connection], T], *, patience: float
             with attempt, engine.begin() as connection:
                 return work(connection)
     except UNUSABLE as failure:
-        # The driver's text may quote the statement's values, so it is not repeated.
-        raise LedgerUnavailable(f"the database cannot be used: {type(failure.orig).__name__}") from None
+        raise _unavailable(failure) from None
     raise AssertionError("stamina returns or raises")
+
+
+def look(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Call `work` in a transaction that only looks, once: who looks will look again.
+
+    Raises LedgerUnavailable when the database cannot be used.
+    """
+    try:
+        with reading(engine) as connection:
+            return work(connection)
+    except UNUSABLE as failure:
+        raise _unavailable(failure) from None
+
+
+def is_database_itself(failure: BaseException) -> bool:
+    """Say whether the database is out of order, and not what it was asked to do: that asked of it again may work."""
+    if not isinstance(failure, DBAPIError):
+        return isinstance(failure, TimeoutError)
+    if failure.connection_invalidated or failure.statement is None:  # it could not even connect, begin or commit
+        return True
+    if isinstance(failure.orig, sqlite3.Error):
+        # An extended code has the plain one in its last byte. Errors that the driver itself makes up have none.
+        return getattr(failure.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_ITSELF
+    return (getattr(failure.orig, "sqlstate", None) or "").startswith(POSTGRESQL_ITSELF)
+
+
+def _unavailable(failure: SQLAlchemyError) -> LedgerUnavailable:
+    # The driver's text may quote the statement's values, so it is not repeated; where the pool gives up there is none.
+    cause = failure.orig if isinstance(failure, DBAPIError) else failure
+    if is_database_itself(failure):
+        return LedgerUnavailable(f"the database cannot be used: {type(cause).__name__}")
+    return LedgerUnfit(f"the database cannot do what it is asked: {type(cause).__name__}")

@@ -1,17 +1,60 @@
 """How the ledger is opened: what waits for what."""
 
 import multiprocessing
+import socket
 import sqlite3
+import threading
 from datetime import timedelta
+from select import select as select_ready
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from workers.ledger.engine import chunks, insert_into, open_ledger, reading
+from workers.ledger.engine import LIMITS, WAIT, chunks, insert_into, open_ledger, reading
 from workers.ledger.tables import metadata, sightings
+from workers.ledger.transaction import PATIENCE
 
 ROW = {"delivery_id": "d1", "inbox": "here", "receipts": 1}
+
+
+class Proxy:
+    """Stands before a PostgreSQL, and can stop to take anything: then the network tells nobody that it was heard."""
+
+    def __init__(self, url):
+        self._server = make_url(url)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._forward)
+        port = self._listener.getsockname()[1]
+        rest = self._server.set(host="127.0.0.1", port=port, query={"sslmode": "disable"})
+        self.url = rest.render_as_string(hide_password=False)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._client.close()
+        self._listener.close()
+
+    def stop(self):
+        self._stopped.set()
+        self._thread.join()
+
+    def _forward(self):
+        self._client, _ = self._listener.accept()
+        folder = self._server.query.get("host")
+        if folder is None:
+            server = socket.create_connection((self._server.host, self._server.port))
+        else:
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(f"{folder}/.s.PGSQL.{self._server.port or 5432}")
+        with server:
+            while not self._stopped.is_set():
+                for source, target in ((self._client, server), (server, self._client)):
+                    if select_ready([source], [], [], 0.005)[0]:
+                        target.sendall(source.recv(65536))
 
 
 def count(conn):
@@ -21,6 +64,40 @@ def count(conn):
 def test_no_connection_is_opened_before_it_is_needed(tmp_path):
     open_ledger(f"sqlite:///{tmp_path / 'nowhere' / 'ledger.db'}")
     open_ledger("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
+
+
+def test_a_server_that_never_answers_is_not_waited_for_longer_than_the_url_says():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{listener.getsockname()[1]}/nowhere?connect_timeout=1"
+        with pytest.raises(OperationalError), open_ledger(url).connect():
+            pass
+
+
+def test_what_the_url_does_not_limit_is_limited(postgres_url):
+    def limits_of(url):
+        engine = open_ledger(url)
+        with engine.connect() as conn:
+            told = conn.connection.driver_connection.info.get_parameters()
+        engine.dispose()
+        return {name: told.get(name) for name in LIMITS}
+
+    assert limits_of(postgres_url) == {name: str(value) for name, value in LIMITS.items()}
+    mark = "&" if "?" in postgres_url else "?"
+    assert limits_of(f"{postgres_url}{mark}tcp_user_timeout=1234")["tcp_user_timeout"] == "1234"
+    assert max(LIMITS["connect_timeout"], LIMITS["tcp_user_timeout"] / 1000, WAIT) < PATIENCE
+    assert LIMITS["keepalives_idle"] + LIMITS["keepalives_interval"] * LIMITS["keepalives_count"] < PATIENCE
+
+
+def test_a_connection_on_which_nothing_gets_through_any_more_is_given_up(postgres_url):
+    with Proxy(postgres_url) as proxy:
+        engine = open_ledger(f"{proxy.url}&tcp_user_timeout=300")
+        with engine.connect() as conn:
+            assert conn.scalar(text("SELECT 1")) == 1
+            proxy.stop()
+            with pytest.raises(OperationalError) as cut:
+                conn.execute(text("SELECT length(:much)"), {"much": "much" * 10_000_000})
+        assert cut.value.connection_invalidated
+        engine.dispose()
 
 
 def test_what_fails_leaves_nothing_behind(ledger):

@@ -1,0 +1,103 @@
+"""What runs came to is committed together; what one of them wants written and cannot be harms only that one."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import BigInteger, Column, MetaData, String, Table, event, insert, select
+
+from handlers.kit.context import Push, Write, Writes
+from ingest.batch import Delivery
+from ingest.settings import load_settings
+from workers.conclude import conclude
+from workers.equipment import Equipment
+from workers.ledger import deliveries
+from workers.ledger.engine import open_ledger
+from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.schema import metadata
+from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.loader import Plugins
+from workers.push.channels import open_channels
+from workers.run import Result
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+PLUGINS = MetaData()
+notes = Table("notes", PLUGINS, Column("text", String, primary_key=True), Column("number", BigInteger))
+never_made = Table("never_made", PLUGINS, Column("text", String))
+grown = Table("notes", MetaData(), Column("text", String, primary_key=True), Column("never_added", String))
+NOTE = insert(notes)
+
+
+@pytest.fixture
+def equipment(database_url: str, tmp_path: Path) -> Equipment:
+    engine = open_ledger(database_url)
+    metadata.create_all(engine)
+    with engine.begin() as ledger:
+        notes.create(ledger)
+    settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url)
+    return Equipment(settings, Plugins(()), engine, redis.Redis(), open_channels(settings))
+
+
+def ran(number: int, *wanted: Write, attempt: int = 1) -> Result:
+    push = Push("u1", "title", "body", f"key {number}")
+    return Result(f"d{number}", "note", attempt, Outcome.DONE, NOON, NOON, Writes((push,), wanted))
+
+
+def concluded(equipment: Equipment, results: list[Result]) -> dict[str, Outcome]:
+    arrived = [
+        Delivery(each.delivery_id, "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
+        for each in results
+    ]
+
+    def keep(ledger):
+        deliveries.store(ledger, arrived, {each.id: (DeliveryState.RUNNING, None) for each in arrived})
+        return conclude(ledger, equipment, results, "sessions")
+
+    transact(equipment.engine, keep, patience=0.5)
+    with equipment.engine.connect() as ledger:
+        shown = [deliveries.show(ledger, each.id) for each in arrived]
+    return {row.id: run.outcome for row in shown if row for run in row.runs}
+
+
+def written(equipment: Equipment) -> list[str]:
+    with equipment.engine.connect() as ledger:
+        return sorted(ledger.scalars(select(notes.c.text)))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Write(insert(never_made).values(text="lost")),
+        Write(insert(grown).values(text="lost", never_added="lost")),
+        Write(NOTE, {"text": "lost", "number": 2**70}),
+        Write(NOTE, {"text": "lost \ud800", "number": 1}),
+        Write(insert(notes).values(text="lost \ud800", number=1)),
+        Write(NOTE, {"text": "lost", "number": object()}),
+    ],
+    ids=["no table", "no column", "a large number", "half a character", "half a character at once", "no value"],
+)
+def test_what_a_run_cannot_write_is_its_own_failure(equipment: Equipment, bad: Write) -> None:
+    results = [ran(number, Write(NOTE, {"text": f"note {number}", "number": number})) for number in range(7)]
+    results[3] = ran(3, bad)
+    found = concluded(equipment, results)
+    assert found.pop("d3") is Outcome.AGAIN
+    assert set(found.values()) == {Outcome.DONE}
+    assert written(equipment) == [f"note {number}" for number in (0, 1, 2, 4, 5, 6)]
+
+
+def test_a_run_that_never_can_write_is_dead_in_the_end(equipment: Equipment) -> None:
+    last = equipment.settings.retry_attempts
+    assert concluded(equipment, [ran(1, Write(insert(never_made)), attempt=last)]) == {"d1": Outcome.DEAD}
+
+
+def test_a_database_out_of_order_is_no_runs_failure(equipment: Equipment) -> None:
+    is_sqlite = equipment.engine.dialect.name == "sqlite"
+
+    def become_read_only(_conn, cursor, statement, *_):
+        if "INTO notes" in statement:
+            cursor.execute("PRAGMA query_only = ON" if is_sqlite else "SET TRANSACTION READ ONLY")
+
+    event.listen(equipment.engine, "before_cursor_execute", become_read_only)
+    with pytest.raises(LedgerUnavailable, match="cannot be used"):
+        concluded(equipment, [ran(1, Write(NOTE, {"text": "kept"})), ran(2)])
