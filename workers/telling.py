@@ -13,9 +13,8 @@ from ingest.settings import Settings
 from workers.addresses import HANGING, Address, Answer, open_addresses
 from workers.alerts import AlertKind
 from workers.ledger import tellings
-from workers.ledger.engine import reading
 from workers.ledger.tellings import Telling
-from workers.ledger.transaction import transact
+from workers.ledger.transaction import look, transact
 from workers.retry import RetryPolicy
 from workers.run import now
 
@@ -50,13 +49,15 @@ class LogAlerts:
         self._engine = engine
         self._muted = muted
         self._is_sent = is_sent
+        # Logged, and not noted in the ledger yet: until that is committed it may be tried several times.
+        self._said: set[str] = set()
 
     def run(self) -> None:
         """Log what is not logged yet: at least once, and once unless the process dies at it."""
-        with reading(self._engine) as ledger:
-            if not tellings.is_any_unlogged(ledger):
-                return
+        if not look(self._engine, tellings.is_any_unlogged):
+            return
         transact(self._engine, self._log)
+        self._said.clear()
 
     def _log(self, ledger: Connection) -> None:
         found = tellings.unlogged(ledger, AT_ONCE)
@@ -64,18 +65,23 @@ class LogAlerts:
         muted = [one.id for one in found if one.kind in self._muted]
         aloud = [one for one in found if one.kind not in self._muted]
         for one in aloud:
-            log.warning(
-                "alert.raised",
-                alert=one.id,
-                kind=one.kind,
-                sentence=one.sentence,
-                session=one.session_id,
-                delivery=one.delivery_id,
-            )
+            if one.id not in self._said:
+                self._say(one)
         tellings.mark_logged(ledger, [one.id for one in found], at)
         tellings.let_be(ledger, muted)
         if not self._is_sent:
             tellings.mark_told(ledger, [one.id for one in aloud], at)
+
+    def _say(self, one: Telling) -> None:
+        log.warning(
+            "alert.raised",
+            alert=one.id,
+            kind=one.kind,
+            sentence=one.sentence,
+            session=one.session_id,
+            delivery=one.delivery_id,
+        )
+        self._said.add(one.id)
 
 
 class SendAlerts:
@@ -108,9 +114,8 @@ class SendAlerts:
         if self._clock() < self._not_before:
             return
         at = now()
-        with reading(self._engine) as ledger:
-            if not tellings.is_any_due(ledger, at):
-                return
+        if not look(self._engine, lambda ledger: tellings.is_any_due(ledger, at)):
+            return
         until = at + self._timeout + MARGIN
         claimed = transact(self._engine, lambda ledger: tellings.claim(ledger, at, until, AT_ONCE))
         over = [one for one in claimed if at - one.raised_at > TOLD_FOR]

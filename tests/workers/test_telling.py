@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, event, update
+from sqlalchemy.exc import OperationalError
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
@@ -85,6 +86,20 @@ def test_an_alert_is_logged_once_and_told_by_that_when_there_is_nobody_else(any_
         ("alert.raised", "Look at r2."),
     ]
     assert any_desk.log(is_sent=False) == []
+    assert all(row.told_at for row in any_desk.rows())
+
+
+def test_an_alert_is_logged_once_though_noting_it_is_tried_again(any_desk):
+    any_desk.raise_some("r1")
+    failures = iter([True, True])
+
+    def fail_at_first(_conn):
+        if next(failures, False):
+            raise OperationalError("COMMIT", None, OSError())
+
+    event.listen(any_desk.engine, "commit", fail_at_first)
+    said = [line["sentence"] for line in any_desk.log(is_sent=False) if line["event"] == "alert.raised"]
+    assert said == ["Look at r1."]
     assert all(row.told_at for row in any_desk.rows())
 
 
