@@ -89,5 +89,7 @@ def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.executescript(SCHEMA)
-    connection.execute("INSERT OR IGNORE INTO meta VALUES ('inbox_id', ?)", (uuid.uuid4().hex[:12],))
+    # Asked first: an insert takes the lock, and whoever opens the file to look shall not keep the door waiting.
+    if connection.execute("SELECT 1 FROM meta WHERE name = 'inbox_id'").fetchone() is None:
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('inbox_id', ?)", (uuid.uuid4().hex[:12],))
     return connection

@@ -30,7 +30,7 @@ class Metrics:
         self._failures = Counter("webhooks_inbox_commits_failed", "Commits that kept nothing", registry=registry)
         self._quarantined = Counter("webhooks_quarantine_entered", "Requests put in quarantine", registry=registry)
         self._dropped = Counter(
-            "webhooks_quarantine_dropped", "Requests that quarantine had no room for", registry=registry
+            "webhooks_quarantine_dropped", "Requests gone from quarantine for room or age", registry=registry
         )
 
     def committed(self, *, kept: int, repeated: int, seconds: float) -> None:
@@ -49,7 +49,7 @@ class Metrics:
         self._refused.labels(reason).inc()
 
     def quarantined(self, *, entered: int, dropped: int) -> None:
-        """Count what went into quarantine, and what it lost for lack of room."""
+        """Count what went into quarantine, and what went from it for want of room or for its age."""
         self._quarantined.inc(entered)
         self._dropped.inc(dropped)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from ingest.beside import do_not_queue, transaction
 from ingest.envelope import headers_to_keep
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.keyring import Keys
@@ -33,6 +34,7 @@ EXPIRY = timedelta(hours=1)
 
 DROPPED = "quarantine_dropped"
 PUT = "INSERT INTO quarantine (kind, received_at, reason, headers, body) VALUES (?, ?, ?, ?, ?)"
+LIST = "SELECT seq, kind, received_at, reason, headers, body FROM quarantine WHERE received_at >= ? ORDER BY seq"
 EXPIRE = "DELETE FROM quarantine WHERE received_at < ?"
 EVICT = """
 DELETE FROM quarantine WHERE seq <= (
@@ -72,7 +74,7 @@ class Quarantine:
 
         Count those that went, and `dropped` others, for `dropped()`; tell how many.
         """
-        with self._transaction() as file:
+        with self._opened() as file, transaction(file):
             if requests:
                 self._reserve.take(file, sum(len(one.body) for one in requests))
             file.executemany(
@@ -88,20 +90,15 @@ class Quarantine:
         return dropped
 
     def dropped(self) -> int:
-        """Tell how many requests there was no room for, ever."""
-        with self._transaction() as file:
+        """Tell how many requests have gone for want of room or for their age, ever."""
+        with self._opened() as file:
             found = file.execute("SELECT value FROM meta WHERE name = ?", (DROPPED,)).fetchone()
         return int(found[0]) if found else 0
 
     def list(self, since: datetime | None = None) -> list[Quarantined]:
         """Read what is there, in the order of arrival."""
-        with self._transaction() as file:
-            found = file.execute(
-                "SELECT seq, kind, received_at, reason, headers, body FROM quarantine"
-                " WHERE received_at >= ? ORDER BY seq",
-                (since.timestamp() if since else 0,),
-            )
-            return [from_row(row) for row in found]
+        with self._opened() as file:
+            return _listed(file, since)
 
     def reverify(self, keys: Keys, since: datetime | None = None) -> Iterator[Reverified]:
         """Verify again with these keys and today's settings, in the order of arrival, and let in what passes.
@@ -110,26 +107,31 @@ class Quarantine:
         """
         required, sources = self._settings.plugsurfing_hmac_required, self._settings.sources
         keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
-        for request in self.list(since):
-            try:
-                envelope = request.verified(keys, signature_required=required, keeping=keeping, sources=sources)
-            except NotAuthentic as refusal:
-                yield Reverified(request, None, str(refusal))
-                continue
-            with self._transaction() as file:
-                (kept,) = keep_rows(file, [row_of(envelope)])
-                file.execute("DELETE FROM quarantine WHERE seq = ?", (request.seq,))
-            yield Reverified(request, kept, None)
+        with self._opened() as file:
+            for request in _listed(file, since):
+                try:
+                    envelope = request.verified(keys, signature_required=required, keeping=keeping, sources=sources)
+                except NotAuthentic as refusal:
+                    yield Reverified(request, None, str(refusal))
+                    continue
+                with transaction(file):
+                    (kept,) = keep_rows(file, [row_of(envelope)])
+                    file.execute("DELETE FROM quarantine WHERE seq = ?", (request.seq,))
+                yield Reverified(request, kept, None)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
             with contextlib.closing(open_for_keeping(self._path)) as file:
-                file.execute("BEGIN IMMEDIATE")
+                do_not_queue(file)
                 yield file
-                file.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             raise InboxUnavailable(f"The inbox file cannot be used ({type(error).__name__}: {error}).") from error
+
+
+def _listed(file: sqlite3.Connection, since: datetime | None) -> list[Quarantined]:
+    rows = file.execute(LIST, (since.timestamp() if since else 0,))
+    return [from_row(row) for row in rows]
 
 
 class Intake:
@@ -188,9 +190,9 @@ class Intake:
             self._put_back(requests, dropped)
             return
         self._problem = None
+        self._metrics.quarantined(entered=len(requests), dropped=dropped)
         if requests:
             reasons = Counter(request.reason for request in requests)
-            self._metrics.quarantined(entered=len(requests), dropped=dropped)
             log.warning("requests.quarantined", count=len(requests), dropped=dropped, reasons=dict(reasons))
 
     def _put_back(self, requests: list[Quarantined], dropped: int) -> None:

@@ -103,6 +103,26 @@ def test_nothing_was_dropped_of_nothing(quarantine):
     assert quarantine.list() == []
 
 
+def test_who_looks_takes_no_turn_from_the_door(path, quarantine):
+    quarantine.add([refused()])
+    door = open_inbox_file(path)
+    door.execute("BEGIN IMMEDIATE")
+
+    assert len(quarantine.list()) == 1
+    assert quarantine.dropped() == 0
+    door.execute("ROLLBACK")
+    door.close()
+
+
+def test_all_is_verified_again_on_one_connection(quarantine, monkeypatch):
+    quarantine.add([refused() for _ in range(3)])
+    opens, opened = room.open_for_keeping, []
+    monkeypatch.setattr(room, "open_for_keeping", lambda path: opened.append(path) or opens(path))
+
+    assert all(each.kept for each in quarantine.reverify(Keys(current=KEY)))
+    assert len(opened) == 1
+
+
 def test_what_passes_todays_keys_is_let_in_as_received_and_the_rest_stays(path, quarantine):
     good, bad, better = refused(b"good"), refused(b"bad", b"nobody's key"), refused(b"better")
     quarantine.add([good, bad, better])
@@ -203,6 +223,20 @@ def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantin
     assert bodies(quarantine) == [b"%d" % number for number in range(1090, 1100)]
     assert quarantine.dropped() == 90
     assert b"webhooks_quarantine_dropped_total 90.0" in intake.metrics.text({})
+
+
+def test_what_goes_for_its_age_while_nothing_comes_is_counted_too(path, quarantine, monkeypatch, eventually):
+    quarantine.add([refused(), refused()])
+    monkeypatch.setattr(room, "EXPIRY", timedelta(milliseconds=1))
+    monkeypatch.setattr(room, "PAUSE", timedelta(milliseconds=1))
+    metrics = Metrics()
+    intake = Intake(bounded(path, quarantine_age=timedelta(microseconds=1)), metrics)
+    intake.start()
+    eventually(lambda: not bodies(quarantine))
+    intake.close()
+
+    assert quarantine.dropped() == 2
+    assert b"webhooks_quarantine_dropped_total 2.0" in metrics.text({})
 
 
 def test_what_is_larger_than_the_queue_may_still_pass_it_alone(intake, quarantine, monkeypatch):
