@@ -1,4 +1,4 @@
-"""What the door says: small JSON bodies, sent without Starlette's Response, which costs more than all else here."""
+"""What doors say: small JSON bodies, sent without Starlette's Response, which costs more than all else here."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ async def answer_kept(send: Send, delivery_id: str, *, duplicate: bool) -> None:
 
 
 async def answer_error(send: Send, status: HTTPStatus, sentence: str, *headers: tuple[bytes, bytes]) -> None:
-    """Say in a sentence why nothing was kept."""
+    """Say in a sentence why a request came to nothing."""
     await say(send, status, error_body(sentence), headers)
 
 

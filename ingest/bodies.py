@@ -15,7 +15,7 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:
     for name, value in headers:
         if name == b"content-length":
             # Python reads no number of more than 4,300 digits, and zeros before it are digits.
-            if int(value.lstrip(b"0") or b"0") > longest:
+            if int(value.strip().lstrip(b"0") or b"0") > longest:
                 raise TooLarge
         elif name == b"content-encoding" and value.strip().lower() not in NOT_ENCODED:
             raise Encoded

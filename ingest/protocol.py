@@ -199,6 +199,7 @@ class DoorProtocol(HttpToolsProtocol):
 
     def _count_bodyless(self, count: int) -> None:
         # Extensions of chunks and what comes behind the last one; the parser puts that together, however long it is.
+        # Behind an answer it is the body, too, as nobody reads that any more.
         self._bodyless_bytes += count
         if self._bodyless_bytes > LONGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("There is too much around the body of the request.")

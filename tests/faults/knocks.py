@@ -212,6 +212,7 @@ def _lengths() -> Iterator[Knock]:
     yield Knock("Content-Length", "absurdly large", _once(knock("9" * 18)), (413,))
     yield Knock("Content-Length", "with zeros before it", _once(knock("0000000000000005")), (403,))
     yield Knock("Content-Length", "with 5,000 zeros before it", _once(knock("0" * 5000 + "5")), (403,))
+    yield Knock("Content-Length", "zero, with a space behind it", _once(knock("0 ", body=b"")), (403,))
     yield Knock(
         "Content-Length", "none, and no body", _once(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()), (403,)
     )

@@ -1,7 +1,9 @@
 import json
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from ingest import protocol
 from ingest.authorization.question import Allowed, Decision, Form
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
+from ingest.lane.protocol import LaneProtocol
 from ingest.lane.reply import Reply
 
 ASK = "/plugsurfing/authorizations"
@@ -120,6 +123,7 @@ def test_zeros_before_a_length_are_none_of_its_digits(open_lane):
     for zeros in (30, 5000):
         assert wire(lane, b"Content-Length: %s2\r\n\r\n{}" % (b"0" * zeros))[0] == 200
         assert wire(lane, b"Content-Length: %s101\r\n\r\n" % (b"0" * zeros))[0] == 413
+        assert wire(lane, b"Content-Length: %s \r\n\r\n" % (b"0" * zeros))[0] == 200
 
 
 def test_a_body_that_cannot_be_read_gets_the_answer_of_a_failure(open_lane):
@@ -158,6 +162,26 @@ def test_a_head_that_is_not_complete_in_time_gets_no_answer(open_lane, monkeypat
     assert len(lane.verdicts()) == 1
     numbers = lane.client.get("/metrics").text
     assert 'webhooks_authorize_requests_refused_total{reason="LateHead"} 2.0' in numbers
+
+
+def test_a_head_that_a_busy_loop_hears_too_late_is_counted_once(lane, monkeypatch):
+    begins, has_begun = LaneProtocol.on_message_begin, threading.Event()
+
+    def begins_long_ago(self):
+        begins(self)
+        now, timer = self.loop.time(), self._head_timer
+        self._head_timer = SimpleNamespace(when=lambda: now, cancel=timer.cancel)
+        has_begun.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LaneProtocol, "on_message_begin", begins_long_ago)
+        with socket.create_connection(("127.0.0.1", lane.port), timeout=30) as connection:
+            connection.sendall(b"POST /plugsurfing/authorizations HTTP/1.1\r\nHost: x")
+            assert has_begun.wait(10)
+            connection.sendall(b"\r\nAuthorization: a-secret\r\n\r\n")
+            assert connection.recv(1) == b""
+    assert 'refused_total{reason="LateHead"} 1.0' in lane.client.get("/metrics").text
+    assert lane.judges.questions == []
 
 
 def test_who_connects_and_says_nothing_is_no_late_head(open_lane, monkeypatch):
