@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 
 from ingest.pointers import Pointer
 from ingest.signature import SIGNATURE_HEADER
-from ingest.spellings import items
+from ingest.spellings import items_as
 
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 PROOFS = frozenset({"authorization", "proxy-authorization", "cookie", SIGNATURE_HEADER})
@@ -61,12 +61,5 @@ def _place(text: str) -> Place:
     return Pointer(text) if text.startswith("/") else Header(text)
 
 
-def _read(value: object) -> object:
-    parts = items(value)
-    if not isinstance(parts, tuple | list):
-        return parts
-    return tuple(_place(part) if isinstance(part, str) else part for part in parts)
-
-
-Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(_read)]
+Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(items_as(_place))]
 """The type of a setting that holds places, by comma."""

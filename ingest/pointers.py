@@ -13,7 +13,7 @@ import jsonpointer
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from ingest.spellings import items
+from ingest.spellings import items_as
 
 # Else each miss writes the whole document, which may be a megabyte and personal, into an error that nobody reads.
 jsonpointer.VERBOSE_EXCEPTIONS = False
@@ -57,12 +57,5 @@ def pointers(*texts: str) -> tuple[Pointer, ...]:
     return tuple(map(Pointer, texts))
 
 
-def _read(value: object) -> object:
-    parts = items(value)
-    if not isinstance(parts, tuple | list):
-        return parts
-    return tuple(Pointer(part) if isinstance(part, str) else part for part in parts)
-
-
-Pointers = Annotated[tuple[Pointer, ...], NoDecode, BeforeValidator(_read)]
+Pointers = Annotated[tuple[Pointer, ...], NoDecode, BeforeValidator(items_as(Pointer))]
 """The type of a setting that holds pointers, by comma."""

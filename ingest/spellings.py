@@ -1,6 +1,7 @@
 """How the values of settings are spelt in the environment."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -17,6 +18,18 @@ MOST = 65535
 def items(value: object) -> object:
     """Part what is written with commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def items_as(make: Callable[[str], object]) -> Callable[[object], object]:
+    """Part what is written with commas, and make something of each part; what has been made already stays."""
+
+    def read(value: object) -> object:
+        parts = items(value)
+        if not isinstance(parts, tuple | list):
+            return parts
+        return tuple(make(part) if isinstance(part, str) else part for part in parts)
+
+    return read
 
 
 def _folder(value: object) -> object:

@@ -15,7 +15,8 @@ import httpx
 
 from ingest.errors import SettingsError
 from ingest.settings import Settings, load_settings
-from ingest.simulator.questions import SOME_KEY, curl, plugsurfing_question
+from ingest.simulator.curl import curl
+from ingest.simulator.questions import SOME_KEY, plugsurfing_question
 from workers import demo
 from workers.child import Child
 from workers.devfile import FILE_NAME, write_devfile

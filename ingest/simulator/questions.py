@@ -1,7 +1,6 @@
 """Ask at the charger as Plugsurfing does: a question in either form, written as a request."""
 
 import json
-import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,14 +42,6 @@ def ocpi_question(parts: Mapping[str, str], credentials: str) -> QuestionRequest
     return QuestionRequest(
         path, _headers(f"Token {b64encode(credentials.encode()).decode()}"), json.dumps(body).encode()
     )
-
-
-def curl(url: str, question: QuestionRequest) -> str:
-    """Write the request as a line for a POSIX shell."""
-    words = ["curl", "--silent", "--show-error", f"{url}{question.path}"]
-    for name, value in question.headers.items():
-        words += ["--header", f"{name}: {value}"]
-    return shlex.join([*words, "--data-binary", question.body.decode()])
 
 
 def _headers(authorization: str) -> dict[str, str]:

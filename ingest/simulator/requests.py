@@ -1,8 +1,6 @@
 """Turn what Plugsurfing says into a signed request, and say which answer it deserves."""
 
 import gzip
-import shlex
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +10,7 @@ from http import HTTPStatus
 from ingest.errors import SettingsError
 from ingest.keyring import Keys
 from ingest.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
+from ingest.simulator.curl import curl
 from ingest.simulator.faults import Fault, Step
 from ingest.simulator.stories import Telling, written
 
@@ -115,19 +114,14 @@ class Penmanship:
 
 
 def as_curl(request: Request, url: str) -> str:
-    """Write the request as a line for a POSIX shell."""
-    words = ["curl", "--silent", "--show-error", f"{url}{request.path}"]
-    for name, value in request.headers.items():
-        words += ["--header", f"{name}: {value}"]
-    if request.manner is Manner.CHUNKED:
-        words += ["--header", "transfer-encoding: chunked"]
-    if request.manner is Manner.SLOW:
-        words += ["--limit-rate", str(max(1, len(request.body) // 2))]
-    try:
-        return shlex.join([*words, "--data-binary", request.body.decode()])
-    except UnicodeDecodeError:  # no argument of a shell: compressed
-        encoded = b64encode(request.body).decode()
-        return f"printf %s {encoded} | base64 -d | {shlex.join([*words, '--data-binary', '@-'])}"
+    """Write the request as a line for a POSIX shell that sends it in the same manner."""
+    match request.manner:
+        case Manner.CHUNKED:
+            return curl(url, request, "--header", "transfer-encoding: chunked")
+        case Manner.SLOW:
+            return curl(url, request, "--limit-rate", str(max(1, len(request.body) // 2)))
+        case Manner.WHOLE:
+            return curl(url, request)
 
 
 def _manner(faults: frozenset[Fault]) -> Manner:

@@ -10,7 +10,8 @@ import httpx
 from ingest.authorization.question import Form
 from ingest.errors import SettingsError
 from ingest.settings import Settings, authorization_values
-from ingest.simulator.questions import SOME_KEY, QuestionRequest, curl, ocpi_question, plugsurfing_question
+from ingest.simulator.curl import curl
+from ingest.simulator.questions import SOME_KEY, QuestionRequest, ocpi_question, plugsurfing_question
 from workers.commands import options
 from workers.commands.failures import Failure
 from workers.commands.output import json_line, printable, span
