@@ -12,8 +12,9 @@ from rich.progress import Progress
 
 from workers.bench.authorize import Extent, Situation, authorize
 from workers.bench.load import Load, Order, bodies, request
-from workers.bench.report import Column, Row, add_ratios
-from workers.bench.stage import BenchFailed, Stage, alone
+from workers.bench.process import BenchFailed
+from workers.bench.report import Column, Row, add_ratios, p99
+from workers.bench.stage import Stage, alone
 
 PATIENCE = 120
 WEBHOOKS = "from workers.cli import main; main()"
@@ -110,6 +111,11 @@ def test_ratios_are_taken_run_by_run():
     assert fast.samples["ratio"] == [10.0, 10.0]
     assert Column("ratio", "ratio", 1).cell(fast) == "10.0 (10.0–10.0)"
     assert Column("other", "other").cell(fast) == "–"
+
+
+@pytest.mark.parametrize(("values", "found"), [([], 0), ([7], 7), ([0, 100], 99), (range(101), 99)])
+def test_of_a_hundred_values_one_may_be_above(values, found):
+    assert p99(values) == found
 
 
 def test_a_process_that_fails_is_reported_with_its_last_words():

@@ -11,9 +11,10 @@ from rich.progress import Progress
 
 from workers.bench.everything import PATH
 from workers.bench.load import Order
+from workers.bench.process import Process
 from workers.bench.report import Column, Report, Row, add_ratios
 from workers.bench.rivals import KEY_VARIABLE, REDIS_VARIABLE
-from workers.bench.stage import HOST, KEY, Process, Stage, free_port, resident_mib, seen, wait_for_http
+from workers.bench.stage import HOST, KEY, Stage, free_port, resident_mib, seen, wait_for_http
 
 CONNECTIONS = 64
 # More than any door here can answer; a load that runs out of requests ends early and is still measured right.

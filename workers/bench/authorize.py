@@ -6,37 +6,29 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from enum import StrEnum
 from http import HTTPStatus
-from statistics import median, quantiles
+from statistics import median
 
 from rich.progress import Progress
 
 from workers.bench.accept import MOST_PER_SECOND
 from workers.bench.databases import POSTGRESQL, SQLITE
+from workers.bench.drivers import LISTED, put_drivers
 from workers.bench.everything import PATH
 from workers.bench.load import Order
-from workers.bench.questions import Heard, Round, key_of
-from workers.bench.report import Column, Report, Row
-from workers.bench.stage import HOST, KEY, PATIENCE_S, WEBHOOKS, Process, Stage, free_port, seen, wait_until
+from workers.bench.process import Process
+from workers.bench.questions import Heard, Round
+from workers.bench.report import Column, Report, Row, p99
+from workers.bench.stage import HOST, KEY, PATIENCE_S, WEBHOOKS, Stage, free_port, seen, wait_until
 from workers.bench.work import stage_on
-from workers.ledger import balances, charging_keys, drive_readings
-from workers.ledger.balances import Balance
-from workers.ledger.charging_keys import KeyRow
-from workers.ledger.engine import open_ledger
-from workers.ledger.facts import KEYS
-from workers.ledger.migrate import migrate
 
 CREDENTIALS = "credentials for measuring"
-LISTED = 1000
 SLOW = 200
 TIMEOUT_MS = 2500.0
 ON_FAILURE = "NOT_ALLOWED"
 CAPACITY_S = 3.0
 WARM_UP_S = 1.0
-YEAR = timedelta(days=365)
 HANGING = '''
 """A policy that never says anything."""
 
@@ -128,7 +120,7 @@ class _Measure:
         self._port = 0
         self._warm_up = min(WARM_UP_S, seconds)
         stage.valkey(fsync="everysec")
-        _fill(stage)
+        put_drivers(stage.settings().database_url)
 
     def of(self, situation: Situation, row: Row) -> None:
         """Measure one of them."""
@@ -211,7 +203,7 @@ class _Measure:
         row.add(
             rate=len(heard.took_ms) / self._seconds,
             p50_ms=median(took),
-            p99_ms=quantiles(took, n=100, method="inclusive")[98] if len(took) > 1 else took[0],
+            p99_ms=p99(took),
             most_ms=max(took),
             late=sum(each > TIMEOUT_MS for each in took),
             others=sum(heard.decisions.values()) - heard.decisions.get(expected, 0),
@@ -235,23 +227,3 @@ def _is_ready(port: int) -> bool:
 def _heard(process: Process, order: Round) -> Heard:
     answer = process.finish(PATIENCE_S * 2 + order.seconds)
     return Heard(**json.loads(answer.splitlines()[-1]))
-
-
-def _fill(stage: Stage) -> None:
-    """Have the ledger know the keys that are asked about, and what their drivers have left."""
-    url = stage.settings().database_url
-    migrate(url)
-    now = datetime.now(UTC)
-    keys = [KeyRow(key_of(number), enabled=True, contract_id=f"driver-{number}") for number in range(LISTED)]
-    drivers = [f"driver-{number}" for number in range(LISTED)]
-    read = [Balance(driver, Decimal(20), now) for driver in drivers]
-    engine = open_ledger(url)
-    try:
-        with engine.begin() as ledger:
-            drive_readings.claim(ledger, KEYS, now, YEAR)
-            charging_keys.replace_all(ledger, keys, drive_readings.begin_generation(ledger, KEYS), now)
-            drive_readings.complete(ledger, KEYS, now, now + YEAR, LISTED)
-            balances.expect(ledger, drivers, now)
-            balances.put(ledger, read, every=YEAR, otherwise=YEAR)
-    finally:
-        engine.dispose()

@@ -11,12 +11,14 @@ from rich.progress import Progress
 from sqlalchemy import func, select
 
 from workers.bench.databases import POSTGRESQL, SQLITE
+from workers.bench.depths import settled_in
 from workers.bench.load import Order
+from workers.bench.process import BenchFailed
 from workers.bench.report import Column, Report, Row
-from workers.bench.stage import HOST, KEY, BenchFailed, Stage, seen, wait_until
+from workers.bench.stage import HOST, KEY, Stage, seen, wait_until
 from workers.bench.work import stage_on
 from workers.ledger.engine import open_ledger, reading
-from workers.ledger.tables import deliveries, sightings
+from workers.ledger.tables import sightings
 
 MANY_S = 900.0
 PATH = "/plugsurfing/cdrs"
@@ -114,12 +116,12 @@ def _measure(stage: Stage, told: Truth, row: Row) -> None:
         raise BenchFailed(f"{len(told.bodies) - answers.kept} requests were not answered with 200: {answers.refused}")
     began = time.monotonic() - answers.seconds
     engine = open_ledger(stage.settings().database_url)
-    settled = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))
     again = select(func.coalesce(func.sum(sightings.c.receipts - 1), 0))
 
     def is_done() -> bool:
         with reading(engine) as ledger:
-            return ledger.scalar(settled) == sum(told.cdrs.values()) and ledger.scalar(again) == told.repeats
+            repeats = ledger.scalar(again)
+        return settled_in(engine) == sum(told.cdrs.values()) and repeats == told.repeats
 
     wait_until(is_done, "all CDRs are settled", worker, serve, patience_s=MANY_S, every_s=0.2)
     settled_s = time.monotonic() - began

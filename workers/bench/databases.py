@@ -11,7 +11,7 @@ from importlib import import_module
 import psycopg
 from sqlalchemy import make_url
 
-from workers.bench.stage import BenchFailed
+from workers.bench.process import BenchFailed
 
 SQLITE = "SQLite"
 POSTGRESQL = "PostgreSQL"

@@ -9,12 +9,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, select
 
-from ingest.inboxfile import FILE_NAME
 from ingest.signature import SIGNATURE_HEADER, sign
+from workers.bench.depths import opened_inbox, settled_in, waiting_in
 from workers.bench.load import Order, Seen
-from workers.bench.stage import HOST, KEY, PATIENCE_S, BenchFailed, Process, Stage, seen, wait_until
+from workers.bench.process import BenchFailed, Process
+from workers.bench.stage import HOST, KEY, PATIENCE_S, Stage, seen, wait_until
 from workers.ledger.engine import open_ledger, reading
 from workers.ledger.tables import deliveries
 
@@ -49,17 +50,6 @@ class Everything:
         """Where events go."""
         return f"http://{HOST}:{self.port}{PATH}"
 
-    def inbox_depth(self) -> int:
-        """Count what is on disk and not settled yet."""
-        (depth,) = self.inbox.execute("SELECT count(*) FROM deliveries").fetchone()
-        return int(depth)
-
-    def settled(self) -> int:
-        """Count what is settled in the ledger."""
-        query = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))
-        with reading(self.ledger) as connection:
-            return int(connection.execute(query).scalar_one())
-
     def passages(self, since: datetime) -> list[Passage]:
         """Read the ways of everything that came since then, in the order of arrival."""
         columns = deliveries.c.received_at, deliveries.c.settled_at
@@ -69,7 +59,7 @@ class Everything:
 
     def load(self, order: Order, watch: Callable[[], None]) -> Seen:
         """Run a load, looking around every now and then, until all that was answered with 200 is settled."""
-        expected = self.settled()
+        expected = settled_in(self.ledger)
         load = self.stage.load(order)
         while load.is_running:
             for process in (self.serve, self.worker, self.clock):
@@ -79,7 +69,7 @@ class Everything:
         saw = seen(load, order)
         expected += saw.kept
         wait_until(
-            lambda: self.settled() >= expected and self.inbox_depth() == 0,
+            lambda: settled_in(self.ledger) >= expected and waiting_in(self.inbox) == 0,
             "everything is settled",
             self.serve,
             self.worker,
@@ -121,7 +111,7 @@ def everything(stage: Stage) -> Iterator[Everything]:
     settings = stage.settings()
     ledger = open_ledger(settings.database_url)
     try:
-        with closing(sqlite3.connect(f"file:{settings.data_dir / FILE_NAME}?mode=ro", uri=True)) as inbox:
+        with opened_inbox(settings) as inbox:
             yield Everything(stage, serve, port, worker, clock, ledger, inbox)
     finally:
         ledger.dispose()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from workers.bench.databases import POSTGRESQL, SQLITE, new_database
+from workers.bench.process import BenchFailed
 from workers.bench.report import Column, Report, Row
-from workers.bench.stage import HOST, WEBHOOKS, BenchFailed, Stage, free_port, wait_for_http
+from workers.bench.stage import HOST, KEY, WEBHOOKS, Stage, free_port, wait_for_http
 from workers.household import is_free
 
 # So that what takes hours in earnest takes seconds. Calls stay below Plugsurfing's limit, which is simulated too.
@@ -64,7 +65,7 @@ def heal(extent: Extent, server: str | None, progress: Progress) -> Report:
 
 
 def _measured(stage: Stage, database_url: str | None, extent: Extent) -> dict[str, float]:
-    settings = {**HURRY, "PLUGSURFING_HMAC_CURRENT": "a key for measuring", "DATA_DIR": str(stage.folder)}
+    settings = {**HURRY, "PLUGSURFING_HMAC_CURRENT": KEY, "DATA_DIR": str(stage.folder)}
     settings |= {"REDIS_URL": "", **({"DATABASE_URL": database_url} if database_url else {})}
 
     def webhooks(*words: str) -> str:

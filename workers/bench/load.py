@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from ingest.signature import SIGNATURE_HEADER, sign
+from workers.bench.report import p99
 
 EVENTS = ("SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE")
 FIRST_EVENT_AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -130,7 +131,7 @@ class Load:
             answers=len(took) + refused,
             refused=self._refused,
             p50_ms=1000 * took[len(took) // 2] if took else 0.0,
-            p99_ms=1000 * took[len(took) * 99 // 100] if took else 0.0,
+            p99_ms=1000 * p99(took),
         )
 
 

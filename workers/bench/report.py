@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,10 @@ def add_ratios(rows: Sequence[Row], key: str, to: Row, name: str) -> None:
     for row in rows:
         for own, other in zip(row.samples.get(key, ()), to.samples.get(key, ()), strict=False):
             row.add(**{name: own / other if other else 0.0})
+
+
+def p99(values: Sequence[float]) -> float:
+    """Return what 99 of 100 values do not exceed; 0 if there are none."""
+    if len(values) < 2:  # noqa: PLR2004 - between one value and itself is nothing
+        return next(iter(values), 0.0)
+    return quantiles(values, n=100, method="inclusive")[98]

@@ -3,15 +3,16 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from statistics import median, quantiles
+from statistics import median
 
 from rich.progress import Progress
 
 from workers.bench.accept import MOST_PER_SECOND
 from workers.bench.databases import POSTGRESQL, SQLITE
+from workers.bench.depths import waiting_in
 from workers.bench.everything import Everything, everything
 from workers.bench.load import Order, bodies
-from workers.bench.report import Column, Report, Row
+from workers.bench.report import Column, Report, Row, p99
 from workers.bench.stage import KEY
 from workers.bench.work import stage_on
 
@@ -81,13 +82,13 @@ def _single_events(house: Everything, count: int, row: Row) -> None:
     for body in bodies("idle", count):
         took.append(1000 * house.pass_one(body))
         time.sleep(BETWEEN_SINGLE_EVENTS_S)
-    row.add(p50_ms=median(took), p99_ms=_p99(took))
+    row.add(p50_ms=median(took), p99_ms=p99(took))
 
 
 def _under_load(house: Everything, order: Order, row: Row) -> None:
     depths: list[tuple[datetime, int]] = []
     began_at = datetime.now(UTC)
-    saw = house.load(order, lambda: depths.append((datetime.now(UTC), house.inbox_depth())))
+    saw = house.load(order, lambda: depths.append((datetime.now(UTC), waiting_in(house.inbox))))
     passages = house.passages(began_at)
     first_at, last_at = passages[0].received_at, passages[-1].received_at
     settled_at = max(passage.settled_at for passage in passages)
@@ -99,7 +100,7 @@ def _under_load(house: Everything, order: Order, row: Row) -> None:
         at_end=_depth_about(depths, last_at),
         drained_s=(settled_at - last_at).total_seconds(),
         p50_ms=median(took),
-        p99_ms=_p99(took),
+        p99_ms=p99(took),
     )
     row.remark(saw.refused)
 
@@ -111,7 +112,3 @@ def _depth_about(depths: list[tuple[datetime, int]], at: datetime) -> float:
         return abs(look[0] - at)
 
     return median(depth for _, depth in sorted(depths, key=distance)[:5])
-
-
-def _p99(values: list[float]) -> float:
-    return quantiles(values, n=100, method="inclusive")[98] if len(values) > 1 else values[0]

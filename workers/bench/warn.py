@@ -2,23 +2,22 @@
 
 import http.client
 import json
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from statistics import median, quantiles
+from statistics import median
 
 from rich.progress import Progress
-from sqlalchemy import Select, func, select
+from sqlalchemy import Engine, func, select
 
-from ingest.inboxfile import FILE_NAME
 from ingest.signature import SIGNATURE_HEADER, sign
 from ingest.simulator.stories import FEE_INCURRING, STARTED, Cast, telling
 from workers.bench.databases import POSTGRESQL, SQLITE
+from workers.bench.depths import opened_inbox, settled_in, waiting_in
 from workers.bench.everything import PATH
 from workers.bench.load import bodies
-from workers.bench.report import Column, Report, Row
+from workers.bench.report import Column, Report, Row, p99
 from workers.bench.stage import HOST, KEY, PATIENCE_S, Stage, wait_until
 from workers.bench.work import fill, stage_on
 from workers.ledger.engine import open_ledger, reading
@@ -63,32 +62,24 @@ def _measure(stage: Stage, events: int, warnings: int, row: Row) -> None:
     worker, clock = stage.work(), stage.webhooks("clock")
     fill(settings, _told(STARTED, casts))
     serve, port = stage.serve()
-    settled = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))
-
-    def count(query: Select[int]) -> int:
-        with reading(engine) as ledger:
-            return int(ledger.scalar(query) or 0)
-
-    wait_until(lambda: count(settled) >= warnings, "the sessions are known", worker, serve)
+    wait_until(lambda: settled_in(engine) >= warnings, "the sessions are known", worker, serve)
     for process in (serve, worker):
         process.stop()
     fill(settings, bodies("backlog", events))
     worker = stage.work()
     serve, port = stage.serve()
-    with closing(sqlite3.connect(f"file:{settings.data_dir / FILE_NAME}?mode=ro", uri=True)) as inbox:
-        first = _waiting(inbox)
+    with opened_inbox(settings) as inbox:
+        first = waiting_in(inbox)
         _tell(port, _told(FEE_INCURRING, casts))
-        last = _waiting(inbox)
-    sent = select(func.count()).select_from(pushes).where(pushes.c.sent_at.is_not(None))
-    wait_until(lambda: count(sent) >= warnings, "all warnings are sent", worker, serve, clock, patience_s=MANY_S)
+        last = waiting_in(inbox)
+    wait_until(lambda: _sent(engine) >= warnings, "all warnings are sent", worker, serve, clock, patience_s=MANY_S)
     query = select(deliveries.c.received_at, pushes.c.sent_at).join_from(
         pushes, deliveries, pushes.c.delivery_id == deliveries.c.id
     )
     with reading(engine) as ledger:
         took = [1000 * (sent_at - received_at).total_seconds() for received_at, sent_at in ledger.execute(query)]
     engine.dispose()
-    p99 = quantiles(took, n=100, method="inclusive")[98] if len(took) > 1 else took[0]
-    row.add(p50_ms=median(took), p99_ms=p99, most_ms=max(took), waiting_first=first, waiting_last=last)
+    row.add(p50_ms=median(took), p99_ms=p99(took), most_ms=max(took), waiting_first=first, waiting_last=last)
     if not last:
         row.remark({"backlog gone before the last warning": 1})
 
@@ -98,9 +89,9 @@ def _told(name: str, casts: Iterable[Cast]) -> Iterator[bytes]:
         yield telling(name, cast, datetime.now(UTC) - timedelta(seconds=1)).body
 
 
-def _waiting(inbox: sqlite3.Connection) -> int:
-    (count,) = inbox.execute("SELECT count(*) FROM deliveries").fetchone()
-    return int(count)
+def _sent(engine: Engine) -> int:
+    with reading(engine) as ledger:
+        return ledger.execute(select(func.count(pushes.c.sent_at))).scalar_one()
 
 
 def _tell(port: int, told: Iterable[bytes]) -> None:

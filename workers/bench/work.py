@@ -21,6 +21,7 @@ from ingest.relay import Relay
 from ingest.settings import Settings
 from ingest.signature import Match
 from workers.bench.databases import POSTGRESQL, SQLITE, new_database
+from workers.bench.depths import settled_in
 from workers.bench.load import bodies
 from workers.bench.report import Column, Report, Row, add_ratios
 from workers.bench.rivals import DATABASE_VARIABLE, KEEP_ONE, USUAL_QUEUE
@@ -88,16 +89,12 @@ def _measure(stage: Stage, events: int, row: Row) -> None:
     worker = stage.work()
     relay = Relay(settings.data_dir / FILE_NAME, settings)
     ledger = open_ledger(settings.database_url)
-    settled = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))
-
-    def is_done() -> bool:
-        with reading(ledger) as connection:
-            return connection.execute(settled).scalar_one() >= events
-
     started_at = datetime.now(UTC)
     relay.start()
     try:
-        wait_until(is_done, "the inbox is settled", worker, patience_s=PATIENCE_S, every_s=0.2)
+        wait_until(
+            lambda: settled_in(ledger) >= events, "the inbox is settled", worker, patience_s=PATIENCE_S, every_s=0.2
+        )
         with reading(ledger) as connection:
             ended_at = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
         row.add(rate=events / (ended_at - started_at).total_seconds(), rss_mib=resident_mib(worker.pid))
