@@ -44,7 +44,7 @@ class Moment(TypeDecorator[datetime]):
 
 
 class Word(TypeDecorator[StrEnum]):
-    """A member of one of the enums in `outcomes`, kept as its text."""
+    """A member of an enum of words, kept as its text."""
 
     impl = String
     cache_ok = True

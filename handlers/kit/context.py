@@ -57,11 +57,6 @@ class Writes:
     pushes: tuple[Push, ...] = ()
     written: tuple[Write, ...] = ()
 
-    @property
-    def statements(self) -> tuple[Executable, ...]:
-        """The statements without their values."""
-        return tuple(write.statement for write in self.written)
-
 
 class Reader(Protocol):
     """Where a context reads from. Every read is a short transaction of its own."""

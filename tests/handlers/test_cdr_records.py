@@ -238,7 +238,7 @@ def test_no_document_raises(document):
     ctx = context_for(event)
     ctx.delivery = replace(ctx.delivery, body=body)
     cdr_record(event, ctx)
-    assert len(ctx.writes.statements) == 1
+    assert len(ctx.writes.written) == 1
 
 
 NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,55})(\.[0-9]{1,55})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)

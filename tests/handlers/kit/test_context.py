@@ -24,7 +24,7 @@ def test_a_context_only_collects_what_is_written_in_order():
         ctx.write(statement)
     push(ctx, title="first")
     push(ctx, title="second")
-    assert ctx.writes.statements == tuple(statements)
+    assert [write.statement for write in ctx.writes.written] == statements
     assert [push.title for push in ctx.writes.pushes] == ["first", "second"]
 
 
