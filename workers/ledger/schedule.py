@@ -17,7 +17,8 @@ from workers.ledger.tables import runs
 
 # Written out instead of bound, or SQLite could not see that its partial index of running runs applies.
 IS_RUNNING = runs.c.outcome == literal_column("'running'")
-
+# Not merely `IS NOT NULL`, or it would prefer the index of all runs to come.
+HAS_JOB = runs.c.job_id > literal_column("''")
 
 SET_JOB = (
     update(runs)
@@ -64,7 +65,7 @@ def mark_offered(conn: Connection, jobs: Mapping[Key, str]) -> None:
 
 def offered(conn: Connection) -> list[OpenRun]:
     """List runs that a job was made for and that nobody has claimed yet."""
-    return _open(conn, _under(runs.c.attempts + 1).where(runs.c.due_at.is_not(None), runs.c.job_id.is_not(None)))
+    return _open(conn, _under(runs.c.attempts + 1).where(runs.c.due_at.is_not(None), HAS_JOB))
 
 
 def clear_offer(conn: Connection, keys: Iterable[Key]) -> None:
@@ -88,9 +89,8 @@ def lost(
     changed: list[tuple[OpenRun, Outcome]] = []
     is_last = runs.c.deaths + 1 >= deaths_allowed
     for some in chunks(sorted(wanted)):
-        these = tuple_(runs.c.delivery_id, runs.c.handler, runs.c.attempts).in_(list(some))
         statement = (
-            update_in_order(these, IS_RUNNING)
+            update_in_order(_in_attempts(some), IS_RUNNING)
             .values(
                 outcome=case((is_last, Outcome.DEAD), else_=Outcome.AGAIN),
                 deaths=runs.c.deaths + 1,
@@ -107,6 +107,24 @@ def lost(
         for delivery_id, handler, attempt, outcome in conn.execute(statement):
             changed.append((wanted[delivery_id, handler, attempt], outcome))
     refresh_states(conn, {run.delivery_id for run, _ in changed})
+    return changed
+
+
+def handed_back(conn: Connection, left: Sequence[OpenRun], *, now: datetime, reason: str) -> list[OpenRun]:
+    """Give up the attempts of workers that ended them themselves, unmade: each is due again now, and nobody died of it.
+
+    Returns those that were still running in the attempt given.
+    """
+    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in left}
+    changed: list[OpenRun] = []
+    for some in chunks(sorted(wanted)):
+        statement = (
+            update_in_order(_in_attempts(some), IS_RUNNING)
+            .values(outcome=Outcome.AGAIN, due_at=now, job_id=None, finished_at=now, reason=reason)
+            .returning(runs.c.delivery_id, runs.c.handler, runs.c.attempts)
+        )
+        changed += [wanted[delivery_id, handler, attempt] for delivery_id, handler, attempt in conn.execute(statement)]
+    refresh_states(conn, {run.delivery_id for run in changed})
     return changed
 
 
@@ -128,6 +146,10 @@ def overdue(conn: Connection, now: datetime) -> list[Key]:
     ended = sorted((delivery_id, handler) for delivery_id, handler in conn.execute(statement))
     refresh_states(conn, {delivery_id for delivery_id, _ in ended})
     return ended
+
+
+def _in_attempts(these: Sequence[tuple[str, str, int]]) -> ColumnElement[bool]:
+    return tuple_(runs.c.delivery_id, runs.c.handler, runs.c.attempts).in_(list(these))
 
 
 def _under(attempt: ColumnElement[int]) -> Select[Any]:

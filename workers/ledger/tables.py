@@ -84,6 +84,8 @@ runs = Table(
     CheckConstraint("(due_at IS NOT NULL) = (outcome IN ('waiting', 'again'))", name="runs_due_while_to_come"),
 )
 Index("runs_due", runs.c.due_at, sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL"))
+OFFERED = text("due_at IS NOT NULL AND job_id IS NOT NULL")
+Index("runs_offered", runs.c.job_id, sqlite_where=OFFERED, postgresql_where=OFFERED)
 Index(
     "runs_until",
     runs.c.until_at,

@@ -85,6 +85,7 @@ def works(ledger, says, noon):
         "offered": schedule.offered,
         "running": schedule.running,
         "lost": lambda c: schedule.lost(c, schedule.offered(c), now=noon, deaths_allowed=3, error="died"),
+        "handed back": lambda c: schedule.handed_back(c, schedule.offered(c), now=noon, reason="ended"),
         "wake": lambda c: schedule.wake(c, ["s1"], noon),
         "overdue": lambda c: schedule.overdue(c, noon),
         "reopen": lambda c: ended.reopen(c, IDS, "warn", noon),
@@ -124,6 +125,11 @@ def works(ledger, says, noon):
 def test_every_query_finds_its_rows_by_an_index(sqlite_ledger, plans, says, noon):
     for name, work in works(sqlite_ledger, says, noon).items():
         assert [step for step in plans(work) if reads_all(step)] == [], name
+
+
+def test_offered_runs_are_found_among_all_those_to_come(sqlite_ledger, plans, says, noon):
+    (step,) = plans(works(sqlite_ledger, says, noon)["offered"])
+    assert "INDEX runs_offered" in step
 
 
 def test_the_newest_are_listed_without_sorting_all(sqlite_ledger, plans, says, noon):

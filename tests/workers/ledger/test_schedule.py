@@ -94,6 +94,23 @@ def test_a_run_whose_worker_died_is_due_again_until_it_killed_too_many(ledger, w
     assert ledger.state_of("d1") is DeliveryState.DEAD
 
 
+def test_a_run_handed_back_is_due_again_however_often_with_what_it_failed_of(ledger, waiting, noon):
+    waiting(1)
+    for attempt in (1, 2, 3, 4):
+        with ledger.begin() as conn:
+            assert runs.claim(conn, "warn", [("d1", attempt)], "job", noon)
+            left = schedule.running(conn)
+            give_up = {"now": noon, "deaths_allowed": 3, "error": "the worker died"}
+            if attempt == 1:
+                schedule.lost(conn, left, **give_up)
+            else:
+                assert schedule.handed_back(conn, left, now=noon, reason="away") == left
+    again = ledger.run_of("d1", "warn")
+    assert (again.outcome, again.due_at, again.job_id) == (Outcome.AGAIN, noon, None)
+    assert (again.reason, again.error) == ("away", "the worker died")
+    assert ledger.state_of("d1") is DeliveryState.RETRYING
+
+
 def test_what_has_ended_meanwhile_is_not_lost(ledger, waiting, noon):
     waiting(1)
     with ledger.begin() as conn:
@@ -102,6 +119,7 @@ def test_what_has_ended_meanwhile_is_not_lost(ledger, waiting, noon):
     with ledger.begin() as conn:
         runs.finish(conn, "d1", "warn", 1, Outcome.DONE, finished_at=noon)
         assert schedule.lost(conn, seen, now=noon, deaths_allowed=3, error="died") == []
+        assert schedule.handed_back(conn, seen, now=noon, reason="away") == []
     assert ledger.run_of("d1", "warn").outcome is Outcome.DONE
 
 

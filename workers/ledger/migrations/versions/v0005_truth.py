@@ -32,6 +32,7 @@ def upgrade() -> None:
     _partial_index("alerts_open", "alerts", ["kind", "subject"], "resolved_at IS NULL", unique=True)
     _partial_index("alerts_unlogged", "alerts", ["raised_at"], "logged_at IS NULL")
     _partial_index("alerts_due", "alerts", ["due_at"], "due_at IS NOT NULL")
+    _partial_index("runs_offered", "runs", ["job_id"], "due_at IS NOT NULL AND job_id IS NOT NULL")
     _partial_index("runs_dead_of", "runs", ["handler", "finished_at"], "outcome = 'dead'")
     not_over = "status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')"
     _partial_index("sessions_open", "sessions", ["started_at"], not_over)

@@ -1,0 +1,76 @@
+"""The clock's sweep: what becomes of runs whose job is over without a word."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import redis
+
+from ingest.batch import Delivery, lease_key
+from ingest.lease import DIED
+from ingest.settings import load_settings
+from workers.clock import HANDED_BACK, Clock
+from workers.deadletters import file_dead_letters
+from workers.equipment import Equipment
+from workers.ledger import deliveries, runs, schedule
+from workers.ledger.engine import open_ledger
+from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.runs import NewRun
+from workers.ledger.schema import metadata
+from workers.ledger.tables import runs as runs_table
+from workers.loader import Plugins
+from workers.push.channels import open_channels
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+GRACE = timedelta(milliseconds=20)
+
+
+@pytest.fixture
+def equipment(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Equipment:
+    engine = open_ledger(database_url, patience=timedelta())
+    metadata.create_all(engine)
+    settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url)
+    return Equipment(settings, Plugins(()), engine, valkey, open_channels(settings))
+
+
+def claim(equipment: Equipment) -> None:
+    """Have a worker claim a run, in the job `job`."""
+    arrived = Delivery("d1", "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
+    run = NewRun(delivery_id="d1", handler="warn", queue="urgent", outcome=Outcome.WAITING, due_at=NOON)
+    with equipment.engine.begin() as ledger:
+        deliveries.store(ledger, [arrived], {"d1": (DeliveryState.RUNNING, None)})
+        runs.record_new(ledger, [run])
+        assert runs.claim(ledger, "warn", [("d1", 1)], "job", NOON)
+
+
+def sweep_until_given_up(equipment: Equipment) -> tuple[str, int, str | None, str | None]:
+    clock = Clock(equipment, grace=GRACE)
+    while True:
+        clock.sweep()
+        with equipment.engine.connect() as ledger:
+            row = ledger.execute(runs_table.select()).one()
+        if row.outcome is not Outcome.RUNNING:
+            return row.outcome, row.deaths, row.reason, row.error
+
+
+def test_a_run_that_its_worker_handed_back_is_due_again_and_nobodys_death(equipment: Equipment) -> None:
+    claim(equipment)
+    assert sweep_until_given_up(equipment) == (Outcome.AGAIN, 0, HANDED_BACK, None)
+    with equipment.engine.begin() as ledger:
+        (run,) = schedule.due(ledger, datetime.now(UTC), 10)
+        assert (run.attempt, run.job_id, run.has_failed) == (2, None, False)
+
+
+def test_a_run_whose_worker_died_counts_that_death(equipment: Equipment) -> None:
+    claim(equipment)
+    equipment.connection.set(lease_key("job"), DIED)
+    outcome, deaths, _, error = sweep_until_given_up(equipment)
+    assert (outcome, deaths) == (Outcome.AGAIN, 1)
+    assert "died" in str(error)
+
+
+def test_a_clock_that_finds_nothing_to_do_waits_for_nobody_who_writes(equipment: Equipment) -> None:
+    with equipment.engine.begin() as ledger:
+        ledger.execute(runs_table.delete())
+        Clock(equipment).sweep()
+        file_dead_letters(equipment)
