@@ -12,13 +12,15 @@ import psycopg
 
 from tests.faults.redisfaults import meanwhile
 from tests.faults.smalldisk import SmallDisk
-from tests.faults.stage import POSTGRESQL, SQLITE, Stage
+from tests.faults.stage import PATIENCE, POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
 
-#: Longer than any connection waits for a lock.
+#: Longer than a connection to SQLite waits for a lock. To PostgreSQL it waits for as long as it takes.
 LOCKED_FOR = 7.0
 #: Longer than anybody waits for a new connection.
 HANGS_FOR = 7.0
+#: So many connections lose their transaction.
+CUTS = 10
 SLOW_BY = 0.3
 
 
@@ -41,32 +43,45 @@ def slow_down(stage: Stage) -> None:
         " LANGUAGE plpgsql"
     )
     stage.postgres.execute("CREATE TRIGGER dawdle AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
+    before = _runs(stage)
     meanwhile(stage, 20)
+    wait_until(lambda: _runs(stage) > before, "somebody has written runs, slowly")
     stage.postgres.execute("DROP TRIGGER dawdle ON runs")
     stage.postgres.execute("DROP FUNCTION dawdle")
 
 
 def lock(stage: Stage) -> None:
     """Have somebody else's transaction lock our tables."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
     with psycopg.connect(stage.postgres.uri) as connection:
         connection.execute("LOCK TABLE deliveries, runs IN ACCESS EXCLUSIVE MODE")
         time.sleep(LOCKED_FOR)
+        wait_until(lambda: stage.postgres.execute(waiting) != [(0,)], "somebody waits for the lock")
 
 
 def cut(stage: Stage) -> None:
     """End whatever connection is in a transaction, again and again."""
-    for _ in range(30):
-        stage.postgres.execute(
+    ended = 0
+    end = time.monotonic() + PATIENCE
+    while ended < CUTS:
+        assert time.monotonic() < end, f"only {ended} connections were in a transaction"
+        found = stage.postgres.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start IS NOT NULL"
         )
+        ended += sum(was_there is True for (was_there,) in found)
         time.sleep(0.05)
+
+
+def _runs(stage: Stage) -> int:
+    return int(stage.postgres.execute("SELECT count(*) FROM runs")[0][0])
 
 
 def lock_file(stage: Stage) -> None:
     with closing(sqlite3.connect(stage.folder / "ledger.db", isolation_level=None)) as file:
         file.execute("BEGIN IMMEDIATE")
-        time.sleep(LOCKED_FOR)
+        with stage.hears("database is locked"):
+            time.sleep(LOCKED_FOR)
         file.execute("ROLLBACK")
 
 
@@ -93,7 +108,7 @@ class OnSmallDisk(Stage):
 
 
 def fill(stage: Stage) -> None:
-    with stage.disk.filled():
+    with stage.disk.filled(), stage.hears("database or disk is full"):
         meanwhile(stage, 20)
 
 
@@ -106,7 +121,7 @@ def fill_tablespace(stage: Stage) -> None:
         stage.postgres.execute(f"CREATE TABLESPACE small LOCATION '{disk.folder}'")
         for table in ("deliveries", "runs", "effects"):
             stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE small")
-        with disk.filled():
+        with disk.filled(), stage.hears("No space left on device"):
             meanwhile(stage, 20)
         for table in ("deliveries", "runs", "effects"):
             stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")

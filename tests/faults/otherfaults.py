@@ -1,6 +1,7 @@
 """A clock that jumps, handlers that misbehave, and the same event at two nodes."""
 
-import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Self
 
@@ -13,9 +14,10 @@ from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
 from workers.ledger.engine import reading
 from workers.ledger.outcomes import Outcome
-from workers.ledger.tables import deliveries, runs
+from workers.ledger.tables import deliveries, pushes, runs
 
 HOUR = 3600
+QUARTER = timedelta(minutes=15)
 
 
 class WithOtherClock(Stage):
@@ -36,15 +38,35 @@ class WithOtherClock(Stage):
 
 
 def jump(stage: WithOtherClock, *, to: int) -> None:
-    """Set the clock, while runs wait for their second attempt."""
+    """Set the clock, while a run waits for its second attempt."""
+    wait_until(lambda: _is_waiting(stage), "a run is to be tried again")
+    known = set(stage.load.sent)
     stage.turn(to)
     meanwhile(stage)
+    wait_until(lambda: _went_by(stage, to, known), "door, worker and clock have gone by the other time")
 
 
 def jump_and_back(stage: WithOtherClock) -> None:
-    stage.turn(HOUR)
-    meanwhile(stage, 10)
+    jump(stage, to=HOUR)
+    wait_until(lambda: _is_waiting(stage), "a run is to be tried again")
     stage.turn(0)
+
+
+def _is_waiting(stage: Stage) -> bool:
+    with reading(stage.engine) as ledger:
+        return (
+            ledger.execute(select(runs.c.handler).where(runs.c.outcome == Outcome.AGAIN).limit(1)).first() is not None
+        )
+
+
+def _went_by(stage: Stage, ahead: int, known: set[str]) -> bool:
+    """Say whether each process that writes times has written that one of a new delivery."""
+    now = datetime.now(UTC) + timedelta(seconds=ahead)
+    written = (deliveries.c.received_at, deliveries.c.stored_at, pushes.c.sent_at)  # by serve, work and clock
+    both = select(deliveries.c.id, *written).join(pushes, pushes.c.delivery_id == deliveries.c.id)
+    with reading(stage.engine) as ledger:
+        new = [times for delivery_id, *times in ledger.execute(both) if delivery_id not in known]
+    return any(all(at is not None and abs(at - now) < QUARTER for at in times) for times in new)
 
 
 NUMBERS = iter(range(1_000_000))
@@ -69,19 +91,21 @@ def _outcomes(stage: Stage, deed: str) -> list[Outcome | None]:
 
 def tell_both(stage: Stage) -> None:
     """Send the same events to both nodes at the same time."""
-    for number in range(10_000_000, 10_000_040):
-        body = event(number)
-        for port in stage.ports:
-            assert stage.load.send(body, port) == 200
+    with ThreadPoolExecutor(len(stage.ports)) as pool:
+        for number in range(10_000_000, 10_000_040):
+            answers = list(pool.map(partial(stage.load.send, event(number)), stage.ports))
+            assert answers == [200] * len(stage.ports)
 
 
 def kill_one_of_two(stage: Stage) -> None:
     """Kill the process that carries; the other one takes over."""
-    stage.members["serve-0-0"].stop()
-    before = len(stage.load.acknowledged())
-    wait_until(lambda: len(stage.load.acknowledged()) >= before + 20, "the other one goes on")
-    time.sleep(0.5)
-    stage.members["serve-0-0"].start()
+    lead = '"relay.lead_taken"'
+    carrying = [name for name in ("serve-0-0", "serve-0-1") if lead in stage.said(name)]
+    assert len(carrying) == 1, f"they carry: {carrying}"
+    with stage.hears(lead):
+        stage.members[carrying[0]].stop()
+        meanwhile(stage, 20)
+    stage.members[carrying[0]].start()
 
 
 ENDS = {

@@ -17,7 +17,10 @@ class SmallDisk:
     def __init__(self, folder: Path, mebibytes: int) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._call("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs")
+        try:
+            self._mount("-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs")
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Impossible("only root may mount a disk") from error
 
     @contextmanager
     def filled(self) -> Iterator[None]:
@@ -36,18 +39,15 @@ class SmallDisk:
 
     def make_read_only(self) -> None:
         """Nobody may have a file open for writing."""
-        self._call("mount", "-o", "remount,ro")
+        self._mount("-o", "remount,ro")
 
     def make_writable(self) -> None:
-        self._call("mount", "-o", "remount,rw")
+        self._mount("-o", "remount,rw")
 
     def end(self) -> None:
         subprocess.run(["umount", "-l", str(self.folder)], check=False, capture_output=True)
         with suppress(OSError):
             self.folder.rmdir()
 
-    def _call(self, *command: str) -> None:
-        try:
-            subprocess.run([*command, str(self.folder)], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise Impossible("only root may mount a disk") from error
+    def _mount(self, *options: str) -> None:
+        subprocess.run(["mount", *options, str(self.folder)], check=True, capture_output=True)

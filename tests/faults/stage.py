@@ -231,6 +231,17 @@ class Stage:
     def said(self, name: str) -> str:
         return self.members[name].log.read_text(errors="replace")
 
+    @contextlib.contextmanager
+    def hears(self, what: str, patience: float = PATIENCE) -> Iterator[None]:
+        """Stay until one of our processes has said this: what nobody has noticed was no fault."""
+
+        def count() -> int:
+            return sum(self.said(name).count(what) for name, member in self.members.items() if member.log.exists())
+
+        before = count()
+        yield
+        wait_until(lambda: count() > before, f"somebody says {what!r}", patience)
+
     def _add_door(self, node: int, door: int) -> None:
         port = free_port()
         self.ports.append(port)
