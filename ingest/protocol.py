@@ -16,7 +16,7 @@ NO_REQUEST_YET = object()
 UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?=:)")
 # The end of a piece of a head in which that word may be cut in two; the end of the head itself is no such piece. It is
 # short, as no space may stand before the colon: what is held back is looked at again with every piece that comes.
-CUT_UPGRADE = re.compile(rb"(?i)(?<!\r\n)\r(?:\n(?:u(?:p(?:g(?:r(?:a(?:d(?:e)?)?)?)?)?)?)?)?\Z")
+CUT_UPGRADE = re.compile(rb"(?i)(?<!\r\n)\r(?:\n(?:u(?:p(?:g(?:r(?:a(?:de?)?)?)?)?)?)?)?\Z")
 ENDS_CUT = frozenset(b"\r\nupgradeUPGRADE")
 HEAD_END = b"\r\n\r\n"
 
