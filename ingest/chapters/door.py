@@ -34,7 +34,9 @@ class DoorSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that every server listens on")
     port: Port = Field(8000, description="port of `serve`")
     serve_workers: int = Field(
-        0, ge=0, description="processes that `serve` keeps, replaced one by one on SIGHUP; 0: it serves itself"
+        0,
+        ge=0,
+        description="processes that `serve` keeps, replaced one by one on SIGHUP; 0: it serves itself, SIGHUP ends it",
     )
     gap_shortest: Span = Field(
         timedelta(seconds=5), description="shortest time without a sign of life that is remembered as a gap"

@@ -84,6 +84,8 @@ def keys(settings: Settings) -> Iterator[Finding]:
             yield _warn("keys", f"{name} is shorter than {SHORT_KEY} bytes: easy to guess.")
     if ring.authorizations:
         yield _ok("keys", "An authorization header is asked for, too.")
+    if settings.forwarded_by and settings.sources is None:
+        yield _warn("keys", "FORWARDED_BY is set without PLUGSURFING_SOURCES: nobody asks where a request comes from.")
 
 
 def inbox(settings: Settings) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ def serve(*, workers: int | None) -> None:
     """Take events and charging records in over HTTP, keep them, and bring them to Redis.
 
     Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on what systemd hands over.
+    Without --workers SIGHUP ends it, as SIGTERM does.
     """
     from ingest.settings import load_settings
 

@@ -43,6 +43,16 @@ def test_settings_are_shown_without_their_secrets(node):
     assert standings(rows)["redis"] == ["fail"]
 
 
+@pytest.mark.parametrize(("sources", "is_said"), [("", True), ("192.0.2.7", False)])
+def test_proxies_whose_word_nobody_asks_for_are_said(node, valkey_url, sources, is_said):
+    given = {"PLUGSURFING_SOURCES": sources} if sources else {}
+
+    rows = node.rows("check", REDIS_URL=valkey_url, FORWARDED_BY="10.0.0.1", **given)
+
+    said = [row["standing"] for row in rows if "FORWARDED_BY is set" in row.get("sentence", "")]
+    assert said == ["warn"] * is_said
+
+
 def test_a_check_changes_nothing(node, valkey_url, tmp_path):
     away = tmp_path / "not" / "there"
     environment = {"DATA_DIR": str(away), "DATABASE_URL": "", "REDIS_URL": valkey_url}
