@@ -1,36 +1,49 @@
-"""Where the house stands, and its README as tables and blocks."""
+"""Where the house stands, and its READMEs as tables and blocks."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+READMES = ("README.md", "handlers/README.md", "workers/README.md")
+
 
 @dataclass(frozen=True)
 class Readme:
-    """The README, by heading."""
+    """The README and those beside the code, by heading: each heading that is asked for stands in one of them."""
 
-    text: str
+    pages: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        """What stands at the root."""
+        return self.pages["README.md"]
 
     def section(self, heading: str) -> str:
         """Everything under a heading, up to the next one of its rank or above."""
-        found = re.search(rf"^(#+) {re.escape(heading)}$", self.text, re.MULTILINE)
-        assert found, f"README.md has no section {heading!r}"
-        rest = self.text[found.end() :]
-        end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
-        return rest[: end.start()] if end else rest
+        sections = [section for text in self.pages.values() for section in self._sections(text, heading)]
+        assert sections, f"no README has a section {heading!r}"
+        assert len(sections) == 1, f"{heading!r} stands in several places"
+        return sections[0]
 
     def table(self, heading: str) -> list[tuple[str, ...]]:
         """The rows of the first table under a heading, without its head."""
         lines = list(self._table_lines(self.section(heading)))
-        assert len(lines) > 2, f"README.md has no table under {heading!r}"
+        assert len(lines) > 2, f"there is no table under {heading!r}"
         return [tuple(cell.strip() for cell in line.strip().strip("|").split(" | ")) for line in lines[2:]]
 
     def code(self, heading: str, language: str) -> list[str]:
         """The blocks of one language under a heading."""
         return re.findall(rf"^```{language}\n(.*?)^```$", self.section(heading), re.MULTILINE | re.DOTALL)
+
+    @staticmethod
+    def _sections(text: str, heading: str) -> Iterator[str]:
+        for found in re.finditer(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE):
+            rest = text[found.end() :]
+            end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
+            yield rest[: end.start()] if end else rest
 
     @staticmethod
     def _table_lines(text: str) -> Iterator[str]:
@@ -51,5 +64,5 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def readme(root: Path) -> Readme:
-    """The README."""
-    return Readme((root / "README.md").read_text("utf-8"))
+    """All of them."""
+    return Readme({name: (root / name).read_text("utf-8") for name in READMES})

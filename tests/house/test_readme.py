@@ -1,4 +1,4 @@
-"""What the README says is what the code does: its tables, its commands, its plugin."""
+"""What the READMEs say is what the code does: their tables, their commands, their plugins."""
 
 import ast
 import inspect
@@ -11,6 +11,7 @@ import pytest
 from handlers.cdr_records import FIELDS
 from handlers.kit.statuses import STATUSES, Anomaly
 from ingest.authorization.answers import NAMES as TEMPLATE_NAMES
+from ingest.authorization.question import Allowed
 from ingest.errors import Refusal
 from ingest.settings import load_settings
 from workers.alerts import AlertKind
@@ -94,7 +95,7 @@ def test_the_table_of_cdr_fields_is_that_of_the_plugin(readme):
 def test_the_plugin_and_its_test_run_as_they_stand(readme, heading):
     names: dict = {"__name__": "a_plugin"}
     for block in readme.code(heading, "python"):
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, heading, "exec"), names)
     (test,) = (value for name, value in names.items() if name.startswith("test_"))
     test()
 
@@ -115,10 +116,46 @@ def test_the_map_names_rooms_that_exist(readme, root):
     assert all((root / room).is_file() for room in rooms)
 
 
-def test_links_to_files_lead_somewhere(readme, root):
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", readme.text)
-    assert links
-    assert all((root / link).exists() for link in links)
+def anchors_of(path):
+    """The places in a page that a link may name."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere(readme, root):
+    for page, text in readme.pages.items():
+        links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text)
+        assert links, page
+        for link, anchor in links:
+            target = (root / page).parent / link if link else root / page
+            assert target.exists(), f"{page}: {link}"
+            assert not anchor or anchor in anchors_of(target), f"{page}: {link}#{anchor}"
+
+
+def test_every_command_that_is_named_exists(readme):
+    for page, text in readme.pages.items():
+        named = set(re.findall(r"(?:^|`)webhooks ([a-z]+)", text, re.MULTILINE))
+        assert named, page
+        assert named <= set(COMMANDS), page
+
+
+def test_every_setting_that_is_named_exists(readme):
+    of_the_wire = {
+        *STATUSES,
+        *Allowed,
+        "ALLOWED_OFFLINE",
+        *(event for one in STATUSES.values() for event in one.events),
+    }
+    settings = {one.name for one in load_settings().described()} | {"NAME_FILE", "SESSION_FEE_INCURRING"}
+    for page, text in readme.pages.items():
+        named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)[`=]", text)) - of_the_wire
+        assert named, page
+        assert named <= settings, page
+
+
+def test_the_first_screen_has_the_problem_and_both_commands_come_before_the_manual(readme):
+    places = [readme.text.index(what) for what in ("**once**", "## What it promises", RUN, TEST, "## Write a plugin")]
+    assert places == sorted(places)
 
 
 def test_the_figures_name_the_command_that_measures_them(readme):

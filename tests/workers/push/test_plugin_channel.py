@@ -18,8 +18,8 @@ from workers.sending import send_due
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 
-README = Path(__file__).resolve().parents[3] / "README.md"
-# The channel that the README shows, as it stands there.
+README = Path(__file__).resolve().parents[3] / "handlers" / "README.md"
+# The channel that the README of the plugins shows, as it stands there.
 (SMS,) = re.findall(
     r"^```python\n(\"\"\"Tell drivers by SMS.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
 )
