@@ -107,6 +107,11 @@ def local(at: datetime) -> str:
     return here.strftime("%H:%M:%S" if here.date() == today else "%Y-%m-%d %H:%M:%S")
 
 
+def clock_name() -> str:
+    """Name the clock that `local` reads: `UTC`, or `CEST`; a driver's may be another one."""
+    return datetime.now(UTC).astimezone().tzname() or "local"
+
+
 def span(length: timedelta) -> str:
     """Write a span in the unit that fits it: `85 ms`, `4.2 s`, `12 min`, `3 h`, `2 d`."""
     seconds = length.total_seconds()

@@ -17,7 +17,20 @@ from workers.commands.failures import Failure
 from workers.commands.healed import healed_json, healed_lines, look_in_words
 from workers.commands.listing import EVERYTHING, in_inbox_only, run_json
 from workers.commands.look import push_json
-from workers.commands.output import Cell, Json, colored, console, facts, iso, json_line, local, printable, span, table
+from workers.commands.output import (
+    Cell,
+    Json,
+    clock_name,
+    colored,
+    console,
+    facts,
+    iso,
+    json_line,
+    local,
+    printable,
+    span,
+    table,
+)
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
 from workers.drive.facts import SOME_TIME
@@ -87,7 +100,10 @@ def print_session(
     ]
     lives += [(line[0] or SOME_TIME, [line]) for line in healed_lines(record)]
     lives.sort(key=itemgetter(0))
-    table(("time", "late", "what came", "what came of it"), [line for _, lines in lives for line in lines])
+    table(
+        (f"time ({clock_name()})", "late", "what came", "what came of it"),
+        [line for _, lines in lives for line in lines],
+    )
 
 
 def charge_in_words(charge: CdrRow) -> str:
