@@ -24,8 +24,8 @@ from workers.run import now
 
 log = structlog.get_logger()
 
-LEASE = timedelta(minutes=2)
-"""How long a session is left to who reads it. If they die, or the Drive API does not answer, it is read again then."""
+MARGIN = timedelta(seconds=30)
+"""How much longer than one answer may take sessions are left to who reads them. If they die, others read them then."""
 
 AT_ONCE = 50
 """Sessions claimed in one turn."""
@@ -44,12 +44,13 @@ class Reconcile:
     every = timedelta(seconds=2)
 
     def __init__(
-        self, equipment: Equipment, drive: DriveClient, allowance: Allowance, *, lease: timedelta = LEASE
+        self, equipment: Equipment, drive: DriveClient, allowance: Allowance, *, lease: timedelta | None = None
     ) -> None:
         self._equipment = equipment
         self._drive = drive
         self._allowance = allowance
-        self._lease = lease
+        self._answer_takes = equipment.settings.drive_patience
+        self._lease = self._answer_takes + MARGIN if lease is None else lease
         self._rhythm = Rhythm.of(equipment.settings)
         self._enrolled_until: datetime | None = None
 
@@ -85,14 +86,17 @@ class Reconcile:
         healed = answers = 0
         unanswered: dict[DueReread, str] = {}
         was_answered = True
-        for number, due in enumerate(claimed):
+        for number, each in enumerate(claimed):
+            due = self._still_ours(each)
+            if due is None:
+                continue
             try:
                 self._allowance.spend(1)
                 healed += self._read(due)
             except (DriveUnavailable, DriveRefused) as failure:
                 is_its_own = was_answered and len(claimed) > 1 and not isinstance(failure, Throttled | BudgetSpent)
                 if not is_its_own:
-                    self._release([each.session_id for each in claimed[number:]])
+                    self._release([due, *claimed[number + 1 :]])
                     raise
                 unanswered[due] = str(failure)
                 was_answered = False
@@ -103,6 +107,13 @@ class Reconcile:
             for due, reason in unanswered.items():
                 self._note_nothing(due, Reread.FAILED, reason)
         return healed
+
+    def _still_ours(self, due: DueReread) -> DueReread | None:
+        """Renew the lease of a session unless there is time for an answer; None if another clock has the session."""
+        at = now()
+        if due.claimed_until - at > self._answer_takes:
+            return due
+        return transact(self._equipment.engine, lambda ledger: rereads.renew(ledger, due, at + self._lease))
 
     def _read(self, due: DueReread) -> int:
         read_at = now()
@@ -120,13 +131,14 @@ class Reconcile:
         follow_up(self._equipment, Aftermath(offer=healing.wakes))
         return len(healing.changed)
 
-    def _release(self, session_ids: Sequence[str]) -> None:
-        transact(self._equipment.engine, lambda ledger: rereads.release(ledger, session_ids, now()))
+    def _release(self, claimed: Sequence[DueReread]) -> None:
+        transact(self._equipment.engine, lambda ledger: rereads.release(ledger, claimed, now()))
 
     def _note_nothing(self, due: DueReread, outcome: Reread, reason: str) -> None:
         def keep(ledger: Connection) -> None:
             before = rereads.looks(ledger, [due.session_id]).get(due.session_id)
-            rereads.note(ledger, {due.session_id: nothing_seen(before, outcome, reason, self._rhythm)}, now())
+            if before is not None and before.next_at == due.claimed_until:  # else somebody else may have seen more
+                rereads.note(ledger, {due.session_id: nothing_seen(before, outcome, reason, self._rhythm)}, now())
 
         transact(self._equipment.engine, keep)
         if outcome is Reread.FAILED:  # a wrong setting would have none be healed, and nobody would know

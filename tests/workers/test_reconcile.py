@@ -26,7 +26,8 @@ from ingest.simulator.world import Truth, World, truth_of
 from workers.allowance import Allowance
 from workers.comparison import Comparison, compare
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveRefused, DriveUnavailable
+from workers.drive.errors import DriveError, DriveRefused, DriveUnavailable, NotInDrive, Throttled
+from workers.drive.models import DriveSession
 from workers.history import CoverGaps, NoticeGaps
 from workers.ledger import devices, gaps, rereads, runs, session_keys, sessions
 from workers.ledger.outcomes import Outcome
@@ -36,6 +37,7 @@ from workers.ledger.runs import NewRun
 from workers.ledger.tables import runs as run_table
 from workers.ledger.tables import sessions as session_table
 from workers.reconcile import Reconcile
+from workers.rhythm import Rhythm
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SECOND = timedelta(seconds=1)
@@ -277,6 +279,67 @@ def test_several_clocks_read_each_session_once(clock_on, database_url: str, play
         each.reconcile.run()
     assert one.compared(played.world).equal == 30
     assert played.calls == 30
+
+
+class SlowDrive:
+    """A Drive API that takes long for each answer, while another clock has its turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer_takes: timedelta) -> None:
+        self.time, self.answer_takes = datetime.now(UTC) + timedelta(hours=1), answer_takes
+        self.read: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+        for module in ("reconcile", "healing"):
+            monkeypatch.setattr(f"workers.{module}.now", lambda: self.time)
+
+    def session(self, _user_id: str, session_id: str) -> DriveSession:
+        self.read.append(session_id)
+        self.time += self.answer_takes
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        raise NotInDrive("The Drive API does not know it.")
+
+
+def slow_clocks(clock: Clock, drive: SlowDrive, count: int = 2) -> list[Reconcile]:
+    with clock.equipment.engine.begin() as ledger:
+        rereads.enrol_at_once(ledger, NOW - timedelta(days=1), NOW + timedelta(days=1), drive.time)
+    return [Reconcile(clock.equipment, drive, Allowance(10**6)) for _ in range(count)]
+
+
+def test_no_session_is_read_twice_because_the_drive_api_is_slow(
+    clock_on, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = clock_on(database_url, reconcile_after="30m")
+    drive = SlowDrive(monkeypatch, timedelta(seconds=80))
+    ids = [f"S{number}" for number in range(6)]
+    for session_id in ids:
+        clock.learn(told(session_id, "user-1")[:1])
+    one, other = slow_clocks(clock, drive)
+    drive.meanwhile = lambda: setattr(drive, "meanwhile", other.run)  # once the first answer's lease is renewed
+    one.run()
+    assert sorted(drive.read) == ids
+
+
+def test_what_another_clock_reads_meanwhile_is_not_given_back(
+    clock_on, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = clock_on(database_url, reconcile_after="30m")
+    drive = SlowDrive(monkeypatch, timedelta(minutes=3))
+    for number in range(3):
+        clock.learn(told(f"S{number}", "user-1")[:1])
+    (one,) = slow_clocks(clock, drive, 1)
+    theirs: list[rereads.DueReread] = []
+
+    def claim_and_break() -> None:
+        with clock.equipment.engine.begin() as ledger:
+            rhythm = Rhythm.of(clock.equipment.settings)
+            theirs.extend(rereads.claim(ledger, drive.time, timedelta(minutes=2), 50, rhythm))
+        raise Throttled("too many calls")
+
+    drive.meanwhile = claim_and_break
+    with pytest.raises(Throttled):
+        one.run()
+    assert [due.session_id for due in theirs] == ["S0", "S1", "S2"]
+    assert {clock.look(due.session_id).next_at for due in theirs} == {drive.time + timedelta(minutes=2)}
 
 
 def test_a_refused_key_stops_the_turn_and_loses_nothing(clock: Clock, clock_on, played: Played, tmp_path) -> None:

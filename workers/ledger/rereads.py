@@ -1,11 +1,11 @@
 """Which sessions are to be read again at the Drive API, and when; what came of it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, literal, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, func, literal, literal_column, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from handlers.kit.columns import Moment
@@ -37,6 +37,8 @@ class DueReread:
     session_id: str
     user_id: str
     attempts: int
+    claimed_until: datetime
+    """It is the claimer's until then; and after that, as long as nobody else has wanted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +90,43 @@ def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, rhythm:
         .limit(limit)
         .with_for_update(of=rereads, skip_locked=True)
     ).all()
+    put_aside: dict[Reread, list[str]] = {Reread.NOT_NEEDED: [], Reread.GIVEN_UP: []}
+    had_news: list[dict[str, Any]] = []
     claimed: list[DueReread] = []
-    for row in sorted(found, key=lambda row: str(row.session_id)):
+    for row in found:
         looked_at = max(filter(None, (row.enrolled_at, row.read_at)))
         if not row.is_incomplete:
-            _set(conn, row.session_id, next_at=None, outcome=Reread.NOT_NEEDED)
+            put_aside[Reread.NOT_NEEDED].append(row.session_id)
         elif row.enrolled_at + rhythm.at_most_for <= now:
-            _set(conn, row.session_id, next_at=None, outcome=Reread.GIVEN_UP)
+            put_aside[Reread.GIVEN_UP].append(row.session_id)
         elif row.updated_at > looked_at and row.updated_at + rhythm.after > now:
-            _set(conn, row.session_id, next_at=row.updated_at + rhythm.after)
+            had_news.append({"of": row.session_id, "later": row.updated_at + rhythm.after})
         else:
-            _set(conn, row.session_id, next_at=now + lease)
-            claimed.append(DueReread(row.session_id, row.user_id, row.attempts))
-    order = {row.session_id: number for number, row in enumerate(found)}
-    return sorted(claimed, key=lambda due: order[due.session_id])
+            claimed.append(DueReread(row.session_id, row.user_id, row.attempts, now + lease))
+    for outcome, ids in put_aside.items():
+        if ids:
+            _set(conn, ids, next_at=None, outcome=outcome)
+    if had_news:
+        later = update(rereads).where(rereads.c.session_id == bindparam("of"))
+        conn.execute(later.values(next_at=bindparam("later")), had_news)
+    if claimed:
+        _set(conn, [due.session_id for due in claimed], next_at=now + lease)
+    return claimed
 
 
-def release(conn: Connection, session_ids: Collection[str], now: datetime) -> None:
-    """Give back what was claimed and not read."""
-    if session_ids:
-        claimed = and_(among(rereads.c.session_id, session_ids), rereads.c.next_at.is_not(None))
-        conn.execute(update(rereads).where(claimed).values(next_at=now))
+def renew(conn: Connection, due: DueReread, until: datetime) -> DueReread | None:
+    """Keep what was claimed for longer; None if it is somebody else's by now."""
+    mine = update(rereads).where(rereads.c.session_id == due.session_id, rereads.c.next_at == due.claimed_until)
+    return replace(due, claimed_until=until) if conn.execute(mine.values(next_at=until)).rowcount else None
+
+
+def release(conn: Connection, claimed: Sequence[DueReread], now: datetime) -> None:
+    """Give back what was claimed and not read, unless it is somebody else's by now."""
+    if claimed:
+        mine = and_(rereads.c.session_id == bindparam("of"), rereads.c.next_at == bindparam("until"))
+        # In the order of keys, so that two clocks never wait for each other in a circle.
+        values = [{"of": due.session_id, "until": due.claimed_until} for due in sorted(claimed, key=_key)]
+        conn.execute(update(rereads).where(mine).values(next_at=now), values)
 
 
 def looks(conn: Connection, session_ids: Collection[str]) -> dict[str, Look]:
@@ -122,8 +140,12 @@ def looks(conn: Connection, session_ids: Collection[str]) -> dict[str, Look]:
 
 def note(conn: Connection, seen: Mapping[str, Look], now: datetime) -> None:
     """Write down what was seen, in the place of what was seen before."""
-    for session_id, look in sorted(seen.items()):
-        values = {
+    if not seen:
+        return
+    rows = [
+        {
+            "session_id": session_id,
+            "enrolled_at": now,
             "outcome": look.outcome,
             "attempts": look.attempts,
             "read_at": look.read_at,
@@ -132,11 +154,11 @@ def note(conn: Connection, seen: Mapping[str, Look], now: datetime) -> None:
             "next_at": look.next_at,
             "reason": look.reason,
         }
-        conn.execute(
-            insert_into(conn, rereads)
-            .values(session_id=session_id, enrolled_at=now, **values)
-            .on_conflict_do_update(index_elements=[rereads.c.session_id], set_=values)
-        )
+        for session_id, look in sorted(seen.items())
+    ]
+    new = insert_into(conn, rereads)
+    changes = {name: new.excluded[name] for name in rows[0] if name not in {"session_id", "enrolled_at"}}
+    conn.execute(new.on_conflict_do_update(index_elements=[rereads.c.session_id], set_=changes), rows)
 
 
 def _enrol(
@@ -167,5 +189,9 @@ def _enrol(
     return conn.execute(anew).rowcount
 
 
-def _set(conn: Connection, session_id: str, **values: object) -> None:
-    conn.execute(update(rereads).where(rereads.c.session_id == session_id).values(**values))
+def _set(conn: Connection, session_ids: Collection[str], **values: object) -> None:
+    conn.execute(update(rereads).where(among(rereads.c.session_id, session_ids)).values(**values))
+
+
+def _key(due: DueReread) -> str:
+    return due.session_id
