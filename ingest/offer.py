@@ -17,7 +17,8 @@ from ingest.batch import batch_key, description, lease_key, new_batch_id, settle
 from ingest.broker import QUEUES, WORK_BATCH, queue
 from ingest.crashpoints import Step, reach
 from ingest.errors import QueueUnavailable
-from ingest.outbox import InFlight, Load, Outbox
+from ingest.loads import InFlight, Load
+from ingest.outbox import Outbox
 from ingest.settings import Settings
 
 log = structlog.get_logger()

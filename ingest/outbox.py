@@ -15,6 +15,7 @@ from ingest.batch import Delivery, moment
 from ingest.beside import open_beside_door, transaction, write_patiently
 from ingest.gaps import Gap, gaps_in
 from ingest.inboxfile import inbox_id
+from ingest.loads import InFlight, Load, Packed
 
 # What waits for an answer, with how often it was received: at least twice, if that is forgotten and this is the notice
 # of a repeat. This connection's own.
@@ -60,54 +61,6 @@ SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))
 
 # Where queue, batch and deaths stand in it.
 QUEUE = 11
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Rows of one queue that fit into one batch, oldest first, by their numbers and the bytes of their bodies."""
-
-    queue: str
-    seqs: tuple[int, ...]
-    sizes: tuple[int, ...]
-    is_full: bool
-    """A limit was met: there may be more."""
-
-    @property
-    def bytes(self) -> int:
-        """Add up the bodies."""
-        return sum(self.sizes)
-
-    def halves(self) -> "tuple[Load, Load]":
-        """Cut the load in two."""
-        cut = len(self.seqs) // 2
-        return self._part(slice(None, cut)), self._part(slice(cut, None))
-
-    def _part(self, which: slice) -> "Load":
-        return Load(self.queue, self.seqs[which], self.sizes[which], is_full=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """What travels in a batch, ready for Redis."""
-
-    names: tuple[tuple[str, bool], ...]
-    """What each delivery is called, and whether it only tells that it came again."""
-    session_id: str | None
-    """A session that one of them is about."""
-    deliveries: bytes
-    """As JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """A batch that was handed to Redis and is not settled; `deaths` is how often its one delivery died alone."""
-
-    batch_id: str
-    queue: str
-    offered_at: datetime | None
-    count: int
-    bytes: int
-    deaths: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from ingest.broker import QUEUES
 from ingest.gaps import GapTeller
 from ingest.lease import JobWatch, Standing
 from ingest.offer import Offers
-from ingest.outbox import Load, Outbox
+from ingest.outbox import Outbox
 from ingest.settings import Settings
 
 SWEEP_EVERY = timedelta(seconds=1)
@@ -105,9 +105,7 @@ class Rounds:
         return not is_held and self._offers.has_room(name)
 
     def _offer(self, names: Iterable[str]) -> None:
-        loads: list[Load] = [
-            self._outbox.next(name, self._settings.batch_deliveries, self._settings.batch_bytes) for name in names
-        ]
+        loads = [self._outbox.next(name, self._settings.batch_deliveries, self._settings.batch_bytes) for name in names]
         if loads:
             self._offers.offer(loads)
             self.last_offer_at = datetime.now(UTC)

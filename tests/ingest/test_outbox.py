@@ -13,7 +13,8 @@ from ingest.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, mome
 from ingest.envelope import HEADERS_KEPT, Kind, open_envelope
 from ingest.inboxfile import open_inbox_file
 from ingest.keyring import Keys
-from ingest.outbox import InFlight, Outbox
+from ingest.loads import InFlight
+from ingest.outbox import Outbox
 from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.signature import sign
 
