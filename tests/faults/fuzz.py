@@ -16,10 +16,13 @@ PYTEST = ("-m", "pytest", "-q", "-m", "hypothesis", "--hypothesis-profile", "lon
 
 
 def main() -> int:
-    """Return 1 as soon as something is found."""
+    """Return 1 as soon as something is found, 2 if there is nowhere to look."""
     told = arguments()
     until = time.monotonic() + 60 * told.minutes
     files = with_generated_examples(told.only)
+    if not files:
+        print(f"No file of tests with generated examples has {told.only!r} in its path.", file=sys.stderr)
+        return 2
     random.shuffle(files)
     for count, file in enumerate(itertools.cycle(files)):
         if count and time.monotonic() > until:

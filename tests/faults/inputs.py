@@ -1,11 +1,12 @@
 """All bad input at one door: what is answered, what is kept, what is logged, and how its other clients fare meanwhile.
 
-`python -m tests.faults.inputs` prints the table.
+`python -m tests.faults.inputs` prints its table alone; `python -m tests.faults.report`, that of the faults before it.
 """
 
 import asyncio
 import contextlib
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from ingest.envelope import Kind
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.signature import SIGNATURE_HEADER, sign
 from tests.faults.crowd import KEY, PATH, Crowd
-from tests.faults.documents import Document, documents
+from tests.faults.documents import HOSTILE, Document, documents
 from tests.faults.knocks import CLOSED, OTHER_PATH, knocks
 
 PATHS = {Kind.EVENTS: PATH, Kind.CDRS: OTHER_PATH}
@@ -104,7 +105,8 @@ class Door:
 
     @property
     def lines(self) -> list[str]:
-        return self._log.read_text().splitlines()
+        """What it has said so far: a line ends where it ended it, and nowhere else."""
+        return self._log.read_bytes().decode().removesuffix("\n").split("\n")
 
     def bodies(self, kind: Kind) -> set[bytes]:
         with contextlib.closing(open_inbox_file(self.inbox)) as file:
@@ -144,11 +146,6 @@ def examine(slow: int = SLOW) -> Findings:
         found.log_lines = door.lines
     found.inputs = sum(row.count for row in found.rows)
     return found
-
-
-def rows() -> list[Row]:
-    """Tell what came of each family of inputs."""
-    return examine().rows
 
 
 def _documents(door: Door, found: Findings) -> list[Row]:
@@ -218,25 +215,46 @@ async def _talk(writer: asyncio.StreamWriter, text: bytes) -> None:
             await asyncio.sleep(1)
 
 
+def unclean(lines: Iterable[str]) -> list[str]:
+    """Find lines of a log that a terminal would obey, or that repeat what was sent: a user, a body, a hostile text."""
+    forbidden = ["Traceback", "user1", "L60XMxWy0oP", *(text[:20] for text in HOSTILE.values() if len(text) > 3)]
+    return [
+        line
+        for line in lines
+        if not line.isprintable() or any(word in text for text in _texts(json.loads(line)) for word in forbidden)
+    ]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a JSON document, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for pair in value.items() for each in pair for text in _texts(each))
+    elif isinstance(value, list):
+        yield from (text for each in value for text in _texts(each))
+
+
 def _p99(seconds: list[float]) -> float:
     return sorted(seconds)[int(len(seconds) * 0.99)] if seconds else 0.0
 
 
 def markdown(found: Findings) -> str:
-    """Write the table, and what else was found."""
-    lines = ["| input | how many | answer | among them |", "|---|---|---|---|"]
+    """Write what was found, and the table."""
+    wrong = sum(len(row.wrong) for row in found.rows)
+    lines = [
+        f"- {found.inputs:,} inputs; {wrong} with another answer than promised.",
+        f"- Well-signed bodies that were not kept: {len(found.not_kept)}.",
+        f"- Others who sent good events meanwhile: {len(found.failures)} without a 200.",
+        f"- Their p99 was {found.p99 * 1000:.0f} ms; before: {found.calm_p99 * 1000:.0f} ms.",
+        f"- Memory of the process: {found.mib_before:.0f} MiB before, {found.mib_after:.0f} MiB after.",
+        "",
+        "| input | how many | answer | among them |",
+        "|---|---|---|---|",
+    ]
     for row in found.rows:
         examples = ", ".join(name.replace("|", "\\|") for name in row.examples)
         lines.append(f"| {row.family} | {row.count} | {row.answer} | {examples} |")
-    wrong = sum(len(row.wrong) for row in found.rows)
-    lines += [
-        "",
-        f"{found.inputs:,} inputs; {wrong} with another answer than promised.",
-        f"Well-signed bodies that were not kept: {len(found.not_kept)}.",
-        f"Others who sent good events meanwhile: {len(found.failures)} without a 200.",
-        f"Their p99 was {found.p99 * 1000:.0f} ms; before: {found.calm_p99 * 1000:.0f} ms.",
-        f"Memory of the process: {found.mib_before:.0f} MiB before, {found.mib_after:.0f} MiB after.",
-    ]
     return "\n".join(lines)
 
 

@@ -115,7 +115,7 @@ def _signatures() -> Iterator[Knock]:
         "percent-encoded": right.replace("=", "%3D"),
         "not ASCII": b"\xff\xfe\x80" + right.encode()[3:],
         "umlauts": "ü" * 88,
-        "64 KiB": "A" * 60_000,
+        "64 KiB": "A" * 65_536,
         "NaN": "NaN",
         "a wildcard": "*",
         "SQL": "' OR '1'='1",

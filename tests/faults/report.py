@@ -1,4 +1,4 @@
-"""Play the faults and print what became of everything that was acknowledged: `python -m tests.faults.report --help`."""
+"""Play the faults and send bad input, and print a table of each: `python -m tests.faults.report`."""
 
 # ruff: noqa: T201  it prints its table
 import argparse
@@ -19,13 +19,16 @@ HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | sec
 
 
 def main() -> int:
-    """Return 1 if anything was lost, doubled or stuck, or a trial failed."""
+    """Return 1 if anything was lost, doubled or stuck, a trial failed or an input was answered wrongly, 2 if none fits."""
     told = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
     Stage.rate = told.rate
     rooms = (kills,) if told.kills else ROOMS
     groups = [choose(group, told.only, told.kills or 1) for room in rooms for group in room.GROUPS]
     groups = [group for group in groups if group.trials]
+    if told.only and not groups:
+        print(f"No fault has a name that fits {told.only!r}.", file=sys.stderr)
+        return 2
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}\n\n{HEAD}")
     print("|---" * 3 + "|--:" * 5 + "|", flush=True)
     is_well = True
@@ -39,7 +42,7 @@ def main() -> int:
                 print(f"| {fault} | FAILED: {failure!r} |", flush=True)
                 print("\n".join(getattr(failure, "__notes__", [])), file=sys.stderr)
                 is_well = False
-    if told.inputs:
+    if not (told.kills or told.only):
         findings = inputs.examine()
         print(f"\n{inputs.markdown(findings)}")
         is_well &= findings.is_well
@@ -49,10 +52,9 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.report", description=__doc__)
     parser.add_argument("--kills", type=int, default=0, help="only the kills, so many at each step (1000: some hours)")
-    parser.add_argument("--only", default="", help="only faults whose name fits this regular expression")
-    parser.add_argument("--rate", type=float, default=15, help="events a second on every stage")
-    parser.add_argument("--inputs", action="store_true", help="also what is answered to bad input")
-    parser.add_argument("--at-once", type=int, default=1, help="how many stages at once; more make recovery slower")
+    parser.add_argument("--only", default="", help="only faults whose name fits this regular expression, and no input")
+    parser.add_argument("--rate", type=float, default=15, help="events a second on every stage (15)")
+    parser.add_argument("--at-once", type=int, default=1, help="how many stages at once (1); more make recovery slower")
     return parser.parse_args()
 
 

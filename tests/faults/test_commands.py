@@ -1,0 +1,34 @@
+"""The commands of this folder do what they are told, and say so when they cannot."""
+
+import sys
+
+import pytest
+
+from tests.faults import fuzz, report
+from tests.faults.inputs import Findings
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Run a command as a shell would, without a fault and without an input."""
+    monkeypatch.setattr(report, "ROOMS", ())
+    monkeypatch.setattr(report.inputs, "examine", Findings)
+
+    def run(command, *arguments):
+        monkeypatch.setattr(sys, "argv", [command.__name__, *arguments])
+        return command.main()
+
+    return run
+
+
+def test_one_command_prints_both_tables(asked, capsys):
+    assert asked(report) == 0
+    said = capsys.readouterr().out
+    assert report.HEAD in said
+    assert "| input | how many | answer |" in said
+
+
+@pytest.mark.parametrize("command", [report, fuzz])
+def test_a_misspelt_name_is_no_success(asked, capsys, command):
+    assert asked(command, "--only", "no such thing") == 2
+    assert "'no such thing'" in capsys.readouterr().err
