@@ -18,6 +18,7 @@ from workers.equipment import Equipment
 from workers.ledger import authorizations, balances, charging_keys, drive_readings
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
+from workers.ledger.drive_readings import Reading
 from workers.ledger.engine import reading
 from workers.ledger.facts import KEYS
 from workers.ledger.transaction import transact
@@ -25,8 +26,8 @@ from workers.run import now
 
 log = structlog.get_logger()
 
-LEASE = timedelta(minutes=2)
-"""How long what is read is left to who reads it; longer than an answer of the Drive API is waited for."""
+MARGIN = timedelta(seconds=30)
+"""How much longer than one answer may take what is read is left to who reads it. If they die, others read it then."""
 AGAIN_AFTER = timedelta(seconds=30)
 """When what could not be read is tried again."""
 EARLIEST_AGAIN = timedelta(minutes=1)
@@ -47,6 +48,10 @@ def facts_duties(equipment: Equipment) -> list[Duty]:
     return duties
 
 
+class TakenOver(Exception):
+    """Raised when another clock has taken on what was being read: its lease was over, or it had to be read at once."""
+
+
 class ReadKeys:
     """Reads the list of charging keys as a whole: of AUTHORIZE_FLEETS, or of the organization.
 
@@ -60,31 +65,37 @@ class ReadKeys:
         self._engine = equipment.engine
         self._settings = equipment.settings
         self._drive = drive
+        self._claimed_until = now()
 
     def run(self) -> None:
         """Read the list if it is due."""
-        if not transact(self._engine, self._claim):
+        until = now() + self._settings.drive_patience + MARGIN
+        if not transact(self._engine, lambda ledger: self._claim(ledger, until)):
             return
+        self._claimed_until = until
         try:
             listed = list(self._read())
+            changed = transact(self._engine, lambda ledger: self._keep(ledger, listed))
         except DriveError as failure:
             reason = str(failure)
-            transact(
-                self._engine, lambda ledger: drive_readings.failed(ledger, KEYS, now(), now() + AGAIN_AFTER, reason)
-            )
+            transact(self._engine, lambda ledger: self._fail(ledger, reason))
             raise
-        changed = transact(self._engine, lambda ledger: self._keep(ledger, listed))
+        except TakenOver:
+            log.info("keys.left_to_another")
+            return
         log.info("keys.read", keys=len(listed), changed=changed)
 
-    def _claim(self, ledger: Connection) -> bool:
+    def _claim(self, ledger: Connection, until: datetime) -> bool:
         at = now()
-        if self._is_too_old(ledger, at):
-            drive_readings.hasten(ledger, KEYS, at)
-        return drive_readings.claim(ledger, KEYS, at, LEASE)
-
-    def _is_too_old(self, ledger: Connection, at: datetime) -> bool:
         last = drive_readings.get(ledger, KEYS)
-        if last is None or last.read_at is None or last.failed_at is not None or at - last.read_at < EARLIEST_AGAIN:
+        if last is not None and self._is_too_old(ledger, last, at):
+            drive_readings.hasten(ledger, KEYS, at, instead_of=last.due_at)
+        return drive_readings.claim(ledger, KEYS, at, until - at)
+
+    def _is_too_old(self, ledger: Connection, last: Reading, at: datetime) -> bool:
+        if last.read_at is None or last.failed_at is not None or at - last.read_at < EARLIEST_AGAIN:
+            return False
+        if last.due_at != last.read_at + self._settings.authorize_keys_every:  # somebody is reading it just now
             return False
         return self._has_unknown(ledger, authorizations.keys_asked_for(ledger, last.read_at, QUESTIONS))
 
@@ -96,17 +107,36 @@ class ReadKeys:
 
     def _read(self) -> Iterator[KeyRow]:
         for fleet_id in self._settings.authorize_fleets or (None,):
+            self._hold()
             for key in self._drive.charging_keys(fleet_id):
                 yield row_of(key, fleet_id)
+                self._hold()
+
+    def _hold(self) -> None:
+        """Renew the lease unless there is time for another answer."""
+        at, answer_takes = now(), self._settings.drive_patience
+        if self._claimed_until - at > answer_takes:
+            return
+        before, until = self._claimed_until, at + answer_takes + MARGIN
+        if not transact(self._engine, lambda ledger: drive_readings.renew(ledger, KEYS, before, until)):
+            raise TakenOver
+        self._claimed_until = until
 
     def _keep(self, ledger: Connection, listed: list[KeyRow]) -> int:
         at, settings = now(), self._settings
+        if not drive_readings.renew(ledger, KEYS, self._claimed_until, at):
+            raise TakenOver
         generation = drive_readings.begin_generation(ledger, KEYS)
         changed = charging_keys.replace_all(ledger, listed, generation, at)
         drive_readings.complete(ledger, KEYS, at, at + settings.authorize_keys_every, len(listed))
         if settings.authorize_least_balance is not None and settings.authorize_holder == "contract":
-            balances.expect(ledger, charging_keys.contracts(ledger), at)
+            balances.expect_contracts(ledger, at)
         return changed
+
+    def _fail(self, ledger: Connection, reason: str) -> None:
+        at = now()
+        if drive_readings.renew(ledger, KEYS, self._claimed_until, at):  # else another clock reads it: it shall go on
+            drive_readings.failed(ledger, KEYS, at, at + AGAIN_AFTER, reason)
 
 
 class ReadBalances:
@@ -126,7 +156,8 @@ class ReadBalances:
         limit = min(self._allowance.left(), AT_ONCE)
         if limit == 0 or not self._is_any_due():
             return
-        users = transact(self._engine, lambda ledger: balances.claim(ledger, now(), LEASE, limit=limit))
+        lease = self._settings.drive_patience + MARGIN
+        users = transact(self._engine, lambda ledger: balances.claim(ledger, now(), lease, limit=limit))
         if not users:
             return
         self._allowance.spend(len(users))

@@ -149,6 +149,50 @@ def test_a_question_about_an_unknown_key_has_the_list_read_early(equipment_on, c
     assert drive.calls == 2
 
 
+def two_clocks(equipment, drive, clock, pages, page_takes):
+    """A clock whose list comes in pages, slowly, while another clock has a turn after each of them."""
+    other = ReadKeys(equipment, other_drive := Drive())
+    other_drive.keys[None] = [ChargingKey(identifier="ff")]
+    listed = [ChargingKey(identifier=f"0{number}") for number in range(pages)]
+
+    def charging_keys(_fleet_id=None):
+        drive.calls += 1
+        for key in listed:
+            clock.append(clock[-1] + page_takes)
+            other.run()
+            yield key
+
+    drive.charging_keys = charging_keys
+    return ReadKeys(equipment, drive), other_drive
+
+
+def test_a_list_of_many_slow_pages_is_read_by_one_clock(equipment_on, clock):
+    equipment, drive = equipment_on(), Drive()
+    duty, other_drive = two_clocks(equipment, drive, clock, pages=9, page_takes=timedelta(seconds=80))
+    duty.run()
+    assert (drive.calls, other_drive.calls) == (1, 0)
+    assert len(listed(equipment)) == 9
+
+
+def test_a_question_about_an_unknown_key_does_not_have_the_list_read_twice_at_once(equipment_on, clock):
+    equipment, drive = equipment_on(), Drive()
+    duty, other_drive = two_clocks(equipment, drive, clock, pages=3, page_takes=timedelta(seconds=10))
+    ReadKeys(equipment, Drive()).run()
+    clock.append(NOON + timedelta(minutes=2))
+    ask(equipment, "04a2", NOON + timedelta(seconds=6))
+    duty.run()
+    assert (drive.calls, other_drive.calls) == (1, 0)
+
+
+def test_whose_lease_is_over_leaves_the_list_to_who_has_it(equipment_on, clock):
+    equipment, drive = equipment_on(), Drive()
+    duty, other_drive = two_clocks(equipment, drive, clock, pages=2, page_takes=timedelta(minutes=3))
+    duty.run()
+    assert (drive.calls, other_drive.calls) == (1, 1)
+    assert set(listed(equipment)) == {"ff"}
+    assert standing(equipment).failed_at is None
+
+
 def test_where_contracts_are_users_their_balances_are_read_before_anybody_asks(equipment_on, clock):
     equipment, drive = equipment_on(authorize_least_balance="5"), Drive()
     drive.keys[None] = [ChargingKey(identifier="01", contract_id="c1"), ChargingKey(identifier="02", contract_id="c2")]
@@ -192,7 +236,7 @@ def test_a_balance_that_cannot_be_read_stays_what_it_was_and_is_tried_again(equi
 def test_no_more_balances_are_read_than_are_allowed(equipment_on, clock):
     equipment, drive = equipment_on(authorize_balances_a_minute=6), Drive()
     with equipment.engine.begin() as conn:
-        balances.expect(conn, [f"u{number}" for number in range(20)], NOON)
+        balances.want(conn, [f"u{number}" for number in range(20)], NOON, older_than=timedelta())
     ReadBalances(equipment, drive).run()
     assert drive.calls == 1
 

@@ -20,15 +20,14 @@ def put_drivers(database_url: str) -> None:
     migrate(database_url)
     now = datetime.now(UTC)
     keys = [KeyRow(key_of(number), enabled=True, contract_id=f"driver-{number}") for number in range(LISTED)]
-    drivers = [f"driver-{number}" for number in range(LISTED)]
-    read = [Balance(driver, Decimal(20), now) for driver in drivers]
+    read = [Balance(f"driver-{number}", Decimal(20), now) for number in range(LISTED)]
     engine = open_ledger(database_url)
     try:
         with engine.begin() as ledger:
             drive_readings.claim(ledger, KEYS, now, YEAR)
             charging_keys.replace_all(ledger, keys, drive_readings.begin_generation(ledger, KEYS), now)
             drive_readings.complete(ledger, KEYS, now, now + YEAR, LISTED)
-            balances.expect(ledger, drivers, now)
+            balances.expect_contracts(ledger, now)
             balances.put(ledger, read, every=YEAR, otherwise=YEAR)
     finally:
         engine.dispose()

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, literal, or_, select, update
 
+from handlers.kit.columns import Moment
 from workers.ledger.among import among
-from workers.ledger.authorization_tables import balances
-from workers.ledger.engine import chunks, insert_into
+from workers.ledger.authorization_tables import balances, charging_keys
+from workers.ledger.engine import insert_into
 
 FIRST_IN_LINE = timedelta(days=1)
 """By how much whoever a driver waits for is ahead of those who are read as a matter of routine."""
@@ -28,11 +29,16 @@ class Balance:
     read_at: datetime
 
 
-def expect(conn: Connection, user_ids: Sequence[str], now: datetime) -> None:
-    """Have the balances of these users read, as a matter of routine; those that are known already stay as they are."""
-    for some in chunks(user_ids):
-        rows = [{"user_id": user_id, "due_at": now} for user_id in some]
-        conn.execute(insert_into(conn, balances).on_conflict_do_nothing(), rows)
+def expect_contracts(conn: Connection, now: datetime) -> None:
+    """Have the balances of contracts read, as a matter of routine, that have a key which can be used.
+
+    Those that are known already stay as they are.
+    """
+    usable = (charging_keys.c.contract_id.is_not(None), charging_keys.c.enabled, charging_keys.c.gone_at.is_(None))
+    # In the order of keys, so that two clocks never wait for each other in a circle.
+    users = select(charging_keys.c.contract_id, literal(now, Moment)).where(*usable).distinct()
+    new = insert_into(conn, balances).from_select(["user_id", "due_at"], users.order_by(charging_keys.c.contract_id))
+    conn.execute(new.on_conflict_do_nothing())
 
 
 def want(conn: Connection, user_ids: Collection[str], now: datetime, *, older_than: timedelta) -> None:

@@ -65,14 +65,6 @@ def known(conn: Connection, identifiers: Iterable[str]) -> set[str]:
     return set(conn.scalars(query))
 
 
-def contracts(conn: Connection) -> list[str]:
-    """List the contracts that have a key which can be used."""
-    query = select(charging_keys.c.contract_id).where(
-        charging_keys.c.contract_id.is_not(None), charging_keys.c.enabled, charging_keys.c.gone_at.is_(None)
-    )
-    return list(conn.scalars(query.distinct()))
-
-
 def count(conn: Connection) -> int:
     """Count the keys that are listed."""
     return conn.scalar(select(func.count()).where(charging_keys.c.gone_at.is_(None))) or 0

@@ -41,6 +41,12 @@ def claim(conn: Connection, subject: str, now: datetime, span: timedelta) -> boo
     return conn.execute(mine.values(due_at=now + span)).rowcount == 1
 
 
+def renew(conn: Connection, subject: str, claimed_until: datetime, until: datetime) -> bool:
+    """Keep for longer what was claimed until a time; False, and nothing is changed, if it is somebody else's by now."""
+    mine = update(drive_readings).where(drive_readings.c.subject == subject, drive_readings.c.due_at == claimed_until)
+    return conn.execute(mine.values(due_at=until)).rowcount == 1
+
+
 def begin_generation(conn: Connection, subject: str) -> int:
     """Raise the generation and return it. Until the end of the transaction whoever else wants to raise it waits."""
     raised = update(drive_readings).where(drive_readings.c.subject == subject)
@@ -61,7 +67,7 @@ def failed(conn: Connection, subject: str, now: datetime, due_at: datetime, reas
     conn.execute(update(drive_readings).where(drive_readings.c.subject == subject).values(values))
 
 
-def hasten(conn: Connection, subject: str, due_at: datetime) -> bool:
-    """Have it read earlier than it would be; say whether that is so."""
-    earlier = update(drive_readings).where(drive_readings.c.subject == subject, drive_readings.c.due_at > due_at)
-    return conn.execute(earlier.values(due_at=due_at)).rowcount == 1
+def hasten(conn: Connection, subject: str, due_at: datetime, *, instead_of: datetime) -> bool:
+    """Have it read earlier than it would be, unless somebody has changed that time or is reading it; say whether."""
+    later = update(drive_readings).where(drive_readings.c.subject == subject, drive_readings.c.due_at == instead_of)
+    return conn.execute(later.where(drive_readings.c.due_at > due_at).values(due_at=due_at)).rowcount == 1

@@ -3,8 +3,9 @@
 from datetime import timedelta
 from decimal import Decimal
 
-from workers.ledger import balances
+from workers.ledger import balances, charging_keys
 from workers.ledger.balances import Balance
+from workers.ledger.charging_keys import KeyRow
 
 MINUTE = timedelta(minutes=1)
 EXACT = Decimal("0.1000000000000000000000000001")
@@ -14,9 +15,30 @@ def claim(conn, now, limit=10):
     return balances.claim(conn, now, MINUTE, limit=limit)
 
 
+def expect(conn, users, now):
+    listed = [KeyRow(f"key-{user}", enabled=True, contract_id=user) for user in users]
+    charging_keys.replace_all(conn, listed, 1, now)
+    balances.expect_contracts(conn, now)
+
+
+def test_contracts_with_a_key_that_can_be_used_are_read_as_a_matter_of_routine(ledger, noon):
+    keys = [
+        KeyRow("01", enabled=True, contract_id="c1"),
+        KeyRow("02", enabled=True, contract_id="c1"),
+        KeyRow("03", enabled=False, contract_id="locked"),
+        KeyRow("04", enabled=True),
+    ]
+    with ledger.begin() as conn:
+        charging_keys.replace_all(conn, [*keys, KeyRow("05", enabled=True, contract_id="gone")], 1, noon)
+        charging_keys.replace_all(conn, keys, 2, noon)
+        balances.expect_contracts(conn, noon)
+        balances.expect_contracts(conn, noon + MINUTE)
+        assert claim(conn, noon) == ["c1"]
+
+
 def test_whoever_a_driver_waits_for_comes_first(ledger, noon):
     with ledger.begin() as conn:
-        balances.expect(conn, ["routine", "asked"], noon)
+        expect(conn, ["routine", "asked"], noon)
         balances.want(conn, ["asked", "new"], noon, older_than=5 * MINUTE)
         balances.want(conn, [], noon, older_than=5 * MINUTE)
         assert balances.is_any_due(conn, noon)
@@ -28,7 +50,7 @@ def test_whoever_a_driver_waits_for_comes_first(ledger, noon):
 
 def test_what_was_read_is_exact_and_read_again_sooner_if_it_is_asked_for(ledger, noon):
     with ledger.begin() as conn:
-        balances.expect(conn, ["seldom"], noon)
+        expect(conn, ["seldom"], noon)
         balances.want(conn, ["often"], noon, older_than=5 * MINUTE)
         claim(conn, noon)
         read = [Balance("often", EXACT, noon), Balance("seldom", Decimal("-1.50"), noon)]
@@ -42,7 +64,7 @@ def test_what_was_read_is_exact_and_read_again_sooner_if_it_is_asked_for(ledger,
 
 def test_an_old_balance_that_is_asked_for_is_read_at_once_and_a_new_one_is_not(ledger, noon):
     with ledger.begin() as conn:
-        balances.expect(conn, ["u1"], noon)
+        expect(conn, ["u1"], noon)
         claim(conn, noon)
         balances.put(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=600 * MINUTE)
         balances.want(conn, ["u1"], noon + MINUTE, older_than=5 * MINUTE)

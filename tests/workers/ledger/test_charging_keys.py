@@ -18,7 +18,6 @@ def test_a_new_list_takes_the_place_of_the_last_one_and_tells_its_changes_only(l
         assert charging_keys.replace_all(conn, [ONE, TWO], 1, noon) == 2
         assert changes(conn, 0) == [(ONE, True), (TWO, True)]
         assert charging_keys.changed(conn, 0, "04a1", 1) == [(TWO, True)]
-        assert charging_keys.contracts(conn) == ["c1"]
 
         assert charging_keys.replace_all(conn, [ONE, TWO], 2, noon) == 0
         assert changes(conn, 1) == []
@@ -39,8 +38,10 @@ def test_one_reader_at_a_time_has_the_list(ledger, noon):
         assert drive_readings.get(conn, "keys") is None
         assert drive_readings.claim(conn, "keys", noon, hour)
         assert not drive_readings.claim(conn, "keys", noon + hour / 2, hour)
-        assert not drive_readings.hasten(conn, "keys", noon + hour)
         assert drive_readings.claim(conn, "keys", noon + hour, hour)
+        assert not drive_readings.renew(conn, "keys", noon + hour, noon + 3 * hour)
+        assert drive_readings.renew(conn, "keys", noon + 2 * hour, noon + 3 * hour)
+        assert not drive_readings.claim(conn, "keys", noon + 2 * hour, hour)
 
 
 def test_a_reading_that_fails_leaves_what_was_read(ledger, noon):
@@ -56,5 +57,6 @@ def test_a_reading_that_fails_leaves_what_was_read(ledger, noon):
         assert drive_readings.begin_generation(conn, "keys") == 2
         drive_readings.complete(conn, "keys", later, later, 8)
         assert drive_readings.get(conn, "keys").failed_at is None
-        assert drive_readings.hasten(conn, "keys", noon)
+        assert not drive_readings.hasten(conn, "keys", noon, instead_of=noon)
+        assert drive_readings.hasten(conn, "keys", noon, instead_of=later)
         assert drive_readings.claim(conn, "keys", noon, timedelta(minutes=1))
