@@ -3,10 +3,12 @@
 import ast
 import inspect
 import re
+import shlex
 from enum import StrEnum
 from importlib import import_module
 
 import pytest
+from click.testing import CliRunner
 
 from handlers.cdr_records import FIELDS
 from handlers.kit.statuses import STATUSES, Anomaly
@@ -15,7 +17,7 @@ from ingest.authorization.question import Allowed
 from ingest.errors import Refusal
 from ingest.settings import load_settings
 from workers.alerts import AlertKind
-from workers.cli import COMMANDS
+from workers.cli import COMMANDS, main
 from workers.ledger.outcomes import DeliveryState, Outcome, PushState
 
 RUN = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/webhooks dev --demo"
@@ -137,6 +139,16 @@ def test_every_command_that_is_named_exists(readme):
         named = set(re.findall(r"(?:^|`)webhooks ([a-z]+)", text, re.MULTILINE))
         assert named, page
         assert named <= set(COMMANDS), page
+
+
+def test_every_line_to_be_typed_has_options_that_there_are(readme):
+    for page, text in readme.pages.items():
+        blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        lines = "".join(blocks).splitlines()
+        typed = [words for words in (shlex.split(line, comments=True) for line in lines) if "webhooks" in words]
+        for words in typed:
+            ran = CliRunner().invoke(main, [*words[words.index("webhooks") + 1 :], "--help"])
+            assert ran.exit_code == 0, f"{page}: {' '.join(words)}: {ran.output}"
 
 
 def test_every_setting_that_is_named_exists(readme):
