@@ -49,7 +49,7 @@ class Moment:
         """Read one that was written, by any release; None if that cannot be done."""
         try:
             fields = json.loads(text)
-            return cls(float(fields["at"]), fields["boot"], float(fields["since_boot"]))
+            return cls(float(fields["at"]), fields.get("boot"), float(fields.get("since_boot", 0.0)))
         except (TypeError, ValueError, LookupError):
             return None
 

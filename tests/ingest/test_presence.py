@@ -220,8 +220,9 @@ def write_sign(path, text):
         file.execute("INSERT OR REPLACE INTO meta VALUES ('alive', ?)", (text,))
 
 
-def test_a_sign_of_another_release_is_read_as_far_as_it_is_known(path, arrive, at):
-    write_sign(path, json.dumps({"at": NOON, "boot": None, "since_boot": 0.0, "moon": "full"}))
+@pytest.mark.parametrize("others", [{}, {"boot": None, "since_boot": 0.0, "moon": "full"}])
+def test_a_sign_of_another_release_is_read_as_far_as_it_is_known(path, arrive, at, others):
+    write_sign(path, json.dumps({"at": NOON} | others))
     at(Moment(NOON + 60))
     arrive()
     assert gaps(path) == [(0, 60)]
