@@ -1,7 +1,7 @@
 """Commit what runs came to: outcomes, effects and the states of deliveries in one transaction; then what follows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from rq.timeouts import BaseTimeoutException
@@ -13,9 +13,10 @@ from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
 from workers.ledger import pushes, runs, states
+from workers.ledger.awaited import Awaited, have_news
 from workers.ledger.outcomes import Outcome
 from workers.ledger.pushes import NewPush
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import EndedRun, NewRun
 from workers.ledger.transaction import is_database_itself
 from workers.push.wakes import wake
 from workers.retry import RetryPolicy
@@ -43,23 +44,25 @@ def conclude(ledger: Connection, equipment: Equipment, results: Sequence[Result]
 
     `queue` is where the batch came from; a run goes back to it unless its handler has a queue of its own.
     """
+    caught_up = _caught_up(ledger, results)
 
     def record(some: Sequence[Result]) -> list[Result]:
         new = runs.record_new(ledger, [_new_run(result, result.queue or queue) for result in some])
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
-    aftermath = _commit(ledger, equipment, results, record)
+    aftermath = _commit(ledger, equipment, caught_up, record)
     reach(Step.CONCLUDING)
     return aftermath
 
 
-def finish(ledger: Connection, equipment: Equipment, results: Sequence[Result]) -> Aftermath:
-    """End runs that were claimed. One that somebody else has taken over meanwhile ends without effects."""
+def finish(ledger: Connection, equipment: Equipment, handler: str, results: Sequence[Result]) -> Aftermath:
+    """End runs of a handler that were claimed. One that somebody else has taken over ends without effects."""
 
     def end(some: Sequence[Result]) -> list[Result]:
-        return [result for result in some if _end(ledger, result)]
+        ours = runs.finish(ledger, handler, [_ended_run(result) for result in some])
+        return [result for result in some if result.delivery_id in ours]
 
-    return _commit(ledger, equipment, results, end)
+    return _commit(ledger, equipment, _caught_up(ledger, results), end)
 
 
 def follow_up(equipment: Equipment, aftermath: Aftermath) -> None:
@@ -70,6 +73,26 @@ def follow_up(equipment: Equipment, aftermath: Aftermath) -> None:
         offer_due(equipment)
     if aftermath.file:
         file_dead_letters(equipment)
+
+
+def _caught_up(ledger: Connection, results: Sequence[Result]) -> Sequence[Result]:
+    """Make runs due at once that begin to wait for a session of which there is news by now: nobody else wakes them."""
+    waiting = {number: result.waits_for for number, result in enumerate(results) if result.waits_for is not None}
+    awaited = [_awaited(results[number], session_id) for number, session_id in waiting.items()]
+    caught_up = list(results)
+    for number, is_news in zip(waiting, have_news(ledger, awaited), strict=True):
+        if is_news:
+            caught_up[number] = replace(results[number], due_at=results[number].finished_at)
+    return caught_up
+
+
+def _awaited(result: Result, session_id: str) -> Awaited:
+    return Awaited(
+        session_id=session_id,
+        since=result.started_at,
+        has_looked=session_id in result.looked,
+        seen=result.looked.get(session_id),
+    )
 
 
 def _commit(
@@ -160,13 +183,11 @@ def _new_run(result: Result, queue: str) -> NewRun:
     )
 
 
-def _end(ledger: Connection, result: Result) -> bool:
-    return runs.finish(
-        ledger,
-        result.delivery_id,
-        result.handler,
-        result.attempt,
-        result.outcome,
+def _ended_run(result: Result) -> EndedRun:
+    return EndedRun(
+        delivery_id=result.delivery_id,
+        attempt=result.attempt,
+        outcome=result.outcome,
         finished_at=result.finished_at,
         due_at=result.due_at,
         until_at=result.until_at,

@@ -148,7 +148,7 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
 
     def end(ledger: Connection) -> Aftermath:
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
-        aftermath = finish(ledger, equipment, results)
+        aftermath = finish(ledger, equipment, handler, results)
         reach(Step.FINISHING)
         return aftermath
 

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import FrameType, TracebackType
@@ -15,6 +15,7 @@ import structlog
 from rq.timeouts import JobTimeoutException
 
 from handlers.kit.context import CollectingContext, Reader, Writes
+from handlers.kit.session import Session
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Delivery
@@ -66,6 +67,8 @@ class Result:
     due_at: datetime | None = None
     until_at: datetime | None = None
     waits_for: str | None = None
+    looked: Mapping[str, Session | None] = field(default_factory=dict)
+    """The sessions that the handler looked at, as it saw them."""
     queue: str | None = None
     """The queue of its next job; None for the queue that its delivery came on."""
 
@@ -160,7 +163,9 @@ class Runner:
         finished_at = self.clock()
         name = task.subscription.name
         run = Result(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
-        return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
+        if failure is None:
+            return run
+        return failed(replace(run, looked=context.looked), failure, RetryPolicy.of(self.settings))
 
 
 def waiting(task: Task) -> Result:

@@ -156,11 +156,17 @@ class CollectingContext:
         self._clock = clock
         self._pushes: list[Push] = []
         self._written: list[Write] = []
+        self._looked: dict[str, Session | None] = {}
 
     @property
     def writes(self) -> Writes:
         """What was written so far."""
         return Writes(tuple(self._pushes), tuple(self._written))
+
+    @property
+    def looked(self) -> Mapping[str, Session | None]:
+        """The sessions that were asked for, as they were at first; None for one of which nothing was known."""
+        return self._looked
 
     def now(self) -> datetime:
         """Tell the time."""
@@ -188,6 +194,7 @@ class CollectingContext:
     def session(self, session_id: str, *, until: datetime | None = None) -> DrivenSession:
         """Find a session and its driver, or raise `RetryLater`."""
         session = self._reader.session(session_id)
+        self._looked.setdefault(session_id, session)
         if session is None or session.user_id is None:
             raise RetryLater("no event of the session has named its driver", until=until, session_id=session_id)
         return DrivenSession(session.session_id, session.statuses, session.users, session.fees, session.lead)

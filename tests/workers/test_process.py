@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 from rq.timeouts import JobTimeoutException
-from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine, delete, insert, select, text
+from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine, delete, insert, select, text, update
 
 from handlers import Context, GiveUp, Moot, RetryLater, on, record
 from handlers.kit.session import Session
@@ -38,6 +38,7 @@ from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.schema import metadata
+from workers.ledger.tables import sessions as session_table
 from workers.ledger.transaction import PATIENCE, LedgerUnavailable, transact
 from workers.loader import Plugins
 from workers.overstay import CLEARING_UP
@@ -549,6 +550,27 @@ def test_a_warning_waits_for_its_driver_and_goes_as_soon_as_one_is_known(equip: 
     work(equipment, batch(said("SESSION_STARTED")))  # the news make the run due, and offer it
     assert work_queued(equipment) == 1
     assert outcomes(equipment, warning)["warn"] is Outcome.DONE
+
+
+def test_a_run_whose_driver_became_known_while_it_was_made_waits_for_no_further_news(
+    equip: Callable[..., Equipment],
+) -> None:
+    @on(SessionFeeIncurring)
+    def look_too_early(event: SessionFeeIncurring, ctx: Context) -> None:
+        try:
+            ctx.session(event.session_id)
+        finally:
+            if ctx.attempt == 1:  # by a machine whose clock is behind; the run is not there yet, so it wakes nobody
+                work(equipment, batch(said("SESSION_STARTED")))
+                with equipment.engine.begin() as ledger:
+                    ledger.execute(update(session_table).values(updated_at=START))
+
+    equipment, warning = equip(look_too_early), fee()
+    work(equipment, batch(warning))
+    assert outcomes(equipment, warning)["look_too_early"] is Outcome.AGAIN
+    assert offer_due(equipment) == 1
+    assert work_queued(equipment) == 1
+    assert outcomes(equipment, warning)["look_too_early"] is Outcome.DONE
 
 
 def test_a_run_whose_time_is_over_ends_moot_with_its_reason(equip: Callable[..., Equipment]) -> None:

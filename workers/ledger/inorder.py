@@ -1,7 +1,5 @@
 """Changes runs in the order of their keys, so that two workers never wait for each other in a circle."""
 
-from collections.abc import Collection
-
 from sqlalchemy import ColumnElement, Update, select, tuple_, update
 
 from workers.ledger.tables import runs
@@ -10,11 +8,6 @@ from workers.ledger.tables import runs
 Key = tuple[str, str]
 
 KEY = tuple_(runs.c.delivery_id, runs.c.handler)
-
-
-def named(keys: Collection[Key]) -> ColumnElement[bool]:
-    """Say that a run is one of these."""
-    return KEY.in_(list(keys))
 
 
 def update_in_order(*conditions: ColumnElement[bool], skip_locked: bool = False) -> Update:

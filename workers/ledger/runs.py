@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from workers.ledger.among import among
 from workers.ledger.bulk import insert_new
-from workers.ledger.engine import chunks
-from workers.ledger.inorder import Key, named
+from workers.ledger.inorder import Key
 from workers.ledger.outcomes import Outcome
-from workers.ledger.tables import runs, sessions
+from workers.ledger.tables import runs
 
 CLAIMABLE = (
     select(runs.c.delivery_id, runs.c.attempts)
@@ -38,6 +37,15 @@ CLAIM = (
         waits_for=None,
     )
 )
+# Only while the number is still its own; whoever else wants to change one of them waits for the end.
+CLAIMED = (
+    select(runs.c.delivery_id, runs.c.attempts, runs.c.job_id)
+    .where(runs.c.handler == bindparam("handler"), among(runs.c.delivery_id, "ids"))
+    .where(runs.c.outcome == Outcome.RUNNING)
+    .order_by(runs.c.delivery_id)
+    .with_for_update()
+)
+END = update(runs).where(runs.c.delivery_id == bindparam("of"), runs.c.handler == bindparam("by"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +68,25 @@ class NewRun:
     finished_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """What came of an attempt at a run that was claimed."""
+
+    delivery_id: str
+    attempt: int
+    outcome: Outcome
+    finished_at: datetime
+    due_at: datetime | None = None
+    until_at: datetime | None = None
+    waits_for: str | None = None
+    reason: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
 def record_new(conn: Connection, rows: Sequence[NewRun]) -> set[Key]:
     """Record runs and return the keys of those that were not there: who gets a key back owns that run's effects."""
-    made = insert_new(conn, runs, [_row(run) for run in rows])
-    _catch_up(conn, [(run.delivery_id, run.handler) for run in rows if run.waits_for is not None])
-    return {(delivery_id, handler) for delivery_id, handler in made}
+    return {(delivery_id, handler) for delivery_id, handler in insert_new(conn, runs, [_row(run) for run in rows])}
 
 
 def recorded(conn: Connection, delivery_ids: Collection[str]) -> set[Key]:
@@ -88,54 +110,34 @@ def claim(
     return sorted(ours.items())
 
 
-def finish(  # noqa: PLR0913 - the parts of an outcome, by name
-    conn: Connection,
-    delivery_id: str,
-    handler: str,
-    attempt: int,
-    outcome: Outcome,
-    *,
-    finished_at: datetime,
-    due_at: datetime | None = None,
-    until_at: datetime | None = None,
-    waits_for: str | None = None,
-    reason: str | None = None,
-    error: str | None = None,
-    traceback: str | None = None,
-) -> bool:
-    """End an attempt; False, and nothing is changed, when the run is not in that attempt any more.
+def finish(conn: Connection, handler: str, ended: Sequence[EndedRun]) -> set[str]:
+    """End attempts at runs of a handler, and return the ids of the deliveries whose runs were still in them.
 
-    A dead run keeps the id of its job; one to be tried again becomes `due` anew.
+    Nothing is changed of the others. A dead run keeps the id of its job; one to be tried again becomes `due` anew.
     """
-    statement = (
-        update(runs)
-        .where(runs.c.delivery_id == delivery_id, runs.c.handler == handler)
-        .where(runs.c.outcome == Outcome.RUNNING, runs.c.attempts == attempt)
-        .values(
-            outcome=outcome,
-            finished_at=finished_at,
-            due_at=due_at,
-            until_at=until_at,
-            waits_for=waits_for,
-            reason=reason,
-            error=error,
-            traceback=traceback,
-        )
-    )
-    if not outcome.is_final:
-        statement = statement.values(job_id=None)
-    ended = conn.execute(statement).rowcount == 1
-    if ended and waits_for is not None:
-        _catch_up(conn, [(delivery_id, handler)])
-    return ended
+    found = conn.execute(CLAIMED, {"handler": handler, "ids": [run.delivery_id for run in ended]})
+    claimed = {(delivery_id, attempt): job_id for delivery_id, attempt, job_id in found}
+    ours = [run for run in ended if (run.delivery_id, run.attempt) in claimed]
+    if ours:
+        conn.execute(END, [_ending(run, handler, claimed[run.delivery_id, run.attempt]) for run in ours])
+    return {run.delivery_id for run in ours}
 
 
 def _row(run: NewRun) -> dict[str, Any]:
     return {name: getattr(run, name) for name in NewRun.__dataclass_fields__} | {"deaths": 0}
 
 
-def _catch_up(conn: Connection, keys: Sequence[Key]) -> None:
-    """Make runs due that began to wait for news of a session while the news came in: `wake` could not see them yet."""
-    has_news = exists().where(sessions.c.session_id == runs.c.waits_for, sessions.c.updated_at > runs.c.started_at)
-    for some in chunks(keys):
-        conn.execute(update(runs).where(named(some), has_news).values(due_at=runs.c.finished_at))
+def _ending(run: EndedRun, handler: str, job_id: str) -> dict[str, Any]:
+    return {
+        "of": run.delivery_id,
+        "by": handler,
+        "outcome": run.outcome,
+        "job_id": job_id if run.outcome.is_final else None,
+        "finished_at": run.finished_at,
+        "due_at": run.due_at,
+        "until_at": run.until_at,
+        "waits_for": run.waits_for,
+        "reason": run.reason,
+        "error": run.error,
+        "traceback": run.traceback,
+    }

@@ -9,19 +9,14 @@ from sqlalchemy import Connection, select
 from handlers.kit.session import Session
 from workers.ledger.among import among
 from workers.ledger.bulk import insert_new, upsert
-from workers.ledger.engine import chunks
 from workers.ledger.tables import sessions
 
 Fold = Callable[[Session], Session]
 
 # Made once: building a statement costs more than running it on a small batch.
 KNOWN = select(sessions.c.session_id).where(among(sessions.c.session_id, "ids"))
-LOCKED = (
-    select(sessions.c.session_id, sessions.c.facts)
-    .where(among(sessions.c.session_id, "ids"))
-    .order_by(sessions.c.session_id)
-    .with_for_update()
-)
+FETCHED = select(sessions.c.session_id, sessions.c.facts).where(among(sessions.c.session_id, "ids"))
+LOCKED = FETCHED.order_by(sessions.c.session_id).with_for_update()
 
 
 def merge(conn: Connection, folds: Mapping[str, Fold]) -> dict[str, Session]:
@@ -40,7 +35,7 @@ def merge(conn: Connection, folds: Mapping[str, Fold]) -> dict[str, Session]:
         if pending:
             found = _locked(conn, pending)
             folded = {key: folds[key](session) for key, session in found.items()}
-            upsert(conn, sessions, [_row(folded[key], now) for key in found if folded[key] != found[key]])
+            upsert(conn, sessions, [row_of(folded[key], now) for key in found if folded[key] != found[key]])
             merged |= folded
             pending = [key for key in pending if key not in found]  # deleted since it was seen: once more, as new ones
     return merged
@@ -54,11 +49,7 @@ def get(conn: Connection, session_id: str) -> Session | None:
 
 def fetch(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
     """Read those of these sessions that are known, by id."""
-    found: dict[str, Session] = {}
-    for some in chunks(session_ids):
-        rows = conn.execute(select(sessions.c.session_id, sessions.c.facts).where(sessions.c.session_id.in_(some)))
-        found |= {key: Session.from_document(key, facts) for key, facts in rows}
-    return found
+    return {key: Session.from_document(key, facts) for key, facts in conn.execute(FETCHED, {"ids": session_ids})}
 
 
 def latest(conn: Connection, limit: int) -> list[Session]:
@@ -69,23 +60,8 @@ def latest(conn: Connection, limit: int) -> list[Session]:
     return [Session.from_document(session_id, facts) for session_id, facts in found]
 
 
-def _known(conn: Connection, session_ids: Sequence[str]) -> set[str]:
-    return set(conn.scalars(KNOWN, {"ids": session_ids}))
-
-
-def _insert(conn: Connection, folds: Mapping[str, Fold], now: datetime) -> dict[str, Session]:
-    """Insert the new ones; those of which nothing is known even then get no row."""
-    folded = {key: (Session.empty(key), fold(Session.empty(key))) for key, fold in folds.items()}
-    unknown = {key: session for key, (empty, session) in folded.items() if session == empty}
-    rows = [_row(session, now) for key, (_, session) in folded.items() if key not in unknown]
-    return unknown | {key: folded[key][1] for (key,) in insert_new(conn, sessions, rows)}
-
-
-def _locked(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
-    return {key: Session.from_document(key, facts) for key, facts in conn.execute(LOCKED, {"ids": session_ids})}
-
-
-def _row(session: Session, now: datetime) -> dict[str, Any]:
+def row_of(session: Session, now: datetime) -> dict[str, Any]:
+    """Write a session as a row."""
     return {
         "session_id": session.session_id,
         "user_id": session.user_id,
@@ -99,3 +75,19 @@ def _row(session: Session, now: datetime) -> dict[str, Any]:
         "facts": session.to_document(),
         "updated_at": now,
     }
+
+
+def _known(conn: Connection, session_ids: Sequence[str]) -> set[str]:
+    return set(conn.scalars(KNOWN, {"ids": session_ids}))
+
+
+def _insert(conn: Connection, folds: Mapping[str, Fold], now: datetime) -> dict[str, Session]:
+    """Insert the new ones; those of which nothing is known even then get no row."""
+    folded = {key: (Session.empty(key), fold(Session.empty(key))) for key, fold in folds.items()}
+    unknown = {key: session for key, (empty, session) in folded.items() if session == empty}
+    rows = [row_of(session, now) for key, (_, session) in folded.items() if key not in unknown]
+    return unknown | {key: folded[key][1] for (key,) in insert_new(conn, sessions, rows)}
+
+
+def _locked(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
+    return {key: Session.from_document(key, facts) for key, facts in conn.execute(LOCKED, {"ids": session_ids})}

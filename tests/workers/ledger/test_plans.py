@@ -8,6 +8,7 @@ from sqlalchemy import event
 from handlers.kit.context import Push
 from workers.ledger import (
     alerted,
+    awaited,
     cdrs,
     deliveries,
     ended,
@@ -21,11 +22,12 @@ from workers.ledger import (
     traffic,
     watched,
 )
+from workers.ledger.awaited import Awaited
 from workers.ledger.cdrs import CdrFilters
 from workers.ledger.deliveries import Filters
 from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.pushes import NewPush
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import EndedRun, NewRun
 
 IDS = ["d1", "d2"]
 NO_TABLES = {"json_each", "CONSTANT", "anon_1"}  # the last one is what SQLAlchemy calls a part of a statement
@@ -60,6 +62,8 @@ def works(ledger, says, noon):
     again = NewRun(
         delivery_id="d2", handler="w", queue="q", outcome=Outcome.AGAIN, due_at=noon, waits_for="s1", finished_at=noon
     )
+    ended_run = EndedRun(delivery_id="d1", attempt=1, outcome=Outcome.DONE, finished_at=noon)
+    waits = Awaited(session_id="s1", since=noon, has_looked=True, seen=None)
     push = NewPush("d1", "warn", "log", Push("u1", "t", "b", "k"), noon)
     return {
         "store": lambda c: deliveries.store(c, [ledger.delivery()], {"d1": (DeliveryState.RUNNING, None)}),
@@ -79,7 +83,8 @@ def works(ledger, says, noon):
         "record": lambda c: runs.record_new(c, [again]),
         "recorded": lambda c: runs.recorded(c, IDS),
         "claim": lambda c: runs.claim(c, "warn", [("d1", 1)], "job", noon),
-        "finish": lambda c: runs.finish(c, "d1", "warn", 1, Outcome.DONE, finished_at=noon),
+        "finish": lambda c: runs.finish(c, "warn", [ended_run]),
+        "have news": lambda c: awaited.have_news(c, [waits]),
         "due": lambda c: schedule.due(c, noon, 50),
         "mark": lambda c: schedule.mark_offered(c, dict.fromkeys(KEYS, "job")),
         "offered": schedule.offered,

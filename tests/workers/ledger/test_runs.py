@@ -1,13 +1,15 @@
 """Runs: recorded once, claimed by one worker, ended by the worker whose attempt it is."""
 
+import itertools
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from workers.ledger import runs, schedule, sessions
+from workers.ledger import runs, schedule
 from workers.ledger.outcomes import Outcome
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import EndedRun, NewRun
 
 
 def new(delivery_id="d1", handler="warn", outcome=Outcome.DONE, **parts):
@@ -21,7 +23,9 @@ def claim(ledger, noon, *attempts, handler="warn", job_id="job"):
 
 def finish(ledger, noon, attempt, outcome, **parts):
     with ledger.begin() as conn:
-        return runs.finish(conn, "d1", "warn", attempt, outcome, finished_at=noon, **parts)
+        return runs.finish(
+            conn, "warn", [EndedRun(delivery_id="d1", attempt=attempt, outcome=outcome, finished_at=noon, **parts)]
+        )
 
 
 def test_who_records_a_run_first_owns_its_effects(ledger):
@@ -117,14 +121,29 @@ def test_a_run_to_be_tried_again_is_free_for_another_job(ledger, noon):
     assert (again.until_at, again.waits_for, again.reason) == (later, "s1", "no driver")
 
 
-@pytest.mark.parametrize("minute", [-1, 1])
-def test_news_that_came_while_a_run_began_to_wait_for_it_is_not_missed(ledger, says, minute):
-    ledger.store(ledger.delivery())
-    ledger.run("d1", "warn", Outcome.WAITING)
+def test_many_attempts_are_ended_in_two_statements(ledger, noon):
+    ids = [f"d{number}" for number in range(50)]
+    ledger.store(*map(ledger.delivery, ids))
+    for name in ids:
+        ledger.run(name, "warn", Outcome.WAITING)
+    claim(ledger, noon, *((name, 1) for name in ids))
+    endings = itertools.cycle([(Outcome.DONE, None), (Outcome.AGAIN, noon)])
+    ended = [
+        EndedRun(delivery_id=name, attempt=2 if name == "d7" else 1, outcome=outcome, finished_at=noon, due_at=due_at)
+        for name, (outcome, due_at) in zip(ids, endings, strict=False)
+    ]
+    asked = []
+
+    def note(_conn, _cursor, statement, *_):
+        asked.append(statement)
+
     with ledger.begin() as conn:
-        sessions.merge(conn, {"s1": says("STARTED")})
-        news_at = conn.execute(sessions.sessions.select()).one().updated_at
-    claim(ledger, news_at - timedelta(minutes=minute), ("d1", 1))
-    later = news_at + timedelta(hours=1)
-    finish(ledger, news_at, 1, Outcome.AGAIN, due_at=later, waits_for="s1")
-    assert ledger.run_of("d1", "warn").due_at == (news_at if minute > 0 else later)
+        event.listen(conn, "before_cursor_execute", note)
+        assert runs.finish(conn, "warn", ended) == {*ids} - {"d7"}
+    assert len(asked) == 2
+    found = [ledger.run_of(name, "warn") for name in ("d6", "d7", "d9")]
+    assert [(run.outcome, run.job_id) for run in found] == [
+        (Outcome.DONE, "job"),
+        (Outcome.RUNNING, "job"),
+        (Outcome.AGAIN, None),
+    ]

@@ -6,6 +6,7 @@ import pytest
 
 from workers.ledger import runs, schedule
 from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.runs import EndedRun
 from workers.ledger.schedule import OpenRun
 
 SECOND = timedelta(seconds=1)
@@ -117,7 +118,7 @@ def test_what_has_ended_meanwhile_is_not_lost(ledger, waiting, noon):
         runs.claim(conn, "warn", [("d1", 1)], "job", noon)
         seen = schedule.running(conn)
     with ledger.begin() as conn:
-        runs.finish(conn, "d1", "warn", 1, Outcome.DONE, finished_at=noon)
+        runs.finish(conn, "warn", [EndedRun(delivery_id="d1", attempt=1, outcome=Outcome.DONE, finished_at=noon)])
         assert schedule.lost(conn, seen, now=noon, deaths_allowed=3, error="died") == []
         assert schedule.handed_back(conn, seen, now=noon, reason="away") == []
     assert ledger.run_of("d1", "warn").outcome is Outcome.DONE

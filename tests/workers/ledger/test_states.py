@@ -7,6 +7,7 @@ import pytest
 
 from workers.ledger import deliveries, runs, states
 from workers.ledger.outcomes import DeliveryState, Outcome, PushState
+from workers.ledger.runs import EndedRun
 
 WAITING, RUNNING, AGAIN, DONE, DEAD, IGNORED, MOOT = Outcome
 
@@ -71,7 +72,8 @@ def test_of_two_workers_that_end_the_last_two_runs_the_second_settles(ledger, no
             assert runs.claim(conn, handler, [("d1", 1)], "job", noon) == [("d1", 1)]
 
     def end(conn, handler):
-        assert runs.finish(conn, "d1", handler, 1, Outcome.DONE, finished_at=noon + timedelta(seconds=1))
+        at = noon + timedelta(seconds=1)
+        assert runs.finish(conn, handler, [EndedRun(delivery_id="d1", attempt=1, outcome=Outcome.DONE, finished_at=at)])
         states.refresh_states(conn, ["d1"])
 
     def second():
