@@ -19,7 +19,7 @@ HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | sec
 
 
 def main() -> int:
-    """Return 1 if anything was lost, doubled or stuck, a trial failed or an input was answered wrongly, 2 if none fits."""
+    """Return 1 if a promise was broken or a trial failed, 2 if there is none to play."""
     told = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
     Stage.rate = told.rate

@@ -1,7 +1,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -9,28 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.settings import Settings
-
 WEBHOOKS = (sys.executable, "-m", "workers.cli")
-
-
-def four_free_ports() -> int:
-    """Find a port with three free neighbours."""
-    for port in range(21_000, 29_000, 10):
-        try:
-            for one in range(port, port + 4):
-                socket.create_server(("127.0.0.1", one)).close()
-        except OSError:
-            continue
-        return port
-    pytest.fail("no ports are free")
-
-
-@pytest.fixture
-def newcomer() -> dict[str, str]:
-    """The environment of someone who has set nothing."""
-    ours = {name.upper() for name in Settings.model_fields}
-    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def processes_in(folder: Path) -> set[int]:
@@ -45,7 +23,7 @@ def processes_in(folder: Path) -> set[int]:
     return found
 
 
-def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, tmp_path):
+def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, four_free_ports, tmp_path):
     port = four_free_ports()
     command = [*WEBHOOKS, "dev", "--demo", "--exit", "--port", str(port)]
     ran = subprocess.run(command, env=newcomer, cwd=tmp_path, capture_output=True, check=False, text=True, timeout=120)
@@ -60,7 +38,9 @@ def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, tmp
     assert processes_in(tmp_path) == set()
 
 
-def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_behind(newcomer, tmp_path):
+def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_behind(
+    newcomer, four_free_ports, tmp_path
+):
     port = four_free_ports()
     command = [*WEBHOOKS, "dev", "--port", str(port)]
     log = tmp_path / "dev.log"
@@ -84,7 +64,9 @@ def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_b
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-def test_nothing_outlives_a_dev_that_is_killed_and_the_next_one_starts_where_it_was(newcomer, tmp_path):
+def test_nothing_outlives_a_dev_that_is_killed_and_the_next_one_starts_where_it_was(
+    newcomer, four_free_ports, tmp_path
+):
     command = [*WEBHOOKS, "dev", "--port", str(four_free_ports())]
     log = tmp_path / "dev.log"
     with log.open("w") as file:

@@ -1,12 +1,11 @@
 """Fee warnings from the socket to the driver, against everything that `webhooks dev` runs."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ingest.settings import SECRETS, Settings
+from ingest.settings import SECRETS
 from workers.devfile import read_devfile
 
 COUNT = 60
@@ -60,12 +59,10 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(newcomer, four_free_ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("house")
-    ours = {name.upper() for name in Settings.model_fields}
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
     # A notice comes ten minutes before its fee: the reminder is sent some seconds after the warning.
-    environment |= {"REMIND_BEFORE": "594s", "DEFAULT_LOCALE": "de"}
+    environment = newcomer | {"REMIND_BEFORE": "594s", "DEFAULT_LOCALE": "de"}
     with (folder / "dev.log").open("w") as log:
         running = subprocess.Popen(
             [*WEBHOOKS, "dev", "--port", str(four_free_ports())], env=environment, cwd=folder, stdout=log, stderr=log
@@ -77,17 +74,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     finally:
         running.send_signal(signal.SIGINT)
         running.wait(timeout=60)
-
-
-def four_free_ports() -> int:
-    for port in range(29_000, 32_000, 10):
-        try:
-            for one in range(port, port + 4):
-                socket.create_server(("127.0.0.1", one)).close()
-        except OSError:
-            continue
-        return port
-    pytest.fail("no ports are free")
 
 
 def test_of_many_sessions_told_in_disorder_each_has_one_warning_and_one_reminder_in_time(house):
@@ -149,6 +135,13 @@ def test_no_line_of_any_process_holds_a_user_a_key_or_a_body(house):
     house.run("send", "SESSION_STOPPED", "--session", "private", "--user", user, "--sign", "bad")
     house.run("send", "--scenario", "cdr", "--session", "private", "--user", user)
     house.run("devices", "add", user, "a-token-of-a-phone", "--locale", "nl")
+
+    def is_worked() -> bool:
+        told = house.rows("deliveries", "--session", "private")
+        is_settled = all(row["state"] == "settled" for row in told)
+        return is_settled and Counter(row["kind"] for row in told) == {"events": 4, "cdrs": 1}
+
+    house.wait_until(is_worked)
     house.wait_until(lambda: [row for row in house.rows("pushes") if row["session_id"] == "private"])
     said = (house.folder / "dev.log").read_text()
     from_processes = [line for line in said.splitlines() if "│" in line]
