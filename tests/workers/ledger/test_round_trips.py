@@ -1,0 +1,71 @@
+"""What is written for many takes as many statements as for one: each is a round trip, or a part of SQLite's lock."""
+
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import event
+
+from ingest.gaps import Gap
+from workers.ledger import gaps, pushes, rereads, session_keys, sessions
+from workers.ledger.outcomes import PushState
+from workers.ledger.pushes import Mark
+from workers.ledger.reread_tables import Reread
+from workers.ledger.rereads import Look
+from workers.rhythm import Rhythm
+
+HOUR = timedelta(hours=1)
+
+
+@contextmanager
+def statements(engine):
+    """What is sent to the database meanwhile."""
+    sent = []
+
+    def note(_conn, _cursor, statement, _parameters, _context, _many):
+        sent.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def look_again(conn, noon, names):
+    look = Look(Reread.OPEN, 1, noon, "STARTED", noon, noon)
+    rereads.note(conn, dict.fromkeys(names, look), noon)
+
+
+def name_keys(conn, noon, names):
+    session_keys.note(conn, dict.fromkeys(names, "04a1"), noon)
+
+
+def take_gaps_in(conn, noon, names):
+    gaps.intake(conn, [Gap(noon, noon + HOUR, name) for name in names], noon)
+
+
+def mark_pushes(conn, noon, names):
+    pushes.mark(conn, [Mark(id=name, attempt=1, state=PushState.SENT, sent_at=noon) for name in names])
+
+
+@pytest.mark.parametrize("work", [look_again, name_keys, take_gaps_in, mark_pushes])
+def test_many_rows_are_one_statement(ledger, noon, work):
+    with ledger.begin() as conn, statements(ledger.engine) as sent:
+        work(conn, noon, [f"name-{number}" for number in range(200)])
+    assert len([each for each in sent if each.startswith(("INSERT", "UPDATE"))]) == 1
+
+
+def test_many_sessions_are_claimed_and_given_back_in_one_statement_each(ledger, noon, says):
+    names = [f"s{number}" for number in range(40)]
+    rhythm = Rhythm(after=HOUR, longest=HOUR, at_most_for=1000 * HOUR)
+    with ledger.begin() as conn:
+        sessions.merge(conn, {name: says("STARTED") for name in names})
+        look_again(conn, noon, names)
+        conn.exec_driver_sql("UPDATE sessions SET user_id = 'user1'")
+        conn.exec_driver_sql("UPDATE sessions SET updated_at = (SELECT max(read_at) FROM rereads)")
+    with ledger.begin() as conn, statements(ledger.engine) as sent:
+        claimed = rereads.claim(conn, noon + HOUR, HOUR, 50, rhythm)
+        rereads.release(conn, claimed, noon + HOUR)
+    assert len(claimed) == 40
+    assert len([each for each in sent if each.startswith("UPDATE")]) == 2
+    with ledger.begin() as conn:
+        assert {look.next_at for look in rereads.looks(conn, names).values()} == {noon + HOUR}
