@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ingest.inboxfile import open_inbox_file
 
-# Seconds.
-LOCK_TIMEOUT = 5.0
+# Seconds. A process that leaves has ten, and may come to wait twice.
+LOCK_TIMEOUT = 3.0
 LOCK_POLL = 0.0003
 
 
