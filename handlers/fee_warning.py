@@ -30,9 +30,9 @@ def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     if ctx.delivery.received_at >= remind_at:
         raise Moot("the first warning was late enough")
     session = _session_to_warn(event, ctx)
-    if ctx.now() < remind_at:
+    wait = remind_at - ctx.now()
+    if wait > timedelta():
         # Woken by every news of the session, so that nothing waits any longer once it is over.
-        wait = remind_at - ctx.now()
         raise RetryLater("it is not time yet", after=wait, until=_worth_until(event, ctx), session_id=event.session_id)
     _push(event, ctx, session, REMINDER, f"{_key(event)}:again")
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from handlers.kit.marks import check_function, file_of, marks_in
+from handlers.kit.signals import bounded
 from ingest.errors import WebhooksError
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -27,7 +28,7 @@ class PushFailed(WebhooksError):
     def __init__(self, sentence: str, *, retryable: bool = True, after: timedelta | None = None) -> None:
         super().__init__(sentence)
         self.retryable = retryable
-        self.after = after
+        self.after = bounded(after)
 
 
 class Unregistered(PushFailed):

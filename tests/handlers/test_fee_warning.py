@@ -157,6 +157,16 @@ def test_a_reminder_waits_for_its_time_and_for_news_of_the_session():
     assert raised.value.session_id == "S"
 
 
+def test_a_reminder_whose_time_comes_while_it_is_looked_up_is_due_at_once():
+    event, reminds_at = notice(), START - timedelta(minutes=2)
+    record = reduce(session_record, [STARTED, event], Session.empty("S"))
+    ctx = context_for(event, sessions=[record], settings={"remind_before": timedelta(minutes=2)})
+    ctx.now = iter([reminds_at + timedelta(seconds=number) for number in (-2, -1, 1)]).__next__
+    with pytest.raises(RetryLater) as raised:
+        remind_the_driver(event, ctx)
+    assert raised.value.after > timedelta()
+
+
 def test_a_reminder_takes_the_place_of_the_warning_on_the_phone():
     (first,) = warned(notice(), STARTED)
     (second,) = reminded(notice(), STARTED, now=START - timedelta(minutes=2))

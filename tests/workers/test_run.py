@@ -36,6 +36,8 @@ def after(failure: BaseException, attempt: int = 1) -> Result:
         (RetryLater("no driver yet"), 3, Outcome.DEAD),
         (RetryLater("no driver yet", until=AT + HOUR), 99, Outcome.AGAIN),
         (RetryLater("no driver yet", until=AT), 1, Outcome.MOOT),
+        (RetryLater("never again", after=timedelta.max), 1, Outcome.AGAIN),
+        (RetryLater("long ago", after=timedelta.min), 1, Outcome.AGAIN),
     ],
 )
 def test_what_a_handler_raises_decides_its_outcome(failure: BaseException, attempt: int, outcome: Outcome) -> None:

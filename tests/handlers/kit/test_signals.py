@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from handlers import GiveUp, Moot, RetryLater
+from handlers import GiveUp, Moot, PushFailed, RetryLater
 
 
 @pytest.mark.parametrize("signal", [RetryLater, GiveUp, Moot])
@@ -24,6 +24,18 @@ def test_a_retry_may_leave_everything_to_the_policy():
 def test_an_end_without_a_time_zone_is_refused():
     with pytest.raises(ValueError, match="time zone"):
         RetryLater("not yet", until=datetime(2025, 6, 12))  # noqa: DTZ001 - that is the point
+
+
+@pytest.mark.parametrize("raised", [RetryLater, PushFailed])
+def test_a_wait_beyond_the_calendar_is_a_long_one(raised):
+    assert datetime.now(UTC) + raised("not yet", after=timedelta.max).after
+    assert datetime.now(UTC) + raised("not yet", after=timedelta.min).after
+
+
+@pytest.mark.parametrize("raised", [RetryLater, PushFailed])
+def test_a_wait_that_is_no_span_is_refused_where_it_is_said(raised):
+    with pytest.raises(TypeError):
+        raised("not yet", after=30)
 
 
 def test_signals_are_told_apart():
