@@ -21,9 +21,9 @@ from workers.drive.models import DriveSession
 from workers.equipment import Equipment
 from workers.healing import heal
 from workers.ledger import gaps, rereads
-from workers.ledger.engine import chunks, reading
+from workers.ledger.engine import chunks
 from workers.ledger.gaps import OpenGap, Step
-from workers.ledger.transaction import transact
+from workers.ledger.transaction import look, transact
 from workers.rhythm import Rhythm
 from workers.run import now
 
@@ -140,8 +140,8 @@ class CoverGaps:
         return self._listed
 
     def _users_after(self, user_id: str | None, known_since: datetime, limit: int) -> list[str]:
-        with reading(self._equipment.engine) as ledger:  # on SQLite a look keeps nobody from writing, and this is long
-            return gaps.users_after(ledger, user_id, known_since, limit)
+        # On SQLite a look keeps nobody from writing, and this one is long.
+        return look(self._equipment.engine, lambda ledger: gaps.users_after(ledger, user_id, known_since, limit))
 
     def _read(self, gap: OpenGap, user_id: str, following: Sequence[str]) -> Step:
         """Read what one user did. If only this one cannot be read, they are passed over: the others must not wait."""

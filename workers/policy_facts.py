@@ -19,9 +19,8 @@ from workers.ledger import authorizations, balances, charging_keys, drive_readin
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
 from workers.ledger.drive_readings import Reading
-from workers.ledger.engine import reading
 from workers.ledger.facts import KEYS
-from workers.ledger.transaction import transact
+from workers.ledger.transaction import look, transact
 from workers.run import now
 
 log = structlog.get_logger()
@@ -170,8 +169,8 @@ class ReadBalances:
             raise next(iter(failed.values()))
 
     def _is_any_due(self) -> bool:
-        with reading(self._engine) as ledger:  # on SQLite a look, unlike a claim, keeps nobody from writing
-            return balances.is_any_due(ledger, now())
+        # On SQLite a look, unlike a claim, keeps nobody from writing.
+        return look(self._engine, lambda ledger: balances.is_any_due(ledger, now()))
 
     def _read(self, user_id: str) -> Balance | DriveError:
         try:

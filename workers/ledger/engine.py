@@ -27,12 +27,12 @@ CHUNK = 1000
 PLACES = 30
 KEPT = 10
 
-#: Seconds that a thread waits for one of them. This and the next two end before a job's patience does, and before RQ
-#: ends the job: what waits for the database is then handed back, and not taken for a death of its worker.
+#: Seconds that a thread waits for one of them. This and the limits below are shorter than a job's patience: where the
+#: database is out of reach its work is handed back, before RQ ends the job and that is taken for a death.
 WAIT = 5.0
 
 #: What PostgreSQL's library is told where the URL says nothing else, in seconds: how long to wait for a connection, and
-#: after how long without a sign of life the machine of the server is given up. It waits for ever if it is not told.
+#: after how long without a sign of life the server's machine is given up. Left alone, it waits for many minutes.
 LIMITS = {
     "connect_timeout": 5,
     "keepalives_idle": 10,

@@ -37,7 +37,7 @@ CLAIM = (
         waits_for=None,
     )
 )
-# Only while the number is still its own; whoever else wants to change one of them waits for the end.
+# Locked, so that who ends a run that it finds in its own attempt is not too late with it.
 CLAIMED = (
     select(runs.c.delivery_id, runs.c.attempts, runs.c.job_id)
     .where(runs.c.handler == bindparam("handler"), among(runs.c.delivery_id, "ids"))

@@ -17,7 +17,7 @@ from workers.ledger.tables import runs
 
 # Written out instead of bound, or SQLite could not see that its partial index of running runs applies.
 IS_RUNNING = runs.c.outcome == literal_column("'running'")
-# Not merely `IS NOT NULL`, or it would prefer the index of all runs to come.
+# Not merely `IS NOT NULL`, or SQLite would prefer its index of all runs to come.
 HAS_JOB = runs.c.job_id > literal_column("''")
 
 SET_JOB = (
