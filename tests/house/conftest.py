@@ -9,6 +9,9 @@ import pytest
 
 READMES = ("README.md", "handlers/README.md", "workers/README.md")
 
+#: Words that name nothing: neither a file nor a thing.
+MEANING_NOTHING = ("manager", "util", "helper", "common", "base", "data", "info", "message")
+
 
 @dataclass(frozen=True)
 class Readme:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.house.conftest import MEANING_NOTHING
+
 PACKAGES = ("ingest", "handlers", "workers")
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -15,7 +17,7 @@ TEXTS = [
     for path in sorted(ROOT.iterdir())
     if path.is_file() and path.suffix in {"", ".md", ".toml", ".yaml", ".example"} and path.name != ".coverage"
 ]
-FORBIDDEN = {"manager", "managers", "util", "utils", "helper", "helpers", "common", "base", "data", "info", "message"}
+FORBIDDEN = {*MEANING_NOTHING, *(f"{word}s" for word in MEANING_NOTHING)}
 
 
 def name_of(path: Path) -> str:

@@ -16,13 +16,13 @@ from ingest.authorization.answers import NAMES as TEMPLATE_NAMES
 from ingest.authorization.question import Allowed
 from ingest.errors import Refusal
 from ingest.settings import load_settings
+from tests.house.conftest import MEANING_NOTHING
 from workers.alerts import AlertKind
 from workers.cli import COMMANDS, main
 from workers.ledger.outcomes import DeliveryState, Outcome, PushState
 
 RUN = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/webhooks dev --demo"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
-MEANING_NOTHING = ("manager", "util", "helper", "common", "base", "data", "info", "message")
 
 
 def sentences_of(enum: type[StrEnum]) -> list[tuple[str, str]]:
