@@ -60,9 +60,11 @@ def heal(ledger: Connection, user_id: str, told: Sequence[DriveSession], read_at
         if look is not None:
             seen[key] = look
     rereads.note(ledger, seen, read_at)
-    for key, drive in sorted(latest.items()):
-        if drive.charging_key_id and drive.status != COMPLETE:  # nothing else says with which key it was started
-            session_keys.note(ledger, key, drive.charging_key_id, read_at)
+    not_over = {key: drive for key, drive in latest.items() if drive.status != COMPLETE}
+    # Nothing else says with which key a session was started.
+    session_keys.note(
+        ledger, {key: drive.charging_key_id for key, drive in not_over.items() if drive.charging_key_id}, read_at
+    )
     return Healing(frozenset(changed), wakes=woken > 0)
 
 

@@ -19,7 +19,7 @@ from workers.devices import Devices
 from workers.equipment import Equipment
 from workers.ledger import devices, pushes
 from workers.ledger.outcomes import PushState
-from workers.ledger.pushes import PushRow
+from workers.ledger.pushes import Mark, PushRow
 from workers.ledger.transaction import LedgerUnavailable, look, transact
 from workers.push.attempt import Ending, attempt
 from workers.push.wakes import next_wake, wake
@@ -157,17 +157,7 @@ class Sender:
             log.warning("push.failed", push=ending.push.id, channel=self._name, state=ending.state, reason=ending.error)
 
     def _mark(self, ledger: Connection) -> None:
-        for ending in self._to_mark:
-            pushes.mark(
-                ledger,
-                ending.push.id,
-                ending.state,
-                attempt=ending.push.attempts,
-                sent_at=ending.sent_at,
-                due_at=ending.due_at,
-                error=ending.error,
-                told=ending.told,
-            )
+        pushes.mark(ledger, [_mark_of(ending) for ending in self._to_mark])
         devices.forget(ledger, [token for ending in self._to_mark for token in ending.unregistered])
 
     def _finish(self) -> None:
@@ -177,6 +167,18 @@ class Sender:
                 self._note(LOOK_EVERY)
         except LedgerUnavailable as failure:
             log.warning("sender.waiting", channel=self._name, reason=str(failure))
+
+
+def _mark_of(ending: Ending) -> Mark:
+    return Mark(
+        id=ending.push.id,
+        attempt=ending.push.attempts,
+        state=ending.state,
+        sent_at=ending.sent_at,
+        due_at=ending.due_at,
+        error=ending.error,
+        told=ending.told or None,
+    )
 
 
 class Senders(LastingThreads):

@@ -61,13 +61,22 @@ class Step:
 
 def intake(conn: Connection, found: Sequence[Gap], now: datetime) -> list[Gap]:
     """Take gaps in, and return those that are new."""
-    new: list[Gap] = []
-    for gap in sorted(found):
-        row = {"inbox": gap.inbox, "closed_at": gap.closed_at, "opened_at": gap.opened_at, "noticed_at": now}
-        insert = insert_into(conn, gaps).values(**row, sessions_read=0, users_failed=0).on_conflict_do_nothing()
-        if conn.execute(insert.returning(gaps.c.inbox)).first() is not None:
-            new.append(gap)
-    return new
+    by_key = {(gap.inbox, gap.closed_at): gap for gap in sorted(found, reverse=True)}
+    rows = [
+        {
+            "inbox": gap.inbox,
+            "closed_at": gap.closed_at,
+            "opened_at": gap.opened_at,
+            "noticed_at": now,
+            "sessions_read": 0,
+            "users_failed": 0,
+        }
+        for gap in sorted(by_key.values())
+    ]
+    if not rows:
+        return []
+    insert = insert_into(conn, gaps).on_conflict_do_nothing().returning(gaps.c.inbox, gaps.c.closed_at)
+    return sorted(by_key[inbox, closed_at] for inbox, closed_at in conn.execute(insert, rows))
 
 
 def find(conn: Connection, limit: int | None = None) -> list[GapRow]:

@@ -1,6 +1,6 @@
 """Which key a session was started with: from what we were asked at the charger, and from the Drive API."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,11 +24,14 @@ class OpenSession:
     user_id: str | None
 
 
-def note(conn: Connection, session_id: str, key: str, now: datetime) -> None:
-    """Keep the key that the Drive API names for a session, however it is spelt there."""
-    spelt = storable(canonical(key))[:LONGEST_TEXT]
-    new = insert_into(conn, session_keys).values(session_id=session_id, key=spelt, noted_at=now)
-    conn.execute(new.on_conflict_do_nothing())
+def note(conn: Connection, keys: Mapping[str, str], now: datetime) -> None:
+    """Keep the keys that the Drive API names, each by its session, however they are spelt there."""
+    rows = [
+        {"session_id": session_id, "key": storable(canonical(key))[:LONGEST_TEXT], "noted_at": now}
+        for session_id, key in sorted(keys.items())
+    ]
+    if rows:
+        conn.execute(insert_into(conn, session_keys).on_conflict_do_nothing(), rows)
 
 
 def open_sessions(conn: Connection, since: datetime) -> Iterator[OpenSession]:

@@ -9,7 +9,7 @@ from workers.drive.models import DriveSession
 from workers.healing import heal
 from workers.ledger import pushes
 from workers.ledger.outcomes import Outcome, PushState
-from workers.ledger.pushes import NewPush
+from workers.ledger.pushes import Mark, NewPush
 from workers.rhythm import Rhythm
 
 DONE = ("session_record", Outcome.DONE)
@@ -48,7 +48,8 @@ def tell(noon, event):
         push = Push("user1", "A fee", "is near", "fee", session_id="L60XMxWy0oP")
         with node.engine.begin() as conn:
             (id_,) = pushes.add(conn, [NewPush(warned, "warn_the_driver", "log", push, noon + timedelta(minutes=1))])
-            pushes.mark(conn, id_, PushState.SENT, sent_at=noon + timedelta(minutes=1, seconds=2))
+            sent_at = noon + timedelta(minutes=1, seconds=2)
+            pushes.mark(conn, [Mark(id=id_, attempt=0, state=PushState.SENT, sent_at=sent_at)])
 
     return tell
 

@@ -89,7 +89,7 @@ def test_open_sessions_are_named_by_key_and_by_user(ledger, facts):
     with ledger.begin() as conn:
         asked = DecisionRow("d1", NOW, "ocpi", "ALLOWED", None, None, 1, session_id="s1", key="04a1")
         authorizations.add(conn, [asked])
-        session_keys.note(conn, "s2", "04a1", NOW)
+        session_keys.note(conn, {"s2": "04a1"}, NOW)
         told = {"s1": says("STARTED"), "s2": says("STARTED", "user1"), "s3": says("STARTED", "user1")}
         sessions.merge(conn, told)
     facts.look()
@@ -110,7 +110,7 @@ def test_the_key_of_a_session_may_become_known_later(ledger, facts, monkeypatch)
     facts.look()
     assert facts.open_sessions("04a1") == set()
     with ledger.begin() as conn:
-        session_keys.note(conn, "s1", "04a1", NOW)
+        session_keys.note(conn, {"s1": "04a1"}, NOW)
     facts.look()
     assert facts.open_sessions("04a1") == {"s1"}
 

@@ -1,5 +1,6 @@
 """Pushes: written once, sent by one sender at a time, not after their time."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from handlers.kit.context import Push
 from workers.ledger import pushes, sessions
 from workers.ledger.outcomes import PushState
-from workers.ledger.pushes import NewPush
+from workers.ledger.pushes import Mark, NewPush
 
 SPAN = timedelta(minutes=1)
 
@@ -138,8 +139,8 @@ def test_a_push_that_was_sent_stays_sent(ledger, add, noon):
     (key,) = add()
     claim(ledger, noon)
     with ledger.begin() as conn:
-        assert pushes.mark(conn, key, PushState.SENT, attempt=1, sent_at=noon)
-        assert not pushes.mark(conn, key, PushState.DEAD, error="late")
+        pushes.mark(conn, [Mark(id=key, attempt=1, state=PushState.SENT, sent_at=noon)])
+        pushes.mark(conn, [Mark(id=key, attempt=1, state=PushState.DEAD, error="late")])
     (push,) = find(ledger, state=PushState.SENT)
     assert (push.sent_at, push.due_at, push.error) == (noon, None, None)
 
@@ -148,8 +149,9 @@ def test_a_push_that_failed_waits_until_it_is_due_again(ledger, add, noon):
     (key,) = add()
     claim(ledger, noon)
     with ledger.begin() as conn:
-        told = {"device": True}
-        assert pushes.mark(conn, key, PushState.WAITING, attempt=1, due_at=noon + 2 * SPAN, error="503 \x00", told=told)
+        again = Mark(id=key, attempt=1, state=PushState.WAITING, due_at=noon + 2 * SPAN, error="503 \x00")
+        pushes.mark(conn, [replace(again, told={"device": True})])
+        pushes.mark(conn, [again])
     assert claim(ledger, noon + SPAN) == []
     (push,) = claim(ledger, noon + 2 * SPAN)
     assert (push.attempts, push.error, push.told) == (2, "503 \\u0000", {"device": True})
@@ -160,15 +162,15 @@ def test_a_slow_sender_does_not_speak_for_the_one_after_it(ledger, add, noon):
     claim(ledger, noon)
     claim(ledger, noon + SPAN)
     with ledger.begin() as conn:
-        assert not pushes.mark(conn, key, PushState.DEAD, attempt=1, error="timeout")
-        assert pushes.mark(conn, key, PushState.SENT, attempt=2, sent_at=noon)
+        pushes.mark(conn, [Mark(id=key, attempt=1, state=PushState.DEAD, error="timeout")])
+        pushes.mark(conn, [Mark(id=key, attempt=2, state=PushState.SENT, sent_at=noon)])
+    assert find(ledger)[0].state is PushState.SENT
 
 
 @pytest.mark.parametrize(("state", "due"), [(PushState.WAITING, False), (PushState.SENT, True)])
-def test_a_push_is_due_exactly_while_it_waits(ledger, add, noon, state, due):
-    (key,) = add()
-    with ledger.begin() as conn, pytest.raises(ValueError, match="due exactly while"):
-        pushes.mark(conn, key, state, due_at=noon if due else None)
+def test_a_push_is_due_exactly_while_it_waits(noon, state, due):
+    with pytest.raises(ValueError, match="due exactly while"):
+        Mark(id="push", attempt=1, state=state, due_at=noon if due else None)
 
 
 def test_every_filter_narrows_the_list(ledger, add, noon):
