@@ -123,7 +123,7 @@ class ReadKeys:
 
     def _keep(self, ledger: Connection, listed: list[KeyRow]) -> int:
         at, settings = now(), self._settings
-        if not drive_readings.renew(ledger, KEYS, self._claimed_until, at):
+        if not drive_readings.renew(ledger, KEYS, self._claimed_until, at):  # a newer list may stand already
             raise TakenOver
         generation = drive_readings.begin_generation(ledger, KEYS)
         changed = charging_keys.replace_all(ledger, listed, generation, at)

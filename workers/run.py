@@ -104,9 +104,8 @@ class Runner:
         concurrent = [task for task in tasks if task.subscription.is_async]
         if concurrent:
             rounds = -(-len(concurrent) // self.settings.handler_concurrency)
-            with at_most(
-                longest(self.settings.handler_timeout, rounds, until)
-            ):  # nobody tells one that blocks the loop
+            most = longest(self.settings.handler_timeout, rounds, until)
+            with at_most(most):  # one that blocks the loop is told by nobody
                 results += asyncio.run(self._run_together(concurrent, until))
         return results
 
