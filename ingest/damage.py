@@ -23,7 +23,7 @@ def occupy(path: Path) -> int:
     Whoever comes first, with no other process holding it, checks the file and sets it aside if it is damaged:
     under the feet of nobody.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(path.parent / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         with contextlib.suppress(BlockingIOError):

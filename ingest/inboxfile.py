@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS quarantine (
 
 def open_inbox_file(path: Path) -> sqlite3.Connection:
     """Open the file in autocommit mode, made with its tables if it is new. A commit is on disk when it returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     until = time.monotonic() + LOCK_TIMEOUT
     while True:
         connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)

@@ -25,7 +25,7 @@ def supervise(settings: Settings, count: int) -> int:
 
 def _require_writable(settings: Settings) -> None:
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"DATA_DIR cannot be made ({error.strerror}).") from error
     if not os.access(settings.data_dir, os.W_OK | os.X_OK):

@@ -88,7 +88,7 @@ def only_one(data_dir: Path) -> Iterator[int]:
 
     Waits for one that is ending, and for the children of one that was killed. Raises SettingsError if they do not end.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         locked(data_dir / LOCK_NAME, ANOTHER_ENDS_WITHIN, "DATA_DIR is in use by another `webhooks dev`."),
         locked(

@@ -22,7 +22,7 @@ def read_devfile(data_dir: Path) -> dict[str, str]:
 
 def write_devfile(data_dir: Path, values: Mapping[str, str]) -> None:
     """Write the file anew, readable by its owner only: keys are in it."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = data_dir / f"{FILE_NAME}.new"
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

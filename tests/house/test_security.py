@@ -1,16 +1,120 @@
-"""Each line of the threat model names the test that tries to make it come true."""
+"""Each line of the threat model names the tests that try to make it come true; and who reaches what is as it says."""
 
 import ast
+import os
 import re
+import stat
+from http import HTTPStatus
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from ingest.app import create_app
+from ingest.damage import occupy
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.lane.app import create_lane
+from ingest.opening import open_door
+from ingest.settings import load_settings
+from tests.faults.stage import wait_until
+from tests.ingest.conftest import Serving
+from tests.ingest.lane.conftest import FakeJudges, FakeRecorder
+from workers.dev import only_one
+from workers.devfile import write_devfile
+from workers.devices_app import create_devices_app
+from workers.ledger.engine import open_ledger
+
+REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 
-def test_every_line_of_the_threat_model_points_to_a_test(root):
+def lines_under(root, heading):
+    """The rows of the table under a heading."""
     text = (root / "SECURITY.md").read_text("utf-8")
-    table = text.partition("### What could happen")[2]
-    lines = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    section = text.partition(f"### {heading}")[2].partition("\n###")[0]
+    return [line for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
+
+
+def assert_points_to_tests(root, line):
+    named = re.findall(r"`(tests/[^`]+\.py)::(\w+)`", line)
+    assert named, line
+    assert line.count("`tests/") == len(named), line
+    for path, name in named:
+        tree = ast.parse((root / path).read_text("utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{path}::{name}"
+
+
+def test_every_line_of_the_threat_model_points_to_tests(root):
+    lines = lines_under(root, "What could happen")
     assert len(lines) > 20
     for line in lines:
-        named = re.search(r"`(tests/\S+\.py)::(\w+)` \|$", line)
-        assert named, line
-        tree = ast.parse((root / named[1]).read_text("utf-8"))
-        assert named[2] in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, line
+        assert_points_to_tests(root, line)
+
+
+def test_every_other_promise_points_to_tests_too(root):
+    text = (root / "SECURITY.md").read_text("utf-8")
+    for promise in ("asks for that, and nothing else is open", "readable by its owner"):
+        (paragraph,) = (each for each in re.split(r"\n(?=- )|\n\n", text) if promise in " ".join(each.split()))
+        assert_points_to_tests(root, paragraph)
+
+
+@pytest.fixture
+def applications(settings, tmp_path):
+    """What listens, by the name of its command."""
+    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    guarded = load_settings(data_dir=tmp_path, authorize_credentials="a-secret", admin_token="a-token", host="0.0.0.0")
+    yield {
+        "serve": create_app(settings),
+        "authorize": create_lane(guarded, FakeJudges(), FakeRecorder()),
+        "devices serve": create_devices_app(guarded, engine),
+    }
+    engine.dispose()
+
+
+@pytest.fixture
+def serving():
+    """Serve on real sockets."""
+    serving = Serving(lambda condition: wait_until(condition, "it serves"))
+    yield serving
+    serving.stop()
+
+
+#: What answers whoever asks.
+OPEN = {
+    "serve": {"/healthz", "/readyz", "/metrics"},
+    "authorize": {"/healthz", "/readyz", "/metrics", "/openapi.json"},
+    "devices serve": {"/healthz", "/openapi.json"},
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_is_open_is_named_and_all_else_asks_for_a_credential(applications, serving, name, root):
+    open_routes = set()
+    with httpx.Client(base_url=f"http://127.0.0.1:{serving(applications[name])}") as client:
+        for route in applications[name].routes:
+            assert isinstance(route, Route)
+            path = re.sub(r"\{.*\}", "driver/token", route.path)
+            for method in sorted((route.methods or {"GET"}) - {"HEAD"}):
+                answer = client.request(method, path, content=b"{}" if method in {"POST", "PUT"} else None)
+                if answer.status_code not in REFUSED:
+                    open_routes.add(route.path)
+    assert open_routes == OPEN[name]
+    told = "\n".join(line for line in lines_under(root, "Who can reach what") if f"`{name}`" in line.split("|")[1])
+    assert all(f"`{path}`" in told for path in open_routes)
+
+
+@pytest.mark.parametrize("make", ["open_inbox_file", "occupy", "open_door", "only_one", "write_devfile"])
+def test_a_folder_that_we_make_is_readable_by_its_owner_only(tmp_path, make):
+    folder = tmp_path / "var"
+    if make == "open_inbox_file":
+        open_inbox_file(folder / FILE_NAME).close()
+    elif make == "occupy":
+        os.close(occupy(folder / FILE_NAME))
+    elif make == "open_door":
+        for listening in open_door(load_settings(data_dir=folder, plugsurfing_hmac_current="a key", port=0)):
+            listening.close()
+    elif make == "only_one":
+        with only_one(folder):
+            pass
+    else:
+        write_devfile(folder, {})
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -49,6 +49,11 @@ def test_the_socket_is_where_the_settings_say_and_lives_apart_from_the_service(u
     assert serve["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
+def test_what_they_keep_is_readable_by_their_user_only(units):
+    services = [unit["Service"] for name, unit in units.items() if name.endswith(".service")]
+    assert {service["StateDirectoryMode"] for service in services} == {"0700"}
+
+
 def test_nothing_is_left_to_be_filled_in(units, tmp_path):
     assert not [file for file in (tmp_path / "units").iterdir() if re.search(r"@\w+@", file.read_text())]
 
