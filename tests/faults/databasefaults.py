@@ -54,9 +54,19 @@ def lock(stage: Stage) -> None:
     """Have somebody else's transaction lock our tables."""
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
     with psycopg.connect(stage.postgres.uri) as connection:
-        connection.execute("LOCK TABLE deliveries, runs IN ACCESS EXCLUSIVE MODE")
+        while not _has_locked(connection):
+            connection.rollback()
         time.sleep(LOCKED_FOR)
         wait_until(lambda: stage.postgres.execute(waiting) != [(0,)], "somebody waits for the lock")
+
+
+def _has_locked(connection: psycopg.Connection) -> bool:
+    """Lock one table after the other; somebody who has locked them the other way round may go first."""
+    try:
+        connection.execute("LOCK TABLE deliveries, runs IN ACCESS EXCLUSIVE MODE")
+    except psycopg.errors.DeadlockDetected:
+        return False
+    return True
 
 
 def cut(stage: Stage) -> None:
