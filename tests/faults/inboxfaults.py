@@ -75,10 +75,11 @@ def corrupt_under_way(stage: Stage) -> None:
     """Spoil the file under the door's feet."""
     _rest(stage)
     path = next(stage.inboxes())
-    with _sets_aside(stage), stage.hears('"door.leaving"'):
-        _spoil(path)
-        _spoil(Path(f"{path}-wal"))
-        stage.load.go()
+    with _sets_aside(stage):
+        with stage.hears('"door.leaving"'):
+            _spoil(path)
+            _spoil(Path(f"{path}-wal"))
+            stage.load.go()
         meanwhile(stage, 5)
 
 

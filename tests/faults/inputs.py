@@ -64,9 +64,14 @@ class Findings:
     inputs: int = 0
 
     @property
+    def wrong(self) -> list[str]:
+        """What broke a promise, a line each."""
+        return [*(each for row in self.rows for each in row.wrong), *self.not_kept, *self.failures]
+
+    @property
     def is_well(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.not_kept or self.failures or any(row.wrong for row in self.rows))
+        return not self.wrong
 
 
 class Door:

@@ -45,6 +45,7 @@ def main() -> int:
     if not (told.kills or told.only):
         findings = inputs.examine()
         print(f"\n{inputs.markdown(findings)}")
+        print("\n".join(findings.wrong), file=sys.stderr)
         is_well &= findings.is_well
     return 0 if is_well else 1
 

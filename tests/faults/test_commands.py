@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.faults import fuzz, report
-from tests.faults.inputs import Findings
+from tests.faults.inputs import Findings, Row
 
 
 @pytest.fixture
@@ -26,6 +26,13 @@ def test_one_command_prints_both_tables(asked, capsys):
     said = capsys.readouterr().out
     assert report.HEAD in said
     assert "| input | how many | answer |" in said
+
+
+def test_an_input_that_was_answered_wrongly_is_named_and_no_success(asked, capsys, monkeypatch):
+    found = Findings([Row("head", "500", 1, ("a NUL",), ("a NUL: 400 was promised",))])
+    monkeypatch.setattr(report.inputs, "examine", lambda: found)
+    assert asked(report) == 1
+    assert "a NUL: 400 was promised" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [report, fuzz])
