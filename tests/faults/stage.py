@@ -47,7 +47,9 @@ class Member:
         self._folder = folder
         self.log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self.is_wanted = False
+        self._is_wanted = False
+        # A trial starts and stops what the stage watches over: two of the same would be one that nobody knows.
+        self._turn = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -59,7 +61,33 @@ class Member:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        self.is_wanted = True
+        with self._turn:
+            self._is_wanted = True
+            self._run()
+
+    def start_again(self) -> None:
+        """Start it if it has died and shall be running."""
+        with self._turn:
+            if self._is_wanted:
+                self._run()
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal; whoever dies of it is started again."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it for good, or until `start`."""
+        with self._turn:
+            self._is_wanted = False
+        if self._process is not None:
+            self.kill(signal.SIGCONT)
+            self.kill(number)
+            self._process.wait(PATIENCE)
+
+    def _run(self) -> None:
+        if self.is_running:
+            return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command,
@@ -70,19 +98,6 @@ class Member:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal; whoever dies of it is started again."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
-
-    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it for good, or until `start`."""
-        self.is_wanted = False
-        if self._process is not None:
-            self.kill(signal.SIGCONT)
-            self.kill(number)
-            self._process.wait(PATIENCE)
 
 
 class Stage:
@@ -250,10 +265,10 @@ class Stage:
     def _watch(self) -> None:
         while not self._ending.wait(RESTART_AFTER):
             with self._lock:
-                fallen = [member for member in self.members.values() if member.is_wanted and not member.is_running]
-            for member in fallen:
-                if member.is_wanted and not self._ending.is_set():
-                    member.start()
+                members = list(self.members.values())
+            for member in members:
+                if not self._ending.is_set():
+                    member.start_again()
 
     def _reap(self) -> None:
         """Kill what our processes have left behind: a worker's child has a group of its own."""
