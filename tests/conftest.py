@@ -29,6 +29,13 @@ examples.register_profile("long", examples.get_profile("untimed"), max_examples=
 examples.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell tests of a document's operations apart: schemathesis names each, but xdist goes by ids and would run one."""
+    for item in items:
+        if item.parent is not None and not item.nodeid.endswith(item.name):
+            item._id = type(item.id).parse(f"{item.parent.nodeid}::{item.name}")  # noqa: SLF001 - there is no other way
+
+
 @pytest.fixture(autouse=True)
 def _signals_as_they_were() -> Iterator[None]:
     """Put signal handlers back: a worker that runs inside of a test leaves RQ's behind."""
