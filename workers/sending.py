@@ -19,7 +19,7 @@ from workers.devices import Devices
 from workers.equipment import Equipment
 from workers.ledger import devices, pushes
 from workers.ledger.outcomes import PushState
-from workers.ledger.pushes import Mark, PushRow
+from workers.ledger.pushes import Claim, Mark, PushRow
 from workers.ledger.transaction import LedgerUnavailable, look, transact
 from workers.push.attempt import Ending, attempt
 from workers.push.wakes import next_wake, wake
@@ -32,8 +32,11 @@ log = structlog.get_logger()
 LOOK_EVERY = timedelta(seconds=1)
 """How long a push that nobody told of waits at most, and how often a channel left alone is looked at again."""
 
-MARGIN = timedelta(seconds=5)
-"""How much longer than the timeout a push is left to who claimed it. If they die, it is sent again after that."""
+LEASE = timedelta(seconds=6)
+"""How long a push is left to who claimed it and says nothing more of it. If they die, it is sent again after that."""
+
+HOLD_EVERY = timedelta(seconds=2)
+"""How often who has pushes in hand says so."""
 
 SHORTEST_TIMEOUT = timedelta(seconds=1)
 
@@ -48,11 +51,12 @@ class Sender:
         self._devices_of = Devices.of(equipment.plugins, equipment.engine)
         self._breaker = breaker or Breaker()
         self._policy = RetryPolicy.of(equipment.settings)
-        self._news: SimpleQueue[Ending | str | None] = SimpleQueue()
-        # A push is in hand until its ending is known. Its place is taken for longer, if a call hangs on.
-        self._in_hand: set[str] = set()
-        self._places_taken: set[str] = set()
+        self._news: SimpleQueue[Ending | Claim | None] = SimpleQueue()
+        # A push is in hand until its ending is in the ledger. Its place is taken for longer, if a call hangs on.
+        self._in_hand: set[Claim] = set()
+        self._places_taken: set[Claim] = set()
         self._to_mark: list[Ending] = []
+        self._hold_at = 0.0
 
     def wake(self) -> None:
         """Look for pushes now; called from any thread."""
@@ -82,6 +86,7 @@ class Sender:
 
     def _take(self) -> int:
         """Claim and begin as many pushes as there is room for; end those that are not needed any more."""
+        self._hold()
         if not self._is_any_due():
             return 0
         settings = self._equipment.settings
@@ -91,14 +96,20 @@ class Sender:
         def claim(ledger: Connection) -> list[PushRow]:
             at = now()
             pushes.end_needless(ledger, self._name, at)
-            return pushes.claim(ledger, self._name, at, settings.push_timeout + MARGIN, limit=room)
+            return pushes.claim(ledger, self._name, at, LEASE, limit=room)
 
         claimed = transact(self._equipment.engine, claim)
         for push in claimed:
-            self._in_hand.add(push.id)
-            self._places_taken.add(push.id)
+            self._in_hand.add(push.claim)
+            self._places_taken.add(push.claim)
             threading.Thread(target=self._attend, args=(push,), name=f"push-{self._name}", daemon=True).start()
         return len(claimed)
+
+    def _hold(self) -> None:
+        """Keep what is in hand from being sent by others, for as long as it may take."""
+        if self._in_hand and time.monotonic() >= self._hold_at:
+            transact(self._equipment.engine, lambda ledger: pushes.hold(ledger, self._in_hand, now() + LEASE))
+            self._hold_at = time.monotonic() + HOLD_EVERY.total_seconds()
 
     def _is_any_due(self) -> bool:
         return look(self._equipment.engine, lambda ledger: pushes.is_any_due(ledger, self._name, now()))
@@ -116,28 +127,29 @@ class Sender:
             for call in calls:
                 call.join()
         finally:
-            self._news.put(push.id)
+            self._news.put(push.claim)
 
     def _note(self, patience: timedelta) -> int:
         """Wait for news, mark all that have come, and return how many pushes were sent."""
         for news in self._wait_for_news(patience):
             if isinstance(news, Ending):
-                self._in_hand.discard(news.push.id)
                 self._judge(news)
                 self._to_mark.append(news)
             elif news is not None:
-                self._in_hand.discard(news)
                 self._places_taken.discard(news)
+                if all(ending.push.claim != news for ending in self._to_mark):
+                    self._in_hand.discard(news)  # no ending will come, and nobody holds it any more
         if not self._to_mark:
             return 0
         transact(self._equipment.engine, self._mark)
         reach(Step.NOTED)
         sent = sum(ending.state is PushState.SENT for ending in self._to_mark)
+        self._in_hand.difference_update(ending.push.claim for ending in self._to_mark)
         self._to_mark.clear()
         return sent
 
-    def _wait_for_news(self, patience: timedelta) -> list[Ending | str | None]:
-        found: list[Ending | str | None] = []
+    def _wait_for_news(self, patience: timedelta) -> list[Ending | Claim | None]:
+        found: list[Ending | Claim | None] = []
         try:
             found.append(self._news.get(timeout=patience.total_seconds()))
             while True:
@@ -164,6 +176,7 @@ class Sender:
         until = time.monotonic() + self._equipment.settings.push_timeout.total_seconds()
         try:
             while self._in_hand and time.monotonic() < until:
+                self._hold()
                 self._note(LOOK_EVERY)
         except LedgerUnavailable as failure:
             log.warning("sender.waiting", channel=self._name, reason=str(failure))

@@ -12,11 +12,13 @@ from handlers import Device
 from handlers.kit.channel import OfferedChannel, OfferedDevices, PushFailed
 from handlers.kit.session import Moment, Session
 from ingest.broker import connect
+from workers import sending
 from workers.breaker import FAILURES, Breaker
 from workers.clock import Clock
 from workers.ledger import pushes, sessions
 from workers.ledger.outcomes import PushState
 from workers.loader import Plugins
+from workers.push.attempt import attempt
 from workers.push.wakes import wake
 from workers.sending import Sender, Senders, send_due
 
@@ -245,6 +247,53 @@ def test_what_was_claimed_by_a_process_that_died_is_sent_again_with_the_same_key
     assert send_due(home.equipment) == 0
     until(lambda: send_due(home.equipment))
     assert [headers["idempotency-key"] for headers in provider.headers] == [push_id]
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    """Leave pushes to who claimed them for less than a second."""
+    for name, span in {"LEASE": 0.5, "HOLD_EVERY": 0.05, "LOOK_EVERY": 0.05}.items():
+        monkeypatch.setattr(sending, name, timedelta(seconds=span))
+
+
+def test_a_push_on_its_way_for_longer_than_a_claim_lasts_is_left_to_who_sends_it(
+    house_on, database_url, in_a_hurry, until
+):
+    begun, ends = [], threading.Event()
+
+    def send(push):
+        begun.append(push.id)
+        ends.wait(20)
+
+    home = house_on(database_url, Plugins((), (offering(send),)), push="own")
+    home.push()
+    one, other = (threading.Thread(target=send_due, args=(home.equipment,)) for _ in range(2))
+    one.start()
+    until(lambda: begun)
+    claimed_until = home.row().due_at
+    other.start()
+    until(lambda: home.row().due_at > claimed_until + 2 * sending.LEASE)
+    ends.set()
+    for each in (one, other):
+        each.join()
+    assert len(begun) == 1
+    assert home.states() == ["sent"]
+
+
+def test_an_attempt_that_breaks_before_its_channel_is_called_is_made_again(
+    house, provider, in_a_hurry, until, monkeypatch
+):
+    def break_once(*arguments):
+        monkeypatch.setattr(sending, "attempt", attempt)
+        raise RuntimeError("a fault of ours")
+
+    home = house()
+    home.push()
+    monkeypatch.setattr(sending, "attempt", break_once)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    sender = Sender(home.equipment, "http")
+    until(lambda: sender.send_due() or home.states() == ["sent"])
+    assert len(provider.bodies) == 1
 
 
 def test_two_clocks_send_each_push_once(house_on, provider, database_url):

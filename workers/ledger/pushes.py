@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, exists, func, select, tuple_, update
 
@@ -13,6 +13,9 @@ from handlers.kit.statuses import OVER
 from workers.ledger.engine import insert_into
 from workers.ledger.outcomes import PushState
 from workers.ledger.tables import pushes, sessions
+
+#: A push's id, and the number of the attempt at it.
+Claim: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,11 @@ class PushRow:
     told: dict[str, bool] | None
     """Devices that are done with, by fingerprint: whether each has taken it."""
 
+    @property
+    def claim(self) -> Claim:
+        """The claim under which it is being sent, once it is claimed."""
+        return self.id, self.attempts
+
 
 COLUMNS = [pushes.c[name] for name in PushRow.__dataclass_fields__]
 
@@ -91,6 +99,14 @@ MARK = (
         error=bindparam("why"),
         told=func.coalesce(bindparam("also_told", type_=pushes.c.told.type), pushes.c.told),
     )
+)
+
+
+HOLD = (
+    update(pushes)
+    .where(pushes.c.id == bindparam("push_id"), pushes.c.attempts == bindparam("attempt"))
+    .where(pushes.c.state == PushState.WAITING)
+    .values(due_at=bindparam("later"))
 )
 
 
@@ -148,6 +164,13 @@ def claim(conn: Connection, channel: str, now: datetime, span: timedelta, *, lim
     claiming = update(pushes).where(pushes.c.id.in_(some))
     taken = conn.execute(claiming.values(due_at=now + span, attempts=pushes.c.attempts + 1).returning(*COLUMNS))
     return sorted((PushRow(*row) for row in taken), key=lambda push: (push.created_at, push.id))
+
+
+def hold(conn: Connection, claims: Collection[Claim], until: datetime) -> None:
+    """Keep claimed pushes until then. What is no longer waiting, or was claimed once more since, stays as it is."""
+    values = [{"push_id": push_id, "attempt": attempt, "later": until} for push_id, attempt in sorted(claims)]
+    if values:
+        conn.execute(HOLD, values)
 
 
 def mark(conn: Connection, marks: Sequence[Mark]) -> None:

@@ -102,6 +102,7 @@ def works(ledger, says, noon):
         "push needless": lambda c: pushes.end_needless(c, "log", noon),
         "push unnamed": lambda c: pushes.end_unnamed(c, ["log"], noon),
         "push claimed": lambda c: pushes.claim(c, "log", noon, noon - noon, limit=50),
+        "push held": lambda c: pushes.hold(c, [("p1", 1)], noon),
         "pushes": lambda c: pushes.find(c, limit=50),
         "pushes of a session": lambda c: pushes.find(c, session_id="s1"),
         "running for long": lambda c: watched.running_for_long(c, "k", noon, noon - noon),

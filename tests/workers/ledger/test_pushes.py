@@ -75,6 +75,19 @@ def test_a_claimed_push_is_not_claimed_again_before_its_span_is_over(ledger, add
     assert [push.attempts for push in claim(ledger, noon + SPAN)] == [2]
 
 
+def test_a_claim_is_held_by_who_has_it_and_by_nobody_who_had_it_before(ledger, add, noon):
+    add()
+    first, *_ = claim(ledger, noon)
+    with ledger.begin() as conn:
+        pushes.hold(conn, {first.claim}, noon + 2 * SPAN)
+    assert claim(ledger, noon + SPAN) == []
+    second, *_ = claim(ledger, noon + 2 * SPAN)
+    with ledger.begin() as conn:
+        pushes.hold(conn, {first.claim}, noon + 9 * SPAN)
+    assert find(ledger)[0].due_at == noon + 3 * SPAN
+    assert second.claim == (first.id, 2)
+
+
 def test_a_channel_claims_its_own_pushes_and_no_more_than_it_can_send(ledger, add, noon):
     for number in range(5):
         add(f"d{number}", collapse_key=f"{number}")
