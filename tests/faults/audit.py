@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from handlers.kit.merge import merge, with_lead
 from handlers.session_records import session_of
@@ -34,10 +34,11 @@ class Books:
 
 
 def is_settled(stage: Stage, ids: set[str]) -> bool:
-    """Say whether the ledger has an end for all of these; an inbox may hold them a little longer."""
+    """Say whether the ledger has an end for all of these, and for their pushes; an inbox may hold them longer."""
+    ended = select(func.count()).where(deliveries.c.id.in_(ids), deliveries.c.settled_at.is_not(None))
+    unsent = select(func.count()).where(pushes.c.delivery_id.in_(ids), pushes.c.state == PushState.WAITING)
     with reading(stage.engine) as ledger:
-        ended = set(ledger.scalars(select(deliveries.c.id).where(deliveries.c.settled_at.is_not(None))))
-    return ids <= ended
+        return ledger.scalar(ended) == len(ids) and ledger.scalar(unsent) == 0
 
 
 def is_quiet(stage: Stage) -> bool:

@@ -42,6 +42,10 @@ class Load:
         with self._lock:
             return set(self._acknowledged)
 
+    def count(self) -> int:
+        """How many those are."""
+        return len(self._acknowledged)
+
     def go(self) -> None:
         self._running.set()
 

@@ -2,15 +2,18 @@
 
 # ruff: noqa: T201  it prints its table
 import argparse
+import contextlib
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.faults import databasefaults, inboxfaults, inputs, kills, otherfaults, redisfaults
+from tests.faults.nursery import Nursery
 from tests.faults.stage import Stage
 from tests.faults.trials import Group, Impossible, Verdict, under_way
 
@@ -24,15 +27,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
     Stage.rate = told.rate
     rooms = (kills,) if told.kills else ROOMS
-    groups = [choose(group, told.only, told.kills or 1) for room in rooms for group in room.GROUPS]
+    groups = [choose(group, told.only) for room in rooms for group in room.GROUPS]
     groups = [group for group in groups if group.trials]
+    if told.kills:
+        groups = [each for group in groups for each in repeated(group, told.kills)]
     if told.only and not groups:
         print(f"No fault has a name that fits {told.only!r}.", file=sys.stderr)
         return 2
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}\n\n{HEAD}")
     print("|---" * 3 + "|--:" * 5 + "|", flush=True)
     is_well = True
-    with under_way(groups, at_once=told.at_once) as verdicts:
+    with contextlib.ExitStack() as stack:
+        if told.kills:
+            Stage.launch = staticmethod(stack.enter_context(Nursery()).launch)
+        verdicts = stack.enter_context(under_way(groups, at_once=told.at_once))
         for (_, fault), verdict in verdicts.items():
             try:
                 is_well &= tell(verdict.result())
@@ -52,15 +60,26 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.report", description=__doc__)
-    parser.add_argument("--kills", type=int, default=0, help="only the kills, so many at each step (1000: some hours)")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=0,
+        help="only the kills, so many at each step (1000: an hour or two, three at once)",
+    )
     parser.add_argument("--only", default="", help="only faults whose name fits this regular expression, and no input")
     parser.add_argument("--rate", type=float, default=15, help="events a second on every stage (15)")
     parser.add_argument("--at-once", type=int, default=1, help="how many stages at once (1); more make recovery slower")
     return parser.parse_args()
 
 
-def choose(group: Group, only: str, times: int) -> Group:
-    return replace(group, trials=[replace(trial, times=times) for trial in group.trials if re.search(only, trial.name)])
+def choose(group: Group, only: str) -> Group:
+    return replace(group, trials=[trial for trial in group.trials if re.search(only, trial.name)])
+
+
+def repeated(group: Group, times: int) -> Iterator[Group]:
+    """Give each trial a stage of its own: what has piled up in the last one is not to slow down the next."""
+    for trial in group.trials:
+        yield replace(group, trials=[replace(trial, times=times)])
 
 
 def tell(verdict: Verdict) -> bool:

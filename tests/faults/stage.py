@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Protocol, Self
 
 import redis
 
@@ -37,16 +37,51 @@ RESTART_AFTER = 0.1
 MIGRATING = threading.Lock()
 
 
+class Process(Protocol):
+    """What is asked of a process that was started."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float) -> object: ...
+
+    def send_signal(self, number: int) -> None: ...
+
+
+class Launch(Protocol):
+    """Starts a command in a folder, with what it says in a log."""
+
+    def __call__(self, command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Process: ...
+
+
+def start_anew(command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Process:
+    """Start a program as an operator would."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
 class Member:
     """A process that shall be running."""
 
-    def __init__(self, name: str, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], environment: Mapping[str, str], folder: Path, launch: Launch
+    ) -> None:
         self.name = name
         self.command = command
+        self._launch = launch
         self._environment = dict(environment)
         self._folder = folder
         self.log = folder / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._is_wanted = False
         # A trial starts and stops what the stage watches over: two of the same would be one that nobody knows.
         self._turn = threading.Lock()
@@ -73,8 +108,9 @@ class Member:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal; whoever dies of it is started again."""
+        assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+            self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End it for good, or until `start`."""
@@ -86,18 +122,8 @@ class Member:
             self._process.wait(PATIENCE)
 
     def _run(self) -> None:
-        if self.is_running:
-            return
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command,
-                cwd=self._folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        if not self.is_running:
+            self._process = self._launch(self.command, self._folder, self._environment, self.log)
 
 
 class Stage:
@@ -105,6 +131,8 @@ class Stage:
 
     #: Events a second, on every stage. Little, as CI has two cores for three stages.
     rate = 5.0
+    #: How our own processes are started.
+    launch: ClassVar[Launch] = staticmethod(start_anew)
 
     def __init__(  # noqa: PLR0913 - what stages differ in
         self,
@@ -206,11 +234,11 @@ class Stage:
     def add(self, name: str, *arguments: str, **environment: str) -> Member:
         """Add one of our processes; it is started with the others."""
         command = [sys.executable, *self._launcher, *arguments]
-        return self.add_program(name, command, **environment)
+        return self.add_program(name, command, self.launch, **environment)
 
-    def add_program(self, name: str, command: list[str], **environment: str) -> Member:
+    def add_program(self, name: str, command: list[str], launch: Launch = start_anew, **environment: str) -> Member:
         with self._lock:
-            member = Member(name, command, self.environment(**environment), self.folder)
+            member = Member(name, command, self.environment(**environment), self.folder, launch)
             self.members[name] = member
         return member
 

@@ -25,8 +25,11 @@ class Load:
 
     pause = go
 
+    def count(self):
+        return next(self.numbers) * trials.BEFORE
+
     def acknowledged(self):
-        return set(range(next(self.numbers) * trials.BEFORE))
+        return set(range(self.count()))
 
 
 def test_what_is_settled_too_late_is_stuck_although_it_comes_to_rest(monkeypatch):

@@ -14,9 +14,9 @@ from tests.faults.stage import Stage, wait_until
 #: Seconds after which what is not settled counts as stuck.
 STUCK_AFTER = 90.0
 #: Of so many faults of a kind, all is left to recover after one; the others follow each other as fast as they can.
-RECOVERS_EVERY = 25
-#: Events acknowledged before a fault begins.
-BEFORE = 6
+RECOVERS_EVERY = 50
+#: Events acknowledged before a fault begins, and between those that follow each other.
+BEFORE, BETWEEN = 6, 2
 
 
 class Impossible(Exception):
@@ -65,6 +65,9 @@ class Standing:
     """What was found out on a stage so far, so that each trial answers for its own."""
 
     known: set[str] = field(default_factory=set)
+    """What is wrong."""
+    settled: set[str] = field(default_factory=set)
+    """What has been seen to be settled."""
 
 
 def play(stage: Stage, trial: Trial, standing: Standing) -> Verdict:
@@ -74,16 +77,18 @@ def play(stage: Stage, trial: Trial, standing: Standing) -> Verdict:
     longest = 0.0
     stuck: list[str] = []
     for number in range(1, trial.times + 1):
-        already = len(load.acknowledged())
+        wanted = load.count() + (BEFORE if number % RECOVERS_EVERY == 1 else BETWEEN)
         load.go()
-        wait_until(lambda already=already: len(load.acknowledged()) >= already + BEFORE, "events are acknowledged")
+        wait_until(lambda wanted=wanted: load.count() >= wanted, "events are acknowledged")
         trial.act(stage)
         if number % RECOVERS_EVERY and number != trial.times:
             continue
         ended = time.monotonic()
         promised = load.acknowledged()
         try:
-            wait_until(lambda promised=promised: is_settled(stage, promised), "all is settled", STUCK_AFTER)
+            left = promised - standing.settled
+            wait_until(lambda left=left: is_settled(stage, left), "all is settled", STUCK_AFTER)
+            standing.settled |= promised
         except AssertionError as late:
             stuck.append(str(late))
         longest = max(longest, time.monotonic() - ended)

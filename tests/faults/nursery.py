@@ -1,0 +1,110 @@
+"""Our processes, forked from one that has imported everything: for trials that start thousands of them.
+
+They live and die like any other; only the imports, which are most of a start, are behind them.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Self
+
+from ingest import crashpoints
+
+PRELOADED = (
+    *("ingest.server", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
+    *("workers.commands.processes", "workers.process", "workers.worker", "workers.clock", "tests.faults.effects"),
+)
+LONGEST_REQUEST = 65_536
+
+
+class Forked:
+    """What a stage asks of a process, of one that is no child of ours."""
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+    def poll(self) -> int | None:
+        """Say whether it has ended; how, nobody knows but its parent."""
+        return 0 if self.wait(0) else None
+
+    def wait(self, timeout: float) -> bool:
+        return bool(select.select([self._descriptor], [], [], timeout)[0])
+
+    def send_signal(self, number: int) -> None:
+        signal.pidfd_send_signal(self._descriptor, number)
+
+
+class Nursery:
+    """Starts our commands, `python -m MODULE ARGUMENT…`, for any thread. Use it as a context."""
+
+    def __enter__(self) -> Self:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Whether the steps kill is decided when they are imported; each child has a folder of its own for them.
+        environment = {**os.environ, crashpoints.VARIABLE: os.devnull}
+        with theirs:
+            command = [sys.executable, "-m", __spec__.name]
+            self._process = subprocess.Popen(command, stdin=theirs, env=environment, cwd=Path(__file__).parents[2])
+        self._turn = threading.Lock()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ours.close()
+        self._process.wait()
+
+    def launch(self, command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Forked:
+        _python, _m, module, *arguments = command
+        wanted = [module, arguments, str(folder), dict(environment), str(log)]
+        with self._turn:
+            self._ours.send(json.dumps(wanted).encode())
+            pid, (descriptor,), *_ = socket.recv_fds(self._ours, 32, 1)
+        return Forked(int(pid), descriptor)
+
+
+def main() -> None:
+    """Fork whatever standard input, a socket, asks for, until it is closed."""
+    for module in PRELOADED:
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # or each child's first collection copies all of it
+    with socket.socket(fileno=sys.stdin.fileno()) as asking:
+        while wanted := asking.recv(LONGEST_REQUEST):
+            pid = os.fork()
+            if pid == 0:
+                become(*json.loads(wanted))
+                break
+            descriptor = os.pidfd_open(pid)
+            socket.send_fds(asking, [str(pid).encode()], [descriptor])
+            os.close(descriptor)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+
+
+def become(module: str, arguments: list[str], folder: str, environment: dict[str, str], log: str) -> None:
+    os.setsid()
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)):
+        os.dup2(os.open(path, flags), number)
+    os.dup2(1, 2)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    crashpoints.FOLDER = Path(environment[crashpoints.VARIABLE])
+    sys.argv[1:] = arguments
+    import_module(module).main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What is forked is a process like any other: with a log and settings of its own, and killed at its own steps only."""
+
+import http.client
+import os
+import sys
+
+import pytest
+
+from ingest.crashpoints import VARIABLE, Step
+from ingest.signature import SIGNATURE_HEADER, sign
+from tests.faults.crowd import KEY, PATH, event
+from tests.faults.nursery import Nursery
+from tests.faults.stage import answers, free_port, wait_until
+
+
+@pytest.fixture
+def doors(tmp_path):
+    """Two forked processes that serve, by their port, and the folders that they were started in."""
+    with Nursery() as nursery:
+        forked, folders = {}, {}
+        for _ in range(2):
+            port = free_port()
+            folders[port] = folder = tmp_path / str(port)
+            folder.mkdir()
+            told = {
+                "PLUGSURFING_HMAC_CURRENT": KEY.decode(),
+                "PORT": str(port),
+                VARIABLE: ".",
+                "PATH": os.environ["PATH"],
+            }
+            forked[port] = nursery.launch([sys.executable, "-m", "workers.cli", "serve"], folder, told, folder / "log")
+        for port in forked:
+            wait_until(lambda port=port: answers(port), "the door answers")
+        yield forked, folders
+        for each in forked.values():
+            each.send_signal(9)
+            assert each.wait(10)
+
+
+def knock(port):
+    body = event()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", PATH, body, {SIGNATURE_HEADER: sign(body, KEY)})
+    return connection.getresponse().status
+
+
+def test_only_the_one_that_reaches_an_armed_step_is_killed(doors):
+    forked, folders = doors
+    one, other = forked
+    (folders[one] / Step.VERIFIED).touch()
+    assert knock(other) == 200
+    with pytest.raises((OSError, http.client.HTTPException)):
+        knock(one)
+    wait_until(lambda: forked[one].poll() is not None, "it has ended")
+    assert forked[other].poll() is None
+    assert all("door.opened" in (folder / "log").read_text() for folder in folders.values())
