@@ -33,7 +33,10 @@ LOOK_EVERY = timedelta(seconds=1)
 """How long a push that nobody told of waits at most, and how often a channel left alone is looked at again."""
 
 LEASE = timedelta(seconds=6)
-"""How long a push is left to who claimed it and says nothing more of it. If they die, it is sent again after that."""
+"""How long a push is left to who claimed it and says nothing more of it. If they die, it is sent again after that.
+
+Two clocks that disagree by more than this send each other's pushes that are on their way, with the same id.
+"""
 
 HOLD_EVERY = timedelta(seconds=2)
 """How often who has pushes in hand says so."""
@@ -95,6 +98,8 @@ class Sender:
 
         def claim(ledger: Connection) -> list[PushRow]:
             at = now()
+            # Who had to wait for the ledger, or whose clock was set, would find here what is in hand.
+            pushes.hold(ledger, self._in_hand, at + LEASE)
             pushes.end_needless(ledger, self._name, at)
             return pushes.claim(ledger, self._name, at, LEASE, limit=room)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import update
 from starlette.responses import Response
 
 from handlers import Device
@@ -17,6 +18,7 @@ from workers.breaker import FAILURES, Breaker
 from workers.clock import Clock
 from workers.ledger import pushes, sessions
 from workers.ledger.outcomes import PushState
+from workers.ledger.tables import pushes as push_table
 from workers.loader import Plugins
 from workers.push.attempt import attempt
 from workers.push.wakes import wake
@@ -278,6 +280,28 @@ def test_a_push_on_its_way_for_longer_than_a_claim_lasts_is_left_to_who_sends_it
         each.join()
     assert len(begun) == 1
     assert home.states() == ["sent"]
+
+
+def test_what_is_in_hand_is_not_begun_again_however_long_the_ledger_held_up_its_sender(house, until):
+    begun, ends = [], threading.Event()
+
+    def send(push):
+        begun.append(push.title)
+        ends.wait(20)
+
+    home = house(Plugins((), (offering(send),)), push="own")
+    home.push(title="on its way")
+    sending = threading.Thread(target=send_due, args=(home.equipment,))
+    sending.start()
+    until(lambda: begun)
+    with home.equipment.engine.begin() as ledger:  # nobody could say in time that it is held
+        ledger.execute(update(push_table).values(due_at=datetime.now(UTC) - SOON))
+    home.push(2, title="another")
+    until(lambda: "another" in begun)
+    ends.set()
+    sending.join()
+    assert begun == ["on its way", "another"]
+    assert [row.attempts for row in home.rows()] == [1, 1]
 
 
 def test_an_attempt_that_breaks_before_its_channel_is_called_is_made_again(
