@@ -113,7 +113,7 @@ def claim(
 def finish(conn: Connection, handler: str, ended: Sequence[EndedRun]) -> set[str]:
     """End attempts at runs of a handler, and return the ids of the deliveries whose runs were still in them.
 
-    Nothing is changed of the others. A dead run keeps the id of its job; one to be tried again becomes `due` anew.
+    Nothing is changed of the others. One to be tried again becomes `due` anew; one that is dead, `unfiled`.
     """
     found = conn.execute(CLAIMED, {"handler": handler, "ids": [run.delivery_id for run in ended]})
     claimed = {(delivery_id, attempt): job_id for delivery_id, attempt, job_id in found}
@@ -132,7 +132,8 @@ def _ending(run: EndedRun, handler: str, job_id: str) -> dict[str, Any]:
         "of": run.delivery_id,
         "by": handler,
         "outcome": run.outcome,
-        "job_id": job_id if run.outcome.is_final else None,
+        # Not of one that is dead: it may be the job of a dead letter that was put back, and is wanted as one again.
+        "job_id": job_id if run.outcome.is_final and run.outcome is not Outcome.DEAD else None,
         "finished_at": run.finished_at,
         "due_at": run.due_at,
         "until_at": run.until_at,

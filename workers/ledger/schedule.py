@@ -96,7 +96,7 @@ def lost(
                 deaths=runs.c.deaths + 1,
                 due_at=case((is_last, None), else_=now),
                 until_at=case((is_last, None), else_=runs.c.until_at),
-                job_id=case((is_last, runs.c.job_id), else_=None),
+                job_id=None,
                 finished_at=now,
                 reason=None,
                 error=error,

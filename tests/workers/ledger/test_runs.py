@@ -96,7 +96,7 @@ def test_an_attempt_is_ended_once(ledger, noon):
     assert not finish(ledger, noon, 1, Outcome.DONE)
     ended = ledger.run_of("d1", "warn")
     assert (ended.outcome, ended.error, ended.traceback) == (Outcome.DEAD, "ValueError: no", "lines")
-    assert (ended.finished_at, ended.job_id) == (noon, "job")
+    assert (ended.finished_at, ended.job_id) == (noon, None)  # the job may be a dead letter that was put back
 
 
 def test_a_worker_back_from_the_dead_ends_nothing(ledger, noon):

@@ -91,7 +91,7 @@ def test_a_run_whose_worker_died_is_due_again_until_it_killed_too_many(ledger, w
         expected = Outcome.DEAD if deaths == 3 else Outcome.AGAIN
         assert [(run.key, outcome) for run, outcome in lost] == [(("d1", "warn"), expected)]
         assert ledger.run_of("d1", "warn").error == "the worker died"
-    assert ledger.run_of("d1", "warn").job_id == "job3"
+    assert ledger.run_of("d1", "warn").job_id is None
     assert ledger.state_of("d1") is DeliveryState.DEAD
 
 
