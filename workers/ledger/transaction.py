@@ -40,8 +40,10 @@ SQLITE_ITSELF = {
 }
 """Result codes that say nothing of the statement: https://www.sqlite.org/rescode.html"""
 
-POSTGRESQL_ITSELF = ("08", "25006", "40", "53", "55", "57", "58")
+POSTGRESQL_ITSELF = ("08", "25006", "40", "53", "55", "57P", "58")
 """Beginnings of those: connection, read-only, deadlock, resources, locks, shutdown, system.
+
+Not 57014: a statement that is cancelled because it takes longer than `statement_timeout` does so each time.
 
 https://www.postgresql.org/docs/current/errcodes-appendix.html
 """

@@ -31,6 +31,8 @@ def of_sqlite(code):
         (OperationalError("INSERT", {}, sqlite3.OperationalError("made up by the driver")), False),
         (OperationalError("INSERT", {}, errors.DeadlockDetected()), True),
         (OperationalError("INSERT", {}, errors.ReadOnlySqlTransaction()), True),
+        (OperationalError("INSERT", {}, errors.AdminShutdown()), True),
+        (OperationalError("INSERT", {}, errors.QueryCanceled()), False),
         (OperationalError("INSERT", {}, errors.ProgramLimitExceeded()), False),
         (OperationalError("INSERT", {}, psycopg.OperationalError("too many parameters")), False),
         (OperationalError("INSERT", {}, psycopg.OperationalError("cut"), connection_invalidated=True), True),
