@@ -1,6 +1,6 @@
 """Commit what runs came to: outcomes, effects and the states of deliveries in one transaction; then what follows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -102,51 +102,56 @@ def _commit(
     own: Callable[[Sequence[Result]], list[Result]],
 ) -> Aftermath:
     """Write outcomes and the effects of those that `own` says are ours; a run whose own writes fail has failed."""
-    ours = own([result for result in results if not result.writes.written])
-    ours += _with_statements(ledger, equipment, [result for result in results if result.writes.written], own)
-    wanted = [
-        NewPush(result.delivery_id, result.handler, channel, push, result.finished_at)
-        for result in ours
-        for push in result.writes.pushes
-        for channel in equipment.channels
-    ]
-    new_pushes = pushes.add(ledger, wanted)
+    ours = own([result for result in results if not _has_effects(result)])
+    effective, sends = _with_effects(ledger, equipment, [result for result in results if _has_effects(result)], own)
     states.refresh_states(ledger, {result.delivery_id for result in results})
     return Aftermath(
-        offer=any(result.outcome is Outcome.WAITING for result in ours),
-        send=bool(new_pushes),
-        file=any(result.outcome is Outcome.DEAD for result in ours),
+        offer=any(result.outcome is Outcome.WAITING for result in ours + effective),
+        send=sends,
+        file=any(result.outcome is Outcome.DEAD for result in ours + effective),
     )
 
 
-def _with_statements(
+def _has_effects(result: Result) -> bool:
+    return bool(result.writes.written or result.writes.pushes)
+
+
+def _with_effects(
     ledger: Connection,
     equipment: Equipment,
     results: Sequence[Result],
     own: Callable[[Sequence[Result]], list[Result]],
-) -> list[Result]:
-    """Write runs and what they want written, in one savepoint as long as all goes well.
+) -> tuple[list[Result], bool]:
+    """Write runs and what they want written and sent, in one savepoint as long as all goes well.
 
     If not, each half of them is tried in one of its own, until the run is found whose writes fail: only that one has
-    failed.
+    failed. Returns those that are ours, and whether any of their pushes is new.
     """
     if not results:
-        return []
+        return [], False
     try:
         with ledger.begin_nested():
             ours = own(results)
             _write(ledger, [write for result in ours for write in result.writes.written])
-            return ours
+            return ours, bool(pushes.add(ledger, list(_wanted_pushes(equipment, ours))))
     except BaseTimeoutException:
         raise  # the job's own
     except Exception as failure:
         if is_database_itself(failure):
             raise  # the whole transaction is begun anew
         if len(results) == 1:
-            return own([failed(results[0], failure, RetryPolicy.of(equipment.settings))])
+            return own([failed(results[0], failure, RetryPolicy.of(equipment.settings))]), False
     half = len(results) // 2
-    halves = results[:half], results[half:]
-    return [result for some in halves for result in _with_statements(ledger, equipment, some, own)]
+    first, first_sends = _with_effects(ledger, equipment, results[:half], own)
+    second, second_sends = _with_effects(ledger, equipment, results[half:], own)
+    return first + second, first_sends or second_sends
+
+
+def _wanted_pushes(equipment: Equipment, ours: Sequence[Result]) -> Iterator[NewPush]:
+    for result in ours:
+        for push in result.writes.pushes:
+            for channel in equipment.channels:
+                yield NewPush(result.delivery_id, result.handler, channel, push, result.finished_at)
 
 
 def _write(ledger: Connection, wanted: Sequence[Write]) -> None:

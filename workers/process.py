@@ -142,9 +142,10 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
         else:
             tasks.append(Task(subscription, reading.event, reading.delivery, attempt))
     if subscription is not None and subscription.records:
-        results, told = fold(equipment, tasks)
+        made, told = fold(equipment, tasks)
     else:
-        results, told = [*results, *_runner(equipment).run_all(tasks)], {}
+        made, told = _runner(equipment).run_all(tasks), {}
+    results += made
 
     def end(ledger: Connection) -> Aftermath:
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})

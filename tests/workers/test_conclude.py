@@ -1,5 +1,6 @@
 """What runs came to is committed together; what one of them wants written and cannot be harms only that one."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ingest.batch import Delivery
 from ingest.settings import load_settings
 from workers.conclude import conclude
 from workers.equipment import Equipment
-from workers.ledger import deliveries
+from workers.ledger import deliveries, pushes
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.schema import metadata
@@ -84,6 +85,17 @@ def test_what_a_run_cannot_write_is_its_own_failure(equipment: Equipment, bad: W
     assert found.pop("d3") is Outcome.AGAIN
     assert set(found.values()) == {Outcome.DONE}
     assert written(equipment) == [f"note {number}" for number in (0, 1, 2, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("title", [{"en": "Fee"}, None, object(), "half a character \ud800"])
+def test_what_a_run_cannot_push_is_its_own_failure(equipment: Equipment, title: object) -> None:
+    results = [ran(number, Write(NOTE, {"text": f"note {number}", "number": number})) for number in range(5)]
+    results[3] = replace(results[3], writes=Writes((Push("u1", title, "body", "key"),)))
+    found = concluded(equipment, results)
+    assert found.pop("d3") is Outcome.AGAIN
+    assert set(found.values()) == {Outcome.DONE}
+    with equipment.engine.connect() as ledger:
+        assert sorted(push.delivery_id for push in pushes.find(ledger)) == ["d0", "d1", "d2", "d4"]
 
 
 def test_a_run_that_never_can_write_is_dead_in_the_end(equipment: Equipment) -> None:

@@ -33,10 +33,11 @@ from workers.conclude import follow_up
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
-from workers.ledger import deliveries, pushes, schedule, sessions
+from workers.ledger import deliveries, pushes, runs, schedule, sessions
 from workers.ledger.deliveries import Filters
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
+from workers.ledger.runs import NewRun
 from workers.ledger.schema import metadata
 from workers.ledger.tables import sessions as session_table
 from workers.ledger.transaction import PATIENCE, LedgerUnavailable, transact
@@ -261,6 +262,22 @@ def test_a_dead_letter_put_back_on_its_queue_is_run_once_more(equip: Callable[..
     registry.requeue(registry.get_job_ids()[0])
     assert work_queued(equipment) == 1
     assert outcomes(equipment, said("SESSION_STARTED"))["mendable"] is Outcome.DONE
+
+
+def test_a_dead_letter_put_back_that_dies_again_is_a_dead_letter_again(equip: Callable[..., Equipment]) -> None:
+    @on(SessionStarted)
+    def hopeless(event: SessionStarted, ctx: Context) -> None:
+        raise GiveUp("the table is still missing")
+
+    equipment = equip(hopeless)
+    work(equipment, batch(said("SESSION_STARTED")))
+    registry = queue("sessions", equipment.connection).failed_job_registry
+    (first,) = registry.get_job_ids()
+    registry.requeue(first)
+    assert work_queued(equipment) == 1
+    (second,) = registry.get_job_ids()
+    assert second != first
+    assert file_dead_letters(equipment) == 0
 
 
 def test_a_failing_write_is_its_own_runs_failure(equip: Callable[..., Equipment]) -> None:
@@ -662,6 +679,20 @@ def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(equip: Callable[..., E
     without = equip()
     work_queued(without)
     assert outcomes(without, body)["note_start"] is Outcome.DEAD
+
+
+def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., Equipment]) -> None:
+    equipment = equip()
+    unreadable = delivery(b"read by a newer version")
+    waiting = NewRun(
+        delivery_id=unreadable.id, handler="session_record", queue="sessions", outcome=Outcome.WAITING, due_at=START
+    )
+    with equipment.engine.begin() as ledger:
+        deliveries.store(ledger, [unreadable], {unreadable.id: (DeliveryState.RUNNING, None)})
+        runs.record_new(ledger, [waiting])
+    offer_due(equipment)
+    assert work_queued(equipment) == 1
+    assert outcomes(equipment, unreadable.body)["session_record"] is Outcome.DEAD
 
 
 def test_the_clock_offers_a_run_again_whose_job_was_lost(equip: Callable[..., Equipment]) -> None:
