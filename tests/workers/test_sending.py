@@ -282,7 +282,8 @@ def test_a_push_on_its_way_for_longer_than_a_claim_lasts_is_left_to_who_sends_it
     assert home.states() == ["sent"]
 
 
-def test_what_is_in_hand_is_not_begun_again_however_long_the_ledger_held_up_its_sender(house, until):
+def test_what_is_in_hand_is_not_begun_again_however_long_the_ledger_held_up_its_sender(house, until, monkeypatch):
+    monkeypatch.setattr(sending, "HOLD_EVERY", timedelta(hours=1))
     begun, ends = [], threading.Event()
 
     def send(push):
@@ -291,15 +292,17 @@ def test_what_is_in_hand_is_not_begun_again_however_long_the_ledger_held_up_its_
 
     home = house(Plugins((), (offering(send),)), push="own")
     home.push(title="on its way")
-    sending = threading.Thread(target=send_due, args=(home.equipment,))
-    sending.start()
+    clock = threading.Thread(target=send_due, args=(home.equipment,))
+    clock.start()
     until(lambda: begun)
-    with home.equipment.engine.begin() as ledger:  # nobody could say in time that it is held
+    claimed_until = home.row().due_at
+    until(lambda: home.row().due_at > claimed_until)
+    with home.equipment.engine.begin() as ledger:  # it can say no more that it has it
         ledger.execute(update(push_table).values(due_at=datetime.now(UTC) - SOON))
     home.push(2, title="another")
     until(lambda: "another" in begun)
     ends.set()
-    sending.join()
+    clock.join()
     assert begun == ["on its way", "another"]
     assert [row.attempts for row in home.rows()] == [1, 1]
 
