@@ -5,23 +5,35 @@ import time
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import reduce
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 
+from handlers.kit.cdrs import cdrs
 from handlers.kit.merge import merge, with_lead
 from handlers.session_records import session_of
 from ingest.envelope import Kind
-from ingest.events import SessionComplete, SessionEvent, SessionStarted, SessionStopFailed, SessionStopped, decode
+from ingest.events import (
+    ChargingRecord,
+    Event,
+    SessionComplete,
+    SessionEvent,
+    SessionStarted,
+    SessionStopFailed,
+    SessionStopped,
+    decode,
+)
 from ingest.settings import load_settings
 from tests.faults.effects import effects
+from tests.faults.load import delivery_id
 from tests.faults.stage import Stage, wait_until
 from workers.commands.checkup import Standing
 from workers.commands.deepcheck import examine_deeply
 from workers.ledger import sessions
 from workers.ledger.engine import reading
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
-from workers.ledger.tables import deliveries, pushes, runs
+from workers.ledger.outcomes import DeliveryState, PushState
+from workers.ledger.tables import deliveries, pushes
 
 
 @dataclass
@@ -69,47 +81,55 @@ def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
         done = Counter(map(tuple, ledger.execute(select(effects.c.delivery_id, effects.c.handler))))
         asked = Counter(ledger.scalars(select(pushes.c.delivery_id)))
         taken = {row.id: row.state for row in ledger.execute(select(pushes.c.id, pushes.c.state))}
-        ended = select(runs.c.delivery_id, runs.c.handler).where(runs.c.outcome == Outcome.DEAD)
-        dead = set(map(tuple, ledger.execute(ended)))
-        dead_ids = {delivery_id for delivery_id, _ in dead}
         records = {session.session_id: session for session in sessions.latest(ledger, 1_000_000)}
+        amounts = {row.delivery_id: row.amount for row in ledger.execute(select(cdrs.c.delivery_id, cdrs.c.amount))}
     for path in stage.inboxes():
         books.stuck += [f"{count} in {path.parent.name}'s inbox" for count in [_waiting(path)] if count]
     books.lost += [f"{missing} was acknowledged, and is not in the ledger" for missing in acknowledged - kept.keys()]
     books.doubled += [f"{alien} was never sent" for alien in kept.keys() - sent]
     told = defaultdict(list)
     for row in kept.values():
+        if row.id != delivery_id(Kind(row.kind), row.body):
+            books.lost.append(f"{row.id} has another body than was sent")
         event = decode(Kind(row.kind), row.body)
-        assert isinstance(event, SessionEvent)
-        told[event.session_id].append(with_lead(session_of(event), event.at, row.received_at, stage.skew))
-        if row.settled_at is None:
-            books.stuck.append(f"{row.id} is {row.state}")
-            continue
-        is_misdeed = isinstance(event, SessionStopFailed)
-        is_whole = row.state is DeliveryState.SETTLED and row.id not in dead_ids
-        if not is_whole and not is_misdeed:
-            books.lost.append(f"{row.id} is {row.state}")
-        # A misdeed may cost the run that does it. Only where it costs the whole delivery need nothing else be done.
-        is_given_up = is_misdeed and (row.id, WHOLE_DELIVERY) in dead
-        wanted = {
-            "note_here": min(1, done[row.id, "note_here"]) if is_given_up else 1,
-            "note_apart": int(isinstance(event, SessionComplete)),
-            "note_at_second_try": int(isinstance(event, SessionStopped)),
-        }
-        for handler, number in wanted.items():
-            _compare(books, f"{row.id}: {handler}", done[row.id, handler], number)
-        _compare(books, f"{row.id}: pushes", asked[row.id], int(isinstance(event, SessionStarted)))
+        if isinstance(event, SessionEvent):
+            told[event.session_id].append(with_lead(session_of(event), event.at, row.received_at, stage.skew))
+        _compare_outcomes(books, row, event, done, asked)
+        if isinstance(event, ChargingRecord) and amounts.pop(row.id, None) != Decimal(event.document["cost"]["total"]):
+            books.lost.append(f"{row.id} has no record of its amount")
     for session_id, parts in told.items():
-        if records.get(session_id) != reduce(merge, parts):
+        if records.pop(session_id, None) != reduce(merge, parts):
             books.lost.append(f"session {session_id} is not what its events say")
+    books.doubled += [f"nobody told of {unheard}" for unheard in (*records, *amounts)]
     _compare_pushes(books, taken, Counter(stage.pushed.read_text().split()))
     books.stuck += _found_by_the_command(stage)
     return books
 
 
-def repeated_on_the_wire(stage: Stage) -> int:
-    """Count the pushes that a provider was told of more than once, with the same id."""
-    return sum(count > 1 for count in Counter(stage.pushed.read_text().split()).values())
+def _compare_outcomes(
+    books: Books, row: Row, event: Event, done: Counter[tuple[str, str]], asked: Counter[str]
+) -> None:
+    """Compare what was done about a delivery with what is to be done about its event."""
+    if row.settled_at is None:
+        books.stuck.append(f"{row.id} is {row.state}")
+        return
+    # A misdeed may cost the run that does it, and nothing else.
+    if row.state is not DeliveryState.SETTLED and not isinstance(event, SessionStopFailed):
+        books.lost.append(f"{row.id} is {row.state}")
+    wanted = {
+        "note_here": isinstance(event, SessionEvent),
+        "note_record": isinstance(event, ChargingRecord),
+        "note_apart": isinstance(event, SessionComplete),
+        "note_at_second_try": isinstance(event, SessionStopped),
+    }
+    for handler, is_wanted in wanted.items():
+        _compare(books, f"{row.id}: {handler}", done[row.id, handler], int(is_wanted))
+    _compare(books, f"{row.id}: pushes", asked[row.id], int(isinstance(event, SessionStarted)))
+
+
+def sent_again(stage: Stage) -> set[str]:
+    """The pushes that a provider was told of more than once, with the same id."""
+    return {push_id for push_id, count in Counter(stage.pushed.read_text().split()).items() if count > 1}
 
 
 def _compare(books: Books, what: str, found: int, wanted: int) -> None:

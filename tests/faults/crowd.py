@@ -8,7 +8,9 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Self
 
+from ingest.envelope import Kind
 from ingest.signature import SIGNATURE_HEADER, sign
+from tests.faults.load import delivery_id
 
 KEY = b"the-current-key"
 PATH = "/plugsurfing/events"
@@ -70,10 +72,12 @@ class Crowd:
         length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
         answer = await reader.readexactly(length)
         self.seconds.append(asyncio.get_running_loop().time() - begun)
-        if head.startswith(b"http/1.1 200 "):
-            self.kept.add(json.loads(answer)["id"])
-        else:
+        if not head.startswith(b"http/1.1 200 "):
             self.failures.append(head.partition(b"\r\n")[0].decode())
+        elif json.loads(answer)["id"] == delivery_id(Kind.EVENTS, body):
+            self.kept.add(delivery_id(Kind.EVENTS, body))
+        else:
+            self.failures.append("200 for another delivery")
         return b"connection: close" not in head
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 from sqlalchemy import Column, MetaData, String, Table, insert
 
 from handlers import Context, OutgoingPush, RetryLater, channel, on
-from ingest.events import Event, SessionComplete, SessionEvent, SessionStarted, SessionStopFailed, SessionStopped
+from ingest.events import (
+    ChargingRecord,
+    Event,
+    SessionComplete,
+    SessionEvent,
+    SessionStarted,
+    SessionStopFailed,
+    SessionStopped,
+)
 
 metadata = MetaData()
 effects = Table("effects", metadata, Column("delivery_id", String), Column("handler", String))
@@ -27,6 +35,12 @@ def note(ctx: Context, handler: str) -> None:
 def note_here(event: SessionEvent, ctx: Context) -> None:
     """Write a row from the batch's own job."""
     note(ctx, "note_here")
+
+
+@on(ChargingRecord)
+def note_record(event: ChargingRecord, ctx: Context) -> None:
+    """Write a row for a CDR."""
+    note(ctx, "note_record")
 
 
 @on(SessionComplete, queue="other")

@@ -1,5 +1,7 @@
 """kill -9 of the process that stands at a step of the path."""
 
+import random
+import time
 from functools import partial
 
 from ingest.crashpoints import Step
@@ -27,18 +29,31 @@ def kill_at(step: Step, stage: Stage) -> None:
 
 
 def kill(name: str, stage: Stage) -> None:
-    """Kill a process wherever it stands."""
-    stage.members[name].kill()
+    """Kill a process wherever it stands, soon after its start or later."""
+    member = stage.members[name]
+    wait_until(lambda: member.is_running, f"{name} runs")
+    time.sleep(random.uniform(0, LONGEST_LIFE))
+    assert member.is_running, f"{name} has ended by itself"
+    pid = member.pid
+    member.kill()
+    wait_until(lambda: not member.is_running or member.pid != pid, f"{name} is dead")
 
 
+#: Who dies there may have pushes in hand.
+REACHED_BY_THE_CLOCK = (Step.MARKED, Step.SENDING, Step.SENT, Step.NOTED)
+#: Seconds that a process lives at most before it is killed anywhere: about a second passes before it is at work.
+LONGEST_LIFE = 3.0
 # A step may kill the worker of one delivery often, in the long version; that is not the delivery's fault.
 SETTINGS = {"POISON_DEATHS": "1000000"}
-STEPS = {step: Trial(f"killed: {step}", partial(kill_at, step)) for step in Step}
+STEPS = {
+    step: Trial(f"killed: {step}", partial(kill_at, step), spares_clock=step not in REACHED_BY_THE_CLOCK)
+    for step in Step
+}
 ANYWHERE = [
     Trial("killed anywhere: serve", partial(kill, "serve-0-0")),
     Trial("killed anywhere: work", partial(kill, "work-0")),
-    Trial("killed anywhere: clock", partial(kill, "clock")),
-    Trial("killed: Redis", partial(kill, "valkey")),
+    Trial("killed anywhere: clock", partial(kill, "clock"), spares_clock=False),
+    Trial("killed anywhere: Redis", partial(kill, "valkey")),
 ]
 HALF = len(Step) // 2
 #: Of these, those that are tried on PostgreSQL each time that all tests run.

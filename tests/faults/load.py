@@ -1,4 +1,4 @@
-"""A sender of signed events that remembers what it was promised: every id that it got with a 200."""
+"""A sender of signed events and CDRs that remembers what it was promised: everything that was answered 200."""
 
 import hashlib
 import http.client
@@ -8,19 +8,33 @@ import random
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
+from ingest.app import PATHS
+from ingest.envelope import Kind
 from ingest.signature import SIGNATURE_HEADER, sign
 
 KEY = b"a key for breaking things"
-PATH = "/plugsurfing/events"
 EVENTS = ("SESSION_STARTED", "SESSION_FEE_INCURRING", "SESSION_STOPPED", "SESSION_COMPLETE")
 BEGAN_AT = datetime(2026, 1, 1, tzinfo=UTC)
-#: Of so many events one is sent a second time.
-REPEATED = 10
+#: Of so many one is sent a second time.
+REPEATED = 9
+
+
+class Item(NamedTuple):
+    """What is sent."""
+
+    kind: Kind
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        """The id that its delivery must have."""
+        return delivery_id(self.kind, self.body)
 
 
 class Load:
-    """Sends while it is running: distinct events, now and then one twice, each once whatever the answer; as they do."""
+    """Sends while it is running: distinct items, now and then one twice, each once whatever the answer; as they do."""
 
     def __init__(self, *ports: int, rate: float, connections: int = 4) -> None:
         self._ports = itertools.cycle(ports)
@@ -30,6 +44,8 @@ class Load:
         self._running, self._ending = threading.Event(), threading.Event()
         self._acknowledged: set[str] = set()
         self.sent: set[str] = set()
+        self.mistaken: list[str] = []
+        """Whose answers told of another delivery."""
         self.unanswered = 0
         self.refused = 0
         self._busy = 0
@@ -61,16 +77,14 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def send(self, body: bytes, port: int, connection: http.client.HTTPConnection | None = None) -> int | None:
-        """Send one event once and give its status; None if there was no answer."""
+    def send(self, item: Item, port: int, connection: http.client.HTTPConnection | None = None) -> int | None:
+        """Send it once and give its status; None if there was no answer."""
         connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=15)
-        delivery_id = hashlib.sha256(b"events\0" + body).hexdigest()[:32]
         with self._lock:
-            self.sent.add(delivery_id)
+            self.sent.add(item.id)
+        headers = {SIGNATURE_HEADER: sign(item.body, KEY), "Content-Type": "application/json"}
         try:
-            connection.request(
-                "POST", PATH, body, {SIGNATURE_HEADER: sign(body, KEY), "Content-Type": "application/json"}
-            )
+            connection.request("POST", PATHS[item.kind], item.body, headers)
             answer = connection.getresponse()
             told = answer.read()
         except (OSError, http.client.HTTPException):
@@ -81,7 +95,9 @@ class Load:
             self.refused += 1
             return answer.status
         with self._lock:
-            self._acknowledged.add(json.loads(told)["id"])
+            self._acknowledged.add(item.id)
+            if json.loads(told)["id"] != item.id:
+                self.mistaken.append(item.id)
         return answer.status
 
     def _send_on(self) -> None:
@@ -94,27 +110,41 @@ class Load:
                 number, port = next(self._numbers), next(self._ports)
             try:
                 if self._running.is_set() and not self._ending.is_set():
-                    body = event(number)
+                    sent = item(number)
                     connection = connections.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=15))
                     for _ in range(2 if number % REPEATED == 0 else 1):
-                        self.send(body, port, connection)
+                        self.send(sent, port, connection)
             finally:
                 with self._lock:
                     self._busy -= 1
             time.sleep(self._pause * chance.uniform(0.5, 1.5))
 
 
-def event(number: int) -> bytes:
-    """Make an event: four of them are a session, the times of which have long passed."""
-    session, step = divmod(number, len(EVENTS))
+def item(number: int) -> Item:
+    """Make one: of five in a row four are a session, the times of which have long passed, and the fifth is its CDR."""
+    session, step = divmod(number, len(EVENTS) + 1)
     at = BEGAN_AT + timedelta(seconds=number)
-    payload = {"userId": f"driver-{session % 7}", "sessionId": f"s{session}", "timestamp": at.isoformat()}
+    payload = {"userId": f"driver-{session % 7}", "sessionId": f"s{session}"}
+    if step == len(EVENTS):
+        cost = {"total": amount(number), "currency": "EUR"}
+        return Item(Kind.CDRS, json.dumps({"requestId": f"r{number}", **payload, "cost": cost}).encode())
+    payload["timestamp"] = at.isoformat()
     if EVENTS[step] == "SESSION_FEE_INCURRING":
         payload |= {"feeType": "BLOCKING", "feeWillApplyFrom": (at + timedelta(minutes=5)).isoformat()}
-    return json.dumps({"event": EVENTS[step], "payload": payload}).encode()
+    return Item(Kind.EVENTS, json.dumps({"event": EVENTS[step], "payload": payload}).encode())
 
 
-def misdeed(deed: str, number: int) -> bytes:
+def misdeed(deed: str, number: int) -> Item:
     """Make an event at which the handler `misbehave` does a deed."""
     payload = {"userId": "driver-0", "sessionId": f"{deed}-{number}", "timestamp": BEGAN_AT.isoformat()}
-    return json.dumps({"event": "SESSION_STOP_FAILED", "payload": payload}).encode()
+    return Item(Kind.EVENTS, json.dumps({"event": "SESSION_STOP_FAILED", "payload": payload}).encode())
+
+
+def amount(number: int) -> str:
+    """What a CDR costs: each something else, and none of it a binary fraction."""
+    return f"{number}.{number % 90 + 10:02d}1"
+
+
+def delivery_id(kind: Kind, body: bytes) -> str:
+    """Reckon the id of a delivery without the code that gives it."""
+    return hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()[:32]

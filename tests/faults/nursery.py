@@ -38,10 +38,11 @@ class Forked:
 
     def poll(self) -> int | None:
         """Say whether it has ended; how, nobody knows but its parent."""
-        return 0 if self.wait(0) else None
+        return 0 if select.select([self._descriptor], [], [], 0)[0] else None
 
-    def wait(self, timeout: float) -> bool:
-        return bool(select.select([self._descriptor], [], [], timeout)[0])
+    def wait(self, timeout: float) -> None:
+        if not select.select([self._descriptor], [], [], timeout)[0]:
+            raise TimeoutError
 
     def send_signal(self, number: int) -> None:
         signal.pidfd_send_signal(self._descriptor, number)

@@ -7,7 +7,7 @@ from typing import Self
 
 from sqlalchemy import select
 
-from tests.faults.load import event, misdeed
+from tests.faults.load import item, misdeed
 from tests.faults.otherclock import VARIABLE
 from tests.faults.redisfaults import meanwhile
 from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
@@ -72,9 +72,8 @@ NUMBERS = iter(range(1_000_000))
 
 def misbehave(stage: Stage, *, deed: str, expected: Outcome) -> None:
     """Send two events at which a handler does a deed, and wait until that has an end."""
-    bodies = [misdeed(deed, next(NUMBERS)) for _ in range(2)]
-    for body in bodies:
-        assert stage.load.send(body, stage.ports[0]) == 200
+    for _ in range(2):
+        assert stage.load.send(misdeed(deed, next(NUMBERS)), stage.ports[0]) == 200
     meanwhile(stage, 5)
     wait_until(lambda: set(_outcomes(stage, deed)) == {expected}, f"{deed} ends {expected}", 120)
 
@@ -91,7 +90,7 @@ def tell_both(stage: Stage) -> None:
     """Send the same events to both nodes at the same time."""
     with ThreadPoolExecutor(len(stage.ports)) as pool:
         for number in range(10_000_000, 10_000_040):
-            answers = list(pool.map(partial(stage.load.send, event(number)), stage.ports))
+            answers = list(pool.map(partial(stage.load.send, item(number)), stage.ports))
             assert answers == [200] * len(stage.ports)
 
 

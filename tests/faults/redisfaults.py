@@ -3,10 +3,13 @@
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import redis
 
+from ingest.broker import QUEUES, queue
 from tests.faults.stage import SQLITE, Stage, free_port, wait_until
 from tests.faults.trials import Group, Trial
 from workers.valkey import is_answering, server_binary
@@ -23,22 +26,41 @@ def meanwhile(stage: Stage, count: int = MEANWHILE) -> None:
     wait_until(lambda: stage.load.count() >= before + count, "events are acknowledged meanwhile")
 
 
+@contextmanager
+def with_jobs_waiting(stage: Stage) -> Iterator[None]:
+    """Have Redis hold jobs that nobody has taken: what it holds for milliseconds only is seldom lost."""
+    worker = stage.members["work-0"]
+    worker.kill(signal.SIGSTOP)
+    try:
+        wait_until(lambda: _jobs(stage), "jobs wait in Redis")
+        yield
+    finally:
+        worker.kill(signal.SIGCONT)
+
+
+def _jobs(stage: Stage) -> int:
+    with stage.redis() as connection:
+        return sum(queue(name, connection).count for name in QUEUES)
+
+
 def stop(stage: Stage) -> None:
-    stage.members["valkey"].stop(signal.SIGTERM)
+    with with_jobs_waiting(stage):
+        stage.members["valkey"].stop(signal.SIGTERM)
     meanwhile(stage)
     _start(stage)
 
 
 def empty(stage: Stage) -> None:
     for _ in range(3):
-        with stage.redis() as connection:
+        with with_jobs_waiting(stage), stage.redis() as connection:
             connection.flushall()
         meanwhile(stage, 5)
 
 
 def forget(stage: Stage) -> None:
     """Lose what it was told: it died, and its disk with it."""
-    stage.members["valkey"].stop(signal.SIGKILL)
+    with with_jobs_waiting(stage):
+        stage.members["valkey"].stop(signal.SIGKILL)
     meanwhile(stage, 5)
     shutil.rmtree(stage.folder / "valkey")
     (stage.folder / "valkey").mkdir()
@@ -47,7 +69,8 @@ def forget(stage: Stage) -> None:
 
 def replace(stage: Stage) -> None:
     """Let another one, which knows nothing, take its place while everybody is connected."""
-    stage.members["valkey"].stop(signal.SIGKILL)
+    with with_jobs_waiting(stage):
+        stage.members["valkey"].stop(signal.SIGKILL)
     stage.add_valkey(folder="another-valkey")
 
 

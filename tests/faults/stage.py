@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -28,7 +27,6 @@ from workers.ledger.migrate import migrate
 from workers.valkey import is_answering, valkey
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "FAULTS_STAGE"
 PATIENCE = 60.0
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 #: How soon what has died is started again, in seconds; systemd's own default.
@@ -147,7 +145,6 @@ class Stage:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="faults-"))
         self.database = database
-        self._token = uuid.uuid4().hex
         self._launcher = launcher
         self._settings = dict(settings or {})
         self._nodes, self._serves, self._workers = nodes, serves, workers
@@ -226,7 +223,6 @@ class Stage:
             "LOG_FORMAT": "json",
             PUSHED: str(self.pushed),
             VARIABLE: str(self.crashes),
-            TOKEN: self._token,
             **self._settings,
             **more,
         }
@@ -299,12 +295,11 @@ class Stage:
                     member.start_again()
 
     def _reap(self) -> None:
-        """Kill what our processes have left behind: a worker's child has a group of its own."""
-        mark = f"{TOKEN}={self._token}".encode()
+        """Kill what our processes have left behind: all work in the folder, and a worker's child has a group of its own."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes():
+                    if (entry / "cwd").readlink() == self.folder:
                         os.kill(int(entry.name), signal.SIGKILL)
 
 

@@ -1,31 +1,35 @@
 """The books see what they are kept for: each kind of loss and double, made by hand in a ledger."""
 
 from datetime import timedelta
+from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import delete, insert, update
 
+from handlers.kit.cdrs import cdrs
 from handlers.kit.merge import with_lead
 from handlers.session_records import session_of
 from ingest.envelope import Kind
 from ingest.events import decode
-from tests.faults.audit import audit
+from tests.faults.audit import audit, sent_again
 from tests.faults.effects import effects, metadata
-from tests.faults.load import BEGAN_AT, event, misdeed
+from tests.faults.load import BEGAN_AT, amount, item, misdeed
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger
 from workers.ledger.migrate import migrate
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import deliveries, pushes, runs
+from workers.ledger.tables import sessions as sessions_table
 
 SKEW = timedelta(minutes=5)
-STARTED, MISDEED = "a", "b"
+ITEMS = {"started": item(0), "misdeed": misdeed("fork", 1), "cdr": item(4)}
+STARTED, MISDEED, CDR = (each.id for each in ITEMS.values())
 
 
 @pytest.fixture
 def stage(tmp_path):
-    """A session that has started, with its push, and a misdeed; all of it done as it should be."""
+    """A session that has started, with its push, a misdeed, and a CDR; all of it done as it should be."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     migrate(url)
     engine = open_ledger(url)
@@ -33,27 +37,29 @@ def stage(tmp_path):
     pushed = tmp_path / "pushed"
     pushed.write_text("hello\n")
     with engine.begin() as conn:
-        for number, (delivery_id, body) in enumerate({STARTED: event(0), MISDEED: misdeed("fork", 1)}.items()):
-            said = decode(Kind.EVENTS, body)
-            part = with_lead(session_of(said), said.at, BEGAN_AT + timedelta(seconds=number), SKEW)
-            sessions.merge(conn, {said.session_id: lambda _known, part=part: part})
+        for number, each in enumerate(ITEMS.values()):
+            said, received_at = decode(each.kind, each.body), BEGAN_AT + timedelta(seconds=number)
+            if each.kind is Kind.EVENTS:
+                part = with_lead(session_of(said), said.at, received_at, SKEW)
+                sessions.merge(conn, {said.session_id: lambda _known, part=part: part})
             conn.execute(
                 insert(deliveries).values(
-                    id=delivery_id,
-                    kind=Kind.EVENTS,
-                    event=said.name,
-                    session_id=said.session_id,
-                    received_at=BEGAN_AT + timedelta(seconds=number),
+                    id=each.id,
+                    kind=each.kind,
+                    received_at=received_at,
                     signed_with="current",
                     headers={},
-                    body=body,
+                    body=each.body,
                     inbox="here",
                     state=DeliveryState.SETTLED,
                     stored_at=BEGAN_AT,
                     settled_at=BEGAN_AT,
                 )
             )
-            conn.execute(insert(effects).values(delivery_id=delivery_id, handler="note_here"))
+            noted_by = "note_here" if each.kind is Kind.EVENTS else "note_record"
+            conn.execute(insert(effects).values(delivery_id=each.id, handler=noted_by))
+        record = {"notes": [], "document": "", "received_at": BEGAN_AT, "recorded_at": BEGAN_AT}
+        conn.execute(insert(cdrs).values(delivery_id=CDR, amount=Decimal(amount(4)), **record))
         conn.execute(insert(pushes).values(push()))
     yield SimpleNamespace(engine=engine, pushed=pushed, skew=SKEW, inboxes=list)
     engine.dispose()
@@ -84,7 +90,7 @@ def change(stage, *statements):
 
 
 def books(stage):
-    found = audit(stage, {STARTED, MISDEED}, {STARTED, MISDEED})
+    found = audit(stage, {STARTED, MISDEED, CDR}, {STARTED, MISDEED, CDR})
     return found.lost, found.doubled, found.stuck
 
 
@@ -101,7 +107,7 @@ def test_where_all_is_well_nothing_is_wrong(stage):
 def test_what_was_acknowledged_and_is_not_there_is_lost(stage):
     change(stage, delete(deliveries).where(deliveries.c.id == MISDEED))
     lost, _, _ = books(stage)
-    assert "b was acknowledged, and is not in the ledger" in lost
+    assert f"{MISDEED} was acknowledged, and is not in the ledger" in lost
 
 
 @pytest.mark.parametrize("state", [PushState.DEAD, PushState.EXPIRED, PushState.MOOT])
@@ -124,19 +130,42 @@ def test_a_push_that_waits_is_stuck(stage):
 def test_a_second_row_is_a_double_also_where_a_handler_misbehaves(stage):
     again = [insert(effects).values(delivery_id=each, handler="note_here") for each in (STARTED, MISDEED)]
     change(stage, *again, *given_up(WHOLE_DELIVERY))
-    assert books(stage) == ([], ["a: note_here: 2 instead of 1", "b: note_here: 2 instead of 1"], [])
+    assert books(stage) == ([], [f"{each}: note_here: 2 instead of 1" for each in (STARTED, MISDEED)], [])
 
 
 def test_the_others_effects_stand_where_one_handler_misbehaves(stage):
     change(stage, delete(effects).where(effects.c.delivery_id == MISDEED), *given_up("misbehave"))
-    assert books(stage) == (["b: note_here: 0 instead of 1"], [], [])
+    assert books(stage) == ([f"{MISDEED}: note_here: 0 instead of 1"], [], [])
 
 
-def test_where_a_misdeed_costs_the_whole_delivery_nothing_else_need_be_done(stage):
+def test_that_a_misdeed_cost_the_whole_delivery_excuses_nothing(stage):
     change(stage, delete(effects).where(effects.c.delivery_id == MISDEED), *given_up(WHOLE_DELIVERY))
-    assert books(stage) == ([], [], [])
+    assert books(stage) == ([f"{MISDEED}: note_here: 0 instead of 1"], [], [])
 
 
 def test_only_a_misdeed_may_end_dead(stage):
     change(stage, update(deliveries).where(deliveries.c.id == STARTED).values(state=DeliveryState.DEAD))
-    assert books(stage) == (["a is dead"], [], [])
+    assert books(stage) == ([f"{STARTED} is dead"], [], [])
+
+
+def test_a_body_that_was_changed_on_its_way_is_lost_whatever_its_record_says(stage):
+    other = item(4).body.replace(b"EUR", b"SEK")
+    change(stage, update(deliveries).where(deliveries.c.id == CDR).values(body=other))
+    assert books(stage) == ([f"{CDR} has another body than was sent"], [], [])
+
+
+@pytest.mark.parametrize("wrong", [update(cdrs).values(amount=Decimal(4)), delete(cdrs)])
+def test_a_cdr_whose_amount_is_not_on_record_is_lost(stage, wrong):
+    change(stage, wrong)
+    assert books(stage) == ([f"{CDR} has no record of its amount"], [], [])
+
+
+def test_a_record_of_what_nobody_has_sent_is_a_double(stage):
+    change(stage, update(sessions_table).where(sessions_table.c.session_id == "s0").values(session_id="s1"))
+    assert books(stage) == (["session s0 is not what its events say"], ["nobody told of s1"], [])
+
+
+def test_a_push_that_went_out_twice_is_told_apart(stage):
+    assert sent_again(stage) == set()
+    stage.pushed.write_text("hello\nother\nhello\n")
+    assert sent_again(stage) == {"hello"}

@@ -2,6 +2,7 @@
 
 import itertools
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ class Load:
     def __init__(self):
         self.numbers = itertools.count(1)
         self.sent = set()
+        self.mistaken = []
 
     def go(self):
         pass
@@ -32,13 +34,51 @@ class Load:
         return set(range(self.count()))
 
 
-def test_what_is_settled_too_late_is_stuck_although_it_comes_to_rest(monkeypatch):
-    monkeypatch.setattr(trials, "STUCK_AFTER", 0)
-    monkeypatch.setattr(trials, "is_settled", lambda *_: False)
+@pytest.fixture
+def stage(monkeypatch):
+    """A stage on which all is well."""
+    monkeypatch.setattr(trials, "is_settled", lambda *_: True)
     monkeypatch.setattr(trials, "settle", lambda *_: 1.0)
     monkeypatch.setattr(trials, "audit", lambda *_: Books())
-    stage = SimpleNamespace(load=Load(), database="SQLite")
-    assert play(stage, Trial("nothing", lambda _stage: None), Standing()).stuck == 1
+    monkeypatch.setattr(trials, "sent_again", lambda _stage: set())
+    return SimpleNamespace(load=Load(), database="SQLite")
+
+
+def test_what_is_settled_too_late_is_stuck_although_it_comes_to_rest(stage, monkeypatch):
+    monkeypatch.setattr(trials, "STUCK_AFTER", 0)
+    monkeypatch.setattr(trials, "is_settled", lambda *_: False)
+    assert play(stage, Trial("nothing", lambda _stage: None), Standing(), threading.Event()).stuck == 1
+
+
+def test_of_many_faults_some_are_left_to_recover_and_the_last_one(stage, monkeypatch):
+    faults, looks = [], []
+    monkeypatch.setattr(trials, "is_settled", lambda _stage, _ids: looks.append(len(faults)) or True)
+    monkeypatch.setattr(trials, "RECOVERS_EVERY", 3)
+    verdict = play(stage, Trial("nothing", faults.append, times=7), Standing(), threading.Event())
+    assert looks == [3, 6, 7]
+    assert (verdict.times, verdict.stuck) == (7, 0)
+
+
+def test_a_push_that_went_out_twice_is_a_double_unless_its_sender_was_killed(stage, monkeypatch):
+    monkeypatch.setattr(trials, "sent_again", lambda _stage: {"hello"})
+    standing = Standing()
+    found = [
+        play(stage, Trial("nothing", lambda _stage: None, spares_clock=spares), standing, threading.Event()).doubled
+        for spares in (False, True)
+    ]
+    assert found == [0, 0]  # once excused, it is not told of again
+    assert play(stage, Trial("nothing", lambda _stage: None), Standing(), threading.Event()).doubled == 1
+
+
+def test_who_is_told_of_another_delivery_has_lost_theirs(stage):
+    stage.load.mistaken.append("a delivery")
+    assert play(stage, Trial("nothing", lambda _stage: None), Standing(), threading.Event()).lost == 1
+
+
+def test_a_trial_ends_soon_when_it_is_told_to(stage):
+    ending = threading.Event()
+    with pytest.raises(InterruptedError):
+        play(stage, Trial("nothing", lambda _stage: ending.set(), times=1000), Standing(), ending)
 
 
 def test_only_a_disk_that_may_not_be_made_is_impossible(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tests.faults.audit import Books, audit, is_settled, settle
+from tests.faults.audit import Books, audit, is_settled, sent_again, settle
 from tests.faults.stage import Stage, wait_until
 
 #: Seconds after which what is not settled counts as stuck.
@@ -30,6 +30,8 @@ class Trial:
     name: str
     act: Callable[[Stage], None]
     times: int = 1
+    spares_clock: bool = True
+    """Who sends pushes lives on, so that none goes out twice."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ class Standing:
     """What has been seen to be settled."""
 
 
-def play(stage: Stage, trial: Trial, standing: Standing) -> Verdict:
+def play(stage: Stage, trial: Trial, standing: Standing, ending: threading.Event) -> Verdict:
     """Make a fault under load, wait until all is well again, and do the books."""
     load = stage.load
     before = load.acknowledged()
     longest = 0.0
     stuck: list[str] = []
     for number in range(1, trial.times + 1):
+        if ending.is_set():
+            raise InterruptedError
         wanted = load.count() + (BEFORE if number % RECOVERS_EVERY == 1 else BETWEEN)
         load.go()
         wait_until(lambda wanted=wanted: load.count() >= wanted, "events are acknowledged")
@@ -95,10 +99,13 @@ def play(stage: Stage, trial: Trial, standing: Standing) -> Verdict:
     load.pause()
     took = settle(stage, STUCK_AFTER)
     found = audit(stage, load.acknowledged(), set(load.sent))
+    found.lost += [f"{each} was told of another delivery" for each in load.mistaken]
+    again = [f"push {push_id} went out again" for push_id in sent_again(stage)]
+    found.doubled += again if trial.spares_clock else []
     books = Books(
         *([each for each in side if each not in standing.known] for side in (found.lost, found.doubled, found.stuck))
     )
-    standing.known |= {*found.lost, *found.doubled, *found.stuck}
+    standing.known |= {*found.lost, *found.doubled, *found.stuck, *again}
     books.stuck += stuck
     if took is None:
         books.stuck.append("it did not come to rest")
@@ -139,7 +146,7 @@ def _play_group(group: Group, verdicts: Verdicts, ending: threading.Event) -> No
             while left and not ending.is_set():
                 trial, verdict = left.pop(0)
                 try:
-                    verdict.set_result(play(stage, trial, standing))
+                    verdict.set_result(play(stage, trial, standing, ending))
                 except BaseException as failure:  # noqa: BLE001 - the test that waits for it raises it
                     failure.add_note(stage.logs())
                     verdict.set_exception(failure)
