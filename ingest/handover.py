@@ -104,14 +104,17 @@ def hand_over(
     """Start a program that takes these sockets and says at `notify` how it is; return the number of its process.
 
     None of the signals is lost on the way to it, and each finds it as a new program is: none is handled or ignored.
+    Raise OSError if the machine has no room for another process.
     """
     environment = {**os.environ, "LISTEN_FDS": str(len(sockets)), "NOTIFY_SOCKET": str(notify)}
     # Not subprocess: LISTEN_PID has to be the number of the child, which is known between fork and exec only.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    pid = os.fork()
-    if pid == 0:
-        _become(command, sockets, environment, signals)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(command, sockets, environment, signals)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     return pid
 
 

@@ -185,18 +185,25 @@ class Shift:
         if worker.stage is Stage.SERVING:
             return
         if self._outgoing:
-            self._end_reload()
-            log.error("door.reload_failed", reason="the new process did not become ready; the old ones go on")
+            self._fail_reload("the new process did not become ready; the old ones go on")
             return
-        self._failed_starts += 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failed_starts - 1, 10))
-        self._start_at = time.monotonic() + pause
+        self._pause()
         # One that has never served has nothing to lose by an end that somebody notices.
         if not self._was_ready and (exit_code == WRONG_USAGE or self._failed_starts >= FAILED_STARTS):
             self.exit_code = exit_code if exit_code > 0 else 1
             for each in self._workers.values():
                 self._tell(each, signal.SIGTERM)
             self._end()
+
+    def _pause(self) -> None:
+        """Start nothing for a while, and for longer with each failure."""
+        self._failed_starts += 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failed_starts - 1, 10))
+        self._start_at = time.monotonic() + pause
+
+    def _fail_reload(self, reason: str) -> None:
+        self._end_reload()
+        log.error("door.reload_failed", reason=reason)
 
     def _listen(self) -> None:
         for said in self._ear.heard():
@@ -232,7 +239,15 @@ class Shift:
         os.kill(worker.pid, number)  # it is ours and not waited for yet, so the number is nobody else's
 
     def _start(self) -> None:
-        pid = hand_over([*self._command, str(os.getpid())], self._sockets, notify=self._ear.address, signals=SIGNALS)
+        command = [*self._command, str(os.getpid())]
+        try:
+            pid = hand_over(command, self._sockets, notify=self._ear.address, signals=SIGNALS)
+        except OSError as error:  # too little memory, too many processes: those that serve go on, and it is tried again
+            log.error("worker.not_started", error=error.strerror)  # noqa: TRY400 - the place says nothing
+            if self._outgoing:
+                self._fail_reload("no new process could be started; the old ones go on")
+            self._pause()
+            return
         self._workers[pid] = Worker(pid)
         log.info("worker.started", pid=pid)
 

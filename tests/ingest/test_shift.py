@@ -1,5 +1,6 @@
 """A shift of workers that are a few lines each."""
 
+import errno
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import shift
+from ingest import handover, shift
 from ingest.shift import keep_shift
 
 # Say where the sockets came, answer who comes, leave on SIGTERM.
@@ -141,6 +142,60 @@ def test_a_sighup_before_anyone_is_ready_is_obeyed_too(listening, eventually, tm
         assert keep(f"exec(open({str(programs)!r}).read())", listening, 1, story) == 0
     assert told[0] == "RELOADING=1"
     assert "READY=1" in told[1:]
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Have the machine refuse so many processes from now on."""
+    real, left = handover.os.fork, []
+
+    def fork():
+        if left:
+            left.pop()
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real()
+
+    monkeypatch.setattr(handover.os, "fork", fork)
+    return left
+
+
+def test_who_serves_goes_on_while_the_machine_has_no_room_for_another(listening, eventually, refused, monkeypatch):
+    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
+    answered = []
+
+    def started():
+        return [line["pid"] for line in lines if line["event"] == "worker.started"]
+
+    def story():
+        who_answers(listening)
+        first, second = started()
+        refused.extend("xx")
+        os.kill(first, signal.SIGKILL)
+        eventually(lambda: len(started()) == 3, seconds=30)
+        answered.extend(who_answers(listening) for _ in range(20))
+        os.kill(second, 0)
+
+    with capture_logs() as lines:
+        assert keep(GOOD, listening, 2, story) == 0
+    assert [line["error"] for line in lines if line["event"] == "worker.not_started"] == [
+        "Resource temporarily unavailable"
+    ] * 2
+    assert set(answered) <= set(started()[1:])
+
+
+def test_a_reload_for_which_there_is_no_room_leaves_the_old_ones_serving(listening, eventually, refused):
+    answered = []
+
+    def story():
+        answered.append(who_answers(listening))
+        refused.append("x")
+        os.kill(os.getpid(), signal.SIGHUP)
+        eventually(lambda: "door.reload_failed" in [line["event"] for line in lines], seconds=30)
+        answered.append(who_answers(listening))
+
+    with capture_logs() as lines:
+        assert keep(GOOD, listening, 1, story) == 0
+    assert answered[0] == answered[1]
 
 
 def test_settings_that_no_start_mends_end_it_with_the_workers_exit_code(listening):
