@@ -28,6 +28,9 @@ JOB_TIMEOUT = timedelta(minutes=3)
 # A Redis that is full refuses the workers' own commands too, so what does not fit into so many full batches of a
 # queue stays on the disk, however old it grows.
 BATCHES_IN_REDIS = 16
+# Nor are there more batches than this, however small: if Redis loses them, they are offered again one by one, and what
+# is more urgent waits for that. What stays on the disk meanwhile grows into larger ones.
+MOST_BATCHES = 256
 # What a delivery takes in Redis beside its body, roughly.
 BYTES_BESIDE = 512
 LONGEST_REASON = 200
@@ -79,8 +82,8 @@ class Offers:
 
     def has_room(self, name: str) -> bool:
         """Tell whether another batch of the queue may go to Redis."""
-        taken = sum(each.bytes + each.count * BYTES_BESIDE for each in self._in_flight.values() if each.queue == name)
-        return taken < BATCHES_IN_REDIS * self._settings.batch_bytes
+        sizes = [each.bytes + each.count * BYTES_BESIDE for each in self._in_flight.values() if each.queue == name]
+        return len(sizes) < MOST_BATCHES and sum(sizes) < BATCHES_IN_REDIS * self._settings.batch_bytes
 
     def look(self) -> Depths:
         """Read in one round trip what waits on the queues and what was settled; the rows of the latter go."""

@@ -6,6 +6,7 @@ from rq import SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from ingest import offer as offers_room
 from ingest.batch import Batch, batch_key, lease_key, settled_key
 from ingest.broker import QUEUES, connect, queue
 from ingest.errors import QueueUnavailable
@@ -255,3 +256,12 @@ def test_redis_is_not_filled_with_what_nobody_works_on(door, offer, begin):
     offers = begin(batch_bytes=1000)
     assert not offers.has_room("sessions")
     assert all(offers.has_room(name) for name in QUEUES if name != "sessions")
+
+
+def test_a_queue_is_full_of_small_batches_too(door, offer, begin, monkeypatch):
+    monkeypatch.setattr(offers_room, "MOST_BATCHES", 3)
+    for number in range(3):
+        assert begin().has_room("sessions"), number
+        door.keep()
+        offer()
+    assert not begin().has_room("sessions")
