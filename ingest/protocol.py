@@ -1,9 +1,10 @@
 """uvicorn's HTTP protocol, with an answer sent in one piece and bounds to the head of a request."""
 
 import asyncio
-import re
 from typing import Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ingest.answers import CLOSE, JSON, error_body
@@ -13,12 +14,7 @@ LONGEST_HEAD = 65_536
 # In seconds, from a connection's beginning or from a head's first byte.
 HEAD_TIMEOUT = 10.0
 NO_REQUEST_YET = object()
-UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?=:)")
-# The end of a piece of a head in which that word may be cut in two; the end of the head itself is no such piece. It is
-# short, as no space may stand before the colon: what is held back is looked at again with every piece that comes.
-CUT_UPGRADE = re.compile(rb"(?i)(?<!\r\n)\r(?:\n(?:u(?:p(?:g(?:r(?:a(?:de?)?)?)?)?)?)?)?\Z")
-ENDS_CUT = frozenset(b"\r\nupgradeUPGRADE")
-HEAD_END = b"\r\n\r\n"
+INVALID = "Invalid HTTP request received."
 
 
 class OnePiece(asyncio.Transport):
@@ -75,7 +71,7 @@ class DoorProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
         self._closes_after: RequestResponseCycle | None = None
-        self._cut = b""
+        self._before: RequestResponseCycle | None = None
         self._bodyless_bytes = 0
         self._refusal: str | None = None
         super().connection_made(OnePiece(transport))
@@ -84,13 +80,12 @@ class DoorProtocol(HttpToolsProtocol):
         """Take what arrived."""
         if self._refusal is not None:
             return
-        if self._cut:
-            data, self._cut = self._cut + data, b""
-        if (b"pgrade" in data or b"PGRADE" in data) and not getattr(self.cycle, "more_body", False):
-            data = _without_upgrade(data)
-        if data[-1] in ENDS_CUT and (cut := self._cut_upgrade(data)):
-            data, self._cut = data[: -len(cut)], cut
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except HttpParserError:
+            self.logger.warning(INVALID)
+            self.send_400_response(INVALID)
+            return
         if getattr(self.cycle, "scope", NO_REQUEST_YET) is self.scope:  # its head is complete
             if self._head_bytes or self._head_timer is not None:
                 self._head_is_complete()
@@ -105,14 +100,24 @@ class DoorProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns nothing, which means the same as False
         """Hear that the sender has said all; say whether there is still something to answer."""
+        self._withdraw()
         cycle = self._answering
         if cycle is None or cycle.more_body:
             return False
         self.close_after_answer()
         return True
 
+    def on_message_begin(self) -> None:
+        """Begin with a head; an empty line alone is none, and a connection on which nothing else comes stays idle."""
+        super().on_message_begin()
+        self._unset_keepalive_if_required()
+
     def on_headers_complete(self) -> None:
         """Begin with a request; of those that come while the server leaves, the last closes the connection."""
+        self._unset_keepalive_if_required()  # the answer before it may have come in the middle of the head
+        if self.parser.get_method() == b"CONNECT":
+            raise HttpParserError("This is no proxy.")
+        self._before = self.cycle
         super().on_headers_complete()
         self.headers = []  # what comes behind a body are no headers of the request (RFC 9110, section 6.5.1)
         self._bodyless_bytes = 0
@@ -123,6 +128,8 @@ class DoorProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request; uvicorn does not if its answer came first, and its sender would seem to talk for ever."""
+        if self.parser.should_upgrade():
+            return  # its body is still to come, see _parse
         super().on_message_complete()
         self.cycle.more_body = False
 
@@ -138,6 +145,7 @@ class DoorProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, once the requests before it have their answers; none gets a second one."""
+        self._withdraw()
         cycle = self._answering
         if getattr(self.cycle, "more_body", False) and self.cycle.response_started:
             self.transport.close()
@@ -204,21 +212,61 @@ class DoorProtocol(HttpToolsProtocol):
         if self._bodyless_bytes > LONGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("There is too much around the body of the request.")
 
-    def _cut_upgrade(self, data: bytes) -> bytes:
-        is_in_body = getattr(self.cycle, "scope", NO_REQUEST_YET) is self.scope and self.cycle.more_body
-        found = None if is_in_body or HEAD_END in data else CUT_UPGRADE.search(data)
-        return b"" if found is None else found[0]
+    def _parse(self, data: bytes) -> None:
+        """Hand over what arrived to the parser, as if nobody wished for another protocol.
+
+        Java's client asks for HTTP/2 so wherever there is no TLS. A server may ignore that (RFC 9110, section 7.8), but
+        httptools ends such a request with its head. Where that ends it knows best; so another parser, which is told the
+        head without the wish, takes what comes behind.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except HttpParserUpgrade as wish:
+                rest = rest[wish.args[0] :]
+                self.parser = HttpRequestParser(BehindAHead(self))
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                self.parser.feed_data(_without_upgrade(self.cycle.scope))
+            else:
+                return
+
+    def _withdraw(self) -> None:
+        """Forget the last request if its body will never be complete and its turn has not come."""
+        if self.pipeline and self.pipeline[0][0] is self.cycle and self.cycle.more_body:
+            self.pipeline.popleft()
+            self.cycle = cast("RequestResponseCycle", self._before)
+
+
+class BehindAHead:
+    """Passes on what a parser says, but not the first head, which the protocol knows."""
+
+    def __init__(self, protocol: DoorProtocol) -> None:
+        self._protocol = protocol
+        self._is_behind = False
+        self.on_url = protocol.on_url
+        self.on_header = protocol.on_header
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        """Pass on that a head begins."""
+        if self._is_behind:
+            self._protocol.on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Pass on that a head is complete."""
+        if self._is_behind:
+            self._protocol.on_headers_complete()
+        self._is_behind = True
 
 
 def _forget(data: Any) -> None:
     """Write nowhere: nobody listens any more."""
 
 
-def _without_upgrade(data: bytes) -> bytes:
-    """Hide from the parser that the sender would rather speak another protocol.
-
-    Java's client asks for HTTP/2 so wherever there is no TLS. A server may ignore that (RFC 9110, section 7.8), but
-    httptools drops the body of such a request.
-    """
-    head, end, rest = data.partition(HEAD_END)
-    return UPGRADE.sub(b"x-upgrade", head) + end + rest
+def _without_upgrade(scope: HTTPScope) -> bytes:
+    """Write the head of a request again, with all but the wish for another protocol that tells where its body ends."""
+    first = f"{scope['method']} / HTTP/{scope['http_version']}".encode()
+    lines = [b"%s: %s" % header for header in scope["headers"] if header[0] != b"upgrade"]
+    return b"\r\n".join((first, *lines, b"", b""))

@@ -312,6 +312,15 @@ def _heads() -> Iterator[Knock]:
     for cut in range(wish.index(b"Upgrade: h2c") - 3, wish.index(b"Upgrade: h2c") + 12):
         parts = (wish[:cut], PAUSE, wish[cut:])
         yield Knock("head", f"the same, in two parts at {cut}", lambda parts=parts: parts, (200,))
+    twice = b"".join(request(event(), "Connection: upgrade", "Upgrade: h2c") for _ in range(2))
+    yield Knock("head", "the same, twice in one go and behind empty lines", _once(b"\r\n\r\n" + twice), (200, 200))
+    unread = _with(b"0123456789", path="/nowhere")
+    parts = (unread[:-5], PAUSE, unread[-5:] + request(event(), "Connection: upgrade", "Upgrade: h2c"))
+    yield Knock("head", "the same, behind a body without a reader", lambda parts=parts: parts, (404, 200))
+    looks_like_one = request(b"a" + b"\r\nUpgrade: h2c" * 20) + request(event())
+    at = looks_like_one.index(b"\r\n\r\n") + 3
+    parts = (looks_like_one[:at], PAUSE, looks_like_one[at:])
+    yield Knock("head", "in the body, which comes with the last line end", lambda parts=parts: parts, (200, 200))
     yield Knock(
         "head", "WebSocket", _once(_with(b"", "Connection: upgrade", "Upgrade: websocket", method="GET")), (405,)
     )
@@ -364,6 +373,8 @@ def _connections() -> Iterator[Knock]:
         _once(request(event()) + b"\0\r\n\r\n" + request(event())),
         (200, 400),
     )
+    broken = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
+    yield Knock("connection", "good, and a broken body in one go", _once(request(event()) + broken), (200, 400))
     yield Knock("connection", "all said and half closed", lambda: (request(event()), HALF_CLOSE), (200, CLOSED))
     yield Knock("connection", "nothing said and half closed", lambda: (HALF_CLOSE,), (CLOSED,))
     yield Knock("connection", "half a head and half closed", lambda: (b"POST / HTTP/1.1\r\nHo", HALF_CLOSE), (CLOSED,))

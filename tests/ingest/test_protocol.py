@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from ingest import protocol
+from ingest import protocol, server
 from ingest.protocol import OnePiece
 
 
@@ -166,17 +167,6 @@ def test_what_is_not_http_is_refused(connect):
     assert body == b'{"error": "Invalid HTTP request received."}'
 
 
-@pytest.mark.parametrize("cut", range(46, 62))
-def test_a_wish_for_another_protocol_that_comes_in_two_parts_costs_no_body(connect, cut):
-    connection = connect()
-    said = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nbody"
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.sendall(said[:cut])
-    time.sleep(0.02)
-    connection.sendall(said[cut:])
-    assert connection.recv(65536).endswith(b"\r\n\r\nbody")
-
-
 def test_spaces_behind_such_a_wish_are_refused_and_not_gathered(connect):
     connection = connect()
     connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nUpgrade")
@@ -184,21 +174,144 @@ def test_spaces_behind_such_a_wish_are_refused_and_not_gathered(connect):
     assert read_all(connection).startswith(b"HTTP/1.1 400")
 
 
+WISH = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\n"
+PLAIN = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+LAST = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlast"
+
+
+def answers_to(connection, *parts):
+    """Say something in parts, each read alone, and what ends the connection; hear status and body of each answer."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for part in parts:
+        connection.sendall(part)
+        time.sleep(0.02)
+    connection.sendall(LAST)
+    answers = read_all(connection).split(b"HTTP/1.1 ")[1:]
+    return [(answer[:3], answer.partition(b"\r\n\r\n")[2]) for answer in answers]
+
+
 @pytest.mark.parametrize(
-    ("said", "cut"),
+    "parts",
     [
-        (b"X: a\r", b"\r"),
-        (b"X: a\r\nUpgrad", b"\r\nUpgrad"),
-        (b"X: a\r\nupgrade", b"\r\nupgrade"),
-        (b"X: a\r\nupgrade ", b""),
-        (b"X: a\r\nX-Upgrade", b""),
-        (b"X: a\r\n\n", b""),
-        (b"X: a\r\n\r", b""),
+        (b"\r\n\r\n" + WISH + b"body",),
+        (b"\r\n\r\n" + WISH, b"body"),
+        (WISH + b"body" + WISH + b"body" + PLAIN + b"body",),
+        (PLAIN + b"bo", b"dy" + WISH + b"body"),
+        (WISH[:-1], WISH[-1:] + b"body"),
+        tuple(b"%c" % byte for byte in WISH + b"body"),
     ],
 )
-def test_of_a_head_no_more_is_held_back_than_the_word_that_may_be_cut(said, cut):
-    found = protocol.CUT_UPGRADE.search(said)
-    assert (found[0] if found else b"") == cut
+def test_wherever_such_a_wish_comes_every_request_has_its_own_body(connect, parts):
+    assert set(answers_to(connect(), *parts)[:-1]) == {(b"200", b"body")}
+
+
+def test_such_a_wish_that_comes_in_two_parts_costs_no_body(connect):
+    for cut in range(1, len(WISH)):
+        parts = (WISH[:cut], WISH[cut:] + b"body" + PLAIN + b"body")
+        assert answers_to(connect(), *parts)[:-1] == [(b"200", b"body")] * 2, cut
+
+
+def test_such_a_wish_behind_a_body_that_nobody_reads_any_more_costs_none_either(connect):
+    nowhere = PLAIN.replace(b" / ", b" /nowhere ") + b"bo"
+    first, *others = answers_to(connect(), nowhere, b"dy" + WISH + b"body")
+    assert first[0] == b"404"
+    assert others == [(b"200", b"body"), (b"200", b"last")]
+
+
+@pytest.mark.parametrize("cut", range(-4, 4))
+def test_a_body_is_what_its_length_says_whatever_is_in_it(connect, cut):
+    body = b"a" + b"\r\nUpgrade: z" * 9 + b"GET /stream HTTP/1.1\r\nX: "
+    said = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    at = len(said) + cut
+    assert answers_to(connect(), (said + body)[:at], (said + body)[at:]) == [(b"200", body), (b"200", b"last")]
+
+
+def test_what_closes_its_connection_and_wishes_for_another_protocol_is_answered(connect):
+    connection = connect()
+    connection.sendall(WISH.replace(b"upgrade", b"close, upgrade") + b"body")
+    assert read_all(connection).endswith(b"\r\n\r\nbody")
+
+
+def test_a_wish_for_a_tunnel_is_refused(connect):
+    connection = connect()
+    connection.sendall(b"CONNECT x:443/a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody" + PLAIN + b"body")
+    assert [answer[:3] for answer in read_all(connection).split(b"HTTP/1.1 ")[1:]] == [b"400"]
+
+
+@pytest.fixture
+def connect_slowly(serving):
+    """Open a connection to a server that keeps a request waiting until it is told; returns what tells it, too."""
+    told = threading.Event()
+
+    async def wait(request: Request):
+        body = await request.body()
+        await asyncio.to_thread(told.wait, 10)
+        return PlainTextResponse(body)
+
+    port = serving(Starlette(routes=[Route("/", wait, methods=["POST"])]))
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        yield connection, told
+        told.set()
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_broken_body_costs_the_requests_before_it_nothing(connect_slowly, before):
+    connection, told = connect_slowly
+    connection.sendall((PLAIN + b"body") * before + CHUNKED + b"zz\r\n")
+    time.sleep(0.05)
+    told.set()
+    answers = read_all(connection).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200"] * before + [b"400"]
+
+
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_body_that_is_cut_off_costs_the_requests_before_it_nothing(connect_slowly, before):
+    connection, told = connect_slowly
+    connection.sendall((PLAIN + b"body") * before + PLAIN + b"bo")
+    connection.shutdown(socket.SHUT_WR)
+    time.sleep(0.05)
+    told.set()
+    answers = read_all(connection).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200"] * before
+
+
+@pytest.fixture
+def idle_soon(monkeypatch):
+    """Give a connection little time between two requests."""
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.1)
+
+
+@pytest.mark.usefixtures("idle_soon")
+@pytest.mark.parametrize("said", [b"\r\n", b"\r\n\r\n"])
+def test_an_empty_line_keeps_no_idle_connection(connect, said):
+    connection = connect()
+    connection.sendall(PLAIN + b"body")
+    assert connection.recv(65536).endswith(b"body")
+    connection.sendall(said)
+    assert read_all(connection) == b""
+
+
+@pytest.mark.usefixtures("idle_soon")
+def test_a_late_body_keeps_no_idle_connection(connect):
+    connection = connect()
+    connection.sendall(PLAIN.replace(b" / ", b" /nowhere "))
+    assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+    connection.sendall(b"late")
+    assert read_all(connection) == b""
+
+
+@pytest.mark.usefixtures("idle_soon")
+def test_an_answer_in_the_middle_of_the_next_head_sets_no_limit_to_that_request(connect_slowly):
+    connection, told = connect_slowly
+    connection.sendall(PLAIN + b"body" + LAST[:20])
+    told.set()
+    assert connection.recv(65536).endswith(b"body")
+    told.clear()
+    connection.sendall(LAST[20:])
+    time.sleep(0.3)
+    told.set()
+    assert read_all(connection).endswith(b"last")
 
 
 def test_who_has_said_all_and_closes_their_side_is_answered(connect):
