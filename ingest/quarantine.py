@@ -39,7 +39,8 @@ EXPIRE = "DELETE FROM quarantine WHERE received_at < ?"
 EVICT = """
 DELETE FROM quarantine WHERE seq <= (
     SELECT max(seq) FROM (
-        SELECT seq, row_number() OVER newest_first AS place, sum(length(body)) OVER newest_first AS bytes
+        SELECT seq, row_number() OVER newest_first AS place,
+            sum(length(headers) + length(body)) OVER newest_first AS bytes
         FROM quarantine WINDOW newest_first AS (ORDER BY seq DESC)
     ) WHERE place > ? OR bytes > ?
 )
@@ -76,7 +77,7 @@ class Quarantine:
         """
         with self._opened() as file, transaction(file):
             if requests:
-                self._reserve.take(file, sum(len(one.body) for one in requests))
+                self._reserve.take(file, sum(one.size for one in requests))
             file.executemany(
                 PUT,
                 [(one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body) for one in requests],
@@ -164,7 +165,7 @@ class Intake:
         """Have a request written down soon. If too much waits, the oldest of it is dropped and counted."""
         with self._gate:
             self._queue.append(request)
-            self._bytes += len(request.body)
+            self._bytes += request.size
             self._drop_what_is_too_much()
         self._woken.set()
 
@@ -198,11 +199,11 @@ class Intake:
     def _put_back(self, requests: list[Quarantined], dropped: int) -> None:
         with self._gate:
             self._queue.extendleft(reversed(requests))
-            self._bytes += sum(len(request.body) for request in requests)
+            self._bytes += sum(request.size for request in requests)
             self._dropped += dropped
             self._drop_what_is_too_much()
 
     def _drop_what_is_too_much(self) -> None:
         while len(self._queue) > 1 and (len(self._queue) > LONGEST_QUEUE or self._bytes > LARGEST_QUEUE):
-            self._bytes -= len(self._queue.popleft().body)
+            self._bytes -= self._queue.popleft().size
             self._dropped += 1

@@ -5,10 +5,12 @@ a request that failed it can only be let in later if no such header is asked for
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from ingest.envelope import KEPT, LONGEST_HEADER, Envelope, Kind, open_envelope
@@ -17,6 +19,8 @@ from ingest.keyring import Keys
 from ingest.signature import SIGNATURE_HEADER
 from ingest.sources import Sources
 
+# Of each name: a second one is enough to tell that it was doubled.
+MOST_VALUES = 2
 AUTHORIZATION = b"authorization"
 SIGNATURE = SIGNATURE_HEADER.encode()
 
@@ -41,7 +45,7 @@ class Quarantined:
     received_at: datetime
     reason: str
     headers: tuple[tuple[str, str], ...]
-    """Some, in the order they came; the signature is among them, and may be there twice."""
+    """Some, in the order they came, and of each name two at most; the signature is among them."""
     authorization: Authorization
     body: bytes = field(repr=False)
     sender: str | None = None
@@ -51,6 +55,11 @@ class Quarantined:
     def headers_text(self) -> str:
         """Write down the headers, what became of the one that is not among them, and the sender."""
         return json.dumps({"authorization": self.authorization, "headers": self.headers, "sender": self.sender})
+
+    @cached_property
+    def size(self) -> int:
+        """Tell what it takes to keep it, in bytes."""
+        return len(self.headers_text) + len(self.body)
 
     def verified(
         self,
@@ -99,15 +108,20 @@ def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more wa
         kind=kind,
         received_at=datetime.now(UTC),
         reason=str(refusal),
-        headers=tuple(
-            (name.decode("latin-1"), value[:LONGEST_HEADER].decode("latin-1"))
-            for name, value in headers
-            if name == SIGNATURE or name in keeping
-        ),
+        headers=tuple(_kept(headers, keeping)),
         authorization=_authorization(kind, headers, keys),
         body=body,
         sender=sender,
     )
+
+
+def _kept(headers: Sequence[tuple[bytes, bytes]], keeping: Mapping[bytes, str]) -> Iterator[tuple[str, str]]:
+    seen: Counter[bytes] = Counter()
+    for name, value in headers:
+        if name == SIGNATURE or name in keeping:
+            seen[name] += 1
+            if seen[name] <= MOST_VALUES:
+                yield name.decode("latin-1"), value[:LONGEST_HEADER].decode("latin-1")
 
 
 def _authorization(kind: Kind, headers: Sequence[tuple[bytes, bytes]], keys: Keys) -> Authorization:

@@ -13,6 +13,7 @@ from ingest.keyring import Keys
 from ingest.metrics import Metrics
 from ingest.quarantine import Intake, Quarantine
 from ingest.refused import lay_down
+from ingest.reserve import Reserve
 from ingest.settings import load_settings
 from ingest.signature import SIGNATURE_HEADER, sign
 
@@ -81,12 +82,34 @@ def test_the_newest_are_kept_and_the_others_counted(path):
 
 
 def test_bytes_are_bounded_too_and_what_is_too_large_alone_goes_alone(path):
-    quarantine = bounded(path, quarantine_bytes=100)
+    most = 2 * refused(b"a" * 40).size
+    quarantine = bounded(path, quarantine_bytes=most)
     quarantine.add([refused(b"a" * 40), refused(b"b" * 40), refused(b"c" * 40)])
     assert [body[:1] for body in bodies(quarantine)] == [b"b", b"c"]
 
-    quarantine.add([refused(b"d" * 101)])
+    quarantine.add([refused(b"d" * most)])
     assert bodies(quarantine) == []
+
+
+def without_a_body():
+    """Refuse a request whose headers take more room than they look like."""
+    headers = [(b"requestid", b"\xff" * 500), (b"user-agent", b"\x80" * 500)]
+    return lay_down(Kind.EVENTS, headers, b"", NotAuthentic("wrong"), Keys(current=b"the-current-key"))
+
+
+def test_headers_are_bytes_too(path):
+    quarantine = bounded(path, quarantine_bytes=20_000)
+    assert without_a_body().size > 6000
+    assert quarantine.add([without_a_body() for _ in range(10)]) == 7
+    assert len(bodies(quarantine)) == 3
+
+
+def test_headers_are_not_written_where_the_disk_has_no_room_for_them(path, monkeypatch):
+    quarantine = bounded(path, disk_reserve=1)
+    monkeypatch.setattr(Reserve, "_find_room", lambda *_: 20_000)
+    quarantine.add([without_a_body()])
+    with pytest.raises(InboxUnavailable, match="DISK_RESERVE"):
+        quarantine.add([without_a_body() for _ in range(10)])
 
 
 def test_what_is_too_old_goes(path, quarantine):
@@ -212,7 +235,7 @@ def test_what_waits_is_written_at_the_end(intake, quarantine):
     assert bodies(quarantine) == [b"last"]
 
 
-@pytest.mark.parametrize(("bound", "value"), [("LONGEST_QUEUE", 10), ("LARGEST_QUEUE", 40)])
+@pytest.mark.parametrize(("bound", "value"), [("LONGEST_QUEUE", 10), ("LARGEST_QUEUE", 10 * refused(b"1000").size)])
 def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantine, monkeypatch, bound, value):
     monkeypatch.setattr(room, bound, value)
     for number in range(1000, 1100):
@@ -223,6 +246,16 @@ def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantin
     assert bodies(quarantine) == [b"%d" % number for number in range(1090, 1100)]
     assert quarantine.dropped() == 90
     assert b"webhooks_quarantine_dropped_total 90.0" in intake.metrics.text({})
+
+
+def test_what_waits_is_bounded_by_its_headers_too(intake, quarantine, monkeypatch):
+    monkeypatch.setattr(room, "LARGEST_QUEUE", 20_000)
+    for _ in range(10):
+        intake.put(without_a_body())
+    intake.start()
+    intake.close()
+
+    assert (len(bodies(quarantine)), quarantine.dropped()) == (3, 7)
 
 
 def test_what_goes_for_its_age_while_nothing_comes_is_counted_too(path, quarantine, monkeypatch, eventually):

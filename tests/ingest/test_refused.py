@@ -29,6 +29,17 @@ def test_a_request_is_laid_down_with_what_is_needed_to_verify_it_again():
     assert len(request.headers[-1][1]) == 500
 
 
+def test_of_a_header_that_comes_often_only_so_much_is_kept_that_it_is_seen_to_be_doubled():
+    request = refused([(b"requestid", b"%d" % number) for number in range(5000)] + [SIGNED] * 5000, Keys())
+
+    assert request.headers == (
+        ("requestid", "0"),
+        ("requestid", "1"),
+        *((name.decode(), value.decode()) for name, value in (SIGNED, SIGNED)),
+    )
+    assert opened(request, Keys(current=KEY)) is None
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
