@@ -3,10 +3,12 @@
 import logging
 import signal
 import threading
+from json import JSONDecodeError
 
 import structlog
 from flask import Flask
 from redis.exceptions import RedisError
+from rq.exceptions import DeserializationError
 from rq_dashboard.cli import make_flask_app
 from rq_dashboard.web import setup_rq_connection
 from werkzeug.serving import make_server
@@ -42,6 +44,8 @@ def create_dashboard(settings: Settings) -> Flask:
     password = settings.dashboard_password
     if password is None and not is_loopback(settings.host):
         raise SettingsError("DASHBOARD_PASSWORD is not set, and HOST lets others than this machine in.")
+    if password is not None and not password.get_secret_value().strip():
+        raise SettingsError("DASHBOARD_PASSWORD is set, but empty.")
     if password is None and settings.dashboard_username is not None:
         raise SettingsError("DASHBOARD_USERNAME is set without DASHBOARD_PASSWORD.")
     app: Flask = make_flask_app(
@@ -52,6 +56,8 @@ def create_dashboard(settings: Settings) -> Flask:
     )
     app.config["RQ_DASHBOARD_REDIS_URL"] = settings.require_redis()
     app.register_error_handler(RedisError, redis_is_away)
+    for error in (DeserializationError, JSONDecodeError, UnicodeDecodeError):
+        app.register_error_handler(error, is_not_json)
     setup_rq_connection(app)
     return app
 
@@ -59,3 +65,8 @@ def create_dashboard(settings: Settings) -> Flask:
 def redis_is_away(_error: Exception) -> tuple[str, int]:
     """Answer while Redis cannot be reached; the page asks again by itself."""
     return "Redis cannot be reached.", 503
+
+
+def is_not_json(_error: Exception) -> tuple[str, int]:
+    """Answer where a job holds what none of our processes has written; it is not read in any other way."""
+    return "There is a job that is not JSON.", 502

@@ -4,15 +4,26 @@
 """
 
 from collections.abc import Hashable
-from functools import cache
+from functools import cache, partial
 
 import redis
 import rq_dashboard.web
-from rq import Worker
+from rq import Worker, requeue_job
+from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from ingest.broker import connect
+
+
+class JsonJob(Job):
+    """A job as the dashboard looks it up: JSON, whatever is in it.
+
+    rq-dashboard fetches some without a serializer, and RQ would unpickle what somebody else may have written to Redis.
+    """
+
+    def __init__(self, id: str | None = None, connection: redis.Redis | None = None, serializer: object = None) -> None:  # noqa: A002, ARG002 - RQ's names
+        super().__init__(id, connection, JSONSerializer)
 
 
 class JsonWorker(Worker):
@@ -39,5 +50,7 @@ def from_url(url: str, **_options: Hashable) -> tuple[None, redis.Redis]:
 
 
 rq_dashboard.web.config.serializer = JSONSerializer
+rq_dashboard.web.Job = JsonJob
+rq_dashboard.web.requeue_job = partial(requeue_job, serializer=JSONSerializer)
 rq_dashboard.web.Worker = JsonWorker
 rq_dashboard.web.from_url = from_url

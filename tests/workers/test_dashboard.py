@@ -1,9 +1,11 @@
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from contextlib import closing
 
 import httpx
@@ -11,6 +13,7 @@ import pytest
 from rq import SimpleWorker
 from rq.command import send_stop_job_command
 from rq.job import Job
+from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from ingest.broker import connect, queue
@@ -100,6 +103,54 @@ def test_a_failed_job_can_be_queued_again_by_a_person(page, failed_job, valkey_u
     assert again.args == ["no-such-file"]
 
 
+PAGES = (
+    ("GET", "/0/view/job/{id}"),
+    ("GET", "/0/data/job/{id}.json"),
+    ("GET", "/0/data/jobs/sessions/failed/8/asc/1.json"),
+    ("GET", "/0/data/workers.json"),
+    ("GET", "/requeue/sessions"),
+    ("POST", "/job/{id}/requeue"),
+    ("POST", "/job/{id}/delete"),
+    ("POST", "/queue/sessions/failed/empty"),
+    ("POST", "/queue/sessions/queued/empty"),
+)
+
+
+class Planted:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self._folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self._folder),)
+
+
+@pytest.fixture(params=["meta", "data", "result", "return_value"])
+def planted_job(request, valkey_url, tmp_path) -> Job:
+    """A job, queued, failed and in the hands of a worker, that makes a folder if somebody unpickles it."""
+    planted, connection = pickle.dumps(Planted(tmp_path / "ran")), connect(valkey_url)
+    sessions = queue("sessions", connection)
+    job = sessions.enqueue("os.getpid")
+    connection.zadd(sessions.failed_job_registry.key, {job.id: 9e9})
+    if request.param == "return_value":
+        connection.xadd(Result.get_key(job.id), {"return_value": b64encode(planted), "type": 1})
+    else:
+        connection.hset(job.key, request.param, planted)
+    worker = SimpleWorker([sessions], connection=connection, serializer=JSONSerializer)
+    worker.register_birth()
+    worker.prepare_execution(job)
+    return job
+
+
+@pytest.mark.parametrize(("method", "path"), PAGES)
+def test_a_pickle_in_redis_is_never_read(page, planted_job, tmp_path, method, path):
+    answer = page.open(path.format(id=planted_job.id), method=method)
+
+    assert answer.status_code in {200, 502}
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_connection_is_made_once_and_not_for_each_request(page, valkey_url):
     for _ in range(5):
         page.get("/0/data/queues.json")
@@ -121,6 +172,19 @@ def test_while_redis_is_away_the_page_says_so(app):
 def test_it_does_not_start_for_others_without_a_password(host, tmp_path):
     settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", host=host)
     with pytest.raises(SettingsError, match="DASHBOARD_PASSWORD"):
+        create_dashboard(settings)
+
+
+@pytest.mark.parametrize("held", ["", "\n", " \t\r\n"])
+def test_an_empty_password_is_none(held, tmp_path):
+    (tmp_path / "password").write_text(held)
+    settings = load_settings(
+        data_dir=tmp_path,
+        redis_url="redis://127.0.0.1:1",
+        host="0.0.0.0",
+        dashboard_password_file=tmp_path / "password",
+    )
+    with pytest.raises(SettingsError, match=r"^DASHBOARD_PASSWORD is set, but empty\.$"):
         create_dashboard(settings)
 
 
