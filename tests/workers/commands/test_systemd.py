@@ -49,6 +49,11 @@ def test_the_socket_is_where_the_settings_say_and_lives_apart_from_the_service(u
     assert serve["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
+@pytest.mark.parametrize("name", ["serve", "authorize"])
+def test_who_opens_many_connections_does_not_use_up_a_doors_files(units, name):
+    assert int(units[f"webhooks-{name}.service"]["Service"]["LimitNOFILE"]) >= 65_536
+
+
 def test_what_they_keep_is_readable_by_their_user_only(units):
     services = [unit["Service"] for name, unit in units.items() if name.endswith(".service")]
     assert {service["StateDirectoryMode"] for service in services} == {"0700"}
