@@ -5,10 +5,13 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
 
+from ingest.damage import is_suspect, make_suspect
 from ingest.endpoints import Door, Lookout
 from ingest.envelope import Kind
 from ingest.front import Front
@@ -25,6 +28,9 @@ from ingest.settings import Settings
 
 log = structlog.get_logger()
 
+# Seconds.
+SUSPECT_EVERY = 0.5
+
 PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
 
 
@@ -38,14 +44,18 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     keyring = Keyring(settings)
     presence = Presence(path, inbox, settings.gap_shortest)
 
+    leave = partial(_leave_for_good, path)
+
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(inbox.start)
         inbox.on_commit(relay.wake)
-        inbox.on_damage(_leave)
+        inbox.on_damage(leave)
+        relay.on_damage(leave)
         intake.start()
         relay.start()
-        tasks = [asyncio.create_task(keep_rereading(keyring.refresh)), asyncio.create_task(presence.keep())]
+        duties = keep_rereading(keyring.refresh), presence.keep(), _leave_with_others(path)
+        tasks = [asyncio.create_task(duty) for duty in duties]
         try:
             yield
         finally:
@@ -62,7 +72,23 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     return Front(doors, Lookout(Health(path, inbox, relay), metrics), metrics, lifespan, presence)
 
 
+def _leave_for_good(path: Path) -> None:
+    """End all processes that have the file open: the next one sets it aside, which none may do while others have it."""
+    try:
+        make_suspect(path)
+    except OSError as error:
+        log.warning("inbox.not_suspected", error=error.strerror)
+        _leave()
+
+
+async def _leave_with_others(path: Path) -> None:
+    while True:
+        await asyncio.sleep(SUSPECT_EVERY)
+        if is_suspect(path):
+            _leave()
+            return
+
+
 def _leave() -> None:
-    """End this process: the next one sets the file aside as it starts, which none may do while others have it open."""
     log.error("door.leaving", reason="the inbox file is damaged, and is set aside at the next start")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,34 +1,44 @@
-"""A damaged inbox file, found by the first process that opens it and set aside so that service goes on."""
+"""A damaged inbox file, set aside by the first process that opens it, so that service goes on.
+
+Whoever meets damage in a file that is in use makes it suspect. All who have it open leave then, and the next who comes
+looks at it more closely.
+"""
 
 import contextlib
 import fcntl
 import os
 import sqlite3
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from ingest.inboxfile import open_inbox_file
+from ingest.salvage import salvage
 
 log = structlog.get_logger()
 
 LOCK_NAME = "inbox.lock"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+ENDINGS = ("", "-wal", "-shm")
+# Seconds: a little longer than a process may take to leave.
+ALL_LEAVE_WITHIN = 12.0
+LOOK_EVERY = 0.05
 
 
 def occupy(path: Path) -> int:
     """Hold the inbox file for as long as the returned descriptor is open. Raise OSError if that is not possible.
 
     Whoever comes first, with no other process holding it, checks the file and sets it aside if it is damaged:
-    under the feet of nobody.
+    under the feet of nobody. Who comes to a suspect file waits until the others have left.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(path.parent / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until = time.monotonic() + ALL_LEAVE_WITHIN
     try:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _check(path)
+        while not _check_alone(path, lock) and is_suspect(path) and time.monotonic() < until:
+            time.sleep(LOOK_EVERY)
         fcntl.flock(lock, fcntl.LOCK_SH)
     except OSError:
         os.close(lock)
@@ -41,11 +51,42 @@ def is_damage(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED
 
 
+def make_suspect(path: Path) -> None:
+    """Have all who serve leave the file. Raise OSError if they cannot be told."""
+    _mark_of(path).touch()
+
+
+def is_suspect(path: Path) -> bool:
+    """Say whether somebody has met damage in the file."""
+    return _mark_of(path).exists()
+
+
+def _check_alone(path: Path, lock: int) -> bool:
+    """Check the file if nobody else holds it; say whether that was so."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    _check(path)
+    _mark_of(path).unlink(missing_ok=True)
+    return True
+
+
+def _mark_of(path: Path) -> Path:
+    return Path(f"{path}.suspect")
+
+
 def _check(path: Path) -> None:
+    if not path.exists() and _log_of(path).exists():
+        # Whoever set the file aside was killed before its log had gone, too. SQLite would write a new log over it.
+        _set_aside(path, "its file is not there any more", beside=_left_without_log(path))
+        return
     try:
         with contextlib.closing(open_inbox_file(path)) as connection:
-            # Reads every page: 80 MB, two million remembered deliveries, take a third of a second.
-            (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            # Reads every page: 80 MB, two million remembered deliveries, take a third of a second. To compare tables
+            # with their indexes, too, takes several times as long.
+            look = "integrity_check" if is_suspect(path) else "quick_check"
+            (finding,) = connection.execute(f"PRAGMA {look}(1)").fetchone()
     except sqlite3.DatabaseError as error:
         if not is_damage(error):  # a full disk, a lock: nothing that a new file would mend
             return
@@ -54,11 +95,29 @@ def _check(path: Path) -> None:
         _set_aside(path, finding)
 
 
-def _set_aside(path: Path, finding: str) -> None:
-    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-    for ending in ("", "-wal", "-shm"):  # together they are one database, of which `.recover` may still read much
+def _set_aside(path: Path, finding: str, *, beside: Path | None = None) -> None:
+    aside = beside or path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
+    # Said first: who is killed in the middle of it has told of it.
+    log.error("inbox.set_aside", file=aside.name, reason=finding)
+    # Together they are one database, of which `.recover` may still read much. The file goes first: without it, the next
+    # who comes knows what the log is.
+    for ending in ENDINGS:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{ending}").rename(f"{aside}{ending}")
-    log.error(
-        "inbox.set_aside", file=aside.name, reason=finding, lost="all in it that was not settled, unless recovered"
-    )
+    try:
+        log.warning("inbox.salvaged", file=aside.name, deliveries=salvage(aside, path))
+    except (sqlite3.Error, OSError) as error:  # of the new file: service is to go on all the same
+        log.error("inbox.not_salvaged", file=aside.name, error=type(error).__name__)  # noqa: TRY400 - it says it all
+
+
+def _left_without_log(path: Path) -> Path | None:
+    """Find the file that was set aside last, if its log was left behind: that one is older than the setting aside."""
+    files = [each for each in path.parent.glob(f"{path.name}.damaged-*") if not each.name.endswith(ENDINGS[1:])]
+    last = max(files, default=None)
+    if last is None or _log_of(last).exists() or _log_of(path).stat().st_mtime > last.stat().st_ctime:
+        return None
+    return last
+
+
+def _log_of(path: Path) -> Path:
+    return Path(f"{path}-wal")

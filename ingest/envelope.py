@@ -57,11 +57,16 @@ class Envelope:
 
     @cached_property
     def id(self) -> str:
-        """Name the delivery: the same bytes for the same kind have the same id, on every node.
+        """Name the delivery."""
+        return delivery_id(self.kind, self.body)
 
-        The kind belongs to it because the signature covers neither method nor path.
-        """
-        return sha256(self.kind.encode() + b"\0" + self.body).hexdigest()[:32]
+
+def delivery_id(kind: Kind, body: bytes) -> str:
+    """Name what arrived: the same bytes for the same kind have the same id, on every node.
+
+    The kind belongs to it because the signature covers neither method nor path.
+    """
+    return sha256(kind.encode() + b"\0" + body).hexdigest()[:32]
 
 
 def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last three are named by the caller

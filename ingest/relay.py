@@ -10,6 +10,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ import redis
 import structlog
 
 from ingest.broker import connect
+from ingest.damage import is_damage
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.lease import GRACE
 from ingest.outbox import Outbox
@@ -71,6 +73,7 @@ class Relay:
         self._failures = 0
         self._standing = RelayStanding()
         self._redis: redis.Redis | None = None
+        self._on_damage: list[Callable[[], None]] = []
 
     def start(self) -> None:
         """Begin to carry, or to stand by, in a thread."""
@@ -86,6 +89,10 @@ class Relay:
     def wake(self) -> None:
         """Say that something new was kept; may be called by any thread."""
         self._woken.set()
+
+    def on_damage(self, callback: Callable[[], None]) -> None:
+        """Have the callback called, once, in the relay's thread, when the file turns out to be damaged while in use."""
+        self._on_damage.append(callback)
 
     def standing(self) -> RelayStanding:
         """Tell how it stands."""
@@ -104,6 +111,8 @@ class Relay:
             except Exception as error:  # noqa: BLE001
                 said = f"{type(error).__name__}: {error}" if isinstance(error, SHOWN) else type(error).__name__
                 self._note_failure(error=said[:200])
+                while is_damage(error) and self._on_damage:
+                    self._on_damage.pop()()
             else:
                 continue
             self._disconnect()

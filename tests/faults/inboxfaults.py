@@ -1,9 +1,10 @@
 """What may happen to the disk of the inbox, and to the file on it."""
 
 import resource
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -83,6 +84,23 @@ def corrupt_under_way(stage: Stage) -> None:
         meanwhile(stage, 5)
 
 
+def corrupt_for_the_relay(stage: Stage) -> None:
+    """Spoil the index of what waits, of which the door only touches the end, and see that somebody notices."""
+    _rest(stage)
+    path = next(stage.inboxes())
+    with _sets_aside(stage):
+        with closing(sqlite3.connect(path, timeout=10)) as file:
+            (page,) = file.execute("SELECT rootpage FROM sqlite_master WHERE name = 'deliveries_offered'").fetchone()
+            (size,) = file.execute("PRAGMA page_size").fetchone()
+            file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with stage.hears('"door.leaving"'), path.open("r+b") as spoilt:
+            spoilt.seek((page - 1) * size)
+            spoilt.write(b"spoilt" * 100)
+            spoilt.flush()
+            stage.load.go()
+        meanwhile(stage, 5)
+
+
 @contextmanager
 def _sets_aside(stage: Stage) -> Iterator[None]:
     """See that a damaged file is set aside meanwhile, and somebody told."""
@@ -90,10 +108,12 @@ def _sets_aside(stage: Stage) -> Iterator[None]:
 
     def count() -> tuple[int, int]:
         files = [each for each in folder.glob("inbox.db.damaged-*") if not each.name.endswith(("-wal", "-shm"))]
-        return len(files), stage.said("serve-0-0").count('"inbox.set_aside"')
+        doors = [name for name in stage.members if name.startswith("serve-")]
+        return len(files), sum(stage.said(name).count('"inbox.set_aside"') for name in doors)
 
     before = count()
     yield
+    wait_until(lambda: count()[1] > before[1], "a file is set aside")
     found = tuple(now - then for now, then in zip(count(), before, strict=True))
     assert found == (1, 1), f"{found[0]} files were set aside, and that was said {found[1]} times"
 
@@ -126,6 +146,14 @@ GROUPS = [
             Trial("inbox: every write fails", refuse_writes),
             Trial("inbox: corrupt at start", corrupt),
             Trial("inbox: corrupt while in use", corrupt_under_way),
+        ],
+    ),
+    Group(
+        "inbox of two processes",
+        lambda: Stage(SQLITE, serves=2),
+        [
+            Trial("inbox: corrupt while two processes use it", corrupt_under_way),
+            Trial("inbox: corrupt where only the relay reads", corrupt_for_the_relay),
         ],
     ),
     Group(

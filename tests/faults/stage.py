@@ -295,7 +295,7 @@ class Stage:
                     member.start_again()
 
     def _reap(self) -> None:
-        """Kill what our processes have left behind: all work in the folder, and a worker's child has a group of its own."""
+        """Kill what our processes have left behind, as all work in the folder: a worker's child has its own group."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):

@@ -1,4 +1,5 @@
 import contextlib
+import sqlite3
 import time
 
 import httpx
@@ -7,6 +8,7 @@ from starlette.routing import Route
 
 from ingest.app import PATHS, create_app
 from ingest.broker import QUEUES, queue
+from ingest.damage import is_suspect
 from ingest.envelope import Kind
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME, open_inbox_file
@@ -36,6 +38,9 @@ class StandIn(Relay):
 
     def wake(self):
         self.done.append("relay.wake")
+
+    def on_damage(self, callback):
+        pass
 
     def standing(self):
         return RelayStanding()
@@ -132,3 +137,21 @@ def test_without_a_key_that_fits_nothing_is_let_in(tmp_path, serving):
 
     assert httpx.post(url, content=b"{}").status_code == 403
     assert httpx.post(url, content=b"{}", headers={"Authorization": "Bearer the-token"}).status_code == 200
+
+
+def test_when_one_process_meets_damage_all_leave_the_file(settings, serving, eventually, monkeypatch):
+    left = []
+    monkeypatch.setattr("ingest.app._leave", lambda: left.append(True))
+    for _ in range(2):
+        serving(create_app(settings))
+    path = settings.data_dir / FILE_NAME
+
+    class Torn(Relay):
+        def _take_the_lead(self):
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+
+    serving(create_app(settings, relay=Torn(path, settings)))
+    eventually(lambda: len(left) == 3)
+    assert is_suspect(path)

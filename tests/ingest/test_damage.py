@@ -2,6 +2,8 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,10 @@ def test_a_file_that_is_no_database_is_set_aside_and_loudly_so(path, occupied):
     assert count(path) == 0
     (aside,) = set_aside(path)
     assert aside.read_bytes().startswith(b"this is not")
-    assert [(line["event"], line["log_level"]) for line in logs] == [("inbox.set_aside", "error")]
+    assert [(line["event"], line["log_level"]) for line in logs] == [
+        ("inbox.set_aside", "error"),
+        ("inbox.salvaged", "warning"),
+    ]
 
 
 def test_a_file_with_a_damaged_page_is_set_aside_with_its_log(path, occupied):
@@ -77,6 +82,95 @@ def test_a_file_with_a_damaged_page_is_set_aside_with_its_log(path, occupied):
 
     assert count(path) == 0
     assert len(set_aside(path)) == 1
+
+
+def die_at_rename(path, number):
+    """Set the file aside in a process that is killed at a renaming, while another connection keeps the log there."""
+    if os.fork():
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == 9
+        return
+    beside = open_inbox_file(path)
+    beside.execute("SELECT * FROM seen").fetchone()
+    rename, left = Path.rename, iter(range(number))
+
+    def rename_or_die(this, target):
+        if next(left, None) is None:
+            os._exit(9)
+        return rename(this, target)
+
+    Path.rename = rename_or_die
+    occupy(path)
+    os._exit(0)
+
+
+def keep_in_log(path):
+    """Leave rows in the log only, as a process that is killed does."""
+    if os.fork():
+        os.wait()
+        return
+    file = open_inbox_file(path)
+    file.executemany("INSERT INTO seen (id, first_at) VALUES (?, 1)", [(f"new{number}",) for number in range(50)])
+    os._exit(0)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_log_is_not_lost_wherever_the_process_that_sets_it_aside_is_killed(path, occupied, number):
+    fill(path)
+    keep_in_log(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[8 * 4096 : 9 * 4096] = b"\xab" * 4096
+    path.write_bytes(damaged)
+    die_at_rename(path, number)
+    occupied()
+
+    assert count(path) == 0
+    (aside,) = set_aside(path)
+    with contextlib.closing(sqlite3.connect(aside)) as file:
+        file.execute("PRAGMA writable_schema = ON")
+        assert file.execute("SELECT count(*) FROM seen WHERE id >= 'new'").fetchone() == (50,)
+
+
+@pytest.mark.parametrize(("has_log", "is_newer"), [(True, False), (False, True)])
+def test_a_log_without_a_file_is_not_put_beside_another_one(path, occupied, has_log, is_newer):
+    fill(path)
+    keep_in_log(path)
+    other, log = path.with_name(f"{path.name}.damaged-20260504T100000"), path.with_name(f"{path.name}-wal")
+    path.rename(other)
+    if has_log:
+        other.with_name(f"{other.name}-wal").write_bytes(b"its own")
+    if is_newer:
+        os.utime(log, (time.time() + 60,) * 2)
+    content = log.read_bytes()
+    with capture_logs() as logs:
+        occupied()
+
+    assert count(path) == 0
+    line, _ = logs
+    assert (line["event"], line["file"] == other.name) == ("inbox.set_aside", False)
+    assert path.with_name(f"{line['file']}-wal").read_bytes() == content
+
+
+def test_two_files_of_the_same_second_are_both_set_aside(path, occupied):
+    for number in range(2):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(f"this is not a database, {number}".encode() * 1000)
+        os.close(occupy(path))
+
+    assert len(set_aside(path)) == 2
+
+
+def test_it_is_said_before_the_file_is_set_aside(path, occupied, monkeypatch):
+    path.parent.mkdir()
+    path.write_bytes(b"this is not a database, " * 1000)
+
+    def killed(_this, _target):
+        raise OSError("killed")
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with capture_logs() as logs, pytest.raises(OSError, match="killed"):
+        occupied()
+
+    assert [line["event"] for line in logs] == ["inbox.set_aside"]
 
 
 def test_only_the_first_who_comes_may_set_a_file_aside(path, occupied):
@@ -111,3 +205,39 @@ def test_without_locks_no_descriptor_is_left_open(path, monkeypatch):
         occupy(path)
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_who_comes_to_a_suspect_file_waits_for_the_others_to_leave_and_looks_closely(path):
+    fill(path)
+    first = occupy(path)
+    with contextlib.closing(open_inbox_file(path)) as file:  # an index that lacks a row: no page of it is damaged
+        file.execute("PRAGMA writable_schema = ON")
+        file.execute("CREATE INDEX of_moments ON seen (first_at)")
+        file.execute(
+            "UPDATE sqlite_master SET sql = 'CREATE INDEX of_moments ON seen (receipts)' WHERE name = 'of_moments'"
+        )
+    damage.make_suspect(path)
+    with ThreadPoolExecutor() as pool:
+        second = pool.submit(occupy, path)
+        with pytest.raises(TimeoutError):
+            second.result(0.3)
+        os.close(first)
+        os.close(second.result(10))
+    assert len(set_aside(path)) == 1
+    assert not damage.is_suspect(path)
+
+
+def test_a_suspect_file_that_is_sound_stays_and_is_so_no_more(path, occupied):
+    fill(path)
+    damage.make_suspect(path)
+    occupied()
+    assert count(path) == 2000
+    assert not damage.is_suspect(path)
+
+
+def test_who_does_not_leave_a_suspect_file_is_not_waited_for_for_ever(path, occupied, monkeypatch):
+    monkeypatch.setattr(damage, "ALL_LEAVE_WITHIN", 0.2)
+    occupied()
+    damage.make_suspect(path)
+    occupied()
+    assert damage.is_suspect(path)

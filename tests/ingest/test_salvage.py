@@ -1,0 +1,87 @@
+import contextlib
+from datetime import UTC, datetime
+
+import pytest
+
+from ingest.envelope import Envelope, Kind
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.rows import keep_rows, open_for_keeping, row_of
+from ingest.salvage import salvage
+
+COUNT = 400
+BODIES = [b'{"event": "SESSION_STARTED", "payload": {"number": %d}}' % number for number in range(COUNT)]
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A file with deliveries, all in the file itself and none in its log."""
+    path = tmp_path / "damaged.db"
+    at = datetime(2026, 5, 4, tzinfo=UTC)
+    with contextlib.closing(open_for_keeping(path)) as file:
+        rows = [row_of(Envelope(Kind.EVENTS, body, at, "current", at, {"user-agent": "x"})) for body in BODIES]
+        keep_rows(file, rows)
+        file.execute("UPDATE deliveries SET batch = 'b' WHERE seq < 100")
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / FILE_NAME
+
+
+def pages_of(path, name):
+    """The numbers of the pages of a table or index, its root first."""
+    with contextlib.closing(open_inbox_file(path)) as file:
+        (root,) = file.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+        (count,) = file.execute("PRAGMA page_count").fetchone()
+    raw = path.read_bytes()
+    leaves = [number for number in range(1, count + 1) if number != root and raw[(number - 1) * 4096] == 0x0D]
+    return root, leaves
+
+
+def spoil(path, page):
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"spoilt" * 600)
+
+
+def kept(path):
+    with contextlib.closing(open_inbox_file(path)) as file:
+        return file.execute("SELECT id, body, signed_with, headers, batch FROM deliveries ORDER BY seq").fetchall()
+
+
+def test_where_only_an_index_is_damaged_every_delivery_is_kept_and_to_be_offered(damaged, path):
+    spoil(damaged, pages_of(damaged, "deliveries_offered")[0])
+    assert salvage(damaged, path) == COUNT
+    assert [row[1] for row in kept(path)] == BODIES
+    assert {row[2:] for row in kept(path)} == {("current", '{"user-agent":"x"}', None)}
+
+
+def test_what_stands_before_and_behind_a_damaged_page_is_kept(damaged, path):
+    whole = kept(damaged)
+    _root, leaves = pages_of(damaged, "deliveries")
+    spoil(damaged, leaves[len(leaves) // 2])
+    count = salvage(damaged, path)
+    assert 0.8 * COUNT < count < COUNT
+    bodies = {row[1] for row in kept(path)}
+    assert len(bodies) == count
+    assert {BODIES[0], BODIES[-1]} <= bodies <= {row[1] for row in whole}
+
+
+def test_a_delivery_whose_bytes_have_changed_is_none(damaged, path):
+    damaged.write_bytes(damaged.read_bytes().replace(b'"number": 7}', b'"number": 8}'))
+    assert salvage(damaged, path) == COUNT - 1
+
+
+def test_of_what_is_no_database_nothing_is_kept(tmp_path, path):
+    (tmp_path / "damaged.db").write_bytes(b"spoilt" * 1000)
+    assert salvage(tmp_path / "damaged.db", path) == 0
+    assert kept(path) == []
+
+
+def test_what_was_salvaged_before_is_the_same_delivery(damaged, path):
+    salvage(damaged, path)
+    salvage(damaged, path)
+    with contextlib.closing(open_inbox_file(path)) as file:
+        assert file.execute("SELECT count(*) FROM deliveries WHERE body IS NOT NULL").fetchone() == (COUNT,)
