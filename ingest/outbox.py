@@ -56,6 +56,11 @@ SELECT
 FROM (SELECT * FROM outgoing WHERE batch = ? ORDER BY seq)
 """
 
+# What came again says nothing of whether its body is still here.
+SETTLED = """
+SELECT id FROM seen WHERE id > ? AND id NOT IN (SELECT id FROM deliveries WHERE body IS NOT NULL) ORDER BY id LIMIT ?
+"""
+
 ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
 SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))"
 
@@ -173,6 +178,13 @@ class Outbox:
             {"id": delivery_id, "limit": limit},
         )
         return [Unsettled(self._delivery(row), *row[QUEUE:]) for row in rows]
+
+    def settled(self, *, after: str = "", limit: int = 10_000) -> list[str]:
+        """List ids of what was kept here and has gone from here, as it is settled: some at a time, those `after` one.
+
+        Takes no lock. Once an id is here, it stays so for as long as the inbox knows it.
+        """
+        return [found for (found,) in self._file.execute(SETTLED, (after, limit))]
 
     def forget(self, before: datetime, *, after: str = "", limit: int = 500) -> str | None:
         """Forget deliveries first seen before then, some at a time: returns the id to go on after, None at the end."""

@@ -1,13 +1,14 @@
 """What is unsettled and on nobody's list: neither queued, nor leased, nor scheduled, nor waiting in the inbox."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 
 import redis
-from sqlalchemy import Connection, Engine, exists, not_, select
+from sqlalchemy import Connection, Engine, exists, func, not_, select
 
 from ingest.broker import QUEUES, queue
 from ingest.errors import QueueUnavailable
@@ -15,12 +16,17 @@ from ingest.lease import GRACE, JobWatch, Standing
 from ingest.outbox import Outbox
 from ingest.rounds import ENOUGH_JOBS
 from workers.ledger import schedule
+from workers.ledger.among import among
+from workers.ledger.contradictions import EXAMPLES
 from workers.ledger.engine import reading
 from workers.ledger.outcomes import DeliveryState
-from workers.ledger.tables import deliveries, runs
+from workers.ledger.tables import deliveries, pushes, runs
 
 PROMISED = timedelta(seconds=10)
 """After so long, whatever was lost is offered again."""
+
+AT_WORK_FOR = timedelta(hours=1)
+"""No handlers are at work on a delivery for the first time for so long."""
 
 LOOK_EVERY = timedelta(seconds=1)
 MOST = 1000
@@ -40,6 +46,8 @@ class Trouble(StrEnum):
     """Is `clock` running?"""
     ORPHAN = "a delivery is at work, says the ledger, and its inbox does not have it"
     """Nothing will ever settle it."""
+    LOST = "a delivery is known to the inbox, and neither there nor in the ledger"
+    """Its body is nowhere any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,25 @@ class Adrift:
 
     trouble: Trouble
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Deliveries of other inboxes on which nobody seems to work, unless those inboxes still have them."""
+
+    count: int
+    examples: tuple[str, ...]
+    inboxes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """Pushes on a channel that are due, and that nobody takes."""
+
+    channel: str
+    count: int
+    oldest: str
+    due_for: timedelta
 
 
 def adrift(  # noqa: PLR0913 - the last three are for tests
@@ -65,8 +92,8 @@ def adrift(  # noqa: PLR0913 - the last three are for tests
     Raises QueueUnavailable if Redis cannot be asked.
     """
     look = _Look(engine, connection, outbox, grace)
+    suspects = look()  # the first one goes through all that the inbox knows, which may take long
     until = time.monotonic() + patience.total_seconds()
-    suspects = look()
     while suspects and time.monotonic() < until:
         sleep(LOOK_EVERY.total_seconds())
         now = look()
@@ -74,6 +101,32 @@ def adrift(  # noqa: PLR0913 - the last three are for tests
     return sorted(
         (each for each, is_alive in suspects.items() if not is_alive), key=lambda each: (each.trouble, each.name)
     )
+
+
+def foreign(ledger: Connection, outbox: Outbox | None) -> Foreign | None:
+    """Find what has been at work for longer than any work takes, and came by another inbox than this one."""
+    is_foreign = (
+        deliveries.c.inbox != (outbox.inbox_id if outbox is not None else ""),
+        deliveries.c.stored_at < datetime.now(UTC) - AT_WORK_FOR,
+        *_AT_WORK_WITHOUT_RUNS,
+    )
+    by_inbox = select(deliveries.c.inbox, func.count()).where(*is_foreign).group_by(deliveries.c.inbox)
+    counts = ledger.execute(by_inbox.order_by(deliveries.c.inbox)).all()
+    first = select(deliveries.c.id).where(*is_foreign).order_by(deliveries.c.received_at, deliveries.c.id)
+    examples = tuple(ledger.scalars(first.limit(EXAMPLES)))
+    inboxes = tuple(inbox for inbox, _ in counts)
+    return Foreign(sum(count for _, count in counts), examples, inboxes) if counts else None
+
+
+def unsent(ledger: Connection) -> Iterator[Unsent]:
+    """Find the channels with pushes that have been due for longer than was promised; one that is claimed is not due."""
+    now = datetime.now(UTC)
+    is_late = pushes.c.due_at < now - PROMISED
+    counts = select(pushes.c.channel, func.count()).where(is_late).group_by(pushes.c.channel)
+    for channel, count in ledger.execute(counts.order_by(pushes.c.channel)).all():
+        first = select(pushes.c.id, pushes.c.due_at).where(is_late, pushes.c.channel == channel)
+        for oldest, due_at in ledger.execute(first.order_by(pushes.c.due_at, pushes.c.id).limit(1)):
+            yield Unsent(channel, count, oldest, now - due_at)
 
 
 class _Look:
@@ -85,12 +138,14 @@ class _Look:
         self._outbox = outbox
         self._batches = JobWatch(connection, grace=grace)
         self._jobs = JobWatch(connection, grace=grace)
+        self._missing: list[str] | None = None
 
     def __call__(self) -> dict[Adrift, bool]:
         """Tell what may be adrift, and of each whether it shows signs of life."""
         found: dict[Adrift, bool] = {}
         try:
             found |= self._inbox()
+            found |= dict.fromkeys((Adrift(Trouble.LOST, name) for name in self._lost()), False)
             with reading(self._engine) as ledger:
                 found |= self._runs(ledger)
                 found |= dict.fromkeys((Adrift(Trouble.DUE, name) for name in _overdue(ledger)), False)
@@ -111,19 +166,45 @@ class _Look:
                 found[Adrift(Trouble.WAITING, f"{name} since {oldest_at.isoformat()}")] = False
         return found
 
+    def _lost(self) -> list[str]:
+        """Go through all that the inbox knows once; what has gone from it can only turn up in the ledger after that."""
+        if self._outbox is None:
+            return []
+        if self._missing is None:
+            self._missing = list(islice(_nowhere(self._engine, self._outbox), MOST))
+        else:
+            self._missing = _unknown(self._engine, self._missing)
+        return self._missing
+
     def _runs(self, ledger: Connection) -> dict[Adrift, bool]:
         open_runs = [*schedule.offered(ledger), *schedule.running(ledger)]
         return _unsure(self._jobs.look({run.job_id: run.queue for run in open_runs if run.job_id}), Trouble.RUN)
 
     def _orphans(self, ledger: Connection, outbox: Outbox) -> Iterator[Adrift]:
-        query = select(deliveries.c.id).where(
-            deliveries.c.state == DeliveryState.RUNNING,
-            deliveries.c.inbox == outbox.inbox_id,
-            not_(exists().where(runs.c.delivery_id == deliveries.c.id)),
-        )
+        query = select(deliveries.c.id).where(deliveries.c.inbox == outbox.inbox_id, *_AT_WORK_WITHOUT_RUNS)
         for delivery_id in ledger.scalars(query.order_by(deliveries.c.received_at).limit(MOST)):
             if not outbox.unsettled(delivery_id, limit=1):
                 yield Adrift(Trouble.ORPHAN, delivery_id)
+
+
+_AT_WORK_WITHOUT_RUNS = (
+    deliveries.c.state == DeliveryState.RUNNING,
+    not_(exists().where(runs.c.delivery_id == deliveries.c.id)),
+)
+
+
+def _nowhere(engine: Engine, outbox: Outbox) -> Iterator[str]:
+    after = ""
+    while ids := outbox.settled(after=after):
+        yield from _unknown(engine, ids)
+        after = ids[-1]
+
+
+def _unknown(engine: Engine, ids: Sequence[str]) -> list[str]:
+    # In a transaction that begins after the inbox was read: what was settled until then is in the ledger.
+    with reading(engine) as ledger:
+        known = set(ledger.scalars(select(deliveries.c.id).where(among(deliveries.c.id, ids))))
+    return [delivery_id for delivery_id in ids if delivery_id not in known]
 
 
 def _unsure(standings: dict[str, Standing], trouble: Trouble) -> dict[Adrift, bool]:

@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from functools import reduce
 
@@ -161,7 +162,9 @@ def _found_by_the_command(stage: Stage) -> list[str]:
             database_url=stage.database_url,
             handler_modules="tests.faults.effects",
         )
-        found |= {each.sentence for each in examine_deeply(settings) if each.standing is not Standing.OK}
+        found |= {
+            each.sentence for each in examine_deeply(settings, rollout=timedelta()) if each.standing is not Standing.OK
+        }
     return sorted(found)
 
 

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert, update
 
-from ingest.batch import batch_key, lease_key
+from ingest.batch import Delivery, batch_key, lease_key, settled_key
 from ingest.broker import queue
 from ingest.envelope import Envelope, Kind
 from ingest.inboxfile import FILE_NAME
@@ -18,12 +19,15 @@ from ingest.offer import Offers
 from ingest.outbox import Outbox
 from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.settings import load_settings
-from workers.adrift import Adrift, Trouble, adrift
+from workers import adrift as room
+from workers.adrift import AT_WORK_FOR, PROMISED, Adrift, Trouble, adrift, foreign, unsent
 from workers.ledger import deliveries, runs
-from workers.ledger.engine import open_ledger
+from workers.ledger.engine import open_ledger, reading
 from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.runs import NewRun
 from workers.ledger.schema import metadata
+from workers.ledger.tables import deliveries as deliveries_table
+from workers.ledger.tables import pushes
 
 BODY = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "S1", "timestamp": "2026-05-04T10:00:00Z"}}'
 LONG_AGO = datetime(2026, 5, 4, tzinfo=UTC)
@@ -104,17 +108,137 @@ def test_runs_are_adrift_when_due_without_a_job_or_when_nobody_has_their_job(
     assert find() == [Adrift(Trouble.DUE, "d1 warn attempt 2"), Adrift(Trouble.RUN, "job-1")]
 
 
+def store(engine: Engine, like: Delivery, *names_and_inboxes: tuple[str, str]) -> None:
+    """Store deliveries that are at work."""
+    fields = {field: getattr(like, field) for field in like.__slots__}
+    rows = [Delivery(**fields | {"id": name, "inbox": inbox}) for name, inbox in names_and_inboxes]
+    with engine.begin() as ledger:
+        deliveries.store(ledger, rows, {row.id: (DeliveryState.RUNNING, None) for row in rows})
+
+
 def test_a_delivery_at_work_of_which_the_inbox_knows_nothing_is_adrift(
     find: Find, engine: Engine, outbox: Outbox, valkey: redis.Redis
 ) -> None:
     offer(outbox, valkey)
     (mine,) = outbox.unsettled()
-    with engine.begin() as ledger:
-        for name, inbox in ((mine.delivery.id, outbox.inbox_id), ("lost", outbox.inbox_id), ("theirs", "another")):
-            parts = {"id": name, "inbox": inbox}
-            row = type(mine.delivery)(
-                **{field: getattr(mine.delivery, field) for field in mine.delivery.__slots__} | parts
-            )
-            deliveries.store(ledger, [row], {name: (DeliveryState.RUNNING, None)})
+    names = ((mine.delivery.id, outbox.inbox_id), ("lost", outbox.inbox_id), ("theirs", "another"))
+    store(engine, mine.delivery, *names)
     found = find(patience=timedelta(milliseconds=10), sleep=lambda _seconds: None)
     assert found == [Adrift(Trouble.ORPHAN, "lost")]
+
+
+def test_what_was_acknowledged_and_is_nowhere_is_lost(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
+    (mine,) = outbox.unsettled()
+    batch_id = offer(outbox, valkey)
+    valkey.rpush(settled_key(outbox.inbox_id), batch_id)
+    Offers(outbox, valkey, load_settings()).look()
+    assert find() == [Adrift(Trouble.LOST, mine.delivery.id)]
+
+
+def test_what_is_lost_stays_so_when_it_comes_again(
+    find: Find, outbox: Outbox, valkey: redis.Redis, tmp_path: Path
+) -> None:
+    (mine,) = outbox.unsettled()
+    outbox.settle([offer(outbox, valkey)])
+    with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
+        keep_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
+    assert outbox.waiting_count() == 1
+    assert Adrift(Trouble.LOST, mine.delivery.id) in find(patience=timedelta(milliseconds=10))
+
+
+def test_what_the_ledger_has_is_not_lost_even_if_it_is_seen_there_only_later(
+    find: Find, engine: Engine, outbox: Outbox, valkey: redis.Redis
+) -> None:
+    (mine,) = outbox.unsettled()
+    outbox.settle([offer(outbox, valkey)])
+
+    def settle(_seconds: float) -> None:
+        store(engine, mine.delivery, (mine.delivery.id, outbox.inbox_id))
+        run(engine, Outcome.DONE, delivery_id=mine.delivery.id, finished_at=LONG_AGO)
+
+    assert find(sleep=settle, patience=timedelta(minutes=5)) == []
+    assert find(patience=timedelta(minutes=5)) == []
+
+
+def test_what_leaves_the_inbox_for_the_ledger_between_two_questions_is_no_suspect(
+    find: Find, engine: Engine, outbox: Outbox, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine,) = outbox.unsettled()
+    batch_id = offer(outbox, valkey)
+    ask = outbox.settled
+
+    def settle_then_ask(**parts: Any) -> list[str]:
+        store(engine, mine.delivery, (mine.delivery.id, "another"))
+        outbox.settle([batch_id])
+        return ask(**parts)
+
+    monkeypatch.setattr(outbox, "settled", settle_then_ask)
+    assert find(sleep=lambda _seconds: pytest.fail("there was a suspect"), patience=timedelta(minutes=5)) == []
+
+
+def test_the_memory_of_an_inbox_is_gone_through_in_parts_and_to_its_end(
+    find: Find, engine: Engine, outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine,) = outbox.unsettled()
+    names = [f"{number:032d}" for number in range(20)]
+    with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
+        file.executemany("INSERT INTO seen (id, first_at) VALUES (?, 0)", [(name,) for name in names])
+    store(engine, mine.delivery, *((name, "another") for name in names if name not in names[::6]))
+    ask = outbox.settled
+    monkeypatch.setattr(outbox, "settled", lambda *, after: ask(after=after, limit=3))
+
+    def lost() -> list[str]:
+        found = find(patience=timedelta(milliseconds=10), sleep=lambda _seconds: None)
+        return [each.name for each in found if each.trouble is Trouble.LOST]
+
+    assert lost() == names[::6]
+    monkeypatch.setattr(room, "MOST", 2)
+    assert lost() == names[:7:6]
+
+
+def test_a_long_first_look_does_not_spare_the_second(
+    find: Find, outbox: Outbox, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "settled", lambda **_parts: time.sleep(0.1) or [])
+    assert find(patience=timedelta(milliseconds=50), sleep=lambda _seconds: offer(outbox, valkey)) == []
+
+
+def test_what_other_inboxes_left_at_work_is_told_after_an_hour(
+    engine: Engine, outbox: Outbox, valkey: redis.Redis
+) -> None:
+    (mine,) = outbox.unsettled()
+    names = [("theirs", "another"), ("fresh", "another"), ("has run", "another"), ("third", "a third")]
+    store(engine, mine.delivery, *names, ("mine", outbox.inbox_id))
+    run(engine, Outcome.RUNNING, delivery_id="has run", attempts=1, job_id="job-1", started_at=LONG_AGO)
+    old = update(deliveries_table).where(deliveries_table.c.id != "fresh")
+    with engine.begin() as ledger:
+        assert foreign(ledger, outbox) is None
+        ledger.execute(old.values(stored_at=datetime.now(UTC) - 2 * AT_WORK_FOR))
+    with reading(engine) as ledger:
+        found, everybodys = foreign(ledger, outbox), foreign(ledger, None)
+    assert found is not None
+    assert (found.count, found.examples, found.inboxes) == (2, ("theirs", "third"), ("a third", "another"))
+    assert everybodys is not None
+    assert everybodys.count == 3
+
+
+def test_pushes_that_nobody_takes_are_told_by_channel(engine: Engine) -> None:
+    now = datetime.now(UTC)
+    row = {
+        "delivery_id": "d1", "handler": "warn", "user_id": "driver", "state": "waiting", "title": "", "body": "",
+        "payload": {}, "collapse_key": "", "created_at": LONG_AGO, "attempts": 0,
+    }  # fmt: skip
+    due = {
+        "late": ("fcm", now - 3 * PROMISED),
+        "later": ("fcm", now - 6 * PROMISED),
+        "new": ("fcm", now),
+        "claimed": ("log", now + PROMISED),
+    }
+    with engine.begin() as ledger:
+        ledger.execute(
+            insert(pushes),
+            [{**row, "id": name, "channel": channel, "due_at": due_at} for name, (channel, due_at) in due.items()],
+        )
+        (found,) = unsent(ledger)
+    assert (found.channel, found.count, found.oldest) == ("fcm", 2, "later")
+    assert found.due_for >= 6 * PROMISED

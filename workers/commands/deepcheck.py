@@ -1,38 +1,47 @@
 """Finds out whether the ledger, the inbox and Redis agree with each other: nothing lost, nothing stuck."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 from redis.exceptions import RedisError
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from handlers.kit.subscribe import Subscription
 from ingest.broker import connect
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
+from ingest.outbox import Outbox
 from ingest.settings import Settings
-from workers.adrift import PROMISED, adrift
+from workers.adrift import AT_WORK_FOR, MOST, PROMISED, Trouble, adrift, foreign, unsent
 from workers.commands.checkup import Finding, Standing
 from workers.commands.failures import Failure, sentence
+from workers.commands.output import span
 from workers.commands.stores import inbox_of, ledger_of
-from workers.ledger.contradictions import EXAMPLES, Contradiction, contradictions, passed_over
+from workers.ledger.contradictions import EXAMPLES, ROLLOUT, Contradiction, contradictions, passed_over
 from workers.ledger.engine import reading
 from workers.loader import PluginError, load_plugins
 
 
-def examine_deeply(settings: Settings) -> Iterator[Finding]:
-    """Look for what must never be. Takes a while on a large ledger, and up to ten seconds while work is under way."""
+def examine_deeply(settings: Settings, *, rollout: timedelta = ROLLOUT) -> Iterator[Finding]:
+    """Look for what must never be. Takes a while on a large ledger, and up to ten seconds while work is under way.
+
+    Not every worker need know a handler until `rollout` after its first run.
+    """
     try:
-        yield from _ledger(settings)
-        yield from _ways(settings)
+        with ledger_of(settings) as engine, inbox_of(settings) as outbox:
+            yield from _ledger(settings, engine, rollout)
+            yield from _left(engine, outbox)
+            yield from _ways(settings, engine, outbox)
     except (DBAPIError, Failure) as error:
         yield Finding("ledger", Standing.FAIL, f"{sentence(error)} So it cannot be looked into.")
 
 
-def _ledger(settings: Settings) -> Iterator[Finding]:
-    with ledger_of(settings) as engine, reading(engine) as ledger:
+def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[Finding]:
+    with reading(engine) as ledger:
         broken = list(contradictions(ledger))
         for each in broken:
-            yield Finding("ledger", Standing.FAIL, f"Broken: {each.rule}. {_those(each)}")
+            yield Finding("ledger", Standing.FAIL, f"Broken: {each.rule}. {_not_so(each)}")
         if not broken:
             yield Finding("ledger", Standing.OK, "It contradicts itself nowhere.")
         try:
@@ -40,35 +49,62 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
         except PluginError as error:
             yield Finding("plugins", Standing.FAIL, str(error))
             return
-        for each in passed_over(ledger, wanted):
+        for each in passed_over(ledger, wanted, rollout=rollout):
             # Only a person knows whether the handler was switched off then.
-            told = f"{each.rule}: it was not loaded then, or they were lost. {_those(each)} `webhooks replay` makes up."
+            told = (
+                f"{each.rule}: it was not loaded then, or they were lost. {_not_so(each)} `webhooks replay` makes up."
+            )
             yield Finding("handlers", Standing.WARN, told)
 
 
-def _ways(settings: Settings) -> Iterator[Finding]:
+def _left(engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
+    with reading(engine) as ledger:
+        theirs, late = foreign(ledger, outbox), list(unsent(ledger))
+    if theirs is not None:
+        # Only a person knows whether those nodes are away for a while, or their inboxes for good.
+        told = f"For more than {span(AT_WORK_FOR)} at work by other inboxes ({', '.join(theirs.inboxes)})"
+        replayed = "If these are no more, `webhooks replay` makes up."
+        yield Finding("ways", Standing.WARN, f"{told}: {_some(theirs.examples, theirs.count)}. {replayed}")
+    for each in late:
+        told = f"{each.count} on {each.channel} have been due for up to {span(each.due_for)}, first {each.oldest}"
+        yield Finding("pushes", Standing.WARN, f"{told}: is `clock` running, and does the channel answer?")
+
+
+def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
     try:
-        with (
-            connect(settings.require_redis()) as connection,
-            ledger_of(settings) as engine,
-            inbox_of(settings) as outbox,
-        ):
+        with connect(settings.require_redis()) as connection:
             connection.ping()
             found = adrift(engine, connection, outbox)
     except (QueueUnavailable, RedisError, SettingsError) as error:
         yield Finding("ways", Standing.FAIL, f"{sentence(error)} So nobody knows what is queued.")
         return
+    lost = [each.name for each in found if each.trouble is Trouble.LOST]
+    if lost:
+        yield Finding("inbox", Standing.FAIL, _told_of_lost(lost))
     for each in found:
-        yield Finding("ways", Standing.FAIL, f"For {PROMISED.seconds} s {each.trouble}: {each.name}.")
+        if each.trouble is not Trouble.LOST:
+            yield Finding("ways", Standing.FAIL, f"For {PROMISED.seconds} s {each.trouble}: {each.name}.")
     if not found:
         where = "" if outbox is not None else " (There is no inbox in DATA_DIR.)"
         yield Finding("ways", Standing.OK, f"What is not settled is queued, worked on or scheduled.{where}")
+
+
+def _told_of_lost(ids: Sequence[str]) -> str:
+    number = f"{len(ids)} or more" if len(ids) == MOST else str(len(ids))
+    return (
+        f"Known to the inbox, and neither there nor in the ledger, {number}: {_some(ids, len(ids))}."
+        " Was an older database restored, or does somebody else write to Redis?"
+    )
 
 
 def _taken(subscription: Subscription) -> list[str]:
     return [name for name, event in WIRE_NAMES.items() if issubclass(event, subscription.events)]
 
 
-def _those(broken: Contradiction) -> str:
-    more = f" and {broken.count - EXAMPLES} more" if broken.count > EXAMPLES else ""
-    return f"Not so: {', '.join(broken.examples)}{more}."
+def _not_so(broken: Contradiction) -> str:
+    return f"Not so: {_some(broken.examples, broken.count)}."
+
+
+def _some(ids: Sequence[str], count: int) -> str:
+    more = f" and {count - EXAMPLES} more" if count > EXAMPLES else ""
+    return f"{', '.join(ids[:EXAMPLES])}{more}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, not_, or_, select
 
-from workers.ledger.outcomes import ENDED_STATES, OPEN_OUTCOMES, DeliveryState, Outcome, PushState
+from workers.ledger.outcomes import ENDED_STATES, OPEN_OUTCOMES, WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import deliveries, pushes, runs
 
 EXAMPLES = 3
@@ -32,23 +32,25 @@ def contradictions(conn: Connection) -> Iterator[Contradiction]:
         yield from _broken(conn, rule, query)
 
 
-def passed_over(conn: Connection, wanted: Mapping[str, Sequence[str]]) -> Iterator[Contradiction]:
+def passed_over(
+    conn: Connection, wanted: Mapping[str, Sequence[str]], *, rollout: timedelta = ROLLOUT
+) -> Iterator[Contradiction]:
     """Find settled deliveries of which a handler has no outcome, although it had run before they came.
 
     `wanted` gives the events that each handler takes. One that was not loaded for a while leaves such a gap, too.
+    What was stored until `rollout` after its first run is left out.
     """
     for handler, events in wanted.items():
         began_at = conn.scalar(select(func.min(runs.c.started_at)).where(runs.c.handler == handler))
         if began_at is None:
             continue
-        its_own = exists().where(
-            runs.c.delivery_id == deliveries.c.id, or_(runs.c.handler == handler, runs.c.outcome == Outcome.DEAD)
-        )
+        is_buried = and_(runs.c.handler == WHOLE_DELIVERY, runs.c.outcome == Outcome.DEAD)
+        its_own = _has_run(or_(runs.c.handler == handler, is_buried))
         query = select(deliveries.c.id).where(
             deliveries.c.event.in_(list(events)),
             deliveries.c.settled_at.is_not(None),
             deliveries.c.state != DeliveryState.UNREADABLE,
-            deliveries.c.stored_at > began_at + ROLLOUT,
+            deliveries.c.stored_at > began_at + rollout,
             not_(its_own),
         )
         yield from _broken(conn, f"{handler} takes these settled deliveries, and has no outcome for them", query)

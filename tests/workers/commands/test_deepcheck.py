@@ -1,11 +1,14 @@
-from datetime import timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
+from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.settings import load_settings
 from workers.commands import deepcheck
 from workers.ledger.outcomes import Outcome
-from workers.ledger.tables import deliveries, runs
+from workers.ledger.tables import deliveries, pushes, runs
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +64,61 @@ def test_a_settled_delivery_that_a_handler_missed_is_a_warning(node, event, valk
     found = findings(node.rows("check", "--deep", REDIS_URL=valkey_url))
 
     assert missed in found["handlers", "warn"]
+
+
+def test_what_is_lost_is_counted_and_the_first_are_named(any_node, valkey_url):
+    lost = [f"{number:032d}" for number in range(5)]
+    with closing(open_inbox_file(any_node.folder / FILE_NAME)) as file:
+        file.executemany("INSERT INTO seen (id, first_at) VALUES (?, 0)", [(name,) for name in lost])
+
+    found = findings(any_node.rows("check", "--deep", code=1, REDIS_URL=valkey_url))
+
+    assert f"neither there nor in the ledger, 5: {', '.join(lost[:3])} and 2 more." in found["inbox", "fail"]
+    assert ("ways", "ok") not in found
+
+
+def test_what_other_inboxes_left_at_work_is_a_warning(any_node, event, valkey_url, noon):
+    left = any_node.settle(event("SESSION_STARTED"))
+    with any_node.engine.begin() as ledger:
+        ledger.execute(update(deliveries).values(stored_at=noon, state="running", settled_at=None))
+
+    found = findings(any_node.rows("check", "--deep", REDIS_URL=valkey_url))
+
+    assert found["ways", "warn"].startswith(f"For more than 60 min at work by other inboxes (an-inbox): {left}.")
+
+
+def test_pushes_that_nobody_sends_are_a_warning(any_node, event, valkey_url):
+    delivery_id = any_node.settle(event("SESSION_STARTED"), ("note", Outcome.DONE))
+    due_at = datetime.now(UTC) - timedelta(hours=3)
+    row = {
+        "id": "p1", "delivery_id": delivery_id, "handler": "note", "user_id": "driver", "channel": "fcm",
+        "state": "waiting", "title": "", "body": "", "payload": {}, "collapse_key": "", "created_at": due_at,
+        "due_at": due_at, "attempts": 0,
+    }  # fmt: skip
+    with any_node.engine.begin() as ledger:
+        ledger.execute(insert(pushes).values(row))
+
+    found = findings(any_node.rows("check", "--deep", REDIS_URL=valkey_url))
+
+    assert found["pushes", "warn"].startswith("1 on fcm have been due for up to 3 h, first p1: is `clock` running")
+
+
+def test_a_test_may_ask_for_gaps_from_the_first_run_on(node, event, valkey_url, noon):
+    node.settle(
+        event("SESSION_FEE_INCURRING", "A"), ("warn_the_driver", Outcome.DONE), ("session_record", Outcome.DONE)
+    )
+    missed = node.settle(event("SESSION_FEE_INCURRING", "B"), ("session_record", Outcome.DONE))
+    with node.engine.begin() as ledger:
+        ledger.execute(update(runs).values(started_at=noon))
+        ledger.execute(update(deliveries).values(stored_at=noon + timedelta(seconds=1)))
+    settings = load_settings(data_dir=node.folder, database_url=node.environment["DATABASE_URL"], redis_url=valkey_url)
+
+    def gaps(**parts):
+        return [one.sentence for one in deepcheck.examine_deeply(settings, **parts) if one.subject == "handlers"]
+
+    assert gaps() == []
+    (told,) = gaps(rollout=timedelta())
+    assert missed in told
 
 
 def test_without_redis_or_a_ledger_there_is_a_sentence_for_it(node):

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from workers.ledger.contradictions import ROLLOUT, contradictions, passed_over
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.tables import deliveries, pushes, runs
 
 
@@ -96,3 +96,26 @@ def test_a_settled_delivery_that_a_handler_passed_over_is_found_once_the_handler
     with ledger.engine.connect() as conn:
         (found_out,) = passed_over(conn, wanted)
     assert (found_out.count, found_out.examples) == (1, ("passed",))
+
+
+def test_another_handlers_death_hides_no_gap_and_the_burial_of_a_delivery_is_none(ledger: Any, noon: Any) -> None:
+    for name, handler in (("began", "new"), ("masked", "other"), ("buried", WHOLE_DELIVERY)):
+        ledger.store(ledger.delivery(name))
+        outcome = Outcome.DONE if name == "began" else Outcome.DEAD
+        ledger.run(name, handler, outcome, started_at=noon, finished_at=noon)
+    change(ledger, update(deliveries).values(stored_at=noon + 2 * ROLLOUT))
+    with ledger.engine.connect() as conn:
+        (found_out,) = passed_over(conn, {"new": ["SESSION_STARTED"]})
+    assert (found_out.count, found_out.examples) == (1, ("masked",))
+
+
+def test_how_long_a_new_handler_may_be_unknown_can_be_said(ledger: Any, noon: Any) -> None:
+    ledger.store(ledger.delivery("began"), ledger.delivery("passed"))
+    ledger.run("began", "new", Outcome.DONE, started_at=noon, finished_at=noon)
+    ledger.run("passed", "other", Outcome.DONE, started_at=noon, finished_at=noon)
+    change(ledger, update(deliveries).values(stored_at=noon + ROLLOUT / 2))
+    wanted = {"new": ["SESSION_STARTED"]}
+    with ledger.engine.connect() as conn:
+        assert list(passed_over(conn, wanted)) == []
+        (found_out,) = passed_over(conn, wanted, rollout=timedelta())
+    assert found_out.examples == ("passed",)
