@@ -40,7 +40,7 @@ def occupy(path: Path) -> int:
         while not _check_alone(path, lock) and is_suspect(path) and time.monotonic() < until:
             time.sleep(LOOK_EVERY)
         fcntl.flock(lock, fcntl.LOCK_SH)
-    except OSError:
+    except BaseException:
         os.close(lock)
         raise
     return lock
@@ -68,6 +68,7 @@ def _check_alone(path: Path, lock: int) -> bool:
     except BlockingIOError:
         return False
     _check(path)
+    _salvage(path)
     _mark_of(path).unlink(missing_ok=True)
     return True
 
@@ -97,17 +98,28 @@ def _check(path: Path) -> None:
 
 def _set_aside(path: Path, finding: str, *, beside: Path | None = None) -> None:
     aside = beside or path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
-    # Said first: who is killed in the middle of it has told of it.
+    # Said and noted first: who is killed in the middle of it has told of it, and the next one goes on.
     log.error("inbox.set_aside", file=aside.name, reason=finding)
+    _mark_of(path).write_text(aside.name)
     # Together they are one database, of which `.recover` may still read much. The file goes first: without it, the next
     # who comes knows what the log is.
     for ending in ENDINGS:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{ending}").rename(f"{aside}{ending}")
+
+
+def _salvage(path: Path) -> None:
+    """Keep what can be read of the file that was set aside, if one was."""
     try:
-        log.warning("inbox.salvaged", file=aside.name, deliveries=salvage(aside, path))
+        name = _mark_of(path).read_text()
+    except FileNotFoundError:
+        return
+    if not name:
+        return
+    try:
+        log.warning("inbox.salvaged", file=name, deliveries=salvage(path.with_name(name), path))
     except (sqlite3.Error, OSError) as error:  # of the new file: service is to go on all the same
-        log.error("inbox.not_salvaged", file=aside.name, error=type(error).__name__)  # noqa: TRY400 - it says it all
+        log.error("inbox.not_salvaged", file=name, error=type(error).__name__)  # noqa: TRY400 - it says it all
 
 
 def _left_without_log(path: Path) -> Path | None:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from ingest import damage
 from ingest.damage import occupy
+from ingest.envelope import Kind, delivery_id
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 
 
@@ -241,3 +242,34 @@ def test_who_does_not_leave_a_suspect_file_is_not_waited_for_for_ever(path, occu
     damage.make_suspect(path)
     occupied()
     assert damage.is_suspect(path)
+
+
+def test_what_a_start_that_was_killed_has_not_salvaged_the_next_one_does(path, occupied, monkeypatch):
+    fill(path)
+    with contextlib.closing(open_inbox_file(path)) as file:
+        body, id_ = b"{}", delivery_id(Kind.EVENTS, b"{}")
+        file.execute(
+            "INSERT INTO deliveries (id, kind, queue, received_at, signed_with, headers, body)"
+            " VALUES (?, 'events', 'other', 0, 'current', '{}', ?)",
+            (id_, body),
+        )
+        (page,) = file.execute("SELECT rootpage FROM sqlite_master WHERE name = 'deliveries_offered'").fetchone()
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"spoilt" * 100)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_files):
+        raise Killed
+
+    with monkeypatch.context() as killing:
+        killing.setattr(damage, "salvage", die)
+        with pytest.raises(Killed):
+            occupied()
+    occupied()
+    with contextlib.closing(open_inbox_file(path)) as file:
+        assert file.execute("SELECT id, body FROM deliveries").fetchall() == [(id_, body)]
+    assert not damage.is_suspect(path)
