@@ -6,12 +6,20 @@ import tomllib
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from ingest.settings import Settings, load_settings
 from workers.cli import COMMANDS
 
 STORES = {"valkey", "postgres"}
 CONTAINER_PORT = 8000
+MENDED_IN = (
+    ("h11", "0.16", "CVE-2025-43859"),
+    ("jinja2", "3.1.6", "CVE-2025-27516"),
+    ("starlette", "0.49.1", "CVE-2025-62727"),
+    ("werkzeug", "3.1.4", "CVE-2025-66221"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +143,11 @@ def test_nothing_of_ours_runs_with_more_rights_than_it_needs(root, services):
     for name in set(services) - STORES:
         assert services[name]["read_only"] is True
         assert services[name]["cap_drop"] == ["ALL"]
-    users = re.findall(r"^USER (\S+)$", (root / "Dockerfile").read_text(), re.MULTILINE)
-    assert users
-    assert users[-1] != "root"
+        assert services[name]["security_opt"] == ["no-new-privileges:true"]
+        assert not {"user", "privileged", "cap_add", "group_add"} & set(services[name])
+    stage = re.split(r"^FROM ", (root / "Dockerfile").read_text(), flags=re.MULTILINE)[-1]
+    user = re.findall(r"^USER (\S+)$", stage, re.MULTILINE | re.IGNORECASE)[-1]
+    assert re.search(rf"^RUN useradd --uid [1-9]\d+ .*\b{re.escape(user)} \\$", stage, re.MULTILINE)
 
 
 def test_volumes_are_all_declared(root, services):
@@ -175,8 +185,18 @@ def test_env_example_lists_every_setting_with_its_default(root):
 
 
 def test_ci_runs_what_the_readme_tells_people_to_run(root):
-    script = (root / ".ci" / "run").read_text()
+    lines = (root / ".ci" / "run").read_text().splitlines()
+    script = "\n".join(line for line in lines if not line.startswith("#"))
     steps = ["python3 -m venv .venv", "pip install", "-e '.[test]'", "ruff check", "ruff format --check", "mypy"]
-    positions = [script.index(step) for step in [*steps, "lint-imports", ".venv/bin/pytest"]]
+    steps += ["lint-imports", ".venv/bin/bandit", ".venv/bin/pip-audit", ".venv/bin/pytest"]
+    positions = [script.index(step) for step in steps]
     assert positions == sorted(positions)
     assert (root / ".ci" / "run").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(("package", "version", "advisory"), MENDED_IN)
+def test_no_version_with_a_hole_that_we_know_of_may_be_installed(root, package, version, advisory):
+    declared = map(Requirement, tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"])
+    bounds = [bound for each in declared if each.name == package for bound in each.specifier]
+    lowest = [Version(bound.version) for bound in bounds if bound.operator in {">=", "~=", "=="}]
+    assert max(lowest, default=Version("0")) >= Version(version), advisory
