@@ -31,6 +31,9 @@ from workers.push.channels import open_channels
 from workers.telling import muted_kinds
 
 OLDEST_REDIS = (6, 2)
+#: Since these SQLite does not lose what one connection commits just while another one copies its log: since the last of
+#: them in all versions, since the others in theirs. https://sqlite.org/wal.html#walresetbug
+WHOLE_LOGS = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 LITTLE_ROOM = 256 * 1024 * 1024
 SHORT_KEY = 16
 
@@ -105,6 +108,12 @@ def inbox(settings: Settings) -> Iterator[Finding]:
         yield _warn("inbox", f"Only {free // 1_000_000} MB are free in {folder}.")
     else:
         yield _ok("inbox", f"{folder} can be written; {free // 1_000_000_000} GB are free.")
+    if not _keeps_its_log_whole(sqlite3.sqlite_version_info):
+        yield _warn(
+            "inbox",
+            f"SQLite {sqlite3.sqlite_version} may, very rarely, lose what was committed; 3.51.3 does not."
+            " Take a newer one, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
+        )
 
 
 def queues(settings: Settings) -> Iterator[Finding]:
@@ -210,6 +219,11 @@ def _clock(subject: str, theirs: datetime, skew: timedelta) -> Finding:
     difference = abs(theirs - datetime.now(UTC))
     standing = Standing.WARN if difference > skew else Standing.OK
     return Finding("clocks", standing, f"The clock of {subject} and ours differ by {span(difference)}.")
+
+
+def _keeps_its_log_whole(version: tuple[int, ...]) -> bool:
+    *series, newest = WHOLE_LOGS
+    return version >= newest or any(version[:2] == mended[:2] and version >= mended for mended in series)
 
 
 def _first_existing(folder: Path) -> Path:

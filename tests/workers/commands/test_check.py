@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ingest.settings import load_settings
+from workers.commands import checkup
 from workers.commands.policycheck import examine_policies
 from workers.ledger import drive_readings
 from workers.ledger.facts import KEYS
@@ -53,13 +54,35 @@ def test_proxies_whose_word_nobody_asks_for_are_said(node, valkey_url, sources, 
     assert said == ["warn"] * is_said
 
 
+@pytest.mark.parametrize(
+    ("version", "is_said"),
+    [
+        ((3, 40, 1), True),
+        ((3, 44, 6), False),
+        ((3, 45, 0), True),
+        ((3, 50, 6), True),
+        ((3, 50, 7), False),
+        ((3, 51, 2), True),
+        ((3, 51, 3), False),
+        ((3, 53, 0), False),
+    ],
+)
+def test_an_sqlite_that_may_lose_commits_is_said(node, valkey_url, monkeypatch, version, is_said):
+    monkeypatch.setattr(checkup.sqlite3, "sqlite_version_info", version)
+
+    rows = node.rows("check", REDIS_URL=valkey_url)
+
+    said = [row["standing"] for row in rows if "walresetbug" in row.get("sentence", "")]
+    assert said == ["warn"] * is_said
+
+
 def test_a_check_changes_nothing(node, valkey_url, tmp_path):
     away = tmp_path / "not" / "there"
     environment = {"DATA_DIR": str(away), "DATABASE_URL": "", "REDIS_URL": valkey_url}
 
     found = standings(node.rows("check", code=1, **environment))
 
-    assert found["inbox"] == ["ok"]
+    assert found["inbox"][0] == "ok"
     assert found["database"] == ["fail"]
     assert not away.parent.exists()
 
