@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ingest.batch import Batch, batch_key
+from ingest.broker import queue
 from ingest.gaps import KEY as GAPS
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from tests.faults.crowd import KEY, Crowd, event, request
@@ -90,6 +92,12 @@ def gaps(folder):
         return [tuple(row) for row in file.execute("SELECT closed_at, opened_at FROM gaps")]
 
 
+def status(port, body):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(request(body))
+        return int(connection.recv(100).split()[1])
+
+
 def go_on_for(crowd, count):
     """Let so many more answers come."""
     wanted = len(crowd.kept) + count
@@ -134,6 +142,39 @@ def test_workers_are_replaced_under_load_and_nobody_notices(tmp_path, started):
     assert gaps(tmp_path) == []
     assert len(serve.lines("worker.started")) == 2 * 3
     assert serve.lines("worker.died") == []
+
+
+def test_new_processes_go_by_new_settings(tmp_path, started):
+    port = free_port()
+    (tmp_path / ".env").write_text("MAX_BODY_BYTES=1000\n")
+    serve = started(tmp_path, "--workers", "2", port=port)
+    wait_until(lambda: answers(port), "the door answers")
+    long = b"x" * 500
+    assert status(port, long) == 200
+    (tmp_path / ".env").write_text("MAX_BODY_BYTES=100\n")
+    serve.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: serve.lines("door.reloaded"), "it has reloaded")
+    assert {status(port, long) for _ in range(10)} == {413}
+
+
+def test_what_a_restart_under_load_leaves_behind_is_on_its_queue(tmp_path, started, listening, valkey, valkey_url):
+    """Nobody works, so Redis has what was offered: all but what came last is there when the process has ended."""
+    (tmp_path / ".env").write_text(f"REDIS_URL={valkey_url}\nHOLD_BACK=1 m\n")
+    serve = started(tmp_path, listening=listening)
+    with Crowd(listening.getsockname()[1]) as crowd:
+        go_on_for(crowd, 300)
+        code, seconds = serve.end()
+        with contextlib.closing(open_inbox_file(tmp_path / "var" / FILE_NAME)) as file:
+            (waiting,) = file.execute("SELECT count(*) FROM deliveries WHERE batch IS NULL").fetchone()
+        serve = started(tmp_path, listening=listening)
+        go_on_for(crowd, 50)
+    serve.end()
+
+    assert (code, seconds < ENDS_WITHIN) == (0, True)
+    assert crowd.failures == []
+    assert waiting == 0
+    offered = [Batch.from_json(valkey.get(batch_key(job_id))) for job_id in queue("sessions", valkey).job_ids]
+    assert {delivery.id for batch in offered for delivery in batch.deliveries} == crowd.kept
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_socket_stays_open(tmp_path, started):
