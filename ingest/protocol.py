@@ -1,13 +1,14 @@
-"""uvicorn's HTTP protocol, with an answer sent in one piece and bounds to the head of a request."""
+"""uvicorn's HTTP protocol, with bounds to the head of a request, and no other protocol behind it."""
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ingest.answers import CLOSE, JSON, error_body
+from ingest.onepiece import OnePiece
 
 # In bytes; Plugsurfing's has some hundred.
 LONGEST_HEAD = 65_536
@@ -17,51 +18,8 @@ NO_REQUEST_YET = object()
 INVALID = "Invalid HTTP request received."
 
 
-class OnePiece(asyncio.Transport):
-    """A transport that holds the head of an answer back until its body comes, at most for one turn of the loop.
-
-    uvicorn writes them one after the other and uvloop sends what is written at once: two system calls and two packets,
-    for which the sender wakes up twice.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__()
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._held = b""
-        self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
-        self.is_closing = transport.is_closing  # type: ignore[method-assign]
-        self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
-        self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
-
-    def write(self, data: Any) -> None:
-        """Send both pieces with the second, or the first alone if no other follows in this turn."""
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held + data)
-        else:
-            self._held = data
-            self._loop.call_soon(self._flush)
-
-    def close(self) -> None:
-        """Send what is held, and close."""
-        self._flush()
-        self._transport.close()
-
-    def write_eof(self) -> None:
-        """Send what is held, and say that nothing more will come; what is written from then on goes nowhere."""
-        self._flush()
-        self._transport.write_eof()
-        self.write = _forget  # type: ignore[method-assign]
-
-    def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held)
-
-
 class DoorProtocol(HttpToolsProtocol):
-    """Speaks HTTP over such a transport, and hangs up on whoever never comes to the point.
+    """Speaks HTTP, and hangs up on whoever never comes to the point.
 
     uvicorn sets no bound to the head of a request, neither in bytes nor in time; the door sets those of the body.
     """
@@ -259,10 +217,6 @@ class BehindAHead:
         if self._is_behind:
             self._protocol.on_headers_complete()
         self._is_behind = True
-
-
-def _forget(data: Any) -> None:
-    """Write nowhere: nobody listens any more."""
 
 
 def _without_upgrade(scope: HTTPScope) -> bytes:
