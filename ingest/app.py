@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 from starlette.applications import Starlette
 
-from ingest.damage import is_suspect, make_suspect
+from ingest.damage import make_suspect, suspicion
 from ingest.endpoints import Door, Lookout
 from ingest.envelope import Kind
 from ingest.front import Front
@@ -49,12 +49,13 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(inbox.start)
+        known = suspicion(path)
         inbox.on_commit(relay.wake)
         inbox.on_damage(leave)
         relay.on_damage(leave)
         intake.start()
         relay.start()
-        duties = keep_rereading(keyring.refresh), presence.keep(), _leave_with_others(path)
+        duties = keep_rereading(keyring.refresh), presence.keep(), _leave_with_others(path, known)
         tasks = [asyncio.create_task(duty) for duty in duties]
         try:
             yield
@@ -81,10 +82,11 @@ def _leave_for_good(path: Path) -> None:
         _leave()
 
 
-async def _leave_with_others(path: Path) -> None:
+async def _leave_with_others(path: Path, known: tuple[int, int] | None) -> None:
+    """Leave for a suspicion that came after this process; one that is `known` could not be settled when it began."""
     while True:
         await asyncio.sleep(SUSPECT_EVERY)
-        if is_suspect(path):
+        if suspicion(path) not in {None, known}:
             _leave()
             return
 

@@ -58,7 +58,15 @@ def make_suspect(path: Path) -> None:
 
 def is_suspect(path: Path) -> bool:
     """Say whether somebody has met damage in the file."""
-    return _mark_of(path).exists()
+    return suspicion(path) is not None
+
+
+def suspicion(path: Path) -> tuple[int, int] | None:
+    """Tell one suspicion from another, which somebody has had since; None if nobody has one."""
+    with contextlib.suppress(OSError):
+        mark = _mark_of(path).stat()
+        return mark.st_ino, mark.st_mtime_ns
+    return None
 
 
 def _check_alone(path: Path, lock: int) -> bool:
@@ -68,8 +76,8 @@ def _check_alone(path: Path, lock: int) -> bool:
     except BlockingIOError:
         return False
     _check(path)
-    _salvage(path)
-    _mark_of(path).unlink(missing_ok=True)
+    if _salvage(path):
+        _mark_of(path).unlink(missing_ok=True)
     return True
 
 
@@ -100,7 +108,8 @@ def _set_aside(path: Path, finding: str, *, beside: Path | None = None) -> None:
     aside = beside or path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
     # Said and noted first: who is killed in the middle of it has told of it, and the next one goes on.
     log.error("inbox.set_aside", file=aside.name, reason=finding)
-    _mark_of(path).write_text(aside.name)
+    with contextlib.suppress(OSError):  # a full disk; that it is set aside needs no room
+        _mark_of(path).write_text(aside.name)
     # Together they are one database, of which `.recover` may still read much. The file goes first: without it, the next
     # who comes knows what the log is.
     for ending in ENDINGS:
@@ -108,18 +117,20 @@ def _set_aside(path: Path, finding: str, *, beside: Path | None = None) -> None:
             Path(f"{path}{ending}").rename(f"{aside}{ending}")
 
 
-def _salvage(path: Path) -> None:
-    """Keep what can be read of the file that was set aside, if one was."""
+def _salvage(path: Path) -> bool:
+    """Keep what can be read of the file that was set aside, if one was; say whether that is done with."""
     try:
         name = _mark_of(path).read_text()
-    except FileNotFoundError:
-        return
-    if not name:
-        return
+    except OSError:
+        return True
+    if not name or not path.with_name(name).exists():
+        return True
     try:
         log.warning("inbox.salvaged", file=name, deliveries=salvage(path.with_name(name), path))
-    except (sqlite3.Error, OSError) as error:  # of the new file: service is to go on all the same
+    except (sqlite3.Error, OSError) as error:  # of the new file: service goes on, and the next start tries again
         log.error("inbox.not_salvaged", file=name, error=type(error).__name__)  # noqa: TRY400 - it says it all
+        return False
+    return True
 
 
 def _left_without_log(path: Path) -> Path | None:

@@ -1,28 +1,41 @@
 """Reads what can still be read of a damaged inbox file, and keeps it in the new one.
 
-A delivery that is read is whole: its id is the digest of its body. What the ledger has already is known there by that.
+A body that is read is whole, as the id is its digest; the rest of the row is laid out anew. What the ledger has already
+is known there by its id.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from ingest.batch import moment
 from ingest.beside import transaction
-from ingest.envelope import Kind, delivery_id
-from ingest.rows import Row, keep_rows, open_for_keeping
+from ingest.envelope import Envelope, Kind, delivery_id
+from ingest.rows import Row, keep_rows, open_for_keeping, row_of
+
+# What may have proved a delivery, and what is said of one of which that cannot be read.
+SIGNED_WITH = ("current", "next", "authorization")
+UNKNOWN = "current"
 
 # Those of one transaction: bodies may be large.
-AT_ONCE = 100
+AT_ONCE = 250
 # Without an index, which may be what is damaged; and from both ends, as nothing is read beyond a damaged page.
 READ = """
-SELECT seq, id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body
+SELECT seq, id, kind, received_at, signed_with, signed_at, headers, body
 FROM deliveries NOT INDEXED WHERE body IS NOT NULL ORDER BY seq
 """
+KNOWN = "SELECT id FROM seen WHERE id IN (SELECT value FROM json_each(?))"
 
 
 def salvage(damaged: Path, path: Path) -> int:
-    """Keep in the file at `path` the deliveries of the damaged file that can be read; return how many."""
+    """Keep in the file at `path` the deliveries of the damaged file that can be read; return how many were new there.
+
+    Cut short, it goes on where it was when it is called again.
+    """
     count = 0
     lot: list[Row] = []
     with closing(open_for_keeping(path)) as file:
@@ -36,8 +49,10 @@ def salvage(damaged: Path, path: Path) -> int:
 
 def _keep(file: sqlite3.Connection, rows: list[Row]) -> int:
     with transaction(file):
-        keep_rows(file, rows)
-    return len(rows)
+        known = {known for (known,) in file.execute(KNOWN, (json.dumps([row.id for row in rows]),))}
+        new = [row for row in rows if row.id not in known]
+        keep_rows(file, new)
+    return len(new)
 
 
 def _readable(damaged: Path) -> Iterator[Row]:
@@ -49,15 +64,39 @@ def _readable(damaged: Path) -> Iterator[Row]:
                     if seq in seen:
                         break  # from here on the other end has been there
                     seen.add(seq)
-                    row = Row(*values)
-                    if _is_whole(row):
+                    row = _row(*values)
+                    if row is not None:
                         yield row
             except sqlite3.DatabaseError:
                 continue
 
 
-def _is_whole(row: Row) -> bool:
+def _row(  # noqa: PLR0913, PLR0917 - the columns
+    id_: Any, kind: Any, received_at: Any, signed_with: Any, signed_at: Any, headers: Any, body: Any
+) -> Row | None:
+    """Lay a delivery out anew, from its body: that is what its id vouches for. None if it does not."""
+    if kind not in set(Kind) or not isinstance(body, bytes) or id_ != delivery_id(Kind(kind), body):
+        return None
+    return row_of(
+        Envelope(
+            Kind(kind),
+            body,
+            _moment(received_at) or datetime.now(UTC),
+            signed_with if signed_with in SIGNED_WITH else UNKNOWN,
+            _moment(signed_at),
+            _headers(headers),
+        )
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    return moment(value) if isinstance(value, float) else None
+
+
+def _headers(text: Any) -> dict[str, str]:
     try:
-        return row.body is not None and row.id == delivery_id(Kind(row.kind), row.body)
-    except (TypeError, ValueError):
-        return False
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    is_sound = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+    return found if is_sound else {}

@@ -146,7 +146,7 @@ def test_a_log_without_a_file_is_not_put_beside_another_one(path, occupied, has_
         occupied()
 
     assert count(path) == 0
-    line, _ = logs
+    (line,) = logs
     assert (line["event"], line["file"] == other.name) == ("inbox.set_aside", False)
     assert path.with_name(f"{line['file']}-wal").read_bytes() == content
 
@@ -272,4 +272,21 @@ def test_what_a_start_that_was_killed_has_not_salvaged_the_next_one_does(path, o
     occupied()
     with contextlib.closing(open_inbox_file(path)) as file:
         assert file.execute("SELECT id, body FROM deliveries").fetchall() == [(id_, body)]
+    assert not damage.is_suspect(path)
+
+
+def test_what_cannot_be_salvaged_now_is_tried_again_at_the_next_start(path, monkeypatch):
+    fill(path)
+    damage.make_suspect(path)
+    Path(f"{path}.suspect").write_text("inbox.db.damaged-x")
+    path.with_name("inbox.db.damaged-x").write_bytes(b"spoilt" * 1000)
+
+    def fail(*_files):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(damage, "salvage", fail)
+        os.close(occupy(path))
+    assert damage.is_suspect(path)
+    os.close(occupy(path))
     assert not damage.is_suspect(path)

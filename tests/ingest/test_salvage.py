@@ -80,8 +80,22 @@ def test_of_what_is_no_database_nothing_is_kept(tmp_path, path):
     assert kept(path) == []
 
 
-def test_what_was_salvaged_before_is_the_same_delivery(damaged, path):
-    salvage(damaged, path)
-    salvage(damaged, path)
+def test_a_row_is_laid_out_anew_whatever_else_stands_in_it(damaged, path):
+    with contextlib.closing(open_inbox_file(damaged)) as file:
+        file.execute(
+            "UPDATE deliveries SET headers = '{torn', queue = 'torn', session_id = 'torn', signed_with = x'00',"
+            " received_at = 'torn' WHERE seq = 5"
+        )
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert salvage(damaged, path) == COUNT
     with contextlib.closing(open_inbox_file(path)) as file:
-        assert file.execute("SELECT count(*) FROM deliveries WHERE body IS NOT NULL").fetchone() == (COUNT,)
+        rows = file.execute("SELECT DISTINCT queue, session_id, signed_with, typeof(received_at) FROM deliveries")
+        assert rows.fetchall() == [("sessions", None, "current", "real")]
+        assert file.execute("SELECT count(*) FROM deliveries WHERE NOT json_valid(headers)").fetchone() == (0,)
+
+
+def test_what_was_salvaged_before_is_passed_over(damaged, path):
+    assert (salvage(damaged, path), salvage(damaged, path)) == (COUNT, 0)
+    with contextlib.closing(open_inbox_file(path)) as file:
+        assert file.execute("SELECT count(*), max(receipts) FROM seen").fetchone() == (COUNT, 1)
+        assert file.execute("SELECT count(*) FROM deliveries").fetchone() == (COUNT,)
