@@ -96,6 +96,7 @@ def _moment(value: Any) -> datetime | None:
 def _headers(text: Any) -> dict[str, str]:
     try:
         found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()  # half a character could not be written again
     except (TypeError, ValueError, RecursionError):
         return {}
     is_sound = isinstance(found, dict) and all(isinstance(value, str) for value in found.values())

@@ -99,3 +99,9 @@ def test_what_was_salvaged_before_is_passed_over(damaged, path):
     with contextlib.closing(open_inbox_file(path)) as file:
         assert file.execute("SELECT count(*), max(receipts) FROM seen").fetchone() == (COUNT, 1)
         assert file.execute("SELECT count(*) FROM deliveries").fetchone() == (COUNT,)
+
+
+def test_headers_that_could_not_be_written_again_are_left_out(damaged, path):
+    with contextlib.closing(open_inbox_file(damaged)) as file:
+        file.execute("""UPDATE deliveries SET headers = '{"user-agent": "\\ud800"}' WHERE seq = 5""")
+    assert salvage(damaged, path) == COUNT
