@@ -60,7 +60,7 @@ from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered,
 from handlers.kit.context import Context
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscribe import on, record
-from ingest.authorization.question import Allowed, Decision, Question
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision
 
 __all__ = [
     "Allowed",
@@ -72,7 +72,7 @@ __all__ = [
     "Moot",
     "OutgoingPush",
     "PushFailed",
-    "Question",
+    "AuthorizationRequest",
     "RetryLater",
     "Unregistered",
     "authorize",

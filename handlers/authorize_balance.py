@@ -1,11 +1,11 @@
 """Release no charger for a driver whose prepaid balance is too low."""
 
-from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
 from handlers.kit.facts import holder_of, is_stale, too_little
 
 
 @authorize(order=30, name="balance", when=lambda settings: settings.authorize_least_balance is not None)
-def must_have_credit(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def must_have_credit(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     """Refuse if the balance was below AUTHORIZE_LEAST_BALANCE when it was last read."""
     least = ctx.settings.authorize_least_balance
     user_id = holder_of(question, ctx)

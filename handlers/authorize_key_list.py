@@ -1,11 +1,11 @@
 """Release chargers only for the charging keys that the Drive API lists, while they are enabled and valid."""
 
-from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
 from handlers.kit.facts import is_stale, too_little
 
 
 @authorize(order=10, name="key_list", when=lambda settings: settings.authorize_key_list)
-def must_be_listed(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def must_be_listed(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     """Refuse a key that is not listed, disabled or out of date."""
     if question.key is None:
         return too_little("the question names no key", ctx)

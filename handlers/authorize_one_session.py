@@ -1,11 +1,11 @@
 """Release no charger for a key, or its driver, with a session that is open already."""
 
-from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
 from handlers.kit.facts import holder_of, too_little
 
 
 @authorize(order=20, name="one_session", when=lambda settings: settings.authorize_one_session)
-def must_not_charge_elsewhere(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def must_not_charge_elsewhere(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     """Refuse if another session than the one in question runs.
 
     No event names the key of a session. It is known from what we were asked, whatever the answer was, if the question

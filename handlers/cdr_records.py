@@ -7,10 +7,10 @@ from handlers import Context, on
 from handlers.kit.cdrs import PUT
 from handlers.kit.decimals import read_decimal
 from handlers.kit.fields import pick, read_currency, read_key, read_text, read_user_id
-from ingest.documents import json_text
-from ingest.events import ChargingRecord, storable
-from ingest.places import find
-from ingest.timestamps import read_timestamp
+from ingest.events import ChargingRecord, sanitize_text
+from ingest.wire.field_paths import find
+from ingest.wire.json_documents import json_text
+from ingest.wire.timestamps import read_timestamp
 
 #: By column: the setting that tells the places, and how what is found there is read.
 FIELDS: dict[str, tuple[str, Callable[[Any], object]]] = {
@@ -45,7 +45,7 @@ def cdr_record(event: ChargingRecord, ctx: Context) -> None:
             "delivery_id": ctx.delivery.id,
             **{name: value for name, (value, _) in picked.items()},
             "notes": notes,
-            "document": storable(json_text(ctx.delivery.body or b"")),
+            "document": sanitize_text(json_text(ctx.delivery.body or b"")),
             "received_at": ctx.delivery.received_at,
             "recorded_at": ctx.now(),
         },

@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 
 from ingest.damage import make_suspect, suspicion
 from ingest.endpoints import Door, Lookout
-from ingest.envelope import Kind
 from ingest.front import Front
 from ingest.health import Health
 from ingest.inbox import Inbox
@@ -25,6 +24,7 @@ from ingest.quarantine import Intake, Quarantine
 from ingest.relay import Relay
 from ingest.rereading import keep_rereading
 from ingest.settings import Settings
+from ingest.wire.envelope import Kind
 
 log = structlog.get_logger()
 

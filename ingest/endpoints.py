@@ -14,17 +14,17 @@ from starlette.types import Receive, Scope, Send
 from ingest.answers import RETRY_AFTER, answer_error, answer_kept, error_body, say_and_leave
 from ingest.bodies import check_headers, read_body
 from ingest.crashpoints import Step, reach
-from ingest.envelope import Kind, headers_to_keep, open_envelope
 from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, Slow
 from ingest.health import Health
 from ingest.inbox import Inbox
 from ingest.keyring import Keyring
 from ingest.metrics import CONTENT_TYPE, Metrics
 from ingest.patience import Patience
-from ingest.places import header_names
 from ingest.quarantine import Intake
 from ingest.refused import lay_down
 from ingest.settings import Settings
+from ingest.wire.envelope import Kind, headers_to_keep, verify_request
+from ingest.wire.field_paths import header_names
 
 SENTENCES = {
     HTTPStatus.NOT_FOUND: "There is nothing here.",
@@ -72,7 +72,7 @@ class Door:
         if self._sources is not None:
             sender = self._sources.sender(scope["client"] and scope["client"][0], headers)
         try:
-            envelope = open_envelope(
+            envelope = verify_request(
                 self._kind,
                 headers,
                 body,

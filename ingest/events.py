@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ingest.documents import read_json
-from ingest.envelope import Kind
 from ingest.errors import Unreadable
-from ingest.timestamps import read_timestamp
+from ingest.wire.envelope import Kind
+from ingest.wire.json_documents import read_json
+from ingest.wire.timestamps import read_timestamp
 
 LONGEST_TEXT = 200
 LONGEST_USER_ID = 500
@@ -28,23 +28,23 @@ SENTENCES = {
 }
 
 
-def storable(text: str) -> str:
+def sanitize_text(text: str) -> str:
     r"""Make a text that every database takes: NUL and lone surrogates are written as `\u0000`, `\ud800`."""
     if not text.isascii():
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text.replace("\0", "\\u0000")
 
 
-def _clean(value: Any) -> Any:
-    return storable(value) if isinstance(value, str) else value
+def _sanitize(value: Any) -> Any:
+    return sanitize_text(value) if isinstance(value, str) else value
 
 
 def _or_none(value: Any) -> Any:
-    return None if value == "" else _clean(value)
+    return None if value == "" else _sanitize(value)
 
 
 Name = Annotated[str, Field(alias="event")]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT), BeforeValidator(_clean)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT), BeforeValidator(_sanitize)]
 UserId = Annotated[Annotated[str, StringConstraints(max_length=LONGEST_USER_ID)] | None, BeforeValidator(_or_none)]
 Instant = Annotated[datetime, PlainValidator(read_timestamp)]
 
@@ -152,7 +152,7 @@ WIRE_NAMES: Mapping[str, type[SessionEvent]] = MappingProxyType(
 )
 
 
-class Glimpse(NamedTuple):
+class EventSummary(NamedTuple):
     """What the door needs to know of a body: enough to choose a queue and to name it to people."""
 
     name: str | None
@@ -180,24 +180,24 @@ def decode(kind: Kind, body: bytes) -> Event:
         raise Unreadable(f"{name}: {_sentence(error)}.") from None  # its own text would quote the payload
 
 
-def glimpse(kind: Kind, body: bytes) -> Glimpse:
+def peek(kind: Kind, body: bytes) -> EventSummary:
     """Read what can be read of a body at little cost. Never raises."""
     try:
         document = read_json(body, exact=kind is Kind.CDRS)  # as `decode` does, so that both find the same
     except Unreadable:
-        return Glimpse(None, None)
+        return EventSummary(None, None)
     if not isinstance(document, dict):
-        return Glimpse(None, None)
+        return EventSummary(None, None)
     if kind is Kind.CDRS:
-        return Glimpse(None, _session_of_record(document))
+        return EventSummary(None, _session_of_record(document))
     name = document.get("event")
-    return Glimpse(
-        storable(name)[:LONGEST_TEXT] if isinstance(name, str) and name else None,
+    return EventSummary(
+        sanitize_text(name)[:LONGEST_TEXT] if isinstance(name, str) and name else None,
         _session_of(document.get("payload")),
     )
 
 
-def queue_for(kind: Kind, seen: Glimpse) -> str:
+def queue_for(kind: Kind, seen: EventSummary) -> str:
     """Name the queue that a body travels on."""
     if kind is Kind.CDRS:
         return "cdrs"
@@ -213,24 +213,24 @@ def _document(body: bytes, *, exact: bool) -> dict[str, Any]:
     if body.isascii() and b"\\u" not in body and b"\0" not in body:
         return document  # no text in it can need cleaning
     try:
-        return {storable(key): _storable_all(value) for key, value in document.items()}
+        return {sanitize_text(key): _storable_all(value) for key, value in document.items()}
     except RecursionError:
         raise Unreadable("The body is nested too deeply.") from None
 
 
 def _storable_all(value: Any) -> Any:
     if isinstance(value, dict):
-        return {storable(key): _storable_all(item) for key, item in value.items()}
+        return {sanitize_text(key): _storable_all(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_storable_all(item) for item in value]
-    return _clean(value)
+    return _sanitize(value)
 
 
 def _session_of(payload: Any) -> str | None:
     found = payload.get("sessionId") if isinstance(payload, dict) else None
     if isinstance(found, int | float) and not isinstance(found, bool):
         found = str(found)  # as `coerce_numbers_to_str` does
-    return storable(found)[:LONGEST_TEXT] if isinstance(found, str) and found else None
+    return sanitize_text(found)[:LONGEST_TEXT] if isinstance(found, str) and found else None
 
 
 def _session_of_record(document: dict[str, Any]) -> str | None:

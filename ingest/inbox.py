@@ -20,12 +20,12 @@ import structlog
 
 from ingest.crashpoints import Step, reach
 from ingest.damage import is_damage, occupy
-from ingest.envelope import Envelope
 from ingest.errors import InboxUnavailable
 from ingest.metrics import Metrics
 from ingest.reserve import Reserve
 from ingest.rows import Kept, Row, keep_at_once, keep_rows, open_for_keeping, row_of
 from ingest.settings import Settings
+from ingest.wire.envelope import Envelope
 
 log = structlog.get_logger()
 

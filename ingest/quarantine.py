@@ -12,15 +12,15 @@ from pathlib import Path
 import structlog
 
 from ingest.beside import do_not_queue, transaction
-from ingest.envelope import headers_to_keep
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.keyring import Keys
 from ingest.metrics import Metrics
-from ingest.places import header_names
 from ingest.refused import Quarantined, from_row
 from ingest.reserve import Reserve
 from ingest.rows import Kept, keep_rows, open_for_keeping, row_of
 from ingest.settings import Settings
+from ingest.wire.envelope import headers_to_keep
+from ingest.wire.field_paths import header_names
 
 log = structlog.get_logger()
 

@@ -13,11 +13,11 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from ingest.envelope import KEPT, LONGEST_HEADER, Envelope, Kind, open_envelope
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
-from ingest.signature import SIGNATURE_HEADER
-from ingest.sources import Sources
+from ingest.wire.client_address import AllowedSources
+from ingest.wire.envelope import DEFAULT_HEADERS, LONGEST_HEADER, Envelope, Kind, verify_request
+from ingest.wire.signature import SIGNATURE_HEADER
 
 # Of each name: a second one is enough to tell that it was doubled.
 MOST_VALUES = 2
@@ -66,8 +66,8 @@ class Quarantined:
         keys: Keys,
         *,
         signature_required: bool,
-        keeping: Mapping[bytes, str] = KEPT,
-        sources: Sources | None = None,
+        keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
+        sources: AllowedSources | None = None,
     ) -> Envelope:
         """Open it with these keys, as received when it was. Raise NotAuthentic if it still proves nothing.
 
@@ -79,7 +79,7 @@ class Quarantined:
         elif self.authorization is Authorization.RIGHT:
             headers += [(AUTHORIZATION, value) for value in keys.authorizations[:1]]
         # And if it failed the header stays away: no entry while one is asked for.
-        envelope = open_envelope(
+        envelope = verify_request(
             self.kind,
             headers,
             self.body,
@@ -99,7 +99,7 @@ def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more wa
     body: bytes,
     refusal: NotAuthentic,
     keys: Keys,
-    keeping: Mapping[bytes, str] = KEPT,
+    keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
     sender: str | None = None,
 ) -> Quarantined:
     """Lay down a request that has just been refused with these keys; it has no number yet."""
@@ -130,7 +130,7 @@ def _authorization(kind: Kind, headers: Sequence[tuple[bytes, bytes]], keys: Key
     alone = [(name, value) for name, value in headers if name == AUTHORIZATION]
     only_these = Keys(authorizations=keys.authorizations)
     try:
-        open_envelope(kind, alone, b"", only_these, signature_required=False, received_at=datetime.now(UTC))
+        verify_request(kind, alone, b"", only_these, signature_required=False, received_at=datetime.now(UTC))
     except NotAuthentic:
         return Authorization.FAILED
     return Authorization.RIGHT

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from pydantic_core import to_json
 
 from ingest.crashpoints import Step, reach_inside
-from ingest.envelope import Envelope
-from ingest.events import glimpse, queue_for
+from ingest.events import peek, queue_for
 from ingest.inboxfile import open_inbox_file
+from ingest.wire.envelope import Envelope
 
 # A repeat brings no body and is nobody's hurry.
 REPEATS_QUEUE = "other"
@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 def row_of(envelope: Envelope) -> Row:
     """Lay an envelope out as a row, with what its body says at a glance."""
-    seen = glimpse(envelope.kind, envelope.body)
+    seen = peek(envelope.kind, envelope.body)
     return Row(
         envelope.id,
         envelope.kind,

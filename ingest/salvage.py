@@ -14,8 +14,8 @@ from typing import Any
 
 from ingest.batch import moment
 from ingest.beside import transaction
-from ingest.envelope import Envelope, Kind, delivery_id
 from ingest.rows import Row, keep_rows, open_for_keeping, row_of
+from ingest.wire.envelope import Envelope, Kind, delivery_id
 
 # What may have proved a delivery, and what is said of one of which that cannot be read.
 SIGNED_WITH = ("current", "next", "authorization")

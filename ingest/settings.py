@@ -21,7 +21,7 @@ from ingest.chapters.stores import StoreSettings
 from ingest.chapters.work import WorkSettings
 from ingest.described import Described, describe
 from ingest.errors import SettingsError
-from ingest.signature import KeyEncoding, decode_key
+from ingest.wire.signature import KeyEncoding, decode_key
 
 KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
 SECRETS = (

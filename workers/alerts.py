@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, exists, select, update
 
-from ingest.events import storable
+from ingest.events import sanitize_text
 from workers.ledger.alert_table import OPEN, alerts
 from workers.ledger.among import among
 from workers.ledger.engine import insert_into
@@ -79,7 +79,7 @@ def raise_alert(ledger: Connection, alert: Alert, now: datetime, *, since: datet
     It is not new while one of its kind about its subject is open. `since` is when the cause arose: then it is not new
     either if one was resolved after that, because somebody has seen it.
     """
-    subject = storable(alert.subject)
+    subject = sanitize_text(alert.subject)
     about = (alerts.c.kind == str(alert.kind), alerts.c.subject == subject)
     if since is not None and ledger.scalar(select(exists().where(*about, alerts.c.resolved_at >= since))):
         return False

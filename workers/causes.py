@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from ingest.envelope import Kind
 from ingest.spans import span_text
+from ingest.wire.envelope import Kind
 from workers.alerts import Alert, AlertKind, quoted
 from workers.ledger import alerted, piled, traffic, watched
 from workers.ledger.alerted import LOOKS_BACK

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
-from ingest.signature import Match
+from ingest.wire.signature import Match
 from workers.ledger.deliveries import DeliveryRow
 from workers.ledger.tables import deliveries
 

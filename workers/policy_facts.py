@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import Connection
 
 from handlers.kit.identifiers import canonical, spellings
-from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, storable
+from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 from workers.allowance import Allowance
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotInDrive
@@ -190,12 +190,12 @@ class ReadBalances:
 
 def row_of(key: ChargingKey, fleet_id: str | None) -> KeyRow:
     """Write a key as the ledger keeps it; a fleet's list need not say which fleet it is."""
-    contract = None if key.contract_id is None else storable(key.contract_id)
+    contract = None if key.contract_id is None else sanitize_text(key.contract_id)
     return KeyRow(
-        identifier=storable(canonical(key.identifier))[:LONGEST_TEXT],
+        identifier=sanitize_text(canonical(key.identifier))[:LONGEST_TEXT],
         enabled=key.enabled,
         valid_to=key.valid_to,
         contract_id=contract if contract and len(contract) <= LONGEST_USER_ID else None,
-        visual_number=None if key.visual_number is None else storable(key.visual_number),
-        fleet_id=storable(key.fleet_id or fleet_id or "") or None,
+        visual_number=None if key.visual_number is None else sanitize_text(key.visual_number),
+        fleet_id=sanitize_text(key.fleet_id or fleet_id or "") or None,
     )

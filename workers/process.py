@@ -20,10 +20,10 @@ from handlers.kit.session import Session
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Batch, Delivery, batch_key, lease_key, settled_key
 from ingest.crashpoints import Step, reach
-from ingest.envelope import Kind
 from ingest.errors import QueueUnavailable, Unreadable
 from ingest.events import Event, SessionEvent, decode
 from ingest.lease import hold
+from ingest.wire.envelope import Kind
 from workers.conclude import Aftermath, conclude, finish, follow_up
 from workers.devices import Devices
 from workers.equipment import Equipment, equip

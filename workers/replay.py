@@ -7,9 +7,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from ingest.envelope import Kind
 from ingest.errors import Unreadable
-from ingest.events import decode, glimpse, queue_for
+from ingest.events import decode, peek, queue_for
+from ingest.wire.envelope import Kind
 from workers.ledger import deliveries, ended
 from workers.ledger.deliveries import DeliveryRow, Filters
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
@@ -69,7 +69,7 @@ def plan(row: DeliveryRow, plugins: Plugins, handler: str | None = None) -> Plan
         unloaded = tuple(name for name in dead if name not in loaded)
         return Plan(row, is_understood=True, again=again, were_dead=True, unloaded=unloaded)
     takers = {each.name: each for each in plugins.subscriptions if each.takes(event) and handler in {None, each.name}}
-    queue = queue_for(kind, glimpse(kind, body))
+    queue = queue_for(kind, peek(kind, body))
     first = tuple((name, each.queue or queue) for name, each in takers.items() if name not in known)
     whole = next((run.outcome for run in row.runs if run.handler == WHOLE_DELIVERY), None)
     is_ignored = not takers and handler is None and whole is not Outcome.IGNORED
@@ -106,7 +106,7 @@ def carry_out(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> No
     ended.withdraw(conn, [each.row.id for each in decided if each.withdraws], WHOLE_DELIVERY)
     for each in decided:
         if each.is_understood and each.row.state is DeliveryState.UNREADABLE:
-            seen = glimpse(Kind(each.row.kind), each.row.body or b"")
+            seen = peek(Kind(each.row.kind), each.row.body or b"")
             deliveries.understood(conn, each.row.id, seen.name, seen.session_id)
     by_handler: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for each in decided:
@@ -121,7 +121,7 @@ def carry_out(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> No
 def _new_runs(decided: Plan, due_at: datetime) -> list[NewRun]:
     delivery_id = decided.row.id
     if decided.is_ignored:
-        queue = queue_for(Kind(decided.row.kind), glimpse(Kind(decided.row.kind), decided.row.body or b""))
+        queue = queue_for(Kind(decided.row.kind), peek(Kind(decided.row.kind), decided.row.body or b""))
         ignored = NewRun(
             delivery_id=delivery_id,
             handler=WHOLE_DELIVERY,

@@ -19,7 +19,7 @@ from handlers.kit.session import Session
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Delivery
-from ingest.events import Event, storable
+from ingest.events import Event, sanitize_text
 from ingest.settings import Settings
 from workers.ledger.outcomes import Outcome
 from workers.overstay import at_most
@@ -198,7 +198,9 @@ def failed(run: Result, failure: BaseException, policy: RetryPolicy) -> Result:
 
 def _with_error(run: Result, failure: BaseException) -> Result:
     error = f"{type(failure).__name__}: {failure}"
-    return replace(run, error=storable(error), traceback=storable("".join(traceback.format_exception(failure))))
+    return replace(
+        run, error=sanitize_text(error), traceback=sanitize_text("".join(traceback.format_exception(failure)))
+    )
 
 
 def _later(run: Result, wish: RetryLater, policy: RetryPolicy) -> datetime | None:

@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 from handlers.kit.merge import with_lead
 from handlers.kit.session import Session
 from handlers.session_records import session_record
-from ingest.envelope import Kind
 from ingest.errors import Unreadable
 from ingest.events import SessionEvent, decode
+from ingest.wire.envelope import Kind
 from workers.ledger import deliveries, pushes
 from workers.ledger.deliveries import DeliveryRow, Filters
 from workers.ledger.pushes import PushRow

@@ -14,13 +14,13 @@ import structlog
 
 from handlers.kit.authorize import AuthorizeContext, Policy
 from handlers.kit.facts import TooLittleKnown
-from ingest.authorization.forms import OCPI_END, OCPI_FOLDER, read_ocpi, read_plugsurfing
-from ingest.authorization.question import Allowed, Decision, Form, Question
 from ingest.authorization.verdict import Failure, Verdict
 from ingest.errors import Unreadable
 from ingest.lane.door import places_of
 from ingest.lane.reply import Reply
 from ingest.settings import Settings
+from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_ocpi, parse_plugsurfing
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.run import call
 
 
@@ -51,19 +51,21 @@ class Trial:
     """The body that would go out on the wire."""
 
 
-def read_question(form: Form, uid: str | None, body: bytes, settings: Settings) -> tuple[Question, bool]:
+def read_question(
+    form: WireFormat, uid: str | None, body: bytes, settings: Settings
+) -> tuple[AuthorizationRequest, bool]:
     """Read a question from a body as the lane does; say whether it can be read."""
     now = datetime.now(UTC)
     try:
-        if form is Form.OCPI:
-            return read_ocpi(OCPI_FOLDER + quote(uid or "", safe="").encode() + OCPI_END, b"", body, now), True
-        return read_plugsurfing(body, places_of(settings), now), True
+        if form is WireFormat.OCPI:
+            return parse_ocpi(OCPI_FOLDER + quote(uid or "", safe="").encode() + OCPI_END, b"", body, now), True
+        return parse_plugsurfing(body, places_of(settings), now), True
     except Unreadable:
-        return Question(form, now), False
+        return AuthorizationRequest(form, now), False
 
 
 def try_policies(
-    question: Question,
+    question: AuthorizationRequest,
     settings: Settings,
     policies: Sequence[Policy],
     contexts: Callable[[Policy], AuthorizeContext],
@@ -91,7 +93,7 @@ def try_policies(
     return Trial(verdict, says, Reply(question.form, settings).answer(verdict))
 
 
-def _ask(policy: Policy, question: Question, contexts: Callable[[Policy], AuthorizeContext]) -> Say:
+def _ask(policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]) -> Say:
     begun = time.monotonic()
     with structlog.testing.capture_logs() as logs:
         said, raised = call(_said, policy, question, contexts)
@@ -111,7 +113,7 @@ def _ask(policy: Policy, question: Question, contexts: Callable[[Policy], Author
     return Say(policy, took, said, notes=notes)
 
 
-def _said(policy: Policy, question: Question, contexts: Callable[[Policy], AuthorizeContext]) -> object:
+def _said(policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]) -> object:
     said = policy.function(question, contexts(policy))
     if not inspect.isawaitable(said):
         return said

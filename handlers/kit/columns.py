@@ -9,7 +9,7 @@ from sqlalchemy import DateTime, Numeric, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from ingest.events import storable
+from ingest.events import sanitize_text
 
 WITHOUT_ZONE = len("2025-06-12 10:56:51.000000")
 
@@ -70,7 +70,7 @@ class Told(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the signature is SQLAlchemy's
         """Escape what a database refuses."""
-        return None if value is None else storable(value)
+        return None if value is None else sanitize_text(value)
 
 
 class Exact(TypeDecorator[Decimal]):

@@ -3,17 +3,17 @@
 from datetime import datetime, timedelta
 
 from handlers.kit.authorize import AuthorizeContext
-from ingest.authorization.question import Decision, Question
 from ingest.chapters.policies import WithoutFacts
-from ingest.events import LONGEST_USER_ID, storable
-from ingest.pointers import Pointer
+from ingest.events import LONGEST_USER_ID, sanitize_text
+from ingest.wire.authorization.request import AuthorizationRequest, Decision
+from ingest.wire.json_pointers import Pointer
 
 
 class TooLittleKnown(Exception):
     """Raised by a policy that cannot know, where AUTHORIZE_WITHOUT_FACTS says that this is a failure."""
 
 
-def holder_of(question: Question, ctx: AuthorizeContext) -> str | None:
+def holder_of(question: AuthorizationRequest, ctx: AuthorizeContext) -> str | None:
     """Find the user whose key it is, in the place that AUTHORIZE_HOLDER names; None if nothing is there.
 
     That the id of a key's contract is also that of a user is an assumption: both are the customer's own choice.
@@ -32,7 +32,7 @@ def holder_of(question: Question, ctx: AuthorizeContext) -> str | None:
         found = key.identifier if key else question.key
     if isinstance(found, bool) or not isinstance(found, str | int):
         return None
-    user_id = storable(str(found))
+    user_id = sanitize_text(str(found))
     return user_id if user_id and len(user_id) <= LONGEST_USER_ID else None
 
 

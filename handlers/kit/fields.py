@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from handlers.kit.identifiers import canonical
-from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, storable
+from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 
 T = TypeVar("T")
 
@@ -55,4 +55,4 @@ def _text(value: Any, longest: int) -> str:
         raise ValueError("is not text")  # noqa: TRY004 - what was read is wrong, not how it was asked for
     if len(value) > longest:
         raise ValueError("is too long")
-    return storable(value)
+    return sanitize_text(value)

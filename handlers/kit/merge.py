@@ -13,7 +13,7 @@ FEES_KEPT = 8
 UNKNOWN_STATUSES_KEPT = 16
 
 Fact = TypeVar("Fact")
-Dated = TypeVar("Dated", Naming, FeeNotice)
+Dated = TypeVar("TimedFact", Naming, FeeNotice)
 
 
 def merge(one: Session, other: Session) -> Session:

@@ -42,11 +42,11 @@ from handlers.kit.channel import Device
 from handlers.kit.context import CollectingContext
 from handlers.kit.identifiers import canonical, spellings
 from handlers.kit.session import Session
-from ingest.authorization.question import Form, Question
 from ingest.batch import Delivery
-from ingest.envelope import Kind
 from ingest.events import ChargingRecord, Event, SessionEvent
 from ingest.settings import Settings
+from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
+from ingest.wire.envelope import Kind
 
 Columns = TypeVarTuple("Columns")
 
@@ -176,9 +176,9 @@ class FakePolicyContext(FakeReader):
         return None if self._running is None else self._now
 
 
-def question(**parts: Any) -> Question:
+def question(**parts: Any) -> AuthorizationRequest:
     """Make a question at a charger; what is not named is not known, but that it came in Plugsurfing's form at noon."""
-    return Question(**{"form": Form.PLUGSURFING, "received_at": NOON, **parts})
+    return AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": NOON, **parts})
 
 
 def asking(  # noqa: PLR0913 - all that a policy may ask, by name

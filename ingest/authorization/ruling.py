@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from ingest.authorization.question import Decision, Question
 from ingest.authorization.verdict import Failure
+from ingest.wire.authorization.request import AuthorizationRequest, Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Judges(Protocol):
     async def stop(self) -> None:
         """End, whatever a policy is doing."""
 
-    async def decide(self, question: Question, until: float) -> Ruling:
+    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:
         """Ask policies in their order; give up when `time.monotonic()` is `until`. Raises nothing."""
 
     def standing(self) -> JudgesStanding:
@@ -55,7 +55,7 @@ class NoJudges:
     async def stop(self) -> None:
         """End nothing."""
 
-    async def decide(self, question: Question, until: float) -> Ruling:  # noqa: ARG002 - as judges are asked
+    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:  # noqa: ARG002 - as judges are asked
         """Say nothing."""
         return Ruling()
 

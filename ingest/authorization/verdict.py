@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from ingest.authorization.question import Decision, Question
+from ingest.wire.authorization.request import AuthorizationRequest, Decision
 
 
 class Failure(StrEnum):
@@ -33,7 +33,7 @@ class Verdict:
 
     id: str
     """32 hexadecimal digits, new for every answer; OCPI's `authorization_reference`, too."""
-    question: Question
+    question: AuthorizationRequest
     decision: Decision
     policy: str | None
     """Who decided, or was to decide and failed; None if no policy had anything to say."""

@@ -5,14 +5,14 @@ from datetime import timedelta
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.authorization.answers import Template, TemplateSetting
-from ingest.authorization.question import Allowed
-from ingest.pointers import Pointers, pointers
 from ingest.spans import Span, SpanOrZero
 from ingest.spellings import Count, Port
+from ingest.wire.authorization.request import Allowed
+from ingest.wire.authorization.response_templates import ResponseTemplate, TemplateSetting
+from ingest.wire.json_pointers import Pointers, pointers
 
-ANSWER = Template('{"allowed": "@allowed", "info": "@information"}')
-OCPI_ANSWER = Template(
+ANSWER = ResponseTemplate('{"allowed": "@allowed", "info": "@information"}')
+OCPI_ANSWER = ResponseTemplate(
     '{"allowed": "@allowed", "token": {"uid": "@key", "type": "@token_type", "valid": "@valid", "whitelist": "NEVER", '
     '"last_updated": "@now"}, "location": "@location", "authorization_reference": "@id", "info": "@info"}'
 )

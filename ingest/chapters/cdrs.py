@@ -3,15 +3,15 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from ingest.places import Places, places
-from ingest.pointers import Pointers, pointers
+from ingest.wire.field_paths import FieldPaths, field_paths
+from ingest.wire.json_pointers import Pointers, pointers
 
 
 class CdrSettings(BaseSettings):
     """Where a CDR says what: several places each, of which the first that can be read counts. All are assumptions."""
 
-    cdr_request_id: Places = Field(
-        places("/requestId", "X-Request-Id"),
+    cdr_request_id: FieldPaths = Field(
+        field_paths("/requestId", "X-Request-Id"),
         description="where a CDR has its request id: JSON pointers, and names of headers, by comma",
     )
     cdr_session: Pointers = Field(

@@ -5,10 +5,10 @@ from datetime import timedelta
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.signature import KeyEncoding
-from ingest.sources import Networks, Sources
 from ingest.spans import Span
 from ingest.spellings import Port
+from ingest.wire.client_address import AllowedSources, Networks
+from ingest.wire.signature import KeyEncoding
 
 
 class DoorSettings(BaseSettings):
@@ -43,6 +43,6 @@ class DoorSettings(BaseSettings):
     )
 
     @property
-    def sources(self) -> Sources | None:
+    def sources(self) -> AllowedSources | None:
         """Say where events and CDRs may come from; None if from anywhere."""
-        return Sources(self.plugsurfing_sources, self.forwarded_by) if self.plugsurfing_sources else None
+        return AllowedSources(self.plugsurfing_sources, self.forwarded_by) if self.plugsurfing_sources else None

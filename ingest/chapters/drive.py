@@ -11,9 +11,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.pointers import Pointers, pointers
 from ingest.spans import Span
 from ingest.spellings import Count, HttpUrl
+from ingest.wire.json_pointers import Pointers, pointers
 
 
 def _with(placeholder: str) -> AfterValidator:

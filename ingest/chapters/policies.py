@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
-from ingest.pointers import Pointer
 from ingest.spans import Span
 from ingest.spellings import Count, Names
+from ingest.wire.json_pointers import Pointer
 
 
 class ByteOrder(StrEnum):

@@ -11,7 +11,6 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from ingest.anytext import ANY_TEXT
-from ingest.authorization.question import Form
 from ingest.authorization.ruling import Judges
 from ingest.authorization.verdict import Recorder
 from ingest.endpoints import say_what_is_wrong
@@ -26,13 +25,14 @@ from ingest.lane.reply import UNANSWERED
 from ingest.openapi import openapi_route
 from ingest.rereading import keep_rereading
 from ingest.settings import Settings
+from ingest.wire.authorization.request import WireFormat
 
 OPENAPI = Path(__file__).with_name("openapi.json")
 
 PATHS = {
-    Form.PLUGSURFING: "/plugsurfing/authorizations",
+    WireFormat.PLUGSURFING: "/plugsurfing/authorizations",
     # Any text, as whatever is encoded belongs to the uid: a driver waits for an answer, and 404 would be none.
-    Form.OCPI: f"/ocpi/2.2.1/tokens/{{token_uid:{ANY_TEXT}}}/authorize",
+    WireFormat.OCPI: f"/ocpi/2.2.1/tokens/{{token_uid:{ANY_TEXT}}}/authorize",
 }
 
 

@@ -10,10 +10,10 @@ from hashlib import sha256
 
 import structlog
 
-from ingest.authorization.question import Form
 from ingest.errors import NotAuthentic
 from ingest.rereading import Rereading, Texts
 from ingest.settings import Settings, authorization_values
+from ingest.wire.authorization.request import WireFormat
 
 NAME = "authorize_credentials"
 SCHEME = b"token"
@@ -27,7 +27,7 @@ class Credentials:
     def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._digests = Rereading(settings, [NAME], _digested, monotonic=monotonic)
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]], form: Form) -> None:
+    def check(self, headers: Iterable[tuple[bytes, bytes]], form: WireFormat) -> None:
         """Raise NotAuthentic unless there is one authorization header, and it has one of the values.
 
         OCPI's is `Token <credentials in base64>`, and some send them plain: both are taken, of that form only.
@@ -57,11 +57,11 @@ def _digested(texts: Texts) -> tuple[bytes, ...]:
     return tuple(sha256(value).digest() for value in authorization_values(texts[NAME], NAME))
 
 
-def _readings(value: bytes, form: Form) -> Iterator[bytes]:
+def _readings(value: bytes, form: WireFormat) -> Iterator[bytes]:
     """Read the header in each way that its form knows: OCPI encodes the credentials, but not their scheme."""
     yield value
     scheme, _, rest = value.partition(b" ")
-    if form is not Form.OCPI or scheme.lower() != SCHEME:
+    if form is not WireFormat.OCPI or scheme.lower() != SCHEME:
         return
     plain = [rest.strip()]
     with contextlib.suppress(NotBase64):

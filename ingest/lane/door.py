@@ -15,8 +15,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from ingest.answers import say, say_and_leave
-from ingest.authorization.forms import Places, read_ocpi, read_plugsurfing
-from ingest.authorization.question import Allowed, Decision, Form, Question
 from ingest.authorization.ruling import Judges, Ruling
 from ingest.authorization.verdict import Failure, Recorder, Verdict
 from ingest.bodies import check_headers, read_body
@@ -27,6 +25,8 @@ from ingest.lane.memory import Memory
 from ingest.lane.protocol import began
 from ingest.lane.reply import Reply
 from ingest.settings import Settings
+from ingest.wire.authorization.parsing import FieldMap, parse_ocpi, parse_plugsurfing
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class AuthorizeDoor:
 
     def __init__(  # noqa: PLR0913 - the rooms behind the door
         self,
-        form: Form,
+        form: WireFormat,
         settings: Settings,
         credentials: Credentials,
         *,
@@ -94,15 +94,15 @@ class AuthorizeDoor:
         self._counts.answered(verdict)
         self._recorder.record(verdict)
 
-    def _question(self, scope: Scope, body: bytes, begun: float) -> tuple[Question, bool]:
+    def _question(self, scope: Scope, body: bytes, begun: float) -> tuple[AuthorizationRequest, bool]:
         """Read the question, as far as it can be; say whether it can."""
         received_at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - begun)
         try:
-            if self._form is Form.OCPI:
-                return read_ocpi(scope["raw_path"], scope["query_string"], body, received_at), True
-            return read_plugsurfing(body, self._places, received_at), True
+            if self._form is WireFormat.OCPI:
+                return parse_ocpi(scope["raw_path"], scope["query_string"], body, received_at), True
+            return parse_plugsurfing(body, self._places, received_at), True
         except Unreadable:
-            return Question(self._form, received_at), False
+            return AuthorizationRequest(self._form, received_at), False
 
     async def _decide(self, scope: Scope, body: bytes, begun: float) -> Verdict:
         question, can_be_read = self._question(scope, body, begun)
@@ -130,7 +130,9 @@ class AuthorizeDoor:
             log.error("decision.failed", error=type(error).__name__, stack=stack)  # noqa: TRY400
             return Ruling(failure=Failure.BROKEN)
 
-    def _verdict(self, question: Question, ruling: Ruling, id_: str, repeats: str | None, begun: float) -> Verdict:
+    def _verdict(
+        self, question: AuthorizationRequest, ruling: Ruling, id_: str, repeats: str | None, begun: float
+    ) -> Verdict:
         decision = ruling.decision or Decision(Allowed.ALLOWED)
         if ruling.failure is not None:
             decision = Decision(self._on_failure, reason=ruling.error)
@@ -146,9 +148,9 @@ class AuthorizeDoor:
         )
 
 
-def places_of(settings: Settings) -> Places:
+def places_of(settings: Settings) -> FieldMap:
     """Say where Plugsurfing's form has what."""
-    return Places(
+    return FieldMap(
         key=settings.authorize_key,
         country_code=settings.authorize_country,
         reference_id=settings.authorize_reference,

@@ -7,11 +7,16 @@ from http import HTTPStatus
 from typing import Any
 
 from ingest.answers import Headers, error_body
-from ingest.authorization.answers import OCPI_CLIENT_ERROR, OCPI_SUCCESS, in_envelope, values
-from ingest.authorization.question import Form
 from ingest.authorization.verdict import Verdict
 from ingest.errors import NotAuthentic, Refusal
 from ingest.settings import Settings
+from ingest.wire.authorization.request import WireFormat
+from ingest.wire.authorization.response_templates import (
+    OCPI_CLIENT_ERROR,
+    OCPI_SUCCESS,
+    ocpi_envelope,
+    placeholder_values,
+)
 
 # OCPI 2.2.1, section 4.1.4: an answer has the ids of its request.
 ECHOED = (b"x-request-id", b"x-correlation-id")
@@ -24,8 +29,8 @@ UNANSWERED = "The question cannot be answered right now."
 class Reply:
     """Says things in one form."""
 
-    def __init__(self, form: Form, settings: Settings) -> None:
-        self._is_ocpi = form is Form.OCPI
+    def __init__(self, form: WireFormat, settings: Settings) -> None:
+        self._is_ocpi = form is WireFormat.OCPI
         self._template = settings.authorize_ocpi_answer if self._is_ocpi else settings.authorize_answer
         self._language = settings.default_locale[:2].lower()
 
@@ -33,7 +38,7 @@ class Reply:
         """Write an answer. The same question, asked again, gets the same reference."""
         at = verdict.answered_at
         filled = self._template.fill(
-            values(
+            placeholder_values(
                 verdict.question,
                 verdict.decision,
                 reference=verdict.repeats or verdict.id,
@@ -41,13 +46,13 @@ class Reply:
                 language=self._language,
             )
         )
-        return _json(in_envelope(OCPI_SUCCESS, "Success", at, filled) if self._is_ocpi else filled)
+        return _json(ocpi_envelope(OCPI_SUCCESS, "Success", at, filled) if self._is_ocpi else filled)
 
     def refuse(self, refusal: Refusal) -> tuple[HTTPStatus, bytes, Headers]:
         """Write why there is no answer."""
         if not self._is_ocpi:
             return refusal.status, error_body(refusal.sentence), []
-        body = _json(in_envelope(OCPI_CLIENT_ERROR, refusal.sentence, datetime.now(UTC)))
+        body = _json(ocpi_envelope(OCPI_CLIENT_ERROR, refusal.sentence, datetime.now(UTC)))
         if isinstance(refusal, NotAuthentic):
             return HTTPStatus.UNAUTHORIZED, body, [CHALLENGE]
         return refusal.status, body, []

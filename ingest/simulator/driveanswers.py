@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from ingest.simulator.stories import written
 from ingest.simulator.world import Key, World
-from ingest.timestamps import read_timestamp
+from ingest.wire.timestamps import read_timestamp
 
 LONGEST_FLEET = 100
 MOST_SESSIONS = 1000

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from ingest.envelope import Kind
 from ingest.simulator.stories import Telling, contradiction
+from ingest.wire.envelope import Kind
 
 # The part of all requests that a fault befalls, unless another is asked for.
 SHARE = 0.2

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ingest.authorization.forms import OCPI_END, OCPI_FOLDER, USUAL_TYPE
-from ingest.pointers import Pointer
 from ingest.settings import Settings
+from ingest.wire.authorization.parsing import DEFAULT_TOKEN_TYPE, OCPI_END, OCPI_FOLDER
+from ingest.wire.json_pointers import Pointer
 
 SOME_KEY = "04A1B2C3D4E580"
 
@@ -37,7 +37,7 @@ def plugsurfing_question(settings: Settings, parts: Mapping[str, str], credentia
 def ocpi_question(parts: Mapping[str, str], credentials: str) -> QuestionRequest:
     """Write OCPI's form: it knows the key and the location, and no more."""
     uid = quote(parts["key"], safe="")
-    path = f"{OCPI_FOLDER.decode()}{uid}{OCPI_END.decode()}?type={USUAL_TYPE}"
+    path = f"{OCPI_FOLDER.decode()}{uid}{OCPI_END.decode()}?type={DEFAULT_TOKEN_TYPE}"
     body = {"location_id": parts["location"]} if "location" in parts else {}
     return QuestionRequest(
         path, _headers(f"Token {b64encode(credentials.encode()).decode()}"), json.dumps(body).encode()

@@ -9,10 +9,10 @@ from http import HTTPStatus
 
 from ingest.errors import SettingsError
 from ingest.keyring import Keys
-from ingest.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
 from ingest.simulator.curl import curl
 from ingest.simulator.faults import Fault, Step
 from ingest.simulator.stories import Telling, written
+from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
 
 FOREIGN_KEY = b"a key that is neither of ours"
 

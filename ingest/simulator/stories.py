@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from ingest.envelope import Kind
 from ingest.events import (
     CHARGING_RECORD,
     SessionComplete,
@@ -21,6 +20,7 @@ from ingest.events import (
     SessionStopFailed,
     SessionStopped,
 )
+from ingest.wire.envelope import Kind
 
 NOBODY_KNOWS = "SOMETHING_NEW"
 FEE_LEAD = timedelta(minutes=10)

@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Self
 
-from ingest.envelope import Kind
 from ingest.simulator.stories import COMPLETE, START_FAILED, STARTED, STOP_FAILED, STOPPED, Telling, written
-from ingest.timestamps import read_timestamp
+from ingest.wire.envelope import Kind
+from ingest.wire.timestamps import read_timestamp
 
 KEYS, FLEETS, LOCATIONS = 250, 3, 20
 OPERATORS = ("Example Charging", "Volt & Sons", "Stadtstrom", "Fjord Lading")

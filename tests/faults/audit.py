@@ -14,7 +14,6 @@ from sqlalchemy import Row, func, select
 from handlers.kit.cdrs import cdrs
 from handlers.kit.merge import merge, with_lead
 from handlers.session_records import session_of
-from ingest.envelope import Kind
 from ingest.events import (
     ChargingRecord,
     Event,
@@ -26,6 +25,7 @@ from ingest.events import (
     decode,
 )
 from ingest.settings import load_settings
+from ingest.wire.envelope import Kind
 from tests.faults.effects import effects
 from tests.faults.load import delivery_id
 from tests.faults.stage import Stage, wait_until

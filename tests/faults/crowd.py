@@ -8,8 +8,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Self
 
-from ingest.envelope import Kind
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.envelope import Kind
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.load import delivery_id
 
 KEY = b"the-current-key"

@@ -21,14 +21,15 @@ from rq.serializers import DefaultSerializer
 from sqlalchemy import select
 
 from handlers.kit import merge
-from ingest import broker, envelope, guard, keyring, rows, signature
+from ingest import broker, guard, keyring, rows
 from ingest.endpoints import Door
-from ingest.envelope import Envelope
 from ingest.errors import NotAuthentic
-from ingest.events import Glimpse
+from ingest.events import EventSummary
 from ingest.inbox import Inbox
 from ingest.outbox import Outbox
 from ingest.rows import Kept
+from ingest.wire import envelope, signature
+from ingest.wire.envelope import Envelope
 from workers.ledger import sessions
 from workers.ledger.among import among
 from workers.retry import RetryPolicy
@@ -58,7 +59,7 @@ def compare_with_equals() -> None:
 
 
 def take_the_first_signature() -> None:
-    envelope._single = lambda headers, wanted: next((value for name, value in headers if name == wanted), None)
+    envelope._single_header = lambda headers, wanted: next((value for name, value in headers if name == wanted), None)
 
 
 def acknowledge_before_keeping() -> None:
@@ -98,9 +99,9 @@ def know_repeats_before_they_are_kept() -> None:
 def fail_on_odd_json() -> None:
     def glimpse(_kind, body):
         document = json.loads(body)
-        return Glimpse(document["event"], document["payload"]["sessionId"])
+        return EventSummary(document["event"], document["payload"]["sessionId"])
 
-    rows.glimpse = glimpse
+    rows.peek = glimpse
     guard.Guard.__call__ = lambda self, scope, receive, send: self._app(scope, receive, send)
 
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ingest.envelope import Kind
 from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.envelope import Kind
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.crowd import KEY, PATH, Crowd
 from tests.faults.documents import HOSTILE, Document, documents
 from tests.faults.knocks import CLOSED, OTHER_PATH, knocks

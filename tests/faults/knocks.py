@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.crowd import KEY, PATH, event, request
 from tests.faults.documents import HOSTILE
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ingest.app import PATHS
-from ingest.envelope import Kind
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.envelope import Kind
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 
 KEY = b"a key for breaking things"
 EVENTS = ("SESSION_STARTED", "SESSION_FEE_INCURRING", "SESSION_STOPPED", "SESSION_COMPLETE")

@@ -10,8 +10,8 @@ from sqlalchemy import delete, insert, update
 from handlers.kit.cdrs import cdrs
 from handlers.kit.merge import with_lead
 from handlers.session_records import session_of
-from ingest.envelope import Kind
 from ingest.events import decode
+from ingest.wire.envelope import Kind
 from tests.faults.audit import audit, sent_again
 from tests.faults.effects import effects, metadata
 from tests.faults.load import BEGAN_AT, amount, item, misdeed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.envelope import Kind
+from ingest.wire.envelope import Kind
 from tests.faults.documents import HOSTILE, Shape, documents
 from tests.faults.inputs import MIB, P99, Door, Findings, Row, examine, post, unclean
 from workers.ledger.deliveries import Filters, find

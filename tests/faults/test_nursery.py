@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ingest.crashpoints import VARIABLE, Step
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.crowd import KEY, PATH, event
 from tests.faults.nursery import Nursery
 from tests.faults.stage import answers, free_port, wait_until

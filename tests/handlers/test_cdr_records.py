@@ -18,11 +18,11 @@ from handlers.cdr_records import FIELDS, NOT_NAMED, cdr_record
 from handlers.kit.cdrs import cdrs
 from handlers.kit.decimals import MOST_DIGITS
 from handlers.kit.testing import context_for
-from ingest.envelope import Kind
 from ingest.errors import Unreadable
 from ingest.events import decode
-from ingest.places import places
-from ingest.pointers import pointers
+from ingest.wire.envelope import Kind
+from ingest.wire.field_paths import field_paths
+from ingest.wire.json_pointers import pointers
 
 WHOLE = b"""{"requestId": "r-1", "userId": "driver", "chargingKeyId": "04A2", "session": {"id": "s-1",
  "startedAt": "2026-03-29T00:30:00Z", "stoppedAt": "2026-03-29T01:15:30.250Z", "energyKwh": 31.4150},
@@ -179,7 +179,7 @@ def test_a_request_id_that_would_have_to_be_cut_is_none(ledger):
 
 def test_settings_tell_where_fields_are(ledger):
     settings = {
-        "cdr_request_id": places("Delivery-Number"),
+        "cdr_request_id": field_paths("Delivery-Number"),
         "cdr_amount": pointers("/price/gross", "/price"),
         "cdr_session": pointers("/charge/0/id"),
     }

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from handlers.cdr_records import FIELDS
 from handlers.kit.statuses import STATUSES, Anomaly
-from ingest.authorization.answers import NAMES as TEMPLATE_NAMES
-from ingest.authorization.question import Allowed
 from ingest.errors import Refusal
 from ingest.settings import load_settings
+from ingest.wire.authorization.request import Allowed
+from ingest.wire.authorization.response_templates import PLACEHOLDERS as TEMPLATE_NAMES
 from tests.house.conftest import MEANING_NOTHING
 from workers.alerts import AlertKind
 from workers.cli import COMMANDS, main

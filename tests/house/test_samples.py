@@ -6,8 +6,8 @@ import pkgutil
 import pytest
 
 import handlers
-from ingest.envelope import Kind
 from ingest.events import WIRE_NAMES, decode
+from ingest.wire.envelope import Kind
 
 PLUGINS = [found.name for found in pkgutil.iter_modules(handlers.__path__) if not found.ispkg]
 

@@ -9,12 +9,12 @@ from starlette.routing import Route
 from ingest.app import PATHS, create_app
 from ingest.broker import QUEUES, queue
 from ingest.damage import is_suspect
-from ingest.envelope import Kind
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.relay import Relay, RelayStanding
 from ingest.settings import load_settings
-from ingest.signature import sign
+from ingest.wire.envelope import Kind
+from ingest.wire.signature import sign
 
 KEY = "the-current-key"
 

@@ -9,8 +9,8 @@ REPEAT = ("SESSION_STARTED", True)
 
 
 def test_a_batch_comes_out_of_redis_as_it_went_in():
-    text = write_batch("b1", inbox="here", queue="sessions", deliveries=b"[]", solo=True, poison=False)
-    assert Batch.from_json(text) == Batch("b1", "here", "sessions", (), solo=True, poison=False)
+    text = write_batch("b1", inbox="here", queue="sessions", deliveries=b"[]", isolated=True, poison=False)
+    assert Batch.from_json(text) == Batch("b1", "here", "sessions", (), isolated=True, poison=False)
 
 
 @pytest.mark.parametrize(

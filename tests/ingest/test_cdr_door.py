@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from ingest.app import PATHS, create_app
-from ingest.envelope import Kind
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.settings import load_settings
-from ingest.signature import sign
+from ingest.wire.envelope import Kind
+from ingest.wire.signature import sign
 
 KEY = "the-current-key"
 IN_TIME = 5.0

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from ingest import damage
 from ingest.damage import occupy
-from ingest.envelope import Kind, delivery_id
 from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.wire.envelope import Kind, delivery_id
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.keyring import Keys
 from ingest.quarantine import Quarantine
 from ingest.settings import load_settings
-from ingest.signature import sign
+from ingest.wire.signature import sign
 
 EVENTS, CDRS = "/plugsurfing/events", "/plugsurfing/cdrs"
 KEY = b"the-current-key"
@@ -476,7 +476,7 @@ def test_a_fault_of_ours_is_never_a_500(client, monkeypatch):
     def broken(_kind, _headers, body, *_args, **_keywords):
         raise KeyError(body)
 
-    monkeypatch.setattr(endpoints, "open_envelope", broken)
+    monkeypatch.setattr(endpoints, "verify_request", broken)
     with capture_logs() as logs:
         answer = client.post(EVENTS, content=b"a secret", headers=signed(b"a secret"))
 

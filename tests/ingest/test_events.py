@@ -8,13 +8,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ingest.envelope import Kind
 from ingest.errors import Unreadable
 from ingest.events import (
     WIRE_NAMES,
     ChargingRecord,
     Event,
-    Glimpse,
+    EventSummary,
     SessionComplete,
     SessionEvent,
     SessionFeeIncurring,
@@ -24,10 +23,11 @@ from ingest.events import (
     SessionStopped,
     UnknownEvent,
     decode,
-    glimpse,
+    peek,
     queue_for,
-    storable,
+    sanitize_text,
 )
+from ingest.wire.envelope import Kind
 
 SAMPLES = Path(__file__).parent.parent / "events"
 STARTED = {"userId": "user1", "sessionId": "L60XMxWy0oP", "timestamp": "2025-06-12T10:56:51Z"}
@@ -66,7 +66,7 @@ def test_every_wire_name_is_understood(name, model, at):
     assert type(event) is model is WIRE_NAMES[name]
     assert (event.name, event.session_id, event.at) == (name, "L60XMxWy0oP", at)
     assert event.user_id == (None if model is SessionFeeIncurring else "user1")
-    assert glimpse(Kind.EVENTS, sample(name)) == Glimpse(name, "L60XMxWy0oP")
+    assert peek(Kind.EVENTS, sample(name)) == EventSummary(name, "L60XMxWy0oP")
 
 
 def test_there_is_one_sample_for_every_wire_name():
@@ -97,7 +97,7 @@ def test_a_charging_record_is_kept_whole():
     assert isinstance(record, ChargingRecord)
     exactly = json.loads(sample("cdr"), parse_float=Decimal)
     assert (record.name, record.session_id, record.document) == ("CDR", "L60XMxWy0oP", exactly)
-    assert glimpse(Kind.CDRS, sample("cdr")) == Glimpse(None, "L60XMxWy0oP")
+    assert peek(Kind.CDRS, sample("cdr")) == EventSummary(None, "L60XMxWy0oP")
 
 
 @pytest.mark.parametrize(
@@ -213,12 +213,12 @@ def test_everything_that_is_wrong_is_said_at_once():
 )
 def test_a_body_that_cannot_be_understood_says_why(raw, problem):
     assert unreadable(raw) == problem
-    assert glimpse(Kind.EVENTS, raw).session_id is None
+    assert peek(Kind.EVENTS, raw).session_id is None
 
 
 def test_a_record_that_is_no_object_is_unreadable():
     assert unreadable(b"[]", Kind.CDRS) == "The body is JSON, but not an object."
-    assert glimpse(Kind.CDRS, b"[]") == glimpse(Kind.CDRS, b"\xff") == Glimpse(None, None)
+    assert peek(Kind.CDRS, b"[]") == peek(Kind.CDRS, b"\xff") == EventSummary(None, None)
 
 
 @pytest.mark.parametrize("name", WIRE_NAMES)
@@ -252,7 +252,7 @@ def test_an_odd_value_in_an_unknown_field_harms_nothing(odd):
     event = decode(Kind.EVENTS, raw)
     assert isinstance(event, SessionStarted)
     assert event.user_id == "user1"
-    assert glimpse(Kind.EVENTS, raw) == Glimpse("SESSION_STARTED", "L60XMxWy0oP")
+    assert peek(Kind.EVENTS, raw) == EventSummary("SESSION_STARTED", "L60XMxWy0oP")
     unknown = decode(Kind.EVENTS, raw.replace(b"SESSION_STARTED", b"NEW"))
     assert isinstance(unknown, UnknownEvent)
     written = json.dumps(unknown.payload, allow_nan=False, ensure_ascii=False)
@@ -271,12 +271,12 @@ def test_texts_that_go_to_a_database_are_storable():
     event = decode(Kind.EVENTS, raw)
     assert (event.name, event.session_id) == ("NEW\\u0000", "a\\u0000\\udcff")
     assert event.payload == {"sessionId": "a\\u0000\\udcff", "\\ud800": ["\\u0000"]}
-    assert glimpse(Kind.EVENTS, raw) == Glimpse("NEW\\u0000", "a\\u0000\\udcff")
+    assert peek(Kind.EVENTS, raw) == EventSummary("NEW\\u0000", "a\\u0000\\udcff")
 
 
 def test_of_two_equal_keys_the_last_one_counts():
     raw = body()[:-2] + b', "sessionId": "last"}}'
-    assert decode(Kind.EVENTS, raw).session_id == glimpse(Kind.EVENTS, raw).session_id == "last"
+    assert decode(Kind.EVENTS, raw).session_id == peek(Kind.EVENTS, raw).session_id == "last"
 
 
 def test_a_body_that_can_be_parsed_but_not_cleaned_for_its_depth_is_unreadable():
@@ -286,7 +286,7 @@ def test_a_body_that_can_be_parsed_but_not_cleaned_for_its_depth_is_unreadable()
 
 def test_what_the_door_reads_is_short():
     raw = json.dumps({"event": "N" * 1000, "payload": {"sessionId": "s" * 1000}}).encode()
-    assert glimpse(Kind.EVENTS, raw) == Glimpse("N" * 200, "s" * 200)
+    assert peek(Kind.EVENTS, raw) == EventSummary("N" * 200, "s" * 200)
     assert decode(Kind.EVENTS, raw).name == "N" * 200
 
 
@@ -302,14 +302,14 @@ def test_what_the_door_reads_is_short():
     ],
 )
 def test_a_text_is_made_storable(text, stored):
-    assert storable(text) == stored
+    assert sanitize_text(text) == stored
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
 def test_any_text_becomes_storable_and_stays_so(text):
-    stored = storable(text)
+    stored = sanitize_text(text)
     assert "\0" not in stored
-    assert stored.encode().decode() == stored == storable(stored)
+    assert stored.encode().decode() == stored == sanitize_text(stored)
 
 
 JSON = st.recursive(
@@ -332,27 +332,27 @@ BODIES = st.fixed_dictionaries(
 @example(Kind.EVENTS, b"\x00\x00\x00\x00")
 @example(Kind.CDRS, b'{"session": {"id": true}}')
 def test_no_bytes_ever_raise_anything_but_unreadable(kind, raw):
-    seen = glimpse(kind, raw)
+    seen = peek(kind, raw)
     assert queue_for(kind, seen) in {"urgent", "sessions", "cdrs", "other"}
     for text in seen:
-        assert text is None or (text == storable(text) and 0 < len(text) <= 200)
+        assert text is None or (text == sanitize_text(text) and 0 < len(text) <= 200)
     try:
         event = decode(kind, raw)
     except Unreadable:
         return
     assert isinstance(event, Event)
-    assert event.session_id is None or event.session_id == storable(event.session_id)
+    assert event.session_id is None or event.session_id == sanitize_text(event.session_id)
     if isinstance(event, SessionEvent):
         assert event.at.tzinfo is UTC
         assert event.name == seen.name
 
 
 def test_each_body_travels_on_its_queue():
-    queues = {name: queue_for(Kind.EVENTS, Glimpse(name, None)) for name in [*WIRE_NAMES, "NEW", None]}
+    queues = {name: queue_for(Kind.EVENTS, EventSummary(name, None)) for name in [*WIRE_NAMES, "NEW", None]}
     assert queues.pop("SESSION_FEE_INCURRING") == "urgent"
     assert queues.pop("NEW") == queues.pop(None) == "other"
     assert set(queues.values()) == {"sessions"}
-    assert queue_for(Kind.CDRS, Glimpse("SESSION_FEE_INCURRING", None)) == "cdrs"
+    assert queue_for(Kind.CDRS, EventSummary("SESSION_FEE_INCURRING", None)) == "cdrs"
 
 
 TEXTS = st.text(alphabet=st.characters(exclude_categories=()), max_size=8)
@@ -397,7 +397,7 @@ def nearly_records(draw):
 def test_the_door_and_the_worker_read_the_same(said):
     kind, document = said
     raw = json.dumps(document).encode()
-    seen = glimpse(kind, raw)
+    seen = peek(kind, raw)
     try:
         event = decode(kind, raw)
     except Unreadable:
@@ -438,4 +438,4 @@ def test_however_a_document_is_spelt_it_says_the_same(name, payload):
     for spell in SPELLINGS:
         raw = spell(document)
         assert read(raw) == first
-        assert glimpse(Kind.EVENTS, raw) == glimpse(Kind.EVENTS, json.dumps(document).encode())
+        assert peek(Kind.EVENTS, raw) == peek(Kind.EVENTS, json.dumps(document).encode())

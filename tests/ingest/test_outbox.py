@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, moment, write_batch
-from ingest.envelope import HEADERS_KEPT, Kind, open_envelope
 from ingest.inboxfile import open_inbox_file
 from ingest.keyring import Keys
 from ingest.loads import InFlight
 from ingest.outbox import Outbox
 from ingest.rows import keep_rows, open_for_keeping, row_of
-from ingest.signature import sign
+from ingest.wire.envelope import HEADERS_KEPT, Kind, verify_request
+from ingest.wire.signature import sign
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def travelling(outbox):
     def read(queue="sessions"):
         outbox.assign([("travelling", outbox.next(queue, 10, 1000).seqs)])
         packed = outbox.packed("travelling").deliveries
-        text = write_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, solo=False, poison=False)
+        text = write_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, isolated=False, poison=False)
         outbox.release(["travelling"])
         return Batch.from_json(text).deliveries
 
@@ -81,7 +81,7 @@ def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
     load = outbox.next("sessions", 10, 1000)
     outbox.assign([("b", load.seqs)])
     packed = outbox.packed("b")
-    batch = write_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, solo=False, poison=False)
+    batch = write_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, isolated=False, poison=False)
     assert [each.event for each in Batch.from_json(batch).deliveries] == [text or None]
     assert packed.names == ((text or "events", False),)
     outbox.settle(["b"])
@@ -110,7 +110,7 @@ def envelopes(draw):
     headers = [(b"x-hmac-sha512-signature", sign(body, b"key").encode()), *draw(HEADERS)]
     received_at = draw(st.integers(0, 4 * 10**15).map(lambda micros: EPOCH + timedelta(microseconds=micros)))
     kind = draw(st.sampled_from(Kind))
-    return open_envelope(kind, headers, body, Keys(b"key"), signature_required=True, received_at=received_at)
+    return verify_request(kind, headers, body, Keys(b"key"), signature_required=True, received_at=received_at)
 
 
 @given(st.lists(envelopes(), min_size=1, max_size=8, unique_by=lambda envelope: envelope.id), st.data())
@@ -133,7 +133,7 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
         outbox.assign([(queue, load.seqs)])
         packed = outbox.packed(queue)
         text = write_batch(
-            "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, solo=False, poison=False
+            "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, isolated=False, poison=False
         )
         batch = Batch.from_json(text)
         assert packed.names == tuple((each.event or each.kind, each.body is None) for each in batch.deliveries)

@@ -6,7 +6,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest import quarantine as room
-from ingest.envelope import Kind, headers_to_keep
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.keyring import Keys
@@ -15,7 +14,8 @@ from ingest.quarantine import Intake, Quarantine
 from ingest.refused import lay_down
 from ingest.reserve import Reserve
 from ingest.settings import load_settings
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.envelope import Kind, headers_to_keep
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 
 KEY = b"the key that was missing"
 NUMBERS = itertools.count()

@@ -2,16 +2,16 @@ import dataclasses
 
 import pytest
 
-from ingest.envelope import Kind
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
 from ingest.refused import Authorization, from_row, lay_down
-from ingest.signature import SIGNATURE_HEADER, sign
-from ingest.sources import Sources, read_networks
+from ingest.wire.client_address import AllowedSources, read_networks
+from ingest.wire.envelope import Kind
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 
 BODY = b'{"event": "SESSION_STARTED"}'
 KEY, TOKEN = b"the-key", b"Bearer the-token"
-SOURCES = Sources(read_networks("192.0.2.0/24"))
+SOURCES = AllowedSources(read_networks("192.0.2.0/24"))
 SIGNED = (SIGNATURE_HEADER.encode(), sign(BODY, KEY).encode())
 AUTHORIZED = (b"authorization", TOKEN)
 

@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from ingest import reserve as room
 from ingest.app import PATHS, create_app
 from ingest.batch import new_batch_id
-from ingest.envelope import Envelope, Kind
 from ingest.errors import InboxUnavailable
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME, open_inbox_file
@@ -21,7 +20,8 @@ from ingest.outbox import Outbox
 from ingest.quarantine import Quarantine
 from ingest.refused import Authorization, Quarantined
 from ingest.reserve import Reserve
-from ingest.signature import sign
+from ingest.wire.envelope import Envelope, Kind
+from ingest.wire.signature import sign
 
 MIB = 1_048_576
 RESERVE = 16 * MIB

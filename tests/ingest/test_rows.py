@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.envelope import Envelope, Kind
 from ingest.inboxfile import FILE_NAME
 from ingest.rows import LOT, Row, keep_at_once, keep_rows, open_for_keeping, row_of
+from ingest.wire.envelope import Envelope, Kind
 
 STARTED = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "L60XMxWy0oP", "timestamp": "2025-06-12T10:56:51Z"}}'
 AT = datetime(2026, 1, 1, tzinfo=UTC)

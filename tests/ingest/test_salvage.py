@@ -3,10 +3,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.envelope import Envelope, Kind
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.salvage import salvage
+from ingest.wire.envelope import Envelope, Kind
 
 COUNT = 400
 BODIES = [b'{"event": "SESSION_STARTED", "payload": {"number": %d}}' % number for number in range(COUNT)]

@@ -15,7 +15,7 @@ from ingest.errors import SettingsError
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.server import serve
 from ingest.settings import load_settings
-from ingest.signature import sign
+from ingest.wire.signature import sign
 
 KEY = "the-current-key"
 SERVE = "from ingest.server import serve; from ingest.settings import load_settings; serve(load_settings())"

@@ -10,7 +10,7 @@ from ingest.chapters.logs import LogFormat, LogLevel
 from ingest.described import UNSET
 from ingest.errors import SettingsError
 from ingest.settings import SECRETS, Settings, load_settings
-from ingest.signature import KeyEncoding
+from ingest.wire.signature import KeyEncoding
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from ingest.envelope import Envelope, Kind, open_envelope
 from ingest.errors import NotAuthentic, SettingsError
 from ingest.events import WIRE_NAMES, ChargingRecord, SessionFeeIncurring, UnknownEvent, decode
 from ingest.keyring import Keys
@@ -26,6 +25,7 @@ from ingest.simulator.faults import Fault, Step, plan
 from ingest.simulator.requests import Manner, Penmanship, Sign, as_curl
 from ingest.simulator.sender import Answer, send, tally
 from ingest.simulator.stories import SCENARIOS, Cast, cast_of, contradiction, story, telling, written
+from ingest.wire.envelope import Envelope, Kind, verify_request
 
 NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
 CAST = Cast("L60XMxWy0oP", "user1")
@@ -52,7 +52,7 @@ class Receiver:
             return JSONResponse({"error": "encoded"}, 415)
         kind = Kind(request.path_params["kind"])
         try:
-            envelope = open_envelope(
+            envelope = verify_request(
                 kind, request.headers.raw, body, KEYS, signature_required=True, received_at=datetime.now(UTC)
             )
         except NotAuthentic:
@@ -281,7 +281,7 @@ def test_faults_change_the_request_and_the_answer_it_deserves():
 
 def opened(request) -> Envelope:
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
-    return open_envelope(Kind.EVENTS, headers, request.body, KEYS, signature_required=True, received_at=NOW)
+    return verify_request(Kind.EVENTS, headers, request.body, KEYS, signature_required=True, received_at=NOW)
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")

@@ -21,23 +21,23 @@ PLUGIN = '''
 
 import time
 
-from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+from handlers import Allowed, AuthorizeContext, Decision, AuthorizationRequest, authorize
 
 
 @authorize(order=20, name="second")
-def says_expired(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def says_expired(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     return Decision(Allowed.EXPIRED)
 
 
 @authorize(order=10, name="first")
-async def knows_some(question: Question, ctx: AuthorizeContext) -> Decision | None:
+async def knows_some(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     if question.key == "hang":
         time.sleep(600)
     return Decision(Allowed.BLOCKED) if question.key == "blocked" else None
 
 
 @authorize(order=1, when=lambda settings: settings.default_locale == "nl")
-def only_in_dutch(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def only_in_dutch(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     return Decision(Allowed.NO_CREDIT)
 '''
 

@@ -23,10 +23,10 @@ from handlers.kit.subscribe import MARK
 from handlers.session_records import session_record
 from ingest.batch import Batch, Delivery, new_batch_id
 from ingest.broker import queue
-from ingest.envelope import Envelope, Kind
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
 from ingest.offer import JOB_TIMEOUT
 from ingest.settings import load_settings
+from ingest.wire.envelope import Envelope, Kind
 from workers import process
 from workers.clock import Clock
 from workers.conclude import follow_up
@@ -628,7 +628,7 @@ def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..
 
 def test_a_delivery_that_workers_died_of_gets_a_job_for_each_run(equip: Callable[..., Equipment]) -> None:
     equipment = equip(note_start)
-    work(equipment, batch(said("SESSION_STARTED"), solo=True))
+    work(equipment, batch(said("SESSION_STARTED"), isolated=True))
     assert written(equipment) == []
     assert work_queued(equipment) == 1
     assert written(equipment) == ["started S1"]
@@ -646,7 +646,7 @@ def test_poison_is_buried_without_looking_into_it(equip: Callable[..., Equipment
 def test_an_attempt_is_made_by_one_worker_only(equip: Callable[..., Equipment]) -> None:
     equipment = equip(note_start)
     body = said("SESSION_STARTED")
-    work(equipment, batch(body, solo=True))
+    work(equipment, batch(body, isolated=True))
     attempts = [[delivery(body).id, 1]]
     follow_up(equipment, make_runs(equipment, "note_start", attempts, "job-1"))
     follow_up(equipment, make_runs(equipment, "note_start", attempts, "job-2"))
@@ -667,7 +667,7 @@ def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[.
             make_runs(equipment, "slow", [[delivery(body).id, 2]], "job-2")
 
     equipment = equip(slow)
-    work(equipment, batch(body, solo=True))
+    work(equipment, batch(body, isolated=True))
     make_runs(equipment, "slow", [[delivery(body).id, 1]], "job-1")
     assert written(equipment) == ["attempt 2"]
     assert outcomes(equipment, body)["slow"] is Outcome.DONE
@@ -675,7 +675,7 @@ def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[.
 
 def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(equip: Callable[..., Equipment]) -> None:
     body = said("SESSION_STARTED")
-    work(equip(note_start), batch(body, solo=True))
+    work(equip(note_start), batch(body, isolated=True))
     without = equip()
     work_queued(without)
     assert outcomes(without, body)["note_start"] is Outcome.DEAD
@@ -697,7 +697,7 @@ def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., E
 
 def test_the_clock_offers_a_run_again_whose_job_was_lost(equip: Callable[..., Equipment]) -> None:
     equipment = equip(note_start)
-    work(equipment, batch(said("SESSION_STARTED"), solo=True))
+    work(equipment, batch(said("SESSION_STARTED"), isolated=True))
     equipment.connection.flushall()
     clock = Clock(equipment, grace=timedelta(milliseconds=50))
     while not queue("sessions", equipment.connection).count:

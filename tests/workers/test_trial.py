@@ -8,9 +8,9 @@ from handlers import Allowed, Decision
 from handlers.kit.authorize import Policy
 from handlers.kit.facts import too_little
 from handlers.kit.testing import asking
-from ingest.authorization.question import Form
 from ingest.authorization.verdict import Failure
 from ingest.settings import load_settings
+from ingest.wire.authorization.request import WireFormat
 from workers.trial import read_question, try_policies
 
 BODY = b'{"keyIdentifier": "04A1", "sessionId": "s1"}'
@@ -38,7 +38,7 @@ def policy(function):
 
 @pytest.fixture
 def tried(tmp_path):
-    def attempt(*functions, body=BODY, form=Form.PLUGSURFING, uid=None, **overrides):
+    def attempt(*functions, body=BODY, form=WireFormat.PLUGSURFING, uid=None, **overrides):
         settings = load_settings(data_dir=tmp_path, **overrides)
         question, can_be_read = read_question(form, uid, body, settings)
         policies = [policy(function) for function in functions]
@@ -82,7 +82,7 @@ def test_where_nobody_objects_the_key_may_charge(tried):
 
 
 def test_ocpis_form_has_the_key_in_its_path_and_may_have_no_body(tried):
-    trial = tried(refuses, body=b"", form=Form.OCPI, uid="04/A1 ü")
+    trial = tried(refuses, body=b"", form=WireFormat.OCPI, uid="04/A1 ü")
     assert trial.verdict.question.key == "04/A1 ü"
     said = json.loads(trial.answer)
     assert (said["status_code"], said["data"]["allowed"]) == (1000, "BLOCKED")

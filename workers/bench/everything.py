@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine, select
 
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 from workers.bench.depths import opened_inbox, settled_in, waiting_in
 from workers.bench.load import Order, Seen
 from workers.bench.process import BenchFailed, Process

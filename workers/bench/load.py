@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 from workers.bench.report import p99
 
 EVENTS = ("SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE")

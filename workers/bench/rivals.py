@@ -20,10 +20,10 @@ from starlette.routing import Route
 from handlers.kit.merge import merge
 from handlers.session_records import session_of
 from ingest.batch import Delivery
-from ingest.envelope import Envelope, Kind
 from ingest.events import SessionEvent, decode
 from ingest.keyring import Keys
-from ingest.signature import SIGNATURE_HEADER, Match, verify
+from ingest.wire.envelope import Envelope, Kind
+from ingest.wire.signature import SIGNATURE_HEADER, Match, verify
 from workers.ledger import deliveries, sessions
 from workers.ledger.engine import open_ledger
 from workers.ledger.outcomes import DeliveryState

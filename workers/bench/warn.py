@@ -11,8 +11,8 @@ from statistics import median
 from rich.progress import Progress
 from sqlalchemy import Engine, func, select
 
-from ingest.signature import SIGNATURE_HEADER, sign
 from ingest.simulator.stories import FEE_INCURRING, STARTED, Cast, telling
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 from workers.bench.databases import POSTGRESQL, SQLITE
 from workers.bench.depths import opened_inbox, settled_in, waiting_in
 from workers.bench.everything import PATH

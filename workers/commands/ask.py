@@ -7,11 +7,11 @@ from datetime import timedelta
 import click
 import httpx
 
-from ingest.authorization.question import Form
 from ingest.errors import SettingsError
 from ingest.settings import Settings, authorization_values
 from ingest.simulator.curl import curl
 from ingest.simulator.questions import SOME_KEY, QuestionRequest, ocpi_question, plugsurfing_question
+from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 from workers.commands.failures import Failure
 from workers.commands.output import json_line, printable, span
@@ -28,7 +28,10 @@ LONGEST = timedelta(seconds=10)
 @click.option("--reference", metavar="ID", help="Plugsurfing's reference.")
 @click.option("--country", metavar="CODE", help="The country.")
 @click.option(
-    "--form", type=click.Choice([form.value for form in Form]), default=Form.PLUGSURFING.value, show_default=True
+    "--form",
+    type=click.Choice([form.value for form in WireFormat]),
+    default=WireFormat.PLUGSURFING.value,
+    show_default=True,
 )
 @click.option("--url", metavar="URL", help="Where the receiver is.  [default: the one on this machine]")
 @click.option("--print", "only_print", is_flag=True, help="Show the request, as curl; send nothing.")
@@ -40,7 +43,7 @@ def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts:
     location only.
     """
     settings = settings_beside_dev()
-    question = _question(settings, Form(form), {name: part for name, part in parts.items() if part is not None})
+    question = _question(settings, WireFormat(form), {name: part for name, part in parts.items() if part is not None})
     url = (url or f"http://{reachable(settings.host)}:{settings.authorize_port}").rstrip("/")
     if only_print:
         click.echo(curl(url, question))
@@ -60,12 +63,12 @@ def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts:
         raise Failure("That is no answer to the question.")
 
 
-def _question(settings: Settings, form: Form, parts: Mapping[str, str]) -> QuestionRequest:
+def _question(settings: Settings, form: WireFormat, parts: Mapping[str, str]) -> QuestionRequest:
     values = authorization_values(settings.authorize_credentials)
     if not values:
         raise SettingsError("AUTHORIZE_CREDENTIALS is not set: nobody who asks would be answered.")
     credentials = values[0].decode()
-    if form is Form.OCPI:
+    if form is WireFormat.OCPI:
         return ocpi_question(parts, credentials)
     return plugsurfing_question(settings, parts, credentials)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import click
 
 from handlers.kit.identifiers import sought
-from ingest.authorization.question import Allowed
+from ingest.wire.authorization.request import Allowed
 from workers.commands import options
 from workers.commands.output import Cell, Json, iso, json_line, table
 from workers.commands.stores import looking_into_ledger

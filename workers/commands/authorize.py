@@ -5,14 +5,14 @@ from typing import BinaryIO
 
 import click
 
-from ingest.authorization.question import Form
+from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 
 
 @click.command()
 @click.option("--try", "body", type=click.File("rb"), metavar="FILE", help="Serve nothing; - is standard input.")
 @click.option(
-    "--form", type=click.Choice([form.value for form in Form]), help="How it is asked.  [default: plugsurfing]"
+    "--form", type=click.Choice([form.value for form in WireFormat]), help="How it is asked.  [default: plugsurfing]"
 )
 @click.option("--uid", metavar="KEY", help="The key, which OCPI's form has in its path.")
 @options.as_json
@@ -36,14 +36,14 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
     authorize(load_settings())
 
 
-def _form(form: str | None, uid: str | None) -> Form:
-    chosen = Form(form or Form.PLUGSURFING)
-    if (chosen is Form.OCPI) is not (uid is not None):
+def _form(form: str | None, uid: str | None) -> WireFormat:
+    chosen = WireFormat(form or WireFormat.PLUGSURFING)
+    if (chosen is WireFormat.OCPI) is not (uid is not None):
         raise click.UsageError("--uid and --form ocpi go together.")
     return chosen
 
 
-def _try(ctx: click.Context, body: bytes, form: Form, uid: str | None, *, as_json: bool) -> None:
+def _try(ctx: click.Context, body: bytes, form: WireFormat, uid: str | None, *, as_json: bool) -> None:
     from workers.commands.trials import contexts_now, print_trial
     from workers.devfile import settings_beside_dev
     from workers.loader import load_plugins

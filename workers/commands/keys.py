@@ -7,11 +7,11 @@ from typing import BinaryIO
 import click
 from pydantic import SecretStr
 
-from ingest.envelope import WITH_AUTHORIZATION
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
 from ingest.settings import Settings, load_settings
-from ingest.signature import KeyEncoding, Match, decode_key, verify
+from ingest.wire.envelope import WITH_AUTHORIZATION
+from ingest.wire.signature import KeyEncoding, Match, decode_key, verify
 from workers.commands import options
 from workers.commands.failures import Failure, Misused
 from workers.commands.listing import EVERYTHING, in_inbox_only

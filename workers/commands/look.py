@@ -9,7 +9,7 @@ import click
 
 from handlers.kit.authorize import Policy
 from handlers.kit.subscribe import Subscription
-from ingest.signature import Match
+from ingest.wire.signature import Match
 from workers.commands import options
 from workers.commands.listing import delivery_json, everywhere, in_words
 from workers.commands.outages import list_gaps

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from ingest.events import glimpse
+from ingest.events import peek
 from ingest.inboxfile import FILE_NAME
 from ingest.keyring import Keyring
 from ingest.quarantine import Quarantine, Reverified
@@ -85,7 +85,7 @@ def opened(settings: Settings) -> Quarantine | None:
 
 
 def _facts(request: Quarantined) -> dict[str, Json]:
-    seen = glimpse(request.kind, request.body)
+    seen = peek(request.kind, request.body)
     return {
         "kind": request.kind,
         "received_at": iso(request.received_at),
@@ -106,7 +106,7 @@ def _outcome(reverified: Reverified) -> dict[str, Json]:
 
 
 def _cells(request: Quarantined) -> Sequence[Cell]:
-    seen = glimpse(request.kind, request.body)
+    seen = peek(request.kind, request.body)
     return (
         request.received_at,
         request.kind,

@@ -3,8 +3,8 @@
 from http import HTTPStatus
 from typing import Any
 
-from ingest.documents import read_json
 from ingest.errors import Unreadable
+from ingest.wire.json_documents import read_json
 from workers.drive.errors import (
     DriveConflict,
     DriveError,

@@ -7,7 +7,7 @@ on how often we look, and a session that is over would be opened again by a look
 from datetime import UTC, datetime
 
 from handlers.kit.session import DRIVE, Moment, Naming, Session
-from ingest.events import LONGEST_TEXT, storable
+from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.drive.models import DriveSession
 
 STARTED, STOPPED, COMPLETE = "STARTED", "STOPPED", "COMPLETE"
@@ -42,15 +42,15 @@ def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
     return Session(
         drive.session_id,
         statuses={name: Moment(at, at, sources) for name, at in said.items()},
-        users={storable(drive.user_id): Naming(begun_at, DRIVE)} if drive.user_id else {},
+        users={sanitize_text(drive.user_id): Naming(begun_at, DRIVE)} if drive.user_id else {},
     )
 
 
 def status_of(drive: DriveSession) -> str:
     """Give the status such that every database takes it."""
-    return storable(drive.status)[:LONGEST_TEXT]
+    return sanitize_text(drive.status)[:LONGEST_TEXT]
 
 
 def can_be_kept(drive: DriveSession) -> bool:
     """Say whether its id is one that events could name, too."""
-    return storable(drive.session_id) == drive.session_id and len(drive.session_id) <= LONGEST_TEXT
+    return sanitize_text(drive.session_id) == drive.session_id and len(drive.session_id) <= LONGEST_TEXT

@@ -7,9 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 from handlers.kit.decimals import read_decimal
-from ingest.pointers import Pointer, pointers
 from ingest.settings import Settings
-from ingest.timestamps import read_timestamp
+from ingest.wire.json_pointers import Pointer, pointers
+from ingest.wire.timestamps import read_timestamp
 from workers.drive.errors import DriveNonsense
 from workers.drive.models import ChargingKey, DriveSession, Location
 

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from handlers.kit.authorize import AuthorizeContext, Policy
 from handlers.kit.facts import TooLittleKnown
-from ingest.authorization.question import Decision, Question
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
+from ingest.wire.authorization.request import AuthorizationRequest, Decision
 from workers.run import call
 
 Contexts: TypeAlias = Callable[[Policy], AuthorizeContext]
@@ -27,7 +27,7 @@ class Asking:
 
     async def ask(
         self,
-        question: Question,
+        question: AuthorizationRequest,
         *,
         spared: Collection[str] = (),
         begins: Callable[[str], None] = lambda _name: None,
@@ -47,7 +47,7 @@ class Asking:
                 return Ruling(said, policy.name)
         return Ruling()
 
-    async def _call(self, policy: Policy, question: Question) -> tuple[object, BaseException | None]:
+    async def _call(self, policy: Policy, question: AuthorizationRequest) -> tuple[object, BaseException | None]:
         context, raised = call(self.contexts, policy)
         if raised is not None or context is None:
             return None, raised

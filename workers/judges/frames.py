@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from ingest.authorization.question import Allowed, Decision, Form, Question
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 
 LENGTH = struct.Struct("!I")
 
@@ -26,7 +26,7 @@ class Put:
     """A question is put to a judge, under a number of its own."""
 
     number: int
-    question: Question
+    question: AuthorizationRequest
     spared: frozenset[str]
 
 
@@ -74,7 +74,7 @@ def _members(part: Any) -> dict[str, Any]:
 
 def _written(value: Any) -> Any:
     match value:
-        case Question() | Ruling() | Decision():
+        case AuthorizationRequest() | Ruling() | Decision():
             return _members(value)
         case datetime():
             return value.isoformat()
@@ -83,11 +83,11 @@ def _written(value: Any) -> Any:
     return value
 
 
-def _question(members: dict[str, Any]) -> Question:
-    return Question(
+def _question(members: dict[str, Any]) -> AuthorizationRequest:
+    return AuthorizationRequest(
         **members
         | {
-            "form": Form(members["form"]),
+            "form": WireFormat(members["form"]),
             "received_at": datetime.fromisoformat(members["received_at"]),
             "evse_ids": tuple(members["evse_ids"]),
         }

@@ -11,10 +11,10 @@ from multiprocessing.forkserver import ensure_running
 import structlog
 
 from handlers.kit.authorize import Policy
-from ingest.authorization.question import Question
 from ingest.authorization.ruling import JudgesStanding, Ruling
 from ingest.authorization.verdict import Failure
 from ingest.settings import Settings
+from ingest.wire.authorization.request import AuthorizationRequest
 from workers.judges.seat import FORKS, PRELOADED, Case, Seat
 from workers.judges.sparing import Sparing
 
@@ -63,7 +63,7 @@ class Panel:
         """Say how many judges can be asked, and which policies are not."""
         return JudgesStanding(len(self._keepers), len(self._free()), self._sparing.spared())
 
-    async def decide(self, question: Question, until: float) -> Ruling:
+    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:
         """Put the question to a judge; to another one, too, if it is not taken at once. The first ruling counts."""
         spared, probed = self._sparing.begin()
         if self._policies[0] in spared:  # what a judge would say is known
@@ -80,7 +80,7 @@ class Panel:
         return ruling
 
     async def _asked(
-        self, question: Question, spared: frozenset[str], cases: dict[Case, Seat], until: float
+        self, question: AuthorizationRequest, spared: frozenset[str], cases: dict[Case, Seat], until: float
     ) -> Ruling | None:
         while (seat := self._free_seat(besides=cases.values())) is None:
             if self._monotonic() >= until:

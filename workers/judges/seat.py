@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ingest.authorization.question import Question
 from ingest.authorization.ruling import Ruling
 from ingest.settings import Settings
+from ingest.wire.authorization.request import AuthorizationRequest
 from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
 from workers.judges.judge import sit
 
@@ -88,7 +88,7 @@ class Seat:
         """How many questions it has."""
         return len(self._cases)
 
-    def put(self, question: Question, spared: frozenset[str]) -> Case:
+    def put(self, question: AuthorizationRequest, spared: frozenset[str]) -> Case:
         """Put a question to it, without waiting for anything. Only when it is free."""
         self._last += 1
         frame = packed(Put(self._last, question, spared))

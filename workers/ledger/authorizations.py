@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, select
 
-from ingest.events import LONGEST_TEXT, storable
+from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.authorization_tables import authorizations
 from workers.ledger.bulk import insert_new
 
@@ -94,5 +94,5 @@ def _values(row: DecisionRow) -> dict[str, object]:
     for name in FROM_OUTSIDE:
         text = values[name]
         if isinstance(text, str):  # as they came from outside, they may hold anything, and be too long for an index
-            values[name] = storable(text)[:LONGEST_TEXT]
+            values[name] = sanitize_text(text)[:LONGEST_TEXT]
     return values

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or
 
 from handlers.kit.cdrs import cdrs
 from handlers.kit.decimals import total
-from ingest.envelope import Kind
+from ingest.wire.envelope import Kind
 from workers.ledger.deliveries import came_again
 from workers.ledger.outcomes import DeliveryState
 from workers.ledger.tables import deliveries, sessions

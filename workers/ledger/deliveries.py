@@ -178,11 +178,11 @@ def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: date
 
 
 def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
-    receipts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
     for delivery in repeats:
         key = (delivery.id, delivery.inbox)
-        receipts[key] = max(receipts.get(key, 1), delivery.receipts)
-    if not receipts:
+        counts[key] = max(counts.get(key, 1), delivery.receipts)
+    if not counts:
         return
     statement = insert_into(conn, sightings)
     conn.execute(
@@ -193,7 +193,7 @@ def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
         ),
         [
             {"delivery_id": delivery_id, "inbox": inbox, "receipts": count}
-            for (delivery_id, inbox), count in sorted(receipts.items())
+            for (delivery_id, inbox), count in sorted(counts.items())
         ],
     )
 

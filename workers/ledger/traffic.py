@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from ingest.envelope import Kind
+from ingest.wire.envelope import Kind
 from workers.ledger.alerted import LOOKS_BACK, MOST
 from workers.ledger.reread_tables import ROUTINE, gaps
 from workers.ledger.tables import deliveries

@@ -54,7 +54,7 @@ def attempt(
     found, raised = looking.result(until)
     if raised is not None:
         ending = _ended(push, [PushFailed(f"the devices were not found: {_name(raised)}")], policy)
-        return replace(ending, trouble=None, is_provider_heard=False), [looking]
+        return replace(ending, provider_error=None, provider_called=False), [looking]
     return _to_devices(push, channel, [replace(outgoing, device=device) for device in found or ()], until, policy)
 
 
@@ -88,7 +88,9 @@ def _to_devices(
     if not calls and not told:
         ending = Ending(push, PushState.MOOT, error=NO_DEVICE)
     heard = bool(calls)
-    return replace(ending, told=told, unregistered=tuple(unregistered), is_provider_heard=heard), list(calls.values())
+    return replace(ending, delivered=told, unregistered=tuple(unregistered), provider_called=heard), list(
+        calls.values()
+    )
 
 
 def _ended(

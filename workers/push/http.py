@@ -11,7 +11,7 @@ import httpx
 from handlers.kit.channel import OutgoingPush, PushFailed
 from ingest.errors import SettingsError
 from ingest.settings import Settings
-from ingest.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
 from workers.push.answers import failure_of
 
 IDEMPOTENCY_HEADER = "idempotency-key"

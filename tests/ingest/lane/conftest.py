@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from ingest import answers
-from ingest.authorization.question import Question
 from ingest.authorization.ruling import JudgesStanding, Ruling
 from ingest.authorization.verdict import Verdict
 from ingest.lane.app import create_lane
 from ingest.lane.protocol import lane_protocol
 from ingest.settings import load_settings
+from ingest.wire.authorization.request import AuthorizationRequest
 
 RIGHT = {"Authorization": "a-secret"}
 
@@ -24,9 +24,9 @@ RIGHT = {"Authorization": "a-secret"}
 class FakeJudges:
     """Say what `rule` says, and remember what they were asked."""
 
-    rule: Callable[[Question], Ruling] = lambda _question: Ruling()
+    rule: Callable[[AuthorizationRequest], Ruling] = lambda _question: Ruling()
     takes: float = 0.0
-    questions: list[Question] = field(default_factory=list)
+    questions: list[AuthorizationRequest] = field(default_factory=list)
     ready: int = 1
     stopped: bool = False
 
@@ -36,7 +36,7 @@ class FakeJudges:
     async def stop(self) -> None:
         self.stopped = True
 
-    async def decide(self, question: Question, until: float) -> Ruling:  # noqa: ARG002 - as judges are asked
+    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:  # noqa: ARG002 - as judges are asked
         self.questions.append(question)
         await asyncio.sleep(self.takes)
         return self.rule(question)

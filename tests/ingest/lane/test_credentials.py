@@ -3,17 +3,17 @@ from base64 import b64encode
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.authorization.question import Form
 from ingest.errors import NotAuthentic, SettingsError
 from ingest.lane.credentials import Credentials
 from ingest.settings import load_settings
+from ingest.wire.authorization.request import WireFormat
 
 
 def credentials(text="one\nTwö\nToken three", **settings):
     return Credentials(load_settings(authorize_credentials=text, **settings))
 
 
-def passes(value, form=Form.OCPI, **given):
+def passes(value, form=WireFormat.OCPI, **given):
     try:
         credentials(**given).check([(b"Authorization", value)], form)
     except NotAuthentic:
@@ -22,7 +22,7 @@ def passes(value, form=Form.OCPI, **given):
 
 
 @pytest.mark.parametrize("value", ["one", "Twö", "Token three", " one\t"])
-@pytest.mark.parametrize("form", Form)
+@pytest.mark.parametrize("form", WireFormat)
 def test_any_of_the_values_is_right_in_either_form(value, form):
     assert passes(value.encode(), form)
 
@@ -36,14 +36,14 @@ def test_anything_else_is_wrong(value):
 def test_ocpi_sends_them_in_base64_or_plain(credential):
     for value in (b"Token " + b64encode(credential), b"token  " + b64encode(credential), b"Token " + credential):
         assert passes(value)
-        assert passes(value, Form.PLUGSURFING) is (value == b"Token three")
+        assert passes(value, WireFormat.PLUGSURFING) is (value == b"Token three")
 
 
 def test_two_headers_are_refused_even_if_both_are_right():
     with pytest.raises(NotAuthentic):
-        credentials().check([(b"authorization", b"one")] * 2, Form.OCPI)
+        credentials().check([(b"authorization", b"one")] * 2, WireFormat.OCPI)
     with pytest.raises(NotAuthentic):
-        credentials().check([], Form.OCPI)
+        credentials().check([], WireFormat.OCPI)
 
 
 def test_without_any_the_settings_are_refused():
@@ -66,13 +66,13 @@ def test_a_file_that_is_half_written_or_gone_changes_nothing(tmp_path):
     assert not held.refresh()
     now[0] += 0.2
     assert held.refresh()
-    held.check([(b"authorization", b"new")], Form.OCPI)
+    held.check([(b"authorization", b"new")], WireFormat.OCPI)
     file.unlink()
     with capture_logs() as logs:
         assert not held.refresh()
         assert not held.refresh()
     assert [line["event"] for line in logs] == ["keys.kept_old"]
-    held.check([(b"authorization", b"new")], Form.OCPI)
+    held.check([(b"authorization", b"new")], WireFormat.OCPI)
 
 
 def test_each_loss_of_the_file_is_warned_of(tmp_path):

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ingest import protocol
-from ingest.authorization.question import Allowed, Decision, Form
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
 from ingest.lane.protocol import LaneProtocol
 from ingest.lane.reply import Reply
+from ingest.wire.authorization.request import Allowed, Decision, WireFormat
 
 ASK = "/plugsurfing/authorizations"
 OCPI = "/ocpi/2.2.1/tokens/0414DA/authorize"
@@ -69,7 +69,7 @@ def test_the_same_policies_answer_in_ocpis_form(lane):
     assert told["data"]["info"] == {"language": "en", "text": "Ask your fleet."}
     assert (answer.headers["x-request-id"], answer.headers["x-correlation-id"]) == ("r-1", "c-1")
     (question,) = lane.judges.questions
-    assert (question.form, question.key, question.location_id) == (Form.OCPI, "0414DA", "LOC1")
+    assert (question.form, question.key, question.location_id) == (WireFormat.OCPI, "0414DA", "LOC1")
 
 
 def test_ocpis_question_needs_no_body(lane):

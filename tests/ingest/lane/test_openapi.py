@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from starlette.routing import Route
 
-from ingest.authorization.question import Allowed, Decision
 from ingest.authorization.ruling import Ruling
 from ingest.lane.app import OPENAPI
 from ingest.settings import load_settings
+from ingest.wire.authorization.request import Allowed, Decision
 
 QUESTIONS = {
     "/plugsurfing/authorizations": "a-secret",

@@ -20,10 +20,10 @@ from handlers.kit.merge import merge, with_lead
 from handlers.kit.session import Session
 from handlers.session_records import session_record
 from ingest.batch import Delivery
-from ingest.envelope import Envelope, Kind
 from ingest.errors import Unreadable
-from ingest.events import SessionEvent, decode, glimpse, queue_for
+from ingest.events import SessionEvent, decode, peek, queue_for
 from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.wire.envelope import Envelope, Kind
 from workers.cli import main
 from workers.ledger import deliveries, runs, sessions, states
 from workers.ledger.engine import open_ledger
@@ -134,7 +134,7 @@ def delivery_of(
 ) -> Delivery:
     """Make the delivery that the door makes of a body."""
     envelope = Envelope(kind, body, received_at, signed_with, None, {"content-type": "application/json"})
-    seen = glimpse(kind, body)
+    seen = peek(kind, body)
     return Delivery(
         id=envelope.id,
         kind=kind,
@@ -155,7 +155,7 @@ def run_of(delivery: Delivery, handler: str, outcome: Outcome, error: str | None
     return NewRun(
         delivery_id=delivery.id,
         handler=handler,
-        queue=queue_for(Kind(delivery.kind), glimpse(Kind(delivery.kind), delivery.body or b"")),
+        queue=queue_for(Kind(delivery.kind), peek(Kind(delivery.kind), delivery.body or b"")),
         outcome=outcome,
         attempts=1,
         due_at=None if outcome.is_final else NOON + timedelta(days=36_500),

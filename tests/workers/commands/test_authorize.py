@@ -5,11 +5,11 @@ import pytest
 PLUGIN = '''
 """A policy of a team."""
 
-from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+from handlers import Allowed, AuthorizeContext, Decision, AuthorizationRequest, authorize
 
 
 @authorize()
-def knows_some(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def knows_some(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     return Decision(Allowed.BLOCKED, reason="it was stolen") if question.key == "04A1" else None
 '''
 

@@ -10,8 +10,8 @@ import pytest
 
 from handlers.cdr_records import cdr_record
 from handlers.kit.testing import context_for
-from ingest.envelope import Kind
 from ingest.events import decode
+from ingest.wire.envelope import Kind
 from workers.ledger.outcomes import Outcome
 
 

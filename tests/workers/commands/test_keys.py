@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.signature import sign
+from ingest.wire.signature import sign
 from workers.ledger.outcomes import Outcome
 
 DONE = ("session_record", Outcome.DONE)

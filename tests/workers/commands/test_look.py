@@ -4,7 +4,7 @@ from datetime import timedelta
 import pytest
 
 from handlers.kit.context import Push
-from ingest.envelope import Kind
+from ingest.wire.envelope import Kind
 from workers.commands import listing
 from workers.ledger import pushes
 from workers.ledger.outcomes import Outcome, PushState

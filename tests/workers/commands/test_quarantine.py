@@ -3,14 +3,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.envelope import Kind
 from ingest.errors import NotAuthentic
 from ingest.inboxfile import FILE_NAME
 from ingest.keyring import Keys
 from ingest.quarantine import Quarantine
 from ingest.refused import lay_down
 from ingest.settings import load_settings
-from ingest.signature import SIGNATURE_HEADER, sign
+from ingest.wire.envelope import Kind
+from ingest.wire.signature import SIGNATURE_HEADER, sign
 
 NEW_KEY = "the-next-key-of-them"
 

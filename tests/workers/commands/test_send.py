@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner, Result
 
-from ingest.envelope import Kind, open_envelope
 from ingest.events import decode
 from ingest.keyring import Keys
 from ingest.settings import Settings
 from ingest.simulator import sender
 from ingest.simulator.sender import Answer
+from ingest.wire.envelope import Kind, verify_request
 from workers.commands.send import send
 from workers.devfile import write_devfile
 
@@ -90,7 +90,7 @@ def test_any_event_is_told_by_its_name_with_what_was_asked_for():
 def test_what_is_printed_verifies():
     (words,) = printed("SESSION_STARTED")
     headers = [words[place + 1].split(": ", 1) for place, word in enumerate(words) if word == "--header"]
-    envelope = open_envelope(
+    envelope = verify_request(
         Kind.EVENTS,
         [(name.encode(), value.encode()) for name, value in headers],
         body(words),

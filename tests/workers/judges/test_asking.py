@@ -5,12 +5,12 @@ import pytest
 
 from handlers.kit.authorize import authorize, policies_of
 from handlers.kit.facts import TooLittleKnown
-from ingest.authorization.question import Allowed, Decision, Form, Question
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.judges.asking import Asking
 
-QUESTION = Question(Form.PLUGSURFING, datetime(2025, 6, 12, 12, tzinfo=UTC), key="0414DA")
+QUESTION = AuthorizationRequest(WireFormat.PLUGSURFING, datetime(2025, 6, 12, 12, tzinfo=UTC), key="0414DA")
 BLOCKED = Decision(Allowed.BLOCKED)
 
 

@@ -2,14 +2,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.authorization.question import Allowed, Decision, Form, Question
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
-from ingest.documents import read_json
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
+from ingest.wire.json_documents import read_json
 from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
 
-ALL = Question(
-    Form.OCPI,
+ALL = AuthorizationRequest(
+    WireFormat.OCPI,
     datetime(2026, 11, 22, 20, 0, 0, 123456, tzinfo=UTC),
     key="04ab\ud800",
     token_type="APP_USER",
@@ -27,7 +27,7 @@ ALL = Question(
     [
         Ready(),
         Put(1, ALL, frozenset({"b", "a"})),
-        Put(2, Question(Form.PLUGSURFING, datetime.now(UTC)), frozenset()),
+        Put(2, AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC)), frozenset()),
         Begun(3, "key_list"),
         Ruled(4, Ruling()),
         Ruled(5, Ruling(Decision(Allowed.BLOCKED, "Call us. \ud83d", "why"), "key_list")),
@@ -42,7 +42,9 @@ def test_what_is_written_is_read(frame):
 
 def test_what_could_be_read_of_a_body_can_be_passed_on_however_deeply_it_is_nested():
     document = read_json(b'{"a":' * 800 + b"1" + b"}" * 800)
-    put = Put(1, Question(Form.PLUGSURFING, datetime.now(UTC), key="04ab", document=document), frozenset())
+    put = Put(
+        1, AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC), key="04ab", document=document), frozenset()
+    )
     assert unpacked(packed(put)[LENGTH.size :]) == put
 
 

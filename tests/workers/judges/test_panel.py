@@ -7,9 +7,9 @@ from textwrap import dedent
 
 import pytest
 
-from ingest.authorization.question import Allowed, Form, Question
 from ingest.authorization.verdict import Failure
 from ingest.settings import load_settings
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat
 from workers.judges.panel import Panel
 from workers.loader import load_plugins
 
@@ -22,11 +22,11 @@ import os
 import re
 import time
 
-from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
+from handlers import Allowed, AuthorizeContext, Decision, AuthorizationRequest, authorize
 
 
 @authorize(order=1)
-def plain(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def plain(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     match question.key:
         case "sleeps":
             time.sleep(600)
@@ -45,7 +45,7 @@ def plain(question: Question, ctx: AuthorizeContext) -> Decision | None:
 
 
 @authorize(order=2)
-async def patient(question: Question, ctx: AuthorizeContext) -> Decision | None:
+async def patient(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     match question.key:
         case "waits":
             await asyncio.sleep(600)
@@ -84,7 +84,7 @@ async def seated(settings):
 
 
 def question(key):
-    return Question(Form.PLUGSURFING, datetime.now(UTC), key=key, document={"keyIdentifier": key})
+    return AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC), key=key, document={"keyIdentifier": key})
 
 
 async def decided(panel, key, seconds=20.0):

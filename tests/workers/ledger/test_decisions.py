@@ -8,8 +8,8 @@ import structlog
 from sqlalchemy import text
 
 from handlers.kit.testing import NOON, question
-from ingest.authorization.question import Allowed, Decision
 from ingest.authorization.verdict import Failure, Verdict
+from ingest.wire.authorization.request import Allowed, Decision
 from workers.ledger import authorizations, decisions
 from workers.ledger.authorizations import Wanted
 from workers.ledger.decisions import LedgerRecorder

@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from ingest.errors import SettingsError
 from ingest.settings import load_settings
-from ingest.signature import sign
+from ingest.wire.signature import sign
 from workers.ledger.outcomes import PushState
 from workers.push.channels import open_channels
 from workers.push.http import HttpChannel

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ingest.timestamps import read_timestamp
+from ingest.wire.timestamps import read_timestamp
 
 NOON = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.envelope import HEADERS_KEPT, LONGEST_HEADER, Envelope, Kind, headers_to_keep, open_envelope
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
-from ingest.signature import sign
+from ingest.wire.envelope import HEADERS_KEPT, LONGEST_HEADER, Envelope, Kind, headers_to_keep, verify_request
+from ingest.wire.signature import sign
 
 CURRENT, NEXT = b"the-current-key", b"the-next-key"
 KEYS = Keys(CURRENT, NEXT)
@@ -19,7 +19,7 @@ AUTHORIZED = (b"authorization", b"Bearer sesam")
 
 
 def opened(*headers, keys=KEYS, signature_required=True, kind=Kind.EVENTS, body=BODY):
-    return open_envelope(kind, list(headers), body, keys, signature_required=signature_required, received_at=NOW)
+    return verify_request(kind, list(headers), body, keys, signature_required=signature_required, received_at=NOW)
 
 
 def refused(*headers, **options):
@@ -120,7 +120,7 @@ def test_only_harmless_headers_are_kept():
 
 def test_a_header_that_a_setting_names_is_kept_beside_them():
     headers = [SIGNED, (b"Delivery-Number", b"r1"), (b"user-agent", b"Plugsurfing"), (b"other", b"x")]
-    envelope = open_envelope(
+    envelope = verify_request(
         Kind.CDRS,
         headers,
         BODY,

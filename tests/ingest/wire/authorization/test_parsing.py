@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from ingest.authorization.forms import read_ocpi, read_plugsurfing
-from ingest.authorization.question import Form
 from ingest.errors import Unreadable
 from ingest.lane.door import places_of
 from ingest.settings import load_settings
+from ingest.wire.authorization.parsing import parse_ocpi, parse_plugsurfing
+from ingest.wire.authorization.request import WireFormat
 
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
 PLACES = places_of(load_settings())
@@ -21,11 +21,11 @@ JSON = st.recursive(
 
 
 def asked(**document):
-    return read_plugsurfing(json.dumps(document).encode(), PLACES, NOON)
+    return parse_plugsurfing(json.dumps(document).encode(), PLACES, NOON)
 
 
 def ocpi(path=b"/ocpi/2.2.1/tokens/0414DA/authorize", query=b"type=RFID", body=b""):
-    return read_ocpi(path, query, body, NOON)
+    return parse_ocpi(path, query, body, NOON)
 
 
 def test_plugsurfings_form_is_read_at_the_assumed_places():
@@ -38,7 +38,7 @@ def test_plugsurfings_form_is_read_at_the_assumed_places():
         evseIds=["e1", "e2"],
         colour="blue",
     )
-    assert (question.form, question.received_at) == (Form.PLUGSURFING, NOON)
+    assert (question.form, question.received_at) == (WireFormat.PLUGSURFING, NOON)
     assert (question.key, question.country_code, question.reference_id) == ("04AB", "NL", "r1")
     assert (question.location_id, question.session_id, question.evse_ids) == ("l1", "s1", ("e1", "e2"))
 
@@ -63,12 +63,12 @@ def test_what_cannot_be_an_identifier_is_none(odd):
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000])
 def test_a_body_that_is_no_object_is_unreadable(body):
     with pytest.raises(Unreadable):
-        read_plugsurfing(body, PLACES, NOON)
+        parse_plugsurfing(body, PLACES, NOON)
 
 
 def test_ocpis_form_has_the_key_in_its_path_and_places_in_its_body():
     question = ocpi(body=b'{"location_id": "LOC1", "evse_uids": ["3256", "3257"], "more": 1}')
-    assert (question.form, question.key, question.token_type) == (Form.OCPI, "0414DA", "RFID")
+    assert (question.form, question.key, question.token_type) == (WireFormat.OCPI, "0414DA", "RFID")
     assert (question.location_id, question.evse_ids) == ("LOC1", ("3256", "3257"))
     assert question.document["more"] == 1
 
@@ -96,7 +96,7 @@ def test_any_json_gives_a_question_or_is_unreadable(document):
     body = json.dumps(document).encode()
     assert ocpi(body=body).key == "0414DA"
     if isinstance(document, dict):
-        question = read_plugsurfing(body, PLACES, NOON)
+        question = parse_plugsurfing(body, PLACES, NOON)
         assert question.key is None or question.key.isprintable()
 
 
@@ -104,6 +104,6 @@ def test_any_json_gives_a_question_or_is_unreadable(document):
 def test_any_bytes_give_a_question_or_are_unreadable(body):
     assert ocpi(body=body, query=body.replace(b"#", b""), path=b"/ocpi/2.2.1/tokens/" + body + b"/authorize")
     try:
-        read_plugsurfing(body, PLACES, NOON)
+        parse_plugsurfing(body, PLACES, NOON)
     except Unreadable:
         return

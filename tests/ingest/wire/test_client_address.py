@@ -2,14 +2,14 @@ import pytest
 
 from ingest.errors import NotAuthentic, SettingsError
 from ingest.settings import load_settings
-from ingest.sources import FORWARDED_FOR, Sources, read_networks
+from ingest.wire.client_address import FORWARDED_FOR, AllowedSources, read_networks
 
 PROXIES = "10.0.0.0/8, fd00::/8"
 UNIX_SOCKET = None
 
 
 def sources(listed="192.0.2.0/24, 2001:db8::7", proxies=""):
-    return Sources(read_networks(listed), read_networks(proxies))
+    return AllowedSources(read_networks(listed), read_networks(proxies))
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,23 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.authorization.answers import NAMES, Template, in_envelope, values
-from ingest.authorization.question import Allowed, Decision, Form, Question
 from ingest.chapters.authorize import ANSWER, OCPI_ANSWER
 from ingest.errors import SettingsError
 from ingest.settings import load_settings
+from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
+from ingest.wire.authorization.response_templates import (
+    PLACEHOLDERS,
+    ResponseTemplate,
+    ocpi_envelope,
+    placeholder_values,
+)
 
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
 
 
 def filled(template, decision, **parts):
-    question = Question(**{"form": Form.PLUGSURFING, "received_at": NOON, **parts})
-    return template.fill(values(question, decision, reference="our-id", at=NOON, language="en"))
+    question = AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": NOON, **parts})
+    return template.fill(placeholder_values(question, decision, reference="our-id", at=NOON, language="en"))
 
 
 def test_the_answer_says_the_decision_and_what_the_driver_may_be_told():
@@ -29,7 +34,7 @@ def test_ocpis_answer_is_an_authorization_info():
     told = filled(
         OCPI_ANSWER,
         Decision(Allowed.ALLOWED, "Welcome."),
-        form=Form.OCPI,
+        form=WireFormat.OCPI,
         key="0414DA",
         token_type="RFID",
         location_id="LOC1",
@@ -51,7 +56,7 @@ def test_ocpis_answer_is_an_authorization_info():
 
 
 def test_a_place_is_named_only_where_the_driver_may_charge():
-    told = filled(OCPI_ANSWER, Decision(Allowed.BLOCKED), form=Form.OCPI, key="0414DA", location_id="LOC1")
+    told = filled(OCPI_ANSWER, Decision(Allowed.BLOCKED), form=WireFormat.OCPI, key="0414DA", location_id="LOC1")
     assert "location" not in told
     assert told["token"]["valid"] is False
 
@@ -61,25 +66,29 @@ def test_an_information_is_cut_to_what_ocpi_carries():
 
 
 def test_a_template_of_a_teams_own_is_filled_in_any_depth():
-    template = Template('{"result": {"status": "@allowed", "refs": ["@reference_id", "@id", "as it is"]}, "n": 1}')
+    template = ResponseTemplate(
+        '{"result": {"status": "@allowed", "refs": ["@reference_id", "@id", "as it is"]}, "n": 1}'
+    )
     told = filled(template, Decision(Allowed.EXPIRED), reference_id="r1")
     assert told == {"result": {"status": "EXPIRED", "refs": ["r1", "our-id", "as it is"]}, "n": 1}
 
 
 def test_every_name_stands_for_something():
     assert set(
-        values(Question(Form.OCPI, NOON), Decision(Allowed.ALLOWED), reference="", at=NOON, language="en")
-    ) == set(NAMES)
+        placeholder_values(
+            AuthorizationRequest(WireFormat.OCPI, NOON), Decision(Allowed.ALLOWED), reference="", at=NOON, language="en"
+        )
+    ) == set(PLACEHOLDERS)
 
 
 def test_the_envelope_is_ocpis():
-    assert in_envelope(1000, "Success", NOON, {"allowed": "ALLOWED"}) == {
+    assert ocpi_envelope(1000, "Success", NOON, {"allowed": "ALLOWED"}) == {
         "data": {"allowed": "ALLOWED"},
         "status_code": 1000,
         "status_message": "Success",
         "timestamp": "2025-06-12T12:00:00.000Z",
     }
-    assert "data" not in in_envelope(2000, "No.", NOON)
+    assert "data" not in ocpi_envelope(2000, "No.", NOON)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from ingest.pointers import Pointer
-from ingest.signature import SIGNATURE_HEADER
 from ingest.spellings import items_as
+from ingest.wire.json_pointers import Pointer
+from ingest.wire.signature import SIGNATURE_HEADER
 
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
-PROOFS = frozenset({"authorization", "proxy-authorization", "cookie", SIGNATURE_HEADER})
+CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", SIGNATURE_HEADER})
 
 
 @dataclass(frozen=True)
-class Header:
+class HeaderPath:
     """A header by its name, in any case. Raises ValueError for what names none, or one that may hold a secret."""
 
     text: str
@@ -26,7 +26,7 @@ class Header:
         """Refuse what no request can have, and what must not be written down."""
         if not TOKEN.fullmatch(self.text):
             raise ValueError("must be JSON pointers, as in /requestId, and names of headers, by comma")
-        if self.name in PROOFS:
+        if self.name in CREDENTIAL_HEADERS:
             raise ValueError("must not name a header that proves who is asking: it would be kept")
 
     def __str__(self) -> str:
@@ -39,27 +39,27 @@ class Header:
         return self.text.lower()
 
 
-Place = Pointer | Header
+FieldPath = Pointer | HeaderPath
 
 
-def find(place: Place, document: Any, headers: Mapping[str, str]) -> Any:
+def find(place: FieldPath, document: Any, headers: Mapping[str, str]) -> Any:
     """Return what is at the place; None if there is nothing."""
-    return headers.get(place.name) if isinstance(place, Header) else place.find(document)
+    return headers.get(place.name) if isinstance(place, HeaderPath) else place.find(document)
 
 
-def header_names(places: Iterable[Place]) -> frozenset[str]:
+def header_names(places: Iterable[FieldPath]) -> frozenset[str]:
     """Name the headers among places."""
-    return frozenset(place.name for place in places if isinstance(place, Header))
+    return frozenset(place.name for place in places if isinstance(place, HeaderPath))
 
 
-def places(*texts: str) -> tuple[Place, ...]:
+def field_paths(*texts: str) -> tuple[FieldPath, ...]:
     """Make several, such as a setting's default."""
     return tuple(map(_place, texts))
 
 
-def _place(text: str) -> Place:
-    return Pointer(text) if text.startswith("/") else Header(text)
+def _place(text: str) -> FieldPath:
+    return Pointer(text) if text.startswith("/") else HeaderPath(text)
 
 
-Places = Annotated[tuple[Place, ...], NoDecode, BeforeValidator(items_as(_place))]
+FieldPaths = Annotated[tuple[FieldPath, ...], NoDecode, BeforeValidator(items_as(_place))]
 """The type of a setting that holds places, by comma."""

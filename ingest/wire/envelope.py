@@ -13,8 +13,8 @@ from hashlib import sha256
 
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
-from ingest.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, verify
-from ingest.timestamps import read_timestamp
+from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, verify
+from ingest.wire.timestamps import read_timestamp
 
 HEADERS_KEPT = frozenset({SIGNED_AT_HEADER, "content-type", "user-agent", "x-request-id", "requestid"})
 LONGEST_HEADER = 500
@@ -29,7 +29,7 @@ def headers_to_keep(named: Iterable[str] = ()) -> Mapping[bytes, str]:
     return {name.encode(): name for name in (*HEADERS_KEPT, *named)}
 
 
-KEPT = headers_to_keep()
+DEFAULT_HEADERS = headers_to_keep()
 
 
 class Kind(StrEnum):
@@ -69,7 +69,7 @@ def delivery_id(kind: Kind, body: bytes) -> str:
     return sha256(kind.encode() + b"\0" + body).hexdigest()[:32]
 
 
-def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last three are named by the caller
+def verify_request(  # noqa: PLR0913 - a request has these parts, and the last three are named by the caller
     kind: Kind,
     headers: Iterable[tuple[bytes, bytes]],
     body: bytes,
@@ -77,7 +77,7 @@ def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last th
     *,
     signature_required: bool,
     received_at: datetime,
-    keeping: Mapping[bytes, str] = KEPT,
+    keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
 ) -> Envelope:
     """Verify a request, whose headers are as ASGI gives them. Raise NotAuthentic unless everything asked for is right.
 
@@ -86,7 +86,7 @@ def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last th
     """
     # White space around a value is no part of it (RFC 9110, 5.5), but what comes after it some parsers leave there.
     headers = [(name.lower(), value.strip(b" \t")) for name, value in headers]
-    signature = _single(headers, _SIGNATURE)
+    signature = _single_header(headers, _SIGNATURE)
     signed_with = _authorized(headers, keys)
     if signature_required or (signature is not None and (keys.current or keys.next)):
         if signature is None:
@@ -105,7 +105,7 @@ def open_envelope(  # noqa: PLR0913 - a request has these parts, and the last th
     )
 
 
-def _single(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+def _single_header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     values = [value for name, value in headers if name == wanted]
     if len(values) > 1:
         # Two readers may each take another one for the true one.
@@ -116,7 +116,7 @@ def _single(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
 def _authorized(headers: list[tuple[bytes, bytes]], keys: Keys) -> str | None:
     if not keys.authorizations:
         return None
-    value = _single(headers, _AUTHORIZATION)
+    value = _single_header(headers, _AUTHORIZATION)
     if value is None:
         raise NotAuthentic("There is no authorization header.")
     # Digests are of one length, so that not even the length of a credential is told by time.

@@ -2,20 +2,20 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from ingest.places import Header, Places, find, header_names, places
-from ingest.pointers import Pointer
+from ingest.wire.field_paths import FieldPaths, HeaderPath, field_paths, find, header_names
+from ingest.wire.json_pointers import Pointer
 
 BODY = {"requestId": "in the body"}
 HEADERS = {"x-request-id": "in a header"}
 
 
 class Given(BaseSettings):
-    where: Places = places("/requestId", "X-Request-Id")
+    where: FieldPaths = field_paths("/requestId", "X-Request-Id")
 
 
 def test_a_place_is_in_the_body_or_in_a_header():
     pointer, header = Given().where
-    assert (pointer, header) == (Pointer("/requestId"), Header("X-Request-Id"))
+    assert (pointer, header) == (Pointer("/requestId"), HeaderPath("X-Request-Id"))
     assert find(pointer, BODY, HEADERS) == "in the body"
     assert find(header, BODY, HEADERS) == "in a header"
     assert find(header, BODY, {}) is find(pointer, {}, HEADERS) is None

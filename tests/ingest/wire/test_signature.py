@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest import signature
 from ingest.errors import NotAuthentic
 from ingest.keyring import Keys
-from ingest.signature import KeyEncoding, Match, decode_key, sign, verify
+from ingest.wire import signature
+from ingest.wire.signature import KeyEncoding, Match, decode_key, sign, verify
 
 CURRENT, NEXT = b"the-current-key", b"the-next-key"
 KEYS = Keys(CURRENT, NEXT)

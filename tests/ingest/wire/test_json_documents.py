@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.documents import read_json
 from ingest.errors import Unreadable
+from ingest.wire.json_documents import read_json
 
 
 @pytest.mark.parametrize(

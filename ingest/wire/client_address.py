@@ -20,7 +20,7 @@ MAPPED_BITS = 96
 
 
 @dataclass(frozen=True)
-class Sources:
+class AllowedSources:
     """The addresses that requests may come from."""
 
     listed: tuple[Network, ...]

@@ -10,19 +10,19 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from ingest.authorization.question import Form, Question
-from ingest.documents import read_json
 from ingest.errors import Unreadable
-from ingest.pointers import Pointer, pointers
+from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
+from ingest.wire.json_documents import read_json
+from ingest.wire.json_pointers import Pointer, pointers
 
 OCPI_FOLDER = b"/ocpi/2.2.1/tokens/"
 OCPI_END = b"/authorize"
-USUAL_TYPE = "RFID"
+DEFAULT_TOKEN_TYPE = "RFID"
 LONGEST_ID = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class FieldMap:
     """Where a body says what: of several pointers the first that leads to a text, or a number, counts."""
 
     key: tuple[Pointer, ...]
@@ -33,18 +33,18 @@ class Places:
     session_id: tuple[Pointer, ...] = ()
 
 
-OCPI_PLACES = Places(key=(), location_id=pointers("/location_id"), evse_ids=pointers("/evse_uids"))
+OCPI_PLACES = FieldMap(key=(), location_id=pointers("/location_id"), evse_ids=pointers("/evse_uids"))
 
 
-def read_plugsurfing(body: bytes, places: Places, received_at: datetime) -> Question:
+def parse_plugsurfing(body: bytes, places: FieldMap, received_at: datetime) -> AuthorizationRequest:
     """Read Plugsurfing's form. Raise Unreadable if it is no JSON object: nothing is known then."""
     document = read_json(body)
     if not isinstance(document, dict):
         raise Unreadable("The body is not a JSON object.")
-    return _question(Form.PLUGSURFING, document, places, received_at, key=_text(document, places.key))
+    return _question(WireFormat.PLUGSURFING, document, places, received_at, key=_text(document, places.key))
 
 
-def read_ocpi(raw_path: bytes, query: bytes, body: bytes, received_at: datetime) -> Question:
+def parse_ocpi(raw_path: bytes, query: bytes, body: bytes, received_at: datetime) -> AuthorizationRequest:
     """Read OCPI's form: the key is in the path, and a body, the LocationReferences, need not be there.
 
     A body that cannot be understood counts as none: the key alone may be enough to decide.
@@ -56,25 +56,25 @@ def read_ocpi(raw_path: bytes, query: bytes, body: bytes, received_at: datetime)
     uid = unquote(raw_path.removeprefix(OCPI_FOLDER).rstrip(b"/").removesuffix(OCPI_END).decode("ascii", "replace"))
     types = parse_qs(query.decode("ascii", "replace")).get("type", ())
     return _question(
-        Form.OCPI,
+        WireFormat.OCPI,
         read if isinstance(read, dict) else {},
         OCPI_PLACES,
         received_at,
-        key=_plain(uid),
-        token_type=next(filter(None, map(_plain, types)), USUAL_TYPE),
+        key=_scalar_text(uid),
+        token_type=next(filter(None, map(_scalar_text, types)), DEFAULT_TOKEN_TYPE),
     )
 
 
 def _question(  # noqa: PLR0913 - what differs between the forms
-    form: Form,
+    form: WireFormat,
     document: Mapping[str, Any],
-    places: Places,
+    places: FieldMap,
     received_at: datetime,
     *,
     key: str | None,
     token_type: str | None = None,
-) -> Question:
-    return Question(
+) -> AuthorizationRequest:
+    return AuthorizationRequest(
         form=form,
         received_at=received_at,
         key=key,
@@ -89,19 +89,19 @@ def _question(  # noqa: PLR0913 - what differs between the forms
 
 
 def _text(document: Mapping[str, Any], places: Iterable[Pointer]) -> str | None:
-    return next((text for place in places if (text := _plain(place.find(document))) is not None), None)
+    return next((text for place in places if (text := _scalar_text(place.find(document))) is not None), None)
 
 
 def _texts(document: Mapping[str, Any], places: Iterable[Pointer]) -> tuple[str, ...]:
     for place in places:
         found = place.find(document)
-        texts = [text for each in (found if isinstance(found, list) else [found]) if (text := _plain(each))]
+        texts = [text for each in (found if isinstance(found, list) else [found]) if (text := _scalar_text(each))]
         if texts:
             return tuple(texts)
     return ()
 
 
-def _plain(value: Any) -> str | None:
+def _scalar_text(value: Any) -> str | None:
     """Take a text, or a whole number, that can be an identifier: a policy need not think of what else there is."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value) if abs(value).bit_length() < LONGEST_ID else ""

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-LONGEST_INFORMATION = 512
+MAX_MESSAGE_LENGTH = 512
 """What OCPI lets a driver be told, in characters."""
 
 
@@ -25,7 +25,7 @@ class Allowed(StrEnum):
     """Not charge here: the key is good, but not at this place."""
 
 
-class Form(StrEnum):
+class WireFormat(StrEnum):
     """How a question was asked on the wire."""
 
     PLUGSURFING = "plugsurfing"
@@ -35,13 +35,13 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AuthorizationRequest:
     """May this key charge? Everything but the form and the time may be unknown.
 
     Whoever asks may ask twice, and say more than we know of: all that came is in `document`.
     """
 
-    form: Form
+    form: WireFormat
     received_at: datetime
     key: str | None = field(default=None, repr=False)
     """The identifier of the charging key, as it came: `keyIdentifier`, or OCPI's token uid."""

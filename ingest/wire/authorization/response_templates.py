@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from ingest.authorization.question import LONGEST_INFORMATION, Allowed, Decision, Form, Question
+from ingest.wire.authorization.request import MAX_MESSAGE_LENGTH, Allowed, AuthorizationRequest, Decision, WireFormat
 
-NAMES = {
+PLACEHOLDERS = {
     "@allowed": "the decision",
     "@information": "what the driver may be told",
     "@id": "our reference, new for each answer",
@@ -33,11 +33,11 @@ NAMES = {
 }
 OCPI_SUCCESS = 1000
 OCPI_CLIENT_ERROR = 2000
-NOTHING = object()
+OMIT = object()
 
 
 @dataclass(frozen=True)
-class Template:
+class ResponseTemplate:
     """The template of an answer. Raises ValueError for one that cannot be used."""
 
     text: str
@@ -50,9 +50,9 @@ class Template:
             found = set()
         if "@allowed" not in found:
             raise ValueError('must be a JSON object with the text "@allowed" in it')
-        unknown = sorted(found - NAMES.keys())
+        unknown = sorted(found - PLACEHOLDERS.keys())
         if unknown:
-            raise ValueError(f"names {unknown[0]}; there are {', '.join(NAMES)}")
+            raise ValueError(f"names {unknown[0]}; there are {', '.join(PLACEHOLDERS)}")
 
     def __str__(self) -> str:
         """Write it as settings do."""
@@ -65,21 +65,23 @@ class Template:
 
     def fill(self, values: Mapping[str, Any]) -> Any:
         """Put values, by their names, in their places."""
-        return _filled(self.document, values)
+        return _render(self.document, values)
 
 
 def _read(value: object) -> object:
-    return Template(value) if isinstance(value, str) else value
+    return ResponseTemplate(value) if isinstance(value, str) else value
 
 
-TemplateSetting = Annotated[Template, NoDecode, BeforeValidator(_read)]
+TemplateSetting = Annotated[ResponseTemplate, NoDecode, BeforeValidator(_read)]
 """The type of a setting that holds a template."""
 
 
-def values(question: Question, decision: Decision, *, reference: str, at: datetime, language: str) -> dict[str, Any]:
+def placeholder_values(
+    question: AuthorizationRequest, decision: Decision, *, reference: str, at: datetime, language: str
+) -> dict[str, Any]:
     """Say what the names of a template stand for in one answer."""
     valid = decision.allowed is Allowed.ALLOWED
-    information = (decision.information or "").strip()[:LONGEST_INFORMATION] or None
+    information = (decision.information or "").strip()[:MAX_MESSAGE_LENGTH] or None
     location = {"location_id": question.location_id, "evse_uids": list(question.evse_ids)}
     return {
         "@allowed": decision.allowed.value,
@@ -95,12 +97,12 @@ def values(question: Question, decision: Decision, *, reference: str, at: dateti
         "@now": ocpi_time(at),
         "@info": information and {"language": language, "text": information},
         "@location": {name: value for name, value in location.items() if value}
-        if valid and question.form is Form.OCPI and question.location_id
+        if valid and question.form is WireFormat.OCPI and question.location_id
         else None,
     }
 
 
-def in_envelope(status_code: int, sentence: str, at: datetime, content: Any = None) -> dict[str, Any]:
+def ocpi_envelope(status_code: int, sentence: str, at: datetime, content: Any = None) -> dict[str, Any]:
     """Put what is answered into OCPI's envelope."""
     envelope = {"status_code": status_code, "status_message": sentence, "timestamp": ocpi_time(at)}
     return envelope if content is None else {"data": content, **envelope}
@@ -122,14 +124,14 @@ def _names(part: Any) -> list[str]:
     return []
 
 
-def _filled(part: Any, values: Mapping[str, Any]) -> Any:
+def _render(part: Any, values: Mapping[str, Any]) -> Any:
     match part:
-        case str() if part in NAMES:
+        case str() if part in PLACEHOLDERS:
             value = values[part]
-            return NOTHING if value is None else value
+            return OMIT if value is None else value
         case dict():
-            members = {name: _filled(value, values) for name, value in part.items()}
-            return {name: value for name, value in members.items() if value is not NOTHING}
+            members = {name: _render(value, values) for name, value in part.items()}
+            return {name: value for name, value in members.items() if value is not OMIT}
         case list():
-            return [value for each in part if (value := _filled(each, values)) is not NOTHING]
+            return [value for each in part if (value := _render(each, values)) is not OMIT]
     return part

@@ -15,7 +15,7 @@ def read_json(body: bytes, *, exact: bool = False) -> Any:
     or an exponent are decimals, digit by digit as they were written; else they are floats.
     """
     try:
-        return (EXACT if exact else DECODER).decode(json_text(body))
+        return (EXACT_DECODER if exact else DECODER).decode(json_text(body))
     except RecursionError:
         raise Unreadable("The body is nested too deeply.") from None
     except ValueError:
@@ -39,7 +39,7 @@ def _decimal(digits: str) -> float | str:
     return number if math.isfinite(number) else digits
 
 
-def _exactly(digits: str) -> Decimal | str:
+def _parse_decimal(digits: str) -> Decimal | str:
     try:
         return Decimal(digits)
     except InvalidOperation:  # an exponent of nineteen digits and more
@@ -48,4 +48,4 @@ def _exactly(digits: str) -> Decimal | str:
 
 # NaN, Infinity and numbers without bounds are valid in no database: they stay text. Control characters are let in.
 DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, parse_constant=str, strict=False)
-EXACT = json.JSONDecoder(parse_int=_integer, parse_float=_exactly, parse_constant=str, strict=False)
+EXACT_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_parse_decimal, parse_constant=str, strict=False)

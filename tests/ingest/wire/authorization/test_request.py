@@ -1,6 +1,6 @@
 import pytest
 
-from ingest.authorization.question import Allowed, Decision
+from ingest.wire.authorization.request import Allowed, Decision
 
 
 def test_a_decision_takes_the_word_of_the_wire():

@@ -1,0 +1,1 @@
+"""Authorization requests and responses as they are written on the wire."""
