@@ -11,19 +11,19 @@ from pathlib import Path
 import structlog
 from starlette.applications import Starlette
 
+from ingest.config.keyring import Keyring
+from ingest.config.secret_reload import reload_forever
+from ingest.config.settings import Settings
 from ingest.damage import make_suspect, suspicion
 from ingest.endpoints import Door, Lookout
 from ingest.front import Front
 from ingest.health import Health
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME
-from ingest.keyring import Keyring
 from ingest.metrics import Metrics
 from ingest.presence import Presence
 from ingest.quarantine import Intake, Quarantine
 from ingest.relay import Relay
-from ingest.rereading import keep_rereading
-from ingest.settings import Settings
 from ingest.wire.envelope import Kind
 
 log = structlog.get_logger()
@@ -55,7 +55,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         relay.on_damage(leave)
         intake.start()
         relay.start()
-        duties = keep_rereading(keyring.refresh), presence.keep(), _leave_with_others(path, known)
+        duties = reload_forever(keyring.refresh), presence.keep(), _leave_with_others(path, known)
         tasks = [asyncio.create_task(duty) for duty in duties]
         try:
             yield

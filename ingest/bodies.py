@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from ingest.errors import Encoded, TooLarge
+from ingest.errors import TooLarge, UnsupportedEncoding
 
 NOT_ENCODED = (b"", b"identity")
 
@@ -18,7 +18,7 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:
             if int(value.strip().lstrip(b"0") or b"0") > longest:
                 raise TooLarge
         elif name == b"content-encoding" and value.strip().lower() not in NOT_ENCODED:
-            raise Encoded
+            raise UnsupportedEncoding
 
 
 async def read_body(receive: Receive, longest: int) -> bytes:

@@ -13,16 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from ingest.answers import RETRY_AFTER, answer_error, answer_kept, error_body, say_and_leave
 from ingest.bodies import check_headers, read_body
-from ingest.crashpoints import Step, reach
-from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, Slow
+from ingest.config.keyring import Keyring
+from ingest.config.settings import Settings
+from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, RequestTimeout
+from ingest.failpoints import Failpoint, hit
 from ingest.health import Health
 from ingest.inbox import Inbox
-from ingest.keyring import Keyring
 from ingest.metrics import CONTENT_TYPE, Metrics
 from ingest.patience import Patience
 from ingest.quarantine import Intake
 from ingest.refused import lay_down
-from ingest.settings import Settings
 from ingest.wire.envelope import Kind, headers_to_keep, verify_request
 from ingest.wire.field_paths import header_names
 
@@ -59,14 +59,14 @@ class Door:
             check_headers(headers, self._longest)
             body = await self._patience.wait_for(read_body(receive, self._longest))
         except TimeoutError:
-            await self._turn_away(send, Slow())
+            await self._turn_away(send, RequestTimeout())
             return
         except ClientDisconnect:
             return
         except Refusal as refusal:
             await self._turn_away(send, refusal)
             return
-        reach(Step.RECEIVED)
+        hit(Failpoint.RECEIVED)
         keys = self._keyring.keys
         sender = None
         if self._sources is not None:
@@ -84,7 +84,7 @@ class Door:
             # After the signature: what is in quarantine for its address alone is well signed.
             if self._sources is not None and sender is not None:
                 self._sources.check(sender)
-            reach(Step.VERIFIED)
+            hit(Failpoint.VERIFIED)
             delivery_id, duplicate = await self._inbox.keep(envelope)
         except NotAuthentic as refusal:
             self._metrics.refused(type(refusal).__name__)
@@ -95,7 +95,7 @@ class Door:
             await answer_error(send, failure.status, failure.sentence, RETRY_AFTER)
         else:
             await answer_kept(send, delivery_id, duplicate=duplicate)
-            reach(Step.ANSWERED)
+            hit(Failpoint.ANSWERED)
 
     async def _turn_away(self, send: Send, refusal: Refusal) -> None:
         self._metrics.refused(type(refusal).__name__)

@@ -45,7 +45,7 @@ class NotAuthentic(Refusal):
     sentence = "This request could not be verified."
 
 
-class Slow(Refusal):
+class RequestTimeout(Refusal):
     """Raised when a body is not complete in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
@@ -59,7 +59,7 @@ class TooLarge(Refusal):
     sentence = "The body is too large."
 
 
-class Encoded(Refusal):
+class UnsupportedEncoding(Refusal):
     """Raised when a body has a Content-Encoding: what is signed are the bytes as they are sent."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE

@@ -18,13 +18,13 @@ from typing import TypeAlias
 
 import structlog
 
-from ingest.crashpoints import Step, reach
+from ingest.config.settings import Settings
 from ingest.damage import is_damage, occupy
 from ingest.errors import InboxUnavailable
+from ingest.failpoints import Failpoint, hit
 from ingest.metrics import Metrics
 from ingest.reserve import Reserve
 from ingest.rows import Kept, Row, keep_at_once, keep_rows, open_for_keeping, row_of
-from ingest.settings import Settings
 from ingest.wire.envelope import Envelope
 
 log = structlog.get_logger()
@@ -190,7 +190,7 @@ class Inbox:
             if is_probed:
                 self._file.execute(PROBE, (time.time(),))
             self._file.execute("COMMIT")
-        reach(Step.KEPT)
+        hit(Failpoint.KEPT)
         self._note_success(kept, time.perf_counter() - started)
         results = iter(kept)
         return [PROBED if row is None else next(results) for row, _, _ in group]

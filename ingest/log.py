@@ -9,13 +9,13 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from ingest.chapters.logs import LogFormat
-from ingest.settings import Settings
+from ingest.config.sections.logging import LogFormat
+from ingest.config.settings import Settings
 
 # Both write every URL that is called, and a URL of the Drive API has a user id in it.
-TALKATIVE = ("httpx", "httpcore")
+NOISY_LOGGERS = ("httpx", "httpcore")
 # These may have been given handlers of their own before we come.
-OF_LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", "rq.worker", "rq.scheduler")
+LIBRARY_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "rq.worker", "rq.scheduler")
 
 
 def configure_logging(settings: Settings, process: str, *, stream: TextIO | None = None) -> None:
@@ -52,10 +52,10 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for name in OF_LIBRARIES:
+    for name in LIBRARY_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
-    for name in TALKATIVE:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -65,20 +65,20 @@ def _renderers(shape: LogFormat, stream: TextIO) -> list[Processor]:
         # `webhooks dev` reads its children through a pipe and says so to a terminal.
         colors = stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
         return [
-            _for_people,
+            _console_renderer,
             structlog.dev.ConsoleRenderer(
                 colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=22
             ),
         ]
-    return [structlog.processors.format_exc_info, _in_order, structlog.processors.JSONRenderer()]
+    return [structlog.processors.format_exc_info, _ordered_fields, structlog.processors.JSONRenderer()]
 
 
-def _for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _console_renderer(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     # On the clock on their wall; and whoever looks at a terminal knows which process runs there.
     del event["process"]
     event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
     return event
 
 
-def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _ordered_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: event.pop(name) for name in ("timestamp", "level", "event", "process")} | dict(event)

@@ -15,11 +15,11 @@ from rq import Queue
 
 from ingest.batch import batch_key, description, lease_key, new_batch_id, settled_key, write_batch
 from ingest.broker import QUEUES, WORK_BATCH, queue
-from ingest.crashpoints import Step, reach
+from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
+from ingest.failpoints import Failpoint, hit
 from ingest.loads import InFlight, Load
 from ingest.outbox import Outbox
-from ingest.settings import Settings
 
 log = structlog.get_logger()
 
@@ -101,7 +101,7 @@ class Offers:
         batch_ids = [batch_id.decode() for batch_id in settled]
         if batch_ids:
             rows = self._outbox.settle(batch_ids)
-            reach(Step.SETTLED)
+            hit(Failpoint.SETTLED)
             log.debug("batches.settled", batches=len(batch_ids), rows=rows)
             for batch_id in batch_ids:
                 self._in_flight.pop(batch_id, None)
@@ -112,7 +112,7 @@ class Offers:
         """Put each load on its queue as one job, all in one transaction."""
         parcels = [Parcel(new_batch_id(), load) for load in loads]
         self._outbox.assign([(parcel.batch_id, parcel.load.seqs) for parcel in parcels])
-        reach(Step.ASSIGNED)
+        hit(Failpoint.ASSIGNED)
         self._note(parcels)
         with _reaching_redis():
             try:
@@ -174,7 +174,7 @@ class Offers:
             for parcel in parcels:
                 self._put(parcel, pipe)
             pipe.execute()
-        reach(Step.QUEUED)
+        hit(Failpoint.QUEUED)
 
     def _put(self, parcel: Parcel, pipe: Pipeline) -> None:
         packed = self._outbox.packed(parcel.batch_id)

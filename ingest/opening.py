@@ -3,10 +3,10 @@
 import os
 import socket
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.handover import listening_sockets
 from ingest.log import configure_logging
-from ingest.settings import Settings
 from ingest.shift import keep_shift, worker_command
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import structlog
 
 from ingest.beside import do_not_queue, transaction
+from ingest.config.keyring import SigningKeys
+from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic
-from ingest.keyring import Keys
 from ingest.metrics import Metrics
 from ingest.refused import Quarantined, from_row
 from ingest.reserve import Reserve
 from ingest.rows import Kept, keep_rows, open_for_keeping, row_of
-from ingest.settings import Settings
 from ingest.wire.envelope import headers_to_keep
 from ingest.wire.field_paths import header_names
 
@@ -101,7 +101,7 @@ class Quarantine:
         with self._opened() as file:
             return _listed(file, since)
 
-    def reverify(self, keys: Keys, since: datetime | None = None) -> Iterator[Reverified]:
+    def reverify(self, keys: SigningKeys, since: datetime | None = None) -> Iterator[Reverified]:
         """Verify again with these keys and today's settings, in the order of arrival, and let in what passes.
 
         As received when it was, each one enters the inbox and leaves quarantine in one transaction.

@@ -13,8 +13,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
-from ingest.keyring import Keys
 from ingest.wire.client_address import AllowedSources
 from ingest.wire.envelope import DEFAULT_HEADERS, LONGEST_HEADER, Envelope, Kind, verify_request
 from ingest.wire.signature import SIGNATURE_HEADER
@@ -63,7 +63,7 @@ class Quarantined:
 
     def verified(
         self,
-        keys: Keys,
+        keys: SigningKeys,
         *,
         signature_required: bool,
         keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
@@ -98,7 +98,7 @@ def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more wa
     headers: Sequence[tuple[bytes, bytes]],
     body: bytes,
     refusal: NotAuthentic,
-    keys: Keys,
+    keys: SigningKeys,
     keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
     sender: str | None = None,
 ) -> Quarantined:
@@ -124,11 +124,11 @@ def _kept(headers: Sequence[tuple[bytes, bytes]], keeping: Mapping[bytes, str]) 
                 yield name.decode("latin-1"), value[:LONGEST_HEADER].decode("latin-1")
 
 
-def _authorization(kind: Kind, headers: Sequence[tuple[bytes, bytes]], keys: Keys) -> Authorization:
+def _authorization(kind: Kind, headers: Sequence[tuple[bytes, bytes]], keys: SigningKeys) -> Authorization:
     if not keys.authorizations:
         return Authorization.NOT_ASKED
     alone = [(name, value) for name, value in headers if name == AUTHORIZATION]
-    only_these = Keys(authorizations=keys.authorizations)
+    only_these = SigningKeys(authorizations=keys.authorizations)
     try:
         verify_request(kind, alone, b"", only_these, signature_required=False, received_at=datetime.now(UTC))
     except NotAuthentic:

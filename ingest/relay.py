@@ -19,12 +19,12 @@ import redis
 import structlog
 
 from ingest.broker import connect
+from ingest.config.settings import Settings
 from ingest.damage import is_damage
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.lease import GRACE
 from ingest.outbox import Outbox
 from ingest.rounds import PROBE_EVERY, SWEEP_EVERY, Rounds
-from ingest.settings import Settings
 
 log = structlog.get_logger()
 

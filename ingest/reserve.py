@@ -5,8 +5,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable
-from ingest.settings import Settings
 
 # Seconds. Asking costs a few microseconds, and the turn of whatever else the interpreter does.
 ASK_EVERY = 0.5

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 import redis
 
 from ingest.broker import QUEUES
+from ingest.config.settings import Settings
 from ingest.gaps import GapTeller
 from ingest.lease import JobWatch, Standing
 from ingest.offer import Offers
 from ingest.outbox import Outbox
-from ingest.settings import Settings
 
 SWEEP_EVERY = timedelta(seconds=1)
 FORGET_EVERY = timedelta(hours=1)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from ingest.crashpoints import Step, reach_inside
 from ingest.events import peek, queue_for
+from ingest.failpoints import Failpoint, hit_inside
 from ingest.inboxfile import open_inbox_file
 from ingest.wire.envelope import Envelope
 
@@ -77,7 +77,7 @@ def open_for_keeping(path: Path) -> sqlite3.Connection:
     """Open the inbox file so that rows can be kept in it."""
     connection = open_inbox_file(path)
     connection.execute(REMEMBERING)
-    reach_inside(Step.KEEPING, connection)
+    hit_inside(Failpoint.KEEPING, connection)
     return connection
 
 

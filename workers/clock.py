@@ -11,10 +11,10 @@ import structlog
 from sqlalchemy import Connection
 
 from ingest.broker import connect
+from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.lease import GRACE, JobWatch, Standing
 from ingest.log import configure_logging
-from ingest.settings import Settings
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.duties import Duties, Duty

@@ -8,7 +8,7 @@ from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Connection
 
 from handlers.kit.context import Write
-from ingest.crashpoints import Step, reach
+from ingest.failpoints import Failpoint, hit
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
@@ -51,7 +51,7 @@ def conclude(ledger: Connection, equipment: Equipment, results: Sequence[Result]
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
     aftermath = _commit(ledger, equipment, caught_up, record)
-    reach(Step.CONCLUDING)
+    hit(Failpoint.CONCLUDING)
     return aftermath
 
 

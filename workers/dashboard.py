@@ -13,9 +13,9 @@ from rq_dashboard.cli import make_flask_app
 from rq_dashboard.web import setup_rq_connection
 from werkzeug.serving import make_server
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
-from ingest.settings import Settings
 from workers.loopback import is_loopback
 
 USERNAME = "webhooks"

@@ -9,8 +9,8 @@ from random import SystemRandom
 import httpx
 from sqlalchemy import Engine
 
-from ingest.keyring import Keyring
-from ingest.settings import Settings
+from ingest.config.keyring import Keyring
+from ingest.config.settings import Settings
 from ingest.simulator.faults import Step
 from ingest.simulator.requests import Penmanship, Sign
 from ingest.simulator.sender import Answer, ask

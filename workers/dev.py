@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import httpx
 
+from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings, load_settings
 from ingest.simulator.curl import curl
 from ingest.simulator.questions import SOME_KEY, plugsurfing_question
 from workers import demo
@@ -142,7 +142,7 @@ def speaker(names: Sequence[str]) -> Callable[[str, str], None]:
 
 def welcome(house: Household) -> str:
     """Write what a newcomer needs: where everything is, which keys there are, and what to type next."""
-    shown = {line.name: line.effective for line in house.settings.described()}
+    shown = {line.name: line.effective for line in house.settings.describe_all()}
     places = {
         "events": f"{house.url}/plugsurfing/events",
         "cdrs": f"{house.url}/plugsurfing/cdrs",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ingest.settings import KEYS, Settings, load_settings
+from ingest.config.settings import KEYS, Settings, load_settings
 
 FILE_NAME = "dev.env"
 HEADING = "# Made up by `webhooks dev`, which also removes what is no longer true.\n"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Engine
 
 from handlers.kit.channel import Device, OfferedDevices
-from ingest.spellings import Locale, TimeZone
+from ingest.config.types import Locale, TimeZone
 from workers.ledger import devices
 from workers.ledger.engine import reading
 from workers.loader import Plugins

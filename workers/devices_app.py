@@ -23,10 +23,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ingest.anytext import ANY_TEXT
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
 from ingest.openapi import openapi_route
-from ingest.settings import Settings
 from workers.devices import NoDevice, check_names, device_of
 from workers.ledger import devices
 from workers.ledger.engine import open_ledger

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from ingest.batch import new_batch_id
 from ingest.broker import WORK_RUNS, queue
-from ingest.crashpoints import Step, reach
 from ingest.errors import QueueUnavailable
+from ingest.failpoints import Failpoint, hit
 from workers.equipment import Equipment
 from workers.ledger import schedule
 from workers.ledger.schedule import OpenRun
@@ -41,7 +41,7 @@ def offer_due(equipment: Equipment) -> int:
 
     jobs = transact(equipment.engine, mark)
     if jobs:
-        reach(Step.MARKED)
+        hit(Failpoint.RUN_ENQUEUED)
         _write(equipment, jobs)
     return sum(len(some) for _, some in jobs)
 

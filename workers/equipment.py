@@ -7,7 +7,7 @@ import redis
 from rq import get_current_job
 from sqlalchemy import Engine
 
-from ingest.settings import Settings, load_settings
+from ingest.config.settings import Settings, load_settings
 from workers.ledger.engine import open_ledger
 from workers.loader import Plugins, load_plugins
 from workers.push.channels import Channels, open_channels

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ingest.settings import KEYS, Settings, load_settings
+from ingest.config.settings import KEYS, Settings, load_settings
 from workers.child import Child
 from workers.devfile import read_devfile
 from workers.loopback import is_loopback

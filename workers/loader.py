@@ -17,9 +17,9 @@ from handlers.kit.channel import OfferedChannel, OfferedDevices, offers_of
 from handlers.kit.subscribe import Subscription, subscriptions_of
 from handlers.kit.words import WordsError, try_wordings
 from ingest.broker import QUEUES
+from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.events import Event
-from ingest.settings import Settings
 
 ENTRY_POINTS = "plugsurfing_webhooks.handlers"
 LONGEST_CAUSE = 300

@@ -19,9 +19,9 @@ from handlers.kit.merge import merge, with_lead
 from handlers.kit.session import Session
 from handlers.kit.subscribe import Subscription
 from ingest.batch import Batch, Delivery, batch_key, lease_key, settled_key
-from ingest.crashpoints import Step, reach
 from ingest.errors import QueueUnavailable, Unreadable
 from ingest.events import Event, SessionEvent, decode
+from ingest.failpoints import Failpoint, hit
 from ingest.lease import hold
 from ingest.wire.envelope import Kind
 from workers.conclude import Aftermath, conclude, finish, follow_up
@@ -46,7 +46,7 @@ def work_batch(batch_id: str) -> None:
     """Bring a batch to the ledger: records first, then its handlers, then the acknowledgement to its inbox."""
     equipment = equip()
     with hold(equipment.connection, batch_id):
-        reach(Step.HELD)
+        hit(Failpoint.LEASED)
         text = equipment.connection.get(batch_key(batch_id))
         if not isinstance(text, bytes):
             # Acknowledged before, or offered again in another batch: its deliveries are not ours any more.
@@ -55,7 +55,7 @@ def work_batch(batch_id: str) -> None:
         batch = Batch.from_json(text)
         aftermath = bury(equipment, batch) if batch.poison else settle(equipment, batch)
         acknowledge(equipment, batch)
-        reach(Step.ACKNOWLEDGED)
+        hit(Failpoint.ACKNOWLEDGED)
         follow_up(equipment, aftermath)
     log.info("batch.settled", batch=batch_id, queue=batch.queue, deliveries=len(batch.deliveries))
 
@@ -92,17 +92,17 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
         aftermath = Aftermath(offer=schedule.wake(ledger, told, now()) > 0)
         if not inline:
             aftermath |= conclude(ledger, equipment, first, batch.queue)
-        reach(Step.STORING)
+        hit(Failpoint.STORING)
         return runs.recorded(ledger, {each.delivery.id for each in readings} - new), aftermath
 
     done, aftermath = transact(equipment.engine, keep)
-    reach(Step.STORED)
+    hit(Failpoint.STORED)
     if not inline:
         return aftermath
     to_do = [task for task in inline if (task.delivery.id, task.subscription.name) not in done]
     results = [*first, *_runner(equipment).run_all(to_do, until)]
     aftermath |= transact(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
-    reach(Step.CONCLUDED)
+    hit(Failpoint.CONCLUDED)
     return aftermath
 
 
@@ -132,7 +132,7 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
         return [(Reading.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
 
     claimed = transact(equipment.engine, claim)
-    reach(Step.CLAIMED)
+    hit(Failpoint.CLAIMED)
     subscription = equipment.plugins.by_name.get(handler)
     tasks: list[Task] = []
     results: list[Result] = []
@@ -150,11 +150,11 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
     def end(ledger: Connection) -> Aftermath:
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
         aftermath = finish(ledger, equipment, handler, results)
-        reach(Step.FINISHING)
+        hit(Failpoint.FINISHING)
         return aftermath
 
     aftermath = transact(equipment.engine, end)
-    reach(Step.FINISHED)
+    hit(Failpoint.FINISHED)
     return aftermath
 
 

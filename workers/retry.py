@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 
 STARTING = "WAITING_TO_START"
 STARTS_WITHIN = timedelta(minutes=2)

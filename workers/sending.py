@@ -13,7 +13,7 @@ import redis
 import structlog
 from sqlalchemy import Connection
 
-from ingest.crashpoints import Step, reach
+from ingest.failpoints import Failpoint, hit
 from workers.breaker import Breaker
 from workers.devices import Devices
 from workers.equipment import Equipment
@@ -125,9 +125,9 @@ class Sender:
             timeout = self._equipment.settings.push_timeout
             if push.expires_at is not None:
                 timeout = min(timeout, max(push.expires_at - now(), SHORTEST_TIMEOUT))
-            reach(Step.SENDING)
+            hit(Failpoint.SENDING)
             ending, calls = attempt(push, self._channel, self._devices_of, timeout, self._policy)
-            reach(Step.SENT)
+            hit(Failpoint.SENT)
             self._news.put(ending)
             for call in calls:
                 call.join()
@@ -147,7 +147,7 @@ class Sender:
         if not self._to_mark:
             return 0
         transact(self._equipment.engine, self._mark)
-        reach(Step.NOTED)
+        hit(Failpoint.NOTED)
         sent = sum(ending.state is PushState.SENT for ending in self._to_mark)
         self._in_hand.difference_update(ending.push.claim for ending in self._to_mark)
         self._to_mark.clear()

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import structlog
 import uvicorn
 
+from ingest.config.settings import Settings
 from ingest.log import configure_logging
-from ingest.settings import Settings
 from ingest.simulator.drive import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
 from ingest.simulator.drivefaults import DriveFaults
 from ingest.simulator.world import World

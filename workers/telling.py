@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.addresses import HANGING, Address, Answer, open_addresses
 from workers.alerts import AlertKind
 from workers.ledger import tellings

@@ -15,10 +15,10 @@ import structlog
 from handlers.kit.authorize import AuthorizeContext, Policy
 from handlers.kit.facts import TooLittleKnown
 from ingest.authorization.verdict import Failure, Verdict
+from ingest.config.settings import Settings
 from ingest.errors import Unreadable
 from ingest.lane.door import places_of
 from ingest.lane.reply import Reply
-from ingest.settings import Settings
 from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_ocpi, parse_plugsurfing
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.run import call

@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection, Engine
 
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers import causes
 from workers.alerts import raise_alert, resolve_alerts
 from workers.causes import Cause, Look

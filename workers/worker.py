@@ -14,11 +14,11 @@ from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
 from ingest.broker import QUEUES, WORK_BATCH, connect, queue
-from ingest.crashpoints import Step, reach
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
+from ingest.failpoints import Failpoint, hit
 from ingest.lease import report_death
 from ingest.log import configure_logging
-from ingest.settings import Settings
 from workers.allowed import OurJob
 from workers.equipment import open_once, preload
 from workers.ledger.rehearsal import rehearse
@@ -52,7 +52,7 @@ class PreloadedWorker(Worker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Have a child do the job, and wait for it."""
-        reach(Step.TAKEN)
+        hit(Failpoint.TAKEN)
         super().execute_job(job, queue)
 
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:

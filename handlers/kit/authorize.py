@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from handlers.kit.marks import check_function, checked_name, file_of, marks_in
 from handlers.kit.session import Session
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Columns = TypeVarTuple("Columns")

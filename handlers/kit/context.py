@@ -15,7 +15,7 @@ from handlers.kit.session import DrivenSession, Session
 from handlers.kit.signals import RetryLater
 from handlers.kit.words import Audience, Wording, Words
 from ingest.batch import Delivery
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 
 Columns = TypeVarTuple("Columns")
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from handlers.kit.authorize import AuthorizeContext
-from ingest.chapters.policies import WithoutFacts
+from ingest.config.sections.policies import OnIndeterminate
 from ingest.events import LONGEST_USER_ID, sanitize_text
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 from ingest.wire.json_pointers import Pointer
@@ -43,7 +43,7 @@ def is_stale(read_at: datetime | None, good_for: timedelta, ctx: AuthorizeContex
 
 def too_little(reason: str, ctx: AuthorizeContext) -> Decision | None:
     """Leave it to the next policy, or raise TooLittleKnown, as AUTHORIZE_WITHOUT_FACTS says."""
-    if ctx.settings.authorize_without_facts == WithoutFacts.FAIL:
+    if ctx.settings.authorize_without_facts == OnIndeterminate.FAIL:
         raise TooLittleKnown(reason)
     ctx.log.info("policy.passed", reason=reason)
     return None

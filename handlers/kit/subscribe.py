@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from handlers.kit.marks import check_function, checked_name, file_of, marks_in
 from handlers.kit.session import Session
+from ingest.config.settings import Settings
 from ingest.events import Event, SessionEvent
-from ingest.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., object])
 

@@ -43,8 +43,8 @@ from handlers.kit.context import CollectingContext
 from handlers.kit.identifiers import canonical, spellings
 from handlers.kit.session import Session
 from ingest.batch import Delivery
+from ingest.config.settings import Settings
 from ingest.events import ChargingRecord, Event, SessionEvent
-from ingest.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
 from ingest.wire.envelope import Kind
 

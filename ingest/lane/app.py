@@ -13,6 +13,8 @@ from starlette.routing import Route
 from ingest.anytext import ANY_TEXT
 from ingest.authorization.ruling import Judges
 from ingest.authorization.verdict import Recorder
+from ingest.config.secret_reload import reload_forever
+from ingest.config.settings import Settings
 from ingest.endpoints import say_what_is_wrong
 from ingest.guard import WINDOWS, Guard
 from ingest.lane.counts import Counts
@@ -23,8 +25,6 @@ from ingest.lane.memory import Memory
 from ingest.lane.protocol import COUNTS
 from ingest.lane.reply import UNANSWERED
 from ingest.openapi import openapi_route
-from ingest.rereading import keep_rereading
-from ingest.settings import Settings
 from ingest.wire.authorization.request import WireFormat
 
 OPENAPI = Path(__file__).with_name("openapi.json")
@@ -47,7 +47,7 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Counts]]:
         await asyncio.to_thread(recorder.start)
         await judges.start()
-        rereading = asyncio.create_task(keep_rereading(credentials.refresh))
+        rereading = asyncio.create_task(reload_forever(credentials.refresh))
         try:
             yield {COUNTS: counts}
         finally:

@@ -10,9 +10,9 @@ from hashlib import sha256
 
 import structlog
 
+from ingest.config.secret_reload import ReloadableSecrets, Texts
+from ingest.config.settings import Settings, authorization_values
 from ingest.errors import NotAuthentic
-from ingest.rereading import Rereading, Texts
-from ingest.settings import Settings, authorization_values
 from ingest.wire.authorization.request import WireFormat
 
 NAME = "authorize_credentials"
@@ -25,7 +25,7 @@ class Credentials:
     """Holds the values of this moment. `check` may be called while another thread calls `refresh`."""
 
     def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._digests = Rereading(settings, [NAME], _digested, monotonic=monotonic)
+        self._digests = ReloadableSecrets(settings, [NAME], _digested, monotonic=monotonic)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], form: WireFormat) -> None:
         """Raise NotAuthentic unless there is one authorization header, and it has one of the values.

@@ -18,13 +18,13 @@ from ingest.answers import say, say_and_leave
 from ingest.authorization.ruling import Judges, Ruling
 from ingest.authorization.verdict import Failure, Recorder, Verdict
 from ingest.bodies import check_headers, read_body
+from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal, Unreadable
 from ingest.lane.counts import Counts
 from ingest.lane.credentials import Credentials
 from ingest.lane.memory import Memory
 from ingest.lane.protocol import began
 from ingest.lane.reply import Reply
-from ingest.settings import Settings
 from ingest.wire.authorization.parsing import FieldMap, parse_ocpi, parse_plugsurfing
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 

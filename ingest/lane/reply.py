@@ -8,8 +8,8 @@ from typing import Any
 
 from ingest.answers import Headers, error_body
 from ingest.authorization.verdict import Verdict
+from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal
-from ingest.settings import Settings
 from ingest.wire.authorization.request import WireFormat
 from ingest.wire.authorization.response_templates import (
     OCPI_CLIENT_ERROR,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from ingest.wire.authorization.parsing import DEFAULT_TOKEN_TYPE, OCPI_END, OCPI_FOLDER
 from ingest.wire.json_pointers import Pointer
 

@@ -7,8 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
 
+from ingest.config.keyring import SigningKeys
 from ingest.errors import SettingsError
-from ingest.keyring import Keys
 from ingest.simulator.curl import curl
 from ingest.simulator.faults import Fault, Step
 from ingest.simulator.stories import Telling, written
@@ -57,7 +57,7 @@ class Request:
 class Penmanship:
     """How requests are signed and authorized."""
 
-    keys: Keys
+    keys: SigningKeys
     sign: Sign
     required: bool
     """Whether the receiver asks for a signature."""

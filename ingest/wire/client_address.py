@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
+from ingest.config.types import split_commas
 from ingest.errors import NotAuthentic
-from ingest.spellings import items
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -54,7 +54,7 @@ class AllowedSources:
 
 def read_networks(value: object) -> tuple[Network, ...]:
     """Read addresses and networks by comma. Raise ValueError if one is none, or if there is none at all."""
-    parts = items(value)
+    parts = split_commas(value)
     if not isinstance(parts, tuple):
         raise ValueError("must be text")  # noqa: TRY004 - pydantic makes a sentence of this one only
     if value and not parts:

@@ -11,8 +11,8 @@ from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
 
+from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
-from ingest.keyring import Keys
 from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, verify
 from ingest.wire.timestamps import read_timestamp
 
@@ -73,7 +73,7 @@ def verify_request(  # noqa: PLR0913 - a request has these parts, and the last t
     kind: Kind,
     headers: Iterable[tuple[bytes, bytes]],
     body: bytes,
-    keys: Keys,
+    keys: SigningKeys,
     *,
     signature_required: bool,
     received_at: datetime,
@@ -113,7 +113,7 @@ def _single_header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes |
     return values[0] if values else None
 
 
-def _authorized(headers: list[tuple[bytes, bytes]], keys: Keys) -> str | None:
+def _authorized(headers: list[tuple[bytes, bytes]], keys: SigningKeys) -> str | None:
     if not keys.authorizations:
         return None
     value = _single_header(headers, _AUTHORIZATION)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from ingest.spellings import items_as
+from ingest.config.types import split_commas_as
 from ingest.wire.json_pointers import Pointer
 from ingest.wire.signature import SIGNATURE_HEADER
 
@@ -61,5 +61,5 @@ def _place(text: str) -> FieldPath:
     return Pointer(text) if text.startswith("/") else HeaderPath(text)
 
 
-FieldPaths = Annotated[tuple[FieldPath, ...], NoDecode, BeforeValidator(items_as(_place))]
+FieldPaths = Annotated[tuple[FieldPath, ...], NoDecode, BeforeValidator(split_commas_as(_place))]
 """The type of a setting that holds places, by comma."""

@@ -13,7 +13,7 @@ import jsonpointer
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from ingest.spellings import items_as
+from ingest.config.types import split_commas_as
 
 # Else each miss writes the whole document, which may be a megabyte and personal, into an error that nobody reads.
 jsonpointer.VERBOSE_EXCEPTIONS = False
@@ -57,5 +57,5 @@ def pointers(*texts: str) -> tuple[Pointer, ...]:
     return tuple(map(Pointer, texts))
 
 
-Pointers = Annotated[tuple[Pointer, ...], NoDecode, BeforeValidator(items_as(Pointer))]
+Pointers = Annotated[tuple[Pointer, ...], NoDecode, BeforeValidator(split_commas_as(Pointer))]
 """The type of a setting that holds pointers, by comma."""

@@ -14,6 +14,7 @@ from sqlalchemy import Row, func, select
 from handlers.kit.cdrs import cdrs
 from handlers.kit.merge import merge, with_lead
 from handlers.session_records import session_of
+from ingest.config.settings import load_settings
 from ingest.events import (
     ChargingRecord,
     Event,
@@ -24,7 +25,6 @@ from ingest.events import (
     SessionStopped,
     decode,
 )
-from ingest.settings import load_settings
 from ingest.wire.envelope import Kind
 from tests.faults.effects import effects
 from tests.faults.load import delivery_id

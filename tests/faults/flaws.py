@@ -21,7 +21,8 @@ from rq.serializers import DefaultSerializer
 from sqlalchemy import select
 
 from handlers.kit import merge
-from ingest import broker, guard, keyring, rows
+from ingest import broker, guard, rows
+from ingest.config import keyring
 from ingest.endpoints import Door
 from ingest.errors import NotAuthentic
 from ingest.events import EventSummary
@@ -167,7 +168,7 @@ FLAWS = {
         Flaw(know_repeats_before_they_are_kept, "tests/ingest/test_inbox.py::test_what_was_not_kept_is_no_repeat"),
         Flaw(fail_on_odd_json, f"{DOOR}::test_what_is_well_signed_is_never_refused_for_its_shape"),
         Flaw(read_without_a_limit, f"{DOOR}::test_a_body_over_the_limit_is_refused_before_it_is_read"),
-        Flaw(log_the_key, "tests/ingest/test_keyring.py::test_a_rotation_is_logged_without_a_key"),
+        Flaw(log_the_key, "tests/ingest/config/test_keyring.py::test_a_rotation_is_logged_without_a_key"),
         Flaw(pickle_jobs, "tests/ingest/test_broker.py::test_jobs_are_json_and_never_pickle"),
         Flaw(
             lose_updates,

@@ -4,25 +4,25 @@ import random
 import time
 from functools import partial
 
-from ingest.crashpoints import Step
+from ingest.failpoints import Failpoint
 from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
 
 #: Steps that have to do with the database.
 IN_THE_LEDGER = (
-    Step.STORING,
-    Step.STORED,
-    Step.CONCLUDING,
-    Step.CONCLUDED,
-    Step.MARKED,
-    Step.CLAIMED,
-    Step.FINISHING,
-    Step.SENDING,
-    Step.SENT,
+    Failpoint.STORING,
+    Failpoint.STORED,
+    Failpoint.CONCLUDING,
+    Failpoint.CONCLUDED,
+    Failpoint.RUN_ENQUEUED,
+    Failpoint.CLAIMED,
+    Failpoint.FINISHING,
+    Failpoint.SENDING,
+    Failpoint.SENT,
 )
 
 
-def kill_at(step: Step, stage: Stage) -> None:
+def kill_at(step: Failpoint, stage: Stage) -> None:
     """Kill the next process that comes by."""
     stage.arm(step)
     wait_until(lambda: stage.has_killed(step), f"somebody reaches {step}")
@@ -40,14 +40,14 @@ def kill(name: str, stage: Stage) -> None:
 
 
 #: Who dies there may have pushes in hand.
-REACHED_BY_THE_CLOCK = (Step.MARKED, Step.SENDING, Step.SENT, Step.NOTED)
+REACHED_BY_THE_CLOCK = (Failpoint.RUN_ENQUEUED, Failpoint.SENDING, Failpoint.SENT, Failpoint.NOTED)
 #: Seconds that a process lives at most before it is killed anywhere: about a second passes before it is at work.
 LONGEST_LIFE = 3.0
 # A step may kill the worker of one delivery often, in the long version; that is not the delivery's fault.
 SETTINGS = {"POISON_DEATHS": "1000000"}
 STEPS = {
     step: Trial(f"killed: {step}", partial(kill_at, step), spares_clock=step not in REACHED_BY_THE_CLOCK)
-    for step in Step
+    for step in Failpoint
 }
 ANYWHERE = [
     Trial("killed anywhere: serve", partial(kill, "serve-0-0")),
@@ -55,10 +55,10 @@ ANYWHERE = [
     Trial("killed anywhere: clock", partial(kill, "clock"), spares_clock=False),
     Trial("killed anywhere: Redis", partial(kill, "valkey")),
 ]
-HALF = len(Step) // 2
+HALF = len(Failpoint) // 2
 #: Of these, those that are tried on PostgreSQL each time that all tests run.
 ON_POSTGRESQL = "path to PostgreSQL"
-ESSENTIAL = (Step.STORING, Step.CONCLUDING, Step.CLAIMED, Step.FINISHING, Step.SENT)
+ESSENTIAL = (Failpoint.STORING, Failpoint.CONCLUDING, Failpoint.CLAIMED, Failpoint.FINISHING, Failpoint.SENT)
 GROUPS = [
     Group(
         "first half of the path", lambda: Stage(SQLITE, settings=SETTINGS), [*list(STEPS.values())[:HALF], *ANYWHERE]

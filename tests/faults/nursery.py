@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Self
 
-from ingest import crashpoints
+from ingest import failpoints
 
 PRELOADED = (
     *("ingest.server", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
@@ -54,7 +54,7 @@ class Nursery:
     def __enter__(self) -> Self:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Whether the steps kill is decided when they are imported; each child has a folder of its own for them.
-        environment = {**os.environ, crashpoints.VARIABLE: os.devnull}
+        environment = {**os.environ, failpoints.VARIABLE: os.devnull}
         with theirs:
             command = [sys.executable, "-m", __spec__.name]
             self._process = subprocess.Popen(command, stdin=theirs, env=environment, cwd=Path(__file__).parents[2])
@@ -102,7 +102,7 @@ def become(module: str, arguments: list[str], folder: str, environment: dict[str
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    crashpoints.FOLDER = Path(environment[crashpoints.VARIABLE])
+    failpoints.FOLDER = Path(environment[failpoints.VARIABLE])
     sys.argv[1:] = arguments
     import_module(module).main()
 

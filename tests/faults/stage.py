@@ -17,8 +17,8 @@ from typing import ClassVar, Protocol, Self
 
 import redis
 
-from ingest.crashpoints import VARIABLE, Step
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
+from ingest.failpoints import VARIABLE, Failpoint
 from tests.faults.effects import PUSHED, metadata
 from tests.faults.load import KEY, Load
 from tests.faults.postgres import Postgres
@@ -246,11 +246,11 @@ class Stage:
         wait_until(lambda: is_answering(self.redis_port), "Valkey answers")
         return member
 
-    def arm(self, step: Step) -> None:
+    def arm(self, step: Failpoint) -> None:
         """Have the next process that reaches the step killed."""
         (self.crashes / step).touch()
 
-    def has_killed(self, step: Step) -> bool:
+    def has_killed(self, step: Failpoint) -> bool:
         return not (self.crashes / step).exists()
 
     def redis(self) -> redis.Redis:

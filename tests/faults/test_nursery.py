@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ingest.crashpoints import VARIABLE, Step
+from ingest.failpoints import VARIABLE, Failpoint
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.crowd import KEY, PATH, event
 from tests.faults.nursery import Nursery
@@ -52,7 +52,7 @@ def knock(port):
 def test_only_the_one_that_reaches_an_armed_step_is_killed(doors):
     forked, folders = doors
     one, other = forked
-    (folders[one] / Step.VERIFIED).touch()
+    (folders[one] / Failpoint.VERIFIED).touch()
     assert knock(other) == 200
     with pytest.raises((OSError, http.client.HTTPException)):
         knock(one)

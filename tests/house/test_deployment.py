@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ingest.settings import Settings, load_settings
+from ingest.config.settings import Settings, load_settings
 from workers.cli import COMMANDS
 
 STORES = {"valkey", "postgres"}
@@ -179,7 +179,7 @@ def test_env_example_lists_every_setting_with_its_default(root):
     listed = re.findall(r"^# (.+)\n#(\w+)=(.*)$", text, re.MULTILINE)
     expected = [
         (one.description, one.name, "" if re.search("[`<–]", one.default) else one.default)
-        for one in load_settings().described()
+        for one in load_settings().describe_all()
     ]
     assert listed == expected
 

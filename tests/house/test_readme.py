@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from handlers.cdr_records import FIELDS
 from handlers.kit.statuses import STATUSES, Anomaly
+from ingest.config.settings import load_settings
 from ingest.errors import Refusal
-from ingest.settings import load_settings
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import PLACEHOLDERS as TEMPLATE_NAMES
 from tests.house.conftest import MEANING_NOTHING
@@ -47,7 +47,7 @@ def test_the_two_commands_stand_there_as_they_are_run(readme, command):
 
 def test_the_table_of_settings_is_that_of_the_code(readme):
     rows = [(name.strip("`"), default.strip("`"), meaning) for name, default, meaning in readme.table("Settings")]
-    assert rows == [(one.name, one.default.strip("`"), one.description) for one in load_settings().described()]
+    assert rows == [(one.name, one.default.strip("`"), one.description) for one in load_settings().describe_all()]
 
 
 def test_the_table_of_commands_is_that_of_the_code(readme):
@@ -158,7 +158,7 @@ def test_every_setting_that_is_named_exists(readme):
         "ALLOWED_OFFLINE",
         *(event for one in STATUSES.values() for event in one.events),
     }
-    settings = {one.name for one in load_settings().described()} | {"NAME_FILE", "SESSION_FEE_INCURRING"}
+    settings = {one.name for one in load_settings().describe_all()} | {"NAME_FILE", "SESSION_FEE_INCURRING"}
     for page, text in readme.pages.items():
         named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)[`=]", text)) - of_the_wire
         assert named, page

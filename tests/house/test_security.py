@@ -11,11 +11,11 @@ import pytest
 from starlette.routing import Route
 
 from ingest.app import create_app
+from ingest.config.settings import load_settings
 from ingest.damage import occupy
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.lane.app import create_lane
 from ingest.opening import open_door
-from ingest.settings import load_settings
 from tests.faults.stage import wait_until
 from tests.ingest.conftest import Serving
 from tests.ingest.lane.conftest import FakeJudges, FakeRecorder

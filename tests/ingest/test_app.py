@@ -8,11 +8,11 @@ from starlette.routing import Route
 
 from ingest.app import PATHS, create_app
 from ingest.broker import QUEUES, queue
+from ingest.config.settings import load_settings
 from ingest.damage import is_suspect
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.relay import Relay, RelayStanding
-from ingest.settings import load_settings
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import sign
 
@@ -108,7 +108,7 @@ def test_a_process_without_redis_ends_in_time(settings, serving):
 
 
 def test_a_new_key_opens_the_door_without_a_restart(tmp_path, serving, eventually, monkeypatch):
-    monkeypatch.setattr("ingest.rereading.REREAD_EVERY", 0.02)
+    monkeypatch.setattr("ingest.config.secret_reload.REREAD_EVERY", 0.02)
     file = tmp_path / "key"
     file.write_text("the old key")
     settings = load_settings(data_dir=tmp_path / "var", plugsurfing_hmac_current_file=file)

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from ingest.app import PATHS, create_app
+from ingest.config.settings import load_settings
 from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.settings import load_settings
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import sign
 

@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 
 from ingest import answers, endpoints, health, inbox
 from ingest.app import create_app
+from ingest.config.keyring import SigningKeys
+from ingest.config.settings import load_settings
 from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.keyring import Keys
 from ingest.quarantine import Quarantine
-from ingest.settings import load_settings
 from ingest.wire.signature import sign
 
 EVENTS, CDRS = "/plugsurfing/events", "/plugsurfing/cdrs"
@@ -165,7 +165,7 @@ def test_a_request_from_another_address_is_refused_without_detail_and_let_in_onc
     assert {(one.sender, one.reason) for one in quarantine().list()} == {
         ("127.0.0.1", "It came from an address that is not in PLUGSURFING_SOURCES.")
     }
-    keys = Keys(current=KEY)
+    keys = SigningKeys(current=KEY)
     assert not any(one.kept for one in quarantine(plugsurfing_sources="192.0.2.7").reverify(keys))
     assert kept() == []
     assert all(one.kept for one in quarantine(plugsurfing_sources="192.0.2.7, 127.0.0.1").reverify(keys))

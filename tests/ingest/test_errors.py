@@ -4,11 +4,12 @@ from importlib import import_module
 import pytest
 
 from ingest import errors
-from ingest.errors import Encoded, InboxUnavailable, NotAuthentic, Slow, TooLarge, WebhooksError
+from ingest.errors import InboxUnavailable, NotAuthentic, RequestTimeout, TooLarge, UnsupportedEncoding, WebhooksError
 
 
 @pytest.mark.parametrize(
-    ("refusal", "status"), [(NotAuthentic, 403), (Slow, 408), (TooLarge, 413), (Encoded, 415), (InboxUnavailable, 503)]
+    ("refusal", "status"),
+    [(NotAuthentic, 403), (RequestTimeout, 408), (TooLarge, 413), (UnsupportedEncoding, 415), (InboxUnavailable, 503)],
 )
 def test_every_refusal_has_its_status_and_tells_the_sender_no_detail(refusal, status):
     error = refusal("The key CURRENT did not match.")

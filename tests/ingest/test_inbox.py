@@ -11,12 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest import inbox as room
+from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.metrics import Metrics
 from ingest.rows import Kept, open_for_keeping
-from ingest.settings import load_settings
 from ingest.wire.envelope import Envelope, Kind
 
 NUMBERS = itertools.count()

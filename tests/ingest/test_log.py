@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 import structlog
 
+from ingest.config.settings import load_settings
 from ingest.log import configure_logging
-from ingest.settings import load_settings
 
 SECRETS = {
     "plugsurfing_hmac_current": "open-sesame-1",

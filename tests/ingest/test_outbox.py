@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, moment, write_batch
+from ingest.config.keyring import SigningKeys
 from ingest.inboxfile import open_inbox_file
-from ingest.keyring import Keys
 from ingest.loads import InFlight
 from ingest.outbox import Outbox
 from ingest.rows import keep_rows, open_for_keeping, row_of
@@ -110,7 +110,7 @@ def envelopes(draw):
     headers = [(b"x-hmac-sha512-signature", sign(body, b"key").encode()), *draw(HEADERS)]
     received_at = draw(st.integers(0, 4 * 10**15).map(lambda micros: EPOCH + timedelta(microseconds=micros)))
     kind = draw(st.sampled_from(Kind))
-    return verify_request(kind, headers, body, Keys(b"key"), signature_required=True, received_at=received_at)
+    return verify_request(kind, headers, body, SigningKeys(b"key"), signature_required=True, received_at=received_at)
 
 
 @given(st.lists(envelopes(), min_size=1, max_size=8, unique_by=lambda envelope: envelope.id), st.data())

@@ -6,14 +6,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest import quarantine as room
+from ingest.config.keyring import SigningKeys
+from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.keyring import Keys
 from ingest.metrics import Metrics
 from ingest.quarantine import Intake, Quarantine
 from ingest.refused import lay_down
 from ingest.reserve import Reserve
-from ingest.settings import load_settings
 from ingest.wire.envelope import Kind, headers_to_keep
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 
@@ -24,7 +24,7 @@ NUMBERS = itertools.count()
 def refused(body=None, key=KEY):
     body = body or b"%d" % next(NUMBERS)
     headers = [(SIGNATURE_HEADER.encode(), sign(body, key).encode())]
-    return lay_down(Kind.EVENTS, headers, body, NotAuthentic("wrong"), Keys(current=b"the-current-key"))
+    return lay_down(Kind.EVENTS, headers, body, NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_bytes_are_bounded_too_and_what_is_too_large_alone_goes_alone(path):
 def without_a_body():
     """Refuse a request whose headers take more room than they look like."""
     headers = [(b"requestid", b"\xff" * 500), (b"user-agent", b"\x80" * 500)]
-    return lay_down(Kind.EVENTS, headers, b"", NotAuthentic("wrong"), Keys(current=b"the-current-key"))
+    return lay_down(Kind.EVENTS, headers, b"", NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
 
 
 def test_headers_are_bytes_too(path):
@@ -142,7 +142,7 @@ def test_all_is_verified_again_on_one_connection(quarantine, monkeypatch):
     opens, opened = room.open_for_keeping, []
     monkeypatch.setattr(room, "open_for_keeping", lambda path: opened.append(path) or opens(path))
 
-    assert all(each.kept for each in quarantine.reverify(Keys(current=KEY)))
+    assert all(each.kept for each in quarantine.reverify(SigningKeys(current=KEY)))
     assert len(opened) == 1
 
 
@@ -150,8 +150,8 @@ def test_what_passes_todays_keys_is_let_in_as_received_and_the_rest_stays(path, 
     good, bad, better = refused(b"good"), refused(b"bad", b"nobody's key"), refused(b"better")
     quarantine.add([good, bad, better])
 
-    assert [each.kept for each in quarantine.reverify(Keys(current=b"the-current-key"))] == [None] * 3
-    outcomes = list(quarantine.reverify(Keys(current=b"the-current-key", next=KEY)))
+    assert [each.kept for each in quarantine.reverify(SigningKeys(current=b"the-current-key"))] == [None] * 3
+    outcomes = list(quarantine.reverify(SigningKeys(current=b"the-current-key", next=KEY)))
 
     assert [(each.request.body, each.kept and each.kept.duplicate, each.reason) for each in outcomes] == [
         (b"good", False, None),
@@ -168,7 +168,7 @@ def test_what_passes_todays_keys_is_let_in_as_received_and_the_rest_stays(path, 
 def test_what_came_in_by_another_way_is_a_repeat(path, quarantine):
     quarantine.add([refused(b"twice"), refused(b"twice")])
 
-    outcomes = list(quarantine.reverify(Keys(current=KEY)))
+    outcomes = list(quarantine.reverify(SigningKeys(current=KEY)))
 
     assert [each.kept.duplicate for each in outcomes] == [False, True]
     assert bodies(quarantine) == []
@@ -176,7 +176,7 @@ def test_what_came_in_by_another_way_is_a_repeat(path, quarantine):
 
 def test_two_people_may_reverify_at_once(path, quarantine):
     quarantine.add([refused(b"1"), refused(b"2"), refused(b"3")])
-    one, other = quarantine.reverify(Keys(current=KEY)), quarantine.reverify(Keys(current=KEY))
+    one, other = quarantine.reverify(SigningKeys(current=KEY)), quarantine.reverify(SigningKeys(current=KEY))
     outcomes = [next(one), next(other), *one, *other]
 
     assert sorted(each.kept.duplicate for each in outcomes) == [False, False, False, True, True]
@@ -193,7 +193,7 @@ def test_a_crash_while_letting_in_leaves_the_request_where_it_was(path, quaranti
 
     monkeypatch.setattr(room, "keep_rows", crashes)
     with pytest.raises(InboxUnavailable, match="disk I/O error"):
-        list(quarantine.reverify(Keys(current=KEY)))
+        list(quarantine.reverify(SigningKeys(current=KEY)))
 
     assert bodies(quarantine) == [b"1"]
     assert inbox(path) == []
@@ -311,8 +311,8 @@ def test_a_header_that_names_a_cdr_comes_through_quarantine(path):
     quarantine = Quarantine(path, settings)
     headers = [(SIGNATURE_HEADER.encode(), sign(b"{}", KEY).encode()), (b"delivery-number", b"r1"), (b"other", b"x")]
     keeping = headers_to_keep(["delivery-number"])
-    quarantine.add([lay_down(Kind.CDRS, headers, b"{}", NotAuthentic("wrong"), Keys(current=b"other"), keeping)])
-    (let_in,) = quarantine.reverify(Keys(current=KEY))
+    quarantine.add([lay_down(Kind.CDRS, headers, b"{}", NotAuthentic("wrong"), SigningKeys(current=b"other"), keeping)])
+    (let_in,) = quarantine.reverify(SigningKeys(current=KEY))
     assert let_in.kept is not None
     file = open_inbox_file(path)
     assert file.execute("SELECT headers FROM deliveries").fetchone()[0] == '{"delivery-number":"r1"}'

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
+from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
-from ingest.keyring import Keys
 from ingest.refused import Authorization, from_row, lay_down
 from ingest.wire.client_address import AllowedSources, read_networks
 from ingest.wire.envelope import Kind
@@ -21,7 +21,7 @@ def refused(headers, keys):
 
 
 def test_a_request_is_laid_down_with_what_is_needed_to_verify_it_again():
-    request = refused([(b"host", b"x"), SIGNED, SIGNED, (b"user-agent", b"u" * 900)], Keys())
+    request = refused([(b"host", b"x"), SIGNED, SIGNED, (b"user-agent", b"u" * 900)], SigningKeys())
 
     assert request.reason == "for a reason"
     assert request.body == BODY
@@ -30,14 +30,14 @@ def test_a_request_is_laid_down_with_what_is_needed_to_verify_it_again():
 
 
 def test_of_a_header_that_comes_often_only_so_much_is_kept_that_it_is_seen_to_be_doubled():
-    request = refused([(b"requestid", b"%d" % number) for number in range(5000)] + [SIGNED] * 5000, Keys())
+    request = refused([(b"requestid", b"%d" % number) for number in range(5000)] + [SIGNED] * 5000, SigningKeys())
 
     assert request.headers == (
         ("requestid", "0"),
         ("requestid", "1"),
         *((name.decode(), value.decode()) for name, value in (SIGNED, SIGNED)),
     )
-    assert opened(request, Keys(current=KEY)) is None
+    assert opened(request, SigningKeys(current=KEY)) is None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_of_a_header_that_comes_often_only_so_much_is_kept_that_it_is_seen_to_be
     ],
 )
 def test_of_an_authorization_header_only_its_fate_is_kept(headers, expected):
-    request = refused([SIGNED, *headers], Keys(authorizations=(TOKEN,)))
+    request = refused([SIGNED, *headers], SigningKeys(authorizations=(TOKEN,)))
 
     assert request.authorization is expected
     assert "Bearer" not in request.headers_text
@@ -58,7 +58,7 @@ def test_of_an_authorization_header_only_its_fate_is_kept(headers, expected):
 
 
 def test_bytes_of_all_kinds_in_a_header_survive_the_way_into_a_row_and_back():
-    request = refused([(SIGNATURE_HEADER.encode(), bytes(range(128, 256)))], Keys())
+    request = refused([(SIGNATURE_HEADER.encode(), bytes(range(128, 256)))], SigningKeys())
     row = (0, "events", request.received_at.timestamp(), request.reason, request.headers_text, BODY)
 
     assert dataclasses.replace(from_row(row), received_at=request.received_at) == request
@@ -68,32 +68,35 @@ def test_bytes_of_all_kinds_in_a_header_survive_the_way_into_a_row_and_back():
     ("then", "today", "signature_required", "signed_with"),
     [
         # What a key that was wrong costs, the right one mends.
-        ([SIGNED], Keys(current=KEY), True, "current"),
-        ([SIGNED], Keys(next=KEY), True, "next"),
-        ([SIGNED], Keys(current=b"still wrong"), True, None),
-        ([], Keys(current=KEY), True, None),
-        ([SIGNED, SIGNED], Keys(current=KEY), True, None),
+        ([SIGNED], SigningKeys(current=KEY), True, "current"),
+        ([SIGNED], SigningKeys(next=KEY), True, "next"),
+        ([SIGNED], SigningKeys(current=b"still wrong"), True, None),
+        ([], SigningKeys(current=KEY), True, None),
+        ([SIGNED, SIGNED], SigningKeys(current=KEY), True, None),
         # An authorization that was right on arrival counts; whatever the value is today.
-        ([SIGNED, AUTHORIZED], Keys(current=KEY, authorizations=(b"a new one",)), True, "current"),
-        ([SIGNED, AUTHORIZED], Keys(current=KEY), True, "current"),
-        ([AUTHORIZED], Keys(authorizations=(TOKEN,)), False, "authorization"),
+        ([SIGNED, AUTHORIZED], SigningKeys(current=KEY, authorizations=(b"a new one",)), True, "current"),
+        ([SIGNED, AUTHORIZED], SigningKeys(current=KEY), True, "current"),
+        ([AUTHORIZED], SigningKeys(authorizations=(TOKEN,)), False, "authorization"),
         # One that failed then does as long as one is asked for.
-        ([SIGNED, (b"authorization", b"wrong")], Keys(current=KEY, authorizations=(TOKEN,)), True, None),
-        ([SIGNED, (b"authorization", b"wrong")], Keys(current=KEY), True, "current"),
+        ([SIGNED, (b"authorization", b"wrong")], SigningKeys(current=KEY, authorizations=(TOKEN,)), True, None),
+        ([SIGNED, (b"authorization", b"wrong")], SigningKeys(current=KEY), True, "current"),
     ],
 )
 def test_what_was_refused_while_an_authorization_was_asked_for(then, today, signature_required, signed_with):
-    request = refused(then, Keys(current=b"wrong", authorizations=(TOKEN,)))
+    request = refused(then, SigningKeys(current=b"wrong", authorizations=(TOKEN,)))
 
     assert opened(request, today, signature_required=signature_required) == signed_with
 
 
 def test_what_was_never_asked_for_an_authorization_has_to_be_signed():
     """Or the door would open to whatever had come before the setting changed."""
-    unsigned, signed = refused([AUTHORIZED], Keys(current=b"wrong")), refused([SIGNED], Keys(current=b"wrong"))
+    unsigned, signed = (
+        refused([AUTHORIZED], SigningKeys(current=b"wrong")),
+        refused([SIGNED], SigningKeys(current=b"wrong")),
+    )
 
-    assert opened(unsigned, Keys(authorizations=(TOKEN,)), signature_required=False) is None
-    assert opened(signed, Keys(current=KEY, authorizations=(TOKEN,)), signature_required=False) == "current"
+    assert opened(unsigned, SigningKeys(authorizations=(TOKEN,)), signature_required=False) is None
+    assert opened(signed, SigningKeys(current=KEY, authorizations=(TOKEN,)), signature_required=False) == "current"
 
 
 @pytest.mark.parametrize(
@@ -109,10 +112,12 @@ def test_what_was_never_asked_for_an_authorization_has_to_be_signed():
     ],
 )
 def test_what_came_from_another_address_is_let_in_once_that_is_listed(sender, key, sources, is_let_in):
-    request = lay_down(Kind.EVENTS, [SIGNED], BODY, NotAuthentic("for a reason"), Keys(current=KEY), sender=sender)
+    request = lay_down(
+        Kind.EVENTS, [SIGNED], BODY, NotAuthentic("for a reason"), SigningKeys(current=KEY), sender=sender
+    )
     row = (0, "events", request.received_at.timestamp(), request.reason, request.headers_text, BODY)
 
-    assert (opened(from_row(row), Keys(current=key), sources=sources) == "current") is is_let_in
+    assert (opened(from_row(row), SigningKeys(current=key), sources=sources) == "current") is is_let_in
 
 
 def test_what_was_laid_down_before_senders_were_kept_can_be_read():

@@ -11,14 +11,14 @@ import httpx
 import pytest
 
 from ingest import server as room
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.server import serve
-from ingest.settings import load_settings
 from ingest.wire.signature import sign
 
 KEY = "the-current-key"
-SERVE = "from ingest.server import serve; from ingest.settings import load_settings; serve(load_settings())"
+SERVE = "from ingest.server import serve; from ingest.config.settings import load_settings; serve(load_settings())"
 
 
 def free_port():

@@ -17,9 +17,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic, SettingsError
 from ingest.events import WIRE_NAMES, ChargingRecord, SessionFeeIncurring, UnknownEvent, decode
-from ingest.keyring import Keys
 from ingest.simulator import sender
 from ingest.simulator.faults import Fault, Step, plan
 from ingest.simulator.requests import Manner, Penmanship, Sign, as_curl
@@ -29,7 +29,7 @@ from ingest.wire.envelope import Envelope, Kind, verify_request
 
 NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
 CAST = Cast("L60XMxWy0oP", "user1")
-KEYS = Keys(b"the current key", b"the next key")
+KEYS = SigningKeys(b"the current key", b"the next key")
 CURRENT = Penmanship(KEYS, Sign.CURRENT, required=True)
 STARTED = Step(telling("SESSION_STARTED", CAST, NOW))
 
@@ -246,7 +246,7 @@ def test_a_request_is_signed_with_the_key_that_was_asked_for(sign, key):
         (Sign.NONE, True, KEYS, {403}),
         (Sign.NONE, False, KEYS, {200}),
         (Sign.BAD, False, KEYS, {403}),
-        (Sign.BAD, False, Keys(authorizations=(b"secret",)), {200}),
+        (Sign.BAD, False, SigningKeys(authorizations=(b"secret",)), {200}),
     ],
 )
 def test_an_unsigned_or_badly_signed_request_should_be_refused_by_who_can_tell(sign, required, keys, expected):
@@ -255,11 +255,11 @@ def test_an_unsigned_or_badly_signed_request_should_be_refused_by_who_can_tell(s
 
 def test_nothing_is_signed_with_a_key_that_is_not_there():
     with pytest.raises(SettingsError, match="PLUGSURFING_HMAC_NEXT"):
-        Penmanship(Keys(b"key"), Sign.NEXT, required=True)
+        Penmanship(SigningKeys(b"key"), Sign.NEXT, required=True)
 
 
 def test_the_authorization_header_is_sent_where_one_is_set():
-    keys = Keys(b"key", authorizations=(b"first", b"second"))
+    keys = SigningKeys(b"key", authorizations=(b"first", b"second"))
     request = Penmanship(keys, Sign.CURRENT, required=True).request(STARTED, at=NOW)
     assert request.headers["authorization"] == "first"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ingest.settings import SECRETS
+from ingest.config.settings import SECRETS
 from workers.devfile import read_devfile
 
 COUNT = 60

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from handlers.kit.context import Push
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers.equipment import Equipment
 from workers.ledger import pushes
 from workers.ledger.engine import open_ledger

@@ -13,11 +13,11 @@ from sqlalchemy import Engine, insert, update
 
 from ingest.batch import Delivery, batch_key, lease_key, settled_key
 from ingest.broker import queue
+from ingest.config.settings import load_settings
 from ingest.inboxfile import FILE_NAME
 from ingest.offer import Offers
 from ingest.outbox import Outbox
 from ingest.rows import keep_rows, open_for_keeping, row_of
-from ingest.settings import load_settings
 from ingest.wire.envelope import Envelope, Kind
 from workers import adrift as room
 from workers.adrift import AT_WORK_FOR, PROMISED, Adrift, Trouble, adrift, foreign, unsent

@@ -13,7 +13,7 @@ from handlers.cdr_records import cdr_record
 from handlers.kit.subscribe import MARK
 from handlers.session_records import session_record
 from ingest.batch import Batch, Delivery, new_batch_id
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from ingest.wire.envelope import Envelope, Kind
 from workers.bench.cdrs import SCALE, Extent, truth
 from workers.equipment import Equipment

@@ -7,8 +7,8 @@ import pytest
 import redis
 
 from ingest.batch import Delivery, lease_key
+from ingest.config.settings import load_settings
 from ingest.lease import DIED
-from ingest.settings import load_settings
 from workers.clock import HANDED_BACK, Clock
 from workers.deadletters import file_dead_letters
 from workers.equipment import Equipment

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, event, inser
 
 from handlers.kit.context import Push, Write, Writes
 from ingest.batch import Delivery
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers.conclude import conclude
 from workers.equipment import Equipment
 from workers.ledger import deliveries, pushes

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.keyring import Keys
+from ingest.config.keyring import SigningKeys
 from ingest.simulator.faults import Step
 from ingest.simulator.requests import Penmanship, Sign
 from ingest.simulator.sender import Answer
@@ -90,7 +90,9 @@ def test_patience_ends_and_says_what_was_seen_last(monkeypatch):
     ],
 )
 def test_an_exchange_is_told_in_one_line(answer, words):
-    request = Penmanship(Keys(b"key"), Sign.CURRENT, required=True).request(Step(telling("X", CAST, NOW)), at=NOW)
+    request = Penmanship(SigningKeys(b"key"), Sign.CURRENT, required=True).request(
+        Step(telling("X", CAST, NOW)), at=NOW
+    )
     said = line(WARNED[0], Answer(request, timedelta(milliseconds=4), **answer))
     assert words in said
     assert said.endswith("a driver plugs in")

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
+from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings, load_settings
 from workers import dev
 from workers.devfile import FILE_NAME, read_devfile, settings_beside_dev, write_devfile
 from workers.household import children_of, environment_of, free_port, furnish, is_free, reachable

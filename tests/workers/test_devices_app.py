@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
 
+from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings, load_settings
 from workers.devices_app import create_devices_app
 from workers.ledger import devices
 from workers.ledger.engine import open_ledger

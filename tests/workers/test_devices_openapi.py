@@ -17,7 +17,7 @@ from hypothesis import settings as how
 from schemathesis.config import SchemathesisConfig
 from starlette.applications import Starlette
 
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers import devices_app
 from workers.devices import LONGEST_TOKEN, LONGEST_USER
 from workers.devices_app import OPENAPI, create_devices_app

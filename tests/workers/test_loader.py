@@ -5,8 +5,8 @@ from textwrap import dedent
 import pytest
 
 import handlers
+from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, SessionComplete, SessionEvent, SessionFeeIncurring
-from ingest.settings import load_settings
 from workers.loader import PluginError, load_plugins
 
 PLUGIN = """

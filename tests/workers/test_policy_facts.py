@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from handlers.kit.testing import NOON
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers import policy_facts
 from workers.drive.errors import DriveUnavailable, NotInDrive
 from workers.drive.models import ChargingKey

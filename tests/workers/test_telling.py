@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.settings import load_settings
 from workers.addresses import MOST_HANGING, open_addresses
 from workers.alerts import Alert, AlertKind, AlertRow, find_alerts, raise_alert, resolve_alerts
 from workers.ledger.alert_table import alerts

@@ -9,7 +9,7 @@ from handlers.kit.authorize import Policy
 from handlers.kit.facts import too_little
 from handlers.kit.testing import asking
 from ingest.authorization.verdict import Failure
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.trial import read_question, try_policies
 

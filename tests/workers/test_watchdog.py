@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from handlers.kit.cdrs import cdrs
 from ingest.batch import Delivery
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers import causes
 from workers.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
 from workers.ledger import deliveries, runs, states

@@ -15,11 +15,11 @@ from rq.serializers import JSONSerializer
 
 from ingest.batch import batch_key, lease_key, settled_key
 from ingest.broker import queue
+from ingest.config.settings import load_settings
 from ingest.inboxfile import FILE_NAME
 from ingest.offer import Offers
 from ingest.outbox import Outbox
 from ingest.rows import keep_rows, open_for_keeping, row_of
-from ingest.settings import load_settings
 from ingest.wire.envelope import Envelope, Kind
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger

@@ -6,8 +6,8 @@ from contextlib import closing, contextmanager
 
 from sqlalchemy import Engine, func, select
 
+from ingest.config.settings import Settings
 from ingest.inboxfile import FILE_NAME
-from ingest.settings import Settings
 from workers.ledger.engine import reading
 from workers.ledger.tables import deliveries
 

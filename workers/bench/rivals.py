@@ -20,8 +20,8 @@ from starlette.routing import Route
 from handlers.kit.merge import merge
 from handlers.session_records import session_of
 from ingest.batch import Delivery
+from ingest.config.keyring import SigningKeys
 from ingest.events import SessionEvent, decode
-from ingest.keyring import Keys
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import SIGNATURE_HEADER, Match, verify
 from workers.ledger import deliveries, sessions
@@ -47,7 +47,7 @@ def empty() -> Starlette:
 def usual_recipe() -> Starlette:
     """Verify, then enqueue one job an event in the thread pool and answer: what most receivers on RQ do."""
     queue = Queue(USUAL_QUEUE, connection=Redis.from_url(os.environ[REDIS_VARIABLE]))
-    keys = Keys(current=os.environ[KEY_VARIABLE].encode())
+    keys = SigningKeys(current=os.environ[KEY_VARIABLE].encode())
 
     async def answer(request: Request) -> Response:
         body = await request.body()

@@ -21,9 +21,9 @@ from typing import Self
 from rq import Worker
 
 from ingest.broker import connect
-from ingest.chapters.logs import LogLevel
+from ingest.config.sections.logging import LogLevel
+from ingest.config.settings import Settings, load_settings
 from ingest.log import configure_logging
-from ingest.settings import Settings, load_settings
 from workers.bench.load import Order, Seen
 from workers.bench.process import BenchFailed, Process
 from workers.ledger.migrate import migrate

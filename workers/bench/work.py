@@ -14,10 +14,10 @@ from rich.progress import Progress
 from rq import Queue
 from sqlalchemy import func, select
 
+from ingest.config.settings import Settings
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME
 from ingest.relay import Relay
-from ingest.settings import Settings
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import Match
 from workers.bench.databases import POSTGRESQL, SQLITE, new_database

@@ -12,8 +12,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
 from ingest.broker import connect
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.commands import options
 from workers.commands.failures import Failure, Misused, sentence
 from workers.commands.output import Cell, iso, json_line, printable, short, span, table

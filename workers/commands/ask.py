@@ -7,8 +7,8 @@ from datetime import timedelta
 import click
 import httpx
 
+from ingest.config.settings import Settings, authorization_values
 from ingest.errors import SettingsError
-from ingest.settings import Settings, authorization_values
 from ingest.simulator.curl import curl
 from ingest.simulator.questions import SOME_KEY, QuestionRequest, ocpi_question, plugsurfing_question
 from ingest.wire.authorization.request import WireFormat

@@ -30,7 +30,7 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
         return
     if form or uid or as_json:
         raise click.UsageError("--form, --uid and --json go with --try.")
-    from ingest.settings import load_settings
+    from ingest.config.settings import load_settings
     from workers.authorize import authorize
 
     authorize(load_settings())

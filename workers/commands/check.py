@@ -4,8 +4,8 @@ from itertools import chain
 
 import click
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.commands import options
 from workers.commands.checkup import Finding, Standing, examine
 from workers.commands.deepcheck import examine_deeply
@@ -40,7 +40,7 @@ def check(ctx: click.Context, *, deep: bool, as_json: bool) -> None:
 
 
 def _describe(settings: Settings, *, as_json: bool) -> None:
-    described = settings.described()
+    described = settings.describe_all()
     if as_json:
         for each in described:
             json_line({"setting": each.name, "value": each.effective, "default": each.default})

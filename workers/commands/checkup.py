@@ -16,10 +16,10 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
 from ingest.broker import connect
+from ingest.config.keyring import Keyring
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.inboxfile import FILE_NAME
-from ingest.keyring import Keyring
-from ingest.settings import Settings
 from workers.addresses import open_addresses
 from workers.commands.failures import sentence
 from workers.commands.output import span

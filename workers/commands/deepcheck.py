@@ -9,10 +9,10 @@ from sqlalchemy.exc import DBAPIError
 
 from handlers.kit.subscribe import Subscription
 from ingest.broker import connect
+from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
 from ingest.outbox import Outbox
-from ingest.settings import Settings
 from workers.adrift import AT_WORK_FOR, MOST, PROMISED, Trouble, adrift, foreign, unsent
 from workers.commands.checkup import Finding, Standing
 from workers.commands.failures import Failure, sentence

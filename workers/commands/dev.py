@@ -3,7 +3,7 @@
 import click
 
 from handlers.kit.session import Session
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers import dev as house
 from workers.commands.session import print_session
 from workers.commands.stores import looking_into_ledger

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ingest.broker import connect
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.commands.checkup import Finding, Standing
 from workers.commands.logs import logs_aside
 from workers.drive.client import DriveClient

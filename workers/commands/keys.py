@@ -7,9 +7,9 @@ from typing import BinaryIO
 import click
 from pydantic import SecretStr
 
+from ingest.config.keyring import SigningKeys
+from ingest.config.settings import Settings, load_settings
 from ingest.errors import NotAuthentic
-from ingest.keyring import Keys
-from ingest.settings import Settings, load_settings
 from ingest.wire.envelope import WITH_AUTHORIZATION
 from ingest.wire.signature import KeyEncoding, Match, decode_key, verify
 from workers.commands import options
@@ -155,7 +155,7 @@ def _matches(text: str, encoding: KeyEncoding, body: bytes, signature: str) -> b
     except ValueError:
         return None
     try:
-        verify(body, signature, Keys(current=key))
+        verify(body, signature, SigningKeys(current=key))
     except NotAuthentic:
         return False
     return True

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import structlog
 
+from ingest.config.settings import Settings
 from ingest.log import configure_logging
-from ingest.settings import Settings
 
 
 @contextmanager

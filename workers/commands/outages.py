@@ -5,8 +5,8 @@ from datetime import datetime
 
 import click
 
+from ingest.config.settings import Settings
 from ingest.gaps import Gap
-from ingest.settings import Settings
 from workers.commands import options
 from workers.commands.failures import Failure
 from workers.commands.output import iso, json_line, table

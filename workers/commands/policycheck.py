@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.exc import DBAPIError
 
-from ingest.settings import Settings, authorization_values
+from ingest.config.settings import Settings, authorization_values
 from workers.commands.checkup import SHORT_KEY, Finding, Standing
 from workers.commands.output import span
 from workers.commands.stores import sqlite_file

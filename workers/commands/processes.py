@@ -17,7 +17,7 @@ def serve(*, workers: int | None) -> None:
     Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on what systemd hands over.
     Without --workers SIGHUP ends it, as SIGTERM does.
     """
-    from ingest.settings import load_settings
+    from ingest.config.settings import load_settings
 
     settings = load_settings()
     count = settings.serve_workers if workers is None else workers
@@ -38,7 +38,7 @@ def work(queues: tuple[str, ...], *, burst: bool) -> None:
 
     Serves the first queue before all others, which take turns: urgent, sessions, cdrs, other, unless said otherwise.
     """
-    from ingest.settings import load_settings
+    from ingest.config.settings import load_settings
     from workers.worker import work
 
     work(load_settings(), queues, burst=burst)
@@ -47,7 +47,7 @@ def work(queues: tuple[str, ...], *, burst: bool) -> None:
 @click.command()
 def clock() -> None:
     """Put what is due, and what was lost, on its queue; send pushes that wait. One is enough, several do no harm."""
-    from ingest.settings import load_settings
+    from ingest.config.settings import load_settings
     from workers.clock import clock
 
     clock(load_settings())
@@ -56,7 +56,7 @@ def clock() -> None:
 @click.command()
 def dashboard() -> None:
     """Show queues, workers and failed jobs in a browser (rq-dashboard), on HOST and DASHBOARD_PORT."""
-    from ingest.settings import load_settings
+    from ingest.config.settings import load_settings
     from workers.dashboard import dashboard
 
     dashboard(load_settings())
@@ -65,7 +65,7 @@ def dashboard() -> None:
 @click.command()
 def migrate() -> None:
     """Bring the tables of the database to this version. To be run before the other processes of a new version."""
-    from ingest.settings import load_settings
+    from ingest.config.settings import load_settings
     from workers.ledger.migrate import migrate, pending
 
     url = load_settings().database_url

@@ -7,12 +7,12 @@ from datetime import datetime
 
 import click
 
+from ingest.config.keyring import Keyring
+from ingest.config.settings import Settings
 from ingest.events import peek
 from ingest.inboxfile import FILE_NAME
-from ingest.keyring import Keyring
 from ingest.quarantine import Quarantine, Reverified
 from ingest.refused import Quarantined
-from ingest.settings import Settings
 from workers.commands import options
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
 from workers.devfile import settings_beside_dev

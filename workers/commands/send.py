@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ingest.keyring import Keyring
-from ingest.settings import Settings
+from ingest.config.keyring import Keyring
+from ingest.config.settings import Settings
 from ingest.simulator import sender
 from ingest.simulator.backdoor import tell_truth
 from ingest.simulator.faults import SHARE, Fault, Step, plan

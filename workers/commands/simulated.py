@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import click
 
-from ingest.settings import Settings, load_settings
+from ingest.config.durations import parse_duration
+from ingest.config.settings import Settings, load_settings
 from ingest.simulator.backdoor import change_faults, truths_at
 from ingest.simulator.drivefaults import DriveFault, DriveFaults, UnknownFault, read_rates
-from ingest.spans import read_span
 from workers.commands import options
 from workers.commands.failures import Failure, Misused
 from workers.commands.output import json_line, printable
@@ -30,7 +30,7 @@ class Length(click.ParamType[timedelta]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         """Read it as settings do."""
         try:
-            return read_span(value)
+            return parse_duration(value)
         except ValueError as error:
             self.fail(f"{value!r} {error}.", param, ctx)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers.units import units
 
 

@@ -8,7 +8,7 @@ import click
 import structlog
 
 from handlers.kit.authorize import AuthorizeContext, Policy
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers.commands import output
 from workers.commands.output import Cell, json_line, printable, printable_body, span
 from workers.commands.stores import sqlite_file

@@ -10,7 +10,7 @@ import httpx
 import redis
 import stamina
 
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers.drive.answers import doubt, read_answer
 from workers.drive.budget import Budget
 from workers.drive.calls import Call

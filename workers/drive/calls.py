@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.drive import requests
 from workers.drive.errors import DriveNonsense, Garbled
 from workers.drive.models import ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken

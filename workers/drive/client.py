@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import httpx
 import redis
 
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers.drive.attempts import LONGEST_ANSWER, Attempts, failure_on_the_way, too_long
 from workers.drive.calls import Call, Calls, Pages
 from workers.drive.doors import Door, authorities

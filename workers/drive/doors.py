@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.drive.requests import Request, Service
 from workers.drive.secret import Secret
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from handlers.kit.decimals import read_decimal
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from ingest.wire.json_pointers import Pointer, pointers
 from ingest.wire.timestamps import read_timestamp
 from workers.drive.errors import DriveNonsense

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import structlog
 
+from ingest.config.settings import Settings, read_secret
 from ingest.errors import SettingsError
-from ingest.settings import Settings, read_secret
 
 STANDS_STILL = 0.5
 """Seconds that a file must have been unchanged: younger, it may be half-written."""

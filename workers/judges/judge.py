@@ -13,9 +13,9 @@ from typing import NoReturn
 
 import structlog
 
+from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
-from ingest.settings import Settings
 from workers.child import end_with
 from workers.judges.asking import Asking
 from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked

@@ -13,7 +13,7 @@ import structlog
 from handlers.kit.authorize import Policy
 from ingest.authorization.ruling import JudgesStanding, Ruling
 from ingest.authorization.verdict import Failure
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
 from workers.judges.seat import FORKS, PRELOADED, Case, Seat
 from workers.judges.sparing import Sparing

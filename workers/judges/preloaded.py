@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
+from ingest.config.settings import load_settings
 from ingest.errors import WebhooksError
-from ingest.settings import load_settings
 from workers.child import end_with
 from workers.judges import judge
 from workers.loader import load_plugins

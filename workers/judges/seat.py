@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from ingest.authorization.ruling import Ruling
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
 from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
 from workers.judges.judge import sit

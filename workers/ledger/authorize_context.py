@@ -8,7 +8,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from handlers.kit.authorize import AuthorizeContext, BalanceFacts, ChargingKeyFacts, Policy
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers.ledger.engine import open_ledger
 from workers.ledger.facts import Facts
 from workers.ledger.reader import LedgerReader

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from handlers.kit.identifiers import canonical
 from ingest.authorization.verdict import Recorder, Verdict
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers.ledger import authorizations
 from workers.ledger.authorizations import MICROSECOND, DecisionRow
 from workers.ledger.engine import open_ledger

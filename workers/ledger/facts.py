@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from handlers.kit.authorize import BalanceFacts, ChargingKeyFacts
 from handlers.kit.identifiers import spellings
-from ingest.settings import Settings
+from ingest.config.settings import Settings
 from workers.ledger import balances, charging_keys, drive_readings, session_keys
 from workers.ledger.engine import chunks
 from workers.ledger.transaction import LedgerUnavailable, look, transact

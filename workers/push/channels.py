@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from handlers.kit.channel import OfferedChannel
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.push.channel import Channel, PluginChannel
 from workers.push.fcm import FcmChannel
 from workers.push.http import HttpChannel

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from handlers.kit.channel import OutgoingPush, PushFailed, Unregistered
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from workers.push.answers import failure_of
 
 LONGEST_KEPT = timedelta(days=28)

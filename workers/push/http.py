@@ -9,8 +9,8 @@ from typing import Any, Self
 import httpx
 
 from handlers.kit.channel import OutgoingPush, PushFailed
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.settings import Settings
 from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
 from workers.push.answers import failure_of
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.identifiers import canonical, reversed_bytes, spellings
-from ingest.chapters.policies import ByteOrder
+from ingest.config.sections.policies import ByteOrder
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from ingest import answers
 from ingest.authorization.ruling import JudgesStanding, Ruling
 from ingest.authorization.verdict import Verdict
+from ingest.config.settings import load_settings
 from ingest.lane.app import create_lane
 from ingest.lane.protocol import lane_protocol
-from ingest.settings import load_settings
 from ingest.wire.authorization.request import AuthorizationRequest
 
 RIGHT = {"Authorization": "a-secret"}
@@ -86,7 +86,7 @@ class Lane:
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "LINGER", 0.05)
-    monkeypatch.setattr("ingest.rereading.REREAD_EVERY", 0.05)
+    monkeypatch.setattr("ingest.config.secret_reload.REREAD_EVERY", 0.05)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from schemathesis.config import SchemathesisConfig
 from starlette.routing import Route
 
 from ingest.authorization.ruling import Ruling
+from ingest.config.settings import load_settings
 from ingest.lane.app import OPENAPI
-from ingest.settings import load_settings
 from ingest.wire.authorization.request import Allowed, Decision
 
 QUESTIONS = {

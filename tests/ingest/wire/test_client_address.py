@@ -1,7 +1,7 @@
 import pytest
 
+from ingest.config.settings import load_settings
 from ingest.errors import NotAuthentic, SettingsError
-from ingest.settings import load_settings
 from ingest.wire.client_address import FORWARDED_FOR, AllowedSources, read_networks
 
 PROXIES = "10.0.0.0/8, fd00::/8"
@@ -103,5 +103,5 @@ def test_a_wrong_list_is_refused_by_name(name, value):
 
 def test_a_list_is_shown_as_it_was_understood():
     settings = load_settings(plugsurfing_sources="192.0.2.7 ,2001:DB8::/32")
-    shown = {one.name: one.effective for one in settings.described()}
+    shown = {one.name: one.effective for one in settings.describe_all()}
     assert shown["PLUGSURFING_SOURCES"] == "192.0.2.7/32,2001:db8::/32"

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
-from ingest.keyring import Keys
 from ingest.wire.envelope import HEADERS_KEPT, LONGEST_HEADER, Envelope, Kind, headers_to_keep, verify_request
 from ingest.wire.signature import sign
 
 CURRENT, NEXT = b"the-current-key", b"the-next-key"
-KEYS = Keys(CURRENT, NEXT)
+KEYS = SigningKeys(CURRENT, NEXT)
 BODY = b'{"event": "SESSION_STARTED"}'
 NOW = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
 SIGNED = (b"x-hmac-sha512-signature", sign(BODY, CURRENT).encode())
@@ -42,7 +42,7 @@ def test_header_names_are_read_in_any_case():
 
 @pytest.mark.parametrize("around", [b" %b", b"%b ", b"%b\t", b"\t %b \t "])
 def test_white_space_around_a_header_is_no_part_of_it(around):
-    keys = Keys(CURRENT, None, (b"Bearer sesam",))
+    keys = SigningKeys(CURRENT, None, (b"Bearer sesam",))
     signed_at = (b"x-hmac-sha512-signedat", around % b"2025-06-12T12:00:00Z")
     envelope = opened(*[(name, around % value) for name, value in (SIGNED, AUTHORIZED)], signed_at, keys=keys)
     assert (envelope.signed_with, envelope.signed_at) == ("current", NOW)
@@ -50,7 +50,7 @@ def test_white_space_around_a_header_is_no_part_of_it(around):
 
 @pytest.mark.parametrize("wrong", [b"%b\n", b"%b\r", b"%b\x0b", b"%b\xa0", b"%b\0", b"%b=", b'"%b"'])
 def test_nothing_else_around_a_header_is_forgiven(wrong):
-    keys = Keys(CURRENT, None, (b"Bearer sesam",))
+    keys = SigningKeys(CURRENT, None, (b"Bearer sesam",))
     assert refused((SIGNED[0], wrong % SIGNED[1]), AUTHORIZED, keys=keys)
     assert refused(SIGNED, (AUTHORIZED[0], wrong % AUTHORIZED[1]), keys=keys)
 
@@ -62,11 +62,13 @@ def test_a_request_without_a_signature_or_with_a_wrong_one_is_refused():
 
 def test_a_doubled_signature_is_refused_even_if_both_are_right():
     assert "2" in refused(SIGNED, SIGNED)
-    assert refused(SIGNED, SIGNED, AUTHORIZED, keys=Keys(None, None, (b"Bearer sesam",)), signature_required=False)
+    assert refused(
+        SIGNED, SIGNED, AUTHORIZED, keys=SigningKeys(None, None, (b"Bearer sesam",)), signature_required=False
+    )
 
 
 def test_the_authorization_header_is_asked_for_beside_the_signature():
-    keys = Keys(CURRENT, None, (b"Bearer other", b"Bearer sesam"))
+    keys = SigningKeys(CURRENT, None, (b"Bearer other", b"Bearer sesam"))
     assert opened(SIGNED, AUTHORIZED, keys=keys).signed_with == "current"
     assert refused(SIGNED, keys=keys) == "There is no authorization header."
     assert refused(SIGNED, (b"authorization", b"Bearer Sesam"), keys=keys) == "The authorization header is wrong."
@@ -75,7 +77,7 @@ def test_the_authorization_header_is_asked_for_beside_the_signature():
 
 
 def test_the_authorization_header_is_enough_where_no_signature_is_required():
-    keys = Keys(None, None, (b"Bearer sesam",))
+    keys = SigningKeys(None, None, (b"Bearer sesam",))
     assert opened(AUTHORIZED, keys=keys, signature_required=False).signed_with == "authorization"
     assert opened(AUTHORIZED, (SIGNED[0], b"?"), keys=keys, signature_required=False).signed_with == "authorization"
     assert refused((b"authorization", b""), keys=keys, signature_required=False)
@@ -83,7 +85,7 @@ def test_the_authorization_header_is_enough_where_no_signature_is_required():
 
 
 def test_a_signature_that_came_unasked_must_be_right_if_there_is_a_key():
-    keys = Keys(CURRENT, None, (b"Bearer sesam",))
+    keys = SigningKeys(CURRENT, None, (b"Bearer sesam",))
     assert opened(AUTHORIZED, SIGNED, keys=keys, signature_required=False).signed_with == "current"
     assert opened(AUTHORIZED, keys=keys, signature_required=False).signed_with == "authorization"
     assert refused(AUTHORIZED, (SIGNED[0], b"?"), keys=keys, signature_required=False)
@@ -92,7 +94,7 @@ def test_a_signature_that_came_unasked_must_be_right_if_there_is_a_key():
 @pytest.mark.parametrize("headers", [(), (AUTHORIZED,), (SIGNED,)])
 @pytest.mark.parametrize("signature_required", [True, False])
 def test_where_nothing_can_be_proven_nothing_is_let_in(headers, signature_required):
-    assert refused(*headers, keys=Keys(), signature_required=signature_required)
+    assert refused(*headers, keys=SigningKeys(), signature_required=signature_required)
 
 
 def test_only_harmless_headers_are_kept():
@@ -108,7 +110,7 @@ def test_only_harmless_headers_are_kept():
         (b"x-request-id", b"r2"),
         (b"requestid", b"a\x00b\x1b[31m\xe9"),
         (b"x-hmac-sha512-signedat", b"x" * 9000),
-        keys=Keys(CURRENT, None, (b"Bearer sesam",)),
+        keys=SigningKeys(CURRENT, None, (b"Bearer sesam",)),
     )
     assert envelope.headers.keys() == HEADERS_KEPT
     assert envelope.headers["content-type"] == "application/json"
@@ -165,7 +167,7 @@ def test_no_bytes_of_the_other_kind_can_have_the_same_id():
 def test_neither_a_body_nor_a_key_is_ever_shown():
     envelope = Envelope(Kind.EVENTS, b"user1", NOW, "current", None, {})
     assert "user1" not in repr(envelope)
-    assert "key" not in repr(Keys(CURRENT, NEXT, (b"the-authorization-key",)))
+    assert "key" not in repr(SigningKeys(CURRENT, NEXT, (b"the-authorization-key",)))
 
 
 def test_what_headers_say_makes_no_two_deliveries_one():
@@ -204,7 +206,7 @@ AROUND = st.sampled_from([b"%b", b"%b", b" %b", b"%b\t", b"\t %b \t", b"%b\n"]) 
 def requests(draw):
     """A request as it ought to be, and what can be wrong with it: parts that are missing, doubled, or nearly right."""
     body = draw(st.binary(max_size=50))
-    keys = Keys(
+    keys = SigningKeys(
         draw(st.sampled_from([CURRENT, CURRENT, None])),
         draw(st.sampled_from([NEXT, None])),
         draw(st.sampled_from([(), (b"Bearer sesam",), (b"Bearer other", b"Bearer sesam")])),

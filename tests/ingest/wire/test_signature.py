@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
-from ingest.keyring import Keys
 from ingest.wire import signature
 from ingest.wire.signature import KeyEncoding, Match, decode_key, sign, verify
 
 CURRENT, NEXT = b"the-current-key", b"the-next-key"
-KEYS = Keys(CURRENT, NEXT)
+KEYS = SigningKeys(CURRENT, NEXT)
 BODY = b'{"event": "SESSION_STARTED", "payload": {"userId": "user1"}}'
 GOOD = sign(BODY, CURRENT)
 
@@ -77,13 +77,13 @@ VECTORS = [
 def test_the_published_vectors_are_met(key, body, digest):
     expected = base64.b64encode(bytes.fromhex(digest)).decode()
     assert sign(body, key) == expected
-    assert verify(body, expected, Keys(key, None)) is Match.CURRENT
+    assert verify(body, expected, SigningKeys(key, None)) is Match.CURRENT
 
 
 def test_the_next_key_opens_the_door_during_rotation():
     assert verify(BODY, sign(BODY, CURRENT), KEYS) is Match.CURRENT
     assert verify(BODY, sign(BODY, NEXT), KEYS) is Match.NEXT
-    assert verify(BODY, sign(BODY, NEXT), Keys(None, NEXT)) is Match.NEXT
+    assert verify(BODY, sign(BODY, NEXT), SigningKeys(None, NEXT)) is Match.NEXT
 
 
 def test_a_signature_may_be_text_or_bytes():
@@ -93,7 +93,7 @@ def test_a_signature_may_be_text_or_bytes():
 @given(st.binary(max_size=2000), st.binary(min_size=1, max_size=300))
 def test_what_plain_hmac_signs_is_verified(body, key):
     plain = base64.b64encode(hmac.new(key, body, hashlib.sha512).digest())
-    assert verify(body, plain, Keys(key, None)) is Match.CURRENT
+    assert verify(body, plain, SigningKeys(key, None)) is Match.CURRENT
 
 
 def refused(body, given, keys=KEYS):
@@ -180,11 +180,13 @@ def test_no_bytes_ever_raise_anything_else(given):
 
 def test_without_a_key_nothing_is_authentic():
     for key in (b"", CURRENT):
-        assert refused(BODY, sign(BODY, key), Keys(None, None))
-        assert refused(BODY, sign(BODY, b""), Keys(b"", b""))
+        assert refused(BODY, sign(BODY, key), SigningKeys(None, None))
+        assert refused(BODY, sign(BODY, b""), SigningKeys(b"", b""))
 
 
-@pytest.mark.parametrize("keys", [Keys(CURRENT, NEXT), Keys(CURRENT, None), Keys(None, NEXT), Keys(None, None)])
+@pytest.mark.parametrize(
+    "keys", [SigningKeys(CURRENT, NEXT), SigningKeys(CURRENT, None), SigningKeys(None, NEXT), SigningKeys(None, None)]
+)
 def test_a_failure_costs_the_same_whichever_keys_exist(keys, monkeypatch):
     digests, compared = [], []
     wrong = sign(BODY, b"another")

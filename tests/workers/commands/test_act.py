@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select, update
 
 from ingest.broker import QUEUES, queue
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers.deadletters import file_dead_letters
 from workers.equipment import Equipment
 from workers.ledger import deliveries, states, tables

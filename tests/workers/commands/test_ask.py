@@ -6,9 +6,9 @@ import pytest
 import uvicorn
 
 from ingest.authorization.ruling import NoJudges
+from ingest.config.settings import load_settings
 from ingest.lane.app import create_lane
 from ingest.lane.protocol import LaneProtocol
-from ingest.settings import load_settings
 
 CREDENTIALS = {"AUTHORIZE_CREDENTIALS": "a secret\nanother"}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers.commands import checkup
 from workers.commands.policycheck import examine_policies
 from workers.ledger import drive_readings

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import insert, update
 
+from ingest.config.settings import load_settings
 from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.settings import load_settings
 from workers.commands import deepcheck
 from workers.ledger.outcomes import Outcome
 from workers.ledger.tables import deliveries, pushes, runs

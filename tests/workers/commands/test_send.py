@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner, Result
 
+from ingest.config.keyring import SigningKeys
+from ingest.config.settings import Settings
 from ingest.events import decode
-from ingest.keyring import Keys
-from ingest.settings import Settings
 from ingest.simulator import sender
 from ingest.simulator.sender import Answer
 from ingest.wire.envelope import Kind, verify_request
@@ -94,7 +94,7 @@ def test_what_is_printed_verifies():
         Kind.EVENTS,
         [(name.encode(), value.encode()) for name, value in headers],
         body(words),
-        Keys(b"the current key"),
+        SigningKeys(b"the current key"),
         signature_required=True,
         received_at=datetime.now(UTC),
     )

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import stamina
 
-from ingest.settings import Settings, load_settings
+from ingest.config.settings import Settings, load_settings
 
 KEY = "the-drive-key"
 

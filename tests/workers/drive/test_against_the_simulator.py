@@ -10,7 +10,7 @@ import stamina
 import uvicorn
 from structlog.testing import capture_logs
 
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from ingest.simulator.drive import DRIVE_KEY, create_drive
 from ingest.simulator.drivefaults import DriveFault, DriveFaults, Meter
 from ingest.simulator.world import Truth, World

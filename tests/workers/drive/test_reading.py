@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from workers.drive.errors import DriveNonsense
 from workers.drive.reading import Reading
 

@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 
 from ingest.authorization.verdict import Failure
-from ingest.settings import load_settings
+from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat
 from workers.judges.panel import Panel
 from workers.loader import load_plugins

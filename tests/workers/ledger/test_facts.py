@@ -8,7 +8,7 @@ import pytest
 
 from handlers.kit.authorize import BalanceFacts
 from handlers.kit.session import Moment, Naming, Session
-from ingest.settings import Settings, load_settings
+from ingest.config.settings import Settings, load_settings
 from workers.ledger import authorizations, balances, charging_keys, drive_readings, session_keys, sessions
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.balances import Balance

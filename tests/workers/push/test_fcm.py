@@ -9,8 +9,8 @@ import pytest
 from starlette.responses import JSONResponse
 
 from handlers import Device
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.settings import load_settings
 from workers.ledger import devices
 from workers.ledger.outcomes import PushState
 from workers.push.channels import open_channels

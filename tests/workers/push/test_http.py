@@ -7,8 +7,8 @@ from email.utils import format_datetime
 import pytest
 from starlette.responses import Response, StreamingResponse
 
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.settings import load_settings
 from ingest.wire.signature import sign
 from workers.ledger.outcomes import PushState
 from workers.push.channels import open_channels

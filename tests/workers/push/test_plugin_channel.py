@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from handlers.kit.channel import offers_of
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.settings import load_settings
 from workers.loader import PluginError, load_plugins
 from workers.push.channels import open_channels
 from workers.sending import send_due

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
+from ingest.config.settings import load_settings
 from ingest.errors import Unreadable
 from ingest.lane.door import places_of
-from ingest.settings import load_settings
 from ingest.wire.authorization.parsing import parse_ocpi, parse_plugsurfing
 from ingest.wire.authorization.request import WireFormat
 

@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.chapters.authorize import ANSWER, OCPI_ANSWER
+from ingest.config.sections.authorization import ANSWER, OCPI_ANSWER
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from ingest.wire.authorization.response_templates import (
     PLACEHOLDERS,

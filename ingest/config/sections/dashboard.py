@@ -3,7 +3,7 @@
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.spellings import Port
+from ingest.config.types import Port
 
 
 class DashboardSettings(BaseSettings):

@@ -11,20 +11,20 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 # No part of the value, and not what the parsers say either: they repeat what they take for a port, a password often.
-NO_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
-MOST = 65535
+INVALID_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
+MAX_PORT = 65535
 
 
-def items(value: object) -> object:
+def split_commas(value: object) -> object:
     """Part what is written with commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-def items_as(make: Callable[[str], object]) -> Callable[[object], object]:
+def split_commas_as(make: Callable[[str], object]) -> Callable[[object], object]:
     """Part what is written with commas, and make something of each part; what has been made already stays."""
 
     def read(value: object) -> object:
-        parts = items(value)
+        parts = split_commas(value)
         if not isinstance(parts, tuple | list):
             return parts
         return tuple(make(part) if isinstance(part, str) else part for part in parts)
@@ -48,7 +48,7 @@ def _redis_url(url: str) -> str:
         elif parts.scheme != "unix":
             _check_host(parts)
     except ValueError:
-        raise ValueError(NO_URL) from None
+        raise ValueError(INVALID_URL) from None
     return url
 
 
@@ -60,7 +60,7 @@ def _database_url(url: str) -> str:
         try:
             _check_postgresql(url)
         except ValueError:
-            raise ValueError(NO_URL) from None
+            raise ValueError(INVALID_URL) from None
     return url
 
 
@@ -76,9 +76,9 @@ def _check_sentinels(parts: SplitResult) -> None:
     before, at, after = parts.netloc.partition("@")
     for host in (after if at else before).split(","):
         name, colon, port = host.partition(":")
-        if not name or "@" in name or (colon and not 0 < int(port) <= MOST):
+        if not name or "@" in name or (colon and not 0 < int(port) <= MAX_PORT):
             raise ValueError
-    _check_rest(parts)
+    _check_no_stray_at(parts)
     service, *database = parts.path.removeprefix("/").split("/")
     if not (service or parse_qs(parts.query).get("service")):
         raise ValueError
@@ -87,10 +87,10 @@ def _check_sentinels(parts: SplitResult) -> None:
 
 def _check_host(parts: SplitResult) -> None:
     _ = parts.port  # raises ValueError for one that is none
-    _check_rest(parts)
+    _check_no_stray_at(parts)
 
 
-def _check_rest(parts: SplitResult) -> None:
+def _check_no_stray_at(parts: SplitResult) -> None:
     """Raise ValueError if there is an @ after the host: then a password has ended early, and is taken for a host."""
     if "@" in f"{parts.path}{parts.fragment}{parts.query.partition('=')[0]}":
         raise ValueError
@@ -115,9 +115,9 @@ def _time_zone(name: str) -> str:
         raise ValueError("must be a name of the IANA time zone database, as in Europe/Berlin") from None
 
 
-Count = Annotated[int, Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=MOST)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(items)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)]
 ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from ingest.spellings import DatabaseUrl, Folder, RedisUrl
+from ingest.config.types import DatabaseUrl, Folder, RedisUrl
 
 
 class StoreSettings(BaseSettings):

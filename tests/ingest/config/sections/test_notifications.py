@@ -2,8 +2,8 @@ from datetime import timedelta
 
 import pytest
 
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.settings import load_settings
 
 
 @pytest.mark.parametrize(("before", "grace"), [("2m", "2m"), ("1m", "2m")])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ingest.rereading import Rereading, Texts
-from ingest.settings import KEYS, Settings, authorization_values, signing_keys
+from ingest.config.secret_reload import ReloadableSecrets, Texts
+from ingest.config.settings import KEYS, Settings, authorization_values, signing_keys
 
 NAMES = (*KEYS, "plugsurfing_authorization")
 
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Keys:
+class SigningKeys:
     """The keys of one moment. Never shown."""
 
     current: bytes | None = field(default=None, repr=False)
@@ -29,7 +29,7 @@ class Keyring:
     def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._encoding = settings.plugsurfing_hmac_encoding
         self._next_is_file = settings.plugsurfing_hmac_next_file is not None
-        self._reading = Rereading(settings, NAMES, self._decoded, monotonic=monotonic)
+        self._reading = ReloadableSecrets(settings, NAMES, self._decoded, monotonic=monotonic)
         self.keys = self._reading.now
 
     def refresh(self) -> bool:
@@ -44,7 +44,7 @@ class Keyring:
         log.info("keys.reread", settings=changed, has_next=self.keys.next is not None)
         return True
 
-    def _decoded(self, texts: Texts) -> Keys:
+    def _decoded(self, texts: Texts) -> SigningKeys:
         current, following, authorization = (texts[name] for name in NAMES)
         signing = signing_keys(current, following, self._encoding, next_is_file=self._next_is_file)
-        return Keys(*signing, authorization_values(authorization))
+        return SigningKeys(*signing, authorization_values(authorization))

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from pydantic import SecretStr
 
-from ingest.spans import span_text
+from ingest.config.durations import format_duration
 
-UNSET = "\N{EN DASH}"
+NOT_SET = "\N{EN DASH}"
 MASK = "***"
 # Defaults that depend on something else.
 DEFAULTS = {
@@ -20,7 +20,7 @@ DEFAULTS = {
 }
 
 
-class Described(NamedTuple):
+class SettingRow(NamedTuple):
     """One line of the table of settings."""
 
     name: str
@@ -29,21 +29,21 @@ class Described(NamedTuple):
     description: str
 
 
-def describe(field: str, default: object, effective: object, description: str | None) -> Described:
+def describe(field: str, default: object, effective: object, description: str | None) -> SettingRow:
     """Write one setting down."""
-    return Described(field.upper(), DEFAULTS.get(field) or _text(default), _text(effective), description or "")
+    return SettingRow(field.upper(), DEFAULTS.get(field) or _text(default), _text(effective), description or "")
 
 
 def _text(value: object) -> str:
     match value:
         case None | ():
-            return UNSET
+            return NOT_SET
         case SecretStr():
             return MASK
         case bool():
             return str(value).lower()
         case timedelta():
-            return span_text(value)
+            return format_duration(value)
         case tuple():
             return ",".join(map(str, value))
         case _:

@@ -8,20 +8,20 @@ from typing import Generic, TypeVar
 import structlog
 from pydantic import SecretStr
 
+from ingest.config.settings import Settings, read_secret
 from ingest.errors import SettingsError
-from ingest.settings import Settings, read_secret
 
 Read = TypeVar("Read")
 Texts = Mapping[str, SecretStr | None]
 
 # In seconds. A file may be seen while it is written. It is used once it has stood unchanged for so long.
-STANDS_STILL = 0.5
+SETTLE_TIME = 0.5
 REREAD_EVERY = 1.0
 
 log = structlog.get_logger()
 
 
-class Rereading(Generic[Read]):
+class ReloadableSecrets(Generic[Read]):
     """What some settings mean at this moment; those that are files are read again.
 
     `now` may be read by any thread while one thread calls `refresh`.
@@ -55,7 +55,7 @@ class Rereading(Generic[Read]):
             if texts == self._texts:
                 self._seen, self._problem = texts, None  # what was seen for a moment would have to stand still anew
                 return []
-            if not self._stands_still(texts):
+            if not self._is_stable(texts):
                 return []
             now = self._understand(texts)
         except SettingsError as error:
@@ -65,10 +65,10 @@ class Rereading(Generic[Read]):
         before, self.now, self._texts, self._problem = self.now, now, texts, None
         return changed if now != before else []  # else the same, spelt differently
 
-    def _stands_still(self, texts: Texts) -> bool:
+    def _is_stable(self, texts: Texts) -> bool:
         if texts != self._seen:
             self._seen, self._seen_at = texts, self._monotonic()
-        return self._monotonic() - self._seen_at >= STANDS_STILL
+        return self._monotonic() - self._seen_at >= SETTLE_TIME
 
     def _warn_once(self, problem: str) -> None:
         if problem != self._problem:
@@ -76,7 +76,7 @@ class Rereading(Generic[Read]):
             log.warning("keys.kept_old", reason=problem)
 
 
-async def keep_rereading(refresh: Callable[[], object]) -> None:
+async def reload_forever(refresh: Callable[[], object]) -> None:
     """Refresh every second until cancelled."""
     while True:
         await asyncio.sleep(REREAD_EVERY)

@@ -11,12 +11,12 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.spans import Span
-from ingest.spellings import Count, HttpUrl
+from ingest.config.durations import PositiveDuration
+from ingest.config.types import HttpUrl, PositiveInt
 from ingest.wire.json_pointers import Pointers, pointers
 
 
-def _with(placeholder: str) -> AfterValidator:
+def _contains_placeholder(placeholder: str) -> AfterValidator:
     def check(path: str) -> str:
         if not path.startswith("/") or placeholder not in path:
             raise ValueError(f"must be a path that begins with / and has {placeholder} in it")
@@ -25,7 +25,7 @@ def _with(placeholder: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _renaming(text: str) -> str:
+def _rename_template(text: str) -> str:
     try:
         body = json.loads(text)
     except ValueError:
@@ -44,11 +44,15 @@ class DriveSettings(BaseSettings):
     drive_api_key: SecretStr | None = Field(
         None, description="key of the Drive API; without it everything that needs the API is off"
     )
-    drive_timeout: Span = Field(timedelta(seconds=10), description="how long the Drive API may take to answer")
-    drive_patience: Span = Field(
+    drive_timeout: PositiveDuration = Field(
+        timedelta(seconds=10), description="how long the Drive API may take to answer"
+    )
+    drive_patience: PositiveDuration = Field(
         timedelta(seconds=90), description="how long an answer of it is worth waiting for, all attempts together"
     )
-    drive_attempts: Count = Field(4, description="attempts at reading from it; what changes something is tried once")
+    drive_attempts: PositiveInt = Field(
+        4, description="attempts at reading from it; what changes something is tried once"
+    )
     drive_per_minute: Annotated[int, Field(gt=0, lt=3000)] = Field(
         2400, description="most calls of it in a minute, by all processes together; Plugsurfing's limit is 3,000"
     )
@@ -82,16 +86,16 @@ class DriveSettings(BaseSettings):
         pointers("/operator_display_name", "/operatorDisplayName", "/location/operator_display_name"),
         description="where the operator's display name is",
     )
-    drive_balance_path: Annotated[str, _with("{user_id}")] | None = Field(
+    drive_balance_path: Annotated[str, _contains_placeholder("{user_id}")] | None = Field(
         None, description="path of a user's prepaid balance, with `{user_id}` in it; it is not public"
     )
     drive_balance: Pointers = Field(
         pointers("/balance", "/balance/amount", "/amount"), description="where in that answer the balance is"
     )
-    drive_location_path: Annotated[str, _with("{location_id}")] = Field(
+    drive_location_path: Annotated[str, _contains_placeholder("{location_id}")] = Field(
         "/v1/locations/{location_id}", description="path of a location"
     )
-    drive_rename_body: Annotated[str, AfterValidator(_renaming)] = Field(
+    drive_rename_body: Annotated[str, AfterValidator(_rename_template)] = Field(
         '{"fleetName": "{fleet_name}"}', description="what renames a fleet; `{fleet_id}` is known, too"
     )
     roam_ocpi_url: HttpUrl | None = Field(

@@ -4,12 +4,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from ingest.describe_all import NOT_SET
 from pydantic import SecretStr, ValidationError
 
-from ingest.chapters.logs import LogFormat, LogLevel
-from ingest.described import UNSET
+from ingest.config.sections.logging import LogFormat, LogLevel
+from ingest.config.settings import SECRETS, Settings, load_settings
 from ingest.errors import SettingsError
-from ingest.settings import SECRETS, Settings, load_settings
 from ingest.wire.signature import KeyEncoding
 
 
@@ -308,10 +308,10 @@ def test_every_setting_is_described_with_its_default_and_no_secret(tmp_path):
         dashboard_password="secret",
         hold_back="250ms",
     )
-    described = {line.name: line for line in settings.described()}
+    described = {line.name: line for line in settings.describe_all()}
     assert described.keys() == {name.upper() for name in Settings.model_fields}
     assert all(line.default and line.effective and line.description for line in described.values())
-    assert described["PLUGSURFING_HMAC_CURRENT"][1:3] == (UNSET, "***")
+    assert described["PLUGSURFING_HMAC_CURRENT"][1:3] == (NOT_SET, "***")
     assert described["REDIS_URL"].effective == "rediss://***@host:6379/0?password=***&db=1"
     assert described["DATABASE_URL"].effective == "postgresql+psycopg://***@host/db"
     assert described["HOLD_BACK"][1:3] == ("2 s", "250 ms")

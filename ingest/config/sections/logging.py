@@ -28,7 +28,7 @@ class LogLevel(StrEnum):
     """What failed."""
 
 
-class LogSettings(BaseSettings):
+class LoggingSettings(BaseSettings):
     """What is logged, and how."""
 
     log_format: LogFormat | None = Field(None, description="`console` or `json`")

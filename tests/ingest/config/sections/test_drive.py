@@ -2,8 +2,8 @@
 
 import pytest
 
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.settings import load_settings
 
 
 def test_without_a_key_nobody_asks_the_drive_api(tmp_path):
@@ -50,6 +50,6 @@ def test_what_cannot_be_right_is_refused_by_name(name, value):
 
 def test_keys_are_never_shown():
     settings = load_settings(drive_api_key="a-secret", roam_ocpi_token="another-secret")
-    shown = {one.name: one.effective for one in settings.described()}
+    shown = {one.name: one.effective for one in settings.describe_all()}
     assert (shown["DRIVE_API_KEY"], shown["ROAM_OCPI_TOKEN"]) == ("***", "***")
     assert "secret" not in repr(settings)

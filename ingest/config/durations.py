@@ -16,7 +16,7 @@ UNITS = {
 }
 
 
-def read_span(value: object) -> timedelta:
+def parse_duration(value: object) -> timedelta:
     """Read a span; a bare number counts seconds. Raise ValueError for what is none."""
     if isinstance(value, timedelta):
         return value
@@ -29,7 +29,7 @@ def read_span(value: object) -> timedelta:
         raise ValueError("is too long a span of time") from None
 
 
-def span_text(span: timedelta) -> str:
+def format_duration(span: timedelta) -> str:
     """Write a span in the largest unit that needs no fraction: `10 m`, `250 ms`, `2500 ms`."""
     for unit, length in UNITS.items():
         if span and not span % length:
@@ -38,11 +38,11 @@ def span_text(span: timedelta) -> str:
 
 
 def _read_some(value: object) -> timedelta:
-    span = read_span(value)
+    span = parse_duration(value)
     if not span:
         raise ValueError("must be longer than nothing")
     return span
 
 
-Span = Annotated[timedelta, PlainValidator(_read_some)]
-SpanOrZero = Annotated[timedelta, PlainValidator(read_span)]
+PositiveDuration = Annotated[timedelta, PlainValidator(_read_some)]
+Duration = Annotated[timedelta, PlainValidator(parse_duration)]

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from ingest.spans import read_span, span_text
+from ingest.config.durations import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ from ingest.spans import read_span, span_text
     ],
 )
 def test_a_span_is_read_and_shown(written, span, shown):
-    assert read_span(written) == span
-    assert span_text(span) == shown
-    assert read_span(shown) == span
+    assert parse_duration(written) == span
+    assert format_duration(span) == shown
+    assert parse_duration(shown) == span
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_a_span_is_read_and_shown(written, span, shown):
 )
 def test_what_is_no_span_is_refused(written):
     with pytest.raises(ValueError, match="span of time"):
-        read_span(written)
+        parse_duration(written)

@@ -6,21 +6,21 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
+from ingest.config.durations import Duration, PositiveDuration
+from ingest.config.types import ChannelName, Folder, HttpUrl, Locale, Port, PositiveInt, TimeZone, split_commas
 from ingest.errors import SettingsError
-from ingest.spans import Span, SpanOrZero
-from ingest.spellings import ChannelName, Count, Folder, HttpUrl, Locale, Port, TimeZone, items
 
-Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(items), Field(min_length=1)]
+Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(split_commas), Field(min_length=1)]
 
 
-class DriverSettings(BaseSettings):
+class NotificationSettings(BaseSettings):
     """How drivers are told."""
 
     push: Channels = Field(
         ("log",), description="channels to drivers, by comma: `log`, `http`, `fcm`, and those of plugins"
     )
-    push_timeout: Span = Field(timedelta(seconds=10), description="how long a provider may take to answer")
-    push_concurrency: Count = Field(20, description="pushes on their way at once, on each channel")
+    push_timeout: PositiveDuration = Field(timedelta(seconds=10), description="how long a provider may take to answer")
+    push_concurrency: PositiveInt = Field(20, description="pushes on their way at once, on each channel")
     push_http_url: HttpUrl | None = Field(None, description="where the channel `http` sends to")
     push_http_key: SecretStr | None = Field(None, description="key that the channel `http` signs with")
     push_fcm_credentials: Folder | None = Field(
@@ -28,10 +28,10 @@ class DriverSettings(BaseSettings):
     )
     devices_port: Port = Field(8004, description="port of `devices serve`")
     admin_token: SecretStr | None = Field(None, description="bearer token that `devices serve` asks for")
-    fee_warning_grace: SpanOrZero = Field(
+    fee_warning_grace: Duration = Field(
         timedelta(), description="how long before a fee starts a warning is not worth sending any more"
     )
-    remind_before: SpanOrZero = Field(
+    remind_before: Duration = Field(
         timedelta(), description="how long before a fee starts the driver is warned once more; 0: not at all"
     )
     templates_dir: Folder | None = Field(
@@ -43,7 +43,7 @@ class DriverSettings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _with_a_reminder_in_time(self) -> Self:
+    def _check_reminder(self) -> Self:
         if self.remind_before and self.remind_before <= self.fee_warning_grace:
             raise SettingsError("REMIND_BEFORE must be longer than FEE_WARNING_GRACE, or no reminder is ever sent.")
         return self

@@ -6,20 +6,20 @@ from typing import Any, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from ingest.chapters.alerts import AlertSettings
-from ingest.chapters.authorize import AuthorizeSettings
-from ingest.chapters.cdrs import CdrSettings
-from ingest.chapters.dashboard import DashboardSettings
-from ingest.chapters.door import DoorSettings
-from ingest.chapters.drive import DriveSettings
-from ingest.chapters.drivers import DriverSettings
-from ingest.chapters.limits import LimitSettings
-from ingest.chapters.logs import LogSettings
-from ingest.chapters.policies import PolicySettings
-from ingest.chapters.reconcile import ReconcileSettings
-from ingest.chapters.stores import StoreSettings
-from ingest.chapters.work import WorkSettings
-from ingest.described import Described, describe
+from ingest.config.describe import SettingRow, describe
+from ingest.config.sections.alerts import AlertSettings
+from ingest.config.sections.authorization import AuthorizationSettings
+from ingest.config.sections.cdrs import CdrSettings
+from ingest.config.sections.dashboard import DashboardSettings
+from ingest.config.sections.drive import DriveSettings
+from ingest.config.sections.limits import LimitSettings
+from ingest.config.sections.logging import LoggingSettings
+from ingest.config.sections.notifications import NotificationSettings
+from ingest.config.sections.policies import PolicySettings
+from ingest.config.sections.processing import ProcessingSettings
+from ingest.config.sections.reconcile import ReconcileSettings
+from ingest.config.sections.server import ServerSettings
+from ingest.config.sections.stores import StoreSettings
 from ingest.errors import SettingsError
 from ingest.wire.signature import KeyEncoding, decode_key
 
@@ -40,19 +40,19 @@ SECRETS = (
 
 
 class Settings(  # the last chapter comes first: pydantic takes the fields of the bases from their end on
-    LogSettings,
+    LoggingSettings,
     AlertSettings,
     PolicySettings,
-    AuthorizeSettings,
+    AuthorizationSettings,
     ReconcileSettings,
     DriveSettings,
     CdrSettings,
-    DriverSettings,
-    WorkSettings,
+    NotificationSettings,
+    ProcessingSettings,
     LimitSettings,
     StoreSettings,
     DashboardSettings,
-    DoorSettings,
+    ServerSettings,
 ):
     """All settings of all processes. Made by `load_settings`."""
 
@@ -75,7 +75,7 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
 
     @model_validator(mode="before")
     @classmethod
-    def _with_files(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _resolve_secret_files(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Put what the files hold in place, and take what is empty as not set, except for keys."""
         values = {name: value for name, value in given.items() if value != "" or name in KEYS}
         for name in SECRETS:
@@ -119,7 +119,7 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
             raise SettingsError("REDIS_URL is not set: the queues are in Redis.")
         return self.redis_url
 
-    def described(self) -> list[Described]:
+    def describe_all(self) -> list[SettingRow]:
         """Describe every setting with its default and its effective value, in the order of the README."""
         return [
             describe(name, field.default, getattr(self, name), field.description)

@@ -5,13 +5,13 @@ from datetime import timedelta
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.spans import Span
-from ingest.spellings import Port
+from ingest.config.durations import PositiveDuration
+from ingest.config.types import Port
 from ingest.wire.client_address import AllowedSources, Networks
 from ingest.wire.signature import KeyEncoding
 
 
-class DoorSettings(BaseSettings):
+class ServerSettings(BaseSettings):
     """Who may come in, and where."""
 
     plugsurfing_hmac_current: SecretStr | None = Field(None, description="signing key in use")
@@ -38,7 +38,7 @@ class DoorSettings(BaseSettings):
         ge=0,
         description="processes that `serve` keeps, replaced one by one on SIGHUP; 0: it serves itself, SIGHUP ends it",
     )
-    gap_shortest: Span = Field(
+    gap_shortest: PositiveDuration = Field(
         timedelta(seconds=5), description="shortest time without a sign of life that is remembered as a gap"
     )
 

@@ -14,7 +14,7 @@ VARIABLE = "WEBHOOKS_CRASHES"
 INSTRUCTIONS = 40
 
 
-class Step(StrEnum):
+class Failpoint(StrEnum):
     """Where a delivery, a run or a push has come to."""
 
     RECEIVED = "received"
@@ -33,7 +33,7 @@ class Step(StrEnum):
     """Its batch's job is on a queue."""
     TAKEN = "taken"
     """A worker has taken the job off its queue, and not begun with it."""
-    HELD = "held"
+    LEASED = "held"
     """The job has begun: its lease beats."""
     STORING = "storing"
     """Inside the transaction that stores the batch and merges its records."""
@@ -47,7 +47,7 @@ class Step(StrEnum):
     """The inbox has been told; nothing that follows has been done: no sender is woken, no run is on a queue."""
     SETTLED = "settled"
     """Its rows have gone from the inbox; Redis still says that they may."""
-    MARKED = "marked"
+    RUN_ENQUEUED = "marked"
     """A run is noted as offered, in a job that is not written yet."""
     CLAIMED = "claimed"
     """A run is claimed by its job; its handler has not been called."""
@@ -63,11 +63,11 @@ class Step(StrEnum):
     """The ledger knows that a push was sent."""
 
 
-def _pass(step: Step) -> None:
+def _pass(step: Failpoint) -> None:
     """Go on."""
 
 
-def _die_if_told(step: Step) -> None:
+def _kill_if_armed(step: Failpoint) -> None:
     """Kill this process if a file in the folder has the step's name; the file goes with the one that it has killed."""
     try:
         (FOLDER / step).unlink()
@@ -77,10 +77,10 @@ def _die_if_told(step: Step) -> None:
 
 
 FOLDER = Path(os.environ.get(VARIABLE, ""))
-reach = _die_if_told if os.environ.get(VARIABLE) else _pass
+hit = _kill_if_armed if os.environ.get(VARIABLE) else _pass
 
 
-def reach_inside(step: Step, file: sqlite3.Connection) -> None:
+def hit_inside(step: Failpoint, file: sqlite3.Connection) -> None:
     """Reach the step in the midst of whatever is done on this connection from now on."""
-    if reach is not _pass:
-        file.set_progress_handler(lambda: reach(step), INSTRUCTIONS)
+    if hit is not _pass:
+        file.set_progress_handler(lambda: hit(step), INSTRUCTIONS)

@@ -3,10 +3,10 @@ import threading
 import pytest
 import structlog
 
+from ingest.config.keyring import Keyring, SigningKeys
+from ingest.config.secret_reload import SETTLE_TIME
+from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.keyring import Keyring, Keys
-from ingest.rereading import STANDS_STILL
-from ingest.settings import load_settings
 
 
 class Clock:
@@ -39,7 +39,7 @@ class Rotation:
         for name, text in texts.items():
             (self.folder / name).write_text(text)
 
-    def refresh(self, after=STANDS_STILL):
+    def refresh(self, after=SETTLE_TIME):
         self.clock.now += after
         return self.keyring.refresh()
 
@@ -50,7 +50,7 @@ def rotation(tmp_path, monkeypatch):
     return Rotation(tmp_path)
 
 
-OLD = Keys(b"key one", b"key two", (b"Bearer a", b"Bearer b"))
+OLD = SigningKeys(b"key one", b"key two", (b"Bearer a", b"Bearer b"))
 
 
 def test_keys_come_from_settings():
@@ -58,7 +58,7 @@ def test_keys_come_from_settings():
         plugsurfing_hmac_current="0a0b", plugsurfing_hmac_encoding="hex", plugsurfing_authorization="x"
     )
     keyring = Keyring(settings)
-    assert keyring.keys == Keys(b"\x0a\x0b", None, (b"x",))
+    assert keyring.keys == SigningKeys(b"\x0a\x0b", None, (b"x",))
     assert keyring.refresh() is False
 
 
@@ -73,7 +73,7 @@ def test_changed_files_are_used_once_they_stand_still(rotation):
         assert rotation.refresh() is False
         assert rotation.keyring.keys == OLD
         assert rotation.refresh() is True
-    assert rotation.keyring.keys == Keys(b"key two", b"key three", (b"Bearer b",))
+    assert rotation.keyring.keys == SigningKeys(b"key two", b"key three", (b"Bearer b",))
     assert rotation.refresh() is False
     assert [entry["event"] for entry in logs] == ["keys.reread"]
     assert "key t" not in str(logs)
@@ -84,7 +84,7 @@ def test_half_a_key_is_never_used(rotation):
     for length in range(1, len(whole) + 1):
         rotation.write(next=whole[:length])
         assert rotation.refresh() is False
-        assert rotation.refresh(STANDS_STILL / 2) is False
+        assert rotation.refresh(SETTLE_TIME / 2) is False
         assert rotation.keyring.keys == OLD
     assert rotation.refresh() is True
     assert rotation.keyring.keys.next == whole.encode()
@@ -143,7 +143,7 @@ def test_a_rotation_ends_when_the_file_of_next_says_nothing_any_more(rotation, e
     end(rotation.folder / "next")
     with structlog.testing.capture_logs() as logs:
         assert [rotation.refresh() for _ in range(4)] == [False, True, False, False]
-    assert rotation.keyring.keys == Keys(b"key two", None, OLD.authorizations)
+    assert rotation.keyring.keys == SigningKeys(b"key two", None, OLD.authorizations)
     names = ["PLUGSURFING_HMAC_CURRENT", "PLUGSURFING_HMAC_NEXT"]
     assert logs == [{"event": "keys.reread", "log_level": "info", "settings": names, "has_next": False}]
 
@@ -151,7 +151,7 @@ def test_a_rotation_ends_when_the_file_of_next_says_nothing_any_more(rotation, e
 def test_a_next_key_is_withdrawn_alone_and_may_come_again(rotation):
     rotation.write(next="")
     assert [rotation.refresh() for _ in range(2)] == [False, True]
-    assert rotation.keyring.keys == Keys(b"key one", None, OLD.authorizations)
+    assert rotation.keyring.keys == SigningKeys(b"key one", None, OLD.authorizations)
     rotation.write(next="key three")
     assert [rotation.refresh() for _ in range(2)] == [False, True]
     assert rotation.keyring.keys.next == b"key three"
@@ -160,10 +160,10 @@ def test_a_next_key_is_withdrawn_alone_and_may_come_again(rotation):
 def test_a_rotation_in_several_steps_ends_with_the_new_keys(rotation):
     rotation.write(current="key two")  # equal to NEXT: the old key is withdrawn
     assert [rotation.refresh() for _ in range(3)] == [False, True, False]
-    assert rotation.keyring.keys == Keys(b"key two", None, OLD.authorizations)
+    assert rotation.keyring.keys == SigningKeys(b"key two", None, OLD.authorizations)
     rotation.write(next="key three")
     assert [rotation.refresh() for _ in range(2)] == [False, True]
-    assert rotation.keyring.keys == Keys(b"key two", b"key three", OLD.authorizations)
+    assert rotation.keyring.keys == SigningKeys(b"key two", b"key three", OLD.authorizations)
 
 
 def test_a_next_key_without_a_current_one_cannot_be_withdrawn(tmp_path):
@@ -192,7 +192,7 @@ def test_a_start_after_a_rotation_finds_the_same_keys(tmp_path, text):
         for _ in range(3):
             clock.now += 1
             assert keyring.refresh() is False
-    assert keyring.keys == Keys(b"key one")
+    assert keyring.keys == SigningKeys(b"key one")
     assert logs == []
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
-from ingest.spans import Span
-from ingest.spellings import Count, Names
+from ingest.config.durations import PositiveDuration
+from ingest.config.types import Names, PositiveInt
 from ingest.wire.json_pointers import Pointer
 
 
@@ -24,7 +24,7 @@ class ByteOrder(StrEnum):
     """Big-endian, as readers and the backs of cards often write it."""
 
 
-class WithoutFacts(StrEnum):
+class OnIndeterminate(StrEnum):
     """What a policy does that cannot know: nothing was read from the Drive API yet, or too long ago."""
 
     PASS = "pass"  # noqa: S105 - no password
@@ -41,7 +41,7 @@ def _holder(text: str) -> str:
     return text
 
 
-Holder = Annotated[str, AfterValidator(_holder)]
+KeyOwner = Annotated[str, AfterValidator(_holder)]
 
 
 class PolicySettings(BaseSettings):
@@ -56,34 +56,36 @@ class PolicySettings(BaseSettings):
     authorize_key_bytes: ByteOrder = Field(
         ByteOrder.EITHER, description="order of a key's bytes in a question: `little`, `big` or `either`"
     )
-    authorize_keys_every: Span = Field(timedelta(minutes=5), description="how often the charging keys are read")
-    authorize_keys_stale: Span = Field(
+    authorize_keys_every: PositiveDuration = Field(
+        timedelta(minutes=5), description="how often the charging keys are read"
+    )
+    authorize_keys_stale: PositiveDuration = Field(
         timedelta(days=1), description="how long they are good for while the Drive API is away"
     )
     authorize_least_balance: Decimal | None = Field(
         None, allow_inf_nan=False, description="least prepaid balance that a driver must have"
     )
-    authorize_holder: Holder = Field(
+    authorize_holder: KeyOwner = Field(
         "contract",
         description="whose key it is: `contract`, the user with the id of its contract; `key`, the user with its own "
         "id; or a JSON pointer to the user's id in the question",
     )
-    authorize_balances_every: Span = Field(
+    authorize_balances_every: PositiveDuration = Field(
         timedelta(minutes=5),
         description="how often a balance is read that was asked for within a day; others twice in "
         "AUTHORIZE_BALANCES_STALE",
     )
-    authorize_balances_stale: Span = Field(
+    authorize_balances_stale: PositiveDuration = Field(
         timedelta(days=1), description="how long a balance is good for while the Drive API is away"
     )
-    authorize_balances_a_minute: Count = Field(300, description="most balances that are read in a minute")
+    authorize_balances_a_minute: PositiveInt = Field(300, description="most balances that are read in a minute")
     authorize_one_session: bool = Field(
         default=False, description="release no charger for a key that has an open session already"
     )
-    authorize_session_longest: Span = Field(
+    authorize_session_longest: PositiveDuration = Field(
         timedelta(days=1), description="a session that has been silent for longer holds up no key"
     )
-    authorize_without_facts: WithoutFacts = Field(
-        WithoutFacts.PASS,
+    authorize_without_facts: OnIndeterminate = Field(
+        OnIndeterminate.PASS,
         description="what a policy does that knows too little: `pass`, or `fail`, which is AUTHORIZE_ON_FAILURE",
     )

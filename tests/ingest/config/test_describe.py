@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from ingest.described import MASK, UNSET, Described, describe
+from ingest.config.describe import MASK, NOT_SET, SettingRow, describe
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, UNSET),
-        ((), UNSET),
+        (None, NOT_SET),
+        ((), NOT_SET),
         (SecretStr("secret"), MASK),
         (True, "true"),
         (5, "5"),
@@ -25,8 +25,8 @@ from ingest.described import MASK, UNSET, Described, describe
     ],
 )
 def test_a_value_is_written_without_its_secrets(value, text):
-    assert describe("port", None, value, None) == Described("PORT", UNSET, text, "")
+    assert describe("port", None, value, None) == SettingRow("PORT", NOT_SET, text, "")
 
 
 def test_a_default_that_depends_on_something_else_is_said_in_words():
-    assert describe("data_dir", Path("var"), Path("/srv/var"), "x") == Described("DATA_DIR", "./var", "/srv/var", "x")
+    assert describe("data_dir", Path("var"), Path("/srv/var"), "x") == SettingRow("DATA_DIR", "./var", "/srv/var", "x")

@@ -5,8 +5,8 @@ from datetime import timedelta
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.spans import Span, SpanOrZero
-from ingest.spellings import Count, Port
+from ingest.config.durations import Duration, PositiveDuration
+from ingest.config.types import Port, PositiveInt
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import ResponseTemplate, TemplateSetting
 from ingest.wire.json_pointers import Pointers, pointers
@@ -18,24 +18,24 @@ OCPI_ANSWER = ResponseTemplate(
 )
 
 
-class AuthorizeSettings(BaseSettings):
+class AuthorizationSettings(BaseSettings):
     """How `authorize` answers. The places of fields in a question, and its answer, are assumptions."""
 
     authorize_credentials: SecretStr | None = Field(
         None, description="value expected in `Authorization` by `authorize`; several on a line each"
     )
     authorize_port: Port = Field(8001, description="port of `authorize`")
-    authorize_timeout: Span = Field(
+    authorize_timeout: PositiveDuration = Field(
         timedelta(seconds=2.5), description="when a question is answered at the latest, from its first byte"
     )
     authorize_on_failure: Allowed = Field(
         Allowed.ALLOWED, description="what is answered when policies fail or take too long"
     )
-    authorize_repeats: SpanOrZero = Field(
+    authorize_repeats: Duration = Field(
         timedelta(minutes=1), description="how long the same question gets the same answer; 0: not at all"
     )
-    authorize_processes: Count = Field(2, description="processes that policies are run in")
-    authorize_concurrency: Count = Field(32, description="plain policies at the same time, in each of them")
+    authorize_processes: PositiveInt = Field(2, description="processes that policies are run in")
+    authorize_concurrency: PositiveInt = Field(32, description="plain policies at the same time, in each of them")
     authorize_key: Pointers = Field(
         pointers("/keyIdentifier", "/chargingKey/keyIdentifier", "/chargingKeyIdentifier", "/chargingKey", "/tokenUid"),
         description="JSON pointers to the charging key of a question",

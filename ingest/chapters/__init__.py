@@ -1,1 +1,0 @@
-"""The settings, a chapter a file: `ingest.settings` puts them together."""

@@ -1,0 +1,1 @@
+"""The settings, a chapter a file: `ingest.config.settings` puts them together."""

@@ -1,0 +1,32 @@
+"""How deliveries become batches, and how handlers are run and tried again."""
+
+from datetime import timedelta
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from ingest.config.durations import Duration, PositiveDuration
+from ingest.config.types import Names, PositiveInt
+
+
+class ProcessingSettings(BaseSettings):
+    """How handlers are run."""
+
+    batch_deliveries: PositiveInt = Field(500, description="most deliveries in one RQ job")
+    batch_bytes: PositiveInt = Field(
+        4_194_304, description="most bytes of bodies in one RQ job, unless one alone has more"
+    )
+    hold_back: Duration = Field(timedelta(seconds=2), description="how long deliveries wait for a busy queue")
+    poison_deaths: PositiveInt = Field(
+        3, description="workers that a delivery alone may kill before it is a dead letter"
+    )
+    handler_modules: Names = Field((), description="further modules with handlers, by comma")
+    handler_timeout: PositiveDuration = Field(timedelta(seconds=30), description="how long a handler may take")
+    handler_concurrency: PositiveInt = Field(20, description="async handlers of one job at the same time")
+    retry_attempts: PositiveInt = Field(12, description="attempts at a run before it is a dead letter")
+    retry_first: PositiveDuration = Field(
+        timedelta(seconds=2), description="wait before the second attempt; it doubles"
+    )
+    retry_longest: PositiveDuration = Field(timedelta(hours=1), description="longest wait between two attempts")
+    finished_jobs_kept: PositiveDuration = Field(timedelta(minutes=10), description="how long RQ shows finished jobs")
+    failed_jobs_kept: PositiveDuration = Field(timedelta(days=7), description="how long RQ shows failed jobs")
