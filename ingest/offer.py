@@ -13,13 +13,13 @@ import structlog
 from redis.client import Pipeline
 from rq import Queue
 
-from ingest.batch import batch_key, description, lease_key, new_batch_id, settled_key, write_batch
-from ingest.broker import QUEUES, WORK_BATCH, queue
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.loads import InFlight, Load
 from ingest.outbox import Outbox
+from ingest.queue.batch import ack_key, batch_key, description, encode_batch, lease_key, new_batch_id
+from ingest.queue.queues import BATCH_JOB, QUEUES, queue
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ class Offers:
 
     def look(self) -> Depths:
         """Read in one round trip what waits on the queues and what was settled; the rows of the latter go."""
-        key = settled_key(self._outbox.inbox_id)
+        key = ack_key(self._outbox.inbox_id)
         with _reaching_redis(), self._connection.pipeline(transaction=False) as pipe:
             # Crossed off only after their rows have gone, and by name: were this command sent twice, it would not
             # take away what has not been read yet.
@@ -178,7 +178,7 @@ class Offers:
 
     def _put(self, parcel: Parcel, pipe: Pipeline) -> None:
         packed = self._outbox.packed(parcel.batch_id)
-        batch = write_batch(
+        batch = encode_batch(
             parcel.batch_id,
             inbox=self._outbox.inbox_id,
             queue=parcel.load.queue,
@@ -188,7 +188,7 @@ class Offers:
         )
         pipe.set(batch_key(parcel.batch_id), batch)
         job = Queue.prepare_data(
-            WORK_BATCH,
+            BATCH_JOB,
             args=[parcel.batch_id],
             job_id=parcel.batch_id,
             description=description(packed.names, packed.session_id),

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingest.batch import Delivery, moment
 from ingest.beside import open_beside_door, transaction, write_patiently
 from ingest.gaps import Gap, gaps_in
 from ingest.inboxfile import inbox_id
 from ingest.loads import InFlight, Load, Packed
+from ingest.queue.batch import Delivery, timestamp_or_none
 
 # What waits for an answer, with how often it was received: at least twice, if that is forgotten and this is the notice
 # of a repeat. This connection's own.
@@ -104,7 +104,7 @@ class Outbox:
         found = self._file.execute(
             "SELECT received_at FROM deliveries WHERE batch IS NULL AND queue = ? ORDER BY seq LIMIT 1", (queue,)
         ).fetchone()
-        return moment(found[0]) if found else None
+        return timestamp_or_none(found[0]) if found else None
 
     def waiting_count(self) -> int:
         """Count what waits for any queue."""
@@ -134,7 +134,7 @@ class Outbox:
             " FROM deliveries WHERE batch IS NOT NULL GROUP BY batch, queue ORDER BY min(seq)"
         )
         return [
-            InFlight(batch_id, queue, moment(offered_at), count, size, deaths)
+            InFlight(batch_id, queue, timestamp_or_none(offered_at), count, size, deaths)
             for batch_id, queue, offered_at, count, size, deaths in rows
         ]
 
@@ -219,7 +219,7 @@ class Outbox:
             session_id,
             datetime.fromtimestamp(received_at, UTC),
             signed_with,
-            moment(signed_at),
+            timestamp_or_none(signed_at),
             json.loads(headers),
             body,
             receipts,

@@ -18,12 +18,12 @@ from pathlib import Path
 import redis
 import structlog
 
-from ingest.broker import connect
 from ingest.config.settings import Settings
 from ingest.damage import is_damage
 from ingest.errors import QueueUnavailable, SettingsError
-from ingest.lease import GRACE
 from ingest.outbox import Outbox
+from ingest.queue.leases import LEASE_TIMEOUT
+from ingest.queue.queues import connect_redis
 from ingest.rounds import PROBE_EVERY, SWEEP_EVERY, Rounds
 
 log = structlog.get_logger()
@@ -60,7 +60,7 @@ class Relay:
     """Carries deliveries while it is the only one of its data folder; else it waits to take over."""
 
     def __init__(
-        self, path: Path, settings: Settings, *, grace: timedelta = GRACE, sweep_every: timedelta = SWEEP_EVERY
+        self, path: Path, settings: Settings, *, grace: timedelta = LEASE_TIMEOUT, sweep_every: timedelta = SWEEP_EVERY
     ) -> None:
         self._path = path
         self._settings = settings
@@ -175,7 +175,7 @@ class Relay:
         if self._settings.redis_url is None:
             raise QueueUnavailable("REDIS_URL is not set")
         if self._redis is None:
-            self._redis = connect(self._settings.redis_url)
+            self._redis = connect_redis(self._settings.redis_url)
         return self._redis
 
     def _disconnect(self) -> None:

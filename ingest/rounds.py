@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 import redis
 
-from ingest.broker import QUEUES
 from ingest.config.settings import Settings
 from ingest.gaps import GapTeller
-from ingest.lease import JobWatch, Standing
 from ingest.offer import Offers
 from ingest.outbox import Outbox
+from ingest.queue.leases import JobState, LeaseMonitor
+from ingest.queue.queues import QUEUES
 
 SWEEP_EVERY = timedelta(seconds=1)
 FORGET_EVERY = timedelta(hours=1)
@@ -42,7 +42,7 @@ class Rounds:
         self._outbox = outbox
         self._settings = settings
         self._offers = Offers(outbox, connection, settings)
-        self._watch = JobWatch(connection, grace=grace)
+        self._watch = LeaseMonitor(connection, grace=grace)
         self._teller = GapTeller(connection)
         self._sweep_every = sweep_every.total_seconds()
         self._swept_at = self._looked_at = float("-inf")
@@ -115,10 +115,10 @@ class Rounds:
         """Offer again what was lost; and what else is done now and then."""
         self._swept_at = time.monotonic()
         in_flight = self._offers.in_flight
-        standings = self._watch.look({each.batch_id: each.queue for each in in_flight})
+        standings = self._watch.poll({each.batch_id: each.queue for each in in_flight})
         for each in in_flight:
-            if (standing := standings[each.batch_id]) in {Standing.GONE, Standing.DIED}:
-                self._offers.offer_again(each, died=standing is Standing.DIED)
+            if (standing := standings[each.batch_id]) in {JobState.LOST, JobState.CRASHED}:
+                self._offers.offer_again(each, died=standing is JobState.CRASHED)
         self.held = self._outbox.waiting_count()
         self._teller.tell(self._outbox.gaps())
         if self._swept_at > self._forget_at:

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingest.batch import moment
 from ingest.beside import transaction
+from ingest.queue.batch import timestamp_or_none
 from ingest.rows import Row, keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import Envelope, Kind, delivery_id
 
@@ -90,7 +90,7 @@ def _row(  # noqa: PLR0913, PLR0917 - the columns
 
 
 def _moment(value: Any) -> datetime | None:
-    return moment(value) if isinstance(value, float) else None
+    return timestamp_or_none(value) if isinstance(value, float) else None
 
 
 def _headers(text: Any) -> dict[str, str]:

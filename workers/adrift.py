@@ -10,10 +10,10 @@ from itertools import islice
 import redis
 from sqlalchemy import Connection, Engine, exists, func, not_, select
 
-from ingest.broker import QUEUES, queue
 from ingest.errors import QueueUnavailable
-from ingest.lease import GRACE, JobWatch, Standing
 from ingest.outbox import Outbox
+from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
+from ingest.queue.queues import QUEUES, queue
 from ingest.rounds import ENOUGH_JOBS
 from workers.ledger import schedule
 from workers.ledger.among import among
@@ -83,7 +83,7 @@ def adrift(  # noqa: PLR0913 - the last three are for tests
     outbox: Outbox | None,
     *,
     patience: timedelta = PROMISED,
-    grace: timedelta = GRACE,
+    grace: timedelta = LEASE_TIMEOUT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Adrift]:
     """Look again and again at what nobody seems to carry, and return what stays so for as long as was promised.
@@ -136,8 +136,8 @@ class _Look:
         self._engine = engine
         self._connection = connection
         self._outbox = outbox
-        self._batches = JobWatch(connection, grace=grace)
-        self._jobs = JobWatch(connection, grace=grace)
+        self._batches = LeaseMonitor(connection, grace=grace)
+        self._jobs = LeaseMonitor(connection, grace=grace)
         self._missing: list[str] | None = None
 
     def __call__(self) -> dict[Adrift, bool]:
@@ -159,7 +159,7 @@ class _Look:
         if self._outbox is None:
             return {}
         in_flight = {each.batch_id: each.queue for each in self._outbox.in_flight()}
-        found = _unsure(self._batches.look(in_flight), Trouble.BATCH)
+        found = _unsure(self._batches.poll(in_flight), Trouble.BATCH)
         for name in QUEUES:
             oldest_at = self._outbox.oldest_waiting_at(name)
             if oldest_at is not None and len(queue(name, self._connection)) < ENOUGH_JOBS:
@@ -178,7 +178,7 @@ class _Look:
 
     def _runs(self, ledger: Connection) -> dict[Adrift, bool]:
         open_runs = [*schedule.offered(ledger), *schedule.running(ledger)]
-        return _unsure(self._jobs.look({run.job_id: run.queue for run in open_runs if run.job_id}), Trouble.RUN)
+        return _unsure(self._jobs.poll({run.job_id: run.queue for run in open_runs if run.job_id}), Trouble.RUN)
 
     def _orphans(self, ledger: Connection, outbox: Outbox) -> Iterator[Adrift]:
         query = select(deliveries.c.id).where(deliveries.c.inbox == outbox.inbox_id, *_AT_WORK_WITHOUT_RUNS)
@@ -207,11 +207,11 @@ def _unknown(engine: Engine, ids: Sequence[str]) -> list[str]:
     return [delivery_id for delivery_id in ids if delivery_id not in known]
 
 
-def _unsure(standings: dict[str, Standing], trouble: Trouble) -> dict[Adrift, bool]:
+def _unsure(standings: dict[str, JobState], trouble: Trouble) -> dict[Adrift, bool]:
     return {
-        Adrift(trouble, job_id): standing is Standing.RUNNING
+        Adrift(trouble, job_id): standing is JobState.RUNNING
         for job_id, standing in standings.items()
-        if standing is not Standing.QUEUED
+        if standing is not JobState.QUEUED
     }
 
 

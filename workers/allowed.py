@@ -10,10 +10,10 @@ from typing import Any
 from rq.job import Job
 from rq.utils import import_attribute
 
-from ingest.broker import WORK_BATCH, WORK_RUNS
 from ingest.errors import WebhooksError
+from ingest.queue.queues import BATCH_JOB, RUNS_JOB
 
-FUNCTIONS = frozenset({WORK_BATCH, WORK_RUNS})
+FUNCTIONS = frozenset({BATCH_JOB, RUNS_JOB})
 
 
 class NotOurJob(WebhooksError):

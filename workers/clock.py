@@ -10,11 +10,11 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import Connection
 
-from ingest.broker import connect
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
-from ingest.lease import GRACE, JobWatch, Standing
 from ingest.log import configure_logging
+from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
+from ingest.queue.queues import connect_redis
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.duties import Duties, Duty
@@ -36,15 +36,15 @@ UNNAMED_FOR = timedelta(minutes=10)
 """How long a push waits for a channel that this clock does not know: another process may be ahead of its settings."""
 DIED = "the worker died while it made this run"
 HANDED_BACK = "its worker handed it back: the database or Redis was away, or the worker was told to end"
-ENDED = (Standing.GONE, Standing.DIED)
+ENDED = (JobState.LOST, JobState.CRASHED)
 
 
 class Clock:
     """Does once a second what is due. Several clocks at once do no harm."""
 
-    def __init__(self, equipment: Equipment, *, grace: timedelta = GRACE) -> None:
+    def __init__(self, equipment: Equipment, *, grace: timedelta = LEASE_TIMEOUT) -> None:
         self._equipment = equipment
-        self._watch = JobWatch(equipment.connection, grace=grace)
+        self._watch = LeaseMonitor(equipment.connection, grace=grace)
         self._setback = Setback(equipment.engine)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
@@ -91,10 +91,10 @@ class Clock:
         """Find runs whose job is lost or whose worker died, and make them due again."""
         engine, allowed = self._equipment.engine, self._equipment.settings.poison_deaths
         offered, running = look(engine, lambda ledger: (schedule.offered(ledger), schedule.running(ledger)))
-        standings = self._watch.look({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
+        standings = self._watch.poll({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
         lost = [run for run in offered if standings.get(run.job_id or "") in ENDED]
-        left = [run for run in running if standings.get(run.job_id or "") is Standing.GONE]
-        orphaned = [run for run in running if standings.get(run.job_id or "") is Standing.DIED]
+        left = [run for run in running if standings.get(run.job_id or "") is JobState.LOST]
+        orphaned = [run for run in running if standings.get(run.job_id or "") is JobState.CRASHED]
         if not lost and not left and not orphaned:
             return
 
@@ -123,7 +123,7 @@ def clock(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    keeper = Clock(equip(connect(settings.require_redis())))
+    keeper = Clock(equip(connect_redis(settings.require_redis())))
     log.info("clock.started")
     keeper.run(stop)
     log.info("clock.stopped")

@@ -13,7 +13,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
-from ingest.broker import connect
+from ingest.queue.queues import connect_redis
 
 
 class JsonJob(Job):
@@ -41,7 +41,7 @@ class JsonWorker(Worker):
 @cache
 def client_of(url: str) -> redis.Redis:
     """Make one client for a URL: rq-dashboard would make one a request, with no time limit."""
-    return connect(url)
+    return connect_redis(url)
 
 
 def from_url(url: str, **_options: Hashable) -> tuple[None, redis.Redis]:

@@ -13,8 +13,8 @@ from rq.job_lifecycle import record_job_failure
 from rq.serializers import JSONSerializer
 from sqlalchemy import Connection
 
-from ingest.broker import WORK_RUNS, queue
 from ingest.errors import QueueUnavailable
+from ingest.queue.queues import RUNS_JOB, queue
 from workers.dispatch import MARGIN
 from workers.equipment import Equipment
 from workers.ledger import ended
@@ -72,7 +72,7 @@ def _file(equipment: Equipment, run: DeadRun, pipe: Pipeline) -> None:
     settings = equipment.settings
     target = queue(run.queue, equipment.connection)
     job = target.create_job(
-        WORK_RUNS,
+        RUNS_JOB,
         args=[run.handler, [[run.delivery_id, run.attempts + 1]]],
         job_id=job_id(run),
         description=f"{run.handler}: {run.event or run.kind} {run.session_id or run.delivery_id[:12]}",

@@ -8,10 +8,10 @@ import redis
 from rq import Queue
 from sqlalchemy import Connection
 
-from ingest.batch import new_batch_id
-from ingest.broker import WORK_RUNS, queue
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
+from ingest.queue.batch import new_batch_id
+from ingest.queue.queues import RUNS_JOB, queue
 from workers.equipment import Equipment
 from workers.ledger import schedule
 from workers.ledger.schedule import OpenRun
@@ -66,7 +66,7 @@ def _write(equipment: Equipment, jobs: Sequence[tuple[str, list[OpenRun]]]) -> N
         with equipment.connection.pipeline(transaction=True) as pipe:
             for job_id, some in jobs:
                 job = Queue.prepare_data(
-                    WORK_RUNS,
+                    RUNS_JOB,
                     args=[some[0].handler, [[run.delivery_id, run.attempt] for run in some]],
                     job_id=job_id,
                     description=describe(some),

@@ -16,10 +16,10 @@ from handlers.kit.authorize import Policy, policies_of
 from handlers.kit.channel import OfferedChannel, OfferedDevices, offers_of
 from handlers.kit.subscribe import Subscription, subscriptions_of
 from handlers.kit.words import WordsError, try_wordings
-from ingest.broker import QUEUES
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.events import Event
+from ingest.queue.queues import QUEUES
 
 ENTRY_POINTS = "plugsurfing_webhooks.handlers"
 LONGEST_CAUSE = 300

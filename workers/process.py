@@ -18,11 +18,11 @@ from sqlalchemy import Connection
 from handlers.kit.merge import merge, with_lead
 from handlers.kit.session import Session
 from handlers.kit.subscribe import Subscription
-from ingest.batch import Batch, Delivery, batch_key, lease_key, settled_key
 from ingest.errors import QueueUnavailable, Unreadable
 from ingest.events import Event, SessionEvent, decode
 from ingest.failpoints import Failpoint, hit
-from ingest.lease import hold
+from ingest.queue.batch import Batch, Delivery, ack_key, batch_key, lease_key
+from ingest.queue.leases import lease
 from ingest.wire.envelope import Kind
 from workers.conclude import Aftermath, conclude, finish, follow_up
 from workers.devices import Devices
@@ -45,7 +45,7 @@ BEGIN_WITHIN = timedelta(minutes=1)
 def work_batch(batch_id: str) -> None:
     """Bring a batch to the ledger: records first, then its handlers, then the acknowledgement to its inbox."""
     equipment = equip()
-    with hold(equipment.connection, batch_id):
+    with lease(equipment.connection, batch_id):
         hit(Failpoint.LEASED)
         text = equipment.connection.get(batch_key(batch_id))
         if not isinstance(text, bytes):
@@ -69,7 +69,7 @@ def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
     job = get_current_job()
     if job is None:
         raise RuntimeError("work_runs is an RQ job")
-    with hold(equipment.connection, job.id):
+    with lease(equipment.connection, job.id):
         follow_up(equipment, make_runs(equipment, handler, attempts, job.id))
 
 
@@ -190,7 +190,7 @@ def acknowledge(equipment: Equipment, batch: Batch) -> None:
     """Tell the inbox that the ledger has the batch: from here on the ledger answers for it."""
     try:
         with equipment.connection.pipeline(transaction=True) as pipe:
-            pipe.rpush(settled_key(batch.inbox), batch.id)
+            pipe.rpush(ack_key(batch.inbox), batch.id)
             pipe.delete(batch_key(batch.id), lease_key(batch.id))
             pipe.execute()
     except redis.RedisError as error:
@@ -241,7 +241,7 @@ def _plan(tasks: Iterable[Task], batch: Batch) -> tuple[list[Task], list[Task]]:
     inline: list[Task] = []
     apart: list[Task] = []
     for task in tasks:
-        is_here = not batch.solo and task.subscription.queue in {None, batch.queue}
+        is_here = not batch.isolated and task.subscription.queue in {None, batch.queue}
         (inline if is_here else apart).append(task)
     return inline, apart
 

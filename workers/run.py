@@ -18,9 +18,9 @@ from handlers.kit.context import CollectingContext, Reader, Writes
 from handlers.kit.session import Session
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscribe import Subscription
-from ingest.batch import Delivery
 from ingest.config.settings import Settings
 from ingest.events import Event, sanitize_text
+from ingest.queue.batch import Delivery
 from workers.ledger.outcomes import Outcome
 from workers.overstay import at_most
 from workers.retry import RetryPolicy

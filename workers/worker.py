@@ -13,12 +13,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
-from ingest.broker import QUEUES, WORK_BATCH, connect, queue
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.failpoints import Failpoint, hit
-from ingest.lease import report_death
 from ingest.log import configure_logging
+from ingest.queue.leases import report_crash
+from ingest.queue.queues import BATCH_JOB, QUEUES, connect_redis, queue
 from workers.allowed import OurJob
 from workers.equipment import open_once, preload
 from workers.ledger.rehearsal import rehearse
@@ -74,7 +74,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     if settings.log_level != "debug":
         # Six lines a job, which say what ours says in one.
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
-    import_module(WORK_BATCH.rpartition(".")[0])  # RQ would import it anew in every child, for 40 ms a job
+    import_module(BATCH_JOB.rpartition(".")[0])  # RQ would import it anew in every child, for 40 ms a job
     _, plugins = preload()
     open_channels(settings, plugins.channels)  # a setting that is missing shall be known now, not with the first job
     try:
@@ -82,7 +82,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     except SQLAlchemyError as failure:
         # It is needed by the first job only, which waits for it.
         log.warning("ledger.not_rehearsed", reason=type(failure).__name__)
-    connection = connect(settings.require_redis())
+    connection = connect_redis(settings.require_redis())
     wait_for(connection)
     log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
     served = [queue(name, connection) for name in names]
@@ -92,7 +92,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         serializer=JSONSerializer,
         job_class=OurJob,
         worker_ttl=WORKER_TTL,
-        work_horse_killed_handler=lambda job, *_ending: report_death(connection, job.id),
+        work_horse_killed_handler=lambda job, *_ending: report_crash(connection, job.id),
     )
     worker.work(burst=burst, logging_level=None)
     log.info("worker.stopped")

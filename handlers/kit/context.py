@@ -14,8 +14,8 @@ from handlers.kit.channel import Device
 from handlers.kit.session import DrivenSession, Session
 from handlers.kit.signals import RetryLater
 from handlers.kit.words import Audience, Wording, Words
-from ingest.batch import Delivery
 from ingest.config.settings import Settings
+from ingest.queue.batch import Delivery
 
 Columns = TypeVarTuple("Columns")
 

@@ -42,9 +42,9 @@ from handlers.kit.channel import Device
 from handlers.kit.context import CollectingContext
 from handlers.kit.identifiers import canonical, spellings
 from handlers.kit.session import Session
-from ingest.batch import Delivery
 from ingest.config.settings import Settings
 from ingest.events import ChargingRecord, Event, SessionEvent
+from ingest.queue.batch import Delivery
 from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
 from ingest.wire.envelope import Kind
 

@@ -21,13 +21,14 @@ from rq.serializers import DefaultSerializer
 from sqlalchemy import select
 
 from handlers.kit import merge
-from ingest import broker, guard, rows
+from ingest import guard, rows
 from ingest.config import keyring
 from ingest.endpoints import Door
 from ingest.errors import NotAuthentic
 from ingest.events import EventSummary
 from ingest.inbox import Inbox
 from ingest.outbox import Outbox
+from ingest.queue import queues
 from ingest.rows import Kept
 from ingest.wire import envelope, signature
 from ingest.wire.envelope import Envelope
@@ -129,7 +130,7 @@ def log_the_key() -> None:
 
 
 def pickle_jobs() -> None:
-    broker.JSONSerializer = DefaultSerializer
+    queues.JSONSerializer = DefaultSerializer
 
 
 def lose_updates() -> None:
@@ -169,7 +170,7 @@ FLAWS = {
         Flaw(fail_on_odd_json, f"{DOOR}::test_what_is_well_signed_is_never_refused_for_its_shape"),
         Flaw(read_without_a_limit, f"{DOOR}::test_a_body_over_the_limit_is_refused_before_it_is_read"),
         Flaw(log_the_key, "tests/ingest/config/test_keyring.py::test_a_rotation_is_logged_without_a_key"),
-        Flaw(pickle_jobs, "tests/ingest/test_broker.py::test_jobs_are_json_and_never_pickle"),
+        Flaw(pickle_jobs, "tests/ingest/queue/test_queues.py::test_jobs_are_json_and_never_pickle"),
         Flaw(
             lose_updates,
             "tests/workers/test_concurrent_records.py::test_no_update_of_a_session_that_everybody_writes_is_lost",

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ingest.batch import Batch, batch_key
-from ingest.broker import queue
 from ingest.gaps import KEY as GAPS
 from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.queue.batch import Batch, batch_key
+from ingest.queue.queues import queue
 from tests.faults.crowd import KEY, Crowd, event, request
 from tests.faults.stage import answers, free_port, wait_until
 

@@ -7,11 +7,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from ingest.app import PATHS, create_app
-from ingest.broker import QUEUES, queue
 from ingest.config.settings import load_settings
 from ingest.damage import is_suspect
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.queue.queues import QUEUES, queue
 from ingest.relay import Relay, RelayStanding
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import sign

@@ -7,11 +7,11 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from ingest import offer as offers_room
-from ingest.batch import Batch, batch_key, lease_key, settled_key
-from ingest.broker import QUEUES, connect, queue
 from ingest.errors import QueueUnavailable
 from ingest.offer import Offers
 from ingest.outbox import Outbox
+from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
+from ingest.queue.queues import QUEUES, connect_redis, queue
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def jobs(valkey: redis.Redis, name: str = "sessions") -> list[str]:
 
 def settle(valkey: redis.Redis, inbox_id: str, batch_id: str) -> None:
     with valkey.pipeline() as pipe:
-        pipe.rpush(settled_key(inbox_id), batch_id)
+        pipe.rpush(ack_key(inbox_id), batch_id)
         pipe.delete(batch_key(batch_id), lease_key(batch_id))
         pipe.execute()
 
@@ -70,7 +70,7 @@ def test_a_batch_is_one_job_with_its_deliveries_beside_it(door, offer, valkey):
     assert (job.timeout, job.result_ttl, job.failure_ttl) == (210, 600, 604800)  # HANDLER_TIMEOUT is 30 s
     batch = batch_in_redis(valkey, batch_id)
     assert [delivery.id for delivery in batch.deliveries] == ids
-    assert (batch.inbox, batch.queue, batch.solo, batch.poison) == (door.inbox_id, "sessions", False, False)
+    assert (batch.inbox, batch.queue, batch.isolated, batch.poison) == (door.inbox_id, "sessions", False, False)
 
 
 def test_the_job_shows_neither_bodies_nor_users(door, offer, valkey):
@@ -131,7 +131,7 @@ def test_what_was_settled_goes(door, offer, offers, valkey):
     assert offers.in_flight == []
     assert offers.is_waiting_for_workers
     assert offers.look().settled == 0
-    assert valkey.llen(settled_key(door.inbox_id)) == 0
+    assert valkey.llen(ack_key(door.inbox_id)) == 0
     assert not offers.is_waiting_for_workers
 
 
@@ -144,14 +144,14 @@ def test_what_was_settled_is_crossed_off_only_when_its_rows_have_gone(door, offe
     following = begin()
     following.look()
     following.look()
-    assert valkey.llen(settled_key(door.inbox_id)) == 0
+    assert valkey.llen(ack_key(door.inbox_id)) == 0
 
 
 def test_another_nodes_settlements_are_left_alone(offers, valkey):
     settle(valkey, "elsewhere", "batch")
     offers.look()
     offers.look()
-    assert valkey.llen(settled_key("elsewhere")) == 1
+    assert valkey.llen(ack_key("elsewhere")) == 1
 
 
 def test_a_lost_batch_is_offered_again_whole_under_a_new_id(door, offer, offers, valkey):
@@ -163,7 +163,7 @@ def test_a_lost_batch_is_offered_again_whole_under_a_new_id(door, offer, offers,
     assert valkey.get(batch_key(old)) is None
     batch = batch_in_redis(valkey, new)
     assert [delivery.id for delivery in batch.deliveries] == ids
-    assert (batch.solo, batch.poison) == (False, False)
+    assert (batch.isolated, batch.poison) == (False, False)
 
 
 def test_a_batch_settled_under_its_old_id_is_not_taken_for_the_new_one(door, offer, offers, valkey):
@@ -185,7 +185,7 @@ def test_a_batch_whose_worker_died_comes_back_in_halves(door, offer, offers, val
     offers.offer_again(offers.in_flight[0], died=True)
     halves = [batch_in_redis(valkey, each.batch_id) for each in offers.in_flight]
     assert [[delivery.id for delivery in half.deliveries] for half in halves] == [ids[:1], ids[1:]]
-    assert [half.solo for half in halves] == [True, False]
+    assert [half.isolated for half in halves] == [True, False]
     assert valkey.get(lease_key(old)) is None
     assert door.count("deaths > 0") == 0
 
@@ -197,7 +197,7 @@ def test_a_delivery_that_died_alone_too_often_is_poison(door, offer, offers, val
     for _ in range(4):
         offers.offer_again(offers.in_flight[0], died=True)
         batch = batch_in_redis(valkey, offers.in_flight[0].batch_id)
-        seen.append((offers.in_flight[0].deaths, batch.solo, batch.poison))
+        seen.append((offers.in_flight[0].deaths, batch.isolated, batch.poison))
     assert seen == [(1, True, False), (2, True, False), (3, True, True), (4, True, True)]
 
 
@@ -209,7 +209,7 @@ def test_deaths_outlive_the_relay(door, offer, offers, begin, valkey):
     following.offer_again(following.in_flight[0], died=False)
     (each,) = following.in_flight
     assert each.deaths == 1
-    assert batch_in_redis(valkey, each.batch_id).solo
+    assert batch_in_redis(valkey, each.batch_id).isolated
 
 
 def test_a_batch_without_rows_is_not_offered_again(door, offer, offers, outbox, valkey):
@@ -238,7 +238,7 @@ def test_a_redis_that_refuses_leaves_the_rows_waiting(door, outbox, offers, valk
 
 def test_what_a_redis_that_is_away_may_have_got_is_in_flight(door, outbox, settings):
     door.keep(3)
-    offers = Offers(outbox, connect("redis://127.0.0.1:1"), settings)
+    offers = Offers(outbox, connect_redis("redis://127.0.0.1:1"), settings)
     with pytest.raises(QueueUnavailable):
         offers.look()
     with pytest.raises(QueueUnavailable):

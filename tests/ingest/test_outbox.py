@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, moment, write_batch
 from ingest.config.keyring import SigningKeys
 from ingest.inboxfile import open_inbox_file
 from ingest.loads import InFlight
 from ingest.outbox import Outbox
+from ingest.queue.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, encode_batch, timestamp_or_none
 from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import HEADERS_KEPT, Kind, verify_request
 from ingest.wire.signature import sign
@@ -33,7 +33,7 @@ def travelling(outbox):
     def read(queue="sessions"):
         outbox.assign([("travelling", outbox.next(queue, 10, 1000).seqs)])
         packed = outbox.packed("travelling").deliveries
-        text = write_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, isolated=False, poison=False)
+        text = encode_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, isolated=False, poison=False)
         outbox.release(["travelling"])
         return Batch.from_json(text).deliveries
 
@@ -81,7 +81,7 @@ def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
     load = outbox.next("sessions", 10, 1000)
     outbox.assign([("b", load.seqs)])
     packed = outbox.packed("b")
-    batch = write_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, isolated=False, poison=False)
+    batch = encode_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, isolated=False, poison=False)
     assert [each.event for each in Batch.from_json(batch).deliveries] == [text or None]
     assert packed.names == ((text or "events", False),)
     outbox.settle(["b"])
@@ -132,7 +132,7 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
             continue
         outbox.assign([(queue, load.seqs)])
         packed = outbox.packed(queue)
-        text = write_batch(
+        text = encode_batch(
             "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, isolated=False, poison=False
         )
         batch = Batch.from_json(text)
@@ -151,7 +151,7 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
             row.session_id,
             envelope.received_at,
             "current",
-            moment(row.signed_at),
+            timestamp_or_none(row.signed_at),
             envelope.headers,
             envelope.body,
             receipts[envelope.id],

@@ -9,8 +9,8 @@ import pytest
 import redis
 import structlog
 
-from ingest.batch import settled_key
-from ingest.broker import queue
+from ingest.queue.batch import ack_key
+from ingest.queue.queues import queue
 from ingest.relay import JOIN, Relay, RelayStanding
 
 GRACE = timedelta(milliseconds=200)
@@ -43,7 +43,7 @@ def settle_all(connection, inbox_id):
     for name in ("sessions", "urgent"):
         for batch_id in jobs(connection, name):
             connection.lrem(queue(name, connection).key, 1, batch_id)
-            connection.rpush(settled_key(inbox_id), batch_id)
+            connection.rpush(ack_key(inbox_id), batch_id)
 
 
 def test_it_carries_what_is_kept_until_it_is_settled(door, relays, valkey, valkey_url, eventually):

@@ -12,12 +12,12 @@ from structlog.testing import capture_logs
 
 from ingest import reserve as room
 from ingest.app import PATHS, create_app
-from ingest.batch import new_batch_id
 from ingest.errors import InboxUnavailable
 from ingest.inbox import Inbox
 from ingest.inboxfile import FILE_NAME, open_inbox_file
 from ingest.outbox import Outbox
 from ingest.quarantine import Quarantine
+from ingest.queue.batch import new_batch_id
 from ingest.refused import Authorization, Quarantined
 from ingest.reserve import Reserve
 from ingest.wire.envelope import Envelope, Kind

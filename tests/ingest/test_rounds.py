@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.batch import Batch, batch_key, lease_key, settled_key
-from ingest.broker import queue
 from ingest.outbox import Outbox
+from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
+from ingest.queue.queues import queue
 from ingest.rounds import POLL, Rounds
 
 GRACE = timedelta(milliseconds=100)
@@ -35,7 +35,7 @@ class Workers:
 
     def settle(self, batch):
         with self.connection.pipeline() as pipe:
-            pipe.rpush(settled_key(self.inbox_id), batch.id)
+            pipe.rpush(ack_key(self.inbox_id), batch.id)
             pipe.delete(batch_key(batch.id), lease_key(batch.id))
             pipe.execute()
 

@@ -11,12 +11,12 @@ import pytest
 import redis
 from sqlalchemy import Engine, insert, update
 
-from ingest.batch import Delivery, batch_key, lease_key, settled_key
-from ingest.broker import queue
 from ingest.config.settings import load_settings
 from ingest.inboxfile import FILE_NAME
 from ingest.offer import Offers
 from ingest.outbox import Outbox
+from ingest.queue.batch import Delivery, ack_key, batch_key, lease_key
+from ingest.queue.queues import queue
 from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import Envelope, Kind
 from workers import adrift as room
@@ -130,7 +130,7 @@ def test_a_delivery_at_work_of_which_the_inbox_knows_nothing_is_adrift(
 def test_what_was_acknowledged_and_is_nowhere_is_lost(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
     (mine,) = outbox.unsettled()
     batch_id = offer(outbox, valkey)
-    valkey.rpush(settled_key(outbox.inbox_id), batch_id)
+    valkey.rpush(ack_key(outbox.inbox_id), batch_id)
     Offers(outbox, valkey, load_settings()).look()
     assert find() == [Adrift(Trouble.LOST, mine.delivery.id)]
 

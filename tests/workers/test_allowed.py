@@ -8,7 +8,7 @@ from rq import Queue
 from rq.job import Callback
 from rq.serializers import JSONSerializer
 
-from ingest.broker import WORK_BATCH, WORK_RUNS, queue
+from ingest.queue.queues import BATCH_JOB, RUNS_JOB, queue
 from workers.allowed import OurJob
 from workers.worker import PreloadedWorker
 
@@ -41,7 +41,7 @@ def test_a_function_that_is_not_ours_is_not_called(valkey: redis.Redis, tmp_path
 
 
 def test_a_method_of_a_value_is_not_called(valkey: redis.Redis) -> None:
-    job = OurJob.create(WORK_BATCH, args=["none"], connection=valkey, serializer=JSONSerializer)
+    job = OurJob.create(BATCH_JOB, args=["none"], connection=valkey, serializer=JSONSerializer)
     job.instance = "a text"
     job.save()
     queue("other", valkey).enqueue_job(job)
@@ -61,7 +61,7 @@ def test_callbacks_are_not_called(valkey: redis.Redis, when: str) -> None:
     assert outcome(valkey, job.id)[0] == "failed"
 
 
-@pytest.mark.parametrize("function", [WORK_BATCH, WORK_RUNS])
+@pytest.mark.parametrize("function", [BATCH_JOB, RUNS_JOB])
 def test_our_own_functions_are_there(valkey: redis.Redis, function: str) -> None:
     job = OurJob.create(function, connection=valkey, serializer=JSONSerializer)
     assert job.func.__name__ == function.rpartition(".")[2]

@@ -12,8 +12,8 @@ import redis
 from handlers.cdr_records import cdr_record
 from handlers.kit.subscribe import MARK
 from handlers.session_records import session_record
-from ingest.batch import Batch, Delivery, new_batch_id
 from ingest.config.settings import load_settings
+from ingest.queue.batch import Batch, Delivery, new_batch_id
 from ingest.wire.envelope import Envelope, Kind
 from workers.bench.cdrs import SCALE, Extent, truth
 from workers.equipment import Equipment

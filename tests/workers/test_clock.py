@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from ingest.batch import Delivery, lease_key
 from ingest.config.settings import load_settings
-from ingest.lease import DIED
+from ingest.queue.batch import Delivery, lease_key
+from ingest.queue.leases import CRASHED
 from workers.clock import HANDED_BACK, Clock
 from workers.deadletters import file_dead_letters
 from workers.equipment import Equipment
@@ -63,7 +63,7 @@ def test_a_run_that_its_worker_handed_back_is_due_again_and_nobodys_death(equipm
 
 def test_a_run_whose_worker_died_counts_that_death(equipment: Equipment) -> None:
     claim(equipment)
-    equipment.connection.set(lease_key("job"), DIED)
+    equipment.connection.set(lease_key("job"), CRASHED)
     outcome, deaths, _, error = sweep_until_given_up(equipment)
     assert (outcome, deaths) == (Outcome.AGAIN, 1)
     assert "died" in str(error)

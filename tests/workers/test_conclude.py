@@ -9,8 +9,8 @@ import redis
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, event, insert, select
 
 from handlers.kit.context import Push, Write, Writes
-from ingest.batch import Delivery
 from ingest.config.settings import load_settings
+from ingest.queue.batch import Delivery
 from workers.conclude import conclude
 from workers.equipment import Equipment
 from workers.ledger import deliveries, pushes

@@ -16,9 +16,9 @@ from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
 
-from ingest.broker import connect, queue
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
+from ingest.queue.queues import connect_redis, queue
 from workers.dashboard import create_dashboard, is_loopback
 from workers.dashboard_config import client_of
 
@@ -53,7 +53,7 @@ def page(app, valkey_url):
 @pytest.fixture
 def worker_with_a_job(valkey_url):
     """A worker that has a job in hand for as long as the test runs."""
-    connection = connect(valkey_url)
+    connection = connect_redis(valkey_url)
     job = queue("urgent", connection).enqueue("time.sleep", 60, description="SESSION_FEE_INCURRING L60XMxWy0oP")
     process = subprocess.Popen([sys.executable, "-c", WORKER, valkey_url])
     deadline = time.monotonic() + 20
@@ -75,7 +75,7 @@ def test_the_worker_of_a_running_job_is_shown(page, worker_with_a_job):
 
 
 def test_queued_jobs_are_shown_with_their_description(page, valkey_url):
-    queue("sessions", connect(valkey_url)).enqueue("os.getpid", description="SESSION_STARTED L60XMxWy0oP")
+    queue("sessions", connect_redis(valkey_url)).enqueue("os.getpid", description="SESSION_STARTED L60XMxWy0oP")
     (shown,) = page.get("/0/data/jobs/sessions/queued/8/asc/1.json").json["jobs"]
     assert shown["description"] == "SESSION_STARTED L60XMxWy0oP"
     assert [one["count"] for one in page.get("/0/data/queues.json").json["queues"]] == [1]
@@ -83,7 +83,7 @@ def test_queued_jobs_are_shown_with_their_description(page, valkey_url):
 
 @pytest.fixture
 def failed_job(valkey_url) -> Job:
-    connection = connect(valkey_url)
+    connection = connect_redis(valkey_url)
     job = queue("sessions", connection).enqueue("os.stat", "no-such-file")
     SimpleWorker([queue("sessions", connection)], connection=connection, serializer=JSONSerializer).work(burst=True)
     return job
@@ -98,7 +98,7 @@ def test_a_failed_job_is_shown_with_its_traceback(page, failed_job):
 
 def test_a_failed_job_can_be_queued_again_by_a_person(page, failed_job, valkey_url):
     assert page.post(f"/job/{failed_job.id}/requeue").json == {"status": "OK"}
-    again = queue("sessions", connect(valkey_url)).fetch_job(failed_job.id)
+    again = queue("sessions", connect_redis(valkey_url)).fetch_job(failed_job.id)
     assert again.get_status() == "queued"
     assert again.args == ["no-such-file"]
 
@@ -129,7 +129,7 @@ class Planted:
 @pytest.fixture(params=["meta", "data", "result", "return_value"])
 def planted_job(request, valkey_url, tmp_path) -> Job:
     """A job, queued, failed and in the hands of a worker, that makes a folder if somebody unpickles it."""
-    planted, connection = pickle.dumps(Planted(tmp_path / "ran")), connect(valkey_url)
+    planted, connection = pickle.dumps(Planted(tmp_path / "ran")), connect_redis(valkey_url)
     sessions = queue("sessions", connection)
     job = sessions.enqueue("os.getpid")
     connection.zadd(sessions.failed_job_registry.key, {job.id: 9e9})
@@ -158,7 +158,7 @@ def test_a_connection_is_made_once_and_not_for_each_request(page, valkey_url):
 
 
 def test_while_redis_is_away_the_page_says_so(app):
-    lost, app.redis_conn = app.redis_conn, connect(f"redis://127.0.0.1:{free_port()}")
+    lost, app.redis_conn = app.redis_conn, connect_redis(f"redis://127.0.0.1:{free_port()}")
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("rq_dashboard.web.from_url", lambda *_, **__: (None, app.redis_conn))

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from handlers import Device
 from handlers.kit.channel import OfferedChannel, OfferedDevices, PushFailed
 from handlers.kit.session import Moment, Session
-from ingest.broker import connect
+from ingest.queue.queues import connect_redis
 from workers import sending
 from workers.breaker import FAILURES, Breaker
 from workers.clock import Clock
@@ -385,7 +385,7 @@ def test_a_push_goes_as_soon_as_a_worker_says_so(house, provider, until, monkeyp
 
 def test_without_redis_pushes_go_all_the_same(house_on, provider, tmp_path, until):
     home = house_on(f"sqlite:///{tmp_path / 'ledger.db'}", push="http", push_http_url=provider.url, push_http_key="key")
-    away = connect("redis://127.0.0.1:1", timeout=0.1)
+    away = connect_redis("redis://127.0.0.1:1", timeout=0.1)
     senders = Senders(type(home.equipment)(**{**vars(home.equipment), "connection": away}))
     senders.start()
     wake(away, ["http"])

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, event, insert, text, update
 from structlog.testing import capture_logs
 
 from handlers.kit.cdrs import cdrs
-from ingest.batch import Delivery
 from ingest.config.settings import load_settings
+from ingest.queue.batch import Delivery
 from workers import causes
 from workers.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
 from workers.ledger import deliveries, runs, states

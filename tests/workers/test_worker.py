@@ -13,12 +13,12 @@ import pytest
 import redis
 from rq.serializers import JSONSerializer
 
-from ingest.batch import batch_key, lease_key, settled_key
-from ingest.broker import queue
 from ingest.config.settings import load_settings
 from ingest.inboxfile import FILE_NAME
 from ingest.offer import Offers
 from ingest.outbox import Outbox
+from ingest.queue.batch import ack_key, batch_key, lease_key
+from ingest.queue.queues import queue
 from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import Envelope, Kind
 from workers.ledger import sessions
@@ -67,7 +67,7 @@ def test_our_worker_and_the_stock_one_settle_a_batch(
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert valkey.lrange(settled_key(inbox_id), 0, -1) == [batch_id.encode()]
+    assert valkey.lrange(ack_key(inbox_id), 0, -1) == [batch_id.encode()]
     assert not valkey.exists(batch_key(batch_id), lease_key(batch_id))
     with open_ledger(environment["DATABASE_URL"]).connect() as ledger:
         session = sessions.get(ledger, "S1")
@@ -102,7 +102,7 @@ def test_a_worker_that_starts_before_redis_waits_for_it_and_then_works(
         connection = stack.enter_context(redis.Redis(unix_socket_path=str(socket)))
         until(lambda: is_there(connection), patience=60)
         inbox_id, _ = offer(connection, "S1", tmp_path)
-        until(lambda: connection.llen(settled_key(inbox_id)), patience=60)
+        until(lambda: connection.llen(ack_key(inbox_id)), patience=60)
         worker.terminate()
         assert worker.wait(60) == 0
 

@@ -19,9 +19,9 @@ from starlette.routing import Route
 
 from handlers.kit.merge import merge
 from handlers.session_records import session_of
-from ingest.batch import Delivery
 from ingest.config.keyring import SigningKeys
 from ingest.events import SessionEvent, decode
+from ingest.queue.batch import Delivery
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import SIGNATURE_HEADER, Match, verify
 from workers.ledger import deliveries, sessions

@@ -20,10 +20,10 @@ from typing import Self
 
 from rq import Worker
 
-from ingest.broker import connect
 from ingest.config.sections.logging import LogLevel
 from ingest.config.settings import Settings, load_settings
 from ingest.log import configure_logging
+from ingest.queue.queues import connect_redis
 from workers.bench.load import Order, Seen
 from workers.bench.process import BenchFailed, Process
 from workers.ledger.migrate import migrate
@@ -109,7 +109,7 @@ class Stage:
         settings = self.settings()
         migrate(settings.database_url)
         process = self.webhooks("work")
-        with connect(settings.require_redis()) as connection:
+        with connect_redis(settings.require_redis()) as connection:
             wait_until(lambda: Worker.count(connection) > 0, "the worker is there", process)
         return process
 

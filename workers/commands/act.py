@@ -11,9 +11,9 @@ import click
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine
 
-from ingest.broker import connect
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
+from ingest.queue.queues import connect_redis
 from workers.commands import options
 from workers.commands.failures import Failure, Misused, sentence
 from workers.commands.output import Cell, iso, json_line, printable, short, span, table
@@ -146,7 +146,7 @@ def _take_back(settings: Settings, job_ids: Sequence[str]) -> None:
     if settings.redis_url is None or not job_ids:
         return
     try:
-        with connect(settings.redis_url, timeout=REDIS_PATIENCE) as connection:
+        with connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) as connection:
             take_back(connection, job_ids)
     except (RedisError, OSError, SettingsError) as error:
         click.echo(f"{sentence(error)} The dashboard may go on to show these as failed jobs.", err=True)

@@ -15,11 +15,11 @@ from rq import Worker
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
-from ingest.broker import connect
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.inboxfile import FILE_NAME
+from ingest.queue.queues import connect_redis
 from workers.addresses import open_addresses
 from workers.commands.failures import sentence
 from workers.commands.output import span
@@ -124,7 +124,7 @@ def queues(settings: Settings) -> Iterator[Finding]:
         yield _fail("redis", str(missing))
         return
     try:
-        with connect(url, timeout=5) as connection:
+        with connect_redis(url, timeout=5) as connection:
             yield from _redis(connection, settings.clock_skew)
     except (RedisError, OSError, SettingsError) as error:
         yield _fail("redis", f"{sentence(error)} Until it can, events are kept and wait.")

@@ -8,11 +8,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from handlers.kit.subscribe import Subscription
-from ingest.broker import connect
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
 from ingest.outbox import Outbox
+from ingest.queue.queues import connect_redis
 from workers.adrift import AT_WORK_FOR, MOST, PROMISED, Trouble, adrift, foreign, unsent
 from workers.commands.checkup import Finding, Standing
 from workers.commands.failures import Failure, sentence
@@ -72,7 +72,7 @@ def _left(engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
 
 def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
     try:
-        with connect(settings.require_redis()) as connection:
+        with connect_redis(settings.require_redis()) as connection:
             connection.ping()
             found = adrift(engine, connection, outbox)
     except (QueueUnavailable, RedisError, SettingsError) as error:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ingest.broker import connect
+from ingest.queue.queues import connect_redis
 from workers.commands import options
 from workers.commands.driveviews import key_cells, key_json, plain, session_cells, session_facts, session_json
 from workers.commands.failures import Misused
@@ -210,7 +210,7 @@ def push(*, kind: str, invalid: bool, **told: str | Whitelist | None) -> None:
 def asking() -> Iterator[DriveClient]:
     """Open a client that counts its calls with all other processes, if there is a Redis."""
     settings = settings_beside_dev()
-    redis = connect(settings.redis_url, timeout=REDIS_PATIENCE) if settings.redis_url else nullcontext()
+    redis = connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) if settings.redis_url else nullcontext()
     try:
         with logs_aside(settings, "drive"), redis as connection, DriveClient(settings, connection) as client:
             yield client

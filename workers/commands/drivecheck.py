@@ -6,9 +6,9 @@ from datetime import timedelta
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from ingest.broker import connect
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
+from ingest.queue.queues import connect_redis
 from workers.commands.checkup import Finding, Standing
 from workers.commands.logs import logs_aside
 from workers.drive.client import DriveClient
@@ -40,7 +40,7 @@ def _asked(settings: Settings) -> Finding:
         # The budget is counted in Redis; whether that is there is told elsewhere.
         with (
             logs_aside(settings, "check"),
-            connect(settings.redis_url, timeout=2) if settings.redis_url else nullcontext() as connection,
+            connect_redis(settings.redis_url, timeout=2) if settings.redis_url else nullcontext() as connection,
             DriveClient(settings, connection, deadline=PATIENCE) as client,
         ):
             return _finding(Standing.OK, _tried(client))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
 
-from ingest.batch import Delivery
+from ingest.queue.batch import Delivery
 from workers.ledger.among import among
 from workers.ledger.bulk import insert_new
 from workers.ledger.engine import insert_into

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine
 
 from handlers.kit.session import Moment, Session
-from ingest.batch import Delivery
+from ingest.queue.batch import Delivery
 from workers.ledger import deliveries, runs, schedule, sessions, states
 from workers.ledger.outcomes import DeliveryState, Outcome
 

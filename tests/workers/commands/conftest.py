@@ -19,10 +19,10 @@ from sqlalchemy import Engine
 from handlers.kit.merge import merge, with_lead
 from handlers.kit.session import Session
 from handlers.session_records import session_record
-from ingest.batch import Delivery
 from ingest.errors import Unreadable
 from ingest.events import SessionEvent, decode, peek, queue_for
 from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.queue.batch import Delivery
 from ingest.wire.envelope import Envelope, Kind
 from workers.cli import main
 from workers.ledger import deliveries, runs, sessions, states

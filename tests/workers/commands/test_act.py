@@ -3,8 +3,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from ingest.broker import QUEUES, queue
 from ingest.config.settings import load_settings
+from ingest.queue.queues import QUEUES, queue
 from workers.deadletters import file_dead_letters
 from workers.equipment import Equipment
 from workers.ledger import deliveries, states, tables

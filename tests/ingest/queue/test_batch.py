@@ -1,7 +1,7 @@
 import pytest
 from rq.job import validate_job_id
 
-from ingest.batch import Batch, description, moment, new_batch_id, write_batch
+from ingest.queue.batch import Batch, description, encode_batch, new_batch_id, timestamp_or_none
 
 STARTED = ("SESSION_STARTED", False)
 STOPPED = ("SESSION_STOPPED", False)
@@ -9,7 +9,7 @@ REPEAT = ("SESSION_STARTED", True)
 
 
 def test_a_batch_comes_out_of_redis_as_it_went_in():
-    text = write_batch("b1", inbox="here", queue="sessions", deliveries=b"[]", isolated=True, poison=False)
+    text = encode_batch("b1", inbox="here", queue="sessions", deliveries=b"[]", isolated=True, poison=False)
     assert Batch.from_json(text) == Batch("b1", "here", "sessions", (), isolated=True, poison=False)
 
 
@@ -41,4 +41,4 @@ def test_rq_takes_a_new_batch_id_for_a_job():
 
 @pytest.mark.parametrize("claimed", [None, 1e20, -1e20, float("nan"), float("inf")])
 def test_a_moment_that_no_calendar_has_is_none(claimed):
-    assert moment(claimed) is None
+    assert timestamp_or_none(claimed) is None

@@ -3,8 +3,8 @@ import traceback
 import pytest
 import redis
 
-from ingest.broker import QUEUES, WORK_BATCH, WORK_RUNS, connect, queue
 from ingest.errors import SettingsError
+from ingest.queue.queues import BATCH_JOB, QUEUES, RUNS_JOB, connect_redis, queue
 
 
 @pytest.mark.parametrize(
@@ -16,12 +16,12 @@ from ingest.errors import SettingsError
     ],
 )
 def test_a_url_names_the_server(url, options):
-    taken = connect(url).connection_pool.connection_kwargs
+    taken = connect_redis(url).connection_pool.connection_kwargs
     assert taken.items() >= options.items()
 
 
 def test_sentinels_lead_to_the_master_of_a_service():
-    pool = connect("redis+sentinel://:secret@one:26379,two:26380/mymaster/3", timeout=1).connection_pool
+    pool = connect_redis("redis+sentinel://:secret@one:26379,two:26380/mymaster/3", timeout=1).connection_pool
     assert (pool.service_name, pool.is_master) == ("mymaster", True)
     assert pool.connection_kwargs["db"] == 3
     assert pool.connection_kwargs["socket_timeout"] == 1
@@ -43,17 +43,17 @@ def test_sentinels_lead_to_the_master_of_a_service():
 )
 def test_a_url_that_leads_nowhere_is_refused_without_a_word_of_it(url):
     with pytest.raises(SettingsError, match=r"\AREDIS_URL [a-zA-Z ]+\.\Z") as caught:
-        connect(url)
+        connect_redis(url)
     assert "".join(traceback.format_exception(caught.value)).count("s3cr") == 0
 
 
 def test_a_server_that_is_away_is_known_at_once():
     with pytest.raises(redis.ConnectionError):
-        connect("redis://127.0.0.1:1").ping()
+        connect_redis("redis://127.0.0.1:1").ping()
 
 
 def test_a_connection_closed_while_it_idled_is_made_again(valkey_url):
-    connection = connect(valkey_url)
+    connection = connect_redis(valkey_url)
     connection.ping()
     with redis.Redis.from_url(valkey_url) as other:
         other.client_kill_filter(_type="normal", skipme=True)
@@ -70,4 +70,4 @@ def test_workers_serve_what_is_urgent_first():
 
 
 def test_the_door_knows_workers_by_name_only():
-    assert (WORK_BATCH, WORK_RUNS) == ("workers.process.work_batch", "workers.process.work_runs")
+    assert (BATCH_JOB, RUNS_JOB) == ("workers.process.work_batch", "workers.process.work_runs")

@@ -41,7 +41,7 @@ class Batch:
     inbox: str
     queue: str
     deliveries: tuple[Delivery, ...]
-    solo: bool = False
+    isolated: bool = False
     """Alone in its batch because workers died of batches that it was in."""
     poison: bool = False
     """Died alone too often: to be buried, not handled."""
@@ -63,7 +63,7 @@ class Batch:
                     session_id=each["session_id"],
                     received_at=datetime.fromtimestamp(each["received_at"], UTC),
                     signed_with=each["signed_with"],
-                    signed_at=moment(each["signed_at"]),
+                    signed_at=timestamp_or_none(each["signed_at"]),
                     headers=each["headers"],
                     body=None if each["body_hex"] is None else bytes.fromhex(each["body_hex"]),
                     receipts=each["receipts"],
@@ -71,16 +71,16 @@ class Batch:
                 )
                 for each in fields["deliveries"]
             ),
-            solo=fields["solo"],
+            isolated=fields["solo"],
             poison=fields["poison"],
         )
 
 
-def write_batch(  # noqa: PLR0913 - the fields of a batch, by name
-    batch_id: str, *, inbox: str, queue: str, deliveries: bytes, solo: bool, poison: bool
+def encode_batch(  # noqa: PLR0913 - the fields of a batch, by name
+    batch_id: str, *, inbox: str, queue: str, deliveries: bytes, isolated: bool, poison: bool
 ) -> bytes:
     """Write a batch for Redis, around the JSON of its deliveries (see `ingest.outbox`)."""
-    fields = {"id": batch_id, "inbox": inbox, "queue": queue, "solo": solo, "poison": poison}
+    fields = {"id": batch_id, "inbox": inbox, "queue": queue, "solo": isolated, "poison": poison}
     return json.dumps(fields).encode()[:-1] + b', "deliveries": ' + deliveries + b"}"
 
 
@@ -91,9 +91,9 @@ def description(names: Sequence[tuple[str, bool]], session_id: str | None) -> st
     """
     if len(names) == 1:
         ((name, again),) = names
-        return " ".join(filter(None, ("repeat of" if again else "", _clipped(name), _clipped(session_id or ""))))
+        return " ".join(filter(None, ("repeat of" if again else "", _truncate(name), _truncate(session_id or ""))))
     counts = Counter("repeat" if again else name for name, again in names)
-    named = ", ".join(f"{count} {_clipped(name)}" for name, count in counts.most_common(MOST_NAMES))
+    named = ", ".join(f"{count} {_truncate(name)}" for name, count in counts.most_common(MOST_NAMES))
     text = f"{len(names)} deliveries: {named}"
     return text if len(text) <= LONGEST_DESCRIPTION else text[: LONGEST_DESCRIPTION - 1] + "…"
 
@@ -108,7 +108,7 @@ def batch_key(batch_id: str) -> str:
     return f"webhooks:batch:{batch_id}"
 
 
-def settled_key(inbox_id: str) -> str:
+def ack_key(inbox_id: str) -> str:
     """Name the Redis list on which workers acknowledge an inbox's batches, by id."""
     return f"webhooks:settled:{inbox_id}"
 
@@ -118,7 +118,7 @@ def lease_key(job_id: str) -> str:
     return f"webhooks:lease:{job_id}"
 
 
-def moment(epoch: float | None) -> datetime | None:
+def timestamp_or_none(epoch: float | None) -> datetime | None:
     """Read seconds since 1970; None for what no calendar has, as a sender may claim any moment of signing."""
     try:
         return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
@@ -126,6 +126,6 @@ def moment(epoch: float | None) -> datetime | None:
         return None
 
 
-def _clipped(text: str) -> str:
+def _truncate(text: str) -> str:
     shown = "".join(character if character.isprintable() else "?" for character in text)
     return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"

@@ -14,11 +14,11 @@ QUEUES = ("urgent", "sessions", "cdrs", "other")
 """A worker on all of them serves the first one before all others, which take turns."""
 
 # A worker is named by import strings only: the front door must not import what plugins can break.
-WORK_BATCH = "workers.process.work_batch"
-WORK_RUNS = "workers.process.work_runs"
+BATCH_JOB = "workers.process.work_batch"
+RUNS_JOB = "workers.process.work_runs"
 
 
-def connect(url: str, *, timeout: float = 5) -> redis.Redis:
+def connect_redis(url: str, *, timeout: float = 5) -> redis.Redis:
     """Make a client that connects when it is first used; `timeout` in seconds, for connecting and for each answer.
 
     Takes redis://, rediss://, unix:// and redis+sentinel://host:port,host:port/service/db.

@@ -14,37 +14,37 @@ from enum import Enum
 import redis
 import structlog
 
-from ingest.batch import lease_key
-from ingest.broker import queue
 from ingest.errors import QueueUnavailable, WebhooksError
+from ingest.queue.batch import lease_key
+from ingest.queue.queues import queue
 
 log = structlog.get_logger()
 
-BEAT = timedelta(seconds=1)
-GRACE = timedelta(seconds=4)
+HEARTBEAT = timedelta(seconds=1)
+LEASE_TIMEOUT = timedelta(seconds=4)
 # A counter left behind by a killed process goes by itself, long after every watcher saw it stand still.
 COUNTER_KEPT = timedelta(minutes=10)
 # What stands in a counter's place when the end of its worker is known.
-DIED = b"died"
+CRASHED = b"died"
 # How long the end of a job may wait for Redis to take the counter away.
 LEAVE_TIMEOUT = timedelta(seconds=5)
 
 
-class Standing(Enum):
+class JobState(Enum):
     """How a job stands with the workers."""
 
     QUEUED = "queued"
     """Waiting on its queue."""
     RUNNING = "running"
     """Somebody works on it, or has just taken it."""
-    GONE = "gone"
+    LOST = "gone"
     """Neither on its queue nor worked on: lost, or ended without a word."""
-    DIED = "died"
+    CRASHED = "died"
     """Whoever worked on it stopped without ending it."""
 
 
 @contextlib.contextmanager
-def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Iterator[None]:
+def lease(connection: redis.Redis, job_id: str, *, beat: timedelta = HEARTBEAT) -> Iterator[None]:
     """Beat for the job while the block runs; leaving it takes the counter away, and so hands back what is not done.
 
     A WebhooksError (the database is away, say), an error of Redis and a request to exit hand the job back too. Any
@@ -53,7 +53,7 @@ def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Ite
     While Redis is away the beating goes on trying, and raises nothing.
     """
     left, broken = threading.Event(), threading.Event()
-    _beat(connection, job_id)
+    _renew(connection, job_id)
     arguments = (left, broken, connection, job_id, beat)
     beating = threading.Thread(target=_beat_until, args=arguments, name="lease", daemon=True)
     beating.start()
@@ -69,34 +69,34 @@ def hold(connection: redis.Redis, job_id: str, *, beat: timedelta = BEAT) -> Ite
         beating.join(LEAVE_TIMEOUT.total_seconds())
 
 
-def report_death(connection: redis.Redis, job_id: str) -> None:
+def report_crash(connection: redis.Redis, job_id: str) -> None:
     """Say at once that whoever worked on the job has died, where that is known: a watcher need not wait for silence.
 
     Without Redis nothing is said, and the silence tells it.
     """
     try:
-        connection.set(lease_key(job_id), DIED, ex=COUNTER_KEPT, xx=True)
+        connection.set(lease_key(job_id), CRASHED, ex=COUNTER_KEPT, xx=True)
     except redis.RedisError as error:
         log.warning("lease.death_unreported", job=job_id, error=type(error).__name__)
 
 
-class JobWatch:
+class LeaseMonitor:
     """Tells how jobs stand, from one look to the next. Look about once a second; ask about the same jobs again."""
 
     def __init__(
         self,
         connection: redis.Redis,
         *,
-        grace: timedelta = GRACE,
+        grace: timedelta = LEASE_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
         self._grace = grace.total_seconds()
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _History] = {}
         self._looked_at: float | None = None
 
-    def look(self, jobs: Mapping[str, str]) -> dict[str, Standing]:
+    def poll(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
         """Tell how each job (id -> name of its queue) stands, in one round trip.
 
         GONE and DIED are said only after nothing was seen of a job for the grace. Raises QueueUnavailable if Redis
@@ -112,10 +112,10 @@ class JobWatch:
             raise QueueUnavailable(f"Redis cannot be asked about jobs: {type(error).__name__}") from error
         passed = self._time_passed()
         # Only what is asked about is remembered.
-        self._seen = {job_id: self._follow(self._seen.get(job_id), sight, passed) for job_id, sight in sights.items()}
-        return {job_id: self._judge(seen) for job_id, seen in self._seen.items()}
+        self._seen = {job_id: self._update(self._seen.get(job_id), sight, passed) for job_id, sight in sights.items()}
+        return {job_id: self._classify(seen) for job_id, seen in self._seen.items()}
 
-    def _ask(self, jobs: Mapping[str, str]) -> "dict[str, _Sight]":
+    def _ask(self, jobs: Mapping[str, str]) -> "dict[str, _Observation]":
         queues = [queue(name, self._connection) for name in sorted(set(jobs.values()))]
         with self._connection.pipeline(transaction=True) as pipe:
             for each in queues:
@@ -128,7 +128,7 @@ class JobWatch:
         # RQ writes an execution as "<job id>:<execution id>".
         started = {entry.decode().partition(":")[0] for entries in listed[len(queues) :] for entry in entries}
         return {
-            job_id: _Sight(queued=job_id in queued, started=job_id in started, beat=beat)
+            job_id: _Observation(queued=job_id in queued, started=job_id in started, beat=beat)
             for job_id, beat in zip(jobs, beats, strict=True)
         }
 
@@ -139,20 +139,20 @@ class JobWatch:
         self._looked_at = now
         return passed
 
-    def _follow(self, before: "_Seen | None", sight: "_Sight", passed: float) -> "_Seen":
+    def _update(self, before: "_History | None", sight: "_Observation", passed: float) -> "_History":
         alive = before is None or sight.queued or sight.beat != before.sight.beat
-        return _Seen(sight, 0.0 if before is None or alive else before.silent + passed)
+        return _History(sight, 0.0 if before is None or alive else before.silent + passed)
 
-    def _judge(self, seen: "_Seen") -> Standing:
+    def _classify(self, seen: "_History") -> JobState:
         if seen.sight.queued:
-            return Standing.QUEUED
-        if seen.sight.beat == DIED:
-            return Standing.DIED
+            return JobState.QUEUED
+        if seen.sight.beat == CRASHED:
+            return JobState.CRASHED
         if seen.sight.beat is not None:
-            return Standing.DIED if seen.silent > self._grace else Standing.RUNNING
+            return JobState.CRASHED if seen.silent > self._grace else JobState.RUNNING
         # Between taking a job and its first beat a stock worker forks and imports, which a busy machine makes long.
         grace = self._grace * 1.5 if seen.sight.started else self._grace
-        return Standing.GONE if seen.silent > grace else Standing.RUNNING
+        return JobState.LOST if seen.silent > grace else JobState.RUNNING
 
     def _forget(self) -> None:
         self._seen = {}
@@ -160,7 +160,7 @@ class JobWatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sight:
+class _Observation:
     """What one look shows of a job."""
 
     queued: bool
@@ -169,10 +169,10 @@ class _Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _History:
     """The last sight of a job, and for how many seconds it has shown no life."""
 
-    sight: _Sight
+    sight: _Observation
     silent: float
 
 
@@ -180,17 +180,17 @@ def _beat_until(
     left: threading.Event, broken: threading.Event, connection: redis.Redis, job_id: str, beat: timedelta
 ) -> None:
     while not left.wait(beat.total_seconds()):
-        _beat(connection, job_id)
+        _renew(connection, job_id)
     if broken.is_set():
-        report_death(connection, job_id)
+        report_crash(connection, job_id)
         return
     until = time.monotonic() + COUNTER_KEPT.total_seconds()
     # A counter that stays behind would count as the death of a worker, so Redis is waited for.
-    while not _take_away(connection, job_id) and time.monotonic() < until:
+    while not _release(connection, job_id) and time.monotonic() < until:
         time.sleep(beat.total_seconds())
 
 
-def _beat(connection: redis.Redis, job_id: str) -> None:
+def _renew(connection: redis.Redis, job_id: str) -> None:
     try:
         with connection.pipeline(transaction=False) as pipe:
             pipe.incr(lease_key(job_id))
@@ -200,7 +200,7 @@ def _beat(connection: redis.Redis, job_id: str) -> None:
         log.warning("lease.beat_missed", job=job_id, error=type(error).__name__)
 
 
-def _take_away(connection: redis.Redis, job_id: str) -> bool:
+def _release(connection: redis.Redis, job_id: str) -> bool:
     try:
         connection.delete(lease_key(job_id))
     except redis.RedisError:
