@@ -14,15 +14,15 @@ from starlette.applications import Starlette
 from ingest.config.keyring import Keyring
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
-from ingest.damage import make_suspect, suspicion
 from ingest.endpoints import Door, Lookout
 from ingest.front import Front
 from ingest.health import Health
-from ingest.inbox import Inbox
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.corruption import corruption_mark, mark_corrupt
+from ingest.inbox.heartbeat import Heartbeat
+from ingest.inbox.inbox import Inbox
+from ingest.inbox.quarantine import Quarantine, QuarantineWriter
+from ingest.inbox.schema import FILE_NAME
 from ingest.metrics import Metrics
-from ingest.presence import Presence
-from ingest.quarantine import Intake, Quarantine
 from ingest.relay import Relay
 from ingest.wire.envelope import Kind
 
@@ -40,22 +40,22 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     metrics = Metrics()
     inbox = inbox or Inbox(path, settings, metrics)
     relay = relay or Relay(path, settings)
-    intake = Intake(Quarantine(path, settings), metrics)
+    intake = QuarantineWriter(Quarantine(path, settings), metrics)
     keyring = Keyring(settings)
-    presence = Presence(path, inbox, settings.gap_shortest)
+    presence = Heartbeat(path, inbox, settings.gap_shortest)
 
     leave = partial(_leave_for_good, path)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(inbox.start)
-        known = suspicion(path)
+        known = corruption_mark(path)
         inbox.on_commit(relay.wake)
         inbox.on_damage(leave)
         relay.on_damage(leave)
         intake.start()
         relay.start()
-        duties = reload_forever(keyring.refresh), presence.keep(), _leave_with_others(path, known)
+        duties = reload_forever(keyring.refresh), presence.run(), _leave_with_others(path, known)
         tasks = [asyncio.create_task(duty) for duty in duties]
         try:
             yield
@@ -63,7 +63,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
             for task in tasks:
                 task.cancel()
             # In this order: what was kept last still gets offered, and nothing is written to a closed file.
-            for stop in (presence.leave, presence.close, relay.stop, intake.close, inbox.close):
+            for stop in (presence.beat_last, presence.close, relay.stop, intake.close, inbox.close):
                 await asyncio.to_thread(stop)
 
     doors = {
@@ -76,7 +76,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
 def _leave_for_good(path: Path) -> None:
     """End all processes that have the file open: the next one sets it aside, which none may do while others have it."""
     try:
-        make_suspect(path)
+        mark_corrupt(path)
     except OSError as error:
         log.warning("inbox.not_suspected", error=error.strerror)
         _leave()
@@ -86,7 +86,7 @@ async def _leave_with_others(path: Path, known: tuple[int, int] | None) -> None:
     """Leave for a suspicion that came after this process; one that is `known` could not be settled when it began."""
     while True:
         await asyncio.sleep(SUSPECT_EVERY)
-        if suspicion(path) not in {None, known}:
+        if corruption_mark(path) not in {None, known}:
             _leave()
             return
 

@@ -18,11 +18,11 @@ from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, RequestTimeout
 from ingest.failpoints import Failpoint, hit
 from ingest.health import Health
-from ingest.inbox import Inbox
+from ingest.inbox.inbox import Inbox
+from ingest.inbox.quarantine import QuarantineWriter
+from ingest.inbox.quarantined_request import from_request
 from ingest.metrics import CONTENT_TYPE, Metrics
 from ingest.patience import Patience
-from ingest.quarantine import Intake
-from ingest.refused import lay_down
 from ingest.wire.envelope import Kind, headers_to_keep, verify_request
 from ingest.wire.field_paths import header_names
 
@@ -39,7 +39,14 @@ class Door:
     """
 
     def __init__(  # noqa: PLR0913 - the rooms behind the door
-        self, kind: Kind, settings: Settings, keyring: Keyring, *, inbox: Inbox, intake: Intake, metrics: Metrics
+        self,
+        kind: Kind,
+        settings: Settings,
+        keyring: Keyring,
+        *,
+        inbox: Inbox,
+        intake: QuarantineWriter,
+        metrics: Metrics,
     ) -> None:
         self._kind = kind
         self._keyring = keyring
@@ -88,7 +95,7 @@ class Door:
             delivery_id, duplicate = await self._inbox.keep(envelope)
         except NotAuthentic as refusal:
             self._metrics.refused(type(refusal).__name__)
-            self._intake.put(lay_down(self._kind, headers, body, refusal, keys, self._keeping, sender))
+            self._intake.enqueue(from_request(self._kind, headers, body, refusal, keys, self._keeping, sender))
             await answer_error(send, refusal.status, refusal.sentence)
         except InboxUnavailable as failure:
             self._metrics.refused(type(failure).__name__)

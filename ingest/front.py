@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ingest.endpoints import Lookout, say_what_is_wrong
 from ingest.errors import InboxUnavailable
 from ingest.guard import WINDOWS, Guard
+from ingest.inbox.heartbeat import Heartbeat
 from ingest.metrics import Metrics
-from ingest.presence import Presence
 
 
 class Front(Starlette):
@@ -29,7 +29,7 @@ class Front(Starlette):
         lookout: Lookout,
         metrics: Metrics,
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
-        presence: Presence,
+        presence: Heartbeat,
     ) -> None:
         self.presence = presence
         sentence = InboxUnavailable.sentence

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.errors import InboxUnavailable
-from ingest.inbox import Inbox
+from ingest.inbox.inbox import Inbox
 from ingest.relay import Relay, RelayStanding
 
 # In seconds. A probe is a commit: however often somebody asks, there is no more than one in this time.

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingest.beside import open_beside_door, transaction, write_patiently
-from ingest.gaps import Gap, gaps_in
-from ingest.inboxfile import inbox_id
+from ingest.inbox.background_writes import execute_with_retry, open_for_background_writes, transaction
+from ingest.inbox.downtime import Downtime, list_downtimes
+from ingest.inbox.schema import inbox_id
 from ingest.loads import InFlight, Load, Packed
 from ingest.queue.batch import Delivery, timestamp_or_none
 
@@ -86,7 +86,7 @@ class Outbox:
 
     def __init__(self, path: Path) -> None:
         # What is lost with the machine's power is harmless: a batch is offered or settled twice.
-        self._file = open_beside_door(path)
+        self._file = open_for_background_writes(path)
         self._file.execute(OUTGOING)
         self.inbox_id = inbox_id(self._file)
 
@@ -121,11 +121,11 @@ class Outbox:
         """Note which rows travel in which batch, on disk before anything of it is in Redis."""
         now = time.time()
         for batch_id, seqs in batches:
-            write_patiently(self._file, ASSIGN, (batch_id, now, json.dumps(seqs)))
+            execute_with_retry(self._file, ASSIGN, (batch_id, now, json.dumps(seqs)))
 
     def settle(self, batch_ids: Sequence[str]) -> int:
         """Delete the rows of these batches; tell how many went."""
-        return write_patiently(self._file, SETTLE, (json.dumps(batch_ids),))
+        return execute_with_retry(self._file, SETTLE, (json.dumps(batch_ids),))
 
     def in_flight(self) -> list[InFlight]:
         """List the batches that are not settled, oldest first."""
@@ -166,9 +166,9 @@ class Outbox:
                 self._file.execute("UPDATE OR IGNORE deliveries SET batch = NULL WHERE batch = ?", (batch_id,))
                 self._file.execute("DELETE FROM deliveries WHERE batch = ?", (batch_id,))
 
-    def gaps(self) -> list[Gap]:
+    def gaps(self) -> list[Downtime]:
         """List the times in which nothing could be kept here, the oldest first."""
-        return gaps_in(self._file, self.inbox_id)
+        return list_downtimes(self._file, self.inbox_id)
 
     def unsettled(self, delivery_id: str | None = None, *, limit: int = 1000) -> list[Unsettled]:
         """List what is not settled, newest first, without the notices of repeats; or only the delivery of this id."""
@@ -194,7 +194,7 @@ class Outbox:
         # Looked for outside the transaction: the table is long and the door waits for the lock.
         ids = [found for (found,) in rows]
         if ids:
-            write_patiently(
+            execute_with_retry(
                 self._file, "DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
             )
         return ids[-1] if len(ids) == limit else None

@@ -19,8 +19,8 @@ import redis
 import structlog
 
 from ingest.config.settings import Settings
-from ingest.damage import is_damage
 from ingest.errors import QueueUnavailable, SettingsError
+from ingest.inbox.corruption import is_corruption
 from ingest.outbox import Outbox
 from ingest.queue.leases import LEASE_TIMEOUT
 from ingest.queue.queues import connect_redis
@@ -111,7 +111,7 @@ class Relay:
             except Exception as error:  # noqa: BLE001
                 said = f"{type(error).__name__}: {error}" if isinstance(error, SHOWN) else type(error).__name__
                 self._note_failure(error=said[:200])
-                while is_damage(error) and self._on_damage:
+                while is_corruption(error) and self._on_damage:
                     self._on_damage.pop()()
             else:
                 continue

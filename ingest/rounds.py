@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import redis
 
 from ingest.config.settings import Settings
-from ingest.gaps import GapTeller
+from ingest.inbox.downtime import DowntimePublisher
 from ingest.offer import Offers
 from ingest.outbox import Outbox
 from ingest.queue.leases import JobState, LeaseMonitor
@@ -43,7 +43,7 @@ class Rounds:
         self._settings = settings
         self._offers = Offers(outbox, connection, settings)
         self._watch = LeaseMonitor(connection, grace=grace)
-        self._teller = GapTeller(connection)
+        self._teller = DowntimePublisher(connection)
         self._sweep_every = sweep_every.total_seconds()
         self._swept_at = self._looked_at = float("-inf")
         self._version = 0
@@ -120,7 +120,7 @@ class Rounds:
             if (standing := standings[each.batch_id]) in {JobState.LOST, JobState.CRASHED}:
                 self._offers.offer_again(each, died=standing is JobState.CRASHED)
         self.held = self._outbox.waiting_count()
-        self._teller.tell(self._outbox.gaps())
+        self._teller.publish(self._outbox.gaps())
         if self._swept_at > self._forget_at:
             self._forget()
 

@@ -38,7 +38,7 @@ def serve(settings: Settings) -> None:
 def serve_on(settings: Settings, sockets: Sequence[socket.socket], *, supervisor: int | None = None) -> None:
     """Serve on these sockets until a signal, or until the supervisor of this number has gone."""
     app = create_app(settings)
-    server = DoorServer(configured(app), leaving=app.presence.leave, supervisor=supervisor)
+    server = DoorServer(configured(app), leaving=app.presence.beat_last, supervisor=supervisor)
     # What is here now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()

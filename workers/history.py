@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import Connection
 
 from ingest.errors import QueueUnavailable
-from ingest.gaps import KEY, Gap
+from ingest.inbox.downtime import KEY, Downtime
 from workers.allowance import Allowance
 from workers.conclude import Aftermath, follow_up
 from workers.drive.client import DriveClient
@@ -65,7 +65,7 @@ class NoticeGaps:
             raise QueueUnavailable(f"the gaps cannot be read: {type(error).__name__}") from None
         found = list(_readable(told.values()))
 
-        def keep(ledger: Connection) -> list[Gap]:
+        def keep(ledger: Connection) -> list[Downtime]:
             at = now()
             new = gaps.intake(ledger, found, at)
             for gap in new:
@@ -200,9 +200,9 @@ class CoverGaps:
         return len(told)
 
 
-def _readable(told: Iterable[bytes | str]) -> Iterable[Gap]:
+def _readable(told: Iterable[bytes | str]) -> Iterable[Downtime]:
     for text in told:
         try:
-            yield Gap.from_json(text)
+            yield Downtime.from_json(text)
         except (ValueError, KeyError, TypeError):
             log.warning("gap.unreadable")

@@ -21,15 +21,16 @@ from rq.serializers import DefaultSerializer
 from sqlalchemy import select
 
 from handlers.kit import merge
-from ingest import guard, rows
+from ingest import guard
 from ingest.config import keyring
 from ingest.endpoints import Door
 from ingest.errors import NotAuthentic
 from ingest.events import EventSummary
-from ingest.inbox import Inbox
+from ingest.inbox import rows
+from ingest.inbox.inbox import Inbox
+from ingest.inbox.rows import Kept
 from ingest.outbox import Outbox
 from ingest.queue import queues
-from ingest.rows import Kept
 from ingest.wire import envelope, signature
 from ingest.wire.envelope import Envelope
 from workers.ledger import sessions
@@ -166,7 +167,9 @@ FLAWS = {
         Flaw(take_the_first_signature, f"{ENVELOPE}::test_a_doubled_signature_is_refused_even_if_both_are_right"),
         Flaw(acknowledge_before_keeping, f"{DOOR}::test_when_nothing_can_be_kept_nothing_is_promised"),
         Flaw(know_repeats_by_a_header, f"{ENVELOPE}::test_what_headers_say_makes_no_two_deliveries_one"),
-        Flaw(know_repeats_before_they_are_kept, "tests/ingest/test_inbox.py::test_what_was_not_kept_is_no_repeat"),
+        Flaw(
+            know_repeats_before_they_are_kept, "tests/ingest/inbox/test_inbox.py::test_what_was_not_kept_is_no_repeat"
+        ),
         Flaw(fail_on_odd_json, f"{DOOR}::test_what_is_well_signed_is_never_refused_for_its_shape"),
         Flaw(read_without_a_limit, f"{DOOR}::test_a_body_over_the_limit_is_refused_before_it_is_read"),
         Flaw(log_the_key, "tests/ingest/config/test_keyring.py::test_a_rotation_is_logged_without_a_key"),

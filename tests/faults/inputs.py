@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.crowd import KEY, PATH, Crowd

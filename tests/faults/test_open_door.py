@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest.gaps import KEY as GAPS
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox.downtime import KEY as GAPS
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Batch, batch_key
 from ingest.queue.queues import queue
 from tests.faults.crowd import KEY, Crowd, event, request

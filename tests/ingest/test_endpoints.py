@@ -11,12 +11,13 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import answers, endpoints, health, inbox
+from ingest import answers, endpoints, health
 from ingest.app import create_app
 from ingest.config.keyring import SigningKeys
 from ingest.config.settings import load_settings
-from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.quarantine import Quarantine
+from ingest.inbox import inbox
+from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.signature import sign
 
 EVENTS, CDRS = "/plugsurfing/events", "/plugsurfing/cdrs"
@@ -454,7 +455,7 @@ def test_when_nothing_can_be_kept_nothing_is_promised(client, tmp_path, monkeypa
     def full(_file, _rows):
         raise OSError("No space left on device")
 
-    keeps = inbox.keep_at_once, inbox.keep_rows
+    keeps = inbox.insert_new, inbox.upsert_rows
     for name in ("keep_at_once", "keep_rows"):
         monkeypatch.setattr(inbox, name, full)
     body = body_of()

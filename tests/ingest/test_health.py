@@ -6,7 +6,7 @@ import pytest
 from ingest import health as room
 from ingest.errors import InboxUnavailable
 from ingest.health import Health
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.schema import FILE_NAME
 from ingest.relay import RelayStanding
 
 

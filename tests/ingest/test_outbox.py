@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ingest.config.keyring import SigningKeys
-from ingest.inboxfile import open_inbox_file
+from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.schema import open_inbox_file
 from ingest.loads import InFlight
 from ingest.outbox import Outbox
 from ingest.queue.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, encode_batch, timestamp_or_none
-from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import HEADERS_KEPT, Kind, verify_request
 from ingest.wire.signature import sign
 
@@ -120,7 +120,7 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
     again = data.draw(st.lists(st.sampled_from(sorted(rows)), max_size=4))
     file = open_for_keeping(door.path)
     file.executescript("PRAGMA synchronous = OFF; DELETE FROM deliveries; DELETE FROM seen; BEGIN IMMEDIATE")
-    keep_rows(file, [*rows.values(), *(rows[id_] for id_ in again)])
+    upsert_rows(file, [*rows.values(), *(rows[id_] for id_ in again)])
     file.execute("COMMIT")
     file.close()
 
@@ -329,7 +329,7 @@ def test_a_door_that_is_writing_is_waited_for(door, outbox):
 
 
 def test_a_door_that_never_ends_is_not_waited_for_for_ever(door, outbox, monkeypatch):
-    monkeypatch.setattr("ingest.beside.LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr("ingest.inbox.background_writes.LOCK_TIMEOUT", 0.01)
     writer = open_inbox_file(door.path)
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(sqlite3.OperationalError, match="locked"):

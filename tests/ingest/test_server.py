@@ -13,7 +13,7 @@ import pytest
 from ingest import server as room
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.server import serve
 from ingest.wire.signature import sign
 

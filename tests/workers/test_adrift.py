@@ -12,12 +12,12 @@ import redis
 from sqlalchemy import Engine, insert, update
 
 from ingest.config.settings import load_settings
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.schema import FILE_NAME
 from ingest.offer import Offers
 from ingest.outbox import Outbox
 from ingest.queue.batch import Delivery, ack_key, batch_key, lease_key
 from ingest.queue.queues import queue
-from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import Envelope, Kind
 from workers import adrift as room
 from workers.adrift import AT_WORK_FOR, PROMISED, Adrift, Trouble, adrift, foreign, unsent
@@ -37,7 +37,7 @@ Find = Callable[..., list[Adrift]]
 @pytest.fixture
 def outbox(tmp_path: Path) -> Iterator[Outbox]:
     with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
-        keep_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
+        upsert_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
     with contextlib.closing(Outbox(tmp_path / FILE_NAME)) as outbox:
         yield outbox
 
@@ -141,7 +141,7 @@ def test_what_is_lost_stays_so_when_it_comes_again(
     (mine,) = outbox.unsettled()
     outbox.settle([offer(outbox, valkey)])
     with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
-        keep_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
+        upsert_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
     assert outbox.waiting_count() == 1
     assert Adrift(Trouble.LOST, mine.delivery.id) in find(patience=timedelta(milliseconds=10))
 

@@ -18,7 +18,7 @@ from handlers.kit.channel import Device
 from handlers.kit.merge import merge
 from handlers.session_records import session_of
 from ingest.events import SessionEvent, decode
-from ingest.gaps import KEY, Gap
+from ingest.inbox.downtime import KEY, Downtime
 from ingest.simulator.drive import DRIVE_KEY, create_drive
 from ingest.simulator.drivefaults import DriveFaults, Meter, read_rates
 from ingest.simulator.stories import Cast, Telling, story
@@ -430,7 +430,7 @@ def test_a_closed_door_is_covered_by_the_histories_of_known_users(
     for session_id, user_id, at in (("open", "user-1", before), ("new", "user-1", within), ("app", "user-2", within)):
         played.world.learn(filter(None, [truth_of(told(session_id, user_id, begins_at=at))]))
     clock.shift(timedelta(hours=2))
-    gap = Gap(closed_at, opened_at, "inbox-1")
+    gap = Downtime(closed_at, opened_at, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     for _ in range(2):
         clock.turn()
@@ -449,7 +449,7 @@ def test_covering_goes_on_where_a_clock_ended(clock_on, tmp_path, played: Played
     first = clock_on(url, per_minute=6 * 10, **parts)
     for number in range(25):
         first.learn(told(f"S{number}", f"user-{number:02}"))
-    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     first.notice.run()
     first.cover.run()
@@ -468,7 +468,7 @@ def test_users_are_not_listed_anew_in_every_turn(
     clock = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", per_minute=6, **parts)
     for number in range(5):
         clock.learn(told(f"S{number}", f"user-{number}"))
-    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
     listed, users_after = [], gaps.users_after
@@ -483,7 +483,7 @@ def test_users_are_not_listed_anew_in_every_turn(
 
 
 def test_what_nobody_can_read_in_redis_is_passed_over(clock: Clock, valkey: redis.Redis) -> None:
-    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, mapping={"a": "{}", "b": "[]", "c": "x", gap.field: gap.to_json()})
     clock.notice.run()
     clock.notice.run()
@@ -497,7 +497,7 @@ def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
     for number in range(3):
         clock.learn(told(f"S{number}", f"user-{number}"))
     fail_for(monkeypatch, "history", "user-1")
-    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
     clock.cover.run()
@@ -518,7 +518,7 @@ def test_nor_do_several_of_them_nor_the_last_one(
     for number in range(4):
         clock.learn(told(f"S{number}", f"user-{number}"))
     fail_for(monkeypatch, "history", *failing, failure=failure)
-    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
     clock.cover.run()
@@ -530,7 +530,7 @@ def test_nor_do_several_of_them_nor_the_last_one(
 def test_while_the_drive_api_fails_no_user_is_passed_over(clock: Clock, played: Played, valkey: redis.Redis) -> None:
     for number in range(4):
         clock.learn(told(f"S{number}", f"user-{number}"))
-    gap = Gap(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
     played.faults.rates = read_rates("500:1")
@@ -616,7 +616,7 @@ def test_doors_that_were_closed_together_are_covered_together(
         clock.learn(told(f"S{number}", f"user-{number:02}"))
     played.world.learn(filter(None, [truth_of(told("late", "user-00", begins_at=closed_at + timedelta(hours=5)))]))
     for inbox, hours in (("inbox-1", 0), ("inbox-2", 0), ("inbox-1", 6), ("inbox-2", 29)):
-        gap = Gap(closed_at + timedelta(hours=hours), closed_at + timedelta(hours=hours, minutes=30), inbox)
+        gap = Downtime(closed_at + timedelta(hours=hours), closed_at + timedelta(hours=hours, minutes=30), inbox)
         valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
     clock.cover.run()

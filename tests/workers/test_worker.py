@@ -14,12 +14,12 @@ import redis
 from rq.serializers import JSONSerializer
 
 from ingest.config.settings import load_settings
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.schema import FILE_NAME
 from ingest.offer import Offers
 from ingest.outbox import Outbox
 from ingest.queue.batch import ack_key, batch_key, lease_key
 from ingest.queue.queues import queue
-from ingest.rows import keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import Envelope, Kind
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger
@@ -45,7 +45,7 @@ def offer(connection: redis.Redis, session_id: str, folder: Path) -> tuple[str, 
         {"event": "SESSION_STARTED", "payload": {"sessionId": session_id, "timestamp": "2026-05-04T10:00:00Z"}}
     ).encode()
     with contextlib.closing(open_for_keeping(folder / FILE_NAME)) as file:
-        keep_rows(file, [row_of(Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {}))])
+        upsert_rows(file, [row_of(Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {}))])
     with contextlib.closing(Outbox(folder / FILE_NAME)) as outbox:
         offers = Offers(outbox, connection, load_settings())
         offers.offer([outbox.next("sessions", 1, 1000)])

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from sqlalchemy import Engine, func, select
 
 from ingest.config.settings import Settings
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.schema import FILE_NAME
 from workers.ledger.engine import reading
 from workers.ledger.tables import deliveries
 

@@ -15,8 +15,8 @@ from rq import Queue
 from sqlalchemy import func, select
 
 from ingest.config.settings import Settings
-from ingest.inbox import Inbox
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.inbox import Inbox
+from ingest.inbox.schema import FILE_NAME
 from ingest.relay import Relay
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import Match

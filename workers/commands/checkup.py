@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.schema import FILE_NAME
 from ingest.queue.queues import connect_redis
 from workers.addresses import open_addresses
 from workers.commands.failures import sentence

@@ -6,7 +6,7 @@ from datetime import datetime
 import click
 
 from ingest.config.settings import Settings
-from ingest.gaps import Gap
+from ingest.inbox.downtime import Downtime
 from workers.commands import options
 from workers.commands.failures import Failure
 from workers.commands.output import iso, json_line, table
@@ -44,9 +44,9 @@ def list_gaps(
     options.say_if_cut(len(rows), limit)
 
 
-def everywhere(here: Iterable[Gap], told: Iterable[GapRow]) -> list[tuple[Gap, GapRow | None]]:
+def everywhere(here: Iterable[Downtime], told: Iterable[GapRow]) -> list[tuple[Downtime, GapRow | None]]:
     """Put what one inbox remembers beside what the ledger knows of all of them, newest first."""
-    known = {Gap(row.closed_at, row.opened_at, row.inbox): row for row in told}
+    known = {Downtime(row.closed_at, row.opened_at, row.inbox): row for row in told}
     return [(gap, known.get(gap)) for gap in sorted({*known, *here}, reverse=True)]
 
 
@@ -59,7 +59,7 @@ def in_ledger(settings: Settings) -> list[GapRow]:
         return []
 
 
-def _is_within(gap: Gap, since: datetime | None, until: datetime | None) -> bool:
+def _is_within(gap: Downtime, since: datetime | None, until: datetime | None) -> bool:
     return (since is None or gap.opened_at >= since) and (until is None or gap.closed_at < until)
 
 

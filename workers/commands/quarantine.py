@@ -10,9 +10,9 @@ import click
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.events import peek
-from ingest.inboxfile import FILE_NAME
-from ingest.quarantine import Quarantine, Reverified
-from ingest.refused import Quarantined
+from ingest.inbox.quarantine import Quarantine, Reverified
+from ingest.inbox.quarantined_request import QuarantinedRequest
+from ingest.inbox.schema import FILE_NAME
 from workers.commands import options
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
 from workers.devfile import settings_beside_dev
@@ -84,7 +84,7 @@ def opened(settings: Settings) -> Quarantine | None:
     return Quarantine(path, settings) if path.exists() else None
 
 
-def _facts(request: Quarantined) -> dict[str, Json]:
+def _facts(request: QuarantinedRequest) -> dict[str, Json]:
     seen = peek(request.kind, request.body)
     return {
         "kind": request.kind,
@@ -105,7 +105,7 @@ def _outcome(reverified: Reverified) -> dict[str, Json]:
     }
 
 
-def _cells(request: Quarantined) -> Sequence[Cell]:
+def _cells(request: QuarantinedRequest) -> Sequence[Cell]:
     seen = peek(request.kind, request.body)
     return (
         request.received_at,

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, make_url
 
 from ingest.config.settings import Settings
-from ingest.inboxfile import FILE_NAME
+from ingest.inbox.schema import FILE_NAME
 from ingest.outbox import Outbox
 from workers.commands.failures import Failure
 from workers.ledger.engine import open_ledger, reading

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select, union, update
 
 from handlers.kit.columns import Moment
-from ingest.gaps import Gap
+from ingest.inbox.downtime import Downtime
 from workers.ledger.engine import insert_into
 from workers.ledger.reread_tables import ROUTINE, gaps
 from workers.ledger.tables import devices, sessions
@@ -59,7 +59,7 @@ class Step:
     is_failed: bool = False
 
 
-def intake(conn: Connection, found: Sequence[Gap], now: datetime) -> list[Gap]:
+def intake(conn: Connection, found: Sequence[Downtime], now: datetime) -> list[Downtime]:
     """Take gaps in, and return those that are new."""
     by_key = {(gap.inbox, gap.closed_at): gap for gap in sorted(found, reverse=True)}
     rows = [
@@ -103,7 +103,7 @@ def open_routine(conn: Connection, every: timedelta, span: timedelta, now: datet
     if done.first() is not None:
         return False
     conn.execute(gaps.delete().where(gaps.c.inbox == ROUTINE, gaps.c.covered_at.is_not(None)))
-    return bool(intake(conn, [Gap(until - span, until, ROUTINE)], now))
+    return bool(intake(conn, [Downtime(until - span, until, ROUTINE)], now))
 
 
 def claim(conn: Connection, now: datetime, lease: timedelta) -> OpenGap | None:

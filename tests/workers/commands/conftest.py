@@ -21,7 +21,7 @@ from handlers.kit.session import Session
 from handlers.session_records import session_record
 from ingest.errors import Unreadable
 from ingest.events import SessionEvent, decode, peek, queue_for
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Delivery
 from ingest.wire.envelope import Envelope, Kind
 from workers.cli import main

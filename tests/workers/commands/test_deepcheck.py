@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from ingest.config.settings import load_settings
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from workers.commands import deepcheck
 from workers.ledger.outcomes import Outcome
 from workers.ledger.tables import deliveries, pushes, runs

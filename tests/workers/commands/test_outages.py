@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.gaps import gaps_in, note_gap
-from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+from ingest.inbox.downtime import list_downtimes, record_downtime
+from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
 from workers.ledger.gaps import OpenGap, intake, release
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC).timestamp()
@@ -17,8 +17,8 @@ def inbox_on():
 
     def make(node):
         with contextlib.closing(open_inbox_file(node.folder / FILE_NAME)) as file:
-            note_gap(file, closed_at=NOON, opened_at=NOON + 90)
-            note_gap(file, closed_at=NOON + 3600, opened_at=NOON + 3607.5)
+            record_downtime(file, closed_at=NOON, opened_at=NOON + 90)
+            record_downtime(file, closed_at=NOON + 3600, opened_at=NOON + 3607.5)
             return inbox_id(file)
 
     return make
@@ -42,7 +42,7 @@ def test_gaps_are_listed_newest_first(node, inbox):
 def test_what_the_ledger_knows_of_them_stands_beside_them(any_node, inbox_on):
     inbox_on(any_node)
     with contextlib.closing(open_inbox_file(any_node.folder / FILE_NAME)) as file:
-        here = gaps_in(file, inbox_id(file))
+        here = list_downtimes(file, inbox_id(file))
     elsewhere = replace(here[0], inbox="another-node", closed_at=here[0].closed_at + timedelta(minutes=1))
     noticed_at = here[0].opened_at
     window = OpenGap(elsewhere.inbox, elsewhere.closed_at, elsewhere.opened_at, noticed_at, None)

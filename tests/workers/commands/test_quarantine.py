@@ -6,9 +6,9 @@ import pytest
 from ingest.config.keyring import SigningKeys
 from ingest.config.settings import load_settings
 from ingest.errors import NotAuthentic
-from ingest.inboxfile import FILE_NAME
-from ingest.quarantine import Quarantine
-from ingest.refused import lay_down
+from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.quarantined_request import from_request
+from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 
@@ -22,7 +22,7 @@ def refuse(node):
     def refuse(body, key=NEW_KEY):
         headers = [(SIGNATURE_HEADER.encode(), sign(body, key.encode()).encode())]
         refusal = NotAuthentic("The signature was made with neither key.")
-        request = lay_down(Kind.EVENTS, headers, body, refusal, SigningKeys(current=b"the-current-key-in-use"))
+        request = from_request(Kind.EVENTS, headers, body, refusal, SigningKeys(current=b"the-current-key-in-use"))
         settings = load_settings(data_dir=node.folder, quarantine_count=3)
         Quarantine(node.folder / FILE_NAME, settings).add([request])
 

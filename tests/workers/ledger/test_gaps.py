@@ -2,15 +2,17 @@
 
 from datetime import timedelta
 
-from ingest.gaps import Gap
+from ingest.inbox.downtime import Downtime
 from workers.ledger import gaps
 
 MINUTE = timedelta(minutes=1)
 
 
 def test_of_the_gaps_that_are_told_time_and_again_the_new_ones_are_named(ledger, noon):
-    first, second, third = (Gap(noon + number * MINUTE, noon + (number + 1) * MINUTE, "here") for number in range(3))
-    there = Gap(first.closed_at, first.opened_at, "there")
+    first, second, third = (
+        Downtime(noon + number * MINUTE, noon + (number + 1) * MINUTE, "here") for number in range(3)
+    )
+    there = Downtime(first.closed_at, first.opened_at, "there")
     with ledger.begin() as conn:
         assert gaps.intake(conn, [], noon) == []
         assert gaps.intake(conn, [second, first], noon) == [first, second]

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event
 
-from ingest.gaps import Gap
+from ingest.inbox.downtime import Downtime
 from workers.ledger import gaps, pushes, rereads, session_keys, sessions
 from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import Mark
@@ -40,7 +40,7 @@ def name_keys(conn, noon, names):
 
 
 def take_gaps_in(conn, noon, names):
-    gaps.intake(conn, [Gap(noon, noon + HOUR, name) for name in names], noon)
+    gaps.intake(conn, [Downtime(noon, noon + HOUR, name) for name in names], noon)
 
 
 def mark_pushes(conn, noon, names):

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import beside
-from ingest import presence as room
 from ingest.errors import InboxUnavailable
-from ingest.gaps import gaps_in
-from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.presence import Moment, Presence
+from ingest.inbox import background_writes
+from ingest.inbox import heartbeat as room
+from ingest.inbox.downtime import list_downtimes
+from ingest.inbox.heartbeat import Heartbeat, Instant
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 
 SHORTEST = timedelta(seconds=5)
 NOON = 1_780_000_000.0
@@ -39,7 +39,7 @@ def at(monkeypatch):
     """Set both clocks."""
 
     def set_clocks(moment):
-        monkeypatch.setattr(Moment, "now", staticmethod(lambda: moment))
+        monkeypatch.setattr(Instant, "now", staticmethod(lambda: moment))
 
     return set_clocks
 
@@ -59,7 +59,7 @@ def arrive(path, inbox):
     """Have a process give one sign and die, as if by kill -9; returns what it logged."""
 
     def once():
-        presence = Presence(path, inbox, SHORTEST)
+        presence = Heartbeat(path, inbox, SHORTEST)
         with capture_logs() as lines:
             asyncio.run(one_round(presence))
         presence.close()
@@ -70,7 +70,7 @@ def arrive(path, inbox):
 
 async def one_round(presence):
     """One turn of `keep`, without the pause after it."""
-    task = asyncio.create_task(presence.keep())
+    task = asyncio.create_task(presence.run())
     with contextlib.suppress(asyncio.CancelledError):
         await task
 
@@ -85,19 +85,21 @@ def _one_turn(monkeypatch):
 
 def gaps(path):
     with contextlib.closing(open_inbox_file(path)) as file:
-        return [(gap.closed_at.timestamp() - NOON, gap.opened_at.timestamp() - NOON) for gap in gaps_in(file, "x")]
+        return [
+            (gap.closed_at.timestamp() - NOON, gap.opened_at.timestamp() - NOON) for gap in list_downtimes(file, "x")
+        ]
 
 
 def test_a_node_that_was_never_there_has_no_gap(path, arrive, at):
-    at(Moment(NOON))
+    at(Instant(NOON))
     assert arrive() == []
     assert gaps(path) == []
 
 
 def test_the_gap_since_the_last_sign_is_measured_and_told_at_start(path, arrive, at):
-    at(Moment(NOON))
+    at(Instant(NOON))
     arrive()
-    at(Moment(NOON + 90.5))
+    at(Instant(NOON + 90.5))
     (line,) = arrive()
     assert line == {"event": "door.was_closed", "seconds": 90.5, "log_level": "warning"}
     assert gaps(path) == [(0, 90.5)]
@@ -105,34 +107,34 @@ def test_the_gap_since_the_last_sign_is_measured_and_told_at_start(path, arrive,
 
 @pytest.mark.parametrize(("seconds", "is_kept"), [(4.9, False), (5.0, True)])
 def test_what_is_shorter_than_the_setting_is_no_gap(path, arrive, at, seconds, is_kept):
-    at(Moment(NOON))
+    at(Instant(NOON))
     arrive()
-    at(Moment(NOON + seconds))
+    at(Instant(NOON + seconds))
     arrive()
     assert len(gaps(path)) == is_kept
 
 
 def test_one_of_two_that_is_started_again_finds_no_gap(path, inbox, arrive, at):
-    other = Presence(path, inbox, SHORTEST)
+    other = Heartbeat(path, inbox, SHORTEST)
     for seconds in range(0, 16, 4):
-        at(Moment(NOON + seconds))
+        at(Instant(NOON + seconds))
         asyncio.run(one_round(other))
-    at(Moment(NOON + 16))
+    at(Instant(NOON + 16))
     assert arrive() == []
     other.close()
     assert gaps(path) == []
 
 
 def test_of_several_that_start_together_one_notes_the_gap(path, inbox, at, arrive):
-    at(Moment(NOON))
+    at(Instant(NOON))
     arrive()
-    at(Moment(NOON + 60))
+    at(Instant(NOON + 60))
     together = threading.Barrier(4)
-    all_of_them = [Presence(path, inbox, SHORTEST) for _ in range(4)]
+    all_of_them = [Heartbeat(path, inbox, SHORTEST) for _ in range(4)]
 
     def sign(presence):
         together.wait()
-        presence.leave()
+        presence.beat_last()
 
     with capture_logs() as lines:
         threads = [threading.Thread(target=sign, args=(each,)) for each in all_of_them]
@@ -158,41 +160,41 @@ def test_of_several_that_start_together_one_notes_the_gap(path, inbox, at, arriv
     ],
 )
 def test_a_clock_that_is_set_makes_no_nonsense(arrive, at, before, after, expected):
-    at(Moment(NOON + before[0], *before[1:]))
+    at(Instant(NOON + before[0], *before[1:]))
     arrive()
-    at(Moment(NOON + after[0], *after[1:]))
+    at(Instant(NOON + after[0], *after[1:]))
     told = [line["seconds"] for line in arrive() if line["event"] == "door.was_closed"]
     assert told == expected
-    at(Moment(NOON + after[0] + 1, after[1], after[2] + 1))
+    at(Instant(NOON + after[0] + 1, after[1], after[2] + 1))
     assert arrive() == []  # and it is over with the next sign
 
 
 def test_a_clock_set_back_over_a_restart_is_said(arrive, at):
-    at(Moment(NOON, "a", 100))
+    at(Instant(NOON, "a", 100))
     arrive()
-    at(Moment(NOON - 30, "b", 5))
+    at(Instant(NOON - 30, "b", 5))
     assert [line["event"] for line in arrive()] == ["door.gap_not_measured"]
 
 
 def test_a_time_in_which_nothing_could_be_kept_is_a_gap_too(path, inbox, arrive, at):
-    at(Moment(NOON))
+    at(Instant(NOON))
     arrive()
     inbox.problem = "OperationalError: database or disk is full"
-    at(Moment(NOON + 600))
+    at(Instant(NOON + 600))
     assert arrive() == []
     assert inbox.probes > 0
     inbox.problem = None
-    at(Moment(NOON + 900))
+    at(Instant(NOON + 900))
     arrive()
     assert gaps(path) == [(0, 900)]
 
 
 def test_the_last_sign_is_given_when_no_one_new_is_let_in(path, inbox, at, arrive):
-    presence = Presence(path, inbox, SHORTEST)
-    at(Moment(NOON))
-    presence.leave()
-    at(Moment(NOON + 20))
-    presence.leave()
+    presence = Heartbeat(path, inbox, SHORTEST)
+    at(Instant(NOON))
+    presence.beat_last()
+    at(Instant(NOON + 20))
+    presence.beat_last()
     asyncio.run(one_round(presence))  # it answers who is still there; that is no sign
     presence.close()
     arrive()
@@ -200,8 +202,8 @@ def test_the_last_sign_is_given_when_no_one_new_is_let_in(path, inbox, at, arriv
 
 
 def test_a_file_that_cannot_be_written_is_said_once_and_tried_again(path, inbox, at):
-    at(Moment(NOON))
-    presence = Presence(path, inbox, SHORTEST)
+    at(Instant(NOON))
+    presence = Heartbeat(path, inbox, SHORTEST)
     path.mkdir(parents=True)
     with capture_logs() as lines:
         for _ in range(3):
@@ -223,7 +225,7 @@ def write_sign(path, text):
 @pytest.mark.parametrize("others", [{}, {"boot": None, "since_boot": 0.0, "moon": "full"}])
 def test_a_sign_of_another_release_is_read_as_far_as_it_is_known(path, arrive, at, others):
     write_sign(path, json.dumps({"at": NOON} | others))
-    at(Moment(NOON + 60))
+    at(Instant(NOON + 60))
     arrive()
     assert gaps(path) == [(0, 60)]
 
@@ -231,9 +233,9 @@ def test_a_sign_of_another_release_is_read_as_far_as_it_is_known(path, arrive, a
 @pytest.mark.parametrize("text", ["", "no JSON", "7", "[]", "{}", '{"at": "noon"}', '{"at": null, "since_boot": 1}'])
 def test_a_sign_that_cannot_be_read_is_none_and_the_next_one_counts(path, arrive, at, text):
     write_sign(path, text)
-    at(Moment(NOON))
+    at(Instant(NOON))
     assert [line["event"] for line in arrive()] == ["door.gap_not_measured"]
-    at(Moment(NOON + 60))
+    at(Instant(NOON + 60))
     arrive()
     assert gaps(path) == [(0, 60)]
 
@@ -242,11 +244,11 @@ def test_whatever_goes_wrong_the_door_gets_its_lock_back(path, inbox, at, monkey
     def fail(*_args, **_keywords):
         raise LookupError("nobody expects it")
 
-    monkeypatch.setattr(room, "note_gap", fail)
-    presence = Presence(path, inbox, SHORTEST)
-    at(Moment(NOON))
+    monkeypatch.setattr(room, "record_downtime", fail)
+    presence = Heartbeat(path, inbox, SHORTEST)
+    at(Instant(NOON))
     asyncio.run(one_round(presence))
-    at(Moment(NOON + 60))
+    at(Instant(NOON + 60))
     with pytest.raises(LookupError):
         asyncio.run(one_round(presence))
     with contextlib.closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as door:
@@ -255,12 +257,15 @@ def test_whatever_goes_wrong_the_door_gets_its_lock_back(path, inbox, at, monkey
 
 
 def test_it_waits_for_a_door_that_is_busy_but_not_for_ever(path, inbox, monkeypatch):
-    monkeypatch.setattr(beside, "LOCK_TIMEOUT", 0.1)
-    with contextlib.closing(open_inbox_file(path)) as busy, contextlib.closing(Presence(path, inbox, SHORTEST)) as each:
+    monkeypatch.setattr(background_writes, "LOCK_TIMEOUT", 0.1)
+    with (
+        contextlib.closing(open_inbox_file(path)) as busy,
+        contextlib.closing(Heartbeat(path, inbox, SHORTEST)) as each,
+    ):
         asyncio.run(one_round(each))
         busy.execute("BEGIN IMMEDIATE")
         with capture_logs() as lines:
-            each.leave()
+            each.beat_last()
         busy.execute("COMMIT")
     assert "database is locked" in lines[0]["error"]
 
@@ -268,28 +273,28 @@ def test_it_waits_for_a_door_that_is_busy_but_not_for_ever(path, inbox, monkeypa
 def test_a_file_from_before_there_were_gaps_gets_its_table(path, arrive, at):
     with contextlib.closing(open_inbox_file(path)) as file:
         file.execute("DROP TABLE gaps")
-    at(Moment(NOON))
+    at(Instant(NOON))
     arrive()
     assert gaps(path) == []
 
 
 def test_this_machine_knows_both_clocks():
-    first = Moment.now()
+    first = Instant.now()
     time.sleep(0.01)
-    assert 0 < Moment.now().seconds_since(first) < 10
+    assert 0 < Instant.now().seconds_since(first) < 10
     assert abs(first.at - time.time()) < 10
 
 
 def test_only_the_last_gaps_are_remembered(path, arrive, at, monkeypatch):
-    monkeypatch.setattr("ingest.gaps.MOST", 3)
+    monkeypatch.setattr("ingest.inbox.downtime.MOST", 3)
     for number in range(6):
-        at(Moment(NOON + number * 10))
+        at(Instant(NOON + number * 10))
         arrive()
     assert gaps(path) == [(20, 30), (30, 40), (40, 50)]
 
 
 def test_a_sign_is_no_nuisance_to_who_reads(path, arrive, at):
-    at(Moment(NOON))
+    at(Instant(NOON))
     arrive()
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as reader:
         assert reader.execute("SELECT count(*) FROM meta WHERE name = 'alive'").fetchone() == (1,)

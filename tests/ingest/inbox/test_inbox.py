@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import inbox as room
 from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable
-from ingest.inbox import Inbox
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox import inbox as room
+from ingest.inbox.inbox import Inbox
+from ingest.inbox.rows import Kept, open_for_keeping
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.metrics import Metrics
-from ingest.rows import Kept, open_for_keeping
 from ingest.wire.envelope import Envelope, Kind
 
 NUMBERS = itertools.count()
@@ -129,7 +129,7 @@ def test_what_comes_during_a_commit_makes_the_next(settings, path):
 
 
 def test_a_group_is_bounded_and_the_rest_follows(settings, monkeypatch):
-    monkeypatch.setattr(room, "LARGEST_GROUP", 10)
+    monkeypatch.setattr(room, "MAX_GROUP", 10)
 
     async def story():
         commits = []
@@ -194,19 +194,19 @@ def test_a_full_disk_refuses_and_room_makes_it_keep_again(settings, path, monkey
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("a fault of ours")])
 def test_whatever_goes_wrong_costs_one_group_and_a_new_connection(settings, path, monkeypatch, error):
-    opens, keeps = room.open_for_keeping, room.keep_rows
+    opens, keeps = room.open_for_keeping, room.upsert_rows
     files = []
     monkeypatch.setattr(room, "open_for_keeping", lambda path: files.append(opens(path)) or files[-1])
     metrics = Metrics()
 
     def fails(file, rows):
         keeps(file, rows)
-        monkeypatch.setattr(room, "keep_rows", keeps)
+        monkeypatch.setattr(room, "upsert_rows", keeps)
         raise error
 
     async def story():
         async with opened(settings, metrics) as inbox:
-            monkeypatch.setattr(room, "keep_rows", fails)
+            monkeypatch.setattr(room, "upsert_rows", fails)
             refused = inbox.keep(envelope(b"refused")), inbox.probe()  # with a probe it is more than one statement
             for outcome in await asyncio.gather(*refused, return_exceptions=True):
                 assert isinstance(outcome, InboxUnavailable)
@@ -423,7 +423,7 @@ def test_a_file_that_is_damaged_while_in_use_is_told_of_once(settings, monkeypat
         async with opened(settings) as inbox:
             inbox.on_damage(lambda: told.append(True))
             await inbox.keep(envelope())
-            monkeypatch.setattr(room, "keep_at_once", find_damage)
+            monkeypatch.setattr(room, "insert_new", find_damage)
             for _ in range(2):
                 with pytest.raises(InboxUnavailable):
                     await inbox.keep(envelope())

@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingest.beside import transaction
+from ingest.inbox.background_writes import transaction
+from ingest.inbox.rows import Row, open_for_keeping, row_of, upsert_rows
 from ingest.queue.batch import timestamp_or_none
-from ingest.rows import Row, keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import Envelope, Kind, delivery_id
 
 # What may have proved a delivery, and what is said of one of which that cannot be read.
 SIGNED_WITH = ("current", "next", "authorization")
-UNKNOWN = "current"
+ASSUMED_KEY = "current"
 
 # Those of one transaction: bodies may be large.
 AT_ONCE = 250
@@ -31,7 +31,7 @@ FROM deliveries NOT INDEXED WHERE body IS NOT NULL ORDER BY seq
 KNOWN = "SELECT id FROM seen WHERE id IN (SELECT value FROM json_each(?))"
 
 
-def salvage(damaged: Path, path: Path) -> int:
+def recover(damaged: Path, path: Path) -> int:
     """Keep in the file at `path` the deliveries of the damaged file that can be read; return how many were new there.
 
     Cut short, it goes on where it was when it is called again.
@@ -39,7 +39,7 @@ def salvage(damaged: Path, path: Path) -> int:
     count = 0
     lot: list[Row] = []
     with closing(open_for_keeping(path)) as file:
-        for row in _readable(damaged):
+        for row in _readable_rows(damaged):
             lot.append(row)
             if len(lot) == AT_ONCE:
                 count += _keep(file, lot)
@@ -51,11 +51,11 @@ def _keep(file: sqlite3.Connection, rows: list[Row]) -> int:
     with transaction(file):
         known = {known for (known,) in file.execute(KNOWN, (json.dumps([row.id for row in rows]),))}
         new = [row for row in rows if row.id not in known]
-        keep_rows(file, new)
+        upsert_rows(file, new)
     return len(new)
 
 
-def _readable(damaged: Path) -> Iterator[Row]:
+def _readable_rows(damaged: Path) -> Iterator[Row]:
     seen: set[int] = set()
     with closing(sqlite3.connect(f"{damaged.as_uri()}?mode=ro", uri=True)) as file:
         for order in ("ASC", "DESC"):
@@ -82,7 +82,7 @@ def _row(  # noqa: PLR0913, PLR0917 - the columns
             Kind(kind),
             body,
             _moment(received_at) or datetime.now(UTC),
-            signed_with if signed_with in SIGNED_WITH else UNKNOWN,
+            signed_with if signed_with in SIGNED_WITH else ASSUMED_KEY,
             _moment(signed_at),
             _headers(headers),
         )

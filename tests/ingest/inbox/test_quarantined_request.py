@@ -4,7 +4,7 @@ import pytest
 
 from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
-from ingest.refused import Authorization, from_row, lay_down
+from ingest.inbox.quarantined_request import Authorization, from_request, from_row
 from ingest.wire.client_address import AllowedSources, read_networks
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, sign
@@ -17,7 +17,7 @@ AUTHORIZED = (b"authorization", TOKEN)
 
 
 def refused(headers, keys):
-    return lay_down(Kind.EVENTS, headers, BODY, NotAuthentic("for a reason"), keys)
+    return from_request(Kind.EVENTS, headers, BODY, NotAuthentic("for a reason"), keys)
 
 
 def test_a_request_is_laid_down_with_what_is_needed_to_verify_it_again():
@@ -112,7 +112,7 @@ def test_what_was_never_asked_for_an_authorization_has_to_be_signed():
     ],
 )
 def test_what_came_from_another_address_is_let_in_once_that_is_listed(sender, key, sources, is_let_in):
-    request = lay_down(
+    request = from_request(
         Kind.EVENTS, [SIGNED], BODY, NotAuthentic("for a reason"), SigningKeys(current=KEY), sender=sender
     )
     row = (0, "events", request.received_at.timestamp(), request.reason, request.headers_text, BODY)
@@ -128,7 +128,7 @@ def test_what_was_laid_down_before_senders_were_kept_can_be_read():
 
 def opened(request, keys, *, signature_required=True, sources=None):
     try:
-        envelope = request.verified(keys, signature_required=signature_required, sources=sources)
+        envelope = request.reverify(keys, signature_required=signature_required, sources=sources)
     except NotAuthentic:
         return None
     assert envelope.received_at == request.received_at

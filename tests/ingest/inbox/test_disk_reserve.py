@@ -10,16 +10,16 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import reserve as room
 from ingest.app import PATHS, create_app
 from ingest.errors import InboxUnavailable
-from ingest.inbox import Inbox
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox import disk_reserve as room
+from ingest.inbox.disk_reserve import DiskReserve
+from ingest.inbox.inbox import Inbox
+from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.quarantined_request import Authorization, QuarantinedRequest
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.outbox import Outbox
-from ingest.quarantine import Quarantine
 from ingest.queue.batch import new_batch_id
-from ingest.refused import Authorization, Quarantined
-from ingest.reserve import Reserve
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import sign
 
@@ -67,7 +67,7 @@ def file(path):
 
 @pytest.fixture
 def reserve(path, settings):
-    return Reserve(path, settings)
+    return DiskReserve(path, settings)
 
 
 def envelope(body=b""):
@@ -86,29 +86,29 @@ async def opened(settings):
 
 def test_what_the_relay_needs_is_not_taken(reserve, file, disk, always):
     disk.free = RESERVE + MIB
-    reserve.take(file, 1000)
+    reserve.reserve(file, 1000)
     disk.free = RESERVE - MIB
     with pytest.raises(InboxUnavailable, match="DISK_RESERVE"):
-        reserve.take(file, 1000)
+        reserve.reserve(file, 1000)
     disk.free = RESERVE + MIB
-    reserve.take(file, 1000)
+    reserve.reserve(file, 1000)
 
 
 def test_what_fits_beside_the_reserve_may_be_taken(reserve, path, file, disk, always):
     log = path.with_name(f"{FILE_NAME}-wal").stat().st_size
     due = file.execute("PRAGMA page_count").fetchone()[0] * 4096 - path.stat().st_size
     disk.free = RESERVE + MIB - log + due
-    reserve.take(file, MIB - 4096)
+    reserve.reserve(file, MIB - 4096)
     with pytest.raises(InboxUnavailable):
-        reserve.take(file, MIB + 1)
+        reserve.reserve(file, MIB + 1)
 
 
 def test_the_disk_is_asked_now_and_then(reserve, file, disk, monkeypatch):
     for _ in range(1000):
-        reserve.take(file, 1000)
+        reserve.reserve(file, 1000)
     assert disk.asked == 1
     monkeypatch.setattr(room, "ASK_EVERY", 0.0)
-    reserve.take(file, 1000)
+    reserve.reserve(file, 1000)
     assert disk.asked == 2
 
 
@@ -116,28 +116,28 @@ def test_a_disk_without_room_is_not_asked_more_often(reserve, file, disk):
     disk.free = 0
     for _ in range(100):
         with pytest.raises(InboxUnavailable):
-            reserve.take(file, 1000)
+            reserve.reserve(file, 1000)
     assert disk.asked == 1
 
 
 def test_much_at_once_does_not_wait_for_the_next_look(reserve, file, disk):
     disk.free = RESERVE + 160 * MIB
-    reserve.take(file, MIB)
+    reserve.reserve(file, MIB)
     disk.free = 0
     for _ in range(9):
-        reserve.take(file, MIB)
+        reserve.reserve(file, MIB)
     with pytest.raises(InboxUnavailable):
-        reserve.take(file, MIB)
+        reserve.reserve(file, MIB)
 
 
 def test_room_in_the_file_is_room(reserve, file, disk, always):
     """What was settled leaves the file as long as it was."""
     disk.free = RESERVE - 4 * MIB
     with pytest.raises(InboxUnavailable):
-        reserve.take(file, 1000)
+        reserve.reserve(file, 1000)
     file.execute("INSERT INTO meta VALUES ('large', zeroblob(?))", (8 * MIB,))
     file.execute("DELETE FROM meta WHERE name = 'large'")
-    reserve.take(file, 1000)
+    reserve.reserve(file, 1000)
 
 
 def test_room_in_the_file_is_none_without_room_for_the_log(reserve, file, disk, always):
@@ -146,14 +146,14 @@ def test_room_in_the_file_is_none_without_room_for_the_log(reserve, file, disk, 
     file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     disk.free = RESERVE // 2 - 4096
     with pytest.raises(InboxUnavailable):
-        reserve.take(file, 1000)
+        reserve.reserve(file, 1000)
     disk.free = RESERVE // 2
-    reserve.take(file, 1000)
+    reserve.reserve(file, 1000)
 
 
 def test_no_reserve_asks_nothing(path, settings, file, disk):
     disk.free = 0
-    Reserve(path, settings.model_copy(update={"disk_reserve": 0})).take(file, 1000)
+    DiskReserve(path, settings.model_copy(update={"disk_reserve": 0})).reserve(file, 1000)
     assert disk.asked == 0
 
 
@@ -177,7 +177,7 @@ def test_the_inbox_refuses_and_keeps_again_by_itself(settings, disk, always):
 
 def test_the_quarantine_does_not_take_it_either(path, settings, disk, always):
     quarantine = Quarantine(path, settings)
-    refused = Quarantined(0, Kind.EVENTS, datetime.now(UTC), "no", (), Authorization.NOT_ASKED, b"{}")
+    refused = QuarantinedRequest(0, Kind.EVENTS, datetime.now(UTC), "no", (), Authorization.NOT_ASKED, b"{}")
     disk.free = 0
     with pytest.raises(InboxUnavailable):
         quarantine.add([refused])

@@ -19,32 +19,32 @@ from typing import TypeAlias
 import structlog
 
 from ingest.config.settings import Settings
-from ingest.damage import is_damage, occupy
 from ingest.errors import InboxUnavailable
 from ingest.failpoints import Failpoint, hit
+from ingest.inbox.corruption import is_corruption, lock_and_check
+from ingest.inbox.disk_reserve import DiskReserve
+from ingest.inbox.rows import Kept, Row, insert_new, open_for_keeping, row_of, upsert_rows
 from ingest.metrics import Metrics
-from ingest.reserve import Reserve
-from ingest.rows import Kept, Row, keep_at_once, keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import Envelope
 
 log = structlog.get_logger()
 
 # Most deliveries of one commit: it holds the lock that the relay and other processes wait for. And most bytes, unless
 # one alone has more: they make the log of the file longer for good.
-LARGEST_GROUP = 1000
+MAX_GROUP = 1000
 LARGEST_GROUP_BYTES = 4_194_304
 # Most turns of the loop in which a group may grow before it is written. What comes together is rarely read in one turn.
-TURNS = 3
+GATHER_TURNS = 3
 # What a waiting delivery takes in memory beside its body, in bytes.
 OVERHEAD = 2000
 # After these the connection is as good as before: there was no room, or it was not our turn.
-PASSING = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
+TRANSIENT_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 PROBE = "INSERT OR REPLACE INTO meta VALUES ('probed_at', ?)"
 # What a probe is told: nothing was kept, but it could have been.
 PROBED = Kept("", duplicate=False)
 
 
-class Signal(Enum):
+class WriterCommand(Enum):
     """What the loop tells the writing thread."""
 
     COMMIT = auto()
@@ -53,7 +53,7 @@ class Signal(Enum):
     """Nothing comes any more: commit what waits, and end."""
 
 
-Waiter: TypeAlias = tuple[Row | None, asyncio.Future[Kept], int]
+PendingWrite: TypeAlias = tuple[Row | None, asyncio.Future[Kept], int]
 
 
 class Inbox:
@@ -65,14 +65,14 @@ class Inbox:
 
     def __init__(self, path: Path, settings: Settings, metrics: Metrics | None = None) -> None:
         self._path = path
-        self._room = settings.waiting_bytes
-        self._reserve = Reserve(path, settings)
+        self._max_waiting_bytes = settings.waiting_bytes
+        self._reserve = DiskReserve(path, settings)
         self._metrics = metrics or Metrics()
         self._callbacks: list[Callable[[], None]] = []
         self._on_damage: list[Callable[[], None]] = []
-        self._waiting: deque[Waiter] = deque()
+        self._waiting: deque[PendingWrite] = deque()
         self._waiting_bytes = 0
-        self._signals: SimpleQueue[Signal] = SimpleQueue()
+        self._signals: SimpleQueue[WriterCommand] = SimpleQueue()
         self._signalled = False
         self._gate = threading.Lock()
         self._open = False
@@ -85,7 +85,7 @@ class Inbox:
     def start(self) -> None:
         """Begin to keep. Never raises: a file that cannot be opened now is tried again with each commit."""
         try:
-            self._lock = occupy(self._path)
+            self._lock = lock_and_check(self._path)
             self._file = open_for_keeping(self._path)
         except (sqlite3.Error, OSError) as error:
             self._note_failure(error)
@@ -97,7 +97,7 @@ class Inbox:
         with self._gate:
             was_open, self._open = self._open, False
         if was_open:
-            self._signals.put(Signal.END)
+            self._signals.put(WriterCommand.END)
             self._thread.join()
         if self._lock is not None:
             os.close(self._lock)
@@ -113,15 +113,15 @@ class Inbox:
 
     def keep(self, envelope: Envelope) -> asyncio.Future[Kept]:
         """Have the envelope on disk when the future is done. Raise InboxUnavailable, here or there, if it is not."""
-        return self._wait_with(row_of(envelope))
+        return self._enqueue(row_of(envelope))
 
     def probe(self) -> asyncio.Future[Kept]:
         """Find out whether something could be kept, by writing to the disk what is nobody's."""
-        return self._wait_with(None)
+        return self._enqueue(None)
 
-    def _wait_with(self, row: Row | None) -> asyncio.Future[Kept]:
+    def _enqueue(self, row: Row | None) -> asyncio.Future[Kept]:
         size = OVERHEAD + (len(row.body or b"") if row else 0)
-        if self._waiting_bytes and self._waiting_bytes + size > self._room:
+        if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
             raise InboxUnavailable("Too much waits for the disk.")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Kept] = loop.create_future()
@@ -132,35 +132,35 @@ class Inbox:
         self._waiting_bytes += size
         if not self._signalled:
             self._signalled = True
-            loop.call_soon(self._gather, loop, 0, TURNS)
+            loop.call_soon(self._schedule_commit, loop, 0, GATHER_TURNS)
         return future
 
-    def _gather(self, loop: asyncio.AbstractEventLoop, before: int, turns: int) -> None:
+    def _schedule_commit(self, loop: asyncio.AbstractEventLoop, before: int, turns: int) -> None:
         """Have written what waits once a turn of the loop has brought nothing more, or after so many turns."""
         waiting = len(self._waiting)
-        if turns and before < waiting < LARGEST_GROUP:
-            loop.call_soon(self._gather, loop, waiting, turns - 1)
+        if turns and before < waiting < MAX_GROUP:
+            loop.call_soon(self._schedule_commit, loop, waiting, turns - 1)
         else:
-            self._signals.put(Signal.COMMIT)
+            self._signals.put(WriterCommand.COMMIT)
 
     def _write(self) -> None:
         # One group a signal: so the loop gets to answer, and to gather the next one, in between.
-        while self._signals.get() is Signal.COMMIT:
+        while self._signals.get() is WriterCommand.COMMIT:
             self._commit(self._next_group())
         while group := self._next_group():
             self._commit(group)
         if self._file is not None:
             self._file.close()
 
-    def _next_group(self) -> list[Waiter]:
-        group: list[Waiter] = []
+    def _next_group(self) -> list[PendingWrite]:
+        group: list[PendingWrite] = []
         left = LARGEST_GROUP_BYTES
-        while self._waiting and len(group) < LARGEST_GROUP and (not group or self._waiting[0][2] <= left):
+        while self._waiting and len(group) < MAX_GROUP and (not group or self._waiting[0][2] <= left):
             group.append(self._waiting.popleft())
             left -= group[-1][2]
         return group
 
-    def _commit(self, group: list[Waiter]) -> None:
+    def _commit(self, group: list[PendingWrite]) -> None:
         kept: list[Kept] | None = None
         try:
             kept = self._keep(group)
@@ -168,25 +168,25 @@ class Inbox:
         except Exception as error:  # noqa: BLE001
             self._note_failure(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            group[0][1].get_loop().call_soon_threadsafe(self._deliver, group, kept)
+            group[0][1].get_loop().call_soon_threadsafe(self._resolve_futures, group, kept)
         if kept is not None:
             for callback in self._callbacks:
                 callback()
 
-    def _keep(self, group: list[Waiter]) -> list[Kept]:
+    def _keep(self, group: list[PendingWrite]) -> list[Kept]:
         started = time.perf_counter()
         rows = [row for row, _, _ in group if row is not None]
         if self._file is None:
             self._file = open_for_keeping(self._path)
         size = sum(size for _, _, size in group)
         is_probed = len(rows) < len(group)
-        is_granted = self._reserve.grants(size)
-        kept = keep_at_once(self._file, rows) if is_granted and not is_probed else None
+        is_granted = self._reserve.has_room(size)
+        kept = insert_new(self._file, rows) if is_granted and not is_probed else None
         if kept is None:
             self._file.execute("BEGIN IMMEDIATE")
             if not is_granted:  # now that no other process can take the same room
-                self._reserve.take(self._file, size)
-            kept = keep_rows(self._file, rows)
+                self._reserve.reserve(self._file, size)
+            kept = upsert_rows(self._file, rows)
             if is_probed:
                 self._file.execute(PROBE, (time.time(),))
             self._file.execute("COMMIT")
@@ -195,7 +195,7 @@ class Inbox:
         results = iter(kept)
         return [PROBED if row is None else next(results) for row, _, _ in group]
 
-    def _deliver(self, group: list[Waiter], kept: list[Kept] | None) -> None:
+    def _resolve_futures(self, group: list[PendingWrite], kept: list[Kept] | None) -> None:
         """Tell a whole group how it went, in the loop, and see to what has come meanwhile."""
         for index, (_, future, size) in enumerate(group):
             self._waiting_bytes -= size
@@ -207,7 +207,7 @@ class Inbox:
                 future.set_result(kept[index])
         self._signalled = bool(self._waiting)
         if self._signalled:
-            self._gather(asyncio.get_running_loop(), 0, TURNS)
+            self._schedule_commit(asyncio.get_running_loop(), 0, GATHER_TURNS)
 
     def _note_success(self, kept: list[Kept], seconds: float) -> None:
         repeated = sum(one.duplicate for one in kept)
@@ -222,14 +222,14 @@ class Inbox:
             self.problem = problem
             log.error("inbox.failed", error=problem)
         self._metrics.commit_failed()
-        if is_damage(error):
+        if is_corruption(error):
             while self._on_damage:
                 self._on_damage.pop()()
         if self._file is None:
             return
         with contextlib.suppress(sqlite3.Error):
             self._file.rollback()
-            if isinstance(error, InboxUnavailable) or getattr(error, "sqlite_errorcode", 0) & 0xFF in PASSING:
+            if isinstance(error, InboxUnavailable) or getattr(error, "sqlite_errorcode", 0) & 0xFF in TRANSIENT_ERRORS:
                 return
         with contextlib.suppress(sqlite3.Error):
             self._file.close()

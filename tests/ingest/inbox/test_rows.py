@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.inboxfile import FILE_NAME
-from ingest.rows import LOT, Row, keep_at_once, keep_rows, open_for_keeping, row_of
+from ingest.inbox.rows import MAX_ROWS_PER_INSERT, Row, insert_new, open_for_keeping, row_of, upsert_rows
+from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Envelope, Kind
 
 STARTED = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "L60XMxWy0oP", "timestamp": "2025-06-12T10:56:51Z"}}'
@@ -28,7 +28,7 @@ def row(number, at=1.0):
 
 def keep(file, *rows):
     file.execute("BEGIN IMMEDIATE")
-    kept = keep_rows(file, rows)
+    kept = upsert_rows(file, rows)
     file.execute("COMMIT")
     return [one.duplicate for one in kept]
 
@@ -77,7 +77,9 @@ def test_nothing_is_kept_of_nothing(file):
     assert keep(file) == []
 
 
-@pytest.mark.parametrize("number", [1, LOT - 1, LOT, LOT + 1, 3 * LOT + 7])
+@pytest.mark.parametrize(
+    "number", [1, MAX_ROWS_PER_INSERT - 1, MAX_ROWS_PER_INSERT, MAX_ROWS_PER_INSERT + 1, 3 * MAX_ROWS_PER_INSERT + 7]
+)
 def test_a_group_of_any_size_is_kept_whole(file, number):
     assert keep(file, *map(row, range(number))) == [False] * number
     assert count(file) == number
@@ -111,11 +113,11 @@ def test_a_delivery_that_is_settled_is_still_known(file):
 
 
 def test_a_statement_alone_keeps_all_or_nothing(file):
-    assert [one.duplicate for one in keep_at_once(file, [row(1), row(2)])] == [False, False]
-    assert keep_at_once(file, [row(3), row(2), row(4)]) is None
-    assert keep_at_once(file, [row(5), row(5)]) is None
-    assert keep_at_once(file, []) is None
-    assert keep_at_once(file, [*map(row, range(100, 101 + LOT))]) is None
+    assert [one.duplicate for one in insert_new(file, [row(1), row(2)])] == [False, False]
+    assert insert_new(file, [row(3), row(2), row(4)]) is None
+    assert insert_new(file, [row(5), row(5)]) is None
+    assert insert_new(file, []) is None
+    assert insert_new(file, [*map(row, range(100, 101 + MAX_ROWS_PER_INSERT))]) is None
     assert count(file) == len(receipts(file)) == 2
     assert not file.in_transaction
 

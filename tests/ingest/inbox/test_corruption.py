@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import damage
-from ingest.damage import occupy
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox import corruption
+from ingest.inbox.corruption import lock_and_check
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.envelope import Kind, delivery_id
 
 
@@ -26,7 +26,7 @@ def occupied(path):
     with contextlib.ExitStack() as held:
 
         def hold():
-            lock = occupy(path)
+            lock = lock_and_check(path)
             held.callback(os.close, lock)
 
         yield hold
@@ -100,7 +100,7 @@ def die_at_rename(path, number):
         return rename(this, target)
 
     Path.rename = rename_or_die
-    occupy(path)
+    lock_and_check(path)
     os._exit(0)
 
 
@@ -155,7 +155,7 @@ def test_two_files_of_the_same_second_are_both_set_aside(path, occupied):
     for number in range(2):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(f"this is not a database, {number}".encode() * 1000)
-        os.close(occupy(path))
+        os.close(lock_and_check(path))
 
     assert len(set_aside(path)) == 2
 
@@ -190,7 +190,7 @@ def test_a_file_that_cannot_be_read_just_now_is_not_damaged(path, occupied, monk
         error.sqlite_errorcode = sqlite3.SQLITE_BUSY
         raise error
 
-    monkeypatch.setattr(damage, "open_inbox_file", locked)
+    monkeypatch.setattr(corruption, "open_inbox_file", locked)
     occupied()
 
     assert set_aside(path) == []
@@ -203,45 +203,45 @@ def test_without_locks_no_descriptor_is_left_open(path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", unsupported)
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(OSError, match="no locks"):
-        occupy(path)
+        lock_and_check(path)
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_who_comes_to_a_suspect_file_waits_for_the_others_to_leave_and_looks_closely(path):
     fill(path)
-    first = occupy(path)
+    first = lock_and_check(path)
     with contextlib.closing(open_inbox_file(path)) as file:  # an index that lacks a row: no page of it is damaged
         file.execute("PRAGMA writable_schema = ON")
         file.execute("CREATE INDEX of_moments ON seen (first_at)")
         file.execute(
             "UPDATE sqlite_master SET sql = 'CREATE INDEX of_moments ON seen (receipts)' WHERE name = 'of_moments'"
         )
-    damage.make_suspect(path)
+    corruption.mark_corrupt(path)
     with ThreadPoolExecutor() as pool:
-        second = pool.submit(occupy, path)
+        second = pool.submit(lock_and_check, path)
         with pytest.raises(TimeoutError):
             second.result(0.3)
         os.close(first)
         os.close(second.result(10))
     assert len(set_aside(path)) == 1
-    assert not damage.is_suspect(path)
+    assert not corruption.is_marked_corrupt(path)
 
 
 def test_a_suspect_file_that_is_sound_stays_and_is_so_no_more(path, occupied):
     fill(path)
-    damage.make_suspect(path)
+    corruption.mark_corrupt(path)
     occupied()
     assert count(path) == 2000
-    assert not damage.is_suspect(path)
+    assert not corruption.is_marked_corrupt(path)
 
 
 def test_who_does_not_leave_a_suspect_file_is_not_waited_for_for_ever(path, occupied, monkeypatch):
-    monkeypatch.setattr(damage, "ALL_LEAVE_WITHIN", 0.2)
+    monkeypatch.setattr(corruption, "SHUTDOWN_TIMEOUT", 0.2)
     occupied()
-    damage.make_suspect(path)
+    corruption.mark_corrupt(path)
     occupied()
-    assert damage.is_suspect(path)
+    assert corruption.is_marked_corrupt(path)
 
 
 def test_what_a_start_that_was_killed_has_not_salvaged_the_next_one_does(path, occupied, monkeypatch):
@@ -266,18 +266,18 @@ def test_what_a_start_that_was_killed_has_not_salvaged_the_next_one_does(path, o
         raise Killed
 
     with monkeypatch.context() as killing:
-        killing.setattr(damage, "salvage", die)
+        killing.setattr(corruption, "recover", die)
         with pytest.raises(Killed):
             occupied()
     occupied()
     with contextlib.closing(open_inbox_file(path)) as file:
         assert file.execute("SELECT id, body FROM deliveries").fetchall() == [(id_, body)]
-    assert not damage.is_suspect(path)
+    assert not corruption.is_marked_corrupt(path)
 
 
 def test_what_cannot_be_salvaged_now_is_tried_again_at_the_next_start(path, monkeypatch):
     fill(path)
-    damage.make_suspect(path)
+    corruption.mark_corrupt(path)
     Path(f"{path}.suspect").write_text("inbox.db.damaged-x")
     path.with_name("inbox.db.damaged-x").write_bytes(b"spoilt" * 1000)
 
@@ -285,8 +285,8 @@ def test_what_cannot_be_salvaged_now_is_tried_again_at_the_next_start(path, monk
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as failing:
-        failing.setattr(damage, "salvage", fail)
-        os.close(occupy(path))
-    assert damage.is_suspect(path)
-    os.close(occupy(path))
-    assert not damage.is_suspect(path)
+        failing.setattr(corruption, "recover", fail)
+        os.close(lock_and_check(path))
+    assert corruption.is_marked_corrupt(path)
+    os.close(lock_and_check(path))
+    assert not corruption.is_marked_corrupt(path)

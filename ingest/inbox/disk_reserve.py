@@ -11,10 +11,10 @@ from ingest.errors import InboxUnavailable
 # Seconds. Asking costs a few microseconds, and the turn of whatever else the interpreter does.
 ASK_EVERY = 0.5
 # Where what is written takes more than this part of the room, the disk is asked before: others write there too.
-NEAR = 1 / 16
+RECHECK_ABOVE = 1 / 16
 
 
-class Reserve:
+class DiskReserve:
     """Refuses what would leave less room than DISK_RESERVE. For one thread."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -25,20 +25,20 @@ class Reserve:
         self._taken = 0
         self._asked_at = float("-inf")
 
-    def grants(self, size: int) -> bool:
+    def has_room(self, size: int) -> bool:
         """Let so many bytes be written, if it is known without asking the disk that there is room."""
         if not self._size:
             return True
-        is_known = time.monotonic() < self._asked_at + ASK_EVERY and self._taken + size <= self._room * NEAR
+        is_known = time.monotonic() < self._asked_at + ASK_EVERY and self._taken + size <= self._room * RECHECK_ABOVE
         self._taken += size * is_known
         return is_known
 
-    def take(self, file: sqlite3.Connection, size: int) -> None:
+    def reserve(self, file: sqlite3.Connection, size: int) -> None:
         """Let so many bytes be written in the transaction that has begun. Raise InboxUnavailable if there is no room.
 
         Raises OSError or sqlite3.Error if that cannot be found out.
         """
-        if self.grants(size):
+        if self.has_room(size):
             return
         now = time.monotonic()
         if self._room > 0 or now >= self._asked_at + ASK_EVERY:

@@ -3,9 +3,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.inboxfile import FILE_NAME, open_inbox_file
-from ingest.rows import keep_rows, open_for_keeping, row_of
-from ingest.salvage import salvage
+from ingest.inbox.recovery import recover
+from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.envelope import Envelope, Kind
 
 COUNT = 400
@@ -19,7 +19,7 @@ def damaged(tmp_path):
     at = datetime(2026, 5, 4, tzinfo=UTC)
     with contextlib.closing(open_for_keeping(path)) as file:
         rows = [row_of(Envelope(Kind.EVENTS, body, at, "current", at, {"user-agent": "x"})) for body in BODIES]
-        keep_rows(file, rows)
+        upsert_rows(file, rows)
         file.execute("UPDATE deliveries SET batch = 'b' WHERE seq < 100")
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
@@ -53,7 +53,7 @@ def kept(path):
 
 def test_where_only_an_index_is_damaged_every_delivery_is_kept_and_to_be_offered(damaged, path):
     spoil(damaged, pages_of(damaged, "deliveries_offered")[0])
-    assert salvage(damaged, path) == COUNT
+    assert recover(damaged, path) == COUNT
     assert [row[1] for row in kept(path)] == BODIES
     assert {row[2:] for row in kept(path)} == {("current", '{"user-agent":"x"}', None)}
 
@@ -62,7 +62,7 @@ def test_what_stands_before_and_behind_a_damaged_page_is_kept(damaged, path):
     whole = kept(damaged)
     _root, leaves = pages_of(damaged, "deliveries")
     spoil(damaged, leaves[len(leaves) // 2])
-    count = salvage(damaged, path)
+    count = recover(damaged, path)
     assert 0.8 * COUNT < count < COUNT
     bodies = {row[1] for row in kept(path)}
     assert len(bodies) == count
@@ -71,12 +71,12 @@ def test_what_stands_before_and_behind_a_damaged_page_is_kept(damaged, path):
 
 def test_a_delivery_whose_bytes_have_changed_is_none(damaged, path):
     damaged.write_bytes(damaged.read_bytes().replace(b'"number": 7}', b'"number": 8}'))
-    assert salvage(damaged, path) == COUNT - 1
+    assert recover(damaged, path) == COUNT - 1
 
 
 def test_of_what_is_no_database_nothing_is_kept(tmp_path, path):
     (tmp_path / "damaged.db").write_bytes(b"spoilt" * 1000)
-    assert salvage(tmp_path / "damaged.db", path) == 0
+    assert recover(tmp_path / "damaged.db", path) == 0
     assert kept(path) == []
 
 
@@ -87,7 +87,7 @@ def test_a_row_is_laid_out_anew_whatever_else_stands_in_it(damaged, path):
             " received_at = 'torn' WHERE seq = 5"
         )
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert salvage(damaged, path) == COUNT
+    assert recover(damaged, path) == COUNT
     with contextlib.closing(open_inbox_file(path)) as file:
         rows = file.execute("SELECT DISTINCT queue, session_id, signed_with, typeof(received_at) FROM deliveries")
         assert rows.fetchall() == [("sessions", None, "current", "real")]
@@ -95,7 +95,7 @@ def test_a_row_is_laid_out_anew_whatever_else_stands_in_it(damaged, path):
 
 
 def test_what_was_salvaged_before_is_passed_over(damaged, path):
-    assert (salvage(damaged, path), salvage(damaged, path)) == (COUNT, 0)
+    assert (recover(damaged, path), recover(damaged, path)) == (COUNT, 0)
     with contextlib.closing(open_inbox_file(path)) as file:
         assert file.execute("SELECT count(*), max(receipts) FROM seen").fetchone() == (COUNT, 1)
         assert file.execute("SELECT count(*) FROM deliveries").fetchone() == (COUNT,)
@@ -104,4 +104,4 @@ def test_what_was_salvaged_before_is_passed_over(damaged, path):
 def test_headers_that_could_not_be_written_again_are_left_out(damaged, path):
     with contextlib.closing(open_inbox_file(damaged)) as file:
         file.execute("""UPDATE deliveries SET headers = '{"user-agent": "\\ud800"}' WHERE seq = 5""")
-    assert salvage(damaged, path) == COUNT
+    assert recover(damaged, path) == COUNT

@@ -5,15 +5,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import quarantine as room
 from ingest.config.keyring import SigningKeys
 from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable, NotAuthentic
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox import quarantine as room
+from ingest.inbox.disk_reserve import DiskReserve
+from ingest.inbox.quarantine import Quarantine, QuarantineWriter
+from ingest.inbox.quarantined_request import from_request
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.metrics import Metrics
-from ingest.quarantine import Intake, Quarantine
-from ingest.refused import lay_down
-from ingest.reserve import Reserve
 from ingest.wire.envelope import Kind, headers_to_keep
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 
@@ -24,7 +24,7 @@ NUMBERS = itertools.count()
 def refused(body=None, key=KEY):
     body = body or b"%d" % next(NUMBERS)
     headers = [(SIGNATURE_HEADER.encode(), sign(body, key).encode())]
-    return lay_down(Kind.EVENTS, headers, body, NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
+    return from_request(Kind.EVENTS, headers, body, NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_bytes_are_bounded_too_and_what_is_too_large_alone_goes_alone(path):
 def without_a_body():
     """Refuse a request whose headers take more room than they look like."""
     headers = [(b"requestid", b"\xff" * 500), (b"user-agent", b"\x80" * 500)]
-    return lay_down(Kind.EVENTS, headers, b"", NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
+    return from_request(Kind.EVENTS, headers, b"", NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
 
 
 def test_headers_are_bytes_too(path):
@@ -106,7 +106,7 @@ def test_headers_are_bytes_too(path):
 
 def test_headers_are_not_written_where_the_disk_has_no_room_for_them(path, monkeypatch):
     quarantine = bounded(path, disk_reserve=1)
-    monkeypatch.setattr(Reserve, "_find_room", lambda *_: 20_000)
+    monkeypatch.setattr(DiskReserve, "_find_room", lambda *_: 20_000)
     quarantine.add([without_a_body()])
     with pytest.raises(InboxUnavailable, match="DISK_RESERVE"):
         quarantine.add([without_a_body() for _ in range(10)])
@@ -185,13 +185,13 @@ def test_two_people_may_reverify_at_once(path, quarantine):
 
 def test_a_crash_while_letting_in_leaves_the_request_where_it_was(path, quarantine, monkeypatch):
     quarantine.add([refused(b"1")])
-    keeps = room.keep_rows
+    keeps = room.upsert_rows
 
     def crashes(file, rows):
         keeps(file, rows)
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(room, "keep_rows", crashes)
+    monkeypatch.setattr(room, "upsert_rows", crashes)
     with pytest.raises(InboxUnavailable, match="disk I/O error"):
         list(quarantine.reverify(SigningKeys(current=KEY)))
 
@@ -204,7 +204,7 @@ def intake(quarantine, monkeypatch):
     """The way into quarantine, which writes as often as a test wants."""
     monkeypatch.setattr(room, "PAUSE", timedelta(milliseconds=5))
     metrics = Metrics()
-    opened = Intake(quarantine, metrics)
+    opened = QuarantineWriter(quarantine, metrics)
     opened.metrics = metrics
     yield opened
     opened.close()
@@ -213,10 +213,10 @@ def intake(quarantine, monkeypatch):
 def test_what_is_put_in_is_soon_there_and_said_once_for_all(intake, quarantine, eventually):
     with capture_logs() as logs:
         for _ in range(3):
-            intake.put(refused())
+            intake.enqueue(refused())
         intake.start()
         eventually(lambda: len(quarantine.list()) == 3)
-        intake.put(refused())
+        intake.enqueue(refused())
         eventually(lambda: len(quarantine.list()) == 4)
         intake.close()
 
@@ -229,7 +229,7 @@ def test_what_is_put_in_is_soon_there_and_said_once_for_all(intake, quarantine, 
 
 def test_what_waits_is_written_at_the_end(intake, quarantine):
     intake.start()
-    intake.put(refused(b"last"))
+    intake.enqueue(refused(b"last"))
     intake.close()
 
     assert bodies(quarantine) == [b"last"]
@@ -239,7 +239,7 @@ def test_what_waits_is_written_at_the_end(intake, quarantine):
 def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantine, monkeypatch, bound, value):
     monkeypatch.setattr(room, bound, value)
     for number in range(1000, 1100):
-        intake.put(refused(b"%d" % number))
+        intake.enqueue(refused(b"%d" % number))
     intake.start()
     intake.close()
 
@@ -251,7 +251,7 @@ def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantin
 def test_what_waits_is_bounded_by_its_headers_too(intake, quarantine, monkeypatch):
     monkeypatch.setattr(room, "LARGEST_QUEUE", 20_000)
     for _ in range(10):
-        intake.put(without_a_body())
+        intake.enqueue(without_a_body())
     intake.start()
     intake.close()
 
@@ -263,7 +263,7 @@ def test_what_goes_for_its_age_while_nothing_comes_is_counted_too(path, quaranti
     monkeypatch.setattr(room, "EXPIRY", timedelta(milliseconds=1))
     monkeypatch.setattr(room, "PAUSE", timedelta(milliseconds=1))
     metrics = Metrics()
-    intake = Intake(bounded(path, quarantine_age=timedelta(microseconds=1)), metrics)
+    intake = QuarantineWriter(bounded(path, quarantine_age=timedelta(microseconds=1)), metrics)
     intake.start()
     eventually(lambda: not bodies(quarantine))
     intake.close()
@@ -274,7 +274,7 @@ def test_what_goes_for_its_age_while_nothing_comes_is_counted_too(path, quaranti
 
 def test_what_is_larger_than_the_queue_may_still_pass_it_alone(intake, quarantine, monkeypatch):
     monkeypatch.setattr(room, "LARGEST_QUEUE", 10)
-    intake.put(refused(b"x" * 20))
+    intake.enqueue(refused(b"x" * 20))
     intake.start()
     intake.close()
 
@@ -291,9 +291,9 @@ def test_what_cannot_be_written_waits_until_it_can(intake, quarantine, monkeypat
     monkeypatch.setattr(quarantine, "add", fails)
     with capture_logs() as logs:
         intake.start()
-        intake.put(refused(b"1"))
+        intake.enqueue(refused(b"1"))
         eventually(lambda: len(failures) > 2)
-        intake.put(refused(b"2"))
+        intake.enqueue(refused(b"2"))
         monkeypatch.setattr(quarantine, "add", adds)
         eventually(lambda: len(quarantine.list()) == 2)
 
@@ -311,7 +311,9 @@ def test_a_header_that_names_a_cdr_comes_through_quarantine(path):
     quarantine = Quarantine(path, settings)
     headers = [(SIGNATURE_HEADER.encode(), sign(b"{}", KEY).encode()), (b"delivery-number", b"r1"), (b"other", b"x")]
     keeping = headers_to_keep(["delivery-number"])
-    quarantine.add([lay_down(Kind.CDRS, headers, b"{}", NotAuthentic("wrong"), SigningKeys(current=b"other"), keeping)])
+    quarantine.add(
+        [from_request(Kind.CDRS, headers, b"{}", NotAuthentic("wrong"), SigningKeys(current=b"other"), keeping)]
+    )
     (let_in,) = quarantine.reverify(SigningKeys(current=KEY))
     assert let_in.kept is not None
     file = open_inbox_file(path)

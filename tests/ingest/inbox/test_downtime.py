@@ -6,24 +6,24 @@ import pytest
 import redis
 
 from ingest.errors import QueueUnavailable
-from ingest.gaps import KEY, Gap, GapTeller
+from ingest.inbox.downtime import KEY, Downtime, DowntimePublisher
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def gap(age, *, inbox="node-a"):
     closed_at = NOW - age
-    return Gap(closed_at, closed_at + timedelta(seconds=30), inbox)
+    return Downtime(closed_at, closed_at + timedelta(seconds=30), inbox)
 
 
 def told(valkey):
-    return {name.decode(): Gap.from_json(value) for name, value in valkey.hgetall(KEY).items()}
+    return {name.decode(): Downtime.from_json(value) for name, value in valkey.hgetall(KEY).items()}
 
 
 def test_gaps_of_all_nodes_stand_side_by_side(valkey):
     one, two = gap(timedelta(hours=1)), gap(timedelta(hours=1), inbox="node-b")
-    GapTeller(valkey).tell([one])
-    GapTeller(valkey).tell([two])
+    DowntimePublisher(valkey).publish([one])
+    DowntimePublisher(valkey).publish([two])
     assert told(valkey) == {f"{each.inbox}:{each.closed_at.isoformat()}": each for each in (one, two)}
     assert json.loads(valkey.hget(KEY, one.field)) == {
         "inbox": "node-a",
@@ -35,28 +35,28 @@ def test_gaps_of_all_nodes_stand_side_by_side(valkey):
 def test_what_is_older_than_eight_days_goes(valkey):
     old, young = gap(timedelta(days=8, minutes=1)), gap(timedelta(days=7))
     valkey.hset(KEY, old.field, old.to_json())
-    GapTeller(valkey).tell([old, young])
+    DowntimePublisher(valkey).publish([old, young])
     assert list(told(valkey).values()) == [young]
 
 
 def test_what_is_new_is_told_at_once_and_the_rest_every_minute(valkey, monkeypatch):
-    teller = GapTeller(valkey)
-    teller.tell([gap(timedelta(hours=2))])
+    teller = DowntimePublisher(valkey)
+    teller.publish([gap(timedelta(hours=2))])
     valkey.delete(KEY)  # Redis has lost its data
-    teller.tell([gap(timedelta(hours=2))])
+    teller.publish([gap(timedelta(hours=2))])
     assert told(valkey) == {}
-    teller.tell([gap(timedelta(hours=2)), gap(timedelta(hours=1))])
+    teller.publish([gap(timedelta(hours=2)), gap(timedelta(hours=1))])
     assert len(told(valkey)) == 2
     valkey.delete(KEY)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
-    teller.tell([gap(timedelta(hours=2)), gap(timedelta(hours=1))])
+    teller.publish([gap(timedelta(hours=2)), gap(timedelta(hours=1))])
     assert len(told(valkey)) == 2
 
 
 def test_a_redis_that_is_away_is_no_surprise_to_the_relay():
     with redis.Redis(port=1, retry=None) as nobody, pytest.raises(QueueUnavailable, match="ConnectionError"):
-        GapTeller(nobody).tell([gap(timedelta(hours=1))])
+        DowntimePublisher(nobody).publish([gap(timedelta(hours=1))])
 
 
 def test_a_gap_knows_its_length():

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import structlog
 
-from ingest.beside import do_not_queue, transaction
 from ingest.config.keyring import SigningKeys
 from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic
+from ingest.inbox.background_writes import disable_busy_timeout, transaction
+from ingest.inbox.disk_reserve import DiskReserve
+from ingest.inbox.quarantined_request import QuarantinedRequest, from_row
+from ingest.inbox.rows import Kept, open_for_keeping, row_of, upsert_rows
 from ingest.metrics import Metrics
-from ingest.refused import Quarantined, from_row
-from ingest.reserve import Reserve
-from ingest.rows import Kept, keep_rows, open_for_keeping, row_of
 from ingest.wire.envelope import headers_to_keep
 from ingest.wire.field_paths import header_names
 
@@ -33,8 +33,8 @@ LARGEST_QUEUE = 4_194_304
 EXPIRY = timedelta(hours=1)
 
 DROPPED = "quarantine_dropped"
-PUT = "INSERT INTO quarantine (kind, received_at, reason, headers, body) VALUES (?, ?, ?, ?, ?)"
-LIST = "SELECT seq, kind, received_at, reason, headers, body FROM quarantine WHERE received_at >= ? ORDER BY seq"
+INSERT = "INSERT INTO quarantine (kind, received_at, reason, headers, body) VALUES (?, ?, ?, ?, ?)"
+SELECT = "SELECT seq, kind, received_at, reason, headers, body FROM quarantine WHERE received_at >= ? ORDER BY seq"
 EXPIRE = "DELETE FROM quarantine WHERE received_at < ?"
 EVICT = """
 DELETE FROM quarantine WHERE seq <= (
@@ -52,7 +52,7 @@ COUNT_DROPPED = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET
 class Reverified:
     """How a request fared when it was verified again."""
 
-    request: Quarantined
+    request: QuarantinedRequest
     kept: Kept | None
     """What it became, if it was let in."""
     reason: str | None
@@ -68,18 +68,18 @@ class Quarantine:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
-        self._reserve = Reserve(path, settings)
+        self._reserve = DiskReserve(path, settings)
 
-    def add(self, requests: Sequence[Quarantined], *, dropped: int = 0) -> int:
+    def add(self, requests: Sequence[QuarantinedRequest], *, dropped: int = 0) -> int:
         """Write requests down and make room for them at the cost of the oldest; never at that of deliveries.
 
         Count those that went, and `dropped` others, for `dropped()`; tell how many.
         """
         with self._opened() as file, transaction(file):
             if requests:
-                self._reserve.take(file, sum(one.size for one in requests))
+                self._reserve.reserve(file, sum(one.size for one in requests))
             file.executemany(
-                PUT,
+                INSERT,
                 [(one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body) for one in requests],
             )
             oldest_at = datetime.now(UTC) - self._settings.quarantine_age
@@ -96,7 +96,7 @@ class Quarantine:
             found = file.execute("SELECT value FROM meta WHERE name = ?", (DROPPED,)).fetchone()
         return int(found[0]) if found else 0
 
-    def list(self, since: datetime | None = None) -> list[Quarantined]:
+    def list(self, since: datetime | None = None) -> list[QuarantinedRequest]:
         """Read what is there, in the order of arrival."""
         with self._opened() as file:
             return _listed(file, since)
@@ -111,12 +111,12 @@ class Quarantine:
         with self._opened() as file:
             for request in _listed(file, since):
                 try:
-                    envelope = request.verified(keys, signature_required=required, keeping=keeping, sources=sources)
+                    envelope = request.reverify(keys, signature_required=required, keeping=keeping, sources=sources)
                 except NotAuthentic as refusal:
                     yield Reverified(request, None, str(refusal))
                     continue
                 with transaction(file):
-                    (kept,) = keep_rows(file, [row_of(envelope)])
+                    (kept,) = upsert_rows(file, [row_of(envelope)])
                     file.execute("DELETE FROM quarantine WHERE seq = ?", (request.seq,))
                 yield Reverified(request, kept, None)
 
@@ -124,24 +124,24 @@ class Quarantine:
     def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
             with contextlib.closing(open_for_keeping(self._path)) as file:
-                do_not_queue(file)
+                disable_busy_timeout(file)
                 yield file
         except (sqlite3.Error, OSError) as error:
             raise InboxUnavailable(f"The inbox file cannot be used ({type(error).__name__}: {error}).") from error
 
 
-def _listed(file: sqlite3.Connection, since: datetime | None) -> list[Quarantined]:
-    rows = file.execute(LIST, (since.timestamp() if since else 0,))
+def _listed(file: sqlite3.Connection, since: datetime | None) -> list[QuarantinedRequest]:
+    rows = file.execute(SELECT, (since.timestamp() if since else 0,))
     return [from_row(row) for row in rows]
 
 
-class Intake:
+class QuarantineWriter:
     """Takes what the door refuses into quarantine, in a thread of its own and without ever keeping the door waiting."""
 
     def __init__(self, quarantine: Quarantine, metrics: Metrics) -> None:
         self._quarantine = quarantine
         self._metrics = metrics
-        self._queue: deque[Quarantined] = deque()
+        self._queue: deque[QuarantinedRequest] = deque()
         self._bytes = 0
         self._dropped = 0
         self._problem: str | None = None
@@ -161,12 +161,12 @@ class Intake:
         if self._thread.is_alive():
             self._thread.join()
 
-    def put(self, request: Quarantined) -> None:
+    def enqueue(self, request: QuarantinedRequest) -> None:
         """Have a request written down soon. If too much waits, the oldest of it is dropped and counted."""
         with self._gate:
             self._queue.append(request)
             self._bytes += request.size
-            self._drop_what_is_too_much()
+            self._evict()
         self._woken.set()
 
     def _write(self) -> None:
@@ -188,7 +188,7 @@ class Intake:
             if str(error) != self._problem:
                 self._problem = str(error)
                 log.warning("quarantine.failed", error=self._problem)
-            self._put_back(requests, dropped)
+            self._requeue(requests, dropped)
             return
         self._problem = None
         self._metrics.quarantined(entered=len(requests), dropped=dropped)
@@ -196,14 +196,14 @@ class Intake:
             reasons = Counter(request.reason for request in requests)
             log.warning("requests.quarantined", count=len(requests), dropped=dropped, reasons=dict(reasons))
 
-    def _put_back(self, requests: list[Quarantined], dropped: int) -> None:
+    def _requeue(self, requests: list[QuarantinedRequest], dropped: int) -> None:
         with self._gate:
             self._queue.extendleft(reversed(requests))
             self._bytes += sum(request.size for request in requests)
             self._dropped += dropped
-            self._drop_what_is_too_much()
+            self._evict()
 
-    def _drop_what_is_too_much(self) -> None:
+    def _evict(self) -> None:
         while len(self._queue) > 1 and (len(self._queue) > LONGEST_QUEUE or self._bytes > LARGEST_QUEUE):
             self._bytes -= self._queue.popleft().size
             self._dropped += 1

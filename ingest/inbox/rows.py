@@ -11,14 +11,14 @@ from pydantic_core import to_json
 
 from ingest.events import peek, queue_for
 from ingest.failpoints import Failpoint, hit_inside
-from ingest.inboxfile import open_inbox_file
+from ingest.inbox.schema import open_inbox_file
 from ingest.wire.envelope import Envelope
 
 # A repeat brings no body and is nobody's hurry.
 REPEATS_QUEUE = "other"
 
 # Part of the statement that keeps, so that both are one: it fails as a whole if one of its rows is known.
-REMEMBERING = """
+REMEMBER_TRIGGER = """
 CREATE TEMP TRIGGER remembering AFTER INSERT ON main.deliveries WHEN new.body IS NOT NULL BEGIN
     INSERT INTO seen (id, first_at) VALUES (new.id, (julianday('now') - 2440587.5) * 86400);
 END
@@ -29,9 +29,9 @@ INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_
 KNOWN = "SELECT 1 FROM seen WHERE id = ?"
 COUNT = "UPDATE seen SET receipts = receipts + 1 WHERE id = ?"
 # While a notice of an earlier repeat waits, it stands for this one too: it tells the number when it is offered.
-NOTE = KEEP.replace("INSERT INTO", "INSERT OR IGNORE INTO")
+INSERT_DUPLICATE_NOTICE = KEEP.replace("INSERT INTO", "INSERT OR IGNORE INTO")
 # Most rows of one statement; sqlite3 keeps the prepared form of each length, which takes memory.
-LOT = 64
+MAX_ROWS_PER_INSERT = 64
 
 
 class Kept(NamedTuple):
@@ -76,46 +76,48 @@ def row_of(envelope: Envelope) -> Row:
 def open_for_keeping(path: Path) -> sqlite3.Connection:
     """Open the inbox file so that rows can be kept in it."""
     connection = open_inbox_file(path)
-    connection.execute(REMEMBERING)
+    connection.execute(REMEMBER_TRIGGER)
     hit_inside(Failpoint.KEEPING, connection)
     return connection
 
 
-def keep_at_once(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept] | None:
+def insert_new(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept] | None:
     """Write rows with one statement, which is a transaction if there is none; None if one is known, or some too many.
 
     Each statement hands the interpreter over to the loop more than once, and the wait to get it back is longer than all
     that SQLite does.
     """
-    if not 0 < len(rows) <= LOT:
+    if not 0 < len(rows) <= MAX_ROWS_PER_INSERT:
         return None
     try:
-        connection.execute(_for_lot(KEEP, len(rows)), list(chain.from_iterable(rows)))
+        connection.execute(_statement_for(KEEP, len(rows)), list(chain.from_iterable(rows)))
     except sqlite3.IntegrityError:
         return None
     return [Kept(row.id, duplicate=False) for row in rows]
 
 
-def keep_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]:
+def upsert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]:
     """Write rows inside the caller's transaction, in their order; of those known already, that they came again."""
     kept: list[Kept] = []
-    for start in range(0, len(rows), LOT):
-        lot = rows[start : start + LOT]
-        kept += keep_at_once(connection, lot) or [_keep_one(connection, row) for row in lot]
+    for start in range(0, len(rows), MAX_ROWS_PER_INSERT):
+        lot = rows[start : start + MAX_ROWS_PER_INSERT]
+        kept += insert_new(connection, lot) or [_upsert_one(connection, row) for row in lot]
     return kept
 
 
-def _keep_one(connection: sqlite3.Connection, row: Row) -> Kept:
+def _upsert_one(connection: sqlite3.Connection, row: Row) -> Kept:
     is_known = connection.execute(KNOWN, (row.id,)).fetchone() is not None
     if is_known:
         connection.execute(COUNT, (row.id,))
-        connection.execute(_for_lot(NOTE, 1), row._replace(queue=REPEATS_QUEUE, headers="{}", body=None))
+        connection.execute(
+            _statement_for(INSERT_DUPLICATE_NOTICE, 1), row._replace(queue=REPEATS_QUEUE, headers="{}", body=None)
+        )
     else:
-        connection.execute(_for_lot(KEEP, 1), row)
+        connection.execute(_statement_for(KEEP, 1), row)
     return Kept(row.id, is_known)
 
 
 @cache
-def _for_lot(statement: str, rows: int) -> str:
+def _statement_for(statement: str, rows: int) -> str:
     row = f"({', '.join('?' * len(Row._fields))})"
     return f"{statement} {', '.join([row] * rows)}"

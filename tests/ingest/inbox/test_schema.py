@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
-from ingest import inboxfile
-from ingest.inboxfile import FILE_NAME, inbox_id, open_inbox_file
+from ingest.inbox import schema
+from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
 
 
 def test_an_inbox_has_one_name_for_ever(tmp_path):
@@ -48,7 +48,7 @@ def test_many_may_make_the_file_and_leave_it_at_once(tmp_path):
 
 
 def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(inboxfile, "LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr(schema, "LOCK_TIMEOUT", 0.05)
     path = tmp_path / FILE_NAME
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ingest.inboxfile import open_inbox_file
+from ingest.inbox.schema import open_inbox_file
 
 # Seconds. A process that leaves has ten, and may come to wait twice.
 LOCK_TIMEOUT = 3.0
 LOCK_POLL = 0.0003
 
 
-def open_beside_door(path: Path) -> sqlite3.Connection:
+def open_for_background_writes(path: Path) -> sqlite3.Connection:
     """Open the file for writes that may be lost with the machine's power, so that the lock is held without an fsync."""
     file = open_inbox_file(path)
     file.execute("PRAGMA synchronous = NORMAL")
-    do_not_queue(file)
+    disable_busy_timeout(file)
     return file
 
 
-def do_not_queue(file: sqlite3.Connection) -> None:
+def disable_busy_timeout(file: sqlite3.Connection) -> None:
     """Have the connection fail at once where the file is locked: its writes are `write_patiently` and `transaction`.
 
     A busy door leaves the lock for a moment between two commits. SQLite's own waiting sleeps ever longer and misses
@@ -30,7 +30,7 @@ def do_not_queue(file: sqlite3.Connection) -> None:
     file.execute("PRAGMA busy_timeout = 0")
 
 
-def write_patiently(file: sqlite3.Connection, statement: str, values: tuple[str | float, ...] = ()) -> int:
+def execute_with_retry(file: sqlite3.Connection, statement: str, values: tuple[str | float, ...] = ()) -> int:
     """Write in one step, in which no other thread of this process can make the lock last longer; count the rows."""
     until = time.monotonic() + LOCK_TIMEOUT
     while True:
@@ -45,7 +45,7 @@ def write_patiently(file: sqlite3.Connection, statement: str, values: tuple[str 
 @contextmanager
 def transaction(file: sqlite3.Connection) -> Iterator[None]:
     """Write what the block writes as one. Whatever it raises, the lock is given back."""
-    write_patiently(file, "BEGIN IMMEDIATE")
+    execute_with_retry(file, "BEGIN IMMEDIATE")
     try:
         yield
         file.execute("COMMIT")

@@ -13,14 +13,14 @@ from ingest.errors import QueueUnavailable
 # The hash that tells of them: a field for each gap, so that what several nodes say stands side by side.
 KEY = "webhooks:gaps"
 # Plugsurfing sends CDRs again for seven days; what is older is in the ledger, or was never asked for.
-TOLD_FOR = timedelta(days=8)
+PUBLISH_FOR = timedelta(days=8)
 TOLD_EVERY = 60.0
 # Most that one file remembers: a machine that comes and goes shall not fill it.
 MOST = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Gap:
+class Downtime:
     """A time in which nothing could be kept at one node."""
 
     closed_at: datetime
@@ -44,7 +44,7 @@ class Gap:
         )
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Gap":
+    def from_json(cls, text: str | bytes) -> "Downtime":
         """Read one that `to_json` wrote. Raise ValueError or KeyError if it is none."""
         fields = json.loads(text)
         return cls(
@@ -52,7 +52,7 @@ class Gap:
         )
 
 
-def note_gap(file: sqlite3.Connection, *, closed_at: float, opened_at: float) -> None:
+def record_downtime(file: sqlite3.Connection, *, closed_at: float, opened_at: float) -> None:
     """Remember a gap, in the caller's transaction."""
     file.execute("INSERT OR REPLACE INTO gaps VALUES (?, ?)", (closed_at, opened_at))
     file.execute(
@@ -61,27 +61,27 @@ def note_gap(file: sqlite3.Connection, *, closed_at: float, opened_at: float) ->
     )
 
 
-def gaps_in(file: sqlite3.Connection, inbox: str) -> list[Gap]:
+def list_downtimes(file: sqlite3.Connection, inbox: str) -> list[Downtime]:
     """List the gaps that an inbox file remembers, the oldest first."""
     return [
-        Gap(datetime.fromtimestamp(row[0], UTC), datetime.fromtimestamp(row[1], UTC), inbox)
+        Downtime(datetime.fromtimestamp(row[0], UTC), datetime.fromtimestamp(row[1], UTC), inbox)
         for row in file.execute("SELECT closed_at, opened_at FROM gaps ORDER BY closed_at")
     ]
 
 
-class GapTeller:
+class DowntimePublisher:
     """Keeps what Redis says of one node's gaps true: each is told at once and every minute, for eight days."""
 
     def __init__(self, connection: redis.Redis) -> None:
         self._redis = connection
-        self._told: list[Gap] = []
+        self._told: list[Downtime] = []
         self._told_at = float("-inf")
 
-    def tell(self, gaps: list[Gap]) -> None:
+    def publish(self, gaps: list[Downtime]) -> None:
         """Tell them if there is something new or it is time. Raise QueueUnavailable."""
         if gaps == self._told and time.monotonic() < self._told_at + TOLD_EVERY:
             return
-        before = datetime.now(UTC) - TOLD_FOR
+        before = datetime.now(UTC) - PUBLISH_FOR
         young = {gap.field: gap.to_json() for gap in gaps if gap.opened_at > before}
         old = [gap.field for gap in gaps if gap.opened_at <= before]
         try:

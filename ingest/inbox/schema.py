@@ -69,7 +69,7 @@ def open_inbox_file(path: Path) -> sqlite3.Connection:
     while True:
         connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
-            return _prepared(connection)
+            return _configure(connection)
         except sqlite3.Error as error:
             connection.close()
             # SQLite itself does not wait while another connection makes the log, or being the last removes it.
@@ -84,7 +84,7 @@ def inbox_id(connection: sqlite3.Connection) -> str:
     return str(value)
 
 
-def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
+def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
     # WAL lets the relay read while the door writes; FULL makes every commit an fsync of the log.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import structlog
 
-from ingest.beside import open_beside_door, transaction
 from ingest.errors import InboxUnavailable
-from ingest.gaps import note_gap
-from ingest.inbox import Inbox
+from ingest.inbox.background_writes import open_for_background_writes, transaction
+from ingest.inbox.downtime import record_downtime
+from ingest.inbox.inbox import Inbox
 
 log = structlog.get_logger()
 
 # Seconds.
-SIGN_EVERY = 1.0
+HEARTBEAT_INTERVAL = 1.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Instant:
     """A moment by the clock, which people set, and since the machine was started, which nobody can."""
 
     at: float
@@ -37,7 +37,7 @@ class Moment:
     since_boot: float = 0.0
 
     @classmethod
-    def now(cls) -> "Moment":
+    def now(cls) -> "Instant":
         """Look at both clocks."""
         try:  # Linux; time in which the machine was asleep counts
             return cls(time.time(), BOOT_ID.read_text("ascii").strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
@@ -45,7 +45,7 @@ class Moment:
             return cls(time.time())
 
     @classmethod
-    def from_json(cls, text: str) -> "Moment | None":
+    def from_json(cls, text: str) -> "Instant | None":
         """Read one that was written, by any release; None if that cannot be done."""
         try:
             fields = json.loads(text)
@@ -53,14 +53,14 @@ class Moment:
         except (TypeError, ValueError, LookupError):
             return None
 
-    def seconds_since(self, before: "Moment") -> float:
+    def seconds_since(self, before: "Instant") -> float:
         """Tell how long ago that was; below zero if the clock was set back and nothing else is known."""
         if self.boot is not None and self.boot == before.boot:
             return self.since_boot - before.since_boot
         return self.at - before.at
 
 
-class Presence:
+class Heartbeat:
     """Gives a sign of life while something can be kept, and measures the gap before each one.
 
     A door that answers 503 for an hour has a gap of an hour, like one that is closed.
@@ -72,27 +72,27 @@ class Presence:
         self._shortest = shortest_gap.total_seconds()
         self._file: sqlite3.Connection | None = None
         self._problem: str | None = None
-        self._has_left = False
+        self._stopped = False
         self._lock = threading.Lock()
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Give signs until cancelled."""
         while True:
             if await self._can_keep():
-                await asyncio.to_thread(self._sign_or_say)
-            await asyncio.sleep(SIGN_EVERY)
+                await asyncio.to_thread(self._beat_or_log)
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
 
-    def leave(self) -> None:
+    def beat_last(self) -> None:
         """Give the last sign, after the last connection was taken; a busy door may keep it waiting for seconds."""
         if self._inbox.problem is None:
-            self._sign_or_say()
-        self._has_left = True
+            self._beat_or_log()
+        self._stopped = True
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._has_left = True
-            self._let_go()
+            self._stopped = True
+            self._close_file()
 
     async def _can_keep(self) -> bool:
         if self._inbox.problem is not None:
@@ -100,36 +100,36 @@ class Presence:
                 await self._inbox.probe()
         return self._inbox.problem is None
 
-    def _sign_or_say(self) -> None:
+    def _beat_or_log(self) -> None:
         with self._lock:
-            if self._has_left:
+            if self._stopped:
                 return
             problem = None
             try:
-                self._sign(Moment.now())
+                self._beat(Instant.now())
             except (sqlite3.Error, OSError) as error:
                 problem = f"{type(error).__name__}: {error}"
                 with contextlib.suppress(sqlite3.Error):
-                    self._let_go()
+                    self._close_file()
             if problem is not None and problem != self._problem:
                 log.warning("presence.not_signed", error=problem)
             self._problem = problem
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
-    def _sign(self, now: Moment) -> None:
+    def _beat(self, now: Instant) -> None:
         if self._file is None:
             # A sign need not be on the disk at once: what is lost only makes the gap longer.
-            self._file = open_beside_door(self._path)
+            self._file = open_for_background_writes(self._path)
         with transaction(self._file):
             found = self._file.execute("SELECT value FROM meta WHERE name = 'alive'").fetchone()
-            before = Moment.from_json(found[0]) if found else None
+            before = Instant.from_json(found[0]) if found else None
             seconds = 0.0 if before is None else now.seconds_since(before)
             if seconds >= self._shortest:
-                note_gap(self._file, closed_at=now.at - seconds, opened_at=now.at)
+                record_downtime(self._file, closed_at=now.at - seconds, opened_at=now.at)
             self._file.execute("INSERT OR REPLACE INTO meta VALUES ('alive', ?)", (json.dumps(asdict(now)),))
         if seconds >= self._shortest:
             log.warning("door.was_closed", seconds=round(seconds, 1))

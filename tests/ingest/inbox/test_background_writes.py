@@ -3,9 +3,14 @@ import sqlite3
 
 import pytest
 
-from ingest import beside
-from ingest.beside import do_not_queue, open_beside_door, transaction, write_patiently
-from ingest.inboxfile import FILE_NAME, open_inbox_file
+from ingest.inbox import background_writes
+from ingest.inbox.background_writes import (
+    disable_busy_timeout,
+    execute_with_retry,
+    open_for_background_writes,
+    transaction,
+)
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
 
 NOTE = "INSERT INTO meta VALUES ('note', ?)"
 
@@ -13,13 +18,13 @@ NOTE = "INSERT INTO meta VALUES ('note', ?)"
 @pytest.fixture
 def door(tmp_path):
     with contextlib.closing(open_inbox_file(tmp_path / FILE_NAME)) as opened:
-        do_not_queue(opened)
+        disable_busy_timeout(opened)
         yield opened
 
 
 @pytest.fixture
 def file(door, tmp_path):
-    with contextlib.closing(open_beside_door(tmp_path / FILE_NAME)) as opened:
+    with contextlib.closing(open_for_background_writes(tmp_path / FILE_NAME)) as opened:
         yield opened
 
 
@@ -57,12 +62,12 @@ def test_a_write_waits_for_the_lock_and_counts_its_rows(door, file, monkeypatch)
         if len(looks) == 3:
             door.execute("COMMIT")
 
-    monkeypatch.setattr(beside.time, "sleep", leave_at_the_third)
-    assert write_patiently(file, NOTE, ("late",)) == 1
+    monkeypatch.setattr(background_writes.time, "sleep", leave_at_the_third)
+    assert execute_with_retry(file, NOTE, ("late",)) == 1
     assert len(looks) == 3
 
 
 def test_what_fails_for_another_reason_is_not_tried_again(file, monkeypatch):
-    monkeypatch.setattr(beside.time, "sleep", lambda _seconds: pytest.fail("it was tried again"))
+    monkeypatch.setattr(background_writes.time, "sleep", lambda _seconds: pytest.fail("it was tried again"))
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
-        write_patiently(file, "INSERT INTO nowhere VALUES (1)")
+        execute_with_retry(file, "INSERT INTO nowhere VALUES (1)")

@@ -37,7 +37,7 @@ class Authorization(StrEnum):
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class QuarantinedRequest:
     """A request that was refused because nothing proved that it is Plugsurfing's."""
 
     seq: int
@@ -61,7 +61,7 @@ class Quarantined:
         """Tell what it takes to keep it, in bytes."""
         return len(self.headers_text) + len(self.body)
 
-    def verified(
+    def reverify(
         self,
         keys: SigningKeys,
         *,
@@ -93,7 +93,7 @@ class Quarantined:
         return envelope
 
 
-def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more was known when it was refused
+def from_request(  # noqa: PLR0913, PLR0917 - a request has these parts, and more was known when it was refused
     kind: Kind,
     headers: Sequence[tuple[bytes, bytes]],
     body: bytes,
@@ -101,9 +101,9 @@ def lay_down(  # noqa: PLR0913, PLR0917 - a request has these parts, and more wa
     keys: SigningKeys,
     keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
     sender: str | None = None,
-) -> Quarantined:
+) -> QuarantinedRequest:
     """Lay down a request that has just been refused with these keys; it has no number yet."""
-    return Quarantined(
+    return QuarantinedRequest(
         seq=0,
         kind=kind,
         received_at=datetime.now(UTC),
@@ -136,11 +136,11 @@ def _authorization(kind: Kind, headers: Sequence[tuple[bytes, bytes]], keys: Sig
     return Authorization.RIGHT
 
 
-def from_row(row: Sequence[Any]) -> Quarantined:
+def from_row(row: Sequence[Any]) -> QuarantinedRequest:
     """Read a request from the columns of its row, in the order of the fields."""
     seq, kind, received_at, reason, headers_text, body = row
     found = json.loads(headers_text)
-    return Quarantined(
+    return QuarantinedRequest(
         seq=seq,
         kind=Kind(kind),
         received_at=datetime.fromtimestamp(received_at, UTC),
