@@ -23,7 +23,7 @@ from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import Quarantine, QuarantineWriter
 from ingest.inbox.schema import FILE_NAME
 from ingest.metrics import Metrics
-from ingest.relay import Relay
+from ingest.relay.relay import Relay
 from ingest.wire.envelope import Kind
 
 log = structlog.get_logger()

@@ -137,7 +137,7 @@ class Lookout:
                     "ok": relay.error is None,
                     "error": relay.error,
                     "leader": relay.leader,
-                    "held": relay.held,
+                    "held": relay.backlog,
                     "last_offer_at": relay.last_offer_at.isoformat() if relay.last_offer_at else None,
                 },
                 "oldest_unsettled_seconds": facts.oldest_unsettled_seconds,
@@ -155,7 +155,7 @@ class Lookout:
             "inbox_oldest_unsettled_seconds": facts.oldest_unsettled_seconds,
             "redis_up": relay.redis_ok,
             "relay_leader": relay.leader,
-            "relay_held": relay.held,
+            "relay_held": relay.backlog,
             "relay_last_offer_timestamp_seconds": relay.last_offer_at.timestamp() if relay.last_offer_at else None,
         }
         text = self._metrics.text({name: float(number) for name, number in numbers.items() if number is not None})

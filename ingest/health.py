@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ingest.errors import InboxUnavailable
 from ingest.inbox.inbox import Inbox
-from ingest.relay import Relay, RelayStanding
+from ingest.relay.relay import Relay, RelayStatus
 
 # In seconds. A probe is a commit: however often somebody asks, there is no more than one in this time.
 FRESH = 0.5
@@ -33,7 +33,7 @@ class Facts:
     """Deliveries that are not settled; None if that could not be read."""
     oldest_unsettled_seconds: float | None
     """How long the first of them has been waiting; 0 if there is none."""
-    relay: RelayStanding
+    relay: RelayStatus
 
 
 class Health:
@@ -63,7 +63,7 @@ class Health:
         except TimeoutError:
             problem = f"Nothing was written within {PATIENCE:g} seconds."
         unsettled, age = await asyncio.to_thread(self._unsettled)
-        return Facts(problem, unsettled, age, self._relay.standing())
+        return Facts(problem, unsettled, age, self._relay.status())
 
     def _unsettled(self) -> tuple[int | None, float | None]:
         with contextlib.suppress(sqlite3.Error):

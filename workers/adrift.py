@@ -11,10 +11,10 @@ import redis
 from sqlalchemy import Connection, Engine, exists, func, not_, select
 
 from ingest.errors import QueueUnavailable
-from ingest.outbox import Outbox
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.queues import QUEUES, queue
-from ingest.rounds import ENOUGH_JOBS
+from ingest.relay.outbox import Outbox
+from ingest.relay.relay_loop import MAX_WAITING_JOBS
 from workers.ledger import schedule
 from workers.ledger.among import among
 from workers.ledger.contradictions import EXAMPLES
@@ -162,7 +162,7 @@ class _Look:
         found = _unsure(self._batches.poll(in_flight), Trouble.BATCH)
         for name in QUEUES:
             oldest_at = self._outbox.oldest_waiting_at(name)
-            if oldest_at is not None and len(queue(name, self._connection)) < ENOUGH_JOBS:
+            if oldest_at is not None and len(queue(name, self._connection)) < MAX_WAITING_JOBS:
                 found[Adrift(Trouble.WAITING, f"{name} since {oldest_at.isoformat()}")] = False
         return found
 

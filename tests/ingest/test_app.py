@@ -12,7 +12,7 @@ from ingest.inbox.corruption import is_marked_corrupt
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.queues import QUEUES, queue
-from ingest.relay import Relay, RelayStanding
+from ingest.relay.relay import Relay, RelayStatus
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import sign
 
@@ -43,7 +43,7 @@ class StandIn(Relay):
         pass
 
     def standing(self):
-        return RelayStanding()
+        return RelayStatus()
 
 
 def test_making_an_application_opens_nothing(settings):

@@ -7,7 +7,7 @@ from ingest import health as room
 from ingest.errors import InboxUnavailable
 from ingest.health import Health
 from ingest.inbox.schema import FILE_NAME
-from ingest.relay import RelayStanding
+from ingest.relay.relay import RelayStatus
 
 
 class Inbox:
@@ -33,7 +33,7 @@ class Inbox:
 
 class Relay:
     def standing(self):
-        return RelayStanding(leader=True)
+        return RelayStatus(leader=True)
 
 
 def look(path, inbox, times=1):
@@ -52,7 +52,7 @@ def path(tmp_path):
 def test_a_node_that_can_keep_is_well(door, path):
     facts = look(path, Inbox())
 
-    assert facts == room.Facts(None, 0, 0.0, RelayStanding(leader=True))
+    assert facts == room.Facts(None, 0, 0.0, RelayStatus(leader=True))
 
 
 def test_what_is_not_settled_is_counted_and_the_oldest_is_timed(door, path):

@@ -14,10 +14,10 @@ from sqlalchemy import Engine, insert, update
 from ingest.config.settings import load_settings
 from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
-from ingest.offer import Offers
-from ingest.outbox import Outbox
 from ingest.queue.batch import Delivery, ack_key, batch_key, lease_key
 from ingest.queue.queues import queue
+from ingest.relay.outbox import Outbox
+from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
 from workers import adrift as room
 from workers.adrift import AT_WORK_FOR, PROMISED, Adrift, Trouble, adrift, foreign, unsent
@@ -58,8 +58,8 @@ def find(engine: Engine, valkey: redis.Redis, outbox: Outbox) -> Find:
 
 
 def offer(outbox: Outbox, valkey: redis.Redis) -> str:
-    offers = Offers(outbox, valkey, load_settings())
-    offers.offer([outbox.next("sessions", 1, 1000)])
+    offers = BatchPublisher(outbox, valkey, load_settings())
+    offers.publish([outbox.next_batch("sessions", 1, 1000)])
     return offers.in_flight[0].batch_id
 
 
@@ -131,7 +131,7 @@ def test_what_was_acknowledged_and_is_nowhere_is_lost(find: Find, outbox: Outbox
     (mine,) = outbox.unsettled()
     batch_id = offer(outbox, valkey)
     valkey.rpush(ack_key(outbox.inbox_id), batch_id)
-    Offers(outbox, valkey, load_settings()).look()
+    BatchPublisher(outbox, valkey, load_settings()).poll()
     assert find() == [Adrift(Trouble.LOST, mine.delivery.id)]
 
 

@@ -23,9 +23,9 @@ from handlers.kit.subscribe import MARK
 from handlers.session_records import session_record
 from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
-from ingest.offer import JOB_TIMEOUT
 from ingest.queue.batch import Batch, Delivery, new_batch_id
 from ingest.queue.queues import queue
+from ingest.relay.publisher import JOB_TIMEOUT
 from ingest.wire.envelope import Envelope, Kind
 from workers import process
 from workers.clock import Clock

@@ -16,10 +16,10 @@ from rq.serializers import JSONSerializer
 from ingest.config.settings import load_settings
 from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
-from ingest.offer import Offers
-from ingest.outbox import Outbox
 from ingest.queue.batch import ack_key, batch_key, lease_key
 from ingest.queue.queues import queue
+from ingest.relay.outbox import Outbox
+from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
 from workers.ledger import sessions
 from workers.ledger.engine import open_ledger
@@ -47,8 +47,8 @@ def offer(connection: redis.Redis, session_id: str, folder: Path) -> tuple[str, 
     with contextlib.closing(open_for_keeping(folder / FILE_NAME)) as file:
         upsert_rows(file, [row_of(Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {}))])
     with contextlib.closing(Outbox(folder / FILE_NAME)) as outbox:
-        offers = Offers(outbox, connection, load_settings())
-        offers.offer([outbox.next("sessions", 1, 1000)])
+        offers = BatchPublisher(outbox, connection, load_settings())
+        offers.publish([outbox.next_batch("sessions", 1, 1000)])
         (batch,) = offers.in_flight
         return outbox.inbox_id, batch.batch_id
 

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from ingest.config.settings import Settings
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.schema import FILE_NAME
-from ingest.relay import Relay
+from ingest.relay.relay import Relay
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import Match
 from workers.bench.databases import POSTGRESQL, SQLITE, new_database

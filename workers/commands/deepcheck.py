@@ -11,8 +11,8 @@ from handlers.kit.subscribe import Subscription
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
-from ingest.outbox import Outbox
 from ingest.queue.queues import connect_redis
+from ingest.relay.outbox import Outbox
 from workers.adrift import AT_WORK_FOR, MOST, PROMISED, Trouble, adrift, foreign, unsent
 from workers.commands.checkup import Finding, Standing
 from workers.commands.failures import Failure, sentence

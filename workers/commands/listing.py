@@ -8,7 +8,7 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
-from ingest.outbox import Outbox, Unsettled
+from ingest.relay.outbox import Outbox, Unsettled
 from workers.commands.output import Json, iso
 from workers.ledger import deliveries
 from workers.ledger.deliveries import DeliveryRow, Filters, RunRow

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from handlers.kit.session import DRIVE, EVENT, Session
 from handlers.kit.statuses import OUT_OF_TURN, Anomaly
-from ingest.outbox import Outbox
+from ingest.relay.outbox import Outbox
 from workers.commands import options
 from workers.commands.cdrs import amount_in_words, cdr_json, remarks
 from workers.commands.failures import Failure

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, make_url
 
 from ingest.config.settings import Settings
 from ingest.inbox.schema import FILE_NAME
-from ingest.outbox import Outbox
+from ingest.relay.outbox import Outbox
 from workers.commands.failures import Failure
 from workers.ledger.engine import open_ledger, reading
 

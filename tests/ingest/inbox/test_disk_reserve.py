@@ -18,8 +18,8 @@ from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import Quarantine
 from ingest.inbox.quarantined_request import Authorization, QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from ingest.outbox import Outbox
 from ingest.queue.batch import new_batch_id
+from ingest.relay.outbox import Outbox
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import sign
 

@@ -16,10 +16,10 @@ from rq import Queue
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
-from ingest.loads import InFlight, Load
-from ingest.outbox import Outbox
 from ingest.queue.batch import ack_key, batch_key, description, encode_batch, lease_key, new_batch_id
 from ingest.queue.queues import BATCH_JOB, QUEUES, queue
+from ingest.relay.outbox import Outbox
+from ingest.relay.outbox_slices import InFlightBatch, OutboxSlice
 
 log = structlog.get_logger()
 
@@ -27,17 +27,17 @@ JOB_TIMEOUT = timedelta(minutes=3)
 """How long a batch may take beside the last handler that it begins."""
 # A Redis that is full refuses the workers' own commands too, so what does not fit into so many full batches of a
 # queue stays on the disk, however old it grows.
-BATCHES_IN_REDIS = 16
+MAX_FULL_BATCHES = 16
 # Nor are there more batches than this, however small: if Redis loses them, they are offered again one by one, and what
 # is more urgent waits for that. What stays on the disk meanwhile grows into larger ones.
-MOST_BATCHES = 256
+MAX_IN_FLIGHT = 256
 # What a delivery takes in Redis beside its body, roughly.
-BYTES_BESIDE = 512
+OVERHEAD_BYTES = 512
 LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Depths:
+class QueueDepths:
     """How many jobs wait on each queue, whosever they are, and how many of our batches were settled meanwhile."""
 
     waiting: Mapping[str, int]
@@ -45,17 +45,17 @@ class Depths:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class PendingBatch:
     """What is to become a batch."""
 
     batch_id: str
-    load: Load
+    load: OutboxSlice
     deaths: int = 0
-    solo: bool = False
+    isolated: bool = False
     poison: bool = False
 
 
-class Offers:
+class BatchPublisher:
     """Everything of one inbox that is in Redis. One at a time in the world: the leading relay's.
 
     All methods raise QueueUnavailable if Redis does not do as told; what was being offered then may or may not be
@@ -68,36 +68,36 @@ class Offers:
         self._settings = settings
         self._queues = {name: queue(name, connection) for name in QUEUES}
         self._in_flight = {each.batch_id: each for each in outbox.in_flight()}
-        self._noted: list[str] = []
+        self._unacked_settlements: list[str] = []
 
     @property
-    def in_flight(self) -> Sequence[InFlight]:
+    def in_flight(self) -> Sequence[InFlightBatch]:
         """What is not settled, the most urgent queue first."""
         return sorted(self._in_flight.values(), key=lambda each: QUEUES.index(each.queue))
 
     @property
     def is_waiting_for_workers(self) -> bool:
         """Whether anything is not settled, or a settlement is not crossed off in Redis."""
-        return bool(self._in_flight or self._noted)
+        return bool(self._in_flight or self._unacked_settlements)
 
     def has_room(self, name: str) -> bool:
         """Tell whether another batch of the queue may go to Redis."""
-        sizes = [each.bytes + each.count * BYTES_BESIDE for each in self._in_flight.values() if each.queue == name]
-        return len(sizes) < MOST_BATCHES and sum(sizes) < BATCHES_IN_REDIS * self._settings.batch_bytes
+        sizes = [each.bytes + each.count * OVERHEAD_BYTES for each in self._in_flight.values() if each.queue == name]
+        return len(sizes) < MAX_IN_FLIGHT and sum(sizes) < MAX_FULL_BATCHES * self._settings.batch_bytes
 
-    def look(self) -> Depths:
+    def poll(self) -> QueueDepths:
         """Read in one round trip what waits on the queues and what was settled; the rows of the latter go."""
         key = ack_key(self._outbox.inbox_id)
-        with _reaching_redis(), self._connection.pipeline(transaction=False) as pipe:
+        with _redis_errors(), self._connection.pipeline(transaction=False) as pipe:
             # Crossed off only after their rows have gone, and by name: were this command sent twice, it would not
             # take away what has not been read yet.
-            for batch_id in self._noted:
+            for batch_id in self._unacked_settlements:
                 pipe.lrem(key, 1, batch_id)
             for each in self._queues.values():
                 pipe.llen(each.key)
             pipe.lrange(key, 0, -1)
             *counts, settled = pipe.execute()
-        self._noted = []
+        self._unacked_settlements = []
         batch_ids = [batch_id.decode() for batch_id in settled]
         if batch_ids:
             rows = self._outbox.settle(batch_ids)
@@ -105,16 +105,16 @@ class Offers:
             log.debug("batches.settled", batches=len(batch_ids), rows=rows)
             for batch_id in batch_ids:
                 self._in_flight.pop(batch_id, None)
-            self._noted = batch_ids
-        return Depths(dict(zip(self._queues, counts[-len(self._queues) :], strict=True)), len(batch_ids))
+            self._unacked_settlements = batch_ids
+        return QueueDepths(dict(zip(self._queues, counts[-len(self._queues) :], strict=True)), len(batch_ids))
 
-    def offer(self, loads: Sequence[Load]) -> None:
+    def publish(self, loads: Sequence[OutboxSlice]) -> None:
         """Put each load on its queue as one job, all in one transaction."""
-        parcels = [Parcel(new_batch_id(), load) for load in loads]
+        parcels = [PendingBatch(new_batch_id(), load) for load in loads]
         self._outbox.assign([(parcel.batch_id, parcel.load.seqs) for parcel in parcels])
         hit(Failpoint.ASSIGNED)
-        self._note(parcels)
-        with _reaching_redis():
+        self._track(parcels)
+        with _redis_errors():
             try:
                 self._send(parcels)
             except redis.ResponseError:
@@ -124,31 +124,31 @@ class Offers:
                     del self._in_flight[parcel.batch_id]
                 raise
 
-    def offer_again(self, lost: InFlight, *, died: bool) -> None:
+    def redeliver(self, lost: InFlightBatch, *, died: bool) -> None:
         """Offer what a lost batch has left under a new id; if its worker died of it, in halves, each on its own.
 
         A delivery alone in a batch whose worker died counts that death, and is poison after POISON_DEATHS of them.
         """
-        load = self._outbox.rows(lost.batch_id)
+        load = self._outbox.rows_of(lost.batch_id)
         if not load.seqs:
             del self._in_flight[lost.batch_id]
             return
         is_alone = len(load.seqs) == 1
         deaths = lost.deaths + (died and is_alone)
         parcels = [
-            Parcel(
+            PendingBatch(
                 new_batch_id(),
                 part,
                 deaths=deaths,
-                solo=len(part.seqs) == 1 and (died or deaths > 0),
+                isolated=len(part.seqs) == 1 and (died or deaths > 0),
                 poison=is_alone and deaths >= self._settings.poison_deaths,
             )
-            for part in (load.halves() if died and not is_alone else (load,))
+            for part in (load.split() if died and not is_alone else (load,))
         ]
         # New ids, because the old job may be somewhere still: it finds its batch's key gone and does nothing.
         self._outbox.split(lost.batch_id, [(each.batch_id, each.load.seqs) for each in parcels], deaths=deaths)
         del self._in_flight[lost.batch_id]
-        self._note(parcels)
+        self._track(parcels)
         log.warning(
             "batch.offered_again",
             batch=lost.batch_id,
@@ -157,17 +157,17 @@ class Offers:
             deaths=deaths,
             into=[parcel.batch_id for parcel in parcels],
         )
-        with _reaching_redis():
+        with _redis_errors():
             self._send(parcels, instead_of=lost.batch_id)
 
-    def _note(self, parcels: Sequence[Parcel]) -> None:
+    def _track(self, parcels: Sequence[PendingBatch]) -> None:
         for batch_id, load, deaths in ((each.batch_id, each.load, each.deaths) for each in parcels):
-            self._in_flight[batch_id] = InFlight(
+            self._in_flight[batch_id] = InFlightBatch(
                 batch_id, load.queue, datetime.now(UTC), len(load.seqs), load.bytes, deaths
             )
             log.debug("batch.offered", batch=batch_id, queue=load.queue, deliveries=len(load.seqs))
 
-    def _send(self, parcels: Sequence[Parcel], *, instead_of: str | None = None) -> None:
+    def _send(self, parcels: Sequence[PendingBatch], *, instead_of: str | None = None) -> None:
         with self._connection.pipeline(transaction=True) as pipe:
             if instead_of is not None:
                 pipe.delete(batch_key(instead_of), lease_key(instead_of))
@@ -176,14 +176,14 @@ class Offers:
             pipe.execute()
         hit(Failpoint.QUEUED)
 
-    def _put(self, parcel: Parcel, pipe: Pipeline) -> None:
-        packed = self._outbox.packed(parcel.batch_id)
+    def _put(self, parcel: PendingBatch, pipe: Pipeline) -> None:
+        packed = self._outbox.payload(parcel.batch_id)
         batch = encode_batch(
             parcel.batch_id,
             inbox=self._outbox.inbox_id,
             queue=parcel.load.queue,
             deliveries=packed.deliveries,
-            solo=parcel.solo,
+            isolated=parcel.isolated,
             poison=parcel.poison,
         )
         pipe.set(batch_key(parcel.batch_id), batch)
@@ -200,7 +200,7 @@ class Offers:
 
 
 @contextmanager
-def _reaching_redis() -> Iterator[None]:
+def _redis_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ingest.rows_of import open_for_keeping, row_of, upsert_rows
 
 from ingest.config.keyring import SigningKeys
-from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
 from ingest.inbox.schema import open_inbox_file
-from ingest.loads import InFlight
-from ingest.outbox import Outbox
 from ingest.queue.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, encode_batch, timestamp_or_none
+from ingest.relay.outbox import Outbox
+from ingest.relay.outbox_slices import InFlightBatch
 from ingest.wire.envelope import HEADERS_KEPT, Kind, verify_request
 from ingest.wire.signature import sign
 
@@ -31,8 +31,8 @@ def travelling(outbox):
     """What a worker reads of what waits for a queue."""
 
     def read(queue="sessions"):
-        outbox.assign([("travelling", outbox.next(queue, 10, 1000).seqs)])
-        packed = outbox.packed("travelling").deliveries
+        outbox.assign([("travelling", outbox.next_batch(queue, 10, 1000).seqs)])
+        packed = outbox.payload("travelling").deliveries
         text = encode_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, isolated=False, poison=False)
         outbox.release(["travelling"])
         return Batch.from_json(text).deliveries
@@ -42,7 +42,7 @@ def travelling(outbox):
 
 def test_what_waits_is_found_oldest_first(door, outbox):
     (first, second) = door.keep(2)
-    load = outbox.next("sessions", 10, 1000)
+    load = outbox.next_batch("sessions", 10, 1000)
     assert door.ids(load) == [first, second]
     assert not load.is_full
 
@@ -78,9 +78,9 @@ def test_a_moment_of_signing_that_no_calendar_has_is_no_obstacle(door, travellin
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
     door.keep(event=text or None)
-    load = outbox.next("sessions", 10, 1000)
+    load = outbox.next_batch("sessions", 10, 1000)
     outbox.assign([("b", load.seqs)])
-    packed = outbox.packed("b")
+    packed = outbox.payload("b")
     batch = encode_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, isolated=False, poison=False)
     assert [each.event for each in Batch.from_json(batch).deliveries] == [text or None]
     assert packed.names == ((text or "events", False),)
@@ -127,11 +127,11 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
     receipts = Counter([*rows, *again])
     travelled = {}
     for queue in {row.queue for row in rows.values()} | {"other"}:
-        load = outbox.next(queue, 100, 10_000_000)
+        load = outbox.next_batch(queue, 100, 10_000_000)
         if not load.seqs:
             continue
         outbox.assign([(queue, load.seqs)])
-        packed = outbox.packed(queue)
+        packed = outbox.payload(queue)
         text = encode_batch(
             "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, isolated=False, poison=False
         )
@@ -174,44 +174,44 @@ def test_times_are_told_to_the_microsecond(door, travelling):
 def test_queues_are_told_apart(door, outbox):
     (urgent,) = door.keep(queue="urgent")
     door.keep(queue="cdrs")
-    assert door.ids(outbox.next("urgent", 10, 1000)) == [urgent]
-    assert door.ids(outbox.next("sessions", 10, 1000)) == []
+    assert door.ids(outbox.next_batch("urgent", 10, 1000)) == [urgent]
+    assert door.ids(outbox.next_batch("sessions", 10, 1000)) == []
 
 
 def test_a_load_is_bounded_in_count(door, outbox):
     first, second, _ = door.keep(3)
-    load = outbox.next("sessions", 2, 1000)
+    load = outbox.next_batch("sessions", 2, 1000)
     assert (door.ids(load), load.is_full) == ([first, second], True)
 
 
 def test_a_load_is_bounded_in_bytes(door, outbox):
     first, second, _ = door.keep(3, body=b"x" * 40)
-    load = outbox.next("sessions", 10, 100)
+    load = outbox.next_batch("sessions", 10, 100)
     assert (door.ids(load), load.is_full, load.bytes) == ([first, second], True, 80)
 
 
 def test_a_delivery_over_the_limit_travels_alone(door, outbox):
     first, _ = door.keep(2, body=b"x" * 400)
-    load = outbox.next("sessions", 10, 100)
+    load = outbox.next_batch("sessions", 10, 100)
     assert (door.ids(load), load.is_full) == ([first], True)
 
 
 def test_what_is_assigned_waits_no_more_and_is_in_flight(door, outbox):
     door.keep(2, body=b"four")
     door.keep(1, queue="urgent")
-    load = outbox.next("sessions", 10, 1000)
+    load = outbox.next_batch("sessions", 10, 1000)
     outbox.assign([("batch", load.seqs)])
-    assert door.ids(outbox.next("sessions", 10, 1000)) == []
+    assert door.ids(outbox.next_batch("sessions", 10, 1000)) == []
     (batch,) = outbox.in_flight()
-    assert batch == InFlight("batch", "sessions", batch.offered_at, 2, 8, 0)
+    assert batch == InFlightBatch("batch", "sessions", batch.offered_at, 2, 8, 0)
     assert datetime.now(UTC) - batch.offered_at < timedelta(seconds=10)
-    assert outbox.rows("batch") == load
+    assert outbox.rows_of("batch") == load
     assert outbox.waiting_count() == 1
 
 
 def test_what_is_settled_goes_and_is_remembered(door, outbox):
     (known, _) = door.keep(2)
-    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
     assert outbox.settle(["batch", "unknown"]) == 1
     assert outbox.settle(["batch"]) == 0
     assert door.count() == 1
@@ -219,23 +219,23 @@ def test_what_is_settled_goes_and_is_remembered(door, outbox):
 
 
 def test_nothing_travels_in_an_unknown_batch(outbox):
-    assert outbox.rows("unknown").seqs == ()
+    assert outbox.rows_of("unknown").seqs == ()
 
 
 def test_a_batch_splits_into_halves_in_one_step(door, outbox):
     ids = door.keep(5)
-    load = outbox.next("sessions", 10, 1000)
+    load = outbox.next_batch("sessions", 10, 1000)
     outbox.assign([("whole", load.seqs)])
-    first, second = outbox.rows("whole").halves()
+    first, second = outbox.rows_of("whole").halves()
     outbox.split("whole", [("first", first.seqs), ("second", second.seqs)], deaths=0)
-    assert door.ids(outbox.rows("first")) == ids[:2]
-    assert door.ids(outbox.rows("second")) == ids[2:]
-    assert outbox.rows("whole").seqs == ()
+    assert door.ids(outbox.rows_of("first")) == ids[:2]
+    assert door.ids(outbox.rows_of("second")) == ids[2:]
+    assert outbox.rows_of("whole").seqs == ()
 
 
 def test_deaths_are_counted_on_the_disk(door, outbox):
     door.keep()
-    load = outbox.next("sessions", 10, 1000)
+    load = outbox.next_batch("sessions", 10, 1000)
     outbox.assign([("first", load.seqs)])
     outbox.split("first", [("second", load.seqs)], deaths=2)
     assert [each.deaths for each in outbox.in_flight()] == [2]
@@ -243,16 +243,16 @@ def test_deaths_are_counted_on_the_disk(door, outbox):
 
 def test_what_is_released_waits_again_in_its_old_place(door, outbox):
     ids = door.keep(2)
-    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
     outbox.release(["batch"])
-    assert door.ids(outbox.next("sessions", 10, 1000)) == ids
+    assert door.ids(outbox.next_batch("sessions", 10, 1000)) == ids
     assert outbox.in_flight() == []
 
 
 def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox, travelling):
     (known,) = door.keep()
     door.repeat(known)
-    outbox.assign([("batch", outbox.next("other", 10, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("other", 10, 1000).seqs)])
     door.repeat(known)
     outbox.release(["batch"])
     (notice,) = travelling("other")
@@ -261,7 +261,7 @@ def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox, travel
 
 def test_a_failed_split_leaves_everything_as_it_was(door, outbox):
     door.keep()
-    load = outbox.next("sessions", 10, 1000)
+    load = outbox.next_batch("sessions", 10, 1000)
     outbox.assign([("whole", load.seqs)])
     with pytest.raises(sqlite3.ProgrammingError):
         outbox.split("whole", [("part", load.seqs), (object(), [])], deaths=1)
@@ -280,7 +280,7 @@ def test_how_much_waits_and_since_when(door, outbox):
 def test_what_is_not_settled_can_be_listed_and_found(door, outbox):
     first, second = door.keep(2)
     door.repeat(first)
-    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
     listed = outbox.unsettled()
     assert [(each.delivery.id, each.queue, each.batch_id) for each in listed] == [
         (second, "sessions", None),
@@ -297,7 +297,7 @@ def test_old_duplicates_are_forgotten_in_small_steps(door, outbox):
     after = ""
     steps = 0
     while after is not None:
-        after = outbox.forget(datetime.now(UTC) - timedelta(days=8), after=after, limit=2)
+        after = outbox.prune_seen(datetime.now(UTC) - timedelta(days=8), after=after, limit=2)
         steps += 1
     assert steps == 3
     assert not any(door.remembers(each) for each in old)
@@ -309,13 +309,13 @@ def test_commits_of_another_process_show_and_own_do_not(door, outbox):
     door.keep()
     after = outbox.data_version()
     assert after != before
-    outbox.assign([("batch", outbox.next("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
     assert outbox.data_version() == after
 
 
 def test_a_door_that_is_writing_is_waited_for(door, outbox):
     door.keep()
-    load = outbox.next("sessions", 1, 1000)
+    load = outbox.next_batch("sessions", 1, 1000)
     writer = open_inbox_file(door.path)
     writer.execute("BEGIN IMMEDIATE")
     assigning = threading.Thread(target=outbox.assign, args=([("batch", load.seqs)],))

@@ -14,8 +14,8 @@ from typing import Any
 from ingest.inbox.background_writes import execute_with_retry, open_for_background_writes, transaction
 from ingest.inbox.downtime import Downtime, list_downtimes
 from ingest.inbox.schema import inbox_id
-from ingest.loads import InFlight, Load, Packed
 from ingest.queue.batch import Delivery, timestamp_or_none
+from ingest.relay.outbox_slices import BatchPayload, InFlightBatch, OutboxSlice
 
 # What waits for an answer, with how often it was received: at least twice, if that is forgotten and this is the notice
 # of a repeat. This connection's own.
@@ -111,7 +111,7 @@ class Outbox:
         (count,) = self._file.execute("SELECT count(*) FROM deliveries WHERE batch IS NULL").fetchone()
         return int(count)
 
-    def next(self, queue: str, limit: int, size: int) -> Load:
+    def next_batch(self, queue: str, limit: int, size: int) -> OutboxSlice:
         """Find what waits for the queue, oldest first: at most `limit` deliveries of `size` bytes, but at least one."""
         load = self._load(queue, NEXT, {"queue": queue, "limit": limit, "size": size})
         is_full = len(load.seqs) == limit or (bool(load.seqs) and self._waits_after(queue, load.seqs[-1]))
@@ -127,30 +127,30 @@ class Outbox:
         """Delete the rows of these batches; tell how many went."""
         return execute_with_retry(self._file, SETTLE, (json.dumps(batch_ids),))
 
-    def in_flight(self) -> list[InFlight]:
+    def in_flight(self) -> list[InFlightBatch]:
         """List the batches that are not settled, oldest first."""
         rows = self._file.execute(
             "SELECT batch, queue, min(offered_at), count(*), coalesce(sum(length(body)), 0), max(deaths)"
             " FROM deliveries WHERE batch IS NOT NULL GROUP BY batch, queue ORDER BY min(seq)"
         )
         return [
-            InFlight(batch_id, queue, timestamp_or_none(offered_at), count, size, deaths)
+            InFlightBatch(batch_id, queue, timestamp_or_none(offered_at), count, size, deaths)
             for batch_id, queue, offered_at, count, size, deaths in rows
         ]
 
-    def rows(self, batch_id: str) -> Load:
+    def rows_of(self, batch_id: str) -> OutboxSlice:
         """Find what travels in the batch; an empty load if all of it is settled."""
         found = self._file.execute("SELECT queue FROM deliveries WHERE batch = ? LIMIT 1", (batch_id,)).fetchone()
         return self._load(found[0] if found else "", ROWS, (batch_id,))
 
-    def packed(self, batch_id: str) -> Packed:
+    def payload(self, batch_id: str) -> BatchPayload:
         """Read what travels in the batch.
 
         A notice of repeats stands for what still comes while it waits; so only what is read now, when it has a batch,
         leaves none out.
         """
         names, session_id, deliveries = self._file.execute(PACKED, (batch_id,)).fetchone()
-        return Packed(tuple((name, bool(again)) for name, again in json.loads(names)), session_id, deliveries)
+        return BatchPayload(tuple((name, bool(again)) for name, again in json.loads(names)), session_id, deliveries)
 
     def split(self, batch_id: str, parts: Sequence[tuple[str, Sequence[int]]], *, deaths: int) -> None:
         """Move the rows of a batch into others in one step, so that none of them is ever without a batch."""
@@ -186,7 +186,7 @@ class Outbox:
         """
         return [found for (found,) in self._file.execute(SETTLED, (after, limit))]
 
-    def forget(self, before: datetime, *, after: str = "", limit: int = 500) -> str | None:
+    def prune_seen(self, before: datetime, *, after: str = "", limit: int = 500) -> str | None:
         """Forget deliveries first seen before then, some at a time: returns the id to go on after, None at the end."""
         rows = self._file.execute(
             "SELECT id FROM seen WHERE id > ? AND first_at < ? ORDER BY id LIMIT ?", (after, before.timestamp(), limit)
@@ -199,10 +199,10 @@ class Outbox:
             )
         return ids[-1] if len(ids) == limit else None
 
-    def _load(self, queue: str, statement: str, values: Any) -> Load:
+    def _load(self, queue: str, statement: str, values: Any) -> OutboxSlice:
         (listed,) = self._file.execute(statement, values).fetchone()
         rows = json.loads(listed)
-        return Load(queue, tuple(seq for seq, _ in rows), tuple(size for _, size in rows), is_full=False)
+        return OutboxSlice(queue, tuple(seq for seq, _ in rows), tuple(size for _, size in rows), is_full=False)
 
     def _waits_after(self, queue: str, seq: int) -> bool:
         found = self._file.execute(

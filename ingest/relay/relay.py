@@ -21,10 +21,10 @@ import structlog
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.inbox.corruption import is_corruption
-from ingest.outbox import Outbox
 from ingest.queue.leases import LEASE_TIMEOUT
 from ingest.queue.queues import connect_redis
-from ingest.rounds import PROBE_EVERY, SWEEP_EVERY, Rounds
+from ingest.relay.outbox import Outbox
+from ingest.relay.relay_loop import PROBE_EVERY, SWEEP_EVERY, RelayLoop
 
 log = structlog.get_logger()
 
@@ -38,18 +38,18 @@ DRAIN = 2.0
 # Those who answer what was on its way have had six before: together they stay below ten.
 JOIN = 2.5
 # What is known to say nothing secret. Of anything else only the name of its type is logged and shown.
-SHOWN = (SettingsError, sqlite3.Error, OSError)
+SAFE_TO_LOG = (SettingsError, sqlite3.Error, OSError)
 
 
 @dataclass(frozen=True, slots=True)
-class RelayStanding:
+class RelayStatus:
     """How the relay of this process stands, for those who ask whether it is well."""
 
     leader: bool = False
     """Whether it is the one that carries; the others stand by."""
     redis_ok: bool = False
     redis_error: str | None = None
-    held: int = 0
+    backlog: int = 0
     """Deliveries that are on the disk only."""
     last_offer_at: datetime | None = None
     error: str | None = None
@@ -71,7 +71,7 @@ class Relay:
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._lock: int | None = None
         self._failures = 0
-        self._standing = RelayStanding()
+        self._standing = RelayStatus()
         self._redis: redis.Redis | None = None
         self._on_damage: list[Callable[[], None]] = []
 
@@ -94,22 +94,22 @@ class Relay:
         """Have the callback called, once, in the relay's thread, when the file turns out to be damaged while in use."""
         self._on_damage.append(callback)
 
-    def standing(self) -> RelayStanding:
+    def status(self) -> RelayStatus:
         """Tell how it stands."""
         return self._standing
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                if self._take_the_lead():
-                    self._lead()
+                if self._acquire_leadership():
+                    self._run_as_leader()
                 else:
-                    self._stand_by()
+                    self._run_as_follower()
             except QueueUnavailable as error:
                 self._note_failure(redis_error=str(error))
             # Nobody else carries: whatever goes wrong, from a full disk to a fault of ours, the thread tries again.
             except Exception as error:  # noqa: BLE001
-                said = f"{type(error).__name__}: {error}" if isinstance(error, SHOWN) else type(error).__name__
+                said = f"{type(error).__name__}: {error}" if isinstance(error, SAFE_TO_LOG) else type(error).__name__
                 self._note_failure(error=said[:200])
                 while is_corruption(error) and self._on_damage:
                     self._on_damage.pop()()
@@ -119,25 +119,25 @@ class Relay:
             wait = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(self._failures, 10))
             self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311 - jitter is no secret
         self._disconnect()
-        self._step_down()
+        self._release_leadership()
 
-    def _lead(self) -> None:
+    def _run_as_leader(self) -> None:
         with contextlib.closing(Outbox(self._path)) as outbox:
             try:
                 # Begun anew after each failure: what is on the disk counts, not what was remembered.
-                rounds = Rounds(outbox, self._connection(), self._settings, self._grace, self._sweep_every)
+                rounds = RelayLoop(outbox, self._connection(), self._settings, self._grace, self._sweep_every)
                 while not self._stopping.is_set():
                     self._woken.clear()
-                    rounds.go()
+                    rounds.tick()
                     self._note_success(rounds)
-                    rounds.rest(self._woken)
+                    rounds.wait(self._woken)
                 rounds.drain(time.monotonic() + DRAIN)
                 self._note_success(rounds)
             except QueueUnavailable:
-                self._standing = replace(self._standing, held=outbox.waiting_count())
+                self._standing = replace(self._standing, backlog=outbox.waiting_count())
                 raise
 
-    def _stand_by(self) -> None:
+    def _run_as_follower(self) -> None:
         until = time.monotonic() + PROBE_EVERY
         connection = self._connection()
         try:
@@ -146,11 +146,11 @@ class Relay:
             self._standing = replace(self._standing, redis_ok=False, redis_error=type(error).__name__)
         else:
             self._standing = replace(self._standing, redis_ok=True, redis_error=None, error=None)
-        while time.monotonic() < until and not self._take_the_lead():
+        while time.monotonic() < until and not self._acquire_leadership():
             if self._stopping.wait(CANDIDATE_POLL):
                 return
 
-    def _take_the_lead(self) -> bool:
+    def _acquire_leadership(self) -> bool:
         """Lock the data folder for this process; the kernel frees the lock of one that dies."""
         if self._lock is not None:
             return True
@@ -165,7 +165,7 @@ class Relay:
         log.info("relay.lead_taken")
         return True
 
-    def _step_down(self) -> None:
+    def _release_leadership(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -184,14 +184,14 @@ class Relay:
             self._redis.close()
             self._redis = None
 
-    def _note_success(self, rounds: Rounds) -> None:
+    def _note_success(self, rounds: RelayLoop) -> None:
         if not self._standing.redis_ok:
             log.info("queue.found")
         self._failures = 0
-        self._standing = RelayStanding(
+        self._standing = RelayStatus(
             leader=True,
             redis_ok=True,
-            held=rounds.held,
+            backlog=rounds.held,
             last_offer_at=rounds.last_offer_at or self._standing.last_offer_at,
         )
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class OutboxSlice:
     """Rows of one queue that fit into one batch, oldest first, by their numbers and the bytes of their bodies."""
 
     queue: str
@@ -19,17 +19,17 @@ class Load:
         """Add up the bodies."""
         return sum(self.sizes)
 
-    def halves(self) -> "tuple[Load, Load]":
+    def split(self) -> "tuple[OutboxSlice, OutboxSlice]":
         """Cut the load in two."""
         cut = len(self.seqs) // 2
         return self._part(slice(None, cut)), self._part(slice(cut, None))
 
-    def _part(self, which: slice) -> "Load":
-        return Load(self.queue, self.seqs[which], self.sizes[which], is_full=False)
+    def _part(self, which: slice) -> "OutboxSlice":
+        return OutboxSlice(self.queue, self.seqs[which], self.sizes[which], is_full=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class BatchPayload:
     """What travels in a batch, ready for Redis."""
 
     names: tuple[tuple[str, bool], ...]
@@ -41,7 +41,7 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
+class InFlightBatch:
     """A batch that was handed to Redis and is not settled; `deaths` is how often its one delivery died alone."""
 
     batch_id: str

@@ -2,16 +2,16 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
+from ingest.publish import BatchPublisher
 from rq import SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from ingest import offer as offers_room
 from ingest.errors import QueueUnavailable
-from ingest.offer import Offers
-from ingest.outbox import Outbox
 from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
 from ingest.queue.queues import QUEUES, connect_redis, queue
+from ingest.relay import publisher as offers_room
+from ingest.relay.outbox import Outbox
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def outbox(door):
 @pytest.fixture
 def begin(outbox, valkey, settings):
     """Begin to offer, with nothing but what is on the disk."""
-    return lambda **changed: Offers(outbox, valkey, settings.model_copy(update=changed))
+    return lambda **changed: BatchPublisher(outbox, valkey, settings.model_copy(update=changed))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def offer(outbox, offers):
 
     def now(name: str = "sessions") -> str:
         before = {each.batch_id for each in offers.in_flight}
-        offers.offer([outbox.next(name, 500, 1_000_000)])
+        offers.publish([outbox.next(name, 500, 1_000_000)])
         (batch_id,) = {each.batch_id for each in offers.in_flight} - before
         return batch_id
 
@@ -81,7 +81,7 @@ def test_the_job_shows_neither_bodies_nor_users(door, offer, valkey):
 
 
 def test_a_stock_worker_can_work_it(door, offer, valkey, monkeypatch):
-    monkeypatch.setattr("ingest.offer.WORK_BATCH", "builtins.len")
+    monkeypatch.setattr("ingest.publish.BATCH_JOB", "builtins.len")
     door.keep()
     batch_id = offer()
     SimpleWorker([queue("sessions", valkey)], connection=valkey, serializer=JSONSerializer).work(burst=True)
@@ -92,8 +92,8 @@ def test_a_stock_worker_can_work_it(door, offer, valkey, monkeypatch):
 def test_several_loads_go_in_one_transaction(door, outbox, offers):
     door.keep(queue="urgent")
     door.keep(queue="cdrs")
-    offers.offer([outbox.next("urgent", 500, 1000), outbox.next("cdrs", 500, 1000)])
-    assert offers.look().waiting == {"urgent": 1, "sessions": 0, "cdrs": 1, "other": 0}
+    offers.publish([outbox.next("urgent", 500, 1000), outbox.next("cdrs", 500, 1000)])
+    assert offers.poll().waiting == {"urgent": 1, "sessions": 0, "cdrs": 1, "other": 0}
     assert [each.queue for each in offers.in_flight] == ["urgent", "cdrs"]
 
 
@@ -103,12 +103,12 @@ def test_no_receipt_goes_untold_that_comes_while_a_notice_of_repeats_is_offered(
     load = outbox.next("other", 500, 1000)
     door.repeat(known)  # the notice that was read stands for this one too
     assert door.count("body IS NULL") == 1
-    offers.offer([load])
+    offers.publish([load])
     (each,) = offers.in_flight
     (notice,) = batch_in_redis(valkey, each.batch_id).deliveries
     assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
     door.repeat(known)  # and this one makes its own
-    offers.offer([outbox.next("other", 500, 1000)])
+    offers.publish([outbox.next("other", 500, 1000)])
     each = offers.in_flight[-1]
     assert [delivery.receipts for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == [4]
 
@@ -118,7 +118,7 @@ def test_a_notice_of_what_was_forgotten_meanwhile_still_tells_of_a_repeat(door, 
     door.repeat(known)
     load = outbox.next("other", 500, 1000)
     outbox.forget(datetime.now(UTC))
-    offers.offer([load])
+    offers.publish([load])
     (each,) = offers.in_flight
     assert [delivery.receipts for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == [2]
 
@@ -126,11 +126,11 @@ def test_a_notice_of_what_was_forgotten_meanwhile_still_tells_of_a_repeat(door, 
 def test_what_was_settled_goes(door, offer, offers, valkey):
     door.keep(3)
     settle(valkey, door.inbox_id, offer())
-    assert offers.look().settled == 1
+    assert offers.poll().settled == 1
     assert door.count() == 0
     assert offers.in_flight == []
     assert offers.is_waiting_for_workers
-    assert offers.look().settled == 0
+    assert offers.poll().settled == 0
     assert valkey.llen(ack_key(door.inbox_id)) == 0
     assert not offers.is_waiting_for_workers
 
@@ -138,26 +138,26 @@ def test_what_was_settled_goes(door, offer, offers, valkey):
 def test_what_was_settled_is_crossed_off_only_when_its_rows_have_gone(door, offer, begin, valkey):
     door.keep(3)
     settle(valkey, door.inbox_id, offer())
-    begin().look()
+    begin().poll()
     assert door.count() == 0
     # That one has crashed. What it had not crossed off does no harm to the next.
     following = begin()
-    following.look()
-    following.look()
+    following.poll()
+    following.poll()
     assert valkey.llen(ack_key(door.inbox_id)) == 0
 
 
 def test_another_nodes_settlements_are_left_alone(offers, valkey):
     settle(valkey, "elsewhere", "batch")
-    offers.look()
-    offers.look()
+    offers.poll()
+    offers.poll()
     assert valkey.llen(ack_key("elsewhere")) == 1
 
 
 def test_a_lost_batch_is_offered_again_whole_under_a_new_id(door, offer, offers, valkey):
     ids = door.keep(3)
     old = offer()
-    offers.offer_again(offers.in_flight[0], died=False)
+    offers.redeliver(offers.in_flight[0], died=False)
     (new,) = (each.batch_id for each in offers.in_flight)
     assert new != old
     assert valkey.get(batch_key(old)) is None
@@ -169,12 +169,12 @@ def test_a_lost_batch_is_offered_again_whole_under_a_new_id(door, offer, offers,
 def test_a_batch_settled_under_its_old_id_is_not_taken_for_the_new_one(door, offer, offers, valkey):
     door.keep(3)
     old = offer()
-    offers.offer_again(offers.in_flight[0], died=False)
+    offers.redeliver(offers.in_flight[0], died=False)
     settle(valkey, door.inbox_id, old)
-    offers.look()
+    offers.poll()
     assert door.count() == 3
     settle(valkey, door.inbox_id, offers.in_flight[0].batch_id)
-    offers.look()
+    offers.poll()
     assert door.count() == 0
 
 
@@ -182,7 +182,7 @@ def test_a_batch_whose_worker_died_comes_back_in_halves(door, offer, offers, val
     ids = door.keep(3)
     old = offer()
     valkey.incr(lease_key(old))
-    offers.offer_again(offers.in_flight[0], died=True)
+    offers.redeliver(offers.in_flight[0], died=True)
     halves = [batch_in_redis(valkey, each.batch_id) for each in offers.in_flight]
     assert [[delivery.id for delivery in half.deliveries] for half in halves] == [ids[:1], ids[1:]]
     assert [half.isolated for half in halves] == [True, False]
@@ -195,7 +195,7 @@ def test_a_delivery_that_died_alone_too_often_is_poison(door, offer, offers, val
     offer()
     seen = []
     for _ in range(4):
-        offers.offer_again(offers.in_flight[0], died=True)
+        offers.redeliver(offers.in_flight[0], died=True)
         batch = batch_in_redis(valkey, offers.in_flight[0].batch_id)
         seen.append((offers.in_flight[0].deaths, batch.isolated, batch.poison))
     assert seen == [(1, True, False), (2, True, False), (3, True, True), (4, True, True)]
@@ -204,9 +204,9 @@ def test_a_delivery_that_died_alone_too_often_is_poison(door, offer, offers, val
 def test_deaths_outlive_the_relay(door, offer, offers, begin, valkey):
     door.keep(1)
     offer()
-    offers.offer_again(offers.in_flight[0], died=True)
+    offers.redeliver(offers.in_flight[0], died=True)
     following = begin()
-    following.offer_again(following.in_flight[0], died=False)
+    following.redeliver(following.in_flight[0], died=False)
     (each,) = following.in_flight
     assert each.deaths == 1
     assert batch_in_redis(valkey, each.batch_id).isolated
@@ -216,7 +216,7 @@ def test_a_batch_without_rows_is_not_offered_again(door, offer, offers, outbox, 
     door.keep(1)
     batch_id = offer()
     outbox.settle([batch_id])
-    offers.offer_again(offers.in_flight[0], died=True)
+    offers.redeliver(offers.in_flight[0], died=True)
     assert offers.in_flight == []
     assert jobs(valkey) == [batch_id]
 
@@ -227,25 +227,25 @@ def test_a_redis_that_refuses_leaves_the_rows_waiting(door, outbox, offers, valk
     valkey.config_set("maxmemory", 1)
     try:
         with pytest.raises(QueueUnavailable, match="OutOfMemory"):
-            offers.offer([load])
+            offers.publish([load])
     finally:
         valkey.config_set("maxmemory", 0)
     assert offers.in_flight == []
-    offers.offer([outbox.next("sessions", 500, 1000)])
+    offers.publish([outbox.next("sessions", 500, 1000)])
     (each,) = offers.in_flight
     assert [delivery.id for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == ids
 
 
 def test_what_a_redis_that_is_away_may_have_got_is_in_flight(door, outbox, settings):
     door.keep(3)
-    offers = Offers(outbox, connect_redis("redis://127.0.0.1:1"), settings)
+    offers = BatchPublisher(outbox, connect_redis("redis://127.0.0.1:1"), settings)
     with pytest.raises(QueueUnavailable):
-        offers.look()
+        offers.poll()
     with pytest.raises(QueueUnavailable):
-        offers.offer([outbox.next("sessions", 500, 1000)])
+        offers.publish([outbox.next("sessions", 500, 1000)])
     assert [each.count for each in outbox.in_flight()] == [3]
     with pytest.raises(QueueUnavailable):
-        offers.offer_again(offers.in_flight[0], died=True)
+        offers.redeliver(offers.in_flight[0], died=True)
     assert [each.count for each in outbox.in_flight()] == [1, 2]
 
 
@@ -259,7 +259,7 @@ def test_redis_is_not_filled_with_what_nobody_works_on(door, offer, begin):
 
 
 def test_a_queue_is_full_of_small_batches_too(door, offer, begin, monkeypatch):
-    monkeypatch.setattr(offers_room, "MOST_BATCHES", 3)
+    monkeypatch.setattr(offers_room, "MAX_IN_FLIGHT", 3)
     for number in range(3):
         assert begin().has_room("sessions"), number
         door.keep()
