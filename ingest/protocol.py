@@ -7,7 +7,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ingest.answers import CLOSE, JSON, error_body
+from ingest.http.responses import CONNECTION_CLOSE, JSON, error_body
 from ingest.onepiece import OnePiece
 
 # In bytes; Plugsurfing's has some hundred.
@@ -149,7 +149,7 @@ class DoorProtocol(HttpToolsProtocol):
 
     def _refuse(self, sentence: str) -> None:
         body = error_body(sentence)
-        headers = [JSON, (b"content-length", str(len(body)).encode()), CLOSE]
+        headers = [JSON, (b"content-length", str(len(body)).encode()), CONNECTION_CLOSE]
         lines = [b"%s: %s" % header for header in (*self.server_state.default_headers, *headers)]
         self.transport.write(b"\r\n".join((b"HTTP/1.1 400 Bad Request", *lines, b"", body)))
         self.transport.close()

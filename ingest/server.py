@@ -12,10 +12,10 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 
-from ingest.app import create_app
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
 from ingest.handover import BACKLOG, handed_over
+from ingest.http.app import create_app
 from ingest.leaving import GRACE, DoorServer
 from ingest.log import configure_logging
 from ingest.opening import open_door

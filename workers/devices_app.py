@@ -22,11 +22,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ingest.anytext import ANY_TEXT
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
+from ingest.http.any_path import ANY_TEXT
+from ingest.http.openapi import openapi_route
 from ingest.log import configure_logging
-from ingest.openapi import openapi_route
 from workers.devices import NoDevice, check_names, device_of
 from workers.ledger import devices
 from workers.ledger.engine import open_ledger

@@ -10,13 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from ingest.anytext import ANY_TEXT
 from ingest.authorization.ruling import Judges
 from ingest.authorization.verdict import Recorder
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
-from ingest.endpoints import say_what_is_wrong
-from ingest.guard import WINDOWS, Guard
+from ingest.http.any_path import ANY_TEXT
+from ingest.http.error_boundary import PROBES, ErrorBoundary
+from ingest.http.openapi import openapi_route
+from ingest.http.webhook_endpoint import http_error_handler
 from ingest.lane.counts import Counts
 from ingest.lane.credentials import Credentials
 from ingest.lane.door import AuthorizeDoor
@@ -24,7 +25,6 @@ from ingest.lane.lookout import Lookout
 from ingest.lane.memory import Memory
 from ingest.lane.protocol import COUNTS
 from ingest.lane.reply import UNANSWERED
-from ingest.openapi import openapi_route
 from ingest.wire.authorization.request import WireFormat
 
 OPENAPI = Path(__file__).with_name("openapi.json")
@@ -56,7 +56,7 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
             await asyncio.to_thread(recorder.stop)
 
     doors = {
-        form: Guard(
+        form: ErrorBoundary(
             AuthorizeDoor(form, settings, credentials, judges=judges, memory=memory, recorder=recorder, counts=counts),
             counts,
             UNANSWERED,
@@ -71,7 +71,7 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
             *(Route(place, window) for place, window in windows.items()),
             openapi_route(OPENAPI),
         ],
-        middleware=[Middleware(Guard, metrics=counts, sentence=UNANSWERED, place=WINDOWS)],
-        exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
+        middleware=[Middleware(ErrorBoundary, metrics=counts, sentence=UNANSWERED, place=PROBES)],
+        exception_handlers={HTTPException: http_error_handler},  # type: ignore[dict-item]  # it gets no other
         lifespan=lifespan,
     )

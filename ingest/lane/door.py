@@ -14,12 +14,12 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from ingest.answers import say, say_and_leave
 from ingest.authorization.ruling import Judges, Ruling
 from ingest.authorization.verdict import Failure, Recorder, Verdict
-from ingest.bodies import check_headers, read_body
 from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal, Unreadable
+from ingest.http.request_body import check_headers, read_body
+from ingest.http.responses import send_and_close, send_response
 from ingest.lane.counts import Counts
 from ingest.lane.credentials import Credentials
 from ingest.lane.memory import Memory
@@ -80,15 +80,15 @@ class AuthorizeDoor:
             if isinstance(refusal, NotAuthentic):
                 log.warning("question.refused", form=self._form, reason=str(refusal))
             status, sentence, headers = self._reply.refuse(refusal)
-            await say_and_leave(send, status, sentence, [*headers, *echoed])
+            await send_and_close(send, status, sentence, [*headers, *echoed])
             return
         except TimeoutError:
             question, _ = self._question(scope, b"", begun)
             verdict = self._verdict(question, Ruling(failure=Failure.SLOW_BODY), uuid4().hex, None, begun)
-            await say_and_leave(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
+            await send_and_close(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
         else:
             verdict = await self._decide(scope, body, begun)
-            await say(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
+            await send_response(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
         # Only now: nobody waits for a log, or for a ledger.
         _note(verdict)
         self._counts.answered(verdict)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from ingest.answers import Headers, error_body
 from ingest.authorization.verdict import Verdict
 from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal
+from ingest.http.responses import Headers, error_body
 from ingest.wire.authorization.request import WireFormat
 from ingest.wire.authorization.response_templates import (
     OCPI_CLIENT_ERROR,

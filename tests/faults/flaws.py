@@ -21,11 +21,11 @@ from rq.serializers import DefaultSerializer
 from sqlalchemy import select
 
 from handlers.kit import merge
-from ingest import guard
 from ingest.config import keyring
-from ingest.endpoints import Door
 from ingest.errors import NotAuthentic
 from ingest.events import EventSummary
+from ingest.http import error_boundary
+from ingest.http.webhook_endpoint import WebhookEndpoint
 from ingest.inbox import rows
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.rows import Kept
@@ -105,17 +105,17 @@ def fail_on_odd_json() -> None:
         return EventSummary(document["event"], document["payload"]["sessionId"])
 
     rows.peek = glimpse
-    guard.Guard.__call__ = lambda self, scope, receive, send: self._app(scope, receive, send)
+    error_boundary.ErrorBoundary.__call__ = lambda self, scope, receive, send: self._app(scope, receive, send)
 
 
 def read_without_a_limit() -> None:
-    real = Door.__init__
+    real = WebhookEndpoint.__init__
 
     def unlimited(self, *args, **keywords):
         real(self, *args, **keywords)
         self._longest = 1 << 62
 
-    Door.__init__ = unlimited
+    WebhookEndpoint.__init__ = unlimited
 
 
 def log_the_key() -> None:

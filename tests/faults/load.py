@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from ingest.app import PATHS
+from ingest.http.app import PATHS
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 

@@ -82,7 +82,7 @@ def test_the_table_of_statuses_is_in_the_order_of_the_code(readme):
 
 
 def test_the_table_of_answers_has_every_refusal(readme):
-    import_module("ingest.app")  # so that every kind of refusal is known
+    import_module("ingest.http.app")  # so that every kind of refusal is known
     told = {int(status) for cell, _ in readme.table("Answers") for status in cell.split(",")}
     assert {int(kind.status) for kind in Refusal.__subclasses__()} <= told
     assert told == {200, 400, 403, 404, 405, 408, 413, 415, 503}

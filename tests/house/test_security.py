@@ -10,8 +10,8 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from ingest.app import create_app
 from ingest.config.settings import load_settings
+from ingest.http.app import create_app
 from ingest.inbox.corruption import lock_and_check
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.lane.app import create_lane

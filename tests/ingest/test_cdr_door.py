@@ -8,8 +8,8 @@ import time
 import httpx
 import pytest
 
-from ingest.app import PATHS, create_app
 from ingest.config.settings import load_settings
+from ingest.http.app import PATHS, create_app
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import sign

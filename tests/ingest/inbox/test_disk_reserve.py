@@ -10,8 +10,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.app import PATHS, create_app
 from ingest.errors import InboxUnavailable
+from ingest.http.app import PATHS, create_app
 from ingest.inbox import disk_reserve as room
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.inbox import Inbox
@@ -188,7 +188,7 @@ def test_the_quarantine_does_not_take_it_either(path, settings, disk, always):
 
 
 def test_a_node_without_room_is_not_ready_and_says_why(settings, serving, disk, always, monkeypatch):
-    monkeypatch.setattr("ingest.health.FRESH", 0.0)
+    monkeypatch.setattr("ingest.http.health.CACHE_FOR", 0.0)
     url = f"http://127.0.0.1:{serving(create_app(settings))}"
 
     def statuses():

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from ingest import answers
 from ingest.authorization.ruling import JudgesStanding, Ruling
 from ingest.authorization.verdict import Verdict
 from ingest.config.settings import load_settings
+from ingest.http import responses
 from ingest.lane.app import create_lane
 from ingest.lane.protocol import lane_protocol
 from ingest.wire.authorization.request import AuthorizationRequest
@@ -85,7 +85,7 @@ class Lane:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "LINGER", 0.05)
+    monkeypatch.setattr(responses, "DRAIN_TIME", 0.05)
     monkeypatch.setattr("ingest.config.secret_reload.REREAD_EVERY", 0.05)
 
 

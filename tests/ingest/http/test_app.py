@@ -6,8 +6,8 @@ import httpx
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from ingest.app import PATHS, create_app
 from ingest.config.settings import load_settings
+from ingest.http.app import PATHS, create_app
 from ingest.inbox.corruption import is_marked_corrupt
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
@@ -141,7 +141,7 @@ def test_without_a_key_that_fits_nothing_is_let_in(tmp_path, serving):
 
 def test_when_one_process_meets_damage_all_leave_the_file(settings, serving, eventually, monkeypatch):
     left = []
-    monkeypatch.setattr("ingest.app._leave", lambda: left.append(True))
+    monkeypatch.setattr("ingest.http.app._terminate_self", lambda: left.append(True))
     for _ in range(2):
         serving(create_app(settings))
     path = settings.data_dir / FILE_NAME

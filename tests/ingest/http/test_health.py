@@ -3,9 +3,9 @@ import time
 
 import pytest
 
-from ingest import health as room
 from ingest.errors import InboxUnavailable
-from ingest.health import Health
+from ingest.http import health as room
+from ingest.http.health import ReadinessCheck
 from ingest.inbox.schema import FILE_NAME
 from ingest.relay.relay import RelayStatus
 
@@ -38,8 +38,8 @@ class Relay:
 
 def look(path, inbox, times=1):
     async def looks():
-        health = Health(path, inbox, Relay())
-        return await asyncio.gather(*[health.look() for _ in range(times)])
+        health = ReadinessCheck(path, inbox, Relay())
+        return await asyncio.gather(*[health.check() for _ in range(times)])
 
     return asyncio.run(looks())[0]
 
@@ -52,7 +52,7 @@ def path(tmp_path):
 def test_a_node_that_can_keep_is_well(door, path):
     facts = look(path, Inbox())
 
-    assert facts == room.Facts(None, 0, 0.0, RelayStatus(leader=True))
+    assert facts == room.Readiness(None, 0, 0.0, RelayStatus(leader=True))
 
 
 def test_what_is_not_settled_is_counted_and_the_oldest_is_timed(door, path):
@@ -103,12 +103,12 @@ def test_a_look_is_fresh_for_a_moment_only(door, path, monkeypatch):
     inbox = Inbox()
 
     async def looks():
-        health = Health(path, inbox, Relay())
-        await health.look()
-        await health.look()
+        health = ReadinessCheck(path, inbox, Relay())
+        await health.check()
+        await health.check()
         assert inbox.probes == 1
-        monkeypatch.setattr(room, "FRESH", 0.0)
-        await health.look()
+        monkeypatch.setattr(room, "CACHE_FOR", 0.0)
+        await health.check()
         assert inbox.probes == 2
 
     asyncio.run(looks())

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.guard import Guard
+from ingest.http.error_boundary import ErrorBoundary
 from ingest.metrics import Metrics
 
 HTTP = {"type": "http", "path": "/with/a-key"}
@@ -23,7 +23,7 @@ def run(app, scope=HTTP):
             raise RuntimeError("the answer has begun")
         sent.append(message)
 
-    asyncio.run(Guard(app, metrics, "Not now.", "a door")(scope, receive, send))
+    asyncio.run(ErrorBoundary(app, metrics, "Not now.", "a door")(scope, receive, send))
     return sent, metrics.text({}).decode()
 
 

@@ -12,7 +12,7 @@ from ingest.inbox.inbox import Inbox
 from ingest.relay.relay import Relay, RelayStatus
 
 # In seconds. A probe is a commit: however often somebody asks, there is no more than one in this time.
-FRESH = 0.5
+CACHE_FOR = 0.5
 PATIENCE = 2.0
 
 # Counted in two partial indexes: the table itself has all the bodies in it.
@@ -24,7 +24,7 @@ SELECT
 
 
 @dataclass(frozen=True)
-class Facts:
+class Readiness:
     """What was found out in one look."""
 
     inbox_problem: str | None
@@ -36,25 +36,25 @@ class Facts:
     relay: RelayStatus
 
 
-class Health:
+class ReadinessCheck:
     """Looks at the inbox by having it keep something, and at the rest by asking."""
 
     def __init__(self, path: Path, inbox: Inbox, relay: Relay) -> None:
         self._path = path
         self._inbox = inbox
         self._relay = relay
-        self._look: asyncio.Task[Facts] | None = None
-        self._looked_at = -FRESH
+        self._look: asyncio.Task[Readiness] | None = None
+        self._looked_at = -CACHE_FOR
 
-    async def look(self) -> Facts:
+    async def check(self) -> Readiness:
         """Find out how things are, or were a moment ago."""
         now = time.monotonic()
-        if self._look is None or (self._look.done() and now - self._looked_at >= FRESH):
+        if self._look is None or (self._look.done() and now - self._looked_at >= CACHE_FOR):
             self._looked_at = now
-            self._look = asyncio.create_task(self._find_out())
+            self._look = asyncio.create_task(self._run_checks())
         return await asyncio.shield(self._look)  # others may be waiting for the same look
 
-    async def _find_out(self) -> Facts:
+    async def _run_checks(self) -> Readiness:
         problem = None
         try:
             await asyncio.wait_for(self._inbox.probe(), PATIENCE)
@@ -63,7 +63,7 @@ class Health:
         except TimeoutError:
             problem = f"Nothing was written within {PATIENCE:g} seconds."
         unsettled, age = await asyncio.to_thread(self._unsettled)
-        return Facts(problem, unsettled, age, self._relay.status())
+        return Readiness(problem, unsettled, age, self._relay.status())
 
     def _unsettled(self) -> tuple[int | None, float | None]:
         with contextlib.suppress(sqlite3.Error):

@@ -14,9 +14,9 @@ from starlette.applications import Starlette
 from ingest.config.keyring import Keyring
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
-from ingest.endpoints import Door, Lookout
-from ingest.front import Front
-from ingest.health import Health
+from ingest.http.health import ReadinessCheck
+from ingest.http.router import FastPathRouter
+from ingest.http.webhook_endpoint import HealthEndpoints, WebhookEndpoint
 from ingest.inbox.corruption import corruption_mark, mark_corrupt
 from ingest.inbox.heartbeat import Heartbeat
 from ingest.inbox.inbox import Inbox
@@ -29,12 +29,12 @@ from ingest.wire.envelope import Kind
 log = structlog.get_logger()
 
 # Seconds.
-SUSPECT_EVERY = 0.5
+CORRUPTION_POLL = 0.5
 
 PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
 
 
-def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay | None = None) -> Front:
+def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay | None = None) -> FastPathRouter:
     """Build the application with all its rooms; they open when the server starts and close when it ends."""
     path = settings.data_dir / FILE_NAME
     metrics = Metrics()
@@ -44,7 +44,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
     keyring = Keyring(settings)
     presence = Heartbeat(path, inbox, settings.gap_shortest)
 
-    leave = partial(_leave_for_good, path)
+    leave = partial(_shut_down_all_processes, path)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -55,7 +55,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         relay.on_damage(leave)
         intake.start()
         relay.start()
-        duties = reload_forever(keyring.refresh), presence.run(), _leave_with_others(path, known)
+        duties = reload_forever(keyring.refresh), presence.run(), _exit_when_marked_corrupt(path, known)
         tasks = [asyncio.create_task(duty) for duty in duties]
         try:
             yield
@@ -67,30 +67,32 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
                 await asyncio.to_thread(stop)
 
     doors = {
-        route: Door(kind, settings, keyring, inbox=inbox, intake=intake, metrics=metrics)
+        route: WebhookEndpoint(kind, settings, keyring, inbox=inbox, intake=intake, metrics=metrics)
         for kind, route in PATHS.items()
     }
-    return Front(doors, Lookout(Health(path, inbox, relay), metrics), metrics, lifespan, presence)
+    return FastPathRouter(
+        doors, HealthEndpoints(ReadinessCheck(path, inbox, relay), metrics), metrics, lifespan, presence
+    )
 
 
-def _leave_for_good(path: Path) -> None:
+def _shut_down_all_processes(path: Path) -> None:
     """End all processes that have the file open: the next one sets it aside, which none may do while others have it."""
     try:
         mark_corrupt(path)
     except OSError as error:
         log.warning("inbox.not_suspected", error=error.strerror)
-        _leave()
+        _terminate_self()
 
 
-async def _leave_with_others(path: Path, known: tuple[int, int] | None) -> None:
+async def _exit_when_marked_corrupt(path: Path, known: tuple[int, int] | None) -> None:
     """Leave for a suspicion that came after this process; one that is `known` could not be settled when it began."""
     while True:
-        await asyncio.sleep(SUSPECT_EVERY)
+        await asyncio.sleep(CORRUPTION_POLL)
         if corruption_mark(path) not in {None, known}:
-            _leave()
+            _terminate_self()
             return
 
 
-def _leave() -> None:
+def _terminate_self() -> None:
     log.error("door.leaving", reason="the inbox file is damaged, and is set aside at the next start")
     os.kill(os.getpid(), signal.SIGTERM)

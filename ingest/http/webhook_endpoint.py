@@ -11,28 +11,28 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from ingest.answers import RETRY_AFTER, answer_error, answer_kept, error_body, say_and_leave
-from ingest.bodies import check_headers, read_body
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, RequestTimeout
 from ingest.failpoints import Failpoint, hit
-from ingest.health import Health
+from ingest.http.deadline import SharedDeadline
+from ingest.http.health import ReadinessCheck
+from ingest.http.request_body import check_headers, read_body
+from ingest.http.responses import RETRY_AFTER, error_body, send_accepted, send_and_close, send_error
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import QuarantineWriter
 from ingest.inbox.quarantined_request import from_request
 from ingest.metrics import CONTENT_TYPE, Metrics
-from ingest.patience import Patience
 from ingest.wire.envelope import Kind, headers_to_keep, verify_request
 from ingest.wire.field_paths import header_names
 
-SENTENCES = {
+ERROR_MESSAGES = {
     HTTPStatus.NOT_FOUND: "There is nothing here.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This method is not allowed here.",
 }
 
 
-class Door:
+class WebhookEndpoint:
     """Takes the POSTs of one kind: answers 200 when what arrived is kept.
 
     A plain ASGI application, because Starlette's Request and Response take longer than all that is done here.
@@ -57,7 +57,7 @@ class Door:
         self._sources = settings.sources
         self._keeping = headers_to_keep(header_names(settings.cdr_request_id))
         self._longest = settings.max_body_bytes
-        self._patience = Patience(settings.body_timeout)
+        self._patience = SharedDeadline(settings.body_timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, verify, keep, answer."""
@@ -66,12 +66,12 @@ class Door:
             check_headers(headers, self._longest)
             body = await self._patience.wait_for(read_body(receive, self._longest))
         except TimeoutError:
-            await self._turn_away(send, RequestTimeout())
+            await self._reject(send, RequestTimeout())
             return
         except ClientDisconnect:
             return
         except Refusal as refusal:
-            await self._turn_away(send, refusal)
+            await self._reject(send, refusal)
             return
         hit(Failpoint.RECEIVED)
         keys = self._keyring.keys
@@ -96,23 +96,23 @@ class Door:
         except NotAuthentic as refusal:
             self._metrics.refused(type(refusal).__name__)
             self._intake.enqueue(from_request(self._kind, headers, body, refusal, keys, self._keeping, sender))
-            await answer_error(send, refusal.status, refusal.sentence)
+            await send_error(send, refusal.status, refusal.sentence)
         except InboxUnavailable as failure:
             self._metrics.refused(type(failure).__name__)
-            await answer_error(send, failure.status, failure.sentence, RETRY_AFTER)
+            await send_error(send, failure.status, failure.sentence, RETRY_AFTER)
         else:
-            await answer_kept(send, delivery_id, duplicate=duplicate)
+            await send_accepted(send, delivery_id, duplicate=duplicate)
             hit(Failpoint.ANSWERED)
 
-    async def _turn_away(self, send: Send, refusal: Refusal) -> None:
+    async def _reject(self, send: Send, refusal: Refusal) -> None:
         self._metrics.refused(type(refusal).__name__)
-        await say_and_leave(send, refusal.status, error_body(refusal.sentence))
+        await send_and_close(send, refusal.status, error_body(refusal.sentence))
 
 
-class Lookout:
+class HealthEndpoints:
     """Answers those who watch over the process."""
 
-    def __init__(self, health: Health, metrics: Metrics) -> None:
+    def __init__(self, health: ReadinessCheck, metrics: Metrics) -> None:
         self._health = health
         self._metrics = metrics
 
@@ -122,7 +122,7 @@ class Lookout:
 
     async def readyz(self, _request: Request) -> Response:
         """Say whether an event can be kept; Redis need not be there for that."""
-        facts = await self._health.look()
+        facts = await self._health.check()
         relay = facts.relay
         return JSONResponse(
             {
@@ -147,7 +147,7 @@ class Lookout:
 
     async def metrics(self, _request: Request) -> Response:
         """Say everything in numbers."""
-        facts = await self._health.look()
+        facts = await self._health.check()
         relay = facts.relay
         numbers = {
             "inbox_up": facts.inbox_problem is None,
@@ -162,7 +162,7 @@ class Lookout:
         return Response(text, media_type=CONTENT_TYPE)
 
 
-async def say_what_is_wrong(_request: Request, wrong: HTTPException) -> Response:
+async def http_error_handler(_request: Request, wrong: HTTPException) -> Response:
     """Answer what no route takes."""
     status = HTTPStatus(wrong.status_code)
-    return JSONResponse({"error": SENTENCES.get(status, status.phrase)}, status, wrong.headers)
+    return JSONResponse({"error": ERROR_MESSAGES.get(status, status.phrase)}, status, wrong.headers)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Patience:
+class SharedDeadline:
     """Ends what takes longer than a span that is the same for all."""
 
     def __init__(self, span: timedelta) -> None:
@@ -28,7 +28,7 @@ class Patience:
         assert task is not None  # noqa: S101 - for mypy: whatever awaits is a task
         self._begun[task] = time.monotonic()
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._span, self._look)
+            self._timer = asyncio.get_running_loop().call_later(self._span, self._cancel_overdue)
         try:
             return await awaitable
         except asyncio.CancelledError:
@@ -39,13 +39,13 @@ class Patience:
             del self._begun[task]
             self._overdue.discard(task)
 
-    def _look(self) -> None:
+    def _cancel_overdue(self) -> None:
         now = time.monotonic()
         self._timer = None
         for task, begun in self._begun.items():
             remaining = begun + self._span - now
             if remaining > 0:
-                self._timer = asyncio.get_running_loop().call_later(remaining, self._look)
+                self._timer = asyncio.get_running_loop().call_later(remaining, self._cancel_overdue)
                 break
             if task not in self._overdue:
                 self._overdue.add(task)

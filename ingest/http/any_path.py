@@ -6,10 +6,10 @@ ANY_TEXT = "anytext"
 """What a route names it by, as in `{token:anytext}`."""
 
 
-class AnyText(PathConvertor):
+class AnyPathConvertor(PathConvertor):
     """Takes slashes and line breaks, too; or nothing."""
 
     regex = r"[\s\S]*"
 
 
-register_url_convertor(ANY_TEXT, AnyText())
+register_url_convertor(ANY_TEXT, AnyPathConvertor())

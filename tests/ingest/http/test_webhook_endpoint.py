@@ -11,10 +11,10 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import answers, endpoints, health
-from ingest.app import create_app
 from ingest.config.keyring import SigningKeys
 from ingest.config.settings import load_settings
+from ingest.http import health, responses, webhook_endpoint
+from ingest.http.app import create_app
 from ingest.inbox import inbox
 from ingest.inbox.quarantine import Quarantine
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
@@ -37,8 +37,8 @@ def signed(body, key=KEY):
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch):
-    monkeypatch.setattr(answers, "LINGER", 0.05)
-    monkeypatch.setattr(health, "FRESH", 0.0)
+    monkeypatch.setattr(responses, "DRAIN_TIME", 0.05)
+    monkeypatch.setattr(health, "CACHE_FOR", 0.0)
 
 
 @pytest.fixture
@@ -477,7 +477,7 @@ def test_a_fault_of_ours_is_never_a_500(client, monkeypatch):
     def broken(_kind, _headers, body, *_args, **_keywords):
         raise KeyError(body)
 
-    monkeypatch.setattr(endpoints, "verify_request", broken)
+    monkeypatch.setattr(webhook_endpoint, "verify_request", broken)
     with capture_logs() as logs:
         answer = client.post(EVENTS, content=b"a secret", headers=signed(b"a secret"))
 

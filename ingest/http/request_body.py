@@ -7,7 +7,7 @@ from starlette.types import Receive
 
 from ingest.errors import TooLarge, UnsupportedEncoding
 
-NOT_ENCODED = (b"", b"identity")
+IDENTITY_CODINGS = (b"", b"identity")
 
 
 def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:
@@ -17,7 +17,7 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:
             # Python reads no number of more than 4,300 digits, and zeros before it are digits.
             if int(value.strip().lstrip(b"0") or b"0") > longest:
                 raise TooLarge
-        elif name == b"content-encoding" and value.strip().lower() not in NOT_ENCODED:
+        elif name == b"content-encoding" and value.strip().lower() not in IDENTITY_CODINGS:
             raise UnsupportedEncoding
 
 

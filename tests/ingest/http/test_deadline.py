@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from ingest.patience import Patience
+from ingest.http.deadline import SharedDeadline
 
 SHORT = timedelta(milliseconds=50)
 LONG = timedelta(minutes=1)
@@ -21,7 +21,7 @@ async def soon(value):
 
 def test_what_is_done_in_time_is_returned():
     async def story():
-        patience = Patience(LONG)
+        patience = SharedDeadline(LONG)
         assert await asyncio.gather(*[patience.wait_for(soon(number)) for number in range(5)]) == list(range(5))
         assert await patience.wait_for(soon("again")) == "again"
 
@@ -38,7 +38,7 @@ def test_what_takes_too_long_is_ended_and_its_task_goes_on():
             ended.append(True)
 
     async def story():
-        patience = Patience(SHORT)
+        patience = SharedDeadline(SHORT)
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
             await patience.wait_for(slow())
@@ -52,7 +52,7 @@ def test_what_takes_too_long_is_ended_and_its_task_goes_on():
 
 def test_each_has_its_own_time_though_there_is_one_timer():
     async def story():
-        patience = Patience(SHORT)
+        patience = SharedDeadline(SHORT)
         begun, ended = {}, {}
 
         async def late(number):
@@ -78,7 +78,7 @@ def test_whoever_clings_on_is_told_once():
             raise
 
     async def story():
-        patience, lets_go = Patience(SHORT), asyncio.Event()
+        patience, lets_go = SharedDeadline(SHORT), asyncio.Event()
         clinging = asyncio.create_task(patience.wait_for(stubborn(lets_go)))
         await asyncio.sleep(SHORT.total_seconds() / 2)
         with pytest.raises(TimeoutError):
@@ -93,7 +93,7 @@ def test_whoever_clings_on_is_told_once():
 
 def test_a_cancellation_from_outside_stays_one():
     async def story():
-        patience = Patience(SHORT)
+        patience = SharedDeadline(SHORT)
         task = asyncio.create_task(patience.wait_for(for_ever()))
         await asyncio.sleep(0)
         task.cancel()
@@ -112,7 +112,7 @@ def test_a_cancellation_from_outside_wins_over_time():
             raise
 
     async def story():
-        task = asyncio.create_task(Patience(SHORT).wait_for(hears_both()))
+        task = asyncio.create_task(SharedDeadline(SHORT).wait_for(hears_both()))
         with pytest.raises(asyncio.CancelledError):
             await task
 

@@ -9,14 +9,14 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ingest.endpoints import Lookout, say_what_is_wrong
 from ingest.errors import InboxUnavailable
-from ingest.guard import WINDOWS, Guard
+from ingest.http.error_boundary import PROBES, ErrorBoundary
+from ingest.http.webhook_endpoint import HealthEndpoints, http_error_handler
 from ingest.inbox.heartbeat import Heartbeat
 from ingest.metrics import Metrics
 
 
-class Front(Starlette):
+class FastPathRouter(Starlette):
     """Routes requests to doors and windows, and keeps a guard around all of them.
 
     A POST goes straight to its door. Starlette's own way there, through two middlewares and a list of routes, takes
@@ -25,24 +25,24 @@ class Front(Starlette):
 
     def __init__(
         self,
-        doors: Mapping[str, ASGIApp],
-        lookout: Lookout,
+        endpoints: Mapping[str, ASGIApp],
+        lookout: HealthEndpoints,
         metrics: Metrics,
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
         presence: Heartbeat,
     ) -> None:
         self.presence = presence
         sentence = InboxUnavailable.sentence
-        guarded = {route: Guard(door, metrics, sentence, route) for route, door in doors.items()}
+        guarded = {route: ErrorBoundary(door, metrics, sentence, route) for route, door in endpoints.items()}
         self._doors = {place: door for route, door in guarded.items() for place in (route, f"{route}/")}
-        windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
+        probes = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
         super().__init__(
             routes=[
                 *(Route(place, door, methods=["POST"]) for place, door in self._doors.items()),
-                *(Route(route, window) for route, window in windows.items()),
+                *(Route(route, window) for route, window in probes.items()),
             ],
-            middleware=[Middleware(Guard, metrics=metrics, sentence=sentence, place=WINDOWS)],
-            exception_handlers={HTTPException: say_what_is_wrong},  # type: ignore[dict-item]  # it gets no other
+            middleware=[Middleware(ErrorBoundary, metrics=metrics, sentence=sentence, route_name=PROBES)],
+            exception_handlers={HTTPException: http_error_handler},  # type: ignore[dict-item]  # it gets no other
             lifespan=lifespan,
         )
         self.router.redirect_slashes = False  # a POST that is sent elsewhere is an event that nobody sends again

@@ -1,0 +1,1 @@
+"""The HTTP application of `serve`: endpoints, probes, responses."""
