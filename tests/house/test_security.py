@@ -15,7 +15,7 @@ from ingest.http.app import create_app
 from ingest.inbox.corruption import lock_and_check
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.lane.app import create_lane
-from ingest.opening import open_door
+from ingest.server.listening import bind_sockets
 from tests.faults.stage import wait_until
 from tests.ingest.conftest import Serving
 from tests.ingest.lane.conftest import FakeJudges, FakeRecorder
@@ -110,7 +110,7 @@ def test_a_folder_that_we_make_is_readable_by_its_owner_only(tmp_path, make):
     elif make == "occupy":
         os.close(lock_and_check(folder / FILE_NAME))
     elif make == "open_door":
-        for listening in open_door(load_settings(data_dir=folder, plugsurfing_hmac_current="a key", port=0)):
+        for listening in bind_sockets(load_settings(data_dir=folder, plugsurfing_hmac_current="a key", port=0)):
             listening.close()
     elif make == "only_one":
         with only_one(folder):

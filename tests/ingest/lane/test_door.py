@@ -12,11 +12,11 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ingest import protocol
 from ingest.authorization.ruling import Ruling
 from ingest.authorization.verdict import Failure
 from ingest.lane.protocol import LaneProtocol
 from ingest.lane.reply import Reply
+from ingest.server import http_protocol
 from ingest.wire.authorization.request import Allowed, Decision, WireFormat
 
 ASK = "/plugsurfing/authorizations"
@@ -151,7 +151,7 @@ def test_the_time_counts_from_the_first_byte_of_the_head(open_lane):
 
 
 def test_a_head_that_is_not_complete_in_time_gets_no_answer(open_lane, monkeypatch):
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 60.0)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 60.0)
     lane = open_lane(authorize_timeout="300ms")
     question = b"POST /plugsurfing/authorizations HTTP/1.1\r\nAuthorization: a-secret\r\nContent-Length: 2\r\n\r\n{}"
     for before in (b"", question):
@@ -185,7 +185,7 @@ def test_a_head_that_a_busy_loop_hears_too_late_is_counted_once(lane, monkeypatc
 
 
 def test_who_connects_and_says_nothing_is_no_late_head(open_lane, monkeypatch):
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.1)
     lane = open_lane()
     with socket.create_connection(("127.0.0.1", lane.port), timeout=30) as connection:
         assert connection.recv(1) == b""

@@ -20,13 +20,13 @@ from typing import Self
 
 import structlog
 
-from ingest.handover import Ear, drained, hand_over, tell_starter
+from ingest.server.socket_activation import NotifySocket, _recv_nowait, sd_notify, spawn_with_sockets
 
 log = structlog.get_logger()
 
 # Seconds.
-READY_WITHIN = 30.0
-LEAVES_WITHIN = 9.5
+STARTUP_TIMEOUT = 30.0
+DRAIN_TIMEOUT = 9.5
 LOOK_EVERY = 0.2
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
@@ -37,14 +37,14 @@ WRONG_USAGE = 2
 FAILED_STARTS = 5
 
 
-class Stage(Enum):
+class WorkerState(Enum):
     """How far one worker has come."""
 
     STARTING = auto()
     """It was started and is not ready yet."""
-    SERVING = auto()
+    READY = auto()
     """It takes connections."""
-    LEAVING = auto()
+    DRAINING = auto()
     """It was told to leave, and answers what it has."""
 
 
@@ -53,11 +53,11 @@ class Worker:
     """One process that serves."""
 
     pid: int
-    stage: Stage = Stage.STARTING
+    stage: WorkerState = WorkerState.STARTING
     since: float = field(default_factory=time.monotonic)
 
 
-class Shift:
+class Supervisor:
     """Keeps so many workers serving on the sockets. To be run in the main thread of a process with no other."""
 
     def __init__(self, command: Sequence[str], sockets: Sequence[socket.socket], count: int) -> None:
@@ -75,12 +75,12 @@ class Shift:
 
     def __enter__(self) -> Self:
         """Hear signals, and workers that say that they are ready."""
-        self._ear = Ear()
+        self._ear = NotifySocket()
         self._signals: deque[int] = deque()
-        self._bell, self._pull = socket.socketpair()
-        for each in (self._bell, self._pull):
+        self._wakeup_r, self._wakeup_w = socket.socketpair()
+        for each in (self._wakeup_r, self._wakeup_w):
             each.setblocking(False)  # noqa: FBT003 - it takes no name
-        signal.set_wakeup_fd(self._pull.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wakeup_w.fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._note_signal) for number in SIGNALS}
         return self
 
@@ -94,18 +94,18 @@ class Shift:
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        for each in (self._bell, self._pull, self._ear):
+        for each in (self._wakeup_r, self._wakeup_w, self._ear):
             each.close()
 
     def run(self) -> int:
         """Keep them until a signal asks for the end; return the exit code. A second signal kills what is left."""
         while not self._ends or self._workers:
             self._step()
-            select.select([self._ear.fileno(), self._bell.fileno()], [], [], LOOK_EVERY)
-            while drained(self._bell):
+            select.select([self._ear.fileno(), self._wakeup_r.fileno()], [], [], LOOK_EVERY)
+            while _recv_nowait(self._wakeup_r):
                 pass
             while self._signals:
-                self._obey(signal.Signals(self._signals.popleft()))
+                self._handle_signal(signal.Signals(self._signals.popleft()))
         return self.exit_code
 
     def _note_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -113,15 +113,15 @@ class Shift:
 
     def _step(self) -> None:
         self._reap()
-        self._listen()
-        self._insist()
+        self._read_notifications()
+        self._kill_overdue()
         if self._ends:
             return
         self._replace()
-        while self._lacks() and time.monotonic() >= self._start_at:
+        while self._is_understaffed() and time.monotonic() >= self._start_at:
             self._start()
 
-    def _obey(self, number: signal.Signals) -> None:
+    def _handle_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGHUP and not self._ends:
             self._begin_reload()
         elif number in {signal.SIGTERM, signal.SIGINT}:
@@ -131,33 +131,33 @@ class Shift:
 
     def _end(self) -> None:
         self._ends = True
-        tell_starter("STOPPING=1")
+        sd_notify("STOPPING=1")
         for each in self._sockets:
             each.close()
 
     def _begin_reload(self) -> None:
-        tell_starter("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self._listen()  # who has become ready just now is one of those that serve
+        sd_notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._read_notifications()  # who has become ready just now is one of those that serve
         self._reloads = True
-        self._outgoing = [pid for pid, worker in self._workers.items() if worker.stage is Stage.SERVING]
+        self._outgoing = [pid for pid, worker in self._workers.items() if worker.stage is WorkerState.READY]
         # Who is not ready yet may have read the settings before they were changed. Nobody would miss them.
         for worker in self._workers.values():
-            if worker.stage is Stage.STARTING:
+            if worker.stage is WorkerState.STARTING:
                 self._tell(worker, signal.SIGTERM)
         log.info("door.reload_begun", workers=len(self._outgoing))
 
-    def _lacks(self) -> bool:
+    def _is_understaffed(self) -> bool:
         """Say whether there are fewer than there should be; the next in a replacement comes on top."""
-        staying = sum(worker.stage is not Stage.LEAVING for worker in self._workers.values())
+        staying = sum(worker.stage is not WorkerState.DRAINING for worker in self._workers.values())
         return not self._ends and staying < self._count
 
     def _replace(self) -> None:
         self._outgoing = [pid for pid in self._outgoing if pid in self._workers]
-        if not self._reloads or any(worker.stage is Stage.STARTING for worker in self._workers.values()):
+        if not self._reloads or any(worker.stage is WorkerState.STARTING for worker in self._workers.values()):
             return
         if self._outgoing and self._serving() > self._count:  # the new one is ready
             self._tell(self._workers[self._outgoing.pop(0)], signal.SIGTERM)
-        if self._lacks():
+        if self._is_understaffed():
             return
         if self._outgoing:
             self._start()
@@ -167,27 +167,27 @@ class Shift:
 
     def _end_reload(self) -> None:
         self._reloads, self._outgoing = False, []
-        tell_starter("READY=1")
+        sd_notify("READY=1")
 
     def _serving(self) -> int:
-        return sum(worker.stage is Stage.SERVING for worker in self._workers.values())
+        return sum(worker.stage is WorkerState.READY for worker in self._workers.values())
 
     def _reap(self) -> None:
         for pid, worker in list(self._workers.items()):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 del self._workers[pid]
-                if worker.stage is not Stage.LEAVING:
+                if worker.stage is not WorkerState.DRAINING:
                     self._note_death(worker, os.waitstatus_to_exitcode(status))
 
     def _note_death(self, worker: Worker, exit_code: int) -> None:
         log.error("worker.died", pid=worker.pid, exit_code=exit_code, was=worker.stage.name.lower())
-        if worker.stage is Stage.SERVING:
+        if worker.stage is WorkerState.READY:
             return
         if self._outgoing:
             self._fail_reload("the new process did not become ready; the old ones go on")
             return
-        self._pause()
+        self._back_off()
         # One that has never served has nothing to lose by an end that somebody notices.
         if not self._was_ready and (exit_code == WRONG_USAGE or self._failed_starts >= FAILED_STARTS):
             self.exit_code = exit_code if exit_code > 0 else 1
@@ -195,7 +195,7 @@ class Shift:
                 self._tell(each, signal.SIGTERM)
             self._end()
 
-    def _pause(self) -> None:
+    def _back_off(self) -> None:
         """Start nothing for a while, and for longer with each failure."""
         self._failed_starts += 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failed_starts - 1, 10))
@@ -205,33 +205,33 @@ class Shift:
         self._end_reload()
         log.error("door.reload_failed", reason=reason)
 
-    def _listen(self) -> None:
-        for said in self._ear.heard():
+    def _read_notifications(self) -> None:
+        for said in self._ear.messages():
             worker = self._workers.get(int(said["MAINPID"])) if said.get("MAINPID", "").isdecimal() else None
-            if said.get("READY") == "1" and worker is not None and worker.stage is Stage.STARTING:
-                worker.stage, worker.since = Stage.SERVING, time.monotonic()
+            if said.get("READY") == "1" and worker is not None and worker.stage is WorkerState.STARTING:
+                worker.stage, worker.since = WorkerState.READY, time.monotonic()
                 self._failed_starts = 0
                 self._note_ready()
 
     def _note_ready(self) -> None:
         if not self._was_ready and self._serving() >= self._count:
             self._was_ready = True
-            tell_starter("READY=1", f"MAINPID={os.getpid()}")
+            sd_notify("READY=1", f"MAINPID={os.getpid()}")
 
-    def _insist(self) -> None:
+    def _kill_overdue(self) -> None:
         """Kill who takes too long."""
         now = time.monotonic()
         for worker in self._workers.values():
-            if worker.stage is Stage.STARTING and now > worker.since + READY_WITHIN:
+            if worker.stage is WorkerState.STARTING and now > worker.since + STARTUP_TIMEOUT:
                 log.error("worker.not_ready", pid=worker.pid)
                 self._signal(worker, signal.SIGKILL)
-            elif worker.stage is Stage.LEAVING and now > worker.since + LEAVES_WITHIN:
+            elif worker.stage is WorkerState.DRAINING and now > worker.since + DRAIN_TIMEOUT:
                 log.error("worker.did_not_leave", pid=worker.pid)
                 self._signal(worker, signal.SIGKILL)
 
     def _tell(self, worker: Worker, number: signal.Signals) -> None:
-        if worker.stage is not Stage.LEAVING:
-            worker.stage, worker.since = Stage.LEAVING, time.monotonic()
+        if worker.stage is not WorkerState.DRAINING:
+            worker.stage, worker.since = WorkerState.DRAINING, time.monotonic()
         self._signal(worker, number)
 
     @staticmethod
@@ -241,20 +241,20 @@ class Shift:
     def _start(self) -> None:
         command = [*self._command, str(os.getpid())]
         try:
-            pid = hand_over(command, self._sockets, notify=self._ear.address, signals=SIGNALS)
+            pid = spawn_with_sockets(command, self._sockets, notify=self._ear.address, signals=SIGNALS)
         except OSError as error:  # too little memory, too many processes: those that serve go on, and it is tried again
             log.error("worker.not_started", error=error.strerror)  # noqa: TRY400 - the place says nothing
             if self._outgoing:
                 self._fail_reload("no new process could be started; the old ones go on")
-            self._pause()
+            self._back_off()
             return
         self._workers[pid] = Worker(pid)
         log.info("worker.started", pid=pid)
 
 
-def keep_shift(command: Sequence[str], sockets: Sequence[socket.socket], count: int) -> int:
+def run_supervisor(command: Sequence[str], sockets: Sequence[socket.socket], count: int) -> int:
     """Serve with so many workers, each `command` with this process's number behind it, until a signal; exit code."""
-    with Shift(command, sockets, count) as shift:
+    with Supervisor(command, sockets, count) as shift:
         return shift.run()
 
 

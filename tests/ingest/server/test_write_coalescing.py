@@ -1,6 +1,6 @@
 import asyncio
 
-from ingest.onepiece import OnePiece
+from ingest.server.write_coalescing import CoalescingTransport
 
 
 def test_the_transport_passes_everything_else_on():
@@ -26,7 +26,7 @@ def test_the_transport_passes_everything_else_on():
 
     async def story():
         inner = Inner()
-        outer = OnePiece(inner)
+        outer = CoalescingTransport(inner)
         outer.pause_reading()
         outer.resume_reading()
         outer.write(b"alone")

@@ -18,15 +18,15 @@ from ingest.errors import SettingsError
 
 FIRST_SOCKET = 3
 BACKLOG = 2048
-LONGEST_WORD = 4096
+MAX_DATAGRAM = 4096
 
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """Take the sockets that were handed over, or else listen on that address. Raise SystemExit with one sentence."""
-    return handed_over() or [_listen(host, port)]
+    return inherited_sockets() or [_listen(host, port)]
 
 
-def handed_over() -> list[socket.socket]:
+def inherited_sockets() -> list[socket.socket]:
     """Take the listening sockets that were opened for this process; its own children shall not think them theirs.
 
     Raise SettingsError if what was handed over does not listen.
@@ -50,7 +50,7 @@ def handed_over() -> list[socket.socket]:
     return found
 
 
-def tell_starter(*facts: str) -> None:
+def sd_notify(*facts: str) -> None:
     """Tell whoever started this process how it is, if they want to know: `READY=1`, `STOPPING=1`."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -62,7 +62,7 @@ def tell_starter(*facts: str) -> None:
         channel.sendto("\n".join(facts).encode(), address)
 
 
-class Ear:
+class NotifySocket:
     """Hears what programs say that were told its address: the other end of `tell_starter`, to be waited for as a file.
 
     Close it when nobody shall be heard any more.
@@ -79,9 +79,9 @@ class Ear:
         """Name the file that is ready to be read when something was said."""
         return self._socket.fileno()
 
-    def heard(self) -> Iterator[dict[str, str]]:
+    def messages(self) -> Iterator[dict[str, str]]:
         """Tell what has been said and not been told yet, a dictionary for each that spoke."""
-        while words := drained(self._socket):
+        while words := _recv_nowait(self._socket):
             yield dict(word.partition("=")[::2] for word in words.decode("ascii", "replace").split("\n"))
 
     def close(self) -> None:
@@ -90,15 +90,15 @@ class Ear:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def drained(source: socket.socket) -> bytes:
+def _recv_nowait(source: socket.socket) -> bytes:
     """Read what is there, without waiting; nothing if nothing is."""
     try:
-        return source.recv(LONGEST_WORD)
+        return source.recv(MAX_DATAGRAM)
     except BlockingIOError:
         return b""
 
 
-def hand_over(
+def spawn_with_sockets(
     command: Sequence[str], sockets: Sequence[socket.socket], *, notify: Path, signals: Collection[signal.Signals]
 ) -> int:
     """Start a program that takes these sockets and says at `notify` how it is; return the number of its process.
@@ -112,13 +112,13 @@ def hand_over(
     try:
         pid = os.fork()
         if pid == 0:
-            _become(command, sockets, environment, signals)
+            _exec_child(command, sockets, environment, signals)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     return pid
 
 
-def _become(
+def _exec_child(
     command: Sequence[str],
     sockets: Sequence[socket.socket],
     environment: Mapping[str, str],

@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from ingest.errors import SettingsError
-from ingest.handover import handed_over, listening_sockets, tell_starter
+from ingest.server.socket_activation import inherited_sockets, listening_sockets, sd_notify
 
 TAKE = """
 import os, sys
-from ingest.handover import handed_over
+from ingest.server.socket_activation import handed_over
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
-print([each.getsockname() for each in handed_over()], [name for name in os.environ if name.startswith("LISTEN_")])
+print([each.getsockname() for each in inherited_sockets()], [name for name in os.environ if name.startswith("LISTEN_")])
 """
 
 
@@ -58,16 +58,16 @@ def test_what_does_not_listen_is_refused(kind):
 def test_what_is_no_socket_is_refused(monkeypatch):
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "1")
-    monkeypatch.setattr("ingest.handover.FIRST_SOCKET", 987_654)
+    monkeypatch.setattr("ingest.server.socket_activation.FIRST_SOCKET", 987_654)
     with pytest.raises(SettingsError, match="file 987654, which is no socket"):
-        handed_over()
+        inherited_sockets()
 
 
 @pytest.mark.parametrize("count", ["", "many", "-1", "0"])
 def test_nonsense_means_that_nothing_was_handed_over(monkeypatch, count):
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", count)
-    assert handed_over() == []
+    assert inherited_sockets() == []
     assert "LISTEN_FDS" not in os.environ
 
 
@@ -81,9 +81,9 @@ def test_whoever_started_it_is_told(tmp_path, monkeypatch):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ears:
         ears.bind(str(tmp_path / "ready"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "ready"))
-        tell_starter("READY=1", "MAINPID=1")
+        sd_notify("READY=1", "MAINPID=1")
         assert ears.recv(100) == b"READY=1\nMAINPID=1"
-    tell_starter("READY=1")  # it does not listen any more
+    sd_notify("READY=1")  # it does not listen any more
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract addresses are Linux's")
@@ -91,5 +91,5 @@ def test_an_abstract_address_is_written_with_an_at_sign(monkeypatch):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ears:
         ears.bind(f"\0webhooks-{os.getpid()}")
         monkeypatch.setenv("NOTIFY_SOCKET", f"@webhooks-{os.getpid()}")
-        tell_starter("READY=1")
+        sd_notify("READY=1")
         assert ears.recv(100) == b"READY=1"

@@ -10,15 +10,17 @@ import time
 import httpx
 import pytest
 
-from ingest import server as room
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from ingest.server import serve
+from ingest.server import serve as room
+from ingest.server.serve import serve
 from ingest.wire.signature import sign
 
 KEY = "the-current-key"
-SERVE = "from ingest.server import serve; from ingest.config.settings import load_settings; serve(load_settings())"
+SERVE = (
+    "from ingest.server.serve import serve; from ingest.config.settings import load_settings; serve(load_settings())"
+)
 
 
 def free_port():

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from ingest import leaving
-from ingest.leaving import DoorServer
-from ingest.server import configured
+from ingest.server import graceful_shutdown
+from ingest.server.graceful_shutdown import DrainingServer
+from ingest.server.serve import uvicorn_config
 
 taken = []
 may_answer = threading.Event()
@@ -37,11 +37,11 @@ def leave(eventually, monkeypatch):
     with contextlib.ExitStack() as running:
 
         def begin(linger=10.0, half_closed=10.0, **options):
-            monkeypatch.setattr(leaving, "LINGER", linger)
-            monkeypatch.setattr(leaving, "HALF_CLOSED", half_closed)
+            monkeypatch.setattr(graceful_shutdown, "DRAIN_TIME", linger)
+            monkeypatch.setattr(graceful_shutdown, "HALF_CLOSE_TIME", half_closed)
             listening = socket.create_server(("127.0.0.1", 0))
             address = listening.getsockname()
-            server = DoorServer(configured(Starlette(routes=[Route("/", echo, methods=["POST"])])), **options)
+            server = DrainingServer(uvicorn_config(Starlette(routes=[Route("/", echo, methods=["POST"])])), **options)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
             monkeypatch.setattr(signal, "signal", lambda *_: None)  # not from this thread
             thread.start()
@@ -60,7 +60,7 @@ def has_begun(eventually):
 
     def begin(server):
         server.should_exit = True
-        eventually(lambda: server.server_state.is_leaving)
+        eventually(lambda: server.server_state.is_draining)
 
     return begin
 

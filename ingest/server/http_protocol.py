@@ -8,17 +8,17 @@ from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ingest.http.responses import CONNECTION_CLOSE, JSON, error_body
-from ingest.onepiece import OnePiece
+from ingest.server.write_coalescing import CoalescingTransport
 
 # In bytes; Plugsurfing's has some hundred.
-LONGEST_HEAD = 65_536
+MAX_HEAD_BYTES = 65_536
 # In seconds, from a connection's beginning or from a head's first byte.
 HEAD_TIMEOUT = 10.0
 NO_REQUEST_YET = object()
 INVALID = "Invalid HTTP request received."
 
 
-class DoorProtocol(HttpToolsProtocol):
+class BoundedHttpProtocol(HttpToolsProtocol):
     """Speaks HTTP, and hangs up on whoever never comes to the point.
 
     uvicorn sets no bound to the head of a request, neither in bytes nor in time; the door sets those of the body.
@@ -27,12 +27,12 @@ class DoorProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection."""
         self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._close_on_timeout)
         self._closes_after: RequestResponseCycle | None = None
         self._before: RequestResponseCycle | None = None
         self._bodyless_bytes = 0
         self._refusal: str | None = None
-        super().connection_made(OnePiece(transport))
+        super().connection_made(CoalescingTransport(transport))
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
@@ -48,17 +48,17 @@ class DoorProtocol(HttpToolsProtocol):
             if self._head_bytes or self._head_timer is not None:
                 self._head_is_complete()
             if self.cycle.more_body and not self.cycle.body:
-                self._count_bodyless(len(data))
+                self._bound_framing(len(data))
             return
         self._head_bytes += len(data)
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
-        if self._head_bytes > LONGEST_HEAD and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._close_on_timeout)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns nothing, which means the same as False
         """Hear that the sender has said all; say whether there is still something to answer."""
-        self._withdraw()
+        self._drop_incomplete_request()
         cycle = self._answering
         if cycle is None or cycle.more_body:
             return False
@@ -79,7 +79,7 @@ class DoorProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # what comes behind a body are no headers of the request (RFC 9110, section 6.5.1)
         self._bodyless_bytes = 0
-        if getattr(self.server_state, "is_leaving", False):
+        if getattr(self.server_state, "is_draining", False):
             if self._closes_after is not None and not self._closes_after.response_started:
                 self._closes_after.keep_alive = True
             self.close_after_answer()
@@ -103,7 +103,7 @@ class DoorProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, once the requests before it have their answers; none gets a second one."""
-        self._withdraw()
+        self._drop_incomplete_request()
         cycle = self._answering
         if getattr(self.cycle, "more_body", False) and self.cycle.response_started:
             self.transport.close()
@@ -120,7 +120,7 @@ class DoorProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
             self._closes_after = cycle
 
-    def close_our_side_if_idle(self) -> None:
+    def half_close_if_idle(self) -> None:
         """Say to whoever keeps the connection that it is over, and still take what they had sent by then."""
         if self._head_bytes == 0 and self._answering is None and not self.transport.is_closing():
             self.transport.write_eof()
@@ -154,7 +154,7 @@ class DoorProtocol(HttpToolsProtocol):
         self.transport.write(b"\r\n".join((b"HTTP/1.1 400 Bad Request", *lines, b"", body)))
         self.transport.close()
 
-    def _give_up(self) -> None:
+    def _close_on_timeout(self) -> None:
         self._head_timer = None
         self.transport.close()
 
@@ -163,11 +163,11 @@ class DoorProtocol(HttpToolsProtocol):
         if self.cycle is cycle and cycle.more_body:
             self.transport.close()
 
-    def _count_bodyless(self, count: int) -> None:
+    def _bound_framing(self, count: int) -> None:
         # Extensions of chunks and what comes behind the last one; the parser puts that together, however long it is.
         # Behind an answer it is the body, too, as nobody reads that any more.
         self._bodyless_bytes += count
-        if self._bodyless_bytes > LONGEST_HEAD and not self.transport.is_closing():
+        if self._bodyless_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("There is too much around the body of the request.")
 
     def _parse(self, data: bytes) -> None:
@@ -183,23 +183,23 @@ class DoorProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
             except HttpParserUpgrade as wish:
                 rest = rest[wish.args[0] :]
-                self.parser = HttpRequestParser(BehindAHead(self))
+                self.parser = HttpRequestParser(_BodyOnlyCallbacks(self))
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-                self.parser.feed_data(_without_upgrade(self.cycle.scope))
+                self.parser.feed_data(_head_without_upgrade(self.cycle.scope))
             else:
                 return
 
-    def _withdraw(self) -> None:
+    def _drop_incomplete_request(self) -> None:
         """Forget the last request if its body will never be complete and its turn has not come."""
         if self.pipeline and self.pipeline[0][0] is self.cycle and self.cycle.more_body:
             self.pipeline.popleft()
             self.cycle = cast("RequestResponseCycle", self._before)
 
 
-class BehindAHead:
+class _BodyOnlyCallbacks:
     """Passes on what a parser says, but not the first head, which the protocol knows."""
 
-    def __init__(self, protocol: DoorProtocol) -> None:
+    def __init__(self, protocol: BoundedHttpProtocol) -> None:
         self._protocol = protocol
         self._is_behind = False
         self.on_url = protocol.on_url
@@ -219,7 +219,7 @@ class BehindAHead:
         self._is_behind = True
 
 
-def _without_upgrade(scope: HTTPScope) -> bytes:
+def _head_without_upgrade(scope: HTTPScope) -> bytes:
     """Write the head of a request again, with all but the wish for another protocol that tells where its body ends."""
     first = f"{scope['method']} / HTTP/{scope['http_version']}".encode()
     lines = [b"%s: %s" % header for header in scope["headers"] if header[0] != b"upgrade"]

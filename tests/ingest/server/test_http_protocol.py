@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from ingest import protocol, server
+from ingest.server import http_protocol, serve
 
 
 async def echo(request: Request):
@@ -83,7 +83,7 @@ def test_a_long_head_that_ends_is_taken(connect):
 
 @pytest.mark.parametrize("said", [b"", b"POST / HT", b"\r\n\r\n", b"POST / HTTP/1.1\r\nHost: x\r\n"])
 def test_whoever_never_comes_to_the_point_is_hung_up_on(connect, monkeypatch, said):
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.1)
     begun = time.monotonic()
     connection = connect()
     connection.sendall(said)
@@ -93,7 +93,7 @@ def test_whoever_never_comes_to_the_point_is_hung_up_on(connect, monkeypatch, sa
 
 
 def test_the_second_head_on_a_connection_has_its_own_time(connect, monkeypatch):
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.8)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.8)
     connection = connect()
     for _ in range(2):
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok")
@@ -237,7 +237,7 @@ def test_a_body_that_is_cut_off_costs_the_requests_before_it_nothing(connect_slo
 @pytest.fixture
 def idle_soon(monkeypatch):
     """Give a connection little time between two requests."""
-    monkeypatch.setattr(server, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(serve, "KEEP_ALIVE_TIMEOUT", 0.1)
 
 
 @pytest.mark.usefixtures("idle_soon")
@@ -305,7 +305,7 @@ def test_what_comes_behind_a_body_is_no_header_of_the_request(serving):
 
 
 def test_who_has_an_answer_and_still_talks_is_hung_up_on(connect, monkeypatch):
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.1)
     connection = connect()
     connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nnot all")
     assert read_all(connection).startswith(b"HTTP/1.1 404")
@@ -322,7 +322,7 @@ def test_whatever_comes_behind_an_answer_gets_no_second_one(connect, length):
 
 
 def test_a_body_that_ends_behind_its_answer_leaves_the_connection_as_good_as_new(connect, monkeypatch):
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.1)
     connection = connect()
     connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
     assert connection.recv(65536).startswith(b"HTTP/1.1 404")

@@ -11,17 +11,17 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import handover, shift
-from ingest.shift import keep_shift
+from ingest.server import socket_activation, supervisor
+from ingest.server.supervisor import run_supervisor
 
 # Say where the sockets came, answer who comes, leave on SIGTERM.
 GOOD = """
 import os, signal, socket, sys
-from ingest.handover import handed_over, tell_starter
+from ingest.server.socket_activation import inherited_sockets, sd_notify
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-(listening,) = handed_over()
+(listening,) = inherited_sockets()
 listening.setblocking(True)
-tell_starter("READY=1", f"MAINPID={os.getpid()}")
+sd_notify("READY=1", f"MAINPID={os.getpid()}")
 while True:
     guest, _ = listening.accept()
     guest.sendall(str(os.getpid()).encode())
@@ -63,7 +63,7 @@ def keep(program, listening, count, then):
 
     telling = threading.Thread(target=story)
     telling.start()
-    code = keep_shift([sys.executable, "-c", program], [listening], count)
+    code = run_supervisor([sys.executable, "-c", program], [listening], count)
     ended.set()
     telling.join()
     return code
@@ -129,7 +129,7 @@ def test_a_sighup_before_anyone_is_ready_is_obeyed_too(listening, eventually, tm
     programs = tmp_path / "program"
     programs.write_text(SILENT)
     told = []
-    monkeypatch.setattr(shift, "tell_starter", lambda *facts: told.append(facts[0]))
+    monkeypatch.setattr(supervisor, "sd_notify", lambda *facts: told.append(facts[0]))
 
     def story():
         eventually(lambda: any(line["event"] == "worker.started" for line in lines), seconds=30)
@@ -147,7 +147,7 @@ def test_a_sighup_before_anyone_is_ready_is_obeyed_too(listening, eventually, tm
 @pytest.fixture
 def refused(monkeypatch):
     """Have the machine refuse so many processes from now on."""
-    real, left = handover.os.fork, []
+    real, left = socket_activation.os.fork, []
 
     def fork():
         if left:
@@ -155,12 +155,12 @@ def refused(monkeypatch):
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         return real()
 
-    monkeypatch.setattr(handover.os, "fork", fork)
+    monkeypatch.setattr(socket_activation.os, "fork", fork)
     return left
 
 
 def test_who_serves_goes_on_while_the_machine_has_no_room_for_another(listening, eventually, refused, monkeypatch):
-    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
     answered = []
 
     def started():
@@ -199,29 +199,29 @@ def test_a_reload_for_which_there_is_no_room_leaves_the_old_ones_serving(listeni
 
 
 def test_settings_that_no_start_mends_end_it_with_the_workers_exit_code(listening):
-    assert keep_shift([sys.executable, "-c", BAD_SETTINGS], [listening], 2) == 2
+    assert run_supervisor([sys.executable, "-c", BAD_SETTINGS], [listening], 2) == 2
 
 
 def test_what_never_starts_is_tried_a_few_times(listening, monkeypatch):
-    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
     with capture_logs() as lines:
-        assert keep_shift([sys.executable, "-c", STUMBLING], [listening], 1) == 3
-    assert len([line for line in lines if line["event"] == "worker.died"]) == shift.FAILED_STARTS
+        assert run_supervisor([sys.executable, "-c", STUMBLING], [listening], 1) == 3
+    assert len([line for line in lines if line["event"] == "worker.died"]) == supervisor.FAILED_STARTS
 
 
 def test_what_cannot_even_be_run_ends_it(listening, monkeypatch):
-    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
-    assert keep_shift(["no-such-program"], [listening], 1) == 1
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    assert run_supervisor(["no-such-program"], [listening], 1) == 1
 
 
 def test_who_never_gets_ready_is_killed(listening, monkeypatch):
-    monkeypatch.setattr(shift, "READY_WITHIN", 0.1)
-    monkeypatch.setattr(shift, "FIRST_PAUSE", 0.01)
-    assert keep_shift([sys.executable, "-c", SILENT], [listening], 1) == 1
+    monkeypatch.setattr(supervisor, "STARTUP_TIMEOUT", 0.1)
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    assert run_supervisor([sys.executable, "-c", SILENT], [listening], 1) == 1
 
 
 def test_who_does_not_leave_is_killed(listening, monkeypatch):
-    monkeypatch.setattr(shift, "LEAVES_WITHIN", 0.3)
+    monkeypatch.setattr(supervisor, "DRAIN_TIMEOUT", 0.3)
     begun = time.monotonic()
     code, lines = run(STUBBORN, listening, then=lambda: who_answers(listening))
     assert code == 0

@@ -5,22 +5,22 @@ import socket
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.handover import listening_sockets
 from ingest.log import configure_logging
-from ingest.shift import keep_shift, worker_command
+from ingest.server.socket_activation import listening_sockets
+from ingest.server.supervisor import run_supervisor, worker_command
 
 
-def open_door(settings: Settings) -> list[socket.socket]:
+def bind_sockets(settings: Settings) -> list[socket.socket]:
     """Listen. Raise SettingsError or SystemExit, with one sentence, if nothing could be kept or nobody could come."""
     settings.require_signing()
     _require_writable(settings)
     return listening_sockets(settings.host, settings.port)
 
 
-def supervise(settings: Settings, count: int) -> int:
+def serve_with_workers(settings: Settings, count: int) -> int:
     """Serve with so many processes until a signal, and return the exit code. This process loads no server itself."""
     configure_logging(settings, "supervisor")
-    return keep_shift(worker_command("ingest.server"), open_door(settings), count)
+    return run_supervisor(worker_command("ingest.server.serve"), bind_sockets(settings), count)
 
 
 def _require_writable(settings: Settings) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 
-class OnePiece(asyncio.Transport):
+class CoalescingTransport(asyncio.Transport):
     """Holds the head of an answer back until its body comes, at most for one turn of the loop.
 
     uvicorn writes them one after the other and uvloop sends what is written at once: two system calls and two packets,
@@ -39,7 +39,7 @@ class OnePiece(asyncio.Transport):
         """Send what is held, and say that nothing more will come; what is written from then on goes nowhere."""
         self._flush()
         self._transport.write_eof()
-        self.write = _forget  # type: ignore[method-assign]
+        self.write = _discard  # type: ignore[method-assign]
 
     def _flush(self) -> None:
         if self._held:
@@ -47,5 +47,5 @@ class OnePiece(asyncio.Transport):
             self._transport.write(held)
 
 
-def _forget(data: Any) -> None:
+def _discard(data: Any) -> None:
     """Write nowhere: nobody listens any more."""

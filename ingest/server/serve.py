@@ -14,44 +14,44 @@ from starlette.applications import Starlette
 
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
-from ingest.handover import BACKLOG, handed_over
 from ingest.http.app import create_app
-from ingest.leaving import GRACE, DoorServer
 from ingest.log import configure_logging
-from ingest.opening import open_door
-from ingest.protocol import DoorProtocol
-from ingest.shift import WRONG_USAGE
+from ingest.server.graceful_shutdown import GRACE, DrainingServer
+from ingest.server.http_protocol import BoundedHttpProtocol
+from ingest.server.listening import bind_sockets
+from ingest.server.socket_activation import BACKLOG, inherited_sockets
+from ingest.server.supervisor import WRONG_USAGE
 
 log = structlog.get_logger()
 
 # Seconds. Proxies keep idle connections for 60 and more; if we closed them first, one of them would now and then send
 # an event into a closed connection, and events are sent once.
-KEEP_ALIVE = 75
+KEEP_ALIVE_TIMEOUT = 75
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal. Raise SettingsError or SystemExit, with one sentence, if that cannot even begin."""
     configure_logging(settings, "serve")
-    serve_on(settings, open_door(settings))
+    serve_on(settings, bind_sockets(settings))
 
 
 def serve_on(settings: Settings, sockets: Sequence[socket.socket], *, supervisor: int | None = None) -> None:
     """Serve on these sockets until a signal, or until the supervisor of this number has gone."""
     app = create_app(settings)
-    server = DoorServer(configured(app), leaving=app.presence.beat_last, supervisor=supervisor)
+    server = DrainingServer(uvicorn_config(app), on_drained=app.presence.beat_last, supervisor=supervisor)
     # What is here now stays: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
     # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit_cleanly)
     for listening in sockets:
         host, port = listening.getsockname()[:2] if listening.family != socket.AF_UNIX else (listening.getsockname(), 0)
         log.info("door.opened", host=host, port=port)
     server.run(sockets=list(sockets))
 
 
-def configured(app: Starlette, protocol: type[DoorProtocol] = DoorProtocol) -> uvicorn.Config:
+def uvicorn_config(app: Starlette, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol) -> uvicorn.Config:
     """Configure the server that the application runs on."""
     return uvicorn.Config(
         app,
@@ -64,21 +64,21 @@ def configured(app: Starlette, protocol: type[DoorProtocol] = DoorProtocol) -> u
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=KEEP_ALIVE_TIMEOUT,
         timeout_graceful_shutdown=GRACE,
     )
 
 
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _exit_cleanly(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
 
 
-def work(supervisor: int) -> None:
+def serve_as_worker(supervisor: int) -> None:
     """Serve as one of the workers of a supervisor, on the sockets that it hands over."""
     try:
         settings = load_settings()
         settings.require_signing()
-        sockets = handed_over()
+        sockets = inherited_sockets()
     except SettingsError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(WRONG_USAGE) from None
@@ -87,4 +87,4 @@ def work(supervisor: int) -> None:
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]))
+    serve_as_worker(int(sys.argv[1]))
