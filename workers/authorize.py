@@ -8,10 +8,10 @@ from typing import NoReturn
 
 import structlog
 
-from ingest.authorization.ruling import Judges, NoJudges
+from ingest.authorize.app import create_authorize_app
+from ingest.authorize.evaluator import AllowAllEvaluator, PolicyEvaluator
+from ingest.authorize.http_protocol import timed_protocol
 from ingest.config.settings import Settings
-from ingest.lane.app import create_lane
-from ingest.lane.protocol import lane_protocol
 from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import DrainingServer
 from ingest.server.serve import uvicorn_config
@@ -29,9 +29,9 @@ def authorize(settings: Settings) -> None:
     settings.require_credentials()
     policies = load_plugins(settings).policies
     sockets = listening_sockets(settings.host, settings.authorize_port)
-    judges: Judges = Panel(settings, policies) if policies else NoJudges()
-    lane = create_lane(settings, judges, open_recorder(settings))
-    config = uvicorn_config(lane, lane_protocol(settings.authorize_timeout))
+    judges: PolicyEvaluator = Panel(settings, policies) if policies else AllowAllEvaluator()
+    lane = create_authorize_app(settings, judges, open_recorder(settings))
+    config = uvicorn_config(lane, timed_protocol(settings.authorize_timeout))
     # The loop that answers shares the interpreter with the thread that records: it shall not wait 5 ms for its turn.
     sys.setswitchinterval(0.001)
     # What is here now stays: the collector need not look at it again and again.

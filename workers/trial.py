@@ -14,11 +14,11 @@ import structlog
 
 from handlers.kit.authorize import AuthorizeContext, Policy
 from handlers.kit.facts import TooLittleKnown
-from ingest.authorization.verdict import Failure, Verdict
+from ingest.authorize.decision_record import DecisionRecord, FallbackReason
+from ingest.authorize.endpoint import field_map
+from ingest.authorize.responses import ResponseWriter
 from ingest.config.settings import Settings
 from ingest.errors import Unreadable
-from ingest.lane.door import places_of
-from ingest.lane.reply import Reply
 from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_ocpi, parse_plugsurfing
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.run import call
@@ -32,7 +32,7 @@ class Say:
     took: timedelta
     decision: Decision | None = None
     """None: it leaves it to the next one, or has failed."""
-    failure: Failure | None = None
+    failure: FallbackReason | None = None
     error: str | None = None
     """What it raised, or that it returned what is no decision."""
     traceback: str | None = None
@@ -44,7 +44,7 @@ class Say:
 class Trial:
     """What came of trying."""
 
-    verdict: Verdict
+    verdict: DecisionRecord
     says: tuple[Say, ...]
     """In the order in which policies are asked; those after the one that decides are asked as well."""
     answer: bytes
@@ -59,7 +59,7 @@ def read_question(
     try:
         if form is WireFormat.OCPI:
             return parse_ocpi(OCPI_FOLDER + quote(uid or "", safe="").encode() + OCPI_END, b"", body, now), True
-        return parse_plugsurfing(body, places_of(settings), now), True
+        return parse_plugsurfing(body, field_map(settings), now), True
     except Unreadable:
         return AuthorizationRequest(form, now), False
 
@@ -78,19 +78,19 @@ def try_policies(
     first = next((say for say in says if say.decision or say.failure), None)
     decision, failure = (first and first.decision) or Decision(Allowed.ALLOWED), None
     if not can_be_read:
-        decision, failure = Decision(settings.authorize_on_failure), Failure.UNREADABLE
+        decision, failure = Decision(settings.authorize_on_failure), FallbackReason.UNREADABLE
     elif first is not None and first.failure is not None:
         decision, failure = Decision(settings.authorize_on_failure), first.failure
-    verdict = Verdict(
+    verdict = DecisionRecord(
         id=uuid4().hex,
         question=question,
         decision=decision,
         policy=first.policy.name if first else None,
         failure=failure,
         answered_at=datetime.now(UTC),
-        took=timedelta(seconds=time.monotonic() - begun),
+        latency=timedelta(seconds=time.monotonic() - begun),
     )
-    return Trial(verdict, says, Reply(question.form, settings).answer(verdict))
+    return Trial(verdict, says, ResponseWriter(question.form, settings).answer(verdict))
 
 
 def _ask(policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]) -> Say:
@@ -102,14 +102,14 @@ def _ask(policy: Policy, question: AuthorizationRequest, contexts: Callable[[Pol
         raise raised
     notes = tuple(str(line.get("reason") or line["event"]) for line in logs)
     if isinstance(raised, TooLittleKnown):
-        failure, words = Failure.TOO_LITTLE_KNOWN, f"too little is known: {raised}"
+        failure, words = FallbackReason.INDETERMINATE, f"too little is known: {raised}"
         return Say(policy, took, failure=failure, error=words, notes=notes)
     if raised is not None:
         words, stack = f"{type(raised).__name__}: {raised}", "".join(traceback.format_exception(raised))
-        return Say(policy, took, failure=Failure.RAISED, error=words, traceback=stack, notes=notes)
+        return Say(policy, took, failure=FallbackReason.RAISED, error=words, traceback=stack, notes=notes)
     if not isinstance(said, Decision | None):
         words = f"it returned {type(said).__name__}, and no Decision"
-        return Say(policy, took, failure=Failure.RAISED, error=words, notes=notes)
+        return Say(policy, took, failure=FallbackReason.RAISED, error=words, notes=notes)
     return Say(policy, took, said, notes=notes)
 
 

@@ -10,15 +10,15 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from ingest.authorize.app import create_authorize_app
 from ingest.config.settings import load_settings
 from ingest.http.app import create_app
 from ingest.inbox.corruption import lock_and_check
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from ingest.lane.app import create_lane
 from ingest.server.listening import bind_sockets
 from tests.faults.stage import wait_until
+from tests.ingest.authorize.conftest import FakeJudges, FakeRecorder
 from tests.ingest.conftest import Serving
-from tests.ingest.lane.conftest import FakeJudges, FakeRecorder
 from workers.dev import only_one
 from workers.devfile import write_devfile
 from workers.devices_app import create_devices_app
@@ -64,7 +64,7 @@ def applications(settings, tmp_path):
     guarded = load_settings(data_dir=tmp_path, authorize_credentials="a-secret", admin_token="a-token", host="0.0.0.0")
     yield {
         "serve": create_app(settings),
-        "authorize": create_lane(guarded, FakeJudges(), FakeRecorder()),
+        "authorize": create_authorize_app(guarded, FakeJudges(), FakeRecorder()),
         "devices serve": create_devices_app(guarded, engine),
     }
     engine.dispose()

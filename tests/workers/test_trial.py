@@ -8,7 +8,7 @@ from handlers import Allowed, Decision
 from handlers.kit.authorize import Policy
 from handlers.kit.facts import too_little
 from handlers.kit.testing import asking
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.trial import read_question, try_policies
@@ -60,21 +60,21 @@ def test_every_policy_says_its_say_and_the_first_decision_counts(tried):
 @pytest.mark.parametrize("function", [breaks, is_wrong])
 def test_a_policy_that_fails_has_the_answer_on_failure_given(tried, function):
     trial = tried(function, refuses, authorize_on_failure="NOT_ALLOWED")
-    assert (trial.verdict.policy, trial.verdict.failure) == (function.__name__, Failure.RAISED)
+    assert (trial.verdict.policy, trial.verdict.failure) == (function.__name__, FallbackReason.RAISED)
     assert json.loads(trial.answer) == {"allowed": "NOT_ALLOWED"}
 
 
 def test_knowing_too_little_is_a_failure_without_a_traceback(tried):
     trial = tried(passes, authorize_without_facts="fail")
     (say,) = trial.says
-    assert trial.verdict.failure is Failure.TOO_LITTLE_KNOWN
+    assert trial.verdict.failure is FallbackReason.INDETERMINATE
     assert (say.error, say.traceback) == ("too little is known: nobody knows", None)
 
 
 def test_nobody_is_asked_about_what_cannot_be_read(tried):
     trial = tried(refuses, body=b"[", authorize_on_failure="EXPIRED")
     assert trial.says == ()
-    assert (trial.verdict.failure, json.loads(trial.answer)) == (Failure.UNREADABLE, {"allowed": "EXPIRED"})
+    assert (trial.verdict.failure, json.loads(trial.answer)) == (FallbackReason.UNREADABLE, {"allowed": "EXPIRED"})
 
 
 def test_where_nobody_objects_the_key_may_charge(tried):

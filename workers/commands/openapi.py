@@ -2,7 +2,7 @@
 
 import click
 
-from ingest.lane.app import OPENAPI as AUTHORIZE
+from ingest.authorize.app import OPENAPI as AUTHORIZE
 from workers.devices_app import OPENAPI as DEVICES
 
 DOCUMENTS = {"authorize": AUTHORIZE, "devices": DEVICES}

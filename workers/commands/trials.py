@@ -46,7 +46,9 @@ def print_trial(trial: Trial, settings: Settings, missing: str | None, *, as_jso
     how = f"AUTHORIZE_ON_FAILURE, as {verdict.policy or 'the body'} fails" if verdict.failure else by
     output.facts([("decision", f"{verdict.decision.allowed} ({how})"), ("answer", f"200 {trial.answer.decode()}")])
     if sum((say.took for say in trial.says), timedelta()) > settings.authorize_timeout:
-        click.echo(f"This took {span(verdict.took)}, longer than AUTHORIZE_TIMEOUT: it would be a failure.", err=True)
+        click.echo(
+            f"This took {span(verdict.latency)}, longer than AUTHORIZE_TIMEOUT: it would be a failure.", err=True
+        )
 
 
 def contexts_now(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContext], str | None]:

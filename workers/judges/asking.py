@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 from handlers.kit.authorize import AuthorizeContext, Policy
 from handlers.kit.facts import TooLittleKnown
-from ingest.authorization.ruling import Ruling
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 from workers.run import call
 
@@ -31,21 +31,21 @@ class Asking:
         *,
         spared: Collection[str] = (),
         begins: Callable[[str], None] = lambda _name: None,
-    ) -> Ruling:
+    ) -> PolicyResult:
         """Ask each until one decides, or fails; one that is spared fails unasked. `begins` hears of each before."""
         for policy in self.policies:
             if policy.name in spared:
-                return Ruling(policy=policy.name, failure=Failure.SPARED)
+                return PolicyResult(policy=policy.name, failure=FallbackReason.CIRCUIT_OPEN)
             begins(policy.name)
             said, raised = await self._call(policy, question)
             if isinstance(raised, TooLittleKnown):
-                return Ruling(policy=policy.name, failure=Failure.TOO_LITTLE_KNOWN, error=str(raised))
+                return PolicyResult(policy=policy.name, failure=FallbackReason.INDETERMINATE, error=str(raised))
             if raised is not None or not isinstance(said, Decision | None):
                 error = f"returned {type(said).__name__}" if raised is None else type(raised).__name__
-                return Ruling(policy=policy.name, failure=Failure.RAISED, error=error)
+                return PolicyResult(policy=policy.name, failure=FallbackReason.RAISED, error=error)
             if said is not None:
-                return Ruling(said, policy.name)
-        return Ruling()
+                return PolicyResult(said, policy.name)
+        return PolicyResult()
 
     async def _call(self, policy: Policy, question: AuthorizationRequest) -> tuple[object, BaseException | None]:
         context, raised = call(self.contexts, policy)

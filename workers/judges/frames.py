@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from ingest.authorization.ruling import Ruling
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 
 LENGTH = struct.Struct("!I")
@@ -43,7 +43,7 @@ class Ruled:
     """A judge has done with a question."""
 
     number: int
-    ruling: Ruling
+    ruling: PolicyResult
 
 
 Frame: TypeAlias = Ready | Put | Begun | Ruled
@@ -74,7 +74,7 @@ def _members(part: Any) -> dict[str, Any]:
 
 def _written(value: Any) -> Any:
     match value:
-        case AuthorizationRequest() | Ruling() | Decision():
+        case AuthorizationRequest() | PolicyResult() | Decision():
             return _members(value)
         case datetime():
             return value.isoformat()
@@ -94,11 +94,11 @@ def _question(members: dict[str, Any]) -> AuthorizationRequest:
     )
 
 
-def _ruling(members: dict[str, Any]) -> Ruling:
+def _ruling(members: dict[str, Any]) -> PolicyResult:
     decision, failure = members["decision"], members["failure"]
-    return Ruling(
+    return PolicyResult(
         decision=decision and Decision(Allowed(decision["allowed"]), decision["information"], decision["reason"]),
         policy=members["policy"],
-        failure=failure and Failure(failure),
+        failure=failure and FallbackReason(failure),
         error=members["error"],
     )

@@ -11,8 +11,8 @@ from multiprocessing.forkserver import ensure_running
 import structlog
 
 from handlers.kit.authorize import Policy
-from ingest.authorization.ruling import JudgesStanding, Ruling
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import EvaluatorStatus, PolicyResult
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
 from workers.judges.seat import FORKS, PRELOADED, Case, Seat
@@ -59,18 +59,18 @@ class Panel:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await asyncio.gather(*self._leaving, *(seat.end() for seat in self._seats), return_exceptions=True)
 
-    def standing(self) -> JudgesStanding:
+    def standing(self) -> EvaluatorStatus:
         """Say how many judges can be asked, and which policies are not."""
-        return JudgesStanding(len(self._keepers), len(self._free()), self._sparing.spared())
+        return EvaluatorStatus(len(self._keepers), len(self._free()), self._sparing.spared())
 
-    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:
+    async def decide(self, question: AuthorizationRequest, until: float) -> PolicyResult:
         """Put the question to a judge; to another one, too, if it is not taken at once. The first ruling counts."""
         spared, probed = self._sparing.begin()
         if self._policies[0] in spared:  # what a judge would say is known
-            self._sparing.end(Ruling(), (), probed)
-            return Ruling(policy=self._policies[0], failure=Failure.SPARED)
+            self._sparing.end(PolicyResult(), (), probed)
+            return PolicyResult(policy=self._policies[0], failure=FallbackReason.CIRCUIT_OPEN)
         cases: dict[Case, Seat] = {}
-        ruling = Ruling(failure=Failure.BROKEN)
+        ruling = PolicyResult(failure=FallbackReason.CRASHED)
         try:
             ruling = await self._asked(question, spared, cases, until) or self._failed(cases)
         finally:
@@ -81,7 +81,7 @@ class Panel:
 
     async def _asked(
         self, question: AuthorizationRequest, spared: frozenset[str], cases: dict[Case, Seat], until: float
-    ) -> Ruling | None:
+    ) -> PolicyResult | None:
         while (seat := self._free_seat(besides=cases.values())) is None:
             if self._monotonic() >= until:
                 return None
@@ -97,7 +97,7 @@ class Panel:
             cases[other.put(question, spared)] = other
         return await self._first(cases, until, until)
 
-    async def _first(self, cases: dict[Case, Seat], until: float, taken_until: float) -> Ruling | None:
+    async def _first(self, cases: dict[Case, Seat], until: float, taken_until: float) -> PolicyResult | None:
         """Wait for the first ruling; for no longer than `taken_until` if no policy has been asked by then."""
         waiting = [case.ruling for case in cases if not case.ruling.done()]
         limit = taken_until
@@ -115,15 +115,15 @@ class Panel:
             waiting = [each for each in waiting if not each.done()]
         return None
 
-    def _failed(self, cases: dict[Case, Seat]) -> Ruling:
+    def _failed(self, cases: dict[Case, Seat]) -> PolicyResult:
         """Say what went wrong, and send away the judges with whom it did."""
         policy = next((case.begun[-1] for case in cases if case.begun), None)
         late = [seat for case, seat in cases.items() if not case.is_lost]
         for seat in late:
             seat.retire()
         if late:
-            return Ruling(policy=policy, failure=Failure.LATE)
-        return Ruling(policy=policy, failure=Failure.BROKEN, error="JudgeGone" if cases else "NoJudge")
+            return PolicyResult(policy=policy, failure=FallbackReason.TIMEOUT)
+        return PolicyResult(policy=policy, failure=FallbackReason.CRASHED, error="JudgeGone" if cases else "NoJudge")
 
     def _free(self) -> list[Seat]:
         return [seat for seat in self._seats if seat.is_free]

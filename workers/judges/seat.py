@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ingest.authorization.ruling import Ruling
+from ingest.authorize.evaluator import PolicyResult
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
 from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
@@ -32,7 +32,7 @@ class Case:
     """A question that was put to a judge."""
 
     number: int
-    ruling: asyncio.Future[Ruling]
+    ruling: asyncio.Future[PolicyResult]
     begun: list[str] = field(default_factory=list)
     """The policies it was asked of, the last one perhaps still at it."""
 

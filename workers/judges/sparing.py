@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from ingest.authorization.ruling import Ruling
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import PolicyResult
 from workers.breaker import Breaker
 
 log = structlog.get_logger()
 
 # Whoever knows too little is well: it was one question, and the next one may be another driver's.
-ITS_OWN = (Failure.LATE, Failure.RAISED, Failure.BROKEN)
+ITS_OWN = (FallbackReason.TIMEOUT, FallbackReason.RAISED, FallbackReason.CRASHED)
 
 
 class Sparing:
@@ -33,7 +33,7 @@ class Sparing:
             self._probing[name] += 1
         return frozenset(found) - probed, probed
 
-    def end(self, ruling: Ruling, asked: Iterable[str], probed: Iterable[str]) -> None:
+    def end(self, ruling: PolicyResult, asked: Iterable[str], probed: Iterable[str]) -> None:
         """Note what came of a question, and of which policies it was asked."""
         for name in probed:
             self._probing[name] -= 1

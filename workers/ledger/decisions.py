@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import Engine
 
 from handlers.kit.identifiers import canonical
-from ingest.authorization.verdict import Recorder, Verdict
+from ingest.authorize.decision_record import DecisionRecord, DecisionRecorder
 from ingest.config.settings import Settings
 from workers.ledger import authorizations
 from workers.ledger.authorizations import MICROSECOND, DecisionRow
@@ -42,7 +42,7 @@ class LedgerRecorder:
         self._away = False
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
-    def record(self, verdict: Verdict) -> None:
+    def record(self, verdict: DecisionRecord) -> None:
         """Take a verdict to be kept."""
         if len(self._waiting) >= self._most:
             self._dropped += 1
@@ -101,7 +101,7 @@ class LedgerRecorder:
             log.error("decisions.dropped", count=count)
 
 
-def row_of(verdict: Verdict) -> DecisionRow:
+def row_of(verdict: DecisionRecord) -> DecisionRow:
     """Write a verdict as the ledger keeps it; the key in the spelling in which it can be found again."""
     asked = verdict.question
     return DecisionRow(
@@ -111,7 +111,7 @@ def row_of(verdict: Verdict) -> DecisionRow:
         decision=verdict.decision.allowed.value,
         policy=verdict.policy,
         reason=verdict.decision.reason or None,
-        latency_us=verdict.took // MICROSECOND,
+        latency_us=verdict.latency // MICROSECOND,
         session_id=asked.session_id,
         reference_id=asked.reference_id,
         location_id=asked.location_id,
@@ -122,6 +122,6 @@ def row_of(verdict: Verdict) -> DecisionRow:
     )
 
 
-def open_recorder(settings: Settings) -> Recorder:
+def open_recorder(settings: Settings) -> DecisionRecorder:
     """Open a recorder on the ledger; no connection is made before the first verdict."""
     return LedgerRecorder(open_ledger(settings.database_url))

@@ -5,10 +5,10 @@ import threading
 import pytest
 import uvicorn
 
-from ingest.authorization.ruling import NoJudges
+from ingest.authorize.app import create_authorize_app
+from ingest.authorize.evaluator import AllowAllEvaluator
+from ingest.authorize.http_protocol import TimedHttpProtocol
 from ingest.config.settings import load_settings
-from ingest.lane.app import create_lane
-from ingest.lane.protocol import LaneProtocol
 
 CREDENTIALS = {"AUTHORIZE_CREDENTIALS": "a secret\nanother"}
 
@@ -60,7 +60,12 @@ class Forgetful:
 def lane(tmp_path, until):
     """The URL of a lane without policies."""
     settings = load_settings(data_dir=tmp_path, authorize_credentials="a secret")
-    config = uvicorn.Config(create_lane(settings, NoJudges(), Forgetful()), port=0, http=LaneProtocol, log_config=None)
+    config = uvicorn.Config(
+        create_authorize_app(settings, AllowAllEvaluator(), Forgetful()),
+        port=0,
+        http=TimedHttpProtocol,
+        log_config=None,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

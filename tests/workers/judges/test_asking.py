@@ -5,8 +5,8 @@ import pytest
 
 from handlers.kit.authorize import authorize, policies_of
 from handlers.kit.facts import TooLittleKnown
-from ingest.authorization.ruling import Ruling
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.judges.asking import Asking
 
@@ -68,12 +68,12 @@ def test_whatever_a_policy_raises_is_its_own_and_the_rest_are_not_asked(is_async
         raise error("secret")
 
     ruling = asked(says(raises, "first", is_async=is_async), says(BLOCKED, "second"))
-    assert (ruling.policy, ruling.failure, ruling.error) == ("first", Failure.RAISED, error.__name__)
+    assert (ruling.policy, ruling.failure, ruling.error) == ("first", FallbackReason.RAISED, error.__name__)
 
 
 def test_what_is_no_decision_is_a_failure():
     ruling = asked(says("BLOCKED", "first"))
-    assert (ruling.policy, ruling.failure, ruling.error) == ("first", Failure.RAISED, "returned str")
+    assert (ruling.policy, ruling.failure, ruling.error) == ("first", FallbackReason.RAISED, "returned str")
 
 
 def test_one_that_knows_too_little_says_of_what():
@@ -81,12 +81,14 @@ def test_one_that_knows_too_little_says_of_what():
         raise TooLittleKnown("the list of keys was not read")
 
     ruling = asked(says(knows_nothing, "first"), says(BLOCKED, "second"))
-    assert ruling == Ruling(policy="first", failure=Failure.TOO_LITTLE_KNOWN, error="the list of keys was not read")
+    assert ruling == PolicyResult(
+        policy="first", failure=FallbackReason.INDETERMINATE, error="the list of keys was not read"
+    )
 
 
 def test_one_that_is_spared_fails_unasked_but_only_if_it_is_its_turn():
     ruling = asked(says(None, "first"), says(BLOCKED, "second"), spared={"second"})
-    assert (ruling.policy, ruling.failure) == ("second", Failure.SPARED)
+    assert (ruling.policy, ruling.failure) == ("second", FallbackReason.CIRCUIT_OPEN)
     assert asked(says(BLOCKED, "first"), says(None, "second"), spared={"second"}).policy == "first"
 
 
@@ -95,7 +97,7 @@ def test_a_context_that_cannot_be_made_is_a_failure():
         raise OSError
 
     ruling = asyncio.run(Asking([says(BLOCKED, "first")], contexts).ask(QUESTION))
-    assert (ruling.failure, ruling.error) == (Failure.RAISED, "OSError")
+    assert (ruling.failure, ruling.error) == (FallbackReason.RAISED, "OSError")
 
 
 def test_a_mark_says_what_is_wrong_with_it():

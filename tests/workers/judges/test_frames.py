@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.authorization.ruling import Ruling
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from ingest.wire.json_documents import read_json
 from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
@@ -29,9 +29,9 @@ ALL = AuthorizationRequest(
         Put(1, ALL, frozenset({"b", "a"})),
         Put(2, AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC)), frozenset()),
         Begun(3, "key_list"),
-        Ruled(4, Ruling()),
-        Ruled(5, Ruling(Decision(Allowed.BLOCKED, "Call us. \ud83d", "why"), "key_list")),
-        Ruled(6, Ruling(policy="balance", failure=Failure.RAISED, error="KeyError")),
+        Ruled(4, PolicyResult()),
+        Ruled(5, PolicyResult(Decision(Allowed.BLOCKED, "Call us. \ud83d", "why"), "key_list")),
+        Ruled(6, PolicyResult(policy="balance", failure=FallbackReason.RAISED, error="KeyError")),
     ],
 )
 def test_what_is_written_is_read(frame):
@@ -52,5 +52,5 @@ def test_a_decision_of_a_plugins_own_type_is_told_as_what_it_says():
     class Refusal(Decision):
         """Cannot be found by its name from outside."""
 
-    ruled = unpacked(packed(Ruled(1, Ruling(Refusal(Allowed.EXPIRED), "own")))[LENGTH.size :])
-    assert ruled == Ruled(1, Ruling(Decision(Allowed.EXPIRED), "own"))
+    ruled = unpacked(packed(Ruled(1, PolicyResult(Refusal(Allowed.EXPIRED), "own")))[LENGTH.size :])
+    assert ruled == Ruled(1, PolicyResult(Decision(Allowed.EXPIRED), "own"))

@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat
 from workers.judges.panel import Panel
@@ -104,7 +104,7 @@ def test_policies_decide_in_other_processes(policies):
             assert nobody.decision is None
             assert nobody.failure is None
             raised = await decided(panel, "raises")
-            assert (raised.failure, raised.policy, raised.error) == (Failure.RAISED, "plain", "KeyError")
+            assert (raised.failure, raised.policy, raised.error) == (FallbackReason.RAISED, "plain", "KeyError")
 
     asyncio.run(story())
 
@@ -129,7 +129,7 @@ def test_whatever_a_policy_does_the_time_is_kept_and_others_are_served_meanwhile
             served_after = time.monotonic() - begun
             ruling = await hanging
             took = time.monotonic() - begun
-            assert (ruling.failure, ruling.policy) == (Failure.LATE, policy)
+            assert (ruling.failure, ruling.policy) == (FallbackReason.TIMEOUT, policy)
             assert 0.8 <= took < 10
             assert {each.decision.allowed for each in served} == {Allowed.BLOCKED}
             assert served_after < 10
@@ -145,7 +145,7 @@ def test_whoever_asks_before_a_judge_is_ready_waits_for_it(policies):
         await panel.start()
         try:
             assert panel.standing().ready == 0
-            assert (await decided(panel, "blocked", 0)).failure is Failure.BROKEN
+            assert (await decided(panel, "blocked", 0)).failure is FallbackReason.CRASHED
             assert (await decided(panel, "blocked", 60)).decision.allowed is Allowed.BLOCKED
         finally:
             await panel.stop()
@@ -157,7 +157,7 @@ def test_a_judge_that_dies_is_replaced(policies):
     async def story():
         async with seated(policies) as panel:
             ruling = await decided(panel, "dies")
-            assert (ruling.failure, ruling.policy, ruling.error) == (Failure.BROKEN, "plain", "JudgeGone")
+            assert (ruling.failure, ruling.policy, ruling.error) == (FallbackReason.CRASHED, "plain", "JudgeGone")
             assert (await decided(panel, "blocked")).decision.allowed is Allowed.BLOCKED
 
     asyncio.run(story())
@@ -167,9 +167,9 @@ def test_a_policy_that_keeps_failing_is_spared(policies):
     async def story():
         async with seated(policies) as panel:
             for _ in range(5):
-                assert (await decided(panel, "raises")).failure is Failure.RAISED
-            assert panel.standing().spared == ("plain",)
-            assert (await decided(panel, "blocked")).failure is Failure.SPARED
+                assert (await decided(panel, "raises")).failure is FallbackReason.RAISED
+            assert panel.standing().open_circuits == ("plain",)
+            assert (await decided(panel, "blocked")).failure is FallbackReason.CIRCUIT_OPEN
 
     asyncio.run(story())
 
@@ -182,7 +182,7 @@ def test_at_the_end_no_judge_is_left_whatever_it_does(policies):
             await asyncio.sleep(0.3)
             await panel.stop()
             rulings = await asyncio.gather(*hanging)
-            assert {ruling.failure for ruling in rulings} <= {Failure.BROKEN, Failure.LATE}
+            assert {ruling.failure for ruling in rulings} <= {FallbackReason.CRASHED, FallbackReason.TIMEOUT}
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
 

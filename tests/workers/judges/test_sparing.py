@@ -1,9 +1,9 @@
-from ingest.authorization.ruling import Ruling
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import PolicyResult
 from workers.breaker import FAILURES, PAUSE
 from workers.judges.sparing import Sparing
 
-LATE = Ruling(policy="slow", failure=Failure.LATE)
+LATE = PolicyResult(policy="slow", failure=FallbackReason.TIMEOUT)
 
 
 def spoilt(now):
@@ -25,7 +25,7 @@ def test_a_policy_that_fails_time_and_again_is_spared_and_the_others_are_not():
 
 def test_a_success_between_failures_forgives_them():
     sparing = spoilt([0.0])
-    sparing.end(Ruling(), ["quick", "slow"], ())
+    sparing.end(PolicyResult(), ["quick", "slow"], ())
     sparing.end(LATE, ["slow"], ())
     assert sparing.spared() == ()
 
@@ -37,7 +37,7 @@ def test_after_a_pause_one_question_finds_out():
     now[0] += PAUSE.total_seconds()
     assert sparing.begin() == (frozenset(), frozenset({"slow"}))
     assert sparing.begin() == (frozenset({"slow"}), frozenset())
-    sparing.end(Ruling(), ["quick", "slow"], {"slow"})
+    sparing.end(PolicyResult(), ["quick", "slow"], {"slow"})
     assert sparing.begin() == (frozenset(), frozenset())
 
 
@@ -47,19 +47,19 @@ def test_a_probe_that_was_not_asked_leaves_its_place_to_the_next():
     sparing.end(LATE, ["slow"], ())
     now[0] += PAUSE.total_seconds()
     _, probed = sparing.begin()
-    sparing.end(Ruling(policy="quick"), ["quick"], probed)
+    sparing.end(PolicyResult(policy="quick"), ["quick"], probed)
     assert sparing.begin() == (frozenset(), frozenset({"slow"}))
 
 
 def test_five_questions_that_it_knows_too_little_about_do_not_open_it_to_the_sixth():
     sparing = Sparing(["key_list"], lambda: 0.0)
     for _ in range(FAILURES):
-        sparing.end(Ruling(policy="key_list", failure=Failure.TOO_LITTLE_KNOWN), ["key_list"], ())
+        sparing.end(PolicyResult(policy="key_list", failure=FallbackReason.INDETERMINATE), ["key_list"], ())
     assert sparing.begin() == (frozenset(), frozenset())
 
 
 def test_being_spared_is_no_failure_of_its_own():
     now = [0.0]
     sparing = spoilt(now)
-    sparing.end(Ruling(policy="slow", failure=Failure.SPARED), ["quick"], ())
+    sparing.end(PolicyResult(policy="slow", failure=FallbackReason.CIRCUIT_OPEN), ["quick"], ())
     assert sparing.spared() == ()

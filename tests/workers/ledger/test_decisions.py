@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import text
 
 from handlers.kit.testing import NOON, question
-from ingest.authorization.verdict import Failure, Verdict
+from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.wire.authorization.request import Allowed, Decision
 from workers.ledger import authorizations, decisions
 from workers.ledger.authorizations import Wanted
@@ -27,7 +27,7 @@ def verdict(**parts):
         "answered_at": NOON + timedelta(milliseconds=4),
         "took": timedelta(milliseconds=4),
     }
-    return Verdict(**{**usual, **parts})
+    return DecisionRecord(**{**usual, **parts})
 
 
 def kept(ledger):
@@ -48,7 +48,7 @@ def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
 def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
     recorder = LedgerRecorder(ledger.engine)
     recorder.start()
-    recorder.record(verdict(failure=Failure.LATE, repeats="an id", decision=Decision(Allowed.ALLOWED)))
+    recorder.record(verdict(failure=FallbackReason.TIMEOUT, repeats="an id", decision=Decision(Allowed.ALLOWED)))
     recorder.stop()
     (row,) = kept(ledger)
     assert (row.at, row.form, row.decision, row.policy) == (NOON, "plugsurfing", "ALLOWED", "key_list")

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
+from ingest.authorize.endpoint import field_map
 from ingest.config.settings import load_settings
 from ingest.errors import Unreadable
-from ingest.lane.door import places_of
 from ingest.wire.authorization.parsing import parse_ocpi, parse_plugsurfing
 from ingest.wire.authorization.request import WireFormat
 
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
-PLACES = places_of(load_settings())
+PLACES = field_map(load_settings())
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["keyIdentifier", "evseIds", "location"]), inner),

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from ingest.authorization.ruling import JudgesStanding, Ruling
-from ingest.authorization.verdict import Verdict
+from ingest.authorize.app import create_authorize_app
+from ingest.authorize.decision_record import DecisionRecord
+from ingest.authorize.evaluator import EvaluatorStatus, PolicyResult
+from ingest.authorize.http_protocol import timed_protocol
 from ingest.config.settings import load_settings
 from ingest.http import responses
-from ingest.lane.app import create_lane
-from ingest.lane.protocol import lane_protocol
 from ingest.wire.authorization.request import AuthorizationRequest
 
 RIGHT = {"Authorization": "a-secret"}
@@ -24,7 +24,7 @@ RIGHT = {"Authorization": "a-secret"}
 class FakeJudges:
     """Say what `rule` says, and remember what they were asked."""
 
-    rule: Callable[[AuthorizationRequest], Ruling] = lambda _question: Ruling()
+    rule: Callable[[AuthorizationRequest], PolicyResult] = lambda _question: PolicyResult()
     takes: float = 0.0
     questions: list[AuthorizationRequest] = field(default_factory=list)
     ready: int = 1
@@ -36,22 +36,22 @@ class FakeJudges:
     async def stop(self) -> None:
         self.stopped = True
 
-    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:  # noqa: ARG002 - as judges are asked
+    async def evaluate(self, question: AuthorizationRequest, until: float) -> PolicyResult:  # noqa: ARG002 - as judges are asked
         self.questions.append(question)
         await asyncio.sleep(self.takes)
         return self.rule(question)
 
-    def standing(self) -> JudgesStanding:
-        return JudgesStanding(1, self.ready, ("by_key",))
+    def status(self) -> EvaluatorStatus:
+        return EvaluatorStatus(1, self.ready, ("by_key",))
 
 
 @dataclass
 class FakeRecorder:
     """Remembers verdicts."""
 
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[DecisionRecord] = field(default_factory=list)
 
-    def record(self, verdict: Verdict) -> None:
+    def record(self, verdict: DecisionRecord) -> None:
         self.verdicts.append(verdict)
 
     def start(self) -> None:
@@ -67,14 +67,14 @@ class Lane:
     def __init__(self, serving: Any, judges: FakeJudges, recorder: FakeRecorder, **settings: Any) -> None:
         self.judges, self.recorder = judges, recorder
         given = load_settings(**{"authorize_credentials": "a-secret", **settings})
-        self.app = create_lane(given, judges, recorder)
-        self.port = serving(self.app, lane_protocol(given.authorize_timeout))
+        self.app = create_authorize_app(given, judges, recorder)
+        self.port = serving(self.app, timed_protocol(given.authorize_timeout))
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=RIGHT, timeout=30)
 
     def ask(self, **document: Any) -> httpx.Response:
         return self.client.post("/plugsurfing/authorizations", json=document)
 
-    def verdicts(self, count: int = 1) -> list[Verdict]:
+    def verdicts(self, count: int = 1) -> list[DecisionRecord]:
         """What was recorded, once there is so much of it."""
         until = time.monotonic() + 10
         while len(self.recorder.verdicts) < count:

@@ -3,34 +3,34 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from ingest.authorization.verdict import Failure
+from ingest.authorize.decision_record import FallbackReason
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class PolicyResult:
     """What asking the policies came to."""
 
     decision: Decision | None = None
     """What one of them says; None if none of them has anything to say, or one has failed."""
     policy: str | None = None
     """Which it was that decided, or failed."""
-    failure: Failure | None = None
+    failure: FallbackReason | None = None
     error: str = ""
     """The type of what it raised; not its words, which may name the driver. Or of what it knew too little."""
 
 
 @dataclass(frozen=True, slots=True)
-class JudgesStanding:
+class EvaluatorStatus:
     """How those are who ask policies."""
 
     wanted: int
     ready: int
-    spared: tuple[str, ...] = ()
+    open_circuits: tuple[str, ...] = ()
     """Policies that are left alone for a while, because they failed so often."""
 
 
-class Judges(Protocol):
+class PolicyEvaluator(Protocol):
     """Ask policies, never on the loop that answers."""
 
     async def start(self) -> None:
@@ -39,14 +39,14 @@ class Judges(Protocol):
     async def stop(self) -> None:
         """End, whatever a policy is doing."""
 
-    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:
+    async def evaluate(self, question: AuthorizationRequest, until: float) -> PolicyResult:
         """Ask policies in their order; give up when `time.monotonic()` is `until`. Raises nothing."""
 
-    def standing(self) -> JudgesStanding:
+    def status(self) -> EvaluatorStatus:
         """Say how they are."""
 
 
-class NoJudges:
+class AllowAllEvaluator:
     """Stand where there are no policies: nobody has anything to say."""
 
     async def start(self) -> None:
@@ -55,10 +55,10 @@ class NoJudges:
     async def stop(self) -> None:
         """End nothing."""
 
-    async def decide(self, question: AuthorizationRequest, until: float) -> Ruling:  # noqa: ARG002 - as judges are asked
+    async def evaluate(self, question: AuthorizationRequest, until: float) -> PolicyResult:  # noqa: ARG002 - as judges are asked
         """Say nothing."""
-        return Ruling()
+        return PolicyResult()
 
-    def standing(self) -> JudgesStanding:
+    def status(self) -> EvaluatorStatus:
         """Say that nobody is wanted."""
-        return JudgesStanding(0, 0)
+        return EvaluatorStatus(0, 0)

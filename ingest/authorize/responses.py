@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from ingest.authorization.verdict import Verdict
+from ingest.authorize.decision_record import DecisionRecord
 from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal
 from ingest.http.responses import Headers, error_body
@@ -19,14 +19,14 @@ from ingest.wire.authorization.response_templates import (
 )
 
 # OCPI 2.2.1, section 4.1.4: an answer has the ids of its request.
-ECHOED = (b"x-request-id", b"x-correlation-id")
+ECHOED_HEADERS = (b"x-request-id", b"x-correlation-id")
 LONGEST_ECHO = 500
 # OCPI 2.2.1, section 4.1.2: who cannot say who they are is answered 401, which HTTP wants to go with a challenge.
 CHALLENGE = (b"www-authenticate", b"Token")
-UNANSWERED = "The question cannot be answered right now."
+UNAVAILABLE_MESSAGE = "The question cannot be answered right now."
 
 
-class Reply:
+class ResponseWriter:
     """Says things in one form."""
 
     def __init__(self, form: WireFormat, settings: Settings) -> None:
@@ -34,7 +34,7 @@ class Reply:
         self._template = settings.authorize_ocpi_answer if self._is_ocpi else settings.authorize_answer
         self._language = settings.default_locale[:2].lower()
 
-    def answer(self, verdict: Verdict) -> bytes:
+    def answer(self, verdict: DecisionRecord) -> bytes:
         """Write an answer. The same question, asked again, gets the same reference."""
         at = verdict.answered_at
         filled = self._template.fill(
@@ -61,7 +61,7 @@ class Reply:
         """Pick the headers of a request that its answer repeats."""
         if not self._is_ocpi:
             return []
-        return [(name, value) for name, value in headers if name in ECHOED and len(value) <= LONGEST_ECHO]
+        return [(name, value) for name, value in headers if name in ECHOED_HEADERS and len(value) <= LONGEST_ECHO]
 
 
 def _json(document: Any) -> bytes:

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
-from ingest.authorization.verdict import Verdict
+from ingest.authorize.decision_record import DecisionRecord
 from ingest.metrics import render
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5)
-NOBODY = "none"
+NO_POLICY = "none"
 
 
-class Counts:
+class AuthorizeMetrics:
     """The numbers of one process, in a registry of their own."""
 
     def __init__(self) -> None:
@@ -37,15 +37,15 @@ class Counts:
             "webhooks_authorize_seconds", "From first byte to answer", buckets=SECONDS, registry=registry
         )
 
-    def answered(self, verdict: Verdict) -> None:
+    def answered(self, verdict: DecisionRecord) -> None:
         """Count one answer."""
-        policy = verdict.policy or NOBODY
+        policy = verdict.policy or NO_POLICY
         self._decisions.labels(verdict.decision.allowed.value, policy).inc()
         if verdict.failure is not None:
             self._failures.labels(verdict.failure.value, policy).inc()
         if verdict.repeats is not None:
             self._repeated.inc()
-        self._seconds.observe(verdict.took.total_seconds())
+        self._seconds.observe(verdict.latency.total_seconds())
 
     def refused(self, reason: str) -> None:
         """Count one request that got no answer to its question."""

@@ -10,21 +10,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from ingest.authorization.ruling import Judges
-from ingest.authorization.verdict import Recorder
+from ingest.authorize.credentials import Credentials
+from ingest.authorize.decision_record import DecisionRecorder
+from ingest.authorize.endpoint import AuthorizeEndpoint
+from ingest.authorize.evaluator import PolicyEvaluator
+from ingest.authorize.health import HealthEndpoints
+from ingest.authorize.http_protocol import COUNTS
+from ingest.authorize.metrics import AuthorizeMetrics
+from ingest.authorize.response_cache import ResponseCache
+from ingest.authorize.responses import UNAVAILABLE_MESSAGE
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
 from ingest.http.any_path import ANY_TEXT
 from ingest.http.error_boundary import PROBES, ErrorBoundary
 from ingest.http.openapi import openapi_route
 from ingest.http.webhook_endpoint import http_error_handler
-from ingest.lane.counts import Counts
-from ingest.lane.credentials import Credentials
-from ingest.lane.door import AuthorizeDoor
-from ingest.lane.lookout import Lookout
-from ingest.lane.memory import Memory
-from ingest.lane.protocol import COUNTS
-from ingest.lane.reply import UNANSWERED
 from ingest.wire.authorization.request import WireFormat
 
 OPENAPI = Path(__file__).with_name("openapi.json")
@@ -36,15 +36,15 @@ PATHS = {
 }
 
 
-def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starlette:
+def create_authorize_app(settings: Settings, judges: PolicyEvaluator, recorder: DecisionRecorder) -> Starlette:
     """Build the application; judges and recorder begin when the server starts and end when it does."""
-    counts = Counts()
+    counts = AuthorizeMetrics()
     credentials = Credentials(settings)
-    memory = Memory(settings.authorize_repeats)
-    lookout = Lookout(judges, counts)
+    memory = ResponseCache(settings.authorize_repeats)
+    lookout = HealthEndpoints(judges, counts)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Counts]]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AuthorizeMetrics]]:
         await asyncio.to_thread(recorder.start)
         await judges.start()
         rereading = asyncio.create_task(reload_forever(credentials.refresh))
@@ -57,9 +57,11 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
 
     doors = {
         form: ErrorBoundary(
-            AuthorizeDoor(form, settings, credentials, judges=judges, memory=memory, recorder=recorder, counts=counts),
+            AuthorizeEndpoint(
+                form, settings, credentials, judges=judges, memory=memory, recorder=recorder, counts=counts
+            ),
             counts,
-            UNANSWERED,
+            UNAVAILABLE_MESSAGE,
             form.value,
         )
         for form in PATHS
@@ -71,7 +73,7 @@ def create_lane(settings: Settings, judges: Judges, recorder: Recorder) -> Starl
             *(Route(place, window) for place, window in windows.items()),
             openapi_route(OPENAPI),
         ],
-        middleware=[Middleware(ErrorBoundary, metrics=counts, sentence=UNANSWERED, place=PROBES)],
+        middleware=[Middleware(ErrorBoundary, metrics=counts, sentence=UNAVAILABLE_MESSAGE, route_name=PROBES)],
         exception_handlers={HTTPException: http_error_handler},  # type: ignore[dict-item]  # it gets no other
         lifespan=lifespan,
     )

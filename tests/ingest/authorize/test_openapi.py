@@ -9,16 +9,19 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from starlette.routing import Route
 
-from ingest.authorization.ruling import Ruling
+from ingest.authorize.app import OPENAPI
+from ingest.authorize.evaluator import PolicyResult
 from ingest.config.settings import load_settings
-from ingest.lane.app import OPENAPI
 from ingest.wire.authorization.request import Allowed, Decision
 
 QUESTIONS = {
     "/plugsurfing/authorizations": "a-secret",
     "/ocpi/2.2.1/tokens/{token_uid}/authorize": "Token YS1zZWNyZXQ=",
 }
-RULINGS = [Ruling(), *(Ruling(Decision(allowed, "Für Sie: \U0001f50c" * 100, "tried")) for allowed in Allowed)]
+RULINGS = [
+    PolicyResult(),
+    *(PolicyResult(Decision(allowed, "Für Sie: \U0001f50c" * 100, "tried")) for allowed in Allowed),
+]
 DOCUMENT = json.loads(OPENAPI.read_bytes())
 
 api = schemathesis.openapi.from_path(

@@ -3,9 +3,9 @@ from base64 import b64encode
 import pytest
 from structlog.testing import capture_logs
 
+from ingest.authorize.credentials import Credentials
 from ingest.config.settings import load_settings
 from ingest.errors import NotAuthentic, SettingsError
-from ingest.lane.credentials import Credentials
 from ingest.wire.authorization.request import WireFormat
 
 

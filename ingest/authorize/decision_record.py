@@ -8,27 +8,27 @@ from typing import Protocol
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 
 
-class Failure(StrEnum):
+class FallbackReason(StrEnum):
     """Why AUTHORIZE_ON_FAILURE was answered, and not what a policy says."""
 
-    LATE = "late"
+    TIMEOUT = "late"
     """A policy was not done in time."""
     RAISED = "raised"
     """A policy raised an exception, or returned what is no decision."""
-    TOO_LITTLE_KNOWN = "too_little_known"
+    INDETERMINATE = "too_little_known"
     """A policy knew too little to decide, and AUTHORIZE_WITHOUT_FACTS says that this is a failure."""
-    SPARED = "spared"
+    CIRCUIT_OPEN = "spared"
     """A policy has failed so often that it is left alone for a while."""
     UNREADABLE = "unreadable"
     """The body was no JSON object."""
     SLOW_BODY = "slow_body"
     """The body was not complete in time."""
-    BROKEN = "broken"
+    CRASHED = "broken"
     """Something else of ours broke: no process was there to ask policies in, for instance."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class DecisionRecord:
     """One answer that has been sent."""
 
     id: str
@@ -37,19 +37,19 @@ class Verdict:
     decision: Decision
     policy: str | None
     """Who decided, or was to decide and failed; None if no policy had anything to say."""
-    failure: Failure | None
+    failure: FallbackReason | None
     """Why it is AUTHORIZE_ON_FAILURE; None if it is a decision."""
     answered_at: datetime
-    took: timedelta
+    latency: timedelta
     """From the first byte of the request to the answer."""
     repeats: str | None = None
     """The id of the answer that this one repeats, as the same request had come before."""
 
 
-class Recorder(Protocol):
+class DecisionRecorder(Protocol):
     """Keeps verdicts. It is told after the answer was sent, on the loop that answers, and must return at once."""
 
-    def record(self, verdict: Verdict) -> None:
+    def record(self, verdict: DecisionRecord) -> None:
         """Take a verdict to be kept; drop it and count that, rather than wait, when there is no room."""
 
     def start(self) -> None:

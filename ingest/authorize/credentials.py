@@ -25,7 +25,7 @@ class Credentials:
     """Holds the values of this moment. `check` may be called while another thread calls `refresh`."""
 
     def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._digests = ReloadableSecrets(settings, [NAME], _digested, monotonic=monotonic)
+        self._digests = ReloadableSecrets(settings, [NAME], _digests, monotonic=monotonic)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], form: WireFormat) -> None:
         """Raise NotAuthentic unless there is one authorization header, and it has one of the values.
@@ -39,7 +39,7 @@ class Credentials:
         # All are compared, and digests are of one length: time tells neither which is near nor how long it is.
         matches = [
             hmac.compare_digest(known, sha256(reading).digest())
-            for reading in _readings(given[0], form)
+            for reading in _candidate_values(given[0], form)
             for known in self._digests.now
         ]
         if not any(matches):
@@ -53,11 +53,11 @@ class Credentials:
         return bool(changed)
 
 
-def _digested(texts: Texts) -> tuple[bytes, ...]:
+def _digests(texts: Texts) -> tuple[bytes, ...]:
     return tuple(sha256(value).digest() for value in authorization_values(texts[NAME], NAME))
 
 
-def _readings(value: bytes, form: WireFormat) -> Iterator[bytes]:
+def _candidate_values(value: bytes, form: WireFormat) -> Iterator[bytes]:
     """Read the header in each way that its form knows: OCPI encodes the credentials, but not their scheme."""
     yield value
     scheme, _, rest = value.partition(b" ")

@@ -7,18 +7,18 @@ from starlette.types import Scope
 
 from ingest.server.http_protocol import HEAD_TIMEOUT, BoundedHttpProtocol
 
-BEGAN = "plugsurfing_webhooks.began"
+STARTED_AT_KEY = "plugsurfing_webhooks.began"
 # In the state of the application's lifespan, which uvicorn shows to protocols too: a late head comes no further.
 COUNTS = "counts"
 
 
-class LaneProtocol(BoundedHttpProtocol):
+class TimedHttpProtocol(BoundedHttpProtocol):
     """Notes when a request's first byte came, and hangs up on a head that is not complete when its time is over.
 
     To whoever asked, a closed connection is no answer, and an answer that comes too late is worse than none.
     """
 
-    longest_head = HEAD_TIMEOUT
+    head_timeout = HEAD_TIMEOUT
     """In seconds, from a head's first byte."""
 
     def data_received(self, data: bytes) -> None:
@@ -32,10 +32,10 @@ class LaneProtocol(BoundedHttpProtocol):
     def on_message_begin(self) -> None:
         """Begin with a request."""
         super().on_message_begin()
-        self.scope[BEGAN] = time.monotonic()  # type: ignore[literal-required]  # ASGI lets servers add what is theirs
+        self.scope[STARTED_AT_KEY] = time.monotonic()  # type: ignore[literal-required]  # ASGI lets servers add what is theirs
         if self._head_timer is not None:
             self._head_timer.cancel()
-        self._head_timer = self.loop.call_later(self.longest_head, self._give_up)
+        self._head_timer = self.loop.call_later(self.head_timeout, self._give_up)
 
     def _give_up(self) -> None:
         if self._head_bytes and not self.transport.is_closing():
@@ -43,12 +43,12 @@ class LaneProtocol(BoundedHttpProtocol):
         super()._close_on_timeout()
 
 
-def lane_protocol(span: timedelta) -> type[LaneProtocol]:
+def timed_protocol(span: timedelta) -> type[TimedHttpProtocol]:
     """Make a protocol whose requests have so much time for their heads."""
-    return type("TimedLaneProtocol", (LaneProtocol,), {"longest_head": span.total_seconds()})
+    return type("TimedLaneProtocol", (TimedHttpProtocol,), {"longest_head": span.total_seconds()})
 
 
 def began(scope: Scope) -> float:
     """Say when a request began, on `time.monotonic()`; now, under a server that does not know."""
-    at = scope.get(BEGAN)
+    at = scope.get(STARTED_AT_KEY)
     return at if isinstance(at, float) else time.monotonic()

@@ -1,8 +1,8 @@
 import asyncio
 from datetime import timedelta
 
-from ingest.authorization.ruling import Ruling
-from ingest.lane.memory import Memory
+from ingest.authorize.evaluator import PolicyResult
+from ingest.authorize.response_cache import ResponseCache
 
 
 def asked(script, **given):
@@ -10,15 +10,15 @@ def asked(script, **given):
 
     async def run():
         now = [0.0]
-        memory = Memory(given.pop("span", timedelta(seconds=60)), monotonic=lambda: now[0], **given)
+        memory = ResponseCache(given.pop("span", timedelta(seconds=60)), monotonic=lambda: now[0], **given)
         repeats = []
         for number, (request, wait) in enumerate(script):
             now[0] += wait
 
             async def ask():
-                return Ruling()
+                return PolicyResult()
 
-            remembered, is_repeat = memory.ask(request, str(number), ask)
+            remembered, is_repeat = memory.get_or_compute(request, str(number), ask)
             await remembered.ruling
             repeats.append(remembered.id if is_repeat else None)
         return repeats

@@ -12,16 +12,16 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ingest.authorization.ruling import Ruling
-from ingest.authorization.verdict import Failure
-from ingest.lane.protocol import LaneProtocol
-from ingest.lane.reply import Reply
+from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.evaluator import PolicyResult
+from ingest.authorize.http_protocol import TimedHttpProtocol
+from ingest.authorize.responses import ResponseWriter
 from ingest.server import http_protocol
 from ingest.wire.authorization.request import Allowed, Decision, WireFormat
 
 ASK = "/plugsurfing/authorizations"
 OCPI = "/ocpi/2.2.1/tokens/0414DA/authorize"
-BLOCKED = Ruling(Decision(Allowed.BLOCKED, "Ask your fleet.", "blocked by hand"), "by_key")
+BLOCKED = PolicyResult(Decision(Allowed.BLOCKED, "Ask your fleet.", "blocked by hand"), "by_key")
 
 
 def wire(lane, *pieces, pause=0.0, headers=b"Authorization: a-secret\r\n"):
@@ -131,7 +131,7 @@ def test_a_body_that_cannot_be_read_gets_the_answer_of_a_failure(open_lane):
     answer = lane.client.post(ASK, content=b"nonsense")
     assert (answer.status_code, answer.json()) == (200, {"allowed": "NOT_ALLOWED"})
     (verdict,) = lane.verdicts()
-    assert (verdict.failure, verdict.policy) == (Failure.UNREADABLE, None)
+    assert (verdict.failure, verdict.policy) == (FallbackReason.UNREADABLE, None)
     assert lane.judges.questions == []
 
 
@@ -141,7 +141,7 @@ def test_a_slow_body_is_answered_at_the_deadline(open_lane):
     status, told = wire(lane, b"Content-Length: 9\r\n\r\n", b'{"a"')
     assert time.monotonic() - begun < 10
     assert (status, told) == (200, {"allowed": "BLOCKED"})
-    assert lane.verdicts()[0].failure is Failure.SLOW_BODY
+    assert lane.verdicts()[0].failure is FallbackReason.SLOW_BODY
 
 
 def test_the_time_counts_from_the_first_byte_of_the_head(open_lane):
@@ -165,7 +165,7 @@ def test_a_head_that_is_not_complete_in_time_gets_no_answer(open_lane, monkeypat
 
 
 def test_a_head_that_a_busy_loop_hears_too_late_is_counted_once(lane, monkeypatch):
-    begins, has_begun = LaneProtocol.on_message_begin, threading.Event()
+    begins, has_begun = TimedHttpProtocol.on_message_begin, threading.Event()
 
     def begins_long_ago(self):
         begins(self)
@@ -174,7 +174,7 @@ def test_a_head_that_a_busy_loop_hears_too_late_is_counted_once(lane, monkeypatc
         has_begun.set()
 
     with monkeypatch.context() as patched:
-        patched.setattr(LaneProtocol, "on_message_begin", begins_long_ago)
+        patched.setattr(TimedHttpProtocol, "on_message_begin", begins_long_ago)
         with socket.create_connection(("127.0.0.1", lane.port), timeout=30) as connection:
             connection.sendall(b"POST /plugsurfing/authorizations HTTP/1.1\r\nHost: x")
             assert has_begun.wait(10)
@@ -198,7 +198,7 @@ def test_judges_that_forget_the_time_do_not_break_the_deadline(open_lane):
     answer = lane.ask(keyIdentifier="0414DA")
     assert answer.json() == {"allowed": "EXPIRED"}
     (verdict,) = lane.verdicts()
-    assert verdict.failure is Failure.LATE
+    assert verdict.failure is FallbackReason.TIMEOUT
     assert verdict.took.total_seconds() < 10
 
 
@@ -214,11 +214,11 @@ def test_judges_that_break_do_not_break_the_answer(open_lane):
         lane.verdicts()
     assert (answer.status_code, answer.json()) == (200, {"allowed": "EXPIRED"})
     assert "0414DA" not in str(logs)
-    assert lane.verdicts()[0].failure is Failure.BROKEN
+    assert lane.verdicts()[0].failure is FallbackReason.CRASHED
 
 
 def test_the_same_request_gets_the_same_answer_and_no_policy_is_asked_again(lane):
-    rulings = iter([BLOCKED, Ruling()])
+    rulings = iter([BLOCKED, PolicyResult()])
     lane.judges.rule = lambda _question: next(rulings)
     first, second = (lane.ask(keyIdentifier="0414DA") for _ in range(2))
     assert first.content == second.content
@@ -242,7 +242,7 @@ def test_the_same_request_at_the_same_time_is_asked_once(lane):
 
 
 def test_a_failure_is_not_repeated(lane):
-    rulings = iter([Ruling(policy="by_key", failure=Failure.RAISED, error="KeyError"), BLOCKED])
+    rulings = iter([PolicyResult(policy="by_key", failure=FallbackReason.RAISED, error="KeyError"), BLOCKED])
     lane.judges.rule = lambda _question: next(rulings)
     assert lane.ask(keyIdentifier="0414DA").json()["allowed"] == "ALLOWED"
     assert lane.ask(keyIdentifier="0414DA").json()["allowed"] == "BLOCKED"
@@ -275,7 +275,7 @@ def test_a_door_that_breaks_answers_503_and_logs_neither_key_nor_path(lane, monk
     def breaks(_self, verdict):
         raise KeyError(verdict.question.key)
 
-    monkeypatch.setattr(Reply, "answer", breaks)
+    monkeypatch.setattr(ResponseWriter, "answer", breaks)
     with capture_logs() as logs:
         answers = [lane.client.post(OCPI), lane.ask(keyIdentifier="0414DA")]
     for answer in answers:

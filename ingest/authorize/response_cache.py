@@ -8,51 +8,53 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
-from ingest.authorization.ruling import Ruling
+from ingest.authorize.evaluator import PolicyResult
 
-PLACES = 10_000
+MAX_ENTRIES = 10_000
 """Most that is remembered: at a hundred questions a second that is more than a minute and a half of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class CacheEntry:
     """A question that was put to the policies: perhaps they have not answered yet."""
 
     id: str
     asked_at: float
-    ruling: asyncio.Task[Ruling]
+    ruling: asyncio.Task[PolicyResult]
 
 
-class Memory:
+class ResponseCache:
     """Remembers rulings for a span. Of one process and one event loop; a second process has a memory of its own.
 
     What failed is not remembered: it was no decision, and the same driver may try again in a moment.
     """
 
     def __init__(
-        self, span: timedelta, *, places: int = PLACES, monotonic: Callable[[], float] = time.monotonic
+        self, span: timedelta, *, places: int = MAX_ENTRIES, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._span = span.total_seconds()
         self._places = places
         self._monotonic = monotonic
-        self._remembered: dict[bytes, Remembered] = {}  # in the order in which they were asked
+        self._remembered: dict[bytes, CacheEntry] = {}  # in the order in which they were asked
 
-    def ask(self, request: bytes, id_: str, ask: Callable[[], Coroutine[Any, Any, Ruling]]) -> tuple[Remembered, bool]:
+    def get_or_compute(
+        self, request: bytes, id_: str, ask: Callable[[], Coroutine[Any, Any, PolicyResult]]
+    ) -> tuple[CacheEntry, bool]:
         """Ask, unless the same request is remembered; say which it is, and whether it is a repeat."""
         now = self._monotonic()
-        for digest in list(self._outdated(now)):
+        for digest in list(self._expired(now)):
             del self._remembered[digest]
         digest = sha256(request).digest()
         known = self._remembered.get(digest)
         if known is not None:
             return known, True
-        asked = Remembered(id_, now, asyncio.create_task(ask()))
+        asked = CacheEntry(id_, now, asyncio.create_task(ask()))
         if self._span:
             self._remembered[digest] = asked
-            asked.ruling.add_done_callback(lambda task: self._forget_failure(digest, asked, task))
+            asked.ruling.add_done_callback(lambda task: self._evict_failure(digest, asked, task))
         return asked, False
 
-    def _outdated(self, now: float) -> list[bytes]:
+    def _expired(self, now: float) -> list[bytes]:
         outdated = []
         surplus = len(self._remembered) + 1 - self._places
         for number, (digest, each) in enumerate(self._remembered.items()):
@@ -61,7 +63,7 @@ class Memory:
             outdated.append(digest)
         return outdated
 
-    def _forget_failure(self, digest: bytes, asked: Remembered, task: asyncio.Task[Ruling]) -> None:
+    def _evict_failure(self, digest: bytes, asked: CacheEntry, task: asyncio.Task[PolicyResult]) -> None:
         failed = task.cancelled() or task.exception() is not None or task.result().failure is not None
         if failed and self._remembered.get(digest) is asked:
             del self._remembered[digest]
