@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from handlers.kit.session import Session
-from ingest.simulator.world import Truth
+from ingest.simulator.drive.state import SessionState
 
 TIMES = {"started_at": "started_at", "stopped_at": "ended_at", "completed_at": "completed_at"}
 """What a record calls a time, and what the truth calls it."""
@@ -44,7 +44,7 @@ class Comparison:
         return sum(each.is_unknown for each in self.differences)
 
 
-def compare(truths: Iterable[Truth], records: Mapping[str, Session]) -> Comparison:
+def compare(truths: Iterable[SessionState], records: Mapping[str, Session]) -> Comparison:
     """Compare user, status, start, stop and completion of every session that there is in truth."""
     differences: list[Difference] = []
     equal = healed = 0
@@ -59,7 +59,7 @@ def compare(truths: Iterable[Truth], records: Mapping[str, Session]) -> Comparis
     return Comparison(equal, healed, tuple(differences))
 
 
-def differing(truth: Truth, record: Session) -> tuple[str, ...]:
+def differing(truth: SessionState, record: Session) -> tuple[str, ...]:
     """Name the fields in which a record is not true; a status may be an event's word for it, or the Drive API's."""
     found = [name for name, real in TIMES.items() if getattr(record, name) != getattr(truth, real)]
     if record.status not in {truth.status, truth.status_in_drive}:

@@ -11,19 +11,19 @@ from sqlalchemy import Engine
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
-from ingest.simulator.faults import Step
-from ingest.simulator.requests import Penmanship, Sign
-from ingest.simulator.sender import Answer, ask
-from ingest.simulator.stories import (
+from ingest.simulator.faults import PlannedRequest
+from ingest.simulator.requests import RequestSigner, SigningKeyChoice
+from ingest.simulator.scenarios import (
     COMPLETE,
     FEE_INCURRING,
-    NOBODY_KNOWS,
     STARTED,
     STOPPED,
-    Cast,
-    cast_of,
+    UNKNOWN_EVENT,
+    Participants,
+    random_participants,
     telling,
 )
+from ingest.simulator.sender import Answer, post
 from workers.ledger import deliveries, pushes, sessions
 from workers.ledger.deliveries import DeliveryRow, Filters
 from workers.ledger.engine import open_ledger, reading
@@ -49,7 +49,7 @@ WARNED = (
     Beat(FEE_INCURRING, timedelta(minutes=2), "a fee is near"),
 )
 OVER = (
-    Beat(NOBODY_KNOWS, timedelta(minutes=1), "a word nobody knows"),
+    Beat(UNKNOWN_EVENT, timedelta(minutes=1), "a word nobody knows"),
     Beat(COMPLETE, timedelta(), "the session is over"),
     Beat(STOPPED, timedelta(seconds=30), "late: it was before that"),
 )
@@ -74,7 +74,7 @@ class Sight:
             "the session is COMPLETE, although its stop came after its end": self.status == "COMPLETE",
             "one warning went to the driver, once": [push.state for push in self.pushes] == [PushState.SENT],
             "the repeated event was recognised": sum(row.duplicates for row in self.deliveries) == 1,
-            "the unknown event was kept": states.get(NOBODY_KNOWS) is DeliveryState.SETTLED,
+            "the unknown event was kept": states.get(UNKNOWN_EVENT) is DeliveryState.SETTLED,
         }
 
 
@@ -83,18 +83,18 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sigh
 
     Returns what was seen last: all its findings are true, or patience has ended.
     """
-    cast = cast_of(SystemRandom())
+    cast = random_participants(SystemRandom())
     keys = Keyring(settings).keys
-    sign = Sign.CURRENT if keys.current else Sign.NEXT if keys.next else Sign.NONE
-    penmanship = Penmanship(keys, sign, required=settings.plugsurfing_hmac_required)
+    sign = SigningKeyChoice.CURRENT if keys.current else SigningKeyChoice.NEXT if keys.next else SigningKeyChoice.NONE
+    penmanship = RequestSigner(keys, sign, required=settings.plugsurfing_hmac_required)
     now = datetime.now(UTC)
     engine = open_ledger(settings.database_url)
     try:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE.total_seconds()) as client:
 
             async def tell(beat: Beat) -> None:
-                step = Step(telling(beat.name, cast, now - beat.ago))
-                say(line(beat, await ask(client, penmanship.request(step, at=datetime.now(UTC)))))
+                step = PlannedRequest(telling(beat.name, cast, now - beat.ago))
+                say(line(beat, await post(client, penmanship.request(step, at=datetime.now(UTC)))))
 
             say(f"Plugsurfing tells of a session that began {WARNED[0].ago // timedelta(minutes=1)} minutes ago:")
             for beat in WARNED:
@@ -115,7 +115,7 @@ def line(beat: Beat, answer: Answer) -> str:
     return f"{beat.name:<21} → {answer.status or answer.problem} {outcome:<5} {took:>6}  {beat.remark}"
 
 
-async def sight_of(engine: Engine, cast: Cast, is_enough: Callable[[Sight], bool]) -> Sight:
+async def sight_of(engine: Engine, cast: Participants, is_enough: Callable[[Sight], bool]) -> Sight:
     """Look at the ledger until what is seen is enough, or patience ends."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE.total_seconds()
@@ -126,7 +126,7 @@ async def sight_of(engine: Engine, cast: Cast, is_enough: Callable[[Sight], bool
         await asyncio.sleep(LOOK_EVERY.total_seconds())
 
 
-def look(engine: Engine, cast: Cast) -> Sight:
+def look(engine: Engine, cast: Participants) -> Sight:
     """Read what the ledger knows of the session."""
     with reading(engine) as conn:
         session = sessions.get(conn, cast.session_id)

@@ -15,8 +15,8 @@ import httpx
 
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
+from ingest.simulator.authorization_requests import SOME_KEY, plugsurfing_request
 from ingest.simulator.curl import curl
-from ingest.simulator.questions import SOME_KEY, plugsurfing_question
 from workers import demo
 from workers.child import Child
 from workers.devfile import FILE_NAME, write_devfile
@@ -173,7 +173,7 @@ def welcome(house: Household) -> str:
 
 def asked(house: Household) -> str:
     """Write a question at the charger, as a line for a shell."""
-    question = plugsurfing_question(house.settings, {"key": SOME_KEY}, house.credentials)
+    question = plugsurfing_request(house.settings, {"key": SOME_KEY}, house.credentials)
     return curl(house.authorize_url, question)
 
 

@@ -10,9 +10,9 @@ import uvicorn
 
 from ingest.config.settings import Settings
 from ingest.log import configure_logging
-from ingest.simulator.drive import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
-from ingest.simulator.drivefaults import DriveFaults
-from ingest.simulator.world import World
+from ingest.simulator.drive.app import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
+from ingest.simulator.drive.faults import DriveFaults
+from ingest.simulator.drive.state import DriveState
 from workers.devfile import read_devfile
 from workers.valkey import LOOPBACK
 
@@ -25,7 +25,7 @@ ENDS_WITHIN = timedelta(seconds=1)
 def simulate(settings: Settings, *, port: int | None, seed: int, faults: DriveFaults) -> None:
     """Serve it until SIGTERM or SIGINT, on this machine only; its sessions outlive it in a file in DATA_DIR."""
     configure_logging(settings, "drive")
-    world = World(seed, file_of(settings))
+    world = DriveState(seed, file_of(settings))
     app = create_drive(world, faults, credentials=credentials_of(settings))
     config = uvicorn.Config(
         app,

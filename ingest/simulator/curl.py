@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 
-class Written(Protocol):
+class HttpRequest(Protocol):
     """A request as it is sent, to whatever address."""
 
     @property
@@ -22,7 +22,7 @@ class Written(Protocol):
         """What it says."""
 
 
-def curl(url: str, request: Written, *options: str) -> str:
+def curl(url: str, request: HttpRequest, *options: str) -> str:
     """Write the request as curl sends it, with more options of curl's."""
     words = ["curl", "--silent", "--show-error", f"{url}{request.path}"]
     for name, value in request.headers.items():

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from ingest.simulator.stories import Telling, contradiction
+from ingest.simulator.scenarios import SimulatedEvent, conflicting_cdr
 from ingest.wire.envelope import Kind
 
 # The part of all requests that a fault befalls, unless another is asked for.
-SHARE = 0.2
+DEFAULT_RATE = 0.2
 
 
 class Fault(StrEnum):
@@ -36,16 +36,16 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedRequest:
     """Something to be said, and what goes wrong with the request."""
 
-    telling: Telling
+    telling: SimulatedEvent
     faults: frozenset[Fault] = frozenset()
 
 
-def plan(
-    stories: Iterable[Sequence[Telling]], faults: Sequence[Fault], random: Random, share: float = SHARE
-) -> list[tuple[Step, ...]]:
+def inject_faults(
+    stories: Iterable[Sequence[SimulatedEvent]], faults: Sequence[Fault], random: Random, share: float = DEFAULT_RATE
+) -> list[tuple[PlannedRequest, ...]]:
     """Say what to send: the steps of a tuple one after the other, the tuples side by side.
 
     Without faults that is one tuple a story. The same `random` gives the same plan.
@@ -54,40 +54,40 @@ def plan(
     if Fault.LATE in faults:
         tracks = [_with_one_late(track, random) for track in tracks]
     if Fault.SHUFFLE in faults:
-        alone: list[tuple[Step, ...]] = [(step,) for track in tracks for step in track]
+        alone: list[tuple[PlannedRequest, ...]] = [(step,) for track in tracks for step in track]
         random.shuffle(alone)
         return alone
     return [track for track in tracks if track]
 
 
 def _steps(
-    told: Sequence[Telling], faults: Sequence[Fault], random: Random, share: float, *, first: bool
-) -> Iterator[Step]:
+    told: Sequence[SimulatedEvent], faults: Sequence[Fault], random: Random, share: float, *, first: bool
+) -> Iterator[PlannedRequest]:
     for place, telling in enumerate(told):
         # In the first story each fault strikes once for certain, one after the other, so that a short one shows all.
         struck = frozenset(
             fault
             for number, fault in enumerate(faults)
-            if random.random() < share or (first and place == _certain(fault, number, told))
+            if random.random() < share or (first and place == _guaranteed_fault(fault, number, told))
         )
         if Fault.DROP in struck:
             continue
-        step = Step(telling, struck)
+        step = PlannedRequest(telling, struck)
         yield step
         if Fault.DUP in struck:
             yield step
         if Fault.CONFLICT in struck and telling.kind is Kind.CDRS:
-            yield Step(contradiction(telling), struck)
+            yield PlannedRequest(conflicting_cdr(telling), struck)
 
 
-def _certain(fault: Fault, number: int, told: Sequence[Telling]) -> int:
+def _guaranteed_fault(fault: Fault, number: int, told: Sequence[SimulatedEvent]) -> int:
     """Say which telling of the first story a fault is sure to strike."""
     contradicted = (place for place, telling in enumerate(told) if telling.kind is Kind.CDRS)
     anywhere = number % len(told)
     return next(contradicted, anywhere) if fault is Fault.CONFLICT else anywhere
 
 
-def _with_one_late(track: tuple[Step, ...], random: Random) -> tuple[Step, ...]:
+def _with_one_late(track: tuple[PlannedRequest, ...], random: Random) -> tuple[PlannedRequest, ...]:
     if len(track) < 2:  # noqa: PLR2004  nothing to be later than
         return track
     late = random.randrange(len(track) - 1)

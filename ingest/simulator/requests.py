@@ -10,14 +10,14 @@ from http import HTTPStatus
 from ingest.config.keyring import SigningKeys
 from ingest.errors import SettingsError
 from ingest.simulator.curl import curl
-from ingest.simulator.faults import Fault, Step
-from ingest.simulator.stories import Telling, written
+from ingest.simulator.faults import Fault, PlannedRequest
+from ingest.simulator.scenarios import SimulatedEvent, format_timestamp
 from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
 
-FOREIGN_KEY = b"a key that is neither of ours"
+WRONG_KEY = b"a key that is neither of ours"
 
 
-class Sign(StrEnum):
+class SigningKeyChoice(StrEnum):
     """What requests are signed with."""
 
     CURRENT = "current"
@@ -30,7 +30,7 @@ class Sign(StrEnum):
     """A key that is neither."""
 
 
-class Manner(StrEnum):
+class TransferMode(StrEnum):
     """How a body is sent."""
 
     WHOLE = "whole"
@@ -45,29 +45,29 @@ class Manner(StrEnum):
 class Request:
     """A request as it is sent, and the statuses that answer it rightly."""
 
-    telling: Telling
+    telling: SimulatedEvent
     path: str
     headers: Mapping[str, str]
     body: bytes
-    manner: Manner
+    manner: TransferMode
     expected: frozenset[int]
 
 
 @dataclass(frozen=True)
-class Penmanship:
+class RequestSigner:
     """How requests are signed and authorized."""
 
     keys: SigningKeys
-    sign: Sign
+    sign: SigningKeyChoice
     required: bool
     """Whether the receiver asks for a signature."""
 
     def __post_init__(self) -> None:
         """Raise SettingsError if there is no such key."""
-        if self.sign in {Sign.CURRENT, Sign.NEXT} and self._key(self.sign) is None:
+        if self.sign in {SigningKeyChoice.CURRENT, SigningKeyChoice.NEXT} and self._key(self.sign) is None:
             raise SettingsError(f"PLUGSURFING_HMAC_{self.sign.upper()} is not set, so nothing can be signed with it.")
 
-    def request(self, step: Step, *, at: datetime) -> Request:
+    def request(self, step: PlannedRequest, *, at: datetime) -> Request:
         """Write the request for a step, signed at that time."""
         body = step.telling.body
         headers = {"content-type": "application/json"}
@@ -76,14 +76,14 @@ class Penmanship:
             body = gzip.compress(body, mtime=0)
             headers["content-encoding"] = "gzip"
             expected = {HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
-        sign_with = Sign.BAD if Fault.BAD_SIG in step.faults else self.sign
+        sign_with = SigningKeyChoice.BAD if Fault.BAD_SIG in step.faults else self.sign
         if self._is_refused(sign_with):
             # Nobody says which is looked at first.
             expected = expected - {HTTPStatus.OK} | {HTTPStatus.FORBIDDEN}
         key = self._key(sign_with)
         if key is not None:
             headers[SIGNATURE_HEADER] = sign(body, key)
-            headers[SIGNED_AT_HEADER] = written(at)
+            headers[SIGNED_AT_HEADER] = format_timestamp(at)
         if self.keys.authorizations:
             headers["authorization"] = self.keys.authorizations[0].decode()
         return Request(
@@ -95,39 +95,39 @@ class Penmanship:
             expected=frozenset(map(int, expected)),
         )
 
-    def _key(self, sign_with: Sign) -> bytes | None:
+    def _key(self, sign_with: SigningKeyChoice) -> bytes | None:
         match sign_with:
-            case Sign.CURRENT:
+            case SigningKeyChoice.CURRENT:
                 return self.keys.current
-            case Sign.NEXT:
+            case SigningKeyChoice.NEXT:
                 return self.keys.next
-            case Sign.BAD:
-                return FOREIGN_KEY
-            case Sign.NONE:
+            case SigningKeyChoice.BAD:
+                return WRONG_KEY
+            case SigningKeyChoice.NONE:
                 return None
 
-    def _is_refused(self, sign_with: Sign) -> bool:
-        if sign_with is Sign.NONE:
+    def _is_refused(self, sign_with: SigningKeyChoice) -> bool:
+        if sign_with is SigningKeyChoice.NONE:
             return self.required
         # Where no signature is asked for and there is no key, nobody can tell a good one from a bad one.
-        return sign_with is Sign.BAD and (self.required or bool(self.keys.current or self.keys.next))
+        return sign_with is SigningKeyChoice.BAD and (self.required or bool(self.keys.current or self.keys.next))
 
 
 def as_curl(request: Request, url: str) -> str:
     """Write the request as a line for a POSIX shell that sends it in the same manner."""
     match request.manner:
-        case Manner.CHUNKED:
+        case TransferMode.CHUNKED:
             return curl(url, request, "--header", "transfer-encoding: chunked")
-        case Manner.SLOW:
+        case TransferMode.SLOW:
             return curl(url, request, "--limit-rate", str(max(1, len(request.body) // 2)))
-        case Manner.WHOLE:
+        case TransferMode.WHOLE:
             return curl(url, request)
 
 
-def _manner(faults: frozenset[Fault]) -> Manner:
+def _manner(faults: frozenset[Fault]) -> TransferMode:
     if Fault.GZIP in faults:
         # Refused by its headers: the receiver may hang up, and who is still sending then may never see the answer.
-        return Manner.WHOLE
+        return TransferMode.WHOLE
     if Fault.SLOW in faults:
-        return Manner.SLOW
-    return Manner.CHUNKED if Fault.CHUNKED in faults else Manner.WHOLE
+        return TransferMode.SLOW
+    return TransferMode.CHUNKED if Fault.CHUNKED in faults else TransferMode.WHOLE

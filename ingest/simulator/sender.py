@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from ingest.simulator.faults import Step
-from ingest.simulator.requests import Manner, Penmanship, Request
+from ingest.simulator.faults import PlannedRequest
+from ingest.simulator.requests import Request, RequestSigner, TransferMode
 
 CONNECTIONS = 64
-PATIENCE = timedelta(seconds=30)
+TIMEOUT = timedelta(seconds=30)
 
 # A slow body stays within the five seconds that a receiver has to allow.
 SLOW_BODY = timedelta(seconds=2)
@@ -40,7 +40,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ResponseStats:
     """Many answers, counted."""
 
     statuses: tuple[tuple[str, int], ...]
@@ -53,32 +53,32 @@ class Tally:
 
 async def send(
     url: str,
-    tracks: Sequence[Sequence[Step]],
-    penmanship: Penmanship,
+    tracks: Sequence[Sequence[PlannedRequest]],
+    penmanship: RequestSigner,
     *,
-    heard: Callable[[Answer], None],
+    on_response: Callable[[Answer], None],
     rate: float | None = None,
 ) -> None:
     """Make all requests, those of a track one after the other, at most `rate` a second; `heard` gets every answer."""
-    pace = Pace(rate)
+    pace = RateLimiter(rate)
     waiting = iter(tracks)
 
     # A client each: one pool for all looks through all its connections for every request, at a third of the speed.
     certificates = httpx.create_ssl_context()
 
     async def one_connection() -> None:
-        async with httpx.AsyncClient(base_url=url, verify=certificates, timeout=PATIENCE.total_seconds()) as client:
+        async with httpx.AsyncClient(base_url=url, verify=certificates, timeout=TIMEOUT.total_seconds()) as client:
             for track in waiting:
                 for step in track:
                     await pace.turn()
-                    heard(await ask(client, penmanship.request(step, at=datetime.now(UTC))))
+                    on_response(await post(client, penmanship.request(step, at=datetime.now(UTC))))
 
     async with asyncio.TaskGroup() as connections:
         for _ in range(min(CONNECTIONS, len(tracks))):
             connections.create_task(one_connection())
 
 
-async def ask(client: httpx.AsyncClient, request: Request) -> Answer:
+async def post(client: httpx.AsyncClient, request: Request) -> Answer:
     """Make one request. Never raises for what the receiver or the network does."""
     began = asyncio.get_running_loop().time()
 
@@ -86,7 +86,7 @@ async def ask(client: httpx.AsyncClient, request: Request) -> Answer:
         return timedelta(seconds=asyncio.get_running_loop().time() - began)
 
     headers = dict(request.headers)
-    if request.manner is Manner.SLOW:
+    if request.manner is TransferMode.SLOW:
         headers["content-length"] = str(len(request.body))
     try:
         answer = await client.post(request.path, content=_content(request), headers=headers)
@@ -106,11 +106,11 @@ async def ask(client: httpx.AsyncClient, request: Request) -> Answer:
     )
 
 
-def tally(answers: Sequence[Answer]) -> Tally:
+def tally(answers: Sequence[Answer]) -> ResponseStats:
     """Count answers; there must be one at least."""
     waits = sorted(answer.took for answer in answers)
     statuses = Counter(str(answer.status or "no answer") for answer in answers)
-    return Tally(
+    return ResponseStats(
         statuses=tuple(statuses.most_common()),
         duplicates=sum(answer.duplicate for answer in answers),
         wrong=sum(not answer.is_right for answer in answers),
@@ -119,7 +119,7 @@ def tally(answers: Sequence[Answer]) -> Tally:
     )
 
 
-class Pace:
+class RateLimiter:
     """Gives turns, evenly spaced."""
 
     def __init__(self, rate: float | None) -> None:
@@ -136,13 +136,13 @@ class Pace:
 
 
 def _content(request: Request) -> bytes | AsyncIterator[bytes]:
-    return request.body if request.manner is Manner.WHOLE else _pieces(request)
+    return request.body if request.manner is TransferMode.WHOLE else _pieces(request)
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:
     size = math.ceil(len(request.body) / SLOW_PIECES)
     for start in range(0, len(request.body), size):
-        if request.manner is Manner.SLOW:
+        if request.manner is TransferMode.SLOW:
             await asyncio.sleep(SLOW_BODY.total_seconds() / SLOW_PIECES)
         yield request.body[start : start + size]
 

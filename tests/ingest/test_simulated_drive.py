@@ -11,28 +11,28 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from ingest.simulator.drive import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
-from ingest.simulator.drivefaults import DriveFault, DriveFaults, Meter, UnknownFault, read_rates
-from ingest.simulator.stories import SCENARIOS, Cast, cast_of, story
-from ingest.simulator.world import Truth, World, truth_of
+from ingest.simulator.drive.app import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
+from ingest.simulator.drive.faults import DriveFault, DriveFaults, RequestCounter, UnknownFault, read_rates
+from ingest.simulator.drive.state import DriveState, SessionState, state_from_scenario
+from ingest.simulator.scenarios import SCENARIOS, Participants, build_scenario, random_participants
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HEADERS = {"x-api-key": DRIVE_KEY}
 BEYOND_ASCII = "späti/42?@example.com"
 
 
-def truth(number: int, status: str = "COMPLETE", **parts: Any) -> Truth:
+def truth(number: int, status: str = "COMPLETE", **parts: Any) -> SessionState:
     start = NOON + timedelta(minutes=number)
-    return Truth(f"s{number:03}", "user-1", status, **{"started_at": start, "ended_at": start, **parts})
+    return SessionState(f"s{number:03}", "user-1", status, **{"started_at": start, "ended_at": start, **parts})
 
 
 @pytest.fixture
-def world() -> World:
-    return World(seed=7)
+def world() -> DriveState:
+    return DriveState(seed=7)
 
 
 @pytest.fixture
-def drive_of(world: World) -> Callable[..., httpx.Client]:
+def drive_of(world: DriveState) -> Callable[..., httpx.Client]:
     return lambda *parts, **named: TestClient(create_drive(world, *parts, **named), headers=HEADERS)
 
 
@@ -52,14 +52,14 @@ def ids(page: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("about", SCENARIOS)
-def test_the_world_knows_what_a_story_tells_of(about: str, world: World, drive: httpx.Client) -> None:
-    cast = Cast("s1", "user-1")
-    told = truth_of(story(about, cast, now=NOON))
+def test_the_world_knows_what_a_story_tells_of(about: str, world: DriveState, drive: httpx.Client) -> None:
+    cast = Participants("s1", "user-1")
+    told = state_from_scenario(build_scenario(about, cast, now=NOON))
     if about == "unknown":
         assert told is None
         return
     assert told is not None
-    world.learn([told])
+    world.apply([told])
     answer = drive.get("/drive/v1/users/user-1/sessions/s1").json()
     wanted = {"fee-warning": "STARTED", "stop-failed": "STOP_FAILED"}.get(about, "COMPLETE")
     assert answer["sessionStatus"] == wanted
@@ -68,29 +68,29 @@ def test_the_world_knows_what_a_story_tells_of(about: str, world: World, drive: 
 
 
 def test_the_same_seed_makes_the_same_world() -> None:
-    one, same, other = World(seed=7), World(seed=7), World(seed=8)
+    one, same, other = DriveState(seed=7), DriveState(seed=7), DriveState(seed=8)
     assert one == same
     assert one.keys != other.keys
     assert one.balance("user-1") == same.balance("user-1") != other.balance("user-1")
 
 
 def test_stories_of_a_session_told_apart_are_one_truth() -> None:
-    cast = cast_of(Random(7))
-    world = World()
+    cast = random_participants(Random(7))
+    world = DriveState()
     for event in ("SESSION_COMPLETE", "SESSION_STARTED", "SESSION_STOPPED"):
-        told = truth_of(story(event, cast, begins_at=NOON, now=NOON))
+        told = state_from_scenario(build_scenario(event, cast, begins_at=NOON, now=NOON))
         assert told is not None
-        world.learn([told])
-    assert world.sessions[cast.session_id] == Truth(cast.session_id, cast.user_id, "COMPLETE", NOON, NOON, NOON)
+        world.apply([told])
+    assert world.sessions[cast.session_id] == SessionState(cast.session_id, cast.user_id, "COMPLETE", NOON, NOON, NOON)
 
 
 def test_sessions_outlive_the_process_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "drive" / "world.jsonl"
-    World(file=file).learn([truth(1), truth(2, "STARTED", ended_at=None)])
+    DriveState(file=file).apply([truth(1), truth(2, "STARTED", ended_at=None)])
     with file.open("a") as torn:
         torn.write('{"session_id": "s003", "us')  # it was killed at this
-    World(file=file).learn([truth(2)])
-    assert World(file=file).sessions == {"s001": truth(1), "s002": truth(2)}
+    DriveState(file=file).apply([truth(2)])
+    assert DriveState(file=file).sessions == {"s001": truth(1), "s002": truth(2)}
 
 
 def test_a_key_that_is_wrong_or_lacks_the_permission_is_told_so(drive_of: Callable[..., httpx.Client]) -> None:
@@ -100,29 +100,33 @@ def test_a_key_that_is_wrong_or_lacks_the_permission_is_told_so(drive_of: Callab
     assert drive.get("/drive/v1/users/u/sessions/s", headers={"x-api-key": "limited"}).status_code == 404
 
 
-def test_a_session_is_found_by_ids_of_any_kind_and_under_its_own_user_only(world: World, drive: httpx.Client) -> None:
-    world.learn([Truth("s/1", BEYOND_ASCII, "STARTED", NOON)])
+def test_a_session_is_found_by_ids_of_any_kind_and_under_its_own_user_only(
+    world: DriveState, drive: httpx.Client
+) -> None:
+    world.apply([SessionState("s/1", BEYOND_ASCII, "STARTED", NOON)])
     path = "/drive/v1/users/sp%C3%A4ti%2F42%3F%40example.com/sessions/s%2F1"
     assert drive.get(path).json()["userId"] == BEYOND_ASCII
     assert drive.get("/drive/v1/users/somebody/sessions/s%2F1").status_code == 404
 
 
-def test_a_history_tells_complete_sessions_unless_it_is_asked_for_others(world: World, drive: httpx.Client) -> None:
-    world.learn([truth(1), truth(2, "STARTED", ended_at=None), truth(3, "STOP_FAILED"), truth(4, "START_FAILED")])
-    world.learn([Truth("s9", "another", "COMPLETE", NOON)])
+def test_a_history_tells_complete_sessions_unless_it_is_asked_for_others(
+    world: DriveState, drive: httpx.Client
+) -> None:
+    world.apply([truth(1), truth(2, "STARTED", ended_at=None), truth(3, "STOP_FAILED"), truth(4, "START_FAILED")])
+    world.apply([SessionState("s9", "another", "COMPLETE", NOON)])
     assert ids(history(drive)) == ["s001"]
     assert ids(history(drive, sessionStatus=["STARTED", "STOP_FAILED"])) == ["s002", "s003"]
     assert ids(history(drive, sessionStatus=["WAITING_TO_START"])) == ["s004"]
 
 
-def test_bounds_of_a_history_are_for_the_start_and_inclusive(world: World, drive: httpx.Client) -> None:
-    world.learn([truth(number, ended_at=NOON + timedelta(days=1)) for number in range(5)])
+def test_bounds_of_a_history_are_for_the_start_and_inclusive(world: DriveState, drive: httpx.Client) -> None:
+    world.apply([truth(number, ended_at=NOON + timedelta(days=1)) for number in range(5)])
     asked = {"startTime": "2026-06-01T12:01:00Z", "endTime": "2026-06-01T14:03:00+02:00"}
     assert ids(history(drive, **asked)) == ["s001", "s002", "s003"]
 
 
-def test_a_history_comes_in_pages_until_there_is_no_cursor(world: World, drive: httpx.Client) -> None:
-    world.learn([truth(number) for number in range(120)])
+def test_a_history_comes_in_pages_until_there_is_no_cursor(world: DriveState, drive: httpx.Client) -> None:
+    world.apply([truth(number) for number in range(120)])
     first = history(drive)
     assert (first["count"], ids(first)[-1]) == (50, "s049")
     second = history(drive, cursor=first["cursor"], limit=60)
@@ -131,7 +135,7 @@ def test_a_history_comes_in_pages_until_there_is_no_cursor(world: World, drive: 
     assert ids(first) + ids(second) + ids(third) == [f"s{number:03}" for number in range(120)]
 
 
-def test_keys_come_in_pages_of_the_size_asked_for(world: World, drive: httpx.Client) -> None:
+def test_keys_come_in_pages_of_the_size_asked_for(world: DriveState, drive: httpx.Client) -> None:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while cursor or not found:
@@ -159,14 +163,14 @@ def test_a_fleet_is_created_once_renamed_and_invited_to(drive: httpx.Client) -> 
     assert drive.get(f"{fleets}/new/invitation").json()["invitations"]
 
 
-def test_balances_and_locations_can_be_read(drive: httpx.Client, world: World) -> None:
+def test_balances_and_locations_can_be_read(drive: httpx.Client, world: DriveState) -> None:
     answer = drive.get("/drive/v1/users/user-1/balance")
     assert answer.text == f'{{"balance": {world.balance("user-1")}, "currency": "EUR"}}'
     assert drive.get("/drive/v1/locations/loc-001").json()["operator_display_name"]
     assert drive.get("/drive/v1/locations/none").status_code == 404
 
 
-def test_roam_takes_tokens_and_knows_two_whitelists(drive: httpx.Client, world: World) -> None:
+def test_roam_takes_tokens_and_knows_two_whitelists(drive: httpx.Client, world: DriveState) -> None:
     authorization = {"authorization": f"Token {b64encode(ROAM_TOKEN.encode()).decode()}"}
     for uid, whitelist in (("1", "NEVER"), ("2", "ALWAYS")):
         path = f"/ocpi/2.2.1/tokens/DE/8PS/{uid}"
@@ -176,7 +180,7 @@ def test_roam_takes_tokens_and_knows_two_whitelists(drive: httpx.Client, world: 
 
 
 def test_too_many_requests_are_refused(drive_of: Callable[..., httpx.Client]) -> None:
-    drive = drive_of(meter=Meter(per_minute=10**6, per_day=3))
+    drive = drive_of(meter=RequestCounter(per_minute=10**6, per_day=3))
     answers = [drive.get("/drive/v1/locations/loc-001").status_code for _ in range(5)]
     assert answers == [200, 200, 200, 429, 429]
     assert max(drive.get("/simulator/calls").json().values()) == 5
@@ -193,8 +197,8 @@ def test_faults_strike_as_often_as_asked_and_can_be_changed(drive_of: Callable[.
     assert {drive.get("/drive/v1/locations/loc-001").status_code for _ in range(50)} == {200}
 
 
-def test_answers_may_be_cut_off_and_pages_lost(world: World, drive_of: Callable[..., httpx.Client]) -> None:
-    world.learn([truth(number) for number in range(60)])
+def test_answers_may_be_cut_off_and_pages_lost(world: DriveState, drive_of: Callable[..., httpx.Client]) -> None:
+    world.apply([truth(number) for number in range(60)])
     page = history(drive_of(DriveFaults({DriveFault.LOST: 1})))
     assert (page["sessions"], page["count"]) == ([], 50)
     assert "cursor" in page

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ingest.config.keyring import SigningKeys
-from ingest.simulator.faults import Step
-from ingest.simulator.requests import Penmanship, Sign
+from ingest.simulator.faults import PlannedRequest
+from ingest.simulator.requests import RequestSigner, SigningKeyChoice
+from ingest.simulator.scenarios import Participants, telling
 from ingest.simulator.sender import Answer
-from ingest.simulator.stories import Cast, telling
 from workers import demo
 from workers.demo import OVER, WARNED, Sight, line, sight_of
 from workers.ledger.deliveries import DeliveryRow
@@ -16,7 +16,7 @@ from workers.ledger.outcomes import DeliveryState, PushState
 from workers.ledger.pushes import PushRow
 
 NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
-CAST = Cast("L60XMxWy0oP", "user1")
+CAST = Participants("L60XMxWy0oP", "user1")
 
 
 def delivery(event: str, duplicates: int = 0) -> DeliveryRow:
@@ -90,8 +90,8 @@ def test_patience_ends_and_says_what_was_seen_last(monkeypatch):
     ],
 )
 def test_an_exchange_is_told_in_one_line(answer, words):
-    request = Penmanship(SigningKeys(b"key"), Sign.CURRENT, required=True).request(
-        Step(telling("X", CAST, NOW)), at=NOW
+    request = RequestSigner(SigningKeys(b"key"), SigningKeyChoice.CURRENT, required=True).request(
+        PlannedRequest(telling("X", CAST, NOW)), at=NOW
     )
     said = line(WARNED[0], Answer(request, timedelta(milliseconds=4), **answer))
     assert words in said

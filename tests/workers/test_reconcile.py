@@ -19,10 +19,10 @@ from handlers.kit.merge import merge
 from handlers.session_records import session_of
 from ingest.events import SessionEvent, decode
 from ingest.inbox.downtime import KEY, Downtime
-from ingest.simulator.drive import DRIVE_KEY, create_drive
-from ingest.simulator.drivefaults import DriveFaults, Meter, read_rates
-from ingest.simulator.stories import Cast, Telling, story
-from ingest.simulator.world import Truth, World, truth_of
+from ingest.simulator.drive.app import DRIVE_KEY, create_drive
+from ingest.simulator.drive.faults import DriveFaults, RequestCounter, read_rates
+from ingest.simulator.drive.state import DriveState, SessionState, state_from_scenario
+from ingest.simulator.scenarios import Participants, SimulatedEvent, build_scenario
 from workers.allowance import Allowance
 from workers.comparison import Comparison, compare
 from workers.drive.client import DriveClient
@@ -47,7 +47,7 @@ class Played:
     """A simulated Drive API at a real port."""
 
     def __init__(self) -> None:
-        self.world, self.faults, self.meter = World(seed=7), DriveFaults(seed=7), Meter(per_minute=10**9)
+        self.world, self.faults, self.meter = DriveState(seed=7), DriveFaults(seed=7), RequestCounter(per_minute=10**9)
         app = create_drive(self.world, self.faults, meter=self.meter)
         self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=0))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
@@ -115,7 +115,7 @@ class Clock:
             with suppress(DriveError):  # as the clock does: another turn comes
                 duty.run()
 
-    def learn(self, tellings: list[Telling]) -> None:
+    def learn(self, tellings: list[SimulatedEvent]) -> None:
         """Merge what events tell, as a worker does."""
         with self.equipment.engine.begin() as ledger:
             for telling in tellings:
@@ -123,7 +123,7 @@ class Clock:
                 assert isinstance(event, SessionEvent)
                 sessions.merge(ledger, {event.session_id: partial(merge, session_of(event))})
 
-    def compared(self, world: World) -> Comparison:
+    def compared(self, world: DriveState) -> Comparison:
         with self.equipment.engine.begin() as ledger:
             known = {each.session_id: each for each in sessions.latest(ledger, 10**6)}
         return compare(world.sessions.values(), known)
@@ -161,8 +161,10 @@ def clock(clock_on, tmp_path) -> Clock:
     return clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", reconcile_after="30m", history_every="1000d")
 
 
-def told(session_id: str, user_id: str, about: str = "session", begins_at: datetime | None = None) -> list[Telling]:
-    return list(story(about, Cast(session_id, user_id), begins_at=begins_at, now=NOW))
+def told(
+    session_id: str, user_id: str, about: str = "session", begins_at: datetime | None = None
+) -> list[SimulatedEvent]:
+    return list(build_scenario(about, Participants(session_id, user_id), begins_at=begins_at, now=NOW))
 
 
 def test_after_a_third_of_the_events_was_dropped_every_record_equals_the_truth(
@@ -174,7 +176,7 @@ def test_after_a_third_of_the_events_was_dropped_every_record_equals_the_truth(
         told(f"S{number}", f"driver-{number % 10}", random.choice(["session", "stop-failed", "cdr"]))
         for number in range(80)
     ]
-    played.world.learn(filter(None, map(truth_of, stories)))
+    played.world.apply(filter(None, map(state_from_scenario, stories)))
     arrived = [[each for each in told if each.kind == "events" and random.random() > 1 / 3] for told in stories]
     assert [] in arrived
     for tellings in arrived:
@@ -197,13 +199,13 @@ def test_a_session_is_left_alone_while_it_has_news(clock: Clock, played: Played)
     clock.reconcile.run()
     assert played.calls == 0
     clock.shift(timedelta(minutes=31))
-    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    played.world.apply([SessionState("S1", "user-1", "STARTED", NOW)])
     clock.reconcile.run()
     assert played.calls == 1
 
 
 def test_looks_grow_rarer_and_a_new_clock_does_not_begin_anew(clock: Clock, clock_on, played: Played) -> None:
-    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    played.world.apply([SessionState("S1", "user-1", "STARTED", NOW)])
     clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
     clock.shift(timedelta(minutes=31))
     waits = []
@@ -218,7 +220,7 @@ def test_looks_grow_rarer_and_a_new_clock_does_not_begin_anew(clock: Clock, cloc
 
 
 def test_a_session_that_waits_for_its_start_is_looked_at_sooner(clock: Clock, played: Played) -> None:
-    played.world.learn([Truth("S1", "user-1", "START_FAILED")])
+    played.world.apply([SessionState("S1", "user-1", "START_FAILED")])
     clock.learn(told("S1", "user-1", "SESSION_START_FAILED"))
     clock.shift(timedelta(minutes=31))
     clock.reconcile.run()
@@ -238,7 +240,7 @@ def test_a_session_that_drive_does_not_know_is_noted_and_asked_for_ever_more_rar
 
 
 def test_after_a_week_a_session_is_given_up_until_there_is_news(clock: Clock, played: Played) -> None:
-    played.world.learn([Truth("S1", "user-1", "STOP_FAILED", NOW)])
+    played.world.apply([SessionState("S1", "user-1", "STOP_FAILED", NOW)])
     clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
     clock.shift(timedelta(minutes=31))
     clock.reconcile.run()
@@ -268,7 +270,7 @@ def test_several_clocks_read_each_session_once(clock_on, database_url: str, play
     one = clock_on(database_url, history_every="1000d", lease=timedelta(minutes=2))
     for number in range(30):
         one.learn(told(f"S{number}", "user-1")[:1])
-        played.world.learn(filter(None, [truth_of(told(f"S{number}", "user-1"))]))
+        played.world.apply(filter(None, [state_from_scenario(told(f"S{number}", "user-1"))]))
     clocks = [Clock(one, lease=timedelta(minutes=2)) for _ in range(3)]
     threads = [threading.Thread(target=each.reconcile.run) for each in clocks]
     for thread in threads:
@@ -348,7 +350,7 @@ def test_a_refused_key_stops_the_turn_and_loses_nothing(clock: Clock, clock_on, 
     other = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", drive_api_key="wrong", lease=timedelta(hours=1))
     with pytest.raises(DriveRefused, match="DRIVE_API_KEY"):
         other.reconcile.run()
-    played.world.learn(filter(None, [truth_of(told("S1", "user-1"))]))
+    played.world.apply(filter(None, [state_from_scenario(told("S1", "user-1"))]))
     clock.reconcile.run()
     assert clock.compared(played.world).equal == 1
 
@@ -398,7 +400,7 @@ def test_a_clock_that_was_set_back_finds_what_becomes_silent_from_then_on(
 def test_the_driver_is_who_was_asked_about_whatever_id_the_answer_has(clock: Clock, played: Played) -> None:
     clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
     clock.shift(timedelta(minutes=31))
-    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    played.world.apply([SessionState("S1", "user-1", "STARTED", NOW)])
     document_of = played.world.document_of
     played.world.document_of = lambda truth: {**document_of(truth), "userId": "zz-internal-4711"}
     clock.reconcile.run()
@@ -428,7 +430,7 @@ def test_a_closed_door_is_covered_by_the_histories_of_known_users(
     with clock.equipment.engine.begin() as ledger:
         devices.put(ledger, "user-2", Device("token"), NOW)
     for session_id, user_id, at in (("open", "user-1", before), ("new", "user-1", within), ("app", "user-2", within)):
-        played.world.learn(filter(None, [truth_of(told(session_id, user_id, begins_at=at))]))
+        played.world.apply(filter(None, [state_from_scenario(told(session_id, user_id, begins_at=at))]))
     clock.shift(timedelta(hours=2))
     gap = Downtime(closed_at, opened_at, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
@@ -564,7 +566,7 @@ def test_a_warning_that_waits_for_its_driver_is_tried_again_once_a_history_names
     due_at = datetime.now(UTC) + timedelta(hours=1)
     with clock.equipment.engine.begin() as ledger:
         runs.record_new(ledger, [waiting_run(due_at)])
-    played.world.learn(filter(None, [truth_of(told("S2", "user-1", "fee-warning"))]))
+    played.world.apply(filter(None, [state_from_scenario(told("S2", "user-1", "fee-warning"))]))
     clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
         assert ledger.scalars(select(run_table.c.due_at)).one() < due_at
@@ -587,7 +589,7 @@ def waiting_run(due_at: datetime) -> NewRun:
 
 
 def test_the_key_that_drive_names_for_an_open_session_is_kept(clock: Clock, played: Played) -> None:
-    played.world.learn([Truth("S1", "user-1", "STARTED", NOW)])
+    played.world.apply([SessionState("S1", "user-1", "STARTED", NOW)])
     clock.learn(told("S1", "user-1", begins_at=NOW)[:1])
     clock.shift(timedelta(minutes=31))
     clock.reconcile.run()
@@ -601,7 +603,7 @@ def test_whatever_a_history_has_in_it_the_rest_is_kept(clock_on, database_url: s
     clock.learn(told("S1", "user-1"))
     begun_at = NOW - timedelta(hours=1)
     odd = ("N\0UL", "x" * 1000, "good")
-    played.world.learn([Truth(session_id, "user-1", "STARTED", begun_at) for session_id in odd])
+    played.world.apply([SessionState(session_id, "user-1", "STARTED", begun_at) for session_id in odd])
     clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
         assert {each.session_id for each in sessions.latest(ledger, 100)} == {"S1", "good"}
@@ -614,7 +616,9 @@ def test_doors_that_were_closed_together_are_covered_together(
     closed_at = NOW - timedelta(hours=30)
     for number in range(15):
         clock.learn(told(f"S{number}", f"user-{number:02}"))
-    played.world.learn(filter(None, [truth_of(told("late", "user-00", begins_at=closed_at + timedelta(hours=5)))]))
+    played.world.apply(
+        filter(None, [state_from_scenario(told("late", "user-00", begins_at=closed_at + timedelta(hours=5)))])
+    )
     for inbox, hours in (("inbox-1", 0), ("inbox-2", 0), ("inbox-1", 6), ("inbox-2", 29)):
         gap = Downtime(closed_at + timedelta(hours=hours), closed_at + timedelta(hours=hours, minutes=30), inbox)
         valkey.hset(KEY, gap.field, gap.to_json())

@@ -11,7 +11,7 @@ from statistics import median
 from rich.progress import Progress
 from sqlalchemy import Engine, func, select
 
-from ingest.simulator.stories import FEE_INCURRING, STARTED, Cast, telling
+from ingest.simulator.scenarios import FEE_INCURRING, STARTED, Participants, telling
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from workers.bench.databases import POSTGRESQL, SQLITE
 from workers.bench.depths import opened_inbox, settled_in, waiting_in
@@ -57,7 +57,7 @@ def warn(runs: int, events: int, warnings: int, server: str | None, progress: Pr
 def _measure(stage: Stage, events: int, warnings: int, row: Row) -> None:
     stage.valkey(fsync="everysec")
     settings = stage.settings()
-    casts = [Cast(f"warned-{number}", f"driver-{number}") for number in range(warnings)]
+    casts = [Participants(f"warned-{number}", f"driver-{number}") for number in range(warnings)]
     engine = open_ledger(settings.database_url)
     worker, clock = stage.work(), stage.webhooks("clock")
     fill(settings, _told(STARTED, casts))
@@ -84,7 +84,7 @@ def _measure(stage: Stage, events: int, warnings: int, row: Row) -> None:
         row.remark({"backlog gone before the last warning": 1})
 
 
-def _told(name: str, casts: Iterable[Cast]) -> Iterator[bytes]:
+def _told(name: str, casts: Iterable[Participants]) -> Iterator[bytes]:
     for cast in casts:
         yield telling(name, cast, datetime.now(UTC) - timedelta(seconds=1)).body
 

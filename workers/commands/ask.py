@@ -9,8 +9,13 @@ import httpx
 
 from ingest.config.settings import Settings, authorization_values
 from ingest.errors import SettingsError
+from ingest.simulator.authorization_requests import (
+    SOME_KEY,
+    SimulatedAuthorizationRequest,
+    ocpi_request,
+    plugsurfing_request,
+)
 from ingest.simulator.curl import curl
-from ingest.simulator.questions import SOME_KEY, QuestionRequest, ocpi_question, plugsurfing_question
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 from workers.commands.failures import Failure
@@ -63,14 +68,14 @@ def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts:
         raise Failure("That is no answer to the question.")
 
 
-def _question(settings: Settings, form: WireFormat, parts: Mapping[str, str]) -> QuestionRequest:
+def _question(settings: Settings, form: WireFormat, parts: Mapping[str, str]) -> SimulatedAuthorizationRequest:
     values = authorization_values(settings.authorize_credentials)
     if not values:
         raise SettingsError("AUTHORIZE_CREDENTIALS is not set: nobody who asks would be answered.")
     credentials = values[0].decode()
     if form is WireFormat.OCPI:
-        return ocpi_question(parts, credentials)
-    return plugsurfing_question(settings, parts, credentials)
+        return ocpi_request(parts, credentials)
+    return plugsurfing_request(settings, parts, credentials)
 
 
 def _read(answer: httpx.Response) -> str | dict[str, str]:

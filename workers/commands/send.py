@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.simulator import sender
-from ingest.simulator.backdoor import tell_truth
-from ingest.simulator.faults import SHARE, Fault, Step, plan
-from ingest.simulator.requests import Penmanship, Sign, as_curl
+from ingest.simulator.drive.control import push_sessions
+from ingest.simulator.drive.state import state_from_scenario
+from ingest.simulator.faults import DEFAULT_RATE, Fault, PlannedRequest, inject_faults
+from ingest.simulator.requests import RequestSigner, SigningKeyChoice, as_curl
+from ingest.simulator.scenarios import SCENARIOS, Participants, build_scenario, random_participants
 from ingest.simulator.sender import Answer, tally
-from ingest.simulator.stories import SCENARIOS, Cast, cast_of, story
-from ingest.simulator.world import truth_of
 from workers.commands.failures import Failure
 from workers.commands.options import When
 from workers.commands.output import printable, short, span
@@ -54,7 +54,7 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
 @click.option("--session", "session_id", metavar="ID", help="The session's id; of several sessions its beginning.")
 @click.option("--user", "user_id", metavar="ID", help="The driver's id.")
 @click.option("--at", type=When(), metavar="WHEN", help="When the story begins: ISO 8601, or 10m, 2h, 3d ago.")
-@click.option("--sign", type=click.Choice([*map(str, Sign)]), help="What to sign with.  [default: current]")
+@click.option("--sign", type=click.Choice([*map(str, SigningKeyChoice)]), help="What to sign with.  [default: current]")
 @click.option("--count", type=click.IntRange(min=1), default=1, help="Tell it of as many sessions.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many requests a second.")
 @click.option("--seed", type=int, help="The same seed draws the same sessions and faults; with --at, the same bytes.")
@@ -64,7 +64,7 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
 @click.option(
     "--share",
     type=click.FloatRange(0, 1),
-    default=SHARE,
+    default=DEFAULT_RATE,
     show_default=True,
     help="The part of all requests that each fault befalls.",
 )
@@ -102,20 +102,20 @@ def send(  # noqa: PLR0913  the options of the interface
     if event and scenario:
         raise click.UsageError("Choose EVENT or --scenario.")
     settings = settings_beside_dev()
-    penmanship = penmanship_of(settings, Sign(sign) if sign else None)
+    penmanship = penmanship_of(settings, SigningKeyChoice(sign) if sign else None)
     url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     random = Random(seed)  # noqa: S311  nothing secret is drawn
     about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
     casts = [among(users, cast(random, number, count, session_id, user_id)) for number in range(count)]
-    stories = [story(about, each, begins_at=at, now=now) for each in casts]
-    tracks = plan(stories, faults, random, share)
+    stories = [build_scenario(about, each, begins_at=at, now=now) for each in casts]
+    tracks = inject_faults(stories, faults, random, share)
     if only_print:
         for step in steps_of(tracks):
             click.echo(as_curl(penmanship.request(step, at=now), url))
         return
     drive_url = drive_url or simulated_url(settings)
     if drive_url is not None:  # before anything is told, or dropped
-        tell_truth(drive_url, list(filter(None, map(truth_of, stories))))
+        push_sessions(drive_url, list(filter(None, map(state_from_scenario, stories))))
     answers = deliver(url, tracks, penmanship, rate)
     if not answers:
         click.echo("Nothing was sent: every event was dropped.")
@@ -125,38 +125,40 @@ def send(  # noqa: PLR0913  the options of the interface
         click.echo(f"See what came of it: webhooks session {printable(casts[0].session_id)}")
 
 
-def penmanship_of(settings: Settings, sign: Sign | None) -> Penmanship:
+def penmanship_of(settings: Settings, sign: SigningKeyChoice | None) -> RequestSigner:
     """Sign as told, else with what there is. Raises SettingsError where that is nothing."""
     keys = Keyring(settings).keys
     required = settings.plugsurfing_hmac_required
     if sign is None:
-        sign = Sign.NEXT if keys.next and not keys.current else Sign.CURRENT
+        sign = SigningKeyChoice.NEXT if keys.next and not keys.current else SigningKeyChoice.CURRENT
         if not required and not keys.current and not keys.next:
-            sign = Sign.NONE
-    return Penmanship(keys, sign, required)
+            sign = SigningKeyChoice.NONE
+    return RequestSigner(keys, sign, required)
 
 
-def cast(random: Random, number: int, count: int, session_id: str | None, user_id: str | None) -> Cast:
+def cast(random: Random, number: int, count: int, session_id: str | None, user_id: str | None) -> Participants:
     """Draw the people of one of `count` stories, who have the names that were asked for."""
-    drawn = cast_of(random)
+    drawn = random_participants(random)
     if session_id is not None and count > 1:
         session_id = f"{session_id}-{number + 1:0{len(str(count))}}"
-    return Cast(session_id or drawn.session_id, drawn.user_id if user_id is None else user_id)
+    return Participants(session_id or drawn.session_id, drawn.user_id if user_id is None else user_id)
 
 
-def among(users: int | None, drawn: Cast) -> Cast:
+def among(users: int | None, drawn: Participants) -> Participants:
     """Let one of so many users be the driver, whoever was drawn; the same for the same."""
     if users is None:
         return drawn
     return replace(drawn, user_id=f"driver-{Random(drawn.user_id).randrange(users):04}")  # noqa: S311  as above
 
 
-def steps_of(tracks: Sequence[Sequence[Step]]) -> Iterator[Step]:
+def steps_of(tracks: Sequence[Sequence[PlannedRequest]]) -> Iterator[PlannedRequest]:
     """List all steps, one track after the other."""
     return (step for track in tracks for step in track)
 
 
-def deliver(url: str, tracks: Sequence[Sequence[Step]], penmanship: Penmanship, rate: float | None) -> list[Answer]:
+def deliver(
+    url: str, tracks: Sequence[Sequence[PlannedRequest]], penmanship: RequestSigner, rate: float | None
+) -> list[Answer]:
     """Send everything; few answers are shown as they come, many as progress."""
     total = sum(map(len, tracks))
     answers: list[Answer] = []
@@ -166,7 +168,7 @@ def deliver(url: str, tracks: Sequence[Sequence[Step]], penmanship: Penmanship, 
             answers.append(answer)
             show(answer)
 
-        asyncio.run(sender.send(url, tracks, penmanship, heard=hear, rate=rate))
+        asyncio.run(sender.send(url, tracks, penmanship, on_response=hear, rate=rate))
     return answers
 
 

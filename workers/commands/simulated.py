@@ -7,8 +7,8 @@ import click
 
 from ingest.config.durations import parse_duration
 from ingest.config.settings import Settings, load_settings
-from ingest.simulator.backdoor import change_faults, truths_at
-from ingest.simulator.drivefaults import DriveFault, DriveFaults, UnknownFault, read_rates
+from ingest.simulator.drive.control import fetch_sessions, set_faults
+from ingest.simulator.drive.faults import DriveFault, DriveFaults, UnknownFault, read_rates
 from workers.commands import options
 from workers.commands.failures import Failure, Misused
 from workers.commands.output import json_line, printable
@@ -67,7 +67,7 @@ def spoil_drive(faults: str, url: str | None) -> None:
         read_rates(faults)
     except UnknownFault as unknown:
         raise Misused(str(unknown)) from None
-    change_faults(place_of(settings_beside_dev(), url), faults)
+    set_faults(place_of(settings_beside_dev(), url), faults)
 
 
 @click.command("compare")
@@ -104,7 +104,7 @@ def place_of(settings: Settings, url: str | None) -> str:
 
 def compared(settings: Settings, url: str) -> Comparison:
     """Compare once."""
-    truths = truths_at(url)
+    truths = fetch_sessions(url)
     with looking_into_ledger(settings) as ledger:
         return compare(truths, sessions.fetch(ledger, [truth.session_id for truth in truths]))
 

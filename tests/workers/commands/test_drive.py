@@ -12,9 +12,9 @@ import uvicorn
 from click.testing import CliRunner
 from rich.console import Console
 
-from ingest.simulator.drive import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
-from ingest.simulator.drivefaults import DriveFault, DriveFaults
-from ingest.simulator.world import Truth, World
+from ingest.simulator.drive.app import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
+from ingest.simulator.drive.faults import DriveFault, DriveFaults
+from ingest.simulator.drive.state import DriveState, SessionState
 from workers.cli import main
 
 ODD = "a/b?c#../ü@%2F"
@@ -22,10 +22,10 @@ AT = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    world = World()
-    world.learn(
-        Truth(f"s{number}", ODD, "COMPLETE" if number else "STARTED", started_at=AT + timedelta(hours=number))
+def world() -> DriveState:
+    world = DriveState()
+    world.apply(
+        SessionState(f"s{number}", ODD, "COMPLETE" if number else "STARTED", started_at=AT + timedelta(hours=number))
         for number in range(120)
     )
     return world

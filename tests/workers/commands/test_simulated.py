@@ -12,16 +12,16 @@ from handlers.kit.merge import merge
 from handlers.session_records import session_of
 from ingest.events import decode
 from ingest.simulator import sender
-from ingest.simulator.drive import create_drive
-from ingest.simulator.drivefaults import DriveFault, DriveFaults
-from ingest.simulator.stories import Cast, story
-from ingest.simulator.world import World, truth_of
+from ingest.simulator.drive.app import create_drive
+from ingest.simulator.drive.faults import DriveFault, DriveFaults
+from ingest.simulator.drive.state import DriveState, state_from_scenario
+from ingest.simulator.scenarios import Participants, build_scenario
 from workers.ledger import sessions
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> DriveState:
+    return DriveState()
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def faults() -> DriveFaults:
 
 
 @pytest.fixture
-def url(world: World, faults: DriveFaults, until: Callable[..., None]) -> Iterator[str]:
+def url(world: DriveState, faults: DriveFaults, until: Callable[..., None]) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(create_drive(world, faults), port=0, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -46,7 +46,7 @@ def learn(node, noon):
 
     def learn(session_id: str, events: int) -> None:
         with node.engine.begin() as ledger:
-            for telling in story("session", Cast(session_id, "user-1"), now=noon)[:events]:
+            for telling in build_scenario("session", Participants(session_id, "user-1"), now=noon)[:events]:
                 fact = session_of(decode(telling.kind, telling.body))
                 sessions.merge(ledger, {session_id: partial(merge, fact)})
 
@@ -54,13 +54,17 @@ def learn(node, noon):
 
 
 @pytest.fixture
-def truths(world: World, noon) -> None:
+def truths(world: DriveState, noon) -> None:
     for number in range(3):
-        world.learn(filter(None, [truth_of(story("session", Cast(f"S{number}", "user-1"), now=noon))]))
+        world.apply(
+            filter(
+                None, [state_from_scenario(build_scenario("session", Participants(f"S{number}", "user-1"), now=noon))]
+            )
+        )
 
 
 def test_what_is_told_is_known_to_drive_although_everything_is_dropped(
-    node, world: World, url: str, monkeypatch: pytest.MonkeyPatch
+    node, world: DriveState, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def send(*_parts: object, **_named: object) -> None:
         """Send nothing."""
@@ -115,11 +119,11 @@ def test_without_a_simulated_drive_api_nothing_is_told_and_nothing_compared(node
 
 
 def test_an_answer_of_something_else_is_said(node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.simulator.backdoor.STARTS_WITHIN", 0)
+    monkeypatch.setattr("ingest.simulator.drive.control.STARTS_WITHIN", 0)
     said = node.run("drive", "compare", "--drive", "http://127.0.0.1:9/drive", code=1).stderr
     assert "There is no simulated Drive API" in said
 
 
-def test_json_is_one_object(node, url: str, world: World) -> None:
+def test_json_is_one_object(node, url: str, world: DriveState) -> None:
     text = node.run("drive", "compare", "--drive", url, "--json").stdout
     assert json.loads(text)["sessions"] == len(world.sessions) == 0

@@ -11,9 +11,9 @@ import uvicorn
 from structlog.testing import capture_logs
 
 from ingest.config.settings import load_settings
-from ingest.simulator.drive import DRIVE_KEY, create_drive
-from ingest.simulator.drivefaults import DriveFault, DriveFaults, Meter
-from ingest.simulator.world import Truth, World
+from ingest.simulator.drive.app import DRIVE_KEY, create_drive
+from ingest.simulator.drive.faults import DriveFault, DriveFaults, RequestCounter
+from ingest.simulator.drive.state import DriveState, SessionState
 from workers.drive.client import DriveClient
 
 AT = datetime(2025, 6, 12, 10, tzinfo=UTC)
@@ -21,11 +21,11 @@ USERS = ["../..", "a/b?c=d#e", "ü ñ 漢%2F", "mail@driver.example", "\x00\x7f\
 
 
 @pytest.fixture
-def world() -> World:
-    world = World()
+def world() -> DriveState:
+    world = DriveState()
     for user in USERS:
-        world.learn(
-            Truth(f"{user}-{number}", user, "COMPLETE", started_at=AT + timedelta(minutes=number))
+        world.apply(
+            SessionState(f"{user}-{number}", user, "COMPLETE", started_at=AT + timedelta(minutes=number))
             for number in range(60)
         )
     return world
@@ -37,8 +37,8 @@ def faults() -> DriveFaults:
 
 
 @pytest.fixture
-def meter() -> Meter:
-    return Meter()
+def meter() -> RequestCounter:
+    return RequestCounter()
 
 
 @pytest.fixture

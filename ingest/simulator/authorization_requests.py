@@ -15,7 +15,7 @@ SOME_KEY = "04A1B2C3D4E580"
 
 
 @dataclass(frozen=True)
-class QuestionRequest:
+class SimulatedAuthorizationRequest:
     """A question as it is sent."""
 
     path: str
@@ -23,7 +23,9 @@ class QuestionRequest:
     body: bytes
 
 
-def plugsurfing_question(settings: Settings, parts: Mapping[str, str], credentials: str) -> QuestionRequest:
+def plugsurfing_request(
+    settings: Settings, parts: Mapping[str, str], credentials: str
+) -> SimulatedAuthorizationRequest:
     """Write Plugsurfing's form: each part stands where the first pointer of its setting says, `key` of AUTHORIZE_KEY.
 
     Parts are `key`, `session`, `location`, `reference` and `country`.
@@ -31,15 +33,17 @@ def plugsurfing_question(settings: Settings, parts: Mapping[str, str], credentia
     document: dict[str, Any] = {}
     for name, value in parts.items():
         _put(document, getattr(settings, f"authorize_{name}"), value)
-    return QuestionRequest("/plugsurfing/authorizations", _headers(credentials), json.dumps(document).encode())
+    return SimulatedAuthorizationRequest(
+        "/plugsurfing/authorizations", _headers(credentials), json.dumps(document).encode()
+    )
 
 
-def ocpi_question(parts: Mapping[str, str], credentials: str) -> QuestionRequest:
+def ocpi_request(parts: Mapping[str, str], credentials: str) -> SimulatedAuthorizationRequest:
     """Write OCPI's form: it knows the key and the location, and no more."""
     uid = quote(parts["key"], safe="")
     path = f"{OCPI_FOLDER.decode()}{uid}{OCPI_END.decode()}?type={DEFAULT_TOKEN_TYPE}"
     body = {"location_id": parts["location"]} if "location" in parts else {}
-    return QuestionRequest(
+    return SimulatedAuthorizationRequest(
         path, _headers(f"Token {b64encode(credentials.encode()).decode()}"), json.dumps(body).encode()
     )
 

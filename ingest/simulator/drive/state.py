@@ -15,7 +15,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, Self
 
-from ingest.simulator.stories import COMPLETE, START_FAILED, STARTED, STOP_FAILED, STOPPED, Telling, written
+from ingest.simulator.scenarios import (
+    COMPLETE,
+    START_FAILED,
+    STARTED,
+    STOP_FAILED,
+    STOPPED,
+    SimulatedEvent,
+    format_timestamp,
+)
 from ingest.wire.envelope import Kind
 from ingest.wire.timestamps import read_timestamp
 
@@ -25,15 +33,15 @@ NEVER_ENDS = datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)
 LONG_OVER = datetime(2020, 1, 31, 23, 59, 59, tzinfo=UTC)
 
 WAITING = "WAITING_TO_START"
-SAID = {START_FAILED: "START_FAILED", STARTED: "STARTED", STOP_FAILED: "STOP_FAILED", STOPPED: "STOPPED"}
+STATUS_BY_EVENT = {START_FAILED: "START_FAILED", STARTED: "STARTED", STOP_FAILED: "STOP_FAILED", STOPPED: "STOPPED"}
 # From the least to the most final, as far as a session that is told of in parts goes.
-COURSE = (WAITING, "START_FAILED", "STARTED", "STOP_FAILED", "STOPPED", "COMPLETE")
+STATUS_ORDER = (WAITING, "START_FAILED", "STARTED", "STOP_FAILED", "STOPPED", "COMPLETE")
 # The events say these, the Drive API does not.
 IN_DRIVE = {"START_FAILED": WAITING, "STOPPED": "STARTED"}
 
 
 @dataclass(frozen=True)
-class Truth:
+class SessionState:
     """What really happened in one session."""
 
     session_id: str
@@ -48,11 +56,11 @@ class Truth:
         """The status as the Drive API says it, which has been seen to say four only."""
         return IN_DRIVE.get(self.status, self.status)
 
-    def joined(self, other: "Truth") -> "Truth":
+    def merge(self, other: "SessionState") -> "SessionState":
         """Put together what is true of one session according to two stories."""
         return replace(
             other,
-            status=max(self.status, other.status, key=COURSE.index),
+            status=max(self.status, other.status, key=STATUS_ORDER.index),
             started_at=min(filter(None, (self.started_at, other.started_at)), default=None),
             ended_at=max(filter(None, (self.ended_at, other.ended_at)), default=None),
             completed_at=max(filter(None, (self.completed_at, other.completed_at)), default=None),
@@ -67,7 +75,7 @@ class Truth:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """Read it back. Raises ValueError or KeyError for what is none."""
-        if document["status"] not in COURSE:
+        if document["status"] not in STATUS_ORDER:
             raise ValueError("no such status")
         times = {name: document.get(name) for name in ("started_at", "ended_at", "completed_at")}
         return cls(
@@ -91,7 +99,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A charging location."""
 
     location_id: str
@@ -99,15 +107,15 @@ class Place:
 
 
 @dataclass
-class World:
+class DriveState:
     """Everything that the simulated Drive API holds. With a file, sessions outlive the process."""
 
     seed: int = 0
     file: Path | None = None
-    sessions: dict[str, Truth] = field(default_factory=dict)
+    sessions: dict[str, SessionState] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     fleets: dict[str, str | None] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, Location] = field(default_factory=dict)
     tokens: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """What was pushed to Roam OCPI, by `country/party/uid`."""
 
@@ -117,14 +125,14 @@ class World:
         self.fleets = {**{f"fleet-{number + 1}": f"Fleet {number + 1}" for number in range(FLEETS)}, **self.fleets}
         drawn = [_key(random, number, list(self.fleets)) for number in range(KEYS)]
         self.keys = {key.identifier: key for key in drawn} | self.keys
-        places = [Place(f"loc-{number + 1:03}", random.choice(OPERATORS)) for number in range(LOCATIONS)]
+        places = [Location(f"loc-{number + 1:03}", random.choice(OPERATORS)) for number in range(LOCATIONS)]
         self.places = {place.location_id: place for place in places} | self.places
         if self.file is not None and self.file.exists():
             for line in self.file.read_text("utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut off when it was killed
-                    self._join(Truth.from_document(json.loads(line)))
+                    self._join(SessionState.from_document(json.loads(line)))
 
-    def learn(self, truths: Iterable[Truth]) -> int:
+    def apply(self, truths: Iterable[SessionState]) -> int:
         """Take in what really happens in sessions, and return how many these are."""
         learned = list(truths)
         for truth in learned:
@@ -136,7 +144,7 @@ class World:
                 file.write("\n" + "".join(f"{json.dumps(truth.to_document())}\n" for truth in learned))
         return len(learned)
 
-    def document_of(self, truth: Truth) -> dict[str, Any]:
+    def document_of(self, truth: SessionState) -> dict[str, Any]:
         """Write a session as the Drive API does. But for the statuses, the fields' names are not documented."""
         random = Random(f"{self.seed}:{truth.session_id}")  # noqa: S311  nothing secret is drawn
         place = random.choice(list(self.places.values()))
@@ -145,7 +153,7 @@ class World:
             "sessionId": truth.session_id,
             "userId": truth.user_id,
             "sessionStatus": truth.status_in_drive,
-            **{name: written(at) for name, at in times.items() if at is not None},
+            **{name: format_timestamp(at) for name, at in times.items() if at is not None},
             "locationId": place.location_id,
             "operator_display_name": place.operator,
             "chargingKeyId": random.choice(list(self.keys)),
@@ -160,28 +168,28 @@ class World:
         """Give the invitation code of a fleet."""
         return "".join(Random(f"{self.seed}:{fleet_id}").choices(string.ascii_uppercase, k=8))  # noqa: S311  as above
 
-    def _join(self, truth: Truth) -> None:
+    def _join(self, truth: SessionState) -> None:
         known = self.sessions.get(truth.session_id)
-        self.sessions[truth.session_id] = known.joined(truth) if known else truth
+        self.sessions[truth.session_id] = known.merge(truth) if known else truth
 
 
-def truth_of(story: Sequence[Telling]) -> Truth | None:
+def state_from_scenario(story: Sequence[SimulatedEvent]) -> SessionState | None:
     """Say what really happened in a session of which all this could be told; None if that is no session's course."""
-    found: Truth | None = None
+    found: SessionState | None = None
     for telling in story:
-        if telling.kind is not Kind.EVENTS or telling.name not in {*SAID, COMPLETE}:
+        if telling.kind is not Kind.EVENTS or telling.name not in {*STATUS_BY_EVENT, COMPLETE}:
             continue
         payload = json.loads(telling.body)["payload"]
         at = read_timestamp(payload["timestamp"])
-        said = Truth(
+        said = SessionState(
             telling.session_id,
             payload["userId"],
-            SAID.get(telling.name, "COMPLETE"),
+            STATUS_BY_EVENT.get(telling.name, "COMPLETE"),
             started_at=at if telling.name == STARTED else None,
             ended_at=at if telling.name == STOPPED else None,
             completed_at=at if telling.name == COMPLETE else None,
         )
-        found = found.joined(said) if found else said
+        found = found.merge(said) if found else said
     return found
 
 

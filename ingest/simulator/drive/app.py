@@ -18,9 +18,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ingest.simulator.driveanswers import Answers, Refused, Roam
-from ingest.simulator.drivefaults import DriveFault, DriveFaults, Meter, UnknownFault, read_rates
-from ingest.simulator.world import Truth, World
+from ingest.simulator.drive.endpoints import DriveEndpoints, HttpError, RoamEndpoints
+from ingest.simulator.drive.faults import DriveFault, DriveFaults, RequestCounter, UnknownFault, read_rates
+from ingest.simulator.drive.state import DriveState, SessionState
 
 DRIVE_KEY = "made-up-drive-key"
 ROAM_TOKEN = "made-up-roam-token"  # noqa: S105  it opens nothing
@@ -41,16 +41,16 @@ class Credentials:
 
 
 def create_drive(
-    world: World,
+    world: DriveState,
     faults: DriveFaults | None = None,
     *,
     credentials: Credentials = Credentials(),
-    meter: Meter | None = None,
+    meter: RequestCounter | None = None,
 ) -> Starlette:
     """Make the app: the Drive API is below `/drive`, Roam OCPI's tokens below `/ocpi/2.2.1/tokens`."""
-    answers, roam = Answers(world), Roam(world, credentials.roam_token)
-    faults, meter = faults or DriveFaults(), meter or Meter()
-    door, simulator = Door(credentials, faults, meter), Simulator(world, faults, meter)
+    answers, roam = DriveEndpoints(world), RoamEndpoints(world, credentials.roam_token)
+    faults, meter = faults or DriveFaults(), meter or RequestCounter()
+    door, simulator = AuthAndFaultMiddleware(credentials, faults, meter), ControlEndpoints(world, faults, meter)
     return Starlette(
         routes=[
             Route("/drive/v1/users/{user_id}/sessions/history", door(answers.history, is_open=True), methods=["POST"]),
@@ -62,16 +62,16 @@ def create_drive(
             Route("/drive/emp/v1/fleets/{fleet_id}/rename", door(answers.rename), methods=["PUT"]),
             Route("/drive/emp/v1/fleets/{fleet_id}/invitation", door(answers.invitation)),
             Route("/ocpi/2.2.1/tokens/{country}/{party}/{uid}", roam.take_token, methods=["PUT"]),
-            Route("/simulator/sessions", simulator.truths, methods=["GET"]),
-            Route("/simulator/sessions", simulator.learn, methods=["PUT"]),
+            Route("/simulator/sessions", simulator.list_sessions, methods=["GET"]),
+            Route("/simulator/sessions", simulator.update_sessions, methods=["PUT"]),
             Route("/simulator/faults", simulator.change_faults, methods=["PUT"]),
             Route("/simulator/calls", simulator.calls),
         ],
-        middleware=[Middleware(AsWritten)],
+        middleware=[Middleware(RawPathMiddleware)],
     )
 
 
-class AsWritten:
+class RawPathMiddleware:
     """Lets paths be parted before they are decoded: an id in one may have a slash in it."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -84,10 +84,10 @@ class AsWritten:
         await self._app(scope, receive, send)
 
 
-class Door:
+class AuthAndFaultMiddleware:
     """Checks key and limits before an answer, and spoils it if a fault strikes."""
 
-    def __init__(self, credentials: Credentials, faults: DriveFaults, meter: Meter) -> None:
+    def __init__(self, credentials: Credentials, faults: DriveFaults, meter: RequestCounter) -> None:
         self._credentials = credentials
         self._faults = faults
         self._meter = meter
@@ -98,32 +98,32 @@ class Door:
         async def guarded(request: Request) -> Response:
             request.scope["path_params"] = {name: unquote(part) for name, part in request.path_params.items()}
             try:
-                self._admit(request, is_open=is_open)
-                return await self._spoilt(request, answer)
-            except Refused as refused:
+                self._authenticate(request, is_open=is_open)
+                return await self._inject_fault(request, answer)
+            except HttpError as refused:
                 return JSONResponse({"message": str(refused)}, refused.status)
 
         return guarded
 
-    def _admit(self, request: Request, *, is_open: bool) -> None:
+    def _authenticate(self, request: Request, *, is_open: bool) -> None:
         key = request.headers.get("x-api-key", "").encode()
         limited = self._credentials.limited_key
         is_limited = limited is not None and compare_digest(key, limited.encode())
         if not is_limited and not compare_digest(key, self._credentials.api_key.encode()):
-            raise Refused(HTTPStatus.UNAUTHORIZED, "The key is not known.")
+            raise HttpError(HTTPStatus.UNAUTHORIZED, "The key is not known.")
         if is_limited and not is_open:
-            raise Refused(HTTPStatus.FORBIDDEN, "The key lacks the permission.")
+            raise HttpError(HTTPStatus.FORBIDDEN, "The key lacks the permission.")
         if not self._meter.count():
-            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
+            raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
 
-    async def _spoilt(self, request: Request, answer: Answer) -> Response:
-        struck = self._faults.strike()
+    async def _inject_fault(self, request: Request, answer: Answer) -> Response:
+        struck = self._faults.next_fault()
         if DriveFault.SLOW in struck:
             await asyncio.sleep(SLOW_ANSWER)
         if DriveFault.THROTTLED in struck:
-            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
+            raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
         if DriveFault.BROKEN in struck:
-            raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong.")
+            raise HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong.")
         request.state.is_lost = DriveFault.LOST in struck
         given = await answer(request)
         if DriveFault.NONSENSE in struck:
@@ -131,26 +131,28 @@ class Door:
         return given
 
 
-class Simulator:
+class ControlEndpoints:
     """What no Drive API has: its truth, and its faults, to be read and changed."""
 
-    def __init__(self, world: World, faults: DriveFaults, meter: Meter) -> None:
+    def __init__(self, world: DriveState, faults: DriveFaults, meter: RequestCounter) -> None:
         self._world = world
         self._faults = faults
         self._meter = meter
 
-    async def truths(self, _request: Request) -> Response:
+    async def list_sessions(self, _request: Request) -> Response:
         """Give what really happened in every session, one a line."""
         lines = (json.dumps(truth.to_document()) + "\n" for truth in list(self._world.sessions.values()))
         return Response("".join(lines), media_type="application/x-ndjson")
 
-    async def learn(self, request: Request) -> Response:
+    async def update_sessions(self, request: Request) -> Response:
         """Take in what really happens in sessions, one a line."""
         try:
-            told = [Truth.from_document(json.loads(line)) for line in (await request.body()).splitlines() if line]
+            told = [
+                SessionState.from_document(json.loads(line)) for line in (await request.body()).splitlines() if line
+            ]
         except (ValueError, KeyError, TypeError):
             return JSONResponse({"message": "Each line must be a session."}, HTTPStatus.BAD_REQUEST)
-        return JSONResponse({"sessions": self._world.learn(told)})
+        return JSONResponse({"sessions": self._world.apply(told)})
 
     async def change_faults(self, request: Request) -> Response:
         """Change what goes wrong: the body is as in `--fault`, empty for nothing."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import httpx
 
 from ingest.errors import WebhooksError
-from ingest.simulator.world import Truth
+from ingest.simulator.drive.state import SessionState
 
 AT_ONCE = 1000
 PATIENCE = 30.0
@@ -17,27 +17,27 @@ SESSIONS = "/simulator/sessions"
 FAULTS = "/simulator/faults"
 
 
-class NotSimulated(WebhooksError):
+class SimulatorNotRunning(WebhooksError):
     """Raised when nobody answers there as a simulated Drive API does."""
 
 
-def tell_truth(url: str, truths: Sequence[Truth]) -> None:
+def push_sessions(url: str, truths: Sequence[SessionState]) -> None:
     """Tell what really happens in sessions; `url` is that of the Drive API."""
     for start in range(0, len(truths), AT_ONCE):
         lines = "".join(json.dumps(truth.to_document()) + "\n" for truth in truths[start : start + AT_ONCE])
         _ask(url, "PUT", lines)
 
 
-def truths_at(url: str) -> list[Truth]:
+def fetch_sessions(url: str) -> list[SessionState]:
     """Ask what really happened in all sessions."""
     lines = _ask(url, "GET").splitlines()
     try:
-        return [Truth.from_document(json.loads(line)) for line in lines]
+        return [SessionState.from_document(json.loads(line)) for line in lines]
     except (ValueError, KeyError, TypeError):
         raise _not_simulated(url) from None
 
 
-def change_faults(url: str, faults: str) -> None:
+def set_faults(url: str, faults: str) -> None:
     """Change what goes wrong: as in `500:0.1,slow`, nothing for nothing."""
     _ask(url, "PUT", faults, path=FAULTS)
 
@@ -58,7 +58,7 @@ def _ask(url: str, method: str, content: str | None = None, *, path: str = SESSI
     return answer.text
 
 
-def _not_simulated(url: str) -> NotSimulated:
-    return NotSimulated(
+def _not_simulated(url: str) -> SimulatorNotRunning:
+    return SimulatorNotRunning(
         f"There is no simulated Drive API at {url}: `webhooks dev` and `webhooks drive simulate` are one."
     )

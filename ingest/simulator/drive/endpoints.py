@@ -11,8 +11,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ingest.simulator.stories import written
-from ingest.simulator.world import Key, World
+from ingest.simulator.drive.state import DriveState, Key
+from ingest.simulator.scenarios import format_timestamp
 from ingest.wire.timestamps import read_timestamp
 
 LONGEST_FLEET = 100
@@ -21,7 +21,7 @@ KEYS_A_PAGE = range(10, 501)
 FOREVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
-class Refused(Exception):
+class HttpError(Exception):
     """Raised to end a request with a status."""
 
     def __init__(self, status: HTTPStatus, sentence: str) -> None:
@@ -29,17 +29,17 @@ class Refused(Exception):
         self.status = status
 
 
-class Answers:
+class DriveEndpoints:
     """The answers of the Drive API on a world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: DriveState) -> None:
         self._world = world
 
     async def session(self, request: Request) -> Response:
         """Give one session, finished or not."""
         truth = self._world.sessions.get(request.path_params["session_id"])
         if truth is None or truth.user_id != request.path_params["user_id"]:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such session.")
+            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such session.")
         return JSONResponse(self._world.document_of(truth))
 
     async def history(self, request: Request) -> Response:
@@ -48,7 +48,7 @@ class Answers:
         statuses = asked.get("sessionStatus") or ["COMPLETE"]
         limit = asked.get("limit", 50)
         if not isinstance(statuses, list) or not isinstance(limit, int) or not 0 < limit <= MOST_SESSIONS:
-            raise Refused(HTTPStatus.BAD_REQUEST, "sessionStatus must be a list, and limit a number from 1 to 1000.")
+            raise HttpError(HTTPStatus.BAD_REQUEST, "sessionStatus must be a list, and limit a number from 1 to 1000.")
         since, until = (_time(asked.get(name)) for name in ("startTime", "endTime"))
         fitting = [
             truth
@@ -71,17 +71,17 @@ class Answers:
         """Give a location."""
         place = self._world.places.get(request.path_params["location_id"])
         if place is None:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such location.")
+            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such location.")
         return JSONResponse({"locationId": place.location_id, "operator_display_name": place.operator})
 
     async def charging_keys(self, request: Request) -> Response:
         """Give a page of the keys of a fleet, or of all."""
         fleet_id = request.query_params.get("fleetId")
         if fleet_id is not None and fleet_id not in self._world.fleets:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such fleet.")
+            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such fleet.")
         size = request.query_params.get("page_size", "100")
         if not size.isdecimal() or int(size) not in KEYS_A_PAGE:
-            raise Refused(HTTPStatus.BAD_REQUEST, "page_size must be a number from 10 to 500.")
+            raise HttpError(HTTPStatus.BAD_REQUEST, "page_size must be a number from 10 to 500.")
         keys = [key for key in self._world.keys.values() if fleet_id in {None, key.fleet_id}]
         found = [("", key.identifier, _key_document(key)) for key in keys]
         return _page(request, "keys", found, int(size), request.query_params.get("cursor"))
@@ -91,9 +91,9 @@ class Answers:
         asked = await _body(request)
         fleet_id, name = asked.get("fleetId"), asked.get("fleetName")
         if not isinstance(fleet_id, str) or not fleet_id or len(fleet_id) > LONGEST_FLEET:
-            raise Refused(HTTPStatus.BAD_REQUEST, "fleetId must be a text of up to 100 characters.")
+            raise HttpError(HTTPStatus.BAD_REQUEST, "fleetId must be a text of up to 100 characters.")
         if fleet_id in self._world.fleets:
-            raise Refused(HTTPStatus.CONFLICT, "There is such a fleet already.")
+            raise HttpError(HTTPStatus.CONFLICT, "There is such a fleet already.")
         self._world.fleets[fleet_id] = _fleet_name(name)
         return JSONResponse({"fleetId": fleet_id, "fleetName": name}, HTTPStatus.CREATED)
 
@@ -112,14 +112,14 @@ class Answers:
     def _fleet(self, request: Request) -> str:
         fleet_id: str = request.path_params["fleet_id"]
         if fleet_id not in self._world.fleets:
-            raise Refused(HTTPStatus.NOT_FOUND, "There is no such fleet.")
+            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such fleet.")
         return fleet_id
 
 
-class Roam:
+class RoamEndpoints:
     """The answers of Roam OCPI's module `tokens`, to who knows its token."""
 
-    def __init__(self, world: World, token: str) -> None:
+    def __init__(self, world: DriveState, token: str) -> None:
         self._world = world
         self._token = token.encode()
 
@@ -134,7 +134,7 @@ class Roam:
             return _ocpi(HTTPStatus.UNAUTHORIZED, 2000)
         try:
             document = await _body(request)
-        except Refused:
+        except HttpError:
             return _ocpi(HTTPStatus.BAD_REQUEST, 2001)
         whitelist = "NEVER" if document.get("whitelist") == "NEVER" else "ALLOWED_OFFLINE"
         name = "/".join(request.path_params[part] for part in ("country", "party", "uid"))
@@ -161,7 +161,7 @@ def _position(cursor: object) -> tuple[str, str]:
     try:
         at, name = json.loads(b64decode(str(cursor)))
     except ValueError:
-        raise Refused(HTTPStatus.BAD_REQUEST, "The cursor is not one of ours.") from None
+        raise HttpError(HTTPStatus.BAD_REQUEST, "The cursor is not one of ours.") from None
     return str(at), str(name)
 
 
@@ -173,7 +173,7 @@ async def _body(request: Request) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise Refused(HTTPStatus.BAD_REQUEST, "The body must be a JSON object.")
+        raise HttpError(HTTPStatus.BAD_REQUEST, "The body must be a JSON object.")
     return document
 
 
@@ -181,7 +181,7 @@ def _time(value: object) -> datetime | None:
     try:
         return None if value is None else read_timestamp(value)
     except ValueError:
-        raise Refused(HTTPStatus.BAD_REQUEST, "A time must be in ISO 8601.") from None
+        raise HttpError(HTTPStatus.BAD_REQUEST, "A time must be in ISO 8601.") from None
 
 
 def _sortable(at: datetime | None) -> str:
@@ -197,14 +197,14 @@ def _is_between(at: datetime | None, since: datetime | None, until: datetime | N
 
 def _fleet_name(name: object) -> str | None:
     if name is not None and (not isinstance(name, str) or len(name) > LONGEST_FLEET):
-        raise Refused(HTTPStatus.BAD_REQUEST, "fleetName must be a text of up to 100 characters.")
+        raise HttpError(HTTPStatus.BAD_REQUEST, "fleetName must be a text of up to 100 characters.")
     return name
 
 
 def _key_document(key: Key) -> dict[str, Any]:
     return {
         "keyIdentifier": key.identifier,
-        "validTo": written(key.valid_to),
+        "validTo": format_timestamp(key.valid_to),
         "contractId": key.contract_id,
         "visualNumber": key.visual_number,
         **({"fleetId": key.fleet_id} if key.fleet_id else {}),
@@ -213,4 +213,4 @@ def _key_document(key: Key) -> dict[str, Any]:
 
 
 def _ocpi(status: HTTPStatus, code: int) -> Response:
-    return JSONResponse({"status_code": code, "timestamp": written(datetime.now(UTC))}, status)
+    return JSONResponse({"status_code": code, "timestamp": format_timestamp(datetime.now(UTC))}, status)

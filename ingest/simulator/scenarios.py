@@ -22,11 +22,11 @@ from ingest.events import (
 )
 from ingest.wire.envelope import Kind
 
-NOBODY_KNOWS = "SOMETHING_NEW"
+UNKNOWN_EVENT = "SOMETHING_NEW"
 FEE_LEAD = timedelta(minutes=10)
 FEE_TYPE = "BLOCKING"
 
-LETTERS = string.ascii_letters + string.digits
+ID_ALPHABET = string.ascii_letters + string.digits
 
 # In a CDR, how long was charged, and how much later it is told; prices of a kWh in hundredths, from and to.
 CHARGING = timedelta(minutes=42)
@@ -42,7 +42,7 @@ TARIFFS = (
 
 
 @dataclass(frozen=True)
-class Telling:
+class SimulatedEvent:
     """One thing that Plugsurfing says."""
 
     kind: Kind
@@ -52,7 +52,7 @@ class Telling:
 
 
 @dataclass(frozen=True)
-class Cast:
+class Participants:
     """Whom a story is about."""
 
     session_id: str
@@ -83,7 +83,7 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
             "a start that fails and then does not", (0, START_FAILED), (1, STARTED), (42, STOPPED), (43, COMPLETE)
         ),
         "stop-failed": _scenario("a session that does not stop when told to", (0, STARTED), (42, STOP_FAILED)),
-        "unknown": _scenario("an event that nobody has heard of", (0, NOBODY_KNOWS)),
+        "unknown": _scenario("an event that nobody has heard of", (0, UNKNOWN_EVENT)),
         "cdr": _scenario(
             "a session and its charging detail record", (0, STARTED), (43, COMPLETE), (44, CHARGING_RECORD)
         ),
@@ -91,47 +91,49 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
 )
 
 
-def story(about: str, cast: Cast, *, begins_at: datetime | None = None, now: datetime) -> tuple[Telling, ...]:
+def build_scenario(
+    about: str, cast: Participants, *, begins_at: datetime | None = None, now: datetime
+) -> tuple[SimulatedEvent, ...]:
     """Tell a scenario, or the one event of that name, known or not; by default its last event is happening now."""
     scenario = SCENARIOS.get(about) or _scenario("one event", (0, about))
     begins_at = begins_at or now - scenario.beats[-1][0]
     return tuple(telling(name, cast, begins_at + after) for after, name in scenario.beats)
 
 
-def telling(name: str, cast: Cast, at: datetime) -> Telling:
+def telling(name: str, cast: Participants, at: datetime) -> SimulatedEvent:
     """Say that something happened, in the words of the wire."""
     if name == CHARGING_RECORD:
-        return Telling(Kind.CDRS, name, cast.session_id, _body(_charging_record(cast, at)))
-    payload = {"userId": cast.user_id, "sessionId": cast.session_id, "timestamp": written(at)}
+        return SimulatedEvent(Kind.CDRS, name, cast.session_id, _body(_charging_record(cast, at)))
+    payload = {"userId": cast.user_id, "sessionId": cast.session_id, "timestamp": format_timestamp(at)}
     if name == FEE_INCURRING:  # names no user, as documented
         payload = {
             "sessionId": cast.session_id,
-            "timestamp": written(at),
-            "feeWillApplyFrom": written(at + FEE_LEAD),
+            "timestamp": format_timestamp(at),
+            "feeWillApplyFrom": format_timestamp(at + FEE_LEAD),
             "feeType": FEE_TYPE,
         }
-    return Telling(Kind.EVENTS, name, cast.session_id, _body({"event": name, "payload": payload}))
+    return SimulatedEvent(Kind.EVENTS, name, cast.session_id, _body({"event": name, "payload": payload}))
 
 
-def cast_of(random: Random) -> Cast:
+def random_participants(random: Random) -> Participants:
     """Draw a session id that looks like Plugsurfing's, and a driver."""
-    return Cast("".join(random.choices(LETTERS, k=11)), f"driver-{random.randrange(10_000):04}")
+    return Participants("".join(random.choices(ID_ALPHABET, k=11)), f"driver-{random.randrange(10_000):04}")
 
 
-def written(at: datetime) -> str:
+def format_timestamp(at: datetime) -> str:
     """Write a time as Plugsurfing does, with a fraction only if there is one."""
     at = at.astimezone(UTC)
     return at.isoformat(timespec="milliseconds" if at.microsecond else "seconds").replace("+00:00", "Z")
 
 
-def contradiction(told: Telling) -> Telling:
+def conflicting_cdr(told: SimulatedEvent) -> SimulatedEvent:
     """Say the same CDR once more, at another price: one request id, other bytes."""
     document = json.loads(told.body)
     document["cost"]["total"] = str(Decimal(document["cost"]["total"]) + 1)
     return replace(told, body=_body(document))
 
 
-def _charging_record(cast: Cast, at: datetime) -> dict[str, Any]:
+def _charging_record(cast: Participants, at: datetime) -> dict[str, Any]:
     # The schema is not public. Documented are a request id, and who, what and where: the rest is made up. It depends on
     # the session alone, so that a CDR that is told again is the same.
     random = Random(cast.session_id)  # noqa: S311  nothing secret is drawn
@@ -143,13 +145,13 @@ def _charging_record(cast: Cast, at: datetime) -> dict[str, Any]:
         "userId": cast.user_id,
         "session": {
             "id": cast.session_id,
-            "startedAt": written(at - CDR_AFTER - CHARGING),
-            "stoppedAt": written(at - CDR_AFTER),
+            "startedAt": format_timestamp(at - CDR_AFTER - CHARGING),
+            "stoppedAt": format_timestamp(at - CDR_AFTER),
             "energyKwh": str(energy),
         },
         "cost": {"total": str((energy * price).quantize(CENT)), "currency": currency},
         "location": {"id": f"loc-{random.randrange(1000):03}", "operator": "Example Charging", "country": country},
-        "createdAt": written(at),
+        "createdAt": format_timestamp(at),
     }
 
 

@@ -10,7 +10,7 @@ from random import Random
 from ingest.errors import WebhooksError
 
 # The part of all requests that a fault befalls where nothing else is said.
-SHARE = 0.2
+DEFAULT_RATE = 0.2
 
 PER_MINUTE = 3000
 PER_DAY = 1_000_000
@@ -47,7 +47,7 @@ class DriveFaults:
         """Begin to draw."""
         self._random = Random(self.seed)  # noqa: S311  nothing secret is drawn
 
-    def strike(self) -> frozenset[DriveFault]:
+    def next_fault(self) -> frozenset[DriveFault]:
         """Say what goes wrong with the next request."""
         # One draw for each fault there is, so that the rate of one has no influence on where another strikes.
         return frozenset(fault for fault in DriveFault if self._random.random() < self.rates.get(fault, 0))
@@ -59,14 +59,14 @@ def read_rates(text: str) -> dict[DriveFault, float]:
     for word in filter(None, (word.strip() for word in text.split(","))):
         name, _, rate = word.partition(":")
         try:
-            rates[DriveFault(name)] = float(rate or SHARE)
+            rates[DriveFault(name)] = float(rate or DEFAULT_RATE)
         except ValueError:
             raise UnknownFault(f"Choose faults from {', '.join(DriveFault)}, by comma, as in 500:0.1,slow.") from None
     return rates
 
 
 @dataclass
-class Meter:
+class RequestCounter:
     """Counts requests as Plugsurfing does: by clock minute and by UTC day."""
 
     per_minute: int = PER_MINUTE

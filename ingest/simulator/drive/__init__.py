@@ -1,0 +1,1 @@
+"""A simulated Drive API, for tests and for `webhooks dev`."""
