@@ -35,7 +35,7 @@ A statement that is made once, in the module, and run as `ctx.write(STATEMENT, {
 `ctx.session(id)` and `ctx.read(statement)` read; `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery` tell the rest.
 
 `ctx.words(WORDING, user_id, ...)` says something in the driver's language and on their clock, from templates that a
-team may replace: see `handlers.kit.words`. `ctx.settings` are the house's; a plugin with settings of its own reads them
+team may replace: see `handlers.kit.templates`. `ctx.settings` are the house's; a plugin with settings of its own reads them
 in a `pydantic_settings.BaseSettings` when it is imported, so that a wrong one is found at start.
 
 It returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
@@ -55,11 +55,11 @@ async, as a policy: it has a say when Plugsurfing asks whether a key may charge.
 decision wins, None leaves it to the next; when nobody decides the answer is ALLOWED. `webhooks authorize` asks them.
 '''
 
-from handlers.kit.authorize import AuthorizeContext, authorize
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered, channel, devices
 from handlers.kit.context import Context
+from handlers.kit.policies import AuthorizeContext, authorize
 from handlers.kit.signals import GiveUp, Moot, RetryLater
-from handlers.kit.subscribe import on, record
+from handlers.kit.subscriptions import on, record
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision
 
 __all__ = [

@@ -1,16 +1,16 @@
 """Release chargers only for the charging keys that the Drive API lists, while they are enabled and valid."""
 
 from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
-from handlers.kit.facts import is_stale, too_little
+from handlers.kit.policy_support import indeterminate, is_stale
 
 
 @authorize(order=10, name="key_list", when=lambda settings: settings.authorize_key_list)
 def must_be_listed(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     """Refuse a key that is not listed, disabled or out of date."""
     if question.key is None:
-        return too_little("the question names no key", ctx)
-    if is_stale(ctx.keys_read_at(), ctx.settings.authorize_keys_stale, ctx):
-        return too_little("the list of keys was not read, or too long ago", ctx)
+        return indeterminate("the question names no key", ctx)
+    if is_stale(ctx.keys_synced_at(), ctx.settings.authorize_keys_stale, ctx):
+        return indeterminate("the list of keys was not read, or too long ago", ctx)
     key = ctx.charging_key(question.key)
     if key is None:
         return Decision(Allowed.NOT_ALLOWED, reason="the key is not listed")

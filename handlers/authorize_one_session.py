@@ -1,7 +1,7 @@
 """Release no charger for a key, or its driver, with a session that is open already."""
 
 from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
-from handlers.kit.facts import holder_of, too_little
+from handlers.kit.policy_support import indeterminate, key_owner
 
 
 @authorize(order=20, name="one_session", when=lambda settings: settings.authorize_one_session)
@@ -14,10 +14,10 @@ def must_not_charge_elsewhere(question: AuthorizationRequest, ctx: AuthorizeCont
     allowed.
     """
     if ctx.sessions_read_at() is None:
-        return too_little("the ledger has not been looked through for open sessions yet", ctx)
-    user_id = holder_of(question, ctx)
+        return indeterminate("the ledger has not been looked through for open sessions yet", ctx)
+    user_id = key_owner(question, ctx)
     if question.key is None and user_id is None:
-        return too_little("neither the key nor its driver is known", ctx)
+        return indeterminate("neither the key nor its driver is known", ctx)
     others = set(ctx.open_sessions(question.key, user_id)) - {question.session_id}
     if others:
         return Decision(Allowed.NOT_ALLOWED, reason=f"another session is open: {', '.join(sorted(others)[:3])}")

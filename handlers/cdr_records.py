@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from handlers import Context, on
-from handlers.kit.cdrs import PUT
+from handlers.kit.cdr_table import UPSERT
 from handlers.kit.decimals import read_decimal
-from handlers.kit.fields import pick, read_currency, read_key, read_text, read_user_id
+from handlers.kit.field_extraction import first_valid, read_currency, read_key, read_text, read_user_id
 from ingest.events import ChargingRecord, sanitize_text
 from ingest.wire.field_paths import find
 from ingest.wire.json_documents import json_text
@@ -26,21 +26,21 @@ FIELDS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "location": ("cdr_location", read_text),
     "operator": ("cdr_operator", read_text),
 }
-NOT_NAMED = "has no request id: the digest of its bytes stands in"
+MISSING_REQUEST_ID = "has no request id: the digest of its bytes stands in"
 
 
 @on(ChargingRecord)
 def cdr_record(event: ChargingRecord, ctx: Context) -> None:
     """Write the record; what could not be read of it is noted there, without its value."""
-    picked = {name: pick(_found(event, ctx, setting), read) for name, (setting, read) in FIELDS.items()}
+    picked = {name: first_valid(_found(event, ctx, setting), read) for name, (setting, read) in FIELDS.items()}
     notes = [f"{name} {problem}" for name, (_, problem) in picked.items() if problem]
     if notes:
         ctx.log.warning("cdr.read_in_part", notes=notes)
     if picked["request_id"][0] is None:
-        notes.insert(0, NOT_NAMED)
-        ctx.log.warning("cdr.not_named", reason=NOT_NAMED)
+        notes.insert(0, MISSING_REQUEST_ID)
+        ctx.log.warning("cdr.not_named", reason=MISSING_REQUEST_ID)
     ctx.write(
-        PUT,
+        UPSERT,
         {
             "delivery_id": ctx.delivery.id,
             **{name: value for name, (value, _) in picked.items()},

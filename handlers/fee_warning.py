@@ -7,13 +7,13 @@ session only by the user's id and the session's together. So the run waits for n
 from datetime import UTC, datetime, timedelta
 
 from handlers import Context, Moot, RetryLater, on
-from handlers.kit.session import DrivenSession
-from handlers.kit.words import Wording
+from handlers.kit.session import SessionWithDriver
+from handlers.kit.templates import NotificationTemplate
 from ingest.events import SessionFeeIncurring
 
-SAMPLE = {"starts_at": datetime(2025, 10, 15, 9, 2, 48, tzinfo=UTC), "operator": "Example Charging"}
-WARNING = Wording("fee_warning", SAMPLE)
-REMINDER = Wording("fee_reminder", SAMPLE)
+TEMPLATE_SAMPLE = {"starts_at": datetime(2025, 10, 15, 9, 2, 48, tzinfo=UTC), "operator": "Example Charging"}
+WARNING = NotificationTemplate("fee_warning", TEMPLATE_SAMPLE)
+REMINDER = NotificationTemplate("fee_reminder", TEMPLATE_SAMPLE)
 
 
 @on(SessionFeeIncurring, queue="urgent")
@@ -33,13 +33,13 @@ def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     wait = remind_at - ctx.now()
     if wait > timedelta():
         # Woken by every news of the session, so that nothing waits any longer once it is over.
-        raise RetryLater("it is not time yet", after=wait, until=_worth_until(event, ctx), session_id=event.session_id)
+        raise RetryLater("it is not time yet", after=wait, until=_deadline(event, ctx), session_id=event.session_id)
     _push(event, ctx, session, REMINDER, f"{_key(event)}:again")
 
 
-def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> DrivenSession:
+def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> SessionWithDriver:
     """Find whom to warn. Raises `Moot` if there is no reason to, `RetryLater` while no driver is known."""
-    until = _worth_until(event, ctx)
+    until = _deadline(event, ctx)
     session = ctx.session(event.session_id, until=until)
     if session.is_over:
         raise Moot("the session is over")
@@ -51,7 +51,7 @@ def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> DrivenSession:
     return session
 
 
-def _worth_until(event: SessionFeeIncurring, ctx: Context) -> datetime:
+def _deadline(event: SessionFeeIncurring, ctx: Context) -> datetime:
     return _before(event, ctx.settings.fee_warning_grace)
 
 
@@ -65,27 +65,29 @@ def _before(event: SessionFeeIncurring, span: timedelta) -> datetime:
 
 def _key(event: SessionFeeIncurring) -> str:
     """Say what makes two warnings the same: their session, type and start."""
-    return f"{_place(event)}:{event.fee_will_apply_from.isoformat()}"
+    return f"{_collapse_key(event)}:{event.fee_will_apply_from.isoformat()}"
 
 
-def _place(event: SessionFeeIncurring) -> str:
+def _collapse_key(event: SessionFeeIncurring) -> str:
     """Name the place on the phone that all warnings of one fee share."""
     return f"fee:{event.session_id}:{event.fee_type}"
 
 
-def _push(event: SessionFeeIncurring, ctx: Context, session: DrivenSession, wording: Wording, key: str) -> None:
+def _push(
+    event: SessionFeeIncurring, ctx: Context, session: SessionWithDriver, wording: NotificationTemplate, key: str
+) -> None:
     starts_at = event.fee_will_apply_from
     # Neither the events nor the session of the Drive API are known to name the operator: it is the location that has an
     # `operator_display_name`, which nothing here reads yet. The templates read well without it.
-    words = ctx.words(wording, session.user_id, kind=event.fee_type, starts_at=starts_at, operator=None)
+    words = ctx.render(wording, session.user_id, kind=event.fee_type, starts_at=starts_at, operator=None)
     ctx.push(
         session.user_id,
         title=words.title,
         body=words.body,
         session_id=event.session_id,
-        collapse_key=_place(event),
+        collapse_key=_collapse_key(event),
         idempotency_key=key,
-        expires_at=_worth_until(event, ctx),
+        expires_at=_deadline(event, ctx),
         payload={
             "session_id": event.session_id,
             "fee_type": event.fee_type,

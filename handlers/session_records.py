@@ -2,8 +2,8 @@
 
 from handlers import record
 from handlers.kit.merge import merge
-from handlers.kit.session import EVENT, FeeNotice, Moment, Naming, Session
-from handlers.kit.statuses import STATUS_SAID
+from handlers.kit.session import EVENT, DriverAssignment, FeeNotice, Session, StatusTimes
+from handlers.kit.statuses import STATUS_BY_EVENT
 from ingest.events import SessionEvent, SessionFeeIncurring
 
 
@@ -15,11 +15,11 @@ def session_record(session: Session, event: SessionEvent) -> Session:
 
 def session_of(event: SessionEvent) -> Session:
     """Tell what one event alone says about its session."""
-    status = STATUS_SAID.get(event.name)
+    status = STATUS_BY_EVENT.get(event.name)
     return Session(
         event.session_id,
-        statuses={status: Moment(event.at, event.at, frozenset({EVENT}))} if status else {},
-        users={event.user_id: Naming(event.at, EVENT)} if event.user_id else {},
+        statuses={status: StatusTimes(event.at, event.at, frozenset({EVENT}))} if status else {},
+        users={event.user_id: DriverAssignment(event.at, EVENT)} if event.user_id else {},
         fees={event.fee_type: FeeNotice(event.at, event.fee_will_apply_from, EVENT)}
         if isinstance(event, SessionFeeIncurring)
         else {},

@@ -7,7 +7,7 @@ from itertools import groupby
 from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Connection
 
-from handlers.kit.context import Write
+from handlers.kit.context import DeferredStatement
 from ingest.failpoints import Failpoint, hit
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
@@ -154,7 +154,7 @@ def _wanted_pushes(equipment: Equipment, ours: Sequence[Result]) -> Iterator[New
                 yield NewPush(result.delivery_id, result.handler, channel, push, result.finished_at)
 
 
-def _write(ledger: Connection, wanted: Sequence[Write]) -> None:
+def _write(ledger: Connection, wanted: Sequence[DeferredStatement]) -> None:
     """Run statements in their order; one that follows itself with other values is run once, with all of them."""
     for (_, names), some in groupby(wanted, key=_alike):
         alike = list(some)
@@ -165,7 +165,7 @@ def _write(ledger: Connection, wanted: Sequence[Write]) -> None:
             ledger.execute(write.statement)
 
 
-def _alike(write: Write) -> tuple[int, frozenset[str] | None]:
+def _alike(write: DeferredStatement) -> tuple[int, frozenset[str] | None]:
     # The names too: of several sets of values SQLAlchemy looks for those of the first one only.
     return id(write.statement), None if write.values is None else frozenset(write.values)
 

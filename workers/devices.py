@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Engine
 
-from handlers.kit.channel import Device, OfferedDevices
+from handlers.kit.channel import Device, DeviceRegistryPlugin
 from ingest.config.types import Locale, TimeZone
 from workers.ledger import devices
 from workers.ledger.engine import reading
@@ -23,7 +23,7 @@ class Devices:
     """Finds the devices of a user."""
 
     engine: Engine
-    offered: OfferedDevices | None
+    offered: DeviceRegistryPlugin | None
 
     @classmethod
     def of(cls, plugins: Plugins, engine: Engine) -> "Devices":

@@ -12,10 +12,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from handlers.kit.authorize import Policy, policies_of
-from handlers.kit.channel import OfferedChannel, OfferedDevices, offers_of
-from handlers.kit.subscribe import Subscription, subscriptions_of
-from handlers.kit.words import WordsError, try_wordings
+from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, channel_plugins_of
+from handlers.kit.policies import Policy, policies_of
+from handlers.kit.subscriptions import Subscription, subscriptions_of
+from handlers.kit.templates import TemplateError, check_templates
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.events import Event
@@ -34,8 +34,8 @@ class Plugins:
     """What all plugins together want, in the order in which they were found."""
 
     subscriptions: tuple[Subscription, ...]
-    channels: tuple[OfferedChannel, ...] = ()
-    devices: OfferedDevices | None = None
+    channels: tuple[ChannelPlugin, ...] = ()
+    devices: DeviceRegistryPlugin | None = None
     idle: tuple[Subscription, ...] = ()
     """Those that the settings do not ask for; runs that they have from before are still made."""
     policies: tuple[Policy, ...] = ()
@@ -43,11 +43,11 @@ class Plugins:
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
         """Find the handlers of an event."""
-        return tuple(each for each in self.subscriptions if not each.records and each.takes(event))
+        return tuple(each for each in self.subscriptions if not each.records and each.matches(event))
 
     def records_for(self, event: Event) -> tuple[Subscription, ...]:
         """Find the functions that add an event to its session's record."""
-        return tuple(each for each in self.subscriptions if each.records and each.takes(event))
+        return tuple(each for each in self.subscriptions if each.records and each.matches(event))
 
     @cached_property
     def by_name(self) -> dict[str, Subscription]:
@@ -63,11 +63,11 @@ def load_plugins(settings: Settings) -> Plugins:
     """
     plugins = _load(tuple(settings.handler_modules))
     try:
-        try_wordings(
+        check_templates(
             [sys.modules[name] for name in dict.fromkeys(each.plugin for each in plugins.subscriptions)],
             settings.templates_dir,
         )
-    except WordsError as error:
+    except TemplateError as error:
         raise PluginError(str(error)) from error
     idle = tuple(each for each in plugins.subscriptions if each.when is not None and not each.when(settings))
     return replace(
@@ -152,9 +152,9 @@ def _subscriptions(module: ModuleType) -> list[Subscription]:
         raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
 
 
-def _offers(module: ModuleType) -> list[OfferedChannel | OfferedDevices]:
+def _offers(module: ModuleType) -> list[ChannelPlugin | DeviceRegistryPlugin]:
     try:
-        return offers_of(module)
+        return channel_plugins_of(module)
     except TypeError as error:
         raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
 
@@ -190,11 +190,11 @@ def _checked(subscriptions: Sequence[Subscription]) -> Plugins:
     return Plugins(tuple(subscriptions))
 
 
-def _with_offers(plugins: Plugins, offers: Sequence[OfferedChannel | OfferedDevices]) -> Plugins:
-    channels: dict[str, OfferedChannel] = {}
-    devices: OfferedDevices | None = None
+def _with_offers(plugins: Plugins, offers: Sequence[ChannelPlugin | DeviceRegistryPlugin]) -> Plugins:
+    channels: dict[str, ChannelPlugin] = {}
+    devices: DeviceRegistryPlugin | None = None
     for offer in offers:
-        if isinstance(offer, OfferedDevices):
+        if isinstance(offer, DeviceRegistryPlugin):
             if devices is not None:
                 raise PluginError(f"{devices.file} and {offer.file} both have @devices: only one can know them.")
             devices = offer

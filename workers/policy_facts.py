@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
-from handlers.kit.identifiers import canonical, spellings
+from handlers.kit.key_identifiers import candidate_spellings, normalize
 from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 from workers.allowance import Allowance
 from workers.drive.client import DriveClient
@@ -100,7 +100,7 @@ class ReadKeys:
 
     def _has_unknown(self, ledger: Connection, asked: Iterable[str]) -> bool:
         """Say whether one of the keys is not listed: Plugsurfing asks about keys that it knows, so the list is old."""
-        by_key = {key: spellings(key, self._settings.authorize_key_bytes) for key in asked}
+        by_key = {key: candidate_spellings(key, self._settings.authorize_key_bytes) for key in asked}
         known = charging_keys.known(ledger, {spelt for several in by_key.values() for spelt in several})
         return any(known.isdisjoint(several) for several in by_key.values())
 
@@ -192,7 +192,7 @@ def row_of(key: ChargingKey, fleet_id: str | None) -> KeyRow:
     """Write a key as the ledger keeps it; a fleet's list need not say which fleet it is."""
     contract = None if key.contract_id is None else sanitize_text(key.contract_id)
     return KeyRow(
-        identifier=sanitize_text(canonical(key.identifier))[:LONGEST_TEXT],
+        identifier=sanitize_text(normalize(key.identifier))[:LONGEST_TEXT],
         enabled=key.enabled,
         valid_to=key.valid_to,
         contract_id=contract if contract and len(contract) <= LONGEST_USER_ID else None,

@@ -15,9 +15,9 @@ import structlog
 from rq import get_current_job
 from sqlalchemy import Connection
 
-from handlers.kit.merge import merge, with_lead
+from handlers.kit.merge import merge, with_clock_skew
 from handlers.kit.session import Session
-from handlers.kit.subscribe import Subscription
+from handlers.kit.subscriptions import Subscription
 from ingest.errors import QueueUnavailable, Unreadable
 from ingest.events import Event, SessionEvent, decode
 from ingest.failpoints import Failpoint, hit
@@ -177,12 +177,12 @@ def fold(
                 continue
             session_id = task.event.session_id or ""
             before = told.get(session_id) or Session.empty(session_id)
-            facts, failure = call(deadline.call, task.subscription.fold, before, task.event)
+            facts, failure = call(deadline.call, task.subscription.apply, before, task.event)
             at = now()
             result = Result(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
             results.append(result if failure is None else failed(result, failure, policy))
             if facts is not None and isinstance(task.event, SessionEvent):
-                told[session_id] = with_lead(facts, task.event.at, task.delivery.received_at, settings.clock_skew)
+                told[session_id] = with_clock_skew(facts, task.event.at, task.delivery.received_at, settings.clock_skew)
     return results, told
 
 

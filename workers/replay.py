@@ -68,7 +68,7 @@ def plan(row: DeliveryRow, plugins: Plugins, handler: str | None = None) -> Plan
         again = tuple(name for name in dead if name in loaded)
         unloaded = tuple(name for name in dead if name not in loaded)
         return Plan(row, is_understood=True, again=again, were_dead=True, unloaded=unloaded)
-    takers = {each.name: each for each in plugins.subscriptions if each.takes(event) and handler in {None, each.name}}
+    takers = {each.name: each for each in plugins.subscriptions if each.matches(event) and handler in {None, each.name}}
     queue = queue_for(kind, peek(kind, body))
     first = tuple((name, each.queue or queue) for name, each in takers.items() if name not in known)
     whole = next((run.outcome for run in row.runs if run.handler == WHOLE_DELIVERY), None)

@@ -14,10 +14,10 @@ from typing import ParamSpec, Self, TypeVar
 import structlog
 from rq.timeouts import JobTimeoutException
 
-from handlers.kit.context import CollectingContext, Reader, Writes
+from handlers.kit.context import DeferredEffects, Reader, RecordingContext
 from handlers.kit.session import Session
 from handlers.kit.signals import GiveUp, Moot, RetryLater
-from handlers.kit.subscribe import Subscription
+from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.events import Event, sanitize_text
 from ingest.queue.batch import Delivery
@@ -60,7 +60,7 @@ class Result:
     outcome: Outcome
     started_at: datetime
     finished_at: datetime
-    writes: Writes = field(default_factory=Writes)
+    writes: DeferredEffects = field(default_factory=DeferredEffects)
     reason: str | None = None
     error: str | None = None
     traceback: str | None = None
@@ -116,7 +116,7 @@ class Runner:
         _, failure = call(self._call_in_time, task, context)
         return self._result(task, context, started_at, failure)
 
-    def _call_in_time(self, task: Task, context: CollectingContext) -> None:
+    def _call_in_time(self, task: Task, context: RecordingContext) -> None:
         span = self.settings.handler_timeout
         with at_most(span), Deadline(span) as deadline:
             deadline.call(task.subscription.function, task.event, context)
@@ -136,7 +136,7 @@ class Runner:
 
         return await asyncio.gather(*(run_one(task) for task in tasks))
 
-    async def _call(self, task: Task, context: CollectingContext) -> None:
+    async def _call(self, task: Task, context: RecordingContext) -> None:
         try:
             async with asyncio.timeout(self.settings.handler_timeout.total_seconds()):
                 called = task.subscription.function(task.event, context)
@@ -146,8 +146,8 @@ class Runner:
             # The event loop lets these two through to the whole job; one handler may not end the others.
             raise RuntimeError(f"the handler raised {type(left).__name__}") from left
 
-    def _context(self, task: Task) -> CollectingContext:
-        return CollectingContext(
+    def _context(self, task: Task) -> RecordingContext:
+        return RecordingContext(
             delivery=task.delivery,
             reader=self.reader,
             attempt=task.attempt,
@@ -157,14 +157,14 @@ class Runner:
         )
 
     def _result(
-        self, task: Task, context: CollectingContext, started_at: datetime, failure: BaseException | None
+        self, task: Task, context: RecordingContext, started_at: datetime, failure: BaseException | None
     ) -> Result:
         finished_at = self.clock()
         name = task.subscription.name
         run = Result(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
         if failure is None:
             return run
-        return failed(replace(run, looked=context.looked), failure, RetryPolicy.of(self.settings))
+        return failed(replace(run, looked=context.sessions_read), failure, RetryPolicy.of(self.settings))
 
 
 def waiting(task: Task) -> Result:
@@ -177,7 +177,7 @@ def waiting(task: Task) -> Result:
 
 def failed(run: Result, failure: BaseException, policy: RetryPolicy) -> Result:
     """Say what becomes of a run whose handler, or whose writes, raised: again, moot or dead. Its writes are dropped."""
-    ended = replace(run, writes=Writes(), reason=str(failure))
+    ended = replace(run, writes=DeferredEffects(), reason=str(failure))
     match failure:
         case Moot():
             return replace(ended, outcome=Outcome.MOOT)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from handlers.kit.merge import with_lead
+from handlers.kit.merge import with_clock_skew
 from handlers.kit.session import Session
 from handlers.session_records import session_record
 from ingest.errors import Unreadable
@@ -90,7 +90,7 @@ def moments(
 
 
 def _folded(record: Session, event: SessionEvent, received_at: datetime, clock_skew: timedelta) -> Session:
-    return with_lead(session_record(record, event), event.at, received_at, clock_skew)
+    return with_clock_skew(session_record(record, event), event.at, received_at, clock_skew)
 
 
 def _session_event(row: DeliveryRow, body: bytes) -> SessionEvent | None:

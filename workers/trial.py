@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import structlog
 
-from handlers.kit.authorize import AuthorizeContext, Policy
-from handlers.kit.facts import TooLittleKnown
+from handlers.kit.policies import AuthorizeContext, Policy
+from handlers.kit.policy_support import Indeterminate
 from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.authorize.endpoint import field_map
 from ingest.authorize.responses import ResponseWriter
@@ -101,7 +101,7 @@ def _ask(policy: Policy, question: AuthorizationRequest, contexts: Callable[[Pol
     if isinstance(raised, KeyboardInterrupt):
         raise raised
     notes = tuple(str(line.get("reason") or line["event"]) for line in logs)
-    if isinstance(raised, TooLittleKnown):
+    if isinstance(raised, Indeterminate):
         failure, words = FallbackReason.INDETERMINATE, f"too little is known: {raised}"
         return Say(policy, took, failure=failure, error=words, notes=notes)
     if raised is not None:

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from types import ModuleType
 from typing import TypeVar
 
-from handlers.kit.marks import check_function, file_of, marks_in
-from handlers.kit.signals import bounded
+from handlers.kit.markers import check_function, file_of, markers_in
+from handlers.kit.signals import clamp_delay
 from ingest.errors import WebhooksError
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -28,7 +28,7 @@ class PushFailed(WebhooksError):
     def __init__(self, sentence: str, *, retryable: bool = True, after: timedelta | None = None) -> None:
         super().__init__(sentence)
         self.retryable = retryable
-        self.after = bounded(after)
+        self.after = clamp_delay(after)
 
 
 class Unregistered(PushFailed):
@@ -76,7 +76,7 @@ class OutgoingPush:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedChannel:
+class ChannelPlugin:
     """A function of a plugin that sends pushes."""
 
     name: str
@@ -92,7 +92,7 @@ class OfferedChannel:
 
 
 @dataclass(frozen=True, slots=True)
-class OfferedDevices:
+class DeviceRegistryPlugin:
     """A function of a plugin that knows the devices of users."""
 
     function: Callable[..., object]
@@ -122,7 +122,7 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
     def mark(function: Function) -> Function:
         check_function(function, "channel", MARK)
         is_async = inspect.iscoroutinefunction(function)
-        setattr(function, MARK, OfferedChannel(name, function, to_devices, is_async, file_of(function)))
+        setattr(function, MARK, ChannelPlugin(name, function, to_devices, is_async, file_of(function)))
         return function
 
     return mark
@@ -133,10 +133,10 @@ def devices(function: Function) -> Function:
     check_function(function, "devices", MARK)
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"@devices {function.__name__} must be a plain function; it is called in a thread of its own")
-    setattr(function, MARK, OfferedDevices(function, file_of(function)))
+    setattr(function, MARK, DeviceRegistryPlugin(function, file_of(function)))
     return function
 
 
-def offers_of(module: ModuleType) -> list[OfferedChannel | OfferedDevices]:
+def channel_plugins_of(module: ModuleType) -> list[ChannelPlugin | DeviceRegistryPlugin]:
     """List the channels that a module itself defines, then its devices."""
-    return [*marks_in(module, MARK, OfferedChannel), *marks_in(module, MARK, OfferedDevices)]
+    return [*markers_in(module, MARK, ChannelPlugin), *markers_in(module, MARK, DeviceRegistryPlugin)]

@@ -11,9 +11,9 @@ from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
 from handlers.kit.channel import Device
-from handlers.kit.session import DrivenSession, Session
+from handlers.kit.session import Session, SessionWithDriver
 from handlers.kit.signals import RetryLater
-from handlers.kit.words import Audience, Wording, Words
+from handlers.kit.templates import NotificationTemplate, NotificationText, Recipient
 from ingest.config.settings import Settings
 from ingest.queue.batch import Delivery
 
@@ -43,7 +43,7 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class DeferredStatement:
     """A statement to be run, with the values of its parameters if it names some."""
 
     statement: Executable
@@ -51,11 +51,11 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class Writes:
+class DeferredEffects:
     """What a run wants committed together with its outcome, in the order in which it was asked for."""
 
     pushes: tuple[Push, ...] = ()
-    written: tuple[Write, ...] = ()
+    written: tuple[DeferredStatement, ...] = ()
 
 
 class Reader(Protocol):
@@ -97,13 +97,15 @@ class Context(Protocol):
     def now(self) -> datetime:
         """Tell the time."""
 
-    def audience(self, user_id: str) -> Audience:
+    def audience(self, user_id: str) -> Recipient:
         """Tell in which language and on which clock a user reads; their latest device says it, else the settings."""
 
-    def words(self, wording: Wording, user_id: str, *, kind: str = "", **facts: object) -> Words:
-        """Say something in a user's language and time, from the templates of the wording; see `handlers.kit.words`."""
+    def render(
+        self, wording: NotificationTemplate, user_id: str, *, kind: str = "", **facts: object
+    ) -> NotificationText:
+        """Say something in a user's language and time, from the templates of the wording; see `handlers.kit.templates`."""
 
-    def session(self, session_id: str, *, until: datetime | None = None) -> DrivenSession:
+    def session(self, session_id: str, *, until: datetime | None = None) -> SessionWithDriver:
         """Find a session and its driver.
 
         Raises `RetryLater` while no driver is known: the run goes on when the session has news, or ends moot once
@@ -135,7 +137,7 @@ class Context(Protocol):
         """Tell a driver something, once the outcome of this run is committed; see `Push`."""
 
 
-class CollectingContext:
+class RecordingContext:
     """The context that workers and tests use: it reads at once and only collects what is written."""
 
     def __init__(  # noqa: PLR0913 - all that a handler may touch, by name
@@ -155,16 +157,16 @@ class CollectingContext:
         self._reader = reader
         self._clock = clock
         self._pushes: list[Push] = []
-        self._written: list[Write] = []
+        self._written: list[DeferredStatement] = []
         self._looked: dict[str, Session | None] = {}
 
     @property
-    def writes(self) -> Writes:
+    def writes(self) -> DeferredEffects:
         """What was written so far."""
-        return Writes(tuple(self._pushes), tuple(self._written))
+        return DeferredEffects(tuple(self._pushes), tuple(self._written))
 
     @property
-    def looked(self) -> Mapping[str, Session | None]:
+    def sessions_read(self) -> Mapping[str, Session | None]:
         """The sessions that were asked for, as they were at first; None for one of which nothing was known."""
         return self._looked
 
@@ -172,15 +174,17 @@ class CollectingContext:
         """Tell the time."""
         return self._clock()
 
-    def audience(self, user_id: str) -> Audience:
+    def audience(self, user_id: str) -> Recipient:
         """Ask the user's devices; each may know only one of the two."""
         devices = self._reader.devices(user_id)
-        return Audience(
+        return Recipient(
             next((each.locale for each in devices if each.locale), self.settings.default_locale),
             next((each.time_zone for each in devices if each.time_zone), self.settings.default_time_zone),
         )
 
-    def words(self, wording: Wording, user_id: str, *, kind: str = "", **facts: object) -> Words:
+    def render(
+        self, wording: NotificationTemplate, user_id: str, *, kind: str = "", **facts: object
+    ) -> NotificationText:
         """Fill in the template that fits the user best."""
         return wording.words(
             self.audience(user_id),
@@ -191,13 +195,13 @@ class CollectingContext:
             folder=self.settings.templates_dir,
         )
 
-    def session(self, session_id: str, *, until: datetime | None = None) -> DrivenSession:
+    def session(self, session_id: str, *, until: datetime | None = None) -> SessionWithDriver:
         """Find a session and its driver, or raise `RetryLater`."""
         session = self._reader.session(session_id)
         self._looked.setdefault(session_id, session)
         if session is None or session.user_id is None:
             raise RetryLater("no event of the session has named its driver", until=until, session_id=session_id)
-        return DrivenSession(session.session_id, session.statuses, session.users, session.fees, session.lead)
+        return SessionWithDriver(session.session_id, session.statuses, session.users, session.fees, session.lead)
 
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
         """Run a SELECT now."""
@@ -205,7 +209,7 @@ class CollectingContext:
 
     def write(self, statement: Executable, values: Mapping[str, object] | None = None) -> None:
         """Collect a statement."""
-        self._written.append(Write(statement, values))
+        self._written.append(DeferredStatement(statement, values))
 
     def push(  # noqa: PLR0913 - the parts of a push, by name
         self,

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import Any
 
-MOST_DIGITS = 50
+MAX_DIGITS = 50
 """How many digits a number may have before its point, and how many behind it."""
 
 NUMBER = re.compile(r"[+-]?\d{1,200}(\.\d{1,200})?([eE][+-]?\d{1,9})?", re.ASCII)
 
 # Room for the sum of a googol of such numbers. Were a digit lost all the same, it would raise.
-EXACTLY = Context(prec=4 * MOST_DIGITS, traps=[Inexact, InvalidOperation, Overflow])
+EXACT_CONTEXT = Context(prec=4 * MAX_DIGITS, traps=[Inexact, InvalidOperation, Overflow])
 
 
 def read_decimal(value: Any) -> Decimal:
@@ -31,7 +31,7 @@ def read_decimal(value: Any) -> Decimal:
     exponent = number.as_tuple().exponent
     if not isinstance(exponent, int):  # NaN, Infinity
         raise ValueError("is not a number")  # noqa: TRY004 - what was read is wrong, not how it was asked for
-    if number.adjusted() >= MOST_DIGITS or -exponent > MOST_DIGITS:
+    if number.adjusted() >= MAX_DIGITS or -exponent > MAX_DIGITS:
         raise ValueError("has too many digits")
     return Decimal(format(number or number.copy_abs(), "f"))
 
@@ -40,5 +40,5 @@ def total(amounts: Iterable[tuple[Decimal, int]]) -> Decimal:
     """Add up amounts, each as often as is said beside it."""
     found = Decimal()
     for amount, times in amounts:
-        found = EXACTLY.add(found, EXACTLY.multiply(amount, Decimal(times)))
+        found = EXACT_CONTEXT.add(found, EXACT_CONTEXT.multiply(amount, Decimal(times)))
     return found

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from babel import Locale, UnknownLocaleError
 from babel.dates import format_date, format_time
 
-NEEDS_A_DAY = timedelta(hours=12)
+SHOW_WEEKDAY_AFTER = timedelta(hours=12)
 """From so far away on, a time of day alone may be taken for another day's."""
 
 EUROPE = Locale("en", "150")
@@ -30,7 +30,7 @@ class LocalTime:
             there = at.astimezone(_zone(time_zone))
         except OverflowError:  # the last hours of the calendar, which an event may name
             there = at
-        return cls(there, at - now < NEEDS_A_DAY, _locale(locale))
+        return cls(there, at - now < SHOW_WEEKDAY_AFTER, _locale(locale))
 
     @property
     def time(self) -> str:

@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Self
 
-from handlers.kit.statuses import OUT_OF_TURN, OVER, STATUS_RANK, Anomaly
+from handlers.kit.statuses import FINAL_STATUSES, ORDER_ANOMALIES, STATUS_RANK, Anomaly
 
 EVENT = "event"
 """The source of a fact that one of the session's events told us."""
 DRIVE = "drive"
 """The source of a fact that we read from the Drive API."""
-LAST_WORD = "COMPLETE"
+FINAL_STATUS = "COMPLETE"
 """The status after which nothing changes, when the Drive API has told it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StatusTimes:
     """When a session was first and last said to be in a status, and by whom."""
 
     first_at: datetime
@@ -25,7 +25,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Naming:
+class DriverAssignment:
     """When a user was last named as the session's driver, and by whom."""
 
     at: datetime
@@ -42,7 +42,7 @@ class FeeNotice:
 
 
 @dataclass(frozen=True, slots=True)
-class Lead:
+class ClockSkew:
     """A time that lay ahead of our clock when it came, by more than clocks may differ."""
 
     at: datetime
@@ -63,10 +63,10 @@ class Session:
     """
 
     session_id: str
-    statuses: Mapping[str, Moment] = field(default_factory=dict)
-    users: Mapping[str, Naming] = field(default_factory=dict)
+    statuses: Mapping[str, StatusTimes] = field(default_factory=dict)
+    users: Mapping[str, DriverAssignment] = field(default_factory=dict)
     fees: Mapping[str, FeeNotice] = field(default_factory=dict)
-    lead: Lead | None = None
+    lead: ClockSkew | None = None
     """The time that lay furthest ahead of our clock, if one did."""
 
     @classmethod
@@ -80,8 +80,8 @@ class Session:
 
         A completion that the Drive API has told is the last word, whatever its time: events may come from other clocks.
         """
-        if LAST_WORD in self.statuses and DRIVE in self.statuses[LAST_WORD].sources:
-            return LAST_WORD
+        if FINAL_STATUS in self.statuses and DRIVE in self.statuses[FINAL_STATUS].sources:
+            return FINAL_STATUS
         return max(
             self.statuses,
             key=lambda status: (self.statuses[status].last_at, STATUS_RANK.get(status, 0), status),
@@ -128,7 +128,7 @@ class Session:
     @property
     def is_over(self) -> bool:
         """Whether nothing is running any more, as far as the latest status says."""
-        return self.status in OVER
+        return self.status in FINAL_STATUSES
 
     @property
     def anomalies(self) -> tuple[Anomaly, ...]:
@@ -136,7 +136,7 @@ class Session:
         found = {Anomaly.TWO_USERS} if len(self.users) > 1 else set()
         if self.lead is not None:
             found.add(Anomaly.AHEAD_OF_CLOCK)
-        for anomaly, (before, after) in OUT_OF_TURN.items():
+        for anomaly, (before, after) in ORDER_ANOMALIES.items():
             earlier, later = self.statuses.get(before), self.statuses.get(after)
             if earlier and later and later.last_at > earlier.first_at:
                 found.add(anomaly)
@@ -182,19 +182,22 @@ class Session:
         return cls(
             session_id,
             statuses={
-                status: Moment(at(fact["first_at"]), at(fact["last_at"]), frozenset(fact["sources"]))
+                status: StatusTimes(at(fact["first_at"]), at(fact["last_at"]), frozenset(fact["sources"]))
                 for status, fact in facts.get("statuses", {}).items()
             },
-            users={user_id: Naming(at(fact["at"]), fact["source"]) for user_id, fact in facts.get("users", {}).items()},
+            users={
+                user_id: DriverAssignment(at(fact["at"]), fact["source"])
+                for user_id, fact in facts.get("users", {}).items()
+            },
             fees={
                 fee_type: FeeNotice(at(fact["at"]), at(fact["applies_from"]), fact.get("source", EVENT))
                 for fee_type, fact in facts.get("fees", {}).items()
             },
-            lead=lead and Lead(at(lead["at"]), at(lead["received_at"]), lead["source"]),
+            lead=lead and ClockSkew(at(lead["at"]), at(lead["received_at"]), lead["source"]),
         )
 
 
-class DrivenSession(Session):
+class SessionWithDriver(Session):
     """A session whose driver is known, as `ctx.session` gives it."""
 
     __slots__ = ()

@@ -2,13 +2,13 @@
 
 from datetime import datetime, timedelta
 
-LONGEST_WAIT = timedelta(days=3650)
+MAX_DELAY = timedelta(days=3650)
 """A longer wait counts as this one: what asks for it may do so again, and no time lies beyond the calendar."""
 
 
-def bounded(after: timedelta | None) -> timedelta | None:
+def clamp_delay(after: timedelta | None) -> timedelta | None:
     """Shorten a wait that somebody asks for. Raise TypeError, where they ask, if it is no span of time."""
-    return None if after is None else min(max(after, -LONGEST_WAIT), LONGEST_WAIT)
+    return None if after is None else min(max(after, -MAX_DELAY), MAX_DELAY)
 
 
 class Signal(Exception):
@@ -37,7 +37,7 @@ class RetryLater(Signal):
         if until is not None and until.tzinfo is None:
             raise ValueError("until= needs a time zone, or nobody knows when it has passed")
         super().__init__(reason)
-        self.after = bounded(after)
+        self.after = clamp_delay(after)
         self.until = until
         self.session_id = session_id
 

@@ -46,10 +46,10 @@ STATUSES: Mapping[str, Status] = {
 STATUS_RANK: Mapping[str, int] = {status: rank for rank, status in enumerate(STATUSES, start=1)}
 """What decides between two statuses of the same event time: the higher rank. An unknown status ranks 0, below all."""
 
-STATUS_SAID: Mapping[str, str] = {event: name for name, status in STATUSES.items() for event in status.events}
+STATUS_BY_EVENT: Mapping[str, str] = {event: name for name, status in STATUSES.items() for event in status.events}
 """The status that each event says, by wire name."""
 
-OVER = frozenset(name for name, status in STATUSES.items() if status.is_over)
+FINAL_STATUSES = frozenset(name for name, status in STATUSES.items() if status.is_over)
 """The statuses in which nothing is running any more."""
 
 
@@ -70,7 +70,7 @@ class Anomaly(StrEnum):
     """A time lay ahead of our clock, when it came, by more than `CLOCK_SKEW`."""
 
 
-OUT_OF_TURN: Mapping[Anomaly, tuple[str, str]] = {
+ORDER_ANOMALIES: Mapping[Anomaly, tuple[str, str]] = {
     Anomaly.STARTED_AFTER_COMPLETE: ("COMPLETE", "STARTED"),
     Anomaly.STARTED_AFTER_STOPPED: ("STOPPED", "STARTED"),
     Anomaly.STARTED_AFTER_START_FAILED: ("START_FAILED", "STARTED"),

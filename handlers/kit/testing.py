@@ -37,10 +37,10 @@ import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from handlers.kit.authorize import BalanceFacts, ChargingKeyFacts
 from handlers.kit.channel import Device
-from handlers.kit.context import CollectingContext
-from handlers.kit.identifiers import canonical, spellings
+from handlers.kit.context import RecordingContext
+from handlers.kit.key_identifiers import candidate_spellings, normalize
+from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
 from ingest.events import ChargingRecord, Event, SessionEvent
@@ -50,7 +50,7 @@ from ingest.wire.envelope import Kind
 
 Columns = TypeVarTuple("Columns")
 
-NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
+DEFAULT_NOW = datetime(2025, 6, 12, 12, tzinfo=UTC)
 
 
 class FakeReader:
@@ -90,14 +90,14 @@ def context_for(  # noqa: PLR0913 - all that a handler may touch, by name
     connection: Connection | None = None,
     devices: Sequence[Device] = (),
     settings: Mapping[str, object] | None = None,
-) -> CollectingContext:
+) -> RecordingContext:
     """Make the context in which a handler meets this event: `now` unless given is when the event happened.
 
     Settings are given by their names in lower case, `{"default_locale": "de"}`, and are otherwise their defaults: the
     environment has no say.
     """
-    moment = now or (event.at if isinstance(event, SessionEvent) else NOON)
-    return CollectingContext(
+    moment = now or (event.at if isinstance(event, SessionEvent) else DEFAULT_NOW)
+    return RecordingContext(
         delivery=delivery_of(event, received_at=moment),
         reader=FakeReader(sessions, connection, devices),
         attempt=attempt,
@@ -132,8 +132,8 @@ class FakePolicyContext(FakeReader):
         *,
         settings: Settings,
         now: datetime,
-        keys: Iterable[ChargingKeyFacts] | None,
-        balances: Mapping[str, Decimal | BalanceFacts],
+        keys: Iterable[ChargingKeySnapshot] | None,
+        balances: Mapping[str, Decimal | BalanceSnapshot],
         running: Mapping[str, Collection[str]] | None,
         sessions: Iterable[Session] = (),
         connection: Connection | None = None,
@@ -142,7 +142,7 @@ class FakePolicyContext(FakeReader):
         self.settings = settings
         self.log = structlog.get_logger()
         self._now = now
-        self._keys = None if keys is None else {canonical(key.identifier): key for key in keys}
+        self._keys = None if keys is None else {normalize(key.identifier): key for key in keys}
         self._balances = balances
         self._running = running
 
@@ -150,25 +150,28 @@ class FakePolicyContext(FakeReader):
         """Tell the time."""
         return self._now
 
-    def charging_key(self, identifier: str) -> ChargingKeyFacts | None:
+    def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
         """Find one of the keys, however it is spelt."""
-        spelt = spellings(identifier, self.settings.authorize_key_bytes)
+        spelt = candidate_spellings(identifier, self.settings.authorize_key_bytes)
         return next((self._keys[each] for each in spelt if each in self._keys), None) if self._keys else None
 
-    def keys_read_at(self) -> datetime | None:
+    def keys_synced_at(self) -> datetime | None:
         """Say when: now, or when one of the keys was read."""
         if self._keys is None:
             return None
         return min((key.read_at for key in self._keys.values() if key.read_at is not None), default=self._now)
 
-    def balance(self, user_id: str) -> BalanceFacts | None:
+    def balance(self, user_id: str) -> BalanceSnapshot | None:
         """Find one of the balances."""
         found = self._balances.get(user_id)
-        return BalanceFacts(found, self._now) if isinstance(found, Decimal) else found
+        return BalanceSnapshot(found, self._now) if isinstance(found, Decimal) else found
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
         """Name those that were given for the key and for the user."""
-        names = (*(spellings(key, self.settings.authorize_key_bytes) if key else ()), *((user_id,) if user_id else ()))
+        names = (
+            *(candidate_spellings(key, self.settings.authorize_key_bytes) if key else ()),
+            *((user_id,) if user_id else ()),
+        )
         return {each for name in names for each in (self._running or {}).get(name, ())}
 
     def sessions_read_at(self) -> datetime | None:
@@ -176,18 +179,18 @@ class FakePolicyContext(FakeReader):
         return None if self._running is None else self._now
 
 
-def question(**parts: Any) -> AuthorizationRequest:
+def authorization_request(**parts: Any) -> AuthorizationRequest:
     """Make a question at a charger; what is not named is not known, but that it came in Plugsurfing's form at noon."""
-    return AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": NOON, **parts})
+    return AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": DEFAULT_NOW, **parts})
 
 
-def asking(  # noqa: PLR0913 - all that a policy may ask, by name
+def policy_context(  # noqa: PLR0913 - all that a policy may ask, by name
     *,
-    keys: Iterable[ChargingKeyFacts] | None = (),
-    balances: Mapping[str, Decimal | BalanceFacts] | None = None,
+    keys: Iterable[ChargingKeySnapshot] | None = (),
+    balances: Mapping[str, Decimal | BalanceSnapshot] | None = None,
     running: Mapping[str, Collection[str]] | None = MappingProxyType({}),
     sessions: Iterable[Session] = (),
-    now: datetime = NOON,
+    now: datetime = DEFAULT_NOW,
     connection: Connection | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> FakePolicyContext:

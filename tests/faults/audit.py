@@ -11,8 +11,8 @@ from functools import reduce
 
 from sqlalchemy import Row, func, select
 
-from handlers.kit.cdrs import cdrs
-from handlers.kit.merge import merge, with_lead
+from handlers.kit.cdr_table import cdrs
+from handlers.kit.merge import merge, with_clock_skew
 from handlers.session_records import session_of
 from ingest.config.settings import load_settings
 from ingest.events import (
@@ -94,7 +94,7 @@ def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
             books.lost.append(f"{row.id} has another body than was sent")
         event = decode(Kind(row.kind), row.body)
         if isinstance(event, SessionEvent):
-            told[event.session_id].append(with_lead(session_of(event), event.at, row.received_at, stage.skew))
+            told[event.session_id].append(with_clock_skew(session_of(event), event.at, row.received_at, stage.skew))
         _compare_outcomes(books, row, event, done, asked)
         if isinstance(event, ChargingRecord) and amounts.pop(row.id, None) != Decimal(event.document["cost"]["total"]):
             books.lost.append(f"{row.id} has no record of its amount")

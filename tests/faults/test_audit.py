@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import delete, insert, update
 
-from handlers.kit.cdrs import cdrs
-from handlers.kit.merge import with_lead
+from handlers.kit.cdr_table import cdrs
+from handlers.kit.merge import with_clock_skew
 from handlers.session_records import session_of
 from ingest.events import decode
 from ingest.wire.envelope import Kind
@@ -40,7 +40,7 @@ def stage(tmp_path):
         for number, each in enumerate(ITEMS.values()):
             said, received_at = decode(each.kind, each.body), BEGAN_AT + timedelta(seconds=number)
             if each.kind is Kind.EVENTS:
-                part = with_lead(session_of(said), said.at, received_at, SKEW)
+                part = with_clock_skew(session_of(said), said.at, received_at, SKEW)
                 sessions.merge(conn, {said.session_id: lambda _known, part=part: part})
             conn.execute(
                 insert(deliveries).values(

@@ -5,16 +5,16 @@ import pytest
 
 from handlers import Allowed
 from handlers.authorize_balance import must_have_credit
-from handlers.kit.authorize import BalanceFacts, ChargingKeyFacts
-from handlers.kit.facts import TooLittleKnown
-from handlers.kit.testing import NOON, asking, question
+from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
+from handlers.kit.policy_support import Indeterminate
+from handlers.kit.testing import DEFAULT_NOW, authorization_request, policy_context
 
-KEY = ChargingKeyFacts("04a1b2c3", enabled=True, contract_id="DE-ABC-C1")
+KEY = ChargingKeySnapshot("04a1b2c3", enabled=True, contract_id="DE-ABC-C1")
 
 
 def said(asked, least="5", holder="contract", **context):
     settings = {"authorize_least_balance": Decimal(least), "authorize_holder": holder}
-    decision = must_have_credit(asked, asking(settings=settings | context.pop("settings", {}), **context))
+    decision = must_have_credit(asked, policy_context(settings=settings | context.pop("settings", {}), **context))
     return decision and decision.allowed
 
 
@@ -30,7 +30,7 @@ def said(asked, least="5", holder="contract", **context):
 )
 def test_the_balance_is_compared_to_its_last_digit(amount, least, answer):
     balances = {"DE-ABC-C1": Decimal(amount)}
-    assert said(question(key="04A1B2C3"), least, keys=[KEY], balances=balances) is answer
+    assert said(authorization_request(key="04A1B2C3"), least, keys=[KEY], balances=balances) is answer
 
 
 @pytest.mark.parametrize(
@@ -43,32 +43,32 @@ def test_the_balance_is_compared_to_its_last_digit(amount, least, answer):
     ],
 )
 def test_whose_key_it_is_is_found_where_the_settings_say(holder, document, user_id):
-    asked = question(key="C3B2A104", document=document)
+    asked = authorization_request(key="C3B2A104", document=document)
     assert said(asked, holder=holder, keys=[KEY], balances={user_id: Decimal(1)}) is Allowed.NO_CREDIT
 
 
 @pytest.mark.parametrize(
     ("asked", "holder", "context"),
     [
-        (question(), "contract", {"balances": {"DE-ABC-C1": Decimal(1)}}),
-        (question(key="ff"), "contract", {"balances": {"DE-ABC-C1": Decimal(1)}}),
-        (question(key="04a1b2c3", document={"driver": None}), "/driver", {}),
-        (question(key="04a1b2c3", document={"driver": True}), "/driver", {}),
-        (question(key="04a1b2c3", document={"driver": "u" * 501}), "/driver", {}),
-        (question(key="04a1b2c3"), "contract", {}),
+        (authorization_request(), "contract", {"balances": {"DE-ABC-C1": Decimal(1)}}),
+        (authorization_request(key="ff"), "contract", {"balances": {"DE-ABC-C1": Decimal(1)}}),
+        (authorization_request(key="04a1b2c3", document={"driver": None}), "/driver", {}),
+        (authorization_request(key="04a1b2c3", document={"driver": True}), "/driver", {}),
+        (authorization_request(key="04a1b2c3", document={"driver": "u" * 501}), "/driver", {}),
+        (authorization_request(key="04a1b2c3"), "contract", {}),
         (
-            question(key="04a1b2c3"),
+            authorization_request(key="04a1b2c3"),
             "contract",
-            {"balances": {"DE-ABC-C1": BalanceFacts(Decimal(1), NOON - timedelta(hours=25))}},
+            {"balances": {"DE-ABC-C1": BalanceSnapshot(Decimal(1), DEFAULT_NOW - timedelta(hours=25))}},
         ),
     ],
 )
 def test_where_too_little_is_known_it_passes_or_fails_as_it_is_set(asked, holder, context):
     assert said(asked, holder=holder, keys=[KEY], **context) is None
-    with pytest.raises(TooLittleKnown):
+    with pytest.raises(Indeterminate):
         said(asked, holder=holder, keys=[KEY], settings={"authorize_without_facts": "fail"}, **context)
 
 
 def test_an_old_balance_is_good_for_as_long_as_it_is_set():
-    balances = {"DE-ABC-C1": BalanceFacts(Decimal(1), NOON - timedelta(hours=23))}
-    assert said(question(key="04a1b2c3"), keys=[KEY], balances=balances) is Allowed.NO_CREDIT
+    balances = {"DE-ABC-C1": BalanceSnapshot(Decimal(1), DEFAULT_NOW - timedelta(hours=23))}
+    assert said(authorization_request(key="04a1b2c3"), keys=[KEY], balances=balances) is Allowed.NO_CREDIT

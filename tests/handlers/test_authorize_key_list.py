@@ -4,19 +4,19 @@ import pytest
 
 from handlers import Allowed
 from handlers.authorize_key_list import must_be_listed
-from handlers.kit.authorize import ChargingKeyFacts
-from handlers.kit.facts import TooLittleKnown
-from handlers.kit.testing import NOON, asking, question
+from handlers.kit.policies import ChargingKeySnapshot
+from handlers.kit.policy_support import Indeterminate
+from handlers.kit.testing import DEFAULT_NOW, authorization_request, policy_context
 
 AS_DRIVE_WRITES_IT = "04a1b2c3"
 
 
 def key(**parts):
-    return ChargingKeyFacts(**{"identifier": AS_DRIVE_WRITES_IT, "enabled": True, "read_at": NOON, **parts})
+    return ChargingKeySnapshot(**{"identifier": AS_DRIVE_WRITES_IT, "enabled": True, "read_at": DEFAULT_NOW, **parts})
 
 
 def said(asked, *keys, **context):
-    decision = must_be_listed(question(key=asked), asking(keys=keys, **context))
+    decision = must_be_listed(authorization_request(key=asked), policy_context(keys=keys, **context))
     return decision and decision.allowed
 
 
@@ -51,10 +51,10 @@ def test_a_key_that_is_not_hexadecimal_is_the_same_only_as_itself():
     ("listed", "answer"),
     [
         (key(enabled=False), Allowed.BLOCKED),
-        (key(valid_to=NOON), Allowed.EXPIRED),
-        (key(valid_to=NOON - timedelta(days=1)), Allowed.EXPIRED),
-        (key(enabled=False, valid_to=NOON), Allowed.BLOCKED),
-        (key(valid_to=NOON + timedelta(seconds=1)), None),
+        (key(valid_to=DEFAULT_NOW), Allowed.EXPIRED),
+        (key(valid_to=DEFAULT_NOW - timedelta(days=1)), Allowed.EXPIRED),
+        (key(enabled=False, valid_to=DEFAULT_NOW), Allowed.BLOCKED),
+        (key(valid_to=DEFAULT_NOW + timedelta(seconds=1)), None),
         (key(identifier="04a1b2c4"), Allowed.NOT_ALLOWED),
     ],
 )
@@ -71,16 +71,18 @@ def test_a_list_without_keys_lets_nobody_charge():
     [
         (None, {"keys": (key(),)}),
         ("04a1b2c3", {"keys": None}),
-        ("04a1b2c4", {"keys": (key(read_at=NOON - timedelta(days=2)),)}),
+        ("04a1b2c4", {"keys": (key(read_at=DEFAULT_NOW - timedelta(days=2)),)}),
     ],
     ids=["no key in the question", "never read", "read too long ago"],
 )
 def test_where_too_little_is_known_it_passes_or_fails_as_it_is_set(asked, context):
-    assert must_be_listed(question(key=asked), asking(**context)) is None
-    with pytest.raises(TooLittleKnown):
-        must_be_listed(question(key=asked), asking(**context, settings={"authorize_without_facts": "fail"}))
+    assert must_be_listed(authorization_request(key=asked), policy_context(**context)) is None
+    with pytest.raises(Indeterminate):
+        must_be_listed(
+            authorization_request(key=asked), policy_context(**context, settings={"authorize_without_facts": "fail"})
+        )
 
 
 def test_an_old_list_is_good_for_as_long_as_it_is_set():
-    old = key(read_at=NOON - timedelta(hours=23))
+    old = key(read_at=DEFAULT_NOW - timedelta(hours=23))
     assert said("04a1b2c4", old) is Allowed.NOT_ALLOWED

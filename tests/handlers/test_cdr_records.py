@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete, insert, select
 from structlog.testing import capture_logs
 
-from handlers.cdr_records import FIELDS, NOT_NAMED, cdr_record
-from handlers.kit.cdrs import cdrs
-from handlers.kit.decimals import MOST_DIGITS
+from handlers.cdr_records import FIELDS, MISSING_REQUEST_ID, cdr_record
+from handlers.kit.cdr_table import cdrs
+from handlers.kit.decimals import MAX_DIGITS
 from handlers.kit.testing import context_for
 from ingest.errors import Unreadable
 from ingest.events import decode
@@ -156,7 +156,7 @@ def test_every_field_may_be_of_a_wrong_type(ledger):
 def test_a_cdr_that_says_nothing_we_know_is_a_row_all_the_same(ledger):
     row = recorded(ledger, {"wholly": "different"})
     assert [row._asdict()[name] for name in FIELDS] == [None] * len(FIELDS)
-    assert (row.document, row.notes) == ('{"wholly": "different"}', [NOT_NAMED])
+    assert (row.document, row.notes) == ('{"wholly": "different"}', [MISSING_REQUEST_ID])
 
 
 def test_the_request_id_is_looked_for_in_the_body_and_then_in_the_header(ledger):
@@ -168,13 +168,13 @@ def test_the_request_id_is_looked_for_in_the_body_and_then_in_the_header(ledger)
 
 def test_without_a_request_id_there_is_a_warning(ledger):
     (log,) = handle(ledger, b"{}", headers={"user-agent": "Plugsurfing"})
-    assert (log["log_level"], log["event"], log["reason"]) == ("warning", "cdr.not_named", NOT_NAMED)
+    assert (log["log_level"], log["event"], log["reason"]) == ("warning", "cdr.not_named", MISSING_REQUEST_ID)
     assert row_of(ledger).request_id is None
 
 
 def test_a_request_id_that_would_have_to_be_cut_is_none(ledger):
     row = recorded(ledger, {"requestId": "x" * 201})
-    assert (row.request_id, row.notes) == (None, [NOT_NAMED, "request_id is too long"])
+    assert (row.request_id, row.notes) == (None, [MISSING_REQUEST_ID, "request_id is too long"])
 
 
 def test_settings_tell_where_fields_are(ledger):
@@ -261,7 +261,7 @@ def test_an_amount_is_kept_to_its_last_digit_or_said_to_have_too_many(engine, wr
         rows = {row.delivery_id: row for row in conn.execute(select(cdrs))}
     for place, (number, _) in enumerate(written):
         row, told = rows[f"d{place}"], Decimal(number)
-        fits = told.adjusted() < MOST_DIGITS and -told.as_tuple().exponent <= MOST_DIGITS
+        fits = told.adjusted() < MAX_DIGITS and -told.as_tuple().exponent <= MAX_DIGITS
         assert row.amount == (told if fits else None)
         assert row.notes == ([] if fits else ["amount has too many digits"])
         assert number in row.document

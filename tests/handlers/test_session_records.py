@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.merge import FEES_KEPT, USERS_KEPT, merge
-from handlers.kit.session import FeeNotice, Moment, Naming, Session
+from handlers.kit.session import DriverAssignment, FeeNotice, Session, StatusTimes
 from handlers.session_records import session_of, session_record
 from ingest.events import (
     SessionComplete,
@@ -85,7 +85,7 @@ def test_what_is_missing_may_arrive_after_the_record_was_stored(data, history):
 )
 def test_an_event_says_its_status_its_user_and_when(kind, status):
     assert session_of(kind(session_id="S", user_id="user1", at=AT)) == Session(
-        "S", statuses={status: Moment(AT, AT, SOURCE)}, users={"user1": Naming(AT, "event")}
+        "S", statuses={status: StatusTimes(AT, AT, SOURCE)}, users={"user1": DriverAssignment(AT, "event")}
     )
 
 
@@ -100,7 +100,7 @@ def test_a_fee_warning_says_no_status():
 
 def test_an_event_that_we_do_not_know_names_its_user_and_says_no_status():
     event = SessionEvent(name="SESSION_PAUSED", session_id="S", user_id="user1", at=AT)
-    assert session_of(event) == Session("S", users={"user1": Naming(AT, "event")})
+    assert session_of(event) == Session("S", users={"user1": DriverAssignment(AT, "event")})
 
 
 def test_a_whole_session():

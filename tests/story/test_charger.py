@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from handlers.kit.session import Moment, Session
+from handlers.kit.session import Session, StatusTimes
 from workers.ledger import authorizations, charging_keys, drive_readings, sessions
 from workers.ledger.authorizations import Wanted
 from workers.ledger.charging_keys import KeyRow
@@ -95,7 +95,7 @@ def test_what_the_ledger_knows_decides_and_the_decision_is_kept(lane, ledger):
     assert [asked(key) for key in ("A204", "04a3", "04a4")] == ["BLOCKED", "EXPIRED", "NOT_ALLOWED"]
 
     now = datetime.now(UTC)
-    started = {"STARTED": Moment(now, now, frozenset({"event"}))}
+    started = {"STARTED": StatusTimes(now, now, frozenset({"event"}))}
     with ledger.begin() as conn:
         sessions.merge(conn, {"s1": lambda known: Session(known.session_id, started)})
     eventually(lambda: asked("a104") == "NOT_ALLOWED")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from handlers.kit.statuses import OVER
+from handlers.kit.statuses import FINAL_STATUSES
 from workers.alerts import Alert, AlertKind, find_alerts, raise_alert, resolve_alerts, resolve_by_id
 from workers.ledger.engine import open_ledger
 from workers.ledger.schema import metadata
@@ -81,4 +81,4 @@ def test_a_subject_may_be_anything_that_plugsurfing_calls_its_own(engine):
 
 
 def test_the_index_of_open_sessions_knows_the_statuses_in_which_they_are_over():
-    assert {word.strip(" ()'") for word in str(IS_OPEN).partition("NOT IN")[2].split(",")} == OVER
+    assert {word.strip(" ()'") for word in str(IS_OPEN).partition("NOT IN")[2].split(",")} == FINAL_STATUSES

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from handlers.cdr_records import cdr_record
-from handlers.kit.subscribe import MARK
+from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Batch, Delivery, new_batch_id

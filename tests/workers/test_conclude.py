@@ -8,7 +8,7 @@ import pytest
 import redis
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, event, insert, select
 
-from handlers.kit.context import Push, Write, Writes
+from handlers.kit.context import DeferredEffects, DeferredStatement, Push
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
 from workers.conclude import conclude
@@ -40,9 +40,9 @@ def equipment(database_url: str, tmp_path: Path) -> Equipment:
     return Equipment(settings, Plugins(()), engine, redis.Redis(), open_channels(settings))
 
 
-def ran(number: int, *wanted: Write, attempt: int = 1) -> Result:
+def ran(number: int, *wanted: DeferredStatement, attempt: int = 1) -> Result:
     push = Push("u1", "title", "body", f"key {number}")
-    return Result(f"d{number}", "note", attempt, Outcome.DONE, NOON, NOON, Writes((push,), wanted))
+    return Result(f"d{number}", "note", attempt, Outcome.DONE, NOON, NOON, DeferredEffects((push,), wanted))
 
 
 def concluded(equipment: Equipment, results: list[Result]) -> dict[str, Outcome]:
@@ -69,17 +69,19 @@ def written(equipment: Equipment) -> list[str]:
 @pytest.mark.parametrize(
     "bad",
     [
-        Write(insert(never_made).values(text="lost")),
-        Write(insert(grown).values(text="lost", never_added="lost")),
-        Write(NOTE, {"text": "lost", "number": 2**70}),
-        Write(NOTE, {"text": "lost \ud800", "number": 1}),
-        Write(insert(notes).values(text="lost \ud800", number=1)),
-        Write(NOTE, {"text": "lost", "number": object()}),
+        DeferredStatement(insert(never_made).values(text="lost")),
+        DeferredStatement(insert(grown).values(text="lost", never_added="lost")),
+        DeferredStatement(NOTE, {"text": "lost", "number": 2**70}),
+        DeferredStatement(NOTE, {"text": "lost \ud800", "number": 1}),
+        DeferredStatement(insert(notes).values(text="lost \ud800", number=1)),
+        DeferredStatement(NOTE, {"text": "lost", "number": object()}),
     ],
     ids=["no table", "no column", "a large number", "half a character", "half a character at once", "no value"],
 )
-def test_what_a_run_cannot_write_is_its_own_failure(equipment: Equipment, bad: Write) -> None:
-    results = [ran(number, Write(NOTE, {"text": f"note {number}", "number": number})) for number in range(7)]
+def test_what_a_run_cannot_write_is_its_own_failure(equipment: Equipment, bad: DeferredStatement) -> None:
+    results = [
+        ran(number, DeferredStatement(NOTE, {"text": f"note {number}", "number": number})) for number in range(7)
+    ]
     results[3] = ran(3, bad)
     found = concluded(equipment, results)
     assert found.pop("d3") is Outcome.AGAIN
@@ -89,8 +91,10 @@ def test_what_a_run_cannot_write_is_its_own_failure(equipment: Equipment, bad: W
 
 @pytest.mark.parametrize("title", [{"en": "Fee"}, None, object(), "half a character \ud800"])
 def test_what_a_run_cannot_push_is_its_own_failure(equipment: Equipment, title: object) -> None:
-    results = [ran(number, Write(NOTE, {"text": f"note {number}", "number": number})) for number in range(5)]
-    results[3] = replace(results[3], writes=Writes((Push("u1", title, "body", "key"),)))
+    results = [
+        ran(number, DeferredStatement(NOTE, {"text": f"note {number}", "number": number})) for number in range(5)
+    ]
+    results[3] = replace(results[3], writes=DeferredEffects((Push("u1", title, "body", "key"),)))
     found = concluded(equipment, results)
     assert found.pop("d3") is Outcome.AGAIN
     assert set(found.values()) == {Outcome.DONE}
@@ -100,7 +104,7 @@ def test_what_a_run_cannot_push_is_its_own_failure(equipment: Equipment, title: 
 
 def test_a_run_that_never_can_write_is_dead_in_the_end(equipment: Equipment) -> None:
     last = equipment.settings.retry_attempts
-    assert concluded(equipment, [ran(1, Write(insert(never_made)), attempt=last)]) == {"d1": Outcome.DEAD}
+    assert concluded(equipment, [ran(1, DeferredStatement(insert(never_made)), attempt=last)]) == {"d1": Outcome.DEAD}
 
 
 def test_a_database_out_of_order_is_no_runs_failure(equipment: Equipment) -> None:
@@ -112,4 +116,4 @@ def test_a_database_out_of_order_is_no_runs_failure(equipment: Equipment) -> Non
 
     event.listen(equipment.engine, "before_cursor_execute", become_read_only)
     with pytest.raises(LedgerUnavailable, match="cannot be used"):
-        concluded(equipment, [ran(1, Write(NOTE, {"text": "kept"})), ran(2)])
+        concluded(equipment, [ran(1, DeferredStatement(NOTE, {"text": "kept"})), ran(2)])

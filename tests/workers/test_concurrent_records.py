@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
 
-from handlers.kit.merge import merge, with_lead
+from handlers.kit.merge import merge, with_clock_skew
 from handlers.kit.session import Session
 from handlers.session_records import session_record
 from ingest.events import (
@@ -71,7 +71,7 @@ def told(history: Sequence[SessionEvent]) -> dict[str, Session]:
     facts: dict[str, Session] = {}
     for event in history:
         known = facts.get(event.session_id, Session.empty(event.session_id))
-        facts[event.session_id] = with_lead(session_record(known, event), event.at, AT, 5 * MINUTE)
+        facts[event.session_id] = with_clock_skew(session_record(known, event), event.at, AT, 5 * MINUTE)
     return facts
 
 

@@ -130,7 +130,7 @@ def test_the_plugin_on_the_page_works_as_it_stands(folder):
     written(folder, f"{name}.py", plugin)
     found = loaded(folder, name).subscriptions[-1]
     assert found.name == "thank_the_driver"
-    assert found.takes(COMPLETE)
+    assert found.matches(COMPLETE)
 
 
 @pytest.mark.parametrize(

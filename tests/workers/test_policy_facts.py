@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from handlers.kit.testing import NOON
+from handlers.kit.testing import DEFAULT_NOW
 from ingest.config.settings import load_settings
 from workers import policy_facts
 from workers.drive.errors import DriveUnavailable, NotInDrive
@@ -53,7 +53,7 @@ class Drive:
 @pytest.fixture
 def clock(monkeypatch) -> list[datetime]:
     """The time that the duties see: the last one in the list."""
-    times = [NOON]
+    times = [DEFAULT_NOW]
     monkeypatch.setattr(policy_facts, "now", lambda: times[-1])
     return times
 
@@ -87,15 +87,15 @@ def ask(equipment, key, at):
 def test_the_list_is_read_when_it_is_due_and_not_before(equipment_on, clock):
     equipment, drive = equipment_on(), Drive()
     duty = ReadKeys(equipment, drive)
-    drive.keys[None] = [ChargingKey(identifier="04:A1", contract_id="c1", valid_to=NOON, visual_number="1")]
+    drive.keys[None] = [ChargingKey(identifier="04:A1", contract_id="c1", valid_to=DEFAULT_NOW, visual_number="1")]
     duty.run()
     duty.run()
     assert drive.calls == 1
     assert listed(equipment) == {
-        "04a1": KeyRow("04a1", enabled=True, valid_to=NOON, contract_id="c1", visual_number="1")
+        "04a1": KeyRow("04a1", enabled=True, valid_to=DEFAULT_NOW, contract_id="c1", visual_number="1")
     }
-    assert (standing(equipment).read_at, standing(equipment).rows_read) == (NOON, 1)
-    clock.append(NOON + timedelta(minutes=5))
+    assert (standing(equipment).read_at, standing(equipment).rows_read) == (DEFAULT_NOW, 1)
+    clock.append(DEFAULT_NOW + timedelta(minutes=5))
     drive.keys[None] = []
     duty.run()
     assert listed(equipment) == {}
@@ -116,13 +116,13 @@ def test_a_reading_that_fails_in_the_middle_leaves_the_last_list(equipment_on, c
     duty = ReadKeys(equipment, drive)
     drive.keys[None] = [ChargingKey(identifier="01"), ChargingKey(identifier="02")]
     duty.run()
-    clock.append(NOON + timedelta(minutes=5))
+    clock.append(DEFAULT_NOW + timedelta(minutes=5))
     drive.keys[None] = [ChargingKey(identifier="01", enabled=False), ChargingKey(identifier="03")]
     drive.breaks_after = 1
     with pytest.raises(DriveUnavailable):
         duty.run()
     assert {key: row.enabled for key, row in listed(equipment).items()} == {"01": True, "02": True}
-    assert (standing(equipment).read_at, standing(equipment).failed_at) == (NOON, clock[-1])
+    assert (standing(equipment).read_at, standing(equipment).failed_at) == (DEFAULT_NOW, clock[-1])
     drive.breaks_after = None
     duty.run()
     assert set(listed(equipment)) == {"01", "02"}
@@ -137,14 +137,14 @@ def test_a_question_about_an_unknown_key_has_the_list_read_early(equipment_on, c
     duty = ReadKeys(equipment, drive)
     drive.keys[None] = [ChargingKey(identifier="04a1")]
     duty.run()
-    ask(equipment, "a104", NOON + timedelta(seconds=5))
-    clock.append(NOON + timedelta(minutes=1))
+    ask(equipment, "a104", DEFAULT_NOW + timedelta(seconds=5))
+    clock.append(DEFAULT_NOW + timedelta(minutes=1))
     duty.run()
     assert drive.calls == 1
-    ask(equipment, "04a2", NOON + timedelta(seconds=6))
+    ask(equipment, "04a2", DEFAULT_NOW + timedelta(seconds=6))
     duty.run()
     assert drive.calls == 2
-    clock.append(NOON + timedelta(minutes=2))
+    clock.append(DEFAULT_NOW + timedelta(minutes=2))
     duty.run()
     assert drive.calls == 2
 
@@ -178,8 +178,8 @@ def test_a_question_about_an_unknown_key_does_not_have_the_list_read_twice_at_on
     equipment, drive = equipment_on(), Drive()
     duty, other_drive = two_clocks(equipment, drive, clock, pages=3, page_takes=timedelta(seconds=10))
     ReadKeys(equipment, Drive()).run()
-    clock.append(NOON + timedelta(minutes=2))
-    ask(equipment, "04a2", NOON + timedelta(seconds=6))
+    clock.append(DEFAULT_NOW + timedelta(minutes=2))
+    ask(equipment, "04a2", DEFAULT_NOW + timedelta(seconds=6))
     duty.run()
     assert (drive.calls, other_drive.calls) == (1, 0)
 
@@ -203,7 +203,7 @@ def test_where_contracts_are_users_their_balances_are_read_before_anybody_asks(e
     duty.run()
     assert drive.calls == 3
     with reading(equipment.engine) as conn:
-        found = {one.user_id: one.amount for one in balances.read_since(conn, NOON - timedelta(1))}
+        found = {one.user_id: one.amount for one in balances.read_since(conn, DEFAULT_NOW - timedelta(1))}
     assert found == {"c1": Decimal("10.00"), "c2": None}
 
 
@@ -236,7 +236,7 @@ def test_a_balance_that_cannot_be_read_stays_what_it_was_and_is_tried_again(equi
 def test_no_more_balances_are_read_than_are_allowed(equipment_on, clock):
     equipment, drive = equipment_on(authorize_balances_a_minute=6), Drive()
     with equipment.engine.begin() as conn:
-        balances.want(conn, [f"u{number}" for number in range(20)], NOON, older_than=timedelta())
+        balances.want(conn, [f"u{number}" for number in range(20)], DEFAULT_NOW, older_than=timedelta())
     ReadBalances(equipment, drive).run()
     assert drive.calls == 1
 

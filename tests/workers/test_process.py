@@ -19,7 +19,7 @@ from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine
 
 from handlers import Context, GiveUp, Moot, RetryLater, on, record
 from handlers.kit.session import Session
-from handlers.kit.subscribe import MARK
+from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
 from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from handlers import on
-from handlers.kit.subscribe import MARK
+from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
 from ingest.events import Event, SessionStarted
 from workers.ledger.deliveries import DeliveryRow, RunRow

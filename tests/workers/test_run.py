@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from handlers.kit.context import Push, Writes
+from handlers.kit.context import DeferredEffects, Push
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from workers import run
 from workers.ledger.outcomes import Outcome
@@ -20,7 +20,7 @@ POLICY = RetryPolicy(attempts=3, first=timedelta(seconds=2), longest=HOUR)
 
 
 def after(failure: BaseException, attempt: int = 1) -> Result:
-    writes = Writes(pushes=(Push("driver", "title", "body", "key"),))
+    writes = DeferredEffects(pushes=(Push("driver", "title", "body", "key"),))
     return failed(Result("id", "handler", attempt, Outcome.DONE, AT, AT, writes), failure, POLICY)
 
 
@@ -45,7 +45,7 @@ def test_what_a_handler_raises_decides_its_outcome(failure: BaseException, attem
 
 
 def test_a_run_that_failed_writes_nothing() -> None:
-    assert after(ValueError("odd")).writes == Writes()
+    assert after(ValueError("odd")).writes == DeferredEffects()
 
 
 def test_an_error_leaves_a_traceback_and_a_signal_its_reason() -> None:

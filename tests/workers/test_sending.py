@@ -10,8 +10,8 @@ from sqlalchemy import update
 from starlette.responses import Response
 
 from handlers import Device
-from handlers.kit.channel import OfferedChannel, OfferedDevices, PushFailed
-from handlers.kit.session import Moment, Session
+from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, PushFailed
+from handlers.kit.session import Session, StatusTimes
 from ingest.queue.queues import connect_redis
 from workers import sending
 from workers.breaker import FAILURES, Breaker
@@ -28,15 +28,16 @@ DOWN = Response(status_code=503)
 SOON = timedelta(minutes=10)
 
 
-def offering(function: Callable[..., object], name: str = "own", *, to_devices: bool = False) -> OfferedChannel:
-    return OfferedChannel(name, function, to_devices, is_async=False, file="plugin.py")
+def offering(function: Callable[..., object], name: str = "own", *, to_devices: bool = False) -> ChannelPlugin:
+    return ChannelPlugin(name, function, to_devices, is_async=False, file="plugin.py")
 
 
 def session_is(home, session_id: str, status: str) -> None:
     at = datetime.now(UTC)
     with home.equipment.engine.begin() as ledger:
         sessions.merge(
-            ledger, {session_id: lambda old: Session(old.session_id, {status: Moment(at, at, frozenset({"event"}))})}
+            ledger,
+            {session_id: lambda old: Session(old.session_id, {status: StatusTimes(at, at, frozenset({"event"}))})},
         )
 
 
@@ -190,7 +191,7 @@ def test_a_registry_that_breaks_costs_no_push(house, until):
         return found
 
     channel = offering(lambda push: sent.append(push.device.token), to_devices=True)
-    home = house(Plugins((), (channel,), OfferedDevices(registry, "plugin.py")), push="own")
+    home = house(Plugins((), (channel,), DeviceRegistryPlugin(registry, "plugin.py")), push="own")
     home.push()
     until(lambda: send_due(home.equipment))
     assert sent == ["token"]
@@ -207,7 +208,7 @@ def test_a_registry_that_hangs_keeps_its_places_and_costs_no_push(house, until):
         return [Device("token")]
 
     channel = offering(lambda push: sent.append(push.id), to_devices=True)
-    plugins = Plugins((), (channel,), OfferedDevices(registry, "plugin.py"))
+    plugins = Plugins((), (channel,), DeviceRegistryPlugin(registry, "plugin.py"))
     home = house(plugins, push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
         home.push(number)
@@ -228,7 +229,7 @@ def test_a_device_that_hangs_does_not_keep_the_push_from_the_others(house):
         if push.device.token == "hangs":
             ends.wait(20)
 
-    registry = OfferedDevices(lambda _user: [Device("hangs"), Device("works")], "plugin.py")
+    registry = DeviceRegistryPlugin(lambda _user: [Device("hangs"), Device("works")], "plugin.py")
     plugins = Plugins((), (offering(send, to_devices=True),), registry)
     home = house(plugins, push="own", push_timeout="1s", retry_first="1m")
     home.push()

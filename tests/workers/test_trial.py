@@ -5,9 +5,9 @@ import json
 import pytest
 
 from handlers import Allowed, Decision
-from handlers.kit.authorize import Policy
-from handlers.kit.facts import too_little
-from handlers.kit.testing import asking
+from handlers.kit.policies import Policy
+from handlers.kit.policy_support import indeterminate
+from handlers.kit.testing import policy_context
 from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
@@ -17,7 +17,7 @@ BODY = b'{"keyIdentifier": "04A1", "sessionId": "s1"}'
 
 
 def passes(question, ctx):
-    return too_little("nobody knows", ctx)
+    return indeterminate("nobody knows", ctx)
 
 
 async def refuses(question, ctx):
@@ -42,7 +42,7 @@ def tried(tmp_path):
         settings = load_settings(data_dir=tmp_path, **overrides)
         question, can_be_read = read_question(form, uid, body, settings)
         policies = [policy(function) for function in functions]
-        context = asking(settings={"authorize_without_facts": settings.authorize_without_facts})
+        context = policy_context(settings={"authorize_without_facts": settings.authorize_without_facts})
         return try_policies(question, settings, policies, lambda _policy: context, can_be_read=can_be_read)
 
     return attempt

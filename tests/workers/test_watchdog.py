@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, event, insert, text, update
 from structlog.testing import capture_logs
 
-from handlers.kit.cdrs import cdrs
+from handlers.kit.cdr_table import cdrs
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
 from workers import causes

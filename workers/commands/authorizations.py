@@ -5,7 +5,7 @@ from datetime import datetime
 
 import click
 
-from handlers.kit.identifiers import sought
+from handlers.kit.key_identifiers import search_spellings
 from ingest.wire.authorization.request import Allowed
 from workers.commands import options
 from workers.commands.output import Cell, Json, iso, json_line, table
@@ -37,7 +37,7 @@ def authorizations(  # noqa: PLR0913  the options are the interface
 ) -> None:
     """List what was decided at the charger, and why; newest first."""
     settings = settings_beside_dev()
-    keys = None if key is None else sought(key, settings.authorize_key_bytes)
+    keys = None if key is None else search_spellings(key, settings.authorize_key_bytes)
     wanted = Wanted(since, until, decision, policy, keys, session_id)
     limit = options.limit_for(limit, as_json=as_json)
     with looking_into_ledger(settings) as conn:

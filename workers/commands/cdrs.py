@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from handlers.kit.identifiers import sought
+from handlers.kit.key_identifiers import search_spellings
 from workers.commands import options
 from workers.commands.csvfile import write_csv
 from workers.commands.output import Cell, Json, iso, json_line, printable, short, table
@@ -61,7 +61,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
         session_id=session_id,
         user_id=user_id,
         request_id=request_id,
-        keys=None if key is None else sought(key, settings.authorize_key_bytes),
+        keys=None if key is None else search_spellings(key, settings.authorize_key_bytes),
         since=since,
         until=until,
         in_conflict=in_conflict,

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from handlers.kit.subscribe import Subscription
+from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES

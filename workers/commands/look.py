@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from handlers.kit.authorize import Policy
-from handlers.kit.subscribe import Subscription
+from handlers.kit.policies import Policy
+from handlers.kit.subscriptions import Subscription
 from ingest.wire.signature import Match
 from workers.commands import options
 from workers.commands.listing import delivery_json, everywhere, in_words

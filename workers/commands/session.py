@@ -9,7 +9,7 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from handlers.kit.session import DRIVE, EVENT, Session
-from handlers.kit.statuses import OUT_OF_TURN, Anomaly
+from handlers.kit.statuses import ORDER_ANOMALIES, Anomaly
 from ingest.relay.outbox import Outbox
 from workers.commands import options
 from workers.commands.cdrs import amount_in_words, cdr_json, remarks
@@ -118,7 +118,7 @@ def in_words(record: Session, anomaly: Anomaly) -> str:
         return f"{len(record.users)} drivers were named: {', '.join(sorted(record.users))}"
     if anomaly is Anomaly.AHEAD_OF_CLOCK and record.lead is not None:
         return f"{local(record.lead.at)} was told {span(record.lead.span)} before it was that time"
-    before, after = OUT_OF_TURN[anomaly]
+    before, after = ORDER_ANOMALIES[anomaly]
     early, late = record.statuses[before].first_at, record.statuses[after].last_at
     return f"{after} at {local(late)}, after {before} at {local(early)}"
 

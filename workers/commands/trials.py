@@ -7,7 +7,7 @@ from datetime import timedelta
 import click
 import structlog
 
-from handlers.kit.authorize import AuthorizeContext, Policy
+from handlers.kit.policies import AuthorizeContext, Policy
 from ingest.config.settings import Settings
 from workers.commands import output
 from workers.commands.output import Cell, json_line, printable, printable_body, span

@@ -6,7 +6,7 @@ on how often we look, and a session that is over would be opened again by a look
 
 from datetime import UTC, datetime
 
-from handlers.kit.session import DRIVE, Moment, Naming, Session
+from handlers.kit.session import DRIVE, DriverAssignment, Session, StatusTimes
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.drive.models import DriveSession
 
@@ -41,8 +41,8 @@ def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
     sources = frozenset({DRIVE})
     return Session(
         drive.session_id,
-        statuses={name: Moment(at, at, sources) for name, at in said.items()},
-        users={sanitize_text(drive.user_id): Naming(begun_at, DRIVE)} if drive.user_id else {},
+        statuses={name: StatusTimes(at, at, sources) for name, at in said.items()},
+        users={sanitize_text(drive.user_id): DriverAssignment(begun_at, DRIVE)} if drive.user_id else {},
     )
 
 

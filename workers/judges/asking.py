@@ -6,8 +6,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from handlers.kit.authorize import AuthorizeContext, Policy
-from handlers.kit.facts import TooLittleKnown
+from handlers.kit.policies import AuthorizeContext, Policy
+from handlers.kit.policy_support import Indeterminate
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
@@ -38,7 +38,7 @@ class Asking:
                 return PolicyResult(policy=policy.name, failure=FallbackReason.CIRCUIT_OPEN)
             begins(policy.name)
             said, raised = await self._call(policy, question)
-            if isinstance(raised, TooLittleKnown):
+            if isinstance(raised, Indeterminate):
                 return PolicyResult(policy=policy.name, failure=FallbackReason.INDETERMINATE, error=str(raised))
             if raised is not None or not isinstance(said, Decision | None):
                 error = f"returned {type(said).__name__}" if raised is None else type(raised).__name__

@@ -10,7 +10,7 @@ from multiprocessing.forkserver import ensure_running
 
 import structlog
 
-from handlers.kit.authorize import Policy
+from handlers.kit.policies import Policy
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import EvaluatorStatus, PolicyResult
 from ingest.config.settings import Settings

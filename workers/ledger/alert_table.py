@@ -2,7 +2,7 @@
 
 from sqlalchemy import JSON, Column, Index, Table, text
 
-from handlers.kit.columns import NAME, Moment, Told
+from handlers.kit.column_types import BinaryCollatedText, UntrustedText, UtcDateTime
 from workers.ledger.tables import metadata
 
 # `logged_at` is set by the line in the log, `told_at` when every address of ALERT_URLS has taken it; `told` names those
@@ -10,18 +10,18 @@ from workers.ledger.tables import metadata
 alerts = Table(
     "alerts",
     metadata,
-    Column("id", NAME, primary_key=True),
-    Column("kind", NAME, nullable=False),
-    Column("subject", NAME, nullable=False),
-    Column("sentence", Told, nullable=False),
-    Column("session_id", NAME),
-    Column("delivery_id", NAME),
-    Column("raised_at", Moment, nullable=False),
-    Column("logged_at", Moment),
-    Column("due_at", Moment),
+    Column("id", BinaryCollatedText, primary_key=True),
+    Column("kind", BinaryCollatedText, nullable=False),
+    Column("subject", BinaryCollatedText, nullable=False),
+    Column("sentence", UntrustedText, nullable=False),
+    Column("session_id", BinaryCollatedText),
+    Column("delivery_id", BinaryCollatedText),
+    Column("raised_at", UtcDateTime, nullable=False),
+    Column("logged_at", UtcDateTime),
+    Column("due_at", UtcDateTime),
     Column("told", JSON(none_as_null=True)),
-    Column("told_at", Moment),
-    Column("resolved_at", Moment),
+    Column("told_at", UtcDateTime),
+    Column("resolved_at", UtcDateTime),
     Index("alerts_kind_subject", "kind", "subject", "resolved_at"),
     Index("alerts_raised_at", "raised_at"),
 )

@@ -2,27 +2,27 @@
 
 from sqlalchemy import Boolean, Column, Index, Integer, String, Table
 
-from handlers.kit.columns import NAME, Exact, Moment, Told
+from handlers.kit.column_types import BinaryCollatedText, ExactNumeric, UntrustedText, UtcDateTime
 from workers.ledger.tables import metadata
 
 # `decision` is no enum here: the answers are an open set, and a policy may know one more than we do.
 authorizations = Table(
     "authorizations",
     metadata,
-    Column("id", NAME, primary_key=True),
-    Column("at", Moment, nullable=False),
+    Column("id", BinaryCollatedText, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
     Column("form", String, nullable=False),
     Column("decision", String, nullable=False),
     Column("policy", String),
-    Column("reason", Told),
+    Column("reason", UntrustedText),
     Column("latency_us", Integer, nullable=False),
-    Column("session_id", NAME),
+    Column("session_id", BinaryCollatedText),
     Column("reference_id", String),
     Column("location_id", String),
     Column("country_code", String),
-    Column("key", NAME),
+    Column("key", BinaryCollatedText),
     Column("repeated", Boolean, nullable=False),
-    Column("failure", Told),
+    Column("failure", UntrustedText),
     Index("authorizations_at", "at"),
     Index("authorizations_key", "key", "at"),
     Index("authorizations_session", "session_id"),
@@ -33,26 +33,26 @@ authorizations = Table(
 drive_readings = Table(
     "drive_readings",
     metadata,
-    Column("subject", NAME, primary_key=True),
+    Column("subject", BinaryCollatedText, primary_key=True),
     Column("generation", Integer, nullable=False),
-    Column("read_at", Moment),
-    Column("due_at", Moment, nullable=False),
+    Column("read_at", UtcDateTime),
+    Column("due_at", UtcDateTime, nullable=False),
     Column("rows_read", Integer, nullable=False),
-    Column("failed_at", Moment),
-    Column("reason", Told),
+    Column("failed_at", UtcDateTime),
+    Column("reason", UntrustedText),
 )
 
 charging_keys = Table(
     "charging_keys",
     metadata,
-    Column("identifier", NAME, primary_key=True),
+    Column("identifier", BinaryCollatedText, primary_key=True),
     Column("enabled", Boolean, nullable=False),
-    Column("valid_to", Moment),
-    Column("contract_id", NAME),
+    Column("valid_to", UtcDateTime),
+    Column("contract_id", BinaryCollatedText),
     Column("visual_number", String),
-    Column("fleet_id", NAME),
+    Column("fleet_id", BinaryCollatedText),
     Column("generation", Integer, nullable=False),
-    Column("gone_at", Moment),
+    Column("gone_at", UtcDateTime),
     Index("charging_keys_generation", "generation"),
     Index("charging_keys_contract", "contract_id"),
 )
@@ -61,13 +61,13 @@ charging_keys = Table(
 balances = Table(
     "balances",
     metadata,
-    Column("user_id", NAME, primary_key=True),
-    Column("amount", Exact),
-    Column("read_at", Moment),
-    Column("asked_at", Moment),
-    Column("due_at", Moment, nullable=False),
-    Column("failed_at", Moment),
-    Column("reason", Told),
+    Column("user_id", BinaryCollatedText, primary_key=True),
+    Column("amount", ExactNumeric),
+    Column("read_at", UtcDateTime),
+    Column("asked_at", UtcDateTime),
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("failed_at", UtcDateTime),
+    Column("reason", UntrustedText),
     Index("balances_due", "due_at"),
     Index("balances_read", "read_at"),
 )
@@ -76,8 +76,8 @@ balances = Table(
 session_keys = Table(
     "session_keys",
     metadata,
-    Column("session_id", NAME, primary_key=True),
-    Column("key", NAME, nullable=False),
-    Column("noted_at", Moment, nullable=False),
+    Column("session_id", BinaryCollatedText, primary_key=True),
+    Column("key", BinaryCollatedText, nullable=False),
+    Column("noted_at", UtcDateTime, nullable=False),
     Index("session_keys_noted_at", "noted_at"),
 )

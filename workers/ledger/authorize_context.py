@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from handlers.kit.authorize import AuthorizeContext, BalanceFacts, ChargingKeyFacts, Policy
+from handlers.kit.policies import AuthorizeContext, BalanceSnapshot, ChargingKeySnapshot, Policy
 from ingest.config.settings import Settings
 from workers.ledger.engine import open_ledger
 from workers.ledger.facts import Facts
@@ -29,7 +29,7 @@ class LedgerContext(LedgerReader):
         """Tell the time."""
         return datetime.now(UTC)
 
-    def charging_key(self, identifier: str) -> ChargingKeyFacts | None:
+    def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
         """Find a charging key in memory."""
         return self.facts.charging_key(identifier)
 
@@ -37,7 +37,7 @@ class LedgerContext(LedgerReader):
         """Say when the list of keys was read from the Drive API."""
         return self.facts.keys_read_at()
 
-    def balance(self, user_id: str) -> BalanceFacts | None:
+    def balance(self, user_id: str) -> BalanceSnapshot | None:
         """Find a balance in memory."""
         return self.facts.balance(user_id)
 

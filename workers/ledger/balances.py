@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, literal, or_, select, update
 
-from handlers.kit.columns import Moment
+from handlers.kit.column_types import UtcDateTime
 from workers.ledger.among import among
 from workers.ledger.authorization_tables import balances, charging_keys
 from workers.ledger.engine import insert_into
@@ -36,7 +36,7 @@ def expect_contracts(conn: Connection, now: datetime) -> None:
     """
     usable = (charging_keys.c.contract_id.is_not(None), charging_keys.c.enabled, charging_keys.c.gone_at.is_(None))
     # In the order of keys, so that two clocks never wait for each other in a circle.
-    users = select(charging_keys.c.contract_id, literal(now, Moment)).where(*usable).distinct()
+    users = select(charging_keys.c.contract_id, literal(now, UtcDateTime)).where(*usable).distinct()
     new = insert_into(conn, balances).from_select(["user_id", "due_at"], users.order_by(charging_keys.c.contract_id))
     conn.execute(new.on_conflict_do_nothing())
 

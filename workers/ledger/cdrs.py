@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
 
-from handlers.kit.cdrs import cdrs
+from handlers.kit.cdr_table import cdrs
 from handlers.kit.decimals import total
 from ingest.wire.envelope import Kind
 from workers.ledger.deliveries import came_again

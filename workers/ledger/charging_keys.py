@@ -14,7 +14,7 @@ from workers.ledger.engine import chunks
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A charging key as it was listed; its identifier is spelt as `handlers.kit.identifiers.canonical` does."""
+    """A charging key as it was listed; its identifier is spelt as `handlers.kit.key_identifiers.normalize` does."""
 
     identifier: str = field(repr=False)
     enabled: bool

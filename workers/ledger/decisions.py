@@ -7,7 +7,7 @@ from datetime import timedelta
 import structlog
 from sqlalchemy import Engine
 
-from handlers.kit.identifiers import canonical
+from handlers.kit.key_identifiers import normalize
 from ingest.authorize.decision_record import DecisionRecord, DecisionRecorder
 from ingest.config.settings import Settings
 from workers.ledger import authorizations
@@ -116,7 +116,7 @@ def row_of(verdict: DecisionRecord) -> DecisionRow:
         reference_id=asked.reference_id,
         location_id=asked.location_id,
         country_code=asked.country_code,
-        key=None if asked.key is None else canonical(asked.key),
+        key=None if asked.key is None else normalize(asked.key),
         repeated=verdict.repeats is not None,
         failure=None if verdict.failure is None else verdict.failure.value,
     )

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine
 
-from handlers.kit.authorize import BalanceFacts, ChargingKeyFacts
-from handlers.kit.identifiers import spellings
+from handlers.kit.key_identifiers import candidate_spellings
+from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
 from ingest.config.settings import Settings
 from workers.ledger import balances, charging_keys, drive_readings, session_keys
 from workers.ledger.engine import chunks
@@ -45,7 +45,7 @@ class Facts:
         self._keys: dict[str, charging_keys.KeyRow] = {}
         self._generation = 0
         self._keys_read_at: datetime | None = None
-        self._balances: dict[str, BalanceFacts] = {}
+        self._balances: dict[str, BalanceSnapshot] = {}
         self._balances_since = datetime.now(UTC) - settings.authorize_balances_stale
         self._asked: set[str] = set()
         self._running = NOBODYS
@@ -68,12 +68,12 @@ class Facts:
         self._stop.set()
         self._thread.join()
 
-    def charging_key(self, identifier: str) -> ChargingKeyFacts | None:
+    def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
         """Find a key, however it is spelt."""
-        for spelt in spellings(identifier, self._settings.authorize_key_bytes):
+        for spelt in candidate_spellings(identifier, self._settings.authorize_key_bytes):
             found = self._keys.get(spelt)
             if found is not None:
-                return ChargingKeyFacts(
+                return ChargingKeySnapshot(
                     found.identifier,
                     found.enabled,
                     found.valid_to,
@@ -88,7 +88,7 @@ class Facts:
         """Say when all keys were read."""
         return self._keys_read_at
 
-    def balance(self, user_id: str) -> BalanceFacts | None:
+    def balance(self, user_id: str) -> BalanceSnapshot | None:
         """Find a balance; the clock hears that it was asked for, and reads it anew if it is old."""
         self._asked.add(user_id)
         return self._balances.get(user_id)
@@ -97,7 +97,9 @@ class Facts:
         """Name the open sessions of a key and of a user. They are looked through once somebody has asked for them."""
         self._wants_sessions = True
         running = self._running
-        names = [f"key:{spelt}" for spelt in spellings(key, self._settings.authorize_key_bytes)] if key else []
+        names = (
+            [f"key:{spelt}" for spelt in candidate_spellings(key, self._settings.authorize_key_bytes)] if key else []
+        )
         names += [f"user:{user_id}"] if user_id else []
         return {session_id for name in names for session_id in running.get(name, ())}
 
@@ -155,7 +157,7 @@ class Facts:
             if one.amount is None:
                 self._balances.pop(one.user_id, None)
             else:
-                self._balances[one.user_id] = BalanceFacts(one.amount, one.read_at)
+                self._balances[one.user_id] = BalanceSnapshot(one.amount, one.read_at)
         self._balances_since = now
 
     def _look_at_sessions(self, conn: Connection, now: datetime) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select, union, update
 
-from handlers.kit.columns import Moment
+from handlers.kit.column_types import UtcDateTime
 from ingest.inbox.downtime import Downtime
 from workers.ledger.engine import insert_into
 from workers.ledger.reread_tables import ROUTINE, gaps
@@ -121,7 +121,7 @@ def claim(conn: Connection, now: datetime, lease: timedelta) -> OpenGap | None:
     if row is None:
         return None
     gap = OpenGap(*row)
-    opened_at = conn.scalar(select(func.max(gaps.c.opened_at, type_=Moment)).where(_near(gap)))
+    opened_at = conn.scalar(select(func.max(gaps.c.opened_at, type_=UtcDateTime)).where(_near(gap)))
     conn.execute(update(gaps).where(_near(gap)).values(claimed_until=now + lease))
     return replace(gap, opened_at=opened_at or gap.opened_at)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, exists, func, select, tuple_, update
 
 from handlers.kit.context import Push
-from handlers.kit.statuses import OVER
+from handlers.kit.statuses import FINAL_STATUSES
 from workers.ledger.engine import insert_into
 from workers.ledger.outcomes import PushState
 from workers.ledger.tables import pushes, sessions
@@ -128,7 +128,7 @@ def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
 def end_needless(conn: Connection, channel: str, now: datetime) -> None:
     """End the due pushes of a channel that need not be sent any more, and say beside each why."""
     newer = pushes.alias("newer")
-    is_over = exists().where(sessions.c.session_id == pushes.c.session_id, sessions.c.status.in_(OVER))
+    is_over = exists().where(sessions.c.session_id == pushes.c.session_id, sessions.c.status.in_(FINAL_STATUSES))
     is_replaced = exists().where(
         newer.c.channel == pushes.c.channel,
         newer.c.user_id == pushes.c.user_id,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
-from handlers.kit.session import Moment, Session
+from handlers.kit.session import Session, StatusTimes
 from ingest.queue.batch import Delivery
 from workers.ledger import deliveries, runs, schedule, sessions, states
 from workers.ledger.outcomes import DeliveryState, Outcome
@@ -24,7 +24,7 @@ def rehearse(engine: Engine) -> None:
     run = runs.NewRun(delivery_id=NOBODY, handler=NOBODY, queue=NOBODY, outcome=Outcome.DONE, finished_at=now)
 
     def fold(session: Session) -> Session:
-        return replace(session, statuses={"STARTED": Moment(now, now, frozenset(str(len(session.statuses))))})
+        return replace(session, statuses={"STARTED": StatusTimes(now, now, frozenset(str(len(session.statuses))))})
 
     try:
         with engine.connect() as conn:

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, Column, Index, Integer, PrimaryKeyConstraint, String, Table, text
 
-from handlers.kit.columns import NAME, Moment, Told, Word
+from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
 from workers.ledger.tables import metadata
 
 ROUTINE = "*"
@@ -42,15 +42,15 @@ class Reread(StrEnum):
 rereads = Table(
     "rereads",
     metadata,
-    Column("session_id", NAME, primary_key=True),
-    Column("outcome", Word(Reread), nullable=False),
-    Column("enrolled_at", Moment, nullable=False),
-    Column("next_at", Moment),
+    Column("session_id", BinaryCollatedText, primary_key=True),
+    Column("outcome", EnumText(Reread), nullable=False),
+    Column("enrolled_at", UtcDateTime, nullable=False),
+    Column("next_at", UtcDateTime),
     Column("attempts", Integer, nullable=False),
-    Column("read_at", Moment),
+    Column("read_at", UtcDateTime),
     Column("status", String),
-    Column("status_at", Moment),
-    Column("reason", Told),
+    Column("status_at", UtcDateTime),
+    Column("reason", UntrustedText),
     CheckConstraint("next_at IS NOT NULL OR outcome NOT IN ('waiting', 'open')", name="rereads_due_while_open"),
 )
 DUE = text("next_at IS NOT NULL")
@@ -61,15 +61,15 @@ Index("rereads_next", rereads.c.next_at, sqlite_where=DUE, postgresql_where=DUE)
 gaps = Table(
     "gaps",
     metadata,
-    Column("inbox", NAME),
-    Column("closed_at", Moment),
-    Column("opened_at", Moment, nullable=False),
-    Column("noticed_at", Moment, nullable=False),
-    Column("covered_at", Moment),
+    Column("inbox", BinaryCollatedText),
+    Column("closed_at", UtcDateTime),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("noticed_at", UtcDateTime, nullable=False),
+    Column("covered_at", UtcDateTime),
     Column("sessions_read", Integer, nullable=False),
-    Column("after_user", NAME),
+    Column("after_user", BinaryCollatedText),
     Column("users_failed", Integer, nullable=False),
-    Column("claimed_until", Moment),
+    Column("claimed_until", UtcDateTime),
     PrimaryKeyConstraint("inbox", "closed_at"),
 )
 OPEN = text("covered_at IS NULL")

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, case, func, literal, literal_column, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from handlers.kit.columns import Moment
+from handlers.kit.column_types import UtcDateTime
 from workers.ledger.among import among
 from workers.ledger.engine import insert_into
 from workers.ledger.reread_tables import Reread, rereads
@@ -26,7 +26,7 @@ IS_INCOMPLETE = and_(
 )
 """Of a session's start, stop and completion something was not told; and its user is known, so it can be asked for."""
 
-SILENT_SINCE = literal_column("excluded.next_at", Moment)
+SILENT_SINCE = literal_column("excluded.next_at", UtcDateTime)
 """In a row that is already there: when the session of the row that was to be inserted had its last news."""
 
 
@@ -69,7 +69,7 @@ def enrol_at_once(conn: Connection, since: datetime, until: datetime, now: datet
     """Have the incomplete sessions of that time read now: what they waited for may have come to a closed door."""
     between = and_(sessions.c.updated_at >= since, sessions.c.updated_at <= until)
     is_later = or_(rereads.c.next_at.is_(None), rereads.c.next_at > now)
-    return _enrol(conn, between, literal(now, Moment), now, again=is_later)
+    return _enrol(conn, between, literal(now, UtcDateTime), now, again=is_later)
 
 
 def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, rhythm: Rhythm) -> list[DueReread]:
@@ -172,7 +172,7 @@ def _enrol(
     wanted: Sequence[ColumnElement[Any]] = (
         sessions.c.session_id,
         literal(Reread.WAITING.value).label("outcome"),
-        literal(now, Moment).label("enrolled_at"),
+        literal(now, UtcDateTime).label("enrolled_at"),
         next_at.label("next_at"),
         literal(0).label("attempts"),
     )

@@ -1,6 +1,6 @@
 """All tables of the ledger, for those who make or compare them: each module of tables is named here once."""
 
-from handlers.kit.cdrs import cdrs
+from handlers.kit.cdr_table import cdrs
 from workers.ledger import alert_table, authorization_tables, reread_tables
 from workers.ledger.tables import metadata
 

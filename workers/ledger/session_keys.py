@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from handlers.kit.identifiers import canonical
+from handlers.kit.key_identifiers import normalize
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.among import among
 from workers.ledger.authorization_tables import authorizations, session_keys
@@ -27,7 +27,7 @@ class OpenSession:
 def note(conn: Connection, keys: Mapping[str, str], now: datetime) -> None:
     """Keep the keys that the Drive API names, each by its session, however they are spelt there."""
     rows = [
-        {"session_id": session_id, "key": sanitize_text(canonical(key))[:LONGEST_TEXT], "noted_at": now}
+        {"session_id": session_id, "key": sanitize_text(normalize(key))[:LONGEST_TEXT], "noted_at": now}
         for session_id, key in sorted(keys.items())
     ]
     if rows:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, bindparam, case, func, select, update
 
-from handlers.kit.columns import Moment
+from handlers.kit.column_types import UtcDateTime
 from workers.ledger.among import among
 from workers.ledger.outcomes import OPEN_OUTCOMES, DeliveryState, Outcome
 from workers.ledger.tables import deliveries, runs
@@ -21,7 +21,7 @@ UNSETTLED_RUNS = select(runs.c.delivery_id, runs.c.outcome).where(
     among(runs.c.delivery_id, "ids"), runs.c.outcome.in_([*OPEN_OUTCOMES, Outcome.DEAD])
 )
 WITH_RUNS = select(runs.c.delivery_id).where(among(runs.c.delivery_id, "ids"))
-ENDED_AT = bindparam("ended_at", type_=Moment)
+ENDED_AT = bindparam("ended_at", type_=UtcDateTime)
 SET_STATE = (
     update(deliveries)
     .where(among(deliveries.c.id, "ids"))

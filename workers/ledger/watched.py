@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, and_, exists, select
 
-from handlers.kit.cdrs import cdrs
-from handlers.kit.statuses import OVER
+from handlers.kit.cdr_table import cdrs
+from handlers.kit.statuses import FINAL_STATUSES
 from workers.ledger.alert_table import alerts
 from workers.ledger.alerted import LOOKS_BACK, MOST, is_told, open_alerts
 from workers.ledger.tables import IS_OPEN, sessions
@@ -49,7 +49,7 @@ def running_for_long(conn: Connection, kind: str, now: datetime, span: timedelta
 
 def not_running(conn: Connection, kind: str) -> list[str]:
     """List the open alerts of a kind whose sessions are over."""
-    still = exists().where(sessions.c.session_id == alerts.c.subject, sessions.c.status.not_in(OVER))
+    still = exists().where(sessions.c.session_id == alerts.c.subject, sessions.c.status.not_in(FINAL_STATUSES))
     return list(conn.scalars(open_alerts(kind).where(~still).limit(MOST)))
 
 

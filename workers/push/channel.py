@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
-from handlers.kit.channel import OfferedChannel, OutgoingPush
+from handlers.kit.channel import ChannelPlugin, OutgoingPush
 
 
 class Channel(Protocol):
@@ -26,7 +26,7 @@ class Channel(Protocol):
 class PluginChannel:
     """The channel that a plugin has marked with `@channel`."""
 
-    offered: OfferedChannel
+    offered: ChannelPlugin
 
     @property
     def to_devices(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from handlers.kit.channel import OfferedChannel
+from handlers.kit.channel import ChannelPlugin
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.push.channel import Channel, PluginChannel
@@ -19,7 +19,7 @@ CHANNELS: Mapping[str, Callable[[Settings], Channel]] = MappingProxyType(
 Channels = Mapping[str, Channel]
 
 
-def open_channels(settings: Settings, offered: Sequence[OfferedChannel] = ()) -> Channels:
+def open_channels(settings: Settings, offered: Sequence[ChannelPlugin] = ()) -> Channels:
     """Open the channels that PUSH names, ours and those of plugins; every push goes to each of them.
 
     Nothing is connected to before the first push. Raise SettingsError for an unknown channel, or one that misses a

@@ -3,7 +3,7 @@ from types import ModuleType
 
 import pytest
 
-from handlers.kit.channel import OfferedChannel, channel, devices, offers_of
+from handlers.kit.channel import ChannelPlugin, channel, channel_plugins_of, devices
 
 
 def plugin(**functions):
@@ -54,12 +54,12 @@ def test_a_mark_that_cannot_work_is_refused_where_it_stands(mark, sentence):
 def test_a_mark_leaves_its_function_as_it_is_and_says_where_it_stands():
     function = send()
     assert channel("pigeon", to_devices=True)(function) is function
-    offered = OfferedChannel("pigeon", function, to_devices=True, is_async=False, file=__file__)
-    assert offers_of(plugin(by_pigeon=function)) == [offered]
+    offered = ChannelPlugin("pigeon", function, to_devices=True, is_async=False, file=__file__)
+    assert channel_plugins_of(plugin(by_pigeon=function)) == [offered]
 
 
 def test_what_a_module_only_imports_it_does_not_offer():
-    assert offers_of(plugin(lent=channel("pigeon")(send("another")))) == []
+    assert channel_plugins_of(plugin(lent=channel("pigeon")(send("another")))) == []
 
 
 def test_a_mark_below_another_decorator_is_refused():
@@ -70,4 +70,4 @@ def test_a_mark_below_another_decorator_is_refused():
         return marked(push)
 
     with pytest.raises(TypeError, match="pigeon must stand above its other decorators"):
-        offers_of(plugin(by_pigeon=wrapper))
+        channel_plugins_of(plugin(by_pigeon=wrapper))

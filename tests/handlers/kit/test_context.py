@@ -4,8 +4,8 @@ import pytest
 from sqlalchemy import text
 
 from handlers import Context, RetryLater
-from handlers.kit.context import KEY_BYTES, Push, Writes
-from handlers.kit.session import Naming, Session
+from handlers.kit.context import KEY_BYTES, DeferredEffects, Push
+from handlers.kit.session import DriverAssignment, Session
 from handlers.kit.testing import context_for
 from ingest.events import SessionStarted
 
@@ -29,14 +29,14 @@ def test_a_context_only_collects_what_is_written_in_order():
 
 
 def test_a_run_that_writes_nothing_has_no_writes():
-    assert context_for(EVENT).writes == Writes()
+    assert context_for(EVENT).writes == DeferredEffects()
 
 
 def test_writes_already_taken_do_not_grow():
     ctx = context_for(EVENT)
     taken = ctx.writes
     push(ctx)
-    assert taken == Writes()
+    assert taken == DeferredEffects()
 
 
 def test_a_push_is_what_the_handler_asked_for():
@@ -73,7 +73,7 @@ def test_long_keys_become_short_ones_and_stay_different():
 
 
 def test_a_session_with_a_driver_is_found():
-    known = Session("S", users={"user1": Naming(AT, "event")})
+    known = Session("S", users={"user1": DriverAssignment(AT, "event")})
     found = context_for(EVENT, sessions=[known]).session("S")
     assert found.user_id == "user1"
     assert found.to_document() == known.to_document()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge, with_lead
-from handlers.kit.session import FeeNotice, Lead, Moment, Naming, Session
+from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge, with_clock_skew
+from handlers.kit.session import ClockSkew, DriverAssignment, FeeNotice, Session, StatusTimes
 from handlers.kit.statuses import Anomaly
 
 AT = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
@@ -28,11 +28,11 @@ readings = st.builds(
     Session,
     st.just("S"),
     statuses=st.dictionaries(
-        statuses, st.builds(lambda at, source: Moment(at, at, frozenset({source})), times, sources), max_size=12
+        statuses, st.builds(lambda at, source: StatusTimes(at, at, frozenset({source})), times, sources), max_size=12
     ),
-    users=st.dictionaries(users, st.builds(Naming, times, sources), max_size=8),
+    users=st.dictionaries(users, st.builds(DriverAssignment, times, sources), max_size=8),
     fees=st.dictionaries(fee_types, st.builds(FeeNotice, times, times, sources), max_size=8),
-    lead=st.none() | st.builds(Lead, times, times, sources),
+    lead=st.none() | st.builds(ClockSkew, times, times, sources),
 )
 sessions = st.lists(readings, max_size=4).map(lambda parts: reduce(merge, parts, Session.empty("S")))
 
@@ -65,16 +65,18 @@ def test_a_record_does_not_grow_without_end(session):
 
 
 def test_among_too_many_users_the_latest_is_the_driver():
-    named = [Session("S", users={f"user{n}": Naming(AT + n * MINUTE, "event")}) for n in range(USERS_KEPT + 5)]
+    named = [
+        Session("S", users={f"user{n}": DriverAssignment(AT + n * MINUTE, "event")}) for n in range(USERS_KEPT + 5)
+    ]
     assert reduce(merge, named).user_id == reduce(merge, named[::-1]).user_id == named[-1].user_id
 
 
 def test_a_status_keeps_its_first_and_last_time_and_all_that_said_it():
     parts = [
-        Session("S", statuses={"STARTED": Moment(at, at, frozenset({source}))})
+        Session("S", statuses={"STARTED": StatusTimes(at, at, frozenset({source}))})
         for at, source in [(AT + MINUTE, "event"), (AT, "drive"), (AT + 2 * MINUTE, "event")]
     ]
-    expected = Moment(AT, AT + 2 * MINUTE, frozenset({"drive", "event"}))
+    expected = StatusTimes(AT, AT + 2 * MINUTE, frozenset({"drive", "event"}))
     assert reduce(merge, parts).statuses == {"STARTED": expected}
 
 
@@ -84,11 +86,11 @@ def test_two_sessions_are_not_merged():
 
 
 def test_a_time_ahead_of_our_clock_is_an_anomaly_however_late_it_is_read_again():
-    session = with_lead(Session.empty("S"), AT + 6 * MINUTE, AT, 5 * MINUTE)
+    session = with_clock_skew(Session.empty("S"), AT + 6 * MINUTE, AT, 5 * MINUTE)
     assert session.anomalies == (Anomaly.AHEAD_OF_CLOCK,)
     assert session.lead.span == 6 * MINUTE
-    assert with_lead(session, AT + 6 * MINUTE, AT + 99 * MINUTE, 5 * MINUTE) == session
+    assert with_clock_skew(session, AT + 6 * MINUTE, AT + 99 * MINUTE, 5 * MINUTE) == session
 
 
 def test_clocks_may_differ_a_little():
-    assert with_lead(Session.empty("S"), AT + 5 * MINUTE, AT, 5 * MINUTE) == Session.empty("S")
+    assert with_clock_skew(Session.empty("S"), AT + 5 * MINUTE, AT, 5 * MINUTE) == Session.empty("S")

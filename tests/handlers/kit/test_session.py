@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.session import (
-    DrivenSession,
+    ClockSkew,
+    DriverAssignment,
     FeeNotice,
-    Lead,
-    Moment,
-    Naming,
     Session,
+    SessionWithDriver,
+    StatusTimes,
 )
-from handlers.kit.statuses import OVER, STATUS_RANK, STATUSES, Anomaly
+from handlers.kit.statuses import FINAL_STATUSES, STATUS_RANK, STATUSES, Anomaly
 
 AT = datetime(2025, 6, 12, 10, 56, 51, 123456, tzinfo=UTC)
 LATER = AT + timedelta(microseconds=1)
@@ -22,20 +22,22 @@ EVENT = frozenset({"event"})
 times = st.datetimes(timezones=st.just(UTC))
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
 moments = st.tuples(times, times, st.frozensets(words, max_size=2)).map(
-    lambda made: Moment(min(made[:2]), max(made[:2]), made[2])
+    lambda made: StatusTimes(min(made[:2]), max(made[:2]), made[2])
 )
 sessions = st.builds(
     Session,
     words,
     statuses=st.dictionaries(st.sampled_from(list(STATUSES)) | words, moments),
-    users=st.dictionaries(words, st.builds(Naming, times, words)),
+    users=st.dictionaries(words, st.builds(DriverAssignment, times, words)),
     fees=st.dictionaries(words, st.builds(FeeNotice, times, times, words)),
-    lead=st.none() | st.builds(Lead, times, times, words),
+    lead=st.none() | st.builds(ClockSkew, times, times, words),
 )
 
 
 def session(**moments):
-    return Session("S", statuses={name: Moment(first, last or first, EVENT) for name, (first, last) in moments.items()})
+    return Session(
+        "S", statuses={name: StatusTimes(first, last or first, EVENT) for name, (first, last) in moments.items()}
+    )
 
 
 @given(sessions)
@@ -59,7 +61,7 @@ def test_whatever_the_facts_everything_can_be_told_of_them(session):
     assert session.status in {*session.statuses, None}
     assert session.user_id in {*session.users, None}
     assert session.fee_type in {*session.fees, None}
-    assert session.is_over == (session.status in OVER)
+    assert session.is_over == (session.status in FINAL_STATUSES)
     assert set(session.anomalies) <= set(Anomaly)
 
 
@@ -98,7 +100,7 @@ def test_of_statuses_at_one_time_the_most_final_wins(statuses, winner):
 def test_every_status_that_we_know_has_a_rank_above_the_unknown():
     assert list(STATUS_RANK) == list(STATUSES)
     assert min(STATUS_RANK.values()) > STATUS_RANK.get("BEWITCHED", 0)
-    assert set(STATUSES) >= OVER
+    assert set(STATUSES) >= FINAL_STATUSES
 
 
 def test_a_session_begins_with_its_first_start_and_ends_with_its_last_stop():
@@ -107,12 +109,14 @@ def test_a_session_begins_with_its_first_start_and_ends_with_its_last_stop():
 
 
 def test_the_user_named_last_is_the_driver():
-    assert Session("S", users={"b": Naming(AT, "event"), "a": Naming(LATER, "event")}).user_id == "a"
+    assert (
+        Session("S", users={"b": DriverAssignment(AT, "event"), "a": DriverAssignment(LATER, "event")}).user_id == "a"
+    )
 
 
 def test_of_users_named_at_one_time_one_is_chosen_for_good():
     for order in ("ab", "ba"):
-        assert Session("S", users={user: Naming(AT, "event") for user in order}).user_id == "b"
+        assert Session("S", users={user: DriverAssignment(AT, "event") for user in order}).user_id == "b"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_an_anomaly_stays_when_the_session_went_on_afterwards():
 
 
 def test_two_users_are_an_anomaly():
-    assert Session("S", users={user: Naming(AT, "event") for user in "ab"}).anomalies == ("two_users",)
+    assert Session("S", users={user: DriverAssignment(AT, "event") for user in "ab"}).anomalies == ("two_users",)
 
 
 def test_a_usual_session_has_no_anomaly():
@@ -160,6 +164,6 @@ def test_a_usual_session_has_no_anomaly():
 
 
 def test_a_session_with_a_driver_never_lacks_one():
-    assert DrivenSession("S", users={"a": Naming(AT, "event")}).user_id == "a"
+    assert SessionWithDriver("S", users={"a": DriverAssignment(AT, "event")}).user_id == "a"
     with pytest.raises(LookupError):
-        _ = DrivenSession("S").user_id
+        _ = SessionWithDriver("S").user_id

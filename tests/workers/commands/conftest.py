@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
-from handlers.kit.merge import merge, with_lead
+from handlers.kit.merge import merge, with_clock_skew
 from handlers.kit.session import Session
 from handlers.session_records import session_record
 from ingest.errors import Unreadable
@@ -95,7 +95,7 @@ class Node:
             runs.record_new(conn, [run_of(delivery, handler, outcome, error) for handler, outcome in outcomes])
             if isinstance(told, SessionEvent):
                 facts = session_record(Session.empty(told.session_id), told)
-                facts = with_lead(facts, told.at, received_at, CLOCK_SKEW)
+                facts = with_clock_skew(facts, told.at, received_at, CLOCK_SKEW)
                 sessions.merge(conn, {told.session_id: partial(merge, facts)})
             states.refresh_states(conn, [delivery.id])
         return delivery.id

@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.merge import merge, with_lead
+from handlers.kit.merge import merge, with_clock_skew
 from handlers.kit.session import Session
 from handlers.session_records import session_of
 from ingest.events import (
@@ -118,7 +118,7 @@ WHATEVER_DRIVE_SAYS = st.builds(
     completed_at=st.none() | TIMES,
 )
 WHATEVER_AN_EVENT_SAYS = st.builds(
-    lambda event, came_at: with_lead(session_of(event), event.at, came_at, timedelta(minutes=5)),
+    lambda event, came_at: with_clock_skew(session_of(event), event.at, came_at, timedelta(minutes=5)),
     st.builds(lambda kind, at, user: kind(session_id="S", at=at, user_id=user), KINDS, TIMES, PEOPLE)
     | st.builds(
         lambda at, begins_at, fee: SessionFeeIncurring(

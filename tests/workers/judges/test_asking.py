@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from handlers.kit.authorize import authorize, policies_of
-from handlers.kit.facts import TooLittleKnown
+from handlers.kit.policies import authorize, policies_of
+from handlers.kit.policy_support import Indeterminate
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
@@ -78,7 +78,7 @@ def test_what_is_no_decision_is_a_failure():
 
 def test_one_that_knows_too_little_says_of_what():
     def knows_nothing(_ctx):
-        raise TooLittleKnown("the list of keys was not read")
+        raise Indeterminate("the list of keys was not read")
 
     ruling = asked(says(knows_nothing, "first"), says(BLOCKED, "second"))
     assert ruling == PolicyResult(

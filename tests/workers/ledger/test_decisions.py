@@ -7,7 +7,7 @@ import pytest
 import structlog
 from sqlalchemy import text
 
-from handlers.kit.testing import NOON, question
+from handlers.kit.testing import DEFAULT_NOW, authorization_request
 from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.wire.authorization.request import Allowed, Decision
 from workers.ledger import authorizations, decisions
@@ -20,11 +20,11 @@ from workers.ledger.schema import metadata
 def verdict(**parts):
     usual = {
         "id": uuid4().hex,
-        "question": question(key="04:A1", session_id="s1"),
+        "question": authorization_request(key="04:A1", session_id="s1"),
         "decision": Decision(Allowed.BLOCKED, reason="disabled"),
         "policy": "key_list",
         "failure": None,
-        "answered_at": NOON + timedelta(milliseconds=4),
+        "answered_at": DEFAULT_NOW + timedelta(milliseconds=4),
         "took": timedelta(milliseconds=4),
     }
     return DecisionRecord(**{**usual, **parts})
@@ -51,7 +51,7 @@ def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
     recorder.record(verdict(failure=FallbackReason.TIMEOUT, repeats="an id", decision=Decision(Allowed.ALLOWED)))
     recorder.stop()
     (row,) = kept(ledger)
-    assert (row.at, row.form, row.decision, row.policy) == (NOON, "plugsurfing", "ALLOWED", "key_list")
+    assert (row.at, row.form, row.decision, row.policy) == (DEFAULT_NOW, "plugsurfing", "ALLOWED", "key_list")
     assert (row.reason, row.failure, row.repeated) == (None, "late", True)
     assert (row.key, row.session_id, row.latency_us) == ("04a1", "s1", 4000)
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from handlers.kit.authorize import BalanceFacts
-from handlers.kit.session import Moment, Naming, Session
+from handlers.kit.policies import BalanceSnapshot
+from handlers.kit.session import DriverAssignment, Session, StatusTimes
 from ingest.config.settings import Settings, load_settings
 from workers.ledger import authorizations, balances, charging_keys, drive_readings, session_keys, sessions
 from workers.ledger.authorizations import DecisionRow
@@ -37,8 +37,8 @@ def list_keys(ledger, *rows, at=NOW):
 
 
 def says(status: str, user_id: str | None = None) -> Callable[[Session], Session]:
-    users = {user_id: Naming(NOW, "event")} if user_id else {}
-    return lambda known: Session(known.session_id, {status: Moment(NOW, NOW, frozenset({"event"}))}, users)
+    users = {user_id: DriverAssignment(NOW, "event")} if user_id else {}
+    return lambda known: Session(known.session_id, {status: StatusTimes(NOW, NOW, frozenset({"event"}))}, users)
 
 
 def test_nothing_is_known_before_the_first_look(facts):
@@ -78,7 +78,7 @@ def test_a_balance_that_was_asked_for_is_wanted_and_known_once_it_was_read(ledge
         assert balances.claim(conn, now, timedelta(minutes=1), limit=10) == ["user1"]
         balances.put(conn, [Balance("user1", Decimal("7.10"), now)], every=timedelta(1), otherwise=timedelta(1))
     facts.look()
-    assert facts.balance("user1") == BalanceFacts(Decimal("7.10"), now)
+    assert facts.balance("user1") == BalanceSnapshot(Decimal("7.10"), now)
     with ledger.begin() as conn:
         balances.put(conn, [Balance("user1", None, now)], every=timedelta(1), otherwise=timedelta(1))
     facts.look()

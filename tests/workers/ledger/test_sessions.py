@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from handlers.kit.session import FeeNotice, Naming, Session
+from handlers.kit.session import DriverAssignment, FeeNotice, Session
 from workers.ledger import sessions
 from workers.ledger.tables import sessions as table
 
@@ -37,7 +37,11 @@ def test_what_a_record_says_can_be_queried(ledger, says, noon):
     def fold(session):
         told = says("COMPLETE", 5)(says("STOPPED", 3)(says("STARTED", 1)(session)))
         fees = {"BLOCKING": FeeNotice(noon, noon + timedelta(minutes=10), "event")}
-        return replace(told, users={"user \U0001f50c": Naming(noon, "event"), "": Naming(noon, "event")}, fees=fees)
+        return replace(
+            told,
+            users={"user \U0001f50c": DriverAssignment(noon, "event"), "": DriverAssignment(noon, "event")},
+            fees=fees,
+        )
 
     merge(ledger, {"s1": fold})
     with ledger.begin() as conn:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.kit.channel import offers_of
+from handlers.kit.channel import channel_plugins_of
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from workers.loader import PluginError, load_plugins
@@ -148,4 +148,7 @@ def test_what_a_plugin_only_imports_it_does_not_offer(write):
     plugins = load_plugins(load_settings(handler_modules=write("sms_lent", SMS)))
     write("borrower", "from sms_lent import by_sms, from_our_registry\n")
     assert load_plugins(load_settings(handler_modules="sms_lent,borrower")).channels == plugins.channels
-    assert [type(each).__name__ for each in offers_of(sys.modules["sms_lent"])] == ["OfferedChannel", "OfferedDevices"]
+    assert [type(each).__name__ for each in channel_plugins_of(sys.modules["sms_lent"])] == [
+        "OfferedChannel",
+        "OfferedDevices",
+    ]

@@ -5,7 +5,7 @@ import pytest
 
 from handlers import on, record
 from handlers.kit.session import Session
-from handlers.kit.subscribe import subscriptions_of
+from handlers.kit.subscriptions import subscriptions_of
 from ingest.events import Event, SessionComplete, SessionEvent, SessionStarted, UnknownEvent
 
 STARTED = SessionStarted.model_validate({"sessionId": "S", "timestamp": "2025-06-12T10:56:51Z"}, by_alias=True)
@@ -61,7 +61,7 @@ def test_async_handlers_are_known_as_such():
 )
 def test_a_class_stands_for_its_subclasses(wanted, takes):
     (found,) = subscriptions_of(plugin(function=on(wanted)(handler())))
-    assert found.takes(STARTED) is takes
+    assert found.matches(STARTED) is takes
 
 
 def test_subscriptions_come_in_the_order_of_the_file_and_once():
@@ -86,14 +86,14 @@ def test_a_record_is_folded_into_its_session():
     keep.__module__ = "plugin"
     (found,) = subscriptions_of(plugin(keep=record(SessionEvent)(keep)))
     assert found.records
-    assert found.fold(Session.empty("S"), STARTED).users == {"a": STARTED.at}
+    assert found.apply(Session.empty("S"), STARTED).users == {"a": STARTED.at}
 
 
 def test_a_record_that_returns_something_else_is_told_so():
     function = record(SessionEvent)(handler("forgetful"))
     (found,) = subscriptions_of(plugin(function=function))
     with pytest.raises(TypeError, match="@record forgetful must return a Session, not NoneType"):
-        found.fold(Session.empty("S"), STARTED)
+        found.apply(Session.empty("S"), STARTED)
 
 
 def test_a_record_that_returns_another_session_is_told_so():
@@ -103,7 +103,7 @@ def test_a_record_that_returns_another_session_is_told_so():
     stray.__module__ = "plugin"
     (found,) = subscriptions_of(plugin(stray=record(SessionEvent)(stray)))
     with pytest.raises(TypeError, match="@record stray must return the session it was given"):
-        found.fold(Session.empty("S"), STARTED)
+        found.apply(Session.empty("S"), STARTED)
 
 
 def yielding(_event, _ctx):

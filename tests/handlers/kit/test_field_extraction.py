@@ -1,6 +1,6 @@
 import pytest
 
-from handlers.kit.fields import pick, read_currency, read_text, read_user_id
+from handlers.kit.field_extraction import first_valid, read_currency, read_text, read_user_id
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from handlers.kit.fields import pick, read_currency, read_text, read_user_id
     ],
 )
 def test_the_first_that_can_be_read_counts(found, picked):
-    assert pick(found, read_text) == picked
+    assert first_valid(found, read_text) == picked
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.identifiers import canonical, reversed_bytes, spellings
+from handlers.kit.key_identifiers import candidate_spellings, normalize, reversed_bytes
 from ingest.config.sections.policies import ByteOrder
 
 
@@ -20,15 +20,15 @@ from ingest.config.sections.policies import ByteOrder
     ],
 )
 def test_an_identifier_is_spelt_in_one_way(text, canonically):
-    assert canonical(text) == canonically
-    assert canonical(canonically) == canonically
+    assert normalize(text) == canonically
+    assert normalize(canonically) == canonically
 
 
 def test_spellings_are_as_it_came_and_turned_round():
-    assert spellings("C3B2A104", ByteOrder.EITHER) == ("c3b2a104", "04a1b2c3")
-    assert spellings("C3B2A104", ByteOrder.LITTLE) == ("c3b2a104",)
-    assert spellings("C3B2A104", ByteOrder.BIG) == ("04a1b2c3",)
-    assert spellings("a1a1", ByteOrder.EITHER) == ("a1a1",)
+    assert candidate_spellings("C3B2A104", ByteOrder.EITHER) == ("c3b2a104", "04a1b2c3")
+    assert candidate_spellings("C3B2A104", ByteOrder.LITTLE) == ("c3b2a104",)
+    assert candidate_spellings("C3B2A104", ByteOrder.BIG) == ("04a1b2c3",)
+    assert candidate_spellings("a1a1", ByteOrder.EITHER) == ("a1a1",)
 
 
 @given(st.binary(min_size=1, max_size=10))
@@ -39,4 +39,4 @@ def test_turning_the_bytes_twice_changes_nothing(key):
 @given(st.text())
 def test_any_text_has_a_spelling(text):
     for order in ByteOrder:
-        assert spellings(text, order)
+        assert candidate_spellings(text, order)

@@ -14,7 +14,7 @@ from ingest.events import sanitize_text
 WITHOUT_ZONE = len("2025-06-12 10:56:51.000000")
 
 
-class Moment(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """An aware time, kept in UTC; SQLite knows no zones, so there it is stored without one."""
 
     impl = DateTime(timezone=True)
@@ -43,7 +43,7 @@ class Moment(TypeDecorator[datetime]):
         return value and value.astimezone(UTC)
 
 
-class Word(TypeDecorator[StrEnum]):
+class EnumText(TypeDecorator[StrEnum]):
     """A member of an enum of words, kept as its text."""
 
     impl = String
@@ -62,7 +62,7 @@ class Word(TypeDecorator[StrEnum]):
         return None if value is None else self.words(value)
 
 
-class Told(TypeDecorator[str]):
+class UntrustedText(TypeDecorator[str]):
     """A text from code that is not ours, such as an exception: whatever is in it can be stored."""
 
     impl = Text
@@ -73,7 +73,7 @@ class Told(TypeDecorator[str]):
         return None if value is None else sanitize_text(value)
 
 
-class Exact(TypeDecorator[Decimal]):
+class ExactNumeric(TypeDecorator[Decimal]):
     """An exact number; SQLite would keep it as a float, so there it is text, which cannot be added up in SQL."""
 
     impl = Numeric
@@ -96,4 +96,4 @@ class Exact(TypeDecorator[Decimal]):
 
 #: An id or a name, compared byte by byte; PostgreSQL would follow the rules of a language, which is slow, and for the
 #: beginning of an id wrong.
-NAME = String().with_variant(String(collation="C"), "postgresql")
+BinaryCollatedText = String().with_variant(String(collation="C"), "postgresql")

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
-class Mark(Protocol):
+class Marker(Protocol):
     """What a mark says of its function."""
 
     @property
@@ -25,13 +25,13 @@ class Mark(Protocol):
         """The module that defines it."""
 
 
-M = TypeVar("M", bound=Mark)
+M = TypeVar("M", bound=Marker)
 
 
-def check_function(function: Callable[..., object], word: str, attribute: str) -> None:
+def check_function(function: Callable[..., object], decorator: str, attribute: str) -> None:
     """Raise TypeError unless this is a function that can be called and has no such mark yet."""
     if not inspect.isfunction(function):
-        raise TypeError(f"@{word} marks functions, not {function!r}")
+        raise TypeError(f"@{decorator} marks functions, not {function!r}")
     if hasattr(function, attribute):
         raise TypeError(f"{function.__name__} is marked twice; one mark says all")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -51,7 +51,7 @@ def file_of(function: Callable[..., object]) -> str:
     return file
 
 
-def marks_in(module: ModuleType, attribute: str, kind: type[M]) -> list[M]:
+def markers_in(module: ModuleType, attribute: str, kind: type[M]) -> list[M]:
     """List the marks of what a module itself defines, in its order: what it only imports belongs to another plugin."""
     found: list[M] = []
     for value in dict.fromkeys(each for each in vars(module).values() if inspect.isfunction(each)):

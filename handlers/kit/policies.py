@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
-from handlers.kit.marks import check_function, checked_name, file_of, marks_in
+from handlers.kit.markers import check_function, checked_name, file_of, markers_in
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
 
@@ -23,7 +23,7 @@ MARK = "__plugsurfing_policy__"
 
 
 @dataclass(frozen=True, slots=True)
-class ChargingKeyFacts:
+class ChargingKeySnapshot:
     """What was known of a charging key when it was last read from the Drive API."""
 
     identifier: str
@@ -37,7 +37,7 @@ class ChargingKeyFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class BalanceFacts:
+class BalanceSnapshot:
     """What a user had left when it was last read from the Drive API."""
 
     amount: Decimal
@@ -68,13 +68,13 @@ class AuthorizeContext(Protocol):
     def session(self, session_id: str) -> Session | None:
         """Find the record of a session."""
 
-    def charging_key(self, identifier: str) -> ChargingKeyFacts | None:
+    def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
         """Find a charging key among those of the organization; None if it is not there."""
 
-    def keys_read_at(self) -> datetime | None:
+    def keys_synced_at(self) -> datetime | None:
         """Say when the list of keys was read; None if it never was: then that a key is not there means nothing."""
 
-    def balance(self, user_id: str) -> BalanceFacts | None:
+    def balance(self, user_id: str) -> BalanceSnapshot | None:
         """Find what a user has left; None if it is not known."""
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
@@ -129,4 +129,4 @@ def authorize(
 
 def policies_of(module: ModuleType) -> list[Policy]:
     """List the policies that a module itself defines: what it only imports belongs to another plugin."""
-    return marks_in(module, MARK, Policy)
+    return markers_in(module, MARK, Policy)

@@ -12,15 +12,15 @@ SEPARATORS = re.compile(r"[\s:.\-_]")
 BYTES = re.compile(r"(?:[0-9a-f]{2})+")
 
 
-def canonical(text: str) -> str:
+def normalize(text: str) -> str:
     """Spell an identifier as we keep it: small digits without separators; one that is not hexadecimal as it came."""
     digits = SEPARATORS.sub("", text).lower().removeprefix("0x")
     return digits if BYTES.fullmatch(digits) else text.strip()
 
 
-def spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
+def candidate_spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
     """Spell the identifier in a question as the Drive API may, the likelier first."""
-    as_it_came = canonical(text)
+    as_it_came = normalize(text)
     turned = reversed_bytes(as_it_came)
     match order:
         case ByteOrder.LITTLE:
@@ -31,9 +31,9 @@ def spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
             return tuple(dict.fromkeys((as_it_came, turned)))
 
 
-def sought(text: str, order: ByteOrder) -> tuple[str, ...]:
+def search_spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
     """Spell the identifier that a person looks for in every way in which we may have kept it."""
-    return tuple(dict.fromkeys((canonical(text), *spellings(text, order))))
+    return tuple(dict.fromkeys((normalize(text), *candidate_spellings(text, order))))
 
 
 def reversed_bytes(identifier: str) -> str:

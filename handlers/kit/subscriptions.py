@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
-from handlers.kit.marks import check_function, checked_name, file_of, marks_in
+from handlers.kit.markers import check_function, checked_name, file_of, markers_in
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
 from ingest.events import Event, SessionEvent
@@ -34,11 +34,11 @@ class Subscription:
     when: Callable[[Settings], object] | None = None
     """Which settings ask for it; None: all of them."""
 
-    def takes(self, event: Event) -> bool:
+    def matches(self, event: Event) -> bool:
         """Whether the function wants this event."""
         return isinstance(event, self.events)
 
-    def fold(self, session: Session, event: Event) -> Session:
+    def apply(self, session: Session, event: Event) -> Session:
         """Let a `@record` say what the session is once this event is known."""
         result = self.function(session, event)
         if not isinstance(result, Session):
@@ -85,7 +85,7 @@ def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
 
 def subscriptions_of(module: ModuleType) -> list[Subscription]:
     """List what a module itself defines, in that order: what it only imports belongs to another plugin."""
-    return marks_in(module, MARK, Subscription)
+    return markers_in(module, MARK, Subscription)
 
 
 def _check_types(mark: str, event_types: tuple[object, ...], wanted: type[Event]) -> None:

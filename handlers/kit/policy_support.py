@@ -2,18 +2,18 @@
 
 from datetime import datetime, timedelta
 
-from handlers.kit.authorize import AuthorizeContext
+from handlers.kit.policies import AuthorizeContext
 from ingest.config.sections.policies import OnIndeterminate
 from ingest.events import LONGEST_USER_ID, sanitize_text
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 from ingest.wire.json_pointers import Pointer
 
 
-class TooLittleKnown(Exception):
+class Indeterminate(Exception):
     """Raised by a policy that cannot know, where AUTHORIZE_WITHOUT_FACTS says that this is a failure."""
 
 
-def holder_of(question: AuthorizationRequest, ctx: AuthorizeContext) -> str | None:
+def key_owner(question: AuthorizationRequest, ctx: AuthorizeContext) -> str | None:
     """Find the user whose key it is, in the place that AUTHORIZE_HOLDER names; None if nothing is there.
 
     That the id of a key's contract is also that of a user is an assumption: both are the customer's own choice.
@@ -41,9 +41,9 @@ def is_stale(read_at: datetime | None, good_for: timedelta, ctx: AuthorizeContex
     return read_at is None or ctx.now() - read_at > good_for
 
 
-def too_little(reason: str, ctx: AuthorizeContext) -> Decision | None:
+def indeterminate(reason: str, ctx: AuthorizeContext) -> Decision | None:
     """Leave it to the next policy, or raise TooLittleKnown, as AUTHORIZE_WITHOUT_FACTS says."""
     if ctx.settings.authorize_without_facts == OnIndeterminate.FAIL:
-        raise TooLittleKnown(reason)
+        raise Indeterminate(reason)
     ctx.log.info("policy.passed", reason=reason)
     return None

@@ -3,12 +3,19 @@ from types import ModuleType
 
 import pytest
 
-from handlers.kit.words import OUR_TEMPLATES, Audience, Wording, Words, WordsError, try_wordings
+from handlers.kit.templates import (
+    OUR_TEMPLATES,
+    NotificationTemplate,
+    NotificationText,
+    Recipient,
+    TemplateError,
+    check_templates,
+)
 
 NOW = datetime(2025, 10, 15, 18, 52, tzinfo=UTC)
 SOON = NOW + timedelta(minutes=10)
 SAMPLE = {"starts_at": SOON, "operator": None}
-WARNING = Wording("fee_warning", SAMPLE)
+WARNING = NotificationTemplate("fee_warning", SAMPLE)
 LOCALES = ["en", "en-US", "de", "de-AT", "fr", "fr-CA", "nl", "sv"]
 KINDS = ["BLOCKING", "OCCUPANCY", "CONGESTION", "MOONLIGHT"]
 OPERATORS = [None, "Stadtwerke", "Example Charging Company of Northern Europe"]
@@ -16,7 +23,7 @@ OPERATORS = [None, "Stadtwerke", "Example Charging Company of Northern Europe"]
 
 def said(locale, kind="BLOCKING", *, starts_at=SOON, operator=None, zone="Europe/Berlin", **given):
     facts = {"starts_at": starts_at, "operator": operator}
-    return given.pop("wording", WARNING).words(Audience(locale, zone), facts, now=NOW, kind=kind, **given)
+    return given.pop("wording", WARNING).words(Recipient(locale, zone), facts, now=NOW, kind=kind, **given)
 
 
 def module_with(*wordings):
@@ -39,7 +46,7 @@ def write(folder, name, text):
 @pytest.mark.parametrize("locale", LOCALES)
 @pytest.mark.parametrize("name", ["fee_warning", "fee_reminder"])
 def test_all_words_are_short_enough_to_be_read_at_a_glance(name, locale, kind, starts_at, operator):
-    words = said(locale, kind, starts_at=starts_at, operator=operator, wording=Wording(name))
+    words = said(locale, kind, starts_at=starts_at, operator=operator, wording=NotificationTemplate(name))
     assert len(words.title) <= 40, words.title
     assert len(words.body) <= 120, words.body
     assert "None" not in words.body
@@ -103,11 +110,11 @@ def test_a_file_of_the_team_takes_the_place_of_ours_and_others_stay(tmp_path):
     write(tmp_path, "da/fee_warning.txt", "Gebyr\nFra kl. {{ starts_at }}.\n")
     write(tmp_path, "de-at/_end.txt", "Servus")
     write(tmp_path, "de-at/fee_warning.txt", "Obacht\n{% include 'de-at/_end.txt' %}, {{ starts_at.day }}")
-    assert said("de", folder=tmp_path) == Words("Achtung", "Ab 21:02 wird es teuer & <eng>.")
+    assert said("de", folder=tmp_path) == NotificationText("Achtung", "Ab 21:02 wird es teuer & <eng>.")
     assert said("de", "CONGESTION", folder=tmp_path).title.startswith("Überlastgebühr")
-    assert said("da", folder=tmp_path) == Words("Gebyr", "Fra kl. 21.02.")
-    assert said("de-AT", folder=tmp_path) == Words("Obacht", "Servus, Mi.")
-    try_wordings([module_with(WARNING, Wording("fee_reminder", SAMPLE))], tmp_path)
+    assert said("da", folder=tmp_path) == NotificationText("Gebyr", "Fra kl. 21.02.")
+    assert said("de-AT", folder=tmp_path) == NotificationText("Obacht", "Servus, Mi.")
+    check_templates([module_with(WARNING, NotificationTemplate("fee_reminder", SAMPLE))], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -124,24 +131,24 @@ def test_a_file_of_the_team_takes_the_place_of_ours_and_others_stay(tmp_path):
 )
 def test_a_template_that_cannot_be_used_is_named_before_anybody_waits_for_it(tmp_path, text, complaint):
     file = write(tmp_path, "sv/fee_warning.blocking.txt", text)
-    with pytest.raises(WordsError, match=complaint) as raised:
+    with pytest.raises(TemplateError, match=complaint) as raised:
         WARNING.check(tmp_path)
     assert str(file) in str(raised.value)
 
 
 def test_a_template_that_is_no_text_is_named(tmp_path):
     write(tmp_path, "sv/fee_warning.txt", "").write_bytes(b"\xff\xfe")
-    with pytest.raises(WordsError, match=r"sv/fee_warning\.txt"):
+    with pytest.raises(TemplateError, match=r"sv/fee_warning\.txt"):
         WARNING.check(tmp_path)
 
 
 def test_a_template_that_nobody_would_read_is_a_mistake(tmp_path):
     file = write(tmp_path, "de/fee_waring.txt", "Titel\nText")
-    with pytest.raises(WordsError, match="words are named fee_reminder, fee_warning") as raised:
-        try_wordings([module_with(WARNING, Wording("fee_reminder", SAMPLE))], tmp_path)
+    with pytest.raises(TemplateError, match="words are named fee_reminder, fee_warning") as raised:
+        check_templates([module_with(WARNING, NotificationTemplate("fee_reminder", SAMPLE))], tmp_path)
     assert str(file) in str(raised.value)
 
 
 def test_a_folder_that_is_not_there_is_a_mistake(tmp_path):
-    with pytest.raises(WordsError, match="TEMPLATES_DIR"):
+    with pytest.raises(TemplateError, match="TEMPLATES_DIR"):
         said("de", folder=tmp_path / "nowhere")

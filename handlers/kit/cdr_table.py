@@ -7,28 +7,28 @@ follows from the rows. So it depends on no order, and two workers with one of th
 from sqlalchemy import JSON, Column, Index, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import insert
 
-from handlers.kit.columns import NAME, Exact, Moment
+from handlers.kit.column_types import BinaryCollatedText, ExactNumeric, UtcDateTime
 
 # There is no foreign key to the sessions: of a session and its CDR either may be known first.
 cdrs = Table(
     "cdrs",
     MetaData(),
-    Column("delivery_id", NAME, primary_key=True),
-    Column("request_id", NAME),
-    Column("session_id", NAME),
-    Column("user_id", NAME),
-    Column("charging_key", NAME),
-    Column("amount", Exact),
-    Column("currency", NAME),
-    Column("energy_kwh", Exact),
-    Column("started_at", Moment),
-    Column("ended_at", Moment),
+    Column("delivery_id", BinaryCollatedText, primary_key=True),
+    Column("request_id", BinaryCollatedText),
+    Column("session_id", BinaryCollatedText),
+    Column("user_id", BinaryCollatedText),
+    Column("charging_key", BinaryCollatedText),
+    Column("amount", ExactNumeric),
+    Column("currency", BinaryCollatedText),
+    Column("energy_kwh", ExactNumeric),
+    Column("started_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
     Column("location", Text),
     Column("operator", Text),
     Column("notes", JSON, nullable=False),
     Column("document", Text, nullable=False),
-    Column("received_at", Moment, nullable=False),
-    Column("recorded_at", Moment, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
     Index("cdrs_request", "request_id"),
     Index("cdrs_session", "session_id"),
     Index("cdrs_user", "user_id", "received_at"),
@@ -37,12 +37,12 @@ cdrs = Table(
     Index("cdrs_recorded_at", "recorded_at"),
 )
 
-STANDING = frozenset({"delivery_id", "document", "received_at"})
+ALWAYS_SET = frozenset({"delivery_id", "document", "received_at"})
 """What a delivery's record keeps when its fields are picked anew, as a replay does."""
 
 _NEW = insert(cdrs)  # the words are PostgreSQL's; SQLite's are the same
-PUT = _NEW.on_conflict_do_update(
+UPSERT = _NEW.on_conflict_do_update(
     index_elements=[cdrs.c.delivery_id],
-    set_={column.name: _NEW.excluded[column.name] for column in cdrs.c if column.name not in STANDING},
+    set_={column.name: _NEW.excluded[column.name] for column in cdrs.c if column.name not in ALWAYS_SET},
 )
 """Writes the record of a delivery, given all its columns; if it is there, its fields are written anew."""

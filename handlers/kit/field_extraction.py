@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from handlers.kit.identifiers import canonical
+from handlers.kit.key_identifiers import normalize
 from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 
 T = TypeVar("T")
@@ -11,7 +11,7 @@ T = TypeVar("T")
 ISO_4217 = 3
 
 
-def pick(found: Iterable[Any], read: Callable[[Any], T]) -> tuple[T | None, str | None]:
+def first_valid(found: Iterable[Any], read: Callable[[Any], T]) -> tuple[T | None, str | None]:
     """Read the first of several findings that can be read; if none can, say what is wrong with the first of them.
 
     None and an empty text are no findings. `read` raises ValueError, with words that go on from the field's name.
@@ -39,7 +39,7 @@ def read_user_id(value: Any) -> str:
 
 def read_key(value: Any) -> str:
     """Read the identifier of a charging key, spelt as we keep it. Raise ValueError."""
-    return canonical(read_text(value))
+    return normalize(read_text(value))
 
 
 def read_currency(value: Any) -> str:
