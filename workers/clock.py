@@ -17,11 +17,11 @@ from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.queues import connect_redis
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
-from workers.duties import Duties, Duty
 from workers.equipment import Equipment, equip
 from workers.ledger import pushes, schedule
 from workers.ledger.transaction import LedgerUnavailable, look, transact
 from workers.policy_facts import facts_duties
+from workers.resilience.periodic import PeriodicRunner, PeriodicTask
 from workers.run import now
 from workers.sending import Senders
 from workers.setback import Setback
@@ -52,7 +52,7 @@ class Clock:
 
         While Redis or the database is away, say so once and go on trying.
         """
-        senders, duties = Senders(self._equipment), Duties(duties_of(self._equipment))
+        senders, duties = Senders(self._equipment), PeriodicRunner(duties_of(self._equipment))
         senders.start()
         duties.start()
         try:
@@ -61,7 +61,7 @@ class Clock:
             duties.stop()
             senders.stop()
 
-    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: Senders, duties: Duties) -> None:
+    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: Senders, duties: PeriodicRunner) -> None:
         away: str | None = None
         while not stop.wait(tick.total_seconds()):
             senders.check()
@@ -107,7 +107,7 @@ class Clock:
         log.warning("runs.offered_again", lost=len(lost), handed_back=len(left), orphaned=len(orphaned))
 
 
-def duties_of(equipment: Equipment) -> list[Duty]:
+def duties_of(equipment: Equipment) -> list[PeriodicTask]:
     """Make the duties that the settings ask for. Raise SettingsError if one cannot be done."""
     return [
         *truth_duties(equipment),

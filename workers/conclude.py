@@ -19,7 +19,7 @@ from workers.ledger.pushes import NewPush
 from workers.ledger.runs import EndedRun, NewRun
 from workers.ledger.transaction import is_database_itself
 from workers.push.wakes import wake
-from workers.retry import RetryPolicy
+from workers.resilience.retry import RetryPolicy
 from workers.run import Result, failed
 
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from handlers.kit.merge import merge
 from handlers.kit.session import Session
-from workers.drive.facts import COMPLETE, can_be_kept, session_of_drive, status_of
 from workers.drive.models import DriveSession
+from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
 from workers.ledger import rereads, schedule, session_keys, sessions
 from workers.ledger.reread_tables import Reread
 from workers.ledger.rereads import Look
@@ -36,13 +36,13 @@ def heal(ledger: Connection, user_id: str, told: Sequence[DriveSession], read_at
     The driver is who was asked about. Where a session names its user is not documented: what is found there may be an
     id of somebody else's, and would be taken for another driver.
     """
-    latest = {drive.session_id: drive.model_copy(update={"user_id": user_id}) for drive in told if can_be_kept(drive)}
+    latest = {drive.session_id: drive.model_copy(update={"user_id": user_id}) for drive in told if is_storable(drive)}
     before = rereads.looks(ledger, latest)
     first_seen = {key: seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()
 
     def fold(key: str) -> Callable[[Session], Session]:
-        facts = session_of_drive(latest[key], first_seen[key])
+        facts = to_session(latest[key], first_seen[key])
 
         def folded(session: Session) -> Session:
             after = merge(session, facts)

@@ -13,10 +13,9 @@ from sqlalchemy import Connection
 
 from ingest.errors import QueueUnavailable
 from ingest.inbox.downtime import KEY, Downtime
-from workers.allowance import Allowance
 from workers.conclude import Aftermath, follow_up
 from workers.drive.client import DriveClient
-from workers.drive.errors import BudgetSpent, DriveError, DriveRefused, DriveUnavailable, NotInDrive, Throttled
+from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.equipment import Equipment
 from workers.healing import heal
@@ -24,6 +23,7 @@ from workers.ledger import gaps, rereads
 from workers.ledger.engine import chunks
 from workers.ledger.gaps import OpenGap, Step
 from workers.ledger.transaction import look, transact
+from workers.resilience.token_bucket import TokenBucket
 from workers.rhythm import Rhythm
 from workers.run import now
 
@@ -86,7 +86,7 @@ class CoverGaps:
     name = "history"
     every = timedelta(seconds=3)
 
-    def __init__(self, equipment: Equipment, drive: DriveClient, allowance: Allowance) -> None:
+    def __init__(self, equipment: Equipment, drive: DriveClient, allowance: TokenBucket) -> None:
         self._equipment = equipment
         self._drive = drive
         self._allowance = allowance
@@ -123,7 +123,7 @@ class CoverGaps:
             if not users:
                 return True
             for place, user_id in enumerate(users):
-                if time.monotonic() > until or self._allowance.left() == 0:
+                if time.monotonic() > until or self._allowance.available() == 0:
                     return False
                 step = self._read(gap, user_id, users[place + 1 : place + 2])
                 transact(
@@ -147,18 +147,18 @@ class CoverGaps:
         """Read what one user did. If only this one cannot be read, they are passed over: the others must not wait."""
         try:
             return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
-        except NotInDrive:
+        except NotFound:
             return Step(user_id, 0)
-        except (Throttled, BudgetSpent):
+        except (Throttled, RateBudgetExhausted):
             raise
-        except (DriveUnavailable, DriveRefused):
+        except (DriveUnavailable, Unauthorized):
             if not self._is_there(gap, user_id, following):
                 raise
         except DriveError:
             pass
         try:
             return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
-        except (Throttled, BudgetSpent):
+        except (Throttled, RateBudgetExhausted):
             raise
         except DriveError as failure:
             log.warning("history.passed_over", reason=str(failure))
@@ -172,19 +172,19 @@ class CoverGaps:
                 if other != user_id:
                     self._merge(other, self._history(gap, other))
                     return True
-            except (Throttled, BudgetSpent):
+            except (Throttled, RateBudgetExhausted):
                 raise
-            except (DriveUnavailable, DriveRefused):
+            except (DriveUnavailable, Unauthorized):
                 continue
             except DriveError:
                 return True
         return False
 
     def _history(self, gap: OpenGap, user_id: str) -> list[DriveSession]:
-        self._allowance.spend(1)
+        self._allowance.consume(1)
         since = gap.closed_at if gap.is_routine else gap.closed_at - BEFORE
         found = list(self._drive.history(user_id, started_from=since, started_until=gap.opened_at))
-        self._allowance.spend(len(found) // A_PAGE)
+        self._allowance.consume(len(found) // A_PAGE)
         return found
 
     def _merge(self, user_id: str, told: list[DriveSession]) -> int:

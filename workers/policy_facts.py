@@ -9,11 +9,9 @@ from sqlalchemy import Connection
 
 from handlers.kit.key_identifiers import candidate_spellings, normalize
 from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
-from workers.allowance import Allowance
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveUnavailable, NotInDrive
+from workers.drive.errors import DriveError, DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
-from workers.duties import Duty
 from workers.equipment import Equipment
 from workers.ledger import authorizations, balances, charging_keys, drive_readings
 from workers.ledger.balances import Balance
@@ -21,6 +19,8 @@ from workers.ledger.charging_keys import KeyRow
 from workers.ledger.drive_readings import Reading
 from workers.ledger.facts import KEYS
 from workers.ledger.transaction import look, transact
+from workers.resilience.periodic import PeriodicTask
+from workers.resilience.token_bucket import TokenBucket
 from workers.run import now
 
 log = structlog.get_logger()
@@ -35,13 +35,13 @@ QUESTIONS = 1000
 AT_ONCE = 10
 
 
-def facts_duties(equipment: Equipment) -> list[Duty]:
+def facts_duties(equipment: Equipment) -> list[PeriodicTask]:
     """Make them: none without policies, or without a key of the Drive API."""
     settings = equipment.settings
     if not (settings.has_drive and equipment.plugins.policies):
         return []
     drive = DriveClient(settings, equipment.connection)
-    duties: list[Duty] = [ReadKeys(equipment, drive)]
+    duties: list[PeriodicTask] = [ReadKeys(equipment, drive)]
     if settings.drive_balance_path is not None:
         duties.append(ReadBalances(equipment, drive))
     return duties
@@ -148,18 +148,18 @@ class ReadBalances:
         self._engine = equipment.engine
         self._settings = equipment.settings
         self._drive = drive
-        self._allowance = Allowance(equipment.settings.authorize_balances_a_minute)
+        self._allowance = TokenBucket(equipment.settings.authorize_balances_a_minute)
 
     def run(self) -> None:
         """Read some, several at the same time. Raises what is wrong with the Drive API, once what was read is kept."""
-        limit = min(self._allowance.left(), AT_ONCE)
+        limit = min(self._allowance.available(), AT_ONCE)
         if limit == 0 or not self._is_any_due():
             return
         lease = self._settings.drive_patience + MARGIN
         users = transact(self._engine, lambda ledger: balances.claim(ledger, now(), lease, limit=limit))
         if not users:
             return
-        self._allowance.spend(len(users))
+        self._allowance.consume(len(users))
         with ThreadPoolExecutor(len(users)) as pool:
             answers = dict(zip(users, pool.map(self._read, users), strict=True))
         read = [answer for answer in answers.values() if isinstance(answer, Balance)]
@@ -175,7 +175,7 @@ class ReadBalances:
     def _read(self, user_id: str) -> Balance | DriveError:
         try:
             return Balance(user_id, self._drive.balance(user_id), now())
-        except NotInDrive:
+        except NotFound:
             return Balance(user_id, None, now())
         except DriveError as failure:
             return failure

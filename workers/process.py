@@ -31,9 +31,9 @@ from workers.ledger import deliveries, runs, schedule, sessions
 from workers.ledger.inorder import Key
 from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.transaction import transact
-from workers.overstay import at_most
 from workers.reader import HandlersReader
-from workers.retry import RetryPolicy
+from workers.resilience.hard_timeout import kill_after
+from workers.resilience.retry import RetryPolicy
 from workers.run import Deadline, Result, Runner, Task, call, failed, longest, now, waiting
 
 log = structlog.get_logger()
@@ -170,7 +170,7 @@ def fold(
     results: list[Result] = []
     settings = equipment.settings
     policy, span = RetryPolicy.of(settings), settings.handler_timeout
-    with at_most(longest(span, len(tasks), until)), Deadline(span) as deadline:
+    with kill_after(longest(span, len(tasks), until)), Deadline(span) as deadline:
         for task in tasks:
             if time.monotonic() >= until:
                 results.append(waiting(task))

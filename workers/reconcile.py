@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
-from workers.allowance import Allowance
 from workers.conclude import Aftermath, follow_up
 from workers.drive.client import DriveClient
-from workers.drive.errors import BudgetSpent, DriveError, DriveRefused, DriveUnavailable, NotInDrive, Throttled
+from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.equipment import Equipment
 from workers.healing import heal, nothing_seen
 from workers.ledger import rereads
 from workers.ledger.reread_tables import Reread
 from workers.ledger.rereads import DueReread
 from workers.ledger.transaction import transact
+from workers.resilience.token_bucket import TokenBucket
 from workers.rhythm import Rhythm
 from workers.run import now
 
@@ -44,7 +44,7 @@ class Reconcile:
     every = timedelta(seconds=2)
 
     def __init__(
-        self, equipment: Equipment, drive: DriveClient, allowance: Allowance, *, lease: timedelta | None = None
+        self, equipment: Equipment, drive: DriveClient, allowance: TokenBucket, *, lease: timedelta | None = None
     ) -> None:
         self._equipment = equipment
         self._drive = drive
@@ -57,7 +57,7 @@ class Reconcile:
     def run(self) -> None:
         """Find sessions that have become silent, and read those that are due."""
         self._enrol()
-        limit = min(self._allowance.left(), AT_ONCE)
+        limit = min(self._allowance.available(), AT_ONCE)
         if limit == 0:
             return
         claimed = transact(
@@ -91,10 +91,12 @@ class Reconcile:
             if due is None:
                 continue
             try:
-                self._allowance.spend(1)
+                self._allowance.consume(1)
                 healed += self._read(due)
-            except (DriveUnavailable, DriveRefused) as failure:
-                is_its_own = was_answered and len(claimed) > 1 and not isinstance(failure, Throttled | BudgetSpent)
+            except (DriveUnavailable, Unauthorized) as failure:
+                is_its_own = (
+                    was_answered and len(claimed) > 1 and not isinstance(failure, Throttled | RateBudgetExhausted)
+                )
                 if not is_its_own:
                     self._release([due, *claimed[number + 1 :]])
                     raise
@@ -119,10 +121,10 @@ class Reconcile:
         read_at = now()
         try:
             told = self._drive.session(due.user_id, due.session_id)
-        except (DriveUnavailable, DriveRefused):
+        except (DriveUnavailable, Unauthorized):
             raise
         except DriveError as failure:
-            outcome = Reread.MISSING if isinstance(failure, NotInDrive) else Reread.FAILED
+            outcome = Reread.MISSING if isinstance(failure, NotFound) else Reread.FAILED
             self._note_nothing(due, outcome, str(failure))
             return 0
         healing = transact(

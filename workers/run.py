@@ -22,8 +22,8 @@ from ingest.config.settings import Settings
 from ingest.events import Event, sanitize_text
 from ingest.queue.batch import Delivery
 from workers.ledger.outcomes import Outcome
-from workers.overstay import at_most
-from workers.retry import RetryPolicy
+from workers.resilience.hard_timeout import kill_after
+from workers.resilience.retry import RetryPolicy
 
 log = structlog.get_logger()
 
@@ -105,7 +105,7 @@ class Runner:
         if concurrent:
             rounds = -(-len(concurrent) // self.settings.handler_concurrency)
             most = longest(self.settings.handler_timeout, rounds, until)
-            with at_most(most):  # one that blocks the loop is told by nobody
+            with kill_after(most):  # one that blocks the loop is told by nobody
                 results += asyncio.run(self._run_together(concurrent, until))
         return results
 
@@ -118,7 +118,7 @@ class Runner:
 
     def _call_in_time(self, task: Task, context: RecordingContext) -> None:
         span = self.settings.handler_timeout
-        with at_most(span), Deadline(span) as deadline:
+        with kill_after(span), Deadline(span) as deadline:
             deadline.call(task.subscription.function, task.event, context)
 
     async def _run_together(self, tasks: Sequence[Task], until: float) -> list[Result]:
@@ -207,7 +207,7 @@ def _later(run: Result, wish: RetryLater, policy: RetryPolicy) -> datetime | Non
     """Find when a run that asked for it is tried again: up to its own end, else while it has attempts left."""
     if wish.until is None and policy.next_at(run.attempt, run.finished_at) is None:
         return None
-    span = wish.after or policy.span(run.attempt)
+    span = wish.after or policy.delay(run.attempt)
     if wish.session_id is not None and wish.after is None:
         span = max(span, NEWS_ARE_LATE)
     later = run.finished_at + span

@@ -14,7 +14,6 @@ import structlog
 from sqlalchemy import Connection
 
 from ingest.failpoints import Failpoint, hit
-from workers.breaker import Breaker
 from workers.devices import Devices
 from workers.equipment import Equipment
 from workers.ledger import devices, pushes
@@ -23,9 +22,10 @@ from workers.ledger.pushes import Claim, Mark, PushRow
 from workers.ledger.transaction import LedgerUnavailable, look, transact
 from workers.push.attempt import Ending, attempt
 from workers.push.wakes import next_wake, wake
-from workers.retry import RetryPolicy
+from workers.resilience.circuit_breaker import CircuitBreaker
+from workers.resilience.retry import RetryPolicy
+from workers.resilience.threads import SupervisedThreads
 from workers.run import now
-from workers.threads import LastingThreads
 
 log = structlog.get_logger()
 
@@ -47,12 +47,12 @@ SHORTEST_TIMEOUT = timedelta(seconds=1)
 class Sender:
     """Sends the pushes of one channel, several at once; use it from one thread."""
 
-    def __init__(self, equipment: Equipment, name: str, *, breaker: Breaker | None = None) -> None:
+    def __init__(self, equipment: Equipment, name: str, *, breaker: CircuitBreaker | None = None) -> None:
         self._equipment = equipment
         self._name = name
         self._channel = equipment.channels[name]
         self._devices_of = Devices.of(equipment.plugins, equipment.engine)
-        self._breaker = breaker or Breaker()
+        self._breaker = breaker or CircuitBreaker()
         self._policy = RetryPolicy.of(equipment.settings)
         self._news: SimpleQueue[Ending | Claim | None] = SimpleQueue()
         # A push is in hand until its ending is in the ledger. Its place is taken for longer, if a call hangs on.
@@ -94,7 +94,7 @@ class Sender:
             return 0
         settings = self._equipment.settings
         free = settings.push_concurrency - len(self._places_taken)
-        room = self._breaker.places(free, in_flight=len(self._in_hand))
+        room = self._breaker.permits(free, in_flight=len(self._in_hand))
 
         def claim(ledger: Connection) -> list[PushRow]:
             at = now()
@@ -165,9 +165,9 @@ class Sender:
     def _judge(self, ending: Ending) -> None:
         was_open = self._breaker.is_open
         if ending.trouble is not None:
-            self._breaker.failed(ending.trouble.after)
+            self._breaker.record_failure(ending.trouble.after)
         elif ending.is_provider_heard:
-            self._breaker.succeeded()
+            self._breaker.record_success()
         if self._breaker.is_open is not was_open:
             log.warning("channel.left_alone" if self._breaker.is_open else "channel.resumed", channel=self._name)
         if ending.error is not None:
@@ -199,7 +199,7 @@ def _mark_of(ending: Ending) -> Mark:
     )
 
 
-class Senders(LastingThreads):
+class Senders(SupervisedThreads):
     """A sender for each channel that PUSH names, each in a thread of its own, and one thread that wakes them."""
 
     def __init__(self, equipment: Equipment) -> None:

@@ -15,7 +15,7 @@ from workers.alerts import AlertKind
 from workers.ledger import tellings
 from workers.ledger.tellings import Telling
 from workers.ledger.transaction import look, transact
-from workers.retry import RetryPolicy
+from workers.resilience.retry import RetryPolicy
 from workers.run import now
 
 log = structlog.get_logger()
@@ -157,7 +157,7 @@ class SendAlerts:
             self._failures[address.name] = 0
             return
         self._failures[address.name] += 1
-        span = self._backoff.span(self._failures[address.name])
+        span = self._backoff.delay(self._failures[address.name])
         self._next_at[address.name] = now() + span
         log.warning("address.failed", address=address.name, service=address.service, reason=answer.reason)
 

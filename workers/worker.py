@@ -22,8 +22,8 @@ from ingest.queue.queues import BATCH_JOB, QUEUES, connect_redis, queue
 from workers.allowed import OurJob
 from workers.equipment import open_once, preload
 from workers.ledger.rehearsal import rehearse
-from workers.overstay import watching
 from workers.push.channels import open_channels
+from workers.resilience.hard_timeout import kill_on_timeout
 
 log = structlog.get_logger()
 
@@ -57,7 +57,7 @@ class PreloadedWorker(Worker):
 
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
         """Wait for the child, and kill it if its handler does not stop when its time is up."""
-        with watching(self.kill_horse):
+        with kill_on_timeout(self.kill_horse):
             super().monitor_work_horse(job, queue, execution)
 
 

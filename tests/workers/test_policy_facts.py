@@ -10,7 +10,7 @@ import pytest
 from handlers.kit.testing import DEFAULT_NOW
 from ingest.config.settings import load_settings
 from workers import policy_facts
-from workers.drive.errors import DriveUnavailable, NotInDrive
+from workers.drive.errors import DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
 from workers.equipment import Equipment
 from workers.ledger import authorizations, balances, charging_keys, drive_readings
@@ -46,7 +46,7 @@ class Drive:
         if self.breaks_after is not None:
             raise DriveUnavailable("The Drive API answered 503.")
         if user_id not in self.balances:
-            raise NotInDrive("The Drive API does not know it.")
+            raise NotFound("The Drive API does not know it.")
         return self.balances[user_id]
 
 

@@ -42,9 +42,9 @@ from workers.ledger.schema import metadata
 from workers.ledger.tables import sessions as session_table
 from workers.ledger.transaction import PATIENCE, LedgerUnavailable, transact
 from workers.loader import Plugins
-from workers.overstay import CLEARING_UP
 from workers.process import bury, make_runs, settle
 from workers.push.channels import open_channels
+from workers.resilience.hard_timeout import CLEANUP_GRACE
 from workers.run import HandlerTimedOut
 from workers.sending import send_due
 
@@ -415,7 +415,7 @@ def test_handlers_that_are_merely_slow_are_no_workers_death(
 
 def test_the_job_of_a_batch_lasts_longer_than_what_it_begins() -> None:
     waiting_for_the_ledger = timedelta(seconds=2 * PATIENCE)
-    assert process.BEGIN_WITHIN + CLEARING_UP + waiting_for_the_ledger < JOB_TIMEOUT
+    assert process.BEGIN_WITHIN + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
 
 
 def test_a_record_that_hangs_is_cut_off(equip: Callable[..., Equipment]) -> None:

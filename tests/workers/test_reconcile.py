@@ -23,10 +23,9 @@ from ingest.simulator.drive.app import DRIVE_KEY, create_drive
 from ingest.simulator.drive.faults import DriveFaults, RequestCounter, read_rates
 from ingest.simulator.drive.state import DriveState, SessionState, state_from_scenario
 from ingest.simulator.scenarios import Participants, SimulatedEvent, build_scenario
-from workers.allowance import Allowance
 from workers.comparison import Comparison, compare
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveRefused, DriveUnavailable, NotInDrive, Throttled
+from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.history import CoverGaps, NoticeGaps
 from workers.ledger import devices, gaps, rereads, runs, session_keys, sessions
@@ -37,6 +36,7 @@ from workers.ledger.runs import NewRun
 from workers.ledger.tables import runs as run_table
 from workers.ledger.tables import sessions as session_table
 from workers.reconcile import Reconcile
+from workers.resilience.token_bucket import TokenBucket
 from workers.rhythm import Rhythm
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -104,7 +104,7 @@ class Clock:
 
     def __init__(self, house, *, per_minute: int = 10**6, lease: timedelta = timedelta()) -> None:
         self.equipment = house.equipment
-        drive, allowance = LeapingClock().client(house.equipment.settings), Allowance(per_minute)
+        drive, allowance = LeapingClock().client(house.equipment.settings), TokenBucket(per_minute)
         self.notice = NoticeGaps(house.equipment)
         self.started_anew = partial(Reconcile, house.equipment, drive, allowance, lease=lease)
         self.reconcile = self.started_anew()
@@ -298,13 +298,13 @@ class SlowDrive:
         self.time += self.answer_takes
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
-        raise NotInDrive("The Drive API does not know it.")
+        raise NotFound("The Drive API does not know it.")
 
 
 def slow_clocks(clock: Clock, drive: SlowDrive, count: int = 2) -> list[Reconcile]:
     with clock.equipment.engine.begin() as ledger:
         rereads.enrol_at_once(ledger, NOW - timedelta(days=1), NOW + timedelta(days=1), drive.time)
-    return [Reconcile(clock.equipment, drive, Allowance(10**6)) for _ in range(count)]
+    return [Reconcile(clock.equipment, drive, TokenBucket(10**6)) for _ in range(count)]
 
 
 def test_no_session_is_read_twice_because_the_drive_api_is_slow(
@@ -348,7 +348,7 @@ def test_a_refused_key_stops_the_turn_and_loses_nothing(clock: Clock, clock_on, 
     clock.learn(told("S1", "user-1")[:1])
     clock.shift(timedelta(minutes=31))
     other = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", drive_api_key="wrong", lease=timedelta(hours=1))
-    with pytest.raises(DriveRefused, match="DRIVE_API_KEY"):
+    with pytest.raises(Unauthorized, match="DRIVE_API_KEY"):
         other.reconcile.run()
     played.world.apply(filter(None, [state_from_scenario(told("S1", "user-1"))]))
     clock.reconcile.run()
@@ -365,7 +365,7 @@ def test_while_the_drive_api_fails_a_turn_ends_at_the_second_session(clock: Cloc
     assert played.calls == 2 * 4  # two sessions, four attempts each
 
 
-@pytest.mark.parametrize("failure", [DriveUnavailable, DriveRefused])
+@pytest.mark.parametrize("failure", [DriveUnavailable, Unauthorized])
 def test_a_session_that_alone_gets_no_answer_is_asked_for_ever_more_rarely(
     clock: Clock, played: Played, monkeypatch: pytest.MonkeyPatch, failure: type[DriveError]
 ) -> None:
@@ -476,7 +476,7 @@ def test_users_are_not_listed_anew_in_every_turn(
     listed, users_after = [], gaps.users_after
     monkeypatch.setattr(gaps, "users_after", lambda *asked: listed.append(asked[1]) or users_after(*asked))
     for _ in range(5):  # a turn for each user
-        monkeypatch.setattr(clock.cover, "_allowance", Allowance(6))
+        monkeypatch.setattr(clock.cover, "_allowance", TokenBucket(6))
         clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
         (row,) = gaps.find(ledger)
@@ -508,7 +508,7 @@ def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
     assert (row.users_failed, row.covered_at is not None) == (1, True)
 
 
-@pytest.mark.parametrize("failure", [DriveUnavailable, DriveRefused])
+@pytest.mark.parametrize("failure", [DriveUnavailable, Unauthorized])
 @pytest.mark.parametrize("failing", [("user-3",), ("user-2", "user-3"), ("user-1", "user-2")])
 def test_nor_do_several_of_them_nor_the_last_one(
     clock: Clock,

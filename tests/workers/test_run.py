@@ -11,7 +11,7 @@ from handlers.kit.context import DeferredEffects, Push
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from workers import run
 from workers.ledger.outcomes import Outcome
-from workers.retry import RetryPolicy
+from workers.resilience.retry import RetryPolicy
 from workers.run import Deadline, HandlerTimedOut, Result, call, failed
 
 AT = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)

@@ -14,7 +14,6 @@ from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, PushFailed
 from handlers.kit.session import Session, StatusTimes
 from ingest.queue.queues import connect_redis
 from workers import sending
-from workers.breaker import FAILURES, Breaker
 from workers.clock import Clock
 from workers.ledger import pushes, sessions
 from workers.ledger.outcomes import PushState
@@ -22,6 +21,7 @@ from workers.ledger.tables import pushes as push_table
 from workers.loader import Plugins
 from workers.push.attempt import attempt
 from workers.push.wakes import wake
+from workers.resilience.circuit_breaker import FAILURES, CircuitBreaker
 from workers.sending import Sender, Senders, send_due
 
 DOWN = Response(status_code=503)
@@ -85,7 +85,7 @@ def test_a_channel_that_hangs_without_end_keeps_its_places_and_nothing_else(hous
     home = house(Plugins((), (offering(hang),)), push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
         home.push(number)
-    sender = Sender(home.equipment, "own", breaker=Breaker(pause=timedelta()))
+    sender = Sender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
     for _ in range(2):
         sender.send_due()
     assert len(begun) == 2
@@ -147,7 +147,7 @@ def test_a_push_with_an_end_is_tried_until_then_however_often(house, provider, u
     home = house(retry_attempts=1)
     provider.answer = lambda _body: DOWN
     home.push(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
-    sender = Sender(home.equipment, "http", breaker=Breaker(pause=timedelta()))
+    sender = Sender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta()))
     until(lambda: sender.send_due() == 0 and home.row().state is PushState.EXPIRED)
     assert home.row().attempts > 1
 
@@ -157,7 +157,7 @@ def test_a_provider_that_is_down_for_a_while_loses_no_push_and_is_spared(house, 
     provider.answer = lambda _body: DOWN
     for number in range(40):
         home.push(number, expires_at=datetime.now(UTC) + SOON)
-    sender = Sender(home.equipment, "http", breaker=Breaker(pause=timedelta(milliseconds=100)))
+    sender = Sender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta(milliseconds=100)))
     end = time.monotonic() + 1
     while time.monotonic() < end:
         sender.send_due()
@@ -212,7 +212,7 @@ def test_a_registry_that_hangs_keeps_its_places_and_costs_no_push(house, until):
     home = house(plugins, push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
         home.push(number)
-    sender = Sender(home.equipment, "own", breaker=Breaker(pause=timedelta()))
+    sender = Sender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
     for _ in range(2):
         sender.send_due()
     assert len(begun) == 2

@@ -20,7 +20,7 @@ from workers.alerts import Alert, AlertKind, AlertRow, find_alerts, raise_alert,
 from workers.ledger.alert_table import alerts
 from workers.ledger.engine import open_ledger
 from workers.ledger.schema import metadata
-from workers.retry import RetryPolicy
+from workers.resilience.retry import RetryPolicy
 from workers.telling import SHOWN, LogAlerts, SendAlerts, tellers
 
 AT_ONCE_AGAIN = RetryPolicy(attempts=100, first=timedelta(), longest=timedelta())

@@ -22,7 +22,7 @@ from workers.commands.simulated import compare_with_truth, simulate_drive, spoil
 from workers.devfile import settings_beside_dev
 from workers.drive.client import DriveClient
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
-from workers.drive.requests import LARGEST_PAGE, LEAST_PAGE
+from workers.drive.requests import MAX_PAGE_SIZE, MIN
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ def history(  # noqa: PLR0913  the options are the interface
 
 @drive.command()
 @click.option("--fleet", "fleet_id", metavar="ID", help="Only those of this fleet. Default: all of the organization.")
-@click.option("--page-size", type=click.IntRange(LEAST_PAGE, LARGEST_PAGE), default=LARGEST_PAGE, show_default=True)
+@click.option("--page-size", type=click.IntRange(MIN, MAX_PAGE_SIZE), default=MAX_PAGE_SIZE, show_default=True)
 @options.limit
 @options.as_json
 def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bool) -> None:

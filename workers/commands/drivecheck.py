@@ -12,8 +12,8 @@ from ingest.queue.queues import connect_redis
 from workers.commands.checkup import Finding, Standing
 from workers.commands.logs import logs_aside
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveRefused, DriveUnavailable, NotInDrive
-from workers.drive.requests import LEAST_PAGE
+from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Unauthorized
+from workers.drive.requests import MIN
 
 PATIENCE = timedelta(seconds=10)
 NOBODY = "webhooks-check"
@@ -46,7 +46,7 @@ def _asked(settings: Settings) -> Finding:
             return _finding(Standing.OK, _tried(client))
     except DriveUnavailable as error:
         return _finding(Standing.WARN, f"{error} Until it answers, nothing is read from it.")
-    except NotInDrive:
+    except NotFound:
         return _finding(Standing.FAIL, "There is no Drive API at DRIVE_API_URL (404).")
     except (DriveError, SettingsError) as error:
         return _finding(Standing.FAIL, str(error))
@@ -54,11 +54,11 @@ def _asked(settings: Settings) -> Finding:
 
 def _tried(client: DriveClient) -> str:
     try:
-        next(client.charging_keys(page_size=LEAST_PAGE), None)
-    except DriveRefused as refused:
+        next(client.charging_keys(page_size=MIN), None)
+    except Unauthorized as refused:
         try:
             client.session(NOBODY, NOBODY)
-        except NotInDrive:
+        except NotFound:
             return "It takes the key for sessions, but not for charging keys."
         raise refused from None
     return "It takes the key, and lists charging keys."

@@ -6,7 +6,7 @@ from datetime import datetime
 from handlers.kit.session import EVENT, Session
 from handlers.kit.statuses import STATUSES
 from workers.commands.output import Cell, Json, iso, local
-from workers.drive.facts import SOME_TIME
+from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger.reread_tables import Reread
 from workers.ledger.rereads import Look
 
@@ -30,13 +30,13 @@ def healed_lines(record: Session) -> Iterator[Line]:
         yield at, None, f"Drive API: {status}", f"no {events[0]} came" if events else "no event says this"
     if record.user_id is not None and record.users[record.user_id].source != EVENT:
         at = record.users[record.user_id].at
-        yield None if at == SOME_TIME else at, None, "Drive API: driver", f"{record.user_id}, whom no event named"
+        yield None if at == UNKNOWN_TIME else at, None, "Drive API: driver", f"{record.user_id}, whom no event named"
 
 
 def healed(record: Session) -> dict[str, datetime | None]:
     """Name the statuses that only the Drive API has told, each with its time there, if it has one."""
     return {
-        status: None if moment.last_at == SOME_TIME else moment.last_at
+        status: None if moment.last_at == UNKNOWN_TIME else moment.last_at
         for status, moment in record.statuses.items()
         if EVENT not in moment.sources
     }

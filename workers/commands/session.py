@@ -33,7 +33,7 @@ from workers.commands.output import (
 )
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
-from workers.drive.facts import SOME_TIME
+from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger import cdrs as ledger_cdrs
 from workers.ledger import rereads, sessions
 from workers.ledger.cdrs import CdrFilters, CdrRow
@@ -98,7 +98,7 @@ def print_session(
     lives: list[tuple[datetime, list[Sequence[Cell]]]] = [
         (moment.at, list(_lines(moment, of_delivery.get(moment.delivery.id)))) for moment in told
     ]
-    lives += [(line[0] or SOME_TIME, [line]) for line in healed_lines(record)]
+    lives += [(line[0] or UNKNOWN_TIME, [line]) for line in healed_lines(record)]
     lives.sort(key=itemgetter(0))
     table(
         (f"time ({clock_name()})", "late", "what came", "what came of it"),

@@ -12,11 +12,11 @@ import httpx
 import redis
 
 from ingest.config.settings import Settings
-from workers.drive.attempts import LONGEST_ANSWER, Attempts, failure_on_the_way, too_long
-from workers.drive.calls import Call, Calls, Pages
-from workers.drive.doors import Door, authorities
 from workers.drive.models import ALL_STATUSES, ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken
+from workers.drive.operations import DriveOperations, Operation, Paginator
 from workers.drive.requests import Request
+from workers.drive.retries import LONGEST_ANSWER, RequestPolicy, failure_on_the_way, response_too_large
+from workers.drive.services import ServiceEndpoint, ssl_context
 
 T = TypeVar("T")
 
@@ -39,10 +39,10 @@ class DriveClient:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._calls = Calls(settings)
-        self._attempts = Attempts(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
+        self._calls = DriveOperations(settings)
+        self._attempts = RequestPolicy(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
         self._sleep = sleep
-        self._http = httpx.Client(verify=authorities(), follow_redirects=False)
+        self._http = httpx.Client(verify=ssl_context(), follow_redirects=False)
 
     def __enter__(self) -> Self:
         """Give back itself."""
@@ -60,7 +60,7 @@ class DriveClient:
 
     def session(self, user_id: str, session_id: str) -> DriveSession:
         """Read one session, finished or not."""
-        return self._answer(self._calls.session(user_id, session_id))
+        return self._request(self._calls.session(user_id, session_id))
 
     def history(
         self,
@@ -72,7 +72,7 @@ class DriveClient:
         started_until: datetime | None = None,
     ) -> Iterator[DriveSession]:
         """Read a user's sessions, page by page; both times bound their start, inclusive."""
-        return self._list(
+        return self._paginate(
             self._calls.history(
                 user_id,
                 statuses=statuses,
@@ -84,47 +84,47 @@ class DriveClient:
 
     def charging_keys(self, fleet_id: str | None = None, *, page_size: int = 500) -> Iterator[ChargingKey]:
         """Read the charging keys of a fleet, or of the whole organization, page by page."""
-        return self._list(self._calls.charging_keys(fleet_id, page_size=page_size))
+        return self._paginate(self._calls.charging_keys(fleet_id, page_size=page_size))
 
     def create_fleet(self, fleet_id: str, name: str | None = None) -> Fleet:
         """Create a fleet; its id can never be changed."""
-        return self._answer(self._calls.create_fleet(fleet_id, name))
+        return self._request(self._calls.create_fleet(fleet_id, name))
 
     def rename_fleet(self, fleet_id: str, name: str) -> Fleet:
         """Give a fleet another name."""
-        return self._answer(self._calls.rename_fleet(fleet_id, name))
+        return self._request(self._calls.rename_fleet(fleet_id, name))
 
     def invitation(self, fleet_id: str) -> Invitation:
         """Read the active invitation codes of a fleet."""
-        return self._answer(self._calls.invitation(fleet_id))
+        return self._request(self._calls.invitation(fleet_id))
 
     def balance(self, user_id: str) -> Decimal:
         """Read a user's prepaid balance, exactly, from where DRIVE_BALANCE_PATH says."""
-        return self._answer(self._calls.balance(user_id))
+        return self._request(self._calls.balance(user_id))
 
     def location(self, location_id: str) -> Location:
         """Read a location."""
-        return self._answer(self._calls.location(location_id))
+        return self._request(self._calls.location(location_id))
 
     def push_token(self, token: RoamToken) -> None:
         """Tell Roam OCPI of a token."""
-        return self._answer(self._calls.push_token(token))
+        return self._request(self._calls.push_token(token))
 
-    def _list(self, pages: Pages[T]) -> Iterator[T]:
+    def _paginate(self, pages: Paginator[T]) -> Iterator[T]:
         while (call := pages.next()) is not None:
-            yield from pages.take(self._answer(call))
+            yield from pages.accept(self._request(call))
 
-    def _answer(self, call: Call[T]) -> T:
+    def _request(self, call: Operation[T]) -> T:
         until, door = self._attempts.until(), self._attempts.door(call.request)
         for attempt in self._attempts.retries(call.request):
             with attempt:
-                while seconds := self._attempts.pause(call.request, until):
+                while seconds := self._attempts.rate_limit_delay(call.request, until):
                     self._sleep(seconds)
                 return self._attempts.read(call, *self._send(door, call.request, until))
         raise AssertionError("stamina returns or raises")
 
-    def _send(self, door: Door, request: Request, until: float) -> tuple[int, bytes]:
-        seconds = self._attempts.patience(request, until)
+    def _send(self, door: ServiceEndpoint, request: Request, until: float) -> tuple[int, bytes]:
+        seconds = self._attempts.request_timeout(request, until)
         over_at = time.monotonic() + seconds  # httpx bounds each piece of an answer, not the whole
         try:
             with self._http.stream(
@@ -134,7 +134,7 @@ class DriveClient:
                 for piece in answer.iter_bytes():
                     body += piece
                     if len(body) > LONGEST_ANSWER:
-                        raise too_long(request)
+                        raise response_too_large(request)
                     if time.monotonic() > over_at:
                         raise failure_on_the_way(request, TimeoutError())
                 return answer.status_code, bytes(body)
@@ -155,10 +155,10 @@ class AsyncDriveClient:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._calls = Calls(settings)
-        self._attempts = Attempts(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
+        self._calls = DriveOperations(settings)
+        self._attempts = RequestPolicy(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
         self._sleep = sleep
-        self._http = httpx.AsyncClient(verify=authorities(), follow_redirects=False)
+        self._http = httpx.AsyncClient(verify=ssl_context(), follow_redirects=False)
 
     async def __aenter__(self) -> Self:
         """Give back itself."""
@@ -176,7 +176,7 @@ class AsyncDriveClient:
 
     async def session(self, user_id: str, session_id: str) -> DriveSession:
         """Read one session, finished or not."""
-        return await self._answer(self._calls.session(user_id, session_id))
+        return await self._request(self._calls.session(user_id, session_id))
 
     def history(
         self,
@@ -188,7 +188,7 @@ class AsyncDriveClient:
         started_until: datetime | None = None,
     ) -> AsyncIterator[DriveSession]:
         """Read a user's sessions, page by page; both times bound their start, inclusive."""
-        return self._list(
+        return self._paginate(
             self._calls.history(
                 user_id,
                 statuses=statuses,
@@ -200,50 +200,50 @@ class AsyncDriveClient:
 
     def charging_keys(self, fleet_id: str | None = None, *, page_size: int = 500) -> AsyncIterator[ChargingKey]:
         """Read the charging keys of a fleet, or of the whole organization, page by page."""
-        return self._list(self._calls.charging_keys(fleet_id, page_size=page_size))
+        return self._paginate(self._calls.charging_keys(fleet_id, page_size=page_size))
 
     async def create_fleet(self, fleet_id: str, name: str | None = None) -> Fleet:
         """Create a fleet; its id can never be changed."""
-        return await self._answer(self._calls.create_fleet(fleet_id, name))
+        return await self._request(self._calls.create_fleet(fleet_id, name))
 
     async def rename_fleet(self, fleet_id: str, name: str) -> Fleet:
         """Give a fleet another name."""
-        return await self._answer(self._calls.rename_fleet(fleet_id, name))
+        return await self._request(self._calls.rename_fleet(fleet_id, name))
 
     async def invitation(self, fleet_id: str) -> Invitation:
         """Read the active invitation codes of a fleet."""
-        return await self._answer(self._calls.invitation(fleet_id))
+        return await self._request(self._calls.invitation(fleet_id))
 
     async def balance(self, user_id: str) -> Decimal:
         """Read a user's prepaid balance, exactly, from where DRIVE_BALANCE_PATH says."""
-        return await self._answer(self._calls.balance(user_id))
+        return await self._request(self._calls.balance(user_id))
 
     async def location(self, location_id: str) -> Location:
         """Read a location."""
-        return await self._answer(self._calls.location(location_id))
+        return await self._request(self._calls.location(location_id))
 
     async def push_token(self, token: RoamToken) -> None:
         """Tell Roam OCPI of a token."""
-        return await self._answer(self._calls.push_token(token))
+        return await self._request(self._calls.push_token(token))
 
-    async def _list(self, pages: Pages[T]) -> AsyncIterator[T]:
+    async def _paginate(self, pages: Paginator[T]) -> AsyncIterator[T]:
         while (call := pages.next()) is not None:
-            for each in pages.take(await self._answer(call)):
+            for each in pages.accept(await self._request(call)):
                 yield each
 
-    async def _answer(self, call: Call[T]) -> T:
+    async def _request(self, call: Operation[T]) -> T:
         until, door = self._attempts.until(), self._attempts.door(call.request)
         async for attempt in self._attempts.retries(call.request):
             with attempt:
                 # The budget asks Redis, and a page is long: both would hold the loop up.
-                while seconds := await asyncio.to_thread(self._attempts.pause, call.request, until):
+                while seconds := await asyncio.to_thread(self._attempts.rate_limit_delay, call.request, until):
                     await self._sleep(seconds)
                 status, body = await self._send(door, call.request, until)
                 return await asyncio.to_thread(self._attempts.read, call, status, body)
         raise AssertionError("stamina returns or raises")
 
-    async def _send(self, door: Door, request: Request, until: float) -> tuple[int, bytes]:
-        seconds = self._attempts.patience(request, until)
+    async def _send(self, door: ServiceEndpoint, request: Request, until: float) -> tuple[int, bytes]:
+        seconds = self._attempts.request_timeout(request, until)
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -259,7 +259,7 @@ class AsyncDriveClient:
                 async for piece in answer.aiter_bytes():
                     body += piece
                     if len(body) > LONGEST_ANSWER:
-                        raise too_long(request)
+                        raise response_too_large(request)
                 return answer.status_code, bytes(body)
         except (httpx.RequestError, TimeoutError) as error:
             raise failure_on_the_way(request, error) from None

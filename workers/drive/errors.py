@@ -27,15 +27,15 @@ class Throttled(DriveUnavailable):
     """Raised when the Drive API says that it is asked too often (429)."""
 
 
-class BudgetSpent(DriveUnavailable):
+class RateBudgetExhausted(DriveUnavailable):
     """Raised when our own budget of calls has no room before the caller's time is up; nothing was sent."""
 
 
-class DriveRefused(DriveError):
+class Unauthorized(DriveError):
     """Raised when the key is not accepted (401), or lacks the permission (403); the sentence names the setting."""
 
 
-class NotInDrive(DriveError):
+class NotFound(DriveError):
     """Raised when the Drive API does not know it (404), or could not: an empty id, or one that is no text."""
 
 
@@ -43,13 +43,13 @@ class DriveConflict(DriveError):
     """Raised when it is there already (409)."""
 
 
-class DriveRejected(DriveError):
+class BadRequest(DriveError):
     """Raised when the Drive API takes what it was asked for wrong (400, 422 and their like)."""
 
 
-class DriveNonsense(DriveError):
+class InvalidResponse(DriveError):
     """Raised when an answer cannot be understood."""
 
 
-class Garbled(DriveNonsense):
+class TruncatedResponse(InvalidResponse):
     """Raised when an answer did not arrive whole: JSON that is cut off, a proxy's page, a page of a list gone empty."""

@@ -11,18 +11,18 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 # As it came: its texts may hold what pydantic takes for no text.
-Document: TypeAlias = Annotated[Mapping[str, Any], SkipValidation]
+JsonDocument: TypeAlias = Annotated[Mapping[str, Any], SkipValidation]
 
 ALL_STATUSES = ("WAITING_TO_START", "STARTED", "STOP_FAILED", "COMPLETE")
 """The statuses that have been seen. A history that names none has COMPLETE sessions only."""
 
 
-class _Told(BaseModel):
+class _DriveModel(BaseModel):
     # What came holds user ids, so it is never a part of what is printed by accident.
     model_config = ConfigDict(frozen=True)
 
 
-class DriveSession(_Told):
+class DriveSession(_DriveModel):
     """A charging session, finished or not. `status` is an open set; a time that cannot be read is None."""
 
     session_id: str
@@ -35,10 +35,10 @@ class DriveSession(_Told):
     charging_key_id: str | None = Field(None, repr=False)
     operator_display_name: str | None = None
     balance_status: str | None = None
-    document: Document = Field({}, repr=False)
+    document: JsonDocument = Field({}, repr=False)
 
 
-class ChargingKey(_Told):
+class ChargingKey(_DriveModel):
     """A charging key: an RFID token, for instance. `identifier` is hexadecimal, little-endian, as Drive writes it."""
 
     identifier: str = Field(repr=False)
@@ -48,27 +48,27 @@ class ChargingKey(_Told):
     visual_number: str | None = Field(None, repr=False)
     fleet_id: str | None = None
     enabled: bool = True
-    document: Document = Field({}, repr=False)
+    document: JsonDocument = Field({}, repr=False)
 
 
-class Location(_Told):
+class Location(_DriveModel):
     """A charging location."""
 
     location_id: str
     operator_display_name: str | None = None
     """More exact than the operator's name: one operator may have several."""
-    document: Document = Field({}, repr=False)
+    document: JsonDocument = Field({}, repr=False)
 
 
-class Fleet(_Told):
+class Fleet(_DriveModel):
     """A fleet as it was created or renamed. `document` is empty if the answer was."""
 
     fleet_id: str
     name: str | None = None
-    document: Document = Field({}, repr=False)
+    document: JsonDocument = Field({}, repr=False)
 
 
-class Invitation(_Told):
+class Invitation(_DriveModel):
     """The active invitation codes of a fleet. Their form is not documented: they are handed on as they came."""
 
     fleet_id: str
@@ -84,7 +84,7 @@ class Whitelist(StrEnum):
     """It asks, and may start the session when nobody answers."""
 
 
-class RoamToken(_Told):
+class RoamToken(_DriveModel):
     """A token as Roam OCPI is told of it (OCPI 2.2.1, 12.3.2); lengths are those of the standard."""
 
     country_code: str = Field(pattern=r"^[A-Za-z]{2}$")

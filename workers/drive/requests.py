@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from workers.drive.errors import NotInDrive
+from workers.drive.errors import NotFound
 from workers.drive.models import RoamToken
 
 LONGEST_SEGMENT = 8_000
@@ -18,7 +18,7 @@ LONGEST_SEGMENT = 8_000
 LONGEST_NAME = 100
 """Signs of a fleet's id and of its name (Drive API)."""
 
-LEAST_PAGE, LARGEST_PAGE = 10, 500
+MIN, MAX_PAGE_SIZE = 10, 500
 """Charging keys in one page (Drive API)."""
 
 PLACEHOLDER = re.compile(r"\{fleet_(?:id|name)\}")
@@ -37,7 +37,7 @@ class Service(Enum):
 class Request:
     """One call: `path` follows the service's URL, and what is shown of a call has no id in it."""
 
-    deed: str
+    description: str
     thing: str
     method: str
     path: str = field(repr=False)
@@ -51,7 +51,7 @@ class Request:
 
 def session(user_id: str, session_id: str) -> Request:
     """Ask for one session."""
-    path = f"/v1/users/{segment(user_id)}/sessions/{segment(session_id)}"
+    path = f"/v1/users/{encode_segment(user_id)}/sessions/{encode_segment(session_id)}"
     return Request("read a session", "session", "GET", path)
 
 
@@ -73,13 +73,15 @@ def history(  # noqa: PLR0913  what the Drive API can be asked for
         "cursor": cursor,
     }
     body = {name: value for name, value in wanted.items() if value is not None}
-    return Request("read a history", "user", "POST", f"/v1/users/{segment(user_id)}/sessions/history", _body(body))
+    return Request(
+        "read a history", "user", "POST", f"/v1/users/{encode_segment(user_id)}/sessions/history", _body(body)
+    )
 
 
 def charging_keys(fleet_id: str | None, *, page_size: int, cursor: str | None = None) -> Request:
     """Ask for a page of charging keys. Raise ValueError unless it has 10 to 500."""
-    if not LEAST_PAGE <= page_size <= LARGEST_PAGE:
-        raise ValueError(f"A page has {LEAST_PAGE} to {LARGEST_PAGE} charging keys.")
+    if not MIN <= page_size <= MAX_PAGE_SIZE:
+        raise ValueError(f"A page has {MIN} to {MAX_PAGE_SIZE} charging keys.")
     wanted = {"fleetId": fleet_id and _text(fleet_id), "cursor": cursor and _text(cursor), "page_size": str(page_size)}
     query = urlencode({name: value for name, value in wanted.items() if value}, quote_via=quote, safe="")
     return Request("read charging keys", "fleet", "GET", f"/emp/v1/charging-keys?{query}")
@@ -94,31 +96,31 @@ def create_fleet(fleet_id: str, name: str | None) -> Request:
 def rename_fleet(fleet_id: str, name: str, template: str) -> Request:
     """Ask for another name; the body is written from a template, as it is not documented."""
     known = {"{fleet_id}": fleet_id, "{fleet_name}": _short(name, "name")}
-    path = f"/emp/v1/fleets/{segment(fleet_id)}/rename"
+    path = f"/emp/v1/fleets/{encode_segment(fleet_id)}/rename"
     body = _body(_filled(json.loads(template), known))
     return Request("rename a fleet", "fleet", "PUT", path, body, is_read=False)
 
 
 def invitation(fleet_id: str) -> Request:
     """Ask for the active invitation codes of a fleet."""
-    return Request("read an invitation", "fleet", "GET", f"/emp/v1/fleets/{segment(fleet_id)}/invitation")
+    return Request("read an invitation", "fleet", "GET", f"/emp/v1/fleets/{encode_segment(fleet_id)}/invitation")
 
 
 def balance(user_id: str, path: str) -> Request:
     """Ask for a user's prepaid balance, where a setting says it is."""
-    path = path.replace("{user_id}", segment(user_id))
+    path = path.replace("{user_id}", encode_segment(user_id))
     return Request("read a balance", "user", "GET", path, setting="DRIVE_BALANCE_PATH")
 
 
 def location(location_id: str, path: str) -> Request:
     """Ask for a location, where a setting says it is."""
-    path = path.replace("{location_id}", segment(location_id))
+    path = path.replace("{location_id}", encode_segment(location_id))
     return Request("read a location", "location", "GET", path, setting="DRIVE_LOCATION_PATH")
 
 
 def push_token(token: RoamToken, now: datetime) -> Request:
     """Put a token (OCPI 2.2.1, 12.2.2.2); of the whitelists, Roam tells NEVER from all others only."""
-    path = "/".join(("", segment(token.country_code), segment(token.party_id), segment(token.uid)))
+    path = "/".join(("", encode_segment(token.country_code), encode_segment(token.party_id), encode_segment(token.uid)))
     body = token.model_dump(mode="json", exclude={"document"}, exclude_none=True) | {"last_updated": _utc(now)}
     query = urlencode({"type": token.type})
     return Request(
@@ -133,14 +135,14 @@ def push_token(token: RoamToken, now: datetime) -> Request:
     )
 
 
-def segment(text: str) -> str:
+def encode_segment(text: str) -> str:
     """Write any text as one segment of a path. Raise NotInDrive for what can be none: it is not asked for."""
     if not text:
-        raise NotInDrive("An empty id is not in the Drive API.")
+        raise NotFound("An empty id is not in the Drive API.")
     # No server takes one or two dots for the folders that they mean elsewhere.
     encoded = quote(_text(text), safe="") if text.strip(".") or len(text) > 2 else "%2E" * len(text)  # noqa: PLR2004
     if len(encoded) > LONGEST_SEGMENT:
-        raise NotInDrive("An id that is too long for a URL is not in the Drive API.")
+        raise NotFound("An id that is too long for a URL is not in the Drive API.")
     return encoded
 
 
@@ -148,7 +150,7 @@ def _text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise NotInDrive("An id that is no Unicode text is not in the Drive API.") from None
+        raise NotFound("An id that is no Unicode text is not in the Drive API.") from None
     return text
 
 

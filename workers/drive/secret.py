@@ -12,12 +12,12 @@ from ingest.errors import SettingsError
 STANDS_STILL = 0.5
 """Seconds that a file must have been unchanged: younger, it may be half-written."""
 
-IN_A_HEADER = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*")
+HEADER_SAFE = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*")
 
 log = structlog.get_logger()
 
 
-class Secret:
+class ReloadableSecret:
     """The value of a setting, or of the file that it names. Raises SettingsError if there is none, or no good one."""
 
     def __init__(self, settings: Settings, name: str) -> None:
@@ -49,6 +49,6 @@ class Secret:
         text = text.strip()
         if not text:
             raise SettingsError(f"{self._name.upper()} is not set.")
-        if not IN_A_HEADER.fullmatch(text):
+        if not HEADER_SAFE.fullmatch(text):
             raise SettingsError(f"{self._name.upper()} has signs in it that no header can carry.")
         return text

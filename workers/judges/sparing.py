@@ -6,7 +6,7 @@ import structlog
 
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
-from workers.breaker import Breaker
+from workers.resilience.circuit_breaker import CircuitBreaker
 
 log = structlog.get_logger()
 
@@ -18,7 +18,7 @@ class Sparing:
     """A breaker for each policy; after a pause one question finds out how it is. For one thread only."""
 
     def __init__(self, policies: Sequence[str], monotonic: Callable[[], float]) -> None:
-        self._breakers = {name: Breaker(clock=monotonic) for name in policies}
+        self._breakers = {name: CircuitBreaker(clock=monotonic) for name in policies}
         self._probing = dict.fromkeys(policies, 0)
 
     def spared(self) -> tuple[str, ...]:
@@ -28,7 +28,9 @@ class Sparing:
     def begin(self) -> tuple[frozenset[str], frozenset[str]]:
         """Begin with a question: name the policies it shall spare, and those whose probe it is."""
         found = self.spared()
-        probed = frozenset(name for name in found if self._breakers[name].places(1, in_flight=self._probing[name]) == 1)
+        probed = frozenset(
+            name for name in found if self._breakers[name].permits(1, in_flight=self._probing[name]) == 1
+        )
         for name in probed:
             self._probing[name] += 1
         return frozenset(found) - probed, probed
@@ -39,10 +41,10 @@ class Sparing:
             self._probing[name] -= 1
         failed = ruling.policy if ruling.failure in ITS_OWN else None
         for name in set(asked) - {failed}:
-            self._breakers[name].succeeded()
+            self._breakers[name].record_success()
         if failed is not None:
             breaker = self._breakers[failed]
             was_open = breaker.is_open
-            breaker.failed()
+            breaker.record_failure()
             if breaker.is_open and not was_open:
                 log.warning("policy.spared", policy=failed, failure=ruling.failure)

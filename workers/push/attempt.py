@@ -13,8 +13,8 @@ from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
 from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import PushRow
 from workers.push.channel import Channel
-from workers.push.timed import Timed, end_of
-from workers.retry import RetryPolicy
+from workers.resilience.retry import RetryPolicy
+from workers.resilience.timed_call import TimedCall, deadline_in
 from workers.run import now
 
 DevicesOf: TypeAlias = Callable[[str], Iterable[Device]]
@@ -43,14 +43,14 @@ class Ending:
 
 def attempt(
     push: PushRow, channel: Channel, devices_of: DevicesOf, timeout: timedelta, policy: RetryPolicy
-) -> tuple[Ending, Sequence[Timed[Any]]]:
+) -> tuple[Ending, Sequence[TimedCall[Any]]]:
     """Send a push within the timeout; give what came of it, and the calls that may still be hanging."""
-    outgoing, until = _outgoing(push, timeout), end_of(timeout)
+    outgoing, until = _outgoing(push, timeout), deadline_in(timeout)
     if not channel.to_devices:
-        sending = Timed(channel.send, outgoing)
+        sending = TimedCall(channel.send, outgoing)
         _, raised = sending.result(until)
         return _ended(push, [] if raised is None else [_failure(raised)], policy), [sending]
-    looking = Timed(lambda: list(devices_of(push.user_id)))
+    looking = TimedCall(lambda: list(devices_of(push.user_id)))
     found, raised = looking.result(until)
     if raised is not None:
         ending = _ended(push, [PushFailed(f"the devices were not found: {_name(raised)}")], policy)
@@ -65,11 +65,11 @@ def fingerprint(token: str) -> str:
 
 def _to_devices(
     push: PushRow, channel: Channel, outgoing: Iterable[OutgoingPush], until: float, policy: RetryPolicy
-) -> tuple[Ending, list[Timed[None]]]:
+) -> tuple[Ending, list[TimedCall[None]]]:
     """Send it to each device that is not done with; what one of them refuses is no matter of the others."""
     told = dict(push.told or {})
     calls = {
-        each.device.token: Timed(channel.send, each)
+        each.device.token: TimedCall(channel.send, each)
         for each in outgoing
         if each.device is not None and fingerprint(each.device.token) not in told
     }
@@ -120,7 +120,7 @@ def next_at(push: PushRow, after: timedelta | None, policy: RetryPolicy, at: dat
     if push.expires_at is None:
         due_at = policy.next_at(push.attempts, at)
         return due_at and max(due_at, at + (after or timedelta()))
-    span = min(policy.span(push.attempts), max((push.expires_at - at) / 2, SHORTEST_WAIT))
+    span = min(policy.delay(push.attempts), max((push.expires_at - at) / 2, SHORTEST_WAIT))
     return min(at + max(span, after or timedelta()), max(push.expires_at, at))
 
 

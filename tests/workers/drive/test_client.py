@@ -17,15 +17,15 @@ from structlog.testing import capture_logs
 from ingest.errors import SettingsError
 from workers.drive.client import AsyncDriveClient, DriveClient
 from workers.drive.errors import (
-    BudgetSpent,
     DriveConflict,
     DriveError,
-    DriveNonsense,
-    DriveRefused,
     DriveUnavailable,
-    Garbled,
-    NotInDrive,
+    InvalidResponse,
+    NotFound,
+    RateBudgetExhausted,
     Throttled,
+    TruncatedResponse,
+    Unauthorized,
 )
 from workers.drive.models import RoamToken, Whitelist
 
@@ -107,14 +107,14 @@ def test_a_list_that_leads_round_in_circles_ends(ask, stage, cursors):
     stage.answer = lambda _: stage.as_answer(
         {"keys": [{"keyIdentifier": "01"}], "cursor": cursors[len(stage.asked) % len(cursors)]}
     )
-    with pytest.raises(DriveNonsense, match="round in circles"):
+    with pytest.raises(InvalidResponse, match="round in circles"):
         ask("charging_keys")
     assert len(stage.asked) == len(cursors) + 1
 
 
 def test_a_list_without_an_end_ends(ask, stage):
     stage.answer = lambda _: stage.as_answer({"sessions": [], "cursor": str(len(stage.asked)), "count": 0})
-    with pytest.raises(DriveNonsense, match="no end"):
+    with pytest.raises(InvalidResponse, match="no end"):
         ask("history", "u")
     assert len(stage.asked) == 20
 
@@ -132,7 +132,7 @@ def test_a_page_that_lost_its_entries_is_asked_for_again(ask, stage):
 @pytest.mark.parametrize("page", [{"sessions": [], "cursor": "c"}, {"sessions": [], "count": 3}])
 def test_a_page_that_stays_lost_is_not_taken_for_the_end(ask, stage, page):
     stage.says(page)
-    with pytest.raises(Garbled, match="lost its sessions"):
+    with pytest.raises(TruncatedResponse, match="lost its sessions"):
         ask("history", "u")
     assert len(stage.asked) == 4
 
@@ -152,7 +152,7 @@ def test_one_odd_entry_does_not_hide_the_others(ask, stage):
 
 def test_a_list_of_nothing_but_odd_entries_names_the_setting(ask, stage):
     stage.says({"sessions": [{"sessionId": "s"}]})
-    with pytest.raises(DriveNonsense, match="DRIVE_SESSION_STATUS"):
+    with pytest.raises(InvalidResponse, match="DRIVE_SESSION_STATUS"):
         ask("history", "u")
 
 
@@ -238,7 +238,7 @@ def test_what_changes_something_is_sent_once(ask, stage, fault, change):
     assert len(stage.asked) == 1
 
 
-@pytest.mark.parametrize(("status", "error"), [(401, DriveRefused), (403, DriveRefused), (404, NotInDrive)])
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthorized), (403, Unauthorized), (404, NotFound)])
 def test_what_will_not_pass_is_not_tried_again(ask, stage, status, error):
     stage.says(status)
     with pytest.raises(error):
@@ -248,7 +248,7 @@ def test_what_will_not_pass_is_not_tried_again(ask, stage, status, error):
 
 def test_a_shape_that_is_not_understood_is_not_tried_again(ask, stage):
     stage.says({"sessions": "none"})
-    with pytest.raises(DriveNonsense, match="no list of sessions"):
+    with pytest.raises(InvalidResponse, match="no list of sessions"):
         ask("history", "u")
     assert len(stage.asked) == 1
 
@@ -266,7 +266,7 @@ def test_after_429_no_process_asks_in_that_minute(ask, stage, clock, valkey, on_
     assert len(stage.asked) == 1
     with (
         DriveClient(on_stage(), valkey, now=clock.now, deadline=timedelta(seconds=5)) as other,
-        pytest.raises(BudgetSpent),
+        pytest.raises(RateBudgetExhausted),
     ):
         other.session("u", "s1")
     assert len(stage.asked) == 1
@@ -293,7 +293,7 @@ def test_the_budget_is_waited_for_but_not_beyond_the_deadline(ask, stage, clock,
     stage.says(SESSION)
     settings = on_stage(drive_per_minute=1)
     ask("session", "u", "s1", connection=valkey, settings=settings)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(RateBudgetExhausted):
         ask("session", "u", "s1", connection=valkey, settings=settings, deadline=timedelta(seconds=20))
     assert clock.slept == []
     ask("session", "u", "s1", connection=valkey, settings=settings, deadline=timedelta(seconds=22))
@@ -328,20 +328,20 @@ def test_a_service_that_is_not_there_is_unavailable(ask, on_stage):
 def test_an_answer_without_end_is_not_read_to_it(ask, stage, monkeypatch):
     monkeypatch.setattr("workers.drive.client.LONGEST_ANSWER", 1000)
     stage.says({"padding": "x" * 1000})
-    with pytest.raises(DriveNonsense, match="more than"):
+    with pytest.raises(InvalidResponse, match="more than"):
         ask("session", "u", "s1")
 
 
 def test_no_answer_leads_the_key_elsewhere(ask, stage):
     stage.says(302)
-    with pytest.raises(DriveNonsense, match="302"):
+    with pytest.raises(InvalidResponse, match="302"):
         ask("session", "u", "s1")
     assert len(stage.asked) == 1
 
 
 @pytest.mark.parametrize("user_id", ["", "\ud800"])
 def test_an_id_that_cannot_be_asked_for_is_not_asked_for(ask, stage, user_id):
-    with pytest.raises(NotInDrive):
+    with pytest.raises(NotFound):
         ask("session", user_id, "s1")
     assert stage.asked == []
 

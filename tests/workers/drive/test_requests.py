@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.drive import requests
-from workers.drive.errors import NotInDrive
+from workers.drive.errors import NotFound
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
 from workers.drive.requests import Service
 
@@ -36,7 +36,7 @@ TOKEN = RoamToken(
     ],
 )
 def test_an_id_is_one_segment_of_a_path(text, segment):
-    assert requests.segment(text) == segment
+    assert requests.encode_segment(text) == segment
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
@@ -49,8 +49,8 @@ def test_any_text_arrives_as_it_was(text):
 
 @pytest.mark.parametrize("text", ["", "\ud800", "x\udfff", "ü" * 5_000])
 def test_an_id_that_cannot_be_asked_for_is_not_in_drive(text):
-    with pytest.raises(NotInDrive):
-        requests.segment(text)
+    with pytest.raises(NotFound):
+        requests.encode_segment(text)
 
 
 def test_a_history_names_its_statuses_and_bounds_its_starts_in_utc():

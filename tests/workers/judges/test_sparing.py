@@ -1,7 +1,7 @@
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
-from workers.breaker import FAILURES, PAUSE
 from workers.judges.sparing import Sparing
+from workers.resilience.circuit_breaker import FAILURES, PAUSE
 
 LATE = PolicyResult(policy="slow", failure=FallbackReason.TIMEOUT)
 

@@ -20,7 +20,7 @@ class RetryPolicy:
         """Read the policy that the operator chose."""
         return cls(settings.retry_attempts, settings.retry_first, settings.retry_longest)
 
-    def span(self, attempt: int, *, jitter: float | None = None) -> timedelta:
+    def delay(self, attempt: int, *, jitter: float | None = None) -> timedelta:
         """Say how long to wait after the given attempt (1 is the first).
 
         Jitter, drawn from 0 to 1, takes up to half of the span away, so that runs that failed together do not come
@@ -34,4 +34,4 @@ class RetryPolicy:
         """Say when to try again after the given attempt failed; None when that was the last one."""
         if attempt >= self.attempts:
             return None
-        return failed_at + self.span(attempt, jitter=jitter)
+        return failed_at + self.delay(attempt, jitter=jitter)

@@ -10,7 +10,7 @@ from handlers.kit.decimals import read_decimal
 from ingest.config.settings import Settings
 from ingest.wire.json_pointers import Pointer, pointers
 from ingest.wire.timestamps import read_timestamp
-from workers.drive.errors import DriveNonsense
+from workers.drive.errors import InvalidResponse
 from workers.drive.models import ChargingKey, DriveSession, Location
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -29,7 +29,7 @@ KEY_ID, VALID_TO, CONTRACT, VISUAL_NUMBER, FLEET, BALANCE_STATUS, OPERATOR = (
 )
 
 
-class Reading:
+class ResponseParser:
     """Reads answers as the settings say. Raises DriveNonsense."""
 
     def __init__(self, settings: Settings) -> None:
@@ -40,19 +40,19 @@ class Reading:
         where, document = self._where, _object(document, "session")
         found = text(document, where.drive_session_id) or session_id
         if found is None:
-            raise DriveNonsense("The Drive API answered with a session without an id: look at DRIVE_SESSION_ID.")
+            raise InvalidResponse("The Drive API answered with a session without an id: look at DRIVE_SESSION_ID.")
         if session_id not in {None, found}:
-            raise DriveNonsense("The Drive API answered with another session: look at DRIVE_SESSION_ID.")
+            raise InvalidResponse("The Drive API answered with another session: look at DRIVE_SESSION_ID.")
         status = text(document, where.drive_session_status)
         if status is None:
-            raise DriveNonsense("The Drive API answered with a session without status: look at DRIVE_SESSION_STATUS.")
+            raise InvalidResponse("The Drive API answered with a session without status: look at DRIVE_SESSION_STATUS.")
         return DriveSession(
             session_id=found,
             user_id=text(document, where.drive_session_user) or user_id,
             status=status,
-            started_at=moment(document, where.drive_session_started_at),
-            ended_at=moment(document, where.drive_session_ended_at),
-            completed_at=moment(document, where.drive_session_completed_at),
+            started_at=first_timestamp(document, where.drive_session_started_at),
+            ended_at=first_timestamp(document, where.drive_session_ended_at),
+            completed_at=first_timestamp(document, where.drive_session_completed_at),
             location_id=text(document, where.drive_session_location),
             charging_key_id=text(document, where.drive_session_key),
             operator_display_name=text(document, where.drive_session_operator),
@@ -65,10 +65,10 @@ class Reading:
         document = _object(document, "charging key")
         identifier = text(document, KEY_ID)
         if identifier is None:
-            raise DriveNonsense("The Drive API answered with a charging key without an identifier.")
+            raise InvalidResponse("The Drive API answered with a charging key without an identifier.")
         return ChargingKey(
             identifier=identifier,
-            valid_to=moment(document, VALID_TO, through_the_day=True),
+            valid_to=first_timestamp(document, VALID_TO, through_the_day=True),
             contract_id=text(document, CONTRACT),
             visual_number=text(document, VISUAL_NUMBER),
             fleet_id=text(document, FLEET) or fleet_id,
@@ -88,19 +88,19 @@ class Reading:
                 return read_decimal(pointer.find(document))
             except ValueError:
                 continue
-        raise DriveNonsense("The Drive API answered without a balance: look at DRIVE_BALANCE.")
+        raise InvalidResponse("The Drive API answered without a balance: look at DRIVE_BALANCE.")
 
 
 def text(document: Any, where: tuple[Pointer, ...]) -> str | None:
     """Return the first text, or whole number as a text, that one of the pointers finds."""
     for pointer in where:
         found = pointer.find(document)
-        if isinstance(found, str | int) and not isinstance(found, bool) and is_text(str(found)):
+        if isinstance(found, str | int) and not isinstance(found, bool) and is_storable_text(str(found)):
             return str(found)
     return None
 
 
-def is_text(found: str) -> bool:
+def is_storable_text(found: str) -> bool:
     """Say whether it is something that databases and models can hold: not empty, and no half of a sign."""
     try:
         return bool(found.encode())
@@ -108,7 +108,7 @@ def is_text(found: str) -> bool:
         return False
 
 
-def moment(document: Any, where: tuple[Pointer, ...], *, through_the_day: bool = False) -> datetime | None:
+def first_timestamp(document: Any, where: tuple[Pointer, ...], *, through_the_day: bool = False) -> datetime | None:
     """Return the first time that one of the pointers finds and that can be read; a date alone may stand for its end."""
     for pointer in where:
         found = pointer.find(document)
@@ -124,5 +124,5 @@ def moment(document: Any, where: tuple[Pointer, ...], *, through_the_day: bool =
 
 def _object(document: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(document, dict):
-        raise DriveNonsense(f"The Drive API did not answer with a {what}.")
+        raise InvalidResponse(f"The Drive API did not answer with a {what}.")
     return document

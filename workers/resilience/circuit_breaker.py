@@ -14,7 +14,7 @@ PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=1)
 
 
-class Breaker:
+class CircuitBreaker:
     """Says how often somebody may be asked. For one thread only."""
 
     def __init__(self, *, pause: timedelta = PAUSE, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,17 +28,17 @@ class Breaker:
         """Whether they are being left alone, or only asked once at a time."""
         return self._failures >= FAILURES
 
-    def places(self, wanted: int, *, in_flight: int) -> int:
+    def permits(self, wanted: int, *, in_flight: int) -> int:
         """Say how many of the wanted askings may go: all, none, or after a pause one that finds out."""
         if not self.is_open:
             return wanted
         return min(wanted, 1) if in_flight == 0 and self._clock() >= self._open_until else 0
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Note that they have answered as they should, be it with a refusal."""
         self._failures = 0
 
-    def failed(self, after: timedelta | None = None) -> None:
+    def record_failure(self, after: timedelta | None = None) -> None:
         """Note that they could not answer now; `after` is how long they want to be left alone."""
         self._failures += 1
         if self.is_open:

@@ -21,8 +21,8 @@ from ingest.events import (
     SessionStopFailed,
     SessionStopped,
 )
-from workers.drive.facts import SOME_TIME, session_of_drive
 from workers.drive.models import DriveSession
+from workers.drive.session_facts import UNKNOWN_TIME, to_session
 
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
 STOP, END, LATER = (START + timedelta(minutes=number) for number in (42, 43, 600))
@@ -68,12 +68,12 @@ def fields(session: Session) -> dict[str, object]:
 
 
 def test_a_session_that_no_event_told_of_is_the_same_as_one_that_events_told_of() -> None:
-    assert fields(session_of_drive(said("COMPLETE", **ALL_TIMES), LATER)) == fields(WHOLE)
+    assert fields(to_session(said("COMPLETE", **ALL_TIMES), LATER)) == fields(WHOLE)
 
 
 @given(st.lists(st.sampled_from((STARTED, STOPPED, COMPLETE)), max_size=3))
 def test_whatever_was_dropped_is_healed_and_nothing_else_changes(told: list[Session]) -> None:
-    healed = record(*told, session_of_drive(said("COMPLETE", **ALL_TIMES), LATER))
+    healed = record(*told, to_session(said("COMPLETE", **ALL_TIMES), LATER))
     assert fields(healed) == fields(WHOLE)
 
 
@@ -81,7 +81,7 @@ def test_whatever_was_dropped_is_healed_and_nothing_else_changes(told: list[Sess
 def test_a_record_depends_on_no_order_and_no_repetition(
     told: list[Session], read: list[tuple[DriveSession, int]], random: Random
 ) -> None:
-    parts = [*told, *(session_of_drive(drive, LATER + timedelta(minutes=minute)) for drive, minute in read)]
+    parts = [*told, *(to_session(drive, LATER + timedelta(minutes=minute)) for drive, minute in read)]
     shuffled = [*parts, *parts]
     random.shuffle(shuffled)
     assert record(*shuffled) == record(*parts)
@@ -92,13 +92,13 @@ def test_a_late_look_at_an_answer_that_is_behind_opens_nothing_and_is_no_anomaly
     drive: DriveSession, told: list[Session]
 ) -> None:
     for place in range(4):
-        parts = [*told[:place], session_of_drive(drive, LATER), *told[place:]]
+        parts = [*told[:place], to_session(drive, LATER), *told[place:]]
         assert fields(record(*parts)) == fields(WHOLE)
 
 
 @given(st.sampled_from((*RUNNING, *ENDED[:2])), st.integers(0, 10**6))
 def test_when_it_was_read_is_no_part_of_what_has_a_time(drive: DriveSession, seconds: int) -> None:
-    assert session_of_drive(drive, START + timedelta(seconds=seconds)) == session_of_drive(drive, LATER)
+    assert to_session(drive, START + timedelta(seconds=seconds)) == to_session(drive, LATER)
 
 
 # Few times and names, so that ties and repetitions come up often; and all that there may be.
@@ -109,7 +109,7 @@ PEOPLE = st.sampled_from([None, "user-1", "user-2"]) | st.text(st.characters(exc
 STATUSES = st.sampled_from(["WAITING_TO_START", "STARTED", "STOPPED", "STOP_FAILED", "COMPLETE", "START_FAILED"])
 KINDS = st.sampled_from([SessionStarted, SessionStopped, SessionComplete, SessionStartFailed, SessionStopFailed])
 WHATEVER_DRIVE_SAYS = st.builds(
-    lambda seen_at, **parts: session_of_drive(said(**parts), seen_at),
+    lambda seen_at, **parts: to_session(said(**parts), seen_at),
     TIMES,
     status=STATUSES | st.text(st.characters(exclude_categories=()), max_size=5),
     user_id=PEOPLE,
@@ -155,39 +155,39 @@ def test_workers_that_share_what_both_say_in_any_way_write_one_record(
 
 
 def test_a_completion_is_placed_where_it_is_told_else_at_the_end_else_when_it_was_seen() -> None:
-    assert [session_of_drive(drive, LATER).completed_at for drive in ENDED] == [END, STOP, LATER, LATER]
-    assert session_of_drive(said("COMPLETE", started_at=LATER), START).completed_at == LATER
+    assert [to_session(drive, LATER).completed_at for drive in ENDED] == [END, STOP, LATER, LATER]
+    assert to_session(said("COMPLETE", started_at=LATER), START).completed_at == LATER
 
 
 def test_what_the_drive_api_calls_complete_is_over_even_if_another_clock_was_ahead() -> None:
     ahead = event(SessionStopFailed, END + timedelta(minutes=5))
-    for parts in permutations([STARTED, ahead, session_of_drive(said("COMPLETE", **ALL_TIMES), LATER)]):
+    for parts in permutations([STARTED, ahead, to_session(said("COMPLETE", **ALL_TIMES), LATER)]):
         assert record(*parts).status == "COMPLETE"
     assert record(STARTED, ahead, COMPLETE).status == "STOP_FAILED"
 
 
 def test_a_stop_that_failed_is_known_from_the_drive_api_alone() -> None:
-    assert record(STARTED, session_of_drive(said("STOP_FAILED", started_at=START), LATER)).status == "STOP_FAILED"
+    assert record(STARTED, to_session(said("STOP_FAILED", started_at=START), LATER)).status == "STOP_FAILED"
 
 
 def test_a_start_after_a_failed_one_is_known_from_the_drive_api_alone() -> None:
     failed = event(SessionStartFailed, START - timedelta(minutes=1))
-    assert record(failed, session_of_drive(said("STARTED", started_at=START), LATER)).status == "STARTED"
+    assert record(failed, to_session(said("STARTED", started_at=START), LATER)).status == "STARTED"
 
 
 def test_what_has_no_time_is_before_everything_else() -> None:
-    waiting = session_of_drive(said("WAITING_TO_START"), LATER)
+    waiting = to_session(said("WAITING_TO_START"), LATER)
     assert (waiting.status, waiting.user_id, waiting.started_at) == ("WAITING_TO_START", "user-1", None)
-    assert waiting.statuses["WAITING_TO_START"].first_at == SOME_TIME
+    assert waiting.statuses["WAITING_TO_START"].first_at == UNKNOWN_TIME
 
 
 def test_a_status_that_nobody_knows_is_over_once_an_end_is_told() -> None:
-    gone = session_of_drive(said("EXPIRED", started_at=START, ended_at=STOP), LATER)
+    gone = to_session(said("EXPIRED", started_at=START, ended_at=STOP), LATER)
     assert (gone.is_over, gone.stopped_at, gone.started_at) == (True, STOP, None)
-    assert not session_of_drive(said("EXPIRED", started_at=START), LATER).is_over
+    assert not to_session(said("EXPIRED", started_at=START), LATER).is_over
 
 
 def test_ids_and_statuses_are_such_that_every_database_takes_them() -> None:
-    odd = session_of_drive(said("A\0" + "B" * 1000, user_id="u\0"), LATER)
+    odd = to_session(said("A\0" + "B" * 1000, user_id="u\0"), LATER)
     assert odd.user_id == "u\\u0000"
     assert len(odd.status or "") <= 200

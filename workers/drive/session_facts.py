@@ -11,15 +11,15 @@ from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.drive.models import DriveSession
 
 STARTED, STOPPED, COMPLETE = "STARTED", "STOPPED", "COMPLETE"
-NOT_BEGUN = frozenset({"WAITING_TO_START", "START_FAILED"})
+NOT_STARTED = frozenset({"WAITING_TO_START", "START_FAILED"})
 STILL_RUNNING = frozenset({STARTED, "STOP_FAILED"})
 ENDS = frozenset({STOPPED, COMPLETE})
 
-SOME_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 """The time of what has none: before everything else, so that it overrules nothing."""
 
 
-def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
+def to_session(drive: DriveSession, seen_at: datetime) -> Session:
     """Tell what the Drive API alone says about a session; `seen_at` is when it was first seen to say this status.
 
     The start is placed at the start that it gives, and an end at the end, else when we first saw it. A completion is
@@ -27,10 +27,10 @@ def session_of_drive(drive: DriveSession, seen_at: datetime) -> Session:
     and there it overrules nothing that came after the start.
     """
     status = status_of(drive)
-    begun_at = drive.started_at or SOME_TIME
+    begun_at = drive.started_at or UNKNOWN_TIME
     ended_at = drive.ended_at or max(seen_at, begun_at)
     said = {status: begun_at}
-    if drive.ended_at is not None and status not in STILL_RUNNING | NOT_BEGUN:
+    if drive.ended_at is not None and status not in STILL_RUNNING | NOT_STARTED:
         said[STOPPED] = drive.ended_at
     if status in ENDS:
         said[status] = (drive.completed_at or ended_at) if status == COMPLETE else ended_at
@@ -51,6 +51,6 @@ def status_of(drive: DriveSession) -> str:
     return sanitize_text(drive.status)[:LONGEST_TEXT]
 
 
-def can_be_kept(drive: DriveSession) -> bool:
+def is_storable(drive: DriveSession) -> bool:
     """Say whether its id is one that events could name, too."""
     return sanitize_text(drive.session_id) == drive.session_id and len(drive.session_id) <= LONGEST_TEXT

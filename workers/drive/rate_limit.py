@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 MINUTE_KEY, DAY_KEY, STOP_KEY = "webhooks:drive:minute:", "webhooks:drive:day:", "webhooks:drive:stop"
 MINUTE, DAY = 60, 86_400
-ALONE = 20
+LOCAL_SHARE = 20
 """The part of the budget that a process has when it cannot ask the others."""
 
 AWAY = 10.0
@@ -27,7 +27,7 @@ MARGIN = timedelta(seconds=1)
 log = structlog.get_logger()
 
 
-class Budget:
+class RateLimiter:
     """Says of each call when it may be made. Safe for threads."""
 
     def __init__(
@@ -41,19 +41,19 @@ class Budget:
         self._connection = connection
         self._per_minute, self._per_day = per_minute, per_day
         self._now = now
-        self._alone = _Alone(max(1, per_minute // ALONE), max(1, per_day // ALONE))
+        self._alone = _LocalCounter(max(1, per_minute // LOCAL_SHARE), max(1, per_day // LOCAL_SHARE))
         self._asked_again_at = 0.0
         self._is_alone = False
         self._stopped = -1
         self._told_until = 0
 
-    def ask(self) -> timedelta:
+    def acquire(self) -> timedelta:
         """Take one call out of it and return no time at all, or return after how long to ask again."""
         now = self._now()
         seconds = int(now.timestamp())
         if seconds // MINUTE == self._stopped:
             return self._refused((seconds // MINUTE + 1) * MINUTE, now)
-        if (counted := self._together(seconds)) is not None:
+        if (counted := self._count_shared(seconds)) is not None:
             minute, day = counted
             most = (self._per_minute, self._per_day)
         else:
@@ -65,7 +65,7 @@ class Budget:
             return self._refused((seconds // MINUTE + 1) * MINUTE, now)
         return timedelta()
 
-    def stop(self) -> None:
+    def block_this_minute(self) -> None:
         """Have no process call any more in this minute: we were told that it is too much."""
         minute = int(self._now().timestamp()) // MINUTE
         self._stopped = minute
@@ -74,9 +74,9 @@ class Budget:
             try:
                 self._connection.set(STOP_KEY, minute, ex=2 * MINUTE)
             except (RedisError, OSError) as error:
-                self._note_away(error)
+                self._fall_back_to_local(error)
 
-    def _together(self, seconds: int) -> tuple[int, int] | None:
+    def _count_shared(self, seconds: int) -> tuple[int, int] | None:
         """Count a call in Redis: the calls of this minute and day with it; None if Redis cannot say."""
         if self._connection is None or time.monotonic() < self._asked_again_at:
             return None
@@ -94,7 +94,7 @@ class Budget:
             if minute > self._per_minute:
                 self._connection.decr(day_key)  # it is not made today, or not yet
         except (RedisError, OSError) as error:
-            self._note_away(error)
+            self._fall_back_to_local(error)
             return None
         if self._is_alone:
             self._is_alone = False
@@ -109,14 +109,14 @@ class Budget:
             log.info("drive.calls_held", seconds=round(wait.total_seconds(), 1))
         return wait
 
-    def _note_away(self, error: Exception) -> None:
+    def _fall_back_to_local(self, error: Exception) -> None:
         self._asked_again_at = time.monotonic() + AWAY
         if not self._is_alone:
             self._is_alone = True
             log.warning("drive.budget_alone", reason=type(error).__name__, per_minute=self._alone.most[0])
 
 
-class _Alone:
+class _LocalCounter:
     """Counts the calls of this process."""
 
     def __init__(self, per_minute: int, per_day: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.retry import RetryPolicy
+from workers.resilience.retry import RetryPolicy
 
 POLICY = RetryPolicy(attempts=5, first=timedelta(seconds=2), longest=timedelta(seconds=12))
 AT = datetime(2026, 5, 4, tzinfo=UTC)
@@ -14,16 +14,16 @@ AT = datetime(2026, 5, 4, tzinfo=UTC)
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 2), (2, 4), (3, 8), (4, 12), (5, 12), (1_000_000, 12)])
 def test_the_span_doubles_up_to_the_longest(attempt: int, seconds: float) -> None:
-    assert POLICY.span(attempt, jitter=0) == timedelta(seconds=seconds)
+    assert POLICY.delay(attempt, jitter=0) == timedelta(seconds=seconds)
 
 
 def test_jitter_takes_up_to_half_of_the_span_away() -> None:
-    assert POLICY.span(1, jitter=1) == timedelta(seconds=1)
+    assert POLICY.delay(1, jitter=1) == timedelta(seconds=1)
 
 
 @given(st.integers(1, 100))
 def test_a_span_is_never_nothing_nor_longer_than_the_longest(attempt: int) -> None:
-    assert POLICY.first / 2 <= POLICY.span(attempt) <= POLICY.longest
+    assert POLICY.first / 2 <= POLICY.delay(attempt) <= POLICY.longest
 
 
 @pytest.mark.parametrize(("attempt", "again"), [(1, True), (4, True), (5, False), (6, False)])

@@ -11,12 +11,19 @@ import redis
 import stamina
 
 from ingest.config.settings import Settings
-from workers.drive.answers import doubt, read_answer
-from workers.drive.budget import Budget
-from workers.drive.calls import Call
-from workers.drive.doors import Door
-from workers.drive.errors import BudgetSpent, DriveError, DriveNonsense, DriveUnavailable, Garbled, Throttled
+from workers.drive.errors import (
+    DriveError,
+    DriveUnavailable,
+    InvalidResponse,
+    RateBudgetExhausted,
+    Throttled,
+    TruncatedResponse,
+)
+from workers.drive.operations import Operation
+from workers.drive.rate_limit import RateLimiter
 from workers.drive.requests import Request, Service
+from workers.drive.responses import maybe_applied_note, parse_response
+from workers.drive.services import ServiceEndpoint
 
 T = TypeVar("T")
 
@@ -36,7 +43,7 @@ class Retries(Protocol):
         ...
 
 
-class Attempts:
+class RequestPolicy:
     """Everything that a client needs for a call, but for sending it and sleeping. Safe for threads."""
 
     def __init__(
@@ -52,61 +59,65 @@ class Attempts:
         self._patience = (deadline or settings.drive_patience).total_seconds()
         self._timeout = settings.drive_timeout.total_seconds()
         self._monotonic = monotonic
-        self._budget = Budget(connection, per_minute=settings.drive_per_minute, per_day=settings.drive_per_day, now=now)
-        self._doors: dict[Service, Door] = {}
+        self._budget = RateLimiter(
+            connection, per_minute=settings.drive_per_minute, per_day=settings.drive_per_day, now=now
+        )
+        self._doors: dict[Service, ServiceEndpoint] = {}
 
     def retries(self, request: Request) -> Retries:
         """Begin to count attempts: several at what only reads, one at what changes something."""
         attempts = self._settings.drive_attempts if request.is_read else 1
         return stamina.retry_context(
-            worth_another, attempts, self._patience, wait_initial=0.2, wait_max=5, wait_jitter=0.3
+            is_retryable, attempts, self._patience, wait_initial=0.2, wait_max=5, wait_jitter=0.3
         )
 
     def until(self) -> float:
         """Say when a call that begins now must be over."""
         return self._monotonic() + self._patience
 
-    def door(self, request: Request) -> Door:
+    def door(self, request: Request) -> ServiceEndpoint:
         """Find the way to a request's service. Raise SettingsError if a setting for it is missing."""
         if request.service not in self._doors:
-            self._doors[request.service] = Door(self._settings, request.service)
+            self._doors[request.service] = ServiceEndpoint(self._settings, request.service)
         return self._doors[request.service]
 
-    def pause(self, request: Request, until: float) -> float:
+    def rate_limit_delay(self, request: Request, until: float) -> float:
         """Take a call out of the budget: no seconds, or so many before asking again. Raise BudgetSpent."""
         if request.service is not Service.DRIVE:
             return 0
-        seconds = self._budget.ask().total_seconds()
+        seconds = self._budget.acquire().total_seconds()
         if seconds and self._monotonic() + seconds > until:
-            raise BudgetSpent("The calls that we allow ourselves of the Drive API are spent, or it asked for a pause.")
+            raise RateBudgetExhausted(
+                "The calls that we allow ourselves of the Drive API are spent, or it asked for a pause."
+            )
         return seconds
 
-    def patience(self, request: Request, until: float) -> float:
+    def request_timeout(self, request: Request, until: float) -> float:
         """Say how many seconds one request may take now. Raise DriveUnavailable when time is up."""
         left = until - self._monotonic()
         if left <= 0:
-            raise DriveUnavailable(f"There was no time left to {request.deed}.")
+            raise DriveUnavailable(f"There was no time left to {request.description}.")
         return min(self._timeout, left)
 
-    def read(self, call: Call[T], status: int, body: bytes) -> T:
+    def read(self, call: Operation[T], status: int, body: bytes) -> T:
         """Read an answer; when it says that we ask too often, have nobody ask in this minute."""
         try:
-            return call.read(read_answer(call.request, status, body))
+            return call.read(parse_response(call.request, status, body))
         except Throttled:
             if call.request.service is Service.DRIVE:
-                self._budget.stop()
+                self._budget.block_this_minute()
             raise
 
 
-def worth_another(error: Exception) -> bool | float:
+def is_retryable(error: Exception) -> bool | float:
     """Say whether another attempt makes sense; after 429 at once, as the budget then waits for the next minute."""
     match error:
-        case BudgetSpent():
+        case RateBudgetExhausted():
             return False
         case Throttled():
             return 0.0
         case _:
-            return isinstance(error, DriveUnavailable | Garbled)
+            return isinstance(error, DriveUnavailable | TruncatedResponse)
 
 
 def failure_on_the_way(request: Request, error: Exception) -> DriveError:
@@ -114,14 +125,20 @@ def failure_on_the_way(request: Request, error: Exception) -> DriveError:
     who = request.service.value
     match error:
         case httpx.TimeoutException() | TimeoutError():
-            return DriveUnavailable(f"{who} did not answer in time when asked to {request.deed}.{doubt(request)}")
+            return DriveUnavailable(
+                f"{who} did not answer in time when asked to {request.description}.{maybe_applied_note(request)}"
+            )
         case httpx.DecodingError():
-            return DriveNonsense(f"{who} answered in a coding that cannot be read when asked to {request.deed}.")
+            return InvalidResponse(
+                f"{who} answered in a coding that cannot be read when asked to {request.description}."
+            )
         case _:
             kind = type(error).__name__
-            return DriveUnavailable(f"{who} cannot be reached to {request.deed} ({kind}).{doubt(request)}")
+            return DriveUnavailable(
+                f"{who} cannot be reached to {request.description} ({kind}).{maybe_applied_note(request)}"
+            )
 
 
-def too_long(request: Request) -> DriveNonsense:
+def response_too_large(request: Request) -> InvalidResponse:
     """Say that an answer was not read to its end."""
-    return DriveNonsense(f"{request.service.value} answered with more than {LONGEST_ANSWER} bytes.")
+    return InvalidResponse(f"{request.service.value} answered with more than {LONGEST_ANSWER} bytes.")

@@ -17,49 +17,49 @@ import structlog
 
 log = structlog.get_logger()
 
-CLEARING_UP = timedelta(seconds=5)
+CLEANUP_GRACE = timedelta(seconds=5)
 """How long a handler that was told to stop may take for that."""
 
 LOOK_EVERY = 0.5
 
-NOBODY = 0.0
+NO_DEADLINE = 0.0
 MOMENT = struct.Struct("d")
 # Shared with the children that are forked from here on; a worker has one at a time.
-UNTIL = mmap.mmap(-1, MOMENT.size)
+SHARED_DEADLINE = mmap.mmap(-1, MOMENT.size)
 
 
 @contextmanager
-def at_most(span: timedelta) -> Iterator[None]:
+def kill_after(span: timedelta) -> Iterator[None]:
     """Have this process killed if what is done here takes much longer than that."""
-    _write(time.monotonic() + (span + CLEARING_UP).total_seconds())
+    _write(time.monotonic() + (span + CLEANUP_GRACE).total_seconds())
     try:
         yield
     finally:
-        _write(NOBODY)
+        _write(NO_DEADLINE)
 
 
 @contextmanager
-def watching(kill: Callable[[], None]) -> Iterator[None]:
+def kill_on_timeout(kill: Callable[[], None]) -> Iterator[None]:
     """Kill the child that does a job, once it is late. Nothing may be forked meanwhile: there is a thread."""
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(over, kill), name="overstay", daemon=True)
+    thread = threading.Thread(target=_monitor, args=(over, kill), name="overstay", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        _write(NOBODY)  # the child may have died before it could
+        _write(NO_DEADLINE)  # the child may have died before it could
 
 
-def _watch(over: threading.Event, kill: Callable[[], None]) -> None:
+def _monitor(over: threading.Event, kill: Callable[[], None]) -> None:
     while not over.wait(LOOK_EVERY):
-        (until,) = MOMENT.unpack(UNTIL[:])
-        if until != NOBODY and time.monotonic() > until:
+        (until,) = MOMENT.unpack(SHARED_DEADLINE[:])
+        if until != NO_DEADLINE and time.monotonic() > until:
             log.error("handler.overstayed", killed="the process of its job")
-            _write(NOBODY)
+            _write(NO_DEADLINE)
             kill()
 
 
 def _write(until: float) -> None:
-    UNTIL[:] = MOMENT.pack(until)
+    SHARED_DEADLINE[:] = MOMENT.pack(until)

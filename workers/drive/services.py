@@ -11,19 +11,24 @@ import httpx
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.drive.requests import Request, Service
-from workers.drive.secret import Secret
+from workers.drive.secret import ReloadableSecret
 
-NAMES = {"accept": "application/json", "user-agent": f"plugsurfing-webhooks/{version('plugsurfing-webhooks')}"}
+DEFAULT_HEADERS = {
+    "accept": "application/json",
+    "user-agent": f"plugsurfing-webhooks/{version('plugsurfing-webhooks')}",
+}
 
 
-class Door:
+class ServiceEndpoint:
     """The way to one service. Raises SettingsError if a setting for it is missing or wrong."""
 
     def __init__(self, settings: Settings, service: Service) -> None:
         self._service = service
         setting = {Service.DRIVE: "drive_api_url", Service.ROAM: "roam_ocpi_url"}[service]
         self._url = _url(setting.upper(), getattr(settings, setting))
-        self._secret = Secret(settings, {Service.DRIVE: "drive_api_key", Service.ROAM: "roam_ocpi_token"}[service])
+        self._secret = ReloadableSecret(
+            settings, {Service.DRIVE: "drive_api_key", Service.ROAM: "roam_ocpi_token"}[service]
+        )
 
     def url(self, request: Request) -> str:
         """Write the whole URL of a request."""
@@ -32,9 +37,9 @@ class Door:
     def headers(self, request: Request) -> dict[str, str]:
         """Write the headers of a request, with the key of this moment."""
         sort = {} if request.body is None else {"content-type": "application/json"}
-        return NAMES | sort | self._identity(self._secret.text())
+        return DEFAULT_HEADERS | sort | self._auth_header(self._secret.text())
 
-    def _identity(self, secret: str) -> dict[str, str]:
+    def _auth_header(self, secret: str) -> dict[str, str]:
         if self._service is Service.DRIVE:
             return {"x-api-key": secret}
         # OCPI 2.2.1, 4.1.2: the token is sent in base64.
@@ -54,6 +59,6 @@ def _url(setting: str, text: str) -> str:
 
 
 @cache
-def authorities() -> ssl.SSLContext:
+def ssl_context() -> ssl.SSLContext:
     """Read once whom this machine trusts, for all clients."""
     return httpx.create_ssl_context()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 
-class LastingThreads:
+class SupervisedThreads:
     """Some such threads, begun and ended together."""
 
     def __init__(self, threads: Sequence[threading.Thread]) -> None:

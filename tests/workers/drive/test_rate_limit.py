@@ -9,7 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from structlog.testing import capture_logs
 
-from workers.drive.budget import Budget
+from workers.drive.rate_limit import RateLimiter
 
 NONE = timedelta()
 
@@ -17,7 +17,7 @@ NONE = timedelta()
 @pytest.fixture
 def budget(clock):
     def make(connection, per_minute=5, per_day=1000):
-        return Budget(connection, per_minute=per_minute, per_day=per_day, now=clock.now)
+        return RateLimiter(connection, per_minute=per_minute, per_day=per_day, now=clock.now)
 
     return make
 
@@ -30,8 +30,8 @@ def away():
 def test_a_minute_has_so_many_calls_and_the_next_as_many(budget, clock, valkey):
     ours = budget(valkey)
     for _ in range(3):
-        assert [ours.ask() for _ in range(5)] == [NONE] * 5
-        wait = ours.ask()
+        assert [ours.acquire() for _ in range(5)] == [NONE] * 5
+        wait = ours.acquire()
         assert wait > NONE
         clock.sleep(wait.total_seconds())
     assert clock.now() == datetime(2025, 6, 12, 10, 59, 1, tzinfo=UTC)
@@ -41,36 +41,36 @@ def test_whoever_looks_is_told_once_why_nothing_moves(budget, clock, valkey):
     ours = budget(valkey, per_minute=1)
     with capture_logs() as logs:
         for _ in range(3):
-            ours.ask()
+            ours.acquire()
         clock.sleep(21)
         for _ in range(3):
-            ours.ask()
+            ours.acquire()
     assert [(line["event"], line["seconds"]) for line in logs] == [("drive.calls_held", 21), ("drive.calls_held", 60)]
 
 
 def test_several_share_a_minute(budget, valkey, valkey_url):
     with redis.Redis.from_url(valkey_url) as second:
         ours, theirs = budget(valkey), budget(second)
-        given = [each.ask() for _ in range(4) for each in (ours, theirs)]
+        given = [each.acquire() for _ in range(4) for each in (ours, theirs)]
     assert given.count(NONE) == 5
 
 
 def test_a_day_has_so_many_calls_and_those_that_were_refused_do_not_count(budget, clock, valkey):
     ours = budget(valkey, per_minute=3, per_day=5)
     given = 0
-    while (wait := ours.ask()) < timedelta(hours=1):
+    while (wait := ours.acquire()) < timedelta(hours=1):
         given += not wait
         clock.sleep(wait.total_seconds())
     assert given == 5
     clock.sleep(wait.total_seconds())
     assert clock.now() == datetime(2025, 6, 13, 0, 0, 1, tzinfo=UTC)
-    assert ours.ask() == NONE
+    assert ours.acquire() == NONE
 
 
 def test_what_it_counts_with_does_not_stay_in_redis(budget, valkey):
     ours = budget(valkey)
-    ours.ask()
-    ours.stop()
+    ours.acquire()
+    ours.block_this_minute()
     keys = valkey.keys("webhooks:drive:*")
     assert len(keys) == 3
     assert all(0 < valkey.ttl(key) <= 86_460 for key in keys)
@@ -78,49 +78,49 @@ def test_what_it_counts_with_does_not_stay_in_redis(budget, valkey):
 
 def test_when_one_is_told_to_stop_all_stop_until_the_next_minute(budget, clock, valkey):
     ours, theirs = budget(valkey), budget(valkey)
-    ours.stop()
-    assert ours.ask() == theirs.ask() == timedelta(seconds=21)
+    ours.block_this_minute()
+    assert ours.acquire() == theirs.acquire() == timedelta(seconds=21)
     clock.sleep(21)
-    assert ours.ask() == theirs.ask() == NONE
+    assert ours.acquire() == theirs.acquire() == NONE
 
 
 def test_one_whose_clock_is_behind_stops_too(budget, clock, valkey):
     clock.sleep(20)
-    budget(valkey).stop()
+    budget(valkey).block_this_minute()
     clock.elapsed = 19
-    assert budget(valkey).ask() > NONE
+    assert budget(valkey).acquire() > NONE
 
 
 def test_a_clock_that_jumps_back_does_not_stop_it_for_long(budget, clock, valkey):
     ours = budget(valkey)
-    ours.stop()
+    ours.block_this_minute()
     clock.elapsed = -3600
-    assert ours.ask() == budget(valkey).ask() == NONE
+    assert ours.acquire() == budget(valkey).acquire() == NONE
 
 
 @pytest.mark.parametrize("connection", [None, away()])
 def test_alone_it_allows_itself_a_twentieth(budget, clock, connection):
     ours = budget(connection, per_minute=60)
-    assert [ours.ask() for _ in range(4)] == [NONE, NONE, NONE, timedelta(seconds=21)]
+    assert [ours.acquire() for _ in range(4)] == [NONE, NONE, NONE, timedelta(seconds=21)]
     clock.sleep(21)
-    assert ours.ask() == NONE
-    ours.stop()
-    assert ours.ask() > NONE
+    assert ours.acquire() == NONE
+    ours.block_this_minute()
+    assert ours.acquire() > NONE
 
 
 def test_alone_a_day_has_an_end_too(budget, clock):
     ours = budget(None, per_minute=60, per_day=80)
-    assert [ours.ask() for _ in range(3)] == [NONE] * 3
+    assert [ours.acquire() for _ in range(3)] == [NONE] * 3
     clock.sleep(60)
-    assert ours.ask() == NONE
-    assert ours.ask() > timedelta(hours=1)
+    assert ours.acquire() == NONE
+    assert ours.acquire() > timedelta(hours=1)
 
 
 def test_when_redis_goes_it_says_so_once(budget):
     ours = budget(away(), per_minute=60)
     with capture_logs() as logs:
         for _ in range(3):
-            ours.ask()
+            ours.acquire()
     assert [line["event"] for line in logs].count("drive.budget_alone") == 1
 
 
@@ -128,19 +128,19 @@ def test_a_redis_that_is_away_is_not_asked_for_each_call(budget, valkey, monkeyp
     ours = budget(valkey, per_minute=60)
     with monkeypatch.context() as patch:
         patch.setattr(valkey, "pipeline", away().pipeline)
-        ours.ask()
-    ours.ask()
+        ours.acquire()
+    ours.acquire()
     assert valkey.keys("webhooks:drive:*") == []
 
 
 def test_when_redis_comes_back_it_is_shared_again(budget, valkey, monkeypatch):
-    monkeypatch.setattr("workers.drive.budget.AWAY", 0)
+    monkeypatch.setattr("workers.drive.rate_limit.AWAY", 0)
     ours = budget(valkey, per_minute=60)
     with monkeypatch.context() as patch:
         patch.setattr(valkey, "pipeline", away().pipeline)
-        ours.ask()
+        ours.acquire()
     with capture_logs() as logs:
-        assert ours.ask() == NONE
+        assert ours.acquire() == NONE
     assert [line["event"] for line in logs] == ["drive.budget_shared"]
     assert valkey.keys("webhooks:drive:minute:*")
 
@@ -148,8 +148,8 @@ def test_when_redis_comes_back_it_is_shared_again(budget, valkey, monkeypatch):
 def _ask(url, given):
     moment = datetime(2025, 6, 12, 10, 56, 40, tzinfo=UTC)
     with redis.Redis.from_url(url) as connection:
-        ours = Budget(connection, per_minute=300, per_day=1_000_000, now=lambda: moment)
-        given.put(sum(not ours.ask() for _ in range(250)))
+        ours = RateLimiter(connection, per_minute=300, per_day=1_000_000, now=lambda: moment)
+        given.put(sum(not ours.acquire() for _ in range(250)))
 
 
 def test_two_processes_at_once_take_no_call_too_many(valkey_url):

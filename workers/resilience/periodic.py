@@ -9,18 +9,18 @@ from typing import Protocol
 import structlog
 
 from ingest.errors import WebhooksError
-from workers.threads import LastingThreads
+from workers.resilience.threads import SupervisedThreads
 
 log = structlog.get_logger()
 
 LONGEST_PAUSE = timedelta(minutes=1)
 """How long a duty that fails again and again is left alone at most, unless its turn comes more rarely anyway."""
 
-ENDS_WITHIN = timedelta(seconds=3)
+SHUTDOWN_TIMEOUT = timedelta(seconds=3)
 """How long the clock waits at its end for what duties are at. What is cut off then has not been committed."""
 
 
-class Duty(Protocol):
+class PeriodicTask(Protocol):
     """Something to be done again and again.
 
     A turn does a bounded piece of work, and commits it in a transaction. Several clocks may be at the same duty at
@@ -43,14 +43,16 @@ class Duty(Protocol):
         ...
 
 
-class Duties(LastingThreads):
+class PeriodicRunner(SupervisedThreads):
     """All duties of a clock, each in a thread of its own, so that none waits for another; first turns are at once."""
 
-    def __init__(self, duties: Sequence[Duty]) -> None:
+    def __init__(self, duties: Sequence[PeriodicTask]) -> None:
         self._stop = threading.Event()
         super().__init__(
             [
-                threading.Thread(target=attend, args=(duty, self._stop), name=f"duty-{duty.name}", daemon=True)
+                threading.Thread(
+                    target=run_periodically, args=(duty, self._stop), name=f"duty-{duty.name}", daemon=True
+                )
                 for duty in duties
             ]
         )
@@ -58,10 +60,10 @@ class Duties(LastingThreads):
     def stop(self) -> None:
         """Begin no turn any more, and wait a little for those that have begun."""
         self._stop.set()
-        self.join(ENDS_WITHIN)
+        self.join(SHUTDOWN_TIMEOUT)
 
 
-def attend(duty: Duty, stop: threading.Event) -> None:
+def run_periodically(duty: PeriodicTask, stop: threading.Event) -> None:
     """Take turns until told to stop. A failure is logged when it is not the same as the one before."""
     trouble: str | None = None
     failures = 0
@@ -69,7 +71,7 @@ def attend(duty: Duty, stop: threading.Event) -> None:
         try:
             duty.run()
         except Exception as failure:  # noqa: BLE001  whatever goes wrong in one duty must stop neither it nor the clock
-            said = described(failure)
+            said = describe_error(failure)
             if said != trouble:
                 log.warning("duty.failed", duty=duty.name, reason=said)
             trouble, failures = said, failures + 1
@@ -77,15 +79,15 @@ def attend(duty: Duty, stop: threading.Event) -> None:
             if trouble is not None:
                 log.info("duty.resumed", duty=duty.name)
             trouble, failures = None, 0
-        stop.wait(pause(duty.every, failures).total_seconds())
+        stop.wait(delay_after(duty.every, failures).total_seconds())
 
 
-def pause(every: timedelta, failures: int) -> timedelta:
+def delay_after(every: timedelta, failures: int) -> timedelta:
     """Say how long to wait after so many failures in a row: it doubles, up to a minute."""
     return max(every, min(every * (1 << min(failures, 20)), LONGEST_PAUSE))
 
 
-def described(failure: Exception) -> str:
+def describe_error(failure: Exception) -> str:
     """Write a failure down without its values, unless its sentence is one of ours."""
     if isinstance(failure, WebhooksError):
         return str(failure)

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest.errors import QueueUnavailable
-from workers.duties import ENDS_WITHIN, LONGEST_PAUSE, Duties, attend, pause
+from workers.resilience.periodic import LONGEST_PAUSE, SHUTDOWN_TIMEOUT, PeriodicRunner, delay_after, run_periodically
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Playing:
 
 def test_a_duty_takes_turns_until_it_is_told_to_stop(until: Callable[..., None]) -> None:
     duty = Playing(lambda _turn: None)
-    duties = Duties([duty])
+    duties = PeriodicRunner([duty])
     duties.start()
     until(lambda: duty.turns > 2)
     duties.check()
@@ -54,7 +54,7 @@ def test_a_failure_is_told_once_and_its_end_too() -> None:
             raise failure
 
     with capture_logs() as lines:
-        attend(Playing(turn), stop)
+        run_periodically(Playing(turn), stop)
     assert [(line["event"], line.get("reason", "").partition(" in ")[0]) for line in lines] == [
         ("duty.failed", "Redis is away"),
         ("duty.failed", "KeyError"),
@@ -66,18 +66,18 @@ def test_a_failure_is_told_once_and_its_end_too() -> None:
 def test_a_duty_that_hangs_delays_neither_the_others_nor_the_end(until: Callable[..., None]) -> None:
     never = threading.Event()
     hangs, works = Playing(lambda _turn: never.wait() and None), Playing(lambda _turn: None, name="other")
-    duties = Duties([hangs, works])
+    duties = PeriodicRunner([hangs, works])
     duties.start()
     until(lambda: works.turns > 2 and hangs.begun.is_set())
     began = time.monotonic()
     duties.stop()
-    assert time.monotonic() - began < ENDS_WITHIN.total_seconds() + 10
+    assert time.monotonic() - began < SHUTDOWN_TIMEOUT.total_seconds() + 10
     never.set()
 
 
 def test_pauses_grow_with_failures_and_are_never_shorter_than_a_turn_of_its_own() -> None:
     second, day = timedelta(seconds=1), timedelta(days=1)
-    assert pause(second, 0) == second
-    assert pause(second, 3) == 8 * second
-    assert pause(second, 1000) == LONGEST_PAUSE
-    assert pause(day, 5) == day
+    assert delay_after(second, 0) == second
+    assert delay_after(second, 3) == 8 * second
+    assert delay_after(second, 1000) == LONGEST_PAUSE
+    assert delay_after(day, 5) == day

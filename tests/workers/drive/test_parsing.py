@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.config.settings import load_settings
-from workers.drive.errors import DriveNonsense
-from workers.drive.reading import Reading
+from workers.drive.errors import InvalidResponse
+from workers.drive.parsing import ResponseParser
 
 SESSION = {
     "sessionId": "s1",
@@ -26,8 +26,8 @@ SESSION = {
 
 
 @pytest.fixture(scope="module")
-def reading() -> Reading:
-    return Reading(load_settings())
+def reading() -> ResponseParser:
+    return ResponseParser(load_settings())
 
 
 def test_a_session_has_all_that_is_told_and_keeps_the_rest(reading):
@@ -61,12 +61,12 @@ def test_a_session_needs_a_status_and_nothing_else(reading):
     ],
 )
 def test_a_session_that_is_none_names_the_setting(reading, document, words):
-    with pytest.raises(DriveNonsense, match=words):
+    with pytest.raises(InvalidResponse, match=words):
         reading.session(document, user_id="u", session_id="s")
 
 
 def test_a_session_of_a_list_needs_an_id(reading):
-    with pytest.raises(DriveNonsense, match="DRIVE_SESSION_ID"):
+    with pytest.raises(InvalidResponse, match="DRIVE_SESSION_ID"):
         reading.session({"sessionStatus": "STARTED"}, user_id="u")
 
 
@@ -75,7 +75,7 @@ def test_where_a_field_is_can_be_set():
         drive_session_started_at="/times/0/at,/begun", drive_session_location="/spot/~1id", drive_session_user="/driver"
     )
     document = {"sessionStatus": "STARTED", "begun": 1749725811, "spot": {"/id": "l1"}, "driver": "d", "userId": "u"}
-    session = Reading(settings).session(document, user_id="u", session_id="s")
+    session = ResponseParser(settings).session(document, user_id="u", session_id="s")
     assert session.started_at == datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
     assert (session.location_id, session.user_id) == ("l1", "d")
 
@@ -102,7 +102,7 @@ def test_a_charging_key_is_of_the_fleet_that_was_asked_for_and_enabled_unless_it
     key = reading.charging_key({"keyIdentifier": "04A1", "visualNumber": "DE-1"}, fleet_id="f1")
     assert (key.identifier, key.fleet_id, key.enabled, key.visual_number) == ("04A1", "f1", True, "DE-1")
     assert not reading.charging_key({"keyIdentifier": "04A1", "enabled": False}, fleet_id=None).enabled
-    with pytest.raises(DriveNonsense, match="identifier"):
+    with pytest.raises(InvalidResponse, match="identifier"):
         reading.charging_key({"enabled": True}, fleet_id=None)
 
 
@@ -121,7 +121,7 @@ def test_a_balance_is_exact(reading, document, amount):
 
 @pytest.mark.parametrize("balance", ["NaN", "Infinity", True, "much", None, [], Decimal("1E+999999"), "1_0"])
 def test_what_is_no_amount_is_no_balance(reading, balance):
-    with pytest.raises(DriveNonsense, match="DRIVE_BALANCE"):
+    with pytest.raises(InvalidResponse, match="DRIVE_BALANCE"):
         reading.balance({"balance": balance})
 
 
@@ -143,6 +143,6 @@ def test_whatever_comes_is_read_or_nonsense(reading, document):
     ):
         try:
             found = read()
-        except DriveNonsense:
+        except InvalidResponse:
             continue
         assert found is not None

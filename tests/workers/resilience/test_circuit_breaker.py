@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from workers.breaker import FAILURES, LONGEST_PAUSE, Breaker
+from workers.resilience.circuit_breaker import FAILURES, LONGEST_PAUSE, CircuitBreaker
 
 
 @pytest.fixture
@@ -20,44 +20,44 @@ def clock():
 
 @pytest.fixture
 def breaker(clock):
-    return Breaker(pause=timedelta(seconds=5), clock=clock)
+    return CircuitBreaker(pause=timedelta(seconds=5), clock=clock)
 
 
 def test_as_long_as_one_in_a_row_succeeds_all_may_go(breaker):
     for _ in range(3):
         for _ in range(FAILURES - 1):
-            breaker.failed()
-        assert breaker.places(20, in_flight=3) == 20
-        breaker.succeeded()
+            breaker.record_failure()
+        assert breaker.permits(20, in_flight=3) == 20
+        breaker.record_success()
 
 
 def test_after_failures_in_a_row_none_may_go_and_then_one(breaker, clock):
     for _ in range(FAILURES):
-        breaker.failed()
+        breaker.record_failure()
     assert breaker.is_open
-    assert breaker.places(20, in_flight=0) == 0
+    assert breaker.permits(20, in_flight=0) == 0
     clock.now = 5
-    assert breaker.places(20, in_flight=0) == 1
-    assert breaker.places(20, in_flight=1) == 0
-    assert breaker.places(0, in_flight=0) == 0
+    assert breaker.permits(20, in_flight=0) == 1
+    assert breaker.permits(20, in_flight=1) == 0
+    assert breaker.permits(0, in_flight=0) == 0
 
 
 def test_the_one_decides(breaker, clock):
     for _ in range(FAILURES):
-        breaker.failed()
+        breaker.record_failure()
     clock.now = 5
-    breaker.failed()
-    assert breaker.places(20, in_flight=0) == 0
+    breaker.record_failure()
+    assert breaker.permits(20, in_flight=0) == 0
     clock.now = 10
-    breaker.succeeded()
-    assert breaker.places(20, in_flight=0) == 20
+    breaker.record_success()
+    assert breaker.permits(20, in_flight=0) == 20
 
 
 @pytest.mark.parametrize(("after", "pause"), [(timedelta(seconds=30), 30), (timedelta(days=1), LONGEST_PAUSE.seconds)])
 def test_who_asks_for_more_is_left_alone_for_longer_but_not_for_ever(breaker, clock, after, pause):
     for _ in range(FAILURES):
-        breaker.failed(after)
+        breaker.record_failure(after)
     clock.now = pause - 1
-    assert breaker.places(20, in_flight=0) == 0
+    assert breaker.permits(20, in_flight=0) == 0
     clock.now = pause
-    assert breaker.places(20, in_flight=0) == 1
+    assert breaker.permits(20, in_flight=0) == 1

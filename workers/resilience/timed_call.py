@@ -14,7 +14,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Timed(Generic[T]):
+class TimedCall(Generic[T]):
     """A call that has been begun. Its thread is a daemon: a process that ends does not wait for it."""
 
     def __init__(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> None:
@@ -36,6 +36,6 @@ class Timed(Generic[T]):
         self._thread.join()
 
 
-def end_of(span: timedelta) -> float:
+def deadline_in(span: timedelta) -> float:
     """Say when a span that begins now is over, on the clock of `Timed.result`."""
     return time.monotonic() + span.total_seconds()

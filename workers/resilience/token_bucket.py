@@ -4,28 +4,28 @@ import threading
 import time
 from collections.abc import Callable
 
-BURST = 6
+BURST_FRACTION = 6
 """What a sixth of a minute allows may be used at once, after a rest."""
 
 
-class Allowance:
+class TokenBucket:
     """A bucket that fills evenly; calls take from it. For several threads."""
 
     def __init__(self, per_minute: int, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_minute / 60
-        self._most = max(1.0, per_minute / BURST)
+        self._most = max(1.0, per_minute / BURST_FRACTION)
         self._left = self._most
         self._monotonic = monotonic
         self._filled_at = monotonic()
         self._lock = threading.Lock()
 
-    def left(self) -> int:
+    def available(self) -> int:
         """Say how many calls may be made now."""
         with self._lock:
             self._fill()
             return max(0, int(self._left))
 
-    def spend(self, calls: int) -> None:
+    def consume(self, calls: int) -> None:
         """Note that calls were made; more than were left delay the next ones."""
         with self._lock:
             self._fill()

@@ -1,0 +1,1 @@
+"""Retries, timeouts, circuit breakers and periodic tasks, without knowledge of what they protect."""
