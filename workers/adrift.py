@@ -15,12 +15,12 @@ from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.queues import QUEUES, queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.relay_loop import MAX_WAITING_JOBS
-from workers.ledger import schedule
-from workers.ledger.among import among
-from workers.ledger.contradictions import EXAMPLES
-from workers.ledger.engine import reading
-from workers.ledger.outcomes import DeliveryState
-from workers.ledger.tables import deliveries, pushes, runs
+from workers.ledger import run_schedule
+from workers.ledger.database.engine import read_only
+from workers.ledger.database.in_list import in_list
+from workers.ledger.invariants import EXAMPLES
+from workers.ledger.states import DeliveryState
+from workers.ledger.tables.core import deliveries, pushes, runs
 
 PROMISED = timedelta(seconds=10)
 """After so long, whatever was lost is offered again."""
@@ -146,7 +146,7 @@ class _Look:
         try:
             found |= self._inbox()
             found |= dict.fromkeys((Adrift(Trouble.LOST, name) for name in self._lost()), False)
-            with reading(self._engine) as ledger:
+            with read_only(self._engine) as ledger:
                 found |= self._runs(ledger)
                 found |= dict.fromkeys((Adrift(Trouble.DUE, name) for name in _overdue(ledger)), False)
                 if self._outbox is not None:
@@ -177,7 +177,7 @@ class _Look:
         return self._missing
 
     def _runs(self, ledger: Connection) -> dict[Adrift, bool]:
-        open_runs = [*schedule.offered(ledger), *schedule.running(ledger)]
+        open_runs = [*run_schedule.enqueued(ledger), *run_schedule.running(ledger)]
         return _unsure(self._jobs.poll({run.job_id: run.queue for run in open_runs if run.job_id}), Trouble.RUN)
 
     def _orphans(self, ledger: Connection, outbox: Outbox) -> Iterator[Adrift]:
@@ -202,8 +202,8 @@ def _nowhere(engine: Engine, outbox: Outbox) -> Iterator[str]:
 
 def _unknown(engine: Engine, ids: Sequence[str]) -> list[str]:
     # In a transaction that begins after the inbox was read: what was settled until then is in the ledger.
-    with reading(engine) as ledger:
-        known = set(ledger.scalars(select(deliveries.c.id).where(among(deliveries.c.id, ids))))
+    with read_only(engine) as ledger:
+        known = set(ledger.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids))))
     return [delivery_id for delivery_id in ids if delivery_id not in known]
 
 

@@ -9,9 +9,9 @@ from enum import StrEnum
 from sqlalchemy import Connection, exists, select, update
 
 from ingest.events import sanitize_text
-from workers.ledger.alert_table import OPEN, alerts
-from workers.ledger.among import among
-from workers.ledger.engine import insert_into
+from workers.ledger.database.engine import insert_into
+from workers.ledger.database.in_list import in_list
+from workers.ledger.tables.alerts import OPEN, alerts
 
 
 class AlertKind(StrEnum):
@@ -102,13 +102,13 @@ def resolve_alerts(ledger: Connection, kind: AlertKind, subjects: Collection[str
     """Note that the causes are gone, in the transaction of the caller, and return how many alerts that resolves."""
     if not subjects:
         return 0
-    gone = alerts.c.resolved_at.is_(None) & (alerts.c.kind == str(kind)) & among(alerts.c.subject, subjects)
+    gone = alerts.c.resolved_at.is_(None) & (alerts.c.kind == str(kind)) & in_list(alerts.c.subject, subjects)
     return ledger.execute(update(alerts).where(gone).values(resolved_at=now)).rowcount
 
 
 def resolve_by_id(ledger: Connection, ids: Collection[str], now: datetime) -> int:
     """Note that a person has seen them, and return how many of them were open."""
-    seen = among(alerts.c.id, ids) & alerts.c.resolved_at.is_(None)
+    seen = in_list(alerts.c.id, ids) & alerts.c.resolved_at.is_(None)
     return ledger.execute(update(alerts).where(seen).values(resolved_at=now)).rowcount
 
 

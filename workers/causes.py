@@ -9,10 +9,10 @@ from sqlalchemy import Connection
 from ingest.config.durations import format_duration
 from ingest.wire.envelope import Kind
 from workers.alerts import Alert, AlertKind, quoted
-from workers.ledger import alerted, piled, traffic, watched
-from workers.ledger.alerted import LOOKS_BACK
-from workers.ledger.outcomes import WHOLE_DELIVERY
-from workers.ledger.piled import MOST_COUNTED, Pile
+from workers.ledger import alert_queries, backlogs, recent_traffic, stale_sessions
+from workers.ledger.alert_queries import LOOKBACK
+from workers.ledger.backlogs import MOST_COUNTED, Backlog
+from workers.ledger.states import WHOLE_DELIVERY
 from workers.silence import spans_alike, usual
 
 STEP_BACK = timedelta(minutes=10)
@@ -51,9 +51,9 @@ def open_sessions(ledger: Connection, at: datetime, *, span: timedelta) -> Look:
             ),
             one.known_at,
         )
-        for one in watched.running_for_long(ledger, kind, at, span)
+        for one in stale_sessions.long_running_sessions(ledger, kind, at, span)
     ]
-    return Look(found, _gone(kind, watched.not_running(ledger, kind)))
+    return Look(found, _gone(kind, stale_sessions.ended_sessions(ledger, kind)))
 
 
 def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> Look:
@@ -70,9 +70,9 @@ def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> Look:
             ),
             one.known_at,
         )
-        for one in watched.without_cdr(ledger, kind, at, span)
+        for one in stale_sessions.without_cdr(ledger, kind, at, span)
     ]
-    return Look(found, _gone(kind, watched.with_cdr(ledger, kind)))
+    return Look(found, _gone(kind, stale_sessions.with_cdr(ledger, kind)))
 
 
 class Conflicts:
@@ -84,7 +84,7 @@ class Conflicts:
     def __call__(self, ledger: Connection, at: datetime) -> Look:
         """Look at what was recorded since the last look."""
         kind = AlertKind.CDR_CONFLICT
-        found = watched.conflicts(ledger, kind, self._seen_until or at - LOOKS_BACK)
+        found = stale_sessions.conflicts(ledger, kind, self._seen_until or at - LOOKBACK)
         if not found:  # until then there may be more than one look finds
             self._seen_until = at - STEP_BACK
         return Look(
@@ -108,23 +108,31 @@ class Conflicts:
 def unreadable(ledger: Connection, at: datetime) -> Look:
     """Find deliveries that are not understood; one alert for events, and one for CDRs."""
     kind = AlertKind.UNREADABLE
-    told = alerted.open_subjects(ledger, kind)
+    told = alert_queries.open_subjects(ledger, kind)
     found = []
     for what, name in ((Kind.EVENTS, "event"), (Kind.CDRS, "CDR")):
-        pile = piled.unreadable(ledger, what.value, at, alerted.seen_at(ledger, kind, what.value))
+        pile = backlogs.unreadable_backlog(
+            ledger, what.value, at, alert_queries.last_resolved_at(ledger, kind, what.value)
+        )
         if what.value not in told and pile is not None:
             sentence = f"{_count(pile, name)} cannot be understood: `webhooks deliveries --state unreadable`."
             found.append(_cause(kind, pile, sentence))
-    return Look(found, _gone(kind, [what for what in told if piled.unreadable(ledger, what, at, None) is None]))
+    return Look(
+        found, _gone(kind, [what for what in told if backlogs.unreadable_backlog(ledger, what, at, None) is None])
+    )
 
 
 def dead_letters(ledger: Connection, at: datetime) -> Look:  # noqa: ARG001 - rules are called alike
     """Find handlers that have given up runs; one alert for each handler."""
     kind = AlertKind.DEAD_LETTERS
-    told, handlers = alerted.open_subjects(ledger, kind), piled.handlers_of_dead(ledger)
+    told, handlers = alert_queries.open_subjects(ledger, kind), backlogs.handlers_of_dead(ledger)
     found = []
     for handler in handlers:
-        pile = None if handler in told else piled.dead(ledger, handler, alerted.seen_at(ledger, kind, handler))
+        pile = (
+            None
+            if handler in told
+            else backlogs.dead_letter_backlog(ledger, handler, alert_queries.last_resolved_at(ledger, kind, handler))
+        )
         if pile is not None:
             whose = "Before any handler" if handler == WHOLE_DELIVERY else f"In the handler {quoted(handler)}"
             found.append(_cause(kind, pile, f"{whose} {_count(pile, 'run')} failed for good: `webhooks dead`."))
@@ -135,7 +143,7 @@ def gaps(ledger: Connection, at: datetime, *, shortest: timedelta) -> Look:
     """Find times in which a door was closed for so long that somebody should know; gone when they are covered."""
     kind = AlertKind.GAP
     found, covered = [], []
-    for door in traffic.closed_doors(ledger, at):
+    for door in recent_traffic.recent_downtimes(ledger, at):
         subject = f"{door.inbox} {door.closed_at:%Y-%m-%dT%H:%M:%S}"
         if door.covered_at is not None:
             covered.append(subject)
@@ -145,7 +153,7 @@ def gaps(ledger: Connection, at: datetime, *, shortest: timedelta) -> Look:
                 f" {_moment(door.opened_at)}; what Plugsurfing said meanwhile has not been heard."
             )
             found.append(Cause(Alert(kind, subject, sentence), door.noticed_at))
-    told = alerted.open_subjects(ledger, kind)
+    told = alert_queries.open_subjects(ledger, kind)
     return Look([one for one in found if one.alert.subject not in told], _gone(kind, told.intersection(covered)))
 
 
@@ -155,28 +163,28 @@ def silence(ledger: Connection, at: datetime, *, span: timedelta, busy: int, may
     Not after trouble of our own: while a door has not been open for all of the span, nothing is found.
     """
     kind, subject = AlertKind.SILENCE, Kind.EVENTS.value
-    last_at = traffic.last_event_at(ledger, at)
-    told = alerted.open_subjects(ledger, kind)
+    last_at = recent_traffic.last_event_at(ledger, at)
+    told = alert_queries.open_subjects(ledger, kind)
     if last_at is not None and last_at > at - span:
         return Look((), _gone(kind, told))
-    if told or not may_raise or any(door.opened_at > at - span for door in traffic.closed_doors(ledger, at)):
+    if told or not may_raise or any(door.opened_at > at - span for door in recent_traffic.recent_downtimes(ledger, at)):
         return Look()
-    ends = spans_alike(traffic.known_since(ledger), at, span)
-    fewest = usual(lambda end: traffic.count_events(ledger, end, span, MOST_EVENTS), ends, busy)
+    ends = spans_alike(recent_traffic.oldest_delivery_at(ledger), at, span)
+    fewest = usual(lambda end: recent_traffic.count_events(ledger, end, span, MOST_EVENTS), ends, busy)
     if fewest is None:
         return Look()
     since = "for a week" if last_at is None else f"since {_moment(last_at)}"
     sentence = (
         f"No event has come {since}. At this time there are otherwise {fewest} or more in {format_duration(span)}."
     )
-    return Look([Cause(Alert(kind, subject, sentence), last_at or at - LOOKS_BACK)])
+    return Look([Cause(Alert(kind, subject, sentence), last_at or at - LOOKBACK)])
 
 
-def _cause(kind: AlertKind, pile: Pile, sentence: str) -> Cause:
+def _cause(kind: AlertKind, pile: Backlog, sentence: str) -> Cause:
     return Cause(Alert(kind, pile.subject, sentence, delivery_id=pile.last_delivery), pile.last_at)
 
 
-def _count(pile: Pile, noun: str) -> str:
+def _count(pile: Backlog, noun: str) -> str:
     if pile.count == 1:
         return f"1 {noun}"
     return f"{pile.count}{' or more' * (pile.count >= MOST_COUNTED)} {noun}s"

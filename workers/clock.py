@@ -18,8 +18,8 @@ from ingest.queue.queues import connect_redis
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment, equip
-from workers.ledger import pushes, schedule
-from workers.ledger.transaction import LedgerUnavailable, look, transact
+from workers.ledger import pushes, run_schedule
+from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.policy_facts import facts_duties
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
 from workers.run import now
@@ -79,18 +79,20 @@ class Clock:
         """Sweep, offer what is due, end what is overdue, file what is dead."""
         self._setback.look()
         self.sweep()
-        transact(self._equipment.engine, self._end_overdue)
+        run_in_transaction(self._equipment.engine, self._end_overdue)
         offer_due(self._equipment)
         file_dead_letters(self._equipment)
 
     def _end_overdue(self, ledger: Connection) -> None:
-        schedule.overdue(ledger, now())
-        pushes.end_unnamed(ledger, self._equipment.channels, now() - UNNAMED_FOR)
+        run_schedule.expire(ledger, now())
+        pushes.expire_unknown_channels(ledger, self._equipment.channels, now() - UNNAMED_FOR)
 
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""
         engine, allowed = self._equipment.engine, self._equipment.settings.poison_deaths
-        offered, running = look(engine, lambda ledger: (schedule.offered(ledger), schedule.running(ledger)))
+        offered, running = read_once(
+            engine, lambda ledger: (run_schedule.enqueued(ledger), run_schedule.running(ledger))
+        )
         standings = self._watch.poll({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
         lost = [run for run in offered if standings.get(run.job_id or "") in ENDED]
         left = [run for run in running if standings.get(run.job_id or "") is JobState.LOST]
@@ -99,11 +101,11 @@ class Clock:
             return
 
         def give_back(ledger: Connection) -> None:
-            schedule.clear_offer(ledger, [run.key for run in lost])
-            schedule.handed_back(ledger, left, now=now(), reason=HANDED_BACK)
-            schedule.lost(ledger, orphaned, now=now(), deaths_allowed=allowed, error=DIED)
+            run_schedule.clear_job(ledger, [run.key for run in lost])
+            run_schedule.release(ledger, left, now=now(), reason=HANDED_BACK)
+            run_schedule.fail_crashed(ledger, orphaned, now=now(), deaths_allowed=allowed, error=DIED)
 
-        transact(engine, give_back)
+        run_in_transaction(engine, give_back)
         log.warning("runs.offered_again", lost=len(lost), handed_back=len(left), orphaned=len(orphaned))
 
 

@@ -12,12 +12,12 @@ from ingest.failpoints import Failpoint, hit
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
-from workers.ledger import pushes, runs, states
-from workers.ledger.awaited import Awaited, have_news
-from workers.ledger.outcomes import Outcome
+from workers.ledger import delivery_states, pushes, runs
+from workers.ledger.database.transaction import is_transient
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import EndedRun, NewRun
-from workers.ledger.transaction import is_database_itself
+from workers.ledger.session_waits import SessionWait, has_changed
+from workers.ledger.states import Outcome
 from workers.push.wakes import wake
 from workers.resilience.retry import RetryPolicy
 from workers.run import Result, failed
@@ -47,7 +47,7 @@ def conclude(ledger: Connection, equipment: Equipment, results: Sequence[Result]
     caught_up = _caught_up(ledger, results)
 
     def record(some: Sequence[Result]) -> list[Result]:
-        new = runs.record_new(ledger, [_new_run(result, result.queue or queue) for result in some])
+        new = runs.insert_runs(ledger, [_new_run(result, result.queue or queue) for result in some])
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
     aftermath = _commit(ledger, equipment, caught_up, record)
@@ -80,14 +80,14 @@ def _caught_up(ledger: Connection, results: Sequence[Result]) -> Sequence[Result
     waiting = {number: result.waits_for for number, result in enumerate(results) if result.waits_for is not None}
     awaited = [_awaited(results[number], session_id) for number, session_id in waiting.items()]
     caught_up = list(results)
-    for number, is_news in zip(waiting, have_news(ledger, awaited), strict=True):
+    for number, is_news in zip(waiting, has_changed(ledger, awaited), strict=True):
         if is_news:
             caught_up[number] = replace(results[number], due_at=results[number].finished_at)
     return caught_up
 
 
-def _awaited(result: Result, session_id: str) -> Awaited:
-    return Awaited(
+def _awaited(result: Result, session_id: str) -> SessionWait:
+    return SessionWait(
         session_id=session_id,
         since=result.started_at,
         has_looked=session_id in result.looked,
@@ -104,7 +104,7 @@ def _commit(
     """Write outcomes and the effects of those that `own` says are ours; a run whose own writes fail has failed."""
     ours = own([result for result in results if not _has_effects(result)])
     effective, sends = _with_effects(ledger, equipment, [result for result in results if _has_effects(result)], own)
-    states.refresh_states(ledger, {result.delivery_id for result in results})
+    delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
     return Aftermath(
         offer=any(result.outcome is Outcome.WAITING for result in ours + effective),
         send=sends,
@@ -137,7 +137,7 @@ def _with_effects(
     except BaseTimeoutException:
         raise  # the job's own
     except Exception as failure:
-        if is_database_itself(failure):
+        if is_transient(failure):
             raise  # the whole transaction is begun anew
         if len(results) == 1:
             return own([failed(results[0], failure, RetryPolicy.of(equipment.settings))]), False

@@ -17,10 +17,10 @@ from ingest.errors import QueueUnavailable
 from ingest.queue.queues import RUNS_JOB, queue
 from workers.dispatch import MARGIN
 from workers.equipment import Equipment
-from workers.ledger import ended
-from workers.ledger.ended import DeadRun
-from workers.ledger.engine import chunks
-from workers.ledger.transaction import look, transact
+from workers.ledger import finished_runs
+from workers.ledger.database.engine import chunks
+from workers.ledger.database.transaction import read_once, run_in_transaction
+from workers.ledger.finished_runs import DeadRun
 
 DEAD_JOB = "dead-"
 AT_ONCE = 200
@@ -28,7 +28,7 @@ AT_ONCE = 200
 
 def file_dead_letters(equipment: Equipment) -> int:
     """File the dead runs that are not among RQ's failed jobs yet, and return how many they were."""
-    dead = look(equipment.engine, lambda ledger: ended.unfiled(ledger, DEAD_JOB, AT_ONCE))
+    dead = read_once(equipment.engine, lambda ledger: finished_runs.unpublished_dead(ledger, DEAD_JOB, AT_ONCE))
     if not dead:
         return 0
     try:
@@ -40,9 +40,9 @@ def file_dead_letters(equipment: Equipment) -> int:
         raise QueueUnavailable(f"dead letters cannot be filed: {type(error).__name__}") from error
 
     def mark(ledger: Connection) -> list[str]:
-        return [job_id(run) for run in dead if not ended.mark_filed(ledger, run, job_id(run))]
+        return [job_id(run) for run in dead if not finished_runs.mark_published(ledger, run, job_id(run))]
 
-    taken_up = transact(equipment.engine, mark)
+    taken_up = run_in_transaction(equipment.engine, mark)
     try:
         take_back(equipment.connection, taken_up)
     except redis.RedisError as error:

@@ -25,10 +25,10 @@ from ingest.simulator.scenarios import (
 )
 from ingest.simulator.sender import Answer, post
 from workers.ledger import deliveries, pushes, sessions
+from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.deliveries import DeliveryRow, Filters
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.outcomes import DeliveryState, PushState
 from workers.ledger.pushes import PushRow
+from workers.ledger.states import DeliveryState, PushState
 
 PATIENCE = timedelta(seconds=30)
 LOOK_EVERY = timedelta(milliseconds=100)
@@ -88,7 +88,7 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sigh
     sign = SigningKeyChoice.CURRENT if keys.current else SigningKeyChoice.NEXT if keys.next else SigningKeyChoice.NONE
     penmanship = RequestSigner(keys, sign, required=settings.plugsurfing_hmac_required)
     now = datetime.now(UTC)
-    engine = open_ledger(settings.database_url)
+    engine = create_ledger_engine(settings.database_url)
     try:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE.total_seconds()) as client:
 
@@ -128,7 +128,7 @@ async def sight_of(engine: Engine, cast: Participants, is_enough: Callable[[Sigh
 
 def look(engine: Engine, cast: Participants) -> Sight:
     """Read what the ledger knows of the session."""
-    with reading(engine) as conn:
+    with read_only(engine) as conn:
         session = sessions.get(conn, cast.session_id)
         return Sight(
             session_id=cast.session_id,

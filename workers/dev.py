@@ -21,7 +21,7 @@ from workers import demo
 from workers.child import Child
 from workers.devfile import FILE_NAME, write_devfile
 from workers.household import CREDENTIALS, Household, children_of, environment_of, furnish, is_free
-from workers.ledger.migrate import migrate
+from workers.ledger.database.migrate import migrate
 from workers.supervisor import ChildFailedError, Supervisor
 
 LOCK_NAME = "dev.lock"

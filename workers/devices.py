@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from handlers.kit.channel import Device, DeviceRegistryPlugin
 from ingest.config.types import Locale, TimeZone
 from workers.ledger import devices
-from workers.ledger.engine import reading
+from workers.ledger.database.engine import read_only
 from workers.loader import Plugins
 
 LONGEST_USER = 255
@@ -33,7 +33,7 @@ class Devices:
     def __call__(self, user_id: str) -> list[Device]:
         """List the devices of a user. A plugin may raise anything; what it returns is checked."""
         if self.offered is None:
-            with reading(self.engine) as ledger:
+            with read_only(self.engine) as ledger:
                 return devices.of_user(ledger, user_id)
         found = self.offered.function(user_id)
         if not isinstance(found, Iterable):

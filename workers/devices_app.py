@@ -29,8 +29,8 @@ from ingest.http.openapi import openapi_route
 from ingest.log import configure_logging
 from workers.devices import NoDevice, check_names, device_of
 from workers.ledger import devices
-from workers.ledger.engine import open_ledger
-from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
 from workers.loopback import is_loopback
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ GRACE = 6
 
 def serve_devices(settings: Settings) -> None:
     """Serve until a signal. Raise SettingsError if anyone could come in from outside."""
-    app = create_devices_app(settings, open_ledger(settings.database_url))
+    app = create_devices_app(settings, create_ledger_engine(settings.database_url))
     configure_logging(settings, "devices")
     log.info(
         "devices.started", host=settings.host, port=settings.devices_port, guarded=settings.admin_token is not None
@@ -109,7 +109,7 @@ class Desk:
 
     async def _write(self, work: Callable[[Connection], object]) -> Response:
         try:
-            await run_in_threadpool(transact, self._engine, work, patience=PATIENCE)
+            await run_in_threadpool(run_in_transaction, self._engine, work, patience=PATIENCE)
         except LedgerUnavailable as error:
             log.warning("device.not_written", reason=str(error))
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "The database is away. Try again later.") from None

@@ -13,9 +13,9 @@ from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import new_batch_id
 from ingest.queue.queues import RUNS_JOB, queue
 from workers.equipment import Equipment
-from workers.ledger import schedule
-from workers.ledger.schedule import OpenRun
-from workers.ledger.transaction import transact
+from workers.ledger import run_schedule
+from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger.run_schedule import OpenRun
 from workers.run import now
 
 TOGETHER = 100
@@ -35,11 +35,11 @@ def offer_due(equipment: Equipment) -> int:
     """
 
     def mark(ledger: Connection) -> list[tuple[str, list[OpenRun]]]:
-        jobs = [(new_batch_id(), some) for some in grouped(schedule.due(ledger, now(), AT_ONCE))]
-        schedule.mark_offered(ledger, {run.key: job_id for job_id, some in jobs for run in some})
+        jobs = [(new_batch_id(), some) for some in grouped(run_schedule.due(ledger, now(), AT_ONCE))]
+        run_schedule.mark_offered(ledger, {run.key: job_id for job_id, some in jobs for run in some})
         return jobs
 
-    jobs = transact(equipment.engine, mark)
+    jobs = run_in_transaction(equipment.engine, mark)
     if jobs:
         hit(Failpoint.RUN_ENQUEUED)
         _write(equipment, jobs)

@@ -8,7 +8,7 @@ from rq import get_current_job
 from sqlalchemy import Engine
 
 from ingest.config.settings import Settings, load_settings
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
 from workers.loader import Plugins, load_plugins
 from workers.push.channels import Channels, open_channels
 
@@ -46,4 +46,4 @@ def preload() -> tuple[Settings, Plugins]:
 def open_once() -> Engine:
     """Make the engine: once, so that what a worker's ledger has rehearsed before it forks is known after it."""
     settings, _ = preload()
-    return open_ledger(settings.database_url)
+    return create_ledger_engine(settings.database_url)

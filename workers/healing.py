@@ -13,10 +13,10 @@ from handlers.kit.merge import merge
 from handlers.kit.session import Session
 from workers.drive.models import DriveSession
 from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
-from workers.ledger import rereads, schedule, session_keys, sessions
-from workers.ledger.reread_tables import Reread
-from workers.ledger.rereads import Look
-from workers.rhythm import Rhythm
+from workers.ledger import run_schedule, session_keys, session_polls, sessions
+from workers.ledger.poll_schedule import PollSchedule
+from workers.ledger.session_polls import PollState
+from workers.ledger.tables.reconciliation import PollOutcome
 from workers.run import now
 
 
@@ -30,14 +30,16 @@ class Healing:
     """Runs that waited for one of them are due."""
 
 
-def heal(ledger: Connection, user_id: str, told: Sequence[DriveSession], read_at: datetime, rhythm: Rhythm) -> Healing:
+def heal(
+    ledger: Connection, user_id: str, told: Sequence[DriveSession], read_at: datetime, rhythm: PollSchedule
+) -> Healing:
     """Merge a user's sessions as the Drive API tells them, and note when each is to be read again, if it is not over.
 
     The driver is who was asked about. Where a session names its user is not documented: what is found there may be an
     id of somebody else's, and would be taken for another driver.
     """
     latest = {drive.session_id: drive.model_copy(update={"user_id": user_id}) for drive in told if is_storable(drive)}
-    before = rereads.looks(ledger, latest)
+    before = session_polls.looks(ledger, latest)
     first_seen = {key: seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()
 
@@ -53,22 +55,22 @@ def heal(ledger: Connection, user_id: str, told: Sequence[DriveSession], read_at
         return folded
 
     sessions.merge(ledger, {key: fold(key) for key in latest})
-    woken = schedule.wake(ledger, changed, now()) if changed else 0
-    seen: dict[str, Look] = {}
+    woken = run_schedule.wake_waiting(ledger, changed, now()) if changed else 0
+    seen: dict[str, PollState] = {}
     for key, drive in latest.items():
         look = look_at(drive, before.get(key), first_seen[key], rhythm, is_news=key in changed)
         if look is not None:
             seen[key] = look
-    rereads.note(ledger, seen, read_at)
+    session_polls.record(ledger, seen, read_at)
     not_over = {key: drive for key, drive in latest.items() if drive.status != COMPLETE}
     # Nothing else says with which key a session was started.
-    session_keys.note(
+    session_keys.record(
         ledger, {key: drive.charging_key_id for key, drive in not_over.items() if drive.charging_key_id}, read_at
     )
     return Healing(frozenset(changed), wakes=woken > 0)
 
 
-def seen_since(drive: DriveSession, before: Look | None, read_at: datetime) -> datetime:
+def seen_since(drive: DriveSession, before: PollState | None, read_at: datetime) -> datetime:
     """Say when the Drive API was first seen to say what it says now."""
     if before is not None and before.status == status_of(drive) and before.status_at is not None:
         return before.status_at
@@ -76,24 +78,24 @@ def seen_since(drive: DriveSession, before: Look | None, read_at: datetime) -> d
 
 
 def look_at(
-    drive: DriveSession, before: Look | None, first_seen: datetime, rhythm: Rhythm, *, is_news: bool
-) -> Look | None:
+    drive: DriveSession, before: PollState | None, first_seen: datetime, rhythm: PollSchedule, *, is_news: bool
+) -> PollState | None:
     """Say what is to be noted of a look at a session; nothing, if it is complete with its times, and never was due."""
     if drive.status == COMPLETE:
         if before is None and (drive.completed_at or drive.ended_at):
             return None
-        return Look(Reread.COMPLETE, _looks(before) + 1, now(), status_of(drive), first_seen)
+        return PollState(PollOutcome.COMPLETE, _looks(before) + 1, now(), status_of(drive), first_seen)
     looks = 0 if is_news else _looks(before) + 1
     at = now()
-    return Look(Reread.OPEN, looks, at, status_of(drive), first_seen, at + rhythm.pause(looks, drive.status))
+    return PollState(PollOutcome.OPEN, looks, at, status_of(drive), first_seen, at + rhythm.delay(looks, drive.status))
 
 
-def nothing_seen(before: Look | None, outcome: Reread, reason: str, rhythm: Rhythm) -> Look:
+def nothing_seen(before: PollState | None, outcome: PollOutcome, reason: str, rhythm: PollSchedule) -> PollState:
     """Say what is to be noted of a look that showed nothing."""
     looks, at = _looks(before) + 1, now()
-    known = before or Look(outcome, looks)
-    return Look(outcome, looks, at, known.status, known.status_at, at + rhythm.pause(looks), reason)
+    known = before or PollState(outcome, looks)
+    return PollState(outcome, looks, at, known.status, known.status_at, at + rhythm.delay(looks), reason)
 
 
-def _looks(before: Look | None) -> int:
+def _looks(before: PollState | None) -> int:
     return 0 if before is None else before.attempts

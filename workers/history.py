@@ -19,12 +19,12 @@ from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBud
 from workers.drive.models import DriveSession
 from workers.equipment import Equipment
 from workers.healing import heal
-from workers.ledger import gaps, rereads
-from workers.ledger.engine import chunks
-from workers.ledger.gaps import OpenGap, Step
-from workers.ledger.transaction import look, transact
+from workers.ledger import downtimes, session_polls
+from workers.ledger.database.engine import chunks
+from workers.ledger.database.transaction import read_once, run_in_transaction
+from workers.ledger.downtimes import BackfillProgress, BackfillWindow
+from workers.ledger.poll_schedule import PollSchedule
 from workers.resilience.token_bucket import TokenBucket
-from workers.rhythm import Rhythm
 from workers.run import now
 
 log = structlog.get_logger()
@@ -67,13 +67,13 @@ class NoticeGaps:
 
         def keep(ledger: Connection) -> list[Downtime]:
             at = now()
-            new = gaps.intake(ledger, found, at)
+            new = downtimes.import_new(ledger, found, at)
             for gap in new:
                 since = gap.closed_at - self._equipment.settings.reconcile_for
-                rereads.enrol_at_once(ledger, since, gap.opened_at, at)
+                session_polls.schedule_now(ledger, since, gap.opened_at, at)
             return new
 
-        for gap in transact(self._equipment.engine, keep) if found else []:
+        for gap in run_in_transaction(self._equipment.engine, keep) if found else []:
             log.warning("gap.noticed", inbox=gap.inbox, seconds=round(gap.length.total_seconds(), 1))
 
 
@@ -90,18 +90,18 @@ class CoverGaps:
         self._equipment = equipment
         self._drive = drive
         self._allowance = allowance
-        self._rhythm = Rhythm.of(equipment.settings)
+        self._rhythm = PollSchedule.of(equipment.settings)
         self._listed: list[str] = []
 
     def run(self) -> None:
         """Go on with one window."""
         settings, engine = self._equipment.settings, self._equipment.engine
 
-        def claim(ledger: Connection) -> OpenGap | None:
-            gaps.open_routine(ledger, settings.history_every, settings.history_span, now())
-            return gaps.claim(ledger, now(), LEASE)
+        def claim(ledger: Connection) -> BackfillWindow | None:
+            downtimes.schedule_routine(ledger, settings.history_every, settings.history_span, now())
+            return downtimes.claim(ledger, now(), LEASE)
 
-        gap = transact(engine, claim)
+        gap = run_in_transaction(engine, claim)
         if gap is None:
             return
         covered_at = None
@@ -109,11 +109,11 @@ class CoverGaps:
             if self._cover(gap):
                 covered_at = now()
         finally:
-            transact(engine, lambda ledger: gaps.release(ledger, gap, covered_at))
+            run_in_transaction(engine, lambda ledger: downtimes.release(ledger, gap, covered_at))
         if covered_at is not None and not gap.is_routine:
             log.info("gap.covered", inbox=gap.inbox)
 
-    def _cover(self, gap: OpenGap) -> bool:
+    def _cover(self, gap: BackfillWindow) -> bool:
         """Read users' histories until the turn is over, and return whether none is left."""
         until = time.monotonic() + TURN.total_seconds()
         known_since = now() - self._equipment.settings.known_users_for
@@ -126,9 +126,9 @@ class CoverGaps:
                 if time.monotonic() > until or self._allowance.available() == 0:
                     return False
                 step = self._read(gap, user_id, users[place + 1 : place + 2])
-                transact(
+                run_in_transaction(
                     self._equipment.engine,
-                    lambda ledger: gaps.advance(ledger, gap, step, now() + LEASE),  # noqa: B023  called at once
+                    lambda ledger: downtimes.advance(ledger, gap, step, now() + LEASE),  # noqa: B023  called at once
                 )
                 after = user_id
 
@@ -141,14 +141,16 @@ class CoverGaps:
 
     def _users_after(self, user_id: str | None, known_since: datetime, limit: int) -> list[str]:
         # On SQLite a look keeps nobody from writing, and this one is long.
-        return look(self._equipment.engine, lambda ledger: gaps.users_after(ledger, user_id, known_since, limit))
+        return read_once(
+            self._equipment.engine, lambda ledger: downtimes.users_after(ledger, user_id, known_since, limit)
+        )
 
-    def _read(self, gap: OpenGap, user_id: str, following: Sequence[str]) -> Step:
+    def _read(self, gap: BackfillWindow, user_id: str, following: Sequence[str]) -> BackfillProgress:
         """Read what one user did. If only this one cannot be read, they are passed over: the others must not wait."""
         try:
-            return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
+            return BackfillProgress(user_id, self._merge(user_id, self._history(gap, user_id)))
         except NotFound:
-            return Step(user_id, 0)
+            return BackfillProgress(user_id, 0)
         except (Throttled, RateBudgetExhausted):
             raise
         except (DriveUnavailable, Unauthorized):
@@ -157,14 +159,14 @@ class CoverGaps:
         except DriveError:
             pass
         try:
-            return Step(user_id, self._merge(user_id, self._history(gap, user_id)))
+            return BackfillProgress(user_id, self._merge(user_id, self._history(gap, user_id)))
         except (Throttled, RateBudgetExhausted):
             raise
         except DriveError as failure:
             log.warning("history.passed_over", reason=str(failure))
-            return Step(user_id, 0, is_failed=True)
+            return BackfillProgress(user_id, 0, is_failed=True)
 
-    def _is_there(self, gap: OpenGap, user_id: str, following: Sequence[str]) -> bool:
+    def _is_there(self, gap: BackfillWindow, user_id: str, following: Sequence[str]) -> bool:
         """Say whether the Drive API answers about any other user: else it is not about this one that it is silent."""
         known_since = now() - self._equipment.settings.known_users_for
         for other in (*following, *self._users_after(None, known_since, WITNESSES)):
@@ -180,7 +182,7 @@ class CoverGaps:
                 return True
         return False
 
-    def _history(self, gap: OpenGap, user_id: str) -> list[DriveSession]:
+    def _history(self, gap: BackfillWindow, user_id: str) -> list[DriveSession]:
         self._allowance.consume(1)
         since = gap.closed_at if gap.is_routine else gap.closed_at - BEFORE
         found = list(self._drive.history(user_id, started_from=since, started_until=gap.opened_at))
@@ -190,7 +192,7 @@ class CoverGaps:
     def _merge(self, user_id: str, told: list[DriveSession]) -> int:
         read_at = now()
         for some in chunks(told, A_PAGE):
-            healing = transact(
+            healing = run_in_transaction(
                 self._equipment.engine,
                 lambda ledger: heal(ledger, user_id, some, read_at, self._rhythm),  # noqa: B023  called at once
             )

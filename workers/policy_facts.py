@@ -13,12 +13,12 @@ from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
 from workers.equipment import Equipment
-from workers.ledger import authorizations, balances, charging_keys, drive_readings
+from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
-from workers.ledger.drive_readings import Reading
+from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.facts import KEYS
-from workers.ledger.transaction import look, transact
+from workers.ledger.sync_state import SyncState
 from workers.resilience.periodic import PeriodicTask
 from workers.resilience.token_bucket import TokenBucket
 from workers.run import now
@@ -69,15 +69,15 @@ class ReadKeys:
     def run(self) -> None:
         """Read the list if it is due."""
         until = now() + self._settings.drive_patience + MARGIN
-        if not transact(self._engine, lambda ledger: self._claim(ledger, until)):
+        if not run_in_transaction(self._engine, lambda ledger: self._claim(ledger, until)):
             return
         self._claimed_until = until
         try:
             listed = list(self._read())
-            changed = transact(self._engine, lambda ledger: self._keep(ledger, listed))
+            changed = run_in_transaction(self._engine, lambda ledger: self._keep(ledger, listed))
         except DriveError as failure:
             reason = str(failure)
-            transact(self._engine, lambda ledger: self._fail(ledger, reason))
+            run_in_transaction(self._engine, lambda ledger: self._fail(ledger, reason))
             raise
         except TakenOver:
             log.info("keys.left_to_another")
@@ -86,12 +86,12 @@ class ReadKeys:
 
     def _claim(self, ledger: Connection, until: datetime) -> bool:
         at = now()
-        last = drive_readings.get(ledger, KEYS)
+        last = sync_state.get(ledger, KEYS)
         if last is not None and self._is_too_old(ledger, last, at):
-            drive_readings.hasten(ledger, KEYS, at, instead_of=last.due_at)
-        return drive_readings.claim(ledger, KEYS, at, until - at)
+            sync_state.expedite(ledger, KEYS, at, instead_of=last.due_at)
+        return sync_state.claim(ledger, KEYS, at, until - at)
 
-    def _is_too_old(self, ledger: Connection, last: Reading, at: datetime) -> bool:
+    def _is_too_old(self, ledger: Connection, last: SyncState, at: datetime) -> bool:
         if last.read_at is None or last.failed_at is not None or at - last.read_at < EARLIEST_AGAIN:
             return False
         if last.due_at != last.read_at + self._settings.authorize_keys_every:  # somebody is reading it just now
@@ -101,7 +101,7 @@ class ReadKeys:
     def _has_unknown(self, ledger: Connection, asked: Iterable[str]) -> bool:
         """Say whether one of the keys is not listed: Plugsurfing asks about keys that it knows, so the list is old."""
         by_key = {key: candidate_spellings(key, self._settings.authorize_key_bytes) for key in asked}
-        known = charging_keys.known(ledger, {spelt for several in by_key.values() for spelt in several})
+        known = charging_keys.existing(ledger, {spelt for several in by_key.values() for spelt in several})
         return any(known.isdisjoint(several) for several in by_key.values())
 
     def _read(self) -> Iterator[KeyRow]:
@@ -117,25 +117,25 @@ class ReadKeys:
         if self._claimed_until - at > answer_takes:
             return
         before, until = self._claimed_until, at + answer_takes + MARGIN
-        if not transact(self._engine, lambda ledger: drive_readings.renew(ledger, KEYS, before, until)):
+        if not run_in_transaction(self._engine, lambda ledger: sync_state.renew(ledger, KEYS, before, until)):
             raise TakenOver
         self._claimed_until = until
 
     def _keep(self, ledger: Connection, listed: list[KeyRow]) -> int:
         at, settings = now(), self._settings
-        if not drive_readings.renew(ledger, KEYS, self._claimed_until, at):  # a newer list may stand already
+        if not sync_state.renew(ledger, KEYS, self._claimed_until, at):  # a newer list may stand already
             raise TakenOver
-        generation = drive_readings.begin_generation(ledger, KEYS)
+        generation = sync_state.begin_generation(ledger, KEYS)
         changed = charging_keys.replace_all(ledger, listed, generation, at)
-        drive_readings.complete(ledger, KEYS, at, at + settings.authorize_keys_every, len(listed))
+        sync_state.mark_complete(ledger, KEYS, at, at + settings.authorize_keys_every, len(listed))
         if settings.authorize_least_balance is not None and settings.authorize_holder == "contract":
-            balances.expect_contracts(ledger, at)
+            balances.schedule_contracts(ledger, at)
         return changed
 
     def _fail(self, ledger: Connection, reason: str) -> None:
         at = now()
-        if drive_readings.renew(ledger, KEYS, self._claimed_until, at):  # else another clock reads it: it shall go on
-            drive_readings.failed(ledger, KEYS, at, at + AGAIN_AFTER, reason)
+        if sync_state.renew(ledger, KEYS, self._claimed_until, at):  # else another clock reads it: it shall go on
+            sync_state.failed(ledger, KEYS, at, at + AGAIN_AFTER, reason)
 
 
 class ReadBalances:
@@ -156,7 +156,7 @@ class ReadBalances:
         if limit == 0 or not self._is_any_due():
             return
         lease = self._settings.drive_patience + MARGIN
-        users = transact(self._engine, lambda ledger: balances.claim(ledger, now(), lease, limit=limit))
+        users = run_in_transaction(self._engine, lambda ledger: balances.claim(ledger, now(), lease, limit=limit))
         if not users:
             return
         self._allowance.consume(len(users))
@@ -164,13 +164,13 @@ class ReadBalances:
             answers = dict(zip(users, pool.map(self._read, users), strict=True))
         read = [answer for answer in answers.values() if isinstance(answer, Balance)]
         failed = {user_id: answer for user_id, answer in answers.items() if isinstance(answer, DriveError)}
-        transact(self._engine, lambda ledger: self._keep(ledger, read, failed))
+        run_in_transaction(self._engine, lambda ledger: self._keep(ledger, read, failed))
         if failed:
             raise next(iter(failed.values()))
 
     def _is_any_due(self) -> bool:
         # On SQLite a look, unlike a claim, keeps nobody from writing.
-        return look(self._engine, lambda ledger: balances.is_any_due(ledger, now()))
+        return read_once(self._engine, lambda ledger: balances.is_any_due(ledger, now()))
 
     def _read(self, user_id: str) -> Balance | DriveError:
         try:

@@ -27,11 +27,11 @@ from ingest.wire.envelope import Kind
 from workers.conclude import Aftermath, conclude, finish, follow_up
 from workers.devices import Devices
 from workers.equipment import Equipment, equip
-from workers.ledger import deliveries, runs, schedule, sessions
-from workers.ledger.inorder import Key
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
-from workers.ledger.transaction import transact
-from workers.reader import HandlersReader
+from workers.ledger import deliveries, run_schedule, runs, sessions
+from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger.handler_reader import HandlerReader
+from workers.ledger.ordered_update import RunKey
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
 from workers.run import Deadline, Result, Runner, Task, call, failed, longest, now, waiting
@@ -86,22 +86,22 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
     taken = {result.delivery_id for result in records} | {task.delivery.id for task in inline + apart}
     first = [*records, *map(waiting, apart), *(_ignored(each) for each in readings if each.is_ignored(taken))]
 
-    def keep(ledger: Connection) -> tuple[set[Key], Aftermath]:
+    def keep(ledger: Connection) -> tuple[set[RunKey], Aftermath]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in readings})
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
-        aftermath = Aftermath(offer=schedule.wake(ledger, told, now()) > 0)
+        aftermath = Aftermath(offer=run_schedule.wake_waiting(ledger, told, now()) > 0)
         if not inline:
             aftermath |= conclude(ledger, equipment, first, batch.queue)
         hit(Failpoint.STORING)
-        return runs.recorded(ledger, {each.delivery.id for each in readings} - new), aftermath
+        return runs.existing(ledger, {each.delivery.id for each in readings} - new), aftermath
 
-    done, aftermath = transact(equipment.engine, keep)
+    done, aftermath = run_in_transaction(equipment.engine, keep)
     hit(Failpoint.STORED)
     if not inline:
         return aftermath
     to_do = [task for task in inline if (task.delivery.id, task.subscription.name) not in done]
     results = [*first, *_runner(equipment).run_all(to_do, until)]
-    aftermath |= transact(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
+    aftermath |= run_in_transaction(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
     hit(Failpoint.CONCLUDED)
     return aftermath
 
@@ -120,7 +120,7 @@ def bury(equipment: Equipment, batch: Batch) -> Aftermath:
         )
         return conclude(ledger, equipment, results, batch.queue)
 
-    return transact(equipment.engine, keep)
+    return run_in_transaction(equipment.engine, keep)
 
 
 def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, int]], job_id: str) -> Aftermath:
@@ -131,7 +131,7 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
         claimed = dict(runs.claim(ledger, handler, offered, job_id, now()))
         return [(Reading.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
 
-    claimed = transact(equipment.engine, claim)
+    claimed = run_in_transaction(equipment.engine, claim)
     hit(Failpoint.CLAIMED)
     subscription = equipment.plugins.by_name.get(handler)
     tasks: list[Task] = []
@@ -153,7 +153,7 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
         hit(Failpoint.FINISHING)
         return aftermath
 
-    aftermath = transact(equipment.engine, end)
+    aftermath = run_in_transaction(equipment.engine, end)
     hit(Failpoint.FINISHED)
     return aftermath
 
@@ -257,4 +257,4 @@ def _impossible(reading: Reading, handler: str, attempt: int) -> Result:
 
 def _runner(equipment: Equipment) -> Runner:
     devices_of = Devices.of(equipment.plugins, equipment.engine)
-    return Runner(HandlersReader(equipment.engine, devices_of), equipment.settings)
+    return Runner(HandlerReader(equipment.engine, devices_of), equipment.settings)

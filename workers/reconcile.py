@@ -14,12 +14,12 @@ from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.equipment import Equipment
 from workers.healing import heal, nothing_seen
-from workers.ledger import rereads
-from workers.ledger.reread_tables import Reread
-from workers.ledger.rereads import DueReread
-from workers.ledger.transaction import transact
+from workers.ledger import session_polls
+from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger.poll_schedule import PollSchedule
+from workers.ledger.session_polls import DuePoll
+from workers.ledger.tables.reconciliation import PollOutcome
 from workers.resilience.token_bucket import TokenBucket
-from workers.rhythm import Rhythm
 from workers.run import now
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ class Reconcile:
         self._allowance = allowance
         self._answer_takes = equipment.settings.drive_patience
         self._lease = self._answer_takes + MARGIN if lease is None else lease
-        self._rhythm = Rhythm.of(equipment.settings)
+        self._rhythm = PollSchedule.of(equipment.settings)
         self._enrolled_until: datetime | None = None
 
     def run(self) -> None:
@@ -60,8 +60,8 @@ class Reconcile:
         limit = min(self._allowance.available(), AT_ONCE)
         if limit == 0:
             return
-        claimed = transact(
-            self._equipment.engine, lambda ledger: rereads.claim(ledger, now(), self._lease, limit, self._rhythm)
+        claimed = run_in_transaction(
+            self._equipment.engine, lambda ledger: session_polls.claim(ledger, now(), self._lease, limit, self._rhythm)
         )
         healed = self._read_all(claimed)
         if healed:
@@ -71,7 +71,7 @@ class Reconcile:
         at = now()
         last = at - self._rhythm.after
         # A clock that was set back goes through the same times once more, and what happens then is news as well.
-        since = min(self._enrolled_until or at - self._rhythm.at_most_for, last)
+        since = min(self._enrolled_until or at - self._rhythm.give_up_after, last)
         while since < last:
             until = min(last, since + STRIDE)
             self._enrol_between(since - OVERLAP, until, at)
@@ -79,12 +79,12 @@ class Reconcile:
         self._enrolled_until = since
 
     def _enrol_between(self, since: datetime, until: datetime, at: datetime) -> None:
-        transact(self._equipment.engine, lambda ledger: rereads.enrol(ledger, since, until, at))
+        run_in_transaction(self._equipment.engine, lambda ledger: session_polls.schedule(ledger, since, until, at))
 
-    def _read_all(self, claimed: Sequence[DueReread]) -> int:
+    def _read_all(self, claimed: Sequence[DuePoll]) -> int:
         """Read what was claimed and return how many records changed. Raises what stops all reading."""
         healed = answers = 0
-        unanswered: dict[DueReread, str] = {}
+        unanswered: dict[DuePoll, str] = {}
         was_answered = True
         for number, each in enumerate(claimed):
             due = self._still_ours(each)
@@ -107,41 +107,45 @@ class Reconcile:
                 was_answered = True
         if answers:  # so it is about these alone; else they are left to their lease
             for due, reason in unanswered.items():
-                self._note_nothing(due, Reread.FAILED, reason)
+                self._note_nothing(due, PollOutcome.FAILED, reason)
         return healed
 
-    def _still_ours(self, due: DueReread) -> DueReread | None:
+    def _still_ours(self, due: DuePoll) -> DuePoll | None:
         """Renew the lease of a session unless there is time for an answer; None if another clock has the session."""
         at = now()
         if due.claimed_until - at > self._answer_takes:
             return due
-        return transact(self._equipment.engine, lambda ledger: rereads.renew(ledger, due, at + self._lease))
+        return run_in_transaction(
+            self._equipment.engine, lambda ledger: session_polls.renew(ledger, due, at + self._lease)
+        )
 
-    def _read(self, due: DueReread) -> int:
+    def _read(self, due: DuePoll) -> int:
         read_at = now()
         try:
             told = self._drive.session(due.user_id, due.session_id)
         except (DriveUnavailable, Unauthorized):
             raise
         except DriveError as failure:
-            outcome = Reread.MISSING if isinstance(failure, NotFound) else Reread.FAILED
+            outcome = PollOutcome.MISSING if isinstance(failure, NotFound) else PollOutcome.FAILED
             self._note_nothing(due, outcome, str(failure))
             return 0
-        healing = transact(
+        healing = run_in_transaction(
             self._equipment.engine, lambda ledger: heal(ledger, due.user_id, [told], read_at, self._rhythm)
         )
         follow_up(self._equipment, Aftermath(offer=healing.wakes))
         return len(healing.changed)
 
-    def _release(self, claimed: Sequence[DueReread]) -> None:
-        transact(self._equipment.engine, lambda ledger: rereads.release(ledger, claimed, now()))
+    def _release(self, claimed: Sequence[DuePoll]) -> None:
+        run_in_transaction(self._equipment.engine, lambda ledger: session_polls.release(ledger, claimed, now()))
 
-    def _note_nothing(self, due: DueReread, outcome: Reread, reason: str) -> None:
+    def _note_nothing(self, due: DuePoll, outcome: PollOutcome, reason: str) -> None:
         def keep(ledger: Connection) -> None:
-            before = rereads.looks(ledger, [due.session_id]).get(due.session_id)
+            before = session_polls.looks(ledger, [due.session_id]).get(due.session_id)
             if before is not None and before.next_at == due.claimed_until:  # else somebody else may have seen more
-                rereads.note(ledger, {due.session_id: nothing_seen(before, outcome, reason, self._rhythm)}, now())
+                session_polls.record(
+                    ledger, {due.session_id: nothing_seen(before, outcome, reason, self._rhythm)}, now()
+                )
 
-        transact(self._equipment.engine, keep)
-        if outcome is Reread.FAILED:  # a wrong setting would have none be healed, and nobody would know
+        run_in_transaction(self._equipment.engine, keep)
+        if outcome is PollOutcome.FAILED:  # a wrong setting would have none be healed, and nobody would know
             log.warning("session.not_read", session=due.session_id, reason=reason)

@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 from ingest.errors import Unreadable
 from ingest.events import decode, peek, queue_for
 from ingest.wire.envelope import Kind
-from workers.ledger import deliveries, ended
+from workers.ledger import deliveries, finished_runs
 from workers.ledger.deliveries import DeliveryRow, Filters
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.runs import NewRun
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.loader import Plugins
 
 ENDED = tuple(outcome for outcome in Outcome if outcome.is_final)
@@ -96,26 +96,26 @@ def plans(
     With filters, only about those that they fit now: since they were chosen, somebody else may have replayed them.
     """
     if filters is not None:
-        ids = deliveries.still(conn, ids, filters)
+        ids = deliveries.filter_matching(conn, ids, filters)
     rows = deliveries.lookup(conn, ids, bodies=True)
     return [plan(row, plugins, handler) for row in sorted(rows, key=lambda row: (row.received_at, row.id))]
 
 
 def carry_out(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> None:
     """Make the runs due then; the clock puts them on their queues. To be called in the transaction that decided."""
-    ended.withdraw(conn, [each.row.id for each in decided if each.withdraws], WHOLE_DELIVERY)
+    finished_runs.delete_finished(conn, [each.row.id for each in decided if each.withdraws], WHOLE_DELIVERY)
     for each in decided:
         if each.is_understood and each.row.state is DeliveryState.UNREADABLE:
             seen = peek(Kind(each.row.kind), each.row.body or b"")
-            deliveries.understood(conn, each.row.id, seen.name, seen.session_id)
+            deliveries.mark_decoded(conn, each.row.id, seen.name, seen.session_id)
     by_handler: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for each in decided:
         for name in each.again:
             by_handler[name, each.were_dead].append(each.row.id)
     for (name, were_dead), ids in sorted(by_handler.items()):
         # A dead run that somebody else has had made since it was read here is not made a second time.
-        ended.reopen(conn, ids, name, due_at, (Outcome.DEAD,) if were_dead else ENDED)
-    ended.add_missing(conn, [run for each in decided for run in _new_runs(each, due_at)])
+        finished_runs.reopen(conn, ids, name, due_at, (Outcome.DEAD,) if were_dead else ENDED)
+    finished_runs.add_missing(conn, [run for each in decided for run in _new_runs(each, due_at)])
 
 
 def _new_runs(decided: Plan, due_at: datetime) -> list[NewRun]:

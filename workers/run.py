@@ -21,7 +21,7 @@ from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.events import Event, sanitize_text
 from ingest.queue.batch import Delivery
-from workers.ledger.outcomes import Outcome
+from workers.ledger.states import Outcome
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
 

@@ -17,9 +17,9 @@ from ingest.failpoints import Failpoint, hit
 from workers.devices import Devices
 from workers.equipment import Equipment
 from workers.ledger import devices, pushes
-from workers.ledger.outcomes import PushState
-from workers.ledger.pushes import Claim, Mark, PushRow
-from workers.ledger.transaction import LedgerUnavailable, look, transact
+from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
+from workers.ledger.pushes import Claim, PushRow, PushUpdate
+from workers.ledger.states import PushState
 from workers.push.attempt import Ending, attempt
 from workers.push.wakes import next_wake, wake
 from workers.resilience.circuit_breaker import CircuitBreaker
@@ -99,11 +99,11 @@ class Sender:
         def claim(ledger: Connection) -> list[PushRow]:
             at = now()
             # Who had to wait for the ledger, or whose clock was set, would find here what is in hand.
-            pushes.hold(ledger, self._in_hand, at + LEASE)
-            pushes.end_needless(ledger, self._name, at)
+            pushes.extend_lease(ledger, self._in_hand, at + LEASE)
+            pushes.expire_unneeded(ledger, self._name, at)
             return pushes.claim(ledger, self._name, at, LEASE, limit=room)
 
-        claimed = transact(self._equipment.engine, claim)
+        claimed = run_in_transaction(self._equipment.engine, claim)
         for push in claimed:
             self._in_hand.add(push.claim)
             self._places_taken.add(push.claim)
@@ -113,11 +113,13 @@ class Sender:
     def _hold(self) -> None:
         """Keep what is in hand from being sent by others, for as long as it may take."""
         if self._in_hand and time.monotonic() >= self._hold_at:
-            transact(self._equipment.engine, lambda ledger: pushes.hold(ledger, self._in_hand, now() + LEASE))
+            run_in_transaction(
+                self._equipment.engine, lambda ledger: pushes.extend_lease(ledger, self._in_hand, now() + LEASE)
+            )
             self._hold_at = time.monotonic() + HOLD_EVERY.total_seconds()
 
     def _is_any_due(self) -> bool:
-        return look(self._equipment.engine, lambda ledger: pushes.is_any_due(ledger, self._name, now()))
+        return read_once(self._equipment.engine, lambda ledger: pushes.is_any_due(ledger, self._name, now()))
 
     def _attend(self, push: PushRow) -> None:
         """Make one attempt, in a thread of its own. Its place is free again when no call of it hangs any more."""
@@ -146,7 +148,7 @@ class Sender:
                     self._in_hand.discard(news)  # no ending will come, and nobody holds it any more
         if not self._to_mark:
             return 0
-        transact(self._equipment.engine, self._mark)
+        run_in_transaction(self._equipment.engine, self._mark)
         hit(Failpoint.NOTED)
         sent = sum(ending.state is PushState.SENT for ending in self._to_mark)
         self._in_hand.difference_update(ending.push.claim for ending in self._to_mark)
@@ -175,7 +177,7 @@ class Sender:
 
     def _mark(self, ledger: Connection) -> None:
         pushes.mark(ledger, [_mark_of(ending) for ending in self._to_mark])
-        devices.forget(ledger, [token for ending in self._to_mark for token in ending.unregistered])
+        devices.delete_tokens(ledger, [token for ending in self._to_mark for token in ending.unregistered])
 
     def _finish(self) -> None:
         until = time.monotonic() + self._equipment.settings.push_timeout.total_seconds()
@@ -187,8 +189,8 @@ class Sender:
             log.warning("sender.waiting", channel=self._name, reason=str(failure))
 
 
-def _mark_of(ending: Ending) -> Mark:
-    return Mark(
+def _mark_of(ending: Ending) -> PushUpdate:
+    return PushUpdate(
         id=ending.push.id,
         attempt=ending.push.attempts,
         state=ending.state,

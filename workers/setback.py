@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine, update
 
-from workers.ledger.alert_table import alerts
-from workers.ledger.inorder import update_in_order
-from workers.ledger.reread_tables import gaps, rereads
-from workers.ledger.tables import pushes, runs
-from workers.ledger.transaction import transact
+from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger.ordered_update import locked_update
+from workers.ledger.tables.alerts import alerts
+from workers.ledger.tables.core import pushes, runs
+from workers.ledger.tables.reconciliation import downtimes, session_polls
 from workers.run import now
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ class Setback:
         went_back = self._ahead_by - difference >= NOTICED.total_seconds()
         is_time_again = bool(self._again_at) and self._steady() >= self._again_at[0]
         if went_back or is_time_again:
-            count = transact(self._engine, self._hurry)
+            count = run_in_transaction(self._engine, self._hurry)
             log.warning("clock.set_back", seconds=round(self._ahead_by - difference), hurried=count)
             again_at = [self._steady() + each.total_seconds() for each in STRAGGLERS] if went_back else self._again_at
             self._again_at = [each for each in again_at if each > self._steady()]
@@ -55,8 +55,8 @@ class Setback:
 
     def _hurry(self, ledger: Connection) -> int:
         at = self._wall()
-        hurried = ledger.execute(update_in_order(runs.c.due_at > at, skip_locked=True).values(due_at=at)).rowcount
-        for column in (pushes.c.due_at, alerts.c.due_at, gaps.c.claimed_until, rereads.c.next_at):
+        hurried = ledger.execute(locked_update(runs.c.due_at > at, skip_locked=True).values(due_at=at)).rowcount
+        for column in (pushes.c.due_at, alerts.c.due_at, downtimes.c.claimed_until, session_polls.c.next_at):
             later = update(column.table).where(column > at)
             hurried += ledger.execute(later.values({column: at})).rowcount
         return hurried

@@ -12,9 +12,9 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.addresses import HANGING, Address, Answer, open_addresses
 from workers.alerts import AlertKind
-from workers.ledger import tellings
-from workers.ledger.tellings import Telling
-from workers.ledger.transaction import look, transact
+from workers.ledger import alert_outbox
+from workers.ledger.alert_outbox import PendingAlert
+from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.resilience.retry import RetryPolicy
 from workers.run import now
 
@@ -54,25 +54,25 @@ class LogAlerts:
 
     def run(self) -> None:
         """Log what is not logged yet: at least once, and once unless the process dies at it."""
-        if not look(self._engine, tellings.is_any_unlogged):
+        if not read_once(self._engine, alert_outbox.is_any_unlogged):
             return
-        transact(self._engine, self._log)
+        run_in_transaction(self._engine, self._log)
         self._said.clear()
 
     def _log(self, ledger: Connection) -> None:
-        found = tellings.unlogged(ledger, AT_ONCE)
+        found = alert_outbox.unlogged(ledger, AT_ONCE)
         at = now()
         muted = [one.id for one in found if one.kind in self._muted]
         aloud = [one for one in found if one.kind not in self._muted]
         for one in aloud:
             if one.id not in self._said:
                 self._say(one)
-        tellings.mark_logged(ledger, [one.id for one in found], at)
-        tellings.let_be(ledger, muted)
+        alert_outbox.mark_logged(ledger, [one.id for one in found], at)
+        alert_outbox.suppress(ledger, muted)
         if not self._is_sent:
-            tellings.mark_told(ledger, [one.id for one in aloud], at)
+            alert_outbox.mark_delivered(ledger, [one.id for one in aloud], at)
 
-    def _say(self, one: Telling) -> None:
+    def _say(self, one: PendingAlert) -> None:
         log.warning(
             "alert.raised",
             alert=one.id,
@@ -114,13 +114,13 @@ class SendAlerts:
         if self._clock() < self._not_before:
             return
         at = now()
-        if not look(self._engine, lambda ledger: tellings.is_any_due(ledger, at)):
+        if not read_once(self._engine, lambda ledger: alert_outbox.is_any_due(ledger, at)):
             return
         until = at + self._timeout + MARGIN
-        claimed = transact(self._engine, lambda ledger: tellings.claim(ledger, at, until, AT_ONCE))
+        claimed = run_in_transaction(self._engine, lambda ledger: alert_outbox.claim(ledger, at, until, AT_ONCE))
         over = [one for one in claimed if at - one.raised_at > TOLD_FOR]
         if over:
-            transact(self._engine, lambda ledger: tellings.let_be(ledger, [one.id for one in over]))
+            run_in_transaction(self._engine, lambda ledger: alert_outbox.suppress(ledger, [one.id for one in over]))
             log.error("alerts.not_sent", count=len(over))
         young = [one for one in claimed if at - one.raised_at <= TOLD_FOR]
         if young:
@@ -129,7 +129,7 @@ class SendAlerts:
                 self._not_before = self._clock() + self._pause.total_seconds()
             self._mark(sent)
 
-    def _send(self, claimed: Sequence[Telling], at: datetime) -> list[Telling]:
+    def _send(self, claimed: Sequence[PendingAlert], at: datetime) -> list[PendingAlert]:
         """Send to each address what it has not taken yet, to all at the same time."""
         calls = []
         for address in self._addresses:
@@ -161,7 +161,7 @@ class SendAlerts:
         self._next_at[address.name] = now() + span
         log.warning("address.failed", address=address.name, service=address.service, reason=answer.reason)
 
-    def _mark(self, sent: Sequence[Telling]) -> None:
+    def _mark(self, sent: Sequence[PendingAlert]) -> None:
         every = {address.name for address in self._addresses}
         done = [one.id for one in sent if every <= set(one.told)]
         left = [one.id for one in sent if not every <= set(one.told)]
@@ -169,14 +169,14 @@ class SendAlerts:
         again_at = min((self._next_at[name] for name in lacking), default=now())
 
         def mark(ledger: Connection) -> None:
-            tellings.note_told(ledger, sent)
-            tellings.put_off(ledger, left, again_at)
-            tellings.mark_told(ledger, done, now())
+            alert_outbox.record_delivered(ledger, sent)
+            alert_outbox.reschedule(ledger, left, again_at)
+            alert_outbox.mark_delivered(ledger, done, now())
 
-        transact(self._engine, mark)
+        run_in_transaction(self._engine, mark)
 
 
-def notification(news: Sequence[Telling]) -> tuple[str, str]:
+def notification(news: Sequence[PendingAlert]) -> tuple[str, str]:
     """Write the title and the text that tell of alerts, however many they are."""
     title = "1 alert" if len(news) == 1 else f"{len(news)} alerts"
     lines = [

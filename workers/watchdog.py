@@ -16,8 +16,8 @@ from ingest.config.settings import Settings
 from workers import causes
 from workers.alerts import raise_alert, resolve_alerts
 from workers.causes import Cause, Look
-from workers.ledger.engine import chunks
-from workers.ledger.transaction import LedgerUnavailable, LedgerUnfit, look, transact
+from workers.ledger.database.engine import chunks
+from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable, read_once, run_in_transaction
 from workers.run import now
 
 log = structlog.get_logger()
@@ -67,7 +67,7 @@ class Watchdog:
                 continue
             try:
                 self._obey(rule, at)
-            except LedgerUnfit as this:
+            except LedgerNotMigrated as this:
                 failure = failure or this
             except LedgerUnavailable:
                 self._well_since = None
@@ -100,12 +100,12 @@ class Watchdog:
         return causes.silence(ledger, at, span=span, busy=busy, may_raise=is_settled)
 
     def _obey(self, rule: Rule, at: datetime) -> None:
-        found = look(self._engine, lambda ledger: rule.look(ledger, at))
+        found = read_once(self._engine, lambda ledger: rule.look(ledger, at))
         for kind, subjects in found.gone.items():
-            transact(self._engine, partial(resolve_alerts, kind=kind, subjects=subjects, now=at))
+            run_in_transaction(self._engine, partial(resolve_alerts, kind=kind, subjects=subjects, now=at))
             log.info("alerts.resolved", kind=kind, count=len(subjects))
         for some in chunks(found.causes, AT_ONCE):
-            transact(self._engine, partial(_raise, causes=some, at=at))
+            run_in_transaction(self._engine, partial(_raise, causes=some, at=at))
 
 
 def _raise(ledger: Connection, causes: Sequence[Cause], at: datetime) -> None:

@@ -32,9 +32,9 @@ from tests.faults.stage import Stage, wait_until
 from workers.commands.checkup import Standing
 from workers.commands.deepcheck import examine_deeply
 from workers.ledger import sessions
-from workers.ledger.engine import reading
-from workers.ledger.outcomes import DeliveryState, PushState
-from workers.ledger.tables import deliveries, pushes
+from workers.ledger.database.engine import read_only
+from workers.ledger.states import DeliveryState, PushState
+from workers.ledger.tables.core import deliveries, pushes
 
 
 @dataclass
@@ -50,7 +50,7 @@ def is_settled(stage: Stage, ids: set[str]) -> bool:
     """Say whether the ledger has an end for all of these, and for their pushes; an inbox may hold them longer."""
     ended = select(func.count()).where(deliveries.c.id.in_(ids), deliveries.c.settled_at.is_not(None))
     unsent = select(func.count()).where(pushes.c.delivery_id.in_(ids), pushes.c.state == PushState.WAITING)
-    with reading(stage.engine) as ledger:
+    with read_only(stage.engine) as ledger:
         return ledger.scalar(ended) == len(ids) and ledger.scalar(unsent) == 0
 
 
@@ -58,7 +58,7 @@ def is_quiet(stage: Stage) -> bool:
     """Say whether nothing is under way at all."""
     if any(_waiting(path) for path in stage.inboxes() if path.exists()):
         return False
-    with reading(stage.engine) as ledger:
+    with read_only(stage.engine) as ledger:
         unsettled = select(deliveries.c.id).where(deliveries.c.settled_at.is_(None)).limit(1)
         unsent = select(pushes.c.id).where(pushes.c.state == PushState.WAITING).limit(1)
         return ledger.execute(unsettled).first() is None and ledger.execute(unsent).first() is None
@@ -77,7 +77,7 @@ def settle(stage: Stage, patience: float) -> float | None:
 def audit(stage: Stage, acknowledged: set[str], sent: set[str]) -> Books:
     """Compare what the stores hold with what the sender was promised. To be called when all is quiet."""
     books = Books()
-    with reading(stage.engine) as ledger:
+    with read_only(stage.engine) as ledger:
         kept = {row.id: row for row in ledger.execute(select(deliveries))}
         done = Counter(map(tuple, ledger.execute(select(effects.c.delivery_id, effects.c.handler))))
         asked = Counter(ledger.scalars(select(pushes.c.delivery_id)))

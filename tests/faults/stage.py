@@ -22,8 +22,8 @@ from ingest.failpoints import VARIABLE, Failpoint
 from tests.faults.effects import PUSHED, metadata
 from tests.faults.load import KEY, Load
 from tests.faults.postgres import Postgres
-from workers.ledger.engine import open_ledger
-from workers.ledger.migrate import migrate
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrate import migrate
 from workers.valkey import is_answering, valkey
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ class Stage:
                 self.database_url = self.postgres.url
             with MIGRATING:
                 migrate(self.database_url)
-            self.engine = open_ledger(self.database_url)
+            self.engine = create_ledger_engine(self.database_url)
             metadata.create_all(self.engine)
             if self._is_plain:
                 self.add_valkey()

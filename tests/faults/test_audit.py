@@ -16,11 +16,11 @@ from tests.faults.audit import audit, sent_again
 from tests.faults.effects import effects, metadata
 from tests.faults.load import BEGAN_AT, amount, item, misdeed
 from workers.ledger import sessions
-from workers.ledger.engine import open_ledger
-from workers.ledger.migrate import migrate
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
-from workers.ledger.tables import deliveries, pushes, runs
-from workers.ledger.tables import sessions as sessions_table
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrate import migrate
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
+from workers.ledger.tables.core import deliveries, pushes, runs
+from workers.ledger.tables.core import sessions as sessions_table
 
 SKEW = timedelta(minutes=5)
 ITEMS = {"started": item(0), "misdeed": misdeed("fork", 1), "cdr": item(4)}
@@ -32,7 +32,7 @@ def stage(tmp_path):
     """A session that has started, with its push, a misdeed, and a CDR; all of it done as it should be."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     migrate(url)
-    engine = open_ledger(url)
+    engine = create_ledger_engine(url)
     metadata.create_all(engine)
     pushed = tmp_path / "pushed"
     pushed.write_text("hello\n")

@@ -13,10 +13,10 @@ import pytest
 from ingest.wire.envelope import Kind
 from tests.faults.documents import HOSTILE, Shape, documents
 from tests.faults.inputs import MIB, P99, Door, Findings, Row, examine, post, unclean
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.database.migrate import migrate
 from workers.ledger.deliveries import Filters, find
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.migrate import migrate
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.states import DeliveryState, Outcome
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 
@@ -119,8 +119,8 @@ def test_every_document_is_settled_or_shown_as_unreadable(tmp_path, valkey_url, 
             working.terminate()
             working.wait(60)
     assert "Traceback" not in (tmp_path / "work.log").read_text()
-    engine = open_ledger(postgres_url)
-    with reading(engine) as conn:
+    engine = create_ledger_engine(postgres_url)
+    with read_only(engine) as conn:
         rows = find(conn, Filters(), None)
     engine.dispose()
 

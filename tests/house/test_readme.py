@@ -19,7 +19,7 @@ from ingest.wire.authorization.response_templates import PLACEHOLDERS as TEMPLAT
 from tests.house.conftest import MEANING_NOTHING
 from workers.alerts import AlertKind
 from workers.cli import COMMANDS, main
-from workers.ledger.outcomes import DeliveryState, Outcome, PushState
+from workers.ledger.states import DeliveryState, Outcome, PushState
 
 RUN = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/webhooks dev --demo"
 TEST = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"

@@ -22,7 +22,7 @@ from tests.ingest.conftest import Serving
 from workers.dev import only_one
 from workers.devfile import write_devfile
 from workers.devices_app import create_devices_app
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
 
 REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
@@ -60,7 +60,7 @@ def test_every_other_promise_points_to_tests_too(root):
 @pytest.fixture
 def applications(settings, tmp_path):
     """What listens, by the name of its command."""
-    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     guarded = load_settings(data_dir=tmp_path, authorize_credentials="a-secret", admin_token="a-token", host="0.0.0.0")
     yield {
         "serve": create_app(settings),

@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 from handlers.kit.session import Session, StatusTimes
-from workers.ledger import authorizations, charging_keys, drive_readings, sessions
-from workers.ledger.authorizations import Wanted
+from workers.ledger import authorizations, charging_keys, sessions, sync_state
+from workers.ledger.authorizations import DecisionFilter
 from workers.ledger.charging_keys import KeyRow
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrate import migrate
 from workers.ledger.facts import KEYS
-from workers.ledger.migrate import migrate
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 PATIENCE = 30.0
@@ -33,7 +33,7 @@ def database_url(tmp_path):
 @pytest.fixture
 def ledger(database_url):
     migrate(database_url)
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     yield engine
     engine.dispose()
 
@@ -44,9 +44,9 @@ def lane(database_url, ledger, tmp_path):
     now = datetime.now(UTC)
     keys = [KeyRow("04a1", enabled=True), KeyRow("04a2", enabled=False), KeyRow("04a3", enabled=True, valid_to=now)]
     with ledger.begin() as conn:
-        drive_readings.claim(conn, KEYS, now, timedelta(1))
-        charging_keys.replace_all(conn, keys, drive_readings.begin_generation(conn, KEYS), now)
-        drive_readings.complete(conn, KEYS, now, now, len(keys))
+        sync_state.claim(conn, KEYS, now, timedelta(1))
+        charging_keys.replace_all(conn, keys, sync_state.begin_generation(conn, KEYS), now)
+        sync_state.mark_complete(conn, KEYS, now, now, len(keys))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     environment = {
@@ -104,7 +104,7 @@ def test_what_the_ledger_knows_decides_and_the_decision_is_kept(lane, ledger):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=PATIENCE) == 0
     with ledger.connect() as conn:
-        rows = authorizations.find(conn, Wanted())
+        rows = authorizations.find(conn, DecisionFilter())
     last, before, *_, expired, blocked, first = rows
     assert (first.key, first.session_id, first.decision, first.policy) == ("04a1", "s1", "ALLOWED", None)
     assert (blocked.decision, blocked.policy, blocked.reason) == ("BLOCKED", "key_list", "the key is disabled")

@@ -23,9 +23,9 @@ from handlers.kit.context import Push
 from ingest.config.settings import load_settings
 from workers.equipment import Equipment
 from workers.ledger import pushes
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.pushes import NewPush, PushRow
-from workers.ledger.schema import metadata
+from workers.ledger.tables import metadata
 from workers.loader import Plugins
 from workers.push.channels import open_channels
 
@@ -147,7 +147,7 @@ def house_on(valkey: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., Hous
     engines = []
 
     def build(database_url: str, plugins: Plugins | None = None, **overrides: Any) -> House:
-        engine = open_ledger(database_url)
+        engine = create_ledger_engine(database_url)
         engines.append(engine)
         metadata.create_all(engine)
         usual = {"data_dir": tmp_path, "database_url": database_url, "retry_first": "20ms"}

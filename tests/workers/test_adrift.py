@@ -22,12 +22,12 @@ from ingest.wire.envelope import Envelope, Kind
 from workers import adrift as room
 from workers.adrift import AT_WORK_FOR, PROMISED, Adrift, Trouble, adrift, foreign, unsent
 from workers.ledger import deliveries, runs
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.runs import NewRun
-from workers.ledger.schema import metadata
-from workers.ledger.tables import deliveries as deliveries_table
-from workers.ledger.tables import pushes
+from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.tables import metadata
+from workers.ledger.tables.core import deliveries as deliveries_table
+from workers.ledger.tables.core import pushes
 
 BODY = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "S1", "timestamp": "2026-05-04T10:00:00Z"}}'
 LONG_AGO = datetime(2026, 5, 4, tzinfo=UTC)
@@ -44,7 +44,7 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -66,7 +66,7 @@ def offer(outbox: Outbox, valkey: redis.Redis) -> str:
 def run(engine: Engine, outcome: Outcome, **parts: object) -> None:
     row = {"delivery_id": "d1", "handler": "warn", "queue": "urgent", "outcome": outcome, **parts}
     with engine.begin() as ledger:
-        runs.record_new(ledger, [NewRun(**row)])
+        runs.insert_runs(ledger, [NewRun(**row)])
 
 
 def test_what_is_on_a_queue_is_not_adrift(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
@@ -214,7 +214,7 @@ def test_what_other_inboxes_left_at_work_is_told_after_an_hour(
     with engine.begin() as ledger:
         assert foreign(ledger, outbox) is None
         ledger.execute(old.values(stored_at=datetime.now(UTC) - 2 * AT_WORK_FOR))
-    with reading(engine) as ledger:
+    with read_only(engine) as ledger:
         found, everybodys = foreign(ledger, outbox), foreign(ledger, None)
     assert found is not None
     assert (found.count, found.examples, found.inboxes) == (2, ("theirs", "third"), ("a third", "another"))

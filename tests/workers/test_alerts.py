@@ -9,9 +9,9 @@ from sqlalchemy import Engine
 
 from handlers.kit.statuses import FINAL_STATUSES
 from workers.alerts import Alert, AlertKind, find_alerts, raise_alert, resolve_alerts, resolve_by_id
-from workers.ledger.engine import open_ledger
-from workers.ledger.schema import metadata
-from workers.ledger.tables import IS_OPEN
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.tables import metadata
+from workers.ledger.tables.core import IS_OPEN
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
@@ -20,7 +20,7 @@ CONFLICT = Alert(AlertKind.CDR_CONFLICT, "request-1", "Two CDRs share a request 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     yield engine
     engine.dispose()

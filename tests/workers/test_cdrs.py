@@ -17,13 +17,13 @@ from ingest.queue.batch import Batch, Delivery, new_batch_id
 from ingest.wire.envelope import Envelope, Kind
 from workers.bench.cdrs import SCALE, Extent, truth
 from workers.equipment import Equipment
-from workers.ledger import cdrs as ledger_cdrs
+from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import deliveries as ledger_deliveries
-from workers.ledger.cdrs import CdrFilters
+from workers.ledger.cdr_queries import CdrFilters
+from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.deliveries import Filters
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.outcomes import DeliveryState
-from workers.ledger.schema import metadata
+from workers.ledger.states import DeliveryState
+from workers.ledger.tables import metadata
 from workers.loader import Plugins
 from workers.process import settle
 
@@ -34,7 +34,7 @@ def equipment_on(database_url: str, folder: Path) -> Equipment:
     settings = load_settings(data_dir=folder, plugsurfing_hmac_current="key", database_url=database_url)
     marked = tuple(getattr(each, MARK) for each in (session_record, cdr_record))
     # No run here needs Redis: nothing is offered and nothing sent.
-    return Equipment(settings, Plugins(marked), open_ledger(database_url), redis.Redis(), {})
+    return Equipment(settings, Plugins(marked), create_ledger_engine(database_url), redis.Redis(), {})
 
 
 def batches(bodies: Sequence[bytes], node: str) -> list[Batch]:
@@ -74,7 +74,7 @@ def work(database_url: str, folder: Path, given: Sequence[Batch]) -> None:
 def test_every_cdr_is_counted_once_and_added_up_to_its_last_digit(database_url, tmp_path, nodes):
     """With two nodes each receives everything, in its own order, and their workers store it side by side."""
     told = truth(Extent(count=500, repeated=0.06, in_conflict=0.02))
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     engine.dispose()
     fork = multiprocessing.get_context("fork")
@@ -90,7 +90,7 @@ def test_every_cdr_is_counted_once_and_added_up_to_its_last_digit(database_url, 
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * nodes
 
-    with reading(engine) as ledger:
+    with read_only(engine) as ledger:
         counted = ledger_cdrs.summary(ledger, CdrFilters())
         disputed = list(ledger_cdrs.find(ledger, CdrFilters(in_conflict=True), None))
     engine.dispose()
@@ -116,7 +116,7 @@ def test_cdrs_that_are_odd_harm_no_other_of_their_batch(database_url, tmp_path):
     metadata.create_all(equipment.engine)
     (batch,) = batches([*odd, good], "node")
     settle(equipment, batch)
-    with reading(equipment.engine) as ledger:
+    with read_only(equipment.engine) as ledger:
         counted = ledger_cdrs.summary(ledger, CdrFilters())
         unread = ledger_deliveries.find(ledger, Filters(state=DeliveryState.UNREADABLE), None)
         assert ledger_cdrs.unreadable(ledger) == len(unread) == 3

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from workers.cli import COMMANDS, SECTIONS, main
-from workers.ledger.migrate import migrate
+from workers.ledger.database.migrate import migrate
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 INTERFACE = (

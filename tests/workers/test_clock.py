@@ -12,12 +12,12 @@ from ingest.queue.leases import CRASHED
 from workers.clock import HANDED_BACK, Clock
 from workers.deadletters import file_dead_letters
 from workers.equipment import Equipment
-from workers.ledger import deliveries, runs, schedule
-from workers.ledger.engine import open_ledger
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger import deliveries, run_schedule, runs
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.runs import NewRun
-from workers.ledger.schema import metadata
-from workers.ledger.tables import runs as runs_table
+from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.tables import metadata
+from workers.ledger.tables.core import runs as runs_table
 from workers.loader import Plugins
 from workers.push.channels import open_channels
 
@@ -27,7 +27,7 @@ GRACE = timedelta(milliseconds=20)
 
 @pytest.fixture
 def equipment(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Equipment:
-    engine = open_ledger(database_url, patience=timedelta())
+    engine = create_ledger_engine(database_url, patience=timedelta())
     metadata.create_all(engine)
     settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url)
     return Equipment(settings, Plugins(()), engine, valkey, open_channels(settings))
@@ -39,7 +39,7 @@ def claim(equipment: Equipment) -> None:
     run = NewRun(delivery_id="d1", handler="warn", queue="urgent", outcome=Outcome.WAITING, due_at=NOON)
     with equipment.engine.begin() as ledger:
         deliveries.store(ledger, [arrived], {"d1": (DeliveryState.RUNNING, None)})
-        runs.record_new(ledger, [run])
+        runs.insert_runs(ledger, [run])
         assert runs.claim(ledger, "warn", [("d1", 1)], "job", NOON)
 
 
@@ -57,7 +57,7 @@ def test_a_run_that_its_worker_handed_back_is_due_again_and_nobodys_death(equipm
     claim(equipment)
     assert sweep_until_given_up(equipment) == (Outcome.AGAIN, 0, HANDED_BACK, None)
     with equipment.engine.begin() as ledger:
-        (run,) = schedule.due(ledger, datetime.now(UTC), 10)
+        (run,) = run_schedule.due(ledger, datetime.now(UTC), 10)
         assert (run.attempt, run.job_id, run.has_failed) == (2, None, False)
 
 

@@ -14,10 +14,10 @@ from ingest.queue.batch import Delivery
 from workers.conclude import conclude
 from workers.equipment import Equipment
 from workers.ledger import deliveries, pushes
-from workers.ledger.engine import open_ledger
-from workers.ledger.outcomes import DeliveryState, Outcome
-from workers.ledger.schema import metadata
-from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
+from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.tables import metadata
 from workers.loader import Plugins
 from workers.push.channels import open_channels
 from workers.run import Result
@@ -32,7 +32,7 @@ NOTE = insert(notes)
 
 @pytest.fixture
 def equipment(database_url: str, tmp_path: Path) -> Equipment:
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     with engine.begin() as ledger:
         notes.create(ledger)
@@ -55,7 +55,7 @@ def concluded(equipment: Equipment, results: list[Result]) -> dict[str, Outcome]
         deliveries.store(ledger, arrived, {each.id: (DeliveryState.RUNNING, None) for each in arrived})
         return conclude(ledger, equipment, results, "sessions")
 
-    transact(equipment.engine, keep, patience=0.5)
+    run_in_transaction(equipment.engine, keep, patience=0.5)
     with equipment.engine.connect() as ledger:
         shown = [deliveries.show(ledger, each.id) for each in arrived]
     return {row.id: run.outcome for row in shown if row for run in row.runs}

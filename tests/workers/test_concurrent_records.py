@@ -27,9 +27,9 @@ from ingest.events import (
     SessionStopped,
 )
 from workers.ledger import sessions
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.schema import metadata
-from workers.ledger.transaction import transact
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger.tables import metadata
 
 AT = datetime(2026, 5, 4, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -56,11 +56,11 @@ histories = st.lists(events, min_size=1, max_size=30)
 @pytest.fixture(scope="module")
 def engine(postgres_server):
     uri = postgres_server.get_uri("postgres").replace("postgresql://", "postgresql+psycopg://", 1)
-    admin = open_ledger(uri)
+    admin = create_ledger_engine(uri)
     with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("CREATE DATABASE concurrent_records")
     admin.dispose()
-    engine = open_ledger(uri.replace("/postgres?", "/concurrent_records?"))
+    engine = create_ledger_engine(uri.replace("/postgres?", "/concurrent_records?"))
     metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -90,7 +90,7 @@ def work_at_once(engine: Engine, batches: Sequence[Sequence[Sequence[SessionEven
     def one(mine: Sequence[Sequence[SessionEvent]]) -> None:
         ready.wait()
         for batch in mine:
-            transact(engine, partial(keep, facts=told(batch), begun=begun))
+            run_in_transaction(engine, partial(keep, facts=told(batch), begun=begun))
 
     with ThreadPoolExecutor(len(batches)) as pool:
         list(pool.map(one, batches))
@@ -126,7 +126,7 @@ def test_records_written_by_workers_at_once_are_those_of_the_pure_fold(engine, h
     for part in filter(None, (first, late)):
         work_at_once(engine, dealt(part, random))
 
-    with reading(engine) as ledger:
+    with read_only(engine) as ledger:
         for session_id, record in told(history).items():
             assert written(sessions.get(ledger, session_id)) == written(record)
 
@@ -140,7 +140,7 @@ def test_no_update_of_a_session_that_everybody_writes_is_lost(engine):
         with engine.begin() as ledger:
             ledger.execute(metadata.tables["sessions"].delete())
         work_at_once(engine, [[[event]] for event in everybody])
-        with reading(engine) as ledger:
+        with read_only(engine) as ledger:
             assert set(sessions.get(ledger, "crowded").users) == {event.user_id for event in everybody}
 
 
@@ -153,5 +153,5 @@ def test_workers_with_the_same_sessions_in_any_order_do_not_block_each_other(eng
     assert work_at_once(engine, batches * 2) == 2 * sum(map(len, batches))
 
     expected = {name: written(record) for name, record in told([*history, *ends]).items()}
-    with reading(engine) as ledger:
+    with read_only(engine) as ledger:
         assert {name: written(sessions.get(ledger, name)) for name in crowd} == expected

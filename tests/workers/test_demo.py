@@ -12,8 +12,8 @@ from ingest.simulator.sender import Answer
 from workers import demo
 from workers.demo import OVER, WARNED, Sight, line, sight_of
 from workers.ledger.deliveries import DeliveryRow
-from workers.ledger.outcomes import DeliveryState, PushState
 from workers.ledger.pushes import PushRow
+from workers.ledger.states import DeliveryState, PushState
 
 NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
 CAST = Participants("L60XMxWy0oP", "user1")

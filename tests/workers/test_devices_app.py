@@ -13,15 +13,15 @@ from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
 from workers.devices_app import create_devices_app
 from workers.ledger import devices
-from workers.ledger.engine import open_ledger
-from workers.ledger.schema import metadata
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.tables import metadata
 
 ABOUT = {"platform": "android", "locale": "nl-BE", "time_zone": "Europe/Brussels"}
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -144,7 +144,7 @@ def test_while_the_database_is_away_an_app_is_told_to_come_again(engine, setting
     monkeypatch.setattr("workers.devices_app.PATIENCE", 0.1)
     with engine.begin() as ledger:
         ledger.execute(text("DROP TABLE devices"))
-    missing = TestClient(create_devices_app(settings, open_ledger("postgresql+psycopg://u@127.0.0.1:1/none")))
+    missing = TestClient(create_devices_app(settings, create_ledger_engine("postgresql+psycopg://u@127.0.0.1:1/none")))
     answer = missing.put(path(), json=ABOUT)
     assert answer.status_code == 503
     assert "again" in json.loads(answer.content)["error"]

@@ -21,8 +21,8 @@ from ingest.config.settings import load_settings
 from workers import devices_app
 from workers.devices import LONGEST_TOKEN, LONGEST_USER
 from workers.devices_app import OPENAPI, create_devices_app
-from workers.ledger.engine import open_ledger
-from workers.ledger.schema import metadata
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.tables import metadata
 
 RIGHT = {"Authorization": "Bearer the-token"}
 DOCUMENT = json.loads(OPENAPI.read_bytes())
@@ -61,7 +61,7 @@ def serve() -> Iterator[Callable[[Starlette], str]]:
 @pytest.fixture
 def url(serve: Callable[[Starlette], str], tmp_path: Path) -> Iterator[str]:
     """Where devices can be registered."""
-    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     metadata.create_all(engine)
     yield serve(create_devices_app(load_settings(admin_token="the-token"), engine))
     engine.dispose()
@@ -86,7 +86,9 @@ def test_while_the_database_is_away_it_answers_as_it_says(
     method: str, serve: Callable[[Starlette], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices_app, "PATIENCE", 0.1)
-    missing = serve(create_devices_app(load_settings(), open_ledger("postgresql+psycopg://u@127.0.0.1:1/none")))
+    missing = serve(
+        create_devices_app(load_settings(), create_ledger_engine("postgresql+psycopg://u@127.0.0.1:1/none"))
+    )
     operation = api[DEVICE][method]
     case = operation.Case(path_parameters={"userId": "driver", "token": "token"})
     answer = case.call(base_url=missing)

@@ -13,12 +13,12 @@ from workers import policy_facts
 from workers.drive.errors import DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
 from workers.equipment import Equipment
-from workers.ledger import authorizations, balances, charging_keys, drive_readings
+from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.charging_keys import KeyRow
-from workers.ledger.engine import open_ledger, reading
+from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.facts import KEYS
-from workers.ledger.schema import metadata
+from workers.ledger.tables import metadata
 from workers.loader import Plugins, load_plugins
 from workers.policy_facts import ReadBalances, ReadKeys, facts_duties
 
@@ -60,7 +60,7 @@ def clock(monkeypatch) -> list[datetime]:
 
 @pytest.fixture
 def equipment_on(database_url, tmp_path) -> Iterator[Callable[..., Equipment]]:
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     yield lambda **settings: Equipment(
         load_settings(data_dir=tmp_path, **{**DRIVE, **settings}), Plugins(()), engine, None, {}
@@ -69,13 +69,13 @@ def equipment_on(database_url, tmp_path) -> Iterator[Callable[..., Equipment]]:
 
 
 def listed(equipment):
-    with reading(equipment.engine) as conn:
+    with read_only(equipment.engine) as conn:
         return {row.identifier: row for row, is_there in charging_keys.changed(conn, 0, "", 100) if is_there}
 
 
 def standing(equipment):
-    with reading(equipment.engine) as conn:
-        return drive_readings.get(conn, KEYS)
+    with read_only(equipment.engine) as conn:
+        return sync_state.get(conn, KEYS)
 
 
 def ask(equipment, key, at):
@@ -202,7 +202,7 @@ def test_where_contracts_are_users_their_balances_are_read_before_anybody_asks(e
     duty.run()
     duty.run()
     assert drive.calls == 3
-    with reading(equipment.engine) as conn:
+    with read_only(equipment.engine) as conn:
         found = {one.user_id: one.amount for one in balances.read_since(conn, DEFAULT_NOW - timedelta(1))}
     assert found == {"c1": Decimal("10.00"), "c2": None}
 
@@ -214,7 +214,7 @@ def test_a_balance_that_cannot_be_read_stays_what_it_was_and_is_tried_again(equi
     drive.balances = {"user1": Decimal("10.00")}
     duty = ReadBalances(equipment, drive)
     with equipment.engine.begin() as conn:
-        balances.want(conn, ["user1"], times[0], older_than=timedelta(minutes=5))
+        balances.request(conn, ["user1"], times[0], older_than=timedelta(minutes=5))
     duty.run()
     times.append(times[0] + timedelta(minutes=6))
     drive.breaks_after, drive.balances = 0, {"user1": Decimal("7.50")}
@@ -223,7 +223,7 @@ def test_a_balance_that_cannot_be_read_stays_what_it_was_and_is_tried_again(equi
     duty.run()
 
     def amounts():
-        with reading(equipment.engine) as conn:
+        with read_only(equipment.engine) as conn:
             return [one.amount for one in balances.read_since(conn, times[0])]
 
     assert amounts() == [Decimal("10.00")]
@@ -236,7 +236,7 @@ def test_a_balance_that_cannot_be_read_stays_what_it_was_and_is_tried_again(equi
 def test_no_more_balances_are_read_than_are_allowed(equipment_on, clock):
     equipment, drive = equipment_on(authorize_balances_a_minute=6), Drive()
     with equipment.engine.begin() as conn:
-        balances.want(conn, [f"u{number}" for number in range(20)], DEFAULT_NOW, older_than=timedelta())
+        balances.request(conn, [f"u{number}" for number in range(20)], DEFAULT_NOW, older_than=timedelta())
     ReadBalances(equipment, drive).run()
     assert drive.calls == 1
 

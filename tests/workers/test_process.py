@@ -33,14 +33,14 @@ from workers.conclude import follow_up
 from workers.deadletters import file_dead_letters
 from workers.dispatch import offer_due
 from workers.equipment import Equipment
-from workers.ledger import deliveries, pushes, runs, schedule, sessions
+from workers.ledger import deliveries, pushes, run_schedule, runs, sessions
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction
 from workers.ledger.deliveries import Filters
-from workers.ledger.engine import open_ledger
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.runs import NewRun
-from workers.ledger.schema import metadata
-from workers.ledger.tables import sessions as session_table
-from workers.ledger.transaction import PATIENCE, LedgerUnavailable, transact
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
+from workers.ledger.tables import metadata
+from workers.ledger.tables.core import sessions as session_table
 from workers.loader import Plugins
 from workers.process import bury, make_runs, settle
 from workers.push.channels import open_channels
@@ -57,8 +57,8 @@ notes = Table("notes", MetaData(), Column("text", String, primary_key=True))
 @pytest.fixture
 def equip(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Callable[..., Equipment]:
     """Build the equipment of a worker with the given handlers, beside the record of sessions."""
-    metadata.create_all(open_ledger(database_url))
-    engine = open_ledger(database_url)
+    metadata.create_all(create_ledger_engine(database_url))
+    engine = create_ledger_engine(database_url)
     with engine.begin() as ledger:
         notes.create(ledger)
 
@@ -414,7 +414,7 @@ def test_handlers_that_are_merely_slow_are_no_workers_death(
 
 
 def test_the_job_of_a_batch_lasts_longer_than_what_it_begins() -> None:
-    waiting_for_the_ledger = timedelta(seconds=2 * PATIENCE)
+    waiting_for_the_ledger = timedelta(seconds=2 * RETRY_FOR)
     assert process.BEGIN_WITHIN + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
 
 
@@ -503,7 +503,7 @@ def test_a_database_without_our_tables_is_away_and_nobodys_death(
     equipment = equip()
     with equipment.engine.begin() as ledger:
         ledger.execute(text("ALTER TABLE sessions RENAME TO elsewhere"))
-    monkeypatch.setattr(process, "transact", partial(transact, patience=0.1))
+    monkeypatch.setattr(process, "run_in_transaction", partial(run_in_transaction, patience=0.1))
     with pytest.raises(LedgerUnavailable):
         settle(equipment, batch(said("SESSION_STARTED")))
     with equipment.engine.begin() as ledger:
@@ -661,8 +661,12 @@ def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[.
         ctx.write(insert(notes).values(text=f"attempt {ctx.attempt}"))
         if ctx.attempt == 1:  # given up for dead meanwhile, and made by somebody else
             with equipment.engine.begin() as ledger:
-                schedule.lost(
-                    ledger, schedule.running(ledger), now=datetime.now(UTC), deaths_allowed=3, error="the worker died"
+                run_schedule.fail_crashed(
+                    ledger,
+                    run_schedule.running(ledger),
+                    now=datetime.now(UTC),
+                    deaths_allowed=3,
+                    error="the worker died",
                 )
             make_runs(equipment, "slow", [[delivery(body).id, 2]], "job-2")
 
@@ -689,7 +693,7 @@ def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., E
     )
     with equipment.engine.begin() as ledger:
         deliveries.store(ledger, [unreadable], {unreadable.id: (DeliveryState.RUNNING, None)})
-        runs.record_new(ledger, [waiting])
+        runs.insert_runs(ledger, [waiting])
     offer_due(equipment)
     assert work_queued(equipment) == 1
     assert outcomes(equipment, unreadable.body)["session_record"] is Outcome.DEAD

@@ -28,16 +28,16 @@ from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.history import CoverGaps, NoticeGaps
-from workers.ledger import devices, gaps, rereads, runs, session_keys, sessions
-from workers.ledger.outcomes import Outcome
-from workers.ledger.reread_tables import Reread
-from workers.ledger.reread_tables import rereads as reread_table
+from workers.ledger import devices, downtimes, runs, session_keys, session_polls, sessions
+from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.runs import NewRun
-from workers.ledger.tables import runs as run_table
-from workers.ledger.tables import sessions as session_table
+from workers.ledger.states import Outcome
+from workers.ledger.tables.core import runs as run_table
+from workers.ledger.tables.core import sessions as session_table
+from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.reconciliation import session_polls as reread_table
 from workers.reconcile import Reconcile
 from workers.resilience.token_bucket import TokenBucket
-from workers.rhythm import Rhythm
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SECOND = timedelta(seconds=1)
@@ -128,9 +128,9 @@ class Clock:
             known = {each.session_id: each for each in sessions.latest(ledger, 10**6)}
         return compare(world.sessions.values(), known)
 
-    def look(self, session_id: str) -> rereads.Look:
+    def look(self, session_id: str) -> session_polls.PollState:
         with self.equipment.engine.begin() as ledger:
-            return rereads.looks(ledger, [session_id])[session_id]
+            return session_polls.looks(ledger, [session_id])[session_id]
 
     def shift(self, by: timedelta) -> None:
         """Let time pass: everything that the ledger has noted is so much older."""
@@ -225,7 +225,7 @@ def test_a_session_that_waits_for_its_start_is_looked_at_sooner(clock: Clock, pl
     clock.shift(timedelta(minutes=31))
     clock.reconcile.run()
     look = clock.look("S1")
-    assert (look.outcome, look.status) == (Reread.OPEN, "WAITING_TO_START")
+    assert (look.outcome, look.status) == (PollOutcome.OPEN, "WAITING_TO_START")
     assert look.next_at - look.read_at == timedelta(minutes=2)
 
 
@@ -233,7 +233,7 @@ def test_a_session_that_drive_does_not_know_is_noted_and_asked_for_ever_more_rar
     clock.learn(told("S1", "user-1")[:1])
     clock.shift(timedelta(minutes=31))
     clock.reconcile.run()
-    assert clock.look("S1").outcome is Reread.MISSING
+    assert clock.look("S1").outcome is PollOutcome.MISSING
     clock.shift(timedelta(hours=1, minutes=1))
     clock.reconcile.run()
     assert clock.look("S1").attempts == 2
@@ -249,21 +249,21 @@ def test_after_a_week_a_session_is_given_up_until_there_is_news(clock: Clock, pl
     clock.shift(timedelta(hours=5))
     for _ in range(3):
         Clock(clock).reconcile.run()
-    assert (clock.look("S1").outcome, played.calls) == (Reread.GIVEN_UP, 2)
+    assert (clock.look("S1").outcome, played.calls) == (PollOutcome.GIVEN_UP, 2)
     clock.learn(told("S1", "user-1", "SESSION_STOPPED", begins_at=NOW + SECOND))
     clock.shift(timedelta(minutes=31))
     Clock(clock).reconcile.run()
-    assert (clock.look("S1").outcome, played.calls) == (Reread.OPEN, 3)
+    assert (clock.look("S1").outcome, played.calls) == (PollOutcome.OPEN, 3)
 
 
 def test_a_session_that_its_events_have_completed_meanwhile_is_not_read(clock: Clock, played: Played) -> None:
     clock.learn(told("S1", "user-1")[:1])
     clock.shift(timedelta(minutes=31))
     with clock.equipment.engine.begin() as ledger:
-        assert rereads.enrol(ledger, NOW - timedelta(days=1), NOW, datetime.now(UTC)) == 1
+        assert session_polls.schedule(ledger, NOW - timedelta(days=1), NOW, datetime.now(UTC)) == 1
     clock.learn(told("S1", "user-1"))
     clock.reconcile.run()
-    assert (clock.look("S1").outcome, played.calls) == (Reread.NOT_NEEDED, 0)
+    assert (clock.look("S1").outcome, played.calls) == (PollOutcome.NOT_NEEDED, 0)
 
 
 def test_several_clocks_read_each_session_once(clock_on, database_url: str, played: Played) -> None:
@@ -303,7 +303,7 @@ class SlowDrive:
 
 def slow_clocks(clock: Clock, drive: SlowDrive, count: int = 2) -> list[Reconcile]:
     with clock.equipment.engine.begin() as ledger:
-        rereads.enrol_at_once(ledger, NOW - timedelta(days=1), NOW + timedelta(days=1), drive.time)
+        session_polls.schedule_now(ledger, NOW - timedelta(days=1), NOW + timedelta(days=1), drive.time)
     return [Reconcile(clock.equipment, drive, TokenBucket(10**6)) for _ in range(count)]
 
 
@@ -329,12 +329,12 @@ def test_what_another_clock_reads_meanwhile_is_not_given_back(
     for number in range(3):
         clock.learn(told(f"S{number}", "user-1")[:1])
     (one,) = slow_clocks(clock, drive, 1)
-    theirs: list[rereads.DueReread] = []
+    theirs: list[session_polls.DuePoll] = []
 
     def claim_and_break() -> None:
         with clock.equipment.engine.begin() as ledger:
-            rhythm = Rhythm.of(clock.equipment.settings)
-            theirs.extend(rereads.claim(ledger, drive.time, timedelta(minutes=2), 50, rhythm))
+            rhythm = PollSchedule.of(clock.equipment.settings)
+            theirs.extend(session_polls.claim(ledger, drive.time, timedelta(minutes=2), 50, rhythm))
         raise Throttled("too many calls")
 
     drive.meanwhile = claim_and_break
@@ -379,7 +379,7 @@ def test_a_session_that_alone_gets_no_answer_is_asked_for_ever_more_rarely(
         ("S1", "it always fails")
     ]
     look = clock.look("S1")
-    assert (look.outcome, look.attempts, look.reason) == (Reread.FAILED, 1, "it always fails")
+    assert (look.outcome, look.attempts, look.reason) == (PollOutcome.FAILED, 1, "it always fails")
     assert look.next_at - look.read_at == timedelta(hours=1)
 
 
@@ -394,7 +394,7 @@ def test_a_clock_that_was_set_back_finds_what_becomes_silent_from_then_on(
     clock.learn(told("S1", "user-1")[:1])
     ahead = timedelta(minutes=31)
     clock.reconcile.run()
-    assert clock.look("S1").outcome is Reread.MISSING
+    assert clock.look("S1").outcome is PollOutcome.MISSING
 
 
 def test_the_driver_is_who_was_asked_about_whatever_id_the_answer_has(clock: Clock, played: Played) -> None:
@@ -407,7 +407,7 @@ def test_the_driver_is_who_was_asked_about_whatever_id_the_answer_has(clock: Clo
     with clock.equipment.engine.begin() as ledger:
         session = sessions.get(ledger, "S1")
     assert (session.user_id, session.anomalies) == ("user-1", ())
-    assert clock.look("S1").outcome is Reread.OPEN
+    assert clock.look("S1").outcome is PollOutcome.OPEN
 
 
 def test_calls_are_spread_over_the_minute(clock_on, tmp_path, played: Played) -> None:
@@ -438,7 +438,7 @@ def test_a_closed_door_is_covered_by_the_histories_of_known_users(
         clock.turn()
     assert clock.compared(played.world).differences == ()
     with clock.equipment.engine.begin() as ledger:
-        (row,) = gaps.find(ledger)
+        (row,) = downtimes.find(ledger)
     assert (row.closed_at, row.opened_at, row.sessions_read) == (closed_at, opened_at, 3)
     assert row.covered_at is not None
     calls = played.calls
@@ -458,7 +458,7 @@ def test_covering_goes_on_where_a_clock_ended(clock_on, tmp_path, played: Played
     assert 10 <= played.calls <= 14
     Clock(first).cover.run()
     with first.equipment.engine.begin() as ledger:
-        (row,) = gaps.find(ledger)
+        (row,) = downtimes.find(ledger)
     assert row.covered_at is not None
     assert played.calls == 25
 
@@ -473,13 +473,13 @@ def test_users_are_not_listed_anew_in_every_turn(
     gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.notice.run()
-    listed, users_after = [], gaps.users_after
-    monkeypatch.setattr(gaps, "users_after", lambda *asked: listed.append(asked[1]) or users_after(*asked))
+    listed, users_after = [], downtimes.users_after
+    monkeypatch.setattr(downtimes, "users_after", lambda *asked: listed.append(asked[1]) or users_after(*asked))
     for _ in range(5):  # a turn for each user
         monkeypatch.setattr(clock.cover, "_allowance", TokenBucket(6))
         clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
-        (row,) = gaps.find(ledger)
+        (row,) = downtimes.find(ledger)
     assert (row.covered_at is not None, played.calls) == (True, 5)
     assert listed == [None, "user-4"]
 
@@ -490,7 +490,7 @@ def test_what_nobody_can_read_in_redis_is_passed_over(clock: Clock, valkey: redi
     clock.notice.run()
     clock.notice.run()
     with clock.equipment.engine.begin() as ledger:
-        assert len(gaps.find(ledger)) == 1
+        assert len(downtimes.find(ledger)) == 1
 
 
 def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
@@ -504,7 +504,7 @@ def test_a_user_whose_history_cannot_be_read_keeps_nobody_waiting(
     clock.notice.run()
     clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
-        (row,) = gaps.find(ledger)
+        (row,) = downtimes.find(ledger)
     assert (row.users_failed, row.covered_at is not None) == (1, True)
 
 
@@ -525,7 +525,7 @@ def test_nor_do_several_of_them_nor_the_last_one(
     clock.notice.run()
     clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
-        (row,) = gaps.find(ledger)
+        (row,) = downtimes.find(ledger)
     assert (row.users_failed, row.covered_at is not None) == (len(failing), True)
 
 
@@ -539,7 +539,7 @@ def test_while_the_drive_api_fails_no_user_is_passed_over(clock: Clock, played: 
     with pytest.raises(DriveUnavailable):
         clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
-        (row,) = gaps.find(ledger)
+        (row,) = downtimes.find(ledger)
     assert (row.users_failed, row.covered_at) == (0, None)
 
 
@@ -565,7 +565,7 @@ def test_a_warning_that_waits_for_its_driver_is_tried_again_once_a_history_names
     clock.learn(told("S2", "user-1", "SESSION_FEE_INCURRING"))  # names no driver
     due_at = datetime.now(UTC) + timedelta(hours=1)
     with clock.equipment.engine.begin() as ledger:
-        runs.record_new(ledger, [waiting_run(due_at)])
+        runs.insert_runs(ledger, [waiting_run(due_at)])
     played.world.apply(filter(None, [state_from_scenario(told("S2", "user-1", "fee-warning"))]))
     clock.cover.run()
     with clock.equipment.engine.begin() as ledger:
@@ -627,10 +627,10 @@ def test_doors_that_were_closed_together_are_covered_together(
     other = Clock(clock)
     other.cover.run()
     with clock.equipment.engine.begin() as ledger:
-        assert [row.covered_at is not None for row in gaps.find(ledger)] == [False, True, True, True]
+        assert [row.covered_at is not None for row in downtimes.find(ledger)] == [False, True, True, True]
         assert sessions.get(ledger, "late") is not None
     assert played.calls == 15
     other.cover.run()
     with clock.equipment.engine.begin() as ledger:
-        assert all(row.covered_at for row in gaps.find(ledger))
+        assert all(row.covered_at for row in downtimes.find(ledger))
     assert played.calls == 30

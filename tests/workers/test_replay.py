@@ -8,7 +8,7 @@ from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
 from ingest.events import Event, SessionStarted
 from workers.ledger.deliveries import DeliveryRow, RunRow
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.loader import Plugins
 from workers.replay import plan
 

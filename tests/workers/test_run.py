@@ -10,7 +10,7 @@ from rq.timeouts import JobTimeoutException
 from handlers.kit.context import DeferredEffects, Push
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from workers import run
-from workers.ledger.outcomes import Outcome
+from workers.ledger.states import Outcome
 from workers.resilience.retry import RetryPolicy
 from workers.run import Deadline, HandlerTimedOut, Result, call, failed
 

@@ -16,8 +16,8 @@ from ingest.queue.queues import connect_redis
 from workers import sending
 from workers.clock import Clock
 from workers.ledger import pushes, sessions
-from workers.ledger.outcomes import PushState
-from workers.ledger.tables import pushes as push_table
+from workers.ledger.states import PushState
+from workers.ledger.tables.core import pushes as push_table
 from workers.loader import Plugins
 from workers.push.attempt import attempt
 from workers.push.wakes import wake

@@ -7,13 +7,13 @@ import pytest
 from sqlalchemy import Engine, insert, select
 
 from workers.ledger import runs as ledger_runs
-from workers.ledger.alert_table import alerts
-from workers.ledger.engine import open_ledger
-from workers.ledger.outcomes import Outcome
-from workers.ledger.reread_tables import Reread, gaps, rereads
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.runs import NewRun
-from workers.ledger.schema import metadata
-from workers.ledger.tables import pushes, runs
+from workers.ledger.states import Outcome
+from workers.ledger.tables import metadata
+from workers.ledger.tables.alerts import alerts
+from workers.ledger.tables.core import pushes, runs
+from workers.ledger.tables.reconciliation import PollOutcome, downtimes, session_polls
 from workers.setback import STRAGGLERS, Setback
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -51,7 +51,7 @@ class Clocks:
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     yield engine
     engine.dispose()
@@ -60,7 +60,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 def put_off(engine: Engine, name: str, due_at: datetime) -> None:
     with engine.begin() as ledger:
         run = NewRun(delivery_id=name, handler="warn", queue="urgent", outcome=Outcome.AGAIN, attempts=1, due_at=due_at)
-        ledger_runs.record_new(ledger, [run])
+        ledger_runs.insert_runs(ledger, [run])
 
 
 def test_alerts_windows_and_sessions_to_be_read_again_are_due_then_too(engine: Engine) -> None:
@@ -69,15 +69,15 @@ def test_alerts_windows_and_sessions_to_be_read_again_are_due_then_too(engine: E
     later = NOON + HOUR
     alert = {"id": "a1", "kind": "gap", "subject": "s", "sentence": "", "raised_at": NOON, "due_at": later}
     window = {"inbox": "i", "closed_at": NOON, "opened_at": NOON, "noticed_at": NOON, "claimed_until": later}
-    reread = {"session_id": "S1", "outcome": Reread.OPEN, "enrolled_at": NOON, "next_at": later, "attempts": 1}
+    reread = {"session_id": "S1", "outcome": PollOutcome.OPEN, "enrolled_at": NOON, "next_at": later, "attempts": 1}
     with engine.begin() as ledger:
         ledger.execute(insert(alerts).values(alert))
-        ledger.execute(insert(gaps).values(window | {"sessions_read": 0, "users_failed": 0}))
-        ledger.execute(insert(rereads).values(reread))
+        ledger.execute(insert(downtimes).values(window | {"sessions_read": 0, "users_failed": 0}))
+        ledger.execute(insert(session_polls).values(reread))
     clocks.passes(timedelta(seconds=1), wall=-HOUR)
     setback.look()
     with engine.connect() as ledger:
-        for column in (alerts.c.due_at, gaps.c.claimed_until, rereads.c.next_at):
+        for column in (alerts.c.due_at, downtimes.c.claimed_until, session_polls.c.next_at):
             assert ledger.scalar(select(column)) == clocks.wall
 
 

@@ -17,9 +17,9 @@ from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from workers.addresses import MOST_HANGING, open_addresses
 from workers.alerts import Alert, AlertKind, AlertRow, find_alerts, raise_alert, resolve_alerts
-from workers.ledger.alert_table import alerts
-from workers.ledger.engine import open_ledger
-from workers.ledger.schema import metadata
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.tables import metadata
+from workers.ledger.tables.alerts import alerts
 from workers.resilience.retry import RetryPolicy
 from workers.telling import SHOWN, LogAlerts, SendAlerts, tellers
 
@@ -69,7 +69,7 @@ def any_desk(database_url: str) -> Iterator[Desk]:
 
 
 def desk_on(database_url: str) -> Iterator[Desk]:
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     yield Desk(engine)
     engine.dispose()

@@ -2,7 +2,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from workers.ledger.deliveries import DeliveryRow
-from workers.ledger.outcomes import DeliveryState
+from workers.ledger.states import DeliveryState
 from workers.timeline import moments
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

@@ -17,15 +17,15 @@ from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
 from workers import causes
 from workers.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
-from workers.ledger import deliveries, runs, states
-from workers.ledger.engine import open_ledger
-from workers.ledger.outcomes import DeliveryState, Outcome
-from workers.ledger.reread_tables import ROUTINE, gaps
+from workers.ledger import deliveries, delivery_states, runs
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable
 from workers.ledger.runs import NewRun
-from workers.ledger.schema import metadata
-from workers.ledger.tables import runs as runs_table
-from workers.ledger.tables import sessions
-from workers.ledger.transaction import LedgerUnavailable, LedgerUnfit
+from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.tables import metadata
+from workers.ledger.tables.core import runs as runs_table
+from workers.ledger.tables.core import sessions
+from workers.ledger.tables.reconciliation import ROUTINE, downtimes
 from workers.watchdog import SETTLED_AFTER, Watchdog
 
 NOW = datetime.now(UTC)
@@ -116,8 +116,8 @@ class Watched:
             finished_at=datetime.now(UTC),
         )
         with self.engine.begin() as ledger:
-            runs.record_new(ledger, [dead])
-            states.refresh_states(ledger, [name])
+            runs.insert_runs(ledger, [dead])
+            delivery_states.refresh_states(ledger, [name])
 
     def close_door(self, ago: timedelta, length: timedelta, inbox: str = "here") -> None:
         values = {
@@ -129,12 +129,12 @@ class Watched:
             "users_failed": 0,
         }
         with self.engine.begin() as ledger:
-            ledger.execute(insert(gaps).values(values))
+            ledger.execute(insert(downtimes).values(values))
 
 
 @pytest.fixture
 def watched(database_url: str) -> Iterator[Watched]:
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     yield Watched(engine)
     engine.dispose()
@@ -195,7 +195,7 @@ def test_cdrs_in_conflict_are_one_alert_for_each_request_id(watched):
 
 
 def test_of_many_cdrs_in_conflict_none_is_passed_over(watched, monkeypatch):
-    monkeypatch.setattr("workers.ledger.watched.MOST", 5)
+    monkeypatch.setattr("workers.ledger.stale_sessions.MOST", 5)
     monkeypatch.setattr("workers.causes.STEP_BACK", timedelta())
     for number in range(10):
         watched.cdr(f"a{number}", f"r{number}")
@@ -243,7 +243,7 @@ def test_a_door_that_was_closed_is_an_alert_until_the_gap_is_covered(watched):
     watched.close_door(3 * HOUR, DAY, inbox=ROUTINE)
     assert watched.look() == watched.look() == ["gap"]
     with watched.engine.begin() as ledger:
-        ledger.execute(update(gaps).values(covered_at=datetime.now(UTC)))
+        ledger.execute(update(downtimes).values(covered_at=datetime.now(UTC)))
     assert watched.look() == []
 
 
@@ -310,7 +310,7 @@ def test_a_rule_that_fails_keeps_no_other_from_looking_and_its_failure_is_told(w
     watched.deliver("first", 4 * WEEK)
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
     for _ in range(2):  # and silence is told, though there is trouble all the time: it is not the ledger's
-        with pytest.raises(LedgerUnfit):
+        with pytest.raises(LedgerNotMigrated):
             watched.look()
     assert {row.kind for row in watched.alerts()} == {AlertKind.SESSION_OPEN, AlertKind.SILENCE}
 
@@ -318,7 +318,7 @@ def test_a_rule_that_fails_keeps_no_other_from_looking_and_its_failure_is_told(w
 def test_where_the_ledger_is_away_no_rule_is_waited_for(database_url, monkeypatch):
     looked = []
     monkeypatch.setattr(causes, "dead_letters", lambda *_: looked.append("dead letters") or causes.Look())
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     dog = Watchdog(engine, load_settings(), clock=iter(range(10)).__next__)
 
     driver = sqlite3 if engine.dialect.name == "sqlite" else psycopg

@@ -22,8 +22,8 @@ from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
 from workers.ledger import sessions
-from workers.ledger.engine import open_ledger
-from workers.ledger.migrate import migrate
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrate import migrate
 from workers.valkey import server_binary
 from workers.worker import PreloadedWorker
 
@@ -69,7 +69,7 @@ def test_our_worker_and_the_stock_one_settle_a_batch(
     assert ended.returncode == 0, ended.stderr
     assert valkey.lrange(ack_key(inbox_id), 0, -1) == [batch_id.encode()]
     assert not valkey.exists(batch_key(batch_id), lease_key(batch_id))
-    with open_ledger(environment["DATABASE_URL"]).connect() as ledger:
+    with create_ledger_engine(environment["DATABASE_URL"]).connect() as ledger:
         session = sessions.get(ledger, "S1")
     assert session is not None
     assert session.status == "STARTED"

@@ -17,8 +17,8 @@ from workers.bench.process import BenchFailed
 from workers.bench.report import Column, Report, Row
 from workers.bench.stage import HOST, KEY, Stage, seen, wait_until
 from workers.bench.work import stage_on
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.tables import sightings
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.tables.core import receipts
 
 MANY_S = 900.0
 PATH = "/plugsurfing/cdrs"
@@ -115,11 +115,11 @@ def _measure(stage: Stage, told: Truth, row: Row) -> None:
     if answers.kept != len(told.bodies):
         raise BenchFailed(f"{len(told.bodies) - answers.kept} requests were not answered with 200: {answers.refused}")
     began = time.monotonic() - answers.seconds
-    engine = open_ledger(stage.settings().database_url)
-    again = select(func.coalesce(func.sum(sightings.c.receipts - 1), 0))
+    engine = create_ledger_engine(stage.settings().database_url)
+    again = select(func.coalesce(func.sum(receipts.c.receipts - 1), 0))
 
     def is_done() -> bool:
-        with reading(engine) as ledger:
+        with read_only(engine) as ledger:
             repeats = ledger.scalar(again)
         return settled_in(engine) == sum(told.cdrs.values()) and repeats == told.repeats
 

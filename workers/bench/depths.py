@@ -8,8 +8,8 @@ from sqlalchemy import Engine, func, select
 
 from ingest.config.settings import Settings
 from ingest.inbox.schema import FILE_NAME
-from workers.ledger.engine import reading
-from workers.ledger.tables import deliveries
+from workers.ledger.database.engine import read_only
+from workers.ledger.tables.core import deliveries
 
 SETTLED = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))
 
@@ -29,5 +29,5 @@ def waiting_in(inbox: sqlite3.Connection) -> int:
 
 def settled_in(ledger: Engine) -> int:
     """Count the deliveries that are settled."""
-    with reading(ledger) as connection:
+    with read_only(ledger) as connection:
         return int(connection.execute(SETTLED).scalar_one())

@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from workers.bench.questions import key_of
-from workers.ledger import balances, charging_keys, drive_readings
+from workers.ledger import balances, charging_keys, sync_state
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrate import migrate
 from workers.ledger.facts import KEYS
-from workers.ledger.migrate import migrate
 
 LISTED = 1000
 YEAR = timedelta(days=365)
@@ -21,13 +21,13 @@ def put_drivers(database_url: str) -> None:
     now = datetime.now(UTC)
     keys = [KeyRow(key_of(number), enabled=True, contract_id=f"driver-{number}") for number in range(LISTED)]
     read = [Balance(f"driver-{number}", Decimal(20), now) for number in range(LISTED)]
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     try:
         with engine.begin() as ledger:
-            drive_readings.claim(ledger, KEYS, now, YEAR)
-            charging_keys.replace_all(ledger, keys, drive_readings.begin_generation(ledger, KEYS), now)
-            drive_readings.complete(ledger, KEYS, now, now + YEAR, LISTED)
-            balances.expect_contracts(ledger, now)
+            sync_state.claim(ledger, KEYS, now, YEAR)
+            charging_keys.replace_all(ledger, keys, sync_state.begin_generation(ledger, KEYS), now)
+            sync_state.mark_complete(ledger, KEYS, now, now + YEAR, LISTED)
+            balances.schedule_contracts(ledger, now)
             balances.put(ledger, read, every=YEAR, otherwise=YEAR)
     finally:
         engine.dispose()

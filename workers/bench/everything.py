@@ -16,8 +16,8 @@ from workers.bench.depths import opened_inbox, settled_in, waiting_in
 from workers.bench.load import Order, Seen
 from workers.bench.process import BenchFailed, Process
 from workers.bench.stage import HOST, KEY, PATIENCE_S, Stage, seen, wait_until
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.tables import deliveries
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.tables.core import deliveries
 
 PATH = "/plugsurfing/events"
 LOOK_EVERY_S = 0.25
@@ -54,7 +54,7 @@ class Everything:
         """Read the ways of everything that came since then, in the order of arrival."""
         columns = deliveries.c.received_at, deliveries.c.settled_at
         query = select(*columns).where(deliveries.c.received_at >= since).order_by(deliveries.c.received_at)
-        with reading(self.ledger) as connection:
+        with read_only(self.ledger) as connection:
             return [Passage(*row) for row in connection.execute(query)]
 
     def load(self, order: Order, watch: Callable[[], None]) -> Seen:
@@ -109,7 +109,7 @@ def everything(stage: Stage) -> Iterator[Everything]:
     clock = stage.webhooks("clock")
     serve, port = stage.serve()
     settings = stage.settings()
-    ledger = open_ledger(settings.database_url)
+    ledger = create_ledger_engine(settings.database_url)
     try:
         with opened_inbox(settings) as inbox:
             yield Everything(stage, serve, port, worker, clock, ledger, inbox)

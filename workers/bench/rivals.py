@@ -25,8 +25,8 @@ from ingest.queue.batch import Delivery
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import SIGNATURE_HEADER, Match, verify
 from workers.ledger import deliveries, sessions
-from workers.ledger.engine import open_ledger
-from workers.ledger.outcomes import DeliveryState
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.states import DeliveryState
 
 USUAL_QUEUE = "usual"
 KEEP_ONE = "workers.bench.rivals.keep_one"
@@ -79,6 +79,6 @@ def keep_one(body: bytes) -> None:
     )
     told = session_of(event)
     # A connection must not cross a fork, so a job that has a fork of its own opens one of its own.
-    with open_ledger(os.environ[DATABASE_VARIABLE]).begin() as ledger:
+    with create_ledger_engine(os.environ[DATABASE_VARIABLE]).begin() as ledger:
         deliveries.store(ledger, [delivery], {delivery.id: (DeliveryState.SETTLED, None)})
         sessions.merge(ledger, {told.session_id: lambda known: merge(known, told)})

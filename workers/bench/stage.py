@@ -26,7 +26,7 @@ from ingest.log import configure_logging
 from ingest.queue.queues import connect_redis
 from workers.bench.load import Order, Seen
 from workers.bench.process import BenchFailed, Process
-from workers.ledger.migrate import migrate
+from workers.ledger.database.migrate import migrate
 from workers.valkey import valkey
 
 HOST = "127.0.0.1"

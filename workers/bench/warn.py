@@ -20,8 +20,8 @@ from workers.bench.load import bodies
 from workers.bench.report import Column, Report, Row, p99
 from workers.bench.stage import HOST, KEY, PATIENCE_S, Stage, wait_until
 from workers.bench.work import fill, stage_on
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.tables import deliveries, pushes
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.tables.core import deliveries, pushes
 
 WARNINGS_PER_SECOND = 20.0
 MANY_S = 300.0
@@ -58,7 +58,7 @@ def _measure(stage: Stage, events: int, warnings: int, row: Row) -> None:
     stage.valkey(fsync="everysec")
     settings = stage.settings()
     casts = [Participants(f"warned-{number}", f"driver-{number}") for number in range(warnings)]
-    engine = open_ledger(settings.database_url)
+    engine = create_ledger_engine(settings.database_url)
     worker, clock = stage.work(), stage.webhooks("clock")
     fill(settings, _told(STARTED, casts))
     serve, port = stage.serve()
@@ -76,7 +76,7 @@ def _measure(stage: Stage, events: int, warnings: int, row: Row) -> None:
     query = select(deliveries.c.received_at, pushes.c.sent_at).join_from(
         pushes, deliveries, pushes.c.delivery_id == deliveries.c.id
     )
-    with reading(engine) as ledger:
+    with read_only(engine) as ledger:
         took = [1000 * (sent_at - received_at).total_seconds() for received_at, sent_at in ledger.execute(query)]
     engine.dispose()
     row.add(p50_ms=median(took), p99_ms=p99(took), most_ms=max(took), waiting_first=first, waiting_last=last)
@@ -90,7 +90,7 @@ def _told(name: str, casts: Iterable[Participants]) -> Iterator[bytes]:
 
 
 def _sent(engine: Engine) -> int:
-    with reading(engine) as ledger:
+    with read_only(engine) as ledger:
         return ledger.execute(select(func.count(pushes.c.sent_at))).scalar_one()
 
 

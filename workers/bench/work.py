@@ -26,9 +26,9 @@ from workers.bench.load import bodies
 from workers.bench.report import Column, Report, Row, add_ratios
 from workers.bench.rivals import DATABASE_VARIABLE, KEEP_ONE, USUAL_QUEUE
 from workers.bench.stage import Stage, resident_mib, wait_until
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.migrate import migrate
-from workers.ledger.tables import deliveries
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.database.migrate import migrate
+from workers.ledger.tables.core import deliveries
 
 KEPT_AT_ONCE = 500
 PATIENCE_S = 300.0
@@ -88,14 +88,14 @@ def _measure(stage: Stage, events: int, row: Row) -> None:
     fill(settings, bodies("work", events))
     worker = stage.work()
     relay = Relay(settings.data_dir / FILE_NAME, settings)
-    ledger = open_ledger(settings.database_url)
+    ledger = create_ledger_engine(settings.database_url)
     started_at = datetime.now(UTC)
     relay.start()
     try:
         wait_until(
             lambda: settled_in(ledger) >= events, "the inbox is settled", worker, patience_s=PATIENCE_S, every_s=0.2
         )
-        with reading(ledger) as connection:
+        with read_only(ledger) as connection:
             ended_at = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
         row.add(rate=events / (ended_at - started_at).total_seconds(), rss_mib=resident_mib(worker.pid))
     finally:
@@ -128,11 +128,11 @@ def _measure_rival(stage: Stage, events: int, row: Row) -> None:
         name="rq",
         environment={DATABASE_VARIABLE: settings.database_url},
     )
-    ledger = open_ledger(settings.database_url)
+    ledger = create_ledger_engine(settings.database_url)
     stored = select(func.count(), func.min(deliveries.c.stored_at), func.max(deliveries.c.stored_at))
 
     def progress_so_far() -> tuple[int, datetime, datetime]:
-        with reading(ledger) as connection:
+        with read_only(ledger) as connection:
             count, first_at, last_at = connection.execute(stored).one()
         return count, first_at, last_at
 

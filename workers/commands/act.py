@@ -21,10 +21,10 @@ from workers.commands.stores import ledger_of
 from workers.deadletters import take_back
 from workers.devfile import settings_beside_dev
 from workers.ledger import deliveries
+from workers.ledger.database.engine import chunks, read_only
+from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.deliveries import Filters
-from workers.ledger.engine import chunks, reading
-from workers.ledger.outcomes import DeliveryState, Outcome
-from workers.ledger.transaction import transact
+from workers.ledger.states import DeliveryState, Outcome
 from workers.loader import Plugins, load_plugins
 from workers.replay import Plan, carry_out, plans
 
@@ -74,7 +74,7 @@ def replay(  # noqa: PLR0913  the options are the interface
         raise Misused(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
     filters = None if ids else with_state(Filters(event=event, since=since, until=until), state, handler)
     with ledger_of(settings) as engine:
-        with reading(engine) as conn:
+        with read_only(engine) as conn:
             chosen = deliveries.find_ids(conn, filters) if filters else _resolved(conn, ids)
         if dry_run:
             _preview(engine, chosen, plugins, handler, as_json=as_json)
@@ -102,7 +102,7 @@ def _resolved(conn: Connection, ids: Sequence[str]) -> list[str]:
 def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str | None, *, as_json: bool) -> None:
     shown: list[Plan] = []
     for some in chunks(ids, AT_ONCE):
-        with reading(engine) as conn:
+        with read_only(engine) as conn:
             decided = plans(conn, some, plugins, handler)
         if as_json:
             _write_json(decided)
@@ -124,7 +124,7 @@ def _replayed(
     with click.progressbar(length=len(ids), label="Replaying", file=sys.stderr, hidden=len(ids) <= AT_ONCE) as bar:
         for number, some in enumerate(chunks(ids, step)):
             due_at = began_at + timedelta(seconds=number * step / rate if rate else 0)
-            decided = transact(engine, partial(_step, some, decide, due_at))
+            decided = run_in_transaction(engine, partial(_step, some, decide, due_at))
             if as_json:
                 _write_json(decided)
             tally.update(_counts(decided), changed=len(some) - len(decided))

@@ -13,7 +13,7 @@ from workers.commands.failures import Failure, Misused
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
 from workers.commands.stores import ledger_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
-from workers.ledger.transaction import transact
+from workers.ledger.database.transaction import run_in_transaction
 
 TEST = ("A test of Plugsurfing's webhooks", "This is a test, which somebody asked for. There is nothing to be done.")
 
@@ -56,7 +56,7 @@ def alerts(  # noqa: PLR0913  the options are the interface
 def resolve(ids: Sequence[str]) -> None:
     """Say that somebody has seen them: they are raised again only for a new cause."""
     with ledger_of(settings_beside_dev()) as engine:
-        count = transact(engine, lambda ledger: resolve_by_id(ledger, ids, datetime.now(UTC)))
+        count = run_in_transaction(engine, lambda ledger: resolve_by_id(ledger, ids, datetime.now(UTC)))
     if count < len(set(ids)):
         raise Failure(f"Of these, {count} were open and are resolved; `webhooks alerts --open` lists those that are.")
     click.echo("It is resolved." if count == 1 else f"All {count} are resolved.")

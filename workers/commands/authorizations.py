@@ -12,7 +12,7 @@ from workers.commands.output import Cell, Json, iso, json_line, table
 from workers.commands.stores import looking_into_ledger
 from workers.devfile import settings_beside_dev
 from workers.ledger import authorizations as ledger_authorizations
-from workers.ledger.authorizations import DecisionRow, Wanted
+from workers.ledger.authorizations import DecisionFilter, DecisionRow
 
 
 @click.command()
@@ -38,7 +38,7 @@ def authorizations(  # noqa: PLR0913  the options are the interface
     """List what was decided at the charger, and why; newest first."""
     settings = settings_beside_dev()
     keys = None if key is None else search_spellings(key, settings.authorize_key_bytes)
-    wanted = Wanted(since, until, decision, policy, keys, session_id)
+    wanted = DecisionFilter(since, until, decision, policy, keys, session_id)
     limit = options.limit_for(limit, as_json=as_json)
     with looking_into_ledger(settings) as conn:
         found = ledger_authorizations.find(conn, wanted, limit)

@@ -15,8 +15,8 @@ from workers.commands.csvfile import write_csv
 from workers.commands.output import Cell, Json, iso, json_line, printable, short, table
 from workers.commands.stores import looking_into_ledger
 from workers.devfile import settings_beside_dev
-from workers.ledger import cdrs as ledger_cdrs
-from workers.ledger.cdrs import CdrFilters, CdrRow, Summary, Total
+from workers.ledger import cdr_queries as ledger_cdrs
+from workers.ledger.cdr_queries import CdrFilters, CdrRow, Summary, Total
 
 TO_STDOUT = "-"
 

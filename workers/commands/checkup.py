@@ -24,8 +24,8 @@ from workers.addresses import open_addresses
 from workers.commands.failures import sentence
 from workers.commands.output import span
 from workers.commands.stores import sqlite_file
-from workers.ledger.engine import open_ledger, reading
-from workers.ledger.migrate import pending
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.database.migrate import pending
 from workers.loader import PluginError, load_plugins
 from workers.push.channels import open_channels
 from workers.telling import muted_kinds
@@ -136,9 +136,9 @@ def ledger(settings: Settings) -> Iterator[Finding]:
     if file is not None and not file.exists():
         yield _fail("database", f"There is no {file} yet: run `webhooks migrate`.")
         return
-    engine = open_ledger(settings.database_url)
+    engine = create_ledger_engine(settings.database_url)
     try:
-        with reading(engine) as conn:
+        with read_only(engine) as conn:
             version = ".".join(map(str, conn.dialect.server_version_info or ()))
             yield _ok("database", f"{conn.dialect.name} {version} answers.")
             yield from _clocks(conn, settings.clock_skew)

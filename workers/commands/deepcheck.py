@@ -18,8 +18,8 @@ from workers.commands.checkup import Finding, Standing
 from workers.commands.failures import Failure, sentence
 from workers.commands.output import span
 from workers.commands.stores import inbox_of, ledger_of
-from workers.ledger.contradictions import EXAMPLES, ROLLOUT, Contradiction, contradictions, passed_over
-from workers.ledger.engine import reading
+from workers.ledger.database.engine import read_only
+from workers.ledger.invariants import EXAMPLES, ROLLOUT, Violation, check_invariants, missed_handlers
 from workers.loader import PluginError, load_plugins
 
 
@@ -38,8 +38,8 @@ def examine_deeply(settings: Settings, *, rollout: timedelta = ROLLOUT) -> Itera
 
 
 def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[Finding]:
-    with reading(engine) as ledger:
-        broken = list(contradictions(ledger))
+    with read_only(engine) as ledger:
+        broken = list(check_invariants(ledger))
         for each in broken:
             yield Finding("ledger", Standing.FAIL, f"Broken: {each.rule}. {_not_so(each)}")
         if not broken:
@@ -49,7 +49,7 @@ def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[
         except PluginError as error:
             yield Finding("plugins", Standing.FAIL, str(error))
             return
-        for each in passed_over(ledger, wanted, rollout=rollout):
+        for each in missed_handlers(ledger, wanted, rollout=rollout):
             # Only a person knows whether the handler was switched off then.
             told = (
                 f"{each.rule}: it was not loaded then, or they were lost. {_not_so(each)} `webhooks replay` makes up."
@@ -58,7 +58,7 @@ def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[
 
 
 def _left(engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
-    with reading(engine) as ledger:
+    with read_only(engine) as ledger:
         theirs, late = foreign(ledger, outbox), list(unsent(ledger))
     if theirs is not None:
         # Only a person knows whether those nodes are away for a while, or their inboxes for good.
@@ -101,7 +101,7 @@ def _taken(subscription: Subscription) -> list[str]:
     return [name for name, event in WIRE_NAMES.items() if issubclass(event, subscription.events)]
 
 
-def _not_so(broken: Contradiction) -> str:
+def _not_so(broken: Violation) -> str:
     return f"Not so: {_some(broken.examples, broken.count)}."
 
 

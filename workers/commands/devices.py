@@ -12,8 +12,8 @@ from workers.commands.stores import ledger_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
 from workers.devices import NoDevice, check_names, device_of
 from workers.ledger import devices as ledger_devices
+from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.devices import DeviceRow
-from workers.ledger.transaction import transact
 
 SHOWN = 16
 """Signs of a token that a person is shown."""
@@ -54,7 +54,7 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
     except NoDevice as error:
         raise Misused(str(error)) from error
     with ledger_of(settings_beside_dev()) as engine:
-        transact(engine, lambda ledger: ledger_devices.put(ledger, user_id, device, datetime.now(UTC)))
+        run_in_transaction(engine, lambda ledger: ledger_devices.put(ledger, user_id, device, datetime.now(UTC)))
     click.echo("The device is registered.")
 
 
@@ -64,7 +64,7 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
 def remove(user_id: str, token: str) -> None:
     """Remove a device."""
     with ledger_of(settings_beside_dev()) as engine:
-        if not transact(engine, lambda ledger: ledger_devices.remove(ledger, user_id, token)):
+        if not run_in_transaction(engine, lambda ledger: ledger_devices.remove(ledger, user_id, token)):
             raise Failure("That user has no such device.")
     click.echo("The device is removed.")
 

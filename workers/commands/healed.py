@@ -7,19 +7,19 @@ from handlers.kit.session import EVENT, Session
 from handlers.kit.statuses import STATUSES
 from workers.commands.output import Cell, Json, iso, local
 from workers.drive.session_facts import UNKNOWN_TIME
-from workers.ledger.reread_tables import Reread
-from workers.ledger.rereads import Look
+from workers.ledger.session_polls import PollState
+from workers.ledger.tables.reconciliation import PollOutcome
 
 Line = tuple[datetime | None, Cell, Cell, Cell]
 
 SAID = {
-    Reread.WAITING: "to be asked",
-    Reread.OPEN: "not over there",
-    Reread.COMPLETE: "complete there",
-    Reread.MISSING: "not known there",
-    Reread.FAILED: "no answer that is understood",
-    Reread.NOT_NEEDED: "not needed any more",
-    Reread.GIVEN_UP: "asked for long enough",
+    PollOutcome.WAITING: "to be asked",
+    PollOutcome.OPEN: "not over there",
+    PollOutcome.COMPLETE: "complete there",
+    PollOutcome.MISSING: "not known there",
+    PollOutcome.FAILED: "no answer that is understood",
+    PollOutcome.NOT_NEEDED: "not needed any more",
+    PollOutcome.GIVEN_UP: "asked for long enough",
 }
 
 
@@ -42,7 +42,7 @@ def healed(record: Session) -> dict[str, datetime | None]:
     }
 
 
-def look_in_words(look: Look | None) -> str | None:
+def look_in_words(look: PollState | None) -> str | None:
     """Say what the Drive API was asked, and when it is asked again."""
     if look is None:
         return None
@@ -54,13 +54,13 @@ def look_in_words(look: Look | None) -> str | None:
     return ", ".join(said)
 
 
-def healed_json(record: Session, look: Look | None) -> dict[str, Json]:
+def healed_json(record: Session, look: PollState | None) -> dict[str, Json]:
     """Write it as `session --json` does."""
     told: dict[str, Json] = {status: iso(at) for status, at in healed(record).items()}
     return {"healed": told, "drive": None if look is None else look_json(look)}
 
 
-def look_json(look: Look) -> dict[str, Json]:
+def look_json(look: PollState) -> dict[str, Json]:
     """Write what came of asking."""
     return {
         "outcome": look.outcome.value,

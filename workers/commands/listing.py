@@ -12,7 +12,7 @@ from ingest.relay.outbox import Outbox, Unsettled
 from workers.commands.output import Json, iso
 from workers.ledger import deliveries
 from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState
 
 PAGE = 500
 SMALLEST_STEP = timedelta(microseconds=1)

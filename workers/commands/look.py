@@ -19,8 +19,8 @@ from workers.devfile import settings_beside_dev
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger import pushes as ledger_pushes
 from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
-from workers.ledger.outcomes import DeliveryState, Outcome, PushState
 from workers.ledger.pushes import PushRow
+from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.loader import load_plugins
 
 ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}

@@ -11,7 +11,7 @@ from workers.commands import options
 from workers.commands.failures import Failure
 from workers.commands.output import iso, json_line, table
 from workers.commands.stores import inbox_of, looking_into_ledger
-from workers.ledger.gaps import GapRow, find
+from workers.ledger.downtimes import DowntimeRow, find
 
 
 def list_gaps(
@@ -44,13 +44,13 @@ def list_gaps(
     options.say_if_cut(len(rows), limit)
 
 
-def everywhere(here: Iterable[Downtime], told: Iterable[GapRow]) -> list[tuple[Downtime, GapRow | None]]:
+def everywhere(here: Iterable[Downtime], told: Iterable[DowntimeRow]) -> list[tuple[Downtime, DowntimeRow | None]]:
     """Put what one inbox remembers beside what the ledger knows of all of them, newest first."""
     known = {Downtime(row.closed_at, row.opened_at, row.inbox): row for row in told}
     return [(gap, known.get(gap)) for gap in sorted({*known, *here}, reverse=True)]
 
 
-def in_ledger(settings: Settings) -> list[GapRow]:
+def in_ledger(settings: Settings) -> list[DowntimeRow]:
     """Read the ledger's, if there is a ledger."""
     try:
         with looking_into_ledger(settings) as conn:
@@ -63,7 +63,7 @@ def _is_within(gap: Downtime, since: datetime | None, until: datetime | None) ->
     return (since is None or gap.opened_at >= since) and (until is None or gap.closed_at < until)
 
 
-def _in_words(told: GapRow | None) -> str:
+def _in_words(told: DowntimeRow | None) -> str:
     if told is None:
         return "not known to the ledger yet"
     if told.covered_at is None:

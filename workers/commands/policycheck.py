@@ -9,10 +9,10 @@ from ingest.config.settings import Settings, authorization_values
 from workers.commands.checkup import SHORT_KEY, Finding, Standing
 from workers.commands.output import span
 from workers.commands.stores import sqlite_file
-from workers.ledger import drive_readings
-from workers.ledger.drive_readings import Reading
-from workers.ledger.engine import open_ledger, reading
+from workers.ledger import sync_state
+from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.facts import KEYS
+from workers.ledger.sync_state import SyncState
 from workers.loader import PluginError, load_plugins
 
 
@@ -50,21 +50,21 @@ def _facts(settings: Settings) -> Iterator[Finding]:
         yield _age(_last_reading(settings), settings)
 
 
-def _last_reading(settings: Settings) -> Reading | None:
+def _last_reading(settings: Settings) -> SyncState | None:
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         return None
-    engine = open_ledger(settings.database_url)
+    engine = create_ledger_engine(settings.database_url)
     try:
-        with reading(engine) as conn:
-            return drive_readings.get(conn, KEYS)
+        with read_only(engine) as conn:
+            return sync_state.get(conn, KEYS)
     except DBAPIError:  # told with the database
         return None
     finally:
         engine.dispose()
 
 
-def _age(last: Reading | None, settings: Settings) -> Finding:
+def _age(last: SyncState | None, settings: Settings) -> Finding:
     if last is None or last.read_at is None:
         why = f" ({last.reason})" if last is not None and last.reason else ""
         return _finding(Standing.WARN, f"The list of keys has not been read yet{why}: `webhooks clock` reads it.")

@@ -66,7 +66,7 @@ def dashboard() -> None:
 def migrate() -> None:
     """Bring the tables of the database to this version. To be run before the other processes of a new version."""
     from ingest.config.settings import load_settings
-    from workers.ledger.migrate import migrate, pending
+    from workers.ledger.database.migrate import migrate, pending
 
     url = load_settings().database_url
     if pending(url):

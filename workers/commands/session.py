@@ -34,12 +34,12 @@ from workers.commands.output import (
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
 from workers.drive.session_facts import UNKNOWN_TIME
-from workers.ledger import cdrs as ledger_cdrs
-from workers.ledger import rereads, sessions
-from workers.ledger.cdrs import CdrFilters, CdrRow
+from workers.ledger import cdr_queries as ledger_cdrs
+from workers.ledger import session_polls, sessions
+from workers.ledger.cdr_queries import CdrFilters, CdrRow
 from workers.ledger.deliveries import RunRow
-from workers.ledger.outcomes import WHOLE_DELIVERY, DeliveryState, Outcome
-from workers.ledger.rereads import Look
+from workers.ledger.session_polls import PollState
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.timeline import Moment, timeline
 
 KEEP_RECORDS = {"session_record", "cdr_record"}
@@ -58,7 +58,7 @@ def session(*, session_id: str, as_json: bool) -> None:
         record = sessions.get(conn, session_id)
         told = timeline(conn, session_id, settings.clock_skew)
         charges = list(ledger_cdrs.find(conn, CdrFilters(session_id=session_id), None))
-        look = rereads.looks(conn, [session_id]).get(session_id)
+        look = session_polls.looks(conn, [session_id]).get(session_id)
     if record is None and not told and not charges:
         waiting = f"; {on_their_way} of its deliveries lie in the inbox" if on_their_way else ""
         raise Failure(f"The ledger knows no session '{printable(session_id)}'{waiting}.")
@@ -72,7 +72,7 @@ def session(*, session_id: str, as_json: bool) -> None:
 
 
 def print_session(
-    record: Session, told: Sequence[Moment], charges: Sequence[CdrRow] = (), look: Look | None = None
+    record: Session, told: Sequence[Moment], charges: Sequence[CdrRow] = (), look: PollState | None = None
 ) -> None:
     """Print a session for a person: the record, and under it the timeline."""
     fee = None

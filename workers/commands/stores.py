@@ -10,7 +10,7 @@ from ingest.config.settings import Settings
 from ingest.inbox.schema import FILE_NAME
 from ingest.relay.outbox import Outbox
 from workers.commands.failures import Failure
-from workers.ledger.engine import open_ledger, reading
+from workers.ledger.database.engine import create_ledger_engine, read_only
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def ledger_of(settings: Settings) -> Iterator[Engine]:
     path = sqlite_file(settings)
     if path is not None and not path.exists():
         raise Failure(f"There is no ledger at {path} yet: run `webhooks migrate` or `webhooks dev` first.")
-    engine = open_ledger(settings.database_url)
+    engine = create_ledger_engine(settings.database_url)
     try:
         yield engine
     finally:
@@ -29,7 +29,7 @@ def ledger_of(settings: Settings) -> Iterator[Engine]:
 @contextmanager
 def looking_into_ledger(settings: Settings) -> Iterator[Connection]:
     """Open a transaction on the ledger that only looks."""
-    with ledger_of(settings) as engine, reading(engine) as conn:
+    with ledger_of(settings) as engine, read_only(engine) as conn:
         yield conn
 
 

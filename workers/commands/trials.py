@@ -13,9 +13,9 @@ from workers.commands import output
 from workers.commands.output import Cell, json_line, printable, printable_body, span
 from workers.commands.stores import sqlite_file
 from workers.ledger.authorize_context import LedgerContext
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.transaction import LedgerUnavailable
 from workers.ledger.facts import Facts
-from workers.ledger.transaction import LedgerUnavailable
 from workers.trial import Say, Trial
 
 
@@ -60,7 +60,7 @@ def contexts_now(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContex
     file = sqlite_file(settings)
     if file is not None and not file.exists():
         url, missing = "sqlite://", "There is no ledger yet."
-    engine = open_ledger(url)
+    engine = create_ledger_engine(url)
     facts = Facts(engine, settings)
     if missing is None:
         try:

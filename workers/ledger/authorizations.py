@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Connection, select
 
 from ingest.events import LONGEST_TEXT, sanitize_text
-from workers.ledger.authorization_tables import authorizations
-from workers.ledger.bulk import insert_new
+from workers.ledger.database.bulk_insert import insert_new
+from workers.ledger.tables.authorization import authorizations
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -42,11 +42,11 @@ class DecisionRow:
 
 
 COLUMNS = [authorizations.c[name] for name in DecisionRow.__dataclass_fields__]
-FROM_OUTSIDE = ("form", "session_id", "reference_id", "location_id", "country_code", "key")
+UNTRUSTED_COLUMNS = ("form", "session_id", "reference_id", "location_id", "country_code", "key")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DecisionFilter:
     """Which decisions are asked for; None: all."""
 
     since: datetime | None = None
@@ -62,7 +62,7 @@ def add(conn: Connection, rows: Iterable[DecisionRow]) -> None:
     insert_new(conn, authorizations, [_values(row) for row in rows])
 
 
-def find(conn: Connection, wanted: Wanted, limit: int | None = None) -> list[DecisionRow]:
+def find(conn: Connection, wanted: DecisionFilter, limit: int | None = None) -> list[DecisionRow]:
     """List decisions, newest first."""
     table = authorizations.c
     conditions: list[ColumnElement[bool]] = []
@@ -91,7 +91,7 @@ def keys_asked_for(conn: Connection, since: datetime, limit: int) -> set[str]:
 
 def _values(row: DecisionRow) -> dict[str, object]:
     values: dict[str, object] = asdict(row)
-    for name in FROM_OUTSIDE:
+    for name in UNTRUSTED_COLUMNS:
         text = values[name]
         if isinstance(text, str):  # as they came from outside, they may hold anything, and be too long for an index
             values[name] = sanitize_text(text)[:LONGEST_TEXT]

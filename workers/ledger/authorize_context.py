@@ -9,7 +9,7 @@ from structlog.typing import FilteringBoundLogger
 
 from handlers.kit.policies import AuthorizeContext, BalanceSnapshot, ChargingKeySnapshot, Policy
 from ingest.config.settings import Settings
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.facts import Facts
 from workers.ledger.reader import LedgerReader
 
@@ -52,7 +52,7 @@ class LedgerContext(LedgerReader):
 
 def open_contexts(settings: Settings) -> Callable[[Policy], AuthorizeContext]:
     """Open the ledger for the policies of this process, and begin to copy what they know from it."""
-    engine = open_ledger(settings.database_url)
+    engine = create_ledger_engine(settings.database_url)
     facts = Facts(engine, settings)
     facts.start(FIRST_LOOK)
     log = structlog.get_logger()

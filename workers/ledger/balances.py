@@ -8,11 +8,11 @@ from decimal import Decimal
 from sqlalchemy import Connection, literal, or_, select, update
 
 from handlers.kit.column_types import UtcDateTime
-from workers.ledger.among import among
-from workers.ledger.authorization_tables import balances, charging_keys
-from workers.ledger.engine import insert_into
+from workers.ledger.database.engine import insert_into
+from workers.ledger.database.in_list import in_list
+from workers.ledger.tables.authorization import balances, charging_keys
 
-FIRST_IN_LINE = timedelta(days=1)
+PRIORITY = timedelta(days=1)
 """By how much whoever a driver waits for is ahead of those who are read as a matter of routine."""
 
 
@@ -29,7 +29,7 @@ class Balance:
     read_at: datetime
 
 
-def expect_contracts(conn: Connection, now: datetime) -> None:
+def schedule_contracts(conn: Connection, now: datetime) -> None:
     """Have the balances of contracts read, as a matter of routine, that have a key which can be used.
 
     Those that are known already stay as they are.
@@ -41,17 +41,17 @@ def expect_contracts(conn: Connection, now: datetime) -> None:
     conn.execute(new.on_conflict_do_nothing())
 
 
-def want(conn: Connection, user_ids: Collection[str], now: datetime, *, older_than: timedelta) -> None:
+def request(conn: Connection, user_ids: Collection[str], now: datetime, *, older_than: timedelta) -> None:
     """Note that these were asked for; those that are not known, or were read longer ago, are first in line."""
     if not user_ids:
         return
-    first = now - FIRST_IN_LINE
+    first = now - PRIORITY
     rows = [{"user_id": user_id, "asked_at": now, "due_at": first} for user_id in sorted(user_ids)]
     new = insert_into(conn, balances)
     conn.execute(new.on_conflict_do_update(index_elements=["user_id"], set_={"asked_at": new.excluded.asked_at}), rows)
     is_old = or_(balances.c.read_at.is_(None), balances.c.read_at < now - older_than)
     may_work = or_(balances.c.failed_at.is_(None), balances.c.failed_at < now - PATIENCE)
-    hurry = update(balances).where(among(balances.c.user_id, user_ids), balances.c.due_at > first, is_old, may_work)
+    hurry = update(balances).where(in_list(balances.c.user_id, user_ids), balances.c.due_at > first, is_old, may_work)
     conn.execute(hurry.values(due_at=first))
 
 
@@ -81,7 +81,7 @@ def put(conn: Connection, read: Sequence[Balance], *, every: timedelta, otherwis
 def failed(conn: Connection, user_ids: Collection[str], now: datetime, due_at: datetime, reason: str) -> None:
     """Say that these could not be read: what was read before stands."""
     values = {"failed_at": now, "due_at": due_at, "reason": reason}
-    conn.execute(update(balances).where(among(balances.c.user_id, user_ids)).values(values))
+    conn.execute(update(balances).where(in_list(balances.c.user_id, user_ids)).values(values))
 
 
 def read_since(conn: Connection, since: datetime) -> list[Balance]:

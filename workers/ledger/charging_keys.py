@@ -6,10 +6,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select, update
 
-from workers.ledger.among import among
-from workers.ledger.authorization_tables import charging_keys
-from workers.ledger.bulk import upsert
-from workers.ledger.engine import chunks
+from workers.ledger.database.bulk_insert import upsert
+from workers.ledger.database.engine import chunks
+from workers.ledger.database.in_list import in_list
+from workers.ledger.tables.authorization import charging_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def replace_all(conn: Connection, listed: Iterable[KeyRow], generation: int, now
     for some in chunks(changed):
         upsert(conn, charging_keys, [{**asdict(row), "generation": generation, "gone_at": None} for row in some])
     for keys in chunks(gone):
-        going = update(charging_keys).where(among(charging_keys.c.identifier, keys))
+        going = update(charging_keys).where(in_list(charging_keys.c.identifier, keys))
         conn.execute(going.values(generation=generation, gone_at=now))
     return len(changed) + len(gone)
 
@@ -57,10 +57,10 @@ def changed(conn: Connection, since: int, after: str, limit: int) -> list[tuple[
     return [(KeyRow(*facts), is_there) for *facts, is_there in conn.execute(query)]
 
 
-def known(conn: Connection, identifiers: Iterable[str]) -> set[str]:
+def existing(conn: Connection, identifiers: Iterable[str]) -> set[str]:
     """Find out which of these are listed."""
     query = select(charging_keys.c.identifier).where(
-        among(charging_keys.c.identifier, list(identifiers)), charging_keys.c.gone_at.is_(None)
+        in_list(charging_keys.c.identifier, list(identifiers)), charging_keys.c.gone_at.is_(None)
     )
     return set(conn.scalars(query))
 

@@ -12,8 +12,8 @@ from ingest.authorize.decision_record import DecisionRecord, DecisionRecorder
 from ingest.config.settings import Settings
 from workers.ledger import authorizations
 from workers.ledger.authorizations import MICROSECOND, DecisionRow
-from workers.ledger.engine import open_ledger
-from workers.ledger.transaction import LedgerUnavailable, transact
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
 
 log = structlog.get_logger()
 
@@ -79,7 +79,7 @@ class LedgerRecorder:
         """Write the oldest, and say whether that went well."""
         some = [self._waiting[index] for index in range(min(AT_ONCE, len(self._waiting)))]
         try:
-            transact(self._engine, lambda ledger: authorizations.add(ledger, some), patience=PATIENCE)
+            run_in_transaction(self._engine, lambda ledger: authorizations.add(ledger, some), patience=PATIENCE)
         except LedgerUnavailable as failure:
             if not self._away:
                 log.warning("decisions.waiting", reason=str(failure))
@@ -124,4 +124,4 @@ def row_of(verdict: DecisionRecord) -> DecisionRow:
 
 def open_recorder(settings: Settings) -> DecisionRecorder:
     """Open a recorder on the ledger; no connection is made before the first verdict."""
-    return LedgerRecorder(open_ledger(settings.database_url))
+    return LedgerRecorder(create_ledger_engine(settings.database_url))

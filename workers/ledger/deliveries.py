@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
 
 from ingest.queue.batch import Delivery
-from workers.ledger.among import among
-from workers.ledger.bulk import insert_new
-from workers.ledger.engine import insert_into
-from workers.ledger.outcomes import DeliveryState, Outcome
-from workers.ledger.tables import deliveries, runs, sightings
+from workers.ledger.database.bulk_insert import insert_new
+from workers.ledger.database.engine import insert_into
+from workers.ledger.database.in_list import in_list
+from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.tables.core import deliveries, receipts, runs
 
 AS_ARRIVED = [deliveries.c[name] for name in Delivery.__dataclass_fields__ if name != "receipts"]
 LAST_CHARACTER = "\U0010ffff"
@@ -94,12 +94,12 @@ def store(
 def settled(conn: Connection, ids: Collection[str]) -> set[str]:
     """Return those of which nothing is open any more."""
     is_settled = deliveries.c.settled_at.is_not(None)
-    return set(conn.scalars(select(deliveries.c.id).where(among(deliveries.c.id, ids), is_settled)))
+    return set(conn.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids), is_settled)))
 
 
 def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
     """Read deliveries back as they were handed in, in the order of their arrival."""
-    rows = conn.execute(select(*AS_ARRIVED).where(among(deliveries.c.id, ids)))
+    rows = conn.execute(select(*AS_ARRIVED).where(in_list(deliveries.c.id, ids)))
     found = [Delivery(**row._mapping, receipts=1) for row in rows]  # noqa: SLF001 - public, despite its name
     return sorted(found, key=lambda delivery: (delivery.received_at, delivery.id))
 
@@ -118,9 +118,9 @@ def find_ids(conn: Connection, filters: Filters, limit: int | None = None) -> li
     return list(conn.scalars(query.where(*_conditions(filters))))
 
 
-def still(conn: Connection, ids: Collection[str], filters: Filters) -> set[str]:
+def filter_matching(conn: Connection, ids: Collection[str], filters: Filters) -> set[str]:
     """Return those of these deliveries that the filters fit now."""
-    return set(conn.scalars(select(deliveries.c.id).where(among(deliveries.c.id, ids), *_conditions(filters))))
+    return set(conn.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids), *_conditions(filters))))
 
 
 def show(conn: Connection, delivery_id: str) -> DeliveryRow | None:
@@ -133,20 +133,20 @@ def show(conn: Connection, delivery_id: str) -> DeliveryRow | None:
 def lookup(conn: Connection, ids: Collection[str], *, bodies: bool = False) -> list[DeliveryRow]:
     """Read those of these deliveries that are here, with their runs and, where asked for, their raw bodies."""
     query = _described().add_columns(deliveries.c.body) if bodies else _described()
-    return _with_runs(conn, conn.execute(query.where(among(deliveries.c.id, ids))).all())
+    return _with_runs(conn, conn.execute(query.where(in_list(deliveries.c.id, ids))).all())
 
 
-def understood(conn: Connection, delivery_id: str, event: str | None, session_id: str | None) -> None:
+def mark_decoded(conn: Connection, delivery_id: str, event: str | None, session_id: str | None) -> None:
     """Note what a delivery tells that was unreadable before."""
     this = update(deliveries).where(deliveries.c.id == delivery_id)
     conn.execute(this.values(event=event, session_id=session_id, reason=None))
 
 
-def came_again() -> ColumnElement[int]:
+def receipt_count() -> ColumnElement[int]:
     """Say how often a delivery came again, on all nodes together: an expression for a query of deliveries."""
-    seen = sightings.c.delivery_id == deliveries.c.id
-    counted = select(func.coalesce(func.sum(sightings.c.receipts), 0)).where(seen).scalar_subquery()
-    at_home = exists().where(seen, sightings.c.inbox == deliveries.c.inbox)
+    seen = receipts.c.delivery_id == deliveries.c.id
+    counted = select(func.coalesce(func.sum(receipts.c.receipts), 0)).where(seen).scalar_subquery()
+    at_home = exists().where(seen, receipts.c.inbox == deliveries.c.inbox)
     # The inbox that brought it received it once, even if it never counted.
     return counted - case((at_home, 1), else_=0)
 
@@ -184,12 +184,12 @@ def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
         counts[key] = max(counts.get(key, 1), delivery.receipts)
     if not counts:
         return
-    statement = insert_into(conn, sightings)
+    statement = insert_into(conn, receipts)
     conn.execute(
         statement.on_conflict_do_update(
-            index_elements=[sightings.c.delivery_id, sightings.c.inbox],
+            index_elements=[receipts.c.delivery_id, receipts.c.inbox],
             set_={"receipts": statement.excluded.receipts},
-            where=statement.excluded.receipts > sightings.c.receipts,
+            where=statement.excluded.receipts > receipts.c.receipts,
         ),
         [
             {"delivery_id": delivery_id, "inbox": inbox, "receipts": count}
@@ -200,7 +200,7 @@ def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
 
 def _described() -> Select[Any]:
     columns = [column for column in deliveries.c if column.name != "body"]
-    return select(*columns, came_again().label("duplicates"))
+    return select(*columns, receipt_count().label("duplicates"))
 
 
 def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
@@ -228,7 +228,7 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
 def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]:
     theirs: dict[str, list[RunRow]] = {row.id: [] for row in found}
     columns = [runs.c[name] for name in RunRow.__dataclass_fields__]
-    query = select(runs.c.delivery_id, *columns).where(among(runs.c.delivery_id, theirs))
+    query = select(runs.c.delivery_id, *columns).where(in_list(runs.c.delivery_id, theirs))
     for delivery_id, *fields in conn.execute(query.order_by(runs.c.delivery_id, runs.c.handler)):
         theirs[delivery_id].append(RunRow(*fields))
     return [DeliveryRow(**row._mapping, runs=tuple(theirs[row.id])) for row in found]  # noqa: SLF001 - public, despite its name

@@ -7,11 +7,11 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, select
 
 from handlers.kit.channel import Device
-from workers.ledger.among import among
-from workers.ledger.engine import insert_into
-from workers.ledger.tables import devices
+from workers.ledger.database.engine import insert_into
+from workers.ledger.database.in_list import in_list
+from workers.ledger.tables.core import devices
 
-MOST_OF_A_USER = 20
+MAX_PER_USER = 20
 """A push goes to the devices that were heard of last: nobody carries more, and an old token costs a request."""
 
 
@@ -48,10 +48,10 @@ def remove(conn: Connection, user_id: str, token: str) -> bool:
     return conn.execute(delete(devices).where(devices.c.token == token, devices.c.user_id == user_id)).rowcount == 1
 
 
-def forget(conn: Connection, tokens: Collection[str]) -> None:
+def delete_tokens(conn: Connection, tokens: Collection[str]) -> None:
     """Remove devices that their provider does not know any more."""
     if tokens:
-        conn.execute(delete(devices).where(among(devices.c.token, tokens)))
+        conn.execute(delete(devices).where(in_list(devices.c.token, tokens)))
 
 
 def of_user(conn: Connection, user_id: str) -> list[Device]:
@@ -60,7 +60,7 @@ def of_user(conn: Connection, user_id: str) -> list[Device]:
         select(devices.c.token, devices.c.platform, devices.c.locale, devices.c.time_zone)
         .where(devices.c.user_id == user_id)
         .order_by(devices.c.updated_at.desc(), devices.c.token)
-        .limit(MOST_OF_A_USER)
+        .limit(MAX_PER_USER)
     )
     return [Device(*row) for row in conn.execute(query)]
 

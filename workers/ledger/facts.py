@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine
 from handlers.kit.key_identifiers import candidate_spellings
 from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
 from ingest.config.settings import Settings
-from workers.ledger import balances, charging_keys, drive_readings, session_keys
-from workers.ledger.engine import chunks
-from workers.ledger.transaction import LedgerUnavailable, look, transact
+from workers.ledger import balances, charging_keys, session_keys, sync_state
+from workers.ledger.database.engine import chunks
+from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 
 log = structlog.get_logger()
 
@@ -110,7 +110,7 @@ class Facts:
     def look(self) -> None:
         """Bring the copy up to date. Raises LedgerUnavailable."""
         now = datetime.now(UTC)
-        look(self._engine, lambda conn: self._look_at_all(conn, now))
+        read_once(self._engine, lambda conn: self._look_at_all(conn, now))
         self._tell_asked(now)
 
     def _run(self) -> None:
@@ -136,7 +136,7 @@ class Facts:
             self._look_at_sessions(conn, now)
 
     def _look_at_keys(self, conn: Connection) -> None:
-        last = drive_readings.get(conn, KEYS)
+        last = sync_state.get(conn, KEYS)
         if last is None or last.read_at is None:
             return
         if last.generation != self._generation:
@@ -193,8 +193,10 @@ class Facts:
         try:
             every = self._settings.authorize_balances_every
             if asked:
-                transact(
-                    self._engine, lambda ledger: balances.want(ledger, asked, now, older_than=every), patience=PATIENCE
+                run_in_transaction(
+                    self._engine,
+                    lambda ledger: balances.request(ledger, asked, now, older_than=every),
+                    patience=PATIENCE,
                 )
         except LedgerUnavailable:
             self._asked |= asked

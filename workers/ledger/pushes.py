@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, exists, fun
 
 from handlers.kit.context import Push
 from handlers.kit.statuses import FINAL_STATUSES
-from workers.ledger.engine import insert_into
-from workers.ledger.outcomes import PushState
-from workers.ledger.tables import pushes, sessions
+from workers.ledger.database.engine import insert_into
+from workers.ledger.states import PushState
+from workers.ledger.tables.core import pushes, sessions
 
 #: A push's id, and the number of the attempt at it.
 Claim: TypeAlias = tuple[str, int]
@@ -70,7 +70,7 @@ COLUMNS = [pushes.c[name] for name in PushRow.__dataclass_fields__]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class PushUpdate:
     """What became of a push in the attempt for which it was claimed; one that waits still must be due some time."""
 
     id: str
@@ -125,7 +125,7 @@ def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
     return conn.execute(query).first() is not None
 
 
-def end_needless(conn: Connection, channel: str, now: datetime) -> None:
+def expire_unneeded(conn: Connection, channel: str, now: datetime) -> None:
     """End the due pushes of a channel that need not be sent any more, and say beside each why."""
     newer = pushes.alias("newer")
     is_over = exists().where(sessions.c.session_id == pushes.c.session_id, sessions.c.status.in_(FINAL_STATUSES))
@@ -145,7 +145,7 @@ def end_needless(conn: Connection, channel: str, now: datetime) -> None:
         conn.execute(update(pushes).where(pushes.c.id.in_(_locked(due))).values(values))
 
 
-def end_unnamed(conn: Connection, channels: Collection[str], before: datetime) -> int:
+def expire_unknown_channels(conn: Connection, channels: Collection[str], before: datetime) -> int:
     """End what was to go, before that time, to a channel that PUSH does not name any more."""
     due = select(pushes.c.id).where(pushes.c.due_at <= before, pushes.c.channel.not_in(channels))
     values = {"state": PushState.DEAD, "due_at": None, "error": "PUSH does not name the channel any more"}
@@ -166,14 +166,14 @@ def claim(conn: Connection, channel: str, now: datetime, span: timedelta, *, lim
     return sorted((PushRow(*row) for row in taken), key=lambda push: (push.created_at, push.id))
 
 
-def hold(conn: Connection, claims: Collection[Claim], until: datetime) -> None:
+def extend_lease(conn: Connection, claims: Collection[Claim], until: datetime) -> None:
     """Keep claimed pushes until then. What is no longer waiting, or was claimed once more since, stays as it is."""
     values = [{"push_id": push_id, "attempt": attempt, "later": until} for push_id, attempt in sorted(claims)]
     if values:
         conn.execute(HOLD, values)
 
 
-def mark(conn: Connection, marks: Sequence[Mark]) -> None:
+def mark(conn: Connection, marks: Sequence[PushUpdate]) -> None:
     """Say what became of pushes. What is no longer waiting, or was claimed once more since, stays as it is."""
     if marks:
         # In the order of keys, so that two clocks never wait for each other in a circle.
@@ -211,7 +211,7 @@ def _locked(query: Select[tuple[str]]) -> Select[tuple[str]]:
     return query.with_for_update(skip_locked=True).correlate(None)
 
 
-def _values(mark: Mark) -> dict[str, Any]:
+def _values(mark: PushUpdate) -> dict[str, Any]:
     # Other names than the columns have: those are SQLAlchemy's own.
     return {
         "push_id": mark.id,

@@ -8,7 +8,7 @@ from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from handlers.kit.session import Session
 from workers.ledger import sessions
-from workers.ledger.engine import reading
+from workers.ledger.database.engine import read_only
 
 Columns = TypeVarTuple("Columns")
 
@@ -21,10 +21,10 @@ class LedgerReader:
 
     def session(self, session_id: str) -> Session | None:
         """Find the record of a session."""
-        with reading(self.engine) as ledger:
+        with read_only(self.engine) as ledger:
             return sessions.get(ledger, session_id)
 
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
         """Run a SELECT."""
-        with reading(self.engine) as ledger:
+        with read_only(self.engine) as ledger:
             return list(ledger.execute(statement))

@@ -11,22 +11,22 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from workers.ledger.among import among
-from workers.ledger.bulk import insert_new
-from workers.ledger.inorder import Key
-from workers.ledger.outcomes import Outcome
-from workers.ledger.tables import runs
+from workers.ledger.database.bulk_insert import insert_new
+from workers.ledger.database.in_list import in_list
+from workers.ledger.ordered_update import RunKey
+from workers.ledger.states import Outcome
+from workers.ledger.tables.core import runs
 
 CLAIMABLE = (
     select(runs.c.delivery_id, runs.c.attempts)
-    .where(runs.c.handler == bindparam("handler"), among(runs.c.delivery_id, "ids"))
+    .where(runs.c.handler == bindparam("handler"), in_list(runs.c.delivery_id, "ids"))
     .where(runs.c.outcome.in_([Outcome.WAITING, Outcome.AGAIN, Outcome.DEAD]))
     .order_by(runs.c.delivery_id)
     .with_for_update()
 )
 CLAIM = (
     update(runs)
-    .where(runs.c.handler == bindparam("of"), among(runs.c.delivery_id, "ids"))
+    .where(runs.c.handler == bindparam("of"), in_list(runs.c.delivery_id, "ids"))
     .values(
         outcome=Outcome.RUNNING,
         attempts=runs.c.attempts + 1,
@@ -40,7 +40,7 @@ CLAIM = (
 # Locked, so that who ends a run that it finds in its own attempt is not too late with it.
 CLAIMED = (
     select(runs.c.delivery_id, runs.c.attempts, runs.c.job_id)
-    .where(runs.c.handler == bindparam("handler"), among(runs.c.delivery_id, "ids"))
+    .where(runs.c.handler == bindparam("handler"), in_list(runs.c.delivery_id, "ids"))
     .where(runs.c.outcome == Outcome.RUNNING)
     .order_by(runs.c.delivery_id)
     .with_for_update()
@@ -84,14 +84,14 @@ class EndedRun:
     traceback: str | None = None
 
 
-def record_new(conn: Connection, rows: Sequence[NewRun]) -> set[Key]:
+def insert_runs(conn: Connection, rows: Sequence[NewRun]) -> set[RunKey]:
     """Record runs and return the keys of those that were not there: who gets a key back owns that run's effects."""
     return {(delivery_id, handler) for delivery_id, handler in insert_new(conn, runs, [_row(run) for run in rows])}
 
 
-def recorded(conn: Connection, delivery_ids: Collection[str]) -> set[Key]:
+def existing(conn: Connection, delivery_ids: Collection[str]) -> set[RunKey]:
     """Return the keys of all the runs that these deliveries have."""
-    found = conn.execute(select(runs.c.delivery_id, runs.c.handler).where(among(runs.c.delivery_id, delivery_ids)))
+    found = conn.execute(select(runs.c.delivery_id, runs.c.handler).where(in_list(runs.c.delivery_id, delivery_ids)))
     return {(delivery_id, handler) for delivery_id, handler in found}
 
 

@@ -8,10 +8,10 @@ from sqlalchemy import Connection, select
 
 from handlers.kit.key_identifiers import normalize
 from ingest.events import LONGEST_TEXT, sanitize_text
-from workers.ledger.among import among
-from workers.ledger.authorization_tables import authorizations, session_keys
-from workers.ledger.engine import insert_into
-from workers.ledger.tables import IS_OPEN, sessions
+from workers.ledger.database.engine import insert_into
+from workers.ledger.database.in_list import in_list
+from workers.ledger.tables.authorization import authorizations, session_keys
+from workers.ledger.tables.core import IS_OPEN, sessions
 
 AT_ONCE = 1000
 
@@ -24,7 +24,7 @@ class OpenSession:
     user_id: str | None
 
 
-def note(conn: Connection, keys: Mapping[str, str], now: datetime) -> None:
+def record(conn: Connection, keys: Mapping[str, str], now: datetime) -> None:
     """Keep the keys that the Drive API names, each by its session, however they are spelt there."""
     rows = [
         {"session_id": session_id, "key": sanitize_text(normalize(key))[:LONGEST_TEXT], "noted_at": now}
@@ -46,7 +46,7 @@ def keys_of(conn: Connection, session_ids: Collection[str]) -> list[tuple[str, s
     found: list[tuple[str, str]] = []
     for table in (session_keys, authorizations):
         query = select(table.c.session_id, table.c.key).where(
-            among(table.c.session_id, session_ids), table.c.key.is_not(None)
+            in_list(table.c.session_id, session_ids), table.c.key.is_not(None)
         )
         found += [(session_id, key) for session_id, key in conn.execute(query.distinct())]
     return found

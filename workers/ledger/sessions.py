@@ -7,19 +7,19 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from handlers.kit.session import Session
-from workers.ledger.among import among
-from workers.ledger.bulk import insert_new, upsert
-from workers.ledger.tables import sessions
+from workers.ledger.database.bulk_insert import insert_new, upsert
+from workers.ledger.database.in_list import in_list
+from workers.ledger.tables.core import sessions
 
-Fold = Callable[[Session], Session]
+SessionUpdate = Callable[[Session], Session]
 
 # Made once: building a statement costs more than running it on a small batch.
-KNOWN = select(sessions.c.session_id).where(among(sessions.c.session_id, "ids"))
-FETCHED = select(sessions.c.session_id, sessions.c.facts).where(among(sessions.c.session_id, "ids"))
-LOCKED = FETCHED.order_by(sessions.c.session_id).with_for_update()
+KNOWN = select(sessions.c.session_id).where(in_list(sessions.c.session_id, "ids"))
+SELECT = select(sessions.c.session_id, sessions.c.facts).where(in_list(sessions.c.session_id, "ids"))
+SELECT_FOR_UPDATE = SELECT.order_by(sessions.c.session_id).with_for_update()
 
 
-def merge(conn: Connection, folds: Mapping[str, Fold]) -> dict[str, Session]:
+def merge(conn: Connection, folds: Mapping[str, SessionUpdate]) -> dict[str, Session]:
     """Fold news into sessions by id and return them all as they then are.
 
     A fold must be pure: it may be called again on a newer state, when another worker was first. Sessions are locked in
@@ -49,7 +49,7 @@ def get(conn: Connection, session_id: str) -> Session | None:
 
 def fetch(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
     """Read those of these sessions that are known, by id."""
-    return {key: Session.from_document(key, facts) for key, facts in conn.execute(FETCHED, {"ids": session_ids})}
+    return {key: Session.from_document(key, facts) for key, facts in conn.execute(SELECT, {"ids": session_ids})}
 
 
 def latest(conn: Connection, limit: int) -> list[Session]:
@@ -81,7 +81,7 @@ def _known(conn: Connection, session_ids: Sequence[str]) -> set[str]:
     return set(conn.scalars(KNOWN, {"ids": session_ids}))
 
 
-def _insert(conn: Connection, folds: Mapping[str, Fold], now: datetime) -> dict[str, Session]:
+def _insert(conn: Connection, folds: Mapping[str, SessionUpdate], now: datetime) -> dict[str, Session]:
     """Insert the new ones; those of which nothing is known even then get no row."""
     folded = {key: (Session.empty(key), fold(Session.empty(key))) for key, fold in folds.items()}
     unknown = {key: session for key, (empty, session) in folded.items() if session == empty}
@@ -90,4 +90,6 @@ def _insert(conn: Connection, folds: Mapping[str, Fold], now: datetime) -> dict[
 
 
 def _locked(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
-    return {key: Session.from_document(key, facts) for key, facts in conn.execute(LOCKED, {"ids": session_ids})}
+    return {
+        key: Session.from_document(key, facts) for key, facts in conn.execute(SELECT_FOR_UPDATE, {"ids": session_ids})
+    }

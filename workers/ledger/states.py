@@ -1,59 +1,91 @@
-"""The states of deliveries, which follow from the outcomes of their runs."""
+"""The words in which the ledger says how things stand with a delivery, a run and a push."""
 
-from collections.abc import Collection
-from datetime import UTC, datetime
+from enum import StrEnum
 
-from sqlalchemy import Connection, bindparam, case, func, select, update
-
-from handlers.kit.column_types import UtcDateTime
-from workers.ledger.among import among
-from workers.ledger.outcomes import OPEN_OUTCOMES, DeliveryState, Outcome
-from workers.ledger.tables import deliveries, runs
-
-# Made once: building a statement costs more than running it on a small batch.
-STATES = (
-    select(deliveries.c.id, deliveries.c.state)
-    .where(among(deliveries.c.id, "ids"))
-    .order_by(deliveries.c.id)
-    .with_for_update()
-)
-UNSETTLED_RUNS = select(runs.c.delivery_id, runs.c.outcome).where(
-    among(runs.c.delivery_id, "ids"), runs.c.outcome.in_([*OPEN_OUTCOMES, Outcome.DEAD])
-)
-WITH_RUNS = select(runs.c.delivery_id).where(among(runs.c.delivery_id, "ids"))
-ENDED_AT = bindparam("ended_at", type_=UtcDateTime)
-SET_STATE = (
-    update(deliveries)
-    .where(among(deliveries.c.id, "ids"))
-    .values(
-        state=bindparam("after"),
-        settled_at=case((ENDED_AT.is_(None), None), else_=func.coalesce(deliveries.c.settled_at, ENDED_AT)),
-    )
-)
+WHOLE_DELIVERY = "*"
+"""Stands where a handler's name would when an outcome is the delivery's own: nobody takes it, or it kills workers."""
 
 
-def refresh_states(conn: Connection, ids: Collection[str]) -> None:
-    """Work out the states of deliveries from their runs; call it in the transaction that changed the runs.
+class DeliveryState(StrEnum):
+    """How far a delivery has come. The first two are known to the inbox only: the ledger has not seen it yet."""
 
-    The rows are locked by a statement of its own first: the next one then sees what the worker that had the lock has
-    committed, so of two workers that end the last two runs of a delivery the second one settles it.
-    """
-    before = {key: state for key, state in conn.execute(STATES, {"ids": ids})}  # noqa: C416 - rows are no pairs to mypy
-    unsettled: dict[str, DeliveryState] = {}
-    for key, outcome in conn.execute(UNSETTLED_RUNS, {"ids": list(before)}):
-        if outcome is not Outcome.DEAD:
-            unsettled[key] = DeliveryState.RETRYING
-        else:
-            unsettled.setdefault(key, DeliveryState.DEAD)
-    unread = [key for key, state in before.items() if state is DeliveryState.UNREADABLE]
-    if unread:  # one that has been given runs since was understood in the end
-        understood = set(conn.scalars(WITH_RUNS, {"ids": unread}))
-        unsettled = dict.fromkeys(set(unread) - understood, DeliveryState.UNREADABLE) | unsettled
-    changed: dict[DeliveryState, list[str]] = {}
-    for key, state in before.items():
-        after = unsettled.get(key, DeliveryState.SETTLED)
-        if after is not state:
-            changed.setdefault(after, []).append(key)
-    for state, keys in changed.items():
-        ended_at = datetime.now(UTC) if state.is_ended else None
-        conn.execute(SET_STATE, {"ids": keys, "after": state, "ended_at": ended_at})
+    KEPT = "kept"
+    """On disk in an inbox, not yet on a queue."""
+
+    QUEUED = "queued"
+    """On a queue, or on its way to a worker."""
+
+    RUNNING = "running"
+    """Its records stand; its handlers are at work for the first time."""
+
+    RETRYING = "retrying"
+    """A run of it is still to come: waiting for its first attempt or for another one."""
+
+    SETTLED = "settled"
+    """Every run has ended, none of them dead."""
+
+    DEAD = "dead"
+    """Every run has ended, and one at least was given up."""
+
+    UNREADABLE = "unreadable"
+    """Signed, but not understood; its bytes are kept for a person to look at."""
+
+    @property
+    def is_ended(self) -> bool:
+        """Say whether nothing of it is open any more."""
+        return self in ENDED_STATES
+
+
+ENDED_STATES = frozenset({DeliveryState.SETTLED, DeliveryState.DEAD, DeliveryState.UNREADABLE})
+
+
+class Outcome(StrEnum):
+    """How one handler's run on one delivery stands."""
+
+    WAITING = "waiting"
+    """Not tried yet: it is due in a job of its own."""
+
+    RUNNING = "running"
+    """A worker has claimed it and is at it."""
+
+    AGAIN = "again"
+    """Tried, and to be tried again when it is due."""
+
+    DONE = "done"
+    """Returned; its effects stand."""
+
+    DEAD = "dead"
+    """Given up: a dead letter, until a person replays it."""
+
+    IGNORED = "ignored"
+    """Nothing to do: no handler takes this event."""
+
+    MOOT = "moot"
+    """Too late, or not needed any more."""
+
+    @property
+    def is_final(self) -> bool:
+        """Say whether nothing more happens by itself."""
+        return self not in OPEN_OUTCOMES
+
+
+OPEN_OUTCOMES = frozenset({Outcome.WAITING, Outcome.RUNNING, Outcome.AGAIN})
+
+
+class PushState(StrEnum):
+    """How a push to a driver stands."""
+
+    WAITING = "waiting"
+    """To be sent when it is due."""
+
+    SENT = "sent"
+    """Taken by the channel."""
+
+    MOOT = "moot"
+    """Not needed any more, so not sent."""
+
+    EXPIRED = "expired"
+    """Its time had passed before it could be sent."""
+
+    DEAD = "dead"
+    """The channel refused it for good, or too often."""

@@ -10,8 +10,8 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
-from workers.ledger.outcomes import PushState
 from workers.ledger.pushes import PushRow
+from workers.ledger.states import PushState
 from workers.push.channel import Channel
 from workers.resilience.retry import RetryPolicy
 from workers.resilience.timed_call import TimedCall, deadline_in

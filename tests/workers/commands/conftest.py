@@ -25,11 +25,11 @@ from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Delivery
 from ingest.wire.envelope import Envelope, Kind
 from workers.cli import main
-from workers.ledger import deliveries, runs, sessions, states
-from workers.ledger.engine import open_ledger
-from workers.ledger.migrate import migrate
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger import deliveries, delivery_states, runs, sessions
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrate import migrate
 from workers.ledger.runs import NewRun
+from workers.ledger.states import DeliveryState, Outcome
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 CLOCK_SKEW = timedelta(minutes=5)
@@ -92,12 +92,12 @@ class Node:
         state = DeliveryState.RUNNING if told else DeliveryState.UNREADABLE
         with self.engine.begin() as conn:
             deliveries.store(conn, [delivery], {delivery.id: (state, reason)})
-            runs.record_new(conn, [run_of(delivery, handler, outcome, error) for handler, outcome in outcomes])
+            runs.insert_runs(conn, [run_of(delivery, handler, outcome, error) for handler, outcome in outcomes])
             if isinstance(told, SessionEvent):
                 facts = session_record(Session.empty(told.session_id), told)
                 facts = with_clock_skew(facts, told.at, received_at, CLOCK_SKEW)
                 sessions.merge(conn, {told.session_id: partial(merge, facts)})
-            states.refresh_states(conn, [delivery.id])
+            delivery_states.refresh_states(conn, [delivery.id])
         return delivery.id
 
     def keep(self, body: bytes, *, offered: bool = False, received_at: datetime = NOON, key: str = "current") -> str:
@@ -192,7 +192,7 @@ def any_node(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def node_on(database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.chdir(folder)  # there is no .env
     migrate(database_url)
-    engine = open_ledger(database_url)
+    engine = create_ledger_engine(database_url)
     yield Node(
         folder,
         engine,

@@ -7,8 +7,9 @@ from ingest.config.settings import load_settings
 from ingest.queue.queues import QUEUES, queue
 from workers.deadletters import file_dead_letters
 from workers.equipment import Equipment
-from workers.ledger import deliveries, states, tables
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger import deliveries, delivery_states
+from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.tables import core
 from workers.loader import load_plugins
 from workers.replay import carry_out, plans
 
@@ -37,8 +38,8 @@ def test_what_another_replay_has_settled_meanwhile_is_left_alone(any_node, event
     def chosen_too_early(*arguments):
         found = find_ids(*arguments)
         with any_node.engine.begin() as conn:
-            conn.execute(update(tables.runs).values(outcome=Outcome.DONE))
-            states.refresh_states(conn, found)
+            conn.execute(update(core.runs).values(outcome=Outcome.DONE))
+            delivery_states.refresh_states(conn, found)
         return found
 
     find_ids = deliveries.find_ids
@@ -55,7 +56,7 @@ def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, 
     plugins = load_plugins(load_settings(data_dir=any_node.folder))
     with any_node.engine.begin() as conn:
         decided = plans(conn, [id_], plugins)
-        conn.execute(update(tables.runs).values(outcome=Outcome.DONE))
+        conn.execute(update(core.runs).values(outcome=Outcome.DONE))
         carry_out(conn, decided, datetime.now(UTC))
 
     assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "done"}
@@ -64,7 +65,7 @@ def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, 
 def test_without_redis_a_replay_of_a_filed_dead_letter_stands(node, event):
     id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
     with node.engine.begin() as conn:
-        conn.execute(update(tables.runs).values(job_id="dead-letter"))
+        conn.execute(update(core.runs).values(job_id="dead-letter"))
 
     result = node.run("replay", id_, REDIS_URL="redis://127.0.0.1:1")
 
@@ -125,7 +126,7 @@ def test_what_was_unreadable_is_read_again(any_node, event):
     known = any_node.settle(event("SESSION_STARTED"))
     ignored = any_node.settle(event("SESSION_PAINTED"))
     with any_node.engine.begin() as conn:  # as a version that understood less has left them
-        conn.execute(update(tables.deliveries).values(state=DeliveryState.UNREADABLE, event=None, session_id=None))
+        conn.execute(update(core.deliveries).values(state=DeliveryState.UNREADABLE, event=None, session_id=None))
 
     said = any_node.run("replay", "--state", "unreadable").stdout
 
@@ -155,7 +156,7 @@ def test_a_handler_that_came_later_sees_what_came_before(node, event):
 
     assert outcomes(node, id_) == {"session_record": "done", "warn_the_driver": "waiting"}
     with node.engine.connect() as conn:
-        run = conn.execute(select(tables.runs).where(tables.runs.c.handler == "warn_the_driver")).one()
+        run = conn.execute(select(core.runs).where(core.runs.c.handler == "warn_the_driver")).one()
     assert run.queue == "urgent"
 
 
@@ -179,7 +180,7 @@ def test_a_rate_spreads_the_runs_over_time(node, event):
     said = node.run("replay", "--event", "SESSION_STARTED", "--rate", "3").stdout
 
     with node.engine.connect() as conn:
-        due = sorted(conn.scalars(select(tables.runs.c.due_at)))
+        due = sorted(conn.scalars(select(core.runs.c.due_at)))
     assert [round((at - due[0]).total_seconds()) for at in due] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert due[0] >= before
     assert "over 3.0 s" in said

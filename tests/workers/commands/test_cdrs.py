@@ -12,7 +12,7 @@ from handlers.cdr_records import cdr_record
 from handlers.kit.testing import context_for
 from ingest.events import decode
 from ingest.wire.envelope import Kind
-from workers.ledger.outcomes import Outcome
+from workers.ledger.states import Outcome
 
 
 @pytest.fixture

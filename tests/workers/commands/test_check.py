@@ -7,7 +7,7 @@ import pytest
 from ingest.config.settings import load_settings
 from workers.commands import checkup
 from workers.commands.policycheck import examine_policies
-from workers.ledger import drive_readings
+from workers.ledger import sync_state
 from workers.ledger.facts import KEYS
 
 KEYS_OF_A_FINDING = ["check", "standing", "sentence"]
@@ -175,14 +175,14 @@ def test_how_old_the_list_of_keys_is_is_said(any_node):
     assert "easy to guess" in short[1]
     assert unread == ("warn", "The list of keys has not been read yet: `webhooks clock` reads it.")
     with any_node.engine.begin() as conn:
-        drive_readings.claim(conn, KEYS, now, timedelta(1))
-        drive_readings.complete(conn, KEYS, now, now, 7)
+        sync_state.claim(conn, KEYS, now, timedelta(1))
+        sync_state.mark_complete(conn, KEYS, now, now, 7)
     assert said()[1][0] == "ok"
     assert "7 keys" in said()[1][1]
     with any_node.engine.begin() as conn:
-        drive_readings.failed(conn, KEYS, now, now, "The Drive API is away.")
+        sync_state.failed(conn, KEYS, now, now, "The Drive API is away.")
     assert said()[1][0] == "warn"
     assert said()[1][1].endswith("Since then it could not be: The Drive API is away.")
     with any_node.engine.begin() as conn:
-        drive_readings.complete(conn, KEYS, now - timedelta(days=2), now, 7)
+        sync_state.mark_complete(conn, KEYS, now - timedelta(days=2), now, 7)
     assert "does not count any more" in said()[1][1]

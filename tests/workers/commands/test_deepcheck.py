@@ -7,8 +7,8 @@ from sqlalchemy import insert, update
 from ingest.config.settings import load_settings
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from workers.commands import deepcheck
-from workers.ledger.outcomes import Outcome
-from workers.ledger.tables import deliveries, pushes, runs
+from workers.ledger.states import Outcome
+from workers.ledger.tables.core import deliveries, pushes, runs
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ingest.wire.signature import sign
-from workers.ledger.outcomes import Outcome
+from workers.ledger.states import Outcome
 
 DONE = ("session_record", Outcome.DONE)
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)

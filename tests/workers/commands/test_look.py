@@ -7,8 +7,8 @@ from handlers.kit.context import Push
 from ingest.wire.envelope import Kind
 from workers.commands import listing
 from workers.ledger import pushes
-from workers.ledger.outcomes import Outcome, PushState
-from workers.ledger.pushes import Mark, NewPush
+from workers.ledger.pushes import NewPush, PushUpdate
+from workers.ledger.states import Outcome, PushState
 
 DELIVERY_KEYS = ["id", "kind", "event", "session_id", "received_at", "state", "key", "duplicates", "runs"]
 PUSH_KEYS = [
@@ -210,5 +210,5 @@ def add_push(node, delivery_id, noon):
     push = Push("user1", "A fee", "is near", "fee", session_id="L60XMxWy0oP", expires_at=noon + timedelta(minutes=10))
     with node.engine.begin() as conn:
         (id_,) = pushes.add(conn, [NewPush(delivery_id, "warn_the_driver", "log", push, noon)])
-        sent = Mark(id=id_, attempt=0, state=PushState.SENT, sent_at=noon + timedelta(seconds=1))
+        sent = PushUpdate(id=id_, attempt=0, state=PushState.SENT, sent_at=noon + timedelta(seconds=1))
         pushes.mark(conn, [sent])

@@ -6,7 +6,7 @@ import pytest
 
 from ingest.inbox.downtime import list_downtimes, record_downtime
 from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
-from workers.ledger.gaps import OpenGap, intake, release
+from workers.ledger.downtimes import BackfillWindow, import_new, release
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC).timestamp()
 
@@ -45,9 +45,9 @@ def test_what_the_ledger_knows_of_them_stands_beside_them(any_node, inbox_on):
         here = list_downtimes(file, inbox_id(file))
     elsewhere = replace(here[0], inbox="another-node", closed_at=here[0].closed_at + timedelta(minutes=1))
     noticed_at = here[0].opened_at
-    window = OpenGap(elsewhere.inbox, elsewhere.closed_at, elsewhere.opened_at, noticed_at, None)
+    window = BackfillWindow(elsewhere.inbox, elsewhere.closed_at, elsewhere.opened_at, noticed_at, None)
     with any_node.engine.begin() as conn:
-        intake(conn, [here[0], elsewhere], noticed_at)
+        import_new(conn, [here[0], elsewhere], noticed_at)
         release(conn, window, elsewhere.opened_at)
     assert [(row["inbox"], row["covered_at"]) for row in any_node.rows("deliveries", "--gaps")] == [
         (here[1].inbox, None),

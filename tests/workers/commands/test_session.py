@@ -8,12 +8,12 @@ from workers.commands.output import iso
 from workers.drive.models import DriveSession
 from workers.healing import heal
 from workers.ledger import pushes
-from workers.ledger.outcomes import Outcome, PushState
-from workers.ledger.pushes import Mark, NewPush
-from workers.rhythm import Rhythm
+from workers.ledger.poll_schedule import PollSchedule
+from workers.ledger.pushes import NewPush, PushUpdate
+from workers.ledger.states import Outcome, PushState
 
 DONE = ("session_record", Outcome.DONE)
-RHYTHM = Rhythm(timedelta(minutes=30), timedelta(hours=4), timedelta(days=7))
+RHYTHM = PollSchedule(timedelta(minutes=30), timedelta(hours=4), timedelta(days=7))
 KEYS = [
     "session_id",
     "user_id",
@@ -49,7 +49,7 @@ def tell(noon, event):
         with node.engine.begin() as conn:
             (id_,) = pushes.add(conn, [NewPush(warned, "warn_the_driver", "log", push, noon + timedelta(minutes=1))])
             sent_at = noon + timedelta(minutes=1, seconds=2)
-            pushes.mark(conn, [Mark(id=id_, attempt=0, state=PushState.SENT, sent_at=sent_at)])
+            pushes.mark(conn, [PushUpdate(id=id_, attempt=0, state=PushState.SENT, sent_at=sent_at)])
 
     return tell
 

@@ -1,6 +1,6 @@
 import base64
 
-from workers.ledger.outcomes import Outcome
+from workers.ledger.states import Outcome
 
 NOT_UTF8 = b'{"event": "\xff\x1b[2J"}\n'
 

@@ -15,12 +15,12 @@ from sqlalchemy import Connection, Engine
 
 from handlers.kit.session import Session, StatusTimes
 from ingest.queue.batch import Delivery
-from workers.ledger import deliveries, runs, states
+from workers.ledger import deliveries, delivery_states, runs
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.deliveries import DeliveryRow, RunRow
-from workers.ledger.engine import open_ledger
-from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.runs import NewRun
-from workers.ledger.schema import metadata
+from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.tables import metadata
 
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
 
@@ -62,8 +62,8 @@ class Ledger:
             usual["due_at"] = NOON
         new = NewRun(delivery_id=delivery_id, handler=handler, outcome=outcome, **{**usual, **parts})
         with self.begin() as conn:
-            runs.record_new(conn, [new])
-            states.refresh_states(conn, [delivery_id])
+            runs.insert_runs(conn, [new])
+            delivery_states.refresh_states(conn, [delivery_id])
 
     def show(self, delivery_id: str) -> DeliveryRow | None:
         with self.begin() as conn:
@@ -98,7 +98,9 @@ def postgres_ledger(postgres_server: PostgresServer) -> Iterator[Ledger]:
     """One database for all these tests: making one for each takes longer than the test."""
     with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE ledger")
-    engine = open_ledger(postgres_server.get_uri("ledger").replace("postgresql://", "postgresql+psycopg://", 1))
+    engine = create_ledger_engine(
+        postgres_server.get_uri("ledger").replace("postgresql://", "postgresql+psycopg://", 1)
+    )
     metadata.create_all(engine)
     yield Ledger(engine)
     engine.dispose()
@@ -106,7 +108,7 @@ def postgres_ledger(postgres_server: PostgresServer) -> Iterator[Ledger]:
 
 @pytest.fixture
 def sqlite_ledger(tmp_path: Path) -> Iterator[Ledger]:
-    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     metadata.create_all(engine)
     yield Ledger(engine)
     engine.dispose()

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from workers.ledger import authorizations
-from workers.ledger.authorizations import DecisionRow, Wanted
+from workers.ledger.authorizations import DecisionFilter, DecisionRow
 
 
 def decision(name, at, **parts):
@@ -20,10 +20,10 @@ def test_decisions_are_found_by_what_they_are_about_newest_first(ledger, noon):
     with ledger.begin() as conn:
         authorizations.add(conn, rows)
         authorizations.add(conn, rows)
-        assert authorizations.find(conn, Wanted()) == rows[::-1]
+        assert authorizations.find(conn, DecisionFilter()) == rows[::-1]
 
         def names(limit=None, **wanted):
-            return [row.id for row in authorizations.find(conn, Wanted(**wanted), limit)]
+            return [row.id for row in authorizations.find(conn, DecisionFilter(**wanted), limit)]
 
         assert names(limit=2) == ["d3", "d2"]
         assert names(since=noon + timedelta(minutes=1), until=noon + timedelta(minutes=2)) == ["d2"]
@@ -39,7 +39,7 @@ def test_whatever_comes_from_outside_can_be_kept(ledger, noon):
     parts = dict.fromkeys(("session_id", "reference_id", "location_id", "country_code", "key"), wild)
     with ledger.begin() as conn:
         authorizations.add(conn, [decision("d1", noon, reason=wild, failure=wild, **parts)])
-        (row,) = authorizations.find(conn, Wanted())
+        (row,) = authorizations.find(conn, DecisionFilter())
     assert row.key.startswith("\\u0000\\ud800xxx")
     assert len(row.session_id) == 200
 

@@ -18,7 +18,7 @@ def claim(conn, now, limit=10):
 def expect(conn, users, now):
     listed = [KeyRow(f"key-{user}", enabled=True, contract_id=user) for user in users]
     charging_keys.replace_all(conn, listed, 1, now)
-    balances.expect_contracts(conn, now)
+    balances.schedule_contracts(conn, now)
 
 
 def test_contracts_with_a_key_that_can_be_used_are_read_as_a_matter_of_routine(ledger, noon):
@@ -31,16 +31,16 @@ def test_contracts_with_a_key_that_can_be_used_are_read_as_a_matter_of_routine(l
     with ledger.begin() as conn:
         charging_keys.replace_all(conn, [*keys, KeyRow("05", enabled=True, contract_id="gone")], 1, noon)
         charging_keys.replace_all(conn, keys, 2, noon)
-        balances.expect_contracts(conn, noon)
-        balances.expect_contracts(conn, noon + MINUTE)
+        balances.schedule_contracts(conn, noon)
+        balances.schedule_contracts(conn, noon + MINUTE)
         assert claim(conn, noon) == ["c1"]
 
 
 def test_whoever_a_driver_waits_for_comes_first(ledger, noon):
     with ledger.begin() as conn:
         expect(conn, ["routine", "asked"], noon)
-        balances.want(conn, ["asked", "new"], noon, older_than=5 * MINUTE)
-        balances.want(conn, [], noon, older_than=5 * MINUTE)
+        balances.request(conn, ["asked", "new"], noon, older_than=5 * MINUTE)
+        balances.request(conn, [], noon, older_than=5 * MINUTE)
         assert balances.is_any_due(conn, noon)
         assert set(claim(conn, noon, 2)) == {"asked", "new"}
         assert claim(conn, noon) == ["routine"]
@@ -51,7 +51,7 @@ def test_whoever_a_driver_waits_for_comes_first(ledger, noon):
 def test_what_was_read_is_exact_and_read_again_sooner_if_it_is_asked_for(ledger, noon):
     with ledger.begin() as conn:
         expect(conn, ["seldom"], noon)
-        balances.want(conn, ["often"], noon, older_than=5 * MINUTE)
+        balances.request(conn, ["often"], noon, older_than=5 * MINUTE)
         claim(conn, noon)
         read = [Balance("often", EXACT, noon), Balance("seldom", Decimal("-1.50"), noon)]
         balances.put(conn, read, every=5 * MINUTE, otherwise=60 * MINUTE)
@@ -67,19 +67,19 @@ def test_an_old_balance_that_is_asked_for_is_read_at_once_and_a_new_one_is_not(l
         expect(conn, ["u1"], noon)
         claim(conn, noon)
         balances.put(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=600 * MINUTE)
-        balances.want(conn, ["u1"], noon + MINUTE, older_than=5 * MINUTE)
+        balances.request(conn, ["u1"], noon + MINUTE, older_than=5 * MINUTE)
         assert claim(conn, noon + MINUTE) == []
-        balances.want(conn, ["u1"], noon + 6 * MINUTE, older_than=5 * MINUTE)
+        balances.request(conn, ["u1"], noon + 6 * MINUTE, older_than=5 * MINUTE)
         assert claim(conn, noon + 6 * MINUTE) == ["u1"]
 
 
 def test_who_could_not_be_read_is_left_alone_for_a_while(ledger, noon):
     with ledger.begin() as conn:
-        balances.want(conn, ["u1"], noon, older_than=5 * MINUTE)
+        balances.request(conn, ["u1"], noon, older_than=5 * MINUTE)
         claim(conn, noon)
         balances.put(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=5 * MINUTE)
         balances.failed(conn, ["u1"], noon + 6 * MINUTE, noon + 7 * MINUTE, "away")
-        balances.want(conn, ["u1"], noon + 6.5 * MINUTE, older_than=5 * MINUTE)
+        balances.request(conn, ["u1"], noon + 6.5 * MINUTE, older_than=5 * MINUTE)
         assert claim(conn, noon + 6.5 * MINUTE) == []
         assert [one.amount for one in balances.read_since(conn, noon)] == [EXACT]
         assert claim(conn, noon + 7 * MINUTE) == ["u1"]

@@ -11,10 +11,10 @@ from handlers.kit.testing import DEFAULT_NOW, authorization_request
 from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.wire.authorization.request import Allowed, Decision
 from workers.ledger import authorizations, decisions
-from workers.ledger.authorizations import Wanted
+from workers.ledger.authorizations import DecisionFilter
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.decisions import LedgerRecorder
-from workers.ledger.engine import open_ledger
-from workers.ledger.schema import metadata
+from workers.ledger.tables import metadata
 
 
 def verdict(**parts):
@@ -32,7 +32,7 @@ def verdict(**parts):
 
 def kept(ledger):
     with ledger.begin() as conn:
-        return authorizations.find(conn, Wanted())
+        return authorizations.find(conn, DecisionFilter())
 
 
 def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
@@ -59,7 +59,7 @@ def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
 def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(tmp_path, monkeypatch, until):
     monkeypatch.setattr(decisions, "PATIENCE", 0.01)
     monkeypatch.setattr(decisions, "PAUSE", timedelta(milliseconds=10))
-    engine = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     recorder = LedgerRecorder(engine, most_waiting=3)
     with structlog.testing.capture_logs() as logs:
         recorder.start()
@@ -78,7 +78,7 @@ def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(
 @pytest.mark.parametrize("starts", [True, False])
 def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts):
     monkeypatch.setattr(decisions, "PATIENCE", 0.01)
-    recorder = LedgerRecorder(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    recorder = LedgerRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         if starts:
             recorder.start()
@@ -89,7 +89,7 @@ def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts
 
 def test_nothing_personal_is_logged(tmp_path, monkeypatch):
     monkeypatch.setattr(decisions, "PATIENCE", 0.01)
-    recorder = LedgerRecorder(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    recorder = LedgerRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         recorder.start()
         recorder.record(verdict())

@@ -6,7 +6,7 @@ import pytest
 
 from workers.ledger import deliveries
 from workers.ledger.deliveries import Filters
-from workers.ledger.outcomes import DeliveryState, Outcome
+from workers.ledger.states import DeliveryState, Outcome
 
 
 def find(ledger, limit=None, **filters):
@@ -131,7 +131,7 @@ def test_what_was_unreadable_can_be_understood_later(ledger):
         deliveries.store(
             conn, [ledger.delivery(event=None, session_id=None)], {"d1": (DeliveryState.UNREADABLE, "why")}
         )
-        deliveries.understood(conn, "d1", "SESSION_STARTED", "s9")
+        deliveries.mark_decoded(conn, "d1", "SESSION_STARTED", "s9")
     ledger.run("d1", "handler", Outcome.DONE)
     row = ledger.show("d1")
     assert (row.event, row.session_id, row.reason, row.state) == ("SESSION_STARTED", "s9", None, "settled")

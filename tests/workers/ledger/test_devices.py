@@ -32,8 +32,8 @@ def test_what_a_provider_does_not_know_any_more_is_forgotten(ledger, noon):
     with ledger.begin() as conn:
         devices.put(conn, "u1", ANDROID, noon)
         devices.put(conn, "u1", Device("token-b"), noon)
-        devices.forget(conn, ["token-a", "token-x"])
-        devices.forget(conn, [])
+        devices.delete_tokens(conn, ["token-a", "token-x"])
+        devices.delete_tokens(conn, [])
         assert devices.of_user(conn, "u1") == [Device("token-b")]
 
 

@@ -9,11 +9,11 @@ import pytest
 from handlers.kit.policies import BalanceSnapshot
 from handlers.kit.session import DriverAssignment, Session, StatusTimes
 from ingest.config.settings import Settings, load_settings
-from workers.ledger import authorizations, balances, charging_keys, drive_readings, session_keys, sessions
+from workers.ledger import authorizations, balances, charging_keys, session_keys, sessions, sync_state
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
-from workers.ledger.engine import open_ledger
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.facts import KEYS, Facts
 
 NOW = datetime.now(UTC)
@@ -31,9 +31,9 @@ def facts(ledger, settings) -> Facts:
 
 def list_keys(ledger, *rows, at=NOW):
     with ledger.begin() as conn:
-        drive_readings.claim(conn, KEYS, at, timedelta())
-        charging_keys.replace_all(conn, rows, drive_readings.begin_generation(conn, KEYS), at)
-        drive_readings.complete(conn, KEYS, at, at, len(rows))
+        sync_state.claim(conn, KEYS, at, timedelta())
+        charging_keys.replace_all(conn, rows, sync_state.begin_generation(conn, KEYS), at)
+        sync_state.mark_complete(conn, KEYS, at, at, len(rows))
 
 
 def says(status: str, user_id: str | None = None) -> Callable[[Session], Session]:
@@ -89,7 +89,7 @@ def test_open_sessions_are_named_by_key_and_by_user(ledger, facts):
     with ledger.begin() as conn:
         asked = DecisionRow("d1", NOW, "ocpi", "ALLOWED", None, None, 1, session_id="s1", key="04a1")
         authorizations.add(conn, [asked])
-        session_keys.note(conn, {"s2": "04a1"}, NOW)
+        session_keys.record(conn, {"s2": "04a1"}, NOW)
         told = {"s1": says("STARTED"), "s2": says("STARTED", "user1"), "s3": says("STARTED", "user1")}
         sessions.merge(conn, told)
     facts.look()
@@ -110,7 +110,7 @@ def test_the_key_of_a_session_may_become_known_later(ledger, facts, monkeypatch)
     facts.look()
     assert facts.open_sessions("04a1") == set()
     with ledger.begin() as conn:
-        session_keys.note(conn, {"s1": "04a1"}, NOW)
+        session_keys.record(conn, {"s1": "04a1"}, NOW)
     facts.look()
     assert facts.open_sessions("04a1") == {"s1"}
 
@@ -125,7 +125,7 @@ def test_sessions_are_looked_through_only_once_somebody_asks(ledger, tmp_path):
 
 
 def test_while_the_ledger_is_away_what_was_known_is_known(tmp_path, settings):
-    facts = Facts(open_ledger("postgresql+psycopg://nobody@127.0.0.1:1/nowhere"), settings)
+    facts = Facts(create_ledger_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere"), settings)
     facts.start(timedelta(seconds=20))
     assert facts.charging_key("04a1") is None
     facts.stop()

@@ -7,28 +7,28 @@ from sqlalchemy import event
 
 from handlers.kit.context import Push
 from workers.ledger import (
-    alerted,
-    awaited,
-    cdrs,
+    alert_outbox,
+    alert_queries,
+    backlogs,
+    cdr_queries,
     deliveries,
-    ended,
-    gaps,
-    piled,
+    delivery_states,
+    downtimes,
+    finished_runs,
     pushes,
+    recent_traffic,
+    run_schedule,
     runs,
-    schedule,
+    session_waits,
     sessions,
-    states,
-    tellings,
-    traffic,
-    watched,
+    stale_sessions,
 )
-from workers.ledger.awaited import Awaited
-from workers.ledger.cdrs import CdrFilters
+from workers.ledger.cdr_queries import CdrFilters
 from workers.ledger.deliveries import Filters
-from workers.ledger.outcomes import DeliveryState, Outcome
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import EndedRun, NewRun
+from workers.ledger.session_waits import SessionWait
+from workers.ledger.states import DeliveryState, Outcome
 
 IDS = ["d1", "d2"]
 NO_TABLES = {"json_each", "CONSTANT", "anon_1"}  # the last one is what SQLAlchemy calls a part of a statement
@@ -64,7 +64,7 @@ def works(ledger, says, noon):
         delivery_id="d2", handler="w", queue="q", outcome=Outcome.AGAIN, due_at=noon, waits_for="s1", finished_at=noon
     )
     ended_run = EndedRun(delivery_id="d1", attempt=1, outcome=Outcome.DONE, finished_at=noon)
-    waits = Awaited(session_id="s1", since=noon, has_looked=True, seen=None)
+    waits = SessionWait(session_id="s1", since=noon, has_looked=True, seen=None)
     push = NewPush("d1", "warn", "log", Push("u1", "t", "b", "k"), noon)
     return {
         "store": lambda c: deliveries.store(c, [ledger.delivery()], {"d1": (DeliveryState.RUNNING, None)}),
@@ -77,56 +77,58 @@ def works(ledger, says, noon):
         "since": lambda c: deliveries.find(c, Filters(since=noon, until=noon), 50),
         "of a session": lambda c: deliveries.find(c, Filters(session_id="s1"), 50),
         "dead ones": lambda c: deliveries.find(c, Filters(state=DeliveryState.DEAD), 50),
-        "refresh": lambda c: states.refresh_states(c, IDS),
+        "refresh": lambda c: delivery_states.refresh_states(c, IDS),
         "merge": lambda c: sessions.merge(c, {"s1": says("STARTED"), "s2": says("STARTED")}),
         "session": lambda c: sessions.get(c, "s1"),
         "latest": lambda c: sessions.latest(c, 50),
-        "record": lambda c: runs.record_new(c, [again]),
-        "recorded": lambda c: runs.recorded(c, IDS),
+        "record": lambda c: runs.insert_runs(c, [again]),
+        "recorded": lambda c: runs.existing(c, IDS),
         "claim": lambda c: runs.claim(c, "warn", [("d1", 1)], "job", noon),
         "finish": lambda c: runs.finish(c, "warn", [ended_run]),
-        "have news": lambda c: awaited.have_news(c, [waits]),
-        "due": lambda c: schedule.due(c, noon, 50),
-        "mark": lambda c: schedule.mark_offered(c, dict.fromkeys(KEYS, "job")),
-        "offered": schedule.offered,
-        "running": schedule.running,
-        "lost": lambda c: schedule.lost(c, schedule.offered(c), now=noon, deaths_allowed=3, error="died"),
-        "handed back": lambda c: schedule.handed_back(c, schedule.offered(c), now=noon, reason="ended"),
-        "wake": lambda c: schedule.wake(c, ["s1"], noon),
-        "overdue": lambda c: schedule.overdue(c, noon),
-        "reopen": lambda c: ended.reopen(c, IDS, "warn", noon),
-        "withdraw": lambda c: ended.withdraw(c, IDS, "warn"),
-        "unfiled": lambda c: ended.unfiled(c, "dead-", 50),
+        "have news": lambda c: session_waits.has_changed(c, [waits]),
+        "due": lambda c: run_schedule.due(c, noon, 50),
+        "mark": lambda c: run_schedule.mark_offered(c, dict.fromkeys(KEYS, "job")),
+        "offered": run_schedule.enqueued,
+        "running": run_schedule.running,
+        "lost": lambda c: run_schedule.fail_crashed(
+            c, run_schedule.enqueued(c), now=noon, deaths_allowed=3, error="died"
+        ),
+        "handed back": lambda c: run_schedule.release(c, run_schedule.enqueued(c), now=noon, reason="ended"),
+        "wake": lambda c: run_schedule.wake_waiting(c, ["s1"], noon),
+        "overdue": lambda c: run_schedule.expire(c, noon),
+        "reopen": lambda c: finished_runs.reopen(c, IDS, "warn", noon),
+        "withdraw": lambda c: finished_runs.delete_finished(c, IDS, "warn"),
+        "unfiled": lambda c: finished_runs.unpublished_dead(c, "dead-", 50),
         "push": lambda c: pushes.add(c, [push]),
         "push due": lambda c: pushes.is_any_due(c, "log", noon),
-        "push needless": lambda c: pushes.end_needless(c, "log", noon),
-        "push unnamed": lambda c: pushes.end_unnamed(c, ["log"], noon),
+        "push needless": lambda c: pushes.expire_unneeded(c, "log", noon),
+        "push unnamed": lambda c: pushes.expire_unknown_channels(c, ["log"], noon),
         "push claimed": lambda c: pushes.claim(c, "log", noon, noon - noon, limit=50),
-        "push held": lambda c: pushes.hold(c, [("p1", 1)], noon),
+        "push held": lambda c: pushes.extend_lease(c, [("p1", 1)], noon),
         "pushes": lambda c: pushes.find(c, limit=50),
         "pushes of a session": lambda c: pushes.find(c, session_id="s1"),
-        "running for long": lambda c: watched.running_for_long(c, "k", noon, noon - noon),
-        "not running": lambda c: watched.not_running(c, "k"),
-        "without a CDR": lambda c: watched.without_cdr(c, "k", noon, noon - noon),
-        "with a CDR": lambda c: watched.with_cdr(c, "k"),
-        "conflicts": lambda c: watched.conflicts(c, "k", noon),
-        "CDRs": lambda c: list(cdrs.find(c, CdrFilters(), 50)),
-        "CDRs of a session": lambda c: list(cdrs.find(c, CdrFilters(session_id="s1"), 50)),
-        "CDRs of a request": lambda c: list(cdrs.find(c, CdrFilters(request_id="r1"), 50)),
-        "CDRs of a key": lambda c: list(cdrs.find(c, CdrFilters(keys=["04a1", "a104"]), 50)),
-        "CDRs in conflict": lambda c: list(cdrs.find(c, CdrFilters(in_conflict=True), 50)),
-        "CDRs added up": lambda c: cdrs.summary(c, CdrFilters(since=noon)),
-        "CDRs unreadable": lambda c: cdrs.unreadable(c, since=noon),
-        "unreadable": lambda c: piled.unreadable(c, "events", noon, noon),
-        "handlers of dead": piled.handlers_of_dead,
-        "dead": lambda c: piled.dead(c, "warn", noon),
-        "last event": lambda c: traffic.last_event_at(c, noon),
-        "known since": traffic.known_since,
-        "events": lambda c: traffic.count_events(c, noon, timedelta(hours=1), 50),
-        "known users": lambda c: gaps.users_after(c, "u1", noon, 50),
-        "alerts told": lambda c: (alerted.open_subjects(c, "k"), alerted.seen_at(c, "k", "s1")),
-        "alerts to log": lambda c: (tellings.is_any_unlogged(c), tellings.unlogged(c, 50)),
-        "alerts to send": lambda c: (tellings.is_any_due(c, noon), tellings.claim(c, noon, noon, 50)),
+        "running for long": lambda c: stale_sessions.long_running_sessions(c, "k", noon, noon - noon),
+        "not running": lambda c: stale_sessions.ended_sessions(c, "k"),
+        "without a CDR": lambda c: stale_sessions.without_cdr(c, "k", noon, noon - noon),
+        "with a CDR": lambda c: stale_sessions.with_cdr(c, "k"),
+        "conflicts": lambda c: stale_sessions.conflicts(c, "k", noon),
+        "CDRs": lambda c: list(cdr_queries.find(c, CdrFilters(), 50)),
+        "CDRs of a session": lambda c: list(cdr_queries.find(c, CdrFilters(session_id="s1"), 50)),
+        "CDRs of a request": lambda c: list(cdr_queries.find(c, CdrFilters(request_id="r1"), 50)),
+        "CDRs of a key": lambda c: list(cdr_queries.find(c, CdrFilters(keys=["04a1", "a104"]), 50)),
+        "CDRs in conflict": lambda c: list(cdr_queries.find(c, CdrFilters(in_conflict=True), 50)),
+        "CDRs added up": lambda c: cdr_queries.summary(c, CdrFilters(since=noon)),
+        "CDRs unreadable": lambda c: cdr_queries.unreadable(c, since=noon),
+        "unreadable": lambda c: backlogs.unreadable_backlog(c, "events", noon, noon),
+        "handlers of dead": backlogs.handlers_of_dead,
+        "dead": lambda c: backlogs.dead_letter_backlog(c, "warn", noon),
+        "last event": lambda c: recent_traffic.last_event_at(c, noon),
+        "known since": recent_traffic.oldest_delivery_at,
+        "events": lambda c: recent_traffic.count_events(c, noon, timedelta(hours=1), 50),
+        "known users": lambda c: downtimes.users_after(c, "u1", noon, 50),
+        "alerts told": lambda c: (alert_queries.open_subjects(c, "k"), alert_queries.last_resolved_at(c, "k", "s1")),
+        "alerts to log": lambda c: (alert_outbox.is_any_unlogged(c), alert_outbox.unlogged(c, 50)),
+        "alerts to send": lambda c: (alert_outbox.is_any_due(c, noon), alert_outbox.claim(c, noon, noon, 50)),
     }
 
 

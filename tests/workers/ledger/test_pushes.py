@@ -7,8 +7,8 @@ import pytest
 
 from handlers.kit.context import Push
 from workers.ledger import pushes, sessions
-from workers.ledger.outcomes import PushState
-from workers.ledger.pushes import Mark, NewPush
+from workers.ledger.pushes import NewPush, PushUpdate
+from workers.ledger.states import PushState
 
 SPAN = timedelta(minutes=1)
 
@@ -31,7 +31,7 @@ def claim(ledger, now, channel="log", limit=100):
 
 def end_needless(ledger, now):
     with ledger.begin() as conn:
-        pushes.end_needless(conn, "log", now)
+        pushes.expire_unneeded(conn, "log", now)
 
 
 def find(ledger, **wanted):
@@ -79,11 +79,11 @@ def test_a_claim_is_held_by_who_has_it_and_by_nobody_who_had_it_before(ledger, a
     add()
     first, *_ = claim(ledger, noon)
     with ledger.begin() as conn:
-        pushes.hold(conn, {first.claim}, noon + 2 * SPAN)
+        pushes.extend_lease(conn, {first.claim}, noon + 2 * SPAN)
     assert claim(ledger, noon + SPAN) == []
     second, *_ = claim(ledger, noon + 2 * SPAN)
     with ledger.begin() as conn:
-        pushes.hold(conn, {first.claim}, noon + 9 * SPAN)
+        pushes.extend_lease(conn, {first.claim}, noon + 9 * SPAN)
     assert find(ledger)[0].due_at == noon + 3 * SPAN
     assert second.claim == (first.id, 2)
 
@@ -144,7 +144,7 @@ def test_a_push_to_a_channel_that_is_gone_ends(ledger, add, noon):
     add(channel="fcm")
     add(channel="log")
     with ledger.begin() as conn:
-        assert pushes.end_unnamed(conn, ["log"], noon) == 1
+        assert pushes.expire_unknown_channels(conn, ["log"], noon) == 1
     assert {push.channel: push.state for push in find(ledger)} == {"fcm": PushState.DEAD, "log": PushState.WAITING}
 
 
@@ -152,8 +152,8 @@ def test_a_push_that_was_sent_stays_sent(ledger, add, noon):
     (key,) = add()
     claim(ledger, noon)
     with ledger.begin() as conn:
-        pushes.mark(conn, [Mark(id=key, attempt=1, state=PushState.SENT, sent_at=noon)])
-        pushes.mark(conn, [Mark(id=key, attempt=1, state=PushState.DEAD, error="late")])
+        pushes.mark(conn, [PushUpdate(id=key, attempt=1, state=PushState.SENT, sent_at=noon)])
+        pushes.mark(conn, [PushUpdate(id=key, attempt=1, state=PushState.DEAD, error="late")])
     (push,) = find(ledger, state=PushState.SENT)
     assert (push.sent_at, push.due_at, push.error) == (noon, None, None)
 
@@ -162,7 +162,7 @@ def test_a_push_that_failed_waits_until_it_is_due_again(ledger, add, noon):
     (key,) = add()
     claim(ledger, noon)
     with ledger.begin() as conn:
-        again = Mark(id=key, attempt=1, state=PushState.WAITING, due_at=noon + 2 * SPAN, error="503 \x00")
+        again = PushUpdate(id=key, attempt=1, state=PushState.WAITING, due_at=noon + 2 * SPAN, error="503 \x00")
         pushes.mark(conn, [replace(again, told={"device": True})])
         pushes.mark(conn, [again])
     assert claim(ledger, noon + SPAN) == []
@@ -175,15 +175,15 @@ def test_a_slow_sender_does_not_speak_for_the_one_after_it(ledger, add, noon):
     claim(ledger, noon)
     claim(ledger, noon + SPAN)
     with ledger.begin() as conn:
-        pushes.mark(conn, [Mark(id=key, attempt=1, state=PushState.DEAD, error="timeout")])
-        pushes.mark(conn, [Mark(id=key, attempt=2, state=PushState.SENT, sent_at=noon)])
+        pushes.mark(conn, [PushUpdate(id=key, attempt=1, state=PushState.DEAD, error="timeout")])
+        pushes.mark(conn, [PushUpdate(id=key, attempt=2, state=PushState.SENT, sent_at=noon)])
     assert find(ledger)[0].state is PushState.SENT
 
 
 @pytest.mark.parametrize(("state", "due"), [(PushState.WAITING, False), (PushState.SENT, True)])
 def test_a_push_is_due_exactly_while_it_waits(noon, state, due):
     with pytest.raises(ValueError, match="due exactly while"):
-        Mark(id="push", attempt=1, state=state, due_at=noon if due else None)
+        PushUpdate(id="push", attempt=1, state=state, due_at=noon if due else None)
 
 
 def test_every_filter_narrows_the_list(ledger, add, noon):

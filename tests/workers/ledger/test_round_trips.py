@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import event
 
 from ingest.inbox.downtime import Downtime
-from workers.ledger import gaps, pushes, rereads, session_keys, sessions
-from workers.ledger.outcomes import PushState
-from workers.ledger.pushes import Mark
-from workers.ledger.reread_tables import Reread
-from workers.ledger.rereads import Look
-from workers.rhythm import Rhythm
+from workers.ledger import downtimes, pushes, session_keys, session_polls, sessions
+from workers.ledger.poll_schedule import PollSchedule
+from workers.ledger.pushes import PushUpdate
+from workers.ledger.session_polls import PollState
+from workers.ledger.states import PushState
+from workers.ledger.tables.reconciliation import PollOutcome
 
 HOUR = timedelta(hours=1)
 
@@ -31,20 +31,20 @@ def statements(engine):
 
 
 def look_again(conn, noon, names):
-    look = Look(Reread.OPEN, 1, noon, "STARTED", noon, noon)
-    rereads.note(conn, dict.fromkeys(names, look), noon)
+    look = PollState(PollOutcome.OPEN, 1, noon, "STARTED", noon, noon)
+    session_polls.record(conn, dict.fromkeys(names, look), noon)
 
 
 def name_keys(conn, noon, names):
-    session_keys.note(conn, dict.fromkeys(names, "04a1"), noon)
+    session_keys.record(conn, dict.fromkeys(names, "04a1"), noon)
 
 
 def take_gaps_in(conn, noon, names):
-    gaps.intake(conn, [Downtime(noon, noon + HOUR, name) for name in names], noon)
+    downtimes.import_new(conn, [Downtime(noon, noon + HOUR, name) for name in names], noon)
 
 
 def mark_pushes(conn, noon, names):
-    pushes.mark(conn, [Mark(id=name, attempt=1, state=PushState.SENT, sent_at=noon) for name in names])
+    pushes.mark(conn, [PushUpdate(id=name, attempt=1, state=PushState.SENT, sent_at=noon) for name in names])
 
 
 @pytest.mark.parametrize("work", [look_again, name_keys, take_gaps_in, mark_pushes])
@@ -56,16 +56,16 @@ def test_many_rows_are_one_statement(ledger, noon, work):
 
 def test_many_sessions_are_claimed_and_given_back_in_one_statement_each(ledger, noon, says):
     names = [f"s{number}" for number in range(40)]
-    rhythm = Rhythm(after=HOUR, longest=HOUR, at_most_for=1000 * HOUR)
+    rhythm = PollSchedule(after=HOUR, longest=HOUR, give_up_after=1000 * HOUR)
     with ledger.begin() as conn:
         sessions.merge(conn, {name: says("STARTED") for name in names})
         look_again(conn, noon, names)
         conn.exec_driver_sql("UPDATE sessions SET user_id = 'user1'")
         conn.exec_driver_sql("UPDATE sessions SET updated_at = (SELECT max(read_at) FROM rereads)")
     with ledger.begin() as conn, statements(ledger.engine) as sent:
-        claimed = rereads.claim(conn, noon + HOUR, HOUR, 50, rhythm)
-        rereads.release(conn, claimed, noon + HOUR)
+        claimed = session_polls.claim(conn, noon + HOUR, HOUR, 50, rhythm)
+        session_polls.release(conn, claimed, noon + HOUR)
     assert len(claimed) == 40
     assert len([each for each in sent if each.startswith("UPDATE")]) == 2
     with ledger.begin() as conn:
-        assert {look.next_at for look in rereads.looks(conn, names).values()} == {noon + HOUR}
+        assert {look.next_at for look in session_polls.looks(conn, names).values()} == {noon + HOUR}

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from workers.ledger import runs, schedule
-from workers.ledger.outcomes import Outcome
+from workers.ledger import run_schedule, runs
 from workers.ledger.runs import EndedRun, NewRun
+from workers.ledger.states import Outcome
 
 
 def new(delivery_id="d1", handler="warn", outcome=Outcome.DONE, **parts):
@@ -30,23 +30,23 @@ def finish(ledger, noon, attempt, outcome, **parts):
 
 def test_who_records_a_run_first_owns_its_effects(ledger):
     with ledger.begin() as conn:
-        assert runs.record_new(conn, [new("d1"), new("d2")]) == {("d1", "warn"), ("d2", "warn")}
+        assert runs.insert_runs(conn, [new("d1"), new("d2")]) == {("d1", "warn"), ("d2", "warn")}
     with ledger.begin() as conn:
-        assert runs.record_new(conn, [new("d2"), new("d2", "bill")]) == {("d2", "bill")}
-        assert runs.record_new(conn, []) == set()
-        assert runs.recorded(conn, ["d2", "d3"]) == {("d2", "warn"), ("d2", "bill")}
+        assert runs.insert_runs(conn, [new("d2"), new("d2", "bill")]) == {("d2", "bill")}
+        assert runs.insert_runs(conn, []) == set()
+        assert runs.existing(conn, ["d2", "d3"]) == {("d2", "warn"), ("d2", "bill")}
 
 
 def test_of_workers_that_record_the_same_runs_each_owns_its_share(ledger):
     wanted = [new(f"d{number}", handler) for number in range(30) for handler in ("warn", "bill")]
-    shares = ledger.at_once(lambda conn, number: runs.record_new(conn, wanted if number % 2 else wanted[::-1]))
+    shares = ledger.at_once(lambda conn, number: runs.insert_runs(conn, wanted if number % 2 else wanted[::-1]))
     assert sorted(key for share in shares for key in share) == sorted((run.delivery_id, run.handler) for run in wanted)
 
 
 def test_what_a_handler_raised_is_kept_whatever_is_in_it(ledger):
     ledger.store(ledger.delivery())
     with ledger.begin() as conn:
-        runs.record_new(conn, [new(outcome=Outcome.DEAD, reason="\x00", error="\ud800 \x00", traceback="é\x00")])
+        runs.insert_runs(conn, [new(outcome=Outcome.DEAD, reason="\x00", error="\ud800 \x00", traceback="é\x00")])
     kept = ledger.run_of("d1", "warn")
     assert (kept.reason, kept.error, kept.traceback) == ("\\u0000", "\\ud800 \\u0000", "é\\u0000")
 
@@ -54,7 +54,7 @@ def test_what_a_handler_raised_is_kept_whatever_is_in_it(ledger):
 @pytest.mark.parametrize("outcome", [Outcome.WAITING, Outcome.AGAIN])
 def test_a_run_to_come_that_is_never_due_is_refused(ledger, outcome):
     with pytest.raises(IntegrityError), ledger.begin() as conn:
-        runs.record_new(conn, [new(outcome=outcome)])
+        runs.insert_runs(conn, [new(outcome=outcome)])
 
 
 @pytest.mark.parametrize("outcome", [Outcome.WAITING, Outcome.AGAIN, Outcome.DEAD])
@@ -104,7 +104,7 @@ def test_a_worker_back_from_the_dead_ends_nothing(ledger, noon):
     ledger.run("d1", "warn", Outcome.WAITING)
     claim(ledger, noon, ("d1", 1))
     with ledger.begin() as conn:
-        schedule.lost(conn, schedule.running(conn), now=noon, deaths_allowed=3, error="died")
+        run_schedule.fail_crashed(conn, run_schedule.running(conn), now=noon, deaths_allowed=3, error="died")
     claim(ledger, noon, ("d1", 2), job_id="another")
     assert not finish(ledger, noon, 1, Outcome.DONE)
     assert finish(ledger, noon, 2, Outcome.DONE)

@@ -12,8 +12,8 @@ def test_the_key_of_a_session_is_known_from_a_question_and_from_the_drive_api(le
         asked = DecisionRow("d1", noon, "ocpi", "ALLOWED", None, None, 1, session_id="s1", key="04a1")
         unnamed = DecisionRow("d2", noon, "ocpi", "ALLOWED", None, None, 1, session_id="s2")
         authorizations.add(conn, [asked, unnamed])
-        session_keys.note(conn, {"s2": "04:A2"}, noon)
-        session_keys.note(conn, {"s2": "04:A3"}, noon)
+        session_keys.record(conn, {"s2": "04:A2"}, noon)
+        session_keys.record(conn, {"s2": "04:A3"}, noon)
         assert sorted(session_keys.keys_of(conn, ["s1", "s2", "s3"])) == [("s1", "04a1"), ("s2", "04a2")]
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from handlers.kit.session import DriverAssignment, FeeNotice, Session
 from workers.ledger import sessions
-from workers.ledger.tables import sessions as table
+from workers.ledger.tables.core import sessions as table
 
 
 def merge(ledger, folds):

@@ -12,7 +12,7 @@ from handlers import Device
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from workers.ledger import devices
-from workers.ledger.outcomes import PushState
+from workers.ledger.states import PushState
 from workers.push.channels import open_channels
 from workers.sending import send_due
 

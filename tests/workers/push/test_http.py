@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.wire.signature import sign
-from workers.ledger.outcomes import PushState
+from workers.ledger.states import PushState
 from workers.push.channels import open_channels
 from workers.push.http import HttpChannel
 from workers.sending import send_due

@@ -1,0 +1,81 @@
+"""Runs that have ended: dead letters, and what a person may have done again."""
+
+from datetime import timedelta
+
+from workers.ledger import deliveries, finished_runs, run_schedule, runs
+from workers.ledger.runs import NewRun
+from workers.ledger.states import DeliveryState, Outcome
+
+
+def test_a_dead_run_is_made_again_with_the_next_number(ledger, noon):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", Outcome.DEAD, attempts=12, job_id="dead-1")
+    ledger.run("d1", "bill", Outcome.DONE)
+    later = noon + timedelta(days=1)
+    with ledger.begin() as conn:
+        assert finished_runs.reopen(conn, ["d1"], None, later) == 1
+        assert [(one.handler, one.attempt) for one in run_schedule.due(conn, later, 10)] == [("warn", 13)]
+        assert deliveries.show(conn, "d1").settled_at is None
+    assert ledger.state_of("d1") is DeliveryState.RETRYING
+    assert ledger.run_of("d1", "bill").outcome is Outcome.DONE
+
+
+def test_only_what_is_asked_for_is_made_again(ledger, noon):
+    ledger.store(ledger.delivery("d1"), ledger.delivery("d2"))
+    ledger.run("d1", "warn", Outcome.MOOT)
+    ledger.run("d1", "bill", Outcome.DEAD)
+    ledger.run("d2", "warn", Outcome.DONE)
+    with ledger.begin() as conn:
+        assert finished_runs.reopen(conn, ["d1", "d2"], "warn", noon) == 1
+        assert finished_runs.reopen(conn, ["d1", "d2"], "warn", noon, [Outcome.DONE, Outcome.RUNNING]) == 1
+        assert finished_runs.reopen(conn, [], None, noon) == 0
+    assert ledger.run_of("d1", "bill").outcome is Outcome.DEAD
+    assert ledger.run_of("d2", "warn").outcome is Outcome.WAITING
+
+
+def test_a_handler_that_is_new_gets_its_run(ledger, noon):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", Outcome.DONE)
+    wanted = [
+        NewRun(delivery_id="d1", handler=handler, queue="other", outcome=Outcome.WAITING, due_at=noon)
+        for handler in ("warn", "bill")
+    ]
+    with ledger.begin() as conn:
+        assert finished_runs.add_missing(conn, wanted) == 1
+    assert ledger.state_of("d1") is DeliveryState.RETRYING
+
+
+def test_an_ended_run_can_be_withdrawn_and_an_open_one_not(ledger):
+    ledger.store(ledger.delivery("d1"), ledger.delivery("d2"))
+    ledger.run("d1", "*", Outcome.IGNORED)
+    ledger.run("d1", "warn", Outcome.DONE)
+    ledger.run("d2", "*", Outcome.WAITING)
+    with ledger.begin() as conn:
+        finished_runs.delete_finished(conn, ["d1", "d2"], "*")
+        assert runs.existing(conn, ["d1", "d2"]) == {("d1", "warn"), ("d2", "*")}
+
+
+def test_a_dead_run_is_unfiled_until_its_letter_is_made(ledger):
+    ledger.store(*[ledger.delivery(f"d{number}") for number in range(5)])
+    for number, job_id in enumerate([None, "dead-d1", "abc", "deae", "dead-d4"]):
+        ledger.run(f"d{number}", "warn", Outcome.DEAD, job_id=job_id, error="ValueError: no", traceback="lines")
+    ledger.run("d1", "bill", Outcome.DONE)
+    with ledger.begin() as conn:
+        found = finished_runs.unpublished_dead(conn, "dead-", 10)
+        assert sorted(each.delivery_id for each in found) == ["d0", "d2", "d3"]
+        assert len(finished_runs.unpublished_dead(conn, "dead-", 2)) == 2
+        letter = found[0]
+        assert (letter.event, letter.session_id, letter.error) == ("SESSION_STARTED", "s1", "ValueError: no")
+        for each in found:
+            assert finished_runs.mark_published(conn, each, f"dead-{each.delivery_id}")
+        assert finished_runs.unpublished_dead(conn, "dead-", 10) == []
+
+
+def test_a_run_taken_up_again_is_not_marked_as_filed(ledger, noon):
+    ledger.store(ledger.delivery())
+    ledger.run("d1", "warn", Outcome.DEAD)
+    with ledger.begin() as conn:
+        (letter,) = finished_runs.unpublished_dead(conn, "dead-", 10)
+        finished_runs.reopen(conn, ["d1"], None, noon)
+        assert not finished_runs.mark_published(conn, letter, "dead-d1")
+    assert ledger.run_of("d1", "warn").job_id is None

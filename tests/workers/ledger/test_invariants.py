@@ -1,0 +1,121 @@
+"""What must never be in the ledger is found, and what may be is not."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, update
+
+from workers.ledger.invariants import ROLLOUT, check_invariants, missed_handlers
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.ledger.tables.core import deliveries, pushes, runs
+
+
+def found(ledger: Any) -> dict[str, tuple[int, tuple[str, ...]]]:
+    with ledger.engine.connect() as conn:
+        return {each.rule: (each.count, each.examples) for each in check_invariants(conn)}
+
+
+def change(ledger: Any, statement: Any) -> None:
+    with ledger.begin() as conn:
+        conn.execute(statement)
+
+
+@pytest.fixture
+def full(ledger: Any, noon: Any) -> Any:
+    """A ledger with a delivery in every state."""
+    for name, outcome in (("done", Outcome.DONE), ("dead", Outcome.DEAD), ("moot", Outcome.MOOT)):
+        ledger.store(ledger.delivery(name))
+        ledger.run(name, "warn", outcome, started_at=noon, finished_at=noon)
+    ledger.store(ledger.delivery("again"))
+    ledger.run("again", "warn", Outcome.AGAIN, due_at=noon, finished_at=noon)
+    ledger.store(ledger.delivery("unread"), state=DeliveryState.UNREADABLE)
+    ledger.store(ledger.delivery("fresh"))
+    return ledger
+
+
+def test_a_ledger_with_everything_in_it_contradicts_itself_nowhere(full: Any) -> None:
+    assert found(full) == {}
+
+
+@pytest.mark.parametrize(
+    ("statement", "rule", "example"),
+    [
+        (
+            update(deliveries).where(deliveries.c.id == "fresh").values(state=DeliveryState.SETTLED),
+            "an outcome",
+            "fresh",
+        ),
+        (update(deliveries).where(deliveries.c.id == "done").values(state=DeliveryState.RUNNING), "at work", "done"),
+        (update(deliveries).where(deliveries.c.id == "done").values(state=DeliveryState.DEAD), "a dead run", "done"),
+        (update(deliveries).where(deliveries.c.id == "dead").values(state=DeliveryState.SETTLED), "no dead", "dead"),
+        (update(deliveries).where(deliveries.c.id == "again").values(state=DeliveryState.SETTLED), "no open", "again"),
+        (update(deliveries).where(deliveries.c.id == "done").values(state=DeliveryState.RETRYING), "retried", "done"),
+        (update(runs).where(runs.c.delivery_id == "done").values(error="once"), "not given up", "done warn"),
+        (update(runs).where(runs.c.delivery_id == "done").values(waits_for="s1"), "waits for nothing", "done warn"),
+        (update(runs).where(runs.c.delivery_id == "done").values(outcome="running"), "has a job", "done warn"),
+        (update(runs).where(runs.c.delivery_id == "moot").values(delivery_id="gone"), "to a delivery", "gone warn"),
+    ],
+)
+def test_what_breaks_a_rule_is_named(full: Any, statement: Any, rule: str, example: str) -> None:
+    change(full, statement)
+    broken = {name: examples for name, (_, examples) in found(full).items() if rule in name}
+    assert list(broken.values()) == [(example,)], found(full)
+
+
+def test_a_push_of_no_run_and_one_sent_without_an_attempt_are_named(full: Any, noon: Any) -> None:
+    row = {
+        "id": "p1", "delivery_id": "done", "handler": "nobody", "user_id": "driver", "channel": "log", "state": "sent",
+        "title": "", "body": "", "payload": {}, "collapse_key": "", "created_at": noon, "attempts": 0,
+    }  # fmt: skip
+    change(full, insert(pushes).values(row))
+    assert found(full) == {
+        "a push belongs to a run": (1, ("p1",)),
+        "a push that was sent has a time of that": (1, ("p1",)),
+    }
+
+
+def test_many_that_break_a_rule_are_counted_and_a_few_are_named(full: Any, ledger: Any) -> None:
+    for number in range(10):
+        ledger.store(ledger.delivery(f"bare{number}"))
+    change(full, update(deliveries).where(deliveries.c.id.like("bare%")).values(state="settled"))
+    counts = {rule: (count, len(examples)) for rule, (count, examples) in found(full).items()}
+    assert counts["a settled delivery has an outcome"] == (10, 3)
+
+
+def test_a_settled_delivery_that_a_handler_passed_over_is_found_once_the_handler_was_there(
+    full: Any, ledger: Any, noon: Any
+) -> None:
+    wanted = {"warn": ["SESSION_STARTED"], "new": ["SESSION_STARTED"], "other": ["SESSION_STOPPED"]}
+    with ledger.engine.connect() as conn:
+        assert list(missed_handlers(conn, wanted)) == []
+    ledger.store(ledger.delivery("passed"))
+    ledger.run("passed", "new", Outcome.DONE, started_at=noon + timedelta(days=9000), finished_at=noon)
+    change(ledger, update(deliveries).values(stored_at=noon))
+    change(ledger, update(deliveries).where(deliveries.c.id == "passed").values(stored_at=noon + 2 * ROLLOUT))
+    with ledger.engine.connect() as conn:
+        (found_out,) = missed_handlers(conn, wanted)
+    assert (found_out.count, found_out.examples) == (1, ("passed",))
+
+
+def test_another_handlers_death_hides_no_gap_and_the_burial_of_a_delivery_is_none(ledger: Any, noon: Any) -> None:
+    for name, handler in (("began", "new"), ("masked", "other"), ("buried", WHOLE_DELIVERY)):
+        ledger.store(ledger.delivery(name))
+        outcome = Outcome.DONE if name == "began" else Outcome.DEAD
+        ledger.run(name, handler, outcome, started_at=noon, finished_at=noon)
+    change(ledger, update(deliveries).values(stored_at=noon + 2 * ROLLOUT))
+    with ledger.engine.connect() as conn:
+        (found_out,) = missed_handlers(conn, {"new": ["SESSION_STARTED"]})
+    assert (found_out.count, found_out.examples) == (1, ("masked",))
+
+
+def test_how_long_a_new_handler_may_be_unknown_can_be_said(ledger: Any, noon: Any) -> None:
+    ledger.store(ledger.delivery("began"), ledger.delivery("passed"))
+    ledger.run("began", "new", Outcome.DONE, started_at=noon, finished_at=noon)
+    ledger.run("passed", "other", Outcome.DONE, started_at=noon, finished_at=noon)
+    change(ledger, update(deliveries).values(stored_at=noon + ROLLOUT / 2))
+    wanted = {"new": ["SESSION_STARTED"]}
+    with ledger.engine.connect() as conn:
+        assert list(missed_handlers(conn, wanted)) == []
+        (found_out,) = missed_handlers(conn, wanted, rollout=timedelta())
+    assert found_out.examples == ("passed",)

@@ -1,0 +1,23 @@
+"""The rehearsal: everything is done once, and nothing remains of it but knowledge."""
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.tables import metadata
+from workers.ledger.warm_up import warm_up
+
+
+def test_nothing_remains_of_a_rehearsal(ledger):
+    warm_up(ledger.engine)
+    assert ledger.engine.pool.checkedin() == 0
+    with ledger.begin() as conn:
+        assert not [
+            table.name for table in metadata.sorted_tables if conn.scalar(select(func.count()).select_from(table))
+        ]
+
+
+def test_a_database_without_tables_is_told_to_whoever_rehearses(tmp_path):
+    with pytest.raises(SQLAlchemyError):
+        warm_up(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))

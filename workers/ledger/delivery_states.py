@@ -1,0 +1,59 @@
+"""The states of deliveries, which follow from the outcomes of their runs."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, bindparam, case, func, select, update
+
+from handlers.kit.column_types import UtcDateTime
+from workers.ledger.database.in_list import in_list
+from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
+from workers.ledger.tables.core import deliveries, runs
+
+# Made once: building a statement costs more than running it on a small batch.
+STATES = (
+    select(deliveries.c.id, deliveries.c.state)
+    .where(in_list(deliveries.c.id, "ids"))
+    .order_by(deliveries.c.id)
+    .with_for_update()
+)
+UNSETTLED_RUNS = select(runs.c.delivery_id, runs.c.outcome).where(
+    in_list(runs.c.delivery_id, "ids"), runs.c.outcome.in_([*OPEN_OUTCOMES, Outcome.DEAD])
+)
+WITH_RUNS = select(runs.c.delivery_id).where(in_list(runs.c.delivery_id, "ids"))
+ENDED_AT = bindparam("ended_at", type_=UtcDateTime)
+SET_STATE = (
+    update(deliveries)
+    .where(in_list(deliveries.c.id, "ids"))
+    .values(
+        state=bindparam("after"),
+        settled_at=case((ENDED_AT.is_(None), None), else_=func.coalesce(deliveries.c.settled_at, ENDED_AT)),
+    )
+)
+
+
+def refresh_states(conn: Connection, ids: Collection[str]) -> None:
+    """Work out the states of deliveries from their runs; call it in the transaction that changed the runs.
+
+    The rows are locked by a statement of its own first: the next one then sees what the worker that had the lock has
+    committed, so of two workers that end the last two runs of a delivery the second one settles it.
+    """
+    before = {key: state for key, state in conn.execute(STATES, {"ids": ids})}  # noqa: C416 - rows are no pairs to mypy
+    unsettled: dict[str, DeliveryState] = {}
+    for key, outcome in conn.execute(UNSETTLED_RUNS, {"ids": list(before)}):
+        if outcome is not Outcome.DEAD:
+            unsettled[key] = DeliveryState.RETRYING
+        else:
+            unsettled.setdefault(key, DeliveryState.DEAD)
+    unread = [key for key, state in before.items() if state is DeliveryState.UNREADABLE]
+    if unread:  # one that has been given runs since was understood in the end
+        understood = set(conn.scalars(WITH_RUNS, {"ids": unread}))
+        unsettled = dict.fromkeys(set(unread) - understood, DeliveryState.UNREADABLE) | unsettled
+    changed: dict[DeliveryState, list[str]] = {}
+    for key, state in before.items():
+        after = unsettled.get(key, DeliveryState.SETTLED)
+        if after is not state:
+            changed.setdefault(after, []).append(key)
+    for state, keys in changed.items():
+        ended_at = datetime.now(UTC) if state.is_ended else None
+        conn.execute(SET_STATE, {"ids": keys, "after": state, "ended_at": ended_at})

@@ -1,0 +1,91 @@
+"""The runs that have ended: dead letters, and what a person may have done again."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, delete, literal_column, or_, select, update
+
+from workers.ledger.database.in_list import in_list
+from workers.ledger.delivery_states import refresh_states
+from workers.ledger.ordered_update import locked_update
+from workers.ledger.runs import NewRun, insert_runs
+from workers.ledger.states import Outcome
+from workers.ledger.tables.core import deliveries, runs
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRun:
+    """A run that was given up, with what a person wants to know about it."""
+
+    delivery_id: str
+    handler: str
+    queue: str
+    attempts: int
+    error: str | None
+    traceback: str | None
+    kind: str
+    event: str | None
+    session_id: str | None
+
+
+def reopen(
+    conn: Connection,
+    delivery_ids: Collection[str],
+    handler: str | None,
+    now: datetime,
+    outcomes: Iterable[Outcome] = (Outcome.DEAD, Outcome.MOOT),
+) -> int:
+    """Make ended runs due now, of one handler or of all, and return how many; their attempts are counted on."""
+    ended = [outcome for outcome in outcomes if outcome.is_final]
+    conditions = [in_list(runs.c.delivery_id, delivery_ids), runs.c.outcome.in_(ended)]
+    if handler is not None:
+        conditions.append(runs.c.handler == handler)
+    again = locked_update(*conditions).values(
+        outcome=Outcome.WAITING, deaths=0, due_at=now, until_at=None, waits_for=None, job_id=None, finished_at=None
+    )
+    count = conn.execute(again).rowcount
+    refresh_states(conn, delivery_ids)
+    return count
+
+
+def delete_finished(conn: Connection, delivery_ids: Collection[str], handler: str) -> None:
+    """Take back ended runs: what they said of their deliveries is not true any more."""
+    ended = runs.c.outcome.in_([outcome for outcome in Outcome if outcome.is_final])
+    conn.execute(delete(runs).where(in_list(runs.c.delivery_id, delivery_ids), runs.c.handler == handler, ended))
+
+
+def unpublished_dead(conn: Connection, prefix: str, limit: int) -> list[DeadRun]:
+    """List dead runs whose job's id does not begin with the prefix: no dead letter was made for them yet."""
+    is_dead = runs.c.outcome == literal_column("'dead'")  # written out for the same reason as `IS_RUNNING`
+    after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    query = (
+        select(
+            runs.c.delivery_id,
+            runs.c.handler,
+            runs.c.queue,
+            runs.c.attempts,
+            runs.c.error,
+            runs.c.traceback,
+            deliveries.c.kind,
+            deliveries.c.event,
+            deliveries.c.session_id,
+        )
+        .join_from(runs, deliveries, runs.c.delivery_id == deliveries.c.id)
+        .where(is_dead, or_(runs.c.job_id.is_(None), runs.c.job_id < prefix, runs.c.job_id >= after))
+        .limit(limit)
+    )
+    return [DeadRun(*row) for row in conn.execute(query)]
+
+
+def mark_published(conn: Connection, run: DeadRun, job_id: str) -> bool:
+    """Note the failed job that stands for a dead run; False if the run has been taken up again."""
+    same = and_(runs.c.delivery_id == run.delivery_id, runs.c.handler == run.handler, runs.c.attempts == run.attempts)
+    return conn.execute(update(runs).where(same, runs.c.outcome == Outcome.DEAD).values(job_id=job_id)).rowcount > 0
+
+
+def add_missing(conn: Connection, rows: Sequence[NewRun]) -> int:
+    """Record runs of handlers that did not exist when their deliveries came; return how many."""
+    made = insert_runs(conn, rows)
+    refresh_states(conn, {delivery_id for delivery_id, _ in made})
+    return len(made)

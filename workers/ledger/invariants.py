@@ -1,0 +1,125 @@
+"""What must never be so in the ledger, whatever has happened: looked for with a query each, in bounded memory."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, not_, or_, select
+
+from workers.ledger.states import ENDED_STATES, OPEN_OUTCOMES, WHOLE_DELIVERY, DeliveryState, Outcome, PushState
+from workers.ledger.tables.core import deliveries, pushes, runs
+
+EXAMPLES = 3
+"""How many of those that break a rule are named."""
+
+ROLLOUT = timedelta(minutes=10)
+"""How long after a handler's first run there may be workers that do not know it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Rows that break a rule: how many they are, and the ids of the first few."""
+
+    rule: str
+    count: int
+    examples: tuple[str, ...]
+
+
+def check_invariants(conn: Connection) -> Iterator[Violation]:
+    """Look for whatever cannot be explained by when one looks: each rule holds at the end of every transaction."""
+    for rule, query in _rules().items():
+        yield from _broken(conn, rule, query)
+
+
+def missed_handlers(
+    conn: Connection, wanted: Mapping[str, Sequence[str]], *, rollout: timedelta = ROLLOUT
+) -> Iterator[Violation]:
+    """Find settled deliveries of which a handler has no outcome, although it had run before they came.
+
+    `wanted` gives the events that each handler takes. One that was not loaded for a while leaves such a gap, too.
+    What was stored until `rollout` after its first run is left out.
+    """
+    for handler, events in wanted.items():
+        began_at = conn.scalar(select(func.min(runs.c.started_at)).where(runs.c.handler == handler))
+        if began_at is None:
+            continue
+        is_buried = and_(runs.c.handler == WHOLE_DELIVERY, runs.c.outcome == Outcome.DEAD)
+        its_own = _has_run(or_(runs.c.handler == handler, is_buried))
+        query = select(deliveries.c.id).where(
+            deliveries.c.event.in_(list(events)),
+            deliveries.c.settled_at.is_not(None),
+            deliveries.c.state != DeliveryState.UNREADABLE,
+            deliveries.c.stored_at > began_at + rollout,
+            not_(its_own),
+        )
+        yield from _broken(conn, f"{handler} takes these settled deliveries, and has no outcome for them", query)
+
+
+def _rules() -> dict[str, Select[Any]]:
+    is_ended = deliveries.c.state.in_(sorted(ENDED_STATES))
+    is_open = runs.c.outcome.in_(sorted(OPEN_OUTCOMES))
+    is_to_come = runs.c.outcome.in_([Outcome.WAITING, Outcome.AGAIN])
+    is_final = not_(is_open)
+    return {
+        "a settled delivery has an outcome": _deliveries(
+            is_ended, deliveries.c.state != DeliveryState.UNREADABLE, not_(_has_run())
+        ),
+        "a delivery that has ended has no open run": _deliveries(is_ended, _has_run(is_open)),
+        "a delivery is settled, dead or unreadable exactly if it has ended": _deliveries(
+            is_ended != deliveries.c.settled_at.is_not(None)
+        ),
+        "a dead delivery has a dead run": _deliveries(
+            deliveries.c.state == DeliveryState.DEAD, not_(_has_run(runs.c.outcome == Outcome.DEAD))
+        ),
+        "a settled delivery has no dead run": _deliveries(
+            deliveries.c.state == DeliveryState.SETTLED, _has_run(runs.c.outcome == Outcome.DEAD)
+        ),
+        "a delivery that is retried has an open run": _deliveries(
+            deliveries.c.state == DeliveryState.RETRYING, not_(_has_run(is_open))
+        ),
+        "a delivery whose handlers are at work has not all its outcomes": _deliveries(
+            deliveries.c.state == DeliveryState.RUNNING, _has_run(), not_(_has_run(is_open))
+        ),
+        "a run is due exactly if it is to come": _runs(runs.c.due_at.is_not(None) != is_to_come),
+        "a run that is made has a job and a beginning": _runs(
+            runs.c.outcome == Outcome.RUNNING, or_(runs.c.job_id.is_(None), runs.c.started_at.is_(None))
+        ),
+        "a run that is over has ended, and waits for nothing": _runs(
+            is_final, or_(runs.c.finished_at.is_(None), runs.c.waits_for.is_not(None), runs.c.due_at.is_not(None))
+        ),
+        "a run that is done was not given up": _runs(runs.c.outcome == Outcome.DONE, runs.c.error.is_not(None)),
+        "a run belongs to a delivery": _runs(not_(exists().where(deliveries.c.id == runs.c.delivery_id))),
+        "a push is due exactly if it waits": _pushes(
+            pushes.c.due_at.is_not(None) != (pushes.c.state == PushState.WAITING)
+        ),
+        "a push that was sent has a time of that": _pushes(
+            pushes.c.state == PushState.SENT, or_(pushes.c.sent_at.is_(None), pushes.c.attempts == 0)
+        ),
+        "a push belongs to a run": _pushes(
+            not_(exists().where(runs.c.delivery_id == pushes.c.delivery_id, runs.c.handler == pushes.c.handler))
+        ),
+    }
+
+
+def _broken(conn: Connection, rule: str, query: Select[Any]) -> Iterator[Violation]:
+    found = conn.execute(query.limit(EXAMPLES)).all()
+    if found:
+        count = conn.scalar(select(func.count()).select_from(query.subquery())) or len(found)
+        yield Violation(rule, count, tuple(" ".join(row) for row in found))
+
+
+def _has_run(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    return exists().where(and_(runs.c.delivery_id == deliveries.c.id, *conditions))
+
+
+def _deliveries(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(deliveries.c.id).where(*conditions)
+
+
+def _runs(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(runs.c.delivery_id, runs.c.handler).where(*conditions)
+
+
+def _pushes(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(pushes.c.id).where(*conditions)

@@ -1,0 +1,33 @@
+"""The table of alerts: what somebody should look at, once for as long as its cause stands."""
+
+from sqlalchemy import JSON, Column, Index, Table, text
+
+from handlers.kit.column_types import BinaryCollatedText, UntrustedText, UtcDateTime
+from workers.ledger.tables.core import metadata
+
+# `logged_at` is set by the line in the log, `told_at` when every address of ALERT_URLS has taken it; `told` names those
+# that have. `due_at` is when it is to be sent next, or when who is sending it now must have ended.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BinaryCollatedText, primary_key=True),
+    Column("kind", BinaryCollatedText, nullable=False),
+    Column("subject", BinaryCollatedText, nullable=False),
+    Column("sentence", UntrustedText, nullable=False),
+    Column("session_id", BinaryCollatedText),
+    Column("delivery_id", BinaryCollatedText),
+    Column("raised_at", UtcDateTime, nullable=False),
+    Column("logged_at", UtcDateTime),
+    Column("due_at", UtcDateTime),
+    Column("told", JSON(none_as_null=True)),
+    Column("told_at", UtcDateTime),
+    Column("resolved_at", UtcDateTime),
+    Index("alerts_kind_subject", "kind", "subject", "resolved_at"),
+    Index("alerts_raised_at", "raised_at"),
+)
+OPEN = text("resolved_at IS NULL")
+UNLOGGED = text("logged_at IS NULL")
+DUE = text("due_at IS NOT NULL")
+Index("alerts_open", alerts.c.kind, alerts.c.subject, unique=True, sqlite_where=OPEN, postgresql_where=OPEN)
+Index("alerts_unlogged", alerts.c.raised_at, sqlite_where=UNLOGGED, postgresql_where=UNLOGGED)
+Index("alerts_due", alerts.c.due_at, sqlite_where=DUE, postgresql_where=DUE)

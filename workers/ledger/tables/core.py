@@ -1,0 +1,186 @@
+"""The tables of the ledger, the same on SQLite and PostgreSQL."""
+
+from json import JSONEncoder
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
+from workers.ledger.states import DeliveryState, Outcome, PushState
+
+#: Writes JSON, the same way wherever the ledger holds it; made once, as making an encoder costs more than using it.
+to_json = JSONEncoder(separators=(",", ":")).encode
+
+metadata = MetaData()
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", BinaryCollatedText, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("event", String),
+    Column("session_id", BinaryCollatedText),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("signed_with", String, nullable=False),
+    Column("signed_at", UtcDateTime),
+    Column("headers", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("inbox", BinaryCollatedText, nullable=False),
+    Column("state", EnumText(DeliveryState), nullable=False),
+    Column("reason", UntrustedText),
+    Column("stored_at", UtcDateTime, nullable=False),
+    Column("settled_at", UtcDateTime),
+    Index("deliveries_received_at", "received_at"),
+    Index("deliveries_session", "session_id", "received_at"),
+    Index("deliveries_state", "state", "received_at"),
+)
+
+# How often each inbox has received a delivery, where that is more than the one receipt that `deliveries` itself stands
+# for. Each inbox counts only its own, and a count only grows: so it may be told twice, late, and in any order.
+receipts = Table(
+    "sightings",
+    metadata,
+    Column("delivery_id", BinaryCollatedText),
+    Column("inbox", BinaryCollatedText),
+    Column("receipts", Integer, nullable=False),
+    PrimaryKeyConstraint("delivery_id", "inbox"),
+)
+
+# `due_at` is set while a run is waiting or to be tried again, and only then: a run without it would be stuck.
+# `waits_for` and `until_at` are set at most while a run is open. So the partial indexes hold open runs only, and both
+# databases see from a comparison that they apply.
+runs = Table(
+    "runs",
+    metadata,
+    Column("delivery_id", BinaryCollatedText),
+    Column("handler", BinaryCollatedText),
+    Column("queue", String, nullable=False),
+    Column("outcome", EnumText(Outcome), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("due_at", UtcDateTime),
+    Column("until_at", UtcDateTime),
+    Column("waits_for", BinaryCollatedText),
+    Column("job_id", BinaryCollatedText),
+    Column("reason", UntrustedText),
+    Column("error", UntrustedText),
+    Column("traceback", UntrustedText),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    PrimaryKeyConstraint("delivery_id", "handler"),
+    CheckConstraint("(due_at IS NOT NULL) = (outcome IN ('waiting', 'again'))", name="runs_due_while_to_come"),
+)
+Index("runs_due", runs.c.due_at, sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL"))
+ENQUEUED = text("due_at IS NOT NULL AND job_id IS NOT NULL")
+Index("runs_offered", runs.c.job_id, sqlite_where=ENQUEUED, postgresql_where=ENQUEUED)
+Index(
+    "runs_until",
+    runs.c.until_at,
+    sqlite_where=text("until_at IS NOT NULL"),
+    postgresql_where=text("until_at IS NOT NULL"),
+)
+Index(
+    "runs_waits_for",
+    runs.c.waits_for,
+    sqlite_where=text("waits_for IS NOT NULL"),
+    postgresql_where=text("waits_for IS NOT NULL"),
+)
+Index(
+    "runs_running",
+    runs.c.started_at,
+    sqlite_where=text("outcome = 'running'"),
+    postgresql_where=text("outcome = 'running'"),
+)
+Index(
+    "runs_dead",
+    runs.c.job_id,
+    sqlite_where=text("outcome = 'dead'"),
+    postgresql_where=text("outcome = 'dead'"),
+)
+Index(
+    "runs_dead_of",
+    runs.c.handler,
+    runs.c.finished_at,
+    sqlite_where=text("outcome = 'dead'"),
+    postgresql_where=text("outcome = 'dead'"),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("session_id", BinaryCollatedText, primary_key=True),
+    Column("user_id", String),
+    Column("status", String),
+    Column("started_at", UtcDateTime),
+    Column("stopped_at", UtcDateTime),
+    Column("completed_at", UtcDateTime),
+    Column("fee_type", String),
+    Column("fee_will_apply_from", UtcDateTime),
+    Column("anomalies", JSON, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("sessions_updated_at", "updated_at"),
+)
+# Those of which nothing says that they are over; the words of `OVER` in handlers.kit.statuses, which a test compares.
+IS_OPEN = text("status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')")
+Index("sessions_open", sessions.c.started_at, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+
+pushes = Table(
+    "pushes",
+    metadata,
+    Column("id", BinaryCollatedText, primary_key=True),
+    Column("delivery_id", BinaryCollatedText, nullable=False),
+    Column("handler", BinaryCollatedText, nullable=False),
+    Column("session_id", BinaryCollatedText),
+    Column("user_id", String, nullable=False),
+    Column("channel", String, nullable=False),
+    Column("state", EnumText(PushState), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("collapse_key", String, nullable=False),
+    Column("idempotency_key", BinaryCollatedText),
+    Column("expires_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("due_at", UtcDateTime),
+    Column("sent_at", UtcDateTime),
+    Column("attempts", Integer, nullable=False),
+    Column("error", UntrustedText),
+    Column("told", JSON(none_as_null=True)),
+    UniqueConstraint("channel", "user_id", "idempotency_key", name="pushes_idempotency_key"),
+    CheckConstraint("(due_at IS NOT NULL) = (state = 'waiting')", name="pushes_due_while_waiting"),
+    Index("pushes_created_at", "created_at"),
+    Index("pushes_session", "session_id"),
+)
+Index(
+    "pushes_due",
+    pushes.c.due_at,
+    sqlite_where=text("due_at IS NOT NULL"),
+    postgresql_where=text("due_at IS NOT NULL"),
+)
+
+# A token stands for one app on one phone: if another driver signs in there, it is theirs from then on.
+devices = Table(
+    "devices",
+    metadata,
+    Column("token", BinaryCollatedText, primary_key=True),
+    Column("user_id", BinaryCollatedText, nullable=False),
+    Column("platform", String),
+    Column("locale", String),
+    Column("time_zone", String),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("devices_user", "user_id", "updated_at"),
+)
