@@ -20,7 +20,7 @@ from workers.dispatch import offer_due
 from workers.equipment import Equipment, equip
 from workers.ledger import pushes, run_schedule
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
-from workers.policy_facts import facts_duties
+from workers.policies.sync import sync_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
 from workers.run import now
 from workers.sending import Senders
@@ -113,7 +113,7 @@ def duties_of(equipment: Equipment) -> list[PeriodicTask]:
     """Make the duties that the settings ask for. Raise SettingsError if one cannot be done."""
     return [
         *truth_duties(equipment),
-        *facts_duties(equipment),
+        *sync_tasks(equipment),
         Watchdog(equipment.engine, equipment.settings),
         *tellers(equipment.engine, equipment.settings),
     ]

@@ -18,7 +18,7 @@ from workers.ledger.authorizations import DecisionFilter
 from workers.ledger.charging_keys import KeyRow
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
-from workers.ledger.facts import KEYS
+from workers.policies.cache import KEYS
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 PATIENCE = 30.0

@@ -9,7 +9,7 @@ from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
-from workers.ledger.facts import KEYS
+from workers.policies.cache import KEYS
 
 LISTED = 1000
 YEAR = timedelta(days=365)

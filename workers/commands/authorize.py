@@ -31,7 +31,7 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
     if form or uid or as_json:
         raise click.UsageError("--form, --uid and --json go with --try.")
     from ingest.config.settings import load_settings
-    from workers.authorize import authorize
+    from workers.policies.serve import authorize
 
     authorize(load_settings())
 
@@ -47,12 +47,12 @@ def _try(ctx: click.Context, body: bytes, form: WireFormat, uid: str | None, *, 
     from workers.commands.trials import contexts_now, print_trial
     from workers.devfile import settings_beside_dev
     from workers.loader import load_plugins
-    from workers.trial import read_question, try_policies
+    from workers.policies.dry_run import dry_run, read_question
 
     settings = settings_beside_dev()
     contexts, missing = contexts_now(settings)
     question, can_be_read = read_question(form, uid, body, settings)
     policies = load_plugins(settings).policies
-    trial = try_policies(question, settings, policies, contexts, can_be_read=can_be_read)
+    trial = dry_run(question, settings, policies, contexts, can_be_read=can_be_read)
     print_trial(trial, settings, missing, as_json=as_json)
     ctx.exit(1 if trial.verdict.failure else 0)

@@ -11,9 +11,9 @@ from workers.commands.output import span
 from workers.commands.stores import sqlite_file
 from workers.ledger import sync_state
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.facts import KEYS
 from workers.ledger.sync_state import SyncState
 from workers.loader import PluginError, load_plugins
+from workers.policies.cache import KEYS
 
 
 def examine_policies(settings: Settings) -> Iterator[Finding]:

@@ -12,14 +12,14 @@ from ingest.config.settings import Settings
 from workers.commands import output
 from workers.commands.output import Cell, json_line, printable, printable_body, span
 from workers.commands.stores import sqlite_file
-from workers.ledger.authorize_context import LedgerContext
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable
-from workers.ledger.facts import Facts
-from workers.trial import Say, Trial
+from workers.policies.cache import PolicyCache
+from workers.policies.context import PolicyContext
+from workers.policies.dry_run import DryRun, PolicyOutcome
 
 
-def print_trial(trial: Trial, settings: Settings, missing: str | None, *, as_json: bool) -> None:
+def print_trial(trial: DryRun, settings: Settings, missing: str | None, *, as_json: bool) -> None:
     """Write what each policy says, the decision, and the answer on the wire."""
     if as_json:
         _as_json(trial)
@@ -61,17 +61,17 @@ def contexts_now(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContex
     if file is not None and not file.exists():
         url, missing = "sqlite://", "There is no ledger yet."
     engine = create_ledger_engine(url)
-    facts = Facts(engine, settings)
+    facts = PolicyCache(engine, settings)
     if missing is None:
         try:
-            facts.look()
+            facts.refresh()
         except LedgerUnavailable:
             missing = "The ledger cannot be used."
     log = structlog.get_logger()
-    return (lambda policy: LedgerContext(engine, facts, settings, log.bind(policy=policy.name))), missing
+    return (lambda policy: PolicyContext(engine, facts, settings, log.bind(policy=policy.name))), missing
 
 
-def _as_json(trial: Trial) -> None:
+def _as_json(trial: DryRun) -> None:
     for say in trial.says:
         json_line(
             {
@@ -97,7 +97,7 @@ def _as_json(trial: Trial) -> None:
     )
 
 
-def _cells(say: Say, *, decides: bool) -> Sequence[Cell]:
+def _cells(say: PolicyOutcome, *, decides: bool) -> Sequence[Cell]:
     why: str | None
     if say.error is not None:
         said, why = "fails", printable(say.error)

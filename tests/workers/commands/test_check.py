@@ -8,7 +8,7 @@ from ingest.config.settings import load_settings
 from workers.commands import checkup
 from workers.commands.policycheck import examine_policies
 from workers.ledger import sync_state
-from workers.ledger.facts import KEYS
+from workers.policies.cache import KEYS
 
 KEYS_OF_A_FINDING = ["check", "standing", "sentence"]
 

@@ -33,10 +33,10 @@ LOOKED_UP_EVERY = timedelta(minutes=1)
 """How often the key of an open session is looked for that had none."""
 PATIENCE = 2.0
 
-NOBODYS: Mapping[str, frozenset[str]] = {}
+EMPTY: Mapping[str, frozenset[str]] = {}
 
 
-class Facts:
+class PolicyCache:
     """A copy of what policies ask for. Any thread may ask; all of it answers at once."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
@@ -44,11 +44,11 @@ class Facts:
         self._settings = settings
         self._keys: dict[str, charging_keys.KeyRow] = {}
         self._generation = 0
-        self._keys_read_at: datetime | None = None
+        self._keys_synced_at: datetime | None = None
         self._balances: dict[str, BalanceSnapshot] = {}
         self._balances_since = datetime.now(UTC) - settings.authorize_balances_stale
         self._asked: set[str] = set()
-        self._running = NOBODYS
+        self._running = EMPTY
         self._sessions_read_at: datetime | None = None
         self._keys_of: dict[str, Collection[str]] = {}
         self._looked_up: dict[str, float] = {}
@@ -80,13 +80,13 @@ class Facts:
                     found.contract_id,
                     found.visual_number,
                     found.fleet_id,
-                    self._keys_read_at,
+                    self._keys_synced_at,
                 )
         return None
 
-    def keys_read_at(self) -> datetime | None:
+    def keys_synced_at(self) -> datetime | None:
         """Say when all keys were read."""
-        return self._keys_read_at
+        return self._keys_synced_at
 
     def balance(self, user_id: str) -> BalanceSnapshot | None:
         """Find a balance; the clock hears that it was asked for, and reads it anew if it is old."""
@@ -107,17 +107,17 @@ class Facts:
         """Say when the open sessions were looked through."""
         return self._sessions_read_at
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Bring the copy up to date. Raises LedgerUnavailable."""
         now = datetime.now(UTC)
-        read_once(self._engine, lambda conn: self._look_at_all(conn, now))
-        self._tell_asked(now)
+        read_once(self._engine, lambda conn: self._refresh_all(conn, now))
+        self._record_demand(now)
 
     def _run(self) -> None:
         while not self._stop.is_set():
             begun = time.monotonic()
             try:
-                self.look()
+                self.refresh()
             except LedgerUnavailable as failure:
                 if not self._away:
                     log.warning("facts.growing_old", reason=str(failure))
@@ -129,7 +129,7 @@ class Facts:
             self._looked.set()
             self._stop.wait(max(LOOK_EVERY.total_seconds(), SHARE * (time.monotonic() - begun)))
 
-    def _look_at_all(self, conn: Connection, now: datetime) -> None:
+    def _refresh_all(self, conn: Connection, now: datetime) -> None:
         self._look_at_keys(conn)
         self._look_at_balances(conn, now)
         if self._wants_sessions:
@@ -150,7 +150,7 @@ class Facts:
                 after = some[-1][0].identifier
                 time.sleep(0)  # others have their turn
             self._generation = last.generation
-        self._keys_read_at = last.read_at
+        self._keys_synced_at = last.read_at
 
     def _look_at_balances(self, conn: Connection, now: datetime) -> None:
         for one in balances.read_since(conn, self._balances_since - LATE):
@@ -188,7 +188,7 @@ class Facts:
             self._looked_up |= dict.fromkeys(some, now)
             time.sleep(0)
 
-    def _tell_asked(self, now: datetime) -> None:
+    def _record_demand(self, now: datetime) -> None:
         asked, self._asked = self._asked, set()
         try:
             every = self._settings.authorize_balances_every

@@ -10,11 +10,12 @@ from sqlalchemy import text
 from handlers.kit.testing import DEFAULT_NOW, authorization_request
 from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.wire.authorization.request import Allowed, Decision
-from workers.ledger import authorizations, decisions
+from workers.ledger import authorizations
 from workers.ledger.authorizations import DecisionFilter
 from workers.ledger.database.engine import create_ledger_engine
-from workers.ledger.decisions import LedgerRecorder
 from workers.ledger.tables import metadata
+from workers.policies import decision_recorder
+from workers.policies.decision_recorder import BufferedDecisionRecorder
 
 
 def verdict(**parts):
@@ -36,7 +37,7 @@ def kept(ledger):
 
 
 def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
-    recorder = LedgerRecorder(ledger.engine)
+    recorder = BufferedDecisionRecorder(ledger.engine)
     recorder.start()
     told = [verdict() for _ in range(1200)]
     for each in told:
@@ -46,7 +47,7 @@ def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
 
 
 def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
-    recorder = LedgerRecorder(ledger.engine)
+    recorder = BufferedDecisionRecorder(ledger.engine)
     recorder.start()
     recorder.record(verdict(failure=FallbackReason.TIMEOUT, repeats="an id", decision=Decision(Allowed.ALLOWED)))
     recorder.stop()
@@ -57,10 +58,10 @@ def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
 
 
 def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(tmp_path, monkeypatch, until):
-    monkeypatch.setattr(decisions, "PATIENCE", 0.01)
-    monkeypatch.setattr(decisions, "PAUSE", timedelta(milliseconds=10))
+    monkeypatch.setattr(decision_recorder, "PATIENCE", 0.01)
+    monkeypatch.setattr(decision_recorder, "PAUSE", timedelta(milliseconds=10))
     engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
-    recorder = LedgerRecorder(engine, most_waiting=3)
+    recorder = BufferedDecisionRecorder(engine, most_waiting=3)
     with structlog.testing.capture_logs() as logs:
         recorder.start()
         for _ in range(5):
@@ -77,8 +78,8 @@ def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(
 
 @pytest.mark.parametrize("starts", [True, False])
 def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts):
-    monkeypatch.setattr(decisions, "PATIENCE", 0.01)
-    recorder = LedgerRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    monkeypatch.setattr(decision_recorder, "PATIENCE", 0.01)
+    recorder = BufferedDecisionRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         if starts:
             recorder.start()
@@ -88,8 +89,8 @@ def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts
 
 
 def test_nothing_personal_is_logged(tmp_path, monkeypatch):
-    monkeypatch.setattr(decisions, "PATIENCE", 0.01)
-    recorder = LedgerRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    monkeypatch.setattr(decision_recorder, "PATIENCE", 0.01)
+    recorder = BufferedDecisionRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         recorder.start()
         recorder.record(verdict())

@@ -17,15 +17,15 @@ from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
 from workers.child import end_with
-from workers.judges.asking import Asking
-from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
-from workers.ledger.authorize_context import open_contexts
 from workers.loader import load_plugins
+from workers.policies.context import policy_context_factory
+from workers.policies.evaluate import PolicyChain
+from workers.policies.ipc import LENGTH, Evaluate, Evaluated, PolicyStarted, Ready, decode, encode
 
 log = structlog.get_logger()
 
 
-def sit(channel: socket.socket, settings: Settings) -> NoReturn:
+def main(channel: socket.socket, settings: Settings) -> NoReturn:
     """Answer what comes over the channel until it is closed; then end at once, whatever policies are doing."""
     code = 1
     try:
@@ -34,7 +34,7 @@ def sit(channel: socket.socket, settings: Settings) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):  # the lane ends us, when the last question is answered
             signal.signal(number, signal.SIG_IGN)
         configure_logging(settings, "judge")
-        asyncio.run(_sit(channel, settings))
+        asyncio.run(_serve(channel, settings))
         code = 0
     except Exception as error:  # noqa: BLE001 - nobody else would hear of it: this process ends here
         reason = str(error) if isinstance(error, WebhooksError) else type(error).__name__
@@ -43,30 +43,30 @@ def sit(channel: socket.socket, settings: Settings) -> NoReturn:
         os._exit(code)  # and not sys.exit, which would wait for threads that may hang
 
 
-async def _sit(channel: socket.socket, settings: Settings) -> None:
+async def _serve(channel: socket.socket, settings: Settings) -> None:
     reader, writer = await asyncio.open_connection(sock=channel)
-    asking = Asking(
+    asking = PolicyChain(
         load_plugins(settings).policies,
-        open_contexts(settings),
+        policy_context_factory(settings),
         ThreadPoolExecutor(settings.authorize_concurrency, "policy"),
     )
-    writer.write(packed(Ready()))
+    writer.write(encode(Ready()))
     tasks: set[asyncio.Task[None]] = set()
     while True:
         try:
             (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-            put = unpacked(await reader.readexactly(length))
+            put = decode(await reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             return
-        if isinstance(put, Put):
-            task = asyncio.create_task(_judge(asking, put, writer))
+        if isinstance(put, Evaluate):
+            task = asyncio.create_task(_handle(asking, put, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
 
-async def _judge(asking: Asking, put: Put, writer: asyncio.StreamWriter) -> None:
+async def _handle(asking: PolicyChain, put: Evaluate, writer: asyncio.StreamWriter) -> None:
     def begins(policy: str) -> None:
-        writer.write(packed(Begun(put.number, policy)))  # goes out at once, before the policy can hang
+        writer.write(encode(PolicyStarted(put.number, policy)))  # goes out at once, before the policy can hang
 
-    ruling = await asking.ask(put.question, spared=put.spared, begins=begins)
-    writer.write(packed(Ruled(put.number, ruling)))
+    ruling = await asking.evaluate(put.question, skip=put.spared, begins=begins)
+    writer.write(encode(Evaluated(put.number, ruling)))

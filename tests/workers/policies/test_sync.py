@@ -9,7 +9,6 @@ import pytest
 
 from handlers.kit.testing import DEFAULT_NOW
 from ingest.config.settings import load_settings
-from workers import policy_facts
 from workers.drive.errors import DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
 from workers.equipment import Equipment
@@ -17,10 +16,11 @@ from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.charging_keys import KeyRow
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.facts import KEYS
 from workers.ledger.tables import metadata
 from workers.loader import Plugins, load_plugins
-from workers.policy_facts import ReadBalances, ReadKeys, facts_duties
+from workers.policies import sync
+from workers.policies.cache import KEYS
+from workers.policies.sync import SyncBalances, SyncChargingKeys, sync_tasks
 
 DRIVE = {"drive_api_key": "a-key", "drive_balance_path": "/v1/users/{user_id}/balance"}
 
@@ -54,7 +54,7 @@ class Drive:
 def clock(monkeypatch) -> list[datetime]:
     """The time that the duties see: the last one in the list."""
     times = [DEFAULT_NOW]
-    monkeypatch.setattr(policy_facts, "now", lambda: times[-1])
+    monkeypatch.setattr(sync, "now", lambda: times[-1])
     return times
 
 
@@ -86,7 +86,7 @@ def ask(equipment, key, at):
 
 def test_the_list_is_read_when_it_is_due_and_not_before(equipment_on, clock):
     equipment, drive = equipment_on(), Drive()
-    duty = ReadKeys(equipment, drive)
+    duty = SyncChargingKeys(equipment, drive)
     drive.keys[None] = [ChargingKey(identifier="04:A1", contract_id="c1", valid_to=DEFAULT_NOW, visual_number="1")]
     duty.run()
     duty.run()
@@ -107,13 +107,13 @@ def test_the_keys_of_each_fleet_that_is_named_are_read(equipment_on, clock):
         "north": [ChargingKey(identifier="01")],
         "south": [ChargingKey(identifier="02", fleet_id="the south")],
     }
-    ReadKeys(equipment, drive).run()
+    SyncChargingKeys(equipment, drive).run()
     assert {key: row.fleet_id for key, row in listed(equipment).items()} == {"01": "north", "02": "the south"}
 
 
 def test_a_reading_that_fails_in_the_middle_leaves_the_last_list(equipment_on, clock):
     equipment, drive = equipment_on(), Drive()
-    duty = ReadKeys(equipment, drive)
+    duty = SyncChargingKeys(equipment, drive)
     drive.keys[None] = [ChargingKey(identifier="01"), ChargingKey(identifier="02")]
     duty.run()
     clock.append(DEFAULT_NOW + timedelta(minutes=5))
@@ -134,7 +134,7 @@ def test_a_reading_that_fails_in_the_middle_leaves_the_last_list(equipment_on, c
 
 def test_a_question_about_an_unknown_key_has_the_list_read_early(equipment_on, clock):
     equipment, drive = equipment_on(), Drive()
-    duty = ReadKeys(equipment, drive)
+    duty = SyncChargingKeys(equipment, drive)
     drive.keys[None] = [ChargingKey(identifier="04a1")]
     duty.run()
     ask(equipment, "a104", DEFAULT_NOW + timedelta(seconds=5))
@@ -151,7 +151,7 @@ def test_a_question_about_an_unknown_key_has_the_list_read_early(equipment_on, c
 
 def two_clocks(equipment, drive, clock, pages, page_takes):
     """A clock whose list comes in pages, slowly, while another clock has a turn after each of them."""
-    other = ReadKeys(equipment, other_drive := Drive())
+    other = SyncChargingKeys(equipment, other_drive := Drive())
     other_drive.keys[None] = [ChargingKey(identifier="ff")]
     listed = [ChargingKey(identifier=f"0{number}") for number in range(pages)]
 
@@ -163,7 +163,7 @@ def two_clocks(equipment, drive, clock, pages, page_takes):
             yield key
 
     drive.charging_keys = charging_keys
-    return ReadKeys(equipment, drive), other_drive
+    return SyncChargingKeys(equipment, drive), other_drive
 
 
 def test_a_list_of_many_slow_pages_is_read_by_one_clock(equipment_on, clock):
@@ -177,7 +177,7 @@ def test_a_list_of_many_slow_pages_is_read_by_one_clock(equipment_on, clock):
 def test_a_question_about_an_unknown_key_does_not_have_the_list_read_twice_at_once(equipment_on, clock):
     equipment, drive = equipment_on(), Drive()
     duty, other_drive = two_clocks(equipment, drive, clock, pages=3, page_takes=timedelta(seconds=10))
-    ReadKeys(equipment, Drive()).run()
+    SyncChargingKeys(equipment, Drive()).run()
     clock.append(DEFAULT_NOW + timedelta(minutes=2))
     ask(equipment, "04a2", DEFAULT_NOW + timedelta(seconds=6))
     duty.run()
@@ -197,8 +197,8 @@ def test_where_contracts_are_users_their_balances_are_read_before_anybody_asks(e
     equipment, drive = equipment_on(authorize_least_balance="5"), Drive()
     drive.keys[None] = [ChargingKey(identifier="01", contract_id="c1"), ChargingKey(identifier="02", contract_id="c2")]
     drive.balances = {"c1": Decimal("10.00")}
-    ReadKeys(equipment, drive).run()
-    duty = ReadBalances(equipment, drive)
+    SyncChargingKeys(equipment, drive).run()
+    duty = SyncBalances(equipment, drive)
     duty.run()
     duty.run()
     assert drive.calls == 3
@@ -209,10 +209,10 @@ def test_where_contracts_are_users_their_balances_are_read_before_anybody_asks(e
 
 def test_a_balance_that_cannot_be_read_stays_what_it_was_and_is_tried_again(equipment_on, monkeypatch):
     times = [datetime.now(UTC)]
-    monkeypatch.setattr(policy_facts, "now", lambda: times[-1])
+    monkeypatch.setattr(sync, "now", lambda: times[-1])
     equipment, drive = equipment_on(), Drive()
     drive.balances = {"user1": Decimal("10.00")}
-    duty = ReadBalances(equipment, drive)
+    duty = SyncBalances(equipment, drive)
     with equipment.engine.begin() as conn:
         balances.request(conn, ["user1"], times[0], older_than=timedelta(minutes=5))
     duty.run()
@@ -237,14 +237,14 @@ def test_no_more_balances_are_read_than_are_allowed(equipment_on, clock):
     equipment, drive = equipment_on(authorize_balances_a_minute=6), Drive()
     with equipment.engine.begin() as conn:
         balances.request(conn, [f"u{number}" for number in range(20)], DEFAULT_NOW, older_than=timedelta())
-    ReadBalances(equipment, drive).run()
+    SyncBalances(equipment, drive).run()
     assert drive.calls == 1
 
 
 def test_nothing_is_read_without_policies_or_without_a_key_of_the_drive_api(equipment_on):
     equipment = equipment_on(authorize_key_list=True)
-    assert facts_duties(equipment) == []
+    assert sync_tasks(equipment) == []
     asked = replace(equipment, plugins=load_plugins(equipment.settings))
-    assert [duty.name for duty in facts_duties(asked)] == ["keys", "balances"]
+    assert [duty.name for duty in sync_tasks(asked)] == ["keys", "balances"]
     without = replace(asked, settings=load_settings(data_dir=equipment.settings.data_dir))
-    assert facts_duties(without) == []
+    assert sync_tasks(without) == []

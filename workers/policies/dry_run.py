@@ -25,7 +25,7 @@ from workers.run import call
 
 
 @dataclass(frozen=True)
-class Say:
+class PolicyOutcome:
     """What one policy said."""
 
     policy: Policy
@@ -41,11 +41,11 @@ class Say:
 
 
 @dataclass(frozen=True)
-class Trial:
+class DryRun:
     """What came of trying."""
 
     verdict: DecisionRecord
-    says: tuple[Say, ...]
+    says: tuple[PolicyOutcome, ...]
     """In the order in which policies are asked; those after the one that decides are asked as well."""
     answer: bytes
     """The body that would go out on the wire."""
@@ -64,14 +64,14 @@ def read_question(
         return AuthorizationRequest(form, now), False
 
 
-def try_policies(
+def dry_run(
     question: AuthorizationRequest,
     settings: Settings,
     policies: Sequence[Policy],
     contexts: Callable[[Policy], AuthorizeContext],
     *,
     can_be_read: bool = True,
-) -> Trial:
+) -> DryRun:
     """Ask every policy here and now, for as long as that takes; about what cannot be read nobody is asked."""
     begun = time.monotonic()
     says = tuple(_ask(policy, question, contexts) for policy in policies) if can_be_read else ()
@@ -90,30 +90,34 @@ def try_policies(
         answered_at=datetime.now(UTC),
         latency=timedelta(seconds=time.monotonic() - begun),
     )
-    return Trial(verdict, says, ResponseWriter(question.form, settings).answer(verdict))
+    return DryRun(verdict, says, ResponseWriter(question.form, settings).answer(verdict))
 
 
-def _ask(policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]) -> Say:
+def _ask(
+    policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]
+) -> PolicyOutcome:
     begun = time.monotonic()
     with structlog.testing.capture_logs() as logs:
-        said, raised = call(_said, policy, question, contexts)
+        said, raised = call(_call_policy, policy, question, contexts)
     took = timedelta(seconds=time.monotonic() - begun)
     if isinstance(raised, KeyboardInterrupt):
         raise raised
     notes = tuple(str(line.get("reason") or line["event"]) for line in logs)
     if isinstance(raised, Indeterminate):
         failure, words = FallbackReason.INDETERMINATE, f"too little is known: {raised}"
-        return Say(policy, took, failure=failure, error=words, notes=notes)
+        return PolicyOutcome(policy, took, failure=failure, error=words, notes=notes)
     if raised is not None:
         words, stack = f"{type(raised).__name__}: {raised}", "".join(traceback.format_exception(raised))
-        return Say(policy, took, failure=FallbackReason.RAISED, error=words, traceback=stack, notes=notes)
+        return PolicyOutcome(policy, took, failure=FallbackReason.RAISED, error=words, traceback=stack, notes=notes)
     if not isinstance(said, Decision | None):
         words = f"it returned {type(said).__name__}, and no Decision"
-        return Say(policy, took, failure=FallbackReason.RAISED, error=words, notes=notes)
-    return Say(policy, took, said, notes=notes)
+        return PolicyOutcome(policy, took, failure=FallbackReason.RAISED, error=words, notes=notes)
+    return PolicyOutcome(policy, took, said, notes=notes)
 
 
-def _said(policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]) -> object:
+def _call_policy(
+    policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]
+) -> object:
     said = policy.function(question, contexts(policy))
     if not inspect.isawaitable(said):
         return said

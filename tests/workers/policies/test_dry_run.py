@@ -11,7 +11,7 @@ from handlers.kit.testing import policy_context
 from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
-from workers.trial import read_question, try_policies
+from workers.policies.dry_run import dry_run, read_question
 
 BODY = b'{"keyIdentifier": "04A1", "sessionId": "s1"}'
 
@@ -43,7 +43,7 @@ def tried(tmp_path):
         question, can_be_read = read_question(form, uid, body, settings)
         policies = [policy(function) for function in functions]
         context = policy_context(settings={"authorize_without_facts": settings.authorize_without_facts})
-        return try_policies(question, settings, policies, lambda _policy: context, can_be_read=can_be_read)
+        return dry_run(question, settings, policies, lambda _policy: context, can_be_read=can_be_read)
 
     return attempt
 

@@ -11,23 +11,23 @@ from workers.resilience.circuit_breaker import CircuitBreaker
 log = structlog.get_logger()
 
 # Whoever knows too little is well: it was one question, and the next one may be another driver's.
-ITS_OWN = (FallbackReason.TIMEOUT, FallbackReason.RAISED, FallbackReason.CRASHED)
+COUNTED_FAILURES = (FallbackReason.TIMEOUT, FallbackReason.RAISED, FallbackReason.CRASHED)
 
 
-class Sparing:
+class PolicyBreakers:
     """A breaker for each policy; after a pause one question finds out how it is. For one thread only."""
 
     def __init__(self, policies: Sequence[str], monotonic: Callable[[], float]) -> None:
         self._breakers = {name: CircuitBreaker(clock=monotonic) for name in policies}
         self._probing = dict.fromkeys(policies, 0)
 
-    def spared(self) -> tuple[str, ...]:
+    def open_policies(self) -> tuple[str, ...]:
         """Name those that have failed so often that they are left alone."""
         return tuple(name for name, breaker in self._breakers.items() if breaker.is_open)
 
-    def begin(self) -> tuple[frozenset[str], frozenset[str]]:
+    def acquire(self) -> tuple[frozenset[str], frozenset[str]]:
         """Begin with a question: name the policies it shall spare, and those whose probe it is."""
-        found = self.spared()
+        found = self.open_policies()
         probed = frozenset(
             name for name in found if self._breakers[name].permits(1, in_flight=self._probing[name]) == 1
         )
@@ -35,11 +35,11 @@ class Sparing:
             self._probing[name] += 1
         return frozenset(found) - probed, probed
 
-    def end(self, ruling: PolicyResult, asked: Iterable[str], probed: Iterable[str]) -> None:
+    def record(self, ruling: PolicyResult, asked: Iterable[str], probed: Iterable[str]) -> None:
         """Note what came of a question, and of which policies it was asked."""
         for name in probed:
             self._probing[name] -= 1
-        failed = ruling.policy if ruling.failure in ITS_OWN else None
+        failed = ruling.policy if ruling.failure in COUNTED_FAILURES else None
         for name in set(asked) - {failed}:
             self._breakers[name].record_success()
         if failed is not None:

@@ -8,7 +8,7 @@ from handlers.kit.policy_support import Indeterminate
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
-from workers.judges.asking import Asking
+from workers.policies.evaluate import PolicyChain
 
 QUESTION = AuthorizationRequest(WireFormat.PLUGSURFING, datetime(2025, 6, 12, 12, tzinfo=UTC), key="0414DA")
 BLOCKED = Decision(Allowed.BLOCKED)
@@ -33,7 +33,7 @@ def says(decision, name, *, is_async=False):
 
 
 def asked(*policies, **given):
-    return asyncio.run(Asking(policies, lambda each: f"context of {each.name}").ask(QUESTION, **given))
+    return asyncio.run(PolicyChain(policies, lambda each: f"context of {each.name}").evaluate(QUESTION, **given))
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -96,7 +96,7 @@ def test_a_context_that_cannot_be_made_is_a_failure():
     def contexts(_policy):
         raise OSError
 
-    ruling = asyncio.run(Asking([says(BLOCKED, "first")], contexts).ask(QUESTION))
+    ruling = asyncio.run(PolicyChain([says(BLOCKED, "first")], contexts).evaluate(QUESTION))
     assert (ruling.failure, ruling.error) == (FallbackReason.RAISED, "OSError")
 
 

@@ -17,7 +17,7 @@ Contexts: TypeAlias = Callable[[Policy], AuthorizeContext]
 
 
 @dataclass(frozen=True)
-class Asking:
+class PolicyChain:
     """Asks policies. The order is theirs: `Plugins.policies`."""
 
     policies: Sequence[Policy]
@@ -25,37 +25,37 @@ class Asking:
     executor: Executor | None = field(default=None, repr=False)
     """Where plain policies run; None: in threads of the running loop's own."""
 
-    async def ask(
+    async def evaluate(
         self,
         question: AuthorizationRequest,
         *,
-        spared: Collection[str] = (),
+        skip: Collection[str] = (),
         begins: Callable[[str], None] = lambda _name: None,
     ) -> PolicyResult:
         """Ask each until one decides, or fails; one that is spared fails unasked. `begins` hears of each before."""
         for policy in self.policies:
-            if policy.name in spared:
+            if policy.name in skip:
                 return PolicyResult(policy=policy.name, failure=FallbackReason.CIRCUIT_OPEN)
             begins(policy.name)
-            said, raised = await self._call(policy, question)
-            if isinstance(raised, Indeterminate):
-                return PolicyResult(policy=policy.name, failure=FallbackReason.INDETERMINATE, error=str(raised))
-            if raised is not None or not isinstance(said, Decision | None):
-                error = f"returned {type(said).__name__}" if raised is None else type(raised).__name__
+            returned, failure = await self._call(policy, question)
+            if isinstance(failure, Indeterminate):
+                return PolicyResult(policy=policy.name, failure=FallbackReason.INDETERMINATE, error=str(failure))
+            if failure is not None or not isinstance(returned, Decision | None):
+                error = f"returned {type(returned).__name__}" if failure is None else type(failure).__name__
                 return PolicyResult(policy=policy.name, failure=FallbackReason.RAISED, error=error)
-            if said is not None:
-                return PolicyResult(said, policy.name)
+            if returned is not None:
+                return PolicyResult(returned, policy.name)
         return PolicyResult()
 
     async def _call(self, policy: Policy, question: AuthorizationRequest) -> tuple[object, BaseException | None]:
-        context, raised = call(self.contexts, policy)
-        if raised is not None or context is None:
-            return None, raised
+        context, failure = call(self.contexts, policy)
+        if failure is not None or context is None:
+            return None, failure
         if not policy.is_async:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.executor, call, policy.function, question, context)
-        called, raised = call(policy.function, question, context)
-        return (await _outcome(called)) if isinstance(called, Awaitable) else (called, raised)
+        called, failure = call(policy.function, question, context)
+        return (await _outcome(called)) if isinstance(called, Awaitable) else (called, failure)
 
 
 async def _outcome(called: Awaitable[object]) -> tuple[object, BaseException | None]:

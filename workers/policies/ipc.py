@@ -22,7 +22,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class Evaluate:
     """A question is put to a judge, under a number of its own."""
 
     number: int
@@ -31,7 +31,7 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class PolicyStarted:
     """A judge is about to ask a policy."""
 
     number: int
@@ -39,31 +39,31 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruled:
+class Evaluated:
     """A judge has done with a question."""
 
     number: int
     ruling: PolicyResult
 
 
-Frame: TypeAlias = Ready | Put | Begun | Ruled
+Frame: TypeAlias = Ready | Evaluate | PolicyStarted | Evaluated
 
 
-def packed(frame: Frame) -> bytes:
+def encode(frame: Frame) -> bytes:
     """Write a frame."""
     content = json.dumps({"is": type(frame).__name__, **_members(frame)}).encode("ascii")
     return LENGTH.pack(len(content)) + content
 
 
-def unpacked(content: bytes) -> Frame:
+def decode(content: bytes) -> Frame:
     """Read what follows the length."""
     match json.loads(content):
         case {"is": "Put", "number": number, "question": question, "spared": spared}:
-            return Put(number, _question(question), frozenset(spared))
+            return Evaluate(number, _question(question), frozenset(spared))
         case {"is": "Begun", "number": number, "policy": policy}:
-            return Begun(number, policy)
+            return PolicyStarted(number, policy)
         case {"is": "Ruled", "number": number, "ruling": ruling}:
-            return Ruled(number, _ruling(ruling))
+            return Evaluated(number, _ruling(ruling))
     return Ready()
 
 

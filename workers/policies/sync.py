@@ -17,8 +17,8 @@ from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
 from workers.ledger.database.transaction import read_once, run_in_transaction
-from workers.ledger.facts import KEYS
 from workers.ledger.sync_state import SyncState
+from workers.policies.cache import KEYS
 from workers.resilience.periodic import PeriodicTask
 from workers.resilience.token_bucket import TokenBucket
 from workers.run import now
@@ -31,27 +31,27 @@ AGAIN_AFTER = timedelta(seconds=30)
 """When what could not be read is tried again."""
 EARLIEST_AGAIN = timedelta(minutes=1)
 """How old the list of keys is at least when a question about an unknown key has it read before its time."""
-QUESTIONS = 1000
+RECENT_REQUESTS = 1000
 AT_ONCE = 10
 
 
-def facts_duties(equipment: Equipment) -> list[PeriodicTask]:
+def sync_tasks(equipment: Equipment) -> list[PeriodicTask]:
     """Make them: none without policies, or without a key of the Drive API."""
     settings = equipment.settings
     if not (settings.has_drive and equipment.plugins.policies):
         return []
     drive = DriveClient(settings, equipment.connection)
-    duties: list[PeriodicTask] = [ReadKeys(equipment, drive)]
+    duties: list[PeriodicTask] = [SyncChargingKeys(equipment, drive)]
     if settings.drive_balance_path is not None:
-        duties.append(ReadBalances(equipment, drive))
+        duties.append(SyncBalances(equipment, drive))
     return duties
 
 
-class TakenOver(Exception):
+class LeaseLost(Exception):
     """Raised when another clock has taken on what was being read: its lease was over, or it had to be read at once."""
 
 
-class ReadKeys:
+class SyncChargingKeys:
     """Reads the list of charging keys as a whole: of AUTHORIZE_FLEETS, or of the organization.
 
     It takes the place of the last one only when all of it was read; until then, and if that fails, the last one stands.
@@ -79,7 +79,7 @@ class ReadKeys:
             reason = str(failure)
             run_in_transaction(self._engine, lambda ledger: self._fail(ledger, reason))
             raise
-        except TakenOver:
+        except LeaseLost:
             log.info("keys.left_to_another")
             return
         log.info("keys.read", keys=len(listed), changed=changed)
@@ -96,7 +96,7 @@ class ReadKeys:
             return False
         if last.due_at != last.read_at + self._settings.authorize_keys_every:  # somebody is reading it just now
             return False
-        return self._has_unknown(ledger, authorizations.keys_asked_for(ledger, last.read_at, QUESTIONS))
+        return self._has_unknown(ledger, authorizations.keys_asked_for(ledger, last.read_at, RECENT_REQUESTS))
 
     def _has_unknown(self, ledger: Connection, asked: Iterable[str]) -> bool:
         """Say whether one of the keys is not listed: Plugsurfing asks about keys that it knows, so the list is old."""
@@ -106,25 +106,25 @@ class ReadKeys:
 
     def _read(self) -> Iterator[KeyRow]:
         for fleet_id in self._settings.authorize_fleets or (None,):
-            self._hold()
+            self._renew_lease()
             for key in self._drive.charging_keys(fleet_id):
                 yield row_of(key, fleet_id)
-                self._hold()
+                self._renew_lease()
 
-    def _hold(self) -> None:
+    def _renew_lease(self) -> None:
         """Renew the lease unless there is time for another answer."""
         at, answer_takes = now(), self._settings.drive_patience
         if self._claimed_until - at > answer_takes:
             return
         before, until = self._claimed_until, at + answer_takes + MARGIN
         if not run_in_transaction(self._engine, lambda ledger: sync_state.renew(ledger, KEYS, before, until)):
-            raise TakenOver
+            raise LeaseLost
         self._claimed_until = until
 
     def _keep(self, ledger: Connection, listed: list[KeyRow]) -> int:
         at, settings = now(), self._settings
         if not sync_state.renew(ledger, KEYS, self._claimed_until, at):  # a newer list may stand already
-            raise TakenOver
+            raise LeaseLost
         generation = sync_state.begin_generation(ledger, KEYS)
         changed = charging_keys.replace_all(ledger, listed, generation, at)
         sync_state.mark_complete(ledger, KEYS, at, at + settings.authorize_keys_every, len(listed))
@@ -138,7 +138,7 @@ class ReadKeys:
             sync_state.failed(ledger, KEYS, at, at + AGAIN_AFTER, reason)
 
 
-class ReadBalances:
+class SyncBalances:
     """Reads the balances that are due, those that a driver waits for first, AUTHORIZE_BALANCES_A_MINUTE at most."""
 
     name = "balances"

@@ -10,8 +10,8 @@ import pytest
 from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat
-from workers.judges.panel import Panel
 from workers.loader import load_plugins
+from workers.policies.pool import PolicyProcessPool
 
 MODULE = "odd_policies"
 POLICIES = '''
@@ -71,10 +71,10 @@ def policies(tmp_path, monkeypatch):
 
 @asynccontextmanager
 async def seated(settings):
-    panel = Panel(settings, [each for each in load_plugins(settings).policies if each.plugin == MODULE])
+    panel = PolicyProcessPool(settings, [each for each in load_plugins(settings).policies if each.plugin == MODULE])
     await panel.start()
     until = time.monotonic() + 60
-    while panel.standing().ready < settings.authorize_processes:
+    while panel.status().ready < settings.authorize_processes:
         assert time.monotonic() < until
         await asyncio.sleep(0.02)
     try:
@@ -88,7 +88,7 @@ def question(key):
 
 
 async def decided(panel, key, seconds=20.0):
-    return await panel.decide(question(key), time.monotonic() + seconds)
+    return await panel.evaluate(question(key), time.monotonic() + seconds)
 
 
 def test_policies_decide_in_other_processes(policies):
@@ -141,10 +141,10 @@ def test_whatever_a_policy_does_the_time_is_kept_and_others_are_served_meanwhile
 
 def test_whoever_asks_before_a_judge_is_ready_waits_for_it(policies):
     async def story():
-        panel = Panel(policies, [each for each in load_plugins(policies).policies if each.plugin == MODULE])
+        panel = PolicyProcessPool(policies, [each for each in load_plugins(policies).policies if each.plugin == MODULE])
         await panel.start()
         try:
-            assert panel.standing().ready == 0
+            assert panel.status().ready == 0
             assert (await decided(panel, "blocked", 0)).failure is FallbackReason.CRASHED
             assert (await decided(panel, "blocked", 60)).decision.allowed is Allowed.BLOCKED
         finally:
@@ -168,7 +168,7 @@ def test_a_policy_that_keeps_failing_is_spared(policies):
         async with seated(policies) as panel:
             for _ in range(5):
                 assert (await decided(panel, "raises")).failure is FallbackReason.RAISED
-            assert panel.standing().open_circuits == ("plain",)
+            assert panel.status().open_circuits == ("plain",)
             assert (await decided(panel, "blocked")).failure is FallbackReason.CIRCUIT_OPEN
 
     asyncio.run(story())

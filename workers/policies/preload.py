@@ -12,10 +12,10 @@ import sys
 from ingest.config.settings import load_settings
 from ingest.errors import WebhooksError
 from workers.child import end_with
-from workers.judges import judge
 from workers.loader import load_plugins
+from workers.policies import process_main
 
-__all__ = ["judge"]
+__all__ = ["process_main"]
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if sys.platform == "linux":  # by itself it would wait for its children, and one of them may hang

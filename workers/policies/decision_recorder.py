@@ -17,22 +17,22 @@ from workers.ledger.database.transaction import LedgerUnavailable, run_in_transa
 
 log = structlog.get_logger()
 
-MOST_WAITING = 50_000
+MAX_BUFFERED = 50_000
 """Verdicts in memory, some 50 MB, while the ledger is away; what comes then is dropped, and counted."""
 AT_ONCE = 500
 PATIENCE = 2.0
 """Seconds that one attempt may take, so that an end is not waited for."""
 PAUSE = timedelta(seconds=1)
-LAST_PATIENCE = timedelta(seconds=5)
+FLUSH_TIMEOUT = timedelta(seconds=5)
 
 
-class LedgerRecorder:
+class BufferedDecisionRecorder:
     """Keeps verdicts in the ledger; while it is away they wait in memory, and what finds no room is dropped.
 
     A `Recorder`: `record` is for the loop that answers, and neither waits nor raises.
     """
 
-    def __init__(self, engine: Engine, *, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(self, engine: Engine, *, most_waiting: int = MAX_BUFFERED) -> None:
         self._engine = engine
         self._most = most_waiting
         self._waiting: deque[DecisionRow] = deque()
@@ -59,9 +59,9 @@ class LedgerRecorder:
         self._ends.set()
         self._news.set()
         if self._thread.ident is not None:
-            self._thread.join(LAST_PATIENCE.total_seconds())
+            self._thread.join(FLUSH_TIMEOUT.total_seconds())
         self._dropped += len(self._waiting)
-        self._tell_dropped()
+        self._log_dropped()
 
     def _run(self) -> None:
         is_last = False
@@ -71,7 +71,7 @@ class LedgerRecorder:
             is_last = self._ends.is_set()
             while self._waiting and self._write_some():
                 pass
-            self._tell_dropped()
+            self._log_dropped()
             if self._waiting and not self._ends.wait(PAUSE.total_seconds()):
                 self._news.set()
 
@@ -95,7 +95,7 @@ class LedgerRecorder:
             self._waiting.popleft()
         return True
 
-    def _tell_dropped(self) -> None:
+    def _log_dropped(self) -> None:
         count, self._dropped = self._dropped, 0
         if count:
             log.error("decisions.dropped", count=count)
@@ -124,4 +124,4 @@ def row_of(verdict: DecisionRecord) -> DecisionRow:
 
 def open_recorder(settings: Settings) -> DecisionRecorder:
     """Open a recorder on the ledger; no connection is made before the first verdict."""
-    return LedgerRecorder(create_ledger_engine(settings.database_url))
+    return BufferedDecisionRecorder(create_ledger_engine(settings.database_url))

@@ -16,9 +16,9 @@ from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import DrainingServer
 from ingest.server.serve import uvicorn_config
 from ingest.server.socket_activation import listening_sockets
-from workers.judges.panel import Panel
-from workers.ledger.decisions import open_recorder
 from workers.loader import load_plugins
+from workers.policies.decision_recorder import open_recorder
+from workers.policies.pool import PolicyProcessPool
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ def authorize(settings: Settings) -> None:
     settings.require_credentials()
     policies = load_plugins(settings).policies
     sockets = listening_sockets(settings.host, settings.authorize_port)
-    judges: PolicyEvaluator = Panel(settings, policies) if policies else AllowAllEvaluator()
+    judges: PolicyEvaluator = PolicyProcessPool(settings, policies) if policies else AllowAllEvaluator()
     lane = create_authorize_app(settings, judges, open_recorder(settings))
     config = uvicorn_config(lane, timed_protocol(settings.authorize_timeout))
     # The loop that answers shares the interpreter with the thread that records: it shall not wait 5 ms for its turn.
@@ -39,11 +39,11 @@ def authorize(settings: Settings) -> None:
     gc.freeze()
     # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit_cleanly)
     host, port = sockets[0].getsockname()[:2]
     log.info("lane.opened", host=host, port=port, policies=[policy.name for policy in policies])
     DrainingServer(config).run(sockets=sockets)
 
 
-def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _exit_cleanly(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)

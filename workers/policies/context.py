@@ -10,18 +10,18 @@ from structlog.typing import FilteringBoundLogger
 from handlers.kit.policies import AuthorizeContext, BalanceSnapshot, ChargingKeySnapshot, Policy
 from ingest.config.settings import Settings
 from workers.ledger.database.engine import create_ledger_engine
-from workers.ledger.facts import Facts
 from workers.ledger.reader import LedgerReader
+from workers.policies.cache import PolicyCache
 
-FIRST_LOOK = timedelta(seconds=2)
+INITIAL_REFRESH_TIMEOUT = timedelta(seconds=2)
 """How long policies are not asked for want of facts; a ledger that takes longer is as good as away."""
 
 
 @dataclass(frozen=True)
-class LedgerContext(LedgerReader):
+class PolicyContext(LedgerReader):
     """The context of one policy."""
 
-    facts: Facts
+    facts: PolicyCache
     settings: Settings
     log: FilteringBoundLogger
 
@@ -33,9 +33,9 @@ class LedgerContext(LedgerReader):
         """Find a charging key in memory."""
         return self.facts.charging_key(identifier)
 
-    def keys_read_at(self) -> datetime | None:
+    def keys_synced_at(self) -> datetime | None:
         """Say when the list of keys was read from the Drive API."""
-        return self.facts.keys_read_at()
+        return self.facts.keys_synced_at()
 
     def balance(self, user_id: str) -> BalanceSnapshot | None:
         """Find a balance in memory."""
@@ -50,10 +50,10 @@ class LedgerContext(LedgerReader):
         return self.facts.sessions_read_at()
 
 
-def open_contexts(settings: Settings) -> Callable[[Policy], AuthorizeContext]:
+def policy_context_factory(settings: Settings) -> Callable[[Policy], AuthorizeContext]:
     """Open the ledger for the policies of this process, and begin to copy what they know from it."""
     engine = create_ledger_engine(settings.database_url)
-    facts = Facts(engine, settings)
-    facts.start(FIRST_LOOK)
+    facts = PolicyCache(engine, settings)
+    facts.start(INITIAL_REFRESH_TIMEOUT)
     log = structlog.get_logger()
-    return lambda policy: LedgerContext(engine, facts, settings, log.bind(policy=policy.name))
+    return lambda policy: PolicyContext(engine, facts, settings, log.bind(policy=policy.name))

@@ -6,7 +6,7 @@ from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from ingest.wire.json_documents import read_json
-from workers.judges.frames import LENGTH, Begun, Put, Ready, Ruled, packed, unpacked
+from workers.policies.ipc import LENGTH, Evaluate, Evaluated, PolicyStarted, Ready, decode, encode
 
 ALL = AuthorizationRequest(
     WireFormat.OCPI,
@@ -26,31 +26,31 @@ ALL = AuthorizationRequest(
     "frame",
     [
         Ready(),
-        Put(1, ALL, frozenset({"b", "a"})),
-        Put(2, AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC)), frozenset()),
-        Begun(3, "key_list"),
-        Ruled(4, PolicyResult()),
-        Ruled(5, PolicyResult(Decision(Allowed.BLOCKED, "Call us. \ud83d", "why"), "key_list")),
-        Ruled(6, PolicyResult(policy="balance", failure=FallbackReason.RAISED, error="KeyError")),
+        Evaluate(1, ALL, frozenset({"b", "a"})),
+        Evaluate(2, AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC)), frozenset()),
+        PolicyStarted(3, "key_list"),
+        Evaluated(4, PolicyResult()),
+        Evaluated(5, PolicyResult(Decision(Allowed.BLOCKED, "Call us. \ud83d", "why"), "key_list")),
+        Evaluated(6, PolicyResult(policy="balance", failure=FallbackReason.RAISED, error="KeyError")),
     ],
 )
 def test_what_is_written_is_read(frame):
-    content = packed(frame)
+    content = encode(frame)
     assert LENGTH.unpack(content[: LENGTH.size]) == (len(content) - LENGTH.size,)
-    assert unpacked(content[LENGTH.size :]) == frame
+    assert decode(content[LENGTH.size :]) == frame
 
 
 def test_what_could_be_read_of_a_body_can_be_passed_on_however_deeply_it_is_nested():
     document = read_json(b'{"a":' * 800 + b"1" + b"}" * 800)
-    put = Put(
+    put = Evaluate(
         1, AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC), key="04ab", document=document), frozenset()
     )
-    assert unpacked(packed(put)[LENGTH.size :]) == put
+    assert decode(encode(put)[LENGTH.size :]) == put
 
 
 def test_a_decision_of_a_plugins_own_type_is_told_as_what_it_says():
     class Refusal(Decision):
         """Cannot be found by its name from outside."""
 
-    ruled = unpacked(packed(Ruled(1, PolicyResult(Refusal(Allowed.EXPIRED), "own")))[LENGTH.size :])
-    assert ruled == Ruled(1, PolicyResult(Decision(Allowed.EXPIRED), "own"))
+    ruled = decode(encode(Evaluated(1, PolicyResult(Refusal(Allowed.EXPIRED), "own")))[LENGTH.size :])
+    assert ruled == Evaluated(1, PolicyResult(Decision(Allowed.EXPIRED), "own"))
