@@ -11,7 +11,7 @@ WebhooksError
 ├── QueueUnavailable     Redis cannot be reached
 ├── SettingsError        a setting is missing or wrong
 ├── PluginError          a plugin cannot be loaded (workers.loader)
-├── NotOurJob            a job in Redis asks for what is none of ours (workers.allowed)
+├── NotOurJob            a job in Redis asks for what is none of ours (workers.execution.job_allowlist)
 ├── PushFailed           a channel could not hand a push on (handlers.kit.channel)
 │   └── Unregistered     because the device is gone (handlers.kit.channel)
 └── DriveError           the Drive API did not give what it was asked for; its kinds are there (workers.drive.errors)

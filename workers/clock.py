@@ -15,14 +15,14 @@ from ingest.errors import QueueUnavailable
 from ingest.log import configure_logging
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.queues import connect_redis
-from workers.deadletters import file_dead_letters
-from workers.dispatch import offer_due
 from workers.equipment import Equipment, equip
+from workers.execution.dead_letters import publish_dead_letters
+from workers.execution.enqueue import enqueue_due_runs
+from workers.execution.runner import now
 from workers.ledger import pushes, run_schedule
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.policies.sync import sync_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
-from workers.run import now
 from workers.sending import Senders
 from workers.setback import Setback
 from workers.telling import tellers
@@ -80,8 +80,8 @@ class Clock:
         self._setback.look()
         self.sweep()
         run_in_transaction(self._equipment.engine, self._end_overdue)
-        offer_due(self._equipment)
-        file_dead_letters(self._equipment)
+        enqueue_due_runs(self._equipment)
+        publish_dead_letters(self._equipment)
 
     def _end_overdue(self, ledger: Connection) -> None:
         run_schedule.expire(ledger, now())

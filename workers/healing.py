@@ -13,11 +13,11 @@ from handlers.kit.merge import merge
 from handlers.kit.session import Session
 from workers.drive.models import DriveSession
 from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
+from workers.execution.runner import now
 from workers.ledger import run_schedule, session_keys, session_polls, sessions
 from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.session_polls import PollState
 from workers.ledger.tables.reconciliation import PollOutcome
-from workers.run import now
 
 
 @dataclass(frozen=True)

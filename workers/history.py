@@ -13,11 +13,12 @@ from sqlalchemy import Connection
 
 from ingest.errors import QueueUnavailable
 from ingest.inbox.downtime import KEY, Downtime
-from workers.conclude import Aftermath, follow_up
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.equipment import Equipment
+from workers.execution.commit import PostCommit, run_post_commit
+from workers.execution.runner import now
 from workers.healing import heal
 from workers.ledger import downtimes, session_polls
 from workers.ledger.database.engine import chunks
@@ -25,7 +26,6 @@ from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.downtimes import BackfillProgress, BackfillWindow
 from workers.ledger.poll_schedule import PollSchedule
 from workers.resilience.token_bucket import TokenBucket
-from workers.run import now
 
 log = structlog.get_logger()
 
@@ -196,7 +196,7 @@ class CoverGaps:
                 self._equipment.engine,
                 lambda ledger: heal(ledger, user_id, some, read_at, self._rhythm),  # noqa: B023  called at once
             )
-            follow_up(self._equipment, Aftermath(offer=healing.wakes))
+            run_post_commit(self._equipment, PostCommit(offer=healing.wakes))
             if healing.changed:
                 log.info("sessions.healed", sessions=len(healing.changed), read=len(some))
         return len(told)

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection
 
-from workers.conclude import Aftermath, follow_up
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.equipment import Equipment
+from workers.execution.commit import PostCommit, run_post_commit
+from workers.execution.runner import now
 from workers.healing import heal, nothing_seen
 from workers.ledger import session_polls
 from workers.ledger.database.transaction import run_in_transaction
@@ -20,7 +21,6 @@ from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.session_polls import DuePoll
 from workers.ledger.tables.reconciliation import PollOutcome
 from workers.resilience.token_bucket import TokenBucket
-from workers.run import now
 
 log = structlog.get_logger()
 
@@ -132,7 +132,7 @@ class Reconcile:
         healing = run_in_transaction(
             self._equipment.engine, lambda ledger: heal(ledger, due.user_id, [told], read_at, self._rhythm)
         )
-        follow_up(self._equipment, Aftermath(offer=healing.wakes))
+        run_post_commit(self._equipment, PostCommit(offer=healing.wakes))
         return len(healing.changed)
 
     def _release(self, claimed: Sequence[DuePoll]) -> None:

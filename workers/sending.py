@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from ingest.failpoints import Failpoint, hit
 from workers.devices import Devices
 from workers.equipment import Equipment
+from workers.execution.runner import now
 from workers.ledger import devices, pushes
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.pushes import Claim, PushRow, PushUpdate
@@ -25,7 +26,6 @@ from workers.push.wakes import next_wake, wake
 from workers.resilience.circuit_breaker import CircuitBreaker
 from workers.resilience.retry import RetryPolicy
 from workers.resilience.threads import SupervisedThreads
-from workers.run import now
 
 log = structlog.get_logger()
 

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection, Engine, update
 
+from workers.execution.runner import now
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.ordered_update import locked_update
 from workers.ledger.tables.alerts import alerts
 from workers.ledger.tables.core import pushes, runs
 from workers.ledger.tables.reconciliation import downtimes, session_polls
-from workers.run import now
 
 log = structlog.get_logger()
 

@@ -12,11 +12,11 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.addresses import HANGING, Address, Answer, open_addresses
 from workers.alerts import AlertKind
+from workers.execution.runner import now
 from workers.ledger import alert_outbox
 from workers.ledger.alert_outbox import PendingAlert
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.resilience.retry import RetryPolicy
-from workers.run import now
 
 log = structlog.get_logger()
 

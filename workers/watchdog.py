@@ -16,9 +16,9 @@ from ingest.config.settings import Settings
 from workers import causes
 from workers.alerts import raise_alert, resolve_alerts
 from workers.causes import Cause, Look
+from workers.execution.runner import now
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable, read_once, run_in_transaction
-from workers.run import now
 
 log = structlog.get_logger()
 

@@ -14,8 +14,8 @@ QUEUES = ("urgent", "sessions", "cdrs", "other")
 """A worker on all of them serves the first one before all others, which take turns."""
 
 # A worker is named by import strings only: the front door must not import what plugins can break.
-BATCH_JOB = "workers.process.work_batch"
-RUNS_JOB = "workers.process.work_runs"
+BATCH_JOB = "workers.execution.jobs.work_batch"
+RUNS_JOB = "workers.execution.jobs.work_runs"
 
 
 def connect_redis(url: str, *, timeout: float = 5) -> redis.Redis:

@@ -23,7 +23,13 @@ from ingest import failpoints
 
 PRELOADED = (
     *("ingest.server.serve", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
-    *("workers.commands.processes", "workers.process", "workers.worker", "workers.clock", "tests.faults.effects"),
+    *(
+        "workers.commands.processes",
+        "workers.execution.jobs",
+        "workers.execution.worker",
+        "workers.clock",
+        "tests.faults.effects",
+    ),
 )
 LONGEST_REQUEST = 65_536
 

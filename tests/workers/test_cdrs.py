@@ -17,6 +17,7 @@ from ingest.queue.batch import Batch, Delivery, new_batch_id
 from ingest.wire.envelope import Envelope, Kind
 from workers.bench.cdrs import SCALE, Extent, truth
 from workers.equipment import Equipment
+from workers.execution.jobs import process_batch
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger.cdr_queries import CdrFilters
@@ -25,7 +26,6 @@ from workers.ledger.deliveries import Filters
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables import metadata
 from workers.loader import Plugins
-from workers.process import settle
 
 TOGETHER = 100
 
@@ -66,7 +66,7 @@ def batches(bodies: Sequence[bytes], node: str) -> list[Batch]:
 def work(database_url: str, folder: Path, given: Sequence[Batch]) -> None:
     equipment = equipment_on(database_url, folder)
     for batch in given:
-        settle(equipment, batch)
+        process_batch(equipment, batch)
     equipment.engine.dispose()
 
 
@@ -115,7 +115,7 @@ def test_cdrs_that_are_odd_harm_no_other_of_their_batch(database_url, tmp_path):
     equipment = equipment_on(database_url, tmp_path)
     metadata.create_all(equipment.engine)
     (batch,) = batches([*odd, good], "node")
-    settle(equipment, batch)
+    process_batch(equipment, batch)
     with read_only(equipment.engine) as ledger:
         counted = ledger_cdrs.summary(ledger, CdrFilters())
         unread = ledger_deliveries.find(ledger, Filters(state=DeliveryState.UNREADABLE), None)

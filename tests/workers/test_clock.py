@@ -10,8 +10,8 @@ from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery, lease_key
 from ingest.queue.leases import CRASHED
 from workers.clock import HANDED_BACK, Clock
-from workers.deadletters import file_dead_letters
 from workers.equipment import Equipment
+from workers.execution.dead_letters import publish_dead_letters
 from workers.ledger import deliveries, run_schedule, runs
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.runs import NewRun
@@ -73,4 +73,4 @@ def test_a_clock_that_finds_nothing_to_do_waits_for_nobody_who_writes(equipment:
     with equipment.engine.begin() as ledger:
         ledger.execute(runs_table.delete())
         Clock(equipment).sweep()
-        file_dead_letters(equipment)
+        publish_dead_letters(equipment)

@@ -18,15 +18,15 @@ from workers.commands import options
 from workers.commands.failures import Failure, Misused, sentence
 from workers.commands.output import Cell, iso, json_line, printable, short, span, table
 from workers.commands.stores import ledger_of
-from workers.deadletters import take_back
 from workers.devfile import settings_beside_dev
+from workers.execution.dead_letters import withdraw
+from workers.execution.replay import Plan, apply, plans
 from workers.ledger import deliveries
 from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.deliveries import Filters
 from workers.ledger.states import DeliveryState, Outcome
 from workers.loader import Plugins, load_plugins
-from workers.replay import Plan, carry_out, plans
 
 AT_ONCE = 200
 """Deliveries in one transaction: short enough not to keep the workers waiting."""
@@ -137,7 +137,7 @@ def _replayed(
 
 def _step(ids: Sequence[str], decide: Callable[..., list[Plan]], due_at: datetime, conn: Connection) -> list[Plan]:
     decided = decide(conn, ids)
-    carry_out(conn, decided, due_at)
+    apply(conn, decided, due_at)
     return decided
 
 
@@ -147,7 +147,7 @@ def _take_back(settings: Settings, job_ids: Sequence[str]) -> None:
         return
     try:
         with connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) as connection:
-            take_back(connection, job_ids)
+            withdraw(connection, job_ids)
     except (RedisError, OSError, SettingsError) as error:
         click.echo(f"{sentence(error)} The dashboard may go on to show these as failed jobs.", err=True)
 

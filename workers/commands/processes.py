@@ -39,7 +39,7 @@ def work(queues: tuple[str, ...], *, burst: bool) -> None:
     Serves the first queue before all others, which take turns: urgent, sessions, cdrs, other, unless said otherwise.
     """
     from ingest.config.settings import load_settings
-    from workers.worker import work
+    from workers.execution.worker import work
 
     work(load_settings(), queues, burst=burst)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import structlog
 
 from handlers.kit.channel import Device
+from workers.execution.runner import HandlerTimedOut, call_guarded
 from workers.ledger.reader import LedgerReader
-from workers.run import HandlerTimedOut, call
 
 log = structlog.get_logger()
 
@@ -20,7 +20,7 @@ class HandlerReader(LedgerReader):
 
     def devices(self, user_id: str) -> Sequence[Device]:
         """List a user's devices; none if they cannot be found: words in a foreign language are better than none."""
-        found, failure = call(self.devices_of, user_id)
+        found, failure = call_guarded(self.devices_of, user_id)
         if isinstance(failure, HandlerTimedOut):
             raise failure
         if failure is not None:

@@ -21,7 +21,7 @@ from ingest.config.settings import Settings
 from ingest.errors import Unreadable
 from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_ocpi, parse_plugsurfing
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
-from workers.run import call
+from workers.execution.runner import call_guarded
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _ask(
 ) -> PolicyOutcome:
     begun = time.monotonic()
     with structlog.testing.capture_logs() as logs:
-        said, raised = call(_call_policy, policy, question, contexts)
+        said, raised = call_guarded(_call_policy, policy, question, contexts)
     took = timedelta(seconds=time.monotonic() - begun)
     if isinstance(raised, KeyboardInterrupt):
         raise raised

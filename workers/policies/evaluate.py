@@ -11,7 +11,7 @@ from handlers.kit.policy_support import Indeterminate
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
-from workers.run import call
+from workers.execution.runner import call_guarded
 
 Contexts: TypeAlias = Callable[[Policy], AuthorizeContext]
 
@@ -48,13 +48,13 @@ class PolicyChain:
         return PolicyResult()
 
     async def _call(self, policy: Policy, question: AuthorizationRequest) -> tuple[object, BaseException | None]:
-        context, failure = call(self.contexts, policy)
+        context, failure = call_guarded(self.contexts, policy)
         if failure is not None or context is None:
             return None, failure
         if not policy.is_async:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.executor, call, policy.function, question, context)
-        called, failure = call(policy.function, question, context)
+            return await loop.run_in_executor(self.executor, call_guarded, policy.function, question, context)
+        called, failure = call_guarded(policy.function, question, context)
         return (await _outcome(called)) if isinstance(called, Awaitable) else (called, failure)
 
 

@@ -13,6 +13,7 @@ from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
 from workers.equipment import Equipment
+from workers.execution.runner import now
 from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
@@ -21,7 +22,6 @@ from workers.ledger.sync_state import SyncState
 from workers.policies.cache import KEYS
 from workers.resilience.periodic import PeriodicTask
 from workers.resilience.token_bucket import TokenBucket
-from workers.run import now
 
 log = structlog.get_logger()
 

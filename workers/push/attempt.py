@@ -10,12 +10,12 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
+from workers.execution.runner import now
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
 from workers.push.channel import Channel
 from workers.resilience.retry import RetryPolicy
 from workers.resilience.timed_call import TimedCall, deadline_in
-from workers.run import now
 
 DevicesOf: TypeAlias = Callable[[str], Iterable[Device]]
 

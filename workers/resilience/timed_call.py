@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, ParamSpec, TypeVar
 
 from handlers.kit.channel import PushFailed
-from workers.run import call
+from workers.execution.runner import call_guarded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,7 +20,7 @@ class TimedCall(Generic[T]):
     def __init__(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> None:
         self._result: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
         self._thread = threading.Thread(
-            target=lambda: self._result.put(call(function, *arguments, **named)), name="push", daemon=True
+            target=lambda: self._result.put(call_guarded(function, *arguments, **named)), name="push", daemon=True
         )
         self._thread.start()
 

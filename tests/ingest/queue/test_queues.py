@@ -70,4 +70,4 @@ def test_workers_serve_what_is_urgent_first():
 
 
 def test_the_door_knows_workers_by_name_only():
-    assert (BATCH_JOB, RUNS_JOB) == ("workers.process.work_batch", "workers.process.work_runs")
+    assert (BATCH_JOB, RUNS_JOB) == ("workers.execution.jobs.work_batch", "workers.execution.jobs.work_runs")

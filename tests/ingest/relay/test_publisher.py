@@ -65,7 +65,7 @@ def test_a_batch_is_one_job_with_its_deliveries_beside_it(door, offer, valkey):
     batch_id = offer()
     assert jobs(valkey) == [batch_id]
     job = Job.fetch(batch_id, connection=valkey, serializer=JSONSerializer)
-    assert (job.func_name, job.args) == ("workers.process.work_batch", [batch_id])
+    assert (job.func_name, job.args) == ("workers.execution.jobs.work_batch", [batch_id])
     assert job.description == "3 deliveries: 3 SESSION_STARTED"
     assert (job.timeout, job.result_ttl, job.failure_ttl) == (210, 600, 604800)  # HANDLER_TIMEOUT is 30 s
     batch = batch_in_redis(valkey, batch_id)

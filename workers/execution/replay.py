@@ -50,7 +50,7 @@ class Plan:
         return tuple(run.job_id for run in self.row.runs if run.handler in over and run.job_id is not None)
 
 
-def plan(row: DeliveryRow, plugins: Plugins, handler: str | None = None) -> Plan:
+def plan_replay(row: DeliveryRow, plugins: Plugins, handler: str | None = None) -> Plan:
     """Decide what to run on a delivery, which was read with its body; pure.
 
     Where handlers are dead, only these. Any other delivery is handled as if it came today: what takes its event now
@@ -98,10 +98,10 @@ def plans(
     if filters is not None:
         ids = deliveries.filter_matching(conn, ids, filters)
     rows = deliveries.lookup(conn, ids, bodies=True)
-    return [plan(row, plugins, handler) for row in sorted(rows, key=lambda row: (row.received_at, row.id))]
+    return [plan_replay(row, plugins, handler) for row in sorted(rows, key=lambda row: (row.received_at, row.id))]
 
 
-def carry_out(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> None:
+def apply(conn: Connection, decided: Sequence[Plan], due_at: datetime) -> None:
     """Make the runs due then; the clock puts them on their queues. To be called in the transaction that decided."""
     finished_runs.delete_finished(conn, [each.row.id for each in decided if each.withdraws], WHOLE_DELIVERY)
     for each in decided:

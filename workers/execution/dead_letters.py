@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 
 from ingest.errors import QueueUnavailable
 from ingest.queue.queues import RUNS_JOB, queue
-from workers.dispatch import MARGIN
 from workers.equipment import Equipment
+from workers.execution.enqueue import MARGIN
 from workers.ledger import finished_runs
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import read_once, run_in_transaction
@@ -26,7 +26,7 @@ DEAD_JOB = "dead-"
 AT_ONCE = 200
 
 
-def file_dead_letters(equipment: Equipment) -> int:
+def publish_dead_letters(equipment: Equipment) -> int:
     """File the dead runs that are not among RQ's failed jobs yet, and return how many they were."""
     dead = read_once(equipment.engine, lambda ledger: finished_runs.unpublished_dead(ledger, DEAD_JOB, AT_ONCE))
     if not dead:
@@ -44,13 +44,13 @@ def file_dead_letters(equipment: Equipment) -> int:
 
     taken_up = run_in_transaction(equipment.engine, mark)
     try:
-        take_back(equipment.connection, taken_up)
+        withdraw(equipment.connection, taken_up)
     except redis.RedisError as error:
         raise QueueUnavailable(f"dead letters cannot be taken back: {type(error).__name__}") from error
     return len(dead)
 
 
-def take_back(connection: redis.Redis, job_ids: Sequence[str]) -> None:
+def withdraw(connection: redis.Redis, job_ids: Sequence[str]) -> None:
     """Remove the failed jobs of runs that are not dead any more; other jobs, and those put back on a queue, stay.
 
     Raises RedisError if that cannot be done now.

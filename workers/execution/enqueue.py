@@ -13,12 +13,12 @@ from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import new_batch_id
 from ingest.queue.queues import RUNS_JOB, queue
 from workers.equipment import Equipment
+from workers.execution.runner import now
 from workers.ledger import run_schedule
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.run_schedule import OpenRun
-from workers.run import now
 
-TOGETHER = 100
+RUNS_PER_JOB = 100
 """How many runs of a handler share a job at most."""
 
 AT_ONCE = 2000
@@ -27,7 +27,7 @@ AT_ONCE = 2000
 MARGIN = timedelta(minutes=1)
 
 
-def offer_due(equipment: Equipment) -> int:
+def enqueue_due_runs(equipment: Equipment) -> int:
     """Make jobs of all runs that are due, and return how many runs they are.
 
     A run is marked with its job before the job is written: a crash in between leaves a mark whose job the clock does
@@ -35,7 +35,7 @@ def offer_due(equipment: Equipment) -> int:
     """
 
     def mark(ledger: Connection) -> list[tuple[str, list[OpenRun]]]:
-        jobs = [(new_batch_id(), some) for some in grouped(run_schedule.due(ledger, now(), AT_ONCE))]
+        jobs = [(new_batch_id(), some) for some in group_into_jobs(run_schedule.due(ledger, now(), AT_ONCE))]
         run_schedule.mark_offered(ledger, {run.key: job_id for job_id, some in jobs for run in some})
         return jobs
 
@@ -46,17 +46,17 @@ def offer_due(equipment: Equipment) -> int:
     return sum(len(some) for _, some in jobs)
 
 
-def grouped(due: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
+def group_into_jobs(due: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
     """Part runs into jobs.
 
     Those that have only waited, for their first attempt or for news of a session, go together: hundreds of them one by
     one would keep the session events away that they wait for.
     """
-    sound = sorted((run for run in due if not run.has_failed), key=lambda run: (run.queue, run.handler))
-    for _, alike in groupby(sound, key=lambda run: (run.queue, run.handler)):
+    without_failures = sorted((run for run in due if not run.has_failed), key=lambda run: (run.queue, run.handler))
+    for _, alike in groupby(without_failures, key=lambda run: (run.queue, run.handler)):
         some = list(alike)
-        for start in range(0, len(some), TOGETHER):
-            yield some[start : start + TOGETHER]
+        for start in range(0, len(some), RUNS_PER_JOB):
+            yield some[start : start + RUNS_PER_JOB]
     yield from ([run] for run in due if run.has_failed)
 
 

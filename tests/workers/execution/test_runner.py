@@ -9,19 +9,19 @@ from rq.timeouts import JobTimeoutException
 
 from handlers.kit.context import DeferredEffects, Push
 from handlers.kit.signals import GiveUp, Moot, RetryLater
-from workers import run
+from workers.execution import runner
+from workers.execution.runner import HandlerTimedOut, HandlerTimeout, RunResult, call_guarded, failed
 from workers.ledger.states import Outcome
 from workers.resilience.retry import RetryPolicy
-from workers.run import Deadline, HandlerTimedOut, Result, call, failed
 
 AT = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 POLICY = RetryPolicy(attempts=3, first=timedelta(seconds=2), longest=HOUR)
 
 
-def after(failure: BaseException, attempt: int = 1) -> Result:
+def after(failure: BaseException, attempt: int = 1) -> RunResult:
     writes = DeferredEffects(pushes=(Push("driver", "title", "body", "key"),))
-    return failed(Result("id", "handler", attempt, Outcome.DONE, AT, AT, writes), failure, POLICY)
+    return failed(RunResult("id", "handler", attempt, Outcome.DONE, AT, AT, writes), failure, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_an_error_that_no_database_can_hold_is_escaped() -> None:
 def test_a_run_that_wants_to_come_later_comes_no_later_than_its_end() -> None:
     wish = RetryLater("busy", after=timedelta(days=1), until=AT + HOUR, session_id="S1")
     result = after(wish)
-    assert (result.due_at, result.until_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")
+    assert (result.due_at, result.expires_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")
 
 
 def test_a_deadline_rings_in_the_middle_of_the_work() -> None:
@@ -70,8 +70,8 @@ def test_a_deadline_rings_in_the_middle_of_the_work() -> None:
         while True:
             pass
 
-    with Deadline(timedelta(milliseconds=10)) as deadline, pytest.raises(HandlerTimedOut, match=r"0\.01 s"):
-        deadline.call(work_for_ever)
+    with HandlerTimeout(timedelta(milliseconds=10)) as deadline, pytest.raises(HandlerTimedOut, match=r"0\.01 s"):
+        deadline.call_guarded(work_for_ever)
 
 
 def test_a_deadline_gives_the_outer_alarm_back() -> None:
@@ -79,8 +79,8 @@ def test_a_deadline_gives_the_outer_alarm_back() -> None:
     before = signal.signal(signal.SIGALRM, lambda number, _frame: rung.append(number))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with Deadline(timedelta(seconds=5)) as deadline:
-            deadline.call(bool)
+        with HandlerTimeout(timedelta(seconds=5)) as deadline:
+            deadline.call_guarded(bool)
         end = time.monotonic() + 5
         while not rung and time.monotonic() < end:
             signal.pause()
@@ -90,19 +90,19 @@ def test_a_deadline_gives_the_outer_alarm_back() -> None:
 
 
 def test_a_deadline_that_was_not_reached_leaves_no_alarm_behind() -> None:
-    with Deadline(timedelta(seconds=5)) as deadline:
-        deadline.call(bool)
+    with HandlerTimeout(timedelta(seconds=5)) as deadline:
+        deadline.call_guarded(bool)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_clock_that_is_set_forward_does_not_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((AT, AT + HOUR))
-    monkeypatch.setattr(run, "now", lambda: next(times))
+    monkeypatch.setattr(runner, "now", lambda: next(times))
     before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
     try:
         signal.setitimer(signal.ITIMER_REAL, 60)
-        with Deadline(timedelta(seconds=5)) as deadline:
-            deadline.call(bool)
+        with HandlerTimeout(timedelta(seconds=5)) as deadline:
+            deadline.call_guarded(bool)
         left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -114,4 +114,4 @@ def test_the_timeout_of_the_whole_job_is_not_a_plugins_failure() -> None:
         raise JobTimeoutException("Task exceeded maximum timeout value")
 
     with pytest.raises(JobTimeoutException):
-        call(late)
+        call_guarded(late)

@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 
 from handlers.kit.context import DeferredStatement
 from ingest.failpoints import Failpoint, hit
-from workers.deadletters import file_dead_letters
-from workers.dispatch import offer_due
 from workers.equipment import Equipment
+from workers.execution.dead_letters import publish_dead_letters
+from workers.execution.enqueue import enqueue_due_runs
+from workers.execution.runner import RunResult, failed
 from workers.ledger import delivery_states, pushes, runs
 from workers.ledger.database.transaction import is_transient
 from workers.ledger.pushes import NewPush
@@ -20,11 +21,10 @@ from workers.ledger.session_waits import SessionWait, has_changed
 from workers.ledger.states import Outcome
 from workers.push.wakes import wake
 from workers.resilience.retry import RetryPolicy
-from workers.run import Result, failed
 
 
 @dataclass(frozen=True)
-class Aftermath:
+class PostCommit:
     """What is to be done once the transaction has committed. The clock does it too, if this process dies before."""
 
     offer: bool = False
@@ -34,19 +34,19 @@ class Aftermath:
     file: bool = False
     """Runs are dead."""
 
-    def __or__(self, other: "Aftermath") -> "Aftermath":
+    def __or__(self, other: "PostCommit") -> "PostCommit":
         """Put together what follows from two transactions."""
-        return Aftermath(self.offer or other.offer, self.send or other.send, self.file or other.file)
+        return PostCommit(self.offer or other.offer, self.send or other.send, self.file or other.file)
 
 
-def conclude(ledger: Connection, equipment: Equipment, results: Sequence[Result], queue: str) -> Aftermath:
+def commit_new_runs(ledger: Connection, equipment: Equipment, results: Sequence[RunResult], queue: str) -> PostCommit:
     """Record runs for the first time. Only who records a run has its effects, so a batch done twice has them once.
 
     `queue` is where the batch came from; a run goes back to it unless its handler has a queue of its own.
     """
-    caught_up = _caught_up(ledger, results)
+    caught_up = _recheck_waits(ledger, results)
 
-    def record(some: Sequence[Result]) -> list[Result]:
+    def record(some: Sequence[RunResult]) -> list[RunResult]:
         new = runs.insert_runs(ledger, [_new_run(result, result.queue or queue) for result in some])
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
@@ -55,27 +55,29 @@ def conclude(ledger: Connection, equipment: Equipment, results: Sequence[Result]
     return aftermath
 
 
-def finish(ledger: Connection, equipment: Equipment, handler: str, results: Sequence[Result]) -> Aftermath:
+def commit_claimed_runs(
+    ledger: Connection, equipment: Equipment, handler: str, results: Sequence[RunResult]
+) -> PostCommit:
     """End runs of a handler that were claimed. One that somebody else has taken over ends without effects."""
 
-    def end(some: Sequence[Result]) -> list[Result]:
+    def end(some: Sequence[RunResult]) -> list[RunResult]:
         ours = runs.finish(ledger, handler, [_ended_run(result) for result in some])
         return [result for result in some if result.delivery_id in ours]
 
-    return _commit(ledger, equipment, _caught_up(ledger, results), end)
+    return _commit(ledger, equipment, _recheck_waits(ledger, results), end)
 
 
-def follow_up(equipment: Equipment, aftermath: Aftermath) -> None:
+def run_post_commit(equipment: Equipment, aftermath: PostCommit) -> None:
     """Do what follows from a commit."""
     if aftermath.send:
         wake(equipment.connection, equipment.channels)
     if aftermath.offer:
-        offer_due(equipment)
+        enqueue_due_runs(equipment)
     if aftermath.file:
-        file_dead_letters(equipment)
+        publish_dead_letters(equipment)
 
 
-def _caught_up(ledger: Connection, results: Sequence[Result]) -> Sequence[Result]:
+def _recheck_waits(ledger: Connection, results: Sequence[RunResult]) -> Sequence[RunResult]:
     """Make runs due at once that begin to wait for a session of which there is news by now: nobody else wakes them."""
     waiting = {number: result.waits_for for number, result in enumerate(results) if result.waits_for is not None}
     awaited = [_awaited(results[number], session_id) for number, session_id in waiting.items()]
@@ -86,42 +88,44 @@ def _caught_up(ledger: Connection, results: Sequence[Result]) -> Sequence[Result
     return caught_up
 
 
-def _awaited(result: Result, session_id: str) -> SessionWait:
+def _awaited(result: RunResult, session_id: str) -> SessionWait:
     return SessionWait(
         session_id=session_id,
         since=result.started_at,
-        has_looked=session_id in result.looked,
-        seen=result.looked.get(session_id),
+        has_looked=session_id in result.sessions_read,
+        seen=result.sessions_read.get(session_id),
     )
 
 
 def _commit(
     ledger: Connection,
     equipment: Equipment,
-    results: Sequence[Result],
-    own: Callable[[Sequence[Result]], list[Result]],
-) -> Aftermath:
+    results: Sequence[RunResult],
+    claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
+) -> PostCommit:
     """Write outcomes and the effects of those that `own` says are ours; a run whose own writes fail has failed."""
-    ours = own([result for result in results if not _has_effects(result)])
-    effective, sends = _with_effects(ledger, equipment, [result for result in results if _has_effects(result)], own)
+    ours = claim_ownership([result for result in results if not _has_effects(result)])
+    effective, sends = _apply_effects(
+        ledger, equipment, [result for result in results if _has_effects(result)], claim_ownership
+    )
     delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
-    return Aftermath(
+    return PostCommit(
         offer=any(result.outcome is Outcome.WAITING for result in ours + effective),
         send=sends,
         file=any(result.outcome is Outcome.DEAD for result in ours + effective),
     )
 
 
-def _has_effects(result: Result) -> bool:
+def _has_effects(result: RunResult) -> bool:
     return bool(result.writes.written or result.writes.pushes)
 
 
-def _with_effects(
+def _apply_effects(
     ledger: Connection,
     equipment: Equipment,
-    results: Sequence[Result],
-    own: Callable[[Sequence[Result]], list[Result]],
-) -> tuple[list[Result], bool]:
+    results: Sequence[RunResult],
+    claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
+) -> tuple[list[RunResult], bool]:
     """Write runs and what they want written and sent, in one savepoint as long as all goes well.
 
     If not, each half of them is tried in one of its own, until the run is found whose writes fail: only that one has
@@ -131,7 +135,7 @@ def _with_effects(
         return [], False
     try:
         with ledger.begin_nested():
-            ours = own(results)
+            ours = claim_ownership(results)
             _write(ledger, [write for result in ours for write in result.writes.written])
             return ours, bool(pushes.add(ledger, list(_wanted_pushes(equipment, ours))))
     except BaseTimeoutException:
@@ -140,14 +144,14 @@ def _with_effects(
         if is_transient(failure):
             raise  # the whole transaction is begun anew
         if len(results) == 1:
-            return own([failed(results[0], failure, RetryPolicy.of(equipment.settings))]), False
+            return claim_ownership([failed(results[0], failure, RetryPolicy.of(equipment.settings))]), False
     half = len(results) // 2
-    first, first_sends = _with_effects(ledger, equipment, results[:half], own)
-    second, second_sends = _with_effects(ledger, equipment, results[half:], own)
+    first, first_sends = _apply_effects(ledger, equipment, results[:half], claim_ownership)
+    second, second_sends = _apply_effects(ledger, equipment, results[half:], claim_ownership)
     return first + second, first_sends or second_sends
 
 
-def _wanted_pushes(equipment: Equipment, ours: Sequence[Result]) -> Iterator[NewPush]:
+def _wanted_pushes(equipment: Equipment, ours: Sequence[RunResult]) -> Iterator[NewPush]:
     for result in ours:
         for push in result.writes.pushes:
             for channel in equipment.channels:
@@ -156,7 +160,7 @@ def _wanted_pushes(equipment: Equipment, ours: Sequence[Result]) -> Iterator[New
 
 def _write(ledger: Connection, wanted: Sequence[DeferredStatement]) -> None:
     """Run statements in their order; one that follows itself with other values is run once, with all of them."""
-    for (_, names), some in groupby(wanted, key=_alike):
+    for (_, names), some in groupby(wanted, key=_batch_key):
         alike = list(some)
         if names is not None:
             ledger.execute(alike[0].statement, [dict(write.values or {}) for write in alike])
@@ -165,12 +169,12 @@ def _write(ledger: Connection, wanted: Sequence[DeferredStatement]) -> None:
             ledger.execute(write.statement)
 
 
-def _alike(write: DeferredStatement) -> tuple[int, frozenset[str] | None]:
+def _batch_key(write: DeferredStatement) -> tuple[int, frozenset[str] | None]:
     # The names too: of several sets of values SQLAlchemy looks for those of the first one only.
     return id(write.statement), None if write.values is None else frozenset(write.values)
 
 
-def _new_run(result: Result, queue: str) -> NewRun:
+def _new_run(result: RunResult, queue: str) -> NewRun:
     return NewRun(
         delivery_id=result.delivery_id,
         handler=result.handler,
@@ -178,7 +182,7 @@ def _new_run(result: Result, queue: str) -> NewRun:
         outcome=result.outcome,
         attempts=result.attempt,
         due_at=result.due_at,
-        until_at=result.until_at,
+        until_at=result.expires_at,
         waits_for=result.waits_for,
         reason=result.reason,
         error=result.error,
@@ -188,14 +192,14 @@ def _new_run(result: Result, queue: str) -> NewRun:
     )
 
 
-def _ended_run(result: Result) -> EndedRun:
+def _ended_run(result: RunResult) -> EndedRun:
     return EndedRun(
         delivery_id=result.delivery_id,
         attempt=result.attempt,
         outcome=result.outcome,
         finished_at=result.finished_at,
         due_at=result.due_at,
-        until_at=result.until_at,
+        until_at=result.expires_at,
         waits_for=result.waits_for,
         reason=result.reason,
         error=result.error,

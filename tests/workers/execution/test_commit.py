@@ -11,8 +11,9 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, event, inser
 from handlers.kit.context import DeferredEffects, DeferredStatement, Push
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
-from workers.conclude import conclude
 from workers.equipment import Equipment
+from workers.execution.commit import commit_new_runs
+from workers.execution.runner import RunResult
 from workers.ledger import deliveries, pushes
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
@@ -20,7 +21,6 @@ from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.loader import Plugins
 from workers.push.channels import open_channels
-from workers.run import Result
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 PLUGINS = MetaData()
@@ -40,12 +40,12 @@ def equipment(database_url: str, tmp_path: Path) -> Equipment:
     return Equipment(settings, Plugins(()), engine, redis.Redis(), open_channels(settings))
 
 
-def ran(number: int, *wanted: DeferredStatement, attempt: int = 1) -> Result:
+def ran(number: int, *wanted: DeferredStatement, attempt: int = 1) -> RunResult:
     push = Push("u1", "title", "body", f"key {number}")
-    return Result(f"d{number}", "note", attempt, Outcome.DONE, NOON, NOON, DeferredEffects((push,), wanted))
+    return RunResult(f"d{number}", "note", attempt, Outcome.DONE, NOON, NOON, DeferredEffects((push,), wanted))
 
 
-def concluded(equipment: Equipment, results: list[Result]) -> dict[str, Outcome]:
+def concluded(equipment: Equipment, results: list[RunResult]) -> dict[str, Outcome]:
     arrived = [
         Delivery(each.delivery_id, "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
         for each in results
@@ -53,7 +53,7 @@ def concluded(equipment: Equipment, results: list[Result]) -> dict[str, Outcome]
 
     def keep(ledger):
         deliveries.store(ledger, arrived, {each.id: (DeliveryState.RUNNING, None) for each in arrived})
-        return conclude(ledger, equipment, results, "sessions")
+        return commit_new_runs(ledger, equipment, results, "sessions")
 
     run_in_transaction(equipment.engine, keep, patience=0.5)
     with equipment.engine.connect() as ledger:

@@ -19,8 +19,8 @@ from ingest.failpoints import Failpoint, hit
 from ingest.log import configure_logging
 from ingest.queue.leases import report_crash
 from ingest.queue.queues import BATCH_JOB, QUEUES, connect_redis, queue
-from workers.allowed import OurJob
 from workers.equipment import open_once, preload
+from workers.execution.job_allowlist import AllowlistedJob
 from workers.ledger.warm_up import warm_up
 from workers.push.channels import open_channels
 from workers.resilience.hard_timeout import kill_on_timeout
@@ -42,12 +42,12 @@ class PreloadedWorker(Worker):
         Strictly in order, a trickle of urgent jobs that keeps a worker busy would leave the others waiting for ever.
         """
         if reference_queue == self.queues[0]:
-            self._ordered_queues = [*self._in_turn(), self.queues[0]]
+            self._ordered_queues = [*self._round_robin(), self.queues[0]]
         else:
-            others = [each for each in self._in_turn() if each != reference_queue]
+            others = [each for each in self._round_robin() if each != reference_queue]
             self._ordered_queues = [self.queues[0], *others, reference_queue]
 
-    def _in_turn(self) -> list[Queue]:
+    def _round_robin(self) -> list[Queue]:
         return [each for each in self._ordered_queues if each != self.queues[0]]
 
     def execute_job(self, job: Job, queue: Queue) -> None:
@@ -83,14 +83,14 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         # It is needed by the first job only, which waits for it.
         log.warning("ledger.not_rehearsed", reason=type(failure).__name__)
     connection = connect_redis(settings.require_redis())
-    wait_for(connection)
+    wait_for_redis(connection)
     log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
     served = [queue(name, connection) for name in names]
     worker = PreloadedWorker(
         served,
         connection=connection,
         serializer=JSONSerializer,
-        job_class=OurJob,
+        job_class=AllowlistedJob,
         worker_ttl=WORKER_TTL,
         work_horse_killed_handler=lambda job, *_ending: report_crash(connection, job.id),
     )
@@ -98,7 +98,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     log.info("worker.stopped")
 
 
-def wait_for(connection: redis.Redis) -> None:
+def wait_for_redis(connection: redis.Redis) -> None:
     """Come back when Redis answers. Whoever starts us may not start us again, or take everything else down with us."""
     for attempt in stamina.retry_context(on=redis.RedisError, attempts=None, timeout=None, wait_max=5):
         with attempt:

@@ -27,12 +27,14 @@ from ingest.queue.batch import Batch, Delivery, new_batch_id
 from ingest.queue.queues import queue
 from ingest.relay.publisher import JOB_TIMEOUT
 from ingest.wire.envelope import Envelope, Kind
-from workers import process
 from workers.clock import Clock
-from workers.conclude import follow_up
-from workers.deadletters import file_dead_letters
-from workers.dispatch import offer_due
 from workers.equipment import Equipment
+from workers.execution import jobs
+from workers.execution.commit import run_post_commit
+from workers.execution.dead_letters import publish_dead_letters
+from workers.execution.enqueue import enqueue_due_runs
+from workers.execution.jobs import dead_letter_poison, execute_runs, process_batch
+from workers.execution.runner import HandlerTimedOut
 from workers.ledger import deliveries, pushes, run_schedule, runs, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction
@@ -42,10 +44,8 @@ from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushSt
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import sessions as session_table
 from workers.loader import Plugins
-from workers.process import bury, make_runs, settle
 from workers.push.channels import open_channels
 from workers.resilience.hard_timeout import CLEANUP_GRACE
-from workers.run import HandlerTimedOut
 from workers.sending import send_due
 
 START = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
@@ -94,7 +94,7 @@ def batch(*bodies: bytes, **fields: Any) -> Batch:
 
 
 def work(equipment: Equipment, given: Batch) -> None:
-    follow_up(equipment, settle(equipment, given))
+    run_post_commit(equipment, process_batch(equipment, given))
 
 
 def work_queued(equipment: Equipment) -> int:
@@ -103,7 +103,7 @@ def work_queued(equipment: Equipment) -> int:
     for name in ("urgent", "sessions", "cdrs", "other"):
         for job in queue(name, equipment.connection).jobs:
             handler, attempts = job.args
-            follow_up(equipment, make_runs(equipment, handler, attempts, job.id))
+            run_post_commit(equipment, execute_runs(equipment, handler, attempts, job.id))
             job.delete()
             made += len(attempts)
     return made
@@ -221,7 +221,7 @@ def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(equip: Callable[..
     equipment = equip(third_time_lucky, retry_first=timedelta(milliseconds=1))
     work(equipment, batch(said("SESSION_STARTED")))
     while len(attempts) < 3:
-        offer_due(equipment)
+        enqueue_due_runs(equipment)
         assert all(len(job.args[1]) == 1 for job in queue("sessions", equipment.connection).jobs)
         work_queued(equipment)
     assert attempts == [1, 2, 3]
@@ -244,7 +244,7 @@ def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(equip: C
     assert result is not None
     assert "ZeroDivisionError: by design" in str(result.exc_string)
     assert "hopeless" in str(job.description)
-    assert file_dead_letters(equipment) == 0
+    assert publish_dead_letters(equipment) == 0
 
 
 def test_a_dead_letter_put_back_on_its_queue_is_run_once_more(equip: Callable[..., Equipment]) -> None:
@@ -277,7 +277,7 @@ def test_a_dead_letter_put_back_that_dies_again_is_a_dead_letter_again(equip: Ca
     assert work_queued(equipment) == 1
     (second,) = registry.get_job_ids()
     assert second != first
-    assert file_dead_letters(equipment) == 0
+    assert publish_dead_letters(equipment) == 0
 
 
 def test_a_failing_write_is_its_own_runs_failure(equip: Callable[..., Equipment]) -> None:
@@ -395,14 +395,14 @@ def test_handlers_that_are_merely_slow_are_no_workers_death(
     def slow(event: SessionStarted, ctx: Context) -> None:
         called.append(event.session_id)
         if len(called) == 10:
-            time.sleep(process.BEGIN_WITHIN.total_seconds())
+            time.sleep(jobs.START_BUDGET.total_seconds())
         ctx.write(insert(notes).values(text=event.session_id))
 
     @on(SessionStarted, name="slow")
     async def slow_together(event: SessionStarted, ctx: Context) -> None:
         slow(event, ctx)
 
-    monkeypatch.setattr(process, "BEGIN_WITHIN", timedelta(seconds=0.5))
+    monkeypatch.setattr(jobs, "START_BUDGET", timedelta(seconds=0.5))
     equipment = equip(slow_together if asynchronous else slow)
     ids = [f"S{number:02}" for number in range(30)]
     work(equipment, batch(*(said("SESSION_STARTED", session_id) for session_id in ids)))
@@ -415,7 +415,7 @@ def test_handlers_that_are_merely_slow_are_no_workers_death(
 
 def test_the_job_of_a_batch_lasts_longer_than_what_it_begins() -> None:
     waiting_for_the_ledger = timedelta(seconds=2 * RETRY_FOR)
-    assert process.BEGIN_WITHIN + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
+    assert jobs.START_BUDGET + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
 
 
 def test_a_record_that_hangs_is_cut_off(equip: Callable[..., Equipment]) -> None:
@@ -439,7 +439,7 @@ def test_records_that_are_slow_wait_for_jobs_of_their_own(
     equip: Callable[..., Equipment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     equipment = equip()
-    monkeypatch.setattr(process, "BEGIN_WITHIN", timedelta())
+    monkeypatch.setattr(jobs, "START_BUDGET", timedelta())
     work(equipment, batch(said("SESSION_STARTED")))
     assert outcomes(equipment, said("SESSION_STARTED")) == {"session_record": Outcome.WAITING}
     assert work_queued(equipment) == 1
@@ -503,9 +503,9 @@ def test_a_database_without_our_tables_is_away_and_nobodys_death(
     equipment = equip()
     with equipment.engine.begin() as ledger:
         ledger.execute(text("ALTER TABLE sessions RENAME TO elsewhere"))
-    monkeypatch.setattr(process, "run_in_transaction", partial(run_in_transaction, patience=0.1))
+    monkeypatch.setattr(jobs, "run_in_transaction", partial(run_in_transaction, patience=0.1))
     with pytest.raises(LedgerUnavailable):
-        settle(equipment, batch(said("SESSION_STARTED")))
+        process_batch(equipment, batch(said("SESSION_STARTED")))
     with equipment.engine.begin() as ledger:
         ledger.execute(text("ALTER TABLE elsewhere RENAME TO sessions"))
     work(equipment, batch(said("SESSION_STARTED")))
@@ -585,7 +585,7 @@ def test_a_run_whose_driver_became_known_while_it_was_made_waits_for_no_further_
     equipment, warning = equip(look_too_early), fee()
     work(equipment, batch(warning))
     assert outcomes(equipment, warning)["look_too_early"] is Outcome.AGAIN
-    assert offer_due(equipment) == 1
+    assert enqueue_due_runs(equipment) == 1
     assert work_queued(equipment) == 1
     assert outcomes(equipment, warning)["look_too_early"] is Outcome.DONE
 
@@ -636,7 +636,7 @@ def test_a_delivery_that_workers_died_of_gets_a_job_for_each_run(equip: Callable
 
 def test_poison_is_buried_without_looking_into_it(equip: Callable[..., Equipment]) -> None:
     equipment = equip(note_start)
-    follow_up(equipment, bury(equipment, batch(said("SESSION_STARTED"), poison=True)))
+    run_post_commit(equipment, dead_letter_poison(equipment, batch(said("SESSION_STARTED"), poison=True)))
     assert outcomes(equipment, said("SESSION_STARTED")) == {WHOLE_DELIVERY: Outcome.DEAD}
     assert state(equipment, said("SESSION_STARTED")) is DeliveryState.DEAD
     assert queue("sessions", equipment.connection).failed_job_registry.count == 1
@@ -648,8 +648,8 @@ def test_an_attempt_is_made_by_one_worker_only(equip: Callable[..., Equipment]) 
     body = said("SESSION_STARTED")
     work(equipment, batch(body, isolated=True))
     attempts = [[delivery(body).id, 1]]
-    follow_up(equipment, make_runs(equipment, "note_start", attempts, "job-1"))
-    follow_up(equipment, make_runs(equipment, "note_start", attempts, "job-2"))
+    run_post_commit(equipment, execute_runs(equipment, "note_start", attempts, "job-1"))
+    run_post_commit(equipment, execute_runs(equipment, "note_start", attempts, "job-2"))
     assert written(equipment) == ["started S1"]
 
 
@@ -668,11 +668,11 @@ def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[.
                     deaths_allowed=3,
                     error="the worker died",
                 )
-            make_runs(equipment, "slow", [[delivery(body).id, 2]], "job-2")
+            execute_runs(equipment, "slow", [[delivery(body).id, 2]], "job-2")
 
     equipment = equip(slow)
     work(equipment, batch(body, isolated=True))
-    make_runs(equipment, "slow", [[delivery(body).id, 1]], "job-1")
+    execute_runs(equipment, "slow", [[delivery(body).id, 1]], "job-1")
     assert written(equipment) == ["attempt 2"]
     assert outcomes(equipment, body)["slow"] is Outcome.DONE
 
@@ -694,7 +694,7 @@ def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., E
     with equipment.engine.begin() as ledger:
         deliveries.store(ledger, [unreadable], {unreadable.id: (DeliveryState.RUNNING, None)})
         runs.insert_runs(ledger, [waiting])
-    offer_due(equipment)
+    enqueue_due_runs(equipment)
     assert work_queued(equipment) == 1
     assert outcomes(equipment, unreadable.body)["session_record"] is Outcome.DEAD
 

@@ -31,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-NEWS_ARE_LATE = timedelta(minutes=1)
+WAIT_RECHECK = timedelta(minutes=1)
 """When a run that waits for news of a session looks for itself: news wake it, and looking sooner keeps them away."""
 
 
@@ -41,7 +41,7 @@ def now() -> datetime:
 
 
 @dataclass(frozen=True)
-class Task:
+class HandlerCall:
     """A run that is to be made: which handler, on which event of which delivery; `attempt` counts from 1."""
 
     subscription: Subscription
@@ -51,7 +51,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What came of a run. `writes` is what the handler asked for, empty unless the outcome is done."""
 
     delivery_id: str
@@ -65,15 +65,17 @@ class Result:
     error: str | None = None
     traceback: str | None = None
     due_at: datetime | None = None
-    until_at: datetime | None = None
+    expires_at: datetime | None = None
     waits_for: str | None = None
-    looked: Mapping[str, Session | None] = field(default_factory=dict)
+    sessions_read: Mapping[str, Session | None] = field(default_factory=dict)
     """The sessions that the handler looked at, as it saw them."""
     queue: str | None = None
     """The queue of its next job; None for the queue that its delivery came on."""
 
 
-def call(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> tuple[T | None, BaseException | None]:
+def call_guarded(
+    function: Callable[P, T], *arguments: P.args, **named: P.kwargs
+) -> tuple[T | None, BaseException | None]:
     """Call a plugin's function; give what it returned, or what it raised."""
     try:
         return function(*arguments, **named), None
@@ -95,7 +97,7 @@ class Runner:
     settings: Settings
     clock: Callable[[], datetime] = now
 
-    def run_all(self, tasks: Sequence[Task], until: float = math.inf) -> list[Result]:
+    def run_all(self, tasks: Sequence[HandlerCall], until: float = math.inf) -> list[RunResult]:
         """Run every task; one that fails harms only itself.
 
         Those that have not begun when `time.monotonic()` is `until` are left waiting, for jobs of their own.
@@ -104,27 +106,27 @@ class Runner:
         concurrent = [task for task in tasks if task.subscription.is_async]
         if concurrent:
             rounds = -(-len(concurrent) // self.settings.handler_concurrency)
-            most = longest(self.settings.handler_timeout, rounds, until)
+            most = max_duration(self.settings.handler_timeout, rounds, until)
             with kill_after(most):  # one that blocks the loop is told by nobody
                 results += asyncio.run(self._run_together(concurrent, until))
         return results
 
-    def _run(self, task: Task, until: float) -> Result:
+    def _run(self, task: HandlerCall, until: float) -> RunResult:
         if time.monotonic() >= until:
             return waiting(task)
         started_at, context = self.clock(), self._context(task)
-        _, failure = call(self._call_in_time, task, context)
+        _, failure = call_guarded(self._call_in_time, task, context)
         return self._result(task, context, started_at, failure)
 
-    def _call_in_time(self, task: Task, context: RecordingContext) -> None:
+    def _call_in_time(self, task: HandlerCall, context: RecordingContext) -> None:
         span = self.settings.handler_timeout
-        with kill_after(span), Deadline(span) as deadline:
-            deadline.call(task.subscription.function, task.event, context)
+        with kill_after(span), HandlerTimeout(span) as deadline:
+            deadline.call_guarded(task.subscription.function, task.event, context)
 
-    async def _run_together(self, tasks: Sequence[Task], until: float) -> list[Result]:
+    async def _run_together(self, tasks: Sequence[HandlerCall], until: float) -> list[RunResult]:
         places = asyncio.Semaphore(self.settings.handler_concurrency)
 
-        async def run_one(task: Task) -> Result:
+        async def run_one(task: HandlerCall) -> RunResult:
             async with places:
                 if time.monotonic() >= until:
                     return waiting(task)
@@ -136,7 +138,7 @@ class Runner:
 
         return await asyncio.gather(*(run_one(task) for task in tasks))
 
-    async def _call(self, task: Task, context: RecordingContext) -> None:
+    async def _call(self, task: HandlerCall, context: RecordingContext) -> None:
         try:
             async with asyncio.timeout(self.settings.handler_timeout.total_seconds()):
                 called = task.subscription.function(task.event, context)
@@ -146,7 +148,7 @@ class Runner:
             # The event loop lets these two through to the whole job; one handler may not end the others.
             raise RuntimeError(f"the handler raised {type(left).__name__}") from left
 
-    def _context(self, task: Task) -> RecordingContext:
+    def _context(self, task: HandlerCall) -> RecordingContext:
         return RecordingContext(
             delivery=task.delivery,
             reader=self.reader,
@@ -157,25 +159,25 @@ class Runner:
         )
 
     def _result(
-        self, task: Task, context: RecordingContext, started_at: datetime, failure: BaseException | None
-    ) -> Result:
+        self, task: HandlerCall, context: RecordingContext, started_at: datetime, failure: BaseException | None
+    ) -> RunResult:
         finished_at = self.clock()
         name = task.subscription.name
-        run = Result(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
+        run = RunResult(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
         if failure is None:
             return run
-        return failed(replace(run, looked=context.sessions_read), failure, RetryPolicy.of(self.settings))
+        return failed(replace(run, sessions_read=context.sessions_read), failure, RetryPolicy.of(self.settings))
 
 
-def waiting(task: Task) -> Result:
+def waiting(task: HandlerCall) -> RunResult:
     """Leave a run to a job of its own."""
     at = now()
-    return Result(
+    return RunResult(
         task.delivery.id, task.subscription.name, 0, Outcome.WAITING, at, at, due_at=at, queue=task.subscription.queue
     )
 
 
-def failed(run: Result, failure: BaseException, policy: RetryPolicy) -> Result:
+def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunResult:
     """Say what becomes of a run whose handler, or whose writes, raised: again, moot or dead. Its writes are dropped."""
     ended = replace(run, writes=DeferredEffects(), reason=str(failure))
     match failure:
@@ -185,41 +187,41 @@ def failed(run: Result, failure: BaseException, policy: RetryPolicy) -> Result:
             return replace(ended, outcome=Outcome.MOOT)
         case RetryLater():
             due_at = _later(run, failure, policy)
-            ended = replace(ended, until_at=failure.until, waits_for=failure.session_id)
+            ended = replace(ended, expires_at=failure.until, waits_for=failure.session_id)
         case GiveUp():
             due_at = None
         case _:
             due_at = policy.next_at(run.attempt, run.finished_at)
             ended = _with_error(ended, failure)
     if due_at is None:
-        return replace(_with_error(ended, failure), outcome=Outcome.DEAD, until_at=None, waits_for=None)
+        return replace(_with_error(ended, failure), outcome=Outcome.DEAD, expires_at=None, waits_for=None)
     return replace(ended, outcome=Outcome.AGAIN, due_at=due_at)
 
 
-def _with_error(run: Result, failure: BaseException) -> Result:
+def _with_error(run: RunResult, failure: BaseException) -> RunResult:
     error = f"{type(failure).__name__}: {failure}"
     return replace(
         run, error=sanitize_text(error), traceback=sanitize_text("".join(traceback.format_exception(failure)))
     )
 
 
-def _later(run: Result, wish: RetryLater, policy: RetryPolicy) -> datetime | None:
+def _later(run: RunResult, wish: RetryLater, policy: RetryPolicy) -> datetime | None:
     """Find when a run that asked for it is tried again: up to its own end, else while it has attempts left."""
     if wish.until is None and policy.next_at(run.attempt, run.finished_at) is None:
         return None
     span = wish.after or policy.delay(run.attempt)
     if wish.session_id is not None and wish.after is None:
-        span = max(span, NEWS_ARE_LATE)
+        span = max(span, WAIT_RECHECK)
     later = run.finished_at + span
     return later if wish.until is None else min(later, wish.until)
 
 
-def longest(span: timedelta, calls: int, until: float) -> timedelta:
+def max_duration(span: timedelta, calls: int, until: float) -> timedelta:
     """Say how long calls, one after the other, take at most, when none begins once `time.monotonic()` is `until`."""
     return timedelta(seconds=min(span.total_seconds() * calls, max(until - time.monotonic(), 0) + span.total_seconds()))
 
 
-class Deadline:
+class HandlerTimeout:
     """Raises HandlerTimedOut in a call in this, the main, thread when the span is over, and every span after that.
 
     RQ's own job timeout uses the same timer: what was left of it is set again on leaving. Many calls may share one.
@@ -230,12 +232,12 @@ class Deadline:
 
     def __enter__(self) -> Self:
         """Take the timer over."""
-        self._previous = signal.signal(signal.SIGALRM, self._ring)
+        self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
         left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         self._outer_until = time.monotonic() + left if left else None
         return self
 
-    def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    def call_guarded(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a function, and let nobody ring once it has ended."""
         signal.setitimer(signal.ITIMER_REAL, self._seconds, self._seconds)
         try:
@@ -251,5 +253,5 @@ class Deadline:
         if self._outer_until is not None:
             signal.setitimer(signal.ITIMER_REAL, max(self._outer_until - time.monotonic(), 0.001))
 
-    def _ring(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_alarm(self, _signal: int, _frame: FrameType | None) -> None:
         raise HandlerTimedOut(f"the handler ran for longer than {self._seconds:g} s")

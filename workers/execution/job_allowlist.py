@@ -13,21 +13,21 @@ from rq.utils import import_attribute
 from ingest.errors import WebhooksError
 from ingest.queue.queues import BATCH_JOB, RUNS_JOB
 
-FUNCTIONS = frozenset({BATCH_JOB, RUNS_JOB})
+ALLOWED_FUNCTIONS = frozenset({BATCH_JOB, RUNS_JOB})
 
 
-class NotOurJob(WebhooksError):
+class JobNotAllowed(WebhooksError):
     """Raised when a job asks for a function that is none of ours."""
 
 
-class OurJob(Job):
+class AllowlistedJob(Job):
     """A job that calls one of our functions, on nothing, with no callbacks; any other fails before it is imported."""
 
     @property
     def func(self) -> Callable[..., Any]:
         """The function. Raises NotOurJob if it is not one of ours."""
-        if self.func_name not in FUNCTIONS or self.instance is not None:
-            raise NotOurJob("The job asks for a function that is not one of ours.")
+        if self.func_name not in ALLOWED_FUNCTIONS or self.instance is not None:
+            raise JobNotAllowed("The job asks for a function that is not one of ours.")
         return import_attribute(self.func_name)
 
     @property

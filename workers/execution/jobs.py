@@ -24,9 +24,20 @@ from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import Batch, Delivery, ack_key, batch_key, lease_key
 from ingest.queue.leases import lease
 from ingest.wire.envelope import Kind
-from workers.conclude import Aftermath, conclude, finish, follow_up
 from workers.devices import Devices
 from workers.equipment import Equipment, equip
+from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
+from workers.execution.runner import (
+    HandlerCall,
+    HandlerTimeout,
+    Runner,
+    RunResult,
+    call_guarded,
+    failed,
+    max_duration,
+    now,
+    waiting,
+)
 from workers.ledger import deliveries, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.handler_reader import HandlerReader
@@ -34,11 +45,10 @@ from workers.ledger.ordered_update import RunKey
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
-from workers.run import Deadline, Result, Runner, Task, call, failed, longest, now, waiting
 
 log = structlog.get_logger()
 
-BEGIN_WITHIN = timedelta(minutes=1)
+START_BUDGET = timedelta(minutes=1)
 """How long a batch calls plugins: what has not begun by then gets a job of its own, and what is done is kept."""
 
 
@@ -53,10 +63,10 @@ def work_batch(batch_id: str) -> None:
             log.info("batch.missing", batch=batch_id)
             return
         batch = Batch.from_json(text)
-        aftermath = bury(equipment, batch) if batch.poison else settle(equipment, batch)
-        acknowledge(equipment, batch)
+        aftermath = dead_letter_poison(equipment, batch) if batch.poison else process_batch(equipment, batch)
+        ack_batch(equipment, batch)
         hit(Failpoint.ACKNOWLEDGED)
-        follow_up(equipment, aftermath)
+        run_post_commit(equipment, aftermath)
     log.info("batch.settled", batch=batch_id, queue=batch.queue, deliveries=len(batch.deliveries))
 
 
@@ -70,28 +80,32 @@ def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
     if job is None:
         raise RuntimeError("work_runs is an RQ job")
     with lease(equipment.connection, job.id):
-        follow_up(equipment, make_runs(equipment, handler, attempts, job.id))
+        run_post_commit(equipment, execute_runs(equipment, handler, attempts, job.id))
 
 
-def settle(equipment: Equipment, batch: Batch) -> Aftermath:
+def process_batch(equipment: Equipment, batch: Batch) -> PostCommit:
     """Store the batch and merge its records in one transaction; then run its handlers, and commit what they did.
 
     What was done before, by a worker that died since or on another node, is not done again. What would take too long
     waits for a job of its own: RQ ends this one after a while, and nobody could tell that from a death.
     """
-    until = time.monotonic() + BEGIN_WITHIN.total_seconds()
-    readings = [Reading.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
-    records, told = fold(equipment, [Task(*pair) for pair in _pairs(readings, equipment.plugins.records_for)], until)
-    inline, apart = _plan([Task(*pair) for pair in _pairs(readings, equipment.plugins.handlers_for)], batch)
-    taken = {result.delivery_id for result in records} | {task.delivery.id for task in inline + apart}
-    first = [*records, *map(waiting, apart), *(_ignored(each) for each in readings if each.is_ignored(taken))]
+    until = time.monotonic() + START_BUDGET.total_seconds()
+    readings = [DecodedDelivery.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
+    records, told = fold_records(
+        equipment, [HandlerCall(*pair) for pair in _matches(readings, equipment.plugins.records_for)], until
+    )
+    inline, own_job = _split_inline(
+        [HandlerCall(*pair) for pair in _matches(readings, equipment.plugins.handlers_for)], batch
+    )
+    taken = {result.delivery_id for result in records} | {task.delivery.id for task in inline + own_job}
+    first = [*records, *map(waiting, own_job), *(_ignored(each) for each in readings if each.is_ignored(taken))]
 
-    def keep(ledger: Connection) -> tuple[set[RunKey], Aftermath]:
+    def keep(ledger: Connection) -> tuple[set[RunKey], PostCommit]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in readings})
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
-        aftermath = Aftermath(offer=run_schedule.wake_waiting(ledger, told, now()) > 0)
+        aftermath = PostCommit(offer=run_schedule.wake_waiting(ledger, told, now()) > 0)
         if not inline:
-            aftermath |= conclude(ledger, equipment, first, batch.queue)
+            aftermath |= commit_new_runs(ledger, equipment, first, batch.queue)
         hit(Failpoint.STORING)
         return runs.existing(ledger, {each.delivery.id for each in readings} - new), aftermath
 
@@ -101,55 +115,57 @@ def settle(equipment: Equipment, batch: Batch) -> Aftermath:
         return aftermath
     to_do = [task for task in inline if (task.delivery.id, task.subscription.name) not in done]
     results = [*first, *_runner(equipment).run_all(to_do, until)]
-    aftermath |= run_in_transaction(equipment.engine, lambda ledger: conclude(ledger, equipment, results, batch.queue))
+    aftermath |= run_in_transaction(
+        equipment.engine, lambda ledger: commit_new_runs(ledger, equipment, results, batch.queue)
+    )
     hit(Failpoint.CONCLUDED)
     return aftermath
 
 
-def bury(equipment: Equipment, batch: Batch) -> Aftermath:
+def dead_letter_poison(equipment: Equipment, batch: Batch) -> PostCommit:
     """Keep deliveries that kill their workers as dead letters, without looking into them."""
     reason = "its workers died of it"
     results = [
-        Result(each.id, WHOLE_DELIVERY, 1, Outcome.DEAD, now(), now(), reason=reason, error=reason)
+        RunResult(each.id, WHOLE_DELIVERY, 1, Outcome.DEAD, now(), now(), reason=reason, error=reason)
         for each in batch.deliveries
     ]
 
-    def keep(ledger: Connection) -> Aftermath:
+    def keep(ledger: Connection) -> PostCommit:
         deliveries.store(
             ledger, batch.deliveries, {each.id: (DeliveryState.RUNNING, None) for each in batch.deliveries}
         )
-        return conclude(ledger, equipment, results, batch.queue)
+        return commit_new_runs(ledger, equipment, results, batch.queue)
 
     return run_in_transaction(equipment.engine, keep)
 
 
-def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, int]], job_id: str) -> Aftermath:
+def execute_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, int]], job_id: str) -> PostCommit:
     """Claim the attempts, make them, and commit what came of them."""
     offered = [(delivery_id, attempt) for delivery_id, attempt in attempts]  # JSON knows lists only
 
-    def claim(ledger: Connection) -> list[tuple[Reading, int]]:
+    def claim(ledger: Connection) -> list[tuple[DecodedDelivery, int]]:
         claimed = dict(runs.claim(ledger, handler, offered, job_id, now()))
-        return [(Reading.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
+        return [(DecodedDelivery.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
 
     claimed = run_in_transaction(equipment.engine, claim)
     hit(Failpoint.CLAIMED)
     subscription = equipment.plugins.by_name.get(handler)
-    tasks: list[Task] = []
-    results: list[Result] = []
+    tasks: list[HandlerCall] = []
+    results: list[RunResult] = []
     for reading, attempt in claimed:
         if subscription is None or reading.event is None:
-            results.append(_impossible(reading, handler, attempt))
+            results.append(_unrunnable(reading, handler, attempt))
         else:
-            tasks.append(Task(subscription, reading.event, reading.delivery, attempt))
+            tasks.append(HandlerCall(subscription, reading.event, reading.delivery, attempt))
     if subscription is not None and subscription.records:
-        made, told = fold(equipment, tasks)
+        made, told = fold_records(equipment, tasks)
     else:
         made, told = _runner(equipment).run_all(tasks), {}
     results += made
 
-    def end(ledger: Connection) -> Aftermath:
+    def end(ledger: Connection) -> PostCommit:
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
-        aftermath = finish(ledger, equipment, handler, results)
+        aftermath = commit_claimed_runs(ledger, equipment, handler, results)
         hit(Failpoint.FINISHING)
         return aftermath
 
@@ -158,35 +174,35 @@ def make_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, 
     return aftermath
 
 
-def fold(
-    equipment: Equipment, tasks: Sequence[Task], until: float = math.inf
-) -> tuple[list[Result], dict[str, Session]]:
+def fold_records(
+    equipment: Equipment, tasks: Sequence[HandlerCall], until: float = math.inf
+) -> tuple[list[RunResult], dict[str, Session]]:
     """Call functions marked `@record`, each within HANDLER_TIMEOUT, and gather by session what the events tell.
 
     It is merged into the ledger's records afterwards, in any order: no transaction is open while a plugin runs.
     Those that have not begun when `time.monotonic()` is `until` are left waiting.
     """
     told: dict[str, Session] = {}
-    results: list[Result] = []
+    results: list[RunResult] = []
     settings = equipment.settings
     policy, span = RetryPolicy.of(settings), settings.handler_timeout
-    with kill_after(longest(span, len(tasks), until)), Deadline(span) as deadline:
+    with kill_after(max_duration(span, len(tasks), until)), HandlerTimeout(span) as deadline:
         for task in tasks:
             if time.monotonic() >= until:
                 results.append(waiting(task))
                 continue
             session_id = task.event.session_id or ""
             before = told.get(session_id) or Session.empty(session_id)
-            facts, failure = call(deadline.call, task.subscription.apply, before, task.event)
+            facts, failure = call_guarded(deadline.call_guarded, task.subscription.apply, before, task.event)
             at = now()
-            result = Result(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
+            result = RunResult(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
             results.append(result if failure is None else failed(result, failure, policy))
             if facts is not None and isinstance(task.event, SessionEvent):
                 told[session_id] = with_clock_skew(facts, task.event.at, task.delivery.received_at, settings.clock_skew)
     return results, told
 
 
-def acknowledge(equipment: Equipment, batch: Batch) -> None:
+def ack_batch(equipment: Equipment, batch: Batch) -> None:
     """Tell the inbox that the ledger has the batch: from here on the ledger answers for it."""
     try:
         with equipment.connection.pipeline(transaction=True) as pipe:
@@ -198,7 +214,7 @@ def acknowledge(equipment: Equipment, batch: Batch) -> None:
 
 
 @dataclass(frozen=True)
-class Reading:
+class DecodedDelivery:
     """A delivery, and the event that its body tells: or why it tells none."""
 
     delivery: Delivery
@@ -206,7 +222,7 @@ class Reading:
     reason: str | None = None
 
     @classmethod
-    def of(cls, delivery: Delivery) -> "Reading":
+    def of(cls, delivery: Delivery) -> "DecodedDelivery":
         """Read the body of a delivery that has one."""
         try:
             return cls(delivery, decode(Kind(delivery.kind), delivery.body or b""))
@@ -223,8 +239,8 @@ class Reading:
         return self.event is not None and self.delivery.id not in taken
 
 
-def _pairs(
-    readings: Iterable[Reading], subscriptions: Callable[[Event], Iterable[Subscription]]
+def _matches(
+    readings: Iterable[DecodedDelivery], subscriptions: Callable[[Event], Iterable[Subscription]]
 ) -> Iterator[tuple[Subscription, Event, Delivery]]:
     for reading in readings:
         if reading.event is not None:
@@ -232,27 +248,29 @@ def _pairs(
                 yield subscription, reading.event, reading.delivery
 
 
-def _plan(tasks: Iterable[Task], batch: Batch) -> tuple[list[Task], list[Task]]:
+def _split_inline(tasks: Iterable[HandlerCall], batch: Batch) -> tuple[list[HandlerCall], list[HandlerCall]]:
     """Part the runs to be made in the batch's own job from those with a job of their own.
 
     A run that wants the queue on which its batch has come is there already. A delivery that workers died of gets a job
     for each of its runs, so that only the run to blame dies for good.
     """
-    inline: list[Task] = []
-    apart: list[Task] = []
+    inline: list[HandlerCall] = []
+    own_job: list[HandlerCall] = []
     for task in tasks:
         is_here = not batch.isolated and task.subscription.queue in {None, batch.queue}
-        (inline if is_here else apart).append(task)
-    return inline, apart
+        (inline if is_here else own_job).append(task)
+    return inline, own_job
 
 
-def _ignored(reading: Reading) -> Result:
-    return Result(reading.delivery.id, WHOLE_DELIVERY, 0, Outcome.IGNORED, now(), now(), reason="no handler takes it")
+def _ignored(reading: DecodedDelivery) -> RunResult:
+    return RunResult(
+        reading.delivery.id, WHOLE_DELIVERY, 0, Outcome.IGNORED, now(), now(), reason="no handler takes it"
+    )
 
 
-def _impossible(reading: Reading, handler: str, attempt: int) -> Result:
+def _unrunnable(reading: DecodedDelivery, handler: str, attempt: int) -> RunResult:
     reason = reading.reason or f"no handler named {handler} is loaded"
-    return Result(reading.delivery.id, handler, attempt, Outcome.DEAD, now(), now(), reason=reason, error=reason)
+    return RunResult(reading.delivery.id, handler, attempt, Outcome.DEAD, now(), now(), reason=reason, error=reason)
 
 
 def _runner(equipment: Equipment) -> Runner:

@@ -9,24 +9,26 @@ from rq.job import Callback
 from rq.serializers import JSONSerializer
 
 from ingest.queue.queues import BATCH_JOB, RUNS_JOB, queue
-from workers.allowed import OurJob
-from workers.worker import PreloadedWorker
+from workers.execution.job_allowlist import AllowlistedJob
+from workers.execution.worker import PreloadedWorker
 
 
 def work_off(connection: redis.Redis) -> None:
     worker = PreloadedWorker(
-        [queue("other", connection)], connection=connection, serializer=JSONSerializer, job_class=OurJob
+        [queue("other", connection)], connection=connection, serializer=JSONSerializer, job_class=AllowlistedJob
     )
     worker.work(burst=True, logging_level=None)
 
 
 def outcome(connection: redis.Redis, job_id: str) -> tuple[str | None, str]:
-    job = OurJob.fetch(job_id, connection=connection, serializer=JSONSerializer)
+    job = AllowlistedJob.fetch(job_id, connection=connection, serializer=JSONSerializer)
     result = job.latest_result()
     return job.get_status(), (result.exc_string or "") if result else ""
 
 
-@pytest.mark.parametrize("function", ["os.mkdir", "workers.process.settle", "builtins.exec", "", "workers.process"])
+@pytest.mark.parametrize(
+    "function", ["os.mkdir", "workers.execution.jobs.process_batch", "builtins.exec", "", "workers.execution.jobs"]
+)
 def test_a_function_that_is_not_ours_is_not_called(valkey: redis.Redis, tmp_path: Path, function: str) -> None:
     made = tmp_path / "made"
     job = queue("other", valkey).enqueue_call(function or "x", args=[str(made)])
@@ -41,7 +43,7 @@ def test_a_function_that_is_not_ours_is_not_called(valkey: redis.Redis, tmp_path
 
 
 def test_a_method_of_a_value_is_not_called(valkey: redis.Redis) -> None:
-    job = OurJob.create(BATCH_JOB, args=["none"], connection=valkey, serializer=JSONSerializer)
+    job = AllowlistedJob.create(BATCH_JOB, args=["none"], connection=valkey, serializer=JSONSerializer)
     job.instance = "a text"
     job.save()
     queue("other", valkey).enqueue_job(job)
@@ -55,7 +57,7 @@ def test_callbacks_are_not_called(valkey: redis.Redis, when: str) -> None:
     job = Queue("other", connection=valkey, serializer=JSONSerializer).enqueue_call(
         "os.getpid", **{when: Callback("os.abort")}
     )
-    found = OurJob.fetch(job.id, connection=valkey, serializer=JSONSerializer)
+    found = AllowlistedJob.fetch(job.id, connection=valkey, serializer=JSONSerializer)
     assert (found.success_callback, found.failure_callback, found.stopped_callback) == (None, None, None)
     work_off(valkey)
     assert outcome(valkey, job.id)[0] == "failed"
@@ -63,5 +65,5 @@ def test_callbacks_are_not_called(valkey: redis.Redis, when: str) -> None:
 
 @pytest.mark.parametrize("function", [BATCH_JOB, RUNS_JOB])
 def test_our_own_functions_are_there(valkey: redis.Redis, function: str) -> None:
-    job = OurJob.create(function, connection=valkey, serializer=JSONSerializer)
+    job = AllowlistedJob.create(function, connection=valkey, serializer=JSONSerializer)
     assert job.func.__name__ == function.rpartition(".")[2]

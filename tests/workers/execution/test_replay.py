@@ -7,10 +7,10 @@ from handlers import on
 from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
 from ingest.events import Event, SessionStarted
+from workers.execution.replay import plan_replay
 from workers.ledger.deliveries import DeliveryRow, RunRow
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.loader import Plugins
-from workers.replay import plan
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 STARTED = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "s", "timestamp": "2026-05-04T12:00:00Z"}}'
@@ -75,7 +75,7 @@ ALL = plugins(session_record, greet, hurry)
     ],
 )
 def test_what_is_dead_runs_alone_and_else_everything_that_takes_the_event(runs, handler, again, first):
-    decided = plan(row(**runs), ALL, handler)
+    decided = plan_replay(row(**runs), ALL, handler)
 
     assert decided.is_understood
     assert set(decided.again) == again
@@ -83,18 +83,18 @@ def test_what_is_dead_runs_alone_and_else_everything_that_takes_the_event(runs, 
 
 
 def test_a_new_run_goes_on_the_queue_of_its_handler_or_else_of_the_event():
-    assert dict(plan(row(), ALL).first) == {"session_record": "sessions", "greet": "sessions", "hurry": "urgent"}
+    assert dict(plan_replay(row(), ALL).first) == {"session_record": "sessions", "greet": "sessions", "hurry": "urgent"}
 
 
 def test_a_delivery_that_killed_its_workers_is_handled_after_all():
-    decided = plan(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL)
+    decided = plan_replay(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL)
 
     assert {name for name, _ in decided.first} == {"session_record", "greet", "hurry"}
     assert decided.withdraws
 
 
 def test_only_the_wanted_handler_runs_on_a_delivery_that_killed_its_workers_and_it_stays_buried():
-    decided = plan(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL, "greet")
+    decided = plan_replay(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL, "greet")
 
     assert decided.handlers == ("greet",)
     assert not decided.withdraws
@@ -107,23 +107,23 @@ def test_an_event_that_was_ignored_runs_once_somebody_takes_it():
 
     ignored = row(UNKNOWN, **{WHOLE_DELIVERY: Outcome.IGNORED})
 
-    assert plan(ignored, plugins(listen)).withdraws
-    assert plan(ignored, plugins(listen)).first == (("listen", "other"),)
-    assert plan(ignored, plugins(greet)).handlers == ()
-    assert not plan(ignored, plugins(greet)).is_ignored
+    assert plan_replay(ignored, plugins(listen)).withdraws
+    assert plan_replay(ignored, plugins(listen)).first == (("listen", "other"),)
+    assert plan_replay(ignored, plugins(greet)).handlers == ()
+    assert not plan_replay(ignored, plugins(greet)).is_ignored
 
 
 def test_what_is_understood_now_but_nobody_takes_is_ignored():
-    assert plan(row(UNKNOWN), plugins(greet)).is_ignored
-    assert not plan(row(UNKNOWN), plugins(greet), "greet").is_ignored
+    assert plan_replay(row(UNKNOWN), plugins(greet)).is_ignored
+    assert not plan_replay(row(UNKNOWN), plugins(greet), "greet").is_ignored
 
 
 def test_dead_runs_of_a_handler_that_is_gone_are_left_alone():
-    decided = plan(row(gone=Outcome.DEAD, greet=Outcome.DONE), ALL)
+    decided = plan_replay(row(gone=Outcome.DEAD, greet=Outcome.DONE), ALL)
 
     assert decided.unloaded == ("gone",)
     assert decided.handlers == ()
 
 
 def test_what_is_not_understood_is_left_alone():
-    assert not plan(row(b"{", greet=Outcome.DEAD), ALL).is_understood
+    assert not plan_replay(row(b"{", greet=Outcome.DEAD), ALL).is_understood

@@ -1,0 +1,1 @@
+"""Runs handlers on batches and commits their outcomes to the ledger."""
