@@ -15,6 +15,8 @@ from ingest.errors import QueueUnavailable
 from ingest.log import configure_logging
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.queues import connect_redis
+from workers.alerts.evaluator import AlertEvaluator
+from workers.alerts.notifier import notifiers
 from workers.equipment import Equipment, equip
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
@@ -25,9 +27,7 @@ from workers.policies.sync import sync_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
 from workers.sending import Senders
 from workers.setback import Setback
-from workers.telling import tellers
 from workers.truth import truth_duties
-from workers.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -114,8 +114,8 @@ def duties_of(equipment: Equipment) -> list[PeriodicTask]:
     return [
         *truth_duties(equipment),
         *sync_tasks(equipment),
-        Watchdog(equipment.engine, equipment.settings),
-        *tellers(equipment.engine, equipment.settings),
+        AlertEvaluator(equipment.engine, equipment.settings),
+        *notifiers(equipment.engine, equipment.settings),
     ]
 
 

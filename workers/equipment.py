@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from ingest.config.settings import Settings, load_settings
 from workers.ledger.database.engine import create_ledger_engine
 from workers.loader import Plugins, load_plugins
-from workers.push.channels import Channels, open_channels
+from workers.push.registry import Channels, open_channels
 
 
 @dataclass(frozen=True)

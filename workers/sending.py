@@ -14,15 +14,15 @@ import structlog
 from sqlalchemy import Connection
 
 from ingest.failpoints import Failpoint, hit
-from workers.devices import Devices
+from workers.devices.lookup import Devices
 from workers.equipment import Equipment
 from workers.execution.runner import now
 from workers.ledger import devices, pushes
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.pushes import Claim, PushRow, PushUpdate
 from workers.ledger.states import PushState
-from workers.push.attempt import Ending, attempt
-from workers.push.wakes import next_wake, wake
+from workers.push.attempt import AttemptResult, attempt
+from workers.push.notify import notify_senders, wait_for_notification
 from workers.resilience.circuit_breaker import CircuitBreaker
 from workers.resilience.retry import RetryPolicy
 from workers.resilience.threads import SupervisedThreads
@@ -54,11 +54,11 @@ class Sender:
         self._devices_of = Devices.of(equipment.plugins, equipment.engine)
         self._breaker = breaker or CircuitBreaker()
         self._policy = RetryPolicy.of(equipment.settings)
-        self._news: SimpleQueue[Ending | Claim | None] = SimpleQueue()
+        self._news: SimpleQueue[AttemptResult | Claim | None] = SimpleQueue()
         # A push is in hand until its ending is in the ledger. Its place is taken for longer, if a call hangs on.
         self._in_hand: set[Claim] = set()
         self._places_taken: set[Claim] = set()
-        self._to_mark: list[Ending] = []
+        self._to_mark: list[AttemptResult] = []
         self._hold_at = 0.0
 
     def wake(self) -> None:
@@ -139,7 +139,7 @@ class Sender:
     def _note(self, patience: timedelta) -> int:
         """Wait for news, mark all that have come, and return how many pushes were sent."""
         for news in self._wait_for_news(patience):
-            if isinstance(news, Ending):
+            if isinstance(news, AttemptResult):
                 self._judge(news)
                 self._to_mark.append(news)
             elif news is not None:
@@ -155,8 +155,8 @@ class Sender:
         self._to_mark.clear()
         return sent
 
-    def _wait_for_news(self, patience: timedelta) -> list[Ending | Claim | None]:
-        found: list[Ending | Claim | None] = []
+    def _wait_for_news(self, patience: timedelta) -> list[AttemptResult | Claim | None]:
+        found: list[AttemptResult | Claim | None] = []
         try:
             found.append(self._news.get(timeout=patience.total_seconds()))
             while True:
@@ -164,11 +164,11 @@ class Sender:
         except Empty:
             return found
 
-    def _judge(self, ending: Ending) -> None:
+    def _judge(self, ending: AttemptResult) -> None:
         was_open = self._breaker.is_open
-        if ending.trouble is not None:
-            self._breaker.record_failure(ending.trouble.after)
-        elif ending.is_provider_heard:
+        if ending.provider_error is not None:
+            self._breaker.record_failure(ending.provider_error.after)
+        elif ending.provider_called:
             self._breaker.record_success()
         if self._breaker.is_open is not was_open:
             log.warning("channel.left_alone" if self._breaker.is_open else "channel.resumed", channel=self._name)
@@ -189,7 +189,7 @@ class Sender:
             log.warning("sender.waiting", channel=self._name, reason=str(failure))
 
 
-def _mark_of(ending: Ending) -> PushUpdate:
+def _mark_of(ending: AttemptResult) -> PushUpdate:
     return PushUpdate(
         id=ending.push.id,
         attempt=ending.push.attempts,
@@ -197,7 +197,7 @@ def _mark_of(ending: Ending) -> PushUpdate:
         sent_at=ending.sent_at,
         due_at=ending.due_at,
         error=ending.error,
-        told=ending.told or None,
+        told=ending.delivered or None,
     )
 
 
@@ -221,7 +221,7 @@ class Senders(SupervisedThreads):
     def stop(self) -> None:
         """Claim nothing any more, and wait for the answers to what was sent."""
         self._stop.set()
-        wake(self._connection, self._senders)  # the thread that listens
+        notify_senders(self._connection, self._senders)  # the thread that listens
         for sender in self._senders.values():
             sender.wake()
         self.join()
@@ -229,7 +229,7 @@ class Senders(SupervisedThreads):
     def _listen(self) -> None:
         while not self._stop.is_set():
             try:
-                name = next_wake(self._connection, self._senders, LOOK_EVERY)
+                name = wait_for_notification(self._connection, self._senders, LOOK_EVERY)
             except redis.RedisError:
                 self._stop.wait(LOOK_EVERY.total_seconds())  # the senders look by themselves meanwhile
             else:

@@ -17,7 +17,7 @@ from ingest.errors import Refusal
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import PLACEHOLDERS as TEMPLATE_NAMES
 from tests.house.conftest import MEANING_NOTHING
-from workers.alerts import AlertKind
+from workers.alerts.alerts import AlertKind
 from workers.cli import COMMANDS, main
 from workers.ledger.states import DeliveryState, Outcome, PushState
 

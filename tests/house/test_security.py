@@ -21,7 +21,7 @@ from tests.ingest.authorize.conftest import FakeJudges, FakeRecorder
 from tests.ingest.conftest import Serving
 from workers.dev import only_one
 from workers.devfile import write_devfile
-from workers.devices_app import create_devices_app
+from workers.devices.app import create_devices_app
 from workers.ledger.database.engine import create_ledger_engine
 
 REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}

@@ -27,7 +27,7 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.pushes import NewPush, PushRow
 from workers.ledger.tables import metadata
 from workers.loader import Plugins
-from workers.push.channels import open_channels
+from workers.push.registry import open_channels
 
 TAKEN = Response(status_code=202)
 

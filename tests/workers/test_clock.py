@@ -19,7 +19,7 @@ from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import runs as runs_table
 from workers.loader import Plugins
-from workers.push.channels import open_channels
+from workers.push.registry import open_channels
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 GRACE = timedelta(milliseconds=20)

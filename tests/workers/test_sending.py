@@ -20,7 +20,7 @@ from workers.ledger.states import PushState
 from workers.ledger.tables.core import pushes as push_table
 from workers.loader import Plugins
 from workers.push.attempt import attempt
-from workers.push.wakes import wake
+from workers.push.notify import notify_senders
 from workers.resilience.circuit_breaker import FAILURES, CircuitBreaker
 from workers.sending import Sender, Senders, send_due
 
@@ -362,7 +362,7 @@ def test_the_clock_sends_on_every_channel_though_one_hangs(house, provider, othe
     running.start()
     for number in range(10):
         home.push(number)
-    wake(home.equipment.connection, home.equipment.channels)
+    notify_senders(home.equipment.connection, home.equipment.channels)
     until(lambda: len(provider.bodies) == 10)
     before = len(ticks)
     until(lambda: len(ticks) > before + 5)
@@ -379,7 +379,7 @@ def test_a_push_goes_as_soon_as_a_worker_says_so(house, provider, until, monkeyp
     senders.start()
     for number in range(3):
         home.push(number)
-        wake(home.equipment.connection, home.equipment.channels)
+        notify_senders(home.equipment.connection, home.equipment.channels)
         until(lambda number=number: len(provider.bodies) == number + 1)
     senders.stop()
 
@@ -389,7 +389,7 @@ def test_without_redis_pushes_go_all_the_same(house_on, provider, tmp_path, unti
     away = connect_redis("redis://127.0.0.1:1", timeout=0.1)
     senders = Senders(type(home.equipment)(**{**vars(home.equipment), "connection": away}))
     senders.start()
-    wake(away, ["http"])
+    notify_senders(away, ["http"])
     home.push()
     until(lambda: home.states() == ["sent"])
     senders.stop()

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import click
 
-from workers.addresses import HANGING, Answer, open_addresses
-from workers.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
+from workers.alerts.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
+from workers.alerts.destinations import HANGING, SendResult, open_destinations
 from workers.commands import options
 from workers.commands.failures import Failure, Misused
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
@@ -66,14 +66,14 @@ def resolve(ids: Sequence[str]) -> None:
 def test() -> None:
     """Send a test to every address of ALERT_URLS, and say what came of it."""
     settings = settings_beside_dev()
-    addresses = open_addresses(settings)
+    addresses = open_destinations(settings)
     if not addresses:
         raise Misused("ALERT_URLS is not set: alerts go to the log, and into the list.")
     calls = [(address, address.call(*TEST)) for address in addresses]
     until = time.monotonic() + settings.alert_timeout.total_seconds()
     failed = 0
     for address, call in calls:
-        refused = Answer(is_taken=False, reason=HANGING)
+        refused = SendResult(is_taken=False, reason=HANGING)
         answer = call.answer(max(until - time.monotonic(), 0.0)) if call else refused
         failed += not answer.is_taken
         click.echo(f"{address.service} ({address.name}): {_in_words(answer)}")
@@ -103,7 +103,7 @@ def _cells(row: AlertRow) -> Sequence[Cell]:
     return row.raised_at, row.id, row.kind, state, row.sentence
 
 
-def _in_words(answer: Answer) -> str:
+def _in_words(answer: SendResult) -> str:
     if answer.is_taken:
         return "taken"
     return printable(f"{answer.reason}. {answer.details}" if answer.details else f"{answer.reason}.")

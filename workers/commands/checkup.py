@@ -20,15 +20,15 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.queues import connect_redis
-from workers.addresses import open_addresses
+from workers.alerts.destinations import open_destinations
+from workers.alerts.notifier import muted_kinds
 from workers.commands.failures import sentence
 from workers.commands.output import span
 from workers.commands.stores import sqlite_file
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import pending
 from workers.loader import PluginError, load_plugins
-from workers.push.channels import open_channels
-from workers.telling import muted_kinds
+from workers.push.registry import open_channels
 
 OLDEST_REDIS = (6, 2)
 #: Since these SQLite does not lose what one connection commits just while another one copies its log: since the last of
@@ -172,7 +172,7 @@ def plugins(settings: Settings) -> Iterator[Finding]:
 def alerts(settings: Settings) -> Iterator[Finding]:
     """See whether alerts can be sent where ALERT_URLS says."""
     try:
-        addresses = open_addresses(settings)
+        addresses = open_destinations(settings)
         muted = muted_kinds(settings)
     except SettingsError as error:
         yield _fail("alerts", str(error))

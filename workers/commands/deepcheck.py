@@ -13,11 +13,19 @@ from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
 from ingest.queue.queues import connect_redis
 from ingest.relay.outbox import Outbox
-from workers.adrift import AT_WORK_FOR, MOST, PROMISED, Trouble, adrift, foreign, unsent
 from workers.commands.checkup import Finding, Standing
 from workers.commands.failures import Failure, sentence
 from workers.commands.output import span
 from workers.commands.stores import inbox_of, ledger_of
+from workers.diagnostics.stuck import (
+    AT_WORK_FOR,
+    MOST,
+    REDELIVERY_DEADLINE,
+    StuckReason,
+    find_stuck,
+    other_inboxes,
+    overdue_pushes,
+)
 from workers.ledger.database.engine import read_only
 from workers.ledger.invariants import EXAMPLES, ROLLOUT, Violation, check_invariants, missed_handlers
 from workers.loader import PluginError, load_plugins
@@ -59,7 +67,7 @@ def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[
 
 def _left(engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
     with read_only(engine) as ledger:
-        theirs, late = foreign(ledger, outbox), list(unsent(ledger))
+        theirs, late = other_inboxes(ledger, outbox), list(overdue_pushes(ledger))
     if theirs is not None:
         # Only a person knows whether those nodes are away for a while, or their inboxes for good.
         told = f"For more than {span(AT_WORK_FOR)} at work by other inboxes ({', '.join(theirs.inboxes)})"
@@ -74,16 +82,16 @@ def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator
     try:
         with connect_redis(settings.require_redis()) as connection:
             connection.ping()
-            found = adrift(engine, connection, outbox)
+            found = find_stuck(engine, connection, outbox)
     except (QueueUnavailable, RedisError, SettingsError) as error:
         yield Finding("ways", Standing.FAIL, f"{sentence(error)} So nobody knows what is queued.")
         return
-    lost = [each.name for each in found if each.trouble is Trouble.LOST]
+    lost = [each.name for each in found if each.trouble is StuckReason.LOST]
     if lost:
         yield Finding("inbox", Standing.FAIL, _told_of_lost(lost))
     for each in found:
-        if each.trouble is not Trouble.LOST:
-            yield Finding("ways", Standing.FAIL, f"For {PROMISED.seconds} s {each.trouble}: {each.name}.")
+        if each.trouble is not StuckReason.LOST:
+            yield Finding("ways", Standing.FAIL, f"For {REDELIVERY_DEADLINE.seconds} s {each.trouble}: {each.name}.")
     if not found:
         where = "" if outbox is not None else " (There is no inbox in DATA_DIR.)"
         yield Finding("ways", Standing.OK, f"What is not settled is queued, worked on or scheduled.{where}")

@@ -7,8 +7,8 @@ from ingest.config.settings import Settings
 from workers import dev as house
 from workers.commands.session import print_session
 from workers.commands.stores import looking_into_ledger
+from workers.diagnostics.session_timeline import timeline
 from workers.ledger import sessions
-from workers.timeline import timeline
 
 HIGHEST_PORT = 65_532
 

@@ -10,7 +10,7 @@ from workers.commands.failures import Failure, Misused
 from workers.commands.output import Cell, Json, iso, json_line, table
 from workers.commands.stores import ledger_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
-from workers.devices import NoDevice, check_names, device_of
+from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices as ledger_devices
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.devices import DeviceRow
@@ -50,8 +50,8 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
     told = {"platform": platform, "locale": locale, "time_zone": time_zone}
     try:
         check_names(user_id, token)
-        device = device_of(token, told)
-    except NoDevice as error:
+        device = parse_device(token, told)
+    except InvalidDevice as error:
         raise Misused(str(error)) from error
     with ledger_of(settings_beside_dev()) as engine:
         run_in_transaction(engine, lambda ledger: ledger_devices.put(ledger, user_id, device, datetime.now(UTC)))
@@ -76,7 +76,7 @@ def serve() -> None:
     Listens on HOST and DEVICES_PORT, and asks for ADMIN_TOKEN if that is set; on an address that other machines reach
     it must be.
     """
-    from workers.devices_app import serve_devices  # noqa: PLC0415  only this one needs a server
+    from workers.devices.app import serve_devices  # noqa: PLC0415  only this one needs a server
 
     serve_devices(settings_beside_dev())
 

@@ -18,7 +18,7 @@ from workers.commands.listing import EVERYTHING, in_inbox_only
 from workers.commands.output import iso, json_line, local, table
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
-from workers.keyuse import Handover, KeyUse, handover, key_uses
+from workers.diagnostics.key_usage import KeyUsage, RotationStatus, key_uses, rotation_status
 
 
 @click.group(invoke_without_command=True)
@@ -32,7 +32,7 @@ def keys(ctx: click.Context, *, as_json: bool) -> None:
     with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
         waiting = [] if outbox is None else in_inbox_only(conn, outbox.unsettled(limit=EVERYTHING))
         uses = key_uses(conn, waiting)
-        rotation = handover(conn, waiting) if settings.plugsurfing_hmac_next else None
+        rotation = rotation_status(conn, waiting) if settings.plugsurfing_hmac_next else None
     configured: dict[str, SecretStr | None] = {
         Match.CURRENT: settings.plugsurfing_hmac_current,
         Match.NEXT: settings.plugsurfing_hmac_next,
@@ -113,7 +113,7 @@ def tried(texts: Mapping[Match, SecretStr | None], body: bytes, signature: str) 
             yield Trial(name, encoding, _matches(secret.get_secret_value(), encoding, body, signature))
 
 
-def verdict(settings: Settings, uses: Mapping[str, KeyUse], rotation: Handover | None) -> str:
+def verdict(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> str:
     """Say which key matched last, and whether CURRENT is still needed."""
     if not uses:
         return "No key has matched anything yet."
@@ -133,7 +133,9 @@ def verdict(settings: Settings, uses: Mapping[str, KeyUse], rotation: Handover |
     )
 
 
-def _as_json(configured: Mapping[str, SecretStr | None], uses: Mapping[str, KeyUse], rotation: Handover | None) -> None:
+def _as_json(
+    configured: Mapping[str, SecretStr | None], uses: Mapping[str, KeyUsage], rotation: RotationStatus | None
+) -> None:
     for name, secret in configured.items():
         use = uses.get(name)
         can_go = rotation is not None and rotation.is_done if name == Match.CURRENT and secret else None

@@ -3,7 +3,7 @@
 import click
 
 from ingest.authorize.app import OPENAPI as AUTHORIZE
-from workers.devices_app import OPENAPI as DEVICES
+from workers.devices.app import OPENAPI as DEVICES
 
 DOCUMENTS = {"authorize": AUTHORIZE, "devices": DEVICES}
 

@@ -33,6 +33,7 @@ from workers.commands.output import (
 )
 from workers.commands.stores import inbox_of, looking_into_ledger
 from workers.devfile import settings_beside_dev
+from workers.diagnostics.session_timeline import TimelineEntry, timeline
 from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import session_polls, sessions
@@ -40,7 +41,6 @@ from workers.ledger.cdr_queries import CdrFilters, CdrRow
 from workers.ledger.deliveries import RunRow
 from workers.ledger.session_polls import PollState
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
-from workers.timeline import Moment, timeline
 
 KEEP_RECORDS = {"session_record", "cdr_record"}
 """Handlers whose work the changes tell already."""
@@ -72,7 +72,7 @@ def session(*, session_id: str, as_json: bool) -> None:
 
 
 def print_session(
-    record: Session, told: Sequence[Moment], charges: Sequence[CdrRow] = (), look: PollState | None = None
+    record: Session, told: Sequence[TimelineEntry], charges: Sequence[CdrRow] = (), look: PollState | None = None
 ) -> None:
     """Print a session for a person: the record, and under it the timeline."""
     fee = None
@@ -123,7 +123,7 @@ def in_words(record: Session, anomaly: Anomaly) -> str:
     return f"{after} at {local(late)}, after {before} at {local(early)}"
 
 
-def session_json(record: Session, told: Sequence[Moment], charges: Sequence[CdrRow]) -> dict[str, Json]:
+def session_json(record: Session, told: Sequence[TimelineEntry], charges: Sequence[CdrRow]) -> dict[str, Json]:
     """Write a session as `session --json` does."""
     return {
         "session_id": record.session_id,
@@ -140,7 +140,7 @@ def session_json(record: Session, told: Sequence[Moment], charges: Sequence[CdrR
     }
 
 
-def _moment_json(moment: Moment) -> dict[str, Json]:
+def _moment_json(moment: TimelineEntry) -> dict[str, Json]:
     row = moment.delivery
     return {
         "at": iso(moment.at),
@@ -158,7 +158,7 @@ def _moment_json(moment: Moment) -> dict[str, Json]:
     }
 
 
-def _lines(moment: Moment, charge: CdrRow | None) -> Iterator[Sequence[Cell]]:
+def _lines(moment: TimelineEntry, charge: CdrRow | None) -> Iterator[Sequence[Cell]]:
     row = moment.delivery
     times = f" ×{row.duplicates + 1}" if row.duplicates else ""
     changed: Cell = ", ".join(_changed(moment)) or Text(_why_nothing(moment), style="dim")
@@ -184,7 +184,7 @@ def _came_to(run: RunRow) -> Text:
     return Text.assemble(*said)
 
 
-def _why_nothing(moment: Moment) -> str:
+def _why_nothing(moment: TimelineEntry) -> str:
     """Say why a delivery changed nothing in the record."""
     row = moment.delivery
     reasons = [row.reason, *(run.error or run.reason for run in row.runs if run.handler == WHOLE_DELIVERY)]
@@ -194,7 +194,7 @@ def _why_nothing(moment: Moment) -> str:
     return "nothing" if why is None else f"nothing: {printable(why)}"
 
 
-def _changed(moment: Moment) -> Iterator[str]:
+def _changed(moment: TimelineEntry) -> Iterator[str]:
     """Say what changed, but for what goes without saying: a start that happened when the event did."""
     changes = {change.field: change for change in moment.changes}
     if status := changes.get("status"):

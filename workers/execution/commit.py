@@ -19,7 +19,7 @@ from workers.ledger.pushes import NewPush
 from workers.ledger.runs import EndedRun, NewRun
 from workers.ledger.session_waits import SessionWait, has_changed
 from workers.ledger.states import Outcome
-from workers.push.wakes import wake
+from workers.push.notify import notify_senders
 from workers.resilience.retry import RetryPolicy
 
 
@@ -70,7 +70,7 @@ def commit_claimed_runs(
 def run_post_commit(equipment: Equipment, aftermath: PostCommit) -> None:
     """Do what follows from a commit."""
     if aftermath.send:
-        wake(equipment.connection, equipment.channels)
+        notify_senders(equipment.connection, equipment.channels)
     if aftermath.offer:
         enqueue_due_runs(equipment)
     if aftermath.file:

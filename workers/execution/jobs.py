@@ -24,7 +24,7 @@ from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import Batch, Delivery, ack_key, batch_key, lease_key
 from ingest.queue.leases import lease
 from ingest.wire.envelope import Kind
-from workers.devices import Devices
+from workers.devices.lookup import Devices
 from workers.equipment import Equipment, equip
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
 from workers.execution.runner import (

@@ -22,7 +22,7 @@ from ingest.queue.queues import BATCH_JOB, QUEUES, connect_redis, queue
 from workers.equipment import open_once, preload
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.ledger.warm_up import warm_up
-from workers.push.channels import open_channels
+from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import kill_on_timeout
 
 log = structlog.get_logger()

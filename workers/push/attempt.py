@@ -24,7 +24,7 @@ NO_DEVICE = "the driver has no device"
 
 
 @dataclass(frozen=True)
-class Ending:
+class AttemptResult:
     """What came of an attempt."""
 
     push: PushRow
@@ -32,28 +32,28 @@ class Ending:
     sent_at: datetime | None = None
     due_at: datetime | None = None
     error: str | None = None
-    told: Mapping[str, bool] = field(default_factory=dict)
+    delivered: Mapping[str, bool] = field(default_factory=dict)
     """The devices that are done with, by fingerprint: whether each has taken it."""
     unregistered: tuple[str, ...] = ()
-    trouble: PushFailed | None = None
+    provider_error: PushFailed | None = None
     """What the provider should be spared for, if it was in trouble."""
-    is_provider_heard: bool = True
+    provider_called: bool = True
     """Whether the provider was asked at all."""
 
 
 def attempt(
     push: PushRow, channel: Channel, devices_of: DevicesOf, timeout: timedelta, policy: RetryPolicy
-) -> tuple[Ending, Sequence[TimedCall[Any]]]:
+) -> tuple[AttemptResult, Sequence[TimedCall[Any]]]:
     """Send a push within the timeout; give what came of it, and the calls that may still be hanging."""
     outgoing, until = _outgoing(push, timeout), deadline_in(timeout)
     if not channel.to_devices:
         sending = TimedCall(channel.send, outgoing)
         _, raised = sending.result(until)
-        return _ended(push, [] if raised is None else [_failure(raised)], policy), [sending]
+        return _classify(push, [] if raised is None else [_failure(raised)], policy), [sending]
     looking = TimedCall(lambda: list(devices_of(push.user_id)))
     found, raised = looking.result(until)
     if raised is not None:
-        ending = _ended(push, [PushFailed(f"the devices were not found: {_name(raised)}")], policy)
+        ending = _classify(push, [PushFailed(f"the devices were not found: {_name(raised)}")], policy)
         return replace(ending, provider_error=None, provider_called=False), [looking]
     return _to_devices(push, channel, [replace(outgoing, device=device) for device in found or ()], until, policy)
 
@@ -65,7 +65,7 @@ def fingerprint(token: str) -> str:
 
 def _to_devices(
     push: PushRow, channel: Channel, outgoing: Iterable[OutgoingPush], until: float, policy: RetryPolicy
-) -> tuple[Ending, list[TimedCall[None]]]:
+) -> tuple[AttemptResult, list[TimedCall[None]]]:
     """Send it to each device that is not done with; what one of them refuses is no matter of the others."""
     told = dict(push.told or {})
     calls = {
@@ -84,18 +84,18 @@ def _to_devices(
             unregistered.append(token)
         if failure is not None:
             failures.append(failure)
-    ending = _ended(push, failures, policy, told=told)
+    ending = _classify(push, failures, policy, told=told)
     if not calls and not told:
-        ending = Ending(push, PushState.MOOT, error=NO_DEVICE)
+        ending = AttemptResult(push, PushState.MOOT, error=NO_DEVICE)
     heard = bool(calls)
     return replace(ending, delivered=told, unregistered=tuple(unregistered), provider_called=heard), list(
         calls.values()
     )
 
 
-def _ended(
+def _classify(
     push: PushRow, failures: list[PushFailed], policy: RetryPolicy, *, told: Mapping[str, bool] | None = None
-) -> Ending:
+) -> AttemptResult:
     """Say how the push stands: tried again while anything may help, sent if anybody has it, else dead or moot."""
     at = now()
     again = [failure for failure in failures if failure.retryable]
@@ -103,12 +103,12 @@ def _ended(
     trouble = max(again, key=lambda failure: failure.after or timedelta(), default=None)
     due_at = None if trouble is None else next_at(push, trouble.after, policy, at)
     if due_at is not None:
-        return Ending(push, PushState.WAITING, due_at=due_at, error=error, trouble=trouble)
+        return AttemptResult(push, PushState.WAITING, due_at=due_at, error=error, provider_error=trouble)
     if not failures or any((told or {}).values()):
-        return Ending(push, PushState.SENT, sent_at=at, error=error, trouble=trouble)
+        return AttemptResult(push, PushState.SENT, sent_at=at, error=error, provider_error=trouble)
     if all(isinstance(failure, Unregistered) for failure in failures):
-        return Ending(push, PushState.MOOT, error=error)
-    return Ending(push, PushState.DEAD, error=error, trouble=trouble)
+        return AttemptResult(push, PushState.MOOT, error=error)
+    return AttemptResult(push, PushState.DEAD, error=error, provider_error=trouble)
 
 
 def next_at(push: PushRow, after: timedelta | None, policy: RetryPolicy, at: datetime) -> datetime | None:

@@ -15,9 +15,9 @@ from typing import Any, Self
 from handlers.kit.channel import OutgoingPush, PushFailed, Unregistered
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from workers.push.answers import failure_of
+from workers.push.http_status import failure_for_status
 
-LONGEST_KEPT = timedelta(days=28)
+MAX_TTL = timedelta(days=28)
 """FCM keeps nothing for longer."""
 COLLAPSE_BYTES = 64
 """The longest apns-collapse-id that Apple takes."""
@@ -51,7 +51,7 @@ class FcmChannel:
         """Send it to `push.device`; raise Unregistered if that is gone."""
         sdk, messaging, app = self._sdk
         try:
-            messaging.send(messaging.Message(**_parts(push, messaging)), app=app)
+            messaging.send(messaging.Message(**_build_message(push, messaging)), app=app)
         except messaging.UnregisteredError:
             raise Unregistered from None
         except sdk.exceptions.FirebaseError as error:
@@ -78,7 +78,7 @@ class FcmChannel:
         return sdk, messaging, app
 
 
-def _parts(push: OutgoingPush, messaging: Any) -> Mapping[str, Any]:
+def _build_message(push: OutgoingPush, messaging: Any) -> Mapping[str, Any]:
     """Write a push as the SDK wants it: words for both systems, how long it is worth something, what replaces what."""
     if push.device is None:
         raise PushFailed("fcm sends to devices only", retryable=False)
@@ -86,7 +86,7 @@ def _parts(push: OutgoingPush, messaging: Any) -> Mapping[str, Any]:
     if len(collapse_key.encode()) > COLLAPSE_BYTES:
         collapse_key = sha256(collapse_key.encode()).hexdigest()
     now = datetime.now(UTC)
-    left = min(max((push.expires_at or now + LONGEST_KEPT) - now, timedelta()), LONGEST_KEPT)
+    left = min(max((push.expires_at or now + MAX_TTL) - now, timedelta()), MAX_TTL)
     return {
         "token": push.device.token,
         "notification": messaging.Notification(title=push.title, body=push.body),
@@ -113,5 +113,5 @@ def _failure(error: Any) -> PushFailed:
     answer = error.http_response
     if answer is None:
         return PushFailed(f"FCM could not be reached: {error.code}")
-    failure = failure_of("FCM", answer.status_code, answer.headers.get("Retry-After"))
+    failure = failure_for_status("FCM", answer.status_code, answer.headers.get("Retry-After"))
     return failure or PushFailed("FCM answered what the SDK does not understand")

@@ -12,7 +12,7 @@ from handlers.kit.channel import OutgoingPush, PushFailed
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
-from workers.push.answers import failure_of
+from workers.push.http_status import failure_for_status
 
 IDEMPOTENCY_HEADER = "idempotency-key"
 
@@ -50,7 +50,7 @@ class HttpChannel:
         timeout = push.timeout.total_seconds()
         try:
             with self._client.stream("POST", self.url, content=body, headers=headers, timeout=timeout) as answer:
-                failure = failure_of("the service", answer.status_code, answer.headers.get("retry-after"))
+                failure = failure_for_status("the service", answer.status_code, answer.headers.get("retry-after"))
         except httpx.TransportError as error:
             raise PushFailed(f"the service could not be reached: {type(error).__name__}") from None
         if failure is not None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.alerts import Alert, AlertKind, raise_alert
+from workers.alerts.alerts import Alert, AlertKind, raise_alert
 
 URL = "json://127.0.0.1:1/a-secret-token"
 

@@ -13,8 +13,8 @@ from workers.ledger.tables.core import deliveries, pushes, runs
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    real = deepcheck.adrift
-    monkeypatch.setattr(deepcheck, "adrift", lambda *stores: real(*stores, patience=timedelta(milliseconds=10)))
+    real = deepcheck.find_stuck
+    monkeypatch.setattr(deepcheck, "find_stuck", lambda *stores: real(*stores, patience=timedelta(milliseconds=10)))
 
 
 def findings(rows):

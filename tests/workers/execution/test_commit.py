@@ -20,7 +20,7 @@ from workers.ledger.database.transaction import LedgerUnavailable, run_in_transa
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.loader import Plugins
-from workers.push.channels import open_channels
+from workers.push.registry import open_channels
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 PLUGINS = MetaData()

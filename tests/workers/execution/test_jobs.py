@@ -44,7 +44,7 @@ from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushSt
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import sessions as session_table
 from workers.loader import Plugins
-from workers.push.channels import open_channels
+from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import CLEANUP_GRACE
 from workers.sending import send_due
 

@@ -13,7 +13,7 @@ from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from workers.ledger import devices
 from workers.ledger.states import PushState
-from workers.push.channels import open_channels
+from workers.push.registry import open_channels
 from workers.sending import send_due
 
 messaging = pytest.importorskip("firebase_admin.messaging", reason="the extra fcm is not installed")

@@ -11,8 +11,8 @@ from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.wire.signature import sign
 from workers.ledger.states import PushState
-from workers.push.channels import open_channels
 from workers.push.http import HttpChannel
+from workers.push.registry import open_channels
 from workers.sending import send_due
 
 

@@ -13,7 +13,7 @@ from handlers.kit.channel import channel_plugins_of
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from workers.loader import PluginError, load_plugins
-from workers.push.channels import open_channels
+from workers.push.registry import open_channels
 from workers.sending import send_due
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))

@@ -15,13 +15,13 @@ from structlog.testing import capture_logs
 
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from workers.addresses import MOST_HANGING, open_addresses
-from workers.alerts import Alert, AlertKind, AlertRow, find_alerts, raise_alert, resolve_alerts
+from workers.alerts.alerts import Alert, AlertKind, AlertRow, find_alerts, raise_alert, resolve_alerts
+from workers.alerts.destinations import MAX_HUNG_CALLS, open_destinations
+from workers.alerts.notifier import SHOWN, AppriseNotifier, LogNotifier, notifiers
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
 from workers.ledger.tables.alerts import alerts
 from workers.resilience.retry import RetryPolicy
-from workers.telling import SHOWN, LogAlerts, SendAlerts, tellers
 
 AT_ONCE_AGAIN = RetryPolicy(attempts=100, first=timedelta(), longest=timedelta())
 REFUSAL = Response(status_code=503)
@@ -44,12 +44,12 @@ class Desk:
 
     def log(self, *muted: AlertKind, is_sent: bool = True) -> list[dict[str, Any]]:
         with capture_logs() as lines:
-            LogAlerts(self.engine, frozenset(muted), is_sent=is_sent).run()
+            LogNotifier(self.engine, frozenset(muted), is_sent=is_sent).run()
         return [dict(line) for line in lines]
 
-    def sender(self, *urls: str, **settings: Any) -> SendAlerts:
+    def sender(self, *urls: str, **settings: Any) -> AppriseNotifier:
         told = load_settings(**{"alert_urls": " ".join(urls), "alert_every": "1ms", **settings})
-        return SendAlerts(self.engine, open_addresses(told), told, backoff=AT_ONCE_AGAIN)
+        return AppriseNotifier(self.engine, open_destinations(told), told, backoff=AT_ONCE_AGAIN)
 
     def send(self, *urls: str, **settings: Any) -> list[dict[str, Any]]:
         with capture_logs() as lines:
@@ -153,7 +153,7 @@ def test_an_address_that_refuses_is_tried_again_and_the_others_are_not(any_desk,
     assert any_desk.rows()[0].told_at is not None
 
 
-def until_due(sender: SendAlerts) -> None:
+def until_due(sender: AppriseNotifier) -> None:
     """Take one turn that is not too early."""
     time.sleep(0.005)  # ALERT_EVERY
     sender.run()
@@ -163,7 +163,7 @@ def test_an_address_is_tried_again_at_once_when_the_clock_was_set_back(desk, pro
     sender = desk.sender(url_of(provider))
     provider.says(REFUSAL)
     ahead = timedelta(hours=1)
-    monkeypatch.setattr("workers.telling.now", lambda: datetime.now(UTC) + ahead)
+    monkeypatch.setattr("workers.alerts.notifier.now", lambda: datetime.now(UTC) + ahead)
     desk.raise_some("s1")
     desk.log()
     sender.run()
@@ -206,10 +206,10 @@ def test_a_service_that_hangs_costs_its_timeout_and_is_not_asked_without_end(des
     # Apprise would give up by itself after four seconds.
     sender = desk.sender(f"{url_of(provider)}?rto=600", alert_timeout="50ms")
     with capture_logs() as lines:
-        for _ in range(MOST_HANGING + 2):
+        for _ in range(MAX_HUNG_CALLS + 2):
             until_due(sender)
     assert [line["reason"] for line in lines] == [
-        *["there was no answer in time"] * MOST_HANGING,
+        *["there was no answer in time"] * MAX_HUNG_CALLS,
         *["earlier calls have not come back yet"] * 2,
     ]
     assert desk.rows()[0].told_at is None
@@ -256,9 +256,9 @@ def test_a_cause_that_is_gone_by_then_is_told_as_such(desk, provider):
 
 
 def test_the_duties_are_those_that_the_settings_ask_for(desk):
-    assert [duty.name for duty in tellers(desk.engine, load_settings())] == ["alert-log"]
+    assert [duty.name for duty in notifiers(desk.engine, load_settings())] == ["alert-log"]
     urls = load_settings(alert_urls="json://localhost/a\njsons://localhost/b")
-    assert [duty.name for duty in tellers(desk.engine, urls)] == ["alert-log", "alerts"]
+    assert [duty.name for duty in notifiers(desk.engine, urls)] == ["alert-log", "alerts"]
 
 
 @pytest.mark.parametrize(
@@ -274,11 +274,11 @@ def test_the_duties_are_those_that_the_settings_ask_for(desk):
 )
 def test_settings_that_do_not_do_are_refused_with_a_sentence(desk, settings, sentence):
     with pytest.raises(SettingsError, match=sentence) as refused:
-        tellers(desk.engine, load_settings(**settings))
+        notifiers(desk.engine, load_settings(**settings))
     assert "a-secret" not in str(refused.value)
 
 
 def test_without_the_extra_addresses_are_refused(desk, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(SettingsError, match=r"plugsurfing-webhooks\[alerts\]"):
-        tellers(desk.engine, load_settings(alert_urls="json://localhost"))
+        notifiers(desk.engine, load_settings(alert_urls="json://localhost"))

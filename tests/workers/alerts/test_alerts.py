@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from handlers.kit.statuses import FINAL_STATUSES
-from workers.alerts import Alert, AlertKind, find_alerts, raise_alert, resolve_alerts, resolve_by_id
+from workers.alerts.alerts import Alert, AlertKind, find_alerts, raise_alert, resolve_alerts, resolve_by_id
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import IS_OPEN

@@ -18,9 +18,9 @@ from schemathesis.config import SchemathesisConfig
 from starlette.applications import Starlette
 
 from ingest.config.settings import load_settings
-from workers import devices_app
-from workers.devices import LONGEST_TOKEN, LONGEST_USER
-from workers.devices_app import OPENAPI, create_devices_app
+from workers.devices import app
+from workers.devices.app import OPENAPI, create_devices_app
+from workers.devices.lookup import LONGEST_TOKEN, LONGEST_USER
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
 
@@ -85,7 +85,7 @@ def test_anyone_may_read_it(url: str) -> None:
 def test_while_the_database_is_away_it_answers_as_it_says(
     method: str, serve: Callable[[Starlette], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices_app, "PATIENCE", 0.1)
+    monkeypatch.setattr(app, "PATIENCE", 0.1)
     missing = serve(
         create_devices_app(load_settings(), create_ledger_engine("postgresql+psycopg://u@127.0.0.1:1/none"))
     )
@@ -99,7 +99,7 @@ def test_while_the_database_is_away_it_answers_as_it_says(
 def test_it_says_the_limits_that_there_are() -> None:
     parameters: list[dict[str, Any]] = DOCUMENT["paths"][DEVICE]["parameters"]
     assert [each["schema"]["maxLength"] for each in parameters] == [LONGEST_USER, LONGEST_TOKEN]
-    assert str(devices_app.LONGEST_BODY) in DOCUMENT["paths"][DEVICE]["put"]["requestBody"]["description"]
+    assert str(app.LONGEST_BODY) in DOCUMENT["paths"][DEVICE]["put"]["requestBody"]["description"]
     assert DOCUMENT["servers"][0]["url"].endswith(f":{load_settings().devices_port}")
 
 

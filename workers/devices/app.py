@@ -27,7 +27,7 @@ from ingest.errors import SettingsError
 from ingest.http.any_path import ANY_TEXT
 from ingest.http.openapi import openapi_route
 from ingest.log import configure_logging
-from workers.devices import NoDevice, check_names, device_of
+from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
@@ -35,9 +35,9 @@ from workers.loopback import is_loopback
 
 log = structlog.get_logger()
 
-OPENAPI = Path(__file__).with_name("devices_openapi.json")
+OPENAPI = Path(__file__).with_name("openapi.json")
 LONGEST_BODY = 4096
-PARTS = 3
+PATH_SEGMENTS = 3
 PATIENCE = 5.0
 """How long, in seconds, an app waits for our database."""
 GRACE = 6
@@ -68,26 +68,26 @@ def create_devices_app(settings: Settings, engine: Engine) -> Starlette:
         raise SettingsError("ADMIN_TOKEN is set, but empty.")
     if token is None and not is_loopback(settings.host):
         raise SettingsError("ADMIN_TOKEN is not set, and HOST lets others than this machine in.")
-    desk = Desk(engine, None if token is None else token.encode())
+    desk = DeviceEndpoints(engine, None if token is None else token.encode())
     return Starlette(
         routes=[
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"}), methods=["GET"]),
             openapi_route(OPENAPI),
             # One route, so that a 405 names both methods.
-            Route(f"/devices/{{rest:{ANY_TEXT}}}", desk.take, methods=["PUT", "DELETE"]),
+            Route(f"/devices/{{rest:{ANY_TEXT}}}", desk.handle, methods=["PUT", "DELETE"]),
         ],
-        exception_handlers={HTTPException: _say_why},
+        exception_handlers={HTTPException: _error_response},
     )
 
 
-class Desk:
+class DeviceEndpoints:
     """Takes `PUT` and `DELETE /devices/{userId}/{token}`: both may be repeated, and answer 204."""
 
     def __init__(self, engine: Engine, token: bytes | None) -> None:
         self._engine = engine
         self._token = token
 
-    async def take(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response:
         """Do what the method says."""
         return await (self._register(request) if request.method == "PUT" else self._remove(request))
 
@@ -96,8 +96,8 @@ class Desk:
         self._check(request)
         user_id, token = _names(request)
         try:
-            device = device_of(token, _decoded(await _body(request)))
-        except NoDevice as error:
+            device = parse_device(token, _decoded(await _body(request)))
+        except InvalidDevice as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         return await self._write(lambda ledger: devices.put(ledger, user_id, device, datetime.now(UTC)))
 
@@ -129,7 +129,7 @@ def _names(request: Request) -> tuple[str, str]:
     """Read both ids from the path as it was sent: an encoded slash in one of them parts nothing."""
     raw: bytes = request.scope["raw_path"]
     parts = raw.partition(b"?")[0].removeprefix(b"/").split(b"/")
-    if len(parts) != PARTS:
+    if len(parts) != PATH_SEGMENTS:
         raise HTTPException(HTTPStatus.NOT_FOUND, "The path is /devices/{userId}/{token}, both percent-encoded.")
     try:
         user_id, token = (unquote_to_bytes(part).decode() for part in parts[1:])
@@ -137,7 +137,7 @@ def _names(request: Request) -> tuple[str, str]:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "The path is not UTF-8.") from None
     try:
         check_names(user_id, token)
-    except NoDevice as error:
+    except InvalidDevice as error:
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
     return user_id, token
 
@@ -164,6 +164,6 @@ def _decoded(body: bytes) -> object:
     return told
 
 
-async def _say_why(_request: Request, error: Exception) -> Response:
+async def _error_response(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker: it is registered for nothing else
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)

@@ -12,27 +12,27 @@ from workers.ledger.tables.core import deliveries
 
 
 @dataclass(frozen=True)
-class KeyUse:
+class KeyUsage:
     """How many deliveries a key has matched, and when the first and the last of them came."""
 
     count: int
     first_at: datetime
     last_at: datetime
 
-    def and_of(self, other: "KeyUse | None") -> "KeyUse":
+    def plus(self, other: "KeyUsage | None") -> "KeyUsage":
         """Add what the key has matched elsewhere."""
         if other is None:
             return self
-        return KeyUse(self.count + other.count, min(self.first_at, other.first_at), max(self.last_at, other.last_at))
+        return KeyUsage(self.count + other.count, min(self.first_at, other.first_at), max(self.last_at, other.last_at))
 
 
 @dataclass(frozen=True)
-class Handover:
+class RotationStatus:
     """How far a rotation from CURRENT to NEXT has come."""
 
     current_last_at: datetime | None
     """When CURRENT matched for the last time; None if it never did."""
-    next_since: KeyUse | None
+    next_since: KeyUsage | None
     """What NEXT has matched since then; None: nothing."""
 
     @property
@@ -43,7 +43,7 @@ class Handover:
 
 def key_uses(
     conn: Connection, waiting: Sequence[DeliveryRow] = (), *, since: datetime | None = None
-) -> Mapping[str, KeyUse]:
+) -> Mapping[str, KeyUsage]:
     """Count by key what came after `since`: to the ledger, and what waits in an inbox for it."""
     query = select(
         deliveries.c.signed_with,
@@ -53,14 +53,14 @@ def key_uses(
     ).group_by(deliveries.c.signed_with)
     if since is not None:
         query = query.where(deliveries.c.received_at > since)
-    uses = {key: KeyUse(*use) for key, *use in conn.execute(query)}
+    uses = {key: KeyUsage(*use) for key, *use in conn.execute(query)}
     for row in waiting:
         if since is None or row.received_at > since:
-            uses[row.signed_with] = KeyUse(1, row.received_at, row.received_at).and_of(uses.get(row.signed_with))
+            uses[row.signed_with] = KeyUsage(1, row.received_at, row.received_at).plus(uses.get(row.signed_with))
     return uses
 
 
-def handover(conn: Connection, waiting: Sequence[DeliveryRow] = ()) -> Handover:
+def rotation_status(conn: Connection, waiting: Sequence[DeliveryRow] = ()) -> RotationStatus:
     """Find out how far the rotation has come.
 
     What counts is what NEXT has matched since CURRENT's last match, not since NEXT's first: that one may belong to the
@@ -68,4 +68,4 @@ def handover(conn: Connection, waiting: Sequence[DeliveryRow] = ()) -> Handover:
     """
     current = key_uses(conn, waiting).get(Match.CURRENT)
     last_at = current.last_at if current else None
-    return Handover(last_at, key_uses(conn, waiting, since=last_at).get(Match.NEXT))
+    return RotationStatus(last_at, key_uses(conn, waiting, since=last_at).get(Match.NEXT))

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.push.answers import LONGEST_AFTER, failure_of, patience
+from workers.push.http_status import LONGEST_AFTER, failure_for_status, parse_retry_after
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
@@ -29,7 +29,7 @@ NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
     ],
 )
 def test_retry_after_is_seconds_or_a_date_and_never_without_end(said, span):
-    assert patience(said, NOON) == span
+    assert parse_retry_after(said, NOON) == span
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_retry_after_is_seconds_or_a_date_and_never_without_end(said, span):
     [(200, None), (202, None), (204, None), (302, False), (400, False), (404, False), (429, True), (500, True)],
 )
 def test_a_status_says_whether_trying_again_may_help(status, retryable):
-    failure = failure_of("the service", status, None)
+    failure = failure_for_status("the service", status, None)
     assert (failure and failure.retryable) == retryable

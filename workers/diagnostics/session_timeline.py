@@ -38,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TimelineEntry:
     """One delivery in the life of a session."""
 
     at: datetime
@@ -52,31 +52,31 @@ class Moment:
     pushes: tuple[PushRow, ...]
 
 
-def timeline(conn: Connection, session_id: str, clock_skew: timedelta) -> list[Moment]:
+def timeline(conn: Connection, session_id: str, clock_skew: timedelta) -> list[TimelineEntry]:
     """Tell the life of a session in the order in which it happened; empty if the ledger knows nothing of it."""
     rows = deliveries.find(conn, Filters(session_id=session_id), None)
     bodies = {each.id: each.body or b"" for each in deliveries.fetch(conn, [row.id for row in rows])}
-    return moments(session_id, reversed(rows), bodies, pushes.find(conn, session_id=session_id), clock_skew)
+    return build_entries(session_id, reversed(rows), bodies, pushes.find(conn, session_id=session_id), clock_skew)
 
 
-def moments(
+def build_entries(
     session_id: str,
     arrived: Iterable[DeliveryRow],
     bodies: Mapping[str, bytes],
     sent: Iterable[PushRow],
     clock_skew: timedelta,
-) -> list[Moment]:
+) -> list[TimelineEntry]:
     """Find out what each delivery changed when it came, `arrived` being in that order; pure."""
     by_delivery: dict[str, list[PushRow]] = {}
     for push in sent:
         by_delivery.setdefault(push.delivery_id, []).insert(0, push)  # they are listed newest first
     record = Session.empty(session_id)
-    told: list[Moment] = []
+    told: list[TimelineEntry] = []
     for row in arrived:
         event = _session_event(row, bodies.get(row.id, b""))
         after = record if event is None else _folded(record, event, row.received_at, clock_skew)
         told.append(
-            Moment(
+            TimelineEntry(
                 at=row.received_at if event is None else event.at,
                 late=None if event is None else row.received_at - event.at,
                 delivery=row,

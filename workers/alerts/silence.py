@@ -7,7 +7,7 @@ WEEKS = 3
 DAYS = 7
 
 
-def spans_alike(known_since: datetime | None, now: datetime, span: timedelta) -> list[datetime]:
+def comparable_windows(known_since: datetime | None, now: datetime, span: timedelta) -> list[datetime]:
     """Name the ends of the spans in the past that this one is like; none if there is too little of a past.
 
     They are at the same time of the same day of the week, in each of the last three weeks. While the ledger is younger
@@ -19,7 +19,7 @@ def spans_alike(known_since: datetime | None, now: datetime, span: timedelta) ->
     return []
 
 
-def usual(count: Callable[[datetime], int], ends: list[datetime], busy: int) -> int | None:
+def baseline(count: Callable[[datetime], int], ends: list[datetime], busy: int) -> int | None:
     """Say how many events the quietest of these spans had; None unless every one of them was busy."""
     fewest: int | None = None
     for end in ends:

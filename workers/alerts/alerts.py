@@ -68,7 +68,7 @@ class AlertRow:
 
 
 LONGEST_NAME = 80
-HARMLESS = " -_.:/+=*…"
+SAFE_CHARACTERS = " -_.:/+=*…"
 
 COLUMNS = [alerts.c[name] for name in AlertRow.__dataclass_fields__]
 
@@ -131,10 +131,10 @@ def find_alerts(
     return [alert_row(AlertRow(*row)) for row in ledger.execute(query)]
 
 
-def quoted(name: str) -> str:
+def escape_name(name: str) -> str:
     """Write somebody else's name in a sentence: on one line, with nothing in it that a reader's program would obey."""
     shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
-    return "".join(sign if sign.isalnum() or sign in HARMLESS else f"\\u{ord(sign):04x}" for sign in shown)
+    return "".join(sign if sign.isalnum() or sign in SAFE_CHARACTERS else f"\\u{ord(sign):04x}" for sign in shown)
 
 
 def alert_row(row: AlertRow) -> AlertRow:

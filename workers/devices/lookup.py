@@ -44,7 +44,7 @@ class Devices:
         return listed
 
 
-class NoDevice(ValueError):
+class InvalidDevice(ValueError):
     """Raised when what is to be registered cannot be a device; the sentence says what is wrong and quotes nothing."""
 
 
@@ -52,25 +52,25 @@ def check_names(user_id: str, token: str) -> None:
     """Raise NoDevice unless both can be a user's id and a token."""
     for name, text, longest in (("user id", user_id, LONGEST_USER), ("token", token, LONGEST_TOKEN)):
         if not text.strip() or not text.isprintable():
-            raise NoDevice(f"The {name} is empty, or has characters that nobody can see.")
+            raise InvalidDevice(f"The {name} is empty, or has characters that nobody can see.")
         if len(text.encode()) > longest:
-            raise NoDevice(f"The {name} is longer than {longest} bytes.")
+            raise InvalidDevice(f"The {name} is longer than {longest} bytes.")
 
 
-def device_of(token: str, said: object) -> Device:
+def parse_device(token: str, said: object) -> Device:
     """Make a device of what was said about it. Raise NoDevice, one sentence, if a part of it makes no sense."""
     try:
-        about = About.model_validate(said)
+        about = DeviceUpdate.model_validate(said)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         part = first["loc"][0] if first["loc"] else "what is said"
         problem = first["msg"].removeprefix("Value error, ")
     else:
         return Device(token, about.platform, about.locale, about.time_zone)
-    raise NoDevice(f"{part}: {problem}.")
+    raise InvalidDevice(f"{part}: {problem}.")
 
 
-class About(BaseModel):
+class DeviceUpdate(BaseModel):
     """What may be said about a device."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

@@ -11,7 +11,7 @@ from workers.push.fcm import FcmChannel
 from workers.push.http import HttpChannel
 from workers.push.log import LogChannel
 
-CHANNELS: Mapping[str, Callable[[Settings], Channel]] = MappingProxyType(
+BUILT_IN: Mapping[str, Callable[[Settings], Channel]] = MappingProxyType(
     {"log": lambda _settings: LogChannel(), "http": HttpChannel.of, "fcm": FcmChannel.of}
 )
 """Each channel of the house by its name in PUSH, with what opens it."""
@@ -26,12 +26,12 @@ def open_channels(settings: Settings, offered: Sequence[ChannelPlugin] = ()) -> 
     setting.
     """
     plugged = {each.name: each for each in offered}
-    taken = sorted(plugged.keys() & CHANNELS.keys())
+    taken = sorted(plugged.keys() & BUILT_IN.keys())
     if taken:
         raise SettingsError(f"{plugged[taken[0]].file} offers a channel {taken[0]}, which exists already.")
-    there = [*CHANNELS, *plugged]
+    there = [*BUILT_IN, *plugged]
     if any(name not in there for name in settings.push):
         raise SettingsError(f"PUSH names a channel that does not exist; there are: {', '.join(there)}.")
     return {
-        name: PluginChannel(plugged[name]) if name in plugged else CHANNELS[name](settings) for name in settings.push
+        name: PluginChannel(plugged[name]) if name in plugged else BUILT_IN[name](settings) for name in settings.push
     }

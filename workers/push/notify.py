@@ -11,7 +11,7 @@ log = structlog.get_logger()
 KEPT = timedelta(minutes=1)
 
 
-def wake(connection: redis.Redis, channels: Collection[str]) -> None:
+def notify_senders(connection: redis.Redis, channels: Collection[str]) -> None:
     """Wake whoever sends on these channels. If Redis is away they find the pushes by themselves a little later."""
     try:
         with connection.pipeline(transaction=True) as pipe:
@@ -24,7 +24,7 @@ def wake(connection: redis.Redis, channels: Collection[str]) -> None:
         log.info("senders.not_woken", reason=type(error).__name__)
 
 
-def next_wake(connection: redis.Redis, channels: Collection[str], patience: timedelta) -> str | None:
+def wait_for_notification(connection: redis.Redis, channels: Collection[str], patience: timedelta) -> str | None:
     """Wait for a channel to be woken and return its name; None if none was. Raises RedisError."""
     keys = {_key(name): name for name in channels}
     woken: object = connection.blpop(list(keys), timeout=patience.total_seconds())

@@ -1,9 +1,9 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+from workers.diagnostics.session_timeline import build_entries
 from workers.ledger.deliveries import DeliveryRow
 from workers.ledger.states import DeliveryState
-from workers.timeline import moments
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 SKEW = timedelta(minutes=5)
@@ -40,7 +40,7 @@ def test_a_late_event_stands_where_it_happened_and_says_what_it_changed_when_it_
         "c": body("SESSION_STOPPED", 8),
     }
 
-    told = moments("s", [arrived("a", 0), arrived("b", 9), arrived("c", 10)], bodies, [], SKEW)
+    told = build_entries("s", [arrived("a", 0), arrived("b", 9), arrived("c", 10)], bodies, [], SKEW)
 
     assert [moment.delivery.id for moment in told] == ["a", "c", "b"]
     assert [moment.late for moment in told] == [timedelta(0), timedelta(minutes=2), timedelta(0)]
@@ -53,7 +53,9 @@ def test_a_late_event_stands_where_it_happened_and_says_what_it_changed_when_it_
 
 
 def test_what_nobody_understands_stands_where_it_was_received_and_changes_nothing():
-    told = moments("s", [arrived("a", 1), arrived("b", 2)], {"a": b"{", "b": body("SESSION_STARTED", 0)}, [], SKEW)
+    told = build_entries(
+        "s", [arrived("a", 1), arrived("b", 2)], {"a": b"{", "b": body("SESSION_STARTED", 0)}, [], SKEW
+    )
 
     assert [(moment.delivery.id, moment.late) for moment in told] == [("b", timedelta(minutes=2)), ("a", None)]
     assert told[1].at == NOON + timedelta(minutes=1)
@@ -63,7 +65,7 @@ def test_what_nobody_understands_stands_where_it_was_received_and_changes_nothin
 def test_a_time_in_the_future_is_shown_where_it_came():
     bodies = {"a": body("SESSION_STARTED", 5), "b": body("SESSION_STOPPED", 12)}
 
-    told = moments("s", [arrived("a", 0), arrived("b", 6)], bodies, [], SKEW)
+    told = build_entries("s", [arrived("a", 0), arrived("b", 6)], bodies, [], SKEW)
 
     assert [[change.field for change in moment.changes] for moment in told] == [
         ["status", "started_at"],

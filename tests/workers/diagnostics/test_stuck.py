@@ -19,8 +19,16 @@ from ingest.queue.queues import queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
-from workers import adrift as room
-from workers.adrift import AT_WORK_FOR, PROMISED, Adrift, Trouble, adrift, foreign, unsent
+from workers.diagnostics import stuck as room
+from workers.diagnostics.stuck import (
+    AT_WORK_FOR,
+    REDELIVERY_DEADLINE,
+    StuckItem,
+    StuckReason,
+    find_stuck,
+    other_inboxes,
+    overdue_pushes,
+)
 from workers.ledger import deliveries, runs
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.runs import NewRun
@@ -31,7 +39,7 @@ from workers.ledger.tables.core import pushes
 
 BODY = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "S1", "timestamp": "2026-05-04T10:00:00Z"}}'
 LONG_AGO = datetime(2026, 5, 4, tzinfo=UTC)
-Find = Callable[..., list[Adrift]]
+Find = Callable[..., list[StuckItem]]
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def find(engine: Engine, valkey: redis.Redis, outbox: Outbox) -> Find:
     """Look for longer than a job may be silent."""
     usual = {"patience": timedelta(seconds=1), "grace": timedelta(seconds=0.2), "sleep": lambda _s: time.sleep(0.05)}
-    return lambda **parts: adrift(engine, valkey, outbox, **{**usual, **parts})
+    return lambda **parts: find_stuck(engine, valkey, outbox, **{**usual, **parts})
 
 
 def offer(outbox: Outbox, valkey: redis.Redis) -> str:
@@ -77,7 +85,7 @@ def test_what_is_on_a_queue_is_not_adrift(find: Find, outbox: Outbox, valkey: re
 def test_a_batch_that_redis_has_forgotten_is_adrift(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
     batch_id = offer(outbox, valkey)
     valkey.flushall()
-    assert find() == [Adrift(Trouble.BATCH, batch_id)]
+    assert find() == [StuckItem(StuckReason.BATCH, batch_id)]
 
 
 def test_a_batch_that_beats_is_not(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
@@ -95,7 +103,7 @@ def test_what_is_settled_while_one_looks_is_not(find: Find, outbox: Outbox, valk
 
 def test_a_delivery_that_waits_for_an_empty_queue_is_adrift(find: Find) -> None:
     (found,) = find(patience=timedelta(milliseconds=10), sleep=lambda _seconds: None)
-    assert (found.trouble, found.name.partition(" ")[0]) == (Trouble.WAITING, "sessions")
+    assert (found.trouble, found.name.partition(" ")[0]) == (StuckReason.WAITING, "sessions")
 
 
 def test_runs_are_adrift_when_due_without_a_job_or_when_nobody_has_their_job(
@@ -105,7 +113,7 @@ def test_runs_are_adrift_when_due_without_a_job_or_when_nobody_has_their_job(
     run(engine, Outcome.AGAIN, attempts=1, due_at=LONG_AGO)
     run(engine, Outcome.RUNNING, handler="note", attempts=1, job_id="job-1", started_at=LONG_AGO)
     run(engine, Outcome.WAITING, handler="later", due_at=datetime.now(UTC) + timedelta(hours=1))
-    assert find() == [Adrift(Trouble.DUE, "d1 warn attempt 2"), Adrift(Trouble.RUN, "job-1")]
+    assert find() == [StuckItem(StuckReason.DUE, "d1 warn attempt 2"), StuckItem(StuckReason.RUN, "job-1")]
 
 
 def store(engine: Engine, like: Delivery, *names_and_inboxes: tuple[str, str]) -> None:
@@ -124,7 +132,7 @@ def test_a_delivery_at_work_of_which_the_inbox_knows_nothing_is_adrift(
     names = ((mine.delivery.id, outbox.inbox_id), ("lost", outbox.inbox_id), ("theirs", "another"))
     store(engine, mine.delivery, *names)
     found = find(patience=timedelta(milliseconds=10), sleep=lambda _seconds: None)
-    assert found == [Adrift(Trouble.ORPHAN, "lost")]
+    assert found == [StuckItem(StuckReason.ORPHAN, "lost")]
 
 
 def test_what_was_acknowledged_and_is_nowhere_is_lost(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
@@ -132,7 +140,7 @@ def test_what_was_acknowledged_and_is_nowhere_is_lost(find: Find, outbox: Outbox
     batch_id = offer(outbox, valkey)
     valkey.rpush(ack_key(outbox.inbox_id), batch_id)
     BatchPublisher(outbox, valkey, load_settings()).poll()
-    assert find() == [Adrift(Trouble.LOST, mine.delivery.id)]
+    assert find() == [StuckItem(StuckReason.LOST, mine.delivery.id)]
 
 
 def test_what_is_lost_stays_so_when_it_comes_again(
@@ -143,7 +151,7 @@ def test_what_is_lost_stays_so_when_it_comes_again(
     with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
         upsert_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
     assert outbox.waiting_count() == 1
-    assert Adrift(Trouble.LOST, mine.delivery.id) in find(patience=timedelta(milliseconds=10))
+    assert StuckItem(StuckReason.LOST, mine.delivery.id) in find(patience=timedelta(milliseconds=10))
 
 
 def test_what_the_ledger_has_is_not_lost_even_if_it_is_seen_there_only_later(
@@ -189,7 +197,7 @@ def test_the_memory_of_an_inbox_is_gone_through_in_parts_and_to_its_end(
 
     def lost() -> list[str]:
         found = find(patience=timedelta(milliseconds=10), sleep=lambda _seconds: None)
-        return [each.name for each in found if each.trouble is Trouble.LOST]
+        return [each.name for each in found if each.trouble is StuckReason.LOST]
 
     assert lost() == names[::6]
     monkeypatch.setattr(room, "MOST", 2)
@@ -212,10 +220,10 @@ def test_what_other_inboxes_left_at_work_is_told_after_an_hour(
     run(engine, Outcome.RUNNING, delivery_id="has run", attempts=1, job_id="job-1", started_at=LONG_AGO)
     old = update(deliveries_table).where(deliveries_table.c.id != "fresh")
     with engine.begin() as ledger:
-        assert foreign(ledger, outbox) is None
+        assert other_inboxes(ledger, outbox) is None
         ledger.execute(old.values(stored_at=datetime.now(UTC) - 2 * AT_WORK_FOR))
     with read_only(engine) as ledger:
-        found, everybodys = foreign(ledger, outbox), foreign(ledger, None)
+        found, everybodys = other_inboxes(ledger, outbox), other_inboxes(ledger, None)
     assert found is not None
     assert (found.count, found.examples, found.inboxes) == (2, ("theirs", "third"), ("a third", "another"))
     assert everybodys is not None
@@ -229,16 +237,16 @@ def test_pushes_that_nobody_takes_are_told_by_channel(engine: Engine) -> None:
         "payload": {}, "collapse_key": "", "created_at": LONG_AGO, "attempts": 0,
     }  # fmt: skip
     due = {
-        "late": ("fcm", now - 3 * PROMISED),
-        "later": ("fcm", now - 6 * PROMISED),
+        "late": ("fcm", now - 3 * REDELIVERY_DEADLINE),
+        "later": ("fcm", now - 6 * REDELIVERY_DEADLINE),
         "new": ("fcm", now),
-        "claimed": ("log", now + PROMISED),
+        "claimed": ("log", now + REDELIVERY_DEADLINE),
     }
     with engine.begin() as ledger:
         ledger.execute(
             insert(pushes),
             [{**row, "id": name, "channel": channel, "due_at": due_at} for name, (channel, due_at) in due.items()],
         )
-        (found,) = unsent(ledger)
+        (found,) = overdue_pushes(ledger)
     assert (found.channel, found.count, found.oldest) == ("fcm", 2, "later")
-    assert found.due_for >= 6 * PROMISED
+    assert found.due_for >= 6 * REDELIVERY_DEADLINE

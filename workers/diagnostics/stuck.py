@@ -22,7 +22,7 @@ from workers.ledger.invariants import EXAMPLES
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core import deliveries, pushes, runs
 
-PROMISED = timedelta(seconds=10)
+REDELIVERY_DEADLINE = timedelta(seconds=10)
 """After so long, whatever was lost is offered again."""
 
 AT_WORK_FOR = timedelta(hours=1)
@@ -33,7 +33,7 @@ MOST = 1000
 """How many rows of a kind are looked at, those that have waited longest."""
 
 
-class Trouble(StrEnum):
+class StuckReason(StrEnum):
     """What is wrong with something that nobody carries."""
 
     BATCH = "a batch of the inbox is neither queued nor worked on"
@@ -51,15 +51,15 @@ class Trouble(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Adrift:
+class StuckItem:
     """Something that nobody carries."""
 
-    trouble: Trouble
+    trouble: StuckReason
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class OtherInboxes:
     """Deliveries of other inboxes on which nobody seems to work, unless those inboxes still have them."""
 
     count: int
@@ -77,21 +77,21 @@ class Unsent:
     due_for: timedelta
 
 
-def adrift(  # noqa: PLR0913 - the last three are for tests
+def find_stuck(  # noqa: PLR0913 - the last three are for tests
     engine: Engine,
     connection: redis.Redis,
     outbox: Outbox | None,
     *,
-    patience: timedelta = PROMISED,
+    patience: timedelta = REDELIVERY_DEADLINE,
     grace: timedelta = LEASE_TIMEOUT,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[Adrift]:
+) -> list[StuckItem]:
     """Look again and again at what nobody seems to carry, and return what stays so for as long as was promised.
 
     Comes back at once when everything is on a queue or settled. Other nodes' inboxes are not looked into.
     Raises QueueUnavailable if Redis cannot be asked.
     """
-    look = _Look(engine, connection, outbox, grace)
+    look = _Scan(engine, connection, outbox, grace)
     suspects = look()  # the first one goes through all that the inbox knows, which may take long
     until = time.monotonic() + patience.total_seconds()
     while suspects and time.monotonic() < until:
@@ -103,7 +103,7 @@ def adrift(  # noqa: PLR0913 - the last three are for tests
     )
 
 
-def foreign(ledger: Connection, outbox: Outbox | None) -> Foreign | None:
+def other_inboxes(ledger: Connection, outbox: Outbox | None) -> OtherInboxes | None:
     """Find what has been at work for longer than any work takes, and came by another inbox than this one."""
     is_foreign = (
         deliveries.c.inbox != (outbox.inbox_id if outbox is not None else ""),
@@ -115,13 +115,13 @@ def foreign(ledger: Connection, outbox: Outbox | None) -> Foreign | None:
     first = select(deliveries.c.id).where(*is_foreign).order_by(deliveries.c.received_at, deliveries.c.id)
     examples = tuple(ledger.scalars(first.limit(EXAMPLES)))
     inboxes = tuple(inbox for inbox, _ in counts)
-    return Foreign(sum(count for _, count in counts), examples, inboxes) if counts else None
+    return OtherInboxes(sum(count for _, count in counts), examples, inboxes) if counts else None
 
 
-def unsent(ledger: Connection) -> Iterator[Unsent]:
+def overdue_pushes(ledger: Connection) -> Iterator[Unsent]:
     """Find the channels with pushes that have been due for longer than was promised; one that is claimed is not due."""
     now = datetime.now(UTC)
-    is_late = pushes.c.due_at < now - PROMISED
+    is_late = pushes.c.due_at < now - REDELIVERY_DEADLINE
     counts = select(pushes.c.channel, func.count()).where(is_late).group_by(pushes.c.channel)
     for channel, count in ledger.execute(counts.order_by(pushes.c.channel)).all():
         first = select(pushes.c.id, pushes.c.due_at).where(is_late, pushes.c.channel == channel)
@@ -129,7 +129,7 @@ def unsent(ledger: Connection) -> Iterator[Unsent]:
             yield Unsent(channel, count, oldest, now - due_at)
 
 
-class _Look:
+class _Scan:
     """One look at everything that is on its way. What is surely on a queue is left out; what beats is marked alive."""
 
     def __init__(self, engine: Engine, connection: redis.Redis, outbox: Outbox | None, grace: timedelta) -> None:
@@ -140,30 +140,30 @@ class _Look:
         self._jobs = LeaseMonitor(connection, grace=grace)
         self._missing: list[str] | None = None
 
-    def __call__(self) -> dict[Adrift, bool]:
+    def __call__(self) -> dict[StuckItem, bool]:
         """Tell what may be adrift, and of each whether it shows signs of life."""
-        found: dict[Adrift, bool] = {}
+        found: dict[StuckItem, bool] = {}
         try:
             found |= self._inbox()
-            found |= dict.fromkeys((Adrift(Trouble.LOST, name) for name in self._lost()), False)
+            found |= dict.fromkeys((StuckItem(StuckReason.LOST, name) for name in self._lost()), False)
             with read_only(self._engine) as ledger:
                 found |= self._runs(ledger)
-                found |= dict.fromkeys((Adrift(Trouble.DUE, name) for name in _overdue(ledger)), False)
+                found |= dict.fromkeys((StuckItem(StuckReason.DUE, name) for name in _overdue(ledger)), False)
                 if self._outbox is not None:
                     found |= dict.fromkeys(self._orphans(ledger, self._outbox), False)
         except redis.RedisError as error:
             raise QueueUnavailable(f"Redis cannot be asked about jobs: {type(error).__name__}") from error
         return found
 
-    def _inbox(self) -> dict[Adrift, bool]:
+    def _inbox(self) -> dict[StuckItem, bool]:
         if self._outbox is None:
             return {}
         in_flight = {each.batch_id: each.queue for each in self._outbox.in_flight()}
-        found = _unsure(self._batches.poll(in_flight), Trouble.BATCH)
+        found = _not_queued(self._batches.poll(in_flight), StuckReason.BATCH)
         for name in QUEUES:
             oldest_at = self._outbox.oldest_waiting_at(name)
             if oldest_at is not None and len(queue(name, self._connection)) < MAX_WAITING_JOBS:
-                found[Adrift(Trouble.WAITING, f"{name} since {oldest_at.isoformat()}")] = False
+                found[StuckItem(StuckReason.WAITING, f"{name} since {oldest_at.isoformat()}")] = False
         return found
 
     def _lost(self) -> list[str]:
@@ -176,15 +176,15 @@ class _Look:
             self._missing = _unknown(self._engine, self._missing)
         return self._missing
 
-    def _runs(self, ledger: Connection) -> dict[Adrift, bool]:
+    def _runs(self, ledger: Connection) -> dict[StuckItem, bool]:
         open_runs = [*run_schedule.enqueued(ledger), *run_schedule.running(ledger)]
-        return _unsure(self._jobs.poll({run.job_id: run.queue for run in open_runs if run.job_id}), Trouble.RUN)
+        return _not_queued(self._jobs.poll({run.job_id: run.queue for run in open_runs if run.job_id}), StuckReason.RUN)
 
-    def _orphans(self, ledger: Connection, outbox: Outbox) -> Iterator[Adrift]:
+    def _orphans(self, ledger: Connection, outbox: Outbox) -> Iterator[StuckItem]:
         query = select(deliveries.c.id).where(deliveries.c.inbox == outbox.inbox_id, *_AT_WORK_WITHOUT_RUNS)
         for delivery_id in ledger.scalars(query.order_by(deliveries.c.received_at).limit(MOST)):
             if not outbox.unsettled(delivery_id, limit=1):
-                yield Adrift(Trouble.ORPHAN, delivery_id)
+                yield StuckItem(StuckReason.ORPHAN, delivery_id)
 
 
 _AT_WORK_WITHOUT_RUNS = (
@@ -207,9 +207,9 @@ def _unknown(engine: Engine, ids: Sequence[str]) -> list[str]:
     return [delivery_id for delivery_id in ids if delivery_id not in known]
 
 
-def _unsure(standings: dict[str, JobState], trouble: Trouble) -> dict[Adrift, bool]:
+def _not_queued(standings: dict[str, JobState], trouble: StuckReason) -> dict[StuckItem, bool]:
     return {
-        Adrift(trouble, job_id): standing is JobState.RUNNING
+        StuckItem(trouble, job_id): standing is JobState.RUNNING
         for job_id, standing in standings.items()
         if standing is not JobState.QUEUED
     }

@@ -13,9 +13,9 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from ingest.config.settings import Settings
-from workers import causes
-from workers.alerts import raise_alert, resolve_alerts
-from workers.causes import Cause, Look
+from workers.alerts import rules
+from workers.alerts.alerts import raise_alert, resolve_alerts
+from workers.alerts.rules import Finding, RuleResult
 from workers.execution.runner import now
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable, read_once, run_in_transaction
@@ -23,7 +23,7 @@ from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavail
 log = structlog.get_logger()
 
 LOOK_EVERY = timedelta(minutes=1)
-REST = timedelta(minutes=10)
+SLOW_RULE_INTERVAL = timedelta(minutes=10)
 SETTLED_AFTER = timedelta(minutes=5)
 """After trouble of our own, silence is nobody else's before what waited has reached the ledger."""
 
@@ -37,12 +37,12 @@ Clock = Callable[[], float]
 class Rule:
     """One thing to look for, and how long to rest after that: what goes through many sessions rests for longer."""
 
-    look: Callable[[Connection, datetime], Look]
+    look: Callable[[Connection, datetime], RuleResult]
     pause: timedelta = timedelta()
     not_before: float = float("-inf")
 
 
-class Watchdog:
+class AlertEvaluator:
     """The clock's duty to look. Several clocks raise no alert twice."""
 
     name = "watchdog"
@@ -52,7 +52,7 @@ class Watchdog:
         self._engine = engine
         self._clock = clock
         self._well_since: float | None = None
-        self._rules = self._chosen(settings)
+        self._rules = self._enabled_rules(settings)
 
     def run(self) -> None:
         """Look for everything once.
@@ -66,7 +66,7 @@ class Watchdog:
             if moment < rule.not_before:
                 continue
             try:
-                self._obey(rule, at)
+                self._apply(rule, at)
             except LedgerNotMigrated as this:
                 failure = failure or this
             except LedgerUnavailable:
@@ -81,33 +81,36 @@ class Watchdog:
         if failure is not None:
             raise failure
 
-    def _chosen(self, settings: Settings) -> list[Rule]:
+    def _enabled_rules(self, settings: Settings) -> list[Rule]:
         """Leave out what a setting of 0 turns off."""
         spans: Sequence[tuple[timedelta, Rule]] = (
-            (settings.watch_session_open, Rule(partial(causes.open_sessions, span=settings.watch_session_open))),
-            (settings.watch_cdr_missing, Rule(partial(causes.missing_cdrs, span=settings.watch_cdr_missing), REST)),
-            (settings.watch_gap, Rule(partial(causes.gaps, shortest=settings.watch_gap))),
+            (settings.watch_session_open, Rule(partial(rules.open_sessions, span=settings.watch_session_open))),
+            (
+                settings.watch_cdr_missing,
+                Rule(partial(rules.missing_cdrs, span=settings.watch_cdr_missing), SLOW_RULE_INTERVAL),
+            ),
+            (settings.watch_gap, Rule(partial(rules.gaps, shortest=settings.watch_gap))),
             (
                 settings.watch_silence,
                 Rule(partial(self._silence, span=settings.watch_silence, busy=settings.watch_busy)),
             ),
         )
-        always = [Rule(causes.Conflicts()), Rule(causes.unreadable), Rule(causes.dead_letters)]
+        always = [Rule(rules.Conflicts()), Rule(rules.unreadable), Rule(rules.dead_letters)]
         return [*always, *(rule for span, rule in spans if span)]
 
-    def _silence(self, ledger: Connection, at: datetime, *, span: timedelta, busy: int) -> Look:
+    def _silence(self, ledger: Connection, at: datetime, *, span: timedelta, busy: int) -> RuleResult:
         is_settled = self._well_since is not None and self._clock() - self._well_since >= SETTLED_AFTER.total_seconds()
-        return causes.silence(ledger, at, span=span, busy=busy, may_raise=is_settled)
+        return rules.silence(ledger, at, span=span, busy=busy, may_raise=is_settled)
 
-    def _obey(self, rule: Rule, at: datetime) -> None:
+    def _apply(self, rule: Rule, at: datetime) -> None:
         found = read_once(self._engine, lambda ledger: rule.look(ledger, at))
-        for kind, subjects in found.gone.items():
+        for kind, subjects in found.resolved.items():
             run_in_transaction(self._engine, partial(resolve_alerts, kind=kind, subjects=subjects, now=at))
             log.info("alerts.resolved", kind=kind, count=len(subjects))
         for some in chunks(found.causes, AT_ONCE):
             run_in_transaction(self._engine, partial(_raise, causes=some, at=at))
 
 
-def _raise(ledger: Connection, causes: Sequence[Cause], at: datetime) -> None:
+def _raise(ledger: Connection, causes: Sequence[Finding], at: datetime) -> None:
     for cause in causes:
         raise_alert(ledger, cause.alert, at, since=cause.since)

@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 from handlers.kit.cdr_table import cdrs
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
-from workers import causes
-from workers.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
+from workers.alerts import rules
+from workers.alerts.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
+from workers.alerts.evaluator import SETTLED_AFTER, AlertEvaluator
 from workers.ledger import deliveries, delivery_states, runs
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable
@@ -26,7 +27,6 @@ from workers.ledger.tables import metadata
 from workers.ledger.tables.core import runs as runs_table
 from workers.ledger.tables.core import sessions
 from workers.ledger.tables.reconciliation import ROUTINE, downtimes
-from workers.watchdog import SETTLED_AFTER, Watchdog
 
 NOW = datetime.now(UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -39,13 +39,15 @@ class Watched:
 
     engine: Engine
     moment: float = 1000.0
-    dogs: dict[str, Watchdog] = field(default_factory=dict)
+    dogs: dict[str, AlertEvaluator] = field(default_factory=dict)
 
     def look(self, **settings: Any) -> list[str]:
         """Look once, and name the kinds of the alerts that are open then."""
         dog = self.dogs.get(str(settings))
         if dog is None:
-            dog = self.dogs[str(settings)] = Watchdog(self.engine, load_settings(**settings), clock=lambda: self.moment)
+            dog = self.dogs[str(settings)] = AlertEvaluator(
+                self.engine, load_settings(**settings), clock=lambda: self.moment
+            )
         self.moment += 3600
         dog.run()
         return [row.kind.value for row in self.alerts() if row.resolved_at is None]
@@ -196,7 +198,7 @@ def test_cdrs_in_conflict_are_one_alert_for_each_request_id(watched):
 
 def test_of_many_cdrs_in_conflict_none_is_passed_over(watched, monkeypatch):
     monkeypatch.setattr("workers.ledger.stale_sessions.MOST", 5)
-    monkeypatch.setattr("workers.causes.STEP_BACK", timedelta())
+    monkeypatch.setattr("workers.alerts.rules.RESCAN", timedelta())
     for number in range(10):
         watched.cdr(f"a{number}", f"r{number}")
         watched.cdr(f"b{number}", f"r{number}")
@@ -293,7 +295,7 @@ def test_silence_is_not_told_by_a_clock_that_has_only_just_begun_or_had_trouble(
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
     seconds = iter([0.0, SETTLED_AFTER.total_seconds() - 1, SETTLED_AFTER.total_seconds() + 1])
     moment = 0.0
-    dog = Watchdog(watched.engine, load_settings(), clock=lambda: moment)
+    dog = AlertEvaluator(watched.engine, load_settings(), clock=lambda: moment)
     for moment in seconds:  # noqa: B007 - the watchdog reads it
         assert watched.alerts() == []
         dog.run()
@@ -304,8 +306,8 @@ def test_a_rule_that_fails_keeps_no_other_from_looking_and_its_failure_is_told(w
     def fails(ledger, _at):
         ledger.execute(text("SELECT nothing FROM nowhere"))
 
-    monkeypatch.setattr(causes, "unreadable", fails)
-    monkeypatch.setattr(causes, "dead_letters", lambda *_: 1 / 0)
+    monkeypatch.setattr(rules, "unreadable", fails)
+    monkeypatch.setattr(rules, "dead_letters", lambda *_: 1 / 0)
     watched.session("runs", "STARTED", 25 * HOUR)
     watched.deliver("first", 4 * WEEK)
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
@@ -317,9 +319,9 @@ def test_a_rule_that_fails_keeps_no_other_from_looking_and_its_failure_is_told(w
 
 def test_where_the_ledger_is_away_no_rule_is_waited_for(database_url, monkeypatch):
     looked = []
-    monkeypatch.setattr(causes, "dead_letters", lambda *_: looked.append("dead letters") or causes.Look())
+    monkeypatch.setattr(rules, "dead_letters", lambda *_: looked.append("dead letters") or rules.RuleResult())
     engine = create_ledger_engine(database_url)
-    dog = Watchdog(engine, load_settings(), clock=iter(range(10)).__next__)
+    dog = AlertEvaluator(engine, load_settings(), clock=iter(range(10)).__next__)
 
     driver = sqlite3 if engine.dialect.name == "sqlite" else psycopg
 

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Engine
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from workers.addresses import HANGING, Address, Answer, open_addresses
-from workers.alerts import AlertKind
+from workers.alerts.alerts import AlertKind
+from workers.alerts.destinations import HANGING, Destination, SendResult, open_destinations
 from workers.execution.runner import now
 from workers.ledger import alert_outbox
 from workers.ledger.alert_outbox import PendingAlert
@@ -27,19 +27,19 @@ SHOWN = 20
 """Of these, so many are written out."""
 MARGIN = timedelta(seconds=10)
 """How much longer than the timeout alerts are left to who claimed them. If they die, somebody else sends them then."""
-TOLD_FOR = timedelta(days=1)
+RETRY_FOR = timedelta(days=1)
 """An alert that could not be sent for so long is not sent any more; it stays in the log and in the list."""
 BACKOFF = RetryPolicy(attempts=1 << 30, first=timedelta(seconds=10), longest=timedelta(minutes=10))
 
 
-def tellers(engine: Engine, settings: Settings) -> "list[LogAlerts | SendAlerts]":
+def notifiers(engine: Engine, settings: Settings) -> "list[LogNotifier | AppriseNotifier]":
     """Make the duties that tell. Raise SettingsError for an ALERT_URLS or ALERT_MUTED that does not do."""
-    addresses = open_addresses(settings)
-    logs = LogAlerts(engine, muted_kinds(settings), is_sent=bool(addresses))
-    return [logs, SendAlerts(engine, addresses, settings)] if addresses else [logs]
+    addresses = open_destinations(settings)
+    logs = LogNotifier(engine, muted_kinds(settings), is_sent=bool(addresses))
+    return [logs, AppriseNotifier(engine, addresses, settings)] if addresses else [logs]
 
 
-class LogAlerts:
+class LogNotifier:
     """The clock's duty to log new alerts. It waits for no service."""
 
     name = "alert-log"
@@ -63,16 +63,16 @@ class LogAlerts:
         found = alert_outbox.unlogged(ledger, AT_ONCE)
         at = now()
         muted = [one.id for one in found if one.kind in self._muted]
-        aloud = [one for one in found if one.kind not in self._muted]
-        for one in aloud:
+        unmuted = [one for one in found if one.kind not in self._muted]
+        for one in unmuted:
             if one.id not in self._said:
-                self._say(one)
+                self._log_alert(one)
         alert_outbox.mark_logged(ledger, [one.id for one in found], at)
         alert_outbox.suppress(ledger, muted)
         if not self._is_sent:
-            alert_outbox.mark_delivered(ledger, [one.id for one in aloud], at)
+            alert_outbox.mark_delivered(ledger, [one.id for one in unmuted], at)
 
-    def _say(self, one: PendingAlert) -> None:
+    def _log_alert(self, one: PendingAlert) -> None:
         log.warning(
             "alert.raised",
             alert=one.id,
@@ -84,7 +84,7 @@ class LogAlerts:
         self._said.add(one.id)
 
 
-class SendAlerts:
+class AppriseNotifier:
     """The clock's duty to send alerts to the addresses: at least once to each, several in one notification."""
 
     name = "alerts"
@@ -93,7 +93,7 @@ class SendAlerts:
     def __init__(
         self,
         engine: Engine,
-        addresses: Sequence[Address],
+        addresses: Sequence[Destination],
         settings: Settings,
         *,
         backoff: RetryPolicy = BACKOFF,
@@ -118,11 +118,11 @@ class SendAlerts:
             return
         until = at + self._timeout + MARGIN
         claimed = run_in_transaction(self._engine, lambda ledger: alert_outbox.claim(ledger, at, until, AT_ONCE))
-        over = [one for one in claimed if at - one.raised_at > TOLD_FOR]
+        over = [one for one in claimed if at - one.raised_at > RETRY_FOR]
         if over:
             run_in_transaction(self._engine, lambda ledger: alert_outbox.suppress(ledger, [one.id for one in over]))
             log.error("alerts.not_sent", count=len(over))
-        young = [one for one in claimed if at - one.raised_at <= TOLD_FOR]
+        young = [one for one in claimed if at - one.raised_at <= RETRY_FOR]
         if young:
             sent = self._send(young, at)
             if sent != young:
@@ -142,7 +142,7 @@ class SendAlerts:
         until = time.monotonic() + self._timeout.total_seconds()
         told = {one.id: one.told for one in claimed}
         for address, news, call in calls:
-            answer = Answer(is_taken=False, reason=HANGING)
+            answer = SendResult(is_taken=False, reason=HANGING)
             if call is not None:
                 answer = call.answer(max(until - time.monotonic(), 0.0))
             self._judge(address, answer)
@@ -150,7 +150,7 @@ class SendAlerts:
                 told |= {one.id: (*told[one.id], address.name) for one in news}
         return [replace(one, told=told[one.id]) for one in claimed]
 
-    def _judge(self, address: Address, answer: Answer) -> None:
+    def _judge(self, address: Destination, answer: SendResult) -> None:
         if answer.is_taken:
             if self._failures[address.name]:
                 log.info("address.resumed", address=address.name, service=address.service)

@@ -1,0 +1,1 @@
+"""Drivers' devices: the HTTP API that registers them, and look-ups."""

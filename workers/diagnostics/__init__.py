@@ -1,0 +1,1 @@
+"""Answers to questions of operators: stuck work, key usage, session timelines."""
