@@ -27,7 +27,7 @@ PRELOADED = (
         "workers.commands.processes",
         "workers.execution.jobs",
         "workers.execution.worker",
-        "workers.clock",
+        "workers.clock.clock",
         "tests.faults.effects",
     ),
 )

@@ -48,7 +48,7 @@ def work(queues: tuple[str, ...], *, burst: bool) -> None:
 def clock() -> None:
     """Put what is due, and what was lost, on its queue; send pushes that wait. One is enough, several do no harm."""
     from ingest.config.settings import load_settings
-    from workers.clock import clock
+    from workers.clock.clock import clock
 
     clock(load_settings())
 

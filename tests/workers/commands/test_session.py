@@ -6,11 +6,11 @@ import pytest
 from handlers.kit.context import Push
 from workers.commands.output import iso
 from workers.drive.models import DriveSession
-from workers.healing import heal
 from workers.ledger import pushes
 from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.pushes import NewPush, PushUpdate
 from workers.ledger.states import Outcome, PushState
+from workers.reconciliation.merge_drive import merge_drive_sessions
 
 DONE = ("session_record", Outcome.DONE)
 RHYTHM = PollSchedule(timedelta(minutes=30), timedelta(hours=4), timedelta(days=7))
@@ -164,14 +164,14 @@ def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
         completed_at=end,
     )
     with node.engine.begin() as ledger:
-        heal(
+        merge_drive_sessions(
             ledger,
             "user1",
             [drive.model_copy(update={"status": "STARTED", "ended_at": None, "completed_at": None})],
             noon,
             RHYTHM,
         )
-        heal(ledger, "user1", [drive], end, RHYTHM)
+        merge_drive_sessions(ledger, "user1", [drive], end, RHYTHM)
 
     lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
 
@@ -188,7 +188,7 @@ def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
 
 def test_a_session_that_no_event_told_of_is_shown_too(node, noon):
     with node.engine.begin() as ledger:
-        heal(ledger, "user1", [DriveSession(session_id="S1", status="WAITING_TO_START")], noon, RHYTHM)
+        merge_drive_sessions(ledger, "user1", [DriveSession(session_id="S1", status="WAITING_TO_START")], noon, RHYTHM)
     lines = node.run("session", "S1").stdout.splitlines()
     assert [re.split(" {2,}", line.strip()) for line in lines[-2:]] == [
         ["-", "-", "Drive API: WAITING_TO_START", "no event says this"],

@@ -27,7 +27,8 @@ from ingest.queue.batch import Batch, Delivery, new_batch_id
 from ingest.queue.queues import queue
 from ingest.relay.publisher import JOB_TIMEOUT
 from ingest.wire.envelope import Envelope, Kind
-from workers.clock import Clock
+from workers.clock.clock import Clock
+from workers.clock.push_sender import send_due
 from workers.equipment import Equipment
 from workers.execution import jobs
 from workers.execution.commit import run_post_commit
@@ -46,7 +47,6 @@ from workers.ledger.tables.core import sessions as session_table
 from workers.loader import Plugins
 from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import CLEANUP_GRACE
-from workers.sending import send_due
 
 START = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 NUMBERS = itertools.count()

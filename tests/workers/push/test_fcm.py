@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse
 from handlers import Device
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
+from workers.clock.push_sender import send_due
 from workers.ledger import devices
 from workers.ledger.states import PushState
 from workers.push.registry import open_channels
-from workers.sending import send_due
 
 messaging = pytest.importorskip("firebase_admin.messaging", reason="the extra fcm is not installed")
 rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")

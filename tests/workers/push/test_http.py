@@ -10,10 +10,10 @@ from starlette.responses import Response, StreamingResponse
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.wire.signature import sign
+from workers.clock.push_sender import send_due
 from workers.ledger.states import PushState
 from workers.push.http import HttpChannel
 from workers.push.registry import open_channels
-from workers.sending import send_due
 
 
 def test_a_push_is_posted_and_signed_as_plugsurfing_signs(house, provider):

@@ -12,9 +12,9 @@ import pytest
 from handlers.kit.channel import channel_plugins_of
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
+from workers.clock.push_sender import send_due
 from workers.loader import PluginError, load_plugins
 from workers.push.registry import open_channels
-from workers.sending import send_due
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 

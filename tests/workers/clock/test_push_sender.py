@@ -13,8 +13,9 @@ from handlers import Device
 from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, PushFailed
 from handlers.kit.session import Session, StatusTimes
 from ingest.queue.queues import connect_redis
-from workers import sending
-from workers.clock import Clock
+from workers.clock import push_sender
+from workers.clock.clock import Clock
+from workers.clock.push_sender import ChannelSender, SenderPool, send_due
 from workers.ledger import pushes, sessions
 from workers.ledger.states import PushState
 from workers.ledger.tables.core import pushes as push_table
@@ -22,7 +23,6 @@ from workers.loader import Plugins
 from workers.push.attempt import attempt
 from workers.push.notify import notify_senders
 from workers.resilience.circuit_breaker import FAILURES, CircuitBreaker
-from workers.sending import Sender, Senders, send_due
 
 DOWN = Response(status_code=503)
 SOON = timedelta(minutes=10)
@@ -85,7 +85,7 @@ def test_a_channel_that_hangs_without_end_keeps_its_places_and_nothing_else(hous
     home = house(Plugins((), (offering(hang),)), push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
         home.push(number)
-    sender = Sender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
+    sender = ChannelSender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
     for _ in range(2):
         sender.send_due()
     assert len(begun) == 2
@@ -147,7 +147,7 @@ def test_a_push_with_an_end_is_tried_until_then_however_often(house, provider, u
     home = house(retry_attempts=1)
     provider.answer = lambda _body: DOWN
     home.push(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
-    sender = Sender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta()))
+    sender = ChannelSender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta()))
     until(lambda: sender.send_due() == 0 and home.row().state is PushState.EXPIRED)
     assert home.row().attempts > 1
 
@@ -157,7 +157,7 @@ def test_a_provider_that_is_down_for_a_while_loses_no_push_and_is_spared(house, 
     provider.answer = lambda _body: DOWN
     for number in range(40):
         home.push(number, expires_at=datetime.now(UTC) + SOON)
-    sender = Sender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta(milliseconds=100)))
+    sender = ChannelSender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta(milliseconds=100)))
     end = time.monotonic() + 1
     while time.monotonic() < end:
         sender.send_due()
@@ -212,7 +212,7 @@ def test_a_registry_that_hangs_keeps_its_places_and_costs_no_push(house, until):
     home = house(plugins, push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
         home.push(number)
-    sender = Sender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
+    sender = ChannelSender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
     for _ in range(2):
         sender.send_due()
     assert len(begun) == 2
@@ -256,7 +256,7 @@ def test_what_was_claimed_by_a_process_that_died_is_sent_again_with_the_same_key
 def in_a_hurry(monkeypatch):
     """Leave pushes to who claimed them for less than a second."""
     for name, span in {"LEASE": 0.5, "HOLD_EVERY": 0.05, "LOOK_EVERY": 0.05}.items():
-        monkeypatch.setattr(sending, name, timedelta(seconds=span))
+        monkeypatch.setattr(push_sender, name, timedelta(seconds=span))
 
 
 def test_a_push_on_its_way_for_longer_than_a_claim_lasts_is_left_to_who_sends_it(
@@ -275,7 +275,7 @@ def test_a_push_on_its_way_for_longer_than_a_claim_lasts_is_left_to_who_sends_it
     until(lambda: begun)
     claimed_until = home.row().due_at
     other.start()
-    until(lambda: home.row().due_at > claimed_until + 2 * sending.LEASE)
+    until(lambda: home.row().due_at > claimed_until + 2 * push_sender.LEASE)
     ends.set()
     for each in (one, other):
         each.join()
@@ -284,7 +284,7 @@ def test_a_push_on_its_way_for_longer_than_a_claim_lasts_is_left_to_who_sends_it
 
 
 def test_what_is_in_hand_is_not_begun_again_however_long_the_ledger_held_up_its_sender(house, until, monkeypatch):
-    monkeypatch.setattr(sending, "HOLD_EVERY", timedelta(hours=1))
+    monkeypatch.setattr(push_sender, "LEASE_RENEWAL", timedelta(hours=1))
     begun, ends = [], threading.Event()
 
     def send(push):
@@ -312,14 +312,14 @@ def test_an_attempt_that_breaks_before_its_channel_is_called_is_made_again(
     house, provider, in_a_hurry, until, monkeypatch
 ):
     def break_once(*arguments):
-        monkeypatch.setattr(sending, "attempt", attempt)
+        monkeypatch.setattr(push_sender, "attempt", attempt)
         raise RuntimeError("a fault of ours")
 
     home = house()
     home.push()
-    monkeypatch.setattr(sending, "attempt", break_once)
+    monkeypatch.setattr(push_sender, "attempt", break_once)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    sender = Sender(home.equipment, "http")
+    sender = ChannelSender(home.equipment, "http")
     until(lambda: sender.send_due() or home.states() == ["sent"])
     assert len(provider.bodies) == 1
 
@@ -373,9 +373,9 @@ def test_the_clock_sends_on_every_channel_though_one_hangs(house, provider, othe
 
 
 def test_a_push_goes_as_soon_as_a_worker_says_so(house, provider, until, monkeypatch):
-    monkeypatch.setattr("workers.sending.LOOK_EVERY", timedelta(hours=1))
+    monkeypatch.setattr("workers.clock.push_sender.LOOK_EVERY", timedelta(hours=1))
     home = house()
-    senders = Senders(home.equipment)
+    senders = SenderPool(home.equipment)
     senders.start()
     for number in range(3):
         home.push(number)
@@ -387,7 +387,7 @@ def test_a_push_goes_as_soon_as_a_worker_says_so(house, provider, until, monkeyp
 def test_without_redis_pushes_go_all_the_same(house_on, provider, tmp_path, until):
     home = house_on(f"sqlite:///{tmp_path / 'ledger.db'}", push="http", push_http_url=provider.url, push_http_key="key")
     away = connect_redis("redis://127.0.0.1:1", timeout=0.1)
-    senders = Senders(type(home.equipment)(**{**vars(home.equipment), "connection": away}))
+    senders = SenderPool(type(home.equipment)(**{**vars(home.equipment), "connection": away}))
     senders.start()
     notify_senders(away, ["http"])
     home.push()
@@ -398,7 +398,7 @@ def test_without_redis_pushes_go_all_the_same(house_on, provider, tmp_path, unti
 def test_a_clock_that_ends_waits_for_the_answers(house, provider, until):
     home = house()
     provider.works.clear()
-    senders = Senders(home.equipment)
+    senders = SenderPool(home.equipment)
     senders.start()
     home.push()
     until(lambda: provider.at_once)
@@ -414,7 +414,7 @@ def test_a_clock_does_not_outlive_a_sender(house, monkeypatch):
     def broken(_sender):
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(Sender, "_take", broken)
+    monkeypatch.setattr(ChannelSender, "_claim", broken)
     with pytest.raises(RuntimeError, match="pushes-http"):
         Clock(house().equipment).run(threading.Event(), tick=timedelta(milliseconds=50))
 

@@ -17,6 +17,8 @@ from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.queues import connect_redis
 from workers.alerts.evaluator import AlertEvaluator
 from workers.alerts.notifier import notifiers
+from workers.clock.clock_rollback import ClockRollback
+from workers.clock.push_sender import SenderPool
 from workers.equipment import Equipment, equip
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
@@ -24,10 +26,8 @@ from workers.execution.runner import now
 from workers.ledger import pushes, run_schedule
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.policies.sync import sync_tasks
+from workers.reconciliation.tasks import reconciliation_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
-from workers.sending import Senders
-from workers.setback import Setback
-from workers.truth import truth_duties
 
 log = structlog.get_logger()
 
@@ -45,14 +45,14 @@ class Clock:
     def __init__(self, equipment: Equipment, *, grace: timedelta = LEASE_TIMEOUT) -> None:
         self._equipment = equipment
         self._watch = LeaseMonitor(equipment.connection, grace=grace)
-        self._setback = Setback(equipment.engine)
+        self._setback = ClockRollback(equipment.engine)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
         """Tick, and send pushes and do the other duties beside that, until told to stop.
 
         While Redis or the database is away, say so once and go on trying.
         """
-        senders, duties = Senders(self._equipment), PeriodicRunner(duties_of(self._equipment))
+        senders, duties = SenderPool(self._equipment), PeriodicRunner(background_tasks(self._equipment))
         senders.start()
         duties.start()
         try:
@@ -61,7 +61,7 @@ class Clock:
             duties.stop()
             senders.stop()
 
-    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: Senders, duties: PeriodicRunner) -> None:
+    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: SenderPool, duties: PeriodicRunner) -> None:
         away: str | None = None
         while not stop.wait(tick.total_seconds()):
             senders.check()
@@ -77,13 +77,13 @@ class Clock:
 
     def tick(self) -> None:
         """Sweep, offer what is due, end what is overdue, file what is dead."""
-        self._setback.look()
+        self._setback.check()
         self.sweep()
-        run_in_transaction(self._equipment.engine, self._end_overdue)
+        run_in_transaction(self._equipment.engine, self._expire)
         enqueue_due_runs(self._equipment)
         publish_dead_letters(self._equipment)
 
-    def _end_overdue(self, ledger: Connection) -> None:
+    def _expire(self, ledger: Connection) -> None:
         run_schedule.expire(ledger, now())
         pushes.expire_unknown_channels(ledger, self._equipment.channels, now() - UNNAMED_FOR)
 
@@ -100,19 +100,19 @@ class Clock:
         if not lost and not left and not orphaned:
             return
 
-        def give_back(ledger: Connection) -> None:
+        def release(ledger: Connection) -> None:
             run_schedule.clear_job(ledger, [run.key for run in lost])
             run_schedule.release(ledger, left, now=now(), reason=HANDED_BACK)
             run_schedule.fail_crashed(ledger, orphaned, now=now(), deaths_allowed=allowed, error=DIED)
 
-        run_in_transaction(engine, give_back)
+        run_in_transaction(engine, release)
         log.warning("runs.offered_again", lost=len(lost), handed_back=len(left), orphaned=len(orphaned))
 
 
-def duties_of(equipment: Equipment) -> list[PeriodicTask]:
+def background_tasks(equipment: Equipment) -> list[PeriodicTask]:
     """Make the duties that the settings ask for. Raise SettingsError if one cannot be done."""
     return [
-        *truth_duties(equipment),
+        *reconciliation_tasks(equipment),
         *sync_tasks(equipment),
         AlertEvaluator(equipment.engine, equipment.settings),
         *notifiers(equipment.engine, equipment.settings),

@@ -21,7 +21,7 @@ from workers.ledger.tables.reconciliation import PollOutcome
 
 
 @dataclass(frozen=True)
-class Healing:
+class MergeResult:
     """What came of it."""
 
     changed: frozenset[str] = frozenset()
@@ -30,9 +30,9 @@ class Healing:
     """Runs that waited for one of them are due."""
 
 
-def heal(
+def merge_drive_sessions(
     ledger: Connection, user_id: str, told: Sequence[DriveSession], read_at: datetime, rhythm: PollSchedule
-) -> Healing:
+) -> MergeResult:
     """Merge a user's sessions as the Drive API tells them, and note when each is to be read again, if it is not over.
 
     The driver is who was asked about. Where a session names its user is not documented: what is found there may be an
@@ -58,7 +58,7 @@ def heal(
     woken = run_schedule.wake_waiting(ledger, changed, now()) if changed else 0
     seen: dict[str, PollState] = {}
     for key, drive in latest.items():
-        look = look_at(drive, before.get(key), first_seen[key], rhythm, is_news=key in changed)
+        look = poll_result(drive, before.get(key), first_seen[key], rhythm, is_news=key in changed)
         if look is not None:
             seen[key] = look
     session_polls.record(ledger, seen, read_at)
@@ -67,7 +67,7 @@ def heal(
     session_keys.record(
         ledger, {key: drive.charging_key_id for key, drive in not_over.items() if drive.charging_key_id}, read_at
     )
-    return Healing(frozenset(changed), wakes=woken > 0)
+    return MergeResult(frozenset(changed), wakes=woken > 0)
 
 
 def seen_since(drive: DriveSession, before: PollState | None, read_at: datetime) -> datetime:
@@ -77,7 +77,7 @@ def seen_since(drive: DriveSession, before: PollState | None, read_at: datetime)
     return read_at
 
 
-def look_at(
+def poll_result(
     drive: DriveSession, before: PollState | None, first_seen: datetime, rhythm: PollSchedule, *, is_news: bool
 ) -> PollState | None:
     """Say what is to be noted of a look at a session; nothing, if it is complete with its times, and never was due."""
@@ -90,7 +90,7 @@ def look_at(
     return PollState(PollOutcome.OPEN, looks, at, status_of(drive), first_seen, at + rhythm.delay(looks, drive.status))
 
 
-def nothing_seen(before: PollState | None, outcome: PollOutcome, reason: str, rhythm: PollSchedule) -> PollState:
+def missed_poll(before: PollState | None, outcome: PollOutcome, reason: str, rhythm: PollSchedule) -> PollState:
     """Say what is to be noted of a look that showed nothing."""
     looks, at = _looks(before) + 1, now()
     known = before or PollState(outcome, looks)

@@ -27,7 +27,6 @@ from workers.comparison import Comparison, compare
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession
-from workers.history import CoverGaps, NoticeGaps
 from workers.ledger import devices, downtimes, runs, session_keys, session_polls, sessions
 from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.runs import NewRun
@@ -36,7 +35,8 @@ from workers.ledger.tables.core import runs as run_table
 from workers.ledger.tables.core import sessions as session_table
 from workers.ledger.tables.reconciliation import PollOutcome
 from workers.ledger.tables.reconciliation import session_polls as reread_table
-from workers.reconcile import Reconcile
+from workers.reconciliation.backfill import BackfillHistories, ImportDowntimes
+from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.token_bucket import TokenBucket
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -105,10 +105,10 @@ class Clock:
     def __init__(self, house, *, per_minute: int = 10**6, lease: timedelta = timedelta()) -> None:
         self.equipment = house.equipment
         drive, allowance = LeapingClock().client(house.equipment.settings), TokenBucket(per_minute)
-        self.notice = NoticeGaps(house.equipment)
-        self.started_anew = partial(Reconcile, house.equipment, drive, allowance, lease=lease)
+        self.notice = ImportDowntimes(house.equipment)
+        self.started_anew = partial(PollSilentSessions, house.equipment, drive, allowance, lease=lease)
         self.reconcile = self.started_anew()
-        self.cover = CoverGaps(house.equipment, drive, allowance)
+        self.cover = BackfillHistories(house.equipment, drive, allowance)
 
     def turn(self) -> None:
         for duty in (self.notice, self.reconcile, self.cover):
@@ -301,10 +301,10 @@ class SlowDrive:
         raise NotFound("The Drive API does not know it.")
 
 
-def slow_clocks(clock: Clock, drive: SlowDrive, count: int = 2) -> list[Reconcile]:
+def slow_clocks(clock: Clock, drive: SlowDrive, count: int = 2) -> list[PollSilentSessions]:
     with clock.equipment.engine.begin() as ledger:
         session_polls.schedule_now(ledger, NOW - timedelta(days=1), NOW + timedelta(days=1), drive.time)
-    return [Reconcile(clock.equipment, drive, TokenBucket(10**6)) for _ in range(count)]
+    return [PollSilentSessions(clock.equipment, drive, TokenBucket(10**6)) for _ in range(count)]
 
 
 def test_no_session_is_read_twice_because_the_drive_api_is_slow(
@@ -387,7 +387,7 @@ def test_a_clock_that_was_set_back_finds_what_becomes_silent_from_then_on(
     clock: Clock, played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ahead = timedelta(hours=1)
-    monkeypatch.setattr("workers.reconcile.now", lambda: datetime.now(UTC) + ahead)
+    monkeypatch.setattr("workers.reconciliation.poll_sessions.now", lambda: datetime.now(UTC) + ahead)
     clock.reconcile.run()
     ahead = timedelta()
     clock.reconcile.run()

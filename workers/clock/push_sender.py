@@ -38,13 +38,13 @@ LEASE = timedelta(seconds=6)
 Two clocks that disagree by more than this send each other's pushes that are on their way, with the same id.
 """
 
-HOLD_EVERY = timedelta(seconds=2)
+LEASE_RENEWAL = timedelta(seconds=2)
 """How often who has pushes in hand says so."""
 
 SHORTEST_TIMEOUT = timedelta(seconds=1)
 
 
-class Sender:
+class ChannelSender:
     """Sends the pushes of one channel, several at once; use it from one thread."""
 
     def __init__(self, equipment: Equipment, name: str, *, breaker: CircuitBreaker | None = None) -> None:
@@ -70,8 +70,8 @@ class Sender:
         away = False
         while not stop.is_set():
             try:
-                self._take()
-                self._note(LOOK_EVERY)
+                self._claim()
+                self._collect(LOOK_EVERY)
                 away = False
             except LedgerUnavailable as failure:
                 if not away:
@@ -82,14 +82,14 @@ class Sender:
 
     def send_due(self) -> int:
         """Send what is due now, wait for the answers, and return how many pushes were taken."""
-        sent = self._note(timedelta())
-        while self._take() or self._in_hand:
-            sent += self._note(LOOK_EVERY)
+        sent = self._collect(timedelta())
+        while self._claim() or self._in_hand:
+            sent += self._collect(LOOK_EVERY)
         return sent
 
-    def _take(self) -> int:
+    def _claim(self) -> int:
         """Claim and begin as many pushes as there is room for; end those that are not needed any more."""
-        self._hold()
+        self._extend_leases()
         if not self._is_any_due():
             return 0
         settings = self._equipment.settings
@@ -107,21 +107,21 @@ class Sender:
         for push in claimed:
             self._in_hand.add(push.claim)
             self._places_taken.add(push.claim)
-            threading.Thread(target=self._attend, args=(push,), name=f"push-{self._name}", daemon=True).start()
+            threading.Thread(target=self._attempt, args=(push,), name=f"push-{self._name}", daemon=True).start()
         return len(claimed)
 
-    def _hold(self) -> None:
+    def _extend_leases(self) -> None:
         """Keep what is in hand from being sent by others, for as long as it may take."""
         if self._in_hand and time.monotonic() >= self._hold_at:
             run_in_transaction(
                 self._equipment.engine, lambda ledger: pushes.extend_lease(ledger, self._in_hand, now() + LEASE)
             )
-            self._hold_at = time.monotonic() + HOLD_EVERY.total_seconds()
+            self._hold_at = time.monotonic() + LEASE_RENEWAL.total_seconds()
 
     def _is_any_due(self) -> bool:
         return read_once(self._equipment.engine, lambda ledger: pushes.is_any_due(ledger, self._name, now()))
 
-    def _attend(self, push: PushRow) -> None:
+    def _attempt(self, push: PushRow) -> None:
         """Make one attempt, in a thread of its own. Its place is free again when no call of it hangs any more."""
         try:
             timeout = self._equipment.settings.push_timeout
@@ -136,11 +136,11 @@ class Sender:
         finally:
             self._news.put(push.claim)
 
-    def _note(self, patience: timedelta) -> int:
+    def _collect(self, patience: timedelta) -> int:
         """Wait for news, mark all that have come, and return how many pushes were sent."""
         for news in self._wait_for_news(patience):
             if isinstance(news, AttemptResult):
-                self._judge(news)
+                self._update_breaker(news)
                 self._to_mark.append(news)
             elif news is not None:
                 self._places_taken.discard(news)
@@ -164,7 +164,7 @@ class Sender:
         except Empty:
             return found
 
-    def _judge(self, ending: AttemptResult) -> None:
+    def _update_breaker(self, ending: AttemptResult) -> None:
         was_open = self._breaker.is_open
         if ending.provider_error is not None:
             self._breaker.record_failure(ending.provider_error.after)
@@ -183,8 +183,8 @@ class Sender:
         until = time.monotonic() + self._equipment.settings.push_timeout.total_seconds()
         try:
             while self._in_hand and time.monotonic() < until:
-                self._hold()
-                self._note(LOOK_EVERY)
+                self._extend_leases()
+                self._collect(LOOK_EVERY)
         except LedgerUnavailable as failure:
             log.warning("sender.waiting", channel=self._name, reason=str(failure))
 
@@ -201,12 +201,12 @@ def _mark_of(ending: AttemptResult) -> PushUpdate:
     )
 
 
-class Senders(SupervisedThreads):
+class SenderPool(SupervisedThreads):
     """A sender for each channel that PUSH names, each in a thread of its own, and one thread that wakes them."""
 
     def __init__(self, equipment: Equipment) -> None:
         self._connection = equipment.connection
-        self._senders = {name: Sender(equipment, name) for name in equipment.channels}
+        self._senders = {name: ChannelSender(equipment, name) for name in equipment.channels}
         self._stop = threading.Event()
         super().__init__(
             [
@@ -239,4 +239,4 @@ class Senders(SupervisedThreads):
 
 def send_due(equipment: Equipment) -> int:
     """Send what is due on every channel now, one after the other, and return how many pushes were taken."""
-    return sum(Sender(equipment, name).send_due() for name in equipment.channels)
+    return sum(ChannelSender(equipment, name).send_due() for name in equipment.channels)

@@ -9,7 +9,7 @@ import redis
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery, lease_key
 from ingest.queue.leases import CRASHED
-from workers.clock import HANDED_BACK, Clock
+from workers.clock.clock import HANDED_BACK, Clock
 from workers.equipment import Equipment
 from workers.execution.dead_letters import publish_dead_letters
 from workers.ledger import deliveries, run_schedule, runs

@@ -19,12 +19,12 @@ from workers.drive.models import DriveSession
 from workers.equipment import Equipment
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.execution.runner import now
-from workers.healing import heal
 from workers.ledger import downtimes, session_polls
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.downtimes import BackfillProgress, BackfillWindow
 from workers.ledger.poll_schedule import PollSchedule
+from workers.reconciliation.merge_drive import merge_drive_sessions
 from workers.resilience.token_bucket import TokenBucket
 
 log = structlog.get_logger()
@@ -32,23 +32,23 @@ log = structlog.get_logger()
 LEASE = timedelta(minutes=2)
 """How long a window is left to the clock that covers it; each user done begins it anew."""
 
-TURN = timedelta(seconds=20)
+TIME_SLICE = timedelta(seconds=20)
 """How long a turn goes on with the next user."""
 
 USERS_AT_ONCE = 1000
 """Listed at once, and gone through in many turns: to list them reads all sessions of KNOWN_USERS_FOR."""
 
-WITNESSES = 2
+PROBE_USERS = 2
 """Of the first users: so many are asked about, beside the next one, when there is no answer about a user."""
 
-BEFORE = timedelta(hours=12)
+LOOKBACK = timedelta(hours=12)
 """How much earlier than a door closed sessions may have begun whose start was never told and that ended behind it."""
 
 A_PAGE = 50
 """Sessions that one call of a history brings, unless more is asked for: what the allowance counts."""
 
 
-class NoticeGaps:
+class ImportDowntimes:
     """Takes in what `serve` tells of times in which its door was closed; without the Drive API, too: for a person."""
 
     name = "gaps"
@@ -77,7 +77,7 @@ class NoticeGaps:
             log.warning("gap.noticed", inbox=gap.inbox, seconds=round(gap.length.total_seconds(), 1))
 
 
-class CoverGaps:
+class BackfillHistories:
     """Reads the histories of known users for windows that are not covered: after a closed door, and as a routine.
 
     How far it has come lies in the ledger, so a new clock goes on where one ended.
@@ -106,16 +106,16 @@ class CoverGaps:
             return
         covered_at = None
         try:
-            if self._cover(gap):
+            if self._backfill(gap):
                 covered_at = now()
         finally:
             run_in_transaction(engine, lambda ledger: downtimes.release(ledger, gap, covered_at))
         if covered_at is not None and not gap.is_routine:
             log.info("gap.covered", inbox=gap.inbox)
 
-    def _cover(self, gap: BackfillWindow) -> bool:
+    def _backfill(self, gap: BackfillWindow) -> bool:
         """Read users' histories until the turn is over, and return whether none is left."""
-        until = time.monotonic() + TURN.total_seconds()
+        until = time.monotonic() + TIME_SLICE.total_seconds()
         known_since = now() - self._equipment.settings.known_users_for
         after = gap.after_user
         while True:
@@ -154,7 +154,7 @@ class CoverGaps:
         except (Throttled, RateBudgetExhausted):
             raise
         except (DriveUnavailable, Unauthorized):
-            if not self._is_there(gap, user_id, following):
+            if not self._api_answers_others(gap, user_id, following):
                 raise
         except DriveError:
             pass
@@ -166,10 +166,10 @@ class CoverGaps:
             log.warning("history.passed_over", reason=str(failure))
             return BackfillProgress(user_id, 0, is_failed=True)
 
-    def _is_there(self, gap: BackfillWindow, user_id: str, following: Sequence[str]) -> bool:
+    def _api_answers_others(self, gap: BackfillWindow, user_id: str, following: Sequence[str]) -> bool:
         """Say whether the Drive API answers about any other user: else it is not about this one that it is silent."""
         known_since = now() - self._equipment.settings.known_users_for
-        for other in (*following, *self._users_after(None, known_since, WITNESSES)):
+        for other in (*following, *self._users_after(None, known_since, PROBE_USERS)):
             try:
                 if other != user_id:
                     self._merge(other, self._history(gap, other))
@@ -184,7 +184,7 @@ class CoverGaps:
 
     def _history(self, gap: BackfillWindow, user_id: str) -> list[DriveSession]:
         self._allowance.consume(1)
-        since = gap.closed_at if gap.is_routine else gap.closed_at - BEFORE
+        since = gap.closed_at if gap.is_routine else gap.closed_at - LOOKBACK
         found = list(self._drive.history(user_id, started_from=since, started_until=gap.opened_at))
         self._allowance.consume(len(found) // A_PAGE)
         return found
@@ -194,7 +194,7 @@ class CoverGaps:
         for some in chunks(told, A_PAGE):
             healing = run_in_transaction(
                 self._equipment.engine,
-                lambda ledger: heal(ledger, user_id, some, read_at, self._rhythm),  # noqa: B023  called at once
+                lambda ledger: merge_drive_sessions(ledger, user_id, some, read_at, self._rhythm),  # noqa: B023  called at once
             )
             run_post_commit(self._equipment, PostCommit(offer=healing.wakes))
             if healing.changed:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, insert, select
 
+from workers.clock.clock_rollback import RECHECK_AFTER, ClockRollback
 from workers.ledger import runs as ledger_runs
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.runs import NewRun
@@ -14,7 +15,6 @@ from workers.ledger.tables import metadata
 from workers.ledger.tables.alerts import alerts
 from workers.ledger.tables.core import pushes, runs
 from workers.ledger.tables.reconciliation import PollOutcome, downtimes, session_polls
-from workers.setback import STRAGGLERS, Setback
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -45,8 +45,8 @@ class Clocks:
         self.steady += span.total_seconds()
         self.wall += span if wall is None else wall
 
-    def setback(self, engine: Engine) -> Setback:
-        return Setback(engine, wall=lambda: self.wall, steady=lambda: self.steady)
+    def setback(self, engine: Engine) -> ClockRollback:
+        return ClockRollback(engine, wall=lambda: self.wall, monotonic=lambda: self.steady)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_alerts_windows_and_sessions_to_be_read_again_are_due_then_too(engine: E
         ledger.execute(insert(downtimes).values(window | {"sessions_read": 0, "users_failed": 0}))
         ledger.execute(insert(session_polls).values(reread))
     clocks.passes(timedelta(seconds=1), wall=-HOUR)
-    setback.look()
+    setback.check()
     with engine.connect() as ledger:
         for column in (alerts.c.due_at, downtimes.c.claimed_until, session_polls.c.next_at):
             assert ledger.scalar(select(column)) == clocks.wall
@@ -93,23 +93,23 @@ def test_what_was_put_off_by_a_clock_that_was_ahead_is_due_once_it_is_set_back(e
     with engine.begin() as ledger:
         ledger.execute(insert(pushes).values(PUSH))
     clocks.passes(timedelta(seconds=1), wall=-HOUR)
-    setback.look()
+    setback.check()
     assert due_at(engine) == clocks.wall
     with engine.connect() as ledger:
         assert ledger.scalar(select(pushes.c.due_at)) == clocks.wall
     came_back_at = clocks.steady
-    for number, span in enumerate(STRAGGLERS):
+    for number, span in enumerate(RECHECK_AFTER):
         due = clocks.wall + HOUR
         put_off(engine, f"late-{number}", due)  # a transaction that was on its way meanwhile
         clocks.passes(timedelta(seconds=1))
-        setback.look()
+        setback.check()
         assert due_at(engine, f"late-{number}") == due
         clocks.passes(span - timedelta(seconds=clocks.steady - came_back_at))
-        setback.look()
+        setback.check()
         assert due_at(engine, f"late-{number}") == clocks.wall
     put_off(engine, "later", clocks.wall + HOUR)
-    clocks.passes(2 * STRAGGLERS[-1])
-    setback.look()
+    clocks.passes(2 * RECHECK_AFTER[-1])
+    setback.check()
     assert due_at(engine, "later") is not None
     assert due_at(engine, "later") > clocks.wall  # by the right clock, and left alone
 
@@ -120,5 +120,5 @@ def test_a_clock_that_is_corrected_a_little_or_runs_ahead_changes_nothing(engine
     setback = clocks.setback(engine)
     put_off(engine, "d1", NOON + 2 * HOUR)
     clocks.passes(timedelta(seconds=60), wall=wall)
-    setback.look()
+    setback.check()
     assert due_at(engine) == NOON + 2 * HOUR

@@ -14,12 +14,12 @@ from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBud
 from workers.equipment import Equipment
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.execution.runner import now
-from workers.healing import heal, nothing_seen
 from workers.ledger import session_polls
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.session_polls import DuePoll
 from workers.ledger.tables.reconciliation import PollOutcome
+from workers.reconciliation.merge_drive import merge_drive_sessions, missed_poll
 from workers.resilience.token_bucket import TokenBucket
 
 log = structlog.get_logger()
@@ -30,14 +30,14 @@ MARGIN = timedelta(seconds=30)
 AT_ONCE = 50
 """Sessions claimed in one turn."""
 
-STRIDE = timedelta(hours=6)
+SCAN_WINDOW = timedelta(hours=6)
 """How much of the past one transaction looks through at most, after the clock was away or new."""
 
-OVERLAP = timedelta(minutes=1)
+SCAN_OVERLAP = timedelta(minutes=1)
 """What two looks have in common: a transaction may take as long from its first statement to its commit."""
 
 
-class Reconcile:
+class PollSilentSessions:
     """Reads the sessions that are due. What it has to do lies in the ledger, so a new clock goes on where one ended."""
 
     name = "reconcile"
@@ -56,7 +56,7 @@ class Reconcile:
 
     def run(self) -> None:
         """Find sessions that have become silent, and read those that are due."""
-        self._enrol()
+        self._schedule()
         limit = min(self._allowance.available(), AT_ONCE)
         if limit == 0:
             return
@@ -67,14 +67,14 @@ class Reconcile:
         if healed:
             log.info("sessions.healed", sessions=healed, read=len(claimed))
 
-    def _enrol(self) -> None:
+    def _schedule(self) -> None:
         at = now()
         last = at - self._rhythm.after
         # A clock that was set back goes through the same times once more, and what happens then is news as well.
         since = min(self._enrolled_until or at - self._rhythm.give_up_after, last)
         while since < last:
-            until = min(last, since + STRIDE)
-            self._enrol_between(since - OVERLAP, until, at)
+            until = min(last, since + SCAN_WINDOW)
+            self._enrol_between(since - SCAN_OVERLAP, until, at)
             since = self._enrolled_until = until
         self._enrolled_until = since
 
@@ -87,7 +87,7 @@ class Reconcile:
         unanswered: dict[DuePoll, str] = {}
         was_answered = True
         for number, each in enumerate(claimed):
-            due = self._still_ours(each)
+            due = self._renew_lease(each)
             if due is None:
                 continue
             try:
@@ -107,10 +107,10 @@ class Reconcile:
                 was_answered = True
         if answers:  # so it is about these alone; else they are left to their lease
             for due, reason in unanswered.items():
-                self._note_nothing(due, PollOutcome.FAILED, reason)
+                self._record_miss(due, PollOutcome.FAILED, reason)
         return healed
 
-    def _still_ours(self, due: DuePoll) -> DuePoll | None:
+    def _renew_lease(self, due: DuePoll) -> DuePoll | None:
         """Renew the lease of a session unless there is time for an answer; None if another clock has the session."""
         at = now()
         if due.claimed_until - at > self._answer_takes:
@@ -127,10 +127,11 @@ class Reconcile:
             raise
         except DriveError as failure:
             outcome = PollOutcome.MISSING if isinstance(failure, NotFound) else PollOutcome.FAILED
-            self._note_nothing(due, outcome, str(failure))
+            self._record_miss(due, outcome, str(failure))
             return 0
         healing = run_in_transaction(
-            self._equipment.engine, lambda ledger: heal(ledger, due.user_id, [told], read_at, self._rhythm)
+            self._equipment.engine,
+            lambda ledger: merge_drive_sessions(ledger, due.user_id, [told], read_at, self._rhythm),
         )
         run_post_commit(self._equipment, PostCommit(offer=healing.wakes))
         return len(healing.changed)
@@ -138,12 +139,12 @@ class Reconcile:
     def _release(self, claimed: Sequence[DuePoll]) -> None:
         run_in_transaction(self._equipment.engine, lambda ledger: session_polls.release(ledger, claimed, now()))
 
-    def _note_nothing(self, due: DuePoll, outcome: PollOutcome, reason: str) -> None:
+    def _record_miss(self, due: DuePoll, outcome: PollOutcome, reason: str) -> None:
         def keep(ledger: Connection) -> None:
             before = session_polls.looks(ledger, [due.session_id]).get(due.session_id)
             if before is not None and before.next_at == due.claimed_until:  # else somebody else may have seen more
                 session_polls.record(
-                    ledger, {due.session_id: nothing_seen(before, outcome, reason, self._rhythm)}, now()
+                    ledger, {due.session_id: missed_poll(before, outcome, reason, self._rhythm)}, now()
                 )
 
         run_in_transaction(self._equipment.engine, keep)

@@ -1,0 +1,1 @@
+"""The clock: periodic tasks, and the sender of pushes."""

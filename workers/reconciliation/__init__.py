@@ -1,0 +1,1 @@
+"""Re-reads sessions from the Drive API and merges what it says."""
