@@ -10,7 +10,7 @@ WebhooksError
 ├── InboxUnavailable     a delivery cannot be kept right now (503)
 ├── QueueUnavailable     Redis cannot be reached
 ├── SettingsError        a setting is missing or wrong
-├── PluginError          a plugin cannot be loaded (workers.loader)
+├── PluginError          a plugin cannot be loaded (workers.plugins)
 ├── NotOurJob            a job in Redis asks for what is none of ours (workers.execution.job_allowlist)
 ├── PushFailed           a channel could not hand a push on (handlers.kit.channel)
 │   └── Unregistered     because the device is gone (handlers.kit.channel)

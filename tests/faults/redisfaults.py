@@ -12,7 +12,7 @@ import redis
 from ingest.queue.queues import QUEUES, queue
 from tests.faults.stage import SQLITE, Stage, free_port, wait_until
 from tests.faults.trials import Group, Trial
-from workers.valkey import is_answering, server_binary
+from workers.dev.valkey import is_answering, server_binary
 
 #: Events that come in while Redis is not itself.
 MEANWHILE = 15

@@ -22,9 +22,9 @@ from ingest.failpoints import VARIABLE, Failpoint
 from tests.faults.effects import PUSHED, metadata
 from tests.faults.load import KEY, Load
 from tests.faults.postgres import Postgres
+from workers.dev.valkey import is_answering, valkey
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
-from workers.valkey import is_answering, valkey
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0

@@ -19,8 +19,8 @@ from ingest.server.listening import bind_sockets
 from tests.faults.stage import wait_until
 from tests.ingest.authorize.conftest import FakeJudges, FakeRecorder
 from tests.ingest.conftest import Serving
-from workers.dev import only_one
-from workers.devfile import write_devfile
+from workers.dev.dev import single_instance
+from workers.dev.env_file import write_devfile
 from workers.devices.app import create_devices_app
 from workers.ledger.database.engine import create_ledger_engine
 
@@ -113,7 +113,7 @@ def test_a_folder_that_we_make_is_readable_by_its_owner_only(tmp_path, make):
         for listening in bind_sockets(load_settings(data_dir=folder, plugsurfing_hmac_current="a key", port=0)):
             listening.close()
     elif make == "only_one":
-        with only_one(folder):
+        with single_instance(folder):
             pass
     else:
         write_devfile(folder, {})

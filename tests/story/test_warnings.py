@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ingest.config.settings import SECRETS
-from workers.devfile import read_devfile
+from workers.dev.env_file import read_devfile
 
 COUNT = 60
 WEBHOOKS = (sys.executable, "-m", "workers.cli")

@@ -21,13 +21,13 @@ from starlette.routing import Route
 
 from handlers.kit.context import Push
 from ingest.config.settings import load_settings
-from workers.equipment import Equipment
 from workers.ledger import pushes
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.pushes import NewPush, PushRow
 from workers.ledger.tables import metadata
-from workers.loader import Plugins
+from workers.plugins import Plugins
 from workers.push.registry import open_channels
+from workers.resources import Resources
 
 TAKEN = Response(status_code=202)
 
@@ -117,7 +117,7 @@ def other_provider() -> Iterator[Provider]:
 class House:
     """A ledger with pushes, and what is needed to send them."""
 
-    equipment: Equipment
+    equipment: Resources
 
     def push(self, number: int = 1, **parts: Any) -> str:
         """Write a push on every channel, as a run does."""
@@ -154,7 +154,7 @@ def house_on(valkey: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., Hous
         settings = load_settings(**{**usual, **overrides})
         plugins = plugins or Plugins(())
         channels = open_channels(settings, plugins.channels)
-        return House(Equipment(settings, plugins, engine, valkey, channels))
+        return House(Resources(settings, plugins, engine, valkey, channels))
 
     yield build
     for engine in engines:

@@ -16,7 +16,6 @@ from ingest.config.settings import load_settings
 from ingest.queue.batch import Batch, Delivery, new_batch_id
 from ingest.wire.envelope import Envelope, Kind
 from workers.bench.cdrs import SCALE, Extent, truth
-from workers.equipment import Equipment
 from workers.execution.jobs import process_batch
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import deliveries as ledger_deliveries
@@ -25,16 +24,17 @@ from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.deliveries import Filters
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables import metadata
-from workers.loader import Plugins
+from workers.plugins import Plugins
+from workers.resources import Resources
 
 TOGETHER = 100
 
 
-def equipment_on(database_url: str, folder: Path) -> Equipment:
+def equipment_on(database_url: str, folder: Path) -> Resources:
     settings = load_settings(data_dir=folder, plugsurfing_hmac_current="key", database_url=database_url)
     marked = tuple(getattr(each, MARK) for each in (session_record, cdr_record))
     # No run here needs Redis: nothing is offered and nothing sent.
-    return Equipment(settings, Plugins(marked), create_ledger_engine(database_url), redis.Redis(), {})
+    return Resources(settings, Plugins(marked), create_ledger_engine(database_url), redis.Redis(), {})
 
 
 def batches(bodies: Sequence[bytes], node: str) -> list[Batch]:

@@ -10,7 +10,7 @@ from workers.bench.databases import POSTGRESQL, SQLITE, new_database
 from workers.bench.process import BenchFailed
 from workers.bench.report import Column, Report, Row
 from workers.bench.stage import HOST, KEY, WEBHOOKS, Stage, free_port, wait_for_http
-from workers.household import is_free
+from workers.dev.environment import is_free
 
 # So that what takes hours in earnest takes seconds. Calls stay below Plugsurfing's limit, which is simulated too.
 HURRY = {

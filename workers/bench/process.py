@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from ingest.errors import WebhooksError
-from workers.child import end_with
+from workers.dev.child_process import set_parent_death_signal
 
 
 class BenchFailed(WebhooksError):
@@ -32,7 +32,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(end_with, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509 - as there
+                preexec_fn=partial(set_parent_death_signal, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509 - as there
             )
 
     @property

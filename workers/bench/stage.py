@@ -26,8 +26,8 @@ from ingest.log import configure_logging
 from ingest.queue.queues import connect_redis
 from workers.bench.load import Order, Seen
 from workers.bench.process import BenchFailed, Process
+from workers.dev.valkey import valkey
 from workers.ledger.database.migrate import migrate
-from workers.valkey import valkey
 
 HOST = "127.0.0.1"
 KEY = "a key for measuring"

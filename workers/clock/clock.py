@@ -19,7 +19,6 @@ from workers.alerts.evaluator import AlertEvaluator
 from workers.alerts.notifier import notifiers
 from workers.clock.clock_rollback import ClockRollback
 from workers.clock.push_sender import SenderPool
-from workers.equipment import Equipment, equip
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
 from workers.execution.runner import now
@@ -28,6 +27,7 @@ from workers.ledger.database.transaction import LedgerUnavailable, read_once, ru
 from workers.policies.sync import sync_tasks
 from workers.reconciliation.tasks import reconciliation_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
+from workers.resources import Resources, open_resources
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ ENDED = (JobState.LOST, JobState.CRASHED)
 class Clock:
     """Does once a second what is due. Several clocks at once do no harm."""
 
-    def __init__(self, equipment: Equipment, *, grace: timedelta = LEASE_TIMEOUT) -> None:
+    def __init__(self, equipment: Resources, *, grace: timedelta = LEASE_TIMEOUT) -> None:
         self._equipment = equipment
         self._watch = LeaseMonitor(equipment.connection, grace=grace)
         self._setback = ClockRollback(equipment.engine)
@@ -109,7 +109,7 @@ class Clock:
         log.warning("runs.offered_again", lost=len(lost), handed_back=len(left), orphaned=len(orphaned))
 
 
-def background_tasks(equipment: Equipment) -> list[PeriodicTask]:
+def background_tasks(equipment: Resources) -> list[PeriodicTask]:
     """Make the duties that the settings ask for. Raise SettingsError if one cannot be done."""
     return [
         *reconciliation_tasks(equipment),
@@ -125,7 +125,7 @@ def clock(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    keeper = Clock(equip(connect_redis(settings.require_redis())))
+    keeper = Clock(open_resources(connect_redis(settings.require_redis())))
     log.info("clock.started")
     keeper.run(stop)
     log.info("clock.stopped")

@@ -15,7 +15,6 @@ from sqlalchemy import Connection
 
 from ingest.failpoints import Failpoint, hit
 from workers.devices.lookup import Devices
-from workers.equipment import Equipment
 from workers.execution.runner import now
 from workers.ledger import devices, pushes
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
@@ -26,6 +25,7 @@ from workers.push.notify import notify_senders, wait_for_notification
 from workers.resilience.circuit_breaker import CircuitBreaker
 from workers.resilience.retry import RetryPolicy
 from workers.resilience.threads import SupervisedThreads
+from workers.resources import Resources
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ SHORTEST_TIMEOUT = timedelta(seconds=1)
 class ChannelSender:
     """Sends the pushes of one channel, several at once; use it from one thread."""
 
-    def __init__(self, equipment: Equipment, name: str, *, breaker: CircuitBreaker | None = None) -> None:
+    def __init__(self, equipment: Resources, name: str, *, breaker: CircuitBreaker | None = None) -> None:
         self._equipment = equipment
         self._name = name
         self._channel = equipment.channels[name]
@@ -204,7 +204,7 @@ def _mark_of(ending: AttemptResult) -> PushUpdate:
 class SenderPool(SupervisedThreads):
     """A sender for each channel that PUSH names, each in a thread of its own, and one thread that wakes them."""
 
-    def __init__(self, equipment: Equipment) -> None:
+    def __init__(self, equipment: Resources) -> None:
         self._connection = equipment.connection
         self._senders = {name: ChannelSender(equipment, name) for name in equipment.channels}
         self._stop = threading.Event()
@@ -237,6 +237,6 @@ class SenderPool(SupervisedThreads):
                     self._senders[name].wake()
 
 
-def send_due(equipment: Equipment) -> int:
+def send_due(equipment: Resources) -> int:
     """Send what is due on every channel now, one after the other, and return how many pushes were taken."""
     return sum(ChannelSender(equipment, name).send_due() for name in equipment.channels)

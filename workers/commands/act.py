@@ -18,7 +18,7 @@ from workers.commands import options
 from workers.commands.failures import Failure, Misused, sentence
 from workers.commands.output import Cell, iso, json_line, printable, short, span, table
 from workers.commands.stores import ledger_of
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.execution.dead_letters import withdraw
 from workers.execution.replay import Plan, apply, plans
 from workers.ledger import deliveries
@@ -26,7 +26,7 @@ from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.deliveries import Filters
 from workers.ledger.states import DeliveryState, Outcome
-from workers.loader import Plugins, load_plugins
+from workers.plugins import Plugins, load_plugins
 
 AT_ONCE = 200
 """Deliveries in one transaction: short enough not to keep the workers waiting."""
@@ -68,7 +68,7 @@ def replay(  # noqa: PLR0913  the options are the interface
         raise click.UsageError("Name deliveries by id or by filters, not both; only --handler goes with ids.")
     if not (ids or filtered or handler):
         raise click.UsageError("Name the deliveries: by id, or with --since, --until, --event, --state or --handler.")
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     plugins = load_plugins(settings)
     if handler is not None and handler not in {each.name for each in plugins.subscriptions}:
         raise Misused(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")

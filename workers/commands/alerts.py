@@ -12,7 +12,7 @@ from workers.commands import options
 from workers.commands.failures import Failure, Misused
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
 from workers.commands.stores import ledger_of, looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.database.transaction import run_in_transaction
 
 TEST = ("A test of Plugsurfing's webhooks", "This is a test, which somebody asked for. There is nothing to be done.")
@@ -41,7 +41,7 @@ def alerts(  # noqa: PLR0913  the options are the interface
         return
     limit = options.limit_for(limit, as_json=as_json)
     wanted = AlertKind(kind) if kind else None
-    with looking_into_ledger(settings_beside_dev()) as conn:
+    with looking_into_ledger(settings_with_dev_defaults()) as conn:
         found = find_alerts(conn, kind=wanted, only_open=only_open, since=since, limit=limit)
     if as_json:
         for row in found:
@@ -55,7 +55,7 @@ def alerts(  # noqa: PLR0913  the options are the interface
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 def resolve(ids: Sequence[str]) -> None:
     """Say that somebody has seen them: they are raised again only for a new cause."""
-    with ledger_of(settings_beside_dev()) as engine:
+    with ledger_of(settings_with_dev_defaults()) as engine:
         count = run_in_transaction(engine, lambda ledger: resolve_by_id(ledger, ids, datetime.now(UTC)))
     if count < len(set(ids)):
         raise Failure(f"Of these, {count} were open and are resolved; `webhooks alerts --open` lists those that are.")
@@ -65,7 +65,7 @@ def resolve(ids: Sequence[str]) -> None:
 @alerts.command()
 def test() -> None:
     """Send a test to every address of ALERT_URLS, and say what came of it."""
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     addresses = open_destinations(settings)
     if not addresses:
         raise Misused("ALERT_URLS is not set: alerts go to the log, and into the list.")

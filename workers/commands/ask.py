@@ -20,8 +20,8 @@ from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 from workers.commands.failures import Failure
 from workers.commands.output import json_line, printable, span
-from workers.devfile import settings_beside_dev
-from workers.household import reachable
+from workers.dev.env_file import settings_with_dev_defaults
+from workers.dev.environment import reachable
 
 LONGEST = timedelta(seconds=10)
 
@@ -47,7 +47,7 @@ def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts:
     Plugsurfing's form has each part where the settings AUTHORIZE_… look for it first; OCPI's has the key and the
     location only.
     """
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     question = _question(settings, WireFormat(form), {name: part for name, part in parts.items() if part is not None})
     url = (url or f"http://{reachable(settings.host)}:{settings.authorize_port}").rstrip("/")
     if only_print:

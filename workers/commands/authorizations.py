@@ -10,7 +10,7 @@ from ingest.wire.authorization.request import Allowed
 from workers.commands import options
 from workers.commands.output import Cell, Json, iso, json_line, table
 from workers.commands.stores import looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import authorizations as ledger_authorizations
 from workers.ledger.authorizations import DecisionFilter, DecisionRow
 
@@ -36,7 +36,7 @@ def authorizations(  # noqa: PLR0913  the options are the interface
     as_json: bool,
 ) -> None:
     """List what was decided at the charger, and why; newest first."""
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     keys = None if key is None else search_spellings(key, settings.authorize_key_bytes)
     wanted = DecisionFilter(since, until, decision, policy, keys, session_id)
     limit = options.limit_for(limit, as_json=as_json)

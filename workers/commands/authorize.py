@@ -45,11 +45,11 @@ def _form(form: str | None, uid: str | None) -> WireFormat:
 
 def _try(ctx: click.Context, body: bytes, form: WireFormat, uid: str | None, *, as_json: bool) -> None:
     from workers.commands.trials import contexts_now, print_trial
-    from workers.devfile import settings_beside_dev
-    from workers.loader import load_plugins
+    from workers.dev.env_file import settings_with_dev_defaults
+    from workers.plugins import load_plugins
     from workers.policies.dry_run import dry_run, read_question
 
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     contexts, missing = contexts_now(settings)
     question, can_be_read = read_question(form, uid, body, settings)
     policies = load_plugins(settings).policies

@@ -14,7 +14,7 @@ from workers.commands import options
 from workers.commands.csvfile import write_csv
 from workers.commands.output import Cell, Json, iso, json_line, printable, short, table
 from workers.commands.stores import looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger.cdr_queries import CdrFilters, CdrRow, Summary, Total
 
@@ -56,7 +56,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
     """
     if csv_to is not None and (as_json or only_totals):
         raise click.UsageError("Choose --csv, or --json and --totals.")
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     filters = CdrFilters(
         session_id=session_id,
         user_id=user_id,

@@ -12,7 +12,7 @@ from workers.commands.deepcheck import examine_deeply
 from workers.commands.drivecheck import examine_drive
 from workers.commands.output import colored, console, facts, json_line, printable
 from workers.commands.policycheck import examine_policies
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 
 
 @click.command()
@@ -25,7 +25,7 @@ def check(ctx: click.Context, *, deep: bool, as_json: bool) -> None:
     Changes nothing. Exit code 1 if anything would fail.
     """
     try:
-        settings = settings_beside_dev()
+        settings = settings_with_dev_defaults()
     except SettingsError as wrong:
         _tell(Finding("settings", Standing.FAIL, str(wrong)), as_json=as_json)
         ctx.exit(1)

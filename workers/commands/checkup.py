@@ -27,7 +27,7 @@ from workers.commands.output import span
 from workers.commands.stores import sqlite_file
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import pending
-from workers.loader import PluginError, load_plugins
+from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
 
 OLDEST_REDIS = (6, 2)

@@ -28,7 +28,7 @@ from workers.diagnostics.stuck import (
 )
 from workers.ledger.database.engine import read_only
 from workers.ledger.invariants import EXAMPLES, ROLLOUT, Violation, check_invariants, missed_handlers
-from workers.loader import PluginError, load_plugins
+from workers.plugins import PluginError, load_plugins
 
 
 def examine_deeply(settings: Settings, *, rollout: timedelta = ROLLOUT) -> Iterator[Finding]:

@@ -4,9 +4,9 @@ import click
 
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
-from workers import dev as house
 from workers.commands.session import print_session
 from workers.commands.stores import looking_into_ledger
+from workers.dev import dev as house
 from workers.diagnostics.session_timeline import timeline
 from workers.ledger import sessions
 

@@ -9,7 +9,7 @@ from workers.commands import options
 from workers.commands.failures import Failure, Misused
 from workers.commands.output import Cell, Json, iso, json_line, table
 from workers.commands.stores import ledger_of, looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices as ledger_devices
 from workers.ledger.database.transaction import run_in_transaction
@@ -29,7 +29,7 @@ def devices(context: click.Context, *, user_id: str | None, limit: int | None, a
     if context.invoked_subcommand is not None:
         return
     limit = options.limit_for(limit, as_json=as_json)
-    with looking_into_ledger(settings_beside_dev()) as conn:
+    with looking_into_ledger(settings_with_dev_defaults()) as conn:
         found = ledger_devices.find(conn, user_id=user_id, limit=limit)
     if as_json:
         for row in found:
@@ -53,7 +53,7 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
         device = parse_device(token, told)
     except InvalidDevice as error:
         raise Misused(str(error)) from error
-    with ledger_of(settings_beside_dev()) as engine:
+    with ledger_of(settings_with_dev_defaults()) as engine:
         run_in_transaction(engine, lambda ledger: ledger_devices.put(ledger, user_id, device, datetime.now(UTC)))
     click.echo("The device is registered.")
 
@@ -63,7 +63,7 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
 @click.argument("token")
 def remove(user_id: str, token: str) -> None:
     """Remove a device."""
-    with ledger_of(settings_beside_dev()) as engine:
+    with ledger_of(settings_with_dev_defaults()) as engine:
         if not run_in_transaction(engine, lambda ledger: ledger_devices.remove(ledger, user_id, token)):
             raise Failure("That user has no such device.")
     click.echo("The device is removed.")
@@ -78,7 +78,7 @@ def serve() -> None:
     """
     from workers.devices.app import serve_devices  # noqa: PLC0415  only this one needs a server
 
-    serve_devices(settings_beside_dev())
+    serve_devices(settings_with_dev_defaults())
 
 
 def device_json(row: DeviceRow) -> dict[str, Json]:

@@ -19,7 +19,7 @@ from workers.commands.failures import Misused
 from workers.commands.logs import logs_aside
 from workers.commands.output import Json, facts, json_line, table
 from workers.commands.simulated import compare_with_truth, simulate_drive, spoil_drive
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
 from workers.drive.requests import MAX_PAGE_SIZE, MIN
@@ -209,7 +209,7 @@ def push(*, kind: str, invalid: bool, **told: str | Whitelist | None) -> None:
 @contextmanager
 def asking() -> Iterator[DriveClient]:
     """Open a client that counts its calls with all other processes, if there is a Redis."""
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     redis = connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) if settings.redis_url else nullcontext()
     try:
         with logs_aside(settings, "drive"), redis as connection, DriveClient(settings, connection) as client:

@@ -17,7 +17,7 @@ from workers.commands.failures import Failure, Misused
 from workers.commands.listing import EVERYTHING, in_inbox_only
 from workers.commands.output import iso, json_line, local, table
 from workers.commands.stores import inbox_of, looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.key_usage import KeyUsage, RotationStatus, key_uses, rotation_status
 
 
@@ -28,7 +28,7 @@ def keys(ctx: click.Context, *, as_json: bool) -> None:
     """Say which key matched last and when, and whether CURRENT can be retired."""
     if ctx.invoked_subcommand is not None:
         return
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
         waiting = [] if outbox is None else in_inbox_only(conn, outbox.unsettled(limit=EVERYTHING))
         uses = key_uses(conn, waiting)
@@ -63,7 +63,7 @@ def try_keys(*, body: BinaryIO, signature: str, as_json: bool) -> None:
     """
     # As UTF-8 every text is a key: a wrong PLUGSURFING_HMAC_ENCODING must not stop the search for the right one.
     texts = signing_texts(load_settings(plugsurfing_hmac_encoding=KeyEncoding.UTF8))
-    texts = texts if any(texts.values()) else signing_texts(settings_beside_dev())
+    texts = texts if any(texts.values()) else signing_texts(settings_with_dev_defaults())
     if not any(texts.values()):
         raise Misused("Neither PLUGSURFING_HMAC_CURRENT nor PLUGSURFING_HMAC_NEXT is set: there is no key to try.")
     raw, given = body.read(), signature.strip()

@@ -15,13 +15,13 @@ from workers.commands.listing import delivery_json, everywhere, in_words
 from workers.commands.outages import list_gaps
 from workers.commands.output import Cell, Json, colored, iso, json_line, short, table
 from workers.commands.stores import inbox_of, looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger import pushes as ledger_pushes
 from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import DeliveryState, Outcome, PushState
-from workers.loader import load_plugins
+from workers.plugins import load_plugins
 
 ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}
 
@@ -47,7 +47,7 @@ def deliveries(  # noqa: PLR0913  the options are the interface
     as_json: bool,
 ) -> None:
     """List deliveries and what became of them, newest first: the ledger's, and what waits in this node's inbox."""
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     if gaps:
         list_gaps(settings, since, until, limit=options.limit_for(limit, as_json=as_json), as_json=as_json)
         return
@@ -84,7 +84,7 @@ def pushes(  # noqa: PLR0913  the options are the interface
     """List what was sent, or is to be sent, to drivers; newest first."""
     limit = options.limit_for(limit, as_json=as_json)
     wanted = PushState(state) if state else None
-    with looking_into_ledger(settings_beside_dev()) as conn:
+    with looking_into_ledger(settings_with_dev_defaults()) as conn:
         found = ledger_pushes.find(conn, session_id=session_id, state=wanted, since=since, until=until, limit=limit)
     if as_json:
         for push in found:
@@ -106,7 +106,7 @@ def dead(
     """List dead letters: runs that failed for good, and why. `webhooks replay` gives them another attempt."""
     limit = options.limit_for(limit, as_json=as_json)
     filters = Filters(handler=handler, outcome=Outcome.DEAD, since=since, until=until)
-    with looking_into_ledger(settings_beside_dev()) as conn:
+    with looking_into_ledger(settings_with_dev_defaults()) as conn:
         rows = ledger_deliveries.find(conn, filters, limit)
     letters = list(_dead_runs(rows, handler))
     if as_json:
@@ -132,7 +132,7 @@ def dead(
 @options.as_json
 def handlers(*, as_json: bool) -> None:
     """List what handles what, on which queue, and from which file; and who decides at the charger, first to last."""
-    plugins = load_plugins(settings_beside_dev())
+    plugins = load_plugins(settings_with_dev_defaults())
     if as_json:
         for row in map(_handler_json, plugins.subscriptions):
             json_line(row)

@@ -12,7 +12,7 @@ from workers.commands.stores import sqlite_file
 from workers.ledger import sync_state
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.sync_state import SyncState
-from workers.loader import PluginError, load_plugins
+from workers.plugins import PluginError, load_plugins
 from workers.policies.cache import KEYS
 
 

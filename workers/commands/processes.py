@@ -57,7 +57,7 @@ def clock() -> None:
 def dashboard() -> None:
     """Show queues, workers and failed jobs in a browser (rq-dashboard), on HOST and DASHBOARD_PORT."""
     from ingest.config.settings import load_settings
-    from workers.dashboard import dashboard
+    from workers.dashboard.app import dashboard
 
     dashboard(load_settings())
 

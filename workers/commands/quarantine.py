@@ -15,7 +15,7 @@ from ingest.inbox.quarantined_request import QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME
 from workers.commands import options
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 
 
 @click.command()
@@ -27,7 +27,7 @@ def quarantine(*, since: datetime | None, limit: int | None, as_json: bool) -> N
 
     With --json its body and headers too, for `webhooks keys try`.
     """
-    store = opened(settings_beside_dev())
+    store = opened(settings_with_dev_defaults())
     limit = options.limit_for(limit, as_json=as_json)
     requests = store.list(since)[::-1][:limit] if store else []
     if as_json:
@@ -61,7 +61,7 @@ def reverify(*, since: datetime | None, as_json: bool) -> None:
 
     To be used after a key was wrong or missing, or an address not in PLUGSURFING_SOURCES, also while `serve` runs.
     """
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     settings.require_signing()
     store = opened(settings)
     tally: Counter[str] = Counter()

@@ -23,8 +23,8 @@ from ingest.simulator.sender import Answer, tally
 from workers.commands.failures import Failure
 from workers.commands.options import When
 from workers.commands.output import printable, short, span
-from workers.devfile import settings_beside_dev
-from workers.simulated import simulated_url
+from workers.dev.drive_simulator import simulated_url
+from workers.dev.env_file import settings_with_dev_defaults
 
 DEFAULT_SCENARIO = "session"
 # Up to so many answers are shown one by one.
@@ -101,7 +101,7 @@ def send(  # noqa: PLR0913  the options of the interface
     """
     if event and scenario:
         raise click.UsageError("Choose EVENT or --scenario.")
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     penmanship = penmanship_of(settings, SigningKeyChoice(sign) if sign else None)
     url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     random = Random(seed)  # noqa: S311  nothing secret is drawn

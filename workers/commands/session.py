@@ -32,7 +32,7 @@ from workers.commands.output import (
     table,
 )
 from workers.commands.stores import inbox_of, looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.session_timeline import TimelineEntry, timeline
 from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger import cdr_queries as ledger_cdrs
@@ -52,7 +52,7 @@ SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 @options.as_json
 def session(*, session_id: str, as_json: bool) -> None:
     """Show one charging session: its record, and what came when, how late, what it changed and what we did."""
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
         on_their_way = _count_in(outbox, conn, session_id)
         record = sessions.get(conn, session_id)

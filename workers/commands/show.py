@@ -20,7 +20,7 @@ from workers.commands.output import (
     table,
 )
 from workers.commands.stores import inbox_of, looking_into_ledger
-from workers.devfile import settings_beside_dev
+from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.deliveries import DeliveryRow
 
 
@@ -30,7 +30,7 @@ from workers.ledger.deliveries import DeliveryRow
 @options.as_json
 def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
     """Show one delivery with its runs, headers and raw body. The beginning of the id is enough."""
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
         row = find_one(outbox, conn, delivery_id)
     if row is None:

@@ -13,10 +13,10 @@ from workers.commands import options
 from workers.commands.failures import Failure, Misused
 from workers.commands.output import json_line, printable
 from workers.commands.stores import looking_into_ledger
-from workers.comparison import Comparison, compare
-from workers.devfile import settings_beside_dev
+from workers.dev.drive_simulator import simulate, simulated_url
+from workers.dev.env_file import settings_with_dev_defaults
+from workers.dev.simulator_diff import Comparison, compare
 from workers.ledger import sessions
-from workers.simulated import simulate, simulated_url
 
 SHOWN = 10
 LOOK_EVERY = timedelta(seconds=1)
@@ -67,7 +67,7 @@ def spoil_drive(faults: str, url: str | None) -> None:
         read_rates(faults)
     except UnknownFault as unknown:
         raise Misused(str(unknown)) from None
-    set_faults(place_of(settings_beside_dev(), url), faults)
+    set_faults(place_of(settings_with_dev_defaults(), url), faults)
 
 
 @click.command("compare")
@@ -80,7 +80,7 @@ def compare_with_truth(*, url: str | None, wait: timedelta, always: bool, as_jso
 
     User, status, start, stop and completion must be equal, to the microsecond. The exit code is 0 only if all are.
     """
-    settings = settings_beside_dev()
+    settings = settings_with_dev_defaults()
     url = place_of(settings, url)
     began = time.monotonic()
     while True:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ingest.config.settings import load_settings
-from workers.units import units
+from workers.systemd.render import render_units
 
 
 @click.command()
@@ -33,7 +33,7 @@ def systemd(*, into: Path | None, user: str, folder: Path) -> None:
         "address": f"{host}:{settings.port}",
         "lane": f"{host}:{settings.authorize_port}",
     }
-    for name, text in units(values).items():
+    for name, text in render_units(values).items():
         if into is None:
             click.echo(f"# {name}\n{text}")
         else:

@@ -31,7 +31,7 @@ from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
-from workers.loopback import is_loopback
+from workers.net import is_loopback
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ from handlers.kit.channel import Device, DeviceRegistryPlugin
 from ingest.config.types import Locale, TimeZone
 from workers.ledger import devices
 from workers.ledger.database.engine import read_only
-from workers.loader import Plugins
+from workers.plugins import Plugins
 
 LONGEST_USER = 255
 LONGEST_TOKEN = 2000

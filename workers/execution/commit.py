@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 
 from handlers.kit.context import DeferredStatement
 from ingest.failpoints import Failpoint, hit
-from workers.equipment import Equipment
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
 from workers.execution.runner import RunResult, failed
@@ -21,6 +20,7 @@ from workers.ledger.session_waits import SessionWait, has_changed
 from workers.ledger.states import Outcome
 from workers.push.notify import notify_senders
 from workers.resilience.retry import RetryPolicy
+from workers.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PostCommit:
         return PostCommit(self.offer or other.offer, self.send or other.send, self.file or other.file)
 
 
-def commit_new_runs(ledger: Connection, equipment: Equipment, results: Sequence[RunResult], queue: str) -> PostCommit:
+def commit_new_runs(ledger: Connection, equipment: Resources, results: Sequence[RunResult], queue: str) -> PostCommit:
     """Record runs for the first time. Only who records a run has its effects, so a batch done twice has them once.
 
     `queue` is where the batch came from; a run goes back to it unless its handler has a queue of its own.
@@ -56,7 +56,7 @@ def commit_new_runs(ledger: Connection, equipment: Equipment, results: Sequence[
 
 
 def commit_claimed_runs(
-    ledger: Connection, equipment: Equipment, handler: str, results: Sequence[RunResult]
+    ledger: Connection, equipment: Resources, handler: str, results: Sequence[RunResult]
 ) -> PostCommit:
     """End runs of a handler that were claimed. One that somebody else has taken over ends without effects."""
 
@@ -67,7 +67,7 @@ def commit_claimed_runs(
     return _commit(ledger, equipment, _recheck_waits(ledger, results), end)
 
 
-def run_post_commit(equipment: Equipment, aftermath: PostCommit) -> None:
+def run_post_commit(equipment: Resources, aftermath: PostCommit) -> None:
     """Do what follows from a commit."""
     if aftermath.send:
         notify_senders(equipment.connection, equipment.channels)
@@ -99,7 +99,7 @@ def _awaited(result: RunResult, session_id: str) -> SessionWait:
 
 def _commit(
     ledger: Connection,
-    equipment: Equipment,
+    equipment: Resources,
     results: Sequence[RunResult],
     claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
 ) -> PostCommit:
@@ -122,7 +122,7 @@ def _has_effects(result: RunResult) -> bool:
 
 def _apply_effects(
     ledger: Connection,
-    equipment: Equipment,
+    equipment: Resources,
     results: Sequence[RunResult],
     claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
 ) -> tuple[list[RunResult], bool]:
@@ -151,7 +151,7 @@ def _apply_effects(
     return first + second, first_sends or second_sends
 
 
-def _wanted_pushes(equipment: Equipment, ours: Sequence[RunResult]) -> Iterator[NewPush]:
+def _wanted_pushes(equipment: Resources, ours: Sequence[RunResult]) -> Iterator[NewPush]:
     for result in ours:
         for push in result.writes.pushes:
             for channel in equipment.channels:

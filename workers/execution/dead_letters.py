@@ -15,18 +15,18 @@ from sqlalchemy import Connection
 
 from ingest.errors import QueueUnavailable
 from ingest.queue.queues import RUNS_JOB, queue
-from workers.equipment import Equipment
 from workers.execution.enqueue import MARGIN
 from workers.ledger import finished_runs
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.finished_runs import DeadRun
+from workers.resources import Resources
 
 DEAD_JOB = "dead-"
 AT_ONCE = 200
 
 
-def publish_dead_letters(equipment: Equipment) -> int:
+def publish_dead_letters(equipment: Resources) -> int:
     """File the dead runs that are not among RQ's failed jobs yet, and return how many they were."""
     dead = read_once(equipment.engine, lambda ledger: finished_runs.unpublished_dead(ledger, DEAD_JOB, AT_ONCE))
     if not dead:
@@ -68,7 +68,7 @@ def job_id(run: DeadRun) -> str:
     return f"{DEAD_JOB}{run.delivery_id}-{run.attempts}-{handler}"
 
 
-def _file(equipment: Equipment, run: DeadRun, pipe: Pipeline) -> None:
+def _file(equipment: Resources, run: DeadRun, pipe: Pipeline) -> None:
     settings = equipment.settings
     target = queue(run.queue, equipment.connection)
     job = target.create_job(

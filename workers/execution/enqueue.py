@@ -12,11 +12,11 @@ from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import new_batch_id
 from ingest.queue.queues import RUNS_JOB, queue
-from workers.equipment import Equipment
 from workers.execution.runner import now
 from workers.ledger import run_schedule
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.run_schedule import OpenRun
+from workers.resources import Resources
 
 RUNS_PER_JOB = 100
 """How many runs of a handler share a job at most."""
@@ -27,7 +27,7 @@ AT_ONCE = 2000
 MARGIN = timedelta(minutes=1)
 
 
-def enqueue_due_runs(equipment: Equipment) -> int:
+def enqueue_due_runs(equipment: Resources) -> int:
     """Make jobs of all runs that are due, and return how many runs they are.
 
     A run is marked with its job before the job is written: a crash in between leaves a mark whose job the clock does
@@ -60,7 +60,7 @@ def group_into_jobs(due: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
     yield from ([run] for run in due if run.has_failed)
 
 
-def _write(equipment: Equipment, jobs: Sequence[tuple[str, list[OpenRun]]]) -> None:
+def _write(equipment: Resources, jobs: Sequence[tuple[str, list[OpenRun]]]) -> None:
     settings = equipment.settings
     try:
         with equipment.connection.pipeline(transaction=True) as pipe:

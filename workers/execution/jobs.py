@@ -25,7 +25,6 @@ from ingest.queue.batch import Batch, Delivery, ack_key, batch_key, lease_key
 from ingest.queue.leases import lease
 from ingest.wire.envelope import Kind
 from workers.devices.lookup import Devices
-from workers.equipment import Equipment, equip
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
 from workers.execution.runner import (
     HandlerCall,
@@ -45,6 +44,7 @@ from workers.ledger.ordered_update import RunKey
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
+from workers.resources import Resources, open_resources
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ START_BUDGET = timedelta(minutes=1)
 
 def work_batch(batch_id: str) -> None:
     """Bring a batch to the ledger: records first, then its handlers, then the acknowledgement to its inbox."""
-    equipment = equip()
+    equipment = open_resources()
     with lease(equipment.connection, batch_id):
         hit(Failpoint.LEASED)
         text = equipment.connection.get(batch_key(batch_id))
@@ -75,7 +75,7 @@ def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
 
     An attempt that somebody else has made, or is making, is left to them.
     """
-    equipment = equip()
+    equipment = open_resources()
     job = get_current_job()
     if job is None:
         raise RuntimeError("work_runs is an RQ job")
@@ -83,7 +83,7 @@ def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
         run_post_commit(equipment, execute_runs(equipment, handler, attempts, job.id))
 
 
-def process_batch(equipment: Equipment, batch: Batch) -> PostCommit:
+def process_batch(equipment: Resources, batch: Batch) -> PostCommit:
     """Store the batch and merge its records in one transaction; then run its handlers, and commit what they did.
 
     What was done before, by a worker that died since or on another node, is not done again. What would take too long
@@ -122,7 +122,7 @@ def process_batch(equipment: Equipment, batch: Batch) -> PostCommit:
     return aftermath
 
 
-def dead_letter_poison(equipment: Equipment, batch: Batch) -> PostCommit:
+def dead_letter_poison(equipment: Resources, batch: Batch) -> PostCommit:
     """Keep deliveries that kill their workers as dead letters, without looking into them."""
     reason = "its workers died of it"
     results = [
@@ -139,7 +139,7 @@ def dead_letter_poison(equipment: Equipment, batch: Batch) -> PostCommit:
     return run_in_transaction(equipment.engine, keep)
 
 
-def execute_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[str, int]], job_id: str) -> PostCommit:
+def execute_runs(equipment: Resources, handler: str, attempts: Sequence[tuple[str, int]], job_id: str) -> PostCommit:
     """Claim the attempts, make them, and commit what came of them."""
     offered = [(delivery_id, attempt) for delivery_id, attempt in attempts]  # JSON knows lists only
 
@@ -175,7 +175,7 @@ def execute_runs(equipment: Equipment, handler: str, attempts: Sequence[tuple[st
 
 
 def fold_records(
-    equipment: Equipment, tasks: Sequence[HandlerCall], until: float = math.inf
+    equipment: Resources, tasks: Sequence[HandlerCall], until: float = math.inf
 ) -> tuple[list[RunResult], dict[str, Session]]:
     """Call functions marked `@record`, each within HANDLER_TIMEOUT, and gather by session what the events tell.
 
@@ -202,7 +202,7 @@ def fold_records(
     return results, told
 
 
-def ack_batch(equipment: Equipment, batch: Batch) -> None:
+def ack_batch(equipment: Resources, batch: Batch) -> None:
     """Tell the inbox that the ledger has the batch: from here on the ledger answers for it."""
     try:
         with equipment.connection.pipeline(transaction=True) as pipe:
@@ -273,6 +273,6 @@ def _unrunnable(reading: DecodedDelivery, handler: str, attempt: int) -> RunResu
     return RunResult(reading.delivery.id, handler, attempt, Outcome.DEAD, now(), now(), reason=reason, error=reason)
 
 
-def _runner(equipment: Equipment) -> Runner:
+def _runner(equipment: Resources) -> Runner:
     devices_of = Devices.of(equipment.plugins, equipment.engine)
     return Runner(HandlerReader(equipment.engine, devices_of), equipment.settings)

@@ -14,7 +14,7 @@ from workers.ledger import deliveries, finished_runs
 from workers.ledger.deliveries import DeliveryRow, Filters
 from workers.ledger.runs import NewRun
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
-from workers.loader import Plugins
+from workers.plugins import Plugins
 
 ENDED = tuple(outcome for outcome in Outcome if outcome.is_final)
 

@@ -19,11 +19,11 @@ from ingest.failpoints import Failpoint, hit
 from ingest.log import configure_logging
 from ingest.queue.leases import report_crash
 from ingest.queue.queues import BATCH_JOB, QUEUES, connect_redis, queue
-from workers.equipment import open_once, preload
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.ledger.warm_up import warm_up
 from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import kill_on_timeout
+from workers.resources import preload, shared_engine
 
 log = structlog.get_logger()
 
@@ -78,7 +78,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     _, plugins = preload()
     open_channels(settings, plugins.channels)  # a setting that is missing shall be known now, not with the first job
     try:
-        warm_up(open_once())
+        warm_up(shared_engine())
     except SQLAlchemyError as failure:
         # It is needed by the first job only, which waits for it.
         log.warning("ledger.not_rehearsed", reason=type(failure).__name__)

@@ -16,8 +16,8 @@ import structlog
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
-from workers.child import end_with
-from workers.loader import load_plugins
+from workers.dev.child_process import set_parent_death_signal
+from workers.plugins import load_plugins
 from workers.policies.context import policy_context_factory
 from workers.policies.evaluate import PolicyChain
 from workers.policies.ipc import LENGTH, Evaluate, Evaluated, PolicyStarted, Ready, decode, encode
@@ -30,7 +30,7 @@ def main(channel: socket.socket, settings: Settings) -> NoReturn:
     code = 1
     try:
         if sys.platform == "linux":
-            end_with(os.getppid(), signal.SIGKILL)
+            set_parent_death_signal(os.getppid(), signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGTERM):  # the lane ends us, when the last question is answered
             signal.signal(number, signal.SIG_IGN)
         configure_logging(settings, "judge")

@@ -16,7 +16,7 @@ from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import DrainingServer
 from ingest.server.serve import uvicorn_config
 from ingest.server.socket_activation import listening_sockets
-from workers.loader import load_plugins
+from workers.plugins import load_plugins
 from workers.policies.decision_recorder import open_recorder
 from workers.policies.pool import PolicyProcessPool
 

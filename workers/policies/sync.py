@@ -12,7 +12,6 @@ from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
-from workers.equipment import Equipment
 from workers.execution.runner import now
 from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.balances import Balance
@@ -22,6 +21,7 @@ from workers.ledger.sync_state import SyncState
 from workers.policies.cache import KEYS
 from workers.resilience.periodic import PeriodicTask
 from workers.resilience.token_bucket import TokenBucket
+from workers.resources import Resources
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ RECENT_REQUESTS = 1000
 AT_ONCE = 10
 
 
-def sync_tasks(equipment: Equipment) -> list[PeriodicTask]:
+def sync_tasks(equipment: Resources) -> list[PeriodicTask]:
     """Make them: none without policies, or without a key of the Drive API."""
     settings = equipment.settings
     if not (settings.has_drive and equipment.plugins.policies):
@@ -60,7 +60,7 @@ class SyncChargingKeys:
     name = "keys"
     every = timedelta(seconds=5)
 
-    def __init__(self, equipment: Equipment, drive: DriveClient) -> None:
+    def __init__(self, equipment: Resources, drive: DriveClient) -> None:
         self._engine = equipment.engine
         self._settings = equipment.settings
         self._drive = drive
@@ -144,7 +144,7 @@ class SyncBalances:
     name = "balances"
     every = timedelta(seconds=1)
 
-    def __init__(self, equipment: Equipment, drive: DriveClient) -> None:
+    def __init__(self, equipment: Resources, drive: DriveClient) -> None:
         self._engine = equipment.engine
         self._settings = equipment.settings
         self._drive = drive

@@ -16,7 +16,6 @@ from ingest.inbox.downtime import KEY, Downtime
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.drive.models import DriveSession
-from workers.equipment import Equipment
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.execution.runner import now
 from workers.ledger import downtimes, session_polls
@@ -26,6 +25,7 @@ from workers.ledger.downtimes import BackfillProgress, BackfillWindow
 from workers.ledger.poll_schedule import PollSchedule
 from workers.reconciliation.merge_drive import merge_drive_sessions
 from workers.resilience.token_bucket import TokenBucket
+from workers.resources import Resources
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class ImportDowntimes:
     name = "gaps"
     every = timedelta(minutes=1)
 
-    def __init__(self, equipment: Equipment) -> None:
+    def __init__(self, equipment: Resources) -> None:
         self._equipment = equipment
 
     def run(self) -> None:
@@ -86,7 +86,7 @@ class BackfillHistories:
     name = "history"
     every = timedelta(seconds=3)
 
-    def __init__(self, equipment: Equipment, drive: DriveClient, allowance: TokenBucket) -> None:
+    def __init__(self, equipment: Resources, drive: DriveClient, allowance: TokenBucket) -> None:
         self._equipment = equipment
         self._drive = drive
         self._allowance = allowance

@@ -11,7 +11,6 @@ from sqlalchemy import Connection
 
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
-from workers.equipment import Equipment
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.execution.runner import now
 from workers.ledger import session_polls
@@ -21,6 +20,7 @@ from workers.ledger.session_polls import DuePoll
 from workers.ledger.tables.reconciliation import PollOutcome
 from workers.reconciliation.merge_drive import merge_drive_sessions, missed_poll
 from workers.resilience.token_bucket import TokenBucket
+from workers.resources import Resources
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class PollSilentSessions:
     every = timedelta(seconds=2)
 
     def __init__(
-        self, equipment: Equipment, drive: DriveClient, allowance: TokenBucket, *, lease: timedelta | None = None
+        self, equipment: Resources, drive: DriveClient, allowance: TokenBucket, *, lease: timedelta | None = None
     ) -> None:
         self._equipment = equipment
         self._drive = drive

@@ -1,14 +1,14 @@
 """The clock's duties by which records become true although events were skipped or came to a closed door."""
 
 from workers.drive.client import DriveClient
-from workers.equipment import Equipment
 from workers.reconciliation.backfill import BackfillHistories, ImportDowntimes
 from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.periodic import PeriodicTask
 from workers.resilience.token_bucket import TokenBucket
+from workers.resources import Resources
 
 
-def reconciliation_tasks(equipment: Equipment) -> list[PeriodicTask]:
+def reconciliation_tasks(equipment: Resources) -> list[PeriodicTask]:
     """Make them. Without a key of the Drive API gaps are noticed, and that is all."""
     duties: list[PeriodicTask] = [ImportDowntimes(equipment)]
     if equipment.settings.has_drive:

@@ -10,7 +10,6 @@ from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery, lease_key
 from ingest.queue.leases import CRASHED
 from workers.clock.clock import HANDED_BACK, Clock
-from workers.equipment import Equipment
 from workers.execution.dead_letters import publish_dead_letters
 from workers.ledger import deliveries, run_schedule, runs
 from workers.ledger.database.engine import create_ledger_engine
@@ -18,22 +17,23 @@ from workers.ledger.runs import NewRun
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import runs as runs_table
-from workers.loader import Plugins
+from workers.plugins import Plugins
 from workers.push.registry import open_channels
+from workers.resources import Resources
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 GRACE = timedelta(milliseconds=20)
 
 
 @pytest.fixture
-def equipment(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Equipment:
+def equipment(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Resources:
     engine = create_ledger_engine(database_url, patience=timedelta())
     metadata.create_all(engine)
     settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url)
-    return Equipment(settings, Plugins(()), engine, valkey, open_channels(settings))
+    return Resources(settings, Plugins(()), engine, valkey, open_channels(settings))
 
 
-def claim(equipment: Equipment) -> None:
+def claim(equipment: Resources) -> None:
     """Have a worker claim a run, in the job `job`."""
     arrived = Delivery("d1", "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
     run = NewRun(delivery_id="d1", handler="warn", queue="urgent", outcome=Outcome.WAITING, due_at=NOON)
@@ -43,7 +43,7 @@ def claim(equipment: Equipment) -> None:
         assert runs.claim(ledger, "warn", [("d1", 1)], "job", NOON)
 
 
-def sweep_until_given_up(equipment: Equipment) -> tuple[str, int, str | None, str | None]:
+def sweep_until_given_up(equipment: Resources) -> tuple[str, int, str | None, str | None]:
     clock = Clock(equipment, grace=GRACE)
     while True:
         clock.sweep()
@@ -53,7 +53,7 @@ def sweep_until_given_up(equipment: Equipment) -> tuple[str, int, str | None, st
             return row.outcome, row.deaths, row.reason, row.error
 
 
-def test_a_run_that_its_worker_handed_back_is_due_again_and_nobodys_death(equipment: Equipment) -> None:
+def test_a_run_that_its_worker_handed_back_is_due_again_and_nobodys_death(equipment: Resources) -> None:
     claim(equipment)
     assert sweep_until_given_up(equipment) == (Outcome.AGAIN, 0, HANDED_BACK, None)
     with equipment.engine.begin() as ledger:
@@ -61,7 +61,7 @@ def test_a_run_that_its_worker_handed_back_is_due_again_and_nobodys_death(equipm
         assert (run.attempt, run.job_id, run.has_failed) == (2, None, False)
 
 
-def test_a_run_whose_worker_died_counts_that_death(equipment: Equipment) -> None:
+def test_a_run_whose_worker_died_counts_that_death(equipment: Resources) -> None:
     claim(equipment)
     equipment.connection.set(lease_key("job"), CRASHED)
     outcome, deaths, _, error = sweep_until_given_up(equipment)
@@ -69,7 +69,7 @@ def test_a_run_whose_worker_died_counts_that_death(equipment: Equipment) -> None
     assert "died" in str(error)
 
 
-def test_a_clock_that_finds_nothing_to_do_waits_for_nobody_who_writes(equipment: Equipment) -> None:
+def test_a_clock_that_finds_nothing_to_do_waits_for_nobody_who_writes(equipment: Resources) -> None:
     with equipment.engine.begin() as ledger:
         ledger.execute(runs_table.delete())
         Clock(equipment).sweep()

@@ -5,13 +5,13 @@ from sqlalchemy import select, update
 
 from ingest.config.settings import load_settings
 from ingest.queue.queues import QUEUES, queue
-from workers.equipment import Equipment
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.replay import apply, plans
 from workers.ledger import deliveries, delivery_states
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import core
-from workers.loader import load_plugins
+from workers.plugins import load_plugins
+from workers.resources import Resources
 
 FEE = {"feeType": "BLOCKING", "feeWillApplyFrom": "2026-05-04T12:10:00Z"}
 FEE_WARNED = (("session_record", Outcome.DONE), ("warn_the_driver", Outcome.DEAD))
@@ -84,7 +84,7 @@ def test_a_replay_takes_the_failed_jobs_of_its_runs_and_no_others_off_the_dashbo
     killed = any_node.settle(event("SESSION_STARTED", "b"), ("*", Outcome.DEAD))
     left = any_node.settle(event("SESSION_STARTED", "c"), ("session_record", Outcome.DEAD))
     settings = load_settings(data_dir=tmp_path)
-    publish_dead_letters(Equipment(settings, load_plugins(settings), any_node.engine, valkey, {}))
+    publish_dead_letters(Resources(settings, load_plugins(settings), any_node.engine, valkey, {}))
     registries = [queue(name, valkey).failed_job_registry for name in QUEUES]
     assert sum(registry.count for registry in registries) == 4
 
@@ -100,7 +100,7 @@ def test_a_replay_takes_the_failed_jobs_of_its_runs_and_no_others_off_the_dashbo
 def test_a_failed_job_that_somebody_put_back_on_its_queue_is_not_taken_back(node, event, valkey, valkey_url, tmp_path):
     id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
     settings = load_settings(data_dir=tmp_path)
-    publish_dead_letters(Equipment(settings, load_plugins(settings), node.engine, valkey, {}))
+    publish_dead_letters(Resources(settings, load_plugins(settings), node.engine, valkey, {}))
     (urgent,) = (queue(name, valkey) for name in QUEUES if queue(name, valkey).failed_job_registry.count)
     registry = urgent.failed_job_registry
     registry.requeue(registry.get_job_ids()[0])

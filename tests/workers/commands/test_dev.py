@@ -2,9 +2,9 @@ import pytest
 from click.testing import CliRunner
 
 from ingest.errors import SettingsError
-from workers import dev as house
 from workers.cli import main
 from workers.commands.dev import dev
+from workers.dev import dev as house
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ingest.simulator import sender
 from ingest.simulator.sender import Answer
 from ingest.wire.envelope import Kind, verify_request
 from workers.commands.send import send
-from workers.devfile import write_devfile
+from workers.dev.env_file import write_devfile
 
 AT = "2025-06-12T10:56:51Z"
 

@@ -11,7 +11,6 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, event, inser
 from handlers.kit.context import DeferredEffects, DeferredStatement, Push
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
-from workers.equipment import Equipment
 from workers.execution.commit import commit_new_runs
 from workers.execution.runner import RunResult
 from workers.ledger import deliveries, pushes
@@ -19,8 +18,9 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
-from workers.loader import Plugins
+from workers.plugins import Plugins
 from workers.push.registry import open_channels
+from workers.resources import Resources
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 PLUGINS = MetaData()
@@ -31,13 +31,13 @@ NOTE = insert(notes)
 
 
 @pytest.fixture
-def equipment(database_url: str, tmp_path: Path) -> Equipment:
+def equipment(database_url: str, tmp_path: Path) -> Resources:
     engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     with engine.begin() as ledger:
         notes.create(ledger)
     settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url)
-    return Equipment(settings, Plugins(()), engine, redis.Redis(), open_channels(settings))
+    return Resources(settings, Plugins(()), engine, redis.Redis(), open_channels(settings))
 
 
 def ran(number: int, *wanted: DeferredStatement, attempt: int = 1) -> RunResult:
@@ -45,7 +45,7 @@ def ran(number: int, *wanted: DeferredStatement, attempt: int = 1) -> RunResult:
     return RunResult(f"d{number}", "note", attempt, Outcome.DONE, NOON, NOON, DeferredEffects((push,), wanted))
 
 
-def concluded(equipment: Equipment, results: list[RunResult]) -> dict[str, Outcome]:
+def concluded(equipment: Resources, results: list[RunResult]) -> dict[str, Outcome]:
     arrived = [
         Delivery(each.delivery_id, "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
         for each in results
@@ -61,7 +61,7 @@ def concluded(equipment: Equipment, results: list[RunResult]) -> dict[str, Outco
     return {row.id: run.outcome for row in shown if row for run in row.runs}
 
 
-def written(equipment: Equipment) -> list[str]:
+def written(equipment: Resources) -> list[str]:
     with equipment.engine.connect() as ledger:
         return sorted(ledger.scalars(select(notes.c.text)))
 
@@ -78,7 +78,7 @@ def written(equipment: Equipment) -> list[str]:
     ],
     ids=["no table", "no column", "a large number", "half a character", "half a character at once", "no value"],
 )
-def test_what_a_run_cannot_write_is_its_own_failure(equipment: Equipment, bad: DeferredStatement) -> None:
+def test_what_a_run_cannot_write_is_its_own_failure(equipment: Resources, bad: DeferredStatement) -> None:
     results = [
         ran(number, DeferredStatement(NOTE, {"text": f"note {number}", "number": number})) for number in range(7)
     ]
@@ -90,7 +90,7 @@ def test_what_a_run_cannot_write_is_its_own_failure(equipment: Equipment, bad: D
 
 
 @pytest.mark.parametrize("title", [{"en": "Fee"}, None, object(), "half a character \ud800"])
-def test_what_a_run_cannot_push_is_its_own_failure(equipment: Equipment, title: object) -> None:
+def test_what_a_run_cannot_push_is_its_own_failure(equipment: Resources, title: object) -> None:
     results = [
         ran(number, DeferredStatement(NOTE, {"text": f"note {number}", "number": number})) for number in range(5)
     ]
@@ -102,12 +102,12 @@ def test_what_a_run_cannot_push_is_its_own_failure(equipment: Equipment, title: 
         assert sorted(push.delivery_id for push in pushes.find(ledger)) == ["d0", "d1", "d2", "d4"]
 
 
-def test_a_run_that_never_can_write_is_dead_in_the_end(equipment: Equipment) -> None:
+def test_a_run_that_never_can_write_is_dead_in_the_end(equipment: Resources) -> None:
     last = equipment.settings.retry_attempts
     assert concluded(equipment, [ran(1, DeferredStatement(insert(never_made)), attempt=last)]) == {"d1": Outcome.DEAD}
 
 
-def test_a_database_out_of_order_is_no_runs_failure(equipment: Equipment) -> None:
+def test_a_database_out_of_order_is_no_runs_failure(equipment: Resources) -> None:
     is_sqlite = equipment.engine.dialect.name == "sqlite"
 
     def become_read_only(_conn, cursor, statement, *_):

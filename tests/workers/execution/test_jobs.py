@@ -29,7 +29,6 @@ from ingest.relay.publisher import JOB_TIMEOUT
 from ingest.wire.envelope import Envelope, Kind
 from workers.clock.clock import Clock
 from workers.clock.push_sender import send_due
-from workers.equipment import Equipment
 from workers.execution import jobs
 from workers.execution.commit import run_post_commit
 from workers.execution.dead_letters import publish_dead_letters
@@ -44,9 +43,10 @@ from workers.ledger.runs import NewRun
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import sessions as session_table
-from workers.loader import Plugins
+from workers.plugins import Plugins
 from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import CLEANUP_GRACE
+from workers.resources import Resources
 
 START = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 NUMBERS = itertools.count()
@@ -55,19 +55,19 @@ notes = Table("notes", MetaData(), Column("text", String, primary_key=True))
 
 
 @pytest.fixture
-def equip(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Callable[..., Equipment]:
+def equip(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Callable[..., Resources]:
     """Build the equipment of a worker with the given handlers, beside the record of sessions."""
     metadata.create_all(create_ledger_engine(database_url))
     engine = create_ledger_engine(database_url)
     with engine.begin() as ledger:
         notes.create(ledger)
 
-    def build(*handlers: Callable[..., object], **overrides: Any) -> Equipment:
+    def build(*handlers: Callable[..., object], **overrides: Any) -> Resources:
         settings = load_settings(
             data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url, **overrides
         )
         marked = tuple(getattr(handler, MARK) for handler in (session_record, *handlers))
-        return Equipment(settings, Plugins(marked), engine, valkey, open_channels(settings))
+        return Resources(settings, Plugins(marked), engine, valkey, open_channels(settings))
 
     return build
 
@@ -93,11 +93,11 @@ def batch(*bodies: bytes, **fields: Any) -> Batch:
     return Batch(new_batch_id(), "inbox-1", "sessions", tuple(delivery(body) for body in bodies), **fields)
 
 
-def work(equipment: Equipment, given: Batch) -> None:
+def work(equipment: Resources, given: Batch) -> None:
     run_post_commit(equipment, process_batch(equipment, given))
 
 
-def work_queued(equipment: Equipment) -> int:
+def work_queued(equipment: Resources) -> int:
     """Make the runs whose jobs lie on the queues, as a worker would."""
     made = 0
     for name in ("urgent", "sessions", "cdrs", "other"):
@@ -109,26 +109,26 @@ def work_queued(equipment: Equipment) -> int:
     return made
 
 
-def outcomes(equipment: Equipment, body: bytes) -> dict[str, Outcome]:
+def outcomes(equipment: Resources, body: bytes) -> dict[str, Outcome]:
     with equipment.engine.connect() as ledger:
         row = deliveries.show(ledger, delivery(body).id)
     assert row is not None
     return {run.handler: run.outcome for run in row.runs}
 
 
-def state(equipment: Equipment, body: bytes) -> DeliveryState:
+def state(equipment: Resources, body: bytes) -> DeliveryState:
     with equipment.engine.connect() as ledger:
         row = deliveries.show(ledger, delivery(body).id)
     assert row is not None
     return row.state
 
 
-def record_of(equipment: Equipment, session_id: str = "S1") -> Any:
+def record_of(equipment: Resources, session_id: str = "S1") -> Any:
     with equipment.engine.connect() as ledger:
         return sessions.get(ledger, session_id)
 
 
-def written(equipment: Equipment) -> list[str]:
+def written(equipment: Resources) -> list[str]:
     with equipment.engine.connect() as ledger:
         return sorted(ledger.scalars(select(notes.c.text)))
 
@@ -138,7 +138,7 @@ def note_start(event: SessionStarted, ctx: Context) -> None:
     ctx.write(insert(notes).values(text=f"started {event.session_id}"))
 
 
-def test_a_batch_becomes_a_record_whatever_its_order(equip: Callable[..., Equipment]) -> None:
+def test_a_batch_becomes_a_record_whatever_its_order(equip: Callable[..., Resources]) -> None:
     equipment = equip()
     bodies = [said("SESSION_STARTED"), said("SESSION_STOPPED", minutes=30), said("SESSION_COMPLETE", minutes=31)]
     random.Random(7).shuffle(bodies)
@@ -149,7 +149,7 @@ def test_a_batch_becomes_a_record_whatever_its_order(equip: Callable[..., Equipm
     assert {state(equipment, body) for body in bodies} == {DeliveryState.SETTLED}
 
 
-def test_a_batch_worked_twice_has_its_effects_once(equip: Callable[..., Equipment]) -> None:
+def test_a_batch_worked_twice_has_its_effects_once(equip: Callable[..., Resources]) -> None:
     equipment = equip(note_start)
     given = batch(said("SESSION_STARTED"))
     work(equipment, given)
@@ -157,7 +157,7 @@ def test_a_batch_worked_twice_has_its_effects_once(equip: Callable[..., Equipmen
     assert written(equipment) == ["started S1"]
 
 
-def test_a_worker_that_died_between_records_and_outcomes_is_made_up_for(equip: Callable[..., Equipment]) -> None:
+def test_a_worker_that_died_between_records_and_outcomes_is_made_up_for(equip: Callable[..., Resources]) -> None:
     equipment = equip(note_start)
     given = batch(said("SESSION_STARTED"))
     with equipment.engine.begin() as ledger:
@@ -167,7 +167,7 @@ def test_a_worker_that_died_between_records_and_outcomes_is_made_up_for(equip: C
     assert state(equipment, given.deliveries[0].body or b"") is DeliveryState.SETTLED
 
 
-def test_records_come_before_handlers(equip: Callable[..., Equipment]) -> None:
+def test_records_come_before_handlers(equip: Callable[..., Resources]) -> None:
     seen: list[str | None] = []
 
     @on(SessionStarted)
@@ -178,7 +178,7 @@ def test_records_come_before_handlers(equip: Callable[..., Equipment]) -> None:
     assert seen == ["COMPLETE"]
 
 
-def test_no_transaction_is_open_while_a_handler_runs(equip: Callable[..., Equipment], database_url: str) -> None:
+def test_no_transaction_is_open_while_a_handler_runs(equip: Callable[..., Resources], database_url: str) -> None:
     @on(SessionStarted)
     def write_elsewhere(event: SessionStarted, ctx: Context) -> None:
         other = create_engine(database_url)
@@ -191,7 +191,7 @@ def test_no_transaction_is_open_while_a_handler_runs(equip: Callable[..., Equipm
     assert outcomes(equipment, said("SESSION_STARTED"))["write_elsewhere"] is Outcome.DONE
 
 
-def test_a_failing_handler_harms_only_itself(equip: Callable[..., Equipment]) -> None:
+def test_a_failing_handler_harms_only_itself(equip: Callable[..., Resources]) -> None:
     @on(SessionStarted)
     def broken(event: SessionStarted, ctx: Context) -> None:
         ctx.write(insert(notes).values(text="must not stand"))
@@ -209,7 +209,7 @@ def test_a_failing_handler_harms_only_itself(equip: Callable[..., Equipment]) ->
     assert (state(equipment, good), state(equipment, other)) == (DeliveryState.RETRYING, DeliveryState.SETTLED)
 
 
-def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(equip: Callable[..., Equipment]) -> None:
+def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(equip: Callable[..., Resources]) -> None:
     attempts: list[int] = []
 
     @on(SessionStarted)
@@ -228,7 +228,7 @@ def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(equip: Callable[..
     assert state(equipment, said("SESSION_STARTED")) is DeliveryState.SETTLED
 
 
-def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(equip: Callable[..., Equipment]) -> None:
+def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(equip: Callable[..., Resources]) -> None:
     @on(SessionStarted)
     def hopeless(event: SessionStarted, ctx: Context) -> None:
         raise ZeroDivisionError("by design")
@@ -247,7 +247,7 @@ def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(equip: C
     assert publish_dead_letters(equipment) == 0
 
 
-def test_a_dead_letter_put_back_on_its_queue_is_run_once_more(equip: Callable[..., Equipment]) -> None:
+def test_a_dead_letter_put_back_on_its_queue_is_run_once_more(equip: Callable[..., Resources]) -> None:
     mended = False
 
     @on(SessionStarted)
@@ -264,7 +264,7 @@ def test_a_dead_letter_put_back_on_its_queue_is_run_once_more(equip: Callable[..
     assert outcomes(equipment, said("SESSION_STARTED"))["mendable"] is Outcome.DONE
 
 
-def test_a_dead_letter_put_back_that_dies_again_is_a_dead_letter_again(equip: Callable[..., Equipment]) -> None:
+def test_a_dead_letter_put_back_that_dies_again_is_a_dead_letter_again(equip: Callable[..., Resources]) -> None:
     @on(SessionStarted)
     def hopeless(event: SessionStarted, ctx: Context) -> None:
         raise GiveUp("the table is still missing")
@@ -280,7 +280,7 @@ def test_a_dead_letter_put_back_that_dies_again_is_a_dead_letter_again(equip: Ca
     assert publish_dead_letters(equipment) == 0
 
 
-def test_a_failing_write_is_its_own_runs_failure(equip: Callable[..., Equipment]) -> None:
+def test_a_failing_write_is_its_own_runs_failure(equip: Callable[..., Resources]) -> None:
     @on(SessionComplete)
     def write_twice(event: SessionComplete, ctx: Context) -> None:
         ctx.write(insert(notes).values(text="twice"))
@@ -292,7 +292,7 @@ def test_a_failing_write_is_its_own_runs_failure(equip: Callable[..., Equipment]
     assert outcomes(equipment, said("SESSION_COMPLETE"))["write_twice"] is Outcome.AGAIN
 
 
-def test_one_failing_write_of_many_in_a_batch_takes_none_of_the_others_with_it(equip: Callable[..., Equipment]) -> None:
+def test_one_failing_write_of_many_in_a_batch_takes_none_of_the_others_with_it(equip: Callable[..., Resources]) -> None:
     note = insert(notes)
 
     @on(SessionStarted)
@@ -307,7 +307,7 @@ def test_one_failing_write_of_many_in_a_batch_takes_none_of_the_others_with_it(e
     assert ended.count(Outcome.DONE) == 8
 
 
-def test_what_handlers_write_with_values_is_written_in_their_order(equip: Callable[..., Equipment]) -> None:
+def test_what_handlers_write_with_values_is_written_in_their_order(equip: Callable[..., Resources]) -> None:
     note, strike = insert(notes), delete(notes).where(notes.c.text == bindparam("gone"))
 
     @on(SessionStarted)
@@ -322,7 +322,7 @@ def test_what_handlers_write_with_values_is_written_in_their_order(equip: Callab
     assert written(equipment) == ["S0", "S0 again", "S1", "S1 again", "S2", "S2 again", "noted"]
 
 
-def test_an_event_that_nobody_takes_is_ignored_and_an_unreadable_one_kept(equip: Callable[..., Equipment]) -> None:
+def test_an_event_that_nobody_takes_is_ignored_and_an_unreadable_one_kept(equip: Callable[..., Resources]) -> None:
     equipment = equip()
     unknown, odd = said("SESSION_ON_THE_MOON"), b'{"event": "SESSION_STARTED", "payload": 7}'
     work(equipment, batch(unknown, odd, b"\xff\x00 not JSON"))
@@ -337,7 +337,7 @@ def test_an_event_that_nobody_takes_is_ignored_and_an_unreadable_one_kept(equip:
     assert kept.body == b"\xff\x00 not JSON"
 
 
-def test_handlers_may_take_unknown_events_and_cdrs(equip: Callable[..., Equipment]) -> None:
+def test_handlers_may_take_unknown_events_and_cdrs(equip: Callable[..., Resources]) -> None:
     seen: list[str] = []
 
     @on(UnknownEvent, ChargingRecord)
@@ -351,7 +351,7 @@ def test_handlers_may_take_unknown_events_and_cdrs(equip: Callable[..., Equipmen
     assert seen == ["UnknownEvent", "ChargingRecord"]
 
 
-def test_async_handlers_of_a_batch_run_together(equip: Callable[..., Equipment]) -> None:
+def test_async_handlers_of_a_batch_run_together(equip: Callable[..., Resources]) -> None:
     meeting: set[str] = set()
     together = asyncio.Event()
 
@@ -369,7 +369,7 @@ def test_async_handlers_of_a_batch_run_together(equip: Callable[..., Equipment])
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_handler_that_hangs_is_cut_off(equip: Callable[..., Equipment], *, asynchronous: bool) -> None:
+def test_a_handler_that_hangs_is_cut_off(equip: Callable[..., Resources], *, asynchronous: bool) -> None:
     @on(SessionStarted, name="hang")
     def hang(event: SessionStarted, ctx: Context) -> None:
         while True:
@@ -387,7 +387,7 @@ def test_a_handler_that_hangs_is_cut_off(equip: Callable[..., Equipment], *, asy
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_handlers_that_are_merely_slow_are_no_workers_death(
-    equip: Callable[..., Equipment], monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
+    equip: Callable[..., Resources], monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
 ) -> None:
     called: list[str] = []
 
@@ -418,7 +418,7 @@ def test_the_job_of_a_batch_lasts_longer_than_what_it_begins() -> None:
     assert jobs.START_BUDGET + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
 
 
-def test_a_record_that_hangs_is_cut_off(equip: Callable[..., Equipment]) -> None:
+def test_a_record_that_hangs_is_cut_off(equip: Callable[..., Resources]) -> None:
     @record(SessionStarted)
     def hang(session: Session, event: SessionStarted) -> Session:
         while event.session_id == "S1":
@@ -436,7 +436,7 @@ def test_a_record_that_hangs_is_cut_off(equip: Callable[..., Equipment]) -> None
 
 
 def test_records_that_are_slow_wait_for_jobs_of_their_own(
-    equip: Callable[..., Equipment], monkeypatch: pytest.MonkeyPatch
+    equip: Callable[..., Resources], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     equipment = equip()
     monkeypatch.setattr(jobs, "START_BUDGET", timedelta())
@@ -448,7 +448,7 @@ def test_records_that_are_slow_wait_for_jobs_of_their_own(
 
 
 def test_the_timeout_of_the_job_ends_it_and_not_only_the_asynchronous_handler_in_its_hands(
-    equip: Callable[..., Equipment],
+    equip: Callable[..., Resources],
 ) -> None:
     @on(SessionStarted)
     async def interrupted(event: SessionStarted, ctx: Context) -> None:
@@ -465,7 +465,7 @@ class PanicError(BaseException):
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), PanicError("broken"), asyncio.CancelledError()])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_handler_that_raises_more_than_an_error_does_not_take_the_worker_along(
-    equip: Callable[..., Equipment], raised: BaseException, *, asynchronous: bool
+    equip: Callable[..., Resources], raised: BaseException, *, asynchronous: bool
 ) -> None:
     @on(SessionStarted, name="leave")
     def leave(event: SessionStarted, ctx: Context) -> None:
@@ -481,7 +481,7 @@ def test_a_handler_that_raises_more_than_an_error_does_not_take_the_worker_along
     assert written(equipment) == ["started S1"]
 
 
-def test_a_handler_that_swallows_its_timeout_is_cut_off_again(equip: Callable[..., Equipment]) -> None:
+def test_a_handler_that_swallows_its_timeout_is_cut_off_again(equip: Callable[..., Resources]) -> None:
     cut_off: list[str] = []
 
     @on(SessionStarted)
@@ -498,7 +498,7 @@ def test_a_handler_that_swallows_its_timeout_is_cut_off_again(equip: Callable[..
 
 
 def test_a_database_without_our_tables_is_away_and_nobodys_death(
-    equip: Callable[..., Equipment], monkeypatch: pytest.MonkeyPatch
+    equip: Callable[..., Resources], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     equipment = equip()
     with equipment.engine.begin() as ledger:
@@ -518,7 +518,7 @@ def warn(event: SessionFeeIncurring, ctx: Context) -> None:
     ctx.push(session.user_id, title="Fee", body="soon", collapse_key=f"fee:{event.session_id}", payload={"a": "b"})
 
 
-def test_a_handler_with_a_queue_has_a_job_of_its_own(equip: Callable[..., Equipment]) -> None:
+def test_a_handler_with_a_queue_has_a_job_of_its_own(equip: Callable[..., Resources]) -> None:
     equipment = equip(warn)
     work(equipment, batch(said("SESSION_STARTED"), fee()))
     (job,) = queue("urgent", equipment.connection).jobs
@@ -531,7 +531,7 @@ def test_a_handler_with_a_queue_has_a_job_of_its_own(equip: Callable[..., Equipm
     assert (push.state, push.user_id, push.channel) == (PushState.SENT, "driver-1", "log")
 
 
-def test_a_run_that_wants_the_queue_its_batch_came_on_is_there_already(equip: Callable[..., Equipment]) -> None:
+def test_a_run_that_wants_the_queue_its_batch_came_on_is_there_already(equip: Callable[..., Resources]) -> None:
     equipment = equip(warn)
     work(equipment, batch(said("SESSION_STARTED")))
     work(equipment, replace(batch(fee()), queue="urgent"))
@@ -539,14 +539,14 @@ def test_a_run_that_wants_the_queue_its_batch_came_on_is_there_already(equip: Ca
     assert send_due(equipment) == 1
 
 
-def test_first_attempts_of_a_handler_share_a_job(equip: Callable[..., Equipment]) -> None:
+def test_first_attempts_of_a_handler_share_a_job(equip: Callable[..., Resources]) -> None:
     equipment = equip(warn)
     work(equipment, batch(*(fee(f"S{number}") for number in range(30))))
     (job,) = queue("urgent", equipment.connection).jobs
     assert len(job.args[1]) == 30
 
 
-def test_runs_that_wait_for_a_driver_come_back_together(equip: Callable[..., Equipment]) -> None:
+def test_runs_that_wait_for_a_driver_come_back_together(equip: Callable[..., Resources]) -> None:
     equipment = equip(warn)
     numbers = range(30)
     work(equipment, batch(*(fee(f"S{number}") for number in numbers)))
@@ -558,7 +558,7 @@ def test_runs_that_wait_for_a_driver_come_back_together(equip: Callable[..., Equ
         assert len(pushes.find(ledger)) == 30
 
 
-def test_a_warning_waits_for_its_driver_and_goes_as_soon_as_one_is_known(equip: Callable[..., Equipment]) -> None:
+def test_a_warning_waits_for_its_driver_and_goes_as_soon_as_one_is_known(equip: Callable[..., Resources]) -> None:
     equipment = equip(warn)
     warning = fee()
     work(equipment, batch(warning))
@@ -570,7 +570,7 @@ def test_a_warning_waits_for_its_driver_and_goes_as_soon_as_one_is_known(equip: 
 
 
 def test_a_run_whose_driver_became_known_while_it_was_made_waits_for_no_further_news(
-    equip: Callable[..., Equipment],
+    equip: Callable[..., Resources],
 ) -> None:
     @on(SessionFeeIncurring)
     def look_too_early(event: SessionFeeIncurring, ctx: Context) -> None:
@@ -590,7 +590,7 @@ def test_a_run_whose_driver_became_known_while_it_was_made_waits_for_no_further_
     assert outcomes(equipment, warning)["look_too_early"] is Outcome.DONE
 
 
-def test_a_run_whose_time_is_over_ends_moot_with_its_reason(equip: Callable[..., Equipment]) -> None:
+def test_a_run_whose_time_is_over_ends_moot_with_its_reason(equip: Callable[..., Resources]) -> None:
     equipment = equip(warn)
     warning = fee(in_minutes=-1)
     work(equipment, batch(warning))
@@ -604,7 +604,7 @@ def test_a_run_whose_time_is_over_ends_moot_with_its_reason(equip: Callable[...,
     assert row.state is DeliveryState.SETTLED
 
 
-def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..., Equipment]) -> None:
+def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..., Resources]) -> None:
     @on(SessionStarted)
     def never_mind(event: SessionStarted, ctx: Context) -> None:
         raise Moot("nothing to do")
@@ -626,7 +626,7 @@ def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..
     assert due_at > datetime.now(UTC) + timedelta(hours=23)
 
 
-def test_a_delivery_that_workers_died_of_gets_a_job_for_each_run(equip: Callable[..., Equipment]) -> None:
+def test_a_delivery_that_workers_died_of_gets_a_job_for_each_run(equip: Callable[..., Resources]) -> None:
     equipment = equip(note_start)
     work(equipment, batch(said("SESSION_STARTED"), isolated=True))
     assert written(equipment) == []
@@ -634,7 +634,7 @@ def test_a_delivery_that_workers_died_of_gets_a_job_for_each_run(equip: Callable
     assert written(equipment) == ["started S1"]
 
 
-def test_poison_is_buried_without_looking_into_it(equip: Callable[..., Equipment]) -> None:
+def test_poison_is_buried_without_looking_into_it(equip: Callable[..., Resources]) -> None:
     equipment = equip(note_start)
     run_post_commit(equipment, dead_letter_poison(equipment, batch(said("SESSION_STARTED"), poison=True)))
     assert outcomes(equipment, said("SESSION_STARTED")) == {WHOLE_DELIVERY: Outcome.DEAD}
@@ -643,7 +643,7 @@ def test_poison_is_buried_without_looking_into_it(equip: Callable[..., Equipment
     assert record_of(equipment) is None
 
 
-def test_an_attempt_is_made_by_one_worker_only(equip: Callable[..., Equipment]) -> None:
+def test_an_attempt_is_made_by_one_worker_only(equip: Callable[..., Resources]) -> None:
     equipment = equip(note_start)
     body = said("SESSION_STARTED")
     work(equipment, batch(body, isolated=True))
@@ -653,7 +653,7 @@ def test_an_attempt_is_made_by_one_worker_only(equip: Callable[..., Equipment]) 
     assert written(equipment) == ["started S1"]
 
 
-def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[..., Equipment]) -> None:
+def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[..., Resources]) -> None:
     body = said("SESSION_STARTED")
 
     @on(SessionStarted)
@@ -677,7 +677,7 @@ def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[.
     assert outcomes(equipment, body)["slow"] is Outcome.DONE
 
 
-def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(equip: Callable[..., Equipment]) -> None:
+def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(equip: Callable[..., Resources]) -> None:
     body = said("SESSION_STARTED")
     work(equip(note_start), batch(body, isolated=True))
     without = equip()
@@ -685,7 +685,7 @@ def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(equip: Callable[..., E
     assert outcomes(without, body)["note_start"] is Outcome.DEAD
 
 
-def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., Equipment]) -> None:
+def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., Resources]) -> None:
     equipment = equip()
     unreadable = delivery(b"read by a newer version")
     waiting = NewRun(
@@ -699,7 +699,7 @@ def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., E
     assert outcomes(equipment, unreadable.body)["session_record"] is Outcome.DEAD
 
 
-def test_the_clock_offers_a_run_again_whose_job_was_lost(equip: Callable[..., Equipment]) -> None:
+def test_the_clock_offers_a_run_again_whose_job_was_lost(equip: Callable[..., Resources]) -> None:
     equipment = equip(note_start)
     work(equipment, batch(said("SESSION_STARTED"), isolated=True))
     equipment.connection.flushall()

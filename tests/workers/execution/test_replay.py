@@ -10,7 +10,7 @@ from ingest.events import Event, SessionStarted
 from workers.execution.replay import plan_replay
 from workers.ledger.deliveries import DeliveryRow, RunRow
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
-from workers.loader import Plugins
+from workers.plugins import Plugins
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 STARTED = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "s", "timestamp": "2026-05-04T12:00:00Z"}}'

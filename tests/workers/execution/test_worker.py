@@ -21,11 +21,11 @@ from ingest.queue.queues import queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
+from workers.dev.valkey import server_binary
 from workers.execution.worker import PreloadedWorker
 from workers.ledger import sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
-from workers.valkey import server_binary
 
 ENVIRONMENT = {"PLUGSURFING_HMAC_CURRENT": "key", "LOG_FORMAT": "json"}
 OURS = ["-m", "workers.cli", "work"]

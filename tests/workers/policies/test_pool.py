@@ -10,7 +10,7 @@ import pytest
 from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat
-from workers.loader import load_plugins
+from workers.plugins import load_plugins
 from workers.policies.pool import PolicyProcessPool
 
 MODULE = "odd_policies"

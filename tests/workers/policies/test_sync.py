@@ -11,16 +11,16 @@ from handlers.kit.testing import DEFAULT_NOW
 from ingest.config.settings import load_settings
 from workers.drive.errors import DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
-from workers.equipment import Equipment
 from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.charging_keys import KeyRow
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.tables import metadata
-from workers.loader import Plugins, load_plugins
+from workers.plugins import Plugins, load_plugins
 from workers.policies import sync
 from workers.policies.cache import KEYS
 from workers.policies.sync import SyncBalances, SyncChargingKeys, sync_tasks
+from workers.resources import Resources
 
 DRIVE = {"drive_api_key": "a-key", "drive_balance_path": "/v1/users/{user_id}/balance"}
 
@@ -59,10 +59,10 @@ def clock(monkeypatch) -> list[datetime]:
 
 
 @pytest.fixture
-def equipment_on(database_url, tmp_path) -> Iterator[Callable[..., Equipment]]:
+def equipment_on(database_url, tmp_path) -> Iterator[Callable[..., Resources]]:
     engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
-    yield lambda **settings: Equipment(
+    yield lambda **settings: Resources(
         load_settings(data_dir=tmp_path, **{**DRIVE, **settings}), Plugins(()), engine, None, {}
     )
     engine.dispose()

@@ -13,7 +13,7 @@ from handlers.kit.channel import channel_plugins_of
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from workers.clock.push_sender import send_due
-from workers.loader import PluginError, load_plugins
+from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))

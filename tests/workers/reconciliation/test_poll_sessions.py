@@ -23,7 +23,7 @@ from ingest.simulator.drive.app import DRIVE_KEY, create_drive
 from ingest.simulator.drive.faults import DriveFaults, RequestCounter, read_rates
 from ingest.simulator.drive.state import DriveState, SessionState, state_from_scenario
 from ingest.simulator.scenarios import Participants, SimulatedEvent, build_scenario
-from workers.comparison import Comparison, compare
+from workers.dev.simulator_diff import Comparison, compare
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession

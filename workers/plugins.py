@@ -80,19 +80,19 @@ def load_plugins(settings: Settings) -> Plugins:
 
 @cache  # so that a process that loads before it forks has paid for its children
 def _load(named: tuple[str, ...]) -> Plugins:
-    modules = [*_modules("handlers", "the house"), *_installed(), *_named(named)]
+    modules = [*_modules("handlers", "the house"), *_from_entry_points(), *_from_settings(named)]
     modules = list(dict.fromkeys(modules))
     plugins = _checked([each for module in modules for each in _subscriptions(module)])
-    plugins = _with_offers(plugins, [offer for module in modules for offer in _offers(module)])
+    plugins = _add_channels(plugins, [offer for module in modules for offer in _offers(module)])
     return replace(plugins, policies=_in_order([policy for module in modules for policy in _policies(module)]))
 
 
-def _installed() -> Iterator[ModuleType]:
+def _from_entry_points() -> Iterator[ModuleType]:
     for entry_point in sorted(entry_points(group=ENTRY_POINTS), key=lambda each: (each.module, each.name)):
         yield from _modules(entry_point.module, f"The entry point {entry_point.name} of {ENTRY_POINTS}")
 
 
-def _named(names: Sequence[str]) -> Iterator[ModuleType]:
+def _from_settings(names: Sequence[str]) -> Iterator[ModuleType]:
     here = str(Path.cwd())
     if names and not {"", here} & set(sys.path):
         # A team keeps its plugins beside its .env. Last on the path, where they cannot hide an installed module.
@@ -117,11 +117,11 @@ def _imported(name: str, named_by: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             sentence = f"{named_by} names {name}, which is neither installed nor a file in {Path.cwd()}."
         else:
-            sentence = f"{_place(name, error)} cannot be loaded: {_cause(error)}."
+            sentence = f"{_error_location(name, error)} cannot be loaded: {_error_text(error)}."
         raise PluginError(sentence) from error
 
 
-def _place(name: str, error: BaseException) -> str:
+def _error_location(name: str, error: BaseException) -> str:
     """Say in which file, if possible on which line, the import of a plugin went wrong."""
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename not in {__file__, importlib.__file__} and not frame.filename.startswith("<frozen "):
@@ -140,7 +140,7 @@ def _file_of(name: str) -> str:
     return found.origin if found and found.origin else name
 
 
-def _cause(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     cause = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
     return cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1]}…"
 
@@ -190,7 +190,7 @@ def _checked(subscriptions: Sequence[Subscription]) -> Plugins:
     return Plugins(tuple(subscriptions))
 
 
-def _with_offers(plugins: Plugins, offers: Sequence[ChannelPlugin | DeviceRegistryPlugin]) -> Plugins:
+def _add_channels(plugins: Plugins, offers: Sequence[ChannelPlugin | DeviceRegistryPlugin]) -> Plugins:
     channels: dict[str, ChannelPlugin] = {}
     devices: DeviceRegistryPlugin | None = None
     for offer in offers:

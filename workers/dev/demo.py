@@ -35,7 +35,7 @@ LOOK_EVERY = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True)
-class Beat:
+class DemoStep:
     """Something to be told, how long ago it happened, and what a watcher should know about it."""
 
     name: str
@@ -44,20 +44,20 @@ class Beat:
 
 
 WARNED = (
-    Beat(STARTED, timedelta(minutes=95), "a driver plugs in"),
-    Beat(STARTED, timedelta(minutes=95), "the same bytes again"),
-    Beat(FEE_INCURRING, timedelta(minutes=2), "a fee is near"),
+    DemoStep(STARTED, timedelta(minutes=95), "a driver plugs in"),
+    DemoStep(STARTED, timedelta(minutes=95), "the same bytes again"),
+    DemoStep(FEE_INCURRING, timedelta(minutes=2), "a fee is near"),
 )
 OVER = (
-    Beat(UNKNOWN_EVENT, timedelta(minutes=1), "a word nobody knows"),
-    Beat(COMPLETE, timedelta(), "the session is over"),
-    Beat(STOPPED, timedelta(seconds=30), "late: it was before that"),
+    DemoStep(UNKNOWN_EVENT, timedelta(minutes=1), "a word nobody knows"),
+    DemoStep(COMPLETE, timedelta(), "the session is over"),
+    DemoStep(STOPPED, timedelta(seconds=30), "late: it was before that"),
 )
 TOLD = len({beat.name for beat in (*WARNED, *OVER)})
 
 
 @dataclass(frozen=True)
-class Sight:
+class DemoState:
     """What the ledger knows of the session at one moment."""
 
     session_id: str
@@ -78,7 +78,7 @@ class Sight:
         }
 
 
-async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sight:
+async def play(settings: Settings, url: str, say: Callable[[str], None]) -> DemoState:
     """Tell the session to the receiver at `url`, each answer in a line to `say`, and wait until all is done.
 
     Returns what was seen last: all its findings are true, or patience has ended.
@@ -92,7 +92,7 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sigh
     try:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE.total_seconds()) as client:
 
-            async def tell(beat: Beat) -> None:
+            async def tell(beat: DemoStep) -> None:
                 step = PlannedRequest(telling(beat.name, cast, now - beat.ago))
                 say(line(beat, await post(client, penmanship.request(step, at=datetime.now(UTC)))))
 
@@ -100,22 +100,22 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Sigh
             for beat in WARNED:
                 await tell(beat)
             # A session that is over needs no warning, so its end waits for the push.
-            await sight_of(engine, cast, lambda seen: any(push.state is PushState.SENT for push in seen.pushes))
+            await wait_for_state(engine, cast, lambda seen: any(push.state is PushState.SENT for push in seen.pushes))
             for beat in OVER:
                 await tell(beat)
-        return await sight_of(engine, cast, lambda seen: all(seen.findings().values()))
+        return await wait_for_state(engine, cast, lambda seen: all(seen.findings().values()))
     finally:
         engine.dispose()
 
 
-def line(beat: Beat, answer: Answer) -> str:
+def line(beat: DemoStep, answer: Answer) -> str:
     """Write one exchange on one line."""
     outcome = "known" if answer.duplicate else "kept" if answer.is_right else "not kept"
     took = f"{answer.took.total_seconds() * 1000:.0f} ms"
     return f"{beat.name:<21} → {answer.status or answer.problem} {outcome:<5} {took:>6}  {beat.remark}"
 
 
-async def sight_of(engine: Engine, cast: Participants, is_enough: Callable[[Sight], bool]) -> Sight:
+async def wait_for_state(engine: Engine, cast: Participants, is_enough: Callable[[DemoState], bool]) -> DemoState:
     """Look at the ledger until what is seen is enough, or patience ends."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE.total_seconds()
@@ -126,11 +126,11 @@ async def sight_of(engine: Engine, cast: Participants, is_enough: Callable[[Sigh
         await asyncio.sleep(LOOK_EVERY.total_seconds())
 
 
-def look(engine: Engine, cast: Participants) -> Sight:
+def look(engine: Engine, cast: Participants) -> DemoState:
     """Read what the ledger knows of the session."""
     with read_only(engine) as conn:
         session = sessions.get(conn, cast.session_id)
-        return Sight(
+        return DemoState(
             session_id=cast.session_id,
             status=session.status if session else None,
             deliveries=tuple(deliveries.find(conn, Filters(session_id=cast.session_id), None)),

@@ -5,19 +5,19 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 
-from workers.child import Child, Life
+from workers.dev.child_process import ChildProcess, ProcessSpec
 
 FIRST_PAUSE = timedelta(milliseconds=200)
 LONGEST_PAUSE = timedelta(seconds=5)
 
 # A child that ends by itself sooner than this has failed at its start.
-GROWN_UP = timedelta(seconds=5)
+STABLE_AFTER = timedelta(seconds=5)
 FAILED_STARTS = 5
 
 READY_WITHIN = timedelta(seconds=15)
 LOOK_EVERY = timedelta(milliseconds=50)
 
-OURSELVES = "dev"
+OWN_NAME = "dev"
 FAILED = 1
 # The exit code of our commands for wrong usage or settings: another start mends neither.
 WRONG_USAGE = 2
@@ -26,9 +26,9 @@ WRONG_USAGE = 2
 class ChildFailedError(Exception):
     """Raised when a child cannot be started; it says what the child said last."""
 
-    def __init__(self, child: Child, life: Life, exit_code: int) -> None:
+    def __init__(self, child: ProcessSpec, life: ChildProcess, exit_code: int) -> None:
         """Say what the exit code of the whole becomes."""
-        super().__init__(f"{child.name} does not start: {life.last_line or ended(exit_code)}")
+        super().__init__(f"{child.name} does not start: {life.last_line or exit_text(exit_code)}")
         self.exit_code = WRONG_USAGE if exit_code == WRONG_USAGE else FAILED
 
 
@@ -39,16 +39,16 @@ class Supervisor:
     """
 
     def __init__(
-        self, children: Sequence[Child], environment: Mapping[str, str], say: Callable[[str, str], None]
+        self, children: Sequence[ProcessSpec], environment: Mapping[str, str], say: Callable[[str, str], None]
     ) -> None:
         """Take the children in the order of their start; `say(name, line)` hears what they print and how they fare."""
         self._children = children
         self._environment = environment
         self._say = say
-        self._lives: dict[str, Life] = {}
+        self._lives: dict[str, ChildProcess] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def run(self, story: Callable[[], Awaitable[int | None]]) -> int:
+    async def run(self, scenario: Callable[[], Awaitable[int | None]]) -> int:
         """Keep the children until a signal asks for the end (0) or `story` returns an exit code.
 
         The story begins when all children have been started; without an exit code it lets them run on.
@@ -62,7 +62,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._asked_to_end)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks
             loop.add_signal_handler(signal.SIGHUP, self._asked_to_end)
-        self._start(self._begin(story))
+        self._start(self._start_all(scenario))
         try:
             return await self._verdict
         finally:
@@ -73,30 +73,30 @@ class Supervisor:
                 if child.name in self._lives:
                     await self._lives[child.name].end()
 
-    async def _begin(self, story: Callable[[], Awaitable[int | None]]) -> None:
+    async def _start_all(self, scenario: Callable[[], Awaitable[int | None]]) -> None:
         for child in self._children:
-            self._start(self._keep(child))
+            self._start(self._run_child(child))
             await self._until_ready(child)
-        exit_code = await story()
+        exit_code = await scenario()
         if exit_code is not None and not self._verdict.done():
             self._verdict.set_result(exit_code)
 
-    async def _keep(self, child: Child) -> None:
+    async def _run_child(self, child: ProcessSpec) -> None:
         failed_starts, pause = 0, FIRST_PAUSE
         while True:
-            life = self._lives[child.name] = Life(child, self._environment, self._say)
+            life = self._lives[child.name] = ChildProcess(child, self._environment, self._say)
             exit_code = await asyncio.shield(life.ended)
-            if life.age > GROWN_UP:
+            if life.age > STABLE_AFTER:
                 failed_starts, pause = 0, FIRST_PAUSE
             elif exit_code >= 0:  # not by a signal: someone who kills it wants to see it come back
                 failed_starts += 1
             if exit_code == WRONG_USAGE or failed_starts == FAILED_STARTS:
                 raise ChildFailedError(child, life, exit_code)
-            self._say(child.name, f"{ended(exit_code)}; started again in {pause.total_seconds():.1f} s")
+            self._say(child.name, f"{exit_text(exit_code)}; started again in {pause.total_seconds():.1f} s")
             await asyncio.sleep(pause.total_seconds())
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _until_ready(self, child: Child) -> None:
+    async def _until_ready(self, child: ProcessSpec) -> None:
         # One that is not ready in time is started again like any other, when it ends; the next ones can wait no longer.
         loop = asyncio.get_running_loop()
         deadline = loop.time() + READY_WITHIN.total_seconds()
@@ -119,14 +119,14 @@ class Supervisor:
 
     def _asked_to_end(self) -> None:
         if not self._verdict.done():
-            self._say(OURSELVES, "ending all, one after the other; a second Ctrl-C ends them at once")
+            self._say(OWN_NAME, "ending all, one after the other; a second Ctrl-C ends them at once")
             self._verdict.set_result(0)
             return
         for life in self._lives.values():
             life.kill()
 
 
-def ended(exit_code: int) -> str:
+def exit_text(exit_code: int) -> str:
     """Say how a process ended."""
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"

@@ -44,22 +44,22 @@ class Comparison:
         return sum(each.is_unknown for each in self.differences)
 
 
-def compare(truths: Iterable[SessionState], records: Mapping[str, Session]) -> Comparison:
+def compare(expected: Iterable[SessionState], records: Mapping[str, Session]) -> Comparison:
     """Compare user, status, start, stop and completion of every session that there is in truth."""
     differences: list[Difference] = []
     equal = healed = 0
-    for truth in truths:
+    for truth in expected:
         record = records.get(truth.session_id)
-        fields = () if record is None else differing(truth, record)
+        fields = () if record is None else differing_fields(truth, record)
         if record is None or fields:
             differences.append(Difference(truth.session_id, fields))
         else:
             equal += 1
-            healed += needed_drive(record)
+            healed += was_reconciled(record)
     return Comparison(equal, healed, tuple(differences))
 
 
-def differing(truth: SessionState, record: Session) -> tuple[str, ...]:
+def differing_fields(truth: SessionState, record: Session) -> tuple[str, ...]:
     """Name the fields in which a record is not true; a status may be an event's word for it, or the Drive API's."""
     found = [name for name, real in TIMES.items() if getattr(record, name) != getattr(truth, real)]
     if record.status not in {truth.status, truth.status_in_drive}:
@@ -69,6 +69,6 @@ def differing(truth: SessionState, record: Session) -> tuple[str, ...]:
     return tuple(found)
 
 
-def needed_drive(record: Session) -> bool:
+def was_reconciled(record: Session) -> bool:
     """Say whether a status of it was told by the Drive API alone."""
     return any("event" not in moment.sources for moment in record.statuses.values())

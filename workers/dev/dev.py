@@ -17,12 +17,19 @@ from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
 from ingest.simulator.authorization_requests import SOME_KEY, plugsurfing_request
 from ingest.simulator.curl import curl
-from workers import demo
-from workers.child import Child
-from workers.devfile import FILE_NAME, write_devfile
-from workers.household import CREDENTIALS, Household, children_of, environment_of, furnish, is_free
+from workers.dev import demo
+from workers.dev.child_process import ProcessSpec
+from workers.dev.env_file import FILE_NAME, write_devfile
+from workers.dev.environment import (
+    CREDENTIALS,
+    DevEnvironment,
+    build_environment,
+    environment_of,
+    is_free,
+    process_list,
+)
+from workers.dev.supervisor import ChildFailedError, Supervisor
 from workers.ledger.database.migrate import migrate
-from workers.supervisor import ChildFailedError, Supervisor
 
 LOCK_NAME = "dev.lock"
 CHILDREN_LOCK_NAME = "dev.children.lock"
@@ -42,15 +49,15 @@ def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends:
     with `ends` this is the end. Raises SettingsError, or OSError if a port is taken, before anything is started.
     """
     data_dir = load_settings().data_dir
-    with only_one(data_dir) as lock:
-        house = furnish(port)
+    with single_instance(data_dir) as lock:
+        house = build_environment(port)
         for wanted in ports_of(house.settings):
             if not is_free(house.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
         migrate(house.settings.database_url)
-        write_devfile(data_dir, house.made_up)
+        write_devfile(data_dir, house.generated)
         try:
-            return asyncio.run(run(house, children_of(house, lock), play, ends=ends))
+            return asyncio.run(run(house, process_list(house, lock), play, ends=ends))
         except ChildFailedError as error:
             click.secho(f"webhooks: {error}", err=True, fg="red")
             return error.exit_code
@@ -64,26 +71,26 @@ def ports_of(settings: Settings) -> tuple[int, ...]:
 
 
 async def run(
-    house: Household, children: Sequence[Child], play: Callable[[Settings, str], None] | None, *, ends: bool
+    house: DevEnvironment, children: Sequence[ProcessSpec], play: Callable[[Settings, str], None] | None, *, ends: bool
 ) -> int:
     """Keep the children running; once the door is open, say how to use the house, and play the demo."""
-    say = speaker([*(child.name for child in children), "demo"])
+    say = line_printer([*(child.name for child in children), "demo"])
 
     async def story() -> int | None:
         await asyncio.gather(until_open(house.url), until_open(house.authorize_url))
-        click.echo(welcome(house))
+        click.echo(banner(house))
         if play is None:
             return None
         seen = await demo.play(house.settings, house.url, lambda line: say("demo", line))
         play(house.settings, seen.session_id)
-        click.echo(verdict(seen.findings()))
+        click.echo(demo_summary(seen.findings()))
         return int(not all(seen.findings().values())) if ends else None
 
     return await Supervisor(children, environment_of(house), say).run(story)
 
 
 @contextmanager
-def only_one(data_dir: Path) -> Iterator[int]:
+def single_instance(data_dir: Path) -> Iterator[int]:
     """Keep the folder for one `dev` and its children; give the open file that they are to hold.
 
     Waits for one that is ending, and for the children of one that was killed. Raises SettingsError if they do not end.
@@ -129,7 +136,7 @@ async def until_open(url: str) -> None:
             await asyncio.sleep(LOOK_EVERY.total_seconds())
 
 
-def speaker(names: Sequence[str]) -> Callable[[str, str], None]:
+def line_printer(names: Sequence[str]) -> Callable[[str, str], None]:
     """Make what prints a line behind the name of who says it, each name in its colour if this is a terminal."""
     width = max(map(len, names))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
@@ -140,7 +147,7 @@ def speaker(names: Sequence[str]) -> Callable[[str, str], None]:
     return say
 
 
-def welcome(house: Household) -> str:
+def banner(house: DevEnvironment) -> str:
     """Write what a newcomer needs: where everything is, which keys there are, and what to type next."""
     shown = {line.name: line.effective for line in house.settings.describe_all()}
     places = {
@@ -149,7 +156,7 @@ def welcome(house: Household) -> str:
         "questions": f"{house.authorize_url}/plugsurfing/authorizations",
         "readiness": f"{house.url}/readyz",
         "dashboard": house.dashboard_url,
-        **({"devices": house.devices_url} if house.has_devices_door else {}),
+        **({"devices": house.devices_url} if house.serves_devices else {}),
         **({"drive api": f"{house.settings.drive_api_url}  (simulated)"} if house.has_own_drive else {}),
         "queues": shown["REDIS_URL"] + ("  (embedded Valkey)" if house.has_own_valkey else ""),
         "ledger": shown["DATABASE_URL"],
@@ -157,33 +164,33 @@ def welcome(house: Household) -> str:
     lines = ["", click.style("  Everything is up.", bold=True) + " Ctrl-C ends it, in order.", ""]
     lines += [f"    {click.style(f'{name:<10}', dim=True)} {place}" for name, place in places.items()]
     if house.kept:
-        file = nearby(house.settings.data_dir / FILE_NAME)
+        file = relative_path(house.settings.data_dir / FILE_NAME)
         lines += ["", f"  These are not set. They were made up, and are kept in {file}:", ""]
         lines += [f"    {name}={value}" for name, value in house.kept.items()]
-    webhooks = nearby(Path(sys.argv[0]))
+    webhooks = relative_path(Path(sys.argv[0]))
     lines += ["", "  In another terminal:", ""]
     lines += [
         f"    {click.style(f'{webhooks} {words}', fg='green')}" for words in ("send fee-warning", "deliveries", "ask")
     ]
-    if CREDENTIALS.upper() in house.made_up:
+    if CREDENTIALS.upper() in house.generated:
         lines += ["", "  Or ask as Plugsurfing does, whether a key may charge:", ""]
-        lines += [f"    {click.style(asked(house), fg='green')}"]
+        lines += [f"    {click.style(sample_request(house), fg='green')}"]
     return "\n".join([*lines, ""])
 
 
-def asked(house: Household) -> str:
+def sample_request(house: DevEnvironment) -> str:
     """Write a question at the charger, as a line for a shell."""
     question = plugsurfing_request(house.settings, {"key": SOME_KEY}, house.credentials)
     return curl(house.authorize_url, question)
 
 
-def verdict(findings: Mapping[str, bool]) -> str:
+def demo_summary(findings: Mapping[str, bool]) -> str:
     """Write what came true, and what did not."""
     marks = {True: click.style("✓", fg="green"), False: click.style("✗", fg="red")}
     return "\n".join([*(f"  {marks[is_true]} {finding}" for finding, is_true in findings.items()), ""])
 
 
-def nearby(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """Write a path as one would type it here."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))

@@ -7,7 +7,7 @@ from importlib import resources
 PLACE = re.compile(r"@(\w+)@")
 
 
-def units(values: Mapping[str, str]) -> dict[str, str]:
+def render_units(values: Mapping[str, str]) -> dict[str, str]:
     """Fill the units in, by their file names.
 
     The values: `webhooks` the command, `user`, `folder` with its `.env`, and where to listen: `address` and `lane`.

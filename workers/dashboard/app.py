@@ -16,7 +16,7 @@ from werkzeug.serving import make_server
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
-from workers.loopback import is_loopback
+from workers.net import is_loopback
 
 USERNAME = "webhooks"
 
@@ -49,24 +49,24 @@ def create_dashboard(settings: Settings) -> Flask:
     if password is None and settings.dashboard_username is not None:
         raise SettingsError("DASHBOARD_USERNAME is set without DASHBOARD_PASSWORD.")
     app: Flask = make_flask_app(
-        "workers.dashboard_config",
+        "workers.dashboard.rq_dashboard_patch",
         username=None if password is None else settings.dashboard_username or USERNAME,
         password=None if password is None else password.get_secret_value(),
         url_prefix="",
     )
     app.config["RQ_DASHBOARD_REDIS_URL"] = settings.require_redis()
-    app.register_error_handler(RedisError, redis_is_away)
+    app.register_error_handler(RedisError, redis_unavailable)
     for error in (DeserializationError, JSONDecodeError, UnicodeDecodeError):
-        app.register_error_handler(error, is_not_json)
+        app.register_error_handler(error, undecodable_job)
     setup_rq_connection(app)
     return app
 
 
-def redis_is_away(_error: Exception) -> tuple[str, int]:
+def redis_unavailable(_error: Exception) -> tuple[str, int]:
     """Answer while Redis cannot be reached; the page asks again by itself."""
     return "Redis cannot be reached.", 503
 
 
-def is_not_json(_error: Exception) -> tuple[str, int]:
+def undecodable_job(_error: Exception) -> tuple[str, int]:
     """Answer where a job holds what none of our processes has written; it is not read in any other way."""
     return "There is a job that is not JSON.", 502

@@ -22,13 +22,13 @@ LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
-class Child:
+class ProcessSpec:
     """A program that is to be running."""
 
     name: str
     command: tuple[str, ...]
     #: How long it may take to end after SIGTERM before it is killed.
-    patience: timedelta = timedelta(seconds=15)
+    stop_timeout: timedelta = timedelta(seconds=15)
     #: The children after it are started once this says so.
     is_ready: Callable[[], bool] = lambda: True
     #: Where it writes what it has to say, if that is a file.
@@ -37,10 +37,10 @@ class Child:
     held_files: tuple[int, ...] = ()
 
 
-class Life:
+class ChildProcess:
     """One process of a child, from its start to its end. Needs a running event loop."""
 
-    def __init__(self, child: Child, environment: Mapping[str, str], say: Callable[[str, str], None]) -> None:
+    def __init__(self, child: ProcessSpec, environment: Mapping[str, str], say: Callable[[str, str], None]) -> None:
         """Start the process; each line that it prints goes to `say`, with the child's name."""
         self._child = child
         self._say = say
@@ -59,7 +59,7 @@ class Life:
                 env=environment,
                 pass_fds=child.held_files,
                 process_group=0,  # so that a Ctrl-C in the terminal reaches us alone, and we end the children in order
-                preexec_fn=partial(end_with, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509  two system calls, no lock
+                preexec_fn=partial(set_parent_death_signal, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509  two system calls, no lock
             )
         finally:
             os.close(write_end)
@@ -92,9 +92,9 @@ class Life:
         """Ask the process to end and wait until it has; kill it when that takes too long."""
         if not self.ended.done():
             self._process.terminate()
-            await asyncio.wait([self.ended], timeout=self._child.patience.total_seconds())
+            await asyncio.wait([self.ended], timeout=self._child.stop_timeout.total_seconds())
         if not self.ended.done():
-            self._say(self._child.name, f"has not ended within {self._child.patience.total_seconds():g} s: killed")
+            self._say(self._child.name, f"has not ended within {self._child.stop_timeout.total_seconds():g} s: killed")
         self.kill()
         await self.ended
         self._close()
@@ -136,7 +136,7 @@ class Life:
             self._pipe = -1
 
 
-def end_with(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
+def set_parent_death_signal(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Have the kernel end this process, just forked, with a signal as soon as its parent dies, even by kill -9.
 
     Linux only: elsewhere the children of a parent that was killed have to be ended by hand.

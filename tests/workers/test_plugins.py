@@ -7,7 +7,7 @@ import pytest
 import handlers
 from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, SessionComplete, SessionEvent, SessionFeeIncurring
-from workers.loader import PluginError, load_plugins
+from workers.plugins import PluginError, load_plugins
 
 PLUGIN = """
 from handlers import on

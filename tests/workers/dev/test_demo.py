@@ -9,8 +9,8 @@ from ingest.simulator.faults import PlannedRequest
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice
 from ingest.simulator.scenarios import Participants, telling
 from ingest.simulator.sender import Answer
-from workers import demo
-from workers.demo import OVER, WARNED, Sight, line, sight_of
+from workers.dev import demo
+from workers.dev.demo import OVER, WARNED, DemoState, line, wait_for_state
 from workers.ledger.deliveries import DeliveryRow
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import DeliveryState, PushState
@@ -28,7 +28,7 @@ def push(state: PushState) -> PushRow:
     return PushRow(**dict.fromkeys(PushRow.__dataclass_fields__) | {"state": state})
 
 
-GOOD = Sight(
+GOOD = DemoState(
     session_id=CAST.session_id,
     status="COMPLETE",
     deliveries=tuple(
@@ -39,7 +39,7 @@ GOOD = Sight(
 )
 
 
-def untrue(sight: Sight) -> list[str]:
+def untrue(sight: DemoState) -> list[str]:
     return [finding for finding, is_true in sight.findings().items() if not is_true]
 
 
@@ -77,7 +77,7 @@ def test_patience_ends_and_says_what_was_seen_last(monkeypatch):
     monkeypatch.setattr(demo, "PATIENCE", timedelta(milliseconds=50))
     monkeypatch.setattr(demo, "LOOK_EVERY", timedelta(milliseconds=10))
     monkeypatch.setattr(demo, "look", lambda _engine, _cast: GOOD)
-    assert asyncio.run(sight_of(None, CAST, lambda _: False)) is GOOD
+    assert asyncio.run(wait_for_state(None, CAST, lambda _: False)) is GOOD
 
 
 @pytest.mark.parametrize(

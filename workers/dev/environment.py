@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ingest.config.settings import KEYS, Settings, load_settings
-from workers.child import Child
-from workers.devfile import read_devfile
-from workers.loopback import is_loopback
-from workers.valkey import LOOPBACK, valkey
+from workers.dev.child_process import ProcessSpec
+from workers.dev.env_file import read_devfile
+from workers.dev.valkey import LOOPBACK, valkey
+from workers.net import is_loopback
 
 AUTHORIZE_AFTER = 1
 DASHBOARD_AFTER = 2
@@ -22,7 +22,7 @@ DRIVE_AFTER = 5
 CREDENTIALS = "authorize_credentials"
 
 # Against a simulated Drive API nobody should have to wait for what may take hours in earnest.
-IN_A_HURRY = {
+FAST_RECONCILE = {
     "RECONCILE_AFTER": "20s",
     "RECONCILE_LONGEST": "5m",
     "RECONCILE_PER_MINUTE": "2000",
@@ -35,12 +35,12 @@ GRACE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True)
-class Household:
+class DevEnvironment:
     """Settings, and which of them nobody gave."""
 
     settings: Settings
     #: By the name of the setting: for the children's environment, and for the file beside the data.
-    made_up: Mapping[str, str]
+    generated: Mapping[str, str]
 
     @property
     def credentials(self) -> str:
@@ -52,17 +52,17 @@ class Household:
     def kept(self) -> Mapping[str, str]:
         """What is the same the next time: who was told it shall not have to be told again."""
         names = {*KEYS, CREDENTIALS}
-        return {name: value for name, value in self.made_up.items() if name.lower() in names}
+        return {name: value for name, value in self.generated.items() if name.lower() in names}
 
     @property
     def has_own_valkey(self) -> bool:
         """Whether the queues are in a Valkey of its own."""
-        return "REDIS_URL" in self.made_up
+        return "REDIS_URL" in self.generated
 
     @property
     def has_own_drive(self) -> bool:
         """Whether the Drive API is simulated."""
-        return "DRIVE_API_KEY" in self.made_up
+        return "DRIVE_API_KEY" in self.generated
 
     @property
     def url(self) -> str:
@@ -75,7 +75,7 @@ class Household:
         return f"http://{reachable(self.settings.host)}:{self.settings.authorize_port}"
 
     @property
-    def has_devices_door(self) -> bool:
+    def serves_devices(self) -> bool:
         """Whether apps may register devices: not from outside without a token."""
         return is_loopback(self.settings.host) or self.settings.admin_token is not None
 
@@ -90,7 +90,7 @@ class Household:
         return f"http://{reachable(self.settings.host)}:{self.settings.dashboard_port}"
 
 
-def furnish(port: int | None) -> Household:
+def build_environment(port: int | None) -> DevEnvironment:
     """Keep what is set and make up the rest: keys are the same as the last time. Raises SettingsError."""
     given = load_settings()
     known = read_devfile(given.data_dir)
@@ -114,7 +114,7 @@ def furnish(port: int | None) -> Household:
         made_up |= simulated_drive(given, free_port(port + DRIVE_AFTER))
     settings = load_settings(**{name.lower(): value for name, value in made_up.items()})
     settings.require_signing()
-    return Household(settings, made_up)
+    return DevEnvironment(settings, made_up)
 
 
 def simulated_drive(given: Settings, port: int) -> dict[str, str]:
@@ -125,7 +125,7 @@ def simulated_drive(given: Settings, port: int) -> dict[str, str]:
         "ROAM_OCPI_URL": f"http://{LOOPBACK}:{port}/ocpi/2.2.1/tokens",
         "ROAM_OCPI_TOKEN": secrets.token_hex(16),
     }
-    made_up |= {name: value for name, value in IN_A_HURRY.items() if name.lower() not in given.model_fields_set}
+    made_up |= {name: value for name, value in FAST_RECONCILE.items() if name.lower() not in given.model_fields_set}
     if given.drive_balance_path is None:
         made_up["DRIVE_BALANCE_PATH"] = "/v1/users/{user_id}/balance"
     if given.roam_ocpi_url is not None or given.roam_ocpi_token is not None:  # not ours
@@ -133,40 +133,40 @@ def simulated_drive(given: Settings, port: int) -> dict[str, str]:
     return made_up
 
 
-def children_of(house: Household, lock: int) -> list[Child]:
+def process_list(env: DevEnvironment, lock: int) -> list[ProcessSpec]:
     """List the children in the order of their start; they end the other way round, the door first.
 
     All hold the lock: not even after a kill -9 of `dev` does the next one open files that they have not closed.
     """
-    work_ends_within = house.settings.handler_timeout + GRACE  # it finishes the job in its hands
+    work_ends_within = env.settings.handler_timeout + GRACE  # it finishes the job in its hands
     children = [
-        *([ours("drive", lock, "simulate")] if house.has_own_drive else []),
-        ours("work", lock, patience=work_ends_within),
-        ours("dashboard", lock),
-        ours("clock", lock),
-        *([ours("devices", lock, "serve")] if house.has_devices_door else []),
-        ours("authorize", lock),
-        ours("serve", lock),
+        *([own_process("drive", lock, "simulate")] if env.has_own_drive else []),
+        own_process("work", lock, patience=work_ends_within),
+        own_process("dashboard", lock),
+        own_process("clock", lock),
+        *([own_process("devices", lock, "serve")] if env.serves_devices else []),
+        own_process("authorize", lock),
+        own_process("serve", lock),
     ]
-    if house.has_own_valkey:
-        port = int(house.made_up["REDIS_URL"].rpartition(":")[2])
-        return [valkey(port, house.settings.data_dir / "valkey", held_files=(lock,)), *children]
+    if env.has_own_valkey:
+        port = int(env.generated["REDIS_URL"].rpartition(":")[2])
+        return [valkey(port, env.settings.data_dir / "valkey", held_files=(lock,)), *children]
     return children
 
 
-def ours(command: str, lock: int, *words: str, patience: timedelta = GRACE) -> Child:
+def own_process(command: str, lock: int, *words: str, patience: timedelta = GRACE) -> ProcessSpec:
     """Describe one of our own process types."""
     # -P: a folder here that happens to be called like one of our packages must not be taken for it.
     line = (sys.executable, "-P", "-m", "workers.cli", command, *words)
-    return Child(command, line, patience, held_files=(lock,))
+    return ProcessSpec(command, line, patience, held_files=(lock,))
 
 
-def environment_of(house: Household) -> dict[str, str]:
+def environment_of(env: DevEnvironment) -> dict[str, str]:
     """Tell the children what was made up, and that people are reading what they print."""
     for_people = {"LOG_FORMAT": os.environ.get("LOG_FORMAT") or "console", "PYTHONUNBUFFERED": "1"}
     if sys.stdout.isatty():
         for_people["FORCE_COLOR"] = os.environ.get("FORCE_COLOR") or "1"
-    return dict(os.environ) | {"DATA_DIR": str(house.settings.data_dir)} | dict(house.made_up) | for_people
+    return dict(os.environ) | {"DATA_DIR": str(env.settings.data_dir)} | dict(env.generated) | for_people
 
 
 def is_free(host: str, port: int) -> bool:

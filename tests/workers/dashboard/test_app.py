@@ -19,8 +19,8 @@ from rq.serializers import JSONSerializer
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis, queue
-from workers.dashboard import create_dashboard, is_loopback
-from workers.dashboard_config import client_of
+from workers.dashboard.app import create_dashboard, is_loopback
+from workers.dashboard.rq_dashboard_patch import client_of
 
 WORKER = """
 import sys
@@ -208,7 +208,7 @@ def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_p
         "DASHBOARD_PASSWORD": "open sesame",
         "PLUGSURFING_HMAC_CURRENT": "the-current-key",
     }
-    code = "from ingest.config.settings import load_settings; from workers.dashboard import dashboard; dashboard(load_settings())"
+    code = "from ingest.config.settings import load_settings; from workers.dashboard.app import dashboard; dashboard(load_settings())"
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
     with closing(process.stderr), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         assert "dashboard.started" in process.stderr.readline()

@@ -31,7 +31,7 @@ def write_devfile(data_dir: Path, values: Mapping[str, str]) -> None:
     new.replace(data_dir / FILE_NAME)
 
 
-def settings_beside_dev() -> Settings:
+def settings_with_dev_defaults() -> Settings:
     """Load the settings of a command that may be run beside `webhooks dev`: what is not set is taken from its file.
 
     Not for `serve`, which must refuse to start without a key of its own. Raises SettingsError as load_settings does.

@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 
 from ingest.config.settings import Settings, load_settings
 from workers.ledger.database.engine import create_ledger_engine
-from workers.loader import Plugins, load_plugins
+from workers.plugins import Plugins, load_plugins
 from workers.push.registry import Channels, open_channels
 
 
 @dataclass(frozen=True)
-class Equipment:
+class Resources:
     """Everything that a job may touch."""
 
     settings: Settings
@@ -24,7 +24,7 @@ class Equipment:
     channels: Channels
 
 
-def equip(connection: redis.Redis | None = None) -> Equipment:
+def open_resources(connection: redis.Redis | None = None) -> Resources:
     """Gather what the current RQ job works with; a process outside of a job names its own connection to Redis."""
     settings, plugins = preload()
     if connection is None:
@@ -32,7 +32,7 @@ def equip(connection: redis.Redis | None = None) -> Equipment:
         if job is None:
             raise RuntimeError("outside of an RQ job, equip() needs a connection")
         connection = job.connection
-    return Equipment(settings, plugins, open_once(), connection, open_channels(settings, plugins.channels))
+    return Resources(settings, plugins, shared_engine(), connection, open_channels(settings, plugins.channels))
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def preload() -> tuple[Settings, Plugins]:
 
 
 @functools.cache
-def open_once() -> Engine:
+def shared_engine() -> Engine:
     """Make the engine: once, so that what a worker's ledger has rehearsed before it forks is known after it."""
     settings, _ = preload()
     return create_ledger_engine(settings.database_url)

@@ -1,0 +1,1 @@
+"""The dashboard: rq-dashboard behind a login."""

@@ -1,0 +1,1 @@
+"""`webhooks dev`: all process types in one terminal."""

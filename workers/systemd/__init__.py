@@ -1,0 +1,1 @@
+"""Units for systemd, rendered for one machine."""
