@@ -9,61 +9,71 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class Entry:
+class CommandRef:
     """Where a command lives, and the sentence that `webhooks --help` says about it."""
 
     home: str
     sentence: str
 
 
-SECTIONS: dict[str, dict[str, Entry]] = {
+SECTIONS: dict[str, dict[str, CommandRef]] = {
     "Start here": {
-        "dev": Entry("workers.commands.dev:dev", "Run everything in this terminal; --demo plays one charging session."),
-        "send": Entry("workers.commands.send:send", "Play Plugsurfing: sign events and send them."),
-        "ask": Entry("workers.commands.ask:ask", "Play Plugsurfing at the charger: ask whether a key may charge."),
-        "check": Entry("workers.commands.check:check", "Say what works and what would fail: settings, stores, keys."),
+        "dev": CommandRef(
+            "workers.commands.dev:dev", "Run everything in this terminal; --demo plays one charging session."
+        ),
+        "send": CommandRef("workers.commands.send:send", "Play Plugsurfing: sign events and send them."),
+        "ask": CommandRef("workers.commands.ask:ask", "Play Plugsurfing at the charger: ask whether a key may charge."),
+        "check": CommandRef(
+            "workers.commands.check.command:check", "Say what works and what would fail: settings, stores, keys."
+        ),
     },
     "See what came": {
-        "deliveries": Entry("workers.commands.look:deliveries", "List deliveries and what became of them."),
-        "show": Entry("workers.commands.show:show", "Show one delivery with its raw body."),
-        "session": Entry("workers.commands.session:session", "Show one charging session and its timeline."),
-        "cdrs": Entry("workers.commands.cdrs:cdrs", "List charging records and what they come to; export them."),
-        "pushes": Entry("workers.commands.look:pushes", "List what was sent to drivers."),
-        "authorizations": Entry(
+        "deliveries": CommandRef("workers.commands.lists:deliveries", "List deliveries and what became of them."),
+        "show": CommandRef("workers.commands.show:show", "Show one delivery with its raw body."),
+        "session": CommandRef("workers.commands.session:session", "Show one charging session and its timeline."),
+        "cdrs": CommandRef("workers.commands.cdrs:cdrs", "List charging records and what they come to; export them."),
+        "pushes": CommandRef("workers.commands.lists:pushes", "List what was sent to drivers."),
+        "authorizations": CommandRef(
             "workers.commands.authorizations:authorizations", "List what was decided at the charger, and why."
         ),
-        "devices": Entry(
+        "devices": CommandRef(
             "workers.commands.devices:devices", "List, add and remove drivers' devices, or serve the app."
         ),
-        "drive": Entry("workers.commands.drive:drive", "Ask the Drive API; change fleets, push tokens."),
-        "handlers": Entry("workers.commands.look:handlers", "List what handles what, and who decides at the charger."),
+        "drive": CommandRef("workers.commands.drive:drive", "Ask the Drive API; change fleets, push tokens."),
+        "handlers": CommandRef(
+            "workers.commands.lists:handlers", "List what handles what, and who decides at the charger."
+        ),
     },
     "Put things right": {
-        "alerts": Entry("workers.commands.alerts:alerts", "List what somebody should look at; resolve, test."),
-        "dead": Entry("workers.commands.look:dead", "List dead letters: what failed for good, and why."),
-        "replay": Entry("workers.commands.act:replay", "Run handlers again on deliveries that came before."),
-        "quarantine": Entry("workers.commands.quarantine:quarantine", "List what failed verification."),
-        "reverify": Entry("workers.commands.quarantine:reverify", "Verify it again and let in what passes."),
-        "keys": Entry("workers.commands.keys:keys", "Say which key matched last, and whether one can go."),
+        "alerts": CommandRef("workers.commands.alerts:alerts", "List what somebody should look at; resolve, test."),
+        "dead": CommandRef("workers.commands.lists:dead", "List dead letters: what failed for good, and why."),
+        "replay": CommandRef("workers.commands.replay:replay", "Run handlers again on deliveries that came before."),
+        "quarantine": CommandRef("workers.commands.quarantine:quarantine", "List what failed verification."),
+        "reverify": CommandRef("workers.commands.quarantine:reverify", "Verify it again and let in what passes."),
+        "keys": CommandRef("workers.commands.keys:keys", "Say which key matched last, and whether one can go."),
     },
     "Processes": {
-        "serve": Entry("workers.commands.processes:serve", "Take events and CDRs in over HTTP."),
-        "authorize": Entry("workers.commands.authorize:authorize", "Answer the question at the charger over HTTP."),
-        "work": Entry("workers.commands.processes:work", "Take deliveries off the queues and run handlers."),
-        "clock": Entry("workers.commands.processes:clock", "Put due and lost work back on its queue."),
-        "dashboard": Entry("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),
-        "migrate": Entry("workers.commands.processes:migrate", "Bring the database to this version's tables."),
-        "systemd": Entry("workers.commands.systemd:systemd", "Write units that keep the door open over a restart."),
-        "openapi": Entry("workers.commands.openapi:openapi", "Print what `authorize` and `devices serve` answer."),
+        "serve": CommandRef("workers.commands.processes:serve", "Take events and CDRs in over HTTP."),
+        "authorize": CommandRef(
+            "workers.commands.authorize:authorize", "Answer the question at the charger over HTTP."
+        ),
+        "work": CommandRef("workers.commands.processes:work", "Take deliveries off the queues and run handlers."),
+        "clock": CommandRef("workers.commands.processes:clock", "Put due and lost work back on its queue."),
+        "dashboard": CommandRef("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),
+        "migrate": CommandRef("workers.commands.processes:migrate", "Bring the database to this version's tables."),
+        "systemd": CommandRef(
+            "workers.commands.systemd:systemd", "Write units that keep the door open over a restart."
+        ),
+        "openapi": CommandRef("workers.commands.openapi:openapi", "Print what `authorize` and `devices serve` answer."),
     },
     "Measure": {
-        "bench": Entry("workers.commands.bench:bench", "Measure speed side by side with its rivals."),
+        "bench": CommandRef("workers.commands.bench:bench", "Measure speed side by side with its rivals."),
     },
 }
-COMMANDS: dict[str, Entry] = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+COMMANDS: dict[str, CommandRef] = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
-class Commands(click.Group):
+class LazyGroup(click.Group):
     """The group of all commands, which says in one sentence what went wrong and never shows a traceback for it."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
@@ -93,20 +103,20 @@ class Commands(click.Group):
             raise click.exceptions.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # `| head` has seen enough; click ends quietly
-        except expected() as error:
-            from workers.commands.failures import Failure  # noqa: PLC0415  only when something failed
+        except expected_errors() as error:
+            from workers.commands.errors import Failure  # noqa: PLC0415  only when something failed
 
             raise Failure.of(error) from error
 
 
-def expected() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[Exception], ...]:
     """Name what can go wrong outside this program; asked, and imported, only when something has."""
-    from workers.commands.failures import EXPECTED  # noqa: PLC0415  it knows every store's driver
+    from workers.commands.errors import EXPECTED  # noqa: PLC0415  it knows every store's driver
 
     return EXPECTED
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="plugsurfing-webhooks", prog_name="webhooks")
 def main() -> None:
     """Receive Plugsurfing's webhooks: keep every event before answering, and act on it in time.

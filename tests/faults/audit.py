@@ -29,8 +29,8 @@ from ingest.wire.envelope import Kind
 from tests.faults.effects import effects
 from tests.faults.load import delivery_id
 from tests.faults.stage import Stage, wait_until
-from workers.commands.checkup import Standing
-from workers.commands.deepcheck import examine_deeply
+from workers.commands.check.basics import CheckStatus
+from workers.commands.check.consistency import check_consistency
 from workers.ledger import sessions
 from workers.ledger.database.engine import read_only
 from workers.ledger.states import DeliveryState, PushState
@@ -163,7 +163,9 @@ def _found_by_the_command(stage: Stage) -> list[str]:
             handler_modules="tests.faults.effects",
         )
         found |= {
-            each.sentence for each in examine_deeply(settings, rollout=timedelta()) if each.standing is not Standing.OK
+            each.sentence
+            for each in check_consistency(settings, rollout=timedelta())
+            if each.standing is not CheckStatus.OK
         }
     return sorted(found)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from workers.bench.authorize import Extent, Situation, authorize
-from workers.bench.load import Load, Order, bodies, request
+from workers.bench.authorize import Scale, Scenario, authorize
+from workers.bench.harness import Harness, isolated_environment
+from workers.bench.http_load import Load, LoadSpec, bodies, request
 from workers.bench.process import BenchFailed
 from workers.bench.report import Column, Row, add_ratios, p99
-from workers.bench.stage import Stage, alone
 
 PATIENCE = 120
 WEBHOOKS = "from workers.cli import main; main()"
@@ -88,7 +88,7 @@ def test_a_request_is_whole():
 
 
 def test_answers_that_are_no_200_are_counted_by_status():
-    load = Load(Order("http://localhost:1/", "key", "seed", count=3, seconds=60))
+    load = Load(LoadSpec("http://localhost:1/", "key", "seed", count=3, seconds=60))
     for status in (b"200", b"503", b"503"):
         load.answered(status, time.perf_counter())
     seen = load.seen()
@@ -98,7 +98,7 @@ def test_answers_that_are_no_200_are_counted_by_status():
 
 
 def test_a_load_ends_when_its_requests_are_used_up():
-    load = Load(Order("http://localhost:1/", "key", "seed", count=2, seconds=60))
+    load = Load(LoadSpec("http://localhost:1/", "key", "seed", count=2, seconds=60))
     assert [load.next() is None for _ in range(3)] == [False, False, True]
 
 
@@ -119,14 +119,14 @@ def test_of_a_hundred_values_one_may_be_above(values, found):
 
 
 def test_a_process_that_fails_is_reported_with_its_last_words():
-    with Stage() as stage:
+    with Harness() as stage:
         process = stage.python("-c", "raise SystemExit('no such luck')", name="unlucky", environment={})
         with pytest.raises(BenchFailed, match="no such luck"):
             process.finish(10)
 
 
 def test_a_stage_leaves_neither_processes_nor_files_behind():
-    with Stage() as stage:
+    with Harness() as stage:
         process = stage.python("-c", "import time; time.sleep(600)", name="sleeper", environment={})
         folder = stage.folder
         assert process.is_running
@@ -141,8 +141,8 @@ def test_warn_prints_how_soon_drivers_were_warned_on_both_databases(tmp_path):
 
 
 def test_authorize_asks_drivers_questions_and_hears_what_it_shall():
-    with alone():
-        report = authorize(Extent([Situation.IDLE, Situation.HANGING], 1, 0.3, 10), None, Progress(disable=True))
+    with isolated_environment():
+        report = authorize(Scale([Scenario.IDLE, Scenario.HANGING], 1, 0.3, 10), None, Progress(disable=True))
     assert len(report.rows) == 2
     assert all(row.samples["rate"][0] > 0 for row in report.rows)
     assert not [row.remarks for row in report.rows if row.remarks]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from rich.progress import Progress
 
-from workers.bench.everything import PATH
-from workers.bench.load import Order
+from workers.bench.baselines import KEY_VARIABLE, REDIS_VARIABLE
+from workers.bench.harness import HOST, KEY, Harness, free_port, resident_mib, seen, wait_for_http
+from workers.bench.http_load import LoadSpec
+from workers.bench.pipeline import PATH
 from workers.bench.process import Process
 from workers.bench.report import Column, Report, Row, add_ratios
-from workers.bench.rivals import KEY_VARIABLE, REDIS_VARIABLE
-from workers.bench.stage import HOST, KEY, Stage, free_port, resident_mib, seen, wait_for_http
 
 CONNECTIONS = 64
 # More than any door here can answer; a load that runs out of requests ends early and is still measured right.
@@ -32,27 +32,27 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Target:
     """A door: its name in the table, and how to open it on a stage."""
 
     name: str
-    open: Callable[[Stage], tuple[Process, int]]
+    open: Callable[[Harness], tuple[Process, int]]
 
 
 def accept(runs: int, seconds: float, progress: Progress) -> Report:
     """Measure every door in turn, `runs` times."""
     contestants = (
-        Contestant("empty Starlette 200", _empty),
-        Contestant("usual recipe: enqueue per request", _usual),
-        Contestant("webhooks serve", _serve),
-        Contestant("webhooks serve, a worker beside it", _serve_and_work),
+        Target("empty Starlette 200", _empty),
+        Target("usual recipe: enqueue per request", _usual),
+        Target("webhooks serve", _serve),
+        Target("webhooks serve, a worker beside it", _serve_and_work),
     )
     rows = [Row(contestant.name) for contestant in contestants]
     task = progress.add_task("accept", total=runs * len(rows))
     for run in range(runs):
         for contestant, row in zip(contestants, rows, strict=True):
             progress.update(task, description=f"accept: {contestant.name}")
-            with Stage() as stage:
+            with Harness() as stage:
                 process, port = contestant.open(stage)
                 ordered = order(port, run, seconds)
                 saw = seen(stage.load(ordered), ordered)
@@ -69,9 +69,9 @@ def accept(runs: int, seconds: float, progress: Progress) -> Report:
     )
 
 
-def order(port: int, run: int, seconds: float) -> Order:
+def order(port: int, run: int, seconds: float) -> LoadSpec:
     """Order a load of this bench's kind."""
-    return Order(
+    return LoadSpec(
         url=f"http://{HOST}:{port}{PATH}",
         key=KEY,
         seed=f"run{run}",
@@ -82,30 +82,30 @@ def order(port: int, run: int, seconds: float) -> Order:
     )
 
 
-def _empty(stage: Stage) -> tuple[Process, int]:
+def _empty(stage: Harness) -> tuple[Process, int]:
     return _uvicorn(stage, "empty", {})
 
 
-def _usual(stage: Stage) -> tuple[Process, int]:
+def _usual(stage: Harness) -> tuple[Process, int]:
     return _uvicorn(stage, "usual_recipe", {REDIS_VARIABLE: stage.valkey(fsync="always"), KEY_VARIABLE: KEY})
 
 
-def _serve(stage: Stage) -> tuple[Process, int]:
+def _serve(stage: Harness) -> tuple[Process, int]:
     stage.valkey(fsync="everysec")
     return stage.serve()
 
 
-def _serve_and_work(stage: Stage) -> tuple[Process, int]:
+def _serve_and_work(stage: Harness) -> tuple[Process, int]:
     stage.valkey(fsync="everysec")
     stage.work()
     return stage.serve()
 
 
-def _uvicorn(stage: Stage, app: str, environment: dict[str, str]) -> tuple[Process, int]:
+def _uvicorn(stage: Harness, app: str, environment: dict[str, str]) -> tuple[Process, int]:
     port = free_port()
     options = ("--factory", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
     process = stage.python(
-        *("-m", "uvicorn", f"workers.bench.rivals:{app}", *options, "--host", HOST, "--port", str(port)),
+        *("-m", "uvicorn", f"workers.bench.baselines:{app}", *options, "--host", HOST, "--port", str(port)),
         name=app,
         environment=environment,
     )

@@ -15,12 +15,12 @@ from rich.progress import Progress
 from workers.bench.accept import MOST_PER_SECOND
 from workers.bench.databases import POSTGRESQL, SQLITE
 from workers.bench.drivers import LISTED, put_drivers
-from workers.bench.everything import PATH
-from workers.bench.load import Order
+from workers.bench.harness import HOST, KEY, PATIENCE_S, WEBHOOKS, Harness, free_port, seen, wait_until
+from workers.bench.http_load import LoadSpec
+from workers.bench.pipeline import PATH
 from workers.bench.process import Process
-from workers.bench.questions import Heard, Round
+from workers.bench.questions import AuthorizeLoad, AuthorizeLoadResult
 from workers.bench.report import Column, Report, Row, p99
-from workers.bench.stage import HOST, KEY, PATIENCE_S, WEBHOOKS, Stage, free_port, seen, wait_until
 from workers.bench.work import stage_on
 
 CREDENTIALS = "credentials for measuring"
@@ -55,7 +55,7 @@ COLUMNS = (
 )
 
 
-class Situation(StrEnum):
+class Scenario(StrEnum):
     """What else goes on while drivers ask."""
 
     IDLE = "idle"
@@ -69,24 +69,24 @@ class Situation(StrEnum):
 
 
 ROWS = {
-    Situation.IDLE: "nothing else to do",
-    Situation.HALF: f"serve at half its speed, {SLOW} slow connections to it and {SLOW} to authorize",
-    Situation.FULL: "serve saturated, a worker draining",
-    Situation.HANGING: "a policy that hangs",
+    Scenario.IDLE: "nothing else to do",
+    Scenario.HALF: f"serve at half its speed, {SLOW} slow connections to it and {SLOW} to authorize",
+    Scenario.FULL: "serve saturated, a worker draining",
+    Scenario.HANGING: "a policy that hangs",
 }
 
 
 @dataclass(frozen=True)
-class Extent:
+class Scale:
     """How much is measured: each situation `runs` times, with so many questions a second."""
 
-    situations: Sequence[Situation]
+    situations: Sequence[Scenario]
     runs: int
     seconds: float
     rate: float
 
 
-def authorize(extent: Extent, server: str | None, progress: Progress) -> Report:
+def authorize(extent: Scale, server: str | None, progress: Progress) -> Report:
     """Measure with each database."""
     situations, runs, seconds, rate = extent.situations, extent.runs, extent.seconds, extent.rate
     kinds = [SQLITE, *([POSTGRESQL] if server else [])]
@@ -112,7 +112,7 @@ def authorize(extent: Extent, server: str | None, progress: Progress) -> Report:
 class _Measure:
     """The steps of a run, one after the other on one stage."""
 
-    def __init__(self, stage: Stage, seconds: float, rate: float) -> None:
+    def __init__(self, stage: Harness, seconds: float, rate: float) -> None:
         self._stage = stage
         self._seconds = seconds
         self._rate = rate
@@ -122,16 +122,16 @@ class _Measure:
         stage.valkey(fsync="everysec")
         put_drivers(stage.settings().database_url)
 
-    def of(self, situation: Situation, row: Row) -> None:
+    def of(self, situation: Scenario, row: Row) -> None:
         """Measure one of them."""
         match situation:
-            case Situation.IDLE:
+            case Scenario.IDLE:
                 self._idle(row)
-            case Situation.HALF:
+            case Scenario.HALF:
                 self._half(row)
-            case Situation.FULL:
+            case Scenario.FULL:
                 self._full(row)
-            case Situation.HANGING:
+            case Scenario.HANGING:
                 self._hanging(row)
 
     def _idle(self, row: Row) -> None:
@@ -145,7 +145,7 @@ class _Measure:
         capacity = seen(*self._load(min(CAPACITY_S, self._seconds))).rate
         with self._lane(BUILT_IN) as port:
             span = self._seconds + 2 * self._warm_up
-            slow = Round(port, CREDENTIALS, seconds=span, slow=SLOW, slow_ports=(port, self._port))
+            slow = AuthorizeLoad(port, CREDENTIALS, seconds=span, slow=SLOW, slow_ports=(port, self._port))
             dribble = self._start(slow)
             load, order = self._load(span, capacity / 2)
             self._ask(row, port, expected="ALLOWED")
@@ -188,16 +188,16 @@ class _Measure:
         finally:
             process.stop()
 
-    def _load(self, seconds: float, rate: float | None = None) -> tuple[Process, Order]:
+    def _load(self, seconds: float, rate: float | None = None) -> tuple[Process, LoadSpec]:
         self._loads += 1
         count = round(seconds * (rate or MOST_PER_SECOND))
         url = f"http://{HOST}:{self._port}{PATH}"
-        order = Order(url, KEY, f"events-{self._loads}", count, seconds, rate=rate)
+        order = LoadSpec(url, KEY, f"events-{self._loads}", count, seconds, rate=rate)
         return self._stage.load(order), order
 
     def _ask(self, row: Row, port: int, *, expected: str) -> None:
         time.sleep(self._warm_up)  # the load builds all of its requests before it sends one
-        order = Round(port, CREDENTIALS, self._rate, self._seconds, LISTED)
+        order = AuthorizeLoad(port, CREDENTIALS, self._rate, self._seconds, LISTED)
         heard = _heard(self._start(order), order)
         took = heard.took_ms or [0.0]
         row.add(
@@ -210,7 +210,7 @@ class _Measure:
         )
         row.remark({what: count for what, count in heard.decisions.items() if what != expected})
 
-    def _start(self, order: Round) -> Process:
+    def _start(self, order: AuthorizeLoad) -> Process:
         self._loads += 1
         arguments = ("-m", "workers.bench.questions", json.dumps(asdict(order)))
         return self._stage.python(*arguments, name=f"questions-{self._loads}", environment={})
@@ -224,6 +224,6 @@ def _is_ready(port: int) -> bool:
         return False
 
 
-def _heard(process: Process, order: Round) -> Heard:
+def _heard(process: Process, order: AuthorizeLoad) -> AuthorizeLoadResult:
     answer = process.finish(PATIENCE_S * 2 + order.seconds)
-    return Heard(**json.loads(answer.splitlines()[-1]))
+    return AuthorizeLoadResult(**json.loads(answer.splitlines()[-1]))

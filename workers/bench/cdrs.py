@@ -12,10 +12,10 @@ from sqlalchemy import func, select
 
 from workers.bench.databases import POSTGRESQL, SQLITE
 from workers.bench.depths import settled_in
-from workers.bench.load import Order
+from workers.bench.harness import HOST, KEY, Harness, seen, wait_until
+from workers.bench.http_load import LoadSpec
 from workers.bench.process import BenchFailed
 from workers.bench.report import Column, Report, Row
-from workers.bench.stage import HOST, KEY, Stage, seen, wait_until
 from workers.bench.work import stage_on
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.tables.core import receipts
@@ -46,7 +46,7 @@ class Extent:
 
 
 @dataclass
-class Truth:
+class Expected:
     """What is sent, and what it comes to: in whole numbers, so that nothing under test is used to know it."""
 
     bodies: list[bytes] = field(default_factory=list)
@@ -59,9 +59,9 @@ class Truth:
     repeats: int = 0
 
 
-def truth(extent: Extent) -> Truth:
+def truth(extent: Extent) -> Expected:
     """Make the CDRs, in any order; the same extent makes the same."""
-    random, told = Random(extent.seed), Truth()  # noqa: S311 - nothing secret is drawn
+    random, told = Random(extent.seed), Expected()  # noqa: S311 - nothing secret is drawn
     contradicted = set(random.sample(range(extent.count), round(extent.count * extent.in_conflict)))
     repeated = set(random.sample(range(extent.count), round(extent.count * extent.repeated)))
     for number in range(extent.count):
@@ -103,13 +103,13 @@ def cdrs(extent: Extent, server: str | None, progress: Progress) -> Report:
     )
 
 
-def _measure(stage: Stage, told: Truth, row: Row) -> None:
+def _measure(stage: Harness, told: Expected, row: Row) -> None:
     stage.valkey(fsync="everysec")
     worker = stage.work()
     serve, port = stage.serve()
     file = stage.folder / "bodies"
     file.write_bytes(b"\n".join(told.bodies))
-    order = Order(f"http://{HOST}:{port}{PATH}", KEY, "cdrs", len(told.bodies), MANY_S, bodies=str(file))
+    order = LoadSpec(f"http://{HOST}:{port}{PATH}", KEY, "cdrs", len(told.bodies), MANY_S, bodies=str(file))
     load = stage.load(order)
     answers = seen(load, order)
     if answers.kept != len(told.bodies):
@@ -143,7 +143,7 @@ def _measure(stage: Stage, told: Truth, row: Row) -> None:
     )
 
 
-def _asked(stage: Stage, option: str) -> tuple[float, list[dict[str, Any]]]:
+def _asked(stage: Harness, option: str) -> tuple[float, list[dict[str, Any]]]:
     """Ask the command, as a process of its own; return how long it took and what it said."""
     began = time.monotonic()
     said = stage.webhooks("cdrs", option, "--json").finish(MANY_S)
@@ -152,7 +152,7 @@ def _asked(stage: Stage, option: str) -> tuple[float, list[dict[str, Any]]]:
 
 
 def _compare(
-    told: Truth, totals: list[dict[str, Any]], conflicts: list[dict[str, Any]], repeated: list[dict[str, Any]]
+    told: Expected, totals: list[dict[str, Any]], conflicts: list[dict[str, Any]], repeated: list[dict[str, Any]]
 ) -> None:
     """Raise BenchFailed at the first thing that is not as it was sent."""
     for total in totals:

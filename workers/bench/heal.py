@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from workers.bench.databases import POSTGRESQL, SQLITE, new_database
+from workers.bench.harness import HOST, KEY, WEBHOOKS, Harness, free_port, wait_for_http
 from workers.bench.process import BenchFailed
 from workers.bench.report import Column, Report, Row
-from workers.bench.stage import HOST, KEY, WEBHOOKS, Stage, free_port, wait_for_http
 from workers.dev.environment import is_free
 
 # So that what takes hours in earnest takes seconds. Calls stay below Plugsurfing's limit, which is simulated too.
@@ -54,7 +54,7 @@ def heal(extent: Extent, server: str | None, progress: Progress) -> Report:
     for row in rows:
         with ExitStack() as stack:
             url = stack.enter_context(new_database(server)) if server and row.name == POSTGRESQL else None
-            row.add(**_measured(stack.enter_context(Stage(url)), url, extent))
+            row.add(**_measured(stack.enter_context(Harness(url)), url, extent))
         progress.advance(task)
     return Report(
         f"heal: {extent.sessions} sessions of {extent.users} drivers, {extent.share:.0%} of their events dropped",
@@ -64,7 +64,7 @@ def heal(extent: Extent, server: str | None, progress: Progress) -> Report:
     )
 
 
-def _measured(stage: Stage, database_url: str | None, extent: Extent) -> dict[str, float]:
+def _measured(stage: Harness, database_url: str | None, extent: Extent) -> dict[str, float]:
     settings = {**HURRY, "PLUGSURFING_HMAC_CURRENT": KEY, "DATA_DIR": str(stage.folder)}
     settings |= {"REDIS_URL": "", **({"DATABASE_URL": database_url} if database_url else {})}
 

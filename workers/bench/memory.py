@@ -3,10 +3,10 @@
 from rich.progress import Progress
 
 from workers.bench.databases import SQLITE
-from workers.bench.everything import everything
-from workers.bench.load import Order
+from workers.bench.harness import KEY, children, resident_mib
+from workers.bench.http_load import LoadSpec
+from workers.bench.pipeline import everything
 from workers.bench.report import Column, Report, Row
-from workers.bench.stage import KEY, children, resident_mib
 from workers.bench.work import stage_on
 
 STEPS = (0, 1_000, 10_000, 50_000, 100_000)
@@ -29,7 +29,7 @@ def memory(rate: float, progress: Progress, steps: tuple[int, ...] = STEPS) -> R
 
         for before, after in zip((0, *steps), steps, strict=False):
             if after > before:
-                house.load(Order(house.url, KEY, f"memory-{after}", after - before, 1e9, rate=rate), look)
+                house.load(LoadSpec(house.url, KEY, f"memory-{after}", after - before, 1e9, rate=rate), look)
             serve.add(**{str(after): resident_mib(house.serve.pid)})
             worker.add(**{str(after): resident_mib(house.worker.pid)})
             job.add(**{str(after): max(largest)})

@@ -48,8 +48,8 @@ class Process:
     def check(self) -> None:
         """Raise BenchFailed if the process has ended."""
         if self._child.poll() is not None:
-            last_words = self._output.read_text(errors="replace").strip().rpartition("\n")[2]
-            raise BenchFailed(f"{self.name} ended with {self._child.returncode}: {last_words}")
+            last_line = self._output.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise BenchFailed(f"{self.name} ended with {self._child.returncode}: {last_line}")
 
     def finish(self, patience_s: float) -> str:
         """Wait for a process that ends by itself and return what it printed; raise BenchFailed unless it ended well."""

@@ -19,7 +19,7 @@ FULL_BODY = 1000
 
 
 @dataclass(frozen=True)
-class Round:
+class AuthorizeLoad:
     """What to ask where, so many times a second; `slow` connections send a byte a second to each of `slow_ports`."""
 
     port: int
@@ -32,7 +32,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Heard:
+class AuthorizeLoadResult:
     """What was answered, how often, and how many milliseconds each took."""
 
     decisions: dict[str, int]
@@ -44,7 +44,7 @@ def key_of(number: int) -> str:
     return f"{number:014x}"
 
 
-async def ask(order: Round) -> Heard:
+async def ask(order: AuthorizeLoad) -> AuthorizeLoadResult:
     """Ask what was ordered and wait for the last answer."""
     dribblers = [
         asyncio.create_task(_dribble(port, order.credentials, begins_after=number / order.slow))
@@ -53,11 +53,11 @@ async def ask(order: Round) -> Heard:
     ]
     decisions: Counter[str] = Counter()
     took: list[float] = []
-    idle: list[Line] = []
+    idle: list[KeepAliveClient] = []
     asking: set[asyncio.Task[None]] = set()
 
     async def ask_one(number: int) -> None:
-        line = idle.pop() if idle else await Line.to(order.port)
+        line = idle.pop() if idle else await KeepAliveClient.to(order.port)
         begun = time.perf_counter()
         try:
             decision = await asyncio.wait_for(line.ask(order.credentials, number, order.keys), PATIENCE_S)
@@ -80,18 +80,18 @@ async def ask(order: Round) -> Heard:
         await asyncio.wait(asking)
     for dribbler in dribblers:
         dribbler.cancel()
-    return Heard(dict(decisions), took)
+    return AuthorizeLoadResult(dict(decisions), took)
 
 
 @dataclass(frozen=True)
-class Line:
+class KeepAliveClient:
     """A kept-alive connection, for one question at a time."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     @classmethod
-    async def to(cls, port: int) -> "Line":
+    async def to(cls, port: int) -> "KeepAliveClient":
         """Connect."""
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
@@ -125,4 +125,4 @@ async def _dribble(port: int, credentials: str, *, begins_after: float) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(uvloop.run(ask(Round(**json.loads(sys.argv[1])))))))  # noqa: T201 - its answer
+    print(json.dumps(asdict(uvloop.run(ask(AuthorizeLoad(**json.loads(sys.argv[1])))))))  # noqa: T201 - its answer

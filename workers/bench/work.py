@@ -20,12 +20,12 @@ from ingest.inbox.schema import FILE_NAME
 from ingest.relay.relay import Relay
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import Match
+from workers.bench.baselines import DATABASE_VARIABLE, KEEP_ONE, USUAL_QUEUE
 from workers.bench.databases import POSTGRESQL, SQLITE, new_database
 from workers.bench.depths import settled_in
-from workers.bench.load import bodies
+from workers.bench.harness import Harness, resident_mib, wait_until
+from workers.bench.http_load import bodies
 from workers.bench.report import Column, Report, Row, add_ratios
-from workers.bench.rivals import DATABASE_VARIABLE, KEEP_ONE, USUAL_QUEUE
-from workers.bench.stage import Stage, resident_mib, wait_until
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
 from workers.ledger.tables.core import deliveries
@@ -72,17 +72,17 @@ def fill(settings: Settings, told: Iterable[bytes]) -> None:
 
 
 @contextmanager
-def stage_on(kind: str, server: str | None) -> Iterator[Stage]:
+def stage_on(kind: str, server: str | None) -> Iterator[Harness]:
     """Set a stage on a new database of that kind."""
     if kind == SQLITE or server is None:
-        with Stage() as stage:
+        with Harness() as stage:
             yield stage
     else:
-        with new_database(server) as url, Stage(url) as stage:
+        with new_database(server) as url, Harness(url) as stage:
             yield stage
 
 
-def _measure(stage: Stage, events: int, row: Row) -> None:
+def _measure(stage: Harness, events: int, row: Row) -> None:
     stage.valkey(fsync="everysec")
     settings = stage.settings()
     fill(settings, bodies("work", events))
@@ -116,7 +116,7 @@ async def _fill(settings: Settings, told: Iterable[bytes]) -> None:
     inbox.close()
 
 
-def _measure_rival(stage: Stage, events: int, row: Row) -> None:
+def _measure_rival(stage: Harness, events: int, row: Row) -> None:
     url = stage.valkey(fsync="everysec")
     settings = stage.settings()
     migrate(settings.database_url)
@@ -124,7 +124,7 @@ def _measure_rival(stage: Stage, events: int, row: Row) -> None:
         queue = Queue(USUAL_QUEUE, connection=connection)
         queue.enqueue_many([Queue.prepare_data(KEEP_ONE, args=[body]) for body in bodies("rival", events)])
     worker = stage.python(
-        *("-m", "rq.cli", "worker", "--quiet", "--url", url, "--config", "workers.bench.rivals", USUAL_QUEUE),
+        *("-m", "rq.cli", "worker", "--quiet", "--url", url, "--config", "workers.bench.baselines", USUAL_QUEUE),
         name="rq",
         environment={DATABASE_VARIABLE: settings.database_url},
     )

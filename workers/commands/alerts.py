@@ -9,9 +9,9 @@ import click
 from workers.alerts.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
 from workers.alerts.destinations import HANGING, SendResult, open_destinations
 from workers.commands import options
-from workers.commands.failures import Failure, Misused
+from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
-from workers.commands.stores import ledger_of, looking_into_ledger
+from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.database.transaction import run_in_transaction
 
@@ -22,7 +22,7 @@ TEST = ("A test of Plugsurfing's webhooks", "This is a test, which somebody aske
 @click.option("--kind", type=click.Choice([kind.value for kind in AlertKind]), help="What they are about.")
 @click.option("--open", "only_open", is_flag=True, help="Only those whose causes stand and that nobody has resolved.")
 @click.option(
-    "--since", type=options.When(), metavar="WHEN", help="Raised then or later: ISO 8601, or 10m, 2h, 3d ago."
+    "--since", type=options.TimeParam(), metavar="WHEN", help="Raised then or later: ISO 8601, or 10m, 2h, 3d ago."
 )
 @options.limit
 @options.as_json
@@ -41,21 +41,21 @@ def alerts(  # noqa: PLR0913  the options are the interface
         return
     limit = options.limit_for(limit, as_json=as_json)
     wanted = AlertKind(kind) if kind else None
-    with looking_into_ledger(settings_with_dev_defaults()) as conn:
+    with read_only_ledger(settings_with_dev_defaults()) as conn:
         found = find_alerts(conn, kind=wanted, only_open=only_open, since=since, limit=limit)
     if as_json:
         for row in found:
             json_line(alert_json(row))
         return
     table(("raised", "id", "kind", "state", "what"), [_cells(row) for row in found])
-    options.say_if_cut(len(found), limit)
+    options.warn_if_truncated(len(found), limit)
 
 
 @alerts.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 def resolve(ids: Sequence[str]) -> None:
     """Say that somebody has seen them: they are raised again only for a new cause."""
-    with ledger_of(settings_with_dev_defaults()) as engine:
+    with open_ledger(settings_with_dev_defaults()) as engine:
         count = run_in_transaction(engine, lambda ledger: resolve_by_id(ledger, ids, datetime.now(UTC)))
     if count < len(set(ids)):
         raise Failure(f"Of these, {count} were open and are resolved; `webhooks alerts --open` lists those that are.")
@@ -68,7 +68,7 @@ def test() -> None:
     settings = settings_with_dev_defaults()
     addresses = open_destinations(settings)
     if not addresses:
-        raise Misused("ALERT_URLS is not set: alerts go to the log, and into the list.")
+        raise UsageFailure("ALERT_URLS is not set: alerts go to the log, and into the list.")
     calls = [(address, address.call(*TEST)) for address in addresses]
     until = time.monotonic() + settings.alert_timeout.total_seconds()
     failed = 0

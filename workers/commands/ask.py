@@ -18,8 +18,8 @@ from ingest.simulator.authorization_requests import (
 from ingest.simulator.curl import curl
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
-from workers.commands.failures import Failure
-from workers.commands.output import json_line, printable, span
+from workers.commands.errors import Failure
+from workers.commands.output import human_duration, json_line, printable
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.dev.environment import reachable
 
@@ -63,7 +63,7 @@ def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts:
     if as_json:
         json_line({"status": answer.status_code, "took_ms": took / timedelta(milliseconds=1), "answer": _read(answer)})
     else:
-        click.echo(f"{answer.status_code} {printable(answer.text)}  {span(took)}")
+        click.echo(f"{answer.status_code} {printable(answer.text)}  {human_duration(took)}")
     if answer.status_code != httpx.codes.OK:
         raise Failure("That is no answer to the question.")
 

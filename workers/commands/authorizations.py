@@ -9,7 +9,7 @@ from handlers.kit.key_identifiers import search_spellings
 from ingest.wire.authorization.request import Allowed
 from workers.commands import options
 from workers.commands.output import Cell, Json, iso, json_line, table
-from workers.commands.stores import looking_into_ledger
+from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import authorizations as ledger_authorizations
 from workers.ledger.authorizations import DecisionFilter, DecisionRow
@@ -40,14 +40,14 @@ def authorizations(  # noqa: PLR0913  the options are the interface
     keys = None if key is None else search_spellings(key, settings.authorize_key_bytes)
     wanted = DecisionFilter(since, until, decision, policy, keys, session_id)
     limit = options.limit_for(limit, as_json=as_json)
-    with looking_into_ledger(settings) as conn:
+    with read_only_ledger(settings) as conn:
         found = ledger_authorizations.find(conn, wanted, limit)
     if as_json:
         for row in found:
             json_line(decision_json(row))
         return
     table(("asked", "key", "session", "decision", "policy", "took", "notes"), [_cells(row) for row in found])
-    options.say_if_cut(len(found), limit)
+    options.warn_if_truncated(len(found), limit)
 
 
 def decision_json(row: DecisionRow) -> dict[str, Json]:

@@ -44,15 +44,15 @@ def _form(form: str | None, uid: str | None) -> WireFormat:
 
 
 def _try(ctx: click.Context, body: bytes, form: WireFormat, uid: str | None, *, as_json: bool) -> None:
-    from workers.commands.trials import contexts_now, print_trial
+    from workers.commands.dry_run_output import one_shot_contexts, print_dry_run
     from workers.dev.env_file import settings_with_dev_defaults
     from workers.plugins import load_plugins
     from workers.policies.dry_run import dry_run, read_question
 
     settings = settings_with_dev_defaults()
-    contexts, missing = contexts_now(settings)
+    contexts, missing = one_shot_contexts(settings)
     question, can_be_read = read_question(form, uid, body, settings)
     policies = load_plugins(settings).policies
     trial = dry_run(question, settings, policies, contexts, can_be_read=can_be_read)
-    print_trial(trial, settings, missing, as_json=as_json)
+    print_dry_run(trial, settings, missing, as_json=as_json)
     ctx.exit(1 if trial.verdict.failure else 0)

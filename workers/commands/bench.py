@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from workers.bench.databases import postgresql
+from workers.bench.harness import isolated_environment
 from workers.bench.report import Report
-from workers.bench.stage import alone
-from workers.commands.failures import Failure
+from workers.commands.errors import Failure
 from workers.commands.options import as_json
 from workers.commands.output import json_line, table
 
@@ -89,9 +89,9 @@ def through(  # noqa: PLR0913 - one for each option
     Single events while all is idle; then a steady rate, at which the inbox must not grow; then a flood over 64
     connections, and how long it takes until all of it is settled.
     """
+    from workers.bench.end_to_end import Extent  # noqa: PLC0415 - as above
+    from workers.bench.end_to_end import through as measure  # noqa: PLC0415 - as above
     from workers.bench.memory import memory  # noqa: PLC0415 - as above
-    from workers.bench.through import Extent  # noqa: PLC0415 - as above
-    from workers.bench.through import through as measure  # noqa: PLC0415 - as above
 
     with _progress() as progress, postgresql(database) as server:
         reports = [measure(Extent(runs, seconds, rate, singles), server, progress)]
@@ -147,7 +147,7 @@ def warn(runs: int, events: int, warnings: int, database: str | None, *, as_json
     Fee warnings of sessions that are known come in one by one while the door and a worker have a backlog of session
     events; the time is taken from receipt to the push.
     """
-    from workers.bench.warn import warn as measure  # noqa: PLC0415 - as above
+    from workers.bench.push_latency import warn as measure  # noqa: PLC0415 - as above
 
     with _progress() as progress, postgresql(database) as server:
         report = measure(runs, events, warnings, server, progress)
@@ -172,12 +172,12 @@ def authorize(  # noqa: PLR0913 - one for each option
     connections to it and 200 to `authorize` send a byte a second, and while the door is saturated and a worker drains
     it. At last a policy hangs: no answer may come after the deadline, or be another than AUTHORIZE_ON_FAILURE.
     """
-    from workers.bench.authorize import Extent, Situation  # noqa: PLC0415 - as above
+    from workers.bench.authorize import Scale, Scenario  # noqa: PLC0415 - as above
     from workers.bench.authorize import authorize as measure  # noqa: PLC0415 - as above
 
-    situations = [each for each in Situation if not only or each in only]
+    situations = [each for each in Scenario if not only or each in only]
     with _progress() as progress, postgresql(database) as server:
-        report = measure(Extent(situations, runs, seconds, rate), server, progress)
+        report = measure(Scale(situations, runs, seconds, rate), server, progress)
     _print([report], as_json=as_json)
 
 
@@ -209,7 +209,7 @@ def cdrs(  # noqa: PLR0913 - one for each option
 @contextmanager
 def _progress() -> Iterator[Progress]:
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with alone(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with isolated_environment(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield progress
 
 

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from handlers.kit.key_identifiers import search_spellings
 from workers.commands import options
-from workers.commands.csvfile import write_csv
-from workers.commands.output import Cell, Json, iso, json_line, printable, short, table
-from workers.commands.stores import looking_into_ledger
+from workers.commands.csv_export import write_csv
+from workers.commands.output import Cell, Json, iso, json_line, printable, short_id, table
+from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger.cdr_queries import CdrFilters, CdrRow, Summary, Total
@@ -68,7 +68,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
         repeated=repeated,
     )
     limit = options.limit_for(limit, as_json=as_json or csv_to is not None)
-    with looking_into_ledger(settings) as conn:
+    with read_only_ledger(settings) as conn:
         if csv_to is not None:
             _export(csv_to, map(cdr_json, ledger_cdrs.find(conn, filters, limit)))
             return
@@ -88,11 +88,11 @@ def cdrs(  # noqa: PLR0913  the options are the interface
     if not only_totals:
         table(("received", "id", "request id", "session", "driver", "amount", "kWh", "notes"), map(_cells, rows))
         if not in_conflict:
-            options.say_if_cut(len(rows), limit)
+            options.warn_if_truncated(len(rows), limit)
         elif len(rows) == limit:
             click.echo(f"The first {limit}, by request id; --limit shows more.", err=True)
         click.echo()
-    _say(counted, unread)
+    _print_summary(counted, unread)
 
 
 def cdr_json(row: CdrRow) -> dict[str, Json]:
@@ -104,9 +104,9 @@ def cdr_json(row: CdrRow) -> dict[str, Json]:
         "session_status": row.session_status,
         "user_id": row.user_id,
         "charging_key": row.charging_key,
-        "amount": exactly(row.amount),
+        "amount": format_decimal(row.amount),
         "currency": row.currency,
-        "energy_kwh": exactly(row.energy_kwh),
+        "energy_kwh": format_decimal(row.energy_kwh),
         "started_at": iso(row.started_at),
         "ended_at": iso(row.ended_at),
         "location": row.location,
@@ -123,24 +123,24 @@ def total_json(total: Total) -> dict[str, Json]:
     return {
         "currency": total.currency,
         "cdrs": total.cdrs,
-        "amount": exactly(total.amount),
+        "amount": format_decimal(total.amount),
         "in_conflict": total.in_conflict,
-        "amount_in_conflict": exactly(total.amount_in_conflict),
+        "amount_in_conflict": format_decimal(total.amount_in_conflict),
         "without_amount": total.without_amount,
     }
 
 
-def exactly(number: Decimal | None) -> str | None:
+def format_decimal(number: Decimal | None) -> str | None:
     """Write a number with all its digits and no exponent."""
     return None if number is None else format(number, "f")
 
 
 def amount_in_words(row: CdrRow) -> str | None:
     """Write what a CDR costs: `7.03 EUR`."""
-    return None if row.amount is None else f"{exactly(row.amount)} {row.currency or '?'}"
+    return None if row.amount is None else f"{format_decimal(row.amount)} {row.currency or '?'}"
 
 
-def remarks(row: CdrRow) -> Iterator[str]:
+def notes_of(row: CdrRow) -> Iterator[str]:
     """Say what is unusual about a CDR."""
     if row.in_conflict:
         yield "in conflict"
@@ -150,26 +150,26 @@ def remarks(row: CdrRow) -> Iterator[str]:
 
 
 def _cells(row: CdrRow) -> Sequence[Cell]:
-    notes = Text(printable(", ".join(remarks(row))), style="bold red" if row.in_conflict else "")
+    notes = Text(printable(", ".join(notes_of(row))), style="bold red" if row.in_conflict else "")
     return (
         row.received_at,
-        short(row.delivery_id),
+        short_id(row.delivery_id),
         row.request_id,
         row.session_id,
         row.user_id,
         amount_in_words(row),
-        exactly(row.energy_kwh),
+        format_decimal(row.energy_kwh),
         notes,
     )
 
 
-def _say(counted: Summary, unread: int) -> None:
+def _print_summary(counted: Summary, unread: int) -> None:
     """Write down what fits, counted and added up."""
-    facts = [_so_many(counted.cdrs, "CDR")]
+    facts = [_pluralize(counted.cdrs, "CDR")]
     if counted.repeated:
-        facts.append(f"{counted.repeated:,} came again, {_so_many(counted.repeats, 'time')} in all")
+        facts.append(f"{counted.repeated:,} came again, {_pluralize(counted.repeats, 'time')} in all")
     if counted.in_conflict:
-        over = _so_many(counted.request_ids_in_conflict, "request id")
+        over = _pluralize(counted.request_ids_in_conflict, "request id")
         facts.append(f"{counted.in_conflict:,} in conflict over {over}")
     if counted.without_request_id:
         facts.append(f"{counted.without_request_id:,} without a request id (CDR_REQUEST_ID)")
@@ -182,12 +182,12 @@ def _say(counted: Summary, unread: int) -> None:
         table(headings, map(_total_cells, counted.totals))
 
 
-def _so_many(count: int, thing: str) -> str:
+def _pluralize(count: int, thing: str) -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _total_cells(total: Total) -> Sequence[Cell]:
-    amounts = exactly(total.amount), exactly(total.amount_in_conflict)
+    amounts = format_decimal(total.amount), format_decimal(total.amount_in_conflict)
     return total.currency, total.cdrs, amounts[0], total.in_conflict, amounts[1], total.without_amount
 
 
@@ -197,4 +197,4 @@ def _export(csv_to: str, rows: Iterator[dict[str, Json]]) -> None:
         return
     with Path(csv_to).open("w", encoding="utf-8", newline="") as file:
         count = write_csv(file, rows)
-    click.echo(f"{_so_many(count, 'CDR')} written to {printable(csv_to)}.", err=True)
+    click.echo(f"{_pluralize(count, 'CDR')} written to {printable(csv_to)}.", err=True)

@@ -5,7 +5,7 @@ import click
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
 from workers.commands.session import print_session
-from workers.commands.stores import looking_into_ledger
+from workers.commands.stores import read_only_ledger
 from workers.dev import dev as house
 from workers.diagnostics.session_timeline import timeline
 from workers.ledger import sessions
@@ -34,7 +34,7 @@ def dev(ctx: click.Context, *, demo: bool, ends: bool, port: int | None) -> None
 
 def show_session(settings: Settings, session_id: str) -> None:
     """Print the record and the timeline of a session."""
-    with looking_into_ledger(settings) as conn:
+    with read_only_ledger(settings) as conn:
         record, told = sessions.get(conn, session_id), timeline(conn, session_id, settings.clock_skew)
     click.echo()
     print_session(record or Session.empty(session_id), told)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import click
 
 from workers.commands import options
-from workers.commands.failures import Failure, Misused
+from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import Cell, Json, iso, json_line, table
-from workers.commands.stores import ledger_of, looking_into_ledger
+from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices as ledger_devices
@@ -29,14 +29,14 @@ def devices(context: click.Context, *, user_id: str | None, limit: int | None, a
     if context.invoked_subcommand is not None:
         return
     limit = options.limit_for(limit, as_json=as_json)
-    with looking_into_ledger(settings_with_dev_defaults()) as conn:
+    with read_only_ledger(settings_with_dev_defaults()) as conn:
         found = ledger_devices.find(conn, user_id=user_id, limit=limit)
     if as_json:
         for row in found:
             json_line(device_json(row))
         return
     table(("heard of", "user", "platform", "locale", "time zone", "token"), [_cells(row) for row in found])
-    options.say_if_cut(len(found), limit)
+    options.warn_if_truncated(len(found), limit)
 
 
 @devices.command()
@@ -52,8 +52,8 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
         check_names(user_id, token)
         device = parse_device(token, told)
     except InvalidDevice as error:
-        raise Misused(str(error)) from error
-    with ledger_of(settings_with_dev_defaults()) as engine:
+        raise UsageFailure(str(error)) from error
+    with open_ledger(settings_with_dev_defaults()) as engine:
         run_in_transaction(engine, lambda ledger: ledger_devices.put(ledger, user_id, device, datetime.now(UTC)))
     click.echo("The device is registered.")
 
@@ -63,7 +63,7 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
 @click.argument("token")
 def remove(user_id: str, token: str) -> None:
     """Remove a device."""
-    with ledger_of(settings_with_dev_defaults()) as engine:
+    with open_ledger(settings_with_dev_defaults()) as engine:
         if not run_in_transaction(engine, lambda ledger: ledger_devices.remove(ledger, user_id, token)):
             raise Failure("That user has no such device.")
     click.echo("The device is removed.")

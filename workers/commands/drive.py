@@ -14,11 +14,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ingest.queue.queues import connect_redis
 from workers.commands import options
-from workers.commands.driveviews import key_cells, key_json, plain, session_cells, session_facts, session_json
-from workers.commands.failures import Misused
-from workers.commands.logs import logs_aside
-from workers.commands.output import Json, facts, json_line, table
-from workers.commands.simulated import compare_with_truth, simulate_drive, spoil_drive
+from workers.commands.drive_output import jsonable, key_cells, key_json, session_cells, session_facts, session_json
+from workers.commands.drive_simulator import compare_with_simulator, set_drive_faults, simulate_drive
+from workers.commands.errors import UsageFailure
+from workers.commands.log_redirect import logs_to_stderr
+from workers.commands.output import Json, json_line, key_values, table
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
@@ -29,8 +29,10 @@ T = TypeVar("T")
 REDIS_PATIENCE = 2
 """Seconds: without Redis a command counts its calls alone."""
 
-since = click.option("--since", type=options.When(), metavar="WHEN", help="Started then or later: ISO 8601, or 2h ago.")
-until = click.option("--until", type=options.When(), metavar="WHEN", help="Started then or before.")
+since = click.option(
+    "--since", type=options.TimeParam(), metavar="WHEN", help="Started then or later: ISO 8601, or 2h ago."
+)
+until = click.option("--until", type=options.TimeParam(), metavar="WHEN", help="Started then or before.")
 
 
 @click.group()
@@ -39,8 +41,8 @@ def drive() -> None:
 
 
 drive.add_command(simulate_drive)
-drive.add_command(compare_with_truth)
-drive.add_command(spoil_drive)
+drive.add_command(compare_with_simulator)
+drive.add_command(set_drive_faults)
 
 
 @drive.command()
@@ -49,12 +51,12 @@ drive.add_command(spoil_drive)
 @options.as_json
 def session(user_id: str, session_id: str, *, as_json: bool) -> None:
     """Read one session, finished or not."""
-    with asking() as client:
+    with drive_client() as client:
         found = client.session(user_id, session_id)
     if as_json:
         json_line(session_json(found))
         return
-    facts([(name, value) for name, value in session_facts(found) if value is not None])
+    key_values([(name, value) for name, value in session_facts(found) if value is not None])
 
 
 @drive.command()
@@ -78,7 +80,7 @@ def history(  # noqa: PLR0913  the options are the interface
     as_json: bool,
 ) -> None:
     """Read the sessions of a user."""
-    with asking() as client:
+    with drive_client() as client:
         found = client.history(
             user_id,
             statuses=statuses or ALL_STATUSES,
@@ -86,7 +88,7 @@ def history(  # noqa: PLR0913  the options are the interface
             started_from=since,
             started_until=until,
         )
-        counted = counting("sessions", islice(found, limit), as_json=as_json)
+        counted = with_progress("sessions", islice(found, limit), as_json=as_json)
         if as_json:
             for each in counted:
                 json_line(session_json(each))
@@ -103,9 +105,9 @@ def history(  # noqa: PLR0913  the options are the interface
 @options.as_json
 def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bool) -> None:
     """List charging keys."""
-    with asking() as client:
+    with drive_client() as client:
         found = islice(client.charging_keys(fleet_id, page_size=page_size), limit)
-        counted = counting("charging keys", found, as_json=as_json)
+        counted = with_progress("charging keys", found, as_json=as_json)
         if as_json:
             for each in counted:
                 json_line(key_json(each))
@@ -118,7 +120,7 @@ def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bo
 @options.as_json
 def balance(user_id: str, *, as_json: bool) -> None:
     """Read the prepaid balance of a user, from where DRIVE_BALANCE_PATH says."""
-    with asking() as client:
+    with drive_client() as client:
         amount = str(client.balance(user_id))
     if as_json:
         json_line({"balance": amount})
@@ -131,13 +133,13 @@ def balance(user_id: str, *, as_json: bool) -> None:
 @options.as_json
 def location(location_id: str, *, as_json: bool) -> None:
     """Read a location, with the name that its operator goes by there."""
-    with asking() as client:
+    with drive_client() as client:
         found = client.location(location_id)
     told: dict[str, Json] = {"location_id": location_id, "operator_display_name": found.operator_display_name}
     if as_json:
-        json_line({**told, "document": plain(found.document)})
+        json_line({**told, "document": jsonable(found.document)})
     else:
-        facts([("location", location_id), ("operator", found.operator_display_name)])
+        key_values([("location", location_id), ("operator", found.operator_display_name)])
 
 
 @drive.group()
@@ -150,7 +152,7 @@ def fleets() -> None:
 @click.option("--name", metavar="NAME", help="Up to 100 signs.")
 def create(fleet_id: str, *, name: str | None) -> None:
     """Create a fleet. Its id, up to 100 signs, can never be changed."""
-    with asking() as client:
+    with drive_client() as client:
         client.create_fleet(fleet_id, name)
     click.echo("The fleet is created.")
 
@@ -160,7 +162,7 @@ def create(fleet_id: str, *, name: str | None) -> None:
 @click.argument("name")
 def rename(fleet_id: str, name: str) -> None:
     """Give a fleet another name."""
-    with asking() as client:
+    with drive_client() as client:
         client.rename_fleet(fleet_id, name)
     click.echo("The fleet is renamed.")
 
@@ -169,9 +171,9 @@ def rename(fleet_id: str, name: str) -> None:
 @click.argument("fleet_id", metavar="FLEET")
 def invitation(fleet_id: str) -> None:
     """Print the active invitation codes, in JSON as they come: their form is not documented."""
-    with asking() as client:
+    with drive_client() as client:
         found = client.invitation(fleet_id)
-    json_line({"fleet_id": fleet_id, "invitation": plain(found.document)})
+    json_line({"fleet_id": fleet_id, "invitation": jsonable(found.document)})
 
 
 @drive.group()
@@ -200,25 +202,25 @@ def push(*, kind: str, invalid: bool, **told: str | Whitelist | None) -> None:
         pushed = RoamToken.model_validate({**told, "type": kind, "valid": not invalid})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise Misused(f"The token is not one of OCPI: {first['loc'][0]}: {first['msg']}.") from None
-    with asking() as client:
+        raise UsageFailure(f"The token is not one of OCPI: {first['loc'][0]}: {first['msg']}.") from None
+    with drive_client() as client:
         client.push_token(pushed)
     click.echo("The token is pushed.")
 
 
 @contextmanager
-def asking() -> Iterator[DriveClient]:
+def drive_client() -> Iterator[DriveClient]:
     """Open a client that counts its calls with all other processes, if there is a Redis."""
     settings = settings_with_dev_defaults()
     redis = connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) if settings.redis_url else nullcontext()
     try:
-        with logs_aside(settings, "drive"), redis as connection, DriveClient(settings, connection) as client:
+        with logs_to_stderr(settings, "drive"), redis as connection, DriveClient(settings, connection) as client:
             yield client
     except ValueError as wrong:  # a name that is too long
-        raise Misused(str(wrong)) from None
+        raise UsageFailure(str(wrong)) from None
 
 
-def counting(things: str, found: Iterable[T], *, as_json: bool) -> Iterator[T]:
+def with_progress(things: str, found: Iterable[T], *, as_json: bool) -> Iterator[T]:
     """Go through a long list, and count aloud on stderr if somebody looks at it and it does not cross the list."""
     screen = Console(stderr=True)
     is_quiet = not screen.is_terminal or (as_json and sys.stdout.isatty())

@@ -13,10 +13,10 @@ from ingest.errors import NotAuthentic
 from ingest.wire.envelope import WITH_AUTHORIZATION
 from ingest.wire.signature import KeyEncoding, Match, decode_key, verify
 from workers.commands import options
-from workers.commands.failures import Failure, Misused
-from workers.commands.listing import EVERYTHING, in_inbox_only
+from workers.commands.delivery_sources import EVERYTHING, in_inbox_only
+from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import iso, json_line, local, table
-from workers.commands.stores import inbox_of, looking_into_ledger
+from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.key_usage import KeyUsage, RotationStatus, key_uses, rotation_status
 
@@ -29,7 +29,7 @@ def keys(ctx: click.Context, *, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     settings = settings_with_dev_defaults()
-    with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
+    with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
         waiting = [] if outbox is None else in_inbox_only(conn, outbox.unsettled(limit=EVERYTHING))
         uses = key_uses(conn, waiting)
         rotation = rotation_status(conn, waiting) if settings.plugsurfing_hmac_next else None
@@ -47,7 +47,7 @@ def keys(ctx: click.Context, *, as_json: bool) -> None:
         seen = (use.count, use.first_at, use.last_at) if use else (0, None, None)
         rows.append((name, "yes" if secret else "no", *seen))
     table(("key", "configured", "deliveries", "first matched", "last matched"), rows)
-    click.echo(f"\n{verdict(settings, uses, rotation)}")
+    click.echo(f"\n{rotation_advice(settings, uses, rotation)}")
 
 
 @keys.command(name="try")
@@ -65,9 +65,9 @@ def try_keys(*, body: BinaryIO, signature: str, as_json: bool) -> None:
     texts = signing_texts(load_settings(plugsurfing_hmac_encoding=KeyEncoding.UTF8))
     texts = texts if any(texts.values()) else signing_texts(settings_with_dev_defaults())
     if not any(texts.values()):
-        raise Misused("Neither PLUGSURFING_HMAC_CURRENT nor PLUGSURFING_HMAC_NEXT is set: there is no key to try.")
+        raise UsageFailure("Neither PLUGSURFING_HMAC_CURRENT nor PLUGSURFING_HMAC_NEXT is set: there is no key to try.")
     raw, given = body.read(), signature.strip()
-    trials = list(tried(texts, raw, given))
+    trials = list(try_all(texts, raw, given))
     if as_json:
         for trial in trials:
             json_line({"key": trial.key, "encoding": trial.encoding, "matches": trial.matches})
@@ -75,7 +75,7 @@ def try_keys(*, body: BinaryIO, signature: str, as_json: bool) -> None:
         table(("key", "encoding", "result"), [(trial.key, trial.encoding, trial.words) for trial in trials])
     if any(trial.matches for trial in trials):
         return
-    if any(trial.matches for trial in tried(texts, raw.rstrip(b"\r\n"), given)):
+    if any(trial.matches for trial in try_all(texts, raw.rstrip(b"\r\n"), given)):
         raise Failure(
             "No key matches these bytes, but one does without the line end after them: an editor's, probably."
         )
@@ -90,7 +90,7 @@ def signing_texts(settings: Settings) -> Mapping[Match, SecretStr | None]:
 
 
 @dataclass(frozen=True)
-class Trial:
+class KeyTrial:
     """One key, read in one encoding, against one signature."""
 
     key: Match
@@ -104,16 +104,16 @@ class Trial:
         return {True: "matches", False: "does not match", None: "is not a key in this encoding"}[self.matches]
 
 
-def tried(texts: Mapping[Match, SecretStr | None], body: bytes, signature: str) -> Iterator[Trial]:
+def try_all(texts: Mapping[Match, SecretStr | None], body: bytes, signature: str) -> Iterator[KeyTrial]:
     """Try every key that there is in every encoding."""
     for name, secret in texts.items():
         if secret is None:
             continue
         for encoding in KeyEncoding:
-            yield Trial(name, encoding, _matches(secret.get_secret_value(), encoding, body, signature))
+            yield KeyTrial(name, encoding, _matches(secret.get_secret_value(), encoding, body, signature))
 
 
-def verdict(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> str:
+def rotation_advice(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> str:
     """Say which key matched last, and whether CURRENT is still needed."""
     if not uses:
         return "No key has matched anything yet."

@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-FOR_PEOPLE = 50
+DEFAULT_LIMIT = 50
 """How many rows of a list a person is shown without asking."""
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 RELATIVE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
 
-class When(click.ParamType[datetime]):
+class TimeParam(click.ParamType[datetime]):
     """A point in time: ISO 8601 (on this machine's clock unless it says otherwise), or how long ago."""
 
     name = "when"
@@ -38,18 +38,20 @@ def point_in_time(text: str, *, now: datetime) -> datetime:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 since = click.option(
-    "--since", type=When(), metavar="WHEN", help="Received then or later: ISO 8601, or 10m, 2h, 3d ago."
+    "--since", type=TimeParam(), metavar="WHEN", help="Received then or later: ISO 8601, or 10m, 2h, 3d ago."
 )
-until = click.option("--until", type=When(), metavar="WHEN", help="Received before then.")
-limit = click.option("--limit", type=click.IntRange(min=1), help=f"How many. Default: {FOR_PEOPLE}, with --json all.")
+until = click.option("--until", type=TimeParam(), metavar="WHEN", help="Received before then.")
+limit = click.option(
+    "--limit", type=click.IntRange(min=1), help=f"How many. Default: {DEFAULT_LIMIT}, with --json all."
+)
 
 
 def limit_for(given: int | None, *, as_json: bool) -> int | None:
     """Decide how many: a program wants all of them, a person a screen."""
-    return given or (None if as_json else FOR_PEOPLE)
+    return given or (None if as_json else DEFAULT_LIMIT)
 
 
-def say_if_cut(count: int, limit: int | None) -> None:
+def warn_if_truncated(count: int, limit: int | None) -> None:
     """Tell a person that there may be more than is shown."""
     if count == limit:
         click.echo(f"The newest {count}; --limit shows more.", err=True)

@@ -51,7 +51,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, wrapping: 
         click.echo("None.")
 
 
-def facts(pairs: Iterable[tuple[str, Cell]]) -> None:
+def key_values(pairs: Iterable[tuple[str, Cell]]) -> None:
     """Write names and values, one pair a line, aligned."""
     grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     grid.add_column(style="dim", no_wrap=True)
@@ -85,12 +85,12 @@ def cell_text(cell: Cell) -> Text:
         case datetime():
             return Text(local(cell))
         case timedelta():
-            return Text(span(cell))
+            return Text(human_duration(cell))
         case _:
             return Text(printable(str(cell)))
 
 
-def colored(word: StrEnum, width: int = 0) -> Text:
+def styled_state(word: StrEnum, width: int = 0) -> Text:
     """Write a state or an outcome in the color that says whether somebody should look."""
     return Text.assemble((word.ljust(width), STYLES.get(word.value, "")))
 
@@ -112,7 +112,7 @@ def clock_name() -> str:
     return datetime.now(UTC).astimezone().tzname() or "local"
 
 
-def span(length: timedelta) -> str:
+def human_duration(length: timedelta) -> str:
     """Write a span in the unit that fits it: `85 ms`, `4.2 s`, `12 min`, `3 h`, `2 d`."""
     seconds = length.total_seconds()
     sign, seconds = ("-" if seconds < 0 else ""), abs(seconds)
@@ -124,7 +124,7 @@ def span(length: timedelta) -> str:
     return f"{sign}{seconds / 86_400:.0f} d"
 
 
-def short(delivery_id: str) -> str:
+def short_id(delivery_id: str) -> str:
     """Shorten an id to what `show` and `replay` accept."""
     return delivery_id[:SHORT_ID]
 

@@ -50,7 +50,7 @@ def quarantine(*, since: datetime | None, limit: int | None, as_json: bool) -> N
     dropped = store.dropped() if store else 0
     if dropped:
         click.echo(f"Dropped so far, for want of room or for their age: {dropped}.", err=True)
-    options.say_if_cut(len(requests), limit)
+    options.warn_if_truncated(len(requests), limit)
 
 
 @click.command()

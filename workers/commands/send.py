@@ -20,9 +20,9 @@ from ingest.simulator.faults import DEFAULT_RATE, Fault, PlannedRequest, inject_
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice, as_curl
 from ingest.simulator.scenarios import SCENARIOS, Participants, build_scenario, random_participants
 from ingest.simulator.sender import Answer, tally
-from workers.commands.failures import Failure
-from workers.commands.options import When
-from workers.commands.output import printable, short, span
+from workers.commands.errors import Failure
+from workers.commands.options import TimeParam
+from workers.commands.output import human_duration, printable, short_id
 from workers.dev.drive_simulator import simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
 
@@ -53,7 +53,7 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
 @click.option("--url", metavar="URL", help="Where the receiver is.  [default: the one on this machine]")
 @click.option("--session", "session_id", metavar="ID", help="The session's id; of several sessions its beginning.")
 @click.option("--user", "user_id", metavar="ID", help="The driver's id.")
-@click.option("--at", type=When(), metavar="WHEN", help="When the story begins: ISO 8601, or 10m, 2h, 3d ago.")
+@click.option("--at", type=TimeParam(), metavar="WHEN", help="When the story begins: ISO 8601, or 10m, 2h, 3d ago.")
 @click.option("--sign", type=click.Choice([*map(str, SigningKeyChoice)]), help="What to sign with.  [default: current]")
 @click.option("--count", type=click.IntRange(min=1), default=1, help="Tell it of as many sessions.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many requests a second.")
@@ -102,11 +102,11 @@ def send(  # noqa: PLR0913  the options of the interface
     if event and scenario:
         raise click.UsageError("Choose EVENT or --scenario.")
     settings = settings_with_dev_defaults()
-    penmanship = penmanship_of(settings, SigningKeyChoice(sign) if sign else None)
+    penmanship = signer_from(settings, SigningKeyChoice(sign) if sign else None)
     url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     random = Random(seed)  # noqa: S311  nothing secret is drawn
     about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
-    casts = [among(users, cast(random, number, count, session_id, user_id)) for number in range(count)]
+    casts = [pick_user(users, draw_participants(random, number, count, session_id, user_id)) for number in range(count)]
     stories = [build_scenario(about, each, begins_at=at, now=now) for each in casts]
     tracks = inject_faults(stories, faults, random, share)
     if only_print:
@@ -125,7 +125,7 @@ def send(  # noqa: PLR0913  the options of the interface
         click.echo(f"See what came of it: webhooks session {printable(casts[0].session_id)}")
 
 
-def penmanship_of(settings: Settings, sign: SigningKeyChoice | None) -> RequestSigner:
+def signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSigner:
     """Sign as told, else with what there is. Raises SettingsError where that is nothing."""
     keys = Keyring(settings).keys
     required = settings.plugsurfing_hmac_required
@@ -136,7 +136,9 @@ def penmanship_of(settings: Settings, sign: SigningKeyChoice | None) -> RequestS
     return RequestSigner(keys, sign, required)
 
 
-def cast(random: Random, number: int, count: int, session_id: str | None, user_id: str | None) -> Participants:
+def draw_participants(
+    random: Random, number: int, count: int, session_id: str | None, user_id: str | None
+) -> Participants:
     """Draw the people of one of `count` stories, who have the names that were asked for."""
     drawn = random_participants(random)
     if session_id is not None and count > 1:
@@ -144,7 +146,7 @@ def cast(random: Random, number: int, count: int, session_id: str | None, user_i
     return Participants(session_id or drawn.session_id, drawn.user_id if user_id is None else user_id)
 
 
-def among(users: int | None, drawn: Participants) -> Participants:
+def pick_user(users: int | None, drawn: Participants) -> Participants:
     """Let one of so many users be the driver, whoever was drawn; the same for the same."""
     if users is None:
         return drawn
@@ -195,8 +197,8 @@ def line(answer: Answer) -> str:
     elif answer.delivery_id is None:
         said = f"{answer.status}, as it should be"
     else:
-        said = f"{answer.status} {'known already as' if answer.duplicate else 'kept as'} {short(answer.delivery_id)}"
-    return f"{printable(told.name):<22}{printable(told.session_id):<13}{said}  {span(answer.took)}"
+        said = f"{answer.status} {'known already as' if answer.duplicate else 'kept as'} {short_id(answer.delivery_id)}"
+    return f"{printable(told.name):<22}{printable(told.session_id):<13}{said}  {human_duration(answer.took)}"
 
 
 def expected(answer: Answer) -> str:
@@ -209,7 +211,9 @@ def summarize(answers: Sequence[Answer], url: str) -> None:
     counted = tally(answers)
     statuses = ", ".join(f"{count} x {status}" for status, count in counted.statuses)
     again = f" ({counted.duplicates} known already)" if counted.duplicates else ""
-    click.echo(f"{len(answers)} sent: {statuses}{again} · p50 {span(counted.p50)} · p99 {span(counted.p99)}")
+    click.echo(
+        f"{len(answers)} sent: {statuses}{again} · p50 {human_duration(counted.p50)} · p99 {human_duration(counted.p99)}"
+    )
     if all(answer.status is None for answer in answers):
         raise Failure(f"Nobody answers at {url}: is `webhooks dev` running?")
     if counted.wrong:

@@ -12,26 +12,26 @@ from handlers.kit.session import DRIVE, EVENT, Session
 from handlers.kit.statuses import ORDER_ANOMALIES, Anomaly
 from ingest.relay.outbox import Outbox
 from workers.commands import options
-from workers.commands.cdrs import amount_in_words, cdr_json, remarks
-from workers.commands.failures import Failure
-from workers.commands.healed import healed_json, healed_lines, look_in_words
-from workers.commands.listing import EVERYTHING, in_inbox_only, run_json
-from workers.commands.look import push_json
+from workers.commands.cdrs import amount_in_words, cdr_json, notes_of
+from workers.commands.delivery_sources import EVERYTHING, in_inbox_only, run_json
+from workers.commands.errors import Failure
+from workers.commands.lists import push_json
 from workers.commands.output import (
     Cell,
     Json,
     clock_name,
-    colored,
     console,
-    facts,
+    human_duration,
     iso,
     json_line,
+    key_values,
     local,
     printable,
-    span,
+    styled_state,
     table,
 )
-from workers.commands.stores import inbox_of, looking_into_ledger
+from workers.commands.session_drive import healed_json, healed_lines, look_in_words
+from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.session_timeline import TimelineEntry, timeline
 from workers.drive.session_facts import UNKNOWN_TIME
@@ -42,7 +42,7 @@ from workers.ledger.deliveries import RunRow
 from workers.ledger.session_polls import PollState
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 
-KEEP_RECORDS = {"session_record", "cdr_record"}
+RECORD_HANDLERS = {"session_record", "cdr_record"}
 """Handlers whose work the changes tell already."""
 SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 
@@ -53,7 +53,7 @@ SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 def session(*, session_id: str, as_json: bool) -> None:
     """Show one charging session: its record, and what came when, how late, what it changed and what we did."""
     settings = settings_with_dev_defaults()
-    with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
+    with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
         on_their_way = _count_in(outbox, conn, session_id)
         record = sessions.get(conn, session_id)
         told = timeline(conn, session_id, settings.clock_skew)
@@ -78,7 +78,7 @@ def print_session(
     fee = None
     if record.fee_type and record.fee_will_apply_from:
         fee = f"{record.fee_type} from {local(record.fee_will_apply_from)}"
-    facts(
+    key_values(
         [
             ("session", record.session_id),
             ("status", Text(record.status or "-", style="bold")),
@@ -90,7 +90,7 @@ def print_session(
             ("told by", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
             *([("Drive API", look_in_words(look))] if look else []),
             *(("CDR", charge_in_words(charge)) for charge in charges),
-            *(("anomaly", in_words(record, anomaly)) for anomaly in record.anomalies),
+            *(("anomaly", anomaly_text(record, anomaly)) for anomaly in record.anomalies),
         ]
     )
     console().print()
@@ -108,16 +108,16 @@ def print_session(
 
 def charge_in_words(charge: CdrRow) -> str:
     """Say what a CDR says, and what is odd about it."""
-    said = [amount_in_words(charge) or "no amount", charge.request_id, *remarks(charge)]
+    said = [amount_in_words(charge) or "no amount", charge.request_id, *notes_of(charge)]
     return ", ".join(filter(None, said))
 
 
-def in_words(record: Session, anomaly: Anomaly) -> str:
+def anomaly_text(record: Session, anomaly: Anomaly) -> str:
     """Say what cannot be true, with the facts that say so."""
     if anomaly is Anomaly.TWO_USERS:
         return f"{len(record.users)} drivers were named: {', '.join(sorted(record.users))}"
     if anomaly is Anomaly.AHEAD_OF_CLOCK and record.lead is not None:
-        return f"{local(record.lead.at)} was told {span(record.lead.span)} before it was that time"
+        return f"{local(record.lead.at)} was told {human_duration(record.lead.span)} before it was that time"
     before, after = ORDER_ANOMALIES[anomaly]
     early, late = record.statuses[before].first_at, record.statuses[after].last_at
     return f"{after} at {local(late)}, after {before} at {local(early)}"
@@ -161,21 +161,21 @@ def _moment_json(moment: TimelineEntry) -> dict[str, Json]:
 def _lines(moment: TimelineEntry, charge: CdrRow | None) -> Iterator[Sequence[Cell]]:
     row = moment.delivery
     times = f" ×{row.duplicates + 1}" if row.duplicates else ""
-    changed: Cell = ", ".join(_changed(moment)) or Text(_why_nothing(moment), style="dim")
+    changed: Cell = ", ".join(_changed(moment)) or Text(_no_change_reason(moment), style="dim")
     if charge is not None:
         changed = f"a CDR of {amount_in_words(charge) or 'no amount'}"
     yield moment.at, moment.late, f"{row.event or row.kind}{times}", changed
     for run in row.runs:
-        if run.handler != WHOLE_DELIVERY and (run.handler not in KEEP_RECORDS or run.outcome is not Outcome.DONE):
-            yield run.finished_at or "", "", f"  {run.handler}", _came_to(run)
+        if run.handler != WHOLE_DELIVERY and (run.handler not in RECORD_HANDLERS or run.outcome is not Outcome.DONE):
+            yield run.finished_at or "", "", f"  {run.handler}", _outcome_text(run)
     for push in moment.pushes:
-        told = Text.assemble(colored(push.state), f": {printable(push.error or push.title)}")
+        told = Text.assemble(styled_state(push.state), f": {printable(push.error or push.title)}")
         yield push.sent_at or push.created_at, "", f"  push by {push.channel}", told
 
 
-def _came_to(run: RunRow) -> Text:
+def _outcome_text(run: RunRow) -> Text:
     """Say what a run came to, and why if that is not plain."""
-    said: list[str | Text] = [colored(run.outcome)]
+    said: list[str | Text] = [styled_state(run.outcome)]
     if run.attempts > 1:
         said.append(f" at attempt {run.attempts}")
     why = run.error or run.reason
@@ -184,7 +184,7 @@ def _came_to(run: RunRow) -> Text:
     return Text.assemble(*said)
 
 
-def _why_nothing(moment: TimelineEntry) -> str:
+def _no_change_reason(moment: TimelineEntry) -> str:
     """Say why a delivery changed nothing in the record."""
     row = moment.delivery
     reasons = [row.reason, *(run.error or run.reason for run in row.runs if run.handler == WHOLE_DELIVERY)]

@@ -5,21 +5,21 @@ import base64
 import click
 
 from workers.commands import options
-from workers.commands.failures import Failure
-from workers.commands.listing import delivery_json, find_one
+from workers.commands.delivery_sources import delivery_json, find_one
+from workers.commands.errors import Failure
 from workers.commands.output import (
     Cell,
     Json,
-    colored,
     console,
-    facts,
     iso,
     json_line,
+    key_values,
     printable,
     printable_body,
+    styled_state,
     table,
 )
-from workers.commands.stores import inbox_of, looking_into_ledger
+from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.deliveries import DeliveryRow
 
@@ -31,19 +31,19 @@ from workers.ledger.deliveries import DeliveryRow
 def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
     """Show one delivery with its runs, headers and raw body. The beginning of the id is enough."""
     settings = settings_with_dev_defaults()
-    with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
+    with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
         row = find_one(outbox, conn, delivery_id)
     if row is None:
         raise Failure(f"No delivery, or more than one, has an id that begins with '{printable(delivery_id)}'.")
     if raw:
         click.echo(row.body or b"", nl=False)
     elif as_json:
-        json_line(whole_json(row))
+        json_line(delivery_detail_json(row))
     else:
-        show_whole(row)
+        print_delivery(row)
 
 
-def whole_json(row: DeliveryRow) -> dict[str, Json]:
+def delivery_detail_json(row: DeliveryRow) -> dict[str, Json]:
     """Write everything that is known of a delivery; its body as text too where it is UTF-8."""
     body = row.body or b""
     try:
@@ -77,7 +77,7 @@ def whole_json(row: DeliveryRow) -> dict[str, Json]:
     }
 
 
-def show_whole(row: DeliveryRow) -> None:
+def print_delivery(row: DeliveryRow) -> None:
     """Print a delivery for a person, with nothing in it that a terminal would obey."""
     body = row.body or b""
     again = f"and {row.duplicates} more times" if row.duplicates > 1 else "and once more" if row.duplicates else None
@@ -87,19 +87,26 @@ def show_whole(row: DeliveryRow) -> None:
         ("session", row.session_id),
         ("received", row.received_at),
         ("again", again),
-        ("state", colored(row.state)),
+        ("state", styled_state(row.state)),
         ("reason", row.reason),
         ("settled", row.settled_at),
         ("key", row.signed_with),
         ("signed", row.signed_at),
     ]
-    facts([(name, value) for name, value in known if value is not None])
+    key_values([(name, value) for name, value in known if value is not None])
     if row.runs:
         console().print()
         table(
             ("handler", "outcome", "tries", "due", "ended", "why"),
             [
-                (run.handler, colored(run.outcome), run.attempts, run.due_at, run.finished_at, run.error or run.reason)
+                (
+                    run.handler,
+                    styled_state(run.outcome),
+                    run.attempts,
+                    run.due_at,
+                    run.finished_at,
+                    run.error or run.reason,
+                )
                 for run in row.runs
             ],
         )

@@ -9,12 +9,12 @@ from sqlalchemy import Connection, Engine, make_url
 from ingest.config.settings import Settings
 from ingest.inbox.schema import FILE_NAME
 from ingest.relay.outbox import Outbox
-from workers.commands.failures import Failure
+from workers.commands.errors import Failure
 from workers.ledger.database.engine import create_ledger_engine, read_only
 
 
 @contextmanager
-def ledger_of(settings: Settings) -> Iterator[Engine]:
+def open_ledger(settings: Settings) -> Iterator[Engine]:
     """Open the ledger for as long as a command needs it."""
     path = sqlite_file(settings)
     if path is not None and not path.exists():
@@ -27,9 +27,9 @@ def ledger_of(settings: Settings) -> Iterator[Engine]:
 
 
 @contextmanager
-def looking_into_ledger(settings: Settings) -> Iterator[Connection]:
+def read_only_ledger(settings: Settings) -> Iterator[Connection]:
     """Open a transaction on the ledger that only looks."""
-    with ledger_of(settings) as engine, read_only(engine) as conn:
+    with open_ledger(settings) as engine, read_only(engine) as conn:
         yield conn
 
 
@@ -40,7 +40,7 @@ def sqlite_file(settings: Settings) -> Path | None:
 
 
 @contextmanager
-def inbox_of(settings: Settings) -> Iterator[Outbox | None]:
+def open_inbox(settings: Settings) -> Iterator[Outbox | None]:
     """Open this node's inbox beside the processes that use it; None if nothing ever came to this node."""
     path = settings.data_dir / FILE_NAME
     if not path.exists():

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workers.commands.output import iso, json_line, local, printable, printable_body, span, table
+from workers.commands.output import human_duration, iso, json_line, local, printable, printable_body, table
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_body_keeps_its_lines():
     ],
 )
 def test_a_span_is_written_in_the_unit_that_fits(seconds, words):
-    assert span(timedelta(seconds=seconds)) == words
+    assert human_duration(timedelta(seconds=seconds)) == words
 
 
 def test_a_time_is_iso_8601_in_utc_for_programs():

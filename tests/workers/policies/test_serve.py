@@ -13,7 +13,7 @@ from textwrap import dedent
 import httpx
 import pytest
 
-from workers.bench.stage import children
+from workers.bench.harness import children
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 PLUGIN = '''

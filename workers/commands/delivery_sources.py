@@ -19,7 +19,9 @@ SMALLEST_STEP = timedelta(microseconds=1)
 EVERYTHING = -1  # SQLite's word for a LIMIT that is none
 
 
-def everywhere(outbox: Outbox | None, conn: Connection, filters: Filters, limit: int | None) -> Iterator[DeliveryRow]:
+def from_ledger_and_inbox(
+    outbox: Outbox | None, conn: Connection, filters: Filters, limit: int | None
+) -> Iterator[DeliveryRow]:
     """List what fits, newest first; what an inbox has and the ledger has not seen yet is kept or queued."""
     # The inbox is read before the ledger: what moves on meanwhile is then seen in one of them at least.
     waiting = [] if outbox is None else in_inbox_only(conn, outbox.unsettled(limit=EVERYTHING))
@@ -115,7 +117,7 @@ def run_json(run: RunRow) -> dict[str, Json]:
     return {"handler": run.handler, "outcome": run.outcome, "attempts": run.attempts, "error": run.error}
 
 
-def in_words(run: RunRow) -> str:
+def run_summary(run: RunRow) -> str:
     """Say how a run stands: `greet done`; of an outcome that is the whole delivery's, only that."""
     return run.outcome if run.handler == WHOLE_DELIVERY else f"{run.handler} {run.outcome}"
 

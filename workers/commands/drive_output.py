@@ -9,21 +9,21 @@ from workers.drive.models import ChargingKey, DriveSession
 def session_json(found: DriveSession) -> dict[str, Json]:
     """Write a session as `--json` does."""
     told = found.model_dump(mode="json", exclude={"document"})
-    return {**told, "document": plain(found.document)}
+    return {**told, "document": jsonable(found.document)}
 
 
 def key_json(found: ChargingKey) -> dict[str, Json]:
     """Write a charging key as `--json` does."""
-    return {**found.model_dump(mode="json", exclude={"document"}), "document": plain(found.document)}
+    return {**found.model_dump(mode="json", exclude={"document"}), "document": jsonable(found.document)}
 
 
-def plain(document: Any) -> Json:
+def jsonable(document: Any) -> Json:
     """Write decimals as text: as a number, a program would read them as what they are not quite."""
     match document:
         case dict():
-            return {str(name): plain(value) for name, value in document.items()}
+            return {str(name): jsonable(value) for name, value in document.items()}
         case list():
-            return [plain(value) for value in document]
+            return [jsonable(value) for value in document]
         case str() | int() | None:
             return document
         case _:

@@ -15,10 +15,10 @@ from ingest.simulator.scenarios import FEE_INCURRING, STARTED, Participants, tel
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from workers.bench.databases import POSTGRESQL, SQLITE
 from workers.bench.depths import opened_inbox, settled_in, waiting_in
-from workers.bench.everything import PATH
-from workers.bench.load import bodies
+from workers.bench.harness import HOST, KEY, PATIENCE_S, Harness, wait_until
+from workers.bench.http_load import bodies
+from workers.bench.pipeline import PATH
 from workers.bench.report import Column, Report, Row, p99
-from workers.bench.stage import HOST, KEY, PATIENCE_S, Stage, wait_until
 from workers.bench.work import fill, stage_on
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.tables.core import deliveries, pushes
@@ -54,7 +54,7 @@ def warn(runs: int, events: int, warnings: int, server: str | None, progress: Pr
     )
 
 
-def _measure(stage: Stage, events: int, warnings: int, row: Row) -> None:
+def _measure(stage: Harness, events: int, warnings: int, row: Row) -> None:
     stage.valkey(fsync="everysec")
     settings = stage.settings()
     casts = [Participants(f"warned-{number}", f"driver-{number}") for number in range(warnings)]

@@ -6,15 +6,15 @@ from sqlalchemy import insert, update
 
 from ingest.config.settings import load_settings
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from workers.commands import deepcheck
+from workers.commands.check import consistency
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core import deliveries, pushes, runs
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    real = deepcheck.find_stuck
-    monkeypatch.setattr(deepcheck, "find_stuck", lambda *stores: real(*stores, patience=timedelta(milliseconds=10)))
+    real = consistency.find_stuck
+    monkeypatch.setattr(consistency, "find_stuck", lambda *stores: real(*stores, patience=timedelta(milliseconds=10)))
 
 
 def findings(rows):
@@ -114,7 +114,7 @@ def test_a_test_may_ask_for_gaps_from_the_first_run_on(node, event, valkey_url, 
     settings = load_settings(data_dir=node.folder, database_url=node.environment["DATABASE_URL"], redis_url=valkey_url)
 
     def gaps(**parts):
-        return [one.sentence for one in deepcheck.examine_deeply(settings, **parts) if one.subject == "handlers"]
+        return [one.sentence for one in consistency.check_consistency(settings, **parts) if one.subject == "handlers"]
 
     assert gaps() == []
     (told,) = gaps(rollout=timedelta())

@@ -24,7 +24,7 @@ from ingest.config.sections.logging import LogLevel
 from ingest.config.settings import Settings, load_settings
 from ingest.log import configure_logging
 from ingest.queue.queues import connect_redis
-from workers.bench.load import Order, Seen
+from workers.bench.http_load import LoadResult, LoadSpec
 from workers.bench.process import BenchFailed, Process
 from workers.dev.valkey import valkey
 from workers.ledger.database.migrate import migrate
@@ -36,7 +36,7 @@ POLL_S = 0.02
 WEBHOOKS = "from workers.cli import main; main()"
 
 
-class Stage:
+class Harness:
     """A temporary folder with the processes of one measurement. Leaving the context ends them, last started first."""
 
     def __init__(self, database_url: str | None = None) -> None:
@@ -92,9 +92,9 @@ class Stage:
         """Start this Python with these arguments; it hears nothing of this shell's settings."""
         return self._start(name, [sys.executable, *arguments], environment)
 
-    def load(self, order: Order) -> Process:
+    def load(self, order: LoadSpec) -> Process:
         """Start a load; `seen` waits for what it saw."""
-        arguments = ("-m", "workers.bench.load", json.dumps(asdict(order)))
+        arguments = ("-m", "workers.bench.http_load", json.dumps(asdict(order)))
         return self.python(*arguments, name=f"load-{order.seed}", environment={})
 
     def serve(self) -> tuple[Process, int]:
@@ -119,10 +119,10 @@ class Stage:
         return process
 
 
-def seen(load: Process, order: Order) -> Seen:
+def seen(load: Process, order: LoadSpec) -> LoadResult:
     """Wait for a load to end and return what it saw."""
     answer = load.finish(PATIENCE_S + order.warm_up_s + order.seconds)
-    return Seen(**json.loads(answer.splitlines()[-1]))
+    return LoadResult(**json.loads(answer.splitlines()[-1]))
 
 
 def free_port() -> int:
@@ -187,7 +187,7 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def isolated_environment() -> Iterator[None]:
     """Forget this shell's settings for a while, and let SIGTERM end a bench as Ctrl-C does, its processes with it."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:

@@ -8,9 +8,9 @@ import click
 from ingest.config.settings import Settings
 from ingest.inbox.downtime import Downtime
 from workers.commands import options
-from workers.commands.failures import Failure
+from workers.commands.errors import Failure
 from workers.commands.output import iso, json_line, table
-from workers.commands.stores import inbox_of, looking_into_ledger
+from workers.commands.stores import open_inbox, read_only_ledger
 from workers.ledger.downtimes import DowntimeRow, find
 
 
@@ -18,7 +18,7 @@ def list_gaps(
     settings: Settings, since: datetime | None, until: datetime | None, *, limit: int | None, as_json: bool
 ) -> None:
     """List them, newest first: those that ended after `since` and began before `until`."""
-    with inbox_of(settings) as outbox:
+    with open_inbox(settings) as outbox:
         here = [] if outbox is None else outbox.gaps()
     rows = [row for row in everywhere(here, in_ledger(settings)) if _is_within(row[0], since, until)][:limit]
     if as_json:
@@ -41,7 +41,7 @@ def list_gaps(
         ("closed", "opened", "for", "inbox", "read again"),
         [(gap.closed_at, gap.opened_at, gap.length, gap.inbox, _in_words(told)) for gap, told in rows],
     )
-    options.say_if_cut(len(rows), limit)
+    options.warn_if_truncated(len(rows), limit)
 
 
 def everywhere(here: Iterable[Downtime], told: Iterable[DowntimeRow]) -> list[tuple[Downtime, DowntimeRow | None]]:
@@ -53,7 +53,7 @@ def everywhere(here: Iterable[Downtime], told: Iterable[DowntimeRow]) -> list[tu
 def in_ledger(settings: Settings) -> list[DowntimeRow]:
     """Read the ledger's, if there is a ledger."""
     try:
-        with looking_into_ledger(settings) as conn:
+        with read_only_ledger(settings) as conn:
             return find(conn)
     except Failure:  # none yet: an inbox can do without
         return []

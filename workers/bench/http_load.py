@@ -1,4 +1,4 @@
-"""Load one door with signed requests from a process of its own: `python -m workers.bench.load ORDER` says what it saw.
+"""Load one door with signed requests from a process of its own: `python -m workers.bench.http_load ORDER` says what it saw.
 
 Order and answer are JSON. Every body is distinct, and every request is built before the clock starts, so that the load
 is never the bottleneck.
@@ -28,7 +28,7 @@ HEAD_END = b"\r\n\r\n"
 
 
 @dataclass(frozen=True)
-class Order:
+class LoadSpec:
     """What to send where: at most `count` requests, for `seconds` after the warm-up, `rate` a second if it is set."""
 
     url: str
@@ -44,7 +44,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Seen:
+class LoadResult:
     """What one load saw: answers, by status, and how long they took."""
 
     seconds: float
@@ -85,7 +85,7 @@ def request(url: str, body: bytes, key: bytes) -> bytes:
 class Load:
     """What all connections share: the requests to come and the answers so far."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: LoadSpec) -> None:
         """Build the requests, then start the clock."""
         key = order.key.encode()
         told = Path(order.bodies).read_bytes().splitlines() if order.bodies else bodies(order.seed, order.count)
@@ -122,11 +122,11 @@ class Load:
         """Count what was not a 200."""
         self._refused[why] = self._refused.get(why, 0) + 1
 
-    def seen(self) -> Seen:
+    def seen(self) -> LoadResult:
         """Sum up."""
         took = sorted(self._took)
         refused = sum(self._refused.values())
-        return Seen(
+        return LoadResult(
             seconds=max(self._last - self._begin, 1e-9),
             answers=len(took) + refused,
             refused=self._refused,
@@ -192,7 +192,7 @@ def _content_length(head: bytes) -> int:
     return 0
 
 
-async def send(order: Order) -> Seen:
+async def send(order: LoadSpec) -> LoadResult:
     """Send what was ordered and wait for the last answer."""
     parts = urlsplit(order.url)
     loop = asyncio.get_running_loop()
@@ -208,4 +208,4 @@ async def send(order: Order) -> Seen:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(uvloop.run(send(Order(**json.loads(sys.argv[1])))))))  # noqa: T201 - its answer
+    print(json.dumps(asdict(uvloop.run(send(LoadSpec(**json.loads(sys.argv[1])))))))  # noqa: T201 - its answer

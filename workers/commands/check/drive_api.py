@@ -9,47 +9,47 @@ from urllib.parse import urlsplit
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis
-from workers.commands.checkup import Finding, Standing
-from workers.commands.logs import logs_aside
+from workers.commands.check.basics import CheckResult, CheckStatus
+from workers.commands.log_redirect import logs_to_stderr
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Unauthorized
 from workers.drive.requests import MIN
 
 PATIENCE = timedelta(seconds=10)
-NOBODY = "webhooks-check"
+PROBE_ID = "webhooks-check"
 """The id of a user and of a session that nobody has."""
 
 
-def examine_drive(settings: Settings) -> Iterator[Finding]:
+def check_drive_api(settings: Settings) -> Iterator[CheckResult]:
     """See whether the Drive API can be asked, and Roam OCPI told."""
     if not settings.has_drive:
-        yield _finding(Standing.OK, "Off: without DRIVE_API_KEY no session is read again, and no policy asks.")
+        yield _finding(CheckStatus.OK, "Off: without DRIVE_API_KEY no session is read again, and no policy asks.")
     else:
-        if _goes_in_the_clear(settings.drive_api_url):
-            yield _finding(Standing.WARN, "DRIVE_API_URL is no https: whoever is on the way reads the key.")
+        if _is_unencrypted(settings.drive_api_url):
+            yield _finding(CheckStatus.WARN, "DRIVE_API_URL is no https: whoever is on the way reads the key.")
         yield _asked(settings)
     if (settings.roam_ocpi_url is None) != (settings.roam_ocpi_token is None):
         missing = "ROAM_OCPI_URL" if settings.roam_ocpi_url is None else "ROAM_OCPI_TOKEN"
-        yield Finding("roam", Standing.FAIL, f"{missing} is not set: both are needed to push tokens.")
+        yield CheckResult("roam", CheckStatus.FAIL, f"{missing} is not set: both are needed to push tokens.")
     elif settings.roam_ocpi_url is not None:
-        yield Finding("roam", Standing.OK, "Tokens can be pushed to Roam OCPI; it was not asked.")
+        yield CheckResult("roam", CheckStatus.OK, "Tokens can be pushed to Roam OCPI; it was not asked.")
 
 
-def _asked(settings: Settings) -> Finding:
+def _asked(settings: Settings) -> CheckResult:
     try:
         # The budget is counted in Redis; whether that is there is told elsewhere.
         with (
-            logs_aside(settings, "check"),
+            logs_to_stderr(settings, "check"),
             connect_redis(settings.redis_url, timeout=2) if settings.redis_url else nullcontext() as connection,
             DriveClient(settings, connection, deadline=PATIENCE) as client,
         ):
-            return _finding(Standing.OK, _tried(client))
+            return _finding(CheckStatus.OK, _tried(client))
     except DriveUnavailable as error:
-        return _finding(Standing.WARN, f"{error} Until it answers, nothing is read from it.")
+        return _finding(CheckStatus.WARN, f"{error} Until it answers, nothing is read from it.")
     except NotFound:
-        return _finding(Standing.FAIL, "There is no Drive API at DRIVE_API_URL (404).")
+        return _finding(CheckStatus.FAIL, "There is no Drive API at DRIVE_API_URL (404).")
     except (DriveError, SettingsError) as error:
-        return _finding(Standing.FAIL, str(error))
+        return _finding(CheckStatus.FAIL, str(error))
 
 
 def _tried(client: DriveClient) -> str:
@@ -57,14 +57,14 @@ def _tried(client: DriveClient) -> str:
         next(client.charging_keys(page_size=MIN), None)
     except Unauthorized as refused:
         try:
-            client.session(NOBODY, NOBODY)
+            client.session(PROBE_ID, PROBE_ID)
         except NotFound:
             return "It takes the key for sessions, but not for charging keys."
         raise refused from None
     return "It takes the key, and lists charging keys."
 
 
-def _goes_in_the_clear(url: str) -> bool:
+def _is_unencrypted(url: str) -> bool:
     parts = urlsplit(url)
     if parts.scheme == "https" or parts.hostname == "localhost":
         return False
@@ -74,5 +74,5 @@ def _goes_in_the_clear(url: str) -> bool:
         return True
 
 
-def _finding(standing: Standing, sentence: str) -> Finding:
-    return Finding("drive", standing, sentence)
+def _finding(standing: CheckStatus, sentence: str) -> CheckResult:
+    return CheckResult("drive", standing, sentence)

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from workers.commands.csvfile import cell, write_csv
+from workers.commands.csv_export import cell, write_csv
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ingest.config.settings import load_settings
-from workers.commands import checkup
-from workers.commands.policycheck import examine_policies
+from workers.commands.check import basics
+from workers.commands.check.policies import check_policies
 from workers.ledger import sync_state
 from workers.policies.cache import KEYS
 
@@ -68,7 +68,7 @@ def test_proxies_whose_word_nobody_asks_for_are_said(node, valkey_url, sources, 
     ],
 )
 def test_an_sqlite_that_may_lose_commits_is_said(node, valkey_url, monkeypatch, version, is_said):
-    monkeypatch.setattr(checkup.sqlite3, "sqlite_version_info", version)
+    monkeypatch.setattr(basics.sqlite3, "sqlite_version_info", version)
 
     rows = node.rows("check", REDIS_URL=valkey_url)
 
@@ -168,7 +168,7 @@ def test_how_old_the_list_of_keys_is_is_said(any_node):
     settings = load_settings(data_dir=any_node.folder, database_url=any_node.environment["DATABASE_URL"], **given)
 
     def said():
-        return [(found.standing.value, found.sentence) for found in examine_policies(settings)][1:]
+        return [(found.standing.value, found.sentence) for found in check_policies(settings)][1:]
 
     now = datetime.now(UTC)
     short, unread = said()

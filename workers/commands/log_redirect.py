@@ -11,7 +11,7 @@ from ingest.log import configure_logging
 
 
 @contextmanager
-def logs_aside(settings: Settings, command: str) -> Iterator[None]:
+def logs_to_stderr(settings: Settings, command: str) -> Iterator[None]:
     """Write log lines to stderr, and leave everything as it was: commands are also run inside of other programs."""
     was_configured, before = structlog.is_configured(), structlog.get_config()
     root = logging.getLogger()

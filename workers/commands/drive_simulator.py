@@ -10,9 +10,9 @@ from ingest.config.settings import Settings, load_settings
 from ingest.simulator.drive.control import fetch_sessions, set_faults
 from ingest.simulator.drive.faults import DriveFault, DriveFaults, UnknownFault, read_rates
 from workers.commands import options
-from workers.commands.failures import Failure, Misused
+from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import json_line, printable
-from workers.commands.stores import looking_into_ledger
+from workers.commands.stores import read_only_ledger
 from workers.dev.drive_simulator import simulate, simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.dev.simulator_diff import Comparison, compare
@@ -54,19 +54,19 @@ def simulate_drive(*, port: int | None, seed: int, faults: str) -> None:
     try:
         rates = read_rates(faults)
     except UnknownFault as unknown:
-        raise Misused(str(unknown)) from None
+        raise UsageFailure(str(unknown)) from None
     simulate(load_settings(), port=port, seed=seed, faults=DriveFaults(rates, seed))
 
 
 @click.command("spoil")
 @click.argument("faults", default="")
 @click.option("--drive", "url", metavar="URL", help="The simulated Drive API.  [default: the one of `webhooks dev`]")
-def spoil_drive(faults: str, url: str | None) -> None:
+def set_drive_faults(faults: str, url: str | None) -> None:
     """Let things go wrong with the simulated Drive API, as in 500:0.1,slow; without FAULTS nothing does any more."""
     try:
         read_rates(faults)
     except UnknownFault as unknown:
-        raise Misused(str(unknown)) from None
+        raise UsageFailure(str(unknown)) from None
     set_faults(place_of(settings_with_dev_defaults(), url), faults)
 
 
@@ -75,7 +75,7 @@ def spoil_drive(faults: str, url: str | None) -> None:
 @click.option("--wait", type=Length(), default="0", metavar="SPAN", help="Wait for as long until all are equal.")
 @click.option("--always", is_flag=True, help="Exit with 0 whatever is found.")
 @options.as_json
-def compare_with_truth(*, url: str | None, wait: timedelta, always: bool, as_json: bool) -> None:
+def compare_with_simulator(*, url: str | None, wait: timedelta, always: bool, as_json: bool) -> None:
     """Compare every session of the ledger with what really happened, as the simulated Drive API knows it.
 
     User, status, start, stop and completion must be equal, to the microsecond. The exit code is 0 only if all are.
@@ -98,14 +98,14 @@ def place_of(settings: Settings, url: str | None) -> str:
     """Find the simulated Drive API."""
     url = url or simulated_url(settings)
     if url is None:
-        raise Misused("No `webhooks dev` with a simulated Drive API runs here; --drive names another one.")
+        raise UsageFailure("No `webhooks dev` with a simulated Drive API runs here; --drive names another one.")
     return url
 
 
 def compared(settings: Settings, url: str) -> Comparison:
     """Compare once."""
     truths = fetch_sessions(url)
-    with looking_into_ledger(settings) as ledger:
+    with read_only_ledger(settings) as ledger:
         return compare(truths, sessions.fetch(ledger, [truth.session_id for truth in truths]))
 
 

@@ -11,10 +11,10 @@ from handlers.kit.policies import Policy
 from handlers.kit.subscriptions import Subscription
 from ingest.wire.signature import Match
 from workers.commands import options
-from workers.commands.listing import delivery_json, everywhere, in_words
-from workers.commands.outages import list_gaps
-from workers.commands.output import Cell, Json, colored, iso, json_line, short, table
-from workers.commands.stores import inbox_of, looking_into_ledger
+from workers.commands.delivery_sources import delivery_json, from_ledger_and_inbox, run_summary
+from workers.commands.downtime import list_gaps
+from workers.commands.output import Cell, Json, iso, json_line, short_id, styled_state, table
+from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger import pushes as ledger_pushes
@@ -54,15 +54,15 @@ def deliveries(  # noqa: PLR0913  the options are the interface
     wanted = DeliveryState(state) if state else None
     filters = Filters(state=wanted, event=event, session_id=session_id, since=since, until=until)
     limit = options.limit_for(limit, as_json=as_json)
-    with inbox_of(settings) as outbox, looking_into_ledger(settings) as conn:
-        found = everywhere(outbox, conn, filters, limit)
+    with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
+        found = from_ledger_and_inbox(outbox, conn, filters, limit)
         if as_json:
             for row in found:
                 json_line(delivery_json(row))
             return
         rows = list(found)
     table(("received", "id", "event", "session", "state", "notes"), [_delivery_cells(row) for row in rows])
-    options.say_if_cut(len(rows), limit)
+    options.warn_if_truncated(len(rows), limit)
 
 
 @click.command()
@@ -84,14 +84,14 @@ def pushes(  # noqa: PLR0913  the options are the interface
     """List what was sent, or is to be sent, to drivers; newest first."""
     limit = options.limit_for(limit, as_json=as_json)
     wanted = PushState(state) if state else None
-    with looking_into_ledger(settings_with_dev_defaults()) as conn:
+    with read_only_ledger(settings_with_dev_defaults()) as conn:
         found = ledger_pushes.find(conn, session_id=session_id, state=wanted, since=since, until=until, limit=limit)
     if as_json:
         for push in found:
             json_line(push_json(push))
         return
     table(("made", "session", "user", "channel", "state", "text"), [_push_cells(push) for push in found])
-    options.say_if_cut(len(found), limit)
+    options.warn_if_truncated(len(found), limit)
 
 
 @click.command()
@@ -106,7 +106,7 @@ def dead(
     """List dead letters: runs that failed for good, and why. `webhooks replay` gives them another attempt."""
     limit = options.limit_for(limit, as_json=as_json)
     filters = Filters(handler=handler, outcome=Outcome.DEAD, since=since, until=until)
-    with looking_into_ledger(settings_with_dev_defaults()) as conn:
+    with read_only_ledger(settings_with_dev_defaults()) as conn:
         rows = ledger_deliveries.find(conn, filters, limit)
     letters = list(_dead_runs(rows, handler))
     if as_json:
@@ -125,7 +125,7 @@ def dead(
             )
         return
     table(("died", "delivery", "event", "handler", "error"), [_letter_cells(row, run) for row, run in letters])
-    options.say_if_cut(len(rows), limit)
+    options.warn_if_truncated(len(rows), limit)
 
 
 @click.command()
@@ -142,7 +142,7 @@ def handlers(*, as_json: bool) -> None:
     table(("handler", "events", "queue", "file"), map(_handler_cells, plugins.subscriptions))
     if plugins.policies:
         click.echo()
-        found = [(each.name, each.order, _near(each.file)) for each in plugins.policies]
+        found = [(each.name, each.order, _relative(each.file)) for each in plugins.policies]
         table(("policy at the charger", "order", "file"), found)
 
 
@@ -179,7 +179,7 @@ def _policy_json(each: Policy) -> dict[str, Json]:
 
 def _handler_cells(each: Subscription) -> Sequence[Cell]:
     runs_in = "before all handlers" if each.records else each.queue or "with its batch"
-    return each.name, " ".join(_events(each)), runs_in, _near(each.file)
+    return each.name, " ".join(_events(each)), runs_in, _relative(each.file)
 
 
 def _events(each: Subscription) -> Iterator[str]:
@@ -189,23 +189,23 @@ def _events(each: Subscription) -> Iterator[str]:
 def _delivery_cells(row: DeliveryRow) -> Sequence[Cell]:
     ended_well = Counter(run.outcome for run in row.runs if run.outcome in ENDED_WELL)
     notes = [f"{count} {outcome}" for outcome, count in ended_well.items()]
-    notes += [in_words(run) for run in row.runs if run.outcome not in ENDED_WELL]
+    notes += [run_summary(run) for run in row.runs if run.outcome not in ENDED_WELL]
     notes += [f"came {row.duplicates + 1} times"] if row.duplicates else []
     notes += [f"signed with {row.signed_with}"] if row.signed_with != Match.CURRENT else []
     notes += [row.reason] if row.reason else []
     name = row.event or row.kind
-    return row.received_at, short(row.id), name, row.session_id, colored(row.state), ", ".join(notes)
+    return row.received_at, short_id(row.id), name, row.session_id, styled_state(row.state), ", ".join(notes)
 
 
 def _push_cells(push: PushRow) -> Sequence[Cell]:
     text = f"{push.title}: {push.body}" + (f" ({push.error})" if push.error else "")
-    return push.created_at, push.session_id, push.user_id, push.channel, colored(push.state), text
+    return push.created_at, push.session_id, push.user_id, push.channel, styled_state(push.state), text
 
 
 def _letter_cells(row: DeliveryRow, run: RunRow) -> Sequence[Cell]:
     tries = "1 try" if run.attempts == 1 else f"{run.attempts} tries"
     error = f"{_first_line(run.error) or run.reason} ({tries})"
-    return run.finished_at, short(row.id), row.event or row.kind, run.handler, error
+    return run.finished_at, short_id(row.id), row.event or row.kind, run.handler, error
 
 
 def _dead_runs(rows: Sequence[DeliveryRow], handler: str | None) -> Iterator[tuple[DeliveryRow, RunRow]]:
@@ -219,6 +219,6 @@ def _first_line(error: str | None) -> str | None:
     return next(iter((error or "").splitlines()), None)
 
 
-def _near(file: str) -> str:
+def _relative(file: str) -> str:
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

@@ -13,9 +13,9 @@ from sqlalchemy import Engine, select
 
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from workers.bench.depths import opened_inbox, settled_in, waiting_in
-from workers.bench.load import Order, Seen
+from workers.bench.harness import HOST, KEY, PATIENCE_S, Harness, seen, wait_until
+from workers.bench.http_load import LoadResult, LoadSpec
 from workers.bench.process import BenchFailed, Process
-from workers.bench.stage import HOST, KEY, PATIENCE_S, Stage, seen, wait_until
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.tables.core import deliveries
 
@@ -26,7 +26,7 @@ DRAIN_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True)
-class Passage:
+class Transit:
     """One delivery's way: when the door had it, and when every outcome was in the ledger."""
 
     received_at: datetime
@@ -34,10 +34,10 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Everything:
+class Pipeline:
     """The running processes, and the two stores that tell how far things have come."""
 
-    stage: Stage
+    stage: Harness
     serve: Process
     port: int
     worker: Process
@@ -50,14 +50,14 @@ class Everything:
         """Where events go."""
         return f"http://{HOST}:{self.port}{PATH}"
 
-    def passages(self, since: datetime) -> list[Passage]:
+    def passages(self, since: datetime) -> list[Transit]:
         """Read the ways of everything that came since then, in the order of arrival."""
         columns = deliveries.c.received_at, deliveries.c.settled_at
         query = select(*columns).where(deliveries.c.received_at >= since).order_by(deliveries.c.received_at)
         with read_only(self.ledger) as connection:
-            return [Passage(*row) for row in connection.execute(query)]
+            return [Transit(*row) for row in connection.execute(query)]
 
-    def load(self, order: Order, watch: Callable[[], None]) -> Seen:
+    def load(self, order: LoadSpec, watch: Callable[[], None]) -> LoadResult:
         """Run a load, looking around every now and then, until all that was answered with 200 is settled."""
         expected = settled_in(self.ledger)
         load = self.stage.load(order)
@@ -102,7 +102,7 @@ class Everything:
 
 
 @contextmanager
-def everything(stage: Stage) -> Iterator[Everything]:
+def everything(stage: Harness) -> Iterator[Pipeline]:
     """Start every process type on the stage."""
     stage.valkey(fsync="everysec")
     worker = stage.work()
@@ -112,6 +112,6 @@ def everything(stage: Stage) -> Iterator[Everything]:
     ledger = create_ledger_engine(settings.database_url)
     try:
         with opened_inbox(settings) as inbox:
-            yield Everything(stage, serve, port, worker, clock, ledger, inbox)
+            yield Pipeline(stage, serve, port, worker, clock, ledger, inbox)
     finally:
         ledger.dispose()

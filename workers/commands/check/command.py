@@ -7,11 +7,11 @@ import click
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.commands import options
-from workers.commands.checkup import Finding, Standing, examine
-from workers.commands.deepcheck import examine_deeply
-from workers.commands.drivecheck import examine_drive
-from workers.commands.output import colored, console, facts, json_line, printable
-from workers.commands.policycheck import examine_policies
+from workers.commands.check.basics import CheckResult, CheckStatus, run_checks
+from workers.commands.check.consistency import check_consistency
+from workers.commands.check.drive_api import check_drive_api
+from workers.commands.check.policies import check_policies
+from workers.commands.output import console, json_line, key_values, printable, styled_state
 from workers.dev.env_file import settings_with_dev_defaults
 
 
@@ -27,16 +27,16 @@ def check(ctx: click.Context, *, deep: bool, as_json: bool) -> None:
     try:
         settings = settings_with_dev_defaults()
     except SettingsError as wrong:
-        _tell(Finding("settings", Standing.FAIL, str(wrong)), as_json=as_json)
+        _print(CheckResult("settings", CheckStatus.FAIL, str(wrong)), as_json=as_json)
         ctx.exit(1)
     if not deep:
         _describe(settings, as_json=as_json)
     standings = set()
-    examined = chain(examine(settings), examine_policies(settings), examine_drive(settings))
-    for finding in examine_deeply(settings) if deep else examined:
-        _tell(finding, as_json=as_json)
+    examined = chain(run_checks(settings), check_policies(settings), check_drive_api(settings))
+    for finding in check_consistency(settings) if deep else examined:
+        _print(finding, as_json=as_json)
         standings.add(finding.standing)
-    ctx.exit(1 if Standing.FAIL in standings else 0)
+    ctx.exit(1 if CheckStatus.FAIL in standings else 0)
 
 
 def _describe(settings: Settings, *, as_json: bool) -> None:
@@ -45,13 +45,15 @@ def _describe(settings: Settings, *, as_json: bool) -> None:
         for each in described:
             json_line({"setting": each.name, "value": each.effective, "default": each.default})
         return
-    facts([(each.name, each.effective) for each in described])
+    key_values([(each.name, each.effective) for each in described])
     click.echo()
 
 
-def _tell(finding: Finding, *, as_json: bool) -> None:
+def _print(finding: CheckResult, *, as_json: bool) -> None:
     if as_json:
         json_line({"check": finding.subject, "standing": finding.standing, "sentence": finding.sentence})
     else:
-        line = colored(finding.standing, width=6).append(f"{finding.subject:<10}").append(printable(finding.sentence))
+        line = (
+            styled_state(finding.standing, width=6).append(f"{finding.subject:<10}").append(printable(finding.sentence))
+        )
         console().print(line)

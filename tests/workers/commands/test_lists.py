@@ -5,7 +5,7 @@ import pytest
 
 from handlers.kit.context import Push
 from ingest.wire.envelope import Kind
-from workers.commands import listing
+from workers.commands import delivery_sources
 from workers.ledger import pushes
 from workers.ledger.pushes import NewPush, PushUpdate
 from workers.ledger.states import Outcome, PushState
@@ -93,7 +93,7 @@ def test_filters_narrow_the_list_newest_first(node, event, noon, filters, found)
 
 
 def test_a_long_list_is_read_page_by_page_even_where_many_came_at_one_moment(node, event, noon, monkeypatch):
-    monkeypatch.setattr(listing, "PAGE", 3)
+    monkeypatch.setattr(delivery_sources, "PAGE", 3)
     ids = {
         node.settle(
             event("SESSION_STARTED", f"s{number}"), ("a", Outcome.DONE), received_at=noon + timedelta(seconds=at)

@@ -15,9 +15,9 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis
 from workers.commands import options
-from workers.commands.failures import Failure, Misused, sentence
-from workers.commands.output import Cell, iso, json_line, printable, short, span, table
-from workers.commands.stores import ledger_of
+from workers.commands.errors import Failure, UsageFailure, error_text
+from workers.commands.output import Cell, human_duration, iso, json_line, printable, short_id, table
+from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.execution.dead_letters import withdraw
 from workers.execution.replay import Plan, apply, plans
@@ -71,9 +71,9 @@ def replay(  # noqa: PLR0913  the options are the interface
     settings = settings_with_dev_defaults()
     plugins = load_plugins(settings)
     if handler is not None and handler not in {each.name for each in plugins.subscriptions}:
-        raise Misused(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
+        raise UsageFailure(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
     filters = None if ids else with_state(Filters(event=event, since=since, until=until), state, handler)
-    with ledger_of(settings) as engine:
+    with open_ledger(settings) as engine:
         with read_only(engine) as conn:
             chosen = deliveries.find_ids(conn, filters) if filters else _resolved(conn, ids)
         if dry_run:
@@ -124,7 +124,7 @@ def _replayed(
     with click.progressbar(length=len(ids), label="Replaying", file=sys.stderr, hidden=len(ids) <= AT_ONCE) as bar:
         for number, some in enumerate(chunks(ids, step)):
             due_at = began_at + timedelta(seconds=number * step / rate if rate else 0)
-            decided = run_in_transaction(engine, partial(_step, some, decide, due_at))
+            decided = run_in_transaction(engine, partial(_replay_chunk, some, decide, due_at))
             if as_json:
                 _write_json(decided)
             tally.update(_counts(decided), changed=len(some) - len(decided))
@@ -135,7 +135,9 @@ def _replayed(
     return job_ids
 
 
-def _step(ids: Sequence[str], decide: Callable[..., list[Plan]], due_at: datetime, conn: Connection) -> list[Plan]:
+def _replay_chunk(
+    ids: Sequence[str], decide: Callable[..., list[Plan]], due_at: datetime, conn: Connection
+) -> list[Plan]:
     decided = decide(conn, ids)
     apply(conn, decided, due_at)
     return decided
@@ -149,7 +151,7 @@ def _take_back(settings: Settings, job_ids: Sequence[str]) -> None:
         with connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) as connection:
             withdraw(connection, job_ids)
     except (RedisError, OSError, SettingsError) as error:
-        click.echo(f"{sentence(error)} The dashboard may go on to show these as failed jobs.", err=True)
+        click.echo(f"{error_text(error)} The dashboard may go on to show these as failed jobs.", err=True)
 
 
 def _counts(decided: Sequence[Plan]) -> Counter[str]:
@@ -169,7 +171,7 @@ def _report(tally: Counter[str], rate: float | None) -> None:
         f"Deliveries: {tally['deliveries']}. Runs: {tally['again']} once more, {tally['first']} for the first time."
     )
     if rate and tally["deliveries"]:
-        click.echo(f"They come due over {span(timedelta(seconds=tally['deliveries'] / rate))}.")
+        click.echo(f"They come due over {human_duration(timedelta(seconds=tally['deliveries'] / rate))}.")
     for count, words in (
         (tally["unreadable"], "still unreadable"),
         (tally["changed"], "left alone: they have changed since they were looked for"),
@@ -198,4 +200,4 @@ def _write_json(decided: Sequence[Plan]) -> None:
 def _cells(each: Plan) -> Sequence[Cell]:
     words = [*each.again, *(f"{name} (first)" for name, _ in each.first)]
     what = ", ".join(words) or ("nothing" if each.is_understood else "nothing: unreadable")
-    return each.row.received_at, short(each.row.id), each.row.event or each.row.kind, each.row.session_id, what
+    return each.row.received_at, short_id(each.row.id), each.row.event or each.row.kind, each.row.session_id, what

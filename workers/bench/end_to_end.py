@@ -10,10 +10,10 @@ from rich.progress import Progress
 from workers.bench.accept import MOST_PER_SECOND
 from workers.bench.databases import POSTGRESQL, SQLITE
 from workers.bench.depths import waiting_in
-from workers.bench.everything import Everything, everything
-from workers.bench.load import Order, bodies
+from workers.bench.harness import KEY
+from workers.bench.http_load import LoadSpec, bodies
+from workers.bench.pipeline import Pipeline, everything
 from workers.bench.report import Column, Report, Row, p99
-from workers.bench.stage import KEY
 from workers.bench.work import stage_on
 
 WARM_UP = 300
@@ -73,11 +73,11 @@ def _rows(kind: str, rate: float) -> tuple[Row, Row, Row]:
     return idle, steady, flood
 
 
-def _order(house: Everything, seed: str, count: int, seconds: float, rate: float | None = None) -> Order:
-    return Order(house.url, KEY, seed, count, seconds, rate=rate)
+def _order(house: Pipeline, seed: str, count: int, seconds: float, rate: float | None = None) -> LoadSpec:
+    return LoadSpec(house.url, KEY, seed, count, seconds, rate=rate)
 
 
-def _single_events(house: Everything, count: int, row: Row) -> None:
+def _single_events(house: Pipeline, count: int, row: Row) -> None:
     took: list[float] = []
     for body in bodies("idle", count):
         took.append(1000 * house.pass_one(body))
@@ -85,7 +85,7 @@ def _single_events(house: Everything, count: int, row: Row) -> None:
     row.add(p50_ms=median(took), p99_ms=p99(took))
 
 
-def _under_load(house: Everything, order: Order, row: Row) -> None:
+def _under_load(house: Pipeline, order: LoadSpec, row: Row) -> None:
     depths: list[tuple[datetime, int]] = []
     began_at = datetime.now(UTC)
     saw = house.load(order, lambda: depths.append((datetime.now(UTC), waiting_in(house.inbox))))

@@ -12,7 +12,7 @@ from workers.ledger.tables.reconciliation import PollOutcome
 
 Line = tuple[datetime | None, Cell, Cell, Cell]
 
-SAID = {
+OUTCOME_TEXT = {
     PollOutcome.WAITING: "to be asked",
     PollOutcome.OPEN: "not over there",
     PollOutcome.COMPLETE: "complete there",
@@ -25,7 +25,7 @@ SAID = {
 
 def healed_lines(record: Session) -> Iterator[Line]:
     """Write a line of the timeline for each thing that no event has told."""
-    for status, at in healed(record).items():
+    for status, at in reconciled(record).items():
         events = STATUSES[status].events if status in STATUSES else ()
         yield at, None, f"Drive API: {status}", f"no {events[0]} came" if events else "no event says this"
     if record.user_id is not None and record.users[record.user_id].source != EVENT:
@@ -33,7 +33,7 @@ def healed_lines(record: Session) -> Iterator[Line]:
         yield None if at == UNKNOWN_TIME else at, None, "Drive API: driver", f"{record.user_id}, whom no event named"
 
 
-def healed(record: Session) -> dict[str, datetime | None]:
+def reconciled(record: Session) -> dict[str, datetime | None]:
     """Name the statuses that only the Drive API has told, each with its time there, if it has one."""
     return {
         status: None if moment.last_at == UNKNOWN_TIME else moment.last_at
@@ -46,7 +46,7 @@ def look_in_words(look: PollState | None) -> str | None:
     """Say what the Drive API was asked, and when it is asked again."""
     if look is None:
         return None
-    said = [SAID[look.outcome]]
+    said = [OUTCOME_TEXT[look.outcome]]
     if look.read_at is not None:
         said.append(f"read at {local(look.read_at)}")
     if look.next_at is not None:
@@ -56,7 +56,7 @@ def look_in_words(look: PollState | None) -> str | None:
 
 def healed_json(record: Session, look: PollState | None) -> dict[str, Json]:
     """Write it as `session --json` does."""
-    told: dict[str, Json] = {status: iso(at) for status, at in healed(record).items()}
+    told: dict[str, Json] = {status: iso(at) for status, at in reconciled(record).items()}
     return {"healed": told, "drive": None if look is None else look_json(look)}
 
 

@@ -22,8 +22,8 @@ from ingest.inbox.schema import FILE_NAME
 from ingest.queue.queues import connect_redis
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
-from workers.commands.failures import sentence
-from workers.commands.output import span
+from workers.commands.errors import error_text
+from workers.commands.output import human_duration
 from workers.commands.stores import sqlite_file
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import pending
@@ -34,11 +34,11 @@ OLDEST_REDIS = (6, 2)
 #: Since these SQLite does not lose what one connection commits just while another one copies its log: since the last of
 #: them in all versions, since the others in theirs. https://sqlite.org/wal.html#walresetbug
 WHOLE_LOGS = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
-LITTLE_ROOM = 256 * 1024 * 1024
+LOW_DISK = 256 * 1024 * 1024
 SHORT_KEY = 16
 
 
-class Standing(StrEnum):
+class CheckStatus(StrEnum):
     """How something stands."""
 
     OK = "ok"
@@ -50,15 +50,15 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What was found out about one thing."""
 
     subject: str
-    standing: Standing
+    standing: CheckStatus
     sentence: str
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
+def run_checks(settings: Settings) -> Iterator[CheckResult]:
     """Look at everything, one thing after the other, each as soon as it is known."""
     yield from keys(settings)
     yield from inbox(settings)
@@ -68,7 +68,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from alerts(settings)
 
 
-def keys(settings: Settings) -> Iterator[Finding]:
+def keys(settings: Settings) -> Iterator[CheckResult]:
     """See whether requests can be verified."""
     try:
         settings.require_signing()
@@ -91,7 +91,7 @@ def keys(settings: Settings) -> Iterator[Finding]:
         yield _warn("keys", "FORWARDED_BY is set without PLUGSURFING_SOURCES: nobody asks where a request comes from.")
 
 
-def inbox(settings: Settings) -> Iterator[Finding]:
+def inbox(settings: Settings) -> Iterator[CheckResult]:
     """See whether a delivery can be kept."""
     folder = settings.data_dir
     try:
@@ -101,10 +101,10 @@ def inbox(settings: Settings) -> Iterator[Finding]:
         if path.exists():
             _write_lock(path)
     except (OSError, sqlite3.Error) as error:
-        yield _fail("inbox", f"Nothing can be kept in {folder}. {sentence(error)}")
+        yield _fail("inbox", f"Nothing can be kept in {folder}. {error_text(error)}")
         return
     free = shutil.disk_usage(_first_existing(folder)).free
-    if free < LITTLE_ROOM:
+    if free < LOW_DISK:
         yield _warn("inbox", f"Only {free // 1_000_000} MB are free in {folder}.")
     else:
         yield _ok("inbox", f"{folder} can be written; {free // 1_000_000_000} GB are free.")
@@ -116,7 +116,7 @@ def inbox(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def queues(settings: Settings) -> Iterator[Finding]:
+def queues(settings: Settings) -> Iterator[CheckResult]:
     """See whether Redis is there and fit for queues."""
     try:
         url = settings.require_redis()
@@ -127,10 +127,10 @@ def queues(settings: Settings) -> Iterator[Finding]:
         with connect_redis(url, timeout=5) as connection:
             yield from _redis(connection, settings.clock_skew)
     except (RedisError, OSError, SettingsError) as error:
-        yield _fail("redis", f"{sentence(error)} Until it can, events are kept and wait.")
+        yield _fail("redis", f"{error_text(error)} Until it can, events are kept and wait.")
 
 
-def ledger(settings: Settings) -> Iterator[Finding]:
+def ledger(settings: Settings) -> Iterator[CheckResult]:
     """See whether the database is there, has our tables, and tells the same time."""
     file = sqlite_file(settings)
     if file is not None and not file.exists():
@@ -147,12 +147,12 @@ def ledger(settings: Settings) -> Iterator[Finding]:
         else:
             yield _ok("database", "It has this version's tables.")
     except DBAPIError as error:
-        yield _fail("database", f"{sentence(error)} Until it can, events are kept and wait.")
+        yield _fail("database", f"{error_text(error)} Until it can, events are kept and wait.")
     finally:
         engine.dispose()
 
 
-def plugins(settings: Settings) -> Iterator[Finding]:
+def plugins(settings: Settings) -> Iterator[CheckResult]:
     """See whether the plugins load, and whether PUSH names channels that there are."""
     try:
         found = load_plugins(settings)
@@ -169,7 +169,7 @@ def plugins(settings: Settings) -> Iterator[Finding]:
     yield _ok("push", f"Drivers are told by {', '.join(channels)}.")
 
 
-def alerts(settings: Settings) -> Iterator[Finding]:
+def alerts(settings: Settings) -> Iterator[CheckResult]:
     """See whether alerts can be sent where ALERT_URLS says."""
     try:
         addresses = open_destinations(settings)
@@ -183,7 +183,7 @@ def alerts(settings: Settings) -> Iterator[Finding]:
     yield _ok("alerts", f"They go {where}{exceptions}.")
 
 
-def _redis(connection: Redis, skew: timedelta) -> Iterator[Finding]:
+def _redis(connection: Redis, skew: timedelta) -> Iterator[CheckResult]:
     facts: dict[str, object] = connection.info()
     version = str(facts.get("redis_version", "0"))
     name = f"{facts.get('server_name', 'redis')} {facts.get('valkey_version', version)}"
@@ -207,7 +207,7 @@ def _redis(connection: Redis, skew: timedelta) -> Iterator[Finding]:
         yield _warn("workers", "None is running: start `webhooks work`.")
 
 
-def _clocks(conn: Connection, skew: timedelta) -> Iterator[Finding]:
+def _clocks(conn: Connection, skew: timedelta) -> Iterator[CheckResult]:
     if conn.dialect.name == "sqlite":
         return  # its clock is ours
     theirs = conn.scalar(select(func.clock_timestamp()))
@@ -215,10 +215,10 @@ def _clocks(conn: Connection, skew: timedelta) -> Iterator[Finding]:
         yield _clock("database", theirs, skew)
 
 
-def _clock(subject: str, theirs: datetime, skew: timedelta) -> Finding:
+def _clock(subject: str, theirs: datetime, skew: timedelta) -> CheckResult:
     difference = abs(theirs - datetime.now(UTC))
-    standing = Standing.WARN if difference > skew else Standing.OK
-    return Finding("clocks", standing, f"The clock of {subject} and ours differ by {span(difference)}.")
+    standing = CheckStatus.WARN if difference > skew else CheckStatus.OK
+    return CheckResult("clocks", standing, f"The clock of {subject} and ours differ by {human_duration(difference)}.")
 
 
 def _keeps_its_log_whole(version: tuple[int, ...]) -> bool:
@@ -240,13 +240,13 @@ def _write_lock(path: Path) -> None:
         connection.close()
 
 
-def _ok(subject: str, sentence: str) -> Finding:
-    return Finding(subject, Standing.OK, sentence)
+def _ok(subject: str, sentence: str) -> CheckResult:
+    return CheckResult(subject, CheckStatus.OK, sentence)
 
 
-def _warn(subject: str, sentence: str) -> Finding:
-    return Finding(subject, Standing.WARN, sentence)
+def _warn(subject: str, sentence: str) -> CheckResult:
+    return CheckResult(subject, CheckStatus.WARN, sentence)
 
 
-def _fail(subject: str, sentence: str) -> Finding:
-    return Finding(subject, Standing.FAIL, sentence)
+def _fail(subject: str, sentence: str) -> CheckResult:
+    return CheckResult(subject, CheckStatus.FAIL, sentence)

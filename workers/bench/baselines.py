@@ -1,6 +1,6 @@
 """What this house is measured against: an empty answer, the usual recipe at the door, and one RQ job an event.
 
-Stock `rq worker -c workers.bench.rivals` imports this room before it forks, and with it all that a job needs.
+Stock `rq worker -c workers.bench.baselines` imports this room before it forks, and with it all that a job needs.
 """
 
 import os
@@ -29,7 +29,7 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.states import DeliveryState
 
 USUAL_QUEUE = "usual"
-KEEP_ONE = "workers.bench.rivals.keep_one"
+KEEP_ONE = "workers.bench.baselines.keep_one"
 REDIS_VARIABLE = "BENCH_REDIS_URL"
 DATABASE_VARIABLE = "BENCH_DATABASE_URL"
 KEY_VARIABLE = "BENCH_KEY"
@@ -44,7 +44,7 @@ def empty() -> Starlette:
     return Starlette(routes=[Route("/plugsurfing/events", answer, methods=["POST"])])
 
 
-def usual_recipe() -> Starlette:
+def enqueue_per_request() -> Starlette:
     """Verify, then enqueue one job an event in the thread pool and answer: what most receivers on RQ do."""
     queue = Queue(USUAL_QUEUE, connection=Redis.from_url(os.environ[REDIS_VARIABLE]))
     keys = SigningKeys(current=os.environ[KEY_VARIABLE].encode())

@@ -26,20 +26,20 @@ class Failure(click.ClickException):
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         """Put an expected error into words."""
-        return (Misused if isinstance(error, SettingsError) else Failure)(sentence(error))
+        return (UsageFailure if isinstance(error, SettingsError) else Failure)(error_text(error))
 
     def show(self, file: IO[str] | None = None) -> None:
         """Print `webhooks: <sentence>`."""
         click.echo(f"webhooks: {self.format_message()}", file=file or sys.stderr)
 
 
-class Misused(Failure):
+class UsageFailure(Failure):
     """Raised when a command cannot even begin, because of how it was called or of a setting."""
 
     exit_code = WRONG_USAGE
 
 
-def sentence(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Say what failed, in one line without a password and without a statement's parameters."""
     match error:
         case DBAPIError() if NOT_MIGRATED.search(str(error.orig)):

@@ -13,10 +13,10 @@ from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
 from ingest.queue.queues import connect_redis
 from ingest.relay.outbox import Outbox
-from workers.commands.checkup import Finding, Standing
-from workers.commands.failures import Failure, sentence
-from workers.commands.output import span
-from workers.commands.stores import inbox_of, ledger_of
+from workers.commands.check.basics import CheckResult, CheckStatus
+from workers.commands.errors import Failure, error_text
+from workers.commands.output import human_duration
+from workers.commands.stores import open_inbox, open_ledger
 from workers.diagnostics.stuck import (
     AT_WORK_FOR,
     MOST,
@@ -31,70 +31,70 @@ from workers.ledger.invariants import EXAMPLES, ROLLOUT, Violation, check_invari
 from workers.plugins import PluginError, load_plugins
 
 
-def examine_deeply(settings: Settings, *, rollout: timedelta = ROLLOUT) -> Iterator[Finding]:
+def check_consistency(settings: Settings, *, rollout: timedelta = ROLLOUT) -> Iterator[CheckResult]:
     """Look for what must never be. Takes a while on a large ledger, and up to ten seconds while work is under way.
 
     Not every worker need know a handler until `rollout` after its first run.
     """
     try:
-        with ledger_of(settings) as engine, inbox_of(settings) as outbox:
+        with open_ledger(settings) as engine, open_inbox(settings) as outbox:
             yield from _ledger(settings, engine, rollout)
             yield from _left(engine, outbox)
             yield from _ways(settings, engine, outbox)
     except (DBAPIError, Failure) as error:
-        yield Finding("ledger", Standing.FAIL, f"{sentence(error)} So it cannot be looked into.")
+        yield CheckResult("ledger", CheckStatus.FAIL, f"{error_text(error)} So it cannot be looked into.")
 
 
-def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[Finding]:
+def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[CheckResult]:
     with read_only(engine) as ledger:
         broken = list(check_invariants(ledger))
         for each in broken:
-            yield Finding("ledger", Standing.FAIL, f"Broken: {each.rule}. {_not_so(each)}")
+            yield CheckResult("ledger", CheckStatus.FAIL, f"Broken: {each.rule}. {_violation(each)}")
         if not broken:
-            yield Finding("ledger", Standing.OK, "It contradicts itself nowhere.")
+            yield CheckResult("ledger", CheckStatus.OK, "It contradicts itself nowhere.")
         try:
             wanted = {each.name: _taken(each) for each in load_plugins(settings).subscriptions}
         except PluginError as error:
-            yield Finding("plugins", Standing.FAIL, str(error))
+            yield CheckResult("plugins", CheckStatus.FAIL, str(error))
             return
         for each in missed_handlers(ledger, wanted, rollout=rollout):
             # Only a person knows whether the handler was switched off then.
-            told = (
-                f"{each.rule}: it was not loaded then, or they were lost. {_not_so(each)} `webhooks replay` makes up."
-            )
-            yield Finding("handlers", Standing.WARN, told)
+            told = f"{each.rule}: it was not loaded then, or they were lost. {_violation(each)} `webhooks replay` makes up."
+            yield CheckResult("handlers", CheckStatus.WARN, told)
 
 
-def _left(engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
+def _left(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
     with read_only(engine) as ledger:
         theirs, late = other_inboxes(ledger, outbox), list(overdue_pushes(ledger))
     if theirs is not None:
         # Only a person knows whether those nodes are away for a while, or their inboxes for good.
-        told = f"For more than {span(AT_WORK_FOR)} at work by other inboxes ({', '.join(theirs.inboxes)})"
+        told = f"For more than {human_duration(AT_WORK_FOR)} at work by other inboxes ({', '.join(theirs.inboxes)})"
         replayed = "If these are no more, `webhooks replay` makes up."
-        yield Finding("ways", Standing.WARN, f"{told}: {_some(theirs.examples, theirs.count)}. {replayed}")
+        yield CheckResult("ways", CheckStatus.WARN, f"{told}: {_some(theirs.examples, theirs.count)}. {replayed}")
     for each in late:
-        told = f"{each.count} on {each.channel} have been due for up to {span(each.due_for)}, first {each.oldest}"
-        yield Finding("pushes", Standing.WARN, f"{told}: is `clock` running, and does the channel answer?")
+        told = f"{each.count} on {each.channel} have been due for up to {human_duration(each.due_for)}, first {each.oldest}"
+        yield CheckResult("pushes", CheckStatus.WARN, f"{told}: is `clock` running, and does the channel answer?")
 
 
-def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator[Finding]:
+def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
     try:
         with connect_redis(settings.require_redis()) as connection:
             connection.ping()
             found = find_stuck(engine, connection, outbox)
     except (QueueUnavailable, RedisError, SettingsError) as error:
-        yield Finding("ways", Standing.FAIL, f"{sentence(error)} So nobody knows what is queued.")
+        yield CheckResult("ways", CheckStatus.FAIL, f"{error_text(error)} So nobody knows what is queued.")
         return
     lost = [each.name for each in found if each.trouble is StuckReason.LOST]
     if lost:
-        yield Finding("inbox", Standing.FAIL, _told_of_lost(lost))
+        yield CheckResult("inbox", CheckStatus.FAIL, _told_of_lost(lost))
     for each in found:
         if each.trouble is not StuckReason.LOST:
-            yield Finding("ways", Standing.FAIL, f"For {REDELIVERY_DEADLINE.seconds} s {each.trouble}: {each.name}.")
+            yield CheckResult(
+                "ways", CheckStatus.FAIL, f"For {REDELIVERY_DEADLINE.seconds} s {each.trouble}: {each.name}."
+            )
     if not found:
         where = "" if outbox is not None else " (There is no inbox in DATA_DIR.)"
-        yield Finding("ways", Standing.OK, f"What is not settled is queued, worked on or scheduled.{where}")
+        yield CheckResult("ways", CheckStatus.OK, f"What is not settled is queued, worked on or scheduled.{where}")
 
 
 def _told_of_lost(ids: Sequence[str]) -> str:
@@ -109,7 +109,7 @@ def _taken(subscription: Subscription) -> list[str]:
     return [name for name, event in WIRE_NAMES.items() if issubclass(event, subscription.events)]
 
 
-def _not_so(broken: Violation) -> str:
+def _violation(broken: Violation) -> str:
     return f"Not so: {_some(broken.examples, broken.count)}."
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from ingest.errors import InboxUnavailable, SettingsError
-from workers.commands.failures import Failure, sentence
+from workers.commands.errors import Failure, error_text
 
 
 @pytest.mark.parametrize(
@@ -26,14 +26,14 @@ from workers.commands.failures import Failure, sentence
     ],
 )
 def test_an_expected_error_is_one_sentence_without_a_secret(error, said):
-    assert sentence(error).endswith(said)
+    assert error_text(error).endswith(said)
 
 
 def test_a_ledger_without_tables_names_the_command_that_makes_them():
     with create_engine("sqlite://").connect() as conn, pytest.raises(OperationalError) as failure:
         conn.execute(text("SELECT * FROM deliveries"))
 
-    assert "webhooks migrate" in sentence(failure.value)
+    assert "webhooks migrate" in error_text(failure.value)
 
 
 def test_only_wrong_settings_have_the_exit_code_of_wrong_usage():

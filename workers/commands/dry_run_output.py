@@ -10,7 +10,7 @@ import structlog
 from handlers.kit.policies import AuthorizeContext, Policy
 from ingest.config.settings import Settings
 from workers.commands import output
-from workers.commands.output import Cell, json_line, printable, printable_body, span
+from workers.commands.output import Cell, human_duration, json_line, printable, printable_body
 from workers.commands.stores import sqlite_file
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable
@@ -19,7 +19,7 @@ from workers.policies.context import PolicyContext
 from workers.policies.dry_run import DryRun, PolicyOutcome
 
 
-def print_trial(trial: DryRun, settings: Settings, missing: str | None, *, as_json: bool) -> None:
+def print_dry_run(trial: DryRun, settings: Settings, missing: str | None, *, as_json: bool) -> None:
     """Write what each policy says, the decision, and the answer on the wire."""
     if as_json:
         _as_json(trial)
@@ -44,14 +44,15 @@ def print_trial(trial: DryRun, settings: Settings, missing: str | None, *, as_js
     click.echo()
     by = verdict.policy or "nobody objects"
     how = f"AUTHORIZE_ON_FAILURE, as {verdict.policy or 'the body'} fails" if verdict.failure else by
-    output.facts([("decision", f"{verdict.decision.allowed} ({how})"), ("answer", f"200 {trial.answer.decode()}")])
+    output.key_values([("decision", f"{verdict.decision.allowed} ({how})"), ("answer", f"200 {trial.answer.decode()}")])
     if sum((say.took for say in trial.says), timedelta()) > settings.authorize_timeout:
         click.echo(
-            f"This took {span(verdict.latency)}, longer than AUTHORIZE_TIMEOUT: it would be a failure.", err=True
+            f"This took {human_duration(verdict.latency)}, longer than AUTHORIZE_TIMEOUT: it would be a failure.",
+            err=True,
         )
 
 
-def contexts_now(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContext], str | None]:
+def one_shot_contexts(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContext], str | None]:
     """Look at the ledger once, to try policies out, and make nothing that is not there.
 
     With the contexts comes a sentence, if the ledger cannot be used: then policies know nothing.

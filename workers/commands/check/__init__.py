@@ -1,0 +1,1 @@
+"""`webhooks check`: what works and what would fail."""
