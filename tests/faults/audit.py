@@ -26,9 +26,9 @@ from ingest.events import (
     decode,
 )
 from ingest.wire.envelope import Kind
+from tests.faults.cluster import Stage, wait_until
 from tests.faults.effects import effects
 from tests.faults.load import delivery_id
-from tests.faults.stage import Stage, wait_until
 from workers.commands.check.basics import CheckStatus
 from workers.commands.check.consistency import check_consistency
 from workers.ledger import sessions

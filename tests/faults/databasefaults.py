@@ -10,9 +10,9 @@ from typing import Self
 
 import psycopg
 
+from tests.faults.cluster import PATIENCE, POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.redisfaults import meanwhile
 from tests.faults.smalldisk import SmallDisk
-from tests.faults.stage import PATIENCE, POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
 
 #: Longer than a connection to SQLite waits for a lock. To PostgreSQL it waits for as long as it takes.

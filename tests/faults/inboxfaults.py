@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from tests.faults.audit import settle
+from tests.faults.cluster import SQLITE, Stage, answers, wait_until
 from tests.faults.redisfaults import meanwhile
 from tests.faults.smalldisk import SmallDisk
-from tests.faults.stage import SQLITE, Stage, answers, wait_until
 from tests.faults.trials import Group, Trial
 
 

@@ -23,9 +23,9 @@ from typing import Self
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from tests.faults.crowd import KEY, PATH, Crowd
 from tests.faults.documents import HOSTILE, Document, documents
-from tests.faults.knocks import CLOSED, OTHER_PATH, knocks
+from tests.faults.http_abuse import CLOSED, OTHER_PATH, knocks
+from tests.faults.keep_alive_senders import KEY, PATH, Crowd
 
 PATHS = {Kind.EVENTS: PATH, Kind.CDRS: OTHER_PATH}
 #: Senders of one byte a second, half of them in the head and half in the body.

@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 from ingest.failpoints import Failpoint
-from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
+from tests.faults.cluster import POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
 
 #: Steps that have to do with the database.

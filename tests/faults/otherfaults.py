@@ -7,10 +7,10 @@ from typing import Self
 
 from sqlalchemy import select
 
+from tests.faults.cluster import POSTGRESQL, SQLITE, Stage, wait_until
+from tests.faults.fake_wall_clock import VARIABLE
 from tests.faults.load import item, misdeed
-from tests.faults.otherclock import VARIABLE
 from tests.faults.redisfaults import meanwhile
-from tests.faults.stage import POSTGRESQL, SQLITE, Stage, wait_until
 from tests.faults.trials import Group, Trial
 from workers.ledger.database.engine import read_only
 from workers.ledger.states import Outcome
@@ -134,7 +134,7 @@ def _trial(deed: str) -> Trial:
 GROUPS = [
     Group(
         "clock",
-        lambda: WithOtherClock(SQLITE, launcher=("-m", "tests.faults.otherclock")),
+        lambda: WithOtherClock(SQLITE, launcher=("-m", "tests.faults.fake_wall_clock")),
         [
             Trial("clock: an hour forward", partial(jump, to=HOUR)),
             Trial("clock: an hour back", partial(jump, to=0)),

@@ -10,7 +10,7 @@ from typing import Self
 import redis
 
 from ingest.queue.queues import QUEUES, queue
-from tests.faults.stage import SQLITE, Stage, free_port, wait_until
+from tests.faults.cluster import SQLITE, Stage, free_port, wait_until
 from tests.faults.trials import Group, Trial
 from workers.dev.valkey import is_answering, server_binary
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.faults import databasefaults, inboxfaults, inputs, kills, otherfaults, redisfaults
-from tests.faults.nursery import Nursery
-from tests.faults.stage import Stage
+from tests.faults.cluster import Stage
+from tests.faults.forkserver import Nursery
 from tests.faults.trials import Group, Impossible, Verdict, under_way
 
 ROOMS = (kills, redisfaults, databasefaults, inboxfaults, otherfaults)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.flaws import FLAWS, SAMPLE
+from tests.faults.flawed_receivers import FLAWS, SAMPLE
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def found():
     """What the tests say to each flaw, and without one."""
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.faults.flaws"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.faults.flawed_receivers"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     lines = [json.loads(line) for line in ran.stdout.splitlines()]

@@ -16,8 +16,8 @@ from ingest.inbox.downtime import KEY as GAPS
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Batch, batch_key
 from ingest.queue.queues import queue
-from tests.faults.crowd import KEY, Crowd, event, request
-from tests.faults.stage import answers, free_port, wait_until
+from tests.faults.cluster import answers, free_port, wait_until
+from tests.faults.keep_alive_senders import KEY, Crowd, event, request
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 #: In seconds, by what it says itself: how long the interpreter is taken down for is the machine's business.

@@ -9,8 +9,8 @@ import pytest
 
 from tests.faults import smalldisk, trials
 from tests.faults.audit import Books
+from tests.faults.cluster import Stage
 from tests.faults.smalldisk import SmallDisk
-from tests.faults.stage import Stage
 from tests.faults.trials import Impossible, Standing, Trial, play
 
 

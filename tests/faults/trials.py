@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tests.faults.audit import Books, audit, is_settled, sent_again, settle
-from tests.faults.stage import Stage, wait_until
+from tests.faults.cluster import Stage, wait_until
 
 #: Seconds after which what is not settled counts as stuck.
 STUCK_AFTER = 90.0

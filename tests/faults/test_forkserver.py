@@ -10,9 +10,9 @@ import pytest
 
 from ingest.failpoints import VARIABLE, Failpoint
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from tests.faults.crowd import KEY, PATH, event
-from tests.faults.nursery import Nursery
-from tests.faults.stage import answers, free_port, wait_until
+from tests.faults.cluster import answers, free_port, wait_until
+from tests.faults.forkserver import Nursery
+from tests.faults.keep_alive_senders import KEY, PATH, event
 
 
 @pytest.fixture

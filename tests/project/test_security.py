@@ -16,7 +16,7 @@ from ingest.http.app import create_app
 from ingest.inbox.corruption import lock_and_check
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.server.listening import bind_sockets
-from tests.faults.stage import wait_until
+from tests.faults.cluster import wait_until
 from tests.ingest.authorize.conftest import FakeJudges, FakeRecorder
 from tests.ingest.conftest import Serving
 from workers.dev.dev import single_instance

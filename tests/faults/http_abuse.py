@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from tests.faults.crowd import KEY, PATH, event, request
 from tests.faults.documents import HOSTILE
+from tests.faults.keep_alive_senders import KEY, PATH, event, request
 
 #: The connection is closed without an answer: nothing was said that could be answered.
 CLOSED = 0

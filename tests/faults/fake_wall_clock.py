@@ -1,4 +1,4 @@
-"""Run one of our commands with a clock that a file sets: `python -m tests.faults.otherclock COMMAND`.
+"""Run one of our commands with a clock that a file sets: `python -m tests.faults.fake_wall_clock COMMAND`.
 
 Only Python's clock of the wall is another one, for our packages and RQ; the database's and Redis' stay as they are, as
 those of other machines do.

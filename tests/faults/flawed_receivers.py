@@ -1,6 +1,6 @@
 """Receivers as they are often written: ours, each with one part swapped for a flawed one before a test is imported.
 
-A pytest plugin: `pytest -p tests.faults.flaws --flaw NAME` runs tests on such a receiver. As a program it does so for
+A pytest plugin: `pytest -p tests.faults.flawed_receivers --flaw NAME` runs tests on such a receiver. As a program it does so for
 each of them, in children of one process that has imported everything, and prints a JSON object a line.
 """
 # ruff: noqa: SLF001  a flaw is put where the part is that it replaces
@@ -221,7 +221,7 @@ def find_out(name: str | None, found_by: str) -> dict[str, object]:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
             flaw = ["--flaw", name] if name else []
-            options = ["-p", "no:cacheprovider", "-q", "-x", "--tb=line", "-p", "tests.faults.flaws"]
+            options = ["-p", "no:cacheprovider", "-q", "-x", "--tb=line", "-p", "tests.faults.flawed_receivers"]
             os._exit(pytest.main([*options, *flaw, found_by]))
         _, status = os.waitpid(pid, 0)
         output.seek(0)

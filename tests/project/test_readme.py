@@ -16,7 +16,7 @@ from ingest.config.settings import load_settings
 from ingest.errors import Refusal
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import PLACEHOLDERS as TEMPLATE_NAMES
-from tests.house.conftest import MEANING_NOTHING
+from tests.project.conftest import MEANING_NOTHING
 from workers.alerts.alerts import AlertKind
 from workers.cli import COMMANDS, main
 from workers.ledger.states import DeliveryState, Outcome, PushState

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.conftest import MEANING_NOTHING
+from tests.project.conftest import MEANING_NOTHING
 
 PACKAGES = ("ingest", "handlers", "workers")
 ROOT = Path(__file__).resolve().parents[2]
