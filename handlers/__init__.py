@@ -34,9 +34,9 @@ It runs at least once, with no transaction open. What it writes through `ctx` - 
 A statement that is made once, in the module, and run as `ctx.write(STATEMENT, {...})` costs a tenth.
 `ctx.session(id)` and `ctx.read(statement)` read; `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery` tell the rest.
 
-`ctx.words(WORDING, user_id, ...)` says something in the driver's language and on their clock, from templates that a
-team may replace: see `handlers.kit.templates`. `ctx.settings` are the house's; a plugin with settings of its own reads them
-in a `pydantic_settings.BaseSettings` when it is imported, so that a wrong one is found at start.
+`ctx.render(TEMPLATE, user_id, ...)` renders a notification in the driver's language and time zone, from templates that
+a team may replace: see `handlers.kit.templates`. `ctx.settings` are the process's; a plugin reads its own settings in
+a `pydantic_settings.BaseSettings` when it is imported, so that a wrong one is found at start.
 
 It returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
 `Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Anything else is tried
@@ -64,6 +64,7 @@ from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Dec
 
 __all__ = [
     "Allowed",
+    "AuthorizationRequest",
     "AuthorizeContext",
     "Context",
     "Decision",
@@ -72,7 +73,6 @@ __all__ = [
     "Moot",
     "OutgoingPush",
     "PushFailed",
-    "AuthorizationRequest",
     "RetryLater",
     "Unregistered",
     "authorize",

@@ -103,7 +103,7 @@ class Context(Protocol):
     def render(
         self, wording: NotificationTemplate, user_id: str, *, kind: str = "", **facts: object
     ) -> NotificationText:
-        """Say something in a user's language and time, from the templates of the wording; see `handlers.kit.templates`."""
+        """Render a template in the user's language and time zone; see `handlers.kit.templates`."""
 
     def session(self, session_id: str, *, until: datetime | None = None) -> SessionWithDriver:
         """Find a session and its driver.

@@ -1,7 +1,7 @@
 """Receivers as they are often written: ours, each with one part swapped for a flawed one before a test is imported.
 
-A pytest plugin: `pytest -p tests.faults.flawed_receivers --flaw NAME` runs tests on such a receiver. As a program it does so for
-each of them, in children of one process that has imported everything, and prints a JSON object a line.
+A pytest plugin: `pytest -p tests.faults.flawed_receivers --flaw NAME` runs tests on such a receiver. As a program it
+does so for each of them, in children of one process that has imported everything, and prints a JSON object a line.
 """
 # ruff: noqa: SLF001  a flaw is put where the part is that it replaces
 

@@ -45,7 +45,8 @@ def open_sessions(ledger: Connection, at: datetime, *, span: timedelta) -> RuleR
             Alert(
                 kind,
                 one.session_id,
-                f"Session {escape_name(one.session_id)} started at {_moment(one.at)}, and after {format_duration(span)} it is"
+                f"Session {escape_name(one.session_id)} started at {_moment(one.at)}, and after"
+                f" {format_duration(span)} it is"
                 f" still {escape_name(one.status)}.",
                 session_id=one.session_id,
             ),
@@ -64,7 +65,8 @@ def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> RuleRe
             Alert(
                 kind,
                 one.session_id,
-                f"Session {escape_name(one.session_id)} was complete at {_moment(one.at)}, and after {format_duration(span)} there"
+                f"Session {escape_name(one.session_id)} was complete at {_moment(one.at)}, and after"
+                f" {format_duration(span)} there"
                 " is no CDR for it.",
                 session_id=one.session_id,
             ),
@@ -93,7 +95,8 @@ class Conflicts:
                     Alert(
                         kind,
                         one.request_id,
-                        f"There are several CDRs with the request id {escape_name(one.request_id)}, and they do not say the"
+                        f"There are several CDRs with the request id {escape_name(one.request_id)}, and they do not"
+                        f" say the"
                         " same.",
                         session_id=one.session_id,
                         delivery_id=one.delivery_id,

@@ -1,4 +1,4 @@
-"""Load one door with signed requests from a process of its own: `python -m workers.bench.http_load ORDER` says what it saw.
+"""Load one endpoint with signed requests from a process of its own, `python -m workers.bench.http_load`.
 
 Order and answer are JSON. Every body is distinct, and every request is built before the clock starts, so that the load
 is never the bottleneck.

@@ -212,7 +212,8 @@ def summarize(answers: Sequence[Answer], url: str) -> None:
     statuses = ", ".join(f"{count} x {status}" for status, count in counted.statuses)
     again = f" ({counted.duplicates} known already)" if counted.duplicates else ""
     click.echo(
-        f"{len(answers)} sent: {statuses}{again} · p50 {human_duration(counted.p50)} · p99 {human_duration(counted.p99)}"
+        f"{len(answers)} sent: {statuses}{again} · p50 {human_duration(counted.p50)}"
+        f" · p99 {human_duration(counted.p99)}"
     )
     if all(answer.status is None for answer in answers):
         raise Failure(f"Nobody answers at {url}: is `webhooks dev` running?")

@@ -208,7 +208,10 @@ def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_p
         "DASHBOARD_PASSWORD": "open sesame",
         "PLUGSURFING_HMAC_CURRENT": "the-current-key",
     }
-    code = "from ingest.config.settings import load_settings; from workers.dashboard.app import dashboard; dashboard(load_settings())"
+    code = (
+        "from ingest.config.settings import load_settings; from workers.dashboard.app import dashboard;"
+        " dashboard(load_settings())"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
     with closing(process.stderr), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         assert "dashboard.started" in process.stderr.readline()

@@ -59,7 +59,8 @@ def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[
             return
         for each in missed_handlers(ledger, wanted, rollout=rollout):
             # Only a person knows whether the handler was switched off then.
-            told = f"{each.rule}: it was not loaded then, or they were lost. {_violation(each)} `webhooks replay` makes up."
+            told = f"{each.rule}: it was not loaded then, or they were lost. {_violation(each)}"
+            told += " `webhooks replay` makes up."
             yield CheckResult("handlers", CheckStatus.WARN, told)
 
 
@@ -72,7 +73,7 @@ def _left(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
         replayed = "If these are no more, `webhooks replay` makes up."
         yield CheckResult("ways", CheckStatus.WARN, f"{told}: {_some(theirs.examples, theirs.count)}. {replayed}")
     for each in late:
-        told = f"{each.count} on {each.channel} have been due for up to {human_duration(each.due_for)}, first {each.oldest}"
+        told = f"{each.count} on {each.channel} due for up to {human_duration(each.due_for)}, first {each.oldest}"
         yield CheckResult("pushes", CheckStatus.WARN, f"{told}: is `clock` running, and does the channel answer?")
 
 
