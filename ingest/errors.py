@@ -1,20 +1,20 @@
-"""Everything that can go wrong between the socket and the queue.
+"""The errors of this project, drawn as the tree that they form.
 
 WebhooksError
-├── Refusal              a request we do not keep, each kind with its HTTP status
-│   ├── NotAuthentic     403
-│   ├── Slow             408
-│   ├── TooLarge         413
-│   └── Encoded          415
-├── Unreadable           a body we keep but cannot understand
-├── InboxUnavailable     a delivery cannot be kept right now (503)
-├── QueueUnavailable     Redis cannot be reached
-├── SettingsError        a setting is missing or wrong
-├── PluginError          a plugin cannot be loaded (workers.plugins)
-├── NotOurJob            a job in Redis asks for what is none of ours (workers.execution.job_allowlist)
-├── PushFailed           a channel could not hand a push on (handlers.kit.channel)
-│   └── Unregistered     because the device is gone (handlers.kit.channel)
-└── DriveError           the Drive API did not give what it was asked for; its kinds are there (workers.drive.errors)
+├── Refusal                  a request that is not kept, each kind with its HTTP status
+│   ├── NotAuthentic         403
+│   ├── RequestTimeout       408
+│   ├── TooLarge             413
+│   └── UnsupportedEncoding  415
+├── Unreadable               a kept body that cannot be parsed
+├── InboxUnavailable         a delivery cannot be kept right now (503)
+├── QueueUnavailable         Redis cannot be reached
+├── SettingsError            a setting is missing or wrong
+├── PluginError              a plugin cannot be loaded (workers.plugins)
+├── JobNotAllowed            a job in Redis names a function that is not ours (workers.execution.job_allowlist)
+├── PushFailed               a channel could not send a push (handlers.kit.channel)
+│   └── Unregistered         because the device is gone (handlers.kit.channel)
+└── DriveError               the Drive API did not return what was requested (workers.drive.errors)
 """
 
 from http import HTTPStatus
@@ -22,13 +22,13 @@ from typing import ClassVar
 
 
 class WebhooksError(Exception):
-    """Anything that goes wrong in this house."""
+    """Base of all errors of this project."""
 
 
 class Refusal(WebhooksError):
-    """Raised when a request is not let in.
+    """Raised when a request is refused.
 
-    The sender is told `sentence`, which is the same for every cause; `str()` tells the operator why.
+    The response holds `sentence`, the same for every cause; `str()` gives the operator the reason.
     """
 
     status: ClassVar[HTTPStatus]
@@ -60,18 +60,18 @@ class TooLarge(Refusal):
 
 
 class UnsupportedEncoding(Refusal):
-    """Raised when a body has a Content-Encoding: what is signed are the bytes as they are sent."""
+    """Raised when a body has a Content-Encoding: the signature covers the bytes as they are sent."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     sentence = "A Content-Encoding is not supported."
 
 
 class Unreadable(WebhooksError):
-    """Raised when a kept body cannot be understood; the sentence is for the operator and repeats nothing personal."""
+    """Raised when a kept body cannot be parsed. The text is for the operator and holds no personal data."""
 
 
 class InboxUnavailable(WebhooksError):
-    """Raised when the inbox cannot keep a delivery: nothing was promised."""
+    """Raised when the inbox cannot keep a delivery, which is then not acknowledged."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.SERVICE_UNAVAILABLE
     sentence: ClassVar[str] = "The event cannot be kept right now."
@@ -85,4 +85,4 @@ class QueueUnavailable(WebhooksError):
 
 
 class SettingsError(WebhooksError):
-    """Raised when a setting is missing or wrong; the sentence names the setting and never its value."""
+    """Raised when a setting is missing or wrong. The text names the setting and never its value."""

@@ -2,25 +2,16 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import structlog
 
 from ingest.config.secret_reload import ReloadableSecrets, Texts
 from ingest.config.settings import KEYS, Settings, authorization_values, signing_keys
+from ingest.wire.signature import SigningKeys
 
 NAMES = (*KEYS, "plugsurfing_authorization")
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class SigningKeys:
-    """The keys of one moment. Never shown."""
-
-    current: bytes | None = field(default=None, repr=False)
-    next: bytes | None = field(default=None, repr=False)
-    authorizations: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 class Keyring:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -10,9 +11,17 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+from ingest.wire.authorization.response_templates import ResponseTemplate
+from ingest.wire.field_paths import FieldPath, parse_field_path
+from ingest.wire.json_pointers import Pointer
+
+Network = IPv4Network | IPv6Network
+
 # No part of the value, and not what the parsers say either: they repeat what they take for a port, a password often.
 INVALID_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
 MAX_PORT = 65535
+# IPv4 addresses are written as IPv6 ones below ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
+MAPPED_BITS = 96
 
 
 def split_commas(value: object) -> object:
@@ -30,6 +39,31 @@ def split_commas_as(make: Callable[[str], object]) -> Callable[[object], object]
         return tuple(make(part) if isinstance(part, str) else part for part in parts)
 
     return read
+
+
+def read_networks(value: object) -> tuple[Network, ...]:
+    """Parse addresses and networks separated by commas. Raise ValueError if one is neither, or if there are none."""
+    parts = split_commas(value)
+    if not isinstance(parts, tuple):
+        raise ValueError("must be text")  # noqa: TRY004 - pydantic makes a sentence of this one only
+    if value and not parts:
+        raise ValueError("is set, but empty")
+    try:
+        return tuple(_unmapped(ip_network(part)) for part in parts)
+    except ValueError:
+        sample = "192.0.2.7, 192.0.2.0/24 or 2001:db8::/32"
+        raise ValueError(f"must be addresses and networks by comma, as in {sample}") from None
+
+
+def _unmapped(network: Network) -> Network:
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < MAPPED_BITS:
+        return network
+    return IPv4Network((mapped, network.prefixlen - MAPPED_BITS))
+
+
+def _template(value: object) -> object:
+    return ResponseTemplate(value) if isinstance(value, str) else value
 
 
 def _folder(value: object) -> object:
@@ -125,3 +159,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Locale = Annotated[str, AfterValidator(_locale)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(read_networks)]
+Pointers = Annotated[tuple[Pointer, ...], NoDecode, BeforeValidator(split_commas_as(Pointer))]
+FieldPaths = Annotated[tuple[FieldPath, ...], NoDecode, BeforeValidator(split_commas_as(parse_field_path))]
+TemplateSetting = Annotated[ResponseTemplate, NoDecode, BeforeValidator(_template)]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import structlog
 
-from ingest.config.keyring import SigningKeys
 from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.inbox.background_writes import disable_busy_timeout, transaction
@@ -21,6 +20,7 @@ from ingest.inbox.rows import Kept, open_for_keeping, row_of, upsert_rows
 from ingest.metrics import Metrics
 from ingest.wire.envelope import headers_to_keep
 from ingest.wire.field_paths import header_names
+from ingest.wire.signature import SigningKeys
 
 log = structlog.get_logger()
 

@@ -13,11 +13,10 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
 from ingest.wire.client_address import AllowedSources
 from ingest.wire.envelope import DEFAULT_HEADERS, LONGEST_HEADER, Envelope, Kind, verify_request
-from ingest.wire.signature import SIGNATURE_HEADER
+from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys
 
 # Of each name: a second one is enough to tell that it was doubled.
 MOST_VALUES = 2

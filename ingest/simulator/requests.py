@@ -7,12 +7,11 @@ from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
 
-from ingest.config.keyring import SigningKeys
 from ingest.errors import SettingsError
 from ingest.simulator.curl import curl
 from ingest.simulator.faults import Fault, PlannedRequest
 from ingest.simulator.scenarios import SimulatedEvent, format_timestamp
-from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, SigningKeys, sign
 
 WRONG_KEY = b"a key that is neither of ours"
 

@@ -2,21 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Annotated
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from pydantic import BeforeValidator
-from pydantic_settings import NoDecode
-
-from ingest.config.types import split_commas
 from ingest.errors import NotAuthentic
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 FORWARDED_FOR = b"x-forwarded-for"
-# IPv4 addresses are written as IPv6 ones below ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
-MAPPED_BITS = 96
 
 
 @dataclass(frozen=True)
@@ -52,23 +45,6 @@ class AllowedSources:
             raise NotAuthentic("It came from an address that is not in PLUGSURFING_SOURCES.")
 
 
-def read_networks(value: object) -> tuple[Network, ...]:
-    """Read addresses and networks by comma. Raise ValueError if one is none, or if there is none at all."""
-    parts = split_commas(value)
-    if not isinstance(parts, tuple):
-        raise ValueError("must be text")  # noqa: TRY004 - pydantic makes a sentence of this one only
-    if value and not parts:
-        raise ValueError("is set, but empty")
-    try:
-        return tuple(_unmapped(ip_network(part)) for part in parts)
-    except ValueError:
-        sample = "192.0.2.7, 192.0.2.0/24 or 2001:db8::/32"
-        raise ValueError(f"must be addresses and networks by comma, as in {sample}") from None
-
-
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(read_networks)]
-
-
 def _read(text: str) -> Address | None:
     text = text.strip(" \t")
     if text.startswith("["):  # as in [2001:db8::7]:443
@@ -81,13 +57,6 @@ def _read(text: str) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
-
-
-def _unmapped(network: Network) -> Network:
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < MAPPED_BITS:
-        return network
-    return IPv4Network((mapped, network.prefixlen - MAPPED_BITS))
 
 
 def _is_among(address: Address | None, networks: tuple[Network, ...]) -> bool:

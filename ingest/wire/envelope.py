@@ -11,9 +11,8 @@ from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
 
-from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
-from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, verify
+from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, SigningKeys, verify
 from ingest.wire.timestamps import read_timestamp
 
 HEADERS_KEPT = frozenset({SIGNED_AT_HEADER, "content-type", "user-agent", "x-request-id", "requestid"})

@@ -3,12 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator
-from pydantic_settings import NoDecode
-
-from ingest.config.types import split_commas_as
 from ingest.wire.json_pointers import Pointer
 from ingest.wire.signature import SIGNATURE_HEADER
 
@@ -54,12 +50,9 @@ def header_names(places: Iterable[FieldPath]) -> frozenset[str]:
 
 def field_paths(*texts: str) -> tuple[FieldPath, ...]:
     """Make several, such as a setting's default."""
-    return tuple(map(_place, texts))
+    return tuple(map(parse_field_path, texts))
 
 
-def _place(text: str) -> FieldPath:
+def parse_field_path(text: str) -> FieldPath:
+    """Parse a JSON pointer, which begins with a slash, or the name of a header. Raise ValueError."""
     return Pointer(text) if text.startswith("/") else HeaderPath(text)
-
-
-FieldPaths = Annotated[tuple[FieldPath, ...], NoDecode, BeforeValidator(split_commas_as(_place))]
-"""The type of a setting that holds places, by comma."""

@@ -7,13 +7,9 @@ and the first that leads to something counts.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import jsonpointer
-from pydantic import BeforeValidator
-from pydantic_settings import NoDecode
-
-from ingest.config.types import split_commas_as
 
 # Else each miss writes the whole document, which may be a megabyte and personal, into an error that nobody reads.
 jsonpointer.VERBOSE_EXCEPTIONS = False
@@ -55,7 +51,3 @@ def first(document: Any, pointers: Iterable[Pointer]) -> Any:
 def pointers(*texts: str) -> tuple[Pointer, ...]:
     """Make several, such as a setting's default."""
     return tuple(map(Pointer, texts))
-
-
-Pointers = Annotated[tuple[Pointer, ...], NoDecode, BeforeValidator(split_commas_as(Pointer))]
-"""The type of a setting that holds pointers, by comma."""

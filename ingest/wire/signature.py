@@ -2,9 +2,9 @@
 
 import hmac
 from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha512
-from typing import Protocol
 
 from ingest.errors import NotAuthentic
 
@@ -32,16 +32,13 @@ class Match(StrEnum):
     """The key that a rotation moves to."""
 
 
-class SigningKeys(Protocol):
-    """The keys that a request may be signed with."""
+@dataclass(frozen=True)
+class SigningKeys:
+    """The secrets that authenticate a request, at one moment. `repr` shows none of them."""
 
-    @property
-    def current(self) -> bytes | None:
-        """The key in use."""
-
-    @property
-    def next(self) -> bytes | None:
-        """The key that a rotation moves to."""
+    current: bytes | None = field(default=None, repr=False)
+    next: bytes | None = field(default=None, repr=False)
+    authorizations: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def decode_key(text: str, encoding: KeyEncoding | str) -> bytes:

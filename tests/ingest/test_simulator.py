@@ -17,7 +17,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic, SettingsError
 from ingest.events import WIRE_NAMES, ChargingRecord, SessionFeeIncurring, UnknownEvent, decode
 from ingest.simulator import sender
@@ -34,6 +33,7 @@ from ingest.simulator.scenarios import (
 )
 from ingest.simulator.sender import Answer, send, tally
 from ingest.wire.envelope import Envelope, Kind, verify_request
+from ingest.wire.signature import SigningKeys
 
 NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
 CAST = Participants("L60XMxWy0oP", "user1")

@@ -19,11 +19,10 @@ from starlette.routing import Route
 
 from handlers.kit.merge import merge
 from handlers.session_records import session_of
-from ingest.config.keyring import SigningKeys
 from ingest.events import SessionEvent, decode
 from ingest.queue.batch import Delivery
 from ingest.wire.envelope import Envelope, Kind
-from ingest.wire.signature import SIGNATURE_HEADER, Match, verify
+from ingest.wire.signature import SIGNATURE_HEADER, Match, SigningKeys, verify
 from workers.ledger import deliveries, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.states import DeliveryState

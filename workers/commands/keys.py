@@ -7,11 +7,10 @@ from typing import BinaryIO
 import click
 from pydantic import SecretStr
 
-from ingest.config.keyring import SigningKeys
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import NotAuthentic
 from ingest.wire.envelope import WITH_AUTHORIZATION
-from ingest.wire.signature import KeyEncoding, Match, decode_key, verify
+from ingest.wire.signature import KeyEncoding, Match, SigningKeys, decode_key, verify
 from workers.commands import options
 from workers.commands.delivery_sources import EVERYTHING, in_inbox_only
 from workers.commands.errors import Failure, UsageFailure

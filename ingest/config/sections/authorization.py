@@ -6,10 +6,10 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import Port, PositiveInt
+from ingest.config.types import Pointers, Port, PositiveInt, TemplateSetting
 from ingest.wire.authorization.request import Allowed
-from ingest.wire.authorization.response_templates import ResponseTemplate, TemplateSetting
-from ingest.wire.json_pointers import Pointers, pointers
+from ingest.wire.authorization.response_templates import ResponseTemplate
+from ingest.wire.json_pointers import pointers
 
 ANSWER = ResponseTemplate('{"allowed": "@allowed", "info": "@information"}')
 OCPI_ANSWER = ResponseTemplate(

@@ -3,8 +3,9 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from ingest.wire.field_paths import FieldPaths, field_paths
-from ingest.wire.json_pointers import Pointers, pointers
+from ingest.config.types import FieldPaths, Pointers
+from ingest.wire.field_paths import field_paths
+from ingest.wire.json_pointers import pointers
 
 
 class CdrSettings(BaseSettings):

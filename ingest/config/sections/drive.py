@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import PositiveDuration
-from ingest.config.types import HttpUrl, PositiveInt
-from ingest.wire.json_pointers import Pointers, pointers
+from ingest.config.types import HttpUrl, Pointers, PositiveInt
+from ingest.wire.json_pointers import pointers
 
 
 def _contains_placeholder(placeholder: str) -> AfterValidator:

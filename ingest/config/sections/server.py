@@ -6,8 +6,8 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import PositiveDuration
-from ingest.config.types import Port
-from ingest.wire.client_address import AllowedSources, Networks
+from ingest.config.types import Networks, Port
+from ingest.wire.client_address import AllowedSources
 from ingest.wire.signature import KeyEncoding
 
 

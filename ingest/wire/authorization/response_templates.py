@@ -9,10 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
-from pydantic_settings import NoDecode
+from typing import Any
 
 from ingest.wire.authorization.request import MAX_MESSAGE_LENGTH, Allowed, AuthorizationRequest, Decision, WireFormat
 
@@ -66,14 +63,6 @@ class ResponseTemplate:
     def fill(self, values: Mapping[str, Any]) -> Any:
         """Put values, by their names, in their places."""
         return _render(self.document, values)
-
-
-def _read(value: object) -> object:
-    return ResponseTemplate(value) if isinstance(value, str) else value
-
-
-TemplateSetting = Annotated[ResponseTemplate, NoDecode, BeforeValidator(_read)]
-"""The type of a setting that holds a template."""
 
 
 def placeholder_values(

@@ -3,10 +3,11 @@ import threading
 import pytest
 import structlog
 
-from ingest.config.keyring import Keyring, SigningKeys
+from ingest.config.keyring import Keyring
 from ingest.config.secret_reload import SETTLE_TIME
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
+from ingest.wire.signature import SigningKeys
 
 
 class Clock:

@@ -4,9 +4,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from ingest.describe_all import NOT_SET
 from pydantic import SecretStr, ValidationError
 
+from ingest.config.describe import NOT_SET
 from ingest.config.sections.logging import LogFormat, LogLevel
 from ingest.config.settings import SECRETS, Settings, load_settings
 from ingest.errors import SettingsError

@@ -11,14 +11,13 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.config.keyring import SigningKeys
 from ingest.config.settings import load_settings
 from ingest.http import health, responses, webhook_endpoint
 from ingest.http.app import create_app
 from ingest.inbox import inbox
 from ingest.inbox.quarantine import Quarantine
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from ingest.wire.signature import sign
+from ingest.wire.signature import SigningKeys, sign
 
 EVENTS, CDRS = "/plugsurfing/events", "/plugsurfing/cdrs"
 KEY = b"the-current-key"

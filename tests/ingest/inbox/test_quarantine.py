@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.config.keyring import SigningKeys
 from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable, NotAuthentic
 from ingest.inbox import quarantine as room
@@ -15,7 +14,7 @@ from ingest.inbox.quarantined_request import from_request
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Kind, headers_to_keep
-from ingest.wire.signature import SIGNATURE_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys, sign
 
 KEY = b"the key that was missing"
 NUMBERS = itertools.count()

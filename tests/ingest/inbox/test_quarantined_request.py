@@ -2,12 +2,12 @@ import dataclasses
 
 import pytest
 
-from ingest.config.keyring import SigningKeys
+from ingest.config.types import read_networks
 from ingest.errors import NotAuthentic
 from ingest.inbox.quarantined_request import Authorization, from_request, from_row
-from ingest.wire.client_address import AllowedSources, read_networks
+from ingest.wire.client_address import AllowedSources
 from ingest.wire.envelope import Kind
-from ingest.wire.signature import SIGNATURE_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys, sign
 
 BODY = b'{"event": "SESSION_STARTED"}'
 KEY, TOKEN = b"the-key", b"Bearer the-token"

@@ -219,8 +219,8 @@ def test_a_stock_worker_that_took_a_job_leaves_it_gone(valkey, watch, clock):
 HOLDER = """
 import sys, time, redis
 from datetime import timedelta
-from ingest.lease import hold
-with hold(redis.Redis.from_url(sys.argv[1]), "job", beat=timedelta(milliseconds=20)):
+from ingest.queue.leases import lease
+with lease(redis.Redis.from_url(sys.argv[1]), "job", beat=timedelta(milliseconds=20)):
     time.sleep(60)
 """
 

@@ -10,13 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ingest.rows_of import open_for_keeping, row_of, upsert_rows
 
-from ingest.config.keyring import SigningKeys
 from ingest.inbox.schema import open_inbox_file
 from ingest.queue.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, encode_batch, timestamp_or_none
 from ingest.relay.outbox import Outbox
 from ingest.relay.outbox_slices import InFlightBatch
 from ingest.wire.envelope import HEADERS_KEPT, Kind, verify_request
-from ingest.wire.signature import sign
+from ingest.wire.signature import SigningKeys, sign
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 import pytest
 
 from ingest.config.settings import load_settings
+from ingest.config.types import read_networks
 from ingest.errors import NotAuthentic, SettingsError
-from ingest.wire.client_address import FORWARDED_FOR, AllowedSources, read_networks
+from ingest.wire.client_address import FORWARDED_FOR, AllowedSources
 
 PROXIES = "10.0.0.0/8, fd00::/8"
 UNIX_SOCKET = None

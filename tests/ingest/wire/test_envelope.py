@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
 from ingest.wire.envelope import HEADERS_KEPT, LONGEST_HEADER, Envelope, Kind, headers_to_keep, verify_request
-from ingest.wire.signature import sign
+from ingest.wire.signature import SigningKeys, sign
 
 CURRENT, NEXT = b"the-current-key", b"the-next-key"
 KEYS = SigningKeys(CURRENT, NEXT)

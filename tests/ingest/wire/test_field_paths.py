@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from ingest.wire.field_paths import FieldPaths, HeaderPath, field_paths, find, header_names
+from ingest.config.types import FieldPaths
+from ingest.wire.field_paths import HeaderPath, field_paths, find, header_names
 from ingest.wire.json_pointers import Pointer
 
 BODY = {"requestId": "in the body"}

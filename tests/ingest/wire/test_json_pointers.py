@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from ingest.wire.json_pointers import Pointer, Pointers, first, pointers
+from ingest.config.types import Pointers
+from ingest.wire.json_pointers import Pointer, first, pointers
 
 DOCUMENT = {"a": {"b": [1, {"c": "here"}]}, "": "empty", "m~n": 8, "a/b": 1, "null": None, "no": False, "0": "text"}
 

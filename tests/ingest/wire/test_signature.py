@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.config.keyring import SigningKeys
 from ingest.errors import NotAuthentic
 from ingest.wire import signature
-from ingest.wire.signature import KeyEncoding, Match, decode_key, sign, verify
+from ingest.wire.signature import KeyEncoding, Match, SigningKeys, decode_key, sign, verify
 
 CURRENT, NEXT = b"the-current-key", b"the-next-key"
 KEYS = SigningKeys(CURRENT, NEXT)

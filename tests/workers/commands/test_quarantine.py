@@ -3,14 +3,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.config.keyring import SigningKeys
 from ingest.config.settings import load_settings
 from ingest.errors import NotAuthentic
 from ingest.inbox.quarantine import Quarantine
 from ingest.inbox.quarantined_request import from_request
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Kind
-from ingest.wire.signature import SIGNATURE_HEADER, sign
+from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys, sign
 
 NEW_KEY = "the-next-key-of-them"
 

@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner, Result
 
-from ingest.config.keyring import SigningKeys
 from ingest.config.settings import Settings
 from ingest.events import decode
 from ingest.simulator import sender
 from ingest.simulator.sender import Answer
 from ingest.wire.envelope import Kind, verify_request
+from ingest.wire.signature import SigningKeys
 from workers.commands.send import send
 from workers.dev.env_file import write_devfile
 

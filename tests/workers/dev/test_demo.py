@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ingest.config.keyring import SigningKeys
 from ingest.simulator.faults import PlannedRequest
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice
 from ingest.simulator.scenarios import Participants, telling
 from ingest.simulator.sender import Answer
+from ingest.wire.signature import SigningKeys
 from workers.dev import demo
 from workers.dev.demo import OVER, WARNED, DemoState, line, wait_for_state
 from workers.ledger.deliveries import DeliveryRow
