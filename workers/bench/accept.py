@@ -87,7 +87,7 @@ def _empty(stage: Harness) -> tuple[Process, int]:
 
 
 def _usual(stage: Harness) -> tuple[Process, int]:
-    return _uvicorn(stage, "usual_recipe", {REDIS_VARIABLE: stage.valkey(fsync="always"), KEY_VARIABLE: KEY})
+    return _uvicorn(stage, "enqueue_per_request", {REDIS_VARIABLE: stage.valkey(fsync="always"), KEY_VARIABLE: KEY})
 
 
 def _serve(stage: Harness) -> tuple[Process, int]:

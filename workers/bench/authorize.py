@@ -34,11 +34,11 @@ HANGING = '''
 
 import time
 
-from handlers import AuthorizeContext, Decision, Question, authorize
+from handlers import AuthorizationRequest, AuthorizeContext, Decision, authorize
 
 
 @authorize(order=1)
-def hangs(question: Question, ctx: AuthorizeContext) -> Decision | None:
+def hangs(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     """Sleep for as long as the process lives."""
     time.sleep(86400)
 '''

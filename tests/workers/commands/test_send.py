@@ -38,14 +38,14 @@ def receiver(monkeypatch):
 
     here = Receiver()
 
-    async def answer(url, tracks, penmanship, *, heard, rate=None):
+    async def answer(url, tracks, penmanship, *, on_response, rate=None):
         here.url, here.rate = url, rate
         for step in (step for track in tracks for step in track):
             request = penmanship.request(step, at=datetime.now(UTC))
             here.requests.append(request)
             status = here.status or min(request.expected)
             delivery_id = "0123456789abcdef" if status == 200 else None
-            heard(Answer(request, timedelta(milliseconds=4), status=status, delivery_id=delivery_id))
+            on_response(Answer(request, timedelta(milliseconds=4), status=status, delivery_id=delivery_id))
 
     monkeypatch.setattr(sender, "send", answer)
     return here

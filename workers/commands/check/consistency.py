@@ -73,7 +73,9 @@ def _left(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
         replayed = "If these are no more, `webhooks replay` makes up."
         yield CheckResult("ways", CheckStatus.WARN, f"{told}: {_some(theirs.examples, theirs.count)}. {replayed}")
     for each in late:
-        told = f"{each.count} on {each.channel} due for up to {human_duration(each.due_for)}, first {each.oldest}"
+        have = "has" if each.count == 1 else "have"
+        told = f"{each.count} on {each.channel} {have} been due for up to {human_duration(each.due_for)}"
+        told += f", first {each.oldest}"
         yield CheckResult("pushes", CheckStatus.WARN, f"{told}: is `clock` running, and does the channel answer?")
 
 

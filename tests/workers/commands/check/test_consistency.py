@@ -100,7 +100,7 @@ def test_pushes_that_nobody_sends_are_a_warning(any_node, event, valkey_url):
 
     found = findings(any_node.rows("check", "--deep", REDIS_URL=valkey_url))
 
-    assert found["pushes", "warn"].startswith("1 on fcm have been due for up to 3 h, first p1: is `clock` running")
+    assert found["pushes", "warn"].startswith("1 on fcm has been due for up to 3 h, first p1: is `clock` running")
 
 
 def test_a_test_may_ask_for_gaps_from_the_first_run_on(node, event, valkey_url, noon):
