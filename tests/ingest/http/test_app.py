@@ -42,7 +42,7 @@ class StandIn(Relay):
     def on_damage(self, callback):
         pass
 
-    def standing(self):
+    def status(self):
         return RelayStatus()
 
 
@@ -147,7 +147,7 @@ def test_when_one_process_meets_damage_all_leave_the_file(settings, serving, eve
     path = settings.data_dir / FILE_NAME
 
     class Torn(Relay):
-        def _take_the_lead(self):
+        def _acquire_leadership(self):
             error = sqlite3.DatabaseError("database disk image is malformed")
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error

@@ -32,7 +32,7 @@ class Inbox:
 
 
 class Relay:
-    def standing(self):
+    def status(self):
         return RelayStatus(leader=True)
 
 

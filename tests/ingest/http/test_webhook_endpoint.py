@@ -455,12 +455,12 @@ def test_when_nothing_can_be_kept_nothing_is_promised(client, tmp_path, monkeypa
         raise OSError("No space left on device")
 
     keeps = inbox.insert_new, inbox.upsert_rows
-    for name in ("keep_at_once", "keep_rows"):
+    for name in ("insert_new", "upsert_rows"):
         monkeypatch.setattr(inbox, name, full)
     body = body_of()
     refused = client.post(EVENTS, content=body, headers=signed(body))
     not_ready = client.get("/readyz")
-    for name, keep in zip(("keep_at_once", "keep_rows"), keeps, strict=True):
+    for name, keep in zip(("insert_new", "upsert_rows"), keeps, strict=True):
         monkeypatch.setattr(inbox, name, keep)
 
     assert refused.status_code == 503

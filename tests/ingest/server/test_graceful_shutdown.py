@@ -134,7 +134,7 @@ def test_who_is_answered_does_not_wait_for_the_last_sign_of_life(leave, eventual
         may_sign.wait(30)
         signed.set()
 
-    server, address, thread = leave(supervisor=os.getppid(), leaving=sign)
+    server, address, thread = leave(supervisor=os.getppid(), on_drained=sign)
     with socket.create_connection(address, timeout=10) as kept:
         eventually(lambda: server.server_state.connections)
         server.should_exit = True

@@ -11,7 +11,7 @@ from ingest.server.socket_activation import inherited_sockets, listening_sockets
 
 TAKE = """
 import os, sys
-from ingest.server.socket_activation import handed_over
+from ingest.server.socket_activation import inherited_sockets
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 print([each.getsockname() for each in inherited_sockets()], [name for name in os.environ if name.startswith("LISTEN_")])
 """
