@@ -1,5 +1,6 @@
 """Real servers and settings for the tests: Valkey and PostgreSQL come as wheels and start in under a second."""
 
+import contextlib
 import itertools
 import logging
 import shutil
@@ -57,16 +58,24 @@ def _logging_as_it_was() -> Iterator[None]:
     structlog.configure(**config)
 
 
+@contextlib.contextmanager
+def socket_folder() -> Iterator[Path]:
+    """Make a folder with a short path, since that of a UNIX socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="valkey-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    """A Valkey at a UNIX socket: a port that is free now may be taken when the server binds it."""
+    with socket_folder() as folder, ValkeyServer(port=0, unix_socket_path=folder / "socket") as server:
         yield server
 
 
 @pytest.fixture
 def valkey_url(valkey_server: ValkeyServer) -> str:
     """The URL of a real, empty Valkey."""
-    url = f"redis://127.0.0.1:{valkey_server.port}"
+    url = f"unix://{valkey_server.unix_socket_path}"
     with redis.Redis.from_url(url) as connection:
         connection.flushall()
     return url

@@ -16,6 +16,7 @@ from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
 from ingest.relay.outbox_slices import OutboxSlice
 from ingest.server.http_protocol import BoundedHttpProtocol
 from ingest.server.serve import uvicorn_config
+from tests.conftest import socket_folder
 
 NUMBERS = itertools.count(1)
 
@@ -84,15 +85,13 @@ def door(tmp_path: Path) -> Iterator[Door]:
 class StoppableValkey:
     """A Valkey that may go and come back, empty, at the same address."""
 
-    def __init__(self) -> None:
-        # None of those that other servers look for, so that nobody takes it while this one is stopped.
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}"
+    def __init__(self, folder: Path) -> None:
+        self._socket = folder / "socket"
+        self.url = f"unix://{self._socket}"
         self.start()
 
     def start(self) -> None:
-        self._server = ValkeyServer(port=self.port)
+        self._server = ValkeyServer(port=0, unix_socket_path=self._socket)
         self._server.start()
 
     def stop(self) -> None:
@@ -103,9 +102,10 @@ class StoppableValkey:
 @pytest.fixture
 def stoppable_valkey() -> Iterator[StoppableValkey]:
     """A Valkey of the test's own, running."""
-    server = StoppableValkey()
-    yield server
-    server.stop()
+    with socket_folder() as folder:
+        server = StoppableValkey(folder)
+        yield server
+        server.stop()
 
 
 @pytest.fixture

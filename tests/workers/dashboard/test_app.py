@@ -41,7 +41,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def app(valkey_server, tmp_path_factory):
     """rq-dashboard has one blueprint a process, so there is one app for all tests."""
-    url = f"redis://127.0.0.1:{valkey_server.port}"
+    url = f"unix://{valkey_server.unix_socket_path}"
     return create_dashboard(load_settings(data_dir=tmp_path_factory.mktemp("var"), redis_url=url))
 
 
