@@ -6,7 +6,7 @@ It looks at the ledger alone: at what should have come and has not, and at what 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
@@ -16,7 +16,6 @@ from ingest.config.settings import Settings
 from workers.alerts import rules
 from workers.alerts.alerts import raise_alert, resolve_alerts
 from workers.alerts.rules import Finding, RuleResult
-from workers.execution.runner import now
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable, read_once, run_in_transaction
 
@@ -60,7 +59,7 @@ class AlertEvaluator:
         A rule that fails keeps no other from looking: the first failure is raised at the end. Raises LedgerUnavailable
         at once when the ledger is away.
         """
-        at, moment = now(), self._clock()
+        at, moment = datetime.now(UTC), self._clock()
         failure: Exception | None = None
         for rule in self._rules:
             if moment < rule.not_before:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -12,13 +13,13 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.alerts.alerts import AlertKind
 from workers.alerts.destinations import HANGING, Destination, SendResult, open_destinations
-from workers.execution.runner import now
 from workers.ledger import alert_outbox
 from workers.ledger.alert_outbox import PendingAlert
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.resilience.retry import RetryPolicy
 
 log = structlog.get_logger()
+now = partial(datetime.now, UTC)
 
 LOOK_EVERY = timedelta(seconds=1)
 AT_ONCE = 1000

@@ -5,7 +5,7 @@ Until the inbox has its acknowledgement the relay answers for a delivery; from t
 
 import signal
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from sqlalchemy import Connection
@@ -21,7 +21,6 @@ from workers.clock.clock_rollback import ClockRollback
 from workers.clock.push_sender import SenderPool
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
-from workers.execution.runner import now
 from workers.ledger import pushes, run_schedule
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.policies.sync import sync_tasks
@@ -84,8 +83,8 @@ class Clock:
         publish_dead_letters(self._equipment)
 
     def _expire(self, ledger: Connection) -> None:
-        run_schedule.expire(ledger, now())
-        pushes.expire_unknown_channels(ledger, self._equipment.channels, now() - UNNAMED_FOR)
+        run_schedule.expire(ledger, datetime.now(UTC))
+        pushes.expire_unknown_channels(ledger, self._equipment.channels, datetime.now(UTC) - UNNAMED_FOR)
 
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""
@@ -102,8 +101,8 @@ class Clock:
 
         def release(ledger: Connection) -> None:
             run_schedule.clear_job(ledger, [run.key for run in lost])
-            run_schedule.release(ledger, left, now=now(), reason=HANDED_BACK)
-            run_schedule.fail_crashed(ledger, orphaned, now=now(), deaths_allowed=allowed, error=DIED)
+            run_schedule.release(ledger, left, now=datetime.now(UTC), reason=HANDED_BACK)
+            run_schedule.fail_crashed(ledger, orphaned, now=datetime.now(UTC), deaths_allowed=allowed, error=DIED)
 
         run_in_transaction(engine, release)
         log.warning("runs.offered_again", lost=len(lost), handed_back=len(left), orphaned=len(orphaned))

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection, Engine, update
 
-from workers.execution.runner import now
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.ordered_update import locked_update
 from workers.ledger.tables.alerts import alerts
@@ -15,6 +15,7 @@ from workers.ledger.tables.core import pushes, runs
 from workers.ledger.tables.reconciliation import downtimes, session_polls
 
 log = structlog.get_logger()
+utc_now = partial(datetime.now, UTC)
 
 MIN_ROLLBACK = timedelta(seconds=5)
 """How far the clock has to go back at once; what it is corrected by day after day is less."""
@@ -31,7 +32,11 @@ class ClockRollback:
     """
 
     def __init__(
-        self, engine: Engine, *, wall: Callable[[], datetime] = now, monotonic: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        *,
+        wall: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._wall, self._steady = wall, monotonic

@@ -6,7 +6,7 @@ many pushes, and each channel has a thread of its own, so that it waits for no o
 
 import threading
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
 import redis
@@ -15,7 +15,6 @@ from sqlalchemy import Connection
 
 from ingest.failpoints import Failpoint, hit
 from workers.devices.lookup import Devices
-from workers.execution.runner import now
 from workers.ledger import devices, pushes
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.pushes import Claim, PushRow, PushUpdate
@@ -97,7 +96,7 @@ class ChannelSender:
         room = self._breaker.permits(free, in_flight=len(self._in_hand))
 
         def claim(ledger: Connection) -> list[PushRow]:
-            at = now()
+            at = datetime.now(UTC)
             # Who had to wait for the ledger, or whose clock was set, would find here what is in hand.
             pushes.extend_lease(ledger, self._in_hand, at + LEASE)
             pushes.expire_unneeded(ledger, self._name, at)
@@ -114,19 +113,22 @@ class ChannelSender:
         """Keep what is in hand from being sent by others, for as long as it may take."""
         if self._in_hand and time.monotonic() >= self._hold_at:
             run_in_transaction(
-                self._equipment.engine, lambda ledger: pushes.extend_lease(ledger, self._in_hand, now() + LEASE)
+                self._equipment.engine,
+                lambda ledger: pushes.extend_lease(ledger, self._in_hand, datetime.now(UTC) + LEASE),
             )
             self._hold_at = time.monotonic() + LEASE_RENEWAL.total_seconds()
 
     def _is_any_due(self) -> bool:
-        return read_once(self._equipment.engine, lambda ledger: pushes.is_any_due(ledger, self._name, now()))
+        return read_once(
+            self._equipment.engine, lambda ledger: pushes.is_any_due(ledger, self._name, datetime.now(UTC))
+        )
 
     def _attempt(self, push: PushRow) -> None:
         """Make one attempt, in a thread of its own. Its place is free again when no call of it hangs any more."""
         try:
             timeout = self._equipment.settings.push_timeout
             if push.expires_at is not None:
-                timeout = min(timeout, max(push.expires_at - now(), SHORTEST_TIMEOUT))
+                timeout = min(timeout, max(push.expires_at - datetime.now(UTC), SHORTEST_TIMEOUT))
             hit(Failpoint.SENDING)
             ending, calls = attempt(push, self._channel, self._devices_of, timeout, self._policy)
             hit(Failpoint.SENT)

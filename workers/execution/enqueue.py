@@ -1,7 +1,7 @@
 """Put runs that are due on their queues: many of a handler together, each that failed in a job of its own."""
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 import redis
@@ -12,7 +12,6 @@ from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import new_batch_id
 from ingest.queue.queues import RUNS_JOB, queue
-from workers.execution.runner import now
 from workers.ledger import run_schedule
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.run_schedule import OpenRun
@@ -35,7 +34,9 @@ def enqueue_due_runs(equipment: Resources) -> int:
     """
 
     def mark(ledger: Connection) -> list[tuple[str, list[OpenRun]]]:
-        jobs = [(new_batch_id(), some) for some in group_into_jobs(run_schedule.due(ledger, now(), AT_ONCE))]
+        jobs = [
+            (new_batch_id(), some) for some in group_into_jobs(run_schedule.due(ledger, datetime.now(UTC), AT_ONCE))
+        ]
         run_schedule.mark_offered(ledger, {run.key: job_id for job_id, some in jobs for run in some})
         return jobs
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import redis
@@ -28,13 +28,10 @@ from workers.devices.lookup import Devices
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
 from workers.execution.runner import (
     HandlerCall,
-    HandlerTimeout,
     Runner,
     RunResult,
-    call_guarded,
     failed,
     max_duration,
-    now,
     waiting,
 )
 from workers.ledger import deliveries, run_schedule, runs, sessions
@@ -42,6 +39,7 @@ from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.handler_reader import HandlerReader
 from workers.ledger.ordered_update import RunKey
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.resilience.guarded_call import HandlerDeadline, call_guarded
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
 from workers.resources import Resources, open_resources
@@ -103,7 +101,7 @@ def process_batch(equipment: Resources, batch: Batch) -> PostCommit:
     def keep(ledger: Connection) -> tuple[set[RunKey], PostCommit]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in readings})
         sessions.merge(ledger, {session_id: partial(merge, facts) for session_id, facts in told.items()})
-        aftermath = PostCommit(offer=run_schedule.wake_waiting(ledger, told, now()) > 0)
+        aftermath = PostCommit(offer=run_schedule.wake_waiting(ledger, told, datetime.now(UTC)) > 0)
         if not inline:
             aftermath |= commit_new_runs(ledger, equipment, first, batch.queue)
         hit(Failpoint.STORING)
@@ -126,7 +124,9 @@ def dead_letter_poison(equipment: Resources, batch: Batch) -> PostCommit:
     """Keep deliveries that kill their workers as dead letters, without looking into them."""
     reason = "its workers died of it"
     results = [
-        RunResult(each.id, WHOLE_DELIVERY, 1, Outcome.DEAD, now(), now(), reason=reason, error=reason)
+        RunResult(
+            each.id, WHOLE_DELIVERY, 1, Outcome.DEAD, datetime.now(UTC), datetime.now(UTC), reason=reason, error=reason
+        )
         for each in batch.deliveries
     ]
 
@@ -144,7 +144,7 @@ def execute_runs(equipment: Resources, handler: str, attempts: Sequence[tuple[st
     offered = [(delivery_id, attempt) for delivery_id, attempt in attempts]  # JSON knows lists only
 
     def claim(ledger: Connection) -> list[tuple[DecodedDelivery, int]]:
-        claimed = dict(runs.claim(ledger, handler, offered, job_id, now()))
+        claimed = dict(runs.claim(ledger, handler, offered, job_id, datetime.now(UTC)))
         return [(DecodedDelivery.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
 
     claimed = run_in_transaction(equipment.engine, claim)
@@ -186,15 +186,15 @@ def fold_records(
     results: list[RunResult] = []
     settings = equipment.settings
     policy, span = RetryPolicy.of(settings), settings.handler_timeout
-    with kill_after(max_duration(span, len(tasks), until)), HandlerTimeout(span) as deadline:
+    with kill_after(max_duration(span, len(tasks), until)), HandlerDeadline(span) as deadline:
         for task in tasks:
             if time.monotonic() >= until:
                 results.append(waiting(task))
                 continue
             session_id = task.event.session_id or ""
             before = told.get(session_id) or Session.empty(session_id)
-            facts, failure = call_guarded(deadline.call_guarded, task.subscription.apply, before, task.event)
-            at = now()
+            facts, failure = call_guarded(deadline.call, task.subscription.apply, before, task.event)
+            at = datetime.now(UTC)
             result = RunResult(task.delivery.id, task.subscription.name, task.attempt, Outcome.DONE, at, at)
             results.append(result if failure is None else failed(result, failure, policy))
             if facts is not None and isinstance(task.event, SessionEvent):
@@ -264,13 +264,28 @@ def _split_inline(tasks: Iterable[HandlerCall], batch: Batch) -> tuple[list[Hand
 
 def _ignored(reading: DecodedDelivery) -> RunResult:
     return RunResult(
-        reading.delivery.id, WHOLE_DELIVERY, 0, Outcome.IGNORED, now(), now(), reason="no handler takes it"
+        reading.delivery.id,
+        WHOLE_DELIVERY,
+        0,
+        Outcome.IGNORED,
+        datetime.now(UTC),
+        datetime.now(UTC),
+        reason="no handler takes it",
     )
 
 
 def _unrunnable(reading: DecodedDelivery, handler: str, attempt: int) -> RunResult:
     reason = reading.reason or f"no handler named {handler} is loaded"
-    return RunResult(reading.delivery.id, handler, attempt, Outcome.DEAD, now(), now(), reason=reason, error=reason)
+    return RunResult(
+        reading.delivery.id,
+        handler,
+        attempt,
+        Outcome.DEAD,
+        datetime.now(UTC),
+        datetime.now(UTC),
+        reason=reason,
+        error=reason,
+    )
 
 
 def _runner(equipment: Resources) -> Runner:

@@ -2,14 +2,12 @@
 
 import asyncio
 import math
-import signal
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from types import FrameType, TracebackType
-from typing import ParamSpec, Self, TypeVar
+from functools import partial
 
 import structlog
 from rq.timeouts import JobTimeoutException
@@ -22,22 +20,15 @@ from ingest.config.settings import Settings
 from ingest.events import Event, sanitize_text
 from ingest.queue.batch import Delivery
 from workers.ledger.states import Outcome
+from workers.resilience.guarded_call import HandlerDeadline, call_guarded
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
 
 log = structlog.get_logger()
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
+utc_now = partial(datetime.now, UTC)
 
 WAIT_RECHECK = timedelta(minutes=1)
 """When a run that waits for news of a session looks for itself: news wake it, and looking sooner keeps them away."""
-
-
-def now() -> datetime:
-    """Read the clock."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -73,29 +64,13 @@ class RunResult:
     """The queue of its next job; None for the queue that its delivery came on."""
 
 
-def call_guarded(
-    function: Callable[P, T], *arguments: P.args, **named: P.kwargs
-) -> tuple[T | None, BaseException | None]:
-    """Call a plugin's function; give what it returned, or what it raised."""
-    try:
-        return function(*arguments, **named), None
-    except JobTimeoutException:  # RQ's word to the whole job, said once
-        raise
-    except BaseException as raised:  # noqa: BLE001 - a plugin is foreign code: all that it raises is its own
-        return None, raised
-
-
-class HandlerTimedOut(Exception):
-    """Raised inside a handler that runs for longer than HANDLER_TIMEOUT."""
-
-
 @dataclass(frozen=True)
 class Runner:
     """Makes runs, each within HANDLER_TIMEOUT; asynchronous ones together, at most HANDLER_CONCURRENCY at a time."""
 
     reader: Reader
     settings: Settings
-    clock: Callable[[], datetime] = now
+    clock: Callable[[], datetime] = utc_now
 
     def run_all(self, tasks: Sequence[HandlerCall], until: float = math.inf) -> list[RunResult]:
         """Run every task; one that fails harms only itself.
@@ -120,8 +95,8 @@ class Runner:
 
     def _call_in_time(self, task: HandlerCall, context: RecordingContext) -> None:
         span = self.settings.handler_timeout
-        with kill_after(span), HandlerTimeout(span) as deadline:
-            deadline.call_guarded(task.subscription.function, task.event, context)
+        with kill_after(span), HandlerDeadline(span) as deadline:
+            deadline.call(task.subscription.function, task.event, context)
 
     async def _run_together(self, tasks: Sequence[HandlerCall], until: float) -> list[RunResult]:
         places = asyncio.Semaphore(self.settings.handler_concurrency)
@@ -171,7 +146,7 @@ class Runner:
 
 def waiting(task: HandlerCall) -> RunResult:
     """Leave a run to a job of its own."""
-    at = now()
+    at = utc_now()
     return RunResult(
         task.delivery.id, task.subscription.name, 0, Outcome.WAITING, at, at, due_at=at, queue=task.subscription.queue
     )
@@ -219,39 +194,3 @@ def _later(run: RunResult, wish: RetryLater, policy: RetryPolicy) -> datetime | 
 def max_duration(span: timedelta, calls: int, until: float) -> timedelta:
     """Say how long calls, one after the other, take at most, when none begins once `time.monotonic()` is `until`."""
     return timedelta(seconds=min(span.total_seconds() * calls, max(until - time.monotonic(), 0) + span.total_seconds()))
-
-
-class HandlerTimeout:
-    """Raises HandlerTimedOut in a call in this, the main, thread when the span is over, and every span after that.
-
-    RQ's own job timeout uses the same timer: what was left of it is set again on leaving. Many calls may share one.
-    """
-
-    def __init__(self, span: timedelta) -> None:
-        self._seconds = span.total_seconds()
-
-    def __enter__(self) -> Self:
-        """Take the timer over."""
-        self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
-        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-        self._outer_until = time.monotonic() + left if left else None
-        return self
-
-    def call_guarded(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Call a function, and let nobody ring once it has ended."""
-        signal.setitimer(signal.ITIMER_REAL, self._seconds, self._seconds)
-        try:
-            return function(*arguments, **named)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, where: TracebackType | None
-    ) -> None:
-        """Give the timer back."""
-        signal.signal(signal.SIGALRM, self._previous)
-        if self._outer_until is not None:
-            signal.setitimer(signal.ITIMER_REAL, max(self._outer_until - time.monotonic(), 0.001))
-
-    def _on_alarm(self, _signal: int, _frame: FrameType | None) -> None:
-        raise HandlerTimedOut(f"the handler ran for longer than {self._seconds:g} s")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import structlog
 
 from handlers.kit.channel import Device
-from workers.execution.runner import HandlerTimedOut, call_guarded
 from workers.ledger.reader import LedgerReader
+from workers.resilience.guarded_call import HandlerTimedOut, call_guarded
 
 log = structlog.get_logger()
 

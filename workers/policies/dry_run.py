@@ -21,7 +21,7 @@ from ingest.config.settings import Settings
 from ingest.errors import Unreadable
 from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_ocpi, parse_plugsurfing
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
-from workers.execution.runner import call_guarded
+from workers.resilience.guarded_call import call_guarded
 
 
 @dataclass(frozen=True)

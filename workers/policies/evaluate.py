@@ -11,7 +11,7 @@ from handlers.kit.policy_support import Indeterminate
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
-from workers.execution.runner import call_guarded
+from workers.resilience.guarded_call import call_guarded
 
 Contexts: TypeAlias = Callable[[Policy], AuthorizeContext]
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -12,7 +13,6 @@ from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
-from workers.execution.runner import now
 from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
@@ -24,6 +24,7 @@ from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
 
 log = structlog.get_logger()
+now = partial(datetime.now, UTC)
 
 MARGIN = timedelta(seconds=30)
 """How much longer than one answer may take what is read is left to who reads it. If they die, others read it then."""

@@ -5,12 +5,11 @@ claim -> [attempt] -> mark
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, TypeAlias
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
-from workers.execution.runner import now
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
 from workers.push.channel import Channel
@@ -97,7 +96,7 @@ def _classify(
     push: PushRow, failures: list[PushFailed], policy: RetryPolicy, *, told: Mapping[str, bool] | None = None
 ) -> AttemptResult:
     """Say how the push stands: tried again while anything may help, sent if anybody has it, else dead or moot."""
-    at = now()
+    at = datetime.now(UTC)
     again = [failure for failure in failures if failure.retryable]
     error = "; ".join(dict.fromkeys(map(str, failures))) or None
     trouble = max(again, key=lambda failure: failure.after or timedelta(), default=None)

@@ -5,7 +5,7 @@ closed door -> Redis -> [history] -> ledger -> [history] -> Drive API -> healing
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import redis
 import structlog
@@ -17,7 +17,6 @@ from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.execution.commit import PostCommit, run_post_commit
-from workers.execution.runner import now
 from workers.ledger import downtimes, session_polls
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import read_once, run_in_transaction
@@ -66,7 +65,7 @@ class ImportDowntimes:
         found = list(_readable(told.values()))
 
         def keep(ledger: Connection) -> list[Downtime]:
-            at = now()
+            at = datetime.now(UTC)
             new = downtimes.import_new(ledger, found, at)
             for gap in new:
                 since = gap.closed_at - self._equipment.settings.reconcile_for
@@ -98,8 +97,8 @@ class BackfillHistories:
         settings, engine = self._equipment.settings, self._equipment.engine
 
         def claim(ledger: Connection) -> BackfillWindow | None:
-            downtimes.schedule_routine(ledger, settings.history_every, settings.history_span, now())
-            return downtimes.claim(ledger, now(), LEASE)
+            downtimes.schedule_routine(ledger, settings.history_every, settings.history_span, datetime.now(UTC))
+            return downtimes.claim(ledger, datetime.now(UTC), LEASE)
 
         gap = run_in_transaction(engine, claim)
         if gap is None:
@@ -107,7 +106,7 @@ class BackfillHistories:
         covered_at = None
         try:
             if self._backfill(gap):
-                covered_at = now()
+                covered_at = datetime.now(UTC)
         finally:
             run_in_transaction(engine, lambda ledger: downtimes.release(ledger, gap, covered_at))
         if covered_at is not None and not gap.is_routine:
@@ -116,7 +115,7 @@ class BackfillHistories:
     def _backfill(self, gap: BackfillWindow) -> bool:
         """Read users' histories until the turn is over, and return whether none is left."""
         until = time.monotonic() + TIME_SLICE.total_seconds()
-        known_since = now() - self._equipment.settings.known_users_for
+        known_since = datetime.now(UTC) - self._equipment.settings.known_users_for
         after = gap.after_user
         while True:
             users = self._next_users(after, known_since)
@@ -128,7 +127,7 @@ class BackfillHistories:
                 step = self._read(gap, user_id, users[place + 1 : place + 2])
                 run_in_transaction(
                     self._equipment.engine,
-                    lambda ledger: downtimes.advance(ledger, gap, step, now() + LEASE),  # noqa: B023  called at once
+                    lambda ledger: downtimes.advance(ledger, gap, step, datetime.now(UTC) + LEASE),  # noqa: B023  called at once
                 )
                 after = user_id
 
@@ -168,7 +167,7 @@ class BackfillHistories:
 
     def _api_answers_others(self, gap: BackfillWindow, user_id: str, following: Sequence[str]) -> bool:
         """Say whether the Drive API answers about any other user: else it is not about this one that it is silent."""
-        known_since = now() - self._equipment.settings.known_users_for
+        known_since = datetime.now(UTC) - self._equipment.settings.known_users_for
         for other in (*following, *self._users_after(None, known_since, PROBE_USERS)):
             try:
                 if other != user_id:
@@ -190,7 +189,7 @@ class BackfillHistories:
         return found
 
     def _merge(self, user_id: str, told: list[DriveSession]) -> int:
-        read_at = now()
+        read_at = datetime.now(UTC)
         for some in chunks(told, A_PAGE):
             healing = run_in_transaction(
                 self._equipment.engine,

@@ -5,7 +5,7 @@ No handler is called for it: what nobody sent is no event. But runs that wait fo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
@@ -13,7 +13,6 @@ from handlers.kit.merge import merge
 from handlers.kit.session import Session
 from workers.drive.models import DriveSession
 from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
-from workers.execution.runner import now
 from workers.ledger import run_schedule, session_keys, session_polls, sessions
 from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.session_polls import PollState
@@ -55,7 +54,7 @@ def merge_drive_sessions(
         return folded
 
     sessions.merge(ledger, {key: fold(key) for key in latest})
-    woken = run_schedule.wake_waiting(ledger, changed, now()) if changed else 0
+    woken = run_schedule.wake_waiting(ledger, changed, datetime.now(UTC)) if changed else 0
     seen: dict[str, PollState] = {}
     for key, drive in latest.items():
         look = poll_result(drive, before.get(key), first_seen[key], rhythm, is_news=key in changed)
@@ -84,15 +83,15 @@ def poll_result(
     if drive.status == COMPLETE:
         if before is None and (drive.completed_at or drive.ended_at):
             return None
-        return PollState(PollOutcome.COMPLETE, _looks(before) + 1, now(), status_of(drive), first_seen)
+        return PollState(PollOutcome.COMPLETE, _looks(before) + 1, datetime.now(UTC), status_of(drive), first_seen)
     looks = 0 if is_news else _looks(before) + 1
-    at = now()
+    at = datetime.now(UTC)
     return PollState(PollOutcome.OPEN, looks, at, status_of(drive), first_seen, at + rhythm.delay(looks, drive.status))
 
 
 def missed_poll(before: PollState | None, outcome: PollOutcome, reason: str, rhythm: PollSchedule) -> PollState:
     """Say what is to be noted of a look that showed nothing."""
-    looks, at = _looks(before) + 1, now()
+    looks, at = _looks(before) + 1, datetime.now(UTC)
     known = before or PollState(outcome, looks)
     return PollState(outcome, looks, at, known.status, known.status_at, at + rhythm.delay(looks), reason)
 

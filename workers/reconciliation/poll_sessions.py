@@ -4,7 +4,8 @@ silent session -> [reconcile] -> Drive API -> healing -> ledger
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -12,7 +13,6 @@ from sqlalchemy import Connection
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
 from workers.execution.commit import PostCommit, run_post_commit
-from workers.execution.runner import now
 from workers.ledger import session_polls
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.poll_schedule import PollSchedule
@@ -23,6 +23,7 @@ from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
 
 log = structlog.get_logger()
+now = partial(datetime.now, UTC)
 
 MARGIN = timedelta(seconds=30)
 """How much longer than one answer may take sessions are left to who reads them. If they die, others read them then."""

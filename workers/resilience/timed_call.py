@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, ParamSpec, TypeVar
 
 from handlers.kit.channel import PushFailed
-from workers.execution.runner import call_guarded
+from workers.resilience.guarded_call import call_guarded
 
 P = ParamSpec("P")
 T = TypeVar("T")

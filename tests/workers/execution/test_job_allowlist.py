@@ -38,7 +38,7 @@ def test_a_function_that_is_not_ours_is_not_called(valkey: redis.Redis, tmp_path
     work_off(valkey)
     status, why = outcome(valkey, job.id)
     assert status == "failed"
-    assert "NotOurJob" in why
+    assert "JobNotAllowed" in why
     assert not made.exists()
 
 
@@ -49,7 +49,7 @@ def test_a_method_of_a_value_is_not_called(valkey: redis.Redis) -> None:
     queue("other", valkey).enqueue_job(job)
     work_off(valkey)
     status, why = outcome(valkey, job.id)
-    assert (status, "NotOurJob" in why) == ("failed", True)
+    assert (status, "JobNotAllowed" in why) == ("failed", True)
 
 
 @pytest.mark.parametrize("when", ["on_success", "on_failure", "on_stopped"])

@@ -34,7 +34,6 @@ from workers.execution.commit import run_post_commit
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
 from workers.execution.jobs import dead_letter_poison, execute_runs, process_batch
-from workers.execution.runner import HandlerTimedOut
 from workers.ledger import deliveries, pushes, run_schedule, runs, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction
@@ -45,6 +44,7 @@ from workers.ledger.tables import metadata
 from workers.ledger.tables.core import sessions as session_table
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
+from workers.resilience.guarded_call import HandlerTimedOut
 from workers.resilience.hard_timeout import CLEANUP_GRACE
 from workers.resources import Resources
 

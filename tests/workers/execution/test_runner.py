@@ -1,16 +1,12 @@
 """One handler on one delivery: how signals and errors become outcomes."""
 
-import signal
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from rq.timeouts import JobTimeoutException
 
 from handlers.kit.context import DeferredEffects, Push
 from handlers.kit.signals import GiveUp, Moot, RetryLater
-from workers.execution import runner
-from workers.execution.runner import HandlerTimedOut, HandlerTimeout, RunResult, call_guarded, failed
+from workers.execution.runner import RunResult, failed
 from workers.ledger.states import Outcome
 from workers.resilience.retry import RetryPolicy
 
@@ -63,55 +59,3 @@ def test_a_run_that_wants_to_come_later_comes_no_later_than_its_end() -> None:
     wish = RetryLater("busy", after=timedelta(days=1), until=AT + HOUR, session_id="S1")
     result = after(wish)
     assert (result.due_at, result.expires_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")
-
-
-def test_a_deadline_rings_in_the_middle_of_the_work() -> None:
-    def work_for_ever() -> None:
-        while True:
-            pass
-
-    with HandlerTimeout(timedelta(milliseconds=10)) as deadline, pytest.raises(HandlerTimedOut, match=r"0\.01 s"):
-        deadline.call_guarded(work_for_ever)
-
-
-def test_a_deadline_gives_the_outer_alarm_back() -> None:
-    rung: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, _frame: rung.append(number))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with HandlerTimeout(timedelta(seconds=5)) as deadline:
-            deadline.call_guarded(bool)
-        end = time.monotonic() + 5
-        while not rung and time.monotonic() < end:
-            signal.pause()
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert rung == [signal.SIGALRM]
-
-
-def test_a_deadline_that_was_not_reached_leaves_no_alarm_behind() -> None:
-    with HandlerTimeout(timedelta(seconds=5)) as deadline:
-        deadline.call_guarded(bool)
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-
-
-def test_a_clock_that_is_set_forward_does_not_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter((AT, AT + HOUR))
-    monkeypatch.setattr(runner, "now", lambda: next(times))
-    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 60)
-        with HandlerTimeout(timedelta(seconds=5)) as deadline:
-            deadline.call_guarded(bool)
-        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert left > 30
-
-
-def test_the_timeout_of_the_whole_job_is_not_a_plugins_failure() -> None:
-    def late() -> None:
-        raise JobTimeoutException("Task exceeded maximum timeout value")
-
-    with pytest.raises(JobTimeoutException):
-        call_guarded(late)

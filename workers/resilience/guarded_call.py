@@ -1,0 +1,65 @@
+"""Call plugin code so that neither what it raises nor how long it takes harms others."""
+
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import FrameType, TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+from rq.timeouts import JobTimeoutException
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class HandlerTimedOut(Exception):
+    """Raised inside a handler that runs for longer than HANDLER_TIMEOUT."""
+
+
+def call_guarded(
+    function: Callable[P, T], *arguments: P.args, **named: P.kwargs
+) -> tuple[T | None, BaseException | None]:
+    """Call a plugin's function. Return its result and None, or None and what it raised."""
+    try:
+        return function(*arguments, **named), None
+    except JobTimeoutException:  # RQ raises it once, and it ends the whole job
+        raise
+    except BaseException as raised:  # noqa: BLE001 - a plugin is foreign code: all that it raises is its own
+        return None, raised
+
+
+class HandlerDeadline:
+    """Raises HandlerTimedOut in a call in the main thread when the span is over, and after each further span.
+
+    RQ's job timeout uses the same timer: what was left of it is set again on leaving. Many calls may share one.
+    """
+
+    def __init__(self, span: timedelta) -> None:
+        self._seconds = span.total_seconds()
+
+    def __enter__(self) -> Self:
+        """Replace the timer of RQ's job timeout."""
+        self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        self._outer_until = time.monotonic() + left if left else None
+        return self
+
+    def call(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call a function within the span; no alarm comes after it has ended."""
+        signal.setitimer(signal.ITIMER_REAL, self._seconds, self._seconds)
+        try:
+            return function(*arguments, **named)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Restore the timer."""
+        signal.signal(signal.SIGALRM, self._previous)
+        if self._outer_until is not None:
+            signal.setitimer(signal.ITIMER_REAL, max(self._outer_until - time.monotonic(), 0.001))
+
+    def _on_alarm(self, _signal: int, _frame: FrameType | None) -> None:
+        raise HandlerTimedOut(f"the handler ran for longer than {self._seconds:g} s")
