@@ -6,7 +6,7 @@ the same, or the bytes the other way round as many readers do, in capitals, with
 
 import re
 
-from ingest.config.sections.policies import ByteOrder
+from ingest.config.sections.authorization import ByteOrder
 
 SEPARATORS = re.compile(r"[\s:.\-_]")
 BYTES = re.compile(r"(?:[0-9a-f]{2})+")

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from handlers.kit.policies import AuthorizeContext
-from ingest.config.sections.policies import OnIndeterminate
+from ingest.config.sections.authorization import OnIndeterminate
 from ingest.events import LONGEST_USER_ID, sanitize_text
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 from ingest.wire.json_pointers import Pointer

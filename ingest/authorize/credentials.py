@@ -11,7 +11,8 @@ from hashlib import sha256
 import structlog
 
 from ingest.config.secret_reload import ReloadableSecrets, Texts
-from ingest.config.settings import Settings, authorization_values
+from ingest.config.secrets import authorization_values
+from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic
 from ingest.wire.authorization.request import WireFormat
 

@@ -1,4 +1,4 @@
-"""Settings as text, for the README's table and for `check`: secrets masked."""
+"""Settings as text, for the reference and for `check`, with secrets masked."""
 
 import re
 from datetime import timedelta
@@ -10,7 +10,7 @@ from ingest.config.durations import format_duration
 
 NOT_SET = "\N{EN DASH}"
 MASK = "***"
-# Defaults that depend on something else.
+# Defaults that depend on another setting or on the machine.
 DEFAULTS = {
     "data_dir": "./var",
     "redis_url": "embedded Valkey in `dev`, else required",
@@ -21,7 +21,7 @@ DEFAULTS = {
 
 
 class SettingRow(NamedTuple):
-    """One line of the table of settings."""
+    """One row of the table of settings."""
 
     name: str
     default: str
@@ -30,7 +30,7 @@ class SettingRow(NamedTuple):
 
 
 def describe(field: str, default: object, effective: object, description: str | None) -> SettingRow:
-    """Write one setting down."""
+    """Return the row of one setting."""
     return SettingRow(field.upper(), DEFAULTS.get(field) or _text(default), _text(effective), description or "")
 
 

@@ -1,4 +1,4 @@
-"""Spans of time as people write them in settings: `2.5`, `250ms`, `5s`, `10 m`, `1h`, `8d`."""
+"""Durations as people write them: `2.5`, `250ms`, `5s`, `10 m`, `1h`, `8d`, `2w`."""
 
 import re
 from datetime import timedelta
@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import PlainValidator
 
-SPAN = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) ?(ms|s|m|h|d)?", re.ASCII)
+DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) ?(ms|s|m|h|d|w)?", re.ASCII)
 UNITS = {
+    "w": timedelta(weeks=1),
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
     "m": timedelta(minutes=1),
@@ -17,32 +18,32 @@ UNITS = {
 
 
 def parse_duration(value: object) -> timedelta:
-    """Read a span; a bare number counts seconds. Raise ValueError for what is none."""
+    """Parse a duration; a bare number counts seconds. Raise ValueError."""
     if isinstance(value, timedelta):
         return value
-    found = SPAN.fullmatch(str(value).strip())
+    found = DURATION.fullmatch(str(value).strip())
     if found is None:
-        raise ValueError("is not a span of time such as 2.5, 250ms, 5s, 10m, 1h or 8d")
+        raise ValueError("is not a duration such as 2.5, 250ms, 5s, 10m, 1h, 8d or 2w")
     try:
         return float(found[1]) * UNITS[found[2] or "s"]
     except OverflowError:
-        raise ValueError("is too long a span of time") from None
+        raise ValueError("is too long a duration") from None
 
 
-def format_duration(span: timedelta) -> str:
-    """Write a span in the largest unit that needs no fraction: `10 m`, `250 ms`, `2500 ms`."""
+def format_duration(duration: timedelta) -> str:
+    """Format a duration in the largest unit up to days that needs no fraction: `10 m`, `250 ms`, `2500 ms`."""
     for unit, length in UNITS.items():
-        if span and not span % length:
-            return f"{span // length} {unit}"
-    return f"{span.total_seconds():g} s"
+        if unit != "w" and duration and not duration % length:
+            return f"{duration // length} {unit}"
+    return f"{duration.total_seconds():g} s"
 
 
-def _read_some(value: object) -> timedelta:
-    span = parse_duration(value)
-    if not span:
-        raise ValueError("must be longer than nothing")
-    return span
+def _parse_positive(value: object) -> timedelta:
+    duration = parse_duration(value)
+    if not duration:
+        raise ValueError("must be longer than zero")
+    return duration
 
 
-PositiveDuration = Annotated[timedelta, PlainValidator(_read_some)]
+PositiveDuration = Annotated[timedelta, PlainValidator(_parse_positive)]
 Duration = Annotated[timedelta, PlainValidator(parse_duration)]

@@ -1,31 +1,24 @@
-"""What the environment tells a process, checked before anything starts."""
+"""The settings of a process, read from its environment and checked before anything starts."""
 
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingest.config.describe import SettingRow, describe
-from ingest.config.sections.alerts import AlertSettings
-from ingest.config.sections.authorization import AuthorizationSettings
+from ingest.config.secrets import SIGNING_KEYS, authorization_values, read_secret, signing_keys
+from ingest.config.sections.authorization import AuthorizationSettings, PolicySettings
 from ingest.config.sections.cdrs import CdrSettings
-from ingest.config.sections.dashboard import DashboardSettings
-from ingest.config.sections.drive import DriveSettings
-from ingest.config.sections.limits import LimitSettings
+from ingest.config.sections.drive import DriveSettings, ReconcileSettings
 from ingest.config.sections.logging import LoggingSettings
-from ingest.config.sections.notifications import NotificationSettings
-from ingest.config.sections.policies import PolicySettings
-from ingest.config.sections.processing import ProcessingSettings
-from ingest.config.sections.reconcile import ReconcileSettings
-from ingest.config.sections.server import ServerSettings
-from ingest.config.sections.stores import StoreSettings
+from ingest.config.sections.notifications import AlertSettings, NotificationSettings
+from ingest.config.sections.processing import ProcessingSettings, StoreSettings
+from ingest.config.sections.server import DashboardSettings, ServerSettings
 from ingest.errors import SettingsError
-from ingest.wire.signature import KeyEncoding, decode_key
 
-KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
 SECRETS = (
-    *KEYS,
+    *SIGNING_KEYS,
     "plugsurfing_authorization",
     "redis_url",
     "database_url",
@@ -39,26 +32,8 @@ SECRETS = (
 )
 
 
-class Settings(  # the last chapter comes first: pydantic takes the fields of the bases from their end on
-    LoggingSettings,
-    AlertSettings,
-    PolicySettings,
-    AuthorizationSettings,
-    ReconcileSettings,
-    DriveSettings,
-    CdrSettings,
-    NotificationSettings,
-    ProcessingSettings,
-    LimitSettings,
-    StoreSettings,
-    DashboardSettings,
-    ServerSettings,
-):
-    """All settings of all processes. Made by `load_settings`."""
-
-    model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+class SecretFileSettings(BaseSettings):
+    """Every process: files that hold secrets; those of keys and credentials are re-read while it runs."""
 
     plugsurfing_hmac_current_file: Path | None = Field(None, description="file with that key")
     plugsurfing_hmac_next_file: Path | None = Field(None, description="file with that key")
@@ -73,11 +48,33 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
     roam_ocpi_token_file: Path | None = Field(None, description="file with that token")
     alert_urls_file: Path | None = Field(None, description="file with those URLs")
 
+
+class Settings(  # the last section comes first: pydantic collects the fields of the bases from the last one on
+    SecretFileSettings,
+    DashboardSettings,
+    PolicySettings,
+    AuthorizationSettings,
+    DriveSettings,
+    AlertSettings,
+    ReconcileSettings,
+    CdrSettings,
+    NotificationSettings,
+    ProcessingSettings,
+    ServerSettings,
+    LoggingSettings,
+    StoreSettings,
+):
+    """All settings of all processes. Made by `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _resolve_secret_files(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Put what the files hold in place, and take what is empty as not set, except for keys."""
-        values = {name: value for name, value in given.items() if value != "" or name in KEYS}
+        """Read the files of secrets. An empty value counts as unset, except for a signing key."""
+        values = {name: value for name, value in given.items() if value != "" or name in SIGNING_KEYS}
         for name in SECRETS:
             file = values.get(f"{name}_file")
             if file is not None:
@@ -87,21 +84,21 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
         return values
 
     @model_validator(mode="after")
-    def _with_good_keys(self) -> Self:
+    def _check_secrets(self) -> Self:
         _, following = signing_keys(
             self.plugsurfing_hmac_current,
             self.plugsurfing_hmac_next,
             self.plugsurfing_hmac_encoding,
             next_is_file=self.plugsurfing_hmac_next_file is not None,
         )
-        if following is None:  # its file may say so; frozen is for everybody else
+        if following is None:  # its file may be blank; only this validator may change a frozen model
             object.__setattr__(self, "plugsurfing_hmac_next", None)
         authorization_values(self.plugsurfing_authorization)
         authorization_values(self.authorize_credentials, "authorize_credentials")
         return self
 
     def require_signing(self) -> None:
-        """Raise SettingsError unless there is something that proves a request is Plugsurfing's."""
+        """Raise SettingsError unless a signing key or an authorization value authenticates events and CDRs."""
         if self.plugsurfing_hmac_required:
             if self.plugsurfing_hmac_current is None and self.plugsurfing_hmac_next is None:
                 raise SettingsError("PLUGSURFING_HMAC_CURRENT is not set: without a key no request can be verified.")
@@ -109,18 +106,18 @@ class Settings(  # the last chapter comes first: pydantic takes the fields of th
             raise SettingsError("PLUGSURFING_HMAC_REQUIRED is false, which needs PLUGSURFING_AUTHORIZATION.")
 
     def require_credentials(self) -> None:
-        """Raise SettingsError unless there is something that proves a question at the charger is Plugsurfing's."""
+        """Raise SettingsError unless there are credentials that authenticate authorization requests."""
         if self.authorize_credentials is None:
             raise SettingsError("AUTHORIZE_CREDENTIALS is not set: without it anybody could ask which keys may charge.")
 
     def require_redis(self) -> str:
-        """Return the URL of the queues. Raise SettingsError if there is none."""
+        """Return the URL of the queues. Raise SettingsError if it is not set."""
         if self.redis_url is None:
             raise SettingsError("REDIS_URL is not set: the queues are in Redis.")
         return self.redis_url
 
     def describe_all(self) -> list[SettingRow]:
-        """Describe every setting with its default and its effective value, in the order of the README."""
+        """Describe every setting with its default and its effective value, in the order of the reference."""
         return [
             describe(name, field.default, getattr(self, name), field.description)
             for name, field in type(self).model_fields.items()
@@ -145,62 +142,3 @@ def load_settings(**overrides: Any) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         sentence = f"The file .env cannot be read ({type(error).__name__})."
     raise SettingsError(sentence)  # outside of `except`: the cause knows the values
-
-
-def read_secret(name: str, path: Path) -> str:
-    """Read the file of a secret, without the newline that editors add. Raise SettingsError if it cannot be read.
-
-    The file of the next key may be gone: that is as if it were empty.
-    """
-    try:
-        return path.read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        if name == KEYS[1] and isinstance(error, FileNotFoundError):
-            return ""
-        problem = type(error).__name__
-    raise SettingsError(f"{name.upper()}_FILE names a file that cannot be read ({problem}).")
-
-
-def signing_keys(
-    current: SecretStr | None, next_: SecretStr | None, encoding: KeyEncoding, *, next_is_file: bool
-) -> tuple[bytes | None, bytes | None]:
-    """Decode both keys. Raise SettingsError if one is blank or not in its encoding, or if they are equal.
-
-    But beside a good CURRENT the file of NEXT may be blank, or say the same: then there is no next key. This is how a
-    rotation ends, as a process that reads its keys from files cannot be told that a setting is gone.
-    """
-    first = _signing_key(KEYS[0], current, encoding)
-    can_be_none = next_is_file and first is not None
-    if can_be_none and next_ is not None and not next_.get_secret_value().strip():
-        return first, None
-    second = _signing_key(KEYS[1], next_, encoding)
-    if first is None or first != second:
-        return first, second
-    if can_be_none:
-        return first, None
-    raise SettingsError("PLUGSURFING_HMAC_CURRENT and PLUGSURFING_HMAC_NEXT are the same key.")
-
-
-def authorization_values(secret: SecretStr | None, name: str = "plugsurfing_authorization") -> tuple[bytes, ...]:
-    """Split the values of an authorization header. Raise SettingsError if it is set and holds none."""
-    if secret is None:
-        return ()
-    try:
-        values = tuple(line.strip().encode() for line in secret.get_secret_value().splitlines() if line.strip())
-    except UnicodeEncodeError:
-        raise SettingsError(f"{name.upper()} is not utf8.") from None
-    if not values:
-        raise SettingsError(f"{name.upper()} is set, but empty.")
-    return values
-
-
-def _signing_key(name: str, secret: SecretStr | None, encoding: KeyEncoding) -> bytes | None:
-    if secret is None:
-        return None
-    text = secret.get_secret_value()
-    if not text.strip():
-        raise SettingsError(f"{name.upper()} is set, but empty.")
-    try:
-        return decode_key(text, encoding)
-    except ValueError:
-        raise SettingsError(f"{name.upper()} is not {encoding}, see PLUGSURFING_HMAC_ENCODING.") from None

@@ -1,4 +1,4 @@
-"""How the values of settings are spelt in the environment."""
+"""The types of settings, each parsed from its text in the environment."""
 
 import re
 from collections.abc import Callable
@@ -17,28 +17,28 @@ from ingest.wire.json_pointers import Pointer
 
 Network = IPv4Network | IPv6Network
 
-# No part of the value, and not what the parsers say either: they repeat what they take for a port, a password often.
+# Neither the value nor a parser's own message: parsers quote what they take for a port, which is often a password.
 INVALID_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
 MAX_PORT = 65535
-# IPv4 addresses are written as IPv6 ones below ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
+# IPv4 addresses are mapped to IPv6 below ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
 MAPPED_BITS = 96
 
 
 def split_commas(value: object) -> object:
-    """Part what is written with commas."""
+    """Split a text at its commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def split_commas_as(make: Callable[[str], object]) -> Callable[[object], object]:
-    """Part what is written with commas, and make something of each part; what has been made already stays."""
+    """Split a text at its commas and parse each part with `make`; other values pass unchanged."""
 
-    def read(value: object) -> object:
+    def parse(value: object) -> object:
         parts = split_commas(value)
         if not isinstance(parts, tuple | list):
             return parts
         return tuple(make(part) if isinstance(part, str) else part for part in parts)
 
-    return read
+    return parse
 
 
 def read_networks(value: object) -> tuple[Network, ...]:
@@ -99,7 +99,7 @@ def _database_url(url: str) -> str:
 
 
 def _check_postgresql(url: str) -> None:
-    # As SQLAlchemy reads it: a password ends at its first @ and nowhere else.
+    # SQLAlchemy ends a password at its first @.
     without_user = urlsplit(re.sub(r"\A([^:]+://)[^:/]*(:[^@]*)?@", r"\1", url))
     if "@" in without_user.netloc:
         raise ValueError
@@ -120,12 +120,12 @@ def _check_sentinels(parts: SplitResult) -> None:
 
 
 def _check_host(parts: SplitResult) -> None:
-    _ = parts.port  # raises ValueError for one that is none
+    _ = parts.port  # raises ValueError unless it is a port
     _check_no_stray_at(parts)
 
 
 def _check_no_stray_at(parts: SplitResult) -> None:
-    """Raise ValueError if there is an @ after the host: then a password has ended early, and is taken for a host."""
+    """Raise ValueError if there is an @ after the host: the password ended early and the rest is taken for a host."""
     if "@" in f"{parts.path}{parts.fragment}{parts.query.partition('=')[0]}":
         raise ValueError
 
@@ -145,7 +145,7 @@ def _locale(text: str) -> str:
 def _time_zone(name: str) -> str:
     try:
         return ZoneInfo(name).key
-    except (KeyError, OSError, ValueError):  # a name that is none may be a folder, too long, or outside of the database
+    except (KeyError, OSError, ValueError):  # a wrong name may be a folder, too long, or outside of the database
         raise ValueError("must be a name of the IANA time zone database, as in Europe/Berlin") from None
 
 

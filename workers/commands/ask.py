@@ -7,7 +7,8 @@ from datetime import timedelta
 import click
 import httpx
 
-from ingest.config.settings import Settings, authorization_values
+from ingest.config.secrets import authorization_values
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.simulator.authorization_requests import (
     SOME_KEY,

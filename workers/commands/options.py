@@ -1,15 +1,13 @@
 """The options that several commands share, and how people may write a time."""
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import click
 
+from ingest.config.durations import parse_duration
+
 DEFAULT_LIMIT = 50
 """How many rows of a list a person is shown without asking."""
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-RELATIVE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
 
 class TimeParam(click.ParamType[datetime]):
@@ -31,8 +29,8 @@ class TimeParam(click.ParamType[datetime]):
 
 def point_in_time(text: str, *, now: datetime) -> datetime:
     """Read a time as a person writes it; raises ValueError or OverflowError."""
-    if relative := RELATIVE.fullmatch(text.strip()):
-        return now - timedelta(**{UNITS[relative[2]]: float(relative[1])})
+    if text.strip()[-1:] in set("smhdw"):  # a bare number is no duration here: it may be a year
+        return now - parse_duration(text)
     return datetime.fromisoformat(text.strip()).astimezone(UTC)
 
 

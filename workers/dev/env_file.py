@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ingest.config.settings import KEYS, Settings, load_settings
+from ingest.config.secrets import SIGNING_KEYS
+from ingest.config.settings import Settings, load_settings
 
 FILE_NAME = "dev.env"
 HEADING = "# Made up by `webhooks dev`, which also removes what is no longer true.\n"
@@ -39,7 +40,7 @@ def settings_with_dev_defaults() -> Settings:
     settings = load_settings()
     given = settings.model_fields_set
     made_up = {name.lower(): value for name, value in read_devfile(settings.data_dir).items()}
-    if any(name in given for name in KEYS):  # a made-up NEXT does not belong to a real CURRENT
-        made_up = {name: value for name, value in made_up.items() if name not in KEYS}
+    if any(name in given for name in SIGNING_KEYS):  # a made-up NEXT does not belong to a real CURRENT
+        made_up = {name: value for name, value in made_up.items() if name not in SIGNING_KEYS}
     missing = {name: value for name, value in made_up.items() if name not in given}
     return load_settings(**missing) if missing else settings

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ingest.config.settings import KEYS, Settings, load_settings
+from ingest.config.secrets import SIGNING_KEYS
+from ingest.config.settings import Settings, load_settings
 from workers.dev.child_process import ProcessSpec
 from workers.dev.env_file import read_devfile
 from workers.dev.valkey import LOOPBACK, valkey
@@ -51,7 +52,7 @@ class DevEnvironment:
     @property
     def kept(self) -> Mapping[str, str]:
         """What is the same the next time: who was told it shall not have to be told again."""
-        names = {*KEYS, CREDENTIALS}
+        names = {*SIGNING_KEYS, CREDENTIALS}
         return {name: value for name, value in self.generated.items() if name.lower() in names}
 
     @property
@@ -104,9 +105,9 @@ def build_environment(port: int | None) -> DevEnvironment:
         made_up["DEVICES_PORT"] = str(port + DEVICES_AFTER)
     if given.redis_url is None:
         made_up["REDIS_URL"] = f"redis://{LOOPBACK}:{free_port(port + VALKEY_AFTER)}"
-    if given.plugsurfing_hmac_required and not any(getattr(given, name) for name in KEYS):
+    if given.plugsurfing_hmac_required and not any(getattr(given, name) for name in SIGNING_KEYS):
         # In hexadecimal digits a key is good in each of the three encodings.
-        made_up |= {name: known.get(name) or secrets.token_hex(32) for name in map(str.upper, KEYS)}
+        made_up |= {name: known.get(name) or secrets.token_hex(32) for name in map(str.upper, SIGNING_KEYS)}
     if given.authorize_credentials is None:
         name = CREDENTIALS.upper()
         made_up[name] = known.get(name) or secrets.token_hex(16)

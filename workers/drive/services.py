@@ -1,22 +1,28 @@
 """Where a service is, and how we say who we are: URL and headers of each."""
 
 import base64
+import re
 import ssl
 from functools import cache
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
 import httpx
+import structlog
 
+from ingest.config.secret_reload import ReloadableSecrets, Texts
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.drive.requests import Request, Service
-from workers.drive.secret import ReloadableSecret
 
 DEFAULT_HEADERS = {
     "accept": "application/json",
     "user-agent": f"plugsurfing-webhooks/{version('plugsurfing-webhooks')}",
 }
+
+HEADER_SAFE = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*")
+
+log = structlog.get_logger()
 
 
 class ServiceEndpoint:
@@ -26,9 +32,8 @@ class ServiceEndpoint:
         self._service = service
         setting = {Service.DRIVE: "drive_api_url", Service.ROAM: "roam_ocpi_url"}[service]
         self._url = _url(setting.upper(), getattr(settings, setting))
-        self._secret = ReloadableSecret(
-            settings, {Service.DRIVE: "drive_api_key", Service.ROAM: "roam_ocpi_token"}[service]
-        )
+        name = {Service.DRIVE: "drive_api_key", Service.ROAM: "roam_ocpi_token"}[service]
+        self._secret = ReloadableSecrets(settings, [name], lambda texts: _header_value(name, texts), polled=False)
 
     def url(self, request: Request) -> str:
         """Write the whole URL of a request."""
@@ -37,13 +42,25 @@ class ServiceEndpoint:
     def headers(self, request: Request) -> dict[str, str]:
         """Write the headers of a request, with the key of this moment."""
         sort = {} if request.body is None else {"content-type": "application/json"}
-        return DEFAULT_HEADERS | sort | self._auth_header(self._secret.text())
+        if changed := self._secret.refresh():
+            log.info("keys.reread", settings=changed)
+        return DEFAULT_HEADERS | sort | self._auth_header(self._secret.now)
 
     def _auth_header(self, secret: str) -> dict[str, str]:
         if self._service is Service.DRIVE:
             return {"x-api-key": secret}
         # OCPI 2.2.1, 4.1.2: the token is sent in base64.
         return {"authorization": f"Token {base64.b64encode(secret.encode()).decode()}"}
+
+
+def _header_value(name: str, texts: Texts) -> str:
+    secret = texts[name]
+    text = secret.get_secret_value().strip() if secret is not None else ""
+    if not text:
+        raise SettingsError(f"{name.upper()} is not set.")
+    if not HEADER_SAFE.fullmatch(text):
+        raise SettingsError(f"{name.upper()} contains characters that no header can carry.")
+    return text
 
 
 def _url(setting: str, text: str) -> str:

@@ -1,1 +1,1 @@
-"""The settings, a chapter a file: `ingest.config.settings` puts them together."""
+"""The settings by subject; the docstring of each class is its heading in `workers/REFERENCE.md`."""

@@ -1,15 +1,18 @@
-"""How the question at the charger is read and answered."""
+"""Settings of authorization: how requests are read and answered, and what the built-in policies require."""
 
 from datetime import timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import Pointers, Port, PositiveInt, TemplateSetting
+from ingest.config.types import Names, Pointers, Port, PositiveInt, TemplateSetting
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import ResponseTemplate
-from ingest.wire.json_pointers import pointers
+from ingest.wire.json_pointers import Pointer, pointers
 
 ANSWER = ResponseTemplate('{"allowed": "@allowed", "info": "@information"}')
 OCPI_ANSWER = ResponseTemplate(
@@ -18,42 +21,116 @@ OCPI_ANSWER = ResponseTemplate(
 )
 
 
+class ByteOrder(StrEnum):
+    """The byte order of a key in an authorization request, compared with that of the Drive API."""
+
+    EITHER = "either"
+    """Unknown: as the Drive API writes it, and if there is no such key, reversed."""
+    LITTLE = "little"
+    """Little-endian, as the Drive API writes it."""
+    BIG = "big"
+    """Big-endian, as readers and the backs of cards often write it."""
+
+
+class OnIndeterminate(StrEnum):
+    """The result of a policy that has no data from the Drive API, or only stale data."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    """It makes no decision; the next policy is evaluated."""
+    FAIL = "fail"
+    """It fails, and the response is AUTHORIZE_ON_FAILURE."""
+
+
+def _key_owner(text: str) -> str:
+    if text not in {"contract", "key"}:
+        if not text.startswith("/"):
+            raise ValueError("must be contract, key, or a JSON pointer into the request such as /userId")
+        Pointer(text)
+    return text
+
+
+KeyOwner = Annotated[str, AfterValidator(_key_owner)]
+
+
 class AuthorizationSettings(BaseSettings):
-    """How `authorize` answers. The places of fields in a question, and its answer, are assumptions."""
+    """`authorize`: requests and responses; where their fields are is an assumption."""
 
     authorize_credentials: SecretStr | None = Field(
         None, description="value expected in `Authorization` by `authorize`; several on a line each"
     )
     authorize_port: Port = Field(8001, description="port of `authorize`")
     authorize_timeout: PositiveDuration = Field(
-        timedelta(seconds=2.5), description="when a question is answered at the latest, from its first byte"
+        timedelta(seconds=2.5), description="deadline of a response, from the first byte of the request"
     )
     authorize_on_failure: Allowed = Field(
-        Allowed.ALLOWED, description="what is answered when policies fail or take too long"
+        Allowed.ALLOWED, description="the response when policies fail or take too long"
     )
     authorize_repeats: Duration = Field(
-        timedelta(minutes=1), description="how long the same question gets the same answer; 0: not at all"
+        timedelta(minutes=1), description="how long an equal request gets the same response; 0: never"
     )
-    authorize_processes: PositiveInt = Field(2, description="processes that policies are run in")
+    authorize_processes: PositiveInt = Field(2, description="processes that evaluate policies")
     authorize_concurrency: PositiveInt = Field(32, description="plain policies at the same time, in each of them")
     authorize_key: Pointers = Field(
         pointers("/keyIdentifier", "/chargingKey/keyIdentifier", "/chargingKeyIdentifier", "/chargingKey", "/tokenUid"),
-        description="JSON pointers to the charging key of a question",
+        description="JSON pointers to the charging key in a request",
     )
     authorize_country: Pointers = Field(
         pointers("/countryCode", "/country"), description="JSON pointers to its country"
     )
     authorize_reference: Pointers = Field(pointers("/referenceId"), description="JSON pointers to its reference")
     authorize_location: Pointers = Field(
-        pointers("/locationId", "/location/id"), description="JSON pointers to where it is asked"
+        pointers("/locationId", "/location/id"), description="JSON pointers to its location"
     )
     authorize_evse: Pointers = Field(
-        pointers("/evseId", "/evseIds", "/location/evseId"), description="JSON pointers to the charging points there"
+        pointers("/evseId", "/evseIds", "/location/evseId"), description="JSON pointers to its charging points"
     )
     authorize_session: Pointers = Field(pointers("/sessionId"), description="JSON pointers to its session")
     authorize_answer: TemplateSetting = Field(
-        ANSWER, description="answer to Plugsurfing, as JSON with `@allowed`, `@information`, …"
+        ANSWER, description="response to Plugsurfing: JSON with `@allowed`, `@information`, …"
     )
     authorize_ocpi_answer: TemplateSetting = Field(
-        OCPI_ANSWER, description="`data` of the answer in OCPI's form, likewise"
+        OCPI_ANSWER, description="`data` of the response in OCPI's format, likewise"
+    )
+
+
+class PolicySettings(BaseSettings):
+    """`authorize`: the built-in policies, each off unless its setting is set."""
+
+    authorize_key_list: bool = Field(default=False, description="allow only the charging keys that the Drive API lists")
+    authorize_fleets: Names = Field(
+        (), description="fleets whose keys are listed, by comma; unset: all keys of the organization"
+    )
+    authorize_key_bytes: ByteOrder = Field(
+        ByteOrder.EITHER, description="byte order of a key in a request: `little`, `big` or `either`"
+    )
+    authorize_keys_every: PositiveDuration = Field(
+        timedelta(minutes=5), description="how often the charging keys are read"
+    )
+    authorize_keys_stale: PositiveDuration = Field(
+        timedelta(days=1), description="how long they are valid while the Drive API is unavailable"
+    )
+    authorize_least_balance: Decimal | None = Field(
+        None, allow_inf_nan=False, description="least prepaid balance that a driver must have"
+    )
+    authorize_holder: KeyOwner = Field(
+        "contract",
+        description="owner of a key: `contract`, the user with the id of its contract; `key`, the user with its own "
+        "id; or a JSON pointer to the user's id in the request",
+    )
+    authorize_balances_every: PositiveDuration = Field(
+        timedelta(minutes=5),
+        description="how often a balance is read that was requested within a day; others twice in "
+        "`AUTHORIZE_BALANCES_STALE`",
+    )
+    authorize_balances_stale: PositiveDuration = Field(
+        timedelta(days=1), description="how long a balance is valid while the Drive API is unavailable"
+    )
+    authorize_balances_a_minute: PositiveInt = Field(300, description="most balances that are read in a minute")
+    authorize_one_session: bool = Field(default=False, description="refuse a key that has an open session already")
+    authorize_session_longest: PositiveDuration = Field(
+        timedelta(days=1), description="time without an event after which an open session blocks no key"
+    )
+    authorize_without_facts: OnIndeterminate = Field(
+        OnIndeterminate.PASS,
+        description="result of a policy without data: `pass` (next policy) or `fail` (`AUTHORIZE_ON_FAILURE`)",
     )

@@ -1,4 +1,4 @@
-"""Where in a CDR its fields are: no more of it is public than that it says who, what, where, and its request id."""
+"""Settings of CDRs: where each field is, as their schema is not public."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -9,11 +9,11 @@ from ingest.wire.json_pointers import pointers
 
 
 class CdrSettings(BaseSettings):
-    """Where a CDR says what: several places each, of which the first that can be read counts. All are assumptions."""
+    """`work`: where a CDR holds each field; the first pointer that leads to a readable value counts."""
 
     cdr_request_id: FieldPaths = Field(
         field_paths("/requestId", "X-Request-Id"),
-        description="where a CDR has its request id: JSON pointers, and names of headers, by comma",
+        description="request id of a CDR: JSON pointers and names of headers, by comma",
     )
     cdr_session: Pointers = Field(
         pointers("/sessionId", "/payload/sessionId", "/session/sessionId", "/session/id"),
@@ -28,10 +28,10 @@ class CdrSettings(BaseSettings):
     )
     cdr_amount: Pointers = Field(
         pointers("/cost/total", "/cost/amount", "/totalCost", "/totalAmount", "/amount", "/total_cost/incl_vat"),
-        description="JSON pointers to what it costs in all, a number or a text that is one",
+        description="JSON pointers to its total cost, a number or a text that is one",
     )
     cdr_currency: Pointers = Field(
-        pointers("/cost/currency", "/currency"), description="JSON pointers to the currency of that"
+        pointers("/cost/currency", "/currency"), description="JSON pointers to the currency of its cost"
     )
     cdr_energy: Pointers = Field(
         pointers("/session/energyKwh", "/session/energy", "/energyKwh", "/energy", "/total_energy"),
@@ -39,18 +39,18 @@ class CdrSettings(BaseSettings):
     )
     cdr_started_at: Pointers = Field(
         pointers("/session/startedAt", "/session/startTime", "/startedAt", "/startTime", "/start_date_time"),
-        description="JSON pointers to when it began",
+        description="JSON pointers to its start",
     )
     cdr_ended_at: Pointers = Field(
         pointers(
             "/session/stoppedAt", "/session/endedAt", "/session/endTime", "/endedAt", "/endTime", "/end_date_time"
         ),
-        description="JSON pointers to when it ended",
+        description="JSON pointers to its end",
     )
     cdr_location: Pointers = Field(
-        pointers("/location/id", "/locationId", "/location/name"), description="JSON pointers to where it was"
+        pointers("/location/id", "/locationId", "/location/name"), description="JSON pointers to its location"
     )
     cdr_operator: Pointers = Field(
         pointers("/location/operator_display_name", "/location/operator", "/operator/name", "/operator"),
-        description="JSON pointers to who operates the charger",
+        description="JSON pointers to the operator of the charger",
     )

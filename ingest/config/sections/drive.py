@@ -1,7 +1,7 @@
-"""How the Drive API is called, where in its answers we look for what, and how Roam OCPI is told of tokens.
+"""Settings of the Drive API, of Roam OCPI, and of the reconciliation of sessions.
 
-What the public contract does not say is a setting, and its default an assumption: the paths of a balance and of a
-location, the body that renames a fleet, and where a session has what, but for `sessionStatus` and `balanceStatus`.
+The public contract leaves open where a balance and a location are, what renames a fleet, and the fields of a session
+other than `sessionStatus` and `balanceStatus`: each is a setting whose default is an assumption.
 """
 
 import json
@@ -19,7 +19,7 @@ from ingest.wire.json_pointers import pointers
 def _contains_placeholder(placeholder: str) -> AfterValidator:
     def check(path: str) -> str:
         if not path.startswith("/") or placeholder not in path:
-            raise ValueError(f"must be a path that begins with / and has {placeholder} in it")
+            raise ValueError(f"must be a path that begins with / and contains {placeholder}")
         return path
 
     return AfterValidator(check)
@@ -36,7 +36,7 @@ def _rename_template(text: str) -> str:
 
 
 class DriveSettings(BaseSettings):
-    """How the Drive API is called, and read."""
+    """`clock`, `authorize` and `drive`: the Drive API and Roam OCPI."""
 
     drive_api_url: HttpUrl = Field(
         "https://drive-api-stage.plugsurfing.com/drive", description="the Drive API; the default is Plugsurfing's stage"
@@ -48,11 +48,9 @@ class DriveSettings(BaseSettings):
         timedelta(seconds=10), description="how long the Drive API may take to answer"
     )
     drive_patience: PositiveDuration = Field(
-        timedelta(seconds=90), description="how long an answer of it is worth waiting for, all attempts together"
+        timedelta(seconds=90), description="deadline of one call of it, all attempts together"
     )
-    drive_attempts: PositiveInt = Field(
-        4, description="attempts at reading from it; what changes something is tried once"
-    )
+    drive_attempts: PositiveInt = Field(4, description="attempts at a call that only reads; others are made once")
     drive_per_minute: Annotated[int, Field(gt=0, lt=3000)] = Field(
         2400, description="most calls of it in a minute, by all processes together; Plugsurfing's limit is 3,000"
     )
@@ -60,50 +58,70 @@ class DriveSettings(BaseSettings):
         900_000, description="most calls of it in a UTC day; Plugsurfing's limit is 1,000,000"
     )
     drive_session_id: Pointers = Field(
-        pointers("/sessionId", "/id"), description="where in a session of it the id is: JSON pointers by comma"
+        pointers("/sessionId", "/id"), description="JSON pointers to the id of one of its sessions"
     )
     drive_session_user: Pointers = Field(
-        pointers("/userId", "/user/userId", "/user/id"), description="where the user's id is"
+        pointers("/userId", "/user/userId", "/user/id"), description="JSON pointers to the session's user"
     )
-    drive_session_status: Pointers = Field(pointers("/sessionStatus"), description="where the status is")
+    drive_session_status: Pointers = Field(pointers("/sessionStatus"), description="JSON pointers to its status")
     drive_session_started_at: Pointers = Field(
-        pointers("/startTime", "/startedAt", "/start"), description="where the time of its start is"
+        pointers("/startTime", "/startedAt", "/start"), description="JSON pointers to its start"
     )
     drive_session_ended_at: Pointers = Field(
-        pointers("/endTime", "/stopTime", "/endedAt", "/stoppedAt", "/end"), description="where the time of its end is"
+        pointers("/endTime", "/stopTime", "/endedAt", "/stoppedAt", "/end"), description="JSON pointers to its end"
     )
     drive_session_completed_at: Pointers = Field(
-        pointers("/completedAt", "/completeTime"), description="where the time of its completion is, if it is told"
+        pointers("/completedAt", "/completeTime"), description="JSON pointers to its completion, if it has one"
     )
     drive_session_location: Pointers = Field(
-        pointers("/locationId", "/location/locationId", "/location/id"), description="where the location's id is"
+        pointers("/locationId", "/location/locationId", "/location/id"), description="JSON pointers to its location"
     )
     drive_session_key: Pointers = Field(
         pointers("/chargingKeyId", "/keyIdentifier", "/chargingKey/id", "/chargingKey/keyIdentifier"),
-        description="where the charging key is",
+        description="JSON pointers to its charging key",
     )
     drive_session_operator: Pointers = Field(
         pointers("/operator_display_name", "/operatorDisplayName", "/location/operator_display_name"),
-        description="where the operator's display name is",
+        description="JSON pointers to the operator's display name",
     )
     drive_balance_path: Annotated[str, _contains_placeholder("{user_id}")] | None = Field(
-        None, description="path of a user's prepaid balance, with `{user_id}` in it; it is not public"
+        None, description="path of a user's prepaid balance, with `{user_id}` in it; the contract does not name it"
     )
     drive_balance: Pointers = Field(
-        pointers("/balance", "/balance/amount", "/amount"), description="where in that answer the balance is"
+        pointers("/balance", "/balance/amount", "/amount"), description="JSON pointers to the balance in its response"
     )
     drive_location_path: Annotated[str, _contains_placeholder("{location_id}")] = Field(
         "/v1/locations/{location_id}", description="path of a location"
     )
     drive_rename_body: Annotated[str, AfterValidator(_rename_template)] = Field(
-        '{"fleetName": "{fleet_name}"}', description="what renames a fleet; `{fleet_id}` is known, too"
+        '{"fleetName": "{fleet_name}"}', description="body that renames a fleet; `{fleet_id}` may be in it, too"
     )
-    roam_ocpi_url: HttpUrl | None = Field(
-        None, description="where Roam OCPI takes tokens: the URL of its module `tokens`"
-    )
-    roam_ocpi_token: SecretStr | None = Field(None, description="token of Roam OCPI, before it is written in base64")
+    roam_ocpi_url: HttpUrl | None = Field(None, description="URL of the module `tokens` of Roam OCPI")
+    roam_ocpi_token: SecretStr | None = Field(None, description="token of Roam OCPI, not encoded")
 
     @property
     def has_drive(self) -> bool:
-        """Say whether there is a key of the Drive API; without one nobody asks it."""
+        """Return whether there is a key of the Drive API, without which it is never called."""
         return self.drive_api_key is not None and bool(self.drive_api_key.get_secret_value().strip())
+
+
+class ReconcileSettings(BaseSettings):
+    """`clock`: when sessions are read again from the Drive API."""
+
+    reconcile_after: PositiveDuration = Field(
+        timedelta(minutes=30), description="time without an event after which an incomplete session is read again"
+    )
+    reconcile_longest: PositiveDuration = Field(
+        timedelta(hours=4), description="longest wait before it is read once more; the first wait doubles"
+    )
+    reconcile_for: PositiveDuration = Field(timedelta(days=7), description="how long one session is read again")
+    reconcile_per_minute: PositiveInt = Field(
+        300, description="most calls a minute for reconciliation, histories of users included"
+    )
+    history_every: PositiveDuration = Field(
+        timedelta(hours=12), description="how often the histories of known users are searched for unknown sessions"
+    )
+    history_span: PositiveDuration = Field(timedelta(days=3), description="how far back such a search goes")
+    known_users_for: PositiveDuration = Field(
+        timedelta(days=30), description="how long after their last session or device users are searched for"
+    )

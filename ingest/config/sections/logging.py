@@ -1,4 +1,4 @@
-"""How log lines look, and which are written."""
+"""Settings of logging."""
 
 from enum import StrEnum
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings
 
 
 class LogFormat(StrEnum):
-    """How log lines look."""
+    """The form of log lines."""
 
     CONSOLE = "console"
     """For people."""
@@ -16,20 +16,20 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """From which level on log lines are written."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     """Everything."""
     INFO = "info"
     """What happens."""
     WARNING = "warning"
-    """What somebody should look at."""
+    """What needs attention."""
     ERROR = "error"
     """What failed."""
 
 
 class LoggingSettings(BaseSettings):
-    """What is logged, and how."""
+    """Every process: logging."""
 
     log_format: LogFormat | None = Field(None, description="`console` or `json`")
     log_level: LogLevel = Field(LogLevel.INFO, description="`debug`, `info`, `warning` or `error`")

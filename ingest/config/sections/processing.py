@@ -1,22 +1,39 @@
-"""How deliveries become batches, and how handlers are run and tried again."""
+"""Settings of the stores, of batches, and of handlers and their retries."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import Names, PositiveInt
+from ingest.config.types import DatabaseUrl, Folder, Names, PositiveInt, RedisUrl
+
+
+class StoreSettings(BaseSettings):
+    """Every process: where the inbox, the queues and the ledger are."""
+
+    data_dir: Folder = Field(Path("var"), description="folder of the inbox and the embedded stores")
+    redis_url: RedisUrl | None = Field(
+        None,
+        repr=False,
+        description="the queues: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`",
+    )
+    database_url: DatabaseUrl = Field(
+        default_factory=lambda fields: f"sqlite:///{fields['data_dir']}/ledger.db",
+        repr=False,
+        description="the ledger: `sqlite:///` or `postgresql+psycopg://`",
+    )
 
 
 class ProcessingSettings(BaseSettings):
-    """How handlers are run."""
+    """`serve`, `work` and `clock`: batches, handlers and retries."""
 
     batch_deliveries: PositiveInt = Field(500, description="most deliveries in one RQ job")
     batch_bytes: PositiveInt = Field(
-        4_194_304, description="most bytes of bodies in one RQ job, unless one alone has more"
+        4_194_304, description="most bytes of bodies in one RQ job, unless a single one is larger"
     )
-    hold_back: Duration = Field(timedelta(seconds=2), description="how long deliveries wait for a busy queue")
+    hold_back: Duration = Field(timedelta(seconds=2), description="longest time that deliveries wait for a busy queue")
     poison_deaths: PositiveInt = Field(
         3, description="workers that a delivery alone may kill before it is a dead letter"
     )

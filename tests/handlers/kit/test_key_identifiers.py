@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.key_identifiers import candidate_spellings, normalize, reversed_bytes
-from ingest.config.sections.policies import ByteOrder
+from ingest.config.sections.authorization import ByteOrder
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,7 @@ def test_a_url_that_is_none_is_refused_by_name(ask, on_stage, url):
 
 @pytest.mark.parametrize("key", ["a\nb", "ä", "a\x00b"])
 def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(ask, on_stage, key):
-    with pytest.raises(SettingsError, match="DRIVE_API_KEY has signs") as refused:
+    with pytest.raises(SettingsError, match="DRIVE_API_KEY contains characters") as refused:
         ask("session", "u", "s", settings=on_stage(drive_api_key=key))
     assert key not in str(refused.value)
 

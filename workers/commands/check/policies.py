@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy.exc import DBAPIError
 
-from ingest.config.settings import Settings, authorization_values
+from ingest.config.secrets import authorization_values
+from ingest.config.settings import Settings
 from workers.commands.check.basics import SHORT_KEY, CheckResult, CheckStatus
 from workers.commands.output import human_duration
 from workers.commands.stores import sqlite_file
