@@ -1,6 +1,6 @@
-"""How fast the door takes events: signed POSTs over kept-alive connections, a closed loop, against two rivals.
+"""How fast `serve` takes events: signed POSTs over kept-alive connections, a closed loop, against two baselines.
 
-The rivals are an empty Starlette endpoint, which nothing on Starlette can beat, and the usual recipe, one
+The baselines are an empty Starlette endpoint, the ceiling of anything on Starlette, and the usual recipe, one
 `queue.enqueue` a request, on a Valkey that syncs its log before it answers: there only the queue keeps an event.
 """
 
@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from workers.bench.baselines import KEY_VARIABLE, REDIS_VARIABLE
-from workers.bench.harness import HOST, KEY, Harness, free_port, resident_mib, seen, wait_for_http
-from workers.bench.http_load import LoadSpec
+from workers.bench.harness import HOST, KEY, Harness, Process, free_port, load_result, resident_mib, wait_for_http
+from workers.bench.http_load import MAX_RATE, LoadSpec
 from workers.bench.pipeline import PATH
-from workers.bench.process import Process
 from workers.bench.report import Column, Report, Row, add_ratios
 
 CONNECTIONS = 64
-# More than any door here can answer; a load that runs out of requests ends early and is still measured right.
-MOST_PER_SECOND = 30_000
 WARM_UP_S = 0.5
 
 COLUMNS = (
@@ -33,31 +30,32 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Target:
-    """A door: its name in the table, and how to open it on a stage."""
+    """A receiver to load: its name in the table, and how to start it in a harness; returns the process and its port."""
 
     name: str
-    open: Callable[[Harness], tuple[Process, int]]
+    start: Callable[[Harness], tuple[Process, int]]
 
 
 def accept(runs: int, seconds: float, progress: Progress) -> Report:
-    """Measure every door in turn, `runs` times."""
-    contestants = (
+    """Measure every target in turn, `runs` times."""
+    targets = (
         Target("empty Starlette 200", _empty),
         Target("usual recipe: enqueue per request", _usual),
         Target("webhooks serve", _serve),
         Target("webhooks serve, a worker beside it", _serve_and_work),
     )
-    rows = [Row(contestant.name) for contestant in contestants]
+    rows = [Row(target.name) for target in targets]
     task = progress.add_task("accept", total=runs * len(rows))
     for run in range(runs):
-        for contestant, row in zip(contestants, rows, strict=True):
-            progress.update(task, description=f"accept: {contestant.name}")
-            with Harness() as stage:
-                process, port = contestant.open(stage)
-                ordered = order(port, run, seconds)
-                saw = seen(stage.load(ordered), ordered)
-                row.add(rate=saw.rate, p50_ms=saw.p50_ms, p99_ms=saw.p99_ms, rss_mib=resident_mib(process.pid))
-                row.remark(saw.refused)
+        for target, row in zip(targets, rows, strict=True):
+            progress.update(task, description=f"accept: {target.name}")
+            with Harness() as harness:
+                process, port = target.start(harness)
+                spec = load_spec(port, run, seconds)
+                result = load_result(harness.load(spec), spec)
+                rss_mib = resident_mib(process.pid)
+                row.add(rate=result.rate, p50_ms=result.p50_ms, p99_ms=result.p99_ms, rss_mib=rss_mib)
+                row.remark(result.refused)
             progress.advance(task)
     add_ratios(rows, "rate", rows[0], "to_empty")
     add_ratios(rows, "rate", rows[1], "to_usual")
@@ -69,42 +67,42 @@ def accept(runs: int, seconds: float, progress: Progress) -> Report:
     )
 
 
-def order(port: int, run: int, seconds: float) -> LoadSpec:
-    """Order a load of this bench's kind."""
+def load_spec(port: int, run: int, seconds: float) -> LoadSpec:
+    """Return the load of one run; one that runs out of requests ends early and is still measured right."""
     return LoadSpec(
         url=f"http://{HOST}:{port}{PATH}",
         key=KEY,
         seed=f"run{run}",
-        count=round((seconds + WARM_UP_S) * MOST_PER_SECOND),
+        count=round((seconds + WARM_UP_S) * MAX_RATE),
         seconds=seconds,
         warm_up_s=WARM_UP_S,
         connections=CONNECTIONS,
     )
 
 
-def _empty(stage: Harness) -> tuple[Process, int]:
-    return _uvicorn(stage, "empty", {})
+def _empty(harness: Harness) -> tuple[Process, int]:
+    return _uvicorn(harness, "empty", {})
 
 
-def _usual(stage: Harness) -> tuple[Process, int]:
-    return _uvicorn(stage, "enqueue_per_request", {REDIS_VARIABLE: stage.valkey(fsync="always"), KEY_VARIABLE: KEY})
+def _usual(harness: Harness) -> tuple[Process, int]:
+    return _uvicorn(harness, "enqueue_per_request", {REDIS_VARIABLE: harness.valkey(fsync="always"), KEY_VARIABLE: KEY})
 
 
-def _serve(stage: Harness) -> tuple[Process, int]:
-    stage.valkey(fsync="everysec")
-    return stage.serve()
+def _serve(harness: Harness) -> tuple[Process, int]:
+    harness.valkey(fsync="everysec")
+    return harness.serve()
 
 
-def _serve_and_work(stage: Harness) -> tuple[Process, int]:
-    stage.valkey(fsync="everysec")
-    stage.work()
-    return stage.serve()
+def _serve_and_work(harness: Harness) -> tuple[Process, int]:
+    harness.valkey(fsync="everysec")
+    harness.work()
+    return harness.serve()
 
 
-def _uvicorn(stage: Harness, app: str, environment: dict[str, str]) -> tuple[Process, int]:
+def _uvicorn(harness: Harness, app: str, environment: dict[str, str]) -> tuple[Process, int]:
     port = free_port()
     options = ("--factory", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
-    process = stage.python(
+    process = harness.python(
         *("-m", "uvicorn", f"workers.bench.baselines:{app}", *options, "--host", HOST, "--port", str(port)),
         name=app,
         environment=environment,

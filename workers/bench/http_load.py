@@ -1,7 +1,7 @@
-"""Load one endpoint with signed requests from a process of its own, `python -m workers.bench.http_load`.
+"""Loads one endpoint with signed requests from a process of its own, `python -m workers.bench.http_load SPEC`.
 
-Order and answer are JSON. Every body is distinct, and every request is built before the clock starts, so that the load
-is never the bottleneck.
+Spec and result are JSON. Every body is distinct. Requests are built before the clock starts and written as they are by
+`asyncio.Protocol`s, so that the load generator is not the bottleneck, as an HTTP client would be.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ from workers.bench.report import p99
 EVENTS = ("SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE")
 FIRST_EVENT_AT = datetime(2026, 1, 1, tzinfo=UTC)
 HEAD_END = b"\r\n\r\n"
+MAX_RATE = 30_000
+"""Requests a second beyond what any receiver here can answer."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,27 @@ class LoadSpec:
     rate: float | None = None
     connections: int = 64
     bodies: str | None = None
-    """A file with the bodies to send, one a line; else they are session events."""
+    """A file with the bodies to send, one a line; session events if there is none."""
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What one load saw: answers, by status, and how long they took."""
+    """The responses to one load after its warm-up: how many, how many of them refused by status, and their latency."""
 
     seconds: float
-    answers: int
+    responses: int
     refused: dict[str, int]
     p50_ms: float
     p99_ms: float
 
     @property
     def kept(self) -> int:
-        """Answers with 200 after the warm-up."""
-        return self.answers - sum(self.refused.values())
+        """Responses with 200."""
+        return self.responses - sum(self.refused.values())
 
     @property
     def rate(self) -> float:
-        """Answers with 200 in a second."""
+        """Responses with 200 in a second."""
         return self.kept / self.seconds
 
 
@@ -83,17 +85,17 @@ def request(url: str, body: bytes, key: bytes) -> bytes:
 
 
 class Load:
-    """What all connections share: the requests to come and the answers so far."""
+    """The state that all connections share: the requests to come and the responses so far."""
 
-    def __init__(self, order: LoadSpec) -> None:
+    def __init__(self, spec: LoadSpec) -> None:
         """Build the requests, then start the clock."""
-        key = order.key.encode()
-        told = Path(order.bodies).read_bytes().splitlines() if order.bodies else bodies(order.seed, order.count)
-        self._requests = iter([request(order.url, body, key) for body in told])
+        key = spec.key.encode()
+        given = Path(spec.bodies).read_bytes().splitlines() if spec.bodies else bodies(spec.seed, spec.count)
+        self._requests = iter([request(spec.url, body, key) for body in given])
         self._due = time.perf_counter()
-        self._begin = self._due + order.warm_up_s
-        self._end = self._begin + order.seconds
-        self._interval = 1 / order.rate if order.rate else 0.0
+        self._begin = self._due + spec.warm_up_s
+        self._end = self._begin + spec.seconds
+        self._interval = 1 / spec.rate if spec.rate else 0.0
         self._took = array("d")
         self._refused: dict[str, int] = {}
         self._last = self._begin
@@ -109,26 +111,26 @@ class Load:
         self._due += self._interval
         return following, (self._due - now if self._interval else 0.0)
 
-    def answered(self, status: bytes, sent: float) -> None:
-        """Count one answer; those of the warm-up are only checked."""
+    def record(self, status: bytes, sent: float) -> None:
+        """Record one response; in the warm-up only if it is not 200."""
         now = time.perf_counter()
         if status != b"200":
-            self.refuse(status.decode("ascii", "replace"))
+            self.record_refusal(status.decode("ascii", "replace"))
         elif now >= self._begin:
             self._took.append(now - sent)
         self._last = now
 
-    def refuse(self, why: str) -> None:
-        """Count what was not a 200."""
+    def record_refusal(self, why: str) -> None:
+        """Count a response other than 200, or a connection that was closed."""
         self._refused[why] = self._refused.get(why, 0) + 1
 
-    def seen(self) -> LoadResult:
-        """Sum up."""
+    def result(self) -> LoadResult:
+        """Return the result so far."""
         took = sorted(self._took)
         refused = sum(self._refused.values())
         return LoadResult(
             seconds=max(self._last - self._begin, 1e-9),
-            answers=len(took) + refused,
+            responses=len(took) + refused,
             refused=self._refused,
             p50_ms=1000 * took[len(took) // 2] if took else 0.0,
             p99_ms=1000 * p99(took),
@@ -136,43 +138,43 @@ class Load:
 
 
 class Connection(asyncio.Protocol):
-    """One kept-alive connection: a request, its answer, the next request."""
+    """One kept-alive connection: a request, its response, the next request."""
 
     def __init__(self, load: Load) -> None:
-        """Share the load."""
+        """Connect to the shared load."""
         self._load = load
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
         self._buffer = b""
         self._sent = 0.0
-        self.over: asyncio.Future[None] = self._loop.create_future()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
-        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's own class, of no common ancestor
-        self._follow()
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's class has no common ancestor
+        self._send_next()
 
     def data_received(self, data: bytes) -> None:
-        """Take an answer; it may come in pieces."""
+        """Record a response, which may arrive in pieces, and send the next request."""
         buffer = self._buffer + data if self._buffer else data
         head_end = buffer.find(HEAD_END)
         if head_end < 0 or len(buffer) < head_end + len(HEAD_END) + _content_length(buffer[:head_end]):
             self._buffer = buffer
             return
         self._buffer = b""
-        self._load.answered(buffer[9:12], self._sent)
-        self._follow()
+        self._load.record(buffer[9:12], self._sent)
+        self._send_next()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Count a connection that the other side closed."""
-        if not self.over.done():
-            self._load.refuse("connection closed")
-            self.over.set_result(None)
+        """Record that the peer closed the connection."""
+        if not self.ended.done():
+            self._load.record_refusal("connection closed")
+            self.ended.set_result(None)
 
-    def _follow(self) -> None:
+    def _send_next(self) -> None:
         following = self._load.next()
         if following is None:
-            self.over.set_result(None)
+            self.ended.set_result(None)
             self._transport.close()  # type: ignore[union-attr] # connected
         elif following[1] > 0:
             self._loop.call_later(following[1], self._send, following[0])
@@ -180,7 +182,7 @@ class Connection(asyncio.Protocol):
             self._send(following[0])
 
     def _send(self, request: bytes) -> None:
-        if not self.over.done():
+        if not self.ended.done():
             self._sent = time.perf_counter()
             self._transport.write(request)  # type: ignore[union-attr] # connected
 
@@ -192,20 +194,20 @@ def _content_length(head: bytes) -> int:
     return 0
 
 
-async def send(order: LoadSpec) -> LoadResult:
-    """Send what was ordered and wait for the last answer."""
-    parts = urlsplit(order.url)
+async def send(spec: LoadSpec) -> LoadResult:
+    """Send a load and wait for the last response."""
+    parts = urlsplit(spec.url)
     loop = asyncio.get_running_loop()
-    load = Load(order)
+    load = Load(spec)
     gc.freeze()
-    gc.disable()  # a collection over 100,000 requests would be measured as the door's delay
-    opened = [
+    gc.disable()  # a collection over 100,000 requests would be measured as the receiver's latency
+    connections = [
         (await loop.create_connection(lambda: Connection(load), parts.hostname or "", parts.port or 80))[1]
-        for _ in range(min(order.connections, order.count))
+        for _ in range(min(spec.connections, spec.count))
     ]
-    await asyncio.gather(*(connection.over for connection in opened))
-    return load.seen()
+    await asyncio.gather(*(connection.ended for connection in connections))
+    return load.result()
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(uvloop.run(send(LoadSpec(**json.loads(sys.argv[1])))))))  # noqa: T201 - its answer
+    print(json.dumps(asdict(uvloop.run(send(LoadSpec(**json.loads(sys.argv[1])))))))  # noqa: T201 - the result

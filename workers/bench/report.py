@@ -7,7 +7,7 @@ from statistics import median, quantiles
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, the key of its samples, and how many decimals they are worth."""
+    """A column: its title, the key of its samples, the decimals shown, and whether least and most are shown."""
 
     title: str
     key: str
@@ -15,7 +15,7 @@ class Column:
     spread: bool = True
 
     def cell(self, row: "Row") -> str:
-        """Write the median of a row's samples, and between which values they lie."""
+        """Format the median of a row's samples, and the least and the most if there are several."""
         values = row.samples.get(self.key, [])
         if not values:
             return "–"
@@ -27,19 +27,19 @@ class Column:
 
 @dataclass
 class Row:
-    """Everything that was measured of one contestant; a sample a run under each key."""
+    """What was measured of one target: under each key one sample a run."""
 
     name: str
     samples: dict[str, list[float]] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
 
     def add(self, **measured: float) -> None:
-        """Add one run."""
+        """Add the samples of one run."""
         for key, value in measured.items():
             self.samples.setdefault(key, []).append(value)
 
     def remark(self, counts: Mapping[str, int]) -> None:
-        """Count what must be seen beside the figures, such as answers that were not 200."""
+        """Count what a reader must see beside the figures, such as responses other than 200."""
         for what, count in counts.items():
             self.remarks[what] = self.remarks.get(what, 0) + count
 
@@ -55,14 +55,14 @@ class Report:
 
 
 def add_ratios(rows: Sequence[Row], key: str, to: Row, name: str) -> None:
-    """Give every row its ratio to another, run by run: runs lie side by side, so the machine's drift cancels out."""
+    """Add the ratio of every row to another one, run by run: the machine's drift cancels out within a run."""
     for row in rows:
         for own, other in zip(row.samples.get(key, ()), to.samples.get(key, ()), strict=False):
             row.add(**{name: own / other if other else 0.0})
 
 
 def p99(values: Sequence[float]) -> float:
-    """Return what 99 of 100 values do not exceed; 0 if there are none."""
-    if len(values) < 2:  # noqa: PLR2004 - between one value and itself is nothing
+    """Return the 99th percentile; 0 if there are no values."""
+    if len(values) < 2:  # noqa: PLR2004 - quantiles needs two
         return next(iter(values), 0.0)
     return quantiles(values, n=100, method="inclusive")[98]

@@ -1,12 +1,11 @@
 """How fast a full inbox is settled, session records and all, against stock `rq worker` with one job an event.
 
 Both fork a child for every job, have everything imported before they fork, and do the same work in the same tables. The
-rival is given fewer events, and only from the first to the last one is its time taken.
+baseline gets fewer events, and its time is taken from the first to the last one.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from redis import Redis
@@ -20,18 +19,19 @@ from ingest.inbox.schema import FILE_NAME
 from ingest.relay.relay import Relay
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import Match
-from workers.bench.baselines import DATABASE_VARIABLE, KEEP_ONE, USUAL_QUEUE
-from workers.bench.databases import POSTGRESQL, SQLITE, new_database
-from workers.bench.depths import settled_in
+from workers.bench.baselines import DATABASE_VARIABLE, STORE_ONE, USUAL_QUEUE
+from workers.bench.databases import harness_on, kinds_on
 from workers.bench.harness import Harness, resident_mib, wait_until
 from workers.bench.http_load import bodies
+from workers.bench.pipeline import settled_in
 from workers.bench.report import Column, Report, Row, add_ratios
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
 from workers.ledger.tables.core import deliveries
 
-KEPT_AT_ONCE = 500
+COMMIT_SIZE = 500
 PATIENCE_S = 300.0
+POLL_S = 0.2
 
 COLUMNS = (
     Column("events/s", "rate"),
@@ -42,18 +42,18 @@ COLUMNS = (
 
 def work(runs: int, events: int, rival_events: int, server: str | None, progress: Progress) -> Report:
     """Measure both in turn on each database, `runs` times."""
-    kinds = [SQLITE, *([POSTGRESQL] if server else [])]
+    kinds = kinds_on(server)
     ours = {kind: Row(f"webhooks work, {kind}") for kind in kinds}
     theirs = {kind: Row(f"rq worker, one job an event, {kind}") for kind in kinds}
     task = progress.add_task("work", total=2 * runs * len(kinds))
     for _ in range(runs):
         for kind in kinds:
             progress.update(task, description=f"work: {ours[kind].name}")
-            with stage_on(kind, server) as stage:
-                _measure(stage, events, ours[kind])
+            with harness_on(kind, server) as harness:
+                _measure(harness, events, ours[kind])
             progress.update(task, advance=1, description=f"work: {theirs[kind].name}")
-            with stage_on(kind, server) as stage:
-                _measure_rival(stage, rival_events, theirs[kind])
+            with harness_on(kind, server) as harness:
+                _measure_baseline(harness, rival_events, theirs[kind])
             progress.advance(task)
     for kind in kinds:
         add_ratios([ours[kind], theirs[kind]], "rate", theirs[kind], "to_rival")
@@ -66,34 +66,40 @@ def work(runs: int, events: int, rival_events: int, server: str | None, progress
     )
 
 
-def fill(settings: Settings, told: Iterable[bytes]) -> None:
-    """Put events into the inbox as the door does, which must not be open."""
-    asyncio.run(_fill(settings, told))
+def fill(settings: Settings, events: Iterable[bytes]) -> None:
+    """Insert events into the inbox as `serve` does, which must not run."""
+    asyncio.run(_fill(settings, events))
 
 
-@contextmanager
-def stage_on(kind: str, server: str | None) -> Iterator[Harness]:
-    """Set a stage on a new database of that kind."""
-    if kind == SQLITE or server is None:
-        with Harness() as stage:
-            yield stage
-    else:
-        with new_database(server) as url, Harness(url) as stage:
-            yield stage
+async def _fill(settings: Settings, events: Iterable[bytes]) -> None:
+    inbox = Inbox(settings.data_dir / FILE_NAME, settings)
+    inbox.start()
+    waiting = []
+    for body in events:
+        waiting.append(inbox.keep(Envelope(Kind.EVENTS, body, datetime.now(UTC), Match.CURRENT, None, {})))
+        if len(waiting) == COMMIT_SIZE:
+            await asyncio.gather(*waiting)
+            waiting.clear()
+    await asyncio.gather(*waiting)
+    inbox.close()
 
 
-def _measure(stage: Harness, events: int, row: Row) -> None:
-    stage.valkey(fsync="everysec")
-    settings = stage.settings()
+def _measure(harness: Harness, events: int, row: Row) -> None:
+    harness.valkey(fsync="everysec")
+    settings = harness.settings()
     fill(settings, bodies("work", events))
-    worker = stage.work()
+    worker = harness.work()
     relay = Relay(settings.data_dir / FILE_NAME, settings)
     ledger = create_ledger_engine(settings.database_url)
     started_at = datetime.now(UTC)
     relay.start()
     try:
         wait_until(
-            lambda: settled_in(ledger) >= events, "the inbox is settled", worker, patience_s=PATIENCE_S, every_s=0.2
+            lambda: settled_in(ledger) >= events,
+            "the inbox is settled",
+            worker,
+            patience_s=PATIENCE_S,
+            every_s=POLL_S,
         )
         with read_only(ledger) as connection:
             ended_at = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
@@ -103,27 +109,14 @@ def _measure(stage: Harness, events: int, row: Row) -> None:
         ledger.dispose()
 
 
-async def _fill(settings: Settings, told: Iterable[bytes]) -> None:
-    inbox = Inbox(settings.data_dir / FILE_NAME, settings)
-    inbox.start()
-    waiting = []
-    for body in told:
-        waiting.append(inbox.keep(Envelope(Kind.EVENTS, body, datetime.now(UTC), Match.CURRENT, None, {})))
-        if len(waiting) == KEPT_AT_ONCE:
-            await asyncio.gather(*waiting)
-            waiting.clear()
-    await asyncio.gather(*waiting)
-    inbox.close()
-
-
-def _measure_rival(stage: Harness, events: int, row: Row) -> None:
-    url = stage.valkey(fsync="everysec")
-    settings = stage.settings()
+def _measure_baseline(harness: Harness, events: int, row: Row) -> None:
+    url = harness.valkey(fsync="everysec")
+    settings = harness.settings()
     migrate(settings.database_url)
     with Redis.from_url(url) as connection:
         queue = Queue(USUAL_QUEUE, connection=connection)
-        queue.enqueue_many([Queue.prepare_data(KEEP_ONE, args=[body]) for body in bodies("rival", events)])
-    worker = stage.python(
+        queue.enqueue_many([Queue.prepare_data(STORE_ONE, args=[body]) for body in bodies("rival", events)])
+    worker = harness.python(
         *("-m", "rq.cli", "worker", "--quiet", "--url", url, "--config", "workers.bench.baselines", USUAL_QUEUE),
         name="rq",
         environment={DATABASE_VARIABLE: settings.database_url},
@@ -131,16 +124,16 @@ def _measure_rival(stage: Harness, events: int, row: Row) -> None:
     ledger = create_ledger_engine(settings.database_url)
     stored = select(func.count(), func.min(deliveries.c.stored_at), func.max(deliveries.c.stored_at))
 
-    def progress_so_far() -> tuple[int, datetime, datetime]:
+    def stored_so_far() -> tuple[int, datetime, datetime]:
         with read_only(ledger) as connection:
             count, first_at, last_at = connection.execute(stored).one()
         return count, first_at, last_at
 
     try:
         wait_until(
-            lambda: progress_so_far()[0] >= events, "the jobs are done", worker, patience_s=PATIENCE_S, every_s=0.2
+            lambda: stored_so_far()[0] >= events, "the jobs are done", worker, patience_s=PATIENCE_S, every_s=POLL_S
         )
-        _, first_at, last_at = progress_so_far()
+        _, first_at, last_at = stored_so_far()
         row.add(rate=(events - 1) / (last_at - first_at).total_seconds(), rss_mib=resident_mib(worker.pid))
     finally:
         ledger.dispose()

@@ -1,9 +1,9 @@
-"""The drivers who are asked about at the charger, as the ledger knows them: their keys, and what they have left."""
+"""Drivers as the ledger knows them, for load on authorization: their charging keys and balances."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from workers.bench.questions import key_of
+from tests.bench.authorize_load import key_of
 from workers.ledger import balances, charging_keys, sync_state
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
@@ -15,8 +15,8 @@ LISTED = 1000
 YEAR = timedelta(days=365)
 
 
-def put_drivers(database_url: str) -> None:
-    """Make the tables, and write LISTED drivers as if the Drive API had just named them."""
+def insert_drivers(database_url: str) -> None:
+    """Make the tables and insert LISTED drivers as if the Drive API had just listed them."""
     migrate(database_url)
     now = datetime.now(UTC)
     keys = [KeyRow(key_of(number), enabled=True, contract_id=f"driver-{number}") for number in range(LISTED)]

@@ -1,0 +1,14 @@
+import pytest
+from rich.progress import Progress
+
+from workers.bench.harness import isolated_environment
+from workers.bench.memory import memory
+
+
+@pytest.mark.slow
+def test_the_memory_of_each_process_is_measured_after_every_step():
+    with isolated_environment():
+        report = memory(100, Progress(disable=True), steps=(0, 20))
+    assert [column.title for column in report.columns] == ["at the start", "after 20"]
+    assert {row.name.partition(",")[0] for row in report.rows} >= {"serve", "worker", "clock"}
+    assert all(row.samples["20"][0] > 1 for row in report.rows)

@@ -1,0 +1,14 @@
+import pytest
+from rich.progress import Progress
+
+from workers.bench.databases import postgresql
+from workers.bench.harness import isolated_environment
+from workers.bench.push_latency import warn
+
+
+@pytest.mark.slow
+def test_every_warning_is_sent_and_timed_on_both_databases():
+    with isolated_environment(), postgresql(None) as server:
+        report = warn(1, 50, 3, server, Progress(disable=True))
+    assert [row.name for row in report.rows] == ["SQLite", "PostgreSQL"]
+    assert all(row.samples["most_ms"][0] >= row.samples["p50_ms"][0] > 0 for row in report.rows)
