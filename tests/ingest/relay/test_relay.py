@@ -161,8 +161,8 @@ def test_one_that_stands_by_says_how_redis_is(relays, valkey_url, eventually):
 LEADER = """
 import sys, time
 from pathlib import Path
-from ingest.relay import Relay
-from ingest.settings import load_settings
+from ingest.relay.relay import Relay
+from ingest.config.settings import load_settings
 path = Path(sys.argv[1])
 relay = Relay(path, load_settings(data_dir=path.parent, redis_url=sys.argv[2], plugsurfing_hmac_current="a key"))
 relay.start()

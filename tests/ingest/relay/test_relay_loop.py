@@ -214,7 +214,7 @@ def test_a_batch_that_kills_its_workers_is_split_until_only_the_poison_is_left(d
             break
         if poison in [delivery.id for delivery in batch.deliveries]:
             sizes.append(len(batch.deliveries))
-            deaths_alone += batch.solo
+            deaths_alone += batch.isolated
             workers.connection.incr(lease_key(batch.id))  # one beat, and never another
         else:
             workers.settle(batch)
