@@ -27,11 +27,11 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+TIMEOUT_S = 60.0
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 #: How soon what has died is started again, in seconds; systemd's own default.
 RESTART_AFTER = 0.1
-#: Stages are set up in threads, and Alembic keeps what it is doing in a global.
+#: Clusters are set up in threads, and Alembic keeps what it is doing in a global.
 MIGRATING = threading.Lock()
 
 
@@ -53,7 +53,7 @@ class Launch(Protocol):
     def __call__(self, command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Process: ...
 
 
-def start_anew(command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Process:
+def start_program(command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Process:
     """Start a program as an operator would."""
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -81,7 +81,7 @@ class Member:
         self.log = folder / f"{name}.log"
         self._process: Process | None = None
         self._is_wanted = False
-        # A trial starts and stops what the stage watches over: two of the same would be one that nobody knows.
+        # A trial starts and stops what the cluster watches over: two of the same would be one that nobody knows.
         self._turn = threading.Lock()
 
     @property
@@ -98,7 +98,7 @@ class Member:
             self._is_wanted = True
             self._run()
 
-    def start_again(self) -> None:
+    def restart_if_dead(self) -> None:
         """Start it if it has died and shall be running."""
         with self._turn:
             if self._is_wanted:
@@ -117,22 +117,22 @@ class Member:
         if self._process is not None:
             self.kill(signal.SIGCONT)
             self.kill(number)
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT_S)
 
     def _run(self) -> None:
         if not self.is_running:
             self._process = self._launch(self.command, self._folder, self._environment, self.log)
 
 
-class Stage:
+class Cluster:
     """A node or several, with a Redis and a database that are theirs alone. Use it as a context."""
 
-    #: Events a second, on every stage. Little, as CI has two cores for three stages.
+    #: Events a second, on every cluster. Little, as CI has two cores for three clusters.
     rate = 5.0
     #: How our own processes are started.
-    launch: ClassVar[Launch] = staticmethod(start_anew)
+    launch: ClassVar[Launch] = staticmethod(start_program)
 
-    def __init__(  # noqa: PLR0913 - what stages differ in
+    def __init__(  # noqa: PLR0913 - what clusters differ in
         self,
         database: str = SQLITE,
         *,
@@ -151,7 +151,7 @@ class Stage:
         self._is_plain = is_plain
         self._lock = threading.Lock()
         self._ending = threading.Event()
-        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching = threading.Thread(target=self._restart_dead, daemon=True)
         self.postgres: Postgres | None = None
         self.members: dict[str, Member] = {}
         self.ports: list[int] = []
@@ -176,8 +176,8 @@ class Stage:
             if self._is_plain:
                 self.add_valkey()
             for node in range(self._nodes):
-                for door in range(self._serves):
-                    self._add_door(node, door)
+                for endpoint in range(self._serves):
+                    self._add_endpoint(node, endpoint)
             for number in range(self._workers):
                 self.add(f"work-{number}", "work")
             self.add("clock", "clock")
@@ -186,7 +186,7 @@ class Stage:
                     member.start()
             self._watching.start()
             for port in self.ports:
-                wait_until(lambda port=port: answers(port), "the door answers")
+                wait_until(lambda port=port: is_answering_http(port), "the endpoint answers")
             self.load = Load(*self.ports, rate=self.rate)
         except BaseException:
             self.__exit__()
@@ -201,7 +201,7 @@ class Stage:
             self._watching.join()
         for member in self.members.values():
             member.stop()
-        self._reap()
+        self._kill_leftovers()
         if hasattr(self, "engine"):
             self.engine.dispose()
         if self.postgres is not None:
@@ -232,14 +232,14 @@ class Stage:
         command = [sys.executable, *self._launcher, *arguments]
         return self.add_program(name, command, self.launch, **environment)
 
-    def add_program(self, name: str, command: list[str], launch: Launch = start_anew, **environment: str) -> Member:
+    def add_program(self, name: str, command: list[str], launch: Launch = start_program, **environment: str) -> Member:
         with self._lock:
             member = Member(name, command, self.environment(**environment), self.folder, launch)
             self.members[name] = member
         return member
 
     def add_valkey(self, *options: str, folder: str = "valkey") -> Member:
-        """Start the Valkey of this stage, with whatever was left in its folder."""
+        """Start the Valkey of this cluster, with whatever was left in its folder."""
         child = valkey(self.redis_port, self.folder / folder)
         member = self.add_program("valkey", [*child.command, *options])
         member.start()
@@ -267,34 +267,34 @@ class Stage:
             if member.log.exists()
         )
 
-    def said(self, name: str) -> str:
+    def log_of(self, name: str) -> str:
         return self.members[name].log.read_text(errors="replace")
 
     @contextlib.contextmanager
-    def hears(self, what: str, patience: float = PATIENCE) -> Iterator[None]:
+    def waits_for_log(self, what: str, patience: float = TIMEOUT_S) -> Iterator[None]:
         """Stay until one of our processes has said this: what nobody has noticed was no fault."""
 
         def count() -> int:
-            return sum(self.said(name).count(what) for name, member in self.members.items() if member.log.exists())
+            return sum(self.log_of(name).count(what) for name, member in self.members.items() if member.log.exists())
 
         before = count()
         yield
         wait_until(lambda: count() > before, f"somebody says {what!r}", patience)
 
-    def _add_door(self, node: int, door: int) -> None:
+    def _add_endpoint(self, node: int, endpoint: int) -> None:
         port = free_port()
         self.ports.append(port)
-        self.add(f"serve-{node}-{door}", "serve", PORT=str(port), DATA_DIR=str(self.folder / f"node-{node}"))
+        self.add(f"serve-{node}-{endpoint}", "serve", PORT=str(port), DATA_DIR=str(self.folder / f"node-{node}"))
 
-    def _watch(self) -> None:
+    def _restart_dead(self) -> None:
         while not self._ending.wait(RESTART_AFTER):
             with self._lock:
                 members = list(self.members.values())
             for member in members:
                 if not self._ending.is_set():
-                    member.start_again()
+                    member.restart_if_dead()
 
-    def _reap(self) -> None:
+    def _kill_leftovers(self) -> None:
         """Kill what our processes have left behind, as all work in the folder: a worker's child has its own group."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
@@ -309,7 +309,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def answers(port: int) -> bool:
+def is_answering_http(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/healthz")
@@ -320,7 +320,7 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], object], what: str, patience: float = TIMEOUT_S) -> None:
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end, f"not within {patience:g} s: {what}"

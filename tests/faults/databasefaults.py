@@ -10,7 +10,7 @@ from typing import Self
 
 import psycopg
 
-from tests.faults.cluster import PATIENCE, POSTGRESQL, SQLITE, Stage, wait_until
+from tests.faults.cluster import POSTGRESQL, SQLITE, TIMEOUT_S, Cluster, wait_until
 from tests.faults.redisfaults import meanwhile
 from tests.faults.smalldisk import SmallDisk
 from tests.faults.trials import Group, Trial
@@ -24,40 +24,40 @@ CUTS = 10
 SLOW_BY = 0.3
 
 
-def stop(stage: Stage) -> None:
-    stage.postgres.stop()
-    meanwhile(stage)
-    stage.postgres.start()
+def stop(cluster: Cluster) -> None:
+    cluster.postgres.stop()
+    meanwhile(cluster)
+    cluster.postgres.start()
 
 
-def hang(stage: Stage) -> None:
-    with stage.postgres.hanging():
+def hang(cluster: Cluster) -> None:
+    with cluster.postgres.hanging():
         time.sleep(HANGS_FOR)
-        meanwhile(stage)
+        meanwhile(cluster)
 
 
-def slow_down(stage: Stage) -> None:
+def slow_down(cluster: Cluster) -> None:
     """Let every statement that writes runs take its time."""
-    stage.postgres.execute(
+    cluster.postgres.execute(
         f"CREATE FUNCTION dawdle() RETURNS trigger AS 'BEGIN PERFORM pg_sleep({SLOW_BY}); RETURN NULL; END'"
         " LANGUAGE plpgsql"
     )
-    stage.postgres.execute("CREATE TRIGGER dawdle AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
-    before = _runs(stage)
-    meanwhile(stage, 20)
-    wait_until(lambda: _runs(stage) > before, "somebody has written runs, slowly")
-    stage.postgres.execute("DROP TRIGGER dawdle ON runs")
-    stage.postgres.execute("DROP FUNCTION dawdle")
+    cluster.postgres.execute("CREATE TRIGGER dawdle AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
+    before = _runs(cluster)
+    meanwhile(cluster, 20)
+    wait_until(lambda: _runs(cluster) > before, "somebody has written runs, slowly")
+    cluster.postgres.execute("DROP TRIGGER dawdle ON runs")
+    cluster.postgres.execute("DROP FUNCTION dawdle")
 
 
-def lock(stage: Stage) -> None:
+def lock(cluster: Cluster) -> None:
     """Have somebody else's transaction lock our tables."""
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
-    with psycopg.connect(stage.postgres.uri) as connection:
+    with psycopg.connect(cluster.postgres.uri) as connection:
         while not _has_locked(connection):
             connection.rollback()
         time.sleep(LOCKED_FOR)
-        wait_until(lambda: stage.postgres.execute(waiting) != [(0,)], "somebody waits for the lock")
+        wait_until(lambda: cluster.postgres.execute(waiting) != [(0,)], "somebody waits for the lock")
 
 
 def _has_locked(connection: psycopg.Connection) -> bool:
@@ -69,13 +69,13 @@ def _has_locked(connection: psycopg.Connection) -> bool:
     return True
 
 
-def cut(stage: Stage) -> None:
+def cut(cluster: Cluster) -> None:
     """End whatever connection is in a transaction that has written something, again and again."""
     ended = 0
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_S
     while ended < CUTS:
         assert time.monotonic() < end, f"only {ended} connections were in such a transaction"
-        found = stage.postgres.execute(
+        found = cluster.postgres.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND backend_xid IS NOT NULL"
         )
@@ -83,29 +83,29 @@ def cut(stage: Stage) -> None:
         time.sleep(0.005)
 
 
-def _runs(stage: Stage) -> int:
-    return int(stage.postgres.execute("SELECT count(*) FROM runs")[0][0])
+def _runs(cluster: Cluster) -> int:
+    return int(cluster.postgres.execute("SELECT count(*) FROM runs")[0][0])
 
 
-def lock_file(stage: Stage) -> None:
-    with closing(sqlite3.connect(stage.folder / "ledger.db", isolation_level=None)) as file:
+def lock_file(cluster: Cluster) -> None:
+    with closing(sqlite3.connect(cluster.folder / "ledger.db", isolation_level=None)) as file:
         file.execute("BEGIN IMMEDIATE")
-        with stage.hears("database is locked"):
+        with cluster.waits_for_log("database is locked"):
             time.sleep(LOCKED_FOR)
         file.execute("ROLLBACK")
 
 
-def read_for_long(stage: Stage) -> None:
+def read_for_long(cluster: Cluster) -> None:
     """Keep a reader in the file, so that its log cannot be begun anew."""
-    with closing(sqlite3.connect(stage.folder / "ledger.db", isolation_level=None)) as file:
+    with closing(sqlite3.connect(cluster.folder / "ledger.db", isolation_level=None)) as file:
         file.execute("BEGIN")
         file.execute("SELECT count(*) FROM runs").fetchone()
-        meanwhile(stage, 30)
+        meanwhile(cluster, 30)
         file.execute("COMMIT")
 
 
-class OnSmallDisk(Stage):
-    """A stage with its SQLite ledger on a disk of its own."""
+class DatabaseOnSmallDisk(Cluster):
+    """A cluster with its SQLite ledger on a disk of its own."""
 
     def __enter__(self) -> Self:
         self.disk = SmallDisk(self.folder / "disk", 24)
@@ -117,25 +117,25 @@ class OnSmallDisk(Stage):
         self.disk.end()
 
 
-def fill(stage: Stage) -> None:
-    with stage.disk.filled(), stage.hears("database or disk is full"):
-        meanwhile(stage, 20)
+def fill(cluster: Cluster) -> None:
+    with cluster.disk.filled(), cluster.waits_for_log("database or disk is full"):
+        meanwhile(cluster, 20)
 
 
-def fill_tablespace(stage: Stage) -> None:
-    """Have PostgreSQL find no room for a table any more."""
+def fill_tablespace(cluster: Cluster) -> None:
+    """Have PostgreSQL find no space for a table any more."""
     disk = SmallDisk(Path(tempfile.mkdtemp(prefix="faults-disk-")), 24)
     try:
-        info = Path(stage.folder / "postgres").stat()
+        info = Path(cluster.folder / "postgres").stat()
         os.chown(disk.folder, info.st_uid, info.st_gid)
-        stage.postgres.execute(f"CREATE TABLESPACE small LOCATION '{disk.folder}'")
+        cluster.postgres.execute(f"CREATE TABLESPACE small LOCATION '{disk.folder}'")
         for table in ("deliveries", "runs", "effects"):
-            stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE small")
-        with disk.filled(), stage.hears("No space left on device"):
-            meanwhile(stage, 20)
+            cluster.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE small")
+        with disk.filled(), cluster.waits_for_log("No space left on device"):
+            meanwhile(cluster, 20)
         for table in ("deliveries", "runs", "effects"):
-            stage.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")
-        stage.postgres.execute("DROP TABLESPACE small")
+            cluster.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")
+        cluster.postgres.execute("DROP TABLESPACE small")
     finally:
         disk.end()
 
@@ -143,7 +143,7 @@ def fill_tablespace(stage: Stage) -> None:
 GROUPS = [
     Group(
         "PostgreSQL",
-        lambda: Stage(POSTGRESQL),
+        lambda: Cluster(POSTGRESQL),
         [
             Trial("database: stopped", stop),
             Trial("database: hangs", hang),
@@ -155,8 +155,8 @@ GROUPS = [
     ),
     Group(
         "SQLite",
-        lambda: Stage(SQLITE),
+        lambda: Cluster(SQLITE),
         [Trial("database: locked", lock_file), Trial("database: read for long", read_for_long)],
     ),
-    Group("SQLite on a small disk", lambda: OnSmallDisk(SQLITE), [Trial("database: disk full", fill)]),
+    Group("SQLite on a small disk", lambda: DatabaseOnSmallDisk(SQLITE), [Trial("database: disk full", fill)]),
 ]

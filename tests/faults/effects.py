@@ -27,26 +27,26 @@ effects = Table("effects", metadata, Column("delivery_id", String), Column("hand
 PUSHED = "PUSHED_TO"
 
 
-def note(ctx: Context, handler: str) -> None:
+def record_effect(ctx: Context, handler: str) -> None:
     ctx.write(insert(effects).values(delivery_id=ctx.delivery.id, handler=handler))
 
 
 @on(SessionEvent)
 def note_here(event: SessionEvent, ctx: Context) -> None:
     """Write a row from the batch's own job."""
-    note(ctx, "note_here")
+    record_effect(ctx, "note_here")
 
 
 @on(ChargingRecord)
 def note_record(event: ChargingRecord, ctx: Context) -> None:
     """Write a row for a CDR."""
-    note(ctx, "note_record")
+    record_effect(ctx, "note_record")
 
 
 @on(SessionComplete, queue="other")
 def note_apart(event: SessionComplete, ctx: Context) -> None:
     """Write a row from a job of its own."""
-    note(ctx, "note_apart")
+    record_effect(ctx, "note_apart")
 
 
 @on(SessionStopped)
@@ -54,7 +54,7 @@ def note_at_second_try(event: SessionStopped, ctx: Context) -> None:
     """Write a row when it is called again."""
     if ctx.attempt == 1:
         raise RetryLater("it is the first time", after=timedelta(milliseconds=200))
-    note(ctx, "note_at_second_try")
+    record_effect(ctx, "note_at_second_try")
 
 
 @on(SessionStarted)
@@ -70,7 +70,7 @@ def greet(event: SessionStarted, ctx: Context) -> None:
 
 
 @channel("file")
-def write_down(push: OutgoingPush) -> None:
+def append_line(push: OutgoingPush) -> None:
     """Append one line, as a provider would."""
     with Path(os.environ[PUSHED]).open("a") as file:
         file.write(f"{push.id}\n")
@@ -79,7 +79,7 @@ def write_down(push: OutgoingPush) -> None:
 @on(SessionStopFailed)
 def misbehave(event: Event, ctx: Context) -> None:
     """Do what the session's id asks for."""
-    deed = DEEDS.get((event.session_id or "").partition("-")[0])
+    deed = MISBEHAVIOURS.get((event.session_id or "").partition("-")[0])
     if deed is not None:
         deed()
 
@@ -120,7 +120,7 @@ def leave() -> None:
 
 
 KEPT: list[object] = []
-DEEDS = {
+MISBEHAVIOURS = {
     "segfault": break_memory,
     "leak": leak,
     "fork": fork,

@@ -34,7 +34,7 @@ class Shifted(original.datetime, metaclass=OfDatetimes):
         return original.datetime.now(tz) + original.timedelta(seconds=ahead())
 
 
-def shift() -> None:
+def shift_clock() -> None:
     """Give every module of ours that knows a clock the other one."""
     time = SimpleNamespace(**vars(real_time))
     time.time = lambda: real_time.time() + ahead()
@@ -64,7 +64,7 @@ def replace(module: ModuleType, time: SimpleNamespace, module_of_datetimes: Simp
 
 
 if __name__ == "__main__":
-    shift()
+    shift_clock()
     from workers.cli import main
 
     main()

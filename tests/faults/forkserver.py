@@ -34,8 +34,8 @@ PRELOADED = (
 LONGEST_REQUEST = 65_536
 
 
-class Forked:
-    """What a stage asks of a process, of one that is no child of ours."""
+class ForkedProcess:
+    """What a cluster asks of a process, of one that is no child of ours."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
         self.pid = pid
@@ -54,7 +54,7 @@ class Forked:
         signal.pidfd_send_signal(self._descriptor, number)
 
 
-class Nursery:
+class ForkServer:
     """Starts our commands, `python -m MODULE ARGUMENT…`, for any thread. Use it as a context."""
 
     def __enter__(self) -> Self:
@@ -71,13 +71,13 @@ class Nursery:
         self._ours.close()
         self._process.wait()
 
-    def launch(self, command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Forked:
+    def launch(self, command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> ForkedProcess:
         _python, _m, module, *arguments = command
         wanted = [module, arguments, str(folder), dict(environment), str(log)]
         with self._turn:
             self._ours.send(json.dumps(wanted).encode())
             pid, (descriptor,), *_ = socket.recv_fds(self._ours, 32, 1)
-        return Forked(int(pid), descriptor)
+        return ForkedProcess(int(pid), descriptor)
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
         while wanted := asking.recv(LONGEST_REQUEST):
             pid = os.fork()
             if pid == 0:
-                become(*json.loads(wanted))
+                exec_in_child(*json.loads(wanted))
                 break
             descriptor = os.pidfd_open(pid)
             socket.send_fds(asking, [str(pid).encode()], [descriptor])
@@ -100,7 +100,7 @@ def main() -> None:
                     pass
 
 
-def become(module: str, arguments: list[str], folder: str, environment: dict[str, str], log: str) -> None:
+def exec_in_child(module: str, arguments: list[str], folder: str, environment: dict[str, str], log: str) -> None:
     os.setsid()
     for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)):
         os.dup2(os.open(path, flags), number)

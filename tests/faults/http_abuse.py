@@ -17,11 +17,11 @@ from tests.faults.keep_alive_senders import KEY, PATH, event, request
 #: The connection is closed without an answer: nothing was said that could be answered.
 CLOSED = 0
 OTHER_PATH = "/plugsurfing/cdrs"
-PATIENCE = 30.0
+TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
-class Knock:
+class AbusiveRequest:
     """What is sent, and the statuses of the answers that it must get, `CLOSED` among them."""
 
     family: str
@@ -31,7 +31,7 @@ class Knock:
 
     def answers(self, port: int) -> tuple[int, ...]:
         """Send it and hear what comes, up to as many answers as were promised."""
-        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
             try:
                 for part in self.parts():
                     if part is HALF_CLOSE:
@@ -41,7 +41,7 @@ class Knock:
                     else:
                         connection.sendall(part)
             except ConnectionError:
-                pass  # who is refused early finds the door shut while still talking; the answer is there all the same
+                pass  # refused early: the connection is closed while we still send, and the answer is there
             with connection.makefile("rb") as stream:
                 return tuple(status_of(stream) for _ in self.promised)
 
@@ -69,7 +69,7 @@ def status_of(stream: io.BufferedReader) -> int:
     return status_of(stream) if status == 100 else status
 
 
-def knocks() -> list[Knock]:
+def abusive_requests() -> list[AbusiveRequest]:
     """List all of them."""
     return [*_signatures(), *_headers(), *_lengths(), *_chunks(), *_heads(), *_paths(), *_connections()]
 
@@ -83,9 +83,9 @@ def _with(body: bytes, *headers: str | bytes, path: str = PATH, method: str = "P
     return b"\r\n".join([*(line if isinstance(line, bytes) else line.encode() for line in lines), b"", b""]) + body
 
 
-def _signatures() -> Iterator[Knock]:
-    def knock(name: str, *headers: str | bytes, promised: int = 403, said: bytes | None = None) -> Knock:
-        return Knock("signature", name, _once(_with(said or body, *headers)), (promised,))
+def _signatures() -> Iterator[AbusiveRequest]:
+    def abuse(name: str, *headers: str | bytes, promised: int = 403, said: bytes | None = None) -> AbusiveRequest:
+        return AbusiveRequest("signature", name, _once(_with(said or body, *headers)), (promised,))
 
     def signed(value: str | bytes) -> bytes:
         return SIGNATURE_HEADER.encode() + b": " + (value if isinstance(value, bytes) else value.encode("latin-1"))
@@ -93,14 +93,14 @@ def _signatures() -> Iterator[Knock]:
     body = event()
     right = sign(body, KEY)
     raw = base64.b64decode(right)
-    yield knock("none")
-    yield knock("empty", signed(""))
-    yield knock("white space", signed("   \t "))
-    yield knock("two, both right", signed(right), signed(right))
-    yield knock("two, one right", signed(right), signed("wrong"))
-    yield knock("two in one", signed(f"{right}, {right}"))
+    yield abuse("none")
+    yield abuse("empty", signed(""))
+    yield abuse("white space", signed("   \t "))
+    yield abuse("two, both right", signed(right), signed(right))
+    yield abuse("two, one right", signed(right), signed("wrong"))
+    yield abuse("two in one", signed(f"{right}, {right}"))
     for length in range(1, 88):
-        yield knock(f"the first {length} characters", signed(right[:length]))
+        yield abuse(f"the first {length} characters", signed(right[:length]))
     for name, value in {
         "hex": raw.hex(),
         "HEX": raw.hex().upper(),
@@ -131,21 +131,21 @@ def _signatures() -> Iterator[Knock]:
         "of the empty body": sign(b"", KEY),
         "of the signature": sign(right.encode(), KEY),
     }.items():
-        yield knock(name, signed(value))
+        yield abuse(name, signed(value))
     spelt = base64.urlsafe_b64encode(raw).decode()
     while spelt == right:
         body = event()
         right = sign(body, KEY)
         spelt = base64.urlsafe_b64encode(base64.b64decode(right)).decode()
-    yield knock("URL-safe", signed(spelt))
+    yield abuse("URL-safe", signed(spelt))
     for bit in range(0, len(body) * 8, 29):
         turned = bytearray(body)
         turned[bit // 8] ^= 1 << bit % 8
-        yield knock(f"bit {bit} of the body turned", signed(right), said=bytes(turned))
+        yield abuse(f"bit {bit} of the body turned", signed(right), said=bytes(turned))
     for bit in range(0, 512, 37):
         turned = bytearray(raw)
         turned[bit // 8] ^= 1 << bit % 8
-        yield knock(f"bit {bit} of the signature turned", signed(base64.b64encode(turned).decode()))
+        yield abuse(f"bit {bit} of the signature turned", signed(base64.b64encode(turned).decode()))
     for name, changed in {
         "a space behind": body + b" ",
         "a line end behind": body + b"\n",
@@ -154,7 +154,7 @@ def _signatures() -> Iterator[Knock]:
         "as other JSON": body.replace(b": ", b":"),
         "a BOM before": b"\xef\xbb\xbf" + body,
     }.items():
-        yield knock(f"the body changed: {name}", signed(right), said=changed)
+        yield abuse(f"the body changed: {name}", signed(right), said=changed)
     for name in (
         "X-HMAC-SHA512",
         "X-Hub-Signature",
@@ -162,16 +162,16 @@ def _signatures() -> Iterator[Knock]:
         "X-HMAC-SHA512-Signature2",
         "Signature",
     ):
-        yield knock(f"in {name}", f"{name}: {right}")
-    yield knock("in Authorization", f"Authorization: HMAC {right}")
-    yield knock("in the query", promised=403, said=body)
-    yield knock("white space around it", signed(f" \t{right} \t"), promised=200)
-    yield knock("right", signed(sign(late := event(), KEY)), promised=200, said=late)
+        yield abuse(f"in {name}", f"{name}: {right}")
+    yield abuse("in Authorization", f"Authorization: HMAC {right}")
+    yield abuse("in the query", promised=403, said=body)
+    yield abuse("white space around it", signed(f" \t{right} \t"), promised=200)
+    yield abuse("right", signed(sign(late := event(), KEY)), promised=200, said=late)
     other = event()
-    yield Knock("signature", "right, on the other URL", _once(request(other, path=OTHER_PATH)), (200,))
+    yield AbusiveRequest("signature", "right, on the other URL", _once(request(other, path=OTHER_PATH)), (200,))
 
 
-def _headers() -> Iterator[Knock]:
+def _headers() -> Iterator[AbusiveRequest]:
     for name, text in HOSTILE.items():
         value = text.encode("utf-8", "surrogatepass")[:2000]
         if set(value) & set(b"\r\n"):
@@ -179,51 +179,53 @@ def _headers() -> Iterator[Knock]:
         promised = 400 if set(value) & CONTROLS else 200
         for header in (b"User-Agent", b"X-Request-Id", b"X-HMAC-SHA512-SignedAt", b"Content-Type", b"X-Anything"):
             body = event()
-            knock = _with(body, header + b": " + value, f"{SIGNATURE_HEADER}: {sign(body, KEY)}")
-            yield Knock("header", f"{name} in {header.decode()}", _once(knock), (promised,))
-    yield Knock("header", "NUL", _once(_with(event(), b"X-A: a\0b")), (400,))
-    yield Knock("header", "a bare CR", _once(_with(event(), b"X-A: a\rb")), (400,))
-    yield Knock("header", "folded", _once(_with(event(), b"X-A: a\r\n b")), (400,))
-    yield Knock("header", "a name with a space", _once(_with(event(), b"X A: a")), (400,))
-    yield Knock("header", "a space before the colon", _once(_with(event(), b"X-A : a")), (400,))
-    yield Knock("header", "no colon", _once(_with(event(), b"X-A")), (400,))
-    yield Knock("header", "no name", _once(_with(event(), b": a")), (400,))
-    yield Knock("header", "a name that is not ASCII", _once(_with(event(), "X-Ü: a")), (400,))
+            abuse = _with(body, header + b": " + value, f"{SIGNATURE_HEADER}: {sign(body, KEY)}")
+            yield AbusiveRequest("header", f"{name} in {header.decode()}", _once(abuse), (promised,))
+    yield AbusiveRequest("header", "NUL", _once(_with(event(), b"X-A: a\0b")), (400,))
+    yield AbusiveRequest("header", "a bare CR", _once(_with(event(), b"X-A: a\rb")), (400,))
+    yield AbusiveRequest("header", "folded", _once(_with(event(), b"X-A: a\r\n b")), (400,))
+    yield AbusiveRequest("header", "a name with a space", _once(_with(event(), b"X A: a")), (400,))
+    yield AbusiveRequest("header", "a space before the colon", _once(_with(event(), b"X-A : a")), (400,))
+    yield AbusiveRequest("header", "no colon", _once(_with(event(), b"X-A")), (400,))
+    yield AbusiveRequest("header", "no name", _once(_with(event(), b": a")), (400,))
+    yield AbusiveRequest("header", "a name that is not ASCII", _once(_with(event(), "X-Ü: a")), (400,))
     for encoding in ("gzip", "deflate", "br", "gzip, gzip", "x-unknown", "\x7f"):
         packed = gzip.compress(event())
-        knock = request(packed, f"Content-Encoding: {encoding}")
-        yield Knock("header", f"Content-Encoding {encoding!r}", _once(knock), (400 if encoding == "\x7f" else 415,))
+        abuse = request(packed, f"Content-Encoding: {encoding}")
+        yield AbusiveRequest(
+            "header", f"Content-Encoding {encoding!r}", _once(abuse), (400 if encoding == "\x7f" else 415,)
+        )
     for at in ("now", "-1", "9" * 400, "2025-13-45", "NaN", "1e999", "٣", "0001-01-01T00:00:00+23:59"):
         body = event()
         headers = (f"X-HMAC-SHA512-SignedAt: {at}", f"{SIGNATURE_HEADER}: {sign(body, KEY)}")
-        yield Knock("header", f"signed at {at[:30]}", _once(_with(body, *headers)), (200,))
+        yield AbusiveRequest("header", f"signed at {at[:30]}", _once(_with(body, *headers)), (200,))
 
 
-def _lengths() -> Iterator[Knock]:
-    def knock(*lengths: str, body: bytes = b"hello") -> bytes:
+def _lengths() -> Iterator[AbusiveRequest]:
+    def abuse(*lengths: str, body: bytes = b"hello") -> bytes:
         lines = [f"POST {PATH} HTTP/1.1", "Host: x", *(f"Content-Length: {length}" for length in lengths), "", ""]
         return "\r\n".join(lines).encode("latin-1") + body
 
     for value in ("abc", "-1", "+5", "5, 5", "5,6", "0x5", "1e1", "5 5", "5.0", "\xb2", "5;", "", "9" * 20, "9" * 5000):
-        yield Knock("Content-Length", repr(value[:24]), _once(knock(value)), (400,))
-    yield Knock("Content-Length", "two that differ", _once(knock("5", "6")), (400,))
-    yield Knock("Content-Length", "two that agree", _once(knock("5", "5")), (400,))
-    yield Knock("Content-Length", "too large", _once(knock("1048577")), (413,))
-    yield Knock("Content-Length", "absurdly large", _once(knock("9" * 18)), (413,))
-    yield Knock("Content-Length", "with zeros before it", _once(knock("0000000000000005")), (403,))
-    yield Knock("Content-Length", "with 5,000 zeros before it", _once(knock("0" * 5000 + "5")), (403,))
-    yield Knock("Content-Length", "zero, with a space behind it", _once(knock("0 ", body=b"")), (403,))
-    yield Knock(
+        yield AbusiveRequest("Content-Length", repr(value[:24]), _once(abuse(value)), (400,))
+    yield AbusiveRequest("Content-Length", "two that differ", _once(abuse("5", "6")), (400,))
+    yield AbusiveRequest("Content-Length", "two that agree", _once(abuse("5", "5")), (400,))
+    yield AbusiveRequest("Content-Length", "too large", _once(abuse("1048577")), (413,))
+    yield AbusiveRequest("Content-Length", "absurdly large", _once(abuse("9" * 18)), (413,))
+    yield AbusiveRequest("Content-Length", "with zeros before it", _once(abuse("0000000000000005")), (403,))
+    yield AbusiveRequest("Content-Length", "with 5,000 zeros before it", _once(abuse("0" * 5000 + "5")), (403,))
+    yield AbusiveRequest("Content-Length", "zero, with a space behind it", _once(abuse("0 ", body=b"")), (403,))
+    yield AbusiveRequest(
         "Content-Length", "none, and no body", _once(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode()), (403,)
     )
-    yield Knock("Content-Length", "shorter than the body", _once(knock("2") + b"\r\n"), (403, 400))
-    yield Knock("Content-Length", "longer than the body", lambda: (knock("500"), HALF_CLOSE), (CLOSED,))
+    yield AbusiveRequest("Content-Length", "shorter than the body", _once(abuse("2") + b"\r\n"), (403, 400))
+    yield AbusiveRequest("Content-Length", "longer than the body", lambda: (abuse("500"), HALF_CLOSE), (CLOSED,))
     both = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    yield Knock("Content-Length", "and chunked", _once(both.encode()), (400,))
+    yield AbusiveRequest("Content-Length", "and chunked", _once(both.encode()), (400,))
 
 
-def _chunks() -> Iterator[Knock]:
-    def knock(chunks: bytes, encoding: str = "chunked", *headers: str) -> bytes:
+def _chunks() -> Iterator[AbusiveRequest]:
+    def abuse(chunks: bytes, encoding: str = "chunked", *headers: str) -> bytes:
         lines = [f"POST {PATH} HTTP/1.1", "Host: x", f"Transfer-Encoding: {encoding}", *headers, "", ""]
         return "\r\n".join(lines).encode("latin-1") + chunks
 
@@ -231,13 +233,13 @@ def _chunks() -> Iterator[Knock]:
     signature = f"{SIGNATURE_HEADER}: {sign(body, KEY)}"
     by_one = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
     whole = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    yield Knock("chunks", "one byte each", _once(knock(by_one, "chunked", signature)), (200,))
-    yield Knock("chunks", "Chunked", _once(knock(whole, "Chunked", signature)), (200,))
-    yield Knock(
-        "chunks", "extensions", _once(knock(whole.replace(b"\r\n", b';a="b"\r\n', 1), "chunked", signature)), (200,)
+    yield AbusiveRequest("chunks", "one byte each", _once(abuse(by_one, "chunked", signature)), (200,))
+    yield AbusiveRequest("chunks", "Chunked", _once(abuse(whole, "Chunked", signature)), (200,))
+    yield AbusiveRequest(
+        "chunks", "extensions", _once(abuse(whole.replace(b"\r\n", b';a="b"\r\n', 1), "chunked", signature)), (200,)
     )
     trailer = b"%x\r\n%s\r\n0\r\n%s\r\n\r\n" % (len(body), body, signature.encode())
-    yield Knock("chunks", "the signature as a trailer", _once(knock(trailer)), (403,))
+    yield AbusiveRequest("chunks", "the signature as a trailer", _once(abuse(trailer)), (403,))
     for name, chunks in {
         "size -1": b"-1\r\nx\r\n0\r\n\r\n",
         "size 0x5": b"0x5\r\nhello\r\n0\r\n\r\n",
@@ -249,7 +251,7 @@ def _chunks() -> Iterator[Knock]:
         "line feeds alone": b"5\nhello\n0\n\n",
         "a space before the size": b" 5\r\nhello\r\n0\r\n\r\n",
     }.items():
-        yield Knock("chunks", name, _once(knock(chunks)), (400,))
+        yield AbusiveRequest("chunks", name, _once(abuse(chunks)), (400,))
     for encoding in (
         "identity",
         "xchunked",
@@ -260,30 +262,32 @@ def _chunks() -> Iterator[Knock]:
         "\xff",
         "chunked, chunked",
     ):
-        yield Knock("chunks", f"encoding {encoding!r}", _once(knock(whole, encoding)), (400,))
-    yield Knock("chunks", "encoding 'gzip, chunked'", _once(knock(whole, "gzip, chunked")), (403,))
+        yield AbusiveRequest("chunks", f"encoding {encoding!r}", _once(abuse(whole, encoding)), (400,))
+    yield AbusiveRequest("chunks", "encoding 'gzip, chunked'", _once(abuse(whole, "gzip, chunked")), (403,))
     mebibyte = b"100000\r\n" + bytes(1_048_576) + b"\r\n"
-    yield Knock("chunks", "100 MiB", lambda: (knock(b""), *(mebibyte for _ in range(100))), (413,))
+    yield AbusiveRequest("chunks", "100 MiB", lambda: (abuse(b""), *(mebibyte for _ in range(100))), (413,))
     trailers = b"0\r\n" + b"X-A: x\r\n" * 20_000
-    yield Knock("chunks", "160 KB behind the body", lambda: (knock(b""), PAUSE, trailers), (400,))
+    yield AbusiveRequest("chunks", "160 KB behind the body", lambda: (abuse(b""), PAUSE, trailers), (400,))
     extension = b"1;" + b"a" * 1_000_000 + b"\r\nx\r\n0\r\n\r\n"
-    yield Knock("chunks", "an extension of 1 MB", _once(knock(extension)), (400,))
+    yield AbusiveRequest("chunks", "an extension of 1 MB", _once(abuse(extension)), (400,))
 
 
-def _heads() -> Iterator[Knock]:
+def _heads() -> Iterator[AbusiveRequest]:
     body = event()
     signature = f"{SIGNATURE_HEADER}: {sign(body, KEY)}"
-    yield Knock("head", "9,000 headers", _once(_with(body, *["a:b"] * 9000, signature)), (200,))
+    yield AbusiveRequest("head", "9,000 headers", _once(_with(body, *["a:b"] * 9000, signature)), (200,))
     many = _with(event(), *[f"X-Header-{number}: x" for number in range(10_000)])
-    yield Knock("head", "10,000 headers of 200 KB", lambda: _pieces(many, 16_384), (400,))
-    yield Knock(
+    yield AbusiveRequest("head", "10,000 headers of 200 KB", lambda: _pieces(many, 16_384), (400,))
+    yield AbusiveRequest(
         "head", "one header of 1 MB", lambda: _pieces(_with(event(), "X-A: " + "x" * 1_000_000), 16_384), (400,)
     )
-    yield Knock(
+    yield AbusiveRequest(
         "head", "a URL of 1 MB", lambda: _pieces(_with(event(), path=PATH + "?" + "x" * 1_000_000), 16_384), (400,)
     )
     endless = b"POST / HTTP/1.1\r\nHost: x\r\nUpgrade"
-    yield Knock("head", "4 MB of spaces behind Upgrade", lambda: (endless, PAUSE, *[b" " * 1448] * 2800), (400,))
+    yield AbusiveRequest(
+        "head", "4 MB of spaces behind Upgrade", lambda: (endless, PAUSE, *[b" " * 1448] * 2800), (400,)
+    )
     for name, said in {
         "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
         "a TLS hello": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(500),
@@ -299,33 +303,37 @@ def _heads() -> Iterator[Knock]:
         "every byte": bytes(range(256)) + b"\r\n\r\n",
         "line feeds alone": b"POST /plugsurfing/events HTTP/1.1\nHost: x\n\n",
     }.items():
-        yield Knock("head", name, _once(said), (400,))
-    yield Knock("head", "HTTP/0.9", _once(b"GET /healthz\r\n\r\n"), (200,))
-    yield Knock("head", "two spaces", _once(b"POST  /plugsurfing/events HTTP/1.1\r\nHost: x\r\n\r\n"), (403,))
-    yield Knock("head", "HTTP/1.0", _once(_with(late := event()).replace(b"HTTP/1.1", b"HTTP/1.0")), (403,))
-    yield Knock("head", "no Host", _once(request(late).replace(b"Host: x\r\n", b"")), (200,))
-    yield Knock("head", "empty lines before it", _once(b"\r\n\r\n" + request(event())), (200,))
-    yield Knock(
+        yield AbusiveRequest("head", name, _once(said), (400,))
+    yield AbusiveRequest("head", "HTTP/0.9", _once(b"GET /healthz\r\n\r\n"), (200,))
+    yield AbusiveRequest("head", "two spaces", _once(b"POST  /plugsurfing/events HTTP/1.1\r\nHost: x\r\n\r\n"), (403,))
+    yield AbusiveRequest("head", "HTTP/1.0", _once(_with(late := event()).replace(b"HTTP/1.1", b"HTTP/1.0")), (403,))
+    yield AbusiveRequest("head", "no Host", _once(request(late).replace(b"Host: x\r\n", b"")), (200,))
+    yield AbusiveRequest("head", "empty lines before it", _once(b"\r\n\r\n" + request(event())), (200,))
+    yield AbusiveRequest(
         "head", "a wish for another protocol", _once(request(event(), "Connection: upgrade", "Upgrade: h2c")), (200,)
     )
     wish = request(event(), "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
     for cut in range(wish.index(b"Upgrade: h2c") - 3, wish.index(b"Upgrade: h2c") + 12):
         parts = (wish[:cut], PAUSE, wish[cut:])
-        yield Knock("head", f"the same, in two parts at {cut}", lambda parts=parts: parts, (200,))
+        yield AbusiveRequest("head", f"the same, in two parts at {cut}", lambda parts=parts: parts, (200,))
     twice = b"".join(request(event(), "Connection: upgrade", "Upgrade: h2c") for _ in range(2))
-    yield Knock("head", "the same, twice in one go and behind empty lines", _once(b"\r\n\r\n" + twice), (200, 200))
+    yield AbusiveRequest(
+        "head", "the same, twice in one go and behind empty lines", _once(b"\r\n\r\n" + twice), (200, 200)
+    )
     unread = _with(b"0123456789", path="/nowhere")
     parts = (unread[:-5], PAUSE, unread[-5:] + request(event(), "Connection: upgrade", "Upgrade: h2c"))
-    yield Knock("head", "the same, behind a body without a reader", lambda parts=parts: parts, (404, 200))
+    yield AbusiveRequest("head", "the same, behind a body without a reader", lambda parts=parts: parts, (404, 200))
     looks_like_one = request(b"a" + b"\r\nUpgrade: h2c" * 20) + request(event())
     at = looks_like_one.index(b"\r\n\r\n") + 3
     parts = (looks_like_one[:at], PAUSE, looks_like_one[at:])
-    yield Knock("head", "in the body, which comes with the last line end", lambda parts=parts: parts, (200, 200))
-    yield Knock(
+    yield AbusiveRequest(
+        "head", "in the body, which comes with the last line end", lambda parts=parts: parts, (200, 200)
+    )
+    yield AbusiveRequest(
         "head", "WebSocket", _once(_with(b"", "Connection: upgrade", "Upgrade: websocket", method="GET")), (405,)
     )
-    yield Knock("head", "asks first", _once(request(event(), "Expect: 100-continue")), (200,))
-    yield Knock("head", "expects a wonder", _once(request(event(), "Expect: 200-ok")), (200,))
+    yield AbusiveRequest("head", "asks first", _once(request(event(), "Expect: 100-continue")), (200,))
+    yield AbusiveRequest("head", "expects a wonder", _once(request(event(), "Expect: 200-ok")), (200,))
 
 
 def _pieces(whole: bytes, size: int) -> Iterator[bytes]:
@@ -334,7 +342,7 @@ def _pieces(whole: bytes, size: int) -> Iterator[bytes]:
         yield PAUSE if start < 5 * size else b""
 
 
-def _paths() -> Iterator[Knock]:
+def _paths() -> Iterator[AbusiveRequest]:
     for path in (
         "/",
         "//plugsurfing/events",
@@ -354,30 +362,40 @@ def _paths() -> Iterator[Knock]:
         "/.env",
     ):
         status = 200 if path == "/plugsurfing%2fevents" else 404
-        yield Knock("path", path, _once(request(event(), path=path)), (status,))
-    yield Knock("path", "not ASCII", _once(request(event(), path="/plugsurfing/\xff")), (400,))
-    yield Knock("path", "with the other origin", _once(request(event(), path=f"http://evil.example{PATH}")), (200,))
-    yield Knock("path", "with a query", _once(request(event(), path=f"{PATH}?a=b&c")), (200,))
+        yield AbusiveRequest("path", path, _once(request(event(), path=path)), (status,))
+    yield AbusiveRequest("path", "not ASCII", _once(request(event(), path="/plugsurfing/\xff")), (400,))
+    yield AbusiveRequest(
+        "path", "with the other origin", _once(request(event(), path=f"http://evil.example{PATH}")), (200,)
+    )
+    yield AbusiveRequest("path", "with a query", _once(request(event(), path=f"{PATH}?a=b&c")), (200,))
     for method in ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"):
-        yield Knock("path", method, _once(_with(b"", method=method)), (405,))
-    yield Knock("path", "CONNECT", _once(b"CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\n\r\n"), (400,))
-    yield Knock("path", "OPTIONS *", _once(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), (404,))
+        yield AbusiveRequest("path", method, _once(_with(b"", method=method)), (405,))
+    yield AbusiveRequest("path", "CONNECT", _once(b"CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\n\r\n"), (400,))
+    yield AbusiveRequest("path", "OPTIONS *", _once(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), (404,))
 
 
-def _connections() -> Iterator[Knock]:
+def _connections() -> Iterator[AbusiveRequest]:
     several = [event() for _ in range(100)]
-    yield Knock("connection", "100 requests in one go", _once(b"".join(map(request, several))), (200,) * 100)
-    yield Knock(
+    yield AbusiveRequest("connection", "100 requests in one go", _once(b"".join(map(request, several))), (200,) * 100)
+    yield AbusiveRequest(
         "connection",
         "good, broken, good in one go",
         _once(request(event()) + b"\0\r\n\r\n" + request(event())),
         (200, 400),
     )
     broken = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode()
-    yield Knock("connection", "good, and a broken body in one go", _once(request(event()) + broken), (200, 400))
-    yield Knock("connection", "all said and half closed", lambda: (request(event()), HALF_CLOSE), (200, CLOSED))
-    yield Knock("connection", "nothing said and half closed", lambda: (HALF_CLOSE,), (CLOSED,))
-    yield Knock("connection", "half a head and half closed", lambda: (b"POST / HTTP/1.1\r\nHo", HALF_CLOSE), (CLOSED,))
+    yield AbusiveRequest(
+        "connection", "good, and a broken body in one go", _once(request(event()) + broken), (200, 400)
+    )
+    yield AbusiveRequest(
+        "connection", "all said and half closed", lambda: (request(event()), HALF_CLOSE), (200, CLOSED)
+    )
+    yield AbusiveRequest("connection", "nothing said and half closed", lambda: (HALF_CLOSE,), (CLOSED,))
+    yield AbusiveRequest(
+        "connection", "half a head and half closed", lambda: (b"POST / HTTP/1.1\r\nHo", HALF_CLOSE), (CLOSED,)
+    )
     bomb = gzip.compress(bytes(50_000_000))
-    yield Knock("connection", "a gzip bomb that says so", _once(request(bomb, "Content-Encoding: gzip")), (415,))
-    yield Knock("connection", "a gzip bomb that does not", _once(request(bomb)), (200,))
+    yield AbusiveRequest(
+        "connection", "a gzip bomb that says so", _once(request(bomb, "Content-Encoding: gzip")), (415,)
+    )
+    yield AbusiveRequest("connection", "a gzip bomb that does not", _once(request(bomb)), (200,))

@@ -1,4 +1,4 @@
-"""All bad input at one door: what is answered, what is kept, what is logged, and how its other clients fare meanwhile.
+"""All bad input at one endpoint: what is answered, kept and logged, and how its other clients fare meanwhile.
 
 `python -m tests.faults.inputs` prints its table alone; `python -m tests.faults.report`, that of the faults before it.
 """
@@ -24,8 +24,8 @@ from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.documents import HOSTILE, Document, documents
-from tests.faults.http_abuse import CLOSED, OTHER_PATH, knocks
-from tests.faults.keep_alive_senders import KEY, PATH, Crowd
+from tests.faults.http_abuse import CLOSED, OTHER_PATH, abusive_requests
+from tests.faults.keep_alive_senders import KEY, PATH, KeepAliveSenders
 
 PATHS = {Kind.EVENTS: PATH, Kind.CDRS: OTHER_PATH}
 #: Senders of one byte a second, half of them in the head and half in the body.
@@ -33,7 +33,7 @@ SLOW = 500
 #: The longest that one of those may stay: BODY_TIMEOUT or HEAD_TIMEOUT, and what a busy machine takes on top.
 SLOW_GONE_AFTER = 40.0
 EXAMPLES = 4
-#: How much more memory the door may have after all of it; it was less than twenty.
+#: How much more memory the endpoint may have after all of it; it was less than twenty.
 MIB = 80
 #: Seconds that of a hundred answers to others all but one may take meanwhile, even where tests run beside it.
 P99 = 2.0
@@ -72,7 +72,7 @@ class Findings:
         """What broke a promise, a line each."""
         others = [f"the p99 of others was {self.p99:.1f} s"] if not 0 < self.p99 < P99 else []
         grown = self.mib_after - self.mib_before
-        growth = [f"the door has grown by {grown:.0f} MiB"] if grown > MIB else []
+        growth = [f"the endpoint has grown by {grown:.0f} MiB"] if grown > MIB else []
         answers = [each for row in self.rows for each in row.wrong]
         return [*answers, *self.not_kept, *self.failures, *others, *growth]
 
@@ -82,7 +82,7 @@ class Findings:
         return not self.wrong
 
 
-class Door:
+class ServeProcess:
     """`webhooks serve` as a process of its own, in a folder of its own."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
@@ -139,51 +139,51 @@ def post(port: int, bodies: Iterable[tuple[Document, Kind]]) -> Iterator[tuple[D
 
 
 def examine(slow: int = SLOW) -> Findings:
-    """Send everything to a door of its own, and look."""
+    """Send everything to an endpoint of its own, and look."""
     found = Findings()
-    with tempfile.TemporaryDirectory(prefix="inputs-") as folder, Door(Path(folder)) as door:
-        with Crowd(door.port, senders=4) as calm:
+    with tempfile.TemporaryDirectory(prefix="inputs-") as folder, ServeProcess(Path(folder)) as endpoint:
+        with KeepAliveSenders(endpoint.port, senders=4) as calm:
             time.sleep(2)
-        found.mib_before = door.mib
+        found.mib_before = endpoint.mib
         slow_answers: Counter[str] = Counter()
-        drip = threading.Thread(target=lambda: slow_answers.update(asyncio.run(_drip(door.port, slow))))
-        with Crowd(door.port, senders=4) as others:
+        drip = threading.Thread(target=lambda: slow_answers.update(asyncio.run(_drip(endpoint.port, slow))))
+        with KeepAliveSenders(endpoint.port, senders=4) as others:
             drip.start()
-            found.rows += _documents(door, found)
-            found.rows += _knocks(door.port)
+            found.rows += _documents(endpoint, found)
+            found.rows += _abusive_requests(endpoint.port)
             drip.join()
         found.rows += [_slow_row(answer, count, slow) for answer, count in sorted(slow_answers.items())]
-        found.mib_after = door.mib
+        found.mib_after = endpoint.mib
         found.failures = others.failures
         found.calm_p99, found.p99 = _p99(calm.seconds), _p99(others.seconds)
-        found.log_lines = door.lines
+        found.log_lines = endpoint.lines
     found.inputs = sum(row.count for row in found.rows)
     return found
 
 
-def _documents(door: Door, found: Findings) -> list[Row]:
+def _documents(endpoint: ServeProcess, found: Findings) -> list[Row]:
     sent = [(document, kind) for document in documents() for kind in Kind]
     by_answer: dict[tuple[str, str], list[str]] = defaultdict(list)
     wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for document, _kind, status in post(door.port, sent):
+    for document, _kind, status in post(endpoint.port, sent):
         key = (f"{document.shape}, well signed", str(status))
         by_answer[key].append(document.name)
         if status != http.HTTPStatus.OK:
             wrong[key].append(document.name)
-    kept = {kind: door.bodies(kind) for kind in Kind}
+    kept = {kind: endpoint.bodies(kind) for kind in Kind}
     found.not_kept = [f"{kind}: {document.name}" for document, kind in sent if document.body not in kept[kind]]
     return [_row(key, names, wrong[key]) for key, names in sorted(by_answer.items())]
 
 
-def _knocks(port: int) -> list[Row]:
+def _abusive_requests(port: int) -> list[Row]:
     by_answer: dict[tuple[str, str], list[str]] = defaultdict(list)
     wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for knock in knocks():
-        answers = knock.answers(port)
-        key = (knock.family, in_words(answers))
-        by_answer[key].append(knock.name)
-        if answers != knock.promised:
-            wrong[key].append(f"{knock.name}: {in_words(knock.promised)} was promised")
+    for abuse in abusive_requests():
+        answers = abuse.answers(port)
+        key = (abuse.family, format_row(answers))
+        by_answer[key].append(abuse.name)
+        if answers != abuse.promised:
+            wrong[key].append(f"{abuse.name}: {format_row(abuse.promised)} was promised")
     return [_row(key, names, wrong[key]) for key, names in sorted(by_answer.items())]
 
 
@@ -198,7 +198,7 @@ def _row(key: tuple[str, str], names: list[str], wrong: list[str]) -> Row:
     return Row(*key, len(names), tuple(names[:: max(1, len(names) // EXAMPLES)][:EXAMPLES]), tuple(wrong))
 
 
-def in_words(answers: tuple[int, ...]) -> str:
+def format_row(answers: tuple[int, ...]) -> str:
     """Write statuses as a table has them."""
     words = ["closed" if status == CLOSED else str(status) for status in answers]
     return f"{len(words)} × {words[0]}" if len(words) > 3 else ", then ".join(words)
@@ -209,12 +209,12 @@ async def _drip(port: int, count: int) -> list[str]:
 
 
 async def _drip_one(port: int, *, in_body: bool) -> str:
-    """Say one byte a second until the door has had enough; tell what it answered."""
+    """Say one byte a second until the endpoint has had enough; tell what it answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
     if in_body:
         writer.write(f"{head}\r\n".encode())
-    talking = asyncio.create_task(_talk(writer, b"x" * 1000 if in_body else head.encode() * 10))
+    talking = asyncio.create_task(_converse(writer, b"x" * 1000 if in_body else head.encode() * 10))
     try:
         answer = await asyncio.wait_for(reader.read(), SLOW_GONE_AFTER)
     except ConnectionError:
@@ -227,7 +227,7 @@ async def _drip_one(port: int, *, in_body: bool) -> str:
     return f"{answer.split()[1].decode() if answer else 'closed'} {where}"
 
 
-async def _talk(writer: asyncio.StreamWriter, text: bytes) -> None:
+async def _converse(writer: asyncio.StreamWriter, text: bytes) -> None:
     with contextlib.suppress(ConnectionError):
         for byte in text:
             writer.write(bytes([byte]))

@@ -15,11 +15,11 @@ from tests.faults.load import delivery_id
 KEY = b"the-current-key"
 PATH = "/plugsurfing/events"
 #: Longer than any restart may take: who hears nothing within it counts as unanswered.
-PATIENCE = 20.0
+TIMEOUT_S = 20.0
 
 
 @dataclass
-class Crowd:
+class KeepAliveSenders:
     """So many senders, each with one connection that it keeps; between two events they rest up to so many seconds."""
 
     port: int
@@ -52,7 +52,7 @@ class Crowd:
                 if streams is None or streams[0].at_eof():
                     streams = await asyncio.open_connection("127.0.0.1", self.port)
                     self.connections += 1
-                if not await asyncio.wait_for(self._post(*streams), PATIENCE):
+                if not await asyncio.wait_for(self._post(*streams), TIMEOUT_S):
                     streams[1].close()
                     streams = None
             except (OSError, EOFError, TimeoutError) as error:

@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 from ingest.failpoints import Failpoint
-from tests.faults.cluster import POSTGRESQL, SQLITE, Stage, wait_until
+from tests.faults.cluster import POSTGRESQL, SQLITE, Cluster, wait_until
 from tests.faults.trials import Group, Trial
 
 #: Steps that have to do with the database.
@@ -22,15 +22,15 @@ IN_THE_LEDGER = (
 )
 
 
-def kill_at(step: Failpoint, stage: Stage) -> None:
+def kill_at(step: Failpoint, cluster: Cluster) -> None:
     """Kill the next process that comes by."""
-    stage.arm(step)
-    wait_until(lambda: stage.has_killed(step), f"somebody reaches {step}")
+    cluster.arm(step)
+    wait_until(lambda: cluster.has_killed(step), f"somebody reaches {step}")
 
 
-def kill(name: str, stage: Stage) -> None:
+def kill(name: str, cluster: Cluster) -> None:
     """Kill a process wherever it stands, soon after its start or later."""
-    member = stage.members[name]
+    member = cluster.members[name]
     wait_until(lambda: member.is_running, f"{name} runs")
     time.sleep(random.uniform(0, LONGEST_LIFE))
     assert member.is_running, f"{name} has ended by itself"
@@ -61,8 +61,8 @@ ON_POSTGRESQL = "path to PostgreSQL"
 ESSENTIAL = (Failpoint.STORING, Failpoint.CONCLUDING, Failpoint.CLAIMED, Failpoint.FINISHING, Failpoint.SENT)
 GROUPS = [
     Group(
-        "first half of the path", lambda: Stage(SQLITE, settings=SETTINGS), [*list(STEPS.values())[:HALF], *ANYWHERE]
+        "first half of the path", lambda: Cluster(SQLITE, settings=SETTINGS), [*list(STEPS.values())[:HALF], *ANYWHERE]
     ),
-    Group("second half of the path", lambda: Stage(SQLITE, settings=SETTINGS), list(STEPS.values())[HALF:]),
-    Group(ON_POSTGRESQL, lambda: Stage(POSTGRESQL, settings=SETTINGS), [STEPS[step] for step in IN_THE_LEDGER]),
+    Group("second half of the path", lambda: Cluster(SQLITE, settings=SETTINGS), list(STEPS.values())[HALF:]),
+    Group(ON_POSTGRESQL, lambda: Cluster(POSTGRESQL, settings=SETTINGS), [STEPS[step] for step in IN_THE_LEDGER]),
 ]

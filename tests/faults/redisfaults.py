@@ -10,7 +10,7 @@ from typing import Self
 import redis
 
 from ingest.queue.queues import QUEUES, queue
-from tests.faults.cluster import SQLITE, Stage, free_port, wait_until
+from tests.faults.cluster import SQLITE, Cluster, free_port, wait_until
 from tests.faults.trials import Group, Trial
 from workers.dev.valkey import is_answering, server_binary
 
@@ -20,92 +20,92 @@ MEANWHILE = 15
 HANGS_FOR = 6.5
 
 
-def meanwhile(stage: Stage, count: int = MEANWHILE) -> None:
-    """Let some more events be acknowledged: the door must not notice."""
-    before = stage.load.count()
-    wait_until(lambda: stage.load.count() >= before + count, "events are acknowledged meanwhile")
+def meanwhile(cluster: Cluster, count: int = MEANWHILE) -> None:
+    """Let some more events be acknowledged: the endpoint must not notice."""
+    before = cluster.load.count()
+    wait_until(lambda: cluster.load.count() >= before + count, "events are acknowledged meanwhile")
 
 
 @contextmanager
-def with_jobs_waiting(stage: Stage) -> Iterator[None]:
+def with_jobs_waiting(cluster: Cluster) -> Iterator[None]:
     """Have Redis hold jobs that nobody has taken: what it holds for milliseconds only is seldom lost."""
-    worker = stage.members["work-0"]
+    worker = cluster.members["work-0"]
     worker.kill(signal.SIGSTOP)
     try:
-        wait_until(lambda: _jobs(stage), "jobs wait in Redis")
+        wait_until(lambda: _jobs(cluster), "jobs wait in Redis")
         yield
     finally:
         worker.kill(signal.SIGCONT)
 
 
-def _jobs(stage: Stage) -> int:
-    with stage.redis() as connection:
+def _jobs(cluster: Cluster) -> int:
+    with cluster.redis() as connection:
         return sum(queue(name, connection).count for name in QUEUES)
 
 
-def stop(stage: Stage) -> None:
-    with with_jobs_waiting(stage):
-        stage.members["valkey"].stop(signal.SIGTERM)
-    meanwhile(stage)
-    _start(stage)
+def stop(cluster: Cluster) -> None:
+    with with_jobs_waiting(cluster):
+        cluster.members["valkey"].stop(signal.SIGTERM)
+    meanwhile(cluster)
+    _start(cluster)
 
 
-def empty(stage: Stage) -> None:
+def empty(cluster: Cluster) -> None:
     for _ in range(3):
-        with with_jobs_waiting(stage), stage.redis() as connection:
+        with with_jobs_waiting(cluster), cluster.redis() as connection:
             connection.flushall()
-        meanwhile(stage, 5)
+        meanwhile(cluster, 5)
 
 
-def forget(stage: Stage) -> None:
+def forget(cluster: Cluster) -> None:
     """Lose what it was told: it died, and its disk with it."""
-    with with_jobs_waiting(stage):
-        stage.members["valkey"].stop(signal.SIGKILL)
-    meanwhile(stage, 5)
-    shutil.rmtree(stage.folder / "valkey")
-    (stage.folder / "valkey").mkdir()
-    _start(stage)
+    with with_jobs_waiting(cluster):
+        cluster.members["valkey"].stop(signal.SIGKILL)
+    meanwhile(cluster, 5)
+    shutil.rmtree(cluster.folder / "valkey")
+    (cluster.folder / "valkey").mkdir()
+    _start(cluster)
 
 
-def replace(stage: Stage) -> None:
+def replace(cluster: Cluster) -> None:
     """Let another one, which knows nothing, take its place while everybody is connected."""
-    with with_jobs_waiting(stage):
-        stage.members["valkey"].stop(signal.SIGKILL)
-    stage.add_valkey(folder="another-valkey")
+    with with_jobs_waiting(cluster):
+        cluster.members["valkey"].stop(signal.SIGKILL)
+    cluster.add_valkey(folder="another-valkey")
 
 
-def fill(stage: Stage) -> None:
-    with stage.redis() as connection:
+def fill(cluster: Cluster) -> None:
+    with cluster.redis() as connection:
         connection.config_set("maxmemory", 1)
-        with stage.hears("command not allowed when used memory"):
-            meanwhile(stage)
+        with cluster.waits_for_log("command not allowed when used memory"):
+            meanwhile(cluster)
         connection.config_set("maxmemory", 0)
 
 
-def hang(stage: Stage) -> None:
-    stage.members["valkey"].kill(signal.SIGSTOP)
+def hang(cluster: Cluster) -> None:
+    cluster.members["valkey"].kill(signal.SIGSTOP)
     try:
         time.sleep(HANGS_FOR)
     finally:
-        stage.members["valkey"].kill(signal.SIGCONT)
+        cluster.members["valkey"].kill(signal.SIGCONT)
 
 
-def fail_over(stage: Stage) -> None:
+def fail_over(cluster: Cluster) -> None:
     """Kill the one that writes, and let the sentinel make the other one it."""
-    sentinel = redis.Redis(port=stage.sentinel_port)
+    sentinel = redis.Redis(port=cluster.sentinel_port)
     before = sentinel.sentinel_get_master_addr_by_name("queues")
-    stage.members[f"valkey-{before[1]}"].stop(signal.SIGKILL)
-    meanwhile(stage, 5)
+    cluster.members[f"valkey-{before[1]}"].stop(signal.SIGKILL)
+    meanwhile(cluster, 5)
     wait_until(lambda: sentinel.sentinel_get_master_addr_by_name("queues") != before, "the sentinel has decided")
 
 
-def with_sentinel() -> Stage:
+def with_sentinel() -> Cluster:
     """Two Valkeys of which one copies the other, and a sentinel that watches them."""
-    return Watched(SQLITE, is_plain=False)
+    return SentinelCluster(SQLITE, is_plain=False)
 
 
-class Watched(Stage):
-    """A stage that finds its Redis through a sentinel."""
+class SentinelCluster(Cluster):
+    """A cluster that finds its Redis through a sentinel."""
 
     sentinel_port = 0
 
@@ -134,15 +134,15 @@ class Watched(Stage):
         return super().__enter__()
 
 
-def _start(stage: Stage) -> None:
-    stage.members["valkey"].start()
-    wait_until(lambda: is_answering(stage.redis_port), "Valkey answers")
+def _start(cluster: Cluster) -> None:
+    cluster.members["valkey"].start()
+    wait_until(lambda: is_answering(cluster.redis_port), "Valkey answers")
 
 
 GROUPS = [
     Group(
         "Redis",
-        lambda: Stage(SQLITE),
+        lambda: Cluster(SQLITE),
         [
             Trial("Redis: stopped", stop),
             Trial("Redis: emptied (FLUSHALL)", empty),

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.faults import databasefaults, inboxfaults, inputs, kills, otherfaults, redisfaults
-from tests.faults.cluster import Stage
-from tests.faults.forkserver import Nursery
+from tests.faults.cluster import Cluster
+from tests.faults.forkserver import ForkServer
 from tests.faults.trials import Group, Impossible, Verdict, under_way
 
-ROOMS = (kills, redisfaults, databasefaults, inboxfaults, otherfaults)
+MODULES = (kills, redisfaults, databasefaults, inboxfaults, otherfaults)
 HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | seconds to recover |"
 
 
@@ -25,9 +25,9 @@ def main() -> int:
     """Return 1 if a promise was broken or a trial failed, 2 if there is none to play."""
     told = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was started
-    Stage.rate = told.rate
-    rooms = (kills,) if told.kills else ROOMS
-    groups = [choose(group, told.only) for room in rooms for group in room.GROUPS]
+    Cluster.rate = told.rate
+    modules = (kills,) if told.kills else MODULES
+    groups = [choose(group, told.only) for module in modules for group in module.GROUPS]
     groups = [group for group in groups if group.trials]
     if told.kills:
         groups = [each for group in groups for each in repeated(group, told.kills)]
@@ -39,11 +39,11 @@ def main() -> int:
     is_well = True
     with contextlib.ExitStack() as stack:
         if told.kills:
-            Stage.launch = staticmethod(stack.enter_context(Nursery()).launch)
+            Cluster.launch = staticmethod(stack.enter_context(ForkServer()).launch)
         verdicts = stack.enter_context(under_way(groups, at_once=told.at_once))
         for (_, fault), verdict in verdicts.items():
             try:
-                is_well &= tell(verdict.result())
+                is_well &= print_tables(verdict.result())
             except Impossible as reason:
                 print(f"| {fault} | not tried: {reason} |", flush=True)
             except Exception as failure:  # noqa: BLE001 - the table is to be finished
@@ -67,8 +67,10 @@ def arguments() -> argparse.Namespace:
         help="only the kills, so many at each step (1000: an hour or two, three at once)",
     )
     parser.add_argument("--only", default="", help="only faults whose name fits this regular expression, and no input")
-    parser.add_argument("--rate", type=float, default=15, help="events a second on every stage (15)")
-    parser.add_argument("--at-once", type=int, default=1, help="how many stages at once (1); more make recovery slower")
+    parser.add_argument("--rate", type=float, default=15, help="events a second on every cluster (15)")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="how many clusters at once (1); more make recovery slower"
+    )
     return parser.parse_args()
 
 
@@ -77,12 +79,12 @@ def choose(group: Group, only: str) -> Group:
 
 
 def repeated(group: Group, times: int) -> Iterator[Group]:
-    """Give each trial a stage of its own: what has piled up in the last one is not to slow down the next."""
+    """Give each trial a cluster of its own: what has piled up in the last one is not to slow down the next."""
     for trial in group.trials:
         yield replace(group, trials=[replace(trial, times=times)])
 
 
-def tell(verdict: Verdict) -> bool:
+def print_tables(verdict: Verdict) -> bool:
     numbers = (verdict.acknowledged, verdict.lost, verdict.doubled, verdict.stuck)
     cells = (verdict.fault, verdict.database, verdict.times, *numbers, f"{verdict.seconds:.1f}")
     print(f"| {' | '.join(map(str, cells))} |", flush=True)

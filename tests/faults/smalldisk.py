@@ -24,7 +24,7 @@ class SmallDisk:
 
     @contextmanager
     def filled(self) -> Iterator[None]:
-        """Leave no room at all on it."""
+        """Leave no space at all on it."""
         filler = self.folder / FILLER
         with filler.open("wb", buffering=0) as file:
             try:

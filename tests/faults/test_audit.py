@@ -12,9 +12,9 @@ from handlers.kit.merge import with_clock_skew
 from handlers.session_records import session_of
 from ingest.events import decode
 from ingest.wire.envelope import Kind
-from tests.faults.audit import audit, sent_again
+from tests.faults.audit import audit, pushed_twice
 from tests.faults.effects import effects, metadata
-from tests.faults.load import BEGAN_AT, amount, item, misdeed
+from tests.faults.load import BEGAN_AT, amount, item, misbehaviour
 from workers.ledger import sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
@@ -23,12 +23,12 @@ from workers.ledger.tables.core import deliveries, pushes, runs
 from workers.ledger.tables.core import sessions as sessions_table
 
 SKEW = timedelta(minutes=5)
-ITEMS = {"started": item(0), "misdeed": misdeed("fork", 1), "cdr": item(4)}
+ITEMS = {"started": item(0), "misdeed": misbehaviour("fork", 1), "cdr": item(4)}
 STARTED, MISDEED, CDR = (each.id for each in ITEMS.values())
 
 
 @pytest.fixture
-def stage(tmp_path):
+def cluster(tmp_path):
     """A session that has started, with its push, a misdeed, and a CDR; all of it done as it should be."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     migrate(url)
@@ -83,14 +83,14 @@ def push():
     }
 
 
-def change(stage, *statements):
-    with stage.engine.begin() as conn:
+def change(cluster, *statements):
+    with cluster.engine.begin() as conn:
         for statement in statements:
             conn.execute(statement)
 
 
-def books(stage):
-    found = audit(stage, {STARTED, MISDEED, CDR}, {STARTED, MISDEED, CDR})
+def books(cluster):
+    found = audit(cluster, {STARTED, MISDEED, CDR}, {STARTED, MISDEED, CDR})
     return found.lost, found.doubled, found.stuck
 
 
@@ -100,72 +100,72 @@ def given_up(handler):
     return insert(runs).values(run | {"attempts": 2, "deaths": 2, "finished_at": BEGAN_AT}), dead
 
 
-def test_where_all_is_well_nothing_is_wrong(stage):
-    assert books(stage) == ([], [], [])
+def test_where_all_is_well_nothing_is_wrong(cluster):
+    assert books(cluster) == ([], [], [])
 
 
-def test_what_was_acknowledged_and_is_not_there_is_lost(stage):
-    change(stage, delete(deliveries).where(deliveries.c.id == MISDEED))
-    lost, _, _ = books(stage)
+def test_what_was_acknowledged_and_is_not_there_is_lost(cluster):
+    change(cluster, delete(deliveries).where(deliveries.c.id == MISDEED))
+    lost, _, _ = books(cluster)
     assert f"{MISDEED} was acknowledged, and is not in the ledger" in lost
 
 
 @pytest.mark.parametrize("state", [PushState.DEAD, PushState.EXPIRED, PushState.MOOT])
-def test_a_push_that_ended_without_being_sent_is_lost(stage, state):
-    change(stage, update(pushes).values(state=state, sent_at=None))
-    stage.pushed.write_text("")
-    assert books(stage) == ([f"push hello is {state}"], [], [])
+def test_a_push_that_ended_without_being_sent_is_lost(cluster, state):
+    change(cluster, update(pushes).values(state=state, sent_at=None))
+    cluster.pushed.write_text("")
+    assert books(cluster) == ([f"push hello is {state}"], [], [])
 
 
-def test_a_push_that_is_said_to_be_sent_and_was_not_is_lost(stage):
-    stage.pushed.write_text("")
-    assert books(stage) == (["push hello was not sent"], [], [])
+def test_a_push_that_is_said_to_be_sent_and_was_not_is_lost(cluster):
+    cluster.pushed.write_text("")
+    assert books(cluster) == (["push hello was not sent"], [], [])
 
 
-def test_a_push_that_waits_is_stuck(stage):
-    change(stage, update(pushes).values(state=PushState.WAITING, due_at=BEGAN_AT, sent_at=None))
-    assert books(stage) == ([], [], ["push hello waits"])
+def test_a_push_that_waits_is_stuck(cluster):
+    change(cluster, update(pushes).values(state=PushState.WAITING, due_at=BEGAN_AT, sent_at=None))
+    assert books(cluster) == ([], [], ["push hello waits"])
 
 
-def test_a_second_row_is_a_double_also_where_a_handler_misbehaves(stage):
+def test_a_second_row_is_a_double_also_where_a_handler_misbehaves(cluster):
     again = [insert(effects).values(delivery_id=each, handler="note_here") for each in (STARTED, MISDEED)]
-    change(stage, *again, *given_up(WHOLE_DELIVERY))
-    assert books(stage) == ([], [f"{each}: note_here: 2 instead of 1" for each in (STARTED, MISDEED)], [])
+    change(cluster, *again, *given_up(WHOLE_DELIVERY))
+    assert books(cluster) == ([], [f"{each}: note_here: 2 instead of 1" for each in (STARTED, MISDEED)], [])
 
 
-def test_the_others_effects_stand_where_one_handler_misbehaves(stage):
-    change(stage, delete(effects).where(effects.c.delivery_id == MISDEED), *given_up("misbehave"))
-    assert books(stage) == ([f"{MISDEED}: note_here: 0 instead of 1"], [], [])
+def test_the_others_effects_stand_where_one_handler_misbehaves(cluster):
+    change(cluster, delete(effects).where(effects.c.delivery_id == MISDEED), *given_up("misbehave"))
+    assert books(cluster) == ([f"{MISDEED}: note_here: 0 instead of 1"], [], [])
 
 
-def test_that_a_misdeed_cost_the_whole_delivery_excuses_nothing(stage):
-    change(stage, delete(effects).where(effects.c.delivery_id == MISDEED), *given_up(WHOLE_DELIVERY))
-    assert books(stage) == ([f"{MISDEED}: note_here: 0 instead of 1"], [], [])
+def test_that_a_misdeed_cost_the_whole_delivery_excuses_nothing(cluster):
+    change(cluster, delete(effects).where(effects.c.delivery_id == MISDEED), *given_up(WHOLE_DELIVERY))
+    assert books(cluster) == ([f"{MISDEED}: note_here: 0 instead of 1"], [], [])
 
 
-def test_only_a_misdeed_may_end_dead(stage):
-    change(stage, update(deliveries).where(deliveries.c.id == STARTED).values(state=DeliveryState.DEAD))
-    assert books(stage) == ([f"{STARTED} is dead"], [], [])
+def test_only_a_misdeed_may_end_dead(cluster):
+    change(cluster, update(deliveries).where(deliveries.c.id == STARTED).values(state=DeliveryState.DEAD))
+    assert books(cluster) == ([f"{STARTED} is dead"], [], [])
 
 
-def test_a_body_that_was_changed_on_its_way_is_lost_whatever_its_record_says(stage):
+def test_a_body_that_was_changed_on_its_way_is_lost_whatever_its_record_says(cluster):
     other = item(4).body.replace(b"EUR", b"SEK")
-    change(stage, update(deliveries).where(deliveries.c.id == CDR).values(body=other))
-    assert books(stage) == ([f"{CDR} has another body than was sent"], [], [])
+    change(cluster, update(deliveries).where(deliveries.c.id == CDR).values(body=other))
+    assert books(cluster) == ([f"{CDR} has another body than was sent"], [], [])
 
 
 @pytest.mark.parametrize("wrong", [update(cdrs).values(amount=Decimal(4)), delete(cdrs)])
-def test_a_cdr_whose_amount_is_not_on_record_is_lost(stage, wrong):
-    change(stage, wrong)
-    assert books(stage) == ([f"{CDR} has no record of its amount"], [], [])
+def test_a_cdr_whose_amount_is_not_on_record_is_lost(cluster, wrong):
+    change(cluster, wrong)
+    assert books(cluster) == ([f"{CDR} has no record of its amount"], [], [])
 
 
-def test_a_record_of_what_nobody_has_sent_is_a_double(stage):
-    change(stage, update(sessions_table).where(sessions_table.c.session_id == "s0").values(session_id="s1"))
-    assert books(stage) == (["session s0 is not what its events say"], ["nobody told of s1"], [])
+def test_a_record_of_what_nobody_has_sent_is_a_double(cluster):
+    change(cluster, update(sessions_table).where(sessions_table.c.session_id == "s0").values(session_id="s1"))
+    assert books(cluster) == (["session s0 is not what its events say"], ["nobody told of s1"], [])
 
 
-def test_a_push_that_went_out_twice_is_told_apart(stage):
-    assert sent_again(stage) == set()
-    stage.pushed.write_text("hello\nother\nhello\n")
-    assert sent_again(stage) == {"hello"}
+def test_a_push_that_went_out_twice_is_told_apart(cluster):
+    assert pushed_twice(cluster) == set()
+    cluster.pushed.write_text("hello\nother\nhello\n")
+    assert pushed_twice(cluster) == {"hello"}

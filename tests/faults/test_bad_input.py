@@ -12,7 +12,7 @@ import pytest
 
 from ingest.wire.envelope import Kind
 from tests.faults.documents import HOSTILE, Shape, documents
-from tests.faults.inputs import MIB, P99, Door, Findings, Row, examine, post, unclean
+from tests.faults.inputs import MIB, P99, Findings, Row, ServeProcess, examine, post, unclean
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
 from workers.ledger.deliveries import Filters, find
@@ -104,14 +104,14 @@ def test_every_document_is_settled_or_shown_as_unreadable(tmp_path, valkey_url, 
     migrate(postgres_url)
     sent = [(document, kind) for document in documents() for kind in Kind]
     settings = {"REDIS_URL": valkey_url, "DATABASE_URL": postgres_url}
-    with Door(tmp_path, **settings) as door:
-        assert {status for *_, status in post(door.port, sent)} == {200}
+    with ServeProcess(tmp_path, **settings) as endpoint:
+        assert {status for *_, status in post(endpoint.port, sent)} == {200}
         with (tmp_path / "work.log").open("w") as log:
             command = [WEBHOOKS, "work"]
-            working = subprocess.Popen(command, env=door.environment, cwd=tmp_path, stderr=log, stdout=log)
+            working = subprocess.Popen(command, env=endpoint.environment, cwd=tmp_path, stderr=log, stdout=log)
         try:
             until = time.monotonic() + 120
-            while any(door.bodies(kind) for kind in Kind):
+            while any(endpoint.bodies(kind) for kind in Kind):
                 assert working.poll() is None, (tmp_path / "work.log").read_text()
                 assert time.monotonic() < until, "not all of it was settled"
                 time.sleep(0.2)

@@ -11,7 +11,7 @@ from tests.faults.inputs import Findings, Row
 @pytest.fixture
 def asked(monkeypatch):
     """Run a command as a shell would, without a fault and without an input."""
-    monkeypatch.setattr(report, "ROOMS", ())
+    monkeypatch.setattr(report, "MODULES", ())
     monkeypatch.setattr(report.inputs, "examine", lambda: Findings(p99=0.1))
 
     def run(command, *arguments):

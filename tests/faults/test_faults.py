@@ -20,11 +20,11 @@ def is_short(group: Group, trial: Trial) -> bool:
 
 
 # The longest first, so that none is left alone at the end.
-ROOMS = (kills, otherfaults, databasefaults, redisfaults, inboxfaults)
+MODULES = (kills, otherfaults, databasefaults, redisfaults, inboxfaults)
 GROUPS = [
     replace(group, trials=[each for each in group.trials if is_short(group, each)])
-    for room in ROOMS
-    for group in room.GROUPS
+    for module in MODULES
+    for group in module.GROUPS
 ]
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from ingest.failpoints import VARIABLE, Failpoint
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from tests.faults.cluster import answers, free_port, wait_until
-from tests.faults.forkserver import Nursery
+from tests.faults.cluster import free_port, is_answering_http, wait_until
+from tests.faults.forkserver import ForkServer
 from tests.faults.keep_alive_senders import KEY, PATH, event
 
 
 @pytest.fixture
-def doors(tmp_path):
+def endpoints(tmp_path):
     """Two forked processes that serve, by their port, and the folders that they were started in."""
-    with Nursery() as nursery:
+    with ForkServer() as fork_server:
         forked, folders = {}, {}
         for _ in range(2):
             port = free_port()
@@ -30,9 +30,11 @@ def doors(tmp_path):
                 VARIABLE: ".",
                 "PATH": os.environ["PATH"],
             }
-            forked[port] = nursery.launch([sys.executable, "-m", "workers.cli", "serve"], folder, told, folder / "log")
+            forked[port] = fork_server.launch(
+                [sys.executable, "-m", "workers.cli", "serve"], folder, told, folder / "log"
+            )
         for port in forked:
-            wait_until(lambda port=port: answers(port), "the door answers")
+            wait_until(lambda port=port: is_answering_http(port), "the endpoint answers")
         yield forked, folders
         for each in forked.values():
             with pytest.raises(TimeoutError) if each.poll() is None else contextlib.nullcontext():
@@ -42,20 +44,20 @@ def doors(tmp_path):
             each.wait(10)
 
 
-def knock(port):
+def abuse(port):
     body = event()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("POST", PATH, body, {SIGNATURE_HEADER: sign(body, KEY)})
     return connection.getresponse().status
 
 
-def test_only_the_one_that_reaches_an_armed_step_is_killed(doors):
-    forked, folders = doors
+def test_only_the_one_that_reaches_an_armed_step_is_killed(endpoints):
+    forked, folders = endpoints
     one, other = forked
     (folders[one] / Failpoint.VERIFIED).touch()
-    assert knock(other) == 200
+    assert abuse(other) == 200
     with pytest.raises((OSError, http.client.HTTPException)):
-        knock(one)
+        abuse(one)
     wait_until(lambda: forked[one].poll() is not None, "it has ended")
     assert forked[other].poll() is None
-    assert all("door.opened" in (folder / "log").read_text() for folder in folders.values())
+    assert all("server.listening" in (folder / "log").read_text() for folder in folders.values())

@@ -16,8 +16,8 @@ from ingest.inbox.downtime import KEY as GAPS
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Batch, batch_key
 from ingest.queue.queues import queue
-from tests.faults.cluster import answers, free_port, wait_until
-from tests.faults.keep_alive_senders import KEY, Crowd, event, request
+from tests.faults.cluster import free_port, is_answering_http, wait_until
+from tests.faults.keep_alive_senders import KEY, KeepAliveSenders, event, request
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 #: In seconds, by what it says itself: how long the interpreter is taken down for is the machine's business.
@@ -107,7 +107,7 @@ def go_on_for(crowd, count):
 def test_a_service_is_restarted_under_load_and_nobody_notices(tmp_path, started, listening):
     port = listening.getsockname()[1]
     serve = started(tmp_path, listening=listening)
-    with Crowd(port) as crowd:
+    with KeepAliveSenders(port) as crowd:
         for _ in range(2):
             go_on_for(crowd, 100)
             code, seconds = serve.end()
@@ -125,8 +125,8 @@ def test_a_service_is_restarted_under_load_and_nobody_notices(tmp_path, started,
 def test_workers_are_replaced_under_load_and_nobody_notices(tmp_path, started):
     port = free_port()
     serve = started(tmp_path, "--workers", "2", port=port)
-    wait_until(lambda: answers(port), "the door answers")
-    with Crowd(port) as crowd:
+    wait_until(lambda: is_answering_http(port), "the door answers")
+    with KeepAliveSenders(port) as crowd:
         for number in range(1, 3):
             go_on_for(crowd, 100)
             serve.process.send_signal(signal.SIGHUP)
@@ -148,7 +148,7 @@ def test_new_processes_go_by_new_settings(tmp_path, started):
     port = free_port()
     (tmp_path / ".env").write_text("MAX_BODY_BYTES=1000\n")
     serve = started(tmp_path, "--workers", "2", port=port)
-    wait_until(lambda: answers(port), "the door answers")
+    wait_until(lambda: is_answering_http(port), "the door answers")
     long = b"x" * 500
     assert status(port, long) == 200
     (tmp_path / ".env").write_text("MAX_BODY_BYTES=100\n")
@@ -162,7 +162,7 @@ def test_what_a_restart_under_load_leaves_behind_is_on_its_queue(tmp_path, start
     """Nobody works, so Redis has what was offered: all but what came last is there when the process has ended."""
     (tmp_path / ".env").write_text(f"REDIS_URL={valkey_url}\nHOLD_BACK=1 m\n")
     serve = started(tmp_path, listening=listening)
-    with Crowd(listening.getsockname()[1]) as crowd:
+    with KeepAliveSenders(listening.getsockname()[1]) as crowd:
         go_on_for(crowd, 300)
         code, seconds = serve.end()
         with contextlib.closing(open_inbox_file(tmp_path / "var" / FILE_NAME)) as file:
@@ -181,7 +181,7 @@ def test_what_a_restart_under_load_leaves_behind_is_on_its_queue(tmp_path, start
 def test_a_worker_that_is_killed_is_replaced_and_the_socket_stays_open(tmp_path, started):
     port = free_port()
     serve = started(tmp_path, "--workers", "1", port=port)
-    wait_until(lambda: answers(port), "the door answers")
+    wait_until(lambda: is_answering_http(port), "the door answers")
     (first,) = serve.lines("worker.started")
     os.kill(first["pid"], signal.SIGKILL)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as early:  # nobody is there yet
@@ -196,12 +196,12 @@ def test_a_version_that_does_not_start_leaves_the_old_one_serving(tmp_path, star
     port = free_port()
     (tmp_path / ".env").write_text("BODY_TIMEOUT=5 s\n")
     serve = started(tmp_path, "--workers", "2", port=port)
-    wait_until(lambda: answers(port), "the door answers")
+    wait_until(lambda: is_answering_http(port), "the door answers")
     (tmp_path / ".env").write_text("BODY_TIMEOUT=soon\n")
     serve.process.send_signal(signal.SIGHUP)
     wait_until(lambda: serve.lines("door.reload_failed"), "the new version has failed")
 
-    assert answers(port)
+    assert is_answering_http(port)
     assert serve.end()[0] == 0
     (death,) = serve.lines("worker.died")
     assert death["exit_code"] == 2
@@ -212,7 +212,7 @@ def test_a_version_that_does_not_start_leaves_the_old_one_serving(tmp_path, star
 def test_workers_leave_when_their_supervisor_is_killed(tmp_path, started):
     port = free_port()
     serve = started(tmp_path, "--workers", "2", port=port)
-    wait_until(lambda: len(serve.lines("worker.started")) == 2 and answers(port), "both workers answer")
+    wait_until(lambda: len(serve.lines("worker.started")) == 2 and is_answering_http(port), "both workers answer")
     serve.process.kill()
     serve.process.wait()
     workers = [line["pid"] for line in serve.lines("worker.started")]
@@ -223,8 +223,8 @@ def test_who_rests_on_a_connection_while_its_process_is_replaced_loses_nothing(t
     """Their events come just when idle connections would be closed."""
     port = free_port()
     serve = started(tmp_path, "--workers", "1", port=port)
-    wait_until(lambda: answers(port), "the door answers")
-    with Crowd(port, senders=40, longest_rest=2.0) as crowd:
+    wait_until(lambda: is_answering_http(port), "the door answers")
+    with KeepAliveSenders(port, senders=40, longest_rest=2.0) as crowd:
         go_on_for(crowd, 60)
         serve.process.send_signal(signal.SIGHUP)
         wait_until(lambda: serve.lines("door.reloaded"), "it has reloaded")
@@ -239,7 +239,7 @@ def test_a_gap_is_measured_logged_listed_and_told_to_redis(tmp_path, started, va
     port = free_port()
     for _ in range(2):
         serve = started(tmp_path, port=port)
-        wait_until(lambda: answers(port), "the door answers")
+        wait_until(lambda: is_answering_http(port), "the door answers")
         serve.end()
         with contextlib.closing(open_inbox_file(tmp_path / "var" / FILE_NAME)) as file:
             file.execute("UPDATE meta SET value = json_remove(value, '$.boot', '$.since_boot') WHERE name = 'alive'")
@@ -269,7 +269,7 @@ def test_it_ends_within_ten_seconds_whatever_holds_it_up(tmp_path, started):
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         (tmp_path / ".env").write_text(f"REDIS_URL=redis://127.0.0.1:{hanging.getsockname()[1]}\nBODY_TIMEOUT=60 s\n")
         serve = started(tmp_path, "--workers", "1", port=port)
-        wait_until(lambda: answers(port), "the door answers")
+        wait_until(lambda: is_answering_http(port), "the door answers")
         with socket.create_connection(("127.0.0.1", port)) as slow, socket.create_connection(("127.0.0.1", port)):
             slow.sendall(request(event())[:-1])
             code, seconds = serve.end()

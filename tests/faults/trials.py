@@ -1,4 +1,4 @@
-"""What a trial is: a stage under load, a fault, and the books afterwards."""
+"""What a trial is: a cluster under load, a fault, and the books afterwards."""
 
 import threading
 import time
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tests.faults.audit import Books, audit, is_settled, sent_again, settle
-from tests.faults.cluster import Stage, wait_until
+from tests.faults.audit import Expectations, audit, is_settled, pushed_twice, wait_until_quiet
+from tests.faults.cluster import Cluster, wait_until
 
 #: Seconds after which what is not settled counts as stuck.
 STUCK_AFTER = 90.0
@@ -28,7 +28,7 @@ class Trial:
     """A fault: `act` makes it, sees that it has happened, and ends it again."""
 
     name: str
-    act: Callable[[Stage], None]
+    act: Callable[[Cluster], None]
     times: int = 1
     spares_clock: bool = True
     """Who sends pushes lives on, so that none goes out twice."""
@@ -55,16 +55,16 @@ Verdicts: TypeAlias = "dict[tuple[str, str], Future[Verdict]]"
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that share a stage, one after the other."""
+    """Trials that share a cluster, one after the other."""
 
     name: str
-    stage: Callable[[], Stage]
+    cluster: Callable[[], Cluster]
     trials: Sequence[Trial]
 
 
 @dataclass
-class Standing:
-    """What was found out on a stage so far, so that each trial answers for its own."""
+class TrialState:
+    """What was found out on a cluster so far, so that each trial answers for its own."""
 
     known: set[str] = field(default_factory=set)
     """What is wrong."""
@@ -72,9 +72,9 @@ class Standing:
     """What has been seen to be settled."""
 
 
-def play(stage: Stage, trial: Trial, standing: Standing, ending: threading.Event) -> Verdict:
+def play(cluster: Cluster, trial: Trial, standing: TrialState, ending: threading.Event) -> Verdict:
     """Make a fault under load, wait until all is well again, and do the books."""
-    load = stage.load
+    load = cluster.load
     before = load.acknowledged()
     longest = 0.0
     stuck: list[str] = []
@@ -82,27 +82,27 @@ def play(stage: Stage, trial: Trial, standing: Standing, ending: threading.Event
         if ending.is_set():
             raise InterruptedError
         wanted = load.count() + (BEFORE if number % RECOVERS_EVERY == 1 else BETWEEN)
-        load.go()
+        load.start()
         wait_until(lambda wanted=wanted: load.count() >= wanted, "events are acknowledged")
-        trial.act(stage)
+        trial.act(cluster)
         if number % RECOVERS_EVERY and number != trial.times:
             continue
         ended = time.monotonic()
         promised = load.acknowledged()
         try:
             left = promised - standing.settled
-            wait_until(lambda left=left: is_settled(stage, left), "all is settled", STUCK_AFTER)
+            wait_until(lambda left=left: is_settled(cluster, left), "all is settled", STUCK_AFTER)
             standing.settled |= promised
         except AssertionError as late:
             stuck.append(str(late))
         longest = max(longest, time.monotonic() - ended)
     load.pause()
-    took = settle(stage, STUCK_AFTER)
-    found = audit(stage, load.acknowledged(), set(load.sent))
+    took = wait_until_quiet(cluster, STUCK_AFTER)
+    found = audit(cluster, load.acknowledged(), set(load.sent))
     found.lost += [f"{each} was told of another delivery" for each in load.mistaken]
-    again = [f"push {push_id} went out again" for push_id in sent_again(stage)]
+    again = [f"push {push_id} went out again" for push_id in pushed_twice(cluster)]
     found.doubled += again if trial.spares_clock else []
-    books = Books(
+    books = Expectations(
         *([each for each in side if each not in standing.known] for side in (found.lost, found.doubled, found.stuck))
     )
     standing.known |= {*found.lost, *found.doubled, *found.stuck, *again}
@@ -111,7 +111,7 @@ def play(stage: Stage, trial: Trial, standing: Standing, ending: threading.Event
         books.stuck.append("it did not come to rest")
     return Verdict(
         trial.name,
-        stage.database,
+        cluster.database,
         len(load.acknowledged() - before),
         len(books.lost),
         len(books.doubled),
@@ -141,16 +141,16 @@ def under_way(groups: Sequence[Group], *, at_once: int = 3) -> Iterator[Verdicts
 def _play_group(group: Group, verdicts: Verdicts, ending: threading.Event) -> None:
     left = [(trial, verdicts[group.name, trial.name]) for trial in group.trials]
     try:
-        with group.stage() as stage:
-            standing = Standing()
+        with group.cluster() as cluster:
+            standing = TrialState()
             while left and not ending.is_set():
                 trial, verdict = left.pop(0)
                 try:
-                    verdict.set_result(play(stage, trial, standing, ending))
+                    verdict.set_result(play(cluster, trial, standing, ending))
                 except BaseException as failure:  # noqa: BLE001 - the test that waits for it raises it
-                    failure.add_note(stage.logs())
+                    failure.add_note(cluster.logs())
                     verdict.set_exception(failure)
-                    stage.load.pause()
+                    cluster.load.pause()
     except BaseException as failure:  # noqa: BLE001 - the tests that wait for it raise it
         for _, verdict in left:
             verdict.set_exception(failure)

@@ -22,7 +22,7 @@ WEBHOOKS = (sys.executable, "-m", "workers.cli")
 
 
 @dataclass(frozen=True)
-class House:
+class RunningDev:
     """A running `dev`, and a second terminal in its folder."""
 
     folder: Path
@@ -59,7 +59,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(newcomer, four_free_ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def dev(newcomer, four_free_ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDev]:
     folder = tmp_path_factory.mktemp("house")
     # A notice comes ten minutes before its fee: the reminder is sent some seconds after the warning.
     environment = newcomer | {"REMIND_BEFORE": "594s", "DEFAULT_LOCALE": "de"}
@@ -67,7 +67,7 @@ def house(newcomer, four_free_ports, tmp_path_factory: pytest.TempPathFactory) -
         running = subprocess.Popen(
             [*WEBHOOKS, "dev", "--port", str(four_free_ports())], env=environment, cwd=folder, stdout=log, stderr=log
         )
-    house = House(folder, environment, running)
+    house = RunningDev(folder, environment, running)
     try:
         house.wait_until(lambda: "Everything is up." in (folder / "dev.log").read_text())
         yield house
