@@ -38,9 +38,9 @@ class Load:
 def cluster(monkeypatch):
     """A cluster on which all is well."""
     monkeypatch.setattr(trials, "is_settled", lambda *_: True)
-    monkeypatch.setattr(trials, "settle", lambda *_: 1.0)
+    monkeypatch.setattr(trials, "wait_until_quiet", lambda *_: 1.0)
     monkeypatch.setattr(trials, "audit", lambda *_: Expectations())
-    monkeypatch.setattr(trials, "sent_again", lambda _stage: set())
+    monkeypatch.setattr(trials, "pushed_twice", lambda _stage: set())
     return SimpleNamespace(load=Load(), database="SQLite")
 
 
@@ -60,7 +60,7 @@ def test_of_many_faults_some_are_left_to_recover_and_the_last_one(cluster, monke
 
 
 def test_a_push_that_went_out_twice_is_a_double_unless_its_sender_was_killed(cluster, monkeypatch):
-    monkeypatch.setattr(trials, "sent_again", lambda _stage: {"hello"})
+    monkeypatch.setattr(trials, "pushed_twice", lambda _stage: {"hello"})
     standing = TrialState()
     found = [
         play(cluster, Trial("nothing", lambda _stage: None, spares_clock=spares), standing, threading.Event()).doubled
@@ -100,7 +100,7 @@ def test_only_a_disk_that_may_not_be_made_is_impossible(tmp_path, monkeypatch):
 def test_what_nobody_says_is_not_heard(tmp_path):
     log = tmp_path / "work.log"
     log.write_text("the disk is full\n")
-    cluster = SimpleNamespace(members={"work": SimpleNamespace(log=log)}, said=lambda _name: log.read_text())
+    cluster = SimpleNamespace(members={"work": SimpleNamespace(log=log)}, log_of=lambda _name: log.read_text())
     with pytest.raises(AssertionError), Cluster.waits_for_log(cluster, "the disk is full", 0):
         pass
     with Cluster.waits_for_log(cluster, "the disk is full"), log.open("a") as file:
