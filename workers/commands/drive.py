@@ -22,7 +22,7 @@ from workers.commands.output import Json, json_line, key_values, table
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
-from workers.drive.requests import MAX_PAGE_SIZE, MIN
+from workers.drive.requests import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 
 T = TypeVar("T")
 
@@ -100,7 +100,9 @@ def history(  # noqa: PLR0913  the options are the interface
 
 @drive.command()
 @click.option("--fleet", "fleet_id", metavar="ID", help="Only those of this fleet. Default: all of the organization.")
-@click.option("--page-size", type=click.IntRange(MIN, MAX_PAGE_SIZE), default=MAX_PAGE_SIZE, show_default=True)
+@click.option(
+    "--page-size", type=click.IntRange(MIN_PAGE_SIZE, MAX_PAGE_SIZE), default=MAX_PAGE_SIZE, show_default=True
+)
 @options.limit
 @options.as_json
 def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bool) -> None:

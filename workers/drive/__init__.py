@@ -1,4 +1,4 @@
-"""The client of the Drive API, and of the one corner of Roam OCPI that concerns us: `client` calls, all else is pure.
+"""Client of the Drive API and of the token module of Roam OCPI: `client` does the I/O, the other modules are pure.
 
-question -> [requests] -> client (budget, retries, HTTP) -> [answers] -> models
+requests -> client (rate limit, retries, HTTP) -> responses -> models
 """

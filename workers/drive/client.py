@@ -1,32 +1,47 @@
-"""Calls the Drive API: the I/O around what the other rooms say."""
+"""Client of the Drive API: HTTP with a rate limit, retries and deadlines around pure requests and responses."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import redis
+import stamina
 
 from ingest.config.settings import Settings
+from ingest.errors import SettingsError
+from workers.drive import requests
+from workers.drive.errors import (
+    DriveError,
+    DriveUnavailable,
+    InvalidResponse,
+    RateBudgetExhausted,
+    Throttled,
+    TruncatedResponse,
+)
 from workers.drive.models import ALL_STATUSES, ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken
-from workers.drive.operations import DriveOperations, Operation, Paginator
-from workers.drive.requests import Request
-from workers.drive.retries import LONGEST_ANSWER, RequestPolicy, failure_on_the_way, response_too_large
+from workers.drive.pagination import Page, paginate, parse_page
+from workers.drive.rate_limit import RateLimiter
+from workers.drive.requests import Request, Service
+from workers.drive.responses import ResponseParser, maybe_applied_note, parse_response
 from workers.drive.services import ServiceEndpoint, ssl_context
 
 T = TypeVar("T")
 
+MAX_RESPONSE_BYTES = 32 * 1024 * 1024
+"""A page of 500 keys has some 100,000."""
+
 
 class DriveClient:
-    """Asks the Drive API, from any thread.
+    """Calls the Drive API and the token module of Roam OCPI. Safe for threads.
 
-    Each method raises DriveError, or SettingsError if a setting for it is missing. What only reads is tried again; what
-    changes something is sent once. A list reads a page when it is needed. `deadline` is for one answer, or one page,
-    with all attempts and all waiting for the budget; without it DRIVE_PATIENCE is.
+    Each method raises DriveError, or SettingsError if a setting that it needs is missing. Reads are retried, writes are
+    sent once. A list fetches a page when it is needed. `deadline` bounds one response or page with all its attempts and
+    all waiting for the rate limit; by default it is DRIVE_PATIENCE.
     """
 
     def __init__(  # noqa: PLR0913  a clock for tests beside what it needs
@@ -39,13 +54,18 @@ class DriveClient:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._calls = DriveOperations(settings)
-        self._attempts = RequestPolicy(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
-        self._sleep = sleep
+        self._settings = settings
+        self._deadline = (deadline or settings.drive_patience).total_seconds()
+        self._rate_limiter = RateLimiter(
+            connection, per_minute=settings.drive_per_minute, per_day=settings.drive_per_day, now=now
+        )
+        self._monotonic, self._sleep = monotonic, sleep
+        self._parser = ResponseParser(settings)
+        self._endpoints: dict[Service, ServiceEndpoint] = {}
         self._http = httpx.Client(verify=ssl_context(), follow_redirects=False)
 
     def __enter__(self) -> Self:
-        """Give back itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -59,8 +79,9 @@ class DriveClient:
         self._http.close()
 
     def session(self, user_id: str, session_id: str) -> DriveSession:
-        """Read one session, finished or not."""
-        return self._request(self._calls.session(user_id, session_id))
+        """Return one session, finished or not."""
+        parse = partial(self._parser.session, user_id=user_id, session_id=session_id)
+        return self._call(requests.session(user_id, session_id), parse)
 
     def history(
         self,
@@ -71,195 +92,141 @@ class DriveClient:
         started_from: datetime | None = None,
         started_until: datetime | None = None,
     ) -> Iterator[DriveSession]:
-        """Read a user's sessions, page by page; both times bound their start, inclusive."""
-        return self._paginate(
-            self._calls.history(
-                user_id,
-                statuses=statuses,
-                charging_key_id=charging_key_id,
-                started_from=started_from,
-                started_until=started_until,
-            )
+        """Yield a user's sessions; both times bound their start, inclusive."""
+        request = partial(
+            requests.history,
+            user_id,
+            statuses=statuses,
+            charging_key_id=charging_key_id,
+            started_from=started_from,
+            started_until=started_until,
         )
+        return self._list(request, "sessions", partial(self._parser.session, user_id=user_id))
 
     def charging_keys(self, fleet_id: str | None = None, *, page_size: int = 500) -> Iterator[ChargingKey]:
-        """Read the charging keys of a fleet, or of the whole organization, page by page."""
-        return self._paginate(self._calls.charging_keys(fleet_id, page_size=page_size))
+        """Yield the charging keys of a fleet, or of the whole organization."""
+        request = partial(requests.charging_keys, fleet_id, page_size=page_size)
+        return self._list(request, "keys", partial(self._parser.charging_key, fleet_id=fleet_id))
 
     def create_fleet(self, fleet_id: str, name: str | None = None) -> Fleet:
         """Create a fleet; its id can never be changed."""
-        return self._request(self._calls.create_fleet(fleet_id, name))
+        return self._call(requests.create_fleet(fleet_id, name), partial(_fleet, fleet_id, name))
 
     def rename_fleet(self, fleet_id: str, name: str) -> Fleet:
-        """Give a fleet another name."""
-        return self._request(self._calls.rename_fleet(fleet_id, name))
+        """Rename a fleet."""
+        request = requests.rename_fleet(fleet_id, name, self._settings.drive_rename_body)
+        return self._call(request, partial(_fleet, fleet_id, name))
 
     def invitation(self, fleet_id: str) -> Invitation:
-        """Read the active invitation codes of a fleet."""
-        return self._request(self._calls.invitation(fleet_id))
-
-    def balance(self, user_id: str) -> Decimal:
-        """Read a user's prepaid balance, exactly, from where DRIVE_BALANCE_PATH says."""
-        return self._request(self._calls.balance(user_id))
-
-    def location(self, location_id: str) -> Location:
-        """Read a location."""
-        return self._request(self._calls.location(location_id))
-
-    def push_token(self, token: RoamToken) -> None:
-        """Tell Roam OCPI of a token."""
-        return self._request(self._calls.push_token(token))
-
-    def _paginate(self, pages: Paginator[T]) -> Iterator[T]:
-        while (call := pages.next()) is not None:
-            yield from pages.accept(self._request(call))
-
-    def _request(self, call: Operation[T]) -> T:
-        until, door = self._attempts.until(), self._attempts.door(call.request)
-        for attempt in self._attempts.retries(call.request):
-            with attempt:
-                while seconds := self._attempts.rate_limit_delay(call.request, until):
-                    self._sleep(seconds)
-                return self._attempts.read(call, *self._send(door, call.request, until))
-        raise AssertionError("stamina returns or raises")
-
-    def _send(self, door: ServiceEndpoint, request: Request, until: float) -> tuple[int, bytes]:
-        seconds = self._attempts.request_timeout(request, until)
-        over_at = time.monotonic() + seconds  # httpx bounds each piece of an answer, not the whole
-        try:
-            with self._http.stream(
-                request.method, door.url(request), content=request.body, headers=door.headers(request), timeout=seconds
-            ) as answer:
-                body = bytearray()
-                for piece in answer.iter_bytes():
-                    body += piece
-                    if len(body) > LONGEST_ANSWER:
-                        raise response_too_large(request)
-                    if time.monotonic() > over_at:
-                        raise failure_on_the_way(request, TimeoutError())
-                return answer.status_code, bytes(body)
-        except httpx.RequestError as error:
-            raise failure_on_the_way(request, error) from None
-
-
-class AsyncDriveClient:
-    """Asks the Drive API as `DriveClient` does, from one event loop."""
-
-    def __init__(  # noqa: PLR0913  a clock for tests beside what it needs
-        self,
-        settings: Settings,
-        connection: redis.Redis | None,
-        *,
-        deadline: timedelta | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._calls = DriveOperations(settings)
-        self._attempts = RequestPolicy(settings, connection, deadline=deadline, now=now, monotonic=monotonic)
-        self._sleep = sleep
-        self._http = httpx.AsyncClient(verify=ssl_context(), follow_redirects=False)
-
-    async def __aenter__(self) -> Self:
-        """Give back itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def session(self, user_id: str, session_id: str) -> DriveSession:
-        """Read one session, finished or not."""
-        return await self._request(self._calls.session(user_id, session_id))
-
-    def history(
-        self,
-        user_id: str,
-        *,
-        statuses: Sequence[str] = ALL_STATUSES,
-        charging_key_id: str | None = None,
-        started_from: datetime | None = None,
-        started_until: datetime | None = None,
-    ) -> AsyncIterator[DriveSession]:
-        """Read a user's sessions, page by page; both times bound their start, inclusive."""
-        return self._paginate(
-            self._calls.history(
-                user_id,
-                statuses=statuses,
-                charging_key_id=charging_key_id,
-                started_from=started_from,
-                started_until=started_until,
-            )
+        """Return the active invitation codes of a fleet."""
+        return self._call(
+            requests.invitation(fleet_id), lambda document: Invitation(fleet_id=fleet_id, document=document)
         )
 
-    def charging_keys(self, fleet_id: str | None = None, *, page_size: int = 500) -> AsyncIterator[ChargingKey]:
-        """Read the charging keys of a fleet, or of the whole organization, page by page."""
-        return self._paginate(self._calls.charging_keys(fleet_id, page_size=page_size))
+    def balance(self, user_id: str) -> Decimal:
+        """Return a user's prepaid balance, exactly. Raise SettingsError without DRIVE_BALANCE_PATH."""
+        path = self._settings.drive_balance_path
+        if path is None:
+            raise SettingsError("DRIVE_BALANCE_PATH is not set; the path of the prepaid balance is not public.")
+        return self._call(requests.balance(user_id, path), self._parser.balance)
 
-    async def create_fleet(self, fleet_id: str, name: str | None = None) -> Fleet:
-        """Create a fleet; its id can never be changed."""
-        return await self._request(self._calls.create_fleet(fleet_id, name))
+    def location(self, location_id: str) -> Location:
+        """Return a location."""
+        request = requests.location(location_id, self._settings.drive_location_path)
+        return self._call(request, partial(self._parser.location, location_id=location_id))
 
-    async def rename_fleet(self, fleet_id: str, name: str) -> Fleet:
-        """Give a fleet another name."""
-        return await self._request(self._calls.rename_fleet(fleet_id, name))
+    def push_token(self, token: RoamToken) -> None:
+        """Create or update a token in Roam OCPI. Raise SettingsError without ROAM_OCPI_URL and ROAM_OCPI_TOKEN."""
+        if self._settings.roam_ocpi_url is None or self._settings.roam_ocpi_token is None:
+            raise SettingsError("ROAM_OCPI_URL and ROAM_OCPI_TOKEN are needed to push tokens to Roam OCPI.")
+        self._call(requests.push_token(token, datetime.now(UTC)), lambda _: None)
 
-    async def invitation(self, fleet_id: str) -> Invitation:
-        """Read the active invitation codes of a fleet."""
-        return await self._request(self._calls.invitation(fleet_id))
+    def _list(self, request: Callable[..., Request], name: str, parse_item: Callable[[Any], T]) -> Iterator[T]:
+        def fetch(cursor: str | None, received: int) -> Page[T]:
+            parse = partial(parse_page, name=name, parse_item=parse_item, received=received)
+            return self._call(request(cursor=cursor), parse)
 
-    async def balance(self, user_id: str) -> Decimal:
-        """Read a user's prepaid balance, exactly, from where DRIVE_BALANCE_PATH says."""
-        return await self._request(self._calls.balance(user_id))
+        return paginate(fetch)
 
-    async def location(self, location_id: str) -> Location:
-        """Read a location."""
-        return await self._request(self._calls.location(location_id))
-
-    async def push_token(self, token: RoamToken) -> None:
-        """Tell Roam OCPI of a token."""
-        return await self._request(self._calls.push_token(token))
-
-    async def _paginate(self, pages: Paginator[T]) -> AsyncIterator[T]:
-        while (call := pages.next()) is not None:
-            for each in pages.accept(await self._request(call)):
-                yield each
-
-    async def _request(self, call: Operation[T]) -> T:
-        until, door = self._attempts.until(), self._attempts.door(call.request)
-        async for attempt in self._attempts.retries(call.request):
+    def _call(self, request: Request, parse: Callable[[Any], T]) -> T:
+        until = self._monotonic() + self._deadline
+        endpoint = self._endpoint(request.service)
+        attempts = self._settings.drive_attempts if request.is_read else 1
+        for attempt in stamina.retry_context(
+            is_retryable, attempts, self._deadline, wait_initial=0.2, wait_max=5, wait_jitter=0.3
+        ):
             with attempt:
-                # The budget asks Redis, and a page is long: both would hold the loop up.
-                while seconds := await asyncio.to_thread(self._attempts.rate_limit_delay, call.request, until):
-                    await self._sleep(seconds)
-                status, body = await self._send(door, call.request, until)
-                return await asyncio.to_thread(self._attempts.read, call, status, body)
+                if request.service is Service.DRIVE:
+                    self._wait_for_rate_limit(until)
+                try:
+                    return parse(parse_response(request, *self._send(endpoint, request, until)))
+                except Throttled:
+                    if request.service is Service.DRIVE:
+                        self._rate_limiter.block_this_minute()
+                    raise
         raise AssertionError("stamina returns or raises")
 
-    async def _send(self, door: ServiceEndpoint, request: Request, until: float) -> tuple[int, bytes]:
-        seconds = self._attempts.request_timeout(request, until)
+    def _endpoint(self, service: Service) -> ServiceEndpoint:
+        if service not in self._endpoints:
+            self._endpoints[service] = ServiceEndpoint(self._settings, service)
+        return self._endpoints[service]
+
+    def _wait_for_rate_limit(self, until: float) -> None:
+        while seconds := self._rate_limiter.acquire().total_seconds():
+            if self._monotonic() + seconds > until:
+                raise RateBudgetExhausted(
+                    "DRIVE_PER_MINUTE or DRIVE_PER_DAY is used up, or the Drive API has throttled us in this minute."
+                )
+            self._sleep(seconds)
+
+    def _send(self, endpoint: ServiceEndpoint, request: Request, until: float) -> tuple[int, bytes]:
+        left = until - self._monotonic()
+        if left <= 0:
+            raise DriveUnavailable(f"There was no time left to {request.description}.")
+        seconds = min(self._settings.drive_timeout.total_seconds(), left)
+        read_until = time.monotonic() + seconds  # httpx bounds each chunk of a response, not the whole
+        headers = endpoint.headers(request)
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._http.stream(
-                    request.method,
-                    door.url(request),
-                    content=request.body,
-                    headers=door.headers(request),
-                    timeout=seconds,
-                ) as answer,
-            ):
+            with self._http.stream(
+                request.method, endpoint.url(request), content=request.body, headers=headers, timeout=seconds
+            ) as response:
                 body = bytearray()
-                async for piece in answer.aiter_bytes():
-                    body += piece
-                    if len(body) > LONGEST_ANSWER:
-                        raise response_too_large(request)
-                return answer.status_code, bytes(body)
-        except (httpx.RequestError, TimeoutError) as error:
-            raise failure_on_the_way(request, error) from None
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > MAX_RESPONSE_BYTES:
+                        raise InvalidResponse(
+                            f"{request.service.value} responded with more than {MAX_RESPONSE_BYTES} bytes."
+                        )
+                    if time.monotonic() > read_until:
+                        raise transport_error(request, TimeoutError())
+                return response.status_code, bytes(body)
+        except httpx.RequestError as error:
+            raise transport_error(request, error) from None
+
+
+def is_retryable(error: Exception) -> bool | float:
+    """Return whether another attempt makes sense; 0.0 after a 429: the rate limiter then waits for the next minute."""
+    match error:
+        case RateBudgetExhausted():
+            return False
+        case Throttled():
+            return 0.0
+        case _:
+            return isinstance(error, DriveUnavailable | TruncatedResponse)
+
+
+def transport_error(request: Request, error: Exception) -> DriveError:
+    """Return the error for a missing response; httpx's own message may repeat the URL, and so ids."""
+    who, note = request.service.value, maybe_applied_note(request)
+    match error:
+        case httpx.TimeoutException() | TimeoutError():
+            return DriveUnavailable(f"{who} did not respond in time to the request to {request.description}.{note}")
+        case httpx.DecodingError():
+            return InvalidResponse(f"{who} responded in an invalid encoding to the request to {request.description}.")
+        case _:
+            kind = type(error).__name__
+            return DriveUnavailable(f"{who} cannot be reached to {request.description} ({kind}).{note}")
+
+
+def _fleet(fleet_id: str, name: str | None, document: Any) -> Fleet:
+    return Fleet(fleet_id=fleet_id, name=name, document=document if isinstance(document, dict) else {})

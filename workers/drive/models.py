@@ -1,7 +1,4 @@
-"""What the Drive API tells, typed; each model keeps in `document` all that came, the unknown too.
-
-Numbers with a fraction are exact in a document: `Decimal`, never `float`.
-"""
+"""Typed objects of the Drive API; each keeps the whole response in `document`, with fractions as exact Decimals."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,20 +7,20 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
-# As it came: its texts may hold what pydantic takes for no text.
+# Unvalidated: its strings may hold surrogates, which pydantic refuses.
 JsonDocument: TypeAlias = Annotated[Mapping[str, Any], SkipValidation]
 
 ALL_STATUSES = ("WAITING_TO_START", "STARTED", "STOP_FAILED", "COMPLETE")
-"""The statuses that have been seen. A history that names none has COMPLETE sessions only."""
+"""The statuses that have been seen. A history request without statuses returns COMPLETE sessions only."""
 
 
 class _DriveModel(BaseModel):
-    # What came holds user ids, so it is never a part of what is printed by accident.
+    # Fields with personal data are left out of `repr`, so that none is logged by accident.
     model_config = ConfigDict(frozen=True)
 
 
 class DriveSession(_DriveModel):
-    """A charging session, finished or not. `status` is an open set; a time that cannot be read is None."""
+    """A charging session, finished or not. `status` is an open set; a time that cannot be parsed is None."""
 
     session_id: str
     user_id: str | None = Field(None, repr=False)
@@ -39,11 +36,11 @@ class DriveSession(_DriveModel):
 
 
 class ChargingKey(_DriveModel):
-    """A charging key: an RFID token, for instance. `identifier` is hexadecimal, little-endian, as Drive writes it."""
+    """A charging key, such as an RFID token. `identifier` is hexadecimal and little-endian, as the Drive API has it."""
 
     identifier: str = Field(repr=False)
     valid_to: datetime | None = None
-    """Until then; a date alone counts to its end, in UTC."""
+    """A date without a time means its end, in UTC."""
     contract_id: str | None = Field(None, repr=False)
     visual_number: str | None = Field(None, repr=False)
     fleet_id: str | None = None
@@ -56,12 +53,12 @@ class Location(_DriveModel):
 
     location_id: str
     operator_display_name: str | None = None
-    """More exact than the operator's name: one operator may have several."""
+    """More specific than the operator's name: one operator may have several."""
     document: JsonDocument = Field({}, repr=False)
 
 
 class Fleet(_DriveModel):
-    """A fleet as it was created or renamed. `document` is empty if the answer was."""
+    """A fleet as it was created or renamed. `document` is empty if the response was."""
 
     fleet_id: str
     name: str | None = None
@@ -69,23 +66,23 @@ class Fleet(_DriveModel):
 
 
 class Invitation(_DriveModel):
-    """The active invitation codes of a fleet. Their form is not documented: they are handed on as they came."""
+    """The active invitation codes of a fleet, unparsed: their form is not documented."""
 
     fleet_id: str
     document: Any = Field(None, repr=False)
 
 
 class Whitelist(StrEnum):
-    """When a charge point operator may decide by itself about a token, as far as Roam tells the two apart."""
+    """When a charge point operator may decide about a token without asking; Roam distinguishes these two."""
 
     NEVER = "NEVER"
-    """It must ask each time: real-time authorization."""
+    """Real-time authorization of every session."""
     ALLOWED_OFFLINE = "ALLOWED_OFFLINE"
-    """It asks, and may start the session when nobody answers."""
+    """It asks, and may start the session without a response."""
 
 
 class RoamToken(_DriveModel):
-    """A token as Roam OCPI is told of it (OCPI 2.2.1, 12.3.2); lengths are those of the standard."""
+    """A token as Roam OCPI takes it (OCPI 2.2.1, 12.3.2); lengths are the standard's."""
 
     country_code: str = Field(pattern=r"^[A-Za-z]{2}$")
     party_id: str = Field(pattern=r"^[A-Za-z0-9]{3}$")

@@ -1,4 +1,4 @@
-"""Builds what the Drive API and Roam OCPI are asked: pure, with every id percent-encoded, whatever it is made of."""
+"""Build requests to the Drive API and Roam OCPI, with every id percent-encoded; pure."""
 
 import json
 import re
@@ -12,30 +12,30 @@ from urllib.parse import quote, urlencode
 from workers.drive.errors import NotFound
 from workers.drive.models import RoamToken
 
-LONGEST_SEGMENT = 8_000
-"""Signs of an encoded id: more fit into no URL that servers take."""
+MAX_SEGMENT = 8_000
+"""Characters of an encoded id: servers refuse longer URLs."""
 
-LONGEST_NAME = 100
-"""Signs of a fleet's id and of its name (Drive API)."""
+MAX_NAME = 100
+"""Characters of a fleet's id and of its name (Drive API)."""
 
-MIN, MAX_PAGE_SIZE = 10, 500
+MIN_PAGE_SIZE, MAX_PAGE_SIZE = 10, 500
 """Charging keys in one page (Drive API)."""
 
 PLACEHOLDER = re.compile(r"\{fleet_(?:id|name)\}")
 
 
 class Service(Enum):
-    """Whom a request is for."""
+    """The service that a request is for."""
 
     DRIVE = "The Drive API"
-    """Plugsurfing's Drive API; its calls are counted."""
+    """Plugsurfing's Drive API; its calls are rate limited."""
     ROAM = "Roam OCPI"
-    """The module `tokens` of Roam OCPI."""
+    """The token module of Roam OCPI."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call: `path` follows the service's URL, and what is shown of a call has no id in it."""
+    """A request; `path` is appended to the service's URL. Its `repr` shows no id."""
 
     description: str
     thing: str
@@ -44,18 +44,18 @@ class Request:
     body: bytes | None = field(default=None, repr=False)
     service: Service = Service.DRIVE
     is_read: bool = True
-    """Nothing changes by it, so it may be tried again. To ask for a history is a POST, and reads all the same."""
+    """It changes nothing, so it may be retried. The request for a history is a POST, and a read."""
     setting: str = "DRIVE_API_URL"
-    """What may be wrong if it is not found."""
+    """The setting to check when the response is 404."""
 
 
 def session(user_id: str, session_id: str) -> Request:
-    """Ask for one session."""
+    """Return the request for one session."""
     path = f"/v1/users/{encode_segment(user_id)}/sessions/{encode_segment(session_id)}"
     return Request("read a session", "session", "GET", path)
 
 
-def history(  # noqa: PLR0913  what the Drive API can be asked for
+def history(  # noqa: PLR0913  the filters of the Drive API
     user_id: str,
     *,
     statuses: Sequence[str],
@@ -64,62 +64,68 @@ def history(  # noqa: PLR0913  what the Drive API can be asked for
     started_until: datetime | None = None,
     cursor: str | None = None,
 ) -> Request:
-    """Ask for a page of a user's sessions."""
-    wanted = {
+    """Return the request for a page of a user's sessions."""
+    fields = {
         "sessionStatus": list(statuses),
         "chargingKeyId": charging_key_id,
         "startTime": started_from and _utc(started_from),
         "endTime": started_until and _utc(started_until),
         "cursor": cursor,
     }
-    body = {name: value for name, value in wanted.items() if value is not None}
+    body = {name: value for name, value in fields.items() if value is not None}
     return Request(
         "read a history", "user", "POST", f"/v1/users/{encode_segment(user_id)}/sessions/history", _body(body)
     )
 
 
 def charging_keys(fleet_id: str | None, *, page_size: int, cursor: str | None = None) -> Request:
-    """Ask for a page of charging keys. Raise ValueError unless it has 10 to 500."""
-    if not MIN <= page_size <= MAX_PAGE_SIZE:
-        raise ValueError(f"A page has {MIN} to {MAX_PAGE_SIZE} charging keys.")
-    wanted = {"fleetId": fleet_id and _text(fleet_id), "cursor": cursor and _text(cursor), "page_size": str(page_size)}
-    query = urlencode({name: value for name, value in wanted.items() if value}, quote_via=quote, safe="")
+    """Return the request for a page of charging keys. Raise ValueError unless it has 10 to 500."""
+    if not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE:
+        raise ValueError(f"A page has {MIN_PAGE_SIZE} to {MAX_PAGE_SIZE} charging keys.")
+    fields = {
+        "fleetId": fleet_id and _checked_text(fleet_id),
+        "cursor": cursor and _checked_text(cursor),
+        "page_size": str(page_size),
+    }
+    query = urlencode({name: value for name, value in fields.items() if value}, quote_via=quote, safe="")
     return Request("read charging keys", "fleet", "GET", f"/emp/v1/charging-keys?{query}")
 
 
 def create_fleet(fleet_id: str, name: str | None) -> Request:
-    """Ask for a new fleet. Raise ValueError for an id or a name that is too long."""
-    body = {"fleetId": _short(fleet_id, "id")} | ({"fleetName": _short(name, "name")} if name is not None else {})
+    """Return the request that creates a fleet. Raise ValueError for an id or a name that is empty or too long."""
+    body = {"fleetId": _checked_name(fleet_id, "id")} | (
+        {"fleetName": _checked_name(name, "name")} if name is not None else {}
+    )
     return Request("create a fleet", "fleet", "POST", "/emp/v1/fleets", _body(body), is_read=False)
 
 
 def rename_fleet(fleet_id: str, name: str, template: str) -> Request:
-    """Ask for another name; the body is written from a template, as it is not documented."""
-    known = {"{fleet_id}": fleet_id, "{fleet_name}": _short(name, "name")}
+    """Return the request that renames a fleet; its body is not documented, so it comes from a template."""
+    values = {"{fleet_id}": fleet_id, "{fleet_name}": _checked_name(name, "name")}
     path = f"/emp/v1/fleets/{encode_segment(fleet_id)}/rename"
-    body = _body(_filled(json.loads(template), known))
+    body = _body(_fill(json.loads(template), values))
     return Request("rename a fleet", "fleet", "PUT", path, body, is_read=False)
 
 
 def invitation(fleet_id: str) -> Request:
-    """Ask for the active invitation codes of a fleet."""
+    """Return the request for the active invitation codes of a fleet."""
     return Request("read an invitation", "fleet", "GET", f"/emp/v1/fleets/{encode_segment(fleet_id)}/invitation")
 
 
 def balance(user_id: str, path: str) -> Request:
-    """Ask for a user's prepaid balance, where a setting says it is."""
+    """Return the request for a user's prepaid balance; its path is a setting."""
     path = path.replace("{user_id}", encode_segment(user_id))
     return Request("read a balance", "user", "GET", path, setting="DRIVE_BALANCE_PATH")
 
 
 def location(location_id: str, path: str) -> Request:
-    """Ask for a location, where a setting says it is."""
+    """Return the request for a location; its path is a setting."""
     path = path.replace("{location_id}", encode_segment(location_id))
     return Request("read a location", "location", "GET", path, setting="DRIVE_LOCATION_PATH")
 
 
 def push_token(token: RoamToken, now: datetime) -> Request:
-    """Put a token (OCPI 2.2.1, 12.2.2.2); of the whitelists, Roam tells NEVER from all others only."""
+    """Return the request that creates or updates a token (OCPI 2.2.1, 12.2.2.2)."""
     path = "/".join(("", encode_segment(token.country_code), encode_segment(token.party_id), encode_segment(token.uid)))
     body = token.model_dump(mode="json", exclude={"document"}, exclude_none=True) | {"last_updated": _utc(now)}
     query = urlencode({"type": token.type})
@@ -136,46 +142,46 @@ def push_token(token: RoamToken, now: datetime) -> Request:
 
 
 def encode_segment(text: str) -> str:
-    """Write any text as one segment of a path. Raise NotInDrive for what can be none: it is not asked for."""
+    """Return any text as one path segment. Raise NotFound if it cannot be one."""
     if not text:
-        raise NotFound("An empty id is not in the Drive API.")
-    # No server takes one or two dots for the folders that they mean elsewhere.
-    encoded = quote(_text(text), safe="") if text.strip(".") or len(text) > 2 else "%2E" * len(text)  # noqa: PLR2004
-    if len(encoded) > LONGEST_SEGMENT:
-        raise NotFound("An id that is too long for a URL is not in the Drive API.")
+        raise NotFound("The Drive API has no object with an empty id.")
+    # Unencoded, one or two dots would be resolved as folders.
+    encoded = quote(_checked_text(text), safe="") if text.strip(".") or len(text) > 2 else "%2E" * len(text)  # noqa: PLR2004
+    if len(encoded) > MAX_SEGMENT:
+        raise NotFound("The Drive API has no object with an id that is too long for a URL.")
     return encoded
 
 
-def _text(text: str) -> str:
+def _checked_text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise NotFound("An id that is no Unicode text is not in the Drive API.") from None
+        raise NotFound("The Drive API has no object with an id that is not valid Unicode.") from None
     return text
 
 
-def _short(text: str, what: str) -> str:
-    if not 0 < len(text) <= LONGEST_NAME:
-        raise ValueError(f"The {what} of a fleet has 1 to {LONGEST_NAME} signs.")
-    return _text(text)
+def _checked_name(text: str, kind: str) -> str:
+    if not 0 < len(text) <= MAX_NAME:
+        raise ValueError(f"The {kind} of a fleet has 1 to {MAX_NAME} characters.")
+    return _checked_text(text)
 
 
-def _filled(template: Any, known: Mapping[str, str]) -> Any:
-    """Put what is known in the place of its name, in the texts of a document: no value can change its form."""
+def _fill(template: Any, values: Mapping[str, str]) -> Any:
+    """Replace the placeholders in the strings of a document; no value can change its structure."""
     match template:
         case dict():
-            return {name: _filled(value, known) for name, value in template.items()}
+            return {name: _fill(value, values) for name, value in template.items()}
         case list():
-            return [_filled(value, known) for value in template]
+            return [_fill(value, values) for value in template]
         case str():
-            return PLACEHOLDER.sub(lambda found: known[found[0]], template)
+            return PLACEHOLDER.sub(lambda found: values[found[0]], template)
         case _:
             return template
 
 
 def _utc(at: datetime) -> str:
     if at.tzinfo is None:
-        raise ValueError("A time without a zone is none.")
+        raise ValueError("A time needs a time zone.")
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 

@@ -1,4 +1,4 @@
-"""Where a service is, and how we say who we are: URL and headers of each."""
+"""URL and authentication headers of the services that we call."""
 
 import base64
 import re
@@ -26,25 +26,29 @@ log = structlog.get_logger()
 
 
 class ServiceEndpoint:
-    """The way to one service. Raises SettingsError if a setting for it is missing or wrong."""
+    """Address and credentials of one service. Raises SettingsError if a setting for it is missing or wrong."""
 
     def __init__(self, settings: Settings, service: Service) -> None:
         self._service = service
-        setting = {Service.DRIVE: "drive_api_url", Service.ROAM: "roam_ocpi_url"}[service]
-        self._url = _url(setting.upper(), getattr(settings, setting))
-        name = {Service.DRIVE: "drive_api_key", Service.ROAM: "roam_ocpi_token"}[service]
-        self._secret = ReloadableSecrets(settings, [name], lambda texts: _header_value(name, texts), polled=False)
+        url, secret = {
+            Service.DRIVE: ("drive_api_url", "drive_api_key"),
+            Service.ROAM: ("roam_ocpi_url", "roam_ocpi_token"),
+        }[service]
+        self._url = _checked_url(url.upper(), getattr(settings, url))
+        self._secret = ReloadableSecrets(
+            settings, [secret], lambda texts: _header_value(secret, texts), polled=False
+        )
 
     def url(self, request: Request) -> str:
-        """Write the whole URL of a request."""
+        """Return the absolute URL of a request."""
         return self._url + request.path
 
     def headers(self, request: Request) -> dict[str, str]:
-        """Write the headers of a request, with the key of this moment."""
-        sort = {} if request.body is None else {"content-type": "application/json"}
+        """Return the headers of a request, with the current key."""
+        content_type = {} if request.body is None else {"content-type": "application/json"}
         if changed := self._secret.refresh():
             log.info("keys.reread", settings=changed)
-        return DEFAULT_HEADERS | sort | self._auth_header(self._secret.now)
+        return DEFAULT_HEADERS | content_type | self._auth_header(self._secret.now)
 
     def _auth_header(self, secret: str) -> dict[str, str]:
         if self._service is Service.DRIVE:
@@ -63,19 +67,19 @@ def _header_value(name: str, texts: Texts) -> str:
     return text
 
 
-def _url(setting: str, text: str) -> str:
+def _checked_url(setting: str, text: str) -> str:
     try:
         url = urlsplit(text)
         httpx.URL(text)
-        _ = url.port  # raises ValueError for one that is none
-    except (ValueError, httpx.InvalidURL):  # both repeat it
-        raise SettingsError(f"{setting} is not a URL that can be read.") from None
+        _ = url.port  # raises ValueError if it is not a number
+    except (ValueError, httpx.InvalidURL):  # both repeat the URL
+        raise SettingsError(f"{setting} is not a valid URL.") from None
     if url.query or url.fragment or not url.hostname:
-        raise SettingsError(f"{setting} must be a URL with a host, and without a query: paths are put behind it.")
+        raise SettingsError(f"{setting} must be a URL with a host and without a query: paths are appended to it.")
     return text.rstrip("/")
 
 
 @cache
 def ssl_context() -> ssl.SSLContext:
-    """Read once whom this machine trusts, for all clients."""
+    """Return the TLS context of all clients; the machine's certificates are read once."""
     return httpx.create_ssl_context()

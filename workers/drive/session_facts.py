@@ -1,7 +1,7 @@
-"""What a session of the Drive API says in the words of our record, to be merged like an event; pure.
+"""Convert a session of the Drive API into facts of our session record, which merge like an event's; pure.
 
-A fact has a time, and that must be one of Plugsurfing's and not the time at which we read: else a record would depend
-on how often we look, and a session that is over would be opened again by a look at an answer that was behind.
+Each fact is placed at a time of Plugsurfing's, never at the time of our poll. Otherwise a record would depend on how
+often we poll, and a stale response would reopen a session that is over.
 """
 
 from datetime import UTC, datetime
@@ -16,41 +16,40 @@ STILL_RUNNING = frozenset({STARTED, "STOP_FAILED"})
 ENDS = frozenset({STOPPED, COMPLETE})
 
 UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
-"""The time of what has none: before everything else, so that it overrules nothing."""
+"""The time of facts without one: before everything else, so that they override nothing."""
 
 
 def to_session(drive: DriveSession, seen_at: datetime) -> Session:
-    """Tell what the Drive API alone says about a session; `seen_at` is when it was first seen to say this status.
+    """Return the record that follows from the Drive API alone; `seen_at` is when this status was first seen.
 
-    The start is placed at the start that it gives, and an end at the end, else when we first saw it. A completion is
-    where it says, else where the end is. Any other status is placed at the start: it may be behind what events tell,
-    and there it overrules nothing that came after the start.
+    The start is placed at its own time; an end at its own time, else at `seen_at`; a completion at its own time, else
+    at the end. Any other status is placed at the start: it may be stale, and there it overrides no later event.
     """
     status = status_of(drive)
-    begun_at = drive.started_at or UNKNOWN_TIME
-    ended_at = drive.ended_at or max(seen_at, begun_at)
-    said = {status: begun_at}
+    started_at = drive.started_at or UNKNOWN_TIME
+    ended_at = drive.ended_at or max(seen_at, started_at)
+    times = {status: started_at}
     if drive.ended_at is not None and status not in STILL_RUNNING | NOT_STARTED:
-        said[STOPPED] = drive.ended_at
+        times[STOPPED] = drive.ended_at
     if status in ENDS:
-        said[status] = (drive.completed_at or ended_at) if status == COMPLETE else ended_at
+        times[status] = (drive.completed_at or ended_at) if status == COMPLETE else ended_at
     if status in STILL_RUNNING | ENDS:
-        said[STARTED] = begun_at
+        times[STARTED] = started_at
     if drive.started_at is None:
-        said.pop(STARTED, None)  # a start without its time is none: `started_at` follows from it
+        times.pop(STARTED, None)  # the record's `started_at` would follow from it
     sources = frozenset({DRIVE})
     return Session(
         drive.session_id,
-        statuses={name: StatusTimes(at, at, sources) for name, at in said.items()},
-        users={sanitize_text(drive.user_id): DriverAssignment(begun_at, DRIVE)} if drive.user_id else {},
+        statuses={name: StatusTimes(at, at, sources) for name, at in times.items()},
+        users={sanitize_text(drive.user_id): DriverAssignment(started_at, DRIVE)} if drive.user_id else {},
     )
 
 
 def status_of(drive: DriveSession) -> str:
-    """Give the status such that every database takes it."""
+    """Return the status as text that every database accepts."""
     return sanitize_text(drive.status)[:LONGEST_TEXT]
 
 
 def is_storable(drive: DriveSession) -> bool:
-    """Say whether its id is one that events could name, too."""
+    """Return whether its id is one that an event could name, too."""
     return sanitize_text(drive.session_id) == drive.session_id and len(drive.session_id) <= LONGEST_TEXT

@@ -1,5 +1,6 @@
-"""A Drive API on a real socket that answers as it is told, and a clock that nobody has to wait for."""
+"""A stub of the Drive API on a real socket, and a fake clock."""
 
+import inspect
 import json
 import threading
 import time
@@ -7,18 +8,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
+import redis
 import stamina
 
 from ingest.config.settings import Settings, load_settings
+from workers.drive.client import DriveClient
 
 KEY = "the-drive-key"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request as it came, its path as it was encoded."""
+class ReceivedRequest:
+    """A request as it arrived, its path still encoded."""
 
     method: str
     path: str
@@ -31,8 +35,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is answered, and how: after how many seconds, and how many between two bytes of the body."""
+class StubResponse:
+    """A response, with a delay before it and one between two bytes of its body, in seconds."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -41,40 +45,40 @@ class Answer:
 
 
 @dataclass
-class Stage:
-    """The API: it gives its answers in turn, the last one for ever."""
+class StubApi:
+    """The API: it returns its responses in turn, the last one for ever."""
 
     url: str = ""
-    asked: list[Asked] = field(default_factory=list)
-    answer: Callable[[Asked], Answer] = lambda _asked: Answer()
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    respond: Callable[[ReceivedRequest], StubResponse] = lambda _request: StubResponse()
 
-    def says(self, *answers: object) -> None:
-        """Take a document, a status, or bytes for an answer; see `slowly` for others."""
-        left = [self.as_answer(answer) for answer in answers]
-        self.answer = lambda _asked: left.pop(0) if len(left) > 1 else left[0]
+    def returns(self, *responses: object) -> None:
+        """Set the responses: documents, statuses, bytes, or those of `slow`."""
+        left = [self.as_response(response) for response in responses]
+        self.respond = lambda _request: left.pop(0) if len(left) > 1 else left[0]
 
-    def slowly(self, document: object, *, after: float = 0, drip: float = 0) -> Answer:
-        return Answer(body=json.dumps(document).encode(), after=after, drip=drip)
+    def slow(self, document: object, *, after: float = 0, drip: float = 0) -> StubResponse:
+        return StubResponse(body=json.dumps(document).encode(), after=after, drip=drip)
 
-    def as_answer(self, answer: object) -> Answer:
-        match answer:
-            case Answer():
-                return answer
+    def as_response(self, response: object) -> StubResponse:
+        match response:
+            case StubResponse():
+                return response
             case int():
-                return Answer(answer)
+                return StubResponse(response)
             case bytes():
-                return Answer(body=answer)
+                return StubResponse(body=response)
             case _:
-                return Answer(body=json.dumps(answer).encode())
+                return StubResponse(body=json.dumps(response).encode())
 
     @property
     def paths(self) -> list[str]:
-        return [asked.path for asked in self.asked]
+        return [request.path for request in self.requests]
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    api = Stage()
+def api() -> Iterator[StubApi]:
+    api = StubApi()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -83,26 +87,26 @@ def stage() -> Iterator[Stage]:
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            api.asked.append(Asked(self.command, self.path, headers, body))
-            answer = api.answer(api.asked[-1])
+            api.requests.append(ReceivedRequest(self.command, self.path, headers, body))
+            response = api.respond(api.requests[-1])
             try:
-                self._send(answer)
+                self._send(response)
             except (BrokenPipeError, ConnectionResetError):  # the client has gone
                 self.close_connection = True
 
         do_POST = do_PUT = do_GET  # noqa: N815 - names of http.server
 
-        def _send(self, answer: Answer) -> None:
-            time.sleep(answer.after)
-            self.send_response(answer.status)
-            self.send_header("content-length", str(len(answer.body)))
+        def _send(self, response: StubResponse) -> None:
+            time.sleep(response.after)
+            self.send_response(response.status)
+            self.send_header("content-length", str(len(response.body)))
             self.end_headers()
-            if not answer.drip:
-                self.wfile.write(answer.body)
+            if not response.drip:
+                self.wfile.write(response.body)
                 return
-            for number in range(len(answer.body)):
-                self.wfile.write(answer.body[number : number + 1])
-                time.sleep(answer.drip)
+            for number in range(len(response.body)):
+                self.wfile.write(response.body[number : number + 1])
+                time.sleep(response.drip)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -119,18 +123,18 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture
-def on_stage(stage: Stage) -> Callable[..., Settings]:
-    """Settings that lead to the stage."""
+def settings_of(api: StubApi) -> Callable[..., Settings]:
+    """Settings that lead to the stub."""
 
     def settings(**overrides: object) -> Settings:
-        return load_settings(**{"drive_api_url": f"{stage.url}/drive", "drive_api_key": KEY, **overrides})
+        return load_settings(**{"drive_api_url": f"{api.url}/drive", "drive_api_key": KEY, **overrides})
 
     return settings
 
 
 @dataclass
 class FakeClock:
-    """Time that passes only when somebody sleeps."""
+    """A clock that moves only when `sleep` is called."""
 
     at: datetime = datetime(2025, 6, 12, 10, 56, 40, tzinfo=UTC)
     slept: list[float] = field(default_factory=list)
@@ -146,8 +150,31 @@ class FakeClock:
         self.slept.append(seconds)
         self.elapsed += seconds
 
-    async def sleep_in_a_loop(self, seconds: float) -> None:
-        self.sleep(seconds)
+
+@pytest.fixture
+def call(settings_of: Callable[..., Settings], clock: "FakeClock") -> Callable[..., Any]:
+    """Call one method of a client on the fake clock; lists are read to their end."""
+
+    def call(
+        method: str,
+        *args: object,
+        connection: redis.Redis | None = None,
+        deadline: timedelta | None = None,
+        settings: Settings | None = None,
+        **options: object,
+    ) -> Any:
+        with DriveClient(
+            settings or settings_of(),
+            connection,
+            deadline=deadline,
+            now=clock.now,
+            monotonic=clock.monotonic,
+            sleep=clock.sleep,
+        ) as client:
+            result = getattr(client, method)(*args, **options)
+            return list(result) if inspect.isgenerator(result) else result
+
+    return call
 
 
 @pytest.fixture
@@ -156,6 +183,6 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_between_attempts() -> Iterator[None]:
+def _no_delay_between_attempts() -> Iterator[None]:
     with stamina.set_testing(testing=True, attempts=4, cap=True):
         yield

@@ -1,4 +1,4 @@
-"""What the Drive API is asked: ids of any kind stay one segment, bodies are as documented, nothing shows ids."""
+"""Requests to the Drive API: any id is one path segment, bodies are as documented, `repr` shows no id."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -40,7 +40,7 @@ def test_an_id_is_one_segment_of_a_path(text, segment):
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_text_arrives_as_it_was(text):
+def test_any_text_arrives_unchanged(text):
     url = httpx.URL(f"http://127.0.0.1/drive{requests.session(text, text).path}")
     *_, users, user_id, sessions, session_id = url.raw_path.decode("ascii").split("/")
     assert (users, unquote(user_id), sessions, unquote(session_id)) == ("users", text, "sessions", text)
@@ -48,17 +48,17 @@ def test_any_text_arrives_as_it_was(text):
 
 
 @pytest.mark.parametrize("text", ["", "\ud800", "x\udfff", "ü" * 5_000])
-def test_an_id_that_cannot_be_asked_for_is_not_in_drive(text):
+def test_an_id_that_cannot_be_in_a_url_is_not_found(text):
     with pytest.raises(NotFound):
         requests.encode_segment(text)
 
 
 def test_a_history_names_its_statuses_and_bounds_its_starts_in_utc():
-    asked = requests.history(
+    request = requests.history(
         "u", statuses=ALL_STATUSES, charging_key_id="k", started_from=AT, started_until=AT, cursor="c"
     )
-    assert (asked.method, asked.path, asked.is_read) == ("POST", "/v1/users/u/sessions/history", True)
-    assert json.loads(asked.body) == {
+    assert (request.method, request.path, request.is_read) == ("POST", "/v1/users/u/sessions/history", True)
+    assert json.loads(request.body) == {
         "sessionStatus": ["WAITING_TO_START", "STARTED", "STOP_FAILED", "COMPLETE"],
         "chargingKeyId": "k",
         "startTime": "2025-06-12T10:56:51Z",
@@ -68,20 +68,20 @@ def test_a_history_names_its_statuses_and_bounds_its_starts_in_utc():
     assert json.loads(requests.history("u", statuses=["STARTED"]).body) == {"sessionStatus": ["STARTED"]}
 
 
-def test_a_time_without_a_zone_is_refused():
+def test_a_time_without_a_time_zone_is_refused():
     with pytest.raises(ValueError, match="zone"):
         requests.history("u", statuses=[], started_from=datetime(2025, 6, 12))  # noqa: DTZ001 - that is the point
 
 
-def test_charging_keys_are_asked_for_by_page():
-    asked = urlsplit(requests.charging_keys("a&b=c", page_size=500, cursor="x/+=").path)
-    assert asked.path == "/emp/v1/charging-keys"
-    assert parse_qs(asked.query) == {"fleetId": ["a&b=c"], "cursor": ["x/+="], "page_size": ["500"]}
+def test_charging_keys_are_requested_by_page():
+    request = urlsplit(requests.charging_keys("a&b=c", page_size=500, cursor="x/+=").path)
+    assert request.path == "/emp/v1/charging-keys"
+    assert parse_qs(request.query) == {"fleetId": ["a&b=c"], "cursor": ["x/+="], "page_size": ["500"]}
     assert requests.charging_keys(None, page_size=10).path == "/emp/v1/charging-keys?page_size=10"
 
 
 @pytest.mark.parametrize("size", [9, 501])
-def test_a_page_has_a_size_that_the_drive_api_takes(size):
+def test_a_page_size_outside_the_limits_is_refused(size):
     with pytest.raises(ValueError, match="10 to 500"):
         requests.charging_keys(None, page_size=size)
 
@@ -93,27 +93,27 @@ def test_a_fleet_is_created_with_or_without_a_name():
 
 @pytest.mark.parametrize(("fleet_id", "name"), [("", None), ("x" * 101, None), ("f", ""), ("f", "x" * 101)])
 def test_a_fleet_with_a_name_that_is_too_long_or_empty_is_refused(fleet_id, name):
-    with pytest.raises(ValueError, match="1 to 100 signs"):
+    with pytest.raises(ValueError, match="1 to 100 characters"):
         requests.create_fleet(fleet_id, name)
 
 
 @pytest.mark.parametrize("name", ["Vans", '"}, {"', "{fleet_id}", "\\"])
-def test_the_body_that_renames_is_a_template_whose_form_no_name_can_change(name):
+def test_no_name_can_change_the_structure_of_the_rename_template(name):
     template = '{"fleet": {"is": ["{fleet_name} of {fleet_id}"]}, "by": 1}'
-    asked = requests.rename_fleet("f/1", name, template)
-    assert asked.path == "/emp/v1/fleets/f%2F1/rename"
-    assert json.loads(asked.body) == {"fleet": {"is": [f"{name} of f/1"]}, "by": 1}
+    request = requests.rename_fleet("f/1", name, template)
+    assert request.path == "/emp/v1/fleets/f%2F1/rename"
+    assert json.loads(request.body) == {"fleet": {"is": [f"{name} of f/1"]}, "by": 1}
 
 
-def test_paths_that_are_not_documented_come_from_settings():
+def test_undocumented_paths_come_from_settings():
     assert requests.balance("a/b", "/v2/{user_id}/wallet").path == "/v2/a%2Fb/wallet"
     assert requests.location("l 1", "/v1/locations/{location_id}").path == "/v1/locations/l%201"
 
 
-def test_a_token_is_put_as_ocpi_has_it():
-    asked = requests.push_token(TOKEN, datetime(2025, 6, 12, tzinfo=UTC))
-    assert (asked.service, asked.method, asked.path) == (Service.ROAM, "PUT", "/DE/ABC/04%2FA1?type=RFID")
-    assert json.loads(asked.body) == {
+def test_a_token_is_put_in_the_form_of_ocpi():
+    request = requests.push_token(TOKEN, datetime(2025, 6, 12, tzinfo=UTC))
+    assert (request.service, request.method, request.path) == (Service.ROAM, "PUT", "/DE/ABC/04%2FA1?type=RFID")
+    assert json.loads(request.body) == {
         "country_code": "DE",
         "party_id": "ABC",
         "uid": "04/A1",
@@ -126,22 +126,22 @@ def test_a_token_is_put_as_ocpi_has_it():
     }
 
 
-def test_there_are_two_whitelists_only():
+def test_there_are_only_two_whitelists():
     assert list(Whitelist) == ["NEVER", "ALLOWED_OFFLINE"]
     with pytest.raises(ValueError, match="whitelist"):
         RoamToken(**TOKEN.model_dump() | {"whitelist": "ALWAYS"})
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "write",
     [
         requests.create_fleet("f", None),
         requests.rename_fleet("f", "n", '{"n": "{fleet_name}"}'),
         requests.push_token(TOKEN, AT),
     ],
 )
-def test_what_changes_something_is_not_for_trying_again(asked):
-    assert not asked.is_read
+def test_writes_are_marked_as_such(write):
+    assert not write.is_read
 
 
 @pytest.mark.parametrize(
@@ -152,5 +152,5 @@ def test_what_changes_something_is_not_for_trying_again(asked):
         requests.push_token(TOKEN.model_copy(update={"uid": "secret-1", "contract_id": "secret-2"}), AT),
     ],
 )
-def test_no_id_is_shown(shown):
+def test_a_repr_shows_no_id(shown):
     assert "secret" not in repr(shown)

@@ -13,7 +13,7 @@ from workers.commands.check.basics import CheckResult, CheckStatus
 from workers.commands.log_redirect import logs_to_stderr
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Unauthorized
-from workers.drive.requests import MIN
+from workers.drive.requests import MIN_PAGE_SIZE
 
 PATIENCE = timedelta(seconds=10)
 PROBE_ID = "webhooks-check"
@@ -54,7 +54,7 @@ def _asked(settings: Settings) -> CheckResult:
 
 def _tried(client: DriveClient) -> str:
     try:
-        next(client.charging_keys(page_size=MIN), None)
+        next(client.charging_keys(page_size=MIN_PAGE_SIZE), None)
     except Unauthorized as refused:
         try:
             client.session(PROBE_ID, PROBE_ID)
