@@ -1,34 +1,34 @@
-"""How many calls of the Drive API we allow ourselves: fewer than it does, in each clock minute and each UTC day.
+"""Rate limit of our calls to the Drive API, below its own: per clock minute and per UTC day.
 
-All processes count in Redis together, by keys that name the minute and the day. When Redis is away each counts for
-itself, and allows itself a twentieth: enough for what is urgent, and little enough for twenty processes.
+All processes count together in Redis. While Redis is away each process counts its own calls and allows itself a
+twentieth: enough for what is urgent, and within the limit for up to twenty processes.
 """
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import redis
 import structlog
+from limits.storage import MemoryStorage, RedisStorage, Storage
 from redis.exceptions import RedisError
 
-MINUTE_KEY, DAY_KEY, STOP_KEY = "webhooks:drive:minute:", "webhooks:drive:day:", "webhooks:drive:stop"
+KEY_PREFIX = "webhooks:drive"
 MINUTE, DAY = 60, 86_400
 LOCAL_SHARE = 20
-"""The part of the budget that a process has when it cannot ask the others."""
+"""The fraction of the limit that a process allows itself without Redis."""
 
-AWAY = 10.0
-"""Seconds for which Redis is not asked again when it did not answer: each try may take as long as its timeout."""
+REDIS_RETRY_AFTER = 10.0
+"""Seconds without Redis after a failure: each try may take as long as its timeout."""
 
 MARGIN = timedelta(seconds=1)
-"""How far into a new minute those go that waited for it: other clocks may be behind ours."""
+"""How far into the next window a call waits: the clocks of other machines may be behind ours."""
 
 log = structlog.get_logger()
 
 
 class RateLimiter:
-    """Says of each call when it may be made. Safe for threads."""
+    """Decides when a call may be made. Safe for threads."""
 
     def __init__(
         self,
@@ -38,102 +38,80 @@ class RateLimiter:
         per_day: int,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._connection = connection
-        self._per_minute, self._per_day = per_minute, per_day
         self._now = now
-        self._alone = _LocalCounter(max(1, per_minute // LOCAL_SHARE), max(1, per_day // LOCAL_SHARE))
-        self._asked_again_at = 0.0
-        self._is_alone = False
-        self._stopped = -1
-        self._told_until = 0
+        self._shared: _CallCounter | None = None
+        if connection is not None:
+            storage = RedisStorage("redis://", connection.connection_pool, key_prefix=KEY_PREFIX)
+            self._shared = _CallCounter(storage, per_minute, per_day)
+        self._local = _CallCounter(MemoryStorage(), max(1, per_minute // LOCAL_SHARE), max(1, per_day // LOCAL_SHARE))
+        self._redis_from = 0.0
+        self._is_local = False
+        self._blocked_minute = -1
+        self._logged_until = 0
 
     def acquire(self) -> timedelta:
-        """Take one call out of it and return no time at all, or return after how long to ask again."""
+        """Count a call and return zero, or return after how long to ask again."""
         now = self._now()
         seconds = int(now.timestamp())
-        if seconds // MINUTE == self._stopped:
-            return self._refused((seconds // MINUTE + 1) * MINUTE, now)
-        if (counted := self._count_shared(seconds)) is not None:
-            minute, day = counted
-            most = (self._per_minute, self._per_day)
-        else:
-            minute, day = self._alone.count(seconds)
-            most = self._alone.most
-        if day > most[1]:
-            return self._refused((seconds // DAY + 1) * DAY, now)
-        if minute > most[0]:
-            return self._refused((seconds // MINUTE + 1) * MINUTE, now)
-        return timedelta()
+        window = MINUTE if seconds // MINUTE == self._blocked_minute else self._count(seconds)
+        if not window:
+            return timedelta()
+        until = (seconds // window + 1) * window
+        wait = datetime.fromtimestamp(until, UTC) + MARGIN - now
+        if until != self._logged_until:
+            self._logged_until = until
+            log.info("drive.rate_limited", seconds=round(wait.total_seconds(), 1))
+        return wait
 
     def block_this_minute(self) -> None:
-        """Have no process call any more in this minute: we were told that it is too much."""
-        minute = int(self._now().timestamp()) // MINUTE
-        self._stopped = minute
+        """Let no process call any more in this clock minute: the Drive API has answered 429."""
+        self._blocked_minute = int(self._now().timestamp()) // MINUTE
         log.warning("drive.throttled")
-        if self._connection is not None:
+        if self._shared is not None:
             try:
-                self._connection.set(STOP_KEY, minute, ex=2 * MINUTE)
+                self._shared.fill(self._blocked_minute)
             except (RedisError, OSError) as error:
                 self._fall_back_to_local(error)
 
-    def _count_shared(self, seconds: int) -> tuple[int, int] | None:
-        """Count a call in Redis: the calls of this minute and day with it; None if Redis cannot say."""
-        if self._connection is None or time.monotonic() < self._asked_again_at:
-            return None
-        minute_key, day_key = f"{MINUTE_KEY}{seconds // MINUTE}", f"{DAY_KEY}{seconds // DAY}"
+    def _count(self, seconds: int) -> int:
+        """Count a call where it can be counted now; return the length of the window that is full, or 0."""
+        if self._shared is None or time.monotonic() < self._redis_from:
+            return self._local.count(seconds)
         try:
-            with self._connection.pipeline(transaction=True) as pipeline:
-                pipeline.incr(minute_key)
-                pipeline.expire(minute_key, 2 * MINUTE)
-                pipeline.incr(day_key)
-                pipeline.expire(day_key, DAY + MINUTE)
-                pipeline.get(STOP_KEY)
-                minute, _, day, _, stopped = pipeline.execute()
-            if stopped is not None and 0 <= int(stopped) - seconds // MINUTE <= 1:
-                minute = self._per_minute + 1
-            if minute > self._per_minute:
-                self._connection.decr(day_key)  # it is not made today, or not yet
+            window = self._shared.count(seconds)
         except (RedisError, OSError) as error:
             self._fall_back_to_local(error)
-            return None
-        if self._is_alone:
-            self._is_alone = False
-            log.info("drive.budget_shared")
-        return int(minute), int(day)
-
-    def _refused(self, until: int, now: datetime) -> timedelta:
-        """Have a call wait until then, and say so once: else nobody knows why nothing moves."""
-        wait = datetime.fromtimestamp(until, UTC) + MARGIN - now
-        if until != self._told_until:
-            self._told_until = until
-            log.info("drive.calls_held", seconds=round(wait.total_seconds(), 1))
-        return wait
+            return self._local.count(seconds)
+        if self._is_local:
+            self._is_local = False
+            log.info("drive.rate_limit_shared")
+        return window
 
     def _fall_back_to_local(self, error: Exception) -> None:
-        self._asked_again_at = time.monotonic() + AWAY
-        if not self._is_alone:
-            self._is_alone = True
-            log.warning("drive.budget_alone", reason=type(error).__name__, per_minute=self._alone.most[0])
+        self._redis_from = time.monotonic() + REDIS_RETRY_AFTER
+        if not self._is_local:
+            self._is_local = True
+            log.warning("drive.rate_limit_local", reason=type(error).__name__, per_minute=self._local.per_minute)
 
 
-class _LocalCounter:
-    """Counts the calls of this process."""
+class _CallCounter:
+    """Counts calls in windows that begin with the clock's minute and the UTC day, each under a key of its own.
 
-    def __init__(self, per_minute: int, per_day: int) -> None:
-        self.most = (per_minute, per_day)
-        self._lock = threading.Lock()
-        self._minute, self._in_minute = 0, 0
-        self._day, self._in_day = 0, 0
+    The fixed windows of `limits` begin with their first call. A key that names the minute keeps to the clock, whatever
+    its expiry, and does not change with the limit: processes with other settings share the count.
+    """
 
-    def count(self, seconds: int) -> tuple[int, int]:
-        with self._lock:
-            minute, day = seconds // MINUTE, seconds // DAY
-            if minute != self._minute:
-                self._minute, self._in_minute = minute, 0
-            if day != self._day:
-                self._day, self._in_day = day, 0
-            if self._in_minute >= self.most[0]:
-                return self.most[0] + 1, self._in_day
-            self._in_minute += 1
-            self._in_day += 1
-            return self._in_minute, self._in_day
+    def __init__(self, storage: Storage, per_minute: int, per_day: int) -> None:
+        self._storage = storage
+        self.per_minute, self._per_day = per_minute, per_day
+
+    def count(self, seconds: int) -> int:
+        """Count a call and return 0, or the length of the full window; a call that its minute refuses is not in its day."""
+        if self._storage.incr(f"minute:{seconds // MINUTE}", 2 * MINUTE) > self.per_minute:
+            return MINUTE
+        return DAY if self._storage.incr(f"day:{seconds // DAY}", DAY + MINUTE) > self._per_day else 0
+
+    def fill(self, minute: int) -> None:
+        """Leave no call in that minute, nor in the one before, where a process is whose clock is behind."""
+        for each in (minute - 1, minute):
+            self._storage.incr(f"minute:{each}", 2 * MINUTE, amount=self.per_minute)
