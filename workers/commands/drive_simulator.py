@@ -1,4 +1,4 @@
-"""Commands below `webhooks drive` for the simulated Drive API: run it alone, and compare the ledger with it."""
+"""Commands `webhooks drive simulate | spoil | compare`: run the simulated Drive API, break it, compare with it."""
 
 import time
 from datetime import timedelta
@@ -7,72 +7,82 @@ import click
 
 from ingest.config.durations import parse_duration
 from ingest.config.settings import Settings, load_settings
-from ingest.simulator.drive.control import fetch_sessions, set_faults
-from ingest.simulator.drive.faults import DriveFault, DriveFaults, UnknownFault, read_rates
+from ingest.simulator.drive.faults import DriveFault, DriveFaults, UnknownFault, parse_rates
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import json_line, printable
 from workers.commands.stores import read_only_ledger
-from workers.dev.drive_simulator import simulate, simulated_url
+from workers.dev.drive_simulator import fetch_sessions, set_faults, simulate, simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.dev.simulator_diff import Comparison, compare
 from workers.ledger import sessions
 
-SHOWN = 10
-LOOK_EVERY = timedelta(seconds=1)
+MAX_DIFFERENCES = 10
+COMPARE_EVERY = timedelta(seconds=1)
+
+drive_url = click.option(
+    "--drive", "url", metavar="URL", help="The simulated Drive API.  [default: the one of `webhooks dev`]"
+)
 
 
-class Length(click.ParamType[timedelta]):
+class Duration(click.ParamType[timedelta]):
     """A span of time: `90s`, `5m`."""
 
     name = "span"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read it as settings do."""
+        """Parse it as settings are parsed."""
         try:
             return parse_duration(value)
         except ValueError as error:
             self.fail(f"{value!r} {error}.", param, ctx)
 
 
+class Rates(click.ParamType[str]):
+    """Faults with their rates, as text."""
+
+    name = "faults"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the faults."""
+        try:
+            parse_rates(str(value))
+        except UnknownFault as unknown:
+            self.fail(str(unknown), param, ctx)
+        return str(value)
+
+
 @click.command("simulate")
-@click.option("--port", type=click.IntRange(1, 65_535), help="Where.  [default: that of DRIVE_API_URL, else 8005]")
+@click.option("--port", type=click.IntRange(1, 65_535), help="Port.  [default: that of DRIVE_API_URL, else 8005]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws keys, fleets, balances and faults.")
 @click.option(
     "--fault",
     "faults",
+    type=Rates(),
     default="",
     metavar="NAMES",
-    help=f"What goes wrong, by comma, each with its rate: {', '.join(DriveFault)}, as in 500:0.1,slow.",
+    help=f"Faults by comma, each with its rate: {', '.join(DriveFault)}, as in 500:0.1,slow.",
 )
 def simulate_drive(*, port: int | None, seed: int, faults: str) -> None:
-    """Play the Drive API and Roam OCPI on this machine, as `webhooks dev` does where DRIVE_API_KEY is not set.
+    """Simulate the Drive API and Roam OCPI on this machine, as `webhooks dev` does where DRIVE_API_KEY is not set.
 
-    It knows the sessions that `webhooks send` tells of, also those whose events are dropped. `webhooks drive spoil`
-    changes its faults while it runs.
+    It knows the sessions of the events that `webhooks send` sends or drops. `webhooks drive spoil` changes its faults
+    while it runs.
     """
-    try:
-        rates = read_rates(faults)
-    except UnknownFault as unknown:
-        raise UsageFailure(str(unknown)) from None
-    simulate(load_settings(), port=port, seed=seed, faults=DriveFaults(rates, seed))
+    simulate(load_settings(), port=port, seed=seed, faults=DriveFaults(parse_rates(faults), seed))
 
 
 @click.command("spoil")
-@click.argument("faults", default="")
-@click.option("--drive", "url", metavar="URL", help="The simulated Drive API.  [default: the one of `webhooks dev`]")
+@click.argument("faults", type=Rates(), default="")
+@drive_url
 def set_drive_faults(faults: str, url: str | None) -> None:
-    """Let things go wrong with the simulated Drive API, as in 500:0.1,slow; without FAULTS nothing does any more."""
-    try:
-        read_rates(faults)
-    except UnknownFault as unknown:
-        raise UsageFailure(str(unknown)) from None
-    set_faults(place_of(settings_with_dev_defaults(), url), faults)
+    """Set the faults of the simulated Drive API, as in 500:0.1,slow; without FAULTS there are none."""
+    set_faults(find_simulator(settings_with_dev_defaults(), url), faults)
 
 
 @click.command("compare")
-@click.option("--drive", "url", metavar="URL", help="The simulated Drive API.  [default: the one of `webhooks dev`]")
-@click.option("--wait", type=Length(), default="0", metavar="SPAN", help="Wait for as long until all are equal.")
+@drive_url
+@click.option("--wait", type=Duration(), default="0", metavar="SPAN", help="Wait so long until all are equal.")
 @click.option("--always", is_flag=True, help="Exit with 0 whatever is found.")
 @options.as_json
 def compare_with_simulator(*, url: str | None, wait: timedelta, always: bool, as_json: bool) -> None:
@@ -81,53 +91,42 @@ def compare_with_simulator(*, url: str | None, wait: timedelta, always: bool, as
     User, status, start, stop and completion must be equal, to the microsecond. The exit code is 0 only if all are.
     """
     settings = settings_with_dev_defaults()
-    url = place_of(settings, url)
+    url = find_simulator(settings, url)
     began = time.monotonic()
     while True:
-        found = compared(settings, url)
+        expected = fetch_sessions(url)
+        with read_only_ledger(settings) as ledger:
+            found = compare(expected, sessions.fetch(ledger, [session.session_id for session in expected]))
         took = time.monotonic() - began
         if not found.differences or took > wait.total_seconds():
             break
-        time.sleep(LOOK_EVERY.total_seconds())
-    show(found, took if wait else None, as_json=as_json)
+        time.sleep(COMPARE_EVERY.total_seconds())
+    print_comparison(found, took if wait else None, as_json=as_json)
     if found.differences and not always:
         raise Failure(f"{len(found.differences)} of {found.sessions} sessions are not as they really were.")
 
 
-def place_of(settings: Settings, url: str | None) -> str:
-    """Find the simulated Drive API."""
+def find_simulator(settings: Settings, url: str | None) -> str:
+    """Return the URL of the simulated Drive API."""
     url = url or simulated_url(settings)
     if url is None:
         raise UsageFailure("No `webhooks dev` with a simulated Drive API runs here; --drive names another one.")
     return url
 
 
-def compared(settings: Settings, url: str) -> Comparison:
-    """Compare once."""
-    truths = fetch_sessions(url)
-    with read_only_ledger(settings) as ledger:
-        return compare(truths, sessions.fetch(ledger, [truth.session_id for truth in truths]))
-
-
-def show(found: Comparison, seconds: float | None, *, as_json: bool) -> None:
-    """Print what a comparison has found."""
+def print_comparison(found: Comparison, seconds: float | None, *, as_json: bool) -> None:
+    """Print the result of a comparison."""
+    differ = len(found.differences) - found.unknown
     if as_json:
-        json_line(
-            {
-                "sessions": found.sessions,
-                "equal": found.equal,
-                "healed": found.healed,
-                "differ": len(found.differences) - found.unknown,
-                "unknown": found.unknown,
-                "seconds": None if seconds is None else round(seconds, 1),
-            }
-        )
+        took = None if seconds is None else round(seconds, 1)
+        counts = {"sessions": found.sessions, "equal": found.equal, "healed": found.healed, "differ": differ}
+        json_line({**counts, "unknown": found.unknown, "seconds": took})
         return
-    for each in found.differences[:SHOWN]:
-        what = "is not known" if each.is_unknown else f"differs in {', '.join(each.fields)}"
-        click.echo(f"{printable(each.session_id)} {what}")
+    for session_id, fields in list(found.differences.items())[:MAX_DIFFERENCES]:
+        difference = f"differs in {', '.join(fields)}" if fields else "is not known"
+        click.echo(f"{printable(session_id)} {difference}")
     after = "" if seconds is None else f" · after {seconds:.0f} s"
     click.echo(
         f"{found.sessions} sessions: {found.equal} equal ({found.healed} of them thanks to the Drive API), "
-        f"{len(found.differences) - found.unknown} differ, {found.unknown} unknown{after}"
+        f"{differ} differ, {found.unknown} unknown{after}"
     )

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.simulator import sender
-from ingest.simulator.drive.control import push_sessions
 from ingest.simulator.drive.state import state_from_scenario
 from ingest.simulator.faults import DEFAULT_RATE, Fault, PlannedRequest, inject_faults
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice, as_curl
@@ -23,7 +22,7 @@ from ingest.simulator.sender import Answer, tally
 from workers.commands.errors import Failure
 from workers.commands.options import TimeParam
 from workers.commands.output import human_duration, printable, short_id
-from workers.dev.drive_simulator import simulated_url
+from workers.dev.drive_simulator import push_sessions, simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
 
 DEFAULT_SCENARIO = "session"

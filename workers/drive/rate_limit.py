@@ -106,7 +106,7 @@ class _CallCounter:
         self.per_minute, self._per_day = per_minute, per_day
 
     def count(self, seconds: int) -> int:
-        """Count a call and return 0, or the length of the full window; a call that its minute refuses is not in its day."""
+        """Count a call; return 0, or the length of the full window; a call over the minute is not in the day."""
         if self._storage.incr(f"minute:{seconds // MINUTE}", 2 * MINUTE) > self.per_minute:
             return MINUTE
         return DAY if self._storage.incr(f"day:{seconds // DAY}", DAY + MINUTE) > self._per_day else 0

@@ -1,1 +1,1 @@
-"""Re-reads sessions from the Drive API and merges what it says."""
+"""Poll sessions at the Drive API and merge what it returns, because events alone do not tell everything."""

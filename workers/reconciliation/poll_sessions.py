@@ -1,6 +1,6 @@
-"""A duty of the clock: sessions of which not everything is known, and that are silent, are read at the Drive API.
+"""Poll at the Drive API the sessions that are incomplete and silent: a task of the clock.
 
-silent session -> [reconcile] -> Drive API -> healing -> ledger
+silent session -> [poll] -> Drive API -> merge -> ledger
 """
 
 from collections.abc import Sequence
@@ -25,129 +25,131 @@ from workers.resources import Resources
 log = structlog.get_logger()
 now = partial(datetime.now, UTC)
 
-MARGIN = timedelta(seconds=30)
-"""How much longer than one answer may take sessions are left to who reads them. If they die, others read them then."""
+LEASE_MARGIN = timedelta(seconds=30)
+"""How much longer than one response may take a lease lasts; when its holder dies, another clock polls after it."""
 
-AT_ONCE = 50
+CLAIM_LIMIT = 50
 """Sessions claimed in one turn."""
 
 SCAN_WINDOW = timedelta(hours=6)
-"""How much of the past one transaction looks through at most, after the clock was away or new."""
+"""The longest span that one transaction scans, after the clock was down or when it is new."""
 
 SCAN_OVERLAP = timedelta(minutes=1)
-"""What two looks have in common: a transaction may take as long from its first statement to its commit."""
+"""How far two scans overlap: a transaction may take as long from its first statement to its commit."""
 
 
 class PollSilentSessions:
-    """Reads the sessions that are due. What it has to do lies in the ledger, so a new clock goes on where one ended."""
+    """Polls the sessions that are due. All of its state is in the ledger, so a new clock continues the work."""
 
     name = "reconcile"
     every = timedelta(seconds=2)
 
     def __init__(
-        self, equipment: Resources, drive: DriveClient, allowance: TokenBucket, *, lease: timedelta | None = None
+        self, resources: Resources, drive: DriveClient, budget: TokenBucket, *, lease: timedelta | None = None
     ) -> None:
-        self._equipment = equipment
+        self._resources = resources
         self._drive = drive
-        self._allowance = allowance
-        self._answer_takes = equipment.settings.drive_patience
-        self._lease = self._answer_takes + MARGIN if lease is None else lease
-        self._rhythm = PollSchedule.of(equipment.settings)
-        self._enrolled_until: datetime | None = None
+        self._budget = budget
+        self._response_takes = resources.settings.drive_patience
+        self._lease = self._response_takes + LEASE_MARGIN if lease is None else lease
+        self._schedule = PollSchedule.of(resources.settings)
+        self._scanned_until: datetime | None = None
 
     def run(self) -> None:
-        """Find sessions that have become silent, and read those that are due."""
-        self._schedule()
-        limit = min(self._allowance.available(), AT_ONCE)
+        """Schedule sessions that have become silent, and poll those that are due."""
+        self._schedule_silent()
+        limit = min(self._budget.available(), CLAIM_LIMIT)
         if limit == 0:
             return
         claimed = run_in_transaction(
-            self._equipment.engine, lambda ledger: session_polls.claim(ledger, now(), self._lease, limit, self._rhythm)
+            self._resources.engine,
+            lambda ledger: session_polls.claim(ledger, now(), self._lease, limit, self._schedule),
         )
-        healed = self._read_all(claimed)
-        if healed:
-            log.info("sessions.healed", sessions=healed, read=len(claimed))
+        changed = self._poll_all(claimed)
+        if changed:
+            log.info("sessions.reconciled", sessions=changed, read=len(claimed))
 
-    def _schedule(self) -> None:
+    def _schedule_silent(self) -> None:
         at = now()
-        last = at - self._rhythm.after
-        # A clock that was set back goes through the same times once more, and what happens then is news as well.
-        since = min(self._enrolled_until or at - self._rhythm.give_up_after, last)
+        last = at - self._schedule.after
+        # A clock that was set back scans the same times again, for there is news in them again.
+        since = min(self._scanned_until or at - self._schedule.give_up_after, last)
         while since < last:
             until = min(last, since + SCAN_WINDOW)
-            self._enrol_between(since - SCAN_OVERLAP, until, at)
-            since = self._enrolled_until = until
-        self._enrolled_until = since
+            self._schedule_between(since - SCAN_OVERLAP, until, at)
+            since = self._scanned_until = until
+        self._scanned_until = since
 
-    def _enrol_between(self, since: datetime, until: datetime, at: datetime) -> None:
-        run_in_transaction(self._equipment.engine, lambda ledger: session_polls.schedule(ledger, since, until, at))
+    def _schedule_between(self, since: datetime, until: datetime, at: datetime) -> None:
+        run_in_transaction(self._resources.engine, lambda ledger: session_polls.schedule(ledger, since, until, at))
 
-    def _read_all(self, claimed: Sequence[DuePoll]) -> int:
-        """Read what was claimed and return how many records changed. Raises what stops all reading."""
-        healed = answers = 0
-        unanswered: dict[DuePoll, str] = {}
-        was_answered = True
+    def _poll_all(self, claimed: Sequence[DuePoll]) -> int:
+        """Poll the claimed sessions and return how many records changed; raise when the Drive API is unavailable.
+
+        The failure of a single session is recorded as its own, once the Drive API has answered about another one.
+        """
+        changed = successes = 0
+        failures: dict[DuePoll, str] = {}
+        last_succeeded = True
         for number, each in enumerate(claimed):
             due = self._renew_lease(each)
             if due is None:
                 continue
             try:
-                self._allowance.consume(1)
-                healed += self._read(due)
+                self._budget.consume(1)
+                changed += self._poll(due)
             except (DriveUnavailable, Unauthorized) as failure:
-                is_its_own = (
-                    was_answered and len(claimed) > 1 and not isinstance(failure, Throttled | RateBudgetExhausted)
-                )
-                if not is_its_own:
+                concerns_all = isinstance(failure, Throttled | RateBudgetExhausted)
+                if concerns_all or not last_succeeded or len(claimed) == 1:
                     self._release([due, *claimed[number + 1 :]])
                     raise
-                unanswered[due] = str(failure)
-                was_answered = False
+                failures[due] = str(failure)
+                last_succeeded = False
             else:
-                answers += 1
-                was_answered = True
-        if answers:  # so it is about these alone; else they are left to their lease
-            for due, reason in unanswered.items():
+                successes += 1
+                last_succeeded = True
+        if successes:  # else the lease of the failed ones runs out
+            for due, reason in failures.items():
                 self._record_miss(due, PollOutcome.FAILED, reason)
-        return healed
+        return changed
 
     def _renew_lease(self, due: DuePoll) -> DuePoll | None:
-        """Renew the lease of a session unless there is time for an answer; None if another clock has the session."""
+        """Renew the lease if a response might outlast it; return None if another clock has claimed the session."""
         at = now()
-        if due.claimed_until - at > self._answer_takes:
+        if due.claimed_until - at > self._response_takes:
             return due
         return run_in_transaction(
-            self._equipment.engine, lambda ledger: session_polls.renew(ledger, due, at + self._lease)
+            self._resources.engine, lambda ledger: session_polls.renew(ledger, due, at + self._lease)
         )
 
-    def _read(self, due: DuePoll) -> int:
+    def _poll(self, due: DuePoll) -> int:
         read_at = now()
         try:
-            told = self._drive.session(due.user_id, due.session_id)
+            found = self._drive.session(due.user_id, due.session_id)
         except (DriveUnavailable, Unauthorized):
             raise
         except DriveError as failure:
             outcome = PollOutcome.MISSING if isinstance(failure, NotFound) else PollOutcome.FAILED
             self._record_miss(due, outcome, str(failure))
             return 0
-        healing = run_in_transaction(
-            self._equipment.engine,
-            lambda ledger: merge_drive_sessions(ledger, due.user_id, [told], read_at, self._rhythm),
+        result = run_in_transaction(
+            self._resources.engine,
+            lambda ledger: merge_drive_sessions(ledger, due.user_id, [found], read_at, self._schedule),
         )
-        run_post_commit(self._equipment, PostCommit(offer=healing.wakes))
-        return len(healing.changed)
+        run_post_commit(self._resources, PostCommit(offer=result.wakes))
+        return len(result.changed)
 
     def _release(self, claimed: Sequence[DuePoll]) -> None:
-        run_in_transaction(self._equipment.engine, lambda ledger: session_polls.release(ledger, claimed, now()))
+        run_in_transaction(self._resources.engine, lambda ledger: session_polls.release(ledger, claimed, now()))
 
     def _record_miss(self, due: DuePoll, outcome: PollOutcome, reason: str) -> None:
-        def keep(ledger: Connection) -> None:
+        def record(ledger: Connection) -> None:
             before = session_polls.looks(ledger, [due.session_id]).get(due.session_id)
-            if before is not None and before.next_at == due.claimed_until:  # else somebody else may have seen more
-                session_polls.record(
-                    ledger, {due.session_id: missed_poll(before, outcome, reason, self._rhythm)}, now()
-                )
+            if before is not None and before.next_at == due.claimed_until:  # else another clock may have seen more
+                at = now()
+                miss = missed_poll(before, outcome, reason, self._schedule, at)
+                session_polls.record(ledger, {due.session_id: miss}, at)
 
-        run_in_transaction(self._equipment.engine, keep)
-        if outcome is PollOutcome.FAILED:  # a wrong setting would have none be healed, and nobody would know
-            log.warning("session.not_read", session=due.session_id, reason=reason)
+        run_in_transaction(self._resources.engine, record)
+        if outcome is PollOutcome.FAILED:  # a wrong setting fails every session, and nothing else would show it
+            log.warning("session.poll_failed", session=due.session_id, reason=reason)

@@ -1,4 +1,4 @@
-"""The clock's duties by which records become true although events were skipped or came to a closed door."""
+"""The clock's tasks that complete session records when events were skipped or sent during a downtime."""
 
 from workers.drive.client import DriveClient
 from workers.reconciliation.backfill import BackfillHistories, ImportDowntimes
@@ -8,11 +8,11 @@ from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
 
 
-def reconciliation_tasks(equipment: Resources) -> list[PeriodicTask]:
-    """Make them. Without a key of the Drive API gaps are noticed, and that is all."""
-    duties: list[PeriodicTask] = [ImportDowntimes(equipment)]
-    if equipment.settings.has_drive:
-        drive = DriveClient(equipment.settings, equipment.connection)
-        allowance = TokenBucket(equipment.settings.reconcile_per_minute)
-        duties += [PollSilentSessions(equipment, drive, allowance), BackfillHistories(equipment, drive, allowance)]
-    return duties
+def reconciliation_tasks(resources: Resources) -> list[PeriodicTask]:
+    """Return the tasks; without a key of the Drive API downtimes are imported and nothing else."""
+    tasks: list[PeriodicTask] = [ImportDowntimes(resources)]
+    if resources.settings.has_drive:
+        drive = DriveClient(resources.settings, resources.connection)
+        budget = TokenBucket(resources.settings.reconcile_per_minute)
+        tasks += [PollSilentSessions(resources, drive, budget), BackfillHistories(resources, drive, budget)]
+    return tasks

@@ -1,1 +1,1 @@
-"""A simulated Drive API, for tests and for `webhooks dev`."""
+"""A simulated Drive API and Roam OCPI, for `webhooks dev` and for tests."""

@@ -1,4 +1,4 @@
-"""What goes wrong with the simulated Drive API, done on purpose."""
+"""Faults and rate limits of the simulated Drive API."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,52 +9,48 @@ from random import Random
 
 from ingest.errors import WebhooksError
 
-# The part of all requests that a fault befalls where nothing else is said.
 DEFAULT_RATE = 0.2
-
-PER_MINUTE = 3000
-PER_DAY = 1_000_000
-MINUTE, DAY = "%Y-%m-%d %H:%M", "%Y-%m-%d"
+"""The share of requests that a fault without a rate strikes."""
 
 
 class DriveFault(StrEnum):
-    """A way to go wrong."""
+    """A way in which a request can go wrong."""
 
     THROTTLED = "429"
-    """The answer is that there were too many requests, although there were not."""
+    """The response says that there were too many requests, without need."""
     BROKEN = "500"
-    """The answer is an error."""
+    """The response is an error."""
     SLOW = "slow"
-    """The answer takes its time."""
+    """The response takes seconds."""
     NONSENSE = "nonsense"
-    """The answer is cut off in the middle of its JSON."""
+    """The JSON of the response is cut off."""
     LOST = "lost"
-    """A page of a list comes without its entries; its cursor goes on."""
+    """A page of a list has a cursor, and no entries."""
 
 
 class UnknownFault(WebhooksError, ValueError):
-    """Raised for a fault that nobody knows, or a rate that is none."""
+    """Raised for an unknown fault, or a rate that is not a number."""
 
 
 @dataclass
 class DriveFaults:
-    """Strikes requests with faults, each at its rate; the same seed strikes the same requests. May be changed."""
+    """Draws the faults of each request at their rates, which may change; the same seed draws the same ones."""
 
     rates: Mapping[DriveFault, float] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Begin to draw."""
+        """Seed the generator."""
         self._random = Random(self.seed)  # noqa: S311  nothing secret is drawn
 
-    def next_fault(self) -> frozenset[DriveFault]:
-        """Say what goes wrong with the next request."""
-        # One draw for each fault there is, so that the rate of one has no influence on where another strikes.
+    def next_faults(self) -> frozenset[DriveFault]:
+        """Return the faults of the next request."""
+        # One draw a fault, so that the rate of one does not change which requests another strikes.
         return frozenset(fault for fault in DriveFault if self._random.random() < self.rates.get(fault, 0))
 
 
-def read_rates(text: str) -> dict[DriveFault, float]:
-    """Read faults by comma, each with its rate if it is not the usual one: `500:0.1,slow`. Raises UnknownFault."""
+def parse_rates(text: str) -> dict[DriveFault, float]:
+    """Parse faults by comma, each with an optional rate, as in `500:0.1,slow`. Raise UnknownFault."""
     rates: dict[DriveFault, float] = {}
     for word in filter(None, (word.strip() for word in text.split(","))):
         name, _, rate = word.partition(":")
@@ -67,16 +63,15 @@ def read_rates(text: str) -> dict[DriveFault, float]:
 
 @dataclass
 class RequestCounter:
-    """Counts requests as Plugsurfing does: by clock minute and by UTC day."""
+    """Counts requests by clock minute and UTC day, with the limits of the Drive API."""
 
-    per_minute: int = PER_MINUTE
-    per_day: int = PER_DAY
-    counted: Counter[str] = field(default_factory=Counter)
-    """Requests by minute and by day, those beyond the limit too."""
+    per_minute: int = 3_000
+    per_day: int = 1_000_000
+    counts: Counter[str] = field(default_factory=Counter)
+    """Requests by minute and by day, including those beyond the limit."""
 
     def count(self) -> bool:
-        """Count a request, and say whether it is within the limits."""
-        now = datetime.now(UTC)
-        minute, day = now.strftime(MINUTE), now.strftime(DAY)
-        self.counted.update((minute, day))
-        return self.counted[minute] <= self.per_minute and self.counted[day] <= self.per_day
+        """Count a request, and return whether it is within the limits."""
+        day, minute = f"{datetime.now(UTC):%Y-%m-%d}", f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+        self.counts.update((minute, day))
+        return self.counts[minute] <= self.per_minute and self.counts[day] <= self.per_day

@@ -1,19 +1,22 @@
-"""What really happened: the sessions, keys, fleets, balances and locations that the simulated Drive API knows of.
+"""State of the simulated Drive API: what really happened in sessions, and keys, fleets, balances and locations.
 
-Sessions are those that the simulator tells of; whatever part of its events is dropped, they are here whole. The rest is
-drawn from a seed: the same seed makes the same world.
+Sessions are those of the simulator's events, complete even if their events are dropped. Everything else is drawn from a
+seed: the same seed gives the same state.
 """
 
 import contextlib
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any, Literal, get_args
+
+import pydantic
+from pydantic import AwareDatetime, TypeAdapter
 
 from ingest.simulator.scenarios import (
     COMPLETE,
@@ -29,177 +32,157 @@ from ingest.wire.timestamps import read_timestamp
 
 KEYS, FLEETS, LOCATIONS = 250, 3, 20
 OPERATORS = ("Example Charging", "Volt & Sons", "Stadtstrom", "Fjord Lading")
-NEVER_ENDS = datetime(2099, 12, 31, 23, 59, 59, tzinfo=UTC)
-LONG_OVER = datetime(2020, 1, 31, 23, 59, 59, tzinfo=UTC)
+NEVER_ENDS, LONG_OVER = read_timestamp("2099-12-31T23:59:59Z"), read_timestamp("2020-01-31T23:59:59Z")
 
-WAITING = "WAITING_TO_START"
-STATUS_BY_EVENT = {START_FAILED: "START_FAILED", STARTED: "STARTED", STOP_FAILED: "STOP_FAILED", STOPPED: "STOPPED"}
-# From the least to the most final, as far as a session that is told of in parts goes.
-STATUS_ORDER = (WAITING, "START_FAILED", "STARTED", "STOP_FAILED", "STOPPED", "COMPLETE")
-# The events say these, the Drive API does not.
-IN_DRIVE = {"START_FAILED": WAITING, "STOPPED": "STARTED"}
+Status = Literal["WAITING_TO_START", "START_FAILED", "STARTED", "STOP_FAILED", "STOPPED", "COMPLETE"]
+STATUS_ORDER: tuple[Status, ...] = get_args(Status)
+"""From the least to the most final."""
+STATUS_BY_EVENT: Mapping[str, Status] = {
+    START_FAILED: "START_FAILED",
+    STARTED: "STARTED",
+    STOP_FAILED: "STOP_FAILED",
+    STOPPED: "STOPPED",
+    COMPLETE: "COMPLETE",
+}
+STATUS_IN_DRIVE = {"START_FAILED": "WAITING_TO_START", "STOPPED": "STARTED"}
+"""Statuses of events that the Drive API has not been seen to return, and what it returns instead."""
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class SessionState:
     """What really happened in one session."""
 
     session_id: str
     user_id: str
-    status: str = WAITING
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    completed_at: datetime | None = None
+    status: Status = "WAITING_TO_START"
+    started_at: AwareDatetime | None = None
+    ended_at: AwareDatetime | None = None
+    completed_at: AwareDatetime | None = None
 
     @property
     def status_in_drive(self) -> str:
-        """The status as the Drive API says it, which has been seen to say four only."""
-        return IN_DRIVE.get(self.status, self.status)
+        """The status as the Drive API returns it."""
+        return STATUS_IN_DRIVE.get(self.status, self.status)
 
     def merge(self, other: "SessionState") -> "SessionState":
-        """Put together what is true of one session according to two stories."""
-        return replace(
-            other,
-            status=max(self.status, other.status, key=STATUS_ORDER.index),
-            started_at=min(filter(None, (self.started_at, other.started_at)), default=None),
-            ended_at=max(filter(None, (self.ended_at, other.ended_at)), default=None),
-            completed_at=max(filter(None, (self.completed_at, other.completed_at)), default=None),
-        )
-
-    def to_document(self) -> dict[str, str | None]:
-        """Write it as JSON can hold it."""
-        times = {name: getattr(self, name) for name in ("started_at", "ended_at", "completed_at")}
-        told = {name: at and at.astimezone(UTC).isoformat() for name, at in times.items()}
-        return {"session_id": self.session_id, "user_id": self.user_id, "status": self.status, **told}
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Read it back. Raises ValueError or KeyError for what is none."""
-        if document["status"] not in STATUS_ORDER:
-            raise ValueError("no such status")
-        times = {name: document.get(name) for name in ("started_at", "ended_at", "completed_at")}
-        return cls(
-            str(document["session_id"]),
-            str(document["user_id"]),
-            str(document["status"]),
-            **{name: None if at is None else read_timestamp(at) for name, at in times.items()},
+        """Return what two scenarios of one session tell together."""
+        return SessionState(
+            other.session_id,
+            other.user_id,
+            max(self.status, other.status, key=STATUS_ORDER.index),
+            min(filter(None, (self.started_at, other.started_at)), default=None),
+            max(filter(None, (self.ended_at, other.ended_at)), default=None),
+            max(filter(None, (self.completed_at, other.completed_at)), default=None),
         )
 
 
-@dataclass(frozen=True)
-class Key:
-    """A charging key of the organization."""
-
-    identifier: str
-    contract_id: str
-    visual_number: str
-    fleet_id: str | None
-    valid_to: datetime
-    enabled: bool
+def dump_sessions(sessions: Iterable[SessionState]) -> bytes:
+    """Format sessions as JSON, one a line."""
+    return b"".join(SESSION.dump_json(session) + b"\n" for session in sessions)
 
 
-@dataclass(frozen=True)
-class Location:
-    """A charging location."""
+def parse_sessions(lines: bytes) -> list[SessionState]:
+    """Parse sessions from JSON lines. Raise ValueError."""
+    return [SESSION.validate_json(line) for line in lines.splitlines() if line]
 
-    location_id: str
-    operator: str
+
+SESSION = TypeAdapter(SessionState)
 
 
 @dataclass
 class DriveState:
-    """Everything that the simulated Drive API holds. With a file, sessions outlive the process."""
+    """Everything that the simulated Drive API holds. With a file, sessions survive the process."""
 
     seed: int = 0
     file: Path | None = None
     sessions: dict[str, SessionState] = field(default_factory=dict)
-    keys: dict[str, Key] = field(default_factory=dict)
-    fleets: dict[str, str | None] = field(default_factory=dict)
-    places: dict[str, Location] = field(default_factory=dict)
+    keys: dict[str, Mapping[str, Any]] = field(init=False)
+    fleets: dict[str, str | None] = field(init=False)
+    locations: dict[str, str] = field(init=False)
+    """Operators by the id of the location."""
     tokens: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What was pushed to Roam OCPI, by `country/party/uid`."""
+    """Tokens pushed to Roam OCPI, by `country/party/uid`."""
 
     def __post_init__(self) -> None:
-        """Draw what the seed makes, and read what the file has kept."""
+        """Draw what the seed gives, and read the file."""
         random = Random(self.seed)  # noqa: S311  nothing secret is drawn
-        self.fleets = {**{f"fleet-{number + 1}": f"Fleet {number + 1}" for number in range(FLEETS)}, **self.fleets}
-        drawn = [_key(random, number, list(self.fleets)) for number in range(KEYS)]
-        self.keys = {key.identifier: key for key in drawn} | self.keys
-        places = [Location(f"loc-{number + 1:03}", random.choice(OPERATORS)) for number in range(LOCATIONS)]
-        self.places = {place.location_id: place for place in places} | self.places
-        if self.file is not None and self.file.exists():
-            for line in self.file.read_text("utf-8", errors="replace").splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut off when it was killed
-                    self._join(SessionState.from_document(json.loads(line)))
+        self.fleets = {f"fleet-{number}": f"Fleet {number}" for number in range(1, FLEETS + 1)}
+        keys = [_draw_key(random, number, list(self.fleets)) for number in range(KEYS)]
+        self.keys = {key["keyIdentifier"]: key for key in keys}
+        self.locations = {f"loc-{number:03}": random.choice(OPERATORS) for number in range(1, LOCATIONS + 1)}
+        for line in self.file.read_bytes().splitlines() if self.file is not None and self.file.exists() else ():
+            with contextlib.suppress(ValueError):  # a line that was cut off when the process was killed
+                self._merge(SESSION.validate_json(line))
 
-    def apply(self, truths: Iterable[SessionState]) -> int:
-        """Take in what really happens in sessions, and return how many these are."""
-        learned = list(truths)
-        for truth in learned:
-            self._join(truth)
+    def apply(self, sessions: Iterable[SessionState]) -> int:
+        """Merge sessions into the state, and return how many they are."""
+        received = list(sessions)
+        for session in received:
+            self._merge(session)
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                # The break comes first, too: the line before may have been cut off.
-                file.write("\n" + "".join(f"{json.dumps(truth.to_document())}\n" for truth in learned))
-        return len(learned)
+            with self.file.open("ab") as file:
+                file.write(b"\n" + dump_sessions(received))  # the line before may have been cut off
+        return len(received)
 
-    def document_of(self, truth: SessionState) -> dict[str, Any]:
-        """Write a session as the Drive API does. But for the statuses, the fields' names are not documented."""
-        random = Random(f"{self.seed}:{truth.session_id}")  # noqa: S311  nothing secret is drawn
-        place = random.choice(list(self.places.values()))
-        times = {"startTime": truth.started_at, "endTime": truth.ended_at, "completedAt": truth.completed_at}
+    def document_of(self, session: SessionState) -> dict[str, Any]:
+        """Return a session as the Drive API does. Except for the statuses, its field names are not documented."""
+        random = Random(f"{self.seed}:{session.session_id}")  # noqa: S311  nothing secret is drawn
+        location_id = random.choice(list(self.locations))
+        times = {"startTime": session.started_at, "endTime": session.ended_at, "completedAt": session.completed_at}
         return {
-            "sessionId": truth.session_id,
-            "userId": truth.user_id,
-            "sessionStatus": truth.status_in_drive,
+            "sessionId": session.session_id,
+            "userId": session.user_id,
+            "sessionStatus": session.status_in_drive,
             **{name: format_timestamp(at) for name, at in times.items() if at is not None},
-            "locationId": place.location_id,
-            "operator_display_name": place.operator,
+            "locationId": location_id,
+            "operator_display_name": self.locations[location_id],
             "chargingKeyId": random.choice(list(self.keys)),
-            **({"balanceStatus": "PAID"} if truth.status == "COMPLETE" else {}),
+            **({"balanceStatus": "PAID"} if session.status == "COMPLETE" else {}),
         }
 
     def balance(self, user_id: str) -> Decimal:
-        """Give a user's prepaid balance: anything from a debt to a fortune, always the same."""
+        """Return a user's prepaid balance, debts included."""
         return Decimal(Random(f"{self.seed}:{user_id}").randrange(-500, 10_000)) / 100  # noqa: S311  as above
 
     def invitation(self, fleet_id: str) -> str:
-        """Give the invitation code of a fleet."""
+        """Return the invitation code of a fleet."""
         return "".join(Random(f"{self.seed}:{fleet_id}").choices(string.ascii_uppercase, k=8))  # noqa: S311  as above
 
-    def _join(self, truth: SessionState) -> None:
-        known = self.sessions.get(truth.session_id)
-        self.sessions[truth.session_id] = known.merge(truth) if known else truth
+    def _merge(self, session: SessionState) -> None:
+        known = self.sessions.get(session.session_id)
+        self.sessions[session.session_id] = known.merge(session) if known else session
 
 
-def state_from_scenario(story: Sequence[SimulatedEvent]) -> SessionState | None:
-    """Say what really happened in a session of which all this could be told; None if that is no session's course."""
+def state_from_scenario(scenario: Sequence[SimulatedEvent]) -> SessionState | None:
+    """Return what really happened in the session of a scenario; None without an event of a session's course."""
     found: SessionState | None = None
-    for telling in story:
-        if telling.kind is not Kind.EVENTS or telling.name not in {*STATUS_BY_EVENT, COMPLETE}:
+    for event in scenario:
+        if event.kind is not Kind.EVENTS or event.name not in STATUS_BY_EVENT:
             continue
-        payload = json.loads(telling.body)["payload"]
+        payload = json.loads(event.body)["payload"]
         at = read_timestamp(payload["timestamp"])
-        said = SessionState(
-            telling.session_id,
+        state = SessionState(
+            event.session_id,
             payload["userId"],
-            STATUS_BY_EVENT.get(telling.name, "COMPLETE"),
-            started_at=at if telling.name == STARTED else None,
-            ended_at=at if telling.name == STOPPED else None,
-            completed_at=at if telling.name == COMPLETE else None,
+            STATUS_BY_EVENT[event.name],
+            started_at=at if event.name == STARTED else None,
+            ended_at=at if event.name == STOPPED else None,
+            completed_at=at if event.name == COMPLETE else None,
         )
-        found = found.merge(said) if found else said
+        found = found.merge(state) if found else state
     return found
 
 
-def _key(random: Random, number: int, fleets: Sequence[str]) -> Key:
+def _draw_key(random: Random, number: int, fleets: Sequence[str]) -> dict[str, Any]:
     chance = random.random()
-    return Key(
-        identifier=f"{random.getrandbits(56):014x}",
-        contract_id=f"DE-8PS-C{number + 1:08}-{random.randrange(10)}",
-        visual_number=f"8PS-{number + 1:06}",
-        fleet_id=random.choice([*fleets, None]),
-        valid_to=LONG_OVER + timedelta(days=number) if chance < 0.05 else NEVER_ENDS,  # noqa: PLR2004  one in twenty
-        enabled=chance < 0.9,  # noqa: PLR2004  nine in ten
-    )
+    identifier, check_digit = f"{random.getrandbits(56):014x}", random.randrange(10)
+    fleet_id = random.choice([*fleets, None])
+    return {
+        "keyIdentifier": identifier,
+        "validTo": format_timestamp(LONG_OVER + timedelta(days=number) if chance < 0.05 else NEVER_ENDS),  # noqa: PLR2004  one in twenty
+        "contractId": f"DE-8PS-C{number + 1:08}-{check_digit}",
+        "visualNumber": f"8PS-{number + 1:06}",
+        **({"fleetId": fleet_id} if fleet_id else {}),
+        "enabled": chance < 0.9,  # noqa: PLR2004  nine in ten
+    }

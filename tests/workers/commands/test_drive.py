@@ -22,13 +22,13 @@ AT = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def world() -> DriveState:
-    world = DriveState()
-    world.apply(
+def state() -> DriveState:
+    state = DriveState()
+    state.apply(
         SessionState(f"s{number}", ODD, "COMPLETE" if number else "STARTED", started_at=AT + timedelta(hours=number))
         for number in range(120)
     )
-    return world
+    return state
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def faults() -> DriveFaults:
 
 
 @pytest.fixture(scope="module")
-def address(world, faults) -> Iterator[str]:
-    app = create_drive(world, faults, credentials=Credentials(limited_key="limited-key"))
+def address(state, faults) -> Iterator[str]:
+    app = create_drive(state, faults, credentials=Credentials(limited_key="limited-key"))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -116,9 +116,9 @@ def test_a_history_of_several_pages_is_listed(drive):
     assert drive("history", "nobody").stdout == "None.\n"
 
 
-def test_charging_keys_are_listed(drive, world):
+def test_charging_keys_are_listed(drive, state):
     told = lines(drive("keys", "--json", "--page-size", "10"))
-    assert {row["identifier"] for row in told} == set(world.keys)
+    assert {row["identifier"] for row in told} == set(state.keys)
     of_one = lines(drive("keys", "--fleet", "fleet-1", "--json"))
     assert {row["fleet_id"] for row in of_one} == {"fleet-1"}
     assert "visual number" in drive("keys").stdout
@@ -135,33 +135,33 @@ def test_a_long_list_is_counted_on_a_terminal(drive, monkeypatch):
     assert "charging keys" in drive("keys").stderr
 
 
-def test_a_balance_is_exact(drive, world):
-    assert drive("balance", "u").stdout == f"{world.balance('u')}\n"
-    assert lines(drive("balance", "u", "--json")) == [{"balance": str(world.balance("u"))}]
+def test_a_balance_is_exact(drive, state):
+    assert drive("balance", "u").stdout == f"{state.balance('u')}\n"
+    assert lines(drive("balance", "u", "--json")) == [{"balance": str(state.balance("u"))}]
     assert "DRIVE_BALANCE_PATH" in drive("balance", "u", code=2, DRIVE_BALANCE_PATH="").output
 
 
-def test_a_location_is_shown(drive, world):
-    place = next(iter(world.places.values()))
-    (told,) = lines(drive("location", place.location_id, "--json"))
-    assert told["operator_display_name"] == place.operator
-    assert place.operator in drive("location", place.location_id).stdout
+def test_a_location_is_shown(drive, state):
+    location_id, operator = next(iter(state.locations.items()))
+    (told,) = lines(drive("location", location_id, "--json"))
+    assert told["operator_display_name"] == operator
+    assert operator in drive("location", location_id).stdout
 
 
-def test_fleets_are_created_renamed_and_joined(drive, world):
+def test_fleets_are_created_renamed_and_joined(drive, state):
     assert "created" in drive("fleets", "create", "vans/1", "--name", "Vans").stdout
     assert "renamed" in drive("fleets", "rename", "vans/1", "Cars").stdout
-    assert world.fleets["vans/1"] == "Cars"
+    assert state.fleets["vans/1"] == "Cars"
     (told,) = lines(drive("fleets", "invitation", "vans/1"))
-    assert told["invitation"]["invitations"] == [{"code": world.invitation("vans/1")}]
+    assert told["invitation"]["invitations"] == [{"code": state.invitation("vans/1")}]
     assert "already" in drive("fleets", "create", "vans/1", code=1).stderr
-    assert "1 to 100 signs" in drive("fleets", "create", "x" * 101, code=2).stderr
+    assert "1 to 100 characters" in drive("fleets", "create", "x" * 101, code=2).stderr
 
 
-def test_a_token_is_pushed(drive, world):
+def test_a_token_is_pushed(drive, state):
     party = ("--country", "DE", "--party", "ABC", "--contract", "C1", "--issuer", "We", "--whitelist")
     assert "pushed" in drive("token", "push", "04/A1", *party, "never").stdout
-    pushed = world.tokens["DE/ABC/04%2FA1"] if "DE/ABC/04%2FA1" in world.tokens else world.tokens["DE/ABC/04/A1"]
+    pushed = state.tokens["DE/ABC/04%2FA1"] if "DE/ABC/04%2FA1" in state.tokens else state.tokens["DE/ABC/04/A1"]
     assert (pushed["whitelist"], pushed["valid"], pushed["type"]) == ("NEVER", True, "RFID")
     refused = drive("token", "push", "0" * 37, *party, "NEVER", code=2)
     assert "uid" in refused.stderr

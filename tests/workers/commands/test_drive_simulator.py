@@ -20,7 +20,7 @@ from workers.ledger import sessions
 
 
 @pytest.fixture
-def world() -> DriveState:
+def state() -> DriveState:
     return DriveState()
 
 
@@ -30,8 +30,8 @@ def faults() -> DriveFaults:
 
 
 @pytest.fixture
-def url(world: DriveState, faults: DriveFaults, until: Callable[..., None]) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_drive(world, faults), port=0, log_config=None))
+def url(state: DriveState, faults: DriveFaults, until: Callable[..., None]) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(create_drive(state, faults), port=0, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -54,9 +54,9 @@ def learn(node, noon):
 
 
 @pytest.fixture
-def truths(world: DriveState, noon) -> None:
+def truths(state: DriveState, noon) -> None:
     for number in range(3):
-        world.apply(
+        state.apply(
             filter(
                 None, [state_from_scenario(build_scenario("session", Participants(f"S{number}", "user-1"), now=noon))]
             )
@@ -64,7 +64,7 @@ def truths(world: DriveState, noon) -> None:
 
 
 def test_what_is_told_is_known_to_drive_although_everything_is_dropped(
-    node, world: DriveState, url: str, monkeypatch: pytest.MonkeyPatch
+    node, state: DriveState, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def send(*_parts: object, **_named: object) -> None:
         """Send nothing."""
@@ -72,8 +72,8 @@ def test_what_is_told_is_known_to_drive_although_everything_is_dropped(
     monkeypatch.setattr(sender, "send", send)
     asked = ("--count", "20", "--seed", "7", "--users", "3", "--fault", "drop", "--share", "1", "--drive", url)
     assert "every event was dropped" in node.run("send", "session", *asked).stdout
-    assert len(world.sessions) == 20
-    assert len({truth.user_id for truth in world.sessions.values()}) == 3
+    assert len(state.sessions) == 20
+    assert len({truth.user_id for truth in state.sessions.values()}) == 3
 
 
 @pytest.mark.usefixtures("truths")
@@ -119,11 +119,11 @@ def test_without_a_simulated_drive_api_nothing_is_told_and_nothing_compared(node
 
 
 def test_an_answer_of_something_else_is_said(node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.simulator.drive.control.STARTS_WITHIN", 0)
+    monkeypatch.setattr("workers.dev.drive_simulator.STARTUP_TIMEOUT", 0)
     said = node.run("drive", "compare", "--drive", "http://127.0.0.1:9/drive", code=1).stderr
     assert "There is no simulated Drive API" in said
 
 
-def test_json_is_one_object(node, url: str, world: DriveState) -> None:
+def test_json_is_one_object(node, url: str, state: DriveState) -> None:
     text = node.run("drive", "compare", "--drive", url, "--json").stdout
-    assert json.loads(text)["sessions"] == len(world.sessions) == 0
+    assert json.loads(text)["sessions"] == len(state.sessions) == 0

@@ -21,14 +21,14 @@ USERS = ["../..", "a/b?c=d#e", "ü ñ 漢%2F", "mail@driver.example", "\x00\x7f\
 
 
 @pytest.fixture
-def world() -> DriveState:
-    world = DriveState()
+def state() -> DriveState:
+    state = DriveState()
     for user in USERS:
-        world.apply(
+        state.apply(
             SessionState(f"{user}-{number}", user, "COMPLETE", started_at=AT + timedelta(minutes=number))
             for number in range(60)
         )
-    return world
+    return state
 
 
 @pytest.fixture
@@ -37,14 +37,16 @@ def faults() -> DriveFaults:
 
 
 @pytest.fixture
-def meter() -> RequestCounter:
+def counter() -> RequestCounter:
     return RequestCounter()
 
 
 @pytest.fixture
-def client(world, faults, meter, clock) -> Iterator[DriveClient]:
+def client(state, faults, counter, clock) -> Iterator[DriveClient]:
     server = uvicorn.Server(
-        uvicorn.Config(create_drive(world, faults, meter=meter), port=0, log_config=None, timeout_graceful_shutdown=0)
+        uvicorn.Config(
+            create_drive(state, faults, counter=counter), port=0, log_config=None, timeout_graceful_shutdown=0
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
