@@ -35,9 +35,7 @@ class ServiceEndpoint:
             Service.ROAM: ("roam_ocpi_url", "roam_ocpi_token"),
         }[service]
         self._url = _checked_url(url.upper(), getattr(settings, url))
-        self._secret = ReloadableSecrets(
-            settings, [secret], lambda texts: _header_value(secret, texts), polled=False
-        )
+        self._secret = ReloadableSecrets(settings, [secret], lambda texts: _header_value(secret, texts), polled=False)
 
     def url(self, request: Request) -> str:
         """Return the absolute URL of a request."""
