@@ -10,7 +10,7 @@ from handlers.kit.field_extraction import first_valid, read_currency, read_key, 
 from ingest.events import ChargingRecord, sanitize_text
 from ingest.wire.field_paths import find
 from ingest.wire.json_documents import json_text
-from ingest.wire.timestamps import read_timestamp
+from ingest.wire.timestamps import parse_timestamp
 
 #: By column: the setting that tells the places, and how what is found there is read.
 FIELDS: dict[str, tuple[str, Callable[[Any], object]]] = {
@@ -21,8 +21,8 @@ FIELDS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "amount": ("cdr_amount", read_decimal),
     "currency": ("cdr_currency", read_currency),
     "energy_kwh": ("cdr_energy", read_decimal),
-    "started_at": ("cdr_started_at", read_timestamp),
-    "ended_at": ("cdr_ended_at", read_timestamp),
+    "started_at": ("cdr_started_at", parse_timestamp),
+    "ended_at": ("cdr_ended_at", parse_timestamp),
     "location": ("cdr_location", read_text),
     "operator": ("cdr_operator", read_text),
 }

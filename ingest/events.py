@@ -1,6 +1,6 @@
-"""The words of the wire: what a kept body says.
+"""The events of the wire: a kept body, parsed.
 
-envelope -> inbox -> relay -> process -> [events] -> handler -> ledger
+request -> envelope -> inbox -> relay -> jobs -> [events] -> handler -> ledger
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from pydantic.alias_generators import to_camel
 
 from ingest.errors import Unreadable
 from ingest.wire.envelope import Kind
-from ingest.wire.json_documents import read_json
-from ingest.wire.timestamps import read_timestamp
+from ingest.wire.json_documents import parse_json
+from ingest.wire.timestamps import parse_timestamp
 
 LONGEST_TEXT = 200
 LONGEST_USER_ID = 500
@@ -29,7 +29,7 @@ SENTENCES = {
 
 
 def sanitize_text(text: str) -> str:
-    r"""Make a text that every database takes: NUL and lone surrogates are written as `\u0000`, `\ud800`."""
+    r"""Escape what not every database stores: NUL and lone surrogates become `\u0000`, `\ud800`."""
     if not text.isascii():
         text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text.replace("\0", "\\u0000")
@@ -46,11 +46,11 @@ def _or_none(value: Any) -> Any:
 Name = Annotated[str, Field(alias="event")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT), BeforeValidator(_sanitize)]
 UserId = Annotated[Annotated[str, StringConstraints(max_length=LONGEST_USER_ID)] | None, BeforeValidator(_or_none)]
-Instant = Annotated[datetime, PlainValidator(read_timestamp)]
+Instant = Annotated[datetime, PlainValidator(parse_timestamp)]
 
 
 class Event(BaseModel):
-    """What Plugsurfing tells us. Fields that we do not know are kept, under the names they came with."""
+    """A fact from Plugsurfing. Unknown fields are kept under their own names."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -67,7 +67,7 @@ class Event(BaseModel):
     session_id: Text | None = None
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
-        """Show nothing personal: an event may end up in a traceback."""
+        """Return no personal data: an event may end up in a traceback."""
         return [("name", self.name), ("session_id", self.session_id)]
 
 
@@ -108,7 +108,7 @@ class SessionStartFailed(SessionEvent):
 
 
 class SessionStopFailed(SessionEvent):
-    """A session did not stop when it was told to."""
+    """A session did not stop when it was requested."""
 
     wire_name: ClassVar[str] = "SESSION_STOP_FAILED"
     name: Name = wire_name
@@ -125,7 +125,7 @@ class SessionFeeIncurring(SessionEvent):
 
 
 class UnknownEvent(Event):
-    """An event whose name is new to us."""
+    """An event of an unknown name."""
 
     payload: Any = None
 
@@ -143,7 +143,7 @@ WIRE_NAMES: Mapping[str, type[SessionEvent]] = MappingProxyType(
         "SESSION_STARTED": SessionStarted,
         "SESSION_STOPPED": SessionStopped,
         "SESSION_COMPLETE": SessionComplete,
-        "SESSION_COMPLETED": SessionComplete,  # so spelt once in Plugsurfing's guide
+        "SESSION_COMPLETED": SessionComplete,  # as Plugsurfing's guide spells it once
         "SESSION_START_FAILED": SessionStartFailed,
         "SESSION_FAILED": SessionStartFailed,  # the older name
         "SESSION_STOP_FAILED": SessionStopFailed,
@@ -153,19 +153,19 @@ WIRE_NAMES: Mapping[str, type[SessionEvent]] = MappingProxyType(
 
 
 class EventSummary(NamedTuple):
-    """What the door needs to know of a body: enough to choose a queue and to name it to people."""
+    """The name and session of a body: enough to choose a queue and to describe it."""
 
     name: str | None
     session_id: str | None
 
 
 def decode(kind: Kind, body: bytes) -> Event:
-    """Understand a body. Raise Unreadable, and nothing else, if that is not possible."""
+    """Parse a body. Raise Unreadable, and nothing else, if that is not possible."""
     document = _document(body, exact=kind is Kind.CDRS)
     name, payload = document.get("event"), document.get("payload")
     if kind is Kind.CDRS:
-        if isinstance(name, str) and name in WIRE_NAMES:  # the signature does not cover the path: sent again here
-            raise Unreadable("The body is a session event, and no CDR.")
+        if isinstance(name, str) and name in WIRE_NAMES:  # the signature does not cover the path
+            raise Unreadable("The body is a session event, not a CDR.")
         return ChargingRecord(session_id=_session_of_record(document), document=document)
     if not isinstance(name, str) or not name:
         raise Unreadable("The body has no event name.")
@@ -177,13 +177,13 @@ def decode(kind: Kind, body: bytes) -> Event:
     try:
         return model.model_validate({**payload, "event": name}, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise Unreadable(f"{name}: {_sentence(error)}.") from None  # its own text would quote the payload
+        raise Unreadable(f"{name}: {_sentence(error)}.") from None  # its own message quotes the payload
 
 
 def peek(kind: Kind, body: bytes) -> EventSummary:
-    """Read what can be read of a body at little cost. Never raises."""
+    """Return what a cheap look at a body shows. Never raises."""
     try:
-        document = read_json(body, exact=kind is Kind.CDRS)  # as `decode` does, so that both find the same
+        document = parse_json(body, exact=kind is Kind.CDRS)  # as `decode` does, so that both find the same
     except Unreadable:
         return EventSummary(None, None)
     if not isinstance(document, dict):
@@ -198,7 +198,7 @@ def peek(kind: Kind, body: bytes) -> EventSummary:
 
 
 def queue_for(kind: Kind, seen: EventSummary) -> str:
-    """Name the queue that a body travels on."""
+    """Return the name of the queue for a body."""
     if kind is Kind.CDRS:
         return "cdrs"
     if seen.name == SessionFeeIncurring.wire_name:
@@ -207,22 +207,22 @@ def queue_for(kind: Kind, seen: EventSummary) -> str:
 
 
 def _document(body: bytes, *, exact: bool) -> dict[str, Any]:
-    document = read_json(body, exact=exact)
+    document = parse_json(body, exact=exact)
     if not isinstance(document, dict):
         raise Unreadable("The body is JSON, but not an object.")
     if body.isascii() and b"\\u" not in body and b"\0" not in body:
-        return document  # no text in it can need cleaning
+        return document  # none of its texts can need escaping
     try:
-        return {sanitize_text(key): _storable_all(value) for key, value in document.items()}
+        return {sanitize_text(key): _sanitize_all(value) for key, value in document.items()}
     except RecursionError:
         raise Unreadable("The body is nested too deeply.") from None
 
 
-def _storable_all(value: Any) -> Any:
+def _sanitize_all(value: Any) -> Any:
     if isinstance(value, dict):
-        return {sanitize_text(key): _storable_all(item) for key, item in value.items()}
+        return {sanitize_text(key): _sanitize_all(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_storable_all(item) for item in value]
+        return [_sanitize_all(item) for item in value]
     return _sanitize(value)
 
 
@@ -241,7 +241,7 @@ def _session_of_record(document: dict[str, Any]) -> str | None:
 
 
 def _sentence(error: ValidationError) -> str:
-    """Say what is wrong with which fields, without their values."""
+    """Format which fields are wrong and why, without their values."""
     wrong = error.errors(include_url=False, include_input=False)
     return ", ".join(
         f"{'.'.join(map(str, one['loc']))} {SENTENCES.get(one['type'], one['msg'].removeprefix('Value error, '))}"

@@ -1,6 +1,6 @@
-"""The steps of the path at which tests kill the process that stands there, to see that nothing is lost or done twice.
+"""Failpoints: steps of the path at which tests kill the process, to prove that nothing is lost or done twice.
 
-Nobody is ever killed unless WEBHOOKS_CRASHES named a folder when the process started; `reach` then costs a call.
+They do nothing unless WEBHOOKS_CRASHES names a folder when the process starts; `hit` then costs one call.
 """
 
 import os
@@ -10,31 +10,31 @@ from enum import StrEnum
 from pathlib import Path
 
 VARIABLE = "WEBHOOKS_CRASHES"
-# Steps of SQLite's own machine between two looks: few enough to fall inside of any statement that writes a row.
+# Instructions of SQLite's virtual machine between two checks: few enough to interrupt any statement that writes a row.
 INSTRUCTIONS = 40
 
 
 class Failpoint(StrEnum):
-    """Where a delivery, a run or a push has come to."""
+    """A step of a delivery, a run or a push."""
 
     RECEIVED = "received"
-    """Its body is read; nothing is known of it."""
+    """Its body is read and not yet verified."""
     VERIFIED = "verified"
-    """Its signature is right; it is not written yet."""
+    """Its signature is valid; it is not written yet."""
     KEEPING = "keeping"
     """Inside the statement, or the transaction, that writes it to the inbox."""
     KEPT = "kept"
-    """Committed, and on disk; nobody was told."""
+    """Committed, and on disk; the response is not sent."""
     ANSWERED = "answered"
-    """The sender has been told 200."""
+    """The response 200 is sent."""
     ASSIGNED = "assigned"
-    """Noted in the inbox as travelling in a batch, of which Redis knows nothing yet."""
+    """Recorded in the inbox as part of a batch that is not in Redis yet."""
     QUEUED = "queued"
     """Its batch's job is on a queue."""
     TAKEN = "taken"
-    """A worker has taken the job off its queue, and not begun with it."""
+    """A worker has dequeued the job and not started it."""
     LEASED = "held"
-    """The job has begun: its lease beats."""
+    """The job has started and holds its lease."""
     STORING = "storing"
     """Inside the transaction that stores the batch and merges its records."""
     STORED = "stored"
@@ -42,33 +42,33 @@ class Failpoint(StrEnum):
     CONCLUDING = "concluding"
     """Inside the transaction that writes outcomes, effects and pushes."""
     CONCLUDED = "concluded"
-    """That transaction is committed; the inbox does not know it."""
+    """That transaction is committed; the batch is not acknowledged."""
     ACKNOWLEDGED = "acknowledged"
-    """The inbox has been told; nothing that follows has been done: no sender is woken, no run is on a queue."""
+    """The batch is acknowledged; neither is the push sender notified nor a run enqueued."""
     SETTLED = "settled"
-    """Its rows have gone from the inbox; Redis still says that they may."""
+    """Its rows are deleted from the inbox; the acknowledgement is still in Redis."""
     RUN_ENQUEUED = "marked"
-    """A run is noted as offered, in a job that is not written yet."""
+    """A run is recorded as enqueued, in a job that is not written yet."""
     CLAIMED = "claimed"
     """A run is claimed by its job; its handler has not been called."""
     FINISHING = "finishing"
     """Inside the transaction that ends a run that had a job of its own."""
     FINISHED = "finished"
-    """That transaction is committed; its job is still the worker's."""
+    """That transaction is committed; the worker has not ended the job."""
     SENDING = "sending"
     """A push is claimed by a sender; its channel has not been called."""
     SENT = "sent"
-    """The channel has taken a push; the ledger does not know it."""
+    """The channel has accepted a push; the ledger does not record it yet."""
     NOTED = "noted"
-    """The ledger knows that a push was sent."""
+    """The ledger records that a push was sent."""
 
 
 def _pass(step: Failpoint) -> None:
-    """Go on."""
+    """Do nothing."""
 
 
 def _kill_if_armed(step: Failpoint) -> None:
-    """Kill this process if a file in the folder has the step's name; the file goes with the one that it has killed."""
+    """Kill this process if the folder has a file of the step's name, and delete the file first: it kills once."""
     try:
         (FOLDER / step).unlink()
     except FileNotFoundError:
@@ -81,6 +81,6 @@ hit = _kill_if_armed if os.environ.get(VARIABLE) else _pass
 
 
 def hit_inside(step: Failpoint, file: sqlite3.Connection) -> None:
-    """Reach the step in the midst of whatever is done on this connection from now on."""
+    """Hit the step inside every statement of this connection from now on."""
     if hit is not _pass:
         file.set_progress_handler(lambda: hit(step), INSTRUCTIONS)

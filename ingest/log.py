@@ -1,4 +1,4 @@
-"""Log lines: one renderer for our own records and for those of uvicorn, RQ and every other library."""
+"""Logging: one renderer for our own records and for those of uvicorn, RQ and every other library."""
 
 import logging
 import os
@@ -12,23 +12,23 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from ingest.config.sections.logging import LogFormat
 from ingest.config.settings import Settings
 
-# Both write every URL that is called, and a URL of the Drive API has a user id in it.
+# Both log every URL that they call, and a URL of the Drive API contains a user id.
 NOISY_LOGGERS = ("httpx", "httpcore")
-# These may have been given handlers of their own before we come.
+# These may have handlers of their own already.
 LIBRARY_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "rq.worker", "rq.scheduler")
 
 
 def configure_logging(settings: Settings, process: str, *, stream: TextIO | None = None) -> None:
-    """Write all log records of this process, which is named `process`, to standard error (or another stream)."""
+    """Send all log records of this process, named `process`, to standard error or another stream."""
     stream = stream or sys.stderr
     level = settings.log_level.upper()
-    shape = settings.log_format or (LogFormat.CONSOLE if stream.isatty() else LogFormat.JSON)
+    log_format = settings.log_format or (LogFormat.CONSOLE if stream.isatty() else LogFormat.JSON)
 
     def with_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event.setdefault("process", process)
         return event
 
-    everywhere: list[Processor] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         with_process,
@@ -36,7 +36,7 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         structlog.processors.StackInfoRenderer(),
     ]
     structlog.configure(
-        processors=[*everywhere, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -44,8 +44,8 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=everywhere,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(shape, stream)],
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(log_format, stream)],
         )
     )
     logging.captureWarnings(capture=True)
@@ -59,10 +59,10 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _renderers(shape: LogFormat, stream: TextIO) -> list[Processor]:
+def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:
     # Tracebacks are plain: structlog's rich ones show local variables, which are bodies and keys.
-    if shape is LogFormat.CONSOLE:
-        # `webhooks dev` reads its children through a pipe and says so to a terminal.
+    if log_format is LogFormat.CONSOLE:
+        # `webhooks dev` reads its children through a pipe and writes to a terminal: it sets FORCE_COLOR.
         colors = stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
         return [
             _console_renderer,
@@ -74,7 +74,7 @@ def _renderers(shape: LogFormat, stream: TextIO) -> list[Processor]:
 
 
 def _console_renderer(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    # On the clock on their wall; and whoever looks at a terminal knows which process runs there.
+    # In local time, and without the process: a terminal shows one process, or `dev` names it.
     del event["process"]
     event["timestamp"] = datetime.fromisoformat(event["timestamp"]).astimezone().strftime("%H:%M:%S")
     return event

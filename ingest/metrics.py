@@ -1,4 +1,4 @@
-"""What `serve` counts, as Prometheus reads it."""
+"""The metrics of `serve`, in Prometheus' text format."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 
 
 class Metrics:
-    """The numbers of one process, in a registry of their own."""
+    """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -41,7 +41,7 @@ class Metrics:
         self._seconds.observe(seconds)
 
     def commit_failed(self) -> None:
-        """Count one commit that did not happen."""
+        """Count one commit that failed."""
         self._failures.inc()
 
     def refused(self, reason: str) -> None:
@@ -49,18 +49,18 @@ class Metrics:
         self._refused.labels(reason).inc()
 
     def quarantined(self, *, entered: int, dropped: int) -> None:
-        """Count what went into quarantine, and what went from it for want of room or for its age."""
+        """Count requests that entered the quarantine, and those dropped from it for room or age."""
         self._quarantined.inc(entered)
         self._dropped.inc(dropped)
 
-    def text(self, facts: Mapping[str, float]) -> bytes:
-        """Render all numbers, with facts that were looked up because somebody asked."""
-        return render(self._registry, "webhooks", facts)
+    def text(self, measured: Mapping[str, float]) -> bytes:
+        """Format all metrics, with gauges that were measured for this request."""
+        return render(self._registry, "webhooks", measured)
 
 
-def render(registry: CollectorRegistry, prefix: str, facts: Mapping[str, float]) -> bytes:
-    """Write what was counted, and facts of this moment, whose names get a prefix."""
-    looked_up = CollectorRegistry()
-    for name, value in facts.items():
-        Gauge(f"{prefix}_{name}", name.replace("_", " ").capitalize(), registry=looked_up).set(value)
-    return generate_latest(registry) + generate_latest(looked_up)
+def render(registry: CollectorRegistry, prefix: str, measured: Mapping[str, float]) -> bytes:
+    """Format a registry, and gauges whose names get the prefix."""
+    gauges = CollectorRegistry()
+    for name, value in measured.items():
+        Gauge(f"{prefix}_{name}", name.replace("_", " ").capitalize(), registry=gauges).set(value)
+    return generate_latest(registry) + generate_latest(gauges)

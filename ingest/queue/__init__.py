@@ -1,1 +1,1 @@
-"""The contract of relay and workers: batches, queues and leases in Redis."""
+"""The contract between relay and workers: batches, queues and leases in Redis."""

@@ -1,6 +1,6 @@
-"""Deliveries that travel together: one batch is one RQ job, its deliveries lie in a Redis key beside the job.
+"""Batches: one batch is one RQ job, and its deliveries are in a Redis key beside the job.
 
-inbox -> relay -> [batch] -> process -> handler -> ledger
+request -> envelope -> inbox -> relay -> [batch] -> jobs -> handler -> ledger
 """
 
 import json
@@ -18,7 +18,7 @@ LONGEST_DESCRIPTION = 200
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An envelope once kept. Without a body it only tells that a delivery, known by its id, came again."""
+    """A kept envelope. Without a body it is a duplicate of the delivery of its id."""
 
     id: str
     kind: str
@@ -35,20 +35,20 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one RQ job works on; the job's id is the batch's."""
+    """The deliveries of one RQ job, whose id is the batch's."""
 
     id: str
     inbox: str
     queue: str
     deliveries: tuple[Delivery, ...]
     isolated: bool = False
-    """Alone in its batch because workers died of batches that it was in."""
+    """The only delivery of its batch, because workers died while they processed larger ones."""
     poison: bool = False
-    """Died alone too often: to be buried, not handled."""
+    """It killed too many workers alone: a dead letter, not to be handled."""
 
     @classmethod
     def from_json(cls, text: bytes) -> "Batch":
-        """Read a batch that `write_batch` wrote."""
+        """Decode a batch that `encode_batch` encoded."""
         fields: dict[str, Any] = json.loads(text)
         inbox = fields["inbox"]
         return cls(
@@ -79,47 +79,44 @@ class Batch:
 def encode_batch(  # noqa: PLR0913 - the fields of a batch, by name
     batch_id: str, *, inbox: str, queue: str, deliveries: bytes, isolated: bool, poison: bool
 ) -> bytes:
-    """Write a batch for Redis, around the JSON of its deliveries (see `ingest.relay.outbox`)."""
+    """Encode a batch for Redis, around the JSON of its deliveries (see `ingest.relay.outbox`)."""
     fields = {"id": batch_id, "inbox": inbox, "queue": queue, "solo": isolated, "poison": poison}
     return json.dumps(fields).encode()[:-1] + b', "deliveries": ' + deliveries + b"}"
 
 
-def description(names: Sequence[tuple[str, bool]], session_id: str | None) -> str:
-    """Say in one line, for the people at the dashboard, what the job is about.
-
-    Of each delivery it is told what it is called, and whether it only tells that it came again.
-    """
-    if len(names) == 1:
-        ((name, again),) = names
-        return " ".join(filter(None, ("repeat of" if again else "", _truncate(name), _truncate(session_id or ""))))
-    counts = Counter("repeat" if again else name for name, again in names)
+def description(deliveries: Sequence[tuple[str, bool]], session_id: str | None) -> str:
+    """Format one line about a job for the dashboard, from the name of each delivery and whether it is a duplicate."""
+    if len(deliveries) == 1:
+        ((name, duplicate),) = deliveries
+        return " ".join(filter(None, ("repeat of" if duplicate else "", _truncate(name), _truncate(session_id or ""))))
+    counts = Counter("repeat" if duplicate else name for name, duplicate in deliveries)
     named = ", ".join(f"{count} {_truncate(name)}" for name, count in counts.most_common(MOST_NAMES))
-    text = f"{len(names)} deliveries: {named}"
+    text = f"{len(deliveries)} deliveries: {named}"
     return text if len(text) <= LONGEST_DESCRIPTION else text[: LONGEST_DESCRIPTION - 1] + "…"
 
 
 def new_batch_id() -> str:
-    """Make a batch's id: an id that RQ takes for a job (letters, digits, dashes, underscores)."""
+    """Return a new id, of the characters that RQ accepts in the id of a job."""
     return uuid.uuid4().hex
 
 
 def batch_key(batch_id: str) -> str:
-    """Name the Redis key that holds the batch's deliveries until it is acknowledged."""
+    """Return the Redis key that holds the batch's deliveries until it is acknowledged."""
     return f"webhooks:batch:{batch_id}"
 
 
 def ack_key(inbox_id: str) -> str:
-    """Name the Redis list on which workers acknowledge an inbox's batches, by id."""
+    """Return the Redis list on which workers acknowledge an inbox's batches, by id."""
     return f"webhooks:settled:{inbox_id}"
 
 
 def lease_key(job_id: str) -> str:
-    """Name the Redis counter that beats while somebody works on the job."""
+    """Return the Redis counter that is incremented while a worker holds the job."""
     return f"webhooks:lease:{job_id}"
 
 
 def timestamp_or_none(epoch: float | None) -> datetime | None:
-    """Read seconds since 1970; None for what no calendar has, as a sender may claim any moment of signing."""
+    """Return the time of seconds since 1970; None if it is out of range, as a sender may claim any time of signing."""
     try:
         return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
     except (ValueError, OverflowError, OSError):

@@ -1,6 +1,6 @@
-"""Signs of life: a counter beats in Redis while a job is worked on, and a watcher tells working from dead by it.
+"""Leases with heartbeats: a counter in Redis is incremented while a job runs, and a monitor detects crashes by it.
 
-No clocks are compared: the watcher only asks whether the counter moved, and measures with its own monotonic clock.
+No clocks are compared: the monitor only checks whether the counter moved, and measures with its own monotonic clock.
 """
 
 import contextlib
@@ -22,66 +22,66 @@ log = structlog.get_logger()
 
 HEARTBEAT = timedelta(seconds=1)
 LEASE_TIMEOUT = timedelta(seconds=4)
-# A counter left behind by a killed process goes by itself, long after every watcher saw it stand still.
-COUNTER_KEPT = timedelta(minutes=10)
-# What stands in a counter's place when the end of its worker is known.
+# The counter of a killed process expires long after every monitor has seen it stand still.
+COUNTER_TTL = timedelta(minutes=10)
+# Replaces the counter when the worker is known to have crashed.
 CRASHED = b"died"
-# How long the end of a job may wait for Redis to take the counter away.
-LEAVE_TIMEOUT = timedelta(seconds=5)
+# How long the end of a job may wait for Redis to delete the counter.
+RELEASE_TIMEOUT = timedelta(seconds=5)
 
 
 class JobState(Enum):
-    """How a job stands with the workers."""
+    """The state of a job."""
 
     QUEUED = "queued"
     """Waiting on its queue."""
     RUNNING = "running"
-    """Somebody works on it, or has just taken it."""
+    """A worker holds its lease, or has just dequeued it."""
     LOST = "gone"
-    """Neither on its queue nor worked on: lost, or ended without a word."""
+    """Neither queued nor running: lost, or ended without an acknowledgement."""
     CRASHED = "died"
-    """Whoever worked on it stopped without ending it."""
+    """Its worker stopped without ending it."""
 
 
 @contextlib.contextmanager
 def lease(connection: redis.Redis, job_id: str, *, beat: timedelta = HEARTBEAT) -> Iterator[None]:
-    """Beat for the job while the block runs; leaving it takes the counter away, and so hands back what is not done.
+    """Hold the lease of a job while the block runs, renewed every `beat`; its end deletes the counter.
 
-    A WebhooksError (the database is away, say), an error of Redis and a request to exit hand the job back too. Any
-    other exception is reported as a death, so that what breaks us is offered again in smaller pieces until it is found.
-    The counter is `lease_key(job_id)`; an acknowledgement may delete it earlier in its own transaction.
-    While Redis is away the beating goes on trying, and raises nothing.
+    A WebhooksError (the database is unavailable, say), an error of Redis and a request to exit release the lease too:
+    what is not done is published again. Any other exception is reported as a crash, so that the batch is published
+    again in smaller pieces until the poison is found. The counter is `lease_key(job_id)`; an acknowledgement may
+    delete it earlier in its own transaction. While Redis is unavailable renewing goes on, and raises nothing.
     """
-    left, broken = threading.Event(), threading.Event()
+    ended, crashed = threading.Event(), threading.Event()
     _renew(connection, job_id)
-    arguments = (left, broken, connection, job_id, beat)
-    beating = threading.Thread(target=_beat_until, args=arguments, name="lease", daemon=True)
-    beating.start()
+    arguments = (ended, crashed, connection, job_id, beat)
+    renewal = threading.Thread(target=_renew_until_end, args=arguments, name="lease", daemon=True)
+    renewal.start()
     try:
         yield
     except (WebhooksError, redis.RedisError, SystemExit, KeyboardInterrupt):
         raise
     except BaseException:
-        broken.set()
+        crashed.set()
         raise
     finally:
-        left.set()
-        beating.join(LEAVE_TIMEOUT.total_seconds())
+        ended.set()
+        renewal.join(RELEASE_TIMEOUT.total_seconds())
 
 
 def report_crash(connection: redis.Redis, job_id: str) -> None:
-    """Say at once that whoever worked on the job has died, where that is known: a watcher need not wait for silence.
+    """Report that the worker of a job has crashed, so that a monitor need not wait for the lease to time out.
 
-    Without Redis nothing is said, and the silence tells it.
+    Without Redis nothing is reported, and the timeout detects it.
     """
     try:
-        connection.set(lease_key(job_id), CRASHED, ex=COUNTER_KEPT, xx=True)
+        connection.set(lease_key(job_id), CRASHED, ex=COUNTER_TTL, xx=True)
     except redis.RedisError as error:
-        log.warning("lease.death_unreported", job=job_id, error=type(error).__name__)
+        log.warning("lease.crash_unreported", job=job_id, error=type(error).__name__)
 
 
 class LeaseMonitor:
-    """Tells how jobs stand, from one look to the next. Look about once a second; ask about the same jobs again."""
+    """Detects crashed and lost jobs by polling: about once a second, for the same jobs."""
 
     def __init__(
         self,
@@ -93,29 +93,31 @@ class LeaseMonitor:
         self._connection = connection
         self._grace = grace.total_seconds()
         self._clock = clock
-        self._seen: dict[str, _History] = {}
-        self._looked_at: float | None = None
+        self._histories: dict[str, _History] = {}
+        self._polled_at: float | None = None
 
     def poll(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
-        """Tell how each job (id -> name of its queue) stands, in one round trip.
+        """Return the state of each job (id -> name of its queue), in one round trip.
 
-        GONE and DIED are said only after nothing was seen of a job for the grace. Raises QueueUnavailable if Redis
-        cannot be asked; every job's grace then starts anew, for whoever could not look knows nothing.
+        A job is LOST, or CRASHED by its heartbeat, only after no sign of life for the grace. Raise QueueUnavailable if
+        Redis is unavailable; the grace of every job then starts anew, as nothing was observed meanwhile.
         """
         if not jobs:
-            self._forget()
+            self._reset()
             return {}
         try:
-            sights = self._ask(jobs)
+            observations = self._observe(jobs)
         except redis.RedisError as error:
-            self._forget()
+            self._reset()
             raise QueueUnavailable(f"Redis cannot be asked about jobs: {type(error).__name__}") from error
         passed = self._time_passed()
-        # Only what is asked about is remembered.
-        self._seen = {job_id: self._update(self._seen.get(job_id), sight, passed) for job_id, sight in sights.items()}
-        return {job_id: self._classify(seen) for job_id, seen in self._seen.items()}
+        # Only these jobs are remembered.
+        self._histories = {
+            job_id: self._update(self._histories.get(job_id), now, passed) for job_id, now in observations.items()
+        }
+        return {job_id: self._classify(history) for job_id, history in self._histories.items()}
 
-    def _ask(self, jobs: Mapping[str, str]) -> "dict[str, _Observation]":
+    def _observe(self, jobs: Mapping[str, str]) -> "dict[str, _Observation]":
         queues = [queue(name, self._connection) for name in sorted(set(jobs.values()))]
         with self._connection.pipeline(transaction=True) as pipe:
             for each in queues:
@@ -133,35 +135,36 @@ class LeaseMonitor:
         }
 
     def _time_passed(self) -> float:
-        """Measure the time since the last look: at most half the grace, as a watcher held up itself saw nothing."""
+        """Return the time since the last poll, at most half the grace: a monitor that was delayed observed nothing."""
         now = self._clock()
-        passed = 0.0 if self._looked_at is None else min(now - self._looked_at, self._grace / 2)
-        self._looked_at = now
+        passed = 0.0 if self._polled_at is None else min(now - self._polled_at, self._grace / 2)
+        self._polled_at = now
         return passed
 
-    def _update(self, before: "_History | None", sight: "_Observation", passed: float) -> "_History":
-        alive = before is None or sight.queued or sight.beat != before.sight.beat
-        return _History(sight, 0.0 if before is None or alive else before.silent + passed)
+    def _update(self, before: "_History | None", now: "_Observation", passed: float) -> "_History":
+        alive = before is None or now.queued or now.beat != before.last.beat
+        return _History(now, 0.0 if before is None or alive else before.silent + passed)
 
-    def _classify(self, seen: "_History") -> JobState:
-        if seen.sight.queued:
+    def _classify(self, history: "_History") -> JobState:
+        last = history.last
+        if last.queued:
             return JobState.QUEUED
-        if seen.sight.beat == CRASHED:
+        if last.beat == CRASHED:
             return JobState.CRASHED
-        if seen.sight.beat is not None:
-            return JobState.CRASHED if seen.silent > self._grace else JobState.RUNNING
-        # Between taking a job and its first beat a stock worker forks and imports, which a busy machine makes long.
-        grace = self._grace * 1.5 if seen.sight.started else self._grace
-        return JobState.LOST if seen.silent > grace else JobState.RUNNING
+        if last.beat is not None:
+            return JobState.CRASHED if history.silent > self._grace else JobState.RUNNING
+        # Between dequeuing a job and its first heartbeat a stock worker forks and imports, which takes long when busy.
+        grace = self._grace * 1.5 if last.started else self._grace
+        return JobState.LOST if history.silent > grace else JobState.RUNNING
 
-    def _forget(self) -> None:
-        self._seen = {}
-        self._looked_at = None
+    def _reset(self) -> None:
+        self._histories = {}
+        self._polled_at = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Observation:
-    """What one look shows of a job."""
+    """What one poll shows of a job."""
 
     queued: bool
     started: bool
@@ -170,22 +173,22 @@ class _Observation:
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """The last sight of a job, and for how many seconds it has shown no life."""
+    """The last observation of a job, and for how many seconds it has shown no sign of life."""
 
-    sight: _Observation
+    last: _Observation
     silent: float
 
 
-def _beat_until(
-    left: threading.Event, broken: threading.Event, connection: redis.Redis, job_id: str, beat: timedelta
+def _renew_until_end(
+    ended: threading.Event, crashed: threading.Event, connection: redis.Redis, job_id: str, beat: timedelta
 ) -> None:
-    while not left.wait(beat.total_seconds()):
+    while not ended.wait(beat.total_seconds()):
         _renew(connection, job_id)
-    if broken.is_set():
+    if crashed.is_set():
         report_crash(connection, job_id)
         return
-    until = time.monotonic() + COUNTER_KEPT.total_seconds()
-    # A counter that stays behind would count as the death of a worker, so Redis is waited for.
+    until = time.monotonic() + COUNTER_TTL.total_seconds()
+    # A counter that stays would count as a crash, so this waits for Redis.
     while not _release(connection, job_id) and time.monotonic() < until:
         time.sleep(beat.total_seconds())
 
@@ -194,10 +197,10 @@ def _renew(connection: redis.Redis, job_id: str) -> None:
     try:
         with connection.pipeline(transaction=False) as pipe:
             pipe.incr(lease_key(job_id))
-            pipe.expire(lease_key(job_id), COUNTER_KEPT)
+            pipe.expire(lease_key(job_id), COUNTER_TTL)
             pipe.execute()
     except redis.RedisError as error:
-        log.warning("lease.beat_missed", job=job_id, error=type(error).__name__)
+        log.warning("lease.heartbeat_failed", job=job_id, error=type(error).__name__)
 
 
 def _release(connection: redis.Redis, job_id: str) -> bool:

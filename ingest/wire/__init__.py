@@ -1,1 +1,1 @@
-"""What travels over the wire, as pure code without I/O: signatures, envelopes, JSON documents, timestamps."""
+"""Pure code for what travels over the wire: signatures, envelopes, JSON documents, timestamps."""

@@ -1,6 +1,6 @@
-"""Open a request: raw bytes and headers in, verified envelope out.
+"""Verify a request: raw bytes and headers in, verified envelope out.
 
-request -> [envelope] -> inbox -> relay -> process -> handler -> ledger
+request -> [envelope] -> inbox -> relay -> jobs -> handler -> ledger
 """
 
 import hmac
@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from ingest.errors import NotAuthentic
 from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, SigningKeys, verify
-from ingest.wire.timestamps import read_timestamp
+from ingest.wire.timestamps import parse_timestamp
 
 HEADERS_KEPT = frozenset({SIGNED_AT_HEADER, "content-type", "user-agent", "x-request-id", "requestid"})
 LONGEST_HEADER = 500
@@ -24,7 +24,7 @@ _AUTHORIZATION = b"authorization"
 
 
 def headers_to_keep(named: Iterable[str] = ()) -> Mapping[bytes, str]:
-    """List the headers that are kept, by their names as ASGI gives them: ours, and those that settings name."""
+    """Return the names of the headers that are kept, by their ASGI names: HEADERS_KEPT and those that settings name."""
     return {name.encode(): name for name in (*HEADERS_KEPT, *named)}
 
 
@@ -32,7 +32,7 @@ DEFAULT_HEADERS = headers_to_keep()
 
 
 class Kind(StrEnum):
-    """What a URL of ours accepts."""
+    """What a URL accepts."""
 
     EVENTS = "events"
     """Session events."""
@@ -42,7 +42,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Envelope:
-    """Verified bytes, not yet understood."""
+    """Verified bytes, not yet parsed."""
 
     kind: Kind
     body: bytes = field(repr=False)
@@ -50,25 +50,25 @@ class Envelope:
     signed_with: str
     """`current`, `next`, or `authorization` where no signature is required."""
     signed_at: datetime | None
-    """What the sender says: it is not covered by the signature."""
+    """As the sender claims: the signature does not cover it."""
     headers: Mapping[str, str]
-    """Those to be kept that came."""
+    """The headers of the request that are kept."""
 
     @cached_property
     def id(self) -> str:
-        """Name the delivery."""
+        """Return the id of the delivery."""
         return delivery_id(self.kind, self.body)
 
 
 def delivery_id(kind: Kind, body: bytes) -> str:
-    """Name what arrived: the same bytes for the same kind have the same id, on every node.
+    """Return the id of a delivery: equal bytes of one kind have the same id, on every node.
 
-    The kind belongs to it because the signature covers neither method nor path.
+    The kind is part of it because the signature covers neither method nor path.
     """
     return sha256(kind.encode() + b"\0" + body).hexdigest()[:32]
 
 
-def verify_request(  # noqa: PLR0913 - a request has these parts, and the last three are named by the caller
+def verify_request(  # noqa: PLR0913 - the parts of a request
     kind: Kind,
     headers: Iterable[tuple[bytes, bytes]],
     body: bytes,
@@ -78,12 +78,12 @@ def verify_request(  # noqa: PLR0913 - a request has these parts, and the last t
     received_at: datetime,
     keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
 ) -> Envelope:
-    """Verify a request, whose headers are as ASGI gives them. Raise NotAuthentic unless everything asked for is right.
+    """Verify a request, whose headers are in ASGI's form. Raise NotAuthentic unless every required proof is valid.
 
-    Asked for are an authorization header if `keys` has any, and a signature unless that is enough. A signature that
-    came although it was not required must be right too, if there are keys to tell.
+    Required are an authorization header if `keys` has any, and a signature if `signature_required`. A signature that
+    is not required must be valid too, if there are keys.
     """
-    # White space around a value is no part of it (RFC 9110, 5.5), but what comes after it some parsers leave there.
+    # White space around a value is not part of it (RFC 9110, 5.5), but some parsers leave trailing white space there.
     headers = [(name.lower(), value.strip(b" \t")) for name, value in headers]
     signature = _single_header(headers, _SIGNATURE)
     signed_with = _authorized(headers, keys)
@@ -92,7 +92,7 @@ def verify_request(  # noqa: PLR0913 - a request has these parts, and the last t
             raise NotAuthentic("There is no signature.")
         signed_with = verify(body, signature, keys)
     if signed_with is None:
-        raise NotAuthentic("Neither a signature nor an authorization header is asked for, so nothing proves anything.")
+        raise NotAuthentic("Neither a signature nor an authorization header is required.")
     kept = _kept(headers, keeping)
     return Envelope(
         kind=kind,
@@ -107,7 +107,7 @@ def verify_request(  # noqa: PLR0913 - a request has these parts, and the last t
 def _single_header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     values = [value for name, value in headers if name == wanted]
     if len(values) > 1:
-        # Two readers may each take another one for the true one.
+        # Two parsers may disagree on which one counts.
         raise NotAuthentic(f"There are {len(values)} {wanted.decode()} headers.")
     return values[0] if values else None
 
@@ -118,7 +118,7 @@ def _authorized(headers: list[tuple[bytes, bytes]], keys: SigningKeys) -> str | 
     value = _single_header(headers, _AUTHORIZATION)
     if value is None:
         raise NotAuthentic("There is no authorization header.")
-    # Digests are of one length, so that not even the length of a credential is told by time.
+    # Digests are of one length, so that timing does not reveal the length of a credential.
     given = sha256(value).digest()
     matches = [hmac.compare_digest(sha256(known).digest(), given) for known in keys.authorizations]
     if not any(matches):
@@ -138,6 +138,6 @@ def _kept(headers: list[tuple[bytes, bytes]], keeping: Mapping[bytes, str]) -> d
 
 def _signed_at(text: str | None) -> datetime | None:
     try:
-        return read_timestamp(text)
+        return parse_timestamp(text)
     except ValueError:
         return None

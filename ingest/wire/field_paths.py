@@ -1,4 +1,4 @@
-"""Where in a request something is, as settings spell it: a JSON pointer into its body, or the name of a header."""
+"""Where a field of a request is, as settings spell it: a JSON pointer into the body, or the name of a header."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,42 +14,42 @@ CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"
 
 @dataclass(frozen=True)
 class HeaderPath:
-    """A header by its name, in any case. Raises ValueError for what names none, or one that may hold a secret."""
+    """The name of a header, in any case. Raises ValueError unless it is one, or if that header may hold a secret."""
 
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what no request can have, and what must not be written down."""
+        """Check the name."""
         if not TOKEN.fullmatch(self.text):
             raise ValueError("must be JSON pointers, as in /requestId, and names of headers, by comma")
         if self.name in CREDENTIAL_HEADERS:
-            raise ValueError("must not name a header that proves who is asking: it would be kept")
+            raise ValueError("must not name a header of credentials, which would be kept")
 
     def __str__(self) -> str:
-        """Write it as settings do."""
+        """Return the text of the setting."""
         return self.text
 
     @property
     def name(self) -> str:
-        """Name it as ASGI does."""
+        """Return its ASGI name."""
         return self.text.lower()
 
 
 FieldPath = Pointer | HeaderPath
 
 
-def find(place: FieldPath, document: Any, headers: Mapping[str, str]) -> Any:
-    """Return what is at the place; None if there is nothing."""
-    return headers.get(place.name) if isinstance(place, HeaderPath) else place.find(document)
+def find(path: FieldPath, document: Any, headers: Mapping[str, str]) -> Any:
+    """Return the value at a path; None if there is none."""
+    return headers.get(path.name) if isinstance(path, HeaderPath) else path.find(document)
 
 
-def header_names(places: Iterable[FieldPath]) -> frozenset[str]:
-    """Name the headers among places."""
-    return frozenset(place.name for place in places if isinstance(place, HeaderPath))
+def header_names(paths: Iterable[FieldPath]) -> frozenset[str]:
+    """Return the ASGI names of the headers among the paths."""
+    return frozenset(path.name for path in paths if isinstance(path, HeaderPath))
 
 
 def field_paths(*texts: str) -> tuple[FieldPath, ...]:
-    """Make several, such as a setting's default."""
+    """Parse several paths, such as a setting's default."""
     return tuple(map(parse_field_path, texts))
 
 

@@ -1,4 +1,4 @@
-"""JSON as it may arrive: whatever can be parsed is, and nothing but Unreadable is raised."""
+"""Tolerant parsing of JSON that raises nothing but Unreadable."""
 
 import json
 import math
@@ -8,11 +8,11 @@ from typing import Any
 from ingest.errors import Unreadable
 
 
-def read_json(body: bytes, *, exact: bool = False) -> Any:
+def parse_json(body: bytes, *, exact: bool = False) -> Any:
     """Parse JSON in UTF-8, UTF-16 or UTF-32, with or without a byte order mark. Raise Unreadable.
 
     Of two equal keys the last one counts. Texts may hold NUL and lone surrogates. With `exact`, numbers with a fraction
-    or an exponent are decimals, digit by digit as they were written; else they are floats.
+    or an exponent are decimals, digit by digit; otherwise they are floats.
     """
     try:
         return (EXACT_DECODER if exact else DECODER).decode(json_text(body))
@@ -23,7 +23,7 @@ def read_json(body: bytes, *, exact: bool = False) -> Any:
 
 
 def json_text(body: bytes) -> str:
-    """Decode the bytes of a JSON document as `read_json` does. Raise ValueError if they are no text."""
+    """Decode the bytes of a JSON document as `parse_json` does. Raise ValueError if they are not text."""
     return body.decode(json.detect_encoding(body), "surrogatepass")
 
 
@@ -46,6 +46,6 @@ def _parse_decimal(digits: str) -> Decimal | str:
         return digits
 
 
-# NaN, Infinity and numbers without bounds are valid in no database: they stay text. Control characters are let in.
+# No database stores NaN, Infinity or numbers beyond its range: they stay text. Control characters are accepted.
 DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, parse_constant=str, strict=False)
 EXACT_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_parse_decimal, parse_constant=str, strict=False)

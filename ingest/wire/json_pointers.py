@@ -1,7 +1,7 @@
-"""Where in a JSON document something is: pointers of RFC 6901, as settings spell them.
+"""JSON pointers (RFC 6901), as settings spell them.
 
-Which fields the documents of the other side have is not always documented. So it is a setting: pointers by comma,
-and the first that leads to something counts.
+Where Plugsurfing does not document the fields of a document, a setting lists pointers, and the first that leads to a
+value counts.
 """
 
 from collections.abc import Iterable
@@ -11,18 +11,18 @@ from typing import Any
 
 import jsonpointer
 
-# Else each miss writes the whole document, which may be a megabyte and personal, into an error that nobody reads.
+# Otherwise each miss formats the whole document, which may be a megabyte of personal data, into an unused error.
 jsonpointer.VERBOSE_EXCEPTIONS = False
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """One pointer: `/session/id`, `/keys/0`, or nothing for the whole document. Raises ValueError for what is none."""
+    """A pointer: `/session/id`, `/keys/0`, or an empty text for the whole document. Raises ValueError."""
 
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what is no pointer, and `-`, which names what comes after the end of a list."""
+        """Check the text, and refuse `-`, which points beyond the end of a list."""
         try:
             parts = self._parsed.parts
         except jsonpointer.JsonPointerException:
@@ -31,11 +31,11 @@ class Pointer:
             raise ValueError("must not point beyond the end of a list, as - does")
 
     def __str__(self) -> str:
-        """Write it as settings do."""
+        """Return the text of the setting."""
         return self.text
 
     def find(self, document: Any) -> Any:
-        """Return what is there in decoded JSON; None if there is nothing, or null."""
+        """Return the value in decoded JSON; None if there is none, or null."""
         return self._parsed.resolve(document, None)
 
     @cached_property
@@ -44,10 +44,10 @@ class Pointer:
 
 
 def first(document: Any, pointers: Iterable[Pointer]) -> Any:
-    """Return what the first pointer finds that finds anything; None if none does."""
+    """Return the first value that a pointer leads to; None if no pointer does."""
     return next((found for pointer in pointers if (found := pointer.find(document)) is not None), None)
 
 
 def pointers(*texts: str) -> tuple[Pointer, ...]:
-    """Make several, such as a setting's default."""
+    """Parse several pointers, such as a setting's default."""
     return tuple(map(Pointer, texts))

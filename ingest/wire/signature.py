@@ -13,7 +13,7 @@ SIGNED_AT_HEADER = "x-hmac-sha512-signedat"
 
 
 class KeyEncoding(StrEnum):
-    """How the text of a key stands for its bytes. Plugsurfing does not document it."""
+    """The encoding of a key's bytes as text. Plugsurfing does not document it."""
 
     UTF8 = "utf8"
     """The characters themselves."""
@@ -24,7 +24,7 @@ class KeyEncoding(StrEnum):
 
 
 class Match(StrEnum):
-    """Which key a signature was made with."""
+    """The key that a signature was made with."""
 
     CURRENT = "current"
     """The key in use."""
@@ -42,7 +42,7 @@ class SigningKeys:
 
 
 def decode_key(text: str, encoding: KeyEncoding | str) -> bytes:
-    """Turn the text of a key into its bytes. Raise ValueError, without the text, if it is not in that encoding."""
+    """Decode the text of a key. Raise ValueError, which does not quote the text, if it is not in that encoding."""
     encoding = KeyEncoding(encoding)
     try:
         match encoding:
@@ -50,12 +50,12 @@ def decode_key(text: str, encoding: KeyEncoding | str) -> bytes:
                 return text.encode()
             case KeyEncoding.BASE64:
                 key = b64decode(text, validate=True)
-                if b64encode(key) == text.encode("ascii"):  # else it has spare bits, and a typo would go unseen
+                if b64encode(key) == text.encode("ascii"):  # else it has spare bits, which may hide a typo
                     return key
             case KeyEncoding.HEX if "".join(text.split()) == text:  # fromhex skips white space
                 return bytes.fromhex(text)
     except ValueError:
-        pass  # its sentence quotes the key
+        pass  # its message quotes the key
     raise ValueError(f"is not {encoding}") from None
 
 
@@ -65,13 +65,13 @@ def sign(body: bytes, key: bytes) -> str:
 
 
 def verify(body: bytes, signature: bytes | str, keys: SigningKeys) -> Match:
-    """Say which key the body was signed with, CURRENT first. Raise NotAuthentic if neither.
+    """Return the key that the body was signed with, CURRENT first. Raise NotAuthentic if it was neither.
 
-    Only the one canonical base64 form of a digest is a signature. A failure takes the same time whichever keys exist.
+    Only the canonical base64 form of a digest is a signature. A failure takes the same time whichever keys exist.
     """
     given = signature if isinstance(signature, bytes) else signature.encode("utf-8", "surrogatepass")
     for match, key in ((Match.CURRENT, keys.current), (Match.NEXT, keys.next)):
         expected = b64encode(hmac.digest(key or b"", body, sha512))
-        if hmac.compare_digest(expected, given) and key:  # no key, no match: the digest was for the clock only
+        if hmac.compare_digest(expected, given) and key:  # without a key the digest only equalizes the time
             return match
     raise NotAuthentic("The signature was made with neither key.")

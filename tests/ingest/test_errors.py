@@ -11,14 +11,14 @@ from ingest.errors import InboxUnavailable, NotAuthentic, RequestTimeout, TooLar
     ("refusal", "status"),
     [(NotAuthentic, 403), (RequestTimeout, 408), (TooLarge, 413), (UnsupportedEncoding, 415), (InboxUnavailable, 503)],
 )
-def test_every_refusal_has_its_status_and_tells_the_sender_no_detail(refusal, status):
+def test_every_refusal_has_its_status_and_a_sentence_without_detail(refusal, status):
     error = refusal("The key CURRENT did not match.")
     assert (error.status, str(error)) == (status, "The key CURRENT did not match.")
     assert "CURRENT" not in error.sentence
     assert str(refusal()) == refusal.sentence
 
 
-def test_the_tree_on_top_of_the_module_is_the_tree():
+def test_the_tree_in_the_docstring_is_the_class_tree():
     drawn = {}
     for line in errors.__doc__.split("\n\n", 1)[1].splitlines():
         name = line.lstrip("│├└─ ")

@@ -61,7 +61,7 @@ def unreadable(raw, kind=Kind.EVENTS):
         ("SESSION_FEE_INCURRING", SessionFeeIncurring, datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)),
     ],
 )
-def test_every_wire_name_is_understood(name, model, at):
+def test_every_wire_name_is_decoded(name, model, at):
     event = decode(Kind.EVENTS, sample(name))
     assert type(event) is model is WIRE_NAMES[name]
     assert (event.name, event.session_id, event.at) == (name, "L60XMxWy0oP", at)
@@ -73,13 +73,13 @@ def test_there_is_one_sample_for_every_wire_name():
     assert {path.stem for path in SAMPLES.glob("*.json")} == {*WIRE_NAMES, "unknown", "cdr"}
 
 
-def test_a_fee_warning_says_from_when_on_and_why():
+def test_a_fee_warning_has_its_start_and_type():
     event = decode(Kind.EVENTS, sample("SESSION_FEE_INCURRING"))
     assert isinstance(event, SessionFeeIncurring)
     assert (event.fee_type, event.fee_will_apply_from) == ("BLOCKING", datetime(2025, 10, 15, 9, 2, 48, tzinfo=UTC))
 
 
-def test_an_unknown_event_is_a_type_of_its_own_and_keeps_its_payload():
+def test_an_unknown_event_has_its_own_type_and_keeps_its_payload():
     event = decode(Kind.EVENTS, sample("unknown"))
     assert isinstance(event, UnknownEvent)
     assert (event.name, event.session_id, event.payload["reason"]) == ("SESSION_PAUSED", "L60XMxWy0oP", {"code": 7})
@@ -111,7 +111,7 @@ def test_a_charging_record_is_kept_whole():
         ({}, None),
     ],
 )
-def test_the_session_of_a_charging_record_is_looked_for_where_it_may_be(document, session_id):
+def test_the_session_of_a_charging_record_is_found_in_every_usual_field(document, session_id):
     assert decode(Kind.CDRS, json.dumps(document).encode()).session_id == session_id
 
 
@@ -140,7 +140,7 @@ def test_events_are_made_in_code_by_their_python_names_and_are_frozen():
         event.session_id = "b"
 
 
-def test_an_event_shows_nothing_personal():
+def test_the_repr_of_an_event_has_no_personal_data():
     for event in (decode(Kind.EVENTS, body(driver="user1")), decode(Kind.EVENTS, body("NEW", driver="user1"))):
         assert "user1" not in f"{event} {event!r}"
         assert "L60XMxWy0oP" in repr(event)
@@ -175,13 +175,13 @@ def test_ids_that_are_numbers_become_text(number, text):
         ({"timestamp": 10**40}, "timestamp is out of range"),
     ],
 )
-def test_a_known_event_with_an_unusable_payload_says_what_is_wrong_and_not_with_whom(changes, problem):
+def test_an_unusable_payload_is_described_without_personal_data(changes, problem):
     sentence = unreadable(body(**changes))
     assert sentence.startswith(f"SESSION_STARTED: {problem}")
     assert "user1" not in sentence
 
 
-def test_everything_that_is_wrong_is_said_at_once():
+def test_all_problems_of_a_payload_are_reported_at_once():
     sentence = unreadable(b'{"event": "SESSION_FEE_INCURRING", "payload": {"feeType": 5}}')
     missing = ("sessionId", "timestamp", "feeWillApplyFrom")
     assert sentence == f"SESSION_FEE_INCURRING: {', '.join(f'{field} is missing' for field in missing)}."
@@ -211,23 +211,23 @@ def test_everything_that_is_wrong_is_said_at_once():
         (b'{"event": "SESSION_STARTED", "payload": []}', "SESSION_STARTED: payload is not an object."),
     ],
 )
-def test_a_body_that_cannot_be_understood_says_why(raw, problem):
+def test_an_unreadable_body_is_reported_with_its_reason(raw, problem):
     assert unreadable(raw) == problem
     assert peek(Kind.EVENTS, raw).session_id is None
 
 
-def test_a_record_that_is_no_object_is_unreadable():
+def test_a_charging_record_that_is_not_an_object_is_unreadable():
     assert unreadable(b"[]", Kind.CDRS) == "The body is JSON, but not an object."
     assert peek(Kind.CDRS, b"[]") == peek(Kind.CDRS, b"\xff") == EventSummary(None, None)
 
 
 @pytest.mark.parametrize("name", WIRE_NAMES)
-def test_an_event_that_is_sent_again_as_a_cdr_is_none(name):
-    assert unreadable(sample(name), Kind.CDRS) == "The body is a session event, and no CDR."
+def test_an_event_that_is_sent_to_the_path_of_cdrs_is_unreadable(name):
+    assert unreadable(sample(name), Kind.CDRS) == "The body is a session event, not a CDR."
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_json_is_read_in_every_encoding_it_may_have(encoding):
+def test_json_is_parsed_in_every_unicode_encoding(encoding):
     raw = json.dumps({"event": "SESSION_STARTED", "payload": STARTED | {"sessionId": "Ü😀"}}, ensure_ascii=False)
     assert decode(Kind.EVENTS, raw.encode(encoding)).session_id == "Ü😀"
 
@@ -247,7 +247,7 @@ ODD_VALUES = {
 
 
 @pytest.mark.parametrize("odd", ODD_VALUES)
-def test_an_odd_value_in_an_unknown_field_harms_nothing(odd):
+def test_an_odd_value_in_an_unknown_field_is_harmless(odd):
     raw = body()[:-2] + b', "odd": ' + ODD_VALUES[odd] + b"}}"
     event = decode(Kind.EVENTS, raw)
     assert isinstance(event, SessionStarted)
@@ -260,13 +260,13 @@ def test_an_odd_value_in_an_unknown_field_harms_nothing(odd):
     assert "\\u0000" not in json.dumps(unknown.payload).replace("\\\\u0000", "")
 
 
-def test_numbers_that_no_database_takes_stay_text():
+def test_numbers_that_no_database_stores_stay_text():
     raw = b'{"event": "NEW", "payload": {"a": NaN, "b": -1e999, "c": %s, "d": 1.5, "e": 12}}' % (b"9" * 5000)
     payload = decode(Kind.EVENTS, raw).payload
     assert payload == {"a": "NaN", "b": "-1e999", "c": "9" * 5000, "d": 1.5, "e": 12}
 
 
-def test_texts_that_go_to_a_database_are_storable():
+def test_texts_for_a_database_are_sanitized():
     raw = b'{"event": "NEW\\u0000", "payload": {"sessionId": "a\\u0000\\udcff", "\\ud800": ["\\u0000"]}}'
     event = decode(Kind.EVENTS, raw)
     assert (event.name, event.session_id) == ("NEW\\u0000", "a\\u0000\\udcff")
@@ -279,12 +279,12 @@ def test_of_two_equal_keys_the_last_one_counts():
     assert decode(Kind.EVENTS, raw).session_id == peek(Kind.EVENTS, raw).session_id == "last"
 
 
-def test_a_body_that_can_be_parsed_but_not_cleaned_for_its_depth_is_unreadable():
+def test_a_body_that_is_too_deep_to_sanitize_is_unreadable():
     depth = 950
     assert unreadable(b'{"event": "\\u0041", "payload": ' + b"[" * depth + b"]" * depth + b"}").endswith("too deeply.")
 
 
-def test_what_the_door_reads_is_short():
+def test_peek_truncates_names_and_session_ids():
     raw = json.dumps({"event": "N" * 1000, "payload": {"sessionId": "s" * 1000}}).encode()
     assert peek(Kind.EVENTS, raw) == EventSummary("N" * 200, "s" * 200)
     assert decode(Kind.EVENTS, raw).name == "N" * 200
@@ -301,12 +301,12 @@ def test_what_the_door_reads_is_short():
         ("Ü\0\udfff", "Ü\\u0000\\udfff"),
     ],
 )
-def test_a_text_is_made_storable(text, stored):
+def test_a_text_is_sanitized(text, stored):
     assert sanitize_text(text) == stored
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
-def test_any_text_becomes_storable_and_stays_so(text):
+def test_sanitizing_any_text_is_idempotent(text):
     stored = sanitize_text(text)
     assert "\0" not in stored
     assert stored.encode().decode() == stored == sanitize_text(stored)
@@ -347,7 +347,7 @@ def test_no_bytes_ever_raise_anything_but_unreadable(kind, raw):
         assert event.name == seen.name
 
 
-def test_each_body_travels_on_its_queue():
+def test_each_body_has_its_queue():
     queues = {name: queue_for(Kind.EVENTS, EventSummary(name, None)) for name in [*WIRE_NAMES, "NEW", None]}
     assert queues.pop("SESSION_FEE_INCURRING") == "urgent"
     assert queues.pop("NEW") == queues.pop(None) == "other"
@@ -394,8 +394,8 @@ def nearly_records(draw):
 @given(nearly_events().map(lambda event: (Kind.EVENTS, event)) | nearly_records().map(lambda cdr: (Kind.CDRS, cdr)))
 @example((Kind.EVENTS, {"event": "SESSION_STARTED", "payload": {"sessionId": 1.5, "timestamp": 0}}))
 @example((Kind.CDRS, {"sessionId": 1.5, "session": {"id": "s"}}))
-def test_the_door_and_the_worker_read_the_same(said):
-    kind, document = said
+def test_peek_and_decode_find_the_same_name_and_session(request):
+    kind, document = request
     raw = json.dumps(document).encode()
     seen = peek(kind, raw)
     try:
@@ -426,7 +426,7 @@ SPELLINGS = (
         optional={"userId": PLAIN | st.none(), "more": st.lists(PLAIN | st.integers() | st.booleans(), max_size=3)},
     ),
 )
-def test_however_a_document_is_spelt_it_says_the_same(name, payload):
+def test_every_spelling_of_a_document_decodes_to_the_same_event(name, payload):
     def read(raw):
         try:
             return decode(Kind.EVENTS, raw)

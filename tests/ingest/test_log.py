@@ -65,7 +65,7 @@ def test_rq_adds_no_handlers_of_its_own():
     assert [record["event"] for record in lines(stream)] == ["listening"]
 
 
-def test_fields_that_are_bound_for_a_while_are_in_every_record():
+def test_bound_fields_are_in_every_record():
     stream = configured()
     with structlog.contextvars.bound_contextvars(delivery="d1"):
         structlog.get_logger().info("run.started")
@@ -73,7 +73,7 @@ def test_fields_that_are_bound_for_a_while_are_in_every_record():
     assert [record["delivery"] for record in lines(stream)] == ["d1", "d1"]
 
 
-def test_the_level_is_kept():
+def test_records_below_the_level_are_dropped():
     stream = configured(log_level="warning")
     structlog.get_logger().info("too.quiet")
     logging.getLogger("library").info("too quiet")
@@ -81,7 +81,7 @@ def test_the_level_is_kept():
     assert [record["event"] for record in lines(stream)] == ["loud.enough"]
 
 
-def test_urls_that_are_called_are_not_written():
+def test_urls_of_outgoing_requests_are_not_logged():
     stream = configured(log_level="debug")
     logging.getLogger("httpx").info("GET https://host/v1/users/user1/sessions/s1")
     assert stream.getvalue() == ""
@@ -118,7 +118,7 @@ def test_an_exception_is_one_block_without_local_variables(log_format):
         assert [record["level"] for record in lines(stream)] == ["error", "error"]
 
 
-def test_a_terminal_gets_lines_for_people_and_everything_else_json():
+def test_a_terminal_gets_console_lines_and_everything_else_json():
     terminal = configured(Terminal())
     structlog.get_logger().info("delivery.kept", delivery="d1")
     assert "delivery.kept" in terminal.getvalue()
@@ -129,7 +129,7 @@ def test_a_terminal_gets_lines_for_people_and_everything_else_json():
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_secrets_are_never_written(log_format):
+def test_secrets_are_never_logged(log_format):
     stream = configured(log_format=log_format, log_level="debug", **SECRETS)
     settings = load_settings(**SECRETS)
     log = structlog.get_logger()
@@ -143,7 +143,7 @@ def test_secrets_are_never_written(log_format):
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_text_that_no_encoding_takes_does_not_break_the_line(log_format):
+def test_a_lone_surrogate_does_not_break_the_line(log_format):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace", write_through=True)
     configured(stream, log_format=log_format)
     structlog.get_logger().info("odd.seen", text="\ud800 Ü", raw=b"\xff", thing=object())
@@ -151,13 +151,13 @@ def test_a_text_that_no_encoding_takes_does_not_break_the_line(log_format):
     assert "odd.seen" in stream.read()
 
 
-def test_on_a_console_a_line_has_the_time_on_the_wall_and_not_the_process():
+def test_a_console_line_has_the_local_time_and_not_the_process():
     stream = configured(log_format="console")
     structlog.get_logger().info("delivery.kept", count=3)
     assert re.fullmatch(r"\d\d:\d\d:\d\d \[info +\] delivery\.kept +count=3\n", stream.getvalue())
 
 
-def test_a_console_is_coloured_where_the_parent_says_that_it_reads_for_a_terminal(monkeypatch):
+def test_force_color_colours_a_console_that_is_not_a_terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     stream = configured(log_format="console")
     structlog.get_logger().info("delivery.kept")

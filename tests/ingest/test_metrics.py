@@ -5,7 +5,7 @@ def lines(metrics, **facts):
     return metrics.text(facts).decode().splitlines()
 
 
-def test_what_happened_is_counted():
+def test_every_metric_counts():
     metrics = Metrics()
     metrics.committed(kept=3, repeated=1, seconds=0.003)
     metrics.committed(kept=1, repeated=0, seconds=2)
@@ -29,7 +29,7 @@ def test_what_happened_is_counted():
     assert any(line.startswith("process_resident_memory_bytes") for line in text)
 
 
-def test_facts_are_told_as_they_are_each_time():
+def test_gauges_have_the_value_of_each_request():
     metrics = Metrics()
 
     assert "webhooks_inbox_unsettled 7.0" in lines(metrics, inbox_unsettled=7.0)
@@ -37,7 +37,7 @@ def test_facts_are_told_as_they_are_each_time():
     assert not any("unsettled" in line for line in lines(metrics))
 
 
-def test_each_process_counts_for_itself():
+def test_each_process_has_its_own_registry():
     metrics = Metrics()
     metrics.committed(kept=1, repeated=0, seconds=0)
 

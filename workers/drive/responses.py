@@ -10,9 +10,9 @@ from typing import Any
 from handlers.kit.decimals import read_decimal
 from ingest.config.settings import Settings
 from ingest.errors import Unreadable
-from ingest.wire.json_documents import read_json
+from ingest.wire.json_documents import parse_json
 from ingest.wire.json_pointers import Pointer, pointers
-from ingest.wire.timestamps import read_timestamp
+from ingest.wire.timestamps import parse_timestamp
 from workers.drive.errors import (
     BadRequest,
     DriveConflict,
@@ -56,7 +56,7 @@ def parse_response(request: Request, status: int, body: bytes) -> Any:
     if not body.strip() and not request.is_read:
         return None
     try:
-        document = read_json(body, exact=True)
+        document = parse_json(body, exact=True)
     except Unreadable:
         raise TruncatedResponse(
             f"{request.service.value} did not respond with JSON to the request to {request.description}."
@@ -178,7 +178,7 @@ def first_timestamp(document: Any, places: tuple[Pointer, ...], *, date_means_it
             if date_means_its_end and isinstance(found, str) and DATE.fullmatch(found):
                 return datetime.fromisoformat(found).replace(tzinfo=UTC) + timedelta(days=1)
             if found is not None:
-                return read_timestamp(float(found) if isinstance(found, Decimal) else found)
+                return parse_timestamp(float(found) if isinstance(found, Decimal) else found)
         except (ValueError, OverflowError):
             continue
     return None

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from ingest.simulator.drive.state import DriveState
 from ingest.simulator.scenarios import format_timestamp
-from ingest.wire.timestamps import read_timestamp
+from ingest.wire.timestamps import parse_timestamp
 
 MAX_FLEET_NAME = 100
 MAX_SESSIONS = 1000
@@ -173,7 +173,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 def _parse_time(value: object) -> datetime | None:
     try:
-        return None if value is None else read_timestamp(value)
+        return None if value is None else parse_timestamp(value)
     except ValueError:
         raise HttpError(HTTPStatus.BAD_REQUEST, "A time must be in ISO 8601.") from None
 

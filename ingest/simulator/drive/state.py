@@ -28,11 +28,11 @@ from ingest.simulator.scenarios import (
     format_timestamp,
 )
 from ingest.wire.envelope import Kind
-from ingest.wire.timestamps import read_timestamp
+from ingest.wire.timestamps import parse_timestamp
 
 KEYS, FLEETS, LOCATIONS = 250, 3, 20
 OPERATORS = ("Example Charging", "Volt & Sons", "Stadtstrom", "Fjord Lading")
-NEVER_ENDS, LONG_OVER = read_timestamp("2099-12-31T23:59:59Z"), read_timestamp("2020-01-31T23:59:59Z")
+NEVER_ENDS, LONG_OVER = parse_timestamp("2099-12-31T23:59:59Z"), parse_timestamp("2020-01-31T23:59:59Z")
 
 Status = Literal["WAITING_TO_START", "START_FAILED", "STARTED", "STOP_FAILED", "STOPPED", "COMPLETE"]
 STATUS_ORDER: tuple[Status, ...] = get_args(Status)
@@ -161,7 +161,7 @@ def state_from_scenario(scenario: Sequence[SimulatedEvent]) -> SessionState | No
         if event.kind is not Kind.EVENTS or event.name not in STATUS_BY_EVENT:
             continue
         payload = json.loads(event.body)["payload"]
-        at = read_timestamp(payload["timestamp"])
+        at = parse_timestamp(payload["timestamp"])
         state = SessionState(
             event.session_id,
             payload["userId"],

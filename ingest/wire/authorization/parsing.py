@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote
 
 from ingest.errors import Unreadable
 from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
-from ingest.wire.json_documents import read_json
+from ingest.wire.json_documents import parse_json
 from ingest.wire.json_pointers import Pointer, pointers
 
 OCPI_FOLDER = b"/ocpi/2.2.1/tokens/"
@@ -38,7 +38,7 @@ OCPI_PLACES = FieldMap(key=(), location_id=pointers("/location_id"), evse_ids=po
 
 def parse_plugsurfing(body: bytes, places: FieldMap, received_at: datetime) -> AuthorizationRequest:
     """Read Plugsurfing's form. Raise Unreadable if it is no JSON object: nothing is known then."""
-    document = read_json(body)
+    document = parse_json(body)
     if not isinstance(document, dict):
         raise Unreadable("The body is not a JSON object.")
     return _question(WireFormat.PLUGSURFING, document, places, received_at, key=_text(document, places.key))
@@ -50,7 +50,7 @@ def parse_ocpi(raw_path: bytes, query: bytes, body: bytes, received_at: datetime
     A body that cannot be understood counts as none: the key alone may be enough to decide.
     """
     try:
-        read = read_json(body)
+        read = parse_json(body)
     except Unreadable:
         read = {}
     uid = unquote(raw_path.removeprefix(OCPI_FOLDER).rstrip(b"/").removesuffix(OCPI_END).decode("ascii", "replace"))

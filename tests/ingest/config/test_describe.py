@@ -24,9 +24,9 @@ from ingest.config.describe import MASK, NOT_SET, SettingRow, describe
         ("unix:///run/valkey.sock?db=1&password=secret", "unix:///run/valkey.sock?db=1&password=***"),
     ],
 )
-def test_a_value_is_written_without_its_secrets(value, text):
+def test_a_value_is_described_without_its_secrets(value, text):
     assert describe("port", None, value, None) == SettingRow("PORT", NOT_SET, text, "")
 
 
-def test_a_default_that_depends_on_something_else_is_said_in_words():
+def test_a_default_that_depends_on_another_setting_is_described_in_words():
     assert describe("data_dir", Path("var"), Path("/srv/var"), "x") == SettingRow("DATA_DIR", "./var", "/srv/var", "x")

@@ -63,12 +63,12 @@ def test_keys_come_from_settings():
     assert keyring.refresh() is False
 
 
-def test_keys_of_files_are_taken_without_their_last_newline(rotation):
+def test_keys_of_files_are_read_without_their_last_newline(rotation):
     assert rotation.keyring.keys == OLD
     assert rotation.refresh() is False
 
 
-def test_changed_files_are_used_once_they_stand_still(rotation):
+def test_changed_files_are_used_once_they_are_stable(rotation):
     rotation.write(current="key two\n", next="key three\n", authorization="Bearer b\n")
     with structlog.testing.capture_logs() as logs:
         assert rotation.refresh() is False
@@ -99,7 +99,7 @@ def test_half_a_key_is_never_used(rotation):
         ({"authorization": "\n"}, "PLUGSURFING_AUTHORIZATION is set, but empty."),
     ],
 )
-def test_while_files_are_no_good_the_old_keys_stay_and_one_warning_is_given(rotation, texts, reason):
+def test_while_files_are_invalid_the_old_keys_stay_and_one_warning_is_logged(rotation, texts, reason):
     rotation.write(**texts)
     with structlog.testing.capture_logs() as logs:
         assert [rotation.refresh() for _ in range(5)] == [False] * 5
@@ -108,7 +108,7 @@ def test_while_files_are_no_good_the_old_keys_stay_and_one_warning_is_given(rota
 
 
 @pytest.mark.parametrize("name", ["current", "next"])
-def test_a_file_that_is_gone_for_a_moment_changes_nothing(rotation, name):
+def test_a_file_that_is_missing_for_a_moment_changes_nothing(rotation, name):
     text = (rotation.folder / name).read_text()
     for _ in range(2):
         (rotation.folder / name).unlink()
@@ -118,7 +118,7 @@ def test_a_file_that_is_gone_for_a_moment_changes_nothing(rotation, name):
     assert rotation.keyring.keys == OLD
 
 
-def test_a_file_of_current_that_is_gone_leaves_the_old_keys_and_one_warning(rotation):
+def test_a_missing_file_of_current_leaves_the_old_keys_and_one_warning(rotation):
     (rotation.folder / "current").unlink()
     with structlog.testing.capture_logs() as logs:
         assert [rotation.refresh() for _ in range(5)] == [False] * 5
@@ -139,7 +139,7 @@ def remove(file):
 
 
 @pytest.mark.parametrize("end", [empty, blank, remove])
-def test_a_rotation_ends_when_the_file_of_next_says_nothing_any_more(rotation, end):
+def test_a_rotation_ends_when_the_file_of_next_is_blank_or_missing(rotation, end):
     rotation.write(current="key two")
     end(rotation.folder / "next")
     with structlog.testing.capture_logs() as logs:
@@ -149,7 +149,7 @@ def test_a_rotation_ends_when_the_file_of_next_says_nothing_any_more(rotation, e
     assert logs == [{"event": "keys.reread", "log_level": "info", "settings": names, "has_next": False}]
 
 
-def test_a_next_key_is_withdrawn_alone_and_may_come_again(rotation):
+def test_a_next_key_may_be_withdrawn_alone_and_set_again(rotation):
     rotation.write(next="")
     assert [rotation.refresh() for _ in range(2)] == [False, True]
     assert rotation.keyring.keys == SigningKeys(b"key one", None, OLD.authorizations)
@@ -197,7 +197,7 @@ def test_a_start_after_a_rotation_finds_the_same_keys(tmp_path, text):
     assert logs == []
 
 
-def test_a_key_that_is_not_in_its_encoding_is_not_taken(tmp_path):
+def test_a_key_that_is_not_in_its_encoding_is_not_used(tmp_path):
     (tmp_path / "key").write_text("0a0b")
     clock = Clock()
     settings = load_settings(plugsurfing_hmac_current_file=tmp_path / "key", plugsurfing_hmac_encoding="hex")
@@ -215,7 +215,7 @@ def test_bad_keys_stop_the_start(tmp_path):
         load_settings(plugsurfing_hmac_current_file=tmp_path / "key")
 
 
-def test_readers_see_all_the_old_keys_or_all_the_new_ones(rotation):
+def test_readers_see_either_all_old_keys_or_all_new_ones(rotation):
     seen = set()
     ended = threading.Event()
 

@@ -49,7 +49,7 @@ def test_the_environment_is_read_before_dotenv_and_overrides_before_both(tmp_pat
     assert (settings.host, settings.port, settings.batch_deliveries) == ("0.0.0.0", 3, 5)
 
 
-def test_every_kind_of_setting_is_read_from_text(monkeypatch, tmp_path):
+def test_every_kind_of_setting_is_parsed_from_text(monkeypatch, tmp_path):
     environment = {
         "DATA_DIR": str(tmp_path / "elsewhere"),
         "PLUGSURFING_HMAC_CURRENT": "c2VjcmV0",
@@ -82,12 +82,12 @@ def test_settings_cannot_be_changed():
         load_settings().port = 1
 
 
-def test_an_override_that_is_no_setting_is_a_mistake_in_the_code():
+def test_an_unknown_override_is_a_type_error():
     with pytest.raises(TypeError, match="no setting hots, prot"):
         load_settings(prot=1, hots="x")
 
 
-def test_what_is_empty_is_not_set(monkeypatch):
+def test_an_empty_value_counts_as_unset(monkeypatch):
     for name in Settings.model_fields:
         if not name.startswith("plugsurfing_hmac_"):
             monkeypatch.setenv(name.upper(), "")
@@ -174,7 +174,7 @@ def test_a_wrong_value_is_refused_by_name_and_is_not_shown(name, value, monkeypa
         ("database_url", "postgresql://u:p@[host/x"),
     ],
 )
-def test_what_is_no_url_is_refused_without_a_word_of_it(name, value, monkeypatch):
+def test_an_invalid_url_is_refused_and_not_quoted(name, value, monkeypatch):
     monkeypatch.setenv(name.upper(), value)
     sentence = refused()
     assert sentence.startswith(f"{name.upper()} is not a URL ")
@@ -199,7 +199,7 @@ def test_what_is_no_url_is_refused_without_a_word_of_it(name, value, monkeypatch
         ("database_url", "postgresql+psycopg://u@[::1]:5/x"),
     ],
 )
-def test_a_url_that_its_library_reads_is_taken_as_it_is(name, value):
+def test_a_url_that_its_library_accepts_is_unchanged(name, value):
     assert getattr(load_settings(**{name: value}), name) == value
 
 
@@ -220,7 +220,7 @@ def test_a_secret_that_is_not_utf8_is_refused(name, monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["postgres://", "postgresql://", "postgresql+psycopg://"])
-def test_every_way_to_name_postgresql_becomes_psycopgs(scheme):
+def test_every_scheme_of_postgresql_becomes_that_of_psycopg(scheme):
     settings = load_settings(database_url=f"{scheme}user:secret@host/postgres://")
     assert settings.database_url == "postgresql+psycopg://user:secret@host/postgres://"
 
@@ -263,7 +263,7 @@ def test_an_empty_key_file_is_refused(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", [None, "", " \n", "CA\r\n"])
-def test_beside_a_current_key_the_file_of_the_next_one_may_say_that_there_is_none(text, tmp_path, monkeypatch):
+def test_beside_a_current_key_the_file_of_next_may_be_missing_or_blank_or_equal(text, tmp_path, monkeypatch):
     if text is not None:
         (tmp_path / "file").write_text(text)
     monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", "ca")
@@ -274,14 +274,14 @@ def test_beside_a_current_key_the_file_of_the_next_one_may_say_that_there_is_non
     assert settings.plugsurfing_hmac_next is None
 
 
-def test_a_file_of_the_next_key_that_is_no_text_is_refused_as_any_other(tmp_path, monkeypatch):
+def test_a_file_of_the_next_key_that_is_not_text_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"\xff\xfesecret")
     monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", "ca")
     monkeypatch.setenv("PLUGSURFING_HMAC_NEXT_FILE", str(tmp_path / "file"))
     assert refused().startswith("PLUGSURFING_HMAC_NEXT_FILE names a file that cannot be read")
 
 
-def test_serve_needs_something_that_proves_a_request():
+def test_serve_requires_a_key_or_an_authorization_value():
     with pytest.raises(SettingsError, match="PLUGSURFING_HMAC_CURRENT is not set"):
         load_settings().require_signing()
     with pytest.raises(SettingsError, match="PLUGSURFING_HMAC_CURRENT is not set"):
@@ -293,7 +293,7 @@ def test_serve_needs_something_that_proves_a_request():
     load_settings(plugsurfing_authorization="Bearer x", plugsurfing_hmac_required=False).require_signing()
 
 
-def test_who_needs_redis_says_so():
+def test_a_process_that_needs_redis_refuses_to_start_without_it():
     with pytest.raises(SettingsError, match=r"\AREDIS_URL is not set"):
         load_settings().require_redis()
 
@@ -321,6 +321,6 @@ def test_every_setting_is_described_with_its_default_and_no_secret(tmp_path):
     assert not re.search(r"se(%2F)?cr", f"{described} {settings!r} {settings}")
 
 
-def test_a_home_folder_is_found(monkeypatch):
+def test_a_home_folder_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/of/nobody")
     assert load_settings(data_dir="~/var").data_dir == Path("/home/of/nobody/var")

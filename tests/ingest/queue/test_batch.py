@@ -8,7 +8,7 @@ STOPPED = ("SESSION_STOPPED", False)
 REPEAT = ("SESSION_STARTED", True)
 
 
-def test_a_batch_comes_out_of_redis_as_it_went_in():
+def test_a_batch_is_decoded_as_it_was_encoded():
     text = encode_batch("b1", inbox="here", queue="sessions", deliveries=b"[]", isolated=True, poison=False)
     assert Batch.from_json(text) == Batch("b1", "here", "sessions", (), isolated=True, poison=False)
 
@@ -24,21 +24,21 @@ def test_a_batch_comes_out_of_redis_as_it_went_in():
         ([("a\nb\x1b[31m", False)], "x" * 100, "a?b?[31m " + "x" * 63 + "…"),
     ],
 )
-def test_the_description_says_what_a_job_is_about(names, session_id, line):
+def test_a_description_names_the_deliveries_of_a_job(names, session_id, line):
     assert description(names, session_id) == line
 
 
-def test_the_description_of_many_names_stays_one_short_line():
+def test_a_description_of_many_deliveries_is_one_short_line():
     line = description([(f"NAME_{number}", False) for number in range(500)], None)
     assert len(line) == 200
     assert line.endswith("…")
 
 
-def test_rq_takes_a_new_batch_id_for_a_job():
+def test_rq_accepts_a_batch_id_as_the_id_of_a_job():
     validate_job_id(new_batch_id())
     assert new_batch_id() != new_batch_id()
 
 
 @pytest.mark.parametrize("claimed", [None, 1e20, -1e20, float("nan"), float("inf")])
-def test_a_moment_that_no_calendar_has_is_none(claimed):
+def test_a_time_that_is_out_of_range_is_none(claimed):
     assert timestamp_or_none(claimed) is None

@@ -36,64 +36,64 @@ def watch(valkey, clock):
 
 
 def seconds_pass(watch: LeaseMonitor, clock: Clock, seconds: int) -> JobState:
-    """Look once a second; what the last look says."""
+    """Poll once a second and return the last state."""
     for _ in range(seconds):
         clock.now += 1
         standing = watch.poll({"job": "sessions"})["job"]
     return standing
 
 
-def test_the_counter_beats_while_the_job_is_worked_on(valkey, eventually):
+def test_the_counter_is_incremented_while_the_job_runs(valkey, eventually):
     with lease(valkey, "job", beat=BEAT):
         assert int(valkey.get(KEY)) >= 1
         eventually(lambda: int(valkey.get(KEY)) >= 4)
     assert valkey.get(KEY) is None
 
 
-def test_a_counter_left_behind_goes_by_itself(valkey):
+def test_the_counter_of_a_killed_process_expires(valkey):
     with lease(valkey, "job"):
         assert 0 < valkey.ttl(KEY) <= 600
 
 
-def test_an_unexpected_exception_is_reported_as_a_death(valkey, watch):
+def test_an_unexpected_exception_is_reported_as_a_crash(valkey, watch):
     with pytest.raises(ZeroDivisionError), lease(valkey, "job", beat=BEAT):
         raise ZeroDivisionError
     assert watch.poll({"job": "sessions"})["job"] is JobState.CRASHED
 
 
-def test_a_death_that_is_known_is_told_at_once(valkey, watch):
+def test_a_reported_crash_is_detected_at_once(valkey, watch):
     with lease(valkey, "job"):
         watch.poll({"job": "sessions"})
         report_crash(valkey, "job")
         assert watch.poll({"job": "sessions"})["job"] is JobState.CRASHED
 
 
-def test_the_death_of_a_job_that_is_over_is_not_reported(valkey):
+def test_a_crash_of_an_ended_job_is_not_reported(valkey):
     report_crash(valkey, "job")
     assert not valkey.exists(KEY)
 
 
 @pytest.mark.parametrize("reason", [QueueUnavailable("away"), redis.ConnectionError(), SystemExit()])
-def test_a_job_that_is_handed_back_takes_its_counter_away(valkey, reason):
+def test_a_released_job_deletes_its_counter(valkey, reason):
     with pytest.raises(type(reason)), lease(valkey, "job", beat=BEAT):
         raise reason
     assert valkey.get(KEY) is None
 
 
-def test_an_acknowledgement_may_take_the_counter_first(valkey):
+def test_an_acknowledgement_may_delete_the_counter_first(valkey):
     with lease(valkey, "job"):
         valkey.delete(KEY)
     assert valkey.get(KEY) is None
 
 
-def test_a_flushed_redis_hears_the_next_beat(valkey, eventually):
+def test_the_next_heartbeat_reaches_a_flushed_redis(valkey, eventually):
     with lease(valkey, "job", beat=BEAT):
         valkey.flushall()
         eventually(lambda: valkey.get(KEY) is not None)
 
 
-def test_a_job_does_not_notice_that_redis_goes_and_comes_back(stoppable_valkey, eventually, monkeypatch):
-    monkeypatch.setattr("ingest.queue.leases.LEAVE_TIMEOUT", timedelta(seconds=0.1))
+def test_a_job_survives_an_outage_of_redis(stoppable_valkey, eventually, monkeypatch):
+    monkeypatch.setattr("ingest.queue.leases.RELEASE_TIMEOUT", timedelta(seconds=0.1))
     with lease(connect_redis(stoppable_valkey.url), "job", beat=BEAT):
         stoppable_valkey.stop()
     stoppable_valkey.start()
@@ -101,14 +101,14 @@ def test_a_job_does_not_notice_that_redis_goes_and_comes_back(stoppable_valkey, 
 
 
 def test_a_job_begins_and_ends_without_redis(monkeypatch, eventually):
-    monkeypatch.setattr("ingest.queue.leases.LEAVE_TIMEOUT", timedelta(seconds=0.1))
-    monkeypatch.setattr("ingest.queue.leases.COUNTER_KEPT", timedelta(seconds=0.1))
+    monkeypatch.setattr("ingest.queue.leases.RELEASE_TIMEOUT", timedelta(seconds=0.1))
+    monkeypatch.setattr("ingest.queue.leases.COUNTER_TTL", timedelta(seconds=0.1))
     with lease(connect_redis("redis://127.0.0.1:1"), "job", beat=BEAT):
         pass
     eventually(lambda: "lease" not in [thread.name for thread in threading.enumerate()])
 
 
-def test_a_counter_is_taken_away_even_if_redis_was_away_at_the_end(valkey, valkey_url, monkeypatch):
+def test_a_counter_is_deleted_even_if_redis_was_unavailable_at_the_end(valkey, valkey_url, monkeypatch):
     connection = connect_redis(valkey_url)
     answers = [redis.ConnectionError(), redis.TimeoutError()]
 
@@ -123,7 +123,7 @@ def test_a_counter_is_taken_away_even_if_redis_was_away_at_the_end(valkey, valke
     assert valkey.get(KEY) is None
 
 
-def test_nothing_is_asked_about_no_jobs():
+def test_polling_no_jobs_sends_no_command():
     assert LeaseMonitor(connect_redis("redis://127.0.0.1:1")).poll({}) == {}
 
 
@@ -138,18 +138,18 @@ def test_a_job_is_running_while_its_counter_moves(valkey, watch, clock):
         assert seconds_pass(watch, clock, 1) is JobState.RUNNING
 
 
-def test_a_counter_that_stands_still_is_a_death(valkey, watch, clock):
+def test_a_counter_that_stands_still_is_a_crash(valkey, watch, clock):
     valkey.incr(KEY)
     assert seconds_pass(watch, clock, 5) is JobState.RUNNING
     assert seconds_pass(watch, clock, 1) is JobState.CRASHED
 
 
-def test_a_job_that_is_nowhere_is_gone_after_the_grace(watch, clock):
+def test_a_job_without_queue_and_lease_is_lost_after_the_grace(watch, clock):
     assert seconds_pass(watch, clock, 5) is JobState.RUNNING
     assert seconds_pass(watch, clock, 1) is JobState.LOST
 
 
-def test_a_job_that_was_just_taken_has_the_grace_to_begin(valkey, watch, clock):
+def test_a_job_that_was_just_dequeued_has_the_grace_to_start(valkey, watch, clock):
     queue("sessions", valkey).enqueue("builtins.len", "word", job_id="job")
     seconds_pass(watch, clock, 1)
     valkey.flushall()
@@ -157,7 +157,7 @@ def test_a_job_that_was_just_taken_has_the_grace_to_begin(valkey, watch, clock):
     assert seconds_pass(watch, clock, 1) is JobState.LOST
 
 
-def test_a_job_that_rq_has_started_has_longer_to_begin(valkey, watch, clock):
+def test_a_job_that_rq_has_started_has_a_longer_grace(valkey, watch, clock):
     registry = queue("sessions", valkey).started_job_registry
     valkey.zadd(registry.key, {"job:execution": time.time() + 240})
     seconds_pass(watch, clock, 1)
@@ -165,7 +165,7 @@ def test_a_job_that_rq_has_started_has_longer_to_begin(valkey, watch, clock):
     assert seconds_pass(watch, clock, 1) is JobState.LOST
 
 
-def test_a_job_that_was_handed_back_is_gone_and_not_dead(valkey, watch, clock):
+def test_a_released_job_is_lost_and_not_crashed(valkey, watch, clock):
     valkey.incr(KEY)
     seconds_pass(watch, clock, 3)
     valkey.delete(KEY)
@@ -173,14 +173,14 @@ def test_a_job_that_was_handed_back_is_gone_and_not_dead(valkey, watch, clock):
     assert seconds_pass(watch, clock, 1) is JobState.LOST
 
 
-def test_a_watcher_held_up_itself_does_not_take_that_for_a_death(valkey, watch, clock):
+def test_a_delayed_monitor_reports_no_crash(valkey, watch, clock):
     valkey.incr(KEY)
     watch.poll({"job": "sessions"})
     clock.now += 1000
     assert watch.poll({"job": "sessions"})["job"] is JobState.RUNNING
 
 
-def test_an_outage_of_redis_is_nobodys_death(stoppable_valkey, clock):
+def test_an_outage_of_redis_is_not_a_crash(stoppable_valkey, clock):
     watch = LeaseMonitor(connect_redis(stoppable_valkey.url), clock=clock)
     assert seconds_pass(watch, clock, 5) is JobState.RUNNING
     stoppable_valkey.stop()
@@ -191,13 +191,13 @@ def test_an_outage_of_redis_is_nobodys_death(stoppable_valkey, clock):
     assert seconds_pass(watch, clock, 1) is JobState.LOST
 
 
-def test_only_jobs_asked_about_are_remembered(watch, clock):
+def test_only_polled_jobs_are_remembered(watch, clock):
     seconds_pass(watch, clock, 5)
     watch.poll({"another": "urgent"})
     assert seconds_pass(watch, clock, 5) is JobState.RUNNING
 
 
-def test_jobs_of_several_queues_are_told_apart(valkey, watch):
+def test_jobs_of_several_queues_are_distinguished(valkey, watch):
     queue("urgent", valkey).enqueue("builtins.len", "word", job_id="first")
     queue("cdrs", valkey).enqueue("builtins.len", "word", job_id="second")
     valkey.incr(lease_key("third"))
@@ -208,7 +208,7 @@ def test_jobs_of_several_queues_are_told_apart(valkey, watch):
     }
 
 
-def test_a_stock_worker_that_took_a_job_leaves_it_gone(valkey, watch, clock):
+def test_a_job_that_a_stock_worker_ended_is_lost(valkey, watch, clock):
     sessions = queue("sessions", valkey)
     sessions.enqueue("builtins.len", "word", job_id="job")
     assert seconds_pass(watch, clock, 1) is JobState.QUEUED
@@ -225,7 +225,7 @@ with lease(redis.Redis.from_url(sys.argv[1]), "job", beat=timedelta(milliseconds
 """
 
 
-def test_a_killed_process_is_told_from_one_that_works(valkey, valkey_url, eventually):
+def test_a_killed_process_is_distinguished_from_a_running_one(valkey, valkey_url, eventually):
     watch = LeaseMonitor(valkey, grace=timedelta(seconds=1.5))
     with subprocess.Popen([sys.executable, "-c", HOLDER, valkey_url]) as process:
         eventually(lambda: valkey.get(KEY))

@@ -28,7 +28,7 @@ def refused(*headers, **options):
     return str(caught.value)
 
 
-def test_a_signed_request_is_opened():
+def test_a_signed_request_is_verified():
     envelope = opened(SIGNED)
     assert (envelope.kind, envelope.body, envelope.received_at) == (Kind.EVENTS, BODY, NOW)
     assert (envelope.signed_with, envelope.signed_at, envelope.headers) == ("current", None, {})
@@ -40,7 +40,7 @@ def test_header_names_are_read_in_any_case():
 
 
 @pytest.mark.parametrize("around", [b" %b", b"%b ", b"%b\t", b"\t %b \t "])
-def test_white_space_around_a_header_is_no_part_of_it(around):
+def test_white_space_around_a_header_is_ignored(around):
     keys = SigningKeys(CURRENT, None, (b"Bearer sesam",))
     signed_at = (b"x-hmac-sha512-signedat", around % b"2025-06-12T12:00:00Z")
     envelope = opened(*[(name, around % value) for name, value in (SIGNED, AUTHORIZED)], signed_at, keys=keys)
@@ -48,7 +48,7 @@ def test_white_space_around_a_header_is_no_part_of_it(around):
 
 
 @pytest.mark.parametrize("wrong", [b"%b\n", b"%b\r", b"%b\x0b", b"%b\xa0", b"%b\0", b"%b=", b'"%b"'])
-def test_nothing_else_around_a_header_is_forgiven(wrong):
+def test_other_characters_around_a_header_are_refused(wrong):
     keys = SigningKeys(CURRENT, None, (b"Bearer sesam",))
     assert refused((SIGNED[0], wrong % SIGNED[1]), AUTHORIZED, keys=keys)
     assert refused(SIGNED, (AUTHORIZED[0], wrong % AUTHORIZED[1]), keys=keys)
@@ -59,14 +59,14 @@ def test_a_request_without_a_signature_or_with_a_wrong_one_is_refused():
     assert refused((SIGNED[0], b"")) == refused((SIGNED[0], b"x")) == refused(SIGNED, body=BODY + b" ")
 
 
-def test_a_doubled_signature_is_refused_even_if_both_are_right():
+def test_a_doubled_signature_is_refused_even_if_both_are_valid():
     assert "2" in refused(SIGNED, SIGNED)
     assert refused(
         SIGNED, SIGNED, AUTHORIZED, keys=SigningKeys(None, None, (b"Bearer sesam",)), signature_required=False
     )
 
 
-def test_the_authorization_header_is_asked_for_beside_the_signature():
+def test_the_authorization_header_is_required_beside_the_signature():
     keys = SigningKeys(CURRENT, None, (b"Bearer other", b"Bearer sesam"))
     assert opened(SIGNED, AUTHORIZED, keys=keys).signed_with == "current"
     assert refused(SIGNED, keys=keys) == "There is no authorization header."
@@ -83,7 +83,7 @@ def test_the_authorization_header_is_enough_where_no_signature_is_required():
     assert refused((b"authorization", b"\xff"), keys=keys, signature_required=False)
 
 
-def test_a_signature_that_came_unasked_must_be_right_if_there_is_a_key():
+def test_a_signature_that_is_not_required_must_be_valid_if_there_is_a_key():
     keys = SigningKeys(CURRENT, None, (b"Bearer sesam",))
     assert opened(AUTHORIZED, SIGNED, keys=keys, signature_required=False).signed_with == "current"
     assert opened(AUTHORIZED, keys=keys, signature_required=False).signed_with == "authorization"
@@ -92,7 +92,7 @@ def test_a_signature_that_came_unasked_must_be_right_if_there_is_a_key():
 
 @pytest.mark.parametrize("headers", [(), (AUTHORIZED,), (SIGNED,)])
 @pytest.mark.parametrize("signature_required", [True, False])
-def test_where_nothing_can_be_proven_nothing_is_let_in(headers, signature_required):
+def test_without_keys_every_request_is_refused(headers, signature_required):
     assert refused(*headers, keys=SigningKeys(), signature_required=signature_required)
 
 
@@ -146,7 +146,7 @@ def test_a_header_that_a_setting_names_is_kept_beside_them():
         (b"9" * 9000, None),
     ],
 )
-def test_the_time_of_signing_is_read_if_it_can_be(written, signed_at):
+def test_the_time_of_signing_is_parsed_if_possible(written, signed_at):
     assert opened(SIGNED, (b"x-hmac-sha512-signedat", written)).signed_at == signed_at
 
 
@@ -163,13 +163,13 @@ def test_no_bytes_of_the_other_kind_can_have_the_same_id():
     assert one.id != other.id
 
 
-def test_neither_a_body_nor_a_key_is_ever_shown():
+def test_reprs_show_neither_a_body_nor_a_key():
     envelope = Envelope(Kind.EVENTS, b"user1", NOW, "current", None, {})
     assert "user1" not in repr(envelope)
     assert "key" not in repr(SigningKeys(CURRENT, NEXT, (b"the-authorization-key",)))
 
 
-def test_what_headers_say_makes_no_two_deliveries_one():
+def test_headers_do_not_change_the_id_of_a_delivery():
     same = ((b"x-request-id", b"1"), (b"requestid", b"1"), (b"x-hmac-sha512-signedat", b"2025-06-12T10:56:51Z"))
     bodies = (b"one", b"two")
     ids = {opened((SIGNED[0], sign(body, CURRENT).encode()), *same, body=body).id for body in bodies}
@@ -240,7 +240,7 @@ def is_all_right(headers, body, keys, signature_required):
 
 
 @given(requests(), st.sampled_from(Kind))
-def test_a_request_is_opened_if_and_only_if_all_that_is_asked_for_is_right(request, kind):
+def test_a_request_is_verified_if_and_only_if_every_required_proof_is_valid(request, kind):
     headers, body, keys, signature_required = request
     try:
         envelope = opened(*headers, keys=keys, signature_required=signature_required, kind=kind, body=body)
@@ -256,7 +256,7 @@ def test_a_request_is_opened_if_and_only_if_all_that_is_asked_for_is_right(reque
 
 
 @given(st.binary(max_size=30), st.binary(max_size=30), st.sampled_from(Kind), st.sampled_from(Kind), st.data())
-def test_only_the_kind_and_the_bytes_make_a_delivery_what_it_is(one, other, kind, other_kind, data):
+def test_only_the_kind_and_the_bytes_determine_the_id(one, other, kind, other_kind, data):
     def id_of(body, kind):
         key = data.draw(st.sampled_from([CURRENT, NEXT]))
         headers = data.draw(st.lists(KEPT_HEADERS | OTHER_HEADERS, max_size=3))

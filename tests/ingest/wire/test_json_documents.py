@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import Unreadable
-from ingest.wire.json_documents import read_json
+from ingest.wire.json_documents import parse_json
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ from ingest.wire.json_documents import read_json
         ('"Ü"'.encode("utf-16"), "Ü"),
     ],
 )
-def test_what_can_be_parsed_is(raw, value):
-    assert read_json(raw) == value
+def test_every_encoding_and_odd_value_is_parsed(raw, value):
+    assert parse_json(raw) == value
 
 
 @pytest.mark.parametrize(
@@ -41,27 +41,27 @@ def test_what_can_be_parsed_is(raw, value):
         (b"12", 12),
     ],
 )
-def test_read_exactly_a_number_keeps_every_digit(raw, value):
-    read = read_json(raw, exact=True)
+def test_with_exact_a_number_keeps_every_digit(raw, value):
+    read = parse_json(raw, exact=True)
     assert (read, type(read), str(read)) == (value, type(value), str(value))
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"{'a': 1}", b"\xff\xff", b"\xfe\xff\xd8", b"1 2", b"\x00" * 7])
-def test_what_cannot_is_unreadable(raw):
+def test_a_body_that_is_not_json_is_unreadable(raw):
     with pytest.raises(Unreadable, match="not JSON"):
-        read_json(raw)
+        parse_json(raw)
 
 
-def test_what_is_nested_too_deeply_is_unreadable():
+def test_a_document_that_is_nested_too_deeply_is_unreadable():
     with pytest.raises(Unreadable, match="too deeply"):
-        read_json(b"[" * 200_000 + b"]" * 200_000)
+        parse_json(b"[" * 200_000 + b"]" * 200_000)
 
 
 @given(st.binary() | st.from_regex(rb"\A[\[\]{}\",:0-9eE.+\-\\utrfalsn\x00\xed\xa0 ]*\Z"))
 def test_no_bytes_ever_raise_anything_else(raw):
     for exact in (False, True):
         try:
-            value = read_json(raw, exact=exact)
+            value = parse_json(raw, exact=exact)
         except Unreadable:
             continue
         assert not isinstance(value, float) or (math.isfinite(value) and not exact)

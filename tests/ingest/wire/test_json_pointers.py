@@ -33,12 +33,12 @@ DOCUMENT = {"a": {"b": [1, {"c": "here"}]}, "": "empty", "m~n": 8, "a/b": 1, "nu
         ("/missing", None),
     ],
 )
-def test_a_pointer_finds_what_it_names_and_else_nothing(text, found):
+def test_a_pointer_finds_the_value_it_names_and_otherwise_nothing(text, found):
     assert Pointer(text).find(DOCUMENT) == found
 
 
 @pytest.mark.parametrize("text", ["a", "a/b", "/~2", "/~", "/a/-"])
-def test_what_is_no_pointer_is_refused(text):
+def test_an_invalid_pointer_is_refused(text):
     with pytest.raises(ValueError, match="must"):
         Pointer(text)
 
@@ -48,7 +48,7 @@ def test_a_document_of_another_shape_holds_nothing(document):
     assert Pointer("/a/b").find(document) is None
 
 
-def test_the_first_that_leads_somewhere_counts():
+def test_the_first_pointer_that_leads_to_a_value_counts():
     assert first(DOCUMENT, pointers("/missing", "/null", "/no", "/m~0n")) is False
     assert first(DOCUMENT, pointers("/missing")) is None
     assert first(DOCUMENT, ()) is None
@@ -62,7 +62,7 @@ JSON = st.recursive(
 
 
 @given(path=st.lists(st.text(), max_size=4), value=JSON.filter(lambda value: value is not None))
-def test_whatever_a_key_is_called_it_can_be_pointed_at(path, value):
+def test_every_key_can_be_pointed_at(path, value):
     if "-" in path:
         return
     document = value

@@ -73,13 +73,13 @@ VECTORS = [
 
 
 @pytest.mark.parametrize(("key", "body", "digest"), VECTORS)
-def test_the_published_vectors_are_met(key, body, digest):
+def test_the_published_vectors_are_verified(key, body, digest):
     expected = base64.b64encode(bytes.fromhex(digest)).decode()
     assert sign(body, key) == expected
     assert verify(body, expected, SigningKeys(key, None)) is Match.CURRENT
 
 
-def test_the_next_key_opens_the_door_during_rotation():
+def test_the_next_key_verifies_during_rotation():
     assert verify(BODY, sign(BODY, CURRENT), KEYS) is Match.CURRENT
     assert verify(BODY, sign(BODY, NEXT), KEYS) is Match.NEXT
     assert verify(BODY, sign(BODY, NEXT), SigningKeys(None, NEXT)) is Match.NEXT
@@ -90,7 +90,7 @@ def test_a_signature_may_be_text_or_bytes():
 
 
 @given(st.binary(max_size=2000), st.binary(min_size=1, max_size=300))
-def test_what_plain_hmac_signs_is_verified(body, key):
+def test_a_digest_of_plain_hmac_is_verified(body, key):
     plain = base64.b64encode(hmac.new(key, body, hashlib.sha512).digest())
     assert verify(body, plain, SigningKeys(key, None)) is Match.CURRENT
 
@@ -145,7 +145,7 @@ def test_a_signature_that_is_wrong_in_any_way_is_refused(how):
     assert refused(BODY, WRONG[how])
 
 
-def test_url_safe_was_worth_a_test():
+def test_the_sample_differs_in_url_safe_base64():
     assert WRONG["url-safe"] != GOOD
 
 
@@ -186,7 +186,7 @@ def test_without_a_key_nothing_is_authentic():
 @pytest.mark.parametrize(
     "keys", [SigningKeys(CURRENT, NEXT), SigningKeys(CURRENT, None), SigningKeys(None, NEXT), SigningKeys(None, None)]
 )
-def test_a_failure_costs_the_same_whichever_keys_exist(keys, monkeypatch):
+def test_a_failure_computes_the_same_digests_whichever_keys_exist(keys, monkeypatch):
     digests, compared = [], []
     wrong = sign(BODY, b"another")
 
@@ -235,7 +235,7 @@ def test_a_key_is_decoded(text, encoding, key):
         ("\ud800", "utf8"),
     ],
 )
-def test_a_key_that_is_not_in_its_encoding_is_refused_without_being_shown(text, encoding):
+def test_a_key_that_is_not_in_its_encoding_is_refused_and_not_quoted(text, encoding):
     with pytest.raises(ValueError, match=rf"\Ais not {encoding}\Z") as caught:
         decode_key(text, encoding)
     assert caught.value.__cause__ is None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ingest.wire.timestamps import read_timestamp
+from ingest.wire.timestamps import parse_timestamp
 
 NOON = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
 
@@ -38,18 +38,18 @@ NOON = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
         NOON.astimezone(timezone(timedelta(hours=9))),
     ],
 )
-def test_every_usual_way_to_write_a_time_is_read(text):
-    moment = read_timestamp(text)
+def test_every_usual_form_of_a_time_is_parsed(text):
+    moment = parse_timestamp(text)
     assert moment == NOON
     assert moment.tzinfo is UTC
 
 
 @pytest.mark.parametrize("digits", range(1, 13))
-def test_fractions_are_read_with_any_number_of_digits(digits):
+def test_fractions_are_parsed_with_any_number_of_digits(digits):
     fraction = "913499728156"[:digits]
-    moment = read_timestamp(f"2025-06-12T12:00:00.{fraction}Z")
+    moment = parse_timestamp(f"2025-06-12T12:00:00.{fraction}Z")
     assert moment.microsecond == int(fraction[:6].ljust(6, "0"))
-    assert read_timestamp(f"2025-06-12T12:00:00,{fraction}Z") == moment
+    assert parse_timestamp(f"2025-06-12T12:00:00,{fraction}Z") == moment
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_fractions_are_read_with_any_number_of_digits(digits):
 )
 def test_what_is_not_a_time_is_refused(value):
     with pytest.raises(ValueError, match=r".+"):
-        read_timestamp(value)
+        parse_timestamp(value)
 
 
 @given(
@@ -96,22 +96,22 @@ def test_what_is_not_a_time_is_refused(value):
     st.timedeltas(min_value=timedelta(hours=-23), max_value=timedelta(hours=23)),
     st.sampled_from(["T", "t", " "]),
 )
-def test_any_instant_survives_being_written_with_any_offset(naive, offset, separator):
+def test_any_time_is_parsed_from_any_offset(naive, offset, separator):
     assume(2 < naive.year < 9998)
     moment = naive.replace(tzinfo=timezone(timedelta(minutes=offset // timedelta(minutes=1))))
-    assert read_timestamp(moment.isoformat(separator)) == moment
+    assert parse_timestamp(moment.isoformat(separator)) == moment
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.from_regex(r"\A[0-9TZ:+.\- ]{0,40}\Z")))
 @example("-0")
 def test_nothing_but_a_value_error_is_ever_raised(value):
     with suppress(ValueError):
-        assert read_timestamp(value).tzinfo is UTC
+        assert parse_timestamp(value).tzinfo is UTC
 
 
 @given(st.integers(min_value=0, max_value=99_999_999_999))
-def test_seconds_and_milliseconds_are_told_apart(seconds):
+def test_seconds_and_milliseconds_are_distinguished(seconds):
     expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    assert read_timestamp(seconds) == expected
+    assert parse_timestamp(seconds) == expected
     if seconds >= 100_000_000:
-        assert read_timestamp(seconds * 1000) == expected
+        assert parse_timestamp(seconds * 1000) == expected

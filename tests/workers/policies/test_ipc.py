@@ -5,7 +5,7 @@ import pytest
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
-from ingest.wire.json_documents import read_json
+from ingest.wire.json_documents import parse_json
 from workers.policies.ipc import LENGTH, Evaluate, Evaluated, PolicyStarted, Ready, decode, encode
 
 ALL = AuthorizationRequest(
@@ -41,7 +41,7 @@ def test_what_is_written_is_read(frame):
 
 
 def test_what_could_be_read_of_a_body_can_be_passed_on_however_deeply_it_is_nested():
-    document = read_json(b'{"a":' * 800 + b"1" + b"}" * 800)
+    document = parse_json(b'{"a":' * 800 + b"1" + b"}" * 800)
     put = Evaluate(
         1, AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC), key="04ab", document=document), frozenset()
     )

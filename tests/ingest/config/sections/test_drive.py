@@ -6,7 +6,7 @@ from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 
 
-def test_without_a_key_nobody_asks_the_drive_api(tmp_path):
+def test_without_a_key_the_drive_api_is_off(tmp_path):
     empty = tmp_path / "key"
     empty.write_text("\n")
     assert not load_settings().has_drive
@@ -16,7 +16,7 @@ def test_without_a_key_nobody_asks_the_drive_api(tmp_path):
     assert load_settings(drive_api_key_file=empty).has_drive
 
 
-def test_the_stage_is_asked_unless_told_otherwise():
+def test_the_default_is_the_stage():
     settings = load_settings()
     assert settings.drive_api_url == "https://drive-api-stage.plugsurfing.com/drive"
     assert settings.drive_per_minute < 3000
@@ -43,7 +43,7 @@ def test_the_stage_is_asked_unless_told_otherwise():
         ("roam_ocpi_url", "roam"),
     ],
 )
-def test_what_cannot_be_right_is_refused_by_name(name, value):
+def test_an_invalid_value_is_refused_by_name(name, value):
     with pytest.raises(SettingsError, match=f"^{name.upper()} "):
         load_settings(**{name: value})
 
