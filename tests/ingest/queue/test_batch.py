@@ -1,7 +1,16 @@
 import pytest
 from rq.job import validate_job_id
 
-from ingest.queue.batch import Batch, description, encode_batch, new_batch_id, timestamp_or_none
+from ingest.queue.batch import (
+    Batch,
+    ack_key,
+    batch_key,
+    description,
+    encode_batch,
+    lease_key,
+    new_batch_id,
+    timestamp_or_none,
+)
 
 STARTED = ("SESSION_STARTED", False)
 STOPPED = ("SESSION_STOPPED", False)
@@ -42,3 +51,9 @@ def test_rq_accepts_a_batch_id_as_the_id_of_a_job():
 @pytest.mark.parametrize("claimed", [None, 1e20, -1e20, float("nan"), float("inf")])
 def test_a_time_that_is_out_of_range_is_none(claimed):
     assert timestamp_or_none(claimed) is None
+
+
+def test_the_keys_of_a_batch_are_those_of_earlier_versions():
+    assert batch_key("b") == "webhooks:batch:b"
+    assert ack_key("i") == "webhooks:settled:i"
+    assert lease_key("j") == "webhooks:lease:j"
