@@ -50,7 +50,7 @@ may raise `Unregistered`. `@devices` marks a function `(user_id) -> list[Device]
 handler runs. Events come in any order and twice, so it must be a merge. `handlers.kit.testing` tests a plugin without a
 worker.
 
-`@authorize(order=100)` marks a function `(question: Question, ctx: AuthorizeContext) -> Decision | None`, plain or
+`@authorize(order=100)` marks a function `(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None`, plain or
 async, as a policy: it has a say when Plugsurfing asks whether a key may charge. Lower orders are asked first, the first
 decision wins, None leaves it to the next; when nobody decides the answer is ALLOWED. `webhooks authorize` asks them.
 '''

@@ -18,12 +18,12 @@ Call the handler with a context made for its event, then look at what it wrote:
 
 A policy is called with a question and a context that knows what it is told:
 
->>> from handlers import Allowed, AuthorizeContext, Decision, Question, authorize
->>> from handlers.kit.testing import asking, question
+>>> from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
+>>> from handlers.kit.testing import authorization_request, policy_context
 >>> @authorize()
-... def only_at_home(question: Question, ctx: AuthorizeContext) -> Decision | None:
+... def only_at_home(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
 ...     return None if question.location_id == "home" else Decision(Allowed.NOT_ALLOWED)
->>> only_at_home(question(location_id="elsewhere"), asking()).allowed
+>>> only_at_home(authorization_request(location_id="elsewhere"), policy_context()).allowed
 <Allowed.NOT_ALLOWED: 'NOT_ALLOWED'>
 """
 

@@ -1,1 +1,1 @@
-"""The question at the charger: may this key charge here? Plugsurfing asks and waits, and a driver stands there."""
+"""The authorization endpoint: Plugsurfing asks whether a key may charge, and a driver waits for the answer."""

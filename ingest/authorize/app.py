@@ -1,4 +1,4 @@
-"""The application that `webhooks authorize` runs, put together: policies and the ledger are handed in from above."""
+"""The application of `webhooks authorize`; the policy evaluator and the recorder are passed in."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from ingest.authorize.decision_record import DecisionRecorder
 from ingest.authorize.endpoint import AuthorizeEndpoint
 from ingest.authorize.evaluator import PolicyEvaluator
 from ingest.authorize.health import HealthEndpoints
-from ingest.authorize.http_protocol import COUNTS
+from ingest.authorize.http_protocol import METRICS_KEY
 from ingest.authorize.metrics import AuthorizeMetrics
 from ingest.authorize.response_cache import ResponseCache
 from ingest.authorize.responses import UNAVAILABLE_MESSAGE
@@ -31,49 +31,49 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 
 PATHS = {
     WireFormat.PLUGSURFING: "/plugsurfing/authorizations",
-    # Any text, as whatever is encoded belongs to the uid: a driver waits for an answer, and 404 would be none.
+    # Any text, because everything encoded belongs to the uid: a 404 would leave a driver without a decision.
     WireFormat.OCPI: f"/ocpi/2.2.1/tokens/{{token_uid:{ANY_TEXT}}}/authorize",
 }
 
 
-def create_authorize_app(settings: Settings, judges: PolicyEvaluator, recorder: DecisionRecorder) -> Starlette:
-    """Build the application; judges and recorder begin when the server starts and end when it does."""
-    counts = AuthorizeMetrics()
+def create_authorize_app(settings: Settings, evaluator: PolicyEvaluator, recorder: DecisionRecorder) -> Starlette:
+    """Create the application, which starts and stops the evaluator and the recorder with the server."""
+    metrics = AuthorizeMetrics()
     credentials = Credentials(settings)
-    memory = ResponseCache(settings.authorize_repeats)
-    lookout = HealthEndpoints(judges, counts)
+    cache = ResponseCache(settings.authorize_repeats)
+    health = HealthEndpoints(evaluator, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AuthorizeMetrics]]:
         await asyncio.to_thread(recorder.start)
-        await judges.start()
-        rereading = asyncio.create_task(reload_forever(credentials.refresh))
+        await evaluator.start()
+        reloading = asyncio.create_task(reload_forever(credentials.refresh))
         try:
-            yield {COUNTS: counts}
+            yield {METRICS_KEY: metrics}
         finally:
-            rereading.cancel()
-            await judges.stop()
+            reloading.cancel()
+            await evaluator.stop()
             await asyncio.to_thread(recorder.stop)
 
-    doors = {
+    endpoints = {
         form: ErrorBoundary(
             AuthorizeEndpoint(
-                form, settings, credentials, judges=judges, memory=memory, recorder=recorder, counts=counts
+                form, settings, credentials, evaluator=evaluator, cache=cache, recorder=recorder, metrics=metrics
             ),
-            counts,
+            metrics,
             UNAVAILABLE_MESSAGE,
             form.value,
         )
         for form in PATHS
     }
-    windows = {"/healthz": lookout.healthz, "/readyz": lookout.readyz, "/metrics": lookout.metrics}
+    probes = {"/healthz": health.healthz, "/readyz": health.readyz, "/metrics": health.metrics}
     return Starlette(
         routes=[
-            *(Route(place, doors[form], methods=["POST"]) for form, at in PATHS.items() for place in (at, f"{at}/")),
-            *(Route(place, window) for place, window in windows.items()),
+            *(Route(path, endpoints[form], methods=["POST"]) for form, at in PATHS.items() for path in (at, f"{at}/")),
+            *(Route(path, probe) for path, probe in probes.items()),
             openapi_route(OPENAPI),
         ],
-        middleware=[Middleware(ErrorBoundary, metrics=counts, sentence=UNAVAILABLE_MESSAGE, route_name=PROBES)],
+        middleware=[Middleware(ErrorBoundary, metrics=metrics, sentence=UNAVAILABLE_MESSAGE, route_name=PROBES)],
         exception_handlers={HTTPException: http_error_handler},  # type: ignore[dict-item]  # it gets no other
         lifespan=lifespan,
     )

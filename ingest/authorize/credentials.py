@@ -1,4 +1,4 @@
-"""What proves that a question is Plugsurfing's: an authorization header, re-read when its file changes."""
+"""Verify the Authorization header of an authorization request; the values are reloaded when their file changes."""
 
 import contextlib
 import hmac
@@ -23,31 +23,31 @@ log = structlog.get_logger()
 
 
 class Credentials:
-    """Holds the values of this moment. `check` may be called while another thread calls `refresh`."""
+    """The current values of AUTHORIZE_CREDENTIALS. `check` may be called while another thread calls `refresh`."""
 
     def __init__(self, settings: Settings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._digests = ReloadableSecrets(settings, [NAME], _digests, monotonic=monotonic)
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], form: WireFormat) -> None:
-        """Raise NotAuthentic unless there is one authorization header, and it has one of the values.
+        """Raise NotAuthentic unless there is exactly one Authorization header, with one of the values.
 
-        OCPI's is `Token <credentials in base64>`, and some send them plain: both are taken, of that form only.
+        OCPI's is `Token <credentials in base64>`, and some senders do not encode them: both are accepted, of OCPI only.
         """
         given = [value.strip(b" \t") for name, value in headers if name.lower() == b"authorization"]
         if len(given) != 1:
-            # Of two, two readers may each take another one for the true one.
+            # Of two headers, a proxy before us may have checked the other one.
             raise NotAuthentic(f"There are {len(given)} authorization headers.")
-        # All are compared, and digests are of one length: time tells neither which is near nor how long it is.
+        # All are compared, and digests have one length: timing reveals neither a near match nor a length.
         matches = [
-            hmac.compare_digest(known, sha256(reading).digest())
-            for reading in _candidate_values(given[0], form)
+            hmac.compare_digest(known, sha256(candidate).digest())
+            for candidate in _candidate_values(given[0], form)
             for known in self._digests.now
         ]
         if not any(matches):
             raise NotAuthentic("The authorization header is wrong.")
 
     def refresh(self) -> bool:
-        """Read the file again and say whether the values have changed. To be called every second or so."""
+        """Read the file again and return whether the values changed. To be called every second or so."""
         changed = self._digests.refresh()
         if changed:
             log.info("keys.reread", settings=changed)
@@ -59,7 +59,7 @@ def _digests(texts: Texts) -> tuple[bytes, ...]:
 
 
 def _candidate_values(value: bytes, form: WireFormat) -> Iterator[bytes]:
-    """Read the header in each way that its form knows: OCPI encodes the credentials, but not their scheme."""
+    """Yield the header in each reading that its format allows: OCPI encodes the credentials, but not their scheme."""
     yield value
     scheme, _, rest = value.partition(b" ")
     if form is not WireFormat.OCPI or scheme.lower() != SCHEME:

@@ -1,4 +1,4 @@
-"""What was answered at a charger, and how it came about, for the ledger, the log and the numbers."""
+"""The record of one response to an authorization request, for the ledger, the log and the metrics."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,51 +9,54 @@ from ingest.wire.authorization.request import AuthorizationRequest, Decision
 
 
 class FallbackReason(StrEnum):
-    """Why AUTHORIZE_ON_FAILURE was answered, and not what a policy says."""
+    """Why AUTHORIZE_ON_FAILURE was answered instead of the decision of a policy."""
 
     TIMEOUT = "late"
-    """A policy was not done in time."""
+    """A policy did not return in time."""
     RAISED = "raised"
-    """A policy raised an exception, or returned what is no decision."""
+    """A policy raised an exception, or returned something else than a decision."""
     INDETERMINATE = "too_little_known"
-    """A policy knew too little to decide, and AUTHORIZE_WITHOUT_FACTS says that this is a failure."""
+    """A policy lacked what it needs to decide, and AUTHORIZE_WITHOUT_FACTS makes that a failure."""
     CIRCUIT_OPEN = "spared"
-    """A policy has failed so often that it is left alone for a while."""
+    """A policy failed so often that its circuit breaker is open."""
     UNREADABLE = "unreadable"
-    """The body was no JSON object."""
+    """The body is not a JSON object."""
     SLOW_BODY = "slow_body"
     """The body was not complete in time."""
     CRASHED = "broken"
-    """Something else of ours broke: no process was there to ask policies in, for instance."""
+    """Another internal failure: no policy process was available, for instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """One answer that has been sent."""
+    """One response that has been sent."""
 
     id: str
-    """32 hexadecimal digits, new for every answer; OCPI's `authorization_reference`, too."""
-    question: AuthorizationRequest
+    """32 hexadecimal digits, new for every response; also OCPI's `authorization_reference`."""
+    request: AuthorizationRequest
     decision: Decision
     policy: str | None
-    """Who decided, or was to decide and failed; None if no policy had anything to say."""
+    """The policy that decided or failed; None if no policy had a decision."""
     failure: FallbackReason | None
-    """Why it is AUTHORIZE_ON_FAILURE; None if it is a decision."""
+    """Why the decision is AUTHORIZE_ON_FAILURE; None if it is that of a policy."""
     answered_at: datetime
     latency: timedelta
-    """From the first byte of the request to the answer."""
+    """From the first byte of the request to the response."""
     repeats: str | None = None
-    """The id of the answer that this one repeats, as the same request had come before."""
+    """The id of the response that this one repeats, because the same request had come before."""
 
 
 class DecisionRecorder(Protocol):
-    """Keeps verdicts. It is told after the answer was sent, on the loop that answers, and must return at once."""
+    """Stores the records of decisions."""
 
-    def record(self, verdict: DecisionRecord) -> None:
-        """Take a verdict to be kept; drop it and count that, rather than wait, when there is no room."""
+    def record(self, record: DecisionRecord) -> None:
+        """Accept a record to be stored, or drop and count it when there is no room. Never waits, never raises.
+
+        Called on the event loop, after the response was sent.
+        """
 
     def start(self) -> None:
-        """Begin; called before the first request."""
+        """Start; called in a thread before the first request."""
 
     def stop(self) -> None:
-        """Keep what is still waiting, for a few seconds at most; called in a thread when the process ends."""
+        """Store what is still buffered, within a few seconds; called in a thread at shutdown."""

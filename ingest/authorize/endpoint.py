@@ -1,6 +1,6 @@
-"""The door at which Plugsurfing asks: every question is answered in time, whatever policies do.
+"""The authorization endpoint: every request is answered within its deadline, whatever policies do.
 
-request -> credentials -> question -> policies -> answer -> record
+request -> credentials -> parsing -> policies -> response -> record
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from ingest.authorize.credentials import Credentials
 from ingest.authorize.decision_record import DecisionRecord, DecisionRecorder, FallbackReason
 from ingest.authorize.evaluator import PolicyEvaluator, PolicyResult
-from ingest.authorize.http_protocol import began
+from ingest.authorize.http_protocol import request_started_at
 from ingest.authorize.metrics import AuthorizeMetrics
 from ingest.authorize.response_cache import ResponseCache
 from ingest.authorize.responses import ResponseWriter
@@ -30,120 +30,125 @@ from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Dec
 
 log = structlog.get_logger()
 
-# In seconds. Left of AUTHORIZE_TIMEOUT for the way of the answer, so that it is there when the time is up, though the
-# machine be busy; the judges, who know which policy was late, end a little before that.
+# Seconds of AUTHORIZE_TIMEOUT that are left for sending the response, so that it arrives in time on a busy machine.
 RESPONSE_HEADROOM = 0.2
+# The share of that by which the evaluator ends earlier: it knows which policy was late.
 EVALUATOR_HEADROOM = 0.25
 
 
 class AuthorizeEndpoint:
-    """Answers the questions of one form: 200 with a decision, but to who has no right to ask, or asks what is none."""
+    """Handles authorization requests in one wire format.
 
-    def __init__(  # noqa: PLR0913 - the rooms behind the door
+    Responds 200 with a decision (AUTHORIZE_ON_FAILURE if the request cannot be parsed or policies fail); 4xx only
+    without valid credentials, or with a body that is too large or encoded.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it works with, by name
         self,
         form: WireFormat,
         settings: Settings,
         credentials: Credentials,
         *,
-        judges: PolicyEvaluator,
-        memory: ResponseCache,
+        evaluator: PolicyEvaluator,
+        cache: ResponseCache,
         recorder: DecisionRecorder,
-        counts: AuthorizeMetrics,
+        metrics: AuthorizeMetrics,
     ) -> None:
         self._form = form
         self._credentials = credentials
-        self._judges = judges
-        self._memory = memory
+        self._evaluator = evaluator
+        self._cache = cache
         self._recorder = recorder
-        self._counts = counts
-        self._reply = ResponseWriter(form, settings)
-        self._longest = settings.max_body_bytes
-        span = settings.authorize_timeout.total_seconds()
-        self._headroom = min(RESPONSE_HEADROOM, span / 10)
-        self._span = span - self._headroom
+        self._metrics = metrics
+        self._writer = ResponseWriter(form, settings)
+        self._max_body_bytes = settings.max_body_bytes
+        timeout = settings.authorize_timeout.total_seconds()
+        self._headroom = min(RESPONSE_HEADROOM, timeout / 10)
+        self._time_limit = timeout - self._headroom
         self._on_failure = settings.authorize_on_failure
-        self._places = field_map(settings)
+        self._fields = field_map(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Verify, read, decide, answer, record."""
-        started_at = began(scope)
-        echoed = self._reply.echoed(scope["headers"])
+        """Verify, parse, decide, respond, record."""
+        started_at = request_started_at(scope)
+        echoed = self._writer.echoed_headers(scope["headers"])
         try:
             self._credentials.check(scope["headers"], self._form)
-            check_headers(scope["headers"], self._longest)
-            body = await asyncio.wait_for(read_body(receive, self._longest), started_at + self._span - time.monotonic())
+            check_headers(scope["headers"], self._max_body_bytes)
+            time_left = started_at + self._time_limit - time.monotonic()
+            body = await asyncio.wait_for(read_body(receive, self._max_body_bytes), time_left)
         except ClientDisconnect:
-            self._counts.refused("Disconnected")
+            self._metrics.refused("Disconnected")
             return
         except Refusal as refusal:
-            self._counts.refused(type(refusal).__name__)
+            self._metrics.refused(type(refusal).__name__)
             if isinstance(refusal, NotAuthentic):
-                log.warning("question.refused", form=self._form, reason=str(refusal))
-            status, sentence, headers = self._reply.refuse(refusal)
-            await send_and_close(send, status, sentence, [*headers, *echoed])
+                log.warning("authorization.refused", form=self._form, reason=str(refusal))
+            status, content, headers = self._writer.error(refusal)
+            await send_and_close(send, status, content, [*headers, *echoed])
             return
         except TimeoutError:
-            question, _ = self._question(scope, b"", started_at)
-            verdict = self._verdict(
-                question, PolicyResult(failure=FallbackReason.SLOW_BODY), uuid4().hex, None, started_at
+            request, _ = self._parse(scope, b"", started_at)
+            record = self._record(
+                request, PolicyResult(failure=FallbackReason.SLOW_BODY), uuid4().hex, None, started_at
             )
-            await send_and_close(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
+            await send_and_close(send, HTTPStatus.OK, self._writer.success(record), echoed)
         else:
-            verdict = await self._decide(scope, body, started_at)
-            await send_response(send, HTTPStatus.OK, self._reply.answer(verdict), echoed)
-        # Only now: nobody waits for a log, or for a ledger.
-        _note(verdict)
-        self._counts.answered(verdict)
-        self._recorder.record(verdict)
+            record = await self._decide(scope, body, started_at)
+            await send_response(send, HTTPStatus.OK, self._writer.success(record), echoed)
+        # After the response: a driver does not wait for the log or the ledger.
+        _log_record(record)
+        self._metrics.answered(record)
+        self._recorder.record(record)
 
-    def _question(self, scope: Scope, body: bytes, started_at: float) -> tuple[AuthorizationRequest, bool]:
-        """Read the question, as far as it can be; say whether it can."""
+    def _parse(self, scope: Scope, body: bytes, started_at: float) -> tuple[AuthorizationRequest, bool]:
+        """Return the request, as far as it can be parsed, and whether it can be."""
         received_at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_at)
         try:
             if self._form is WireFormat.OCPI:
                 return parse_ocpi(scope["raw_path"], scope["query_string"], body, received_at), True
-            return parse_plugsurfing(body, self._places, received_at), True
+            return parse_plugsurfing(body, self._fields, received_at), True
         except Unreadable:
             return AuthorizationRequest(self._form, received_at), False
 
     async def _decide(self, scope: Scope, body: bytes, started_at: float) -> DecisionRecord:
-        question, can_be_read = self._question(scope, body, started_at)
+        request, is_readable = self._parse(scope, body, started_at)
         id_, repeats = uuid4().hex, None
-        if can_be_read:
-            request = b"\0".join((self._form.encode(), scope["raw_path"], scope["query_string"], body))
-            until = started_at + self._span
-            asked, is_repeat = self._memory.get_or_compute(
-                request, id_, lambda: self._judges.evaluate(question, until - self._headroom * EVALUATOR_HEADROOM)
+        if is_readable:
+            raw = b"\0".join((self._form.encode(), scope["raw_path"], scope["query_string"], body))
+            deadline = started_at + self._time_limit
+            entry, is_repeat = self._cache.get_or_compute(
+                raw, id_, lambda: self._evaluator.evaluate(request, deadline - self._headroom * EVALUATOR_HEADROOM)
             )
-            repeats = asked.id if is_repeat else None
-            ruling = await self._await_result(asked.ruling, until)
+            repeats = entry.id if is_repeat else None
+            result = await self._await_result(entry.result, deadline)
         else:
-            ruling = PolicyResult(failure=FallbackReason.UNREADABLE)
-        return self._verdict(question, ruling, id_, repeats, started_at)
+            result = PolicyResult(failure=FallbackReason.UNREADABLE)
+        return self._record(request, result, id_, repeats, started_at)
 
-    async def _await_result(self, ruling: asyncio.Task[PolicyResult], until: float) -> PolicyResult:
+    async def _await_result(self, result: asyncio.Task[PolicyResult], deadline: float) -> PolicyResult:
         try:
-            return await asyncio.wait_for(asyncio.shield(ruling), until - time.monotonic())
+            return await asyncio.wait_for(asyncio.shield(result), deadline - time.monotonic())
         except TimeoutError:
             return PolicyResult(failure=FallbackReason.TIMEOUT)
-        except Exception as error:  # noqa: BLE001 - a driver waits: whatever breaks behind the door, it answers
-            # Where it happened, and not what it says: the text of an exception may quote the body.
+        except Exception as error:  # noqa: BLE001 - a driver waits: whatever fails, there is a response
+            # Only where it happened: the text of an exception may quote the body.
             stack = "".join(traceback.format_tb(error.__traceback__))
-            log.error("decision.failed", error=type(error).__name__, stack=stack)  # noqa: TRY400
+            log.error("evaluation.failed", error=type(error).__name__, stack=stack)  # noqa: TRY400
             return PolicyResult(failure=FallbackReason.CRASHED)
 
-    def _verdict(
-        self, question: AuthorizationRequest, ruling: PolicyResult, id_: str, repeats: str | None, started_at: float
+    def _record(
+        self, request: AuthorizationRequest, result: PolicyResult, id_: str, repeats: str | None, started_at: float
     ) -> DecisionRecord:
-        decision = ruling.decision or Decision(Allowed.ALLOWED)
-        if ruling.failure is not None:
-            decision = Decision(self._on_failure, reason=ruling.error)
+        decision = result.decision or Decision(Allowed.ALLOWED)
+        if result.failure is not None:
+            decision = Decision(self._on_failure, reason=result.error)
         return DecisionRecord(
             id=id_,
-            question=question,
+            request=request,
             decision=decision,
-            policy=ruling.policy,
-            failure=ruling.failure,
+            policy=result.policy,
+            failure=result.failure,
             answered_at=datetime.now(UTC),
             latency=timedelta(seconds=time.monotonic() - started_at),
             repeats=repeats,
@@ -151,7 +156,7 @@ class AuthorizeEndpoint:
 
 
 def field_map(settings: Settings) -> FieldMap:
-    """Say where Plugsurfing's form has what."""
+    """Return where Plugsurfing's format has each field, by the settings."""
     return FieldMap(
         key=settings.authorize_key,
         country_code=settings.authorize_country,
@@ -162,19 +167,19 @@ def field_map(settings: Settings) -> FieldMap:
     )
 
 
-def _note(verdict: DecisionRecord) -> None:
-    """Write one line: no key, no user, nothing of the body."""
-    facts: dict[str, object] = {"ms": round(verdict.latency.total_seconds() * 1000, 1)}
-    if verdict.failure is not None:
-        facts |= {"failure": verdict.failure.value, "error": verdict.decision.reason or None}
-    if verdict.repeats is not None:
-        facts["repeats"] = verdict.repeats
-    tell = log.info if verdict.failure is None else log.warning
-    tell(
-        "question.answered",
-        decision=verdict.id,
-        form=verdict.question.form.value,
-        allowed=verdict.decision.allowed.value,
-        policy=verdict.policy,
-        **facts,
+def _log_record(record: DecisionRecord) -> None:
+    """Write one line, without the key, the user or anything else of the body."""
+    fields: dict[str, object] = {"ms": round(record.latency.total_seconds() * 1000, 1)}
+    if record.failure is not None:
+        fields |= {"failure": record.failure.value, "error": record.decision.reason or None}
+    if record.repeats is not None:
+        fields["repeats"] = record.repeats
+    write = log.info if record.failure is None else log.warning
+    write(
+        "authorization.answered",
+        decision=record.id,
+        form=record.request.form.value,
+        allowed=record.decision.allowed.value,
+        policy=record.policy,
+        **fields,
     )

@@ -1,4 +1,4 @@
-"""What policies come to, and whoever asks them on behalf of the lane: it is handed in from above."""
+"""The interface between the authorization endpoint and whatever evaluates policies."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,56 +9,57 @@ from ingest.wire.authorization.request import AuthorizationRequest, Decision
 
 @dataclass(frozen=True, slots=True)
 class PolicyResult:
-    """What asking the policies came to."""
+    """The result of evaluating the policies for one request."""
 
     decision: Decision | None = None
-    """What one of them says; None if none of them has anything to say, or one has failed."""
+    """None if no policy decided, or one failed."""
     policy: str | None = None
-    """Which it was that decided, or failed."""
+    """The policy that decided or failed."""
     failure: FallbackReason | None = None
     error: str = ""
-    """The type of what it raised; not its words, which may name the driver. Or of what it knew too little."""
+    """The type of the exception, without its text, which may name the driver; or what an indeterminate policy lacked."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorStatus:
-    """How those are who ask policies."""
+    """The state of an evaluator."""
 
     wanted: int
+    """The number of policy processes that should be ready."""
     ready: int
     open_circuits: tuple[str, ...] = ()
-    """Policies that are left alone for a while, because they failed so often."""
+    """The policies that are not called for a while, because they failed so often."""
 
 
 class PolicyEvaluator(Protocol):
-    """Ask policies, never on the loop that answers."""
+    """Evaluates policies, never on the event loop that answers."""
 
     async def start(self) -> None:
-        """Begin."""
+        """Start; called before the first request."""
 
     async def stop(self) -> None:
-        """End, whatever a policy is doing."""
+        """Stop, whatever a policy is doing."""
 
-    async def evaluate(self, question: AuthorizationRequest, until: float) -> PolicyResult:
-        """Ask policies in their order; give up when `time.monotonic()` is `until`. Raises nothing."""
+    async def evaluate(self, request: AuthorizationRequest, deadline: float) -> PolicyResult:
+        """Evaluate the policies in their order until `deadline`, on `time.monotonic()`. Raises nothing."""
 
     def status(self) -> EvaluatorStatus:
-        """Say how they are."""
+        """Return the current state."""
 
 
 class AllowAllEvaluator:
-    """Stand where there are no policies: nobody has anything to say."""
+    """The evaluator without policies: no request has a decision, so every key may charge."""
 
     async def start(self) -> None:
-        """Begin nothing."""
+        """Do nothing."""
 
     async def stop(self) -> None:
-        """End nothing."""
+        """Do nothing."""
 
-    async def evaluate(self, question: AuthorizationRequest, until: float) -> PolicyResult:  # noqa: ARG002 - as judges are asked
-        """Say nothing."""
+    async def evaluate(self, request: AuthorizationRequest, deadline: float) -> PolicyResult:  # noqa: ARG002 - the signature is the protocol's
+        """Return no decision."""
         return PolicyResult()
 
     def status(self) -> EvaluatorStatus:
-        """Say that nobody is wanted."""
+        """Return a state in which no process is wanted."""
         return EvaluatorStatus(0, 0)

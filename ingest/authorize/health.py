@@ -1,4 +1,4 @@
-"""Answers those who watch over `authorize`."""
+"""The health and metrics endpoints of `authorize`."""
 
 from http import HTTPStatus
 
@@ -11,31 +11,31 @@ from ingest.metrics import CONTENT_TYPE
 
 
 class HealthEndpoints:
-    """Looks at the judges: without them every answer would be AUTHORIZE_ON_FAILURE."""
+    """Reports the state of the policy evaluator: without it every answer would be AUTHORIZE_ON_FAILURE."""
 
-    def __init__(self, judges: PolicyEvaluator, counts: AuthorizeMetrics) -> None:
-        self._judges = judges
-        self._counts = counts
+    def __init__(self, evaluator: PolicyEvaluator, metrics: AuthorizeMetrics) -> None:
+        self._evaluator = evaluator
+        self._metrics = metrics
 
     async def healthz(self, _request: Request) -> Response:
-        """Say that the process lives."""
+        """Respond 200 while the process lives."""
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, _request: Request) -> Response:
-        """Say whether policies can be asked. The ledger need not be there: who needs it is a matter of policies."""
-        standing = self._judges.status()
-        is_ready = standing.ready > 0 or standing.wanted == 0
+        """Respond 200 while policies can be evaluated, else 503. The ledger need not be reachable."""
+        status = self._evaluator.status()
+        is_ready = status.ready > 0 or status.wanted == 0
         return JSONResponse(
             {
                 "ready": is_ready,
-                "processes": {"wanted": standing.wanted, "ready": standing.ready},
-                "spared_policies": list(standing.open_circuits),
+                "processes": {"wanted": status.wanted, "ready": status.ready},
+                "spared_policies": list(status.open_circuits),
             },
             HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
         )
 
     async def metrics(self, _request: Request) -> Response:
-        """Say everything in numbers."""
-        standing = self._judges.status()
-        facts = {"processes_ready": standing.ready, "policies_spared": len(standing.open_circuits)}
-        return Response(self._counts.text(facts), media_type=CONTENT_TYPE)
+        """Respond with all metrics in Prometheus' text format."""
+        status = self._evaluator.status()
+        gauges = {"processes_ready": status.ready, "policies_spared": len(status.open_circuits)}
+        return Response(self._metrics.text(gauges), media_type=CONTENT_TYPE)

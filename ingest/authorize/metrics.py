@@ -1,4 +1,4 @@
-"""What `authorize` counts, as Prometheus reads it."""
+"""Prometheus metrics of `authorize`."""
 
 from collections.abc import Mapping
 
@@ -12,45 +12,45 @@ NO_POLICY = "none"
 
 
 class AuthorizeMetrics:
-    """The numbers of one process, in a registry of their own."""
+    """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._decisions = Counter(
             "webhooks_authorize_decisions",
-            "Questions answered, by answer and by the policy that decided",
+            "Authorization requests answered, by answer and by the policy that decided",
             ("allowed", "policy"),
             registry=registry,
         )
         self._failures = Counter(
             "webhooks_authorize_failures",
-            "Questions answered with AUTHORIZE_ON_FAILURE, by cause and policy",
+            "Authorization requests answered with AUTHORIZE_ON_FAILURE, by cause and policy",
             ("cause", "policy"),
             registry=registry,
         )
-        self._repeated = Counter("webhooks_authorize_repeated", "Answers that repeat one", registry=registry)
+        self._repeated = Counter("webhooks_authorize_repeated", "Responses that repeat one", registry=registry)
         self._refused = Counter(
             "webhooks_authorize_requests_refused", "Requests not answered, by reason", ("reason",), registry=registry
         )
         self._seconds = Histogram(
-            "webhooks_authorize_seconds", "From first byte to answer", buckets=SECONDS, registry=registry
+            "webhooks_authorize_seconds", "From first byte to response", buckets=SECONDS, registry=registry
         )
 
-    def answered(self, verdict: DecisionRecord) -> None:
-        """Count one answer."""
-        policy = verdict.policy or NO_POLICY
-        self._decisions.labels(verdict.decision.allowed.value, policy).inc()
-        if verdict.failure is not None:
-            self._failures.labels(verdict.failure.value, policy).inc()
-        if verdict.repeats is not None:
+    def answered(self, record: DecisionRecord) -> None:
+        """Count one response with a decision."""
+        policy = record.policy or NO_POLICY
+        self._decisions.labels(record.decision.allowed.value, policy).inc()
+        if record.failure is not None:
+            self._failures.labels(record.failure.value, policy).inc()
+        if record.repeats is not None:
             self._repeated.inc()
-        self._seconds.observe(verdict.latency.total_seconds())
+        self._seconds.observe(record.latency.total_seconds())
 
     def refused(self, reason: str) -> None:
-        """Count one request that got no answer to its question."""
+        """Count one request without a decision."""
         self._refused.labels(reason).inc()
 
-    def text(self, facts: Mapping[str, float]) -> bytes:
-        """Render all numbers, with facts that were looked up because somebody asked."""
-        return render(self._registry, "webhooks_authorize", facts)
+    def text(self, gauges: Mapping[str, float]) -> bytes:
+        """Render all metrics, with gauges of this moment."""
+        return render(self._registry, "webhooks_authorize", gauges)

@@ -1,4 +1,4 @@
-"""What the lane says on the wire: answers by their templates, and refusals as each form words them."""
+"""Format authorization responses by their templates, and errors as each wire format has them."""
 
 import json
 from collections.abc import Iterable
@@ -18,38 +18,38 @@ from ingest.wire.authorization.response_templates import (
     placeholder_values,
 )
 
-# OCPI 2.2.1, section 4.1.4: an answer has the ids of its request.
+# OCPI 2.2.1, section 4.1.4: a response has the ids of its request.
 ECHOED_HEADERS = (b"x-request-id", b"x-correlation-id")
-LONGEST_ECHO = 500
-# OCPI 2.2.1, section 4.1.2: who cannot say who they are is answered 401, which HTTP wants to go with a challenge.
+MAX_ECHO_BYTES = 500
+# OCPI 2.2.1, section 4.1.2: wrong credentials are answered 401, for which HTTP requires a challenge.
 CHALLENGE = (b"www-authenticate", b"Token")
-UNAVAILABLE_MESSAGE = "The question cannot be answered right now."
+UNAVAILABLE_MESSAGE = "The request cannot be answered right now."
 
 
 class ResponseWriter:
-    """Says things in one form."""
+    """Formats the responses of one wire format."""
 
     def __init__(self, form: WireFormat, settings: Settings) -> None:
         self._is_ocpi = form is WireFormat.OCPI
         self._template = settings.authorize_ocpi_answer if self._is_ocpi else settings.authorize_answer
         self._language = settings.default_locale[:2].lower()
 
-    def answer(self, verdict: DecisionRecord) -> bytes:
-        """Write an answer. The same question, asked again, gets the same reference."""
-        at = verdict.answered_at
-        filled = self._template.fill(
+    def success(self, record: DecisionRecord) -> bytes:
+        """Format the body with a decision. A repeated request gets the reference of the first response."""
+        at = record.answered_at
+        content = self._template.fill(
             placeholder_values(
-                verdict.question,
-                verdict.decision,
-                reference=verdict.repeats or verdict.id,
+                record.request,
+                record.decision,
+                reference=record.repeats or record.id,
                 at=at,
                 language=self._language,
             )
         )
-        return _json(ocpi_envelope(OCPI_SUCCESS, "Success", at, filled) if self._is_ocpi else filled)
+        return _json(ocpi_envelope(OCPI_SUCCESS, "Success", at, content) if self._is_ocpi else content)
 
-    def refuse(self, refusal: Refusal) -> tuple[HTTPStatus, bytes, Headers]:
-        """Write why there is no answer."""
+    def error(self, refusal: Refusal) -> tuple[HTTPStatus, bytes, Headers]:
+        """Format the status, body and headers of an error."""
         if not self._is_ocpi:
             return refusal.status, error_body(refusal.sentence), []
         body = _json(ocpi_envelope(OCPI_CLIENT_ERROR, refusal.sentence, datetime.now(UTC)))
@@ -57,11 +57,11 @@ class ResponseWriter:
             return HTTPStatus.UNAUTHORIZED, body, [CHALLENGE]
         return refusal.status, body, []
 
-    def echoed(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        """Pick the headers of a request that its answer repeats."""
+    def echoed_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Return the headers of a request that its response repeats."""
         if not self._is_ocpi:
             return []
-        return [(name, value) for name, value in headers if name in ECHOED_HEADERS and len(value) <= LONGEST_ECHO]
+        return [(name, value) for name, value in headers if name in ECHOED_HEADERS and len(value) <= MAX_ECHO_BYTES]
 
 
 def _json(document: Any) -> bytes:

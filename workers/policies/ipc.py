@@ -58,11 +58,11 @@ def encode(frame: Frame) -> bytes:
 def decode(content: bytes) -> Frame:
     """Read what follows the length."""
     match json.loads(content):
-        case {"is": "Put", "number": number, "question": question, "spared": spared}:
+        case {"is": "Evaluate", "number": number, "question": question, "spared": spared}:
             return Evaluate(number, _question(question), frozenset(spared))
-        case {"is": "Begun", "number": number, "policy": policy}:
+        case {"is": "PolicyStarted", "number": number, "policy": policy}:
             return PolicyStarted(number, policy)
-        case {"is": "Ruled", "number": number, "ruling": ruling}:
+        case {"is": "Evaluated", "number": number, "ruling": ruling}:
             return Evaluated(number, _ruling(ruling))
     return Ready()
 

@@ -1,7 +1,7 @@
-"""Read a question in either form it has on the wire: bytes in, question out.
+"""Parse authorization requests of either wire format.
 
-Which fields Plugsurfing's own form has is not documented, so their places are settings; those of OCPI are its
-version 2.2.1's, https://github.com/ocpi/ocpi/blob/release-2.2.1-bugfixes/mod_tokens.asciidoc.
+The fields of Plugsurfing's own format are not documented, so their places are settings. Those of OCPI are of version
+2.2.1, https://github.com/ocpi/ocpi/blob/release-2.2.1-bugfixes/mod_tokens.asciidoc.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,12 +18,12 @@ from ingest.wire.json_pointers import Pointer, pointers
 OCPI_FOLDER = b"/ocpi/2.2.1/tokens/"
 OCPI_END = b"/authorize"
 DEFAULT_TOKEN_TYPE = "RFID"  # noqa: S105 - a kind of card
-LONGEST_ID = 500
+MAX_ID_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
 class FieldMap:
-    """Where a body says what: of several pointers the first that leads to a text, or a number, counts."""
+    """The pointers to each field of a body; the first that leads to a text or a whole number counts."""
 
     key: tuple[Pointer, ...]
     country_code: tuple[Pointer, ...] = ()
@@ -33,42 +33,42 @@ class FieldMap:
     session_id: tuple[Pointer, ...] = ()
 
 
-OCPI_PLACES = FieldMap(key=(), location_id=pointers("/location_id"), evse_ids=pointers("/evse_uids"))
+OCPI_FIELDS = FieldMap(key=(), location_id=pointers("/location_id"), evse_ids=pointers("/evse_uids"))
 
 
-def parse_plugsurfing(body: bytes, places: FieldMap, received_at: datetime) -> AuthorizationRequest:
-    """Read Plugsurfing's form. Raise Unreadable if it is no JSON object: nothing is known then."""
+def parse_plugsurfing(body: bytes, fields: FieldMap, received_at: datetime) -> AuthorizationRequest:
+    """Parse a request in Plugsurfing's format. Raise Unreadable if it is not a JSON object."""
     document = parse_json(body)
     if not isinstance(document, dict):
         raise Unreadable("The body is not a JSON object.")
-    return _question(WireFormat.PLUGSURFING, document, places, received_at, key=_text(document, places.key))
+    return _request(WireFormat.PLUGSURFING, document, fields, received_at, key=_text(document, fields.key))
 
 
 def parse_ocpi(raw_path: bytes, query: bytes, body: bytes, received_at: datetime) -> AuthorizationRequest:
-    """Read OCPI's form: the key is in the path, and a body, the LocationReferences, need not be there.
+    """Parse a request in OCPI's format: the key is in the path, the body (LocationReferences) is optional.
 
-    A body that cannot be understood counts as none: the key alone may be enough to decide.
+    A body that cannot be parsed is ignored: the key alone may be enough to decide.
     """
     try:
-        read = parse_json(body)
+        document = parse_json(body)
     except Unreadable:
-        read = {}
+        document = {}
     uid = unquote(raw_path.removeprefix(OCPI_FOLDER).rstrip(b"/").removesuffix(OCPI_END).decode("ascii", "replace"))
     types = parse_qs(query.decode("ascii", "replace")).get("type", ())
-    return _question(
+    return _request(
         WireFormat.OCPI,
-        read if isinstance(read, dict) else {},
-        OCPI_PLACES,
+        document if isinstance(document, dict) else {},
+        OCPI_FIELDS,
         received_at,
         key=_scalar_text(uid),
         token_type=next(filter(None, map(_scalar_text, types)), DEFAULT_TOKEN_TYPE),
     )
 
 
-def _question(  # noqa: PLR0913 - what differs between the forms
+def _request(  # noqa: PLR0913 - what differs between the formats
     form: WireFormat,
     document: Mapping[str, Any],
-    places: FieldMap,
+    fields: FieldMap,
     received_at: datetime,
     *,
     key: str | None,
@@ -79,11 +79,11 @@ def _question(  # noqa: PLR0913 - what differs between the forms
         received_at=received_at,
         key=key,
         token_type=token_type,
-        country_code=_text(document, places.country_code),
-        reference_id=_text(document, places.reference_id),
-        location_id=_text(document, places.location_id),
-        evse_ids=_texts(document, places.evse_ids),
-        session_id=_text(document, places.session_id),
+        country_code=_text(document, fields.country_code),
+        reference_id=_text(document, fields.reference_id),
+        location_id=_text(document, fields.location_id),
+        evse_ids=_texts(document, fields.evse_ids),
+        session_id=_text(document, fields.session_id),
         document=document,
     )
 
@@ -102,10 +102,10 @@ def _texts(document: Mapping[str, Any], places: Iterable[Pointer]) -> tuple[str,
 
 
 def _scalar_text(value: Any) -> str | None:
-    """Take a text, or a whole number, that can be an identifier: a policy need not think of what else there is."""
+    """Return a text, or a whole number as text, that can be an identifier: not empty, printable, of bounded length."""
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value) if abs(value).bit_length() < LONGEST_ID else ""
-    if not isinstance(value, str) or len(value) > LONGEST_ID:
+        value = str(value) if abs(value).bit_length() < MAX_ID_LENGTH else ""
+    if not isinstance(value, str) or len(value) > MAX_ID_LENGTH:
         return None
     text = value.strip()
     return text if text and text.isprintable() else None

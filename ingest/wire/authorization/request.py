@@ -1,4 +1,4 @@
-"""What is asked at a charger, and what may be answered."""
+"""An authorization request, and the decision on it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,69 +7,69 @@ from enum import StrEnum
 from typing import Any
 
 MAX_MESSAGE_LENGTH = 512
-"""What OCPI lets a driver be told, in characters."""
+"""The length of a message to a driver in OCPI, in characters."""
 
 
 class Allowed(StrEnum):
-    """What a driver may do."""
+    """OCPI's AllowedType: the answer to an authorization request."""
 
     ALLOWED = "ALLOWED"
-    """Charge."""
+    """The driver may charge."""
     BLOCKED = "BLOCKED"
-    """Not charge: the key is blocked."""
+    """The key is blocked."""
     EXPIRED = "EXPIRED"
-    """Not charge: the key's time is over."""
+    """The key has expired."""
     NO_CREDIT = "NO_CREDIT"
-    """Not charge: there is not enough credit."""
+    """There is not enough credit."""
     NOT_ALLOWED = "NOT_ALLOWED"
-    """Not charge here: the key is good, but not at this place."""
+    """The key is valid, but not at this location."""
 
 
 class WireFormat(StrEnum):
-    """How a question was asked on the wire."""
+    """The wire format of an authorization request."""
 
     PLUGSURFING = "plugsurfing"
-    """By Plugsurfing's session pre-authorization."""
+    """Plugsurfing's session pre-authorization."""
     OCPI = "ocpi"
-    """By OCPI's real-time authorization of a token."""
+    """OCPI's real-time authorization of a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """May this key charge? Everything but the form and the time may be unknown.
+    """The question whether a key may charge. Everything but the format and the time may be unknown.
 
-    Whoever asks may ask twice, and say more than we know of: all that came is in `document`.
+    A request may arrive twice, and may have more fields than these: all of it is in `document`.
     """
 
     form: WireFormat
     received_at: datetime
     key: str | None = field(default=None, repr=False)
-    """The identifier of the charging key, as it came: `keyIdentifier`, or OCPI's token uid."""
+    """The identifier of the charging key as received: `keyIdentifier`, or OCPI's token uid."""
     token_type: str | None = None
-    """OCPI's `type` of the token, `RFID` unless it says another."""
+    """OCPI's `type` of the token, `RFID` by default."""
     country_code: str | None = None
     reference_id: str | None = None
     location_id: str | None = None
     evse_ids: tuple[str, ...] = ()
     session_id: str | None = None
     document: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The body as it came, decoded; empty if there was none."""
+    """The decoded body; empty if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a policy says."""
+    """The decision of a policy. Raises ValueError or TypeError for one that cannot be sent."""
 
     allowed: Allowed
     information: str | None = None
-    """What the driver may be told beside it."""
+    """The message to the driver."""
     reason: str = ""
-    """Why, for the operator. It is kept in the ledger; put no user id in it."""
+    """The reason, for the operator. It is stored in the ledger; do not put user ids in it."""
 
     def __post_init__(self) -> None:
-        """Refuse what could not be answered, where it is made."""
+        """Check the types where the decision is made, and not where it is sent."""
         object.__setattr__(self, "allowed", Allowed(self.allowed))
         if self.information is not None and not isinstance(self.information, str):
-            raise TypeError("information= is a text for the driver")
+            raise TypeError("information= must be a text for the driver")
         if not isinstance(self.reason, str):
-            raise TypeError("reason= is a text for the operator")
+            raise TypeError("reason= must be a text for the operator")

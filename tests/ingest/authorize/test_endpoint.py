@@ -147,7 +147,7 @@ def test_a_slow_body_is_answered_at_the_deadline(open_lane):
 def test_the_time_counts_from_the_first_byte_of_the_head(open_lane):
     lane = open_lane(authorize_timeout="20s")
     wire(lane, b"X: ", b"y\r\n", b"Content-Length: 2\r\n\r\n{}", pause=0.2)
-    assert lane.verdicts()[0].took.total_seconds() > 0.2  # of 0.4, as a busy machine hears the first byte late
+    assert lane.verdicts()[0].latency.total_seconds() > 0.2  # of 0.4, as a busy machine hears the first byte late
 
 
 def test_a_head_that_is_not_complete_in_time_gets_no_answer(open_lane, monkeypatch):
@@ -199,7 +199,7 @@ def test_judges_that_forget_the_time_do_not_break_the_deadline(open_lane):
     assert answer.json() == {"allowed": "EXPIRED"}
     (verdict,) = lane.verdicts()
     assert verdict.failure is FallbackReason.TIMEOUT
-    assert verdict.took.total_seconds() < 10
+    assert verdict.latency.total_seconds() < 10
 
 
 def test_judges_that_break_do_not_break_the_answer(open_lane):
@@ -254,7 +254,7 @@ def test_every_answer_is_recorded_with_what_it_came_of(lane):
     (verdict,) = lane.verdicts()
     assert (verdict.decision, verdict.policy, verdict.failure) == (BLOCKED.decision, "by_key", None)
     assert verdict.question.reference_id == "r1"
-    assert verdict.took.total_seconds() > 0
+    assert verdict.latency.total_seconds() > 0
     assert verdict.question.received_at <= verdict.answered_at
     assert len(verdict.id) == 32
 

@@ -26,7 +26,7 @@ def settings(tmp_path) -> Settings:
 
 @pytest.fixture
 def facts(ledger, settings) -> PolicyCache:
-    return PolicyCache(ledger.engine, settings)
+    return PolicyCache(ledger, settings)
 
 
 def list_keys(ledger, *rows, at=NOW):
@@ -116,7 +116,7 @@ def test_the_key_of_a_session_may_become_known_later(ledger, facts, monkeypatch)
 
 
 def test_sessions_are_looked_through_only_once_somebody_asks(ledger, tmp_path):
-    facts = PolicyCache(ledger.engine, load_settings(data_dir=tmp_path))
+    facts = PolicyCache(ledger, load_settings(data_dir=tmp_path))
     facts.refresh()
     assert facts.sessions_read_at() is None
     facts.open_sessions("04a1")

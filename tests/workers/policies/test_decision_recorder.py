@@ -26,7 +26,7 @@ def verdict(**parts):
         "policy": "key_list",
         "failure": None,
         "answered_at": DEFAULT_NOW + timedelta(milliseconds=4),
-        "took": timedelta(milliseconds=4),
+        "latency": timedelta(milliseconds=4),
     }
     return DecisionRecord(**{**usual, **parts})
 
@@ -37,7 +37,7 @@ def kept(ledger):
 
 
 def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
-    recorder = BufferedDecisionRecorder(ledger.engine)
+    recorder = BufferedDecisionRecorder(ledger)
     recorder.start()
     told = [verdict() for _ in range(1200)]
     for each in told:
@@ -47,7 +47,7 @@ def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
 
 
 def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
-    recorder = BufferedDecisionRecorder(ledger.engine)
+    recorder = BufferedDecisionRecorder(ledger)
     recorder.start()
     recorder.record(verdict(failure=FallbackReason.TIMEOUT, repeats="an id", decision=Decision(Allowed.ALLOWED)))
     recorder.stop()

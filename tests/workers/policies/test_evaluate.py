@@ -87,9 +87,9 @@ def test_one_that_knows_too_little_says_of_what():
 
 
 def test_one_that_is_spared_fails_unasked_but_only_if_it_is_its_turn():
-    ruling = asked(says(None, "first"), says(BLOCKED, "second"), spared={"second"})
+    ruling = asked(says(None, "first"), says(BLOCKED, "second"), skip={"second"})
     assert (ruling.policy, ruling.failure) == ("second", FallbackReason.CIRCUIT_OPEN)
-    assert asked(says(BLOCKED, "first"), says(None, "second"), spared={"second"}).policy == "first"
+    assert asked(says(BLOCKED, "first"), says(None, "second"), skip={"second"}).policy == "first"
 
 
 def test_a_context_that_cannot_be_made_is_a_failure():

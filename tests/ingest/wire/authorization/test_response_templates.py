@@ -97,7 +97,7 @@ def test_the_envelope_is_ocpis():
         ("nonsense", 'AUTHORIZE_ANSWER must be a JSON object with the text "@allowed" in it.'),
         ("[]", 'AUTHORIZE_ANSWER must be a JSON object with the text "@allowed" in it.'),
         ('{"allowed": "ALLOWED"}', 'AUTHORIZE_ANSWER must be a JSON object with the text "@allowed" in it.'),
-        ('{"a": "@allowed", "b": "@user"}', "AUTHORIZE_ANSWER names @user; there are @allowed, "),
+        ('{"a": "@allowed", "b": "@user"}', "AUTHORIZE_ANSWER has the unknown placeholder @user; there are @allowed, "),
         ('{"a": "@allowed", "b": ' + "[" * 9000 + "]" * 9000 + "}", "AUTHORIZE_ANSWER must be a JSON object"),
     ],
 )
