@@ -1,4 +1,4 @@
-'''What we do about an event: one flat file a plugin, and this page is all that a plugin needs.
+'''What we do about an event: one file a plugin, and this page is all that a plugin needs.
 
 A plugin is a module with marked functions. This one is whole:
 
@@ -10,9 +10,9 @@ A plugin is a module with marked functions. This one is whole:
     @on(SessionComplete)
     def thank_the_driver(event: SessionComplete, ctx: Context) -> None:
         """Push one thank-you per session."""
-        session = ctx.session(event.session_id)  # tried again as events come in, until the driver is known
+        session = ctx.session(event.session_id)  # tried again with new events, until the driver is known
         if session.started_at is None:
-            raise Moot("nobody saw it start")
+            raise Moot("no event reported its start")
         ctx.push(
             session.user_id,
             title="Thank you",
@@ -20,39 +20,40 @@ A plugin is a module with marked functions. This one is whole:
             collapse_key=f"thanks:{event.session_id}",
         )
 
-Where it lies: here, as a file of its own; or in a package of yours that names it in the entry-point group
+Put it into this folder as a file of its own; or into a package of yours that names it in the entry-point group
 `plugsurfing_webhooks.handlers`; or anywhere on the path, beside your `.env` for instance, named in `HANDLER_MODULES`.
 
-`@on(SessionStarted, SessionStopped, ...)` names the events, classes of `ingest.events`; a class stands for its
-subclasses too, so `SessionEvent` is every session event and `UnknownEvent` what Plugsurfing has made up since. Such a
+`@on(SessionStarted, SessionStopped, ...)` names the events, classes of `ingest.events`; a class includes its
+subclasses, so `SessionEvent` is every session event and `UnknownEvent` every event that was introduced since. The
 function may be `async`. Its runs share the job of their batch; `queue="urgent"` gives each a job of its own there,
-unless the batch itself has come on that queue. `when=lambda settings: ...` is for a handler that only some settings
-ask for.
+unless the batch itself came on that queue. `when=lambda settings: ...` enables a handler by the settings.
 
-It runs at least once, with no transaction open. What it writes through `ctx` - `ctx.push(...)` to a driver,
+A handler runs at least once, with no transaction open. What it writes through `ctx` - `ctx.push(...)` to a driver,
 `ctx.write(statement)` to the database - takes effect exactly once, together with its outcome, when it returns.
-A statement that is made once, in the module, and run as `ctx.write(STATEMENT, {...})` costs a tenth.
-`ctx.session(id)` and `ctx.read(statement)` read; `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery` tell the rest.
+A statement that is a constant of the module, executed as `ctx.write(STATEMENT, {...})`, costs a tenth.
+`ctx.session(id)` and `ctx.read(statement)` read; further there are `ctx.now()`, `ctx.log`, `ctx.attempt`,
+`ctx.delivery`.
 
 `ctx.render(TEMPLATE, user_id, ...)` renders a notification in the driver's language and time zone, from templates that
 a team may replace: see `handlers.kit.templates`. `ctx.settings` are the process's; a plugin reads its own settings in
-a `pydantic_settings.BaseSettings` when it is imported, so that a wrong one is found at start.
+a `pydantic_settings.BaseSettings` when it is imported, so that an invalid one is reported at start.
 
-It returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
-`Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Anything else is tried
-again by the retry policy and ends as a dead letter; other handlers do not notice.
+A handler returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
+`Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Any other exception is
+retried by the retry policy and ends as a dead letter; other handlers are not affected.
 
-`@channel("sms")` marks a function `(push: OutgoingPush) -> None` as a way to a driver's phone, which `PUSH` may name;
-it raises `PushFailed` when the push was not taken. With `to_devices=True` it is called for each `Device` of theirs and
-may raise `Unregistered`. `@devices` marks a function `(user_id) -> list[Device]`, if you have a registry of your own.
+`@channel("sms")` marks a function `(push: OutgoingPush) -> None` as a channel that `PUSH` may name; it raises
+`PushFailed` when the push was not accepted. With `to_devices=True` it is called for each `Device` of the driver and may
+raise `Unregistered`. `@devices` marks a function `(user_id) -> list[Device]`, if you have a registry of your own.
 
-`@record(SessionStarted, ...)` marks a pure `(session, event) -> session` that is folded into the session before any
+`@record(SessionStarted, ...)` marks a pure `(session, event) -> session` that is applied to the session before any
 handler runs. Events come in any order and twice, so it must be a merge. `handlers.kit.testing` tests a plugin without a
 worker.
 
-`@authorize(order=100)` marks a function `(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None`, plain or
-async, as a policy: it has a say when Plugsurfing asks whether a key may charge. Lower orders are asked first, the first
-decision wins, None leaves it to the next; when nobody decides the answer is ALLOWED. `webhooks authorize` asks them.
+`@authorize(order=100)` marks a function `(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None`,
+plain or async, as a policy, called when Plugsurfing asks whether a key may charge. Lower orders are called first, the
+first decision wins, None leaves it to the next; when none decides the answer is ALLOWED. `webhooks authorize` calls
+them.
 '''
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered, channel, devices

@@ -1,21 +1,21 @@
-"""Release chargers only for the charging keys that the Drive API lists, while they are enabled and valid."""
+"""Allow only charging keys that the Drive API lists, while they are enabled and valid."""
 
 from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
-from handlers.kit.policy_support import indeterminate, is_stale
+from handlers.kit.policies import indeterminate, is_stale
 
 
 @authorize(order=10, name="key_list", when=lambda settings: settings.authorize_key_list)
-def must_be_listed(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
-    """Refuse a key that is not listed, disabled or out of date."""
-    if question.key is None:
-        return indeterminate("the question names no key", ctx)
+def must_be_listed(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
+    """Return a refusal for a key that is not listed, disabled or expired."""
+    if request.key is None:
+        return indeterminate("the request has no key", ctx)
     if is_stale(ctx.keys_synced_at(), ctx.settings.authorize_keys_stale, ctx):
-        return indeterminate("the list of keys was not read, or too long ago", ctx)
-    key = ctx.charging_key(question.key)
+        return indeterminate("the list of keys was never read, or too long ago", ctx)
+    key = ctx.charging_key(request.key)
     if key is None:
         return Decision(Allowed.NOT_ALLOWED, reason="the key is not listed")
     if not key.enabled:
         return Decision(Allowed.BLOCKED, reason="the key is disabled")
     if key.valid_to is not None and key.valid_to <= ctx.now():
-        return Decision(Allowed.EXPIRED, reason="the key is not valid any more")
+        return Decision(Allowed.EXPIRED, reason="the key has expired")
     return None

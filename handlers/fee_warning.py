@@ -1,7 +1,7 @@
-"""Warn a driver before an additional fee starts, and if wanted once more shortly before.
+"""Warn a driver before an additional fee starts, and with REMIND_BEFORE once more shortly before.
 
-The event does not name the driver: another event of the session must. The Drive API cannot help, because it finds a
-session only by the user's id and the session's together. So the run waits for news of the session until the fee starts.
+The event does not name the driver, other events of the session do. The Drive API cannot help, because it finds a
+session only by the user's id and the session's together. So the run waits for those events until the fee starts.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -20,25 +20,25 @@ REMINDER = NotificationTemplate("fee_reminder", TEMPLATE_SAMPLE)
 def warn_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     """Push one warning per session, fee type and start; a later notice of the same fee replaces it on the phone."""
     session = _session_to_warn(event, ctx)
-    _push(event, ctx, session, WARNING, _key(event))
+    _push(event, ctx, session, WARNING, _idempotency_key(event))
 
 
 @on(SessionFeeIncurring, when=lambda settings: settings.remind_before)
 def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
-    """Push the warning once more REMIND_BEFORE the fee starts, in the place of the first one."""
+    """Push the warning once more REMIND_BEFORE the fee starts, replacing the first one on the phone."""
     remind_at = _before(event, ctx.settings.remind_before)
     if ctx.delivery.received_at >= remind_at:
         raise Moot("the first warning was late enough")
     session = _session_to_warn(event, ctx)
     wait = remind_at - ctx.now()
     if wait > timedelta():
-        # Woken by every news of the session, so that nothing waits any longer once it is over.
+        # Every event of the session ends the wait, so that the run does not outlive the session.
         raise RetryLater("it is not time yet", after=wait, until=_deadline(event, ctx), session_id=event.session_id)
-    _push(event, ctx, session, REMINDER, f"{_key(event)}:again")
+    _push(event, ctx, session, REMINDER, f"{_idempotency_key(event)}:again")
 
 
 def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> SessionWithDriver:
-    """Find whom to warn. Raises `Moot` if there is no reason to, `RetryLater` while no driver is known."""
+    """Return the session to warn of. Raise `Moot` if there is no reason to, `RetryLater` while no driver is known."""
     until = _deadline(event, ctx)
     session = ctx.session(event.session_id, until=until)
     if session.is_over:
@@ -56,34 +56,34 @@ def _deadline(event: SessionFeeIncurring, ctx: Context) -> datetime:
 
 
 def _before(event: SessionFeeIncurring, span: timedelta) -> datetime:
-    """Say when so much time is left until the fee starts."""
+    """Return the time that is so long before the fee starts."""
     try:
         return event.fee_will_apply_from - span
-    except OverflowError:  # the first moments of the calendar: an event may name any time, and this one is long over
+    except OverflowError:  # before the calendar begins: an event may have any time
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _key(event: SessionFeeIncurring) -> str:
-    """Say what makes two warnings the same: their session, type and start."""
+def _idempotency_key(event: SessionFeeIncurring) -> str:
+    """Return what makes two warnings the same: their session, type and start."""
     return f"{_collapse_key(event)}:{event.fee_will_apply_from.isoformat()}"
 
 
 def _collapse_key(event: SessionFeeIncurring) -> str:
-    """Name the place on the phone that all warnings of one fee share."""
+    """Return the key that all warnings of one fee share on the phone."""
     return f"fee:{event.session_id}:{event.fee_type}"
 
 
 def _push(
-    event: SessionFeeIncurring, ctx: Context, session: SessionWithDriver, wording: NotificationTemplate, key: str
+    event: SessionFeeIncurring, ctx: Context, session: SessionWithDriver, template: NotificationTemplate, key: str
 ) -> None:
     starts_at = event.fee_will_apply_from
-    # Neither the events nor the session of the Drive API are known to name the operator: it is the location that has an
-    # `operator_display_name`, which nothing here reads yet. The templates read well without it.
-    words = ctx.render(wording, session.user_id, kind=event.fee_type, starts_at=starts_at, operator=None)
+    # Neither the events nor the Drive API's session are known to name the operator; the location has an
+    # `operator_display_name`, but is not read. The templates work without it.
+    text = ctx.render(template, session.user_id, kind=event.fee_type, starts_at=starts_at, operator=None)
     ctx.push(
         session.user_id,
-        title=words.title,
-        body=words.body,
+        title=text.title,
+        body=text.body,
         session_id=event.session_id,
         collapse_key=_collapse_key(event),
         idempotency_key=key,

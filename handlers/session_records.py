@@ -1,4 +1,4 @@
-"""Keep the record of every session: a merge of whatever its events say, in any order."""
+"""Record every session: a merge of its events, in any order."""
 
 from handlers import record
 from handlers.kit.merge import merge
@@ -9,12 +9,12 @@ from ingest.events import SessionEvent, SessionFeeIncurring
 
 @record(SessionEvent)
 def session_record(session: Session, event: SessionEvent) -> Session:
-    """Add one event to the record of its session."""
+    """Merge one event into the record of its session."""
     return merge(session, session_of(event))
 
 
 def session_of(event: SessionEvent) -> Session:
-    """Tell what one event alone says about its session."""
+    """Return the record that one event alone makes."""
     status = STATUS_BY_EVENT.get(event.name)
     return Session(
         event.session_id,

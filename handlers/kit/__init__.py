@@ -1,1 +1,1 @@
-"""The small kit that plugins are built with."""
+"""What plugins are built with."""

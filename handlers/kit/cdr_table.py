@@ -1,7 +1,7 @@
-"""The table of charging records: one plugin writes it, and whoever bills reads it, by `ctx.read(select(cdrs))`.
+"""The table of charging records, written by one plugin; read it by `ctx.read(select(cdrs))`.
 
-Two rows with one `request_id` are in conflict: the same request has said two things. That is written down nowhere, it
-follows from the rows. So it depends on no order, and two workers with one of them each need not know of the other.
+Two rows with one `request_id` conflict: one request reported two different records. The conflict follows from the rows
+and is stored nowhere, so it depends on no order, and two workers with one of them each need not know of the other.
 """
 
 from sqlalchemy import JSON, Column, Index, MetaData, Table, Text
@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from handlers.kit.column_types import BinaryCollatedText, ExactNumeric, UtcDateTime
 
-# There is no foreign key to the sessions: of a session and its CDR either may be known first.
+# No foreign key to the sessions: a session's CDR may arrive first.
 cdrs = Table(
     "cdrs",
     MetaData(),
@@ -38,11 +38,11 @@ cdrs = Table(
 )
 
 ALWAYS_SET = frozenset({"delivery_id", "document", "received_at"})
-"""What a delivery's record keeps when its fields are picked anew, as a replay does."""
+"""The columns that a replay does not change."""
 
-_NEW = insert(cdrs)  # the words are PostgreSQL's; SQLite's are the same
+_NEW = insert(cdrs)  # PostgreSQL's syntax is also SQLite's
 UPSERT = _NEW.on_conflict_do_update(
     index_elements=[cdrs.c.delivery_id],
     set_={column.name: _NEW.excluded[column.name] for column in cdrs.c if column.name not in ALWAYS_SET},
 )
-"""Writes the record of a delivery, given all its columns; if it is there, its fields are written anew."""
+"""Inserts the record of a delivery, given all its columns, or updates the columns that are parsed from it."""

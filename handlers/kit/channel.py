@@ -1,4 +1,4 @@
-"""How a function says that it brings pushes to drivers: `@channel` and `@devices` mark it and leave it as it is."""
+"""`@channel` marks a function that sends pushes, `@devices` one that knows the devices of drivers."""
 
 import inspect
 import re
@@ -19,10 +19,10 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
 class PushFailed(WebhooksError):
-    """Raised when a channel could not hand a push on; the sentence is for the operator and names nobody.
+    """Raised when a channel could not send a push; the sentence is for the operator and has no user ids.
 
-    It is tried again, not before `after` if that is given, unless `retryable` is false. Anything else that a channel
-    raises is taken as such a failure.
+    It is tried again, after `after` if that is given, unless `retryable` is false. Any other exception of a channel
+    counts as this one.
     """
 
     def __init__(self, sentence: str, *, retryable: bool = True, after: timedelta | None = None) -> None:
@@ -32,36 +32,36 @@ class PushFailed(WebhooksError):
 
 
 class Unregistered(PushFailed):
-    """Raised when the provider does not know the device any more; it is removed, and the push goes to the others."""
+    """Raised when the provider no longer knows the device; it is removed, and the push goes to the others."""
 
-    def __init__(self, sentence: str = "the provider does not know the device any more") -> None:
+    def __init__(self, sentence: str = "the provider no longer knows the device") -> None:
         super().__init__(sentence, retryable=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A driver's device as the provider of a channel knows it."""
+    """A driver's device at the provider of a channel."""
 
     token: str = field(repr=False)
     platform: str | None = None
     """`android`, `ios` or `web`."""
     locale: str | None = None
-    """As the app says it, `de` or `nl-BE`."""
+    """As the app sends it, `de` or `nl-BE`."""
     time_zone: str | None = None
     """A name of the IANA time zone database, `Europe/Berlin`."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingPush:
-    """A push as a channel is given it, each time that it is to be sent."""
+    """A push as a channel gets it, at each attempt."""
 
     id: str
-    """The same at every attempt, so a provider that is told it can see a repeat."""
+    """The same at every attempt, so that a provider can detect a repeat."""
     user_id: str = field(repr=False)
     title: str
     body: str
     payload: Mapping[str, str]
-    """What the app is told beside the words."""
+    """Data for the app."""
     collapse_key: str
     """A newer push with the same key replaces the older one on the phone."""
     session_id: str | None
@@ -70,14 +70,14 @@ class OutgoingPush:
     attempt: int
     """From 1."""
     timeout: timedelta
-    """How long the channel may take; nobody waits for it any longer."""
+    """How long the channel may take."""
     device: Device | None = None
-    """Where it goes to, on a channel with `to_devices`."""
+    """The recipient, on a channel with `to_devices`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelPlugin:
-    """A function of a plugin that sends pushes."""
+    """A function marked `@channel`."""
 
     name: str
     function: Callable[..., object]
@@ -93,7 +93,7 @@ class ChannelPlugin:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRegistryPlugin:
-    """A function of a plugin that knows the devices of users."""
+    """A function marked `@devices`."""
 
     function: Callable[..., object]
     file: str
@@ -110,11 +110,11 @@ class DeviceRegistryPlugin:
 
 
 def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Function]:
-    """Mark a function `(push: OutgoingPush) -> None`, plain or async, as the channel that PUSH calls by this name.
+    """Mark a function `(push: OutgoingPush) -> None`, plain or async, as the channel of this name in PUSH.
 
-    It returns when the provider has taken the push, or raises `PushFailed`. It is called at least once for a push, in
-    several threads at once, and never while a transaction is open. With `to_devices` it is called once for each device
-    of the user, which is `push.device`, and may raise `Unregistered`.
+    It returns when the provider has accepted the push, or raises `PushFailed`. It is called at least once for a push,
+    in several threads concurrently, and never in a transaction. With `to_devices` it is called once for each device of
+    the user, which is `push.device`, and may raise `Unregistered`.
     """
     if not NAME.fullmatch(name):
         raise TypeError(f"{name!r} cannot name a channel: use small letters, digits, _ and -, at most 40")
@@ -129,7 +129,7 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
 
 
 def devices(function: Function) -> Function:
-    """Mark a function `(user_id: str) -> list[Device]` that knows the devices, instead of the table `devices`."""
+    """Mark a function `(user_id: str) -> list[Device]` that replaces the table `devices`."""
     check_function(function, "devices", MARK)
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"@devices {function.__name__} must be a plain function; it is called in a thread of its own")
@@ -138,5 +138,5 @@ def devices(function: Function) -> Function:
 
 
 def channel_plugins_of(module: ModuleType) -> list[ChannelPlugin | DeviceRegistryPlugin]:
-    """List the channels that a module itself defines, then its devices."""
+    """Return the channels that a module itself defines, then its device registries."""
     return [*markers_in(module, MARK, ChannelPlugin), *markers_in(module, MARK, DeviceRegistryPlugin)]

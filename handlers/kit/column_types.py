@@ -1,4 +1,4 @@
-"""Types of columns that mean the same on SQLite and PostgreSQL, for the ledger's tables and for those of plugins."""
+"""Column types that behave the same on SQLite and PostgreSQL, for the tables of the ledger and of plugins."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,89 +11,88 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ingest.events import sanitize_text
 
-WITHOUT_ZONE = len("2025-06-12 10:56:51.000000")
+LENGTH_WITHOUT_ZONE = len("2025-06-12 10:56:51.000000")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, kept in UTC; SQLite knows no zones, so there it is stored without one."""
+    """An aware time in UTC; SQLite has no time zones, so it is stored there without one."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Keep text on SQLite, in the format of its own functions, and read it in C."""
+        """Use text on SQLite, in the format of its own functions."""
         return String() if dialect.name == "sqlite" else DateTime(timezone=True)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
-        """Refuse a naive time: its zone would be guessed."""
+        """Convert to UTC. Raise ValueError for a naive time."""
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be kept in the ledger")
+            raise ValueError("a time without a zone cannot be stored in the ledger")
         try:
             value = value.astimezone(UTC)
         except OverflowError:  # the first or last hours of the calendar; an event may claim any time
             value = value.replace(tzinfo=UTC)
-        return value.isoformat(" ", "microseconds")[:WITHOUT_ZONE] if dialect.name == "sqlite" else value
+        return value.isoformat(" ", "microseconds")[:LENGTH_WITHOUT_ZONE] if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the signature is SQLAlchemy's
-        """Give back an aware time in UTC."""
+        """Return an aware time in UTC."""
         if isinstance(value, str):
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
         return value and value.astimezone(UTC)
 
 
 class EnumText(TypeDecorator[StrEnum]):
-    """A member of an enum of words, kept as its text."""
+    """A member of a StrEnum, stored as its value."""
 
     impl = String
     cache_ok = True
 
-    def __init__(self, words: type[StrEnum]) -> None:
+    def __init__(self, enum: type[StrEnum]) -> None:
         super().__init__()
-        self.words = words
+        self.enum = enum
 
     def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the signature is SQLAlchemy's
-        """Store plain text: drivers have ideas of their own about enums."""
-        return None if value is None else str.__str__(self.words(value))
+        """Return a plain text: database drivers treat enums differently."""
+        return None if value is None else str.__str__(self.enum(value))
 
     def process_result_value(self, value: Any, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002 - the signature is SQLAlchemy's
-        """Give back the member."""
-        return None if value is None else self.words(value)
+        """Return the member."""
+        return None if value is None else self.enum(value)
 
 
 class UntrustedText(TypeDecorator[str]):
-    """A text from code that is not ours, such as an exception: whatever is in it can be stored."""
+    """A text from foreign code, such as an exception: it can be stored whatever is in it."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the signature is SQLAlchemy's
-        """Escape what a database refuses."""
+        """Escape characters that a database refuses."""
         return None if value is None else sanitize_text(value)
 
 
 class ExactNumeric(TypeDecorator[Decimal]):
-    """An exact number; SQLite would keep it as a float, so there it is text, which cannot be added up in SQL."""
+    """An exact number; SQLite would store a float, so it is text there, which SQL cannot add up."""
 
     impl = Numeric
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Keep text on SQLite."""
+        """Use text on SQLite."""
         return String() if dialect.name == "sqlite" else Numeric()
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Decimal | str | None:
-        """Refuse what is no number."""
+        """Raise ValueError for NaN and Infinity."""
         if value is not None and not value.is_finite():
-            raise ValueError("NaN and Infinity cannot be kept in the ledger")
+            raise ValueError("NaN and Infinity cannot be stored in the ledger")
         return str(value) if value is not None and dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Decimal | str | None, dialect: Dialect) -> Decimal | None:  # noqa: ARG002 - the signature is SQLAlchemy's
-        """Give back the number, to its last digit."""
+        """Return the number, to its last digit."""
         return None if value is None else Decimal(value)
 
 
-#: An id or a name, compared byte by byte; PostgreSQL would follow the rules of a language, which is slow, and for the
-#: beginning of an id wrong.
+#: An id or a name, compared byte by byte: PostgreSQL's collations by language are slow, and wrong for prefixes.
 BinaryCollatedText = String().with_variant(String(collation="C"), "postgresql")

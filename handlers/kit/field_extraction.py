@@ -1,6 +1,8 @@
-"""Fields picked out of a document whose schema is not ours to know: what cannot be read is None, and why is said."""
+"""Parse fields of documents whose schema is not fixed: texts, identifiers, currencies and exact amounts."""
 
+import re
 from collections.abc import Callable, Iterable
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import Any, TypeVar
 
 from handlers.kit.key_identifiers import normalize
@@ -8,51 +10,88 @@ from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 
 T = TypeVar("T")
 
-ISO_4217 = 3
+ISO_4217_LENGTH = 3
+MAX_DIGITS = 50
+"""The digits that a number may have before its point, and behind it."""
+
+NUMBER = re.compile(r"[+-]?\d{1,200}(\.\d{1,200})?([eE][+-]?\d{1,9})?", re.ASCII)
+
+# Room for the sum of a googol of such numbers; it raises rather than lose a digit.
+EXACT_CONTEXT = Context(prec=4 * MAX_DIGITS, traps=[Inexact, InvalidOperation, Overflow])
 
 
-def first_valid(found: Iterable[Any], read: Callable[[Any], T]) -> tuple[T | None, str | None]:
-    """Read the first of several findings that can be read; if none can, say what is wrong with the first of them.
+def first_valid(found: Iterable[Any], parse: Callable[[Any], T]) -> tuple[T | None, str | None]:
+    """Return the first value that can be parsed and None, or None and what is wrong with the first value.
 
-    None and an empty text are no findings. `read` raises ValueError, with words that go on from the field's name.
+    None and an empty text are skipped. `parse` raises ValueError, with a text that continues the field's name.
     """
     problem = None
-    for one in found:
-        if one is None or one == "":
+    for value in found:
+        if value is None or value == "":
             continue
         try:
-            return read(one), None
+            return parse(value), None
         except ValueError as error:
             problem = problem or str(error)
     return None, problem
 
 
-def read_text(value: Any) -> str:
-    """Read a text that names something, or a whole number that does. Raise ValueError."""
+def parse_text(value: Any) -> str:
+    """Parse a text, or a whole number, that names something. Raise ValueError."""
     return _text(value, LONGEST_TEXT)
 
 
-def read_user_id(value: Any) -> str:
-    """Read a user's id. Raise ValueError."""
+def parse_user_id(value: Any) -> str:
+    """Parse a user's id. Raise ValueError."""
     return _text(value, LONGEST_USER_ID)
 
 
-def read_key(value: Any) -> str:
-    """Read the identifier of a charging key, spelt as we keep it. Raise ValueError."""
-    return normalize(read_text(value))
+def parse_key(value: Any) -> str:
+    """Parse the identifier of a charging key, and normalize it. Raise ValueError."""
+    return normalize(parse_text(value))
 
 
-def read_currency(value: Any) -> str:
-    """Read a currency; one that is written as ISO 4217 does is put in capitals. Raise ValueError."""
-    name = read_text(value)
-    return name.upper() if len(name) == ISO_4217 and name.isascii() and name.isalpha() else name
+def parse_currency(value: Any) -> str:
+    """Parse a currency; one that looks like a code of ISO 4217 is put in capitals. Raise ValueError."""
+    name = parse_text(value)
+    return name.upper() if len(name) == ISO_4217_LENGTH and name.isascii() and name.isalpha() else name
 
 
-def _text(value: Any, longest: int) -> str:
+def parse_decimal(value: Any) -> Decimal:
+    """Parse a number of decoded JSON, or a text such as `12.50`, `-3`, `1e3`, without a float. Raise ValueError.
+
+    The result has no exponent, and a zero has no sign, so that each database returns it as it was.
+    """
+    match value:
+        case bool():
+            raise ValueError("is not a number")
+        case int() | Decimal():
+            number = Decimal(value)
+        case str() if NUMBER.fullmatch(value.strip()):
+            number = Decimal(value.strip())
+        case _:
+            raise ValueError("is not a number")
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int):  # NaN, Infinity
+        raise ValueError("is not a number")  # noqa: TRY004 - the value is wrong, not the call
+    if number.adjusted() >= MAX_DIGITS or -exponent > MAX_DIGITS:
+        raise ValueError("has too many digits")
+    return Decimal(format(number or number.copy_abs(), "f"))
+
+
+def total(amounts: Iterable[tuple[Decimal, int]]) -> Decimal:
+    """Add up amounts, each with how often it counts, without rounding."""
+    result = Decimal()
+    for amount, times in amounts:
+        result = EXACT_CONTEXT.add(result, EXACT_CONTEXT.multiply(amount, Decimal(times)))
+    return result
+
+
+def _text(value: Any, max_length: int) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError("is not text")  # noqa: TRY004 - what was read is wrong, not how it was asked for
-    if len(value) > longest:
+        raise ValueError("is not text")  # noqa: TRY004 - the value is wrong, not the call
+    if len(value) > max_length:
         raise ValueError("is too long")
     return sanitize_text(value)

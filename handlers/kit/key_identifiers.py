@@ -1,7 +1,7 @@
-"""How the identifier of a charging key is spelt, so that two spellings of one key are found to be the same.
+"""Spellings of the identifier of a charging key, so that two spellings of one key are recognized.
 
-The Drive API writes it in hexadecimal digits, little-endian. What a question at the charger holds is not documented:
-the same, or the bytes the other way round as many readers do, in capitals, with separators.
+The Drive API writes it in hexadecimal digits, little-endian. The spelling in an authorization request is not
+documented: the same, or with the bytes reversed as many readers do, in capitals, with separators.
 """
 
 import re
@@ -13,29 +13,29 @@ BYTES = re.compile(r"(?:[0-9a-f]{2})+")
 
 
 def normalize(text: str) -> str:
-    """Spell an identifier as we keep it: small digits without separators; one that is not hexadecimal as it came."""
+    """Return an identifier as the ledger has it: small digits without separators, or the text if not hexadecimal."""
     digits = SEPARATORS.sub("", text).lower().removeprefix("0x")
     return digits if BYTES.fullmatch(digits) else text.strip()
 
 
 def candidate_spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
-    """Spell the identifier in a question as the Drive API may, the likelier first."""
-    as_it_came = normalize(text)
-    turned = reversed_bytes(as_it_came)
+    """Return how the Drive API may spell the identifier of a request, the likelier spelling first."""
+    as_received = normalize(text)
+    reversed_ = reversed_bytes(as_received)
     match order:
         case ByteOrder.LITTLE:
-            return (as_it_came,)
+            return (as_received,)
         case ByteOrder.BIG:
-            return (turned,)
+            return (reversed_,)
         case ByteOrder.EITHER:
-            return tuple(dict.fromkeys((as_it_came, turned)))
+            return tuple(dict.fromkeys((as_received, reversed_)))
 
 
 def search_spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
-    """Spell the identifier that a person looks for in every way in which we may have kept it."""
+    """Return every spelling in which the ledger may have the identifier that a person searches for."""
     return tuple(dict.fromkeys((normalize(text), *candidate_spellings(text, order))))
 
 
 def reversed_bytes(identifier: str) -> str:
-    """Turn the bytes of a canonical identifier round; one that is not hexadecimal has none."""
+    """Reverse the bytes of a normalized identifier; return one that is not hexadecimal unchanged."""
     return bytes.fromhex(identifier)[::-1].hex() if BYTES.fullmatch(identifier) else identifier

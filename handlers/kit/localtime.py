@@ -1,4 +1,4 @@
-"""A time as a driver reads it: on the clock where they live, written as they write it."""
+"""Format times for drivers, in their time zone and locale."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ from babel import Locale, UnknownLocaleError
 from babel.dates import format_date, format_time
 
 SHOW_WEEKDAY_AFTER = timedelta(hours=12)
-"""From so far away on, a time of day alone may be taken for another day's."""
+"""A time of day alone is ambiguous if it is further away."""
 
 EUROPE = Locale("en", "150")
 """English without a region: drivers charge in Europe, where it is 21:02 and not 9:02 PM."""
@@ -16,7 +16,7 @@ EUROPE = Locale("en", "150")
 
 @dataclass(frozen=True, slots=True)
 class LocalTime:
-    """A time for a template: `{{ starts_at }}` writes `09:02`, and `Wed 09:02` when it is not soon."""
+    """A time in a template: `{{ starts_at }}` renders `09:02`, and `Wed 09:02` if it is not soon."""
 
     at: datetime
     """In the driver's time zone."""
@@ -25,12 +25,12 @@ class LocalTime:
 
     @classmethod
     def of(cls, at: datetime, locale: str, time_zone: str, now: datetime) -> "LocalTime":
-        """Read the clock of a place; one that does not exist has UTC, and an unknown locale is written as in Europe."""
+        """Convert a time. An unknown time zone counts as UTC, an unknown locale as English in Europe."""
         try:
-            there = at.astimezone(_zone(time_zone))
-        except OverflowError:  # the last hours of the calendar, which an event may name
-            there = at
-        return cls(there, at - now < SHOW_WEEKDAY_AFTER, _locale(locale))
+            local = at.astimezone(_zone(time_zone))
+        except OverflowError:  # the last hours of the calendar, which an event may have
+            local = at
+        return cls(local, at - now < SHOW_WEEKDAY_AFTER, _locale(locale))
 
     @property
     def time(self) -> str:
@@ -43,14 +43,14 @@ class LocalTime:
         return format_date(self.at, "EEE", locale=self.locale)
 
     def __str__(self) -> str:
-        """Write the time of day, with the day unless it is soon."""
+        """Return the time of day, with the day of the week unless it is soon."""
         return self.time if self.is_soon else f"{self.day} {self.time}"
 
 
 def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (KeyError, OSError, ValueError):  # a device may say anything
+    except (KeyError, OSError, ValueError):  # devices send anything
         return ZoneInfo(UTC.tzname(None))
 
 
@@ -59,7 +59,7 @@ def _locale(text: str) -> Locale:
     for candidate in (name, name.split("_")[0]):
         try:
             found = Locale.parse(candidate)
-        except (UnknownLocaleError, ValueError):  # a device may say anything
+        except (UnknownLocaleError, ValueError):  # devices send anything
             continue
         return EUROPE if found.language == "en" and found.territory is None else found
     return EUROPE

@@ -1,9 +1,9 @@
-"""How a function says that it decides at the charger: `@authorize` marks it as a policy and leaves it as it is."""
+"""`@authorize` marks a function as an authorization policy; and what policies are given and may use."""
 
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from types import ModuleType
 from typing import Protocol, TypeVar, TypeVarTuple
@@ -14,7 +14,11 @@ from structlog.typing import FilteringBoundLogger
 
 from handlers.kit.markers import check_function, checked_name, file_of, markers_in
 from handlers.kit.session import Session
+from ingest.config.sections.authorization import OnIndeterminate
 from ingest.config.settings import Settings
+from ingest.events import LONGEST_USER_ID, sanitize_text
+from ingest.wire.authorization.request import AuthorizationRequest, Decision
+from ingest.wire.json_pointers import Pointer
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Columns = TypeVarTuple("Columns")
@@ -22,9 +26,13 @@ Columns = TypeVarTuple("Columns")
 MARK = "__plugsurfing_policy__"
 
 
+class Indeterminate(Exception):
+    """Raised by a policy that cannot decide, where AUTHORIZE_WITHOUT_FACTS makes that a failure."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChargingKeySnapshot:
-    """What was known of a charging key when it was last read from the Drive API."""
+    """A charging key as last read from the Drive API."""
 
     identifier: str
     enabled: bool
@@ -33,60 +41,60 @@ class ChargingKeySnapshot:
     visual_number: str | None = None
     fleet_id: str | None = None
     read_at: datetime | None = None
-    """When it was read: while Drive is away, what is known grows old and still counts."""
+    """When it was read: while Drive is unavailable, the snapshot grows old and still counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class BalanceSnapshot:
-    """What a user had left when it was last read from the Drive API."""
+    """A user's balance as last read from the Drive API."""
 
     amount: Decimal
     read_at: datetime | None = None
 
 
 class AuthorizeContext(Protocol):
-    """What a policy is given beside the question. It only reads: a policy changes nothing.
+    """What a policy is given beside the request. It only reads: a policy changes nothing.
 
-    Nothing waits for the Drive API: the clock has read it. `read` and `session` ask the ledger and wait for it, so an
-    async policy that calls them keeps its process from other questions meanwhile; all the rest is in memory.
+    Nothing waits for the Drive API: the clock has read it. `read` and `session` query the ledger and block, so an async
+    policy that calls them blocks its process meanwhile; all the rest is in memory.
     """
 
     @property
     def settings(self) -> Settings:
-        """The settings of the house. A plugin with settings of its own reads them when it is imported."""
+        """The settings of the process. A plugin with settings of its own reads them when it is imported."""
 
     @property
     def log(self) -> FilteringBoundLogger:
-        """A log that names the policy in every line. Keep keys and user ids out of it."""
+        """A log that has the policy's name in every line. Do not log keys and user ids."""
 
     def now(self) -> datetime:
-        """Tell the time."""
+        """Return the current time."""
 
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
         """Run a SELECT on the ledger."""
 
     def session(self, session_id: str) -> Session | None:
-        """Find the record of a session."""
+        """Return the record of a session."""
 
     def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
-        """Find a charging key among those of the organization; None if it is not there."""
+        """Return a charging key of the organization; None if it is not listed."""
 
     def keys_synced_at(self) -> datetime | None:
-        """Say when the list of keys was read; None if it never was: then that a key is not there means nothing."""
+        """Return when the list of keys was read; None if never: then a key that is not listed may still exist."""
 
     def balance(self, user_id: str) -> BalanceSnapshot | None:
-        """Find what a user has left; None if it is not known."""
+        """Return a user's balance; None if it is not known."""
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
-        """Name the sessions that run, as far as is known: those of a charging key, and those of a user."""
+        """Return the ids of the open sessions that are known of a charging key and of a user."""
 
     def sessions_read_at(self) -> datetime | None:
-        """Say when the ledger was last looked through for open sessions; None if it has not answered yet."""
+        """Return when the open sessions were read from the ledger; None if they have not been yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A function of a plugin that decides at the charger."""
+    """A function of a plugin that decides on authorization requests."""
 
     name: str
     order: int
@@ -96,18 +104,18 @@ class Policy:
     file: str
     is_async: bool
     when: Callable[[Settings], object] | None = None
-    """Which settings ask for it; None: all of them."""
+    """Whether it is enabled by the settings; None: always."""
 
 
 def authorize(
     *, order: int = 100, name: str | None = None, when: Callable[[Settings], object] | None = None
 ) -> Callable[[Function], Function]:
-    """Mark a function `(question, ctx) -> Decision | None`, plain or async, as a policy.
+    """Mark a function `(request, ctx) -> Decision | None`, plain or async, as a policy.
 
-    Policies are asked from the lowest `order` to the highest, those of the same order by name. The first that returns
-    a decision decides; one that returns None leaves it to the next, and when none decides the answer is ALLOWED. One
-    that raises, or is not done within AUTHORIZE_TIMEOUT, has AUTHORIZE_ON_FAILURE answered, and the next are not asked.
-    Policies are called in several threads and processes at once, and now and then twice for one question.
+    Policies are called from the lowest `order` to the highest, those of the same order by name. The first that returns
+    a decision decides; one that returns None leaves it to the next, and when none decides the answer is ALLOWED. If one
+    raises, or does not return within AUTHORIZE_TIMEOUT, the answer is AUTHORIZE_ON_FAILURE and the next are not called.
+    Policies are called in several threads and processes concurrently, and sometimes twice for one request.
     """
 
     def mark(function: Function) -> Function:
@@ -128,5 +136,41 @@ def authorize(
 
 
 def policies_of(module: ModuleType) -> list[Policy]:
-    """List the policies that a module itself defines: what it only imports belongs to another plugin."""
+    """Return the policies that a module itself defines."""
     return markers_in(module, MARK, Policy)
+
+
+def key_owner(request: AuthorizationRequest, ctx: AuthorizeContext) -> str | None:
+    """Return the user who owns the key, from the place that AUTHORIZE_HOLDER names; None if nothing is there.
+
+    That a contract's id is also a user's id is an assumption: both are the customer's own choice.
+    """
+    place = ctx.settings.authorize_holder
+    found: object
+    if place.startswith("/"):
+        found = Pointer(place).find(request.document)
+    elif request.key is None:
+        found = None
+    elif place == "contract":
+        key = ctx.charging_key(request.key)
+        found = key and key.contract_id
+    else:
+        key = ctx.charging_key(request.key)
+        found = key.identifier if key else request.key
+    if isinstance(found, bool) or not isinstance(found, str | int):
+        return None
+    user_id = sanitize_text(str(found))
+    return user_id if user_id and len(user_id) <= LONGEST_USER_ID else None
+
+
+def is_stale(read_at: datetime | None, good_for: timedelta, ctx: AuthorizeContext) -> bool:
+    """Return whether something was read too long ago to count, or never."""
+    return read_at is None or ctx.now() - read_at > good_for
+
+
+def indeterminate(reason: str, ctx: AuthorizeContext) -> Decision | None:
+    """Leave the decision to the next policy, or raise Indeterminate, by AUTHORIZE_WITHOUT_FACTS."""
+    if ctx.settings.authorize_without_facts == OnIndeterminate.FAIL:
+        raise Indeterminate(reason)
+    ctx.log.info("policy.abstained", reason=reason)
+    return None

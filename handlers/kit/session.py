@@ -1,4 +1,4 @@
-"""A charging session as its events tell it: facts that merge in any order, and what follows from them."""
+"""The record of a charging session: facts that merge in any order, and properties that follow from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from typing import Any, Self
 from handlers.kit.statuses import FINAL_STATUSES, ORDER_ANOMALIES, STATUS_RANK, Anomaly
 
 EVENT = "event"
-"""The source of a fact that one of the session's events told us."""
+"""The source of a fact from one of the session's events."""
 DRIVE = "drive"
-"""The source of a fact that we read from the Drive API."""
+"""The source of a fact from the Drive API."""
 FINAL_STATUS = "COMPLETE"
-"""The status after which nothing changes, when the Drive API has told it."""
+"""The status after which nothing changes, if it is from the Drive API."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatusTimes:
-    """When a session was first and last said to be in a status, and by whom."""
+    """The first and the last time of a status, and its sources."""
 
     first_at: datetime
     last_at: datetime
@@ -26,7 +26,7 @@ class StatusTimes:
 
 @dataclass(frozen=True, slots=True, order=True)
 class DriverAssignment:
-    """When a user was last named as the session's driver, and by whom."""
+    """When a user was last named as the driver, and by which source."""
 
     at: datetime
     source: str
@@ -34,7 +34,7 @@ class DriverAssignment:
 
 @dataclass(frozen=True, slots=True, order=True)
 class FeeNotice:
-    """The latest warning of one type of fee: when it was said, from when the fee will apply, and who said so."""
+    """The latest notice of one type of fee: its time, from when the fee applies, and its source."""
 
     at: datetime
     applies_from: datetime
@@ -43,7 +43,7 @@ class FeeNotice:
 
 @dataclass(frozen=True, slots=True)
 class ClockSkew:
-    """A time that lay ahead of our clock when it came, by more than clocks may differ."""
+    """A time that was ahead of our clock when it was received, by more than is allowed."""
 
     at: datetime
     received_at: datetime
@@ -51,34 +51,31 @@ class ClockSkew:
 
     @property
     def span(self) -> timedelta:
-        """By how much it lay ahead."""
+        """By how much it was ahead."""
         return self.at - self.received_at
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is known of a session: facts by name, and properties that follow from them. All times are in UTC.
-
-    The facts are such that merging two sessions never depends on an order (see `handlers.kit.merge`).
-    """
+    """What is known of a session, with times in UTC. Sessions merge in any order, see `handlers.kit.merge`."""
 
     session_id: str
     statuses: Mapping[str, StatusTimes] = field(default_factory=dict)
     users: Mapping[str, DriverAssignment] = field(default_factory=dict)
     fees: Mapping[str, FeeNotice] = field(default_factory=dict)
-    lead: ClockSkew | None = None
-    """The time that lay furthest ahead of our clock, if one did."""
+    clock_skew: ClockSkew | None = None
+    """The time that was furthest ahead of our clock, if one was."""
 
     @classmethod
     def empty(cls, session_id: str) -> Self:
-        """Begin a session of which nothing is known yet."""
+        """Return a session of which nothing is known yet."""
         return cls(session_id)
 
     @property
     def status(self) -> str | None:
         """The status with the latest event time; of several at that time the most final (`STATUS_RANK`).
 
-        A completion that the Drive API has told is the last word, whatever its time: events may come from other clocks.
+        A completion from the Drive API is final, whatever its time: events may come from other clocks.
         """
         if FINAL_STATUS in self.statuses and DRIVE in self.statuses[FINAL_STATUS].sources:
             return FINAL_STATUS
@@ -90,7 +87,7 @@ class Session:
 
     @property
     def user_id(self) -> str | None:
-        """The user whom the latest event that names one names; of several at that time the alphabetically last."""
+        """The user of the latest event that names one; of several at that time the alphabetically last."""
         return max(self.users, key=lambda user_id: (self.users[user_id].at, user_id), default=None)
 
     @property
@@ -121,20 +118,20 @@ class Session:
 
     @property
     def sources(self) -> frozenset[str]:
-        """Who has told any of the facts."""
-        said = [*(naming.source for naming in self.users.values()), *(notice.source for notice in self.fees.values())]
-        return frozenset(said).union(*(moment.sources for moment in self.statuses.values()))
+        """The sources of all facts."""
+        facts: list[DriverAssignment | FeeNotice] = [*self.users.values(), *self.fees.values()]
+        return frozenset(fact.source for fact in facts).union(*(times.sources for times in self.statuses.values()))
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is running any more, as far as the latest status says."""
+        """Whether the session has ended, by its status."""
         return self.status in FINAL_STATUSES
 
     @property
     def anomalies(self) -> tuple[Anomaly, ...]:
-        """What cannot be true of one session, in the order of `Anomaly`."""
+        """The contradictions among the facts, in the order of `Anomaly`."""
         found = {Anomaly.TWO_USERS} if len(self.users) > 1 else set()
-        if self.lead is not None:
+        if self.clock_skew is not None:
             found.add(Anomaly.AHEAD_OF_CLOCK)
         for anomaly, (before, after) in ORDER_ANOMALIES.items():
             earlier, later = self.statuses.get(before), self.statuses.get(after)
@@ -143,19 +140,19 @@ class Session:
         return tuple(anomaly for anomaly in Anomaly if anomaly in found)
 
     def to_document(self) -> dict[str, Any]:
-        """Write the facts as JSON can hold them; equal sessions give equal documents."""
+        """Return the facts as a JSON document; equal sessions have equal documents."""
         return {
             "statuses": {
                 status: {
-                    "first_at": moment.first_at.isoformat(),
-                    "last_at": moment.last_at.isoformat(),
-                    "sources": sorted(moment.sources),
+                    "first_at": times.first_at.isoformat(),
+                    "last_at": times.last_at.isoformat(),
+                    "sources": sorted(times.sources),
                 }
-                for status, moment in sorted(self.statuses.items())
+                for status, times in sorted(self.statuses.items())
             },
             "users": {
-                user_id: {"at": naming.at.isoformat(), "source": naming.source}
-                for user_id, naming in sorted(self.users.items())
+                user_id: {"at": driver.at.isoformat(), "source": driver.source}
+                for user_id, driver in sorted(self.users.items())
             },
             "fees": {
                 fee_type: {
@@ -165,20 +162,20 @@ class Session:
                 }
                 for fee_type, notice in sorted(self.fees.items())
             },
-            "lead": self.lead
+            "lead": self.clock_skew
             and {
-                "at": self.lead.at.isoformat(),
-                "received_at": self.lead.received_at.isoformat(),
-                "source": self.lead.source,
+                "at": self.clock_skew.at.isoformat(),
+                "received_at": self.clock_skew.received_at.isoformat(),
+                "source": self.clock_skew.source,
             },
         }
 
     @classmethod
     def from_document(cls, session_id: str, document: Mapping[str, Any] | None) -> Self:
-        """Read back what `to_document` wrote; None is a session of which nothing is known yet."""
+        """Return the session of a document by `to_document`; None is a session of which nothing is known yet."""
         facts = document or {}
         at = datetime.fromisoformat
-        lead = facts.get("lead")
+        skew = facts.get("lead")
         return cls(
             session_id,
             statuses={
@@ -193,18 +190,18 @@ class Session:
                 fee_type: FeeNotice(at(fact["at"]), at(fact["applies_from"]), fact.get("source", EVENT))
                 for fee_type, fact in facts.get("fees", {}).items()
             },
-            lead=lead and ClockSkew(at(lead["at"]), at(lead["received_at"]), lead["source"]),
+            clock_skew=skew and ClockSkew(at(skew["at"]), at(skew["received_at"]), skew["source"]),
         )
 
 
 class SessionWithDriver(Session):
-    """A session whose driver is known, as `ctx.session` gives it."""
+    """A session whose driver is known."""
 
     __slots__ = ()
 
     @property
     def user_id(self) -> str:
-        """The driver: the user whom the latest event that names one names."""
+        """The driver: the user of the latest event that names one."""
         user_id = super().user_id
         if user_id is None:
             raise LookupError("no event of this session has named its driver")

@@ -1,4 +1,4 @@
-"""How a function says which events it wants: `@on` and `@record` mark it and leave it as it is."""
+"""`@on` marks a function as a handler of events, `@record` as a part of the session record."""
 
 import inspect
 from collections.abc import Callable
@@ -18,33 +18,33 @@ MARK = "__plugsurfing_subscription__"
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A function of a plugin, and the events it wants."""
+    """A function of a plugin, and the events that it handles."""
 
     name: str
     events: tuple[type[Event], ...]
     queue: str | None
-    """The queue its runs want: a job of their own there, unless their batch has come on it. None: their batch's."""
+    """Where each run is a job of its own, unless its batch came on that queue; None: runs share their batch's job."""
     function: Callable[..., object]
     plugin: str
     """The module that defines it."""
     file: str
     is_async: bool
     records: bool
-    """Whether it is a `@record`: a pure part of the session's record, and not a handler."""
+    """Whether it is marked `@record`, and is not a handler."""
     when: Callable[[Settings], object] | None = None
-    """Which settings ask for it; None: all of them."""
+    """Whether it is enabled by the settings; None: always."""
 
     def matches(self, event: Event) -> bool:
-        """Whether the function wants this event."""
+        """Return whether the function handles this event."""
         return isinstance(event, self.events)
 
     def apply(self, session: Session, event: Event) -> Session:
-        """Let a `@record` say what the session is once this event is known."""
+        """Return the session after this event. Raise TypeError if the function returns something else."""
         result = self.function(session, event)
         if not isinstance(result, Session):
             raise TypeError(f"@record {self.name} must return a Session, not {type(result).__name__}")
         if result.session_id != session.session_id:
-            raise TypeError(f"@record {self.name} must return the session it was given, not another one")
+            raise TypeError(f"@record {self.name} must return the session that it was given, not another one")
         return result
 
 
@@ -56,10 +56,9 @@ def on(
 ) -> Callable[[Function], Function]:
     """Mark a function as the handler of these events: `(event, ctx) -> None`, plain or async.
 
-    A type stands for its subtypes too. With `queue` every run is a job of its own there, unless its batch has come on
-    that queue; without, it runs in the job of its batch. The name (the function's, unless `name` is given) is what
-    operators see and what the ledger keeps: renaming a handler makes it a new one. With `when`, a handler that the
-    settings do not ask for gets no new runs.
+    A type includes its subtypes. With `queue` every run is a job of its own there, unless its batch has come on that
+    queue; without, it runs in the job of its batch. The name (by default the function's) is what operators see and the
+    ledger stores: a renamed handler is a new one. `when` disables it by the settings: then it gets no new runs.
     """
     _check_types("on", event_types, Event)
 
@@ -70,10 +69,10 @@ def on(
 
 
 def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
-    """Mark a pure function `(session, event) -> session` as part of the session's record.
+    """Mark a pure function `(session, event) -> session` as part of the session record.
 
-    The events of a batch are folded into their sessions before any handler sees one of them. They come in any order
-    and more than once, so the function must be a merge: commutative, associative, idempotent.
+    The events of a batch are applied to their sessions before any handler runs. They come in any order and more than
+    once, so the function must be a merge: commutative, associative, idempotent.
     """
     _check_types("record", event_types, SessionEvent)
 
@@ -84,7 +83,7 @@ def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
 
 
 def subscriptions_of(module: ModuleType) -> list[Subscription]:
-    """List what a module itself defines, in that order: what it only imports belongs to another plugin."""
+    """Return the subscriptions that a module itself defines, in its order."""
     return markers_in(module, MARK, Subscription)
 
 
@@ -96,7 +95,7 @@ def _check_types(mark: str, event_types: tuple[object, ...], wanted: type[Event]
             raise TypeError(f"@{mark} takes classes of ingest.events ({wanted.__name__}), not {event_type!r}")
 
 
-def _mark(  # noqa: PLR0913 - the parts of a mark, by name
+def _mark(  # noqa: PLR0913 - the parts of a marker, by name
     mark: str,
     function: Function,
     event_types: tuple[type[Event], ...],
@@ -108,7 +107,7 @@ def _mark(  # noqa: PLR0913 - the parts of a mark, by name
     check_function(function, mark, MARK)
     is_async = inspect.iscoroutinefunction(function)
     if mark == "record" and is_async:
-        raise TypeError(f"@record {function.__name__} must be a plain function: a record waits for nothing")
+        raise TypeError(f"@record {function.__name__} must be a plain function: a record does not wait")
     subscription = Subscription(
         name=checked_name(function.__name__ if name is None else name, "handler"),
         events=event_types,

@@ -1,8 +1,8 @@
-"""Words to drivers: templates by locale, which a team may replace, rendered for whoever will read them.
+"""Notification templates by locale, which a team may replace.
 
-A template is a text file for Jinja2, `<locale>/<name>.txt`, or `<locale>/<name>.<kind>.txt` for one kind of the thing
-alone; its first line is the title, the rest the body. A file in `TEMPLATES_DIR` takes the place of ours. For a driver
-who reads `de-AT` the words are looked for in `de-at`, `de`, the default locale and `en`, in each first by kind.
+A template is a Jinja2 text file `<locale>/<name>.txt`, or `<locale>/<name>.<kind>.txt` for one kind only; its first
+line is the title, the rest the body. A file in `TEMPLATES_DIR` replaces the one of the same name in this package. For a
+driver with `de-AT` templates are searched in `de-at`, `de`, the default locale and `en`, in each first by kind.
 """
 
 import re
@@ -20,7 +20,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from handlers.kit.localtime import LocalTime
 from ingest.errors import WebhooksError
 
-OUR_TEMPLATES = Path(__file__).parents[1] / "templates"
+PACKAGED_TEMPLATES = Path(__file__).parents[1] / "templates"
 FALLBACK_LOCALE = "en"
 SUFFIX = ".txt"
 
@@ -31,7 +31,7 @@ class TemplateError(WebhooksError):
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Who will read words: their language and region, and where their clock hangs."""
+    """The language and region, and the time zone, of a driver."""
 
     locale: str
     """`de`, `nl-BE`, in any spelling that an app uses."""
@@ -49,43 +49,40 @@ class NotificationText:
 
 @dataclass(frozen=True, slots=True)
 class NotificationTemplate:
-    """What a plugin can say: the name of its templates, and a sample of the facts that they are given.
+    """The name of a plugin's templates, and a sample of their values.
 
-    Kept in a plugin's module, all its templates are tried with the sample when plugins are loaded. Times among the
-    facts become `LocalTime`, which writes itself as the driver does.
+    As a constant of a plugin's module, all its templates are checked with the sample when plugins are loaded. Times
+    among the values become `LocalTime`, which is formatted for the driver.
     """
 
     name: str
     sample: Mapping[str, object] = field(default_factory=dict)
 
-    def words(  # noqa: PLR0913 - what words depend on, by name
+    def render(  # noqa: PLR0913 - what the text depends on, by name
         self,
-        audience: Recipient,
-        facts: Mapping[str, object],
+        recipient: Recipient,
+        values: Mapping[str, object],
         *,
         now: datetime,
         kind: str = "",
         default_locale: str = FALLBACK_LOCALE,
         folder: Path | None = None,
     ) -> NotificationText:
-        """Say it to an audience; `folder` is TEMPLATES_DIR. Raise WordsError if the template cannot be used."""
+        """Render the text for a recipient; `folder` is TEMPLATES_DIR. Raise TemplateError."""
         templates = open_templates(folder)
-        locales = [*locale_fallbacks(audience.locale), *locale_fallbacks(default_locale), FALLBACK_LOCALE]
+        locales = [*locale_fallbacks(recipient.locale), *locale_fallbacks(default_locale), FALLBACK_LOCALE]
         stems = [f"{self.name}.{_safe_kind(kind)}", self.name]
         for locale in locales:
             for stem in stems:
                 if (locale, stem) in templates.files:
-                    # Another language than the driver's is written in its own convention: no Polish day in English.
-                    own = (
-                        audience.locale
-                        if locale_fallbacks(locale)[-1] == locale_fallbacks(audience.locale)[-1]
-                        else locale
-                    )
-                    return templates.render((locale, stem), facts, Recipient(own, audience.time_zone), now)
-        raise TemplateError(f"There are no words named {self.name} in {FALLBACK_LOCALE}.")
+                    # A text in another language has times in that language's convention: no Polish weekday in English.
+                    is_theirs = locale_fallbacks(locale)[-1] == locale_fallbacks(recipient.locale)[-1]
+                    formatted_for = Recipient(recipient.locale if is_theirs else locale, recipient.time_zone)
+                    return templates.render((locale, stem), values, formatted_for, now)
+        raise TemplateError(f"There is no template named {self.name} in {FALLBACK_LOCALE}.")
 
     def check(self, folder: Path | None) -> None:
-        """Try every template of this wording with the sample. Raise WordsError for the first that cannot be used."""
+        """Render every template of this name with the sample. Raise TemplateError for the first that fails."""
         templates = open_templates(folder)
         now = datetime.fromisoformat("2025-10-15T08:52:48Z")
         for locale, stem in sorted(templates.files):
@@ -94,40 +91,40 @@ class NotificationTemplate:
 
 
 def check_templates(modules: Iterable[ModuleType], folder: Path | None) -> None:
-    """Try the templates of all wordings that these modules keep.
+    """Check all NotificationTemplates of these modules.
 
-    Raise WordsError for the first that cannot be used, or for a file in TEMPLATES_DIR that nobody would ever read.
+    Raise TemplateError for the first that fails, or for a file in TEMPLATES_DIR that none of them uses.
     """
-    wordings = {
+    templates = {
         value.name: value
         for module in modules
         for value in vars(module).values()
         if isinstance(value, NotificationTemplate)
     }
-    for wording in wordings.values():
-        wording.check(folder)
+    for template in templates.values():
+        template.check(folder)
     for (_, stem), name in open_templates(folder).files.items():
-        if not stem.startswith("_") and stem.split(".")[0] not in wordings:  # _ begins what other templates include
-            place = (folder or OUR_TEMPLATES) / name
-            raise TemplateError(f"{place} would never be read: words are named {', '.join(sorted(wordings))}.")
+        if not stem.startswith("_") and stem.split(".")[0] not in templates:  # _ is for files that others include
+            path = (folder or PACKAGED_TEMPLATES) / name
+            raise TemplateError(f"{path} would never be used: the templates are {', '.join(sorted(templates))}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """All templates by locale and stem, those of a team in the place of ours."""
+    """All template files by locale and stem; those of a team replace the packaged ones."""
 
     environment: SandboxedEnvironment
     files: Mapping[tuple[str, str], str]
 
     def render(
-        self, key: tuple[str, str], facts: Mapping[str, object], audience: Recipient, now: datetime
+        self, key: tuple[str, str], values: Mapping[str, object], recipient: Recipient, now: datetime
     ) -> NotificationText:
-        """Fill in a template. Raise WordsError, which names the file and never a fact, if that fails."""
+        """Render one file. Raise TemplateError, which names the file and never a value."""
         template = self._open(self.files[key])
-        told = {name: _localize(fact, audience, now) for name, fact in facts.items()}
+        localized = {name: _localize(value, recipient, now) for name, value in values.items()}
         try:
-            title, _, body = template.render(told).strip().partition("\n")
-        except JinjaError as error:  # an undefined name, say: the sentence is about the template, and quotes no fact
+            title, _, body = template.render(localized).strip().partition("\n")
+        except JinjaError as error:  # an undefined name, say: the sentence is about the template, and quotes no value
             raise TemplateError(f"{template.filename} cannot be used: {_sentence(error)}.") from None
         except Exception as error:  # noqa: BLE001 - a template may do anything that the sandbox allows, 1/0 for instance
             raise TemplateError(f"{template.filename} cannot be used: {type(error).__name__}.") from None
@@ -146,11 +143,11 @@ class Templates:
 
 @cache
 def open_templates(folder: Path | None) -> Templates:
-    """Find all templates, those in the folder in the place of ours. Raise WordsError if there is no such folder."""
+    """Return all templates, with those in the folder first. Raise TemplateError if there is no such folder."""
     if folder is not None and not folder.is_dir():
         raise TemplateError(f"TEMPLATES_DIR names {folder}, which is not a folder.")
-    loaders: list[BaseLoader] = [FileSystemLoader(each) for each in (folder, OUR_TEMPLATES) if each is not None]
-    # Plain text: nothing is escaped. A template that is edited counts after a restart, like a plugin.
+    loaders: list[BaseLoader] = [FileSystemLoader(each) for each in (folder, PACKAGED_TEMPLATES) if each is not None]
+    # Plain text: nothing is escaped. An edited template takes effect with a restart, like a plugin.
     environment = SandboxedEnvironment(
         loader=ChoiceLoader(loaders),
         autoescape=False,
@@ -164,7 +161,7 @@ def open_templates(folder: Path | None) -> Templates:
 
 
 def locale_fallbacks(locale: str) -> tuple[str, ...]:
-    """List the locales to look in, from the narrowest: `de_AT.UTF-8` is de-at, then de."""
+    """Return the locales to search, from the narrowest: `de_AT.UTF-8` is de-at, then de."""
     parts = re.split(r"[.@]", locale)[0].replace("_", "-").lower().split("-")
     return tuple("-".join(parts[:count]) for count in range(len(parts), 0, -1))
 
@@ -176,12 +173,12 @@ def _files(loader: BaseLoader) -> Iterator[tuple[tuple[str, str], str]]:
             yield (locale_fallbacks(locale)[0], file.removesuffix(SUFFIX).lower()), name
 
 
-def _localize(fact: object, audience: Recipient, now: datetime) -> object:
-    return LocalTime.of(fact, audience.locale, audience.time_zone, now) if isinstance(fact, datetime) else fact
+def _localize(value: object, recipient: Recipient, now: datetime) -> object:
+    return LocalTime.of(value, recipient.locale, recipient.time_zone, now) if isinstance(value, datetime) else value
 
 
 def _safe_kind(kind: str) -> str:
-    """Make a kind, which may come from the wire, what a file can be named."""
+    """Return a kind, which may come from the wire, in the characters of a file's name."""
     return re.sub(r"[^a-z0-9]+", "_", kind.lower())
 
 

@@ -1,6 +1,6 @@
-"""Try a plugin without a worker, a queue or a database.
+"""Test a plugin without a worker, a queue or a database.
 
-Call the handler with a context made for its event, then look at what it wrote:
+Call the handler with a context for its event, then check what it wrote:
 
 >>> from datetime import UTC, datetime
 >>> from handlers import Context, on
@@ -16,13 +16,13 @@ Call the handler with a context made for its event, then look at what it wrote:
 >>> ctx.writes.pushes[0].title
 'Thank you'
 
-A policy is called with a question and a context that knows what it is told:
+Call a policy with a request and a context with the keys, balances and open sessions of the test:
 
 >>> from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
 >>> from handlers.kit.testing import authorization_request, policy_context
 >>> @authorize()
-... def only_at_home(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
-...     return None if question.location_id == "home" else Decision(Allowed.NOT_ALLOWED)
+... def only_at_home(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
+...     return None if request.location_id == "home" else Decision(Allowed.NOT_ALLOWED)
 >>> only_at_home(authorization_request(location_id="elsewhere"), policy_context()).allowed
 <Allowed.NOT_ALLOWED: 'NOT_ALLOWED'>
 """
@@ -38,7 +38,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from handlers.kit.channel import Device
-from handlers.kit.context import RecordingContext
+from handlers.kit.context import Context
 from handlers.kit.key_identifiers import candidate_spellings, normalize
 from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
 from handlers.kit.session import Session
@@ -54,7 +54,7 @@ DEFAULT_NOW = datetime(2025, 6, 12, 12, tzinfo=UTC)
 
 
 class FakeReader:
-    """Finds the sessions it was given; SELECTs run on the connection it was given, an in-memory SQLite for instance."""
+    """Returns the given sessions and devices; SELECTs run on the given connection, an in-memory SQLite for instance."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class FakeReader:
         self._devices = devices
 
     def session(self, session_id: str) -> Session | None:
-        """Find one of the sessions."""
+        """Return one of the sessions."""
         return self._sessions.get(session_id)
 
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
@@ -76,12 +76,12 @@ class FakeReader:
             raise LookupError("ctx.read() needs a database: context_for(event, connection=...)")
         return list(self._connection.execute(statement).all())
 
-    def devices(self, user_id: str) -> Sequence[Device]:  # noqa: ARG002 - they are everybody's
-        """List the devices."""
+    def devices(self, user_id: str) -> Sequence[Device]:  # noqa: ARG002 - all users have the same
+        """Return the devices."""
         return self._devices
 
 
-def context_for(  # noqa: PLR0913 - all that a handler may touch, by name
+def context_for(  # noqa: PLR0913 - the parts of a context, by name
     event: Event,
     *,
     sessions: Iterable[Session] = (),
@@ -90,25 +90,25 @@ def context_for(  # noqa: PLR0913 - all that a handler may touch, by name
     connection: Connection | None = None,
     devices: Sequence[Device] = (),
     settings: Mapping[str, object] | None = None,
-) -> RecordingContext:
-    """Make the context in which a handler meets this event: `now` unless given is when the event happened.
+) -> Context:
+    """Return a context for this event; `now` is by default the time of the event.
 
-    Settings are given by their names in lower case, `{"default_locale": "de"}`, and are otherwise their defaults: the
-    environment has no say.
+    Settings are given by their names in lower case, `{"default_locale": "de"}`. The others have their defaults: the
+    environment is not read.
     """
-    moment = now or (event.at if isinstance(event, SessionEvent) else DEFAULT_NOW)
-    return RecordingContext(
-        delivery=delivery_of(event, received_at=moment),
+    at = now or (event.at if isinstance(event, SessionEvent) else DEFAULT_NOW)
+    return Context(
+        delivery=delivery_of(event, received_at=at),
         reader=FakeReader(sessions, connection, devices),
         attempt=attempt,
-        clock=lambda: moment,
+        clock=lambda: at,
         log=structlog.get_logger(),
         settings=Settings.model_construct(None, **dict(settings or {})),
     )
 
 
 def delivery_of(event: Event, *, received_at: datetime) -> Delivery:
-    """Make a delivery that could have brought the event, but for its body."""
+    """Return a delivery of the event, with an empty body."""
     return Delivery(
         id="0" * 32,
         kind=Kind.CDRS if isinstance(event, ChargingRecord) else Kind.EVENTS,
@@ -125,16 +125,16 @@ def delivery_of(event: Event, *, received_at: datetime) -> Delivery:
 
 
 class FakePolicyContext(FakeReader):
-    """The context of a policy; it knows what it was told, all of it as of now."""
+    """The context of a policy in a test: everything was read just now."""
 
-    def __init__(  # noqa: PLR0913 - all that a policy may ask, by name
+    def __init__(  # noqa: PLR0913 - the parts of a context, by name
         self,
         *,
         settings: Settings,
         now: datetime,
         keys: Iterable[ChargingKeySnapshot] | None,
         balances: Mapping[str, Decimal | BalanceSnapshot],
-        running: Mapping[str, Collection[str]] | None,
+        open_sessions: Mapping[str, Collection[str]] | None,
         sessions: Iterable[Session] = (),
         connection: Connection | None = None,
     ) -> None:
@@ -144,67 +144,67 @@ class FakePolicyContext(FakeReader):
         self._now = now
         self._keys = None if keys is None else {normalize(key.identifier): key for key in keys}
         self._balances = balances
-        self._running = running
+        self._open_sessions = open_sessions
 
     def now(self) -> datetime:
-        """Tell the time."""
+        """Return the time of the test."""
         return self._now
 
     def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
-        """Find one of the keys, however it is spelt."""
-        spelt = candidate_spellings(identifier, self.settings.authorize_key_bytes)
-        return next((self._keys[each] for each in spelt if each in self._keys), None) if self._keys else None
+        """Return one of the keys, by its identifier in any spelling."""
+        spellings = candidate_spellings(identifier, self.settings.authorize_key_bytes)
+        return next((self._keys[each] for each in spellings if each in self._keys), None) if self._keys else None
 
     def keys_synced_at(self) -> datetime | None:
-        """Say when: now, or when one of the keys was read."""
+        """Return the oldest time of the keys, by default now."""
         if self._keys is None:
             return None
         return min((key.read_at for key in self._keys.values() if key.read_at is not None), default=self._now)
 
     def balance(self, user_id: str) -> BalanceSnapshot | None:
-        """Find one of the balances."""
-        found = self._balances.get(user_id)
-        return BalanceSnapshot(found, self._now) if isinstance(found, Decimal) else found
+        """Return one of the balances."""
+        balance = self._balances.get(user_id)
+        return BalanceSnapshot(balance, self._now) if isinstance(balance, Decimal) else balance
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
-        """Name those that were given for the key and for the user."""
+        """Return the given sessions of the key and of the user."""
         names = (
             *(candidate_spellings(key, self.settings.authorize_key_bytes) if key else ()),
             *((user_id,) if user_id else ()),
         )
-        return {each for name in names for each in (self._running or {}).get(name, ())}
+        return {each for name in names for each in (self._open_sessions or {}).get(name, ())}
 
     def sessions_read_at(self) -> datetime | None:
-        """Say when: now."""
-        return None if self._running is None else self._now
+        """Return now, or None without open sessions."""
+        return None if self._open_sessions is None else self._now
 
 
 def authorization_request(**parts: Any) -> AuthorizationRequest:
-    """Make a question at a charger; what is not named is not known, but that it came in Plugsurfing's form at noon."""
+    """Return an authorization request with these fields, by default in Plugsurfing's format at DEFAULT_NOW."""
     return AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": DEFAULT_NOW, **parts})
 
 
-def policy_context(  # noqa: PLR0913 - all that a policy may ask, by name
+def policy_context(  # noqa: PLR0913 - the parts of a context, by name
     *,
     keys: Iterable[ChargingKeySnapshot] | None = (),
     balances: Mapping[str, Decimal | BalanceSnapshot] | None = None,
-    running: Mapping[str, Collection[str]] | None = MappingProxyType({}),
+    open_sessions: Mapping[str, Collection[str]] | None = MappingProxyType({}),
     sessions: Iterable[Session] = (),
     now: datetime = DEFAULT_NOW,
     connection: Connection | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> FakePolicyContext:
-    """Make the context in which a policy is asked.
+    """Return a context for a policy.
 
-    `keys` are all that are listed, None stands for a list that was never read; `balances` are by user; `running` are
-    ids of sessions by the key or the user, None if the ledger has not answered. Settings are as in `context_for`.
+    `keys` is the whole list, None if it was never read; `balances` are by user; `open_sessions` are ids by key or user,
+    None if they were never read. Settings are as in `context_for`.
     """
     return FakePolicyContext(
         settings=Settings.model_construct(None, **dict(settings or {})),
         now=now,
         keys=keys,
         balances=balances or {},
-        running=running,
+        open_sessions=open_sessions,
         sessions=sessions,
         connection=connection,
     )

@@ -17,7 +17,7 @@ class PolicyResult:
     """The policy that decided or failed."""
     failure: FallbackReason | None = None
     error: str = ""
-    """The type of the exception, without its text, which may name the driver; or what an indeterminate policy lacked."""
+    """The type of the exception, whose text may name the driver; or what an indeterminate policy lacked."""
 
 
 @dataclass(frozen=True, slots=True)

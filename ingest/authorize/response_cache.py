@@ -1,4 +1,4 @@
-"""Cache of recent results: the same request, sent again, gets the same decision, and policies are called once for it."""
+"""Cache of recent results: a request that is sent again gets the same decision, and calls policies once."""
 
 import asyncio
 import time

@@ -5,8 +5,7 @@ import pytest
 
 from handlers import Allowed
 from handlers.authorize_balance import must_have_credit
-from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
-from handlers.kit.policy_support import Indeterminate
+from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot, Indeterminate
 from handlers.kit.testing import DEFAULT_NOW, authorization_request, policy_context
 
 KEY = ChargingKeySnapshot("04a1b2c3", enabled=True, contract_id="DE-ABC-C1")

@@ -4,8 +4,7 @@ import pytest
 
 from handlers import Allowed
 from handlers.authorize_key_list import must_be_listed
-from handlers.kit.policies import ChargingKeySnapshot
-from handlers.kit.policy_support import Indeterminate
+from handlers.kit.policies import ChargingKeySnapshot, Indeterminate
 from handlers.kit.testing import DEFAULT_NOW, authorization_request, policy_context
 
 AS_DRIVE_WRITES_IT = "04a1b2c3"

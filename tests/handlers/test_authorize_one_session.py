@@ -2,15 +2,14 @@ import pytest
 
 from handlers import Allowed
 from handlers.authorize_one_session import must_not_charge_elsewhere
-from handlers.kit.policies import ChargingKeySnapshot
-from handlers.kit.policy_support import Indeterminate
+from handlers.kit.policies import ChargingKeySnapshot, Indeterminate
 from handlers.kit.testing import authorization_request, policy_context
 
 KEY = ChargingKeySnapshot("04a1b2c3", enabled=True, contract_id="DE-ABC-C1")
 
 
 def said(asked, running, **context):
-    decision = must_not_charge_elsewhere(asked, policy_context(keys=[KEY], running=running, **context))
+    decision = must_not_charge_elsewhere(asked, policy_context(keys=[KEY], open_sessions=running, **context))
     return decision and decision.allowed
 
 

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from handlers.cdr_records import FIELDS, MISSING_REQUEST_ID, cdr_record
 from handlers.kit.cdr_table import cdrs
-from handlers.kit.decimals import MAX_DIGITS
+from handlers.kit.field_extraction import MAX_DIGITS
 from handlers.kit.testing import context_for
 from ingest.errors import Unreadable
 from ingest.events import decode
@@ -135,7 +135,7 @@ def test_an_amount_that_is_none_is_nothing_and_noted(engine):
         row = row_of(engine, written[:20])
         assert (row.amount, row.notes) == (None, [f"amount {problem}"])
         assert written in row.document
-        assert [(log["event"], log["notes"]) for log in logs] == [("cdr.read_in_part", row.notes)]
+        assert [(log["event"], log["notes"]) for log in logs] == [("cdr.partly_parsed", row.notes)]
 
 
 def test_what_is_read_in_part_shows_no_value_in_the_log(ledger):
@@ -168,7 +168,7 @@ def test_the_request_id_is_looked_for_in_the_body_and_then_in_the_header(ledger)
 
 def test_without_a_request_id_there_is_a_warning(ledger):
     (log,) = handle(ledger, b"{}", headers={"user-agent": "Plugsurfing"})
-    assert (log["log_level"], log["event"], log["reason"]) == ("warning", "cdr.not_named", MISSING_REQUEST_ID)
+    assert (log["log_level"], log["event"], log["reason"]) == ("warning", "cdr.request_id_missing", MISSING_REQUEST_ID)
     assert row_of(ledger).request_id is None
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.merge import FEES_KEPT, USERS_KEPT, merge
+from handlers.kit.merge import MAX_FEES, MAX_USERS, merge
 from handlers.kit.session import DriverAssignment, FeeNotice, Session, StatusTimes
 from handlers.session_records import session_of, session_record
 from ingest.events import (
@@ -25,8 +25,8 @@ SOURCE = frozenset({"event"})
 
 # Few values, so that equal times, repeated names and more than is kept all come up often.
 times = st.integers(0, 5).map(lambda minutes: AT + minutes * MINUTE)
-users = st.sampled_from([f"user{number}" for number in range(USERS_KEPT + 4)])
-fee_types = st.sampled_from([f"FEE_{number}" for number in range(FEES_KEPT + 4)])
+users = st.sampled_from([f"user{number}" for number in range(MAX_USERS + 4)])
+fee_types = st.sampled_from([f"FEE_{number}" for number in range(MAX_FEES + 4)])
 kinds = st.sampled_from([SessionStarted, SessionStopped, SessionComplete, SessionStartFailed, SessionStopFailed])
 plain_events = st.builds(
     lambda kind, user, at: kind(session_id="S", user_id=user, at=at), kinds, st.none() | users, times

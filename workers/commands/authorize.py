@@ -47,12 +47,12 @@ def _try(ctx: click.Context, body: bytes, form: WireFormat, uid: str | None, *, 
     from workers.commands.dry_run_output import one_shot_contexts, print_dry_run
     from workers.dev.env_file import settings_with_dev_defaults
     from workers.plugins import load_plugins
-    from workers.policies.dry_run import dry_run, read_question
+    from workers.policies.dry_run import dry_run, parse_request
 
     settings = settings_with_dev_defaults()
     contexts, missing = one_shot_contexts(settings)
-    question, can_be_read = read_question(form, uid, body, settings)
+    request, is_readable = parse_request(form, uid, body, settings)
     policies = load_plugins(settings).policies
-    trial = dry_run(question, settings, policies, contexts, can_be_read=can_be_read)
+    trial = dry_run(request, settings, policies, contexts, is_readable=is_readable)
     print_dry_run(trial, settings, missing, as_json=as_json)
-    ctx.exit(1 if trial.verdict.failure else 0)
+    ctx.exit(1 if trial.record.failure else 0)

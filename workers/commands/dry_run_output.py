@@ -15,8 +15,8 @@ from workers.commands.stores import sqlite_file
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable
 from workers.policies.cache import PolicyCache
-from workers.policies.context import PolicyContext
 from workers.policies.dry_run import DryRun, PolicyOutcome
+from workers.policies.evaluate import PolicyContext
 
 
 def print_dry_run(trial: DryRun, settings: Settings, missing: str | None, *, as_json: bool) -> None:
@@ -24,13 +24,13 @@ def print_dry_run(trial: DryRun, settings: Settings, missing: str | None, *, as_
     if as_json:
         _as_json(trial)
         return
-    verdict = trial.verdict
+    verdict = trial.record
     if missing is not None:
         click.echo(f"{missing} Policies know no keys, balances and sessions.", err=True)
-    if trial.says:
+    if trial.outcomes:
         decides = True
         rows = []
-        for say in trial.says:
+        for say in trial.outcomes:
             rows.append(_cells(say, decides=decides))
             decides = decides and say.decision is None and say.error is None
         output.table(("policy", "order", "says", "why", "took"), rows, wrapping=2)
@@ -38,14 +38,16 @@ def print_dry_run(trial: DryRun, settings: Settings, missing: str | None, *, as_
         click.echo(
             "No policy is asked: " + ("there is none." if verdict.failure is None else "the body cannot be read.")
         )
-    for say in trial.says:
+    for say in trial.outcomes:
         if say.traceback:
             click.echo(f"\n{say.policy.name}:\n{printable_body(say.traceback.encode('utf-8', 'backslashreplace'))}")
     click.echo()
     by = verdict.policy or "nobody objects"
     how = f"AUTHORIZE_ON_FAILURE, as {verdict.policy or 'the body'} fails" if verdict.failure else by
-    output.key_values([("decision", f"{verdict.decision.allowed} ({how})"), ("answer", f"200 {trial.answer.decode()}")])
-    if sum((say.took for say in trial.says), timedelta()) > settings.authorize_timeout:
+    output.key_values(
+        [("decision", f"{verdict.decision.allowed} ({how})"), ("answer", f"200 {trial.response.decode()}")]
+    )
+    if sum((say.took for say in trial.outcomes), timedelta()) > settings.authorize_timeout:
         click.echo(
             f"This took {human_duration(verdict.latency)}, longer than AUTHORIZE_TIMEOUT: it would be a failure.",
             err=True,
@@ -73,7 +75,7 @@ def one_shot_contexts(settings: Settings) -> tuple[Callable[[Policy], AuthorizeC
 
 
 def _as_json(trial: DryRun) -> None:
-    for say in trial.says:
+    for say in trial.outcomes:
         json_line(
             {
                 "policy": say.policy.name,
@@ -87,13 +89,13 @@ def _as_json(trial: DryRun) -> None:
                 "took_ms": round(say.took.total_seconds() * 1000, 3),
             }
         )
-    verdict = trial.verdict
+    verdict = trial.record
     json_line(
         {
             "decision": verdict.decision.allowed.value,
             "decided_by": verdict.policy,
             "failure": verdict.failure.value if verdict.failure else None,
-            "answer": json.loads(trial.answer),
+            "answer": json.loads(trial.response),
         }
     )
 

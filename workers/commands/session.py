@@ -116,8 +116,10 @@ def anomaly_text(record: Session, anomaly: Anomaly) -> str:
     """Say what cannot be true, with the facts that say so."""
     if anomaly is Anomaly.TWO_USERS:
         return f"{len(record.users)} drivers were named: {', '.join(sorted(record.users))}"
-    if anomaly is Anomaly.AHEAD_OF_CLOCK and record.lead is not None:
-        return f"{local(record.lead.at)} was told {human_duration(record.lead.span)} before it was that time"
+    if anomaly is Anomaly.AHEAD_OF_CLOCK and record.clock_skew is not None:
+        return (
+            f"{local(record.clock_skew.at)} was told {human_duration(record.clock_skew.span)} before it was that time"
+        )
     before, after = ORDER_ANOMALIES[anomaly]
     early, late = record.statuses[before].first_at, record.statuses[after].last_at
     return f"{after} at {local(late)}, after {before} at {local(early)}"

@@ -7,7 +7,7 @@ from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
-from handlers.kit.decimals import read_decimal
+from handlers.kit.field_extraction import parse_decimal
 from ingest.config.settings import Settings
 from ingest.errors import Unreadable
 from ingest.wire.json_documents import parse_json
@@ -155,7 +155,7 @@ class ResponseParser:
         """Return a balance, from a number or a string."""
         for pointer in self._settings.drive_balance:
             try:
-                return read_decimal(pointer.find(document))
+                return parse_decimal(pointer.find(document))
             except ValueError:
                 continue
         raise InvalidResponse("The Drive API returned no balance: check DRIVE_BALANCE.")

@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 from rq.timeouts import JobTimeoutException
 
-from handlers.kit.context import DeferredEffects, Reader, RecordingContext
+from handlers.kit.context import Context, DeferredEffects, Reader
 from handlers.kit.session import Session
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscriptions import Subscription
@@ -93,7 +93,7 @@ class Runner:
         _, failure = call_guarded(self._call_in_time, task, context)
         return self._result(task, context, started_at, failure)
 
-    def _call_in_time(self, task: HandlerCall, context: RecordingContext) -> None:
+    def _call_in_time(self, task: HandlerCall, context: Context) -> None:
         span = self.settings.handler_timeout
         with kill_after(span), HandlerDeadline(span) as deadline:
             deadline.call(task.subscription.function, task.event, context)
@@ -113,7 +113,7 @@ class Runner:
 
         return await asyncio.gather(*(run_one(task) for task in tasks))
 
-    async def _call(self, task: HandlerCall, context: RecordingContext) -> None:
+    async def _call(self, task: HandlerCall, context: Context) -> None:
         try:
             async with asyncio.timeout(self.settings.handler_timeout.total_seconds()):
                 called = task.subscription.function(task.event, context)
@@ -123,8 +123,8 @@ class Runner:
             # The event loop lets these two through to the whole job; one handler may not end the others.
             raise RuntimeError(f"the handler raised {type(left).__name__}") from left
 
-    def _context(self, task: HandlerCall) -> RecordingContext:
-        return RecordingContext(
+    def _context(self, task: HandlerCall) -> Context:
+        return Context(
             delivery=task.delivery,
             reader=self.reader,
             attempt=task.attempt,
@@ -134,7 +134,7 @@ class Runner:
         )
 
     def _result(
-        self, task: HandlerCall, context: RecordingContext, started_at: datetime, failure: BaseException | None
+        self, task: HandlerCall, context: Context, started_at: datetime, failure: BaseException | None
     ) -> RunResult:
         finished_at = self.clock()
         name = task.subscription.name

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
 
 from handlers.kit.cdr_table import cdrs
-from handlers.kit.decimals import total
+from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState

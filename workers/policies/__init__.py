@@ -1,1 +1,1 @@
-"""Policies are asked in processes of their own, judges, so that whatever one of them does the answer is in time."""
+"""Evaluate policies in processes of their own, so that whatever a policy does, the response is in time."""

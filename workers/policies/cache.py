@@ -1,6 +1,6 @@
-"""What policies know, in memory: a copy of some of the ledger, which a thread of its own brings up to date.
+"""In-memory copy of what policies need from the ledger, refreshed by a thread.
 
-So a policy waits for nothing, and knows what it knew while the ledger, or the Drive API behind it, is away.
+Policies wait for nothing, and keep what was known while the ledger, or the Drive API behind it, is unavailable.
 """
 
 import threading
@@ -22,22 +22,22 @@ from workers.ledger.database.transaction import LedgerUnavailable, read_once, ru
 log = structlog.get_logger()
 
 KEYS = "charging_keys"
-"""What `drive_readings` calls the list of keys."""
-LOOK_EVERY = timedelta(seconds=2)
-SHARE = 10
-"""A look pauses for so many times as long as it took: at most a tenth of a core goes into copying."""
-AT_ONCE = 1000
-LATE = timedelta(minutes=1)
-"""What has been read may be committed so much later."""
-LOOKED_UP_EVERY = timedelta(minutes=1)
-"""How often the key of an open session is looked for that had none."""
-PATIENCE = 2.0
+"""The name of the list of keys in `drive_readings`."""
+REFRESH_EVERY = timedelta(seconds=2)
+PAUSE_FACTOR = 10
+"""The pause is at least so many times as long as the refresh took: at most a tenth of a core goes into copying."""
+PAGE_SIZE = 1000
+LATE_COMMIT = timedelta(minutes=1)
+"""How long after a balance was read its transaction may still commit."""
+LOOKUP_EVERY = timedelta(minutes=1)
+"""How often the key of an open session without one is looked up again."""
+WRITE_TIMEOUT = 2.0
 
 EMPTY: Mapping[str, frozenset[str]] = {}
 
 
 class PolicyCache:
-    """A copy of what policies ask for. Any thread may ask; all of it answers at once."""
+    """A copy of charging keys, balances and open sessions. Any thread may read it, without waiting."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
@@ -47,157 +47,157 @@ class PolicyCache:
         self._keys_synced_at: datetime | None = None
         self._balances: dict[str, BalanceSnapshot] = {}
         self._balances_since = datetime.now(UTC) - settings.authorize_balances_stale
-        self._asked: set[str] = set()
-        self._running = EMPTY
+        self._requested_balances: set[str] = set()
+        self._open_sessions = EMPTY
         self._sessions_read_at: datetime | None = None
         self._keys_of: dict[str, Collection[str]] = {}
         self._looked_up: dict[str, float] = {}
         self._wants_sessions = settings.authorize_one_session
-        self._away = False
+        self._is_stale = False
         self._stop = threading.Event()
-        self._looked = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="facts", daemon=True)
+        self._first_refresh = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="policy-cache", daemon=True)
 
-    def start(self, patience: timedelta) -> None:
-        """Begin to look, and wait so long at most for the first look."""
+    def start(self, timeout: timedelta) -> None:
+        """Start to refresh, and wait for the end of the first attempt, at most so long."""
         self._thread.start()
-        self._looked.wait(patience.total_seconds())
+        self._first_refresh.wait(timeout.total_seconds())
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the thread and wait for it."""
         self._stop.set()
         self._thread.join()
 
     def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
-        """Find a key, however it is spelt."""
-        for spelt in candidate_spellings(identifier, self._settings.authorize_key_bytes):
-            found = self._keys.get(spelt)
-            if found is not None:
+        """Return a key by its identifier in any spelling."""
+        for spelling in candidate_spellings(identifier, self._settings.authorize_key_bytes):
+            row = self._keys.get(spelling)
+            if row is not None:
                 return ChargingKeySnapshot(
-                    found.identifier,
-                    found.enabled,
-                    found.valid_to,
-                    found.contract_id,
-                    found.visual_number,
-                    found.fleet_id,
+                    row.identifier,
+                    row.enabled,
+                    row.valid_to,
+                    row.contract_id,
+                    row.visual_number,
+                    row.fleet_id,
                     self._keys_synced_at,
                 )
         return None
 
     def keys_synced_at(self) -> datetime | None:
-        """Say when all keys were read."""
+        """Return when the list of keys was read from the Drive API."""
         return self._keys_synced_at
 
     def balance(self, user_id: str) -> BalanceSnapshot | None:
-        """Find a balance; the clock hears that it was asked for, and reads it anew if it is old."""
-        self._asked.add(user_id)
+        """Return a balance, and request it: the clock reads it again when it is old."""
+        self._requested_balances.add(user_id)
         return self._balances.get(user_id)
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
-        """Name the open sessions of a key and of a user. They are looked through once somebody has asked for them."""
+        """Return the ids of the open sessions of a key and of a user. The first call starts to copy them."""
         self._wants_sessions = True
-        running = self._running
-        names = (
-            [f"key:{spelt}" for spelt in candidate_spellings(key, self._settings.authorize_key_bytes)] if key else []
-        )
+        by_name = self._open_sessions
+        names = [f"key:{each}" for each in candidate_spellings(key, self._settings.authorize_key_bytes)] if key else []
         names += [f"user:{user_id}"] if user_id else []
-        return {session_id for name in names for session_id in running.get(name, ())}
+        return {session_id for name in names for session_id in by_name.get(name, ())}
 
     def sessions_read_at(self) -> datetime | None:
-        """Say when the open sessions were looked through."""
+        """Return when the open sessions were read from the ledger."""
         return self._sessions_read_at
 
     def refresh(self) -> None:
-        """Bring the copy up to date. Raises LedgerUnavailable."""
+        """Bring the copy up to date. Raise LedgerUnavailable."""
         now = datetime.now(UTC)
         read_once(self._engine, lambda conn: self._refresh_all(conn, now))
         self._record_demand(now)
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            begun = time.monotonic()
+            started_at = time.monotonic()
             try:
                 self.refresh()
             except LedgerUnavailable as failure:
-                if not self._away:
-                    log.warning("facts.growing_old", reason=str(failure))
-                self._away = True
+                if not self._is_stale:
+                    log.warning("policy_cache.stale", reason=str(failure))
+                self._is_stale = True
             else:
-                if self._away:
-                    log.info("facts.renewed")
-                self._away = False
-            self._looked.set()
-            self._stop.wait(max(LOOK_EVERY.total_seconds(), SHARE * (time.monotonic() - begun)))
+                if self._is_stale:
+                    log.info("policy_cache.recovered")
+                self._is_stale = False
+            self._first_refresh.set()
+            self._stop.wait(max(REFRESH_EVERY.total_seconds(), PAUSE_FACTOR * (time.monotonic() - started_at)))
 
     def _refresh_all(self, conn: Connection, now: datetime) -> None:
-        self._look_at_keys(conn)
-        self._look_at_balances(conn, now)
+        self._refresh_keys(conn)
+        self._refresh_balances(conn, now)
         if self._wants_sessions:
-            self._look_at_sessions(conn, now)
+            self._refresh_sessions(conn, now)
 
-    def _look_at_keys(self, conn: Connection) -> None:
-        last = sync_state.get(conn, KEYS)
-        if last is None or last.read_at is None:
+    def _refresh_keys(self, conn: Connection) -> None:
+        state = sync_state.get(conn, KEYS)
+        if state is None or state.read_at is None:
             return
-        if last.generation != self._generation:
+        if state.generation != self._generation:
             after = ""
-            while some := charging_keys.changed(conn, self._generation, after, AT_ONCE):
-                for row, is_listed in some:
+            while page := charging_keys.changed(conn, self._generation, after, PAGE_SIZE):
+                for row, is_listed in page:
                     if is_listed:
                         self._keys[row.identifier] = row
                     else:
                         self._keys.pop(row.identifier, None)
-                after = some[-1][0].identifier
-                time.sleep(0)  # others have their turn
-            self._generation = last.generation
-        self._keys_synced_at = last.read_at
+                after = page[-1][0].identifier
+                time.sleep(0)  # lets the threads of policies run
+            self._generation = state.generation
+        self._keys_synced_at = state.read_at
 
-    def _look_at_balances(self, conn: Connection, now: datetime) -> None:
-        for one in balances.read_since(conn, self._balances_since - LATE):
-            if one.amount is None:
-                self._balances.pop(one.user_id, None)
+    def _refresh_balances(self, conn: Connection, now: datetime) -> None:
+        for balance in balances.read_since(conn, self._balances_since - LATE_COMMIT):
+            if balance.amount is None:
+                self._balances.pop(balance.user_id, None)
             else:
-                self._balances[one.user_id] = BalanceSnapshot(one.amount, one.read_at)
+                self._balances[balance.user_id] = BalanceSnapshot(balance.amount, balance.read_at)
         self._balances_since = now
 
-    def _look_at_sessions(self, conn: Connection, now: datetime) -> None:
-        running: defaultdict[str, set[str]] = defaultdict(set)
-        found = set()
+    def _refresh_sessions(self, conn: Connection, now: datetime) -> None:
+        by_name: defaultdict[str, set[str]] = defaultdict(set)
+        session_ids = set()
         for session in session_keys.open_sessions(conn, now - self._settings.authorize_session_longest):
-            found.add(session.session_id)
+            session_ids.add(session.session_id)
             if session.user_id is not None:
-                running[f"user:{session.user_id}"].add(session.session_id)
-        self._look_up_keys(conn, found)
+                by_name[f"user:{session.user_id}"].add(session.session_id)
+        self._refresh_session_keys(conn, session_ids)
         for session_id, keys in self._keys_of.items():
             for key in keys:
-                running[f"key:{key}"].add(session_id)
-        self._running = {name: frozenset(ids) for name, ids in running.items()}
+                by_name[f"key:{key}"].add(session_id)
+        self._open_sessions = {name: frozenset(ids) for name, ids in by_name.items()}
         self._sessions_read_at = now
 
-    def _look_up_keys(self, conn: Connection, session_ids: Collection[str]) -> None:
-        """Find the keys of open sessions: each time for those without one, though not again and again."""
+    def _refresh_session_keys(self, conn: Connection, session_ids: Collection[str]) -> None:
+        """Look up the keys of open sessions that have none yet, each at most every LOOKUP_EVERY."""
         self._keys_of = {each: keys for each, keys in self._keys_of.items() if each in session_ids}
         self._looked_up = {each: at for each, at in self._looked_up.items() if each in session_ids}
-        now, span = time.monotonic(), LOOKED_UP_EVERY.total_seconds()
+        now, every = time.monotonic(), LOOKUP_EVERY.total_seconds()
         unknown = [
-            each for each in session_ids if each not in self._keys_of and now - self._looked_up.get(each, -span) >= span
+            each
+            for each in session_ids
+            if each not in self._keys_of and now - self._looked_up.get(each, -every) >= every
         ]
-        for some in chunks(unknown, AT_ONCE):
-            for session_id, key in session_keys.keys_of(conn, some):
+        for page in chunks(unknown, PAGE_SIZE):
+            for session_id, key in session_keys.keys_of(conn, page):
                 self._keys_of[session_id] = {*self._keys_of.get(session_id, ()), key}
-            self._looked_up |= dict.fromkeys(some, now)
+            self._looked_up |= dict.fromkeys(page, now)
             time.sleep(0)
 
     def _record_demand(self, now: datetime) -> None:
-        asked, self._asked = self._asked, set()
+        requested, self._requested_balances = self._requested_balances, set()
         try:
             every = self._settings.authorize_balances_every
-            if asked:
+            if requested:
                 run_in_transaction(
                     self._engine,
-                    lambda ledger: balances.request(ledger, asked, now, older_than=every),
-                    patience=PATIENCE,
+                    lambda ledger: balances.request(ledger, requested, now, older_than=every),
+                    patience=WRITE_TIMEOUT,
                 )
         except LedgerUnavailable:
-            self._asked |= asked
+            self._requested_balances |= requested
             raise

@@ -1,4 +1,4 @@
-"""Keeps what was answered at the charger: after the answer, in a thread, several answers in one transaction."""
+"""Write records of decisions to the ledger: after the response, by a thread, many in one transaction."""
 
 import threading
 from collections import deque
@@ -18,81 +18,78 @@ from workers.ledger.database.transaction import LedgerUnavailable, run_in_transa
 log = structlog.get_logger()
 
 MAX_BUFFERED = 50_000
-"""Verdicts in memory, some 50 MB, while the ledger is away; what comes then is dropped, and counted."""
-AT_ONCE = 500
-PATIENCE = 2.0
-"""Seconds that one attempt may take, so that an end is not waited for."""
+"""Records in memory, some 50 MB, while the ledger is unavailable; further ones are dropped and counted."""
+BATCH_SIZE = 500
+WRITE_TIMEOUT = 2.0
+"""Seconds that one attempt may take, so that a shutdown need not wait for it."""
 PAUSE = timedelta(seconds=1)
 FLUSH_TIMEOUT = timedelta(seconds=5)
 
 
 class BufferedDecisionRecorder:
-    """Keeps verdicts in the ledger; while it is away they wait in memory, and what finds no room is dropped.
+    """A `DecisionRecorder` that writes to the ledger, and buffers in memory while that is unavailable."""
 
-    A `Recorder`: `record` is for the loop that answers, and neither waits nor raises.
-    """
-
-    def __init__(self, engine: Engine, *, most_waiting: int = MAX_BUFFERED) -> None:
+    def __init__(self, engine: Engine, *, max_buffered: int = MAX_BUFFERED) -> None:
         self._engine = engine
-        self._most = most_waiting
-        self._waiting: deque[DecisionRow] = deque()
+        self._max_buffered = max_buffered
+        self._buffer: deque[DecisionRow] = deque()
         self._dropped = 0
-        self._news = threading.Event()
-        self._ends = threading.Event()
-        self._away = False
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._is_waiting = False
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
 
-    def record(self, verdict: DecisionRecord) -> None:
-        """Take a verdict to be kept."""
-        if len(self._waiting) >= self._most:
+    def record(self, record: DecisionRecord) -> None:
+        """Buffer a record, or drop it if the buffer is full."""
+        if len(self._buffer) >= self._max_buffered:
             self._dropped += 1
         else:
-            self._waiting.append(row_of(verdict))
-        self._news.set()
+            self._buffer.append(row_of(record))
+        self._wake.set()
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is waiting, for a few seconds at most, and say how much of it is lost."""
-        self._ends.set()
-        self._news.set()
+        """Flush the buffer within FLUSH_TIMEOUT, and log how many records are lost."""
+        self._stopping.set()
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(FLUSH_TIMEOUT.total_seconds())
-        self._dropped += len(self._waiting)
+        self._dropped += len(self._buffer)
         self._log_dropped()
 
     def _run(self) -> None:
         is_last = False
         while not is_last:
-            self._news.wait()
-            self._news.clear()
-            is_last = self._ends.is_set()
-            while self._waiting and self._write_some():
+            self._wake.wait()
+            self._wake.clear()
+            is_last = self._stopping.is_set()
+            while self._buffer and self._write_batch():
                 pass
             self._log_dropped()
-            if self._waiting and not self._ends.wait(PAUSE.total_seconds()):
-                self._news.set()
+            if self._buffer and not self._stopping.wait(PAUSE.total_seconds()):
+                self._wake.set()
 
-    def _write_some(self) -> bool:
-        """Write the oldest, and say whether that went well."""
-        some = [self._waiting[index] for index in range(min(AT_ONCE, len(self._waiting)))]
+    def _write_batch(self) -> bool:
+        """Write the oldest records; return False if the ledger is unavailable."""
+        batch = [self._buffer[index] for index in range(min(BATCH_SIZE, len(self._buffer)))]
         try:
-            run_in_transaction(self._engine, lambda ledger: authorizations.add(ledger, some), patience=PATIENCE)
+            run_in_transaction(self._engine, lambda ledger: authorizations.add(ledger, batch), patience=WRITE_TIMEOUT)
         except LedgerUnavailable as failure:
-            if not self._away:
-                log.warning("decisions.waiting", reason=str(failure))
-            self._away = True
+            if not self._is_waiting:
+                log.warning("decisions.buffered", reason=str(failure))
+            self._is_waiting = True
             return False
-        except Exception as failure:  # noqa: BLE001 - what cannot be written now never can; the rest must not wait for it
-            log.warning("decisions.not_kept", reason=type(failure).__name__)
-            self._dropped += len(some)
-        if self._away:
-            log.info("decisions.kept_again")
-            self._away = False
-        for _ in some:
-            self._waiting.popleft()
+        except Exception as failure:  # noqa: BLE001 - it would fail again and again; the others must not wait for it
+            log.warning("decisions.rejected", reason=type(failure).__name__)
+            self._dropped += len(batch)
+        if self._is_waiting:
+            log.info("decisions.recovered")
+            self._is_waiting = False
+        for _ in batch:
+            self._buffer.popleft()
         return True
 
     def _log_dropped(self) -> None:
@@ -101,27 +98,27 @@ class BufferedDecisionRecorder:
             log.error("decisions.dropped", count=count)
 
 
-def row_of(verdict: DecisionRecord) -> DecisionRow:
-    """Write a verdict as the ledger keeps it; the key in the spelling in which it can be found again."""
-    asked = verdict.question
+def row_of(record: DecisionRecord) -> DecisionRow:
+    """Return the row of a record; the key in its normal spelling, by which it can be found."""
+    request = record.request
     return DecisionRow(
-        id=verdict.id,
-        at=asked.received_at,
-        form=asked.form.value,
-        decision=verdict.decision.allowed.value,
-        policy=verdict.policy,
-        reason=verdict.decision.reason or None,
-        latency_us=verdict.latency // MICROSECOND,
-        session_id=asked.session_id,
-        reference_id=asked.reference_id,
-        location_id=asked.location_id,
-        country_code=asked.country_code,
-        key=None if asked.key is None else normalize(asked.key),
-        repeated=verdict.repeats is not None,
-        failure=None if verdict.failure is None else verdict.failure.value,
+        id=record.id,
+        at=request.received_at,
+        form=request.form.value,
+        decision=record.decision.allowed.value,
+        policy=record.policy,
+        reason=record.decision.reason or None,
+        latency_us=record.latency // MICROSECOND,
+        session_id=request.session_id,
+        reference_id=request.reference_id,
+        location_id=request.location_id,
+        country_code=request.country_code,
+        key=None if request.key is None else normalize(request.key),
+        repeated=record.repeats is not None,
+        failure=None if record.failure is None else record.failure.value,
     )
 
 
 def open_recorder(settings: Settings) -> DecisionRecorder:
-    """Open a recorder on the ledger; no connection is made before the first verdict."""
+    """Create a recorder for the ledger; it connects with the first record."""
     return BufferedDecisionRecorder(create_ledger_engine(settings.database_url))

@@ -1,4 +1,4 @@
-"""Policies, tried out on one question: what each of them says, what the decision is, and what would be answered."""
+"""Evaluate all policies for one request without serving it: `webhooks authorize --try`."""
 
 import asyncio
 import inspect
@@ -12,8 +12,7 @@ from uuid import uuid4
 
 import structlog
 
-from handlers.kit.policies import AuthorizeContext, Policy
-from handlers.kit.policy_support import Indeterminate
+from handlers.kit.policies import AuthorizeContext, Indeterminate, Policy
 from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.authorize.endpoint import field_map
 from ingest.authorize.responses import ResponseWriter
@@ -26,35 +25,35 @@ from workers.resilience.guarded_call import call_guarded
 
 @dataclass(frozen=True)
 class PolicyOutcome:
-    """What one policy said."""
+    """The outcome of one policy."""
 
     policy: Policy
     took: timedelta
     decision: Decision | None = None
-    """None: it leaves it to the next one, or has failed."""
+    """None: it leaves the decision to the next policy, or has failed."""
     failure: FallbackReason | None = None
     error: str | None = None
-    """What it raised, or that it returned what is no decision."""
+    """The exception, or that it returned something else than a decision."""
     traceback: str | None = None
     notes: tuple[str, ...] = ()
-    """What it has logged."""
+    """What the policy has logged."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What came of trying."""
+    """The result of a dry run."""
 
-    verdict: DecisionRecord
-    says: tuple[PolicyOutcome, ...]
-    """In the order in which policies are asked; those after the one that decides are asked as well."""
-    answer: bytes
-    """The body that would go out on the wire."""
+    record: DecisionRecord
+    outcomes: tuple[PolicyOutcome, ...]
+    """In the order of the policies, including those after the one that decides."""
+    response: bytes
+    """The body of the response on the wire."""
 
 
-def read_question(
+def parse_request(
     form: WireFormat, uid: str | None, body: bytes, settings: Settings
 ) -> tuple[AuthorizationRequest, bool]:
-    """Read a question from a body as the lane does; say whether it can be read."""
+    """Parse a request as the endpoint does; return it and whether it could be parsed."""
     now = datetime.now(UTC)
     try:
         if form is WireFormat.OCPI:
@@ -65,64 +64,61 @@ def read_question(
 
 
 def dry_run(
-    question: AuthorizationRequest,
+    request: AuthorizationRequest,
     settings: Settings,
     policies: Sequence[Policy],
     contexts: Callable[[Policy], AuthorizeContext],
     *,
-    can_be_read: bool = True,
+    is_readable: bool = True,
 ) -> DryRun:
-    """Ask every policy here and now, for as long as that takes; about what cannot be read nobody is asked."""
-    begun = time.monotonic()
-    says = tuple(_ask(policy, question, contexts) for policy in policies) if can_be_read else ()
-    first = next((say for say in says if say.decision or say.failure), None)
-    decision, failure = (first and first.decision) or Decision(Allowed.ALLOWED), None
-    if not can_be_read:
-        decision, failure = Decision(settings.authorize_on_failure), FallbackReason.UNREADABLE
-    elif first is not None and first.failure is not None:
-        decision, failure = Decision(settings.authorize_on_failure), first.failure
-    verdict = DecisionRecord(
+    """Call every policy in this thread, without a deadline; none for a request that could not be parsed."""
+    started_at = time.monotonic()
+    outcomes = tuple(_outcome(policy, request, contexts) for policy in policies) if is_readable else ()
+    first = next((outcome for outcome in outcomes if outcome.decision or outcome.failure), None)
+    failure = (first.failure if first else None) if is_readable else FallbackReason.UNREADABLE
+    decision = Decision(settings.authorize_on_failure) if failure else first and first.decision
+    record = DecisionRecord(
         id=uuid4().hex,
-        question=question,
-        decision=decision,
+        request=request,
+        decision=decision or Decision(Allowed.ALLOWED),
         policy=first.policy.name if first else None,
         failure=failure,
         answered_at=datetime.now(UTC),
-        latency=timedelta(seconds=time.monotonic() - begun),
+        latency=timedelta(seconds=time.monotonic() - started_at),
     )
-    return DryRun(verdict, says, ResponseWriter(question.form, settings).answer(verdict))
+    return DryRun(record, outcomes, ResponseWriter(request.form, settings).success(record))
 
 
-def _ask(
-    policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]
+def _outcome(
+    policy: Policy, request: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]
 ) -> PolicyOutcome:
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with structlog.testing.capture_logs() as logs:
-        said, raised = call_guarded(_call_policy, policy, question, contexts)
-    took = timedelta(seconds=time.monotonic() - begun)
+        returned, raised = call_guarded(_call_policy, policy, request, contexts)
+    took = timedelta(seconds=time.monotonic() - started_at)
     if isinstance(raised, KeyboardInterrupt):
         raise raised
     notes = tuple(str(line.get("reason") or line["event"]) for line in logs)
     if isinstance(raised, Indeterminate):
-        failure, words = FallbackReason.INDETERMINATE, f"too little is known: {raised}"
-        return PolicyOutcome(policy, took, failure=failure, error=words, notes=notes)
+        error = f"it cannot decide: {raised}"
+        return PolicyOutcome(policy, took, failure=FallbackReason.INDETERMINATE, error=error, notes=notes)
     if raised is not None:
-        words, stack = f"{type(raised).__name__}: {raised}", "".join(traceback.format_exception(raised))
-        return PolicyOutcome(policy, took, failure=FallbackReason.RAISED, error=words, traceback=stack, notes=notes)
-    if not isinstance(said, Decision | None):
-        words = f"it returned {type(said).__name__}, and no Decision"
-        return PolicyOutcome(policy, took, failure=FallbackReason.RAISED, error=words, notes=notes)
-    return PolicyOutcome(policy, took, said, notes=notes)
+        error, stack = f"{type(raised).__name__}: {raised}", "".join(traceback.format_exception(raised))
+        return PolicyOutcome(policy, took, failure=FallbackReason.RAISED, error=error, traceback=stack, notes=notes)
+    if not isinstance(returned, Decision | None):
+        error = f"it returned {type(returned).__name__} instead of a Decision"
+        return PolicyOutcome(policy, took, failure=FallbackReason.RAISED, error=error, notes=notes)
+    return PolicyOutcome(policy, took, returned, notes=notes)
 
 
 def _call_policy(
-    policy: Policy, question: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]
+    policy: Policy, request: AuthorizationRequest, contexts: Callable[[Policy], AuthorizeContext]
 ) -> object:
-    said = policy.function(question, contexts(policy))
-    if not inspect.isawaitable(said):
-        return said
+    returned = policy.function(request, contexts(policy))
+    if not inspect.isawaitable(returned):
+        return returned
 
     async def awaited() -> object:
-        return await said
+        return await returned
 
     return asyncio.run(awaited())

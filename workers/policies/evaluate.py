@@ -1,60 +1,110 @@
-"""Ask policies in their order, until one of them decides."""
+"""Evaluate policies in their order until one decides, each with a context of its own."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from datetime import UTC, datetime, timedelta
 
-from handlers.kit.policies import AuthorizeContext, Policy
-from handlers.kit.policy_support import Indeterminate
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from handlers.kit.policies import AuthorizeContext, BalanceSnapshot, ChargingKeySnapshot, Indeterminate, Policy
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
+from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.reader import LedgerReader
+from workers.policies.cache import PolicyCache
 from workers.resilience.guarded_call import call_guarded
 
-Contexts: TypeAlias = Callable[[Policy], AuthorizeContext]
+INITIAL_REFRESH_TIMEOUT = timedelta(seconds=2)
+"""How long a process waits for the first copy of the ledger before it accepts requests without one."""
+
+
+@dataclass(frozen=True)
+class PolicyContext(LedgerReader):
+    """The context of one policy: keys, balances and open sessions come from memory, the rest from the ledger."""
+
+    cache: PolicyCache
+    settings: Settings
+    log: FilteringBoundLogger
+
+    def now(self) -> datetime:
+        """Return the current time."""
+        return datetime.now(UTC)
+
+    def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
+        """Return a charging key from memory."""
+        return self.cache.charging_key(identifier)
+
+    def keys_synced_at(self) -> datetime | None:
+        """Return when the list of keys was read from the Drive API."""
+        return self.cache.keys_synced_at()
+
+    def balance(self, user_id: str) -> BalanceSnapshot | None:
+        """Return a balance from memory."""
+        return self.cache.balance(user_id)
+
+    def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
+        """Return the ids of open sessions from memory."""
+        return self.cache.open_sessions(key, user_id)
+
+    def sessions_read_at(self) -> datetime | None:
+        """Return when the open sessions were read from the ledger."""
+        return self.cache.sessions_read_at()
+
+
+def policy_context_factory(settings: Settings) -> Callable[[Policy], AuthorizeContext]:
+    """Open the ledger for the policies of this process, and start the cache; return what makes their contexts."""
+    engine = create_ledger_engine(settings.database_url)
+    cache = PolicyCache(engine, settings)
+    cache.start(INITIAL_REFRESH_TIMEOUT)
+    log = structlog.get_logger()
+    return lambda policy: PolicyContext(engine, cache, settings, log.bind(policy=policy.name))
 
 
 @dataclass(frozen=True)
 class PolicyChain:
-    """Asks policies. The order is theirs: `Plugins.policies`."""
+    """Calls policies in the order of `Plugins.policies`."""
 
     policies: Sequence[Policy]
-    contexts: Contexts
+    contexts: Callable[[Policy], AuthorizeContext]
     executor: Executor | None = field(default=None, repr=False)
-    """Where plain policies run; None: in threads of the running loop's own."""
+    """Where policies that are not async run; None: the event loop's own threads."""
 
     async def evaluate(
         self,
-        question: AuthorizationRequest,
+        request: AuthorizationRequest,
         *,
         skip: Collection[str] = (),
-        begins: Callable[[str], None] = lambda _name: None,
+        on_start: Callable[[str], None] = lambda _name: None,
     ) -> PolicyResult:
-        """Ask each until one decides, or fails; one that is spared fails unasked. `begins` hears of each before."""
+        """Call each policy until one decides or fails. One in `skip` fails without a call. `on_start` precedes each."""
         for policy in self.policies:
             if policy.name in skip:
                 return PolicyResult(policy=policy.name, failure=FallbackReason.CIRCUIT_OPEN)
-            begins(policy.name)
-            returned, failure = await self._call(policy, question)
+            on_start(policy.name)
+            returned, failure = await self._call(policy, request)
             if isinstance(failure, Indeterminate):
                 return PolicyResult(policy=policy.name, failure=FallbackReason.INDETERMINATE, error=str(failure))
             if failure is not None or not isinstance(returned, Decision | None):
                 error = f"returned {type(returned).__name__}" if failure is None else type(failure).__name__
                 return PolicyResult(policy=policy.name, failure=FallbackReason.RAISED, error=error)
             if returned is not None:
-                return PolicyResult(returned, policy.name)
+                # A plain Decision: a plugin's own subclass may not be importable where the result is sent to.
+                return PolicyResult(Decision(returned.allowed, returned.information, returned.reason), policy.name)
         return PolicyResult()
 
-    async def _call(self, policy: Policy, question: AuthorizationRequest) -> tuple[object, BaseException | None]:
+    async def _call(self, policy: Policy, request: AuthorizationRequest) -> tuple[object, BaseException | None]:
         context, failure = call_guarded(self.contexts, policy)
         if failure is not None or context is None:
             return None, failure
         if not policy.is_async:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.executor, call_guarded, policy.function, question, context)
-        called, failure = call_guarded(policy.function, question, context)
+            return await loop.run_in_executor(self.executor, call_guarded, policy.function, request, context)
+        called, failure = call_guarded(policy.function, request, context)
         return (await _outcome(called)) if isinstance(called, Awaitable) else (called, failure)
 
 
@@ -63,7 +113,7 @@ async def _outcome(called: Awaitable[object]) -> tuple[object, BaseException | N
         return await called, None
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if task is not None and task.cancelling():  # it is us who are ended, and not something inside of the policy
+        if task is not None and task.cancelling():  # this task is cancelled, and not something inside the policy
             raise
         return None, asyncio.CancelledError()
     except BaseException as raised:  # noqa: BLE001 - a policy is foreign code: all that it raises is its own

@@ -1,11 +1,11 @@
-"""The lane's judges: each question is put to one that is free, and a judge that is not done in time is replaced.
+"""Pool of policy processes: each request goes to an idle one, and a process that is late is replaced.
 
-question -> [panel] -> judge -> policies -> ruling
+request -> [pool] -> policy process -> policies -> result
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from multiprocessing.forkserver import ensure_running
 
 import structlog
@@ -15,24 +15,27 @@ from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import EvaluatorStatus, PolicyResult
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
-from workers.policies.breakers import PolicyBreakers
-from workers.policies.process_handle import FORKS, PRELOADED, PendingRequest, PolicyProcess
+from workers.policies.process_handle import FORK_SERVER, PRELOADED, PendingRequest, PolicyProcess
+from workers.resilience.circuit_breaker import CircuitBreaker
 
 log = structlog.get_logger()
 
-# In seconds. A judge takes a question in a millisecond, unless a policy keeps it from that: then another one is asked.
+# In seconds. A process starts a policy within a millisecond unless another policy blocks it: then a second process is
+# asked as well (a hedged request).
 HEDGE_AFTER = 0.1
-READY_WITHIN = 30.0
+START_TIMEOUT = 30.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
-LOOK_EVERY = 0.02
+POLL_INTERVAL = 0.02
+# An indeterminate result is not a failure of the policy: the next request may be another driver's.
+COUNTED_FAILURES = (FallbackReason.TIMEOUT, FallbackReason.RAISED, FallbackReason.CRASHED)
 
 
 class PolicyProcessPool:
-    """Keeps AUTHORIZE_PROCESSES judges. Belongs to one event loop, on which no policy ever runs.
+    """Runs AUTHORIZE_PROCESSES policy processes. Belongs to one event loop, on which no policy ever runs.
 
-    A thread cannot be ended, a process can: a judge with a policy that hangs gets no more questions, has until their
-    deadlines for those it has, and is killed. Meanwhile another one takes its seat.
+    A thread cannot be killed, a process can: one whose policy hangs gets no more requests, has until their deadlines
+    for those it has, and is killed. A new process replaces it meanwhile.
     """
 
     def __init__(
@@ -41,78 +44,78 @@ class PolicyProcessPool:
         self._settings = settings
         self._monotonic = monotonic
         self._policies = tuple(policy.name for policy in policies)
-        self._sparing = PolicyBreakers(self._policies, monotonic)
-        self._seats: list[PolicyProcess] = []
-        self._keepers: list[asyncio.Task[None]] = []
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._breakers = PolicyBreakers(self._policies, monotonic)
+        self._processes: list[PolicyProcess] = []
+        self._slots: list[asyncio.Task[None]] = []
+        self._draining: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begin to start the judges. Whoever asks before one is ready waits for it, as long as they have time."""
-        FORKS.set_forkserver_preload(PRELOADED)
-        ensure_running()  # here, not in a thread of a seat's: the kernel ends it with the thread that has started it
-        self._keepers = [asyncio.create_task(self._maintain_slot()) for _ in range(self._settings.authorize_processes)]
+        """Start the processes. A request that comes before one is ready waits for it until its deadline."""
+        FORK_SERVER.set_forkserver_preload(PRELOADED)
+        ensure_running()  # here, and not in a thread: the death signal comes when the thread that forked it ends
+        self._slots = [asyncio.create_task(self._maintain_slot()) for _ in range(self._settings.authorize_processes)]
 
     async def stop(self) -> None:
-        """End all judges at once."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*self._leaving, *(seat.end() for seat in self._seats), return_exceptions=True)
+        """Kill all processes at once."""
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+        await asyncio.gather(*self._draining, *(each.kill() for each in self._processes), return_exceptions=True)
 
     def status(self) -> EvaluatorStatus:
-        """Say how many judges can be asked, and which policies are not."""
-        return EvaluatorStatus(len(self._keepers), len(self._free()), self._sparing.open_policies())
+        """Return how many processes are available, and the policies whose breakers are open."""
+        return EvaluatorStatus(len(self._slots), len(self._available()), self._breakers.open_policies())
 
-    async def evaluate(self, question: AuthorizationRequest, until: float) -> PolicyResult:
-        """Put the question to a judge; to another one, too, if it is not taken at once. The first ruling counts."""
-        spared, probed = self._sparing.acquire()
-        if self._policies[0] in spared:  # what a judge would say is known
-            self._sparing.record(PolicyResult(), (), probed)
+    async def evaluate(self, request: AuthorizationRequest, deadline: float) -> PolicyResult:
+        """Send the request to a process; to a second one, too, if no policy starts at once. The first result counts."""
+        skip, probed = self._breakers.acquire()
+        if self._policies[0] in skip:  # a process would return the same
+            self._breakers.record(PolicyResult(), (), probed)
             return PolicyResult(policy=self._policies[0], failure=FallbackReason.CIRCUIT_OPEN)
-        cases: dict[PendingRequest, PolicyProcess] = {}
-        ruling = PolicyResult(failure=FallbackReason.CRASHED)
+        attempts: dict[PendingRequest, PolicyProcess] = {}
+        result = PolicyResult(failure=FallbackReason.CRASHED)
         try:
-            ruling = await self._dispatch(question, spared, cases, until) or self._failed(cases)
+            result = await self._dispatch(request, skip, attempts, deadline) or self._failure(attempts)
         finally:
-            self._sparing.record(ruling, [name for case in cases for name in case.begun], probed)
-            for case, seat in cases.items():
-                seat.cancel(case)
-        return ruling
+            self._breakers.record(result, [name for pending in attempts for name in pending.started], probed)
+            for pending, process in attempts.items():
+                process.cancel(pending)
+        return result
 
     async def _dispatch(
         self,
-        question: AuthorizationRequest,
-        spared: frozenset[str],
-        cases: dict[PendingRequest, PolicyProcess],
-        until: float,
+        request: AuthorizationRequest,
+        skip: frozenset[str],
+        attempts: dict[PendingRequest, PolicyProcess],
+        deadline: float,
     ) -> PolicyResult | None:
-        while (seat := self._idle_process(besides=cases.values())) is None:
-            if self._monotonic() >= until:
+        while (process := self._idle_process(besides=attempts.values())) is None:
+            if self._monotonic() >= deadline:
                 return None
-            await asyncio.sleep(LOOK_EVERY)
-        cases[seat.submit(question, spared)] = seat
-        ruling = await self._first_result(cases, until, self._monotonic() + HEDGE_AFTER)
-        if ruling is not None or self._monotonic() >= until:
-            return ruling
-        if all(case.is_lost for case in cases):  # it died, perhaps of another question: ask once more
-            return await self._dispatch(question, spared, cases, until) if len(cases) == 1 else None
-        other = self._idle_process(besides=cases.values())
+            await asyncio.sleep(POLL_INTERVAL)
+        attempts[process.submit(request, skip)] = process
+        result = await self._first_result(attempts, deadline, self._monotonic() + HEDGE_AFTER)
+        if result is not None or self._monotonic() >= deadline:
+            return result
+        if all(pending.is_lost for pending in attempts):  # it died, perhaps of another request: try once more
+            return await self._dispatch(request, skip, attempts, deadline) if len(attempts) == 1 else None
+        other = self._idle_process(besides=attempts.values())
         if other is not None:
-            cases[other.submit(question, spared)] = other
-        return await self._first_result(cases, until, until)
+            attempts[other.submit(request, skip)] = other
+        return await self._first_result(attempts, deadline, deadline)
 
     async def _first_result(
-        self, cases: dict[PendingRequest, PolicyProcess], until: float, taken_until: float
+        self, attempts: dict[PendingRequest, PolicyProcess], deadline: float, start_deadline: float
     ) -> PolicyResult | None:
-        """Wait for the first ruling; for no longer than `taken_until` if no policy has been asked by then."""
-        waiting = [case.ruling for case in cases if not case.ruling.done()]
-        limit = taken_until
+        """Return the first result; None at the deadline, or at `start_deadline` if no policy has started by then."""
+        waiting = [pending.result for pending in attempts if not pending.result.done()]
+        limit = start_deadline
         while waiting:
             left = limit - self._monotonic()
             if left <= 0:
-                if limit >= until or not any(case.begun for case in cases):
+                if limit >= deadline or not any(pending.started for pending in attempts):
                     return None
-                limit = until
+                limit = deadline
                 continue
             done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             for each in done:
@@ -121,47 +124,85 @@ class PolicyProcessPool:
             waiting = [each for each in waiting if not each.done()]
         return None
 
-    def _failed(self, cases: dict[PendingRequest, PolicyProcess]) -> PolicyResult:
-        """Say what went wrong, and send away the judges with whom it did."""
-        policy = next((case.begun[-1] for case in cases if case.begun), None)
-        late = [seat for case, seat in cases.items() if not case.is_lost]
-        for seat in late:
-            seat.drain()
+    def _failure(self, attempts: dict[PendingRequest, PolicyProcess]) -> PolicyResult:
+        """Return why there is no result, and drain the processes that were late."""
+        policy = next((pending.started[-1] for pending in attempts if pending.started), None)
+        late = [process for pending, process in attempts.items() if not pending.is_lost]
+        for process in late:
+            process.drain()
         if late:
             return PolicyResult(policy=policy, failure=FallbackReason.TIMEOUT)
-        return PolicyResult(policy=policy, failure=FallbackReason.CRASHED, error="JudgeGone" if cases else "NoJudge")
+        error = "ProcessDied" if attempts else "NoProcess"
+        return PolicyResult(policy=policy, failure=FallbackReason.CRASHED, error=error)
 
-    def _free(self) -> list[PolicyProcess]:
-        return [seat for seat in self._seats if seat.is_free]
+    def _available(self) -> list[PolicyProcess]:
+        return [process for process in self._processes if process.is_available]
 
     def _idle_process(self, besides: Collection[PolicyProcess]) -> PolicyProcess | None:
-        return min((seat for seat in self._free() if seat not in besides), key=lambda seat: seat.load, default=None)
+        candidates = (process for process in self._available() if process not in besides)
+        return min(candidates, key=lambda process: process.load, default=None)
 
     async def _maintain_slot(self) -> None:
-        """Keep one seat taken."""
+        """Run one process at a time, and replace it when it closes."""
         pause = FIRST_PAUSE
         while True:
-            seat = PolicyProcess(self._settings)
-            self._seats.append(seat)
-            is_ready = await seat.start(READY_WITHIN)
+            process = PolicyProcess(self._settings)
+            self._processes.append(process)
+            is_ready = await process.start(START_TIMEOUT)
             if is_ready:
                 pause = FIRST_PAUSE
-                log.info("judge.started")
-                await seat.closed
-                log.warning("judge.replaced", died=seat.is_gone)
+                log.info("policy_process.started")
+                await process.closed
+                log.warning("policy_process.replaced", died=process.is_dead)
             else:
-                log.error("judge.not_started", tried_again_in=pause)
-            self._seats.remove(seat)
-            task = asyncio.create_task(self._drain(seat))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+                log.error("policy_process.start_failed", tried_again_in=pause)
+            self._processes.remove(process)
+            task = asyncio.create_task(self._drain(process))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
             if not is_ready:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
-    async def _drain(self, seat: PolicyProcess) -> None:
-        """Let a judge answer what it still has, then end it."""
+    async def _drain(self, process: PolicyProcess) -> None:
+        """Let a process finish its pending requests, until their deadlines, then kill it."""
         until = self._monotonic() + self._settings.authorize_timeout.total_seconds()
-        while seat.load and self._monotonic() < until:  # noqa: ASYNC110 - nobody waits for it
-            await asyncio.sleep(LOOK_EVERY)
-        await seat.end()
+        while process.load and self._monotonic() < until:  # noqa: ASYNC110 - nothing waits for it
+            await asyncio.sleep(POLL_INTERVAL)
+        await process.kill()
+
+
+class PolicyBreakers:
+    """Circuit breakers for policies: one that keeps failing is not called for a while. For one thread only."""
+
+    def __init__(self, policies: Sequence[str], monotonic: Callable[[], float]) -> None:
+        self._breakers = {name: CircuitBreaker(clock=monotonic) for name in policies}
+        self._probing = dict.fromkeys(policies, 0)
+
+    def open_policies(self) -> tuple[str, ...]:
+        """Return the policies whose breakers are open."""
+        return tuple(name for name, breaker in self._breakers.items() if breaker.is_open)
+
+    def acquire(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Begin a request: return the policies to skip, and those for which it is the probe."""
+        found = self.open_policies()
+        probed = frozenset(
+            name for name in found if self._breakers[name].permits(1, in_flight=self._probing[name]) == 1
+        )
+        for name in probed:
+            self._probing[name] += 1
+        return frozenset(found) - probed, probed
+
+    def record(self, result: PolicyResult, started: Iterable[str], probed: Iterable[str]) -> None:
+        """End a request: record its result for the policies that were called, and release its probes."""
+        for name in probed:
+            self._probing[name] -= 1
+        failed = result.policy if result.failure in COUNTED_FAILURES else None
+        for name in set(started) - {failed}:
+            self._breakers[name].record_success()
+        if failed is not None:
+            breaker = self._breakers[failed]
+            was_open = breaker.is_open
+            breaker.record_failure()
+            if breaker.is_open and not was_open:
+                log.warning("policy.circuit_opened", policy=failed, failure=result.failure)

@@ -1,7 +1,7 @@
-"""What the fork server imports, so that a judge that is needed at once is born with everything loaded.
+"""What multiprocessing's fork server imports, so that a new policy process starts with everything loaded.
 
-It is the parent of the judges and ends with the lane, and they with it. A signal to all of us does not end it: the lane
-still answers then.
+The fork server is the parent of the policy processes; all of them end with `authorize`. SIGTERM to the process group
+does not end it, because `authorize` still answers then.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from workers.policies import process_main
 __all__ = ["process_main"]
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if sys.platform == "linux":  # by itself it would wait for its children, and one of them may hang
+if sys.platform == "linux":  # otherwise it would wait for its children, and one of them may hang
     set_parent_death_signal(os.getppid(), signal.SIGKILL)
-# The lane has loaded them already, and did not start if one is broken.
+# `authorize` has loaded them before, and does not start if one is broken.
 with contextlib.suppress(WebhooksError):
     load_plugins(load_settings())

@@ -1,4 +1,4 @@
-"""A judge as the lane sees it: what it was asked, how far it is, and whether it is still there."""
+"""The parent's side of a policy process: its pending requests, and whether it still lives."""
 
 import asyncio
 import multiprocessing
@@ -10,106 +10,104 @@ import structlog
 from ingest.authorize.evaluator import PolicyResult
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
-from workers.policies.ipc import LENGTH, Evaluate, Evaluated, PolicyStarted, Ready, decode, encode
-from workers.policies.process_main import main
+from workers.policies.process_main import Evaluate, Evaluated, Message, PolicyStarted, Ready, main, receive, send
 
 log = structlog.get_logger()
 
-# A fork of the lane itself would inherit its threads' locks; a new interpreter would need a second to load everything.
-FORKS = multiprocessing.get_context("forkserver")
-# Also the script that runs, which multiprocessing imports in each child unless it is there.
+# A fork of this process would inherit its threads' locks; a new interpreter would need a second to load everything.
+FORK_SERVER = multiprocessing.get_context("forkserver")
+# Also the script that runs, which multiprocessing otherwise imports in each child.
 PRELOADED = ["__main__", "workers.policies.preload"]
-# Bytes. A judge that reads no more has more than a question on its way to it.
+# Bytes. A process with more than that unread is blocked: a request has some hundred.
 MAX_UNSENT = 1_048_576
 
 
 class ProcessDied(Exception):
-    """Raised in place of a ruling when the judge has died."""
+    """Raised in place of a result when the policy process has died."""
 
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A question that was put to a judge."""
+    """A request that was sent to a policy process."""
 
     number: int
-    ruling: asyncio.Future[PolicyResult]
-    begun: list[str] = field(default_factory=list)
-    """The policies it was asked of, the last one perhaps still at it."""
+    result: asyncio.Future[PolicyResult]
+    started: list[str] = field(default_factory=list)
+    """The policies that were called; the last one may still run."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether the judge died over it."""
-        return self.ruling.done() and not self.ruling.cancelled() and self.ruling.exception() is not None
+        """Whether the process died before it had a result."""
+        return self.result.done() and not self.result.cancelled() and self.result.exception() is not None
 
 
 class PolicyProcess:
-    """One judge. Belongs to the lane's event loop."""
+    """One policy process. Belongs to one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cases: dict[int, PendingRequest] = {}
-        self._last = 0
+        self._pending: dict[int, PendingRequest] = {}
+        self._last_number = 0
         self._process: multiprocessing.process.BaseProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
-        """Done when it is to get no more questions: it was late with one, or it has died."""
-        self.is_gone = False
+        """Done when it accepts no more requests: it was late with one, or it has died."""
+        self.is_dead = False
 
-    async def start(self, patience: float) -> bool:
-        """Start the process; say whether it could be asked within so many seconds."""
+    async def start(self, within: float) -> bool:
+        """Start the process; return whether it became ready within so many seconds."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)  # noqa: FBT003 - it takes no name
         with theirs:
-            process = FORKS.Process(target=main, args=(theirs, self._settings), name="judge", daemon=True)
+            process = FORK_SERVER.Process(target=main, args=(theirs, self._settings), name="policies", daemon=True)
             try:
                 await asyncio.to_thread(process.start)
             except (OSError, EOFError) as error:
-                log.error("judge.not_forked", error=type(error).__name__)  # noqa: TRY400 - its stack says no more
+                log.error("policy_process.fork_failed", error=type(error).__name__)  # noqa: TRY400 - its stack says no more
                 ours.close()
                 return False
         self._process = process
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._listening = asyncio.create_task(self._listen(reader))
-        await asyncio.wait([self._ready, self.closed], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        return self.is_free
+        await asyncio.wait([self._ready, self.closed], timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        return self.is_available
 
     @property
-    def is_free(self) -> bool:
-        """Whether it may be asked."""
+    def is_available(self) -> bool:
+        """Whether it accepts requests."""
         if self._writer is None or not self._ready.done() or self.closed.done():
             return False
         return self._writer.transport.get_write_buffer_size() < MAX_UNSENT
 
     @property
     def load(self) -> int:
-        """How many questions it has."""
-        return len(self._cases)
+        """The number of pending requests."""
+        return len(self._pending)
 
-    def submit(self, question: AuthorizationRequest, spared: frozenset[str]) -> PendingRequest:
-        """Put a question to it, without waiting for anything. Only when it is free."""
-        self._last += 1
-        frame = encode(Evaluate(self._last, question, spared))
-        case = PendingRequest(self._last, asyncio.get_running_loop().create_future())
-        self._cases[case.number] = case
+    def submit(self, request: AuthorizationRequest, skip: frozenset[str]) -> PendingRequest:
+        """Send a request, without waiting. Only while the process is available."""
+        self._last_number += 1
+        pending = PendingRequest(self._last_number, asyncio.get_running_loop().create_future())
+        self._pending[pending.number] = pending
         if self._writer is not None:
-            self._writer.write(frame)
-        return case
+            send(self._writer, Evaluate(pending.number, request, skip))
+        return pending
 
-    def cancel(self, case: PendingRequest) -> None:
-        """Wait for a case no longer."""
-        self._cases.pop(case.number, None)
-        case.ruling.cancel()
+    def cancel(self, pending: PendingRequest) -> None:
+        """Forget a request; a result that still comes is ignored."""
+        self._pending.pop(pending.number, None)
+        pending.result.cancel()
 
     def drain(self) -> None:
-        """Give it no more questions."""
+        """Accept no more requests."""
         if not self.closed.done():
             self.closed.set_result(None)
 
-    async def end(self) -> None:
-        """End the process, whatever it is doing."""
+    async def kill(self) -> None:
+        """Kill the process, whatever it is doing, and wait until it is gone."""
         if self._writer is not None:
             self._writer.close()
         if self._listening is not None:
@@ -122,24 +120,25 @@ class PolicyProcess:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while True:
-                (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                self._hear(decode(await reader.readexactly(length)))
-        except (asyncio.IncompleteReadError, ConnectionError):
+                self._on_message(await receive(reader))
+        except EOFError:
+            pass
+        finally:  # also when what it wrote is not a message: it is of no use any more
             self._fail_pending()
 
-    def _hear(self, frame: object) -> None:
-        match frame:
+    def _on_message(self, message: Message) -> None:
+        match message:
             case Ready():
                 self._ready.set_result(None)
-            case PolicyStarted(number, policy) if number in self._cases:
-                self._cases[number].begun.append(policy)
-            case Evaluated(number, ruling) if number in self._cases and not self._cases[number].ruling.done():
-                self._cases[number].ruling.set_result(ruling)
+            case PolicyStarted(number, policy) if number in self._pending:
+                self._pending[number].started.append(policy)
+            case Evaluated(number, result) if number in self._pending and not self._pending[number].result.done():
+                self._pending[number].result.set_result(result)
 
     def _fail_pending(self) -> None:
-        self.is_gone = True
+        self.is_dead = True
         self.drain()
-        for case in self._cases.values():
-            if not case.ruling.done():
-                case.ruling.set_exception(ProcessDied())
-                case.ruling.exception()  # perhaps nobody waits for it any more; asyncio need not log that
+        for pending in self._pending.values():
+            if not pending.result.done():
+                pending.result.set_exception(ProcessDied())
+                pending.result.exception()  # marks it as retrieved: asyncio need not log it if nothing waits for it

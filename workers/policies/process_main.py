@@ -1,72 +1,138 @@
-"""A judge: the process in which policies are asked, and which may hang, burn or die of them.
+"""A policy process: it evaluates policies, which may block, burn CPU or crash it, and no event loop but its own.
 
-lane -> [socket] -> judge -> policies
+endpoint -> [socket] -> policy process -> policies
 """
 
 import asyncio
+import json
 import os
 import signal
 import socket
+import struct
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from dataclasses import dataclass, replace
+from multiprocessing.reduction import ForkingPickler
+from typing import NoReturn, TypeAlias
 
 import structlog
 
+from ingest.authorize.evaluator import PolicyResult
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
+from ingest.wire.authorization.request import AuthorizationRequest
 from workers.dev.child_process import set_parent_death_signal
 from workers.plugins import load_plugins
-from workers.policies.context import policy_context_factory
-from workers.policies.evaluate import PolicyChain
-from workers.policies.ipc import LENGTH, Evaluate, Evaluated, PolicyStarted, Ready, decode, encode
+from workers.policies.evaluate import PolicyChain, policy_context_factory
 
 log = structlog.get_logger()
 
+LENGTH = struct.Struct("!I")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The process has loaded everything and accepts requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Evaluate the policies for a request, under a number of its own."""
+
+    number: int
+    request: AuthorizationRequest
+    skip: frozenset[str]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the document as JSON: pickle recurses twice a level, and would fail on half the depth that arrives."""
+        document = json.dumps(self.request.document)
+        return _restore, (self.number, replace(self.request, document={}), document, self.skip)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyStarted:
+    """The process is about to call a policy."""
+
+    number: int
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The process is done with a request."""
+
+    number: int
+    result: PolicyResult
+
+
+Message: TypeAlias = Ready | Evaluate | PolicyStarted | Evaluated
+
+
+def send(writer: asyncio.StreamWriter, message: Message) -> None:
+    """Buffer a message without waiting."""
+    content = ForkingPickler.dumps(message)
+    writer.write(LENGTH.pack(len(content)) + content)
+
+
+async def receive(reader: asyncio.StreamReader) -> Message:
+    """Return the next message. Raise EOFError once the other process has closed the socket or died.
+
+    A stream and not multiprocessing's Connection, whose `recv` blocks while the other process has written half of one.
+    """
+    try:
+        (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+        message: Message = ForkingPickler.loads(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        raise EOFError from None
+    return message
+
 
 def main(channel: socket.socket, settings: Settings) -> NoReturn:
-    """Answer what comes over the channel until it is closed; then end at once, whatever policies are doing."""
+    """Serve requests from the socket until it is closed, then exit at once, whatever policies are doing."""
     code = 1
     try:
         if sys.platform == "linux":
             set_parent_death_signal(os.getppid(), signal.SIGKILL)
-        for number in (signal.SIGINT, signal.SIGTERM):  # the lane ends us, when the last question is answered
+        for number in (signal.SIGINT, signal.SIGTERM):  # the parent ends this process after the last response
             signal.signal(number, signal.SIG_IGN)
-        configure_logging(settings, "judge")
+        configure_logging(settings, "policies")
         asyncio.run(_serve(channel, settings))
         code = 0
-    except Exception as error:  # noqa: BLE001 - nobody else would hear of it: this process ends here
+    except Exception as error:  # noqa: BLE001 - the last chance to log it: this process ends here
         reason = str(error) if isinstance(error, WebhooksError) else type(error).__name__
-        log.error("judge.failed", reason=reason)  # noqa: TRY400 - its text may be anything
+        log.error("policy_process.failed", reason=reason)  # noqa: TRY400 - its text may be anything
     finally:
-        os._exit(code)  # and not sys.exit, which would wait for threads that may hang
+        os._exit(code)  # sys.exit would wait for threads that may hang
 
 
 async def _serve(channel: socket.socket, settings: Settings) -> None:
     reader, writer = await asyncio.open_connection(sock=channel)
-    asking = PolicyChain(
+    chain = PolicyChain(
         load_plugins(settings).policies,
         policy_context_factory(settings),
         ThreadPoolExecutor(settings.authorize_concurrency, "policy"),
     )
-    writer.write(encode(Ready()))
+    send(writer, Ready())
     tasks: set[asyncio.Task[None]] = set()
     while True:
         try:
-            (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-            put = decode(await reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
+            message = await receive(reader)
+        except EOFError:
             return
-        if isinstance(put, Evaluate):
-            task = asyncio.create_task(_handle(asking, put, writer))
+        if isinstance(message, Evaluate):
+            task = asyncio.create_task(_handle(chain, message, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
 
-async def _handle(asking: PolicyChain, put: Evaluate, writer: asyncio.StreamWriter) -> None:
-    def begins(policy: str) -> None:
-        writer.write(encode(PolicyStarted(put.number, policy)))  # goes out at once, before the policy can hang
+async def _handle(chain: PolicyChain, message: Evaluate, writer: asyncio.StreamWriter) -> None:
+    def on_start(policy: str) -> None:
+        send(writer, PolicyStarted(message.number, policy))  # sent at once, before the policy can block
 
-    ruling = await asking.evaluate(put.question, skip=put.spared, begins=begins)
-    writer.write(encode(Evaluated(put.number, ruling)))
+    result = await chain.evaluate(message.request, skip=message.skip, on_start=on_start)
+    send(writer, Evaluated(message.number, result))
+
+
+def _restore(number: int, request: AuthorizationRequest, document: str, skip: frozenset[str]) -> Evaluate:
+    return Evaluate(number, replace(request, document=json.loads(document)), skip)

@@ -1,4 +1,4 @@
-"""The process type `authorize`: the lane on a socket, with the policies of all plugins, until somebody ends it."""
+"""The process type `authorize`: serves the authorization endpoint with the policies of all plugins until a signal."""
 
 import gc
 import signal
@@ -24,24 +24,24 @@ log = structlog.get_logger()
 
 
 def authorize(settings: Settings) -> None:
-    """Serve until a signal. Raise SettingsError, PluginError or SystemExit, one sentence, if that cannot even begin."""
+    """Serve until a signal. Raise SettingsError, PluginError or SystemExit, in one sentence, if it cannot start."""
     configure_logging(settings, "authorize")
     settings.require_credentials()
     policies = load_plugins(settings).policies
     sockets = listening_sockets(settings.host, settings.authorize_port)
-    judges: PolicyEvaluator = PolicyProcessPool(settings, policies) if policies else AllowAllEvaluator()
-    lane = create_authorize_app(settings, judges, open_recorder(settings))
-    config = uvicorn_config(lane, timed_protocol(settings.authorize_timeout))
-    # The loop that answers shares the interpreter with the thread that records: it shall not wait 5 ms for its turn.
+    evaluator: PolicyEvaluator = PolicyProcessPool(settings, policies) if policies else AllowAllEvaluator()
+    app = create_authorize_app(settings, evaluator, open_recorder(settings))
+    config = uvicorn_config(app, timed_protocol(settings.authorize_timeout))
+    # The event loop shares the interpreter with the recorder's thread: it must not wait 5 ms for its turn.
     sys.setswitchinterval(0.001)
-    # What is here now stays: the collector need not look at it again and again.
+    # What is loaded now stays loaded: the garbage collector need not traverse it again.
     gc.collect()
     gc.freeze()
-    # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
+    # uvicorn raises the signal once more when it has ended; the exit code shall be 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _exit_cleanly)
     host, port = sockets[0].getsockname()[:2]
-    log.info("lane.opened", host=host, port=port, policies=[policy.name for policy in policies])
+    log.info("authorize.listening", host=host, port=port, policies=[policy.name for policy in policies])
     DrainingServer(config).run(sockets=sockets)
 
 

@@ -1,4 +1,4 @@
-"""The clock's duties that read from the Drive API what policies want to know, so that no answer waits for it."""
+"""Periodic tasks that copy charging keys and balances from the Drive API, so that no decision waits for it."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,83 +27,83 @@ log = structlog.get_logger()
 now = partial(datetime.now, UTC)
 
 MARGIN = timedelta(seconds=30)
-"""How much longer than one answer may take what is read is left to who reads it. If they die, others read it then."""
-AGAIN_AFTER = timedelta(seconds=30)
-"""When what could not be read is tried again."""
-EARLIEST_AGAIN = timedelta(minutes=1)
-"""How old the list of keys is at least when a question about an unknown key has it read before its time."""
+"""How much longer a lease is than one response may take. After it, another clock takes over from one that died."""
+RETRY_AFTER = timedelta(seconds=30)
+"""When a failed read is tried again."""
+MIN_AGE = timedelta(minutes=1)
+"""How old the list of keys must be before a request with an unknown key makes it due early."""
 RECENT_REQUESTS = 1000
-AT_ONCE = 10
+MAX_CONCURRENT = 10
 
 
-def sync_tasks(equipment: Resources) -> list[PeriodicTask]:
-    """Make them: none without policies, or without a key of the Drive API."""
-    settings = equipment.settings
-    if not (settings.has_drive and equipment.plugins.policies):
+def sync_tasks(resources: Resources) -> list[PeriodicTask]:
+    """Return the tasks: none without policies, or without a key of the Drive API."""
+    settings = resources.settings
+    if not (settings.has_drive and resources.plugins.policies):
         return []
-    drive = DriveClient(settings, equipment.connection)
-    duties: list[PeriodicTask] = [SyncChargingKeys(equipment, drive)]
+    drive = DriveClient(settings, resources.connection)
+    tasks: list[PeriodicTask] = [SyncChargingKeys(resources, drive)]
     if settings.drive_balance_path is not None:
-        duties.append(SyncBalances(equipment, drive))
-    return duties
+        tasks.append(SyncBalances(resources, drive))
+    return tasks
 
 
 class LeaseLost(Exception):
-    """Raised when another clock has taken on what was being read: its lease was over, or it had to be read at once."""
+    """Raised when another clock has taken over: the lease had expired, or the read was made due at once."""
 
 
 class SyncChargingKeys:
-    """Reads the list of charging keys as a whole: of AUTHORIZE_FLEETS, or of the organization.
+    """Reads the whole list of charging keys: of AUTHORIZE_FLEETS, or of the organization.
 
-    It takes the place of the last one only when all of it was read; until then, and if that fails, the last one stands.
+    It replaces the last list in one transaction, when all of it was read; if that fails, the last list stays.
     """
 
     name = "keys"
     every = timedelta(seconds=5)
 
-    def __init__(self, equipment: Resources, drive: DriveClient) -> None:
-        self._engine = equipment.engine
-        self._settings = equipment.settings
+    def __init__(self, resources: Resources, drive: DriveClient) -> None:
+        self._engine = resources.engine
+        self._settings = resources.settings
         self._drive = drive
         self._claimed_until = now()
 
     def run(self) -> None:
-        """Read the list if it is due."""
+        """Read the list if it is due. Raise DriveError, once the failure is recorded."""
         until = now() + self._settings.drive_patience + MARGIN
         if not run_in_transaction(self._engine, lambda ledger: self._claim(ledger, until)):
             return
         self._claimed_until = until
         try:
             listed = list(self._read())
-            changed = run_in_transaction(self._engine, lambda ledger: self._keep(ledger, listed))
+            changed = run_in_transaction(self._engine, lambda ledger: self._replace(ledger, listed))
         except DriveError as failure:
             reason = str(failure)
-            run_in_transaction(self._engine, lambda ledger: self._fail(ledger, reason))
+            run_in_transaction(self._engine, lambda ledger: self._record_failure(ledger, reason))
             raise
         except LeaseLost:
-            log.info("keys.left_to_another")
+            log.info("keys.lease_lost")
             return
-        log.info("keys.read", keys=len(listed), changed=changed)
+        log.info("keys.synced", keys=len(listed), changed=changed)
 
     def _claim(self, ledger: Connection, until: datetime) -> bool:
         at = now()
         last = sync_state.get(ledger, KEYS)
-        if last is not None and self._is_too_old(ledger, last, at):
+        if last is not None and self._is_outdated(ledger, last, at):
             sync_state.expedite(ledger, KEYS, at, instead_of=last.due_at)
         return sync_state.claim(ledger, KEYS, at, until - at)
 
-    def _is_too_old(self, ledger: Connection, last: SyncState, at: datetime) -> bool:
-        if last.read_at is None or last.failed_at is not None or at - last.read_at < EARLIEST_AGAIN:
+    def _is_outdated(self, ledger: Connection, last: SyncState, at: datetime) -> bool:
+        if last.read_at is None or last.failed_at is not None or at - last.read_at < MIN_AGE:
             return False
-        if last.due_at != last.read_at + self._settings.authorize_keys_every:  # somebody is reading it just now
+        if last.due_at != last.read_at + self._settings.authorize_keys_every:  # it is being read
             return False
         return self._has_unknown(ledger, authorizations.keys_asked_for(ledger, last.read_at, RECENT_REQUESTS))
 
-    def _has_unknown(self, ledger: Connection, asked: Iterable[str]) -> bool:
-        """Say whether one of the keys is not listed: Plugsurfing asks about keys that it knows, so the list is old."""
-        by_key = {key: candidate_spellings(key, self._settings.authorize_key_bytes) for key in asked}
-        known = charging_keys.existing(ledger, {spelt for several in by_key.values() for spelt in several})
-        return any(known.isdisjoint(several) for several in by_key.values())
+    def _has_unknown(self, ledger: Connection, requested: Iterable[str]) -> bool:
+        """Return whether a key is not listed: Plugsurfing sends keys that it knows, so the list is outdated."""
+        spellings = [candidate_spellings(key, self._settings.authorize_key_bytes) for key in requested]
+        known = charging_keys.existing(ledger, {each for candidates in spellings for each in candidates})
+        return any(known.isdisjoint(candidates) for candidates in spellings)
 
     def _read(self) -> Iterator[KeyRow]:
         for fleet_id in self._settings.authorize_fleets or (None,):
@@ -113,18 +113,18 @@ class SyncChargingKeys:
                 self._renew_lease()
 
     def _renew_lease(self) -> None:
-        """Renew the lease unless there is time for another answer."""
-        at, answer_takes = now(), self._settings.drive_patience
-        if self._claimed_until - at > answer_takes:
+        """Renew the lease unless there is time for another response. Raise LeaseLost."""
+        at, response_takes = now(), self._settings.drive_patience
+        if self._claimed_until - at > response_takes:
             return
-        before, until = self._claimed_until, at + answer_takes + MARGIN
+        before, until = self._claimed_until, at + response_takes + MARGIN
         if not run_in_transaction(self._engine, lambda ledger: sync_state.renew(ledger, KEYS, before, until)):
             raise LeaseLost
         self._claimed_until = until
 
-    def _keep(self, ledger: Connection, listed: list[KeyRow]) -> int:
+    def _replace(self, ledger: Connection, listed: list[KeyRow]) -> int:
         at, settings = now(), self._settings
-        if not sync_state.renew(ledger, KEYS, self._claimed_until, at):  # a newer list may stand already
+        if not sync_state.renew(ledger, KEYS, self._claimed_until, at):  # there may be a newer list already
             raise LeaseLost
         generation = sync_state.begin_generation(ledger, KEYS)
         changed = charging_keys.replace_all(ledger, listed, generation, at)
@@ -133,27 +133,27 @@ class SyncChargingKeys:
             balances.schedule_contracts(ledger, at)
         return changed
 
-    def _fail(self, ledger: Connection, reason: str) -> None:
+    def _record_failure(self, ledger: Connection, reason: str) -> None:
         at = now()
-        if sync_state.renew(ledger, KEYS, self._claimed_until, at):  # else another clock reads it: it shall go on
-            sync_state.failed(ledger, KEYS, at, at + AGAIN_AFTER, reason)
+        if sync_state.renew(ledger, KEYS, self._claimed_until, at):  # otherwise another clock reads it
+            sync_state.failed(ledger, KEYS, at, at + RETRY_AFTER, reason)
 
 
 class SyncBalances:
-    """Reads the balances that are due, those that a driver waits for first, AUTHORIZE_BALANCES_A_MINUTE at most."""
+    """Reads the balances that are due, requested ones first, at most AUTHORIZE_BALANCES_A_MINUTE."""
 
     name = "balances"
     every = timedelta(seconds=1)
 
-    def __init__(self, equipment: Resources, drive: DriveClient) -> None:
-        self._engine = equipment.engine
-        self._settings = equipment.settings
+    def __init__(self, resources: Resources, drive: DriveClient) -> None:
+        self._engine = resources.engine
+        self._settings = resources.settings
         self._drive = drive
-        self._allowance = TokenBucket(equipment.settings.authorize_balances_a_minute)
+        self._allowance = TokenBucket(resources.settings.authorize_balances_a_minute)
 
     def run(self) -> None:
-        """Read some, several at the same time. Raises what is wrong with the Drive API, once what was read is kept."""
-        limit = min(self._allowance.available(), AT_ONCE)
+        """Read some concurrently. Raise DriveError if one failed, once the others are stored."""
+        limit = min(self._allowance.available(), MAX_CONCURRENT)
         if limit == 0 or not self._is_any_due():
             return
         lease = self._settings.drive_patience + MARGIN
@@ -162,15 +162,15 @@ class SyncBalances:
             return
         self._allowance.consume(len(users))
         with ThreadPoolExecutor(len(users)) as pool:
-            answers = dict(zip(users, pool.map(self._read, users), strict=True))
-        read = [answer for answer in answers.values() if isinstance(answer, Balance)]
-        failed = {user_id: answer for user_id, answer in answers.items() if isinstance(answer, DriveError)}
-        run_in_transaction(self._engine, lambda ledger: self._keep(ledger, read, failed))
+            results = dict(zip(users, pool.map(self._read, users), strict=True))
+        read = [result for result in results.values() if isinstance(result, Balance)]
+        failed = {user_id: result for user_id, result in results.items() if isinstance(result, DriveError)}
+        run_in_transaction(self._engine, lambda ledger: self._store(ledger, read, failed))
         if failed:
             raise next(iter(failed.values()))
 
     def _is_any_due(self) -> bool:
-        # On SQLite a look, unlike a claim, keeps nobody from writing.
+        # On SQLite a read, unlike a claim, does not block writers.
         return read_once(self._engine, lambda ledger: balances.is_any_due(ledger, now()))
 
     def _read(self, user_id: str) -> Balance | DriveError:
@@ -181,16 +181,16 @@ class SyncBalances:
         except DriveError as failure:
             return failure
 
-    def _keep(self, ledger: Connection, read: list[Balance], failed: dict[str, DriveError]) -> None:
+    def _store(self, ledger: Connection, read: list[Balance], failed: dict[str, DriveError]) -> None:
         every = self._settings.authorize_balances_every
         balances.put(ledger, read, every=every, otherwise=max(every, self._settings.authorize_balances_stale / 2))
         for user_id, failure in sorted(failed.items()):
-            after = AGAIN_AFTER if isinstance(failure, DriveUnavailable) else every
+            after = RETRY_AFTER if isinstance(failure, DriveUnavailable) else every
             balances.failed(ledger, [user_id], now(), now() + after, str(failure))
 
 
 def row_of(key: ChargingKey, fleet_id: str | None) -> KeyRow:
-    """Write a key as the ledger keeps it; a fleet's list need not say which fleet it is."""
+    """Return the row of a key; `fleet_id` is the fleet whose list it is from, because a key need not have one."""
     contract = None if key.contract_id is None else sanitize_text(key.contract_id)
     return KeyRow(
         identifier=sanitize_text(normalize(key.identifier))[:LONGEST_TEXT],

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from handlers import Context, RetryLater
-from handlers.kit.context import KEY_BYTES, DeferredEffects, Push
+from handlers.kit.context import MAX_KEY_BYTES, DeferredEffects, Push
 from handlers.kit.session import DriverAssignment, Session
 from handlers.kit.testing import context_for
 from ingest.events import SessionStarted
@@ -62,14 +62,14 @@ def test_an_expiry_without_a_time_zone_is_refused():
 
 def test_long_keys_become_short_ones_and_stay_different():
     ctx = context_for(EVENT)
-    longest, longer, other = "k" * KEY_BYTES, "k" * (KEY_BYTES + 1), "k" * KEY_BYTES + "\ud800"
+    longest, longer, other = "k" * MAX_KEY_BYTES, "k" * (MAX_KEY_BYTES + 1), "k" * MAX_KEY_BYTES + "\ud800"
     for key in (longest, longer, longer, other):
         push(ctx, collapse_key=key, idempotency_key=key)
     keys = [push.collapse_key for push in ctx.writes.pushes]
     assert keys == [push.idempotency_key for push in ctx.writes.pushes]
     assert keys[0] == longest
     assert keys[1] == keys[2] != keys[3]
-    assert max(map(len, keys[1:])) <= KEY_BYTES
+    assert max(map(len, keys[1:])) <= MAX_KEY_BYTES
 
 
 def test_a_session_with_a_driver_is_found():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.decimals import read_decimal, total
+from handlers.kit.field_extraction import parse_decimal, total
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from handlers.kit.decimals import read_decimal, total
     ],
 )
 def test_a_number_is_read_to_its_last_digit(value, written):
-    assert str(read_decimal(value)) == written
+    assert str(parse_decimal(value)) == written
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_number_is_read_to_its_last_digit(value, written):
 )
 def test_what_is_no_number_is_not_taken_for_one(value):
     with pytest.raises(ValueError, match="is not a number"):
-        read_decimal(value)
+        parse_decimal(value)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_is_no_number_is_not_taken_for_one(value):
 )
 def test_a_number_that_no_ledger_can_keep_is_refused(value):
     with pytest.raises(ValueError, match="too many digits"):
-        read_decimal(value)
+        parse_decimal(value)
 
 
 def test_no_digit_is_lost_in_a_sum():
@@ -62,6 +62,6 @@ def test_no_digit_is_lost_in_a_sum():
 
 @given(st.lists(st.tuples(st.integers(-(10**49), 10**49), st.integers(1, 100)), max_size=20))
 def test_a_sum_is_that_of_whole_numbers(pairs):
-    amounts = [(read_decimal(f"{number}e-20"), times) for number, times in pairs]
+    amounts = [(parse_decimal(f"{number}e-20"), times) for number, times in pairs]
     expected = sum(number * times for number, times in pairs)
     assert total(amounts) == Decimal(f"{expected}e-20")

@@ -1,6 +1,6 @@
 import pytest
 
-from handlers.kit.field_extraction import first_valid, read_currency, read_text, read_user_id
+from handlers.kit.field_extraction import first_valid, parse_currency, parse_text, parse_user_id
 
 
 @pytest.mark.parametrize(
@@ -15,28 +15,28 @@ from handlers.kit.field_extraction import first_valid, read_currency, read_text,
     ],
 )
 def test_the_first_that_can_be_read_counts(found, picked):
-    assert first_valid(found, read_text) == picked
+    assert first_valid(found, parse_text) == picked
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [("a", "a"), (17, "17"), (0, "0"), (" ", " "), ("a\0\ud800", "a\\u0000\\ud800")]
 )
 def test_a_text_or_a_whole_number_names_something(value, text):
-    assert read_text(value) == text
+    assert parse_text(value) == text
 
 
 @pytest.mark.parametrize("value", [True, 1.5, {}, []])
 def test_nothing_else_does(value):
     with pytest.raises(ValueError, match="is not text"):
-        read_text(value)
+        parse_text(value)
 
 
 def test_a_name_that_is_cut_would_be_another_name():
-    assert len(read_user_id("x" * 500)) == 500
+    assert len(parse_user_id("x" * 500)) == 500
     with pytest.raises(ValueError, match="too long"):
-        read_user_id("x" * 501)
+        parse_user_id("x" * 501)
 
 
 @pytest.mark.parametrize(("value", "currency"), [("eur", "EUR"), ("€", "€"), ("Bitcoin", "Bitcoin"), (978, "978")])
 def test_a_currency_is_written_in_capitals(value, currency):
-    assert read_currency(value) == currency
+    assert parse_currency(value) == currency

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.kit.merge import FEES_KEPT, UNKNOWN_STATUSES_KEPT, USERS_KEPT, merge, with_clock_skew
+from handlers.kit.merge import MAX_FEES, MAX_UNKNOWN_STATUSES, MAX_USERS, merge, with_clock_skew
 from handlers.kit.session import ClockSkew, DriverAssignment, FeeNotice, Session, StatusTimes
 from handlers.kit.statuses import Anomaly
 
@@ -17,10 +17,10 @@ SOURCE = frozenset({"event"})
 # Few values, so that equal times, repeated names and more than is kept all come up often.
 times = st.integers(0, 5).map(lambda minutes: AT + minutes * MINUTE)
 sources = st.sampled_from(["event", "drive"])
-users = st.sampled_from([f"user{number}" for number in range(USERS_KEPT + 4)])
-fee_types = st.sampled_from([f"FEE_{number}" for number in range(FEES_KEPT + 4)])
+users = st.sampled_from([f"user{number}" for number in range(MAX_USERS + 4)])
+fee_types = st.sampled_from([f"FEE_{number}" for number in range(MAX_FEES + 4)])
 statuses = st.sampled_from(
-    ["STARTED", "STOPPED", "COMPLETE", *(f"NEW_{number}" for number in range(UNKNOWN_STATUSES_KEPT + 4))]
+    ["STARTED", "STOPPED", "COMPLETE", *(f"NEW_{number}" for number in range(MAX_UNKNOWN_STATUSES + 4))]
 )
 
 # What one source says: several facts at once, statuses that nobody knows yet.
@@ -32,7 +32,7 @@ readings = st.builds(
     ),
     users=st.dictionaries(users, st.builds(DriverAssignment, times, sources), max_size=8),
     fees=st.dictionaries(fee_types, st.builds(FeeNotice, times, times, sources), max_size=8),
-    lead=st.none() | st.builds(ClockSkew, times, times, sources),
+    clock_skew=st.none() | st.builds(ClockSkew, times, times, sources),
 )
 sessions = st.lists(readings, max_size=4).map(lambda parts: reduce(merge, parts, Session.empty("S")))
 
@@ -59,15 +59,13 @@ def test_merging_is_idempotent_and_nothing_adds_nothing(session):
 
 @given(sessions)
 def test_a_record_does_not_grow_without_end(session):
-    assert len(session.users) <= USERS_KEPT
-    assert len(session.fees) <= FEES_KEPT
-    assert sum(status.startswith("NEW_") for status in session.statuses) <= UNKNOWN_STATUSES_KEPT
+    assert len(session.users) <= MAX_USERS
+    assert len(session.fees) <= MAX_FEES
+    assert sum(status.startswith("NEW_") for status in session.statuses) <= MAX_UNKNOWN_STATUSES
 
 
 def test_among_too_many_users_the_latest_is_the_driver():
-    named = [
-        Session("S", users={f"user{n}": DriverAssignment(AT + n * MINUTE, "event")}) for n in range(USERS_KEPT + 5)
-    ]
+    named = [Session("S", users={f"user{n}": DriverAssignment(AT + n * MINUTE, "event")}) for n in range(MAX_USERS + 5)]
     assert reduce(merge, named).user_id == reduce(merge, named[::-1]).user_id == named[-1].user_id
 
 
@@ -88,7 +86,7 @@ def test_two_sessions_are_not_merged():
 def test_a_time_ahead_of_our_clock_is_an_anomaly_however_late_it_is_read_again():
     session = with_clock_skew(Session.empty("S"), AT + 6 * MINUTE, AT, 5 * MINUTE)
     assert session.anomalies == (Anomaly.AHEAD_OF_CLOCK,)
-    assert session.lead.span == 6 * MINUTE
+    assert session.clock_skew.span == 6 * MINUTE
     assert with_clock_skew(session, AT + 6 * MINUTE, AT + 99 * MINUTE, 5 * MINUTE) == session
 
 

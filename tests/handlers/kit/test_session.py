@@ -30,7 +30,7 @@ sessions = st.builds(
     statuses=st.dictionaries(st.sampled_from(list(STATUSES)) | words, moments),
     users=st.dictionaries(words, st.builds(DriverAssignment, times, words)),
     fees=st.dictionaries(words, st.builds(FeeNotice, times, times, words)),
-    lead=st.none() | st.builds(ClockSkew, times, times, words),
+    clock_skew=st.none() | st.builds(ClockSkew, times, times, words),
 )
 
 
@@ -51,7 +51,7 @@ def test_equal_sessions_have_the_same_json(session):
     turned = Session(
         session.session_id,
         *(dict(reversed(facts.items())) for facts in (session.statuses, session.users, session.fees)),
-        session.lead,
+        session.clock_skew,
     )
     assert json.dumps(turned.to_document()) == json.dumps(session.to_document())
 

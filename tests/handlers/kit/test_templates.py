@@ -23,7 +23,7 @@ OPERATORS = [None, "Stadtwerke", "Example Charging Company of Northern Europe"]
 
 def said(locale, kind="BLOCKING", *, starts_at=SOON, operator=None, zone="Europe/Berlin", **given):
     facts = {"starts_at": starts_at, "operator": operator}
-    return given.pop("wording", WARNING).words(Recipient(locale, zone), facts, now=NOW, kind=kind, **given)
+    return given.pop("wording", WARNING).render(Recipient(locale, zone), facts, now=NOW, kind=kind, **given)
 
 
 def module_with(*wordings):

@@ -253,9 +253,9 @@ def test_every_answer_is_recorded_with_what_it_came_of(lane):
     lane.ask(keyIdentifier="0414DA", referenceId="r1")
     (verdict,) = lane.verdicts()
     assert (verdict.decision, verdict.policy, verdict.failure) == (BLOCKED.decision, "by_key", None)
-    assert verdict.question.reference_id == "r1"
+    assert verdict.request.reference_id == "r1"
     assert verdict.latency.total_seconds() > 0
-    assert verdict.question.received_at <= verdict.answered_at
+    assert verdict.request.received_at <= verdict.answered_at
     assert len(verdict.id) == 32
 
 
@@ -266,21 +266,21 @@ def test_a_log_line_holds_no_key_and_no_body(lane):
         lane.client.post(ASK, headers={"Authorization": "a-wrong-secret"})
         lane.verdicts(2)
     names = [line["event"] for line in logs]
-    assert names.count("question.answered") == 2
-    assert names.count("question.refused") == 1
+    assert names.count("authorization.answered") == 2
+    assert names.count("authorization.refused") == 1
     assert not [word for word in ("0414DA", "driver-7", "secret") if word in str(logs)]
 
 
 def test_a_door_that_breaks_answers_503_and_logs_neither_key_nor_path(lane, monkeypatch):
     def breaks(_self, verdict):
-        raise KeyError(verdict.question.key)
+        raise KeyError(verdict.request.key)
 
-    monkeypatch.setattr(ResponseWriter, "answer", breaks)
+    monkeypatch.setattr(ResponseWriter, "success", breaks)
     with capture_logs() as logs:
         answers = [lane.client.post(OCPI), lane.ask(keyIdentifier="0414DA")]
     for answer in answers:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        assert answer.json() == {"error": "The question cannot be answered right now."}
+        assert answer.json() == {"error": "The request cannot be answered right now."}
     assert [(line["event"], line["place"], line["error"]) for line in logs] == [
         ("request.failed", "ocpi", "KeyError"),
         ("request.failed", "plugsurfing", "KeyError"),

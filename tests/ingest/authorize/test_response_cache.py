@@ -10,7 +10,7 @@ def asked(script, **given):
 
     async def run():
         now = [0.0]
-        memory = ResponseCache(given.pop("span", timedelta(seconds=60)), monotonic=lambda: now[0], **given)
+        memory = ResponseCache(given.pop("ttl", timedelta(seconds=60)), monotonic=lambda: now[0], **given)
         repeats = []
         for number, (request, wait) in enumerate(script):
             now[0] += wait
@@ -19,7 +19,7 @@ def asked(script, **given):
                 return PolicyResult()
 
             remembered, is_repeat = memory.get_or_compute(request, str(number), ask)
-            await remembered.ruling
+            await remembered.result
             repeats.append(remembered.id if is_repeat else None)
         return repeats
 
@@ -31,8 +31,14 @@ def test_a_request_is_remembered_for_a_span_from_its_first_time():
 
 
 def test_of_too_many_the_oldest_are_forgotten():
-    assert asked([(b"a", 0), (b"b", 0), (b"c", 0), (b"c", 0), (b"a", 0)], places=2) == [None, None, None, "2", None]
+    assert asked([(b"a", 0), (b"b", 0), (b"c", 0), (b"c", 0), (b"a", 0)], max_entries=2) == [
+        None,
+        None,
+        None,
+        "2",
+        None,
+    ]
 
 
 def test_a_span_of_nothing_remembers_nothing():
-    assert asked([(b"a", 0), (b"a", 0)], span=timedelta()) == [None, None]
+    assert asked([(b"a", 0), (b"a", 0)], ttl=timedelta()) == [None, None]

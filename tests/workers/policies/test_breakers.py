@@ -1,6 +1,6 @@
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
-from workers.policies.breakers import PolicyBreakers
+from workers.policies.pool import PolicyBreakers
 from workers.resilience.circuit_breaker import FAILURES, PAUSE
 
 LATE = PolicyResult(policy="slow", failure=FallbackReason.TIMEOUT)

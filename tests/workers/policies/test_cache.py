@@ -64,7 +64,7 @@ def test_keys_are_found_however_they_are_spelt_and_until_they_are_gone(ledger, f
 
 
 def test_a_long_list_is_copied_page_by_page(ledger, facts, monkeypatch):
-    monkeypatch.setattr("workers.policies.cache.AT_ONCE", 3)
+    monkeypatch.setattr("workers.policies.cache.PAGE_SIZE", 3)
     list_keys(ledger, *(KeyRow(f"{number:04x}", enabled=True) for number in range(10)))
     facts.refresh()
     assert all(facts.charging_key(f"{number:04x}") for number in range(10))
@@ -104,7 +104,7 @@ def test_open_sessions_are_named_by_key_and_by_user(ledger, facts):
 
 
 def test_the_key_of_a_session_may_become_known_later(ledger, facts, monkeypatch):
-    monkeypatch.setattr("workers.policies.cache.LOOKED_UP_EVERY", timedelta())
+    monkeypatch.setattr("workers.policies.cache.LOOKUP_EVERY", timedelta())
     with ledger.begin() as conn:
         sessions.merge(conn, {"s1": says("STARTED")})
     facts.refresh()
@@ -132,7 +132,7 @@ def test_while_the_ledger_is_away_what_was_known_is_known(tmp_path, settings):
 
 
 def test_the_copy_is_kept_fresh_by_itself(ledger, facts, monkeypatch, until):
-    monkeypatch.setattr("workers.policies.cache.LOOK_EVERY", timedelta(milliseconds=10))
+    monkeypatch.setattr("workers.policies.cache.REFRESH_EVERY", timedelta(milliseconds=10))
     facts.start(timedelta(seconds=20))
     list_keys(ledger, KeyRow("04a1", enabled=True))
     until(lambda: facts.charging_key("04a1"))

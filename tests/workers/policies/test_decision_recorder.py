@@ -21,7 +21,7 @@ from workers.policies.decision_recorder import BufferedDecisionRecorder
 def verdict(**parts):
     usual = {
         "id": uuid4().hex,
-        "question": authorization_request(key="04:A1", session_id="s1"),
+        "request": authorization_request(key="04:A1", session_id="s1"),
         "decision": Decision(Allowed.BLOCKED, reason="disabled"),
         "policy": "key_list",
         "failure": None,
@@ -58,17 +58,17 @@ def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
 
 
 def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(tmp_path, monkeypatch, until):
-    monkeypatch.setattr(decision_recorder, "PATIENCE", 0.01)
+    monkeypatch.setattr(decision_recorder, "WRITE_TIMEOUT", 0.01)
     monkeypatch.setattr(decision_recorder, "PAUSE", timedelta(milliseconds=10))
     engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
-    recorder = BufferedDecisionRecorder(engine, most_waiting=3)
+    recorder = BufferedDecisionRecorder(engine, max_buffered=3)
     with structlog.testing.capture_logs() as logs:
         recorder.start()
         for _ in range(5):
             recorder.record(verdict())
-        until(lambda: {"decisions.waiting", "decisions.dropped"} <= {line["event"] for line in logs})
+        until(lambda: {"decisions.buffered", "decisions.dropped"} <= {line["event"] for line in logs})
         metadata.create_all(engine)
-        until(lambda: "decisions.kept_again" in {line["event"] for line in logs})
+        until(lambda: "decisions.recovered" in {line["event"] for line in logs})
         recorder.stop()
     assert sum(line["count"] for line in logs if line["event"] == "decisions.dropped") == 2
     with engine.connect() as conn:
@@ -78,7 +78,7 @@ def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(
 
 @pytest.mark.parametrize("starts", [True, False])
 def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts):
-    monkeypatch.setattr(decision_recorder, "PATIENCE", 0.01)
+    monkeypatch.setattr(decision_recorder, "WRITE_TIMEOUT", 0.01)
     recorder = BufferedDecisionRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         if starts:
@@ -89,7 +89,7 @@ def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts
 
 
 def test_nothing_personal_is_logged(tmp_path, monkeypatch):
-    monkeypatch.setattr(decision_recorder, "PATIENCE", 0.01)
+    monkeypatch.setattr(decision_recorder, "WRITE_TIMEOUT", 0.01)
     recorder = BufferedDecisionRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         recorder.start()

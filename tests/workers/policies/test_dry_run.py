@@ -5,13 +5,12 @@ import json
 import pytest
 
 from handlers import Allowed, Decision
-from handlers.kit.policies import Policy
-from handlers.kit.policy_support import indeterminate
+from handlers.kit.policies import Policy, indeterminate
 from handlers.kit.testing import policy_context
 from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
-from workers.policies.dry_run import dry_run, read_question
+from workers.policies.dry_run import dry_run, parse_request
 
 BODY = b'{"keyIdentifier": "04A1", "sessionId": "s1"}'
 
@@ -40,41 +39,41 @@ def policy(function):
 def tried(tmp_path):
     def attempt(*functions, body=BODY, form=WireFormat.PLUGSURFING, uid=None, **overrides):
         settings = load_settings(data_dir=tmp_path, **overrides)
-        question, can_be_read = read_question(form, uid, body, settings)
+        question, is_readable = parse_request(form, uid, body, settings)
         policies = [policy(function) for function in functions]
         context = policy_context(settings={"authorize_without_facts": settings.authorize_without_facts})
-        return dry_run(question, settings, policies, lambda _policy: context, can_be_read=can_be_read)
+        return dry_run(question, settings, policies, lambda _policy: context, is_readable=is_readable)
 
     return attempt
 
 
 def test_every_policy_says_its_say_and_the_first_decision_counts(tried):
     trial = tried(passes, refuses, breaks)
-    assert [say.decision and say.decision.allowed for say in trial.says] == [None, Allowed.BLOCKED, None]
-    assert trial.says[0].notes == ("nobody knows",)
-    assert trial.says[2].error == "LookupError: no such thing"
-    assert (trial.verdict.policy, trial.verdict.failure) == ("refuses", None)
-    assert json.loads(trial.answer) == {"allowed": "BLOCKED", "info": "Call us."}
+    assert [say.decision and say.decision.allowed for say in trial.outcomes] == [None, Allowed.BLOCKED, None]
+    assert trial.outcomes[0].notes == ("nobody knows",)
+    assert trial.outcomes[2].error == "LookupError: no such thing"
+    assert (trial.record.policy, trial.record.failure) == ("refuses", None)
+    assert json.loads(trial.response) == {"allowed": "BLOCKED", "info": "Call us."}
 
 
 @pytest.mark.parametrize("function", [breaks, is_wrong])
 def test_a_policy_that_fails_has_the_answer_on_failure_given(tried, function):
     trial = tried(function, refuses, authorize_on_failure="NOT_ALLOWED")
-    assert (trial.verdict.policy, trial.verdict.failure) == (function.__name__, FallbackReason.RAISED)
-    assert json.loads(trial.answer) == {"allowed": "NOT_ALLOWED"}
+    assert (trial.record.policy, trial.record.failure) == (function.__name__, FallbackReason.RAISED)
+    assert json.loads(trial.response) == {"allowed": "NOT_ALLOWED"}
 
 
 def test_knowing_too_little_is_a_failure_without_a_traceback(tried):
     trial = tried(passes, authorize_without_facts="fail")
-    (say,) = trial.says
-    assert trial.verdict.failure is FallbackReason.INDETERMINATE
-    assert (say.error, say.traceback) == ("too little is known: nobody knows", None)
+    (say,) = trial.outcomes
+    assert trial.record.failure is FallbackReason.INDETERMINATE
+    assert (say.error, say.traceback) == ("it cannot decide: nobody knows", None)
 
 
 def test_nobody_is_asked_about_what_cannot_be_read(tried):
     trial = tried(refuses, body=b"[", authorize_on_failure="EXPIRED")
-    assert trial.says == ()
-    assert (trial.verdict.failure, json.loads(trial.answer)) == (FallbackReason.UNREADABLE, {"allowed": "EXPIRED"})
+    assert trial.outcomes == ()
+    assert (trial.record.failure, json.loads(trial.response)) == (FallbackReason.UNREADABLE, {"allowed": "EXPIRED"})
 
 
 def test_where_nobody_objects_the_key_may_charge(tried):
@@ -83,6 +82,6 @@ def test_where_nobody_objects_the_key_may_charge(tried):
 
 def test_ocpis_form_has_the_key_in_its_path_and_may_have_no_body(tried):
     trial = tried(refuses, body=b"", form=WireFormat.OCPI, uid="04/A1 ü")
-    assert trial.verdict.question.key == "04/A1 ü"
-    said = json.loads(trial.answer)
+    assert trial.record.question.key == "04/A1 ü"
+    said = json.loads(trial.response)
     assert (said["status_code"], said["data"]["allowed"]) == (1000, "BLOCKED")

@@ -3,8 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from handlers.kit.policies import authorize, policies_of
-from handlers.kit.policy_support import Indeterminate
+from handlers.kit.policies import Indeterminate, authorize, policies_of
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
@@ -43,7 +42,7 @@ def test_the_first_decision_wins_and_the_rest_are_not_asked(is_async):
         says(None, "first", is_async=is_async),
         says(BLOCKED, "second", is_async=is_async),
         says(Decision(Allowed.ALLOWED), "third"),
-        begins=begun.append,
+        on_start=begun.append,
     )
     assert (ruling.decision, ruling.policy, ruling.failure) == (BLOCKED, "second", None)
     assert begun == ["first", "second"]

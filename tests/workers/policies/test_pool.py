@@ -157,7 +157,7 @@ def test_a_judge_that_dies_is_replaced(policies):
     async def story():
         async with seated(policies) as panel:
             ruling = await decided(panel, "dies")
-            assert (ruling.failure, ruling.policy, ruling.error) == (FallbackReason.CRASHED, "plain", "JudgeGone")
+            assert (ruling.failure, ruling.policy, ruling.error) == (FallbackReason.CRASHED, "plain", "ProcessDied")
             assert (await decided(panel, "blocked")).decision.allowed is Allowed.BLOCKED
 
     asyncio.run(story())
