@@ -102,7 +102,7 @@ def test_a_record_that_returns_another_session_is_told_so():
 
     stray.__module__ = "plugin"
     (found,) = subscriptions_of(plugin(stray=record(SessionEvent)(stray)))
-    with pytest.raises(TypeError, match="@record stray must return the session it was given"):
+    with pytest.raises(TypeError, match="@record stray must return the session that it was given"):
         found.apply(Session.empty("S"), STARTED)
 
 

@@ -4,7 +4,7 @@ from types import ModuleType
 import pytest
 
 from handlers.kit.templates import (
-    OUR_TEMPLATES,
+    PACKAGED_TEMPLATES,
     NotificationTemplate,
     NotificationText,
     Recipient,
@@ -56,7 +56,7 @@ def test_all_words_are_short_enough_to_be_read_at_a_glance(name, locale, kind, s
 
 
 def test_every_language_has_the_same_templates():
-    files = {folder.name: sorted(file.name for file in folder.iterdir()) for folder in OUR_TEMPLATES.iterdir()}
+    files = {folder.name: sorted(file.name for file in folder.iterdir()) for folder in PACKAGED_TEMPLATES.iterdir()}
     assert set(files) == {"en", "de", "fr", "nl", "sv"}
     assert len({tuple(names) for names in files.values()}) == 1
 
@@ -144,7 +144,7 @@ def test_a_template_that_is_no_text_is_named(tmp_path):
 
 def test_a_template_that_nobody_would_read_is_a_mistake(tmp_path):
     file = write(tmp_path, "de/fee_waring.txt", "Titel\nText")
-    with pytest.raises(TemplateError, match="words are named fee_reminder, fee_warning") as raised:
+    with pytest.raises(TemplateError, match="the templates are fee_reminder, fee_warning") as raised:
         check_templates([module_with(WARNING, NotificationTemplate("fee_reminder", SAMPLE))], tmp_path)
     assert str(file) in str(raised.value)
 

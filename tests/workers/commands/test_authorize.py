@@ -34,7 +34,7 @@ def test_policies_are_tried_without_anything_else(offline):
     done = offline("--try", "question.json", "--json", AUTHORIZE_KEY_LIST="true")
     first, second, last = map(json.loads, done.stdout.splitlines())
     assert (first["policy"], first["says"]) == ("key_list", None)
-    assert first["notes"] == ["the list of keys was not read, or too long ago"]
+    assert first["notes"] == ["the list of keys was never read, or too long ago"]
     assert (second["policy"], second["says"], second["reason"]) == ("knows_some", "BLOCKED", "it was stolen")
     answer = {"allowed": "BLOCKED"}
     assert last == {"decision": "BLOCKED", "decided_by": "knows_some", "failure": None, "answer": answer}

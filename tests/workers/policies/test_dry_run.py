@@ -77,11 +77,11 @@ def test_nobody_is_asked_about_what_cannot_be_read(tried):
 
 
 def test_where_nobody_objects_the_key_may_charge(tried):
-    assert json.loads(tried().answer) == {"allowed": "ALLOWED"}
+    assert json.loads(tried().response) == {"allowed": "ALLOWED"}
 
 
 def test_ocpis_form_has_the_key_in_its_path_and_may_have_no_body(tried):
     trial = tried(refuses, body=b"", form=WireFormat.OCPI, uid="04/A1 ü")
-    assert trial.record.question.key == "04/A1 ü"
+    assert trial.record.request.key == "04/A1 ü"
     said = json.loads(trial.response)
     assert (said["status_code"], said["data"]["allowed"]) == (1000, "BLOCKED")

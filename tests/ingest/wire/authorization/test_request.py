@@ -15,5 +15,5 @@ def test_a_decision_that_is_none_is_refused_where_it_is_made(parts):
 
 @pytest.mark.parametrize("parts", [{"information": 1}, {"reason": None}])
 def test_words_are_texts(parts):
-    with pytest.raises(TypeError, match="is a text for the"):
+    with pytest.raises(TypeError, match="must be a text for the"):
         Decision(Allowed.ALLOWED, **parts)
