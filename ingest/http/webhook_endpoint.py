@@ -92,7 +92,7 @@ class WebhookEndpoint:
             if self._sources is not None and sender is not None:
                 self._sources.check(sender)
             hit(Failpoint.VERIFIED)
-            delivery_id, duplicate = await self._inbox.keep(envelope)
+            delivery_id, duplicate = await self._inbox.insert(envelope)
         except NotAuthentic as refusal:
             self._metrics.refused(type(refusal).__name__)
             self._intake.enqueue(from_request(self._kind, headers, body, refusal, keys, self._keeping, sender))

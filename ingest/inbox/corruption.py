@@ -107,7 +107,7 @@ def _check(path: Path) -> None:
 def _quarantine_file(path: Path, finding: str, *, beside: Path | None = None) -> None:
     aside = beside or path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
     # Said and noted first: who is killed in the middle of it has told of it, and the next one goes on.
-    log.error("inbox.set_aside", file=aside.name, reason=finding)
+    log.error("inbox.quarantined", file=aside.name, reason=finding)
     with contextlib.suppress(OSError):  # a full disk; that it is set aside needs no room
         _mark_of(path).write_text(aside.name)
     # Together they are one database, of which `.recover` may still read much. The file goes first: without it, the next
@@ -126,9 +126,9 @@ def _salvage(path: Path) -> bool:
     if not name or not path.with_name(name).exists():
         return True
     try:
-        log.warning("inbox.salvaged", file=name, deliveries=recover(path.with_name(name), path))
+        log.warning("inbox.recovered_rows", file=name, deliveries=recover(path.with_name(name), path))
     except (sqlite3.Error, OSError) as error:  # of the new file: service goes on, and the next start tries again
-        log.error("inbox.not_salvaged", file=name, error=type(error).__name__)  # noqa: TRY400 - it says it all
+        log.error("inbox.recovery_failed", file=name, error=type(error).__name__)  # noqa: TRY400 - it says it all
         return False
     return True
 

@@ -1,6 +1,6 @@
-"""Signs of life of the door in its inbox file, and the gaps between them: when nothing could be kept here.
+"""The heartbeat of `serve` in its inbox file: each beat measures the downtime since the one before it.
 
-All processes of one data folder give the same sign, so one that is started again while another serves leaves no gap.
+All processes of one data folder share the heartbeat, so a restart of one while another serves is no downtime.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from pathlib import Path
 import structlog
 
 from ingest.errors import InboxUnavailable
-from ingest.inbox.background_writes import open_for_background_writes, transaction
 from ingest.inbox.downtime import record_downtime
 from ingest.inbox.inbox import Inbox
+from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, open_for_background_writes, transaction
 
 log = structlog.get_logger()
 
@@ -29,24 +29,24 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A moment by the clock, which people set, and since the machine was started, which nobody can."""
+    """A time by the wall clock, which can be set, and by the seconds since boot, which cannot."""
 
     at: float
     boot: str | None = None
-    """Which start of the machine; None if it does not say."""
+    """The id of this boot of the machine; None where the system has none."""
     since_boot: float = 0.0
 
     @classmethod
     def now(cls) -> "Instant":
-        """Look at both clocks."""
-        try:  # Linux; time in which the machine was asleep counts
+        """Read both clocks."""
+        try:  # Linux; time in which the machine was suspended counts
             return cls(time.time(), BOOT_ID.read_text("ascii").strip(), time.clock_gettime(time.CLOCK_BOOTTIME))
         except (OSError, AttributeError):
             return cls(time.time())
 
     @classmethod
     def from_json(cls, text: str) -> "Instant | None":
-        """Read one that was written, by any release; None if that cannot be done."""
+        """Parse the instant that any release wrote; return None if that fails."""
         try:
             fields = json.loads(text)
             return cls(float(fields["at"]), fields.get("boot"), float(fields.get("since_boot", 0.0)))
@@ -54,36 +54,37 @@ class Instant:
             return None
 
     def seconds_since(self, before: "Instant") -> float:
-        """Tell how long ago that was; below zero if the clock was set back and nothing else is known."""
+        """Return the seconds between two instants; negative if the wall clock was set back across a boot."""
         if self.boot is not None and self.boot == before.boot:
             return self.since_boot - before.since_boot
         return self.at - before.at
 
 
 class Heartbeat:
-    """Gives a sign of life while something can be kept, and measures the gap before each one.
+    """Beats while deliveries can be kept, and records the downtime before each beat.
 
-    A door that answers 503 for an hour has a gap of an hour, like one that is closed.
+    An hour of 503 answers is a downtime of an hour, as is an hour without a process.
     """
 
-    def __init__(self, path: Path, inbox: Inbox, shortest_gap: timedelta) -> None:
+    def __init__(self, path: Path, inbox: Inbox, shortest_downtime: timedelta) -> None:
         self._path = path
         self._inbox = inbox
-        self._shortest = shortest_gap.total_seconds()
+        self._shortest = shortest_downtime.total_seconds()
         self._file: sqlite3.Connection | None = None
+        self._checkpointer = Checkpointer(path)
         self._problem: str | None = None
         self._stopped = False
         self._lock = threading.Lock()
 
     async def run(self) -> None:
-        """Give signs until cancelled."""
+        """Beat until cancelled."""
         while True:
             if await self._can_keep():
                 await asyncio.to_thread(self._beat_or_log)
             await asyncio.sleep(HEARTBEAT_INTERVAL)
 
     def beat_last(self) -> None:
-        """Give the last sign, after the last connection was taken; a busy door may keep it waiting for seconds."""
+        """Beat once more after the last connection was accepted. May wait for seconds while the inbox is busy."""
         if self._inbox.problem is None:
             self._beat_or_log()
         self._stopped = True
@@ -112,7 +113,7 @@ class Heartbeat:
                 with contextlib.suppress(sqlite3.Error):
                     self._close_file()
             if problem is not None and problem != self._problem:
-                log.warning("presence.not_signed", error=problem)
+                log.warning("heartbeat.failed", error=problem)
             self._problem = problem
 
     def _close_file(self) -> None:
@@ -122,7 +123,7 @@ class Heartbeat:
 
     def _beat(self, now: Instant) -> None:
         if self._file is None:
-            # A sign need not be on the disk at once: what is lost only makes the gap longer.
+            # A beat that a power loss undoes only makes the downtime longer.
             self._file = open_for_background_writes(self._path)
         with transaction(self._file):
             found = self._file.execute("SELECT value FROM meta WHERE name = 'alive'").fetchone()
@@ -131,9 +132,10 @@ class Heartbeat:
             if seconds >= self._shortest:
                 record_downtime(self._file, closed_at=now.at - seconds, opened_at=now.at)
             self._file.execute("INSERT OR REPLACE INTO meta VALUES ('alive', ?)", (json.dumps(asdict(now)),))
+        self._checkpointer.after_commit(self._file, ROW_BYTES)
         if seconds >= self._shortest:
-            log.warning("door.was_closed", seconds=round(seconds, 1))
+            log.warning("downtime.detected", seconds=round(seconds, 1))
         elif seconds < -self._shortest:
-            log.warning("door.gap_not_measured", reason="the clock was set back while the machine was restarted")
+            log.warning("downtime.unknown", reason="the clock was set back while the machine was restarted")
         elif found and before is None:
-            log.warning("door.gap_not_measured", reason="the last sign of life cannot be read")
+            log.warning("downtime.unknown", reason="the last heartbeat cannot be read")

@@ -1,6 +1,6 @@
-"""The local list of deliveries, on disk before they are answered.
+"""The durable inbox: deliveries are on disk before their requests are answered, many in one commit (group commit).
 
-request -> envelope -> [inbox] -> relay -> process -> handler -> ledger
+request -> envelope -> [inbox] -> relay -> jobs -> handler -> ledger
 """
 
 import asyncio
@@ -23,129 +23,126 @@ from ingest.errors import InboxUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.inbox.corruption import is_corruption, lock_and_check
 from ingest.inbox.disk_reserve import DiskReserve
-from ingest.inbox.rows import Kept, Row, insert_new, open_for_keeping, row_of, upsert_rows
+from ingest.inbox.rows import Kept, Row, insert_new, open_for_inserts, row_of, upsert_rows
+from ingest.inbox.write_lock import ROW_BYTES, Checkpointer
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Envelope
 
 log = structlog.get_logger()
 
-# Most deliveries of one commit: it holds the lock that the relay and other processes wait for. And most bytes, unless
-# one alone has more: they make the log of the file longer for good.
+# Limits of one commit, as the relay and other processes wait for its lock. One delivery alone may have more bytes.
 MAX_GROUP = 1000
-LARGEST_GROUP_BYTES = 4_194_304
-# Most turns of the loop in which a group may grow before it is written. What comes together is rarely read in one turn.
+MAX_GROUP_BYTES = 4_194_304
+# Turns of the event loop in which a group may grow: requests that arrive together are rarely read in one turn.
 GATHER_TURNS = 3
-# What a waiting delivery takes in memory beside its body, in bytes.
-OVERHEAD = 2000
-# After these the connection is as good as before: there was no room, or it was not our turn.
+# The connection can still be used after these: there was no room, or the lock was taken.
 TRANSIENT_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 PROBE = "INSERT OR REPLACE INTO meta VALUES ('probed_at', ?)"
-# What a probe is told: nothing was kept, but it could have been.
 PROBED = Kept("", duplicate=False)
 
 
 class WriterCommand(Enum):
-    """What the loop tells the writing thread."""
+    """What the writing thread is to do next."""
 
     COMMIT = auto()
-    """Something waits."""
+    """Commit the next group."""
     END = auto()
-    """Nothing comes any more: commit what waits, and end."""
+    """Commit everything that waits, and end."""
 
 
 PendingWrite: TypeAlias = tuple[Row | None, asyncio.Future[Kept], int]
 
 
 class Inbox:
-    """Keeps deliveries in the file, all that wait in one commit, in a thread of its own.
+    """Commits deliveries to the file in a thread of its own. `insert` and `probe` belong to one event loop.
 
-    What fails is answered with InboxUnavailable and not tried again; what comes next is. `keep` and `probe` belong to
-    one event loop.
+    A write that fails raises InboxUnavailable and is not retried; later writes are tried as usual.
     """
 
     def __init__(self, path: Path, settings: Settings, metrics: Metrics | None = None) -> None:
         self._path = path
         self._max_waiting_bytes = settings.waiting_bytes
         self._reserve = DiskReserve(path, settings)
+        self._checkpointer = Checkpointer(path)
         self._metrics = metrics or Metrics()
-        self._callbacks: list[Callable[[], None]] = []
-        self._on_damage: list[Callable[[], None]] = []
+        self._on_commit: list[Callable[[], None]] = []
+        self._on_corruption: list[Callable[[], None]] = []
         self._waiting: deque[PendingWrite] = deque()
         self._waiting_bytes = 0
-        self._signals: SimpleQueue[WriterCommand] = SimpleQueue()
-        self._signalled = False
+        self._commands: SimpleQueue[WriterCommand] = SimpleQueue()
+        self._is_scheduled = False
         self._gate = threading.Lock()
-        self._open = False
+        self._is_open = False
         self._thread = threading.Thread(target=self._write, name="inbox", daemon=True)
         self._lock: int | None = None
         self._file: sqlite3.Connection | None = None
         self.problem: str | None = None
-        """Why the last commit failed; None if it did not."""
+        """Why the last commit failed; None if it succeeded."""
 
     def start(self) -> None:
-        """Begin to keep. Never raises: a file that cannot be opened now is tried again with each commit."""
+        """Start the writing thread. Never raises: each commit tries again to open a file that cannot be opened now."""
         try:
             self._lock = lock_and_check(self._path)
-            self._file = open_for_keeping(self._path)
+            self._file = open_for_inserts(self._path)
         except (sqlite3.Error, OSError) as error:
-            self._note_failure(error)
-        self._open = True
+            self._record_failure(error)
+        self._is_open = True
         self._thread.start()
 
     def close(self) -> None:
-        """Commit what waits, and end. To be called by another thread than the loop's."""
+        """Commit what waits and end the thread. To be called from another thread than the event loop's."""
         with self._gate:
-            was_open, self._open = self._open, False
+            was_open, self._is_open = self._is_open, False
         if was_open:
-            self._signals.put(WriterCommand.END)
+            self._commands.put(WriterCommand.END)
             self._thread.join()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def on_commit(self, callback: Callable[[], None]) -> None:
-        """Have the callback called, in the writing thread, after each commit."""
-        self._callbacks.append(callback)
+        """Call the callback in the writing thread after each commit."""
+        self._on_commit.append(callback)
 
-    def on_damage(self, callback: Callable[[], None]) -> None:
-        """Have the callback called, once, in the writing thread, when the file turns out to be damaged while in use."""
-        self._on_damage.append(callback)
+    def on_corruption(self, callback: Callable[[], None]) -> None:
+        """Call the callback once, in the writing thread, when the file turns out to be corrupt while in use."""
+        self._on_corruption.append(callback)
 
-    def keep(self, envelope: Envelope) -> asyncio.Future[Kept]:
-        """Have the envelope on disk when the future is done. Raise InboxUnavailable, here or there, if it is not."""
+    def insert(self, envelope: Envelope) -> asyncio.Future[Kept]:
+        """Return a future that is done when the envelope is on disk. Raise InboxUnavailable, here or in the future."""
         return self._enqueue(row_of(envelope))
 
     def probe(self) -> asyncio.Future[Kept]:
-        """Find out whether something could be kept, by writing to the disk what is nobody's."""
+        """Check that the disk accepts writes, by committing a probe row. Raise InboxUnavailable as `insert` does."""
         return self._enqueue(None)
 
     def _enqueue(self, row: Row | None) -> asyncio.Future[Kept]:
-        size = OVERHEAD + (len(row.body or b"") if row else 0)
+        size = ROW_BYTES + (len(row.body or b"") if row else 0)
         if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
-            raise InboxUnavailable("Too much waits for the disk.")
+            raise InboxUnavailable("Too many bytes wait for the disk.")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Kept] = loop.create_future()
         with self._gate:
-            if not self._open:
+            if not self._is_open:
                 raise InboxUnavailable("The inbox is closed.")
             self._waiting.append((row, future, size))
         self._waiting_bytes += size
-        if not self._signalled:
-            self._signalled = True
+        if not self._is_scheduled:
+            self._is_scheduled = True
             loop.call_soon(self._schedule_commit, loop, 0, GATHER_TURNS)
         return future
 
     def _schedule_commit(self, loop: asyncio.AbstractEventLoop, before: int, turns: int) -> None:
-        """Have written what waits once a turn of the loop has brought nothing more, or after so many turns."""
+        """Command a commit after the first turn of the loop that adds nothing to the group, or after so many turns."""
         waiting = len(self._waiting)
         if turns and before < waiting < MAX_GROUP:
             loop.call_soon(self._schedule_commit, loop, waiting, turns - 1)
         else:
-            self._signals.put(WriterCommand.COMMIT)
+            self._commands.put(WriterCommand.COMMIT)
 
     def _write(self) -> None:
-        # One group a signal: so the loop gets to answer, and to gather the next one, in between.
-        while self._signals.get() is WriterCommand.COMMIT:
+        # One group a command: the loop answers, and gathers the next group, in between.
+        while self._commands.get() is WriterCommand.COMMIT:
             self._commit(self._next_group())
         while group := self._next_group():
             self._commit(group)
@@ -154,7 +151,7 @@ class Inbox:
 
     def _next_group(self) -> list[PendingWrite]:
         group: list[PendingWrite] = []
-        left = LARGEST_GROUP_BYTES
+        left = MAX_GROUP_BYTES
         while self._waiting and len(group) < MAX_GROUP and (not group or self._waiting[0][2] <= left):
             group.append(self._waiting.popleft())
             left -= group[-1][2]
@@ -162,69 +159,69 @@ class Inbox:
 
     def _commit(self, group: list[PendingWrite]) -> None:
         kept: list[Kept] | None = None
+        size = sum(size for _, _, size in group)
         try:
-            kept = self._keep(group)
-        # Without this thread every request would wait for ever: whatever goes wrong, it has to go on.
+            kept = self._insert_group(group, size)
+        # The thread has to survive any error: without it every request would wait for ever.
         except Exception as error:  # noqa: BLE001
-            self._note_failure(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._record_failure(error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the futures
             group[0][1].get_loop().call_soon_threadsafe(self._resolve_futures, group, kept)
         if kept is not None:
-            for callback in self._callbacks:
+            for callback in self._on_commit:
                 callback()
+            if self._file is not None:
+                self._checkpointer.after_commit(self._file, size)
 
-    def _keep(self, group: list[PendingWrite]) -> list[Kept]:
+    def _insert_group(self, group: list[PendingWrite], size: int) -> list[Kept]:
         started = time.perf_counter()
         rows = [row for row, _, _ in group if row is not None]
         if self._file is None:
-            self._file = open_for_keeping(self._path)
-        size = sum(size for _, _, size in group)
+            self._file = open_for_inserts(self._path)
         is_probed = len(rows) < len(group)
-        is_granted = self._reserve.has_room(size)
-        kept = insert_new(self._file, rows) if is_granted and not is_probed else None
+        has_room = self._reserve.has_room(size)
+        kept = insert_new(self._file, rows) if has_room and not is_probed else None
         if kept is None:
             self._file.execute("BEGIN IMMEDIATE")
-            if not is_granted:  # now that no other process can take the same room
+            if not has_room:  # under the lock, so that no other process takes the same room
                 self._reserve.reserve(self._file, size)
             kept = upsert_rows(self._file, rows)
             if is_probed:
                 self._file.execute(PROBE, (time.time(),))
             self._file.execute("COMMIT")
         hit(Failpoint.KEPT)
-        self._note_success(kept, time.perf_counter() - started)
+        self._record_success(kept, time.perf_counter() - started)
         results = iter(kept)
         return [PROBED if row is None else next(results) for row, _, _ in group]
 
     def _resolve_futures(self, group: list[PendingWrite], kept: list[Kept] | None) -> None:
-        """Tell a whole group how it went, in the loop, and see to what has come meanwhile."""
+        """Resolve the futures of a group, in the event loop, and schedule the next commit if anything waits."""
         for index, (_, future, size) in enumerate(group):
             self._waiting_bytes -= size
-            if future.done():  # its request was given up
+            if future.done():  # its request was cancelled
                 continue
             if kept is None:
                 future.set_exception(InboxUnavailable())
             else:
                 future.set_result(kept[index])
-        self._signalled = bool(self._waiting)
-        if self._signalled:
+        self._is_scheduled = bool(self._waiting)
+        if self._is_scheduled:
             self._schedule_commit(asyncio.get_running_loop(), 0, GATHER_TURNS)
 
-    def _note_success(self, kept: list[Kept], seconds: float) -> None:
+    def _record_success(self, kept: list[Kept], seconds: float) -> None:
         repeated = sum(one.duplicate for one in kept)
         self._metrics.committed(kept=len(kept) - repeated, repeated=repeated, seconds=seconds)
         if self.problem is not None:
             self.problem = None
             log.info("inbox.recovered")
 
-    def _note_failure(self, error: Exception) -> None:
+    def _record_failure(self, error: Exception) -> None:
         problem = f"{type(error).__name__}: {error}"
         if problem != self.problem:
             self.problem = problem
             log.error("inbox.failed", error=problem)
         self._metrics.commit_failed()
-        if is_corruption(error):
-            while self._on_damage:
-                self._on_damage.pop()()
+        self._report_if_corrupt(error)
         if self._file is None:
             return
         with contextlib.suppress(sqlite3.Error):
@@ -234,3 +231,7 @@ class Inbox:
         with contextlib.suppress(sqlite3.Error):
             self._file.close()
         self._file = None
+
+    def _report_if_corrupt(self, error: Exception) -> None:
+        while is_corruption(error) and self._on_corruption:
+            self._on_corruption.pop()()

@@ -13,10 +13,10 @@ import structlog
 
 from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic
-from ingest.inbox.background_writes import disable_busy_timeout, transaction
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.quarantined_request import QuarantinedRequest, from_row
-from ingest.inbox.rows import Kept, open_for_keeping, row_of, upsert_rows
+from ingest.inbox.rows import Kept, open_for_inserts, row_of, upsert_rows
+from ingest.inbox.write_lock import Checkpointer, disable_busy_timeout, transaction
 from ingest.metrics import Metrics
 from ingest.wire.envelope import headers_to_keep
 from ingest.wire.field_paths import header_names
@@ -69,25 +69,32 @@ class Quarantine:
         self._path = path
         self._settings = settings
         self._reserve = DiskReserve(path, settings)
+        self._checkpointer = Checkpointer(path)
 
     def add(self, requests: Sequence[QuarantinedRequest], *, dropped: int = 0) -> int:
         """Write requests down and make room for them at the cost of the oldest; never at that of deliveries.
 
         Count those that went, and `dropped` others, for `dropped()`; tell how many.
         """
-        with self._opened() as file, transaction(file):
-            if requests:
-                self._reserve.reserve(file, sum(one.size for one in requests))
-            file.executemany(
-                INSERT,
-                [(one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body) for one in requests],
-            )
-            oldest_at = datetime.now(UTC) - self._settings.quarantine_age
-            dropped += file.execute(EXPIRE, (oldest_at.timestamp(),)).rowcount
-            limits = (self._settings.quarantine_count, self._settings.quarantine_bytes)
-            dropped += file.execute(EVICT, limits).rowcount
-            if dropped:
-                file.execute(COUNT_DROPPED, (DROPPED, dropped))
+        size = sum(one.size for one in requests)
+        with self._opened() as file:
+            with transaction(file):
+                if requests:
+                    self._reserve.reserve(file, size)
+                file.executemany(
+                    INSERT,
+                    [
+                        (one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body)
+                        for one in requests
+                    ],
+                )
+                oldest_at = datetime.now(UTC) - self._settings.quarantine_age
+                dropped += file.execute(EXPIRE, (oldest_at.timestamp(),)).rowcount
+                limits = (self._settings.quarantine_count, self._settings.quarantine_bytes)
+                dropped += file.execute(EVICT, limits).rowcount
+                if dropped:
+                    file.execute(COUNT_DROPPED, (DROPPED, dropped))
+            self._checkpointer.after_commit(file, size)
         return dropped
 
     def dropped(self) -> int:
@@ -118,12 +125,13 @@ class Quarantine:
                 with transaction(file):
                     (kept,) = upsert_rows(file, [row_of(envelope)])
                     file.execute("DELETE FROM quarantine WHERE seq = ?", (request.seq,))
+                self._checkpointer.after_commit(file, request.size)
                 yield Reverified(request, kept, None)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
-            with contextlib.closing(open_for_keeping(self._path)) as file:
+            with contextlib.closing(open_for_inserts(self._path)) as file:
                 disable_busy_timeout(file)
                 yield file
         except (sqlite3.Error, OSError) as error:

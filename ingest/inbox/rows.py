@@ -73,7 +73,7 @@ def row_of(envelope: Envelope) -> Row:
     )
 
 
-def open_for_keeping(path: Path) -> sqlite3.Connection:
+def open_for_inserts(path: Path) -> sqlite3.Connection:
     """Open the inbox file so that rows can be kept in it."""
     connection = open_inbox_file(path)
     connection.execute(REMEMBER_TRIGGER)

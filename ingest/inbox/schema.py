@@ -1,4 +1,4 @@
-"""The SQLite file of one node's inbox: its tables, and how every connection to it is opened."""
+"""The SQLite file of one node's inbox: its tables, and how each connection to it is opened."""
 
 import sqlite3
 import time
@@ -16,14 +16,14 @@ CREATE TABLE IF NOT EXISTS meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- Every delivery ever kept here, for as long as DUPLICATES_REMEMBERED: how a repeat is known after its row has gone.
+-- Ids of all deliveries of the last DUPLICATES_REMEMBERED: duplicates are recognized after the rows are deleted.
 CREATE TABLE IF NOT EXISTS seen (
     id TEXT PRIMARY KEY,
     receipts INTEGER NOT NULL DEFAULT 1,
     first_at REAL NOT NULL
 ) WITHOUT ROWID;
 
--- What is not settled yet. A row without a body tells the ledger that a delivery came again.
+-- Unsettled deliveries. A row without a body is a notice for the ledger that a delivery was received again.
 CREATE TABLE IF NOT EXISTS deliveries (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL,
@@ -44,13 +44,13 @@ CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (queue, seq) WHERE b
 CREATE INDEX IF NOT EXISTS deliveries_offered ON deliveries (batch) WHERE batch IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS deliveries_repeats ON deliveries (id) WHERE body IS NULL AND batch IS NULL;
 
--- Times in which nothing could be kept here, the last ones of them.
+-- The latest downtimes: spans in which nothing could be kept.
 CREATE TABLE IF NOT EXISTS gaps (
     closed_at REAL PRIMARY KEY,
     opened_at REAL NOT NULL
 );
 
--- What failed verification, apart from what is real; bounded in count, bytes and age.
+-- Requests that failed verification; bounded in count, bytes and age.
 CREATE TABLE IF NOT EXISTS quarantine (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS quarantine (
 
 
 def open_inbox_file(path: Path) -> sqlite3.Connection:
-    """Open the file in autocommit mode, made with its tables if it is new. A commit is on disk when it returns."""
+    """Open the file in autocommit mode; create it and its tables if it is new. A commit is on disk when it returns."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     until = time.monotonic() + LOCK_TIMEOUT
     while True:
@@ -72,24 +72,26 @@ def open_inbox_file(path: Path) -> sqlite3.Connection:
             return _configure(connection)
         except sqlite3.Error as error:
             connection.close()
-            # SQLite itself does not wait while another connection makes the log, or being the last removes it.
+            # SQLite does not wait while another connection creates the log, or deletes it as the last that closes.
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 raise
             time.sleep(LOCK_POLL)
 
 
 def inbox_id(connection: sqlite3.Connection) -> str:
-    """Name the inbox: made once with the file, so that the ledger can tell one node's receipts from another's."""
+    """Return the id that was made with the file: the ledger tells the receipts of several nodes apart by it."""
     (value,) = connection.execute("SELECT value FROM meta WHERE name = 'inbox_id'").fetchone()
     return str(value)
 
 
 def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
-    # WAL lets the relay read while the door writes; FULL makes every commit an fsync of the log.
+    # A checkpoint without the write lock can lose commits: see write_lock.py.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    # WAL lets the relay read while the inbox writes; FULL makes each commit an fsync of the log.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.executescript(SCHEMA)
-    # Asked first: an insert takes the lock, and whoever opens the file to look shall not keep the door waiting.
+    # An insert takes the write lock: whoever opens the file to read shall not make the inbox wait.
     if connection.execute("SELECT 1 FROM meta WHERE name = 'inbox_id'").fetchone() is None:
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('inbox_id', ?)", (uuid.uuid4().hex[:12],))
     return connection

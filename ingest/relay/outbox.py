@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingest.inbox.background_writes import execute_with_retry, open_for_background_writes, transaction
 from ingest.inbox.downtime import Downtime, list_downtimes
 from ingest.inbox.schema import inbox_id
+from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry, open_for_background_writes, transaction
 from ingest.queue.batch import Delivery, timestamp_or_none
 
 # What waits for an answer, with how often it was received: at least twice, if that is forgotten and this is the notice
@@ -61,6 +61,7 @@ SELECT id FROM seen WHERE id > ? AND id NOT IN (SELECT id FROM deliveries WHERE 
 """
 
 ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
+RELEASE = "UPDATE OR IGNORE deliveries SET batch = NULL WHERE batch = ?"
 SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))"
 
 # Where queue, batch and deaths stand in it.
@@ -135,6 +136,7 @@ class Outbox:
         # What is lost with the machine's power is harmless: a batch is offered or settled twice.
         self._file = open_for_background_writes(path)
         self._file.execute(OUTGOING)
+        self._checkpointer = Checkpointer(path)
         self.inbox_id = inbox_id(self._file)
 
     def close(self) -> None:
@@ -164,15 +166,18 @@ class Outbox:
         is_full = len(load.seqs) == limit or (bool(load.seqs) and self._waits_after(queue, load.seqs[-1]))
         return replace(load, is_full=is_full)
 
-    def assign(self, batches: Iterable[tuple[str, Sequence[int]]]) -> None:
-        """Note which rows travel in which batch, on disk before anything of it is in Redis."""
+    def assign(self, batches: Iterable[tuple[str, OutboxSlice]]) -> None:
+        """Record which rows travel in which batch, before anything of it is in Redis."""
         now = time.time()
-        for batch_id, seqs in batches:
-            execute_with_retry(self._file, ASSIGN, (batch_id, now, json.dumps(seqs)))
+        for batch_id, rows in batches:
+            execute_with_retry(self._file, ASSIGN, (batch_id, now, json.dumps(rows.seqs)))
+            self._checkpointer.after_commit(self._file, rows.bytes + len(rows.seqs) * ROW_BYTES)
 
     def settle(self, batch_ids: Sequence[str]) -> int:
-        """Delete the rows of these batches; tell how many went."""
-        return execute_with_retry(self._file, SETTLE, (json.dumps(batch_ids),))
+        """Delete the rows of these batches; return how many there were."""
+        count = execute_with_retry(self._file, SETTLE, (json.dumps(batch_ids),))
+        self._checkpointer.after_commit(self._file, count * ROW_BYTES)
+        return count
 
     def in_flight(self) -> list[InFlightBatch]:
         """List the batches that are not settled, oldest first."""
@@ -199,19 +204,23 @@ class Outbox:
         names, session_id, deliveries = self._file.execute(PACKED, (batch_id,)).fetchone()
         return BatchPayload(tuple((name, bool(again)) for name, again in json.loads(names)), session_id, deliveries)
 
-    def split(self, batch_id: str, parts: Sequence[tuple[str, Sequence[int]]], *, deaths: int) -> None:
-        """Move the rows of a batch into others in one step, so that none of them is ever without a batch."""
+    def split(self, batch_id: str, parts: Sequence[tuple[str, OutboxSlice]], *, deaths: int) -> None:
+        """Move the rows of a batch into others in one transaction, so that each row always has a batch."""
         with transaction(self._file):
             self._file.execute("UPDATE deliveries SET deaths = ? WHERE batch = ?", (deaths, batch_id))
-            self._file.executemany(ASSIGN, [(part_id, time.time(), json.dumps(seqs)) for part_id, seqs in parts])
+            self._file.executemany(ASSIGN, [(part_id, time.time(), json.dumps(rows.seqs)) for part_id, rows in parts])
+        self._checkpointer.after_commit(self._file, sum(rows.bytes + len(rows.seqs) * ROW_BYTES for _, rows in parts))
 
     def release(self, batch_ids: Sequence[str]) -> None:
         """Let the rows of these batches wait again."""
+        count = 0
         with transaction(self._file):
             for batch_id in batch_ids:
-                # A repeat that waits already stands for this one: it tells the number of receipts when it is offered.
-                self._file.execute("UPDATE OR IGNORE deliveries SET batch = NULL WHERE batch = ?", (batch_id,))
+                # A duplicate notice that waits already stands for this one: it counts receipts when it is published.
+                released = self._file.execute(RELEASE, (batch_id,))
+                count += released.rowcount
                 self._file.execute("DELETE FROM deliveries WHERE batch = ?", (batch_id,))
+        self._checkpointer.after_commit(self._file, count * ROW_BYTES)
 
     def gaps(self) -> list[Downtime]:
         """List the times in which nothing could be kept here, the oldest first."""
@@ -244,6 +253,7 @@ class Outbox:
             execute_with_retry(
                 self._file, "DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
             )
+            self._checkpointer.after_commit(self._file, len(ids) * ROW_BYTES)
         return ids[-1] if len(ids) == limit else None
 
     def _load(self, queue: str, statement: str, values: Any) -> OutboxSlice:

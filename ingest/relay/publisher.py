@@ -110,7 +110,7 @@ class BatchPublisher:
     def publish(self, loads: Sequence[OutboxSlice]) -> None:
         """Put each load on its queue as one job, all in one transaction."""
         parcels = [PendingBatch(new_batch_id(), load) for load in loads]
-        self._outbox.assign([(parcel.batch_id, parcel.load.seqs) for parcel in parcels])
+        self._outbox.assign([(parcel.batch_id, parcel.load) for parcel in parcels])
         hit(Failpoint.ASSIGNED)
         self._track(parcels)
         with _redis_errors():
@@ -145,7 +145,7 @@ class BatchPublisher:
             for part in (load.split() if died and not is_alone else (load,))
         ]
         # New ids, because the old job may be somewhere still: it finds its batch's key gone and does nothing.
-        self._outbox.split(lost.batch_id, [(each.batch_id, each.load.seqs) for each in parcels], deaths=deaths)
+        self._outbox.split(lost.batch_id, [(each.batch_id, each.load) for each in parcels], deaths=deaths)
         del self._in_flight[lost.batch_id]
         self._track(parcels)
         log.warning(

@@ -73,7 +73,7 @@ class Relay:
         self._failures = 0
         self._standing = RelayStatus()
         self._redis: redis.Redis | None = None
-        self._on_damage: list[Callable[[], None]] = []
+        self._on_corruption: list[Callable[[], None]] = []
 
     def start(self) -> None:
         """Begin to carry, or to stand by, in a thread."""
@@ -90,9 +90,9 @@ class Relay:
         """Say that something new was kept; may be called by any thread."""
         self._woken.set()
 
-    def on_damage(self, callback: Callable[[], None]) -> None:
+    def on_corruption(self, callback: Callable[[], None]) -> None:
         """Have the callback called, once, in the relay's thread, when the file turns out to be damaged while in use."""
-        self._on_damage.append(callback)
+        self._on_corruption.append(callback)
 
     def status(self) -> RelayStatus:
         """Tell how it stands."""
@@ -111,8 +111,8 @@ class Relay:
             except Exception as error:  # noqa: BLE001
                 said = f"{type(error).__name__}: {error}" if isinstance(error, SAFE_TO_LOG) else type(error).__name__
                 self._note_failure(error=said[:200])
-                while is_corruption(error) and self._on_damage:
-                    self._on_damage.pop()()
+                while is_corruption(error) and self._on_corruption:
+                    self._on_corruption.pop()()
             else:
                 continue
             self._disconnect()
@@ -162,7 +162,7 @@ class Relay:
             return False
         self._lock = lock
         self._standing = replace(self._standing, leader=True)
-        log.info("relay.lead_taken")
+        log.info("relay.became_leader")
         return True
 
     def _release_leadership(self) -> None:
@@ -204,5 +204,5 @@ class Relay:
             self._standing = replace(before, redis_ok=False, redis_error=redis_error)
         else:
             if error != before.error:
-                log.error("relay.stumbled", error=error)
+                log.error("relay.failed", error=error)
             self._standing = replace(before, error=error)

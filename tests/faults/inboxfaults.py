@@ -109,7 +109,7 @@ def _sets_aside(cluster: Cluster) -> Iterator[None]:
     def count() -> tuple[int, int]:
         files = [each for each in folder.glob("inbox.db.damaged-*") if not each.name.endswith(("-wal", "-shm"))]
         endpoints = [name for name in cluster.members if name.startswith("serve-")]
-        return len(files), sum(cluster.log_of(name).count('"inbox.set_aside"') for name in endpoints)
+        return len(files), sum(cluster.log_of(name).count('"inbox.quarantined"') for name in endpoints)
 
     before = count()
     yield

@@ -96,7 +96,7 @@ def tell_both(cluster: Cluster) -> None:
 
 def kill_one_of_two(cluster: Cluster) -> None:
     """Kill the process that carries; the other one takes over."""
-    lead = '"relay.lead_taken"'
+    lead = '"relay.became_leader"'
     carrying = [name for name in ("serve-0-0", "serve-0-1") if lead in cluster.log_of(name)]
     assert len(carrying) == 1, f"they carry: {carrying}"
     with cluster.waits_for_log(lead):

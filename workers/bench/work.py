@@ -76,7 +76,7 @@ async def _fill(settings: Settings, events: Iterable[bytes]) -> None:
     inbox.start()
     waiting = []
     for body in events:
-        waiting.append(inbox.keep(Envelope(Kind.EVENTS, body, datetime.now(UTC), Match.CURRENT, None, {})))
+        waiting.append(inbox.insert(Envelope(Kind.EVENTS, body, datetime.now(UTC), Match.CURRENT, None, {})))
         if len(waiting) == COMMIT_SIZE:
             await asyncio.gather(*waiting)
             waiting.clear()

@@ -39,7 +39,7 @@ class StandIn(Relay):
     def wake(self):
         self.done.append("relay.wake")
 
-    def on_damage(self, callback):
+    def on_corruption(self, callback):
         pass
 
     def status(self):

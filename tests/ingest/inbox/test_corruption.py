@@ -69,8 +69,8 @@ def test_a_file_that_is_no_database_is_set_aside_and_loudly_so(path, occupied):
     (aside,) = set_aside(path)
     assert aside.read_bytes().startswith(b"this is not")
     assert [(line["event"], line["log_level"]) for line in logs] == [
-        ("inbox.set_aside", "error"),
-        ("inbox.salvaged", "warning"),
+        ("inbox.quarantined", "error"),
+        ("inbox.recovered_rows", "warning"),
     ]
 
 
@@ -147,7 +147,7 @@ def test_a_log_without_a_file_is_not_put_beside_another_one(path, occupied, has_
 
     assert count(path) == 0
     (line,) = logs
-    assert (line["event"], line["file"] == other.name) == ("inbox.set_aside", False)
+    assert (line["event"], line["file"] == other.name) == ("inbox.quarantined", False)
     assert path.with_name(f"{line['file']}-wal").read_bytes() == content
 
 
@@ -171,7 +171,7 @@ def test_it_is_said_before_the_file_is_set_aside(path, occupied, monkeypatch):
     with capture_logs() as logs, pytest.raises(OSError, match="killed"):
         occupied()
 
-    assert [line["event"] for line in logs] == ["inbox.set_aside"]
+    assert [line["event"] for line in logs] == ["inbox.quarantined"]
 
 
 def test_only_the_first_who_comes_may_set_a_file_aside(path, occupied):

@@ -160,14 +160,14 @@ def test_no_reserve_asks_nothing(path, settings, file, disk):
 def test_the_inbox_refuses_and_keeps_again_by_itself(settings, disk, always):
     async def story():
         async with opened(settings) as inbox:
-            await inbox.keep(envelope())
+            await inbox.insert(envelope())
             disk.free = RESERVE - MIB
-            for wanted in (lambda: inbox.keep(envelope()), inbox.probe):
+            for wanted in (lambda: inbox.insert(envelope()), inbox.probe):
                 with pytest.raises(InboxUnavailable):
                     await wanted()
             assert "DISK_RESERVE" in inbox.problem
             disk.free = RESERVE + MIB
-            await inbox.keep(envelope())
+            await inbox.insert(envelope())
             assert inbox.problem is None
 
     with capture_logs() as logs:
@@ -224,7 +224,7 @@ def test_a_disk_that_the_inbox_has_filled_is_emptied_and_filled_again(settings, 
     async def fill(inbox):
         for number in range(10_000):
             try:
-                await asyncio.gather(*[inbox.keep(envelope(bytes(20_000))) for _ in range(20)])
+                await asyncio.gather(*[inbox.insert(envelope(bytes(20_000))) for _ in range(20)])
             except InboxUnavailable:
                 return number
         raise AssertionError("the disk was never full")
@@ -233,11 +233,11 @@ def test_a_disk_that_the_inbox_has_filled_is_emptied_and_filled_again(settings, 
         """Do what the relay does while Redis is there."""
         settled = 0
         while (load := outbox.next_batch("other", settings.batch_deliveries, settings.batch_bytes)).seqs:
-            outbox.assign([(new_batch_id(), load.seqs)])
+            outbox.assign([(new_batch_id(), load)])
         for each in outbox.in_flight():
             (half, rest) = outbox.rows_of(each.batch_id).split()
             ids = [new_batch_id(), new_batch_id()]
-            outbox.split(each.batch_id, list(zip(ids, (half.seqs, rest.seqs), strict=True)), deaths=0)
+            outbox.split(each.batch_id, list(zip(ids, (half, rest), strict=True)), deaths=0)
             settled += outbox.settle(ids)
         return settled
 

@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest.errors import InboxUnavailable
-from ingest.inbox import background_writes
 from ingest.inbox import heartbeat as room
+from ingest.inbox import write_lock
 from ingest.inbox.downtime import list_downtimes
 from ingest.inbox.heartbeat import Heartbeat, Instant
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
@@ -101,7 +101,7 @@ def test_the_gap_since_the_last_sign_is_measured_and_told_at_start(path, arrive,
     arrive()
     at(Instant(NOON + 90.5))
     (line,) = arrive()
-    assert line == {"event": "door.was_closed", "seconds": 90.5, "log_level": "warning"}
+    assert line == {"event": "downtime.detected", "seconds": 90.5, "log_level": "warning"}
     assert gaps(path) == [(0, 90.5)]
 
 
@@ -163,7 +163,7 @@ def test_a_clock_that_is_set_makes_no_nonsense(arrive, at, before, after, expect
     at(Instant(NOON + before[0], *before[1:]))
     arrive()
     at(Instant(NOON + after[0], *after[1:]))
-    told = [line["seconds"] for line in arrive() if line["event"] == "door.was_closed"]
+    told = [line["seconds"] for line in arrive() if line["event"] == "downtime.detected"]
     assert told == expected
     at(Instant(NOON + after[0] + 1, after[1], after[2] + 1))
     assert arrive() == []  # and it is over with the next sign
@@ -173,7 +173,7 @@ def test_a_clock_set_back_over_a_restart_is_said(arrive, at):
     at(Instant(NOON, "a", 100))
     arrive()
     at(Instant(NOON - 30, "b", 5))
-    assert [line["event"] for line in arrive()] == ["door.gap_not_measured"]
+    assert [line["event"] for line in arrive()] == ["downtime.unknown"]
 
 
 def test_a_time_in_which_nothing_could_be_kept_is_a_gap_too(path, inbox, arrive, at):
@@ -208,7 +208,7 @@ def test_a_file_that_cannot_be_written_is_said_once_and_tried_again(path, inbox,
     with capture_logs() as lines:
         for _ in range(3):
             asyncio.run(one_round(presence))
-    assert [line["event"] for line in lines] == ["presence.not_signed"]
+    assert [line["event"] for line in lines] == ["heartbeat.failed"]
     path.rmdir()
     asyncio.run(one_round(presence))
     presence.close()
@@ -234,7 +234,7 @@ def test_a_sign_of_another_release_is_read_as_far_as_it_is_known(path, arrive, a
 def test_a_sign_that_cannot_be_read_is_none_and_the_next_one_counts(path, arrive, at, text):
     write_sign(path, text)
     at(Instant(NOON))
-    assert [line["event"] for line in arrive()] == ["door.gap_not_measured"]
+    assert [line["event"] for line in arrive()] == ["downtime.unknown"]
     at(Instant(NOON + 60))
     arrive()
     assert gaps(path) == [(0, 60)]
@@ -257,7 +257,7 @@ def test_whatever_goes_wrong_the_door_gets_its_lock_back(path, inbox, at, monkey
 
 
 def test_it_waits_for_a_door_that_is_busy_but_not_for_ever(path, inbox, monkeypatch):
-    monkeypatch.setattr(background_writes, "LOCK_TIMEOUT", 0.1)
+    monkeypatch.setattr(write_lock, "LOCK_TIMEOUT", 0.1)
     with (
         contextlib.closing(open_inbox_file(path)) as busy,
         contextlib.closing(Heartbeat(path, inbox, SHORTEST)) as each,

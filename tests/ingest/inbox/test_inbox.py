@@ -14,7 +14,7 @@ from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable
 from ingest.inbox import inbox as room
 from ingest.inbox.inbox import Inbox
-from ingest.inbox.rows import Kept, open_for_keeping
+from ingest.inbox.rows import Kept, open_for_inserts
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Envelope, Kind
@@ -33,11 +33,11 @@ def impatient(monkeypatch):
     """Wait for locks no longer than a test can."""
 
     def open_it(path):
-        file = open_for_keeping(path)
+        file = open_for_inserts(path)
         file.execute(f"PRAGMA busy_timeout = {int(BUSY * 1000)}")
         return file
 
-    monkeypatch.setattr(room, "open_for_keeping", open_it)
+    monkeypatch.setattr(room, "open_for_inserts", open_it)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_what_is_kept_is_in_the_file_when_it_is_said_to_be(settings, path):
     async def story():
         async with opened(settings) as inbox:
             sent = envelope(b"{}")
-            assert await inbox.keep(sent) == Kept(sent.id, duplicate=False)
+            assert await inbox.insert(sent) == Kept(sent.id, duplicate=False)
             assert bodies(path) == [b"{}"]
 
     asyncio.run(story())
@@ -83,8 +83,8 @@ def test_what_is_kept_is_in_the_file_when_it_is_said_to_be(settings, path):
 def test_the_same_bytes_are_kept_once_for_each_kind(settings, path):
     async def story():
         async with opened(settings) as inbox:
-            first, again = await inbox.keep(envelope(b"{}")), await inbox.keep(envelope(b"{}"))
-            other = await inbox.keep(envelope(b"{}", Kind.CDRS))
+            first, again = await inbox.insert(envelope(b"{}")), await inbox.insert(envelope(b"{}"))
+            other = await inbox.insert(envelope(b"{}", Kind.CDRS))
             assert (first.duplicate, again.duplicate, other.duplicate) == (False, True, False)
             assert first.id == again.id != other.id
 
@@ -95,7 +95,7 @@ def test_the_same_bytes_are_kept_once_for_each_kind(settings, path):
 def test_of_two_that_come_together_the_second_is_the_repeat(settings):
     async def story():
         async with opened(settings) as inbox:
-            kept = await asyncio.gather(inbox.keep(envelope(b"{}")), inbox.keep(envelope(b"{}")))
+            kept = await asyncio.gather(inbox.insert(envelope(b"{}")), inbox.insert(envelope(b"{}")))
             assert [one.duplicate for one in kept] == [False, True]
 
     asyncio.run(story())
@@ -106,7 +106,7 @@ def test_all_that_comes_in_one_turn_of_the_loop_is_one_commit(settings):
         commits = []
         async with opened(settings) as inbox:
             inbox.on_commit(lambda: commits.append(threading.current_thread().name))
-            await asyncio.gather(*[inbox.keep(envelope()) for _ in range(50)])
+            await asyncio.gather(*[inbox.insert(envelope()) for _ in range(50)])
         assert commits == ["inbox"]
 
     asyncio.run(story())
@@ -117,10 +117,10 @@ def test_what_comes_during_a_commit_makes_the_next(settings, path):
         commits = []
         async with opened(settings) as inbox:
             inbox.on_commit(lambda: commits.append(len(bodies(path))))
-            first = [inbox.keep(envelope()) for _ in range(3)]
+            first = [inbox.insert(envelope()) for _ in range(3)]
             await asyncio.sleep(0)  # the thread has its signal
             await asyncio.sleep(0)
-            rest = [inbox.keep(envelope()) for _ in range(5)]
+            rest = [inbox.insert(envelope()) for _ in range(5)]
             await asyncio.gather(*first, *rest)
         assert commits[-1] == 8
         assert len(commits) <= 2
@@ -135,7 +135,7 @@ def test_a_group_is_bounded_and_the_rest_follows(settings, monkeypatch):
         commits = []
         async with opened(settings) as inbox:
             inbox.on_commit(lambda: commits.append(None))
-            await asyncio.gather(*[inbox.keep(envelope()) for _ in range(35)])
+            await asyncio.gather(*[inbox.insert(envelope()) for _ in range(35)])
         assert len(commits) == 4
 
     asyncio.run(story())
@@ -145,7 +145,7 @@ def test_several_processes_share_one_file(settings, path):
     async def story():
         async with opened(settings) as one, opened(settings) as other:
             sent = [envelope() for _ in range(40)]
-            kept = await asyncio.gather(*[inbox.keep(each) for each in sent for inbox in (one, other)])
+            kept = await asyncio.gather(*[inbox.insert(each) for each in sent for inbox in (one, other)])
             assert sum(each.duplicate for each in kept) == 40
         assert sorted(filter(None, bodies(path))) == sorted(each.body for each in sent)
 
@@ -158,9 +158,9 @@ def test_nothing_is_promised_while_another_holds_the_lock_and_service_comes_back
             with capture_logs() as logs, locked(path):
                 for _ in range(2):
                     with pytest.raises(InboxUnavailable):
-                        await inbox.keep(envelope())
+                        await inbox.insert(envelope())
                 assert "locked" in inbox.problem
-            await inbox.keep(envelope())
+            await inbox.insert(envelope())
             assert inbox.problem is None
         assert [line["event"] for line in logs] == ["inbox.failed"]
         assert len(bodies(path)) == 1
@@ -171,21 +171,21 @@ def test_nothing_is_promised_while_another_holds_the_lock_and_service_comes_back
 def test_a_full_disk_refuses_and_room_makes_it_keep_again(settings, path, monkeypatch):
     """The file may not grow, as on a disk that is full; then it may."""
     files = []
-    opens = room.open_for_keeping
-    monkeypatch.setattr(room, "open_for_keeping", lambda path: files.append(opens(path)) or files[-1])
+    opens = room.open_for_inserts
+    monkeypatch.setattr(room, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
     large = b'"' + bytes(60_000) + b'"'
 
     async def story():
         async with opened(settings) as inbox:
-            await inbox.keep(envelope(b"before"))
+            await inbox.insert(envelope(b"before"))
             (pages,) = files[0].execute("PRAGMA page_count").fetchone()
             files[0].execute(f"PRAGMA max_page_count = {pages}")
-            together = [inbox.keep(envelope(large)), inbox.keep(envelope(b"with it"))]
+            together = [inbox.insert(envelope(large)), inbox.insert(envelope(b"with it"))]
             for refused in await asyncio.gather(*together, return_exceptions=True):
                 assert isinstance(refused, InboxUnavailable)
             assert "full" in inbox.problem
             files[0].execute("PRAGMA max_page_count = 1000000")
-            await inbox.keep(envelope(large))
+            await inbox.insert(envelope(large))
         assert bodies(path) == [b"before", large]
         assert len(files) == 1
 
@@ -194,9 +194,9 @@ def test_a_full_disk_refuses_and_room_makes_it_keep_again(settings, path, monkey
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("a fault of ours")])
 def test_whatever_goes_wrong_costs_one_group_and_a_new_connection(settings, path, monkeypatch, error):
-    opens, keeps = room.open_for_keeping, room.upsert_rows
+    opens, keeps = room.open_for_inserts, room.upsert_rows
     files = []
-    monkeypatch.setattr(room, "open_for_keeping", lambda path: files.append(opens(path)) or files[-1])
+    monkeypatch.setattr(room, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
     metrics = Metrics()
 
     def fails(file, rows):
@@ -207,10 +207,10 @@ def test_whatever_goes_wrong_costs_one_group_and_a_new_connection(settings, path
     async def story():
         async with opened(settings, metrics) as inbox:
             monkeypatch.setattr(room, "upsert_rows", fails)
-            refused = inbox.keep(envelope(b"refused")), inbox.probe()  # with a probe it is more than one statement
+            refused = inbox.insert(envelope(b"refused")), inbox.probe()  # with a probe it is more than one statement
             for outcome in await asyncio.gather(*refused, return_exceptions=True):
                 assert isinstance(outcome, InboxUnavailable)
-            await inbox.keep(envelope(b"kept"))
+            await inbox.insert(envelope(b"kept"))
 
     asyncio.run(story())
     assert bodies(path) == [b"kept"]
@@ -219,16 +219,16 @@ def test_whatever_goes_wrong_costs_one_group_and_a_new_connection(settings, path
 
 
 def test_a_connection_that_was_lost_altogether_is_replaced(settings, path, monkeypatch):
-    opens = room.open_for_keeping
+    opens = room.open_for_inserts
     files = []
-    monkeypatch.setattr(room, "open_for_keeping", lambda path: files.append(opens(path)) or files[-1])
+    monkeypatch.setattr(room, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
 
     async def story():
         async with opened(settings) as inbox:
             files[0].close()
             with pytest.raises(InboxUnavailable):
-                await inbox.keep(envelope())
-            await inbox.keep(envelope(b"kept"))
+                await inbox.insert(envelope())
+            await inbox.insert(envelope(b"kept"))
 
     asyncio.run(story())
     assert bodies(path) == [b"kept"]
@@ -243,9 +243,9 @@ def test_a_folder_that_cannot_be_made_refuses_until_it_can(tmp_path):
         async with opened(settings) as inbox:
             assert inbox.problem
             with pytest.raises(InboxUnavailable):
-                await inbox.keep(envelope())
+                await inbox.insert(envelope())
             in_the_way.unlink()
-            await inbox.keep(envelope(b"kept"))
+            await inbox.insert(envelope(b"kept"))
 
     asyncio.run(story())
     assert bodies(in_the_way / FILE_NAME) == [b"kept"]
@@ -265,12 +265,12 @@ def test_what_waits_is_bounded_in_bytes_but_one_delivery_may_always_wait(setting
     async def story():
         async with opened(settings) as inbox:
             with locked(path):
-                first = inbox.keep(envelope(b"x" * 20_000))
+                first = inbox.insert(envelope(b"x" * 20_000))
                 with pytest.raises(InboxUnavailable):
-                    inbox.keep(envelope())
+                    inbox.insert(envelope())
                 with pytest.raises(InboxUnavailable):
                     await first
-            await inbox.keep(envelope())
+            await inbox.insert(envelope())
 
     asyncio.run(story())
 
@@ -279,11 +279,11 @@ def test_a_request_that_was_given_up_does_not_disturb_the_others(settings, path)
     async def story():
         async with opened(settings) as inbox:
             with locked(path):
-                refused, given_up = inbox.keep(envelope()), inbox.keep(envelope())
+                refused, given_up = inbox.insert(envelope()), inbox.insert(envelope())
                 given_up.cancel()
                 with pytest.raises(InboxUnavailable):
                     await refused
-            kept, given_up = inbox.keep(envelope(b"1")), inbox.keep(envelope(b"2"))
+            kept, given_up = inbox.insert(envelope(b"1")), inbox.insert(envelope(b"2"))
             given_up.cancel()
             assert not (await kept).duplicate
 
@@ -295,10 +295,10 @@ def test_closing_commits_what_waits_and_nothing_can_come_after(settings, path):
     async def story():
         inbox = Inbox(path, settings)
         inbox.start()
-        waiting = inbox.keep(envelope(b"last"))
+        waiting = inbox.insert(envelope(b"last"))
         inbox.close()
         with pytest.raises(InboxUnavailable):
-            inbox.keep(envelope())
+            inbox.insert(envelope())
         assert not (await waiting).duplicate
         inbox.close()
 
@@ -311,7 +311,7 @@ def test_what_waits_is_committed_even_if_nobody_is_left_to_be_told(settings, pat
     inbox.start()
 
     async def story():
-        inbox.keep(envelope(b"last"))
+        inbox.insert(envelope(b"last"))
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(story())
@@ -330,7 +330,7 @@ def test_a_probe_writes_and_keeps_nothing(settings, path):
     async def story():
         async with opened(settings, metrics) as inbox:
             await inbox.probe()
-            together = await asyncio.gather(inbox.probe(), inbox.keep(envelope(b"{}")), inbox.probe())
+            together = await asyncio.gather(inbox.probe(), inbox.insert(envelope(b"{}")), inbox.probe())
             assert [one.id == "" for one in together] == [True, False, True]
             with locked(path), pytest.raises(InboxUnavailable):
                 await inbox.probe()
@@ -346,7 +346,7 @@ def test_commits_are_counted(settings):
 
     async def story():
         async with opened(settings, metrics) as inbox:
-            await asyncio.gather(*[inbox.keep(envelope(b"%d" % (number % 8))) for number in range(10)])
+            await asyncio.gather(*[inbox.insert(envelope(b"%d" % (number % 8))) for number in range(10)])
 
     asyncio.run(story())
     text = metrics.text({}).decode()
@@ -367,7 +367,7 @@ from ingest.config.settings import load_settings
 async def keep_for_ever(inbox, lane):
     for number in itertools.count():
         body = f"{lane}-{number}"
-        await inbox.keep(Envelope(Kind.EVENTS, body.encode(), datetime.now(UTC), "current", None, {}))
+        await inbox.insert(Envelope(Kind.EVENTS, body.encode(), datetime.now(UTC), "current", None, {}))
         print(body, flush=True)
 
 async def main():
@@ -404,8 +404,8 @@ def test_what_was_not_kept_is_no_repeat(settings, path, monkeypatch):
                 for name in ("insert_new", "upsert_rows"):
                     failing.setattr(room, name, full)
                 with pytest.raises(InboxUnavailable):
-                    await inbox.keep(envelope(b"again"))
-            assert (await inbox.keep(envelope(b"again"))).duplicate is False
+                    await inbox.insert(envelope(b"again"))
+            assert (await inbox.insert(envelope(b"again"))).duplicate is False
         assert bodies(path) == [b"again"]
 
     asyncio.run(story())
@@ -421,12 +421,12 @@ def test_a_file_that_is_damaged_while_in_use_is_told_of_once(settings, monkeypat
 
     async def story():
         async with opened(settings) as inbox:
-            inbox.on_damage(lambda: told.append(True))
-            await inbox.keep(envelope())
+            inbox.on_corruption(lambda: told.append(True))
+            await inbox.insert(envelope())
             monkeypatch.setattr(room, "insert_new", find_damage)
             for _ in range(2):
                 with pytest.raises(InboxUnavailable):
-                    await inbox.keep(envelope())
+                    await inbox.insert(envelope())
 
     asyncio.run(story())
     assert told == [True]

@@ -138,8 +138,8 @@ def test_who_looks_takes_no_turn_from_the_door(path, quarantine):
 
 def test_all_is_verified_again_on_one_connection(quarantine, monkeypatch):
     quarantine.add([refused() for _ in range(3)])
-    opens, opened = room.open_for_keeping, []
-    monkeypatch.setattr(room, "open_for_keeping", lambda path: opened.append(path) or opens(path))
+    opens, opened = room.open_for_inserts, []
+    monkeypatch.setattr(room, "open_for_inserts", lambda path: opened.append(path) or opens(path))
 
     assert all(each.kept for each in quarantine.reverify(SigningKeys(current=KEY)))
     assert len(opened) == 1

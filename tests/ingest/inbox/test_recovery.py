@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from ingest.inbox.recovery import recover
-from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.wire.envelope import Envelope, Kind
 
@@ -17,7 +17,7 @@ def damaged(tmp_path):
     """A file with deliveries, all in the file itself and none in its log."""
     path = tmp_path / "damaged.db"
     at = datetime(2026, 5, 4, tzinfo=UTC)
-    with contextlib.closing(open_for_keeping(path)) as file:
+    with contextlib.closing(open_for_inserts(path)) as file:
         rows = [row_of(Envelope(Kind.EVENTS, body, at, "current", at, {"user-agent": "x"})) for body in BODIES]
         upsert_rows(file, rows)
         file.execute("UPDATE deliveries SET batch = 'b' WHERE seq < 100")

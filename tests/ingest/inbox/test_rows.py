@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.inbox.rows import MAX_ROWS_PER_INSERT, Row, insert_new, open_for_keeping, row_of, upsert_rows
+from ingest.inbox.rows import MAX_ROWS_PER_INSERT, Row, insert_new, open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Envelope, Kind
 
@@ -17,7 +17,7 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def file(tmp_path):
-    connection = open_for_keeping(tmp_path / FILE_NAME)
+    connection = open_for_inserts(tmp_path / FILE_NAME)
     yield connection
     connection.close()
 
@@ -139,7 +139,7 @@ def test_a_group_with_repeats_keeps_what_is_new_in_it(file):
 
 @given(groups=st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=6))
 def test_however_receipts_are_grouped_the_first_is_kept_and_the_others_are_repeats(groups):
-    file = open_for_keeping(Path(":memory:"))
+    file = open_for_inserts(Path(":memory:"))
     known: Counter[int] = Counter()
     at = 0.0
     for group in groups:

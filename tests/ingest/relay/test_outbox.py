@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import open_inbox_file
 from ingest.queue.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, encode_batch, timestamp_or_none
 from ingest.relay.outbox import InFlightBatch, Outbox
@@ -29,7 +29,7 @@ def travelling(outbox):
     """What a worker reads of what waits for a queue."""
 
     def read(queue="sessions"):
-        outbox.assign([("travelling", outbox.next_batch(queue, 10, 1000).seqs)])
+        outbox.assign([("travelling", outbox.next_batch(queue, 10, 1000))])
         packed = outbox.payload("travelling").deliveries
         text = encode_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, isolated=False, poison=False)
         outbox.release(["travelling"])
@@ -77,7 +77,7 @@ def test_a_moment_of_signing_that_no_calendar_has_is_no_obstacle(door, travellin
 def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
     door.keep(event=text or None)
     load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("b", load.seqs)])
+    outbox.assign([("b", load)])
     packed = outbox.payload("b")
     batch = encode_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, isolated=False, poison=False)
     assert [each.event for each in Batch.from_json(batch).deliveries] == [text or None]
@@ -116,7 +116,7 @@ def envelopes(draw):
 def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kept, data):
     rows = {envelope.id: row_of(envelope) for envelope in kept}
     again = data.draw(st.lists(st.sampled_from(sorted(rows)), max_size=4))
-    file = open_for_keeping(door.path)
+    file = open_for_inserts(door.path)
     file.executescript("PRAGMA synchronous = OFF; DELETE FROM deliveries; DELETE FROM seen; BEGIN IMMEDIATE")
     upsert_rows(file, [*rows.values(), *(rows[id_] for id_ in again)])
     file.execute("COMMIT")
@@ -128,7 +128,7 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
         load = outbox.next_batch(queue, 100, 10_000_000)
         if not load.seqs:
             continue
-        outbox.assign([(queue, load.seqs)])
+        outbox.assign([(queue, load)])
         packed = outbox.payload(queue)
         text = encode_batch(
             "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, isolated=False, poison=False
@@ -198,7 +198,7 @@ def test_what_is_assigned_waits_no_more_and_is_in_flight(door, outbox):
     door.keep(2, body=b"four")
     door.keep(1, queue="urgent")
     load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("batch", load.seqs)])
+    outbox.assign([("batch", load)])
     assert door.ids(outbox.next_batch("sessions", 10, 1000)) == []
     (batch,) = outbox.in_flight()
     assert batch == InFlightBatch("batch", "sessions", batch.offered_at, 2, 8, 0)
@@ -209,7 +209,7 @@ def test_what_is_assigned_waits_no_more_and_is_in_flight(door, outbox):
 
 def test_what_is_settled_goes_and_is_remembered(door, outbox):
     (known, _) = door.keep(2)
-    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     assert outbox.settle(["batch", "unknown"]) == 1
     assert outbox.settle(["batch"]) == 0
     assert door.count() == 1
@@ -223,9 +223,9 @@ def test_nothing_travels_in_an_unknown_batch(outbox):
 def test_a_batch_splits_into_halves_in_one_step(door, outbox):
     ids = door.keep(5)
     load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("whole", load.seqs)])
+    outbox.assign([("whole", load)])
     first, second = outbox.rows_of("whole").split()
-    outbox.split("whole", [("first", first.seqs), ("second", second.seqs)], deaths=0)
+    outbox.split("whole", [("first", first), ("second", second)], deaths=0)
     assert door.ids(outbox.rows_of("first")) == ids[:2]
     assert door.ids(outbox.rows_of("second")) == ids[2:]
     assert outbox.rows_of("whole").seqs == ()
@@ -234,14 +234,14 @@ def test_a_batch_splits_into_halves_in_one_step(door, outbox):
 def test_deaths_are_counted_on_the_disk(door, outbox):
     door.keep()
     load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("first", load.seqs)])
-    outbox.split("first", [("second", load.seqs)], deaths=2)
+    outbox.assign([("first", load)])
+    outbox.split("first", [("second", load)], deaths=2)
     assert [each.deaths for each in outbox.in_flight()] == [2]
 
 
 def test_what_is_released_waits_again_in_its_old_place(door, outbox):
     ids = door.keep(2)
-    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     outbox.release(["batch"])
     assert door.ids(outbox.next_batch("sessions", 10, 1000)) == ids
     assert outbox.in_flight() == []
@@ -250,7 +250,7 @@ def test_what_is_released_waits_again_in_its_old_place(door, outbox):
 def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox, travelling):
     (known,) = door.keep()
     door.repeat(known)
-    outbox.assign([("batch", outbox.next_batch("other", 10, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("other", 10, 1000))])
     door.repeat(known)
     outbox.release(["batch"])
     (notice,) = travelling("other")
@@ -260,11 +260,11 @@ def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox, travel
 def test_a_failed_split_leaves_everything_as_it_was(door, outbox):
     door.keep()
     load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("whole", load.seqs)])
+    outbox.assign([("whole", load)])
     with pytest.raises(sqlite3.ProgrammingError):
-        outbox.split("whole", [("part", load.seqs), (object(), [])], deaths=1)
+        outbox.split("whole", [("part", load), (object(), load)], deaths=1)
     assert [(each.batch_id, each.deaths) for each in outbox.in_flight()] == [("whole", 0)]
-    outbox.split("whole", [("part", load.seqs)], deaths=1)
+    outbox.split("whole", [("part", load)], deaths=1)
 
 
 def test_how_much_waits_and_since_when(door, outbox):
@@ -278,7 +278,7 @@ def test_how_much_waits_and_since_when(door, outbox):
 def test_what_is_not_settled_can_be_listed_and_found(door, outbox):
     first, second = door.keep(2)
     door.repeat(first)
-    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     listed = outbox.unsettled()
     assert [(each.delivery.id, each.queue, each.batch_id) for each in listed] == [
         (second, "sessions", None),
@@ -307,7 +307,7 @@ def test_commits_of_another_process_show_and_own_do_not(door, outbox):
     door.keep()
     after = outbox.data_version()
     assert after != before
-    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000).seqs)])
+    outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     assert outbox.data_version() == after
 
 
@@ -316,7 +316,7 @@ def test_a_door_that_is_writing_is_waited_for(door, outbox):
     load = outbox.next_batch("sessions", 1, 1000)
     writer = open_inbox_file(door.path)
     writer.execute("BEGIN IMMEDIATE")
-    assigning = threading.Thread(target=outbox.assign, args=([("batch", load.seqs)],))
+    assigning = threading.Thread(target=outbox.assign, args=([("batch", load)],))
     assigning.start()
     time.sleep(0.02)
     assert assigning.is_alive()
@@ -327,7 +327,7 @@ def test_a_door_that_is_writing_is_waited_for(door, outbox):
 
 
 def test_a_door_that_never_ends_is_not_waited_for_for_ever(door, outbox, monkeypatch):
-    monkeypatch.setattr("ingest.inbox.background_writes.LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr("ingest.inbox.write_lock.LOCK_TIMEOUT", 0.01)
     writer = open_inbox_file(door.path)
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(sqlite3.OperationalError, match="locked"):

@@ -196,7 +196,7 @@ def test_a_restart_does_not_offer_again_what_is_still_queued(door, rounds, begin
 def test_a_crash_between_the_disk_and_redis_loses_nothing(door, begin, workers, eventually):
     door.keep(3)
     outbox = Outbox(door.path)
-    outbox.assign([("never-sent", outbox.next_batch("sessions", 10, 1000).seqs)])
+    outbox.assign([("never-sent", outbox.next_batch("sessions", 10, 1000))])
     outbox.close()
     rounds = begin()
     eventually(lambda: rounds.tick() or workers.jobs())

@@ -12,7 +12,7 @@ import redis
 from sqlalchemy import Engine, insert, update
 
 from ingest.config.settings import load_settings
-from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.batch import Delivery, ack_key, batch_key, lease_key
 from ingest.queue.queues import queue
@@ -44,7 +44,7 @@ Find = Callable[..., list[StuckItem]]
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Iterator[Outbox]:
-    with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
+    with contextlib.closing(open_for_inserts(tmp_path / FILE_NAME)) as file:
         upsert_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
     with contextlib.closing(Outbox(tmp_path / FILE_NAME)) as outbox:
         yield outbox
@@ -148,7 +148,7 @@ def test_what_is_lost_stays_so_when_it_comes_again(
 ) -> None:
     (mine,) = outbox.unsettled()
     outbox.settle([offer(outbox, valkey)])
-    with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
+    with contextlib.closing(open_for_inserts(tmp_path / FILE_NAME)) as file:
         upsert_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
     assert outbox.waiting_count() == 1
     assert StuckItem(StuckReason.LOST, mine.delivery.id) in find(patience=timedelta(milliseconds=10))
@@ -189,7 +189,7 @@ def test_the_memory_of_an_inbox_is_gone_through_in_parts_and_to_its_end(
 ) -> None:
     (mine,) = outbox.unsettled()
     names = [f"{number:032d}" for number in range(20)]
-    with contextlib.closing(open_for_keeping(tmp_path / FILE_NAME)) as file:
+    with contextlib.closing(open_for_inserts(tmp_path / FILE_NAME)) as file:
         file.executemany("INSERT INTO seen (id, first_at) VALUES (?, 0)", [(name,) for name in names])
     store(engine, mine.delivery, *((name, "another") for name in names if name not in names[::6]))
     ask = outbox.settled

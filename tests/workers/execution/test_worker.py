@@ -14,7 +14,7 @@ import redis
 from rq.serializers import JSONSerializer
 
 from ingest.config.settings import load_settings
-from ingest.inbox.rows import open_for_keeping, row_of, upsert_rows
+from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.batch import ack_key, batch_key, lease_key
 from ingest.queue.queues import queue
@@ -44,7 +44,7 @@ def offer(connection: redis.Redis, session_id: str, folder: Path) -> tuple[str, 
     body = json.dumps(
         {"event": "SESSION_STARTED", "payload": {"sessionId": session_id, "timestamp": "2026-05-04T10:00:00Z"}}
     ).encode()
-    with contextlib.closing(open_for_keeping(folder / FILE_NAME)) as file:
+    with contextlib.closing(open_for_inserts(folder / FILE_NAME)) as file:
         upsert_rows(file, [row_of(Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {}))])
     with contextlib.closing(Outbox(folder / FILE_NAME)) as outbox:
         offers = BatchPublisher(outbox, connection, load_settings())

@@ -31,8 +31,8 @@ from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
 
 OLDEST_REDIS = (6, 2)
-#: Since these SQLite does not lose what one connection commits just while another one copies its log: since the last of
-#: them in all versions, since the others in theirs. https://sqlite.org/wal.html#walresetbug
+#: SQLite without the WAL-reset bug (https://sqlite.org/wal.html#walresetbug): the first patch of each older series that
+#: has the fix, and the first version since which all have it.
 WHOLE_LOGS = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 LOW_DISK = 256 * 1024 * 1024
 SHORT_KEY = 16
@@ -108,12 +108,6 @@ def inbox(settings: Settings) -> Iterator[CheckResult]:
         yield _warn("inbox", f"Only {free // 1_000_000} MB are free in {folder}.")
     else:
         yield _ok("inbox", f"{folder} can be written; {free // 1_000_000_000} GB are free.")
-    if not _keeps_its_log_whole(sqlite3.sqlite_version_info):
-        yield _warn(
-            "inbox",
-            f"SQLite {sqlite3.sqlite_version} may, very rarely, lose what was committed; 3.51.3 does not."
-            " Take a newer one, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
-        )
 
 
 def queues(settings: Settings) -> Iterator[CheckResult]:
@@ -136,6 +130,12 @@ def ledger(settings: Settings) -> Iterator[CheckResult]:
     if file is not None and not file.exists():
         yield _fail("database", f"There is no {file} yet: run `webhooks migrate`.")
         return
+    if file is not None and not _keeps_its_log_whole(sqlite3.sqlite_version_info):
+        yield _warn(
+            "database",
+            f"SQLite {sqlite3.sqlite_version} can, very rarely, lose commits of the ledger; 3.51.3 does not."
+            " Use PostgreSQL, a newer SQLite, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
+        )
     engine = create_ledger_engine(settings.database_url)
     try:
         with read_only(engine) as conn:

@@ -3,14 +3,14 @@ import sqlite3
 
 import pytest
 
-from ingest.inbox import background_writes
-from ingest.inbox.background_writes import (
+from ingest.inbox import write_lock
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
+from ingest.inbox.write_lock import (
     disable_busy_timeout,
     execute_with_retry,
     open_for_background_writes,
     transaction,
 )
-from ingest.inbox.schema import FILE_NAME, open_inbox_file
 
 NOTE = "INSERT INTO meta VALUES ('note', ?)"
 
@@ -62,12 +62,12 @@ def test_a_write_waits_for_the_lock_and_counts_its_rows(door, file, monkeypatch)
         if len(looks) == 3:
             door.execute("COMMIT")
 
-    monkeypatch.setattr(background_writes.time, "sleep", leave_at_the_third)
+    monkeypatch.setattr(write_lock.time, "sleep", leave_at_the_third)
     assert execute_with_retry(file, NOTE, ("late",)) == 1
     assert len(looks) == 3
 
 
 def test_what_fails_for_another_reason_is_not_tried_again(file, monkeypatch):
-    monkeypatch.setattr(background_writes.time, "sleep", lambda _seconds: pytest.fail("it was tried again"))
+    monkeypatch.setattr(write_lock.time, "sleep", lambda _seconds: pytest.fail("it was tried again"))
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         execute_with_retry(file, "INSERT INTO nowhere VALUES (1)")
