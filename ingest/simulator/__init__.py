@@ -1,1 +1,1 @@
-"""Us playing Plugsurfing: what it says, how it signs, what can go wrong on the way, and the sending itself."""
+"""Simulate Plugsurfing: what it sends, how it signs, what goes wrong on the way, and the sending itself."""

@@ -1,4 +1,4 @@
-"""What goes wrong between Plugsurfing and us, done on purpose."""
+"""Inject faults into the requests between Plugsurfing and us."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,83 +8,83 @@ from random import Random
 from ingest.simulator.scenarios import SimulatedEvent, conflicting_cdr
 from ingest.wire.envelope import Kind
 
-# The part of all requests that a fault befalls, unless another is asked for.
 DEFAULT_RATE = 0.2
+"""The share of requests that a fault strikes."""
 
 
 class Fault(StrEnum):
-    """A way to go wrong. Where nothing else is said it befalls one request in five, and one in any case."""
+    """A way in which a request can go wrong; it strikes at its rate, and once in any case."""
 
     DUP = "dup"
-    """A request is made twice."""
+    """The request is sent twice."""
     LATE = "late"
-    """In each session one event is told after all others."""
+    """In each session one event is sent after all others."""
     SHUFFLE = "shuffle"
-    """All requests are made in any order, side by side."""
+    """All requests are sent in any order, concurrently."""
     DROP = "drop"
-    """A request is not made: Plugsurfing skips events."""
+    """The request is not sent: Plugsurfing skips events."""
     BAD_SIG = "bad-sig"
-    """The signature is made with a key that is neither of ours."""
+    """The signature is made with a wrong key."""
     CHUNKED = "chunked"
-    """The body is sent in chunks, its length untold."""
+    """The body is sent in chunks, without its length."""
     SLOW = "slow"
-    """The body takes its time."""
+    """The body is sent slowly."""
     GZIP = "gzip"
     """The body is compressed."""
     CONFLICT = "conflict"
-    """A CDR is told once more, with the same request id and at another price. Events have none."""
+    """A CDR is sent again with the same request id and another price. Does not apply to events."""
 
 
 @dataclass(frozen=True)
 class PlannedRequest:
-    """Something to be said, and what goes wrong with the request."""
+    """An event to send, and the faults of its request."""
 
-    telling: SimulatedEvent
+    event: SimulatedEvent
     faults: frozenset[Fault] = frozenset()
 
 
 def inject_faults(
-    stories: Iterable[Sequence[SimulatedEvent]], faults: Sequence[Fault], random: Random, share: float = DEFAULT_RATE
+    scenarios: Iterable[Sequence[SimulatedEvent]], faults: Sequence[Fault], random: Random, share: float = DEFAULT_RATE
 ) -> list[tuple[PlannedRequest, ...]]:
-    """Say what to send: the steps of a tuple one after the other, the tuples side by side.
+    """Return the requests to send: those of a tuple one after the other, the tuples concurrently.
 
-    Without faults that is one tuple a story. The same `random` gives the same plan.
+    Without faults that is one tuple a scenario. The same `random` gives the same plan.
     """
-    tracks = [tuple(_steps(told, faults, random, share, first=number == 0)) for number, told in enumerate(stories)]
+    tracks = [tuple(_plan(events, faults, random, share, first=n == 0)) for n, events in enumerate(scenarios)]
     if Fault.LATE in faults:
         tracks = [_with_one_late(track, random) for track in tracks]
     if Fault.SHUFFLE in faults:
-        alone: list[tuple[PlannedRequest, ...]] = [(step,) for track in tracks for step in track]
-        random.shuffle(alone)
-        return alone
+        single: list[tuple[PlannedRequest, ...]] = [(request,) for track in tracks for request in track]
+        random.shuffle(single)
+        return single
     return [track for track in tracks if track]
 
 
-def _steps(
-    told: Sequence[SimulatedEvent], faults: Sequence[Fault], random: Random, share: float, *, first: bool
+def _plan(
+    events: Sequence[SimulatedEvent], faults: Sequence[Fault], random: Random, share: float, *, first: bool
 ) -> Iterator[PlannedRequest]:
-    for place, telling in enumerate(told):
-        # In the first story each fault strikes once for certain, one after the other, so that a short one shows all.
+    for position, event in enumerate(events):
+        # In the first scenario each fault strikes once for certain, each at another event, so that a short one has all.
         struck = frozenset(
             fault
             for number, fault in enumerate(faults)
-            if random.random() < share or (first and place == _guaranteed_fault(fault, number, told))
+            if random.random() < share or (first and position == _guaranteed_position(fault, number, events))
         )
         if Fault.DROP in struck:
             continue
-        step = PlannedRequest(telling, struck)
-        yield step
+        request = PlannedRequest(event, struck)
+        yield request
         if Fault.DUP in struck:
-            yield step
-        if Fault.CONFLICT in struck and telling.kind is Kind.CDRS:
-            yield PlannedRequest(conflicting_cdr(telling), struck)
+            yield request
+        if Fault.CONFLICT in struck and event.kind is Kind.CDRS:
+            yield PlannedRequest(conflicting_cdr(event), struck)
 
 
-def _guaranteed_fault(fault: Fault, number: int, told: Sequence[SimulatedEvent]) -> int:
-    """Say which telling of the first story a fault is sure to strike."""
-    contradicted = (place for place, telling in enumerate(told) if telling.kind is Kind.CDRS)
-    anywhere = number % len(told)
-    return next(contradicted, anywhere) if fault is Fault.CONFLICT else anywhere
+def _guaranteed_position(fault: Fault, number: int, events: Sequence[SimulatedEvent]) -> int:
+    """Return the position in the first scenario that a fault strikes for certain."""
+    anywhere = number % len(events)
+    cdrs = (position for position, event in enumerate(events) if event.kind is Kind.CDRS)
+    return next(cdrs, anywhere) if fault is Fault.CONFLICT else anywhere
 
 
 def _with_one_late(track: tuple[PlannedRequest, ...], random: Random) -> tuple[PlannedRequest, ...]:

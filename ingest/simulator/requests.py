@@ -1,83 +1,85 @@
-"""Turn what Plugsurfing says into a signed request, and say which answer it deserves."""
+"""Sign the requests that Plugsurfing would send, each with the statuses that are right for it."""
 
 import gzip
+import shlex
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
+from typing import Protocol
 
 from ingest.errors import SettingsError
-from ingest.simulator.curl import curl
 from ingest.simulator.faults import Fault, PlannedRequest
 from ingest.simulator.scenarios import SimulatedEvent, format_timestamp
 from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, SigningKeys, sign
 
-WRONG_KEY = b"a key that is neither of ours"
+WRONG_KEY = b"neither the current nor the next key"
 
 
 class SigningKeyChoice(StrEnum):
-    """What requests are signed with."""
+    """The key that requests are signed with."""
 
     CURRENT = "current"
     """PLUGSURFING_HMAC_CURRENT."""
     NEXT = "next"
     """PLUGSURFING_HMAC_NEXT."""
     NONE = "none"
-    """Nothing: there is no signature."""
+    """No key, and no signature."""
     BAD = "bad"
-    """A key that is neither."""
+    """A wrong key."""
 
 
 class TransferMode(StrEnum):
-    """How a body is sent."""
+    """How a body is transferred."""
 
     WHOLE = "whole"
     """At once."""
     CHUNKED = "chunked"
-    """In chunks, its length untold."""
+    """In chunks, without its length."""
     SLOW = "slow"
     """In pieces with pauses."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request as it is sent, and the statuses that answer it rightly."""
+class SignedRequest:
+    """A request as it is sent, and the statuses that a correct receiver may respond with."""
 
-    telling: SimulatedEvent
+    event: SimulatedEvent
     path: str
     headers: Mapping[str, str]
     body: bytes
-    manner: TransferMode
+    transfer: TransferMode
     expected: frozenset[int]
 
 
 @dataclass(frozen=True)
 class RequestSigner:
-    """How requests are signed and authorized."""
+    """Signs and authorizes requests."""
 
     keys: SigningKeys
     sign: SigningKeyChoice
     required: bool
-    """Whether the receiver asks for a signature."""
+    """Whether the receiver requires a signature."""
 
     def __post_init__(self) -> None:
-        """Raise SettingsError if there is no such key."""
+        """Raise SettingsError if the key is not set."""
         if self.sign in {SigningKeyChoice.CURRENT, SigningKeyChoice.NEXT} and self._key(self.sign) is None:
-            raise SettingsError(f"PLUGSURFING_HMAC_{self.sign.upper()} is not set, so nothing can be signed with it.")
+            raise SettingsError(f"PLUGSURFING_HMAC_{self.sign.upper()} is not set.")
 
-    def request(self, step: PlannedRequest, *, at: datetime) -> Request:
-        """Write the request for a step, signed at that time."""
-        body = step.telling.body
+    def request(self, planned: PlannedRequest, *, at: datetime) -> SignedRequest:
+        """Return the request with a signature of that time."""
+        body = planned.event.body
         headers = {"content-type": "application/json"}
         expected = {HTTPStatus.OK}
-        if Fault.GZIP in step.faults:
+        if Fault.GZIP in planned.faults:
             body = gzip.compress(body, mtime=0)
             headers["content-encoding"] = "gzip"
             expected = {HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
-        sign_with = SigningKeyChoice.BAD if Fault.BAD_SIG in step.faults else self.sign
+        sign_with = SigningKeyChoice.BAD if Fault.BAD_SIG in planned.faults else self.sign
         if self._is_refused(sign_with):
-            # Nobody says which is looked at first.
+            # The receiver may check the signature or the encoding first.
             expected = expected - {HTTPStatus.OK} | {HTTPStatus.FORBIDDEN}
         key = self._key(sign_with)
         if key is not None:
@@ -85,12 +87,12 @@ class RequestSigner:
             headers[SIGNED_AT_HEADER] = format_timestamp(at)
         if self.keys.authorizations:
             headers["authorization"] = self.keys.authorizations[0].decode()
-        return Request(
-            telling=step.telling,
-            path=f"/plugsurfing/{step.telling.kind}",
+        return SignedRequest(
+            event=planned.event,
+            path=f"/plugsurfing/{planned.event.kind}",
             headers=headers,
             body=body,
-            manner=_manner(step.faults),
+            transfer=_transfer_mode(planned.faults),
             expected=frozenset(map(int, expected)),
         )
 
@@ -108,13 +110,13 @@ class RequestSigner:
     def _is_refused(self, sign_with: SigningKeyChoice) -> bool:
         if sign_with is SigningKeyChoice.NONE:
             return self.required
-        # Where no signature is asked for and there is no key, nobody can tell a good one from a bad one.
+        # Without a key of its own the receiver cannot tell that a signature is wrong.
         return sign_with is SigningKeyChoice.BAD and (self.required or bool(self.keys.current or self.keys.next))
 
 
-def as_curl(request: Request, url: str) -> str:
-    """Write the request as a line for a POSIX shell that sends it in the same manner."""
-    match request.manner:
+def as_curl(request: SignedRequest, url: str) -> str:
+    """Return the curl command that transfers the request in the same way."""
+    match request.transfer:
         case TransferMode.CHUNKED:
             return curl(url, request, "--header", "transfer-encoding: chunked")
         case TransferMode.SLOW:
@@ -123,9 +125,38 @@ def as_curl(request: Request, url: str) -> str:
             return curl(url, request)
 
 
-def _manner(faults: frozenset[Fault]) -> TransferMode:
+class HttpRequest(Protocol):
+    """A request without its host."""
+
+    @property
+    def path(self) -> str:
+        """Path and query."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers."""
+
+    @property
+    def body(self) -> bytes:
+        """Body."""
+
+
+def curl(url: str, request: HttpRequest, *options: str) -> str:
+    """Return the command that sends the request, with further options of curl."""
+    words = ["curl", "--silent", "--show-error", f"{url}{request.path}"]
+    for name, value in request.headers.items():
+        words += ["--header", f"{name}: {value}"]
+    words += options
+    try:
+        return shlex.join([*words, "--data-binary", request.body.decode()])
+    except UnicodeDecodeError:  # compressed: not valid as an argument
+        encoded = b64encode(request.body).decode()
+        return f"printf %s {encoded} | base64 -d | {shlex.join([*words, '--data-binary', '@-'])}"
+
+
+def _transfer_mode(faults: frozenset[Fault]) -> TransferMode:
     if Fault.GZIP in faults:
-        # Refused by its headers: the receiver may hang up, and who is still sending then may never see the answer.
+        # Refused by its headers: the receiver may close the connection while the body is still being sent.
         return TransferMode.WHOLE
     if Fault.SLOW in faults:
         return TransferMode.SLOW

@@ -1,4 +1,4 @@
-"""What Plugsurfing says about charging sessions, as bodies of requests."""
+"""Scenarios of charging sessions, as the bodies that Plugsurfing sends."""
 
 import json
 import string
@@ -28,7 +28,7 @@ FEE_TYPE = "BLOCKING"
 
 ID_ALPHABET = string.ascii_letters + string.digits
 
-# In a CDR, how long was charged, and how much later it is told; prices of a kWh in hundredths, from and to.
+# Of a CDR: how long was charged, how much later it is sent, and the range of prices of a kWh in hundredths.
 CHARGING = timedelta(minutes=42)
 CDR_AFTER = timedelta(minutes=2)
 CENT = Decimal("0.01")
@@ -43,7 +43,7 @@ TARIFFS = (
 
 @dataclass(frozen=True)
 class SimulatedEvent:
-    """One thing that Plugsurfing says."""
+    """An event or CDR that Plugsurfing sends."""
 
     kind: Kind
     name: str
@@ -53,7 +53,7 @@ class SimulatedEvent:
 
 @dataclass(frozen=True)
 class Participants:
-    """Whom a story is about."""
+    """The session and the driver of a scenario."""
 
     session_id: str
     user_id: str
@@ -61,14 +61,14 @@ class Participants:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A story to be told of any session: what happens, and how long after its beginning."""
+    """The course of a session: its events, and when each happens after the start."""
 
-    sentence: str
-    beats: tuple[tuple[timedelta, str], ...]
+    description: str
+    steps: tuple[tuple[timedelta, str], ...]
 
 
-def _scenario(sentence: str, *beats: tuple[float, str]) -> Scenario:
-    return Scenario(sentence, tuple((timedelta(minutes=minute), name) for minute, name in beats))
+def _scenario(description: str, *steps: tuple[float, str]) -> Scenario:
+    return Scenario(description, tuple((timedelta(minutes=minute), name) for minute, name in steps))
 
 
 STARTED, STOPPED, COMPLETE = SessionStarted.wire_name, SessionStopped.wire_name, SessionComplete.wire_name
@@ -77,13 +77,13 @@ FEE_INCURRING = SessionFeeIncurring.wire_name
 
 SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
-        "session": _scenario("a session from its start to its price", (0, STARTED), (42, STOPPED), (43, COMPLETE)),
-        "fee-warning": _scenario("a session about to cost a fee", (0, STARTED), (95, FEE_INCURRING)),
+        "session": _scenario("a session from its start to its completion", (0, STARTED), (42, STOPPED), (43, COMPLETE)),
+        "fee-warning": _scenario("a session shortly before a fee", (0, STARTED), (95, FEE_INCURRING)),
         "start-failed-then-started": _scenario(
-            "a start that fails and then does not", (0, START_FAILED), (1, STARTED), (42, STOPPED), (43, COMPLETE)
+            "a start that fails and then succeeds", (0, START_FAILED), (1, STARTED), (42, STOPPED), (43, COMPLETE)
         ),
-        "stop-failed": _scenario("a session that does not stop when told to", (0, STARTED), (42, STOP_FAILED)),
-        "unknown": _scenario("an event that nobody has heard of", (0, UNKNOWN_EVENT)),
+        "stop-failed": _scenario("a session whose stop fails", (0, STARTED), (42, STOP_FAILED)),
+        "unknown": _scenario("an event with an unknown name", (0, UNKNOWN_EVENT)),
         "cdr": _scenario(
             "a session and its charging detail record", (0, STARTED), (43, COMPLETE), (44, CHARGING_RECORD)
         ),
@@ -92,59 +92,59 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
 
 
 def build_scenario(
-    about: str, cast: Participants, *, begins_at: datetime | None = None, now: datetime
+    name: str, participants: Participants, *, begins_at: datetime | None = None, now: datetime
 ) -> tuple[SimulatedEvent, ...]:
-    """Tell a scenario, or the one event of that name, known or not; by default its last event is happening now."""
-    scenario = SCENARIOS.get(about) or _scenario("one event", (0, about))
-    begins_at = begins_at or now - scenario.beats[-1][0]
-    return tuple(telling(name, cast, begins_at + after) for after, name in scenario.beats)
+    """Return the events of a scenario, or the one event of that wire name; by default the last one happens now."""
+    scenario = SCENARIOS.get(name) or _scenario("one event", (0, name))
+    begins_at = begins_at or now - scenario.steps[-1][0]
+    return tuple(make_event(name, participants, begins_at + after) for after, name in scenario.steps)
 
 
-def telling(name: str, cast: Participants, at: datetime) -> SimulatedEvent:
-    """Say that something happened, in the words of the wire."""
+def make_event(name: str, participants: Participants, at: datetime) -> SimulatedEvent:
+    """Return an event in its wire format."""
     if name == CHARGING_RECORD:
-        return SimulatedEvent(Kind.CDRS, name, cast.session_id, _body(_charging_record(cast, at)))
-    payload = {"userId": cast.user_id, "sessionId": cast.session_id, "timestamp": format_timestamp(at)}
-    if name == FEE_INCURRING:  # names no user, as documented
+        return SimulatedEvent(Kind.CDRS, name, participants.session_id, _body(_charging_record(participants, at)))
+    payload = {"userId": participants.user_id, "sessionId": participants.session_id, "timestamp": format_timestamp(at)}
+    if name == FEE_INCURRING:  # has no user, as documented
         payload = {
-            "sessionId": cast.session_id,
+            "sessionId": participants.session_id,
             "timestamp": format_timestamp(at),
             "feeWillApplyFrom": format_timestamp(at + FEE_LEAD),
             "feeType": FEE_TYPE,
         }
-    return SimulatedEvent(Kind.EVENTS, name, cast.session_id, _body({"event": name, "payload": payload}))
+    return SimulatedEvent(Kind.EVENTS, name, participants.session_id, _body({"event": name, "payload": payload}))
 
 
 def random_participants(random: Random) -> Participants:
-    """Draw a session id that looks like Plugsurfing's, and a driver."""
+    """Draw a driver, and a session id that looks like Plugsurfing's."""
     return Participants("".join(random.choices(ID_ALPHABET, k=11)), f"driver-{random.randrange(10_000):04}")
 
 
 def format_timestamp(at: datetime) -> str:
-    """Write a time as Plugsurfing does, with a fraction only if there is one."""
+    """Format a time as Plugsurfing does, with a fraction only if there is one."""
     at = at.astimezone(UTC)
     return at.isoformat(timespec="milliseconds" if at.microsecond else "seconds").replace("+00:00", "Z")
 
 
-def conflicting_cdr(told: SimulatedEvent) -> SimulatedEvent:
-    """Say the same CDR once more, at another price: one request id, other bytes."""
-    document = json.loads(told.body)
+def conflicting_cdr(cdr: SimulatedEvent) -> SimulatedEvent:
+    """Return a CDR with the same request id and another price."""
+    document = json.loads(cdr.body)
     document["cost"]["total"] = str(Decimal(document["cost"]["total"]) + 1)
-    return replace(told, body=_body(document))
+    return replace(cdr, body=_body(document))
 
 
-def _charging_record(cast: Participants, at: datetime) -> dict[str, Any]:
-    # The schema is not public. Documented are a request id, and who, what and where: the rest is made up. It depends on
-    # the session alone, so that a CDR that is told again is the same.
-    random = Random(cast.session_id)  # noqa: S311  nothing secret is drawn
+def _charging_record(participants: Participants, at: datetime) -> dict[str, Any]:
+    # The schema is not public: documented are a request id, user, session and location. Everything depends on the
+    # session alone, so that a CDR that is sent again has the same bytes.
+    random = Random(participants.session_id)  # noqa: S311  nothing secret is drawn
     country, currency, least, most = random.choice(TARIFFS)
     energy = Decimal(random.randrange(2_000, 80_000)) / 1000
     price = Decimal(random.randrange(least, most)) / 100
     return {
         "requestId": str(UUID(int=random.getrandbits(128), version=4)),
-        "userId": cast.user_id,
+        "userId": participants.user_id,
         "session": {
-            "id": cast.session_id,
+            "id": participants.session_id,
             "startedAt": format_timestamp(at - CDR_AFTER - CHARGING),
             "stoppedAt": format_timestamp(at - CDR_AFTER),
             "energyKwh": str(energy),

@@ -1,151 +1,128 @@
-"""Send requests as Plugsurfing does, once each, and listen to the answers as Plugsurfing does not."""
+"""Send requests over kept-alive connections, at a rate if there is one, and count the responses."""
 
 import asyncio
+import json
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import httpx
-
+from ingest.simulator.connection import NO_RESPONSE, KeepAliveConnection
 from ingest.simulator.faults import PlannedRequest
-from ingest.simulator.requests import Request, RequestSigner, TransferMode
+from ingest.simulator.requests import RequestSigner, SignedRequest
 
 CONNECTIONS = 64
 TIMEOUT = timedelta(seconds=30)
 
-# A slow body stays within the five seconds that a receiver has to allow.
-SLOW_BODY = timedelta(seconds=2)
-SLOW_PIECES = 10
-
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back for a request."""
+class SimulatorResponse:
+    """The response to a request, or why there was none."""
 
-    request: Request
+    request: SignedRequest
     took: timedelta
     status: int | None = None
-    """None: nothing came."""
     problem: str = ""
-    """Why nothing came."""
+    """Why there is no status."""
     delivery_id: str | None = None
     duplicate: bool = False
 
     @property
-    def is_right(self) -> bool:
-        """Say whether the receiver answered as it should."""
+    def is_expected(self) -> bool:
+        """Return whether the receiver responded as it should."""
         return self.status in self.request.expected
 
 
 @dataclass(frozen=True)
 class ResponseStats:
-    """Many answers, counted."""
+    """Counts and latencies of many responses."""
 
     statuses: tuple[tuple[str, int], ...]
-    """With how many of each, the most frequent first; `no answer` is one."""
+    """How many of each, the most frequent first; `no answer` is one."""
     duplicates: int
     wrong: int
     p50: timedelta
     p99: timedelta
 
+    @classmethod
+    def of(cls, responses: Sequence[SimulatorResponse]) -> "ResponseStats":
+        """Count the responses, of which there must be one at least."""
+        latencies = sorted(response.took for response in responses)
+        return cls(
+            statuses=tuple(Counter(str(response.status or "no answer") for response in responses).most_common()),
+            duplicates=sum(response.duplicate for response in responses),
+            wrong=sum(not response.is_expected for response in responses),
+            p50=_percentile(latencies, 0.50),
+            p99=_percentile(latencies, 0.99),
+        )
 
-async def send(
+
+async def send(  # noqa: PLR0913  what a load consists of
     url: str,
-    tracks: Sequence[Sequence[PlannedRequest]],
-    penmanship: RequestSigner,
+    tracks: Iterable[Iterable[PlannedRequest]],
+    signer: RequestSigner,
     *,
-    on_response: Callable[[Answer], None],
+    on_response: Callable[[SimulatorResponse], None],
     rate: float | None = None,
+    connections: int = CONNECTIONS,
 ) -> None:
-    """Make all requests, those of a track one after the other, at most `rate` a second; `heard` gets every answer."""
-    pace = RateLimiter(rate)
+    """Send all requests, those of a track one after the other, at most `rate` a second.
+
+    Tracks may be generated while they are sent, without an end: the load ends with them. Each request is signed when it
+    is sent. `on_response` gets every response.
+    """
+    pacer = RequestPacer(rate)
     waiting = iter(tracks)
 
-    # A client each: one pool for all looks through all its connections for every request, at a third of the speed.
-    certificates = httpx.create_ssl_context()
-
-    async def one_connection() -> None:
-        async with httpx.AsyncClient(base_url=url, verify=certificates, timeout=TIMEOUT.total_seconds()) as client:
+    async def send_tracks() -> None:
+        connection = KeepAliveConnection(url)
+        try:
             for track in waiting:
-                for step in track:
-                    await pace.turn()
-                    on_response(await post(client, penmanship.request(step, at=datetime.now(UTC))))
+                for planned in track:
+                    await pacer.wait()
+                    on_response(await post(connection, signer.request(planned, at=datetime.now(UTC))))
+        finally:
+            connection.close()
 
-    async with asyncio.TaskGroup() as connections:
-        for _ in range(min(CONNECTIONS, len(tracks))):
-            connections.create_task(one_connection())
+    async with asyncio.TaskGroup() as senders:
+        for _ in range(connections):
+            senders.create_task(send_tracks())
 
 
-async def post(client: httpx.AsyncClient, request: Request) -> Answer:
-    """Make one request. Never raises for what the receiver or the network does."""
-    began = asyncio.get_running_loop().time()
-
-    def took() -> timedelta:
-        return timedelta(seconds=asyncio.get_running_loop().time() - began)
-
-    headers = dict(request.headers)
-    if request.manner is TransferMode.SLOW:
-        headers["content-length"] = str(len(request.body))
+async def post(connection: KeepAliveConnection, request: SignedRequest) -> SimulatorResponse:
+    """Send one request. Never raises for what the receiver or the network does."""
+    loop = asyncio.get_running_loop()
+    began, status, body, problem = loop.time(), None, b"", ""
     try:
-        answer = await client.post(request.path, content=_content(request), headers=headers)
-    except (httpx.TransportError, httpx.DecodingError) as error:
-        return Answer(request, took(), problem=str(error) or type(error).__name__)
+        async with asyncio.timeout(TIMEOUT.total_seconds()):
+            status, body = await connection.post(request.path, request.headers, request.body, request.transfer)
+    except NO_RESPONSE as error:
+        problem = str(error) or type(error).__name__
+    took = timedelta(seconds=loop.time() - began)
     try:
-        said = answer.json()
+        document = json.loads(body)
     except ValueError:
-        said = None
-    said = said if isinstance(said, dict) else {}
-    return Answer(
-        request,
-        took(),
-        status=answer.status_code,
-        delivery_id=said.get("id"),
-        duplicate=said.get("duplicate") is True,
-    )
+        document = None
+    fields = document if isinstance(document, dict) else {}
+    return SimulatorResponse(request, took, status, problem, fields.get("id"), fields.get("duplicate") is True)
 
 
-def tally(answers: Sequence[Answer]) -> ResponseStats:
-    """Count answers; there must be one at least."""
-    waits = sorted(answer.took for answer in answers)
-    statuses = Counter(str(answer.status or "no answer") for answer in answers)
-    return ResponseStats(
-        statuses=tuple(statuses.most_common()),
-        duplicates=sum(answer.duplicate for answer in answers),
-        wrong=sum(not answer.is_right for answer in answers),
-        p50=_percentile(waits, 0.50),
-        p99=_percentile(waits, 0.99),
-    )
-
-
-class RateLimiter:
-    """Gives turns, evenly spaced."""
+class RequestPacer:
+    """Spaces requests evenly."""
 
     def __init__(self, rate: float | None) -> None:
-        """Take the turns a second; None: as many as wanted."""
-        self._between = 0 if rate is None else 1 / rate
+        """`rate` is requests a second; None is no limit."""
+        self._interval = 0 if rate is None else 1 / rate
         self._next = 0.0
 
-    async def turn(self) -> None:
-        """Wait for the next turn."""
-        if self._between:
+    async def wait(self) -> None:
+        """Wait until the next request is due."""
+        if self._interval:
             now = asyncio.get_running_loop().time()
-            self._next = max(self._next + self._between, now)
+            self._next = max(self._next + self._interval, now)
             await asyncio.sleep(self._next - now)
 
 
-def _content(request: Request) -> bytes | AsyncIterator[bytes]:
-    return request.body if request.manner is TransferMode.WHOLE else _pieces(request)
-
-
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
-    size = math.ceil(len(request.body) / SLOW_PIECES)
-    for start in range(0, len(request.body), size):
-        if request.manner is TransferMode.SLOW:
-            await asyncio.sleep(SLOW_BODY.total_seconds() / SLOW_PIECES)
-        yield request.body[start : start + size]
-
-
-def _percentile(waits: Sequence[timedelta], part: float) -> timedelta:
-    return waits[math.ceil(part * len(waits)) - 1]
+def _percentile(latencies: Sequence[timedelta], part: float) -> timedelta:
+    return latencies[math.ceil(part * len(latencies)) - 1]

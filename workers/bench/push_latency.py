@@ -8,7 +8,7 @@ from statistics import median
 from rich.progress import Progress
 from sqlalchemy import Engine, func, select
 
-from ingest.simulator.scenarios import FEE_INCURRING, STARTED, Participants, telling
+from ingest.simulator.scenarios import FEE_INCURRING, STARTED, Participants, make_event
 from workers.bench.databases import harness_on, kinds_on
 from workers.bench.harness import Harness, wait_until
 from workers.bench.http_load import bodies
@@ -82,7 +82,7 @@ def _measure(harness: Harness, events: int, warnings: int, row: Row) -> None:
 def _events(name: str, participants: Iterable[Participants]) -> Iterator[bytes]:
     """Yield an event of each session, of a second before it is asked for."""
     for each in participants:
-        yield telling(name, each, datetime.now(UTC) - timedelta(seconds=1)).body
+        yield make_event(name, each, datetime.now(UTC) - timedelta(seconds=1)).body
 
 
 def _sent(engine: Engine) -> int:

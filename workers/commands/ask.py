@@ -11,12 +11,12 @@ from ingest.config.secrets import authorization_values
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.simulator.authorization_requests import (
-    SOME_KEY,
+    DEFAULT_KEY,
     SimulatedAuthorizationRequest,
     ocpi_request,
     plugsurfing_request,
 )
-from ingest.simulator.curl import curl
+from ingest.simulator.requests import curl
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 from workers.commands.errors import Failure
@@ -28,7 +28,7 @@ LONGEST = timedelta(seconds=10)
 
 
 @click.command()
-@click.option("--key", default=SOME_KEY, show_default=True, metavar="KEY", help="The charging key.")
+@click.option("--key", default=DEFAULT_KEY, show_default=True, metavar="KEY", help="The charging key.")
 @click.option("--session", metavar="ID", help="The session that is to begin.")
 @click.option("--location", metavar="ID", help="Where the charger is.")
 @click.option("--reference", metavar="ID", help="Plugsurfing's reference.")

@@ -18,7 +18,7 @@ from ingest.simulator.drive.state import state_from_scenario
 from ingest.simulator.faults import DEFAULT_RATE, Fault, PlannedRequest, inject_faults
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice, as_curl
 from ingest.simulator.scenarios import SCENARIOS, Participants, build_scenario, random_participants
-from ingest.simulator.sender import Answer, tally
+from ingest.simulator.sender import ResponseStats, SimulatorResponse
 from workers.commands.errors import Failure
 from workers.commands.options import TimeParam
 from workers.commands.output import human_duration, printable, short_id
@@ -46,7 +46,9 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
             self.fail(f"{value!r}: choose from {', '.join(Fault)}, by comma.", param, ctx)
 
 
-@click.command(epilog="Scenarios: " + "; ".join(f"{name} ({each.sentence})" for name, each in SCENARIOS.items()) + ".")
+@click.command(
+    epilog="Scenarios: " + "; ".join(f"{name} ({each.description})" for name, each in SCENARIOS.items()) + "."
+)
 @click.argument("event", required=False)
 @click.option("--scenario", type=click.Choice(list(SCENARIOS)), help="Tell this story.")
 @click.option("--url", metavar="URL", help="Where the receiver is.  [default: the one on this machine]")
@@ -159,13 +161,13 @@ def steps_of(tracks: Sequence[Sequence[PlannedRequest]]) -> Iterator[PlannedRequ
 
 def deliver(
     url: str, tracks: Sequence[Sequence[PlannedRequest]], penmanship: RequestSigner, rate: float | None
-) -> list[Answer]:
+) -> list[SimulatorResponse]:
     """Send everything; few answers are shown as they come, many as progress."""
     total = sum(map(len, tracks))
-    answers: list[Answer] = []
+    answers: list[SimulatorResponse] = []
     with shown(total) as show:
 
-        def hear(answer: Answer) -> None:
+        def hear(answer: SimulatorResponse) -> None:
             answers.append(answer)
             show(answer)
 
@@ -174,7 +176,7 @@ def deliver(
 
 
 @contextmanager
-def shown(total: int) -> Iterator[Callable[[Answer], None]]:
+def shown(total: int) -> Iterator[Callable[[SimulatorResponse], None]]:
     """Give what shows an answer."""
     if total <= SHOWN:
         yield lambda answer: click.echo(line(answer))
@@ -186,12 +188,12 @@ def shown(total: int) -> Iterator[Callable[[Answer], None]]:
         yield lambda _answer: progress.advance(task)
 
 
-def line(answer: Answer) -> str:
+def line(answer: SimulatorResponse) -> str:
     """Write one answer on one line."""
-    told = answer.request.telling
+    told = answer.request.event
     if answer.status is None:
         said = f"no answer ({answer.problem})"
-    elif not answer.is_right:
+    elif not answer.is_expected:
         said = f"{answer.status}, which is wrong: it should be {expected(answer)}"
     elif answer.delivery_id is None:
         said = f"{answer.status}, as it should be"
@@ -200,14 +202,14 @@ def line(answer: Answer) -> str:
     return f"{printable(told.name):<22}{printable(told.session_id):<13}{said}  {human_duration(answer.took)}"
 
 
-def expected(answer: Answer) -> str:
+def expected(answer: SimulatorResponse) -> str:
     """Write the statuses that would have been right."""
     return " or ".join(map(str, sorted(answer.request.expected)))
 
 
-def summarize(answers: Sequence[Answer], url: str) -> None:
+def summarize(answers: Sequence[SimulatorResponse], url: str) -> None:
     """Write the answers, counted. Raises Failure if one is wrong."""
-    counted = tally(answers)
+    counted = ResponseStats.of(answers)
     statuses = ", ".join(f"{count} x {status}" for status, count in counted.statuses)
     again = f" ({counted.duplicates} known already)" if counted.duplicates else ""
     click.echo(
@@ -217,5 +219,5 @@ def summarize(answers: Sequence[Answer], url: str) -> None:
     if all(answer.status is None for answer in answers):
         raise Failure(f"Nobody answers at {url}: is `webhooks dev` running?")
     if counted.wrong:
-        worst = next(answer for answer in answers if not answer.is_right)
+        worst = next(answer for answer in answers if not answer.is_expected)
         raise Failure(f"{counted.wrong} of {len(answers)} answers are wrong; the first: {line(worst)}")

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import SystemRandom
 
-import httpx
 from sqlalchemy import Engine
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
+from ingest.simulator.connection import KeepAliveConnection
 from ingest.simulator.faults import PlannedRequest
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice
 from ingest.simulator.scenarios import (
@@ -20,10 +21,10 @@ from ingest.simulator.scenarios import (
     STOPPED,
     UNKNOWN_EVENT,
     Participants,
+    make_event,
     random_participants,
-    telling,
 )
-from ingest.simulator.sender import Answer, post
+from ingest.simulator.sender import SimulatorResponse, post
 from workers.ledger import deliveries, pushes, sessions
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.deliveries import DeliveryRow, Filters
@@ -90,11 +91,11 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Demo
     now = datetime.now(UTC)
     engine = create_ledger_engine(settings.database_url)
     try:
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE.total_seconds()) as client:
+        with closing(KeepAliveConnection(url)) as connection:
 
             async def tell(beat: DemoStep) -> None:
-                step = PlannedRequest(telling(beat.name, cast, now - beat.ago))
-                say(line(beat, await post(client, penmanship.request(step, at=datetime.now(UTC)))))
+                step = PlannedRequest(make_event(beat.name, cast, now - beat.ago))
+                say(line(beat, await post(connection, penmanship.request(step, at=datetime.now(UTC)))))
 
             say(f"Plugsurfing tells of a session that began {WARNED[0].ago // timedelta(minutes=1)} minutes ago:")
             for beat in WARNED:
@@ -108,9 +109,9 @@ async def play(settings: Settings, url: str, say: Callable[[str], None]) -> Demo
         engine.dispose()
 
 
-def line(beat: DemoStep, answer: Answer) -> str:
+def line(beat: DemoStep, answer: SimulatorResponse) -> str:
     """Write one exchange on one line."""
-    outcome = "known" if answer.duplicate else "kept" if answer.is_right else "not kept"
+    outcome = "known" if answer.duplicate else "kept" if answer.is_expected else "not kept"
     took = f"{answer.took.total_seconds() * 1000:.0f} ms"
     return f"{beat.name:<21} → {answer.status or answer.problem} {outcome:<5} {took:>6}  {beat.remark}"
 

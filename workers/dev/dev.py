@@ -15,8 +15,8 @@ import httpx
 
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
-from ingest.simulator.authorization_requests import SOME_KEY, plugsurfing_request
-from ingest.simulator.curl import curl
+from ingest.simulator.authorization_requests import DEFAULT_KEY, plugsurfing_request
+from ingest.simulator.requests import curl
 from workers.dev import demo
 from workers.dev.child_process import ProcessSpec
 from workers.dev.env_file import FILE_NAME, write_devfile
@@ -180,7 +180,7 @@ def banner(house: DevEnvironment) -> str:
 
 def sample_request(house: DevEnvironment) -> str:
     """Write a question at the charger, as a line for a shell."""
-    question = plugsurfing_request(house.settings, {"key": SOME_KEY}, house.credentials)
+    question = plugsurfing_request(house.settings, {"key": DEFAULT_KEY}, house.credentials)
     return curl(house.authorize_url, question)
 
 

@@ -46,8 +46,8 @@ def learn(node, noon):
 
     def learn(session_id: str, events: int) -> None:
         with node.engine.begin() as ledger:
-            for telling in build_scenario("session", Participants(session_id, "user-1"), now=noon)[:events]:
-                fact = session_of(decode(telling.kind, telling.body))
+            for event in build_scenario("session", Participants(session_id, "user-1"), now=noon)[:events]:
+                fact = session_of(decode(event.kind, event.body))
                 sessions.merge(ledger, {session_id: partial(merge, fact)})
 
     return learn

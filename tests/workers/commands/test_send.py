@@ -7,7 +7,7 @@ from click.testing import CliRunner, Result
 from ingest.config.settings import Settings
 from ingest.events import decode
 from ingest.simulator import sender
-from ingest.simulator.sender import Answer
+from ingest.simulator.sender import SimulatorResponse
 from ingest.wire.envelope import Kind, verify_request
 from ingest.wire.signature import SigningKeys
 from workers.commands.send import send
@@ -45,7 +45,7 @@ def receiver(monkeypatch):
             here.requests.append(request)
             status = here.status or min(request.expected)
             delivery_id = "0123456789abcdef" if status == 200 else None
-            on_response(Answer(request, timedelta(milliseconds=4), status=status, delivery_id=delivery_id))
+            on_response(SimulatorResponse(request, timedelta(milliseconds=4), status=status, delivery_id=delivery_id))
 
     monkeypatch.setattr(sender, "send", answer)
     return here

@@ -6,8 +6,8 @@ import pytest
 
 from ingest.simulator.faults import PlannedRequest
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice
-from ingest.simulator.scenarios import Participants, telling
-from ingest.simulator.sender import Answer
+from ingest.simulator.scenarios import Participants, make_event
+from ingest.simulator.sender import SimulatorResponse
 from ingest.wire.signature import SigningKeys
 from workers.dev import demo
 from workers.dev.demo import OVER, WARNED, DemoState, line, wait_for_state
@@ -91,8 +91,8 @@ def test_patience_ends_and_says_what_was_seen_last(monkeypatch):
 )
 def test_an_exchange_is_told_in_one_line(answer, words):
     request = RequestSigner(SigningKeys(b"key"), SigningKeyChoice.CURRENT, required=True).request(
-        PlannedRequest(telling("X", CAST, NOW)), at=NOW
+        PlannedRequest(make_event("X", CAST, NOW)), at=NOW
     )
-    said = line(WARNED[0], Answer(request, timedelta(milliseconds=4), **answer))
+    said = line(WARNED[0], SimulatorResponse(request, timedelta(milliseconds=4), **answer))
     assert words in said
     assert said.endswith("a driver plugs in")
