@@ -60,12 +60,7 @@ def on(
     queue; without, it runs in the job of its batch. The name (by default the function's) is what operators see and the
     ledger stores: a renamed handler is a new one. `when` disables it by the settings: then it gets no new runs.
     """
-    _check_types("on", event_types, Event)
-
-    def mark(function: Function) -> Function:
-        return _mark("on", function, event_types, queue=queue, name=name, when=when)
-
-    return mark
+    return _decorator("on", event_types, Event, queue=queue, name=name, when=when)
 
 
 def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
@@ -74,12 +69,7 @@ def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
     The events of a batch are applied to their sessions before any handler runs. They come in any order and more than
     once, so the function must be a merge: commutative, associative, idempotent.
     """
-    _check_types("record", event_types, SessionEvent)
-
-    def mark(function: Function) -> Function:
-        return _mark("record", function, event_types)
-
-    return mark
+    return _decorator("record", event_types, SessionEvent)
 
 
 def subscriptions_of(module: ModuleType) -> list[Subscription]:
@@ -87,37 +77,42 @@ def subscriptions_of(module: ModuleType) -> list[Subscription]:
     return markers_in(module, MARK, Subscription)
 
 
-def _check_types(mark: str, event_types: tuple[object, ...], wanted: type[Event]) -> None:
-    if not event_types:
-        raise TypeError(f"@{mark}() names no event: write for instance @{mark}(SessionStarted)")
-    for event_type in event_types:
-        if not inspect.isclass(event_type) or not issubclass(event_type, wanted):
-            raise TypeError(f"@{mark} takes classes of ingest.events ({wanted.__name__}), not {event_type!r}")
-
-
-def _mark(  # noqa: PLR0913 - the parts of a marker, by name
-    mark: str,
-    function: Function,
+def _decorator(  # noqa: PLR0913 - the parts of a subscription, by name
+    decorator: str,
     event_types: tuple[type[Event], ...],
+    wanted: type[Event],
     *,
     queue: str | None = None,
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
-) -> Function:
-    check_function(function, mark, MARK)
-    is_async = inspect.iscoroutinefunction(function)
-    if mark == "record" and is_async:
-        raise TypeError(f"@record {function.__name__} must be a plain function: a record does not wait")
-    subscription = Subscription(
-        name=checked_name(function.__name__ if name is None else name, "handler"),
-        events=event_types,
-        queue=queue,
-        function=function,
-        plugin=function.__module__,
-        file=file_of(function),
-        is_async=is_async,
-        records=mark == "record",
-        when=when,
-    )
-    setattr(function, MARK, subscription)
-    return function
+) -> Callable[[Function], Function]:
+    _check_types(decorator, event_types, wanted)
+
+    def mark(function: Function) -> Function:
+        check_function(function, decorator, MARK)
+        is_async = inspect.iscoroutinefunction(function)
+        if decorator == "record" and is_async:
+            raise TypeError(f"@record {function.__name__} must be a plain function: a record does not wait")
+        subscription = Subscription(
+            name=checked_name(function.__name__ if name is None else name, "handler"),
+            events=event_types,
+            queue=queue,
+            function=function,
+            plugin=function.__module__,
+            file=file_of(function),
+            is_async=is_async,
+            records=decorator == "record",
+            when=when,
+        )
+        setattr(function, MARK, subscription)
+        return function
+
+    return mark
+
+
+def _check_types(decorator: str, event_types: tuple[object, ...], wanted: type[Event]) -> None:
+    if not event_types:
+        raise TypeError(f"@{decorator}() names no event: write for instance @{decorator}(SessionStarted)")
+    for event_type in event_types:
+        if not inspect.isclass(event_type) or not issubclass(event_type, wanted):
+            raise TypeError(f"@{decorator} takes classes of ingest.events ({wanted.__name__}), not {event_type!r}")

@@ -89,7 +89,7 @@ def context_for(  # noqa: PLR0913 - the parts of a context, by name
     attempt: int = 1,
     connection: Connection | None = None,
     devices: Sequence[Device] = (),
-    settings: Mapping[str, object] | None = None,
+    settings: Mapping[str, object] = MappingProxyType({}),
 ) -> Context:
     """Return a context for this event; `now` is by default the time of the event.
 
@@ -103,7 +103,7 @@ def context_for(  # noqa: PLR0913 - the parts of a context, by name
         attempt=attempt,
         clock=lambda: at,
         log=structlog.get_logger(),
-        settings=Settings.model_construct(None, **dict(settings or {})),
+        settings=Settings.model_construct(None, **dict(settings)),
     )
 
 
@@ -125,21 +125,25 @@ def delivery_of(event: Event, *, received_at: datetime) -> Delivery:
 
 
 class FakePolicyContext(FakeReader):
-    """The context of a policy in a test: everything was read just now."""
+    """A context for a policy, in which everything was read just now.
+
+    `keys` is the whole list, None if it was never read; `balances` are by user; `open_sessions` are ids by key or user,
+    None if they were never read. Settings are as in `context_for`.
+    """
 
     def __init__(  # noqa: PLR0913 - the parts of a context, by name
         self,
         *,
-        settings: Settings,
-        now: datetime,
-        keys: Iterable[ChargingKeySnapshot] | None,
-        balances: Mapping[str, Decimal | BalanceSnapshot],
-        open_sessions: Mapping[str, Collection[str]] | None,
+        keys: Iterable[ChargingKeySnapshot] | None = (),
+        balances: Mapping[str, Decimal | BalanceSnapshot] = MappingProxyType({}),
+        open_sessions: Mapping[str, Collection[str]] | None = MappingProxyType({}),
         sessions: Iterable[Session] = (),
+        now: datetime = DEFAULT_NOW,
         connection: Connection | None = None,
+        settings: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         super().__init__(sessions, connection)
-        self.settings = settings
+        self.settings = Settings.model_construct(None, **dict(settings))
         self.log = structlog.get_logger()
         self._now = now
         self._keys = None if keys is None else {normalize(key.identifier): key for key in keys}
@@ -179,32 +183,9 @@ class FakePolicyContext(FakeReader):
         return None if self._open_sessions is None else self._now
 
 
+policy_context = FakePolicyContext
+
+
 def authorization_request(**parts: Any) -> AuthorizationRequest:
     """Return an authorization request with these fields, by default in Plugsurfing's format at DEFAULT_NOW."""
     return AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": DEFAULT_NOW, **parts})
-
-
-def policy_context(  # noqa: PLR0913 - the parts of a context, by name
-    *,
-    keys: Iterable[ChargingKeySnapshot] | None = (),
-    balances: Mapping[str, Decimal | BalanceSnapshot] | None = None,
-    open_sessions: Mapping[str, Collection[str]] | None = MappingProxyType({}),
-    sessions: Iterable[Session] = (),
-    now: datetime = DEFAULT_NOW,
-    connection: Connection | None = None,
-    settings: Mapping[str, object] | None = None,
-) -> FakePolicyContext:
-    """Return a context for a policy.
-
-    `keys` is the whole list, None if it was never read; `balances` are by user; `open_sessions` are ids by key or user,
-    None if they were never read. Settings are as in `context_for`.
-    """
-    return FakePolicyContext(
-        settings=Settings.model_construct(None, **dict(settings or {})),
-        now=now,
-        keys=keys,
-        balances=balances or {},
-        open_sessions=open_sessions,
-        sessions=sessions,
-        connection=connection,
-    )

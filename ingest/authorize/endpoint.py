@@ -22,10 +22,10 @@ from ingest.authorize.metrics import AuthorizeMetrics
 from ingest.authorize.response_cache import ResponseCache
 from ingest.authorize.responses import ResponseWriter
 from ingest.config.settings import Settings
-from ingest.errors import NotAuthentic, Refusal, Unreadable
+from ingest.errors import NotAuthentic, Refusal
 from ingest.http.request_body import check_headers, read_body
 from ingest.http.responses import send_and_close, send_response
-from ingest.wire.authorization.parsing import FieldMap, parse_ocpi, parse_plugsurfing
+from ingest.wire.authorization.parsing import FieldMap, parse_request
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 
 log = structlog.get_logger()
@@ -102,14 +102,9 @@ class AuthorizeEndpoint:
         self._recorder.record(record)
 
     def _parse(self, scope: Scope, body: bytes, started_at: float) -> tuple[AuthorizationRequest, bool]:
-        """Return the request, as far as it can be parsed, and whether it can be."""
         received_at = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_at)
-        try:
-            if self._form is WireFormat.OCPI:
-                return parse_ocpi(scope["raw_path"], scope["query_string"], body, received_at), True
-            return parse_plugsurfing(body, self._fields, received_at), True
-        except Unreadable:
-            return AuthorizationRequest(self._form, received_at), False
+        path, query = scope["raw_path"], scope["query_string"]
+        return parse_request(self._form, path, query, body, fields=self._fields, received_at=received_at)
 
     async def _decide(self, scope: Scope, body: bytes, started_at: float) -> DecisionRecord:
         request, is_readable = self._parse(scope, body, started_at)

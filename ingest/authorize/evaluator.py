@@ -7,7 +7,7 @@ from ingest.authorize.decision_record import FallbackReason
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PolicyResult:
     """The result of evaluating the policies for one request."""
 

@@ -47,12 +47,11 @@ def _try(ctx: click.Context, body: bytes, form: WireFormat, uid: str | None, *, 
     from workers.commands.dry_run_output import one_shot_contexts, print_dry_run
     from workers.dev.env_file import settings_with_dev_defaults
     from workers.plugins import load_plugins
-    from workers.policies.dry_run import dry_run, parse_request
+    from workers.policies.dry_run import dry_run
 
     settings = settings_with_dev_defaults()
     contexts, missing = one_shot_contexts(settings)
-    request, is_readable = parse_request(form, uid, body, settings)
     policies = load_plugins(settings).policies
-    trial = dry_run(request, settings, policies, contexts, is_readable=is_readable)
+    trial = dry_run(form, uid, body, settings=settings, policies=policies, contexts=contexts)
     print_dry_run(trial, settings, missing, as_json=as_json)
     ctx.exit(1 if trial.record.failure else 0)

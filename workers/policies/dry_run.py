@@ -17,8 +17,7 @@ from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.authorize.endpoint import field_map
 from ingest.authorize.responses import ResponseWriter
 from ingest.config.settings import Settings
-from ingest.errors import Unreadable
-from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_ocpi, parse_plugsurfing
+from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_request
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.resilience.guarded_call import call_guarded
 
@@ -50,28 +49,20 @@ class DryRun:
     """The body of the response on the wire."""
 
 
-def parse_request(
-    form: WireFormat, uid: str | None, body: bytes, settings: Settings
-) -> tuple[AuthorizationRequest, bool]:
-    """Parse a request as the endpoint does; return it and whether it could be parsed."""
-    now = datetime.now(UTC)
-    try:
-        if form is WireFormat.OCPI:
-            return parse_ocpi(OCPI_FOLDER + quote(uid or "", safe="").encode() + OCPI_END, b"", body, now), True
-        return parse_plugsurfing(body, field_map(settings), now), True
-    except Unreadable:
-        return AuthorizationRequest(form, now), False
-
-
-def dry_run(
-    request: AuthorizationRequest,
+def dry_run(  # noqa: PLR0913 - the parts of a request, and what evaluates it
+    form: WireFormat,
+    uid: str | None,
+    body: bytes,
+    *,
     settings: Settings,
     policies: Sequence[Policy],
     contexts: Callable[[Policy], AuthorizeContext],
-    *,
-    is_readable: bool = True,
 ) -> DryRun:
-    """Call every policy in this thread, without a deadline; none for a request that could not be parsed."""
+    """Call every policy in this thread, without a deadline; none for a request that cannot be parsed."""
+    path = OCPI_FOLDER + quote(uid or "", safe="").encode() + OCPI_END
+    request, is_readable = parse_request(
+        form, path, b"", body, fields=field_map(settings), received_at=datetime.now(UTC)
+    )
     started_at = time.monotonic()
     outcomes = tuple(_outcome(policy, request, contexts) for policy in policies) if is_readable else ()
     first = next((outcome for outcome in outcomes if outcome.decision or outcome.failure), None)

@@ -36,6 +36,18 @@ class FieldMap:
 OCPI_FIELDS = FieldMap(key=(), location_id=pointers("/location_id"), evse_ids=pointers("/evse_uids"))
 
 
+def parse_request(  # noqa: PLR0913 - the parts of an HTTP request
+    form: WireFormat, raw_path: bytes, query: bytes, body: bytes, *, fields: FieldMap, received_at: datetime
+) -> tuple[AuthorizationRequest, bool]:
+    """Parse a request of either format; return it, as far as it can be parsed, and whether it can be."""
+    try:
+        if form is WireFormat.OCPI:
+            return parse_ocpi(raw_path, query, body, received_at), True
+        return parse_plugsurfing(body, fields, received_at), True
+    except Unreadable:
+        return AuthorizationRequest(form, received_at), False
+
+
 def parse_plugsurfing(body: bytes, fields: FieldMap, received_at: datetime) -> AuthorizationRequest:
     """Parse a request in Plugsurfing's format. Raise Unreadable if it is not a JSON object."""
     document = parse_json(body)

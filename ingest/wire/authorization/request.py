@@ -34,7 +34,7 @@ class WireFormat(StrEnum):
     """OCPI's real-time authorization of a token."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AuthorizationRequest:
     """The question whether a key may charge. Everything but the format and the time may be unknown.
 
@@ -56,7 +56,7 @@ class AuthorizationRequest:
     """The decoded body; empty if there was none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decision:
     """The decision of a policy. Raises ValueError or TypeError for one that cannot be sent."""
 

@@ -1,4 +1,4 @@
-"""Trying policies out on one question."""
+"""A dry run: all policies for one request, without serving it."""
 
 import json
 
@@ -10,25 +10,29 @@ from handlers.kit.testing import policy_context
 from ingest.authorize.decision_record import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
-from workers.policies.dry_run import dry_run, parse_request
+from workers.policies.dry_run import dry_run
 
 BODY = b'{"keyIdentifier": "04A1", "sessionId": "s1"}'
 
 
-def passes(question, ctx):
-    return indeterminate("nobody knows", ctx)
+def abstains(request, ctx):
+    return indeterminate("nothing is known", ctx)
 
 
-async def refuses(question, ctx):
+async def refuses(request, ctx):
     return Decision(Allowed.BLOCKED, "Call us.", "it is blocked")
 
 
-def breaks(question, ctx):
+def raises(request, ctx):
     raise LookupError("no such thing")
 
 
-def is_wrong(question, ctx):
-    return question.key
+def returns_text(request, ctx):
+    return request.key
+
+
+def interrupts(request, ctx):
+    raise KeyboardInterrupt
 
 
 def policy(function):
@@ -36,52 +40,57 @@ def policy(function):
 
 
 @pytest.fixture
-def tried(tmp_path):
-    def attempt(*functions, body=BODY, form=WireFormat.PLUGSURFING, uid=None, **overrides):
+def run(tmp_path):
+    def run(*functions, body=BODY, form=WireFormat.PLUGSURFING, uid=None, **overrides):
         settings = load_settings(data_dir=tmp_path, **overrides)
-        question, is_readable = parse_request(form, uid, body, settings)
-        policies = [policy(function) for function in functions]
         context = policy_context(settings={"authorize_without_facts": settings.authorize_without_facts})
-        return dry_run(question, settings, policies, lambda _policy: context, is_readable=is_readable)
+        policies = [policy(function) for function in functions]
+        return dry_run(form, uid, body, settings=settings, policies=policies, contexts=lambda _policy: context)
 
-    return attempt
-
-
-def test_every_policy_says_its_say_and_the_first_decision_counts(tried):
-    trial = tried(passes, refuses, breaks)
-    assert [say.decision and say.decision.allowed for say in trial.outcomes] == [None, Allowed.BLOCKED, None]
-    assert trial.outcomes[0].notes == ("nobody knows",)
-    assert trial.outcomes[2].error == "LookupError: no such thing"
-    assert (trial.record.policy, trial.record.failure) == ("refuses", None)
-    assert json.loads(trial.response) == {"allowed": "BLOCKED", "info": "Call us."}
+    return run
 
 
-@pytest.mark.parametrize("function", [breaks, is_wrong])
-def test_a_policy_that_fails_has_the_answer_on_failure_given(tried, function):
-    trial = tried(function, refuses, authorize_on_failure="NOT_ALLOWED")
-    assert (trial.record.policy, trial.record.failure) == (function.__name__, FallbackReason.RAISED)
-    assert json.loads(trial.response) == {"allowed": "NOT_ALLOWED"}
+def test_every_policy_is_called_and_the_first_decision_counts(run):
+    result = run(abstains, refuses, raises)
+    assert [each.decision and each.decision.allowed for each in result.outcomes] == [None, Allowed.BLOCKED, None]
+    assert result.outcomes[0].notes == ("nothing is known",)
+    assert result.outcomes[2].error == "LookupError: no such thing"
+    assert "raise LookupError" in result.outcomes[2].traceback
+    assert (result.record.policy, result.record.failure) == ("refuses", None)
+    assert json.loads(result.response) == {"allowed": "BLOCKED", "info": "Call us."}
 
 
-def test_knowing_too_little_is_a_failure_without_a_traceback(tried):
-    trial = tried(passes, authorize_without_facts="fail")
-    (say,) = trial.outcomes
-    assert trial.record.failure is FallbackReason.INDETERMINATE
-    assert (say.error, say.traceback) == ("it cannot decide: nobody knows", None)
+@pytest.mark.parametrize("function", [raises, returns_text])
+def test_a_policy_that_fails_before_another_decides_gets_the_answer_on_failure(run, function):
+    result = run(function, refuses, authorize_on_failure="NOT_ALLOWED")
+    assert (result.record.policy, result.record.failure) == (function.__name__, FallbackReason.RAISED)
+    assert json.loads(result.response) == {"allowed": "NOT_ALLOWED"}
 
 
-def test_nobody_is_asked_about_what_cannot_be_read(tried):
-    trial = tried(refuses, body=b"[", authorize_on_failure="EXPIRED")
-    assert trial.outcomes == ()
-    assert (trial.record.failure, json.loads(trial.response)) == (FallbackReason.UNREADABLE, {"allowed": "EXPIRED"})
+def test_an_indeterminate_policy_is_a_failure_without_a_traceback(run):
+    result = run(abstains, authorize_without_facts="fail")
+    (outcome,) = result.outcomes
+    assert result.record.failure is FallbackReason.INDETERMINATE
+    assert (outcome.error, outcome.traceback) == ("it cannot decide: nothing is known", None)
 
 
-def test_where_nobody_objects_the_key_may_charge(tried):
-    assert json.loads(tried().response) == {"allowed": "ALLOWED"}
+def test_no_policy_is_called_for_a_body_that_cannot_be_parsed(run):
+    result = run(refuses, body=b"[", authorize_on_failure="EXPIRED")
+    assert result.outcomes == ()
+    assert (result.record.failure, json.loads(result.response)) == (FallbackReason.UNREADABLE, {"allowed": "EXPIRED"})
 
 
-def test_ocpis_form_has_the_key_in_its_path_and_may_have_no_body(tried):
-    trial = tried(refuses, body=b"", form=WireFormat.OCPI, uid="04/A1 ü")
-    assert trial.record.request.key == "04/A1 ü"
-    said = json.loads(trial.response)
-    assert (said["status_code"], said["data"]["allowed"]) == (1000, "BLOCKED")
+def test_a_key_may_charge_if_no_policy_decides(run):
+    assert json.loads(run().response) == {"allowed": "ALLOWED"}
+
+
+def test_ocpis_format_has_the_key_in_its_path_and_may_have_no_body(run):
+    result = run(refuses, body=b"", form=WireFormat.OCPI, uid="04/A1 ü")
+    assert result.record.request.key == "04/A1 ü"
+    response = json.loads(result.response)
+    assert (response["status_code"], response["data"]["allowed"]) == (1000, "BLOCKED")
+
+
+def test_ctrl_c_ends_the_dry_run(run):
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupts)
