@@ -1,4 +1,4 @@
-"""`webhooks drive`: asks the Drive API by hand, changes fleets, and tells Roam OCPI of tokens."""
+"""`webhooks drive`: call the Drive API by hand, change fleets, and push tokens to Roam OCPI."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ingest.queue.queues import connect_redis
 from workers.commands import options
-from workers.commands.drive_output import jsonable, key_cells, key_json, session_cells, session_facts, session_json
+from workers.commands.drive_output import jsonable, key_cells, model_json, session_rows
 from workers.commands.drive_simulator import compare_with_simulator, set_drive_faults, simulate_drive
 from workers.commands.errors import UsageFailure
 from workers.commands.log_redirect import logs_to_stderr
@@ -26,8 +26,8 @@ from workers.drive.requests import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 
 T = TypeVar("T")
 
-REDIS_PATIENCE = 2
-"""Seconds: without Redis a command counts its calls alone."""
+REDIS_TIMEOUT = 2
+"""Seconds. Without Redis a command counts its own calls."""
 
 since = click.option(
     "--since", type=options.TimeParam(), metavar="WHEN", help="Started then or later: ISO 8601, or 2h ago."
@@ -37,7 +37,7 @@ until = click.option("--until", type=options.TimeParam(), metavar="WHEN", help="
 
 @click.group()
 def drive() -> None:
-    """Ask the Drive API, as DRIVE_API_URL and DRIVE_API_KEY say. Amounts are written as text, to the last digit."""
+    """Call the Drive API at DRIVE_API_URL with DRIVE_API_KEY. Amounts in JSON are strings, exact to the last digit."""
 
 
 drive.add_command(simulate_drive)
@@ -54,16 +54,14 @@ def session(user_id: str, session_id: str, *, as_json: bool) -> None:
     with drive_client() as client:
         found = client.session(user_id, session_id)
     if as_json:
-        json_line(session_json(found))
+        json_line(model_json(found))
         return
-    key_values([(name, value) for name, value in session_facts(found) if value is not None])
+    key_values([(name, value) for name, value in session_rows(found) if value is not None])
 
 
 @drive.command()
 @click.argument("user_id", metavar="USER")
-@click.option(
-    "--status", "statuses", multiple=True, metavar="NAME", help="One of them, or several. Default: all known."
-)
+@click.option("--status", "statuses", multiple=True, metavar="NAME", help="May be repeated. Default: all known.")
 @click.option("--key", "charging_key_id", metavar="ID", help="Only those with this charging key.")
 @since
 @until
@@ -91,11 +89,11 @@ def history(  # noqa: PLR0913  the options are the interface
         counted = with_progress("sessions", islice(found, limit), as_json=as_json)
         if as_json:
             for each in counted:
-                json_line(session_json(each))
+                json_line(model_json(each))
             return
-        table(
-            ("started", "ended", "status", "session", "location", "operator"), [session_cells(row) for row in counted]
-        )
+        columns = ("started", "ended", "status", "session", "location", "operator")
+        rows = (dict(session_rows(found)) for found in counted)
+        table(columns, [tuple(row[name] for name in columns) for row in rows])
 
 
 @drive.command()
@@ -112,7 +110,7 @@ def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bo
         counted = with_progress("charging keys", found, as_json=as_json)
         if as_json:
             for each in counted:
-                json_line(key_json(each))
+                json_line(model_json(each))
             return
         table(("key", "enabled", "valid to", "contract", "visual number", "fleet"), [key_cells(row) for row in counted])
 
@@ -134,12 +132,12 @@ def balance(user_id: str, *, as_json: bool) -> None:
 @click.argument("location_id", metavar="ID")
 @options.as_json
 def location(location_id: str, *, as_json: bool) -> None:
-    """Read a location, with the name that its operator goes by there."""
+    """Read a location, with its operator's display name."""
     with drive_client() as client:
         found = client.location(location_id)
-    told: dict[str, Json] = {"location_id": location_id, "operator_display_name": found.operator_display_name}
+    fields: dict[str, Json] = {"location_id": location_id, "operator_display_name": found.operator_display_name}
     if as_json:
-        json_line({**told, "document": jsonable(found.document)})
+        json_line({**fields, "document": jsonable(found.document)})
     else:
         key_values([("location", location_id), ("operator", found.operator_display_name)])
 
@@ -151,9 +149,9 @@ def fleets() -> None:
 
 @fleets.command()
 @click.argument("fleet_id", metavar="FLEET")
-@click.option("--name", metavar="NAME", help="Up to 100 signs.")
+@click.option("--name", metavar="NAME", help="Up to 100 characters.")
 def create(fleet_id: str, *, name: str | None) -> None:
-    """Create a fleet. Its id, up to 100 signs, can never be changed."""
+    """Create a fleet. Its id, up to 100 characters, can never be changed."""
     with drive_client() as client:
         client.create_fleet(fleet_id, name)
     click.echo("The fleet is created.")
@@ -163,7 +161,7 @@ def create(fleet_id: str, *, name: str | None) -> None:
 @click.argument("fleet_id", metavar="FLEET")
 @click.argument("name")
 def rename(fleet_id: str, name: str) -> None:
-    """Give a fleet another name."""
+    """Rename a fleet."""
     with drive_client() as client:
         client.rename_fleet(fleet_id, name)
     click.echo("The fleet is renamed.")
@@ -172,7 +170,7 @@ def rename(fleet_id: str, name: str) -> None:
 @fleets.command()
 @click.argument("fleet_id", metavar="FLEET")
 def invitation(fleet_id: str) -> None:
-    """Print the active invitation codes, in JSON as they come: their form is not documented."""
+    """Print the active invitation codes as unparsed JSON: their form is not documented."""
     with drive_client() as client:
         found = client.invitation(fleet_id)
     json_line({"fleet_id": fleet_id, "invitation": jsonable(found.document)})
@@ -180,16 +178,16 @@ def invitation(fleet_id: str) -> None:
 
 @drive.group()
 def token() -> None:
-    """Tell Roam OCPI of tokens, as ROAM_OCPI_URL and ROAM_OCPI_TOKEN say."""
+    """Push tokens to Roam OCPI at ROAM_OCPI_URL with ROAM_OCPI_TOKEN."""
 
 
 @token.command()
 @click.argument("uid")
 @click.option("--country", "country_code", required=True, metavar="CC", help="Country of our party, such as DE.")
-@click.option("--party", "party_id", required=True, metavar="ID", help="Id of our party, three signs.")
-@click.option("--contract", "contract_id", required=True, metavar="ID", help="Contract that the token is for.")
-@click.option("--issuer", required=True, metavar="NAME", help="Who issued it.")
-@click.option("--visual-number", metavar="TEXT", help="What is printed on it.")
+@click.option("--party", "party_id", required=True, metavar="ID", help="Id of our party, three characters.")
+@click.option("--contract", "contract_id", required=True, metavar="ID", help="Contract of the token.")
+@click.option("--issuer", required=True, metavar="NAME", help="Issuer of the token.")
+@click.option("--visual-number", metavar="TEXT", help="Number printed on it.")
 @click.option("--type", "kind", default="RFID", show_default=True, metavar="TYPE", help="RFID, APP_USER, OTHER, …")
 @click.option(
     "--whitelist",
@@ -197,14 +195,14 @@ def token() -> None:
     required=True,
     help="NEVER: each session must be authorized in real time.",
 )
-@click.option("--invalid", is_flag=True, help="It must not be taken any more.")
-def push(*, kind: str, invalid: bool, **told: str | Whitelist | None) -> None:
-    """Push one token: make it known, or change what is known of it."""
+@click.option("--invalid", is_flag=True, help="Revoke the token.")
+def push(*, kind: str, invalid: bool, **fields: str | Whitelist | None) -> None:
+    """Create or update one token."""
     try:
-        pushed = RoamToken.model_validate({**told, "type": kind, "valid": not invalid})
+        pushed = RoamToken.model_validate({**fields, "type": kind, "valid": not invalid})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise UsageFailure(f"The token is not one of OCPI: {first['loc'][0]}: {first['msg']}.") from None
+        raise UsageFailure(f"The token is not valid in OCPI: {first['loc'][0]}: {first['msg']}.") from None
     with drive_client() as client:
         client.push_token(pushed)
     click.echo("The token is pushed.")
@@ -212,18 +210,18 @@ def push(*, kind: str, invalid: bool, **told: str | Whitelist | None) -> None:
 
 @contextmanager
 def drive_client() -> Iterator[DriveClient]:
-    """Open a client that counts its calls with all other processes, if there is a Redis."""
+    """Open a client whose rate limit is shared with all processes, if there is a Redis."""
     settings = settings_with_dev_defaults()
-    redis = connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) if settings.redis_url else nullcontext()
+    redis = connect_redis(settings.redis_url, timeout=REDIS_TIMEOUT) if settings.redis_url else nullcontext()
     try:
         with logs_to_stderr(settings, "drive"), redis as connection, DriveClient(settings, connection) as client:
             yield client
-    except ValueError as wrong:  # a name that is too long
-        raise UsageFailure(str(wrong)) from None
+    except ValueError as error:  # a name that is too long
+        raise UsageFailure(str(error)) from None
 
 
 def with_progress(things: str, found: Iterable[T], *, as_json: bool) -> Iterator[T]:
-    """Go through a long list, and count aloud on stderr if somebody looks at it and it does not cross the list."""
+    """Yield from a list, with a counter on stderr if that is a terminal and the list is not printed there as well."""
     screen = Console(stderr=True)
     is_quiet = not screen.is_terminal or (as_json and sys.stdout.isatty())
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} {task.description}"), TimeElapsedColumn())

@@ -1,24 +1,35 @@
-"""How sessions and charging keys of the Drive API look, to people and to programs."""
+"""Format objects of the Drive API, and its part in `webhooks session`: what it alone has told, and its polls."""
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
-from workers.commands.output import Cell, Json
+from handlers.kit.session import EVENT, Session
+from handlers.kit.statuses import STATUSES
+from workers.commands.output import Cell, Json, iso, local
 from workers.drive.models import ChargingKey, DriveSession
+from workers.drive.session_facts import UNKNOWN_TIME
+from workers.ledger.session_polls import PollState
+from workers.ledger.tables.reconciliation import PollOutcome
+
+OUTCOME_TEXT = {
+    PollOutcome.WAITING: "not polled yet",
+    PollOutcome.OPEN: "not over there",
+    PollOutcome.COMPLETE: "complete there",
+    PollOutcome.MISSING: "not known there",
+    PollOutcome.FAILED: "no valid response",
+    PollOutcome.NOT_NEEDED: "polling is not needed any more",
+    PollOutcome.GIVEN_UP: "polling has ended",
+}
 
 
-def session_json(found: DriveSession) -> dict[str, Json]:
-    """Write a session as `--json` does."""
-    told = found.model_dump(mode="json", exclude={"document"})
-    return {**told, "document": jsonable(found.document)}
-
-
-def key_json(found: ChargingKey) -> dict[str, Json]:
-    """Write a charging key as `--json` does."""
+def model_json(found: DriveSession | ChargingKey) -> dict[str, Json]:
+    """Return a model as `--json` prints it."""
     return {**found.model_dump(mode="json", exclude={"document"}), "document": jsonable(found.document)}
 
 
 def jsonable(document: Any) -> Json:
-    """Write decimals as text: as a number, a program would read them as what they are not quite."""
+    """Return a document with its decimals as strings: as numbers, programs would round them."""
     match document:
         case dict():
             return {str(name): jsonable(value) for name, value in document.items()}
@@ -30,8 +41,8 @@ def jsonable(document: Any) -> Json:
             return str(document)
 
 
-def session_facts(found: DriveSession) -> list[tuple[str, Cell]]:
-    """Name what is known of a session."""
+def session_rows(found: DriveSession) -> list[tuple[str, Cell]]:
+    """Return the fields of a session with their labels."""
     return [
         ("session", found.session_id),
         ("driver", found.user_id),
@@ -46,19 +57,54 @@ def session_facts(found: DriveSession) -> list[tuple[str, Cell]]:
     ]
 
 
-def session_cells(found: DriveSession) -> tuple[Cell, ...]:
-    """Write a session as a row of a table."""
-    return (
-        found.started_at,
-        found.ended_at,
-        found.status,
-        found.session_id,
-        found.location_id,
-        found.operator_display_name,
-    )
-
-
 def key_cells(found: ChargingKey) -> tuple[Cell, ...]:
-    """Write a charging key as a row of a table."""
+    """Return the table row of a charging key."""
     enabled = "yes" if found.enabled else "no"
     return found.identifier, enabled, found.valid_to, found.contract_id, found.visual_number, found.fleet_id
+
+
+def reconciled_rows(record: Session) -> Iterator[tuple[datetime | None, Cell, Cell, Cell]]:
+    """Yield a row of the timeline for each fact that no event has told."""
+    for status, at in reconciled(record).items():
+        events = STATUSES[status].events if status in STATUSES else ()
+        yield at, None, f"Drive API: {status}", f"no {events[0]} came" if events else "no event says this"
+    if record.user_id is not None and record.users[record.user_id].source != EVENT:
+        at = record.users[record.user_id].at
+        yield None if at == UNKNOWN_TIME else at, None, "Drive API: driver", f"{record.user_id}, whom no event named"
+
+
+def reconciled(record: Session) -> dict[str, datetime | None]:
+    """Return the statuses that only the Drive API has told, each with its time there, if it has one."""
+    return {
+        status: None if times.last_at == UNKNOWN_TIME else times.last_at
+        for status, times in record.statuses.items()
+        if EVENT not in times.sources
+    }
+
+
+def poll_text(poll: PollState | None) -> str | None:
+    """Return the result of the last poll and the time of the next one."""
+    if poll is None:
+        return None
+    parts = [OUTCOME_TEXT[poll.outcome]]
+    if poll.read_at is not None:
+        parts.append(f"read at {local(poll.read_at)}")
+    if poll.next_at is not None:
+        parts.append(f"next at {local(poll.next_at)}")
+    return ", ".join(parts)
+
+
+def reconciled_json(record: Session, poll: PollState | None) -> dict[str, Json]:
+    """Return the fields of the Drive API in `session --json`."""
+    healed: dict[str, Json] = {status: iso(at) for status, at in reconciled(record).items()}
+    if poll is None:
+        return {"healed": healed, "drive": None}
+    drive: dict[str, Json] = {
+        "outcome": poll.outcome.value,
+        "status": poll.status,
+        "attempts": poll.attempts,
+        "read_at": iso(poll.read_at),
+        "next_at": iso(poll.next_at),
+        "reason": poll.reason,
+    }
+    return {"healed": healed, "drive": drive}

@@ -14,6 +14,7 @@ from ingest.relay.outbox import Outbox
 from workers.commands import options
 from workers.commands.cdrs import amount_in_words, cdr_json, notes_of
 from workers.commands.delivery_sources import EVERYTHING, in_inbox_only, run_json
+from workers.commands.drive_output import poll_text, reconciled_json, reconciled_rows
 from workers.commands.errors import Failure
 from workers.commands.lists import push_json
 from workers.commands.output import (
@@ -30,7 +31,6 @@ from workers.commands.output import (
     styled_state,
     table,
 )
-from workers.commands.session_drive import healed_json, healed_lines, look_in_words
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.session_timeline import TimelineEntry, timeline
@@ -64,7 +64,7 @@ def session(*, session_id: str, as_json: bool) -> None:
         raise Failure(f"The ledger knows no session '{printable(session_id)}'{waiting}.")
     record = record or Session.empty(session_id)
     if as_json:
-        json_line(session_json(record, told, charges) | healed_json(record, look))
+        json_line(session_json(record, told, charges) | reconciled_json(record, look))
         return
     print_session(record, told, charges, look)
     if on_their_way:
@@ -88,7 +88,7 @@ def print_session(
             ("complete", record.completed_at),
             ("fee", fee),
             ("told by", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
-            *([("Drive API", look_in_words(look))] if look else []),
+            *([("Drive API", poll_text(look))] if look else []),
             *(("CDR", charge_in_words(charge)) for charge in charges),
             *(("anomaly", anomaly_text(record, anomaly)) for anomaly in record.anomalies),
         ]
@@ -98,7 +98,7 @@ def print_session(
     lives: list[tuple[datetime, list[Sequence[Cell]]]] = [
         (moment.at, list(_lines(moment, of_delivery.get(moment.delivery.id)))) for moment in told
     ]
-    lives += [(line[0] or UNKNOWN_TIME, [line]) for line in healed_lines(record)]
+    lives += [(line[0] or UNKNOWN_TIME, [line]) for line in reconciled_rows(record)]
     lives.sort(key=itemgetter(0))
     table(
         (f"time ({clock_name()})", "late", "what came", "what came of it"),

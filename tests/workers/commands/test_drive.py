@@ -81,7 +81,7 @@ def drive(environment):
 
 @pytest.fixture
 def check(environment, node, valkey_url):
-    """Run `webhooks check`, and tell what it found out about one thing."""
+    """Run `webhooks check`, and return what it found about one subject."""
     environment = {**environment, "DATA_DIR": str(node.folder), "REDIS_URL": valkey_url}
 
     def run(subject, code=0, **changed):
@@ -124,11 +124,11 @@ def test_charging_keys_are_listed(drive, state):
     assert "visual number" in drive("keys").stdout
 
 
-def test_nothing_but_the_list_is_written_when_it_is_piped(drive):
+def test_only_the_list_is_printed_when_it_is_piped(drive):
     assert drive("keys").stderr == ""
 
 
-def test_a_long_list_is_counted_on_a_terminal(drive, monkeypatch):
+def test_a_list_is_counted_on_a_terminal(drive, monkeypatch):
     monkeypatch.setattr(
         "workers.commands.drive.Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=80)
     )
@@ -148,7 +148,7 @@ def test_a_location_is_shown(drive, state):
     assert operator in drive("location", location_id).stdout
 
 
-def test_fleets_are_created_renamed_and_joined(drive, state):
+def test_fleets_are_created_and_renamed_and_have_invitations(drive, state):
     assert "created" in drive("fleets", "create", "vans/1", "--name", "Vans").stdout
     assert "renamed" in drive("fleets", "rename", "vans/1", "Cars").stdout
     assert state.fleets["vans/1"] == "Cars"
@@ -180,14 +180,14 @@ def test_a_token_is_pushed(drive, state):
         (("keys",), {"DRIVE_API_URL": "http://127.0.0.1:1", "DRIVE_ATTEMPTS": "1"}, 1, "cannot be reached"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence(drive, arguments, changed, code, word):
+def test_an_error_is_one_sentence(drive, arguments, changed, code, word):
     (line,) = drive(*arguments, code=code, **changed).stderr.splitlines()
     assert line.startswith("webhooks: ")
     assert word in line
     assert ODD not in line
 
 
-def test_log_lines_do_not_get_between_the_lines_of_a_list(drive, faults):
+def test_log_lines_are_not_mixed_with_the_list(drive, faults):
     faults.rates = {DriveFault.BROKEN: 0.3}
     result = drive("keys", "--json", "--page-size", "10", DRIVE_ATTEMPTS="20", LOG_FORMAT="json")
     assert all("identifier" in row for row in lines(result))
@@ -204,24 +204,24 @@ def test_log_lines_do_not_get_between_the_lines_of_a_list(drive, faults):
         ({"DRIVE_API_URL": "http://127.0.0.1:1", "DRIVE_ATTEMPTS": "1"}, "warn", "cannot be reached"),
     ],
 )
-def test_check_asks_whether_the_key_is_taken(check, changed, standing, word):
+def test_check_reports_whether_the_key_is_accepted(check, changed, standing, word):
     ((found, sentence),) = check("drive", code=int(standing == "fail"), **changed)
     assert found == standing
     assert word in sentence
 
 
-def test_check_finds_a_url_that_leads_elsewhere(check, address):
+def test_check_finds_a_wrong_url(check, address):
     ((standing, sentence),) = check("drive", code=1, DRIVE_API_URL=address)
     assert standing == "fail"
     assert "DRIVE_API_URL" in sentence
 
 
-def test_check_warns_of_a_key_that_goes_in_the_clear(check):
+def test_check_warns_of_an_unencrypted_url(check):
     (_, sentence), _ = check("drive", DRIVE_API_URL="http://192.0.2.1:1", DRIVE_TIMEOUT="10ms", DRIVE_ATTEMPTS="1")
     assert "https" in sentence
 
 
-def test_check_wants_both_settings_of_roam_or_none(check):
+def test_check_requires_both_settings_of_roam_or_none(check):
     ((standing, sentence),) = check("roam", code=1, ROAM_OCPI_TOKEN="")
     assert standing == "fail"
     assert "ROAM_OCPI_TOKEN" in sentence

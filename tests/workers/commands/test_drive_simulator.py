@@ -1,4 +1,4 @@
-"""The commands of the simulated Drive API: told by `send`, compared with the ledger, spoilt on purpose."""
+"""Commands of the simulated Drive API: `send` pushes sessions to it, `compare` reads them, `spoil` sets faults."""
 
 import json
 import threading
@@ -54,7 +54,7 @@ def learn(node, noon):
 
 
 @pytest.fixture
-def truths(state: DriveState, noon) -> None:
+def happened(state: DriveState, noon) -> None:
     for number in range(3):
         state.apply(
             filter(
@@ -63,7 +63,7 @@ def truths(state: DriveState, noon) -> None:
         )
 
 
-def test_what_is_told_is_known_to_drive_although_everything_is_dropped(
+def test_the_simulator_knows_sessions_whose_events_are_all_dropped(
     node, state: DriveState, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def send(*_parts: object, **_named: object) -> None:
@@ -73,10 +73,10 @@ def test_what_is_told_is_known_to_drive_although_everything_is_dropped(
     asked = ("--count", "20", "--seed", "7", "--users", "3", "--fault", "drop", "--share", "1", "--drive", url)
     assert "every event was dropped" in node.run("send", "session", *asked).stdout
     assert len(state.sessions) == 20
-    assert len({truth.user_id for truth in state.sessions.values()}) == 3
+    assert len({session.user_id for session in state.sessions.values()}) == 3
 
 
-@pytest.mark.usefixtures("truths")
+@pytest.mark.usefixtures("happened")
 def test_the_ledger_is_compared_with_what_really_happened(node, learn, url: str) -> None:
     learn("S0", 3)
     learn("S1", 1)
@@ -94,8 +94,8 @@ def test_the_ledger_is_compared_with_what_really_happened(node, learn, url: str)
     assert (row["sessions"], row["equal"], row["unknown"]) == (3, 3, 0)
 
 
-@pytest.mark.usefixtures("truths")
-def test_a_comparison_waits_as_long_as_it_may(node, learn, url: str) -> None:
+@pytest.mark.usefixtures("happened")
+def test_a_comparison_waits_until_all_are_equal(node, learn, url: str) -> None:
     learn("S0", 3)
     learn("S1", 3)
     late = threading.Timer(0.5, learn, ("S2", 3))
@@ -112,13 +112,13 @@ def test_faults_are_changed_while_it_runs(node, url: str, faults: DriveFaults) -
     assert "Choose faults from" in node.run("drive", "spoil", "504", "--drive", url, code=2).stderr
 
 
-def test_without_a_simulated_drive_api_nothing_is_told_and_nothing_compared(node) -> None:
+def test_without_a_simulated_drive_api_nothing_is_pushed_or_compared(node) -> None:
     assert "No `webhooks dev`" in node.run("drive", "compare", code=2).stderr
     shown = node.run("send", "session", "--print").stdout
     assert len(shown.splitlines()) == 3
 
 
-def test_an_answer_of_something_else_is_said(node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_without_a_simulator_is_an_error(node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.dev.drive_simulator.STARTUP_TIMEOUT", 0)
     said = node.run("drive", "compare", "--drive", "http://127.0.0.1:9/drive", code=1).stderr
     assert "There is no simulated Drive API" in said

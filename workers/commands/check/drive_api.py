@@ -1,4 +1,4 @@
-"""Finds out whether the Drive API takes our key, by one cheap read, and whether tokens can be pushed to Roam OCPI."""
+"""Check whether the Drive API accepts our key, by one cheap read, and the settings of Roam OCPI."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,53 +15,55 @@ from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Unauthorized
 from workers.drive.requests import MIN_PAGE_SIZE
 
-PATIENCE = timedelta(seconds=10)
+DEADLINE = timedelta(seconds=10)
 PROBE_ID = "webhooks-check"
-"""The id of a user and of a session that nobody has."""
+"""Id of a user and of a session that do not exist."""
 
 
 def check_drive_api(settings: Settings) -> Iterator[CheckResult]:
-    """See whether the Drive API can be asked, and Roam OCPI told."""
+    """Yield what was found about the Drive API and Roam OCPI."""
     if not settings.has_drive:
-        yield _finding(CheckStatus.OK, "Off: without DRIVE_API_KEY no session is read again, and no policy asks.")
+        yield _finding(
+            CheckStatus.OK, "Off: without DRIVE_API_KEY no session is polled, and no policy has keys or balances."
+        )
     else:
         if _is_unencrypted(settings.drive_api_url):
-            yield _finding(CheckStatus.WARN, "DRIVE_API_URL is no https: whoever is on the way reads the key.")
-        yield _asked(settings)
+            yield _finding(CheckStatus.WARN, "DRIVE_API_URL is not https: the key can be read on the network.")
+        yield _probe(settings)
     if (settings.roam_ocpi_url is None) != (settings.roam_ocpi_token is None):
         missing = "ROAM_OCPI_URL" if settings.roam_ocpi_url is None else "ROAM_OCPI_TOKEN"
         yield CheckResult("roam", CheckStatus.FAIL, f"{missing} is not set: both are needed to push tokens.")
     elif settings.roam_ocpi_url is not None:
-        yield CheckResult("roam", CheckStatus.OK, "Tokens can be pushed to Roam OCPI; it was not asked.")
+        yield CheckResult("roam", CheckStatus.OK, "Tokens can be pushed to Roam OCPI; it was not called.")
 
 
-def _asked(settings: Settings) -> CheckResult:
+def _probe(settings: Settings) -> CheckResult:
     try:
-        # The budget is counted in Redis; whether that is there is told elsewhere.
+        # The rate limit is counted in Redis, if it is there; another check reports that.
         with (
             logs_to_stderr(settings, "check"),
             connect_redis(settings.redis_url, timeout=2) if settings.redis_url else nullcontext() as connection,
-            DriveClient(settings, connection, deadline=PATIENCE) as client,
+            DriveClient(settings, connection, deadline=DEADLINE) as client,
         ):
-            return _finding(CheckStatus.OK, _tried(client))
+            return _finding(CheckStatus.OK, _check_key(client))
     except DriveUnavailable as error:
-        return _finding(CheckStatus.WARN, f"{error} Until it answers, nothing is read from it.")
+        return _finding(CheckStatus.WARN, f"{error} Until it responds, nothing is read from it.")
     except NotFound:
         return _finding(CheckStatus.FAIL, "There is no Drive API at DRIVE_API_URL (404).")
     except (DriveError, SettingsError) as error:
         return _finding(CheckStatus.FAIL, str(error))
 
 
-def _tried(client: DriveClient) -> str:
+def _check_key(client: DriveClient) -> str:
     try:
         next(client.charging_keys(page_size=MIN_PAGE_SIZE), None)
     except Unauthorized as refused:
         try:
             client.session(PROBE_ID, PROBE_ID)
         except NotFound:
-            return "It takes the key for sessions, but not for charging keys."
+            return "It accepts the key for sessions, but not for charging keys."
         raise refused from None
-    return "It takes the key, and lists charging keys."
+    return "It accepts the key, and lists charging keys."
 
 
 def _is_unencrypted(url: str) -> bool:
@@ -74,5 +76,5 @@ def _is_unencrypted(url: str) -> bool:
         return True
 
 
-def _finding(standing: CheckStatus, sentence: str) -> CheckResult:
-    return CheckResult("drive", standing, sentence)
+def _finding(status: CheckStatus, sentence: str) -> CheckResult:
+    return CheckResult("drive", status, sentence)
