@@ -6,7 +6,6 @@ request -> envelope -> inbox -> [relay] -> process -> handler -> ledger
 import contextlib
 import fcntl
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import redis
 import structlog
 
+from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.inbox.corruption import is_corruption
@@ -29,11 +29,11 @@ from ingest.relay.relay_loop import PROBE_EVERY, SWEEP_EVERY, RelayLoop
 log = structlog.get_logger()
 
 LOCK_NAME = "relay.lock"
+# The longest is such that with the grace of the sweep, which begins after an outage, less than ten seconds pass until
+# all is published.
+BACKOFF = Backoff(first=timedelta(milliseconds=200), longest=timedelta(seconds=3))
 # Seconds.
 CANDIDATE_POLL = 0.25
-BACKOFF_FIRST = 0.1
-# So that with the grace of the sweep, which begins after an outage, less than ten seconds pass until all is offered.
-BACKOFF_LONGEST = 3.0
 DRAIN = 2.0
 # Those who answer what was on its way have had six before: together they stay below ten.
 JOIN = 2.5
@@ -116,8 +116,7 @@ class Relay:
             else:
                 continue
             self._disconnect()
-            wait = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(self._failures, 10))
-            self._stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311 - jitter is no secret
+            self._stopping.wait(BACKOFF.delay(self._failures).total_seconds())
         self._disconnect()
         self._release_leadership()
 

@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection, Engine
 
+from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.alerts.alerts import AlertKind
@@ -16,7 +17,6 @@ from workers.alerts.destinations import HANGING, Destination, SendResult, open_d
 from workers.ledger import alert_outbox
 from workers.ledger.alert_outbox import PendingAlert
 from workers.ledger.database.transaction import read_once, run_in_transaction
-from workers.resilience.retry import RetryPolicy
 
 log = structlog.get_logger()
 now = partial(datetime.now, UTC)
@@ -30,7 +30,7 @@ MARGIN = timedelta(seconds=10)
 """How much longer than the timeout alerts are left to who claimed them. If they die, somebody else sends them then."""
 RETRY_FOR = timedelta(days=1)
 """An alert that could not be sent for so long is not sent any more; it stays in the log and in the list."""
-BACKOFF = RetryPolicy(attempts=1 << 30, first=timedelta(seconds=10), longest=timedelta(minutes=10))
+BACKOFF = Backoff(first=timedelta(seconds=10), longest=timedelta(minutes=10))
 
 
 def notifiers(engine: Engine, settings: Settings) -> "list[LogNotifier | AppriseNotifier]":
@@ -97,7 +97,7 @@ class AppriseNotifier:
         addresses: Sequence[Destination],
         settings: Settings,
         *,
-        backoff: RetryPolicy = BACKOFF,
+        backoff: Backoff = BACKOFF,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine

@@ -27,9 +27,9 @@ from ingest.errors import WebhooksError
 from ingest.log import configure_logging
 from ingest.queue.queues import connect_redis
 from workers.bench.http_load import LoadResult, LoadSpec
-from workers.dev.child_process import set_parent_death_signal
 from workers.dev.valkey import valkey
 from workers.ledger.database.migrate import migrate
+from workers.resilience.process_death import set_parent_death_signal
 
 HOST = "127.0.0.1"
 KEY = "a key for measuring"

@@ -22,8 +22,8 @@ from workers.ledger.states import PushState
 from workers.push.attempt import AttemptResult, attempt
 from workers.push.notify import notify_senders, wait_for_notification
 from workers.resilience.circuit_breaker import CircuitBreaker
+from workers.resilience.periodic import SupervisedThreads
 from workers.resilience.retry import RetryPolicy
-from workers.resilience.threads import SupervisedThreads
 from workers.resources import Resources
 
 log = structlog.get_logger()

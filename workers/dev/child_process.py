@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,11 +13,9 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-READ_AT_ONCE = 65_536
+from workers.resilience.process_death import set_parent_death_signal
 
-# From Linux's <sys/prctl.h>. The library is loaded here since as little as possible may happen between fork and exec.
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
+READ_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -134,13 +131,3 @@ class ChildProcess:
             self._loop.remove_reader(self._pipe)
             os.close(self._pipe)
             self._pipe = -1
-
-
-def set_parent_death_signal(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Have the kernel end this process, just forked, with a signal as soon as its parent dies, even by kill -9.
-
-    Linux only: elsewhere the children of a parent that was killed have to be ended by hand.
-    """
-    LIBC.prctl(PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:  # it died before the kernel was asked
-        os._exit(1)

@@ -5,10 +5,10 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 
+from ingest.backoff import Backoff
 from workers.dev.child_process import ChildProcess, ProcessSpec
 
-FIRST_PAUSE = timedelta(milliseconds=200)
-LONGEST_PAUSE = timedelta(seconds=5)
+BACKOFF = Backoff(first=timedelta(milliseconds=200), longest=timedelta(seconds=5))
 
 # A child that ends by itself sooner than this has failed at its start.
 STABLE_AFTER = timedelta(seconds=5)
@@ -82,19 +82,20 @@ class Supervisor:
             self._verdict.set_result(exit_code)
 
     async def _run_child(self, child: ProcessSpec) -> None:
-        failed_starts, pause = 0, FIRST_PAUSE
+        failed_starts = deaths = 0
         while True:
             life = self._lives[child.name] = ChildProcess(child, self._environment, self._say)
             exit_code = await asyncio.shield(life.ended)
             if life.age > STABLE_AFTER:
-                failed_starts, pause = 0, FIRST_PAUSE
+                failed_starts = deaths = 0
             elif exit_code >= 0:  # not by a signal: someone who kills it wants to see it come back
                 failed_starts += 1
             if exit_code == WRONG_USAGE or failed_starts == FAILED_STARTS:
                 raise ChildFailedError(child, life, exit_code)
-            self._say(child.name, f"{exit_text(exit_code)}; started again in {pause.total_seconds():.1f} s")
-            await asyncio.sleep(pause.total_seconds())
-            pause = min(pause * 2, LONGEST_PAUSE)
+            deaths += 1
+            pause = BACKOFF.delay(deaths, jitter=0).total_seconds()
+            self._say(child.name, f"{exit_text(exit_code)}; started again in {pause:.1f} s")
+            await asyncio.sleep(pause)
 
     async def _until_ready(self, child: ProcessSpec) -> None:
         # One that is not ready in time is started again like any other, when it ends; the next ones can wait no longer.

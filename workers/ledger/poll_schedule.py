@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
+from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 
 STARTING = "WAITING_TO_START"
 STARTS_WITHIN = timedelta(minutes=2)
 """How long Plugsurfing says that a session may take from WAITING_TO_START to STARTED."""
-
-MOST_DOUBLINGS = 30
 
 
 @dataclass(frozen=True)
@@ -29,4 +28,4 @@ class PollSchedule:
     def delay(self, looks: int, status: str | None = None) -> timedelta:
         """Say how long to wait after so many looks in a row that showed nothing new; it doubles."""
         first = min(self.after, STARTS_WITHIN) if status == STARTING else self.after
-        return min(first * (1 << min(looks, MOST_DOUBLINGS)), max(self.longest, first))
+        return Backoff(first, max(self.longest, first)).delay(looks + 1, jitter=0)

@@ -6,6 +6,7 @@ request -> [pool] -> policy process -> policies -> result
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
 from multiprocessing.forkserver import ensure_running
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from handlers.kit.policies import Policy
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import EvaluatorStatus, PolicyResult
+from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
 from workers.policies.process_handle import FORK_SERVER, PRELOADED, PendingRequest, PolicyProcess
@@ -24,8 +26,7 @@ log = structlog.get_logger()
 # asked as well (a hedged request).
 HEDGE_AFTER = 0.1
 START_TIMEOUT = 30.0
-FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 5.0
+BACKOFF = Backoff(first=timedelta(milliseconds=100), longest=timedelta(seconds=5))
 POLL_INTERVAL = 0.02
 # An indeterminate result is not a failure of the policy: the next request may be another driver's.
 COUNTED_FAILURES = (FallbackReason.TIMEOUT, FallbackReason.RAISED, FallbackReason.CRASHED)
@@ -144,25 +145,25 @@ class PolicyProcessPool:
 
     async def _maintain_slot(self) -> None:
         """Run one process at a time, and replace it when it closes."""
-        pause = FIRST_PAUSE
+        failed_starts = 0
         while True:
             process = PolicyProcess(self._settings)
             self._processes.append(process)
             is_ready = await process.start(START_TIMEOUT)
             if is_ready:
-                pause = FIRST_PAUSE
+                failed_starts = 0
                 log.info("policy_process.started")
                 await process.closed
                 log.warning("policy_process.replaced", died=process.is_dead)
             else:
-                log.error("policy_process.start_failed", tried_again_in=pause)
+                failed_starts += 1
+                log.error("policy_process.start_failed", failures=failed_starts)
             self._processes.remove(process)
             task = asyncio.create_task(self._drain(process))
             self._draining.add(task)
             task.add_done_callback(self._draining.discard)
             if not is_ready:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                await asyncio.sleep(BACKOFF.delay(failed_starts).total_seconds())
 
     async def _drain(self, process: PolicyProcess) -> None:
         """Let a process finish its pending requests, until their deadlines, then kill it."""

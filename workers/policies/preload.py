@@ -11,9 +11,9 @@ import sys
 
 from ingest.config.settings import load_settings
 from ingest.errors import WebhooksError
-from workers.dev.child_process import set_parent_death_signal
 from workers.plugins import load_plugins
 from workers.policies import process_main
+from workers.resilience.process_death import set_parent_death_signal
 
 __all__ = ["process_main"]
 

@@ -22,9 +22,9 @@ from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
 from ingest.wire.authorization.request import AuthorizationRequest
-from workers.dev.child_process import set_parent_death_signal
 from workers.plugins import load_plugins
 from workers.policies.evaluate import PolicyChain, policy_context_factory
+from workers.resilience.process_death import set_parent_death_signal
 
 log = structlog.get_logger()
 

@@ -1,6 +1,7 @@
 """The clock's duties that may take their time, such as calls over the network: each in a thread beside the sweep."""
 
 import threading
+import time
 import traceback
 from collections.abc import Sequence
 from datetime import timedelta
@@ -9,7 +10,6 @@ from typing import Protocol
 import structlog
 
 from ingest.errors import WebhooksError
-from workers.resilience.threads import SupervisedThreads
 
 log = structlog.get_logger()
 
@@ -41,6 +41,30 @@ class PeriodicTask(Protocol):
     def run(self) -> None:
         """Take one turn."""
         ...
+
+
+class SupervisedThreads:
+    """Some such threads, begun and ended together."""
+
+    def __init__(self, threads: Sequence[threading.Thread]) -> None:
+        self._threads = threads
+
+    def start(self) -> None:
+        """Begin, all of them now."""
+        for thread in self._threads:
+            thread.start()
+
+    def check(self) -> None:
+        """Raise RuntimeError if a thread has ended by itself: whoever looks after the process starts it anew."""
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        if dead:
+            raise RuntimeError(f"the thread {dead[0]} has died")
+
+    def join(self, patience: timedelta | None = None) -> None:
+        """Wait for the end of those that were told to stop, as long as it may take or so long at most."""
+        until = None if patience is None else time.monotonic() + patience.total_seconds()
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
 
 class PeriodicRunner(SupervisedThreads):

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
+from ingest.backoff import Backoff
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from workers.alerts.alerts import Alert, AlertKind, AlertRow, find_alerts, raise_alert, resolve_alerts
@@ -21,9 +22,8 @@ from workers.alerts.notifier import SHOWN, AppriseNotifier, LogNotifier, notifie
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
 from workers.ledger.tables.alerts import alerts
-from workers.resilience.retry import RetryPolicy
 
-AT_ONCE_AGAIN = RetryPolicy(attempts=100, first=timedelta(), longest=timedelta())
+AT_ONCE_AGAIN = Backoff(first=timedelta(), longest=timedelta())
 REFUSAL = Response(status_code=503)
 
 

@@ -255,7 +255,7 @@ def test_what_was_claimed_by_a_process_that_died_is_sent_again_with_the_same_key
 @pytest.fixture
 def in_a_hurry(monkeypatch):
     """Leave pushes to who claimed them for less than a second."""
-    for name, span in {"LEASE": 0.5, "HOLD_EVERY": 0.05, "LOOK_EVERY": 0.05}.items():
+    for name, span in {"LEASE": 0.5, "LEASE_RENEWAL": 0.05, "LOOK_EVERY": 0.05}.items():
         monkeypatch.setattr(push_sender, name, timedelta(seconds=span))
 
 

@@ -26,8 +26,8 @@ WORKER = """
 import sys
 from rq import Worker
 from rq.serializers import JSONSerializer
-from ingest.broker import connect, queue
-connection = connect(sys.argv[1])
+from ingest.queue.queues import connect_redis, queue
+connection = connect_redis(sys.argv[1])
 Worker([queue("urgent", connection)], connection=connection, serializer=JSONSerializer).work()
 """
 

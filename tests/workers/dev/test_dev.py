@@ -17,7 +17,7 @@ KEYS = ("PLUGSURFING_HMAC_CURRENT", "PLUGSURFING_HMAC_NEXT")
 
 
 def keys_of(house):
-    return {name: value for name, value in house.made_up.items() if name in KEYS}
+    return {name: value for name, value in house.generated.items() if name in KEYS}
 
 
 @pytest.fixture(autouse=True)

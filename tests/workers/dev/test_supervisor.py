@@ -14,22 +14,23 @@ import pytest
 PARENT = """
 import asyncio, json, sys
 from datetime import timedelta
-from workers import supervisor
-from workers.child import Child
-from workers.supervisor import ChildFailedError, Supervisor
+from ingest.backoff import Backoff
+from workers.dev import supervisor
+from workers.dev.child_process import ProcessSpec
+from workers.dev.supervisor import ChildFailedError, Supervisor
 
 plan = json.loads(sys.argv[1])
-supervisor.FIRST_PAUSE = timedelta(seconds=plan["pause"])
+supervisor.BACKOFF = Backoff(timedelta(seconds=plan["pause"]), timedelta(seconds=5))
 patience = timedelta(seconds=plan["patience"])
-children = [Child(name, (sys.executable, "-uc", code), patience) for name, code in plan["children"].items()]
+children = [ProcessSpec(name, (sys.executable, "-uc", code), patience) for name, code in plan["children"].items()]
 
-async def story():
-    print("story: begins", flush=True)
+async def scenario():
+    print("scenario: begins", flush=True)
     return plan["exit_code"]
 
 async def run():
     say = lambda name, line: print(f"{name}: {line}", flush=True)
-    return await Supervisor(children, {}, say).run(story)
+    return await Supervisor(children, {}, say).run(scenario)
 
 try:
     sys.exit(asyncio.run(run()))

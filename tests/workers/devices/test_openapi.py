@@ -104,5 +104,5 @@ def test_it_says_the_limits_that_there_are() -> None:
 
 
 def test_its_version_is_ours() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     assert DOCUMENT["info"]["version"] == project["project"]["version"]

@@ -149,6 +149,6 @@ def test_what_a_plugin_only_imports_it_does_not_offer(write):
     write("borrower", "from sms_lent import by_sms, from_our_registry\n")
     assert load_plugins(load_settings(handler_modules="sms_lent,borrower")).channels == plugins.channels
     assert [type(each).__name__ for each in channel_plugins_of(sys.modules["sms_lent"])] == [
-        "OfferedChannel",
-        "OfferedDevices",
+        "ChannelPlugin",
+        "DeviceRegistryPlugin",
     ]
