@@ -1,1 +1,1 @@
-"""Alerts: rules that find what needs a person, and notifiers that send it."""
+"""Alerts: rules that find what needs a person, and notifiers that send them."""

@@ -1,4 +1,4 @@
-"""Alerts: what somebody should look at, raised once for as long as its cause stands, not once an hour."""
+"""Alerts in the ledger: raised once for as long as their cause exists, listed and resolved."""
 
 import secrets
 from collections.abc import Collection
@@ -15,37 +15,37 @@ from workers.ledger.tables.alerts import OPEN, alerts
 
 
 class AlertKind(StrEnum):
-    """What an alert is about."""
+    """The kinds of alerts."""
 
     SESSION_OPEN = "session_open"
-    """A session has started, and nothing has said for WATCH_SESSION_OPEN that it is over."""
+    """A session has started, and for WATCH_SESSION_OPEN no event has ended it."""
 
     CDR_MISSING = "cdr_missing"
     """A session is complete, and for WATCH_CDR_MISSING no CDR has come for it."""
 
     CDR_CONFLICT = "cdr_conflict"
-    """A CDR has come with the request id of another one, and says something else; both are kept."""
+    """A CDR has come with the request id of another one and other content; both are kept."""
 
     UNREADABLE = "unreadable"
-    """Something signed has come that is not understood; its bytes are kept."""
+    """A signed request has come that cannot be parsed; its bytes are kept."""
 
     DEAD_LETTERS = "dead_letters"
-    """A handler has given up runs, and will not try them again by itself."""
+    """A handler has given up runs, which are not retried by themselves."""
 
     SILENCE = "silence"
     """No event has come for WATCH_SILENCE, at a time when some always do."""
 
     GAP = "gap"
-    """The door was closed for longer than WATCH_GAP; what Plugsurfing said meanwhile has not been heard."""
+    """Nothing could be received for longer than WATCH_GAP; what Plugsurfing sent meanwhile was missed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something to be looked at. The sentence is for a person, and names no driver."""
+    """Something that needs a person. The sentence names no driver."""
 
     kind: AlertKind
     subject: str
-    """What it is about: of all alerts of a kind about one subject, no more than one is open."""
+    """Identifies the cause: at most one alert of a kind and subject is open."""
     sentence: str
     session_id: str | None = None
     delivery_id: str | None = None
@@ -53,7 +53,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class AlertRow:
-    """An alert as the ledger knows it."""
+    """An alert as it is in the ledger."""
 
     id: str
     kind: AlertKind
@@ -74,10 +74,10 @@ COLUMNS = [alerts.c[name] for name in AlertRow.__dataclass_fields__]
 
 
 def raise_alert(ledger: Connection, alert: Alert, now: datetime, *, since: datetime | None = None) -> bool:
-    """Raise an alert, in the transaction of the caller, and say whether it is new; the clock tells it.
+    """Insert an alert, which the clock will send, and return whether it is new.
 
-    It is not new while one of its kind about its subject is open. `since` is when the cause arose: then it is not new
-    either if one was resolved after that, because somebody has seen it.
+    It is not new while one of its kind and subject is open; nor if one was resolved after `since`, when the cause
+    arose, because somebody has seen it.
     """
     subject = sanitize_text(alert.subject)
     about = (alerts.c.kind == str(alert.kind), alerts.c.subject == subject)
@@ -99,7 +99,7 @@ def raise_alert(ledger: Connection, alert: Alert, now: datetime, *, since: datet
 
 
 def resolve_alerts(ledger: Connection, kind: AlertKind, subjects: Collection[str], now: datetime) -> int:
-    """Note that the causes are gone, in the transaction of the caller, and return how many alerts that resolves."""
+    """Resolve the alerts whose causes are gone, and return their number."""
     if not subjects:
         return 0
     gone = alerts.c.resolved_at.is_(None) & (alerts.c.kind == str(kind)) & in_list(alerts.c.subject, subjects)
@@ -107,7 +107,7 @@ def resolve_alerts(ledger: Connection, kind: AlertKind, subjects: Collection[str
 
 
 def resolve_by_id(ledger: Connection, ids: Collection[str], now: datetime) -> int:
-    """Note that a person has seen them, and return how many of them were open."""
+    """Resolve alerts that a person has seen, and return how many of them were open."""
     seen = in_list(alerts.c.id, ids) & alerts.c.resolved_at.is_(None)
     return ledger.execute(update(alerts).where(seen).values(resolved_at=now)).rowcount
 
@@ -132,11 +132,11 @@ def find_alerts(
 
 
 def escape_name(name: str) -> str:
-    """Write somebody else's name in a sentence: on one line, with nothing in it that a reader's program would obey."""
+    """Format a foreign name for a sentence: shortened, on one line, without characters that a program would obey."""
     shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
-    return "".join(sign if sign.isalnum() or sign in SAFE_CHARACTERS else f"\\u{ord(sign):04x}" for sign in shown)
+    return "".join(each if each.isalnum() or each in SAFE_CHARACTERS else f"\\u{ord(each):04x}" for each in shown)
 
 
 def alert_row(row: AlertRow) -> AlertRow:
-    """Put the member in the place of its word."""
+    """Return the row with its kind as a member of AlertKind."""
     return replace(row, kind=AlertKind(row.kind))

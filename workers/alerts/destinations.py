@@ -1,4 +1,4 @@
-"""The addresses of ALERT_URLS: whatever Apprise can send to, called without trusting it to come back."""
+"""The destinations of ALERT_URLS: any service that Apprise supports, called with a deadline."""
 
 import importlib
 import importlib.util
@@ -10,82 +10,68 @@ from hashlib import sha256
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
+from workers.resilience.timed_call import CallTimedOut, TimedCall
 
 MAX_HUNG_CALLS = 3
-"""Calls that have not come back, beyond which an address is not called again before one of them does."""
+"""Calls that have not returned, beyond which a destination is not called again before one of them does."""
 
-TOO_LATE = "there was no answer in time"
 HANGING = "earlier calls have not come back yet"
-NOT_TAKEN = "it was not taken"
+NOT_ACCEPTED = "it was not accepted"
 
-#: What Apprise sends with writes URLs into the log, and the tokens are in the URLs.
+#: Apprise's HTTP libraries log URLs, which contain the tokens.
 NOISY_LOGGERS = ("urllib3", "requests", "requests_oauthlib", "oauthlib")
 
 Send = Callable[[str, str], bool]
-"""Sends a title and a body, and says whether it was taken."""
+"""Sends a title and a body, and returns whether the service accepted it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What came of a call."""
+    """The result of a call."""
 
-    is_taken: bool
+    is_accepted: bool
     reason: str | None = None
-    #: What Apprise says about it. It may quote an address, so it is for a person and not for the log.
+    #: Apprise's own explanation. It may quote a URL, so it is for a person's terminal and not for the log.
     details: str | None = None
 
 
-class TimedCall:
-    """A call that has been begun. Its thread is a daemon: a process that ends does not wait for it."""
+@dataclass(frozen=True, slots=True)
+class PendingSend:
+    """A call that has been started, or that was not because too many hang."""
 
-    def __init__(self, send: Send, title: str, body: str) -> None:
-        self._answer = SendResult(is_taken=False, reason=TOO_LATE)
-        self._thread = threading.Thread(target=self._make, args=(send, title, body), name="alert", daemon=True)
-        self._thread.start()
+    call: TimedCall[SendResult] | None
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it has not come back yet."""
-        return self._thread.is_alive()
-
-    def answer(self, patience: float) -> SendResult:
-        """Say what came of it; if it has not come back after so many seconds, that there was no answer."""
-        self._thread.join(patience)
-        return self._answer
-
-    def _make(self, send: Send, title: str, body: str) -> None:
-        CAPTURED.lines = []
-        try:
-            self._answer = SendResult(is_taken=True) if send(title, body) else self._refused(NOT_TAKEN)
-        except Exception as failure:  # noqa: BLE001  a hundred services are behind this; none of them may end the clock
-            self._answer = self._refused(type(failure).__name__)  # its text may quote the URL
-
-    @staticmethod
-    def _refused(reason: str) -> SendResult:
-        return SendResult(is_taken=False, reason=reason, details=" ".join(CAPTURED.lines) or None)
+    def result(self, deadline: float) -> SendResult:
+        """Return the result, whatever it is when `time.monotonic()` is `deadline`."""
+        if self.call is None:
+            return SendResult(is_accepted=False, reason=HANGING)
+        result, raised = self.call.result(deadline)
+        if result is not None:
+            return result
+        reason = str(raised) if isinstance(raised, CallTimedOut) else type(raised).__name__
+        return SendResult(is_accepted=False, reason=reason)
 
 
 class Destination:
-    """One place that alerts are sent to. Neither its name nor its service gives away the URL."""
+    """One URL that alerts are sent to. Neither its name nor its service reveals the URL."""
 
     def __init__(self, url: str, service: str, send: Send) -> None:
         self.name = sha256(url.encode()).hexdigest()[:8]
         self.service = service
         self._send = send
-        self._calls: list[TimedCall] = []
+        self._calls: list[TimedCall[SendResult]] = []
 
-    def call(self, title: str, body: str) -> TimedCall | None:
-        """Begin to send; None if too many calls hang already."""
+    def start(self, title: str, body: str) -> PendingSend:
+        """Start to send, unless too many calls hang already."""
         self._calls = [call for call in self._calls if call.is_running]
         if len(self._calls) >= MAX_HUNG_CALLS:
-            return None
-        call = TimedCall(self._send, title, body)
-        self._calls.append(call)
-        return call
+            return PendingSend(None)
+        self._calls.append(TimedCall(_send, self._send, title, body))
+        return PendingSend(self._calls[-1])
 
 
 def open_destinations(settings: Settings) -> tuple[Destination, ...]:
-    """Read ALERT_URLS; nothing is connected to. Raise SettingsError if Apprise is not there, or does not know a URL."""
+    """Read ALERT_URLS without connecting. Raise SettingsError if Apprise is not installed or does not know a URL."""
     if settings.alert_urls is None:
         return ()
     if importlib.util.find_spec("apprise") is None:
@@ -93,9 +79,8 @@ def open_destinations(settings: Settings) -> tuple[Destination, ...]:
     _capture_logs()
     found: dict[str, Destination] = {}
     for number, url in enumerate(settings.alert_urls.get_secret_value().split(), start=1):
-        service, send = _service(url, number)
-        address = Destination(url, service, send)
-        found[address.name] = address
+        destination = Destination(url, *_service(url, number))
+        found[destination.name] = destination
     if not found:
         raise SettingsError("ALERT_URLS is set, but empty.")
     return tuple(found.values())
@@ -103,8 +88,8 @@ def open_destinations(settings: Settings) -> tuple[Destination, ...]:
 
 def _service(url: str, number: int) -> tuple[str, Send]:
     apprise = importlib.import_module("apprise")
-    # In the thread that calls, without threads and limits of its own: those would hold up the end of the process. And
-    # without files: what services keep in them are tokens.
+    # In the calling thread, without threads and timeouts of its own, which would delay the end of the process; and
+    # without files, in which services store tokens.
     asset = apprise.AppriseAsset(
         app_id="plugsurfing-webhooks", async_mode=False, service_timeout=0, storage_mode="memory"
     )
@@ -120,27 +105,36 @@ def _service(url: str, number: int) -> tuple[str, Send]:
     return str(service.schema), send
 
 
+def _send(send: Send, title: str, body: str) -> SendResult:
+    CAPTURED.lines = []
+    try:
+        if send(title, body):
+            return SendResult(is_accepted=True)
+        reason = NOT_ACCEPTED
+    except Exception as error:  # noqa: BLE001  a hundred services are behind this; none of them may end the clock
+        reason = type(error).__name__  # its text may quote the URL
+    return SendResult(is_accepted=False, reason=reason, details=" ".join(CAPTURED.lines) or None)
+
+
 class _CapturedLog(threading.local):
     """What Apprise has logged in this thread."""
 
-    lines: list[str]
-
     def __init__(self) -> None:
-        self.lines = []
+        self.lines: list[str] = []
 
 
 CAPTURED = _CapturedLog()
 
 
-class _Listener(logging.Handler):
+class _CaptureHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         CAPTURED.lines.append(record.getMessage())
 
 
 def _capture_logs() -> None:
-    """Keep what Apprise has to say for the caller, and out of the log."""
+    """Collect Apprise's log lines for the result of the call, and keep them out of our log."""
     logger = logging.getLogger("apprise")
     logger.propagate = False
-    logger.handlers = [_Listener(logging.WARNING)]
+    logger.handlers = [_CaptureHandler(logging.WARNING)]
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""The watchdog: looks once a minute for what nobody would notice, and raises one alert for each cause.
+"""Evaluates the alert rules once a minute, and raises one alert for each finding.
 
-It looks at the ledger alone: at what should have come and has not, and at what has come and should not have.
+The rules read only the ledger: what should have come and has not, and what has come and should not have.
 """
 
 import time
@@ -21,31 +21,31 @@ from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavail
 
 log = structlog.get_logger()
 
-LOOK_EVERY = timedelta(minutes=1)
+INTERVAL = timedelta(minutes=1)
 SLOW_RULE_INTERVAL = timedelta(minutes=10)
 SETTLED_AFTER = timedelta(minutes=5)
-"""After trouble of our own, silence is nobody else's before what waited has reached the ledger."""
+"""How long after trouble of our own the silence rule waits: what was delayed has to reach the ledger first."""
 
-AT_ONCE = 50
-"""Alerts that are raised in one transaction: on SQLite everybody else waits for it."""
+BATCH_SIZE = 50
+"""Alerts that are raised in one transaction: on SQLite all others wait for it."""
 
 Clock = Callable[[], float]
 
 
 @dataclass
 class Rule:
-    """One thing to look for, and how long to rest after that: what goes through many sessions rests for longer."""
+    """A rule, and the pause after it: one that reads many sessions is evaluated less often."""
 
-    look: Callable[[Connection, datetime], RuleResult]
+    evaluate: Callable[[Connection, datetime], RuleResult]
     pause: timedelta = timedelta()
     not_before: float = float("-inf")
 
 
 class AlertEvaluator:
-    """The clock's duty to look. Several clocks raise no alert twice."""
+    """The periodic task that evaluates the rules. Several clocks raise no alert twice."""
 
-    name = "watchdog"
-    every = LOOK_EVERY
+    name = "alert-rules"
+    every = INTERVAL
 
     def __init__(self, engine: Engine, settings: Settings, *, clock: Clock = time.monotonic) -> None:
         self._engine = engine
@@ -54,62 +54,58 @@ class AlertEvaluator:
         self._rules = self._enabled_rules(settings)
 
     def run(self) -> None:
-        """Look for everything once.
+        """Evaluate all rules once.
 
-        A rule that fails keeps no other from looking: the first failure is raised at the end. Raises LedgerUnavailable
-        at once when the ledger is away.
+        A rule that fails does not stop the others: the first error is raised at the end. Raises LedgerUnavailable at
+        once, as it would stop all.
         """
         at, moment = datetime.now(UTC), self._clock()
-        failure: Exception | None = None
+        first_error: Exception | None = None
         for rule in self._rules:
             if moment < rule.not_before:
                 continue
             try:
                 self._apply(rule, at)
-            except LedgerNotMigrated as this:
-                failure = failure or this
+            except LedgerNotMigrated as error:
+                first_error = first_error or error
             except LedgerUnavailable:
                 self._well_since = None
                 raise
-            except Exception as this:  # noqa: BLE001  whatever is wrong with one rule, the others have to look
-                failure = failure or this
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one rule, the others are evaluated
+                first_error = first_error or error
             else:
                 rule.not_before = moment + rule.pause.total_seconds()
         if self._well_since is None:
             self._well_since = moment
-        if failure is not None:
-            raise failure
+        if first_error is not None:
+            raise first_error
 
     def _enabled_rules(self, settings: Settings) -> list[Rule]:
-        """Leave out what a setting of 0 turns off."""
-        spans: Sequence[tuple[timedelta, Rule]] = (
-            (settings.watch_session_open, Rule(partial(rules.open_sessions, span=settings.watch_session_open))),
-            (
-                settings.watch_cdr_missing,
-                Rule(partial(rules.missing_cdrs, span=settings.watch_cdr_missing), SLOW_RULE_INTERVAL),
-            ),
-            (settings.watch_gap, Rule(partial(rules.gaps, shortest=settings.watch_gap))),
-            (
-                settings.watch_silence,
-                Rule(partial(self._silence, span=settings.watch_silence, busy=settings.watch_busy)),
-            ),
+        """Return the rules that a setting of 0 does not turn off."""
+        open_for, no_cdr_for, gap = settings.watch_session_open, settings.watch_cdr_missing, settings.watch_gap
+        quiet, busy = settings.watch_silence, settings.watch_busy
+        rules_by_setting: Sequence[tuple[timedelta, Rule]] = (
+            (open_for, Rule(partial(rules.open_sessions, span=open_for))),
+            (no_cdr_for, Rule(partial(rules.missing_cdrs, span=no_cdr_for), SLOW_RULE_INTERVAL)),
+            (gap, Rule(partial(rules.downtime, shortest=gap))),
+            (quiet, Rule(partial(self._silence, span=quiet, busy=busy))),
         )
         always = [Rule(rules.Conflicts()), Rule(rules.unreadable), Rule(rules.dead_letters)]
-        return [*always, *(rule for span, rule in spans if span)]
+        return [*always, *(rule for setting, rule in rules_by_setting if setting)]
 
     def _silence(self, ledger: Connection, at: datetime, *, span: timedelta, busy: int) -> RuleResult:
         is_settled = self._well_since is not None and self._clock() - self._well_since >= SETTLED_AFTER.total_seconds()
         return rules.silence(ledger, at, span=span, busy=busy, may_raise=is_settled)
 
     def _apply(self, rule: Rule, at: datetime) -> None:
-        found = read_once(self._engine, lambda ledger: rule.look(ledger, at))
-        for kind, subjects in found.resolved.items():
+        result = read_once(self._engine, lambda ledger: rule.evaluate(ledger, at))
+        for kind, subjects in result.resolved.items():
             run_in_transaction(self._engine, partial(resolve_alerts, kind=kind, subjects=subjects, now=at))
             log.info("alerts.resolved", kind=kind, count=len(subjects))
-        for some in chunks(found.causes, AT_ONCE):
-            run_in_transaction(self._engine, partial(_raise, causes=some, at=at))
+        for some in chunks(result.findings, BATCH_SIZE):
+            run_in_transaction(self._engine, partial(_raise, findings=some, at=at))
 
 
-def _raise(ledger: Connection, causes: Sequence[Finding], at: datetime) -> None:
-    for cause in causes:
-        raise_alert(ledger, cause.alert, at, since=cause.since)
+def _raise(ledger: Connection, findings: Sequence[Finding], at: datetime) -> None:
+    for finding in findings:
+        raise_alert(ledger, finding.alert, at, since=finding.since)

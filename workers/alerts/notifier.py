@@ -1,4 +1,4 @@
-"""Tells of alerts: each with one line in the log, and together with others to every address of ALERT_URLS."""
+"""Sends alerts: each as one line in the log, and together with others to every destination of ALERT_URLS."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,60 +13,61 @@ from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.alerts.alerts import AlertKind
-from workers.alerts.destinations import HANGING, Destination, SendResult, open_destinations
+from workers.alerts.destinations import Destination, SendResult, open_destinations
 from workers.ledger import alert_outbox
 from workers.ledger.alert_outbox import PendingAlert
 from workers.ledger.database.transaction import read_once, run_in_transaction
+from workers.resilience.timed_call import deadline_in
 
 log = structlog.get_logger()
-now = partial(datetime.now, UTC)
 
-LOOK_EVERY = timedelta(seconds=1)
-AT_ONCE = 1000
-"""Alerts in one notification at most."""
+POLL_INTERVAL = timedelta(seconds=1)
+BATCH_SIZE = 1000
+"""The most alerts in one notification."""
 SHOWN = 20
 """Of these, so many are written out."""
-MARGIN = timedelta(seconds=10)
-"""How much longer than the timeout alerts are left to who claimed them. If they die, somebody else sends them then."""
+CLAIM_MARGIN = timedelta(seconds=10)
+"""How much longer than the timeout a claim lasts. If the clock dies, another one sends the alerts after that."""
 RETRY_FOR = timedelta(days=1)
-"""An alert that could not be sent for so long is not sent any more; it stays in the log and in the list."""
+"""An alert that could not be sent for so long is given up; it stays in the log and in the list."""
+utc_now = partial(datetime.now, UTC)
 BACKOFF = Backoff(first=timedelta(seconds=10), longest=timedelta(minutes=10))
 
 
 def notifiers(engine: Engine, settings: Settings) -> "list[LogNotifier | AppriseNotifier]":
-    """Make the duties that tell. Raise SettingsError for an ALERT_URLS or ALERT_MUTED that does not do."""
-    addresses = open_destinations(settings)
-    logs = LogNotifier(engine, muted_kinds(settings), is_sent=bool(addresses))
-    return [logs, AppriseNotifier(engine, addresses, settings)] if addresses else [logs]
+    """Return the periodic tasks that send alerts. Raise SettingsError for a bad ALERT_URLS or ALERT_MUTED."""
+    destinations = open_destinations(settings)
+    logs = LogNotifier(engine, muted_kinds(settings), is_sent=bool(destinations))
+    return [logs, AppriseNotifier(engine, destinations, settings)] if destinations else [logs]
 
 
 class LogNotifier:
-    """The clock's duty to log new alerts. It waits for no service."""
+    """The periodic task that logs new alerts. It calls no service."""
 
     name = "alert-log"
-    every = LOOK_EVERY
+    every = POLL_INTERVAL
 
     def __init__(self, engine: Engine, muted: frozenset[AlertKind], *, is_sent: bool) -> None:
         self._engine = engine
         self._muted = muted
         self._is_sent = is_sent
-        # Logged, and not noted in the ledger yet: until that is committed it may be tried several times.
-        self._said: set[str] = set()
+        # Logged, and not marked as such yet: the transaction may be tried several times until it is committed.
+        self._logged: set[str] = set()
 
     def run(self) -> None:
-        """Log what is not logged yet: at least once, and once unless the process dies at it."""
+        """Log new alerts: at least once, and exactly once unless the process dies while doing so."""
         if not read_once(self._engine, alert_outbox.is_any_unlogged):
             return
         run_in_transaction(self._engine, self._log)
-        self._said.clear()
+        self._logged.clear()
 
     def _log(self, ledger: Connection) -> None:
-        found = alert_outbox.unlogged(ledger, AT_ONCE)
-        at = now()
+        found = alert_outbox.unlogged(ledger, BATCH_SIZE)
+        at = datetime.now(UTC)
         muted = [one.id for one in found if one.kind in self._muted]
         unmuted = [one for one in found if one.kind not in self._muted]
         for one in unmuted:
-            if one.id not in self._said:
+            if one.id not in self._logged:
                 self._log_alert(one)
         alert_outbox.mark_logged(ledger, [one.id for one in found], at)
         alert_outbox.suppress(ledger, muted)
@@ -82,103 +83,103 @@ class LogNotifier:
             session=one.session_id,
             delivery=one.delivery_id,
         )
-        self._said.add(one.id)
+        self._logged.add(one.id)
 
 
 class AppriseNotifier:
-    """The clock's duty to send alerts to the addresses: at least once to each, several in one notification."""
+    """The periodic task that sends alerts: at least once to each destination, several in one notification."""
 
     name = "alerts"
-    every = LOOK_EVERY
+    every = POLL_INTERVAL
 
     def __init__(
         self,
         engine: Engine,
-        addresses: Sequence[Destination],
+        destinations: Sequence[Destination],
         settings: Settings,
         *,
         backoff: Backoff = BACKOFF,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
-        self._addresses = addresses
+        self._destinations = destinations
         self._timeout = settings.alert_timeout
         self._pause = settings.alert_every
         self._backoff = backoff
         self._clock = clock
+        self._wall = wall
         self._not_before = clock()
-        self._failures = dict.fromkeys((address.name for address in addresses), 0)
-        self._next_at = dict.fromkeys(self._failures, datetime.min.replace(tzinfo=now().tzinfo))
+        self._failures = dict.fromkeys((each.name for each in destinations), 0)
+        self._next_at = dict.fromkeys(self._failures, datetime.min.replace(tzinfo=UTC))
 
     def run(self) -> None:
-        """Send what is due, unless something was sent a moment ago; wait for the answers as long as they may take."""
+        """Send what is due, unless something was sent within ALERT_EVERY; wait up to the timeout for the results."""
         if self._clock() < self._not_before:
             return
-        at = now()
+        at = self._wall()
         if not read_once(self._engine, lambda ledger: alert_outbox.is_any_due(ledger, at)):
             return
-        until = at + self._timeout + MARGIN
-        claimed = run_in_transaction(self._engine, lambda ledger: alert_outbox.claim(ledger, at, until, AT_ONCE))
-        over = [one for one in claimed if at - one.raised_at > RETRY_FOR]
-        if over:
-            run_in_transaction(self._engine, lambda ledger: alert_outbox.suppress(ledger, [one.id for one in over]))
-            log.error("alerts.not_sent", count=len(over))
-        young = [one for one in claimed if at - one.raised_at <= RETRY_FOR]
-        if young:
-            sent = self._send(young, at)
-            if sent != young:
+        until = at + self._timeout + CLAIM_MARGIN
+        claimed = run_in_transaction(self._engine, lambda ledger: alert_outbox.claim(ledger, at, until, BATCH_SIZE))
+        too_old = [one.id for one in claimed if at - one.raised_at > RETRY_FOR]
+        if too_old:
+            run_in_transaction(self._engine, lambda ledger: alert_outbox.suppress(ledger, too_old))
+            log.error("alerts.not_sent", count=len(too_old))
+        pending = [one for one in claimed if at - one.raised_at <= RETRY_FOR]
+        if pending:
+            sent = self._send(pending, at)
+            if sent != pending:
                 self._not_before = self._clock() + self._pause.total_seconds()
             self._mark(sent)
 
     def _send(self, claimed: Sequence[PendingAlert], at: datetime) -> list[PendingAlert]:
-        """Send to each address what it has not taken yet, to all at the same time."""
+        """Send to each destination what it has not accepted yet, to all at the same time."""
         calls = []
-        for address in self._addresses:
-            news = [one for one in claimed if address.name not in one.told]
-            waits = (
-                timedelta() < self._next_at[address.name] - at <= self._backoff.longest
-            )  # else the clock was set back
+        for destination in self._destinations:
+            news = [one for one in claimed if destination.name not in one.told]
+            # A wait beyond the longest means that the clock was set back.
+            waits = timedelta() < self._next_at[destination.name] - at <= self._backoff.longest
             if news and not waits:
-                calls.append((address, news, address.call(*notification(news))))
-        until = time.monotonic() + self._timeout.total_seconds()
-        told = {one.id: one.told for one in claimed}
-        for address, news, call in calls:
-            answer = SendResult(is_taken=False, reason=HANGING)
-            if call is not None:
-                answer = call.answer(max(until - time.monotonic(), 0.0))
-            self._judge(address, answer)
-            if answer.is_taken:
-                told |= {one.id: (*told[one.id], address.name) for one in news}
-        return [replace(one, told=told[one.id]) for one in claimed]
+                calls.append((destination, news, destination.start(*notification(news))))
+        deadline = deadline_in(self._timeout)
+        accepted = {one.id: one.told for one in claimed}
+        for destination, news, call in calls:
+            result = call.result(deadline)
+            self._record_result(destination, result)
+            if result.is_accepted:
+                accepted |= {one.id: (*accepted[one.id], destination.name) for one in news}
+        return [replace(one, told=accepted[one.id]) for one in claimed]
 
-    def _judge(self, address: Destination, answer: SendResult) -> None:
-        if answer.is_taken:
-            if self._failures[address.name]:
-                log.info("address.resumed", address=address.name, service=address.service)
-            self._failures[address.name] = 0
+    def _record_result(self, destination: Destination, result: SendResult) -> None:
+        name, service = destination.name, destination.service
+        if result.is_accepted:
+            if self._failures[name]:
+                log.info("destination.resumed", destination=name, service=service)
+            self._failures[name] = 0
             return
-        self._failures[address.name] += 1
-        span = self._backoff.delay(self._failures[address.name])
-        self._next_at[address.name] = now() + span
-        log.warning("address.failed", address=address.name, service=address.service, reason=answer.reason)
+        self._failures[name] += 1
+        self._next_at[name] = self._wall() + self._backoff.delay(self._failures[name])
+        log.warning("destination.failed", destination=name, service=service, reason=result.reason)
 
     def _mark(self, sent: Sequence[PendingAlert]) -> None:
-        every = {address.name for address in self._addresses}
-        done = [one.id for one in sent if every <= set(one.told)]
-        left = [one.id for one in sent if not every <= set(one.told)]
-        lacking = {name for one in sent for name in every - set(one.told)}
-        again_at = min((self._next_at[name] for name in lacking), default=now())
+        every = {each.name for each in self._destinations}
+        missing = {one.id: every - set(one.told) for one in sent}
+        left = [alert for alert, names in missing.items() if names]
+        again_at = min((self._next_at[name] for names in missing.values() for name in names), default=self._wall())
 
         def mark(ledger: Connection) -> None:
             alert_outbox.record_delivered(ledger, sent)
             alert_outbox.reschedule(ledger, left, again_at)
-            alert_outbox.mark_delivered(ledger, done, now())
+            alert_outbox.mark_delivered(
+                ledger, [alert for alert, names in missing.items() if not names], datetime.now(UTC)
+            )
 
         run_in_transaction(self._engine, mark)
 
 
 def notification(news: Sequence[PendingAlert]) -> tuple[str, str]:
-    """Write the title and the text that tell of alerts, however many they are."""
+    """Return the title and the text of one notification of any number of alerts."""
     title = "1 alert" if len(news) == 1 else f"{len(news)} alerts"
     lines = [
         f"{one.sentence} (over since {one.resolved_at:%H:%M} UTC)" if one.resolved_at else one.sentence for one in news
@@ -190,7 +191,7 @@ def notification(news: Sequence[PendingAlert]) -> tuple[str, str]:
 
 
 def muted_kinds(settings: Settings) -> frozenset[AlertKind]:
-    """Read ALERT_MUTED. Raise SettingsError for a kind that there is not."""
+    """Parse ALERT_MUTED. Raise SettingsError for an unknown kind."""
     try:
         return frozenset(AlertKind(name) for name in settings.alert_muted)
     except ValueError:

@@ -1,6 +1,6 @@
-"""What there are alerts about: each rule looks into the ledger, and says what has come about and what is gone."""
+"""The alert rules: each reads the ledger, and returns what an alert is to be raised for and which are resolved."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -9,21 +9,23 @@ from sqlalchemy import Connection
 from ingest.config.durations import format_duration
 from ingest.wire.envelope import Kind
 from workers.alerts.alerts import Alert, AlertKind, escape_name
-from workers.alerts.silence import baseline, comparable_windows
 from workers.ledger import alert_queries, backlogs, recent_traffic, stale_sessions
 from workers.ledger.alert_queries import LOOKBACK
 from workers.ledger.backlogs import MOST_COUNTED, Backlog
+from workers.ledger.stale_sessions import StaleSession
 from workers.ledger.states import WHOLE_DELIVERY
 
 RESCAN = timedelta(minutes=10)
-"""How far a look goes back behind the one before: a transaction may have been open for that long."""
+"""How far an evaluation goes back behind the one before: a transaction may have been open for that long."""
 MOST_EVENTS = 10_000
-"""Events of a span that are counted; more is just as busy."""
+"""Events of a window that are counted; more is just as busy."""
+WEEKS = 3
+DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Why an alert is to be raised, and since when that is so."""
+    """An alert that is to be raised, and since when its cause exists."""
 
     alert: Alert
     since: datetime
@@ -31,73 +33,58 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """What a look has found: causes of alerts, and by kind what open alerts are about whose causes are gone."""
+    """The findings of a rule, and by kind the subjects of open alerts whose causes are gone."""
 
-    causes: Sequence[Finding] = ()
+    findings: Sequence[Finding] = ()
     resolved: Mapping[AlertKind, Collection[str]] = field(default_factory=dict)
 
 
 def open_sessions(ledger: Connection, at: datetime, *, span: timedelta) -> RuleResult:
-    """Find sessions that have run for longer than the span."""
+    """Find sessions that have been open for longer than the span."""
     kind = AlertKind.SESSION_OPEN
     found = [
-        Finding(
-            Alert(
-                kind,
-                one.session_id,
-                f"Session {escape_name(one.session_id)} started at {_moment(one.at)}, and after"
-                f" {format_duration(span)} it is"
-                f" still {escape_name(one.status)}.",
-                session_id=one.session_id,
-            ),
-            one.known_at,
+        _session_finding(
+            kind,
+            one,
+            f"started at {_time(one.at)}, and after {format_duration(span)} it is still {escape_name(one.status)}.",
         )
         for one in stale_sessions.long_running_sessions(ledger, kind, at, span)
     ]
-    return RuleResult(found, _gone(kind, stale_sessions.ended_sessions(ledger, kind)))
+    return RuleResult(found, _resolved(kind, stale_sessions.ended_sessions(ledger, kind)))
 
 
 def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> RuleResult:
     """Find complete sessions that have had no CDR for longer than the span."""
     kind = AlertKind.CDR_MISSING
     found = [
-        Finding(
-            Alert(
-                kind,
-                one.session_id,
-                f"Session {escape_name(one.session_id)} was complete at {_moment(one.at)}, and after"
-                f" {format_duration(span)} there"
-                " is no CDR for it.",
-                session_id=one.session_id,
-            ),
-            one.known_at,
+        _session_finding(
+            kind, one, f"was complete at {_time(one.at)}, and after {format_duration(span)} there is no CDR for it."
         )
         for one in stale_sessions.without_cdr(ledger, kind, at, span)
     ]
-    return RuleResult(found, _gone(kind, stale_sessions.with_cdr(ledger, kind)))
+    return RuleResult(found, _resolved(kind, stale_sessions.with_cdr(ledger, kind)))
 
 
 class Conflicts:
     """Finds CDRs with the request id of another one. It remembers how far it has come."""
 
     def __init__(self) -> None:
-        self._seen_until: datetime | None = None
+        self._checked_until: datetime | None = None
 
     def __call__(self, ledger: Connection, at: datetime) -> RuleResult:
-        """Look at what was recorded since the last look."""
+        """Check what was recorded since the last call."""
         kind = AlertKind.CDR_CONFLICT
-        found = stale_sessions.conflicts(ledger, kind, self._seen_until or at - LOOKBACK)
-        if not found:  # until then there may be more than one look finds
-            self._seen_until = at - RESCAN
+        found = stale_sessions.conflicts(ledger, kind, self._checked_until or at - LOOKBACK)
+        if not found:  # until then there may be more than one query returns
+            self._checked_until = at - RESCAN
         return RuleResult(
             [
                 Finding(
                     Alert(
                         kind,
                         one.request_id,
-                        f"There are several CDRs with the request id {escape_name(one.request_id)}, and they do not"
-                        f" say the"
-                        " same.",
+                        f"There are several CDRs with the request id {escape_name(one.request_id)}, and they do not say"
+                        " the same.",
                         session_id=one.session_id,
                         delivery_id=one.delivery_id,
                     ),
@@ -109,101 +96,126 @@ class Conflicts:
 
 
 def unreadable(ledger: Connection, at: datetime) -> RuleResult:
-    """Find deliveries that are not understood; one alert for events, and one for CDRs."""
+    """Find deliveries that cannot be parsed: one alert for events, and one for CDRs."""
     kind = AlertKind.UNREADABLE
     already_alerted = alert_queries.open_subjects(ledger, kind)
     found = []
-    for what, name in ((Kind.EVENTS, "event"), (Kind.CDRS, "CDR")):
-        pile = backlogs.unreadable_backlog(
-            ledger, what.value, at, alert_queries.last_resolved_at(ledger, kind, what.value)
-        )
-        if what.value not in already_alerted and pile is not None:
-            sentence = f"{_count(pile, name)} cannot be understood: `webhooks deliveries --state unreadable`."
-            found.append(_cause(kind, pile, sentence))
-    return RuleResult(
-        found,
-        _gone(kind, [what for what in already_alerted if backlogs.unreadable_backlog(ledger, what, at, None) is None]),
-    )
+    for subject, name in ((Kind.EVENTS.value, "event"), (Kind.CDRS.value, "CDR")):
+        since = alert_queries.last_resolved_at(ledger, kind, subject)
+        backlog = backlogs.unreadable_backlog(ledger, subject, at, since)
+        if subject not in already_alerted and backlog is not None:
+            sentence = f"{_count(backlog, name)} cannot be understood: `webhooks deliveries --state unreadable`."
+            found.append(_backlog_finding(kind, backlog, sentence))
+    gone = [each for each in already_alerted if backlogs.unreadable_backlog(ledger, each, at, None) is None]
+    return RuleResult(found, _resolved(kind, gone))
 
 
-def dead_letters(ledger: Connection, at: datetime) -> RuleResult:  # noqa: ARG001 - rules are called alike
-    """Find handlers that have given up runs; one alert for each handler."""
+def dead_letters(ledger: Connection, at: datetime) -> RuleResult:  # noqa: ARG001 - all rules are called alike
+    """Find handlers that have given up runs: one alert for each handler."""
     kind = AlertKind.DEAD_LETTERS
     already_alerted, handlers = alert_queries.open_subjects(ledger, kind), backlogs.handlers_of_dead(ledger)
     found = []
     for handler in handlers:
-        pile = (
-            None
-            if handler in already_alerted
-            else backlogs.dead_letter_backlog(ledger, handler, alert_queries.last_resolved_at(ledger, kind, handler))
-        )
-        if pile is not None:
-            whose = "Before any handler" if handler == WHOLE_DELIVERY else f"In the handler {escape_name(handler)}"
-            found.append(_cause(kind, pile, f"{whose} {_count(pile, 'run')} failed for good: `webhooks dead`."))
-    return RuleResult(found, _gone(kind, already_alerted.difference(handlers)))
+        if handler in already_alerted:
+            continue
+        since = alert_queries.last_resolved_at(ledger, kind, handler)
+        backlog = backlogs.dead_letter_backlog(ledger, handler, since)
+        if backlog is not None:
+            where = "Before any handler" if handler == WHOLE_DELIVERY else f"In the handler {escape_name(handler)}"
+            sentence = f"{where} {_count(backlog, 'run')} failed for good: `webhooks dead`."
+            found.append(_backlog_finding(kind, backlog, sentence))
+    return RuleResult(found, _resolved(kind, already_alerted.difference(handlers)))
 
 
-def gaps(ledger: Connection, at: datetime, *, shortest: timedelta) -> RuleResult:
-    """Find times in which a door was closed for so long that somebody should know; gone when they are covered."""
+def downtime(ledger: Connection, at: datetime, *, shortest: timedelta) -> RuleResult:
+    """Find downtimes of at least so long; resolved when they are covered."""
     kind = AlertKind.GAP
     found, covered = [], []
-    for door in recent_traffic.recent_downtimes(ledger, at):
-        subject = f"{door.inbox} {door.closed_at:%Y-%m-%dT%H:%M:%S}"
-        if door.covered_at is not None:
+    for one in recent_traffic.recent_downtimes(ledger, at):
+        subject = f"{one.inbox} {one.closed_at:%Y-%m-%dT%H:%M:%S}"
+        if one.covered_at is not None:
             covered.append(subject)
-        elif door.opened_at - door.closed_at >= shortest:
+        elif one.opened_at - one.closed_at >= shortest:
             sentence = (
-                f"The door of inbox {escape_name(door.inbox)} was closed from {_moment(door.closed_at)} to"
-                f" {_moment(door.opened_at)}; what Plugsurfing said meanwhile has not been heard."
+                f"The inbox {escape_name(one.inbox)} accepted nothing from {_time(one.closed_at)} to"
+                f" {_time(one.opened_at)}; what Plugsurfing sent meanwhile was not received."
             )
-            found.append(Finding(Alert(kind, subject, sentence), door.noticed_at))
+            found.append(Finding(Alert(kind, subject, sentence), one.noticed_at))
     already_alerted = alert_queries.open_subjects(ledger, kind)
     return RuleResult(
         [one for one in found if one.alert.subject not in already_alerted],
-        _gone(kind, already_alerted.intersection(covered)),
+        _resolved(kind, already_alerted.intersection(covered)),
     )
 
 
 def silence(ledger: Connection, at: datetime, *, span: timedelta, busy: int, may_raise: bool) -> RuleResult:
-    """Find that no event has come for so long, at a time that was always a busy one; gone with the next event.
+    """Find that no event has come for so long, at a time that was always busy; resolved with the next event.
 
-    Not after trouble of our own: while a door has not been open for all of the span, nothing is found.
+    Nothing is found after trouble of our own: within a span in which a downtime ended.
     """
     kind, subject = AlertKind.SILENCE, Kind.EVENTS.value
     last_at = recent_traffic.last_event_at(ledger, at)
     already_alerted = alert_queries.open_subjects(ledger, kind)
     if last_at is not None and last_at > at - span:
-        return RuleResult((), _gone(kind, already_alerted))
+        return RuleResult((), _resolved(kind, already_alerted))
     if (
         already_alerted
         or not may_raise
-        or any(door.opened_at > at - span for door in recent_traffic.recent_downtimes(ledger, at))
+        or any(one.opened_at > at - span for one in recent_traffic.recent_downtimes(ledger, at))
     ):
         return RuleResult()
     ends = comparable_windows(recent_traffic.oldest_delivery_at(ledger), at, span)
     fewest = baseline(lambda end: recent_traffic.count_events(ledger, end, span, MOST_EVENTS), ends, busy)
     if fewest is None:
         return RuleResult()
-    since = "for a week" if last_at is None else f"since {_moment(last_at)}"
+    since = "for a week" if last_at is None else f"since {_time(last_at)}"
     sentence = (
         f"No event has come {since}. At this time there are otherwise {fewest} or more in {format_duration(span)}."
     )
     return RuleResult([Finding(Alert(kind, subject, sentence), last_at or at - LOOKBACK)])
 
 
-def _cause(kind: AlertKind, pile: Backlog, sentence: str) -> Finding:
-    return Finding(Alert(kind, pile.subject, sentence, delivery_id=pile.last_delivery), pile.last_at)
+def comparable_windows(known_since: datetime | None, now: datetime, span: timedelta) -> list[datetime]:
+    """Return the ends of past windows to compare this one with; none if the ledger is too young.
+
+    They are at the same time of the same weekday, in each of the last three weeks. In a younger ledger they are at the
+    same time of each of the last seven days.
+    """
+    for count, step in ((WEEKS, timedelta(weeks=1)), (DAYS, timedelta(days=1))):
+        if known_since is not None and known_since <= now - count * step - span:
+            return [now - number * step for number in range(1, count + 1)]
+    return []
 
 
-def _count(pile: Backlog, noun: str) -> str:
-    if pile.count == 1:
+def baseline(count: Callable[[datetime], int], ends: list[datetime], busy: int) -> int | None:
+    """Return the number of events in the quietest of these windows; None unless every one of them was busy."""
+    fewest: int | None = None
+    for end in ends:
+        found = count(end)
+        if found < busy:
+            return None
+        fewest = found if fewest is None else min(fewest, found)
+    return fewest
+
+
+def _session_finding(kind: AlertKind, one: StaleSession, predicate: str) -> Finding:
+    sentence = f"Session {escape_name(one.session_id)} {predicate}"
+    return Finding(Alert(kind, one.session_id, sentence, session_id=one.session_id), one.known_at)
+
+
+def _backlog_finding(kind: AlertKind, backlog: Backlog, sentence: str) -> Finding:
+    return Finding(Alert(kind, backlog.subject, sentence, delivery_id=backlog.last_delivery), backlog.last_at)
+
+
+def _count(backlog: Backlog, noun: str) -> str:
+    if backlog.count == 1:
         return f"1 {noun}"
-    return f"{pile.count}{' or more' * (pile.count >= MOST_COUNTED)} {noun}s"
+    return f"{backlog.count}{' or more' * (backlog.count >= MOST_COUNTED)} {noun}s"
 
 
-def _gone(kind: AlertKind, subjects: Collection[str]) -> Mapping[AlertKind, Collection[str]]:
+def _resolved(kind: AlertKind, subjects: Collection[str]) -> Mapping[AlertKind, Collection[str]]:
     return {kind: subjects} if subjects else {}
 
 
-def _moment(at: datetime) -> str:
+def _time(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"

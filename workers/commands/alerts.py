@@ -1,19 +1,19 @@
 """`webhooks alerts`: what somebody should look at, what has been seen, and whether anybody would be told."""
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
 
 from workers.alerts.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
-from workers.alerts.destinations import HANGING, SendResult, open_destinations
+from workers.alerts.destinations import SendResult, open_destinations
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import Cell, Json, iso, json_line, printable, table
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.database.transaction import run_in_transaction
+from workers.resilience.timed_call import deadline_in
 
 TEST = ("A test of Plugsurfing's webhooks", "This is a test, which somebody asked for. There is nothing to be done.")
 
@@ -69,13 +69,12 @@ def test() -> None:
     addresses = open_destinations(settings)
     if not addresses:
         raise UsageFailure("ALERT_URLS is not set: alerts go to the log, and into the list.")
-    calls = [(address, address.call(*TEST)) for address in addresses]
-    until = time.monotonic() + settings.alert_timeout.total_seconds()
+    calls = [(address, address.start(*TEST)) for address in addresses]
+    deadline = deadline_in(settings.alert_timeout)
     failed = 0
     for address, call in calls:
-        refused = SendResult(is_taken=False, reason=HANGING)
-        answer = call.answer(max(until - time.monotonic(), 0.0)) if call else refused
-        failed += not answer.is_taken
+        answer = call.result(deadline)
+        failed += not answer.is_accepted
         click.echo(f"{address.service} ({address.name}): {_in_words(answer)}")
     if failed:
         raise Failure(f"{failed} of {len(addresses)} did not take it.")
@@ -104,6 +103,6 @@ def _cells(row: AlertRow) -> Sequence[Cell]:
 
 
 def _in_words(answer: SendResult) -> str:
-    if answer.is_taken:
-        return "taken"
+    if answer.is_accepted:
+        return "accepted"
     return printable(f"{answer.reason}. {answer.details}" if answer.details else f"{answer.reason}.")

@@ -1,1 +1,1 @@
-"""How a push leaves the house: one file a channel, all behind the same small protocol."""
+"""Push channels: how a push reaches a driver's phone."""

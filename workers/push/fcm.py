@@ -18,9 +18,9 @@ from ingest.errors import SettingsError
 from workers.push.http_status import failure_for_status
 
 MAX_TTL = timedelta(days=28)
-"""FCM keeps nothing for longer."""
+"""The longest time to live that FCM accepts."""
 COLLAPSE_BYTES = 64
-"""The longest apns-collapse-id that Apple takes."""
+"""The longest apns-collapse-id that Apple accepts."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FcmChannel:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Read what it needs. Raise SettingsError if something is missing; Google is asked with the first push."""
+        """Open the channel. Raise SettingsError if a setting is missing; Google is called with the first push."""
         if importlib.util.find_spec("firebase_admin") is None:
             raise SettingsError("PUSH names fcm, which needs: pip install 'plugsurfing-webhooks[fcm]'.")
         if settings.push_fcm_credentials is None:
@@ -48,7 +48,7 @@ class FcmChannel:
         return cls(settings.push_fcm_credentials, settings.push_timeout)
 
     def send(self, push: OutgoingPush) -> None:
-        """Send it to `push.device`; raise Unregistered if that is gone."""
+        """Send a push to `push.device`; raise Unregistered if Google does not know it any more."""
         sdk, messaging, app = self._sdk
         try:
             messaging.send(messaging.Message(**_build_message(push, messaging)), app=app)
@@ -62,7 +62,7 @@ class FcmChannel:
 
     @cached_property
     def _sdk(self) -> tuple[Any, Any, Any]:
-        """Import the SDK with the first push, as that takes a second; one session serves all threads."""
+        """The SDK, imported with the first push as that takes a second; one session serves all threads."""
         sdk = importlib.import_module("firebase_admin")
         messaging = importlib.import_module("firebase_admin.messaging")
         importlib.import_module("firebase_admin.exceptions")
@@ -71,22 +71,22 @@ class FcmChannel:
             {"httpTimeout": self.timeout.total_seconds()},
             name=f"webhooks-{secrets.token_hex(8)}",
         )
-        # Left to itself the SDK tries again on its own, and sleeps for as long as a Retry-After says, in our thread.
-        # It has no setting for that; a test sees when this no longer does it.
+        # The SDK would retry by itself, and sleep for as long as a Retry-After says, in our thread. It has no setting
+        # for that; a test notices when this no longer prevents it.
         for adapter in messaging._get_messaging_service(app)._client.session.adapters.values():  # noqa: SLF001 - see above
             adapter.max_retries = adapter.max_retries.new(total=0, connect=0, read=0, status=0, other=0)
         return sdk, messaging, app
 
 
 def _build_message(push: OutgoingPush, messaging: Any) -> Mapping[str, Any]:
-    """Write a push as the SDK wants it: words for both systems, how long it is worth something, what replaces what."""
+    """Return the SDK's arguments for a push: its text, its time to live and its collapse key, for both systems."""
     if push.device is None:
         raise PushFailed("fcm sends to devices only", retryable=False)
     collapse_key = push.collapse_key
     if len(collapse_key.encode()) > COLLAPSE_BYTES:
         collapse_key = sha256(collapse_key.encode()).hexdigest()
     now = datetime.now(UTC)
-    left = min(max((push.expires_at or now + MAX_TTL) - now, timedelta()), MAX_TTL)
+    ttl = min(max((push.expires_at or now + MAX_TTL) - now, timedelta()), MAX_TTL)
     return {
         "token": push.device.token,
         "notification": messaging.Notification(title=push.title, body=push.body),
@@ -94,14 +94,14 @@ def _build_message(push: OutgoingPush, messaging: Any) -> Mapping[str, Any]:
         "android": messaging.AndroidConfig(
             collapse_key=collapse_key,
             priority="high",
-            ttl=left,
-            # The collapse key folds what still waits at Google, the tag what is on the screen already.
+            ttl=ttl,
+            # The collapse key replaces what still waits at Google, the tag what is on the screen already.
             notification=messaging.AndroidNotification(tag=collapse_key),
         ),
         "apns": messaging.APNSConfig(
             headers={
                 "apns-priority": "10",
-                "apns-expiration": str(int((now + left).timestamp())),
+                "apns-expiration": str(int((now + ttl).timestamp())),
                 "apns-collapse-id": collapse_key,
             },
             payload=messaging.APNSPayload(aps=messaging.Aps(sound="default")),
@@ -110,8 +110,8 @@ def _build_message(push: OutgoingPush, messaging: Any) -> Mapping[str, Any]:
 
 
 def _failure(error: Any) -> PushFailed:
-    answer = error.http_response
-    if answer is None:
+    response = error.http_response
+    if response is None:
         return PushFailed(f"FCM could not be reached: {error.code}")
-    failure = failure_for_status("FCM", answer.status_code, answer.headers.get("Retry-After"))
-    return failure or PushFailed("FCM answered what the SDK does not understand")
+    failure = failure_for_status("FCM", response.status_code, response.headers.get("Retry-After"))
+    return failure or PushFailed("FCM sent a response that the SDK does not understand")

@@ -1,4 +1,4 @@
-"""The channel `http`: a push is POSTed to a service of the team's own, signed as Plugsurfing signs what it sends us."""
+"""The channel `http`: POSTs a push to a service of the team's own, signed as Plugsurfing signs its webhooks."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ IDEMPOTENCY_HEADER = "idempotency-key"
 
 @dataclass(frozen=True)
 class HttpChannel:
-    """POSTs pushes; any 2xx says that one was taken."""
+    """POSTs pushes; any 2xx means that one was accepted."""
 
     url: str = field(repr=False)
     key: bytes = field(repr=False)
@@ -29,9 +29,9 @@ class HttpChannel:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Read what it needs. Raise SettingsError if something is missing."""
+        """Open the channel. Raise SettingsError if a setting is missing."""
         if settings.push_http_url is None:
-            raise SettingsError("PUSH_HTTP_URL is not set: the channel http needs to know where to.")
+            raise SettingsError("PUSH_HTTP_URL is not set: the channel http needs a URL to POST to.")
         if settings.push_http_key is None or not settings.push_http_key.get_secret_value().strip():
             raise SettingsError("PUSH_HTTP_KEY is not set: without a key the channel http cannot sign.")
         return cls(
@@ -39,18 +39,18 @@ class HttpChannel:
         )
 
     def send(self, push: OutgoingPush) -> None:
-        """POST it; only the status of the answer is read."""
-        body = body_of(push)
+        """POST a push; only the status of the response is read."""
+        body = format_body(push)
         headers = {
             "content-type": "application/json",
             SIGNATURE_HEADER: sign(body, self.key),
-            SIGNED_AT_HEADER: _text(datetime.now(UTC)),
+            SIGNED_AT_HEADER: _format_time(datetime.now(UTC)),
             IDEMPOTENCY_HEADER: push.id,
         }
         timeout = push.timeout.total_seconds()
         try:
-            with self._client.stream("POST", self.url, content=body, headers=headers, timeout=timeout) as answer:
-                failure = failure_for_status("the service", answer.status_code, answer.headers.get("retry-after"))
+            with self._client.stream("POST", self.url, content=body, headers=headers, timeout=timeout) as response:
+                failure = failure_for_status("the service", response.status_code, response.headers.get("retry-after"))
         except httpx.TransportError as error:
             raise PushFailed(f"the service could not be reached: {type(error).__name__}") from None
         if failure is not None:
@@ -58,13 +58,13 @@ class HttpChannel:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        # One for all threads and pushes: connections are used again. No answer redirects a push to somewhere else.
+        # One for all threads and pushes: connections are reused. No response may redirect a push to somewhere else.
         return httpx.Client(limits=httpx.Limits(max_connections=self.concurrency), follow_redirects=False)
 
 
-def body_of(push: OutgoingPush) -> bytes:
-    """Write the JSON that the service is sent."""
-    told: dict[str, Any] = {
+def format_body(push: OutgoingPush) -> bytes:
+    """Format a push as the JSON that is sent."""
+    fields: dict[str, Any] = {
         "id": push.id,
         "user_id": push.user_id,
         "session_id": push.session_id,
@@ -72,11 +72,11 @@ def body_of(push: OutgoingPush) -> bytes:
         "body": push.body,
         "payload": dict(push.payload),
         "collapse_key": push.collapse_key,
-        "created_at": _text(push.created_at),
-        "expires_at": push.expires_at and _text(push.expires_at),
+        "created_at": _format_time(push.created_at),
+        "expires_at": push.expires_at and _format_time(push.expires_at),
     }
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def _text(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""How a worker tells the clock, through Redis, that there are pushes to send: at once, and not with its next look."""
+"""Notifies the clock, through Redis, of new pushes: they are sent at once, not at its next poll of the ledger."""
 
 from collections.abc import Collection
 from datetime import timedelta
@@ -8,27 +8,27 @@ import structlog
 
 log = structlog.get_logger()
 
-KEPT = timedelta(minutes=1)
+EXPIRY = timedelta(minutes=1)
 
 
 def notify_senders(connection: redis.Redis, channels: Collection[str]) -> None:
-    """Wake whoever sends on these channels. If Redis is away they find the pushes by themselves a little later."""
+    """Notify the senders of these channels. While Redis is unavailable they find the pushes by polling."""
     try:
         with connection.pipeline(transaction=True) as pipe:
             for name in channels:
                 pipe.lpush(_key(name), 1)
                 pipe.ltrim(_key(name), 0, 0)
-                pipe.pexpire(_key(name), KEPT)
+                pipe.pexpire(_key(name), EXPIRY)
             pipe.execute()
     except redis.RedisError as error:
-        log.info("senders.not_woken", reason=type(error).__name__)
+        log.info("senders.notify_failed", reason=type(error).__name__)
 
 
-def wait_for_notification(connection: redis.Redis, channels: Collection[str], patience: timedelta) -> str | None:
-    """Wait for a channel to be woken and return its name; None if none was. Raises RedisError."""
+def wait_for_notification(connection: redis.Redis, channels: Collection[str], timeout: timedelta) -> str | None:
+    """Wait for a notification and return its channel; None after the timeout. Raises RedisError."""
     keys = {_key(name): name for name in channels}
-    woken: object = connection.blpop(list(keys), timeout=patience.total_seconds())
-    match woken:
+    notified: object = connection.blpop(list(keys), timeout=timeout.total_seconds())
+    match notified:
         case (bytes(key), _):
             return keys.get(key.decode())
         case _:

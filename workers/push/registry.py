@@ -1,37 +1,99 @@
-"""Which channels there are, and which of them PUSH opens."""
+"""Push channels: what a channel is, which channels there are, and which of them PUSH opens."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
-from handlers.kit.channel import ChannelPlugin
+import structlog
+
+from handlers.kit.channel import ChannelPlugin, OutgoingPush
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from workers.push.channel import Channel, PluginChannel
 from workers.push.fcm import FcmChannel
 from workers.push.http import HttpChannel
-from workers.push.log import LogChannel
+
+log = structlog.get_logger()
+
+
+class Channel(Protocol):
+    """One way to a driver's phone."""
+
+    @property
+    def to_devices(self) -> bool:
+        """Whether it is called once for each device of a user, or once for the user."""
+
+    def send(self, push: OutgoingPush) -> None:
+        """Send a push; raise PushFailed if the provider did not accept it.
+
+        Called at least once for each push, by several threads at once: a provider replaces repeats by `collapse_key`.
+        """
+
+
+class LogChannel:
+    """The channel `log`: writes a push as one structured line, without its user, for development."""
+
+    to_devices = False
+
+    def send(self, push: OutgoingPush) -> None:
+        """Log the push."""
+        log.info(
+            "push.sent",
+            push=push.id,
+            channel="log",
+            session=push.session_id,
+            title=push.title,
+            body=push.body,
+            expires_at=push.expires_at and push.expires_at.isoformat(),
+        )
+
+
+@dataclass(frozen=True)
+class PluginChannel:
+    """The channel that a plugin has marked with `@channel`."""
+
+    plugin: ChannelPlugin
+
+    @property
+    def to_devices(self) -> bool:
+        """Whether the plugin asked for one call a device."""
+        return self.plugin.to_devices
+
+    def send(self, push: OutgoingPush) -> None:
+        """Call the function; an asynchronous one is cancelled after the timeout."""
+        if self.plugin.is_async:
+            asyncio.run(self._send(push))
+        else:
+            self.plugin.function(push)
+
+    async def _send(self, push: OutgoingPush) -> None:
+        async with asyncio.timeout(push.timeout.total_seconds()):
+            called = self.plugin.function(push)
+            if isinstance(called, Awaitable):
+                await called
+
 
 BUILT_IN: Mapping[str, Callable[[Settings], Channel]] = MappingProxyType(
     {"log": lambda _settings: LogChannel(), "http": HttpChannel.of, "fcm": FcmChannel.of}
 )
-"""Each channel of the house by its name in PUSH, with what opens it."""
+"""What opens each built-in channel, by its name in PUSH."""
 
 Channels = Mapping[str, Channel]
 
 
-def open_channels(settings: Settings, offered: Sequence[ChannelPlugin] = ()) -> Channels:
-    """Open the channels that PUSH names, ours and those of plugins; every push goes to each of them.
+def open_channels(settings: Settings, plugins: Sequence[ChannelPlugin] = ()) -> Channels:
+    """Open the channels that PUSH names, built in or of plugins; every push goes to each of them.
 
-    Nothing is connected to before the first push. Raise SettingsError for an unknown channel, or one that misses a
-    setting.
+    Nothing is connected to before the first push. Raise SettingsError for an unknown channel or a missing setting.
     """
-    plugged = {each.name: each for each in offered}
+    plugged = {each.name: each for each in plugins}
     taken = sorted(plugged.keys() & BUILT_IN.keys())
     if taken:
         raise SettingsError(f"{plugged[taken[0]].file} offers a channel {taken[0]}, which exists already.")
-    there = [*BUILT_IN, *plugged]
-    if any(name not in there for name in settings.push):
-        raise SettingsError(f"PUSH names a channel that does not exist; there are: {', '.join(there)}.")
+    known = [*BUILT_IN, *plugged]
+    if any(name not in known for name in settings.push):
+        raise SettingsError(f"PUSH names a channel that does not exist; there are: {', '.join(known)}.")
     return {
         name: PluginChannel(plugged[name]) if name in plugged else BUILT_IN[name](settings) for name in settings.push
     }

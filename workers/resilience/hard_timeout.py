@@ -1,8 +1,8 @@
-"""How a worker gets rid of a handler that stays beyond its time and does not listen: signals blocked, interpreter held.
+"""Hard timeout: a worker kills its job's process when a handler overruns and ignores its timeout.
 
-Inside of the job's process nothing can be done about such a handler. So it writes down, where the worker can read it,
-until when the handler may run, and the worker kills the process that is late; as with any worker's death, its batch is
-then taken apart until the one to blame is alone.
+Such a handler blocks signals or holds the interpreter, so nothing inside its process can stop it. The job writes its
+deadline into shared memory, and the worker kills the process that misses it. The batch is then split, as after any
+death of a worker, until the handler to blame is alone.
 """
 
 import mmap
@@ -18,19 +18,19 @@ import structlog
 log = structlog.get_logger()
 
 CLEANUP_GRACE = timedelta(seconds=5)
-"""How long a handler that was told to stop may take for that."""
+"""How long a handler may take to clean up after its timeout was raised."""
 
-LOOK_EVERY = 0.5
+POLL_SECONDS = 0.5
 
 NO_DEADLINE = 0.0
-MOMENT = struct.Struct("d")
+DEADLINE_FORMAT = struct.Struct("d")
 # Shared with the children that are forked from here on; a worker has one at a time.
-SHARED_DEADLINE = mmap.mmap(-1, MOMENT.size)
+SHARED_DEADLINE = mmap.mmap(-1, DEADLINE_FORMAT.size)
 
 
 @contextmanager
 def kill_after(span: timedelta) -> Iterator[None]:
-    """Have this process killed if what is done here takes much longer than that."""
+    """Let the worker kill this process when the block takes longer than the span and CLEANUP_GRACE."""
     _write(time.monotonic() + (span + CLEANUP_GRACE).total_seconds())
     try:
         yield
@@ -40,26 +40,26 @@ def kill_after(span: timedelta) -> Iterator[None]:
 
 @contextmanager
 def kill_on_timeout(kill: Callable[[], None]) -> Iterator[None]:
-    """Kill the child that does a job, once it is late. Nothing may be forked meanwhile: there is a thread."""
-    over = threading.Event()
-    thread = threading.Thread(target=_monitor, args=(over, kill), name="overstay", daemon=True)
+    """Call `kill` when the child misses its deadline. Nothing may be forked inside the block: it runs a thread."""
+    done = threading.Event()
+    thread = threading.Thread(target=_monitor, args=(done, kill), name="hard-timeout", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        done.set()
         thread.join()
         _write(NO_DEADLINE)  # the child may have died before it could
 
 
-def _monitor(over: threading.Event, kill: Callable[[], None]) -> None:
-    while not over.wait(LOOK_EVERY):
-        (until,) = MOMENT.unpack(SHARED_DEADLINE[:])
-        if until != NO_DEADLINE and time.monotonic() > until:
-            log.error("handler.overstayed", killed="the process of its job")
+def _monitor(done: threading.Event, kill: Callable[[], None]) -> None:
+    while not done.wait(POLL_SECONDS):
+        (deadline,) = DEADLINE_FORMAT.unpack(SHARED_DEADLINE[:])
+        if deadline != NO_DEADLINE and time.monotonic() > deadline:
+            log.error("handler.killed", killed="the process of its job")
             _write(NO_DEADLINE)
             kill()
 
 
-def _write(until: float) -> None:
-    SHARED_DEADLINE[:] = MOMENT.pack(until)
+def _write(deadline: float) -> None:
+    SHARED_DEADLINE[:] = DEADLINE_FORMAT.pack(deadline)

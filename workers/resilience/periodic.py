@@ -1,4 +1,4 @@
-"""The clock's duties that may take their time, such as calls over the network: each in a thread beside the sweep."""
+"""Periodic tasks of the clock that may be slow, such as network calls: each in a supervised thread of its own."""
 
 import threading
 import time
@@ -9,112 +9,113 @@ from typing import Protocol
 
 import structlog
 
+from ingest.backoff import Backoff
 from ingest.errors import WebhooksError
 
 log = structlog.get_logger()
 
 LONGEST_PAUSE = timedelta(minutes=1)
-"""How long a duty that fails again and again is left alone at most, unless its turn comes more rarely anyway."""
+"""The longest backoff of a task that keeps failing, unless its interval is longer anyway."""
 
 SHUTDOWN_TIMEOUT = timedelta(seconds=3)
-"""How long the clock waits at its end for what duties are at. What is cut off then has not been committed."""
+"""How long the clock waits at its end for running tasks. What is cut off then has not been committed."""
 
 
 class PeriodicTask(Protocol):
-    """Something to be done again and again.
+    """A task that is run again and again.
 
-    A turn does a bounded piece of work, and commits it in a transaction. Several clocks may be at the same duty at
-    once: what must not be done twice is claimed in the ledger first. What a turn raises is logged, and it is tried
-    again later; so a turn that was cut off anywhere must do no harm.
+    A run does a bounded piece of work and commits it in a transaction. Several clocks may run the same task at once, so
+    it claims in the ledger what must be done once. An exception is logged and the task is run again later; a run that
+    was cut off anywhere must do no harm.
     """
 
     @property
     def name(self) -> str:
-        """What logs call it."""
+        """The name in the log."""
         ...
 
     @property
     def every(self) -> timedelta:
-        """How long after the end of a turn the next one begins."""
+        """The pause between the end of a run and the next one."""
         ...
 
     def run(self) -> None:
-        """Take one turn."""
+        """Run once."""
         ...
 
 
 class SupervisedThreads:
-    """Some such threads, begun and ended together."""
+    """Threads that last as long as their process, started and joined together."""
 
     def __init__(self, threads: Sequence[threading.Thread]) -> None:
         self._threads = threads
 
     def start(self) -> None:
-        """Begin, all of them now."""
+        """Start all threads."""
         for thread in self._threads:
             thread.start()
 
     def check(self) -> None:
-        """Raise RuntimeError if a thread has ended by itself: whoever looks after the process starts it anew."""
+        """Raise RuntimeError if a thread has died: the process ends, and its supervisor starts it again."""
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
         if dead:
             raise RuntimeError(f"the thread {dead[0]} has died")
 
-    def join(self, patience: timedelta | None = None) -> None:
-        """Wait for the end of those that were told to stop, as long as it may take or so long at most."""
-        until = None if patience is None else time.monotonic() + patience.total_seconds()
+    def join(self, timeout: timedelta | None = None) -> None:
+        """Wait until all threads have ended, for the timeout at most."""
+        deadline = None if timeout is None else time.monotonic() + timeout.total_seconds()
         for thread in self._threads:
-            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
 
 class PeriodicRunner(SupervisedThreads):
-    """All duties of a clock, each in a thread of its own, so that none waits for another; first turns are at once."""
+    """Runs each task in a thread of its own, so that none delays another; all first runs are at once."""
 
-    def __init__(self, duties: Sequence[PeriodicTask]) -> None:
+    def __init__(self, tasks: Sequence[PeriodicTask]) -> None:
         self._stop = threading.Event()
         super().__init__(
             [
                 threading.Thread(
-                    target=run_periodically, args=(duty, self._stop), name=f"duty-{duty.name}", daemon=True
+                    target=run_periodically, args=(task, self._stop), name=f"task-{task.name}", daemon=True
                 )
-                for duty in duties
+                for task in tasks
             ]
         )
 
     def stop(self) -> None:
-        """Begin no turn any more, and wait a little for those that have begun."""
+        """Start no further run, and wait up to SHUTDOWN_TIMEOUT for those under way."""
         self._stop.set()
         self.join(SHUTDOWN_TIMEOUT)
 
 
-def run_periodically(duty: PeriodicTask, stop: threading.Event) -> None:
-    """Take turns until told to stop. A failure is logged when it is not the same as the one before."""
-    trouble: str | None = None
+def run_periodically(task: PeriodicTask, stop: threading.Event) -> None:
+    """Run a task until the event is set. A failure is logged unless it is the same as the one before."""
+    logged: str | None = None
     failures = 0
     while not stop.is_set():
         try:
-            duty.run()
-        except Exception as failure:  # noqa: BLE001  whatever goes wrong in one duty must stop neither it nor the clock
-            said = describe_error(failure)
-            if said != trouble:
-                log.warning("duty.failed", duty=duty.name, reason=said)
-            trouble, failures = said, failures + 1
+            task.run()
+        except Exception as error:  # noqa: BLE001  whatever goes wrong in one task must stop neither it nor the clock
+            reason = describe_error(error)
+            if reason != logged:
+                log.warning("task.failed", task=task.name, reason=reason)
+            logged, failures = reason, failures + 1
         else:
-            if trouble is not None:
-                log.info("duty.resumed", duty=duty.name)
-            trouble, failures = None, 0
-        stop.wait(delay_after(duty.every, failures).total_seconds())
+            if logged is not None:
+                log.info("task.resumed", task=task.name)
+            logged, failures = None, 0
+        stop.wait(delay_after(task.every, failures).total_seconds())
 
 
 def delay_after(every: timedelta, failures: int) -> timedelta:
-    """Say how long to wait after so many failures in a row: it doubles, up to a minute."""
-    return max(every, min(every * (1 << min(failures, 20)), LONGEST_PAUSE))
+    """Return the pause after so many failures in a row: the interval, doubled with each failure up to a minute."""
+    return Backoff(every, max(every, LONGEST_PAUSE)).delay(failures + 1, jitter=0)
 
 
-def describe_error(failure: Exception) -> str:
-    """Write a failure down without its values, unless its sentence is one of ours."""
-    if isinstance(failure, WebhooksError):
-        return str(failure)
-    steps = traceback.extract_tb(failure.__traceback__)
+def describe_error(error: Exception) -> str:
+    """Format an error without its values; only a WebhooksError's own sentence is safe to log."""
+    if isinstance(error, WebhooksError):
+        return str(error)
+    steps = traceback.extract_tb(error.__traceback__)
     where = f" in {steps[-1].name}, line {steps[-1].lineno}" if steps else ""
-    return f"{type(failure).__name__}{where}"
+    return f"{type(error).__name__}{where}"

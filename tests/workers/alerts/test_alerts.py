@@ -1,4 +1,4 @@
-"""Alerts: one for each cause, until it is gone."""
+"""Alerts in the ledger: one for each cause, until it is gone."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-def test_a_cause_that_stands_is_one_alert_however_often_it_is_found(engine):
+def test_a_cause_is_one_alert_however_often_it_is_found(engine):
     with engine.begin() as ledger:
         assert raise_alert(ledger, CONFLICT, NOON)
         assert not raise_alert(ledger, CONFLICT, LATER)
@@ -43,7 +43,7 @@ def test_a_cause_that_stands_is_one_alert_however_often_it_is_found(engine):
         assert (first.raised_at, first.logged_at, first.told_at, first.resolved_at) == (NOON, None, None, None)
 
 
-def test_an_alert_that_comes_back_after_it_was_resolved_is_a_new_one(engine):
+def test_a_cause_that_returns_after_its_alert_was_resolved_is_a_new_alert(engine):
     with engine.begin() as ledger:
         assert raise_alert(ledger, CONFLICT, NOON)
         assert resolve_alerts(ledger, CONFLICT.kind, [CONFLICT.subject, "of-nobody"], LATER) == 1
@@ -53,7 +53,7 @@ def test_an_alert_that_comes_back_after_it_was_resolved_is_a_new_one(engine):
         assert [one.resolved_at for one in find_alerts(ledger)] == [None, LATER]
 
 
-def test_what_a_person_has_seen_is_not_raised_again_for_the_same_cause(engine):
+def test_an_alert_that_a_person_resolved_is_not_raised_again_for_the_same_cause(engine):
     with engine.begin() as ledger:
         raise_alert(ledger, CONFLICT, NOON, since=NOON)
         (alert,) = find_alerts(ledger)
@@ -62,7 +62,7 @@ def test_what_a_person_has_seen_is_not_raised_again_for_the_same_cause(engine):
         assert raise_alert(ledger, CONFLICT, LATER, since=LATER + timedelta(seconds=1))
 
 
-def test_a_list_of_alerts_has_what_is_asked_for(engine):
+def test_a_list_of_alerts_obeys_its_filters(engine):
     with engine.begin() as ledger:
         raise_alert(ledger, CONFLICT, NOON)
         raise_alert(ledger, Alert(AlertKind.SILENCE, "events", "It is quiet."), LATER)
@@ -73,12 +73,12 @@ def test_a_list_of_alerts_has_what_is_asked_for(engine):
         assert [one.kind for one in find_alerts(ledger, limit=1)] == [AlertKind.SILENCE]
 
 
-def test_a_subject_may_be_anything_that_plugsurfing_calls_its_own(engine):
+def test_a_subject_may_be_any_text(engine):
     strange = replace(CONFLICT, subject="\0\ud800' OR 1=1 --")
     with engine.begin() as ledger:
         assert raise_alert(ledger, strange, NOON)
         assert not raise_alert(ledger, strange, NOON)
 
 
-def test_the_index_of_open_sessions_knows_the_statuses_in_which_they_are_over():
+def test_the_index_of_open_sessions_leaves_out_the_final_statuses():
     assert {word.strip(" ()'") for word in str(IS_OPEN).partition("NOT IN")[2].split(",")} == FINAL_STATUSES

@@ -1,4 +1,4 @@
-"""The watchdog: one alert for each cause, none for what is as it should be."""
+"""The alert rules: one alert for each cause, none where all is well."""
 
 import json
 import sqlite3
@@ -34,22 +34,22 @@ WEEK = 7 * DAY
 
 
 @dataclass
-class Watched:
-    """A ledger, and the watchdog that looks into it."""
+class WatchedLedger:
+    """A ledger, and the evaluator of its alert rules."""
 
     engine: Engine
     moment: float = 1000.0
-    dogs: dict[str, AlertEvaluator] = field(default_factory=dict)
+    evaluators: dict[str, AlertEvaluator] = field(default_factory=dict)
 
-    def look(self, **settings: Any) -> list[str]:
-        """Look once, and name the kinds of the alerts that are open then."""
-        dog = self.dogs.get(str(settings))
-        if dog is None:
-            dog = self.dogs[str(settings)] = AlertEvaluator(
+    def evaluate(self, **settings: Any) -> list[str]:
+        """Evaluate once, and return the kinds of the alerts that are open then."""
+        evaluator = self.evaluators.get(str(settings))
+        if evaluator is None:
+            evaluator = self.evaluators[str(settings)] = AlertEvaluator(
                 self.engine, load_settings(**settings), clock=lambda: self.moment
             )
         self.moment += 3600
-        dog.run()
+        evaluator.run()
         return [row.kind.value for row in self.alerts() if row.resolved_at is None]
 
     def alerts(self) -> list[AlertRow]:
@@ -61,7 +61,7 @@ class Watched:
             resolve_by_id(ledger, [row.id for row in find_alerts(ledger)], datetime.now(UTC))
 
     def session(self, name: str, status: str, started: timedelta, *, known: timedelta | None = None) -> None:
-        """Put a session as it is after it started so long ago; it was heard of last `known` ago."""
+        """Insert a session that started so long ago, and was updated last `known` ago."""
         at = NOW - started
         values = {
             "session_id": name,
@@ -75,7 +75,7 @@ class Watched:
         with self.engine.begin() as ledger:
             ledger.execute(insert(sessions).values(values))
 
-    def becomes(self, name: str, status: str) -> None:
+    def set_status(self, name: str, status: str) -> None:
         with self.engine.begin() as ledger:
             this = update(sessions).where(sessions.c.session_id == name)
             ledger.execute(this.values(status=status, updated_at=datetime.now(UTC)))
@@ -101,7 +101,7 @@ class Watched:
             deliveries.store(ledger, [one], {name: (state, None)})
 
     def busy(self, *ago: timedelta, count: int = 10) -> None:
-        """Let so many events have come in the half hour before each of these times."""
+        """Insert so many events in the half hour before each of these times."""
         for at in ago:
             for number in range(count):
                 self.deliver(f"{at}-{number}", at + number * timedelta(minutes=3))
@@ -121,7 +121,7 @@ class Watched:
             runs.insert_runs(ledger, [dead])
             delivery_states.refresh_states(ledger, [name])
 
-    def close_door(self, ago: timedelta, length: timedelta, inbox: str = "here") -> None:
+    def downtime(self, ago: timedelta, length: timedelta, inbox: str = "here") -> None:
         values = {
             "inbox": inbox,
             "closed_at": NOW - ago - length,
@@ -135,41 +135,41 @@ class Watched:
 
 
 @pytest.fixture
-def watched(database_url: str) -> Iterator[Watched]:
+def watched(database_url: str) -> Iterator[WatchedLedger]:
     engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
-    yield Watched(engine)
+    yield WatchedLedger(engine)
     engine.dispose()
 
 
-def test_a_session_that_does_not_end_is_one_alert_until_it_does(watched):
+def test_a_session_that_stays_open_is_one_alert_until_it_ends(watched):
     watched.session("runs", "STARTED", 25 * HOUR)
     watched.session("fails to stop", "STOP_FAILED", 25 * HOUR)
     watched.session("new", "STARTED", 23 * HOUR)
     watched.session("over", "COMPLETE", 25 * HOUR)
     watched.session("of old", "STARTED", 30 * DAY)
-    assert watched.look() == watched.look() == ["session_open"] * 2
+    assert watched.evaluate() == watched.evaluate() == ["session_open"] * 2
     assert {row.session_id for row in watched.alerts()} == {"runs", "fails to stop"}
-    watched.becomes("runs", "COMPLETE")
+    watched.set_status("runs", "COMPLETE")
     with capture_logs() as lines:
-        assert watched.look() == ["session_open"]
+        assert watched.evaluate() == ["session_open"]
     assert [(line["event"], line["count"]) for line in lines] == [("alerts.resolved", 1)]
-    watched.becomes("runs", "STARTED")
-    assert watched.look() == ["session_open"] * 2
+    watched.set_status("runs", "STARTED")
+    assert watched.evaluate() == ["session_open"] * 2
 
 
-def test_a_session_that_somebody_has_seen_is_not_raised_again_while_nothing_is_new(watched):
+def test_an_alert_that_a_person_resolved_is_not_raised_again_while_nothing_is_new(watched):
     watched.session("runs", "STARTED", 25 * HOUR)
-    watched.look()
+    watched.evaluate()
     watched.resolve()
-    assert watched.look() == []
+    assert watched.evaluate() == []
 
 
 def test_a_setting_of_0_turns_a_rule_off(watched):
     watched.session("runs", "STARTED", 25 * HOUR)
     watched.session("over", "COMPLETE", 25 * HOUR)
-    watched.close_door(HOUR, HOUR)
-    assert watched.look(watch_session_open="0", watch_gap="0", watch_silence="0") == []
+    watched.downtime(HOUR, HOUR)
+    assert watched.evaluate(watch_session_open="0", watch_gap="0", watch_silence="0") == []
 
 
 def test_a_complete_session_without_a_cdr_is_an_alert_where_cdrs_are_expected(watched):
@@ -178,92 +178,92 @@ def test_a_complete_session_without_a_cdr_is_an_alert_where_cdrs_are_expected(wa
     watched.session("just heard of", "COMPLETE", 3 * DAY, known=HOUR)
     watched.session("stopped", "STOPPED", 3 * DAY)
     watched.cdr("d1", session_id="billed")
-    assert watched.look() == []
-    assert watched.look(watch_cdr_missing="2d") == ["cdr_missing"]
+    assert watched.evaluate() == []
+    assert watched.evaluate(watch_cdr_missing="2d") == ["cdr_missing"]
     assert [row.session_id for row in watched.alerts()] == ["bare"]
     watched.cdr("d2", session_id="bare")
-    assert watched.look(watch_cdr_missing="2d") == []
+    assert watched.evaluate(watch_cdr_missing="2d") == []
 
 
 def test_cdrs_in_conflict_are_one_alert_for_each_request_id(watched):
     for name, request_id in (("d1", "r1"), ("d2", "r1"), ("d3", "r1"), ("d4", "r2"), ("d5", None), ("d6", None)):
         watched.cdr(name, request_id)
-    assert watched.look() == watched.look() == ["cdr_conflict"]
+    assert watched.evaluate() == watched.evaluate() == ["cdr_conflict"]
     assert "r1" in watched.alerts()[0].sentence
     watched.resolve()
-    assert watched.look() == []
+    assert watched.evaluate() == []
     watched.cdr("d7", "r1")
-    assert watched.look() == ["cdr_conflict"]
+    assert watched.evaluate() == ["cdr_conflict"]
 
 
-def test_of_many_cdrs_in_conflict_none_is_passed_over(watched, monkeypatch):
+def test_of_many_cdrs_in_conflict_none_is_missed(watched, monkeypatch):
     monkeypatch.setattr("workers.ledger.stale_sessions.MOST", 5)
     monkeypatch.setattr("workers.alerts.rules.RESCAN", timedelta())
     for number in range(10):
         watched.cdr(f"a{number}", f"r{number}")
         watched.cdr(f"b{number}", f"r{number}")
     for _ in range(5):
-        watched.look()
+        watched.evaluate()
     assert len(watched.alerts()) == 10
 
 
-def test_what_cannot_be_understood_is_one_alert_for_events_and_one_for_cdrs(watched):
+def test_unreadable_deliveries_are_one_alert_for_events_and_one_for_cdrs(watched):
     for number in range(3):
         watched.deliver(f"e{number}", HOUR, state=DeliveryState.UNREADABLE)
     watched.deliver("c", HOUR, kind="cdrs", state=DeliveryState.UNREADABLE)
-    assert watched.look() == watched.look() == ["unreadable", "unreadable"]
+    assert watched.evaluate() == watched.evaluate() == ["unreadable", "unreadable"]
     assert {row.sentence.partition(":")[0] for row in watched.alerts()} == {
         "3 events cannot be understood",
         "1 CDR cannot be understood",
     }
     watched.resolve()
-    assert watched.look() == []
+    assert watched.evaluate() == []
     watched.deliver("one more", MINUTE, state=DeliveryState.UNREADABLE)
-    assert watched.look() == ["unreadable"]
+    assert watched.evaluate() == ["unreadable"]
 
 
 def test_dead_letters_are_one_alert_for_each_handler_until_they_are_gone(watched):
     watched.die("d1", "warn")
     watched.die("d2", "warn")
     watched.die("d3", "bill")
-    assert watched.look() == watched.look() == ["dead_letters", "dead_letters"]
+    assert watched.evaluate() == watched.evaluate() == ["dead_letters", "dead_letters"]
     sentences = sorted(row.sentence for row in watched.alerts())
     assert sentences[1] == "In the handler warn 2 runs failed for good: `webhooks dead`."
     assert "a body" not in str(sentences)
     with watched.engine.begin() as ledger:
         ledger.execute(update(runs_table).where(runs_table.c.handler == "warn").values(outcome=Outcome.DONE))
-    assert watched.look() == ["dead_letters"]
+    assert watched.evaluate() == ["dead_letters"]
     watched.resolve()
-    assert watched.look() == []
+    assert watched.evaluate() == []
     watched.die("d4", "bill")
-    assert watched.look() == ["dead_letters"]
+    assert watched.evaluate() == ["dead_letters"]
 
 
-def test_a_door_that_was_closed_is_an_alert_until_the_gap_is_covered(watched):
-    watched.close_door(HOUR, 10 * MINUTE)
-    watched.close_door(2 * HOUR, timedelta(seconds=20))
-    watched.close_door(3 * HOUR, DAY, inbox=ROUTINE)
-    assert watched.look() == watched.look() == ["gap"]
+def test_a_downtime_is_an_alert_until_it_is_covered(watched):
+    watched.downtime(HOUR, 10 * MINUTE)
+    watched.downtime(2 * HOUR, timedelta(seconds=20))
+    watched.downtime(3 * HOUR, DAY, inbox=ROUTINE)
+    assert watched.evaluate() == watched.evaluate() == ["gap"]
     with watched.engine.begin() as ledger:
         ledger.execute(update(downtimes).values(covered_at=datetime.now(UTC)))
-    assert watched.look() == []
+    assert watched.evaluate() == []
 
 
 def test_silence_at_a_busy_time_is_an_alert_until_an_event_comes(watched):
     watched.deliver("first", 4 * WEEK)
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
-    watched.look()
-    assert watched.look() == watched.look() == ["silence"]
+    watched.evaluate()
+    assert watched.evaluate() == watched.evaluate() == ["silence"]
     assert "otherwise 10 or more in 1 h" in watched.alerts()[0].sentence
     watched.deliver("at last", timedelta())
-    assert watched.look() == []
+    assert watched.evaluate() == []
 
 
-def test_a_young_ledger_knows_a_busy_time_by_every_day_of_a_week(watched):
+def test_a_young_ledger_compares_with_every_day_of_a_week(watched):
     watched.deliver("first", 8 * DAY)
     watched.busy(*(number * DAY for number in range(1, 8)))
-    watched.look()
-    assert watched.look() == ["silence"]
+    watched.evaluate()
+    assert watched.evaluate() == ["silence"]
 
 
 @pytest.mark.parametrize(
@@ -275,34 +275,34 @@ def test_a_young_ledger_knows_a_busy_time_by_every_day_of_a_week(watched):
         pytest.param(4 * WEEK, [each + 6 * HOUR for each in (WEEK, 2 * WEEK, 3 * WEEK)], 10, id="busy at other times"),
     ],
 )
-def test_silence_at_a_time_that_is_not_known_to_be_busy_is_none(watched, known_for, busy, count):
+def test_silence_at_a_time_that_is_not_known_to_be_busy_is_no_alert(watched, known_for, busy, count):
     watched.deliver("first", known_for)
     watched.busy(*busy, count=count)
-    watched.look()
-    assert watched.look() == []
+    watched.evaluate()
+    assert watched.evaluate() == []
 
 
-def test_silence_is_not_plugsurfings_while_the_door_has_not_been_open_for_as_long(watched):
+def test_silence_within_a_span_after_a_downtime_is_no_alert(watched):
     watched.deliver("first", 4 * WEEK)
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
-    watched.close_door(30 * MINUTE, 10 * HOUR)
-    watched.look()
-    assert watched.look() == ["gap"]
+    watched.downtime(30 * MINUTE, 10 * HOUR)
+    watched.evaluate()
+    assert watched.evaluate() == ["gap"]
 
 
-def test_silence_is_not_told_by_a_clock_that_has_only_just_begun_or_had_trouble(watched):
+def test_silence_is_not_raised_by_a_clock_that_has_just_started(watched):
     watched.deliver("first", 4 * WEEK)
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
     seconds = iter([0.0, SETTLED_AFTER.total_seconds() - 1, SETTLED_AFTER.total_seconds() + 1])
     moment = 0.0
-    dog = AlertEvaluator(watched.engine, load_settings(), clock=lambda: moment)
-    for moment in seconds:  # noqa: B007 - the watchdog reads it
+    evaluator = AlertEvaluator(watched.engine, load_settings(), clock=lambda: moment)
+    for moment in seconds:  # noqa: B007 - the evaluator reads it
         assert watched.alerts() == []
-        dog.run()
+        evaluator.run()
     assert [row.kind for row in watched.alerts()] == [AlertKind.SILENCE]
 
 
-def test_a_rule_that_fails_keeps_no_other_from_looking_and_its_failure_is_told(watched, monkeypatch):
+def test_a_rule_that_fails_does_not_stop_the_others_and_its_error_is_raised(watched, monkeypatch):
     def fails(ledger, _at):
         ledger.execute(text("SELECT nothing FROM nowhere"))
 
@@ -311,17 +311,17 @@ def test_a_rule_that_fails_keeps_no_other_from_looking_and_its_failure_is_told(w
     watched.session("runs", "STARTED", 25 * HOUR)
     watched.deliver("first", 4 * WEEK)
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
-    for _ in range(2):  # and silence is told, though there is trouble all the time: it is not the ledger's
+    for _ in range(2):  # and silence is raised: the trouble is not the ledger's
         with pytest.raises(LedgerNotMigrated):
-            watched.look()
+            watched.evaluate()
     assert {row.kind for row in watched.alerts()} == {AlertKind.SESSION_OPEN, AlertKind.SILENCE}
 
 
-def test_where_the_ledger_is_away_no_rule_is_waited_for(database_url, monkeypatch):
-    looked = []
-    monkeypatch.setattr(rules, "dead_letters", lambda *_: looked.append("dead letters") or rules.RuleResult())
+def test_while_the_ledger_is_unavailable_no_further_rule_is_evaluated(database_url, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(rules, "dead_letters", lambda *_: evaluated.append("dead letters") or rules.RuleResult())
     engine = create_ledger_engine(database_url)
-    dog = AlertEvaluator(engine, load_settings(), clock=iter(range(10)).__next__)
+    evaluator = AlertEvaluator(engine, load_settings(), clock=iter(range(10)).__next__)
 
     driver = sqlite3 if engine.dialect.name == "sqlite" else psycopg
 
@@ -330,14 +330,14 @@ def test_where_the_ledger_is_away_no_rule_is_waited_for(database_url, monkeypatc
 
     event.listen(engine, "do_connect", away)
     with pytest.raises(LedgerUnavailable, match=r"OperationalError$"):
-        dog.run()
-    assert looked == []
+        evaluator.run()
+    assert evaluated == []
     engine.dispose()
 
 
-def test_a_sentence_is_one_line_that_no_program_obeys(watched):
+def test_a_sentence_is_one_line_without_markup(watched):
     watched.session("<!channel>\n`rm`" + "x" * 500, "STARTED", 25 * HOUR)
-    watched.look()
+    watched.evaluate()
     (alert,) = watched.alerts()
     assert "\n" not in alert.sentence
     assert "<" not in alert.sentence

@@ -54,11 +54,11 @@ def test_a_test_needs_somebody_to_tell(node):
 
 def test_a_test_says_what_came_of_it(node, provider):
     good = provider.url.replace("http://", "json://")
-    assert ": taken" in node.run("alerts", "test", ALERT_URLS=good).stdout
+    assert ": accepted" in node.run("alerts", "test", ALERT_URLS=good).stdout
     assert "This is a test" in provider.bodies[0]["message"]
     result = node.run("alerts", "test", code=1, ALERT_URLS=f"{good} {URL}")
-    assert ": taken" in result.stdout
-    assert "it was not taken. A Connection error" in result.stdout
+    assert ": accepted" in result.stdout
+    assert "it was not accepted. A Connection error" in result.stdout
     assert "1 of 2 did not take it" in result.output
     assert "a-secret-token" not in result.output
 

@@ -1,4 +1,4 @@
-"""The circuit breaker: closed, open, and asked a single time."""
+"""The circuit breaker: closed, open, and half open."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ def breaker(clock):
     return CircuitBreaker(pause=timedelta(seconds=5), clock=clock)
 
 
-def test_as_long_as_one_in_a_row_succeeds_all_may_go(breaker):
+def test_it_stays_closed_while_a_success_interrupts_the_failures(breaker):
     for _ in range(3):
         for _ in range(FAILURES - 1):
             breaker.record_failure()
@@ -31,7 +31,7 @@ def test_as_long_as_one_in_a_row_succeeds_all_may_go(breaker):
         breaker.record_success()
 
 
-def test_after_failures_in_a_row_none_may_go_and_then_one(breaker, clock):
+def test_failures_in_a_row_open_it_and_after_a_pause_one_trial_is_permitted(breaker, clock):
     for _ in range(FAILURES):
         breaker.record_failure()
     assert breaker.is_open
@@ -42,7 +42,7 @@ def test_after_failures_in_a_row_none_may_go_and_then_one(breaker, clock):
     assert breaker.permits(0, in_flight=0) == 0
 
 
-def test_the_one_decides(breaker, clock):
+def test_the_trial_opens_or_closes_it(breaker, clock):
     for _ in range(FAILURES):
         breaker.record_failure()
     clock.now = 5
@@ -54,7 +54,7 @@ def test_the_one_decides(breaker, clock):
 
 
 @pytest.mark.parametrize(("after", "pause"), [(timedelta(seconds=30), 30), (timedelta(days=1), LONGEST_PAUSE.seconds)])
-def test_who_asks_for_more_is_left_alone_for_longer_but_not_for_ever(breaker, clock, after, pause):
+def test_a_longer_pause_is_granted_up_to_the_longest(breaker, clock, after, pause):
     for _ in range(FAILURES):
         breaker.record_failure(after)
     clock.now = pause - 1

@@ -1,4 +1,4 @@
-"""A child whose handler stays beyond its time is killed from outside."""
+"""A child whose handler overruns its hard timeout is killed from outside."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from workers.resilience.hard_timeout import kill_after, kill_on_timeout
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hard_timeout, "CLEANUP_GRACE", timedelta(milliseconds=100))
-    monkeypatch.setattr(hard_timeout, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(hard_timeout, "POLL_SECONDS", 0.02)
 
 
-def test_a_child_that_listens_to_nothing_is_killed_when_its_time_is_up() -> None:
+def test_a_child_that_blocks_signals_is_killed_after_its_deadline() -> None:
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -30,7 +30,7 @@ def test_a_child_that_listens_to_nothing_is_killed_when_its_time_is_up() -> None
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
-def test_what_ends_in_time_is_left_alone() -> None:
+def test_a_call_that_ends_in_time_is_not_killed() -> None:
     killed = threading.Event()
     with kill_on_timeout(killed.set):
         with kill_after(timedelta(seconds=60)):
@@ -38,9 +38,9 @@ def test_what_ends_in_time_is_left_alone() -> None:
         assert not killed.wait(0.5)
 
 
-def test_a_child_that_died_in_the_midst_leaves_nothing_for_the_next_one() -> None:
+def test_a_child_that_died_leaves_no_deadline_for_the_next_one() -> None:
     killed = threading.Event()
     with kill_on_timeout(killed.set):
-        hard_timeout._write(time.monotonic() + 60)  # noqa: SLF001 - as a child that is killed in the midst
-    assert hard_timeout.MOMENT.unpack(hard_timeout.SHARED_DEADLINE[:]) == (hard_timeout.NO_DEADLINE,)
+        hard_timeout._write(time.monotonic() + 60)  # noqa: SLF001 - as a child does that is killed before the block ends
+    assert hard_timeout.DEADLINE_FORMAT.unpack(hard_timeout.SHARED_DEADLINE[:]) == (hard_timeout.NO_DEADLINE,)
     assert not killed.is_set()

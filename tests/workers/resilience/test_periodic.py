@@ -1,4 +1,4 @@
-"""Duties of the clock: one that fails or hangs harms nothing but itself."""
+"""Periodic tasks: one that fails or hangs harms only itself."""
 
 import threading
 import time
@@ -14,39 +14,39 @@ from workers.resilience.periodic import LONGEST_PAUSE, SHUTDOWN_TIMEOUT, Periodi
 
 
 @dataclass
-class Playing:
-    """A duty that does what it is told, once for each turn."""
+class FakeTask:
+    """A task that calls a function with the number of the run."""
 
-    turn: Callable[[int], None]
+    on_run: Callable[[int], None]
     name: str = "play"
     every: timedelta = timedelta(milliseconds=1)
-    turns: int = 0
-    begun: threading.Event = field(default_factory=threading.Event)
+    runs: int = 0
+    started: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        self.turns += 1
-        self.begun.set()
-        self.turn(self.turns)
+        self.runs += 1
+        self.started.set()
+        self.on_run(self.runs)
 
 
-def test_a_duty_takes_turns_until_it_is_told_to_stop(until: Callable[..., None]) -> None:
-    duty = Playing(lambda _turn: None)
-    duties = PeriodicRunner([duty])
-    duties.start()
-    until(lambda: duty.turns > 2)
-    duties.check()
-    duties.stop()
-    taken = duty.turns
-    with pytest.raises(RuntimeError, match="duty-play"):
-        duties.check()
-    assert duty.turns == taken
+def test_a_task_runs_again_until_it_is_stopped(until: Callable[..., None]) -> None:
+    task = FakeTask(lambda _run: None)
+    runner = PeriodicRunner([task])
+    runner.start()
+    until(lambda: task.runs > 2)
+    runner.check()
+    runner.stop()
+    before = task.runs
+    with pytest.raises(RuntimeError, match="task-play"):
+        runner.check()
+    assert task.runs == before
 
 
-def test_a_failure_is_told_once_and_its_end_too() -> None:
+def test_a_failure_is_logged_once_and_so_is_its_end() -> None:
     stop = threading.Event()
     failures = [QueueUnavailable("Redis is away"), QueueUnavailable("Redis is away"), KeyError("a secret"), None]
 
-    def turn(number: int) -> None:
+    def fail(number: int) -> None:
         failure = failures[number - 1]
         if failure is None:
             stop.set()
@@ -54,28 +54,28 @@ def test_a_failure_is_told_once_and_its_end_too() -> None:
             raise failure
 
     with capture_logs() as lines:
-        run_periodically(Playing(turn), stop)
+        run_periodically(FakeTask(fail), stop)
     assert [(line["event"], line.get("reason", "").partition(" in ")[0]) for line in lines] == [
-        ("duty.failed", "Redis is away"),
-        ("duty.failed", "KeyError"),
-        ("duty.resumed", ""),
+        ("task.failed", "Redis is away"),
+        ("task.failed", "KeyError"),
+        ("task.resumed", ""),
     ]
     assert "a secret" not in str(lines)
 
 
-def test_a_duty_that_hangs_delays_neither_the_others_nor_the_end(until: Callable[..., None]) -> None:
+def test_a_task_that_hangs_delays_neither_the_others_nor_the_shutdown(until: Callable[..., None]) -> None:
     never = threading.Event()
-    hangs, works = Playing(lambda _turn: never.wait() and None), Playing(lambda _turn: None, name="other")
-    duties = PeriodicRunner([hangs, works])
-    duties.start()
-    until(lambda: works.turns > 2 and hangs.begun.is_set())
-    began = time.monotonic()
-    duties.stop()
-    assert time.monotonic() - began < SHUTDOWN_TIMEOUT.total_seconds() + 10
+    hangs, works = FakeTask(lambda _run: never.wait() and None), FakeTask(lambda _run: None, name="other")
+    runner = PeriodicRunner([hangs, works])
+    runner.start()
+    until(lambda: works.runs > 2 and hangs.started.is_set())
+    stopped_at = time.monotonic()
+    runner.stop()
+    assert time.monotonic() - stopped_at < SHUTDOWN_TIMEOUT.total_seconds() + 10
     never.set()
 
 
-def test_pauses_grow_with_failures_and_are_never_shorter_than_a_turn_of_its_own() -> None:
+def test_the_pause_doubles_with_each_failure_and_is_never_shorter_than_the_interval() -> None:
     second, day = timedelta(seconds=1), timedelta(days=1)
     assert delay_after(second, 0) == second
     assert delay_after(second, 3) == 8 * second
