@@ -92,7 +92,7 @@ class AppriseNotifier:
     name = "alerts"
     every = POLL_INTERVAL
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last three are for tests
         self,
         engine: Engine,
         destinations: Sequence[Destination],
@@ -171,9 +171,7 @@ class AppriseNotifier:
         def mark(ledger: Connection) -> None:
             alert_outbox.record_delivered(ledger, sent)
             alert_outbox.reschedule(ledger, left, again_at)
-            alert_outbox.mark_delivered(
-                ledger, [alert for alert, names in missing.items() if not names], datetime.now(UTC)
-            )
+            alert_outbox.mark_delivered(ledger, [alert for alert, names in missing.items() if not names], self._wall())
 
         run_in_transaction(self._engine, mark)
 

@@ -1,1 +1,1 @@
-"""The clock: periodic tasks, and the sender of pushes."""
+"""The process type `clock`: recovery of runs, periodic tasks, and the push sender."""

@@ -1,6 +1,6 @@
 """The process type `clock`: what must happen although nothing arrives.
 
-Until the inbox has its acknowledgement the relay answers for a delivery; from then on this sweep does.
+The relay redelivers a delivery until the inbox has its acknowledgement; after that, this sweep recovers its runs.
 """
 
 import signal
@@ -31,90 +31,90 @@ from workers.resources import Resources, open_resources
 log = structlog.get_logger()
 
 TICK = timedelta(seconds=1)
-UNNAMED_FOR = timedelta(minutes=10)
-"""How long a push waits for a channel that this clock does not know: another process may be ahead of its settings."""
-DIED = "the worker died while it made this run"
-HANDED_BACK = "its worker handed it back: the database or Redis was away, or the worker was told to end"
+UNKNOWN_CHANNEL_GRACE = timedelta(minutes=10)
+"""How long a push waits for a channel that this clock does not know: other processes may have newer settings."""
+DIED = "the worker died during this run"
+RELEASED = "its worker released it: the database or Redis was unavailable, or the worker was stopped"
 ENDED = (JobState.LOST, JobState.CRASHED)
 
 
 class Clock:
-    """Does once a second what is due. Several clocks at once do no harm."""
+    """Does what is due once a second. Several clocks at once do no harm."""
 
-    def __init__(self, equipment: Resources, *, grace: timedelta = LEASE_TIMEOUT) -> None:
-        self._equipment = equipment
-        self._watch = LeaseMonitor(equipment.connection, grace=grace)
-        self._setback = ClockRollback(equipment.engine)
+    def __init__(self, resources: Resources, *, grace: timedelta = LEASE_TIMEOUT) -> None:
+        self._resources = resources
+        self._leases = LeaseMonitor(resources.connection, grace=grace)
+        self._rollback = ClockRollback(resources.engine)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
-        """Tick, and send pushes and do the other duties beside that, until told to stop.
+        """Tick until the event is set, with the push senders and the periodic tasks in threads of their own.
 
-        While Redis or the database is away, say so once and go on trying.
+        Goes on while Redis or the database is unavailable, and logs that once.
         """
-        senders, duties = SenderPool(self._equipment), PeriodicRunner(background_tasks(self._equipment))
+        senders, tasks = SenderPool(self._resources), PeriodicRunner(background_tasks(self._resources))
         senders.start()
-        duties.start()
+        tasks.start()
         try:
-            self._tick_until(stop, tick, senders, duties)
+            self._tick_until(stop, tick, senders, tasks)
         finally:
-            duties.stop()
+            tasks.stop()
             senders.stop()
 
-    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: SenderPool, duties: PeriodicRunner) -> None:
-        away: str | None = None
+    def _tick_until(self, stop: threading.Event, tick: timedelta, senders: SenderPool, tasks: PeriodicRunner) -> None:
+        logged: str | None = None
         while not stop.wait(tick.total_seconds()):
             senders.check()
-            duties.check()
+            tasks.check()
             try:
                 self.tick()
-            except (QueueUnavailable, LedgerUnavailable) as failure:
-                if away != str(failure):
-                    log.warning("clock.waiting", reason=str(failure))
-                away = str(failure)
+            except (QueueUnavailable, LedgerUnavailable) as error:
+                if logged != str(error):
+                    log.warning("clock.tick_failed", reason=str(error))
+                logged = str(error)
             else:
-                away = None
+                logged = None
 
     def tick(self) -> None:
-        """Sweep, offer what is due, end what is overdue, file what is dead."""
-        self._setback.check()
+        """Recover lost runs, expire what is overdue, enqueue what is due, publish dead letters."""
+        self._rollback.check()
         self.sweep()
-        run_in_transaction(self._equipment.engine, self._expire)
-        enqueue_due_runs(self._equipment)
-        publish_dead_letters(self._equipment)
+        run_in_transaction(self._resources.engine, self._expire)
+        enqueue_due_runs(self._resources)
+        publish_dead_letters(self._resources)
 
     def _expire(self, ledger: Connection) -> None:
         run_schedule.expire(ledger, datetime.now(UTC))
-        pushes.expire_unknown_channels(ledger, self._equipment.channels, datetime.now(UTC) - UNNAMED_FOR)
+        pushes.expire_unknown_channels(ledger, self._resources.channels, datetime.now(UTC) - UNKNOWN_CHANNEL_GRACE)
 
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""
-        engine, allowed = self._equipment.engine, self._equipment.settings.poison_deaths
-        offered, running = read_once(
+        engine, deaths_allowed = self._resources.engine, self._resources.settings.poison_deaths
+        enqueued, running = read_once(
             engine, lambda ledger: (run_schedule.enqueued(ledger), run_schedule.running(ledger))
         )
-        standings = self._watch.poll({run.job_id: run.queue for run in [*offered, *running] if run.job_id})
-        lost = [run for run in offered if standings.get(run.job_id or "") in ENDED]
-        left = [run for run in running if standings.get(run.job_id or "") is JobState.LOST]
-        orphaned = [run for run in running if standings.get(run.job_id or "") is JobState.CRASHED]
-        if not lost and not left and not orphaned:
+        states = self._leases.poll({run.job_id: run.queue for run in [*enqueued, *running] if run.job_id})
+        lost = [run for run in enqueued if states.get(run.job_id or "") in ENDED]
+        released = [run for run in running if states.get(run.job_id or "") is JobState.LOST]
+        crashed = [run for run in running if states.get(run.job_id or "") is JobState.CRASHED]
+        if not lost and not released and not crashed:
             return
 
-        def release(ledger: Connection) -> None:
+        def recover(ledger: Connection) -> None:
             run_schedule.clear_job(ledger, [run.key for run in lost])
-            run_schedule.release(ledger, left, now=datetime.now(UTC), reason=HANDED_BACK)
-            run_schedule.fail_crashed(ledger, orphaned, now=datetime.now(UTC), deaths_allowed=allowed, error=DIED)
+            run_schedule.release(ledger, released, now=datetime.now(UTC), reason=RELEASED)
+            run_schedule.fail_crashed(ledger, crashed, now=datetime.now(UTC), deaths_allowed=deaths_allowed, error=DIED)
 
-        run_in_transaction(engine, release)
-        log.warning("runs.offered_again", lost=len(lost), handed_back=len(left), orphaned=len(orphaned))
+        run_in_transaction(engine, recover)
+        log.warning("runs.recovered", lost=len(lost), released=len(released), crashed=len(crashed))
 
 
-def background_tasks(equipment: Resources) -> list[PeriodicTask]:
-    """Make the duties that the settings ask for. Raise SettingsError if one cannot be done."""
+def background_tasks(resources: Resources) -> list[PeriodicTask]:
+    """Return the periodic tasks that the settings ask for. Raise SettingsError for a bad setting of one."""
     return [
-        *reconciliation_tasks(equipment),
-        *sync_tasks(equipment),
-        AlertEvaluator(equipment.engine, equipment.settings),
-        *notifiers(equipment.engine, equipment.settings),
+        *reconciliation_tasks(resources),
+        *sync_tasks(resources),
+        AlertEvaluator(resources.engine, resources.settings),
+        *notifiers(resources.engine, resources.settings),
     ]
 
 
@@ -124,7 +124,7 @@ def clock(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    keeper = Clock(open_resources(connect_redis(settings.require_redis())))
+    ticking = Clock(open_resources(connect_redis(settings.require_redis())))
     log.info("clock.started")
-    keeper.run(stop)
+    ticking.run(stop)
     log.info("clock.stopped")

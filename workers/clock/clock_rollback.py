@@ -1,4 +1,4 @@
-"""A clock of the wall that is set back: what was put off until a time by the old one would wait for so much longer."""
+"""Handles the wall clock being set back: reschedules work that was postponed to a time now too far ahead."""
 
 import time
 from collections.abc import Callable
@@ -18,17 +18,17 @@ log = structlog.get_logger()
 utc_now = partial(datetime.now, UTC)
 
 MIN_ROLLBACK = timedelta(seconds=5)
-"""How far the clock has to go back at once; what it is corrected by day after day is less."""
+"""The smallest step back that counts; the daily corrections of a clock are smaller."""
 
 RECHECK_AFTER = (timedelta(seconds=5), timedelta(seconds=35))
-"""When to look again: most that was under way has committed soon after, and no transaction lasts longer than that."""
+"""When to reschedule again: most transactions under way have committed soon after, and none lasts longer than this."""
 
 
 class ClockRollback:
-    """Compares the clock of the wall with one that nobody sets, and makes due now what was to be tried later.
+    """Compares the wall clock with the monotonic clock, and makes postponed work due now when it was set back.
 
-    That is an attempt too early for some, and a further one or two for those that are put off again meanwhile; a clock
-    that was an hour ahead would have kept them waiting for an hour.
+    This costs some work an attempt too early, and work that is postponed meanwhile one or two more. Without it, a clock
+    that was an hour ahead would delay all for an hour.
     """
 
     def __init__(
@@ -39,31 +39,29 @@ class ClockRollback:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._wall, self._steady = wall, monotonic
-        self._ahead_by = self._difference()
-        self._again_at: list[float] = []
+        self._wall, self._monotonic = wall, monotonic
+        self._difference = self._measure()
+        self._recheck_at: list[float] = []
 
     def check(self) -> None:
-        """See whether the clock was set back since the last look. Raises LedgerUnavailable."""
-        difference = self._difference()
-        went_back = self._ahead_by - difference >= MIN_ROLLBACK.total_seconds()
-        is_time_again = bool(self._again_at) and self._steady() >= self._again_at[0]
-        if went_back or is_time_again:
+        """Reschedule if the clock was set back since the last call. Raises LedgerUnavailable."""
+        difference = self._measure()
+        was_set_back = self._difference - difference >= MIN_ROLLBACK.total_seconds()
+        if was_set_back or (self._recheck_at and self._monotonic() >= self._recheck_at[0]):
             count = run_in_transaction(self._engine, self._reschedule)
-            log.warning("clock.set_back", seconds=round(self._ahead_by - difference), hurried=count)
-            again_at = (
-                [self._steady() + each.total_seconds() for each in RECHECK_AFTER] if went_back else self._again_at
-            )
-            self._again_at = [each for each in again_at if each > self._steady()]
-        self._ahead_by = difference  # only now: what could not be done is seen again
+            log.warning("clock.set_back", seconds=round(self._difference - difference), rescheduled=count)
+            if was_set_back:
+                self._recheck_at = [self._monotonic() + each.total_seconds() for each in RECHECK_AFTER]
+            self._recheck_at = [each for each in self._recheck_at if each > self._monotonic()]
+        self._difference = difference  # only now, so that a failed transaction is repeated
 
-    def _difference(self) -> float:
-        return self._wall().timestamp() - self._steady()
+    def _measure(self) -> float:
+        return self._wall().timestamp() - self._monotonic()
 
     def _reschedule(self, ledger: Connection) -> int:
         at = self._wall()
-        hurried = ledger.execute(locked_update(runs.c.due_at > at, skip_locked=True).values(due_at=at)).rowcount
+        count = ledger.execute(locked_update(runs.c.due_at > at, skip_locked=True).values(due_at=at)).rowcount
         for column in (pushes.c.due_at, alerts.c.due_at, downtimes.c.claimed_until, session_polls.c.next_at):
             later = update(column.table).where(column > at)
-            hurried += ledger.execute(later.values({column: at})).rowcount
-        return hurried
+            count += ledger.execute(later.values({column: at})).rowcount
+        return count

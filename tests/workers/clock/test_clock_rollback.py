@@ -1,4 +1,4 @@
-"""A clock that is set back keeps nothing waiting."""
+"""A wall clock that is set back delays nothing."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -35,18 +35,18 @@ PUSH = {
 }
 
 
-class Clocks:
-    """The clock of the wall, and the one that nobody sets."""
+class FakeClocks:
+    """A wall clock and a monotonic clock, moved by hand."""
 
     def __init__(self) -> None:
-        self.wall, self.steady = NOON, 100.0
+        self.wall, self.monotonic = NOON, 100.0
 
-    def passes(self, span: timedelta, *, wall: timedelta | None = None) -> None:
-        self.steady += span.total_seconds()
+    def advance(self, span: timedelta, *, wall: timedelta | None = None) -> None:
+        self.monotonic += span.total_seconds()
         self.wall += span if wall is None else wall
 
-    def setback(self, engine: Engine) -> ClockRollback:
-        return ClockRollback(engine, wall=lambda: self.wall, monotonic=lambda: self.steady)
+    def rollback(self, engine: Engine) -> ClockRollback:
+        return ClockRollback(engine, wall=lambda: self.wall, monotonic=lambda: self.monotonic)
 
 
 @pytest.fixture
@@ -57,25 +57,25 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-def put_off(engine: Engine, name: str, due_at: datetime) -> None:
+def postpone(engine: Engine, name: str, due_at: datetime) -> None:
     with engine.begin() as ledger:
         run = NewRun(delivery_id=name, handler="warn", queue="urgent", outcome=Outcome.AGAIN, attempts=1, due_at=due_at)
         ledger_runs.insert_runs(ledger, [run])
 
 
-def test_alerts_windows_and_sessions_to_be_read_again_are_due_then_too(engine: Engine) -> None:
-    clocks = Clocks()
-    setback = clocks.setback(engine)
+def test_alerts_downtimes_and_polls_are_rescheduled_too(engine: Engine) -> None:
+    clocks = FakeClocks()
+    rollback = clocks.rollback(engine)
     later = NOON + HOUR
     alert = {"id": "a1", "kind": "gap", "subject": "s", "sentence": "", "raised_at": NOON, "due_at": later}
-    window = {"inbox": "i", "closed_at": NOON, "opened_at": NOON, "noticed_at": NOON, "claimed_until": later}
-    reread = {"session_id": "S1", "outcome": PollOutcome.OPEN, "enrolled_at": NOON, "next_at": later, "attempts": 1}
+    downtime = {"inbox": "i", "closed_at": NOON, "opened_at": NOON, "noticed_at": NOON, "claimed_until": later}
+    poll = {"session_id": "S1", "outcome": PollOutcome.OPEN, "enrolled_at": NOON, "next_at": later, "attempts": 1}
     with engine.begin() as ledger:
         ledger.execute(insert(alerts).values(alert))
-        ledger.execute(insert(downtimes).values(window | {"sessions_read": 0, "users_failed": 0}))
-        ledger.execute(insert(session_polls).values(reread))
-    clocks.passes(timedelta(seconds=1), wall=-HOUR)
-    setback.check()
+        ledger.execute(insert(downtimes).values(downtime | {"sessions_read": 0, "users_failed": 0}))
+        ledger.execute(insert(session_polls).values(poll))
+    clocks.advance(timedelta(seconds=1), wall=-HOUR)
+    rollback.check()
     with engine.connect() as ledger:
         for column in (alerts.c.due_at, downtimes.c.claimed_until, session_polls.c.next_at):
             assert ledger.scalar(select(column)) == clocks.wall
@@ -86,39 +86,39 @@ def due_at(engine: Engine, name: str = "d1") -> datetime | None:
         return ledger.scalar(select(runs.c.due_at).where(runs.c.delivery_id == name))
 
 
-def test_what_was_put_off_by_a_clock_that_was_ahead_is_due_once_it_is_set_back(engine: Engine) -> None:
-    clocks = Clocks()
-    setback = clocks.setback(engine)
-    put_off(engine, "d1", NOON + timedelta(seconds=2))
+def test_work_postponed_by_a_clock_that_was_ahead_is_due_once_it_is_set_back(engine: Engine) -> None:
+    clocks = FakeClocks()
+    rollback = clocks.rollback(engine)
+    postpone(engine, "d1", NOON + timedelta(seconds=2))
     with engine.begin() as ledger:
         ledger.execute(insert(pushes).values(PUSH))
-    clocks.passes(timedelta(seconds=1), wall=-HOUR)
-    setback.check()
+    clocks.advance(timedelta(seconds=1), wall=-HOUR)
+    rollback.check()
     assert due_at(engine) == clocks.wall
     with engine.connect() as ledger:
         assert ledger.scalar(select(pushes.c.due_at)) == clocks.wall
-    came_back_at = clocks.steady
+    set_back_at = clocks.monotonic
     for number, span in enumerate(RECHECK_AFTER):
         due = clocks.wall + HOUR
-        put_off(engine, f"late-{number}", due)  # a transaction that was on its way meanwhile
-        clocks.passes(timedelta(seconds=1))
-        setback.check()
+        postpone(engine, f"late-{number}", due)  # a transaction that was on its way meanwhile
+        clocks.advance(timedelta(seconds=1))
+        rollback.check()
         assert due_at(engine, f"late-{number}") == due
-        clocks.passes(span - timedelta(seconds=clocks.steady - came_back_at))
-        setback.check()
+        clocks.advance(span - timedelta(seconds=clocks.monotonic - set_back_at))
+        rollback.check()
         assert due_at(engine, f"late-{number}") == clocks.wall
-    put_off(engine, "later", clocks.wall + HOUR)
-    clocks.passes(2 * RECHECK_AFTER[-1])
-    setback.check()
+    postpone(engine, "later", clocks.wall + HOUR)
+    clocks.advance(2 * RECHECK_AFTER[-1])
+    rollback.check()
     assert due_at(engine, "later") is not None
-    assert due_at(engine, "later") > clocks.wall  # by the right clock, and left alone
+    assert due_at(engine, "later") > clocks.wall  # postponed by the right clock, and left as it is
 
 
 @pytest.mark.parametrize("wall", [timedelta(seconds=59), timedelta(seconds=61), HOUR])
-def test_a_clock_that_is_corrected_a_little_or_runs_ahead_changes_nothing(engine: Engine, wall: timedelta) -> None:
-    clocks = Clocks()
-    setback = clocks.setback(engine)
-    put_off(engine, "d1", NOON + 2 * HOUR)
-    clocks.passes(timedelta(seconds=60), wall=wall)
-    setback.check()
+def test_a_small_correction_or_a_step_ahead_changes_nothing(engine: Engine, wall: timedelta) -> None:
+    clocks = FakeClocks()
+    rollback = clocks.rollback(engine)
+    postpone(engine, "d1", NOON + 2 * HOUR)
+    clocks.advance(timedelta(seconds=60), wall=wall)
+    rollback.check()
     assert due_at(engine) == NOON + 2 * HOUR

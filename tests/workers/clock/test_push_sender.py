@@ -255,7 +255,7 @@ def test_what_was_claimed_by_a_process_that_died_is_sent_again_with_the_same_key
 @pytest.fixture
 def in_a_hurry(monkeypatch):
     """Leave pushes to who claimed them for less than a second."""
-    for name, span in {"LEASE": 0.5, "LEASE_RENEWAL": 0.05, "LOOK_EVERY": 0.05}.items():
+    for name, span in {"LEASE": 0.5, "LEASE_RENEWAL": 0.05, "POLL_INTERVAL": 0.05}.items():
         monkeypatch.setattr(push_sender, name, timedelta(seconds=span))
 
 
@@ -373,7 +373,7 @@ def test_the_clock_sends_on_every_channel_though_one_hangs(house, provider, othe
 
 
 def test_a_push_goes_as_soon_as_a_worker_says_so(house, provider, until, monkeypatch):
-    monkeypatch.setattr("workers.clock.push_sender.LOOK_EVERY", timedelta(hours=1))
+    monkeypatch.setattr("workers.clock.push_sender.POLL_INTERVAL", timedelta(hours=1))
     home = house()
     senders = SenderPool(home.equipment)
     senders.start()
