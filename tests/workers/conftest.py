@@ -1,4 +1,4 @@
-"""A provider of pushes on a real socket, a ledger to send from, and the equipment to do it."""
+"""A push provider on a real socket, and a node that sends to it."""
 
 import asyncio
 import json
@@ -29,51 +29,51 @@ from workers.plugins import Plugins
 from workers.push.registry import open_channels
 from workers.resources import Resources
 
-TAKEN = Response(status_code=202)
+ACCEPTED = Response(status_code=202)
 
 
 @dataclass
 class Provider:
-    """A provider that answers as it is told: with what `answer` makes of a request, and nothing while it hangs."""
+    """A provider that responds with what `answer` returns for a request, and hangs while it is not working."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    answer: Callable[[dict[str, Any]], Response] = lambda _body: TAKEN
-    works: threading.Event = field(default_factory=threading.Event)
-    at_once: int = 0
-    most_at_once: int = 0
+    answer: Callable[[dict[str, Any]], Response] = lambda _body: ACCEPTED
+    is_working: threading.Event = field(default_factory=threading.Event)
+    in_flight: int = 0
+    max_in_flight: int = 0
 
-    def says(self, *answers: Response) -> None:
-        """Give these answers in turn, and then that it has taken the push."""
+    def respond_with(self, *answers: Response) -> None:
+        """Respond with these in turn, and then accept every push."""
         left = iter(answers)
-        self.answer = lambda _body: next(left, TAKEN)
+        self.answer = lambda _body: next(left, ACCEPTED)
 
-    async def take(self, request: Request) -> Response:
+    async def handle_push(self, request: Request) -> Response:
         self.bodies.append(json.loads(await request.body()))
         self.headers.append(dict(request.headers))
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
-            while not self.works.is_set():  # noqa: ASYNC110 - it is set by another thread
+            while not self.is_working.is_set():  # noqa: ASYNC110 - it is set by another thread
                 await asyncio.sleep(0.01)
             answer = self.answer(self.bodies[-1])
             await asyncio.sleep(0)
         finally:
-            self.at_once -= 1
+            self.in_flight -= 1
         return answer
 
-    async def give_token(self, _request: Request) -> Response:
+    async def handle_token(self, _request: Request) -> Response:
         return JSONResponse({"access_token": "made-up", "expires_in": 3600, "token_type": "Bearer"})
 
 
 @contextmanager
 def running() -> Iterator[Provider]:
     provider = Provider()
-    provider.works.set()
+    provider.is_working.set()
     routes = [
-        Route("/token", provider.give_token, methods=["POST"]),
-        Route("/{path:path}", provider.take, methods=["POST"]),
+        Route("/token", provider.handle_token, methods=["POST"]),
+        Route("/{path:path}", provider.handle_push, methods=["POST"]),
     ]
     config = uvicorn.Config(Starlette(routes=routes), port=0, log_config=None, timeout_graceful_shutdown=0)
     server = uvicorn.Server(config)
@@ -82,7 +82,7 @@ def running() -> Iterator[Provider]:
     until(lambda: server.started)
     provider.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     yield provider
-    provider.works.set()
+    provider.is_working.set()
     server.should_exit = True
     thread.join()
 
@@ -102,7 +102,7 @@ def waiting() -> Callable[..., None]:
 
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    """A provider that takes everything until it is told otherwise."""
+    """A provider that accepts everything unless a test says otherwise."""
     with running() as one:
         yield one
 
@@ -114,23 +114,23 @@ def other_provider() -> Iterator[Provider]:
 
 
 @dataclass(frozen=True)
-class House:
-    """A ledger with pushes, and what is needed to send them."""
+class PushNode:
+    """A ledger with pushes, and the resources to send them."""
 
-    equipment: Resources
+    resources: Resources
 
     def push(self, number: int = 1, **parts: Any) -> str:
-        """Write a push on every channel, as a run does."""
+        """Insert a push on every channel, as a run does."""
         usual = {"user_id": "driver-1", "title": "Fee", "body": "Soon", "collapse_key": f"fee:{number}"}
         created_at = parts.pop("created_at", datetime.now(UTC))
-        asked = Push(**{**usual, **parts})
-        rows = [NewPush(f"d{number}", "warn", name, asked, created_at) for name in self.equipment.channels]
-        with self.equipment.engine.begin() as ledger:
+        push = Push(**{**usual, **parts})
+        rows = [NewPush(f"d{number}", "warn", name, push, created_at) for name in self.resources.channels]
+        with self.resources.engine.begin() as ledger:
             pushes.add(ledger, rows)
         return rows[0].id
 
     def rows(self, **wanted: Any) -> list[PushRow]:
-        with self.equipment.engine.begin() as ledger:
+        with self.resources.engine.begin() as ledger:
             return pushes.find(ledger, **wanted)
 
     def states(self) -> list[str]:
@@ -142,11 +142,11 @@ class House:
 
 
 @pytest.fixture
-def house_on(valkey: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., House]]:
-    """Build a house on a database, with these settings and plugins."""
+def push_node_on(valkey: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., PushNode]]:
+    """Build a node on a database, with these settings and plugins."""
     engines = []
 
-    def build(database_url: str, plugins: Plugins | None = None, **overrides: Any) -> House:
+    def build(database_url: str, plugins: Plugins | None = None, **overrides: Any) -> PushNode:
         engine = create_ledger_engine(database_url)
         engines.append(engine)
         metadata.create_all(engine)
@@ -154,7 +154,7 @@ def house_on(valkey: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., Hous
         settings = load_settings(**{**usual, **overrides})
         plugins = plugins or Plugins(())
         channels = open_channels(settings, plugins.channels)
-        return House(Resources(settings, plugins, engine, valkey, channels))
+        return PushNode(Resources(settings, plugins, engine, valkey, channels))
 
     yield build
     for engine in engines:
@@ -162,11 +162,11 @@ def house_on(valkey: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., Hous
 
 
 @pytest.fixture
-def house(house_on: Callable[..., House], provider: Provider, tmp_path: Path) -> Callable[..., House]:
-    """Build a house whose channel is `http`, unless said otherwise."""
+def push_node(push_node_on: Callable[..., PushNode], provider: Provider, tmp_path: Path) -> Callable[..., PushNode]:
+    """Build a node whose channel is `http`, unless a test says otherwise."""
 
-    def build(plugins: Plugins | None = None, **overrides: Any) -> House:
+    def build(plugins: Plugins | None = None, **overrides: Any) -> PushNode:
         usual = {"push": "http", "push_http_url": f"{provider.url}/pushes", "push_http_key": "the-key"}
-        return house_on(f"sqlite:///{tmp_path / 'ledger.db'}", plugins, **{**usual, **overrides})
+        return push_node_on(f"sqlite:///{tmp_path / 'ledger.db'}", plugins, **{**usual, **overrides})
 
     return build

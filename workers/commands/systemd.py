@@ -31,7 +31,7 @@ def systemd(*, into: Path | None, user: str, folder: Path) -> None:
         "user": user,
         "folder": str(folder.absolute()),
         "address": f"{host}:{settings.port}",
-        "lane": f"{host}:{settings.authorize_port}",
+        "authorize_address": f"{host}:{settings.authorize_port}",
     }
     for name, text in render_units(values).items():
         if into is None:

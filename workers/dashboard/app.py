@@ -1,4 +1,4 @@
-"""The process type `dashboard`: rq-dashboard on our Redis, for people who look after the queues."""
+"""The process type `dashboard`: rq-dashboard on our Redis, for operators of the queues."""
 
 import logging
 import signal
@@ -24,10 +24,10 @@ log = structlog.get_logger()
 
 
 def dashboard(settings: Settings) -> None:
-    """Serve the dashboard until SIGTERM or SIGINT. Raise SettingsError if anyone could come in from outside."""
+    """Serve until SIGTERM or SIGINT. Raise SettingsError if it would be open to other machines without a password."""
     app = create_dashboard(settings)
     configure_logging(settings, "dashboard")
-    # It writes a line a request, and an open page makes one every few seconds.
+    # It logs a line a request, and an open page makes one every few seconds.
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server(settings.host, settings.dashboard_port, app, threaded=True)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,10 +40,10 @@ def dashboard(settings: Settings) -> None:
 
 
 def create_dashboard(settings: Settings) -> Flask:
-    """Make rq-dashboard's app. Raise SettingsError if anyone could come in from outside."""
+    """Build rq-dashboard's app. Raise SettingsError if it would be open to other machines without a password."""
     password = settings.dashboard_password
     if password is None and not is_loopback(settings.host):
-        raise SettingsError("DASHBOARD_PASSWORD is not set, and HOST lets others than this machine in.")
+        raise SettingsError("DASHBOARD_PASSWORD is not set, and HOST is reachable from other machines.")
     if password is not None and not password.get_secret_value().strip():
         raise SettingsError("DASHBOARD_PASSWORD is set, but empty.")
     if password is None and settings.dashboard_username is not None:
@@ -63,10 +63,10 @@ def create_dashboard(settings: Settings) -> Flask:
 
 
 def redis_unavailable(_error: Exception) -> tuple[str, int]:
-    """Answer while Redis cannot be reached; the page asks again by itself."""
+    """Respond while Redis is unavailable; the page polls by itself."""
     return "Redis cannot be reached.", 503
 
 
 def undecodable_job(_error: Exception) -> tuple[str, int]:
-    """Answer where a job holds what none of our processes has written; it is not read in any other way."""
+    """Respond for a job that none of our processes has written; it is not decoded in any other way."""
     return "There is a job that is not JSON.", 502

@@ -1,6 +1,6 @@
-"""What rq-dashboard 0.9 needs to show our queues: the module for its option `-c`.
+"""Patches rq-dashboard 0.9 to show our queues: the module for its option `-c`.
 
-`rq-dashboard -c workers.dashboard.rq_dashboard_patch -u $REDIS_URL` is as good as `webhooks dashboard`, less the login.
+`rq-dashboard -c workers.dashboard.rq_dashboard_patch -u $REDIS_URL` is `webhooks dashboard` without its login.
 """
 
 from collections.abc import Hashable
@@ -17,9 +17,9 @@ from ingest.queue.queues import connect_redis
 
 
 class JsonJob(Job):
-    """A job as the dashboard looks it up: JSON, whatever is in it.
+    """A job that is always decoded as JSON.
 
-    rq-dashboard fetches some without a serializer, and RQ would unpickle what somebody else may have written to Redis.
+    rq-dashboard fetches some without a serializer, and RQ would unpickle what others may have written to Redis.
     """
 
     def __init__(self, id: str | None = None, connection: redis.Redis | None = None, serializer: object = None) -> None:  # noqa: A002, ARG002 - RQ's names
@@ -27,25 +27,25 @@ class JsonJob(Job):
 
 
 class JsonWorker(Worker):
-    """A worker as the dashboard looks it up: one whose jobs are JSON.
+    """A worker whose jobs are decoded as JSON.
 
-    rq-dashboard asks for all workers without a serializer, and fails to unpickle the job that one of them has in hand.
+    rq-dashboard lists all workers without a serializer, and would fail to unpickle a running job.
     """
 
     @classmethod
     def all(cls, connection: redis.Redis | None = None) -> list[BaseWorker]:  # type: ignore[override]  # all it is asked
-        """List the workers that are there."""
+        """List all workers."""
         return super().all(connection=connection, serializer=JSONSerializer)
 
 
 @cache
 def client_of(url: str) -> redis.Redis:
-    """Make one client for a URL: rq-dashboard would make one a request, with no time limit."""
+    """Return the one client for a URL: rq-dashboard would make one a request, without a timeout."""
     return connect_redis(url)
 
 
 def from_url(url: str, **_options: Hashable) -> tuple[None, redis.Redis]:
-    """Stand in for redis_sentinel_url.connect."""
+    """Return the client in the shape of redis_sentinel_url.connect, which this replaces."""
     return None, client_of(url)
 
 

@@ -1,1 +1,1 @@
-"""Drivers' devices: the HTTP API that registers them, and look-ups."""
+"""Drivers' devices: the HTTP API that registers them, and their lookup."""

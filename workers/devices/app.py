@@ -1,7 +1,7 @@
-"""The process type `devices serve`: where the team's app, or its backend, registers the devices of drivers.
+"""The process type `devices serve`: the HTTP API where the team's app or backend registers drivers' devices.
 
-A listener of its own, on the loopback address unless HOST says otherwise: whoever may write here decides whose phone
-gets a driver's pushes, so it must not be where Plugsurfing comes in.
+It has its own port, on the loopback address unless HOST is set: who may write here decides whose phone gets a driver's
+pushes, so it must not be reachable where Plugsurfing's requests come in.
 """
 
 import hmac
@@ -36,19 +36,18 @@ from workers.net import is_loopback
 log = structlog.get_logger()
 
 OPENAPI = Path(__file__).with_name("openapi.json")
-LONGEST_BODY = 4096
+MAX_BODY_BYTES = 4096
 PATH_SEGMENTS = 3
-PATIENCE = 5.0
-"""How long, in seconds, an app waits for our database."""
-GRACE = 6
+DATABASE_TIMEOUT = 5.0
+SHUTDOWN_TIMEOUT = 6
 
 
 def serve_devices(settings: Settings) -> None:
-    """Serve until a signal. Raise SettingsError if anyone could come in from outside."""
+    """Serve until a signal. Raise SettingsError if it would be open to other machines without a token."""
     app = create_devices_app(settings, create_ledger_engine(settings.database_url))
     configure_logging(settings, "devices")
     log.info(
-        "devices.started", host=settings.host, port=settings.devices_port, guarded=settings.admin_token is not None
+        "devices.started", host=settings.host, port=settings.devices_port, has_token=settings.admin_token is not None
     )
     uvicorn.run(
         app,
@@ -57,7 +56,7 @@ def serve_devices(settings: Settings) -> None:
         log_config=None,
         access_log=False,  # its lines would hold user ids and tokens
         server_header=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
 
 
@@ -67,52 +66,54 @@ def create_devices_app(settings: Settings, engine: Engine) -> Starlette:
     if token is not None and not token.strip():
         raise SettingsError("ADMIN_TOKEN is set, but empty.")
     if token is None and not is_loopback(settings.host):
-        raise SettingsError("ADMIN_TOKEN is not set, and HOST lets others than this machine in.")
-    desk = DeviceEndpoints(engine, None if token is None else token.encode())
+        raise SettingsError("ADMIN_TOKEN is not set, and HOST is reachable from other machines.")
+    endpoints = DeviceEndpoints(engine, None if token is None else token.encode())
     return Starlette(
         routes=[
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"}), methods=["GET"]),
             openapi_route(OPENAPI),
             # One route, so that a 405 names both methods.
-            Route(f"/devices/{{rest:{ANY_TEXT}}}", desk.handle, methods=["PUT", "DELETE"]),
+            Route(f"/devices/{{rest:{ANY_TEXT}}}", endpoints.handle, methods=["PUT", "DELETE"]),
         ],
         exception_handlers={HTTPException: _error_response},
     )
 
 
 class DeviceEndpoints:
-    """Takes `PUT` and `DELETE /devices/{userId}/{token}`: both may be repeated, and answer 204."""
+    """Handles `PUT` and `DELETE /devices/{userId}/{token}`: both are idempotent and respond 204."""
 
     def __init__(self, engine: Engine, token: bytes | None) -> None:
         self._engine = engine
         self._token = token
 
     async def handle(self, request: Request) -> Response:
-        """Do what the method says."""
+        """Respond to a request of either method."""
         return await (self._register(request) if request.method == "PUT" else self._remove(request))
 
     async def _register(self, request: Request) -> Response:
-        """Register a device, or change what is known of it: `{"platform", "locale", "time_zone"}`, each optional."""
+        """Register or update a device."""
         self._check(request)
         user_id, token = _names(request)
         try:
-            device = parse_device(token, _decoded(await _body(request)))
+            device = parse_device(token, _parse(await _body(request)))
         except InvalidDevice as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         return await self._write(lambda ledger: devices.put(ledger, user_id, device, datetime.now(UTC)))
 
     async def _remove(self, request: Request) -> Response:
-        """Remove a device, when the driver signs out; one that is not there is fine."""
+        """Remove a device, as when its driver signs out."""
         self._check(request)
         user_id, token = _names(request)
         return await self._write(lambda ledger: devices.remove(ledger, user_id, token))
 
     async def _write(self, work: Callable[[Connection], object]) -> Response:
         try:
-            await run_in_threadpool(run_in_transaction, self._engine, work, patience=PATIENCE)
+            await run_in_threadpool(run_in_transaction, self._engine, work, patience=DATABASE_TIMEOUT)
         except LedgerUnavailable as error:
-            log.warning("device.not_written", reason=str(error))
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "The database is away. Try again later.") from None
+            log.warning("device.write_failed", reason=str(error))
+            raise HTTPException(
+                HTTPStatus.SERVICE_UNAVAILABLE, "The database is unavailable. Try again later."
+            ) from None
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     def _check(self, request: Request) -> None:
@@ -126,7 +127,7 @@ class DeviceEndpoints:
 
 
 def _names(request: Request) -> tuple[str, str]:
-    """Read both ids from the path as it was sent: an encoded slash in one of them parts nothing."""
+    """Parse both ids from the raw path: an encoded slash in one of them is not a separator."""
     raw: bytes = request.scope["raw_path"]
     parts = raw.partition(b"?")[0].removeprefix(b"/").split(b"/")
     if len(parts) != PATH_SEGMENTS:
@@ -147,23 +148,23 @@ async def _body(request: Request) -> bytes:
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > LONGEST_BODY:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body has over {LONGEST_BODY} bytes.")
+            if len(body) > MAX_BODY_BYTES:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body has over {MAX_BODY_BYTES} bytes.")
     except ClientDisconnect:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "The body is not complete.") from None
     return body
 
 
-def _decoded(body: bytes) -> object:
+def _parse(body: bytes) -> object:
     try:
-        told: object = json.loads(body or b"{}")
+        document: object = json.loads(body or b"{}")
     except (ValueError, RecursionError):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "The body is not JSON.") from None
-    if not isinstance(told, dict):
+    if not isinstance(document, dict):
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not a JSON object.")
-    return told
+    return document
 
 
 async def _error_response(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker: it is registered for nothing else
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)

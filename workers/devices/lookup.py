@@ -1,4 +1,4 @@
-"""The devices of a driver: from the plugin that knows them, or else from the ledger; and what a device must be like."""
+"""The devices of a driver, from a plugin's registry or else from the ledger, and the validation of new ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from workers.plugins import Plugins
 
 LONGEST_USER = 255
 LONGEST_TOKEN = 2000
-"""In bytes; a longer one would not fit the index of the database. Those of FCM have some 160."""
+"""In bytes; a longer one would not fit into the database's index. FCM's have some 160."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,19 @@ class Devices:
     """Finds the devices of a user."""
 
     engine: Engine
-    offered: DeviceRegistryPlugin | None
+    registry: DeviceRegistryPlugin | None
 
     @classmethod
     def of(cls, plugins: Plugins, engine: Engine) -> "Devices":
-        """Take the plugin's registry if there is one."""
+        """Return the lookup that uses the plugins' registry if there is one."""
         return cls(engine, plugins.devices)
 
     def __call__(self, user_id: str) -> list[Device]:
-        """List the devices of a user. A plugin may raise anything; what it returns is checked."""
-        if self.offered is None:
+        """List the devices of a user. A registry may raise anything; what it returns is checked."""
+        if self.registry is None:
             with read_only(self.engine) as ledger:
                 return devices.of_user(ledger, user_id)
-        found = self.offered.function(user_id)
+        found = self.registry.function(user_id)
         if not isinstance(found, Iterable):
             raise TypeError("@devices must return a list of Device")
         listed = list(found)
@@ -45,33 +45,33 @@ class Devices:
 
 
 class InvalidDevice(ValueError):
-    """Raised when what is to be registered cannot be a device; the sentence says what is wrong and quotes nothing."""
+    """Raised when a device cannot be registered; the sentence quotes no input."""
 
 
 def check_names(user_id: str, token: str) -> None:
-    """Raise NoDevice unless both can be a user's id and a token."""
+    """Raise InvalidDevice unless both can be stored as a user's id and a token."""
     for name, text, longest in (("user id", user_id, LONGEST_USER), ("token", token, LONGEST_TOKEN)):
         if not text.strip() or not text.isprintable():
-            raise InvalidDevice(f"The {name} is empty, or has characters that nobody can see.")
+            raise InvalidDevice(f"The {name} is empty, or has invisible characters.")
         if len(text.encode()) > longest:
             raise InvalidDevice(f"The {name} is longer than {longest} bytes.")
 
 
-def parse_device(token: str, said: object) -> Device:
-    """Make a device of what was said about it. Raise NoDevice, one sentence, if a part of it makes no sense."""
+def parse_device(token: str, document: object) -> Device:
+    """Parse the JSON of a device. Raise InvalidDevice with a sentence about the first wrong field."""
     try:
-        about = DeviceUpdate.model_validate(said)
+        update = DeviceUpdate.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        part = first["loc"][0] if first["loc"] else "what is said"
+        part = first["loc"][0] if first["loc"] else "the document"
         problem = first["msg"].removeprefix("Value error, ")
     else:
-        return Device(token, about.platform, about.locale, about.time_zone)
+        return Device(token, update.platform, update.locale, update.time_zone)
     raise InvalidDevice(f"{part}: {problem}.")
 
 
 class DeviceUpdate(BaseModel):
-    """What may be said about a device."""
+    """The JSON of a device; each field is optional."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 

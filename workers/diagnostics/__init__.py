@@ -1,1 +1,1 @@
-"""Answers to questions of operators: stuck work, key usage, session timelines."""
+"""Diagnostics for operators: stuck work, key usage, session timelines."""

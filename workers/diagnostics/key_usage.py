@@ -1,4 +1,4 @@
-"""Which of Plugsurfing's keys deliveries were signed with, and whether CURRENT is still needed."""
+"""Which signing keys deliveries have matched, and whether CURRENT is still needed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class KeyUsage:
     last_at: datetime
 
     def plus(self, other: "KeyUsage | None") -> "KeyUsage":
-        """Add what the key has matched elsewhere."""
+        """Return the sum of two usages of a key."""
         if other is None:
             return self
         return KeyUsage(self.count + other.count, min(self.first_at, other.first_at), max(self.last_at, other.last_at))
@@ -31,20 +31,20 @@ class RotationStatus:
     """How far a rotation from CURRENT to NEXT has come."""
 
     current_last_at: datetime | None
-    """When CURRENT matched for the last time; None if it never did."""
+    """When CURRENT last matched; None if it never did."""
     next_since: KeyUsage | None
-    """What NEXT has matched since then; None: nothing."""
+    """What NEXT has matched since then; None if nothing."""
 
     @property
     def is_done(self) -> bool:
-        """Whether only NEXT has been matching: CURRENT can be retired."""
+        """Whether only NEXT has matched since, so that CURRENT can be retired."""
         return self.next_since is not None
 
 
 def key_uses(
     conn: Connection, waiting: Sequence[DeliveryRow] = (), *, since: datetime | None = None
 ) -> Mapping[str, KeyUsage]:
-    """Count by key what came after `since`: to the ledger, and what waits in an inbox for it."""
+    """Count by key what came after `since`: deliveries in the ledger, and those that wait in an inbox."""
     query = select(
         deliveries.c.signed_with,
         func.count(),
@@ -61,10 +61,10 @@ def key_uses(
 
 
 def rotation_status(conn: Connection, waiting: Sequence[DeliveryRow] = ()) -> RotationStatus:
-    """Find out how far the rotation has come.
+    """Return how far the rotation has come.
 
     What counts is what NEXT has matched since CURRENT's last match, not since NEXT's first: that one may belong to the
-    rotation before this, whose NEXT is the CURRENT of today.
+    previous rotation, whose NEXT is today's CURRENT.
     """
     current = key_uses(conn, waiting).get(Match.CURRENT)
     last_at = current.last_at if current else None

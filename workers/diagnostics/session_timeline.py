@@ -1,4 +1,4 @@
-"""The life of one charging session as it was told to us: what happened when, what it changed, and what we did."""
+"""The timeline of a charging session: what happened when, what it changed in the record, and which pushes followed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Change:
-    """A field of the session's record that a delivery changed, when it came."""
+    """A field of the session's record that a delivery changed."""
 
     field: str
     before: object
@@ -39,21 +39,21 @@ class Change:
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One delivery in the life of a session."""
+    """One delivery of a session."""
 
     at: datetime
-    """When it happened, as the event says; when we received it, if the event says nothing."""
+    """When it happened by the event, or when it was received if it cannot be parsed."""
     late: timedelta | None
-    """How much later we received it, by our clock and Plugsurfing's."""
+    """How much later it was received; this compares Plugsurfing's clock with ours."""
     delivery: DeliveryRow
     record: Session
-    """The session's record once it had come."""
+    """The session's record after it."""
     changes: tuple[Change, ...]
     pushes: tuple[PushRow, ...]
 
 
 def timeline(conn: Connection, session_id: str, clock_skew: timedelta) -> list[TimelineEntry]:
-    """Tell the life of a session in the order in which it happened; empty if the ledger knows nothing of it."""
+    """Return the entries of a session in the order of their times; empty if the ledger does not have it."""
     rows = deliveries.find(conn, Filters(session_id=session_id), None)
     bodies = {each.id: each.body or b"" for each in deliveries.fetch(conn, [row.id for row in rows])}
     return build_entries(session_id, reversed(rows), bodies, pushes.find(conn, session_id=session_id), clock_skew)
@@ -66,16 +66,16 @@ def build_entries(
     sent: Iterable[PushRow],
     clock_skew: timedelta,
 ) -> list[TimelineEntry]:
-    """Find out what each delivery changed when it came, `arrived` being in that order; pure."""
+    """Compute what each delivery changed, in the order of `arrived`; return them in the order of their times. Pure."""
     by_delivery: dict[str, list[PushRow]] = {}
     for push in sent:
         by_delivery.setdefault(push.delivery_id, []).insert(0, push)  # they are listed newest first
     record = Session.empty(session_id)
-    told: list[TimelineEntry] = []
+    entries: list[TimelineEntry] = []
     for row in arrived:
         event = _session_event(row, bodies.get(row.id, b""))
-        after = record if event is None else _folded(record, event, row.received_at, clock_skew)
-        told.append(
+        after = record if event is None else _merged(record, event, row.received_at, clock_skew)
+        entries.append(
             TimelineEntry(
                 at=row.received_at if event is None else event.at,
                 late=None if event is None else row.received_at - event.at,
@@ -86,17 +86,17 @@ def build_entries(
             )
         )
         record = after
-    return sorted(told, key=lambda moment: moment.at)
+    return sorted(entries, key=lambda entry: entry.at)
 
 
-def _folded(record: Session, event: SessionEvent, received_at: datetime, clock_skew: timedelta) -> Session:
+def _merged(record: Session, event: SessionEvent, received_at: datetime, clock_skew: timedelta) -> Session:
     return with_clock_skew(session_record(record, event), event.at, received_at, clock_skew)
 
 
 def _session_event(row: DeliveryRow, body: bytes) -> SessionEvent | None:
     try:
         event = decode(Kind(row.kind), body)
-    except (Unreadable, ValueError):  # a kind that this version does not know is as good as unreadable
+    except (Unreadable, ValueError):  # a kind that this version does not know
         return None
     return event if isinstance(event, SessionEvent) else None
 

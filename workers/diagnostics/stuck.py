@@ -1,4 +1,4 @@
-"""What is unsettled and on nobody's list: neither queued, nor leased, nor scheduled, nor waiting in the inbox."""
+"""Finds stuck work: unsettled deliveries, runs and pushes that no queue, lease, schedule or inbox accounts for."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,44 +23,44 @@ from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core import deliveries, pushes, runs
 
 REDELIVERY_DEADLINE = timedelta(seconds=10)
-"""After so long, whatever was lost is offered again."""
+"""Lost work is redelivered within this time."""
 
-AT_WORK_FOR = timedelta(hours=1)
-"""No handlers are at work on a delivery for the first time for so long."""
+MAX_FIRST_RUN = timedelta(hours=1)
+"""The first handlers of a delivery never run for so long."""
 
-LOOK_EVERY = timedelta(seconds=1)
-MOST = 1000
-"""How many rows of a kind are looked at, those that have waited longest."""
+SCAN_INTERVAL = timedelta(seconds=1)
+MAX_ROWS = 1000
+"""How many rows of a kind are examined, the oldest first."""
 
 
 class StuckReason(StrEnum):
-    """What is wrong with something that nobody carries."""
+    """Why something is stuck."""
 
-    BATCH = "a batch of the inbox is neither queued nor worked on"
-    """Nor was it offered again: is `serve` running?"""
+    BATCH = "a batch of the inbox is neither queued nor running"
+    """It was not redelivered: is `serve` running?"""
     WAITING = "deliveries wait in the inbox, and their queue has room"
     """Is `serve` running?"""
-    RUN = "a run's job is neither queued nor worked on"
+    RUN = "a run's job is neither queued nor running"
     """Is `clock` running?"""
     DUE = "a run is due, and has no job"
     """Is `clock` running?"""
-    ORPHAN = "a delivery is at work, says the ledger, and its inbox does not have it"
+    ORPHAN = "a delivery is running in the ledger, and missing from its inbox"
     """Nothing will ever settle it."""
-    LOST = "a delivery is known to the inbox, and neither there nor in the ledger"
-    """Its body is nowhere any more."""
+    LOST = "a delivery was accepted by the inbox, and is neither there nor in the ledger"
+    """Its body is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class StuckItem:
-    """Something that nobody carries."""
+    """A batch, run or delivery that is stuck."""
 
-    trouble: StuckReason
+    reason: StuckReason
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class OtherInboxes:
-    """Deliveries of other inboxes on which nobody seems to work, unless those inboxes still have them."""
+    """Deliveries of other inboxes that seem stuck, unless those inboxes still have them."""
 
     count: int
     examples: tuple[str, ...]
@@ -68,8 +68,8 @@ class OtherInboxes:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsent:
-    """Pushes on a channel that are due, and that nobody takes."""
+class OverduePushes:
+    """Overdue pushes of a channel."""
 
     channel: str
     count: int
@@ -86,51 +86,51 @@ def find_stuck(  # noqa: PLR0913 - the last three are for tests
     grace: timedelta = LEASE_TIMEOUT,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[StuckItem]:
-    """Look again and again at what nobody seems to carry, and return what stays so for as long as was promised.
+    """Scan repeatedly, and return what stays stuck for the deadline of redelivery.
 
-    Comes back at once when everything is on a queue or settled. Other nodes' inboxes are not looked into.
-    Raises QueueUnavailable if Redis cannot be asked.
+    Returns at once when nothing is suspicious. Does not read other nodes' inboxes.
+    Raises QueueUnavailable while Redis is unavailable.
     """
-    look = _Scan(engine, connection, outbox, grace)
-    suspects = look()  # the first one goes through all that the inbox knows, which may take long
-    until = time.monotonic() + patience.total_seconds()
-    while suspects and time.monotonic() < until:
-        sleep(LOOK_EVERY.total_seconds())
-        now = look()
+    scan = _Scan(engine, connection, outbox, grace)
+    suspects = scan()  # the first one reads all that the inbox remembers, which may take long
+    deadline = time.monotonic() + patience.total_seconds()
+    while suspects and time.monotonic() < deadline:
+        sleep(SCAN_INTERVAL.total_seconds())
+        now = scan()
         suspects = {each: now[each] for each in suspects if each in now}
     return sorted(
-        (each for each, is_alive in suspects.items() if not is_alive), key=lambda each: (each.trouble, each.name)
+        (each for each, is_alive in suspects.items() if not is_alive), key=lambda each: (each.reason, each.name)
     )
 
 
 def other_inboxes(ledger: Connection, outbox: Outbox | None) -> OtherInboxes | None:
-    """Find what has been at work for longer than any work takes, and came by another inbox than this one."""
-    is_foreign = (
+    """Find deliveries of other inboxes that have been running for longer than any first run takes."""
+    is_other = (
         deliveries.c.inbox != (outbox.inbox_id if outbox is not None else ""),
-        deliveries.c.stored_at < datetime.now(UTC) - AT_WORK_FOR,
-        *_AT_WORK_WITHOUT_RUNS,
+        deliveries.c.stored_at < datetime.now(UTC) - MAX_FIRST_RUN,
+        *_RUNNING_WITHOUT_RUNS,
     )
-    by_inbox = select(deliveries.c.inbox, func.count()).where(*is_foreign).group_by(deliveries.c.inbox)
+    by_inbox = select(deliveries.c.inbox, func.count()).where(*is_other).group_by(deliveries.c.inbox)
     counts = ledger.execute(by_inbox.order_by(deliveries.c.inbox)).all()
-    first = select(deliveries.c.id).where(*is_foreign).order_by(deliveries.c.received_at, deliveries.c.id)
+    first = select(deliveries.c.id).where(*is_other).order_by(deliveries.c.received_at, deliveries.c.id)
     examples = tuple(ledger.scalars(first.limit(EXAMPLES)))
     inboxes = tuple(inbox for inbox, _ in counts)
     return OtherInboxes(sum(count for _, count in counts), examples, inboxes) if counts else None
 
 
-def overdue_pushes(ledger: Connection) -> Iterator[Unsent]:
-    """Find the channels with pushes that have been due for longer than was promised; one that is claimed is not due."""
+def overdue_pushes(ledger: Connection) -> Iterator[OverduePushes]:
+    """Find the channels with pushes that are overdue; a claimed push is not due."""
     now = datetime.now(UTC)
     is_late = pushes.c.due_at < now - REDELIVERY_DEADLINE
     counts = select(pushes.c.channel, func.count()).where(is_late).group_by(pushes.c.channel)
     for channel, count in ledger.execute(counts.order_by(pushes.c.channel)).all():
         first = select(pushes.c.id, pushes.c.due_at).where(is_late, pushes.c.channel == channel)
         for oldest, due_at in ledger.execute(first.order_by(pushes.c.due_at, pushes.c.id).limit(1)):
-            yield Unsent(channel, count, oldest, now - due_at)
+            yield OverduePushes(channel, count, oldest, now - due_at)
 
 
 class _Scan:
-    """One look at everything that is on its way. What is surely on a queue is left out; what beats is marked alive."""
+    """A scan of all work under way: what may be stuck, and whether its lease still beats."""
 
     def __init__(self, engine: Engine, connection: redis.Redis, outbox: Outbox | None, grace: timedelta) -> None:
         self._engine = engine
@@ -138,10 +138,10 @@ class _Scan:
         self._outbox = outbox
         self._batches = LeaseMonitor(connection, grace=grace)
         self._jobs = LeaseMonitor(connection, grace=grace)
-        self._missing: list[str] | None = None
+        self._absent: list[str] | None = None
 
     def __call__(self) -> dict[StuckItem, bool]:
-        """Tell what may be adrift, and of each whether it shows signs of life."""
+        """Return what may be stuck, each with whether its lease still beats."""
         found: dict[StuckItem, bool] = {}
         try:
             found |= self._inbox()
@@ -152,7 +152,7 @@ class _Scan:
                 if self._outbox is not None:
                     found |= dict.fromkeys(self._orphans(ledger, self._outbox), False)
         except redis.RedisError as error:
-            raise QueueUnavailable(f"Redis cannot be asked about jobs: {type(error).__name__}") from error
+            raise QueueUnavailable(f"the jobs cannot be read from Redis: {type(error).__name__}") from error
         return found
 
     def _inbox(self) -> dict[StuckItem, bool]:
@@ -167,33 +167,33 @@ class _Scan:
         return found
 
     def _lost(self) -> list[str]:
-        """Go through all that the inbox knows once; what has gone from it can only turn up in the ledger after that."""
+        """Read the inbox's memory once: what is missing then can only turn up in the ledger after that."""
         if self._outbox is None:
             return []
-        if self._missing is None:
-            self._missing = list(islice(_nowhere(self._engine, self._outbox), MOST))
+        if self._absent is None:
+            self._absent = list(islice(_missing(self._engine, self._outbox), MAX_ROWS))
         else:
-            self._missing = _unknown(self._engine, self._missing)
-        return self._missing
+            self._absent = _unknown(self._engine, self._absent)
+        return self._absent
 
     def _runs(self, ledger: Connection) -> dict[StuckItem, bool]:
         open_runs = [*run_schedule.enqueued(ledger), *run_schedule.running(ledger)]
         return _not_queued(self._jobs.poll({run.job_id: run.queue for run in open_runs if run.job_id}), StuckReason.RUN)
 
     def _orphans(self, ledger: Connection, outbox: Outbox) -> Iterator[StuckItem]:
-        query = select(deliveries.c.id).where(deliveries.c.inbox == outbox.inbox_id, *_AT_WORK_WITHOUT_RUNS)
-        for delivery_id in ledger.scalars(query.order_by(deliveries.c.received_at).limit(MOST)):
+        query = select(deliveries.c.id).where(deliveries.c.inbox == outbox.inbox_id, *_RUNNING_WITHOUT_RUNS)
+        for delivery_id in ledger.scalars(query.order_by(deliveries.c.received_at).limit(MAX_ROWS)):
             if not outbox.unsettled(delivery_id, limit=1):
                 yield StuckItem(StuckReason.ORPHAN, delivery_id)
 
 
-_AT_WORK_WITHOUT_RUNS = (
+_RUNNING_WITHOUT_RUNS = (
     deliveries.c.state == DeliveryState.RUNNING,
     not_(exists().where(runs.c.delivery_id == deliveries.c.id)),
 )
 
 
-def _nowhere(engine: Engine, outbox: Outbox) -> Iterator[str]:
+def _missing(engine: Engine, outbox: Outbox) -> Iterator[str]:
     after = ""
     while ids := outbox.settled(after=after):
         yield from _unknown(engine, ids)
@@ -201,17 +201,17 @@ def _nowhere(engine: Engine, outbox: Outbox) -> Iterator[str]:
 
 
 def _unknown(engine: Engine, ids: Sequence[str]) -> list[str]:
-    # In a transaction that begins after the inbox was read: what was settled until then is in the ledger.
+    # In a transaction that begins after the inbox was read: what was settled by then is in the ledger.
     with read_only(engine) as ledger:
         known = set(ledger.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids))))
     return [delivery_id for delivery_id in ids if delivery_id not in known]
 
 
-def _not_queued(standings: dict[str, JobState], trouble: StuckReason) -> dict[StuckItem, bool]:
+def _not_queued(states: dict[str, JobState], reason: StuckReason) -> dict[StuckItem, bool]:
     return {
-        StuckItem(trouble, job_id): standing is JobState.RUNNING
-        for job_id, standing in standings.items()
-        if standing is not JobState.QUEUED
+        StuckItem(reason, job_id): state is JobState.RUNNING
+        for job_id, state in states.items()
+        if state is not JobState.QUEUED
     }
 
 
@@ -221,5 +221,5 @@ def _overdue(ledger: Connection) -> Iterator[str]:
         .where(runs.c.due_at <= datetime.now(UTC), runs.c.job_id.is_(None))
         .order_by(runs.c.due_at)
     )
-    for delivery_id, handler, attempts in ledger.execute(query.limit(MOST)):
+    for delivery_id, handler, attempts in ledger.execute(query.limit(MAX_ROWS)):
         yield f"{delivery_id} {handler} attempt {attempts + 1}"

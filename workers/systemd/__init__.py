@@ -1,1 +1,1 @@
-"""Units for systemd, rendered for one machine."""
+"""The systemd units that are shipped, rendered for one machine."""

@@ -147,7 +147,7 @@ def test_a_storm_is_one_notification_of_a_bounded_length(alert_ledger, provider)
 
 
 def test_a_destination_that_refuses_is_retried_and_the_others_are_not(any_ledger, provider, other_provider):
-    provider.says(REFUSAL, REFUSAL)
+    provider.respond_with(REFUSAL, REFUSAL)
     any_ledger.raise_some("r1")
     any_ledger.log()
     sender = any_ledger.sender(url_of(provider), url_of(other_provider))
@@ -169,7 +169,7 @@ def run_when_due(sender: AppriseNotifier) -> None:
 def test_a_destination_is_retried_at_once_when_the_clock_was_set_back(alert_ledger, provider):
     ahead = [timedelta(hours=1)]
     sender = alert_ledger.sender(url_of(provider), ahead=ahead)
-    provider.says(REFUSAL)
+    provider.respond_with(REFUSAL)
     alert_ledger.raise_some("s1")
     alert_ledger.log()
     sender.run()
@@ -186,7 +186,7 @@ def test_an_alert_that_was_not_accepted_stays_due(alert_ledger, provider):
     alert_ledger.log()
     alert_ledger.send(url_of(provider))
     assert alert_ledger.rows()[0].told_at is None
-    provider.says()
+    provider.respond_with()
     alert_ledger.send(url_of(provider))
     assert alert_ledger.rows()[0].told_at is not None
 
@@ -206,7 +206,7 @@ def test_alerts_claimed_by_a_clock_that_died_are_sent_by_another_one_later(any_l
 
 
 def test_a_service_that_hangs_costs_its_timeout_and_a_bounded_number_of_calls(alert_ledger, provider):
-    provider.works.clear()
+    provider.is_working.clear()
     alert_ledger.raise_some("r1")
     alert_ledger.log()
     # Apprise would give up by itself after four seconds.

@@ -1,4 +1,4 @@
-"""Sending: at once, in time, once; whatever a provider, a session or a crash does meanwhile."""
+"""Pushes are sent at once, in time and once, whatever a provider, a session or a crash does."""
 
 import threading
 import time
@@ -28,159 +28,159 @@ DOWN = Response(status_code=503)
 SOON = timedelta(minutes=10)
 
 
-def offering(function: Callable[..., object], name: str = "own", *, to_devices: bool = False) -> ChannelPlugin:
+def channel_of(function: Callable[..., object], name: str = "own", *, to_devices: bool = False) -> ChannelPlugin:
     return ChannelPlugin(name, function, to_devices, is_async=False, file="plugin.py")
 
 
-def session_is(home, session_id: str, status: str) -> None:
+def set_status(node, session_id: str, status: str) -> None:
     at = datetime.now(UTC)
-    with home.equipment.engine.begin() as ledger:
+    with node.resources.engine.begin() as ledger:
         sessions.merge(
             ledger,
             {session_id: lambda old: Session(old.session_id, {status: StatusTimes(at, at, frozenset({"event"}))})},
         )
 
 
-def test_pushes_are_sent_at_once_and_no_more_than_wanted(house, provider, until):
-    home = house(push_concurrency=4)
+def test_pushes_are_sent_concurrently_up_to_the_limit(push_node, provider, until):
+    node = push_node(push_concurrency=4)
     for number in range(12):
-        home.push(number)
-    provider.works.clear()
-    sending = threading.Thread(target=send_due, args=(home.equipment,))
+        node.push(number)
+    provider.is_working.clear()
+    sending = threading.Thread(target=send_due, args=(node.resources,))
     sending.start()
-    until(lambda: provider.at_once == 4)
-    provider.works.set()
+    until(lambda: provider.in_flight == 4)
+    provider.is_working.set()
     sending.join()
-    assert provider.most_at_once == 4
-    assert home.states() == ["sent"] * 12
+    assert provider.max_in_flight == 4
+    assert node.states() == ["sent"] * 12
 
 
-def test_a_slow_answer_holds_up_no_other_push(house, provider, until):
+def test_a_slow_response_delays_no_other_push(push_node, provider, until):
     slow = threading.Event()
 
     def send(push):
         if push.title == "slow":
             slow.wait(20)
 
-    home = house(Plugins((), (offering(send),)), push="own", push_concurrency=2)
-    home.push(0, title="slow", created_at=datetime.now(UTC) - SOON)
+    node = push_node(Plugins((), (channel_of(send),)), push="own", push_concurrency=2)
+    node.push(0, title="slow", created_at=datetime.now(UTC) - SOON)
     for number in range(1, 20):
-        home.push(number)
-    sending = threading.Thread(target=send_due, args=(home.equipment,))
+        node.push(number)
+    sending = threading.Thread(target=send_due, args=(node.resources,))
     sending.start()
-    until(lambda: home.states().count("sent") == 19)
+    until(lambda: node.states().count("sent") == 19)
     slow.set()
     sending.join()
-    assert home.states() == ["sent"] * 20
+    assert node.states() == ["sent"] * 20
 
 
-def test_a_channel_that_hangs_without_end_keeps_its_places_and_nothing_else(house, until):
+def test_a_channel_that_hangs_takes_its_slots_and_loses_no_push(push_node, until):
     ends = threading.Event()
-    begun = []
+    started = []
 
     def hang(push):
-        begun.append(push.id)
+        started.append(push.id)
         ends.wait(20)
 
-    home = house(Plugins((), (offering(hang),)), push="own", push_concurrency=2, push_timeout="50ms")
+    node = push_node(Plugins((), (channel_of(hang),)), push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
-        home.push(number)
-    sender = ChannelSender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
+        node.push(number)
+    sender = ChannelSender(node.resources, "own", breaker=CircuitBreaker(pause=timedelta()))
     for _ in range(2):
         sender.send_due()
-    assert len(begun) == 2
-    assert home.states() == ["waiting"] * 6
+    assert len(started) == 2
+    assert node.states() == ["waiting"] * 6
     ends.set()
-    until(lambda: sender.send_due() or "waiting" not in home.states())
+    until(lambda: sender.send_due() or "waiting" not in node.states())
 
 
-def test_a_push_whose_session_is_over_is_not_sent(house, provider):
-    home = house()
+def test_a_push_of_an_ended_session_is_not_sent(push_node, provider):
+    node = push_node()
     for number, status in enumerate(["STARTED", "STOPPED", "COMPLETE", "START_FAILED", "STOP_FAILED"]):
-        session_is(home, f"s-{status}", status)
-        home.push(number, session_id=f"s-{status}")
-    send_due(home.equipment)
-    sent = {row.session_id for row in home.rows(state=PushState.SENT)}
+        set_status(node, f"s-{status}", status)
+        node.push(number, session_id=f"s-{status}")
+    send_due(node.resources)
+    sent = {row.session_id for row in node.rows(state=PushState.SENT)}
     assert sent == {"s-STARTED", "s-STOP_FAILED"} == {body["session_id"] for body in provider.bodies}
-    assert {row.error for row in home.rows(state=PushState.MOOT)} == {"the session is over"}
+    assert {row.error for row in node.rows(state=PushState.MOOT)} == {"the session is over"}
 
 
-def test_a_session_that_ends_while_its_push_waits_cancels_it(house, provider, until):
-    home = house(retry_first="600ms")
-    provider.says(DOWN)
-    home.push(session_id="s1")
-    send_due(home.equipment)
-    assert home.row().state is PushState.WAITING
-    session_is(home, "s1", "STOPPED")
-    until(lambda: send_due(home.equipment) == 0 and home.row().state is PushState.MOOT)
+def test_a_session_that_ends_cancels_its_waiting_push(push_node, provider, until):
+    node = push_node(retry_first="600ms")
+    provider.respond_with(DOWN)
+    node.push(session_id="s1")
+    send_due(node.resources)
+    assert node.row().state is PushState.WAITING
+    set_status(node, "s1", "STOPPED")
+    until(lambda: send_due(node.resources) == 0 and node.row().state is PushState.MOOT)
     assert len(provider.bodies) == 1
 
 
-def test_a_push_whose_time_has_passed_is_not_sent(house, provider):
-    home = house()
-    home.push(expires_at=datetime.now(UTC))
-    send_due(home.equipment)
-    assert home.row().state is PushState.EXPIRED
+def test_an_expired_push_is_not_sent(push_node, provider):
+    node = push_node()
+    node.push(expires_at=datetime.now(UTC))
+    send_due(node.resources)
+    assert node.row().state is PushState.EXPIRED
     assert provider.bodies == []
 
 
-def test_of_two_pushes_in_one_place_only_the_newer_is_sent(house, provider):
-    home = house()
+def test_of_two_pushes_with_one_collapse_key_only_the_newer_is_sent(push_node, provider):
+    node = push_node()
     at = datetime.now(UTC)
-    home.push(1, collapse_key="fee", title="12:00", created_at=at - SOON)
-    home.push(2, collapse_key="fee", title="12:15", created_at=at)
-    home.push(3, collapse_key="fee", title="12:30", user_id="driver-2", created_at=at - SOON)
-    send_due(home.equipment)
+    node.push(1, collapse_key="fee", title="12:00", created_at=at - SOON)
+    node.push(2, collapse_key="fee", title="12:15", created_at=at)
+    node.push(3, collapse_key="fee", title="12:30", user_id="driver-2", created_at=at - SOON)
+    send_due(node.resources)
     assert sorted(body["title"] for body in provider.bodies) == ["12:15", "12:30"]
-    assert home.states() == ["moot", "sent", "sent"]
+    assert node.states() == ["moot", "sent", "sent"]
 
 
-def test_a_push_without_an_end_is_dead_after_the_last_attempt(house, provider, until):
-    home = house(retry_attempts=3)
+def test_a_push_without_expiry_is_dead_after_the_last_attempt(push_node, provider, until):
+    node = push_node(retry_attempts=3)
     provider.answer = lambda _body: DOWN
-    home.push()
-    until(lambda: send_due(home.equipment) == 0 and home.row().state is PushState.DEAD)
-    assert (home.row().attempts, len(provider.bodies)) == (3, 3)
+    node.push()
+    until(lambda: send_due(node.resources) == 0 and node.row().state is PushState.DEAD)
+    assert (node.row().attempts, len(provider.bodies)) == (3, 3)
 
 
-def test_a_push_with_an_end_is_tried_until_then_however_often(house, provider, until):
-    home = house(retry_attempts=1)
+def test_a_push_with_expiry_is_retried_until_then(push_node, provider, until):
+    node = push_node(retry_attempts=1)
     provider.answer = lambda _body: DOWN
-    home.push(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
-    sender = ChannelSender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta()))
-    until(lambda: sender.send_due() == 0 and home.row().state is PushState.EXPIRED)
-    assert home.row().attempts > 1
+    node.push(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
+    sender = ChannelSender(node.resources, "http", breaker=CircuitBreaker(pause=timedelta()))
+    until(lambda: sender.send_due() == 0 and node.row().state is PushState.EXPIRED)
+    assert node.row().attempts > 1
 
 
-def test_a_provider_that_is_down_for_a_while_loses_no_push_and_is_spared(house, provider, until):
-    home = house(push_concurrency=10)
+def test_a_provider_that_is_down_loses_no_push_and_its_circuit_opens(push_node, provider, until):
+    node = push_node(push_concurrency=10)
     provider.answer = lambda _body: DOWN
     for number in range(40):
-        home.push(number, expires_at=datetime.now(UTC) + SOON)
-    sender = ChannelSender(home.equipment, "http", breaker=CircuitBreaker(pause=timedelta(milliseconds=100)))
+        node.push(number, expires_at=datetime.now(UTC) + SOON)
+    sender = ChannelSender(node.resources, "http", breaker=CircuitBreaker(pause=timedelta(milliseconds=100)))
     end = time.monotonic() + 1
     while time.monotonic() < end:
         sender.send_due()
-    asked = len(provider.bodies)
-    assert FAILURES <= asked < 40
+    calls = len(provider.bodies)
+    assert FAILURES <= calls < 40
     provider.answer = lambda _body: Response(status_code=200)
-    until(lambda: sender.send_due() >= 0 and home.states() == ["sent"] * 40)
-    assert len(provider.bodies) - asked == 40
+    until(lambda: sender.send_due() >= 0 and node.states() == ["sent"] * 40)
+    assert len(provider.bodies) - calls == 40
 
 
-def test_a_plugin_that_breaks_is_tried_again_and_its_words_are_kept_out(house, caplog):
+def test_a_plugin_that_breaks_is_retried_and_its_text_is_not_logged(push_node, caplog):
     def broken(push):
         raise KeyError(push.user_id)
 
-    home = house(Plugins((), (offering(broken),)), push="own", retry_first="1m")
-    home.push()
-    send_due(home.equipment)
-    row = home.row()
+    node = push_node(Plugins((), (channel_of(broken),)), push="own", retry_first="1m")
+    node.push()
+    send_due(node.resources)
+    row = node.row()
     assert (row.state, row.error) == (PushState.WAITING, "the channel broke: KeyError")
     assert "driver-1" not in caplog.text
 
 
-def test_a_registry_that_breaks_costs_no_push(house, until):
+def test_a_registry_that_breaks_loses_no_push(push_node, until):
     sent = []
     answers = iter([KeyError("driver-1"), "nonsense", [Device("token")]])
 
@@ -190,39 +190,39 @@ def test_a_registry_that_breaks_costs_no_push(house, until):
             raise found
         return found
 
-    channel = offering(lambda push: sent.append(push.device.token), to_devices=True)
-    home = house(Plugins((), (channel,), DeviceRegistryPlugin(registry, "plugin.py")), push="own")
-    home.push()
-    until(lambda: send_due(home.equipment))
+    channel = channel_of(lambda push: sent.append(push.device.token), to_devices=True)
+    node = push_node(Plugins((), (channel,), DeviceRegistryPlugin(registry, "plugin.py")), push="own")
+    node.push()
+    until(lambda: send_due(node.resources))
     assert sent == ["token"]
-    assert home.row().attempts == 3
+    assert node.row().attempts == 3
 
 
-def test_a_registry_that_hangs_keeps_its_places_and_costs_no_push(house, until):
+def test_a_registry_that_hangs_takes_its_slots_and_loses_no_push(push_node, until):
     ends = threading.Event()
-    begun, sent = [], []
+    started, sent = [], []
 
     def registry(user_id):
-        begun.append(user_id)
+        started.append(user_id)
         ends.wait(20)
         return [Device("token")]
 
-    channel = offering(lambda push: sent.append(push.id), to_devices=True)
+    channel = channel_of(lambda push: sent.append(push.id), to_devices=True)
     plugins = Plugins((), (channel,), DeviceRegistryPlugin(registry, "plugin.py"))
-    home = house(plugins, push="own", push_concurrency=2, push_timeout="50ms")
+    node = push_node(plugins, push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
-        home.push(number)
-    sender = ChannelSender(home.equipment, "own", breaker=CircuitBreaker(pause=timedelta()))
+        node.push(number)
+    sender = ChannelSender(node.resources, "own", breaker=CircuitBreaker(pause=timedelta()))
     for _ in range(2):
         sender.send_due()
-    assert len(begun) == 2
-    assert home.states() == ["waiting"] * 6
+    assert len(started) == 2
+    assert node.states() == ["waiting"] * 6
     ends.set()
-    until(lambda: sender.send_due() or "waiting" not in home.states())
+    until(lambda: sender.send_due() or "waiting" not in node.states())
     assert len(sent) == 6
 
 
-def test_a_device_that_hangs_does_not_keep_the_push_from_the_others(house):
+def test_a_device_that_hangs_does_not_delay_the_others(push_node):
     ends = threading.Event()
 
     def send(push):
@@ -230,207 +230,209 @@ def test_a_device_that_hangs_does_not_keep_the_push_from_the_others(house):
             ends.wait(20)
 
     registry = DeviceRegistryPlugin(lambda _user: [Device("hangs"), Device("works")], "plugin.py")
-    plugins = Plugins((), (offering(send, to_devices=True),), registry)
-    home = house(plugins, push="own", push_timeout="1s", retry_first="1m")
-    home.push()
-    send_due(home.equipment)
-    row = home.row()
+    plugins = Plugins((), (channel_of(send, to_devices=True),), registry)
+    node = push_node(plugins, push="own", push_timeout="1s", retry_first="1m")
+    node.push()
+    send_due(node.resources)
+    row = node.row()
     ends.set()
     assert (row.state, list(row.told.values())) == (PushState.WAITING, [True])
     assert row.error == "there was no answer in time"
 
 
-def test_what_was_claimed_by_a_process_that_died_is_sent_again_with_the_same_key(
-    house_on, provider, database_url, until
+def test_a_push_claimed_by_a_process_that_died_is_sent_again_with_the_same_key(
+    push_node_on, provider, database_url, until
 ):
-    home = house_on(database_url, push="http", push_http_url=provider.url, push_http_key="key")
-    push_id = home.push()
-    with home.equipment.engine.begin() as ledger:  # it may or may not have sent it, and never said so
+    node = push_node_on(database_url, push="http", push_http_url=provider.url, push_http_key="key")
+    push_id = node.push()
+    with node.resources.engine.begin() as ledger:  # as a clock does that dies before it marks the push
         assert pushes.claim(ledger, "http", datetime.now(UTC), timedelta(seconds=0.3), limit=1)
-    assert send_due(home.equipment) == 0
-    until(lambda: send_due(home.equipment))
+    assert send_due(node.resources) == 0
+    until(lambda: send_due(node.resources))
     assert [headers["idempotency-key"] for headers in provider.headers] == [push_id]
 
 
 @pytest.fixture
-def in_a_hurry(monkeypatch):
-    """Leave pushes to who claimed them for less than a second."""
+def short_leases(monkeypatch):
+    """Shorten the lease and its renewal to less than a second."""
     for name, span in {"LEASE": 0.5, "LEASE_RENEWAL": 0.05, "POLL_INTERVAL": 0.05}.items():
         monkeypatch.setattr(push_sender, name, timedelta(seconds=span))
 
 
-def test_a_push_on_its_way_for_longer_than_a_claim_lasts_is_left_to_who_sends_it(
-    house_on, database_url, in_a_hurry, until
+def test_a_push_in_flight_for_longer_than_its_lease_is_not_sent_by_another_clock(
+    push_node_on, database_url, short_leases, until
 ):
-    begun, ends = [], threading.Event()
+    started, ends = [], threading.Event()
 
     def send(push):
-        begun.append(push.id)
+        started.append(push.id)
         ends.wait(20)
 
-    home = house_on(database_url, Plugins((), (offering(send),)), push="own")
-    home.push()
-    one, other = (threading.Thread(target=send_due, args=(home.equipment,)) for _ in range(2))
+    node = push_node_on(database_url, Plugins((), (channel_of(send),)), push="own")
+    node.push()
+    one, other = (threading.Thread(target=send_due, args=(node.resources,)) for _ in range(2))
     one.start()
-    until(lambda: begun)
-    claimed_until = home.row().due_at
+    until(lambda: started)
+    claimed_until = node.row().due_at
     other.start()
-    until(lambda: home.row().due_at > claimed_until + 2 * push_sender.LEASE)
+    until(lambda: node.row().due_at > claimed_until + 2 * push_sender.LEASE)
     ends.set()
     for each in (one, other):
         each.join()
-    assert len(begun) == 1
-    assert home.states() == ["sent"]
+    assert len(started) == 1
+    assert node.states() == ["sent"]
 
 
-def test_what_is_in_hand_is_not_begun_again_however_long_the_ledger_held_up_its_sender(house, until, monkeypatch):
+def test_a_push_in_flight_is_not_claimed_again_by_a_sender_that_could_not_renew(push_node, until, monkeypatch):
     monkeypatch.setattr(push_sender, "LEASE_RENEWAL", timedelta(hours=1))
-    begun, ends = [], threading.Event()
+    started, ends = [], threading.Event()
 
     def send(push):
-        begun.append(push.title)
+        started.append(push.title)
         ends.wait(20)
 
-    home = house(Plugins((), (offering(send),)), push="own")
-    home.push(title="on its way")
-    clock = threading.Thread(target=send_due, args=(home.equipment,))
+    node = push_node(Plugins((), (channel_of(send),)), push="own")
+    node.push(title="in flight")
+    clock = threading.Thread(target=send_due, args=(node.resources,))
     clock.start()
-    until(lambda: begun)
-    claimed_until = home.row().due_at
-    until(lambda: home.row().due_at > claimed_until)
-    with home.equipment.engine.begin() as ledger:  # it can say no more that it has it
+    until(lambda: started)
+    claimed_until = node.row().due_at
+    until(lambda: node.row().due_at > claimed_until)
+    with node.resources.engine.begin() as ledger:  # its lease runs out without a renewal
         ledger.execute(update(push_table).values(due_at=datetime.now(UTC) - SOON))
-    home.push(2, title="another")
-    until(lambda: "another" in begun)
+    node.push(2, title="another")
+    until(lambda: "another" in started)
     ends.set()
     clock.join()
-    assert begun == ["on its way", "another"]
-    assert [row.attempts for row in home.rows()] == [1, 1]
+    assert started == ["in flight", "another"]
+    assert [row.attempts for row in node.rows()] == [1, 1]
 
 
-def test_an_attempt_that_breaks_before_its_channel_is_called_is_made_again(
-    house, provider, in_a_hurry, until, monkeypatch
+def test_an_attempt_that_breaks_before_its_channel_is_called_is_repeated(
+    push_node, provider, short_leases, until, monkeypatch
 ):
     def break_once(*arguments):
         monkeypatch.setattr(push_sender, "attempt", attempt)
         raise RuntimeError("a fault of ours")
 
-    home = house()
-    home.push()
+    node = push_node()
+    node.push()
     monkeypatch.setattr(push_sender, "attempt", break_once)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    sender = ChannelSender(home.equipment, "http")
-    until(lambda: sender.send_due() or home.states() == ["sent"])
+    sender = ChannelSender(node.resources, "http")
+    until(lambda: sender.send_due() or node.states() == ["sent"])
     assert len(provider.bodies) == 1
 
 
-def test_two_clocks_send_each_push_once(house_on, provider, database_url):
-    home = house_on(database_url, push="http", push_http_url=provider.url, push_http_key="key")
+def test_two_clocks_send_each_push_once(push_node_on, provider, database_url):
+    node = push_node_on(database_url, push="http", push_http_url=provider.url, push_http_key="key")
     for number in range(60):
-        home.push(number)
-    clocks = [threading.Thread(target=send_due, args=(home.equipment,)) for _ in range(3)]
+        node.push(number)
+    clocks = [threading.Thread(target=send_due, args=(node.resources,)) for _ in range(3)]
     for each in clocks:
         each.start()
     for each in clocks:
         each.join()
-    assert home.states() == ["sent"] * 60
+    assert node.states() == ["sent"] * 60
     assert len(provider.bodies) == 60
 
 
-def test_no_transaction_is_open_while_a_push_is_sent(house):
+def test_no_transaction_is_open_while_a_push_is_sent(push_node):
     written = []
 
     def send(push):
-        with home.equipment.engine.begin() as ledger:  # would wait, on SQLite, for any other that is open
+        with node.resources.engine.begin() as ledger:  # would wait, on SQLite, for any other that is open
             written.append(pushes.find(ledger)[0].attempts)
 
-    home = house(Plugins((), (offering(send),)), push="own")
-    home.push()
-    assert send_due(home.equipment) == 1
+    node = push_node(Plugins((), (channel_of(send),)), push="own")
+    node.push()
+    assert send_due(node.resources) == 1
     assert written == [1]
 
 
-def test_the_clock_sends_on_every_channel_though_one_hangs(house, provider, other_provider, until):
+def test_the_clock_sends_on_every_channel_although_one_hangs(push_node, provider, other_provider, until):
     ends = threading.Event()
-    plugins = Plugins((), (offering(lambda _push: ends.wait(20)),))
-    home = house(plugins, push="own,http", push_concurrency=3)
+    plugins = Plugins((), (channel_of(lambda _push: ends.wait(20)),))
+    node = push_node(plugins, push="own,http", push_concurrency=3)
     stop = threading.Event()
     ticks = []
-    clock = Clock(home.equipment)
+    clock = Clock(node.resources)
     clock.sweep = lambda: ticks.append(time.monotonic())
     running = threading.Thread(target=clock.run, args=(stop,), kwargs={"tick": timedelta(milliseconds=20)})
     running.start()
     for number in range(10):
-        home.push(number)
-    notify_senders(home.equipment.connection, home.equipment.channels)
+        node.push(number)
+    notify_senders(node.resources.connection, node.resources.channels)
     until(lambda: len(provider.bodies) == 10)
     before = len(ticks)
     until(lambda: len(ticks) > before + 5)
-    assert [row.state for row in home.rows() if row.channel == "own"] == [PushState.WAITING] * 10
+    assert [row.state for row in node.rows() if row.channel == "own"] == [PushState.WAITING] * 10
     ends.set()
     stop.set()
     running.join()
 
 
-def test_a_push_goes_as_soon_as_a_worker_says_so(house, provider, until, monkeypatch):
+def test_a_push_is_sent_as_soon_as_a_worker_notifies(push_node, provider, until, monkeypatch):
     monkeypatch.setattr("workers.clock.push_sender.POLL_INTERVAL", timedelta(hours=1))
-    home = house()
-    senders = SenderPool(home.equipment)
+    node = push_node()
+    senders = SenderPool(node.resources)
     senders.start()
     for number in range(3):
-        home.push(number)
-        notify_senders(home.equipment.connection, home.equipment.channels)
+        node.push(number)
+        notify_senders(node.resources.connection, node.resources.channels)
         until(lambda number=number: len(provider.bodies) == number + 1)
     senders.stop()
 
 
-def test_without_redis_pushes_go_all_the_same(house_on, provider, tmp_path, until):
-    home = house_on(f"sqlite:///{tmp_path / 'ledger.db'}", push="http", push_http_url=provider.url, push_http_key="key")
+def test_without_redis_pushes_are_sent_by_polling(push_node_on, provider, tmp_path, until):
+    node = push_node_on(
+        f"sqlite:///{tmp_path / 'ledger.db'}", push="http", push_http_url=provider.url, push_http_key="key"
+    )
     away = connect_redis("redis://127.0.0.1:1", timeout=0.1)
-    senders = SenderPool(type(home.equipment)(**{**vars(home.equipment), "connection": away}))
+    senders = SenderPool(type(node.resources)(**{**vars(node.resources), "connection": away}))
     senders.start()
     notify_senders(away, ["http"])
-    home.push()
-    until(lambda: home.states() == ["sent"])
+    node.push()
+    until(lambda: node.states() == ["sent"])
     senders.stop()
 
 
-def test_a_clock_that_ends_waits_for_the_answers(house, provider, until):
-    home = house()
-    provider.works.clear()
-    senders = SenderPool(home.equipment)
+def test_a_clock_that_ends_waits_for_pushes_in_flight(push_node, provider, until):
+    node = push_node()
+    provider.is_working.clear()
+    senders = SenderPool(node.resources)
     senders.start()
-    home.push()
-    until(lambda: provider.at_once)
+    node.push()
+    until(lambda: provider.in_flight)
     stopping = threading.Thread(target=senders.stop)
     stopping.start()
-    provider.works.set()
+    provider.is_working.set()
     stopping.join()
-    assert home.states() == ["sent"]
+    assert node.states() == ["sent"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_clock_does_not_outlive_a_sender(house, monkeypatch):
+def test_a_clock_ends_when_a_sender_thread_dies(push_node, monkeypatch):
     def broken(_sender):
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr(ChannelSender, "_claim", broken)
     with pytest.raises(RuntimeError, match="pushes-http"):
-        Clock(house().equipment).run(threading.Event(), tick=timedelta(milliseconds=50))
+        Clock(push_node().resources).run(threading.Event(), tick=timedelta(milliseconds=50))
 
 
-def test_a_refusal_for_a_while_can_say_for_how_long(house):
+def test_a_retryable_failure_can_name_its_delay(push_node):
     def busy(_push):
         raise PushFailed("come back later", after=timedelta(minutes=5))
 
-    home = house(Plugins((), (offering(busy),)), push="own")
-    home.push()
-    send_due(home.equipment)
-    assert home.row().due_at > datetime.now(UTC) + timedelta(minutes=4)
+    node = push_node(Plugins((), (channel_of(busy),)), push="own")
+    node.push()
+    send_due(node.resources)
+    assert node.row().due_at > datetime.now(UTC) + timedelta(minutes=4)
 
 
-def test_the_user_is_in_no_log(house, caplog):
-    home = house(push="log")
-    home.push(user_id="somebody-we-know")
-    assert send_due(home.equipment) == 1
+def test_the_user_is_not_logged(push_node, caplog):
+    node = push_node(push="log")
+    node.push(user_id="somebody-we-know")
+    assert send_due(node.resources) == 1
     assert "somebody-we-know" not in caplog.text

@@ -1,4 +1,4 @@
-"""The listener for devices: who may write, what a path and a body must be, and what an app is told otherwise."""
+"""The API of devices: who may write, what a path and a body must be, and the responses otherwise."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from workers.ledger import devices
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
 
-ABOUT = {"platform": "android", "locale": "nl-BE", "time_zone": "Europe/Brussels"}
+DEVICE = {"platform": "android", "locale": "nl-BE", "time_zone": "Europe/Brussels"}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def path(user_id: str = "driver 1", token: str = "token:1") -> str:
 
 
 def test_a_device_is_registered_changed_and_removed(client, engine):
-    assert client.put(path(), json=ABOUT).status_code == 204
+    assert client.put(path(), json=DEVICE).status_code == 204
     assert found(engine) == [("token:1", "android", "nl-BE", "Europe/Brussels")]
     assert client.put(path()).status_code == 204
     assert found(engine) == [("token:1", None, None, None)]
@@ -51,17 +51,17 @@ def test_a_device_is_registered_changed_and_removed(client, engine):
     assert found(engine) == []
 
 
-def test_a_device_goes_to_whoever_signed_in_last_and_not_away_with_whoever_signs_out_late(client, engine):
-    client.put(path("driver 1"), json=ABOUT)
-    client.put(path("driver 2"), json=ABOUT)
+def test_a_device_belongs_to_the_last_user_and_a_late_removal_by_the_first_keeps_it(client, engine):
+    client.put(path("driver 1"), json=DEVICE)
+    client.put(path("driver 2"), json=DEVICE)
     client.delete(path("driver 1"))
     assert found(engine, "driver 1") == []
     assert [token for token, *_ in found(engine, "driver 2")] == ["token:1"]
 
 
-def test_ids_may_have_any_sign_that_can_be_seen(client, engine):
+def test_ids_may_have_any_visible_character(client, engine):
     user_id, token = "a/b?c#d%2F é…", "x:y/z&=+"
-    assert client.put(path(user_id, token), json=ABOUT).status_code == 204
+    assert client.put(path(user_id, token), json=DEVICE).status_code == 204
     assert found(engine, user_id) == [(token, "android", "nl-BE", "Europe/Brussels")]
 
 
@@ -81,7 +81,7 @@ def test_ids_may_have_any_sign_that_can_be_seen(client, engine):
         (b'{"locale": "' + b"e" * 5000 + b'"}', 413, "bytes"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_words(client, engine, body, status, word):
+def test_a_bad_body_is_refused_with_a_sentence(client, engine, body, status, word):
     answer = client.put(path(), content=body)
     assert answer.status_code == status
     assert word in answer.json()["error"]
@@ -101,33 +101,33 @@ def test_what_makes_no_sense_is_refused_in_words(client, engine, body, status, w
         (f"/devices/{'u' * 256}/token", 422),
     ],
 )
-def test_a_path_that_names_no_device_is_refused_in_words(client, target, status):
-    answer = client.put(target, json=ABOUT)
+def test_a_bad_path_is_refused_with_a_sentence(client, target, status):
+    answer = client.put(target, json=DEVICE)
     assert answer.status_code == status
     assert answer.json()["error"].endswith(".")
 
 
 def test_other_methods_are_not_allowed(client):
-    answer = client.post(path(), json=ABOUT)
+    answer = client.post(path(), json=DEVICE)
     assert answer.status_code == 405
     assert set(answer.headers["allow"].split(", ")) == {"PUT", "DELETE"}
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize("given", [None, "", "the-token", "Bearer", "Bearer wrong", "Basic the-token", "Bearer é"])
-def test_without_the_token_nobody_registers_or_removes_anything(engine, tmp_path: Path, given):
+def test_without_the_token_nothing_is_registered_or_removed(engine, tmp_path: Path, given):
     client = TestClient(create_devices_app(load_settings(data_dir=tmp_path, admin_token="the-token"), engine))
     headers = {} if given is None else {"authorization": given.encode()}
-    for answer in (client.put(path(), json=ABOUT, headers=headers), client.delete(path(), headers=headers)):
+    for answer in (client.put(path(), json=DEVICE, headers=headers), client.delete(path(), headers=headers)):
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
     assert found(engine) == []
 
 
-def test_with_the_token_one_may(engine, tmp_path: Path):
+def test_with_the_token_a_device_is_registered(engine, tmp_path: Path):
     (tmp_path / "token").write_text("the-token\n")
     client = TestClient(create_devices_app(load_settings(admin_token_file=tmp_path / "token"), engine))
-    assert client.put(path(), json=ABOUT, headers={"authorization": "bearer the-token"}).status_code == 204
+    assert client.put(path(), json=DEVICE, headers={"authorization": "bearer the-token"}).status_code == 204
 
 
 @pytest.mark.parametrize("settings", [{"host": "0.0.0.0"}, {"host": "example.org"}, {"admin_token": " "}])
@@ -140,11 +140,11 @@ def test_with_a_token_it_may_listen_anywhere(engine):
     assert create_devices_app(load_settings(host="0.0.0.0", admin_token="the-token"), engine)
 
 
-def test_while_the_database_is_away_an_app_is_told_to_come_again(engine, settings, monkeypatch):
-    monkeypatch.setattr("workers.devices.app.PATIENCE", 0.1)
+def test_while_the_database_is_unavailable_the_response_asks_to_try_again(engine, settings, monkeypatch):
+    monkeypatch.setattr("workers.devices.app.DATABASE_TIMEOUT", 0.1)
     with engine.begin() as ledger:
         ledger.execute(text("DROP TABLE devices"))
     missing = TestClient(create_devices_app(settings, create_ledger_engine("postgresql+psycopg://u@127.0.0.1:1/none")))
-    answer = missing.put(path(), json=ABOUT)
+    answer = missing.put(path(), json=DEVICE)
     assert answer.status_code == 503
     assert "again" in json.loads(answer.content)["error"]

@@ -73,19 +73,19 @@ def test_the_document_is_openapi() -> None:
 
 @api.parametrize()
 @how(deadline=None, suppress_health_check=list(HealthCheck))
-def test_only_what_the_document_says_is_answered(case: schemathesis.Case, url: str) -> None:
+def test_every_response_is_documented(case: schemathesis.Case, url: str) -> None:
     case.call_and_validate(base_url=url, headers=RIGHT)
 
 
-def test_anyone_may_read_it(url: str) -> None:
+def test_it_needs_no_token(url: str) -> None:
     assert httpx.get(f"{url}/openapi.json", timeout=30).json() == DOCUMENT
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-def test_while_the_database_is_away_it_answers_as_it_says(
+def test_while_the_database_is_unavailable_it_responds_as_documented(
     method: str, serve: Callable[[Starlette], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "PATIENCE", 0.1)
+    monkeypatch.setattr(app, "DATABASE_TIMEOUT", 0.1)
     missing = serve(
         create_devices_app(load_settings(), create_ledger_engine("postgresql+psycopg://u@127.0.0.1:1/none"))
     )
@@ -96,13 +96,13 @@ def test_while_the_database_is_away_it_answers_as_it_says(
     operation.validate_response(answer)
 
 
-def test_it_says_the_limits_that_there_are() -> None:
+def test_it_documents_the_limits_of_the_code() -> None:
     parameters: list[dict[str, Any]] = DOCUMENT["paths"][DEVICE]["parameters"]
     assert [each["schema"]["maxLength"] for each in parameters] == [LONGEST_USER, LONGEST_TOKEN]
-    assert str(app.LONGEST_BODY) in DOCUMENT["paths"][DEVICE]["put"]["requestBody"]["description"]
+    assert str(app.MAX_BODY_BYTES) in DOCUMENT["paths"][DEVICE]["put"]["requestBody"]["description"]
     assert DOCUMENT["servers"][0]["url"].endswith(f":{load_settings().devices_port}")
 
 
-def test_its_version_is_ours() -> None:
+def test_its_version_is_that_of_the_package() -> None:
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     assert DOCUMENT["info"]["version"] == project["project"]["version"]

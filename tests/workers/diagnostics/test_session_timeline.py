@@ -1,3 +1,5 @@
+"""The timeline of a session: each delivery with what it changed."""
+
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -33,41 +35,41 @@ def body(name: str, minute: int, **payload: str) -> bytes:
     return json.dumps({"event": name, "payload": {"sessionId": "s", "timestamp": at.isoformat(), **payload}}).encode()
 
 
-def test_a_late_event_stands_where_it_happened_and_says_what_it_changed_when_it_came():
+def test_a_late_event_is_listed_at_its_own_time_with_what_it_changed_on_arrival():
     bodies = {
         "a": body("SESSION_STARTED", 0, userId="u"),
         "b": body("SESSION_COMPLETE", 9),
         "c": body("SESSION_STOPPED", 8),
     }
 
-    told = build_entries("s", [arrived("a", 0), arrived("b", 9), arrived("c", 10)], bodies, [], SKEW)
+    entries = build_entries("s", [arrived("a", 0), arrived("b", 9), arrived("c", 10)], bodies, [], SKEW)
 
-    assert [moment.delivery.id for moment in told] == ["a", "c", "b"]
-    assert [moment.late for moment in told] == [timedelta(0), timedelta(minutes=2), timedelta(0)]
-    assert [[change.field for change in moment.changes] for moment in told] == [
+    assert [entry.delivery.id for entry in entries] == ["a", "c", "b"]
+    assert [entry.late for entry in entries] == [timedelta(0), timedelta(minutes=2), timedelta(0)]
+    assert [[change.field for change in entry.changes] for entry in entries] == [
         ["status", "user_id", "started_at"],
         ["stopped_at"],
         ["status", "completed_at"],
     ]
-    assert (told[2].changes[0].before, told[2].changes[0].after) == ("STARTED", "COMPLETE")
+    assert (entries[2].changes[0].before, entries[2].changes[0].after) == ("STARTED", "COMPLETE")
 
 
-def test_what_nobody_understands_stands_where_it_was_received_and_changes_nothing():
-    told = build_entries(
+def test_an_unreadable_delivery_is_listed_at_its_receipt_and_changes_nothing():
+    entries = build_entries(
         "s", [arrived("a", 1), arrived("b", 2)], {"a": b"{", "b": body("SESSION_STARTED", 0)}, [], SKEW
     )
 
-    assert [(moment.delivery.id, moment.late) for moment in told] == [("b", timedelta(minutes=2)), ("a", None)]
-    assert told[1].at == NOON + timedelta(minutes=1)
-    assert told[1].changes == ()
+    assert [(entry.delivery.id, entry.late) for entry in entries] == [("b", timedelta(minutes=2)), ("a", None)]
+    assert entries[1].at == NOON + timedelta(minutes=1)
+    assert entries[1].changes == ()
 
 
-def test_a_time_in_the_future_is_shown_where_it_came():
+def test_a_time_in_the_future_is_merged_as_received():
     bodies = {"a": body("SESSION_STARTED", 5), "b": body("SESSION_STOPPED", 12)}
 
-    told = build_entries("s", [arrived("a", 0), arrived("b", 6)], bodies, [], SKEW)
+    entries = build_entries("s", [arrived("a", 0), arrived("b", 6)], bodies, [], SKEW)
 
-    assert [[change.field for change in moment.changes] for moment in told] == [
+    assert [[change.field for change in entry.changes] for entry in entries] == [
         ["status", "started_at"],
         ["status", "stopped_at", "anomalies"],
     ]

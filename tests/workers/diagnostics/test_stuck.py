@@ -1,4 +1,4 @@
-"""What nobody carries is found, and only that."""
+"""Stuck work is found, and nothing else."""
 
 import contextlib
 import time
@@ -19,9 +19,9 @@ from ingest.queue.queues import queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
-from workers.diagnostics import stuck as room
+from workers.diagnostics import stuck
 from workers.diagnostics.stuck import (
-    AT_WORK_FOR,
+    MAX_FIRST_RUN,
     REDELIVERY_DEADLINE,
     StuckItem,
     StuckReason,
@@ -60,15 +60,15 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 def find(engine: Engine, valkey: redis.Redis, outbox: Outbox) -> Find:
-    """Look for longer than a job may be silent."""
+    """Find stuck work, with a grace that is shorter than the scans."""
     usual = {"patience": timedelta(seconds=1), "grace": timedelta(seconds=0.2), "sleep": lambda _s: time.sleep(0.05)}
     return lambda **parts: find_stuck(engine, valkey, outbox, **{**usual, **parts})
 
 
-def offer(outbox: Outbox, valkey: redis.Redis) -> str:
-    offers = BatchPublisher(outbox, valkey, load_settings())
-    offers.publish([outbox.next_batch("sessions", 1, 1000)])
-    return offers.in_flight[0].batch_id
+def publish(outbox: Outbox, valkey: redis.Redis) -> str:
+    publisher = BatchPublisher(outbox, valkey, load_settings())
+    publisher.publish([outbox.next_batch("sessions", 1, 1000)])
+    return publisher.in_flight[0].batch_id
 
 
 def run(engine: Engine, outcome: Outcome, **parts: object) -> None:
@@ -77,39 +77,39 @@ def run(engine: Engine, outcome: Outcome, **parts: object) -> None:
         runs.insert_runs(ledger, [NewRun(**row)])
 
 
-def test_what_is_on_a_queue_is_not_adrift(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
-    offer(outbox, valkey)
+def test_a_queued_batch_is_not_stuck(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
+    publish(outbox, valkey)
     assert find(patience=timedelta(minutes=5)) == []
 
 
-def test_a_batch_that_redis_has_forgotten_is_adrift(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
-    batch_id = offer(outbox, valkey)
+def test_a_batch_that_redis_lost_is_stuck(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
+    batch_id = publish(outbox, valkey)
     valkey.flushall()
     assert find() == [StuckItem(StuckReason.BATCH, batch_id)]
 
 
-def test_a_batch_that_beats_is_not(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
-    batch_id = offer(outbox, valkey)
+def test_a_batch_whose_lease_beats_is_not_stuck(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
+    batch_id = publish(outbox, valkey)
     queue("sessions", valkey).empty()
     assert find(sleep=lambda _seconds: valkey.incr(lease_key(batch_id)), patience=timedelta(milliseconds=200)) == []
 
 
-def test_what_is_settled_while_one_looks_is_not(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
-    batch_id = offer(outbox, valkey)
+def test_a_batch_that_is_settled_during_the_scan_is_not_stuck(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
+    batch_id = publish(outbox, valkey)
     valkey.flushall()
     assert not valkey.exists(batch_key(batch_id))
     assert find(sleep=lambda _seconds: outbox.settle([batch_id]), patience=timedelta(minutes=5)) == []
 
 
-def test_a_delivery_that_waits_for_an_empty_queue_is_adrift(find: Find) -> None:
+def test_a_delivery_that_waits_although_its_queue_is_empty_is_stuck(find: Find) -> None:
     (found,) = find(patience=timedelta(milliseconds=10), sleep=lambda _seconds: None)
-    assert (found.trouble, found.name.partition(" ")[0]) == (StuckReason.WAITING, "sessions")
+    assert (found.reason, found.name.partition(" ")[0]) == (StuckReason.WAITING, "sessions")
 
 
-def test_runs_are_adrift_when_due_without_a_job_or_when_nobody_has_their_job(
+def test_runs_are_stuck_when_due_without_a_job_or_when_their_job_is_lost(
     find: Find, engine: Engine, outbox: Outbox, valkey: redis.Redis
 ) -> None:
-    offer(outbox, valkey)
+    publish(outbox, valkey)
     run(engine, Outcome.AGAIN, attempts=1, due_at=LONG_AGO)
     run(engine, Outcome.RUNNING, handler="note", attempts=1, job_id="job-1", started_at=LONG_AGO)
     run(engine, Outcome.WAITING, handler="later", due_at=datetime.now(UTC) + timedelta(hours=1))
@@ -117,17 +117,17 @@ def test_runs_are_adrift_when_due_without_a_job_or_when_nobody_has_their_job(
 
 
 def store(engine: Engine, like: Delivery, *names_and_inboxes: tuple[str, str]) -> None:
-    """Store deliveries that are at work."""
+    """Store running deliveries."""
     fields = {field: getattr(like, field) for field in like.__slots__}
     rows = [Delivery(**fields | {"id": name, "inbox": inbox}) for name, inbox in names_and_inboxes]
     with engine.begin() as ledger:
         deliveries.store(ledger, rows, {row.id: (DeliveryState.RUNNING, None) for row in rows})
 
 
-def test_a_delivery_at_work_of_which_the_inbox_knows_nothing_is_adrift(
+def test_a_running_delivery_that_is_missing_from_its_inbox_is_stuck(
     find: Find, engine: Engine, outbox: Outbox, valkey: redis.Redis
 ) -> None:
-    offer(outbox, valkey)
+    publish(outbox, valkey)
     (mine,) = outbox.unsettled()
     names = ((mine.delivery.id, outbox.inbox_id), ("lost", outbox.inbox_id), ("theirs", "another"))
     store(engine, mine.delivery, *names)
@@ -135,30 +135,32 @@ def test_a_delivery_at_work_of_which_the_inbox_knows_nothing_is_adrift(
     assert found == [StuckItem(StuckReason.ORPHAN, "lost")]
 
 
-def test_what_was_acknowledged_and_is_nowhere_is_lost(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:
+def test_a_delivery_that_was_acknowledged_and_is_not_in_the_ledger_is_lost(
+    find: Find, outbox: Outbox, valkey: redis.Redis
+) -> None:
     (mine,) = outbox.unsettled()
-    batch_id = offer(outbox, valkey)
+    batch_id = publish(outbox, valkey)
     valkey.rpush(ack_key(outbox.inbox_id), batch_id)
     BatchPublisher(outbox, valkey, load_settings()).poll()
     assert find() == [StuckItem(StuckReason.LOST, mine.delivery.id)]
 
 
-def test_what_is_lost_stays_so_when_it_comes_again(
+def test_a_lost_delivery_is_still_lost_when_a_duplicate_arrives(
     find: Find, outbox: Outbox, valkey: redis.Redis, tmp_path: Path
 ) -> None:
     (mine,) = outbox.unsettled()
-    outbox.settle([offer(outbox, valkey)])
+    outbox.settle([publish(outbox, valkey)])
     with contextlib.closing(open_for_inserts(tmp_path / FILE_NAME)) as file:
         upsert_rows(file, [row_of(Envelope(Kind.EVENTS, BODY, datetime.now(UTC), "current", None, {}))])
     assert outbox.waiting_count() == 1
     assert StuckItem(StuckReason.LOST, mine.delivery.id) in find(patience=timedelta(milliseconds=10))
 
 
-def test_what_the_ledger_has_is_not_lost_even_if_it_is_seen_there_only_later(
+def test_a_delivery_that_reaches_the_ledger_during_the_scan_is_not_lost(
     find: Find, engine: Engine, outbox: Outbox, valkey: redis.Redis
 ) -> None:
     (mine,) = outbox.unsettled()
-    outbox.settle([offer(outbox, valkey)])
+    outbox.settle([publish(outbox, valkey)])
 
     def settle(_seconds: float) -> None:
         store(engine, mine.delivery, (mine.delivery.id, outbox.inbox_id))
@@ -168,23 +170,23 @@ def test_what_the_ledger_has_is_not_lost_even_if_it_is_seen_there_only_later(
     assert find(patience=timedelta(minutes=5)) == []
 
 
-def test_what_leaves_the_inbox_for_the_ledger_between_two_questions_is_no_suspect(
+def test_a_delivery_settled_between_two_queries_is_no_suspect(
     find: Find, engine: Engine, outbox: Outbox, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (mine,) = outbox.unsettled()
-    batch_id = offer(outbox, valkey)
-    ask = outbox.settled
+    batch_id = publish(outbox, valkey)
+    real = outbox.settled
 
-    def settle_then_ask(**parts: Any) -> list[str]:
+    def settle_first(**parts: Any) -> list[str]:
         store(engine, mine.delivery, (mine.delivery.id, "another"))
         outbox.settle([batch_id])
-        return ask(**parts)
+        return real(**parts)
 
-    monkeypatch.setattr(outbox, "settled", settle_then_ask)
+    monkeypatch.setattr(outbox, "settled", settle_first)
     assert find(sleep=lambda _seconds: pytest.fail("there was a suspect"), patience=timedelta(minutes=5)) == []
 
 
-def test_the_memory_of_an_inbox_is_gone_through_in_parts_and_to_its_end(
+def test_the_memory_of_an_inbox_is_read_in_pages_to_its_end(
     find: Find, engine: Engine, outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (mine,) = outbox.unsettled()
@@ -192,26 +194,26 @@ def test_the_memory_of_an_inbox_is_gone_through_in_parts_and_to_its_end(
     with contextlib.closing(open_for_inserts(tmp_path / FILE_NAME)) as file:
         file.executemany("INSERT INTO seen (id, first_at) VALUES (?, 0)", [(name,) for name in names])
     store(engine, mine.delivery, *((name, "another") for name in names if name not in names[::6]))
-    ask = outbox.settled
-    monkeypatch.setattr(outbox, "settled", lambda *, after: ask(after=after, limit=3))
+    real = outbox.settled
+    monkeypatch.setattr(outbox, "settled", lambda *, after: real(after=after, limit=3))
 
     def lost() -> list[str]:
         found = find(patience=timedelta(milliseconds=10), sleep=lambda _seconds: None)
-        return [each.name for each in found if each.trouble is StuckReason.LOST]
+        return [each.name for each in found if each.reason is StuckReason.LOST]
 
     assert lost() == names[::6]
-    monkeypatch.setattr(room, "MOST", 2)
+    monkeypatch.setattr(stuck, "MAX_ROWS", 2)
     assert lost() == names[:7:6]
 
 
-def test_a_long_first_look_does_not_spare_the_second(
+def test_a_slow_first_scan_is_followed_by_a_second(
     find: Find, outbox: Outbox, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "settled", lambda **_parts: time.sleep(0.1) or [])
-    assert find(patience=timedelta(milliseconds=50), sleep=lambda _seconds: offer(outbox, valkey)) == []
+    assert find(patience=timedelta(milliseconds=50), sleep=lambda _seconds: publish(outbox, valkey)) == []
 
 
-def test_what_other_inboxes_left_at_work_is_told_after_an_hour(
+def test_running_deliveries_of_other_inboxes_are_listed_after_an_hour(
     engine: Engine, outbox: Outbox, valkey: redis.Redis
 ) -> None:
     (mine,) = outbox.unsettled()
@@ -221,16 +223,16 @@ def test_what_other_inboxes_left_at_work_is_told_after_an_hour(
     old = update(deliveries_table).where(deliveries_table.c.id != "fresh")
     with engine.begin() as ledger:
         assert other_inboxes(ledger, outbox) is None
-        ledger.execute(old.values(stored_at=datetime.now(UTC) - 2 * AT_WORK_FOR))
+        ledger.execute(old.values(stored_at=datetime.now(UTC) - 2 * MAX_FIRST_RUN))
     with read_only(engine) as ledger:
-        found, everybodys = other_inboxes(ledger, outbox), other_inboxes(ledger, None)
+        found, of_all = other_inboxes(ledger, outbox), other_inboxes(ledger, None)
     assert found is not None
     assert (found.count, found.examples, found.inboxes) == (2, ("theirs", "third"), ("a third", "another"))
-    assert everybodys is not None
-    assert everybodys.count == 3
+    assert of_all is not None
+    assert of_all.count == 3
 
 
-def test_pushes_that_nobody_takes_are_told_by_channel(engine: Engine) -> None:
+def test_overdue_pushes_are_listed_by_channel(engine: Engine) -> None:
     now = datetime.now(UTC)
     row = {
         "delivery_id": "d1", "handler": "warn", "user_id": "driver", "state": "waiting", "title": "", "body": "",

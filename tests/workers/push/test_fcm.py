@@ -58,18 +58,18 @@ def account(provider, private_key, tmp_path):
 
 
 @pytest.fixture
-def home(house, provider, account, monkeypatch):
-    """A house with the channel `fcm`, and a driver with two devices."""
+def node(push_node, provider, account, monkeypatch):
+    """A push_node with the channel `fcm`, and a driver with two devices."""
     service, url = messaging._MessagingService, f"{provider.url}/v1/projects/{{0}}/messages:send"  # noqa: SLF001 - there is no setting
     monkeypatch.setattr(service, "FCM_URL", url)
     # Else the library asks the real Google, beside everything, in which regions this made-up account may be used.
     monkeypatch.setattr(WITH_REGIONS, lambda _credentials: False)
     provider.answer = lambda _body: JSONResponse({"name": "projects/a-project/messages/1"})
-    home = house(push="fcm", push_fcm_credentials=account)
-    with home.equipment.engine.begin() as ledger:
+    node = push_node(push="fcm", push_fcm_credentials=account)
+    with node.resources.engine.begin() as ledger:
         for name, platform in (("phone-token", "android"), ("tablet-token", "ios")):
             devices.put(ledger, "driver-1", Device(name, platform), datetime.now(UTC))
-    return home
+    return node
 
 
 def refusing(status, code, *, only=None, headers=None):
@@ -84,8 +84,8 @@ def refusing(status, code, *, only=None, headers=None):
     return answer
 
 
-def tokens(home):
-    with home.equipment.engine.begin() as ledger:
+def tokens(node):
+    with node.resources.engine.begin() as ledger:
         return sorted(device.token for device in devices.of_user(ledger, "driver-1"))
 
 
@@ -93,10 +93,10 @@ def tokens_sent_to(provider):
     return sorted(body["message"]["token"] for body in provider.bodies)
 
 
-def test_a_push_goes_to_each_device_with_what_both_systems_need(home, provider):
+def test_a_push_is_sent_to_each_device_for_both_systems(node, provider):
     expires_at = datetime.now(UTC) + timedelta(minutes=10)
-    home.push(collapse_key="fee:s1", expires_at=expires_at, payload={"session_id": "s1"})
-    assert send_due(home.equipment) == 1
+    node.push(collapse_key="fee:s1", expires_at=expires_at, payload={"session_id": "s1"})
+    assert send_due(node.resources) == 1
     assert tokens_sent_to(provider) == ["phone-token", "tablet-token"]
     told = provider.bodies[0]["message"]
     assert told["notification"] == {"title": "Fee", "body": "Soon"}
@@ -107,45 +107,45 @@ def test_a_push_goes_to_each_device_with_what_both_systems_need(home, provider):
     assert told["apns"]["headers"]["apns-priority"] == "10"
     assert told["apns"]["headers"]["apns-collapse-id"] == "fee:s1"
     assert abs(int(told["apns"]["headers"]["apns-expiration"]) - expires_at.timestamp()) <= 1
-    assert home.row().state is PushState.SENT
+    assert node.row().state is PushState.SENT
 
 
-def test_a_long_collapse_key_is_one_that_apple_takes(home, provider):
-    home.push(collapse_key="fee:" + "é" * 90)
-    send_due(home.equipment)
+def test_a_long_collapse_key_is_hashed_to_what_apple_accepts(node, provider):
+    node.push(collapse_key="fee:" + "é" * 90)
+    send_due(node.resources)
     assert len(provider.bodies[0]["message"]["apns"]["headers"]["apns-collapse-id"].encode()) == 64
 
 
-def test_an_unregistered_device_is_removed_and_the_others_get_the_push(home, provider):
+def test_an_unregistered_device_is_removed_and_the_others_get_the_push(node, provider):
     provider.answer = refusing(404, "UNREGISTERED", only="phone-token")
-    home.push()
-    assert send_due(home.equipment) == 1
-    assert home.row().state is PushState.SENT
-    assert tokens(home) == ["tablet-token"]
+    node.push()
+    assert send_due(node.resources) == 1
+    assert node.row().state is PushState.SENT
+    assert tokens(node) == ["tablet-token"]
 
 
-def test_a_driver_whose_only_devices_are_gone_is_told_nothing(home, provider):
+def test_a_driver_whose_devices_are_all_unregistered_gets_no_push(node, provider):
     provider.answer = refusing(404, "UNREGISTERED")
-    home.push()
-    send_due(home.equipment)
-    row = home.row()
+    node.push()
+    send_due(node.resources)
+    row = node.row()
     assert (row.state, row.error) == (PushState.MOOT, "the provider does not know the device any more")
-    assert tokens(home) == []
-    home.push(2)
-    send_due(home.equipment)
-    assert {row.error for row in home.rows()} >= {"the driver has no device"}
+    assert tokens(node) == []
+    node.push(2)
+    send_due(node.resources)
+    assert {row.error for row in node.rows()} >= {"the driver has no device"}
 
 
-def test_only_the_device_that_failed_is_tried_again(home, provider, until):
+def test_only_the_device_that_failed_is_retried(node, provider, until):
     provider.answer = refusing(503, "UNAVAILABLE", only="phone-token")
-    home.push()
-    send_due(home.equipment)
-    assert home.row().state is PushState.WAITING
+    node.push()
+    send_due(node.resources)
+    assert node.row().state is PushState.WAITING
     provider.answer = lambda _body: JSONResponse({"name": "1"})
     provider.bodies.clear()
-    until(lambda: send_due(home.equipment))
+    until(lambda: send_due(node.resources))
     assert tokens_sent_to(provider) == ["phone-token"]
-    assert home.row().state is PushState.SENT
+    assert node.row().state is PushState.SENT
 
 
 @pytest.mark.parametrize(
@@ -158,53 +158,53 @@ def test_only_the_device_that_failed_is_tried_again(home, provider, until):
         (403, "SENDER_ID_MISMATCH", PushState.DEAD),
     ],
 )
-def test_what_google_answers_decides(home, provider, status, code, state):
+def test_the_response_of_google_decides_the_state(node, provider, status, code, state):
     provider.answer = refusing(status, code)
-    home.push()
-    send_due(home.equipment)
-    row = home.row()
+    node.push()
+    send_due(node.resources)
+    row = node.row()
     assert (row.state, row.error) == (state, f"FCM answered {status}")
-    assert tokens(home) == ["phone-token", "tablet-token"]
+    assert tokens(node) == ["phone-token", "tablet-token"]
     assert len(provider.bodies) == 2 * row.attempts  # the SDK does not try again by itself
 
 
-def test_retry_after_is_kept_to_and_nobody_sleeps_for_it(home, provider):
+def test_retry_after_is_obeyed_without_sleeping(node, provider):
     provider.answer = refusing(429, "QUOTA_EXCEEDED", headers={"retry-after": "40"})
-    home.push()
+    node.push()
     began = time.monotonic()
-    send_due(home.equipment)
+    send_due(node.resources)
     assert time.monotonic() - began < 20
-    assert home.row().due_at > datetime.now(UTC) + timedelta(seconds=20)
+    assert node.row().due_at > datetime.now(UTC) + timedelta(seconds=20)
 
 
-def test_an_answer_that_never_comes_is_not_waited_for(house, home, provider, account):
-    impatient = house(push="fcm", push_fcm_credentials=account, push_timeout="2s")
+def test_a_response_that_never_comes_times_out(push_node, node, provider, account):
+    impatient = push_node(push="fcm", push_fcm_credentials=account, push_timeout="2s")
     impatient.push()
-    send_due(impatient.equipment)  # the SDK is imported, and Google knows us
-    provider.works.clear()
+    send_due(impatient.resources)  # the SDK is imported, and has an access token
+    provider.is_working.clear()
     impatient.push(2)
-    send_due(impatient.equipment)
+    send_due(impatient.resources)
     assert impatient.states() == ["sent", "waiting"]
 
 
-def test_a_google_that_cannot_be_asked_is_asked_again(home, account):
+def test_a_google_that_cannot_be_reached_is_retried(node, account):
     told = json.loads(account.read_text())
     account.write_text(json.dumps({**told, "token_uri": "http://127.0.0.1:1/token"}))
-    home.push()
-    send_due(home.equipment)
-    assert home.row().state is PushState.WAITING
+    node.push()
+    send_due(node.resources)
+    assert node.row().state is PushState.WAITING
 
 
-def test_neither_user_nor_token_is_in_a_log(home, provider, caplog):
+def test_neither_user_nor_token_is_logged(node, provider, caplog):
     caplog.set_level(logging.INFO)
     provider.answer = refusing(503, "UNAVAILABLE", only="phone-token")
-    home.push()
-    send_due(home.equipment)
+    node.push()
+    send_due(node.resources)
     assert "driver-1" not in caplog.text
     assert "-token" not in caplog.text
 
 
-def test_a_file_that_is_no_service_account_is_named_at_the_start(tmp_path):
+def test_a_file_that_is_no_service_account_is_refused_at_the_start(tmp_path):
     (tmp_path / "other.json").write_text('{"type": "authorized_user", "client_secret": "secret"}')
     for path in (None, tmp_path / "nowhere.json", tmp_path / "other.json"):
         with pytest.raises(SettingsError, match="PUSH_FCM_CREDENTIALS") as caught:
@@ -212,7 +212,7 @@ def test_a_file_that_is_no_service_account_is_named_at_the_start(tmp_path):
         assert "secret" not in str(caught.value)
 
 
-def test_without_the_sdk_one_is_told_how_to_install_it(monkeypatch):
+def test_without_the_sdk_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(SettingsError, match=r"\[fcm\]"):
         open_channels(load_settings(push="fcm"))

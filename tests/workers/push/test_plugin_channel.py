@@ -25,7 +25,7 @@ README = Path(__file__).resolve().parents[3] / "handlers" / "README.md"
 )
 
 ASYNC = '''
-"""Write pushes down, asynchronously."""
+"""Append pushes to a list, asynchronously."""
 
 import asyncio
 
@@ -62,63 +62,65 @@ def sms(write, provider, monkeypatch):
     return lambda name: write(name, SMS)
 
 
-def environment(home, **more: str) -> dict[str, str]:
-    settings = home.equipment.settings
-    kwargs = home.equipment.connection.connection_pool.connection_kwargs
+def environment(node, **more: str) -> dict[str, str]:
+    settings = node.resources.settings
+    connection = node.resources.connection.connection_pool.connection_kwargs
     return {
         **os.environ,
         "DATA_DIR": str(settings.data_dir),
         "DATABASE_URL": settings.database_url,
-        "REDIS_URL": f"redis://{kwargs['host']}:{kwargs['port']}",
+        "REDIS_URL": f"unix://{connection['path']}",
         "PUSH": ",".join(settings.push),
         **more,
     }
 
 
-def test_a_channel_in_one_file_sends_what_the_clock_finds(house, provider, sms, tmp_path, until):
+def test_the_clock_sends_through_a_channel_in_one_file(push_node, provider, sms, tmp_path, until):
     plugins = load_plugins(load_settings(handler_modules=sms("sms_by_contract")))
-    home = house(plugins, push="sms")
+    node = push_node(plugins, push="sms")
     for number in range(5):
-        home.push(number)
+        node.push(number)
     clock = subprocess.Popen(
-        [WEBHOOKS, "clock"], env=environment(home, HANDLER_MODULES="sms_by_contract"), cwd=tmp_path
+        [WEBHOOKS, "clock"], env=environment(node, HANDLER_MODULES="sms_by_contract"), cwd=tmp_path
     )
-    until(lambda: home.states() == ["sent"] * 5)
+    until(lambda: node.states() == ["sent"] * 5)
     clock.terminate()
     assert clock.wait() == 0
     assert {body["to"] for body in provider.bodies} == {"+49-driver-1"}
-    assert {body["reference"] for body in provider.bodies} == {row.id for row in home.rows()}
+    assert {body["reference"] for body in provider.bodies} == {row.id for row in node.rows()}
 
 
-def test_a_clock_that_is_killed_while_it_sends_loses_no_push(house, provider, sms, tmp_path, until):
+def test_a_clock_that_is_killed_while_sending_loses_no_push(push_node, provider, sms, tmp_path, until):
     plugins = load_plugins(load_settings(handler_modules=sms("sms_again")))
-    home = house(plugins, push="sms")
-    provider.works.clear()
-    push_id = home.push()
-    start = environment(home, HANDLER_MODULES="sms_again", PUSH_TIMEOUT="1s")
+    node = push_node(plugins, push="sms")
+    provider.is_working.clear()
+    push_id = node.push()
+    start = environment(node, HANDLER_MODULES="sms_again", PUSH_TIMEOUT="1s")
     first = subprocess.Popen([WEBHOOKS, "clock"], env=start, cwd=tmp_path)
     until(lambda: provider.bodies)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    provider.works.set()
+    provider.is_working.set()
     second = subprocess.Popen([WEBHOOKS, "clock"], env=start, cwd=tmp_path)
-    until(lambda: home.states() == ["sent"])
+    until(lambda: node.states() == ["sent"])
     second.terminate()
     second.wait()
-    assert [body["reference"] for body in provider.bodies] == [push_id, push_id]
+    # At least once; on a busy machine the first clock may have tried again before it was killed.
+    assert len(provider.bodies) >= 2
+    assert {body["reference"] for body in provider.bodies} == {push_id}
 
 
-def test_an_asynchronous_channel_is_cancelled_when_its_time_is_over(house, write):
+def test_an_asynchronous_channel_is_cancelled_after_the_timeout(push_node, write):
     plugins = load_plugins(load_settings(handler_modules=write("on_paper", ASYNC)))
-    home = house(plugins, push="paper", push_timeout="1s", retry_first="1m")
-    home.push(1)
-    home.push(2, title="long")
-    assert send_due(home.equipment) == 1
+    node = push_node(plugins, push="paper", push_timeout="1s", retry_first="1m")
+    node.push(1)
+    node.push(2, title="long")
+    assert send_due(node.resources) == 1
     assert sys.modules["on_paper"].taken == ["Fee"]
-    assert home.states() == ["sent", "waiting"]
+    assert node.states() == ["sent", "waiting"]
 
 
-def test_a_channel_that_nobody_offers_is_named_at_the_start_with_those_that_there_are(write):
+def test_an_unknown_channel_is_refused_at_the_start_with_the_known_ones(write):
     plugins = load_plugins(load_settings(handler_modules=write("sms_offered", SMS)))
     with pytest.raises(SettingsError, match="log, http, fcm, sms"):
         open_channels(load_settings(push="pigeon"), plugins.channels)
@@ -138,13 +140,13 @@ def test_two_registries_are_refused_with_both_files(write):
         load_plugins(load_settings(handler_modules="sms_three,sms_four"))
 
 
-def test_a_channel_cannot_take_the_name_of_ours(write):
+def test_a_plugin_cannot_take_the_name_of_a_built_in_channel(write):
     plugins = load_plugins(load_settings(handler_modules=write("not_fcm", SMS.replace('"sms"', '"fcm"'))))
     with pytest.raises(SettingsError, match=r"not_fcm\.py.+fcm"):
         open_channels(load_settings(push="log"), plugins.channels)
 
 
-def test_what_a_plugin_only_imports_it_does_not_offer(write):
+def test_a_channel_that_a_plugin_only_imports_is_not_registered_again(write):
     plugins = load_plugins(load_settings(handler_modules=write("sms_lent", SMS)))
     write("borrower", "from sms_lent import by_sms, from_our_registry\n")
     assert load_plugins(load_settings(handler_modules="sms_lent,borrower")).channels == plugins.channels

@@ -18,8 +18,8 @@ from workers.commands.errors import Failure, error_text
 from workers.commands.output import human_duration
 from workers.commands.stores import open_inbox, open_ledger
 from workers.diagnostics.stuck import (
-    AT_WORK_FOR,
-    MOST,
+    MAX_FIRST_RUN,
+    MAX_ROWS,
     REDELIVERY_DEADLINE,
     StuckReason,
     find_stuck,
@@ -69,7 +69,7 @@ def _left(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
         theirs, late = other_inboxes(ledger, outbox), list(overdue_pushes(ledger))
     if theirs is not None:
         # Only a person knows whether those nodes are away for a while, or their inboxes for good.
-        told = f"For more than {human_duration(AT_WORK_FOR)} at work by other inboxes ({', '.join(theirs.inboxes)})"
+        told = f"For more than {human_duration(MAX_FIRST_RUN)} at work by other inboxes ({', '.join(theirs.inboxes)})"
         replayed = "If these are no more, `webhooks replay` makes up."
         yield CheckResult("ways", CheckStatus.WARN, f"{told}: {_some(theirs.examples, theirs.count)}. {replayed}")
     for each in late:
@@ -87,13 +87,13 @@ def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator
     except (QueueUnavailable, RedisError, SettingsError) as error:
         yield CheckResult("ways", CheckStatus.FAIL, f"{error_text(error)} So nobody knows what is queued.")
         return
-    lost = [each.name for each in found if each.trouble is StuckReason.LOST]
+    lost = [each.name for each in found if each.reason is StuckReason.LOST]
     if lost:
         yield CheckResult("inbox", CheckStatus.FAIL, _told_of_lost(lost))
     for each in found:
-        if each.trouble is not StuckReason.LOST:
+        if each.reason is not StuckReason.LOST:
             yield CheckResult(
-                "ways", CheckStatus.FAIL, f"For {REDELIVERY_DEADLINE.seconds} s {each.trouble}: {each.name}."
+                "ways", CheckStatus.FAIL, f"For {REDELIVERY_DEADLINE.seconds} s {each.reason}: {each.name}."
             )
     if not found:
         where = "" if outbox is not None else " (There is no inbox in DATA_DIR.)"
@@ -101,7 +101,7 @@ def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator
 
 
 def _told_of_lost(ids: Sequence[str]) -> str:
-    number = f"{len(ids)} or more" if len(ids) == MOST else str(len(ids))
+    number = f"{len(ids)} or more" if len(ids) == MAX_ROWS else str(len(ids))
     return (
         f"Known to the inbox, and neither there nor in the ledger, {number}: {_some(ids, len(ids))}."
         " Was an older database restored, or does somebody else write to Redis?"
