@@ -28,6 +28,6 @@ def insert_drivers(database_url: str) -> None:
             charging_keys.replace_all(ledger, keys, sync_state.begin_generation(ledger, KEYS), now)
             sync_state.mark_complete(ledger, KEYS, now, now + YEAR, LISTED)
             balances.schedule_contracts(ledger, now)
-            balances.put(ledger, read, every=YEAR, otherwise=YEAR)
+            balances.mark_read(ledger, read, every=YEAR, otherwise=YEAR)
     finally:
         engine.dispose()

@@ -15,7 +15,7 @@ from tests.faults.documents import HOSTILE, Shape, documents
 from tests.faults.inputs import MIB, P99, Findings, Row, ServeProcess, examine, post, unclean
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
-from workers.ledger.deliveries import Filters, find
+from workers.ledger.deliveries import DeliveryFilters, find
 from workers.ledger.states import DeliveryState, Outcome
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
@@ -121,7 +121,7 @@ def test_every_document_is_settled_or_shown_as_unreadable(tmp_path, valkey_url, 
     assert "Traceback" not in (tmp_path / "work.log").read_text()
     engine = create_ledger_engine(postgres_url)
     with read_only(engine) as conn:
-        rows = find(conn, Filters(), None)
+        rows = find(conn, DeliveryFilters(), None)
     engine.dispose()
 
     assert len(rows) == len(sent)

@@ -126,7 +126,7 @@ class PushNode:
         push = Push(**{**usual, **parts})
         rows = [NewPush(f"d{number}", "warn", name, push, created_at) for name in self.resources.channels]
         with self.resources.engine.begin() as ledger:
-            pushes.add(ledger, rows)
+            pushes.insert(ledger, rows)
         return rows[0].id
 
     def rows(self, **wanted: Any) -> list[PushRow]:

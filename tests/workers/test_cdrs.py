@@ -21,7 +21,7 @@ from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger.cdr_queries import CdrFilters
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.deliveries import Filters
+from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables import metadata
 from workers.plugins import Plugins
@@ -118,7 +118,7 @@ def test_cdrs_that_are_odd_harm_no_other_of_their_batch(database_url, tmp_path):
     process_batch(equipment, batch)
     with read_only(equipment.engine) as ledger:
         counted = ledger_cdrs.summary(ledger, CdrFilters())
-        unread = ledger_deliveries.find(ledger, Filters(state=DeliveryState.UNREADABLE), None)
+        unread = ledger_deliveries.find(ledger, DeliveryFilters(state=DeliveryState.UNREADABLE), None)
         assert ledger_cdrs.unreadable(ledger) == len(unread) == 3
     equipment.engine.dispose()
     assert (counted.cdrs, counted.without_request_id) == (3, 2)

@@ -9,10 +9,8 @@ from sqlalchemy import Connection
 from ingest.config.durations import format_duration
 from ingest.wire.envelope import Kind
 from workers.alerts.alerts import Alert, AlertKind, escape_name
-from workers.ledger import alert_queries, backlogs, recent_traffic, stale_sessions
-from workers.ledger.alert_queries import LOOKBACK
-from workers.ledger.backlogs import MOST_COUNTED, Backlog
-from workers.ledger.stale_sessions import StaleSession
+from workers.ledger import alert_queries
+from workers.ledger.alert_queries import LOOKBACK, MAX_COUNTED, Backlog, StaleSession
 from workers.ledger.states import WHOLE_DELIVERY
 
 RESCAN = timedelta(minutes=10)
@@ -48,9 +46,9 @@ def open_sessions(ledger: Connection, at: datetime, *, span: timedelta) -> RuleR
             one,
             f"started at {_time(one.at)}, and after {format_duration(span)} it is still {escape_name(one.status)}.",
         )
-        for one in stale_sessions.long_running_sessions(ledger, kind, at, span)
+        for one in alert_queries.long_running_sessions(ledger, kind, at, span)
     ]
-    return RuleResult(found, _resolved(kind, stale_sessions.ended_sessions(ledger, kind)))
+    return RuleResult(found, _resolved(kind, alert_queries.ended_sessions(ledger, kind)))
 
 
 def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> RuleResult:
@@ -60,9 +58,9 @@ def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> RuleRe
         _session_finding(
             kind, one, f"was complete at {_time(one.at)}, and after {format_duration(span)} there is no CDR for it."
         )
-        for one in stale_sessions.without_cdr(ledger, kind, at, span)
+        for one in alert_queries.sessions_without_cdr(ledger, kind, at, span)
     ]
-    return RuleResult(found, _resolved(kind, stale_sessions.with_cdr(ledger, kind)))
+    return RuleResult(found, _resolved(kind, alert_queries.sessions_with_cdr(ledger, kind)))
 
 
 class Conflicts:
@@ -74,7 +72,7 @@ class Conflicts:
     def __call__(self, ledger: Connection, at: datetime) -> RuleResult:
         """Check what was recorded since the last call."""
         kind = AlertKind.CDR_CONFLICT
-        found = stale_sessions.conflicts(ledger, kind, self._checked_until or at - LOOKBACK)
+        found = alert_queries.cdr_conflicts(ledger, kind, self._checked_until or at - LOOKBACK)
         if not found:  # until then there may be more than one query returns
             self._checked_until = at - RESCAN
         return RuleResult(
@@ -102,24 +100,24 @@ def unreadable(ledger: Connection, at: datetime) -> RuleResult:
     found = []
     for subject, name in ((Kind.EVENTS.value, "event"), (Kind.CDRS.value, "CDR")):
         since = alert_queries.last_resolved_at(ledger, kind, subject)
-        backlog = backlogs.unreadable_backlog(ledger, subject, at, since)
+        backlog = alert_queries.unreadable_backlog(ledger, subject, at, since)
         if subject not in already_alerted and backlog is not None:
             sentence = f"{_count(backlog, name)} cannot be understood: `webhooks deliveries --state unreadable`."
             found.append(_backlog_finding(kind, backlog, sentence))
-    gone = [each for each in already_alerted if backlogs.unreadable_backlog(ledger, each, at, None) is None]
+    gone = [each for each in already_alerted if alert_queries.unreadable_backlog(ledger, each, at, None) is None]
     return RuleResult(found, _resolved(kind, gone))
 
 
 def dead_letters(ledger: Connection, at: datetime) -> RuleResult:  # noqa: ARG001 - all rules are called alike
     """Find handlers that have given up runs: one alert for each handler."""
     kind = AlertKind.DEAD_LETTERS
-    already_alerted, handlers = alert_queries.open_subjects(ledger, kind), backlogs.handlers_of_dead(ledger)
+    already_alerted, handlers = alert_queries.open_subjects(ledger, kind), alert_queries.handlers_of_dead(ledger)
     found = []
     for handler in handlers:
         if handler in already_alerted:
             continue
         since = alert_queries.last_resolved_at(ledger, kind, handler)
-        backlog = backlogs.dead_letter_backlog(ledger, handler, since)
+        backlog = alert_queries.dead_letter_backlog(ledger, handler, since)
         if backlog is not None:
             where = "Before any handler" if handler == WHOLE_DELIVERY else f"In the handler {escape_name(handler)}"
             sentence = f"{where} {_count(backlog, 'run')} failed for good: `webhooks dead`."
@@ -131,7 +129,7 @@ def downtime(ledger: Connection, at: datetime, *, shortest: timedelta) -> RuleRe
     """Find downtimes of at least so long; resolved when they are covered."""
     kind = AlertKind.GAP
     found, covered = [], []
-    for one in recent_traffic.recent_downtimes(ledger, at):
+    for one in alert_queries.recent_downtimes(ledger, at):
         subject = f"{one.inbox} {one.closed_at:%Y-%m-%dT%H:%M:%S}"
         if one.covered_at is not None:
             covered.append(subject)
@@ -154,18 +152,18 @@ def silence(ledger: Connection, at: datetime, *, span: timedelta, busy: int, may
     Nothing is found after trouble of our own: within a span in which a downtime ended.
     """
     kind, subject = AlertKind.SILENCE, Kind.EVENTS.value
-    last_at = recent_traffic.last_event_at(ledger, at)
+    last_at = alert_queries.last_event_at(ledger, at)
     already_alerted = alert_queries.open_subjects(ledger, kind)
     if last_at is not None and last_at > at - span:
         return RuleResult((), _resolved(kind, already_alerted))
     if (
         already_alerted
         or not may_raise
-        or any(one.opened_at > at - span for one in recent_traffic.recent_downtimes(ledger, at))
+        or any(one.opened_at > at - span for one in alert_queries.recent_downtimes(ledger, at))
     ):
         return RuleResult()
-    ends = comparable_windows(recent_traffic.oldest_delivery_at(ledger), at, span)
-    fewest = baseline(lambda end: recent_traffic.count_events(ledger, end, span, MOST_EVENTS), ends, busy)
+    ends = comparable_windows(alert_queries.oldest_delivery_at(ledger), at, span)
+    fewest = baseline(lambda end: alert_queries.count_events(ledger, end, span, MOST_EVENTS), ends, busy)
     if fewest is None:
         return RuleResult()
     since = "for a week" if last_at is None else f"since {_time(last_at)}"
@@ -210,7 +208,7 @@ def _backlog_finding(kind: AlertKind, backlog: Backlog, sentence: str) -> Findin
 def _count(backlog: Backlog, noun: str) -> str:
     if backlog.count == 1:
         return f"1 {noun}"
-    return f"{backlog.count}{' or more' * (backlog.count >= MOST_COUNTED)} {noun}s"
+    return f"{backlog.count}{' or more' * (backlog.count >= MAX_COUNTED)} {noun}s"
 
 
 def _resolved(kind: AlertKind, subjects: Collection[str]) -> Mapping[AlertKind, Collection[str]]:

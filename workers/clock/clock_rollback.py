@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import Connection, Engine, update
 
 from workers.ledger.database.transaction import run_in_transaction
-from workers.ledger.ordered_update import locked_update
+from workers.ledger.runs import locked_update
 from workers.ledger.tables.alerts import alerts
 from workers.ledger.tables.core import pushes, runs
 from workers.ledger.tables.reconciliation import downtimes, session_polls

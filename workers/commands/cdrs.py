@@ -16,7 +16,7 @@ from workers.commands.output import Cell, Json, iso, json_line, printable, short
 from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger.cdr_queries import CdrFilters, CdrRow, Summary, Total
+from workers.ledger.cdr_queries import CdrFilters, CdrRow, CdrSummary, CurrencyTotal
 
 TO_STDOUT = "-"
 
@@ -118,7 +118,7 @@ def cdr_json(row: CdrRow) -> dict[str, Json]:
     }
 
 
-def total_json(total: Total) -> dict[str, Json]:
+def total_json(total: CurrencyTotal) -> dict[str, Json]:
     """Write a total as `cdrs --totals --json` does."""
     return {
         "currency": total.currency,
@@ -163,7 +163,7 @@ def _cells(row: CdrRow) -> Sequence[Cell]:
     )
 
 
-def _print_summary(counted: Summary, unread: int) -> None:
+def _print_summary(counted: CdrSummary, unread: int) -> None:
     """Write down what fits, counted and added up."""
     facts = [_pluralize(counted.cdrs, "CDR")]
     if counted.repeated:
@@ -186,7 +186,7 @@ def _pluralize(count: int, thing: str) -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
-def _total_cells(total: Total) -> Sequence[Cell]:
+def _total_cells(total: CurrencyTotal) -> Sequence[Cell]:
     amounts = format_decimal(total.amount), format_decimal(total.amount_in_conflict)
     return total.currency, total.cdrs, amounts[0], total.in_conflict, amounts[1], total.without_amount
 

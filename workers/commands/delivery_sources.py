@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from ingest.relay.outbox import Outbox, Unsettled
 from workers.commands.output import Json, iso
 from workers.ledger import deliveries
-from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow, RunRow
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState
 
 PAGE = 500
@@ -20,7 +20,7 @@ EVERYTHING = -1  # SQLite's word for a LIMIT that is none
 
 
 def from_ledger_and_inbox(
-    outbox: Outbox | None, conn: Connection, filters: Filters, limit: int | None
+    outbox: Outbox | None, conn: Connection, filters: DeliveryFilters, limit: int | None
 ) -> Iterator[DeliveryRow]:
     """List what fits, newest first; what an inbox has and the ledger has not seen yet is kept or queued."""
     # The inbox is read before the ledger: what moves on meanwhile is then seen in one of them at least.
@@ -29,7 +29,7 @@ def from_ledger_and_inbox(
     return islice(heapq.merge(in_ledger(conn, filters), fitting, key=_received_at, reverse=True), limit)
 
 
-def in_ledger(conn: Connection, filters: Filters) -> Iterator[DeliveryRow]:
+def in_ledger(conn: Connection, filters: DeliveryFilters) -> Iterator[DeliveryRow]:
     """Read the ledger page by page, newest first, so that a long list takes no more memory than a short one."""
     if filters.state in {DeliveryState.KEPT, DeliveryState.QUEUED}:
         return
@@ -48,7 +48,7 @@ def in_ledger(conn: Connection, filters: Filters) -> Iterator[DeliveryRow]:
 
 def in_inbox_only(conn: Connection, unsettled: Sequence[Unsettled]) -> list[DeliveryRow]:
     """Describe what lies in an inbox and not in the ledger too, where a worker puts it before it settles it."""
-    known = {row.id for row in deliveries.lookup(conn, [each.delivery.id for each in unsettled])}
+    known = {row.id for row in deliveries.get_many(conn, [each.delivery.id for each in unsettled])}
     return [described(each) for each in unsettled if each.delivery.id not in known]
 
 
@@ -74,7 +74,7 @@ def described(unsettled: Unsettled) -> DeliveryRow:
     )
 
 
-def fits(row: DeliveryRow, filters: Filters) -> bool:
+def fits(row: DeliveryRow, filters: DeliveryFilters) -> bool:
     """Say whether a delivery without runs, as those of an inbox are, is what a person looks for."""
     return (
         filters.handler is None
@@ -94,7 +94,7 @@ def find_one(outbox: Outbox | None, conn: Connection, beginning: str) -> Deliver
     delivery_id = deliveries.resolve_id(conn, beginning)
     if delivery_id is None:
         return here[0] if len(here) == 1 else None
-    return deliveries.show(conn, delivery_id) if not here or delivery_id == beginning else None
+    return deliveries.get(conn, delivery_id) if not here or delivery_id == beginning else None
 
 
 def delivery_json(row: DeliveryRow) -> dict[str, Json]:

@@ -54,7 +54,7 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
     except InvalidDevice as error:
         raise UsageFailure(str(error)) from error
     with open_ledger(settings_with_dev_defaults()) as engine:
-        run_in_transaction(engine, lambda ledger: ledger_devices.put(ledger, user_id, device, datetime.now(UTC)))
+        run_in_transaction(engine, lambda ledger: ledger_devices.upsert(ledger, user_id, device, datetime.now(UTC)))
     click.echo("The device is registered.")
 
 
@@ -64,7 +64,7 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
 def remove(user_id: str, token: str) -> None:
     """Remove a device."""
     with open_ledger(settings_with_dev_defaults()) as engine:
-        if not run_in_transaction(engine, lambda ledger: ledger_devices.remove(ledger, user_id, token)):
+        if not run_in_transaction(engine, lambda ledger: ledger_devices.delete(ledger, user_id, token)):
             raise Failure("That user has no such device.")
     click.echo("The device is removed.")
 

@@ -18,7 +18,7 @@ from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger import pushes as ledger_pushes
-from workers.ledger.deliveries import DeliveryRow, Filters, RunRow
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow, RunRow
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.plugins import load_plugins
@@ -52,7 +52,7 @@ def deliveries(  # noqa: PLR0913  the options are the interface
         list_gaps(settings, since, until, limit=options.limit_for(limit, as_json=as_json), as_json=as_json)
         return
     wanted = DeliveryState(state) if state else None
-    filters = Filters(state=wanted, event=event, session_id=session_id, since=since, until=until)
+    filters = DeliveryFilters(state=wanted, event=event, session_id=session_id, since=since, until=until)
     limit = options.limit_for(limit, as_json=as_json)
     with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
         found = from_ledger_and_inbox(outbox, conn, filters, limit)
@@ -105,7 +105,7 @@ def dead(
 ) -> None:
     """List dead letters: runs that failed for good, and why. `webhooks replay` gives them another attempt."""
     limit = options.limit_for(limit, as_json=as_json)
-    filters = Filters(handler=handler, outcome=Outcome.DEAD, since=since, until=until)
+    filters = DeliveryFilters(handler=handler, outcome=Outcome.DEAD, since=since, until=until)
     with read_only_ledger(settings_with_dev_defaults()) as conn:
         rows = ledger_deliveries.find(conn, filters, limit)
     letters = list(_dead_runs(rows, handler))

@@ -20,11 +20,11 @@ from workers.commands.output import Cell, human_duration, iso, json_line, printa
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.execution.dead_letters import withdraw
-from workers.execution.replay import Plan, apply, plans
+from workers.execution.replay import ReplayPlan, apply, plan_replays
 from workers.ledger import deliveries
 from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.database.transaction import run_in_transaction
-from workers.ledger.deliveries import Filters
+from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.states import DeliveryState, Outcome
 from workers.plugins import Plugins, load_plugins
 
@@ -72,19 +72,19 @@ def replay(  # noqa: PLR0913  the options are the interface
     plugins = load_plugins(settings)
     if handler is not None and handler not in {each.name for each in plugins.subscriptions}:
         raise UsageFailure(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
-    filters = None if ids else with_state(Filters(event=event, since=since, until=until), state, handler)
+    filters = None if ids else with_state(DeliveryFilters(event=event, since=since, until=until), state, handler)
     with open_ledger(settings) as engine:
         with read_only(engine) as conn:
             chosen = deliveries.find_ids(conn, filters) if filters else _resolved(conn, ids)
         if dry_run:
             _preview(engine, chosen, plugins, handler, as_json=as_json)
             return
-        decide = partial(plans, plugins=plugins, handler=handler, filters=filters)
+        decide = partial(plan_replays, plugins=plugins, handler=handler, filters=filters)
         job_ids = _replayed(engine, chosen, decide, rate, as_json=as_json)
     _take_back(settings, job_ids)
 
 
-def with_state(filters: Filters, state: str | None, handler: str | None) -> Filters:
+def with_state(filters: DeliveryFilters, state: str | None, handler: str | None) -> DeliveryFilters:
     """Add the state to what is looked for; dead means a dead run, which there may be while others are still open."""
     if state == DeliveryState.DEAD:
         return changed(filters, outcome=Outcome.DEAD, handler=handler)
@@ -100,10 +100,10 @@ def _resolved(conn: Connection, ids: Sequence[str]) -> list[str]:
 
 
 def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str | None, *, as_json: bool) -> None:
-    shown: list[Plan] = []
+    shown: list[ReplayPlan] = []
     for some in chunks(ids, AT_ONCE):
         with read_only(engine) as conn:
-            decided = plans(conn, some, plugins, handler)
+            decided = plan_replays(conn, some, plugins, handler)
         if as_json:
             _write_json(decided)
         else:
@@ -113,7 +113,7 @@ def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str 
 
 
 def _replayed(
-    engine: Engine, ids: Sequence[str], decide: Callable[..., list[Plan]], rate: float | None, *, as_json: bool
+    engine: Engine, ids: Sequence[str], decide: Callable[..., list[ReplayPlan]], rate: float | None, *, as_json: bool
 ) -> list[str]:
     """Replay in steps, report it, and return the jobs that stood for the runs until now."""
     began_at = datetime.now(UTC)
@@ -136,8 +136,8 @@ def _replayed(
 
 
 def _replay_chunk(
-    ids: Sequence[str], decide: Callable[..., list[Plan]], due_at: datetime, conn: Connection
-) -> list[Plan]:
+    ids: Sequence[str], decide: Callable[..., list[ReplayPlan]], due_at: datetime, conn: Connection
+) -> list[ReplayPlan]:
     decided = decide(conn, ids)
     apply(conn, decided, due_at)
     return decided
@@ -154,7 +154,7 @@ def _take_back(settings: Settings, job_ids: Sequence[str]) -> None:
         click.echo(f"{error_text(error)} The dashboard may go on to show these as failed jobs.", err=True)
 
 
-def _counts(decided: Sequence[Plan]) -> Counter[str]:
+def _counts(decided: Sequence[ReplayPlan]) -> Counter[str]:
     return Counter(
         deliveries=sum(bool(each.handlers) for each in decided),
         again=sum(len(each.again) for each in decided),
@@ -182,7 +182,7 @@ def _report(tally: Counter[str], rate: float | None) -> None:
             click.echo(f"{count} {words}.")
 
 
-def _write_json(decided: Sequence[Plan]) -> None:
+def _write_json(decided: Sequence[ReplayPlan]) -> None:
     for each in decided:
         json_line(
             {
@@ -197,7 +197,7 @@ def _write_json(decided: Sequence[Plan]) -> None:
         )
 
 
-def _cells(each: Plan) -> Sequence[Cell]:
+def _cells(each: ReplayPlan) -> Sequence[Cell]:
     words = [*each.again, *(f"{name} (first)" for name, _ in each.first)]
     what = ", ".join(words) or ("nothing" if each.is_understood else "nothing: unreadable")
     return each.row.received_at, short_id(each.row.id), each.row.event or each.row.kind, each.row.session_id, what

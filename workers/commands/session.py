@@ -58,7 +58,7 @@ def session(*, session_id: str, as_json: bool) -> None:
         record = sessions.get(conn, session_id)
         told = timeline(conn, session_id, settings.clock_skew)
         charges = list(ledger_cdrs.find(conn, CdrFilters(session_id=session_id), None))
-        look = session_polls.looks(conn, [session_id]).get(session_id)
+        look = session_polls.states(conn, [session_id]).get(session_id)
     if record is None and not told and not charges:
         waiting = f"; {on_their_way} of its deliveries lie in the inbox" if on_their_way else ""
         raise Failure(f"The ledger knows no session '{printable(session_id)}'{waiting}.")

@@ -27,7 +27,7 @@ from ingest.simulator.scenarios import (
 from ingest.simulator.sender import SimulatorResponse, post
 from workers.ledger import deliveries, pushes, sessions
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.deliveries import DeliveryRow, Filters
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import DeliveryState, PushState
 
@@ -134,6 +134,6 @@ def look(engine: Engine, cast: Participants) -> DemoState:
         return DemoState(
             session_id=cast.session_id,
             status=session.status if session else None,
-            deliveries=tuple(deliveries.find(conn, Filters(session_id=cast.session_id), None)),
+            deliveries=tuple(deliveries.find(conn, DeliveryFilters(session_id=cast.session_id), None)),
             pushes=tuple(pushes.find(conn, session_id=cast.session_id)),
         )

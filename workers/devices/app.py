@@ -98,17 +98,17 @@ class DeviceEndpoints:
             device = parse_device(token, _parse(await _body(request)))
         except InvalidDevice as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
-        return await self._write(lambda ledger: devices.put(ledger, user_id, device, datetime.now(UTC)))
+        return await self._write(lambda ledger: devices.upsert(ledger, user_id, device, datetime.now(UTC)))
 
     async def _remove(self, request: Request) -> Response:
         """Remove a device, as when its driver signs out."""
         self._check(request)
         user_id, token = _names(request)
-        return await self._write(lambda ledger: devices.remove(ledger, user_id, token))
+        return await self._write(lambda ledger: devices.delete(ledger, user_id, token))
 
     async def _write(self, work: Callable[[Connection], object]) -> Response:
         try:
-            await run_in_threadpool(run_in_transaction, self._engine, work, patience=DATABASE_TIMEOUT)
+            await run_in_threadpool(run_in_transaction, self._engine, work, retry_for=DATABASE_TIMEOUT)
         except LedgerUnavailable as error:
             log.warning("device.write_failed", reason=str(error))
             raise HTTPException(

@@ -13,7 +13,7 @@ from ingest.errors import Unreadable
 from ingest.events import SessionEvent, decode
 from ingest.wire.envelope import Kind
 from workers.ledger import deliveries, pushes
-from workers.ledger.deliveries import DeliveryRow, Filters
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.pushes import PushRow
 
 FIELDS = (
@@ -54,7 +54,7 @@ class TimelineEntry:
 
 def timeline(conn: Connection, session_id: str, clock_skew: timedelta) -> list[TimelineEntry]:
     """Return the entries of a session in the order of their times; empty if the ledger does not have it."""
-    rows = deliveries.find(conn, Filters(session_id=session_id), None)
+    rows = deliveries.find(conn, DeliveryFilters(session_id=session_id), None)
     bodies = {each.id: each.body or b"" for each in deliveries.fetch(conn, [row.id for row in rows])}
     return build_entries(session_id, reversed(rows), bodies, pushes.find(conn, session_id=session_id), clock_skew)
 

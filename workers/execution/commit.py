@@ -1,4 +1,7 @@
-"""Commit what runs came to: outcomes, effects and the states of deliveries in one transaction; then what follows."""
+"""Commit outcomes, effects and the states of deliveries in one transaction; then act on what was committed.
+
+handler -> [commit] -> ledger
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +18,7 @@ from workers.execution.runner import RunResult, failed
 from workers.ledger import delivery_states, pushes, runs
 from workers.ledger.database.transaction import is_transient
 from workers.ledger.pushes import NewPush
-from workers.ledger.runs import EndedRun, NewRun
-from workers.ledger.session_waits import SessionWait, has_changed
+from workers.ledger.sessions import SessionWait, has_changed
 from workers.ledger.states import Outcome
 from workers.push.notify import notify_senders
 from workers.resilience.retry import RetryPolicy
@@ -25,95 +27,94 @@ from workers.resources import Resources
 
 @dataclass(frozen=True)
 class PostCommit:
-    """What is to be done once the transaction has committed. The clock does it too, if this process dies before."""
+    """What to do after a commit. If this process dies first, the clock does it."""
 
-    offer: bool = False
+    enqueue_runs: bool = False
     """Runs are due."""
-    send: bool = False
+    notify_senders: bool = False
     """Pushes wait."""
-    file: bool = False
+    publish_dead_letters: bool = False
     """Runs are dead."""
 
     def __or__(self, other: "PostCommit") -> "PostCommit":
-        """Put together what follows from two transactions."""
-        return PostCommit(self.offer or other.offer, self.send or other.send, self.file or other.file)
+        """Combine what follows from two transactions."""
+        return PostCommit(
+            self.enqueue_runs or other.enqueue_runs,
+            self.notify_senders or other.notify_senders,
+            self.publish_dead_letters or other.publish_dead_letters,
+        )
 
 
-def commit_new_runs(ledger: Connection, equipment: Resources, results: Sequence[RunResult], queue: str) -> PostCommit:
-    """Record runs for the first time. Only who records a run has its effects, so a batch done twice has them once.
+def commit_new_runs(ledger: Connection, resources: Resources, results: Sequence[RunResult], queue: str) -> PostCommit:
+    """Record runs for the first time, with their effects; runs that were recorded before have no effects.
 
     `queue` is where the batch came from; a run goes back to it unless its handler has a queue of its own.
     """
-    caught_up = _recheck_waits(ledger, results)
 
-    def record(some: Sequence[RunResult]) -> list[RunResult]:
-        new = runs.insert_runs(ledger, [_new_run(result, result.queue or queue) for result in some])
+    def insert(some: Sequence[RunResult]) -> list[RunResult]:
+        new = runs.insert_runs(ledger, [replace(result, queue=result.queue or queue) for result in some])
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
-    aftermath = _commit(ledger, equipment, caught_up, record)
+    post_commit = _commit(ledger, resources, _recheck_waits(ledger, results), insert)
     hit(Failpoint.CONCLUDING)
-    return aftermath
+    return post_commit
 
 
 def commit_claimed_runs(
-    ledger: Connection, equipment: Resources, handler: str, results: Sequence[RunResult]
+    ledger: Connection, resources: Resources, handler: str, results: Sequence[RunResult]
 ) -> PostCommit:
-    """End runs of a handler that were claimed. One that somebody else has taken over ends without effects."""
+    """End claimed runs of a handler, with their effects; runs that others have taken over have no effects."""
 
-    def end(some: Sequence[RunResult]) -> list[RunResult]:
-        ours = runs.finish(ledger, handler, [_ended_run(result) for result in some])
+    def finish(some: Sequence[RunResult]) -> list[RunResult]:
+        ours = runs.finish(ledger, handler, some)
         return [result for result in some if result.delivery_id in ours]
 
-    return _commit(ledger, equipment, _recheck_waits(ledger, results), end)
+    return _commit(ledger, resources, _recheck_waits(ledger, results), finish)
 
 
-def run_post_commit(equipment: Resources, aftermath: PostCommit) -> None:
-    """Do what follows from a commit."""
-    if aftermath.send:
-        notify_senders(equipment.connection, equipment.channels)
-    if aftermath.offer:
-        enqueue_due_runs(equipment)
-    if aftermath.file:
-        publish_dead_letters(equipment)
+def run_post_commit(resources: Resources, post_commit: PostCommit) -> None:
+    """Notify senders, enqueue runs and publish dead letters, as far as needed."""
+    if post_commit.notify_senders:
+        notify_senders(resources.connection, resources.channels)
+    if post_commit.enqueue_runs:
+        enqueue_due_runs(resources)
+    if post_commit.publish_dead_letters:
+        publish_dead_letters(resources)
 
 
-def _recheck_waits(ledger: Connection, results: Sequence[RunResult]) -> Sequence[RunResult]:
-    """Make runs due at once that begin to wait for a session of which there is news by now: nobody else wakes them."""
-    waiting = {number: result.waits_for for number, result in enumerate(results) if result.waits_for is not None}
-    awaited = [_awaited(results[number], session_id) for number, session_id in waiting.items()]
-    caught_up = list(results)
-    for number, is_news in zip(waiting, has_changed(ledger, awaited), strict=True):
+def _recheck_waits(ledger: Connection, results: Sequence[RunResult]) -> list[RunResult]:
+    """Make runs due now that begin to wait for a session with news since it was read: nothing else wakes them."""
+    waits = {
+        index: SessionWait(
+            session_id=result.waits_for,
+            since=result.started_at,
+            was_read=result.waits_for in result.sessions_read,
+            seen=result.sessions_read.get(result.waits_for),
+        )
+        for index, result in enumerate(results)
+        if result.waits_for is not None
+    }
+    rechecked = list(results)
+    for index, is_news in zip(waits, has_changed(ledger, list(waits.values())), strict=True):
         if is_news:
-            caught_up[number] = replace(results[number], due_at=results[number].finished_at)
-    return caught_up
-
-
-def _awaited(result: RunResult, session_id: str) -> SessionWait:
-    return SessionWait(
-        session_id=session_id,
-        since=result.started_at,
-        has_looked=session_id in result.sessions_read,
-        seen=result.sessions_read.get(session_id),
-    )
+            rechecked[index] = replace(results[index], due_at=results[index].finished_at)
+    return rechecked
 
 
 def _commit(
     ledger: Connection,
-    equipment: Resources,
+    resources: Resources,
     results: Sequence[RunResult],
     claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
 ) -> PostCommit:
-    """Write outcomes and the effects of those that `own` says are ours; a run whose own writes fail has failed."""
+    """Write outcomes, and the effects of the results that `claim_ownership` returns."""
     ours = claim_ownership([result for result in results if not _has_effects(result)])
-    effective, sends = _apply_effects(
-        ledger, equipment, [result for result in results if _has_effects(result)], claim_ownership
+    with_effects, has_pushes = _apply_effects(
+        ledger, resources, [result for result in results if _has_effects(result)], claim_ownership
     )
     delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
-    return PostCommit(
-        offer=any(result.outcome is Outcome.WAITING for result in ours + effective),
-        send=sends,
-        file=any(result.outcome is Outcome.DEAD for result in ours + effective),
-    )
+    outcomes = {result.outcome for result in ours + with_effects}
+    return PostCommit(Outcome.WAITING in outcomes, has_pushes, Outcome.DEAD in outcomes)
 
 
 def _has_effects(result: RunResult) -> bool:
@@ -122,86 +123,53 @@ def _has_effects(result: RunResult) -> bool:
 
 def _apply_effects(
     ledger: Connection,
-    equipment: Resources,
+    resources: Resources,
     results: Sequence[RunResult],
     claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
 ) -> tuple[list[RunResult], bool]:
-    """Write runs and what they want written and sent, in one savepoint as long as all goes well.
+    """Write runs and their effects in one savepoint; return the runs that are ours, and whether a push is new.
 
-    If not, each half of them is tried in one of its own, until the run is found whose writes fail: only that one has
-    failed. Returns those that are ours, and whether any of their pushes is new.
+    If that fails, each half is tried in a savepoint of its own, down to the single run whose writes fail: that run
+    alone has failed.
     """
     if not results:
         return [], False
     try:
         with ledger.begin_nested():
             ours = claim_ownership(results)
-            _write(ledger, [write for result in ours for write in result.writes.written])
-            return ours, bool(pushes.add(ledger, list(_wanted_pushes(equipment, ours))))
+            _execute(ledger, [statement for result in ours for statement in result.writes.written])
+            return ours, bool(pushes.insert(ledger, list(_new_pushes(resources, ours))))
     except BaseTimeoutException:
-        raise  # the job's own
+        raise  # RQ's, of the whole job
     except Exception as failure:
         if is_transient(failure):
-            raise  # the whole transaction is begun anew
+            raise  # the whole transaction is retried
         if len(results) == 1:
-            return claim_ownership([failed(results[0], failure, RetryPolicy.of(equipment.settings))]), False
+            return claim_ownership([failed(results[0], failure, RetryPolicy.of(resources.settings))]), False
     half = len(results) // 2
-    first, first_sends = _apply_effects(ledger, equipment, results[:half], claim_ownership)
-    second, second_sends = _apply_effects(ledger, equipment, results[half:], claim_ownership)
-    return first + second, first_sends or second_sends
+    first, first_has_pushes = _apply_effects(ledger, resources, results[:half], claim_ownership)
+    second, second_has_pushes = _apply_effects(ledger, resources, results[half:], claim_ownership)
+    return first + second, first_has_pushes or second_has_pushes
 
 
-def _wanted_pushes(equipment: Resources, ours: Sequence[RunResult]) -> Iterator[NewPush]:
-    for result in ours:
+def _new_pushes(resources: Resources, results: Sequence[RunResult]) -> Iterator[NewPush]:
+    for result in results:
         for push in result.writes.pushes:
-            for channel in equipment.channels:
+            for channel in resources.channels:
                 yield NewPush(result.delivery_id, result.handler, channel, push, result.finished_at)
 
 
-def _write(ledger: Connection, wanted: Sequence[DeferredStatement]) -> None:
-    """Run statements in their order; one that follows itself with other values is run once, with all of them."""
-    for (_, names), some in groupby(wanted, key=_batch_key):
-        alike = list(some)
+def _execute(ledger: Connection, statements: Sequence[DeferredStatement]) -> None:
+    """Run statements in their order; successive ones that differ in values only are run as one executemany."""
+    for (_, names), group in groupby(statements, key=_batch_key):
+        alike = list(group)
         if names is not None:
-            ledger.execute(alike[0].statement, [dict(write.values or {}) for write in alike])
+            ledger.execute(alike[0].statement, [dict(each.values or {}) for each in alike])
             continue
-        for write in alike:
-            ledger.execute(write.statement)
+        for each in alike:
+            ledger.execute(each.statement)
 
 
-def _batch_key(write: DeferredStatement) -> tuple[int, frozenset[str] | None]:
-    # The names too: of several sets of values SQLAlchemy looks for those of the first one only.
-    return id(write.statement), None if write.values is None else frozenset(write.values)
-
-
-def _new_run(result: RunResult, queue: str) -> NewRun:
-    return NewRun(
-        delivery_id=result.delivery_id,
-        handler=result.handler,
-        queue=queue,
-        outcome=result.outcome,
-        attempts=result.attempt,
-        due_at=result.due_at,
-        until_at=result.expires_at,
-        waits_for=result.waits_for,
-        reason=result.reason,
-        error=result.error,
-        traceback=result.traceback,
-        started_at=result.started_at,
-        finished_at=result.finished_at,
-    )
-
-
-def _ended_run(result: RunResult) -> EndedRun:
-    return EndedRun(
-        delivery_id=result.delivery_id,
-        attempt=result.attempt,
-        outcome=result.outcome,
-        finished_at=result.finished_at,
-        due_at=result.due_at,
-        until_at=result.expires_at,
-        waits_for=result.waits_for,
-        reason=result.reason,
-        error=result.error,
-        traceback=result.traceback,
-    )
+def _batch_key(statement: DeferredStatement) -> tuple[int, frozenset[str] | None]:
+    # With the names of the values: SQLAlchemy compiles an executemany for those of its first row only.
+    return id(statement.statement), None if statement.values is None else frozenset(statement.values)

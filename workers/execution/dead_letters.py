@@ -1,6 +1,6 @@
-"""Dead letters: a run that was given up also stands among RQ's failed jobs, with its traceback.
+"""Publish dead letters: a run that was given up is also a failed job of RQ, with its traceback.
 
-Putting such a job back on its queue, in the dashboard say, makes the run once more.
+Requeueing such a job, in the dashboard for instance, runs the handler once more.
 """
 
 import hashlib
@@ -23,54 +23,54 @@ from workers.ledger.finished_runs import DeadRun
 from workers.resources import Resources
 
 DEAD_JOB = "dead-"
-AT_ONCE = 200
+CHUNK = 200
 
 
-def publish_dead_letters(equipment: Resources) -> int:
-    """File the dead runs that are not among RQ's failed jobs yet, and return how many they were."""
-    dead = read_once(equipment.engine, lambda ledger: finished_runs.unpublished_dead(ledger, DEAD_JOB, AT_ONCE))
+def publish_dead_letters(resources: Resources) -> int:
+    """Make failed jobs of dead runs that have none yet, and return the number of runs."""
+    dead = read_once(resources.engine, lambda ledger: finished_runs.unpublished_dead(ledger, DEAD_JOB, CHUNK))
     if not dead:
         return 0
     try:
-        with equipment.connection.pipeline(transaction=True) as pipe:
+        with resources.connection.pipeline(transaction=True) as pipe:
             for run in dead:
-                _file(equipment, run, pipe)
+                _publish(resources, run, pipe)
             pipe.execute()
     except redis.RedisError as error:
-        raise QueueUnavailable(f"dead letters cannot be filed: {type(error).__name__}") from error
+        raise QueueUnavailable(f"dead letters cannot be published: {type(error).__name__}") from error
 
     def mark(ledger: Connection) -> list[str]:
         return [job_id(run) for run in dead if not finished_runs.mark_published(ledger, run, job_id(run))]
 
-    taken_up = run_in_transaction(equipment.engine, mark)
+    reopened = run_in_transaction(resources.engine, mark)
     try:
-        withdraw(equipment.connection, taken_up)
+        withdraw(resources.connection, reopened)
     except redis.RedisError as error:
-        raise QueueUnavailable(f"dead letters cannot be taken back: {type(error).__name__}") from error
+        raise QueueUnavailable(f"dead letters cannot be withdrawn: {type(error).__name__}") from error
     return len(dead)
 
 
 def withdraw(connection: redis.Redis, job_ids: Sequence[str]) -> None:
-    """Remove the failed jobs of runs that are not dead any more; other jobs, and those put back on a queue, stay.
+    """Delete the failed jobs of runs that are not dead any more; other jobs, and requeued ones, stay.
 
-    Raises RedisError if that cannot be done now.
+    Raises RedisError.
     """
-    for some in chunks([job_id for job_id in job_ids if job_id.startswith(DEAD_JOB)], AT_ONCE):
+    for some in chunks([job_id for job_id in job_ids if job_id.startswith(DEAD_JOB)], CHUNK):
         for job in Job.fetch_many(some, connection=connection, serializer=JSONSerializer):
             if job is not None and job.get_status(refresh=False) is JobStatus.FAILED:
                 job.delete()
 
 
 def job_id(run: DeadRun) -> str:
-    """Name the failed job of a dead run: filing it twice gives one, and that of another handler is another one."""
+    """Return the id of a dead run's failed job: one job a run and attempt, however often it is published."""
     # A handler may have any name, a job may not.
     handler = hashlib.sha256(run.handler.encode()).hexdigest()[:8]
     return f"{DEAD_JOB}{run.delivery_id}-{run.attempts}-{handler}"
 
 
-def _file(equipment: Resources, run: DeadRun, pipe: Pipeline) -> None:
-    settings = equipment.settings
-    target = queue(run.queue, equipment.connection)
+def _publish(resources: Resources, run: DeadRun, pipe: Pipeline) -> None:
+    settings = resources.settings
+    target = queue(run.queue, resources.connection)
     job = target.create_job(
         RUNS_JOB,
         args=[run.handler, [[run.delivery_id, run.attempts + 1]]],

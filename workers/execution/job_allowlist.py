@@ -1,7 +1,7 @@
-"""The jobs that our workers do: whoever can write to Redis may ask for these, and for nothing else.
+"""Allow the two jobs of our workers only: access to Redis is no way to run other code.
 
-RQ imports and calls whatever a job in Redis names. Jobs are JSON, which executes nothing by itself; with these names
-only, a stolen Redis can have deliveries processed, and no code run.
+RQ imports and calls whatever function a job in Redis names. Jobs are JSON, which executes nothing by itself; with this
+list a stolen Redis can have deliveries processed, and nothing else.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,22 @@ ALLOWED_FUNCTIONS = frozenset({BATCH_JOB, RUNS_JOB})
 
 
 class JobNotAllowed(WebhooksError):
-    """Raised when a job asks for a function that is none of ours."""
+    """Raised when a job names a function outside ALLOWED_FUNCTIONS."""
 
 
 class AllowlistedJob(Job):
-    """A job that calls one of our functions, on nothing, with no callbacks; any other fails before it is imported."""
+    """A job of one of the allowed functions, without callbacks; any other fails before anything is imported."""
 
     @property
     def func(self) -> Callable[..., Any]:
-        """The function. Raises NotOurJob if it is not one of ours."""
+        """The function. Raises JobNotAllowed if it is not allowed."""
         if self.func_name not in ALLOWED_FUNCTIONS or self.instance is not None:
-            raise JobNotAllowed("The job asks for a function that is not one of ours.")
+            raise JobNotAllowed("The job names a function that is not allowed.")
         return import_attribute(self.func_name)
 
     @property
     def success_callback(self) -> None:
-        """None: we name none, so one that is named is not ours."""
+        """None: our jobs have no callbacks, so one in Redis is foreign."""
 
     @property
     def failure_callback(self) -> None:

@@ -1,4 +1,7 @@
-"""One handler on one delivery: what came of it, whatever the handler did."""
+"""Call one handler on one delivery, and work out the outcome of its run, whatever the handler does.
+
+jobs -> [runner] -> handler -> commit
+"""
 
 import asyncio
 import math
@@ -19,6 +22,7 @@ from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.events import Event, sanitize_text
 from ingest.queue.batch import Delivery
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 from workers.resilience.guarded_call import HandlerDeadline, call_guarded
 from workers.resilience.hard_timeout import kill_after
@@ -28,12 +32,12 @@ log = structlog.get_logger()
 utc_now = partial(datetime.now, UTC)
 
 WAIT_RECHECK = timedelta(minutes=1)
-"""When a run that waits for news of a session looks for itself: news wake it, and looking sooner keeps them away."""
+"""When a run that waits for news of a session is tried again without any: news wakes it sooner."""
 
 
 @dataclass(frozen=True)
 class HandlerCall:
-    """A run that is to be made: which handler, on which event of which delivery; `attempt` counts from 1."""
+    """A handler to be called on the event of a delivery; `attempt` counts from 1."""
 
     subscription: Subscription
     event: Event
@@ -41,119 +45,116 @@ class HandlerCall:
     attempt: int = 1
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What came of a run. `writes` is what the handler asked for, empty unless the outcome is done."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult(RunRecord):
+    """What came of an attempt at a run, and what its handler asked for."""
 
-    delivery_id: str
-    handler: str
-    attempt: int
-    outcome: Outcome
     started_at: datetime
     finished_at: datetime
     writes: DeferredEffects = field(default_factory=DeferredEffects)
-    reason: str | None = None
-    error: str | None = None
-    traceback: str | None = None
-    due_at: datetime | None = None
-    expires_at: datetime | None = None
-    waits_for: str | None = None
+    """Empty unless the outcome is done."""
     sessions_read: Mapping[str, Session | None] = field(default_factory=dict)
-    """The sessions that the handler looked at, as it saw them."""
-    queue: str | None = None
-    """The queue of its next job; None for the queue that its delivery came on."""
+    """The sessions that the handler read, as it saw them."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Makes runs, each within HANDLER_TIMEOUT; asynchronous ones together, at most HANDLER_CONCURRENCY at a time."""
+    """Calls handlers, each within HANDLER_TIMEOUT; async ones concurrently, up to HANDLER_CONCURRENCY."""
 
     reader: Reader
     settings: Settings
     clock: Callable[[], datetime] = utc_now
 
-    def run_all(self, tasks: Sequence[HandlerCall], until: float = math.inf) -> list[RunResult]:
-        """Run every task; one that fails harms only itself.
+    def run_all(self, calls: Sequence[HandlerCall], until: float = math.inf) -> list[RunResult]:
+        """Make every call; a failure is the result of its own call only.
 
-        Those that have not begun when `time.monotonic()` is `until` are left waiting, for jobs of their own.
+        Calls that have not begun when `time.monotonic()` is `until` are left waiting, for jobs of their own.
         """
-        results = [self._run(task, until) for task in tasks if not task.subscription.is_async]
-        concurrent = [task for task in tasks if task.subscription.is_async]
+        results = [self._run(call, until) for call in calls if not call.subscription.is_async]
+        concurrent = [call for call in calls if call.subscription.is_async]
         if concurrent:
             rounds = -(-len(concurrent) // self.settings.handler_concurrency)
-            most = max_duration(self.settings.handler_timeout, rounds, until)
-            with kill_after(most):  # one that blocks the loop is told by nobody
-                results += asyncio.run(self._run_together(concurrent, until))
+            longest = max_duration(self.settings.handler_timeout, rounds, until)
+            with kill_after(longest):  # a handler that blocks the event loop cannot be cancelled
+                results += asyncio.run(self._run_concurrently(concurrent, until))
         return results
 
-    def _run(self, task: HandlerCall, until: float) -> RunResult:
+    def _run(self, call: HandlerCall, until: float) -> RunResult:
         if time.monotonic() >= until:
-            return waiting(task)
-        started_at, context = self.clock(), self._context(task)
-        _, failure = call_guarded(self._call_in_time, task, context)
-        return self._result(task, context, started_at, failure)
+            return waiting(call)
+        started_at, context = self.clock(), self._context(call)
+        _, failure = call_guarded(self._call_in_time, call, context)
+        return self._result(call, context, started_at, failure)
 
-    def _call_in_time(self, task: HandlerCall, context: Context) -> None:
+    def _call_in_time(self, call: HandlerCall, context: Context) -> None:
         span = self.settings.handler_timeout
         with kill_after(span), HandlerDeadline(span) as deadline:
-            deadline.call(task.subscription.function, task.event, context)
+            deadline.call(call.subscription.function, call.event, context)
 
-    async def _run_together(self, tasks: Sequence[HandlerCall], until: float) -> list[RunResult]:
-        places = asyncio.Semaphore(self.settings.handler_concurrency)
+    async def _run_concurrently(self, calls: Sequence[HandlerCall], until: float) -> list[RunResult]:
+        limit = asyncio.Semaphore(self.settings.handler_concurrency)
 
-        async def run_one(task: HandlerCall) -> RunResult:
-            async with places:
+        async def run_one(call: HandlerCall) -> RunResult:
+            async with limit:
                 if time.monotonic() >= until:
-                    return waiting(task)
-                started_at, context = self.clock(), self._context(task)
-                (failure,) = await asyncio.gather(self._call(task, context), return_exceptions=True)
+                    return waiting(call)
+                started_at, context = self.clock(), self._context(call)
+                (failure,) = await asyncio.gather(self._call_async(call, context), return_exceptions=True)
                 if isinstance(failure, JobTimeoutException):
                     raise failure
-                return self._result(task, context, started_at, failure)
+                return self._result(call, context, started_at, failure)
 
-        return await asyncio.gather(*(run_one(task) for task in tasks))
+        return await asyncio.gather(*(run_one(call) for call in calls))
 
-    async def _call(self, task: HandlerCall, context: Context) -> None:
+    async def _call_async(self, call: HandlerCall, context: Context) -> None:
         try:
             async with asyncio.timeout(self.settings.handler_timeout.total_seconds()):
-                called = task.subscription.function(task.event, context)
+                called = call.subscription.function(call.event, context)
                 if isinstance(called, Awaitable):
                     await called
-        except (SystemExit, KeyboardInterrupt) as left:
-            # The event loop lets these two through to the whole job; one handler may not end the others.
-            raise RuntimeError(f"the handler raised {type(left).__name__}") from left
+        except (SystemExit, KeyboardInterrupt) as exit_request:
+            # The event loop would end with either, and with it the other handlers.
+            raise RuntimeError(f"the handler raised {type(exit_request).__name__}") from exit_request
 
-    def _context(self, task: HandlerCall) -> Context:
+    def _context(self, call: HandlerCall) -> Context:
         return Context(
-            delivery=task.delivery,
+            delivery=call.delivery,
             reader=self.reader,
-            attempt=task.attempt,
+            attempt=call.attempt,
             clock=self.clock,
-            log=log.bind(delivery=task.delivery.id, handler=task.subscription.name, attempt=task.attempt),
+            log=log.bind(delivery=call.delivery.id, handler=call.subscription.name, attempt=call.attempt),
             settings=self.settings,
         )
 
     def _result(
-        self, task: HandlerCall, context: Context, started_at: datetime, failure: BaseException | None
+        self, call: HandlerCall, context: Context, started_at: datetime, failure: BaseException | None
     ) -> RunResult:
-        finished_at = self.clock()
-        name = task.subscription.name
-        run = RunResult(task.delivery.id, name, task.attempt, Outcome.DONE, started_at, finished_at, context.writes)
+        run = result_of(call, Outcome.DONE, started_at, self.clock())
         if failure is None:
-            return run
+            return replace(run, writes=context.writes)
         return failed(replace(run, sessions_read=context.sessions_read), failure, RetryPolicy.of(self.settings))
 
 
-def waiting(task: HandlerCall) -> RunResult:
-    """Leave a run to a job of its own."""
-    at = utc_now()
+def result_of(call: HandlerCall, outcome: Outcome, started_at: datetime, finished_at: datetime) -> RunResult:
+    """Return a result without effects."""
     return RunResult(
-        task.delivery.id, task.subscription.name, 0, Outcome.WAITING, at, at, due_at=at, queue=task.subscription.queue
+        delivery_id=call.delivery.id,
+        handler=call.subscription.name,
+        attempts=call.attempt,
+        outcome=outcome,
+        started_at=started_at,
+        finished_at=finished_at,
     )
 
 
+def waiting(call: HandlerCall) -> RunResult:
+    """Return the result of a call that is left to a job of its own."""
+    at = utc_now()
+    return replace(result_of(call, Outcome.WAITING, at, at), attempts=0, due_at=at, queue=call.subscription.queue)
+
+
 def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunResult:
-    """Say what becomes of a run whose handler, or whose writes, raised: again, moot or dead. Its writes are dropped."""
+    """Return what a run becomes whose handler, or whose writes, raised: again, moot or dead, without effects."""
     ended = replace(run, writes=DeferredEffects(), reason=str(failure))
     match failure:
         case Moot():
@@ -161,15 +162,15 @@ def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunRe
         case RetryLater(until=until) if until is not None and until <= run.finished_at:
             return replace(ended, outcome=Outcome.MOOT)
         case RetryLater():
-            due_at = _later(run, failure, policy)
-            ended = replace(ended, expires_at=failure.until, waits_for=failure.session_id)
+            due_at = _retry_at(run, failure, policy)
+            ended = replace(ended, until_at=failure.until, waits_for=failure.session_id)
         case GiveUp():
             due_at = None
         case _:
-            due_at = policy.next_at(run.attempt, run.finished_at)
+            due_at = policy.next_at(run.attempts, run.finished_at)
             ended = _with_error(ended, failure)
     if due_at is None:
-        return replace(_with_error(ended, failure), outcome=Outcome.DEAD, expires_at=None, waits_for=None)
+        return replace(_with_error(ended, failure), outcome=Outcome.DEAD, until_at=None, waits_for=None)
     return replace(ended, outcome=Outcome.AGAIN, due_at=due_at)
 
 
@@ -180,17 +181,17 @@ def _with_error(run: RunResult, failure: BaseException) -> RunResult:
     )
 
 
-def _later(run: RunResult, wish: RetryLater, policy: RetryPolicy) -> datetime | None:
-    """Find when a run that asked for it is tried again: up to its own end, else while it has attempts left."""
-    if wish.until is None and policy.next_at(run.attempt, run.finished_at) is None:
+def _retry_at(run: RunResult, signal: RetryLater, policy: RetryPolicy) -> datetime | None:
+    """Return when a run is tried again: until its own end if it named one, else while it has attempts left."""
+    if signal.until is None and policy.next_at(run.attempts, run.finished_at) is None:
         return None
-    span = wish.after or policy.delay(run.attempt)
-    if wish.session_id is not None and wish.after is None:
+    span = signal.after or policy.delay(run.attempts)
+    if signal.session_id is not None and signal.after is None:
         span = max(span, WAIT_RECHECK)
     later = run.finished_at + span
-    return later if wish.until is None else min(later, wish.until)
+    return later if signal.until is None else min(later, signal.until)
 
 
 def max_duration(span: timedelta, calls: int, until: float) -> timedelta:
-    """Say how long calls, one after the other, take at most, when none begins once `time.monotonic()` is `until`."""
+    """Return how long successive calls take at most, when none begins after `time.monotonic()` is `until`."""
     return timedelta(seconds=min(span.total_seconds() * calls, max(until - time.monotonic(), 0) + span.total_seconds()))

@@ -1,4 +1,7 @@
-"""The process type `worker`: a stock RQ worker that has its plugins loaded before it forks."""
+"""The process type `worker`: an RQ worker that loads its plugins before it forks.
+
+queue -> [worker] -> jobs
+"""
 
 import logging
 from collections.abc import Sequence
@@ -27,7 +30,7 @@ from workers.resources import preload, shared_engine
 
 log = structlog.get_logger()
 
-# RQ waits for a job, and for Redis, for a little less than this: a Redis that hangs is noticed within a minute.
+# RQ waits for a job, and for Redis, a little less than this: a Redis that hangs is noticed within a minute.
 WORKER_TTL = 60
 
 
@@ -39,7 +42,7 @@ class PreloadedWorker(Worker):
     def reorder_queues(self, reference_queue: Queue) -> None:
         """Serve the first queue before all others, but not twice in a row while they have jobs; these take turns.
 
-        Strictly in order, a trickle of urgent jobs that keeps a worker busy would leave the others waiting for ever.
+        In strict order, a trickle of urgent jobs that keeps a worker busy would starve the other queues.
         """
         if reference_queue == self.queues[0]:
             self._ordered_queues = [*self._round_robin(), self.queues[0]]
@@ -51,18 +54,18 @@ class PreloadedWorker(Worker):
         return [each for each in self._ordered_queues if each != self.queues[0]]
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Have a child do the job, and wait for it."""
+        """Do the job in a child process, and wait for it."""
         hit(Failpoint.TAKEN)
         super().execute_job(job, queue)
 
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
-        """Wait for the child, and kill it if its handler does not stop when its time is up."""
+        """Wait for the child, and kill it if its handler does not stop in time."""
         with kill_on_timeout(self.kill_horse):
             super().monitor_work_horse(job, queue, execution)
 
 
 def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False) -> None:
-    """Work the queues, in the order given or else all of them, until told to stop; the job in hand is finished first.
+    """Work the queues, in the order given or else all of them, until stopped; the current job is finished first.
 
     `burst` ends when the queues are empty. Raise SettingsError or PluginError before the first job is taken.
     """
@@ -72,16 +75,16 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         raise SettingsError(f"There is no queue {unknown[0]!r}; there are: {', '.join(QUEUES)}.")
     configure_logging(settings, "work")
     if settings.log_level != "debug":
-        # Six lines a job, which say what ours says in one.
+        # Six lines a job, for what ours logs in one.
         logging.getLogger("rq.worker").setLevel(logging.WARNING)
-    import_module(BATCH_JOB.rpartition(".")[0])  # RQ would import it anew in every child, for 40 ms a job
+    import_module(BATCH_JOB.rpartition(".")[0])  # RQ would import it again in every child: 40 ms a job
     _, plugins = preload()
-    open_channels(settings, plugins.channels)  # a setting that is missing shall be known now, not with the first job
+    open_channels(settings, plugins.channels)  # a missing setting is reported now, not with the first job
     try:
         warm_up(shared_engine())
     except SQLAlchemyError as failure:
-        # It is needed by the first job only, which waits for it.
-        log.warning("ledger.not_rehearsed", reason=type(failure).__name__)
+        # The first job needs the ledger, and waits for it.
+        log.warning("ledger.warm_up_failed", reason=type(failure).__name__)
     connection = connect_redis(settings.require_redis())
     wait_for_redis(connection)
     log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
@@ -99,7 +102,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
 
 
 def wait_for_redis(connection: redis.Redis) -> None:
-    """Come back when Redis answers. Whoever starts us may not start us again, or take everything else down with us."""
+    """Return when Redis answers: whatever started this process might not restart it."""
     for attempt in stamina.retry_context(on=redis.RedisError, attempts=None, timeout=None, wait_max=5):
         with attempt:
             connection.ping()

@@ -1,4 +1,4 @@
-"""Which alerts are to be told: to the log, and to the addresses of ALERT_URLS."""
+"""Alerts that are to be logged, or sent to the destinations of ALERT_URLS."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from workers.ledger.tables.alerts import alerts
 
 @dataclass(frozen=True, slots=True)
 class PendingAlert:
-    """An alert that is to be told."""
+    """An alert that is to be logged or sent."""
 
     id: str
     kind: str
@@ -22,7 +22,7 @@ class PendingAlert:
     delivery_id: str | None
     raised_at: datetime
     resolved_at: datetime | None
-    #: The names of the addresses that have taken it.
+    #: The names of the destinations that have taken it.
     told: tuple[str, ...]
 
 
@@ -30,62 +30,67 @@ COLUMNS = [alerts.c[name] for name in PendingAlert.__dataclass_fields__]
 
 
 def is_any_unlogged(conn: Connection) -> bool:
-    """Say whether there is anything to log."""
+    """Return whether there is anything to log."""
     return bool(conn.scalar(select(exists().where(alerts.c.logged_at.is_(None)))))
 
 
 def unlogged(conn: Connection, limit: int) -> list[PendingAlert]:
-    """List alerts that no line in the log tells of, the oldest first; nobody else gets them in this transaction."""
+    """List alerts that were not logged, oldest first, locked for this transaction."""
     query = select(*COLUMNS).where(alerts.c.logged_at.is_(None)).order_by(alerts.c.raised_at).limit(limit)
-    return _read(conn, query.with_for_update(skip_locked=True))
+    return _fetch_locked(conn, query)
 
 
 def mark_logged(conn: Connection, ids: Collection[str], now: datetime) -> None:
-    """Note that the log tells of them."""
-    conn.execute(update(alerts).where(in_list(alerts.c.id, ids)).values(logged_at=now))
+    """Mark alerts as logged."""
+    _set(conn, ids, logged_at=now)
 
 
 def mark_delivered(conn: Connection, ids: Collection[str], now: datetime) -> None:
-    """Note that everybody has been told of them."""
-    conn.execute(update(alerts).where(in_list(alerts.c.id, ids)).values(told_at=now, due_at=None))
+    """Mark alerts as taken by every destination."""
+    _set(conn, ids, told_at=now, due_at=None)
 
 
 def suppress(conn: Connection, ids: Collection[str]) -> None:
-    """Note that nobody is to be told of them, or not any more."""
-    conn.execute(update(alerts).where(in_list(alerts.c.id, ids)).values(due_at=None))
+    """Mark alerts as not to be sent, or not any more."""
+    _set(conn, ids, due_at=None)
 
 
 def is_any_due(conn: Connection, now: datetime) -> bool:
-    """Say whether there is anything to send."""
+    """Return whether there is anything to send."""
     return bool(conn.scalar(select(exists().where(_due(now)))))
 
 
 def claim(conn: Connection, now: datetime, until: datetime, limit: int) -> list[PendingAlert]:
-    """Take what is due to be sent, the oldest first; nobody else gets it before `until`."""
+    """Claim due alerts until then, oldest first."""
     query = select(*COLUMNS).where(_due(now)).order_by(alerts.c.due_at, alerts.c.raised_at).limit(limit)
-    claimed = _read(conn, query.with_for_update(skip_locked=True))
-    conn.execute(update(alerts).where(in_list(alerts.c.id, [one.id for one in claimed])).values(due_at=until))
+    claimed = _fetch_locked(conn, query)
+    reschedule(conn, [alert.id for alert in claimed], until)
     return claimed
 
 
 def record_delivered(conn: Connection, sent: Sequence[PendingAlert]) -> None:
-    """Note which addresses have taken them."""
+    """Record which destinations have taken each alert."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for one in sent:
-        groups.setdefault(one.told, []).append(one.id)
+    for alert in sent:
+        groups.setdefault(alert.told, []).append(alert.id)
     for told, ids in groups.items():
-        conn.execute(update(alerts).where(in_list(alerts.c.id, ids)).values(told=list(told)))
+        _set(conn, ids, told=list(told))
 
 
 def reschedule(conn: Connection, ids: Collection[str], due_at: datetime) -> None:
-    """Note when those are tried again that somebody has not taken."""
-    conn.execute(update(alerts).where(in_list(alerts.c.id, ids)).values(due_at=due_at))
+    """Set when alerts are tried again that a destination has not taken."""
+    _set(conn, ids, due_at=due_at)
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
-    # The log comes first: who writes it knows which kinds are not to be told.
+    # Logged first: the one who logs knows which kinds are muted.
     return and_(alerts.c.due_at <= now, alerts.c.logged_at.is_not(None))
 
 
-def _read(conn: Connection, query: Select[Any]) -> list[PendingAlert]:
-    return [PendingAlert(**{**row._mapping, "told": tuple(row.told or ())}) for row in conn.execute(query)]  # noqa: SLF001 - public, despite its name
+def _set(conn: Connection, ids: Collection[str], **values: object) -> None:
+    conn.execute(update(alerts).where(in_list(alerts.c.id, ids)).values(**values))
+
+
+def _fetch_locked(conn: Connection, query: Select[Any]) -> list[PendingAlert]:
+    rows = conn.execute(query.with_for_update(skip_locked=True))
+    return [PendingAlert(**{**row._mapping, "told": tuple(row.told or ())}) for row in rows]  # noqa: SLF001 - public, despite its name

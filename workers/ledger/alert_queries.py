@@ -1,37 +1,203 @@
-"""What alerts tell of already, for those who look for causes of new ones."""
+"""Query what alert rules look at: open alerts, backlogs, sessions and CDRs that need a person, and traffic.
 
+Each query is limited, and leaves out what an alert was raised for already.
+"""
+
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal_column, or_, select
 
+from handlers.kit.cdr_table import cdrs
+from handlers.kit.statuses import FINAL_STATUSES
+from ingest.wire.envelope import Kind
+from workers.ledger.downtimes import DowntimeRow
+from workers.ledger.states import DeliveryState
 from workers.ledger.tables.alerts import alerts
+from workers.ledger.tables.core import IS_OPEN, deliveries, runs, sessions
+from workers.ledger.tables.reconciliation import ROUTINE, downtimes
 
 LOOKBACK = timedelta(days=7)
-"""What is older was an alert long ago, or the ledger is older than its watchdog."""
+"""What is older had its alert long ago, or is older than the ledger's first rule evaluation."""
 
-MOST = 500
-"""New causes that one look finds; the next look finds more."""
+MAX_FOUND = 500
+"""New causes found by one evaluation; the next one finds more."""
+
+MAX_COUNTED = 1000
+
+IS_DEAD = runs.c.outcome == literal_column("'dead'")  # a literal, so that both databases use the partial index
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Deliveries or runs of one subject that wait for a person: their number, up to MAX_COUNTED, and the latest."""
+
+    subject: str
+    count: int
+    last_at: datetime
+    last_delivery: str
+
+
+@dataclass(frozen=True, slots=True)
+class StaleSession:
+    """A session without progress: `at` is when it reached its status, `known_at` when its last news came."""
+
+    session_id: str
+    status: str
+    at: datetime
+    known_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CdrConflict:
+    """A CDR whose request id another CDR has too."""
+
+    request_id: str
+    delivery_id: str
+    session_id: str | None
+    recorded_at: datetime
 
 
 def last_resolved_at(conn: Connection, kind: str, subject: str) -> datetime | None:
-    """Say when the last alert of a kind about a subject was resolved."""
+    """Return when the last alert of a kind about a subject was resolved."""
     about = (alerts.c.kind == kind, alerts.c.subject == subject)
     last: datetime | None = conn.scalar(select(func.max(alerts.c.resolved_at)).where(*about))
     return last
 
 
 def open_subjects(conn: Connection, kind: str) -> set[str]:
-    """Name what the open alerts of a kind are about."""
-    return set(conn.scalars(open_alerts(kind)))
+    """Return the subjects of the open alerts of a kind."""
+    return set(conn.scalars(_open_alerts(kind)))
 
 
-def open_alerts(kind: str) -> Select[Any]:
-    """Select what the open alerts of a kind are about."""
+def unreadable_backlog(conn: Connection, what: str, now: datetime, since: datetime | None) -> Backlog | None:
+    """Count the unreadable deliveries of a kind of the last week, stored after `since`."""
+    query = select(deliveries.c.id, deliveries.c.stored_at).where(
+        deliveries.c.state == DeliveryState.UNREADABLE,
+        deliveries.c.received_at > now - LOOKBACK,
+        deliveries.c.kind == what,
+    )
+    if since is not None:
+        query = query.where(deliveries.c.stored_at > since)
+    rows = conn.execute(query.order_by(deliveries.c.received_at.desc()).limit(MAX_COUNTED)).all()
+    return Backlog(what, len(rows), max(row.stored_at for row in rows), rows[0].id) if rows else None
+
+
+def handlers_of_dead(conn: Connection) -> list[str]:
+    """List the handlers that have dead letters, by a loose scan of the index."""
+    found: list[str] = []
+    while True:
+        query = select(func.min(runs.c.handler)).where(IS_DEAD)
+        last = conn.scalar(query.where(runs.c.handler > found[-1]) if found else query)
+        if last is None:
+            return found
+        found.append(last)
+
+
+def dead_letter_backlog(conn: Connection, handler: str, since: datetime | None) -> Backlog | None:
+    """Count the dead letters of a handler that are newer than `since`."""
+    query = select(runs.c.delivery_id, runs.c.finished_at).where(
+        IS_DEAD, runs.c.handler == handler, runs.c.finished_at.is_not(None)
+    )
+    if since is not None:
+        query = query.where(runs.c.finished_at > since)
+    rows = conn.execute(query.order_by(runs.c.finished_at.desc()).limit(MAX_COUNTED)).all()
+    return Backlog(handler, len(rows), rows[0].finished_at, rows[0].delivery_id) if rows else None
+
+
+def long_running_sessions(conn: Connection, kind: str, now: datetime, span: timedelta) -> list[StaleSession]:
+    """List open sessions that started longer ago than the span."""
+    query = (
+        select(sessions.c.session_id, sessions.c.status, sessions.c.started_at, sessions.c.updated_at)
+        .where(IS_OPEN, sessions.c.started_at <= now - span, sessions.c.started_at > now - span - LOOKBACK)
+        .where(~_is_alerted(kind, sessions.c.session_id, sessions.c.updated_at))
+        .order_by(sessions.c.started_at)
+        .limit(MAX_FOUND)
+    )
+    return [StaleSession(*row) for row in conn.execute(query)]
+
+
+def ended_sessions(conn: Connection, kind: str) -> list[str]:
+    """List the subjects of open alerts of a kind whose sessions have ended."""
+    is_open = exists().where(sessions.c.session_id == alerts.c.subject, sessions.c.status.not_in(FINAL_STATUSES))
+    return list(conn.scalars(_open_alerts(kind).where(~is_open).limit(MAX_FOUND)))
+
+
+def sessions_without_cdr(conn: Connection, kind: str, now: datetime, span: timedelta) -> list[StaleSession]:
+    """List sessions that were known to be complete longer ago than the span and have no CDR."""
+    known_at = sessions.c.updated_at
+    query = (
+        select(sessions.c.session_id, sessions.c.status, sessions.c.completed_at, known_at)
+        .where(known_at <= now - span, known_at > now - span - LOOKBACK)
+        .where(sessions.c.status == "COMPLETE", sessions.c.completed_at <= now - span)
+        .where(~exists().where(cdrs.c.session_id == sessions.c.session_id))
+        .where(~_is_alerted(kind, sessions.c.session_id, known_at))
+        .order_by(known_at)
+        .limit(MAX_FOUND)
+    )
+    return [StaleSession(*row) for row in conn.execute(query)]
+
+
+def sessions_with_cdr(conn: Connection, kind: str) -> list[str]:
+    """List the subjects of open alerts of a kind whose sessions have a CDR."""
+    has_cdr = exists().where(cdrs.c.session_id == alerts.c.subject)
+    return list(conn.scalars(_open_alerts(kind).where(has_cdr).limit(MAX_FOUND)))
+
+
+def cdr_conflicts(conn: Connection, kind: str, since: datetime) -> list[CdrConflict]:
+    """List CDRs recorded after `since` whose request id another CDR has too; the latest of each request id."""
+    other = cdrs.alias("other")
+    same = and_(other.c.request_id == cdrs.c.request_id, other.c.delivery_id != cdrs.c.delivery_id)
+    query = (
+        select(cdrs.c.request_id, cdrs.c.delivery_id, cdrs.c.session_id, cdrs.c.recorded_at)
+        .where(cdrs.c.recorded_at > since, cdrs.c.request_id.is_not(None), exists().where(same))
+        .where(~_is_alerted(kind, cdrs.c.request_id, cdrs.c.recorded_at))
+        .order_by(cdrs.c.recorded_at)
+        .limit(MAX_FOUND)
+    )
+    return list({row.request_id: CdrConflict(*row) for row in conn.execute(query)}.values())
+
+
+def recent_downtimes(conn: Connection, now: datetime) -> list[DowntimeRow]:
+    """List the downtimes that ended within the last week, the latest first."""
+    query = (
+        select(*(downtimes.c[name] for name in DowntimeRow.__match_args__))
+        .where(downtimes.c.inbox != ROUTINE, downtimes.c.opened_at > now - LOOKBACK)
+        .order_by(downtimes.c.opened_at.desc())
+        .limit(MAX_FOUND)
+    )
+    return [DowntimeRow(*row) for row in conn.execute(query)]
+
+
+def last_event_at(conn: Connection, now: datetime) -> datetime | None:
+    """Return when the last event of the last week was received."""
+    recent = _events(deliveries.c.received_at).where(deliveries.c.received_at > now - LOOKBACK)
+    last: datetime | None = conn.scalar(recent.order_by(deliveries.c.received_at.desc()).limit(1))
+    return last
+
+
+def oldest_delivery_at(conn: Connection) -> datetime | None:
+    """Return when the oldest delivery of the ledger was received."""
+    first: datetime | None = conn.scalar(select(func.min(deliveries.c.received_at)))
+    return first
+
+
+def count_events(conn: Connection, until: datetime, span: timedelta, limit: int) -> int:
+    """Count the events of the span that ends at `until`, up to the limit."""
+    some = _events(deliveries.c.id).where(deliveries.c.received_at > until - span, deliveries.c.received_at <= until)
+    return conn.scalar(select(func.count()).select_from(some.limit(limit).subquery())) or 0
+
+
+def _open_alerts(kind: str) -> Select[Any]:
     return select(alerts.c.subject).where(alerts.c.kind == kind, alerts.c.resolved_at.is_(None))
 
 
-def is_alerted(kind: str, subject: ColumnElement[Any], since: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Say whether an alert of a kind about the subject is open, or has been resolved since the cause arose."""
-    told = or_(alerts.c.resolved_at.is_(None), alerts.c.resolved_at >= since)
-    return exists().where(alerts.c.kind == kind, alerts.c.subject == subject, told)
+def _is_alerted(kind: str, subject: ColumnElement[Any], since: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Match an alert about the subject that is open, or was resolved after the cause arose."""
+    is_current = or_(alerts.c.resolved_at.is_(None), alerts.c.resolved_at >= since)
+    return exists().where(alerts.c.kind == kind, alerts.c.subject == subject, is_current)
+
+
+def _events(column: Any) -> Select[Any]:
+    return select(column).where(deliveries.c.kind == Kind.EVENTS.value)

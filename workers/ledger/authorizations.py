@@ -1,4 +1,4 @@
-"""What was decided at the charger: written after the answer, several decisions at once."""
+"""Decisions on authorization requests: written after the response, several at once."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,7 @@ class DecisionRow:
     form: str
     decision: str
     policy: str | None
-    """Whose word it was; None if no policy had anything to say, or none could."""
+    """The policy that decided; None if none had an opinion, or none could be asked."""
     reason: str | None
     latency_us: int
     session_id: str | None = None
@@ -31,13 +31,13 @@ class DecisionRow:
     country_code: str | None = None
     key: str | None = field(default=None, repr=False)
     repeated: bool = False
-    """The same question had been asked within the window, so this is the same answer."""
+    """Whether the same request came within the window before, and got the same response."""
     failure: str | None = None
-    """Why AUTHORIZE_ON_FAILURE was the answer."""
+    """Why AUTHORIZE_ON_FAILURE was the response."""
 
     @property
     def latency(self) -> timedelta:
-        """How long the answer took."""
+        """How long the response took."""
         return self.latency_us * MICROSECOND
 
 
@@ -47,7 +47,7 @@ UNTRUSTED_COLUMNS = ("form", "session_id", "reference_id", "location_id", "count
 
 @dataclass(frozen=True, slots=True)
 class DecisionFilter:
-    """Which decisions are asked for; None: all."""
+    """Which decisions to find; None matches all."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -57,8 +57,8 @@ class DecisionFilter:
     session_id: str | None = None
 
 
-def add(conn: Connection, rows: Iterable[DecisionRow]) -> None:
-    """Write decisions; those that are there already stay as they are."""
+def insert(conn: Connection, rows: Iterable[DecisionRow]) -> None:
+    """Insert decisions; known ones stay unchanged."""
     insert_new(conn, authorizations, [_values(row) for row in rows])
 
 
@@ -83,7 +83,7 @@ def find(conn: Connection, wanted: DecisionFilter, limit: int | None = None) -> 
 
 
 def keys_asked_for(conn: Connection, since: datetime, limit: int) -> set[str]:
-    """List the keys that the latest questions since then were about."""
+    """Return the keys of the latest requests since then."""
     table = authorizations.c
     query = select(table.key).where(table.at >= since, table.key.is_not(None)).order_by(table.at.desc()).limit(limit)
     return set(conn.scalars(query))
@@ -93,6 +93,6 @@ def _values(row: DecisionRow) -> dict[str, object]:
     values: dict[str, object] = asdict(row)
     for name in UNTRUSTED_COLUMNS:
         text = values[name]
-        if isinstance(text, str):  # as they came from outside, they may hold anything, and be too long for an index
+        if isinstance(text, str):  # from outside: it may hold anything, and be too long for an index
             values[name] = sanitize_text(text)[:LONGEST_TEXT]
     return values

@@ -1,4 +1,4 @@
-"""What a person asks about CDRs: which there are, what they come to, and which contradict each other."""
+"""Find and sum up CDRs for a person, and which of them are in conflict."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,13 +16,13 @@ from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core import deliveries, sessions
 
-AT_ONCE = 1000
-"""How many rows are fetched at once: a long list takes no more memory than a short one."""
+FETCH_SIZE = 1000
+"""Rows fetched at once, so that a long list takes no more memory than a short one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CdrFilters:
-    """What a person is looking for; all that is set must fit."""
+    """Which CDRs to find; all that is set must match."""
 
     session_id: str | None = None
     user_id: str | None = None
@@ -37,13 +37,13 @@ class CdrFilters:
 
 @dataclass(frozen=True, slots=True)
 class CdrRow:
-    """A CDR with what else the ledger knows of it."""
+    """A CDR as the ledger knows it."""
 
     delivery_id: str
     request_id: str | None
     session_id: str | None
     user_id: str | None
-    """Whom the CDR names, else whom the events of its session do."""
+    """The user of the CDR, else of its session."""
     charging_key: str | None
     amount: Decimal | None
     currency: str | None
@@ -55,16 +55,16 @@ class CdrRow:
     notes: tuple[str, ...]
     received_at: datetime
     session_status: str | None
-    """None while its session is not known."""
+    """None while its session is unknown."""
     in_conflict: bool
-    """Another CDR has the same request id, and other bytes."""
+    """Whether another CDR has the same request id, and other bytes."""
     duplicates: int
-    """How often the same bytes have come again, wherever."""
+    """How often the same bytes came again, on any node."""
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
-    """What CDRs in one currency come to; those in conflict are also counted apart."""
+class CurrencyTotal:
+    """The total of the CDRs in one currency; those in conflict are also counted separately."""
 
     currency: str | None
     cdrs: int
@@ -75,18 +75,18 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """Many CDRs, counted."""
+class CdrSummary:
+    """Counts and totals of CDRs."""
 
     cdrs: int
     in_conflict: int
     request_ids_in_conflict: int
     without_request_id: int
     repeated: int
-    """Of how many the same bytes came again."""
+    """CDRs whose bytes came again."""
     repeats: int
-    """How often in all."""
-    totals: tuple[Total, ...]
+    """How often these came again in all."""
+    totals: tuple[CurrencyTotal, ...]
 
 
 OTHER = cdrs.alias("other")
@@ -94,9 +94,9 @@ IN_CONFLICT = exists().where(OTHER.c.request_id == cdrs.c.request_id, OTHER.c.de
 
 
 def find(conn: Connection, filters: CdrFilters, limit: int | None) -> Iterator[CdrRow]:
-    """List CDRs, newest first; those in conflict, if only they are wanted, by request id, so that they lie together."""
+    """Yield CDRs, newest first; if only those in conflict are wanted, ordered by request id."""
     columns = [cdrs.c[name] for name in CdrRow.__dataclass_fields__ if name in cdrs.c and name != "user_id"]
-    query = _among(filters).with_only_columns(
+    query = _select(filters).with_only_columns(
         *columns,
         func.coalesce(cdrs.c.user_id, sessions.c.user_id).label("user_id"),
         sessions.c.status.label("session_status"),
@@ -104,16 +104,18 @@ def find(conn: Connection, filters: CdrFilters, limit: int | None) -> Iterator[C
         receipt_count().label("duplicates"),
     )
     order = [cdrs.c.request_id, cdrs.c.received_at] if filters.in_conflict else [cdrs.c.received_at.desc()]
-    found = conn.execute(query.order_by(*order, cdrs.c.delivery_id).limit(limit).execution_options(yield_per=AT_ONCE))
+    found = conn.execute(
+        query.order_by(*order, cdrs.c.delivery_id).limit(limit).execution_options(yield_per=FETCH_SIZE)
+    )
     for row in found:
         facts = row._asdict()
         yield CdrRow(**facts | {"notes": tuple(facts["notes"]), "in_conflict": bool(facts["in_conflict"])})
 
 
-def summary(conn: Connection, filters: CdrFilters) -> Summary:
-    """Count what fits and add it up, to the last digit."""
+def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
+    """Count and sum up the matching CDRs, exactly."""
     again = receipt_count().label("again")
-    each = _among(filters).with_only_columns(cdrs.c.request_id, IN_CONFLICT.label("in_conflict"), again).subquery()
+    each = _select(filters).with_only_columns(cdrs.c.request_id, IN_CONFLICT.label("in_conflict"), again).subquery()
     counted = conn.execute(
         select(
             func.count(),
@@ -125,7 +127,7 @@ def summary(conn: Connection, filters: CdrFilters) -> Summary:
         ).select_from(each)
     ).one()
     count, in_conflict, request_ids, without_request_id, repeated, repeats = map(int, counted)
-    return Summary(
+    return CdrSummary(
         cdrs=count,
         in_conflict=in_conflict,
         request_ids_in_conflict=request_ids,
@@ -137,7 +139,7 @@ def summary(conn: Connection, filters: CdrFilters) -> Summary:
 
 
 def unreadable(conn: Connection, since: datetime | None = None, until: datetime | None = None) -> int:
-    """Count the CDRs that came and were not understood: they are deliveries without a record."""
+    """Count the unreadable CDRs: deliveries without a record."""
     query = select(func.count()).where(
         deliveries.c.kind == str(Kind.CDRS), deliveries.c.state == DeliveryState.UNREADABLE
     )
@@ -148,13 +150,13 @@ def unreadable(conn: Connection, since: datetime | None = None, until: datetime 
     return conn.execute(query).scalar_one()
 
 
-def _totals(conn: Connection, filters: CdrFilters) -> Iterator[Total]:
-    """Add up what fits by currency.
+def _totals(conn: Connection, filters: CdrFilters) -> Iterator[CurrencyTotal]:
+    """Yield the totals by currency.
 
-    The database counts equal amounts, which are few; adding them up is not left to it, as SQLite knows floats only.
+    The database counts equal amounts, which are few; they are added up here, for SQLite adds floats only.
     """
     each = (
-        _among(filters).with_only_columns(cdrs.c.currency, cdrs.c.amount, IN_CONFLICT.label("in_conflict")).subquery()
+        _select(filters).with_only_columns(cdrs.c.currency, cdrs.c.amount, IN_CONFLICT.label("in_conflict")).subquery()
     )
     columns = each.c.currency, each.c.amount, each.c.in_conflict
     grouped = select(*columns, func.count()).group_by(*columns)
@@ -162,7 +164,7 @@ def _totals(conn: Connection, filters: CdrFilters) -> Iterator[Total]:
     for currency, amount, in_conflict, count in conn.execute(grouped):
         by_currency[currency].append((amount, bool(in_conflict), count))
     for currency, found in sorted(by_currency.items(), key=lambda item: (item[0] is None, item[0] or "")):
-        yield Total(
+        yield CurrencyTotal(
             currency=currency,
             cdrs=sum(count for _, _, count in found),
             amount=total((amount, count) for amount, _, count in found if amount is not None),
@@ -174,7 +176,7 @@ def _totals(conn: Connection, filters: CdrFilters) -> Iterator[Total]:
         )
 
 
-def _among(filters: CdrFilters) -> Select[Any]:
+def _select(filters: CdrFilters) -> Select[Any]:
     joined = cdrs.outerjoin(deliveries, deliveries.c.id == cdrs.c.delivery_id).outerjoin(
         sessions, sessions.c.session_id == cdrs.c.session_id
     )

@@ -1,20 +1,25 @@
-"""The charging keys that the Drive API lists, as of the last reading that was complete."""
+"""Charging keys that the Drive API lists, as of the last complete sync, and the keys that sessions started with."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection, func, select, update
 
+from handlers.kit.key_identifiers import normalize
+from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.database.bulk_insert import upsert
-from workers.ledger.database.engine import chunks
+from workers.ledger.database.engine import chunks, insert_into
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.authorization import charging_keys
+from workers.ledger.tables.authorization import authorizations, charging_keys, session_keys
+from workers.ledger.tables.core import IS_OPEN, sessions
+
+FETCH_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A charging key as it was listed; its identifier is spelt as `handlers.kit.key_identifiers.normalize` does."""
+    """A charging key as it was listed; its identifier is spelled as `handlers.kit.key_identifiers.normalize` does."""
 
     identifier: str = field(repr=False)
     enabled: bool
@@ -24,17 +29,25 @@ class KeyRow:
     fleet_id: str | None = None
 
 
-FACTS = [charging_keys.c[name] for name in KeyRow.__dataclass_fields__]
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session that has not ended as far as is known."""
+
+    session_id: str
+    user_id: str | None
+
+
+COLUMNS = [charging_keys.c[name] for name in KeyRow.__dataclass_fields__]
 
 
 def replace_all(conn: Connection, listed: Iterable[KeyRow], generation: int, now: datetime) -> int:
-    """Put a whole list in the place of the last one, and return how many keys changed.
+    """Replace the whole list, and return how many keys changed.
 
-    Keys that are not listed any more are gone, and stay as such. What has not changed is not written: whoever holds a
-    copy is told of changes only.
+    Keys that are no longer listed stay, marked as gone. Unchanged keys are not written: copies of the list read
+    changes only.
     """
     new = {row.identifier: row for row in listed}
-    present = select(*FACTS).where(charging_keys.c.gone_at.is_(None))
+    present = select(*COLUMNS).where(charging_keys.c.gone_at.is_(None))
     known = {row.identifier: row for row in (KeyRow(*found) for found in conn.execute(present))}
     changed = [row for key, row in new.items() if known.get(key) != row]
     gone = [key for key in known if key not in new]
@@ -47,18 +60,18 @@ def replace_all(conn: Connection, listed: Iterable[KeyRow], generation: int, now
 
 
 def changed(conn: Connection, since: int, after: str, limit: int) -> list[tuple[KeyRow, bool]]:
-    """List keys that changed after a generation, in the order of their identifiers; False with those that are gone."""
+    """List keys that changed after a generation, ordered by identifier, each with whether it is still listed."""
     query = (
-        select(*FACTS, charging_keys.c.gone_at.is_(None))
+        select(*COLUMNS, charging_keys.c.gone_at.is_(None))
         .where(charging_keys.c.generation > since, charging_keys.c.identifier > after)
         .order_by(charging_keys.c.identifier)
         .limit(limit)
     )
-    return [(KeyRow(*facts), is_there) for *facts, is_there in conn.execute(query)]
+    return [(KeyRow(*columns), is_listed) for *columns, is_listed in conn.execute(query)]
 
 
 def existing(conn: Connection, identifiers: Iterable[str]) -> set[str]:
-    """Find out which of these are listed."""
+    """Return the identifiers that are listed."""
     query = select(charging_keys.c.identifier).where(
         in_list(charging_keys.c.identifier, list(identifiers)), charging_keys.c.gone_at.is_(None)
     )
@@ -66,5 +79,33 @@ def existing(conn: Connection, identifiers: Iterable[str]) -> set[str]:
 
 
 def count(conn: Connection) -> int:
-    """Count the keys that are listed."""
+    """Count the listed keys."""
     return conn.scalar(select(func.count()).where(charging_keys.c.gone_at.is_(None))) or 0
+
+
+def record_session_keys(conn: Connection, keys: Mapping[str, str], now: datetime) -> None:
+    """Record the keys that the Drive API names for sessions, by session id and in any spelling."""
+    rows = [
+        {"session_id": session_id, "key": sanitize_text(normalize(key))[:LONGEST_TEXT], "noted_at": now}
+        for session_id, key in sorted(keys.items())
+    ]
+    if rows:
+        conn.execute(insert_into(conn, session_keys).on_conflict_do_nothing(), rows)
+
+
+def open_sessions(conn: Connection, since: datetime) -> Iterator[OpenSession]:
+    """Yield the open sessions with news since then; fetched in small parts, so that other threads run meanwhile."""
+    query = select(sessions.c.session_id, sessions.c.user_id).where(IS_OPEN, sessions.c.updated_at >= since)
+    for row in conn.execution_options(yield_per=FETCH_SIZE).execute(query):
+        yield OpenSession(*row)
+
+
+def keys_of_sessions(conn: Connection, session_ids: Collection[str]) -> list[tuple[str, str]]:
+    """List (session id, key) pairs; a session may have had authorization requests with several keys."""
+    found: list[tuple[str, str]] = []
+    for table in (session_keys, authorizations):
+        query = select(table.c.session_id, table.c.key).where(
+            in_list(table.c.session_id, session_ids), table.c.key.is_not(None)
+        )
+        found += [(session_id, key) for session_id, key in conn.execute(query.distinct())]
+    return found

@@ -1,4 +1,4 @@
-"""The deliveries: stored once whatever arrives, and what a person asks about them."""
+"""Deliveries: stored once, however often they arrive, and found by a person's filters."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from workers.ledger.database.in_list import in_list
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables.core import deliveries, receipts, runs
 
-AS_ARRIVED = [deliveries.c[name] for name in Delivery.__dataclass_fields__ if name != "receipts"]
+DELIVERY_COLUMNS = [deliveries.c[name] for name in Delivery.__dataclass_fields__ if name != "receipts"]
 LAST_CHARACTER = "\U0010ffff"
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One handler's run on the delivery that lists it."""
+    """The run of one handler on a delivery."""
 
     handler: str
     queue: str
@@ -39,7 +39,7 @@ class RunRow:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """A delivery as the ledger knows it, with its runs in the order of their handlers' names."""
+    """A delivery as the ledger knows it, with its runs ordered by handler."""
 
     id: str
     kind: str
@@ -56,13 +56,13 @@ class DeliveryRow:
     settled_at: datetime | None
     duplicates: int
     runs: tuple[RunRow, ...] = ()
-    #: The bytes as they came; only `show` reads them.
+    #: The raw bytes, where they were asked for.
     body: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
-    """What a person is looking for; all that is set must fit. `handler` and `outcome` fit one and the same run."""
+class DeliveryFilters:
+    """Which deliveries to find; all that is set must match, `handler` and `outcome` in the same run."""
 
     state: DeliveryState | None = None
     event: str | None = None
@@ -76,9 +76,9 @@ class Filters:
 def store(
     conn: Connection, arrived: Sequence[Delivery], states: Mapping[str, tuple[DeliveryState, str | None]]
 ) -> set[str]:
-    """Store what is new and return its ids; count what came again.
+    """Store new deliveries and return their ids; count repeated receipts.
 
-    `states` gives each delivery that has a body its first state, and why it is unreadable if it is.
+    `states` has the first state of each delivery with a body, and the reason if it is unreadable.
     """
     now = datetime.now(UTC)
     first: dict[str, Delivery] = {}
@@ -87,97 +87,90 @@ def store(
             first.setdefault(delivery.id, delivery)
     rows = [_row(delivery, *states[delivery.id], now) for delivery in first.values()]
     new = {key for (key,) in insert_new(conn, deliveries, rows)}
-    _count_repeats(conn, [one for one in arrived if one.receipts > 1 or one.id not in new or one is not first[one.id]])
+    repeats = [one for one in arrived if one.receipts > 1 or one.id not in new or one is not first[one.id]]
+    _count_receipts(conn, repeats)
     return new
 
 
 def settled(conn: Connection, ids: Collection[str]) -> set[str]:
-    """Return those of which nothing is open any more."""
+    """Return the deliveries without an open run."""
     is_settled = deliveries.c.settled_at.is_not(None)
     return set(conn.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids), is_settled)))
 
 
 def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
-    """Read deliveries back as they were handed in, in the order of their arrival."""
-    rows = conn.execute(select(*AS_ARRIVED).where(in_list(deliveries.c.id, ids)))
+    """Return deliveries as they arrived, in the order of their arrival."""
+    rows = conn.execute(select(*DELIVERY_COLUMNS).where(in_list(deliveries.c.id, ids)))
     found = [Delivery(**row._mapping, receipts=1) for row in rows]  # noqa: SLF001 - public, despite its name
     return sorted(found, key=lambda delivery: (delivery.received_at, delivery.id))
 
 
-def find(conn: Connection, filters: Filters, limit: int | None) -> list[DeliveryRow]:
+def find(conn: Connection, filters: DeliveryFilters, limit: int | None) -> list[DeliveryRow]:
     """List deliveries with their runs, newest first."""
-    query = _described().order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
+    query = _select().order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
     for condition in _conditions(filters):
         query = query.where(condition)
     return _with_runs(conn, conn.execute(query).all())
 
 
-def find_ids(conn: Connection, filters: Filters, limit: int | None = None) -> list[str]:
-    """List the ids only, oldest first: what a replay works through."""
+def find_ids(conn: Connection, filters: DeliveryFilters, limit: int | None = None) -> list[str]:
+    """List ids only, oldest first, as a replay needs them."""
     query = select(deliveries.c.id).order_by(deliveries.c.received_at, deliveries.c.id).limit(limit)
     return list(conn.scalars(query.where(*_conditions(filters))))
 
 
-def filter_matching(conn: Connection, ids: Collection[str], filters: Filters) -> set[str]:
-    """Return those of these deliveries that the filters fit now."""
+def filter_matching(conn: Connection, ids: Collection[str], filters: DeliveryFilters) -> set[str]:
+    """Return the ids of these deliveries that match the filters now."""
     return set(conn.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids), *_conditions(filters))))
 
 
-def show(conn: Connection, delivery_id: str) -> DeliveryRow | None:
-    """Read one delivery with its runs and its raw body."""
-    query = _described().add_columns(deliveries.c.body).where(deliveries.c.id == delivery_id)
-    rows = _with_runs(conn, conn.execute(query).all())
+def get(conn: Connection, delivery_id: str) -> DeliveryRow | None:
+    """Return a delivery with its runs and its raw body."""
+    rows = get_many(conn, [delivery_id], bodies=True)
     return rows[0] if rows else None
 
 
-def lookup(conn: Connection, ids: Collection[str], *, bodies: bool = False) -> list[DeliveryRow]:
-    """Read those of these deliveries that are here, with their runs and, where asked for, their raw bodies."""
-    query = _described().add_columns(deliveries.c.body) if bodies else _described()
+def get_many(conn: Connection, ids: Collection[str], *, bodies: bool = False) -> list[DeliveryRow]:
+    """Return the known ones of these deliveries with their runs, and with their raw bodies if wanted."""
+    query = _select().add_columns(deliveries.c.body) if bodies else _select()
     return _with_runs(conn, conn.execute(query.where(in_list(deliveries.c.id, ids))).all())
 
 
 def mark_decoded(conn: Connection, delivery_id: str, event: str | None, session_id: str | None) -> None:
-    """Note what a delivery tells that was unreadable before."""
+    """Record the event of a delivery that was unreadable before."""
     this = update(deliveries).where(deliveries.c.id == delivery_id)
     conn.execute(this.values(event=event, session_id=session_id, reason=None))
 
 
 def receipt_count() -> ColumnElement[int]:
-    """Say how often a delivery came again, on all nodes together: an expression for a query of deliveries."""
+    """Build the number of repeated receipts on all nodes: an expression for a query of deliveries."""
     seen = receipts.c.delivery_id == deliveries.c.id
     counted = select(func.coalesce(func.sum(receipts.c.receipts), 0)).where(seen).scalar_subquery()
-    at_home = exists().where(seen, receipts.c.inbox == deliveries.c.inbox)
-    # The inbox that brought it received it once, even if it never counted.
-    return counted - case((at_home, 1), else_=0)
+    by_first_inbox = exists().where(seen, receipts.c.inbox == deliveries.c.inbox)
+    # A count of the inbox that delivered it includes the first receipt.
+    return counted - case((by_first_inbox, 1), else_=0)
 
 
 def resolve_id(conn: Connection, prefix: str) -> str | None:
-    """Complete the beginning of an id; None when no delivery, or more than one, has it."""
+    """Return the only id with this prefix; None if there is none, or more than one."""
     in_range = (deliveries.c.id >= prefix) & (deliveries.c.id < prefix + LAST_CHARACTER)
     found = conn.scalars(select(deliveries.c.id).where(in_range).limit(2)).all()
     return found[0] if len(found) == 1 else None
 
 
 def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: datetime) -> dict[str, Any]:
-    return {
-        "id": delivery.id,
-        "kind": delivery.kind,
-        "event": delivery.event,
-        "session_id": delivery.session_id,
-        "received_at": delivery.received_at,
-        "signed_with": delivery.signed_with,
-        "signed_at": delivery.signed_at,
+    columns = {column.name: getattr(delivery, column.name) for column in DELIVERY_COLUMNS}
+    settled_at = now if state.is_ended else None
+    return columns | {
         "headers": dict(delivery.headers),
-        "body": delivery.body,
-        "inbox": delivery.inbox,
         "state": state,
         "reason": reason,
         "stored_at": now,
-        "settled_at": now if state.is_ended else None,
+        "settled_at": settled_at,
     }
 
 
-def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
+def _count_receipts(conn: Connection, repeats: Iterable[Delivery]) -> None:
     counts: dict[tuple[str, str], int] = {}
     for delivery in repeats:
         key = (delivery.id, delivery.inbox)
@@ -198,12 +191,12 @@ def _count_repeats(conn: Connection, repeats: Iterable[Delivery]) -> None:
     )
 
 
-def _described() -> Select[Any]:
+def _select() -> Select[Any]:
     columns = [column for column in deliveries.c if column.name != "body"]
     return select(*columns, receipt_count().label("duplicates"))
 
 
-def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if filters.state is not None:
         conditions.append(deliveries.c.state == filters.state)
@@ -226,9 +219,9 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
 
 
 def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]:
-    theirs: dict[str, list[RunRow]] = {row.id: [] for row in found}
+    by_delivery: dict[str, list[RunRow]] = {row.id: [] for row in found}
     columns = [runs.c[name] for name in RunRow.__dataclass_fields__]
-    query = select(runs.c.delivery_id, *columns).where(in_list(runs.c.delivery_id, theirs))
+    query = select(runs.c.delivery_id, *columns).where(in_list(runs.c.delivery_id, by_delivery))
     for delivery_id, *fields in conn.execute(query.order_by(runs.c.delivery_id, runs.c.handler)):
-        theirs[delivery_id].append(RunRow(*fields))
-    return [DeliveryRow(**row._mapping, runs=tuple(theirs[row.id])) for row in found]  # noqa: SLF001 - public, despite its name
+        by_delivery[delivery_id].append(RunRow(*fields))
+    return [DeliveryRow(**row._mapping, runs=tuple(by_delivery[row.id])) for row in found]  # noqa: SLF001 - public, despite its name

@@ -1,4 +1,7 @@
-"""The states of deliveries, which follow from the outcomes of their runs."""
+"""Derive the states of deliveries from the outcomes of their runs.
+
+handler -> commit -> [delivery states] -> ledger
+"""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -10,7 +13,7 @@ from workers.ledger.database.in_list import in_list
 from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
 from workers.ledger.tables.core import deliveries, runs
 
-# Made once: building a statement costs more than running it on a small batch.
+# Built once: building a statement costs more than running it on a small batch.
 STATES = (
     select(deliveries.c.id, deliveries.c.state)
     .where(in_list(deliveries.c.id, "ids"))
@@ -33,10 +36,10 @@ SET_STATE = (
 
 
 def refresh_states(conn: Connection, ids: Collection[str]) -> None:
-    """Work out the states of deliveries from their runs; call it in the transaction that changed the runs.
+    """Update the states of deliveries; call it in the transaction that changed their runs.
 
-    The rows are locked by a statement of its own first: the next one then sees what the worker that had the lock has
-    committed, so of two workers that end the last two runs of a delivery the second one settles it.
+    A first statement locks the rows, so that the next one sees what the transaction that had the lock committed: of
+    two workers that end the last two runs of a delivery, the second one settles it.
     """
     before = {key: state for key, state in conn.execute(STATES, {"ids": ids})}  # noqa: C416 - rows are no pairs to mypy
     unsettled: dict[str, DeliveryState] = {}
@@ -45,10 +48,10 @@ def refresh_states(conn: Connection, ids: Collection[str]) -> None:
             unsettled[key] = DeliveryState.RETRYING
         else:
             unsettled.setdefault(key, DeliveryState.DEAD)
-    unread = [key for key, state in before.items() if state is DeliveryState.UNREADABLE]
-    if unread:  # one that has been given runs since was understood in the end
-        understood = set(conn.scalars(WITH_RUNS, {"ids": unread}))
-        unsettled = dict.fromkeys(set(unread) - understood, DeliveryState.UNREADABLE) | unsettled
+    unreadable = [key for key, state in before.items() if state is DeliveryState.UNREADABLE]
+    if unreadable:  # one that has runs by now was decoded in the end
+        decoded = set(conn.scalars(WITH_RUNS, {"ids": unreadable}))
+        unsettled = dict.fromkeys(set(unreadable) - decoded, DeliveryState.UNREADABLE) | unsettled
     changed: dict[DeliveryState, list[str]] = {}
     for key, state in before.items():
         after = unsettled.get(key, DeliveryState.SETTLED)

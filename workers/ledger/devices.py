@@ -1,10 +1,11 @@
-"""The devices of drivers, as the app or its backend has registered them."""
+"""Devices of drivers, as the app or its backend has registered them."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select
+import sqlalchemy
+from sqlalchemy import Connection, select
 
 from handlers.kit.channel import Device
 from workers.ledger.database.engine import insert_into
@@ -12,7 +13,7 @@ from workers.ledger.database.in_list import in_list
 from workers.ledger.tables.core import devices
 
 MAX_PER_USER = 20
-"""A push goes to the devices that were heard of last: nobody carries more, and an old token costs a request."""
+"""A push goes to the devices registered last: nobody carries more, and an old token costs a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +31,34 @@ class DeviceRow:
 COLUMNS = [devices.c[name] for name in DeviceRow.__dataclass_fields__]
 
 
-def put(conn: Connection, user_id: str, device: Device, now: datetime) -> None:
-    """Register a device, or what is new about it; a token that was another user's is this one's from now on."""
-    values = {
-        "user_id": user_id,
-        "platform": device.platform,
-        "locale": device.locale,
-        "time_zone": device.time_zone,
-        "updated_at": now,
-    }
-    statement = insert_into(conn, devices).values(token=device.token, **values)
+def upsert(conn: Connection, user_id: str, device: Device, now: datetime) -> None:
+    """Register or update a device; a token of another user becomes this user's."""
+    values = {"user_id": user_id, "updated_at": now, **asdict(device)}
+    token = values.pop("token")
+    statement = insert_into(conn, devices).values(token=token, **values)
     conn.execute(statement.on_conflict_do_update(index_elements=["token"], set_=values))
 
 
-def remove(conn: Connection, user_id: str, token: str) -> bool:
-    """Remove a device of a user, and say whether it was there."""
-    return conn.execute(delete(devices).where(devices.c.token == token, devices.c.user_id == user_id)).rowcount == 1
+def delete(conn: Connection, user_id: str, token: str) -> bool:
+    """Delete a device of a user, and return whether it was there."""
+    mine = sqlalchemy.delete(devices).where(devices.c.token == token, devices.c.user_id == user_id)
+    return conn.execute(mine).rowcount == 1
 
 
 def delete_tokens(conn: Connection, tokens: Collection[str]) -> None:
-    """Remove devices that their provider does not know any more."""
+    """Delete devices that their provider does not know any more."""
     if tokens:
-        conn.execute(delete(devices).where(in_list(devices.c.token, tokens)))
+        conn.execute(sqlalchemy.delete(devices).where(in_list(devices.c.token, tokens)))
 
 
 def of_user(conn: Connection, user_id: str) -> list[Device]:
-    """List the devices of a user, the one heard of last first."""
-    query = (
-        select(devices.c.token, devices.c.platform, devices.c.locale, devices.c.time_zone)
-        .where(devices.c.user_id == user_id)
-        .order_by(devices.c.updated_at.desc(), devices.c.token)
-        .limit(MAX_PER_USER)
-    )
-    return [Device(*row) for row in conn.execute(query)]
+    """List the devices of a user, the last registered first."""
+    rows = find(conn, user_id=user_id, limit=MAX_PER_USER)
+    return [Device(row.token, row.platform, row.locale, row.time_zone) for row in rows]
 
 
 def find(conn: Connection, *, user_id: str | None = None, limit: int | None = None) -> list[DeviceRow]:
-    """List devices, of one user or of all, the one heard of last first."""
+    """List devices, of one user or of all, the last registered first."""
     query = select(*COLUMNS).order_by(devices.c.updated_at.desc(), devices.c.token).limit(limit)
     if user_id is not None:
         query = query.where(devices.c.user_id == user_id)

@@ -1,4 +1,4 @@
-"""Windows of time in which events may be missing, and how far each is covered."""
+"""Windows of time in which events may be missing, and how far each is backfilled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +14,19 @@ from workers.ledger.tables.core import devices, sessions
 from workers.ledger.tables.reconciliation import ROUTINE, downtimes
 
 NEAR = timedelta(days=1)
-"""How much later another gap may begin to be covered with one."""
+"""How much later another downtime may begin to be backfilled together with one."""
 
 
 @dataclass(frozen=True, slots=True)
 class DowntimeRow:
-    """A gap as the ledger has it."""
+    """A downtime as the ledger knows it."""
 
     inbox: str
     closed_at: datetime
     opened_at: datetime
     noticed_at: datetime
     covered_at: datetime | None
-    """When all known users' sessions of that time had been read; None: not yet."""
+    """When the sessions of all known users in it had been read; None before that."""
     sessions_read: int
     users_failed: int
     """Users whose sessions could not be read."""
@@ -34,25 +34,25 @@ class DowntimeRow:
 
 @dataclass(frozen=True, slots=True)
 class BackfillWindow:
-    """A window that is to be covered, claimed, with those that were noticed together with it and are near."""
+    """A claimed window to be backfilled, with the downtimes near it that were noticed at the same time."""
 
     inbox: str
     closed_at: datetime
     opened_at: datetime
-    """When the last of them was over."""
+    """When the last of them ended."""
     noticed_at: datetime
     after_user: str | None
-    """The last user whose sessions have been read."""
+    """The last user whose sessions were read."""
 
     @property
     def is_routine(self) -> bool:
-        """Say whether no door was closed: it is looked at because Plugsurfing skips events."""
+        """Whether it is no downtime of ours, but a routine backfill: Plugsurfing skips events."""
         return self.inbox == ROUTINE
 
 
 @dataclass(frozen=True, slots=True)
 class BackfillProgress:
-    """A user's part of a window, done."""
+    """The result for one user of a window."""
 
     user_id: str
     sessions_read: int
@@ -60,18 +60,12 @@ class BackfillProgress:
 
 
 def import_new(conn: Connection, found: Sequence[Downtime], now: datetime) -> list[Downtime]:
-    """Take gaps in, and return those that are new."""
-    by_key = {(gap.inbox, gap.closed_at): gap for gap in sorted(found, reverse=True)}
+    """Insert downtimes, and return the new ones."""
+    by_key = {(each.inbox, each.closed_at): each for each in sorted(found, reverse=True)}
+    new = {"noticed_at": now, "sessions_read": 0, "users_failed": 0}
     rows = [
-        {
-            "inbox": gap.inbox,
-            "closed_at": gap.closed_at,
-            "opened_at": gap.opened_at,
-            "noticed_at": now,
-            "sessions_read": 0,
-            "users_failed": 0,
-        }
-        for gap in sorted(by_key.values())
+        {"inbox": each.inbox, "closed_at": each.closed_at, "opened_at": each.opened_at, **new}
+        for each in sorted(by_key.values())
     ]
     if not rows:
         return []
@@ -80,7 +74,7 @@ def import_new(conn: Connection, found: Sequence[Downtime], now: datetime) -> li
 
 
 def find(conn: Connection, limit: int | None = None) -> list[DowntimeRow]:
-    """List the times at which a door was closed, the latest first."""
+    """List downtimes, the latest first."""
     found = conn.execute(
         select(*(downtimes.c[name] for name in DowntimeRow.__match_args__))
         .where(downtimes.c.inbox != ROUTINE)
@@ -91,9 +85,9 @@ def find(conn: Connection, limit: int | None = None) -> list[DowntimeRow]:
 
 
 def schedule_routine(conn: Connection, every: timedelta, span: timedelta, now: datetime) -> bool:
-    """Have the last `span` looked through, once in `every`; clocks agree on the time, so one of them does it.
+    """Schedule a routine backfill of the last `span`, once in `every`, unless an earlier one is not covered yet.
 
-    Not while an earlier one is not covered.
+    The window ends at a multiple of `every`, so that several clocks agree on one.
     """
     waits = conn.execute(
         select(downtimes.c.inbox).where(downtimes.c.inbox == ROUTINE, downtimes.c.covered_at.is_(None)).limit(1)
@@ -111,18 +105,12 @@ def schedule_routine(conn: Connection, every: timedelta, span: timedelta, now: d
 
 
 def claim(conn: Connection, now: datetime, lease: timedelta) -> BackfillWindow | None:
-    """Take a gap that is to be covered, closed doors first; nobody else gets it before the lease is over.
+    """Claim a window for the span of the lease, downtimes before routine windows.
 
-    Gaps that were noticed together and begin within a day are one: all nodes may have been down at once.
+    Downtimes that were noticed together and begin within a day are one: all nodes may have been down at once.
     """
     row = conn.execute(
-        select(
-            downtimes.c.inbox,
-            downtimes.c.closed_at,
-            downtimes.c.opened_at,
-            downtimes.c.noticed_at,
-            downtimes.c.after_user,
-        )
+        select(*(downtimes.c[name] for name in BackfillWindow.__match_args__))
         .where(
             downtimes.c.covered_at.is_(None), or_(downtimes.c.claimed_until.is_(None), downtimes.c.claimed_until <= now)
         )
@@ -132,15 +120,15 @@ def claim(conn: Connection, now: datetime, lease: timedelta) -> BackfillWindow |
     ).first()
     if row is None:
         return None
-    gap = BackfillWindow(*row)
-    opened_at = conn.scalar(select(func.max(downtimes.c.opened_at, type_=UtcDateTime)).where(_near(gap)))
-    conn.execute(update(downtimes).where(_near(gap)).values(claimed_until=now + lease))
-    return replace(gap, opened_at=opened_at or gap.opened_at)
+    window = BackfillWindow(*row)
+    opened_at = conn.scalar(select(func.max(downtimes.c.opened_at, type_=UtcDateTime)).where(_near(window)))
+    conn.execute(update(downtimes).where(_near(window)).values(claimed_until=now + lease))
+    return replace(window, opened_at=opened_at or window.opened_at)
 
 
 def users_after(conn: Connection, user_id: str | None, known_since: datetime, limit: int) -> list[str]:
-    """List known users in the order of their ids: those with sessions or devices that had news since then."""
-    # Byte by byte, as `devices` has them: two orders could not be put together.
+    """List the users with news of sessions or devices since then, ordered by id."""
+    # In byte order, as in `devices`: a union needs one order.
     named = sessions.c.user_id.collate("C") if conn.dialect.name == "postgresql" else sessions.c.user_id
     of_sessions = select(named.label("user_id")).where(
         sessions.c.user_id.is_not(None), sessions.c.updated_at >= known_since, *_after(named, user_id)
@@ -152,35 +140,35 @@ def users_after(conn: Connection, user_id: str | None, known_since: datetime, li
     return list(conn.scalars(select(both.c.user_id).order_by(both.c.user_id).limit(limit)))
 
 
-def advance(conn: Connection, gap: BackfillWindow, step: BackfillProgress, claimed_until: datetime) -> None:
-    """Note that the sessions of a user have been read, or could not be."""
-    conn.execute(update(downtimes).where(_near(gap)).values(claimed_until=claimed_until))
+def advance(conn: Connection, window: BackfillWindow, progress: BackfillProgress, claimed_until: datetime) -> None:
+    """Record the result for a user, and renew the lease."""
+    conn.execute(update(downtimes).where(_near(window)).values(claimed_until=claimed_until))
     conn.execute(
         update(downtimes)
-        .where(downtimes.c.inbox == gap.inbox, downtimes.c.closed_at == gap.closed_at)
+        .where(downtimes.c.inbox == window.inbox, downtimes.c.closed_at == window.closed_at)
         .values(
-            after_user=step.user_id,
-            sessions_read=downtimes.c.sessions_read + step.sessions_read,
-            users_failed=downtimes.c.users_failed + int(step.is_failed),
+            after_user=progress.user_id,
+            sessions_read=downtimes.c.sessions_read + progress.sessions_read,
+            users_failed=downtimes.c.users_failed + int(progress.is_failed),
         )
     )
 
 
-def release(conn: Connection, gap: BackfillWindow, covered_at: datetime | None) -> None:
-    """Give a gap back, covered or to be gone on with."""
-    conn.execute(update(downtimes).where(_near(gap)).values(claimed_until=null(), covered_at=covered_at))
+def release(conn: Connection, window: BackfillWindow, covered_at: datetime | None) -> None:
+    """Release a window, covered or to be continued."""
+    conn.execute(update(downtimes).where(_near(window)).values(claimed_until=null(), covered_at=covered_at))
 
 
 def _after(column: ColumnElement[Any], user_id: str | None) -> list[ColumnElement[bool]]:
     return [] if user_id is None else [column > user_id]
 
 
-def _near(gap: BackfillWindow) -> ColumnElement[bool]:
-    """Name the gap and those that are covered with it; the same ones in every turn, as nothing here changes."""
+def _near(window: BackfillWindow) -> ColumnElement[bool]:
+    """Match the window's downtimes: the same rows in every turn, for none of these columns changes."""
     return and_(
-        (downtimes.c.inbox == ROUTINE) if gap.is_routine else (downtimes.c.inbox != ROUTINE),
+        (downtimes.c.inbox == ROUTINE) if window.is_routine else (downtimes.c.inbox != ROUTINE),
         downtimes.c.covered_at.is_(None),
-        downtimes.c.noticed_at == gap.noticed_at,
-        downtimes.c.closed_at >= gap.closed_at,
-        downtimes.c.closed_at <= gap.closed_at + NEAR,
+        downtimes.c.noticed_at == window.noticed_at,
+        downtimes.c.closed_at >= window.closed_at,
+        downtimes.c.closed_at <= window.closed_at + NEAR,
     )

@@ -1,4 +1,4 @@
-"""The runs that have ended: dead letters, and what a person may have done again."""
+"""Runs that have ended: dead letters, and what a person replays."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,14 @@ from sqlalchemy import Connection, and_, delete, literal_column, or_, select, up
 
 from workers.ledger.database.in_list import in_list
 from workers.ledger.delivery_states import refresh_states
-from workers.ledger.ordered_update import locked_update
-from workers.ledger.runs import NewRun, insert_runs
-from workers.ledger.states import Outcome
+from workers.ledger.runs import RunRecord, insert_runs, locked_update
+from workers.ledger.states import FINAL_OUTCOMES, Outcome
 from workers.ledger.tables.core import deliveries, runs
 
 
 @dataclass(frozen=True, slots=True)
 class DeadRun:
-    """A run that was given up, with what a person wants to know about it."""
+    """A dead run, with what its dead letter shows."""
 
     delivery_id: str
     handler: str
@@ -36,9 +35,9 @@ def reopen(
     now: datetime,
     outcomes: Iterable[Outcome] = (Outcome.DEAD, Outcome.MOOT),
 ) -> int:
-    """Make ended runs due now, of one handler or of all, and return how many; their attempts are counted on."""
-    ended = [outcome for outcome in outcomes if outcome.is_final]
-    conditions = [in_list(runs.c.delivery_id, delivery_ids), runs.c.outcome.in_(ended)]
+    """Make final runs due now, of one handler or of all, and return how many; their attempts go on counting."""
+    final = [outcome for outcome in outcomes if outcome.is_final]
+    conditions = [in_list(runs.c.delivery_id, delivery_ids), runs.c.outcome.in_(final)]
     if handler is not None:
         conditions.append(runs.c.handler == handler)
     again = locked_update(*conditions).values(
@@ -50,27 +49,17 @@ def reopen(
 
 
 def delete_finished(conn: Connection, delivery_ids: Collection[str], handler: str) -> None:
-    """Take back ended runs: what they said of their deliveries is not true any more."""
-    ended = runs.c.outcome.in_([outcome for outcome in Outcome if outcome.is_final])
-    conn.execute(delete(runs).where(in_list(runs.c.delivery_id, delivery_ids), runs.c.handler == handler, ended))
+    """Delete final runs of a handler on these deliveries."""
+    is_final = runs.c.outcome.in_(FINAL_OUTCOMES)
+    conn.execute(delete(runs).where(in_list(runs.c.delivery_id, delivery_ids), runs.c.handler == handler, is_final))
 
 
 def unpublished_dead(conn: Connection, prefix: str, limit: int) -> list[DeadRun]:
-    """List dead runs whose job's id does not begin with the prefix: no dead letter was made for them yet."""
-    is_dead = runs.c.outcome == literal_column("'dead'")  # written out for the same reason as `IS_RUNNING`
+    """List dead runs whose job id lacks the prefix: their dead letters are not published yet."""
+    is_dead = runs.c.outcome == literal_column("'dead'")  # a literal, as `IS_RUNNING` is
     after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     query = (
-        select(
-            runs.c.delivery_id,
-            runs.c.handler,
-            runs.c.queue,
-            runs.c.attempts,
-            runs.c.error,
-            runs.c.traceback,
-            deliveries.c.kind,
-            deliveries.c.event,
-            deliveries.c.session_id,
-        )
+        select(*((runs.c if name in runs.c else deliveries.c)[name] for name in DeadRun.__match_args__))
         .join_from(runs, deliveries, runs.c.delivery_id == deliveries.c.id)
         .where(is_dead, or_(runs.c.job_id.is_(None), runs.c.job_id < prefix, runs.c.job_id >= after))
         .limit(limit)
@@ -79,13 +68,13 @@ def unpublished_dead(conn: Connection, prefix: str, limit: int) -> list[DeadRun]
 
 
 def mark_published(conn: Connection, run: DeadRun, job_id: str) -> bool:
-    """Note the failed job that stands for a dead run; False if the run has been taken up again."""
+    """Record the failed job of a dead run; return False if the run has been reopened."""
     same = and_(runs.c.delivery_id == run.delivery_id, runs.c.handler == run.handler, runs.c.attempts == run.attempts)
     return conn.execute(update(runs).where(same, runs.c.outcome == Outcome.DEAD).values(job_id=job_id)).rowcount > 0
 
 
-def add_missing(conn: Connection, rows: Sequence[NewRun]) -> int:
-    """Record runs of handlers that did not exist when their deliveries came; return how many."""
+def insert_missing(conn: Connection, rows: Sequence[RunRecord]) -> int:
+    """Insert runs of handlers that did not exist when the deliveries came; return how many."""
     made = insert_runs(conn, rows)
     refresh_states(conn, {delivery_id for delivery_id, _ in made})
     return len(made)

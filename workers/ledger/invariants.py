@@ -1,4 +1,4 @@
-"""What must never be so in the ledger, whatever has happened: looked for with a query each, in bounded memory."""
+"""Check the ledger's invariants, each with one query and in bounded memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from workers.ledger.states import ENDED_STATES, OPEN_OUTCOMES, WHOLE_DELIVERY, D
 from workers.ledger.tables.core import deliveries, pushes, runs
 
 EXAMPLES = 3
-"""How many of those that break a rule are named."""
+"""How many rows that break a rule are listed."""
 
 ROLLOUT = timedelta(minutes=10)
 """How long after a handler's first run there may be workers that do not know it yet."""
@@ -19,7 +19,7 @@ ROLLOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Rows that break a rule: how many they are, and the ids of the first few."""
+    """Rows that break a rule: their number, and the ids of the first few."""
 
     rule: str
     count: int
@@ -27,7 +27,7 @@ class Violation:
 
 
 def check_invariants(conn: Connection) -> Iterator[Violation]:
-    """Look for whatever cannot be explained by when one looks: each rule holds at the end of every transaction."""
+    """Yield the violations of rules that hold at the end of every transaction."""
     for rule, query in _rules().items():
         yield from _broken(conn, rule, query)
 
@@ -35,17 +35,17 @@ def check_invariants(conn: Connection) -> Iterator[Violation]:
 def missed_handlers(
     conn: Connection, wanted: Mapping[str, Sequence[str]], *, rollout: timedelta = ROLLOUT
 ) -> Iterator[Violation]:
-    """Find settled deliveries of which a handler has no outcome, although it had run before they came.
+    """Yield settled deliveries without an outcome of a handler that had run before they came.
 
-    `wanted` gives the events that each handler takes. One that was not loaded for a while leaves such a gap, too.
-    What was stored until `rollout` after its first run is left out.
+    `wanted` has the events that each handler takes. Handlers that were not loaded for a while are found too.
+    Deliveries stored up to `rollout` after the first run are left out.
     """
     for handler, events in wanted.items():
         began_at = conn.scalar(select(func.min(runs.c.started_at)).where(runs.c.handler == handler))
         if began_at is None:
             continue
-        is_buried = and_(runs.c.handler == WHOLE_DELIVERY, runs.c.outcome == Outcome.DEAD)
-        its_own = _has_run(or_(runs.c.handler == handler, is_buried))
+        is_poison = and_(runs.c.handler == WHOLE_DELIVERY, runs.c.outcome == Outcome.DEAD)
+        its_own = _has_run(or_(runs.c.handler == handler, is_poison))
         query = select(deliveries.c.id).where(
             deliveries.c.event.in_(list(events)),
             deliveries.c.settled_at.is_not(None),

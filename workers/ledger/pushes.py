@@ -1,4 +1,4 @@
-"""The pushes that handlers asked for: written with their run's outcome, then sent, each on every channel."""
+"""Pushes of handlers: inserted with their run's outcome, then sent, one a channel (a transactional outbox)."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -14,13 +14,13 @@ from workers.ledger.database.engine import insert_into
 from workers.ledger.states import PushState
 from workers.ledger.tables.core import pushes, sessions
 
-#: A push's id, and the number of the attempt at it.
+#: A push's id, and the number of its attempt.
 Claim: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class NewPush:
-    """A push as a run asked for it, on one channel."""
+    """A push of a run, on one channel."""
 
     delivery_id: str
     handler: str
@@ -30,7 +30,7 @@ class NewPush:
 
     @property
     def id(self) -> str:
-        """The same push of the same run on the same channel has the same id, however often it is written."""
+        """The same for the same push of the same run on the same channel, however often it is inserted."""
         parts = (self.delivery_id, self.handler, self.channel, self.push.collapse_key)
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -58,11 +58,11 @@ class PushRow:
     attempts: int
     error: str | None
     told: dict[str, bool] | None
-    """Devices that are done with, by fingerprint: whether each has taken it."""
+    """Finished devices, by fingerprint: whether each has taken it."""
 
     @property
     def claim(self) -> Claim:
-        """The claim under which it is being sent, once it is claimed."""
+        """The claim of its current attempt."""
         return self.id, self.attempts
 
 
@@ -71,7 +71,7 @@ COLUMNS = [pushes.c[name] for name in PushRow.__dataclass_fields__]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushUpdate:
-    """What became of a push in the attempt for which it was claimed; one that waits still must be due some time."""
+    """What became of a push in the attempt for which it was claimed."""
 
     id: str
     attempt: int
@@ -80,15 +80,15 @@ class PushUpdate:
     due_at: datetime | None = None
     error: str | None = None
     told: Mapping[str, bool] | None = None
-    """None leaves it as it is."""
+    """None leaves it unchanged."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for one that would never be sent, or that is due although it is done with."""
+        """Raise ValueError for a waiting push that is never due, or a due one that does not wait."""
         if (self.state is PushState.WAITING) is not (self.due_at is not None):
             raise ValueError("a push is due exactly while it is waiting")
 
 
-MARK = (
+UPDATE = (
     update(pushes)
     .where(pushes.c.id == bindparam("push_id"), pushes.c.attempts == bindparam("attempt"))
     .where(pushes.c.state == PushState.WAITING)
@@ -101,8 +101,7 @@ MARK = (
     )
 )
 
-
-HOLD = (
+RENEW = (
     update(pushes)
     .where(pushes.c.id == bindparam("push_id"), pushes.c.attempts == bindparam("attempt"))
     .where(pushes.c.state == PushState.WAITING)
@@ -110,8 +109,8 @@ HOLD = (
 )
 
 
-def add(conn: Connection, rows: Sequence[NewPush]) -> set[str]:
-    """Write pushes, due at once, and return the ids of those that were not there."""
+def insert(conn: Connection, rows: Sequence[NewPush]) -> set[str]:
+    """Insert pushes, due at once, and return the ids of the new ones."""
     if not rows:
         return set()
     statement = insert_into(conn, pushes).on_conflict_do_nothing().returning(pushes.c.id)
@@ -120,13 +119,13 @@ def add(conn: Connection, rows: Sequence[NewPush]) -> set[str]:
 
 
 def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
-    """Say whether a channel has anything to do; looking is cheaper than claiming nothing."""
+    """Return whether a push of a channel is due; cheaper than a claim of nothing."""
     query = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel).limit(1)
     return conn.execute(query).first() is not None
 
 
 def expire_unneeded(conn: Connection, channel: str, now: datetime) -> None:
-    """End the due pushes of a channel that need not be sent any more, and say beside each why."""
+    """End due pushes of a channel that need not be sent any more, each with the reason."""
     newer = pushes.alias("newer")
     is_over = exists().where(sessions.c.session_id == pushes.c.session_id, sessions.c.status.in_(FINAL_STATUSES))
     is_replaced = exists().where(
@@ -146,41 +145,38 @@ def expire_unneeded(conn: Connection, channel: str, now: datetime) -> None:
 
 
 def expire_unknown_channels(conn: Connection, channels: Collection[str], before: datetime) -> int:
-    """End what was to go, before that time, to a channel that PUSH does not name any more."""
+    """End pushes, due before that time, of channels that PUSH does not name any more; return how many."""
     due = select(pushes.c.id).where(pushes.c.due_at <= before, pushes.c.channel.not_in(channels))
     values = {"state": PushState.DEAD, "due_at": None, "error": "PUSH does not name the channel any more"}
     return conn.execute(update(pushes).where(pushes.c.id.in_(_locked(due))).values(values)).rowcount
 
 
 def claim(conn: Connection, channel: str, now: datetime, span: timedelta, *, limit: int) -> list[PushRow]:
-    """Take due pushes of a channel on for sending, the longest due first, their attempts raised.
-
-    Nobody else gets them before the span is over.
-    """
+    """Claim due pushes of a channel for the span, the longest due first, with their attempts raised."""
     if limit <= 0:
         return []
     due = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel)
     some = _locked(due.order_by(pushes.c.due_at).limit(limit))
     claiming = update(pushes).where(pushes.c.id.in_(some))
-    taken = conn.execute(claiming.values(due_at=now + span, attempts=pushes.c.attempts + 1).returning(*COLUMNS))
-    return sorted((PushRow(*row) for row in taken), key=lambda push: (push.created_at, push.id))
+    claimed = conn.execute(claiming.values(due_at=now + span, attempts=pushes.c.attempts + 1).returning(*COLUMNS))
+    return sorted((PushRow(*row) for row in claimed), key=lambda push: (push.created_at, push.id))
 
 
 def extend_lease(conn: Connection, claims: Collection[Claim], until: datetime) -> None:
-    """Keep claimed pushes until then. What is no longer waiting, or was claimed once more since, stays as it is."""
+    """Renew claims until then. A push that waits no longer, or was claimed again since, stays unchanged."""
     values = [{"push_id": push_id, "attempt": attempt, "later": until} for push_id, attempt in sorted(claims)]
     if values:
-        conn.execute(HOLD, values)
+        conn.execute(RENEW, values)
 
 
-def mark(conn: Connection, marks: Sequence[PushUpdate]) -> None:
-    """Say what became of pushes. What is no longer waiting, or was claimed once more since, stays as it is."""
-    if marks:
-        # In the order of keys, so that two clocks never wait for each other in a circle.
-        conn.execute(MARK, [_values(each) for each in sorted(marks, key=lambda each: each.id)])
+def mark(conn: Connection, updates: Sequence[PushUpdate]) -> None:
+    """Record what became of pushes. A push that waits no longer, or was claimed again since, stays unchanged."""
+    if updates:
+        # In the order of keys, so that two clocks never deadlock.
+        conn.execute(UPDATE, [_values(each) for each in sorted(updates, key=lambda each: each.id)])
 
 
-def find(  # noqa: PLR0913 - what can be asked for, by name
+def find(  # noqa: PLR0913 - filters, by name
     conn: Connection,
     *,
     session_id: str | None = None,
@@ -207,20 +203,20 @@ def find(  # noqa: PLR0913 - what can be asked for, by name
 
 
 def _locked(query: Select[tuple[str]]) -> Select[tuple[str]]:
-    """Leave out what another process has in its hands just now."""
+    """Lock the rows; leave out those that another transaction has locked."""
     return query.with_for_update(skip_locked=True).correlate(None)
 
 
-def _values(mark: PushUpdate) -> dict[str, Any]:
-    # Other names than the columns have: those are SQLAlchemy's own.
+def _values(update: PushUpdate) -> dict[str, Any]:
+    # Not the names of columns: SQLAlchemy reserves those in an UPDATE.
     return {
-        "push_id": mark.id,
-        "attempt": mark.attempt,
-        "new_state": mark.state,
-        "at": mark.sent_at,
-        "later": mark.due_at,
-        "why": mark.error,
-        "also_told": None if mark.told is None else dict(mark.told),
+        "push_id": update.id,
+        "attempt": update.attempt,
+        "new_state": update.state,
+        "at": update.sent_at,
+        "later": update.due_at,
+        "why": update.error,
+        "also_told": None if update.told is None else dict(update.told),
     }
 
 

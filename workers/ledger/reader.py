@@ -1,14 +1,20 @@
-"""What handlers read from the ledger, each time in a short transaction of its own."""
+"""What handlers and policies read from the ledger, each time in a short transaction of its own."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVarTuple
 
+import structlog
 from sqlalchemy import Engine, Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
+from handlers.kit.channel import Device
 from handlers.kit.session import Session
 from workers.ledger import sessions
 from workers.ledger.database.engine import read_only
+from workers.resilience.guarded_call import HandlerTimedOut, call_guarded
+
+log = structlog.get_logger()
 
 Columns = TypeVarTuple("Columns")
 
@@ -20,7 +26,7 @@ class LedgerReader:
     engine: Engine
 
     def session(self, session_id: str) -> Session | None:
-        """Find the record of a session."""
+        """Return the record of a session."""
         with read_only(self.engine) as ledger:
             return sessions.get(ledger, session_id)
 
@@ -28,3 +34,19 @@ class LedgerReader:
         """Run a SELECT."""
         with read_only(self.engine) as ledger:
             return list(ledger.execute(statement))
+
+
+@dataclass(frozen=True)
+class HandlerReader(LedgerReader):
+    """The reader behind a handler's context: also looks up devices, which a plugin may do."""
+
+    devices_of: Callable[[str], Sequence[Device]]
+
+    def devices(self, user_id: str) -> Sequence[Device]:
+        """List a user's devices; none if the lookup fails, for a push in a default language is better than none."""
+        found, failure = call_guarded(self.devices_of, user_id)
+        if isinstance(failure, HandlerTimedOut):
+            raise failure
+        if failure is not None:
+            log.warning("devices.lookup_failed", reason=type(failure).__name__)
+        return found or ()

@@ -1,4 +1,4 @@
-"""The runs that are not over: which are due, offered, running, lost or overdue."""
+"""Runs that have not ended: which are due, enqueued, running, crashed or expired."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, liter
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.in_list import in_list
 from workers.ledger.delivery_states import refresh_states
-from workers.ledger.ordered_update import RunKey, locked_update
+from workers.ledger.runs import RunKey, locked_update
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core import runs
 
-# Written out instead of bound, or SQLite could not see that its partial index of running runs applies.
+# A literal instead of a parameter: SQLite uses its partial index of running runs for it only.
 IS_RUNNING = runs.c.outcome == literal_column("'running'")
-# Not merely `IS NOT NULL`, or SQLite would prefer its index of all runs to come.
+# Not `IS NOT NULL`, for which SQLite would prefer its index of all due runs.
 HAS_JOB = runs.c.job_id > literal_column("''")
 
 SET_JOB = (
@@ -32,60 +32,57 @@ WAKE = locked_update(in_list(runs.c.waits_for, "ids"), runs.c.due_at > bindparam
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that is not over; `attempt` is the number of its present attempt, or of the next one."""
+    """A run that has not ended; `attempt` is the number of its current attempt, or of the next one."""
 
     delivery_id: str
     handler: str
     queue: str
     attempt: int
-    #: The RQ job it was offered in or is running in.
+    #: The RQ job in which it is enqueued or running.
     job_id: str | None
-    #: Its last attempt raised an error or killed its worker.
+    #: Whether its last attempt raised an error or crashed its worker.
     has_failed: bool = False
 
     @property
     def key(self) -> RunKey:
-        """The run's name."""
+        """The run's key."""
         return self.delivery_id, self.handler
 
 
 def due(conn: Connection, now: datetime, limit: int) -> list[OpenRun]:
-    """List runs whose time has come and that no job was made for, the longest due first; nobody else gets them then.
-
-    Call it in the transaction that marks them as offered.
-    """
-    waiting = _under(runs.c.attempts + 1).where(runs.c.due_at <= now, runs.c.job_id.is_(None))
+    """List due runs without a job, the longest due first, locked for the transaction that marks them as enqueued."""
+    waiting = _select(runs.c.attempts + 1).where(runs.c.due_at <= now, runs.c.job_id.is_(None))
     return _open(conn, waiting.order_by(runs.c.due_at).limit(limit).with_for_update(skip_locked=True))
 
 
-def mark_offered(conn: Connection, jobs: Mapping[RunKey, str]) -> None:
-    """Note the job that each run is put in; before the job is made, so that none is made twice."""
+def mark_enqueued(conn: Connection, jobs: Mapping[RunKey, str]) -> None:
+    """Record the job of each run; call it before the job is written, so that none is written twice."""
     _set_job(conn, jobs)
 
 
 def enqueued(conn: Connection) -> list[OpenRun]:
-    """List runs that a job was made for and that nobody has claimed yet."""
-    return _open(conn, _under(runs.c.attempts + 1).where(runs.c.due_at.is_not(None), HAS_JOB))
+    """List runs with a job that are not claimed yet."""
+    return _open(conn, _select(runs.c.attempts + 1).where(runs.c.due_at.is_not(None), HAS_JOB))
 
 
 def clear_job(conn: Connection, keys: Iterable[RunKey]) -> None:
-    """Forget the jobs of runs whose jobs are gone: they are `due` again."""
+    """Remove lost jobs from their runs, which are `due` again."""
     _set_job(conn, dict.fromkeys(keys))
 
 
 def running(conn: Connection) -> list[OpenRun]:
-    """List the runs that somebody has claimed and not ended."""
-    return _open(conn, _under(runs.c.attempts).where(IS_RUNNING))
+    """List claimed runs."""
+    return _open(conn, _select(runs.c.attempts).where(IS_RUNNING))
 
 
 def fail_crashed(
-    conn: Connection, gone: Sequence[OpenRun], *, now: datetime, deaths_allowed: int, error: str
+    conn: Connection, crashed: Sequence[OpenRun], *, now: datetime, deaths_allowed: int, error: str
 ) -> list[tuple[OpenRun, Outcome]]:
-    """Give up the attempts of workers that died: each is due again now, or dead when workers died of it too often.
+    """End the attempts of crashed workers: each run is due now, or dead when it has crashed too many.
 
-    Returns those that were still running in the attempt given, with what has become of them.
+    Returns the runs that were still in the attempt given, with their outcomes.
     """
-    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in gone}
+    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in crashed}
     changed: list[tuple[OpenRun, Outcome]] = []
     is_last = runs.c.deaths + 1 >= deaths_allowed
     for some in chunks(sorted(wanted)):
@@ -110,12 +107,12 @@ def fail_crashed(
     return changed
 
 
-def release(conn: Connection, left: Sequence[OpenRun], *, now: datetime, reason: str) -> list[OpenRun]:
-    """Give up the attempts of workers that ended them themselves, unmade: each is due again now, and nobody died of it.
+def release(conn: Connection, handed_back: Sequence[OpenRun], *, now: datetime, reason: str) -> list[OpenRun]:
+    """End attempts that their workers handed back: each run is due now, and its crashes are not counted.
 
-    Returns those that were still running in the attempt given.
+    Returns the runs that were still in the attempt given.
     """
-    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in left}
+    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in handed_back}
     changed: list[OpenRun] = []
     for some in chunks(sorted(wanted)):
         statement = (
@@ -129,30 +126,30 @@ def release(conn: Connection, left: Sequence[OpenRun], *, now: datetime, reason:
 
 
 def wake_waiting(conn: Connection, session_ids: Collection[str], now: datetime) -> int:
-    """Make the runs due that wait for news of these sessions; return how many.
+    """Make runs due that wait for news of these sessions; return how many.
 
-    One that is being claimed at this moment is passed over: it will see the news anyway.
+    One that is being claimed at this moment is skipped: it will see the news anyway.
     """
     return conn.execute(WAKE, {"ids": session_ids, "now": now}).rowcount
 
 
 def expire(conn: Connection, now: datetime) -> list[RunKey]:
-    """End, as moot, runs whose time is over before they were tried again; their reasons stay. Returns their keys."""
+    """End open runs as moot whose `until_at` has passed, with their last reasons; return their keys."""
     statement = (
         locked_update(runs.c.until_at <= now, runs.c.due_at.is_not(None), skip_locked=True)
         .values(outcome=Outcome.MOOT, due_at=None, until_at=None, waits_for=None, job_id=None, finished_at=now)
         .returning(runs.c.delivery_id, runs.c.handler)
     )
-    ended = sorted((delivery_id, handler) for delivery_id, handler in conn.execute(statement))
-    refresh_states(conn, {delivery_id for delivery_id, _ in ended})
-    return ended
+    expired = sorted((delivery_id, handler) for delivery_id, handler in conn.execute(statement))
+    refresh_states(conn, {delivery_id for delivery_id, _ in expired})
+    return expired
 
 
-def _in_attempts(these: Sequence[tuple[str, str, int]]) -> ColumnElement[bool]:
-    return tuple_(runs.c.delivery_id, runs.c.handler, runs.c.attempts).in_(list(these))
+def _in_attempts(attempts: Sequence[tuple[str, str, int]]) -> ColumnElement[bool]:
+    return tuple_(runs.c.delivery_id, runs.c.handler, runs.c.attempts).in_(list(attempts))
 
 
-def _under(attempt: ColumnElement[int]) -> Select[Any]:
+def _select(attempt: ColumnElement[int]) -> Select[Any]:
     return select(runs.c.delivery_id, runs.c.handler, runs.c.queue, attempt, runs.c.job_id, runs.c.error.is_not(None))
 
 

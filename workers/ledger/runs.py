@@ -1,21 +1,23 @@
-"""The runs: who may make one, and how it ended.
+"""Runs: who may make one, and how it ended.
 
 Every attempt has a number. A worker claims a run by raising its number, and ends it only while the number is still its
-own: so a worker that was given up for dead and comes back can neither end nor undo what another one has done since.
+own (a fencing token): a worker that was given up as dead and comes back changes nothing that others have done since.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, tuple_, update
 
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.in_list import in_list
-from workers.ledger.ordered_update import RunKey
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core import runs
+
+#: A run's key: the delivery's id and the handler's name.
+RunKey = tuple[str, str]
 
 CLAIMABLE = (
     select(runs.c.delivery_id, runs.c.attempts)
@@ -37,7 +39,7 @@ CLAIM = (
         waits_for=None,
     )
 )
-# Locked, so that who ends a run that it finds in its own attempt is not too late with it.
+# Locked, so that the attempt is still the run's own when its end is written.
 CLAIMED = (
     select(runs.c.delivery_id, runs.c.attempts, runs.c.job_id)
     .where(runs.c.handler == bindparam("handler"), in_list(runs.c.delivery_id, "ids"))
@@ -45,17 +47,18 @@ CLAIMED = (
     .order_by(runs.c.delivery_id)
     .with_for_update()
 )
-END = update(runs).where(runs.c.delivery_id == bindparam("of"), runs.c.handler == bindparam("by"))
+FINISH = update(runs).where(runs.c.delivery_id == bindparam("of"), runs.c.handler == bindparam("by"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """A run to be recorded: one that is to come (waiting), or one already made in its batch's own job."""
+class RunRecord:
+    """A run as it is to be written: one that is to come (waiting), or what came of an attempt."""
 
     delivery_id: str
     handler: str
-    queue: str
     outcome: Outcome
+    queue: str | None = None
+    """The queue of its next job; required when the run is inserted."""
     attempts: int = 0
     due_at: datetime | None = None
     until_at: datetime | None = None
@@ -68,29 +71,18 @@ class NewRun:
     finished_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedRun:
-    """What came of an attempt at a run that was claimed."""
-
-    delivery_id: str
-    attempt: int
-    outcome: Outcome
-    finished_at: datetime
-    due_at: datetime | None = None
-    until_at: datetime | None = None
-    waits_for: str | None = None
-    reason: str | None = None
-    error: str | None = None
-    traceback: str | None = None
+COLUMNS = tuple(field.name for field in fields(RunRecord))
+ENDING = ("outcome", "finished_at", "due_at", "until_at", "waits_for", "reason", "error", "traceback")
 
 
-def insert_runs(conn: Connection, rows: Sequence[NewRun]) -> set[RunKey]:
-    """Record runs and return the keys of those that were not there: who gets a key back owns that run's effects."""
-    return {(delivery_id, handler) for delivery_id, handler in insert_new(conn, runs, [_row(run) for run in rows])}
+def insert_runs(conn: Connection, rows: Sequence[RunRecord]) -> set[RunKey]:
+    """Insert runs and return the keys of the new ones: the transaction that gets a key back owns the run's effects."""
+    values = [{name: getattr(run, name) for name in COLUMNS} | {"deaths": 0} for run in rows]
+    return {(delivery_id, handler) for delivery_id, handler in insert_new(conn, runs, values)}
 
 
 def existing(conn: Connection, delivery_ids: Collection[str]) -> set[RunKey]:
-    """Return the keys of all the runs that these deliveries have."""
+    """Return the keys of all runs of these deliveries."""
     found = conn.execute(select(runs.c.delivery_id, runs.c.handler).where(in_list(runs.c.delivery_id, delivery_ids)))
     return {(delivery_id, handler) for delivery_id, handler in found}
 
@@ -98,47 +90,48 @@ def existing(conn: Connection, delivery_ids: Collection[str]) -> set[RunKey]:
 def claim(
     conn: Connection, handler: str, attempts: Sequence[tuple[str, int]], job_id: str, now: datetime
 ) -> list[tuple[str, int]]:
-    """Take runs on, each for the attempt it was offered for; return those that are ours, with their attempts.
+    """Claim runs, each for the attempt it was enqueued for; return the claimed ones with their attempts.
 
-    A dead run can be taken on as well: by the job that a person has put back on its queue.
+    A dead run can be claimed too: by the failed job that a person has put back on its queue.
     """
-    offered = dict(attempts)
-    found = conn.execute(CLAIMABLE, {"handler": handler, "ids": list(offered)})
-    ours = {delivery_id: before + 1 for delivery_id, before in found if offered[delivery_id] == before + 1}
+    enqueued = dict(attempts)
+    found = conn.execute(CLAIMABLE, {"handler": handler, "ids": list(enqueued)})
+    ours = {delivery_id: before + 1 for delivery_id, before in found if enqueued[delivery_id] == before + 1}
     if ours:
         conn.execute(CLAIM, {"of": handler, "ids": list(ours), "by": job_id, "at": now})
     return sorted(ours.items())
 
 
-def finish(conn: Connection, handler: str, ended: Sequence[EndedRun]) -> set[str]:
-    """End attempts at runs of a handler, and return the ids of the deliveries whose runs were still in them.
+def finish(conn: Connection, handler: str, ended: Sequence[RunRecord]) -> set[str]:
+    """End claimed runs of a handler, and return the deliveries whose runs were still in the attempt given.
 
-    Nothing is changed of the others. One to be tried again becomes `due` anew; one that is dead, `unfiled`.
+    The others stay unchanged. One to be tried again becomes `due`; a dead one `unpublished`.
     """
     found = conn.execute(CLAIMED, {"handler": handler, "ids": [run.delivery_id for run in ended]})
     claimed = {(delivery_id, attempt): job_id for delivery_id, attempt, job_id in found}
-    ours = [run for run in ended if (run.delivery_id, run.attempt) in claimed]
+    ours = [run for run in ended if (run.delivery_id, run.attempts) in claimed]
     if ours:
-        conn.execute(END, [_ending(run, handler, claimed[run.delivery_id, run.attempt]) for run in ours])
+        conn.execute(FINISH, [_ending(run, handler, claimed[run.delivery_id, run.attempts]) for run in ours])
     return {run.delivery_id for run in ours}
 
 
-def _row(run: NewRun) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in NewRun.__dataclass_fields__} | {"deaths": 0}
+def locked_update(*conditions: ColumnElement[bool], skip_locked: bool = False) -> Update:
+    """Build an UPDATE of the matching runs that locks them in the order of their keys, so that workers never deadlock.
+
+    `skip_locked` leaves out runs that another transaction is changing.
+    """
+    matching = (
+        select(runs.c.delivery_id, runs.c.handler)
+        .where(*conditions)
+        .order_by(runs.c.delivery_id, runs.c.handler)
+        .with_for_update(skip_locked=skip_locked)
+        .correlate(None)
+    )
+    return update(runs).where(tuple_(runs.c.delivery_id, runs.c.handler).in_(matching))
 
 
-def _ending(run: EndedRun, handler: str, job_id: str) -> dict[str, Any]:
-    return {
-        "of": run.delivery_id,
-        "by": handler,
-        "outcome": run.outcome,
-        # Not of one that is dead: it may be the job of a dead letter that was put back, and is wanted as one again.
-        "job_id": job_id if run.outcome.is_final and run.outcome is not Outcome.DEAD else None,
-        "finished_at": run.finished_at,
-        "due_at": run.due_at,
-        "until_at": run.until_at,
-        "waits_for": run.waits_for,
-        "reason": run.reason,
-        "error": run.error,
-        "traceback": run.traceback,
-    }
+def _ending(run: RunRecord, handler: str, job_id: str) -> dict[str, Any]:
+    # A dead run keeps no job: the job may be a dead letter that was put back, and its run needs a new dead letter.
+    is_kept = run.outcome.is_final and run.outcome is not Outcome.DEAD
+    ending = {name: getattr(run, name) for name in ENDING}
+    return ending | {"of": run.delivery_id, "by": handler, "job_id": job_id if is_kept else None}

@@ -1,19 +1,24 @@
-"""Which sessions are to be read again at the Drive API, and when; what came of it."""
+"""Polls of sessions at the Drive API: which sessions are due, when, and what the last poll came to."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, and_, bindparam, case, func, literal, literal_column, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from handlers.kit.column_types import UtcDateTime
+from ingest.backoff import Backoff
+from ingest.config.settings import Settings
 from workers.ledger.database.engine import insert_into
 from workers.ledger.database.in_list import in_list
-from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.tables.core import sessions
 from workers.ledger.tables.reconciliation import PollOutcome, session_polls
+
+STARTING = "WAITING_TO_START"
+STARTS_WITHIN = timedelta(minutes=2)
+"""How long Plugsurfing says that a session may take from WAITING_TO_START to STARTED."""
 
 IS_INCOMPLETE = and_(
     sessions.c.user_id.is_not(None),
@@ -24,21 +29,40 @@ IS_INCOMPLETE = and_(
         sessions.c.stopped_at.is_(None),
     ),
 )
-"""Of a session's start, stop and completion something was not told; and its user is known, so it can be asked for."""
+"""A session's start, stop or completion is unknown; its user is known, so it can be polled."""
 
 SILENT_SINCE = literal_column("excluded.next_at", UtcDateTime)
-"""In a row that is already there: when the session of the row that was to be inserted had its last news."""
+"""In a conflicting row: when the session of the row to be inserted had its last news."""
+
+
+@dataclass(frozen=True)
+class PollSchedule:
+    """How long to wait: after the last news, between two polls, and altogether."""
+
+    after: timedelta
+    longest: timedelta
+    give_up_after: timedelta
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the schedule of the settings."""
+        return cls(settings.reconcile_after, settings.reconcile_longest, settings.reconcile_for)
+
+    def delay(self, polls: int, status: str | None = None) -> timedelta:
+        """Return how long to wait after so many polls in a row without news; it doubles."""
+        first = min(self.after, STARTS_WITHIN) if status == STARTING else self.after
+        return Backoff(first, max(self.longest, first)).delay(polls + 1, jitter=0)
 
 
 @dataclass(frozen=True, slots=True)
 class DuePoll:
-    """A session that is to be read now."""
+    """A claimed session that is to be polled now."""
 
     session_id: str
     user_id: str
     attempts: int
     claimed_until: datetime
-    """It is the claimer's until then; and after that, as long as nobody else has wanted it."""
+    """Until then it is the claimer's; and afterwards, as long as nobody else has claimed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +79,27 @@ class PollState:
 
 
 def schedule(conn: Connection, since: datetime, until: datetime, now: datetime) -> int:
-    """Have incomplete sessions read that had their last news after `since` and by `until`, the longest silent first.
+    """Schedule incomplete sessions with their last news after `since` and by `until`, the longest silent first.
 
-    Those that wait already, or are complete in the Drive API, stay as they are. Returns how many are new.
+    Those that wait already, or are complete in the Drive API, stay unchanged. Returns how many are new.
     """
     silent = and_(sessions.c.updated_at > since, sessions.c.updated_at <= until)
-    # What is put aside is taken up for news only, and not because a clock was started anew.
+    # A session put aside comes back for news only, and not because a clock was restarted.
     has_news = func.coalesce(session_polls.c.read_at, session_polls.c.enrolled_at) < SILENT_SINCE
-    return _enrol(conn, silent, sessions.c.updated_at, now, again=and_(session_polls.c.next_at.is_(None), has_news))
+    return _schedule(conn, silent, sessions.c.updated_at, now, again=and_(session_polls.c.next_at.is_(None), has_news))
 
 
 def schedule_now(conn: Connection, since: datetime, until: datetime, now: datetime) -> int:
-    """Have the incomplete sessions of that time read now: what they waited for may have come to a closed door."""
+    """Make the incomplete sessions of a downtime due now: their events may have come while we were down."""
     between = and_(sessions.c.updated_at >= since, sessions.c.updated_at <= until)
     is_later = or_(session_polls.c.next_at.is_(None), session_polls.c.next_at > now)
-    return _enrol(conn, between, literal(now, UtcDateTime), now, again=is_later)
+    return _schedule(conn, between, literal(now, UtcDateTime), now, again=is_later)
 
 
-def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, rhythm: PollSchedule) -> list[DuePoll]:
-    """Take sessions whose time has come, the longest due first; nobody else gets them before the lease is over.
+def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, schedule: PollSchedule) -> list[DuePoll]:
+    """Claim due sessions for the span of the lease, the longest due first.
 
-    Those that are complete meanwhile, had news or were asked about for long enough are put aside instead.
+    Those that are complete by now, had news or were polled for long enough are put aside instead.
     """
     found = conn.execute(
         select(
@@ -94,13 +118,13 @@ def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, rhythm:
     had_news: list[dict[str, Any]] = []
     claimed: list[DuePoll] = []
     for row in found:
-        looked_at = max(filter(None, (row.enrolled_at, row.read_at)))
+        polled_at = max(filter(None, (row.enrolled_at, row.read_at)))
         if not row.is_incomplete:
             put_aside[PollOutcome.NOT_NEEDED].append(row.session_id)
-        elif row.enrolled_at + rhythm.give_up_after <= now:
+        elif row.enrolled_at + schedule.give_up_after <= now:
             put_aside[PollOutcome.GIVEN_UP].append(row.session_id)
-        elif row.updated_at > looked_at and row.updated_at + rhythm.after > now:
-            had_news.append({"of": row.session_id, "later": row.updated_at + rhythm.after})
+        elif row.updated_at > polled_at and row.updated_at + schedule.after > now:
+            had_news.append({"of": row.session_id, "later": row.updated_at + schedule.after})
         else:
             claimed.append(DuePoll(row.session_id, row.user_id, row.attempts, now + lease))
     for outcome, ids in put_aside.items():
@@ -115,7 +139,7 @@ def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, rhythm:
 
 
 def renew(conn: Connection, due: DuePoll, until: datetime) -> DuePoll | None:
-    """Keep what was claimed for longer; None if it is somebody else's by now."""
+    """Renew a claim; return None if somebody else has claimed the session since."""
     mine = update(session_polls).where(
         session_polls.c.session_id == due.session_id, session_polls.c.next_at == due.claimed_until
     )
@@ -123,49 +147,33 @@ def renew(conn: Connection, due: DuePoll, until: datetime) -> DuePoll | None:
 
 
 def release(conn: Connection, claimed: Sequence[DuePoll], now: datetime) -> None:
-    """Give back what was claimed and not read, unless it is somebody else's by now."""
+    """Release claimed sessions that were not polled, except those that somebody else has claimed since."""
     if claimed:
         mine = and_(session_polls.c.session_id == bindparam("of"), session_polls.c.next_at == bindparam("until"))
-        # In the order of keys, so that two clocks never wait for each other in a circle.
-        values = [{"of": due.session_id, "until": due.claimed_until} for due in sorted(claimed, key=_key)]
+        # In the order of keys, so that two clocks never deadlock.
+        ordered = sorted(claimed, key=lambda due: due.session_id)
+        values = [{"of": due.session_id, "until": due.claimed_until} for due in ordered]
         conn.execute(update(session_polls).where(mine).values(next_at=now), values)
 
 
-def looks(conn: Connection, session_ids: Collection[str]) -> dict[str, PollState]:
-    """Say what was seen of these sessions so far."""
-    found = conn.execute(select(session_polls).where(in_list(session_polls.c.session_id, session_ids)))
-    return {
-        row.session_id: PollState(
-            row.outcome, row.attempts, row.read_at, row.status, row.status_at, row.next_at, row.reason
-        )
-        for row in found
-    }
+def states(conn: Connection, session_ids: Collection[str]) -> dict[str, PollState]:
+    """Return the state of each of these sessions that was ever scheduled or recorded."""
+    columns = [session_polls.c[name] for name in PollState.__dataclass_fields__]
+    query = select(session_polls.c.session_id, *columns).where(in_list(session_polls.c.session_id, session_ids))
+    return {session_id: PollState(*state) for session_id, *state in conn.execute(query)}
 
 
 def record(conn: Connection, seen: Mapping[str, PollState], now: datetime) -> None:
-    """Write down what was seen, in the place of what was seen before."""
+    """Record states, in place of earlier ones."""
     if not seen:
         return
-    rows = [
-        {
-            "session_id": session_id,
-            "enrolled_at": now,
-            "outcome": look.outcome,
-            "attempts": look.attempts,
-            "read_at": look.read_at,
-            "status": look.status,
-            "status_at": look.status_at,
-            "next_at": look.next_at,
-            "reason": look.reason,
-        }
-        for session_id, look in sorted(seen.items())
-    ]
+    rows = [{"session_id": key, "enrolled_at": now, **asdict(state)} for key, state in sorted(seen.items())]
     new = insert_into(conn, session_polls)
-    changes = {name: new.excluded[name] for name in rows[0] if name not in {"session_id", "enrolled_at"}}
+    changes = {name: new.excluded[name] for name in PollState.__dataclass_fields__}
     conn.execute(new.on_conflict_do_update(index_elements=[session_polls.c.session_id], set_=changes), rows)
 
 
-def _enrol(
+def _schedule(
     conn: Connection,
     which: ColumnElement[bool],
     next_at: ColumnElement[Any],
@@ -173,29 +181,24 @@ def _enrol(
     *,
     again: ColumnElement[bool],
 ) -> int:
-    wanted: Sequence[ColumnElement[Any]] = (
-        sessions.c.session_id,
-        literal(PollOutcome.WAITING.value).label("outcome"),
-        literal(now, UtcDateTime).label("enrolled_at"),
-        next_at.label("next_at"),
-        literal(0).label("attempts"),
-    )
+    new: dict[str, ColumnElement[Any]] = {
+        "outcome": literal(PollOutcome.WAITING.value),
+        "enrolled_at": literal(now, UtcDateTime),
+        "next_at": next_at,
+        "attempts": literal(0),
+    }
+    # In the order of keys, so that two clocks never deadlock.
+    wanted = select(sessions.c.session_id, *(value.label(name) for name, value in new.items()))
     insert = insert_into(conn, session_polls).from_select(
-        ["session_id", "outcome", "enrolled_at", "next_at", "attempts"],
-        # In the order of keys, so that two clocks never wait for each other in a circle.
-        select(*wanted).where(which, IS_INCOMPLETE).order_by(sessions.c.session_id),
+        ["session_id", *new], wanted.where(which, IS_INCOMPLETE).order_by(sessions.c.session_id)
     )
-    anew = insert.on_conflict_do_update(
+    upsert = insert.on_conflict_do_update(
         index_elements=[session_polls.c.session_id],
-        set_={name: insert.excluded[name] for name in ("outcome", "enrolled_at", "next_at", "attempts")},
+        set_={name: insert.excluded[name] for name in new},
         where=and_(again, session_polls.c.outcome != PollOutcome.COMPLETE),
     )
-    return conn.execute(anew).rowcount
+    return conn.execute(upsert).rowcount
 
 
 def _set(conn: Connection, session_ids: Collection[str], **values: object) -> None:
     conn.execute(update(session_polls).where(in_list(session_polls.c.session_id, session_ids)).values(**values))
-
-
-def _key(due: DuePoll) -> str:
-    return due.session_id

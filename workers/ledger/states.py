@@ -1,9 +1,9 @@
-"""The words in which the ledger says how things stand with a delivery, a run and a push."""
+"""The states of deliveries, runs and pushes."""
 
 from enum import StrEnum
 
 WHOLE_DELIVERY = "*"
-"""Stands where a handler's name would when an outcome is the delivery's own: nobody takes it, or it kills workers."""
+"""In place of a handler's name when the outcome is the whole delivery's: ignored, or dead as poison."""
 
 
 class DeliveryState(StrEnum):
@@ -32,7 +32,7 @@ class DeliveryState(StrEnum):
 
     @property
     def is_ended(self) -> bool:
-        """Say whether nothing of it is open any more."""
+        """Whether it has no open run."""
         return self in ENDED_STATES
 
 
@@ -65,11 +65,12 @@ class Outcome(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Say whether nothing more happens by itself."""
+        """Whether nothing more happens by itself."""
         return self not in OPEN_OUTCOMES
 
 
 OPEN_OUTCOMES = frozenset({Outcome.WAITING, Outcome.RUNNING, Outcome.AGAIN})
+FINAL_OUTCOMES = tuple(outcome for outcome in Outcome if outcome.is_final)
 
 
 class PushState(StrEnum):

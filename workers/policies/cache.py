@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from handlers.kit.key_identifiers import candidate_spellings
 from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
 from ingest.config.settings import Settings
-from workers.ledger import balances, charging_keys, session_keys, sync_state
+from workers.ledger import balances, charging_keys, sync_state
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 
@@ -161,7 +161,7 @@ class PolicyCache:
     def _refresh_sessions(self, conn: Connection, now: datetime) -> None:
         by_name: defaultdict[str, set[str]] = defaultdict(set)
         session_ids = set()
-        for session in session_keys.open_sessions(conn, now - self._settings.authorize_session_longest):
+        for session in charging_keys.open_sessions(conn, now - self._settings.authorize_session_longest):
             session_ids.add(session.session_id)
             if session.user_id is not None:
                 by_name[f"user:{session.user_id}"].add(session.session_id)
@@ -183,7 +183,7 @@ class PolicyCache:
             if each not in self._keys_of and now - self._looked_up.get(each, -every) >= every
         ]
         for page in chunks(unknown, PAGE_SIZE):
-            for session_id, key in session_keys.keys_of(conn, page):
+            for session_id, key in charging_keys.keys_of_sessions(conn, page):
                 self._keys_of[session_id] = {*self._keys_of.get(session_id, ()), key}
             self._looked_up |= dict.fromkeys(page, now)
             time.sleep(0)
@@ -196,7 +196,7 @@ class PolicyCache:
                 run_in_transaction(
                     self._engine,
                     lambda ledger: balances.request(ledger, requested, now, older_than=every),
-                    patience=WRITE_TIMEOUT,
+                    retry_for=WRITE_TIMEOUT,
                 )
         except LedgerUnavailable:
             self._requested_balances |= requested

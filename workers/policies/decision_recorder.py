@@ -76,7 +76,9 @@ class BufferedDecisionRecorder:
         """Write the oldest records; return False if the ledger is unavailable."""
         batch = [self._buffer[index] for index in range(min(BATCH_SIZE, len(self._buffer)))]
         try:
-            run_in_transaction(self._engine, lambda ledger: authorizations.add(ledger, batch), patience=WRITE_TIMEOUT)
+            run_in_transaction(
+                self._engine, lambda ledger: authorizations.insert(ledger, batch), retry_for=WRITE_TIMEOUT
+            )
         except LedgerUnavailable as failure:
             if not self._is_waiting:
                 log.warning("decisions.buffered", reason=str(failure))

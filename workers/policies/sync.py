@@ -136,7 +136,7 @@ class SyncChargingKeys:
     def _record_failure(self, ledger: Connection, reason: str) -> None:
         at = now()
         if sync_state.renew(ledger, KEYS, self._claimed_until, at):  # otherwise another clock reads it
-            sync_state.failed(ledger, KEYS, at, at + RETRY_AFTER, reason)
+            sync_state.mark_failed(ledger, KEYS, at, at + RETRY_AFTER, reason)
 
 
 class SyncBalances:
@@ -183,10 +183,10 @@ class SyncBalances:
 
     def _store(self, ledger: Connection, read: list[Balance], failed: dict[str, DriveError]) -> None:
         every = self._settings.authorize_balances_every
-        balances.put(ledger, read, every=every, otherwise=max(every, self._settings.authorize_balances_stale / 2))
+        balances.mark_read(ledger, read, every=every, otherwise=max(every, self._settings.authorize_balances_stale / 2))
         for user_id, failure in sorted(failed.items()):
             after = RETRY_AFTER if isinstance(failure, DriveUnavailable) else every
-            balances.failed(ledger, [user_id], now(), now() + after, str(failure))
+            balances.mark_failed(ledger, [user_id], now(), now() + after, str(failure))
 
 
 def row_of(key: ChargingKey, fleet_id: str | None) -> KeyRow:

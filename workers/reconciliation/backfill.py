@@ -21,7 +21,7 @@ from workers.ledger import downtimes, session_polls
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.downtimes import BackfillProgress, BackfillWindow
-from workers.ledger.poll_schedule import PollSchedule
+from workers.ledger.session_polls import PollSchedule
 from workers.reconciliation.merge_drive import merge_drive_sessions
 from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
@@ -190,7 +190,7 @@ class BackfillHistories:
                 self._resources.engine,
                 lambda ledger: merge_drive_sessions(ledger, user_id, chunk, read_at, self._schedule),  # noqa: B023  called at once
             )
-            run_post_commit(self._resources, PostCommit(offer=result.wakes))
+            run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))
             if result.changed:
                 log.info("sessions.reconciled", sessions=len(result.changed), read=len(chunk))
         return BackfillProgress(user_id, len(found))

@@ -13,9 +13,8 @@ from handlers.kit.merge import merge
 from handlers.kit.session import Session
 from workers.drive.models import DriveSession
 from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
-from workers.ledger import run_schedule, session_keys, session_polls, sessions
-from workers.ledger.poll_schedule import PollSchedule
-from workers.ledger.session_polls import PollState
+from workers.ledger import charging_keys, run_schedule, session_polls, sessions
+from workers.ledger.session_polls import PollSchedule, PollState
 from workers.ledger.tables.reconciliation import PollOutcome
 
 
@@ -38,7 +37,7 @@ def merge_drive_sessions(
     another kind of id, and would count as a second driver.
     """
     latest = {drive.session_id: drive.model_copy(update={"user_id": user_id}) for drive in found if is_storable(drive)}
-    before = session_polls.looks(ledger, latest)
+    before = session_polls.states(ledger, latest)
     first_seen = {key: status_seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()
 
@@ -63,7 +62,9 @@ def merge_drive_sessions(
     session_polls.record(ledger, polls, read_at)
     # No event says with which key a session was started.
     keys = {key: drive.charging_key_id for key, drive in latest.items() if drive.status != COMPLETE}
-    session_keys.record(ledger, {key: charging_key for key, charging_key in keys.items() if charging_key}, read_at)
+    charging_keys.record_session_keys(
+        ledger, {key: charging_key for key, charging_key in keys.items() if charging_key}, read_at
+    )
     return MergeResult(frozenset(changed), wakes=woken > 0)
 
 

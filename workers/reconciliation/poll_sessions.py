@@ -15,8 +15,7 @@ from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBud
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.ledger import session_polls
 from workers.ledger.database.transaction import run_in_transaction
-from workers.ledger.poll_schedule import PollSchedule
-from workers.ledger.session_polls import DuePoll
+from workers.ledger.session_polls import DuePoll, PollSchedule
 from workers.ledger.tables.reconciliation import PollOutcome
 from workers.reconciliation.merge_drive import merge_drive_sessions, missed_poll
 from workers.resilience.token_bucket import TokenBucket
@@ -136,7 +135,7 @@ class PollSilentSessions:
             self._resources.engine,
             lambda ledger: merge_drive_sessions(ledger, due.user_id, [found], read_at, self._schedule),
         )
-        run_post_commit(self._resources, PostCommit(offer=result.wakes))
+        run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))
         return len(result.changed)
 
     def _release(self, claimed: Sequence[DuePoll]) -> None:
@@ -144,7 +143,7 @@ class PollSilentSessions:
 
     def _record_miss(self, due: DuePoll, outcome: PollOutcome, reason: str) -> None:
         def record(ledger: Connection) -> None:
-            before = session_polls.looks(ledger, [due.session_id]).get(due.session_id)
+            before = session_polls.states(ledger, [due.session_id]).get(due.session_id)
             if before is not None and before.next_at == due.claimed_until:  # else another clock may have seen more
                 at = now()
                 miss = missed_poll(before, outcome, reason, self._schedule, at)

@@ -21,7 +21,7 @@ from workers.alerts.evaluator import SETTLED_AFTER, AlertEvaluator
 from workers.ledger import deliveries, delivery_states, runs
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import runs as runs_table
@@ -108,7 +108,7 @@ class WatchedLedger:
 
     def die(self, name: str, handler: str) -> None:
         self.deliver(name, HOUR, state=DeliveryState.RUNNING)
-        dead = NewRun(
+        dead = RunRecord(
             delivery_id=name,
             handler=handler,
             queue="other",
@@ -197,7 +197,7 @@ def test_cdrs_in_conflict_are_one_alert_for_each_request_id(watched):
 
 
 def test_of_many_cdrs_in_conflict_none_is_missed(watched, monkeypatch):
-    monkeypatch.setattr("workers.ledger.stale_sessions.MOST", 5)
+    monkeypatch.setattr("workers.ledger.alert_queries.MAX_FOUND", 5)
     monkeypatch.setattr("workers.alerts.rules.RESCAN", timedelta())
     for number in range(10):
         watched.cdr(f"a{number}", f"r{number}")

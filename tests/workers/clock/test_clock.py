@@ -21,7 +21,7 @@ from workers.execution.dead_letters import publish_dead_letters
 from workers.ledger import deliveries, pushes, run_schedule, runs
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.pushes import NewPush
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import runs as runs_table
@@ -35,7 +35,7 @@ GRACE = timedelta(milliseconds=20)
 
 @pytest.fixture
 def resources(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Resources:
-    engine = create_ledger_engine(database_url, patience=timedelta())
+    engine = create_ledger_engine(database_url, busy_timeout=timedelta())
     metadata.create_all(engine)
     settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url)
     return Resources(settings, Plugins(()), engine, valkey, open_channels(settings))
@@ -44,7 +44,7 @@ def resources(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Resourc
 def claim(resources: Resources) -> None:
     """Claim a run, as a worker does in the job `job`."""
     arrived = Delivery("d1", "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
-    run = NewRun(delivery_id="d1", handler="warn", queue="urgent", outcome=Outcome.WAITING, due_at=NOON)
+    run = RunRecord(delivery_id="d1", handler="warn", queue="urgent", outcome=Outcome.WAITING, due_at=NOON)
     with resources.engine.begin() as ledger:
         deliveries.store(ledger, [arrived], {"d1": (DeliveryState.RUNNING, None)})
         runs.insert_runs(ledger, [run])
@@ -79,7 +79,7 @@ def test_a_run_whose_worker_died_counts_that_death(resources: Resources) -> None
 
 def test_a_run_whose_job_was_lost_is_due_again(resources: Resources) -> None:
     arrived = Delivery("d1", "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
-    run = NewRun(delivery_id="d1", handler="warn", queue="urgent", outcome=Outcome.WAITING, due_at=NOON)
+    run = RunRecord(delivery_id="d1", handler="warn", queue="urgent", outcome=Outcome.WAITING, due_at=NOON)
     with resources.engine.begin() as ledger:
         deliveries.store(ledger, [arrived], {"d1": (DeliveryState.RUNNING, None)})
         runs.insert_runs(ledger, [run])
@@ -100,15 +100,15 @@ def test_a_tick_expires_enqueues_and_publishes(resources: Resources) -> None:
     arrived = [Delivery(name, "events", None, None, NOON, "current", None, {}, b"{}", 1, "here") for name in names]
     parts = {"handler": "warn", "queue": "urgent"}
     new = [
-        NewRun(delivery_id="due", outcome=Outcome.WAITING, due_at=NOON, **parts),
-        NewRun(delivery_id="overdue", outcome=Outcome.WAITING, due_at=NOON, until_at=long_ago, **parts),
-        NewRun(delivery_id="dead", outcome=Outcome.DEAD, error="KeyError", finished_at=NOON, **parts),
+        RunRecord(delivery_id="due", outcome=Outcome.WAITING, due_at=NOON, **parts),
+        RunRecord(delivery_id="overdue", outcome=Outcome.WAITING, due_at=NOON, until_at=long_ago, **parts),
+        RunRecord(delivery_id="dead", outcome=Outcome.DEAD, error="KeyError", finished_at=NOON, **parts),
     ]
     push = NewPush("due", "warn", "unknown", Push("driver", "Fee", "Soon", collapse_key="fee"), long_ago)
     with resources.engine.begin() as ledger:
         deliveries.store(ledger, arrived, dict.fromkeys(names, (DeliveryState.RUNNING, None)))
         runs.insert_runs(ledger, new)
-        pushes.add(ledger, [push])
+        pushes.insert(ledger, [push])
     Clock(resources).tick()
     with resources.engine.connect() as ledger:
         outcomes = dict(ledger.execute(select(runs_table.c.delivery_id, runs_table.c.outcome)).all())

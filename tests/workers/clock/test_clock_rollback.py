@@ -9,7 +9,7 @@ from sqlalchemy import Engine, insert, select
 from workers.clock.clock_rollback import RECHECK_AFTER, ClockRollback
 from workers.ledger import runs as ledger_runs
 from workers.ledger.database.engine import create_ledger_engine
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 from workers.ledger.tables import metadata
 from workers.ledger.tables.alerts import alerts
@@ -59,7 +59,9 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 def postpone(engine: Engine, name: str, due_at: datetime) -> None:
     with engine.begin() as ledger:
-        run = NewRun(delivery_id=name, handler="warn", queue="urgent", outcome=Outcome.AGAIN, attempts=1, due_at=due_at)
+        run = RunRecord(
+            delivery_id=name, handler="warn", queue="urgent", outcome=Outcome.AGAIN, attempts=1, due_at=due_at
+        )
         ledger_runs.insert_runs(ledger, [run])
 
 

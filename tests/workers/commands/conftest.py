@@ -28,7 +28,7 @@ from workers.cli import main
 from workers.ledger import deliveries, delivery_states, runs, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
@@ -150,9 +150,9 @@ def delivery_of(
     )
 
 
-def run_of(delivery: Delivery, handler: str, outcome: Outcome, error: str | None) -> NewRun:
+def run_of(delivery: Delivery, handler: str, outcome: Outcome, error: str | None) -> RunRecord:
     """Make a run that has ended, or is still to come."""
-    return NewRun(
+    return RunRecord(
         delivery_id=delivery.id,
         handler=handler,
         queue=queue_for(Kind(delivery.kind), peek(Kind(delivery.kind), delivery.body or b"")),

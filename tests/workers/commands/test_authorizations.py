@@ -23,7 +23,7 @@ def asked_node(any_node, noon):
         ),
     ]
     with any_node.engine.begin() as conn:
-        authorizations.add(conn, rows)
+        authorizations.insert(conn, rows)
     return any_node
 
 

@@ -209,6 +209,6 @@ def test_a_cdr_is_listed_although_it_has_no_event_name(node):
 def add_push(node, delivery_id, noon):
     push = Push("user1", "A fee", "is near", "fee", session_id="L60XMxWy0oP", expires_at=noon + timedelta(minutes=10))
     with node.engine.begin() as conn:
-        (id_,) = pushes.add(conn, [NewPush(delivery_id, "warn_the_driver", "log", push, noon)])
+        (id_,) = pushes.insert(conn, [NewPush(delivery_id, "warn_the_driver", "log", push, noon)])
         sent = PushUpdate(id=id_, attempt=0, state=PushState.SENT, sent_at=noon + timedelta(seconds=1))
         pushes.mark(conn, [sent])

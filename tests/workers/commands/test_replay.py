@@ -6,7 +6,7 @@ from sqlalchemy import select, update
 from ingest.config.settings import load_settings
 from ingest.queue.queues import QUEUES, queue
 from workers.execution.dead_letters import publish_dead_letters
-from workers.execution.replay import apply, plans
+from workers.execution.replay import apply, plan_replays
 from workers.ledger import deliveries, delivery_states
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import core
@@ -55,7 +55,7 @@ def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, 
     id_ = any_node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
     plugins = load_plugins(load_settings(data_dir=any_node.folder))
     with any_node.engine.begin() as conn:
-        decided = plans(conn, [id_], plugins)
+        decided = plan_replays(conn, [id_], plugins)
         conn.execute(update(core.runs).values(outcome=Outcome.DONE))
         apply(conn, decided, datetime.now(UTC))
 

@@ -7,8 +7,8 @@ from handlers.kit.context import Push
 from workers.commands.output import iso
 from workers.drive.models import DriveSession
 from workers.ledger import pushes
-from workers.ledger.poll_schedule import PollSchedule
 from workers.ledger.pushes import NewPush, PushUpdate
+from workers.ledger.session_polls import PollSchedule
 from workers.ledger.states import Outcome, PushState
 from workers.reconciliation.merge_drive import merge_drive_sessions
 
@@ -47,7 +47,7 @@ def tell(noon, event):
         came("SESSION_PAINTED", 3, timedelta(), ("*", Outcome.IGNORED))
         push = Push("user1", "A fee", "is near", "fee", session_id="L60XMxWy0oP")
         with node.engine.begin() as conn:
-            (id_,) = pushes.add(conn, [NewPush(warned, "warn_the_driver", "log", push, noon + timedelta(minutes=1))])
+            (id_,) = pushes.insert(conn, [NewPush(warned, "warn_the_driver", "log", push, noon + timedelta(minutes=1))])
             sent_at = noon + timedelta(minutes=1, seconds=2)
             pushes.mark(conn, [PushUpdate(id=id_, attempt=0, state=PushState.SENT, sent_at=sent_at)])
 

@@ -31,7 +31,7 @@ from workers.diagnostics.stuck import (
 )
 from workers.ledger import deliveries, runs
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import deliveries as deliveries_table
@@ -74,7 +74,7 @@ def publish(outbox: Outbox, valkey: redis.Redis) -> str:
 def run(engine: Engine, outcome: Outcome, **parts: object) -> None:
     row = {"delivery_id": "d1", "handler": "warn", "queue": "urgent", "outcome": outcome, **parts}
     with engine.begin() as ledger:
-        runs.insert_runs(ledger, [NewRun(**row)])
+        runs.insert_runs(ledger, [RunRecord(**row)])
 
 
 def test_a_queued_batch_is_not_stuck(find: Find, outbox: Outbox, valkey: redis.Redis) -> None:

@@ -42,7 +42,15 @@ def equipment(database_url: str, tmp_path: Path) -> Resources:
 
 def ran(number: int, *wanted: DeferredStatement, attempt: int = 1) -> RunResult:
     push = Push("u1", "title", "body", f"key {number}")
-    return RunResult(f"d{number}", "note", attempt, Outcome.DONE, NOON, NOON, DeferredEffects((push,), wanted))
+    return RunResult(
+        delivery_id=f"d{number}",
+        handler="note",
+        attempts=attempt,
+        outcome=Outcome.DONE,
+        started_at=NOON,
+        finished_at=NOON,
+        writes=DeferredEffects((push,), wanted),
+    )
 
 
 def concluded(equipment: Resources, results: list[RunResult]) -> dict[str, Outcome]:
@@ -55,9 +63,9 @@ def concluded(equipment: Resources, results: list[RunResult]) -> dict[str, Outco
         deliveries.store(ledger, arrived, {each.id: (DeliveryState.RUNNING, None) for each in arrived})
         return commit_new_runs(ledger, equipment, results, "sessions")
 
-    run_in_transaction(equipment.engine, keep, patience=0.5)
+    run_in_transaction(equipment.engine, keep, retry_for=0.5)
     with equipment.engine.connect() as ledger:
-        shown = [deliveries.show(ledger, each.id) for each in arrived]
+        shown = [deliveries.get(ledger, each.id) for each in arrived]
     return {row.id: run.outcome for row in shown if row for run in row.runs}
 
 

@@ -37,8 +37,8 @@ from workers.execution.jobs import dead_letter_poison, execute_runs, process_bat
 from workers.ledger import deliveries, pushes, run_schedule, runs, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction
-from workers.ledger.deliveries import Filters
-from workers.ledger.runs import NewRun
+from workers.ledger.deliveries import DeliveryFilters
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core import sessions as session_table
@@ -111,14 +111,14 @@ def work_queued(equipment: Resources) -> int:
 
 def outcomes(equipment: Resources, body: bytes) -> dict[str, Outcome]:
     with equipment.engine.connect() as ledger:
-        row = deliveries.show(ledger, delivery(body).id)
+        row = deliveries.get(ledger, delivery(body).id)
     assert row is not None
     return {run.handler: run.outcome for run in row.runs}
 
 
 def state(equipment: Resources, body: bytes) -> DeliveryState:
     with equipment.engine.connect() as ledger:
-        row = deliveries.show(ledger, delivery(body).id)
+        row = deliveries.get(ledger, delivery(body).id)
     assert row is not None
     return row.state
 
@@ -330,9 +330,9 @@ def test_an_event_that_nobody_takes_is_ignored_and_an_unreadable_one_kept(equip:
     assert state(equipment, unknown) is DeliveryState.SETTLED
     assert state(equipment, odd) is DeliveryState.UNREADABLE
     with equipment.engine.connect() as ledger:
-        (row, *_) = deliveries.find(ledger, Filters(state=DeliveryState.UNREADABLE), 10)
+        (row, *_) = deliveries.find(ledger, DeliveryFilters(state=DeliveryState.UNREADABLE), 10)
         assert row.reason
-        kept = deliveries.show(ledger, delivery(b"\xff\x00 not JSON").id)
+        kept = deliveries.get(ledger, delivery(b"\xff\x00 not JSON").id)
     assert kept is not None
     assert kept.body == b"\xff\x00 not JSON"
 
@@ -503,7 +503,7 @@ def test_a_database_without_our_tables_is_away_and_nobodys_death(
     equipment = equip()
     with equipment.engine.begin() as ledger:
         ledger.execute(text("ALTER TABLE sessions RENAME TO elsewhere"))
-    monkeypatch.setattr(jobs, "run_in_transaction", partial(run_in_transaction, patience=0.1))
+    monkeypatch.setattr(jobs, "run_in_transaction", partial(run_in_transaction, retry_for=0.1))
     with pytest.raises(LedgerUnavailable):
         process_batch(equipment, batch(said("SESSION_STARTED")))
     with equipment.engine.begin() as ledger:
@@ -596,7 +596,7 @@ def test_a_run_whose_time_is_over_ends_moot_with_its_reason(equip: Callable[...,
     work(equipment, batch(warning))
     work_queued(equipment)
     with equipment.engine.connect() as ledger:
-        row = deliveries.show(ledger, delivery(warning).id)
+        row = deliveries.get(ledger, delivery(warning).id)
     assert row is not None
     (run,) = [run for run in row.runs if run.handler == "warn"]
     assert run.outcome is Outcome.MOOT
@@ -616,7 +616,7 @@ def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..
     equipment = equip(never_mind, tomorrow)
     work(equipment, batch(said("SESSION_STARTED")))
     with equipment.engine.connect() as ledger:
-        row = deliveries.show(ledger, delivery(said("SESSION_STARTED")).id)
+        row = deliveries.get(ledger, delivery(said("SESSION_STARTED")).id)
     assert row is not None
     found = {run.handler: run for run in row.runs}
     assert found["never_mind"].outcome is Outcome.MOOT
@@ -688,7 +688,7 @@ def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(equip: Callable[..., R
 def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., Resources]) -> None:
     equipment = equip()
     unreadable = delivery(b"read by a newer version")
-    waiting = NewRun(
+    waiting = RunRecord(
         delivery_id=unreadable.id, handler="session_record", queue="sessions", outcome=Outcome.WAITING, due_at=START
     )
     with equipment.engine.begin() as ledger:

@@ -17,7 +17,16 @@ POLICY = RetryPolicy(attempts=3, first=timedelta(seconds=2), longest=HOUR)
 
 def after(failure: BaseException, attempt: int = 1) -> RunResult:
     writes = DeferredEffects(pushes=(Push("driver", "title", "body", "key"),))
-    return failed(RunResult("id", "handler", attempt, Outcome.DONE, AT, AT, writes), failure, POLICY)
+    done = RunResult(
+        delivery_id="id",
+        handler="handler",
+        attempts=attempt,
+        outcome=Outcome.DONE,
+        started_at=AT,
+        finished_at=AT,
+        writes=writes,
+    )
+    return failed(done, failure, POLICY)
 
 
 @pytest.mark.parametrize(
@@ -58,4 +67,4 @@ def test_an_error_that_no_database_can_hold_is_escaped() -> None:
 def test_a_run_that_wants_to_come_later_comes_no_later_than_its_end() -> None:
     wish = RetryLater("busy", after=timedelta(days=1), until=AT + HOUR, session_id="S1")
     result = after(wish)
-    assert (result.due_at, result.expires_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")
+    assert (result.due_at, result.until_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")

@@ -18,7 +18,7 @@ from ingest.queue.batch import Delivery
 from workers.ledger import deliveries, delivery_states, runs
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.deliveries import DeliveryRow, RunRow
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
 
@@ -60,14 +60,14 @@ class Ledger:
         usual: dict[str, object] = {"queue": "sessions", "attempts": 0 if outcome is Outcome.WAITING else 1}
         if outcome in {Outcome.WAITING, Outcome.AGAIN}:
             usual["due_at"] = NOON
-        new = NewRun(delivery_id=delivery_id, handler=handler, outcome=outcome, **{**usual, **parts})
+        new = RunRecord(delivery_id=delivery_id, handler=handler, outcome=outcome, **{**usual, **parts})
         with self.begin() as conn:
             runs.insert_runs(conn, [new])
             delivery_states.refresh_states(conn, [delivery_id])
 
     def show(self, delivery_id: str) -> DeliveryRow | None:
         with self.begin() as conn:
-            return deliveries.show(conn, delivery_id)
+            return deliveries.get(conn, delivery_id)
 
     def state_of(self, delivery_id: str) -> DeliveryState:
         return self.show(delivery_id).state

@@ -18,8 +18,8 @@ def test_decisions_are_found_by_what_they_are_about_newest_first(ledger, noon):
         decision("d3", noon + timedelta(minutes=2), key="04a2", failure="late", reference_id="r", location_id="l"),
     ]
     with ledger.begin() as conn:
-        authorizations.add(conn, rows)
-        authorizations.add(conn, rows)
+        authorizations.insert(conn, rows)
+        authorizations.insert(conn, rows)
         assert authorizations.find(conn, DecisionFilter()) == rows[::-1]
 
         def names(limit=None, **wanted):
@@ -38,7 +38,7 @@ def test_whatever_comes_from_outside_can_be_kept(ledger, noon):
     wild = "\0\ud800" + "x" * 5000
     parts = dict.fromkeys(("session_id", "reference_id", "location_id", "country_code", "key"), wild)
     with ledger.begin() as conn:
-        authorizations.add(conn, [decision("d1", noon, reason=wild, failure=wild, **parts)])
+        authorizations.insert(conn, [decision("d1", noon, reason=wild, failure=wild, **parts)])
         (row,) = authorizations.find(conn, DecisionFilter())
     assert row.key.startswith("\\u0000\\ud800xxx")
     assert len(row.session_id) == 200

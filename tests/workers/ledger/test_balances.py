@@ -54,7 +54,7 @@ def test_what_was_read_is_exact_and_read_again_sooner_if_it_is_asked_for(ledger,
         balances.request(conn, ["often"], noon, older_than=5 * MINUTE)
         claim(conn, noon)
         read = [Balance("often", EXACT, noon), Balance("seldom", Decimal("-1.50"), noon)]
-        balances.put(conn, read, every=5 * MINUTE, otherwise=60 * MINUTE)
+        balances.mark_read(conn, read, every=5 * MINUTE, otherwise=60 * MINUTE)
         assert sorted(balances.read_since(conn, noon), key=lambda one: one.user_id) == read
         assert balances.read_since(conn, noon + MINUTE) == []
         assert claim(conn, noon + 5 * MINUTE) == ["often"]
@@ -66,7 +66,7 @@ def test_an_old_balance_that_is_asked_for_is_read_at_once_and_a_new_one_is_not(l
     with ledger.begin() as conn:
         expect(conn, ["u1"], noon)
         claim(conn, noon)
-        balances.put(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=600 * MINUTE)
+        balances.mark_read(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=600 * MINUTE)
         balances.request(conn, ["u1"], noon + MINUTE, older_than=5 * MINUTE)
         assert claim(conn, noon + MINUTE) == []
         balances.request(conn, ["u1"], noon + 6 * MINUTE, older_than=5 * MINUTE)
@@ -77,8 +77,8 @@ def test_who_could_not_be_read_is_left_alone_for_a_while(ledger, noon):
     with ledger.begin() as conn:
         balances.request(conn, ["u1"], noon, older_than=5 * MINUTE)
         claim(conn, noon)
-        balances.put(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=5 * MINUTE)
-        balances.failed(conn, ["u1"], noon + 6 * MINUTE, noon + 7 * MINUTE, "away")
+        balances.mark_read(conn, [Balance("u1", EXACT, noon)], every=5 * MINUTE, otherwise=5 * MINUTE)
+        balances.mark_failed(conn, ["u1"], noon + 6 * MINUTE, noon + 7 * MINUTE, "away")
         balances.request(conn, ["u1"], noon + 6.5 * MINUTE, older_than=5 * MINUTE)
         assert claim(conn, noon + 6.5 * MINUTE) == []
         assert [one.amount for one in balances.read_since(conn, noon)] == [EXACT]

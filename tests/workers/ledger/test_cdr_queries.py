@@ -161,7 +161,7 @@ def test_totals_are_exact_in_each_currency_and_tell_what_is_disputed(ledger, put
 
 
 def test_an_empty_ledger_comes_to_nothing(ledger):
-    assert summed(ledger) == ledger_cdrs.Summary(0, 0, 0, 0, 0, 0, ())
+    assert summed(ledger) == ledger_cdrs.CdrSummary(0, 0, 0, 0, 0, 0, ())
 
 
 def test_cdrs_that_could_not_be_read_are_counted_apart(ledger, noon):

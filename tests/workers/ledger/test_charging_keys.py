@@ -50,7 +50,7 @@ def test_a_reading_that_fails_leaves_what_was_read(ledger, noon):
         sync_state.claim(conn, "keys", noon, timedelta(minutes=1))
         assert sync_state.begin_generation(conn, "keys") == 1
         sync_state.mark_complete(conn, "keys", noon, later, 7)
-        sync_state.failed(conn, "keys", later, later, "the Drive API is away")
+        sync_state.mark_failed(conn, "keys", later, later, "the Drive API is away")
         stands = sync_state.get(conn, "keys")
         assert (stands.generation, stands.read_at, stands.rows_read) == (1, noon, 7)
         assert (stands.failed_at, stands.reason) == (later, "the Drive API is away")

@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from workers.ledger import deliveries
-from workers.ledger.deliveries import Filters
+from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.states import DeliveryState, Outcome
 
 
 def find(ledger, limit=None, **filters):
     with ledger.begin() as conn:
-        return deliveries.find(conn, Filters(**filters), limit)
+        return deliveries.find(conn, DeliveryFilters(**filters), limit)
 
 
 def test_a_delivery_comes_back_as_it_was_handed_in(ledger, noon):
@@ -177,14 +177,14 @@ def test_every_filter_narrows_the_list(ledger, noon):
 def test_ids_to_replay_come_oldest_first(ledger, noon):
     ledger.store(*[ledger.delivery(f"d{minute}", received_at=noon + timedelta(minutes=minute)) for minute in range(3)])
     with ledger.begin() as conn:
-        assert deliveries.find_ids(conn, Filters()) == ["d0", "d1", "d2"]
+        assert deliveries.find_ids(conn, DeliveryFilters()) == ["d0", "d1", "d2"]
 
 
 def test_only_what_is_asked_for_is_looked_up(ledger):
     ledger.store(ledger.delivery("d1"), ledger.delivery("d2"))
     with ledger.begin() as conn:
-        assert [row.body for row in deliveries.lookup(conn, ["d2", "d9"])] == [None]
-        assert [row.body for row in deliveries.lookup(conn, ["d2"], bodies=True)] == [b"{}"]
+        assert [row.body for row in deliveries.get_many(conn, ["d2", "d9"])] == [None]
+        assert [row.body for row in deliveries.get_many(conn, ["d2"], bodies=True)] == [b"{}"]
 
 
 def test_an_unknown_delivery_is_not_shown(ledger):

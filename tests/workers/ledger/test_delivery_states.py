@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from workers.ledger import deliveries, delivery_states, runs
-from workers.ledger.runs import EndedRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome, PushState
 
 WAITING, RUNNING, AGAIN, DONE, DEAD, IGNORED, MOOT = Outcome
@@ -31,7 +31,7 @@ def test_a_state_follows_from_the_outcomes(ledger, outcomes, state):
         ledger.run("d1", f"handler_{number}", outcome)
     with ledger.begin() as conn:
         delivery_states.refresh_states(conn, ["d1", "unknown"])
-        row = deliveries.show(conn, "d1")
+        row = deliveries.get(conn, "d1")
     assert row.state is state
     assert (row.settled_at is not None) is state.is_ended
 
@@ -56,10 +56,10 @@ def test_a_settled_delivery_keeps_its_time(ledger):
     ledger.store(ledger.delivery())
     ledger.run("d1", "handler", Outcome.DONE)
     with ledger.begin() as conn:
-        before = deliveries.show(conn, "d1").settled_at
+        before = deliveries.get(conn, "d1").settled_at
     ledger.run("d1", "another", Outcome.DEAD)
     with ledger.begin() as conn:
-        row = deliveries.show(conn, "d1")
+        row = deliveries.get(conn, "d1")
     assert (row.state, row.settled_at) == (DeliveryState.DEAD, before)
 
 
@@ -73,7 +73,11 @@ def test_of_two_workers_that_end_the_last_two_runs_the_second_settles(ledger, no
 
     def end(conn, handler):
         at = noon + timedelta(seconds=1)
-        assert runs.finish(conn, handler, [EndedRun(delivery_id="d1", attempt=1, outcome=Outcome.DONE, finished_at=at)])
+        assert runs.finish(
+            conn,
+            handler,
+            [RunRecord(delivery_id="d1", handler=handler, attempts=1, outcome=Outcome.DONE, finished_at=at)],
+        )
         delivery_states.refresh_states(conn, ["d1"])
 
     def second():

@@ -10,9 +10,9 @@ ANDROID = Device("token-a", "android", "nl-BE", "Europe/Brussels")
 
 def test_a_user_has_several_devices_the_one_heard_of_last_first(ledger, noon):
     with ledger.begin() as conn:
-        devices.put(conn, "u1", ANDROID, noon)
-        devices.put(conn, "u1", Device("token-b"), noon + timedelta(hours=1))
-        devices.put(conn, "u2", Device("token-c"), noon)
+        devices.upsert(conn, "u1", ANDROID, noon)
+        devices.upsert(conn, "u1", Device("token-b"), noon + timedelta(hours=1))
+        devices.upsert(conn, "u2", Device("token-c"), noon)
         assert devices.of_user(conn, "u1") == [Device("token-b"), ANDROID]
         assert [row.token for row in devices.find(conn)] == ["token-b", "token-a", "token-c"]
         assert [row.token for row in devices.find(conn, user_id="u2")] == ["token-c"]
@@ -20,18 +20,18 @@ def test_a_user_has_several_devices_the_one_heard_of_last_first(ledger, noon):
 
 def test_a_token_belongs_to_one_user_at_a_time(ledger, noon):
     with ledger.begin() as conn:
-        devices.put(conn, "u1", ANDROID, noon)
-        devices.put(conn, "u2", ANDROID, noon)
+        devices.upsert(conn, "u1", ANDROID, noon)
+        devices.upsert(conn, "u2", ANDROID, noon)
         assert devices.of_user(conn, "u1") == []
-        assert not devices.remove(conn, "u1", "token-a")
-        assert devices.remove(conn, "u2", "token-a")
+        assert not devices.delete(conn, "u1", "token-a")
+        assert devices.delete(conn, "u2", "token-a")
         assert devices.of_user(conn, "u2") == []
 
 
 def test_what_a_provider_does_not_know_any_more_is_forgotten(ledger, noon):
     with ledger.begin() as conn:
-        devices.put(conn, "u1", ANDROID, noon)
-        devices.put(conn, "u1", Device("token-b"), noon)
+        devices.upsert(conn, "u1", ANDROID, noon)
+        devices.upsert(conn, "u1", Device("token-b"), noon)
         devices.delete_tokens(conn, ["token-a", "token-x"])
         devices.delete_tokens(conn, [])
         assert devices.of_user(conn, "u1") == [Device("token-b")]
@@ -39,7 +39,7 @@ def test_what_a_provider_does_not_know_any_more_is_forgotten(ledger, noon):
 
 def test_no_token_and_no_user_is_in_a_representation(ledger, noon):
     with ledger.begin() as conn:
-        devices.put(conn, "user-1", ANDROID, noon)
+        devices.upsert(conn, "user-1", ANDROID, noon)
         (row,) = devices.find(conn)
     assert "token-a" not in repr(row) + repr(ANDROID)
     assert "user-1" not in repr(row)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from workers.ledger import deliveries, finished_runs, run_schedule, runs
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 
 
@@ -15,7 +15,7 @@ def test_a_dead_run_is_made_again_with_the_next_number(ledger, noon):
     with ledger.begin() as conn:
         assert finished_runs.reopen(conn, ["d1"], None, later) == 1
         assert [(one.handler, one.attempt) for one in run_schedule.due(conn, later, 10)] == [("warn", 13)]
-        assert deliveries.show(conn, "d1").settled_at is None
+        assert deliveries.get(conn, "d1").settled_at is None
     assert ledger.state_of("d1") is DeliveryState.RETRYING
     assert ledger.run_of("d1", "bill").outcome is Outcome.DONE
 
@@ -37,11 +37,11 @@ def test_a_handler_that_is_new_gets_its_run(ledger, noon):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", Outcome.DONE)
     wanted = [
-        NewRun(delivery_id="d1", handler=handler, queue="other", outcome=Outcome.WAITING, due_at=noon)
+        RunRecord(delivery_id="d1", handler=handler, queue="other", outcome=Outcome.WAITING, due_at=noon)
         for handler in ("warn", "bill")
     ]
     with ledger.begin() as conn:
-        assert finished_runs.add_missing(conn, wanted) == 1
+        assert finished_runs.insert_missing(conn, wanted) == 1
     assert ledger.state_of("d1") is DeliveryState.RETRYING
 
 

@@ -19,7 +19,7 @@ def add(ledger, noon):
         usual = {"user_id": "u1", "title": "Fee", "body": "Soon", "collapse_key": "fee", "session_id": "s1"}
         push = Push(**{**usual, **parts})
         with ledger.begin() as conn:
-            return pushes.add(conn, [NewPush(delivery_id, "warn", channel, push, created_at)])
+            return pushes.insert(conn, [NewPush(delivery_id, "warn", channel, push, created_at)])
 
     return write
 
@@ -65,7 +65,7 @@ def test_of_pushes_with_one_idempotency_key_only_the_first_is_kept(add):
 
 def test_nothing_is_written_for_no_pushes(ledger):
     with ledger.begin() as conn:
-        assert pushes.add(conn, []) == set()
+        assert pushes.insert(conn, []) == set()
 
 
 def test_a_claimed_push_is_not_claimed_again_before_its_span_is_over(ledger, add, noon):

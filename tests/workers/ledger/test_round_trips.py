@@ -7,10 +7,9 @@ import pytest
 from sqlalchemy import event
 
 from ingest.inbox.downtime import Downtime
-from workers.ledger import downtimes, pushes, session_keys, session_polls, sessions
-from workers.ledger.poll_schedule import PollSchedule
+from workers.ledger import charging_keys, downtimes, pushes, session_polls, sessions
 from workers.ledger.pushes import PushUpdate
-from workers.ledger.session_polls import PollState
+from workers.ledger.session_polls import PollSchedule, PollState
 from workers.ledger.states import PushState
 from workers.ledger.tables.reconciliation import PollOutcome
 
@@ -36,7 +35,7 @@ def look_again(conn, noon, names):
 
 
 def name_keys(conn, noon, names):
-    session_keys.record(conn, dict.fromkeys(names, "04a1"), noon)
+    charging_keys.record_session_keys(conn, dict.fromkeys(names, "04a1"), noon)
 
 
 def take_gaps_in(conn, noon, names):
@@ -68,4 +67,4 @@ def test_many_sessions_are_claimed_and_given_back_in_one_statement_each(ledger, 
     assert len(claimed) == 40
     assert len([each for each in sent if each.startswith("UPDATE")]) == 2
     with ledger.begin() as conn:
-        assert {look.next_at for look in session_polls.looks(conn, names).values()} == {noon + HOUR}
+        assert {look.next_at for look in session_polls.states(conn, names).values()} == {noon + HOUR}

@@ -6,7 +6,7 @@ import pytest
 
 from workers.ledger import run_schedule, runs
 from workers.ledger.run_schedule import OpenRun
-from workers.ledger.runs import EndedRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 
 SECOND = timedelta(seconds=1)
@@ -47,8 +47,8 @@ def test_an_offered_run_is_not_due_until_its_job_is_lost(ledger, waiting, noon):
     waiting(1)
     waiting(2, due_at=noon - SECOND)
     with ledger.begin() as conn:
-        run_schedule.mark_offered(conn, {("d1", "warn"): "job"})
-        run_schedule.mark_offered(conn, {})
+        run_schedule.mark_enqueued(conn, {("d1", "warn"): "job"})
+        run_schedule.mark_enqueued(conn, {})
         assert [(run.key, run.job_id) for run in run_schedule.enqueued(conn)] == [(("d1", "warn"), "job")]
     assert ids(due(ledger, noon)) == ["d2"]
     with ledger.begin() as conn:
@@ -63,7 +63,7 @@ def test_two_clocks_never_offer_the_same_run(ledger, waiting, noon):
 
     def offer(conn, number):
         found = run_schedule.due(conn, noon, 10)
-        run_schedule.mark_offered(conn, {run.key: f"job{number}" for run in found})
+        run_schedule.mark_enqueued(conn, {run.key: f"job{number}" for run in found})
         return ids(found)
 
     shares = ledger.at_once(offer)
@@ -74,7 +74,7 @@ def test_two_clocks_never_offer_the_same_run(ledger, waiting, noon):
 def test_a_run_in_work_is_running_and_no_longer_offered(ledger, waiting, noon):
     waiting(1)
     with ledger.begin() as conn:
-        run_schedule.mark_offered(conn, {("d1", "warn"): "job"})
+        run_schedule.mark_enqueued(conn, {("d1", "warn"): "job"})
         runs.claim(conn, "warn", [("d1", 1)], "job", noon)
         run_schedule.clear_job(conn, [("d1", "warn")])
         assert run_schedule.enqueued(conn) == []
@@ -120,7 +120,11 @@ def test_what_has_ended_meanwhile_is_not_lost(ledger, waiting, noon):
         runs.claim(conn, "warn", [("d1", 1)], "job", noon)
         seen = run_schedule.running(conn)
     with ledger.begin() as conn:
-        runs.finish(conn, "warn", [EndedRun(delivery_id="d1", attempt=1, outcome=Outcome.DONE, finished_at=noon)])
+        runs.finish(
+            conn,
+            "warn",
+            [RunRecord(delivery_id="d1", handler="warn", attempts=1, outcome=Outcome.DONE, finished_at=noon)],
+        )
         assert run_schedule.fail_crashed(conn, seen, now=noon, deaths_allowed=3, error="died") == []
         assert run_schedule.release(conn, seen, now=noon, reason="away") == []
     assert ledger.run_of("d1", "warn").outcome is Outcome.DONE

@@ -8,12 +8,12 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from workers.ledger import run_schedule, runs
-from workers.ledger.runs import EndedRun, NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 
 
 def new(delivery_id="d1", handler="warn", outcome=Outcome.DONE, **parts):
-    return NewRun(delivery_id=delivery_id, handler=handler, queue="urgent", outcome=outcome, **parts)
+    return RunRecord(delivery_id=delivery_id, handler=handler, queue="urgent", outcome=outcome, **parts)
 
 
 def claim(ledger, noon, *attempts, handler="warn", job_id="job"):
@@ -24,7 +24,9 @@ def claim(ledger, noon, *attempts, handler="warn", job_id="job"):
 def finish(ledger, noon, attempt, outcome, **parts):
     with ledger.begin() as conn:
         return runs.finish(
-            conn, "warn", [EndedRun(delivery_id="d1", attempt=attempt, outcome=outcome, finished_at=noon, **parts)]
+            conn,
+            "warn",
+            [RunRecord(delivery_id="d1", handler="warn", attempts=attempt, outcome=outcome, finished_at=noon, **parts)],
         )
 
 
@@ -129,7 +131,14 @@ def test_many_attempts_are_ended_in_two_statements(ledger, noon):
     claim(ledger, noon, *((name, 1) for name in ids))
     endings = itertools.cycle([(Outcome.DONE, None), (Outcome.AGAIN, noon)])
     ended = [
-        EndedRun(delivery_id=name, attempt=2 if name == "d7" else 1, outcome=outcome, finished_at=noon, due_at=due_at)
+        RunRecord(
+            delivery_id=name,
+            handler="warn",
+            attempts=2 if name == "d7" else 1,
+            outcome=outcome,
+            finished_at=noon,
+            due_at=due_at,
+        )
         for name, (outcome, due_at) in zip(ids, endings, strict=False)
     ]
     asked = []

@@ -8,8 +8,8 @@ from sqlalchemy import func, select, update
 
 from workers.ledger import run_schedule
 from workers.ledger import sessions as records
-from workers.ledger.runs import NewRun, insert_runs
-from workers.ledger.session_waits import SessionWait, has_changed
+from workers.ledger.runs import RunRecord, insert_runs
+from workers.ledger.sessions import SessionWait, has_changed
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core import sessions
 
@@ -28,9 +28,9 @@ def merge(ledger, says):
 
 def wait_for(conn, seen):
     """Record a run that waits for the session, as a worker does; say whether there was news."""
-    awaited = SessionWait(session_id="s1", since=NOON, has_looked=True, seen=seen)
+    awaited = SessionWait(session_id="s1", since=NOON, was_read=True, seen=seen)
     (is_news,) = has_changed(conn, [awaited])
-    later = NewRun(
+    later = RunRecord(
         delivery_id="d1",
         handler="warn",
         queue="urgent",
@@ -45,18 +45,18 @@ def wait_for(conn, seen):
 def test_a_session_as_its_handler_saw_it_has_no_news(ledger, merge):
     with ledger.begin() as conn:
         assert has_changed(conn, []) == []
-        assert has_changed(conn, [SessionWait(session_id="s1", since=NOON, has_looked=True, seen=None)]) == [False]
+        assert has_changed(conn, [SessionWait(session_id="s1", since=NOON, was_read=True, seen=None)]) == [False]
         assert conn.scalars(select(sessions.c.session_id)).all() == []
     seen = merge()
     with ledger.begin() as conn:
-        assert has_changed(conn, [SessionWait(session_id="s1", since=NOON, has_looked=True, seen=seen)]) == [False]
+        assert has_changed(conn, [SessionWait(session_id="s1", since=NOON, was_read=True, seen=seen)]) == [False]
 
 
 def test_what_differs_from_what_the_handler_saw_is_news_whatever_the_clocks_say(ledger, merge):
     first = merge()
     merge("STOPPED")
     ahead = NOON.replace(year=2100)
-    of = {"session_id": "s1", "since": ahead, "has_looked": True}
+    of = {"session_id": "s1", "since": ahead, "was_read": True}
     with ledger.begin() as conn:
         conn.execute(update(sessions).values(updated_at=NOON))
         assert has_changed(conn, [SessionWait(**of, seen=None), SessionWait(**of, seen=first)]) == [True, True]
@@ -69,7 +69,7 @@ def test_where_the_handler_did_not_look_the_times_tell(ledger, merge, minute):
     merge()
     with ledger.begin() as conn:
         conn.execute(update(sessions).values(updated_at=NOON + timedelta(minutes=minute)))
-        awaited = SessionWait(session_id="s1", since=NOON, has_looked=False, seen=None)
+        awaited = SessionWait(session_id="s1", since=NOON, was_read=False, seen=None)
         assert has_changed(conn, [awaited]) == [minute > 0]
 
 

@@ -9,7 +9,7 @@ import pytest
 from handlers.kit.policies import BalanceSnapshot
 from handlers.kit.session import DriverAssignment, Session, StatusTimes
 from ingest.config.settings import Settings, load_settings
-from workers.ledger import authorizations, balances, charging_keys, session_keys, sessions, sync_state
+from workers.ledger import authorizations, balances, charging_keys, sessions, sync_state
 from workers.ledger.authorizations import DecisionRow
 from workers.ledger.balances import Balance
 from workers.ledger.charging_keys import KeyRow
@@ -76,11 +76,11 @@ def test_a_balance_that_was_asked_for_is_wanted_and_known_once_it_was_read(ledge
     now = datetime.now(UTC)  # not that of the import: a look goes back for a moment only
     with ledger.begin() as conn:
         assert balances.claim(conn, now, timedelta(minutes=1), limit=10) == ["user1"]
-        balances.put(conn, [Balance("user1", Decimal("7.10"), now)], every=timedelta(1), otherwise=timedelta(1))
+        balances.mark_read(conn, [Balance("user1", Decimal("7.10"), now)], every=timedelta(1), otherwise=timedelta(1))
     facts.refresh()
     assert facts.balance("user1") == BalanceSnapshot(Decimal("7.10"), now)
     with ledger.begin() as conn:
-        balances.put(conn, [Balance("user1", None, now)], every=timedelta(1), otherwise=timedelta(1))
+        balances.mark_read(conn, [Balance("user1", None, now)], every=timedelta(1), otherwise=timedelta(1))
     facts.refresh()
     assert facts.balance("user1") is None
 
@@ -88,8 +88,8 @@ def test_a_balance_that_was_asked_for_is_wanted_and_known_once_it_was_read(ledge
 def test_open_sessions_are_named_by_key_and_by_user(ledger, facts):
     with ledger.begin() as conn:
         asked = DecisionRow("d1", NOW, "ocpi", "ALLOWED", None, None, 1, session_id="s1", key="04a1")
-        authorizations.add(conn, [asked])
-        session_keys.record(conn, {"s2": "04a1"}, NOW)
+        authorizations.insert(conn, [asked])
+        charging_keys.record_session_keys(conn, {"s2": "04a1"}, NOW)
         told = {"s1": says("STARTED"), "s2": says("STARTED", "user1"), "s3": says("STARTED", "user1")}
         sessions.merge(conn, told)
     facts.refresh()
@@ -110,7 +110,7 @@ def test_the_key_of_a_session_may_become_known_later(ledger, facts, monkeypatch)
     facts.refresh()
     assert facts.open_sessions("04a1") == set()
     with ledger.begin() as conn:
-        session_keys.record(conn, {"s1": "04a1"}, NOW)
+        charging_keys.record_session_keys(conn, {"s1": "04a1"}, NOW)
     facts.refresh()
     assert facts.open_sessions("04a1") == {"s1"}
 

@@ -81,7 +81,7 @@ def standing(equipment):
 def ask(equipment, key, at):
     with equipment.engine.begin() as conn:
         row = DecisionRow(f"{key}-{at}", at, "ocpi", "NOT_ALLOWED", None, None, 1, key=key)
-        authorizations.add(conn, [row])
+        authorizations.insert(conn, [row])
 
 
 def test_the_list_is_read_when_it_is_due_and_not_before(equipment_on, clock):

@@ -68,7 +68,7 @@ def node(push_node, provider, account, monkeypatch):
     node = push_node(push="fcm", push_fcm_credentials=account)
     with node.resources.engine.begin() as ledger:
         for name, platform in (("phone-token", "android"), ("tablet-token", "ios")):
-            devices.put(ledger, "driver-1", Device(name, platform), datetime.now(UTC))
+            devices.upsert(ledger, "driver-1", Device(name, platform), datetime.now(UTC))
     return node
 
 

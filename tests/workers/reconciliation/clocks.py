@@ -106,7 +106,7 @@ class Clock:
 
     def poll(self, session_id: str) -> session_polls.PollState:
         with self.resources.engine.begin() as ledger:
-            return session_polls.looks(ledger, [session_id])[session_id]
+            return session_polls.states(ledger, [session_id])[session_id]
 
     def let_pass(self, by: timedelta) -> None:
         """Let time pass: make every time in the ledger older by a span."""

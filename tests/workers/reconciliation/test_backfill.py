@@ -13,7 +13,7 @@ from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of, fail_for
 from workers.drive.errors import DriveError, DriveUnavailable, Unauthorized
 from workers.ledger import devices, downtimes, runs, sessions
-from workers.ledger.runs import NewRun
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core import runs as run_table
 from workers.resilience.token_bucket import TokenBucket
@@ -28,7 +28,7 @@ def test_a_downtime_is_backfilled_from_the_histories_of_known_users(
     clock.receive(events_of("earlier", "user-1", begins_at=NOW - timedelta(days=2)))
     clock.receive(events_of("open", "user-1", begins_at=before)[:1])
     with clock.resources.engine.begin() as ledger:
-        devices.put(ledger, "user-2", Device("token"), NOW)
+        devices.upsert(ledger, "user-2", Device("token"), NOW)
     for session_id, user_id, at in (("open", "user-1", before), ("new", "user-1", within), ("app", "user-2", within)):
         simulator.state.apply(filter(None, [state_from_scenario(events_of(session_id, user_id, begins_at=at))]))
     clock.let_pass(timedelta(hours=2))
@@ -159,9 +159,9 @@ def test_a_warning_that_waits_for_its_driver_is_due_once_a_history_names_them(
         assert sessions.get(ledger, "S2").user_id == "user-1"
 
 
-def waiting_run(due_at: datetime) -> NewRun:
+def waiting_run(due_at: datetime) -> RunRecord:
     at = datetime.now(UTC)
-    return NewRun(
+    return RunRecord(
         delivery_id="d1",
         handler="warn",
         queue="urgent",

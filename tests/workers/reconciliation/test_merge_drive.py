@@ -6,7 +6,7 @@ from random import Random
 from ingest.simulator.drive.faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of
-from workers.ledger import session_keys, sessions
+from workers.ledger import charging_keys, sessions
 from workers.ledger.tables.reconciliation import PollOutcome
 
 
@@ -56,5 +56,5 @@ def test_the_charging_key_of_an_open_session_is_recorded(clock: Clock, simulator
     clock.let_pass(timedelta(minutes=31))
     clock.polling.run()
     with clock.resources.engine.begin() as ledger:
-        ((session_id, key),) = session_keys.keys_of(ledger, ["S1"])
+        ((session_id, key),) = charging_keys.keys_of_sessions(ledger, ["S1"])
     assert (session_id, bool(key)) == ("S1", True)

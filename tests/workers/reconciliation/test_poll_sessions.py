@@ -12,7 +12,7 @@ from tests.workers.reconciliation.clocks import NOW, SECOND, Clock, SimulatedDri
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.ledger import session_polls
-from workers.ledger.poll_schedule import PollSchedule
+from workers.ledger.session_polls import PollSchedule
 from workers.ledger.tables.reconciliation import PollOutcome
 from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.token_bucket import TokenBucket

@@ -1,6 +1,6 @@
-"""Writes many rows with one statement, converted column by column where SQLAlchemy goes value by value.
+"""Insert many rows with one statement, converted column by column where SQLAlchemy converts value by value.
 
-Most of a batch's time in the database is this; through `connection.execute` it takes two to three times as long.
+Most of a batch's time in the database is spent here; `connection.execute` takes two to three times as long.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,12 +18,12 @@ Values = Mapping[str, Any]
 
 
 def insert_new(conn: Connection, table: Table, rows: Iterable[Values]) -> set[Key]:
-    """Insert the rows whose primary keys are not there yet, and return these keys. Rows name every column."""
-    form = _form(table, conn.dialect)
+    """Insert the rows with new primary keys, and return these keys. Rows have every column."""
+    form = _insert_form(table, conn.dialect)
     by_key = form.by_key(rows)
     if conn.dialect.name != "sqlite":
         return set(_write(conn, form, by_key, f"ON CONFLICT DO NOTHING RETURNING {', '.join(form.keys)}"))
-    # sqlite3 cannot return what an executemany inserts; but nobody else may write now, so a look beforehand will do.
+    # sqlite3 cannot return rows of an executemany; but this transaction has the write lock, so a SELECT before does.
     for known in conn.execute(form.known, {"leading": {key[0] for key in by_key}}):
         by_key.pop(tuple(known), None)
     _write(conn, form, by_key, "")
@@ -31,25 +31,25 @@ def insert_new(conn: Connection, table: Table, rows: Iterable[Values]) -> set[Ke
 
 
 def upsert(conn: Connection, table: Table, rows: Iterable[Values]) -> None:
-    """Insert rows, or put them in the place of those with the same primary keys. Rows name every column."""
-    form = _form(table, conn.dialect)
+    """Insert rows, or replace those with the same primary keys. Rows have every column."""
+    form = _insert_form(table, conn.dialect)
     changes = ", ".join(f"{name} = excluded.{name}" for name in form.converters if name not in form.keys)
     _write(conn, form, form.by_key(rows), f"ON CONFLICT ({', '.join(form.keys)}) DO UPDATE SET {changes}")
 
 
 @dataclass(frozen=True, eq=False)
 class InsertForm:
-    """How the rows of a table are written in one dialect."""
+    """How rows of a table are inserted in one dialect."""
 
     keys: tuple[str, ...]
-    #: By column, in the table's order: what the driver cannot do itself.
+    #: By column, in the table's order: the conversion for the driver, if any.
     converters: Mapping[str, Callable[[Any], Any] | None]
     statement: str
-    #: The keys that are there, by their first part.
+    #: The existing keys, by their first part.
     known: Select[Any]
 
     def by_key(self, rows: Iterable[Values]) -> dict[Key, Values]:
-        """Name rows by their primary keys; of several rows with the same key the last one stands."""
+        """Return rows by their primary keys; of several rows with the same key the last one stands."""
         if len(self.keys) == 1:
             (name,) = self.keys
             return {(row[name],): row for row in rows}
@@ -57,12 +57,12 @@ class InsertForm:
 
 
 @cache
-def _form(table: Table, dialect: Dialect) -> InsertForm:
+def _insert_form(table: Table, dialect: Dialect) -> InsertForm:
     names = [column.name for column in table.c]
     if dialect.name == "sqlite":
         source = f"VALUES ({', '.join('?' for _ in names)})"
     else:
-        # One parameter a column, an array in PostgreSQL's own format, so that nothing is quoted and parsed again.
+        # One parameter a column: a binary array, which is neither quoted nor parsed.
         kinds = [column.type.compile(dialect).partition(" COLLATE ")[0] for column in table.c]
         arrays = ", ".join(f"%b::{kind}[]" for kind in kinds)
         source = f"SELECT * FROM unnest({arrays})"  # noqa: S608 - types of ours only
@@ -78,7 +78,7 @@ def _form(table: Table, dialect: Dialect) -> InsertForm:
 def _write(conn: Connection, form: InsertForm, by_key: Mapping[Key, Values], ending: str) -> Sequence[Key]:
     if not by_key:
         return []
-    # In the order of keys: of two workers with the same rows one then waits for the other, never both for each other.
+    # In the order of keys, so that workers with the same rows never deadlock.
     rows = [by_key[key] for key in sorted(by_key)]
     columns = [_bind_column(convert, [row[name] for row in rows]) for name, convert in form.converters.items()]
     statement = f"{form.statement} {ending}"
@@ -95,7 +95,7 @@ def _bind_column(convert: Callable[[Any], Any] | None, values: list[Any]) -> lis
     converted: list[Any] = []
     before, after = None, convert(None)
     for value in values:
-        if value is not before:  # a batch's rows often share a value: then it is converted once
+        if value is not before:  # rows of a batch often share a value, which is then converted once
             before, after = value, convert(value)
         converted.append(after)
     return converted

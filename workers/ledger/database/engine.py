@@ -1,4 +1,4 @@
-"""Opens the ledger, and holds the little in which its two databases differ."""
+"""Create the ledger's engine on SQLite or PostgreSQL, and bridge the differences of the two."""
 
 import os
 import sqlite3
@@ -18,21 +18,21 @@ from workers.ledger.tables.core import to_json
 
 T = TypeVar("T")
 
-#: Ids in one statement: far below what either database takes as parameters.
+#: Ids in one statement: far below the limit of parameters of either database.
 CHUNK = 1000
 
 
-#: Connections at once: as many as a clock has threads (PUSH_CONCURRENCY and its duties); those that look up the devices
-#: of several channels need them for so short a time that they can wait for each other.
+#: Connections at once: as many as a clock has threads (PUSH_CONCURRENCY and its periodic tasks); device lookups are so
+#: short that they can share.
 POOL_SIZE = 30
 IDLE_CONNECTIONS = 10
 
-#: Seconds that a thread waits for one of them. This and the limits below are shorter than a job's patience: where the
-#: database is out of reach its work is handed back, before RQ ends the job and that is taken for a death.
+#: Seconds that a thread waits for a connection. This and the limits below are shorter than a job's timeout: without a
+#: database a job hands its work back before RQ kills it, which would count as a crash.
 POOL_TIMEOUT = 5.0
 
-#: What PostgreSQL's library is told where the URL says nothing else, in seconds: how long to wait for a connection, and
-#: after how long without a sign of life the server's machine is given up. Left alone, it waits for many minutes.
+#: Defaults for what the URL does not set, in seconds: how long libpq waits for a connection, and for a sign of life of
+#: the server's machine. Its own defaults are many minutes.
 LIMITS = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -45,54 +45,58 @@ IN_MEMORY = {None, "", ":memory:"}
 
 
 def create_ledger_engine(
-    url: str, *, patience: timedelta = timedelta(seconds=5), places: int = POOL_SIZE, wait: float = POOL_TIMEOUT
+    url: str,
+    *,
+    busy_timeout: timedelta = timedelta(seconds=5),
+    pool_size: int = POOL_SIZE,
+    pool_timeout: float = POOL_TIMEOUT,
 ) -> Engine:
-    """Make the engine; no connection is opened before the first one is asked for.
+    """Create the engine; a connection is opened when the first one is needed.
 
     On SQLite a transaction takes the write lock when it begins, so that it never fails half-way for want of it; it
-    waits for up to `patience`, then raises `OperationalError`. See `reading` for transactions that only look.
+    waits for up to `busy_timeout`, then raises `OperationalError`. See `read_only` for transactions without the lock.
 
-    Who finds all `places` taken for longer than `wait` gets SQLAlchemy's `TimeoutError`.
+    When all connections are in use for longer than `pool_timeout`, SQLAlchemy's `TimeoutError` is raised.
 
-    The engine may be carried across a fork: connections that nobody uses are closed before, the child opens its own.
+    The engine survives a fork: idle connections are closed before, and the child opens its own.
     """
-    engine = _make(url, patience, places, wait)
+    engine = _create(url, busy_timeout, pool_size, pool_timeout)
     _dispose_after_fork().add(engine)
     return engine
 
 
 @contextmanager
 def read_only(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that only looks: on SQLite it neither waits for writers nor holds them up."""
+    """Open a transaction for reading: on SQLite it neither waits for writers nor blocks them."""
     with engine.connect() as conn:
         yield conn.execution_options(reading=True)
 
 
 def insert_into(conn: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """Build the dialect's INSERT that knows ON CONFLICT."""
+    """Build the dialect's INSERT with ON CONFLICT."""
     return sqlite.insert(table) if conn.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    """Cut a sequence into pieces that one statement can take."""
+    """Yield parts of a sequence, small enough for one statement."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def _make(url: str, patience: timedelta, places: int, wait: float) -> Engine:
+def _create(url: str, busy_timeout: timedelta, pool_size: int, pool_timeout: float) -> Engine:
     parts = make_url(url)
-    # Errors tell statements without their values: these are bodies and user ids, and errors are logged.
+    # Without parameters in errors, which are logged: they are bodies and user ids.
     make = partial(create_engine, url, json_serializer=to_json, hide_parameters=True)
     is_sqlite = parts.get_backend_name() == "sqlite"
-    if not (is_sqlite and parts.database in IN_MEMORY):  # there each thread has a connection of its own
-        kept = min(IDLE_CONNECTIONS, places)
-        make = partial(make, pool_size=kept, max_overflow=places - kept, pool_timeout=wait)
+    if not (is_sqlite and parts.database in IN_MEMORY):  # in memory, each thread has a connection of its own
+        idle = min(IDLE_CONNECTIONS, pool_size)
+        make = partial(make, pool_size=idle, max_overflow=pool_size - idle, pool_timeout=pool_timeout)
     if is_sqlite:
-        engine = make(connect_args={"timeout": patience.total_seconds()})
+        engine = make(connect_args={"timeout": busy_timeout.total_seconds()})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    # The look-up of the hstore type would be one more round trip in every process.
+    # Finding the hstore type would be one more round trip in every process.
     limits = {name: value for name, value in LIMITS.items() if name not in parts.query}
     engine = make(pool_pre_ping=True, use_native_hstore=False, connect_args=limits)
     event.listen(engine, "connect", _prepare_postgresql)
@@ -101,7 +105,7 @@ def _make(url: str, patience: timedelta, places: int, wait: float) -> Engine:
 
 def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
     assert isinstance(dbapi_connection, sqlite3.Connection)  # noqa: S101 - for the type checker
-    dbapi_connection.isolation_level = None  # the driver must not begin transactions: `_begin_sqlite` does
+    dbapi_connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     # WAL lets readers and one writer work at once; FULL makes every commit an fsync of the log.
     dbapi_connection.execute("PRAGMA journal_mode = WAL")
     dbapi_connection.execute("PRAGMA synchronous = FULL")
@@ -112,7 +116,7 @@ def _begin_sqlite(conn: Connection) -> None:
 
 
 def _prepare_postgresql(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-    # Times are read as Python's, whose calendar ends where another zone may push a value over the edge.
+    # In another time zone a value may lie beyond the end of Python's calendar.
     cursor = dbapi_connection.cursor()
     cursor.execute("SET TIME ZONE 'UTC'")
     cursor.close()
@@ -124,7 +128,7 @@ def _dispose_after_fork() -> WeakSet[Engine]:
     engines: WeakSet[Engine] = WeakSet()
 
     def close_connections() -> None:
-        # Before and not after: a child that inherits an open SQLite file believes that it holds its locks.
+        # Before and not after: a child that inherits an open SQLite file believes that it holds the file's locks.
         for engine in list(engines):
             engine.dispose()
 

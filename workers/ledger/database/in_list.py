@@ -1,6 +1,6 @@
-"""Compares a column with many values that are given as one parameter.
+"""Compare a column with many values in one parameter: SQLite's IN over a JSON array, PostgreSQL's = ANY.
 
-The statement stays the same however many they are, so it is built, compiled and planned once.
+The statement does not depend on their number, so it is built, compiled and planned once.
 """
 
 from collections.abc import Collection
@@ -17,27 +17,27 @@ from workers.ledger.tables.core import to_json
 
 
 class TextArray(TypeDecorator[Collection[str]]):
-    """Several texts in one parameter, as a JSON array: drivers pass that on without looking into it."""
+    """Texts in one parameter, as a JSON array, which drivers pass on unchanged."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Collection[str] | None, dialect: Dialect) -> str:  # noqa: ARG002 - the signature is SQLAlchemy's
-        """Write the array."""
+        """Format the array."""
         return to_json(list(value or ()))
 
 
 class InList(FunctionElement[bool]):
     """True where the column has one of the values.
 
-    It is not given the type Boolean: for SQLite, which has none, SQLAlchemy would write `… = 1`, and hide the index.
+    Its type is not Boolean: for SQLite, which has none, SQLAlchemy would compile `… = 1`, which hides the index.
     """
 
     inherit_cache = True
 
 
 def in_list(column: Column[Any], values: Collection[str] | str) -> InList:
-    """Say that the column has one of the values, or of those that come as the parameter of that name."""
+    """Build the condition that the column has one of the values, or of those in the parameter of that name."""
     if isinstance(values, str):
         return InList(column, bindparam(values, type_=TextArray))
     return InList(column, bindparam(None, values, type_=TextArray))

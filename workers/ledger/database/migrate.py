@@ -1,6 +1,6 @@
-"""Brings a database to the tables that this version needs, and says whether that is still to be done.
+"""Migrate a database to the tables of this version, or return whether a migration is pending.
 
-A new migration is a file in `migrations/versions`; a test fails while the migrations and `tables` do not agree.
+A new migration is a file in `migrations/versions`; a test fails while the migrations and `tables` differ.
 """
 
 from datetime import timedelta
@@ -16,19 +16,19 @@ from workers.ledger.database.engine import create_ledger_engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-#: How long a process waits on SQLite for another one that migrates; on PostgreSQL it waits for as long as that takes.
-PATIENCE = timedelta(minutes=1)
+#: How long a process on SQLite waits for another one that migrates; on PostgreSQL it waits without a limit.
+BUSY_TIMEOUT = timedelta(minutes=1)
 
-#: The name of the advisory lock: any number, as long as it stays the same.
+#: The key of the advisory lock: any number that never changes.
 LOCK = 0x7067_6C65_6467_6572
 
 
 def migrate(url: str) -> None:
-    """Run what is missing, all in one transaction; of several processes that do this at once, the others wait."""
+    """Run the pending migrations in one transaction; concurrent processes wait for each other."""
     file = _file(url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_ledger_engine(url, patience=PATIENCE)
+    engine = create_ledger_engine(url, busy_timeout=BUSY_TIMEOUT)
     try:
         with engine.begin() as conn:
             if conn.dialect.name == "postgresql":
@@ -39,7 +39,7 @@ def migrate(url: str) -> None:
 
 
 def pending(url: str) -> bool:
-    """Say whether `migrate` has anything to do; nothing is changed or made."""
+    """Return whether migrations are pending; changes and creates nothing."""
     file = _file(url)
     if file is not None and not file.exists():
         return True

@@ -1,10 +1,10 @@
-"""All tables of the ledger, for those who make or compare them: each module of tables is named here once."""
+"""The metadata of all tables of the ledger, for those who create or compare them."""
 
 from handlers.kit.cdr_table import cdrs
-from workers.ledger.tables import alerts, authorization, reconciliation
+from workers.ledger.tables import alerts, authorization, reconciliation  # noqa: F401 - each adds its tables to `metadata`
 from workers.ledger.tables.core import metadata
 
-__all__ = ["alerts", "authorization", "metadata", "reconciliation"]
+__all__ = ["metadata"]
 
-# Kept in the kit, where plugins can read it, and made with the others.
+# Defined in the kit, where plugins can read it, and created with the others.
 cdrs.to_metadata(metadata)

@@ -1,12 +1,12 @@
-"""The table of alerts: what somebody should look at, once for as long as its cause stands."""
+"""The table of alerts: one open alert a cause."""
 
 from sqlalchemy import JSON, Column, Index, Table, text
 
 from handlers.kit.column_types import BinaryCollatedText, UntrustedText, UtcDateTime
 from workers.ledger.tables.core import metadata
 
-# `logged_at` is set by the line in the log, `told_at` when every address of ALERT_URLS has taken it; `told` names those
-# that have. `due_at` is when it is to be sent next, or when who is sending it now must have ended.
+# `told_at` is when every destination of ALERT_URLS had taken it; `told` lists those that have. `due_at` is when it is
+# sent next, or when the lease of its sender ends.
 alerts = Table(
     "alerts",
     metadata,

@@ -1,11 +1,11 @@
-"""Tables of the question at the charger: what was decided, and what the Drive API said that policies need."""
+"""Tables of authorization: decisions, and what policies need from the Drive API."""
 
 from sqlalchemy import Boolean, Column, Index, Integer, String, Table
 
 from handlers.kit.column_types import BinaryCollatedText, ExactNumeric, UntrustedText, UtcDateTime
 from workers.ledger.tables.core import metadata
 
-# `decision` is no enum here: the answers are an open set, and a policy may know one more than we do.
+# `decision` is no enum: responses are an open set, and a policy may return one that we do not know.
 authorizations = Table(
     "authorizations",
     metadata,
@@ -28,8 +28,8 @@ authorizations = Table(
     Index("authorizations_session", "session_id"),
 )
 
-# One row for each thing that is read as a whole. A generation is one reading of it that was complete: whoever holds a
-# copy asks for the rows of later generations only.
+# One row for each list that is synced as a whole. A generation is one complete sync: copies of the list read the rows
+# of later generations only.
 drive_readings = Table(
     "drive_readings",
     metadata,
@@ -57,7 +57,7 @@ charging_keys = Table(
     Index("charging_keys_contract", "contract_id"),
 )
 
-# A row stands for a user whose balance somebody may ask for; `amount` is empty until it has been read.
+# A row for each user whose balance may be needed; `amount` is empty until it was read.
 balances = Table(
     "balances",
     metadata,
@@ -72,7 +72,7 @@ balances = Table(
     Index("balances_read", "read_at"),
 )
 
-# Which key a session was started with, as the Drive API says it: the session's events do not.
+# The key of a session according to the Drive API: the session's events do not have it.
 session_keys = Table(
     "session_keys",
     metadata,

@@ -1,4 +1,4 @@
-"""The tables of the ledger, the same on SQLite and PostgreSQL."""
+"""The tables of deliveries, runs, sessions, pushes and devices, the same on SQLite and PostgreSQL."""
 
 from json import JSONEncoder
 
@@ -21,7 +21,7 @@ from sqlalchemy import (
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
 from workers.ledger.states import DeliveryState, Outcome, PushState
 
-#: Writes JSON, the same way wherever the ledger holds it; made once, as making an encoder costs more than using it.
+#: Formats JSON for the ledger; made once, for an encoder costs more to make than to use.
 to_json = JSONEncoder(separators=(",", ":")).encode
 
 metadata = MetaData()
@@ -48,8 +48,8 @@ deliveries = Table(
     Index("deliveries_state", "state", "received_at"),
 )
 
-# How often each inbox has received a delivery, where that is more than the one receipt that `deliveries` itself stands
-# for. Each inbox counts only its own, and a count only grows: so it may be told twice, late, and in any order.
+# How often each inbox has received a delivery, where that is more than the one receipt of its row in `deliveries`. Each
+# inbox counts its own, and counts only grow: so they may arrive twice, late, and in any order.
 receipts = Table(
     "sightings",
     metadata,
@@ -59,9 +59,9 @@ receipts = Table(
     PrimaryKeyConstraint("delivery_id", "inbox"),
 )
 
-# `due_at` is set while a run is waiting or to be tried again, and only then: a run without it would be stuck.
-# `waits_for` and `until_at` are set at most while a run is open. So the partial indexes hold open runs only, and both
-# databases see from a comparison that they apply.
+# `due_at` is set exactly while a run is waiting or to be tried again: without it a run would be stuck. `waits_for` and
+# `until_at` are set only while a run is open. So the partial indexes have open runs only, and a comparison with the
+# column lets both databases use them.
 runs = Table(
     "runs",
     metadata,
@@ -134,7 +134,7 @@ sessions = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Index("sessions_updated_at", "updated_at"),
 )
-# Those of which nothing says that they are over; the words of `OVER` in handlers.kit.statuses, which a test compares.
+# The sessions that have not ended: FINAL_STATUSES of handlers.kit.statuses, which a test compares.
 IS_OPEN = text("status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')")
 Index("sessions_open", sessions.c.started_at, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
 
@@ -172,7 +172,7 @@ Index(
     postgresql_where=text("due_at IS NOT NULL"),
 )
 
-# A token stands for one app on one phone: if another driver signs in there, it is theirs from then on.
+# A token is one app on one phone: if another driver signs in there, it becomes theirs.
 devices = Table(
     "devices",
     metadata,

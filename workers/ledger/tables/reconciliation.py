@@ -1,4 +1,4 @@
-"""The tables of what is read again at the Drive API: single sessions, and windows of time."""
+"""Tables of what is read again from the Drive API: single sessions, and windows of time."""
 
 from enum import StrEnum
 
@@ -8,11 +8,11 @@ from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedTex
 from workers.ledger.tables.core import metadata
 
 ROUTINE = "*"
-"""Stands where an inbox would in windows that are covered although no door was closed: Plugsurfing skips events."""
+"""In place of an inbox in routine windows, without a downtime of ours: Plugsurfing skips events."""
 
 
 class PollOutcome(StrEnum):
-    """What the last look at a session in the Drive API came to."""
+    """What the last poll of a session at the Drive API came to."""
 
     WAITING = "waiting"
     """Not looked at yet."""
@@ -36,9 +36,9 @@ class PollOutcome(StrEnum):
     """It was looked at for RECONCILE_FOR, and is not over yet."""
 
 
-# `next_at` is when a session is to be read next, or when who is reading it now must have ended; it is empty once
-# nothing more is to come. `status` is what the Drive API said last, and `status_at` when it was first seen to say so:
-# it must not change with later reads, as it is the time of a fact where the Drive API gives none.
+# `next_at` is when a session is polled next, or when the lease of its poller ends; empty once polling has ended.
+# `status` is the last one of the Drive API, and `status_at` when it was first seen: later polls do not change it, for
+# it is the time of a fact where the Drive API gives none.
 session_polls = Table(
     "rereads",
     metadata,
@@ -56,8 +56,8 @@ session_polls = Table(
 DUE = text("next_at IS NOT NULL")
 Index("rereads_next", session_polls.c.next_at, sqlite_where=DUE, postgresql_where=DUE)
 
-# A window of time in which events may be missing: our own door was closed, or it is looked at as a matter of routine.
-# It is covered user by user, in the order of their ids; `after_user` is the last one that is done.
+# A window of time in which events may be missing: a downtime of ours, or a routine window. It is backfilled user by
+# user, ordered by id; `after_user` is the last one finished.
 downtimes = Table(
     "gaps",
     metadata,

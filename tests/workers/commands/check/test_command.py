@@ -180,7 +180,7 @@ def test_how_old_the_list_of_keys_is_is_said(any_node):
     assert said()[1][0] == "ok"
     assert "7 keys" in said()[1][1]
     with any_node.engine.begin() as conn:
-        sync_state.failed(conn, KEYS, now, now, "The Drive API is away.")
+        sync_state.mark_failed(conn, KEYS, now, now, "The Drive API is away.")
     assert said()[1][0] == "warn"
     assert said()[1][1].endswith("Since then it could not be: The Drive API is away.")
     with any_node.engine.begin() as conn:

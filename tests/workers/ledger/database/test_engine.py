@@ -149,7 +149,7 @@ def test_a_writer_on_sqlite_waits_for_another_one_and_then_gives_up(tmp_path):
     with (
         engine.begin(),
         pytest.raises(OperationalError) as locked,
-        create_ledger_engine(url, patience=timedelta()).begin(),
+        create_ledger_engine(url, busy_timeout=timedelta()).begin(),
     ):
         pass
     assert isinstance(locked.value.orig, sqlite3.OperationalError)

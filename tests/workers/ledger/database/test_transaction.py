@@ -62,9 +62,9 @@ def test_what_a_look_cannot_see_is_told_without_its_values(database_url):
     assert read_once(engine, lambda conn: conn.scalar(select(runs.c.reason))) is None
 
 
-@pytest.mark.parametrize("act", [read_once, lambda engine, work: run_in_transaction(engine, work, patience=0.1)])
+@pytest.mark.parametrize("act", [read_once, lambda engine, work: run_in_transaction(engine, work, retry_for=0.1)])
 def test_a_pool_without_a_connection_left_is_a_ledger_that_is_away(database_url, act):
-    engine = create_ledger_engine(database_url, places=1, wait=0.1)
+    engine = create_ledger_engine(database_url, pool_size=1, pool_timeout=0.1)
     with engine.connect(), pytest.raises(LedgerUnavailable, match="TimeoutError"):
         act(engine, lambda conn: conn.execute(text("SELECT 1")))
     act(engine, lambda conn: conn.execute(text("SELECT 1")))
