@@ -1,4 +1,4 @@
-"""Where the house stands, and its READMEs as tables and blocks."""
+"""The folder of the project, and its manuals as tables and blocks of code."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-READMES = ("README.md", "handlers/README.md", "workers/README.md")
+MANUALS = (
+    "README.md",
+    "handlers/README.md",
+    "handlers/AUTHORIZATION.md",
+    "handlers/CDRS.md",
+    "handlers/PUSHES.md",
+    "workers/README.md",
+    "workers/ALERTS.md",
+    "workers/DRIVE.md",
+    "workers/GLOSSARY.md",
+    "workers/MEASUREMENTS.md",
+    "workers/REFERENCE.md",
+    "workers/SESSIONS.md",
+)
 
 #: Words that name nothing: neither a file nor a thing.
 MEANING_NOTHING = ("manager", "util", "helper", "common", "base", "data", "info", "message")
@@ -15,30 +28,30 @@ MEANING_NOTHING = ("manager", "util", "helper", "common", "base", "data", "info"
 
 @dataclass(frozen=True)
 class Readme:
-    """The README and those beside the code, by heading: each heading that is asked for stands in one of them."""
+    """The README and the manuals, by heading: each heading that a test uses is in one of them."""
 
     pages: Mapping[str, str]
 
     @property
     def text(self) -> str:
-        """What stands at the root."""
+        """The text of the README."""
         return self.pages["README.md"]
 
     def section(self, heading: str) -> str:
-        """Everything under a heading, up to the next one of its rank or above."""
+        """Return everything under a heading, up to the next one of its rank or above."""
         sections = [section for text in self.pages.values() for section in self._sections(text, heading)]
-        assert sections, f"no README has a section {heading!r}"
-        assert len(sections) == 1, f"{heading!r} stands in several places"
+        assert sections, f"no manual has a section {heading!r}"
+        assert len(sections) == 1, f"several manuals have a section {heading!r}"
         return sections[0]
 
     def table(self, heading: str) -> list[tuple[str, ...]]:
-        """The rows of the first table under a heading, without its head."""
+        """Return the rows of the first table under a heading, without its head."""
         lines = list(self._table_lines(self.section(heading)))
         assert len(lines) > 2, f"there is no table under {heading!r}"
         return [tuple(cell.strip() for cell in line.strip().strip("|").split(" | ")) for line in lines[2:]]
 
     def code(self, heading: str, language: str) -> list[str]:
-        """The blocks of one language under a heading."""
+        """Return the blocks of one language under a heading."""
         return re.findall(rf"^```{language}\n(.*?)^```$", self.section(heading), re.MULTILINE | re.DOTALL)
 
     @staticmethod
@@ -67,5 +80,5 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def readme(root: Path) -> Readme:
-    """All of them."""
-    return Readme({name: (root / name).read_text("utf-8") for name in READMES})
+    """The README and the manuals."""
+    return Readme({name: (root / name).read_text("utf-8") for name in MANUALS})

@@ -14,7 +14,7 @@ from workers.cli import COMMANDS
 
 STORES = {"valkey", "postgres"}
 CONTAINER_PORT = 8000
-MENDED_IN = (
+FIXED_IN = (
     ("h11", "0.16", "CVE-2025-43859"),
     ("jinja2", "3.1.6", "CVE-2025-27516"),
     ("starlette", "0.49.1", "CVE-2025-62727"),
@@ -34,7 +34,7 @@ def services(root):
 
 
 def command_of(line: str) -> str:
-    """The `webhooks` command in a line, without what the shell sets before it."""
+    """Return the `webhooks` command of a line, without the assignments before it."""
     words = [word for word in shlex.split(line) if not re.match(r"\w+=", word)]
     assert words[0] == "webhooks"
     return words[1]
@@ -54,11 +54,11 @@ def test_the_procfile_names_every_process_type(procfile):
     assert set(commands.values()) <= set(COMMANDS)
 
 
-def test_the_procfile_opens_the_door_to_the_platforms_router(procfile):
+def test_the_procfile_listens_for_the_platforms_router(procfile):
     assert "HOST=${HOST:-0.0.0.0}" in procfile["web"]
 
 
-def test_the_procfile_lets_the_platform_choose_the_port_of_questions_too(procfile):
+def test_the_procfile_lets_the_platform_choose_the_port_of_authorize_too(procfile):
     assert "HOST=${HOST:-0.0.0.0}" in procfile["authorize"]
     assert "AUTHORIZE_PORT=${PORT:-8001}" in procfile["authorize"]
 
@@ -77,11 +77,11 @@ def test_compose_sets_only_settings_that_exist(services):
 
 
 def filled_in(text, **values):
-    """What compose makes of a text with these values in .env."""
+    """Return what compose makes of a text with these values in .env."""
     return re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda found: values.get(found[1], found[2]), text)
 
 
-def test_composes_settings_are_good_ones(services):
+def test_the_settings_of_compose_are_valid(services):
     environment = {
         name.lower(): filled_in(value, VALKEY_PASSWORD="secret")
         for name, value in services["web"]["environment"].items()
@@ -93,7 +93,7 @@ def test_composes_settings_are_good_ones(services):
     assert settings.database_url == "postgresql+psycopg://webhooks:webhooks@postgres:5432/webhooks"
 
 
-def test_valkey_asks_for_the_password_that_our_processes_have(services):
+def test_valkey_requires_the_password_that_our_processes_have(services):
     words = shlex.split(services["valkey"]["command"].replace("${", "'${").replace("}", "}'"))
     demanded = words[words.index("--requirepass") + 1]
     assert demanded.startswith("${VALKEY_PASSWORD:?")
@@ -102,11 +102,11 @@ def test_valkey_asks_for_the_password_that_our_processes_have(services):
 
 
 @pytest.mark.parametrize("place", ["README.md", ".env.example"])
-def test_what_compose_cannot_do_without_is_told(root, place):
+def test_the_settings_that_compose_requires_are_documented(root, place):
     needed = set(re.findall(r"\$\{(\w+):\?", (root / "compose.yaml").read_text())) | {"PLUGSURFING_HMAC_CURRENT"}
     text = (root / place).read_text("utf-8")
-    told = re.search(r"^cp \.env\.example .+$" if place == "README.md" else r"\A(#.+\n)+", text, re.MULTILINE)
-    assert needed <= set(re.findall(r"\w+", told[0]))
+    documented = re.search(r"^cp \.env\.example .+$" if place == "README.md" else r"\A(#.+\n)+", text, re.MULTILINE)
+    assert needed <= set(re.findall(r"\w+", documented[0]))
 
 
 def test_the_image_may_have_extras(root):
@@ -118,22 +118,22 @@ def test_the_image_may_have_extras(root):
     assert [set(each.split(",")) for each in named] == [extras - {"test"}]
 
 
-def test_the_door_needs_no_store_to_start(services):
+def test_serve_needs_no_store_to_start(services):
     assert "depends_on" not in services["web"]
     assert services["web"]["ports"] == [f"{CONTAINER_PORT}:{CONTAINER_PORT}"]
     assert str(load_settings(data_dir="/data").data_dir) == services["web"]["environment"]["DATA_DIR"]
     assert services["web"]["volumes"] == ["inbox:/data"]
 
 
-def test_questions_at_the_charger_need_no_store_but_a_credential(services):
-    lane = services["authorize"]
-    assert "depends_on" not in lane
-    assert "?" in lane["environment"]["AUTHORIZE_CREDENTIALS"]
-    assert lane["ports"] == [f"{lane['environment']['AUTHORIZE_PORT']}:8001"]
+def test_authorize_needs_no_store_but_a_credential(services):
+    authorize = services["authorize"]
+    assert "depends_on" not in authorize
+    assert "?" in authorize["environment"]["AUTHORIZE_CREDENTIALS"]
+    assert authorize["ports"] == [f"{authorize['environment']['AUTHORIZE_PORT']}:8001"]
 
 
 @pytest.mark.parametrize("name", ["worker", "clock"])
-def test_what_uses_the_ledger_waits_for_its_tables(services, name):
+def test_every_process_of_the_ledger_waits_for_its_tables(services, name):
     needs = services[name]["depends_on"]
     assert needs["migrate"]["condition"] == "service_completed_successfully"
     assert {needs[store]["condition"] for store in STORES} == {"service_healthy"}
@@ -155,23 +155,23 @@ def test_volumes_are_all_declared(root, services):
     assert {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])} == declared
 
 
-def test_valkey_keeps_a_log_of_what_it_is_told(services):
+def test_valkey_has_an_append_only_file(services):
     assert "--appendonly yes" in services["valkey"]["command"]
 
 
-def test_stores_and_doors_are_asked_for_their_health(services):
+def test_stores_and_servers_have_health_checks(services):
     assert all("healthcheck" in services[name] for name in (*STORES, "web", "authorize", "dashboard"))
 
 
-def test_the_image_contains_all_that_the_package_is_built_from(root):
+def test_the_image_contains_everything_that_the_package_is_built_from(root):
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (root / "Dockerfile").read_text(), re.MULTILINE)
     sources = {source.rstrip("/") for line in copied for source in line.split()}
     project = tomllib.loads((root / "pyproject.toml").read_text())
     needed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
     needed |= {project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml"}
     assert sources == needed
-    let_in = {line[1:].rstrip("/") for line in (root / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
-    assert let_in == needed
+    included = {line[1:].rstrip("/") for line in (root / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    assert included == needed
 
 
 def test_env_example_lists_every_setting_with_its_default(root):
@@ -184,7 +184,7 @@ def test_env_example_lists_every_setting_with_its_default(root):
     assert listed == expected
 
 
-def test_ci_runs_what_the_readme_tells_people_to_run(root):
+def test_ci_runs_the_commands_of_the_readme(root):
     lines = (root / ".ci" / "run").read_text().splitlines()
     script = "\n".join(line for line in lines if not line.startswith("#"))
     steps = ["python3 -m venv .venv", "pip install", "-e '.[test]'", "ruff check", "ruff format --check", "mypy"]
@@ -194,8 +194,8 @@ def test_ci_runs_what_the_readme_tells_people_to_run(root):
     assert (root / ".ci" / "run").stat().st_mode & 0o111
 
 
-@pytest.mark.parametrize(("package", "version", "advisory"), MENDED_IN)
-def test_no_version_with_a_hole_that_we_know_of_may_be_installed(root, package, version, advisory):
+@pytest.mark.parametrize(("package", "version", "advisory"), FIXED_IN)
+def test_no_version_with_a_known_vulnerability_may_be_installed(root, package, version, advisory):
     declared = map(Requirement, tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"])
     bounds = [bound for each in declared if each.name == package for bound in each.specifier]
     lowest = [Version(bound.version) for bound in bounds if bound.operator in {">=", "~=", "=="}]

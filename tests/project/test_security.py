@@ -52,7 +52,7 @@ def test_every_line_of_the_threat_model_points_to_tests(root):
 
 def test_every_other_promise_points_to_tests_too(root):
     text = (root / "SECURITY.md").read_text("utf-8")
-    for promise in ("asks for that, and nothing else is open", "readable by its owner"):
+    for promise in ("requires that, and nothing else is open", "readable by its owner"):
         (paragraph,) = (each for each in re.split(r"\n(?=- )|\n\n", text) if promise in " ".join(each.split()))
         assert_points_to_tests(root, paragraph)
 

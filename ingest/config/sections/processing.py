@@ -33,7 +33,7 @@ class ProcessingSettings(BaseSettings):
     batch_bytes: PositiveInt = Field(
         4_194_304, description="most bytes of bodies in one RQ job, unless a single one is larger"
     )
-    hold_back: Duration = Field(timedelta(seconds=2), description="longest time that deliveries wait for a busy queue")
+    hold_back: Duration = Field(timedelta(seconds=2), description="how long deliveries wait for a busy queue")
     poison_deaths: PositiveInt = Field(
         3, description="workers that a delivery alone may kill before it is a dead letter"
     )

@@ -18,10 +18,10 @@ from workers.push.registry import open_channels
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 
-README = Path(__file__).resolve().parents[3] / "handlers" / "README.md"
-# The channel that the README of the plugins shows, as it stands there.
+MANUAL = Path(__file__).resolve().parents[3] / "handlers" / "PUSHES.md"
+# The channel that the manual shows, as it stands there.
 (SMS,) = re.findall(
-    r"^```python\n(\"\"\"Tell drivers by SMS.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    r"^```python\n(\"\"\"Send pushes by SMS.*?)^```$", MANUAL.read_text("utf-8"), re.MULTILINE | re.DOTALL
 )
 
 ASYNC = '''
