@@ -1,4 +1,4 @@
-"""The command `ask`: play Plugsurfing at the charger."""
+"""`webhooks ask`: play Plugsurfing at the charger."""
 
 import json
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ from workers.commands.output import human_duration, json_line, printable
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.dev.environment import reachable
 
-LONGEST = timedelta(seconds=10)
+TIMEOUT = timedelta(seconds=10)
 
 
 @click.command()
 @click.option("--key", default=DEFAULT_KEY, show_default=True, metavar="KEY", help="The charging key.")
-@click.option("--session", metavar="ID", help="The session that is to begin.")
-@click.option("--location", metavar="ID", help="Where the charger is.")
+@click.option("--session", metavar="ID", help="The session that is to start.")
+@click.option("--location", metavar="ID", help="The location of the charger.")
 @click.option("--reference", metavar="ID", help="Plugsurfing's reference.")
 @click.option("--country", metavar="CODE", help="The country.")
 @click.option(
@@ -39,49 +39,51 @@ LONGEST = timedelta(seconds=10)
     default=WireFormat.PLUGSURFING.value,
     show_default=True,
 )
-@click.option("--url", metavar="URL", help="Where the receiver is.  [default: the one on this machine]")
-@click.option("--print", "only_print", is_flag=True, help="Show the request, as curl; send nothing.")
+@click.option("--url", metavar="URL", help="The receiver.  [default: the one on this machine]")
+@click.option("--print", "only_print", is_flag=True, help="Print the request, as curl; send nothing.")
 @options.as_json
 def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts: str | None) -> None:
-    """Play Plugsurfing at the charger: ask whether a key may charge, and show the answer.
+    """Play Plugsurfing at the charger: ask whether a key may charge, and print the answer.
 
-    Plugsurfing's form has each part where the settings AUTHORIZE_… look for it first; OCPI's has the key and the
-    location only.
+    Plugsurfing's format has each part where the settings AUTHORIZE_… look for it first; OCPI's has only the key and
+    the location.
     """
     settings = settings_with_dev_defaults()
-    question = _question(settings, WireFormat(form), {name: part for name, part in parts.items() if part is not None})
+    request = _request(settings, WireFormat(form), {name: part for name, part in parts.items() if part is not None})
     url = (url or f"http://{reachable(settings.host)}:{settings.authorize_port}").rstrip("/")
     if only_print:
-        click.echo(curl(url, question))
+        click.echo(curl(url, request))
         return
     try:
         answer = httpx.post(
-            f"{url}{question.path}", content=question.body, headers=question.headers, timeout=LONGEST.total_seconds()
+            f"{url}{request.path}", content=request.body, headers=request.headers, timeout=TIMEOUT.total_seconds()
         )
     except httpx.TransportError as error:
-        raise Failure(f"Nobody answers at {url} ({type(error).__name__}): is `webhooks dev` running?") from error
+        raise Failure(f"Nothing answers at {url} ({type(error).__name__}): is `webhooks dev` running?") from error
     took = answer.elapsed
     if as_json:
-        json_line({"status": answer.status_code, "took_ms": took / timedelta(milliseconds=1), "answer": _read(answer)})
+        json_line(
+            {"status": answer.status_code, "took_ms": took / timedelta(milliseconds=1), "answer": _document(answer)}
+        )
     else:
         click.echo(f"{answer.status_code} {printable(answer.text)}  {human_duration(took)}")
     if answer.status_code != httpx.codes.OK:
-        raise Failure("That is no answer to the question.")
+        raise Failure("The response is no decision.")
 
 
-def _question(settings: Settings, form: WireFormat, parts: Mapping[str, str]) -> SimulatedAuthorizationRequest:
+def _request(settings: Settings, form: WireFormat, parts: Mapping[str, str]) -> SimulatedAuthorizationRequest:
     values = authorization_values(settings.authorize_credentials)
     if not values:
-        raise SettingsError("AUTHORIZE_CREDENTIALS is not set: nobody who asks would be answered.")
+        raise SettingsError("AUTHORIZE_CREDENTIALS is not set: no request would be answered.")
     credentials = values[0].decode()
     if form is WireFormat.OCPI:
         return ocpi_request(parts, credentials)
     return plugsurfing_request(settings, parts, credentials)
 
 
-def _read(answer: httpx.Response) -> str | dict[str, str]:
+def _document(answer: httpx.Response) -> str | dict[str, str]:
     try:
-        said: dict[str, str] = json.loads(answer.content)
+        document: dict[str, str] = json.loads(answer.content)
     except ValueError:
         return answer.text
-    return said
+    return document

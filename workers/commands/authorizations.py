@@ -1,29 +1,42 @@
-"""`webhooks authorizations`: what was answered when Plugsurfing asked whether a key may charge."""
+"""`webhooks authorizations`, the decisions at the charger; and `authorize --try`, what policies decide on a request."""
 
-from collections.abc import Sequence
-from datetime import datetime
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TypeAlias
 
 import click
+import structlog
 
 from handlers.kit.key_identifiers import search_spellings
+from handlers.kit.policies import AuthorizeContext, Policy
+from ingest.config.settings import Settings
 from ingest.wire.authorization.request import Allowed
-from workers.commands import options
-from workers.commands.output import Cell, Json, iso, json_line, table
-from workers.commands.stores import read_only_ledger
+from workers.commands import options, output
+from workers.commands.listing import Listing, Page, attributes, paged
+from workers.commands.output import Cell, human_duration, json_line, printable, printable_body
+from workers.commands.stores import read_only_ledger, sqlite_file
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import authorizations as ledger_authorizations
 from workers.ledger.authorizations import DecisionFilter, DecisionRow
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.transaction import LedgerUnavailable
+from workers.policies.cache import PolicyCache
+from workers.policies.dry_run import DryRun, PolicyOutcome
+from workers.policies.evaluate import PolicyContext
+
+TriedPolicy: TypeAlias = tuple[PolicyOutcome, bool]
+"""What a policy says, and whether it would be asked: the first one that decides is the last one asked."""
 
 
 @click.command()
-@click.option("--decision", type=click.Choice([each.value for each in Allowed]), help="What was answered.")
-@click.option("--policy", metavar="NAME", help="Which policy decided, or was to and failed.")
-@click.option("--key", metavar="KEY", help="The charging key, however it is spelt.")
+@click.option("--decision", type=click.Choice([each.value for each in Allowed]), help="Only those with this answer.")
+@click.option("--policy", metavar="NAME", help="Only those that this policy decided, or failed to.")
+@click.option("--key", metavar="KEY", help="The charging key, in any of its spellings.")
 @click.option("--session", "session_id", metavar="ID", help="The charging session that it was about.")
 @options.since
 @options.until
-@options.limit
-@options.as_json
+@paged
 def authorizations(  # noqa: PLR0913  the options are the interface
     *,
     decision: str | None,
@@ -32,46 +45,142 @@ def authorizations(  # noqa: PLR0913  the options are the interface
     session_id: str | None,
     since: datetime | None,
     until: datetime | None,
-    limit: int | None,
-    as_json: bool,
+    page: Page,
 ) -> None:
     """List what was decided at the charger, and why; newest first."""
     settings = settings_with_dev_defaults()
     keys = None if key is None else search_spellings(key, settings.authorize_key_bytes)
     wanted = DecisionFilter(since, until, decision, policy, keys, session_id)
-    limit = options.limit_for(limit, as_json=as_json)
     with read_only_ledger(settings) as conn:
-        found = ledger_authorizations.find(conn, wanted, limit)
+        DECISIONS.print(ledger_authorizations.find(conn, wanted, page.limit), page)
+
+
+def one_shot_contexts(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContext], str | None]:
+    """Return what makes the context of a policy, from one read of the ledger; a ledger that is missing is not made.
+
+    With it comes a sentence if the ledger cannot be read: then policies know no keys, balances and sessions.
+    """
+    url, missing = settings.database_url, None
+    file = sqlite_file(settings)
+    if file is not None and not file.exists():
+        url, missing = "sqlite://", "There is no ledger yet."
+    engine = create_ledger_engine(url)
+    cache = PolicyCache(engine, settings)
+    if missing is None:
+        try:
+            cache.refresh()
+        except LedgerUnavailable:
+            missing = "The ledger cannot be used."
+    log = structlog.get_logger()
+    return (lambda policy: PolicyContext(engine, cache, settings, log.bind(policy=policy.name))), missing
+
+
+def print_dry_run(dry_run: DryRun, settings: Settings, missing: str | None, *, as_json: bool) -> None:
+    """Print what each policy says, the decision, and the response on the wire."""
+    asked = True
+    tried: list[TriedPolicy] = []
+    for outcome in dry_run.outcomes:
+        tried.append((outcome, asked))
+        asked = asked and outcome.decision is None and outcome.error is None
+    record = dry_run.record
     if as_json:
-        for row in found:
-            json_line(decision_json(row))
+        TRIED_POLICIES.print(tried, Page(as_json=True))
+        json_line(
+            {
+                "decision": record.decision.allowed.value,
+                "decided_by": record.policy,
+                "failure": record.failure.value if record.failure else None,
+                "answer": json.loads(dry_run.response),
+            }
+        )
         return
-    table(("asked", "key", "session", "decision", "policy", "took", "notes"), [_cells(row) for row in found])
-    options.warn_if_truncated(len(found), limit)
+    if missing is not None:
+        click.echo(f"{missing} Policies know no keys, balances and sessions.", err=True)
+    if tried:
+        TRIED_POLICIES.print(tried, Page())
+    else:
+        click.echo(
+            "No policy is asked: " + ("there is none." if record.failure is None else "the body cannot be read.")
+        )
+    for outcome in dry_run.outcomes:
+        if outcome.traceback:
+            traceback = outcome.traceback.encode("utf-8", "backslashreplace")
+            click.echo(f"\n{outcome.policy.name}:\n{printable_body(traceback)}")
+    click.echo()
+    by = record.policy or "no policy objects"
+    how = f"AUTHORIZE_ON_FAILURE, as {record.policy or 'the body'} fails" if record.failure else by
+    output.key_values(
+        [("decision", f"{record.decision.allowed} ({how})"), ("answer", f"200 {dry_run.response.decode()}")]
+    )
+    if sum((outcome.took for outcome in dry_run.outcomes), timedelta()) > settings.authorize_timeout:
+        click.echo(
+            f"This took {human_duration(record.latency)}, longer than AUTHORIZE_TIMEOUT: it would be a failure.",
+            err=True,
+        )
 
 
-def decision_json(row: DecisionRow) -> dict[str, Json]:
-    """Write a decision as `authorizations --json` does."""
-    return {
-        "id": row.id,
-        "at": iso(row.at),
-        "form": row.form,
-        "decision": row.decision,
-        "policy": row.policy,
-        "reason": row.reason,
-        "latency_ms": row.latency_us / 1000,
-        "session_id": row.session_id,
-        "reference_id": row.reference_id,
-        "location_id": row.location_id,
-        "country_code": row.country_code,
-        "key": row.key,
-        "repeated": row.repeated,
-        "failure": row.failure,
-    }
+def _says(tried: TriedPolicy) -> Cell:
+    outcome, is_asked = tried
+    if outcome.error is not None:
+        says = "fails"
+    elif outcome.decision is None:
+        return "passes"
+    else:
+        says = outcome.decision.allowed.value
+    return says if is_asked else f"{says}, not asked"
 
 
-def _cells(row: DecisionRow) -> Sequence[Cell]:
+def _why(tried: TriedPolicy) -> Cell:
+    outcome, _ = tried
+    if outcome.error is not None:
+        return printable(outcome.error)
+    if outcome.decision is None:
+        return "; ".join(outcome.notes) or None
+    information = outcome.decision.information
+    return outcome.decision.reason + (f"; the driver reads: {information}" if information else "")
+
+
+def _notes(row: DecisionRow) -> str:
     notes = [row.reason] if row.reason else []
     notes += [f"failure: {row.failure}"] if row.failure else []
     notes += ["asked again"] if row.repeated else []
-    return row.at, row.key, row.session_id, row.decision, row.policy, row.latency, ", ".join(notes)
+    return ", ".join(notes)
+
+
+DECISIONS = Listing[DecisionRow](
+    fields={
+        **attributes("id", "at", "form", "decision", "policy", "reason"),
+        "latency_ms": lambda row: row.latency_us / 1000,
+        **attributes("session_id", "reference_id", "location_id", "country_code", "key", "repeated", "failure"),
+    },
+    columns={
+        "asked": "at",
+        "key": "key",
+        "session": "session_id",
+        "decision": "decision",
+        "policy": "policy",
+        "took": lambda row: row.latency,
+        "notes": _notes,
+    },
+)
+TRIED_POLICIES = Listing[TriedPolicy](
+    fields={
+        "policy": lambda tried: tried[0].policy.name,
+        "order": lambda tried: tried[0].policy.order,
+        "file": lambda tried: tried[0].policy.file,
+        "says": lambda tried: tried[0].decision.allowed.value if tried[0].decision else None,
+        "reason": lambda tried: tried[0].decision.reason if tried[0].decision else None,
+        "information": lambda tried: tried[0].decision.information if tried[0].decision else None,
+        "error": lambda tried: tried[0].error,
+        "notes": lambda tried: list(tried[0].notes),
+        "took_ms": lambda tried: round(tried[0].took.total_seconds() * 1000, 3),
+    },
+    columns={
+        "policy": "policy",
+        "order": "order",
+        "says": _says,
+        "why": _why,
+        "took": lambda tried: tried[0].took,
+    },
+    wrapping=2,
+)

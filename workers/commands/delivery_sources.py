@@ -1,7 +1,7 @@
-"""Deliveries wherever they lie: those in the ledger, and those that have not come further than this node's inbox."""
+"""Deliveries wherever they are: those in the ledger, and those that have come no further than this node's inbox."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -9,33 +9,34 @@ from itertools import islice
 from sqlalchemy import Connection
 
 from ingest.relay.outbox import Outbox, Unsettled
-from workers.commands.output import Json, iso
 from workers.ledger import deliveries
-from workers.ledger.deliveries import DeliveryFilters, DeliveryRow, RunRow
-from workers.ledger.states import WHOLE_DELIVERY, DeliveryState
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
+from workers.ledger.states import DeliveryState
 
 PAGE = 500
 SMALLEST_STEP = timedelta(microseconds=1)
-EVERYTHING = -1  # SQLite's word for a LIMIT that is none
+NO_LIMIT = -1
+"""The LIMIT of SQLite that is none."""
 
 
 def from_ledger_and_inbox(
     outbox: Outbox | None, conn: Connection, filters: DeliveryFilters, limit: int | None
 ) -> Iterator[DeliveryRow]:
-    """List what fits, newest first; what an inbox has and the ledger has not seen yet is kept or queued."""
-    # The inbox is read before the ledger: what moves on meanwhile is then seen in one of them at least.
-    waiting = [] if outbox is None else in_inbox_only(conn, outbox.unsettled(limit=EVERYTHING))
-    fitting = sorted((row for row in waiting if fits(row, filters)), key=_received_at, reverse=True)
-    return islice(heapq.merge(in_ledger(conn, filters), fitting, key=_received_at, reverse=True), limit)
+    """Yield matching deliveries, newest first; those that the ledger has not seen yet are kept or queued."""
+    # The inbox is read before the ledger: what moves on meanwhile is then in one of them at least.
+    waiting = sorted(
+        (row for row in in_inbox_only(outbox, conn) if matches(row, filters)), key=_received_at, reverse=True
+    )
+    return islice(heapq.merge(in_ledger(conn, filters), waiting, key=_received_at, reverse=True), limit)
 
 
 def in_ledger(conn: Connection, filters: DeliveryFilters) -> Iterator[DeliveryRow]:
-    """Read the ledger page by page, newest first, so that a long list takes no more memory than a short one."""
+    """Yield the ledger's page by page, newest first, so that a long list takes no more memory than a short one."""
     if filters.state in {DeliveryState.KEPT, DeliveryState.QUEUED}:
         return
     until, edge = filters.until, frozenset[str]()
     while True:
-        # A page begins where the last one ended, with those of that same moment that were on it already.
+        # A page begins at the time the last one ended, with the rows of that time that were on it already.
         size = PAGE + len(edge)
         page = deliveries.find(conn, replace(filters, until=until), size)
         yield from (row for row in page if row.id not in edge)
@@ -46,14 +47,15 @@ def in_ledger(conn: Connection, filters: DeliveryFilters) -> Iterator[DeliveryRo
         edge = frozenset(row.id for row in page if row.received_at == last_at)
 
 
-def in_inbox_only(conn: Connection, unsettled: Sequence[Unsettled]) -> list[DeliveryRow]:
-    """Describe what lies in an inbox and not in the ledger too, where a worker puts it before it settles it."""
+def in_inbox_only(outbox: Outbox | None, conn: Connection) -> list[DeliveryRow]:
+    """List what is in the inbox and not in the ledger as well, where a worker stores it before it settles it."""
+    unsettled = [] if outbox is None else outbox.unsettled(limit=NO_LIMIT)
     known = {row.id for row in deliveries.get_many(conn, [each.delivery.id for each in unsettled])}
-    return [described(each) for each in unsettled if each.delivery.id not in known]
+    return [as_row(each) for each in unsettled if each.delivery.id not in known]
 
 
-def described(unsettled: Unsettled) -> DeliveryRow:
-    """Describe a delivery of an inbox as if the ledger had it."""
+def as_row(unsettled: Unsettled) -> DeliveryRow:
+    """Return a delivery of an inbox as a row of the ledger."""
     delivery = unsettled.delivery
     return DeliveryRow(
         id=delivery.id,
@@ -74,8 +76,8 @@ def described(unsettled: Unsettled) -> DeliveryRow:
     )
 
 
-def fits(row: DeliveryRow, filters: DeliveryFilters) -> bool:
-    """Say whether a delivery without runs, as those of an inbox are, is what a person looks for."""
+def matches(row: DeliveryRow, filters: DeliveryFilters) -> bool:
+    """Return whether a delivery without runs, as those of an inbox are, matches the filters."""
     return (
         filters.handler is None
         and filters.outcome is None
@@ -87,39 +89,13 @@ def fits(row: DeliveryRow, filters: DeliveryFilters) -> bool:
     )
 
 
-def find_one(outbox: Outbox | None, conn: Connection, beginning: str) -> DeliveryRow | None:
-    """Find the one delivery whose id begins so, with its body; None if there is none, or more than one."""
-    waiting = [] if outbox is None else in_inbox_only(conn, outbox.unsettled(limit=EVERYTHING))
-    here = [row for row in waiting if row.id.startswith(beginning)]
-    delivery_id = deliveries.resolve_id(conn, beginning)
+def find_one(outbox: Outbox | None, conn: Connection, prefix: str) -> DeliveryRow | None:
+    """Return the one delivery whose id begins with the prefix, with its body; None if there is none or several."""
+    here = [row for row in in_inbox_only(outbox, conn) if row.id.startswith(prefix)]
+    delivery_id = deliveries.resolve_id(conn, prefix)
     if delivery_id is None:
         return here[0] if len(here) == 1 else None
-    return deliveries.get(conn, delivery_id) if not here or delivery_id == beginning else None
-
-
-def delivery_json(row: DeliveryRow) -> dict[str, Json]:
-    """Write a delivery as `deliveries --json` does."""
-    return {
-        "id": row.id,
-        "kind": row.kind,
-        "event": row.event,
-        "session_id": row.session_id,
-        "received_at": iso(row.received_at),
-        "state": row.state,
-        "key": row.signed_with,
-        "duplicates": row.duplicates,
-        "runs": [run_json(run) for run in row.runs],
-    }
-
-
-def run_json(run: RunRow) -> dict[str, Json]:
-    """Write a run as `deliveries --json` does."""
-    return {"handler": run.handler, "outcome": run.outcome, "attempts": run.attempts, "error": run.error}
-
-
-def run_summary(run: RunRow) -> str:
-    """Say how a run stands: `greet done`; of an outcome that is the whole delivery's, only that."""
-    return run.outcome if run.handler == WHOLE_DELIVERY else f"{run.handler} {run.outcome}"
+    return deliveries.get(conn, delivery_id) if not here or delivery_id == prefix else None
 
 
 def _received_at(row: DeliveryRow) -> datetime:

@@ -17,8 +17,7 @@ from workers.commands import options
 from workers.commands.drive_output import jsonable, key_cells, model_json, session_rows
 from workers.commands.drive_simulator import compare_with_simulator, set_drive_faults, simulate_drive
 from workers.commands.errors import UsageFailure
-from workers.commands.log_redirect import logs_to_stderr
-from workers.commands.output import Json, json_line, key_values, table
+from workers.commands.output import Json, json_line, key_values, logs_to_stderr, table
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist

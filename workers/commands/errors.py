@@ -1,4 +1,4 @@
-"""What a command says when something outside it fails: one sentence and an exit code, never a traceback or a secret."""
+"""How a command reports what fails outside it: one sentence and an exit code, never a traceback or a secret."""
 
 import re
 import sqlite3
@@ -21,11 +21,11 @@ PASSWORD_IN_URL = re.compile(r"(?<=://)[^@/\s]*@")
 
 
 class Failure(click.ClickException):
-    """Raised when a command ends without having done what it was asked; says why on stderr."""
+    """Raised when a command cannot do what it was asked; prints one sentence on stderr."""
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """Put an expected error into words."""
+        """Return the failure that reports an expected error."""
         return (UsageFailure if isinstance(error, SettingsError) else Failure)(error_text(error))
 
     def show(self, file: IO[str] | None = None) -> None:
@@ -34,27 +34,27 @@ class Failure(click.ClickException):
 
 
 class UsageFailure(Failure):
-    """Raised when a command cannot even begin, because of how it was called or of a setting."""
+    """Raised when a command cannot begin, because of how it was called or of a setting."""
 
     exit_code = WRONG_USAGE
 
 
 def error_text(error: Exception) -> str:
-    """Say what failed, in one line without a password and without a statement's parameters."""
+    """Return what failed in one line, without a password and without a statement's parameters."""
     match error:
         case DBAPIError() if NOT_MIGRATED.search(str(error.orig)):
-            said = "The database does not have this version's tables: run `webhooks migrate` first."
+            text = "The database does not have this version's tables: run `webhooks migrate` first."
         case DBAPIError():
-            said = f"The database cannot be used: {error.orig or error}"
+            text = f"The database cannot be used: {error.orig or error}"
         case ArgumentError():
-            said = "DATABASE_URL is not a URL that SQLAlchemy understands."
+            text = "DATABASE_URL is not a URL that SQLAlchemy understands."
         case RedisError():
-            said = f"Redis cannot be used: {error}"
+            text = f"Redis cannot be used: {error}"
         case sqlite3.Error():
-            said = f"The inbox file cannot be used: {error}"
+            text = f"The inbox file cannot be used: {error}"
         case OSError(strerror=str(strerror), filename=str(filename)):
-            said = f"{filename}: {strerror}"
+            text = f"{filename}: {strerror}"
         case _:
-            said = str(error)
-    first = next(iter(said.strip().splitlines()), "") or type(error).__name__
+            text = str(error)
+    first = next(iter(text.strip().splitlines()), "") or type(error).__name__
     return PASSWORD_IN_URL.sub("***@", printable(first))

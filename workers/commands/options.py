@@ -11,12 +11,12 @@ DEFAULT_LIMIT = 50
 
 
 class TimeParam(click.ParamType[datetime]):
-    """A point in time: ISO 8601 (on this machine's clock unless it says otherwise), or how long ago."""
+    """A point in time: ISO 8601 (on this machine's clock unless it has a zone), or how long ago."""
 
     name = "when"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read `2h` as two hours ago and `2025-06-12T10:56` as it says."""
+        """Parse `2h` as two hours ago, `2025-06-12T10:56` as that time."""
         if isinstance(value, datetime):
             return value
         try:
@@ -28,7 +28,7 @@ class TimeParam(click.ParamType[datetime]):
 
 
 def point_in_time(text: str, *, now: datetime) -> datetime:
-    """Read a time as a person writes it; raises ValueError or OverflowError."""
+    """Parse a time as a person writes it; raise ValueError or OverflowError."""
     if text.strip()[-1:] in set("smhdw"):  # a bare number is no duration here: it may be a year
         return now - parse_duration(text)
     return datetime.fromisoformat(text.strip()).astimezone(UTC)
@@ -42,14 +42,3 @@ until = click.option("--until", type=TimeParam(), metavar="WHEN", help="Received
 limit = click.option(
     "--limit", type=click.IntRange(min=1), help=f"How many. Default: {DEFAULT_LIMIT}, with --json all."
 )
-
-
-def limit_for(given: int | None, *, as_json: bool) -> int | None:
-    """Decide how many: a program wants all of them, a person a screen."""
-    return given or (None if as_json else DEFAULT_LIMIT)
-
-
-def warn_if_truncated(count: int, limit: int | None) -> None:
-    """Tell a person that there may be more than is shown."""
-    if count == limit:
-        click.echo(f"The newest {count}; --limit shows more.", err=True)

@@ -1,7 +1,38 @@
-"""The commands that are a process type each, and their homes imported only when they run: `serve` needs no database."""
+"""The process types, each imported only when it runs since `serve` needs no database, and what deploys them."""
 # ruff: noqa: PLC0415  the imports stand where they are needed, see above
 
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
 import click
+
+from ingest.wire.authorization.request import WireFormat
+from workers.commands import options
+
+HIGHEST_PORT = 65_532
+
+
+@click.command()
+@click.option("--demo", is_flag=True, help="Play one charging session and print its record and timeline.")
+@click.option("--exit", "ends", is_flag=True, help="End after the demo: 0 only if everything arrived.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, HIGHEST_PORT),
+    help="Serve on this port; the dashboard is on the next but one, Valkey on the one after.  [default: 8000]",
+)
+@click.pass_context
+def dev(ctx: click.Context, *, demo: bool, ends: bool, port: int | None) -> None:
+    """Run all process types in this terminal, and a Valkey unless REDIS_URL is set.
+
+    Signing keys that are not set are made up. Ctrl-C loses nothing: what was kept is worked on the next time.
+    """
+    if ends and not demo:
+        raise click.UsageError("--exit needs --demo.")
+    from workers.commands.session import show_session
+    from workers.dev.dev import dev
+
+    ctx.exit(dev(port, show_session if demo else None, ends=ends))
 
 
 @click.command()
@@ -12,10 +43,10 @@ import click
     help="Serve with N processes, replaced one by one on SIGHUP while the socket stays open. Default: SERVE_WORKERS.",
 )
 def serve(*, workers: int | None) -> None:
-    """Take events and charging records in over HTTP, keep them, and bring them to Redis.
+    """Take events and charging records in over HTTP, keep them, and publish them to Redis.
 
-    Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on what systemd hands over.
-    Without --workers SIGHUP ends it, as SIGTERM does.
+    Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on the socket that systemd
+    passes. Without --workers SIGHUP ends it, as SIGTERM does.
     """
     from ingest.config.settings import load_settings
 
@@ -31,12 +62,52 @@ def serve(*, workers: int | None) -> None:
 
 
 @click.command()
+@click.option("--try", "body", type=click.File("rb"), metavar="FILE", help="Serve nothing; - is standard input.")
+@click.option(
+    "--form", type=click.Choice([form.value for form in WireFormat]), help="The wire format.  [default: plugsurfing]"
+)
+@click.option("--uid", metavar="KEY", help="The key, which OCPI has in the path.")
+@options.as_json
+@click.pass_context
+def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, uid: str | None, as_json: bool) -> None:
+    """Answer authorization requests: may this key charge? Asks the policies of all plugins, in their order.
+
+    Needs AUTHORIZE_CREDENTIALS. Listens on HOST and AUTHORIZE_PORT.
+
+    With --try, ask the policies about the body in FILE, and print what each says and what would be answered. Needs no
+    credentials and no Redis, and a ledger only if the policies do. Exit code 1 if a policy fails.
+    """
+    if body is None:
+        if form or uid or as_json:
+            raise click.UsageError("--form, --uid and --json go with --try.")
+        from ingest.config.settings import load_settings
+        from workers.policies.serve import authorize
+
+        authorize(load_settings())
+        return
+    chosen = WireFormat(form or WireFormat.PLUGSURFING)
+    if (chosen is WireFormat.OCPI) is not (uid is not None):
+        raise click.UsageError("--uid and --form ocpi go together.")
+    from workers.commands.authorizations import one_shot_contexts, print_dry_run
+    from workers.dev.env_file import settings_with_dev_defaults
+    from workers.plugins import load_plugins
+    from workers.policies.dry_run import dry_run
+
+    settings = settings_with_dev_defaults()
+    contexts, missing = one_shot_contexts(settings)
+    policies = load_plugins(settings).policies
+    tried = dry_run(chosen, uid, body.read(), settings=settings, policies=policies, contexts=contexts)
+    print_dry_run(tried, settings, missing, as_json=as_json)
+    ctx.exit(1 if tried.record.failure else 0)
+
+
+@click.command()
 @click.argument("queues", metavar="[QUEUE]...", nargs=-1)
 @click.option("--burst", is_flag=True, help="End when the queues are empty.")
 def work(queues: tuple[str, ...], *, burst: bool) -> None:
-    """Take deliveries off the queues and run handlers.
+    """Take batches off the queues and run handlers.
 
-    Serves the first queue before all others, which take turns: urgent, sessions, cdrs, other, unless said otherwise.
+    The first queue goes before all others, which take turns. Default: urgent, sessions, cdrs, other.
     """
     from ingest.config.settings import load_settings
     from workers.execution.worker import work
@@ -46,7 +117,7 @@ def work(queues: tuple[str, ...], *, burst: bool) -> None:
 
 @click.command()
 def clock() -> None:
-    """Put what is due, and what was lost, on its queue; send pushes that wait. One is enough, several do no harm."""
+    """Enqueue runs that are due or were lost; send pushes that wait. One is enough, several do no harm."""
     from ingest.config.settings import load_settings
     from workers.clock.clock import clock
 
@@ -64,7 +135,7 @@ def dashboard() -> None:
 
 @click.command()
 def migrate() -> None:
-    """Bring the tables of the database to this version. To be run before the other processes of a new version."""
+    """Migrate the database to this version's tables. Run it before the other processes of a new version."""
     from ingest.config.settings import load_settings
     from workers.ledger.database.migrate import migrate, pending
 
@@ -74,3 +145,50 @@ def migrate() -> None:
         click.echo("The database now has this version's tables.")
     else:
         click.echo("The database has this version's tables already.")
+
+
+@click.command()
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), help="Write them to this folder.")
+@click.option("--user", default="webhooks", show_default=True, help="The user that the processes run as.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path(),
+    help="The folder of `.env` and your plugins. Default: here.",
+)
+def systemd(*, into: Path | None, user: str, folder: Path) -> None:
+    """Print the units for a machine with systemd: `serve` and `authorize` with their sockets, workers, the clock.
+
+    `webhooks systemd --into /etc/systemd/system`, then `systemctl daemon-reload` and
+    `systemctl enable --now webhooks-serve.socket webhooks-serve webhooks-work@1 webhooks-clock`.
+    """
+    from ingest.config.settings import load_settings
+    from workers.systemd.render import render_units
+
+    settings = load_settings()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    values = {
+        "webhooks": str(Path(sys.executable).with_name("webhooks")),
+        "user": user,
+        "folder": str(folder.absolute()),
+        "address": f"{host}:{settings.port}",
+        "authorize_address": f"{host}:{settings.authorize_port}",
+    }
+    for name, text in render_units(values).items():
+        if into is None:
+            click.echo(f"# {name}\n{text}")
+        else:
+            into.mkdir(parents=True, exist_ok=True)
+            (into / name).write_text(text, "utf-8")
+            click.echo(f"{into / name}")
+
+
+@click.command()
+@click.argument("process", type=click.Choice(["authorize", "devices"]))
+def openapi(process: str) -> None:
+    """Print the OpenAPI document of `authorize`, or of `devices serve`, as both serve it at /openapi.json."""
+    if process == "authorize":
+        from ingest.authorize.app import OPENAPI
+    else:
+        from workers.devices.app import OPENAPI
+    click.echo(OPENAPI.read_text("utf-8"), nl=False)

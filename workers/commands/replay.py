@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,7 +16,8 @@ from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure, error_text
-from workers.commands.output import Cell, human_duration, iso, json_line, printable, short_id, table
+from workers.commands.listing import Listing, Page
+from workers.commands.output import human_duration, printable, short_id
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.execution.dead_letters import withdraw
@@ -28,10 +29,10 @@ from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.states import DeliveryState, Outcome
 from workers.plugins import Plugins, load_plugins
 
-AT_ONCE = 200
-"""Deliveries in one transaction: short enough not to keep the workers waiting."""
-REDIS_PATIENCE = 2
-"""Seconds: what is wanted of Redis here is not worth more."""
+CHUNK = 200
+"""Deliveries in one transaction, which workers wait for."""
+REDIS_TIMEOUT = 2
+"""Seconds; withdrawing dead letters is not worth a longer wait."""
 STATES = [state.value for state in DeliveryState if state not in {DeliveryState.KEPT, DeliveryState.QUEUED}]
 
 
@@ -40,9 +41,9 @@ STATES = [state.value for state in DeliveryState if state not in {DeliveryState.
 @options.since
 @options.until
 @click.option("--event", metavar="NAME", help="The event's name as it was sent.")
-@click.option("--state", type=click.Choice(STATES), help="How they stand; dead: one run at least is dead.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state; dead: with at least one dead run.")
 @click.option("--handler", metavar="NAME", help="Only this handler, new ones included.")
-@click.option("--dry-run", is_flag=True, help="Only list what would run.")
+@click.option("--dry-run", is_flag=True, help="List what would run, and run nothing.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Deliveries a second. Default: all at once.")
 @options.as_json
 def replay(  # noqa: PLR0913  the options are the interface
@@ -59,9 +60,9 @@ def replay(  # noqa: PLR0913  the options are the interface
 ) -> None:
     """Run handlers again on deliveries, named by id (the beginning is enough) or found by filters.
 
-    Where handlers are dead, only these run, once more each. Any other delivery is handled as if it came today, by what
-    takes its event now: so a new handler sees old events, and what was unreadable is read again. The clock
-    puts the runs on their queues, and a push that was sent is not sent again.
+    Where runs are dead, only these run again, once each. Any other delivery is handled as if it came today, by the
+    handlers of its event now: a new handler sees old events, and what was unreadable is read again. The clock enqueues
+    the runs, and a push that was sent is not sent again.
     """
     filtered = any((since, until, event, state))
     if ids and filtered:
@@ -75,58 +76,52 @@ def replay(  # noqa: PLR0913  the options are the interface
     filters = None if ids else with_state(DeliveryFilters(event=event, since=since, until=until), state, handler)
     with open_ledger(settings) as engine:
         with read_only(engine) as conn:
-            chosen = deliveries.find_ids(conn, filters) if filters else _resolved(conn, ids)
+            chosen = deliveries.find_ids(conn, filters) if filters else _resolve(conn, ids)
         if dry_run:
-            _preview(engine, chosen, plugins, handler, as_json=as_json)
+            PLANS.print(_preview(engine, chosen, plugins, handler), Page(as_json=as_json))
             return
         decide = partial(plan_replays, plugins=plugins, handler=handler, filters=filters)
-        job_ids = _replayed(engine, chosen, decide, rate, as_json=as_json)
-    _take_back(settings, job_ids)
+        job_ids = _replay(engine, chosen, decide, rate, as_json=as_json)
+    _withdraw(settings, job_ids)
 
 
 def with_state(filters: DeliveryFilters, state: str | None, handler: str | None) -> DeliveryFilters:
-    """Add the state to what is looked for; dead means a dead run, which there may be while others are still open."""
+    """Return filters with the state; dead means a dead run, which a delivery may have while other runs are open."""
     if state == DeliveryState.DEAD:
         return changed(filters, outcome=Outcome.DEAD, handler=handler)
     return changed(filters, state=DeliveryState(state)) if state else filters
 
 
-def _resolved(conn: Connection, ids: Sequence[str]) -> list[str]:
-    found = {beginning: deliveries.resolve_id(conn, beginning) for beginning in ids}
-    unknown = ", ".join(printable(beginning) for beginning, full in found.items() if full is None)
+def _resolve(conn: Connection, ids: Sequence[str]) -> list[str]:
+    found = {prefix: deliveries.resolve_id(conn, prefix) for prefix in ids}
+    unknown = ", ".join(printable(prefix) for prefix, full in found.items() if full is None)
     if unknown:
         raise Failure(f"The ledger knows no delivery, or more than one, with an id that begins with: {unknown}.")
     return list(dict.fromkeys(full for full in found.values() if full is not None))
 
 
-def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str | None, *, as_json: bool) -> None:
-    shown: list[ReplayPlan] = []
-    for some in chunks(ids, AT_ONCE):
+def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str | None) -> Iterator[ReplayPlan]:
+    for some in chunks(ids, CHUNK):
         with read_only(engine) as conn:
             decided = plan_replays(conn, some, plugins, handler)
-        if as_json:
-            _write_json(decided)
-        else:
-            shown += decided
-    if not as_json:
-        table(("received", "id", "event", "session", "would run"), [_cells(each) for each in shown])
+        yield from decided
 
 
-def _replayed(
+def _replay(
     engine: Engine, ids: Sequence[str], decide: Callable[..., list[ReplayPlan]], rate: float | None, *, as_json: bool
 ) -> list[str]:
-    """Replay in steps, report it, and return the jobs that stood for the runs until now."""
+    """Replay chunk by chunk, report it, and return the ids of the jobs that the runs replace."""
     began_at = datetime.now(UTC)
     tally: Counter[str] = Counter()
     job_ids: list[str] = []
-    # With a rate, those of one step are due together: a step is what one second may bring.
-    step = AT_ONCE if rate is None else min(AT_ONCE, max(1, int(rate)))
-    with click.progressbar(length=len(ids), label="Replaying", file=sys.stderr, hidden=len(ids) <= AT_ONCE) as bar:
+    # With a rate, the deliveries of one second are due together.
+    step = CHUNK if rate is None else min(CHUNK, max(1, int(rate)))
+    with click.progressbar(length=len(ids), label="Replaying", file=sys.stderr, hidden=len(ids) <= CHUNK) as bar:
         for number, some in enumerate(chunks(ids, step)):
             due_at = began_at + timedelta(seconds=number * step / rate if rate else 0)
             decided = run_in_transaction(engine, partial(_replay_chunk, some, decide, due_at))
             if as_json:
-                _write_json(decided)
+                PLANS.print(decided, Page(as_json=True))
             tally.update(_counts(decided), changed=len(some) - len(decided))
             job_ids += [job_id for each in decided for job_id in each.job_ids]
             bar.update(len(some))
@@ -143,15 +138,15 @@ def _replay_chunk(
     return decided
 
 
-def _take_back(settings: Settings, job_ids: Sequence[str]) -> None:
-    """Have the dashboard show no dead letter for what runs again; the replay stands without it."""
+def _withdraw(settings: Settings, job_ids: Sequence[str]) -> None:
+    """Remove the dead letters of what runs again from the dashboard; a failure here does not undo the replay."""
     if settings.redis_url is None or not job_ids:
         return
     try:
-        with connect_redis(settings.redis_url, timeout=REDIS_PATIENCE) as connection:
+        with connect_redis(settings.redis_url, timeout=REDIS_TIMEOUT) as connection:
             withdraw(connection, job_ids)
     except (RedisError, OSError, SettingsError) as error:
-        click.echo(f"{error_text(error)} The dashboard may go on to show these as failed jobs.", err=True)
+        click.echo(f"{error_text(error)} The dashboard may still show these as failed jobs.", err=True)
 
 
 def _counts(decided: Sequence[ReplayPlan]) -> Counter[str]:
@@ -166,7 +161,7 @@ def _counts(decided: Sequence[ReplayPlan]) -> Counter[str]:
 
 
 def _report(tally: Counter[str], rate: float | None) -> None:
-    """Say what will run, and what will not and why."""
+    """Print what will run, and what will not and why."""
     click.echo(
         f"Deliveries: {tally['deliveries']}. Runs: {tally['again']} once more, {tally['first']} for the first time."
     )
@@ -174,30 +169,34 @@ def _report(tally: Counter[str], rate: float | None) -> None:
         click.echo(f"They come due over {human_duration(timedelta(seconds=tally['deliveries'] / rate))}.")
     for count, words in (
         (tally["unreadable"], "still unreadable"),
-        (tally["changed"], "left alone: they have changed since they were looked for"),
-        (tally["idle"], "with nothing to run: no handler takes it, or it is still at work"),
-        (tally["unloaded"], "dead runs left, as no plugin defines their handler any more"),
+        (tally["changed"], "not replayed: they have changed since they were found"),
+        (tally["idle"], "with nothing to run: no handler takes it, or its runs are not finished"),
+        (tally["unloaded"], "dead runs not replayed: no plugin defines their handler any more"),
     ):
         if count:
             click.echo(f"{count} {words}.")
 
 
-def _write_json(decided: Sequence[ReplayPlan]) -> None:
-    for each in decided:
-        json_line(
-            {
-                "id": each.row.id,
-                "event": each.row.event,
-                "session_id": each.row.session_id,
-                "received_at": iso(each.row.received_at),
-                "again": each.again,
-                "first": [name for name, _ in each.first],
-                "unreadable": not each.is_understood,
-            }
-        )
+def _would_run(plan: ReplayPlan) -> str:
+    words = [*plan.again, *(f"{name} (first)" for name, _ in plan.first)]
+    return ", ".join(words) or ("nothing" if plan.is_understood else "nothing: unreadable")
 
 
-def _cells(each: ReplayPlan) -> Sequence[Cell]:
-    words = [*each.again, *(f"{name} (first)" for name, _ in each.first)]
-    what = ", ".join(words) or ("nothing" if each.is_understood else "nothing: unreadable")
-    return each.row.received_at, short_id(each.row.id), each.row.event or each.row.kind, each.row.session_id, what
+PLANS = Listing[ReplayPlan](
+    fields={
+        "id": lambda plan: plan.row.id,
+        "event": lambda plan: plan.row.event,
+        "session_id": lambda plan: plan.row.session_id,
+        "received_at": lambda plan: plan.row.received_at,
+        "again": lambda plan: list(plan.again),
+        "first": lambda plan: [name for name, _ in plan.first],
+        "unreadable": lambda plan: not plan.is_understood,
+    },
+    columns={
+        "received": "received_at",
+        "id": lambda plan: short_id(plan.row.id),
+        "event": lambda plan: plan.row.event or plan.row.kind,
+        "session": "session_id",
+        "would run": _would_run,
+    },
+)

@@ -1,4 +1,4 @@
-"""The command `send`: play Plugsurfing."""
+"""`webhooks send`: play Plugsurfing."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -26,17 +26,17 @@ from workers.dev.drive_simulator import push_sessions, simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
 
 DEFAULT_SCENARIO = "session"
-# Up to so many answers are shown one by one.
 SHOWN = 20
+"""Up to so many responses are printed one by one."""
 
 
 class Faults(click.ParamType[tuple[Fault, ...]]):
-    """Names of faults, by comma."""
+    """Names of faults, separated by commas."""
 
     name = "faults"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Fault, ...]:
-        """Read the names; each counts once."""
+        """Parse the names; each counts once."""
         if isinstance(value, tuple):
             return value
         names = dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip())
@@ -50,13 +50,15 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
     epilog="Scenarios: " + "; ".join(f"{name} ({each.description})" for name, each in SCENARIOS.items()) + "."
 )
 @click.argument("event", required=False)
-@click.option("--scenario", type=click.Choice(list(SCENARIOS)), help="Tell this story.")
-@click.option("--url", metavar="URL", help="Where the receiver is.  [default: the one on this machine]")
+@click.option("--scenario", type=click.Choice(list(SCENARIOS)), help="Play this scenario.")
+@click.option("--url", metavar="URL", help="The receiver.  [default: the one on this machine]")
 @click.option("--session", "session_id", metavar="ID", help="The session's id; of several sessions its beginning.")
 @click.option("--user", "user_id", metavar="ID", help="The driver's id.")
-@click.option("--at", type=TimeParam(), metavar="WHEN", help="When the story begins: ISO 8601, or 10m, 2h, 3d ago.")
-@click.option("--sign", type=click.Choice([*map(str, SigningKeyChoice)]), help="What to sign with.  [default: current]")
-@click.option("--count", type=click.IntRange(min=1), default=1, help="Tell it of as many sessions.")
+@click.option("--at", type=TimeParam(), metavar="WHEN", help="When the scenario begins: ISO 8601, or 10m, 2h, 3d ago.")
+@click.option(
+    "--sign", type=click.Choice([*map(str, SigningKeyChoice)]), help="The key to sign with.  [default: current]"
+)
+@click.option("--count", type=click.IntRange(min=1), default=1, help="How many sessions to play.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many requests a second.")
 @click.option("--seed", type=int, help="The same seed draws the same sessions and faults; with --at, the same bytes.")
 @click.option(
@@ -67,16 +69,16 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
     type=click.FloatRange(0, 1),
     default=DEFAULT_RATE,
     show_default=True,
-    help="The part of all requests that each fault befalls.",
+    help="The share of requests that each fault affects.",
 )
-@click.option("--users", type=click.IntRange(min=1), help="Draw the drivers from so many.")
+@click.option("--users", type=click.IntRange(min=1), help="How many drivers to draw from.")
 @click.option(
     "--drive",
     "drive_url",
     metavar="URL",
-    help="The simulated Drive API that is to know what really happens.  [default: the one of `webhooks dev`]",
+    help="The simulated Drive API that learns what really happens.  [default: the one of `webhooks dev`]",
 )
-@click.option("--print", "only_print", is_flag=True, help="Show the requests, as curl; send nothing.")
+@click.option("--print", "only_print", is_flag=True, help="Print the requests, as curl; send nothing.")
 def send(  # noqa: PLR0913  the options of the interface
     *,
     event: str | None,
@@ -97,37 +99,39 @@ def send(  # noqa: PLR0913  the options of the interface
 ) -> None:
     """Play Plugsurfing: sign events and send them.
 
-    EVENT is any wire name, known or not, or a scenario; without one it is a session from its start to its price.
-    What is sent is answered rightly or the exit code is 1: with faults, a refusal may be right.
+    EVENT is any wire name, known or not, or a scenario; the default is a session from its start to its price. Exit
+    code 1 unless every response is as it should be; with faults, a refusal may be.
     """
     if event and scenario:
         raise click.UsageError("Choose EVENT or --scenario.")
     settings = settings_with_dev_defaults()
-    penmanship = signer_from(settings, SigningKeyChoice(sign) if sign else None)
+    signer = signer_from(settings, SigningKeyChoice(sign) if sign else None)
     url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     random = Random(seed)  # noqa: S311  nothing secret is drawn
     about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
-    casts = [pick_user(users, draw_participants(random, number, count, session_id, user_id)) for number in range(count)]
-    stories = [build_scenario(about, each, begins_at=at, now=now) for each in casts]
-    tracks = inject_faults(stories, faults, random, share)
+    participants = [
+        pick_user(users, draw_participants(random, number, count, session_id, user_id)) for number in range(count)
+    ]
+    scenarios = [build_scenario(about, each, begins_at=at, now=now) for each in participants]
+    tracks = inject_faults(scenarios, faults, random, share)
     if only_print:
         for step in steps_of(tracks):
-            click.echo(as_curl(penmanship.request(step, at=now), url))
+            click.echo(as_curl(signer.request(step, at=now), url))
         return
     drive_url = drive_url or simulated_url(settings)
-    if drive_url is not None:  # before anything is told, or dropped
-        push_sessions(drive_url, list(filter(None, map(state_from_scenario, stories))))
-    answers = deliver(url, tracks, penmanship, rate)
+    if drive_url is not None:  # before anything is sent, or dropped
+        push_sessions(drive_url, list(filter(None, map(state_from_scenario, scenarios))))
+    answers = send_all(url, tracks, signer, rate)
     if not answers:
         click.echo("Nothing was sent: every event was dropped.")
         return
     summarize(answers, url)
     if count == 1:
-        click.echo(f"See what came of it: webhooks session {printable(casts[0].session_id)}")
+        click.echo(f"See the result: webhooks session {printable(participants[0].session_id)}")
 
 
 def signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSigner:
-    """Sign as told, else with what there is. Raises SettingsError where that is nothing."""
+    """Return the signer for a choice of key, else for the keys that are set; raise SettingsError if none is."""
     keys = Keyring(settings).keys
     required = settings.plugsurfing_hmac_required
     if sign is None:
@@ -140,7 +144,7 @@ def signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSig
 def draw_participants(
     random: Random, number: int, count: int, session_id: str | None, user_id: str | None
 ) -> Participants:
-    """Draw the people of one of `count` stories, who have the names that were asked for."""
+    """Draw the session and the driver of one of `count` scenarios; ids that were given are used instead."""
     drawn = random_participants(random)
     if session_id is not None and count > 1:
         session_id = f"{session_id}-{number + 1:0{len(str(count))}}"
@@ -148,36 +152,36 @@ def draw_participants(
 
 
 def pick_user(users: int | None, drawn: Participants) -> Participants:
-    """Let one of so many users be the driver, whoever was drawn; the same for the same."""
+    """Replace the driver by one of `users` drivers, always the same for the same draw."""
     if users is None:
         return drawn
     return replace(drawn, user_id=f"driver-{Random(drawn.user_id).randrange(users):04}")  # noqa: S311  as above
 
 
 def steps_of(tracks: Sequence[Sequence[PlannedRequest]]) -> Iterator[PlannedRequest]:
-    """List all steps, one track after the other."""
+    """Yield all steps, one track after the other."""
     return (step for track in tracks for step in track)
 
 
-def deliver(
-    url: str, tracks: Sequence[Sequence[PlannedRequest]], penmanship: RequestSigner, rate: float | None
+def send_all(
+    url: str, tracks: Sequence[Sequence[PlannedRequest]], signer: RequestSigner, rate: float | None
 ) -> list[SimulatorResponse]:
-    """Send everything; few answers are shown as they come, many as progress."""
+    """Send everything; few responses are printed one by one, many as progress."""
     total = sum(map(len, tracks))
     answers: list[SimulatorResponse] = []
-    with shown(total) as show:
+    with printer(total) as show:
 
-        def hear(answer: SimulatorResponse) -> None:
+        def on_response(answer: SimulatorResponse) -> None:
             answers.append(answer)
             show(answer)
 
-        asyncio.run(sender.send(url, tracks, penmanship, on_response=hear, rate=rate))
+        asyncio.run(sender.send(url, tracks, signer, on_response=on_response, rate=rate))
     return answers
 
 
 @contextmanager
-def shown(total: int) -> Iterator[Callable[[SimulatorResponse], None]]:
-    """Give what shows an answer."""
+def printer(total: int) -> Iterator[Callable[[SimulatorResponse], None]]:
+    """Yield what prints a response."""
     if total <= SHOWN:
         yield lambda answer: click.echo(line(answer))
         return
@@ -189,26 +193,26 @@ def shown(total: int) -> Iterator[Callable[[SimulatorResponse], None]]:
 
 
 def line(answer: SimulatorResponse) -> str:
-    """Write one answer on one line."""
-    told = answer.request.event
+    """Format one response on one line."""
+    event = answer.request.event
     if answer.status is None:
-        said = f"no answer ({answer.problem})"
+        text = f"no answer ({answer.problem})"
     elif not answer.is_expected:
-        said = f"{answer.status}, which is wrong: it should be {expected(answer)}"
+        text = f"{answer.status}, which is wrong: it should be {expected(answer)}"
     elif answer.delivery_id is None:
-        said = f"{answer.status}, as it should be"
+        text = f"{answer.status}, as it should be"
     else:
-        said = f"{answer.status} {'known already as' if answer.duplicate else 'kept as'} {short_id(answer.delivery_id)}"
-    return f"{printable(told.name):<22}{printable(told.session_id):<13}{said}  {human_duration(answer.took)}"
+        text = f"{answer.status} {'known already as' if answer.duplicate else 'kept as'} {short_id(answer.delivery_id)}"
+    return f"{printable(event.name):<22}{printable(event.session_id):<13}{text}  {human_duration(answer.took)}"
 
 
 def expected(answer: SimulatorResponse) -> str:
-    """Write the statuses that would have been right."""
+    """Format the statuses that would have been right."""
     return " or ".join(map(str, sorted(answer.request.expected)))
 
 
 def summarize(answers: Sequence[SimulatorResponse], url: str) -> None:
-    """Write the answers, counted. Raises Failure if one is wrong."""
+    """Print the responses, counted; raise Failure if one is wrong."""
     counted = ResponseStats.of(answers)
     statuses = ", ".join(f"{count} x {status}" for status, count in counted.statuses)
     again = f" ({counted.duplicates} known already)" if counted.duplicates else ""
@@ -217,7 +221,7 @@ def summarize(answers: Sequence[SimulatorResponse], url: str) -> None:
         f" · p99 {human_duration(counted.p99)}"
     )
     if all(answer.status is None for answer in answers):
-        raise Failure(f"Nobody answers at {url}: is `webhooks dev` running?")
+        raise Failure(f"Nothing answers at {url}: is `webhooks dev` running?")
     if counted.wrong:
         worst = next(answer for answer in answers if not answer.is_expected)
         raise Failure(f"{counted.wrong} of {len(answers)} answers are wrong; the first: {line(worst)}")

@@ -1,27 +1,33 @@
-"""`webhooks show`: one delivery with its runs, its headers and the bytes as they came."""
+"""`webhooks show`: one delivery with its runs, its headers and its raw body."""
 
 import base64
 
 import click
 
 from workers.commands import options
-from workers.commands.delivery_sources import delivery_json, find_one
+from workers.commands.deliveries import DELIVERIES
+from workers.commands.delivery_sources import find_one
 from workers.commands.errors import Failure
-from workers.commands.output import (
-    Cell,
-    Json,
-    console,
-    iso,
-    json_line,
-    key_values,
-    printable,
-    printable_body,
-    styled_state,
-    table,
-)
+from workers.commands.listing import Listing, Page, attributes
+from workers.commands.output import Cell, Json, console, iso, json_line, key_values, printable, printable_body
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.deliveries import DeliveryRow, RunRow
+
+RUNS = Listing[RunRow](
+    fields=attributes(
+        *("handler", "outcome", "attempts", "error", "reason"),
+        *("queue", "due_at", "started_at", "finished_at", "traceback"),
+    ),
+    columns={
+        "handler": "handler",
+        "outcome": "outcome",
+        "tries": "attempts",
+        "due": "due_at",
+        "ended": "finished_at",
+        "why": lambda run: run.error or run.reason,
+    },
+)
 
 
 @click.command()
@@ -44,72 +50,45 @@ def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
 
 
 def delivery_detail_json(row: DeliveryRow) -> dict[str, Json]:
-    """Write everything that is known of a delivery; its body as text too where it is UTF-8."""
+    """Return everything known of a delivery; its body as text too where it is UTF-8."""
     body = row.body or b""
     try:
         text = body.decode()
     except UnicodeDecodeError:
         text = None
     return {
-        **delivery_json(row),
+        **DELIVERIES.json(row),
         "reason": row.reason,
         "signed_at": iso(row.signed_at),
         "settled_at": iso(row.settled_at),
         "inbox": row.inbox,
         "headers": dict(row.headers),
-        "runs": [
-            {
-                "handler": run.handler,
-                "outcome": run.outcome,
-                "attempts": run.attempts,
-                "error": run.error,
-                "reason": run.reason,
-                "queue": run.queue,
-                "due_at": iso(run.due_at),
-                "started_at": iso(run.started_at),
-                "finished_at": iso(run.finished_at),
-                "traceback": run.traceback,
-            }
-            for run in row.runs
-        ],
+        "runs": [RUNS.json(run) for run in row.runs],
         "body": text,
         "body_base64": base64.b64encode(body).decode("ascii"),
     }
 
 
 def print_delivery(row: DeliveryRow) -> None:
-    """Print a delivery for a person, with nothing in it that a terminal would obey."""
+    """Print a delivery for a person, with nothing in it that a terminal would interpret."""
     body = row.body or b""
     again = f"and {row.duplicates} more times" if row.duplicates > 1 else "and once more" if row.duplicates else None
-    known: list[tuple[str, Cell]] = [
+    facts: list[tuple[str, Cell]] = [
         ("id", row.id),
         ("event", row.event or row.kind),
         ("session", row.session_id),
         ("received", row.received_at),
         ("again", again),
-        ("state", styled_state(row.state)),
+        ("state", row.state),
         ("reason", row.reason),
         ("settled", row.settled_at),
         ("key", row.signed_with),
         ("signed", row.signed_at),
     ]
-    key_values([(name, value) for name, value in known if value is not None])
+    key_values([(name, value) for name, value in facts if value is not None])
     if row.runs:
         console().print()
-        table(
-            ("handler", "outcome", "tries", "due", "ended", "why"),
-            [
-                (
-                    run.handler,
-                    styled_state(run.outcome),
-                    run.attempts,
-                    run.due_at,
-                    run.finished_at,
-                    run.error or run.reason,
-                )
-                for run in row.runs
-            ],
-        )
+        RUNS.print(row.runs, Page())
     for run in row.runs:
         if run.traceback:
             click.echo(f"\n{run.handler}:\n{printable_body(run.traceback.encode())}")

@@ -1,4 +1,4 @@
-"""Opens for a command the stores that it looks into, and makes none that is not there."""
+"""Opens the stores that a command reads, and creates none that is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from workers.ledger.database.engine import create_ledger_engine, read_only
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[Engine]:
-    """Open the ledger for as long as a command needs it."""
+    """Open the ledger; raise Failure if it is a file that does not exist."""
     path = sqlite_file(settings)
     if path is not None and not path.exists():
         raise Failure(f"There is no ledger at {path} yet: run `webhooks migrate` or `webhooks dev` first.")
@@ -28,20 +28,20 @@ def open_ledger(settings: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def read_only_ledger(settings: Settings) -> Iterator[Connection]:
-    """Open a transaction on the ledger that only looks."""
+    """Open a read-only transaction on the ledger."""
     with open_ledger(settings) as engine, read_only(engine) as conn:
         yield conn
 
 
 def sqlite_file(settings: Settings) -> Path | None:
-    """Name the file that the ledger is, if it is one."""
+    """Return the file of the ledger; None if it is no SQLite file."""
     url = make_url(settings.database_url)
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 @contextmanager
 def open_inbox(settings: Settings) -> Iterator[Outbox | None]:
-    """Open this node's inbox beside the processes that use it; None if nothing ever came to this node."""
+    """Open this node's inbox beside the processes that use it; None if there is none yet."""
     path = settings.data_dir / FILE_NAME
     if not path.exists():
         yield None

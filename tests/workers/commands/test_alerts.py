@@ -31,7 +31,7 @@ def test_alerts_are_listed_newest_first(told):
         "resolved_at": None,
     }
     assert newest["raised_at"].endswith("Z")
-    assert "open, not told" in told.run("alerts").stdout
+    assert "open, not sent" in told.run("alerts").stdout
 
 
 def test_a_list_has_what_is_asked_for(told):
@@ -40,11 +40,11 @@ def test_a_list_has_what_is_asked_for(told):
     assert len(told.run("alerts", "--limit", "1").stdout.splitlines()) == 2
 
 
-def test_what_somebody_has_seen_is_not_open_any_more(told):
+def test_a_resolved_alert_is_not_open_any_more(told):
     conflict, silence = (row["id"] for row in told.rows("alerts"))
     assert told.run("alerts", "resolve", conflict).stdout == "It is resolved.\n"
     assert [row["id"] for row in told.rows("alerts", "--open")] == [silence]
-    assert "Of these, 1 were open" in told.run("alerts", "resolve", conflict, silence, code=1).output
+    assert "Only 1 of these were open" in told.run("alerts", "resolve", conflict, silence, code=1).output
     assert "None." in told.run("alerts", "--open").stdout
 
 

@@ -43,8 +43,8 @@ def test_without_credentials_nobody_would_be_answered(node):
     assert "AUTHORIZE_CREDENTIALS" in node.run("ask", code=2).stderr
 
 
-def test_that_nobody_answers_is_said(node):
-    assert "Nobody answers" in node.run("ask", "--url", "http://127.0.0.1:1", code=1, **CREDENTIALS).stderr
+def test_a_receiver_that_does_not_answer_is_a_failure(node):
+    assert "Nothing answers" in node.run("ask", "--url", "http://127.0.0.1:1", code=1, **CREDENTIALS).stderr
 
 
 class Forgetful:

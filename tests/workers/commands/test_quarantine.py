@@ -37,7 +37,7 @@ def test_what_was_refused_is_listed_with_its_reason_and_what_went_is_counted(nod
 
     assert [row["session_id"] for row in rows] == ["s3", "s2", "s1"]
     assert "neither key" in result.stdout
-    assert "Dropped so far, for want of room or for their age: 1." in result.stderr
+    assert "Dropped so far, because the quarantine was full or they were too old: 1." in result.stderr
     assert base64.b64decode(rows[0]["body_base64"]) == event("SESSION_STARTED", "s3")
     assert [row["session_id"] for row in node.rows("quarantine", "--limit", "1")] == ["s3"]
 

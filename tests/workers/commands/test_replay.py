@@ -48,7 +48,7 @@ def test_what_another_replay_has_settled_meanwhile_is_left_alone(any_node, event
     said = any_node.run("replay", "--state", "dead").stdout
 
     assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "done"}
-    assert "1 left alone" in said
+    assert "1 not replayed" in said
 
 
 def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, event):

@@ -172,7 +172,7 @@ def test_a_wrong_answer_is_said_and_the_exit_code_is_one(receiver):
 def test_nobody_there_is_said_in_a_sentence():
     result = run("SESSION_STARTED", "--url", "http://127.0.0.1:1")
     assert result.exit_code == 1
-    assert "Nobody answers at http://127.0.0.1:1: is `webhooks dev` running?" in result.output
+    assert "Nothing answers at http://127.0.0.1:1: is `webhooks dev` running?" in result.output
 
 
 def test_when_everything_is_dropped_nothing_is_sent(receiver):

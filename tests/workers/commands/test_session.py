@@ -103,7 +103,7 @@ def test_a_person_reads_what_came_how_late_what_it_changed_and_what_was_done(nod
         ["1.0 s", "SESSION_COMPLETE", "status STARTED → COMPLETE"],
     ]
     assert "COMPLETE" in lines[1]
-    assert "told by   events" in lines
+    assert "source    events" in lines
     assert max(map(len, lines)) <= 100
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_true_is_said_with_the_facts(node, event, noon):
 
     assert re.search(r"anomaly +2 drivers were named: user1, user2\n", out)
     assert re.search(r"anomaly +STARTED at .*, after COMPLETE at ", out)
-    assert re.search(r"anomaly +.* was told 10 min before it was that time\n", out)
+    assert re.search(r"anomaly +.* was received 10 min before it was that time\n", out)
     assert "anomaly two_users, started_after_complete, ahead_of_clock" in out
 
 
@@ -179,7 +179,7 @@ def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
         ["Drive API: STOPPED", "no SESSION_STOPPED came"],
         ["Drive API: COMPLETE", "no SESSION_COMPLETE came"],
     ]
-    assert any(re.fullmatch(r"told by +the Drive API and events", line) for line in lines)
+    assert any(re.fullmatch(r"source +the Drive API and events", line) for line in lines)
     assert any(re.match(r"Drive API +complete there, read at ", line) for line in lines)
     (row,) = node.rows("session", "L60XMxWy0oP")
     assert row["healed"] == {"STOPPED": iso(stop), "COMPLETE": iso(end)}

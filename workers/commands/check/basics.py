@@ -1,4 +1,4 @@
-"""Finds out, without changing anything, what works here and what would fail."""
+"""Checks, without changing anything, what works here and what would fail."""
 
 import shutil
 import sqlite3
@@ -31,35 +31,52 @@ from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
 
 OLDEST_REDIS = (6, 2)
-#: SQLite without the WAL-reset bug (https://sqlite.org/wal.html#walresetbug): the first patch of each older series that
-#: has the fix, and the first version since which all have it.
-WHOLE_LOGS = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+WAL_RESET_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+"""The first SQLite without the WAL-reset bug of each older branch, and of all later ones.
+
+https://sqlite.org/wal.html#walresetbug
+"""
 LOW_DISK = 256 * 1024 * 1024
 SHORT_KEY = 16
 
 
 class CheckStatus(StrEnum):
-    """How something stands."""
+    """The result of a check."""
 
     OK = "ok"
     """It works."""
     WARN = "warn"
-    """It works, and somebody should look at it."""
+    """It works, and needs attention."""
     FAIL = "fail"
     """A process would not start, or not do its work."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found out about one thing."""
+    """What a check has found about one subject."""
 
     subject: str
     standing: CheckStatus
     sentence: str
 
 
+def ok(subject: str, sentence: str) -> CheckResult:
+    """Return a result of this status."""
+    return CheckResult(subject, CheckStatus.OK, sentence)
+
+
+def warn(subject: str, sentence: str) -> CheckResult:
+    """Return a result of this status."""
+    return CheckResult(subject, CheckStatus.WARN, sentence)
+
+
+def fail(subject: str, sentence: str) -> CheckResult:
+    """Return a result of this status."""
+    return CheckResult(subject, CheckStatus.FAIL, sentence)
+
+
 def run_checks(settings: Settings) -> Iterator[CheckResult]:
-    """Look at everything, one thing after the other, each as soon as it is known."""
+    """Yield the results of all checks, each as soon as it is known."""
     yield from keys(settings)
     yield from inbox(settings)
     yield from queues(settings)
@@ -69,30 +86,30 @@ def run_checks(settings: Settings) -> Iterator[CheckResult]:
 
 
 def keys(settings: Settings) -> Iterator[CheckResult]:
-    """See whether requests can be verified."""
+    """Check that requests can be verified."""
     try:
         settings.require_signing()
     except SettingsError as missing:
-        yield _fail("keys", str(missing))
+        yield fail("keys", str(missing))
         return
     ring = Keyring(settings).keys
-    there = {"PLUGSURFING_HMAC_CURRENT": ring.current, "PLUGSURFING_HMAC_NEXT": ring.next}
-    signing = " and ".join(name for name, key in there.items() if key)
+    set_keys = {"PLUGSURFING_HMAC_CURRENT": ring.current, "PLUGSURFING_HMAC_NEXT": ring.next}
+    signing = " and ".join(name for name, key in set_keys.items() if key)
     if settings.plugsurfing_hmac_required:
-        yield _ok("keys", f"Every request must be signed with {signing}, read as {settings.plugsurfing_hmac_encoding}.")
+        yield ok("keys", f"Every request must be signed with {signing}, read as {settings.plugsurfing_hmac_encoding}.")
     else:
-        yield _warn("keys", "PLUGSURFING_HMAC_REQUIRED is false: a request without a signature is let in.")
-    for name, key in there.items():
+        yield warn("keys", "PLUGSURFING_HMAC_REQUIRED is false: requests without a signature are kept.")
+    for name, key in set_keys.items():
         if key and len(key) < SHORT_KEY:
-            yield _warn("keys", f"{name} is shorter than {SHORT_KEY} bytes: easy to guess.")
+            yield warn("keys", f"{name} is shorter than {SHORT_KEY} bytes: easy to guess.")
     if ring.authorizations:
-        yield _ok("keys", "An authorization header is asked for, too.")
+        yield ok("keys", "An authorization header is required, too.")
     if settings.forwarded_by and settings.sources is None:
-        yield _warn("keys", "FORWARDED_BY is set without PLUGSURFING_SOURCES: nobody asks where a request comes from.")
+        yield warn("keys", "FORWARDED_BY is set without PLUGSURFING_SOURCES: the sender's address is not checked.")
 
 
 def inbox(settings: Settings) -> Iterator[CheckResult]:
-    """See whether a delivery can be kept."""
+    """Check that a delivery can be kept."""
     folder = settings.data_dir
     try:
         with tempfile.TemporaryFile(dir=_first_existing(folder)):
@@ -101,37 +118,37 @@ def inbox(settings: Settings) -> Iterator[CheckResult]:
         if path.exists():
             _write_lock(path)
     except (OSError, sqlite3.Error) as error:
-        yield _fail("inbox", f"Nothing can be kept in {folder}. {error_text(error)}")
+        yield fail("inbox", f"Nothing can be kept in {folder}. {error_text(error)}")
         return
     free = shutil.disk_usage(_first_existing(folder)).free
     if free < LOW_DISK:
-        yield _warn("inbox", f"Only {free // 1_000_000} MB are free in {folder}.")
+        yield warn("inbox", f"Only {free // 1_000_000} MB are free in {folder}.")
     else:
-        yield _ok("inbox", f"{folder} can be written; {free // 1_000_000_000} GB are free.")
+        yield ok("inbox", f"{folder} can be written; {free // 1_000_000_000} GB are free.")
 
 
 def queues(settings: Settings) -> Iterator[CheckResult]:
-    """See whether Redis is there and fit for queues."""
+    """Check that Redis answers and is fit for queues."""
     try:
         url = settings.require_redis()
     except SettingsError as missing:
-        yield _fail("redis", str(missing))
+        yield fail("redis", str(missing))
         return
     try:
         with connect_redis(url, timeout=5) as connection:
             yield from _redis(connection, settings.clock_skew)
     except (RedisError, OSError, SettingsError) as error:
-        yield _fail("redis", f"{error_text(error)} Until it can, events are kept and wait.")
+        yield fail("redis", f"{error_text(error)} Until then events are kept and wait.")
 
 
 def ledger(settings: Settings) -> Iterator[CheckResult]:
-    """See whether the database is there, has our tables, and tells the same time."""
+    """Check that the database answers, has this version's tables, and that its clock agrees with ours."""
     file = sqlite_file(settings)
     if file is not None and not file.exists():
-        yield _fail("database", f"There is no {file} yet: run `webhooks migrate`.")
+        yield fail("database", f"There is no {file} yet: run `webhooks migrate`.")
         return
-    if file is not None and not _keeps_its_log_whole(sqlite3.sqlite_version_info):
-        yield _warn(
+    if file is not None and not _is_wal_reset_fixed(sqlite3.sqlite_version_info):
+        yield warn(
             "database",
             f"SQLite {sqlite3.sqlite_version} can, very rarely, lose commits of the ledger; 3.51.3 does not."
             " Use PostgreSQL, a newer SQLite, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
@@ -140,76 +157,76 @@ def ledger(settings: Settings) -> Iterator[CheckResult]:
     try:
         with read_only(engine) as conn:
             version = ".".join(map(str, conn.dialect.server_version_info or ()))
-            yield _ok("database", f"{conn.dialect.name} {version} answers.")
+            yield ok("database", f"{conn.dialect.name} {version} answers.")
             yield from _clocks(conn, settings.clock_skew)
         if pending(settings.database_url):
-            yield _fail("database", "It does not have this version's tables: run `webhooks migrate`.")
+            yield fail("database", "It does not have this version's tables: run `webhooks migrate`.")
         else:
-            yield _ok("database", "It has this version's tables.")
+            yield ok("database", "It has this version's tables.")
     except DBAPIError as error:
-        yield _fail("database", f"{error_text(error)} Until it can, events are kept and wait.")
+        yield fail("database", f"{error_text(error)} Until then events are kept and wait.")
     finally:
         engine.dispose()
 
 
 def plugins(settings: Settings) -> Iterator[CheckResult]:
-    """See whether the plugins load, and whether PUSH names channels that there are."""
+    """Check that the plugins load, and that PUSH names known channels."""
     try:
         found = load_plugins(settings)
     except PluginError as error:
-        yield _fail("plugins", str(error))
+        yield fail("plugins", str(error))
         return
     names = ", ".join(each.name for each in found.subscriptions)
-    yield _ok("plugins", f"They load: {names}.")
+    yield ok("plugins", f"They load: {names}.")
     try:
         channels = open_channels(settings, found.channels)
     except SettingsError as error:
-        yield _fail("push", str(error))
+        yield fail("push", str(error))
         return
-    yield _ok("push", f"Drivers are told by {', '.join(channels)}.")
+    yield ok("push", f"Pushes are sent by {', '.join(channels)}.")
 
 
 def alerts(settings: Settings) -> Iterator[CheckResult]:
-    """See whether alerts can be sent where ALERT_URLS says."""
+    """Check that alerts can be sent to ALERT_URLS."""
     try:
         addresses = open_destinations(settings)
         muted = muted_kinds(settings)
     except SettingsError as error:
-        yield _fail("alerts", str(error))
+        yield fail("alerts", str(error))
         return
     services = ", ".join(address.service for address in addresses)
     exceptions = f", except {', '.join(sorted(muted))}" if muted else ""
     where = f"to the log and to {services}" if addresses else "to the log only, as ALERT_URLS is not set"
-    yield _ok("alerts", f"They go {where}{exceptions}.")
+    yield ok("alerts", f"They go {where}{exceptions}.")
 
 
 def _redis(connection: Redis, skew: timedelta) -> Iterator[CheckResult]:
-    facts: dict[str, object] = connection.info()
-    version = str(facts.get("redis_version", "0"))
-    name = f"{facts.get('server_name', 'redis')} {facts.get('valkey_version', version)}"
+    info: dict[str, object] = connection.info()
+    version = str(info.get("redis_version", "0"))
+    name = f"{info.get('server_name', 'redis')} {info.get('valkey_version', version)}"
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_REDIS:
-        yield _fail("redis", f"It is {name}; 6.2 is the oldest that will do.")
-    elif facts.get("cluster_enabled") == 1:
-        yield _fail("redis", "It is a cluster; the queues need one server, or Sentinel.")
+        yield fail("redis", f"It is {name}; the oldest supported version is 6.2.")
+    elif info.get("cluster_enabled") == 1:
+        yield fail("redis", "It is a cluster; the queues need one server, or Sentinel.")
     else:
-        yield _ok("redis", f"{name} answers.")
-    if facts.get("aof_enabled") != 1:
-        yield _warn("redis", "appendonly is off: what a restart loses is offered again, which takes some seconds.")
-    policy = facts.get("maxmemory_policy", "noeviction")
+        yield ok("redis", f"{name} answers.")
+    if info.get("aof_enabled") != 1:
+        yield warn("redis", "appendonly is off: what a restart loses is published again, which takes some seconds.")
+    policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        yield _warn("redis", f"maxmemory-policy is {policy}: jobs may vanish and be offered again; use noeviction.")
+        yield warn("redis", f"maxmemory-policy is {policy}: jobs may vanish and be published again; use noeviction.")
     seconds, microseconds = connection.time()
     yield _clock("redis", datetime.fromtimestamp(seconds + microseconds / 1_000_000, UTC), skew)
     workers = Worker.count(connection)
     if workers:
-        yield _ok("workers", f"Running: {workers}.")
+        yield ok("workers", f"Running: {workers}.")
     else:
-        yield _warn("workers", "None is running: start `webhooks work`.")
+        yield warn("workers", "None is running: start `webhooks work`.")
 
 
 def _clocks(conn: Connection, skew: timedelta) -> Iterator[CheckResult]:
     if conn.dialect.name == "sqlite":
-        return  # its clock is ours
+        return  # it has no clock of its own
     theirs = conn.scalar(select(func.clock_timestamp()))
     if isinstance(theirs, datetime):
         yield _clock("database", theirs, skew)
@@ -221,9 +238,9 @@ def _clock(subject: str, theirs: datetime, skew: timedelta) -> CheckResult:
     return CheckResult("clocks", standing, f"The clock of {subject} and ours differ by {human_duration(difference)}.")
 
 
-def _keeps_its_log_whole(version: tuple[int, ...]) -> bool:
-    *series, newest = WHOLE_LOGS
-    return version >= newest or any(version[:2] == mended[:2] and version >= mended for mended in series)
+def _is_wal_reset_fixed(version: tuple[int, ...]) -> bool:
+    *branches, newest = WAL_RESET_FIXED
+    return version >= newest or any(version[:2] == fixed[:2] and version >= fixed for fixed in branches)
 
 
 def _first_existing(folder: Path) -> Path:
@@ -231,22 +248,10 @@ def _first_existing(folder: Path) -> Path:
 
 
 def _write_lock(path: Path) -> None:
-    """Take and give back the lock that a writer needs; raises sqlite3.Error."""
+    """Acquire and release the lock that a writer needs; raise sqlite3.Error if that fails."""
     connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
     finally:
         connection.close()
-
-
-def _ok(subject: str, sentence: str) -> CheckResult:
-    return CheckResult(subject, CheckStatus.OK, sentence)
-
-
-def _warn(subject: str, sentence: str) -> CheckResult:
-    return CheckResult(subject, CheckStatus.WARN, sentence)
-
-
-def _fail(subject: str, sentence: str) -> CheckResult:
-    return CheckResult(subject, CheckStatus.FAIL, sentence)

@@ -1,4 +1,4 @@
-"""Finds out whether the ledger, the inbox and Redis agree with each other: nothing lost, nothing stuck."""
+"""Checks that the ledger, the inbox and Redis agree with each other: nothing lost, nothing stuck."""
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -13,7 +13,7 @@ from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
 from ingest.queue.queues import connect_redis
 from ingest.relay.outbox import Outbox
-from workers.commands.check.basics import CheckResult, CheckStatus
+from workers.commands.check.basics import CheckResult, fail, ok, warn
 from workers.commands.errors import Failure, error_text
 from workers.commands.output import human_duration
 from workers.commands.stores import open_inbox, open_ledger
@@ -32,88 +32,85 @@ from workers.plugins import PluginError, load_plugins
 
 
 def check_consistency(settings: Settings, *, rollout: timedelta = ROLLOUT) -> Iterator[CheckResult]:
-    """Look for what must never be. Takes a while on a large ledger, and up to ten seconds while work is under way.
+    """Check invariants. Takes a while on a large ledger, and up to ten seconds while work is under way.
 
-    Not every worker need know a handler until `rollout` after its first run.
+    Workers may lack a handler until `rollout` after its first run.
     """
     try:
         with open_ledger(settings) as engine, open_inbox(settings) as outbox:
-            yield from _ledger(settings, engine, rollout)
-            yield from _left(engine, outbox)
-            yield from _ways(settings, engine, outbox)
+            yield from _invariants(settings, engine, rollout)
+            yield from _overdue(engine, outbox)
+            yield from _stuck(settings, engine, outbox)
     except (DBAPIError, Failure) as error:
-        yield CheckResult("ledger", CheckStatus.FAIL, f"{error_text(error)} So it cannot be looked into.")
+        yield fail("ledger", f"{error_text(error)} So it cannot be checked.")
 
 
-def _ledger(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[CheckResult]:
+def _invariants(settings: Settings, engine: Engine, rollout: timedelta) -> Iterator[CheckResult]:
     with read_only(engine) as ledger:
         broken = list(check_invariants(ledger))
         for each in broken:
-            yield CheckResult("ledger", CheckStatus.FAIL, f"Broken: {each.rule}. {_violation(each)}")
+            yield fail("ledger", f"Broken: {each.rule}. {_violation(each)}")
         if not broken:
-            yield CheckResult("ledger", CheckStatus.OK, "It contradicts itself nowhere.")
+            yield ok("ledger", "It is consistent.")
         try:
-            wanted = {each.name: _taken(each) for each in load_plugins(settings).subscriptions}
+            wanted = {each.name: _event_names(each) for each in load_plugins(settings).subscriptions}
         except PluginError as error:
-            yield CheckResult("plugins", CheckStatus.FAIL, str(error))
+            yield fail("plugins", str(error))
             return
         for each in missed_handlers(ledger, wanted, rollout=rollout):
             # Only a person knows whether the handler was switched off then.
-            told = f"{each.rule}: it was not loaded then, or they were lost. {_violation(each)}"
-            told += " `webhooks replay` makes up."
-            yield CheckResult("handlers", CheckStatus.WARN, told)
+            why = "it was not loaded then, or they were lost"
+            yield warn("handlers", f"{each.rule}: {why}. {_violation(each)} `webhooks replay` runs it on them.")
 
 
-def _left(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
+def _overdue(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
     with read_only(engine) as ledger:
         theirs, late = other_inboxes(ledger, outbox), list(overdue_pushes(ledger))
     if theirs is not None:
         # Only a person knows whether those nodes are away for a while, or their inboxes for good.
-        told = f"For more than {human_duration(MAX_FIRST_RUN)} at work by other inboxes ({', '.join(theirs.inboxes)})"
-        replayed = "If these are no more, `webhooks replay` makes up."
-        yield CheckResult("ways", CheckStatus.WARN, f"{told}: {_some(theirs.examples, theirs.count)}. {replayed}")
+        others = f"For more than {human_duration(MAX_FIRST_RUN)} at work by other inboxes ({', '.join(theirs.inboxes)})"
+        hint = "If these inboxes are gone, run `webhooks replay`."
+        yield warn("ways", f"{others}: {_some(theirs.examples, theirs.count)}. {hint}")
     for each in late:
         have = "has" if each.count == 1 else "have"
-        told = f"{each.count} on {each.channel} {have} been due for up to {human_duration(each.due_for)}"
-        told += f", first {each.oldest}"
-        yield CheckResult("pushes", CheckStatus.WARN, f"{told}: is `clock` running, and does the channel answer?")
+        late_for = f"{each.count} on {each.channel} {have} been due for up to {human_duration(each.due_for)}"
+        hint = "is `clock` running, and does the channel answer?"
+        yield warn("pushes", f"{late_for}, first {each.oldest}: {hint}")
 
 
-def _ways(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
+def _stuck(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
     try:
         with connect_redis(settings.require_redis()) as connection:
             connection.ping()
             found = find_stuck(engine, connection, outbox)
     except (QueueUnavailable, RedisError, SettingsError) as error:
-        yield CheckResult("ways", CheckStatus.FAIL, f"{error_text(error)} So nobody knows what is queued.")
+        yield fail("ways", f"{error_text(error)} So it is not known what is queued.")
         return
     lost = [each.name for each in found if each.reason is StuckReason.LOST]
     if lost:
-        yield CheckResult("inbox", CheckStatus.FAIL, _told_of_lost(lost))
+        yield fail("inbox", _lost_text(lost))
     for each in found:
         if each.reason is not StuckReason.LOST:
-            yield CheckResult(
-                "ways", CheckStatus.FAIL, f"For {REDELIVERY_DEADLINE.seconds} s {each.reason}: {each.name}."
-            )
+            yield fail("ways", f"For {REDELIVERY_DEADLINE.seconds} s {each.reason}: {each.name}.")
     if not found:
         where = "" if outbox is not None else " (There is no inbox in DATA_DIR.)"
-        yield CheckResult("ways", CheckStatus.OK, f"What is not settled is queued, worked on or scheduled.{where}")
+        yield ok("ways", f"What is not settled is queued, running or scheduled.{where}")
 
 
-def _told_of_lost(ids: Sequence[str]) -> str:
+def _lost_text(ids: Sequence[str]) -> str:
     number = f"{len(ids)} or more" if len(ids) == MAX_ROWS else str(len(ids))
     return (
         f"Known to the inbox, and neither there nor in the ledger, {number}: {_some(ids, len(ids))}."
-        " Was an older database restored, or does somebody else write to Redis?"
+        " Was an older database restored, or does another program write to Redis?"
     )
 
 
-def _taken(subscription: Subscription) -> list[str]:
+def _event_names(subscription: Subscription) -> list[str]:
     return [name for name, event in WIRE_NAMES.items() if issubclass(event, subscription.events)]
 
 
 def _violation(broken: Violation) -> str:
-    return f"Not so: {_some(broken.examples, broken.count)}."
+    return f"Violated by: {_some(broken.examples, broken.count)}."
 
 
 def _some(ids: Sequence[str], count: int) -> str:

@@ -10,7 +10,7 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis
 from workers.commands.check.basics import CheckResult, CheckStatus
-from workers.commands.log_redirect import logs_to_stderr
+from workers.commands.output import logs_to_stderr
 from workers.drive.client import DriveClient
 from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Unauthorized
 from workers.drive.requests import MIN_PAGE_SIZE

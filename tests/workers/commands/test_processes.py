@@ -1,4 +1,7 @@
+"""The process types and what deploys them: `dev`, the units for systemd, the OpenAPI documents."""
+
 import configparser
+import json
 import re
 import shutil
 import subprocess
@@ -6,12 +9,59 @@ import subprocess
 import pytest
 from click.testing import CliRunner
 
+from ingest.errors import SettingsError
 from workers.cli import COMMANDS, main
+from workers.commands.processes import dev
+from workers.dev import dev as dev_module
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of `workers.dev.dev`."""
+    found = []
+
+    def answer(port, play, *, ends):
+        found.append((port, play is not None, ends))
+        return 3
+
+    monkeypatch.setattr(dev_module, "dev", answer)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call"),
+    [
+        ((), (None, False, False)),
+        (("--port", "9000"), (9000, False, False)),
+        (("--demo",), (None, True, False)),
+        (("--demo", "--exit"), (None, True, True)),
+    ],
+)
+def test_options_of_dev_reach_it_and_its_exit_code_is_the_commands(calls, arguments, call):
+    assert CliRunner().invoke(dev, arguments).exit_code == 3
+    assert calls == [call]
+
+
+@pytest.mark.parametrize("arguments", [("--exit",), ("--port", "0"), ("--port", "65533")])
+def test_options_of_dev_that_make_no_sense_are_wrong_usage(calls, arguments):
+    assert CliRunner().invoke(dev, arguments).exit_code == 2
+    assert calls == []
+
+
+@pytest.mark.parametrize(("error", "exit_code"), [(SettingsError("DATA_DIR is in use."), 2), (OSError("Taken."), 1)])
+def test_a_dev_that_cannot_start_prints_one_sentence(monkeypatch, error, exit_code):
+    def refuse(_port, _play, *, ends):
+        raise error
+
+    monkeypatch.setattr(dev_module, "dev", refuse)
+    result = CliRunner().invoke(main, ["dev"])
+    assert result.exit_code == exit_code
+    assert result.output == f"webhooks: {error}\n"
 
 
 @pytest.fixture
 def units(tmp_path):
-    """The units as they are written for this machine, read."""
+    """The units for this machine, parsed."""
     ran = CliRunner(env={"HOST": "::1", "PORT": "8080"}).invoke(
         main, ["systemd", "--into", str(tmp_path / "units"), "--user", "root", "--folder", str(tmp_path)]
     )
@@ -24,7 +74,7 @@ def units(tmp_path):
     return found
 
 
-def test_every_unit_runs_a_command_that_there_is(units):
+def test_every_unit_runs_an_existing_command(units):
     commands = {
         name: re.search(r"/webhooks (\w+)", unit["Service"]["ExecStart"])[1]
         for name, unit in units.items()
@@ -40,7 +90,7 @@ def test_every_unit_runs_a_command_that_there_is(units):
     assert set(commands.values()) <= set(COMMANDS)
 
 
-def test_the_socket_is_where_the_settings_say_and_lives_apart_from_the_service(units):
+def test_the_socket_is_where_the_settings_say_and_apart_from_the_service(units):
     assert units["webhooks-serve.socket"]["Socket"]["ListenStream"] == "[::1]:8080"
     assert units["webhooks-authorize.socket"]["Socket"]["ListenStream"] == "[::1]:8001"
     serve = units["webhooks-serve.service"]
@@ -50,20 +100,20 @@ def test_the_socket_is_where_the_settings_say_and_lives_apart_from_the_service(u
 
 
 @pytest.mark.parametrize("name", ["serve", "authorize"])
-def test_who_opens_many_connections_does_not_use_up_a_doors_files(units, name):
+def test_many_connections_do_not_use_up_the_files_of_a_process(units, name):
     assert int(units[f"webhooks-{name}.service"]["Service"]["LimitNOFILE"]) >= 65_536
 
 
-def test_what_they_keep_is_readable_by_their_user_only(units):
+def test_data_is_readable_by_the_user_of_the_units_only(units):
     services = [unit["Service"] for name, unit in units.items() if name.endswith(".service")]
     assert {service["StateDirectoryMode"] for service in services} == {"0700"}
 
 
-def test_nothing_is_left_to_be_filled_in(units, tmp_path):
+def test_every_placeholder_of_a_unit_is_replaced(units, tmp_path):
     assert not [file for file in (tmp_path / "units").iterdir() if re.search(r"@\w+@", file.read_text())]
 
 
-def test_on_the_screen_they_stand_one_after_the_other():
+def test_without_a_folder_the_units_are_printed():
     shown = CliRunner().invoke(main, ["systemd"])
     assert shown.exit_code == 0
     assert "# webhooks-serve.socket\n" in shown.output
@@ -71,10 +121,18 @@ def test_on_the_screen_they_stand_one_after_the_other():
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine has no systemd")
-def test_systemd_finds_nothing_wrong_with_them(units, tmp_path):
+def test_systemd_accepts_the_units(units, tmp_path):
     files = [str(tmp_path / "units" / name.replace("@.", "@1.")) for name in units]
     shutil.copy(tmp_path / "units" / "webhooks-work@.service", tmp_path / "units" / "webhooks-work@1.service")
     found = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, check=False
     )
     assert [line for line in found.stderr.splitlines() if "webhooks-" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("process", "title"), [("authorize", "webhooks authorize"), ("devices", "webhooks devices serve")]
+)
+def test_the_openapi_document_of_each_process_is_printed(process, title):
+    printed = CliRunner().invoke(main, ["openapi", process])
+    assert (printed.exit_code, json.loads(printed.output)["info"]["title"]) == (0, title)

@@ -1,0 +1,189 @@
+"""`webhooks deliveries` and `webhooks dead`: what arrived, when nothing could arrive, and what failed for good."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import TypeAlias
+
+import click
+
+from ingest.config.settings import Settings
+from ingest.inbox.downtime import Downtime
+from ingest.wire.signature import Match
+from workers.commands import options
+from workers.commands.delivery_sources import from_ledger_and_inbox
+from workers.commands.errors import Failure
+from workers.commands.listing import Listing, Page, attributes, paged
+from workers.commands.output import Json, human_duration, short_id
+from workers.commands.stores import open_inbox, read_only_ledger
+from workers.dev.env_file import settings_with_dev_defaults
+from workers.ledger import deliveries as ledger_deliveries
+from workers.ledger import downtimes as ledger_downtimes
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow, RunRow
+from workers.ledger.downtimes import DowntimeRow
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
+
+ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}
+
+DeadLetter: TypeAlias = tuple[DeliveryRow, RunRow]
+KnownDowntime: TypeAlias = tuple[Downtime, DowntimeRow | None]
+
+
+@click.command()
+@click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
+@click.option("--event", metavar="NAME", help="The event's name as it was sent, e.g. SESSION_STARTED.")
+@click.option("--session", "session_id", metavar="ID", help="The charging session that it is about.")
+@click.option("--gaps", is_flag=True, help="List the downtimes, in which nothing could arrive, instead.")
+@options.since
+@options.until
+@paged
+def deliveries(  # noqa: PLR0913  the options are the interface
+    *,
+    state: str | None,
+    event: str | None,
+    session_id: str | None,
+    gaps: bool,
+    since: datetime | None,
+    until: datetime | None,
+    page: Page,
+) -> None:
+    """List deliveries and their runs, newest first: the ledger's, and those that wait in this node's inbox."""
+    settings = settings_with_dev_defaults()
+    if gaps:
+        DOWNTIMES.print(islice(_downtimes(settings, since, until), page.limit), page)
+        return
+    wanted = DeliveryState(state) if state else None
+    filters = DeliveryFilters(state=wanted, event=event, session_id=session_id, since=since, until=until)
+    with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
+        DELIVERIES.print(from_ledger_and_inbox(outbox, conn, filters, page.limit), page)
+
+
+@click.command()
+@click.option("--handler", metavar="NAME", help="Only those of this handler.")
+@options.since
+@options.until
+@paged
+def dead(*, handler: str | None, since: datetime | None, until: datetime | None, page: Page) -> None:
+    """List dead letters: runs that failed for good, and why. `webhooks replay` gives them another attempt."""
+    filters = DeliveryFilters(handler=handler, outcome=Outcome.DEAD, since=since, until=until)
+    with read_only_ledger(settings_with_dev_defaults()) as conn:
+        rows = ledger_deliveries.find(conn, filters, page.limit)
+    DEAD_LETTERS.print(islice(_dead_runs(rows, handler), page.limit), page)
+
+
+def run_json(run: RunRow) -> dict[str, Json]:
+    """Return a run as `deliveries --json` prints it."""
+    return {"handler": run.handler, "outcome": run.outcome, "attempts": run.attempts, "error": run.error}
+
+
+def merge_downtimes(here: Iterable[Downtime], recorded: Iterable[DowntimeRow]) -> list[KnownDowntime]:
+    """Merge the downtimes of this node's inbox with those of all inboxes in the ledger, newest first."""
+    known = {Downtime(row.closed_at, row.opened_at, row.inbox): row for row in recorded}
+    return [(downtime, known.get(downtime)) for downtime in sorted({*known, *here}, reverse=True)]
+
+
+def _downtimes(settings: Settings, since: datetime | None, until: datetime | None) -> Iterator[KnownDowntime]:
+    """Yield those that ended after `since` and began before `until`; without a ledger, those of this node."""
+    with open_inbox(settings) as outbox:
+        here = [] if outbox is None else outbox.gaps()
+    try:
+        with read_only_ledger(settings) as conn:
+            recorded = ledger_downtimes.find(conn)
+    except Failure:
+        recorded = []
+    for downtime, row in merge_downtimes(here, recorded):
+        if (since is None or downtime.opened_at >= since) and (until is None or downtime.closed_at < until):
+            yield downtime, row
+
+
+def _backfill_text(row: DowntimeRow | None) -> str:
+    if row is None:
+        return "not known to the ledger yet"
+    if row.covered_at is None:
+        return "not yet"
+    return f"{row.sessions_read} sessions" + (f", {row.users_failed} users failed" if row.users_failed else "")
+
+
+def _notes(row: DeliveryRow) -> str:
+    ended_well = Counter(run.outcome for run in row.runs if run.outcome in ENDED_WELL)
+    notes = [f"{count} {outcome}" for outcome, count in ended_well.items()]
+    notes += [
+        run.outcome if run.handler == WHOLE_DELIVERY else f"{run.handler} {run.outcome}"
+        for run in row.runs
+        if run.outcome not in ENDED_WELL
+    ]
+    notes += [f"came {row.duplicates + 1} times"] if row.duplicates else []
+    notes += [f"signed with {row.signed_with}"] if row.signed_with != Match.CURRENT else []
+    notes += [row.reason] if row.reason else []
+    return ", ".join(notes)
+
+
+def _dead_runs(rows: Sequence[DeliveryRow], handler: str | None) -> Iterator[DeadLetter]:
+    for row in rows:
+        for run in row.runs:
+            if run.outcome is Outcome.DEAD and handler in {None, run.handler}:
+                yield row, run
+
+
+def _error_text(run: RunRow) -> str:
+    attempts = "1 try" if run.attempts == 1 else f"{run.attempts} tries"
+    return f"{_first_line(run.error) or run.reason} ({attempts})"
+
+
+def _first_line(error: str | None) -> str | None:
+    return next(iter((error or "").splitlines()), None)
+
+
+DELIVERIES = Listing[DeliveryRow](
+    fields={
+        **attributes("id", "kind", "event", "session_id", "received_at", "state"),
+        "key": lambda row: row.signed_with,
+        "duplicates": lambda row: row.duplicates,
+        "runs": lambda row: [run_json(run) for run in row.runs],
+    },
+    columns={
+        "received": "received_at",
+        "id": lambda row: short_id(row.id),
+        "event": lambda row: row.event or row.kind,
+        "session": "session_id",
+        "state": "state",
+        "notes": _notes,
+    },
+)
+DEAD_LETTERS = Listing[DeadLetter](
+    fields={
+        "delivery": lambda letter: letter[0].id,
+        "event": lambda letter: letter[0].event,
+        "session_id": lambda letter: letter[0].session_id,
+        "received_at": lambda letter: letter[0].received_at,
+        "handler": lambda letter: letter[1].handler,
+        "attempts": lambda letter: letter[1].attempts,
+        "error": lambda letter: _first_line(letter[1].error),
+        "finished_at": lambda letter: letter[1].finished_at,
+    },
+    columns={
+        "died": "finished_at",
+        "delivery": lambda letter: short_id(letter[0].id),
+        "event": lambda letter: letter[0].event or letter[0].kind,
+        "handler": "handler",
+        "error": lambda letter: _error_text(letter[1]),
+    },
+)
+DOWNTIMES = Listing[KnownDowntime](
+    fields={
+        "inbox": lambda known: known[0].inbox,
+        "closed_at": lambda known: known[0].closed_at,
+        "opened_at": lambda known: known[0].opened_at,
+        "seconds": lambda known: known[0].length.total_seconds(),
+        "covered_at": lambda known: known[1].covered_at if known[1] else None,
+        "sessions_read": lambda known: known[1].sessions_read if known[1] else 0,
+    },
+    columns={
+        "closed": "closed_at",
+        "opened": "opened_at",
+        "for": lambda known: human_duration(known[0].length),
+        "inbox": "inbox",
+        "read again": lambda known: _backfill_text(known[1]),
+    },
+)

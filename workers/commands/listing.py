@@ -1,0 +1,139 @@
+"""The one way in which commands list: fields defined once for `--json` and CSV, and the table that shows them."""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import wraps
+from operator import attrgetter
+from typing import Any, Generic, Self, TextIO, TypeAlias, TypeVar
+
+import click
+from rich.text import Text
+
+from workers.commands import options
+from workers.commands.output import Cell, Json, iso, json_line, printable, table
+
+FORMULA = tuple(
+    "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+)
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+
+Row = TypeVar("Row")
+Value: TypeAlias = "Json | datetime | Decimal"
+
+
+@dataclass(frozen=True)
+class Page:
+    """How much of a list is wanted, and in which form."""
+
+    limit: int | None = None
+    as_json: bool = False
+
+    @classmethod
+    def of(cls, limit: int | None, *, as_json: bool, as_csv: bool = False) -> Self:
+        """Return what the options ask for: without a limit a program reads all rows, a person a screen."""
+        return cls(limit or (None if as_json or as_csv else options.DEFAULT_LIMIT), as_json)
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Row]):
+    """The fields of a row, in the order of JSON and CSV, and the columns of the table under their headings.
+
+    A column is the name of a field, or computes a cell that only people see.
+    """
+
+    fields: Mapping[str, Callable[[Row], Value]]
+    columns: Mapping[str, str | Callable[[Row], Cell]]
+    wrapping: int = 1
+    """How many columns at the right wrap on a narrow terminal."""
+    order: str = "newest"
+    """Which rows a limit leaves."""
+
+    def json(self, row: Row) -> dict[str, Json]:
+        """Return a row as `--json` prints it."""
+        return {name: _json(value(row)) for name, value in self.fields.items()}
+
+    def cells(self, row: Row) -> list[Cell]:
+        """Return a row as the table shows it."""
+        return [_cell(self.fields[each](row)) if isinstance(each, str) else each(row) for each in self.columns.values()]
+
+    def print(self, rows: Iterable[Row], page: Page) -> None:
+        """Print rows: as JSON each as soon as it is read, else as a table, with a hint if the limit cut it."""
+        if page.as_json:
+            for row in rows:
+                json_line(self.json(row))
+            return
+        cells = [self.cells(row) for row in rows]
+        table(list(self.columns), cells, wrapping=self.wrapping)
+        if len(cells) == page.limit:
+            click.echo(f"The {self.order} {len(cells)}; --limit shows more.", err=True)
+
+    def write_csv(self, file: TextIO, rows: Iterable[Row]) -> int:
+        """Write rows as CSV under the names of their fields, and return how many; without rows nothing is written."""
+        count = 0
+        writer = csv.writer(file, lineterminator="\n")
+        for count, row in enumerate(rows, start=1):
+            if count == 1:
+                writer.writerow(self.fields)
+            writer.writerow([csv_cell(value) for value in self.json(row).values()])
+        return count
+
+
+def attributes(*names: str) -> dict[str, Callable[[Any], Value]]:
+    """Return the fields that are attributes of a row under the same name."""
+    return {name: attrgetter(name) for name in names}
+
+
+def paged(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--limit` and `--json` to a command, which receives both as its argument `page`."""
+
+    @wraps(command)
+    def with_page(*args: object, limit: int | None, as_json: bool, **given: object) -> None:
+        command(*args, page=Page.of(limit, as_json=as_json), **given)
+
+    return options.limit(options.as_json(with_page))
+
+
+def format_decimal(number: Decimal) -> str:
+    """Format a number with all its digits and no exponent."""
+    return format(number, "f")
+
+
+def csv_cell(value: Json) -> str:
+    """Format one cell on one line; what a spreadsheet would run as a formula begins with ', but a number does not."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case list():
+            return csv_cell("; ".join(map(str, value)))
+    text = printable(str(value))
+    return f"'{text}" if text.lstrip().startswith(FORMULA) and not NUMBER.fullmatch(text) else text
+
+
+def _json(value: Value) -> Json:
+    match value:
+        case datetime():
+            return iso(value)
+        case Decimal():  # as text, since many programs read JSON's numbers as floats
+            return format_decimal(value)
+        case tuple():
+            return list(value)
+        case _:
+            return value
+
+
+def _cell(value: object) -> Cell:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None | str() | int() | datetime() | timedelta() | Text():
+            return value
+        case Decimal():
+            return format_decimal(value)
+        case _:
+            raise TypeError(f"a {type(value).__name__} needs a column that formats it")
