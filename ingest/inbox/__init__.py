@@ -1,1 +1,1 @@
-"""The durable inbox: deliveries kept in SQLite until they are settled, and the quarantine beside them."""
+"""The durable inbox: deliveries in SQLite until they are settled, and the quarantine beside them."""

@@ -1,7 +1,7 @@
-"""A damaged inbox file, set aside by the first process that opens it, so that service goes on.
+"""Corruption of the inbox file: the first process that opens a corrupt file renames it, and goes on with a new one.
 
-Whoever meets damage in a file that is in use makes it suspect. All who have it open leave then, and the next who comes
-looks at it more closely.
+A process that finds corruption while the file is in use marks it. All processes that have it open then shut down, and
+the next one to start checks the file thoroughly.
 """
 
 import contextlib
@@ -20,25 +20,25 @@ from ingest.inbox.schema import open_inbox_file
 log = structlog.get_logger()
 
 LOCK_NAME = "inbox.lock"
-DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+CORRUPTION_ERRORS = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 SQLITE_SUFFIXES = ("", "-wal", "-shm")
-# Seconds: a little longer than a process may take to leave.
+# Seconds: a little longer than a process may take to shut down.
 SHUTDOWN_TIMEOUT = 12.0
-LOOK_EVERY = 0.05
+POLL = 0.05
 
 
 def lock_and_check(path: Path) -> int:
-    """Hold the inbox file for as long as the returned descriptor is open. Raise OSError if that is not possible.
+    """Return a descriptor that locks the inbox file, shared, while it is open. Raise OSError if it cannot be locked.
 
-    Whoever comes first, with no other process holding it, checks the file and sets it aside if it is damaged:
-    under the feet of nobody. Who comes to a suspect file waits until the others have left.
+    A process that is alone with the file checks it, and renames it if it is corrupt. If the file is marked as corrupt,
+    wait until the other processes have shut down.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(path.parent / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + SHUTDOWN_TIMEOUT
     try:
         while not _check_alone(path, lock) and is_marked_corrupt(path) and time.monotonic() < until:
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL)
         fcntl.flock(lock, fcntl.LOCK_SH)
     except BaseException:
         os.close(lock)
@@ -47,22 +47,22 @@ def lock_and_check(path: Path) -> int:
 
 
 def is_corruption(error: Exception) -> bool:
-    """Say whether a file is at fault that will not get better by itself."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED
+    """Return whether the error means that the file is corrupt."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in CORRUPTION_ERRORS
 
 
 def mark_corrupt(path: Path) -> None:
-    """Have all who serve leave the file. Raise OSError if they cannot be told."""
+    """Mark the file, so that all processes that serve shut down. Raise OSError if the mark cannot be written."""
     _mark_of(path).touch()
 
 
 def is_marked_corrupt(path: Path) -> bool:
-    """Say whether somebody has met damage in the file."""
+    """Return whether the file is marked as corrupt."""
     return corruption_mark(path) is not None
 
 
 def corruption_mark(path: Path) -> tuple[int, int] | None:
-    """Tell one suspicion from another, which somebody has had since; None if nobody has one."""
+    """Return what tells this mark from a later one; None if there is no mark."""
     with contextlib.suppress(OSError):
         mark = _mark_of(path).stat()
         return mark.st_ino, mark.st_mtime_ns
@@ -70,13 +70,13 @@ def corruption_mark(path: Path) -> tuple[int, int] | None:
 
 
 def _check_alone(path: Path, lock: int) -> bool:
-    """Check the file if nobody else holds it; say whether that was so."""
+    """Check the file unless another process has it locked; return whether none has."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     _check(path)
-    if _salvage(path):
+    if _recover_rows(path):
         _mark_of(path).unlink(missing_ok=True)
     return True
 
@@ -87,38 +87,38 @@ def _mark_of(path: Path) -> Path:
 
 def _check(path: Path) -> None:
     if not path.exists() and _log_of(path).exists():
-        # Whoever set the file aside was killed before its log had gone, too. SQLite would write a new log over it.
-        _quarantine_file(path, "its file is not there any more", beside=_orphaned_wal_owner(path))
+        # A process was killed after it had renamed the file, and before the log. SQLite would overwrite that log.
+        _quarantine_file(path, "only its log is left", renamed=_orphaned_wal_owner(path))
         return
     try:
         with contextlib.closing(open_inbox_file(path)) as connection:
-            # Reads every page: 80 MB, two million remembered deliveries, take a third of a second. To compare tables
-            # with their indexes, too, takes several times as long.
-            look = "integrity_check" if is_marked_corrupt(path) else "quick_check"
-            (finding,) = connection.execute(f"PRAGMA {look}(1)").fetchone()
+            # Both read every page: 80 MB, two million remembered deliveries, take a third of a second. Comparing tables
+            # with their indexes, as the first does, takes several times as long.
+            check = "integrity_check" if is_marked_corrupt(path) else "quick_check"
+            (finding,) = connection.execute(f"PRAGMA {check}(1)").fetchone()
     except sqlite3.DatabaseError as error:
-        if not is_corruption(error):  # a full disk, a lock: nothing that a new file would mend
+        if not is_corruption(error):  # a full disk or a lock: a new file would not help
             return
         finding = str(error)
     if finding != "ok":
         _quarantine_file(path, finding)
 
 
-def _quarantine_file(path: Path, finding: str, *, beside: Path | None = None) -> None:
-    aside = beside or path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
-    # Said and noted first: who is killed in the middle of it has told of it, and the next one goes on.
-    log.error("inbox.quarantined", file=aside.name, reason=finding)
-    with contextlib.suppress(OSError):  # a full disk; that it is set aside needs no room
-        _mark_of(path).write_text(aside.name)
-    # Together they are one database, of which `.recover` may still read much. The file goes first: without it, the next
-    # who comes knows what the log is.
-    for ending in SQLITE_SUFFIXES:
+def _quarantine_file(path: Path, finding: str, *, renamed: Path | None = None) -> None:
+    target = renamed or path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}")
+    # Logged and marked first: a process that is killed halfway is continued by the next one.
+    log.error("inbox.quarantined", file=target.name, reason=finding)
+    with contextlib.suppress(OSError):  # a full disk; renaming needs no space
+        _mark_of(path).write_text(target.name)
+    # File and log are one database, of which SQLite's `.recover` may still read much. The file is renamed first: a log
+    # without a file is recognized by `_check`.
+    for suffix in SQLITE_SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}{ending}").rename(f"{aside}{ending}")
+            Path(f"{path}{suffix}").rename(f"{target}{suffix}")
 
 
-def _salvage(path: Path) -> bool:
-    """Keep what can be read of the file that was set aside, if one was; say whether that is done with."""
+def _recover_rows(path: Path) -> bool:
+    """Recover the rows of the file that was renamed, if any; return False if that has to be tried again."""
     try:
         name = _mark_of(path).read_text()
     except OSError:
@@ -127,14 +127,14 @@ def _salvage(path: Path) -> bool:
         return True
     try:
         log.warning("inbox.recovered_rows", file=name, deliveries=recover(path.with_name(name), path))
-    except (sqlite3.Error, OSError) as error:  # of the new file: service goes on, and the next start tries again
-        log.error("inbox.recovery_failed", file=name, error=type(error).__name__)  # noqa: TRY400 - it says it all
+    except (sqlite3.Error, OSError) as error:  # of the new file: `serve` starts, and the next start tries again
+        log.error("inbox.recovery_failed", file=name, error=type(error).__name__)  # noqa: TRY400 - the type is enough
         return False
     return True
 
 
 def _orphaned_wal_owner(path: Path) -> Path | None:
-    """Find the file that was set aside last, if its log was left behind: that one is older than the setting aside."""
+    """Return the file that was renamed last, if it has no log and the log that is left is older than the renaming."""
     files = [each for each in path.parent.glob(f"{path.name}.damaged-*") if not each.name.endswith(SQLITE_SUFFIXES[1:])]
     last = max(files, default=None)
     if last is None or _log_of(last).exists() or _log_of(path).stat().st_mtime > last.stat().st_ctime:

@@ -1,4 +1,4 @@
-"""Room on the disk of the inbox that the door leaves to the relay, which has to write in order to free any."""
+"""DISK_RESERVE: disk space that new deliveries leave to the relay, which has to write in order to free any."""
 
 import os
 import sqlite3
@@ -8,49 +8,51 @@ from pathlib import Path
 from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable
 
-# Seconds. Asking costs a few microseconds, and the turn of whatever else the interpreter does.
-ASK_EVERY = 0.5
-# Where what is written takes more than this part of the room, the disk is asked before: others write there too.
+# Seconds. A look at the disk costs a few microseconds, and the interpreter lock.
+RECHECK_EVERY = 0.5
+# Part of the known space after which the disk is checked again: other processes write there too.
 RECHECK_ABOVE = 1 / 16
 
 
 class DiskReserve:
-    """Refuses what would leave less room than DISK_RESERVE. For one thread."""
+    """Refuses writes that would leave less than DISK_RESERVE. For one thread."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._log = path.with_name(f"{path.name}-wal")
         self._size = settings.disk_reserve
-        self._room = 0
-        self._taken = 0
-        self._asked_at = float("-inf")
+        self._free = 0
+        self._reserved = 0
+        self._checked_at = float("-inf")
 
     def has_room(self, size: int) -> bool:
-        """Let so many bytes be written, if it is known without asking the disk that there is room."""
+        """Reserve so many bytes if there is room for them by the last check of the disk; return whether there is."""
         if not self._size:
             return True
-        is_known = time.monotonic() < self._asked_at + ASK_EVERY and self._taken + size <= self._room * RECHECK_ABOVE
-        self._taken += size * is_known
+        is_known = (
+            time.monotonic() < self._checked_at + RECHECK_EVERY and self._reserved + size <= self._free * RECHECK_ABOVE
+        )
+        self._reserved += size * is_known
         return is_known
 
     def reserve(self, file: sqlite3.Connection, size: int) -> None:
-        """Let so many bytes be written in the transaction that has begun. Raise InboxUnavailable if there is no room.
+        """Reserve so many bytes for the transaction that has begun. Raise InboxUnavailable if there is no room.
 
-        Raises OSError or sqlite3.Error if that cannot be found out.
+        Raise OSError or sqlite3.Error if the disk cannot be checked.
         """
         if self.has_room(size):
             return
         now = time.monotonic()
-        if self._room > 0 or now >= self._asked_at + ASK_EVERY:
-            self._asked_at, self._room, self._taken = now, self._find_room(file), 0
-        if self._taken + size > self._room:
-            raise InboxUnavailable("The disk has no room but DISK_RESERVE.")
-        self._taken += size
+        if self._free > 0 or now >= self._checked_at + RECHECK_EVERY:
+            self._checked_at, self._free, self._reserved = now, self._check_disk(file), 0
+        if self._reserved + size > self._free:
+            raise InboxUnavailable("The disk has no room left but DISK_RESERVE.")
+        self._reserved += size
 
-    def _find_room(self, file: sqlite3.Connection) -> int:
-        """Find out how much more the file may hold.
+    def _check_disk(self, file: sqlite3.Connection) -> int:
+        """Return how many more bytes the file may hold.
 
-        Neither the file nor its log ever shrinks: what is unused in them is room, else a disk that the inbox has
+        Neither the file nor its log shrinks, so unused space within them counts. Without it, a disk that the inbox has
         filled would stay full after everything is settled.
         """
         disk = os.statvfs(self._path.parent)
@@ -59,10 +61,10 @@ class DiskReserve:
         page, pages, unused = (
             file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
         )
-        # What is in the log only, and will make the file longer.
+        # Pages that are only in the log, and will make the file longer.
         due = max(0, pages * page - _size_of(self._path))
         inside = unused * page - due
-        # Each has to be able to grow for itself, or the log could not be carried over into the file and begun anew.
+        # Each has to be able to grow by itself, or a checkpoint could not copy the log into the file.
         if min(free + log, free + inside) < self._size // 2:
             return 0
         return int(free + log + inside - self._size)

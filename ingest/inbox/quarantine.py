@@ -1,4 +1,4 @@
-"""What failed verification: kept apart and bounded, so that a person can look at it and verify it again."""
+"""The quarantine: requests that failed verification, bounded, for a person to inspect and to verify again."""
 
 import contextlib
 import sqlite3
@@ -24,12 +24,11 @@ from ingest.wire.signature import SigningKeys
 
 log = structlog.get_logger()
 
-# A flood is written in few commits, because they take turns with those of the inbox; what comes faster than that
-# pushes out what waits.
+# Between two commits, which take turns with those of the inbox. Requests that arrive faster evict those that wait.
 PAUSE = timedelta(milliseconds=250)
-LONGEST_QUEUE = 500
-LARGEST_QUEUE = 4_194_304
-# How often what is too old is looked for while nothing comes.
+MAX_QUEUE = 500
+MAX_QUEUE_BYTES = 4_194_304
+# Between two deletions of expired requests while none arrives.
 EXPIRY = timedelta(hours=1)
 
 DROPPED = "quarantine_dropped"
@@ -50,20 +49,17 @@ COUNT_DROPPED = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET
 
 @dataclass(frozen=True)
 class Reverified:
-    """How a request fared when it was verified again."""
+    """The outcome of a request that was verified again."""
 
     request: QuarantinedRequest
     kept: Kept | None
-    """What it became, if it was let in."""
+    """The delivery that it became; None if it failed."""
     reason: str | None
-    """Why it stays, if it does."""
+    """Why it failed; None if it passed."""
 
 
 class Quarantine:
-    """The requests in quarantine, as one process reads and writes them.
-
-    All methods open the file for themselves and raise InboxUnavailable if it cannot be used.
-    """
+    """Reads and writes the requests in quarantine. Each method opens the file; all raise InboxUnavailable."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
@@ -72,9 +68,10 @@ class Quarantine:
         self._checkpointer = Checkpointer(path)
 
     def add(self, requests: Sequence[QuarantinedRequest], *, dropped: int = 0) -> int:
-        """Write requests down and make room for them at the cost of the oldest; never at that of deliveries.
+        """Insert requests, and delete the oldest ones beyond the limits of age, count and bytes.
 
-        Count those that went, and `dropped` others, for `dropped()`; tell how many.
+        Return how many were deleted plus `dropped`, as `dropped()` counts them. DISK_RESERVE applies: deliveries come
+        first.
         """
         size = sum(one.size for one in requests)
         with self._opened() as file:
@@ -98,29 +95,29 @@ class Quarantine:
         return dropped
 
     def dropped(self) -> int:
-        """Tell how many requests have gone for want of room or for their age, ever."""
+        """Return how many requests have been dropped ever, for lack of room or for their age."""
         with self._opened() as file:
             found = file.execute("SELECT value FROM meta WHERE name = ?", (DROPPED,)).fetchone()
         return int(found[0]) if found else 0
 
     def list(self, since: datetime | None = None) -> list[QuarantinedRequest]:
-        """Read what is there, in the order of arrival."""
+        """List the requests in the order of arrival."""
         with self._opened() as file:
-            return _listed(file, since)
+            return _select(file, since)
 
     def reverify(self, keys: SigningKeys, since: datetime | None = None) -> Iterator[Reverified]:
-        """Verify again with these keys and today's settings, in the order of arrival, and let in what passes.
+        """Verify again with these keys and the current settings, in the order of arrival; yield each outcome.
 
-        As received when it was, each one enters the inbox and leaves quarantine in one transaction.
+        A request that passes moves to the inbox in one transaction, with its time of arrival.
         """
         required, sources = self._settings.plugsurfing_hmac_required, self._settings.sources
         keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
         with self._opened() as file:
-            for request in _listed(file, since):
+            for request in _select(file, since):
                 try:
                     envelope = request.reverify(keys, signature_required=required, keeping=keeping, sources=sources)
-                except NotAuthentic as refusal:
-                    yield Reverified(request, None, str(refusal))
+                except NotAuthentic as error:
+                    yield Reverified(request, None, str(error))
                     continue
                 with transaction(file):
                     (kept,) = upsert_rows(file, [row_of(envelope)])
@@ -138,13 +135,13 @@ class Quarantine:
             raise InboxUnavailable(f"The inbox file cannot be used ({type(error).__name__}: {error}).") from error
 
 
-def _listed(file: sqlite3.Connection, since: datetime | None) -> list[QuarantinedRequest]:
+def _select(file: sqlite3.Connection, since: datetime | None) -> list[QuarantinedRequest]:
     rows = file.execute(SELECT, (since.timestamp() if since else 0,))
     return [from_row(row) for row in rows]
 
 
 class QuarantineWriter:
-    """Takes what the door refuses into quarantine, in a thread of its own and without ever keeping the door waiting."""
+    """Writes refused requests to quarantine in a thread of its own, so that no response waits for it."""
 
     def __init__(self, quarantine: Quarantine, metrics: Metrics) -> None:
         self._quarantine = quarantine
@@ -159,18 +156,18 @@ class QuarantineWriter:
         self._thread = threading.Thread(target=self._write, name="quarantine", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and end."""
+        """Write what waits, and end the thread."""
         self._ending.set()
         self._woken.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def enqueue(self, request: QuarantinedRequest) -> None:
-        """Have a request written down soon. If too much waits, the oldest of it is dropped and counted."""
+        """Queue a request for the thread. If too many wait, the oldest are dropped and counted."""
         with self._gate:
             self._queue.append(request)
             self._bytes += request.size
@@ -212,6 +209,6 @@ class QuarantineWriter:
             self._evict()
 
     def _evict(self) -> None:
-        while len(self._queue) > 1 and (len(self._queue) > LONGEST_QUEUE or self._bytes > LARGEST_QUEUE):
+        while len(self._queue) > 1 and (len(self._queue) > MAX_QUEUE or self._bytes > MAX_QUEUE_BYTES):
             self._bytes -= self._queue.popleft().size
             self._dropped += 1

@@ -1,7 +1,7 @@
-"""A request that was refused, laid down without its secrets.
+"""A request that failed verification, as it is stored in quarantine: without its secrets.
 
-The value of an `Authorization` header is a secret and not kept. What became of its check on arrival is kept instead:
-a request that failed it can only be let in later if no such header is asked for any more.
+The value of an `Authorization` header is a secret and is not stored, but the result of its check on arrival is. A
+request that failed that check passes later only if no such header is expected any more.
 """
 
 import json
@@ -18,17 +18,17 @@ from ingest.wire.client_address import AllowedSources
 from ingest.wire.envelope import DEFAULT_HEADERS, LONGEST_HEADER, Envelope, Kind, verify_request
 from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys
 
-# Of each name: a second one is enough to tell that it was doubled.
-MOST_VALUES = 2
+# Of each header: a second value is enough to show that it was doubled.
+MAX_VALUES = 2
 AUTHORIZATION = b"authorization"
 SIGNATURE = SIGNATURE_HEADER.encode()
 
 
 class Authorization(StrEnum):
-    """What became of the check of the `Authorization` header when a request arrived."""
+    """The result of the check of the `Authorization` header when the request arrived."""
 
     NOT_ASKED = "not asked"
-    """No such header was expected: the signature alone has to prove everything."""
+    """No such header was expected: only the signature counts."""
     RIGHT = "right"
     """It was one of the expected values."""
     FAILED = "failed"
@@ -37,27 +37,27 @@ class Authorization(StrEnum):
 
 @dataclass(frozen=True)
 class QuarantinedRequest:
-    """A request that was refused because nothing proved that it is Plugsurfing's."""
+    """A request that was refused because nothing proved that Plugsurfing sent it."""
 
     seq: int
     kind: Kind
     received_at: datetime
     reason: str
     headers: tuple[tuple[str, str], ...]
-    """Some, in the order they came, and of each name two at most; the signature is among them."""
+    """The signature and the headers to keep, in order of arrival, two values of a name at most."""
     authorization: Authorization
     body: bytes = field(repr=False)
     sender: str | None = None
-    """The address it came from, empty if that could not be told; None if it was not asked for."""
+    """The address of the client, empty if it was unknown; None if no sources were configured."""
 
     @property
     def headers_text(self) -> str:
-        """Write down the headers, what became of the one that is not among them, and the sender."""
+        """Return the headers, the result of the authorization check and the sender as JSON."""
         return json.dumps({"authorization": self.authorization, "headers": self.headers, "sender": self.sender})
 
     @cached_property
     def size(self) -> int:
-        """Tell what it takes to keep it, in bytes."""
+        """Return the bytes that it takes in quarantine."""
         return len(self.headers_text) + len(self.body)
 
     def reverify(
@@ -68,16 +68,16 @@ class QuarantinedRequest:
         keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
         sources: AllowedSources | None = None,
     ) -> Envelope:
-        """Open it with these keys, as received when it was. Raise NotAuthentic if it still proves nothing.
+        """Return its envelope, with the time of arrival, if it passes with these keys; else raise NotAuthentic.
 
-        Its address has to be among today's sources, unless none was asked for when it came.
+        Its address has to be among `sources`, unless none were configured when it arrived.
         """
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
         if self.authorization is Authorization.NOT_ASKED:
             keys, signature_required = replace(keys, authorizations=()), True
         elif self.authorization is Authorization.RIGHT:
             headers += [(AUTHORIZATION, value) for value in keys.authorizations[:1]]
-        # And if it failed the header stays away: no entry while one is asked for.
+        # If it FAILED the header stays missing, and the check fails again while one is expected.
         envelope = verify_request(
             self.kind,
             headers,
@@ -92,7 +92,7 @@ class QuarantinedRequest:
         return envelope
 
 
-def from_request(  # noqa: PLR0913, PLR0917 - a request has these parts, and more was known when it was refused
+def from_request(  # noqa: PLR0913, PLR0917 - the parts of a request, and what it was verified with
     kind: Kind,
     headers: Sequence[tuple[bytes, bytes]],
     body: bytes,
@@ -101,7 +101,7 @@ def from_request(  # noqa: PLR0913, PLR0917 - a request has these parts, and mor
     keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
     sender: str | None = None,
 ) -> QuarantinedRequest:
-    """Lay down a request that has just been refused with these keys; it has no number yet."""
+    """Return a request that these keys have just refused. Its `seq` is 0 until it is stored."""
     return QuarantinedRequest(
         seq=0,
         kind=kind,
@@ -119,24 +119,24 @@ def _kept(headers: Sequence[tuple[bytes, bytes]], keeping: Mapping[bytes, str]) 
     for name, value in headers:
         if name == SIGNATURE or name in keeping:
             seen[name] += 1
-            if seen[name] <= MOST_VALUES:
+            if seen[name] <= MAX_VALUES:
                 yield name.decode("latin-1"), value[:LONGEST_HEADER].decode("latin-1")
 
 
 def _authorization(kind: Kind, headers: Sequence[tuple[bytes, bytes]], keys: SigningKeys) -> Authorization:
     if not keys.authorizations:
         return Authorization.NOT_ASKED
-    alone = [(name, value) for name, value in headers if name == AUTHORIZATION]
-    only_these = SigningKeys(authorizations=keys.authorizations)
+    only_header = [(name, value) for name, value in headers if name == AUTHORIZATION]
+    only_keys = SigningKeys(authorizations=keys.authorizations)
     try:
-        verify_request(kind, alone, b"", only_these, signature_required=False, received_at=datetime.now(UTC))
+        verify_request(kind, only_header, b"", only_keys, signature_required=False, received_at=datetime.now(UTC))
     except NotAuthentic:
         return Authorization.FAILED
     return Authorization.RIGHT
 
 
 def from_row(row: Sequence[Any]) -> QuarantinedRequest:
-    """Read a request from the columns of its row, in the order of the fields."""
+    """Parse a row whose columns are in the order of the table."""
     seq, kind, received_at, reason, headers_text, body = row
     found = json.loads(headers_text)
     return QuarantinedRequest(

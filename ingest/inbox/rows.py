@@ -1,4 +1,4 @@
-"""How an envelope is laid down in the inbox file, and how a repeat is known."""
+"""Insert envelopes into the inbox file, and recognize duplicates."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from ingest.failpoints import Failpoint, hit_inside
 from ingest.inbox.schema import open_inbox_file
 from ingest.wire.envelope import Envelope
 
-# A repeat brings no body and is nobody's hurry.
-REPEATS_QUEUE = "other"
+# Duplicates carry no body and go to the low-priority queue.
+DUPLICATES_QUEUE = "other"
 
-# Part of the statement that keeps, so that both are one: it fails as a whole if one of its rows is known.
+# Part of the insert, which fails as a whole if one of its rows is known.
 REMEMBER_TRIGGER = """
 CREATE TEMP TRIGGER remembering AFTER INSERT ON main.deliveries WHEN new.body IS NOT NULL BEGIN
     INSERT INTO seen (id, first_at) VALUES (new.id, (julianday('now') - 2440587.5) * 86400);
 END
 """
-KEEP = """
+INSERT = """
 INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body) VALUES
 """
 KNOWN = "SELECT 1 FROM seen WHERE id = ?"
 COUNT = "UPDATE seen SET receipts = receipts + 1 WHERE id = ?"
-# While a notice of an earlier repeat waits, it stands for this one too: it tells the number when it is offered.
-INSERT_DUPLICATE_NOTICE = KEEP.replace("INSERT INTO", "INSERT OR IGNORE INTO")
-# Most rows of one statement; sqlite3 keeps the prepared form of each length, which takes memory.
+# While the notice of an earlier duplicate waits, it stands for this one too: it counts receipts when it is published.
+INSERT_DUPLICATE_NOTICE = INSERT.replace("INSERT INTO", "INSERT OR IGNORE INTO")
+# Of one statement. The sqlite3 module caches the prepared statement of each length, which takes memory.
 MAX_ROWS_PER_INSERT = 64
 
 
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 def row_of(envelope: Envelope) -> Row:
-    """Lay an envelope out as a row, with what its body says at a glance."""
+    """Return the row of an envelope, with the name, session and queue that its body says."""
     seen = peek(envelope.kind, envelope.body)
     return Row(
         envelope.id,
@@ -74,7 +74,7 @@ def row_of(envelope: Envelope) -> Row:
 
 
 def open_for_inserts(path: Path) -> sqlite3.Connection:
-    """Open the inbox file so that rows can be kept in it."""
+    """Open the inbox file for `insert_new` and `upsert_rows`."""
     connection = open_inbox_file(path)
     connection.execute(REMEMBER_TRIGGER)
     hit_inside(Failpoint.KEEPING, connection)
@@ -82,26 +82,26 @@ def open_for_inserts(path: Path) -> sqlite3.Connection:
 
 
 def insert_new(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept] | None:
-    """Write rows with one statement, which is a transaction if there is none; None if one is known, or some too many.
+    """Insert all rows with one statement, a transaction of its own; return None if one is known or there are too many.
 
-    Each statement hands the interpreter over to the loop more than once, and the wait to get it back is longer than all
-    that SQLite does.
+    One statement, because each releases the interpreter lock several times, and to get it back from a busy event loop
+    takes longer than all that SQLite does.
     """
     if not 0 < len(rows) <= MAX_ROWS_PER_INSERT:
         return None
     try:
-        connection.execute(_statement_for(KEEP, len(rows)), list(chain.from_iterable(rows)))
+        connection.execute(_statement_for(INSERT, len(rows)), list(chain.from_iterable(rows)))
     except sqlite3.IntegrityError:
         return None
     return [Kept(row.id, duplicate=False) for row in rows]
 
 
 def upsert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept]:
-    """Write rows inside the caller's transaction, in their order; of those known already, that they came again."""
+    """Insert rows in the caller's transaction, in their order; count a receipt of those that are known already."""
     kept: list[Kept] = []
     for start in range(0, len(rows), MAX_ROWS_PER_INSERT):
-        lot = rows[start : start + MAX_ROWS_PER_INSERT]
-        kept += insert_new(connection, lot) or [_upsert_one(connection, row) for row in lot]
+        chunk = rows[start : start + MAX_ROWS_PER_INSERT]
+        kept += insert_new(connection, chunk) or [_upsert_one(connection, row) for row in chunk]
     return kept
 
 
@@ -110,10 +110,10 @@ def _upsert_one(connection: sqlite3.Connection, row: Row) -> Kept:
     if is_known:
         connection.execute(COUNT, (row.id,))
         connection.execute(
-            _statement_for(INSERT_DUPLICATE_NOTICE, 1), row._replace(queue=REPEATS_QUEUE, headers="{}", body=None)
+            _statement_for(INSERT_DUPLICATE_NOTICE, 1), row._replace(queue=DUPLICATES_QUEUE, headers="{}", body=None)
         )
     else:
-        connection.execute(_statement_for(KEEP, 1), row)
+        connection.execute(_statement_for(INSERT, 1), row)
     return Kept(row.id, is_known)
 
 

@@ -1,1 +1,1 @@
-"""Moves deliveries from the inbox to Redis, and publishes again what is lost there."""
+"""The relay: publishes deliveries from the inbox to Redis, and again if they are lost there."""

@@ -1,6 +1,6 @@
-"""The relay's side of the inbox file: what waits, what is in Redis, and what is settled and may go.
+"""The outbox: the relay's view of the inbox file, with the rows that wait, are in flight or are settled.
 
-request -> envelope -> inbox -> [outbox] -> relay -> process -> handler -> ledger
+request -> envelope -> inbox -> [outbox] -> relay -> jobs -> handler -> ledger
 """
 
 import json
@@ -16,8 +16,8 @@ from ingest.inbox.schema import inbox_id
 from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry, open_for_background_writes, transaction
 from ingest.queue.batch import Delivery, timestamp_or_none
 
-# What waits for an answer, with how often it was received: at least twice, if that is forgotten and this is the notice
-# of a repeat. This connection's own.
+# Unsettled rows with the number of receipts, at least two for a duplicate notice whose delivery was pruned from `seen`.
+# The view belongs to this connection.
 OUTGOING = """
 CREATE TEMP VIEW outgoing AS
 SELECT
@@ -27,19 +27,19 @@ SELECT
 FROM deliveries
 """
 
-# What the relay itself reads comes as one row of JSON: the interpreter lock is given away for each row, and beside a
-# busy door the wait to get it back is longer than all that SQLite does. Nor is a delivery made an object here.
+# What the relay reads comes as one row of JSON: the interpreter lock is released for each row, and to get it back from
+# a busy event loop takes longer than all that SQLite does. Nor are deliveries turned into objects here.
 SIZED = "SELECT seq, coalesce(length(body), 0) AS size FROM deliveries"
-LISTED = "SELECT json_group_array(json_array(seq, size)) FROM"
+AS_JSON = "SELECT json_group_array(json_array(seq, size)) FROM"
 NEXT = f"""
-{LISTED} (
+{AS_JSON} (
     SELECT seq, size, sum(size) OVER (ORDER BY seq) AS total
     FROM ({SIZED} WHERE batch IS NULL AND queue = :queue ORDER BY seq LIMIT :limit)
 ) WHERE total <= :size OR total = size
 """  # noqa: S608 - put together from parts of our own
-ROWS = f"{LISTED} ({SIZED} WHERE batch = ? ORDER BY seq)"
-# As `Batch.from_json` reads it. Times to the microsecond: SQLite would cut them after 15 digits.
-PACKED = """
+ROWS = f"{AS_JSON} ({SIZED} WHERE batch = ? ORDER BY seq)"
+# In the format of `Batch.from_json`. Times with microseconds: SQLite would cut them after 15 digits.
+PAYLOAD = """
 SELECT
     json_group_array(json_array(coalesce(event, kind), body IS NULL)),
     min(session_id),
@@ -55,7 +55,7 @@ SELECT
 FROM (SELECT * FROM outgoing WHERE batch = ? ORDER BY seq)
 """
 
-# What came again says nothing of whether its body is still here.
+# A duplicate notice does not mean that the delivery itself is still unsettled.
 SETTLED = """
 SELECT id FROM seen WHERE id > ? AND id NOT IN (SELECT id FROM deliveries WHERE body IS NOT NULL) ORDER BY id LIMIT ?
 """
@@ -64,49 +64,49 @@ ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT v
 RELEASE = "UPDATE OR IGNORE deliveries SET batch = NULL WHERE batch = ?"
 SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))"
 
-# Where queue, batch and deaths stand in it.
+# The column of `outgoing` from which on queue, batch and deaths follow.
 QUEUE = 11
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxSlice:
-    """Rows of one queue that fit into one batch, oldest first, by their numbers and the bytes of their bodies."""
+    """Rows of one queue that fit into one batch, oldest first: their numbers, and the bytes of their bodies."""
 
     queue: str
     seqs: tuple[int, ...]
     sizes: tuple[int, ...]
     is_full: bool
-    """A limit was met: there may be more."""
+    """A limit was reached: more rows may wait."""
 
     @property
     def bytes(self) -> int:
-        """Add up the bodies."""
+        """Return the bytes of all bodies."""
         return sum(self.sizes)
 
     def split(self) -> "tuple[OutboxSlice, OutboxSlice]":
-        """Cut the load in two."""
+        """Return its two halves."""
         cut = len(self.seqs) // 2
         return self._part(slice(None, cut)), self._part(slice(cut, None))
 
-    def _part(self, which: slice) -> "OutboxSlice":
-        return OutboxSlice(self.queue, self.seqs[which], self.sizes[which], is_full=False)
+    def _part(self, part: slice) -> "OutboxSlice":
+        return OutboxSlice(self.queue, self.seqs[part], self.sizes[part], is_full=False)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPayload:
-    """What travels in a batch, ready for Redis."""
+    """The deliveries of a batch, ready for Redis."""
 
     names: tuple[tuple[str, bool], ...]
-    """What each delivery is called, and whether it only tells that it came again."""
+    """The event or kind of each delivery, and whether it is only the notice of a duplicate."""
     session_id: str | None
-    """A session that one of them is about."""
+    """The session of one of them, if any has one."""
     deliveries: bytes
-    """As JSON."""
+    """A JSON array."""
 
 
 @dataclass(frozen=True, slots=True)
 class InFlightBatch:
-    """A batch that was handed to Redis and is not settled; `deaths` is how often its one delivery died alone."""
+    """A batch that was published and is not settled; `deaths` counts the workers that its only delivery killed."""
 
     batch_id: str
     queue: str
@@ -118,7 +118,7 @@ class InFlightBatch:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A delivery that the ledger need not know yet, and the batch that it travels in, if any."""
+    """A delivery that may not be in the ledger yet, with the id of its batch, if it has one."""
 
     delivery: Delivery
     queue: str
@@ -127,13 +127,10 @@ class Unsettled:
 
 
 class Outbox:
-    """One connection to the inbox file, for one thread at a time; any number of processes may have their own.
-
-    All methods raise sqlite3.Error if the file cannot be used.
-    """
+    """One connection to the inbox file, for one thread at a time. All methods raise sqlite3.Error."""
 
     def __init__(self, path: Path) -> None:
-        # What is lost with the machine's power is harmless: a batch is offered or settled twice.
+        # A write that a power loss undoes is harmless: a batch is published or settled twice.
         self._file = open_for_background_writes(path)
         self._file.execute(OUTGOING)
         self._checkpointer = Checkpointer(path)
@@ -144,27 +141,27 @@ class Outbox:
         self._file.close()
 
     def data_version(self) -> int:
-        """Tell a number that changes when another connection has committed."""
+        """Return a number that changes when another connection has committed."""
         (version,) = self._file.execute("PRAGMA data_version").fetchone()
         return int(version)
 
     def oldest_waiting_at(self, queue: str) -> datetime | None:
-        """Tell when the first delivery that waits for the queue was received."""
+        """Return when the oldest delivery that waits for the queue was received; None if none waits."""
         found = self._file.execute(
             "SELECT received_at FROM deliveries WHERE batch IS NULL AND queue = ? ORDER BY seq LIMIT 1", (queue,)
         ).fetchone()
         return timestamp_or_none(found[0]) if found else None
 
     def waiting_count(self) -> int:
-        """Count what waits for any queue."""
+        """Return how many rows have no batch."""
         (count,) = self._file.execute("SELECT count(*) FROM deliveries WHERE batch IS NULL").fetchone()
         return int(count)
 
     def next_batch(self, queue: str, limit: int, size: int) -> OutboxSlice:
-        """Find what waits for the queue, oldest first: at most `limit` deliveries of `size` bytes, but at least one."""
-        load = self._load(queue, NEXT, {"queue": queue, "limit": limit, "size": size})
-        is_full = len(load.seqs) == limit or (bool(load.seqs) and self._waits_after(queue, load.seqs[-1]))
-        return replace(load, is_full=is_full)
+        """Return the oldest rows that wait for the queue: at most `limit` with `size` bytes, at least one."""
+        rows = self._select(queue, NEXT, {"queue": queue, "limit": limit, "size": size})
+        is_full = len(rows.seqs) == limit or (bool(rows.seqs) and self._waits_after(queue, rows.seqs[-1]))
+        return replace(rows, is_full=is_full)
 
     def assign(self, batches: Iterable[tuple[str, OutboxSlice]]) -> None:
         """Record which rows travel in which batch, before anything of it is in Redis."""
@@ -191,17 +188,16 @@ class Outbox:
         ]
 
     def rows_of(self, batch_id: str) -> OutboxSlice:
-        """Find what travels in the batch; an empty load if all of it is settled."""
+        """Return the rows of the batch; an empty slice if all are settled."""
         found = self._file.execute("SELECT queue FROM deliveries WHERE batch = ? LIMIT 1", (batch_id,)).fetchone()
-        return self._load(found[0] if found else "", ROWS, (batch_id,))
+        return self._select(found[0] if found else "", ROWS, (batch_id,))
 
     def payload(self, batch_id: str) -> BatchPayload:
-        """Read what travels in the batch.
+        """Return the deliveries of the batch, to be read after `assign`.
 
-        A notice of repeats stands for what still comes while it waits; so only what is read now, when it has a batch,
-        leaves none out.
+        A duplicate notice counts receipts as long as it waits, so an earlier read could miss some.
         """
-        names, session_id, deliveries = self._file.execute(PACKED, (batch_id,)).fetchone()
+        names, session_id, deliveries = self._file.execute(PAYLOAD, (batch_id,)).fetchone()
         return BatchPayload(tuple((name, bool(again)) for name, again in json.loads(names)), session_id, deliveries)
 
     def split(self, batch_id: str, parts: Sequence[tuple[str, OutboxSlice]], *, deaths: int) -> None:
@@ -212,7 +208,7 @@ class Outbox:
         self._checkpointer.after_commit(self._file, sum(rows.bytes + len(rows.seqs) * ROW_BYTES for _, rows in parts))
 
     def release(self, batch_ids: Sequence[str]) -> None:
-        """Let the rows of these batches wait again."""
+        """Take the rows of these batches out of them, so that they wait again."""
         count = 0
         with transaction(self._file):
             for batch_id in batch_ids:
@@ -222,12 +218,12 @@ class Outbox:
                 self._file.execute("DELETE FROM deliveries WHERE batch = ?", (batch_id,))
         self._checkpointer.after_commit(self._file, count * ROW_BYTES)
 
-    def gaps(self) -> list[Downtime]:
-        """List the times in which nothing could be kept here, the oldest first."""
+    def downtimes(self) -> list[Downtime]:
+        """List the downtimes of this inbox, the oldest first."""
         return list_downtimes(self._file, self.inbox_id)
 
     def unsettled(self, delivery_id: str | None = None, *, limit: int = 1000) -> list[Unsettled]:
-        """List what is not settled, newest first, without the notices of repeats; or only the delivery of this id."""
+        """List unsettled deliveries, newest first, without duplicate notices; or only the one of this id."""
         rows = self._file.execute(
             "SELECT * FROM outgoing WHERE body IS NOT NULL AND (id = :id OR :id IS NULL)"
             " ORDER BY seq DESC LIMIT :limit",
@@ -236,19 +232,19 @@ class Outbox:
         return [Unsettled(self._delivery(row), *row[QUEUE:]) for row in rows]
 
     def settled(self, *, after: str = "", limit: int = 10_000) -> list[str]:
-        """List ids of what was kept here and has gone from here, as it is settled: some at a time, those `after` one.
+        """List the ids `after` one that are settled, in their order, without taking a lock.
 
-        Takes no lock. Once an id is here, it stays so for as long as the inbox knows it.
+        An id stays in the list until it is pruned from `seen`.
         """
         return [found for (found,) in self._file.execute(SETTLED, (after, limit))]
 
     def prune_seen(self, before: datetime, *, after: str = "", limit: int = 500) -> str | None:
-        """Forget deliveries first seen before then, some at a time: returns the id to go on after, None at the end."""
+        """Delete up to `limit` ids first seen before then; return the id to go on after, None at the end."""
         rows = self._file.execute(
             "SELECT id FROM seen WHERE id > ? AND first_at < ? ORDER BY id LIMIT ?", (after, before.timestamp(), limit)
         )
-        # Looked for outside the transaction: the table is long and the door waits for the lock.
-        ids = [found for (found,) in rows]
+        # Selected outside the transaction: the table is long, and the inbox waits for the lock.
+        ids = [id_ for (id_,) in rows]
         if ids:
             execute_with_retry(
                 self._file, "DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
@@ -256,7 +252,7 @@ class Outbox:
             self._checkpointer.after_commit(self._file, len(ids) * ROW_BYTES)
         return ids[-1] if len(ids) == limit else None
 
-    def _load(self, queue: str, statement: str, values: Any) -> OutboxSlice:
+    def _select(self, queue: str, statement: str, values: Any) -> OutboxSlice:
         (listed,) = self._file.execute(statement, values).fetchone()
         rows = json.loads(listed)
         return OutboxSlice(queue, tuple(seq for seq, _ in rows), tuple(size for _, size in rows), is_full=False)

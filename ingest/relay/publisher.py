@@ -1,6 +1,6 @@
-"""Offer batches to the workers through Redis, and take note of those that they have settled.
+"""Publish batches of the outbox to Redis, redeliver lost ones, and settle those that the workers acknowledge.
 
-request -> envelope -> inbox -> outbox -> [offer] -> process -> handler -> ledger
+request -> envelope -> inbox -> [relay] -> jobs -> handler -> ledger
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,21 +23,21 @@ from ingest.relay.outbox import InFlightBatch, Outbox, OutboxSlice
 log = structlog.get_logger()
 
 JOB_TIMEOUT = timedelta(minutes=3)
-"""How long a batch may take beside the last handler that it begins."""
-# A Redis that is full refuses the workers' own commands too, so what does not fit into so many full batches of a
-# queue stays on the disk, however old it grows.
+"""How long a batch may take, not counting the last handler that it starts."""
+# Bytes of a queue in Redis, in full batches. A Redis without memory refuses the workers' commands too, so everything
+# beyond that stays on the disk, however old it is.
 MAX_FULL_BATCHES = 16
-# Nor are there more batches than this, however small: if Redis loses them, they are offered again one by one, and what
-# is more urgent waits for that. What stays on the disk meanwhile grows into larger ones.
+# Batches of a queue, however small: if Redis loses them, they are redelivered one by one, and more urgent deliveries
+# wait for that. On the disk they grow into larger ones.
 MAX_IN_FLIGHT = 256
-# What a delivery takes in Redis beside its body, roughly.
+# Roughly what a delivery takes in Redis beside its body.
 OVERHEAD_BYTES = 512
-LONGEST_REASON = 200
+MAX_ERROR = 200
 
 
 @dataclass(frozen=True, slots=True)
 class QueueDepths:
-    """How many jobs wait on each queue, whosever they are, and how many of our batches were settled meanwhile."""
+    """How many jobs wait on each queue, of any node, and how many batches of this inbox were just settled."""
 
     waiting: Mapping[str, int]
     settled: int
@@ -45,20 +45,20 @@ class QueueDepths:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """What is to become a batch."""
+    """Rows that are about to be published as a batch."""
 
     batch_id: str
-    load: OutboxSlice
+    rows: OutboxSlice
     deaths: int = 0
     isolated: bool = False
     poison: bool = False
 
 
 class BatchPublisher:
-    """Everything of one inbox that is in Redis. One at a time in the world: the leading relay's.
+    """Publishes the batches of one inbox, and tracks them until they are settled. Only the relay that leads has one.
 
-    All methods raise QueueUnavailable if Redis does not do as told; what was being offered then may or may not be
-    there, and only watching can tell.
+    All methods raise QueueUnavailable if Redis fails; a batch that was being published may be in Redis or not, which
+    only a LeaseMonitor finds out.
     """
 
     def __init__(self, outbox: Outbox, connection: redis.Redis, settings: Settings) -> None:
@@ -71,25 +71,25 @@ class BatchPublisher:
 
     @property
     def in_flight(self) -> Sequence[InFlightBatch]:
-        """What is not settled, the most urgent queue first."""
+        """The batches that are not settled, the most urgent queue first."""
         return sorted(self._in_flight.values(), key=lambda each: QUEUES.index(each.queue))
 
     @property
     def is_waiting_for_workers(self) -> bool:
-        """Whether anything is not settled, or a settlement is not crossed off in Redis."""
+        """Whether a batch is not settled, or its acknowledgement is not removed from Redis."""
         return bool(self._in_flight or self._unacked_settlements)
 
     def has_room(self, name: str) -> bool:
-        """Tell whether another batch of the queue may go to Redis."""
+        """Return whether Redis may hold another batch of the queue."""
         sizes = [each.bytes + each.count * OVERHEAD_BYTES for each in self._in_flight.values() if each.queue == name]
         return len(sizes) < MAX_IN_FLIGHT and sum(sizes) < MAX_FULL_BATCHES * self._settings.batch_bytes
 
     def poll(self) -> QueueDepths:
-        """Read in one round trip what waits on the queues and what was settled; the rows of the latter go."""
+        """Read the depths of the queues and the acknowledgements in one round trip; settle the acknowledged batches."""
         key = ack_key(self._outbox.inbox_id)
         with _redis_errors(), self._connection.pipeline(transaction=False) as pipe:
-            # Crossed off only after their rows have gone, and by name: were this command sent twice, it would not
-            # take away what has not been read yet.
+            # Removed after the rows were deleted, and by value: a command that is sent twice removes no acknowledgement
+            # that was not read.
             for batch_id in self._unacked_settlements:
                 pipe.lrem(key, 1, batch_id)
             for each in self._queues.values():
@@ -107,34 +107,34 @@ class BatchPublisher:
             self._unacked_settlements = batch_ids
         return QueueDepths(dict(zip(self._queues, counts[-len(self._queues) :], strict=True)), len(batch_ids))
 
-    def publish(self, loads: Sequence[OutboxSlice]) -> None:
-        """Put each load on its queue as one job, all in one transaction."""
-        parcels = [PendingBatch(new_batch_id(), load) for load in loads]
-        self._outbox.assign([(parcel.batch_id, parcel.load) for parcel in parcels])
+    def publish(self, slices: Sequence[OutboxSlice]) -> None:
+        """Enqueue each slice as one job on its queue, all in one transaction."""
+        pending = [PendingBatch(new_batch_id(), rows) for rows in slices]
+        self._outbox.assign([(batch.batch_id, batch.rows) for batch in pending])
         hit(Failpoint.ASSIGNED)
-        self._track(parcels)
+        self._track(pending)
         with _redis_errors():
             try:
-                self._send(parcels)
+                self._send(pending)
             except redis.ResponseError:
-                # A refusal (out of memory, read-only) leaves nothing behind, so the rows may wait in line again.
-                self._outbox.release([parcel.batch_id for parcel in parcels])
-                for parcel in parcels:
-                    del self._in_flight[parcel.batch_id]
+                # After a refusal (out of memory, read-only) nothing is in Redis, so the rows can wait again.
+                self._outbox.release([batch.batch_id for batch in pending])
+                for batch in pending:
+                    del self._in_flight[batch.batch_id]
                 raise
 
     def redeliver(self, lost: InFlightBatch, *, died: bool) -> None:
-        """Offer what a lost batch has left under a new id; if its worker died of it, in halves, each on its own.
+        """Publish what is left of a lost batch under a new id; if its worker died, as two halves.
 
-        A delivery alone in a batch whose worker died counts that death, and is poison after POISON_DEATHS of them.
+        A delivery alone in a batch whose worker died counts that death; after POISON_DEATHS of them it is poison.
         """
-        load = self._outbox.rows_of(lost.batch_id)
-        if not load.seqs:
+        rows = self._outbox.rows_of(lost.batch_id)
+        if not rows.seqs:
             del self._in_flight[lost.batch_id]
             return
-        is_alone = len(load.seqs) == 1
+        is_alone = len(rows.seqs) == 1
         deaths = lost.deaths + (died and is_alone)
-        parcels = [
+        pending = [
             PendingBatch(
                 new_batch_id(),
                 part,
@@ -142,60 +142,60 @@ class BatchPublisher:
                 isolated=len(part.seqs) == 1 and (died or deaths > 0),
                 poison=is_alone and deaths >= self._settings.poison_deaths,
             )
-            for part in (load.split() if died and not is_alone else (load,))
+            for part in (rows.split() if died and not is_alone else (rows,))
         ]
-        # New ids, because the old job may be somewhere still: it finds its batch's key gone and does nothing.
-        self._outbox.split(lost.batch_id, [(each.batch_id, each.load) for each in parcels], deaths=deaths)
+        # With new ids, as the old job may still be queued: it does nothing, because the key of its batch is deleted.
+        self._outbox.split(lost.batch_id, [(each.batch_id, each.rows) for each in pending], deaths=deaths)
         del self._in_flight[lost.batch_id]
-        self._track(parcels)
+        self._track(pending)
         log.warning(
-            "batch.offered_again",
+            "batch.redelivered",
             batch=lost.batch_id,
             queue=lost.queue,
             died=died,
             deaths=deaths,
-            into=[parcel.batch_id for parcel in parcels],
+            into=[batch.batch_id for batch in pending],
         )
         with _redis_errors():
-            self._send(parcels, instead_of=lost.batch_id)
+            self._send(pending, replacing=lost.batch_id)
 
-    def _track(self, parcels: Sequence[PendingBatch]) -> None:
-        for batch_id, load, deaths in ((each.batch_id, each.load, each.deaths) for each in parcels):
+    def _track(self, pending: Sequence[PendingBatch]) -> None:
+        for batch_id, rows, deaths in ((each.batch_id, each.rows, each.deaths) for each in pending):
             self._in_flight[batch_id] = InFlightBatch(
-                batch_id, load.queue, datetime.now(UTC), len(load.seqs), load.bytes, deaths
+                batch_id, rows.queue, datetime.now(UTC), len(rows.seqs), rows.bytes, deaths
             )
-            log.debug("batch.offered", batch=batch_id, queue=load.queue, deliveries=len(load.seqs))
+            log.debug("batch.published", batch=batch_id, queue=rows.queue, deliveries=len(rows.seqs))
 
-    def _send(self, parcels: Sequence[PendingBatch], *, instead_of: str | None = None) -> None:
+    def _send(self, pending: Sequence[PendingBatch], *, replacing: str | None = None) -> None:
         with self._connection.pipeline(transaction=True) as pipe:
-            if instead_of is not None:
-                pipe.delete(batch_key(instead_of), lease_key(instead_of))
-            for parcel in parcels:
-                self._put(parcel, pipe)
+            if replacing is not None:
+                pipe.delete(batch_key(replacing), lease_key(replacing))
+            for batch in pending:
+                self._enqueue(batch, pipe)
             pipe.execute()
         hit(Failpoint.QUEUED)
 
-    def _put(self, parcel: PendingBatch, pipe: Pipeline) -> None:
-        packed = self._outbox.payload(parcel.batch_id)
-        batch = encode_batch(
-            parcel.batch_id,
+    def _enqueue(self, batch: PendingBatch, pipe: Pipeline) -> None:
+        payload = self._outbox.payload(batch.batch_id)
+        encoded = encode_batch(
+            batch.batch_id,
             inbox=self._outbox.inbox_id,
-            queue=parcel.load.queue,
-            deliveries=packed.deliveries,
-            isolated=parcel.isolated,
-            poison=parcel.poison,
+            queue=batch.rows.queue,
+            deliveries=payload.deliveries,
+            isolated=batch.isolated,
+            poison=batch.poison,
         )
-        pipe.set(batch_key(parcel.batch_id), batch)
+        pipe.set(batch_key(batch.batch_id), encoded)
         job = Queue.prepare_data(
             BATCH_JOB,
-            args=[parcel.batch_id],
-            job_id=parcel.batch_id,
-            description=description(packed.names, packed.session_id),
+            args=[batch.batch_id],
+            job_id=batch.batch_id,
+            description=description(payload.names, payload.session_id),
             timeout=int((JOB_TIMEOUT + self._settings.handler_timeout).total_seconds()),
             result_ttl=int(self._settings.finished_jobs_kept.total_seconds()),
             failure_ttl=int(self._settings.failed_jobs_kept.total_seconds()),
         )
-        self._queues[parcel.load.queue].enqueue_many([job], pipeline=pipe)
+        self._queues[batch.rows.queue].enqueue_many([job], pipeline=pipe)
 
 
 @contextmanager
@@ -203,4 +203,4 @@ def _redis_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise QueueUnavailable(f"{type(error).__name__}: {error}"[:LONGEST_REASON]) from error
+        raise QueueUnavailable(f"{type(error).__name__}: {error}"[:MAX_ERROR]) from error

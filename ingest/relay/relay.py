@@ -1,6 +1,6 @@
-"""The thread that carries deliveries from the inbox to Redis, in one process of each data folder, and never gives up.
+"""The relay thread: one process of each data folder is elected to move deliveries from the inbox to Redis.
 
-request -> envelope -> inbox -> [relay] -> process -> handler -> ledger
+request -> envelope -> inbox -> [relay] -> jobs -> handler -> ledger
 """
 
 import contextlib
@@ -29,35 +29,34 @@ from ingest.relay.relay_loop import PROBE_EVERY, SWEEP_EVERY, RelayLoop
 log = structlog.get_logger()
 
 LOCK_NAME = "relay.lock"
-# The longest is such that with the grace of the sweep, which begins after an outage, less than ten seconds pass until
-# all is published.
+# With the grace of the sweep, which starts after an outage, everything is published again in less than ten seconds.
 BACKOFF = Backoff(first=timedelta(milliseconds=200), longest=timedelta(seconds=3))
 # Seconds.
 CANDIDATE_POLL = 0.25
-DRAIN = 2.0
-# Those who answer what was on its way have had six before: together they stay below ten.
-JOIN = 2.5
-# What is known to say nothing secret. Of anything else only the name of its type is logged and shown.
+DRAIN_TIMEOUT = 2.0
+# Connection draining has had six seconds before: together they stay below ten.
+JOIN_TIMEOUT = 2.5
+# Errors whose text has no secrets. Of all others only the type is logged and shown.
 SAFE_TO_LOG = (SettingsError, sqlite3.Error, OSError)
 
 
 @dataclass(frozen=True, slots=True)
 class RelayStatus:
-    """How the relay of this process stands, for those who ask whether it is well."""
+    """The state of this process's relay, for the health endpoints."""
 
     leader: bool = False
-    """Whether it is the one that carries; the others stand by."""
+    """Whether it was elected; the others are followers."""
     redis_ok: bool = False
     redis_error: str | None = None
     backlog: int = 0
-    """Deliveries that are on the disk only."""
-    last_offer_at: datetime | None = None
+    """Deliveries that are only on the disk."""
+    last_published_at: datetime | None = None
     error: str | None = None
-    """What stopped it last, other than Redis; None once it works again."""
+    """The last error other than Redis'; None once the relay works again."""
 
 
 class Relay:
-    """Carries deliveries while it is the only one of its data folder; else it waits to take over."""
+    """Runs the relay loop while it leads its data folder; otherwise waits to be elected. Survives all errors."""
 
     def __init__(
         self, path: Path, settings: Settings, *, grace: timedelta = LEASE_TIMEOUT, sweep_every: timedelta = SWEEP_EVERY
@@ -71,32 +70,32 @@ class Relay:
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         self._lock: int | None = None
         self._failures = 0
-        self._standing = RelayStatus()
+        self._status = RelayStatus()
         self._redis: redis.Redis | None = None
         self._on_corruption: list[Callable[[], None]] = []
 
     def start(self) -> None:
-        """Begin to carry, or to stand by, in a thread."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Offer what waits, for a few seconds at most, and end the thread. The rest stays in the inbox."""
+        """Publish what waits, for a few seconds at most, and end the thread. The rest stays in the inbox."""
         self._stopping.set()
         self._woken.set()
         if self._thread.is_alive():
-            self._thread.join(JOIN)
+            self._thread.join(JOIN_TIMEOUT)
 
     def wake(self) -> None:
-        """Say that something new was kept; may be called by any thread."""
+        """Notify the relay of new deliveries, from any thread."""
         self._woken.set()
 
     def on_corruption(self, callback: Callable[[], None]) -> None:
-        """Have the callback called, once, in the relay's thread, when the file turns out to be damaged while in use."""
+        """Call the callback once, in the relay's thread, when the file turns out to be corrupt while in use."""
         self._on_corruption.append(callback)
 
     def status(self) -> RelayStatus:
-        """Tell how it stands."""
-        return self._standing
+        """Return the current status."""
+        return self._status
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -106,11 +105,11 @@ class Relay:
                 else:
                     self._run_as_follower()
             except QueueUnavailable as error:
-                self._note_failure(redis_error=str(error))
-            # Nobody else carries: whatever goes wrong, from a full disk to a fault of ours, the thread tries again.
+                self._record_failure(redis_error=str(error))
+            # No other process may lead meanwhile: the thread has to survive any error, and tries again.
             except Exception as error:  # noqa: BLE001
-                said = f"{type(error).__name__}: {error}" if isinstance(error, SAFE_TO_LOG) else type(error).__name__
-                self._note_failure(error=said[:200])
+                problem = f"{type(error).__name__}: {error}" if isinstance(error, SAFE_TO_LOG) else type(error).__name__
+                self._record_failure(error=problem[:200])
                 while is_corruption(error) and self._on_corruption:
                     self._on_corruption.pop()()
             else:
@@ -123,17 +122,17 @@ class Relay:
     def _run_as_leader(self) -> None:
         with contextlib.closing(Outbox(self._path)) as outbox:
             try:
-                # Begun anew after each failure: what is on the disk counts, not what was remembered.
-                rounds = RelayLoop(outbox, self._connection(), self._settings, self._grace, self._sweep_every)
+                # A new loop after each failure: it starts from the disk.
+                loop = RelayLoop(outbox, self._connection(), self._settings, self._grace, self._sweep_every)
                 while not self._stopping.is_set():
                     self._woken.clear()
-                    rounds.tick()
-                    self._note_success(rounds)
-                    rounds.wait(self._woken)
-                rounds.drain(time.monotonic() + DRAIN)
-                self._note_success(rounds)
+                    loop.tick()
+                    self._record_success(loop)
+                    loop.wait(self._woken)
+                loop.drain(time.monotonic() + DRAIN_TIMEOUT)
+                self._record_success(loop)
             except QueueUnavailable:
-                self._standing = replace(self._standing, backlog=outbox.waiting_count())
+                self._status = replace(self._status, backlog=outbox.waiting_count())
                 raise
 
     def _run_as_follower(self) -> None:
@@ -142,15 +141,15 @@ class Relay:
         try:
             connection.ping()
         except redis.RedisError as error:
-            self._standing = replace(self._standing, redis_ok=False, redis_error=type(error).__name__)
+            self._status = replace(self._status, redis_ok=False, redis_error=type(error).__name__)
         else:
-            self._standing = replace(self._standing, redis_ok=True, redis_error=None, error=None)
+            self._status = replace(self._status, redis_ok=True, redis_error=None, error=None)
         while time.monotonic() < until and not self._acquire_leadership():
             if self._stopping.wait(CANDIDATE_POLL):
                 return
 
     def _acquire_leadership(self) -> bool:
-        """Lock the data folder for this process; the kernel frees the lock of one that dies."""
+        """Lock the data folder for this process; the kernel frees the lock if the process dies."""
         if self._lock is not None:
             return True
         lock = os.open(self._path.parent / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -160,7 +159,7 @@ class Relay:
             os.close(lock)
             return False
         self._lock = lock
-        self._standing = replace(self._standing, leader=True)
+        self._status = replace(self._status, leader=True)
         log.info("relay.became_leader")
         return True
 
@@ -168,7 +167,7 @@ class Relay:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        self._standing = replace(self._standing, leader=False)
+        self._status = replace(self._status, leader=False)
 
     def _connection(self) -> redis.Redis:
         if self._settings.redis_url is None:
@@ -178,30 +177,30 @@ class Relay:
         return self._redis
 
     def _disconnect(self) -> None:
-        # A server that has become a replica keeps its connections: only a new one finds the new master.
+        # A master that becomes a replica keeps its connections: only a new connection finds the new master.
         if self._redis is not None:
             self._redis.close()
             self._redis = None
 
-    def _note_success(self, rounds: RelayLoop) -> None:
-        if not self._standing.redis_ok:
-            log.info("queue.found")
+    def _record_success(self, loop: RelayLoop) -> None:
+        if not self._status.redis_ok:
+            log.info("redis.connected")
         self._failures = 0
-        self._standing = RelayStatus(
+        self._status = RelayStatus(
             leader=True,
             redis_ok=True,
-            backlog=rounds.held,
-            last_offer_at=rounds.last_offer_at or self._standing.last_offer_at,
+            backlog=loop.backlog,
+            last_published_at=loop.last_published_at or self._status.last_published_at,
         )
 
-    def _note_failure(self, *, redis_error: str | None = None, error: str | None = None) -> None:
-        before = self._standing
+    def _record_failure(self, *, redis_error: str | None = None, error: str | None = None) -> None:
+        before = self._status
         self._failures += 1
         if redis_error is not None:
             if before.redis_error is None:
-                log.warning("queue.lost", error=redis_error)
-            self._standing = replace(before, redis_ok=False, redis_error=redis_error)
+                log.warning("redis.unavailable", error=redis_error)
+            self._status = replace(before, redis_ok=False, redis_error=redis_error)
         else:
             if error != before.error:
                 log.error("relay.failed", error=error)
-            self._standing = replace(before, error=error)
+            self._status = replace(before, error=error)

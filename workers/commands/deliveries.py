@@ -86,7 +86,7 @@ def merge_downtimes(here: Iterable[Downtime], recorded: Iterable[DowntimeRow]) -
 def _downtimes(settings: Settings, since: datetime | None, until: datetime | None) -> Iterator[KnownDowntime]:
     """Yield those that ended after `since` and began before `until`; without a ledger, those of this node."""
     with open_inbox(settings) as outbox:
-        here = [] if outbox is None else outbox.gaps()
+        here = [] if outbox is None else outbox.downtimes()
     try:
         with read_only_ledger(settings) as conn:
             recorded = ledger_downtimes.find(conn)

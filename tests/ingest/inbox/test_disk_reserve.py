@@ -51,7 +51,7 @@ def disk(monkeypatch):
 @pytest.fixture
 def always(monkeypatch):
     """Have the disk asked each time."""
-    monkeypatch.setattr(room, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(room, "RECHECK_EVERY", 0.0)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_disk_is_asked_now_and_then(reserve, file, disk, monkeypatch):
     for _ in range(1000):
         reserve.reserve(file, 1000)
     assert disk.asked == 1
-    monkeypatch.setattr(room, "ASK_EVERY", 0.0)
+    monkeypatch.setattr(room, "RECHECK_EVERY", 0.0)
     reserve.reserve(file, 1000)
     assert disk.asked == 2
 
@@ -199,7 +199,7 @@ def test_a_node_without_room_is_not_ready_and_says_why(settings, serving, disk, 
         return answer.status_code, ready.status_code, ready.json()["inbox"]["error"]
 
     disk.free = RESERVE - MIB
-    problem = "InboxUnavailable: The disk has no room but DISK_RESERVE."
+    problem = "InboxUnavailable: The disk has no room left but DISK_RESERVE."
     assert statuses() == (503, 503, problem)
     disk.free = RESERVE + MIB
     assert statuses() == (200, 200, None)

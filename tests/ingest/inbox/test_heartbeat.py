@@ -286,7 +286,7 @@ def test_this_machine_knows_both_clocks():
 
 
 def test_only_the_last_gaps_are_remembered(path, arrive, at, monkeypatch):
-    monkeypatch.setattr("ingest.inbox.downtime.MOST", 3)
+    monkeypatch.setattr("ingest.inbox.downtime.MAX_DOWNTIMES", 3)
     for number in range(6):
         at(Instant(NOON + number * 10))
         arrive()

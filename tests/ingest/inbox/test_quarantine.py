@@ -105,7 +105,7 @@ def test_headers_are_bytes_too(path):
 
 def test_headers_are_not_written_where_the_disk_has_no_room_for_them(path, monkeypatch):
     quarantine = bounded(path, disk_reserve=1)
-    monkeypatch.setattr(DiskReserve, "_find_room", lambda *_: 20_000)
+    monkeypatch.setattr(DiskReserve, "_check_disk", lambda *_: 20_000)
     quarantine.add([without_a_body()])
     with pytest.raises(InboxUnavailable, match="DISK_RESERVE"):
         quarantine.add([without_a_body() for _ in range(10)])
@@ -234,7 +234,7 @@ def test_what_waits_is_written_at_the_end(intake, quarantine):
     assert bodies(quarantine) == [b"last"]
 
 
-@pytest.mark.parametrize(("bound", "value"), [("LONGEST_QUEUE", 10), ("LARGEST_QUEUE", 10 * refused(b"1000").size)])
+@pytest.mark.parametrize(("bound", "value"), [("MAX_QUEUE", 10), ("MAX_QUEUE_BYTES", 10 * refused(b"1000").size)])
 def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantine, monkeypatch, bound, value):
     monkeypatch.setattr(room, bound, value)
     for number in range(1000, 1100):
@@ -248,7 +248,7 @@ def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantin
 
 
 def test_what_waits_is_bounded_by_its_headers_too(intake, quarantine, monkeypatch):
-    monkeypatch.setattr(room, "LARGEST_QUEUE", 20_000)
+    monkeypatch.setattr(room, "MAX_QUEUE_BYTES", 20_000)
     for _ in range(10):
         intake.enqueue(without_a_body())
     intake.start()
@@ -272,7 +272,7 @@ def test_what_goes_for_its_age_while_nothing_comes_is_counted_too(path, quaranti
 
 
 def test_what_is_larger_than_the_queue_may_still_pass_it_alone(intake, quarantine, monkeypatch):
-    monkeypatch.setattr(room, "LARGEST_QUEUE", 10)
+    monkeypatch.setattr(room, "MAX_QUEUE_BYTES", 10)
     intake.enqueue(refused(b"x" * 20))
     intake.start()
     intake.close()

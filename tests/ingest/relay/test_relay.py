@@ -11,7 +11,7 @@ import structlog
 
 from ingest.queue.batch import ack_key
 from ingest.queue.queues import queue
-from ingest.relay.relay import JOIN, Relay, RelayStatus
+from ingest.relay.relay import JOIN_TIMEOUT, Relay, RelayStatus
 
 GRACE = timedelta(milliseconds=200)
 SWEEP_EVERY = timedelta(milliseconds=20)
@@ -54,9 +54,9 @@ def test_it_carries_what_is_kept_until_it_is_settled(door, relays, valkey, valke
     eventually(lambda: jobs(valkey))
     settle_all(valkey, door.inbox_id)
     eventually(lambda: door.count() == 0)
-    standing = relay.status()
-    assert (standing.leader, standing.backlog, standing.redis_error, standing.error) == (True, 0, None, None)
-    assert standing.last_offer_at is not None
+    status = relay.status()
+    assert (status.leader, status.backlog, status.redis_error, status.error) == (True, 0, None, None)
+    assert status.last_published_at is not None
 
 
 def test_it_finds_what_another_process_keeps(door, relays, valkey, valkey_url, eventually):
@@ -83,10 +83,10 @@ def test_without_redis_it_waits_and_says_so(door, relays, eventually):
     door.keep(3)
     # The two are found out one after the other.
     eventually(lambda: relay.status().backlog == 3 and relay.status().redis_error)
-    standing = relay.status()
-    assert not standing.redis_ok
-    assert standing.redis_error.startswith("ConnectionError")
-    assert standing.error is None
+    status = relay.status()
+    assert not status.redis_ok
+    assert status.redis_error.startswith("ConnectionError")
+    assert status.error is None
 
 
 def test_without_a_redis_url_it_waits_and_says_so(relays, eventually):
@@ -99,7 +99,7 @@ def test_it_goes_on_when_redis_comes_back_empty(door, relays, stoppable_valkey, 
     eventually(lambda: relay.status().redis_ok)
     door.keep()
     relay.wake()
-    eventually(lambda: relay.status().last_offer_at)
+    eventually(lambda: relay.status().last_published_at)
     stoppable_valkey.stop()
     eventually(lambda: not relay.status().redis_ok)
     door.keep()
@@ -208,7 +208,7 @@ def test_stopping_without_redis_is_quick(relays, eventually):
     eventually(lambda: relay.status().redis_error)
     began = time.monotonic()
     relay.stop()
-    assert time.monotonic() - began < JOIN
+    assert time.monotonic() - began < JOIN_TIMEOUT
 
 
 def test_it_survives_a_file_that_cannot_be_used(door, relays, valkey_url, eventually, monkeypatch):
@@ -225,7 +225,7 @@ def test_it_survives_a_file_that_cannot_be_used(door, relays, valkey_url, eventu
     eventually(lambda: relay.status().error == "OperationalError: database or disk is full")
     eventually(lambda: relay.status().error == "RuntimeError")  # what it says may be anything
     door.keep()
-    eventually(lambda: relay.status().last_offer_at)
+    eventually(lambda: relay.status().last_published_at)
     assert relay.status().error is None
 
 

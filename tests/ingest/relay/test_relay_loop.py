@@ -69,7 +69,7 @@ def test_one_event_travels_alone_and_at_once(door, rounds, workers):
     door.keep()
     rounds.tick()
     assert workers.sizes() == [1]
-    assert datetime.now(UTC) - rounds.last_offer_at < timedelta(seconds=10)
+    assert datetime.now(UTC) - rounds.last_published_at < timedelta(seconds=10)
 
 
 def test_many_together_travel_together(door, rounds, workers):
@@ -144,7 +144,7 @@ def test_what_waits_is_counted(door, begin, eventually):
         door.keep()
         rounds.tick()
     door.keep(7)
-    eventually(lambda: rounds.tick() or rounds.held == 7, seconds=4)
+    eventually(lambda: rounds.tick() or rounds.backlog == 7, seconds=4)
 
 
 def test_an_emptied_redis_loses_nothing(door, rounds, workers, eventually):
@@ -265,7 +265,7 @@ def test_a_drain_offers_everything_that_is_held_back(door, begin, workers):
     rounds.tick()
     rounds.drain(time.monotonic() + 5)
     assert workers.sizes() == [1, 1, 2, 2, 1]
-    assert rounds.held == 0
+    assert rounds.backlog == 0
 
 
 def test_a_drain_ends_in_time(door, begin, workers):
@@ -273,7 +273,7 @@ def test_a_drain_ends_in_time(door, begin, workers):
     door.keep(100)
     rounds.drain(time.monotonic())
     assert workers.sizes() == [1]
-    assert rounds.held == 99
+    assert rounds.backlog == 99
 
 
 def woken_after(rounds, woken=None):
