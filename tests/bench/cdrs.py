@@ -108,7 +108,7 @@ def expected_of(mix: CdrMix) -> Expected:
 
 
 def measure(mix: CdrMix, server: str | None, bar: Progress) -> Report:
-    """Send the CDRs with each database and ask `webhooks cdrs`; raise BenchFailed unless it has what was sent."""
+    """Send the CDRs with each database and run `webhooks cdrs`; raise BenchFailed unless it has what was sent."""
     rows = [Row(kind) for kind in kinds_on(server)]
     expected = expected_of(mix)
     task = bar.add_task("cdrs", total=len(rows))

@@ -47,7 +47,7 @@ def test_help_names_every_command_in_its_section(environment):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_where_the_table_says_and_explains_itself(name):
+def test_every_command_can_be_imported_and_has_help(name):
     with click.Context(main) as ctx:
         assert main.get_command(ctx, name) is not None
     result = CliRunner().invoke(main, [name, "--help"])
@@ -59,8 +59,8 @@ def test_help_imports_no_command():
     script = (
         "import sys; from click.testing import CliRunner; from workers.cli import main;"
         " assert CliRunner().invoke(main, ['--help']).exit_code == 0;"
-        " rooms = ('workers.', 'ingest', 'handlers', 'rq', 'sqlalchemy');"
-        " print([name for name in sys.modules if name.startswith(rooms)])"
+        " packages = ('workers.', 'ingest', 'handlers', 'rq', 'sqlalchemy');"
+        " print([name for name in sys.modules if name.startswith(packages)])"
     )
 
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
@@ -98,7 +98,7 @@ def test_the_version_is_that_of_the_package(environment):
         (["keys"], 1),
     ],
 )
-def test_what_goes_wrong_is_a_sentence_and_an_exit_code(environment, arguments, code):
+def test_a_failure_is_a_sentence_and_an_exit_code(environment, arguments, code):
     result = CliRunner(env=environment).invoke(main, arguments)
 
     assert result.exit_code == code, result.output
@@ -118,7 +118,7 @@ def test_what_goes_wrong_is_a_sentence_and_an_exit_code(environment, arguments, 
     "arguments",
     [["serve"], ["work"], ["clock"], ["dashboard"], ["migrate"], ["dead"], ["replay", "abc"], ["keys"]],
 )
-def test_every_command_refuses_a_url_that_is_none_without_a_word_of_it(environment, arguments, url):
+def test_every_command_refuses_an_invalid_url_without_printing_it(environment, arguments, url):
     result = CliRunner(env={**environment, **url}).invoke(main, arguments)
 
     assert result.exit_code == 2, result.output
@@ -127,7 +127,7 @@ def test_every_command_refuses_a_url_that_is_none_without_a_word_of_it(environme
 
 
 @pytest.mark.parametrize("arguments", [["work"], ["work", "no-such-queue"], ["clock"]])
-def test_a_process_that_cannot_start_says_so_in_a_sentence(environment, arguments):
+def test_a_process_that_cannot_start_prints_one_sentence(environment, arguments):
     result = webhooks(*arguments, environment=environment)  # without REDIS_URL
 
     assert result.returncode == 2, result.stderr
@@ -157,7 +157,7 @@ def test_serve_refuses_to_start_without_a_key(environment):
 
 
 @pytest.mark.parametrize("command", ["deliveries", "pushes", "dead", "keys", "migrate"])
-def test_a_database_that_is_away_is_a_failure_without_its_password(environment, command):
+def test_an_unreachable_database_is_a_failure_without_its_password(environment, command):
     url = "postgresql://somebody:a-secret-word@127.0.0.1:1/x"
 
     result = CliRunner(env=environment | {"DATABASE_URL": url}).invoke(main, [command])
@@ -168,7 +168,7 @@ def test_a_database_that_is_away_is_a_failure_without_its_password(environment, 
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_database_without_tables_names_the_command_that_makes_them(environment, postgres_url):
+def test_a_database_without_tables_names_the_command_that_migrates(environment, postgres_url):
     result = CliRunner(env=environment | {"DATABASE_URL": postgres_url}).invoke(main, ["deliveries"])
 
     assert result.exit_code == 1
@@ -182,7 +182,7 @@ def test_a_database_is_migrated_once(environment, tmp_path):
     assert CliRunner(env=environment).invoke(main, ["deliveries", "--json"]).output == ""
 
 
-def test_a_reader_that_has_seen_enough_ends_the_list_quietly(environment, tmp_path):
+def test_a_closed_pipe_ends_a_list_quietly(environment, tmp_path):
     migrate(f"sqlite:///{tmp_path}/var/ledger.db")
     process = subprocess.Popen(
         [WEBHOOKS, "check", "--json"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -1,1 +1,1 @@
-"""Measure this house side by side with its rivals, on the machine at hand."""
+"""Benches: speed on this machine, side by side with baselines."""

@@ -42,7 +42,7 @@ class BenchFailed(WebhooksError):
     """Raised when a measurement cannot be made; carries the last line that the process concerned printed."""
 
 
-class Process:
+class Process(subprocess.Popen[bytes]):
     """A child process in a session of its own: Ctrl-C reaches the bench alone, which then ends its children."""
 
     def __init__(self, name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
@@ -50,7 +50,7 @@ class Process:
         self.name = name
         self._output = folder / f"{name}.out"
         with self._output.open("ab") as output:
-            self._child = subprocess.Popen(  # noqa: S603 - our own commands
+            super().__init__(
                 command,
                 cwd=folder,
                 env=dict(environment),
@@ -58,29 +58,19 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(set_parent_death_signal, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509 - as there
+                preexec_fn=partial(set_parent_death_signal, os.getpid()) if sys.platform == "linux" else None,
             )
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._child.pid
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process has not ended."""
-        return self._child.poll() is None
 
     def check(self) -> None:
         """Raise BenchFailed if the process has ended."""
-        if self._child.poll() is not None:
+        if self.poll() is not None:
             last_line = self._output.read_text(errors="replace").strip().rpartition("\n")[2]
-            raise BenchFailed(f"{self.name} ended with {self._child.returncode}: {last_line}")
+            raise BenchFailed(f"{self.name} ended with {self.returncode}: {last_line}")
 
     def finish(self, patience_s: float) -> str:
         """Wait for a process that ends by itself and return its output; raise BenchFailed unless it exits with 0."""
         try:
-            status = self._child.wait(patience_s)
+            status = self.wait(patience_s)
         except subprocess.TimeoutExpired:
             raise BenchFailed(f"{self.name} did not end within {patience_s:.0f} s") from None
         if status:
@@ -89,13 +79,12 @@ class Process:
 
     def stop(self) -> None:
         """Terminate the process, after ten seconds kill its process group."""
-        if self._child.poll() is None:
-            self._child.terminate()
-            try:
-                self._child.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._child.pid, signal.SIGKILL)
-                self._child.wait()
+        self.terminate()
+        try:
+            self.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
 
 
 class Harness:

@@ -188,10 +188,8 @@ class Connection(asyncio.Protocol):
 
 
 def _content_length(head: bytes) -> int:
-    for line in head.split(b"\r\n"):
-        if line[:15].lower() == b"content-length:":
-            return int(line[15:])
-    return 0
+    lines = head.lower().split(b"\r\n")
+    return next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
 
 
 async def send(spec: LoadSpec) -> LoadResult:

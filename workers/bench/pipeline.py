@@ -62,7 +62,7 @@ class Pipeline:
         """Run a load, calling `watch` every POLL_S seconds, until all that was answered with 200 is settled."""
         expected = settled_in(self.ledger)
         load = self.harness.load(spec)
-        while load.is_running:
+        while load.poll() is None:
             for process in (self.serve, self.worker, self.clock):
                 process.check()
             watch()

@@ -5,7 +5,7 @@ baseline gets fewer events, and its time is taken from the first to the last one
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from redis import Redis
@@ -21,7 +21,7 @@ from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import Match
 from workers.bench.baselines import DATABASE_VARIABLE, STORE_ONE, USUAL_QUEUE
 from workers.bench.databases import harness_on, kinds_on
-from workers.bench.harness import Harness, resident_mib, wait_until
+from workers.bench.harness import Harness, Process, resident_mib, wait_until
 from workers.bench.http_load import bodies
 from workers.bench.pipeline import settled_in
 from workers.bench.report import Column, Report, Row, add_ratios
@@ -94,19 +94,17 @@ def _measure(harness: Harness, events: int, row: Row) -> None:
     started_at = datetime.now(UTC)
     relay.start()
     try:
-        wait_until(
-            lambda: settled_in(ledger) >= events,
-            "the inbox is settled",
-            worker,
-            patience_s=PATIENCE_S,
-            every_s=POLL_S,
-        )
+        _wait(lambda: settled_in(ledger) >= events, worker)
         with read_only(ledger) as connection:
             ended_at = connection.execute(select(func.max(deliveries.c.settled_at))).scalar_one()
         row.add(rate=events / (ended_at - started_at).total_seconds(), rss_mib=resident_mib(worker.pid))
     finally:
         relay.stop()
         ledger.dispose()
+
+
+def _wait(is_done: Callable[[], bool], worker: Process) -> None:
+    wait_until(is_done, "all events are settled", worker, patience_s=PATIENCE_S, every_s=POLL_S)
 
 
 def _measure_baseline(harness: Harness, events: int, row: Row) -> None:
@@ -130,9 +128,7 @@ def _measure_baseline(harness: Harness, events: int, row: Row) -> None:
         return count, first_at, last_at
 
     try:
-        wait_until(
-            lambda: stored_so_far()[0] >= events, "the jobs are done", worker, patience_s=PATIENCE_S, every_s=POLL_S
-        )
+        _wait(lambda: stored_so_far()[0] >= events, worker)
         _, first_at, last_at = stored_so_far()
         row.add(rate=(events - 1) / (last_at - first_at).total_seconds(), rss_mib=resident_mib(worker.pid))
     finally:

@@ -42,10 +42,10 @@ def test_a_harness_leaves_neither_processes_nor_files_behind():
     with Harness() as harness:
         process = python(harness, "import time; time.sleep(600)")
         folder = harness.folder
-        assert process.is_running
+        assert process.poll() is None
         assert resident_mib(process.pid) > 0
         assert process.pid in children(os.getpid())
-    assert not process.is_running
+    assert process.poll() is not None
     assert resident_mib(process.pid) == 0
     assert children(process.pid) == []
     assert not folder.exists()

@@ -37,7 +37,7 @@ NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
 
 def event(name: str, session_id: str = "L60XMxWy0oP", *, at: datetime = NOON, **payload: Any) -> bytes:
-    """Write the body of a session event."""
+    """Return the body of a session event."""
     fields = {"sessionId": session_id, "timestamp": at.isoformat(), **payload}
     return json.dumps({"event": name, "payload": fields}).encode()
 
@@ -83,25 +83,25 @@ class Node:
         receipts: int = 1,
         error: str | None = None,
     ) -> str:
-        """Put a delivery into the ledger, with runs that ended so; one that is not understood is unreadable."""
+        """Insert a delivery into the ledger, with its finished runs; one that cannot be decoded is unreadable."""
         delivery = delivery_of(body, kind=kind, received_at=received_at, signed_with=signed_with, receipts=receipts)
         try:
-            told, reason = decode(kind, body), None
+            decoded, reason = decode(kind, body), None
         except Unreadable as unreadable:
-            told, reason = None, str(unreadable)
-        state = DeliveryState.RUNNING if told else DeliveryState.UNREADABLE
+            decoded, reason = None, str(unreadable)
+        state = DeliveryState.RUNNING if decoded else DeliveryState.UNREADABLE
         with self.engine.begin() as conn:
             deliveries.store(conn, [delivery], {delivery.id: (state, reason)})
             runs.insert_runs(conn, [run_of(delivery, handler, outcome, error) for handler, outcome in outcomes])
-            if isinstance(told, SessionEvent):
-                facts = session_record(Session.empty(told.session_id), told)
-                facts = with_clock_skew(facts, told.at, received_at, CLOCK_SKEW)
-                sessions.merge(conn, {told.session_id: partial(merge, facts)})
+            if isinstance(decoded, SessionEvent):
+                facts = session_record(Session.empty(decoded.session_id), decoded)
+                facts = with_clock_skew(facts, decoded.at, received_at, CLOCK_SKEW)
+                sessions.merge(conn, {decoded.session_id: partial(merge, facts)})
             delivery_states.refresh_states(conn, [delivery.id])
         return delivery.id
 
     def keep(self, body: bytes, *, offered: bool = False, received_at: datetime = NOON, key: str = "current") -> str:
-        """Put a delivery into the inbox, as the door does."""
+        """Insert a delivery into the inbox, as `serve` does."""
         delivery = delivery_of(body, received_at=received_at, signed_with=key)
         file = open_inbox_file(self.folder / FILE_NAME)
         file.execute("INSERT INTO seen VALUES (?, 1, ?)", (delivery.id, time.time()))
@@ -132,7 +132,7 @@ def delivery_of(
     signed_with: str = "current",
     receipts: int = 1,
 ) -> Delivery:
-    """Make the delivery that the door makes of a body."""
+    """Return the delivery that `serve` makes of a body."""
     envelope = Envelope(kind, body, received_at, signed_with, None, {"content-type": "application/json"})
     seen = peek(kind, body)
     return Delivery(
@@ -151,7 +151,7 @@ def delivery_of(
 
 
 def run_of(delivery: Delivery, handler: str, outcome: Outcome, error: str | None) -> RunRecord:
-    """Make a run that has ended, or is still to come."""
+    """Return a run that has ended, or is still to come."""
     return RunRecord(
         delivery_id=delivery.id,
         handler=handler,
@@ -167,13 +167,13 @@ def run_of(delivery: Delivery, handler: str, outcome: Outcome, error: str | None
 
 @pytest.fixture(name="event")
 def event_writer() -> Callable[..., bytes]:
-    """Write bodies."""
+    """Return what writes bodies."""
     return event
 
 
 @pytest.fixture
 def noon() -> datetime:
-    """Tell when it all happened."""
+    """Return the time of the events."""
     return NOON
 
 

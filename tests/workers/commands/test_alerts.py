@@ -1,4 +1,4 @@
-"""`webhooks alerts`: the list, what has been seen, and a test of who is told."""
+"""`webhooks alerts`: the list, resolving, and a test of the destinations."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ URL = "json://127.0.0.1:1/a-secret-token"
 
 
 @pytest.fixture
-def told(any_node):
+def alerting(any_node):
     """A node with two alerts."""
     now = datetime.now(UTC)
     with any_node.engine.begin() as ledger:
@@ -20,8 +20,8 @@ def told(any_node):
     return any_node
 
 
-def test_alerts_are_listed_newest_first(told):
-    newest, _ = rows = told.rows("alerts")
+def test_alerts_are_listed_newest_first(alerting):
+    newest, _ = rows = alerting.rows("alerts")
     assert [row["kind"] for row in rows] == ["cdr_conflict", "silence"]
     assert {name: newest[name] for name in ("subject", "sentence", "session_id", "delivery_id", "resolved_at")} == {
         "subject": "r1",
@@ -31,28 +31,28 @@ def test_alerts_are_listed_newest_first(told):
         "resolved_at": None,
     }
     assert newest["raised_at"].endswith("Z")
-    assert "open, not sent" in told.run("alerts").stdout
+    assert "open, not sent" in alerting.run("alerts").stdout
 
 
-def test_a_list_has_what_is_asked_for(told):
-    assert [row["kind"] for row in told.rows("alerts", "--kind", "silence")] == ["silence"]
-    assert [row["kind"] for row in told.rows("alerts", "--since", "1h")] == ["cdr_conflict"]
-    assert len(told.run("alerts", "--limit", "1").stdout.splitlines()) == 2
+def test_alerts_are_filtered_by_kind_state_and_time(alerting):
+    assert [row["kind"] for row in alerting.rows("alerts", "--kind", "silence")] == ["silence"]
+    assert [row["kind"] for row in alerting.rows("alerts", "--since", "1h")] == ["cdr_conflict"]
+    assert len(alerting.run("alerts", "--limit", "1").stdout.splitlines()) == 2
 
 
-def test_a_resolved_alert_is_not_open_any_more(told):
-    conflict, silence = (row["id"] for row in told.rows("alerts"))
-    assert told.run("alerts", "resolve", conflict).stdout == "It is resolved.\n"
-    assert [row["id"] for row in told.rows("alerts", "--open")] == [silence]
-    assert "Only 1 of these were open" in told.run("alerts", "resolve", conflict, silence, code=1).output
-    assert "None." in told.run("alerts", "--open").stdout
+def test_a_resolved_alert_is_not_open_any_more(alerting):
+    conflict, silence = (row["id"] for row in alerting.rows("alerts"))
+    assert alerting.run("alerts", "resolve", conflict).stdout == "It is resolved.\n"
+    assert [row["id"] for row in alerting.rows("alerts", "--open")] == [silence]
+    assert "Only 1 of these were open" in alerting.run("alerts", "resolve", conflict, silence, code=1).output
+    assert "None." in alerting.run("alerts", "--open").stdout
 
 
-def test_a_test_needs_somebody_to_tell(node):
+def test_a_test_needs_a_destination(node):
     assert "ALERT_URLS is not set" in node.run("alerts", "test", code=2).output
 
 
-def test_a_test_says_what_came_of_it(node, provider):
+def test_a_test_prints_the_result_of_each_destination(node, provider):
     good = provider.url.replace("http://", "json://")
     assert ": accepted" in node.run("alerts", "test", ALERT_URLS=good).stdout
     assert "This is a test" in provider.bodies[0]["message"]
@@ -63,13 +63,13 @@ def test_a_test_says_what_came_of_it(node, provider):
     assert "a-secret-token" not in result.output
 
 
-def test_check_says_where_alerts_go(node):
+def test_check_names_the_destinations_of_alerts(node):
     assert "to the log only" in node.run("check", code=1).stdout
     assert "to the log and to json, except gap" in node.run("check", code=1, ALERT_URLS=URL, ALERT_MUTED="gap").stdout
     assert "number 1 is not a URL" in node.run("check", code=1, ALERT_URLS="nonsense").stdout
 
 
-def test_a_clock_that_could_not_tell_does_not_start(node, valkey_url):
+def test_a_clock_with_destinations_that_cannot_be_read_does_not_start(node, valkey_url):
     refused = node.process("clock", ALERT_URLS="nonsense://", REDIS_URL=valkey_url)
     assert refused.returncode == 2
     assert b"ALERT_URLS: number 1 is not a URL that Apprise knows." in refused.stderr

@@ -18,7 +18,7 @@ def printed(node, *words, **environment):
     return line[3], [line[n + 1] for n, word in enumerate(line) if word == "--header"], json.loads(line[-1])
 
 
-def test_plugsurfings_form_has_each_part_where_the_settings_look_for_it(node):
+def test_plugsurfings_format_has_each_part_where_the_settings_expect_it(node):
     words = ("--key", "04A1", "--session", "s1", "--location", "l1", "--reference", "r1", "--country", "DE")
     url, headers, body = printed(node, *words, AUTHORIZE_KEY="/token/uid,/key")
     assert url == "http://127.0.0.1:8001/plugsurfing/authorizations"
@@ -32,14 +32,14 @@ def test_plugsurfings_form_has_each_part_where_the_settings_look_for_it(node):
     }
 
 
-def test_ocpis_form_has_the_key_in_its_path(node):
+def test_ocpis_format_has_the_key_in_its_path(node):
     url, headers, body = printed(node, "--form", "ocpi", "--key", "04/A1", "--location", "l1", "--url", "http://there/")
     assert url == "http://there/ocpi/2.2.1/tokens/04%2FA1/authorize?type=RFID"
     assert "authorization: Token YSBzZWNyZXQ=" in headers
     assert body == {"location_id": "l1"}
 
 
-def test_without_credentials_nobody_would_be_answered(node):
+def test_without_credentials_no_request_is_made(node):
     assert "AUTHORIZE_CREDENTIALS" in node.run("ask", code=2).stderr
 
 
@@ -47,8 +47,8 @@ def test_a_receiver_that_does_not_answer_is_a_failure(node):
     assert "Nothing answers" in node.run("ask", "--url", "http://127.0.0.1:1", code=1, **CREDENTIALS).stderr
 
 
-class Forgetful:
-    """A recorder that keeps nothing."""
+class NullRecorder:
+    """A recorder that drops every decision."""
 
     def record(self, verdict):
         pass
@@ -57,11 +57,11 @@ class Forgetful:
 
 
 @pytest.fixture
-def lane(tmp_path, until):
-    """The URL of a lane without policies."""
+def url(tmp_path, until):
+    """The URL of `authorize` without policies."""
     settings = load_settings(data_dir=tmp_path, authorize_credentials="a secret")
     config = uvicorn.Config(
-        create_authorize_app(settings, AllowAllEvaluator(), Forgetful()),
+        create_authorize_app(settings, AllowAllEvaluator(), NullRecorder()),
         port=0,
         http=TimedHttpProtocol,
         log_config=None,
@@ -75,17 +75,19 @@ def lane(tmp_path, until):
     thread.join()
 
 
-def asked(node, *words, **environment):
-    """The last line that is written; the lane of the test writes its log there, too."""
+def last_line(node, *words, **environment):
+    """The last line of output; `authorize` in this process writes its log there, too."""
     return node.run("ask", *words, **{**CREDENTIALS, **environment}).stdout.splitlines()[-1]
 
 
-def test_the_answer_is_shown(node, lane):
-    plain = json.loads(asked(node, "--url", lane, "--json"))
+def test_the_answer_is_printed(node, url):
+    plain = json.loads(last_line(node, "--url", url, "--json"))
     assert (plain["status"], plain["answer"]) == (200, {"allowed": "ALLOWED"})
-    assert json.loads(asked(node, "--form", "ocpi", "--url", lane, "--json"))["answer"]["data"]["allowed"] == "ALLOWED"
-    assert asked(node, "--url", lane).startswith('200 {"allowed": "ALLOWED"}')
+    assert (
+        json.loads(last_line(node, "--form", "ocpi", "--url", url, "--json"))["answer"]["data"]["allowed"] == "ALLOWED"
+    )
+    assert last_line(node, "--url", url).startswith('200 {"allowed": "ALLOWED"}')
 
 
-def test_who_is_not_let_in_is_an_exit_code(node, lane):
-    assert asked(node, "--url", lane, code=1, AUTHORIZE_CREDENTIALS="wrong").startswith("403")
+def test_refused_credentials_are_an_exit_code(node, url):
+    assert last_line(node, "--url", url, code=1, AUTHORIZE_CREDENTIALS="wrong").startswith("403")

@@ -50,16 +50,16 @@ def test_decisions_are_listed_newest_first(asked_node):
         (["--limit", "1"], ["d3"]),
     ],
 )
-def test_decisions_are_found_by_what_they_are_about(asked_node, words, found):
+def test_decisions_are_filtered_by_what_they_are_about(asked_node, words, found):
     assert ids(asked_node, *words) == found
 
 
-def test_decisions_are_found_by_their_time(asked_node, noon):
+def test_decisions_are_filtered_by_their_time(asked_node, noon):
     since, until = (noon + timedelta(minutes=30)).isoformat(), (noon + timedelta(minutes=90)).isoformat()
     assert ids(asked_node, "--since", since, "--until", until) == ["d2"]
 
 
-def test_a_person_is_shown_why(asked_node):
+def test_a_person_reads_the_reasons(asked_node):
     shown = asked_node.run("authorizations").stdout
     assert "the key is disabled" in shown
     assert "failure: late, asked again" in shown
@@ -93,7 +93,7 @@ def offline(node, monkeypatch):
     assert not (node.folder / "none.db").exists()
 
 
-def test_policies_are_tried_without_anything_else(offline):
+def test_policies_are_tried_without_a_ledger_redis_or_credentials(offline):
     done = offline("--try", "question.json", "--json", AUTHORIZE_KEY_LIST="true")
     first, second, last = map(json.loads, done.stdout.splitlines())
     assert (first["policy"], first["says"]) == ("key_list", None)
@@ -103,7 +103,7 @@ def test_policies_are_tried_without_anything_else(offline):
     assert last == {"decision": "BLOCKED", "decided_by": "knows_some", "failure": None, "answer": answer}
 
 
-def test_a_person_is_shown_what_each_says_and_the_answer(offline):
+def test_a_person_reads_what_each_policy_decides_and_the_answer(offline):
     done = offline("--try", "nothing", "--form", "ocpi", "--uid", "04A1")
     assert "it was stolen" in done.stdout
     assert "BLOCKED (knows_some)" in done.stdout
@@ -126,5 +126,5 @@ def test_a_policy_that_fails_is_an_exit_code(offline):
         ("--try", "not-there.json"),
     ],
 )
-def test_what_makes_no_sense_together_is_refused(offline, words):
+def test_options_that_make_no_sense_together_are_wrong_usage(offline, words):
     offline(*words, code=2)

@@ -17,9 +17,9 @@ from workers.ledger.states import Outcome
 
 @pytest.fixture
 def record(node, noon):
-    """Put a CDR into the ledger, with the record that the plugin makes of it."""
+    """Insert a CDR into the ledger, with the record that the plugin makes of it."""
 
-    def put(document, *, receipts=1, received_at=noon):
+    def insert(document, *, receipts=1, received_at=noon):
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         delivery_id = node.settle(
             body, ("cdr_record", Outcome.DONE), kind=Kind.CDRS, receipts=receipts, received_at=received_at
@@ -33,14 +33,14 @@ def record(node, noon):
                 conn.execute(write.statement, write.values)
         return delivery_id
 
-    return put
+    return insert
 
 
 def cdr(request_id="r-1", total="7.03", **more):
     return {"requestId": request_id, "cost": {"total": total, "currency": "EUR"}, "sessionId": "S", **more}
 
 
-def test_a_cdr_is_listed_with_all_that_is_known_of_it(node, record, event):
+def test_a_cdr_is_listed_with_everything_known_of_it(node, record, event):
     delivery_id = record(cdr(userId="driver", energy=12.340, locationId="loc"), receipts=4)
     node.settle(event("SESSION_STARTED", "S", userId="driver"))
     (row,) = node.rows("cdrs")
@@ -79,7 +79,7 @@ def test_conflicts_are_listed_side_by_side_and_counted(node, record):
     assert "3 CDRs; 2 in conflict over 1 request id\n" in for_people
 
 
-def test_totals_are_exact_and_tell_of_what_is_in_conflict(node, record):
+def test_totals_are_exact_and_count_conflicts_apart(node, record):
     for number in range(10):
         record(b'{"requestId": "t-%d", "cost": {"total": 0.1, "currency": "EUR"}}' % number)
     record(cdr("same", "10.000000000000000001"))
@@ -106,7 +106,7 @@ def test_totals_are_exact_and_tell_of_what_is_in_conflict(node, record):
     assert "31.000000000000000001" in node.run("cdrs", "--totals", "--until", "1s").stdout
 
 
-def test_what_is_odd_about_a_cdr_is_said(node, record):
+def test_what_is_unusual_about_a_cdr_is_noted(node, record):
     record({"cost": {"total": "12,50"}})
     node.settle(b"not JSON", kind=Kind.CDRS)
     for_people = node.run("cdrs").stdout
@@ -159,12 +159,12 @@ def test_csv_is_whole_unless_a_limit_is_set(node, record):
 def test_nothing_from_the_wire_moves_the_cursor(node, record):
     record(cdr("r\x1b[2J", userId="\u202edriver"))
     for arguments in (("cdrs",), ("cdrs", "--json"), ("cdrs", "--csv", "-")):
-        said = node.run(*arguments).stdout
-        assert "\x1b[2J" not in said
-        assert "\u202e" not in said
+        output = node.run(*arguments).stdout
+        assert "\x1b[2J" not in output
+        assert "\u202e" not in output
 
 
-def test_a_session_tells_of_its_cdr_wherever_that_names_it(node, record, event):
+def test_a_session_shows_the_cdrs_that_name_it(node, record, event):
     node.settle(event("SESSION_STARTED", "S", userId="driver"), ("session_record", Outcome.DONE))
     first = record(cdr("r-1"))
     other = record(cdr("r-1", "9.99"))

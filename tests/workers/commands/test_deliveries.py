@@ -93,14 +93,14 @@ def test_dead_letters_name_the_handler_and_the_first_line_of_the_error(any_node,
         event("SESSION_STARTED"),
         ("thank", Outcome.DONE),
         ("warn", Outcome.DEAD),
-        ("tell", Outcome.DEAD),
+        ("notify", Outcome.DEAD),
         error="ValueError: no\nmore of it",
     )
 
     rows = any_node.rows("dead")
 
     assert [(row["delivery"], row["handler"], row["attempts"], row["error"]) for row in rows] == [
-        (id_, "tell", 1, "ValueError: no"),
+        (id_, "notify", 1, "ValueError: no"),
         (id_, "warn", 1, "ValueError: no"),
     ]
     assert [row["handler"] for row in any_node.rows("dead", "--handler", "warn")] == ["warn"]

@@ -58,7 +58,7 @@ def test_what_makes_no_sense_is_refused(node, arguments, word):
     assert node.rows("devices") == []
 
 
-def test_the_listener_serves_until_it_is_told_to_stop(node, until):
+def test_the_device_server_serves_until_it_is_terminated(node, until):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -78,18 +78,18 @@ def test_the_listener_serves_until_it_is_told_to_stop(node, until):
             return False
 
     until(answers)
-    put = httpx.put(f"{url}/devices/somebody/a-token", headers={"authorization": "Bearer the-token"}, json={})
+    put = httpx.put(f"{url}/devices/driver-1/a-token", headers={"authorization": "Bearer the-token"}, json={})
     assert put.status_code == 204
-    assert httpx.delete(f"{url}/devices/somebody/a-token").status_code == 401
+    assert httpx.delete(f"{url}/devices/driver-1/a-token").status_code == 401
     process.terminate()
-    _, said = process.communicate(timeout=20)
-    assert b"devices.started" in said
-    assert b"somebody" not in said
-    assert b"the-token" not in said
-    assert [row["user_id"] for row in node.rows("devices")] == ["somebody"]
+    _, log = process.communicate(timeout=20)
+    assert b"devices.started" in log
+    assert b"driver-1" not in log
+    assert b"the-token" not in log
+    assert [row["user_id"] for row in node.rows("devices")] == ["driver-1"]
 
 
-def test_the_listener_does_not_start_open_to_others(node):
+def test_the_device_server_does_not_start_open_to_other_machines(node):
     refused = node.process("devices", "serve", HOST="0.0.0.0")
     assert refused.returncode == 2
     assert b"ADMIN_TOKEN" in refused.stderr

@@ -10,7 +10,7 @@ from workers.commands.errors import Failure, error_text
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "text"),
     [
         (InboxUnavailable("The disk is full."), "The disk is full."),
         (RedisAway("Error 111 connecting to redis://me:secret@h:1\nmore"), "Error 111 connecting to redis://***@h:1"),
@@ -25,8 +25,8 @@ from workers.commands.errors import Failure, error_text
         (OSError(), "OSError"),
     ],
 )
-def test_an_expected_error_is_one_sentence_without_a_secret(error, said):
-    assert error_text(error).endswith(said)
+def test_an_expected_error_is_one_sentence_without_a_secret(error, text):
+    assert error_text(error).endswith(text)
 
 
 def test_a_ledger_without_tables_names_the_command_that_makes_them():

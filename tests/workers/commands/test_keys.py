@@ -41,7 +41,7 @@ def test_the_key_that_matched_last_is_named(any_node, event, noon):
         (["current", "next", "current", "next"], True, "NEXT has matched 1 since"),
     ],
 )
-def test_current_can_go_once_only_next_matches(node, event, signed_with, can_go, words):
+def test_current_can_be_retired_once_only_next_matches(node, event, signed_with, can_go, words):
     for number, key in enumerate(signed_with):
         at = NOON + timedelta(minutes=number)
         node.settle(event("SESSION_STARTED", f"s{number}"), DONE, received_at=at, signed_with=key)
@@ -70,7 +70,7 @@ def test_without_a_next_key_there_is_nothing_to_retire(node, event):
 
 
 @pytest.mark.parametrize("encoding", ["utf8", "base64", "hex"])
-def test_a_captured_request_tells_the_encoding_of_the_key(node, event, encoding):
+def test_a_captured_request_identifies_the_key_and_its_encoding(node, event, encoding):
     text = "00112233445566778899aabbccddeeff"  # a key in each of the encodings
     key = {"utf8": text.encode(), "base64": base64.b64decode(text), "hex": bytes.fromhex(text)}[encoding]
     body = event("SESSION_STARTED")
@@ -98,7 +98,7 @@ def test_a_wrong_encoding_setting_does_not_stop_the_search_for_the_right_one(nod
     assert b"for sure" not in found.stdout + found.stderr
 
 
-def test_no_match_is_a_failure_and_a_line_end_that_an_editor_added_is_suspected(node, event):
+def test_no_match_is_a_failure_and_an_added_line_end_is_detected(node, event):
     body = event("SESSION_STARTED")
     signature = sign(body, b"the-current-key-in-use")
     arguments = ["keys", "try", "--body", "body", "--signature"]

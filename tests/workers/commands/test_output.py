@@ -37,7 +37,7 @@ def test_a_body_keeps_its_lines():
         (86_400 * 3, "3 d"),
     ],
 )
-def test_a_span_is_written_in_the_unit_that_fits(seconds, words):
+def test_a_span_is_formatted_in_the_unit_that_fits(seconds, words):
     assert human_duration(timedelta(seconds=seconds)) == words
 
 

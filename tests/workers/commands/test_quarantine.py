@@ -15,22 +15,22 @@ NEW_KEY = "the-next-key-of-them"
 
 
 @pytest.fixture
-def refuse(node):
-    """Have the door refuse a request."""
+def quarantine(node):
+    """Put a request into quarantine, as `serve` does."""
 
-    def refuse(body, key=NEW_KEY):
+    def quarantine(body, key=NEW_KEY):
         headers = [(SIGNATURE_HEADER.encode(), sign(body, key.encode()).encode())]
         refusal = NotAuthentic("The signature was made with neither key.")
         request = from_request(Kind.EVENTS, headers, body, refusal, SigningKeys(current=b"the-current-key-in-use"))
         settings = load_settings(data_dir=node.folder, quarantine_count=3)
         Quarantine(node.folder / FILE_NAME, settings).add([request])
 
-    return refuse
+    return quarantine
 
 
-def test_what_was_refused_is_listed_with_its_reason_and_what_went_is_counted(node, event, refuse):
+def test_refused_requests_are_listed_with_their_reason_and_dropped_ones_counted(node, event, quarantine):
     for number in range(4):
-        refuse(event("SESSION_STARTED", f"s{number}"))
+        quarantine(event("SESSION_STARTED", f"s{number}"))
 
     result = node.run("quarantine")
     rows = node.rows("quarantine")
@@ -42,24 +42,24 @@ def test_what_was_refused_is_listed_with_its_reason_and_what_went_is_counted(nod
     assert [row["session_id"] for row in node.rows("quarantine", "--limit", "1")] == ["s3"]
 
 
-def test_what_passes_with_todays_keys_is_let_in(node, event, refuse):
-    refuse(event("SESSION_STARTED"))
-    refuse(event("SESSION_STOPPED"), key="anybody's key")
+def test_what_passes_with_todays_keys_is_kept(node, event, quarantine):
+    quarantine(event("SESSION_STARTED"))
+    quarantine(event("SESSION_STOPPED"), key="anybody's key")
 
     assert "Let in: 0." in node.run("reverify").stdout
-    said = node.run("reverify", PLUGSURFING_HMAC_NEXT=NEW_KEY).stdout
+    output = node.run("reverify", PLUGSURFING_HMAC_NEXT=NEW_KEY).stdout
 
-    assert "Let in: 1." in said
-    assert "Still refused: 1 ×" in said
+    assert "Let in: 1." in output
+    assert "Still refused: 1 ×" in output
     assert [(row["event"], row["state"], row["key"]) for row in node.rows("deliveries")] == [
         ("SESSION_STARTED", "kept", "next")
     ]
     assert [row["event"] for row in node.rows("quarantine")] == ["SESSION_STOPPED"]
 
 
-def test_every_request_that_is_verified_again_is_one_line_of_json(node, event, refuse):
-    refuse(event("SESSION_STARTED"))
-    refuse(event("SESSION_STOPPED"), key="anybody's key")
+def test_every_request_that_is_verified_again_is_one_line_of_json(node, event, quarantine):
+    quarantine(event("SESSION_STARTED"))
+    quarantine(event("SESSION_STOPPED"), key="anybody's key")
 
     rows = node.rows("reverify", "--since", "1h", PLUGSURFING_HMAC_NEXT=NEW_KEY)
 
@@ -71,13 +71,13 @@ def test_every_request_that_is_verified_again_is_one_line_of_json(node, event, r
     assert node.rows("reverify", "--since", tomorrow) == []
 
 
-def test_a_node_that_nothing_ever_came_to_has_an_empty_quarantine(node):
+def test_a_node_without_an_inbox_has_an_empty_quarantine(node):
     assert node.rows("quarantine") == []
     assert "Let in: 0." in node.run("reverify").stdout
 
 
-def test_nothing_is_let_in_without_a_key(node, event, refuse):
-    refuse(event("SESSION_STARTED"))
+def test_nothing_is_verified_without_a_key(node, event, quarantine):
+    quarantine(event("SESSION_STARTED"))
 
     result = node.run("reverify", code=2, PLUGSURFING_HMAC_CURRENT="")
 

@@ -25,14 +25,14 @@ def outcomes(node, id_):
 def test_a_dead_run_is_made_again_and_nothing_else_of_its_delivery(any_node, event):
     id_ = any_node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
 
-    said = any_node.run("replay", id_[:10]).stdout
+    output = any_node.run("replay", id_[:10]).stdout
 
     assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "waiting"}
     assert any_node.rows("deliveries")[0]["state"] == "retrying"
-    assert "1 once more" in said
+    assert "1 once more" in output
 
 
-def test_what_another_replay_has_settled_meanwhile_is_left_alone(any_node, event, monkeypatch):
+def test_a_delivery_that_another_replay_has_settled_meanwhile_is_not_replayed(any_node, event, monkeypatch):
     id_ = any_node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
 
     def chosen_too_early(*arguments):
@@ -45,10 +45,10 @@ def test_what_another_replay_has_settled_meanwhile_is_left_alone(any_node, event
     find_ids = deliveries.find_ids
     monkeypatch.setattr(deliveries, "find_ids", chosen_too_early)
 
-    said = any_node.run("replay", "--state", "dead").stdout
+    output = any_node.run("replay", "--state", "dead").stdout
 
     assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "done"}
-    assert "1 not replayed" in said
+    assert "1 not replayed" in output
 
 
 def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, event):
@@ -62,7 +62,7 @@ def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, 
     assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "done"}
 
 
-def test_without_redis_a_replay_of_a_filed_dead_letter_stands(node, event):
+def test_a_replay_of_a_dead_letter_succeeds_without_redis(node, event):
     id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
     with node.engine.begin() as conn:
         conn.execute(update(core.runs).values(job_id="dead-letter"))
@@ -97,7 +97,7 @@ def test_a_replay_takes_the_failed_jobs_of_its_runs_and_no_others_off_the_dashbo
     assert len(valkey.keys("rq:job:*")) == 1
 
 
-def test_a_failed_job_that_somebody_put_back_on_its_queue_is_not_taken_back(node, event, valkey, valkey_url, tmp_path):
+def test_a_failed_job_that_was_enqueued_again_by_hand_is_not_withdrawn(node, event, valkey, valkey_url, tmp_path):
     id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
     settings = load_settings(data_dir=tmp_path)
     publish_dead_letters(Resources(settings, load_plugins(settings), node.engine, valkey, {}))
@@ -128,9 +128,9 @@ def test_what_was_unreadable_is_read_again(any_node, event):
     with any_node.engine.begin() as conn:  # as a version that understood less has left them
         conn.execute(update(core.deliveries).values(state=DeliveryState.UNREADABLE, event=None, session_id=None))
 
-    said = any_node.run("replay", "--state", "unreadable").stdout
+    output = any_node.run("replay", "--state", "unreadable").stdout
 
-    assert "1 still unreadable" in said
+    assert "1 still unreadable" in output
     found = {row["id"]: (row["state"], row["event"], row["session_id"]) for row in any_node.rows("deliveries")}
     assert found[still] == ("unreadable", None, None)
     assert found[known] == ("retrying", "SESSION_STARTED", "L60XMxWy0oP")
@@ -177,13 +177,13 @@ def test_a_rate_spreads_the_runs_over_time(node, event):
         node.settle(event("SESSION_STARTED", f"s{number}"), ("session_record", Outcome.DONE))
     before = datetime.now(UTC)
 
-    said = node.run("replay", "--event", "SESSION_STARTED", "--rate", "3").stdout
+    output = node.run("replay", "--event", "SESSION_STARTED", "--rate", "3").stdout
 
     with node.engine.connect() as conn:
         due = sorted(conn.scalars(select(core.runs.c.due_at)))
     assert [round((at - due[0]).total_seconds()) for at in due] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert due[0] >= before
-    assert "over 3.0 s" in said
+    assert "over 3.0 s" in output
 
 
 def test_many_are_replayed_in_steps(node, event):
@@ -204,10 +204,10 @@ def test_many_are_replayed_in_steps(node, event):
         ["--since", "yesterday"],
         ["--state", "kept"],
         ["--rate", "0", "--state", "dead"],
-        ["--handler", "nobody"],
+        ["--handler", "no_such_handler"],
     ],
 )
-def test_a_replay_of_nobody_knows_what_is_wrong_usage(node, arguments):
+def test_a_replay_without_deliveries_is_wrong_usage(node, arguments):
     assert node.run("replay", *arguments, code=2).stderr
 
 

@@ -26,7 +26,7 @@ def at_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def receiver(monkeypatch):
-    """A receiver that answers what `answer` says, and has heard the requests in `heard`."""
+    """A receiver that records requests, and responds with `status` or what is expected."""
 
     class Receiver:
         url = ""
@@ -38,16 +38,16 @@ def receiver(monkeypatch):
 
     here = Receiver()
 
-    async def answer(url, tracks, penmanship, *, on_response, rate=None):
+    async def send(url, tracks, signer, *, on_response, rate=None):
         here.url, here.rate = url, rate
         for step in (step for track in tracks for step in track):
-            request = penmanship.request(step, at=datetime.now(UTC))
+            request = signer.request(step, at=datetime.now(UTC))
             here.requests.append(request)
             status = here.status or min(request.expected)
             delivery_id = "0123456789abcdef" if status == 200 else None
             on_response(SimulatorResponse(request, timedelta(milliseconds=4), status=status, delivery_id=delivery_id))
 
-    monkeypatch.setattr(sender, "send", answer)
+    monkeypatch.setattr(sender, "send", send)
     return here
 
 
@@ -70,16 +70,16 @@ def names(commands: list[list[str]]) -> list[str]:
     return [decode(Kind.EVENTS, body(words)).name for words in commands]
 
 
-def test_without_a_word_it_is_a_session_from_its_start_to_its_price():
+def test_the_default_is_a_session_from_its_start_to_its_price():
     assert names(printed()) == ["SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE"]
 
 
 @pytest.mark.parametrize("words", [("stop-failed",), ("--scenario", "stop-failed")])
-def test_a_scenario_is_told_by_its_name(words):
+def test_a_scenario_is_played_by_its_name(words):
     assert names(printed(*words)) == ["SESSION_STARTED", "SESSION_STOP_FAILED"]
 
 
-def test_any_event_is_told_by_its_name_with_what_was_asked_for():
+def test_any_event_is_sent_by_its_name_with_the_given_ids():
     (words,) = printed("SOMETHING_ELSE", "--session", "L60XMxWy0oP", "--user", "user1", "--at", AT)
     assert body(words).decode() == (
         '{"event": "SOMETHING_ELSE", "payload": '
@@ -102,8 +102,8 @@ def test_what_is_printed_verifies():
 
 
 def test_many_sessions_have_ids_of_their_own():
-    told = [decode(Kind.EVENTS, body(words)).session_id for words in printed("unknown", "--count", "12")]
-    assert len(set(told)) == 12
+    ids = [decode(Kind.EVENTS, body(words)).session_id for words in printed("unknown", "--count", "12")]
+    assert len(set(ids)) == 12
     named = printed("unknown", "--count", "12", "--session", "mine")
     assert [decode(Kind.EVENTS, body(words)).session_id for words in named][:2] == ["mine-01", "mine-02"]
 
@@ -114,7 +114,7 @@ def test_a_seed_and_a_time_give_the_same_bytes():
     assert again[0] != [body(words) for words in printed("--seed", "8", "--at", AT, "--count", "3")]
 
 
-def test_it_goes_to_the_url_that_was_asked_for_or_to_this_machine(receiver, monkeypatch):
+def test_requests_go_to_the_given_url_or_to_this_machine(receiver, monkeypatch):
     run("--url", "https://example.com/")
     assert receiver.url == "https://example.com"
     monkeypatch.setenv("PORT", "9000")
@@ -130,7 +130,7 @@ def test_beside_dev_it_signs_with_the_keys_that_dev_made_up(receiver, tmp_path, 
     assert receiver.url == "http://127.0.0.1:9000"
 
 
-def test_during_a_rotation_the_key_that_there_is_signs(receiver, monkeypatch):
+def test_during_a_rotation_the_configured_key_signs(receiver, monkeypatch):
     monkeypatch.delenv("PLUGSURFING_HMAC_CURRENT")
     monkeypatch.setenv("PLUGSURFING_HMAC_NEXT", "the next key")
     assert run().exit_code == 0
@@ -138,7 +138,7 @@ def test_during_a_rotation_the_key_that_there_is_signs(receiver, monkeypatch):
     assert len(receiver.requests) == 6
 
 
-def test_where_no_signature_is_asked_for_there_is_none(receiver, monkeypatch):
+def test_where_no_signature_is_required_there_is_none(receiver, monkeypatch):
     monkeypatch.delenv("PLUGSURFING_HMAC_CURRENT")
     monkeypatch.setenv("PLUGSURFING_HMAC_REQUIRED", "false")
     monkeypatch.setenv("PLUGSURFING_AUTHORIZATION", "sesame")
@@ -146,7 +146,7 @@ def test_where_no_signature_is_asked_for_there_is_none(receiver, monkeypatch):
     assert set(receiver.requests[0].headers) == {"content-type", "authorization"}
 
 
-def test_few_answers_are_shown_one_by_one_and_many_are_counted(receiver):
+def test_few_responses_are_printed_one_by_one_and_many_are_counted(receiver):
     few = run("SESSION_STARTED", "--session", "L60XMxWy0oP").stdout
     assert "SESSION_STARTED       L60XMxWy0oP  200 kept as 0123456789ab  4 ms" in few
     assert "1 sent: 1 x 200 · p50 4 ms · p99 4 ms" in few
@@ -155,21 +155,21 @@ def test_few_answers_are_shown_one_by_one_and_many_are_counted(receiver):
     assert many.splitlines() == ["150 sent: 150 x 200 · p50 4 ms · p99 4 ms"]
 
 
-def test_a_refusal_that_was_provoked_is_right(receiver):
+def test_a_provoked_refusal_is_right(receiver):
     result = run("SESSION_STARTED", "--fault", "bad-sig")
     assert result.exit_code == 0
     assert "403, as it should be" in result.stdout
     assert receiver.requests[0].expected == {403}
 
 
-def test_a_wrong_answer_is_said_and_the_exit_code_is_one(receiver):
+def test_a_wrong_response_is_printed_and_the_exit_code_is_one(receiver):
     receiver.status = 503
     result = run("SESSION_STARTED")
     assert result.exit_code == 1
     assert "503, which is wrong: it should be 200" in result.output
 
 
-def test_nobody_there_is_said_in_a_sentence():
+def test_a_receiver_that_does_not_answer_is_one_sentence():
     result = run("SESSION_STARTED", "--url", "http://127.0.0.1:1")
     assert result.exit_code == 1
     assert "Nothing answers at http://127.0.0.1:1: is `webhooks dev` running?" in result.output
@@ -191,7 +191,7 @@ def test_when_everything_is_dropped_nothing_is_sent(receiver):
         (("--at", "yesterday"), "yesterday"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage(arguments, sentence):
+def test_options_that_make_no_sense_are_wrong_usage(arguments, sentence):
     result = run(*arguments)
     assert result.exit_code == 2
     assert sentence in result.output

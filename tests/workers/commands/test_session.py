@@ -32,10 +32,10 @@ KEYS = [
 
 
 @pytest.fixture
-def tell(noon, event):
-    """Tell the life of a session: it starts, is warned, completes; its stop comes late, and with it a word unknown."""
+def store_session(noon, event):
+    """Store a session: it starts, is warned, completes; its stop comes late, and an unknown event with it."""
 
-    def tell(node):
+    def store_session(node):
         def came(name, minute, late=timedelta(seconds=1), *runs, **payload):
             at = noon + timedelta(minutes=minute)
             return node.settle(event(name, at=at, **payload), *(runs or (DONE,)), received_at=at + late)
@@ -51,11 +51,11 @@ def tell(noon, event):
             sent_at = noon + timedelta(minutes=1, seconds=2)
             pushes.mark(conn, [PushUpdate(id=id_, attempt=0, state=PushState.SENT, sent_at=sent_at)])
 
-    return tell
+    return store_session
 
 
-def test_a_session_is_told_with_its_record_and_in_the_order_in_which_it_happened(any_node, tell):
-    tell(any_node)
+def test_a_session_is_its_record_and_a_timeline_in_order_of_event_time(any_node, store_session):
+    store_session(any_node)
 
     (session,) = any_node.rows("session", "L60XMxWy0oP")
 
@@ -71,30 +71,30 @@ def test_a_session_is_told_with_its_record_and_in_the_order_in_which_it_happened
         "fee_will_apply_from": "2026-05-04T12:10:00Z",
         "anomalies": [],
     }
-    told = session["timeline"]
-    assert [moment["event"] for moment in told] == [
+    entries = session["timeline"]
+    assert [moment["event"] for moment in entries] == [
         "SESSION_STARTED",
         "SESSION_FEE_INCURRING",
         "SESSION_PAINTED",
         "SESSION_STOPPED",
         "SESSION_COMPLETE",
     ]
-    assert told[0]["changed"]["status"] == {"before": None, "after": "STARTED"}
-    assert told[4]["changed"]["status"] == {"before": "STARTED", "after": "COMPLETE"}
-    assert list(told[3]["changed"]) == ["stopped_at"]
-    assert [moment["late_seconds"] for moment in told] == [1, 1, None, 120, 1]
-    assert [push["state"] for push in told[1]["pushes"]] == ["sent"]
-    assert told[2]["runs"] == [{"handler": "*", "outcome": "ignored", "attempts": 1, "error": None}]
+    assert entries[0]["changed"]["status"] == {"before": None, "after": "STARTED"}
+    assert entries[4]["changed"]["status"] == {"before": "STARTED", "after": "COMPLETE"}
+    assert list(entries[3]["changed"]) == ["stopped_at"]
+    assert [moment["late_seconds"] for moment in entries] == [1, 1, None, 120, 1]
+    assert [push["state"] for push in entries[1]["pushes"]] == ["sent"]
+    assert entries[2]["runs"] == [{"handler": "*", "outcome": "ignored", "attempts": 1, "error": None}]
 
 
-def test_a_person_reads_what_came_how_late_what_it_changed_and_what_was_done(node, tell):
-    tell(node)
+def test_a_person_reads_what_came_how_late_what_it_changed_and_the_runs(node, store_session):
+    store_session(node)
 
     lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
 
     (fee,) = [line.removeprefix("fee").strip() for line in lines if line.startswith("fee ")]
-    told = [re.sub(r"^[-\d]* ?[\d:]{8} +", "", line) for line in lines[lines.index("") + 2 :]]
-    assert [re.split(" {2,}", line.strip()) for line in told] == [
+    rows = [re.sub(r"^[-\d]* ?[\d:]{8} +", "", line) for line in lines[lines.index("") + 2 :]]
+    assert [re.split(" {2,}", line.strip()) for line in rows] == [
         ["1.0 s", "SESSION_STARTED", "status STARTED, driver user1"],
         ["1.0 s", "SESSION_FEE_INCURRING", f"fee {fee}"],
         ["push by log", "sent: A fee"],
@@ -107,7 +107,7 @@ def test_a_person_reads_what_came_how_late_what_it_changed_and_what_was_done(nod
     assert max(map(len, lines)) <= 100
 
 
-def test_what_cannot_be_true_is_said_with_the_facts(node, event, noon):
+def test_an_anomaly_is_shown_with_the_facts(node, event, noon):
     def came(name, minute, received=0, **payload):
         at = noon + timedelta(minutes=minute)
         node.settle(event(name, at=at, **payload), DONE, received_at=noon + timedelta(minutes=received))
@@ -123,7 +123,7 @@ def test_what_cannot_be_true_is_said_with_the_facts(node, event, noon):
     assert "anomaly two_users, started_after_complete, ahead_of_clock" in out
 
 
-def test_a_run_that_has_failed_says_why(node, event):
+def test_a_failed_run_is_shown_with_its_error(node, event):
     node.settle(event("SESSION_STARTED"), DONE, ("greet", Outcome.DEAD), error="ValueError: odd")
 
     lines = node.run("session", "L60XMxWy0oP").stdout.splitlines()
@@ -136,14 +136,14 @@ def test_an_unknown_session_is_a_failure_in_one_sentence(node, event):
     assert "1 of its deliveries" in node.run("session", "L60XMxWy0oP", code=1).stderr
 
 
-def test_what_is_still_on_its_way_is_mentioned(node, event):
+def test_deliveries_that_wait_in_the_inbox_are_counted(node, event):
     node.settle(event("SESSION_STARTED"), DONE)
     node.keep(event("SESSION_STOPPED"))
 
     assert "Still on its way from the inbox: 1." in node.run("session", "L60XMxWy0oP").stderr
 
 
-def test_deliveries_that_nobody_understood_are_told_of_a_session_without_a_record(node):
+def test_unreadable_deliveries_are_shown_of_a_session_without_a_record(node):
     node.settle(b'{"event": "SESSION_STARTED", "payload": {"sessionId": "s"}}')
 
     (session,) = node.rows("session", "s")
@@ -152,7 +152,7 @@ def test_deliveries_that_nobody_understood_are_told_of_a_session_without_a_recor
     assert [moment["state"] for moment in session["timeline"]] == ["unreadable"]
 
 
-def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
+def test_a_status_known_from_the_drive_api_alone_is_shown_as_healed(node, event, noon):
     node.settle(event("SESSION_STARTED", at=noon, userId="user1"), DONE)
     stop, end = noon + timedelta(minutes=42), noon + timedelta(minutes=43)
     drive = DriveSession(
@@ -186,7 +186,7 @@ def test_what_only_the_drive_api_has_told_is_shown_as_healed(node, event, noon):
     assert (row["drive"]["outcome"], row["drive"]["next_at"]) == ("complete", None)
 
 
-def test_a_session_that_no_event_told_of_is_shown_too(node, noon):
+def test_a_session_known_from_the_drive_api_alone_is_shown_too(node, noon):
     with node.engine.begin() as ledger:
         merge_drive_sessions(ledger, "user1", [DriveSession(session_id="S1", status="WAITING_TO_START")], noon, RHYTHM)
     lines = node.run("session", "S1").stdout.splitlines()

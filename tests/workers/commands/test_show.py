@@ -27,7 +27,7 @@ def test_a_person_sees_the_runs_the_headers_and_the_body(node, event):
         assert shown in output
 
 
-def test_bytes_that_are_not_text_are_shown_escaped_and_given_whole(node):
+def test_bytes_that_are_not_text_are_escaped_and_whole_in_base64(node):
     id_ = node.settle(NOT_UTF8)
 
     (row,) = node.rows("show", id_)
@@ -49,7 +49,7 @@ def test_the_exact_bytes_can_be_had(node):
     assert shown.stdout == NOT_UTF8
 
 
-def test_a_delivery_that_is_still_in_the_inbox_is_shown_too(node, event):
+def test_a_delivery_of_the_inbox_is_shown_too(node, event):
     id_ = node.keep(event("SESSION_STARTED"))
 
     (row,) = node.rows("show", id_[:8])

@@ -1,4 +1,4 @@
-"""Checks which policies are asked at the charger, whether requests can come, and how old the policies' facts are."""
+"""Checks the policies at the charger: their order, their credentials, and the age of what they know."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

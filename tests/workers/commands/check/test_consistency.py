@@ -44,7 +44,7 @@ def test_what_contradicts_itself_is_named_with_its_ids(any_node, event, valkey_u
     assert delivery_id in result.stdout.replace("\n", "")
 
 
-def test_what_nobody_carries_is_named(node, event, valkey_url):
+def test_stuck_work_is_named(node, event, valkey_url):
     node.keep(event("SESSION_STARTED"))
 
     found = findings(node.rows("check", "--deep", code=1, REDIS_URL=valkey_url))
@@ -87,7 +87,7 @@ def test_what_other_inboxes_left_at_work_is_a_warning(any_node, event, valkey_ur
     assert found["ways", "warn"].startswith(f"For more than 60 min at work by other inboxes (an-inbox): {left}.")
 
 
-def test_pushes_that_nobody_sends_are_a_warning(any_node, event, valkey_url):
+def test_overdue_pushes_are_a_warning(any_node, event, valkey_url):
     delivery_id = any_node.settle(event("SESSION_STARTED"), ("note", Outcome.DONE))
     due_at = datetime.now(UTC) - timedelta(hours=3)
     row = {
@@ -103,7 +103,7 @@ def test_pushes_that_nobody_sends_are_a_warning(any_node, event, valkey_url):
     assert found["pushes", "warn"].startswith("1 on fcm has been due for up to 3 h, first p1: is `clock` running")
 
 
-def test_a_test_may_ask_for_gaps_from_the_first_run_on(node, event, valkey_url, noon):
+def test_missed_runs_may_be_checked_from_the_first_run_on(node, event, valkey_url, noon):
     node.settle(
         event("SESSION_FEE_INCURRING", "A"), ("warn_the_driver", Outcome.DONE), ("session_record", Outcome.DONE)
     )
@@ -117,8 +117,8 @@ def test_a_test_may_ask_for_gaps_from_the_first_run_on(node, event, valkey_url, 
         return [one.sentence for one in consistency.check_consistency(settings, **parts) if one.subject == "handlers"]
 
     assert gaps() == []
-    (told,) = gaps(rollout=timedelta())
-    assert missed in told
+    (sentence,) = gaps(rollout=timedelta())
+    assert missed in sentence
 
 
 def test_without_redis_or_a_ledger_there_is_a_sentence_for_it(node):
