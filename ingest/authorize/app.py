@@ -21,10 +21,9 @@ from ingest.authorize.response_cache import ResponseCache
 from ingest.authorize.responses import UNAVAILABLE_MESSAGE
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
-from ingest.http.any_path import ANY_TEXT
 from ingest.http.error_boundary import PROBES, ErrorBoundary
-from ingest.http.openapi import openapi_route
-from ingest.http.webhook_endpoint import http_error_handler
+from ingest.http.health import http_error_handler
+from ingest.http.openapi import ANY_TEXT, openapi_route
 from ingest.wire.authorization.request import WireFormat
 
 OPENAPI = Path(__file__).with_name("openapi.json")

@@ -1,4 +1,4 @@
-"""The application that `webhooks serve` runs, put together."""
+"""The application that `webhooks serve` runs, assembled."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,15 @@ from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ingest.config.keyring import Keyring
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
-from ingest.http.health import ReadinessCheck
+from ingest.http.health import HealthEndpoints, ReadinessCheck
 from ingest.http.router import FastPathRouter
-from ingest.http.webhook_endpoint import HealthEndpoints, WebhookEndpoint
+from ingest.http.webhook_endpoint import WebhookEndpoint
 from ingest.inbox.corruption import corruption_mark, mark_corrupt
 from ingest.inbox.heartbeat import Heartbeat
 from ingest.inbox.inbox import Inbox
@@ -24,6 +26,7 @@ from ingest.inbox.quarantine import Quarantine, QuarantineWriter
 from ingest.inbox.schema import FILE_NAME
 from ingest.metrics import Metrics
 from ingest.relay.relay import Relay
+from ingest.wire.client_address import trusted_proxies
 from ingest.wire.envelope import Kind
 
 log = structlog.get_logger()
@@ -35,57 +38,65 @@ PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
 
 
 def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay | None = None) -> FastPathRouter:
-    """Build the application with all its rooms; they open when the server starts and close when it ends."""
+    """Build the application. Its parts start and stop with the server."""
     path = settings.data_dir / FILE_NAME
     metrics = Metrics()
     inbox = inbox or Inbox(path, settings, metrics)
     relay = relay or Relay(path, settings)
-    intake = QuarantineWriter(Quarantine(path, settings), metrics)
+    quarantine = QuarantineWriter(Quarantine(path, settings), metrics)
     keyring = Keyring(settings)
-    presence = Heartbeat(path, inbox, settings.gap_shortest)
-
-    leave = partial(_shut_down_all_processes, path)
+    heartbeat = Heartbeat(path, inbox, settings.gap_shortest)
+    shut_down = partial(_shut_down_all_processes, path)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await asyncio.to_thread(inbox.start)
         known = corruption_mark(path)
         inbox.on_commit(relay.wake)
-        inbox.on_corruption(leave)
-        relay.on_corruption(leave)
-        intake.start()
+        inbox.on_corruption(shut_down)
+        relay.on_corruption(shut_down)
+        quarantine.start()
         relay.start()
-        duties = reload_forever(keyring.refresh), presence.run(), _exit_when_marked_corrupt(path, known)
-        tasks = [asyncio.create_task(duty) for duty in duties]
+        loops = reload_forever(keyring.refresh), heartbeat.run(), _exit_when_marked_corrupt(path, known)
+        tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-            # In this order: what was kept last still gets offered, and nothing is written to a closed file.
-            for stop in (presence.beat_last, presence.close, relay.stop, intake.close, inbox.close):
+            # In this order: the last deliveries are still published, and nothing is written to a closed file.
+            for stop in (heartbeat.beat_last, heartbeat.close, relay.stop, quarantine.close, inbox.close):
                 await asyncio.to_thread(stop)
 
-    doors = {
-        route: WebhookEndpoint(kind, settings, keyring, inbox=inbox, intake=intake, metrics=metrics)
+    endpoints = {
+        route: _behind_proxies(
+            WebhookEndpoint(kind, settings, keyring, inbox=inbox, quarantine=quarantine, metrics=metrics), settings
+        )
         for kind, route in PATHS.items()
     }
-    return FastPathRouter(
-        doors, HealthEndpoints(ReadinessCheck(path, inbox, relay), metrics), metrics, lifespan, presence
-    )
+    health = HealthEndpoints(ReadinessCheck(path, inbox, relay), metrics)
+    return FastPathRouter(endpoints, health, metrics, lifespan, heartbeat)
+
+
+def _behind_proxies(endpoint: ASGIApp, settings: Settings) -> ASGIApp:
+    """Have X-Forwarded-For read, but only where the address of the sender decides something."""
+    if not settings.plugsurfing_sources or not settings.forwarded_by:
+        return endpoint
+    # Starlette's types and uvicorn's describe the same callables.
+    return ProxyHeadersMiddleware(endpoint, trusted_proxies(settings.forwarded_by))  # type: ignore[arg-type,return-value]
 
 
 def _shut_down_all_processes(path: Path) -> None:
-    """End all processes that have the file open: the next one sets it aside, which none may do while others have it."""
+    """End all processes that have the inbox file open: only then can the next one set it aside."""
     try:
         mark_corrupt(path)
     except OSError as error:
-        log.warning("inbox.not_suspected", error=error.strerror)
+        log.warning("inbox.mark_failed", error=error.strerror)
         _terminate_self()
 
 
 async def _exit_when_marked_corrupt(path: Path, known: tuple[int, int] | None) -> None:
-    """Leave for a suspicion that came after this process; one that is `known` could not be settled when it began."""
+    """End this process once the file is marked corrupt, unless by the `known` mark that it started with."""
     while True:
         await asyncio.sleep(CORRUPTION_POLL)
         if corruption_mark(path) not in {None, known}:
@@ -94,5 +105,5 @@ async def _exit_when_marked_corrupt(path: Path, known: tuple[int, int] | None) -
 
 
 def _terminate_self() -> None:
-    log.error("door.leaving", reason="the inbox file is damaged, and is set aside at the next start")
+    log.error("server.draining", reason="the inbox file is damaged, and is set aside at the next start")
     os.kill(os.getpid(), signal.SIGTERM)

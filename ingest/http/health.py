@@ -1,19 +1,25 @@
-"""How the door and what stands behind it are, for those who ask whether an event would be kept."""
+"""Readiness, liveness and metrics of `serve`: whether an event could be stored now, and how far the relay is behind."""
 
 import asyncio
 import contextlib
 import sqlite3
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from ingest.errors import InboxUnavailable
 from ingest.inbox.inbox import Inbox
+from ingest.metrics import CONTENT_TYPE, Metrics
 from ingest.relay.relay import Relay, RelayStatus
 
-# In seconds. A probe is a commit: however often somebody asks, there is no more than one in this time.
+# In seconds. A check commits a probe row: however often it is asked for, there is no more than one in this time.
 CACHE_FOR = 0.5
-PATIENCE = 2.0
+PROBE_TIMEOUT = 2.0
 
 # Counted in two partial indexes: the table itself has all the bodies in it.
 UNSETTLED = """
@@ -22,13 +28,18 @@ SELECT
     (SELECT received_at FROM deliveries ORDER BY seq LIMIT 1)
 """
 
+ERROR_MESSAGES = {
+    HTTPStatus.NOT_FOUND: "There is nothing here.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This method is not allowed here.",
+}
+
 
 @dataclass(frozen=True)
 class Readiness:
-    """What was found out in one look."""
+    """The result of one check."""
 
     inbox_problem: str | None
-    """Why an event could not be kept; None if it could."""
+    """Why no event could be stored; None if one could."""
     unsettled: int | None
     """Deliveries that are not settled; None if that could not be read."""
     oldest_unsettled_seconds: float | None
@@ -37,31 +48,31 @@ class Readiness:
 
 
 class ReadinessCheck:
-    """Looks at the inbox by having it keep something, and at the rest by asking."""
+    """Checks the inbox by committing a probe row to it, and asks the relay for its status."""
 
     def __init__(self, path: Path, inbox: Inbox, relay: Relay) -> None:
         self._path = path
         self._inbox = inbox
         self._relay = relay
-        self._look: asyncio.Task[Readiness] | None = None
-        self._looked_at = -CACHE_FOR
+        self._check: asyncio.Task[Readiness] | None = None
+        self._checked_at = -CACHE_FOR
 
     async def check(self) -> Readiness:
-        """Find out how things are, or were a moment ago."""
+        """Return the state as it is, or was up to CACHE_FOR ago."""
         now = time.monotonic()
-        if self._look is None or (self._look.done() and now - self._looked_at >= CACHE_FOR):
-            self._looked_at = now
-            self._look = asyncio.create_task(self._run_checks())
-        return await asyncio.shield(self._look)  # others may be waiting for the same look
+        if self._check is None or (self._check.done() and now - self._checked_at >= CACHE_FOR):
+            self._checked_at = now
+            self._check = asyncio.create_task(self._run_checks())
+        return await asyncio.shield(self._check)  # others may be waiting for the same check
 
     async def _run_checks(self) -> Readiness:
         problem = None
         try:
-            await asyncio.wait_for(self._inbox.probe(), PATIENCE)
+            await asyncio.wait_for(self._inbox.probe(), PROBE_TIMEOUT)
         except InboxUnavailable as error:
             problem = self._inbox.problem or str(error)
         except TimeoutError:
-            problem = f"Nothing was written within {PATIENCE:g} seconds."
+            problem = f"Nothing was written within {PROBE_TIMEOUT:g} seconds."
         unsettled, age = await asyncio.to_thread(self._unsettled)
         return Readiness(problem, unsettled, age, self._relay.status())
 
@@ -71,3 +82,59 @@ class ReadinessCheck:
                 count, received_at = file.execute(UNSETTLED).fetchone()
             return count, 0.0 if received_at is None else max(0.0, time.time() - received_at)
         return None, None
+
+
+class HealthEndpoints:
+    """Answers `/healthz`, `/readyz` and `/metrics`."""
+
+    def __init__(self, readiness: ReadinessCheck, metrics: Metrics) -> None:
+        self._readiness = readiness
+        self._metrics = metrics
+
+    async def healthz(self, _request: Request) -> Response:
+        """Answer 200: the process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """Answer 200 if an event can be stored, else 503. Redis need not be up for that."""
+        readiness = await self._readiness.check()
+        relay = readiness.relay
+        is_ready = readiness.inbox_problem is None
+        return JSONResponse(
+            {
+                "ready": is_ready,
+                "inbox": {"ok": is_ready, "error": readiness.inbox_problem, "unsettled": readiness.unsettled},
+                "redis": {"ok": relay.redis_ok, "error": relay.redis_error},
+                "relay": {
+                    "ok": relay.error is None,
+                    "error": relay.error,
+                    "leader": relay.leader,
+                    "held": relay.backlog,
+                    "last_offer_at": relay.last_published_at.isoformat() if relay.last_published_at else None,
+                },
+                "oldest_unsettled_seconds": readiness.oldest_unsettled_seconds,
+            },
+            status_code=HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE,
+        )
+
+    async def metrics(self, _request: Request) -> Response:
+        """Answer with Prometheus' text."""
+        readiness = await self._readiness.check()
+        relay = readiness.relay
+        numbers = {
+            "inbox_up": readiness.inbox_problem is None,
+            "inbox_unsettled": readiness.unsettled,
+            "inbox_oldest_unsettled_seconds": readiness.oldest_unsettled_seconds,
+            "redis_up": relay.redis_ok,
+            "relay_leader": relay.leader,
+            "relay_held": relay.backlog,
+            "relay_last_offer_timestamp_seconds": relay.last_published_at.timestamp() if relay.last_published_at else None,
+        }
+        text = self._metrics.text({name: float(number) for name, number in numbers.items() if number is not None})
+        return Response(text, media_type=CONTENT_TYPE)
+
+
+async def http_error_handler(_request: Request, error: HTTPException) -> Response:
+    """Answer a request that no route takes."""
+    status = HTTPStatus(error.status_code)
+    return JSONResponse({"error": ERROR_MESSAGES.get(status, status.phrase)}, status, error.headers)

@@ -1,4 +1,4 @@
-"""Reads the body of a request, unless its headers or its length say that it need not be read."""
+"""Reads the body of a request, unless its headers or its length already exclude it."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,10 @@ IDENTITY_CODINGS = (b"", b"identity")
 
 
 def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:
-    """Refuse by its headers what need not be read. A length is taken for the number that the server took it for."""
+    """Raise TooLarge or UnsupportedEncoding if the headers say so. The server has checked that a length is a number."""
     for name, value in headers:
         if name == b"content-length":
-            # Python reads no number of more than 4,300 digits, and zeros before it are digits.
+            # Python parses no number of more than 4,300 digits, leading zeros included.
             if int(value.strip().lstrip(b"0") or b"0") > longest:
                 raise TooLarge
         elif name == b"content-encoding" and value.strip().lower() not in IDENTITY_CODINGS:
@@ -22,7 +22,7 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:
 
 
 async def read_body(receive: Receive, longest: int) -> bytes:
-    """Read all of it. Raise TooLarge as soon as it is too long, ClientDisconnect if it ends too soon."""
+    """Return the body. Raise TooLarge as soon as it is too long, ClientDisconnect if it ends too soon."""
     gathered: bytes | bytearray = b""
     more = True
     while more:
@@ -32,7 +32,7 @@ async def read_body(receive: Receive, longest: int) -> bytes:
         body, more = received["body"], received["more_body"]
         if gathered:
             gathered += body
-        else:  # nearly always there is but one piece, and nothing to put together
+        else:  # nearly always there is one piece, and nothing to put together
             gathered = bytearray(body) if more else body
         if len(gathered) > longest:
             raise TooLarge

@@ -1,4 +1,4 @@
-"""What doors say: small JSON bodies, sent without Starlette's Response, which costs more than all else here."""
+"""Small JSON responses, sent without Starlette's Response, which costs more than everything else here."""
 
 import asyncio
 import json
@@ -11,40 +11,40 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
 CONNECTION_CLOSE = (b"connection", b"close")
-# In seconds. Plugsurfing does not look at answers, but a proxy or a person may.
+# In seconds. Plugsurfing ignores responses, but a proxy or a person may not.
 RETRY_AFTER = (b"retry-after", b"5")
-# How long a connection stays open, in seconds, whose body we do not read to its end. Closed at once, a sender who is
-# still busy sending would find it reset before it finds our answer.
+# How long, in seconds, a connection stays open whose body is not read to its end. Closed at once, a sender that is
+# still sending would get a reset before it gets the response.
 DRAIN_TIME = 0.5
 
 ID_LENGTH = 32
 BODY_SUFFIX = {False: b'", "duplicate": false}', True: b'", "duplicate": true}'}
-KEPT: dict[bool, Headers] = {
-    duplicate: [JSON, (b"content-length", str(len(b'{"id": "') + ID_LENGTH + len(ending)).encode())]
-    for duplicate, ending in BODY_SUFFIX.items()
+ACCEPTED_HEADERS: dict[bool, Headers] = {
+    duplicate: [JSON, (b"content-length", str(len(b'{"id": "') + ID_LENGTH + len(suffix)).encode())]
+    for duplicate, suffix in BODY_SUFFIX.items()
 }
 
 
 async def send_accepted(send: Send, delivery_id: str, *, duplicate: bool) -> None:
-    """Say that a delivery is on disk."""
-    await send({"type": "http.response.start", "status": 200, "headers": KEPT[duplicate]})
+    """Answer that a delivery is on disk."""
+    await send({"type": "http.response.start", "status": 200, "headers": ACCEPTED_HEADERS[duplicate]})
     await send({"type": "http.response.body", "body": b'{"id": "' + delivery_id.encode() + BODY_SUFFIX[duplicate]})
 
 
 async def send_error(send: Send, status: HTTPStatus, sentence: str, *headers: tuple[bytes, bytes]) -> None:
-    """Say in a sentence why a request came to nothing."""
+    """Answer with the reason why a request came to nothing."""
     await send_response(send, status, error_body(sentence), headers)
 
 
 def error_body(sentence: str) -> bytes:
-    """Write a sentence as the body of an answer."""
+    """Return a sentence as the body of a response."""
     return json.dumps({"error": sentence}).encode()
 
 
 async def send_response(
     send: Send, status: HTTPStatus, body: bytes, headers: Iterable[tuple[bytes, bytes]], *, ends: bool = True
 ) -> None:
-    """Send an answer. Unless it `ends`, the server takes it for not complete yet, though all of it is sent."""
+    """Send a response. Unless it `ends`, the server does not regard it as complete yet, though all of it is sent."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": int(status), "headers": [JSON, length, *headers]})
     await send({"type": "http.response.body", "body": body, "more_body": not ends})
@@ -53,7 +53,7 @@ async def send_response(
 async def send_and_close(
     send: Send, status: HTTPStatus, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
 ) -> None:
-    """Answer without having read all, so the connection cannot be used again."""
+    """Answer a request that was not read to its end, so that its connection cannot be used again."""
     await send_response(send, status, body, (CONNECTION_CLOSE, *headers), ends=False)
     await asyncio.sleep(DRAIN_TIME)
     await send({"type": "http.response.body"})

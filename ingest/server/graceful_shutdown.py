@@ -1,14 +1,14 @@
-"""How a server leaves: it takes no new connections, answers on those it has, and closes none on which something comes.
+"""Connection draining: a server that ends answers on the connections that it has, and closes none with a request on it.
 
-uvicorn closes idle connections at once. A sender that keeps connections may just then be writing to one of them, and
-events are sent once.
+uvicorn closes idle connections at once. A sender that reuses connections may be writing to one of them at that moment,
+and Plugsurfing sends each event once.
 """
 
 import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType
 
 import uvicorn
@@ -17,15 +17,17 @@ from uvicorn.server import ServerState
 from ingest.server.http_protocol import BoundedHttpProtocol
 from ingest.server.socket_activation import sd_notify
 
-# Seconds for all that is on its way; with those that the relay takes then, a process ends within ten.
-GRACE = 6
-# First a connection on which a request comes gets its answer, with `Connection: close`. Where others serve on
-# the same socket meanwhile, nobody waits for us.
-DRAIN_TIME = 1.0
-DRAIN_TIME_SUPERVISED = 3.0
-# Then our side of the idle ones is closed, as a sign to whoever keeps them; what was on its way to us is still kept.
-HALF_CLOSE_TIME = 0.5
-LOOK_EVERY = 0.02
+# Seconds from the signal until requests that are under way are given up. The relay's last round comes on top: a process
+# ends within ten.
+GRACE = 6.0
+# A connection is closed by its own end: with the next answer, which says `Connection: close`, or by its sender. These
+# bound, in seconds, how long a silent one is waited for: one from before the signal, and one accepted after it.
+IDLE_TIMEOUT = 4.0
+FIRST_REQUEST_TIMEOUT = 1.0
+# Then the sending side of silent connections is shut down, which tells the sender. A request that crosses with that is
+# still stored.
+HALF_CLOSE_TIMEOUT = 0.5
+POLL_INTERVAL = 0.02
 
 
 class DrainingServerState(ServerState):
@@ -36,60 +38,69 @@ class DrainingServerState(ServerState):
         self.is_draining = False
 
 
-class DrainingServer(uvicorn.Server):
-    """Serves until a signal comes, or until the process that supervises it has gone.
+def _notify_ready() -> None:
+    sd_notify("READY=1", f"MAINPID={os.getpid()}")
 
-    `leaving` is called in a thread once no more connections are taken, while those that there are still get answers.
+
+class DrainingServer(uvicorn.Server):
+    """Serves until a signal arrives, or until the process that supervises it is gone.
+
+    `on_started` is called once connections are accepted; `on_drained` in a thread once none is accepted any more, while
+    those that are open still get answers.
     """
 
     def __init__(
-        self, config: uvicorn.Config, *, on_drained: Callable[[], None] = lambda: None, supervisor: int | None = None
+        self,
+        config: uvicorn.Config,
+        *,
+        on_started: Callable[[], None] = _notify_ready,
+        on_drained: Callable[[], None] = lambda: None,
+        supervisor: int | None = None,
     ) -> None:
         super().__init__(config)
         self.server_state: DrainingServerState = DrainingServerState()
-        self._leaving = on_drained
+        self._on_started = on_started
+        self._on_drained = on_drained
         self._supervisor = supervisor
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve. A terminal that is closed ends it in order, too."""
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks
+        """Serve. SIGHUP, which a closed terminal sends, ends it in order unless it is ignored, as nohup wants it."""
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._handle_sighup)
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open, and say so."""
+        """Accept connections, and call `on_started`."""
         await super().startup(sockets)
-        sd_notify("READY=1", f"MAINPID={os.getpid()}")
+        self._on_started()
 
     async def on_tick(self, counter: int) -> bool:
-        """Say whether it is time to leave."""
+        """Return whether it is time to end."""
         is_orphan = self._supervisor is not None and os.getppid() != self._supervisor
         return await super().on_tick(counter) or is_orphan
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer on the connections that there are, take no new ones, then close them."""
+        """Answer on the connections that are open, accept no others, then close them."""
         sd_notify("STOPPING=1")
         begun = self._now()
         self.server_state.is_draining = True
-        for connection in self._connections():
+        connections = self._connections()
+        for connection in connections:
             connection.close_after_answer()
-        if self._supervisor is None:
-            # Who comes now would be turned away, by a door that is closed for as long as we take.
-            await self._wait_for_connections(DRAIN_TIME)
-        self._close(sockets)
-        on_drained = asyncio.create_task(
-            asyncio.to_thread(self._leaving)
-        )  # a sign on a disk: answers do not wait for it
-        if self._supervisor is not None:
-            await self._wait_for_connections(DRAIN_TIME_SUPERVISED)
-        for connection in self._connections():
-            connection.half_close_if_idle()
-        await self._wait_for_connections(HALF_CLOSE_TIME)
+        if self._supervisor is None:  # nobody else may be listening, so new senders are accepted while the old ones end
+            await self._wait_until_closed(connections, begun + IDLE_TIMEOUT)
+        self._stop_listening(sockets)
+        on_drained = asyncio.create_task(asyncio.to_thread(self._on_drained))  # it writes to the disk; answers go on
+        await self._wait_until_closed(connections, begun + IDLE_TIMEOUT)
+        self._half_close(connections)
+        await self._wait_until_closed(self.server_state.connections, self._now() + FIRST_REQUEST_TIMEOUT)
+        self._half_close(self._connections())
+        await self._wait_until_closed(self.server_state.connections, self._now() + HALF_CLOSE_TIMEOUT)
         await on_drained
         self.config.timeout_graceful_shutdown = max(1, round(begun + GRACE - self._now()))
         await super().shutdown(sockets)
 
-    def _close(self, sockets: list[socket.socket] | None) -> None:
+    def _stop_listening(self, sockets: list[socket.socket] | None) -> None:
         for server in self.servers:
             server.close()
         for each in sockets or []:
@@ -98,10 +109,19 @@ class DrainingServer(uvicorn.Server):
     def _connections(self) -> list[BoundedHttpProtocol]:
         return [each for each in self.server_state.connections if isinstance(each, BoundedHttpProtocol)]
 
-    async def _wait_for_connections(self, seconds: float) -> None:
-        until = self._now() + seconds
-        while self.server_state.connections and not self.force_exit and self._now() < until:  # noqa: ASYNC110 - uvicorn tells nobody
-            await asyncio.sleep(LOOK_EVERY)
+    async def _wait_until_closed(self, connections: Collection[object], deadline: float) -> None:
+        while not self.force_exit and self._now() < deadline:
+            if self.server_state.connections.isdisjoint(connections):
+                # What the loop accepted before it stopped listening becomes a connection in its next turn.
+                await asyncio.sleep(0)
+                if self.server_state.connections.isdisjoint(connections):
+                    return
+            await asyncio.sleep(POLL_INTERVAL)
+
+    @staticmethod
+    def _half_close(connections: Collection[BoundedHttpProtocol]) -> None:
+        for connection in connections:
+            connection.half_close_if_idle()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

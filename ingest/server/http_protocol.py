@@ -1,6 +1,10 @@
-"""uvicorn's HTTP protocol, with bounds to the head of a request, and no other protocol behind it."""
+"""uvicorn's HTTP protocol with bounds on the head of a request, and without a switch to any other protocol."""
 
 import asyncio
+import fcntl
+import socket
+import sys
+import termios
 from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -9,33 +13,36 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from ingest.http.responses import CONNECTION_CLOSE, JSON, error_body
 from ingest.server.write_coalescing import CoalescingTransport
+from ingest.wire.client_address import UNIX_SOCKET
 
 # In bytes; Plugsurfing's has some hundred.
 MAX_HEAD_BYTES = 65_536
-# In seconds, from a connection's beginning or from a head's first byte.
+# In seconds, from the start of a connection or from the first byte of a head.
 HEAD_TIMEOUT = 10.0
 NO_REQUEST_YET = object()
 INVALID = "Invalid HTTP request received."
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Speaks HTTP, and hangs up on whoever never comes to the point.
+    """Parses HTTP, and closes connections on which no complete head arrives.
 
-    uvicorn sets no bound to the head of a request, neither in bytes nor in time; the door sets those of the body.
+    uvicorn bounds the head of a request neither in bytes nor in time; the endpoints bound the body.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection."""
+        """Start with a connection."""
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._close_on_timeout)
         self._closes_after: RequestResponseCycle | None = None
-        self._before: RequestResponseCycle | None = None
+        self._previous_cycle: RequestResponseCycle | None = None
         self._bodyless_bytes = 0
         self._refusal: str | None = None
         super().connection_made(CoalescingTransport(transport))
+        if transport.get_extra_info("socket").family == socket.AF_UNIX:
+            self.client = UNIX_SOCKET, 0
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrived."""
+        """Parse what arrived."""
         if self._refusal is not None:
             return
         try:
@@ -57,7 +64,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.send_400_response("The head of the request is too long.")
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's returns nothing, which means the same as False
-        """Hear that the sender has said all; say whether there is still something to answer."""
+        """Return whether a response is still to be sent, now that the sender has shut its side down."""
         self._drop_incomplete_request()
         cycle = self._answering
         if cycle is None or cycle.more_body:
@@ -66,18 +73,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return True
 
     def on_message_begin(self) -> None:
-        """Begin with a head; an empty line alone is none, and a connection on which nothing else comes stays idle."""
+        """Start with a head. An empty line alone is none: a connection on which nothing else arrives stays idle."""
         super().on_message_begin()
         self._unset_keepalive_if_required()
 
     def on_headers_complete(self) -> None:
-        """Begin with a request; of those that come while the server leaves, the last closes the connection."""
+        """Start with a request. Of those that arrive while the server drains, the last closes the connection."""
         self._unset_keepalive_if_required()  # the answer before it may have come in the middle of the head
         if self.parser.get_method() == b"CONNECT":
             raise HttpParserError("This is no proxy.")
-        self._before = self.cycle
+        self._previous_cycle = self.cycle
         super().on_headers_complete()
-        self.headers = []  # what comes behind a body are no headers of the request (RFC 9110, section 6.5.1)
+        self.headers = []  # trailers behind a body are no headers of the request (RFC 9110, section 6.5.1)
         self._bodyless_bytes = 0
         if getattr(self.server_state, "is_draining", False):
             if self._closes_after is not None and not self._closes_after.response_started:
@@ -85,14 +92,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.close_after_answer()
 
     def on_message_complete(self) -> None:
-        """End a request; uvicorn does not if its answer came first, and its sender would seem to talk for ever."""
+        """End a request. uvicorn does not if its answer came first, and would wait for the rest of it for ever."""
         if self.parser.should_upgrade():
             return  # its body is still to come, see _parse
         super().on_message_complete()
         self.cycle.more_body = False
 
     def on_response_complete(self) -> None:
-        """Go on behind an answer: with the next request, with what was wrong behind the last, or not for ever."""
+        """Go on after a response: refuse what was invalid behind the request, and bound how long its body may take."""
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -114,30 +121,37 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def close_after_answer(self) -> None:
-        """Close the connection with the answer that is next to come, and say so in it."""
+        """Close the connection with the next answer, whose head says so."""
         cycle = self._answering
-        if cycle is not None and cycle.keep_alive:
+        if cycle is not None and cycle.keep_alive and not cycle.response_started:
             cycle.keep_alive = False
             self._closes_after = cycle
 
     def half_close_if_idle(self) -> None:
-        """Say to whoever keeps the connection that it is over, and still take what they had sent by then."""
-        if self._head_bytes == 0 and self._answering is None and not self.transport.is_closing():
+        """Shut the sending side down unless a request is under way; one that crosses with that is still read."""
+        if self._is_idle and self._answering is None and not self.transport.is_closing():
             self.transport.write_eof()
 
     def shutdown(self) -> None:
-        """Close the connection if nothing comes on it, else with its answer."""
-        if self._head_bytes == 0:
+        """Close the connection if no request is arriving, else with its answer."""
+        if self._is_idle:
             super().shutdown()
 
     @property
+    def _is_idle(self) -> bool:
+        """Whether no byte of a request has arrived, neither here nor in the kernel, where a busy loop leaves it."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        unread = b"" if descriptor < 0 else fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+        return self._head_bytes == 0 and int.from_bytes(unread, sys.byteorder) == 0
+
+    @property
     def _answering(self) -> RequestResponseCycle | None:
-        """The last request that has not got all of its answer."""
+        """The last request whose response is not complete."""
         cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn does not say that there may be none
         return None if cycle is None or cycle.response_complete else cycle
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of a connection."""
+        """End with a connection."""
         self._head_is_complete()
         super().connection_lost(exc)
 
@@ -159,68 +173,68 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _give_up_body(self, cycle: RequestResponseCycle) -> None:
-        """Hang up on whoever has an answer and still talks, for what they say has no end in sight."""
         if self.cycle is cycle and cycle.more_body:
             self.transport.close()
 
     def _bound_framing(self, count: int) -> None:
-        # Extensions of chunks and what comes behind the last one; the parser puts that together, however long it is.
-        # Behind an answer it is the body, too, as nobody reads that any more.
+        # Chunk extensions and trailers: the parser buffers them, however long they are. Behind an answer the body
+        # counts too, as it is no longer read.
         self._bodyless_bytes += count
         if self._bodyless_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("There is too much around the body of the request.")
 
-    def _parse(self, data: bytes) -> None:
-        """Hand over what arrived to the parser, as if nobody wished for another protocol.
+    def _drop_incomplete_request(self) -> None:
+        """Drop the last request if its body will never be complete and its turn has not come."""
+        if self.pipeline and self.pipeline[0][0] is self.cycle and self.cycle.more_body:
+            self.pipeline.popleft()
+            self.cycle = cast("RequestResponseCycle", self._previous_cycle)
 
-        Java's client asks for HTTP/2 so wherever there is no TLS. A server may ignore that (RFC 9110, section 7.8), but
-        httptools ends such a request with its head. Where that ends it knows best; so another parser, which is told the
-        head without the wish, takes what comes behind.
+    def _parse(self, data: bytes) -> None:
+        """Pass on what arrived to the parser, and ignore offers of another protocol (RFC 9110, section 7.8).
+
+        Java's client offers HTTP/2 wherever there is no TLS. httptools ends such a request with its head, and uvicorn
+        drops the body: https://github.com/MagicStack/httptools/issues/124 and
+        https://github.com/Kludex/uvicorn/issues/2722. So another parser, which is given the head without the offer,
+        takes over what follows. When both are fixed, this, `_BodyOnlyCallbacks` and `_head_without_upgrade` can go.
         """
         rest = memoryview(data)
         while rest:
             try:
                 self.parser.feed_data(rest)
-            except HttpParserUpgrade as wish:
-                rest = rest[wish.args[0] :]
+            except HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
                 self.parser = HttpRequestParser(_BodyOnlyCallbacks(self))
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
                 self.parser.feed_data(_head_without_upgrade(self.cycle.scope))
             else:
                 return
 
-    def _drop_incomplete_request(self) -> None:
-        """Forget the last request if its body will never be complete and its turn has not come."""
-        if self.pipeline and self.pipeline[0][0] is self.cycle and self.cycle.more_body:
-            self.pipeline.popleft()
-            self.cycle = cast("RequestResponseCycle", self._before)
-
 
 class _BodyOnlyCallbacks:
-    """Passes on what a parser says, but not the first head, which the protocol knows."""
+    """Forwards a parser's callbacks to the protocol, except those of the first head, which the protocol has."""
 
     def __init__(self, protocol: BoundedHttpProtocol) -> None:
         self._protocol = protocol
-        self._is_behind = False
+        self._is_past_first_head = False
         self.on_url = protocol.on_url
         self.on_header = protocol.on_header
         self.on_body = protocol.on_body
         self.on_message_complete = protocol.on_message_complete
 
     def on_message_begin(self) -> None:
-        """Pass on that a head begins."""
-        if self._is_behind:
+        """Forward the start of a head."""
+        if self._is_past_first_head:
             self._protocol.on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass on that a head is complete."""
-        if self._is_behind:
+        """Forward the end of a head."""
+        if self._is_past_first_head:
             self._protocol.on_headers_complete()
-        self._is_behind = True
+        self._is_past_first_head = True
 
 
 def _head_without_upgrade(scope: HTTPScope) -> bytes:
-    """Write the head of a request again, with all but the wish for another protocol that tells where its body ends."""
+    """Return the head of a request without the offer of another protocol, but with all that frames its body."""
     first = f"{scope['method']} / HTTP/{scope['http_version']}".encode()
     lines = [b"%s: %s" % header for header in scope["headers"] if header[0] != b"upgrade"]
     return b"\r\n".join((first, *lines, b"", b""))

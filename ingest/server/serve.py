@@ -1,10 +1,11 @@
-"""`webhooks serve`: the application on a socket, until somebody ends it."""
+"""`webhooks serve`: the application on a socket, in this process or in workers of a supervisor, until a signal."""
 
 import gc
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -18,41 +19,60 @@ from ingest.http.app import create_app
 from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import GRACE, DrainingServer
 from ingest.server.http_protocol import BoundedHttpProtocol
-from ingest.server.listening import bind_sockets
-from ingest.server.socket_activation import BACKLOG, inherited_sockets
-from ingest.server.supervisor import WRONG_USAGE
+from ingest.server.socket_activation import BACKLOG, listening_sockets
+from ingest.server.supervisor import WRONG_USAGE, run_supervisor
 
 log = structlog.get_logger()
 
-# Seconds. Proxies keep idle connections for 60 and more; if we closed them first, one of them would now and then send
-# an event into a closed connection, and events are sent once.
+# Seconds. Proxies keep idle connections for 60 and more. If we closed them first, a proxy would now and then send an
+# event into a closed connection, and events are sent once.
 KEEP_ALIVE_TIMEOUT = 75
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal. Raise SettingsError or SystemExit, with one sentence, if that cannot even begin."""
+    """Serve until a signal. Raise SettingsError or SystemExit, with one sentence, if that is not possible."""
     configure_logging(settings, "serve")
-    serve_on(settings, bind_sockets(settings))
-
-
-def serve_on(settings: Settings, sockets: Sequence[socket.socket], *, supervisor: int | None = None) -> None:
-    """Serve on these sockets until a signal, or until the supervisor of this number has gone."""
+    sockets = bind_sockets(settings)
     app = create_app(settings)
-    server = DrainingServer(uvicorn_config(app), on_drained=app.presence.beat_last, supervisor=supervisor)
-    # What is here now stays: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    # uvicorn raises the signal once more when it has ended; the process shall end as one that did what it was told.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _exit_cleanly)
-    for listening in sockets:
-        host, port = listening.getsockname()[:2] if listening.family != socket.AF_UNIX else (listening.getsockname(), 0)
-        log.info("door.opened", host=host, port=port)
-    server.run(sockets=list(sockets))
+    _prepare_process()
+    DrainingServer(uvicorn_config(app), on_drained=app.heartbeat.beat_last).run(sockets)
+
+
+def serve_with_workers(settings: Settings, count: int) -> int:
+    """Serve with a number of processes until a signal, and return the exit code. Raise as `serve` does."""
+    configure_logging(settings, "supervisor")
+    return run_supervisor(worker_server, bind_sockets(settings), count)
+
+
+def worker_server(supervisor: int, on_started: Callable[[], None]) -> DrainingServer:
+    """Return the server of one worker, with the settings as they are now. Raise SystemExit if they are wrong."""
+    try:
+        settings = load_settings()
+        settings.require_signing()
+    except SettingsError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(WRONG_USAGE) from None
+    configure_logging(settings, "serve")
+    app = create_app(settings)
+    _prepare_process()
+    return DrainingServer(
+        uvicorn_config(app), on_started=on_started, on_drained=app.heartbeat.beat_last, supervisor=supervisor
+    )
+
+
+def bind_sockets(settings: Settings) -> list[socket.socket]:
+    """Listen. Raise SettingsError or SystemExit, with one sentence, if no event could be stored or received."""
+    settings.require_signing()
+    _require_writable(settings)
+    sockets = listening_sockets(settings.host, settings.port)
+    for each in sockets:
+        host, port = each.getsockname()[:2] if each.family != socket.AF_UNIX else (each.getsockname(), 0)
+        log.info("server.listening", host=host, port=port)
+    return sockets
 
 
 def uvicorn_config(app: Starlette, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol) -> uvicorn.Config:
-    """Configure the server that the application runs on."""
+    """Return the configuration of the server that the application runs on."""
     return uvicorn.Config(
         app,
         loop="uvloop",
@@ -62,29 +82,29 @@ def uvicorn_config(app: Starlette, protocol: type[BoundedHttpProtocol] = Bounded
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=False,  # the endpoints do that, see ingest.wire.client_address
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_TIMEOUT,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=round(GRACE),
     )
+
+
+def _require_writable(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"DATA_DIR cannot be made ({error.strerror}).") from error
+    if not os.access(settings.data_dir, os.W_OK | os.X_OK):
+        raise SettingsError("DATA_DIR cannot be written to.")
+
+
+def _prepare_process() -> None:
+    """Prepare a process to serve: exempt what is loaded from garbage collection, and exit with 0 on a signal."""
+    gc.collect()
+    gc.freeze()
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has ended
+        signal.signal(number, _exit_cleanly)
 
 
 def _exit_cleanly(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(0)
-
-
-def serve_as_worker(supervisor: int) -> None:
-    """Serve as one of the workers of a supervisor, on the sockets that it hands over."""
-    try:
-        settings = load_settings()
-        settings.require_signing()
-        sockets = inherited_sockets()
-    except SettingsError as error:
-        sys.stderr.write(f"Error: {error}\n")
-        raise SystemExit(WRONG_USAGE) from None
-    configure_logging(settings, "serve")
-    serve_on(settings, sockets, supervisor=supervisor)
-
-
-if __name__ == "__main__":
-    serve_as_worker(int(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Where a request comes from, and whether requests may come from there."""
+"""Which addresses requests may come from."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,10 +6,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from ingest.errors import NotAuthentic
 
-Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-FORWARDED_FOR = b"x-forwarded-for"
+UNIX_SOCKET = "unix"
+"""What stands for the address of a sender at a Unix socket."""
+# IPv4 addresses are written as IPv6 ones below ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
+MAPPED_BITS = 96
 
 
 @dataclass(frozen=True)
@@ -17,51 +19,40 @@ class AllowedSources:
     """The addresses that requests may come from."""
 
     listed: tuple[Network, ...]
-    proxies: tuple[Network, ...] = ()
-    """Those whose word we take for who sent what they pass on."""
-
-    def sender(self, peer: str | None, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """Name the address of the sender: the last one that is none of our proxies. Empty if it cannot be told.
-
-        `peer` is at the other end of the connection. A peer without an address, at a Unix socket, is on this machine:
-        it counts as a proxy of ours if we have any.
-        """
-        address = _read(peer) if peer else None
-        if not self.proxies or (peer and not _is_among(address, self.proxies)):
-            return _text(address)
-        # Every proxy adds who spoke to it at the end, so what an outsider made up is to the left of who it is.
-        passed_on = b",".join(value for name, value in headers if name == FORWARDED_FOR)
-        for said in reversed(passed_on.split(b",") if passed_on else []):
-            address = _read(said.decode("latin-1"))
-            if not _is_among(address, self.proxies):
-                break
-        return _text(address)
 
     def check(self, sender: str) -> None:
         """Raise NotAuthentic unless this address is listed."""
         if not sender:
             raise NotAuthentic("It cannot be told from which address it came, see FORWARDED_BY.")
-        if not _is_among(_read(sender), self.listed):
+        address = _parse(sender)
+        if address is None or not any(address in network for network in self.listed):
             raise NotAuthentic("It came from an address that is not in PLUGSURFING_SOURCES.")
 
 
-def _read(text: str) -> Address | None:
-    text = text.strip(" \t")
-    if text.startswith("["):  # as in [2001:db8::7]:443
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:  # as in 192.0.2.7:443
-        text = text.partition(":")[0]
+def normalize_address(text: str) -> str:
+    """Return an address in its shortest form: IPv4 not mapped into IPv6, no zone. Empty if it is none."""
+    address = _parse(text)
+    return "" if address is None else str(address)
+
+
+def trusted_proxies(networks: Iterable[Network]) -> list[str]:
+    """Return what uvicorn's ProxyHeadersMiddleware is to trust: these networks, however their addresses are written.
+
+    A sender at a Unix socket has no address and is on this machine: it counts as a proxy of ours.
+    """
+    given = list(networks)
+    mapped = [
+        f"::ffff:{each.network_address}/{MAPPED_BITS + each.prefixlen}"
+        for each in given
+        if isinstance(each, IPv4Network)
+    ]
+    return [*(str(each) for each in given), *mapped, UNIX_SOCKET]
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
     try:
         # Without its zone: that is a name on the machine that wrote it, and may be any text.
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
-
-
-def _is_among(address: Address | None, networks: tuple[Network, ...]) -> bool:
-    return address is not None and any(address in network for network in networks)
-
-
-def _text(address: Address | None) -> str:
-    return "" if address is None else str(address)

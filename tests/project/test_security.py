@@ -15,7 +15,7 @@ from ingest.config.settings import load_settings
 from ingest.http.app import create_app
 from ingest.inbox.corruption import lock_and_check
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from ingest.server.listening import bind_sockets
+from ingest.server.serve import bind_sockets
 from tests.faults.cluster import wait_until
 from tests.ingest.authorize.conftest import FakeJudges, FakeRecorder
 from tests.ingest.conftest import Serving

@@ -53,7 +53,7 @@ def serve(*, workers: int | None) -> None:
     settings = load_settings()
     count = settings.serve_workers if workers is None else workers
     if count:
-        from ingest.server.listening import serve_with_workers
+        from ingest.server.serve import serve_with_workers
 
         raise SystemExit(serve_with_workers(settings, count))
     from ingest.server.serve import serve

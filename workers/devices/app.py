@@ -24,8 +24,7 @@ from starlette.routing import Route
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.http.any_path import ANY_TEXT
-from ingest.http.openapi import openapi_route
+from ingest.http.openapi import ANY_TEXT, openapi_route
 from ingest.log import configure_logging
 from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices

@@ -60,7 +60,7 @@ class ServerSettings(BaseSettings):
     @property
     def sources(self) -> AllowedSources | None:
         """Return where events and CDRs may come from; None if they may come from anywhere."""
-        return AllowedSources(self.plugsurfing_sources, self.forwarded_by) if self.plugsurfing_sources else None
+        return AllowedSources(self.plugsurfing_sources) if self.plugsurfing_sources else None
 
 
 class DashboardSettings(BaseSettings):

@@ -281,7 +281,7 @@ def test_a_door_that_breaks_answers_503_and_logs_neither_key_nor_path(lane, monk
     for answer in answers:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert answer.json() == {"error": "The request cannot be answered right now."}
-    assert [(line["event"], line["place"], line["error"]) for line in logs] == [
+    assert [(line["event"], line["route"], line["error"]) for line in logs] == [
         ("request.failed", "ocpi", "KeyError"),
         ("request.failed", "plugsurfing", "KeyError"),
     ]

@@ -47,7 +47,7 @@ def test_whatever_is_raised_becomes_503(error):
     assert (b"retry-after", b"5") in sent[0]["headers"]
     assert sent[1]["body"] == b'{"error": "Not now."}'
     assert 'webhooks_requests_refused_total{reason="Unexpected"} 1.0' in text
-    assert {line["place"] for line in logs} <= {"a door"}
+    assert {line["route"] for line in logs} <= {"a door"}
     assert not [word for word in ("a secret", "a-key") if word in str(logs)]
 
 

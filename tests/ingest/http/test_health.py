@@ -79,7 +79,7 @@ def test_why_nothing_can_be_kept_is_told(door, path, inbox, problem):
 
 
 def test_a_disk_that_does_not_answer_counts_as_one_that_cannot_keep(door, path, monkeypatch):
-    monkeypatch.setattr(room, "PATIENCE", 0.01)
+    monkeypatch.setattr(room, "PROBE_TIMEOUT", 0.01)
     inbox = Inbox()
     inbox.stuck = True
 

@@ -481,7 +481,7 @@ def test_a_fault_of_ours_is_never_a_500(client, monkeypatch):
         answer = client.post(EVENTS, content=b"a secret", headers=signed(b"a secret"))
 
     assert answer.status_code == 503
-    assert [(line["event"], line["place"], line["error"]) for line in logs] == [("request.failed", EVENTS, "KeyError")]
+    assert [(line["event"], line["route"], line["error"]) for line in logs] == [("request.failed", EVENTS, "KeyError")]
     assert "a secret" not in str(logs)
 
 

@@ -72,7 +72,7 @@ def test_a_process_ends_in_order_when_it_is_told_to(process, number):
     lines = [json.loads(line) for line in child.stderr]
 
     assert time.monotonic() - begun < 8
-    assert lines[0] == lines[0] | {"event": "door.opened", "process": "serve", "host": "127.0.0.1", "port": port}
+    assert lines[0] == lines[0] | {"event": "server.listening", "process": "serve", "host": "127.0.0.1", "port": port}
     assert not [line for line in lines if line["level"] == "error"]
 
 

@@ -1,238 +1,314 @@
-"""A shift of workers that are a few lines each."""
-
 import errno
+import importlib
 import os
 import signal
 import socket
-import sys
 import threading
-import time
+from multiprocessing.popen_spawn_posix import Popen
 
 import pytest
 from structlog.testing import capture_logs
+from uvicorn.supervisors.multiprocess import SIGNALS
 
-from ingest.server import socket_activation, supervisor
+from ingest.server import supervisor
 from ingest.server.supervisor import run_supervisor
 
-# Say where the sockets came, answer who comes, leave on SIGTERM.
-GOOD = """
-import os, signal, socket, sys
-from ingest.server.socket_activation import inherited_sockets, sd_notify
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-(listening,) = inherited_sockets()
-listening.setblocking(True)
-sd_notify("READY=1", f"MAINPID={os.getpid()}")
-while True:
-    guest, _ = listening.accept()
-    guest.sendall(str(os.getpid()).encode())
-    guest.close()
+# A module that workers import: what they do is read from a file when they start.
+MODULE = """
+import os, pathlib, signal, sys, time
+
+
+class Server:
+    def __init__(self, on_started):
+        self.on_started = on_started
+
+    def run(self, sockets):
+        does = pathlib.Path(__file__).with_suffix(".txt").read_text()
+        if does.isdecimal():
+            sys.exit(int(does))
+        if does == "silent":
+            time.sleep(60)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if does == "stubborn" else lambda *_: os._exit(0))
+        (listening,) = sockets
+        listening.setblocking(True)
+        self.on_started()
+        while True:
+            guest, _ = listening.accept()
+            guest.sendall(f"{os.getpid()} {os.environ.get('NOTIFY_SOCKET')}".encode())
+            guest.close()
+
+
+def make_server(supervisor, on_started):
+    assert supervisor == os.getppid()
+    return Server(on_started)
 """
-BAD_SETTINGS = "raise SystemExit(2)"
-STUMBLING = "raise SystemExit(3)"
-SILENT = "import time; time.sleep(60)"
-STUBBORN = GOOD.replace("lambda *_: os._exit(0)", "signal.SIG_IGN")
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were():
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class Supervised:
+    """Runs a supervisor in this, the main thread, while a story runs in another and then ends it."""
+
+    def __init__(self, folder, eventually):
+        self.behaviour = folder / "worker_module.txt"
+        self.behaviour.write_text("good")
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listening.getsockname()
+        self.make_server = importlib.import_module("worker_module").make_server
+        self.eventually = eventually
+        self.lines = []
+
+    def run(self, story=None, count=1):
+        """Return the exit code."""
+        ended = threading.Event()
+
+        def tell():
+            try:
+                story()
+            finally:
+                if not ended.is_set():  # else it would end the tests
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        thread = threading.Thread(target=tell)
+        if story is not None:
+            thread.start()
+        with capture_logs() as self.lines:
+            code = run_supervisor(self.make_server, [self.listening], count)
+        ended.set()
+        if story is not None:
+            thread.join()
+        return code
+
+    def who_answers(self):
+        with socket.create_connection(self.address, timeout=30) as connection:
+            return int(connection.recv(100).split()[0])
+
+    def events(self):
+        return [line["event"] for line in self.lines]
+
+    def started(self):
+        return [line["pid"] for line in self.lines if line["event"] == "worker.started"]
+
+    def wait_for(self, event, count=1):
+        self.eventually(lambda: self.events().count(event) >= count, seconds=60)
+
+    def reload(self):
+        os.kill(os.getpid(), signal.SIGHUP)
 
 
 @pytest.fixture
-def listening():
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        yield opened
+def supervised(tmp_path, monkeypatch, eventually):
+    (tmp_path / "worker_module.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "worker_module", raising=False)
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF", 0.01)
+    started = Supervised(tmp_path, eventually)
+    yield started
+    started.listening.close()
 
 
-def who_answers(listening):
-    with socket.create_connection(listening.getsockname(), timeout=10) as asking:
-        return int(asking.recv(20) or 0)
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
-def run(program, listening, *, count=1, then=lambda: None):
-    """Keep a shift of that program in this, the main thread; a story in another ends it."""
-    with capture_logs() as lines:
-        code = keep(program, listening, count, then)
-    return code, lines
-
-
-def keep(program, listening, count, then):
-    ended = threading.Event()
+def test_workers_answer_on_the_socket_and_end_with_the_supervisor(supervised):
+    seen = set()
 
     def story():
-        try:
-            then()
-        finally:
-            if not ended.is_set():  # else it would end the tests
-                os.kill(os.getpid(), signal.SIGTERM)
+        supervised.eventually(lambda: seen.add(supervised.who_answers()) or len(seen) == 2, seconds=60)
 
-    telling = threading.Thread(target=story)
-    telling.start()
-    code = run_supervisor([sys.executable, "-c", program], [listening], count)
-    ended.set()
-    telling.join()
-    return code
+    assert supervised.run(story, count=2) == 0
+    assert seen == set(supervised.started())
+    assert not any(is_running(pid) for pid in seen)
+    assert "worker.died" not in supervised.events()
 
 
-def test_workers_answer_on_the_socket_that_they_are_given_and_leave_at_the_end(listening, eventually):
-    seen = set()
-    code, lines = run(
-        GOOD,
-        listening,
-        count=2,
-        then=lambda: eventually(lambda: seen.add(who_answers(listening)) or len(seen) == 2, seconds=30),
-    )
-    assert code == 0
-    assert seen == {line["pid"] for line in lines if line["event"] == "worker.started"}
-    with pytest.raises(ProcessLookupError):
-        os.kill(seen.pop(), 0)
-
-
-def test_on_sighup_there_are_others_soon(listening, eventually):
+def test_on_sighup_workers_are_replaced(supervised):
     seen = []
 
     def story():
-        seen.append(who_answers(listening))
-        os.kill(os.getpid(), signal.SIGHUP)
-        eventually(lambda: who_answers(listening) != seen[0], seconds=30)
+        seen.append(supervised.who_answers())
+        supervised.reload()
+        supervised.eventually(lambda: supervised.who_answers() != seen[0], seconds=60)
+        supervised.wait_for("server.reloaded")
 
-    code, lines = run(GOOD, listening, then=story)
-    assert code == 0
-    assert [line["event"] for line in lines] == [
-        "worker.started",
-        "door.reload_begun",
-        "worker.started",
-        "door.reloaded",
-    ]
+    assert supervised.run(story) == 0
+    assert supervised.events() == ["worker.started", "server.reload_begun", "worker.started", "server.reloaded"]
 
 
-def test_a_second_sighup_before_the_new_one_is_ready_costs_nobody_the_door(listening, eventually, tmp_path):
-    programs = tmp_path / "program"
-    programs.write_text(GOOD)
-    answered = []
-
-    def events():
-        return [line["event"] for line in lines]
+def test_a_worker_that_dies_is_replaced(supervised):
+    seen = []
 
     def story():
-        answered.append(who_answers(listening))
-        programs.write_text(SILENT)
-        os.kill(os.getpid(), signal.SIGHUP)
-        eventually(lambda: events().count("worker.started") == 2, seconds=30)
-        programs.write_text(BAD_SETTINGS)
-        os.kill(os.getpid(), signal.SIGHUP)
-        eventually(lambda: "door.reload_failed" in events(), seconds=30)
-        answered.append(who_answers(listening))
+        seen.append(supervised.who_answers())
+        os.kill(seen[0], signal.SIGKILL)
+        supervised.wait_for("worker.died")
+        seen.append(supervised.who_answers())
 
-    with capture_logs() as lines:
-        keep(f"exec(open({str(programs)!r}).read())", listening, 1, story)
-    assert len(answered) == 2
-    assert answered[0] == answered[1]
+    assert supervised.run(story) == 0
+    assert seen == supervised.started()
+    (death,) = [line for line in supervised.lines if line["event"] == "worker.died"]
+    assert (death["pid"], death["exit_code"], death["was"]) == (seen[0], -signal.SIGKILL, "ready")
 
 
-def test_a_sighup_before_anyone_is_ready_is_obeyed_too(listening, eventually, tmp_path, monkeypatch):
-    programs = tmp_path / "program"
-    programs.write_text(SILENT)
-    told = []
-    monkeypatch.setattr(supervisor, "sd_notify", lambda *facts: told.append(facts[0]))
+def test_a_reload_whose_worker_does_not_start_leaves_the_old_one_serving(supervised):
+    seen = []
 
     def story():
-        eventually(lambda: any(line["event"] == "worker.started" for line in lines), seconds=30)
-        programs.write_text(GOOD)
-        os.kill(os.getpid(), signal.SIGHUP)
-        eventually(lambda: "door.reloaded" in [line["event"] for line in lines], seconds=30)
-        who_answers(listening)
+        seen.append(supervised.who_answers())
+        supervised.behaviour.write_text("2")
+        supervised.reload()
+        supervised.wait_for("server.reload_failed")
+        seen.append(supervised.who_answers())
 
-    with capture_logs() as lines:
-        assert keep(f"exec(open({str(programs)!r}).read())", listening, 1, story) == 0
-    assert told[0] == "RELOADING=1"
-    assert "READY=1" in told[1:]
+    assert supervised.run(story) == 0
+    assert seen[0] == seen[1]
+    (death,) = [line for line in supervised.lines if line["event"] == "worker.died"]
+    assert (death["exit_code"], death["was"]) == (2, "starting")
+
+
+def test_the_supervisor_supervises_and_heeds_signals_while_a_replacement_starts(supervised):
+    def story():
+        supervised.eventually(lambda: len({supervised.who_answers() for _ in range(9)}) == 2, seconds=60)
+        supervised.behaviour.write_text("silent")
+        supervised.reload()
+        supervised.wait_for("worker.started", 3)
+        os.kill(supervised.started()[0], signal.SIGKILL)
+        supervised.wait_for("worker.died")
+
+    # SIGTERM comes next, long before the replacement is ready.
+    assert supervised.run(story, count=2) == 0
+    assert "server.reloaded" not in supervised.events()
+    assert "server.reload_failed" not in supervised.events()
+    assert not any(is_running(pid) for pid in supervised.started())
+
+
+def test_a_sighup_before_any_worker_is_ready_replaces_it(supervised):
+    supervised.behaviour.write_text("silent")
+    seen = []
+
+    def story():
+        supervised.wait_for("worker.started")
+        supervised.behaviour.write_text("good")
+        supervised.reload()
+        supervised.wait_for("server.reloaded")
+        seen.append(supervised.who_answers())
+
+    assert supervised.run(story) == 0
+    assert seen == supervised.started()[1:]
+
+
+def test_the_service_manager_hears_from_the_supervisor_alone(supervised, monkeypatch, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        heard = []
+
+        def story():
+            heard.append(manager.recv(1000).decode())
+            supervised.reload()
+            heard.extend(manager.recv(1000).decode() for _ in range(2))
+            with socket.create_connection(supervised.address, timeout=30) as connection:
+                heard.append(connection.recv(100).decode().split()[1])
+
+        supervised.run(story)
+        heard.append(manager.recv(1000).decode())
+    ready, reloading, reloaded, in_worker, stopping = heard
+    assert ready == f"READY=1\nMAINPID={os.getpid()}"
+    assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+    assert (reloaded, in_worker, stopping) == ("READY=1", "None", "STOPPING=1")
 
 
 @pytest.fixture
 def refused(monkeypatch):
-    """Have the machine refuse so many processes from now on."""
-    real, left = socket_activation.os.fork, []
+    """Have the machine refuse as many processes as the list has items."""
+    real, left = Popen.__init__, []
 
-    def fork():
+    def launch(self, process):
         if left:
             left.pop()
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        return real()
+        real(self, process)
 
-    monkeypatch.setattr(socket_activation.os, "fork", fork)
+    monkeypatch.setattr(Popen, "__init__", launch)
     return left
 
 
-def test_who_serves_goes_on_while_the_machine_has_no_room_for_another(listening, eventually, refused, monkeypatch):
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
-    answered = []
-
-    def started():
-        return [line["pid"] for line in lines if line["event"] == "worker.started"]
-
+def test_the_other_workers_go_on_while_the_machine_has_no_room_for_another(supervised, refused):
     def story():
-        who_answers(listening)
-        first, second = started()
+        supervised.eventually(lambda: len({supervised.who_answers() for _ in range(9)}) == 2, seconds=60)
+        first, second = supervised.started()
         refused.extend("xx")
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: len(started()) == 3, seconds=30)
-        answered.extend(who_answers(listening) for _ in range(20))
-        os.kill(second, 0)
+        supervised.wait_for("worker.started", 3)
+        assert is_running(second)
 
-    with capture_logs() as lines:
-        assert keep(GOOD, listening, 2, story) == 0
-    assert [line["error"] for line in lines if line["event"] == "worker.not_started"] == [
+    assert supervised.run(story, count=2) == 0
+    assert [line["error"] for line in supervised.lines if line["event"] == "worker.not_started"] == [
         "Resource temporarily unavailable"
     ] * 2
-    assert set(answered) <= set(started()[1:])
 
 
-def test_a_reload_for_which_there_is_no_room_leaves_the_old_ones_serving(listening, eventually, refused):
-    answered = []
+def test_a_reload_for_which_there_is_no_room_leaves_the_old_one_serving(supervised, refused):
+    seen = []
 
     def story():
-        answered.append(who_answers(listening))
+        seen.append(supervised.who_answers())
         refused.append("x")
-        os.kill(os.getpid(), signal.SIGHUP)
-        eventually(lambda: "door.reload_failed" in [line["event"] for line in lines], seconds=30)
-        answered.append(who_answers(listening))
+        supervised.reload()
+        supervised.wait_for("server.reload_failed")
+        seen.append(supervised.who_answers())
 
-    with capture_logs() as lines:
-        assert keep(GOOD, listening, 1, story) == 0
-    assert answered[0] == answered[1]
-
-
-def test_settings_that_no_start_mends_end_it_with_the_workers_exit_code(listening):
-    assert run_supervisor([sys.executable, "-c", BAD_SETTINGS], [listening], 2) == 2
+    assert supervised.run(story) == 0
+    assert seen[0] == seen[1]
 
 
-def test_what_never_starts_is_tried_a_few_times(listening, monkeypatch):
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
-    with capture_logs() as lines:
-        assert run_supervisor([sys.executable, "-c", STUMBLING], [listening], 1) == 3
-    assert len([line for line in lines if line["event"] == "worker.died"]) == supervisor.FAILED_STARTS
+def test_settings_that_another_start_would_not_mend_end_it_with_the_workers_exit_code(supervised):
+    supervised.behaviour.write_text("2")
+    assert supervised.run(count=2) == 2
 
 
-def test_what_cannot_even_be_run_ends_it(listening, monkeypatch):
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
-    assert run_supervisor(["no-such-program"], [listening], 1) == 1
+def test_workers_that_never_start_are_tried_a_few_times(supervised, monkeypatch):
+    monkeypatch.setattr(supervisor, "MAX_FAILED_STARTS", 3)
+    supervised.behaviour.write_text("4")
+    assert supervised.run() == 4
+    assert supervised.events().count("worker.died") == 3
 
 
-def test_who_never_gets_ready_is_killed(listening, monkeypatch):
+def test_a_worker_that_does_not_become_ready_is_killed(supervised, monkeypatch):
     monkeypatch.setattr(supervisor, "STARTUP_TIMEOUT", 0.1)
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
-    assert run_supervisor([sys.executable, "-c", SILENT], [listening], 1) == 1
+    monkeypatch.setattr(supervisor, "MAX_FAILED_STARTS", 2)
+    supervised.behaviour.write_text("silent")
+    assert supervised.run() == 1
+    assert supervised.events().count("worker.not_ready") == 2
 
 
-def test_who_does_not_leave_is_killed(listening, monkeypatch):
+def test_a_worker_that_does_not_drain_is_killed(supervised, monkeypatch):
     monkeypatch.setattr(supervisor, "DRAIN_TIMEOUT", 0.3)
-    begun = time.monotonic()
-    code, lines = run(STUBBORN, listening, then=lambda: who_answers(listening))
-    assert code == 0
-    assert time.monotonic() - begun < 30
-    assert lines[-1]["event"] == "worker.did_not_leave"
+    supervised.behaviour.write_text("stubborn")
+    assert supervised.run(supervised.who_answers) == 0
+    assert supervised.events()[-1] == "worker.not_drained"
+    assert not is_running(supervised.started()[0])
 
 
-def test_a_second_signal_kills_who_is_left(listening):
+def test_a_second_signal_kills_workers_that_still_drain(supervised):
+    supervised.behaviour.write_text("stubborn")
+
     def story():
-        who_answers(listening)
-        os.kill(os.getpid(), signal.SIGINT)
+        supervised.who_answers()
+        threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    code, _ = run(STUBBORN, listening, then=story)
-    assert code == 0
+    assert supervised.run(story) == 0
+    assert "worker.not_drained" not in supervised.events()
+    assert not is_running(supervised.started()[0])
