@@ -265,7 +265,7 @@ def test_a_gap_is_measured_logged_listed_and_told_to_redis(tmp_path, start, valk
     )
     lengths = [json.loads(line)["seconds"] for line in listed.stdout.splitlines()]
     assert [round(length, 1) for length in reversed(lengths)] == [
-        line["seconds"] for line in serve.lines("door.was_closed")
+        line["seconds"] for line in serve.lines("downtime.detected")
     ]
     assert all(90 < length < 150 for length in lengths)
     told = sorted(json.loads(text)["closed_at"] for text in valkey.hvals(GAPS))
