@@ -128,7 +128,9 @@ class HealthEndpoints:
             "redis_up": relay.redis_ok,
             "relay_leader": relay.leader,
             "relay_held": relay.backlog,
-            "relay_last_offer_timestamp_seconds": relay.last_published_at.timestamp() if relay.last_published_at else None,
+            "relay_last_offer_timestamp_seconds": relay.last_published_at.timestamp()
+            if relay.last_published_at
+            else None,
         }
         text = self._metrics.text({name: float(number) for name, number in numbers.items() if number is not None})
         return Response(text, media_type=CONTENT_TYPE)
