@@ -89,7 +89,7 @@ def context_for(  # noqa: PLR0913 - the parts of a context, by name
     attempt: int = 1,
     connection: Connection | None = None,
     devices: Sequence[Device] = (),
-    settings: Mapping[str, object] = MappingProxyType({}),
+    settings: Mapping[str, object] | None = None,
 ) -> Context:
     """Return a context for this event; `now` is by default the time of the event.
 
@@ -103,7 +103,7 @@ def context_for(  # noqa: PLR0913 - the parts of a context, by name
         attempt=attempt,
         clock=lambda: at,
         log=structlog.get_logger(),
-        settings=Settings.model_construct(None, **dict(settings)),
+        settings=Settings.model_construct(None, **dict(settings or {})),
     )
 
 
@@ -140,10 +140,10 @@ class FakePolicyContext(FakeReader):
         sessions: Iterable[Session] = (),
         now: datetime = DEFAULT_NOW,
         connection: Connection | None = None,
-        settings: Mapping[str, object] = MappingProxyType({}),
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(sessions, connection)
-        self.settings = Settings.model_construct(None, **dict(settings))
+        self.settings = Settings.model_construct(None, **dict(settings or {}))
         self.log = structlog.get_logger()
         self._now = now
         self._keys = None if keys is None else {normalize(key.identifier): key for key in keys}

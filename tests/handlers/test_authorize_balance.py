@@ -11,9 +11,9 @@ from handlers.kit.testing import DEFAULT_NOW, authorization_request, policy_cont
 KEY = ChargingKeySnapshot("04a1b2c3", enabled=True, contract_id="DE-ABC-C1")
 
 
-def said(asked, least="5", holder="contract", **context):
+def decided(incoming, least="5", holder="contract", **context):
     settings = {"authorize_least_balance": Decimal(least), "authorize_holder": holder}
-    decision = must_have_credit(asked, policy_context(settings=settings | context.pop("settings", {}), **context))
+    decision = must_have_credit(incoming, policy_context(settings=settings | context.pop("settings", {}), **context))
     return decision and decision.allowed
 
 
@@ -29,7 +29,7 @@ def said(asked, least="5", holder="contract", **context):
 )
 def test_the_balance_is_compared_to_its_last_digit(amount, least, answer):
     balances = {"DE-ABC-C1": Decimal(amount)}
-    assert said(authorization_request(key="04A1B2C3"), least, keys=[KEY], balances=balances) is answer
+    assert decided(authorization_request(key="04A1B2C3"), least, keys=[KEY], balances=balances) is answer
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_the_balance_is_compared_to_its_last_digit(amount, least, answer):
         ("/driver", {"driver": 17}, "17"),
     ],
 )
-def test_whose_key_it_is_is_found_where_the_settings_say(holder, document, user_id):
-    asked = authorization_request(key="C3B2A104", document=document)
-    assert said(asked, holder=holder, keys=[KEY], balances={user_id: Decimal(1)}) is Allowed.NO_CREDIT
+def test_the_owner_of_a_key_is_found_by_the_settings(holder, document, user_id):
+    incoming = authorization_request(key="C3B2A104", document=document)
+    assert decided(incoming, holder=holder, keys=[KEY], balances={user_id: Decimal(1)}) is Allowed.NO_CREDIT
 
 
 @pytest.mark.parametrize(
-    ("asked", "holder", "context"),
+    ("incoming", "holder", "context"),
     [
         (authorization_request(), "contract", {"balances": {"DE-ABC-C1": Decimal(1)}}),
         (authorization_request(key="ff"), "contract", {"balances": {"DE-ABC-C1": Decimal(1)}}),
@@ -62,12 +62,12 @@ def test_whose_key_it_is_is_found_where_the_settings_say(holder, document, user_
         ),
     ],
 )
-def test_where_too_little_is_known_it_passes_or_fails_as_it_is_set(asked, holder, context):
-    assert said(asked, holder=holder, keys=[KEY], **context) is None
+def test_an_indeterminate_policy_abstains_or_fails_by_the_setting(incoming, holder, context):
+    assert decided(incoming, holder=holder, keys=[KEY], **context) is None
     with pytest.raises(Indeterminate):
-        said(asked, holder=holder, keys=[KEY], settings={"authorize_without_facts": "fail"}, **context)
+        decided(incoming, holder=holder, keys=[KEY], settings={"authorize_without_facts": "fail"}, **context)
 
 
-def test_an_old_balance_is_good_for_as_long_as_it_is_set():
+def test_an_old_balance_counts_for_authorize_balances_stale():
     balances = {"DE-ABC-C1": BalanceSnapshot(Decimal(1), DEFAULT_NOW - timedelta(hours=23))}
-    assert said(authorization_request(key="04a1b2c3"), keys=[KEY], balances=balances) is Allowed.NO_CREDIT
+    assert decided(authorization_request(key="04a1b2c3"), keys=[KEY], balances=balances) is Allowed.NO_CREDIT

@@ -7,28 +7,28 @@ from handlers.authorize_key_list import must_be_listed
 from handlers.kit.policies import ChargingKeySnapshot, Indeterminate
 from handlers.kit.testing import DEFAULT_NOW, authorization_request, policy_context
 
-AS_DRIVE_WRITES_IT = "04a1b2c3"
+IDENTIFIER = "04a1b2c3"
 
 
 def key(**parts):
-    return ChargingKeySnapshot(**{"identifier": AS_DRIVE_WRITES_IT, "enabled": True, "read_at": DEFAULT_NOW, **parts})
+    return ChargingKeySnapshot(**{"identifier": IDENTIFIER, "enabled": True, "read_at": DEFAULT_NOW, **parts})
 
 
-def said(asked, *keys, **context):
-    decision = must_be_listed(authorization_request(key=asked), policy_context(keys=keys, **context))
+def decided(received, *keys, **context):
+    decision = must_be_listed(authorization_request(key=received), policy_context(keys=keys, **context))
     return decision and decision.allowed
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "received",
     ["04a1b2c3", "04A1B2C3", "04:A1:B2:C3", "04-a1-b2-c3", " 04 A1 B2 C3 ", "0x04A1B2C3", "C3B2A104", "c3:b2:a1:04"],
 )
-def test_a_listed_key_passes_however_it_is_spelt(asked):
-    assert said(asked, key()) is None
+def test_a_listed_key_passes_in_any_spelling(received):
+    assert decided(received, key()) is None
 
 
 @pytest.mark.parametrize(
-    ("order", "asked", "answer"),
+    ("order", "received", "answer"),
     [
         ("little", "04A1B2C3", None),
         ("little", "C3B2A104", Allowed.NOT_ALLOWED),
@@ -36,14 +36,14 @@ def test_a_listed_key_passes_however_it_is_spelt(asked):
         ("big", "04A1B2C3", Allowed.NOT_ALLOWED),
     ],
 )
-def test_the_order_of_the_bytes_can_be_settled(order, asked, answer):
-    assert said(asked, key(), settings={"authorize_key_bytes": order}) is answer
+def test_the_order_of_the_bytes_can_be_set(order, received, answer):
+    assert decided(received, key(), settings={"authorize_key_bytes": order}) is answer
 
 
-def test_a_key_that_is_not_hexadecimal_is_the_same_only_as_itself():
+def test_a_key_that_is_not_hexadecimal_has_one_spelling():
     listed = key(identifier="DE-XYZ-C12345-6")
-    assert said("DE-XYZ-C12345-6", listed) is None
-    assert said("6-54321C-ZYX-ED", listed) is Allowed.NOT_ALLOWED
+    assert decided("DE-XYZ-C12345-6", listed) is None
+    assert decided("6-54321C-ZYX-ED", listed) is Allowed.NOT_ALLOWED
 
 
 @pytest.mark.parametrize(
@@ -58,30 +58,30 @@ def test_a_key_that_is_not_hexadecimal_is_the_same_only_as_itself():
     ],
 )
 def test_a_key_must_be_listed_enabled_and_valid_now(listed, answer):
-    assert said("04a1b2c3", listed) is answer
+    assert decided("04a1b2c3", listed) is answer
 
 
-def test_a_list_without_keys_lets_nobody_charge():
-    assert said("04a1b2c3") is Allowed.NOT_ALLOWED
+def test_with_an_empty_list_no_key_may_charge():
+    assert decided("04a1b2c3") is Allowed.NOT_ALLOWED
 
 
 @pytest.mark.parametrize(
-    ("asked", "context"),
+    ("received", "context"),
     [
         (None, {"keys": (key(),)}),
         ("04a1b2c3", {"keys": None}),
         ("04a1b2c4", {"keys": (key(read_at=DEFAULT_NOW - timedelta(days=2)),)}),
     ],
-    ids=["no key in the question", "never read", "read too long ago"],
+    ids=["no key in the request", "never read", "read too long ago"],
 )
-def test_where_too_little_is_known_it_passes_or_fails_as_it_is_set(asked, context):
-    assert must_be_listed(authorization_request(key=asked), policy_context(**context)) is None
+def test_an_indeterminate_policy_abstains_or_fails_by_the_setting(received, context):
+    assert must_be_listed(authorization_request(key=received), policy_context(**context)) is None
     with pytest.raises(Indeterminate):
         must_be_listed(
-            authorization_request(key=asked), policy_context(**context, settings={"authorize_without_facts": "fail"})
+            authorization_request(key=received), policy_context(**context, settings={"authorize_without_facts": "fail"})
         )
 
 
-def test_an_old_list_is_good_for_as_long_as_it_is_set():
+def test_an_old_list_counts_for_authorize_keys_stale():
     old = key(read_at=DEFAULT_NOW - timedelta(hours=23))
-    assert said("04a1b2c4", old) is Allowed.NOT_ALLOWED
+    assert decided("04a1b2c4", old) is Allowed.NOT_ALLOWED

@@ -8,13 +8,13 @@ from handlers.kit.testing import authorization_request, policy_context
 KEY = ChargingKeySnapshot("04a1b2c3", enabled=True, contract_id="DE-ABC-C1")
 
 
-def said(asked, running, **context):
-    decision = must_not_charge_elsewhere(asked, policy_context(keys=[KEY], open_sessions=running, **context))
+def decided(incoming, open_sessions, **context):
+    decision = must_not_charge_elsewhere(incoming, policy_context(keys=[KEY], open_sessions=open_sessions, **context))
     return decision and decision.allowed
 
 
 @pytest.mark.parametrize(
-    ("running", "answer"),
+    ("open_sessions", "answer"),
     [
         ({}, None),
         ({"04a1b2c3": ["s1"]}, Allowed.NOT_ALLOWED),
@@ -23,28 +23,29 @@ def said(asked, running, **context):
     ],
     ids=["none", "of the key", "of its driver", "of others"],
 )
-def test_a_key_and_its_driver_have_one_session_at_a_time(running, answer):
-    assert said(authorization_request(key="04A1B2C3"), running) is answer
+def test_a_key_and_its_owner_have_one_session_at_a_time(open_sessions, answer):
+    assert decided(authorization_request(key="04A1B2C3"), open_sessions) is answer
 
 
-def test_the_session_in_question_does_not_hold_itself_up():
+def test_the_requested_session_does_not_count():
     assert (
-        said(authorization_request(key="04a1b2c3", session_id="s1"), {"04a1b2c3": ["s1"], "DE-ABC-C1": ["s1"]}) is None
+        decided(authorization_request(key="04a1b2c3", session_id="s1"), {"04a1b2c3": ["s1"], "DE-ABC-C1": ["s1"]})
+        is None
     )
-    assert said(authorization_request(key="04a1b2c3", session_id="s2"), {"04a1b2c3": ["s1"]}) is Allowed.NOT_ALLOWED
+    assert decided(authorization_request(key="04a1b2c3", session_id="s2"), {"04a1b2c3": ["s1"]}) is Allowed.NOT_ALLOWED
 
 
-def test_a_driver_without_a_key_in_the_question_is_known_by_its_document():
-    asked = authorization_request(document={"userId": "user1"})
-    assert said(asked, {"user1": ["s1"]}, settings={"authorize_holder": "/userId"}) is Allowed.NOT_ALLOWED
+def test_a_driver_without_a_key_is_found_in_the_document():
+    incoming = authorization_request(document={"userId": "user1"})
+    assert decided(incoming, {"user1": ["s1"]}, settings={"authorize_holder": "/userId"}) is Allowed.NOT_ALLOWED
 
 
 @pytest.mark.parametrize(
-    ("asked", "running"),
+    ("incoming", "open_sessions"),
     [(authorization_request(key="04a1b2c3"), None), (authorization_request(), {})],
-    ids=["no ledger", "nobody named"],
+    ids=["no ledger", "no key and no owner"],
 )
-def test_where_too_little_is_known_it_passes_or_fails_as_it_is_set(asked, running):
-    assert said(asked, running) is None
+def test_an_indeterminate_policy_abstains_or_fails_by_the_setting(incoming, open_sessions):
+    assert decided(incoming, open_sessions) is None
     with pytest.raises(Indeterminate):
-        said(asked, running, settings={"authorize_without_facts": "fail"})
+        decided(incoming, open_sessions, settings={"authorize_without_facts": "fail"})

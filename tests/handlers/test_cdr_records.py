@@ -120,7 +120,7 @@ NO_AMOUNTS = {
 }
 
 
-def test_an_amount_is_kept_as_it_was_written_on_either_database(engine):
+def test_an_amount_is_stored_as_it_was_written_on_either_database(engine):
     for written, amount in AMOUNTS.items():
         handle(engine, b'{"requestId": "r", "cost": {"total": %b}}' % written.encode(), delivery_id=written)
         row = row_of(engine, written)
@@ -128,7 +128,7 @@ def test_an_amount_is_kept_as_it_was_written_on_either_database(engine):
         assert f'"total": {written}' in row.document
 
 
-def test_an_amount_that_is_none_is_nothing_and_noted(engine):
+def test_an_invalid_amount_is_null_and_noted(engine):
     for written, problem in NO_AMOUNTS.items():
         body = b'{"requestId": "r", "cost": {"total": %b}}' % written.encode()
         logs = handle(engine, body, delivery_id=written[:20])
@@ -138,7 +138,7 @@ def test_an_amount_that_is_none_is_nothing_and_noted(engine):
         assert [(log["event"], log["notes"]) for log in logs] == [("cdr.partly_parsed", row.notes)]
 
 
-def test_what_is_read_in_part_shows_no_value_in_the_log(ledger):
+def test_the_log_of_a_partly_parsed_cdr_has_no_values(ledger):
     logs = handle(ledger, b'{"requestId": "r", "userId": ["secret"], "session": {"id": {"secret": 1}}}')
     assert row_of(ledger).notes == ["session_id is not text", "user_id is not text"]
     assert "secret" not in str(logs)
@@ -153,13 +153,13 @@ def test_every_field_may_be_of_a_wrong_type(ledger):
     assert len(row.notes) == len(FIELDS) + 1
 
 
-def test_a_cdr_that_says_nothing_we_know_is_a_row_all_the_same(ledger):
+def test_a_cdr_without_known_fields_becomes_a_row_too(ledger):
     row = recorded(ledger, {"wholly": "different"})
     assert [row._asdict()[name] for name in FIELDS] == [None] * len(FIELDS)
     assert (row.document, row.notes) == ('{"wholly": "different"}', [MISSING_REQUEST_ID])
 
 
-def test_the_request_id_is_looked_for_in_the_body_and_then_in_the_header(ledger):
+def test_the_request_id_is_taken_from_the_body_then_from_the_header(ledger):
     header = {"x-request-id": "from the header"}
     assert recorded(ledger, {"requestId": "from the body"}, headers=header).request_id == "from the body"
     assert recorded(ledger, {"requestId": ""}, headers=header).request_id == "from the header"
@@ -172,12 +172,12 @@ def test_without_a_request_id_there_is_a_warning(ledger):
     assert row_of(ledger).request_id is None
 
 
-def test_a_request_id_that_would_have_to_be_cut_is_none(ledger):
+def test_a_request_id_that_is_too_long_is_none(ledger):
     row = recorded(ledger, {"requestId": "x" * 201})
     assert (row.request_id, row.notes) == (None, [MISSING_REQUEST_ID, "request_id is too long"])
 
 
-def test_settings_tell_where_fields_are(ledger):
+def test_the_settings_have_the_places_of_fields(ledger):
     settings = {
         "cdr_request_id": field_paths("Delivery-Number"),
         "cdr_amount": pointers("/price/gross", "/price"),
@@ -198,13 +198,13 @@ DOCUMENTS = [
 ]
 
 
-def test_the_document_is_kept_as_it_came(engine):
+def test_the_document_is_stored_as_received(engine):
     for number, (body, document) in enumerate(DOCUMENTS):
         handle(engine, body, delivery_id=str(number))
         assert row_of(engine, str(number)).document == document
 
 
-def test_a_replay_picks_the_fields_anew_and_leaves_the_rest(engine):
+def test_a_replay_parses_the_fields_again_and_leaves_the_rest(engine):
     handle(engine, WHOLE)
     later = NOW.replace(day=31)
     handle(engine, WHOLE, settings={"cdr_amount": pointers("/session/energyKwh")}, now=later)
@@ -246,7 +246,7 @@ NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,55})(\.[0-9]{1,55})?([eE][+-]?[0-9]{
 
 @given(st.lists(st.tuples(NUMBERS, st.booleans()), min_size=1, max_size=20))
 @examples(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples.default.max_examples // 4)
-def test_an_amount_is_kept_to_its_last_digit_or_said_to_have_too_many(engine, written):
+def test_an_amount_is_stored_to_its_last_digit_or_has_too_many(engine, written):
     with engine.begin() as conn:
         conn.execute(delete(cdrs))
         for place, (number, is_text) in enumerate(written):
@@ -267,7 +267,7 @@ def test_an_amount_is_kept_to_its_last_digit_or_said_to_have_too_many(engine, wr
         assert number in row.document
 
 
-def test_a_table_that_plugins_may_read_takes_plain_rows(ledger):
+def test_plugins_may_use_the_table_with_plain_rows(ledger):
     with ledger.begin() as conn:
         row = {column.name: None for column in cdrs.c} | {"delivery_id": "d", "notes": [], "document": "{}"}
         conn.execute(insert(cdrs).values(**row | {"received_at": NOW, "recorded_at": NOW}))

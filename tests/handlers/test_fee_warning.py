@@ -42,7 +42,7 @@ warned = partial(handled, warn_the_driver)
 reminded = partial(handled, remind_the_driver, settings={"remind_before": timedelta(minutes=2)})
 
 
-def test_the_driver_is_warned_with_all_that_the_app_needs():
+def test_the_warning_has_all_that_the_app_needs():
     assert warned(notice(), STARTED) == [
         Push(
             user_id="user1",
@@ -57,18 +57,18 @@ def test_the_driver_is_warned_with_all_that_the_app_needs():
     ]
 
 
-def test_the_driver_is_warned_in_the_language_and_time_of_the_latest_device_that_says_it():
+def test_the_warning_has_the_language_and_time_zone_of_the_latest_device():
     devices = [Device("a"), Device("b", locale="sv_SE", time_zone="Europe/Helsinki"), Device("c", locale="de")]
     (push,) = warned(notice(), STARTED, devices=devices)
     assert push.title == "Undvik blockeringsavgift från 12:02"
 
 
-def test_an_unknown_fee_has_words_too():
+def test_an_unknown_fee_has_a_text_too():
     (push,) = warned(notice(fee="{{MOONLIGHT}}/../.."), STARTED)
     assert (push.title, push.payload["fee_type"]) == ("Avoid an extra fee from 11:02", "{{MOONLIGHT}}/../..")
 
 
-def test_a_moved_start_is_another_warning_in_the_place_of_the_first():
+def test_a_moved_start_is_another_warning_that_replaces_the_first():
     (first,) = warned(notice(), STARTED)
     moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
     (second,) = warned(moved, STARTED, notice())
@@ -76,7 +76,7 @@ def test_a_moved_start_is_another_warning_in_the_place_of_the_first():
     assert first.idempotency_key != second.idempotency_key
 
 
-def test_a_notice_that_was_overtaken_does_not_replace_the_newer_one():
+def test_an_older_notice_does_not_replace_a_newer_one():
     moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
     with pytest.raises(Moot, match="moved"):
         warned(notice(), STARTED, moved)
@@ -88,7 +88,7 @@ def test_fees_of_two_types_are_two_warnings():
     assert first.collapse_key != second.collapse_key
 
 
-def test_a_notice_said_twice_is_the_same_warning():
+def test_a_repeated_notice_is_the_same_warning():
     (first,) = warned(notice(), STARTED)
     (second,) = warned(notice(at=AT + timedelta(minutes=1)), STARTED, notice())
     assert first.idempotency_key == second.idempotency_key
@@ -106,11 +106,11 @@ def test_a_session_that_is_over_needs_no_warning(end):
         warned(notice(), STARTED, end(session_id="S", at=AT))
 
 
-def test_a_session_that_could_not_be_stopped_still_does():
+def test_a_session_whose_stop_failed_still_gets_a_warning():
     assert warned(notice(), STARTED, SessionStopFailed(session_id="S", at=AT))
 
 
-def test_a_fee_that_has_started_is_not_warned_of():
+def test_there_is_no_warning_of_a_fee_that_has_started():
     with pytest.raises(Moot, match="too late"):
         warned(notice(), STARTED, now=START)
     assert warned(notice(), STARTED, now=START - timedelta(microseconds=1))
@@ -129,7 +129,7 @@ def test_a_warning_that_leaves_no_time_to_act_is_not_sent():
 
 @pytest.mark.parametrize("setting", ["fee_warning_grace", "remind_before"])
 @pytest.mark.parametrize("start", [datetime.min.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC, minute=1)])
-def test_a_fee_at_the_beginning_of_the_calendar_is_simply_too_late(setting, start):
+def test_a_fee_at_the_beginning_of_the_calendar_is_too_late(setting, start):
     settings = {setting: timedelta(minutes=2)}
     with pytest.raises(Moot, match="too late"):
         handled(warn_the_driver, notice(start=start), STARTED, settings=settings)
@@ -150,14 +150,14 @@ def test_a_fee_at_the_end_of_the_calendar_is_warned_of(zone):
         reminded(end, STARTED, devices=devices)
 
 
-def test_a_reminder_waits_for_its_time_and_for_news_of_the_session():
+def test_a_reminder_waits_for_its_time_and_for_events_of_the_session():
     with pytest.raises(RetryLater) as raised:
         reminded(notice(), STARTED, now=START - timedelta(minutes=5))
     assert (raised.value.after, raised.value.until) == (timedelta(minutes=3), START)
     assert raised.value.session_id == "S"
 
 
-def test_a_reminder_whose_time_comes_while_it_is_looked_up_is_due_at_once():
+def test_a_reminder_that_becomes_due_during_the_run_is_due_at_once():
     event, reminds_at = notice(), START - timedelta(minutes=2)
     record = reduce(session_record, [STARTED, event], Session.empty("S"))
     ctx = context_for(event, sessions=[record], settings={"remind_before": timedelta(minutes=2)})
@@ -167,7 +167,7 @@ def test_a_reminder_whose_time_comes_while_it_is_looked_up_is_due_at_once():
     assert raised.value.after > timedelta()
 
 
-def test_a_reminder_takes_the_place_of_the_warning_on_the_phone():
+def test_a_reminder_replaces_the_warning_on_the_phone():
     (first,) = warned(notice(), STARTED)
     (second,) = reminded(notice(), STARTED, now=START - timedelta(minutes=2))
     assert second.title == "Last reminder before a fee"
@@ -175,7 +175,7 @@ def test_a_reminder_takes_the_place_of_the_warning_on_the_phone():
     assert second.idempotency_key != first.idempotency_key
 
 
-def test_a_warning_that_came_late_needs_no_reminder():
+def test_a_late_warning_needs_no_reminder():
     with pytest.raises(Moot, match="late enough"):
         reminded(notice(), STARTED, received_at=START - timedelta(minutes=2))
 
@@ -185,7 +185,7 @@ def test_a_session_that_ended_meanwhile_needs_no_reminder():
         reminded(notice(), STARTED, SessionStopped(session_id="S", at=AT), now=START - timedelta(minutes=5))
 
 
-def test_a_start_that_has_moved_is_reminded_of_once():
+def test_a_start_that_has_moved_gets_one_reminder():
     moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
     with pytest.raises(Moot, match="moved"):
         reminded(notice(), STARTED, moved)

@@ -65,7 +65,7 @@ def test_any_partition_among_workers_gives_the_same_record(data, history):
 
 
 @given(st.data(), histories)
-def test_what_is_missing_may_arrive_after_the_record_was_stored(data, history):
+def test_missing_events_may_arrive_after_the_record_was_stored(data, history):
     missing = data.draw(st.sets(st.integers(0, max(len(history) - 1, 0))))
     first = record_of([event for place, event in enumerate(history) if place not in missing])
     stored = Session.from_document("S", json.loads(written(first)))
@@ -83,22 +83,22 @@ def test_what_is_missing_may_arrive_after_the_record_was_stored(data, history):
         (SessionStopFailed, "STOP_FAILED"),
     ],
 )
-def test_an_event_says_its_status_its_user_and_when(kind, status):
+def test_an_event_has_a_status_a_user_and_a_time(kind, status):
     assert session_of(kind(session_id="S", user_id="user1", at=AT)) == Session(
         "S", statuses={status: StatusTimes(AT, AT, SOURCE)}, users={"user1": DriverAssignment(AT, "event")}
     )
 
 
-def test_an_event_need_not_name_a_user():
+def test_an_event_may_have_no_user():
     assert session_of(SessionStopped(session_id="S", at=AT)).users == {}
 
 
-def test_a_fee_warning_says_no_status():
+def test_a_fee_notice_has_no_status():
     event = SessionFeeIncurring(session_id="S", at=AT, fee_will_apply_from=AT + 10 * MINUTE, fee_type="BLOCKING")
     assert session_of(event) == Session("S", fees={"BLOCKING": FeeNotice(AT, AT + 10 * MINUTE, "event")})
 
 
-def test_an_event_that_we_do_not_know_names_its_user_and_says_no_status():
+def test_an_unknown_event_has_a_user_and_no_status():
     event = SessionEvent(name="SESSION_PAUSED", session_id="S", user_id="user1", at=AT)
     assert session_of(event) == Session("S", users={"user1": DriverAssignment(AT, "event")})
 

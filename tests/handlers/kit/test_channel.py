@@ -46,23 +46,23 @@ async def waiting(_user_id):
         (lambda: channel("Not a name"), "cannot name a channel"),
     ],
 )
-def test_a_mark_that_cannot_work_is_refused_where_it_stands(mark, sentence):
+def test_an_invalid_marker_is_refused_where_it_is_made(mark, sentence):
     with pytest.raises(TypeError, match=sentence):
         mark()
 
 
-def test_a_mark_leaves_its_function_as_it_is_and_says_where_it_stands():
+def test_a_marked_function_stays_unchanged_and_is_found_in_its_module():
     function = send()
     assert channel("pigeon", to_devices=True)(function) is function
     offered = ChannelPlugin("pigeon", function, to_devices=True, is_async=False, file=__file__)
     assert channel_plugins_of(plugin(by_pigeon=function)) == [offered]
 
 
-def test_what_a_module_only_imports_it_does_not_offer():
+def test_imported_channels_belong_to_another_plugin():
     assert channel_plugins_of(plugin(lent=channel("pigeon")(send("another")))) == []
 
 
-def test_a_mark_below_another_decorator_is_refused():
+def test_a_marker_below_another_decorator_is_refused():
     marked = channel("pigeon")(send())
 
     @functools.wraps(marked)

@@ -17,7 +17,7 @@ def push(ctx: Context, **changed):
     ctx.push("user1", **{"title": "T", "body": "B", "collapse_key": "k", **changed})
 
 
-def test_a_context_only_collects_what_is_written_in_order():
+def test_a_context_only_collects_writes_in_their_order():
     ctx = context_for(EVENT)
     statements = [text("DELETE FROM a"), text("DELETE FROM b")]
     for statement in statements:
@@ -32,14 +32,14 @@ def test_a_run_that_writes_nothing_has_no_writes():
     assert context_for(EVENT).writes == DeferredEffects()
 
 
-def test_writes_already_taken_do_not_grow():
+def test_writes_that_were_taken_do_not_grow():
     ctx = context_for(EVENT)
     taken = ctx.writes
     push(ctx)
     assert taken == DeferredEffects()
 
 
-def test_a_push_is_what_the_handler_asked_for():
+def test_a_push_has_the_arguments_of_the_handler():
     ctx = context_for(EVENT)
     payload = {"session_id": "S"}
     push(ctx, session_id="S", expires_at=AT, idempotency_key="i", payload=payload)
@@ -49,7 +49,7 @@ def test_a_push_is_what_the_handler_asked_for():
     )
 
 
-def test_a_push_needs_no_more_than_words_and_a_collapse_key():
+def test_a_push_needs_only_a_text_and_a_collapse_key():
     ctx = context_for(EVENT)
     push(ctx)
     assert ctx.writes.pushes == (Push("user1", "T", "B", "k"),)
@@ -60,7 +60,7 @@ def test_an_expiry_without_a_time_zone_is_refused():
         push(context_for(EVENT), expires_at=datetime(2025, 6, 12))  # noqa: DTZ001 - that is the point
 
 
-def test_long_keys_become_short_ones_and_stay_different():
+def test_long_keys_become_digests():
     ctx = context_for(EVENT)
     longest, longer, other = "k" * MAX_KEY_BYTES, "k" * (MAX_KEY_BYTES + 1), "k" * MAX_KEY_BYTES + "\ud800"
     for key in (longest, longer, longer, other):
@@ -80,7 +80,7 @@ def test_a_session_with_a_driver_is_found():
 
 
 @pytest.mark.parametrize("sessions", [[], [Session.empty("S")]])
-def test_a_session_without_a_driver_is_waited_for(sessions):
+def test_a_session_without_a_driver_is_retried_later(sessions):
     with pytest.raises(RetryLater) as raised:
         context_for(EVENT, sessions=sessions).session("S", until=AT)
     assert (raised.value.session_id, raised.value.until, raised.value.after) == ("S", AT, None)

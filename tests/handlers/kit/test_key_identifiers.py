@@ -7,7 +7,7 @@ from ingest.config.sections.authorization import ByteOrder
 
 
 @pytest.mark.parametrize(
-    ("text", "canonically"),
+    ("text", "normal"),
     [
         ("04A1B2C3", "04a1b2c3"),
         ("04:a1:B2:c3", "04a1b2c3"),
@@ -19,12 +19,12 @@ from ingest.config.sections.authorization import ByteOrder
         ("\ud800", "\ud800"),
     ],
 )
-def test_an_identifier_is_spelt_in_one_way(text, canonically):
-    assert normalize(text) == canonically
-    assert normalize(canonically) == canonically
+def test_an_identifier_has_one_normal_spelling(text, normal):
+    assert normalize(text) == normal
+    assert normalize(normal) == normal
 
 
-def test_spellings_are_as_it_came_and_turned_round():
+def test_spellings_are_as_received_and_reversed():
     assert candidate_spellings("C3B2A104", ByteOrder.EITHER) == ("c3b2a104", "04a1b2c3")
     assert candidate_spellings("C3B2A104", ByteOrder.LITTLE) == ("c3b2a104",)
     assert candidate_spellings("C3B2A104", ByteOrder.BIG) == ("04a1b2c3",)
@@ -32,7 +32,7 @@ def test_spellings_are_as_it_came_and_turned_round():
 
 
 @given(st.binary(min_size=1, max_size=10))
-def test_turning_the_bytes_twice_changes_nothing(key):
+def test_reversing_the_bytes_twice_changes_nothing(key):
     assert reversed_bytes(reversed_bytes(key.hex())) == key.hex()
 
 

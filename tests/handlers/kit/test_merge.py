@@ -52,13 +52,13 @@ def test_merging_is_associative(one, two, three):
 
 
 @given(sessions)
-def test_merging_is_idempotent_and_nothing_adds_nothing(session):
+def test_merging_is_idempotent_and_an_empty_session_is_neutral(session):
     assert written(merge(session, session)) == written(session)
     assert written(merge(session, Session.empty("S"))) == written(session)
 
 
 @given(sessions)
-def test_a_record_does_not_grow_without_end(session):
+def test_a_record_does_not_grow_without_bound(session):
     assert len(session.users) <= MAX_USERS
     assert len(session.fees) <= MAX_FEES
     assert sum(status.startswith("NEW_") for status in session.statuses) <= MAX_UNKNOWN_STATUSES
@@ -69,7 +69,7 @@ def test_among_too_many_users_the_latest_is_the_driver():
     assert reduce(merge, named).user_id == reduce(merge, named[::-1]).user_id == named[-1].user_id
 
 
-def test_a_status_keeps_its_first_and_last_time_and_all_that_said_it():
+def test_a_status_has_its_first_and_last_time_and_all_sources():
     parts = [
         Session("S", statuses={"STARTED": StatusTimes(at, at, frozenset({source}))})
         for at, source in [(AT + MINUTE, "event"), (AT, "drive"), (AT + 2 * MINUTE, "event")]
@@ -83,12 +83,12 @@ def test_two_sessions_are_not_merged():
         merge(Session.empty("S"), Session.empty("another"))
 
 
-def test_a_time_ahead_of_our_clock_is_an_anomaly_however_late_it_is_read_again():
+def test_a_time_ahead_of_our_clock_is_an_anomaly_whenever_it_is_read_again():
     session = with_clock_skew(Session.empty("S"), AT + 6 * MINUTE, AT, 5 * MINUTE)
     assert session.anomalies == (Anomaly.AHEAD_OF_CLOCK,)
     assert session.clock_skew.span == 6 * MINUTE
     assert with_clock_skew(session, AT + 6 * MINUTE, AT + 99 * MINUTE, 5 * MINUTE) == session
 
 
-def test_clocks_may_differ_a_little():
+def test_a_small_clock_skew_is_allowed():
     assert with_clock_skew(Session.empty("S"), AT + 5 * MINUTE, AT, 5 * MINUTE) == Session.empty("S")

@@ -20,23 +20,24 @@ LATER = AT + timedelta(microseconds=1)
 EVENT = frozenset({"event"})
 
 times = st.datetimes(timezones=st.just(UTC))
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
-moments = st.tuples(times, times, st.frozensets(words, max_size=2)).map(
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
+statuses = st.tuples(times, times, st.frozensets(texts, max_size=2)).map(
     lambda made: StatusTimes(min(made[:2]), max(made[:2]), made[2])
 )
 sessions = st.builds(
     Session,
-    words,
-    statuses=st.dictionaries(st.sampled_from(list(STATUSES)) | words, moments),
-    users=st.dictionaries(words, st.builds(DriverAssignment, times, words)),
-    fees=st.dictionaries(words, st.builds(FeeNotice, times, times, words)),
-    clock_skew=st.none() | st.builds(ClockSkew, times, times, words),
+    texts,
+    statuses=st.dictionaries(st.sampled_from(list(STATUSES)) | texts, statuses),
+    users=st.dictionaries(texts, st.builds(DriverAssignment, times, texts)),
+    fees=st.dictionaries(texts, st.builds(FeeNotice, times, times, texts)),
+    clock_skew=st.none() | st.builds(ClockSkew, times, times, texts),
 )
 
 
-def session(**moments):
+def session(**statuses):
     return Session(
-        "S", statuses={name: StatusTimes(first, last or first, EVENT) for name, (first, last) in moments.items()}
+        "S",
+        statuses={name: StatusTimes(first, last or first, EVENT) for name, (first, last) in statuses.items()},
     )
 
 
@@ -57,7 +58,7 @@ def test_equal_sessions_have_the_same_json(session):
 
 
 @given(sessions)
-def test_whatever_the_facts_everything_can_be_told_of_them(session):
+def test_all_properties_are_defined_for_any_facts(session):
     assert session.status in {*session.statuses, None}
     assert session.user_id in {*session.users, None}
     assert session.fee_type in {*session.fees, None}
@@ -66,7 +67,7 @@ def test_whatever_the_facts_everything_can_be_told_of_them(session):
 
 
 @pytest.mark.parametrize("document", [None, {}])
-def test_no_document_is_a_session_of_which_nothing_is_known(document):
+def test_no_document_is_an_empty_session(document):
     empty = Session.from_document("S", document)
     assert empty == Session.empty("S")
     assert (empty.status, empty.user_id, empty.is_over, empty.anomalies) == (None, None, False, ())
@@ -97,7 +98,7 @@ def test_of_statuses_at_one_time_the_most_final_wins(statuses, winner):
         assert session(**dict.fromkeys(order, (AT, None))).status == winner
 
 
-def test_every_status_that_we_know_has_a_rank_above_the_unknown():
+def test_every_known_status_ranks_above_the_unknown():
     assert list(STATUS_RANK) == list(STATUSES)
     assert min(STATUS_RANK.values()) > STATUS_RANK.get("BEWITCHED", 0)
     assert set(STATUSES) >= FINAL_STATUSES
@@ -114,7 +115,7 @@ def test_the_user_named_last_is_the_driver():
     )
 
 
-def test_of_users_named_at_one_time_one_is_chosen_for_good():
+def test_of_users_named_at_one_time_the_choice_is_deterministic():
     for order in ("ab", "ba"):
         assert Session("S", users={user: DriverAssignment(AT, "event") for user in order}).user_id == "b"
 
@@ -128,7 +129,7 @@ def test_of_users_named_at_one_time_one_is_chosen_for_good():
         (FeeNotice(AT, AT, "event"), FeeNotice(AT, AT, "event"), "CONGESTION"),
     ],
 )
-def test_the_latest_fee_notice_is_shown(blocking, congestion, winner):
+def test_the_latest_fee_notice_counts(blocking, congestion, winner):
     found = Session("S", fees={"CONGESTION": congestion, "BLOCKING": blocking})
     assert found.fee_type == winner
     assert found.fee_will_apply_from == found.fees[winner].applies_from
@@ -143,7 +144,7 @@ def test_the_latest_fee_notice_is_shown(blocking, congestion, winner):
         ("STARTED", "START_FAILED", "start_failed_after_started"),
     ],
 )
-def test_statuses_out_of_turn_are_an_anomaly(earlier, later, anomaly):
+def test_statuses_out_of_order_are_an_anomaly(earlier, later, anomaly):
     assert session(**{earlier: (AT, None), later: (LATER, None)}).anomalies == (anomaly,)
     assert session(**{earlier: (AT, None), later: (AT, None)}).anomalies == ()
 
@@ -163,7 +164,7 @@ def test_a_usual_session_has_no_anomaly():
     assert usual.anomalies == ()
 
 
-def test_a_session_with_a_driver_never_lacks_one():
+def test_a_session_with_driver_always_has_one():
     assert SessionWithDriver("S", users={"a": DriverAssignment(AT, "event")}).user_id == "a"
     with pytest.raises(LookupError):
         _ = SessionWithDriver("S").user_id

@@ -26,12 +26,12 @@ def handler(name="handle"):
     return function
 
 
-def test_a_mark_leaves_the_function_as_it_is():
+def test_a_marked_function_stays_unchanged():
     function = handler()
     assert on(SessionStarted)(function) is function
 
 
-def test_a_mark_says_all_that_the_worker_needs():
+def test_a_subscription_has_all_that_the_worker_needs():
     function = on(SessionStarted, UnknownEvent, queue="urgent")(handler())
     (found,) = subscriptions_of(plugin(function=function))
     assert (found.name, found.plugin, found.queue, found.file) == ("handle", "plugin", "urgent", __file__)
@@ -46,7 +46,7 @@ def test_a_handler_may_have_another_name_than_its_function():
     assert found.name == "thank-you"
 
 
-def test_async_handlers_are_known_as_such():
+def test_async_handlers_are_marked_as_async():
     async def handle(event, ctx):
         pass
 
@@ -59,7 +59,7 @@ def test_async_handlers_are_known_as_such():
     ("wanted", "takes"),
     [(SessionStarted, True), (SessionEvent, True), (Event, True), (SessionComplete, False), (UnknownEvent, False)],
 )
-def test_a_class_stands_for_its_subclasses(wanted, takes):
+def test_a_class_includes_its_subclasses(wanted, takes):
     (found,) = subscriptions_of(plugin(function=on(wanted)(handler())))
     assert found.matches(STARTED) is takes
 
@@ -70,7 +70,7 @@ def test_subscriptions_come_in_the_order_of_the_file_and_once():
     assert [each.name for each in found] == ["two", "one"]
 
 
-def test_what_a_plugin_imports_is_not_its_own():
+def test_imported_handlers_belong_to_another_plugin():
     imported = on(Event)(handler())
     assert subscriptions_of(plugin(imported=imported)) != []
     assert subscriptions_of(ModuleType("another")) == []
@@ -79,7 +79,7 @@ def test_what_a_plugin_imports_is_not_its_own():
     assert subscriptions_of(other) == []
 
 
-def test_a_record_is_folded_into_its_session():
+def test_a_record_is_applied_to_its_session():
     def keep(session, event):
         return Session(session.session_id, users={"a": event.at})
 
@@ -89,14 +89,14 @@ def test_a_record_is_folded_into_its_session():
     assert found.apply(Session.empty("S"), STARTED).users == {"a": STARTED.at}
 
 
-def test_a_record_that_returns_something_else_is_told_so():
+def test_a_record_that_returns_something_else_is_an_error():
     function = record(SessionEvent)(handler("forgetful"))
     (found,) = subscriptions_of(plugin(function=function))
     with pytest.raises(TypeError, match="@record forgetful must return a Session, not NoneType"):
         found.apply(Session.empty("S"), STARTED)
 
 
-def test_a_record_that_returns_another_session_is_told_so():
+def test_a_record_that_returns_another_session_is_an_error():
     def stray(_session, _event):
         return Session.empty("another")
 
@@ -138,12 +138,12 @@ async def waiting(session, _event):
         (lambda: on(Event)(lambda _event, _ctx: None), "cannot name a handler"),
     ],
 )
-def test_a_mark_that_cannot_work_is_refused_where_it_stands(mark, sentence):
+def test_an_invalid_marker_is_refused_where_it_is_made(mark, sentence):
     with pytest.raises(TypeError, match=sentence):
         mark()
 
 
-def test_a_mark_below_another_decorator_is_refused():
+def test_a_marker_below_another_decorator_is_refused():
     marked = on(Event)(handler())
 
     @functools.wraps(marked)

@@ -21,15 +21,15 @@ KINDS = ["BLOCKING", "OCCUPANCY", "CONGESTION", "MOONLIGHT"]
 OPERATORS = [None, "Stadtwerke", "Example Charging Company of Northern Europe"]
 
 
-def said(locale, kind="BLOCKING", *, starts_at=SOON, operator=None, zone="Europe/Berlin", **given):
-    facts = {"starts_at": starts_at, "operator": operator}
-    return given.pop("wording", WARNING).render(Recipient(locale, zone), facts, now=NOW, kind=kind, **given)
+def rendered(locale, kind="BLOCKING", *, starts_at=SOON, operator=None, zone="Europe/Berlin", **given):
+    values = {"starts_at": starts_at, "operator": operator}
+    return given.pop("template", WARNING).render(Recipient(locale, zone), values, now=NOW, kind=kind, **given)
 
 
-def module_with(*wordings):
+def module_with(*templates):
     module = ModuleType("a_plugin")
-    for number, wording in enumerate(wordings):
-        setattr(module, f"WORDING_{number}", wording)
+    for number, template in enumerate(templates):
+        setattr(module, f"TEMPLATE_{number}", template)
     return module
 
 
@@ -45,14 +45,14 @@ def write(folder, name, text):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("locale", LOCALES)
 @pytest.mark.parametrize("name", ["fee_warning", "fee_reminder"])
-def test_all_words_are_short_enough_to_be_read_at_a_glance(name, locale, kind, starts_at, operator):
-    words = said(locale, kind, starts_at=starts_at, operator=operator, wording=NotificationTemplate(name))
-    assert len(words.title) <= 40, words.title
-    assert len(words.body) <= 120, words.body
-    assert "None" not in words.body
-    assert "  " not in words.body
+def test_all_texts_are_short(name, locale, kind, starts_at, operator):
+    text = rendered(locale, kind, starts_at=starts_at, operator=operator, template=NotificationTemplate(name))
+    assert len(text.title) <= 40, text.title
+    assert len(text.body) <= 120, text.body
+    assert "None" not in text.body
+    assert "  " not in text.body
     if operator == "Stadtwerke":
-        assert f" {operator} " in words.body
+        assert f" {operator} " in text.body
 
 
 def test_every_language_has_the_same_templates():
@@ -75,45 +75,45 @@ def test_every_language_has_the_same_templates():
         ("", "Avoid a blocking fee from 20:52"),
     ],
 )
-def test_a_driver_reads_their_language_and_their_way_to_write_a_time(locale, title):
+def test_a_text_is_in_the_drivers_language_and_time_format(locale, title):
     # The soon start is at 20:52 there: ten minutes to.
-    assert said(locale, starts_at=NOW).title == title
+    assert rendered(locale, starts_at=NOW).title == title
 
 
 @pytest.mark.parametrize(
     ("zone", "time"), [("Europe/Helsinki", "22:02"), ("Nowhere/At_All", "19:02"), ("../x", "19:02")]
 )
-def test_a_time_is_read_from_the_clock_where_the_driver_lives(zone, time):
-    assert said("en", zone=zone).title.endswith(time)
+def test_a_time_is_in_the_drivers_time_zone(zone, time):
+    assert rendered("en", zone=zone).title.endswith(time)
 
 
-def test_a_time_that_is_not_soon_has_its_day():
-    assert said("de", starts_at=NOW + timedelta(hours=12)).title == "Blockiergebühr droht ab Do. 08:52 Uhr"
+def test_a_time_that_is_not_soon_has_its_weekday():
+    assert rendered("de", starts_at=NOW + timedelta(hours=12)).title == "Blockiergebühr droht ab Do. 08:52 Uhr"
 
 
-def test_a_time_at_the_end_of_the_calendar_is_read_in_utc():
+def test_a_time_at_the_end_of_the_calendar_is_in_utc():
     last = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
-    assert said("de", zone="Pacific/Auckland", starts_at=last).title.endswith("23:59 Uhr")
+    assert rendered("de", zone="Pacific/Auckland", starts_at=last).title.endswith("23:59 Uhr")
 
 
-def test_a_language_without_words_falls_back_to_the_default_one():
-    assert said("pl", default_locale="nl").title == "Voorkom blokkeertarief vanaf 21:02"
+def test_a_language_without_templates_falls_back_to_the_default():
+    assert rendered("pl", default_locale="nl").title == "Voorkom blokkeertarief vanaf 21:02"
 
 
 @pytest.mark.parametrize("kind", ["MOONLIGHT", "", "../../../../etc/passwd", "{{ 7 * 7 }}", "x" * 200])
-def test_an_unknown_kind_has_the_general_words(kind):
-    assert said("en", kind).title == "Avoid an extra fee from 21:02"
+def test_an_unknown_kind_has_the_general_text(kind):
+    assert rendered("en", kind).title == "Avoid an extra fee from 21:02"
 
 
-def test_a_file_of_the_team_takes_the_place_of_ours_and_others_stay(tmp_path):
+def test_a_file_of_the_team_replaces_the_packaged_one_and_others_stay(tmp_path):
     write(tmp_path, "de/fee_warning.blocking.txt", "Achtung\n\nAb {{ starts_at.time }}\nwird es teuer & <eng>.\n")
     write(tmp_path, "da/fee_warning.txt", "Gebyr\nFra kl. {{ starts_at }}.\n")
     write(tmp_path, "de-at/_end.txt", "Servus")
     write(tmp_path, "de-at/fee_warning.txt", "Obacht\n{% include 'de-at/_end.txt' %}, {{ starts_at.day }}")
-    assert said("de", folder=tmp_path) == NotificationText("Achtung", "Ab 21:02 wird es teuer & <eng>.")
-    assert said("de", "CONGESTION", folder=tmp_path).title.startswith("Überlastgebühr")
-    assert said("da", folder=tmp_path) == NotificationText("Gebyr", "Fra kl. 21.02.")
-    assert said("de-AT", folder=tmp_path) == NotificationText("Obacht", "Servus, Mi.")
+    assert rendered("de", folder=tmp_path) == NotificationText("Achtung", "Ab 21:02 wird es teuer & <eng>.")
+    assert rendered("de", "CONGESTION", folder=tmp_path).title.startswith("Überlastgebühr")
+    assert rendered("da", folder=tmp_path) == NotificationText("Gebyr", "Fra kl. 21.02.")
+    assert rendered("de-AT", folder=tmp_path) == NotificationText("Obacht", "Servus, Mi.")
     check_templates([module_with(WARNING, NotificationTemplate("fee_reminder", SAMPLE))], tmp_path)
 
 
@@ -129,26 +129,26 @@ def test_a_file_of_the_team_takes_the_place_of_ours_and_others_stay(tmp_path):
         ("Title\n{% include 'nowhere.txt' %}", "nowhere.txt"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_named_before_anybody_waits_for_it(tmp_path, text, complaint):
+def test_an_invalid_template_is_reported_when_plugins_are_loaded(tmp_path, text, complaint):
     file = write(tmp_path, "sv/fee_warning.blocking.txt", text)
     with pytest.raises(TemplateError, match=complaint) as raised:
         WARNING.check(tmp_path)
     assert str(file) in str(raised.value)
 
 
-def test_a_template_that_is_no_text_is_named(tmp_path):
+def test_a_template_that_is_not_text_is_reported(tmp_path):
     write(tmp_path, "sv/fee_warning.txt", "").write_bytes(b"\xff\xfe")
     with pytest.raises(TemplateError, match=r"sv/fee_warning\.txt"):
         WARNING.check(tmp_path)
 
 
-def test_a_template_that_nobody_would_read_is_a_mistake(tmp_path):
+def test_an_unused_template_is_an_error(tmp_path):
     file = write(tmp_path, "de/fee_waring.txt", "Titel\nText")
     with pytest.raises(TemplateError, match="the templates are fee_reminder, fee_warning") as raised:
         check_templates([module_with(WARNING, NotificationTemplate("fee_reminder", SAMPLE))], tmp_path)
     assert str(file) in str(raised.value)
 
 
-def test_a_folder_that_is_not_there_is_a_mistake(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(TemplateError, match="TEMPLATES_DIR"):
-        said("de", folder=tmp_path / "nowhere")
+        rendered("de", folder=tmp_path / "nowhere")

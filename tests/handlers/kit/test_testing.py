@@ -11,25 +11,25 @@ from ingest.events import ChargingRecord, SessionStarted, UnknownEvent
 AT = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
 
 
-def test_the_example_in_the_page_runs():
+def test_the_example_in_the_docstring_runs():
     result = doctest.testmod(testing)
     assert result.attempted
     assert not result.failed
 
 
-def test_a_context_is_of_the_moment_of_its_event():
+def test_a_context_has_the_time_of_its_event():
     ctx = context_for(SessionStarted(session_id="S", at=AT))
     assert ctx.now() == ctx.delivery.received_at == AT
     assert ctx.attempt == 1
     assert (ctx.delivery.event, ctx.delivery.session_id) == ("SESSION_STARTED", "S")
 
 
-def test_a_context_can_be_of_another_moment():
+def test_a_context_can_have_another_time():
     later = AT.replace(year=2026)
     assert context_for(SessionStarted(session_id="S", at=AT), now=later, attempt=3).now() == later
 
 
-def test_an_event_without_a_time_is_met_at_noon():
+def test_the_context_of_an_event_without_a_time_is_at_noon():
     assert context_for(UnknownEvent(name="SESSION_PAUSED")).now().hour == 12
     assert context_for(ChargingRecord()).delivery.kind == "cdrs"
 
@@ -40,6 +40,6 @@ def test_selects_run_on_the_database_of_the_test():
         assert [row.answer for row in ctx.read(select(literal(42).label("answer")))] == [42]
 
 
-def test_a_select_without_a_database_is_told_what_it_lacks():
+def test_a_select_without_a_database_is_a_helpful_error():
     with pytest.raises(LookupError, match=r"context_for\(event, connection="):
         FakeReader().read(select(literal(42)))

@@ -1,6 +1,8 @@
-"""A lane on a real socket, whose judges do as a test tells them."""
+"""The application on a real socket, with an evaluator whose results a test sets."""
 
 import asyncio
+import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,12 +23,12 @@ RIGHT = {"Authorization": "a-secret"}
 
 
 @dataclass
-class FakeJudges:
-    """Say what `rule` says, and remember what they were asked."""
+class FakeEvaluator:
+    """Returns what `result_of` returns, and records the requests."""
 
-    rule: Callable[[AuthorizationRequest], PolicyResult] = lambda _question: PolicyResult()
-    takes: float = 0.0
-    questions: list[AuthorizationRequest] = field(default_factory=list)
+    result_of: Callable[[AuthorizationRequest], PolicyResult] = lambda _request: PolicyResult()
+    delay: float = 0.0
+    requests: list[AuthorizationRequest] = field(default_factory=list)
     ready: int = 1
     stopped: bool = False
 
@@ -36,10 +38,10 @@ class FakeJudges:
     async def stop(self) -> None:
         self.stopped = True
 
-    async def evaluate(self, question: AuthorizationRequest, until: float) -> PolicyResult:  # noqa: ARG002 - as judges are asked
-        self.questions.append(question)
-        await asyncio.sleep(self.takes)
-        return self.rule(question)
+    async def evaluate(self, request: AuthorizationRequest, deadline: float) -> PolicyResult:  # noqa: ARG002 - the signature is the protocol's
+        self.requests.append(request)
+        await asyncio.sleep(self.delay)
+        return self.result_of(request)
 
     def status(self) -> EvaluatorStatus:
         return EvaluatorStatus(1, self.ready, ("by_key",))
@@ -47,12 +49,12 @@ class FakeJudges:
 
 @dataclass
 class FakeRecorder:
-    """Remembers verdicts."""
+    """Collects records in a list."""
 
-    verdicts: list[DecisionRecord] = field(default_factory=list)
+    records: list[DecisionRecord] = field(default_factory=list)
 
-    def record(self, verdict: DecisionRecord) -> None:
-        self.verdicts.append(verdict)
+    def record(self, record: DecisionRecord) -> None:
+        self.records.append(record)
 
     def start(self) -> None:
         pass
@@ -61,26 +63,43 @@ class FakeRecorder:
         pass
 
 
-class Lane:
-    """A lane, and a client of it that has the right credentials."""
+class RunningApp:
+    """A running application, and a client with valid credentials."""
 
-    def __init__(self, serving: Any, judges: FakeJudges, recorder: FakeRecorder, **settings: Any) -> None:
-        self.judges, self.recorder = judges, recorder
+    def __init__(self, serving: Any, evaluator: FakeEvaluator, recorder: FakeRecorder, **settings: Any) -> None:
+        self.evaluator, self.recorder = evaluator, recorder
         given = load_settings(**{"authorize_credentials": "a-secret", **settings})
-        self.app = create_authorize_app(given, judges, recorder)
+        self.app = create_authorize_app(given, evaluator, recorder)
         self.port = serving(self.app, timed_protocol(given.authorize_timeout))
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=RIGHT, timeout=30)
 
-    def ask(self, **document: Any) -> httpx.Response:
+    def post_raw(
+        self, *pieces: bytes, pause: float = 0.0, headers: bytes = b"Authorization: a-secret\r\n"
+    ) -> tuple[int, Any]:
+        """Send raw bytes behind a request line; return the status and the decoded body."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            connection.sendall(b"POST /plugsurfing/authorizations HTTP/1.1\r\nHost: x\r\n" + headers + pieces[0])
+            for piece in pieces[1:]:
+                time.sleep(pause)
+                connection.sendall(piece)
+            stream = connection.makefile("rb")
+            status = int(stream.readline().split()[1])
+            length = 0
+            while (line := stream.readline()) not in {b"\r\n", b""}:
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            return status, json.loads(stream.read(length))
+
+    def post(self, **document: Any) -> httpx.Response:
         return self.client.post("/plugsurfing/authorizations", json=document)
 
-    def verdicts(self, count: int = 1) -> list[DecisionRecord]:
-        """What was recorded, once there is so much of it."""
+    def records(self, count: int = 1) -> list[DecisionRecord]:
+        """Return the records, once there are so many."""
         until = time.monotonic() + 10
-        while len(self.recorder.verdicts) < count:
+        while len(self.recorder.records) < count:
             assert time.monotonic() < until, "it was not recorded in time"
             time.sleep(0.005)
-        return self.recorder.verdicts
+        return self.recorder.records
 
 
 @pytest.fixture(autouse=True)
@@ -90,20 +109,20 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def open_lane(serving: Any) -> Iterator[Callable[..., Lane]]:
-    """Open a lane with these settings."""
-    lanes: list[Lane] = []
+def start(serving: Any) -> Iterator[Callable[..., RunningApp]]:
+    """Start applications with these settings."""
+    apps: list[RunningApp] = []
 
-    def open_it(**settings: Any) -> Lane:
-        lanes.append(Lane(serving, FakeJudges(), FakeRecorder(), **settings))
-        return lanes[-1]
+    def start(**settings: Any) -> RunningApp:
+        apps.append(RunningApp(serving, FakeEvaluator(), FakeRecorder(), **settings))
+        return apps[-1]
 
-    yield open_it
-    for lane in lanes:
-        lane.client.close()
+    yield start
+    for app in apps:
+        app.client.close()
 
 
 @pytest.fixture
-def lane(open_lane: Callable[..., Lane]) -> Lane:
-    """A lane with the settings that it has by default."""
-    return open_lane()
+def running(start: Callable[..., RunningApp]) -> RunningApp:
+    """An application with the default settings."""
+    return start()

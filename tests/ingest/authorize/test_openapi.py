@@ -14,11 +14,11 @@ from ingest.authorize.evaluator import PolicyResult
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, Decision
 
-QUESTIONS = {
+CREDENTIALS = {
     "/plugsurfing/authorizations": "a-secret",
     "/ocpi/2.2.1/tokens/{token_uid}/authorize": "Token YS1zZWNyZXQ=",
 }
-RULINGS = [
+RESULTS = [
     PolicyResult(),
     *(PolicyResult(Decision(allowed, "Für Sie: \U0001f50c" * 100, "tried")) for allowed in Allowed),
 ]
@@ -38,8 +38,8 @@ api = schemathesis.openapi.from_path(
 )
 
 
-def rule(question):
-    return RULINGS[len(question.key or "") % len(RULINGS)]
+def result_of(request):
+    return RESULTS[len(request.key or "") % len(RESULTS)]
 
 
 def test_the_document_is_openapi():
@@ -48,24 +48,24 @@ def test_the_document_is_openapi():
 
 @api.parametrize()
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
-def test_only_what_the_document_says_is_answered(case, lane):
-    lane.judges.rule = rule
+def test_every_response_is_as_documented(case, running):
+    running.evaluator.result_of = result_of
     path, method = case.operation.path, case.operation.method.upper()
-    right = {"Authorization": QUESTIONS[path]} if path in QUESTIONS else {}
-    answer = case.call_and_validate(base_url=f"http://127.0.0.1:{lane.port}", headers=right)
+    right = {"Authorization": CREDENTIALS[path]} if path in CREDENTIALS else {}
+    response = case.call_and_validate(base_url=f"http://127.0.0.1:{running.port}", headers=right)
     # Whoever may ask, and does ask, is never answered anything but a decision.
-    if right.items() <= answer.request.headers.items():
-        assert answer.status_code == (200 if case.method == method else 405)
+    if right.items() <= response.request.headers.items():
+        assert response.status_code == (200 if case.method == method else 405)
 
 
-def test_it_has_every_path_and_no_other(lane):
-    served = {route.path_format.removesuffix("/") for route in lane.app.routes if isinstance(route, Route)}
+def test_the_document_has_exactly_the_paths_that_are_served(running):
+    served = {route.path_format.removesuffix("/") for route in running.app.routes if isinstance(route, Route)}
     assert served == DOCUMENT["paths"].keys()
 
 
-def test_every_cause_of_a_refusal_is_answered_as_it_says(open_lane):
-    lane = open_lane(max_body_bytes=1000)
-    for path, right in QUESTIONS.items():
+def test_every_refusal_is_as_documented(start):
+    running = start(max_body_bytes=1000)
+    for path, right in CREDENTIALS.items():
         operation = api[path]["POST"]
         tries = {
             413: {"headers": {"Authorization": right}, "data": b"x" * 1001},
@@ -74,19 +74,19 @@ def test_every_cause_of_a_refusal_is_answered_as_it_says(open_lane):
         }
         for status, request in tries.items():
             case = operation.Case(path_parameters={"token_uid": "0414DA"})
-            answer = case.call(base_url=f"http://127.0.0.1:{lane.port}", **request)
-            assert answer.status_code == status
-            operation.validate_response(answer)
+            response = case.call(base_url=f"http://127.0.0.1:{running.port}", **request)
+            assert response.status_code == status
+            operation.validate_response(response)
 
 
-def test_a_process_that_is_not_ready_says_so_as_it_says(lane):
-    lane.judges.ready = 0
-    answer = api["/readyz"]["GET"].Case().call(base_url=f"http://127.0.0.1:{lane.port}")
-    assert answer.status_code == 503
-    api["/readyz"]["GET"].validate_response(answer)
+def test_the_response_of_a_process_that_is_not_ready_is_as_documented(running):
+    running.evaluator.ready = 0
+    response = api["/readyz"]["GET"].Case().call(base_url=f"http://127.0.0.1:{running.port}")
+    assert response.status_code == 503
+    api["/readyz"]["GET"].validate_response(response)
 
 
-def test_it_names_every_setting_that_changes_it_and_the_defaults_that_it_is_about():
+def test_the_document_names_its_settings_and_their_defaults():
     defaults = load_settings(authorize_credentials="a-secret")
     named = DOCUMENT["info"]["description"]
     for name in ("KEY", "COUNTRY", "REFERENCE", "LOCATION", "EVSE", "SESSION", "ANSWER", "OCPI_ANSWER", "ON_FAILURE"):
@@ -101,6 +101,6 @@ def test_it_names_every_setting_that_changes_it_and_the_defaults_that_it_is_abou
     assert DOCUMENT["servers"][0]["url"].endswith(f":{defaults.authorize_port}")
 
 
-def test_its_version_is_ours():
+def test_the_document_has_the_version_of_the_project():
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     assert DOCUMENT["info"]["version"] == project["project"]["version"]

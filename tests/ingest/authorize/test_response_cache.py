@@ -26,11 +26,11 @@ def asked(script, **given):
     return asyncio.run(run())
 
 
-def test_a_request_is_remembered_for_a_span_from_its_first_time():
+def test_a_request_is_cached_for_a_time_from_its_first_arrival():
     assert asked([(b"a", 0), (b"b", 0), (b"a", 30), (b"a", 29), (b"a", 1)]) == [None, None, "0", "0", None]
 
 
-def test_of_too_many_the_oldest_are_forgotten():
+def test_a_full_cache_evicts_the_oldest():
     assert asked([(b"a", 0), (b"b", 0), (b"c", 0), (b"c", 0), (b"a", 0)], max_entries=2) == [
         None,
         None,
@@ -40,5 +40,5 @@ def test_of_too_many_the_oldest_are_forgotten():
     ]
 
 
-def test_a_span_of_nothing_remembers_nothing():
+def test_a_ttl_of_zero_disables_the_cache():
     assert asked([(b"a", 0), (b"a", 0)], ttl=timedelta()) == [None, None]

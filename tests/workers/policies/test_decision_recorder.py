@@ -1,4 +1,4 @@
-"""The recorder of decisions: after the answer, in a thread of its own."""
+"""The recorder of decisions: it writes after the response, in a thread."""
 
 from datetime import timedelta
 from uuid import uuid4
@@ -18,7 +18,7 @@ from workers.policies import decision_recorder
 from workers.policies.decision_recorder import BufferedDecisionRecorder
 
 
-def verdict(**parts):
+def decision_record(**parts):
     usual = {
         "id": uuid4().hex,
         "request": authorization_request(key="04:A1", session_id="s1"),
@@ -31,33 +31,35 @@ def verdict(**parts):
     return DecisionRecord(**{**usual, **parts})
 
 
-def kept(ledger):
+def stored(ledger):
     with ledger.begin() as conn:
         return authorizations.find(conn, DecisionFilter())
 
 
-def test_everything_that_was_recorded_is_kept_when_it_ends(ledger):
+def test_every_record_is_stored_before_stop_returns(ledger):
     recorder = BufferedDecisionRecorder(ledger)
     recorder.start()
-    told = [verdict() for _ in range(1200)]
-    for each in told:
+    records = [decision_record() for _ in range(1200)]
+    for each in records:
         recorder.record(each)
     recorder.stop()
-    assert {row.id for row in kept(ledger)} == {each.id for each in told}
+    assert {row.id for row in stored(ledger)} == {each.id for each in records}
 
 
-def test_a_verdict_is_kept_with_all_that_is_known_of_it(ledger):
+def test_a_record_is_stored_with_all_of_its_fields(ledger):
     recorder = BufferedDecisionRecorder(ledger)
     recorder.start()
-    recorder.record(verdict(failure=FallbackReason.TIMEOUT, repeats="an id", decision=Decision(Allowed.ALLOWED)))
+    recorder.record(
+        decision_record(failure=FallbackReason.TIMEOUT, repeats="an id", decision=Decision(Allowed.ALLOWED))
+    )
     recorder.stop()
-    (row,) = kept(ledger)
+    (row,) = stored(ledger)
     assert (row.at, row.form, row.decision, row.policy) == (DEFAULT_NOW, "plugsurfing", "ALLOWED", "key_list")
     assert (row.reason, row.failure, row.repeated) == (None, "late", True)
     assert (row.key, row.session_id, row.latency_us) == ("04a1", "s1", 4000)
 
 
-def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(tmp_path, monkeypatch, until):
+def test_while_the_ledger_is_unavailable_records_are_buffered_and_then_dropped(tmp_path, monkeypatch, until):
     monkeypatch.setattr(decision_recorder, "WRITE_TIMEOUT", 0.01)
     monkeypatch.setattr(decision_recorder, "PAUSE", timedelta(milliseconds=10))
     engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
@@ -65,7 +67,7 @@ def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(
     with structlog.testing.capture_logs() as logs:
         recorder.start()
         for _ in range(5):
-            recorder.record(verdict())
+            recorder.record(decision_record())
         until(lambda: {"decisions.buffered", "decisions.dropped"} <= {line["event"] for line in logs})
         metadata.create_all(engine)
         until(lambda: "decisions.recovered" in {line["event"] for line in logs})
@@ -77,13 +79,13 @@ def test_while_the_ledger_is_away_verdicts_wait_and_what_has_no_room_is_counted(
 
 
 @pytest.mark.parametrize("starts", [True, False])
-def test_what_cannot_be_kept_at_the_end_is_counted(tmp_path, monkeypatch, starts):
+def test_records_that_cannot_be_stored_at_the_end_are_counted(tmp_path, monkeypatch, starts):
     monkeypatch.setattr(decision_recorder, "WRITE_TIMEOUT", 0.01)
     recorder = BufferedDecisionRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         if starts:
             recorder.start()
-        recorder.record(verdict())
+        recorder.record(decision_record())
         recorder.stop()
     assert [line["count"] for line in logs if line["event"] == "decisions.dropped"] == [1]
 
@@ -93,7 +95,7 @@ def test_nothing_personal_is_logged(tmp_path, monkeypatch):
     recorder = BufferedDecisionRecorder(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with structlog.testing.capture_logs() as logs:
         recorder.start()
-        recorder.record(verdict())
+        recorder.record(decision_record())
         recorder.stop()
     assert logs
     assert "04a1" not in str(logs).lower().replace(":", "")

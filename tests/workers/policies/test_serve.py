@@ -25,19 +25,19 @@ from handlers import Allowed, AuthorizeContext, Decision, AuthorizationRequest, 
 
 
 @authorize(order=20, name="second")
-def says_expired(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
+def returns_expired(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     return Decision(Allowed.EXPIRED)
 
 
 @authorize(order=10, name="first")
-async def knows_some(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
-    if question.key == "hang":
+async def returns_blocked(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
+    if request.key == "hang":
         time.sleep(600)
-    return Decision(Allowed.BLOCKED) if question.key == "blocked" else None
+    return Decision(Allowed.BLOCKED) if request.key == "blocked" else None
 
 
 @authorize(order=1, when=lambda settings: settings.default_locale == "nl")
-def only_in_dutch(question: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
+def only_in_dutch(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
     return Decision(Allowed.NO_CREDIT)
 '''
 
@@ -58,12 +58,12 @@ def environment(tmp_path):
     }
 
 
-def written(tmp_path, text):
+def write_plugin(tmp_path, text):
     (tmp_path / "team_policies.py").write_text(dedent(text))
 
 
-def refused(tmp_path, environment):
-    """Start it; give its exit code and what it says."""
+def run_to_its_end(tmp_path, environment):
+    """Start the process; return its exit code and its output."""
     ended = subprocess.run(
         [WEBHOOKS, "authorize"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -73,7 +73,7 @@ def refused(tmp_path, environment):
 @pytest.fixture
 def process(tmp_path, environment):
     """The running process."""
-    written(tmp_path, PLUGIN)
+    write_plugin(tmp_path, PLUGIN)
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen([WEBHOOKS, "authorize"], cwd=tmp_path, env=environment, stderr=log)
     yield process
@@ -83,7 +83,7 @@ def process(tmp_path, environment):
 
 @pytest.fixture
 def client(tmp_path, environment, process):
-    """A client of it, when it can be asked."""
+    """A client, once the process is ready."""
     with httpx.Client(
         base_url=f"http://127.0.0.1:{environment['AUTHORIZE_PORT']}", headers={"Authorization": "a-secret"}, timeout=30
     ) as client:
@@ -100,41 +100,41 @@ def client(tmp_path, environment, process):
 
 
 def test_without_credentials_it_does_not_start(tmp_path, environment):
-    written(tmp_path, PLUGIN)
+    write_plugin(tmp_path, PLUGIN)
     del environment["AUTHORIZE_CREDENTIALS"]
-    code, said = refused(tmp_path, environment)
+    code, output = run_to_its_end(tmp_path, environment)
     assert code == 2
-    assert said.count("\n") == 1
-    assert "AUTHORIZE_CREDENTIALS is not set" in said
+    assert output.count("\n") == 1
+    assert "AUTHORIZE_CREDENTIALS is not set" in output
 
 
 def test_with_a_broken_plugin_it_does_not_start_and_names_the_file(tmp_path, environment):
-    written(tmp_path, "from handlers import authorise\n")
-    code, said = refused(tmp_path, environment)
+    write_plugin(tmp_path, "from handlers import authorise\n")
+    code, output = run_to_its_end(tmp_path, environment)
     assert code != 0
-    assert said.count("\n") == 1
-    assert "team_policies.py, line 1, cannot be loaded" in said
+    assert output.count("\n") == 1
+    assert "team_policies.py, line 1, cannot be loaded" in output
 
 
 def test_two_policies_of_one_name_are_refused(tmp_path, environment):
-    written(tmp_path, PLUGIN.replace('name="second"', 'name="first"'))
-    code, said = refused(tmp_path, environment)
+    write_plugin(tmp_path, PLUGIN.replace('name="second"', 'name="first"'))
+    code, output = run_to_its_end(tmp_path, environment)
     assert code != 0
-    assert "both have a policy named first" in said
+    assert "both have a policy named first" in output
 
 
-def test_policies_answer_in_their_order_and_in_time(process, client, tmp_path):
-    def asked(**document):
+def test_policies_decide_in_their_order_and_in_time(process, client, tmp_path):
+    def allowed(**document):
         return client.post("/plugsurfing/authorizations", json=document).json()["allowed"]
 
-    assert asked(keyIdentifier="blocked") == "BLOCKED"
-    assert asked(keyIdentifier="another") == "EXPIRED"
+    assert allowed(keyIdentifier="blocked") == "BLOCKED"
+    assert allowed(keyIdentifier="another") == "EXPIRED"
     token = client.post("/ocpi/2.2.1/tokens/blocked/authorize", headers={"Authorization": "Token YS1zZWNyZXQ="})
     assert token.json()["data"]["allowed"] == "BLOCKED"
-    begun = time.monotonic()
-    assert asked(keyIdentifier="hang") == "NOT_ALLOWED"
-    assert time.monotonic() - begun < 10
-    assert asked(keyIdentifier="blocked", again=True) == "BLOCKED"
+    started_at = time.monotonic()
+    assert allowed(keyIdentifier="hang") == "NOT_ALLOWED"
+    assert time.monotonic() - started_at < 10
+    assert allowed(keyIdentifier="blocked", again=True) == "BLOCKED"
     log = (tmp_path / "log").read_text()
     assert '"policies": ["first", "second"]' in log
     assert "keyIdentifier" not in log
@@ -142,15 +142,15 @@ def test_policies_answer_in_their_order_and_in_time(process, client, tmp_path):
     assert process.wait(timeout=30) == 0, (tmp_path / "log").read_text()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody ends them")
-def test_no_judge_outlives_a_lane_that_is_killed_though_a_policy_hangs(process, client):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal")
+def test_no_process_is_left_after_authorize_is_killed_though_a_policy_hangs(process, client):
     started = {each for child in children(process.pid) for each in (child, *children(child))}
     assert len(started) >= 3
     with ThreadPoolExecutor() as threads:
-        asking = threads.submit(client.post, "/plugsurfing/authorizations", json={"keyIdentifier": "hang"})
+        response = threads.submit(client.post, "/plugsurfing/authorizations", json={"keyIdentifier": "hang"})
         time.sleep(0.3)
         process.kill()
-        assert isinstance(asking.exception(), httpx.TransportError)
+        assert isinstance(response.exception(), httpx.TransportError)
     until = time.monotonic() + 30
     while living := {pid for pid in started if is_running(pid)}:
         assert time.monotonic() < until, living

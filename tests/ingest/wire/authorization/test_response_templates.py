@@ -16,22 +16,22 @@ from ingest.wire.authorization.response_templates import (
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
 
 
-def filled(template, decision, **parts):
-    question = AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": NOON, **parts})
-    return template.fill(placeholder_values(question, decision, reference="our-id", at=NOON, language="en"))
+def rendered(template, decision, **parts):
+    request = AuthorizationRequest(**{"form": WireFormat.PLUGSURFING, "received_at": NOON, **parts})
+    return template.fill(placeholder_values(request, decision, reference="our-id", at=NOON, language="en"))
 
 
-def test_the_answer_says_the_decision_and_what_the_driver_may_be_told():
-    told = filled(ANSWER, Decision(Allowed.NO_CREDIT, "Please top up."))
-    assert told == {"allowed": "NO_CREDIT", "info": "Please top up."}
+def test_the_response_has_the_decision_and_the_message_to_the_driver():
+    content = rendered(ANSWER, Decision(Allowed.NO_CREDIT, "Please top up."))
+    assert content == {"allowed": "NO_CREDIT", "info": "Please top up."}
 
 
-def test_what_is_not_known_is_left_out():
-    assert filled(ANSWER, Decision(Allowed.ALLOWED, "  ")) == {"allowed": "ALLOWED"}
+def test_members_without_a_value_are_omitted():
+    assert rendered(ANSWER, Decision(Allowed.ALLOWED, "  ")) == {"allowed": "ALLOWED"}
 
 
-def test_ocpis_answer_is_an_authorization_info():
-    told = filled(
+def test_ocpis_response_is_an_authorization_info():
+    content = rendered(
         OCPI_ANSWER,
         Decision(Allowed.ALLOWED, "Welcome."),
         form=WireFormat.OCPI,
@@ -40,7 +40,7 @@ def test_ocpis_answer_is_an_authorization_info():
         location_id="LOC1",
         evse_ids=("3256",),
     )
-    assert told == {
+    assert content == {
         "allowed": "ALLOWED",
         "token": {
             "uid": "0414DA",
@@ -55,25 +55,25 @@ def test_ocpis_answer_is_an_authorization_info():
     }
 
 
-def test_a_place_is_named_only_where_the_driver_may_charge():
-    told = filled(OCPI_ANSWER, Decision(Allowed.BLOCKED), form=WireFormat.OCPI, key="0414DA", location_id="LOC1")
-    assert "location" not in told
-    assert told["token"]["valid"] is False
+def test_a_location_is_sent_only_if_the_driver_may_charge():
+    content = rendered(OCPI_ANSWER, Decision(Allowed.BLOCKED), form=WireFormat.OCPI, key="0414DA", location_id="LOC1")
+    assert "location" not in content
+    assert content["token"]["valid"] is False
 
 
-def test_an_information_is_cut_to_what_ocpi_carries():
-    assert len(filled(ANSWER, Decision(Allowed.BLOCKED, "x" * 2000))["info"]) == 512
+def test_a_message_is_truncated_to_ocpis_length():
+    assert len(rendered(ANSWER, Decision(Allowed.BLOCKED, "x" * 2000))["info"]) == 512
 
 
-def test_a_template_of_a_teams_own_is_filled_in_any_depth():
+def test_placeholders_are_replaced_at_any_depth():
     template = ResponseTemplate(
         '{"result": {"status": "@allowed", "refs": ["@reference_id", "@id", "as it is"]}, "n": 1}'
     )
-    told = filled(template, Decision(Allowed.EXPIRED), reference_id="r1")
-    assert told == {"result": {"status": "EXPIRED", "refs": ["r1", "our-id", "as it is"]}, "n": 1}
+    content = rendered(template, Decision(Allowed.EXPIRED), reference_id="r1")
+    assert content == {"result": {"status": "EXPIRED", "refs": ["r1", "our-id", "as it is"]}, "n": 1}
 
 
-def test_every_name_stands_for_something():
+def test_every_placeholder_has_a_value():
     assert set(
         placeholder_values(
             AuthorizationRequest(WireFormat.OCPI, NOON), Decision(Allowed.ALLOWED), reference="", at=NOON, language="en"
@@ -101,7 +101,7 @@ def test_the_envelope_is_ocpis():
         ('{"a": "@allowed", "b": ' + "[" * 9000 + "]" * 9000 + "}", "AUTHORIZE_ANSWER must be a JSON object"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused_at_the_start(text, sentence):
+def test_an_invalid_template_is_refused_at_the_start(text, sentence):
     with pytest.raises(SettingsError) as error:
         load_settings(authorize_answer=text)
     assert str(error.value).startswith(sentence)
@@ -109,4 +109,4 @@ def test_a_template_that_cannot_be_used_is_refused_at_the_start(text, sentence):
 
 def test_a_template_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("AUTHORIZE_ANSWER", '{"decision": "@allowed"}')
-    assert filled(load_settings().authorize_answer, Decision(Allowed.ALLOWED)) == {"decision": "ALLOWED"}
+    assert rendered(load_settings().authorize_answer, Decision(Allowed.ALLOWED)) == {"decision": "ALLOWED"}
