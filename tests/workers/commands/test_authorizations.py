@@ -87,7 +87,7 @@ def offline(node, monkeypatch):
     settings = {"HANDLER_MODULES": "team_policy", "DATABASE_URL": f"sqlite:///{node.folder}/none.db", "REDIS_URL": ""}
 
     def run(*words, code=0, **more):
-        return node.run("authorize", *words, code=code, **settings, **more)
+        return node.run("authorize", *words, code=code, **{**settings, **more})
 
     yield run
     assert not (node.folder / "none.db").exists()
@@ -128,3 +128,44 @@ def test_a_policy_that_fails_is_an_exit_code(offline):
 )
 def test_options_that_make_no_sense_together_are_wrong_usage(offline, words):
     offline(*words, code=2)
+
+
+FAILING = '''
+"""A policy with a bug, which takes longer than it may."""
+
+import time
+
+from handlers import AuthorizationRequest, AuthorizeContext, Decision, authorize
+
+
+@authorize()
+def has_a_bug(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
+    time.sleep(0.02)
+    raise KeyError("no such thing")
+'''
+
+
+def test_a_bug_of_a_policy_is_shown_with_its_traceback_and_that_it_was_too_slow(offline, node):
+    (node.folder / "policy_with_a_bug.py").write_text(FAILING)
+    changed = {"HANDLER_MODULES": "policy_with_a_bug", "AUTHORIZE_TIMEOUT": "0.01s"}
+    done = offline("--try", "question.json", code=1, **changed)
+    assert "Traceback" in done.stdout
+    assert "no such thing" in done.stdout
+    assert "longer than AUTHORIZE_TIMEOUT" in done.stderr
+
+
+def test_without_a_policy_every_key_may_charge(offline):
+    done = offline("--try", "question.json", HANDLER_MODULES="")
+    assert "No policy is asked: there is none." in done.stdout
+    assert "ALLOWED (no policy objects)" in done.stdout
+
+
+@pytest.mark.parametrize("database", ["ledger", "another"])
+def test_policies_are_tried_with_what_the_ledger_knows(node, monkeypatch, database):
+    """A ledger without tables cannot be used; the policies are asked all the same."""
+    (node.folder / "question.json").write_text('{"keyIdentifier": "04A1"}')
+    (node.folder / "another.db").touch()
+    settings = {"DATABASE_URL": f"sqlite:///{node.folder}/{database}.db", "AUTHORIZE_ONE_SESSION": "true"}
+    done = node.run("authorize", "--try", "question.json", **settings)
+    assert "one_session" in done.stdout
+    assert ("The ledger cannot be used." in done.stderr) is (database == "another")

@@ -1,6 +1,8 @@
 """The process types and what deploys them: `dev`, the units for systemd, the OpenAPI documents."""
 
 import configparser
+import importlib
+import inspect
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from ingest.errors import SettingsError
 from workers.cli import COMMANDS, main
+from workers.commands import processes
 from workers.commands.processes import dev
 from workers.dev import dev as dev_module
 
@@ -20,11 +23,11 @@ def calls(monkeypatch):
     """The calls of `workers.dev.dev`."""
     found = []
 
-    def answer(port, play, *, ends):
+    def record(port, play, *, ends):
         found.append((port, play is not None, ends))
         return 3
 
-    monkeypatch.setattr(dev_module, "dev", answer)
+    monkeypatch.setattr(dev_module, "dev", record)
     return found
 
 
@@ -136,3 +139,41 @@ def test_systemd_accepts_the_units(units, tmp_path):
 def test_the_openapi_document_of_each_process_is_printed(process, title):
     printed = CliRunner().invoke(main, ["openapi", process])
     assert (printed.exit_code, json.loads(printed.output)["info"]["title"]) == (0, title)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "target", "passed"),
+    [
+        (["serve"], "ingest.server.serve.serve", ()),
+        (["work"], "workers.execution.worker.work", ((),)),
+        (["work", "urgent", "cdrs"], "workers.execution.worker.work", (("urgent", "cdrs"),)),
+        (["clock"], "workers.clock.clock.clock", ()),
+        (["dashboard"], "workers.dashboard.app.dashboard", ()),
+        (["authorize"], "workers.policies.serve.authorize", ()),
+    ],
+)
+def test_a_process_type_starts_with_the_settings_and_its_arguments(tmp_path, monkeypatch, arguments, target, passed):
+    calls = []
+    monkeypatch.setattr(target, lambda settings, *given, **_: calls.append((settings.data_dir, given)))
+
+    result = CliRunner(env={"DATA_DIR": str(tmp_path)}).invoke(main, arguments)
+
+    assert result.exit_code == 0, result.output
+    assert calls == [(tmp_path, passed)]
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--workers", "3"], ["serve"]])
+def test_serve_with_workers_is_supervised_and_returns_its_exit_code(monkeypatch, arguments):
+    home = importlib.import_module(serve_with_workers_module())
+    monkeypatch.setattr(home, "serve_with_workers", lambda _settings, count: count + 1)
+
+    assert CliRunner(env={"SERVE_WORKERS": "3"}).invoke(main, arguments).exit_code == 4
+
+
+def serve_with_workers_module():
+    """Return the module that `serve` imports the supervisor from."""
+    return re.search(r"from (\S+) import serve_with_workers", inspect.getsource(processes))[1]
+
+
+def test_options_of_a_dry_run_go_with_its_body():
+    assert CliRunner().invoke(main, ["authorize", "--form", "ocpi"]).exit_code == 2

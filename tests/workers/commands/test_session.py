@@ -4,7 +4,9 @@ from datetime import timedelta
 import pytest
 
 from handlers.kit.context import Push
+from ingest.config.settings import load_settings
 from workers.commands.output import iso
+from workers.commands.session import show_session
 from workers.drive.models import DriveSession
 from workers.ledger import pushes
 from workers.ledger.pushes import NewPush, PushUpdate
@@ -194,3 +196,12 @@ def test_a_session_known_from_the_drive_api_alone_is_shown_too(node, noon):
         ["-", "-", "Drive API: WAITING_TO_START", "no event says this"],
         ["-", "-", "Drive API: driver", "user1, whom no event named"],
     ]
+
+
+def test_the_demo_prints_a_session_whether_it_has_a_record_or_not(node, store_session, capsys):
+    store_session(node)
+    settings = load_settings(data_dir=node.folder, database_url=node.environment["DATABASE_URL"])
+    show_session(settings, "L60XMxWy0oP")
+    assert re.search(r"^status +COMPLETE$", capsys.readouterr().out, re.MULTILINE)
+    show_session(settings, "unknown")
+    assert re.search(r"^status +-$", capsys.readouterr().out, re.MULTILINE)
