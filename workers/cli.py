@@ -60,9 +60,9 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         ),
     },
     "Processes": {
-        "serve": CommandRef("workers.commands.processes:serve", "Take events and CDRs in over HTTP."),
+        "serve": CommandRef("workers.commands.processes:serve", "Receive events and CDRs over HTTP."),
         "authorize": CommandRef("workers.commands.processes:authorize", "Answer authorization requests over HTTP."),
-        "work": CommandRef("workers.commands.processes:work", "Take batches off the queues and run handlers."),
+        "work": CommandRef("workers.commands.processes:work", "Run handlers on the batches of the queues."),
         "clock": CommandRef("workers.commands.processes:clock", "Enqueue due and lost work; send pushes that wait."),
         "dashboard": CommandRef("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),
         "migrate": CommandRef("workers.commands.processes:migrate", "Migrate the database to this version's tables."),

@@ -43,7 +43,7 @@ def dev(ctx: click.Context, *, demo: bool, ends: bool, port: int | None) -> None
     help="Serve with N processes, replaced one by one on SIGHUP while the socket stays open. Default: SERVE_WORKERS.",
 )
 def serve(*, workers: int | None) -> None:
-    """Take events and charging records in over HTTP, keep them, and publish them to Redis.
+    """Receive events and charging records over HTTP, keep them on disk, and publish them to Redis.
 
     Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on the socket that systemd
     passes. Without --workers SIGHUP ends it, as SIGTERM does.
@@ -105,7 +105,7 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
 @click.argument("queues", metavar="[QUEUE]...", nargs=-1)
 @click.option("--burst", is_flag=True, help="End when the queues are empty.")
 def work(queues: tuple[str, ...], *, burst: bool) -> None:
-    """Take batches off the queues and run handlers.
+    """Run handlers on the batches of the queues.
 
     The first queue goes before all others, which take turns. Default: urgent, sessions, cdrs, other.
     """

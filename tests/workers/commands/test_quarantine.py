@@ -16,7 +16,7 @@ NEW_KEY = "the-next-key-of-them"
 
 @pytest.fixture
 def quarantine(node):
-    """Put a request into quarantine, as `serve` does."""
+    """Insert a request into the quarantine, as `serve` does."""
 
     def quarantine(body, key=NEW_KEY):
         headers = [(SIGNATURE_HEADER.encode(), sign(body, key.encode()).encode())]
