@@ -278,3 +278,18 @@ def test_nothing_personal_is_logged(call, api, caplog, valkey):
             call("session", "the-user", "the-session", connection=valkey)
         said = f"{logs} {caplog.text} {caught.value!r} {caught.value.__cause__!r}"
         assert not [secret for secret in secrets if secret in said]
+
+
+def test_a_throttled_roam_does_not_block_the_drive_api(call, api, settings_of, clock, valkey):
+    settings = settings_of(roam_ocpi_url=f"{api.url}/tokens", roam_ocpi_token="the token")
+    api.returns(429, SESSION)
+    with pytest.raises(Throttled, match="Roam OCPI"):
+        call("push_token", TOKEN, settings=settings, connection=valkey)
+    assert call("session", "u", "s1", connection=valkey).session_id == "s1"
+    assert clock.slept == []
+
+
+def test_a_call_whose_deadline_is_over_is_not_sent(call, api):
+    with pytest.raises(DriveUnavailable, match="no time left"):
+        call("session", "u", "s1", deadline=timedelta(microseconds=-1))
+    assert api.requests == []

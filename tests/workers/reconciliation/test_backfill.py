@@ -1,21 +1,35 @@
 """Windows in which events may be missing are backfilled from histories, whatever fails for some of the users."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from handlers.kit.channel import Device
+from ingest.errors import QueueUnavailable
 from ingest.inbox.downtime import KEY, Downtime
 from ingest.simulator.drive.faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of, fail_for
-from workers.drive.errors import DriveError, DriveUnavailable, Unauthorized
+from workers.drive.errors import (
+    DriveError,
+    DriveUnavailable,
+    InvalidResponse,
+    NotFound,
+    RateBudgetExhausted,
+    Throttled,
+    Unauthorized,
+)
 from workers.ledger import devices, downtimes, runs, sessions
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core import runs as run_table
+from workers.reconciliation.backfill import ImportDowntimes
 from workers.resilience.token_bucket import TokenBucket
 
 
@@ -212,3 +226,52 @@ def test_downtimes_close_together_are_backfilled_as_one(
     with clock.resources.engine.begin() as ledger:
         assert all(row.covered_at for row in downtimes.find(ledger))
     assert simulator.calls == 30
+
+
+@pytest.mark.parametrize("failure", [Throttled, RateBudgetExhausted])
+@pytest.mark.parametrize("user_id", ["user-1", "user-0"])
+def test_a_throttled_turn_ends_without_skipping_a_user(clock: Clock, valkey, monkeypatch, failure, user_id):
+    for number in range(3):
+        clock.receive(events_of(f"S{number}", f"user-{number}"))
+    fail_for(monkeypatch, "history", user_id, failure=failure)
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    clock.importing.run()
+    with pytest.raises(failure):
+        clock.backfill.run()
+    with clock.resources.engine.begin() as ledger:
+        (row,) = downtimes.find(ledger)
+    assert (row.users_failed, row.covered_at) == (0, None)
+
+
+def test_a_user_without_history_is_not_a_failure(clock: Clock, valkey, monkeypatch):
+    clock.receive(events_of("S1", "user-1"))
+    fail_for(monkeypatch, "history", "user-1", failure=NotFound)
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    clock.importing.run()
+    clock.backfill.run()
+    with clock.resources.engine.begin() as ledger:
+        (row,) = downtimes.find(ledger)
+    assert (row.users_failed, row.covered_at is not None) == (0, True)
+
+
+def test_a_user_with_invalid_history_is_skipped(clock: Clock, valkey, monkeypatch):
+    for number in range(2):
+        clock.receive(events_of(f"S{number}", f"user-{number}"))
+    fail_for(monkeypatch, "history", "user-0", failure=InvalidResponse)
+    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    valkey.hset(KEY, gap.field, gap.to_json())
+    clock.importing.run()
+    with capture_logs() as logs:
+        clock.backfill.run()
+    assert [line["reason"] for line in logs if line["event"] == "history.skipped"] == ["it always fails"]
+    with clock.resources.engine.begin() as ledger:
+        (row,) = downtimes.find(ledger)
+    assert (row.users_failed, row.covered_at is not None) == (1, True)
+
+
+def test_without_redis_downtimes_are_imported_later(clock: Clock):
+    away = redis.Redis(port=1, retry=Retry(NoBackoff(), 0))
+    with pytest.raises(QueueUnavailable, match="downtimes"):
+        ImportDowntimes(replace(clock.resources, connection=away)).run()

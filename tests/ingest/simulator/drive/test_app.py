@@ -1,5 +1,7 @@
 """Authentication, limits, faults and control of the simulated Drive API."""
 
+import time
+
 from ingest.simulator.drive.app import Credentials
 from ingest.simulator.drive.faults import DriveFault, DriveFaults, RequestCounter
 
@@ -36,3 +38,17 @@ def test_sessions_can_be_pushed_and_listed_over_http(drive):
     (line,) = drive.get("/simulator/sessions").text.splitlines()
     assert '"session_id":"a"' in line
     assert drive.put("/simulator/sessions", content=b"{}").status_code == 400
+
+
+def test_a_slow_response_is_delayed(drive_of, monkeypatch):
+    monkeypatch.setattr("ingest.simulator.drive.app.SLOW_RESPONSE", 0.2)
+    began = time.monotonic()
+    assert drive_of(DriveFaults({DriveFault.SLOW: 1})).get("/drive/v1/locations/loc-001").status_code == 200
+    assert time.monotonic() - began >= 0.2
+
+
+def test_unknown_faults_are_refused_and_change_nothing(drive_of):
+    faults = DriveFaults({DriveFault.BROKEN: 1})
+    refused = drive_of(faults).put("/simulator/faults", content=b"504")
+    assert (refused.status_code, faults.rates) == (400, {DriveFault.BROKEN: 1})
+    assert "Choose faults from" in refused.json()["message"]

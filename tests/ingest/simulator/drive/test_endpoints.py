@@ -114,3 +114,37 @@ def test_responses_may_be_cut_off_and_pages_lose_their_entries(make_session, sta
     assert "cursor" in page
     with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         drive_of(DriveFaults({DriveFault.NONSENSE: 1})).get("/drive/v1/locations/loc-001").json()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"limit": 0},
+        {"limit": "1"},
+        {"sessionStatus": "STARTED"},
+        {"cursor": "x"},
+        {"startTime": "soon"},
+        ["STARTED"],
+    ],
+)
+def test_an_invalid_history_request_is_refused(drive, body):
+    assert drive.post("/drive/v1/users/user-1/sessions/history", json=body).status_code == 400
+
+
+def test_a_body_that_is_not_json_is_refused(drive):
+    assert drive.post("/drive/v1/users/user-1/sessions/history", content=b"{").status_code == 400
+    authorization = {"authorization": f"Token {b64encode(ROAM_TOKEN.encode()).decode()}"}
+    refused = drive.put("/ocpi/2.2.1/tokens/DE/8PS/1", content=b"{", headers=authorization)
+    assert (refused.status_code, refused.json()["status_code"]) == (400, 2001)
+
+
+def test_a_session_that_has_not_started_is_outside_all_bounds(make_session, state, drive):
+    state.apply([make_session(1, "START_FAILED", started_at=None)])
+    waiting = {"sessionStatus": ["WAITING_TO_START"]}
+    assert ids(history(drive, **waiting)) == ["s001"]
+    assert ids(history(drive, startTime="2026-06-01T12:00:00Z", **waiting)) == []
+
+
+def test_the_name_of_a_fleet_is_text_of_limited_length(drive):
+    for name in (7, "x" * 101):
+        assert drive.put("/drive/emp/v1/fleets/fleet-1/rename", json={"fleetName": name}).status_code == 400
