@@ -3,29 +3,18 @@
 import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from ingest.config.settings import Settings
+from ingest.simulator.requests import HttpRequest
 from ingest.wire.authorization.parsing import DEFAULT_TOKEN_TYPE, OCPI_END, OCPI_FOLDER
 from ingest.wire.json_pointers import Pointer
 
 DEFAULT_KEY = "04A1B2C3D4E580"
 
 
-@dataclass(frozen=True)
-class SimulatedAuthorizationRequest:
-    """An authorization request as it is sent."""
-
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def plugsurfing_request(
-    settings: Settings, parts: Mapping[str, str], credentials: str
-) -> SimulatedAuthorizationRequest:
+def plugsurfing_request(settings: Settings, parts: Mapping[str, str], credentials: str) -> HttpRequest:
     """Return a request in Plugsurfing's format, each part at the first pointer of its setting, such as AUTHORIZE_KEY.
 
     Parts are `key`, `session`, `location`, `reference` and `country`.
@@ -33,18 +22,16 @@ def plugsurfing_request(
     document: dict[str, Any] = {}
     for name, value in parts.items():
         _set(document, getattr(settings, f"authorize_{name}"), value)
-    return SimulatedAuthorizationRequest(
-        "/plugsurfing/authorizations", _headers(credentials), json.dumps(document).encode()
-    )
+    return HttpRequest("/plugsurfing/authorizations", _headers(credentials), json.dumps(document).encode())
 
 
-def ocpi_request(parts: Mapping[str, str], credentials: str) -> SimulatedAuthorizationRequest:
+def ocpi_request(parts: Mapping[str, str], credentials: str) -> HttpRequest:
     """Return a request in OCPI's format, which has the parts `key` and `location` only."""
     uid = quote(parts["key"], safe="")
     path = f"{OCPI_FOLDER.decode()}{uid}{OCPI_END.decode()}?type={DEFAULT_TOKEN_TYPE}"
     body = {"location_id": parts["location"]} if "location" in parts else {}
     headers = _headers(f"Token {b64encode(credentials.encode()).decode()}")
-    return SimulatedAuthorizationRequest(path, headers, json.dumps(body).encode())
+    return HttpRequest(path, headers, json.dumps(body).encode())
 
 
 def _headers(authorization: str) -> dict[str, str]:

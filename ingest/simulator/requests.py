@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Protocol
 
 from ingest.errors import SettingsError
 from ingest.simulator.faults import Fault, PlannedRequest
@@ -43,13 +42,19 @@ class TransferMode(StrEnum):
 
 
 @dataclass(frozen=True)
-class SignedRequest:
-    """A request as it is sent, and the statuses that a correct receiver may respond with."""
+class HttpRequest:
+    """A POST without its host."""
 
-    event: SimulatedEvent
     path: str
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass(frozen=True)
+class SignedRequest(HttpRequest):
+    """A signed event, and the statuses that a correct receiver may respond with."""
+
+    event: SimulatedEvent
     transfer: TransferMode
     expected: frozenset[int]
 
@@ -123,22 +128,6 @@ def as_curl(request: SignedRequest, url: str) -> str:
             return curl(url, request, "--limit-rate", str(max(1, len(request.body) // 2)))
         case TransferMode.WHOLE:
             return curl(url, request)
-
-
-class HttpRequest(Protocol):
-    """A request without its host."""
-
-    @property
-    def path(self) -> str:
-        """Path and query."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Headers."""
-
-    @property
-    def body(self) -> bytes:
-        """Body."""
 
 
 def curl(url: str, request: HttpRequest, *options: str) -> str:

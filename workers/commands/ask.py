@@ -12,11 +12,10 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.simulator.authorization_requests import (
     DEFAULT_KEY,
-    SimulatedAuthorizationRequest,
     ocpi_request,
     plugsurfing_request,
 )
-from ingest.simulator.requests import curl
+from ingest.simulator.requests import HttpRequest, curl
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 from workers.commands.errors import Failure
@@ -71,7 +70,7 @@ def ask(form: str, url: str | None, *, only_print: bool, as_json: bool, **parts:
         raise Failure("The response is no decision.")
 
 
-def _request(settings: Settings, form: WireFormat, parts: Mapping[str, str]) -> SimulatedAuthorizationRequest:
+def _request(settings: Settings, form: WireFormat, parts: Mapping[str, str]) -> HttpRequest:
     values = authorization_values(settings.authorize_credentials)
     if not values:
         raise SettingsError("AUTHORIZE_CREDENTIALS is not set: no request would be answered.")

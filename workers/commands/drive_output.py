@@ -1,4 +1,4 @@
-"""Format objects of the Drive API, and its part in `webhooks session`: what it alone has told, and its polls."""
+"""Format objects of the Drive API, and its part in `webhooks session`: facts without an event, and polls."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -64,7 +64,7 @@ def key_cells(found: ChargingKey) -> tuple[Cell, ...]:
 
 
 def reconciled_rows(record: Session) -> Iterator[tuple[datetime | None, Cell, Cell, Cell]]:
-    """Yield a row of the timeline for each fact that no event has told."""
+    """Yield a row of the timeline for each fact without an event."""
     for status, at in reconciled(record).items():
         events = STATUSES[status].events if status in STATUSES else ()
         yield at, None, f"Drive API: {status}", f"no {events[0]} came" if events else "no event says this"
@@ -74,7 +74,7 @@ def reconciled_rows(record: Session) -> Iterator[tuple[datetime | None, Cell, Ce
 
 
 def reconciled(record: Session) -> dict[str, datetime | None]:
-    """Return the statuses that only the Drive API has told, each with its time there, if it has one."""
+    """Return the statuses without an event, each with its time in the Drive API, if it has one."""
     return {
         status: None if times.last_at == UNKNOWN_TIME else times.last_at
         for status, times in record.statuses.items()

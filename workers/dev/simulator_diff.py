@@ -56,5 +56,5 @@ def differing_fields(session: SessionState, record: Session) -> tuple[str, ...]:
 
 
 def was_reconciled(record: Session) -> bool:
-    """Return whether the Drive API alone has told one of its statuses."""
+    """Return whether one of its statuses came from the Drive API alone."""
     return any(EVENT not in times.sources for times in record.statuses.values())

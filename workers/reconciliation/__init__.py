@@ -1,1 +1,1 @@
-"""Poll sessions at the Drive API and merge what it returns, because events alone do not tell everything."""
+"""Poll sessions at the Drive API and merge what it returns, as events may be skipped or sent in a downtime."""

@@ -146,24 +146,20 @@ class BackfillHistories:
 
     def _read_user(self, window: BackfillWindow, user_id: str, following: Sequence[str]) -> BackfillProgress:
         """Merge the history of a user. If the Drive API fails for this user only, skip them for the others' sake."""
-        try:
-            return self._merge_history(window, user_id)
-        except NotFound:
-            return BackfillProgress(user_id, 0)
-        except (Throttled, RateBudgetExhausted):
-            raise
-        except (DriveUnavailable, Unauthorized):
-            if not self._answers_for_others(window, user_id, following):
+        for is_retry in (False, True):
+            try:
+                return self._merge_history(window, user_id)
+            except NotFound:
+                return BackfillProgress(user_id, 0)
+            except (Throttled, RateBudgetExhausted):
                 raise
-        except DriveError:
-            pass
-        try:
-            return self._merge_history(window, user_id)
-        except (Throttled, RateBudgetExhausted):
-            raise
-        except DriveError as failure:
-            log.warning("history.skipped", reason=str(failure))
-            return BackfillProgress(user_id, 0, is_failed=True)
+            except DriveError as failure:
+                is_outage = isinstance(failure, DriveUnavailable | Unauthorized)
+                if is_outage and not is_retry and not self._answers_for_others(window, user_id, following):
+                    raise
+                reason = str(failure)
+        log.warning("history.skipped", reason=reason)
+        return BackfillProgress(user_id, 0, is_failed=True)
 
     def _answers_for_others(self, window: BackfillWindow, user_id: str, following: Sequence[str]) -> bool:
         """Return whether the Drive API answers for any other user: then only this one fails."""

@@ -65,7 +65,7 @@ class SessionState:
         return STATUS_IN_DRIVE.get(self.status, self.status)
 
     def merge(self, other: "SessionState") -> "SessionState":
-        """Return what two scenarios of one session tell together."""
+        """Return the state that follows from two scenarios of one session."""
         return SessionState(
             other.session_id,
             other.user_id,
