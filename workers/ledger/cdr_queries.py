@@ -116,26 +116,18 @@ def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
     """Count and sum up the matching CDRs, exactly."""
     again = receipt_count().label("again")
     each = _select(filters).with_only_columns(cdrs.c.request_id, IN_CONFLICT.label("in_conflict"), again).subquery()
-    counted = conn.execute(
+    counts = conn.execute(
         select(
-            func.count(),
-            func.count().filter(each.c.in_conflict),
-            func.count(each.c.request_id.distinct()).filter(each.c.in_conflict),
-            func.count().filter(each.c.request_id.is_(None)),
-            func.count().filter(each.c.again > 0),
-            func.coalesce(func.sum(each.c.again), 0),
+            func.count().label("cdrs"),
+            func.count().filter(each.c.in_conflict).label("in_conflict"),
+            func.count(each.c.request_id.distinct()).filter(each.c.in_conflict).label("request_ids_in_conflict"),
+            func.count().filter(each.c.request_id.is_(None)).label("without_request_id"),
+            func.count().filter(each.c.again > 0).label("repeated"),
+            func.coalesce(func.sum(each.c.again), 0).label("repeats"),
         ).select_from(each)
     ).one()
-    count, in_conflict, request_ids, without_request_id, repeated, repeats = map(int, counted)
-    return CdrSummary(
-        cdrs=count,
-        in_conflict=in_conflict,
-        request_ids_in_conflict=request_ids,
-        without_request_id=without_request_id,
-        repeated=repeated,
-        repeats=repeats,
-        totals=tuple(_totals(conn, filters)),
-    )
+    numbers = {name: int(count) for name, count in counts._asdict().items()}
+    return CdrSummary(**numbers, totals=tuple(_totals(conn, filters)))
 
 
 def unreadable(conn: Connection, since: datetime | None = None, until: datetime | None = None) -> int:

@@ -88,24 +88,17 @@ class PushUpdate:
             raise ValueError("a push is due exactly while it is waiting")
 
 
-UPDATE = (
+# An UPDATE of a push in the attempt for which it was claimed. SQLAlchemy reserves the names of columns for their new
+# values, so the parameters have others.
+OF_CLAIM = (
     update(pushes)
     .where(pushes.c.id == bindparam("push_id"), pushes.c.attempts == bindparam("attempt"))
     .where(pushes.c.state == PushState.WAITING)
-    .values(
-        state=bindparam("new_state"),
-        sent_at=bindparam("at"),
-        due_at=bindparam("later"),
-        error=bindparam("why"),
-        told=func.coalesce(bindparam("also_told", type_=pushes.c.told.type), pushes.c.told),
-    )
 )
-
-RENEW = (
-    update(pushes)
-    .where(pushes.c.id == bindparam("push_id"), pushes.c.attempts == bindparam("attempt"))
-    .where(pushes.c.state == PushState.WAITING)
-    .values(due_at=bindparam("later"))
+RENEW = OF_CLAIM.values(due_at=bindparam("new_due_at"))
+UPDATE = OF_CLAIM.values(
+    **{name: bindparam(f"new_{name}") for name in ("state", "sent_at", "due_at", "error")},
+    told=func.coalesce(bindparam("new_told", type_=pushes.c.told.type), pushes.c.told),
 )
 
 
@@ -115,7 +108,7 @@ def insert(conn: Connection, rows: Sequence[NewPush]) -> set[str]:
         return set()
     statement = insert_into(conn, pushes).on_conflict_do_nothing().returning(pushes.c.id)
     by_id = {row.id: row for row in rows}
-    return set(conn.scalars(statement, [_row(by_id[key], key) for key in sorted(by_id)]))
+    return set(conn.scalars(statement, [_row(by_id[key]) for key in sorted(by_id)]))
 
 
 def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
@@ -164,7 +157,7 @@ def claim(conn: Connection, channel: str, now: datetime, span: timedelta, *, lim
 
 def extend_lease(conn: Connection, claims: Collection[Claim], until: datetime) -> None:
     """Renew claims until then. A push that waits no longer, or was claimed again since, stays unchanged."""
-    values = [{"push_id": push_id, "attempt": attempt, "later": until} for push_id, attempt in sorted(claims)]
+    values = [{"push_id": push_id, "attempt": attempt, "new_due_at": until} for push_id, attempt in sorted(claims)]
     if values:
         conn.execute(RENEW, values)
 
@@ -208,38 +201,28 @@ def _locked(query: Select[tuple[str]]) -> Select[tuple[str]]:
 
 
 def _values(update: PushUpdate) -> dict[str, Any]:
-    # Not the names of columns: SQLAlchemy reserves those in an UPDATE.
     return {
         "push_id": update.id,
         "attempt": update.attempt,
         "new_state": update.state,
-        "at": update.sent_at,
-        "later": update.due_at,
-        "why": update.error,
-        "also_told": None if update.told is None else dict(update.told),
+        "new_sent_at": update.sent_at,
+        "new_due_at": update.due_at,
+        "new_error": update.error,
+        "new_told": None if update.told is None else dict(update.told),
     }
 
 
-def _row(new: NewPush, push_id: str) -> dict[str, Any]:
-    push = new.push
+def _row(new: NewPush) -> dict[str, Any]:
+    push = {name: getattr(new.push, name) for name in Push.__dataclass_fields__}
     return {
-        "id": push_id,
+        **push,
+        "payload": dict(new.push.payload),
+        "id": new.id,
         "delivery_id": new.delivery_id,
         "handler": new.handler,
-        "session_id": push.session_id,
-        "user_id": push.user_id,
         "channel": new.channel,
         "state": PushState.WAITING,
-        "title": push.title,
-        "body": push.body,
-        "payload": dict(push.payload),
-        "collapse_key": push.collapse_key,
-        "idempotency_key": push.idempotency_key,
-        "expires_at": push.expires_at,
         "created_at": new.created_at,
         "due_at": new.created_at,
-        "sent_at": None,
         "attempts": 0,
-        "error": None,
-        "told": None,
     }

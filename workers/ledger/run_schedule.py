@@ -82,29 +82,17 @@ def fail_crashed(
 
     Returns the runs that were still in the attempt given, with their outcomes.
     """
-    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in crashed}
-    changed: list[tuple[OpenRun, Outcome]] = []
     is_last = runs.c.deaths + 1 >= deaths_allowed
-    for some in chunks(sorted(wanted)):
-        statement = (
-            locked_update(_in_attempts(some), IS_RUNNING)
-            .values(
-                outcome=case((is_last, Outcome.DEAD), else_=Outcome.AGAIN),
-                deaths=runs.c.deaths + 1,
-                due_at=case((is_last, None), else_=now),
-                until_at=case((is_last, None), else_=runs.c.until_at),
-                job_id=None,
-                finished_at=now,
-                reason=None,
-                error=error,
-                traceback=None,
-            )
-            .returning(runs.c.delivery_id, runs.c.handler, runs.c.attempts, runs.c.outcome)
-        )
-        for delivery_id, handler, attempt, outcome in conn.execute(statement):
-            changed.append((wanted[delivery_id, handler, attempt], outcome))
-    refresh_states(conn, {run.delivery_id for run, _ in changed})
-    return changed
+    values = {
+        "outcome": case((is_last, Outcome.DEAD), else_=Outcome.AGAIN),
+        "deaths": runs.c.deaths + 1,
+        "due_at": case((is_last, None), else_=now),
+        "until_at": case((is_last, None), else_=runs.c.until_at),
+        "reason": None,
+        "error": error,
+        "traceback": None,
+    }
+    return _end_attempts(conn, crashed, job_id=None, finished_at=now, **values)
 
 
 def release(conn: Connection, handed_back: Sequence[OpenRun], *, now: datetime, reason: str) -> list[OpenRun]:
@@ -112,17 +100,8 @@ def release(conn: Connection, handed_back: Sequence[OpenRun], *, now: datetime, 
 
     Returns the runs that were still in the attempt given.
     """
-    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in handed_back}
-    changed: list[OpenRun] = []
-    for some in chunks(sorted(wanted)):
-        statement = (
-            locked_update(_in_attempts(some), IS_RUNNING)
-            .values(outcome=Outcome.AGAIN, due_at=now, job_id=None, finished_at=now, reason=reason)
-            .returning(runs.c.delivery_id, runs.c.handler, runs.c.attempts)
-        )
-        changed += [wanted[delivery_id, handler, attempt] for delivery_id, handler, attempt in conn.execute(statement)]
-    refresh_states(conn, {run.delivery_id for run in changed})
-    return changed
+    values = {"outcome": Outcome.AGAIN, "due_at": now, "job_id": None, "finished_at": now, "reason": reason}
+    return [run for run, _ in _end_attempts(conn, handed_back, **values)]
 
 
 def wake_waiting(conn: Connection, session_ids: Collection[str], now: datetime) -> int:
@@ -145,8 +124,17 @@ def expire(conn: Connection, now: datetime) -> list[RunKey]:
     return expired
 
 
-def _in_attempts(attempts: Sequence[tuple[str, str, int]]) -> ColumnElement[bool]:
-    return tuple_(runs.c.delivery_id, runs.c.handler, runs.c.attempts).in_(list(attempts))
+def _end_attempts(conn: Connection, ended: Sequence[OpenRun], **values: object) -> list[tuple[OpenRun, Outcome]]:
+    """Change those of the runs that are still in the attempt given; return them with their outcomes."""
+    attempt = runs.c.delivery_id, runs.c.handler, runs.c.attempts
+    wanted = {(run.delivery_id, run.handler, run.attempt): run for run in ended}
+    changed: list[tuple[OpenRun, Outcome]] = []
+    for some in chunks(sorted(wanted)):
+        statement = locked_update(tuple_(*attempt).in_(list(some)), IS_RUNNING).values(**values)
+        for *key, outcome in conn.execute(statement.returning(*attempt, runs.c.outcome)):
+            changed.append((wanted[key[0], key[1], key[2]], outcome))
+    refresh_states(conn, {run.delivery_id for run, _ in changed})
+    return changed
 
 
 def _select(attempt: ColumnElement[int]) -> Select[Any]:

@@ -197,7 +197,8 @@ def _schedule(
         set_={name: insert.excluded[name] for name in new},
         where=and_(again, session_polls.c.outcome != PollOutcome.COMPLETE),
     )
-    return conn.execute(upsert).rowcount
+    # SQLAlchemy keeps the row count of an INSERT only when told to: https://docs.sqlalchemy.org/en/21/core/connections.html
+    return conn.execute(upsert, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def _set(conn: Connection, session_ids: Collection[str], **values: object) -> None:

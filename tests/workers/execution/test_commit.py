@@ -31,7 +31,7 @@ NOTE = insert(notes)
 
 
 @pytest.fixture
-def equipment(database_url: str, tmp_path: Path) -> Resources:
+def resources(database_url: str, tmp_path: Path) -> Resources:
     engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     with engine.begin() as ledger:
@@ -53,7 +53,7 @@ def ran(number: int, *wanted: DeferredStatement, attempt: int = 1) -> RunResult:
     )
 
 
-def concluded(equipment: Resources, results: list[RunResult]) -> dict[str, Outcome]:
+def concluded(resources: Resources, results: list[RunResult]) -> dict[str, Outcome]:
     arrived = [
         Delivery(each.delivery_id, "events", None, None, NOON, "current", None, {}, b"{}", 1, "here")
         for each in results
@@ -61,16 +61,16 @@ def concluded(equipment: Resources, results: list[RunResult]) -> dict[str, Outco
 
     def keep(ledger):
         deliveries.store(ledger, arrived, {each.id: (DeliveryState.RUNNING, None) for each in arrived})
-        return commit_new_runs(ledger, equipment, results, "sessions")
+        return commit_new_runs(ledger, resources, results, "sessions")
 
-    run_in_transaction(equipment.engine, keep, retry_for=0.5)
-    with equipment.engine.connect() as ledger:
+    run_in_transaction(resources.engine, keep, retry_for=0.5)
+    with resources.engine.connect() as ledger:
         shown = [deliveries.get(ledger, each.id) for each in arrived]
     return {row.id: run.outcome for row in shown if row for run in row.runs}
 
 
-def written(equipment: Resources) -> list[str]:
-    with equipment.engine.connect() as ledger:
+def written(resources: Resources) -> list[str]:
+    with resources.engine.connect() as ledger:
         return sorted(ledger.scalars(select(notes.c.text)))
 
 
@@ -86,42 +86,42 @@ def written(equipment: Resources) -> list[str]:
     ],
     ids=["no table", "no column", "a large number", "half a character", "half a character at once", "no value"],
 )
-def test_what_a_run_cannot_write_is_its_own_failure(equipment: Resources, bad: DeferredStatement) -> None:
+def test_a_failing_statement_fails_its_own_run_only(resources: Resources, bad: DeferredStatement) -> None:
     results = [
         ran(number, DeferredStatement(NOTE, {"text": f"note {number}", "number": number})) for number in range(7)
     ]
     results[3] = ran(3, bad)
-    found = concluded(equipment, results)
+    found = concluded(resources, results)
     assert found.pop("d3") is Outcome.AGAIN
     assert set(found.values()) == {Outcome.DONE}
-    assert written(equipment) == [f"note {number}" for number in (0, 1, 2, 4, 5, 6)]
+    assert written(resources) == [f"note {number}" for number in (0, 1, 2, 4, 5, 6)]
 
 
 @pytest.mark.parametrize("title", [{"en": "Fee"}, None, object(), "half a character \ud800"])
-def test_what_a_run_cannot_push_is_its_own_failure(equipment: Resources, title: object) -> None:
+def test_a_push_that_cannot_be_stored_fails_its_own_run_only(resources: Resources, title: object) -> None:
     results = [
         ran(number, DeferredStatement(NOTE, {"text": f"note {number}", "number": number})) for number in range(5)
     ]
     results[3] = replace(results[3], writes=DeferredEffects((Push("u1", title, "body", "key"),)))
-    found = concluded(equipment, results)
+    found = concluded(resources, results)
     assert found.pop("d3") is Outcome.AGAIN
     assert set(found.values()) == {Outcome.DONE}
-    with equipment.engine.connect() as ledger:
+    with resources.engine.connect() as ledger:
         assert sorted(push.delivery_id for push in pushes.find(ledger)) == ["d0", "d1", "d2", "d4"]
 
 
-def test_a_run_that_never_can_write_is_dead_in_the_end(equipment: Resources) -> None:
-    last = equipment.settings.retry_attempts
-    assert concluded(equipment, [ran(1, DeferredStatement(insert(never_made)), attempt=last)]) == {"d1": Outcome.DEAD}
+def test_a_run_whose_writes_keep_failing_is_dead_in_the_end(resources: Resources) -> None:
+    last = resources.settings.retry_attempts
+    assert concluded(resources, [ran(1, DeferredStatement(insert(never_made)), attempt=last)]) == {"d1": Outcome.DEAD}
 
 
-def test_a_database_out_of_order_is_no_runs_failure(equipment: Resources) -> None:
-    is_sqlite = equipment.engine.dialect.name == "sqlite"
+def test_an_unavailable_database_fails_no_run(resources: Resources) -> None:
+    is_sqlite = resources.engine.dialect.name == "sqlite"
 
     def become_read_only(_conn, cursor, statement, *_):
         if "INTO notes" in statement:
             cursor.execute("PRAGMA query_only = ON" if is_sqlite else "SET TRANSACTION READ ONLY")
 
-    event.listen(equipment.engine, "before_cursor_execute", become_read_only)
+    event.listen(resources.engine, "before_cursor_execute", become_read_only)
     with pytest.raises(LedgerUnavailable, match="cannot be used"):
-        concluded(equipment, [ran(1, DeferredStatement(NOTE, {"text": "kept"})), ran(2)])
+        concluded(resources, [ran(1, DeferredStatement(NOTE, {"text": "kept"})), ran(2)])

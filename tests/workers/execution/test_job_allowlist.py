@@ -29,7 +29,7 @@ def outcome(connection: redis.Redis, job_id: str) -> tuple[str | None, str]:
 @pytest.mark.parametrize(
     "function", ["os.mkdir", "workers.execution.jobs.process_batch", "builtins.exec", "", "workers.execution.jobs"]
 )
-def test_a_function_that_is_not_ours_is_not_called(valkey: redis.Redis, tmp_path: Path, function: str) -> None:
+def test_a_function_that_is_not_allowed_is_not_called(valkey: redis.Redis, tmp_path: Path, function: str) -> None:
     made = tmp_path / "made"
     job = queue("other", valkey).enqueue_call(function or "x", args=[str(made)])
     if not function:
@@ -64,6 +64,6 @@ def test_callbacks_are_not_called(valkey: redis.Redis, when: str) -> None:
 
 
 @pytest.mark.parametrize("function", [BATCH_JOB, RUNS_JOB])
-def test_our_own_functions_are_there(valkey: redis.Redis, function: str) -> None:
+def test_the_allowed_functions_exist(valkey: redis.Redis, function: str) -> None:
     job = AllowlistedJob.create(function, connection=valkey, serializer=JSONSerializer)
     assert job.func.__name__ == function.rpartition(".")[2]

@@ -10,10 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import redis
+from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
 from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine, delete, insert, select, text, update
 
@@ -24,6 +25,7 @@ from handlers.session_records import session_record
 from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
 from ingest.queue.batch import Batch, Delivery, new_batch_id
+from ingest.queue.leases import JobState, LeaseMonitor
 from ingest.queue.queues import queue
 from ingest.relay.publisher import JOB_TIMEOUT
 from ingest.wire.envelope import Envelope, Kind
@@ -33,7 +35,9 @@ from workers.execution import jobs
 from workers.execution.commit import run_post_commit
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
+from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.jobs import dead_letter_poison, execute_runs, process_batch
+from workers.execution.worker import PreloadedWorker
 from workers.ledger import deliveries, pushes, run_schedule, runs, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction
@@ -48,6 +52,8 @@ from workers.resilience.guarded_call import HandlerTimedOut
 from workers.resilience.hard_timeout import CLEANUP_GRACE
 from workers.resources import Resources
 
+MakeResources: TypeAlias = Callable[..., Resources]
+
 START = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 NUMBERS = itertools.count()
 
@@ -55,8 +61,8 @@ notes = Table("notes", MetaData(), Column("text", String, primary_key=True))
 
 
 @pytest.fixture
-def equip(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Callable[..., Resources]:
-    """Build the equipment of a worker with the given handlers, beside the record of sessions."""
+def resources_with(database_url: str, valkey: redis.Redis, tmp_path: Path) -> MakeResources:
+    """Return the resources of a worker with the given handlers beside the record of sessions."""
     metadata.create_all(create_ledger_engine(database_url))
     engine = create_ledger_engine(database_url)
     with engine.begin() as ledger:
@@ -93,43 +99,43 @@ def batch(*bodies: bytes, **fields: Any) -> Batch:
     return Batch(new_batch_id(), "inbox-1", "sessions", tuple(delivery(body) for body in bodies), **fields)
 
 
-def work(equipment: Resources, given: Batch) -> None:
-    run_post_commit(equipment, process_batch(equipment, given))
+def work(resources: Resources, given: Batch) -> None:
+    run_post_commit(resources, process_batch(resources, given))
 
 
-def work_queued(equipment: Resources) -> int:
-    """Make the runs whose jobs lie on the queues, as a worker would."""
+def work_queued(resources: Resources) -> int:
+    """Execute the runs of the queued jobs, as a worker would; return how many they were."""
     made = 0
     for name in ("urgent", "sessions", "cdrs", "other"):
-        for job in queue(name, equipment.connection).jobs:
+        for job in queue(name, resources.connection).jobs:
             handler, attempts = job.args
-            run_post_commit(equipment, execute_runs(equipment, handler, attempts, job.id))
+            run_post_commit(resources, execute_runs(resources, handler, attempts, job.id))
             job.delete()
             made += len(attempts)
     return made
 
 
-def outcomes(equipment: Resources, body: bytes) -> dict[str, Outcome]:
-    with equipment.engine.connect() as ledger:
+def outcomes(resources: Resources, body: bytes) -> dict[str, Outcome]:
+    with resources.engine.connect() as ledger:
         row = deliveries.get(ledger, delivery(body).id)
     assert row is not None
     return {run.handler: run.outcome for run in row.runs}
 
 
-def state(equipment: Resources, body: bytes) -> DeliveryState:
-    with equipment.engine.connect() as ledger:
+def state(resources: Resources, body: bytes) -> DeliveryState:
+    with resources.engine.connect() as ledger:
         row = deliveries.get(ledger, delivery(body).id)
     assert row is not None
     return row.state
 
 
-def record_of(equipment: Resources, session_id: str = "S1") -> Any:
-    with equipment.engine.connect() as ledger:
+def record_of(resources: Resources, session_id: str = "S1") -> Any:
+    with resources.engine.connect() as ledger:
         return sessions.get(ledger, session_id)
 
 
-def written(equipment: Resources) -> list[str]:
-    with equipment.engine.connect() as ledger:
+def written(resources: Resources) -> list[str]:
+    with resources.engine.connect() as ledger:
         return sorted(ledger.scalars(select(notes.c.text)))
 
 
@@ -138,47 +144,49 @@ def note_start(event: SessionStarted, ctx: Context) -> None:
     ctx.write(insert(notes).values(text=f"started {event.session_id}"))
 
 
-def test_a_batch_becomes_a_record_whatever_its_order(equip: Callable[..., Resources]) -> None:
-    equipment = equip()
+def test_a_batch_becomes_a_record_whatever_its_order(resources_with: MakeResources) -> None:
+    resources = resources_with()
     bodies = [said("SESSION_STARTED"), said("SESSION_STOPPED", minutes=30), said("SESSION_COMPLETE", minutes=31)]
     random.Random(7).shuffle(bodies)
     for body in bodies:
-        work(equipment, batch(body))
-    session = record_of(equipment)
+        work(resources, batch(body))
+    session = record_of(resources)
     assert (session.status, session.user_id, session.started_at) == ("COMPLETE", "driver-1", START)
-    assert {state(equipment, body) for body in bodies} == {DeliveryState.SETTLED}
+    assert {state(resources, body) for body in bodies} == {DeliveryState.SETTLED}
 
 
-def test_a_batch_worked_twice_has_its_effects_once(equip: Callable[..., Resources]) -> None:
-    equipment = equip(note_start)
+def test_a_batch_worked_twice_has_its_effects_once(resources_with: MakeResources) -> None:
+    resources = resources_with(note_start)
     given = batch(said("SESSION_STARTED"))
-    work(equipment, given)
-    work(equipment, given)
-    assert written(equipment) == ["started S1"]
+    work(resources, given)
+    work(resources, given)
+    assert written(resources) == ["started S1"]
 
 
-def test_a_worker_that_died_between_records_and_outcomes_is_made_up_for(equip: Callable[..., Resources]) -> None:
-    equipment = equip(note_start)
+def test_a_batch_is_completed_after_a_crash_between_records_and_outcomes(
+    resources_with: MakeResources,
+) -> None:
+    resources = resources_with(note_start)
     given = batch(said("SESSION_STARTED"))
-    with equipment.engine.begin() as ledger:
+    with resources.engine.begin() as ledger:
         deliveries.store(ledger, given.deliveries, {given.deliveries[0].id: (DeliveryState.RUNNING, None)})
-    work(equipment, given)
-    assert written(equipment) == ["started S1"]
-    assert state(equipment, given.deliveries[0].body or b"") is DeliveryState.SETTLED
+    work(resources, given)
+    assert written(resources) == ["started S1"]
+    assert state(resources, given.deliveries[0].body or b"") is DeliveryState.SETTLED
 
 
-def test_records_come_before_handlers(equip: Callable[..., Resources]) -> None:
+def test_records_come_before_handlers(resources_with: MakeResources) -> None:
     seen: list[str | None] = []
 
     @on(SessionStarted)
     def look(event: SessionStarted, ctx: Context) -> None:
         seen.append(ctx.session(event.session_id).status)
 
-    work(equip(look), batch(said("SESSION_STARTED"), said("SESSION_COMPLETE", minutes=5)))
+    work(resources_with(look), batch(said("SESSION_STARTED"), said("SESSION_COMPLETE", minutes=5)))
     assert seen == ["COMPLETE"]
 
 
-def test_no_transaction_is_open_while_a_handler_runs(equip: Callable[..., Resources], database_url: str) -> None:
+def test_no_transaction_is_open_while_a_handler_runs(resources_with: MakeResources, database_url: str) -> None:
     @on(SessionStarted)
     def write_elsewhere(event: SessionStarted, ctx: Context) -> None:
         other = create_engine(database_url)
@@ -186,30 +194,30 @@ def test_no_transaction_is_open_while_a_handler_runs(equip: Callable[..., Resour
             connection.execute(insert(notes).values(text=event.session_id))
         other.dispose()
 
-    equipment = equip(write_elsewhere)
-    work(equipment, batch(said("SESSION_STARTED")))
-    assert outcomes(equipment, said("SESSION_STARTED"))["write_elsewhere"] is Outcome.DONE
+    resources = resources_with(write_elsewhere)
+    work(resources, batch(said("SESSION_STARTED")))
+    assert outcomes(resources, said("SESSION_STARTED"))["write_elsewhere"] is Outcome.DONE
 
 
-def test_a_failing_handler_harms_only_itself(equip: Callable[..., Resources]) -> None:
+def test_a_failing_handler_harms_only_itself(resources_with: MakeResources) -> None:
     @on(SessionStarted)
     def broken(event: SessionStarted, ctx: Context) -> None:
         ctx.write(insert(notes).values(text="must not stand"))
         raise ZeroDivisionError("by design")
 
-    equipment = equip(broken, note_start)
+    resources = resources_with(broken, note_start)
     good, other = said("SESSION_STARTED"), said("SESSION_COMPLETE", "S2")
-    work(equipment, batch(good, other))
-    assert written(equipment) == ["started S1"]
-    assert outcomes(equipment, good) == {
+    work(resources, batch(good, other))
+    assert written(resources) == ["started S1"]
+    assert outcomes(resources, good) == {
         "session_record": Outcome.DONE,
         "note_start": Outcome.DONE,
         "broken": Outcome.AGAIN,
     }
-    assert (state(equipment, good), state(equipment, other)) == (DeliveryState.RETRYING, DeliveryState.SETTLED)
+    assert (state(resources, good), state(resources, other)) == (DeliveryState.RETRYING, DeliveryState.SETTLED)
 
 
-def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(equip: Callable[..., Resources]) -> None:
+def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(resources_with: MakeResources) -> None:
     attempts: list[int] = []
 
     @on(SessionStarted)
@@ -218,36 +226,38 @@ def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(equip: Callable[..
         if ctx.attempt < 3:
             raise ConnectionError("not yet")
 
-    equipment = equip(third_time_lucky, retry_first=timedelta(milliseconds=1))
-    work(equipment, batch(said("SESSION_STARTED")))
+    resources = resources_with(third_time_lucky, retry_first=timedelta(milliseconds=1))
+    work(resources, batch(said("SESSION_STARTED")))
     while len(attempts) < 3:
-        enqueue_due_runs(equipment)
-        assert all(len(job.args[1]) == 1 for job in queue("sessions", equipment.connection).jobs)
-        work_queued(equipment)
+        enqueue_due_runs(resources)
+        assert all(len(job.args[1]) == 1 for job in queue("sessions", resources.connection).jobs)
+        work_queued(resources)
     assert attempts == [1, 2, 3]
-    assert state(equipment, said("SESSION_STARTED")) is DeliveryState.SETTLED
+    assert state(resources, said("SESSION_STARTED")) is DeliveryState.SETTLED
 
 
-def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(equip: Callable[..., Resources]) -> None:
+def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(
+    resources_with: MakeResources,
+) -> None:
     @on(SessionStarted)
     def hopeless(event: SessionStarted, ctx: Context) -> None:
         raise ZeroDivisionError("by design")
 
-    equipment = equip(hopeless, retry_attempts=1)
-    work(equipment, batch(said("SESSION_STARTED")))
-    assert state(equipment, said("SESSION_STARTED")) is DeliveryState.DEAD
-    registry = queue("sessions", equipment.connection).failed_job_registry
+    resources = resources_with(hopeless, retry_attempts=1)
+    work(resources, batch(said("SESSION_STARTED")))
+    assert state(resources, said("SESSION_STARTED")) is DeliveryState.DEAD
+    registry = queue("sessions", resources.connection).failed_job_registry
     (job_id,) = registry.get_job_ids()
-    job = queue("sessions", equipment.connection).fetch_job(job_id)
+    job = queue("sessions", resources.connection).fetch_job(job_id)
     assert job is not None
     result = job.latest_result()
     assert result is not None
     assert "ZeroDivisionError: by design" in str(result.exc_string)
     assert "hopeless" in str(job.description)
-    assert publish_dead_letters(equipment) == 0
+    assert publish_dead_letters(resources) == 0
 
 
-def test_a_dead_letter_put_back_on_its_queue_is_run_once_more(equip: Callable[..., Resources]) -> None:
+def test_a_requeued_dead_letter_runs_once_more(resources_with: MakeResources) -> None:
     mended = False
 
     @on(SessionStarted)
@@ -255,59 +265,59 @@ def test_a_dead_letter_put_back_on_its_queue_is_run_once_more(equip: Callable[..
         if not mended:
             raise GiveUp("the table is missing")
 
-    equipment = equip(mendable)
-    work(equipment, batch(said("SESSION_STARTED")))
-    registry = queue("sessions", equipment.connection).failed_job_registry
+    resources = resources_with(mendable)
+    work(resources, batch(said("SESSION_STARTED")))
+    registry = queue("sessions", resources.connection).failed_job_registry
     mended = True
     registry.requeue(registry.get_job_ids()[0])
-    assert work_queued(equipment) == 1
-    assert outcomes(equipment, said("SESSION_STARTED"))["mendable"] is Outcome.DONE
+    assert work_queued(resources) == 1
+    assert outcomes(resources, said("SESSION_STARTED"))["mendable"] is Outcome.DONE
 
 
-def test_a_dead_letter_put_back_that_dies_again_is_a_dead_letter_again(equip: Callable[..., Resources]) -> None:
+def test_a_requeued_dead_letter_that_fails_is_a_dead_letter_again(resources_with: MakeResources) -> None:
     @on(SessionStarted)
     def hopeless(event: SessionStarted, ctx: Context) -> None:
         raise GiveUp("the table is still missing")
 
-    equipment = equip(hopeless)
-    work(equipment, batch(said("SESSION_STARTED")))
-    registry = queue("sessions", equipment.connection).failed_job_registry
+    resources = resources_with(hopeless)
+    work(resources, batch(said("SESSION_STARTED")))
+    registry = queue("sessions", resources.connection).failed_job_registry
     (first,) = registry.get_job_ids()
     registry.requeue(first)
-    assert work_queued(equipment) == 1
+    assert work_queued(resources) == 1
     (second,) = registry.get_job_ids()
     assert second != first
-    assert publish_dead_letters(equipment) == 0
+    assert publish_dead_letters(resources) == 0
 
 
-def test_a_failing_write_is_its_own_runs_failure(equip: Callable[..., Resources]) -> None:
+def test_a_failing_write_fails_its_own_run_only(resources_with: MakeResources) -> None:
     @on(SessionComplete)
     def write_twice(event: SessionComplete, ctx: Context) -> None:
         ctx.write(insert(notes).values(text="twice"))
         ctx.write(insert(notes).values(text="twice"))
 
-    equipment = equip(note_start, write_twice)
-    work(equipment, batch(said("SESSION_STARTED"), said("SESSION_COMPLETE")))
-    assert written(equipment) == ["started S1"]
-    assert outcomes(equipment, said("SESSION_COMPLETE"))["write_twice"] is Outcome.AGAIN
+    resources = resources_with(note_start, write_twice)
+    work(resources, batch(said("SESSION_STARTED"), said("SESSION_COMPLETE")))
+    assert written(resources) == ["started S1"]
+    assert outcomes(resources, said("SESSION_COMPLETE"))["write_twice"] is Outcome.AGAIN
 
 
-def test_one_failing_write_of_many_in_a_batch_takes_none_of_the_others_with_it(equip: Callable[..., Resources]) -> None:
+def test_one_failing_write_in_a_batch_fails_no_other_run(resources_with: MakeResources) -> None:
     note = insert(notes)
 
     @on(SessionStarted)
     def note_once(event: SessionStarted, ctx: Context) -> None:
         ctx.write(note, {"text": "the same" if event.session_id in {"S3", "S6"} else event.session_id})
 
-    equipment = equip(note_once)
-    work(equipment, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(9))))
-    assert written(equipment) == ["S0", "S1", "S2", "S4", "S5", "S7", "S8", "the same"]
-    ended = [outcomes(equipment, said("SESSION_STARTED", f"S{number}"))["note_once"] for number in range(9)]
+    resources = resources_with(note_once)
+    work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(9))))
+    assert written(resources) == ["S0", "S1", "S2", "S4", "S5", "S7", "S8", "the same"]
+    ended = [outcomes(resources, said("SESSION_STARTED", f"S{number}"))["note_once"] for number in range(9)]
     assert [number for number, outcome in enumerate(ended) if outcome is Outcome.AGAIN] == [6]
     assert ended.count(Outcome.DONE) == 8
 
 
-def test_what_handlers_write_with_values_is_written_in_their_order(equip: Callable[..., Resources]) -> None:
+def test_writes_with_values_are_executed_in_order(resources_with: MakeResources) -> None:
     note, strike = insert(notes), delete(notes).where(notes.c.text == bindparam("gone"))
 
     @on(SessionStarted)
@@ -317,19 +327,21 @@ def test_what_handlers_write_with_values_is_written_in_their_order(equip: Callab
         ctx.write(note, {"text": event.session_id})
         ctx.write(note.values(text=f"{event.session_id} again"))
 
-    equipment = equip(note_and_strike)
-    work(equipment, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3))))
-    assert written(equipment) == ["S0", "S0 again", "S1", "S1 again", "S2", "S2 again", "noted"]
+    resources = resources_with(note_and_strike)
+    work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3))))
+    assert written(resources) == ["S0", "S0 again", "S1", "S1 again", "S2", "S2 again", "noted"]
 
 
-def test_an_event_that_nobody_takes_is_ignored_and_an_unreadable_one_kept(equip: Callable[..., Resources]) -> None:
-    equipment = equip()
+def test_an_event_without_a_handler_is_ignored_and_an_unreadable_one_is_stored(
+    resources_with: MakeResources,
+) -> None:
+    resources = resources_with()
     unknown, odd = said("SESSION_ON_THE_MOON"), b'{"event": "SESSION_STARTED", "payload": 7}'
-    work(equipment, batch(unknown, odd, b"\xff\x00 not JSON"))
-    assert outcomes(equipment, unknown) == {WHOLE_DELIVERY: Outcome.IGNORED}
-    assert state(equipment, unknown) is DeliveryState.SETTLED
-    assert state(equipment, odd) is DeliveryState.UNREADABLE
-    with equipment.engine.connect() as ledger:
+    work(resources, batch(unknown, odd, b"\xff\x00 not JSON"))
+    assert outcomes(resources, unknown) == {WHOLE_DELIVERY: Outcome.IGNORED}
+    assert state(resources, unknown) is DeliveryState.SETTLED
+    assert state(resources, odd) is DeliveryState.UNREADABLE
+    with resources.engine.connect() as ledger:
         (row, *_) = deliveries.find(ledger, DeliveryFilters(state=DeliveryState.UNREADABLE), 10)
         assert row.reason
         kept = deliveries.get(ledger, delivery(b"\xff\x00 not JSON").id)
@@ -337,7 +349,7 @@ def test_an_event_that_nobody_takes_is_ignored_and_an_unreadable_one_kept(equip:
     assert kept.body == b"\xff\x00 not JSON"
 
 
-def test_handlers_may_take_unknown_events_and_cdrs(equip: Callable[..., Resources]) -> None:
+def test_handlers_may_take_unknown_events_and_cdrs(resources_with: MakeResources) -> None:
     seen: list[str] = []
 
     @on(UnknownEvent, ChargingRecord)
@@ -345,13 +357,13 @@ def test_handlers_may_take_unknown_events_and_cdrs(equip: Callable[..., Resource
         seen.append(type(event).__name__)
 
     cdr = Batch(new_batch_id(), "inbox-1", "cdrs", (delivery(b'{"requestId": "r1", "cost": 1.10}', Kind.CDRS),))
-    equipment = equip(collect)
-    work(equipment, batch(said("SESSION_ON_THE_MOON")))
-    work(equipment, cdr)
+    resources = resources_with(collect)
+    work(resources, batch(said("SESSION_ON_THE_MOON")))
+    work(resources, cdr)
     assert seen == ["UnknownEvent", "ChargingRecord"]
 
 
-def test_async_handlers_of_a_batch_run_together(equip: Callable[..., Resources]) -> None:
+def test_async_handlers_of_a_batch_run_together(resources_with: MakeResources) -> None:
     meeting: set[str] = set()
     together = asyncio.Event()
 
@@ -363,13 +375,13 @@ def test_async_handlers_of_a_batch_run_together(equip: Callable[..., Resources])
         await together.wait()
         ctx.write(insert(notes).values(text=event.session_id))
 
-    equipment = equip(meet)
-    work(equipment, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3))))
-    assert written(equipment) == ["S0", "S1", "S2"]
+    resources = resources_with(meet)
+    work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3))))
+    assert written(resources) == ["S0", "S1", "S2"]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_handler_that_hangs_is_cut_off(equip: Callable[..., Resources], *, asynchronous: bool) -> None:
+def test_a_handler_that_hangs_is_timed_out(resources_with: MakeResources, *, asynchronous: bool) -> None:
     @on(SessionStarted, name="hang")
     def hang(event: SessionStarted, ctx: Context) -> None:
         while True:
@@ -379,15 +391,17 @@ def test_a_handler_that_hangs_is_cut_off(equip: Callable[..., Resources], *, asy
     async def hang_politely(event: SessionStarted, ctx: Context) -> None:
         await asyncio.Event().wait()
 
-    equipment = equip(hang_politely if asynchronous else hang, note_start, handler_timeout=timedelta(milliseconds=50))
-    work(equipment, batch(said("SESSION_STARTED")))
-    assert outcomes(equipment, said("SESSION_STARTED"))["hang"] is Outcome.AGAIN
-    assert written(equipment) == ["started S1"]
+    resources = resources_with(
+        hang_politely if asynchronous else hang, note_start, handler_timeout=timedelta(milliseconds=50)
+    )
+    work(resources, batch(said("SESSION_STARTED")))
+    assert outcomes(resources, said("SESSION_STARTED"))["hang"] is Outcome.AGAIN
+    assert written(resources) == ["started S1"]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_handlers_that_are_merely_slow_are_no_workers_death(
-    equip: Callable[..., Resources], monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
+def test_slow_handlers_do_not_crash_their_worker(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
 ) -> None:
     called: list[str] = []
 
@@ -403,59 +417,59 @@ def test_handlers_that_are_merely_slow_are_no_workers_death(
         slow(event, ctx)
 
     monkeypatch.setattr(jobs, "START_BUDGET", timedelta(seconds=0.5))
-    equipment = equip(slow_together if asynchronous else slow)
+    resources = resources_with(slow_together if asynchronous else slow)
     ids = [f"S{number:02}" for number in range(30)]
-    work(equipment, batch(*(said("SESSION_STARTED", session_id) for session_id in ids)))
+    work(resources, batch(*(said("SESSION_STARTED", session_id) for session_id in ids)))
     begun = len(called)
     assert begun < len(ids)
-    assert written(equipment) == sorted(called)
-    assert work_queued(equipment) == len(ids) - begun
-    assert written(equipment) == sorted(called) == ids
+    assert written(resources) == sorted(called)
+    assert work_queued(resources) == len(ids) - begun
+    assert written(resources) == sorted(called) == ids
 
 
-def test_the_job_of_a_batch_lasts_longer_than_what_it_begins() -> None:
+def test_the_job_timeout_of_a_batch_exceeds_its_start_budget() -> None:
     waiting_for_the_ledger = timedelta(seconds=2 * RETRY_FOR)
     assert jobs.START_BUDGET + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
 
 
-def test_a_record_that_hangs_is_cut_off(equip: Callable[..., Resources]) -> None:
+def test_a_record_function_that_hangs_is_timed_out(resources_with: MakeResources) -> None:
     @record(SessionStarted)
     def hang(session: Session, event: SessionStarted) -> Session:
         while event.session_id == "S1":
             pass
         return session
 
-    equipment = equip(hang, note_start, handler_timeout=timedelta(milliseconds=50))
-    work(equipment, batch(said("SESSION_STARTED"), said("SESSION_STARTED", "S2")))
-    assert outcomes(equipment, said("SESSION_STARTED")) == {
+    resources = resources_with(hang, note_start, handler_timeout=timedelta(milliseconds=50))
+    work(resources, batch(said("SESSION_STARTED"), said("SESSION_STARTED", "S2")))
+    assert outcomes(resources, said("SESSION_STARTED")) == {
         "session_record": Outcome.DONE,
         "hang": Outcome.AGAIN,
         "note_start": Outcome.DONE,
     }
-    assert outcomes(equipment, said("SESSION_STARTED", "S2"))["hang"] is Outcome.DONE
+    assert outcomes(resources, said("SESSION_STARTED", "S2"))["hang"] is Outcome.DONE
 
 
-def test_records_that_are_slow_wait_for_jobs_of_their_own(
-    equip: Callable[..., Resources], monkeypatch: pytest.MonkeyPatch
+def test_slow_record_functions_wait_for_jobs_of_their_own(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    equipment = equip()
+    resources = resources_with()
     monkeypatch.setattr(jobs, "START_BUDGET", timedelta())
-    work(equipment, batch(said("SESSION_STARTED")))
-    assert outcomes(equipment, said("SESSION_STARTED")) == {"session_record": Outcome.WAITING}
-    assert work_queued(equipment) == 1
-    assert record_of(equipment).started_at == START
-    assert state(equipment, said("SESSION_STARTED")) is DeliveryState.SETTLED
+    work(resources, batch(said("SESSION_STARTED")))
+    assert outcomes(resources, said("SESSION_STARTED")) == {"session_record": Outcome.WAITING}
+    assert work_queued(resources) == 1
+    assert record_of(resources).started_at == START
+    assert state(resources, said("SESSION_STARTED")) is DeliveryState.SETTLED
 
 
-def test_the_timeout_of_the_job_ends_it_and_not_only_the_asynchronous_handler_in_its_hands(
-    equip: Callable[..., Resources],
+def test_the_timeout_of_a_job_ends_the_job_and_not_only_its_async_handler(
+    resources_with: MakeResources,
 ) -> None:
     @on(SessionStarted)
     async def interrupted(event: SessionStarted, ctx: Context) -> None:
         raise JobTimeoutException("Task exceeded maximum timeout value")
 
     with pytest.raises(JobTimeoutException):
-        work(equip(interrupted), batch(said("SESSION_STARTED")))
+        work(resources_with(interrupted), batch(said("SESSION_STARTED")))
 
 
 class PanicError(BaseException):
@@ -464,8 +478,8 @@ class PanicError(BaseException):
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), PanicError("broken"), asyncio.CancelledError()])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_handler_that_raises_more_than_an_error_does_not_take_the_worker_along(
-    equip: Callable[..., Resources], raised: BaseException, *, asynchronous: bool
+def test_a_handler_that_exits_does_not_end_the_worker(
+    resources_with: MakeResources, raised: BaseException, *, asynchronous: bool
 ) -> None:
     @on(SessionStarted, name="leave")
     def leave(event: SessionStarted, ctx: Context) -> None:
@@ -475,13 +489,13 @@ def test_a_handler_that_raises_more_than_an_error_does_not_take_the_worker_along
     async def leave_later(event: SessionStarted, ctx: Context) -> None:
         raise raised
 
-    equipment = equip(leave_later if asynchronous else leave, note_start)
-    work(equipment, batch(said("SESSION_STARTED")))
-    assert outcomes(equipment, said("SESSION_STARTED"))["leave"] is Outcome.AGAIN
-    assert written(equipment) == ["started S1"]
+    resources = resources_with(leave_later if asynchronous else leave, note_start)
+    work(resources, batch(said("SESSION_STARTED")))
+    assert outcomes(resources, said("SESSION_STARTED"))["leave"] is Outcome.AGAIN
+    assert written(resources) == ["started S1"]
 
 
-def test_a_handler_that_swallows_its_timeout_is_cut_off_again(equip: Callable[..., Resources]) -> None:
+def test_a_handler_that_swallows_its_timeout_is_timed_out_again(resources_with: MakeResources) -> None:
     cut_off: list[str] = []
 
     @on(SessionStarted)
@@ -493,23 +507,23 @@ def test_a_handler_that_swallows_its_timeout_is_cut_off_again(equip: Callable[..
             except HandlerTimedOut as timeout:
                 cut_off.append(str(timeout))
 
-    work(equip(stubborn, handler_timeout=timedelta(milliseconds=30)), batch(said("SESSION_STARTED")))
+    work(resources_with(stubborn, handler_timeout=timedelta(milliseconds=30)), batch(said("SESSION_STARTED")))
     assert len(cut_off) == 2
 
 
-def test_a_database_without_our_tables_is_away_and_nobodys_death(
-    equip: Callable[..., Resources], monkeypatch: pytest.MonkeyPatch
+def test_a_database_without_tables_is_unavailable_and_no_crash(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    equipment = equip()
-    with equipment.engine.begin() as ledger:
+    resources = resources_with()
+    with resources.engine.begin() as ledger:
         ledger.execute(text("ALTER TABLE sessions RENAME TO elsewhere"))
     monkeypatch.setattr(jobs, "run_in_transaction", partial(run_in_transaction, retry_for=0.1))
     with pytest.raises(LedgerUnavailable):
-        process_batch(equipment, batch(said("SESSION_STARTED")))
-    with equipment.engine.begin() as ledger:
+        process_batch(resources, batch(said("SESSION_STARTED")))
+    with resources.engine.begin() as ledger:
         ledger.execute(text("ALTER TABLE elsewhere RENAME TO sessions"))
-    work(equipment, batch(said("SESSION_STARTED")))
-    assert state(equipment, said("SESSION_STARTED")) is DeliveryState.SETTLED
+    work(resources, batch(said("SESSION_STARTED")))
+    assert state(resources, said("SESSION_STARTED")) is DeliveryState.SETTLED
 
 
 @on(SessionFeeIncurring, queue="urgent")
@@ -518,59 +532,61 @@ def warn(event: SessionFeeIncurring, ctx: Context) -> None:
     ctx.push(session.user_id, title="Fee", body="soon", collapse_key=f"fee:{event.session_id}", payload={"a": "b"})
 
 
-def test_a_handler_with_a_queue_has_a_job_of_its_own(equip: Callable[..., Resources]) -> None:
-    equipment = equip(warn)
-    work(equipment, batch(said("SESSION_STARTED"), fee()))
-    (job,) = queue("urgent", equipment.connection).jobs
+def test_a_handler_with_a_queue_has_a_job_of_its_own(resources_with: MakeResources) -> None:
+    resources = resources_with(warn)
+    work(resources, batch(said("SESSION_STARTED"), fee()))
+    (job,) = queue("urgent", resources.connection).jobs
     assert job.args[0] == "warn"
     assert "driver-1" not in str(job.args) + str(job.description)
-    assert work_queued(equipment) == 1
-    assert send_due(equipment) == 1
-    with equipment.engine.connect() as ledger:
+    assert work_queued(resources) == 1
+    assert send_due(resources) == 1
+    with resources.engine.connect() as ledger:
         (push,) = pushes.find(ledger)
     assert (push.state, push.user_id, push.channel) == (PushState.SENT, "driver-1", "log")
 
 
-def test_a_run_that_wants_the_queue_its_batch_came_on_is_there_already(equip: Callable[..., Resources]) -> None:
-    equipment = equip(warn)
-    work(equipment, batch(said("SESSION_STARTED")))
-    work(equipment, replace(batch(fee()), queue="urgent"))
-    assert queue("urgent", equipment.connection).count == 0
-    assert send_due(equipment) == 1
+def test_a_handler_whose_queue_is_that_of_the_batch_runs_inline(resources_with: MakeResources) -> None:
+    resources = resources_with(warn)
+    work(resources, batch(said("SESSION_STARTED")))
+    work(resources, replace(batch(fee()), queue="urgent"))
+    assert queue("urgent", resources.connection).count == 0
+    assert send_due(resources) == 1
 
 
-def test_first_attempts_of_a_handler_share_a_job(equip: Callable[..., Resources]) -> None:
-    equipment = equip(warn)
-    work(equipment, batch(*(fee(f"S{number}") for number in range(30))))
-    (job,) = queue("urgent", equipment.connection).jobs
+def test_first_attempts_of_a_handler_share_a_job(resources_with: MakeResources) -> None:
+    resources = resources_with(warn)
+    work(resources, batch(*(fee(f"S{number}") for number in range(30))))
+    (job,) = queue("urgent", resources.connection).jobs
     assert len(job.args[1]) == 30
 
 
-def test_runs_that_wait_for_a_driver_come_back_together(equip: Callable[..., Resources]) -> None:
-    equipment = equip(warn)
+def test_runs_that_wait_for_a_driver_come_back_together(resources_with: MakeResources) -> None:
+    resources = resources_with(warn)
     numbers = range(30)
-    work(equipment, batch(*(fee(f"S{number}") for number in numbers)))
-    work_queued(equipment)
-    work(equipment, batch(*(said("SESSION_STARTED", f"S{number}") for number in numbers)))
-    assert queue("urgent", equipment.connection).count == 1
-    assert work_queued(equipment) == 30
-    with equipment.engine.connect() as ledger:
+    work(resources, batch(*(fee(f"S{number}") for number in numbers)))
+    work_queued(resources)
+    work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in numbers)))
+    assert queue("urgent", resources.connection).count == 1
+    assert work_queued(resources) == 30
+    with resources.engine.connect() as ledger:
         assert len(pushes.find(ledger)) == 30
 
 
-def test_a_warning_waits_for_its_driver_and_goes_as_soon_as_one_is_known(equip: Callable[..., Resources]) -> None:
-    equipment = equip(warn)
+def test_a_warning_waits_for_its_driver_and_is_sent_as_soon_as_one_is_known(
+    resources_with: MakeResources,
+) -> None:
+    resources = resources_with(warn)
     warning = fee()
-    work(equipment, batch(warning))
-    work_queued(equipment)
-    assert outcomes(equipment, warning)["warn"] is Outcome.AGAIN
-    work(equipment, batch(said("SESSION_STARTED")))  # the news make the run due, and offer it
-    assert work_queued(equipment) == 1
-    assert outcomes(equipment, warning)["warn"] is Outcome.DONE
+    work(resources, batch(warning))
+    work_queued(resources)
+    assert outcomes(resources, warning)["warn"] is Outcome.AGAIN
+    work(resources, batch(said("SESSION_STARTED")))  # the news make the run due, and offer it
+    assert work_queued(resources) == 1
+    assert outcomes(resources, warning)["warn"] is Outcome.DONE
 
 
-def test_a_run_whose_driver_became_known_while_it_was_made_waits_for_no_further_news(
-    equip: Callable[..., Resources],
+def test_a_run_whose_driver_becomes_known_meanwhile_does_not_wait(
+    resources_with: MakeResources,
 ) -> None:
     @on(SessionFeeIncurring)
     def look_too_early(event: SessionFeeIncurring, ctx: Context) -> None:
@@ -578,24 +594,24 @@ def test_a_run_whose_driver_became_known_while_it_was_made_waits_for_no_further_
             ctx.session(event.session_id)
         finally:
             if ctx.attempt == 1:  # by a machine whose clock is behind; the run is not there yet, so it wakes nobody
-                work(equipment, batch(said("SESSION_STARTED")))
-                with equipment.engine.begin() as ledger:
+                work(resources, batch(said("SESSION_STARTED")))
+                with resources.engine.begin() as ledger:
                     ledger.execute(update(session_table).values(updated_at=START))
 
-    equipment, warning = equip(look_too_early), fee()
-    work(equipment, batch(warning))
-    assert outcomes(equipment, warning)["look_too_early"] is Outcome.AGAIN
-    assert enqueue_due_runs(equipment) == 1
-    assert work_queued(equipment) == 1
-    assert outcomes(equipment, warning)["look_too_early"] is Outcome.DONE
+    resources, warning = resources_with(look_too_early), fee()
+    work(resources, batch(warning))
+    assert outcomes(resources, warning)["look_too_early"] is Outcome.AGAIN
+    assert enqueue_due_runs(resources) == 1
+    assert work_queued(resources) == 1
+    assert outcomes(resources, warning)["look_too_early"] is Outcome.DONE
 
 
-def test_a_run_whose_time_is_over_ends_moot_with_its_reason(equip: Callable[..., Resources]) -> None:
-    equipment = equip(warn)
+def test_a_run_whose_time_is_over_ends_moot_with_its_reason(resources_with: MakeResources) -> None:
+    resources = resources_with(warn)
     warning = fee(in_minutes=-1)
-    work(equipment, batch(warning))
-    work_queued(equipment)
-    with equipment.engine.connect() as ledger:
+    work(resources, batch(warning))
+    work_queued(resources)
+    with resources.engine.connect() as ledger:
         row = deliveries.get(ledger, delivery(warning).id)
     assert row is not None
     (run,) = [run for run in row.runs if run.handler == "warn"]
@@ -604,7 +620,7 @@ def test_a_run_whose_time_is_over_ends_moot_with_its_reason(equip: Callable[...,
     assert row.state is DeliveryState.SETTLED
 
 
-def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..., Resources]) -> None:
+def test_a_handler_can_raise_moot_or_retry_later(resources_with: MakeResources) -> None:
     @on(SessionStarted)
     def never_mind(event: SessionStarted, ctx: Context) -> None:
         raise Moot("nothing to do")
@@ -613,9 +629,9 @@ def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..
     def tomorrow(event: SessionStarted, ctx: Context) -> None:
         raise RetryLater("the office is closed", after=timedelta(days=1))
 
-    equipment = equip(never_mind, tomorrow)
-    work(equipment, batch(said("SESSION_STARTED")))
-    with equipment.engine.connect() as ledger:
+    resources = resources_with(never_mind, tomorrow)
+    work(resources, batch(said("SESSION_STARTED")))
+    with resources.engine.connect() as ledger:
         row = deliveries.get(ledger, delivery(said("SESSION_STARTED")).id)
     assert row is not None
     found = {run.handler: run for run in row.runs}
@@ -626,41 +642,41 @@ def test_a_run_can_say_that_it_is_moot_or_wants_to_come_later(equip: Callable[..
     assert due_at > datetime.now(UTC) + timedelta(hours=23)
 
 
-def test_a_delivery_that_workers_died_of_gets_a_job_for_each_run(equip: Callable[..., Resources]) -> None:
-    equipment = equip(note_start)
-    work(equipment, batch(said("SESSION_STARTED"), isolated=True))
-    assert written(equipment) == []
-    assert work_queued(equipment) == 1
-    assert written(equipment) == ["started S1"]
+def test_an_isolated_delivery_gets_a_job_for_each_run(resources_with: MakeResources) -> None:
+    resources = resources_with(note_start)
+    work(resources, batch(said("SESSION_STARTED"), isolated=True))
+    assert written(resources) == []
+    assert work_queued(resources) == 1
+    assert written(resources) == ["started S1"]
 
 
-def test_poison_is_buried_without_looking_into_it(equip: Callable[..., Resources]) -> None:
-    equipment = equip(note_start)
-    run_post_commit(equipment, dead_letter_poison(equipment, batch(said("SESSION_STARTED"), poison=True)))
-    assert outcomes(equipment, said("SESSION_STARTED")) == {WHOLE_DELIVERY: Outcome.DEAD}
-    assert state(equipment, said("SESSION_STARTED")) is DeliveryState.DEAD
-    assert queue("sessions", equipment.connection).failed_job_registry.count == 1
-    assert record_of(equipment) is None
+def test_poison_is_dead_lettered_without_decoding_it(resources_with: MakeResources) -> None:
+    resources = resources_with(note_start)
+    run_post_commit(resources, dead_letter_poison(resources, batch(said("SESSION_STARTED"), poison=True)))
+    assert outcomes(resources, said("SESSION_STARTED")) == {WHOLE_DELIVERY: Outcome.DEAD}
+    assert state(resources, said("SESSION_STARTED")) is DeliveryState.DEAD
+    assert queue("sessions", resources.connection).failed_job_registry.count == 1
+    assert record_of(resources) is None
 
 
-def test_an_attempt_is_made_by_one_worker_only(equip: Callable[..., Resources]) -> None:
-    equipment = equip(note_start)
+def test_an_attempt_runs_on_one_worker_only(resources_with: MakeResources) -> None:
+    resources = resources_with(note_start)
     body = said("SESSION_STARTED")
-    work(equipment, batch(body, isolated=True))
+    work(resources, batch(body, isolated=True))
     attempts = [[delivery(body).id, 1]]
-    run_post_commit(equipment, execute_runs(equipment, "note_start", attempts, "job-1"))
-    run_post_commit(equipment, execute_runs(equipment, "note_start", attempts, "job-2"))
-    assert written(equipment) == ["started S1"]
+    run_post_commit(resources, execute_runs(resources, "note_start", attempts, "job-1"))
+    run_post_commit(resources, execute_runs(resources, "note_start", attempts, "job-2"))
+    assert written(resources) == ["started S1"]
 
 
-def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[..., Resources]) -> None:
+def test_a_worker_that_was_given_up_has_no_effects(resources_with: MakeResources) -> None:
     body = said("SESSION_STARTED")
 
     @on(SessionStarted)
     def slow(event: SessionStarted, ctx: Context) -> None:
         ctx.write(insert(notes).values(text=f"attempt {ctx.attempt}"))
         if ctx.attempt == 1:  # given up for dead meanwhile, and made by somebody else
-            with equipment.engine.begin() as ledger:
+            with resources.engine.begin() as ledger:
                 run_schedule.fail_crashed(
                     ledger,
                     run_schedule.running(ledger),
@@ -668,43 +684,83 @@ def test_a_worker_that_comes_back_from_the_dead_has_no_effects(equip: Callable[.
                     deaths_allowed=3,
                     error="the worker died",
                 )
-            execute_runs(equipment, "slow", [[delivery(body).id, 2]], "job-2")
+            execute_runs(resources, "slow", [[delivery(body).id, 2]], "job-2")
 
-    equipment = equip(slow)
-    work(equipment, batch(body, isolated=True))
-    execute_runs(equipment, "slow", [[delivery(body).id, 1]], "job-1")
-    assert written(equipment) == ["attempt 2"]
-    assert outcomes(equipment, body)["slow"] is Outcome.DONE
+    resources = resources_with(slow)
+    work(resources, batch(body, isolated=True))
+    execute_runs(resources, "slow", [[delivery(body).id, 1]], "job-1")
+    assert written(resources) == ["attempt 2"]
+    assert outcomes(resources, body)["slow"] is Outcome.DONE
 
 
-def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(equip: Callable[..., Resources]) -> None:
+def test_a_run_of_a_handler_that_is_gone_is_a_dead_letter(resources_with: MakeResources) -> None:
     body = said("SESSION_STARTED")
-    work(equip(note_start), batch(body, isolated=True))
-    without = equip()
+    work(resources_with(note_start), batch(body, isolated=True))
+    without = resources_with()
     work_queued(without)
     assert outcomes(without, body)["note_start"] is Outcome.DEAD
 
 
-def test_a_record_of_what_cannot_be_read_is_a_dead_letter(equip: Callable[..., Resources]) -> None:
-    equipment = equip()
+def test_a_record_run_on_an_unreadable_delivery_is_a_dead_letter(resources_with: MakeResources) -> None:
+    resources = resources_with()
     unreadable = delivery(b"read by a newer version")
     waiting = RunRecord(
         delivery_id=unreadable.id, handler="session_record", queue="sessions", outcome=Outcome.WAITING, due_at=START
     )
-    with equipment.engine.begin() as ledger:
+    with resources.engine.begin() as ledger:
         deliveries.store(ledger, [unreadable], {unreadable.id: (DeliveryState.RUNNING, None)})
         runs.insert_runs(ledger, [waiting])
-    enqueue_due_runs(equipment)
-    assert work_queued(equipment) == 1
-    assert outcomes(equipment, unreadable.body)["session_record"] is Outcome.DEAD
+    enqueue_due_runs(resources)
+    assert work_queued(resources) == 1
+    assert outcomes(resources, unreadable.body)["session_record"] is Outcome.DEAD
 
 
-def test_the_clock_offers_a_run_again_whose_job_was_lost(equip: Callable[..., Resources]) -> None:
-    equipment = equip(note_start)
-    work(equipment, batch(said("SESSION_STARTED"), isolated=True))
-    equipment.connection.flushall()
-    clock = Clock(equipment, grace=timedelta(milliseconds=50))
-    while not queue("sessions", equipment.connection).count:
+def test_the_clock_enqueues_a_run_again_whose_job_was_lost(resources_with: MakeResources) -> None:
+    resources = resources_with(note_start)
+    work(resources, batch(said("SESSION_STARTED"), isolated=True))
+    resources.connection.flushall()
+    clock = Clock(resources, grace=timedelta(milliseconds=50))
+    while not queue("sessions", resources.connection).count:
         clock.tick()
-    assert work_queued(equipment) == 1
-    assert written(equipment) == ["started S1"]
+    assert work_queued(resources) == 1
+    assert written(resources) == ["started S1"]
+
+
+@pytest.fixture
+def work_burst(valkey: redis.Redis) -> Callable[[], None]:
+    """Let a real worker take all jobs of the queue `sessions`."""
+
+    def work_all() -> None:
+        queues = [queue("sessions", valkey)]
+        worker = PreloadedWorker(queues, connection=valkey, serializer=JSONSerializer, job_class=AllowlistedJob)
+        worker.work(burst=True, logging_level=None)
+        assert queues[0].failed_job_registry.count == 1
+        assert queues[0].count == 0
+
+    return work_all
+
+
+def test_a_run_whose_job_names_a_function_of_another_version_is_enqueued_again(
+    resources_with: MakeResources, work_burst: Callable[[], None]
+) -> None:
+    resources = resources_with(note_start)
+    work(resources, batch(said("SESSION_STARTED"), isolated=True))
+    (job,) = queue("sessions", resources.connection).jobs
+    job.func_name = "workers.process.work_runs"
+    job.save()
+    work_burst()
+    clock = Clock(resources, grace=timedelta(milliseconds=50))
+    while not queue("sessions", resources.connection).count:
+        clock.tick()
+    assert work_queued(resources) == 1
+    assert written(resources) == ["started S1"]
+
+
+def test_a_batch_whose_job_names_a_function_of_another_version_is_lost_for_its_relay(
+    valkey: redis.Redis, work_burst: Callable[[], None]
+) -> None:
+    queue("sessions", valkey).enqueue_call("workers.process.work_batch", args=["b1"], job_id="b1")
+    work_burst()
+    monitor = LeaseMonitor(valkey, grace=timedelta(milliseconds=50))
+    while monitor.poll({"b1": "sessions"})["b1"] is not JobState.LOST:
+        pass  # the relay publishes the deliveries of lost batches again

@@ -74,7 +74,7 @@ ALL = plugins(session_record, greet, hurry)
         ({"greet": Outcome.WAITING}, "greet", set(), set()),
     ],
 )
-def test_what_is_dead_runs_alone_and_else_everything_that_takes_the_event(runs, handler, again, first):
+def test_dead_runs_are_replayed_alone_and_otherwise_all_handlers_of_the_event(runs, handler, again, first):
     decided = plan_replay(row(**runs), ALL, handler)
 
     assert decided.is_understood
@@ -86,21 +86,21 @@ def test_a_new_run_goes_on_the_queue_of_its_handler_or_else_of_the_event():
     assert dict(plan_replay(row(), ALL).first) == {"session_record": "sessions", "greet": "sessions", "hurry": "urgent"}
 
 
-def test_a_delivery_that_killed_its_workers_is_handled_after_all():
+def test_poison_is_handled_by_a_replay():
     decided = plan_replay(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL)
 
     assert {name for name, _ in decided.first} == {"session_record", "greet", "hurry"}
     assert decided.withdraws
 
 
-def test_only_the_wanted_handler_runs_on_a_delivery_that_killed_its_workers_and_it_stays_buried():
+def test_only_the_wanted_handler_runs_on_poison_which_stays_dead():
     decided = plan_replay(row(**{WHOLE_DELIVERY: Outcome.DEAD}), ALL, "greet")
 
     assert decided.handlers == ("greet",)
     assert not decided.withdraws
 
 
-def test_an_event_that_was_ignored_runs_once_somebody_takes_it():
+def test_an_ignored_event_runs_once_a_handler_takes_it():
     @on(Event)
     def listen(event: Event, ctx: object) -> None:
         """Do nothing."""
@@ -113,17 +113,17 @@ def test_an_event_that_was_ignored_runs_once_somebody_takes_it():
     assert not plan_replay(ignored, plugins(greet)).is_ignored
 
 
-def test_what_is_understood_now_but_nobody_takes_is_ignored():
+def test_a_decoded_event_without_a_handler_is_ignored():
     assert plan_replay(row(UNKNOWN), plugins(greet)).is_ignored
     assert not plan_replay(row(UNKNOWN), plugins(greet), "greet").is_ignored
 
 
-def test_dead_runs_of_a_handler_that_is_gone_are_left_alone():
+def test_dead_runs_of_a_missing_handler_are_not_replayed():
     decided = plan_replay(row(gone=Outcome.DEAD, greet=Outcome.DONE), ALL)
 
     assert decided.unloaded == ("gone",)
     assert decided.handlers == ()
 
 
-def test_what_is_not_understood_is_left_alone():
+def test_an_unreadable_delivery_is_not_replayed():
     assert not plan_replay(row(b"{", greet=Outcome.DEAD), ALL).is_understood

@@ -64,7 +64,7 @@ def test_an_error_that_no_database_can_hold_is_escaped() -> None:
     assert after(ValueError("\0\ud800")).error == r"ValueError: \u0000\ud800"
 
 
-def test_a_run_that_wants_to_come_later_comes_no_later_than_its_end() -> None:
+def test_a_retry_is_due_no_later_than_its_end() -> None:
     wish = RetryLater("busy", after=timedelta(days=1), until=AT + HOUR, session_id="S1")
     result = after(wish)
     assert (result.due_at, result.until_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")

@@ -21,7 +21,7 @@ def expect(conn, users, now):
     balances.schedule_contracts(conn, now)
 
 
-def test_contracts_with_a_key_that_can_be_used_are_read_as_a_matter_of_routine(ledger, noon):
+def test_contracts_with_a_usable_key_are_read_routinely(ledger, noon):
     keys = [
         KeyRow("01", enabled=True, contract_id="c1"),
         KeyRow("02", enabled=True, contract_id="c1"),
@@ -36,7 +36,7 @@ def test_contracts_with_a_key_that_can_be_used_are_read_as_a_matter_of_routine(l
         assert claim(conn, noon) == ["c1"]
 
 
-def test_whoever_a_driver_waits_for_comes_first(ledger, noon):
+def test_a_balance_that_a_driver_waits_for_has_priority(ledger, noon):
     with ledger.begin() as conn:
         expect(conn, ["routine", "asked"], noon)
         balances.request(conn, ["asked", "new"], noon, older_than=5 * MINUTE)
@@ -48,7 +48,7 @@ def test_whoever_a_driver_waits_for_comes_first(ledger, noon):
         assert balances.is_any_due(conn, noon + MINUTE)
 
 
-def test_what_was_read_is_exact_and_read_again_sooner_if_it_is_asked_for(ledger, noon):
+def test_a_balance_is_exact_and_read_again_sooner_if_it_is_wanted(ledger, noon):
     with ledger.begin() as conn:
         expect(conn, ["seldom"], noon)
         balances.request(conn, ["often"], noon, older_than=5 * MINUTE)
@@ -62,7 +62,7 @@ def test_what_was_read_is_exact_and_read_again_sooner_if_it_is_asked_for(ledger,
         assert claim(conn, noon + 60 * MINUTE, 1) == ["seldom"]
 
 
-def test_an_old_balance_that_is_asked_for_is_read_at_once_and_a_new_one_is_not(ledger, noon):
+def test_an_old_balance_that_is_wanted_is_read_at_once_and_a_new_one_is_not(ledger, noon):
     with ledger.begin() as conn:
         expect(conn, ["u1"], noon)
         claim(conn, noon)
@@ -73,7 +73,7 @@ def test_an_old_balance_that_is_asked_for_is_read_at_once_and_a_new_one_is_not(l
         assert claim(conn, noon + 6 * MINUTE) == ["u1"]
 
 
-def test_who_could_not_be_read_is_left_alone_for_a_while(ledger, noon):
+def test_a_failed_read_is_not_repeated_at_once(ledger, noon):
     with ledger.begin() as conn:
         balances.request(conn, ["u1"], noon, older_than=5 * MINUTE)
         claim(conn, noon)

@@ -73,7 +73,7 @@ def test_a_session_is_known_before_its_cdr_or_after_it(ledger, put, says):
     assert [row.session_status for row in found(ledger, session_id="second")] == ["STARTED"]
 
 
-def test_the_driver_is_whom_the_cdr_names_or_else_its_session(ledger, put):
+def test_the_driver_is_that_of_the_cdr_or_else_of_its_session(ledger, put):
     with ledger.begin() as conn:
         row = {"session_id": "s", "user_id": "driver", "anomalies": [], "facts": {}}
         row |= {"updated_at": found_at(ledger)}
@@ -88,7 +88,7 @@ def found_at(ledger):
     return ledger.delivery().received_at
 
 
-def test_filters_fit_together_and_the_newest_comes_first(ledger, put, noon):
+def test_filters_combine_and_the_newest_comes_first(ledger, put, noon):
     for minutes, name in enumerate("abc"):
         put(name, received_at=noon + timedelta(minutes=minutes), session_id="s" if name == "a" else "t")
     assert ids(ledger) == ["c", "b", "a"]
@@ -107,7 +107,7 @@ def test_a_conflict_depends_on_no_order(sqlite_ledger, order, noon):
     assert {row.delivery_id: row.in_conflict for row in found(sqlite_ledger)} == {"a": True, "b": True, "c": False}
 
 
-def test_workers_that_write_at_once_make_every_conflict_visible(ledger, put):
+def test_concurrent_workers_make_every_conflict_visible(ledger, put):
     def write(conn, worker):
         for number in range(20):
             put(f"{number}-{worker}", conn, request_id=f"r-{number}", amount=Decimal(worker))
@@ -128,7 +128,7 @@ def test_without_request_ids_nothing_is_in_conflict(ledger, put):
     assert ids(ledger, request_id="a") == ["a"]
 
 
-def test_how_often_a_cdr_came_is_counted_over_all_nodes(ledger, put):
+def test_repeats_of_a_cdr_are_counted_over_all_nodes(ledger, put):
     ledger.store(*(ledger.delivery(name, kind="cdrs") for name in "abc"))
     for name in "abc":
         put(name)
@@ -142,7 +142,7 @@ def test_how_often_a_cdr_came_is_counted_over_all_nodes(ledger, put):
     assert (counted.cdrs, counted.repeated, counted.repeats) == (3, 2, 7)
 
 
-def test_totals_are_exact_in_each_currency_and_tell_what_is_disputed(ledger, put):
+def test_totals_are_exact_in_each_currency_and_separate_conflicts(ledger, put):
     for number in range(30):
         put(f"tenth-{number}", amount=Decimal("0.1"))
     put("huge", amount=Decimal("12345678901234567890.12345678901234567890"))
@@ -160,11 +160,11 @@ def test_totals_are_exact_in_each_currency_and_tell_what_is_disputed(ledger, put
     assert totals[None].amount == 2
 
 
-def test_an_empty_ledger_comes_to_nothing(ledger):
+def test_the_summary_of_an_empty_ledger_is_zero(ledger):
     assert summed(ledger) == ledger_cdrs.CdrSummary(0, 0, 0, 0, 0, 0, ())
 
 
-def test_cdrs_that_could_not_be_read_are_counted_apart(ledger, noon):
+def test_unreadable_cdrs_are_counted_separately(ledger, noon):
     ledger.store(ledger.delivery("a", kind="cdrs"), ledger.delivery("b"), state=DeliveryState.UNREADABLE)
     ledger.store(ledger.delivery("c", kind="cdrs"))
     with ledger.begin() as conn:

@@ -1,10 +1,11 @@
-"""The list of charging keys in the ledger, and when it was read."""
+"""Charging keys: the list of the Drive API, and the keys that sessions started with."""
 
 from dataclasses import replace
 from datetime import timedelta
 
-from workers.ledger import charging_keys, sync_state
-from workers.ledger.charging_keys import KeyRow
+from workers.ledger import authorizations, charging_keys, sessions
+from workers.ledger.authorizations import DecisionRow
+from workers.ledger.charging_keys import KeyRow, OpenSession
 
 ONE, TWO = KeyRow("04a1", enabled=True, contract_id="c1", fleet_id="f"), KeyRow("04a2", enabled=False, contract_id="c2")
 
@@ -13,7 +14,7 @@ def changes(conn, since):
     return charging_keys.changed(conn, since, "", 10)
 
 
-def test_a_new_list_takes_the_place_of_the_last_one_and_tells_its_changes_only(ledger, noon):
+def test_a_new_list_replaces_the_last_one_and_only_changes_are_listed(ledger, noon):
     with ledger.begin() as conn:
         assert charging_keys.replace_all(conn, [ONE, TWO], 1, noon) == 2
         assert changes(conn, 0) == [(ONE, True), (TWO, True)]
@@ -32,31 +33,21 @@ def test_a_new_list_takes_the_place_of_the_last_one_and_tells_its_changes_only(l
         assert changes(conn, 3) == [(ONE, True)]
 
 
-def test_one_reader_at_a_time_has_the_list(ledger, noon):
-    hour = timedelta(hours=1)
+def test_the_key_of_a_session_is_known_from_requests_and_from_the_drive_api(ledger, noon):
     with ledger.begin() as conn:
-        assert sync_state.get(conn, "keys") is None
-        assert sync_state.claim(conn, "keys", noon, hour)
-        assert not sync_state.claim(conn, "keys", noon + hour / 2, hour)
-        assert sync_state.claim(conn, "keys", noon + hour, hour)
-        assert not sync_state.renew(conn, "keys", noon + hour, noon + 3 * hour)
-        assert sync_state.renew(conn, "keys", noon + 2 * hour, noon + 3 * hour)
-        assert not sync_state.claim(conn, "keys", noon + 2 * hour, hour)
+        requested = DecisionRow("d1", noon, "ocpi", "ALLOWED", None, None, 1, session_id="s1", key="04a1")
+        without_key = DecisionRow("d2", noon, "ocpi", "ALLOWED", None, None, 1, session_id="s2")
+        authorizations.insert(conn, [requested, without_key])
+        charging_keys.record_session_keys(conn, {"s2": "04:A2"}, noon)
+        charging_keys.record_session_keys(conn, {"s2": "04:A3"}, noon)
+        assert sorted(charging_keys.keys_of_sessions(conn, ["s1", "s2", "s3"])) == [("s1", "04a1"), ("s2", "04a2")]
 
 
-def test_a_reading_that_fails_leaves_what_was_read(ledger, noon):
-    later = noon + timedelta(minutes=5)
+def test_sessions_are_open_until_a_final_status(ledger, noon, says):
+    statuses = {"s1": "STARTED", "s2": "COMPLETE", "s3": "STOP_FAILED", "s4": "START_FAILED", "s5": "WAITING_TO_START"}
     with ledger.begin() as conn:
-        sync_state.claim(conn, "keys", noon, timedelta(minutes=1))
-        assert sync_state.begin_generation(conn, "keys") == 1
-        sync_state.mark_complete(conn, "keys", noon, later, 7)
-        sync_state.mark_failed(conn, "keys", later, later, "the Drive API is away")
-        stands = sync_state.get(conn, "keys")
-        assert (stands.generation, stands.read_at, stands.rows_read) == (1, noon, 7)
-        assert (stands.failed_at, stands.reason) == (later, "the Drive API is away")
-        assert sync_state.begin_generation(conn, "keys") == 2
-        sync_state.mark_complete(conn, "keys", later, later, 8)
-        assert sync_state.get(conn, "keys").failed_at is None
-        assert not sync_state.expedite(conn, "keys", noon, instead_of=noon)
-        assert sync_state.expedite(conn, "keys", noon, instead_of=later)
-        assert sync_state.claim(conn, "keys", noon, timedelta(minutes=1))
+        sessions.merge(conn, {session_id: says(status) for session_id, status in statuses.items()})
+        found = sorted(each.session_id for each in charging_keys.open_sessions(conn, noon))
+        assert found == ["s1", "s3", "s5"]
+        assert OpenSession("s1", None) in list(charging_keys.open_sessions(conn, noon))
+        assert list(charging_keys.open_sessions(conn, noon + timedelta(days=365 * 100))) == []

@@ -14,7 +14,7 @@ def find(ledger, limit=None, **filters):
         return deliveries.find(conn, DeliveryFilters(**filters), limit)
 
 
-def test_a_delivery_comes_back_as_it_was_handed_in(ledger, noon):
+def test_a_stored_delivery_is_fetched_unchanged(ledger, noon):
     arrived = ledger.delivery(
         body=b"\x00\xff{ not json \xed\xa0\x80",
         headers={"user-agent": "okhttp \xff \x00 \ud800"},
@@ -32,7 +32,7 @@ def test_times_come_back_in_utc(ledger, noon):
     assert ledger.show("d1").received_at == noon
 
 
-def test_the_ends_of_the_calendar_can_be_kept(ledger):
+def test_the_ends_of_the_calendar_can_be_stored(ledger):
     first = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
     last = datetime.max.replace(tzinfo=timezone(timedelta(hours=-12)))
     ledger.store(ledger.delivery("d1", signed_at=first), ledger.delivery("d2", signed_at=last))
@@ -67,7 +67,7 @@ def test_the_same_delivery_is_new_only_once(ledger):
     assert ledger.store(ledger.delivery("d2"), ledger.delivery("d3")) == {"d3"}
 
 
-def test_a_batch_offered_again_adds_no_duplicate(ledger):
+def test_a_batch_processed_again_adds_no_duplicate(ledger):
     ledger.store(ledger.delivery())
     ledger.store(ledger.delivery())
     assert ledger.show("d1").duplicates == 0
@@ -91,7 +91,7 @@ def test_a_repeat_that_comes_before_its_delivery_is_counted(ledger):
     assert ledger.show("d1").duplicates == 1
 
 
-def test_a_count_told_late_or_twice_changes_nothing(ledger):
+def test_a_count_that_comes_late_or_twice_changes_nothing(ledger):
     ledger.store(ledger.delivery(receipts=4))
     ledger.store(ledger.delivery(body=None, receipts=4))
     ledger.store(ledger.delivery(body=None, receipts=2))
@@ -107,7 +107,7 @@ def test_receipts_on_several_nodes_are_added_up(ledger):
     assert ledger.show("d1").duplicates == 3
 
 
-def test_workers_with_the_same_batch_share_it(ledger):
+def test_of_workers_with_the_same_batch_each_delivery_is_new_to_one(ledger):
     batch = [ledger.delivery(f"d{number}") for number in range(50)]
 
     def work(conn, number):
@@ -118,7 +118,7 @@ def test_workers_with_the_same_batch_share_it(ledger):
     assert sorted(key for share in shares for key in share) == sorted(one.id for one in batch)
 
 
-def test_why_a_delivery_is_unreadable_is_kept(ledger):
+def test_the_reason_of_an_unreadable_delivery_is_stored(ledger):
     with ledger.begin() as conn:
         deliveries.store(conn, [ledger.delivery()], {"d1": (DeliveryState.UNREADABLE, "not \x00 JSON \ud800")})
     row = ledger.show("d1")
@@ -126,7 +126,7 @@ def test_why_a_delivery_is_unreadable_is_kept(ledger):
     assert row.settled_at is not None
 
 
-def test_what_was_unreadable_can_be_understood_later(ledger):
+def test_an_unreadable_delivery_can_be_decoded_later(ledger):
     with ledger.begin() as conn:
         deliveries.store(
             conn, [ledger.delivery(event=None, session_id=None)], {"d1": (DeliveryState.UNREADABLE, "why")}
@@ -180,18 +180,18 @@ def test_ids_to_replay_come_oldest_first(ledger, noon):
         assert deliveries.find_ids(conn, DeliveryFilters()) == ["d0", "d1", "d2"]
 
 
-def test_only_what_is_asked_for_is_looked_up(ledger):
+def test_only_the_wanted_deliveries_are_returned(ledger):
     ledger.store(ledger.delivery("d1"), ledger.delivery("d2"))
     with ledger.begin() as conn:
         assert [row.body for row in deliveries.get_many(conn, ["d2", "d9"])] == [None]
         assert [row.body for row in deliveries.get_many(conn, ["d2"], bodies=True)] == [b"{}"]
 
 
-def test_an_unknown_delivery_is_not_shown(ledger):
+def test_an_unknown_delivery_is_none(ledger):
     assert ledger.show("d1") is None
 
 
-def test_the_beginning_of_an_id_is_enough_while_only_one_has_it(ledger):
+def test_a_prefix_resolves_to_the_only_id_that_has_it(ledger):
     ledger.store(ledger.delivery("ab12"), ledger.delivery("ab34"), ledger.delivery("cd56"))
     with ledger.begin() as conn:
         assert deliveries.resolve_id(conn, "c") == "cd56"
@@ -202,7 +202,7 @@ def test_the_beginning_of_an_id_is_enough_while_only_one_has_it(ledger):
         assert deliveries.resolve_id(conn, "%") is None
 
 
-def test_settled_means_that_nothing_is_open(ledger):
+def test_settled_deliveries_have_no_open_run(ledger):
     ledger.store(ledger.delivery("d1"), ledger.delivery("d2"), ledger.delivery("d3"))
     ledger.run("d1", "handler", Outcome.DONE)
     ledger.run("d2", "handler", Outcome.AGAIN)

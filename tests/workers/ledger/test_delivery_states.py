@@ -94,7 +94,7 @@ def test_of_two_workers_that_end_the_last_two_runs_the_second_settles(ledger, no
     assert ledger.state_of("d1") is DeliveryState.SETTLED
 
 
-def test_every_word_says_what_it_means():
+def test_every_state_has_a_sentence():
     assert {outcome for outcome in Outcome if not outcome.is_final} == {WAITING, RUNNING, AGAIN}
     assert [state for state in DeliveryState if state.is_ended] == ["settled", "dead", "unreadable"]
     assert [str(state) for state in PushState] == ["waiting", "sent", "moot", "expired", "dead"]

@@ -8,7 +8,7 @@ from workers.ledger import devices
 ANDROID = Device("token-a", "android", "nl-BE", "Europe/Brussels")
 
 
-def test_a_user_has_several_devices_the_one_heard_of_last_first(ledger, noon):
+def test_the_devices_of_a_user_are_listed_the_last_registered_first(ledger, noon):
     with ledger.begin() as conn:
         devices.upsert(conn, "u1", ANDROID, noon)
         devices.upsert(conn, "u1", Device("token-b"), noon + timedelta(hours=1))
@@ -28,7 +28,7 @@ def test_a_token_belongs_to_one_user_at_a_time(ledger, noon):
         assert devices.of_user(conn, "u2") == []
 
 
-def test_what_a_provider_does_not_know_any_more_is_forgotten(ledger, noon):
+def test_tokens_that_a_provider_does_not_know_any_more_are_deleted(ledger, noon):
     with ledger.begin() as conn:
         devices.upsert(conn, "u1", ANDROID, noon)
         devices.upsert(conn, "u1", Device("token-b"), noon)

@@ -8,7 +8,7 @@ from workers.ledger import downtimes
 MINUTE = timedelta(minutes=1)
 
 
-def test_of_the_gaps_that_are_told_time_and_again_the_new_ones_are_named(ledger, noon):
+def test_of_downtimes_reported_repeatedly_the_new_ones_are_returned(ledger, noon):
     first, second, third = (
         Downtime(noon + number * MINUTE, noon + (number + 1) * MINUTE, "here") for number in range(3)
     )

@@ -7,7 +7,7 @@ from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 
 
-def test_a_dead_run_is_made_again_with_the_next_number(ledger, noon):
+def test_a_dead_run_is_reopened_with_the_next_attempt(ledger, noon):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", Outcome.DEAD, attempts=12, job_id="dead-1")
     ledger.run("d1", "bill", Outcome.DONE)
@@ -20,7 +20,7 @@ def test_a_dead_run_is_made_again_with_the_next_number(ledger, noon):
     assert ledger.run_of("d1", "bill").outcome is Outcome.DONE
 
 
-def test_only_what_is_asked_for_is_made_again(ledger, noon):
+def test_only_the_wanted_runs_are_reopened(ledger, noon):
     ledger.store(ledger.delivery("d1"), ledger.delivery("d2"))
     ledger.run("d1", "warn", Outcome.MOOT)
     ledger.run("d1", "bill", Outcome.DEAD)
@@ -33,7 +33,7 @@ def test_only_what_is_asked_for_is_made_again(ledger, noon):
     assert ledger.run_of("d2", "warn").outcome is Outcome.WAITING
 
 
-def test_a_handler_that_is_new_gets_its_run(ledger, noon):
+def test_a_new_handler_gets_its_run(ledger, noon):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", Outcome.DONE)
     wanted = [
@@ -45,7 +45,7 @@ def test_a_handler_that_is_new_gets_its_run(ledger, noon):
     assert ledger.state_of("d1") is DeliveryState.RETRYING
 
 
-def test_an_ended_run_can_be_withdrawn_and_an_open_one_not(ledger):
+def test_a_final_run_can_be_deleted_and_an_open_one_not(ledger):
     ledger.store(ledger.delivery("d1"), ledger.delivery("d2"))
     ledger.run("d1", "*", Outcome.IGNORED)
     ledger.run("d1", "warn", Outcome.DONE)
@@ -55,7 +55,7 @@ def test_an_ended_run_can_be_withdrawn_and_an_open_one_not(ledger):
         assert runs.existing(conn, ["d1", "d2"]) == {("d1", "warn"), ("d2", "*")}
 
 
-def test_a_dead_run_is_unfiled_until_its_letter_is_made(ledger):
+def test_a_dead_run_is_unpublished_until_its_dead_letter_is_marked(ledger):
     ledger.store(*[ledger.delivery(f"d{number}") for number in range(5)])
     for number, job_id in enumerate([None, "dead-d1", "abc", "deae", "dead-d4"]):
         ledger.run(f"d{number}", "warn", Outcome.DEAD, job_id=job_id, error="ValueError: no", traceback="lines")
@@ -71,7 +71,7 @@ def test_a_dead_run_is_unfiled_until_its_letter_is_made(ledger):
         assert finished_runs.unpublished_dead(conn, "dead-", 10) == []
 
 
-def test_a_run_taken_up_again_is_not_marked_as_filed(ledger, noon):
+def test_a_reopened_run_is_not_marked_as_published(ledger, noon):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", Outcome.DEAD)
     with ledger.begin() as conn:

@@ -34,7 +34,7 @@ def full(ledger: Any, noon: Any) -> Any:
     return ledger
 
 
-def test_a_ledger_with_everything_in_it_contradicts_itself_nowhere(full: Any) -> None:
+def test_a_ledger_with_everything_in_it_breaks_no_rule(full: Any) -> None:
     assert found(full) == {}
 
 
@@ -57,13 +57,13 @@ def test_a_ledger_with_everything_in_it_contradicts_itself_nowhere(full: Any) ->
         (update(runs).where(runs.c.delivery_id == "moot").values(delivery_id="gone"), "to a delivery", "gone warn"),
     ],
 )
-def test_what_breaks_a_rule_is_named(full: Any, statement: Any, rule: str, example: str) -> None:
+def test_a_violation_is_listed_with_an_example(full: Any, statement: Any, rule: str, example: str) -> None:
     change(full, statement)
     broken = {name: examples for name, (_, examples) in found(full).items() if rule in name}
     assert list(broken.values()) == [(example,)], found(full)
 
 
-def test_a_push_of_no_run_and_one_sent_without_an_attempt_are_named(full: Any, noon: Any) -> None:
+def test_a_push_without_a_run_and_one_sent_without_an_attempt_are_violations(full: Any, noon: Any) -> None:
     row = {
         "id": "p1", "delivery_id": "done", "handler": "nobody", "user_id": "driver", "channel": "log", "state": "sent",
         "title": "", "body": "", "payload": {}, "collapse_key": "", "created_at": noon, "attempts": 0,
@@ -75,7 +75,7 @@ def test_a_push_of_no_run_and_one_sent_without_an_attempt_are_named(full: Any, n
     }
 
 
-def test_many_that_break_a_rule_are_counted_and_a_few_are_named(full: Any, ledger: Any) -> None:
+def test_many_violations_are_counted_and_a_few_are_listed(full: Any, ledger: Any) -> None:
     for number in range(10):
         ledger.store(ledger.delivery(f"bare{number}"))
     change(full, update(deliveries).where(deliveries.c.id.like("bare%")).values(state="settled"))
@@ -83,9 +83,7 @@ def test_many_that_break_a_rule_are_counted_and_a_few_are_named(full: Any, ledge
     assert counts["a settled delivery has an outcome"] == (10, 3)
 
 
-def test_a_settled_delivery_that_a_handler_passed_over_is_found_once_the_handler_was_there(
-    full: Any, ledger: Any, noon: Any
-) -> None:
+def test_a_settled_delivery_that_a_known_handler_missed_is_found(full: Any, ledger: Any, noon: Any) -> None:
     wanted = {"warn": ["SESSION_STARTED"], "new": ["SESSION_STARTED"], "other": ["SESSION_STOPPED"]}
     with ledger.engine.connect() as conn:
         assert list(missed_handlers(conn, wanted)) == []
@@ -98,7 +96,7 @@ def test_a_settled_delivery_that_a_handler_passed_over_is_found_once_the_handler
     assert (found_out.count, found_out.examples) == (1, ("passed",))
 
 
-def test_another_handlers_death_hides_no_gap_and_the_burial_of_a_delivery_is_none(ledger: Any, noon: Any) -> None:
+def test_a_dead_run_of_another_handler_hides_no_missed_one_and_poison_is_not_missed(ledger: Any, noon: Any) -> None:
     for name, handler in (("began", "new"), ("masked", "other"), ("buried", WHOLE_DELIVERY)):
         ledger.store(ledger.delivery(name))
         outcome = Outcome.DONE if name == "began" else Outcome.DEAD
@@ -109,7 +107,7 @@ def test_another_handlers_death_hides_no_gap_and_the_burial_of_a_delivery_is_non
     assert (found_out.count, found_out.examples) == (1, ("masked",))
 
 
-def test_how_long_a_new_handler_may_be_unknown_can_be_said(ledger: Any, noon: Any) -> None:
+def test_deliveries_stored_during_a_rollout_are_not_missed(ledger: Any, noon: Any) -> None:
     ledger.store(ledger.delivery("began"), ledger.delivery("passed"))
     ledger.run("began", "new", Outcome.DONE, started_at=noon, finished_at=noon)
     ledger.run("passed", "other", Outcome.DONE, started_at=noon, finished_at=noon)

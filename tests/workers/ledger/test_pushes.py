@@ -39,7 +39,7 @@ def find(ledger, **wanted):
         return pushes.find(conn, **wanted)
 
 
-def test_a_push_comes_back_as_it_was_asked_for(ledger, add, noon):
+def test_an_inserted_push_is_found_unchanged(ledger, add, noon):
     (key,) = add(body="1 €/min \U0001f50c", payload={"fee": "BLOCKING"}, expires_at=noon + SPAN)
     (push,) = find(ledger)
     assert (push.id, push.delivery_id, push.handler, push.channel) == (key, "d1", "warn", "log")
@@ -47,7 +47,7 @@ def test_a_push_comes_back_as_it_was_asked_for(ledger, add, noon):
     assert (push.state, push.attempts, push.created_at, push.due_at) == (PushState.WAITING, 0, noon, noon)
 
 
-def test_the_same_push_of_the_same_run_is_written_once(add):
+def test_the_same_push_of_the_same_run_is_inserted_once(add):
     assert len(add()) == 1
     assert add() == set()
     assert len(add(channel="fcm")) == 1
@@ -55,7 +55,7 @@ def test_the_same_push_of_the_same_run_is_written_once(add):
     assert len(add("d2")) == 1
 
 
-def test_of_pushes_with_one_idempotency_key_only_the_first_is_kept(add):
+def test_of_pushes_with_one_idempotency_key_only_the_first_is_inserted(add):
     assert len(add("d1", idempotency_key="s1 BLOCKING")) == 1
     assert add("d2", idempotency_key="s1 BLOCKING") == set()
     assert len(add("d2", idempotency_key="s1 BLOCKING", channel="fcm")) == 1
@@ -63,7 +63,7 @@ def test_of_pushes_with_one_idempotency_key_only_the_first_is_kept(add):
     assert len(add("d4", idempotency_key=None)) == 1
 
 
-def test_nothing_is_written_for_no_pushes(ledger):
+def test_without_pushes_nothing_is_written(ledger):
     with ledger.begin() as conn:
         assert pushes.insert(conn, []) == set()
 
@@ -75,7 +75,7 @@ def test_a_claimed_push_is_not_claimed_again_before_its_span_is_over(ledger, add
     assert [push.attempts for push in claim(ledger, noon + SPAN)] == [2]
 
 
-def test_a_claim_is_held_by_who_has_it_and_by_nobody_who_had_it_before(ledger, add, noon):
+def test_a_claim_is_renewed_by_its_holder_only(ledger, add, noon):
     add()
     first, *_ = claim(ledger, noon)
     with ledger.begin() as conn:
@@ -99,13 +99,13 @@ def test_a_channel_claims_its_own_pushes_and_no_more_than_it_can_send(ledger, ad
     assert [push.channel for push in claim(ledger, noon, channel="fcm")] == ["fcm"]
 
 
-def test_of_senders_that_claim_at_once_each_push_has_one(ledger, add, noon):
+def test_of_concurrent_senders_one_claims_each_push(ledger, add, noon):
     ids = [key for number in range(10) for key in add(f"d{number}")]
     shares = ledger.at_once(lambda conn, _: pushes.claim(conn, "log", noon, SPAN, limit=100))
     assert sorted(push.id for share in shares for push in share) == sorted(ids)
 
 
-def test_a_channel_knows_whether_it_has_anything_to_do(ledger, add, noon):
+def test_a_channel_knows_whether_a_push_is_due(ledger, add, noon):
     add()
     with ledger.begin() as conn:
         assert pushes.is_any_due(conn, "log", noon)
@@ -113,7 +113,7 @@ def test_a_channel_knows_whether_it_has_anything_to_do(ledger, add, noon):
         assert not pushes.is_any_due(conn, "fcm", noon)
 
 
-def test_a_push_whose_time_has_passed_is_not_sent(ledger, add, noon):
+def test_an_expired_push_is_not_sent(ledger, add, noon):
     add(expires_at=noon + SPAN)
     end_needless(ledger, noon + SPAN / 2)
     assert [push.state for push in find(ledger)] == [PushState.WAITING]
@@ -131,7 +131,7 @@ def test_a_push_about_a_session_that_is_over_is_not_sent(ledger, add, says, noon
     assert {push.delivery_id: push.state for push in find(ledger)} == {"d1": PushState.MOOT, "d2": PushState.WAITING}
 
 
-def test_of_two_pushes_in_the_same_place_the_newer_one_is_sent(ledger, add, noon):
+def test_of_two_pushes_with_one_collapse_key_the_newer_one_is_sent(ledger, add, noon):
     add("d1")
     add("d2", created_at=noon + SPAN)
     add("d3", user_id="u2")
@@ -170,7 +170,7 @@ def test_a_push_that_failed_waits_until_it_is_due_again(ledger, add, noon):
     assert (push.attempts, push.error, push.told) == (2, "503 \\u0000", {"device": True})
 
 
-def test_a_slow_sender_does_not_speak_for_the_one_after_it(ledger, add, noon):
+def test_a_slow_sender_cannot_mark_a_push_that_another_has_claimed(ledger, add, noon):
     (key,) = add()
     claim(ledger, noon)
     claim(ledger, noon + SPAN)

@@ -53,7 +53,7 @@ def test_many_rows_are_one_statement(ledger, noon, work):
     assert len([each for each in sent if each.startswith(("INSERT", "UPDATE"))]) == 1
 
 
-def test_many_sessions_are_claimed_and_given_back_in_one_statement_each(ledger, noon, says):
+def test_many_sessions_are_claimed_and_released_in_one_statement_each(ledger, noon, says):
     names = [f"s{number}" for number in range(40)]
     rhythm = PollSchedule(after=HOUR, longest=HOUR, give_up_after=1000 * HOUR)
     with ledger.begin() as conn:

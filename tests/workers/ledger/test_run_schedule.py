@@ -30,7 +30,7 @@ def ids(found):
     return [run.delivery_id for run in found]
 
 
-def test_runs_are_due_when_their_time_has_come_the_longest_first(ledger, waiting, noon):
+def test_runs_are_due_at_their_time_the_longest_due_first(ledger, waiting, noon):
     for number, seconds in enumerate([0, -2, 1, -1]):
         waiting(number, due_at=noon + seconds * SECOND)
     assert ids(due(ledger, noon)) == ["d1", "d3", "d0"]
@@ -43,7 +43,7 @@ def test_a_due_run_names_its_queue_and_its_next_attempt(ledger, noon):
     assert due(ledger, noon) == [OpenRun("d1", "warn", "urgent", 3, None)]
 
 
-def test_an_offered_run_is_not_due_until_its_job_is_lost(ledger, waiting, noon):
+def test_an_enqueued_run_is_not_due_until_its_job_is_lost(ledger, waiting, noon):
     waiting(1)
     waiting(2, due_at=noon - SECOND)
     with ledger.begin() as conn:
@@ -57,7 +57,7 @@ def test_an_offered_run_is_not_due_until_its_job_is_lost(ledger, waiting, noon):
     assert ids(due(ledger, noon)) == ["d2", "d1"]
 
 
-def test_two_clocks_never_offer_the_same_run(ledger, waiting, noon):
+def test_two_clocks_never_enqueue_the_same_run(ledger, waiting, noon):
     for number in range(20):
         waiting(number)
 
@@ -71,7 +71,7 @@ def test_two_clocks_never_offer_the_same_run(ledger, waiting, noon):
     assert len(offered) == len(set(offered)) == 20
 
 
-def test_a_run_in_work_is_running_and_no_longer_offered(ledger, waiting, noon):
+def test_a_claimed_run_is_running_and_no_longer_enqueued(ledger, waiting, noon):
     waiting(1)
     with ledger.begin() as conn:
         run_schedule.mark_enqueued(conn, {("d1", "warn"): "job"})
@@ -82,7 +82,7 @@ def test_a_run_in_work_is_running_and_no_longer_offered(ledger, waiting, noon):
     assert due(ledger, noon) == []
 
 
-def test_a_run_whose_worker_died_is_due_again_until_it_killed_too_many(ledger, waiting, noon):
+def test_a_crashed_run_is_due_again_until_it_has_crashed_too_many_workers(ledger, waiting, noon):
     waiting(1)
     for deaths in (1, 2, 3):
         with ledger.begin() as conn:
@@ -97,7 +97,7 @@ def test_a_run_whose_worker_died_is_due_again_until_it_killed_too_many(ledger, w
     assert ledger.state_of("d1") is DeliveryState.DEAD
 
 
-def test_a_run_handed_back_is_due_again_however_often_with_what_it_failed_of(ledger, waiting, noon):
+def test_a_released_run_is_due_again_however_often_and_keeps_its_error(ledger, waiting, noon):
     waiting(1)
     for attempt in (1, 2, 3, 4):
         with ledger.begin() as conn:
@@ -114,7 +114,7 @@ def test_a_run_handed_back_is_due_again_however_often_with_what_it_failed_of(led
     assert ledger.state_of("d1") is DeliveryState.RETRYING
 
 
-def test_what_has_ended_meanwhile_is_not_lost(ledger, waiting, noon):
+def test_a_run_that_has_ended_meanwhile_has_not_crashed(ledger, waiting, noon):
     waiting(1)
     with ledger.begin() as conn:
         runs.claim(conn, "warn", [("d1", 1)], "job", noon)

@@ -30,7 +30,7 @@ def finish(ledger, noon, attempt, outcome, **parts):
         )
 
 
-def test_who_records_a_run_first_owns_its_effects(ledger):
+def test_the_first_insert_of_a_run_owns_its_effects(ledger):
     with ledger.begin() as conn:
         assert runs.insert_runs(conn, [new("d1"), new("d2")]) == {("d1", "warn"), ("d2", "warn")}
     with ledger.begin() as conn:
@@ -39,13 +39,13 @@ def test_who_records_a_run_first_owns_its_effects(ledger):
         assert runs.existing(conn, ["d2", "d3"]) == {("d2", "warn"), ("d2", "bill")}
 
 
-def test_of_workers_that_record_the_same_runs_each_owns_its_share(ledger):
+def test_of_workers_that_insert_the_same_runs_one_owns_each(ledger):
     wanted = [new(f"d{number}", handler) for number in range(30) for handler in ("warn", "bill")]
     shares = ledger.at_once(lambda conn, number: runs.insert_runs(conn, wanted if number % 2 else wanted[::-1]))
     assert sorted(key for share in shares for key in share) == sorted((run.delivery_id, run.handler) for run in wanted)
 
 
-def test_what_a_handler_raised_is_kept_whatever_is_in_it(ledger):
+def test_an_error_with_any_text_can_be_stored(ledger):
     ledger.store(ledger.delivery())
     with ledger.begin() as conn:
         runs.insert_runs(conn, [new(outcome=Outcome.DEAD, reason="\x00", error="\ud800 \x00", traceback="é\x00")])
@@ -54,13 +54,13 @@ def test_what_a_handler_raised_is_kept_whatever_is_in_it(ledger):
 
 
 @pytest.mark.parametrize("outcome", [Outcome.WAITING, Outcome.AGAIN])
-def test_a_run_to_come_that_is_never_due_is_refused(ledger, outcome):
+def test_an_open_run_that_is_never_due_is_refused(ledger, outcome):
     with pytest.raises(IntegrityError), ledger.begin() as conn:
         runs.insert_runs(conn, [new(outcome=outcome)])
 
 
 @pytest.mark.parametrize("outcome", [Outcome.WAITING, Outcome.AGAIN, Outcome.DEAD])
-def test_a_run_that_waits_or_was_put_back_is_claimed_for_its_next_attempt(ledger, noon, outcome):
+def test_a_waiting_or_requeued_run_is_claimed_for_its_next_attempt(ledger, noon, outcome):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", outcome, attempts=3)
     assert claim(ledger, noon, ("d1", 3)) == []
@@ -73,7 +73,7 @@ def test_a_run_that_waits_or_was_put_back_is_claimed_for_its_next_attempt(ledger
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.RUNNING, Outcome.IGNORED, Outcome.MOOT])
-def test_what_is_over_or_running_cannot_be_claimed(ledger, noon, outcome):
+def test_a_final_or_running_run_cannot_be_claimed(ledger, noon, outcome):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", outcome)
     assert claim(ledger, noon, ("d1", 2)) == []
@@ -101,7 +101,7 @@ def test_an_attempt_is_ended_once(ledger, noon):
     assert (ended.finished_at, ended.job_id) == (noon, None)  # the job may be a dead letter that was put back
 
 
-def test_a_worker_back_from_the_dead_ends_nothing(ledger, noon):
+def test_a_worker_that_was_given_up_ends_nothing(ledger, noon):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", Outcome.WAITING)
     claim(ledger, noon, ("d1", 1))
@@ -112,7 +112,7 @@ def test_a_worker_back_from_the_dead_ends_nothing(ledger, noon):
     assert finish(ledger, noon, 2, Outcome.DONE)
 
 
-def test_a_run_to_be_tried_again_is_free_for_another_job(ledger, noon):
+def test_a_run_to_be_tried_again_has_no_job(ledger, noon):
     ledger.store(ledger.delivery())
     ledger.run("d1", "warn", Outcome.WAITING)
     claim(ledger, noon, ("d1", 1))

@@ -9,7 +9,7 @@ from workers.ledger.tables import metadata
 from workers.ledger.warm_up import warm_up
 
 
-def test_nothing_remains_of_a_rehearsal(ledger):
+def test_a_warm_up_leaves_no_rows(ledger):
     warm_up(ledger.engine)
     assert ledger.engine.pool.checkedin() == 0
     with ledger.begin() as conn:
@@ -18,6 +18,6 @@ def test_nothing_remains_of_a_rehearsal(ledger):
         ]
 
 
-def test_a_database_without_tables_is_told_to_whoever_rehearses(tmp_path):
+def test_a_database_without_tables_is_an_error(tmp_path):
     with pytest.raises(SQLAlchemyError):
         warm_up(create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))

@@ -3,7 +3,7 @@
 from sqlalchemy import JSON, Column, Index, Table, text
 
 from handlers.kit.column_types import BinaryCollatedText, UntrustedText, UtcDateTime
-from workers.ledger.tables.core import metadata
+from workers.ledger.tables.core import metadata, partial_index
 
 # `told_at` is when every destination of ALERT_URLS had taken it; `told` lists those that have. `due_at` is when it is
 # sent next, or when the lease of its sender ends.
@@ -26,8 +26,6 @@ alerts = Table(
     Index("alerts_raised_at", "raised_at"),
 )
 OPEN = text("resolved_at IS NULL")
-UNLOGGED = text("logged_at IS NULL")
-DUE = text("due_at IS NOT NULL")
-Index("alerts_open", alerts.c.kind, alerts.c.subject, unique=True, sqlite_where=OPEN, postgresql_where=OPEN)
-Index("alerts_unlogged", alerts.c.raised_at, sqlite_where=UNLOGGED, postgresql_where=UNLOGGED)
-Index("alerts_due", alerts.c.due_at, sqlite_where=DUE, postgresql_where=DUE)
+partial_index("alerts_open", alerts.c.kind, alerts.c.subject, where=OPEN.text, unique=True)
+partial_index("alerts_unlogged", alerts.c.raised_at, where="logged_at IS NULL")
+partial_index("alerts_due", alerts.c.due_at, where="due_at IS NOT NULL")

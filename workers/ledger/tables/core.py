@@ -1,6 +1,7 @@
 """The tables of deliveries, runs, sessions, pushes and devices, the same on SQLite and PostgreSQL."""
 
 from json import JSONEncoder
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -25,6 +26,12 @@ from workers.ledger.states import DeliveryState, Outcome, PushState
 to_json = JSONEncoder(separators=(",", ":")).encode
 
 metadata = MetaData()
+
+
+def partial_index(name: str, *columns: Column[Any], where: str, unique: bool = False) -> None:
+    """Add an index of the rows that match a condition."""
+    Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
 
 deliveries = Table(
     "deliveries",
@@ -83,40 +90,13 @@ runs = Table(
     PrimaryKeyConstraint("delivery_id", "handler"),
     CheckConstraint("(due_at IS NOT NULL) = (outcome IN ('waiting', 'again'))", name="runs_due_while_to_come"),
 )
-Index("runs_due", runs.c.due_at, sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL"))
-ENQUEUED = text("due_at IS NOT NULL AND job_id IS NOT NULL")
-Index("runs_offered", runs.c.job_id, sqlite_where=ENQUEUED, postgresql_where=ENQUEUED)
-Index(
-    "runs_until",
-    runs.c.until_at,
-    sqlite_where=text("until_at IS NOT NULL"),
-    postgresql_where=text("until_at IS NOT NULL"),
-)
-Index(
-    "runs_waits_for",
-    runs.c.waits_for,
-    sqlite_where=text("waits_for IS NOT NULL"),
-    postgresql_where=text("waits_for IS NOT NULL"),
-)
-Index(
-    "runs_running",
-    runs.c.started_at,
-    sqlite_where=text("outcome = 'running'"),
-    postgresql_where=text("outcome = 'running'"),
-)
-Index(
-    "runs_dead",
-    runs.c.job_id,
-    sqlite_where=text("outcome = 'dead'"),
-    postgresql_where=text("outcome = 'dead'"),
-)
-Index(
-    "runs_dead_of",
-    runs.c.handler,
-    runs.c.finished_at,
-    sqlite_where=text("outcome = 'dead'"),
-    postgresql_where=text("outcome = 'dead'"),
-)
+partial_index("runs_due", runs.c.due_at, where="due_at IS NOT NULL")
+partial_index("runs_offered", runs.c.job_id, where="due_at IS NOT NULL AND job_id IS NOT NULL")
+partial_index("runs_until", runs.c.until_at, where="until_at IS NOT NULL")
+partial_index("runs_waits_for", runs.c.waits_for, where="waits_for IS NOT NULL")
+partial_index("runs_running", runs.c.started_at, where="outcome = 'running'")
+partial_index("runs_dead", runs.c.job_id, where="outcome = 'dead'")
+partial_index("runs_dead_of", runs.c.handler, runs.c.finished_at, where="outcome = 'dead'")
 
 sessions = Table(
     "sessions",
@@ -136,7 +116,7 @@ sessions = Table(
 )
 # The sessions that have not ended: FINAL_STATUSES of handlers.kit.statuses, which a test compares.
 IS_OPEN = text("status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')")
-Index("sessions_open", sessions.c.started_at, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+partial_index("sessions_open", sessions.c.started_at, where=IS_OPEN.text)
 
 pushes = Table(
     "pushes",
@@ -165,12 +145,7 @@ pushes = Table(
     Index("pushes_created_at", "created_at"),
     Index("pushes_session", "session_id"),
 )
-Index(
-    "pushes_due",
-    pushes.c.due_at,
-    sqlite_where=text("due_at IS NOT NULL"),
-    postgresql_where=text("due_at IS NOT NULL"),
-)
+partial_index("pushes_due", pushes.c.due_at, where="due_at IS NOT NULL")
 
 # A token is one app on one phone: if another driver signs in there, it becomes theirs.
 devices = Table(

@@ -2,10 +2,10 @@
 
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, Column, Index, Integer, PrimaryKeyConstraint, String, Table, text
+from sqlalchemy import CheckConstraint, Column, Integer, PrimaryKeyConstraint, String, Table
 
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
-from workers.ledger.tables.core import metadata
+from workers.ledger.tables.core import metadata, partial_index
 
 ROUTINE = "*"
 """In place of an inbox in routine windows, without a downtime of ours: Plugsurfing skips events."""
@@ -53,8 +53,7 @@ session_polls = Table(
     Column("reason", UntrustedText),
     CheckConstraint("next_at IS NOT NULL OR outcome NOT IN ('waiting', 'open')", name="rereads_due_while_open"),
 )
-DUE = text("next_at IS NOT NULL")
-Index("rereads_next", session_polls.c.next_at, sqlite_where=DUE, postgresql_where=DUE)
+partial_index("rereads_next", session_polls.c.next_at, where="next_at IS NOT NULL")
 
 # A window of time in which events may be missing: a downtime of ours, or a routine window. It is backfilled user by
 # user, ordered by id; `after_user` is the last one finished.
@@ -72,5 +71,4 @@ downtimes = Table(
     Column("claimed_until", UtcDateTime),
     PrimaryKeyConstraint("inbox", "closed_at"),
 )
-OPEN = text("covered_at IS NULL")
-Index("gaps_open", downtimes.c.opened_at, sqlite_where=OPEN, postgresql_where=OPEN)
+partial_index("gaps_open", downtimes.c.opened_at, where="covered_at IS NULL")

@@ -13,7 +13,7 @@ def rows(*keys, inbox="here", receipts=1):
     return [{"delivery_id": key, "inbox": inbox, "receipts": receipts} for key in keys]
 
 
-def test_only_what_was_not_there_is_inserted(ledger):
+def test_only_new_rows_are_inserted(ledger):
     with ledger.begin() as conn:
         assert insert_new(conn, receipts, rows("a", "b")) == {("a", "here"), ("b", "here")}
         assert insert_new(conn, receipts, rows("b", "c", receipts=9)) == {("c", "here")}
@@ -28,7 +28,7 @@ def test_of_rows_with_the_same_key_one_is_inserted(ledger):
         assert insert_new(conn, receipts, rows("a", "a")) == {("a", "here")}
 
 
-def test_rows_are_put_in_the_place_of_those_with_their_keys(ledger):
+def test_rows_replace_those_with_the_same_keys(ledger):
     with ledger.begin() as conn:
         upsert(conn, receipts, rows("a", "b"))
         upsert(conn, receipts, rows("b", "c", receipts=2))

@@ -61,25 +61,27 @@ def count(conn):
     return conn.scalar(select(func.count()).select_from(receipts))
 
 
-def test_no_connection_is_opened_before_it_is_needed(tmp_path):
-    create_ledger_engine(f"sqlite:///{tmp_path / 'nowhere' / 'ledger.db'}")
-    create_ledger_engine("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
+@pytest.mark.parametrize("url", ["sqlite:///{missing}/ledger.db", "postgresql+psycopg://nobody@127.0.0.1:1/nowhere"])
+def test_a_connection_is_opened_when_it_is_needed_and_not_before(tmp_path, url):
+    engine = create_ledger_engine(url.format(missing=tmp_path / "missing"))
+    with pytest.raises(OperationalError):
+        engine.connect()
 
 
-def test_a_server_that_never_answers_is_not_waited_for_longer_than_the_url_says():
+def test_the_connect_timeout_of_the_url_is_used():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"postgresql+psycopg://nobody@127.0.0.1:{listener.getsockname()[1]}/nowhere?connect_timeout=1"
         with pytest.raises(OperationalError), create_ledger_engine(url).connect():
             pass
 
 
-def test_what_the_url_does_not_limit_is_limited(postgres_url):
+def test_the_url_overrides_default_limits_one_by_one(postgres_url):
     def limits_of(url):
         engine = create_ledger_engine(url)
         with engine.connect() as conn:
-            told = conn.connection.driver_connection.info.get_parameters()
+            parameters = conn.connection.driver_connection.info.get_parameters()
         engine.dispose()
-        return {name: told.get(name) for name in LIMITS}
+        return {name: parameters.get(name) for name in LIMITS}
 
     assert limits_of(postgres_url) == {name: str(value) for name, value in LIMITS.items()}
     mark = "&" if "?" in postgres_url else "?"
@@ -88,7 +90,7 @@ def test_what_the_url_does_not_limit_is_limited(postgres_url):
     assert LIMITS["keepalives_idle"] + LIMITS["keepalives_interval"] * LIMITS["keepalives_count"] < RETRY_FOR
 
 
-def test_a_connection_on_which_nothing_gets_through_any_more_is_given_up(postgres_url):
+def test_a_connection_without_answers_is_given_up(postgres_url):
     with Proxy(postgres_url) as proxy:
         engine = create_ledger_engine(f"{proxy.url}&tcp_user_timeout=300")
         with engine.connect() as conn:
@@ -100,20 +102,20 @@ def test_a_connection_on_which_nothing_gets_through_any_more_is_given_up(postgre
         engine.dispose()
 
 
-def test_what_fails_leaves_nothing_behind(ledger):
+def test_a_failed_transaction_is_rolled_back(ledger):
     with pytest.raises(IntegrityError), ledger.begin() as conn:
         conn.execute(receipts.insert(), [ROW, ROW])
     with read_only(ledger.engine) as conn:
         assert count(conn) == 0
 
 
-def test_an_error_does_not_repeat_what_was_to_be_written(ledger):
+def test_an_error_has_no_values_of_its_statement(ledger):
     with pytest.raises(IntegrityError) as refused, ledger.begin() as conn:
         conn.execute(receipts.insert(), {**ROW, "inbox": "what nobody may read", "receipts": None})
     assert "what nobody may read" not in str(refused.value).partition("DETAIL")[0]
 
 
-def test_a_savepoint_takes_back_only_what_came_after_it(ledger):
+def test_a_savepoint_rolls_back_only_what_came_after_it(ledger):
     with ledger.begin() as conn:
         conn.execute(receipts.insert(), ROW)
         with pytest.raises(IntegrityError), conn.begin_nested():
@@ -122,14 +124,14 @@ def test_a_savepoint_takes_back_only_what_came_after_it(ledger):
         assert count(conn) == 1
 
 
-def test_who_reads_neither_waits_for_a_writer_nor_sees_half_of_its_work(ledger):
+def test_a_reader_neither_waits_for_a_writer_nor_sees_half_of_its_work(ledger):
     with ledger.begin() as writer:
         writer.execute(receipts.insert(), ROW)
         with read_only(ledger.engine) as reader:
             assert count(reader) == 0
 
 
-def test_insert_knows_what_to_do_about_conflicts(ledger):
+def test_an_insert_can_update_on_conflict(ledger):
     with ledger.begin() as conn:
         for _ in range(2):
             conn.execute(insert_into(conn, receipts).on_conflict_do_nothing(), [ROW])
@@ -155,7 +157,7 @@ def test_a_writer_on_sqlite_waits_for_another_one_and_then_gives_up(tmp_path):
     assert isinstance(locked.value.orig, sqlite3.OperationalError)
 
 
-def test_a_sequence_is_cut_into_pieces():
+def test_a_sequence_is_cut_into_chunks():
     assert [list(piece) for piece in chunks(range(5), 2)] == [[0, 1], [2, 3], [4]]
     assert list(chunks([])) == []
 

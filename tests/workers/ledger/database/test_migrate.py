@@ -12,7 +12,7 @@ from workers.ledger.database.migrate import migrate, pending
 from workers.ledger.tables import metadata
 
 
-def test_the_migrations_make_what_the_tables_say(database_url: str) -> None:
+def test_the_migrations_create_the_tables_of_the_code(database_url: str) -> None:
     migrate(database_url)
     engine = create_ledger_engine(database_url)
     with engine.connect() as conn:
@@ -47,18 +47,18 @@ def test_migrations_are_pending_until_they_have_run(database_url: str) -> None:
     migrate(database_url)
 
 
-def test_asking_what_is_pending_makes_no_file(tmp_path: Path) -> None:
+def test_pending_creates_no_file(tmp_path: Path) -> None:
     assert pending(f"sqlite:///{tmp_path / 'ledger.db'}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
+def test_the_folder_of_the_database_is_created(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new 100%' / 'ledger.db'}"
     migrate(url)
     assert not pending(url)
 
 
-def test_processes_that_migrate_at_once_wait_for_each_other(database_url: str) -> None:
+def test_concurrent_migrations_wait_for_each_other(database_url: str) -> None:
     fresh = multiprocessing.get_context("spawn")
     processes = [fresh.Process(target=migrate, args=(database_url,)) for _ in range(4)]
     for process in processes:

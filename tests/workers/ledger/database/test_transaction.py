@@ -47,11 +47,11 @@ def of_sqlite(code):
         (OverflowError(), False),
     ],
 )
-def test_the_databases_own_trouble_is_told_from_that_of_a_statement(failure, is_its_own):
+def test_failures_of_the_database_are_distinguished_from_those_of_a_statement(failure, is_its_own):
     assert is_transient(failure) is is_its_own
 
 
-def test_what_a_look_cannot_see_is_told_without_its_values(database_url):
+def test_a_failed_read_is_raised_without_its_values(database_url):
     engine = create_ledger_engine(database_url)
     with pytest.raises(LedgerNotMigrated) as told:
         read_once(
@@ -63,14 +63,14 @@ def test_what_a_look_cannot_see_is_told_without_its_values(database_url):
 
 
 @pytest.mark.parametrize("act", [read_once, lambda engine, work: run_in_transaction(engine, work, retry_for=0.1)])
-def test_a_pool_without_a_connection_left_is_a_ledger_that_is_away(database_url, act):
+def test_an_exhausted_pool_is_an_unavailable_ledger(database_url, act):
     engine = create_ledger_engine(database_url, pool_size=1, pool_timeout=0.1)
     with engine.connect(), pytest.raises(LedgerUnavailable, match="TimeoutError"):
         act(engine, lambda conn: conn.execute(text("SELECT 1")))
     act(engine, lambda conn: conn.execute(text("SELECT 1")))
 
 
-def test_a_transaction_is_begun_anew_until_it_commits(ledger):
+def test_a_transaction_is_retried_until_it_commits(ledger):
     kept.create(ledger.engine)
     failures = iter([True, True])
 

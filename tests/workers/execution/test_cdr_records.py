@@ -64,14 +64,14 @@ def batches(bodies: Sequence[bytes], node: str) -> list[Batch]:
 
 
 def work(database_url: str, folder: Path, given: Sequence[Batch]) -> None:
-    equipment = equipment_on(database_url, folder)
+    resources = equipment_on(database_url, folder)
     for batch in given:
-        process_batch(equipment, batch)
-    equipment.engine.dispose()
+        process_batch(resources, batch)
+    resources.engine.dispose()
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_every_cdr_is_counted_once_and_added_up_to_its_last_digit(database_url, tmp_path, nodes):
+def test_every_cdr_is_counted_once_and_summed_exactly(database_url, tmp_path, nodes):
     """With two nodes each receives everything, in its own order, and their workers store it side by side."""
     told = expected_of(CdrMix(count=500, repeated=0.06, in_conflict=0.02))
     engine = create_ledger_engine(database_url)
@@ -103,7 +103,7 @@ def test_every_cdr_is_counted_once_and_added_up_to_its_last_digit(database_url, 
     )
 
 
-def test_cdrs_that_are_odd_harm_no_other_of_their_batch(database_url, tmp_path):
+def test_odd_cdrs_do_not_harm_others_of_their_batch(database_url, tmp_path):
     odd = [
         b"not JSON",
         b"[]",
@@ -112,14 +112,14 @@ def test_cdrs_that_are_odd_harm_no_other_of_their_batch(database_url, tmp_path):
         b'{"requestId": {}, "a": "\0\xed\xa0\x80"}',
     ]
     good = b'{"requestId": "good", "cost": {"total": 1.10, "currency": "EUR"}}'
-    equipment = equipment_on(database_url, tmp_path)
-    metadata.create_all(equipment.engine)
+    resources = equipment_on(database_url, tmp_path)
+    metadata.create_all(resources.engine)
     (batch,) = batches([*odd, good], "node")
-    process_batch(equipment, batch)
-    with read_only(equipment.engine) as ledger:
+    process_batch(resources, batch)
+    with read_only(resources.engine) as ledger:
         counted = ledger_cdrs.summary(ledger, CdrFilters())
         unread = ledger_deliveries.find(ledger, DeliveryFilters(state=DeliveryState.UNREADABLE), None)
         assert ledger_cdrs.unreadable(ledger) == len(unread) == 3
-    equipment.engine.dispose()
+    resources.engine.dispose()
     assert (counted.cdrs, counted.without_request_id) == (3, 2)
     assert [(total.currency, str(total.amount)) for total in counted.totals] == [("EUR", "1.10"), (None, "0")]

@@ -115,7 +115,7 @@ def written(session: Session | None) -> str:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(histories, st.data())
-def test_records_written_by_workers_at_once_are_those_of_the_pure_fold(engine, history, data):
+def test_records_of_concurrent_workers_equal_the_pure_fold(engine, history, data):
     random = data.draw(st.randoms(use_true_random=False))
     missing = set(data.draw(st.sets(st.integers(0, len(history) - 1))))
     first = [event for place, event in enumerate(history) if place not in missing]
@@ -131,7 +131,7 @@ def test_records_written_by_workers_at_once_are_those_of_the_pure_fold(engine, h
             assert written(sessions.get(ledger, session_id)) == written(record)
 
 
-def test_no_update_of_a_session_that_everybody_writes_is_lost(engine):
+def test_no_update_of_a_contended_session_is_lost(engine):
     """Every event is a user of its own, so a lost update would be a user who is missing."""
     everybody = [
         SessionStarted(session_id="crowded", user_id=f"user{number}", at=AT + number * MINUTE) for number in range(8)
@@ -144,7 +144,7 @@ def test_no_update_of_a_session_that_everybody_writes_is_lost(engine):
             assert set(sessions.get(ledger, "crowded").users) == {event.user_id for event in everybody}
 
 
-def test_workers_with_the_same_sessions_in_any_order_do_not_block_each_other(engine):
+def test_workers_with_the_same_sessions_in_any_order_do_not_deadlock(engine):
     crowd = [f"s{number:03}" for number in range(60)]
     history = [SessionStarted(session_id=name, user_id="user1", at=AT) for name in crowd]
     ends = [SessionStopped(session_id=name, user_id="user1", at=AT + MINUTE) for name in crowd]
