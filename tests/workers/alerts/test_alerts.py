@@ -7,11 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine
 
-from handlers.kit.statuses import FINAL_STATUSES
 from workers.alerts.alerts import Alert, AlertKind, find_alerts, raise_alert, resolve_alerts, resolve_by_id
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
-from workers.ledger.tables.core import IS_OPEN
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
@@ -78,7 +76,3 @@ def test_a_subject_may_be_any_text(engine):
     with engine.begin() as ledger:
         assert raise_alert(ledger, strange, NOON)
         assert not raise_alert(ledger, strange, NOON)
-
-
-def test_the_index_of_open_sessions_leaves_out_the_final_statuses():
-    assert {word.strip(" ()'") for word in str(IS_OPEN).partition("NOT IN")[2].split(",")} == FINAL_STATUSES
