@@ -15,7 +15,7 @@ from workers.bench.report import Column, Report, Row
 from workers.commands.bench import database_option, print_reports, progress
 from workers.commands.errors import Failure
 from workers.commands.options import as_json
-from workers.dev.environment import is_free
+from workers.net import is_free
 
 # Minutes become seconds; the calls stay below the rate limit of the simulated Drive API.
 HURRY = {

@@ -240,8 +240,8 @@ class Cluster:
 
     def add_valkey(self, *options: str, folder: str = "valkey") -> Member:
         """Start the Valkey of this cluster, with whatever was left in its folder."""
-        child = valkey(self.redis_port, self.folder / folder)
-        member = self.add_program("valkey", [*child.command, *options])
+        child = valkey(self.folder / "valkey.sock", self.folder / folder)
+        member = self.add_program("valkey", [*child.command, "--port", str(self.redis_port), *options])
         member.start()
         wait_until(lambda: is_answering(self.redis_port), "Valkey answers")
         return member

@@ -110,8 +110,8 @@ class Harness:
     def valkey(self, *, fsync: str) -> str:
         """Start a Valkey with an append-only file and return its URL; `fsync` is its `appendfsync`."""
         port = free_port()
-        child = valkey(port, self.folder / "valkey")
-        process = self._start("valkey", [*child.command, "--appendfsync", fsync], {})
+        child = valkey(self.folder / "valkey.sock", self.folder / "valkey")
+        process = self._start("valkey", [*child.command, "--port", str(port), "--appendfsync", fsync], {})
         wait_until(child.is_ready, "Valkey answers", process)
         self._redis_url = f"redis://{HOST}:{port}/0"
         return self._redis_url

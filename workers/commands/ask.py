@@ -21,7 +21,7 @@ from workers.commands import options
 from workers.commands.errors import Failure
 from workers.commands.output import human_duration, json_line, printable
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.dev.environment import reachable
+from workers.net import reachable
 
 TIMEOUT = timedelta(seconds=10)
 

@@ -10,7 +10,7 @@ import click
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 
-HIGHEST_PORT = 65_532
+HIGHEST_PORT = 65_530
 
 
 @click.command()
@@ -19,7 +19,7 @@ HIGHEST_PORT = 65_532
 @click.option(
     "--port",
     type=click.IntRange(1, HIGHEST_PORT),
-    help="Serve on this port; the dashboard is on the next but one, Valkey on the one after.  [default: 8000]",
+    help="Serve on this port, authorize on the next, the dashboard on the one after.  [default: 8000]",
 )
 @click.pass_context
 def dev(ctx: click.Context, *, demo: bool, ends: bool, port: int | None) -> None:

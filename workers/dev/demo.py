@@ -1,4 +1,4 @@
-"""Play one charging session over HTTP, with everything that goes wrong in a real one, and watch what becomes of it."""
+"""Plays one charging session over HTTP, with everything that goes wrong in a real one, and reads its state."""
 
 import asyncio
 from collections.abc import Callable
@@ -31,35 +31,35 @@ from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import DeliveryState, PushState
 
-PATIENCE = timedelta(seconds=30)
-LOOK_EVERY = timedelta(milliseconds=100)
+TIMEOUT = timedelta(seconds=30)
+POLL_INTERVAL = timedelta(milliseconds=100)
 
 
 @dataclass(frozen=True)
 class DemoStep:
-    """Something to be told, how long ago it happened, and what a watcher should know about it."""
+    """An event to send, how long ago it happened, and a remark for the reader."""
 
     name: str
     ago: timedelta
     remark: str
 
 
-WARNED = (
+BEFORE_WARNING = (
     DemoStep(STARTED, timedelta(minutes=95), "a driver plugs in"),
     DemoStep(STARTED, timedelta(minutes=95), "the same bytes again"),
     DemoStep(FEE_INCURRING, timedelta(minutes=2), "a fee is near"),
 )
-OVER = (
-    DemoStep(UNKNOWN_EVENT, timedelta(minutes=1), "a word nobody knows"),
+AFTER_WARNING = (
+    DemoStep(UNKNOWN_EVENT, timedelta(minutes=1), "an unknown event"),
     DemoStep(COMPLETE, timedelta(), "the session is over"),
-    DemoStep(STOPPED, timedelta(seconds=30), "late: it was before that"),
+    DemoStep(STOPPED, timedelta(seconds=30), "late: it happened before that"),
 )
-TOLD = len({beat.name for beat in (*WARNED, *OVER)})
+EVENTS = len({step.name for step in (*BEFORE_WARNING, *AFTER_WARNING)})
 
 
 @dataclass(frozen=True)
 class DemoState:
-    """What the ledger knows of the session at one moment."""
+    """The session in the ledger at one moment."""
 
     session_id: str
     status: str | None
@@ -67,10 +67,10 @@ class DemoState:
     pushes: tuple[PushRow, ...]
 
     def findings(self) -> dict[str, bool]:
-        """Say what should have come true, and whether it has."""
+        """Return what should be true at the end, and whether it is."""
         states = {row.event: row.state for row in self.deliveries}
         return {
-            f"every event is in the ledger and settled ({TOLD})": len(states) == TOLD
+            f"every event is in the ledger and settled ({EVENTS})": len(states) == EVENTS
             and set(states.values()) == {DeliveryState.SETTLED},
             "the session is COMPLETE, although its stop came after its end": self.status == "COMPLETE",
             "one warning went to the driver, once": [push.state for push in self.pushes] == [PushState.SENT],
@@ -79,61 +79,65 @@ class DemoState:
         }
 
 
-async def play(settings: Settings, url: str, say: Callable[[str], None]) -> DemoState:
-    """Tell the session to the receiver at `url`, each answer in a line to `say`, and wait until all is done.
+async def play(settings: Settings, url: str, print_line: Callable[[str], None]) -> DemoState:
+    """Send the session's events to the receiver at `url`, print each response, and wait until all is processed.
 
-    Returns what was seen last: all its findings are true, or patience has ended.
+    Returns the last state: all its findings are true, or the timeout is over.
     """
-    cast = random_participants(SystemRandom())
+    participants = random_participants(SystemRandom())
     keys = Keyring(settings).keys
     sign = SigningKeyChoice.CURRENT if keys.current else SigningKeyChoice.NEXT if keys.next else SigningKeyChoice.NONE
-    penmanship = RequestSigner(keys, sign, required=settings.plugsurfing_hmac_required)
+    signer = RequestSigner(keys, sign, required=settings.plugsurfing_hmac_required)
     now = datetime.now(UTC)
     engine = create_ledger_engine(settings.database_url)
     try:
         with closing(KeepAliveConnection(url)) as connection:
 
-            async def tell(beat: DemoStep) -> None:
-                step = PlannedRequest(make_event(beat.name, cast, now - beat.ago))
-                say(line(beat, await post(connection, penmanship.request(step, at=datetime.now(UTC)))))
+            async def send(step: DemoStep) -> None:
+                planned = PlannedRequest(make_event(step.name, participants, now - step.ago))
+                print_line(format_exchange(step, await post(connection, signer.request(planned, at=datetime.now(UTC)))))
 
-            say(f"Plugsurfing tells of a session that began {WARNED[0].ago // timedelta(minutes=1)} minutes ago:")
-            for beat in WARNED:
-                await tell(beat)
+            minutes = BEFORE_WARNING[0].ago // timedelta(minutes=1)
+            print_line(f"Plugsurfing sends the events of a session that began {minutes} minutes ago:")
+            for step in BEFORE_WARNING:
+                await send(step)
             # A session that is over needs no warning, so its end waits for the push.
-            await wait_for_state(engine, cast, lambda seen: any(push.state is PushState.SENT for push in seen.pushes))
-            for beat in OVER:
-                await tell(beat)
-        return await wait_for_state(engine, cast, lambda seen: all(seen.findings().values()))
+            await wait_for_state(
+                engine, participants, lambda state: any(push.state is PushState.SENT for push in state.pushes)
+            )
+            for step in AFTER_WARNING:
+                await send(step)
+        return await wait_for_state(engine, participants, lambda state: all(state.findings().values()))
     finally:
         engine.dispose()
 
 
-def line(beat: DemoStep, answer: SimulatorResponse) -> str:
-    """Write one exchange on one line."""
-    outcome = "known" if answer.duplicate else "kept" if answer.is_expected else "not kept"
-    took = f"{answer.took.total_seconds() * 1000:.0f} ms"
-    return f"{beat.name:<21} → {answer.status or answer.problem} {outcome:<5} {took:>6}  {beat.remark}"
+def format_exchange(step: DemoStep, response: SimulatorResponse) -> str:
+    """Format a request and its response on one line."""
+    outcome = "known" if response.duplicate else "kept" if response.is_expected else "not kept"
+    took = f"{response.took.total_seconds() * 1000:.0f} ms"
+    return f"{step.name:<21} → {response.status or response.problem} {outcome:<5} {took:>6}  {step.remark}"
 
 
-async def wait_for_state(engine: Engine, cast: Participants, is_enough: Callable[[DemoState], bool]) -> DemoState:
-    """Look at the ledger until what is seen is enough, or patience ends."""
+async def wait_for_state(engine: Engine, participants: Participants, is_done: Callable[[DemoState], bool]) -> DemoState:
+    """Poll the ledger until a state is what is waited for, or the timeout is over; return the last state."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE.total_seconds()
+    deadline = loop.time() + TIMEOUT.total_seconds()
     while True:
-        seen = await asyncio.to_thread(look, engine, cast)
-        if is_enough(seen) or loop.time() > deadline:
-            return seen
-        await asyncio.sleep(LOOK_EVERY.total_seconds())
+        state = await asyncio.to_thread(read_state, engine, participants)
+        if is_done(state) or loop.time() > deadline:
+            return state
+        await asyncio.sleep(POLL_INTERVAL.total_seconds())
 
 
-def look(engine: Engine, cast: Participants) -> DemoState:
-    """Read what the ledger knows of the session."""
-    with read_only(engine) as conn:
-        session = sessions.get(conn, cast.session_id)
+def read_state(engine: Engine, participants: Participants) -> DemoState:
+    """Read the session from the ledger."""
+    session_id = participants.session_id
+    with read_only(engine) as ledger:
+        session = sessions.get(ledger, session_id)
         return DemoState(
-            session_id=cast.session_id,
+            session_id=session_id,
             status=session.status if session else None,
-            deliveries=tuple(deliveries.find(conn, DeliveryFilters(session_id=cast.session_id), None)),
-            pushes=tuple(pushes.find(conn, session_id=cast.session_id)),
+            deliveries=tuple(deliveries.find(ledger, DeliveryFilters(session_id=session_id), None)),
+            pushes=tuple(pushes.find(ledger, session_id=session_id)),
         )

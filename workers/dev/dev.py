@@ -1,4 +1,4 @@
-"""All process types in one terminal, with stores and keys of their own where none are set."""
+"""Runs all process types in one terminal, with stores and keys of their own where none are set."""
 
 import asyncio
 import fcntl
@@ -20,96 +20,96 @@ from ingest.simulator.requests import curl
 from workers.dev import demo
 from workers.dev.child_process import ProcessSpec
 from workers.dev.env_file import FILE_NAME, write_devfile
-from workers.dev.environment import (
-    CREDENTIALS,
-    DevEnvironment,
-    build_environment,
-    environment_of,
-    is_free,
-    process_list,
-)
+from workers.dev.environment import CREDENTIALS, DevEnvironment, build_environment, environment_of, process_list
 from workers.dev.supervisor import ChildFailedError, Supervisor
 from workers.ledger.database.migrate import migrate
+from workers.net import is_free
 
 LOCK_NAME = "dev.lock"
 CHILDREN_LOCK_NAME = "dev.children.lock"
-# One whose terminal was closed just now is still ending.
-ANOTHER_ENDS_WITHIN = timedelta(seconds=5)
-ORPHANS_END_WITHIN = timedelta(seconds=30)
-LOOK_EVERY = timedelta(milliseconds=100)
+# One whose terminal was closed a moment ago is still ending.
+OTHER_DEV_TIMEOUT = timedelta(seconds=5)
+ORPHANS_TIMEOUT = timedelta(seconds=30)
+POLL_INTERVAL = timedelta(milliseconds=100)
 PROBE_TIMEOUT = timedelta(seconds=5)
 
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan")
 
 
-def dev(port: int | None, play: Callable[[Settings, str], None] | None, *, ends: bool) -> int:
-    """Run everything until a signal comes and return the exit code.
+def dev(port: int | None, show_session: Callable[[Settings, str], None] | None, *, ends: bool) -> int:
+    """Run all processes until a signal comes, and return the exit code.
 
-    `play` asks for the demo, and shows the session that it has played; the exit code is then 0 if all came true, and
-    with `ends` this is the end. Raises SettingsError, or OSError if a port is taken, before anything is started.
+    With `show_session` the demo is played, and its session is shown with that; the exit code is then 0 if all findings
+    are true, and with `ends` that is the end. Before anything is started it raises SettingsError, or OSError if a port
+    is taken.
     """
     data_dir = load_settings().data_dir
     with single_instance(data_dir) as lock:
-        house = build_environment(port)
-        for wanted in ports_of(house.settings):
-            if not is_free(house.settings.host, wanted):
+        env = build_environment(port)
+        for wanted in ports_of(env.settings):
+            if not is_free(env.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
-        migrate(house.settings.database_url)
-        write_devfile(data_dir, house.generated)
+        migrate(env.settings.database_url)
+        write_devfile(data_dir, env.generated)
         try:
-            return asyncio.run(run(house, process_list(house, lock), play, ends=ends))
+            return asyncio.run(run(env, process_list(env, lock), show_session, ends=ends))
         except ChildFailedError as error:
             click.secho(f"webhooks: {error}", err=True, fg="red")
             return error.exit_code
         finally:
-            write_devfile(data_dir, house.kept)
+            write_devfile(data_dir, env.kept)
 
 
 def ports_of(settings: Settings) -> tuple[int, ...]:
-    """Name the ports that must be free."""
+    """Return the ports that must be free."""
     return settings.port, settings.authorize_port, settings.dashboard_port, settings.devices_port
 
 
 async def run(
-    house: DevEnvironment, children: Sequence[ProcessSpec], play: Callable[[Settings, str], None] | None, *, ends: bool
+    env: DevEnvironment,
+    specs: Sequence[ProcessSpec],
+    show_session: Callable[[Settings, str], None] | None,
+    *,
+    ends: bool,
 ) -> int:
-    """Keep the children running; once the door is open, say how to use the house, and play the demo."""
-    say = line_printer([*(child.name for child in children), "demo"])
+    """Supervise the processes; print the banner and play the demo once they are ready."""
+    print_line = line_printer([*(spec.name for spec in specs), "demo"])
 
-    async def story() -> int | None:
-        await asyncio.gather(until_open(house.url), until_open(house.authorize_url))
-        click.echo(banner(house))
-        if play is None:
+    async def scenario() -> int | None:
+        await asyncio.gather(wait_until_ready(env.url), wait_until_ready(env.authorize_url))
+        click.echo(banner(env))
+        if show_session is None:
             return None
-        seen = await demo.play(house.settings, house.url, lambda line: say("demo", line))
-        play(house.settings, seen.session_id)
-        click.echo(demo_summary(seen.findings()))
-        return int(not all(seen.findings().values())) if ends else None
+        state = await demo.play(env.settings, env.url, lambda line: print_line("demo", line))
+        show_session(env.settings, state.session_id)
+        click.echo(demo_summary(state.findings()))
+        return int(not all(state.findings().values())) if ends else None
 
-    return await Supervisor(children, environment_of(house), say).run(story)
+    return await Supervisor(specs, environment_of(env), print_line).run(scenario)
 
 
 @contextmanager
 def single_instance(data_dir: Path) -> Iterator[int]:
-    """Keep the folder for one `dev` and its children; give the open file that they are to hold.
+    """Lock the folder for one `dev`, and yield the open file that its processes are to inherit.
 
-    Waits for one that is ending, and for the children of one that was killed. Raises SettingsError if they do not end.
+    Waits for another `dev` that is ending, and for the processes of a killed one. Raises SettingsError if they do not
+    end.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
-        locked(data_dir / LOCK_NAME, ANOTHER_ENDS_WITHIN, "DATA_DIR is in use by another `webhooks dev`."),
+        locked(data_dir / LOCK_NAME, OTHER_DEV_TIMEOUT, "DATA_DIR is in use by another `webhooks dev`."),
         locked(
-            data_dir / CHILDREN_LOCK_NAME, ORPHANS_END_WITHIN, "DATA_DIR is in use by processes of a dead `dev`."
+            data_dir / CHILDREN_LOCK_NAME, ORPHANS_TIMEOUT, "DATA_DIR is in use by processes of a dead `dev`."
         ) as lock,
     ):
         yield lock
 
 
 @contextmanager
-def locked(path: Path, wait: timedelta, refusal: str) -> Iterator[int]:
-    """Hold the lock of a file, which is given open. Raises SettingsError if it cannot be had in time."""
+def locked(path: Path, timeout: timedelta, refusal: str) -> Iterator[int]:
+    """Lock a file, and yield it open. Raises SettingsError if another process holds the lock until the timeout."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + wait.total_seconds()
+    deadline = time.monotonic() + timeout.total_seconds()
     try:
         while True:
             try:
@@ -118,14 +118,14 @@ def locked(path: Path, wait: timedelta, refusal: str) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise SettingsError(refusal) from None
-                time.sleep(LOOK_EVERY.total_seconds())
+                time.sleep(POLL_INTERVAL.total_seconds())
         yield file
     finally:
         os.close(file)
 
 
-async def until_open(url: str) -> None:
-    """Wait until the door can keep an event."""
+async def wait_until_ready(url: str) -> None:
+    """Wait until a process responds to its readiness probe."""
     async with httpx.AsyncClient(base_url=url, timeout=PROBE_TIMEOUT.total_seconds()) as client:
         while True:
             try:
@@ -133,65 +133,65 @@ async def until_open(url: str) -> None:
                     return
             except httpx.TransportError:
                 pass  # it is still starting
-            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            await asyncio.sleep(POLL_INTERVAL.total_seconds())
 
 
 def line_printer(names: Sequence[str]) -> Callable[[str, str], None]:
-    """Make what prints a line behind the name of who says it, each name in its colour if this is a terminal."""
+    """Return a function that prints a line behind the name of its process, each in its colour on a terminal."""
     width = max(map(len, names))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
 
-    def say(name: str, line: str) -> None:
+    def print_line(name: str, line: str) -> None:
         click.echo(f"{click.style(f'{name:<{width}} │', fg=colours.get(name))} {line}")
 
-    return say
+    return print_line
 
 
-def banner(house: DevEnvironment) -> str:
-    """Write what a newcomer needs: where everything is, which keys there are, and what to type next."""
-    shown = {line.name: line.effective for line in house.settings.describe_all()}
-    places = {
-        "events": f"{house.url}/plugsurfing/events",
-        "cdrs": f"{house.url}/plugsurfing/cdrs",
-        "questions": f"{house.authorize_url}/plugsurfing/authorizations",
-        "readiness": f"{house.url}/readyz",
-        "dashboard": house.dashboard_url,
-        **({"devices": house.devices_url} if house.serves_devices else {}),
-        **({"drive api": f"{house.settings.drive_api_url}  (simulated)"} if house.has_own_drive else {}),
-        "queues": shown["REDIS_URL"] + ("  (embedded Valkey)" if house.has_own_valkey else ""),
-        "ledger": shown["DATABASE_URL"],
+def banner(env: DevEnvironment) -> str:
+    """Format the first screen: where everything is, the generated keys, and commands to try."""
+    effective = {line.name: line.effective for line in env.settings.describe_all()}
+    addresses = {
+        "events": f"{env.url}/plugsurfing/events",
+        "cdrs": f"{env.url}/plugsurfing/cdrs",
+        "authorize": f"{env.authorize_url}/plugsurfing/authorizations",
+        "readiness": f"{env.url}/readyz",
+        "dashboard": env.dashboard_url,
+        **({"devices": env.devices_url} if env.serves_devices else {}),
+        **({"drive api": f"{env.settings.drive_api_url}  (simulated)"} if env.has_own_drive else {}),
+        "queues": effective["REDIS_URL"] + ("  (embedded Valkey)" if env.has_own_valkey else ""),
+        "ledger": effective["DATABASE_URL"],
     }
     lines = ["", click.style("  Everything is up.", bold=True) + " Ctrl-C ends it, in order.", ""]
-    lines += [f"    {click.style(f'{name:<10}', dim=True)} {place}" for name, place in places.items()]
-    if house.kept:
-        file = relative_path(house.settings.data_dir / FILE_NAME)
-        lines += ["", f"  These are not set. They were made up, and are kept in {file}:", ""]
-        lines += [f"    {name}={value}" for name, value in house.kept.items()]
+    lines += [f"    {click.style(f'{name:<10}', dim=True)} {address}" for name, address in addresses.items()]
+    if env.kept:
+        file = relative_path(env.settings.data_dir / FILE_NAME)
+        lines += ["", f"  These are not set. They were generated, and are kept in {file}:", ""]
+        lines += [f"    {name}={value}" for name, value in env.kept.items()]
     webhooks = relative_path(Path(sys.argv[0]))
     lines += ["", "  In another terminal:", ""]
     lines += [
-        f"    {click.style(f'{webhooks} {words}', fg='green')}" for words in ("send fee-warning", "deliveries", "ask")
+        f"    {click.style(f'{webhooks} {command}', fg='green')}"
+        for command in ("send fee-warning", "deliveries", "ask")
     ]
-    if CREDENTIALS.upper() in house.generated:
+    if CREDENTIALS.upper() in env.generated:
         lines += ["", "  Or ask as Plugsurfing does, whether a key may charge:", ""]
-        lines += [f"    {click.style(sample_request(house), fg='green')}"]
+        lines += [f"    {click.style(sample_request(env), fg='green')}"]
     return "\n".join([*lines, ""])
 
 
-def sample_request(house: DevEnvironment) -> str:
-    """Write a question at the charger, as a line for a shell."""
-    question = plugsurfing_request(house.settings, {"key": DEFAULT_KEY}, house.credentials)
-    return curl(house.authorize_url, question)
+def sample_request(env: DevEnvironment) -> str:
+    """Format an authorization request as a shell command."""
+    return curl(env.authorize_url, plugsurfing_request(env.settings, {"key": DEFAULT_KEY}, env.credentials))
 
 
 def demo_summary(findings: Mapping[str, bool]) -> str:
-    """Write what came true, and what did not."""
+    """Format the findings of the demo, one a line."""
     marks = {True: click.style("✓", fg="green"), False: click.style("✗", fg="red")}
     return "\n".join([*(f"  {marks[is_true]} {finding}" for finding, is_true in findings.items()), ""])
 
 
 def relative_path(path: Path) -> str:
-    """Write a path as one would type it here."""
+    """Format a path relative to the current folder if it is inside."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:

@@ -17,7 +17,7 @@ from ingest.simulator.drive.app import DRIVE_KEY, ROAM_TOKEN, Credentials, creat
 from ingest.simulator.drive.faults import DriveFaults
 from ingest.simulator.drive.state import DriveState, SessionState, dump_sessions, parse_sessions
 from workers.dev.env_file import read_devfile
-from workers.dev.valkey import LOOPBACK
+from workers.net import LOOPBACK
 
 log = structlog.get_logger()
 

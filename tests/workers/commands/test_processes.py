@@ -45,7 +45,7 @@ def test_options_of_dev_reach_it_and_its_exit_code_is_the_commands(calls, argume
     assert calls == [call]
 
 
-@pytest.mark.parametrize("arguments", [("--exit",), ("--port", "0"), ("--port", "65533")])
+@pytest.mark.parametrize("arguments", [("--exit",), ("--port", "0"), ("--port", "65531")])
 def test_options_of_dev_that_make_no_sense_are_wrong_usage(calls, arguments):
     assert CliRunner().invoke(dev, arguments).exit_code == 2
     assert calls == []

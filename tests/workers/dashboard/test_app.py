@@ -19,7 +19,7 @@ from rq.serializers import JSONSerializer
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis, queue
-from workers.dashboard.app import create_dashboard, is_loopback
+from workers.dashboard.app import create_dashboard
 from workers.dashboard.rq_dashboard_patch import client_of
 
 WORKER = """
@@ -192,11 +192,6 @@ def test_a_user_without_a_password_is_a_mistake(tmp_path):
     settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", dashboard_username="me")
     with pytest.raises(SettingsError, match="DASHBOARD_USERNAME"):
         create_dashboard(settings)
-
-
-def test_what_is_a_loopback_address():
-    assert [is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost")] == [True] * 4
-    assert not is_loopback("localhost.example.com")
 
 
 def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_path):

@@ -10,13 +10,13 @@ from ingest.simulator.scenarios import Participants, make_event
 from ingest.simulator.sender import SimulatorResponse
 from ingest.wire.signature import SigningKeys
 from workers.dev import demo
-from workers.dev.demo import OVER, WARNED, DemoState, line, wait_for_state
+from workers.dev.demo import AFTER_WARNING, BEFORE_WARNING, DemoState, format_exchange, wait_for_state
 from workers.ledger.deliveries import DeliveryRow
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import DeliveryState, PushState
 
 NOW = datetime(2025, 10, 15, 8, 52, 48, tzinfo=UTC)
-CAST = Participants("L60XMxWy0oP", "user1")
+PARTICIPANTS = Participants("L60XMxWy0oP", "user1")
 
 
 def delivery(event: str, duplicates: int = 0) -> DeliveryRow:
@@ -29,26 +29,26 @@ def push(state: PushState) -> PushRow:
 
 
 GOOD = DemoState(
-    session_id=CAST.session_id,
+    session_id=PARTICIPANTS.session_id,
     status="COMPLETE",
     deliveries=tuple(
         delivery(name, duplicates=int(name == "SESSION_STARTED"))
-        for name in dict.fromkeys(beat.name for beat in (*WARNED, *OVER))
+        for name in dict.fromkeys(step.name for step in (*BEFORE_WARNING, *AFTER_WARNING))
     ),
     pushes=(push(PushState.SENT),),
 )
 
 
-def untrue(sight: DemoState) -> list[str]:
-    return [finding for finding, is_true in sight.findings().items() if not is_true]
+def untrue(state: DemoState) -> list[str]:
+    return [finding for finding, is_true in state.findings().items() if not is_true]
 
 
-def test_when_everything_came_true_nothing_is_amiss():
+def test_all_findings_of_a_good_session_are_true():
     assert untrue(GOOD) == []
 
 
 @pytest.mark.parametrize(
-    ("sight", "finding"),
+    ("state", "finding"),
     [
         (replace(GOOD, status="STOPPED"), "COMPLETE"),
         (replace(GOOD, status=None), "COMPLETE"),
@@ -63,9 +63,9 @@ def test_when_everything_came_true_nothing_is_amiss():
         (replace(GOOD, deliveries=GOOD.deliveries[:-1]), "settled"),
     ],
 )
-def test_what_did_not_come_true_is_found(sight, finding):
-    (amiss,) = untrue(sight)
-    assert finding in amiss
+def test_what_went_wrong_is_found(state, finding):
+    (found,) = untrue(state)
+    assert finding in found
 
 
 def test_an_unknown_event_that_was_lost_is_found():
@@ -73,11 +73,11 @@ def test_an_unknown_event_that_was_lost_is_found():
     assert any("unknown" in finding for finding in untrue(replace(GOOD, deliveries=known)))
 
 
-def test_patience_ends_and_says_what_was_seen_last(monkeypatch):
-    monkeypatch.setattr(demo, "PATIENCE", timedelta(milliseconds=50))
-    monkeypatch.setattr(demo, "LOOK_EVERY", timedelta(milliseconds=10))
-    monkeypatch.setattr(demo, "look", lambda _engine, _cast: GOOD)
-    assert asyncio.run(wait_for_state(None, CAST, lambda _: False)) is GOOD
+def test_the_timeout_returns_the_last_state(monkeypatch):
+    monkeypatch.setattr(demo, "TIMEOUT", timedelta(milliseconds=50))
+    monkeypatch.setattr(demo, "POLL_INTERVAL", timedelta(milliseconds=10))
+    monkeypatch.setattr(demo, "read_state", lambda _engine, _participants: GOOD)
+    assert asyncio.run(wait_for_state(None, PARTICIPANTS, lambda _: False)) is GOOD
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ def test_patience_ends_and_says_what_was_seen_last(monkeypatch):
         ({"problem": "ConnectError"}, "→ ConnectError not kept   4 ms"),
     ],
 )
-def test_an_exchange_is_told_in_one_line(answer, words):
+def test_an_exchange_is_one_line(answer, words):
     request = RequestSigner(SigningKeys(b"key"), SigningKeyChoice.CURRENT, required=True).request(
-        PlannedRequest(make_event("X", CAST, NOW)), at=NOW
+        PlannedRequest(make_event("X", PARTICIPANTS, NOW)), at=NOW
     )
-    said = line(WARNED[0], SimulatorResponse(request, timedelta(milliseconds=4), **answer))
-    assert words in said
-    assert said.endswith("a driver plugs in")
+    printed = format_exchange(BEFORE_WARNING[0], SimulatorResponse(request, timedelta(milliseconds=4), **answer))
+    assert words in printed
+    assert printed.endswith("a driver plugs in")
