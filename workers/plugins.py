@@ -1,16 +1,17 @@
-"""Collect the plugins: what handles what, known before the first delivery is touched."""
+"""Loads the plugins: which functions handle what, known before the first delivery is processed."""
 
 import importlib
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, channel_plugins_of
 from handlers.kit.policies import Policy, policies_of
@@ -22,7 +23,10 @@ from ingest.events import Event
 from ingest.queue.queues import QUEUES
 
 ENTRY_POINTS = "plugsurfing_webhooks.handlers"
-LONGEST_CAUSE = 300
+MAX_ERROR_LENGTH = 300
+
+T = TypeVar("T")
+Named = TypeVar("Named", Subscription, Policy, ChannelPlugin)
 
 
 class PluginError(WebhooksError):
@@ -31,35 +35,35 @@ class PluginError(WebhooksError):
 
 @dataclass(frozen=True)
 class Plugins:
-    """What all plugins together want, in the order in which they were found."""
+    """The marked functions of all plugins, in the order in which they were found."""
 
     subscriptions: tuple[Subscription, ...]
     channels: tuple[ChannelPlugin, ...] = ()
     devices: DeviceRegistryPlugin | None = None
     idle: tuple[Subscription, ...] = ()
-    """Those that the settings do not ask for; runs that they have from before are still made."""
+    """Handlers that the settings turn off; runs that they have from before are still made."""
     policies: tuple[Policy, ...] = ()
-    """Those that decide at the charger, in the order in which they are asked."""
+    """In the order in which they are called."""
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
-        """Find the handlers of an event."""
+        """Return the handlers of an event."""
         return tuple(each for each in self.subscriptions if not each.records and each.matches(event))
 
     def records_for(self, event: Event) -> tuple[Subscription, ...]:
-        """Find the functions that add an event to its session's record."""
+        """Return the functions that add an event to its session's record."""
         return tuple(each for each in self.subscriptions if each.records and each.matches(event))
 
     @cached_property
     def by_name(self) -> dict[str, Subscription]:
-        """All of them by their names, which are unique."""
+        """All handlers by their names, which are unique."""
         return {each.name: each for each in (*self.subscriptions, *self.idle)}
 
 
 def load_plugins(settings: Settings) -> Plugins:
-    """Import every plugin: the files in `handlers/`, installed packages that offer some, and HANDLER_MODULES.
+    """Import every plugin: the files in `handlers/`, installed packages with an entry point, and HANDLER_MODULES.
 
-    Raise PluginError if one of them is broken, two handlers or two policies have the same name, a queue is not one of
-    ours, or words to drivers cannot be said.
+    Raise PluginError if one cannot be imported, two functions share a name, a queue does not exist, or a template
+    cannot be rendered.
     """
     plugins = _load(tuple(settings.handler_modules))
     try:
@@ -78,13 +82,29 @@ def load_plugins(settings: Settings) -> Plugins:
     )
 
 
-@cache  # so that a process that loads before it forks has paid for its children
-def _load(named: tuple[str, ...]) -> Plugins:
-    modules = [*_modules("handlers", "the house"), *_from_entry_points(), *_from_settings(named)]
-    modules = list(dict.fromkeys(modules))
-    plugins = _checked([each for module in modules for each in _subscriptions(module)])
-    plugins = _add_channels(plugins, [offer for module in modules for offer in _offers(module)])
-    return replace(plugins, policies=_in_order([policy for module in modules for policy in _policies(module)]))
+@cache  # so that a process that loads before it forks has done it for its children
+def _load(names: tuple[str, ...]) -> Plugins:
+    modules = list(dict.fromkeys([*_modules("handlers", "The package"), *_from_entry_points(), *_from_settings(names)]))
+    subscriptions = _marked(modules, subscriptions_of)
+    for each in subscriptions:
+        if each.queue is not None and each.queue not in QUEUES:
+            raise PluginError(f"{each.file}: {each.name} wants the queue {each.queue}; there are {', '.join(QUEUES)}.")
+    _check_names(subscriptions, "handler")
+    policies = _marked(modules, policies_of)
+    _check_names(policies, "policy")
+    found = _marked(modules, channel_plugins_of)
+    channels = [each for each in found if isinstance(each, ChannelPlugin)]
+    _check_names(channels, "channel")
+    registries = [each for each in found if isinstance(each, DeviceRegistryPlugin)]
+    if len(registries) > 1:
+        first, second = registries[:2]
+        raise PluginError(f"{first.file} and {second.file} both have @devices: remove one of them.")
+    return Plugins(
+        tuple(subscriptions),
+        tuple(channels),
+        registries[0] if registries else None,
+        policies=tuple(sorted(policies, key=lambda each: (each.order, each.name))),
+    )
 
 
 def _from_entry_points() -> Iterator[ModuleType]:
@@ -95,14 +115,14 @@ def _from_entry_points() -> Iterator[ModuleType]:
 def _from_settings(names: Sequence[str]) -> Iterator[ModuleType]:
     here = str(Path.cwd())
     if names and not {"", here} & set(sys.path):
-        # A team keeps its plugins beside its .env. Last on the path, where they cannot hide an installed module.
+        # A team's plugins are beside its .env. Last on the path, where they cannot hide an installed module.
         sys.path.append(here)
     for name in names:
         yield from _modules(name, "HANDLER_MODULES")
 
 
 def _modules(name: str, named_by: str) -> Iterator[ModuleType]:
-    """Import a module; a package stands also for the files that lie flat in it, but for those that begin with _."""
+    """Import a module, and for a package the files directly in it except those that begin with _."""
     module = _imported(name, named_by)
     yield module
     for found in pkgutil.iter_modules(getattr(module, "__path__", ())):
@@ -122,7 +142,7 @@ def _imported(name: str, named_by: str) -> ModuleType:
 
 
 def _error_location(name: str, error: BaseException) -> str:
-    """Say in which file, if possible on which line, the import of a plugin went wrong."""
+    """Return the file, and the line if it is known, where the import of a plugin failed."""
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename not in {__file__, importlib.__file__} and not frame.filename.startswith("<frozen "):
             return f"{frame.filename}, line {frame.lineno},"
@@ -132,7 +152,7 @@ def _error_location(name: str, error: BaseException) -> str:
 
 
 def _file_of(name: str) -> str:
-    """Find the file of a module that did not get as far as being run, or else of the package that holds it."""
+    """Return the file of a module that was not run, or of the package that contains it."""
     package, _, _ = name.rpartition(".")
     if package and package not in sys.modules:
         return _file_of(package)
@@ -141,65 +161,25 @@ def _file_of(name: str) -> str:
 
 
 def _error_text(error: BaseException) -> str:
-    cause = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
-    return cause if len(cause) <= LONGEST_CAUSE else f"{cause[: LONGEST_CAUSE - 1]}…"
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+    return text if len(text) <= MAX_ERROR_LENGTH else f"{text[: MAX_ERROR_LENGTH - 1]}…"
 
 
-def _subscriptions(module: ModuleType) -> list[Subscription]:
-    try:
-        return subscriptions_of(module)
-    except TypeError as error:
-        raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
+def _marked(modules: Sequence[ModuleType], read: Callable[[ModuleType], Sequence[T]]) -> list[T]:
+    found: list[T] = []
+    for module in modules:
+        try:
+            found += read(module)
+        except TypeError as error:
+            raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
+    return found
 
 
-def _offers(module: ModuleType) -> list[ChannelPlugin | DeviceRegistryPlugin]:
-    try:
-        return channel_plugins_of(module)
-    except TypeError as error:
-        raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
-
-
-def _policies(module: ModuleType) -> list[Policy]:
-    try:
-        return policies_of(module)
-    except TypeError as error:
-        raise PluginError(f"{module.__file__} cannot be used: {error}.") from error
-
-
-def _in_order(policies: Sequence[Policy]) -> tuple[Policy, ...]:
-    names: dict[str, Policy] = {}
-    for each in policies:
+def _check_names(functions: Sequence[Named], kind: str) -> None:
+    names: dict[str, Named] = {}
+    for each in functions:
         first = names.setdefault(each.name, each)
         if first is not each:
             raise PluginError(
-                f"{first.file} and {each.file} both have a policy named {each.name}: give one of them another name."
+                f"{first.file} and {each.file} both have a {kind} named {each.name}: give one of them another name."
             )
-    return tuple(sorted(policies, key=lambda each: (each.order, each.name)))
-
-
-def _checked(subscriptions: Sequence[Subscription]) -> Plugins:
-    names: dict[str, Subscription] = {}
-    for each in subscriptions:
-        if each.queue is not None and each.queue not in QUEUES:
-            raise PluginError(f"{each.file}: {each.name} wants the queue {each.queue}; there are {', '.join(QUEUES)}.")
-        first = names.setdefault(each.name, each)
-        if first is not each:
-            raise PluginError(
-                f"{first.file} and {each.file} both have a handler named {each.name}: give one of them another name."
-            )
-    return Plugins(tuple(subscriptions))
-
-
-def _add_channels(plugins: Plugins, offers: Sequence[ChannelPlugin | DeviceRegistryPlugin]) -> Plugins:
-    channels: dict[str, ChannelPlugin] = {}
-    devices: DeviceRegistryPlugin | None = None
-    for offer in offers:
-        if isinstance(offer, DeviceRegistryPlugin):
-            if devices is not None:
-                raise PluginError(f"{devices.file} and {offer.file} both have @devices: only one can know them.")
-            devices = offer
-            continue
-        first = channels.setdefault(offer.name, offer)
-        if first is not offer:
-            raise PluginError(f"{first.file} and {offer.file} both offer a channel {offer.name}: rename one of them.")
-    return replace(plugins, channels=tuple(channels.values()), devices=devices)

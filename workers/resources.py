@@ -15,7 +15,7 @@ from workers.push.registry import Channels, open_channels
 
 @dataclass(frozen=True)
 class Resources:
-    """Everything that a job may touch."""
+    """The settings, plugins and connections of a job or process."""
 
     settings: Settings
     plugins: Plugins
@@ -25,25 +25,25 @@ class Resources:
 
 
 def open_resources(connection: redis.Redis | None = None) -> Resources:
-    """Gather what the current RQ job works with; a process outside of a job names its own connection to Redis."""
+    """Open the resources of the current RQ job; outside of a job, pass the connection to Redis."""
     settings, plugins = preload()
     if connection is None:
         job = get_current_job()
         if job is None:
-            raise RuntimeError("outside of an RQ job, equip() needs a connection")
+            raise RuntimeError("outside of an RQ job, open_resources() needs a connection")
         connection = job.connection
     return Resources(settings, plugins, shared_engine(), connection, open_channels(settings, plugins.channels))
 
 
 @functools.cache
 def preload() -> tuple[Settings, Plugins]:
-    """Read the settings and import the plugins: once, so that a worker that does it before it forks pays it once."""
+    """Load the settings and import the plugins, once: a worker does it before it forks."""
     settings = load_settings()
     return settings, load_plugins(settings)
 
 
 @functools.cache
 def shared_engine() -> Engine:
-    """Make the engine: once, so that what a worker's ledger has rehearsed before it forks is known after it."""
+    """Create the engine, once: statements compiled before the fork are cached after it."""
     settings, _ = preload()
     return create_ledger_engine(settings.database_url)

@@ -87,7 +87,7 @@ def running() -> Iterator[Provider]:
     thread.join()
 
 
-def until(condition: Callable[[], object], patience: float = 20.0) -> None:
+def until(condition: Callable[[], object], patience: float = 60.0) -> None:
     """Wait for a condition."""
     end = time.monotonic() + patience
     while not condition():

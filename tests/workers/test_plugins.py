@@ -1,3 +1,5 @@
+"""Plugins are loaded from the package, entry points and HANDLER_MODULES, or refused with their file."""
+
 import sys
 from itertools import count
 from textwrap import dedent
@@ -25,7 +27,7 @@ NUMBERS = count()
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder, which is the current one; modules imported from it are forgotten afterwards."""
+    """An empty folder, which is the current one; modules imported from it are removed afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     before = set(sys.modules)
@@ -43,7 +45,7 @@ def written(folder, name, text):
 
 
 def new_name():
-    """A module's name that no test has imported: Python remembers modules, and the loader what it has loaded."""
+    """Return a module's name that no test has imported: Python and the loader cache what they have loaded."""
     return f"team_plugins_{next(NUMBERS)}"
 
 
@@ -64,7 +66,7 @@ def test_the_files_in_handlers_are_plugins(folder):
     assert [each.name for each in loaded(folder).subscriptions] == BUILT_IN
 
 
-def test_plugins_know_who_wants_an_event(folder):
+def test_the_handlers_of_an_event_are_those_that_match_it(folder):
     plugins = loaded(folder)
     notice = SessionFeeIncurring(session_id="S", at=COMPLETE.at, fee_will_apply_from=COMPLETE.at, fee_type="BLOCKING")
     assert [each.name for each in plugins.handlers_for(notice)] == ["warn_the_driver"]
@@ -84,7 +86,7 @@ def test_plugins_are_loaded_once(folder):
     assert loaded(folder).subscriptions[0] is loaded(folder).subscriptions[0]
 
 
-def test_a_team_keeps_its_plugins_in_the_current_folder(folder):
+def test_a_module_in_the_current_folder_can_be_named(folder):
     name = new_name()
     file = written(folder, f"{name}.py", PLUGIN.format(name="greet", options=""))
     found = loaded(folder, name).subscriptions[-1]
@@ -92,7 +94,7 @@ def test_a_team_keeps_its_plugins_in_the_current_folder(folder):
     assert sys.path[-1] == str(folder)
 
 
-def test_a_package_stands_for_the_files_that_lie_flat_in_it(folder):
+def test_a_package_stands_for_the_files_directly_in_it(folder):
     name = new_name()
     for file in ("__init__", "greet", "thank", "_draft"):
         written(folder, f"{name}/{file}.py", "" if file == "__init__" else PLUGIN.format(name=file, options=""))
@@ -113,7 +115,7 @@ def test_a_plugin_named_twice_counts_once(folder):
     assert len(loaded(folder, name, name, "handlers.fee_warning").subscriptions) == len(BUILT_IN) + 1
 
 
-def test_an_installed_package_offers_its_plugins_as_an_entry_point(folder, monkeypatch):
+def test_an_installed_package_names_its_plugins_by_an_entry_point(folder, monkeypatch):
     name = new_name()
     written(folder, f"{name}.py", PLUGIN.format(name="greet", options=""))
     written(folder, f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -123,7 +125,7 @@ def test_an_installed_package_offers_its_plugins_as_an_entry_point(folder, monke
     assert [each.name for each in loaded(folder, "handlers.fee_warning").subscriptions] == [*BUILT_IN, "greet"]
 
 
-def test_the_plugin_on_the_page_works_as_it_stands(folder):
+def test_the_plugin_of_the_documentation_works(folder):
     name = new_name()
     lines = handlers.__doc__.splitlines()
     plugin = "\n".join(line for line in lines if not line or line.startswith("    "))
@@ -167,7 +169,7 @@ def test_a_plugin_in_a_broken_package_names_the_file_of_the_package(folder):
 
 
 @pytest.mark.parametrize("module", ["no_such_module", "no_such.module", "json.no_such_module"])
-def test_a_module_that_is_nowhere_is_named_with_the_setting_and_the_folder(folder, module):
+def test_a_missing_module_is_named_with_the_setting_and_the_folder(folder, module):
     assert refusal(folder, module) == (
         f"HANDLER_MODULES names {module}, which is neither installed nor a file in {folder}."
     )
@@ -198,13 +200,13 @@ def test_a_handler_imported_by_another_plugin_counts_once(folder):
     assert [each.plugin for each in loaded(folder, one, two).subscriptions][len(BUILT_IN) :] == [one]
 
 
-def test_a_queue_that_nobody_works_is_refused(folder):
+def test_an_unknown_queue_is_refused(folder):
     name = new_name()
     file = written(folder, f"{name}.py", PLUGIN.format(name="greet", options=", queue='speedy'"))
     assert refusal(folder, name) == (f"{file}: greet wants the queue speedy; there are urgent, sessions, cdrs, other.")
 
 
-def test_a_mark_below_another_decorator_is_named_with_its_file(folder):
+def test_a_mark_below_another_decorator_is_refused_with_its_file(folder):
     name = new_name()
     file = written(
         folder,
@@ -215,7 +217,7 @@ def test_a_mark_below_another_decorator_is_named_with_its_file(folder):
     assert refusal(folder, name).startswith(f"{file} cannot be used: the mark of greet must stand above")
 
 
-def test_words_that_cannot_be_said_are_found_when_plugins_are_loaded(folder):
+def test_templates_that_cannot_be_rendered_are_refused(folder):
     file = folder / "words" / "de" / "fee_warning.txt"
     file.parent.mkdir(parents=True)
     file.write_text("Achtung\n{{ price }} fällig.\n", encoding="utf-8")
@@ -224,7 +226,7 @@ def test_words_that_cannot_be_said_are_found_when_plugins_are_loaded(folder):
     assert str(file) in str(raised.value)
 
 
-def test_a_handler_that_the_settings_do_not_ask_for_only_ends_what_it_began(folder):
+def test_a_handler_that_the_settings_turn_off_only_finishes_its_runs(folder):
     without = loaded(folder)
     assert "remind_the_driver" not in [each.name for each in without.subscriptions]
     assert "remind_the_driver" in without.by_name
