@@ -1,4 +1,4 @@
-"""A door that keeps what it is told to, so that the relay's side can be tested without requests; and a real one."""
+"""An inbox file that is written without requests, a Valkey that can be stopped, and applications on real sockets."""
 
 import itertools
 import socket
@@ -21,15 +21,15 @@ from tests.conftest import socket_folder
 NUMBERS = itertools.count(1)
 
 
-class Door:
-    """Writes the inbox file as the door does."""
+class InboxFile:
+    """Inserts deliveries into an inbox file as `Inbox` does, without requests."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = open_inbox_file(path)
         self.inbox_id = inbox_id(self._file)
 
-    def keep(  # noqa: PLR0913 - a delivery has many sides, and a test names the one it is about
+    def insert(  # noqa: PLR0913 - the columns of a delivery: a test names the one that it is about
         self,
         count: int = 1,
         *,
@@ -52,7 +52,7 @@ class Door:
         self._file.execute("COMMIT")
         return ids
 
-    def repeat(self, delivery_id: str) -> None:
+    def receive_again(self, delivery_id: str) -> None:
         self._file.execute("UPDATE seen SET receipts = receipts + 1 WHERE id = ?", (delivery_id,))
         self._file.execute(
             "INSERT OR IGNORE INTO deliveries (id, kind, queue, event, received_at, signed_with, headers)"
@@ -63,9 +63,9 @@ class Door:
     def count(self, where: str = "TRUE") -> int:
         return int(self._file.execute(f"SELECT count(*) FROM deliveries WHERE {where}").fetchone()[0])
 
-    def ids(self, load: OutboxSlice) -> list[str]:
+    def ids(self, rows: OutboxSlice) -> list[str]:
         found = dict(self._file.execute("SELECT seq, id FROM deliveries"))
-        return [found[seq] for seq in load.seqs]
+        return [found[seq] for seq in rows.seqs]
 
     def remembers(self, delivery_id: str) -> bool:
         return self._file.execute("SELECT 1 FROM seen WHERE id = ?", (delivery_id,)).fetchone() is not None
@@ -75,9 +75,9 @@ class Door:
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
-    """The door of an empty inbox."""
-    opened = Door(tmp_path / FILE_NAME)
+def inbox_file(tmp_path: Path) -> Iterator[InboxFile]:
+    """Open an empty inbox file."""
+    opened = InboxFile(tmp_path / FILE_NAME)
     yield opened
     opened.close()
 

@@ -49,23 +49,23 @@ def path(tmp_path):
     return tmp_path / FILE_NAME
 
 
-def test_a_node_that_can_keep_is_well(door, path):
+def test_a_node_that_can_keep_is_well(inbox_file, path):
     facts = look(path, Inbox())
 
     assert facts == room.Readiness(None, 0, 0.0, RelayStatus(leader=True))
 
 
-def test_what_is_not_settled_is_counted_and_the_oldest_is_timed(door, path):
-    door.keep(2, received_at=time.time() - 60)
-    door.keep(3)
+def test_what_is_not_settled_is_counted_and_the_oldest_is_timed(inbox_file, path):
+    inbox_file.insert(2, received_at=time.time() - 60)
+    inbox_file.insert(3)
 
     facts = look(path, Inbox())
     assert facts.unsettled == 5
     assert 59 < facts.oldest_unsettled_seconds < 70
 
 
-def test_a_clock_that_was_set_back_makes_nothing_younger_than_new(door, path):
-    door.keep(received_at=time.time() + 60)
+def test_a_clock_that_was_set_back_makes_nothing_younger_than_new(inbox_file, path):
+    inbox_file.insert(received_at=time.time() + 60)
 
     assert look(path, Inbox()).oldest_unsettled_seconds == 0
 
@@ -74,11 +74,11 @@ def test_a_clock_that_was_set_back_makes_nothing_younger_than_new(door, path):
     ("inbox", "problem"),
     [(Inbox("disk is full"), "disk is full"), (Inbox(said="Too much waits."), "Too much waits.")],
 )
-def test_why_nothing_can_be_kept_is_told(door, path, inbox, problem):
+def test_why_nothing_can_be_kept_is_told(inbox_file, path, inbox, problem):
     assert look(path, inbox).inbox_problem == problem
 
 
-def test_a_disk_that_does_not_answer_counts_as_one_that_cannot_keep(door, path, monkeypatch):
+def test_a_disk_that_does_not_answer_counts_as_one_that_cannot_keep(inbox_file, path, monkeypatch):
     monkeypatch.setattr(room, "PROBE_TIMEOUT", 0.01)
     inbox = Inbox()
     inbox.stuck = True
@@ -92,14 +92,14 @@ def test_what_cannot_be_read_is_not_known(tmp_path):
     assert (facts.unsettled, facts.oldest_unsettled_seconds) == (None, None)
 
 
-def test_however_many_ask_at_once_there_is_one_probe(door, path):
+def test_however_many_ask_at_once_there_is_one_probe(inbox_file, path):
     inbox = Inbox()
     look(path, inbox, times=20)
 
     assert inbox.probes == 1
 
 
-def test_a_look_is_fresh_for_a_moment_only(door, path, monkeypatch):
+def test_a_look_is_fresh_for_a_moment_only(inbox_file, path, monkeypatch):
     inbox = Inbox()
 
     async def looks():

@@ -51,7 +51,7 @@ def set_aside(path):
     return [found for found in path.parent.glob(f"{FILE_NAME}.damaged-*") if not found.name.endswith(("-wal", "-shm"))]
 
 
-def test_a_sound_file_stays(path, occupied):
+def test_a_valid_file_is_left_alone(path, occupied):
     fill(path)
     occupied()
 
@@ -59,7 +59,7 @@ def test_a_sound_file_stays(path, occupied):
     assert set_aside(path) == []
 
 
-def test_a_file_that_is_no_database_is_set_aside_and_loudly_so(path, occupied):
+def test_a_file_that_is_not_a_database_is_renamed_and_logged_as_an_error(path, occupied):
     path.parent.mkdir()
     path.write_bytes(b"this is not a database, " * 1000)
     with capture_logs() as logs:
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_database_is_set_aside_and_loudly_so(path, occupied):
     ]
 
 
-def test_a_file_with_a_damaged_page_is_set_aside_with_its_log(path, occupied):
+def test_a_file_with_a_corrupt_page_is_renamed_with_its_log(path, occupied):
     fill(path)
     damaged = bytearray(path.read_bytes())
     damaged[8 * 4096 : 20 * 4096] = b"\xab" * 12 * 4096
@@ -115,7 +115,7 @@ def keep_in_log(path):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_log_is_not_lost_wherever_the_process_that_sets_it_aside_is_killed(path, occupied, number):
+def test_no_log_is_lost_if_the_process_is_killed_while_it_renames(path, occupied, number):
     fill(path)
     keep_in_log(path)
     damaged = bytearray(path.read_bytes())
@@ -132,7 +132,7 @@ def test_a_log_is_not_lost_wherever_the_process_that_sets_it_aside_is_killed(pat
 
 
 @pytest.mark.parametrize(("has_log", "is_newer"), [(True, False), (False, True)])
-def test_a_log_without_a_file_is_not_put_beside_another_one(path, occupied, has_log, is_newer):
+def test_a_log_without_a_file_is_not_added_to_another_renamed_file(path, occupied, has_log, is_newer):
     fill(path)
     keep_in_log(path)
     other, log = path.with_name(f"{path.name}.damaged-20260504T100000"), path.with_name(f"{path.name}-wal")
@@ -151,7 +151,7 @@ def test_a_log_without_a_file_is_not_put_beside_another_one(path, occupied, has_
     assert path.with_name(f"{line['file']}-wal").read_bytes() == content
 
 
-def test_two_files_of_the_same_second_are_both_set_aside(path, occupied):
+def test_two_files_that_are_renamed_within_a_second_are_both_preserved(path, occupied):
     for number in range(2):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(f"this is not a database, {number}".encode() * 1000)
@@ -160,7 +160,7 @@ def test_two_files_of_the_same_second_are_both_set_aside(path, occupied):
     assert len(set_aside(path)) == 2
 
 
-def test_it_is_said_before_the_file_is_set_aside(path, occupied, monkeypatch):
+def test_the_log_line_comes_before_the_renaming(path, occupied, monkeypatch):
     path.parent.mkdir()
     path.write_bytes(b"this is not a database, " * 1000)
 
@@ -174,7 +174,7 @@ def test_it_is_said_before_the_file_is_set_aside(path, occupied, monkeypatch):
     assert [line["event"] for line in logs] == ["inbox.quarantined"]
 
 
-def test_only_the_first_who_comes_may_set_a_file_aside(path, occupied):
+def test_only_a_process_that_is_alone_with_the_file_renames_it(path, occupied):
     occupied()
     path.write_bytes(b"this is not a database, " * 1000)
     occupied()
@@ -182,7 +182,7 @@ def test_only_the_first_who_comes_may_set_a_file_aside(path, occupied):
     assert set_aside(path) == []
 
 
-def test_a_file_that_cannot_be_read_just_now_is_not_damaged(path, occupied, monkeypatch):
+def test_a_file_that_cannot_be_read_now_is_not_taken_for_corrupt(path, occupied, monkeypatch):
     fill(path)
 
     def locked(_path):
@@ -208,7 +208,7 @@ def test_without_locks_no_descriptor_is_left_open(path, monkeypatch):
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_who_comes_to_a_suspect_file_waits_for_the_others_to_leave_and_looks_closely(path):
+def test_a_marked_file_is_checked_thoroughly_after_the_others_have_shut_down(path):
     fill(path)
     first = lock_and_check(path)
     with contextlib.closing(open_inbox_file(path)) as file:  # an index that lacks a row: no page of it is damaged
@@ -228,7 +228,7 @@ def test_who_comes_to_a_suspect_file_waits_for_the_others_to_leave_and_looks_clo
     assert not corruption.is_marked_corrupt(path)
 
 
-def test_a_suspect_file_that_is_sound_stays_and_is_so_no_more(path, occupied):
+def test_a_marked_file_that_is_valid_is_unmarked(path, occupied):
     fill(path)
     corruption.mark_corrupt(path)
     occupied()
@@ -236,7 +236,7 @@ def test_a_suspect_file_that_is_sound_stays_and_is_so_no_more(path, occupied):
     assert not corruption.is_marked_corrupt(path)
 
 
-def test_who_does_not_leave_a_suspect_file_is_not_waited_for_for_ever(path, occupied, monkeypatch):
+def test_a_process_that_does_not_shut_down_is_waited_for_only_so_long(path, occupied, monkeypatch):
     monkeypatch.setattr(corruption, "SHUTDOWN_TIMEOUT", 0.2)
     occupied()
     corruption.mark_corrupt(path)
@@ -244,7 +244,7 @@ def test_who_does_not_leave_a_suspect_file_is_not_waited_for_for_ever(path, occu
     assert corruption.is_marked_corrupt(path)
 
 
-def test_what_a_start_that_was_killed_has_not_salvaged_the_next_one_does(path, occupied, monkeypatch):
+def test_a_recovery_that_was_killed_is_continued_by_the_next_start(path, occupied, monkeypatch):
     fill(path)
     with contextlib.closing(open_inbox_file(path)) as file:
         body, id_ = b"{}", delivery_id(Kind.EVENTS, b"{}")
@@ -275,7 +275,7 @@ def test_what_a_start_that_was_killed_has_not_salvaged_the_next_one_does(path, o
     assert not corruption.is_marked_corrupt(path)
 
 
-def test_what_cannot_be_salvaged_now_is_tried_again_at_the_next_start(path, monkeypatch):
+def test_a_recovery_that_fails_is_retried_by_the_next_start(path, monkeypatch):
     fill(path)
     corruption.mark_corrupt(path)
     Path(f"{path}.suspect").write_text("inbox.db.damaged-x")

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from ingest.errors import InboxUnavailable
 from ingest.http.app import PATHS, create_app
-from ingest.inbox import disk_reserve as room
+from ingest.inbox import disk_reserve as disk_reserve_module
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import Quarantine
@@ -30,7 +30,7 @@ NUMBERS = itertools.count()
 
 
 class Disk:
-    """A disk that has as much room as the test says, and counts how often it is asked."""
+    """A disk that has as much disk_reserve_module as the test says, and counts how often it is asked."""
 
     def __init__(self):
         self.free = 1000 * MIB
@@ -51,7 +51,7 @@ def disk(monkeypatch):
 @pytest.fixture
 def always(monkeypatch):
     """Have the disk asked each time."""
-    monkeypatch.setattr(room, "RECHECK_EVERY", 0.0)
+    monkeypatch.setattr(disk_reserve_module, "RECHECK_EVERY", 0.0)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def opened(settings):
         await asyncio.to_thread(inbox.close)
 
 
-def test_what_the_relay_needs_is_not_taken(reserve, file, disk, always):
+def test_the_reserve_is_not_used_for_deliveries(reserve, file, disk, always):
     disk.free = RESERVE + MIB
     reserve.reserve(file, 1000)
     disk.free = RESERVE - MIB
@@ -94,7 +94,7 @@ def test_what_the_relay_needs_is_not_taken(reserve, file, disk, always):
     reserve.reserve(file, 1000)
 
 
-def test_what_fits_beside_the_reserve_may_be_taken(reserve, path, file, disk, always):
+def test_space_beyond_the_reserve_may_be_used(reserve, path, file, disk, always):
     log = path.with_name(f"{FILE_NAME}-wal").stat().st_size
     due = file.execute("PRAGMA page_count").fetchone()[0] * 4096 - path.stat().st_size
     disk.free = RESERVE + MIB - log + due
@@ -103,16 +103,16 @@ def test_what_fits_beside_the_reserve_may_be_taken(reserve, path, file, disk, al
         reserve.reserve(file, MIB + 1)
 
 
-def test_the_disk_is_asked_now_and_then(reserve, file, disk, monkeypatch):
+def test_the_disk_is_checked_at_intervals(reserve, file, disk, monkeypatch):
     for _ in range(1000):
         reserve.reserve(file, 1000)
     assert disk.asked == 1
-    monkeypatch.setattr(room, "RECHECK_EVERY", 0.0)
+    monkeypatch.setattr(disk_reserve_module, "RECHECK_EVERY", 0.0)
     reserve.reserve(file, 1000)
     assert disk.asked == 2
 
 
-def test_a_disk_without_room_is_not_asked_more_often(reserve, file, disk):
+def test_a_full_disk_is_not_checked_more_often(reserve, file, disk):
     disk.free = 0
     for _ in range(100):
         with pytest.raises(InboxUnavailable):
@@ -120,7 +120,7 @@ def test_a_disk_without_room_is_not_asked_more_often(reserve, file, disk):
     assert disk.asked == 1
 
 
-def test_much_at_once_does_not_wait_for_the_next_look(reserve, file, disk):
+def test_a_large_write_has_the_disk_checked_first(reserve, file, disk):
     disk.free = RESERVE + 160 * MIB
     reserve.reserve(file, MIB)
     disk.free = 0
@@ -130,7 +130,7 @@ def test_much_at_once_does_not_wait_for_the_next_look(reserve, file, disk):
         reserve.reserve(file, MIB)
 
 
-def test_room_in_the_file_is_room(reserve, file, disk, always):
+def test_unused_pages_of_the_file_count_as_space(reserve, file, disk, always):
     """What was settled leaves the file as long as it was."""
     disk.free = RESERVE - 4 * MIB
     with pytest.raises(InboxUnavailable):
@@ -140,7 +140,7 @@ def test_room_in_the_file_is_room(reserve, file, disk, always):
     reserve.reserve(file, 1000)
 
 
-def test_room_in_the_file_is_none_without_room_for_the_log(reserve, file, disk, always):
+def test_unused_pages_do_not_count_if_the_log_cannot_grow(reserve, file, disk, always):
     file.execute("INSERT INTO meta VALUES ('large', zeroblob(?))", (32 * MIB,))
     file.execute("DELETE FROM meta WHERE name = 'large'")
     file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -151,13 +151,13 @@ def test_room_in_the_file_is_none_without_room_for_the_log(reserve, file, disk, 
     reserve.reserve(file, 1000)
 
 
-def test_no_reserve_asks_nothing(path, settings, file, disk):
+def test_without_a_reserve_the_disk_is_not_checked(path, settings, file, disk):
     disk.free = 0
     DiskReserve(path, settings.model_copy(update={"disk_reserve": 0})).reserve(file, 1000)
     assert disk.asked == 0
 
 
-def test_the_inbox_refuses_and_keeps_again_by_itself(settings, disk, always):
+def test_the_inbox_refuses_on_a_full_disk_and_recovers_by_itself(settings, disk, always):
     async def story():
         async with opened(settings) as inbox:
             await inbox.insert(envelope())
@@ -175,7 +175,7 @@ def test_the_inbox_refuses_and_keeps_again_by_itself(settings, disk, always):
     assert [line["event"] for line in logs] == ["inbox.failed", "inbox.recovered"]
 
 
-def test_the_quarantine_does_not_take_it_either(path, settings, disk, always):
+def test_the_quarantine_does_not_use_the_reserve_either(path, settings, disk, always):
     quarantine = Quarantine(path, settings)
     refused = QuarantinedRequest(0, Kind.EVENTS, datetime.now(UTC), "no", (), Authorization.NOT_ASKED, b"{}")
     disk.free = 0
@@ -187,7 +187,7 @@ def test_the_quarantine_does_not_take_it_either(path, settings, disk, always):
     assert len(quarantine.list()) == 1
 
 
-def test_a_node_without_room_is_not_ready_and_says_why(settings, serving, disk, always, monkeypatch):
+def test_a_node_with_a_full_disk_is_not_ready_and_reports_the_reason(settings, serving, disk, always, monkeypatch):
     monkeypatch.setattr("ingest.http.health.CACHE_FOR", 0.0)
     url = f"http://127.0.0.1:{serving(create_app(settings))}"
 
@@ -199,7 +199,7 @@ def test_a_node_without_room_is_not_ready_and_says_why(settings, serving, disk, 
         return answer.status_code, ready.status_code, ready.json()["inbox"]["error"]
 
     disk.free = RESERVE - MIB
-    problem = "InboxUnavailable: The disk has no room left but DISK_RESERVE."
+    problem = "InboxUnavailable: The disk has no disk_reserve_module left but DISK_RESERVE."
     assert statuses() == (503, 503, problem)
     disk.free = RESERVE + MIB
     assert statuses() == (200, 200, None)
@@ -218,7 +218,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_the_inbox_has_filled_is_emptied_and_filled_again(settings, small_disk, always):
+def test_a_full_disk_can_be_settled_and_filled_again(settings, small_disk, always):
     settings = settings.model_copy(update={"data_dir": small_disk})
 
     async def fill(inbox):

@@ -20,7 +20,7 @@ def told(valkey):
     return {name.decode(): Downtime.from_json(value) for name, value in valkey.hgetall(KEY).items()}
 
 
-def test_gaps_of_all_nodes_stand_side_by_side(valkey):
+def test_downtimes_of_all_nodes_are_published_in_one_hash(valkey):
     one, two = gap(timedelta(hours=1)), gap(timedelta(hours=1), inbox="node-b")
     DowntimePublisher(valkey).publish([one])
     DowntimePublisher(valkey).publish([two])
@@ -32,14 +32,14 @@ def test_gaps_of_all_nodes_stand_side_by_side(valkey):
     }
 
 
-def test_what_is_older_than_eight_days_goes(valkey):
+def test_downtimes_older_than_eight_days_are_deleted(valkey):
     old, young = gap(timedelta(days=8, minutes=1)), gap(timedelta(days=7))
     valkey.hset(KEY, old.field, old.to_json())
     DowntimePublisher(valkey).publish([old, young])
     assert list(told(valkey).values()) == [young]
 
 
-def test_what_is_new_is_told_at_once_and_the_rest_every_minute(valkey, monkeypatch):
+def test_new_downtimes_are_published_at_once_and_all_of_them_every_minute(valkey, monkeypatch):
     teller = DowntimePublisher(valkey)
     teller.publish([gap(timedelta(hours=2))])
     valkey.delete(KEY)  # Redis has lost its data
@@ -54,10 +54,10 @@ def test_what_is_new_is_told_at_once_and_the_rest_every_minute(valkey, monkeypat
     assert len(told(valkey)) == 2
 
 
-def test_a_redis_that_is_away_is_no_surprise_to_the_relay():
+def test_an_unavailable_redis_raises_queue_unavailable():
     with redis.Redis(port=1, retry=None) as nobody, pytest.raises(QueueUnavailable, match="ConnectionError"):
         DowntimePublisher(nobody).publish([gap(timedelta(hours=1))])
 
 
-def test_a_gap_knows_its_length():
+def test_a_downtime_has_a_length():
     assert gap(timedelta()).length == timedelta(seconds=30)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable
-from ingest.inbox import inbox as room
+from ingest.inbox import inbox as inbox_module
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.rows import Kept, open_for_inserts
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
@@ -37,7 +37,7 @@ def impatient(monkeypatch):
         file.execute(f"PRAGMA busy_timeout = {int(BUSY * 1000)}")
         return file
 
-    monkeypatch.setattr(room, "open_for_inserts", open_it)
+    monkeypatch.setattr(inbox_module, "open_for_inserts", open_it)
 
 
 @pytest.fixture
@@ -65,12 +65,16 @@ def locked(path):
     other.close()
 
 
+def writing_threads():
+    return sum(thread.name == "inbox" for thread in threading.enumerate())
+
+
 def bodies(path):
     with contextlib.closing(open_inbox_file(path)) as file:
         return [body for (body,) in file.execute("SELECT body FROM deliveries ORDER BY seq")]
 
 
-def test_what_is_kept_is_in_the_file_when_it_is_said_to_be(settings, path):
+def test_a_delivery_is_in_the_file_when_its_future_is_done(settings, path):
     async def story():
         async with opened(settings) as inbox:
             sent = envelope(b"{}")
@@ -80,7 +84,7 @@ def test_what_is_kept_is_in_the_file_when_it_is_said_to_be(settings, path):
     asyncio.run(story())
 
 
-def test_the_same_bytes_are_kept_once_for_each_kind(settings, path):
+def test_the_same_bytes_are_inserted_once_for_each_kind(settings, path):
     async def story():
         async with opened(settings) as inbox:
             first, again = await inbox.insert(envelope(b"{}")), await inbox.insert(envelope(b"{}"))
@@ -92,7 +96,7 @@ def test_the_same_bytes_are_kept_once_for_each_kind(settings, path):
     assert [body for body in bodies(path) if body is not None] == [b"{}", b"{}"]
 
 
-def test_of_two_that_come_together_the_second_is_the_repeat(settings):
+def test_the_second_of_two_in_one_group_is_the_duplicate(settings):
     async def story():
         async with opened(settings) as inbox:
             kept = await asyncio.gather(inbox.insert(envelope(b"{}")), inbox.insert(envelope(b"{}")))
@@ -101,7 +105,7 @@ def test_of_two_that_come_together_the_second_is_the_repeat(settings):
     asyncio.run(story())
 
 
-def test_all_that_comes_in_one_turn_of_the_loop_is_one_commit(settings):
+def test_deliveries_of_one_turn_of_the_loop_share_one_commit(settings):
     async def story():
         commits = []
         async with opened(settings) as inbox:
@@ -112,7 +116,7 @@ def test_all_that_comes_in_one_turn_of_the_loop_is_one_commit(settings):
     asyncio.run(story())
 
 
-def test_what_comes_during_a_commit_makes_the_next(settings, path):
+def test_deliveries_that_arrive_during_a_commit_share_the_next(settings, path):
     async def story():
         commits = []
         async with opened(settings) as inbox:
@@ -129,7 +133,7 @@ def test_what_comes_during_a_commit_makes_the_next(settings, path):
 
 
 def test_a_group_is_bounded_and_the_rest_follows(settings, monkeypatch):
-    monkeypatch.setattr(room, "MAX_GROUP", 10)
+    monkeypatch.setattr(inbox_module, "MAX_GROUP", 10)
 
     async def story():
         commits = []
@@ -152,7 +156,7 @@ def test_several_processes_share_one_file(settings, path):
     asyncio.run(story())
 
 
-def test_nothing_is_promised_while_another_holds_the_lock_and_service_comes_back_by_itself(settings, path):
+def test_an_insert_fails_while_the_lock_is_taken_and_works_again_afterwards(settings, path):
     async def story():
         async with opened(settings) as inbox:
             with capture_logs() as logs, locked(path):
@@ -168,11 +172,11 @@ def test_nothing_is_promised_while_another_holds_the_lock_and_service_comes_back
     asyncio.run(story())
 
 
-def test_a_full_disk_refuses_and_room_makes_it_keep_again(settings, path, monkeypatch):
+def test_an_insert_fails_on_a_full_disk_and_works_again_afterwards(settings, path, monkeypatch):
     """The file may not grow, as on a disk that is full; then it may."""
     files = []
-    opens = room.open_for_inserts
-    monkeypatch.setattr(room, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
+    opens = inbox_module.open_for_inserts
+    monkeypatch.setattr(inbox_module, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
     large = b'"' + bytes(60_000) + b'"'
 
     async def story():
@@ -193,20 +197,20 @@ def test_a_full_disk_refuses_and_room_makes_it_keep_again(settings, path, monkey
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("a fault of ours")])
-def test_whatever_goes_wrong_costs_one_group_and_a_new_connection(settings, path, monkeypatch, error):
-    opens, keeps = room.open_for_inserts, room.upsert_rows
+def test_an_unknown_error_fails_one_group_and_opens_a_new_connection(settings, path, monkeypatch, error):
+    opens, keeps = inbox_module.open_for_inserts, inbox_module.upsert_rows
     files = []
-    monkeypatch.setattr(room, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
+    monkeypatch.setattr(inbox_module, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
     metrics = Metrics()
 
     def fails(file, rows):
         keeps(file, rows)
-        monkeypatch.setattr(room, "upsert_rows", keeps)
+        monkeypatch.setattr(inbox_module, "upsert_rows", keeps)
         raise error
 
     async def story():
         async with opened(settings, metrics) as inbox:
-            monkeypatch.setattr(room, "upsert_rows", fails)
+            monkeypatch.setattr(inbox_module, "upsert_rows", fails)
             refused = inbox.insert(envelope(b"refused")), inbox.probe()  # with a probe it is more than one statement
             for outcome in await asyncio.gather(*refused, return_exceptions=True):
                 assert isinstance(outcome, InboxUnavailable)
@@ -218,10 +222,10 @@ def test_whatever_goes_wrong_costs_one_group_and_a_new_connection(settings, path
     assert b"webhooks_inbox_commits_failed_total 1.0" in metrics.text({})
 
 
-def test_a_connection_that_was_lost_altogether_is_replaced(settings, path, monkeypatch):
-    opens = room.open_for_inserts
+def test_a_connection_that_cannot_be_used_is_replaced(settings, path, monkeypatch):
+    opens = inbox_module.open_for_inserts
     files = []
-    monkeypatch.setattr(room, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
+    monkeypatch.setattr(inbox_module, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
 
     async def story():
         async with opened(settings) as inbox:
@@ -234,7 +238,7 @@ def test_a_connection_that_was_lost_altogether_is_replaced(settings, path, monke
     assert bodies(path) == [b"kept"]
 
 
-def test_a_folder_that_cannot_be_made_refuses_until_it_can(tmp_path):
+def test_inserts_fail_until_the_data_folder_can_be_created(tmp_path):
     in_the_way = tmp_path / "var"
     in_the_way.write_text("not a folder")
     settings = load_settings(data_dir=in_the_way, plugsurfing_hmac_current="the-current-key")
@@ -251,15 +255,18 @@ def test_a_folder_that_cannot_be_made_refuses_until_it_can(tmp_path):
     assert bodies(in_the_way / FILE_NAME) == [b"kept"]
 
 
-def test_an_inbox_that_could_never_open_its_file_can_be_closed(tmp_path):
+def test_an_inbox_that_could_never_open_its_file_reports_why_and_can_be_closed(tmp_path):
     (tmp_path / "var").write_text("not a folder")
     settings = load_settings(data_dir=tmp_path / "var", plugsurfing_hmac_current="the-current-key")
     inbox = Inbox(settings.data_dir / FILE_NAME, settings)
     inbox.start()
+    assert "Error" in inbox.problem
+    assert writing_threads() == 1
     inbox.close()
+    assert writing_threads() == 0
 
 
-def test_what_waits_is_bounded_in_bytes_but_one_delivery_may_always_wait(settings, path):
+def test_waiting_deliveries_are_bounded_in_bytes_but_one_may_always_wait(settings, path):
     settings = settings.model_copy(update={"waiting_bytes": 10_000})
 
     async def story():
@@ -275,7 +282,7 @@ def test_what_waits_is_bounded_in_bytes_but_one_delivery_may_always_wait(setting
     asyncio.run(story())
 
 
-def test_a_request_that_was_given_up_does_not_disturb_the_others(settings, path):
+def test_a_cancelled_request_does_not_affect_the_others(settings, path):
     async def story():
         async with opened(settings) as inbox:
             with locked(path):
@@ -291,7 +298,7 @@ def test_a_request_that_was_given_up_does_not_disturb_the_others(settings, path)
     assert bodies(path) == [b"1", b"2"]
 
 
-def test_closing_commits_what_waits_and_nothing_can_come_after(settings, path):
+def test_closing_commits_what_waits_and_refuses_later_inserts(settings, path):
     async def story():
         inbox = Inbox(path, settings)
         inbox.start()
@@ -306,7 +313,7 @@ def test_closing_commits_what_waits_and_nothing_can_come_after(settings, path):
     assert bodies(path) == [b"last"]
 
 
-def test_what_waits_is_committed_even_if_nobody_is_left_to_be_told(settings, path):
+def test_waiting_deliveries_are_committed_even_if_the_loop_is_closed(settings, path):
     inbox = Inbox(path, settings)
     inbox.start()
 
@@ -320,11 +327,17 @@ def test_what_waits_is_committed_even_if_nobody_is_left_to_be_told(settings, pat
     assert bodies(path) == [b"last"]
 
 
-def test_an_inbox_that_never_opened_can_be_closed(settings, path):
-    Inbox(path, settings).close()
+def test_an_inbox_can_be_closed_before_it_is_started_and_twice(settings, path):
+    inbox = Inbox(path, settings)
+    inbox.close()
+    inbox.start()
+    assert writing_threads() == 1
+    inbox.close()
+    inbox.close()
+    assert writing_threads() == 0
 
 
-def test_a_probe_writes_and_keeps_nothing(settings, path):
+def test_a_probe_commits_no_delivery(settings, path):
     metrics = Metrics()
 
     async def story():
@@ -364,22 +377,22 @@ from ingest.wire.envelope import Envelope, Kind
 from ingest.inbox.inbox import Inbox
 from ingest.config.settings import load_settings
 
-async def keep_for_ever(inbox, lane):
+async def insert_for_ever(inbox, name):
     for number in itertools.count():
-        body = f"{lane}-{number}"
+        body = f"{name}-{number}"
         await inbox.insert(Envelope(Kind.EVENTS, body.encode(), datetime.now(UTC), "current", None, {}))
         print(body, flush=True)
 
 async def main():
     inbox = Inbox(Path(sys.argv[1]), load_settings(plugsurfing_hmac_current="the-current-key"))
     inbox.start()
-    await asyncio.gather(*[keep_for_ever(inbox, lane) for lane in range(8)])
+    await asyncio.gather(*[insert_for_ever(inbox, name) for name in range(8)])
 
 asyncio.run(main())
 """
 
 
-def test_nothing_that_was_kept_is_missing_after_a_kill(path):
+def test_no_kept_delivery_is_missing_after_a_kill(path):
     keeper = subprocess.Popen([sys.executable, "-c", KEEPER, str(path)], stdout=subprocess.PIPE)
     said = [keeper.stdout.readline() for _ in range(300)]
     keeper.kill()
@@ -392,7 +405,7 @@ def test_nothing_that_was_kept_is_missing_after_a_kill(path):
     assert promised <= set(bodies(path))
 
 
-def test_what_was_not_kept_is_no_repeat(settings, path, monkeypatch):
+def test_a_delivery_whose_insert_failed_is_no_duplicate_later(settings, path, monkeypatch):
     """Sent again after a failure it is kept, and only then known."""
 
     def full(*_):
@@ -402,7 +415,7 @@ def test_what_was_not_kept_is_no_repeat(settings, path, monkeypatch):
         async with opened(settings) as inbox:
             with monkeypatch.context() as failing:
                 for name in ("insert_new", "upsert_rows"):
-                    failing.setattr(room, name, full)
+                    failing.setattr(inbox_module, name, full)
                 with pytest.raises(InboxUnavailable):
                     await inbox.insert(envelope(b"again"))
             assert (await inbox.insert(envelope(b"again"))).duplicate is False
@@ -411,7 +424,7 @@ def test_what_was_not_kept_is_no_repeat(settings, path, monkeypatch):
     asyncio.run(story())
 
 
-def test_a_file_that_is_damaged_while_in_use_is_told_of_once(settings, monkeypatch):
+def test_corruption_while_in_use_is_reported_once(settings, monkeypatch):
     told = []
 
     def find_damage(*_arguments):
@@ -423,7 +436,7 @@ def test_a_file_that_is_damaged_while_in_use_is_told_of_once(settings, monkeypat
         async with opened(settings) as inbox:
             inbox.on_corruption(lambda: told.append(True))
             await inbox.insert(envelope())
-            monkeypatch.setattr(room, "insert_new", find_damage)
+            monkeypatch.setattr(inbox_module, "insert_new", find_damage)
             for _ in range(2):
                 with pytest.raises(InboxUnavailable):
                     await inbox.insert(envelope())

@@ -1,5 +1,6 @@
 import itertools
 import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,7 @@ from structlog.testing import capture_logs
 
 from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable, NotAuthentic
-from ingest.inbox import quarantine as room
+from ingest.inbox import quarantine as quarantine_module
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.quarantine import Quarantine, QuarantineWriter
 from ingest.inbox.quarantined_request import from_request
@@ -51,7 +52,7 @@ def inbox(path):
     return [tuple(row) for row in rows]
 
 
-def test_what_was_refused_is_listed_in_the_order_of_arrival(quarantine):
+def test_requests_are_listed_in_the_order_of_arrival(quarantine):
     requests = [refused() for _ in range(3)]
     quarantine.add(requests[:1])
     quarantine.add(requests[1:])
@@ -63,14 +64,14 @@ def test_what_was_refused_is_listed_in_the_order_of_arrival(quarantine):
     assert abs(found[0].received_at - requests[0].received_at) < timedelta(milliseconds=1)
 
 
-def test_a_list_may_begin_at_a_time(quarantine):
+def test_a_list_can_start_at_a_time(quarantine):
     quarantine.add([refused()])
 
     assert len(quarantine.list(datetime.now(UTC) - timedelta(minutes=1))) == 1
     assert quarantine.list(datetime.now(UTC) + timedelta(minutes=1)) == []
 
 
-def test_the_newest_are_kept_and_the_others_counted(path):
+def test_the_newest_requests_are_kept_and_the_dropped_ones_counted(path):
     quarantine = bounded(path, quarantine_count=3)
     for number in range(5):
         quarantine.add([refused(b"%d" % number)])
@@ -80,7 +81,7 @@ def test_the_newest_are_kept_and_the_others_counted(path):
     assert quarantine.dropped() == 107
 
 
-def test_bytes_are_bounded_too_and_what_is_too_large_alone_goes_alone(path):
+def test_bytes_are_bounded_and_one_request_over_the_limit_is_dropped_alone(path):
     most = 2 * refused(b"a" * 40).size
     quarantine = bounded(path, quarantine_bytes=most)
     quarantine.add([refused(b"a" * 40), refused(b"b" * 40), refused(b"c" * 40)])
@@ -91,19 +92,19 @@ def test_bytes_are_bounded_too_and_what_is_too_large_alone_goes_alone(path):
 
 
 def without_a_body():
-    """Refuse a request whose headers take more room than they look like."""
+    """Refuse a request whose headers take more quarantine_module than they look like."""
     headers = [(b"requestid", b"\xff" * 500), (b"user-agent", b"\x80" * 500)]
     return from_request(Kind.EVENTS, headers, b"", NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
 
 
-def test_headers_are_bytes_too(path):
+def test_headers_count_as_bytes(path):
     quarantine = bounded(path, quarantine_bytes=20_000)
     assert without_a_body().size > 6000
     assert quarantine.add([without_a_body() for _ in range(10)]) == 7
     assert len(bodies(quarantine)) == 3
 
 
-def test_headers_are_not_written_where_the_disk_has_no_room_for_them(path, monkeypatch):
+def test_headers_count_against_the_disk_reserve(path, monkeypatch):
     quarantine = bounded(path, disk_reserve=1)
     monkeypatch.setattr(DiskReserve, "_check_disk", lambda *_: 20_000)
     quarantine.add([without_a_body()])
@@ -111,7 +112,7 @@ def test_headers_are_not_written_where_the_disk_has_no_room_for_them(path, monke
         quarantine.add([without_a_body() for _ in range(10)])
 
 
-def test_what_is_too_old_goes(path, quarantine):
+def test_expired_requests_are_deleted(path, quarantine):
     quarantine.add([refused()])
     assert bounded(path, quarantine_age=timedelta(microseconds=1)).add([]) == 1
 
@@ -119,33 +120,33 @@ def test_what_is_too_old_goes(path, quarantine):
     assert quarantine.dropped() == 1
 
 
-def test_nothing_was_dropped_of_nothing(quarantine):
+def test_an_empty_quarantine_has_dropped_nothing(quarantine):
     assert quarantine.add([]) == 0
     assert quarantine.dropped() == 0
     assert quarantine.list() == []
 
 
-def test_who_looks_takes_no_turn_from_the_door(path, quarantine):
+def test_listing_takes_no_write_lock(path, quarantine):
     quarantine.add([refused()])
-    door = open_inbox_file(path)
-    door.execute("BEGIN IMMEDIATE")
+    writer = open_inbox_file(path)
+    writer.execute("BEGIN IMMEDIATE")
 
     assert len(quarantine.list()) == 1
     assert quarantine.dropped() == 0
-    door.execute("ROLLBACK")
-    door.close()
+    writer.execute("ROLLBACK")
+    writer.close()
 
 
-def test_all_is_verified_again_on_one_connection(quarantine, monkeypatch):
+def test_reverification_uses_one_connection(quarantine, monkeypatch):
     quarantine.add([refused() for _ in range(3)])
-    opens, opened = room.open_for_inserts, []
-    monkeypatch.setattr(room, "open_for_inserts", lambda path: opened.append(path) or opens(path))
+    opens, opened = quarantine_module.open_for_inserts, []
+    monkeypatch.setattr(quarantine_module, "open_for_inserts", lambda path: opened.append(path) or opens(path))
 
     assert all(each.kept for each in quarantine.reverify(SigningKeys(current=KEY)))
     assert len(opened) == 1
 
 
-def test_what_passes_todays_keys_is_let_in_as_received_and_the_rest_stays(path, quarantine):
+def test_requests_that_pass_move_to_the_inbox_with_their_time_of_arrival(path, quarantine):
     good, bad, better = refused(b"good"), refused(b"bad", b"nobody's key"), refused(b"better")
     quarantine.add([good, bad, better])
 
@@ -164,7 +165,7 @@ def test_what_passes_todays_keys_is_let_in_as_received_and_the_rest_stays(path, 
     ]
 
 
-def test_what_came_in_by_another_way_is_a_repeat(path, quarantine):
+def test_a_request_that_was_kept_meanwhile_is_a_duplicate(path, quarantine):
     quarantine.add([refused(b"twice"), refused(b"twice")])
 
     outcomes = list(quarantine.reverify(SigningKeys(current=KEY)))
@@ -173,7 +174,7 @@ def test_what_came_in_by_another_way_is_a_repeat(path, quarantine):
     assert bodies(quarantine) == []
 
 
-def test_two_people_may_reverify_at_once(path, quarantine):
+def test_two_reverifications_can_run_at_once(path, quarantine):
     quarantine.add([refused(b"1"), refused(b"2"), refused(b"3")])
     one, other = quarantine.reverify(SigningKeys(current=KEY)), quarantine.reverify(SigningKeys(current=KEY))
     outcomes = [next(one), next(other), *one, *other]
@@ -182,15 +183,15 @@ def test_two_people_may_reverify_at_once(path, quarantine):
     assert [body for body, *_ in inbox(path) if body is not None] == [b"1", b"2", b"3"]
 
 
-def test_a_crash_while_letting_in_leaves_the_request_where_it_was(path, quarantine, monkeypatch):
+def test_a_crash_during_reverification_leaves_the_request_in_quarantine(path, quarantine, monkeypatch):
     quarantine.add([refused(b"1")])
-    keeps = room.upsert_rows
+    keeps = quarantine_module.upsert_rows
 
     def crashes(file, rows):
         keeps(file, rows)
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(room, "upsert_rows", crashes)
+    monkeypatch.setattr(quarantine_module, "upsert_rows", crashes)
     with pytest.raises(InboxUnavailable, match="disk I/O error"):
         list(quarantine.reverify(SigningKeys(current=KEY)))
 
@@ -199,9 +200,9 @@ def test_a_crash_while_letting_in_leaves_the_request_where_it_was(path, quaranti
 
 
 @pytest.fixture
-def intake(quarantine, monkeypatch):
+def writer(quarantine, monkeypatch):
     """The way into quarantine, which writes as often as a test wants."""
-    monkeypatch.setattr(room, "PAUSE", timedelta(milliseconds=5))
+    monkeypatch.setattr(quarantine_module, "PAUSE", timedelta(milliseconds=5))
     metrics = Metrics()
     opened = QuarantineWriter(quarantine, metrics)
     opened.metrics = metrics
@@ -209,90 +210,90 @@ def intake(quarantine, monkeypatch):
     opened.close()
 
 
-def test_what_is_put_in_is_soon_there_and_said_once_for_all(intake, quarantine, eventually):
+def test_queued_requests_are_written_soon_and_logged_in_one_line(writer, quarantine, eventually):
     with capture_logs() as logs:
         for _ in range(3):
-            intake.enqueue(refused())
-        intake.start()
+            writer.enqueue(refused())
+        writer.start()
         eventually(lambda: len(quarantine.list()) == 3)
-        intake.enqueue(refused())
+        writer.enqueue(refused())
         eventually(lambda: len(quarantine.list()) == 4)
-        intake.close()
+        writer.close()
 
     assert [(line["event"], line["count"], line["reasons"]) for line in logs] == [
         ("requests.quarantined", 3, {"wrong": 3}),
         ("requests.quarantined", 1, {"wrong": 1}),
     ]
-    assert b"webhooks_quarantine_entered_total 4.0" in intake.metrics.text({})
+    assert b"webhooks_quarantine_entered_total 4.0" in writer.metrics.text({})
 
 
-def test_what_waits_is_written_at_the_end(intake, quarantine):
-    intake.start()
-    intake.enqueue(refused(b"last"))
-    intake.close()
+def test_waiting_requests_are_written_at_close(writer, quarantine):
+    writer.start()
+    writer.enqueue(refused(b"last"))
+    writer.close()
 
     assert bodies(quarantine) == [b"last"]
 
 
 @pytest.mark.parametrize(("bound", "value"), [("MAX_QUEUE", 10), ("MAX_QUEUE_BYTES", 10 * refused(b"1000").size)])
-def test_in_a_flood_the_newest_are_kept_and_the_others_counted(intake, quarantine, monkeypatch, bound, value):
-    monkeypatch.setattr(room, bound, value)
+def test_in_a_flood_the_newest_requests_are_kept_and_the_others_counted(writer, quarantine, monkeypatch, bound, value):
+    monkeypatch.setattr(quarantine_module, bound, value)
     for number in range(1000, 1100):
-        intake.enqueue(refused(b"%d" % number))
-    intake.start()
-    intake.close()
+        writer.enqueue(refused(b"%d" % number))
+    writer.start()
+    writer.close()
 
     assert bodies(quarantine) == [b"%d" % number for number in range(1090, 1100)]
     assert quarantine.dropped() == 90
-    assert b"webhooks_quarantine_dropped_total 90.0" in intake.metrics.text({})
+    assert b"webhooks_quarantine_dropped_total 90.0" in writer.metrics.text({})
 
 
-def test_what_waits_is_bounded_by_its_headers_too(intake, quarantine, monkeypatch):
-    monkeypatch.setattr(room, "MAX_QUEUE_BYTES", 20_000)
+def test_the_queue_is_bounded_by_its_headers_too(writer, quarantine, monkeypatch):
+    monkeypatch.setattr(quarantine_module, "MAX_QUEUE_BYTES", 20_000)
     for _ in range(10):
-        intake.enqueue(without_a_body())
-    intake.start()
-    intake.close()
+        writer.enqueue(without_a_body())
+    writer.start()
+    writer.close()
 
     assert (len(bodies(quarantine)), quarantine.dropped()) == (3, 7)
 
 
-def test_what_goes_for_its_age_while_nothing_comes_is_counted_too(path, quarantine, monkeypatch, eventually):
+def test_requests_that_expire_while_none_arrives_are_counted(path, quarantine, monkeypatch, eventually):
     quarantine.add([refused(), refused()])
-    monkeypatch.setattr(room, "EXPIRY", timedelta(milliseconds=1))
-    monkeypatch.setattr(room, "PAUSE", timedelta(milliseconds=1))
+    monkeypatch.setattr(quarantine_module, "EXPIRY", timedelta(milliseconds=1))
+    monkeypatch.setattr(quarantine_module, "PAUSE", timedelta(milliseconds=1))
     metrics = Metrics()
-    intake = QuarantineWriter(bounded(path, quarantine_age=timedelta(microseconds=1)), metrics)
-    intake.start()
+    writer = QuarantineWriter(bounded(path, quarantine_age=timedelta(microseconds=1)), metrics)
+    writer.start()
     eventually(lambda: not bodies(quarantine))
-    intake.close()
+    writer.close()
 
     assert quarantine.dropped() == 2
     assert b"webhooks_quarantine_dropped_total 2.0" in metrics.text({})
 
 
-def test_what_is_larger_than_the_queue_may_still_pass_it_alone(intake, quarantine, monkeypatch):
-    monkeypatch.setattr(room, "MAX_QUEUE_BYTES", 10)
-    intake.enqueue(refused(b"x" * 20))
-    intake.start()
-    intake.close()
+def test_a_request_larger_than_the_queue_passes_it_alone(writer, quarantine, monkeypatch):
+    monkeypatch.setattr(quarantine_module, "MAX_QUEUE_BYTES", 10)
+    writer.enqueue(refused(b"x" * 20))
+    writer.start()
+    writer.close()
 
     assert len(bodies(quarantine)) == 1
 
 
-def test_what_cannot_be_written_waits_until_it_can(intake, quarantine, monkeypatch, eventually):
+def test_requests_wait_until_they_can_be_written(writer, quarantine, monkeypatch, eventually):
     adds, failures = quarantine.add, []
 
     def fails(_requests, *, dropped):
         failures.append(dropped)
-        raise InboxUnavailable("no room")
+        raise InboxUnavailable("no quarantine_module")
 
     monkeypatch.setattr(quarantine, "add", fails)
     with capture_logs() as logs:
-        intake.start()
-        intake.enqueue(refused(b"1"))
+        writer.start()
+        writer.enqueue(refused(b"1"))
         eventually(lambda: len(failures) > 2)
-        intake.enqueue(refused(b"2"))
+        writer.enqueue(refused(b"2"))
         monkeypatch.setattr(quarantine, "add", adds)
         eventually(lambda: len(quarantine.list()) == 2)
 
@@ -301,8 +302,14 @@ def test_what_cannot_be_written_waits_until_it_can(intake, quarantine, monkeypat
     assert quarantine.dropped() == 0
 
 
-def test_a_way_that_was_never_opened_can_be_closed(intake):
-    intake.close()
+def test_a_writer_can_be_closed_before_it_is_started_and_twice(writer, quarantine):
+    writer.close()
+    writer.start()
+    writer.enqueue(refused(b"last"))
+    writer.close()
+    assert bodies(quarantine) == [b"last"]
+    assert "quarantine" not in [thread.name for thread in threading.enumerate()]
+    writer.close()
 
 
 def test_a_header_that_names_a_cdr_comes_through_quarantine(path):

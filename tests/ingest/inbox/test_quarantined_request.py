@@ -20,7 +20,7 @@ def refused(headers, keys):
     return from_request(Kind.EVENTS, headers, BODY, NotAuthentic("for a reason"), keys)
 
 
-def test_a_request_is_laid_down_with_what_is_needed_to_verify_it_again():
+def test_a_request_is_stored_with_all_that_reverification_needs():
     request = refused([(b"host", b"x"), SIGNED, SIGNED, (b"user-agent", b"u" * 900)], SigningKeys())
 
     assert request.reason == "for a reason"
@@ -29,7 +29,7 @@ def test_a_request_is_laid_down_with_what_is_needed_to_verify_it_again():
     assert len(request.headers[-1][1]) == 500
 
 
-def test_of_a_header_that_comes_often_only_so_much_is_kept_that_it_is_seen_to_be_doubled():
+def test_two_values_of_a_repeated_header_are_stored():
     request = refused([(b"requestid", b"%d" % number) for number in range(5000)] + [SIGNED] * 5000, SigningKeys())
 
     assert request.headers == (
@@ -49,7 +49,7 @@ def test_of_a_header_that_comes_often_only_so_much_is_kept_that_it_is_seen_to_be
         ([], Authorization.FAILED),
     ],
 )
-def test_of_an_authorization_header_only_its_fate_is_kept(headers, expected):
+def test_only_the_result_of_the_authorization_check_is_stored(headers, expected):
     request = refused([SIGNED, *headers], SigningKeys(authorizations=(TOKEN,)))
 
     assert request.authorization is expected
@@ -57,7 +57,7 @@ def test_of_an_authorization_header_only_its_fate_is_kept(headers, expected):
     assert "Bearer" not in repr(request)
 
 
-def test_bytes_of_all_kinds_in_a_header_survive_the_way_into_a_row_and_back():
+def test_any_bytes_in_a_header_survive_the_row():
     request = refused([(SIGNATURE_HEADER.encode(), bytes(range(128, 256)))], SigningKeys())
     row = (0, "events", request.received_at.timestamp(), request.reason, request.headers_text, BODY)
 
@@ -82,14 +82,14 @@ def test_bytes_of_all_kinds_in_a_header_survive_the_way_into_a_row_and_back():
         ([SIGNED, (b"authorization", b"wrong")], SigningKeys(current=KEY), True, "current"),
     ],
 )
-def test_what_was_refused_while_an_authorization_was_asked_for(then, today, signature_required, signed_with):
+def test_a_request_refused_while_an_authorization_was_expected(then, today, signature_required, signed_with):
     request = refused(then, SigningKeys(current=b"wrong", authorizations=(TOKEN,)))
 
     assert opened(request, today, signature_required=signature_required) == signed_with
 
 
-def test_what_was_never_asked_for_an_authorization_has_to_be_signed():
-    """Or the door would open to whatever had come before the setting changed."""
+def test_a_request_without_an_expected_authorization_has_to_be_signed():
+    """Otherwise anything that arrived before the setting changed would pass."""
     unsigned, signed = (
         refused([AUTHORIZED], SigningKeys(current=b"wrong")),
         refused([SIGNED], SigningKeys(current=b"wrong")),
@@ -111,7 +111,7 @@ def test_what_was_never_asked_for_an_authorization_has_to_be_signed():
         (None, KEY, SOURCES, True),
     ],
 )
-def test_what_came_from_another_address_is_let_in_once_that_is_listed(sender, key, sources, is_let_in):
+def test_a_request_from_an_unlisted_address_passes_once_the_address_is_listed(sender, key, sources, is_let_in):
     request = from_request(
         Kind.EVENTS, [SIGNED], BODY, NotAuthentic("for a reason"), SigningKeys(current=KEY), sender=sender
     )
@@ -120,7 +120,7 @@ def test_what_came_from_another_address_is_let_in_once_that_is_listed(sender, ke
     assert (opened(from_row(row), SigningKeys(current=key), sources=sources) == "current") is is_let_in
 
 
-def test_what_was_laid_down_before_senders_were_kept_can_be_read():
+def test_a_row_without_a_sender_can_be_parsed():
     row = (0, "events", 0.0, "for a reason", '{"authorization": "not asked", "headers": []}', BODY)
 
     assert from_row(row).sender is None

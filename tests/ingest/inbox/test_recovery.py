@@ -51,14 +51,14 @@ def kept(path):
         return file.execute("SELECT id, body, signed_with, headers, batch FROM deliveries ORDER BY seq").fetchall()
 
 
-def test_where_only_an_index_is_damaged_every_delivery_is_kept_and_to_be_offered(damaged, path):
+def test_every_delivery_is_recovered_if_only_an_index_is_corrupt(damaged, path):
     spoil(damaged, pages_of(damaged, "deliveries_offered")[0])
     assert recover(damaged, path) == COUNT
     assert [row[1] for row in kept(path)] == BODIES
     assert {row[2:] for row in kept(path)} == {("current", '{"user-agent":"x"}', None)}
 
 
-def test_what_stands_before_and_behind_a_damaged_page_is_kept(damaged, path):
+def test_rows_before_and_after_a_corrupt_page_are_recovered(damaged, path):
     whole = kept(damaged)
     _root, leaves = pages_of(damaged, "deliveries")
     spoil(damaged, leaves[len(leaves) // 2])
@@ -69,18 +69,18 @@ def test_what_stands_before_and_behind_a_damaged_page_is_kept(damaged, path):
     assert {BODIES[0], BODIES[-1]} <= bodies <= {row[1] for row in whole}
 
 
-def test_a_delivery_whose_bytes_have_changed_is_none(damaged, path):
+def test_a_row_whose_body_does_not_match_its_id_is_skipped(damaged, path):
     damaged.write_bytes(damaged.read_bytes().replace(b'"number": 7}', b'"number": 8}'))
     assert recover(damaged, path) == COUNT - 1
 
 
-def test_of_what_is_no_database_nothing_is_kept(tmp_path, path):
+def test_nothing_is_recovered_from_a_file_that_is_not_a_database(tmp_path, path):
     (tmp_path / "damaged.db").write_bytes(b"spoilt" * 1000)
     assert recover(tmp_path / "damaged.db", path) == 0
     assert kept(path) == []
 
 
-def test_a_row_is_laid_out_anew_whatever_else_stands_in_it(damaged, path):
+def test_a_row_is_built_anew_whatever_its_other_columns_contain(damaged, path):
     with contextlib.closing(open_inbox_file(damaged)) as file:
         file.execute(
             "UPDATE deliveries SET headers = '{torn', queue = 'torn', session_id = 'torn', signed_with = x'00',"
@@ -94,14 +94,14 @@ def test_a_row_is_laid_out_anew_whatever_else_stands_in_it(damaged, path):
         assert file.execute("SELECT count(*) FROM deliveries WHERE NOT json_valid(headers)").fetchone() == (0,)
 
 
-def test_what_was_salvaged_before_is_passed_over(damaged, path):
+def test_rows_that_were_recovered_before_are_skipped(damaged, path):
     assert (recover(damaged, path), recover(damaged, path)) == (COUNT, 0)
     with contextlib.closing(open_inbox_file(path)) as file:
         assert file.execute("SELECT count(*), max(receipts) FROM seen").fetchone() == (COUNT, 1)
         assert file.execute("SELECT count(*) FROM deliveries").fetchone() == (COUNT,)
 
 
-def test_headers_that_could_not_be_written_again_are_left_out(damaged, path):
+def test_headers_that_cannot_be_encoded_are_omitted(damaged, path):
     with contextlib.closing(open_inbox_file(damaged)) as file:
         file.execute("""UPDATE deliveries SET headers = '{"user-agent": "\\ud800"}' WHERE seq = 5""")
     assert recover(damaged, path) == COUNT

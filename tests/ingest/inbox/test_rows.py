@@ -59,13 +59,13 @@ def test_a_row_says_what_the_envelope_and_its_body_say():
     )
 
 
-def test_a_body_that_says_nothing_makes_a_row_all_the_same():
+def test_a_body_without_known_fields_has_a_row_too():
     made = row_of(Envelope(Kind.EVENTS, b"\xff\x00", AT, "current", None, {"user-agent": "\N{SNOWMAN}"}))
 
     assert (made.queue, made.event, made.session_id, made.signed_at) == ("other", None, None, None)
 
 
-def test_rows_are_kept_in_the_order_of_arrival(file):
+def test_rows_are_inserted_in_the_order_of_arrival(file):
     keep(file, row(3), row(1))
     keep(file, row(2))
 
@@ -73,20 +73,20 @@ def test_rows_are_kept_in_the_order_of_arrival(file):
     assert found == [3, 1, 2]
 
 
-def test_nothing_is_kept_of_nothing(file):
+def test_an_empty_group_inserts_nothing(file):
     assert keep(file) == []
 
 
 @pytest.mark.parametrize(
     "number", [1, MAX_ROWS_PER_INSERT - 1, MAX_ROWS_PER_INSERT, MAX_ROWS_PER_INSERT + 1, 3 * MAX_ROWS_PER_INSERT + 7]
 )
-def test_a_group_of_any_size_is_kept_whole(file, number):
+def test_a_group_of_any_size_is_inserted_whole(file, number):
     assert keep(file, *map(row, range(number))) == [False] * number
     assert count(file) == number
     assert set(receipts(file).values()) == {1}
 
 
-def test_a_repeat_is_told_and_counted_and_noticed_once_while_nobody_has_taken_the_notice(file):
+def test_a_duplicate_is_reported_and_counted_and_has_one_waiting_notice(file):
     assert keep(file, row(1)) == [False]
     assert keep(file, row(1, at=2.0)) == [True]
     assert keep(file, row(1, at=3.0), row(1, at=4.0)) == [True, True]
@@ -96,7 +96,7 @@ def test_a_repeat_is_told_and_counted_and_noticed_once_while_nobody_has_taken_th
     assert count(file, "body IS NULL AND queue = 'other' AND headers = '{}' AND received_at = 2.0") == 1
 
 
-def test_another_notice_follows_one_that_is_on_its_way(file):
+def test_a_notice_in_flight_is_followed_by_another(file):
     keep(file, row(1), row(1, at=2.0))
     file.execute("UPDATE deliveries SET batch = 'b'")
     keep(file, row(1, at=3.0))
@@ -112,7 +112,7 @@ def test_a_delivery_that_is_settled_is_still_known(file):
     assert count(file, "body IS NOT NULL") == 0
 
 
-def test_a_statement_alone_keeps_all_or_nothing(file):
+def test_a_single_statement_inserts_all_or_nothing(file):
     assert [one.duplicate for one in insert_new(file, [row(1), row(2)])] == [False, False]
     assert insert_new(file, [row(3), row(2), row(4)]) is None
     assert insert_new(file, [row(5), row(5)]) is None
@@ -122,7 +122,7 @@ def test_a_statement_alone_keeps_all_or_nothing(file):
     assert not file.in_transaction
 
 
-def test_when_a_delivery_came_first_is_remembered_by_the_clock_and_not_by_its_receipt(file):
+def test_first_at_is_the_time_of_the_insert_not_of_the_receipt(file):
     """What is verified again late may have been received long ago; it is not to be forgotten at once."""
     keep(file, row(1, at=1.0))
 
@@ -130,7 +130,7 @@ def test_when_a_delivery_came_first_is_remembered_by_the_clock_and_not_by_its_re
     assert abs(first_at - time.time()) < 5
 
 
-def test_a_group_with_repeats_keeps_what_is_new_in_it(file):
+def test_a_group_with_duplicates_inserts_its_new_rows(file):
     keep(file, row(1))
 
     assert keep(file, row(2), row(1, at=2.0), row(2, at=3.0), row(3)) == [False, True, True, False]
@@ -138,7 +138,7 @@ def test_a_group_with_repeats_keeps_what_is_new_in_it(file):
 
 
 @given(groups=st.lists(st.lists(st.integers(0, 6), max_size=8), max_size=6))
-def test_however_receipts_are_grouped_the_first_is_kept_and_the_others_are_repeats(groups):
+def test_however_receipts_are_grouped_only_the_first_is_new(groups):
     file = open_for_inserts(Path(":memory:"))
     known: Counter[int] = Counter()
     at = 0.0

@@ -7,7 +7,7 @@ from ingest.inbox import schema
 from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
 
 
-def test_an_inbox_has_one_name_for_ever(tmp_path):
+def test_an_inbox_has_one_id_for_ever(tmp_path):
     names = set()
     for _ in range(3):
         file = open_inbox_file(tmp_path / "var" / FILE_NAME)
@@ -24,7 +24,7 @@ def test_a_commit_is_an_fsync_of_the_log(tmp_path):
     assert settings == ["wal", 2]
 
 
-def test_many_may_make_the_file_and_leave_it_at_once(tmp_path):
+def test_many_connections_can_create_and_close_the_file_at_once(tmp_path):
     problems = []
 
     def come_and_go(path, together):
@@ -47,7 +47,7 @@ def test_many_may_make_the_file_and_leave_it_at_once(tmp_path):
     assert problems == []
 
 
-def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+def test_opening_waits_for_a_lock_only_so_long(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "LOCK_TIMEOUT", 0.05)
     path = tmp_path / FILE_NAME
     other = sqlite3.connect(path, isolation_level=None)
@@ -57,7 +57,7 @@ def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tmp_path, mo
     other.close()
 
 
-def test_what_is_no_database_is_refused_at_once(tmp_path):
+def test_a_file_that_is_not_a_database_is_refused_at_once(tmp_path):
     path = tmp_path / FILE_NAME
     path.write_text("this is not a database" * 100)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):

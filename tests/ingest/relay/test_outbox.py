@@ -18,8 +18,8 @@ from ingest.wire.signature import SigningKeys, sign
 
 
 @pytest.fixture
-def outbox(door):
-    opened = Outbox(door.path)
+def outbox(inbox_file):
+    opened = Outbox(inbox_file.path)
     yield opened
     opened.close()
 
@@ -38,17 +38,17 @@ def travelling(outbox):
     return read
 
 
-def test_what_waits_is_found_oldest_first(door, outbox):
-    (first, second) = door.keep(2)
-    load = outbox.next_batch("sessions", 10, 1000)
-    assert door.ids(load) == [first, second]
-    assert not load.is_full
+def test_waiting_rows_are_selected_oldest_first(inbox_file, outbox):
+    (first, second) = inbox_file.insert(2)
+    rows = outbox.next_batch("sessions", 10, 1000)
+    assert inbox_file.ids(rows) == [first, second]
+    assert not rows.is_full
 
 
-def test_what_travels_is_all_that_was_kept(door, travelling):
+def test_a_payload_has_everything_that_was_kept(inbox_file, travelling):
     received_at = datetime(2025, 6, 12, 10, 56, 51, 123457, tzinfo=UTC)
     signed_at = datetime(9999, 12, 31, tzinfo=UTC)
-    (first, second) = door.keep(
+    (first, second) = inbox_file.insert(
         2, body=b"\x00\xff", received_at=received_at.timestamp(), signed_at=signed_at.timestamp()
     )
     delivery, other = travelling()
@@ -56,28 +56,28 @@ def test_what_travels_is_all_that_was_kept(door, travelling):
     assert (delivery.received_at, delivery.signed_at) == (received_at, signed_at)
     assert (delivery.kind, delivery.event, delivery.session_id) == ("events", "SESSION_STARTED", "L60XMxWy0oP")
     assert (delivery.signed_with, delivery.headers) == ("current", {"accept": "*/*"})
-    assert (delivery.body, delivery.receipts, delivery.inbox) == (b"\x00\xff", 1, door.inbox_id)
+    assert (delivery.body, delivery.receipts, delivery.inbox) == (b"\x00\xff", 1, inbox_file.inbox_id)
 
 
-def test_a_repeat_tells_how_often_the_delivery_came(door, travelling):
-    (known,) = door.keep()
-    door.repeat(known)
-    door.repeat(known)
+def test_a_duplicate_notice_has_the_number_of_receipts(inbox_file, travelling):
+    (known,) = inbox_file.insert()
+    inbox_file.receive_again(known)
+    inbox_file.receive_again(known)
     (notice,) = travelling("other")
     assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
 
 
-def test_a_moment_of_signing_that_no_calendar_has_is_no_obstacle(door, travelling):
-    door.keep(signed_at=1e18)
+def test_a_signing_time_beyond_the_calendar_is_no_obstacle(inbox_file, travelling):
+    inbox_file.insert(signed_at=1e18)
     assert travelling()[0].signed_at is None
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
-def test_whatever_an_event_is_called_it_is_still_called_so(door, outbox, text):
-    door.keep(event=text or None)
-    load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("b", load)])
+def test_any_event_name_survives(inbox_file, outbox, text):
+    inbox_file.insert(event=text or None)
+    rows = outbox.next_batch("sessions", 10, 1000)
+    outbox.assign([("b", rows)])
     packed = outbox.payload("b")
     batch = encode_batch("b", inbox="i", queue="sessions", deliveries=packed.deliveries, isolated=False, poison=False)
     assert [each.event for each in Batch.from_json(batch).deliveries] == [text or None]
@@ -103,7 +103,7 @@ HEADERS = st.lists(
 
 @st.composite
 def envelopes(draw):
-    """Anything that the door can keep."""
+    """Anything that the inbox_file can keep."""
     body = draw(BODIES)
     headers = [(b"x-hmac-sha512-signature", sign(body, b"key").encode()), *draw(HEADERS)]
     received_at = draw(st.integers(0, 4 * 10**15).map(lambda micros: EPOCH + timedelta(microseconds=micros)))
@@ -113,10 +113,10 @@ def envelopes(draw):
 
 @given(st.lists(envelopes(), min_size=1, max_size=8, unique_by=lambda envelope: envelope.id), st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kept, data):
+def test_whatever_can_be_kept_reaches_a_worker_unchanged(inbox_file, outbox, kept, data):
     rows = {envelope.id: row_of(envelope) for envelope in kept}
     again = data.draw(st.lists(st.sampled_from(sorted(rows)), max_size=4))
-    file = open_for_inserts(door.path)
+    file = open_for_inserts(inbox_file.path)
     file.executescript("PRAGMA synchronous = OFF; DELETE FROM deliveries; DELETE FROM seen; BEGIN IMMEDIATE")
     upsert_rows(file, [*rows.values(), *(rows[id_] for id_ in again)])
     file.execute("COMMIT")
@@ -125,10 +125,10 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
     receipts = Counter([*rows, *again])
     travelled = {}
     for queue in {row.queue for row in rows.values()} | {"other"}:
-        load = outbox.next_batch(queue, 100, 10_000_000)
-        if not load.seqs:
+        rows = outbox.next_batch(queue, 100, 10_000_000)
+        if not rows.seqs:
             continue
-        outbox.assign([(queue, load)])
+        outbox.assign([(queue, rows)])
         packed = outbox.payload(queue)
         text = encode_batch(
             "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, isolated=False, poison=False
@@ -161,123 +161,123 @@ def test_whatever_can_be_kept_comes_to_a_worker_as_it_was_kept(door, outbox, kep
     assert notices == {id_: receipts[id_] for id_ in again}
 
 
-def test_times_are_told_to_the_microsecond(door, travelling):
+def test_times_have_microseconds(inbox_file, travelling):
     micros = [1_750_000_000_000_000 + 37 * number for number in range(10)]
     for each in micros:
-        door.keep(received_at=datetime.fromtimestamp(each / 1e6, UTC).timestamp())
+        inbox_file.insert(received_at=datetime.fromtimestamp(each / 1e6, UTC).timestamp())
     told = [delivery.received_at for delivery in travelling()]
     assert told == [datetime.fromtimestamp(each / 1e6, UTC) for each in micros]
 
 
-def test_queues_are_told_apart(door, outbox):
-    (urgent,) = door.keep(queue="urgent")
-    door.keep(queue="cdrs")
-    assert door.ids(outbox.next_batch("urgent", 10, 1000)) == [urgent]
-    assert door.ids(outbox.next_batch("sessions", 10, 1000)) == []
+def test_queues_are_separate(inbox_file, outbox):
+    (urgent,) = inbox_file.insert(queue="urgent")
+    inbox_file.insert(queue="cdrs")
+    assert inbox_file.ids(outbox.next_batch("urgent", 10, 1000)) == [urgent]
+    assert inbox_file.ids(outbox.next_batch("sessions", 10, 1000)) == []
 
 
-def test_a_load_is_bounded_in_count(door, outbox):
-    first, second, _ = door.keep(3)
-    load = outbox.next_batch("sessions", 2, 1000)
-    assert (door.ids(load), load.is_full) == ([first, second], True)
+def test_a_slice_is_bounded_in_count(inbox_file, outbox):
+    first, second, _ = inbox_file.insert(3)
+    rows = outbox.next_batch("sessions", 2, 1000)
+    assert (inbox_file.ids(rows), rows.is_full) == ([first, second], True)
 
 
-def test_a_load_is_bounded_in_bytes(door, outbox):
-    first, second, _ = door.keep(3, body=b"x" * 40)
-    load = outbox.next_batch("sessions", 10, 100)
-    assert (door.ids(load), load.is_full, load.bytes) == ([first, second], True, 80)
+def test_a_slice_is_bounded_in_bytes(inbox_file, outbox):
+    first, second, _ = inbox_file.insert(3, body=b"x" * 40)
+    rows = outbox.next_batch("sessions", 10, 100)
+    assert (inbox_file.ids(rows), rows.is_full, rows.bytes) == ([first, second], True, 80)
 
 
-def test_a_delivery_over_the_limit_travels_alone(door, outbox):
-    first, _ = door.keep(2, body=b"x" * 400)
-    load = outbox.next_batch("sessions", 10, 100)
-    assert (door.ids(load), load.is_full) == ([first], True)
+def test_a_delivery_over_the_limit_travels_alone(inbox_file, outbox):
+    first, _ = inbox_file.insert(2, body=b"x" * 400)
+    rows = outbox.next_batch("sessions", 10, 100)
+    assert (inbox_file.ids(rows), rows.is_full) == ([first], True)
 
 
-def test_what_is_assigned_waits_no_more_and_is_in_flight(door, outbox):
-    door.keep(2, body=b"four")
-    door.keep(1, queue="urgent")
-    load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("batch", load)])
-    assert door.ids(outbox.next_batch("sessions", 10, 1000)) == []
+def test_assigned_rows_are_in_flight(inbox_file, outbox):
+    inbox_file.insert(2, body=b"four")
+    inbox_file.insert(1, queue="urgent")
+    rows = outbox.next_batch("sessions", 10, 1000)
+    outbox.assign([("batch", rows)])
+    assert inbox_file.ids(outbox.next_batch("sessions", 10, 1000)) == []
     (batch,) = outbox.in_flight()
     assert batch == InFlightBatch("batch", "sessions", batch.offered_at, 2, 8, 0)
     assert datetime.now(UTC) - batch.offered_at < timedelta(seconds=10)
-    assert outbox.rows_of("batch") == load
+    assert outbox.rows_of("batch") == rows
     assert outbox.waiting_count() == 1
 
 
-def test_what_is_settled_goes_and_is_remembered(door, outbox):
-    (known, _) = door.keep(2)
+def test_settled_rows_are_deleted_and_still_known(inbox_file, outbox):
+    (known, _) = inbox_file.insert(2)
     outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     assert outbox.settle(["batch", "unknown"]) == 1
     assert outbox.settle(["batch"]) == 0
-    assert door.count() == 1
-    assert door.remembers(known)
+    assert inbox_file.count() == 1
+    assert inbox_file.remembers(known)
 
 
-def test_nothing_travels_in_an_unknown_batch(outbox):
+def test_an_unknown_batch_is_empty(outbox):
     assert outbox.rows_of("unknown").seqs == ()
 
 
-def test_a_batch_splits_into_halves_in_one_step(door, outbox):
-    ids = door.keep(5)
-    load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("whole", load)])
+def test_a_batch_is_split_in_one_transaction(inbox_file, outbox):
+    ids = inbox_file.insert(5)
+    rows = outbox.next_batch("sessions", 10, 1000)
+    outbox.assign([("whole", rows)])
     first, second = outbox.rows_of("whole").split()
     outbox.split("whole", [("first", first), ("second", second)], deaths=0)
-    assert door.ids(outbox.rows_of("first")) == ids[:2]
-    assert door.ids(outbox.rows_of("second")) == ids[2:]
+    assert inbox_file.ids(outbox.rows_of("first")) == ids[:2]
+    assert inbox_file.ids(outbox.rows_of("second")) == ids[2:]
     assert outbox.rows_of("whole").seqs == ()
 
 
-def test_deaths_are_counted_on_the_disk(door, outbox):
-    door.keep()
-    load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("first", load)])
-    outbox.split("first", [("second", load)], deaths=2)
+def test_deaths_are_stored(inbox_file, outbox):
+    inbox_file.insert()
+    rows = outbox.next_batch("sessions", 10, 1000)
+    outbox.assign([("first", rows)])
+    outbox.split("first", [("second", rows)], deaths=2)
     assert [each.deaths for each in outbox.in_flight()] == [2]
 
 
-def test_what_is_released_waits_again_in_its_old_place(door, outbox):
-    ids = door.keep(2)
+def test_released_rows_wait_again_in_their_old_order(inbox_file, outbox):
+    ids = inbox_file.insert(2)
     outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     outbox.release(["batch"])
-    assert door.ids(outbox.next_batch("sessions", 10, 1000)) == ids
+    assert inbox_file.ids(outbox.next_batch("sessions", 10, 1000)) == ids
     assert outbox.in_flight() == []
 
 
-def test_a_released_repeat_joins_the_one_that_waits_already(door, outbox, travelling):
-    (known,) = door.keep()
-    door.repeat(known)
+def test_a_released_notice_is_dropped_if_another_waits(inbox_file, outbox, travelling):
+    (known,) = inbox_file.insert()
+    inbox_file.receive_again(known)
     outbox.assign([("batch", outbox.next_batch("other", 10, 1000))])
-    door.repeat(known)
+    inbox_file.receive_again(known)
     outbox.release(["batch"])
     (notice,) = travelling("other")
     assert notice.receipts == 3
 
 
-def test_a_failed_split_leaves_everything_as_it_was(door, outbox):
-    door.keep()
-    load = outbox.next_batch("sessions", 10, 1000)
-    outbox.assign([("whole", load)])
+def test_a_failed_split_leaves_everything_as_it_was(inbox_file, outbox):
+    inbox_file.insert()
+    rows = outbox.next_batch("sessions", 10, 1000)
+    outbox.assign([("whole", rows)])
     with pytest.raises(sqlite3.ProgrammingError):
-        outbox.split("whole", [("part", load), (object(), load)], deaths=1)
+        outbox.split("whole", [("part", rows), (object(), rows)], deaths=1)
     assert [(each.batch_id, each.deaths) for each in outbox.in_flight()] == [("whole", 0)]
-    outbox.split("whole", [("part", load)], deaths=1)
+    outbox.split("whole", [("part", rows)], deaths=1)
 
 
-def test_how_much_waits_and_since_when(door, outbox):
+def test_waiting_rows_are_counted_and_the_oldest_has_a_time(inbox_file, outbox):
     assert (outbox.waiting_count(), outbox.oldest_waiting_at("sessions")) == (0, None)
-    door.keep(2, received_at=1_750_000_000)
-    door.keep(1)
+    inbox_file.insert(2, received_at=1_750_000_000)
+    inbox_file.insert(1)
     at = datetime.fromtimestamp(1_750_000_000, UTC)
     assert (outbox.waiting_count(), outbox.oldest_waiting_at("sessions")) == (3, at)
 
 
-def test_what_is_not_settled_can_be_listed_and_found(door, outbox):
-    first, second = door.keep(2)
-    door.repeat(first)
+def test_unsettled_deliveries_can_be_listed_and_found(inbox_file, outbox):
+    first, second = inbox_file.insert(2)
+    inbox_file.receive_again(first)
     outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     listed = outbox.unsettled()
     assert [(each.delivery.id, each.queue, each.batch_id) for each in listed] == [
@@ -289,34 +289,34 @@ def test_what_is_not_settled_can_be_listed_and_found(door, outbox):
     assert len(outbox.unsettled(limit=1)) == 1
 
 
-def test_old_duplicates_are_forgotten_in_small_steps(door, outbox):
-    old = door.keep(5, received_at=1_000_000_000)
-    (new,) = door.keep(1)
+def test_old_ids_are_pruned_in_small_steps(inbox_file, outbox):
+    old = inbox_file.insert(5, received_at=1_000_000_000)
+    (new,) = inbox_file.insert(1)
     after = ""
     steps = 0
     while after is not None:
         after = outbox.prune_seen(datetime.now(UTC) - timedelta(days=8), after=after, limit=2)
         steps += 1
     assert steps == 3
-    assert not any(door.remembers(each) for each in old)
-    assert door.remembers(new)
+    assert not any(inbox_file.remembers(each) for each in old)
+    assert inbox_file.remembers(new)
 
 
-def test_commits_of_another_process_show_and_own_do_not(door, outbox):
+def test_the_data_version_changes_by_commits_of_others_only(inbox_file, outbox):
     before = outbox.data_version()
-    door.keep()
+    inbox_file.insert()
     after = outbox.data_version()
     assert after != before
     outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     assert outbox.data_version() == after
 
 
-def test_a_door_that_is_writing_is_waited_for(door, outbox):
-    door.keep()
-    load = outbox.next_batch("sessions", 1, 1000)
-    writer = open_inbox_file(door.path)
+def test_a_write_waits_while_the_inbox_writes(inbox_file, outbox):
+    inbox_file.insert()
+    rows = outbox.next_batch("sessions", 1, 1000)
+    writer = open_inbox_file(inbox_file.path)
     writer.execute("BEGIN IMMEDIATE")
-    assigning = threading.Thread(target=outbox.assign, args=([("batch", load)],))
+    assigning = threading.Thread(target=outbox.assign, args=([("batch", rows)],))
     assigning.start()
     time.sleep(0.02)
     assert assigning.is_alive()
@@ -326,9 +326,9 @@ def test_a_door_that_is_writing_is_waited_for(door, outbox):
     assert len(outbox.in_flight()) == 1
 
 
-def test_a_door_that_never_ends_is_not_waited_for_for_ever(door, outbox, monkeypatch):
+def test_a_write_waits_for_the_lock_only_so_long(inbox_file, outbox, monkeypatch):
     monkeypatch.setattr("ingest.inbox.write_lock.LOCK_TIMEOUT", 0.01)
-    writer = open_inbox_file(door.path)
+    writer = open_inbox_file(inbox_file.path)
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         outbox.settle(["batch"])

@@ -41,150 +41,150 @@ class Workers:
 
 
 @pytest.fixture
-def workers(valkey, door):
-    return Workers(valkey, door.inbox_id)
+def workers(valkey, inbox_file):
+    return Workers(valkey, inbox_file.inbox_id)
 
 
 @pytest.fixture
-def begin(door, valkey, settings):
-    """Begin rounds with nothing but what is on the disk."""
+def begin(inbox_file, valkey, settings):
+    """Begin loop with nothing but what is on the disk."""
     opened = []
 
-    def rounds(*, sweep_every=SWEEP_EVERY, **changed):
-        opened.append(Outbox(door.path))
+    def loop(*, sweep_every=SWEEP_EVERY, **changed):
+        opened.append(Outbox(inbox_file.path))
         changed = {"hold_back": SOONEST, **changed}
         return RelayLoop(opened[-1], valkey, settings.model_copy(update=changed), GRACE, sweep_every)
 
-    yield rounds
+    yield loop
     for outbox in opened:
         outbox.close()
 
 
 @pytest.fixture
-def rounds(begin):
+def loop(begin):
     return begin()
 
 
-def test_one_event_travels_alone_and_at_once(door, rounds, workers):
-    door.keep()
-    rounds.tick()
+def test_one_event_travels_alone_and_at_once(inbox_file, loop, workers):
+    inbox_file.insert()
+    loop.tick()
     assert workers.sizes() == [1]
-    assert datetime.now(UTC) - rounds.last_published_at < timedelta(seconds=10)
+    assert datetime.now(UTC) - loop.last_published_at < timedelta(seconds=10)
 
 
-def test_many_together_travel_together(door, rounds, workers):
-    door.keep(100)
-    rounds.tick()
+def test_many_together_travel_together(inbox_file, loop, workers):
+    inbox_file.insert(100)
+    loop.tick()
     assert workers.sizes() == [100]
 
 
-def test_a_batch_grows_while_its_queue_has_enough_jobs(door, rounds, workers):
+def test_a_batch_grows_while_its_queue_has_enough_jobs(inbox_file, loop, workers):
     for _ in range(10):
-        door.keep(10)
-        rounds.tick()
+        inbox_file.insert(10)
+        loop.tick()
     assert workers.sizes() == [10, 10]
     workers.take()
-    rounds.tick()
+    loop.tick()
     assert workers.sizes() == [10, 80]
 
 
-def test_nothing_is_held_back_for_longer_than_a_moment(door, begin, workers, eventually):
-    rounds = begin(hold_back=timedelta(seconds=1))
+def test_deliveries_linger_only_so_long(inbox_file, begin, workers, eventually):
+    loop = begin(hold_back=timedelta(seconds=1))
     for _ in range(2):
-        door.keep()
-        rounds.tick()
-    door.keep(5)
-    rounds.tick()
+        inbox_file.insert()
+        loop.tick()
+    inbox_file.insert(5)
+    loop.tick()
     assert workers.sizes() == [1, 1]
-    eventually(lambda: rounds.tick() or len(workers.jobs()) == 3)
+    eventually(lambda: loop.tick() or len(workers.jobs()) == 3)
     assert workers.sizes() == [1, 1, 5]
 
 
-def test_a_clock_set_back_holds_nothing_back(door, rounds, workers):
+def test_nothing_lingers_because_the_clock_was_set_back(inbox_file, loop, workers):
     for _ in range(3):
-        door.keep(received_at=time.time() + 3600)
-        rounds.tick()
+        inbox_file.insert(received_at=time.time() + 3600)
+        loop.tick()
     assert workers.sizes() == [1, 1, 1]
 
 
-def test_a_batch_is_bounded(door, begin, workers):
-    door.keep(5)
-    rounds = begin(batch_deliveries=3)
-    rounds.tick()
-    rounds.tick()
-    rounds.tick()
+def test_a_batch_is_bounded(inbox_file, begin, workers):
+    inbox_file.insert(5)
+    loop = begin(batch_deliveries=3)
+    loop.tick()
+    loop.tick()
+    loop.tick()
     assert workers.sizes() == [3, 2]
 
 
-def test_a_full_queue_does_not_hold_back_another(door, rounds, workers):
+def test_a_full_queue_does_not_make_another_linger(inbox_file, loop, workers):
     for _ in range(3):
-        door.keep()
-        rounds.tick()
-    door.keep(queue="urgent")
-    rounds.tick()
+        inbox_file.insert()
+        loop.tick()
+    inbox_file.insert(queue="urgent")
+    loop.tick()
     assert workers.sizes("sessions") == [1, 1]
     assert workers.sizes("urgent") == [1]
 
 
-def test_what_does_not_fit_into_redis_waits_however_old(door, begin, workers):
-    rounds = begin(batch_bytes=1000, hold_back=timedelta())
-    door.keep(40)
-    rounds.tick()
-    door.keep()
-    rounds.tick()
+def test_deliveries_beyond_the_bound_of_redis_wait_however_old(inbox_file, begin, workers):
+    loop = begin(batch_bytes=1000, hold_back=timedelta())
+    inbox_file.insert(40)
+    loop.tick()
+    inbox_file.insert()
+    loop.tick()
     assert workers.sizes() == [40]
     workers.settle(workers.take())
-    rounds.tick()
+    loop.tick()
     assert workers.sizes() == [1]
 
 
-def test_what_waits_is_counted(door, begin, eventually):
-    rounds = begin()
+def test_the_backlog_is_counted(inbox_file, begin, eventually):
+    loop = begin()
     for _ in range(2):
-        door.keep()
-        rounds.tick()
-    door.keep(7)
-    eventually(lambda: rounds.tick() or rounds.backlog == 7, seconds=4)
+        inbox_file.insert()
+        loop.tick()
+    inbox_file.insert(7)
+    eventually(lambda: loop.tick() or loop.backlog == 7, seconds=4)
 
 
-def test_an_emptied_redis_loses_nothing(door, rounds, workers, eventually):
-    door.keep(3)
-    door.keep(2, queue="urgent")
-    rounds.tick()
+def test_an_emptied_redis_loses_nothing(inbox_file, loop, workers, eventually):
+    inbox_file.insert(3)
+    inbox_file.insert(2, queue="urgent")
+    loop.tick()
     before = set(workers.jobs())
     workers.connection.flushall()
-    eventually(lambda: rounds.tick() or (workers.jobs() and workers.jobs("urgent")))
+    eventually(lambda: loop.tick() or (workers.jobs() and workers.jobs("urgent")))
     assert workers.sizes() == [3]
     assert workers.sizes("urgent") == [2]
     assert before.isdisjoint(workers.jobs())
 
 
-def test_a_worker_that_takes_a_job_and_says_nothing_loses_nothing(door, rounds, workers, eventually):
-    door.keep(3)
-    rounds.tick()
+def test_a_worker_without_a_heartbeat_loses_nothing(inbox_file, loop, workers, eventually):
+    inbox_file.insert(3)
+    loop.tick()
     taken = workers.take()
-    eventually(lambda: rounds.tick() or workers.jobs())
+    eventually(lambda: loop.tick() or workers.jobs())
     assert workers.sizes() == [3]
     assert workers.jobs() != [taken.id]
 
 
-def test_a_batch_that_is_queued_or_worked_on_is_left_alone(door, rounds, workers):
-    door.keep()
-    rounds.tick()
+def test_a_batch_that_is_queued_or_worked_on_is_left_alone(inbox_file, loop, workers):
+    inbox_file.insert()
+    loop.tick()
     taken = workers.take()
-    door.keep()
-    rounds.tick()
+    inbox_file.insert()
+    loop.tick()
     before = workers.jobs()
     until = time.monotonic() + 5 * GRACE.total_seconds()
     while time.monotonic() < until:
         workers.connection.incr(lease_key(taken.id))
-        rounds.tick()
+        loop.tick()
     assert workers.jobs() == before
 
 
-def test_a_restart_does_not_offer_again_what_is_still_queued(door, rounds, begin, workers):
-    door.keep(3)
-    rounds.tick()
+def test_a_restart_does_not_redeliver_what_is_still_queued(inbox_file, loop, begin, workers):
+    inbox_file.insert(3)
+    loop.tick()
     before = workers.jobs()
     following = begin()
     until = time.monotonic() + 3 * GRACE.total_seconds()
@@ -193,21 +193,21 @@ def test_a_restart_does_not_offer_again_what_is_still_queued(door, rounds, begin
     assert workers.jobs() == before
 
 
-def test_a_crash_between_the_disk_and_redis_loses_nothing(door, begin, workers, eventually):
-    door.keep(3)
-    outbox = Outbox(door.path)
+def test_a_crash_between_the_disk_and_redis_loses_nothing(inbox_file, begin, workers, eventually):
+    inbox_file.insert(3)
+    outbox = Outbox(inbox_file.path)
     outbox.assign([("never-sent", outbox.next_batch("sessions", 10, 1000))])
     outbox.close()
-    rounds = begin()
-    eventually(lambda: rounds.tick() or workers.jobs())
+    loop = begin()
+    eventually(lambda: loop.tick() or workers.jobs())
     assert workers.sizes() == [3]
 
 
-def test_a_batch_that_kills_its_workers_is_split_until_only_the_poison_is_left(door, rounds, workers, eventually):
-    ids = door.keep(9)
+def test_a_batch_that_kills_its_workers_is_split_until_only_the_poison_is_left(inbox_file, loop, workers, eventually):
+    ids = inbox_file.insert(9)
     poison = ids[5]
     sizes, deaths_alone = [], 0
-    rounds.tick()
+    loop.tick()
     while True:
         batch = workers.take()
         if batch.poison:
@@ -218,67 +218,67 @@ def test_a_batch_that_kills_its_workers_is_split_until_only_the_poison_is_left(d
             workers.connection.incr(lease_key(batch.id))  # one beat, and never another
         else:
             workers.settle(batch)
-        eventually(lambda: rounds.tick() or workers.jobs())
+        eventually(lambda: loop.tick() or workers.jobs())
     assert [delivery.id for delivery in batch.deliveries] == [poison]
     assert sizes == [9, 5, 2, 1, 1, 1]
     assert deaths_alone == 3
     workers.settle(batch)
-    rounds.tick()
-    assert door.count() == 0
+    loop.tick()
+    assert inbox_file.count() == 0
 
 
-def test_halves_are_not_held_back(door, rounds, workers, eventually):
-    door.keep(4)
-    rounds.tick()
+def test_halves_do_not_linger(inbox_file, loop, workers, eventually):
+    inbox_file.insert(4)
+    loop.tick()
     killer = workers.take()
     workers.connection.incr(lease_key(killer.id))
     for _ in range(2):
-        door.keep()
-        rounds.tick()
-    eventually(lambda: rounds.tick() or len(workers.jobs()) == 4)
+        inbox_file.insert()
+        loop.tick()
+    eventually(lambda: loop.tick() or len(workers.jobs()) == 4)
     assert workers.sizes() == [1, 1, 2, 2]
 
 
-def test_old_duplicates_are_forgotten(door, begin):
-    (old,) = door.keep(received_at=1_000_000_000)
-    (new,) = door.keep()
+def test_old_ids_are_pruned(inbox_file, begin):
+    (old,) = inbox_file.insert(received_at=1_000_000_000)
+    (new,) = inbox_file.insert()
     begin(duplicates_remembered=timedelta(days=8)).tick()
-    assert not door.remembers(old)
-    assert door.remembers(new)
+    assert not inbox_file.remembers(old)
+    assert inbox_file.remembers(new)
 
 
-def test_duplicates_are_forgotten_a_few_at_a_time(door, begin, eventually):
-    old = door.keep(1001, received_at=1_000_000_000)
-    rounds = begin()
-    rounds.tick()
-    left = sum(map(door.remembers, old))
+def test_ids_are_pruned_a_few_at_a_time(inbox_file, begin, eventually):
+    old = inbox_file.insert(1001, received_at=1_000_000_000)
+    loop = begin()
+    loop.tick()
+    left = sum(map(inbox_file.remembers, old))
     assert left == 501
-    eventually(lambda: rounds.tick() or not any(map(door.remembers, old)))
+    eventually(lambda: loop.tick() or not any(map(inbox_file.remembers, old)))
 
 
-def test_a_drain_offers_everything_that_is_held_back(door, begin, workers):
-    rounds = begin(batch_deliveries=2)
+def test_a_drain_publishes_everything_that_lingers(inbox_file, begin, workers):
+    loop = begin(batch_deliveries=2)
     for _ in range(2):
-        door.keep()
-        rounds.tick()
-    door.keep(5)
-    rounds.tick()
-    rounds.drain(time.monotonic() + 5)
+        inbox_file.insert()
+        loop.tick()
+    inbox_file.insert(5)
+    loop.tick()
+    loop.drain(time.monotonic() + 5)
     assert workers.sizes() == [1, 1, 2, 2, 1]
-    assert rounds.backlog == 0
+    assert loop.backlog == 0
 
 
-def test_a_drain_ends_in_time(door, begin, workers):
-    rounds = begin(batch_deliveries=1)
-    door.keep(100)
-    rounds.drain(time.monotonic())
+def test_a_drain_ends_in_time(inbox_file, begin, workers):
+    loop = begin(batch_deliveries=1)
+    inbox_file.insert(100)
+    loop.drain(time.monotonic())
     assert workers.sizes() == [1]
-    assert rounds.backlog == 99
+    assert loop.backlog == 99
 
 
-def woken_after(rounds, woken=None):
+def woken_after(loop, woken=None):
     began = time.monotonic()
-    rounds.wait(woken or threading.Event())
+    loop.wait(woken or threading.Event())
     return time.monotonic() - began
 
 
@@ -295,40 +295,40 @@ class Bell:
         return len(self.waits) == 3 and bool(self._happens())
 
 
-def test_an_idle_round_rests_until_it_is_woken(begin):
-    rounds = begin(sweep_every=timedelta(minutes=10))
-    rounds.tick()
+def test_an_idle_loop_waits_until_it_is_notified(begin):
+    loop = begin(sweep_every=timedelta(minutes=10))
+    loop.tick()
     bell = Bell(lambda: True)
-    rounds.wait(bell)
+    loop.wait(bell)
     assert bell.waits == [POLL] * 3
 
 
-def test_a_commit_of_another_process_ends_the_rest(door, begin):
-    rounds = begin(sweep_every=timedelta(minutes=10))
-    rounds.tick()
-    bell = Bell(lambda: door.keep() and False)
-    rounds.wait(bell)
+def test_a_commit_of_another_process_ends_the_wait(inbox_file, begin):
+    loop = begin(sweep_every=timedelta(minutes=10))
+    loop.tick()
+    bell = Bell(lambda: inbox_file.insert() and False)
+    loop.wait(bell)
     assert bell.waits == [POLL] * 3
 
 
-def test_there_is_no_rest_while_full_batches_wait(door, begin):
-    rounds = begin(batch_deliveries=1)
-    door.keep(2)
-    rounds.tick()
+def test_there_is_no_wait_while_full_batches_wait(inbox_file, begin):
+    loop = begin(batch_deliveries=1)
+    inbox_file.insert(2)
+    loop.tick()
     # One of many is enough: a rest would take 10 ms every time, a busy machine takes its time now and then.
-    assert min(woken_after(rounds) for _ in range(50)) < 0.005
+    assert min(woken_after(loop) for _ in range(50)) < 0.005
 
 
-def test_while_it_holds_back_it_looks_again_soon(door, rounds):
+def test_the_wait_is_short_while_deliveries_linger(inbox_file, loop):
     for _ in range(3):
-        door.keep()
-        rounds.tick()
+        inbox_file.insert()
+        loop.tick()
     woken = threading.Event()
     woken.set()
-    assert 0.009 < woken_after(rounds, woken) < 10
+    assert 0.009 < woken_after(loop, woken) < 10
 
 
-def test_while_workers_are_busy_it_looks_again_soon(door, rounds):
-    door.keep()
-    rounds.tick()
-    assert 0.009 < woken_after(rounds) < 10
+def test_the_wait_is_short_while_workers_are_busy(inbox_file, loop):
+    inbox_file.insert()
+    loop.tick()
+    assert 0.009 < woken_after(loop) < 10
