@@ -30,7 +30,7 @@ NUMBERS = itertools.count()
 
 
 class Disk:
-    """A disk that has as much disk_reserve_module as the test says, and counts how often it is asked."""
+    """A disk with as much space as the test sets, which counts how often it is checked."""
 
     def __init__(self):
         self.free = 1000 * MIB
@@ -199,7 +199,7 @@ def test_a_node_with_a_full_disk_is_not_ready_and_reports_the_reason(settings, s
         return answer.status_code, ready.status_code, ready.json()["inbox"]["error"]
 
     disk.free = RESERVE - MIB
-    problem = "InboxUnavailable: The disk has no disk_reserve_module left but DISK_RESERVE."
+    problem = "InboxUnavailable: The disk has no room left but DISK_RESERVE."
     assert statuses() == (503, 503, problem)
     disk.free = RESERVE + MIB
     assert statuses() == (200, 200, None)

@@ -92,7 +92,7 @@ def test_bytes_are_bounded_and_one_request_over_the_limit_is_dropped_alone(path)
 
 
 def without_a_body():
-    """Refuse a request whose headers take more quarantine_module than they look like."""
+    """Refuse a request whose headers take more space than they seem to."""
     headers = [(b"requestid", b"\xff" * 500), (b"user-agent", b"\x80" * 500)]
     return from_request(Kind.EVENTS, headers, b"", NotAuthentic("wrong"), SigningKeys(current=b"the-current-key"))
 
@@ -201,7 +201,7 @@ def test_a_crash_during_reverification_leaves_the_request_in_quarantine(path, qu
 
 @pytest.fixture
 def writer(quarantine, monkeypatch):
-    """The way into quarantine, which writes as often as a test wants."""
+    """A writer of quarantine that writes every few milliseconds."""
     monkeypatch.setattr(quarantine_module, "PAUSE", timedelta(milliseconds=5))
     metrics = Metrics()
     opened = QuarantineWriter(quarantine, metrics)
@@ -286,7 +286,7 @@ def test_requests_wait_until_they_can_be_written(writer, quarantine, monkeypatch
 
     def fails(_requests, *, dropped):
         failures.append(dropped)
-        raise InboxUnavailable("no quarantine_module")
+        raise InboxUnavailable("no room")
 
     monkeypatch.setattr(quarantine, "add", fails)
     with capture_logs() as logs:
@@ -302,14 +302,15 @@ def test_requests_wait_until_they_can_be_written(writer, quarantine, monkeypatch
     assert quarantine.dropped() == 0
 
 
-def test_a_writer_can_be_closed_before_it_is_started_and_twice(writer, quarantine):
-    writer.close()
+def test_a_writer_can_be_closed_twice_and_without_a_start(quarantine):
+    QuarantineWriter(quarantine, Metrics()).close()
+    writer = QuarantineWriter(quarantine, Metrics())
     writer.start()
     writer.enqueue(refused(b"last"))
     writer.close()
+    writer.close()
     assert bodies(quarantine) == [b"last"]
     assert "quarantine" not in [thread.name for thread in threading.enumerate()]
-    writer.close()
 
 
 def test_a_header_that_names_a_cdr_comes_through_quarantine(path):

@@ -103,7 +103,7 @@ HEADERS = st.lists(
 
 @st.composite
 def envelopes(draw):
-    """Anything that the inbox_file can keep."""
+    """Any request that can be kept."""
     body = draw(BODIES)
     headers = [(b"x-hmac-sha512-signature", sign(body, b"key").encode()), *draw(HEADERS)]
     received_at = draw(st.integers(0, 4 * 10**15).map(lambda micros: EPOCH + timedelta(microseconds=micros)))
@@ -125,10 +125,10 @@ def test_whatever_can_be_kept_reaches_a_worker_unchanged(inbox_file, outbox, kep
     receipts = Counter([*rows, *again])
     travelled = {}
     for queue in {row.queue for row in rows.values()} | {"other"}:
-        rows = outbox.next_batch(queue, 100, 10_000_000)
-        if not rows.seqs:
+        waiting = outbox.next_batch(queue, 100, 10_000_000)
+        if not waiting.seqs:
             continue
-        outbox.assign([(queue, rows)])
+        outbox.assign([(queue, waiting)])
         packed = outbox.payload(queue)
         text = encode_batch(
             "b", inbox=outbox.inbox_id, queue=queue, deliveries=packed.deliveries, isolated=False, poison=False
