@@ -287,6 +287,6 @@ def test_it_ends_within_ten_seconds_whatever_delays_it(tmp_path, start):
 
 
 def test_a_socket_that_does_not_listen_is_refused(tmp_path, start):
-    with socket.socket() as deaf:
-        assert start(tmp_path, listening=deaf).process.wait(timeout=60) == 2
+    with socket.socket() as not_listening:
+        assert start(tmp_path, listening=not_listening).process.wait(timeout=60) == 2
     assert "does not listen" in (tmp_path / "serve.log").read_text()

@@ -1,10 +1,14 @@
 import contextlib
+import errno
+import os
+import signal
 import sqlite3
 import time
 
 import httpx
 from starlette.applications import Starlette
 from starlette.routing import Route
+from structlog.testing import capture_logs
 
 from ingest.config.settings import load_settings
 from ingest.http.app import PATHS, create_app
@@ -24,20 +28,20 @@ def post(port, body, key=KEY, kind=Kind.EVENTS):
     return httpx.post(f"http://127.0.0.1:{port}{PATHS[kind]}", content=body, headers=headers)
 
 
-class StandIn(Relay):
-    """Notes what is done with it, and when."""
+class RecordingRelay(Relay):
+    """Records the calls, in their order."""
 
-    def __init__(self, done):
-        self.done = done
+    def __init__(self, calls):
+        self.calls = calls
 
     def start(self):
-        self.done.append("relay.start")
+        self.calls.append("relay.start")
 
     def stop(self):
-        self.done.append("relay.stop")
+        self.calls.append("relay.stop")
 
     def wake(self):
-        self.done.append("relay.wake")
+        self.calls.append("relay.wake")
 
     def on_corruption(self, callback):
         pass
@@ -46,7 +50,14 @@ class StandIn(Relay):
         return RelayStatus()
 
 
-def test_making_an_application_opens_nothing(settings):
+class CorruptRelay(Relay):
+    def _acquire_leadership(self):
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
+def test_creating_an_application_opens_nothing(settings):
     app = create_app(settings)
 
     assert isinstance(app, Starlette)
@@ -54,27 +65,27 @@ def test_making_an_application_opens_nothing(settings):
     assert list(settings.data_dir.iterdir()) == []
 
 
-def test_rooms_open_and_close_in_order_and_the_relay_hears_of_every_commit(settings, serving, monkeypatch):
-    done = []
+def test_parts_start_and_stop_in_order_and_every_commit_wakes_the_relay(settings, serving, monkeypatch):
+    calls = []
 
-    class Noted(Inbox):
+    class RecordingInbox(Inbox):
         def start(self):
-            done.append("inbox.start")
+            calls.append("inbox.start")
             super().start()
 
         def close(self):
             super().close()
-            done.append("inbox.close")
+            calls.append("inbox.close")
 
-    inbox = Noted(settings.data_dir / FILE_NAME, settings)
-    port = serving(create_app(settings, inbox=inbox, relay=StandIn(done)))
+    inbox = RecordingInbox(settings.data_dir / FILE_NAME, settings)
+    port = serving(create_app(settings, inbox=inbox, relay=RecordingRelay(calls)))
     assert post(port, b"{}").status_code == 200
     serving.stop()
 
-    assert done == ["inbox.start", "relay.start", "relay.wake", "relay.stop", "inbox.close"]
+    assert calls == ["inbox.start", "relay.start", "relay.wake", "relay.stop", "inbox.close"]
 
 
-def test_what_is_kept_goes_to_the_queue_of_its_kind(tmp_path, serving, valkey, valkey_url, eventually):
+def test_a_stored_delivery_goes_to_the_queue_of_its_kind(tmp_path, serving, valkey, valkey_url, eventually):
     settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current=KEY, redis_url=valkey_url)
     port = serving(create_app(settings))
     post(port, b'{"event": "SESSION_FEE_INCURRING", "payload": {"sessionId": "s"}}')
@@ -85,7 +96,7 @@ def test_what_is_kept_goes_to_the_queue_of_its_kind(tmp_path, serving, valkey, v
     eventually(lambda: [queue(name, valkey).count for name in QUEUES] == [1, 1, 1, 1])
 
 
-def test_what_was_kept_last_is_offered_before_the_process_ends(tmp_path, serving, valkey, valkey_url):
+def test_the_last_deliveries_are_published_before_the_process_ends(tmp_path, serving, valkey, valkey_url):
     settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current=KEY, redis_url=valkey_url, hold_back="1m")
     port = serving(create_app(settings))
     for number in range(20):
@@ -107,7 +118,7 @@ def test_a_process_without_redis_ends_in_time(settings, serving):
     assert time.monotonic() - begun < 5
 
 
-def test_a_new_key_opens_the_door_without_a_restart(tmp_path, serving, eventually, monkeypatch):
+def test_a_new_key_verifies_without_a_restart(tmp_path, serving, eventually, monkeypatch):
     monkeypatch.setattr("ingest.config.secret_reload.REREAD_EVERY", 0.02)
     file = tmp_path / "key"
     file.write_text("the old key")
@@ -121,14 +132,14 @@ def test_a_new_key_opens_the_door_without_a_restart(tmp_path, serving, eventuall
     assert post(port, b"{}", "the old key").status_code == 403
 
 
-def test_two_processes_serve_one_folder(settings, serving):
+def test_two_processes_share_one_data_folder(settings, serving):
     ports = [serving(create_app(settings)) for _ in range(2)]
     answers = [post(port, b"{}").json()["duplicate"] for port in (*ports, *ports)]
 
     assert answers == [False, True, True, True]
 
 
-def test_without_a_key_that_fits_nothing_is_let_in(tmp_path, serving):
+def test_without_a_signature_the_authorization_header_is_required(tmp_path, serving):
     settings = load_settings(
         data_dir=tmp_path, plugsurfing_hmac_required=False, plugsurfing_authorization="Bearer the-token"
     )
@@ -139,19 +150,28 @@ def test_without_a_key_that_fits_nothing_is_let_in(tmp_path, serving):
     assert httpx.post(url, content=b"{}", headers={"Authorization": "Bearer the-token"}).status_code == 200
 
 
-def test_when_one_process_meets_damage_all_leave_the_file(settings, serving, eventually, monkeypatch):
-    left = []
-    monkeypatch.setattr("ingest.http.app._terminate_self", lambda: left.append(True))
+def test_when_one_process_finds_the_file_corrupt_all_end(settings, serving, eventually, monkeypatch):
+    ended = []
+    monkeypatch.setattr("ingest.http.app._terminate_self", lambda: ended.append(True))
     for _ in range(2):
         serving(create_app(settings))
     path = settings.data_dir / FILE_NAME
 
-    class Torn(Relay):
-        def _acquire_leadership(self):
-            error = sqlite3.DatabaseError("database disk image is malformed")
-            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise error
-
-    serving(create_app(settings, relay=Torn(path, settings)))
-    eventually(lambda: len(left) == 3)
+    serving(create_app(settings, relay=CorruptRelay(path, settings)))
+    eventually(lambda: len(ended) == 3)
     assert is_marked_corrupt(path)
+
+
+def test_a_process_that_cannot_mark_the_file_corrupt_ends_alone(settings, serving, monkeypatch, eventually):
+    def full(_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    signals = []
+    monkeypatch.setattr("ingest.http.app.mark_corrupt", full)
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    with capture_logs() as logs:
+        serving(create_app(settings, relay=CorruptRelay(settings.data_dir / FILE_NAME, settings)))
+        eventually(lambda: signals)
+    assert signals[0] == (os.getpid(), signal.SIGTERM)
+    events = [line["event"] for line in logs]
+    assert events.index("inbox.mark_failed") < events.index("server.draining")

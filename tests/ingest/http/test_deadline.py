@@ -19,16 +19,16 @@ async def soon(value):
     return value
 
 
-def test_what_is_done_in_time_is_returned():
-    async def story():
-        patience = SharedDeadline(LONG)
-        assert await asyncio.gather(*[patience.wait_for(soon(number)) for number in range(5)]) == list(range(5))
-        assert await patience.wait_for(soon("again")) == "again"
+def test_a_result_in_time_is_returned():
+    async def run():
+        deadline = SharedDeadline(LONG)
+        assert await asyncio.gather(*[deadline.wait_for(soon(number)) for number in range(5)]) == list(range(5))
+        assert await deadline.wait_for(soon("again")) == "again"
 
-    asyncio.run(story())
+    asyncio.run(run())
 
 
-def test_what_takes_too_long_is_ended_and_its_task_goes_on():
+def test_what_takes_too_long_is_cancelled_and_its_task_goes_on():
     ended = []
 
     async def slow():
@@ -37,83 +37,83 @@ def test_what_takes_too_long_is_ended_and_its_task_goes_on():
         finally:
             ended.append(True)
 
-    async def story():
-        patience = SharedDeadline(SHORT)
+    async def run():
+        deadline = SharedDeadline(SHORT)
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
-            await patience.wait_for(slow())
+            await deadline.wait_for(slow())
         assert ended
         assert time.monotonic() - begun >= SHORT.total_seconds()
         assert asyncio.current_task().cancelling() == 0
-        assert await patience.wait_for(soon(1)) == 1
+        assert await deadline.wait_for(soon(1)) == 1
 
-    asyncio.run(story())
+    asyncio.run(run())
 
 
-def test_each_has_its_own_time_though_there_is_one_timer():
-    async def story():
-        patience = SharedDeadline(SHORT)
+def test_each_task_has_its_own_deadline_though_there_is_one_timer():
+    async def run():
+        deadline = SharedDeadline(SHORT)
         begun, ended = {}, {}
 
         async def late(number):
             await asyncio.sleep(number * 0.02)
             begun[number] = time.monotonic()
             with pytest.raises(TimeoutError):
-                await patience.wait_for(for_ever())
+                await deadline.wait_for(for_ever())
             ended[number] = time.monotonic()
 
         await asyncio.gather(*[late(number) for number in range(4)])
         assert all(ended[number] - begun[number] >= SHORT.total_seconds() - 0.001 for number in range(4))
         assert sorted(ended, key=ended.get) == list(range(4))
 
-    asyncio.run(story())
+    asyncio.run(run())
 
 
-def test_whoever_clings_on_is_told_once():
-    async def stubborn(lets_go):
+def test_a_task_that_ignores_the_cancellation_is_cancelled_once():
+    async def stubborn(may_end):
         try:
             await for_ever()
         except asyncio.CancelledError:
-            await lets_go.wait()
+            await may_end.wait()
             raise
 
-    async def story():
-        patience, lets_go = SharedDeadline(SHORT), asyncio.Event()
-        clinging = asyncio.create_task(patience.wait_for(stubborn(lets_go)))
+    async def run():
+        deadline, may_end = SharedDeadline(SHORT), asyncio.Event()
+        stubborn_task = asyncio.create_task(deadline.wait_for(stubborn(may_end)))
         await asyncio.sleep(SHORT.total_seconds() / 2)
         with pytest.raises(TimeoutError):
-            await patience.wait_for(for_ever())
-        assert not clinging.done()
-        lets_go.set()
+            await deadline.wait_for(for_ever())
+        assert not stubborn_task.done()
+        may_end.set()
         with pytest.raises(TimeoutError):
-            await clinging
+            await stubborn_task
 
-    asyncio.run(story())
+    asyncio.run(run())
 
 
-def test_a_cancellation_from_outside_stays_one():
-    async def story():
-        patience = SharedDeadline(SHORT)
-        task = asyncio.create_task(patience.wait_for(for_ever()))
+def test_a_cancellation_from_outside_is_passed_on():
+    async def run():
+        deadline = SharedDeadline(SHORT)
+        task = asyncio.create_task(deadline.wait_for(for_ever()))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(story())
+    asyncio.run(run())
 
 
-def test_a_cancellation_from_outside_wins_over_time():
-    async def hears_both():
+def test_a_cancellation_from_outside_wins_over_the_deadline():
+    async def cancelled_twice():
         try:
             await for_ever()
         except asyncio.CancelledError:
             asyncio.current_task().cancel()
             raise
 
-    async def story():
-        task = asyncio.create_task(SharedDeadline(SHORT).wait_for(hears_both()))
+    async def run():
+        task = asyncio.create_task(SharedDeadline(SHORT).wait_for(cancelled_twice()))
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(story())
+    asyncio.run(run())

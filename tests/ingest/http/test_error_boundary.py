@@ -14,7 +14,7 @@ async def receive():
 
 
 def run(app, scope=HTTP):
-    """Run an application behind the guard; returns what it sent and how often the guard had to answer."""
+    """Run an application inside of the boundary; return what it sent, and the metrics."""
     sent = []
     metrics = Metrics()
 
@@ -23,11 +23,11 @@ def run(app, scope=HTTP):
             raise RuntimeError("the answer has begun")
         sent.append(message)
 
-    asyncio.run(ErrorBoundary(app, metrics, "Not now.", "a door")(scope, receive, send))
+    asyncio.run(ErrorBoundary(app, metrics, "Not now.", "a route")(scope, receive, send))
     return sent, metrics.text({}).decode()
 
 
-def test_an_answer_passes():
+def test_a_response_passes_unchanged():
     async def app(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
@@ -47,11 +47,11 @@ def test_whatever_is_raised_becomes_503(error):
     assert (b"retry-after", b"5") in sent[0]["headers"]
     assert sent[1]["body"] == b'{"error": "Not now."}'
     assert 'webhooks_requests_refused_total{reason="Unexpected"} 1.0' in text
-    assert {line["route"] for line in logs} <= {"a door"}
+    assert {line["route"] for line in logs} <= {"a route"}
     assert not [word for word in ("a secret", "a-key") if word in str(logs)]
 
 
-def test_an_answer_that_had_begun_is_left_to_the_server():
+def test_a_response_that_had_begun_is_left_to_the_server():
     async def app(_scope, _receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise ValueError
@@ -59,7 +59,7 @@ def test_an_answer_that_had_begun_is_left_to_the_server():
     assert [message["status"] for message in run(app)[0]] == [200]
 
 
-def test_what_is_not_a_request_is_none_of_its_business():
+def test_errors_outside_a_request_are_raised():
     async def app(*_):
         raise ValueError("cannot start")
 

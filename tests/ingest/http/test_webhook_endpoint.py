@@ -35,7 +35,7 @@ def signed(body, key=KEY):
 
 
 @pytest.fixture(autouse=True)
-def brisk(monkeypatch):
+def short_waits(monkeypatch):
     monkeypatch.setattr(responses, "DRAIN_TIME", 0.05)
     monkeypatch.setattr(health, "CACHE_FOR", 0.0)
 
@@ -68,8 +68,8 @@ def kept(tmp_path):
     return read
 
 
-class Wire:
-    """A connection on which a test says what no client library would."""
+class RawConnection:
+    """A connection for bytes that no client library would send."""
 
     def __init__(self, port):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -82,12 +82,12 @@ class Wire:
         self.answers.close()
         self.socket.close()
 
-    def say(self, *parts):
+    def send(self, *parts):
         self.socket.sendall(b"".join(parts))
 
     def head(self, *headers, path=EVENTS):
         lines = [f"POST {path} HTTP/1.1", "Host: x", *headers, "", ""]
-        self.say("\r\n".join(lines).encode("latin-1"))
+        self.send("\r\n".join(lines).encode("latin-1"))
 
     def answer(self):
         """Read one answer: status, headers, body."""
@@ -105,15 +105,15 @@ class Wire:
 @pytest.fixture
 def wire(served):
     """Open a connection to a node."""
-    with contextlib.ExitStack() as open_wires:
-        yield lambda **settings: open_wires.enter_context(Wire(served(**settings)))
+    with contextlib.ExitStack() as connections:
+        yield lambda **settings: connections.enter_context(RawConnection(served(**settings)))
 
 
 def signature(body):
     return f"X-HMAC-SHA512-Signature: {sign(body, KEY)}"
 
 
-def test_what_is_kept_is_answered_with_its_id(client, kept):
+def test_a_stored_delivery_is_answered_with_its_id(client, kept):
     body = body_of()
     first = client.post(EVENTS, content=body, headers=signed(body))
     again = client.post(EVENTS, content=body, headers=signed(body))
@@ -126,7 +126,7 @@ def test_what_is_kept_is_answered_with_its_id(client, kept):
     assert kept() == [body]
 
 
-def test_a_slash_at_the_end_costs_no_event(client, kept):
+def test_a_trailing_slash_loses_no_event(client, kept):
     for path in (f"{EVENTS}/", f"{CDRS}/"):
         body = body_of()
         assert client.post(path, content=body, headers=signed(body)).status_code == 200
@@ -139,19 +139,19 @@ def test_the_same_bytes_on_another_url_are_another_delivery(client):
     assert len(ids) == 2
 
 
-def test_what_is_well_signed_is_never_refused_for_its_shape(client, kept):
+def test_a_well_signed_body_is_never_refused_for_its_shape(client, kept):
     bodies = [b"", b"not json", b"\xff\xfe\x00", b"[" * 100_000, b'{"event": "NEVER_HEARD_OF"}', b"\x80\x80"]
     for body in bodies:
         assert client.post(EVENTS, content=body, headers=signed(body)).status_code == 200
     assert kept() == bodies
 
 
-def test_a_request_from_another_address_is_refused_without_detail_and_let_in_once_it_is_listed(
+def test_a_request_from_another_address_is_refused_without_detail_and_verified_once_it_is_listed(
     served, tmp_path, kept, eventually
 ):
     body = body_of()
     port = served(plugsurfing_sources="192.0.2.7")
-    # The header of a stranger says nothing.
+    # Only a proxy of ours may name a sender.
     headers = {**signed(body), "X-Forwarded-For": "192.0.2.7"}
     refused = [httpx.post(f"http://127.0.0.1:{port}{path}", content=body, headers=headers) for path in (EVENTS, CDRS)]
     assert {(answer.status_code, answer.json()["error"]) for answer in refused} == {
@@ -172,20 +172,20 @@ def test_a_request_from_another_address_is_refused_without_detail_and_let_in_onc
     assert kept() == [body, body]
 
 
-def test_behind_a_proxy_the_sender_is_whom_the_proxy_names(served, kept):
+def test_behind_a_proxy_the_sender_is_the_one_that_the_proxy_names(served, kept):
     body = body_of()
     port = served(plugsurfing_sources="192.0.2.7", forwarded_by="127.0.0.1")
     statuses = [
         httpx.post(
-            f"http://127.0.0.1:{port}{EVENTS}", content=body, headers={**signed(body), "X-Forwarded-For": said}
+            f"http://127.0.0.1:{port}{EVENTS}", content=body, headers={**signed(body), "X-Forwarded-For": forwarded_for}
         ).status_code
-        for said in ("192.0.2.7, 203.0.113.9", "203.0.113.9, 192.0.2.7")
+        for forwarded_for in ("192.0.2.7, 203.0.113.9", "203.0.113.9, 192.0.2.7")
     ]
     assert statuses == [403, 200]
     assert kept() == [body]
 
 
-def test_what_proves_nothing_is_refused_without_detail_and_put_in_quarantine(client, tmp_path, eventually):
+def test_an_unverified_request_is_refused_without_detail_and_put_in_quarantine(client, tmp_path, eventually):
     proofs = (
         {},
         {"X-HMAC-SHA512-Signature": ""},
@@ -204,7 +204,7 @@ def test_what_proves_nothing_is_refused_without_detail_and_put_in_quarantine(cli
     assert f'webhooks_requests_refused_total{{reason="NotAuthentic"}} {len(proofs)}.0' in client.get("/metrics").text
 
 
-def test_the_authorization_is_asked_for_beside_the_signature(served):
+def test_the_authorization_header_is_required_beside_the_signature(served):
     port = served(plugsurfing_authorization="Bearer one\nBearer two")
     body = body_of()
     asked = {
@@ -216,21 +216,21 @@ def test_the_authorization_is_asked_for_beside_the_signature(served):
     assert asked == {"Bearer one": 200, "Bearer two": 200, "Bearer three": 403}
 
 
-def test_a_long_body_is_kept_to_the_last_byte(client, kept):
+def test_a_long_body_is_stored_to_the_last_byte(client, kept):
     body = b'"' + b"x" * (1_048_576 - 2) + b'"'
     assert client.post(EVENTS, content=body, headers=signed(body)).status_code == 200
     assert kept() == [body]
 
 
-def test_a_body_that_comes_in_many_pieces_is_put_together(wire, kept):
+def test_a_body_in_many_chunks_is_put_together(wire, kept):
     body = body_of()
     sender = wire()
     sender.head("Transfer-Encoding: chunked", signature(body))
     for at in range(len(body)):
-        sender.say(b"1\r\n", body[at : at + 1], b"\r\n")
+        sender.send(b"1\r\n", body[at : at + 1], b"\r\n")
         if at % 10 == 0:
             time.sleep(0.001)  # so that some of them come alone
-    sender.say(b"0\r\n\r\n")
+    sender.send(b"0\r\n\r\n")
 
     assert sender.answer()[0] == 200
     assert kept() == [body]
@@ -253,7 +253,7 @@ def test_a_body_that_never_ends_is_refused_as_soon_as_it_is_over_the_limit(wire,
     sent = 0
     with contextlib.suppress(ConnectionError):
         while sent < 100_000_000:
-            sender.say(b"1000\r\n", b"x" * 0x1000, b"\r\n")
+            sender.send(b"1000\r\n", b"x" * 0x1000, b"\r\n")
             sent += 0x1000
 
     assert sent < 50_000_000
@@ -261,7 +261,7 @@ def test_a_body_that_never_ends_is_refused_as_soon_as_it_is_over_the_limit(wire,
     assert kept() == []
 
 
-def test_a_sender_who_first_sends_all_and_then_listens_hears_why_it_was_refused(client):
+def test_a_sender_that_sends_everything_before_it_reads_gets_the_reason(client):
     answer = client.post(EVENTS, content=b"x" * 3_000_000, headers=signed(b""))
 
     assert answer.status_code == 413
@@ -277,12 +277,12 @@ def test_the_limit_itself_is_allowed(served, kept):
     assert kept() == [exact]
 
 
-def test_a_length_with_more_zeros_before_it_than_python_reads_is_a_length(wire, kept):
+def test_a_length_with_more_leading_zeros_than_python_parses_is_a_length(wire, kept):
     body = body_of()
     sender = wire()
     with capture_logs() as logs:
         sender.head(f"Content-Length: {'0' * 5000}{len(body)}", signature(body))
-        sender.say(body)
+        sender.send(body)
         assert sender.answer()[0] == 200
     assert kept() == [body]
     assert [line for line in logs if line["log_level"] == "error"] == []
@@ -297,7 +297,7 @@ def test_an_encoded_body_is_refused(client, kept):
     assert kept() == []
 
 
-def test_an_encoding_that_is_none_is_none(client):
+def test_identity_is_no_encoding(client):
     for encoding in ("identity", "", "Identity"):
         body = body_of()
         headers = {**signed(body), "Content-Encoding": encoding}
@@ -305,11 +305,11 @@ def test_an_encoding_that_is_none_is_none(client):
 
 
 @pytest.mark.parametrize("part", [b"", b'{"half'])
-def test_a_body_that_is_not_complete_in_time_is_given_up(wire, kept, part):
+def test_a_body_that_is_not_complete_in_time_is_refused(wire, kept, part):
     sender = wire(body_timeout="100ms")
     begun = time.monotonic()
     sender.head("Content-Length: 100", signature(b""))
-    sender.say(part)
+    sender.send(part)
 
     status, headers, body = sender.answer()
     assert (status, headers["connection"]) == (408, "close")
@@ -319,7 +319,7 @@ def test_a_body_that_is_not_complete_in_time_is_given_up(wire, kept, part):
     assert kept() == []
 
 
-def test_a_body_that_drips_is_given_up_too(wire):
+def test_a_body_that_drips_is_refused_too(wire):
     sender = wire(body_timeout="100ms")
     sender.head("Content-Length: 1000", signature(b""))
     ended = threading.Event()
@@ -327,7 +327,7 @@ def test_a_body_that_drips_is_given_up_too(wire):
     def drip():
         with contextlib.suppress(OSError):
             while not ended.wait(0.01):
-                sender.say(b"x")
+                sender.send(b"x")
 
     dripping = threading.Thread(target=drip)
     dripping.start()
@@ -338,7 +338,7 @@ def test_a_body_that_drips_is_given_up_too(wire):
 
 def test_a_slow_sender_slows_only_itself(wire, served):
     port = served(body_timeout="10m")
-    with Wire(port) as slow:
+    with RawConnection(port) as slow:
         slow.head("Content-Length: 100", signature(b""))
         begun = time.monotonic()
         for _ in range(20):
@@ -347,13 +347,13 @@ def test_a_slow_sender_slows_only_itself(wire, served):
         assert time.monotonic() - begun < 60
 
 
-def test_a_sender_who_hangs_up_in_the_middle_leaves_nothing_behind(served, kept, eventually):
+def test_a_sender_that_disconnects_in_the_middle_leaves_nothing_behind(served, kept, eventually):
     port = served()
     with capture_logs() as logs:
         for _ in range(3):
-            with Wire(port) as sender:
+            with RawConnection(port) as sender:
                 sender.head("Content-Length: 100", signature(b""))
-                sender.say(b'{"half')
+                sender.send(b'{"half')
         eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200)
         body = body_of()
         httpx.post(f"http://127.0.0.1:{port}{EVENTS}", content=body, headers=signed(body))
@@ -361,20 +361,20 @@ def test_a_sender_who_hangs_up_in_the_middle_leaves_nothing_behind(served, kept,
     assert [line for line in logs if line["log_level"] == "error"] == []
 
 
-def test_a_sender_who_says_all_and_hangs_up_is_heard(served, kept, eventually):
+def test_a_request_whose_sender_disconnects_after_it_is_stored(served, kept, eventually):
     body = body_of()
-    with Wire(served()) as sender:
+    with RawConnection(served()) as sender:
         sender.head(f"Content-Length: {len(body)}", signature(body))
-        sender.say(body)
+        sender.send(body)
     eventually(lambda: kept() == [body])
 
 
-def test_a_sender_who_has_no_more_to_say_is_heard(wire, kept):
-    """It shuts its half of the connection down, and hears on the other one that the event is kept."""
+def test_a_sender_that_shuts_its_side_down_is_answered(wire, kept):
+    """It shuts its side down, and gets the answer on the other."""
     body = body_of()
     sender = wire()
     sender.head(f"Content-Length: {len(body)}", signature(body))
-    sender.say(body)
+    sender.send(body)
     sender.socket.shutdown(socket.SHUT_WR)
 
     assert sender.answer()[0] == 200
@@ -382,30 +382,30 @@ def test_a_sender_who_has_no_more_to_say_is_heard(wire, kept):
     assert kept() == [body]
 
 
-def test_half_a_body_from_a_sender_who_has_no_more_to_say_is_nothing(wire, kept):
+def test_half_a_body_from_a_sender_that_shuts_its_side_down_is_dropped(wire, kept):
     sender = wire()
     sender.head("Content-Length: 100", signature(b""))
-    sender.say(b'{"half')
+    sender.send(b'{"half')
     sender.socket.shutdown(socket.SHUT_WR)
 
     assert sender.is_closed()
     assert kept() == []
 
 
-def test_requests_in_one_go_are_answered_in_their_order(wire, kept):
+def test_pipelined_requests_are_answered_in_their_order(wire, kept):
     sender = wire()
     bodies = [body_of() for _ in range(20)]
-    said = b""
+    requests = b""
     for body in bodies:
         head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\n{signature(body)}\r\nContent-Length: {len(body)}\r\n\r\n"
-        said += head.encode() + body
-    sender.say(said, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        requests += head.encode() + body
+    sender.send(requests, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
 
     assert [sender.answer()[0] for _ in range(21)] == [200] * 21
     assert kept() == bodies
 
 
-def test_a_client_that_would_rather_speak_http_2_is_served_in_http_1(wire, kept):
+def test_a_client_that_offers_http_2_is_served_in_http_1(wire, kept):
     """As Java's does where there is no TLS."""
     body = body_of()
     sender = wire()
@@ -417,24 +417,24 @@ def test_a_client_that_would_rather_speak_http_2_is_served_in_http_1(wire, kept)
             f"Content-Length: {len(body)}",
             signature(body),
         )
-        sender.say(body)
+        sender.send(body)
         assert sender.answer()[0] == 200
     assert kept() == [body]
 
 
-def test_whoever_asks_first_is_told_to_go_on(wire, kept):
+def test_a_sender_that_expects_100_continue_gets_it(wire, kept):
     body = body_of()
     sender = wire()
     sender.head("Expect: 100-continue", f"Content-Length: {len(body)}", signature(body))
     assert sender.answers.readline() == b"HTTP/1.1 100 Continue\r\n"
     assert sender.answers.readline() == b"\r\n"
-    sender.say(body)
+    sender.send(body)
 
     assert sender.answer()[0] == 200
     assert kept() == [body]
 
 
-def test_only_posts_are_taken(client):
+def test_only_post_is_allowed(client):
     for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"):
         answer = client.request(method, EVENTS)
         assert answer.status_code == 405
@@ -442,7 +442,7 @@ def test_only_posts_are_taken(client):
         assert method == "HEAD" or answer.json() == {"error": "This method is not allowed here."}
 
 
-def test_elsewhere_there_is_nothing(client):
+def test_any_other_path_is_not_found(client):
     for method in ("GET", "POST"):
         for path in ("/", "/plugsurfing", "/plugsurfing/events/x", "/nowhere", "//", "/%00"):
             answer = client.request(method, path)
@@ -450,7 +450,7 @@ def test_elsewhere_there_is_nothing(client):
             assert answer.json() == {"error": "There is nothing here."}
 
 
-def test_when_nothing_can_be_kept_nothing_is_promised(client, tmp_path, monkeypatch):
+def test_when_nothing_can_be_stored_the_answer_is_503(client, tmp_path, monkeypatch):
     def full(_file, _rows):
         raise OSError("No space left on device")
 
@@ -485,26 +485,26 @@ def test_a_fault_of_ours_is_never_a_500(client, monkeypatch):
     assert "a secret" not in str(logs)
 
 
-def test_the_process_says_that_it_lives(client):
+def test_healthz_answers_200(client):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.head("/healthz").status_code == 200
 
 
-def test_the_node_is_ready_without_redis_and_says_so(client):
+def test_readyz_answers_200_without_redis(client):
     body = body_of()
     client.post(EVENTS, content=body, headers=signed(body))
     answer = client.get("/readyz")
-    facts = answer.json()
+    state = answer.json()
 
     assert answer.status_code == 200
-    assert facts["ready"] is True
-    assert facts["inbox"] == {"ok": True, "error": None, "unsettled": 1}
-    assert facts["redis"]["ok"] is False
-    assert facts["relay"]["leader"] is True
-    assert 0 < facts["oldest_unsettled_seconds"] < 60
+    assert state["ready"] is True
+    assert state["inbox"] == {"ok": True, "error": None, "unsettled": 1}
+    assert state["redis"]["ok"] is False
+    assert state["relay"]["leader"] is True
+    assert 0 < state["oldest_unsettled_seconds"] < 60
 
 
-def test_numbers_are_there_for_prometheus(client):
+def test_metrics_are_prometheus_text(client):
     body = body_of()
     client.post(EVENTS, content=body, headers=signed(body))
     answer = client.get("/metrics")
@@ -520,7 +520,7 @@ def test_numbers_are_there_for_prometheus(client):
         assert f"webhooks_{line}\n" in answer.text
 
 
-def test_what_was_offered_last_is_told_once_something_was(served, valkey_url, eventually):
+def test_the_time_of_the_last_publication_is_shown_once_there_was_one(served, valkey_url, eventually):
     with httpx.Client(base_url=f"http://127.0.0.1:{served(redis_url=valkey_url)}") as client:
         body = body_of()
         client.post(EVENTS, content=body, headers=signed(body))
@@ -529,7 +529,7 @@ def test_what_was_offered_last_is_told_once_something_was(served, valkey_url, ev
         assert "webhooks_relay_last_offer_timestamp_seconds" in client.get("/metrics").text
 
 
-def test_many_at_once_are_all_kept(served, kept):
+def test_concurrent_requests_are_all_stored(served, kept):
     port = served()
 
     async def send_all(bodies):

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import signal
@@ -13,8 +14,9 @@ import pytest
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from ingest.server import serve as room
-from ingest.server.serve import serve
+from ingest.server import serve as serve_module
+from ingest.server.graceful_shutdown import DrainingServer
+from ingest.server.serve import serve, serve_with_workers, worker_server
 from ingest.wire.signature import sign
 
 KEY = "the-current-key"
@@ -36,8 +38,16 @@ def is_up(port):
 
 
 @pytest.fixture
+def signals_restored():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def process(tmp_path, eventually):
-    """Start `serve` in a process of its own; returns it and its port."""
+    """Start `serve` in a process of its own; return it and its port."""
     started = []
 
     def start(**environment):
@@ -62,10 +72,10 @@ def process(tmp_path, eventually):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_ends_in_order_when_it_is_told_to(process, number):
+def test_a_process_ends_in_order_on_a_signal(process, number):
     child, port = process()
     begun = time.monotonic()
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as idle:  # a kept-alive connection does not hold it up
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as idle:  # an idle connection does not delay it
         idle.get("/healthz")
         child.send_signal(number)
         assert child.wait(timeout=10) == 0
@@ -96,7 +106,7 @@ def test_a_request_under_way_is_answered_before_the_process_ends(process, tmp_pa
     file.close()
 
 
-def test_nothing_of_a_request_gets_into_the_log(process):
+def test_nothing_of_a_request_is_logged(process):
     child, port = process(LOG_LEVEL="debug")
     for path in ("events", "cdrs"):
         secret = {"X-HMAC-SHA512-Signature": "a-secret-signature", "Authorization": "Bearer a-secret-token"}
@@ -109,7 +119,7 @@ def test_nothing_of_a_request_gets_into_the_log(process):
     assert "a-secret" not in child.stderr.read()
 
 
-def test_it_does_not_say_what_it_is_made_of(process):
+def test_responses_do_not_name_the_server_software(process):
     _, port = process()
     assert "server" not in httpx.get(f"http://127.0.0.1:{port}/healthz").headers
 
@@ -126,7 +136,7 @@ def test_an_address_of_another_machine_is_one_sentence(tmp_path):
         serve(load_settings(data_dir=tmp_path, host="192.0.2.1", port=0, plugsurfing_hmac_current=KEY))
 
 
-def test_without_a_key_it_does_not_begin(tmp_path):
+def test_without_a_key_it_does_not_start(tmp_path):
     with pytest.raises(SettingsError, match="PLUGSURFING_HMAC_CURRENT"):
         serve(load_settings(data_dir=tmp_path / "var"))
     assert not (tmp_path / "var").exists()
@@ -145,29 +155,29 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_it_serves_on_the_address_that_it_is_told(tmp_path, monkeypatch, eventually, host):
+def test_it_serves_on_the_configured_address(tmp_path, monkeypatch, eventually, host):
     """In this process, which receives the signal that ends it."""
     try:
         socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError:
         pytest.skip("this machine has no such address")
     port = free_port()
-    monkeypatch.setattr(room, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(serve_module, "configure_logging", lambda *_: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     statuses = []
 
-    def ask_and_end():
+    def request_and_end():
         eventually(lambda: is_at(f"{url}/healthz", statuses))
         os.kill(os.getpid(), signal.SIGTERM)
 
-    asking = threading.Thread(target=ask_and_end)
-    asking.start()
+    requesting = threading.Thread(target=request_and_end)
+    requesting.start()
     try:
         with pytest.raises(SystemExit) as ended:
             serve(load_settings(data_dir=tmp_path, host=host, port=port, plugsurfing_hmac_current=KEY))
     finally:
-        asking.join()
+        requesting.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -181,3 +191,33 @@ def is_at(url, statuses):
     except httpx.TransportError:
         return False
     return True
+
+
+@pytest.mark.usefixtures("signals_restored")
+def test_a_worker_gets_a_server_with_the_settings_as_they_are_now(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PLUGSURFING_HMAC_CURRENT", KEY)
+    server = worker_server(1, lambda: None)
+    assert isinstance(server, DrainingServer)
+    assert asyncio.run(server.on_tick(1)) is True  # process 1 is not our parent
+    with pytest.raises(SystemExit) as ended:
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 0
+
+
+def test_a_worker_with_wrong_settings_ends_with_the_exit_code_for_them(monkeypatch, capsys):
+    monkeypatch.setenv("BODY_TIMEOUT", "soon")
+    with pytest.raises(SystemExit) as ended:
+        worker_server(1, lambda: None)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: BODY_TIMEOUT ")
+
+
+def test_workers_are_supervised_on_the_configured_address(tmp_path, monkeypatch):
+    supervised = []
+    monkeypatch.setattr(serve_module, "run_supervisor", lambda *given: supervised.append(given) or 7)
+    settings = load_settings(data_dir=tmp_path, port=free_port(), plugsurfing_hmac_current=KEY)
+    assert serve_with_workers(settings, 3) == 7
+    ((make_server, (listener,), count),) = supervised
+    with listener:
+        assert (make_server, listener.getsockname()[1], count) == (worker_server, settings.port, 3)

@@ -9,7 +9,7 @@ import pytest
 from ingest.errors import SettingsError
 from ingest.server.socket_activation import inherited_sockets, listening_sockets, sd_notify
 
-TAKE = """
+INHERIT = """
 import os, sys
 from ingest.server.socket_activation import inherited_sockets
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
@@ -17,13 +17,13 @@ print([each.getsockname() for each in inherited_sockets()], [name for name in os
 """
 
 
-def take(*sockets, off=0):
-    """Hand sockets over to a process of its own, as files 3, 4, …; what it prints."""
+def inherit(*sockets, off=0):
+    """Return what a process prints that inherits these sockets as files 3, 4, …."""
     with_files = "import os, sys; [os.dup2(int(n), 3 + i) for i, n in enumerate(sys.argv[3:])]; exec(sys.argv[1])"
     return subprocess.run(
-        [sys.executable, "-c", with_files, TAKE.replace("sys.argv[1]", "sys.argv[2]"), str(off)]
+        [sys.executable, "-c", with_files, INHERIT.replace("sys.argv[1]", "sys.argv[2]"), str(off)]
         + [str(each.fileno()) for each in sockets],
-        env={**os.environ, "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": "door"},
+        env={**os.environ, "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": "http"},
         pass_fds=[each.fileno() for each in sockets],
         capture_output=True,
         text=True,
@@ -32,30 +32,33 @@ def take(*sockets, off=0):
 
 
 def high(opened):
-    """Move a socket out of the way of the places that it is handed over at."""
+    """Move a socket away from the file numbers that it is inherited at."""
     number = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 100)
     opened.close()
     return socket.socket(fileno=number)
 
 
-def test_sockets_that_are_handed_over_are_taken_and_the_word_of_them_goes():
-    with high(socket.create_server(("127.0.0.1", 0))) as one, high(socket.create_server(("127.0.0.1", 0))) as two:
-        taken = take(one, two)
-        assert taken.stdout == f"{[one.getsockname(), two.getsockname()]} []\n"
+def test_inherited_sockets_are_returned_and_their_variables_cleared():
+    with (
+        high(socket.create_server(("127.0.0.1", 0))) as one,
+        high(socket.create_server(("127.0.0.1", 0))) as two,
+    ):
+        inherited = inherit(one, two)
+        assert inherited.stdout == f"{[one.getsockname(), two.getsockname()]} []\n"
 
 
-def test_sockets_for_another_process_are_not_ours():
+def test_sockets_of_another_process_are_not_inherited():
     with high(socket.create_server(("127.0.0.1", 0))) as one:
-        assert take(one, off=1).stdout == "[] []\n"
+        assert inherit(one, off=1).stdout == "[] []\n"
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_what_does_not_listen_is_refused(kind):
-    with high(socket.socket(socket.AF_INET, kind)) as deaf:
-        assert "SettingsError: LISTEN_FDS names socket 3, which does not listen" in take(deaf).stderr
+def test_a_socket_that_does_not_listen_is_refused(kind):
+    with high(socket.socket(socket.AF_INET, kind)) as not_listening:
+        assert "SettingsError: LISTEN_FDS names socket 3, which does not listen" in inherit(not_listening).stderr
 
 
-def test_what_is_no_socket_is_refused(monkeypatch):
+def test_a_file_that_is_no_socket_is_refused(monkeypatch):
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setattr("ingest.server.socket_activation.FIRST_SOCKET", 987_654)
@@ -64,32 +67,32 @@ def test_what_is_no_socket_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("count", ["", "many", "-1", "0"])
-def test_nonsense_means_that_nothing_was_handed_over(monkeypatch, count):
+def test_an_invalid_count_means_that_nothing_is_inherited(monkeypatch, count):
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", count)
     assert inherited_sockets() == []
     assert "LISTEN_FDS" not in os.environ
 
 
-def test_without_any_it_listens_itself():
+def test_without_inherited_sockets_it_listens_itself():
     (opened,) = listening_sockets("127.0.0.1", 0)
     with opened:
         assert opened.getsockname()[1] > 0
 
 
-def test_whoever_started_it_is_told(tmp_path, monkeypatch):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ears:
-        ears.bind(str(tmp_path / "ready"))
+def test_the_service_manager_is_notified(tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "ready"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "ready"))
         sd_notify("READY=1", "MAINPID=1")
-        assert ears.recv(100) == b"READY=1\nMAINPID=1"
-    sd_notify("READY=1")  # it does not listen any more
+        assert manager.recv(100) == b"READY=1\nMAINPID=1"
+    sd_notify("READY=1")  # nobody listens any more
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract addresses are Linux's")
 def test_an_abstract_address_is_written_with_an_at_sign(monkeypatch):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ears:
-        ears.bind(f"\0webhooks-{os.getpid()}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0webhooks-{os.getpid()}")
         monkeypatch.setenv("NOTIFY_SOCKET", f"@webhooks-{os.getpid()}")
         sd_notify("READY=1")
-        assert ears.recv(100) == b"READY=1"
+        assert manager.recv(100) == b"READY=1"

@@ -3,7 +3,7 @@ import asyncio
 from ingest.server.write_coalescing import CoalescingTransport
 
 
-def test_the_transport_passes_everything_else_on():
+def test_two_writes_in_one_turn_are_sent_as_one_and_everything_else_is_passed_on():
     class Inner(asyncio.Transport):
         def __init__(self):
             super().__init__({"peername": ("127.0.0.1", 1)})
