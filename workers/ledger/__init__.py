@@ -1,1 +1,1 @@
-"""The database: deliveries, their runs, the sessions they tell of, and the pushes that come of them."""
+"""The database: deliveries, their runs, sessions, pushes, alerts, and what is read from the Drive API."""

@@ -78,7 +78,7 @@ def record_delivered(conn: Connection, sent: Sequence[PendingAlert]) -> None:
 
 
 def reschedule(conn: Connection, ids: Collection[str], due_at: datetime) -> None:
-    """Set when alerts are tried again that a destination has not taken."""
+    """Set when alerts are sent again to the destinations that have not taken them."""
     _set(conn, ids, due_at=due_at)
 
 

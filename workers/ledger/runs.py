@@ -131,7 +131,7 @@ def locked_update(*conditions: ColumnElement[bool], skip_locked: bool = False) -
 
 
 def _ending(run: RunRecord, handler: str, job_id: str) -> dict[str, Any]:
-    # A dead run keeps no job: the job may be a dead letter that was put back, and its run needs a new dead letter.
+    # A dead run keeps no job: the job may be a requeued dead letter, and the run needs a new one.
     is_kept = run.outcome.is_final and run.outcome is not Outcome.DEAD
     ending = {name: getattr(run, name) for name in ENDING}
     return ending | {"of": run.delivery_id, "by": handler, "job_id": job_id if is_kept else None}

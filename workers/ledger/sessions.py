@@ -28,7 +28,7 @@ class SessionWait:
     session_id: str
     #: When the handler was called.
     since: datetime
-    #: Whether it read the session through its context; if not, only the times tell, as well as clocks agree.
+    #: Whether it read the session through its context; if not, the times decide, as well as clocks agree.
     was_read: bool
     #: What it read; None if the session was unknown.
     seen: Session | None

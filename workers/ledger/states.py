@@ -16,7 +16,7 @@ class DeliveryState(StrEnum):
     """On a queue, or on its way to a worker."""
 
     RUNNING = "running"
-    """Its records stand; its handlers are at work for the first time."""
+    """Its records are stored; its handlers run for the first time."""
 
     RETRYING = "retrying"
     """A run of it is still to come: waiting for its first attempt or for another one."""
@@ -46,7 +46,7 @@ class Outcome(StrEnum):
     """Not tried yet: it is due in a job of its own."""
 
     RUNNING = "running"
-    """A worker has claimed it and is at it."""
+    """A worker has claimed it and runs its handler."""
 
     AGAIN = "again"
     """Tried, and to be tried again when it is due."""

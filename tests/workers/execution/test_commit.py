@@ -1,4 +1,4 @@
-"""What runs came to is committed together; what one of them wants written and cannot be harms only that one."""
+"""Runs are committed together; a run whose effects fail harms no other."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

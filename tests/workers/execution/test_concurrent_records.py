@@ -1,4 +1,4 @@
-"""Workers that merge the same sessions at once: on PostgreSQL, where they really do."""
+"""Workers that merge the same sessions concurrently, on PostgreSQL."""
 
 import json
 from collections.abc import Iterator, Sequence

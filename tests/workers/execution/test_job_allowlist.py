@@ -1,4 +1,4 @@
-"""What somebody who can write to Redis can have a worker do."""
+"""What a job in Redis can make a worker call."""
 
 from pathlib import Path
 

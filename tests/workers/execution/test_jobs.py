@@ -1,4 +1,4 @@
-"""Batches and runs, from a read batch to what stands in the ledger, on SQLite and on PostgreSQL."""
+"""Batches and runs, from the decoded batch to the ledger, on SQLite and on PostgreSQL."""
 
 import asyncio
 import itertools

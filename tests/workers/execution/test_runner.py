@@ -1,4 +1,4 @@
-"""One handler on one delivery: how signals and errors become outcomes."""
+"""One handler on one delivery: signals and errors become outcomes."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Decisions at the charger in the ledger."""
+"""Decisions on authorization requests, as the ledger stores and finds them."""
 
 from datetime import timedelta
 

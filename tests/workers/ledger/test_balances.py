@@ -1,4 +1,4 @@
-"""Prepaid balances in the ledger, and whose are read next."""
+"""Prepaid balances: which are read next, and what a read changes."""
 
 from datetime import timedelta
 from decimal import Decimal

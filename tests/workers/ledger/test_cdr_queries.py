@@ -1,4 +1,4 @@
-"""CDRs as a person asks for them, on both databases."""
+"""CDRs found and summed up for a person, on both databases."""
 
 from datetime import timedelta
 from decimal import Decimal

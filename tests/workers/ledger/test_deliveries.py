@@ -1,4 +1,4 @@
-"""Deliveries: stored once however they come, counted, found again."""
+"""Deliveries: stored once however often they arrive, counted, and found."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""Runs that have ended: dead letters, and what a person may have done again."""
+"""Runs that have ended: dead letters, and what a replay reopens."""
 
 from datetime import timedelta
 

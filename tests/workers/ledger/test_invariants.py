@@ -1,4 +1,4 @@
-"""What must never be in the ledger is found, and what may be is not."""
+"""Violations of the ledger's invariants are found, and valid rows are not."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pushes: written once, sent by one sender at a time, not after their time."""
+"""Pushes: inserted once, claimed by one sender at a time, and not sent after they expire."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What is written for many takes as many statements as for one: each is a round trip, or a part of SQLite's lock."""
+"""Many rows take as many statements as one: each is a round trip, or time under SQLite's lock."""
 
 from contextlib import contextmanager
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Runs that are not over: due, offered, running, lost, overdue."""
+"""Runs that have not ended: due, enqueued, running, crashed, expired."""
 
 from datetime import timedelta
 

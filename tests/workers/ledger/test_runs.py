@@ -1,4 +1,4 @@
-"""Runs: recorded once, claimed by one worker, ended by the worker whose attempt it is."""
+"""Runs: inserted once, claimed by one worker, and ended by the worker whose attempt it is."""
 
 import itertools
 from datetime import timedelta

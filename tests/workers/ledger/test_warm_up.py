@@ -1,4 +1,4 @@
-"""The rehearsal: everything is done once, and nothing remains of it but knowledge."""
+"""The warm-up: the statements of a batch are run and rolled back."""
 
 import pytest
 from sqlalchemy import func, select

@@ -15,25 +15,25 @@ class PollOutcome(StrEnum):
     """What the last poll of a session at the Drive API came to."""
 
     WAITING = "waiting"
-    """Not looked at yet."""
+    """Not polled yet."""
 
     OPEN = "open"
-    """It is not over there: it will be looked at again."""
+    """Not ended there: it will be polled again."""
 
     COMPLETE = "complete"
-    """It is complete there, and nothing more will change."""
+    """Complete there: nothing will change any more."""
 
     MISSING = "missing"
     """The Drive API does not know it (404)."""
 
     FAILED = "failed"
-    """No answer, or none that is understood."""
+    """No response, or an invalid one."""
 
     NOT_NEEDED = "not_needed"
-    """Its events have told everything after all."""
+    """Completed by its events meanwhile."""
 
     GIVEN_UP = "given_up"
-    """It was looked at for RECONCILE_FOR, and is not over yet."""
+    """Polled for RECONCILE_FOR, and not ended yet."""
 
 
 # `next_at` is when a session is polled next, or when the lease of its poller ends; empty once polling has ended.

@@ -1,4 +1,4 @@
-"""Rows in bulk, and columns compared with many values: the same as one by one, only faster."""
+"""Bulk inserts, and columns compared with many values."""
 
 from sqlalchemy import select
 

@@ -1,4 +1,4 @@
-"""How the ledger is opened: what waits for what."""
+"""The ledger's engine: connections, locks and timeouts."""
 
 import multiprocessing
 import socket

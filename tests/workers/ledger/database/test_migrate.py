@@ -1,4 +1,4 @@
-"""The migrations: they make what the tables say, once, whoever runs them."""
+"""Migrations create the tables of the code, once, whichever process runs them."""
 
 import multiprocessing
 from pathlib import Path

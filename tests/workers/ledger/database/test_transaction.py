@@ -1,4 +1,4 @@
-"""Transactions and looks: what is the database's own trouble, and what becomes of it."""
+"""Transactions are retried while the database fails; reads are not."""
 
 import sqlite3
 

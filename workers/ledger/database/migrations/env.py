@@ -1,4 +1,4 @@
-"""Runs migrations on the connection, and in the transaction, that `workers.ledger.database.migrate` has opened."""
+"""Run migrations on the connection, and in the transaction, that `workers.ledger.database.migrate` has opened."""
 
 from alembic import context
 
@@ -7,7 +7,7 @@ from workers.ledger.tables import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    # SQLite can take tables back as well: `open_ledger` begins its transactions for real.
+    # SQLite can roll DDL back too: `create_ledger_engine` begins its transactions explicitly.
     transactional_ddl=True,
 )
 with context.begin_transaction():

@@ -1,1 +1,1 @@
-"""One file a migration, in the order of their numbers."""
+"""Migrations, one a file, in the order of their numbers."""

@@ -1,4 +1,4 @@
-"""Make the tables of the first version."""
+"""Create the tables of the first version."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 
 def upgrade() -> None:
-    """Make everything."""
+    """Create all of them."""
     op.create_table(
         "deliveries",
         sa.Column("id", NAME, primary_key=True),

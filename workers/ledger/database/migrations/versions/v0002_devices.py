@@ -1,4 +1,4 @@
-"""Make the table of drivers' devices, and let a push say which of them are done with."""
+"""Create the table of devices, and add the finished devices to pushes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 
 def upgrade() -> None:
-    """Make the table, and the column."""
+    """Create the table and the column."""
     op.create_table(
         "devices",
         sa.Column("token", NAME, primary_key=True),

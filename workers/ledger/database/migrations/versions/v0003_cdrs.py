@@ -1,4 +1,4 @@
-"""Make the table of charging records."""
+"""Create the table of charging records."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ EXACT = sa.String().with_variant(sa.Numeric(), "postgresql")
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "cdrs",
         sa.Column("delivery_id", NAME, primary_key=True),

@@ -1,4 +1,4 @@
-"""Make the tables of decisions at the charger, and of what the Drive API said that they need."""
+"""Create the tables of authorization decisions, and of what policies need from the Drive API."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ EXACT = sa.String().with_variant(sa.Numeric(), "postgresql")
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Create them."""
     op.create_table(
         "authorizations",
         sa.Column("id", NAME, primary_key=True),

@@ -1,4 +1,4 @@
-"""Make the tables of what is read again: gaps in our own uptime, re-reads of sessions, alerts."""
+"""Create the tables of reconciliation (downtimes, polls of sessions) and of alerts."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Create them."""
     op.create_table(
         "alerts",
         sa.Column("id", NAME, primary_key=True),
