@@ -33,7 +33,7 @@ TOGETHER = 100
 def equipment_on(database_url: str, folder: Path) -> Resources:
     settings = load_settings(data_dir=folder, plugsurfing_hmac_current="key", database_url=database_url)
     marked = tuple(getattr(each, MARK) for each in (session_record, cdr_record))
-    # No run here needs Redis: nothing is offered and nothing sent.
+    # No run here needs Redis: nothing is enqueued and nothing sent.
     return Resources(settings, Plugins(marked), create_ledger_engine(database_url), redis.Redis(), {})
 
 
@@ -73,14 +73,14 @@ def work(database_url: str, folder: Path, given: Sequence[Batch]) -> None:
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_every_cdr_is_counted_once_and_summed_exactly(database_url, tmp_path, nodes):
     """With two nodes each receives everything, in its own order, and their workers store it side by side."""
-    told = expected_of(CdrMix(count=500, repeated=0.06, in_conflict=0.02))
+    expected = expected_of(CdrMix(count=500, repeated=0.06, in_conflict=0.02))
     engine = create_ledger_engine(database_url)
     metadata.create_all(engine)
     engine.dispose()
     fork = multiprocessing.get_context("fork")
     workers = []
     for number in range(nodes):
-        bodies = list(told.bodies)
+        bodies = list(expected.bodies)
         Random(number).shuffle(bodies)
         given = batches(bodies, f"node-{number}")
         workers.append(fork.Process(target=work, args=(database_url, tmp_path, given)))
@@ -96,10 +96,10 @@ def test_every_cdr_is_counted_once_and_summed_exactly(database_url, tmp_path, no
     engine.dispose()
     assert (counted.cdrs, counted.in_conflict) == (510, 20)
     assert counted.repeats == 30 * nodes + 510 * (nodes - 1)
-    assert {row.request_id for row in disputed} == told.request_ids
-    assert {total.currency: int(total.amount.scaleb(SCALE)) for total in counted.totals} == dict(told.sums)
+    assert {row.request_id for row in disputed} == expected.request_ids
+    assert {total.currency: int(total.amount.scaleb(SCALE)) for total in counted.totals} == dict(expected.sums)
     assert {total.currency: int(total.amount_in_conflict.scaleb(SCALE)) for total in counted.totals} == dict(
-        told.disputed_sums
+        expected.disputed_sums
     )
 
 

@@ -66,7 +66,7 @@ def engine(postgres_server):
     engine.dispose()
 
 
-def told(history: Sequence[SessionEvent]) -> dict[str, Session]:
+def fold(history: Sequence[SessionEvent]) -> dict[str, Session]:
     """What a batch of events says of its sessions, as a worker gathers it before it opens a transaction."""
     facts: dict[str, Session] = {}
     for event in history:
@@ -90,7 +90,7 @@ def work_at_once(engine: Engine, batches: Sequence[Sequence[Sequence[SessionEven
     def one(mine: Sequence[Sequence[SessionEvent]]) -> None:
         ready.wait()
         for batch in mine:
-            run_in_transaction(engine, partial(keep, facts=told(batch), begun=begun))
+            run_in_transaction(engine, partial(keep, facts=fold(batch), begun=begun))
 
     with ThreadPoolExecutor(len(batches)) as pool:
         list(pool.map(one, batches))
@@ -127,7 +127,7 @@ def test_records_of_concurrent_workers_equal_the_pure_fold(engine, history, data
         work_at_once(engine, dealt(part, random))
 
     with read_only(engine) as ledger:
-        for session_id, record in told(history).items():
+        for session_id, record in fold(history).items():
             assert written(sessions.get(ledger, session_id)) == written(record)
 
 
@@ -152,6 +152,6 @@ def test_workers_with_the_same_sessions_in_any_order_do_not_deadlock(engine):
 
     assert work_at_once(engine, batches * 2) == 2 * sum(map(len, batches))
 
-    expected = {name: written(record) for name, record in told([*history, *ends]).items()}
+    expected = {name: written(record) for name, record in fold([*history, *ends]).items()}
     with read_only(engine) as ledger:
         assert {name: written(sessions.get(ledger, name)) for name in crowd} == expected

@@ -179,10 +179,10 @@ def test_records_come_before_handlers(resources_with: MakeResources) -> None:
     seen: list[str | None] = []
 
     @on(SessionStarted)
-    def look(event: SessionStarted, ctx: Context) -> None:
+    def read_session(event: SessionStarted, ctx: Context) -> None:
         seen.append(ctx.session(event.session_id).status)
 
-    work(resources_with(look), batch(said("SESSION_STARTED"), said("SESSION_COMPLETE", minutes=5)))
+    work(resources_with(read_session), batch(said("SESSION_STARTED"), said("SESSION_COMPLETE", minutes=5)))
     assert seen == ["COMPLETE"]
 
 
@@ -190,7 +190,7 @@ def test_no_transaction_is_open_while_a_handler_runs(resources_with: MakeResourc
     @on(SessionStarted)
     def write_elsewhere(event: SessionStarted, ctx: Context) -> None:
         other = create_engine(database_url)
-        with other.begin() as connection:  # on SQLite this waits for whoever holds the file
+        with other.begin() as connection:  # on SQLite this waits for the lock of the file
             connection.execute(insert(notes).values(text=event.session_id))
         other.dispose()
 
@@ -593,7 +593,7 @@ def test_a_run_whose_driver_becomes_known_meanwhile_does_not_wait(
         try:
             ctx.session(event.session_id)
         finally:
-            if ctx.attempt == 1:  # by a machine whose clock is behind; the run is not there yet, so it wakes nobody
+            if ctx.attempt == 1:  # by a machine whose clock is behind; the run is not there yet, so it is not woken
                 work(resources, batch(said("SESSION_STARTED")))
                 with resources.engine.begin() as ledger:
                     ledger.execute(update(session_table).values(updated_at=START))
@@ -675,7 +675,7 @@ def test_a_worker_that_was_given_up_has_no_effects(resources_with: MakeResources
     @on(SessionStarted)
     def slow(event: SessionStarted, ctx: Context) -> None:
         ctx.write(insert(notes).values(text=f"attempt {ctx.attempt}"))
-        if ctx.attempt == 1:  # given up for dead meanwhile, and made by somebody else
+        if ctx.attempt == 1:  # given up as dead meanwhile, and made by another worker
             with resources.engine.begin() as ledger:
                 run_schedule.fail_crashed(
                     ledger,

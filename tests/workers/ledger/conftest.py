@@ -1,4 +1,4 @@
-"""A ledger of each kind with its tables, and deliveries to put into it."""
+"""A ledger of each kind with its tables, and deliveries to store in it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Ledger:
-    """A ledger with what tests do to it time and again, each time in a transaction of its own."""
+    """A ledger with the steps that tests share, each in a transaction of its own."""
 
     engine: Engine
 
@@ -36,7 +36,7 @@ class Ledger:
 
     @staticmethod
     def delivery(name: str = "d1", **parts: object) -> Delivery:
-        """Make a delivery; what a test does not name is like that of any other."""
+        """Return a delivery with usual values for what a test does not name."""
         usual: Mapping[str, object] = {
             "kind": "events",
             "event": "SESSION_STARTED",
@@ -56,7 +56,7 @@ class Ledger:
             return deliveries.store(conn, arrived, {one.id: (state, None) for one in arrived})
 
     def run(self, delivery_id: str, handler: str, outcome: Outcome, **parts: object) -> None:
-        """Record a run of a delivery, and what follows for the delivery."""
+        """Insert a run of a delivery, and refresh the state of the delivery."""
         usual: dict[str, object] = {"queue": "sessions", "attempts": 0 if outcome is Outcome.WAITING else 1}
         if outcome in {Outcome.WAITING, Outcome.AGAIN}:
             usual["due_at"] = NOON
@@ -76,7 +76,7 @@ class Ledger:
         return next(run for run in self.show(delivery_id).runs if run.handler == handler)
 
     def at_once(self, work: Callable[[Connection, int], object], workers: int = 4) -> list[object]:
-        """Do something in several threads, each in a transaction that begins when all are ready."""
+        """Call `work` in several threads, each in a transaction that begins when all are ready."""
         ready = Barrier(workers)
 
         def one(number: int) -> object:
@@ -95,7 +95,7 @@ def noon() -> datetime:
 
 @pytest.fixture(scope="session")
 def postgres_ledger(postgres_server: PostgresServer) -> Iterator[Ledger]:
-    """One database for all these tests: making one for each takes longer than the test."""
+    """One database for all these tests: creating one takes longer than a test."""
     with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE ledger")
     engine = create_ledger_engine(
@@ -126,17 +126,17 @@ def ledger(request: pytest.FixtureRequest) -> Ledger:
 
 @pytest.fixture
 def says() -> Callable[..., Callable[[Session], Session]]:
-    """A fold that tells a session of a status at some minute after noon."""
+    """Build an update of a session: a status at some minute after noon."""
 
-    def tell(status: str, minute: int = 0) -> Callable[[Session], Session]:
+    def update_with(status: str, minute: int = 0) -> Callable[[Session], Session]:
         at = NOON + timedelta(minutes=minute)
 
-        def fold(session: Session) -> Session:
+        def update(session: Session) -> Session:
             known = session.statuses.get(status)
             span = (min(known.first_at, at), max(known.last_at, at)) if known else (at, at)
             statuses = {**session.statuses, status: StatusTimes(*span, frozenset({"event"}))}
             return Session(session.session_id, statuses, session.users, session.fees)
 
-        return fold
+        return update
 
-    return tell
+    return update_with

@@ -97,7 +97,7 @@ def test_a_settled_delivery_that_a_known_handler_missed_is_found(full: Any, ledg
 
 
 def test_a_dead_run_of_another_handler_hides_no_missed_one_and_poison_is_not_missed(ledger: Any, noon: Any) -> None:
-    for name, handler in (("began", "new"), ("masked", "other"), ("buried", WHOLE_DELIVERY)):
+    for name, handler in (("began", "new"), ("masked", "other"), ("poison", WHOLE_DELIVERY)):
         ledger.store(ledger.delivery(name))
         outcome = Outcome.DONE if name == "began" else Outcome.DEAD
         ledger.run(name, handler, outcome, started_at=noon, finished_at=noon)

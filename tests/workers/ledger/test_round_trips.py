@@ -18,27 +18,27 @@ HOUR = timedelta(hours=1)
 
 @contextmanager
 def statements(engine):
-    """What is sent to the database meanwhile."""
+    """Collect the statements that are sent to the database meanwhile."""
     sent = []
 
-    def note(_conn, _cursor, statement, _parameters, _context, _many):
+    def record(_conn, _cursor, statement, _parameters, _context, _many):
         sent.append(statement)
 
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "before_cursor_execute", record)
     yield sent
-    event.remove(engine, "before_cursor_execute", note)
+    event.remove(engine, "before_cursor_execute", record)
 
 
-def look_again(conn, noon, names):
-    look = PollState(PollOutcome.OPEN, 1, noon, "STARTED", noon, noon)
-    session_polls.record(conn, dict.fromkeys(names, look), noon)
+def record_polls(conn, noon, names):
+    state = PollState(PollOutcome.OPEN, 1, noon, "STARTED", noon, noon)
+    session_polls.record(conn, dict.fromkeys(names, state), noon)
 
 
-def name_keys(conn, noon, names):
+def record_keys(conn, noon, names):
     charging_keys.record_session_keys(conn, dict.fromkeys(names, "04a1"), noon)
 
 
-def take_gaps_in(conn, noon, names):
+def import_downtimes(conn, noon, names):
     downtimes.import_new(conn, [Downtime(noon, noon + HOUR, name) for name in names], noon)
 
 
@@ -46,7 +46,7 @@ def mark_pushes(conn, noon, names):
     pushes.mark(conn, [PushUpdate(id=name, attempt=1, state=PushState.SENT, sent_at=noon) for name in names])
 
 
-@pytest.mark.parametrize("work", [look_again, name_keys, take_gaps_in, mark_pushes])
+@pytest.mark.parametrize("work", [record_polls, record_keys, import_downtimes, mark_pushes])
 def test_many_rows_are_one_statement(ledger, noon, work):
     with ledger.begin() as conn, statements(ledger.engine) as sent:
         work(conn, noon, [f"name-{number}" for number in range(200)])
@@ -55,16 +55,16 @@ def test_many_rows_are_one_statement(ledger, noon, work):
 
 def test_many_sessions_are_claimed_and_released_in_one_statement_each(ledger, noon, says):
     names = [f"s{number}" for number in range(40)]
-    rhythm = PollSchedule(after=HOUR, longest=HOUR, give_up_after=1000 * HOUR)
+    schedule = PollSchedule(after=HOUR, longest=HOUR, give_up_after=1000 * HOUR)
     with ledger.begin() as conn:
         sessions.merge(conn, {name: says("STARTED") for name in names})
-        look_again(conn, noon, names)
+        record_polls(conn, noon, names)
         conn.exec_driver_sql("UPDATE sessions SET user_id = 'user1'")
         conn.exec_driver_sql("UPDATE sessions SET updated_at = (SELECT max(read_at) FROM rereads)")
     with ledger.begin() as conn, statements(ledger.engine) as sent:
-        claimed = session_polls.claim(conn, noon + HOUR, HOUR, 50, rhythm)
+        claimed = session_polls.claim(conn, noon + HOUR, HOUR, 50, schedule)
         session_polls.release(conn, claimed, noon + HOUR)
     assert len(claimed) == 40
     assert len([each for each in sent if each.startswith("UPDATE")]) == 2
     with ledger.begin() as conn:
-        assert {look.next_at for look in session_polls.states(conn, names).values()} == {noon + HOUR}
+        assert {state.next_at for state in session_polls.states(conn, names).values()} == {noon + HOUR}

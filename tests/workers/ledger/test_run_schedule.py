@@ -61,14 +61,14 @@ def test_two_clocks_never_enqueue_the_same_run(ledger, waiting, noon):
     for number in range(20):
         waiting(number)
 
-    def offer(conn, number):
+    def enqueue(conn, number):
         found = run_schedule.due(conn, noon, 10)
         run_schedule.mark_enqueued(conn, {run.key: f"job{number}" for run in found})
         return ids(found)
 
-    shares = ledger.at_once(offer)
-    offered = [delivery_id for share in shares for delivery_id in share]
-    assert len(offered) == len(set(offered)) == 20
+    shares = ledger.at_once(enqueue)
+    enqueued = [delivery_id for share in shares for delivery_id in share]
+    assert len(enqueued) == len(set(enqueued)) == 20
 
 
 def test_a_claimed_run_is_running_and_no_longer_enqueued(ledger, waiting, noon):

@@ -44,16 +44,16 @@ def test_news_is_added_to_what_is_known(ledger, says):
 
 
 def test_the_columns_of_a_record_can_be_queried(ledger, says, noon):
-    def fold(session):
-        told = says("COMPLETE", 5)(says("STOPPED", 3)(says("STARTED", 1)(session)))
+    def update(session):
+        session = says("COMPLETE", 5)(says("STOPPED", 3)(says("STARTED", 1)(session)))
         fees = {"BLOCKING": FeeNotice(noon, noon + timedelta(minutes=10), "event")}
         return replace(
-            told,
+            session,
             users={"user \U0001f50c": DriverAssignment(noon, "event"), "": DriverAssignment(noon, "event")},
             fees=fees,
         )
 
-    merge(ledger, {"s1": fold})
+    merge(ledger, {"s1": update})
     with ledger.begin() as conn:
         row = conn.execute(table.select()).one()
     assert (row.user_id, row.status, row.fee_type) == ("user \U0001f50c", "COMPLETE", "BLOCKING")
