@@ -31,8 +31,7 @@ unless the batch itself came on that queue. `when=lambda settings: ...` enables 
 A handler runs at least once, with no transaction open. What it writes through `ctx` - `ctx.push(...)` to a driver,
 `ctx.write(statement)` to the database - takes effect exactly once, together with its outcome, when it returns.
 A statement that is a constant of the module, executed as `ctx.write(STATEMENT, {...})`, costs a tenth.
-`ctx.session(id)` and `ctx.read(statement)` read; further there are `ctx.now()`, `ctx.log`, `ctx.attempt`,
-`ctx.delivery`.
+`ctx.session(id)` and `ctx.read(statement)` read; there are also `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery`.
 
 `ctx.render(TEMPLATE, user_id, ...)` renders a notification in the driver's language and time zone, from templates that
 a team may replace: see `handlers.kit.templates`. `ctx.settings` are the process's; a plugin reads its own settings in
@@ -40,20 +39,18 @@ a `pydantic_settings.BaseSettings` when it is imported, so that an invalid one i
 
 A handler returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
 `Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Any other exception is
-retried by the retry policy and ends as a dead letter; other handlers are not affected.
+retried by the retry policy and ends as a dead letter. `handlers.kit.testing` tests a plugin without a worker.
 
 `@channel("sms")` marks a function `(push: OutgoingPush) -> None` as a channel that `PUSH` may name; it raises
 `PushFailed` when the push was not accepted. With `to_devices=True` it is called for each `Device` of the driver and may
 raise `Unregistered`. `@devices` marks a function `(user_id) -> list[Device]`, if you have a registry of your own.
 
 `@record(SessionStarted, ...)` marks a pure `(session, event) -> session` that is applied to the session before any
-handler runs. Events come in any order and twice, so it must be a merge. `handlers.kit.testing` tests a plugin without a
-worker.
+handler runs. Events come in any order and twice, so it must be a merge.
 
 `@authorize(order=100)` marks a function `(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None`,
 plain or async, as a policy, called when Plugsurfing asks whether a key may charge. Lower orders are called first, the
-first decision wins, None leaves it to the next; when none decides the answer is ALLOWED. `webhooks authorize` calls
-them.
+first decision wins, None leaves it to the next; when none decides the answer is ALLOWED.
 '''
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered, channel, devices

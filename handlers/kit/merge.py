@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import TypeVar
 
 from handlers.kit.session import EVENT, ClockSkew, DriverAssignment, FeeNotice, Session, StatusTimes
@@ -24,12 +25,13 @@ def merge(one: Session, other: Session) -> Session:
     """
     if one.session_id != other.session_id:
         raise ValueError("two sessions cannot be merged")
+    skews = filter(None, (one.clock_skew, other.clock_skew))
     return Session(
         one.session_id,
         statuses=_first(_union(one.statuses, other.statuses, _both)),
         users=_latest(_union(one.users, other.users, max), MAX_USERS),
         fees=_latest(_union(one.fees, other.fees, max), MAX_FEES),
-        clock_skew=max(filter(None, (one.clock_skew, other.clock_skew)), key=_by_skew, default=None),
+        clock_skew=max(skews, key=attrgetter("span", "at", "source"), default=None),
     )
 
 
@@ -41,10 +43,6 @@ def with_clock_skew(session: Session, at: datetime, received_at: datetime, allow
     if at - received_at <= allowed:
         return session
     return merge(session, Session(session.session_id, clock_skew=ClockSkew(at, received_at, EVENT)))
-
-
-def _by_skew(skew: ClockSkew) -> tuple[timedelta, datetime, str]:
-    return skew.span, skew.at, skew.source
 
 
 def _union(one: Mapping[str, Fact], other: Mapping[str, Fact], both: Callable[[Fact, Fact], Fact]) -> dict[str, Fact]:

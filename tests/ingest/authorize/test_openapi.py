@@ -94,7 +94,7 @@ def test_the_document_names_its_settings_and_their_defaults():
     schemas = DOCUMENT["components"]["schemas"]
     firsts = [getattr(defaults, f"authorize_{name}")[0].text for name in ("key", "country", "reference", "location")]
     firsts += [defaults.authorize_evse[0].text, defaults.authorize_session[0].text]
-    assert [f"/{name}" for name in schemas["Question"]["properties"]] == firsts
+    assert [f"/{name}" for name in schemas["AuthorizationRequest"]["properties"]] == firsts
     assert schemas["Answer"]["properties"].keys() == defaults.authorize_answer.document.keys()
     assert schemas["AuthorizationInfo"]["properties"].keys() == defaults.authorize_ocpi_answer.document.keys()
     assert schemas["Allowed"]["enum"] == list(Allowed)
