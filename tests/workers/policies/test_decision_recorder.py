@@ -99,3 +99,27 @@ def test_nothing_personal_is_logged(tmp_path, monkeypatch):
         recorder.stop()
     assert logs
     assert "04a1" not in str(logs).lower().replace(":", "")
+
+
+def test_a_batch_that_the_ledger_rejects_is_dropped_and_the_next_is_stored(ledger, monkeypatch, until):
+    monkeypatch.setattr(decision_recorder, "BATCH_SIZE", 1)
+    recorder = BufferedDecisionRecorder(ledger)
+    rejected, accepted = decision_record(policy="too odd"), decision_record()
+    insert = authorizations.insert
+
+    def picky(conn, rows):
+        if any(row.policy == "too odd" for row in rows):
+            raise ValueError("the text of an error may name the driver")
+        insert(conn, rows)
+
+    monkeypatch.setattr(authorizations, "insert", picky)
+    with structlog.testing.capture_logs() as logs:
+        recorder.record(rejected)
+        recorder.record(accepted)
+        recorder.start()
+        until(lambda: stored(ledger))
+        recorder.stop()
+    assert [row.id for row in stored(ledger)] == [accepted.id]
+    assert [line["reason"] for line in logs if line["event"] == "decisions.rejected"] == ["ValueError"]
+    assert [line["count"] for line in logs if line["event"] == "decisions.dropped"] == [1]
+    assert "name the driver" not in str(logs)

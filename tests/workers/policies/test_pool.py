@@ -5,13 +5,14 @@ import os
 import signal
 import time
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from textwrap import dedent
 
 import pytest
 
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
+from ingest.backoff import Backoff
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat
 from workers.plugins import load_plugins
@@ -213,7 +214,7 @@ def test_no_process_is_left_after_stop_whatever_it_does(settings):
 
 def test_a_process_that_does_not_start_is_tried_again(settings, monkeypatch):
     monkeypatch.setattr(pool_module, "START_TIMEOUT", 0.0)
-    monkeypatch.setattr(pool_module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(pool_module, "BACKOFF", Backoff(first=timedelta(0), longest=timedelta(0)))
     starts = []
     start = pool_module.PolicyProcess.start
 
