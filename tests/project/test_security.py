@@ -17,7 +17,7 @@ from ingest.inbox.corruption import lock_and_check
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.server.serve import bind_sockets
 from tests.faults.cluster import wait_until
-from tests.ingest.authorize.conftest import FakeJudges, FakeRecorder
+from tests.ingest.authorize.conftest import FakeEvaluator, FakeRecorder
 from tests.ingest.conftest import Serving
 from workers.dev.dev import single_instance
 from workers.dev.env_file import write_devfile
@@ -64,7 +64,7 @@ def applications(settings, tmp_path):
     guarded = load_settings(data_dir=tmp_path, authorize_credentials="a-secret", admin_token="a-token", host="0.0.0.0")
     yield {
         "serve": create_app(settings),
-        "authorize": create_authorize_app(guarded, FakeJudges(), FakeRecorder()),
+        "authorize": create_authorize_app(guarded, FakeEvaluator(), FakeRecorder()),
         "devices serve": create_devices_app(guarded, engine),
     }
     engine.dispose()

@@ -11,8 +11,10 @@ import pytest
 
 from ingest.authorize.decision_record import FallbackReason
 from ingest.authorize.evaluator import PolicyResult
+from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from ingest.wire.json_documents import parse_json
+from workers.policies import process_main
 from workers.policies.process_main import LENGTH, Evaluate, Evaluated, PolicyStarted, Ready, receive, send
 
 WHOLE = AuthorizationRequest(
@@ -86,12 +88,47 @@ def test_a_message_that_is_cut_off_is_the_end():
     asyncio.run(run())
 
 
+def test_a_process_serves_requests_until_the_socket_is_closed(tmp_path, monkeypatch):
+    plugin = """
+        from handlers import Allowed, Decision, authorize
+
+        @authorize()
+        def refuses(request, ctx):
+            return Decision(Allowed.BLOCKED, reason=f"{request.key} for {ctx}")
+    """
+    (tmp_path / "served_policies.py").write_text(dedent(plugin))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(process_main, "policy_context_factory", lambda _settings: lambda policy: policy.name)
+    settings = load_settings(handler_modules="served_policies", data_dir=tmp_path)
+
+    async def run():
+        ours, theirs = socket.socketpair()
+        serving = asyncio.create_task(process_main._serve(theirs, settings))  # noqa: SLF001 - main() would end the test
+        reader, writer = await asyncio.open_connection(sock=ours)
+        assert await receive(reader) == Ready()
+        send(writer, Evaluate(7, WHOLE, frozenset()))
+        decision = Decision(Allowed.BLOCKED, reason=f"{WHOLE.key} for refuses")
+        assert [await receive(reader) for _ in range(2)] == [
+            PolicyStarted(7, "refuses"),
+            Evaluated(7, PolicyResult(decision, "refuses")),
+        ]
+        send(writer, Evaluate(8, EMPTY, frozenset({"refuses"})))
+        skipped = PolicyResult(policy="refuses", failure=FallbackReason.CIRCUIT_OPEN)
+        assert await receive(reader) == Evaluated(8, skipped)
+        writer.close()
+        await serving
+
+    asyncio.run(run())
+
+
 def test_a_process_that_cannot_load_its_plugins_exits_with_1_and_logs_why(tmp_path):
     (tmp_path / "broken_policies.py").write_text("from handlers import authorise\n")
     script = """
         import socket
         from ingest.config.settings import load_settings
-        from workers.policies.process_main import main
+        from workers.policies import process_main
+from workers.policies.process_main import main
         main(socket.socketpair()[0], load_settings(handler_modules="broken_policies", log_format="json"))
     """
     ended = subprocess.run(
