@@ -8,7 +8,7 @@ from pathlib import Path
 from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable
 
-# Seconds. A look at the disk costs a few microseconds, and the interpreter lock.
+# Seconds. A check costs a few microseconds, and the interpreter lock.
 RECHECK_EVERY = 0.5
 # Part of the known space after which the disk is checked again: other processes write there too.
 RECHECK_ABOVE = 1 / 16

@@ -91,7 +91,7 @@ def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.executescript(SCHEMA)
-    # An insert takes the write lock: whoever opens the file to read shall not make the inbox wait.
+    # An insert takes the write lock: opening the file to read must not make the inbox wait.
     if connection.execute("SELECT 1 FROM meta WHERE name = 'inbox_id'").fetchone() is None:
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('inbox_id', ?)", (uuid.uuid4().hex[:12],))
     return connection

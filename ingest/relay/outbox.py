@@ -37,6 +37,7 @@ NEXT = f"""
     FROM ({SIZED} WHERE batch IS NULL AND queue = :queue ORDER BY seq LIMIT :limit)
 ) WHERE total <= :size OR total = size
 """  # noqa: S608 - put together from parts of our own
+WAITS_AFTER = "SELECT 1 FROM deliveries WHERE batch IS NULL AND queue = ? AND seq > ? LIMIT 1"
 ROWS = f"{AS_JSON} ({SIZED} WHERE batch = ? ORDER BY seq)"
 # In the format of `Batch.from_json`. Times with microseconds: SQLite would cut them after 15 digits.
 PAYLOAD = """
@@ -213,8 +214,7 @@ class Outbox:
         with transaction(self._file):
             for batch_id in batch_ids:
                 # A duplicate notice that waits already stands for this one: it counts receipts when it is published.
-                released = self._file.execute(RELEASE, (batch_id,))
-                count += released.rowcount
+                count += self._file.execute(RELEASE, (batch_id,)).rowcount
                 self._file.execute("DELETE FROM deliveries WHERE batch = ?", (batch_id,))
         self._checkpointer.after_commit(self._file, count * ROW_BYTES)
 
@@ -258,23 +258,10 @@ class Outbox:
         return OutboxSlice(queue, tuple(seq for seq, _ in rows), tuple(size for _, size in rows), is_full=False)
 
     def _waits_after(self, queue: str, seq: int) -> bool:
-        found = self._file.execute(
-            "SELECT 1 FROM deliveries WHERE batch IS NULL AND queue = ? AND seq > ? LIMIT 1", (queue, seq)
-        )
-        return found.fetchone() is not None
+        return self._file.execute(WAITS_AFTER, (queue, seq)).fetchone() is not None
 
     def _delivery(self, row: tuple[Any, ...]) -> Delivery:
         _, id_, kind, event, session_id, received_at, signed_with, signed_at, headers, body, receipts, *_ = row
-        return Delivery(
-            id_,
-            kind,
-            event,
-            session_id,
-            datetime.fromtimestamp(received_at, UTC),
-            signed_with,
-            timestamp_or_none(signed_at),
-            json.loads(headers),
-            body,
-            receipts,
-            self.inbox_id,
-        )
+        received, signed = datetime.fromtimestamp(received_at, UTC), timestamp_or_none(signed_at)
+        names = (id_, kind, event, session_id)
+        return Delivery(*names, received, signed_with, signed, json.loads(headers), body, receipts, self.inbox_id)

@@ -160,11 +160,13 @@ class BatchPublisher:
             self._send(pending, replacing=lost.batch_id)
 
     def _track(self, pending: Sequence[PendingBatch]) -> None:
-        for batch_id, rows, deaths in ((each.batch_id, each.rows, each.deaths) for each in pending):
-            self._in_flight[batch_id] = InFlightBatch(
-                batch_id, rows.queue, datetime.now(UTC), len(rows.seqs), rows.bytes, deaths
+        now = datetime.now(UTC)
+        for batch in pending:
+            queue_name, count = batch.rows.queue, len(batch.rows.seqs)
+            self._in_flight[batch.batch_id] = InFlightBatch(
+                batch.batch_id, queue_name, now, count, batch.rows.bytes, batch.deaths
             )
-            log.debug("batch.published", batch=batch_id, queue=rows.queue, deliveries=len(rows.seqs))
+            log.debug("batch.published", batch=batch.batch_id, queue=queue_name, deliveries=count)
 
     def _send(self, pending: Sequence[PendingBatch], *, replacing: str | None = None) -> None:
         with self._connection.pipeline(transaction=True) as pipe:

@@ -129,7 +129,7 @@ class Writer:
         self._file.execute("ROLLBACK")
 
     def is_all_there(self):
-        """Return whether another connection finds a sound file with everything in it."""
+        """Return whether another connection finds a valid file with all rows."""
         with contextlib.closing(sqlite3.connect(self.path)) as reader:
             try:
                 (found,) = reader.execute("PRAGMA integrity_check(1)").fetchone()

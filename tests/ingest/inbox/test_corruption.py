@@ -22,7 +22,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def occupied(path):
-    """Hold the file as a process that serves does."""
+    """Lock the file as a process that serves does."""
     with contextlib.ExitStack() as held:
 
         def hold():
@@ -86,7 +86,7 @@ def test_a_file_with_a_corrupt_page_is_renamed_with_its_log(path, occupied):
 
 
 def die_at_rename(path, number):
-    """Set the file aside in a process that is killed at a renaming, while another connection keeps the log there."""
+    """Rename the file in a process that is killed halfway, while another connection preserves the log."""
     if os.fork():
         assert os.waitstatus_to_exitcode(os.wait()[1]) == 9
         return
@@ -105,7 +105,7 @@ def die_at_rename(path, number):
 
 
 def keep_in_log(path):
-    """Leave rows in the log only, as a process that is killed does."""
+    """Leave rows in the log only, like a process that is killed."""
     if os.fork():
         os.wait()
         return
@@ -211,7 +211,7 @@ def test_without_locks_no_descriptor_is_left_open(path, monkeypatch):
 def test_a_marked_file_is_checked_thoroughly_after_the_others_have_shut_down(path):
     fill(path)
     first = lock_and_check(path)
-    with contextlib.closing(open_inbox_file(path)) as file:  # an index that lacks a row: no page of it is damaged
+    with contextlib.closing(open_inbox_file(path)) as file:  # an index that lacks a row: no page is corrupt
         file.execute("PRAGMA writable_schema = ON")
         file.execute("CREATE INDEX of_moments ON seen (first_at)")
         file.execute(

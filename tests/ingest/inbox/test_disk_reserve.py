@@ -50,7 +50,7 @@ def disk(monkeypatch):
 
 @pytest.fixture
 def always(monkeypatch):
-    """Have the disk asked each time."""
+    """Check the disk each time."""
     monkeypatch.setattr(disk_reserve_module, "RECHECK_EVERY", 0.0)
 
 
@@ -131,7 +131,7 @@ def test_a_large_write_has_the_disk_checked_first(reserve, file, disk):
 
 
 def test_unused_pages_of_the_file_count_as_space(reserve, file, disk, always):
-    """What was settled leaves the file as long as it was."""
+    """Settled rows do not make the file shorter."""
     disk.free = RESERVE - 4 * MIB
     with pytest.raises(InboxUnavailable):
         reserve.reserve(file, 1000)
@@ -181,7 +181,7 @@ def test_the_quarantine_does_not_use_the_reserve_either(path, settings, disk, al
     disk.free = 0
     with pytest.raises(InboxUnavailable):
         quarantine.add([refused])
-    assert quarantine.add([]) == 0  # what is too old may go
+    assert quarantine.add([]) == 0  # expired requests may be deleted
     disk.free = RESERVE + MIB
     quarantine.add([refused])
     assert len(quarantine.list()) == 1
@@ -230,7 +230,7 @@ def test_a_full_disk_can_be_settled_and_filled_again(settings, small_disk, alway
         raise AssertionError("the disk was never full")
 
     def settle_everything(outbox):
-        """Do what the relay does while Redis is there."""
+        """Assign, split and settle as the relay does."""
         settled = 0
         while (load := outbox.next_batch("other", settings.batch_deliveries, settings.batch_bytes)).seqs:
             outbox.assign([(new_batch_id(), load)])

@@ -16,7 +16,7 @@ def gap(age, *, inbox="node-a"):
     return Downtime(closed_at, closed_at + timedelta(seconds=30), inbox)
 
 
-def told(valkey):
+def published(valkey):
     return {name.decode(): Downtime.from_json(value) for name, value in valkey.hgetall(KEY).items()}
 
 
@@ -24,7 +24,7 @@ def test_downtimes_of_all_nodes_are_published_in_one_hash(valkey):
     one, two = gap(timedelta(hours=1)), gap(timedelta(hours=1), inbox="node-b")
     DowntimePublisher(valkey).publish([one])
     DowntimePublisher(valkey).publish([two])
-    assert told(valkey) == {f"{each.inbox}:{each.closed_at.isoformat()}": each for each in (one, two)}
+    assert published(valkey) == {f"{each.inbox}:{each.closed_at.isoformat()}": each for each in (one, two)}
     assert json.loads(valkey.hget(KEY, one.field)) == {
         "inbox": "node-a",
         "closed_at": one.closed_at.isoformat(),
@@ -36,7 +36,7 @@ def test_downtimes_older_than_eight_days_are_deleted(valkey):
     old, young = gap(timedelta(days=8, minutes=1)), gap(timedelta(days=7))
     valkey.hset(KEY, old.field, old.to_json())
     DowntimePublisher(valkey).publish([old, young])
-    assert list(told(valkey).values()) == [young]
+    assert list(published(valkey).values()) == [young]
 
 
 def test_new_downtimes_are_published_at_once_and_all_of_them_every_minute(valkey, monkeypatch):
@@ -44,14 +44,14 @@ def test_new_downtimes_are_published_at_once_and_all_of_them_every_minute(valkey
     teller.publish([gap(timedelta(hours=2))])
     valkey.delete(KEY)  # Redis has lost its data
     teller.publish([gap(timedelta(hours=2))])
-    assert told(valkey) == {}
+    assert published(valkey) == {}
     teller.publish([gap(timedelta(hours=2)), gap(timedelta(hours=1))])
-    assert len(told(valkey)) == 2
+    assert len(published(valkey)) == 2
     valkey.delete(KEY)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
     teller.publish([gap(timedelta(hours=2)), gap(timedelta(hours=1))])
-    assert len(told(valkey)) == 2
+    assert len(published(valkey)) == 2
 
 
 def test_an_unavailable_redis_raises_queue_unavailable():

@@ -22,7 +22,7 @@ NOON = 1_780_000_000.0
 
 
 class QuietInbox:
-    """An inbox that can keep, or cannot."""
+    """An inbox that works, or fails."""
 
     def __init__(self):
         self.problem = None
@@ -56,7 +56,7 @@ def inbox():
 
 @pytest.fixture
 def arrive(path, inbox):
-    """Have a process give one sign and die, as if by kill -9; returns what it logged."""
+    """Beat once and close without a last beat, like a process that is killed; return the log."""
 
     def once():
         heartbeat = Heartbeat(path, inbox, SHORTEST)
@@ -69,7 +69,7 @@ def arrive(path, inbox):
 
 
 async def beat_once(heartbeat):
-    """One turn of `keep`, without the pause after it."""
+    """Run one turn of the loop, without the pause after it."""
     task = asyncio.create_task(heartbeat.run())
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -163,10 +163,10 @@ def test_a_wall_clock_that_is_set_causes_no_wrong_downtime(arrive, at, before, a
     at(Instant(NOON + before[0], *before[1:]))
     arrive()
     at(Instant(NOON + after[0], *after[1:]))
-    told = [line["seconds"] for line in arrive() if line["event"] == "downtime.detected"]
-    assert told == expected
+    logged = [line["seconds"] for line in arrive() if line["event"] == "downtime.detected"]
+    assert logged == expected
     at(Instant(NOON + after[0] + 1, after[1], after[2] + 1))
-    assert arrive() == []  # and it is over with the next sign
+    assert arrive() == []  # the next beat ends it
 
 
 def test_a_wall_clock_set_back_across_a_boot_is_logged(arrive, at):
@@ -195,7 +195,7 @@ def test_the_last_beat_comes_after_the_last_connection(path, inbox, at, arrive):
     heartbeat.beat_last()
     at(Instant(NOON + 20))
     heartbeat.beat_last()
-    asyncio.run(beat_once(heartbeat))  # it answers who is still there; that is no sign
+    asyncio.run(beat_once(heartbeat))  # open connections are still answered; that is no beat
     heartbeat.close()
     arrive()
     assert downtimes(path) == [(0, 20)]

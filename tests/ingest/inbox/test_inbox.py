@@ -20,7 +20,7 @@ from ingest.metrics import Metrics
 from ingest.wire.envelope import Envelope, Kind
 
 NUMBERS = itertools.count()
-# Seconds that a test's inbox waits for the lock of another.
+# Seconds that a test's inbox waits for the write lock.
 BUSY = 0.05
 
 
@@ -30,7 +30,7 @@ def envelope(body=None, kind=Kind.EVENTS):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """Wait for locks no longer than a test can."""
+    """Shorten the wait for locks."""
 
     def open_it(path):
         file = open_for_inserts(path)
@@ -57,7 +57,7 @@ async def opened(settings, metrics=None):
 
 @contextlib.contextmanager
 def locked(path):
-    """Hold the lock that every writer needs."""
+    """Lock the file for writers."""
     other = open_inbox_file(path)
     other.execute("BEGIN IMMEDIATE")
     yield
@@ -122,7 +122,7 @@ def test_deliveries_that_arrive_during_a_commit_share_the_next(settings, path):
         async with opened(settings) as inbox:
             inbox.on_commit(lambda: commits.append(len(bodies(path))))
             first = [inbox.insert(envelope()) for _ in range(3)]
-            await asyncio.sleep(0)  # the thread has its signal
+            await asyncio.sleep(0)  # the thread has its command
             await asyncio.sleep(0)
             rest = [inbox.insert(envelope()) for _ in range(5)]
             await asyncio.gather(*first, *rest)
@@ -173,7 +173,7 @@ def test_an_insert_fails_while_the_lock_is_taken_and_works_again_afterwards(sett
 
 
 def test_an_insert_fails_on_a_full_disk_and_works_again_afterwards(settings, path, monkeypatch):
-    """The file may not grow, as on a disk that is full; then it may."""
+    """The file must not grow, as on a full disk; then it may."""
     files = []
     opens = inbox_module.open_for_inserts
     monkeypatch.setattr(inbox_module, "open_for_inserts", lambda path: files.append(opens(path)) or files[-1])
@@ -369,7 +369,7 @@ def test_commits_are_counted(settings):
     assert 'webhooks_inbox_commit_deliveries_bucket{le="16.0"} 1.0' in text
 
 
-KEEPER = """
+INSERTER = """
 import asyncio, itertools, sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -393,20 +393,20 @@ asyncio.run(main())
 
 
 def test_no_kept_delivery_is_missing_after_a_kill(path):
-    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, str(path)], stdout=subprocess.PIPE)
-    said = [keeper.stdout.readline() for _ in range(300)]
-    keeper.kill()
-    said += keeper.stdout.read().splitlines(keepends=True)
-    keeper.wait()
-    keeper.stdout.close()
+    process = subprocess.Popen([sys.executable, "-c", INSERTER, str(path)], stdout=subprocess.PIPE)
+    lines = [process.stdout.readline() for _ in range(300)]
+    process.kill()
+    lines += process.stdout.read().splitlines(keepends=True)
+    process.wait()
+    process.stdout.close()
 
-    promised = {line.strip() for line in said if line.endswith(b"\n")}
+    promised = {line.strip() for line in lines if line.endswith(b"\n")}
     assert len(promised) >= 300
     assert promised <= set(bodies(path))
 
 
 def test_a_delivery_whose_insert_failed_is_no_duplicate_later(settings, path, monkeypatch):
-    """Sent again after a failure it is kept, and only then known."""
+    """Its id is remembered only when it is inserted."""
 
     def full(*_):
         raise OSError("No space left on device")
@@ -425,7 +425,7 @@ def test_a_delivery_whose_insert_failed_is_no_duplicate_later(settings, path, mo
 
 
 def test_corruption_while_in_use_is_reported_once(settings, monkeypatch):
-    told = []
+    reports = []
 
     def find_damage(*_arguments):
         error = sqlite3.DatabaseError("database disk image is malformed")
@@ -434,7 +434,7 @@ def test_corruption_while_in_use_is_reported_once(settings, monkeypatch):
 
     async def story():
         async with opened(settings) as inbox:
-            inbox.on_corruption(lambda: told.append(True))
+            inbox.on_corruption(lambda: reports.append(True))
             await inbox.insert(envelope())
             monkeypatch.setattr(inbox_module, "insert_new", find_damage)
             for _ in range(2):
@@ -442,4 +442,4 @@ def test_corruption_while_in_use_is_reported_once(settings, monkeypatch):
                     await inbox.insert(envelope())
 
     asyncio.run(story())
-    assert told == [True]
+    assert reports == [True]

@@ -67,17 +67,17 @@ def test_any_bytes_in_a_header_survive_the_row():
 @pytest.mark.parametrize(
     ("then", "today", "signature_required", "signed_with"),
     [
-        # What a key that was wrong costs, the right one mends.
+        # The right key passes what a wrong one refused.
         ([SIGNED], SigningKeys(current=KEY), True, "current"),
         ([SIGNED], SigningKeys(next=KEY), True, "next"),
         ([SIGNED], SigningKeys(current=b"still wrong"), True, None),
         ([], SigningKeys(current=KEY), True, None),
         ([SIGNED, SIGNED], SigningKeys(current=KEY), True, None),
-        # An authorization that was right on arrival counts; whatever the value is today.
+        # An authorization that was right on arrival counts, whatever the value is today.
         ([SIGNED, AUTHORIZED], SigningKeys(current=KEY, authorizations=(b"a new one",)), True, "current"),
         ([SIGNED, AUTHORIZED], SigningKeys(current=KEY), True, "current"),
         ([AUTHORIZED], SigningKeys(authorizations=(TOKEN,)), False, "authorization"),
-        # One that failed then does as long as one is asked for.
+        # One that failed on arrival fails while one is expected.
         ([SIGNED, (b"authorization", b"wrong")], SigningKeys(current=KEY, authorizations=(TOKEN,)), True, None),
         ([SIGNED, (b"authorization", b"wrong")], SigningKeys(current=KEY), True, "current"),
     ],
@@ -106,7 +106,7 @@ def test_a_request_without_an_expected_authorization_has_to_be_signed():
         ("192.0.2.7", b"wrong", SOURCES, False),
         ("203.0.113.9", KEY, SOURCES, False),
         ("", KEY, SOURCES, False),
-        # From anywhere, today; or nobody asked when it came.
+        # No sources are configured today, or none were when it arrived.
         ("203.0.113.9", KEY, None, True),
         (None, KEY, SOURCES, True),
     ],

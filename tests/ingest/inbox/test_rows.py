@@ -123,7 +123,7 @@ def test_a_single_statement_inserts_all_or_nothing(file):
 
 
 def test_first_at_is_the_time_of_the_insert_not_of_the_receipt(file):
-    """What is verified again late may have been received long ago; it is not to be forgotten at once."""
+    """A request that is reverified late was received long ago, and must not be pruned at once."""
     keep(file, row(1, at=1.0))
 
     (first_at,) = file.execute("SELECT first_at FROM seen").fetchone()

@@ -25,14 +25,14 @@ def outbox(inbox_file):
 
 
 @pytest.fixture
-def travelling(outbox):
-    """What a worker reads of what waits for a queue."""
+def in_payload(outbox):
+    """Return the batch that a worker reads of the rows that wait for a queue."""
 
     def read(queue="sessions"):
-        outbox.assign([("travelling", outbox.next_batch(queue, 10, 1000))])
-        packed = outbox.payload("travelling").deliveries
+        outbox.assign([("in_payload", outbox.next_batch(queue, 10, 1000))])
+        packed = outbox.payload("in_payload").deliveries
         text = encode_batch("b", inbox=outbox.inbox_id, queue=queue, deliveries=packed, isolated=False, poison=False)
-        outbox.release(["travelling"])
+        outbox.release(["in_payload"])
         return Batch.from_json(text).deliveries
 
     return read
@@ -45,13 +45,13 @@ def test_waiting_rows_are_selected_oldest_first(inbox_file, outbox):
     assert not rows.is_full
 
 
-def test_a_payload_has_everything_that_was_kept(inbox_file, travelling):
+def test_a_payload_has_everything_that_was_kept(inbox_file, in_payload):
     received_at = datetime(2025, 6, 12, 10, 56, 51, 123457, tzinfo=UTC)
     signed_at = datetime(9999, 12, 31, tzinfo=UTC)
     (first, second) = inbox_file.insert(
         2, body=b"\x00\xff", received_at=received_at.timestamp(), signed_at=signed_at.timestamp()
     )
-    delivery, other = travelling()
+    delivery, other = in_payload()
     assert (delivery.id, other.id) == (first, second)
     assert (delivery.received_at, delivery.signed_at) == (received_at, signed_at)
     assert (delivery.kind, delivery.event, delivery.session_id) == ("events", "SESSION_STARTED", "L60XMxWy0oP")
@@ -59,17 +59,17 @@ def test_a_payload_has_everything_that_was_kept(inbox_file, travelling):
     assert (delivery.body, delivery.receipts, delivery.inbox) == (b"\x00\xff", 1, inbox_file.inbox_id)
 
 
-def test_a_duplicate_notice_has_the_number_of_receipts(inbox_file, travelling):
+def test_a_duplicate_notice_has_the_number_of_receipts(inbox_file, in_payload):
     (known,) = inbox_file.insert()
     inbox_file.receive_again(known)
     inbox_file.receive_again(known)
-    (notice,) = travelling("other")
+    (notice,) = in_payload("other")
     assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
 
 
-def test_a_signing_time_beyond_the_calendar_is_no_obstacle(inbox_file, travelling):
+def test_a_signing_time_beyond_the_calendar_is_no_obstacle(inbox_file, in_payload):
     inbox_file.insert(signed_at=1e18)
-    assert travelling()[0].signed_at is None
+    assert in_payload()[0].signed_at is None
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
@@ -161,12 +161,12 @@ def test_whatever_can_be_kept_reaches_a_worker_unchanged(inbox_file, outbox, kep
     assert notices == {id_: receipts[id_] for id_ in again}
 
 
-def test_times_have_microseconds(inbox_file, travelling):
+def test_times_have_microseconds(inbox_file, in_payload):
     micros = [1_750_000_000_000_000 + 37 * number for number in range(10)]
     for each in micros:
         inbox_file.insert(received_at=datetime.fromtimestamp(each / 1e6, UTC).timestamp())
-    told = [delivery.received_at for delivery in travelling()]
-    assert told == [datetime.fromtimestamp(each / 1e6, UTC) for each in micros]
+    times = [delivery.received_at for delivery in in_payload()]
+    assert times == [datetime.fromtimestamp(each / 1e6, UTC) for each in micros]
 
 
 def test_queues_are_separate(inbox_file, outbox):
@@ -247,13 +247,13 @@ def test_released_rows_wait_again_in_their_old_order(inbox_file, outbox):
     assert outbox.in_flight() == []
 
 
-def test_a_released_notice_is_dropped_if_another_waits(inbox_file, outbox, travelling):
+def test_a_released_notice_is_dropped_if_another_waits(inbox_file, outbox, in_payload):
     (known,) = inbox_file.insert()
     inbox_file.receive_again(known)
     outbox.assign([("batch", outbox.next_batch("other", 10, 1000))])
     inbox_file.receive_again(known)
     outbox.release(["batch"])
-    (notice,) = travelling("other")
+    (notice,) = in_payload("other")
     assert notice.receipts == 3
 
 

@@ -23,7 +23,7 @@ def outbox(inbox_file):
 
 @pytest.fixture
 def begin(outbox, valkey, settings):
-    """Begin to publish, with nothing but what is on the disk."""
+    """Create a publisher that starts from the disk."""
     return lambda **changed: BatchPublisher(outbox, valkey, settings.model_copy(update=changed))
 
 
@@ -34,7 +34,7 @@ def publisher(begin):
 
 @pytest.fixture
 def publish(outbox, publisher):
-    """Offer everything that waits for a queue; the batch's id."""
+    """Publish everything that waits for a queue; return the id of the batch."""
 
     def now(name: str = "sessions") -> str:
         before = {each.batch_id for each in publisher.in_flight}
@@ -107,7 +107,7 @@ def test_a_receipt_during_the_publication_of_a_notice_is_counted(inbox_file, out
     (each,) = publisher.in_flight
     (notice,) = batch_in_redis(valkey, each.batch_id).deliveries
     assert (notice.id, notice.body, notice.receipts) == (known, None, 3)
-    inbox_file.receive_again(known)  # and this one makes its own
+    inbox_file.receive_again(known)  # and this one has its own
     publisher.publish([outbox.next_batch("other", 500, 1000)])
     each = publisher.in_flight[-1]
     assert [delivery.receipts for delivery in batch_in_redis(valkey, each.batch_id).deliveries] == [4]
@@ -140,7 +140,7 @@ def test_acknowledgements_are_removed_after_the_rows(inbox_file, publish, begin,
     settle(valkey, inbox_file.inbox_id, publish())
     begin().poll()
     assert inbox_file.count() == 0
-    # That one has crashed. What it had not crossed off does no harm to the next.
+    # That publisher has crashed. An acknowledgement that it did not remove does no harm to the next.
     following = begin()
     following.poll()
     following.poll()

@@ -81,7 +81,7 @@ def test_there_is_a_status_before_the_start(inbox_file, settings):
 def test_without_redis_the_relay_waits_and_reports_it(inbox_file, relays, eventually):
     relay = relays(NOWHERE)
     inbox_file.insert(3)
-    # The two are found out one after the other.
+    # The two are detected one after the other.
     eventually(lambda: relay.status().backlog == 3 and relay.status().redis_error)
     status = relay.status()
     assert not status.redis_ok
@@ -106,7 +106,7 @@ def test_the_relay_redelivers_when_redis_comes_back_empty(inbox_file, relays, st
     stoppable_valkey.start()
     with redis.Redis.from_url(stoppable_valkey.url) as connection:
         eventually(lambda: len(jobs(connection)) == 2)
-    eventually(lambda: relay.status().redis_ok)  # it says so a moment after it has offered
+    eventually(lambda: relay.status().redis_ok)  # set a moment after the publication
     assert relay.status().redis_error is None
 
 
@@ -185,7 +185,7 @@ def test_a_follower_succeeds_a_killed_leader(inbox_file, relays, valkey, valkey_
         eventually(lambda: jobs(valkey))
         process.kill()
         eventually(lambda: second.status().leader)
-        # What the dead one had offered is still queued, and stays the only one.
+        # What the dead leader published is still queued, and is not published twice.
         inbox_file.insert()
         eventually(lambda: len(jobs(valkey)) == 2)
         assert inbox_file.count("batch IS NULL") == 0
@@ -223,7 +223,7 @@ def test_the_relay_survives_a_file_that_cannot_be_used(inbox_file, relays, valke
     monkeypatch.setattr("ingest.relay.outbox.Outbox.in_flight", fail)
     relay = relays(valkey_url)
     eventually(lambda: relay.status().error == "OperationalError: database or disk is full")
-    eventually(lambda: relay.status().error == "RuntimeError")  # what it says may be anything
+    eventually(lambda: relay.status().error == "RuntimeError")  # its text may contain anything
     inbox_file.insert()
     eventually(lambda: relay.status().last_published_at)
     assert relay.status().error is None

@@ -15,7 +15,7 @@ SOONEST = timedelta(seconds=5)
 
 
 class Workers:
-    """Takes jobs off a queue and does with them what a test says."""
+    """Takes jobs off a queue and settles them when a test wants."""
 
     def __init__(self, connection, inbox_id):
         self.connection = connection
@@ -47,7 +47,7 @@ def workers(valkey, inbox_file):
 
 @pytest.fixture
 def begin(inbox_file, valkey, settings):
-    """Begin loop with nothing but what is on the disk."""
+    """Create a loop that starts from the disk."""
     opened = []
 
     def loop(*, sweep_every=SWEEP_EVERY, **changed):
@@ -215,7 +215,7 @@ def test_a_batch_that_kills_its_workers_is_split_until_only_the_poison_is_left(i
         if poison in [delivery.id for delivery in batch.deliveries]:
             sizes.append(len(batch.deliveries))
             deaths_alone += batch.isolated
-            workers.connection.incr(lease_key(batch.id))  # one beat, and never another
+            workers.connection.incr(lease_key(batch.id))  # one heartbeat only
         else:
             workers.settle(batch)
         eventually(lambda: loop.tick() or workers.jobs())
@@ -282,8 +282,8 @@ def woken_after(loop, woken=None):
     return time.monotonic() - began
 
 
-class Bell:
-    """Stands in for what wakes: notes how long it is waited for, and lets something happen at the third time."""
+class Event:
+    """An event that records the waits, and lets something happen at the third."""
 
     def __init__(self, happens):
         self.waits = []
@@ -298,24 +298,24 @@ class Bell:
 def test_an_idle_loop_waits_until_it_is_notified(begin):
     loop = begin(sweep_every=timedelta(minutes=10))
     loop.tick()
-    bell = Bell(lambda: True)
-    loop.wait(bell)
-    assert bell.waits == [POLL] * 3
+    event = Event(lambda: True)
+    loop.wait(event)
+    assert event.waits == [POLL] * 3
 
 
 def test_a_commit_of_another_process_ends_the_wait(inbox_file, begin):
     loop = begin(sweep_every=timedelta(minutes=10))
     loop.tick()
-    bell = Bell(lambda: inbox_file.insert() and False)
-    loop.wait(bell)
-    assert bell.waits == [POLL] * 3
+    event = Event(lambda: inbox_file.insert() and False)
+    loop.wait(event)
+    assert event.waits == [POLL] * 3
 
 
 def test_there_is_no_wait_while_full_batches_wait(inbox_file, begin):
     loop = begin(batch_deliveries=1)
     inbox_file.insert(2)
     loop.tick()
-    # One of many is enough: a rest would take 10 ms every time, a busy machine takes its time now and then.
+    # One of many is enough: a wait would take 10 ms every time, a busy machine only now and then.
     assert min(woken_after(loop) for _ in range(50)) < 0.005
 
 
