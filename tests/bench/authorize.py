@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -12,24 +11,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from pathlib import Path
 from statistics import median
 
 import click
 from rich.progress import Progress
 
+from tests.bench.__main__ import database_option, print_reports, progress, runs_option, seconds_option
 from tests.bench.authorize_load import AuthorizeLoad, AuthorizeLoadResult
+from tests.bench.databases import harness_on, kinds_on, postgresql
 from tests.bench.driver_fixtures import LISTED, insert_drivers
-from workers.bench.databases import harness_on, kinds_on, postgresql
-from workers.bench.harness import HOST, KEY, PATIENCE_S, Harness, Process, free_port, load_result, wait_until
-from workers.bench.http_load import MAX_RATE, LoadSpec
-from workers.bench.pipeline import PATH
-from workers.bench.report import Column, Report, Row, p99
-from workers.commands.bench import database_option, print_reports, progress, runs_option, seconds_option
+from tests.bench.harness import HOST, KEY, PATIENCE_S, Harness, Process, free_port, load_result, wait_until
+from tests.bench.http_load import MAX_RATE, LoadSpec
+from tests.bench.pipeline import PATH
+from tests.bench.report import Column, Report, Row, p99
 from workers.commands.errors import Failure
 from workers.commands.options import as_json
 
-ROOT = str(Path(__file__).parents[2])
 CREDENTIALS = "credentials for measuring"
 SLOW = 200
 TIMEOUT_MS = 2500.0
@@ -231,8 +228,7 @@ class _Run:
     def _start(self, spec: AuthorizeLoad) -> Process:
         self._loads += 1
         arguments = ("-m", "tests.bench.authorize_load", json.dumps(asdict(spec)))
-        path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
-        return self._harness.python(*arguments, name=f"requests-{self._loads}", environment={"PYTHONPATH": path})
+        return self._harness.python(*arguments, name=f"requests-{self._loads}", environment={})
 
 
 def _is_ready(port: int) -> bool:

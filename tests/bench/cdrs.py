@@ -14,12 +14,12 @@ import click
 from rich.progress import Progress
 from sqlalchemy import func, select
 
-from workers.bench.databases import harness_on, kinds_on, postgresql
-from workers.bench.harness import HOST, KEY, BenchFailed, Harness, load_result, wait_until
-from workers.bench.http_load import LoadSpec
-from workers.bench.pipeline import settled_in
-from workers.bench.report import Column, Report, Row
-from workers.commands.bench import database_option, print_reports, progress
+from tests.bench.__main__ import database_option, print_reports, progress
+from tests.bench.databases import harness_on, kinds_on, postgresql
+from tests.bench.harness import HOST, KEY, BenchFailed, Harness, load_result, wait_until
+from tests.bench.http_load import LoadSpec
+from tests.bench.pipeline import settled_in
+from tests.bench.report import Column, Report, Row
 from workers.commands.options import as_json
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.tables.core import receipts

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import click
 from rich.progress import Progress
 
-from workers.bench.databases import harness_on, kinds_on, postgresql
-from workers.bench.harness import HOST, BenchFailed, Harness, free_port, wait_for_http
-from workers.bench.report import Column, Report, Row
-from workers.commands.bench import database_option, print_reports, progress
+from tests.bench.__main__ import database_option, print_reports, progress
+from tests.bench.databases import harness_on, kinds_on, postgresql
+from tests.bench.harness import HOST, BenchFailed, Harness, free_port, wait_for_http
+from tests.bench.report import Column, Report, Row
 from workers.commands.errors import Failure
 from workers.commands.options import as_json
 from workers.net import is_free

@@ -7,9 +7,9 @@ from tests.bench.authorize import AuthorizeScale, Scenario
 from tests.bench.authorize import measure as measure_authorize
 from tests.bench.cdrs import CdrMix, expected_of
 from tests.bench.cdrs import measure as measure_cdrs
+from tests.bench.harness import isolated_environment
 from tests.bench.reconcile import ReconcileScale
 from tests.bench.reconcile import measure as measure_reconcile
-from workers.bench.harness import isolated_environment
 
 QUIET = Progress(disable=True)
 

@@ -1,150 +1,22 @@
-"""`webhooks bench`: measures speed side by side with baselines, and prints a table."""
+"""`webhooks bench`: runs the benches of the clone that this package was installed from."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from importlib import import_module
+from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from workers.bench.databases import postgresql
-from workers.bench.harness import isolated_environment
-from workers.bench.report import Report
-from workers.commands.options import as_json
-from workers.commands.output import json_line, table
+from workers.commands.errors import Failure
 
-database_option = click.option(
-    "--database", metavar="URL", help="A PostgreSQL server to measure on; new databases are made there and dropped."
-)
+ROOT = Path(__file__).resolve().parents[2]
+BENCHES = ROOT / "tests" / "bench"
 
 
-def runs_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option that sets how often everything is measured."""
-    return click.option(
-        "--runs", default=default, show_default=True, type=click.IntRange(min=1), help="Runs of each target."
-    )
-
-
-def seconds_option(default: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option that sets how long a load lasts."""
-    return click.option(
-        "--seconds", default=default, show_default=True, type=click.FloatRange(min=0.2), help="How long a load lasts."
-    )
-
-
-@click.group()
-def bench() -> None:
-    """Measure speed side by side with baselines.
-
-    Everything runs on this machine: a bench starts what it needs on free ports in a temporary folder, and ends it
-    again. Targets take turns run by run, so that a machine that slows down slows all of them down. PostgreSQL is
-    measured too if --database names one or the extra `test` is installed, which embeds one.
-    """
-
-
-@bench.command()
-@runs_option(5)
-@seconds_option(5.0)
-@as_json
-def accept(runs: int, seconds: float, *, as_json: bool) -> None:
-    """Measure how fast `serve` takes events.
-
-    Signed POSTs over 64 kept-alive connections to an empty Starlette endpoint, to the usual recipe (verify, then
-    `queue.enqueue` in the thread pool; its Valkey syncs before it answers) and to `webhooks serve`.
-    """
-    from workers.bench.accept import accept as measure  # noqa: PLC0415 - `--help` must not wait for it
-
-    with progress() as bar:
-        report = measure(runs, seconds, bar)
-    print_reports([report], as_json=as_json)
-
-
-@bench.command()
-@runs_option(5)
-@click.option("--events", default=20_000, show_default=True, type=click.IntRange(min=1), help="Events in our inbox.")
-@click.option(
-    "--rival-events", default=200, show_default=True, type=click.IntRange(min=2), help="Jobs of the baseline."
-)
-@database_option
-@as_json
-def work(runs: int, events: int, rival_events: int, database: str | None, *, as_json: bool) -> None:
-    """Measure how fast a full inbox is settled.
-
-    `webhooks work` and the relay, against a stock `rq worker` that has everything imported and does the same work in
-    the same tables, one job an event. Both fork a child for every job.
-    """
-    from workers.bench.work import work as measure  # noqa: PLC0415 - as above
-
-    with progress() as bar, postgresql(database) as server:
-        report = measure(runs, events, rival_events, server, bar)
-    print_reports([report], as_json=as_json)
-
-
-@bench.command()
-@runs_option(5)
-@seconds_option(20.0)
-@click.option("--rate", default=3000.0, show_default=True, type=click.FloatRange(min=1), help="Events a second.")
-@click.option("--singles", default=20, show_default=True, type=click.IntRange(min=1), help="Single events.")
-@click.option("--memory", "with_memory", is_flag=True, help="Also measure memory over 100,000 events.")
-@database_option
-@as_json
-def through(  # noqa: PLR0913 - one for each option
-    runs: int, seconds: float, rate: float, singles: int, *, with_memory: bool, database: str | None, as_json: bool
-) -> None:
-    """Measure how much goes from POST to settled, everything on this machine.
-
-    Single events while all is idle; then a steady rate, at which the inbox must not grow; then a flood over 64
-    connections, and how long it takes until all of it is settled.
-    """
-    from workers.bench.end_to_end import EndToEndScale  # noqa: PLC0415 - as above
-    from workers.bench.end_to_end import through as measure  # noqa: PLC0415 - as above
-    from workers.bench.memory import memory  # noqa: PLC0415 - as above
-
-    with progress() as bar, postgresql(database) as server:
-        reports = [measure(EndToEndScale(runs, seconds, rate, singles), server, bar)]
-        if with_memory:
-            reports.append(memory(rate, bar))
-    print_reports(reports, as_json=as_json)
-
-
-@bench.command()
-@runs_option(1)
-@click.option("--events", default=100_000, show_default=True, type=click.IntRange(min=1), help="Events that wait.")
-@click.option("--warnings", default=200, show_default=True, type=click.IntRange(min=1), help="Warnings behind them.")
-@database_option
-@as_json
-def warn(runs: int, events: int, warnings: int, database: str | None, *, as_json: bool) -> None:
-    """Measure how soon a driver is warned, whatever else waits.
-
-    Fee warnings of known sessions arrive one by one while the inbox and a worker have a backlog of session events; the
-    time is taken from receipt to the push.
-    """
-    from workers.bench.push_latency import warn as measure  # noqa: PLC0415 - as above
-
-    with progress() as bar, postgresql(database) as server:
-        report = measure(runs, events, warnings, server, bar)
-    print_reports([report], as_json=as_json)
-
-
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Hide this shell's settings and yield a progress bar on stderr."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with isolated_environment(), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield bar
-
-
-def print_reports(reports: list[Report], *, as_json: bool) -> None:
-    """Print reports as tables with their captions and remarks, or as one JSON object a row."""
-    for report in reports:
-        if as_json:
-            for row in report.rows:
-                json_line({"bench": report.title, "row": row.name, "samples": row.samples, "remarks": row.remarks})
-            continue
-        click.echo(f"\n{report.title}\n")
-        headings = ["", *(column.title for column in report.columns)]
-        table(headings, [[row.name, *(column.cell(row) for column in report.columns)] for row in report.rows])
-        click.echo(f"\n{report.caption}")
-        for row in report.rows:
-            for what, count in sorted(row.remarks.items()):
-                click.echo(f"{row.name}: {count} × {what}")
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure speed side by side with baselines. The benches are beside the tests, which no wheel contains."""
+    if not BENCHES.is_dir():
+        raise Failure("The benches are beside the tests: install the package with `pip install -e .` in a clone.")
+    sys.path.insert(0, str(ROOT))
+    import_module("tests.bench.__main__").bench.main(list(arguments), prog_name="webhooks bench")

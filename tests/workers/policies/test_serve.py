@@ -13,7 +13,7 @@ from textwrap import dedent
 import httpx
 import pytest
 
-from workers.bench.harness import children
+from tests.bench.harness import children
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 PLUGIN = '''

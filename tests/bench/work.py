@@ -19,12 +19,12 @@ from ingest.inbox.schema import FILE_NAME
 from ingest.relay.relay import Relay
 from ingest.wire.envelope import Envelope, Kind
 from ingest.wire.signature import Match
-from workers.bench.baselines import DATABASE_VARIABLE, STORE_ONE, USUAL_QUEUE
-from workers.bench.databases import harness_on, kinds_on
-from workers.bench.harness import Harness, Process, resident_mib, wait_until
-from workers.bench.http_load import bodies
-from workers.bench.pipeline import settled_in
-from workers.bench.report import Column, Report, Row, add_ratios
+from tests.bench.baselines import DATABASE_VARIABLE, STORE_ONE, USUAL_QUEUE
+from tests.bench.databases import harness_on, kinds_on
+from tests.bench.harness import Harness, Process, resident_mib, wait_until
+from tests.bench.http_load import bodies
+from tests.bench.pipeline import settled_in
+from tests.bench.report import Column, Report, Row, add_ratios
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
 from workers.ledger.tables.core import deliveries
@@ -115,7 +115,7 @@ def _measure_baseline(harness: Harness, events: int, row: Row) -> None:
         queue = Queue(USUAL_QUEUE, connection=connection)
         queue.enqueue_many([Queue.prepare_data(STORE_ONE, args=[body]) for body in bodies("rival", events)])
     worker = harness.python(
-        *("-m", "rq.cli", "worker", "--quiet", "--url", url, "--config", "workers.bench.baselines", USUAL_QUEUE),
+        *("-m", "rq.cli", "worker", "--quiet", "--url", url, "--config", "tests.bench.baselines", USUAL_QUEUE),
         name="rq",
         environment={DATABASE_VARIABLE: settings.database_url},
     )

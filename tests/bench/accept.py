@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from rich.progress import Progress
 
-from workers.bench.baselines import KEY_VARIABLE, REDIS_VARIABLE
-from workers.bench.harness import HOST, KEY, Harness, Process, free_port, load_result, resident_mib, wait_for_http
-from workers.bench.http_load import MAX_RATE, LoadSpec
-from workers.bench.pipeline import PATH
-from workers.bench.report import Column, Report, Row, add_ratios
+from tests.bench.baselines import KEY_VARIABLE, REDIS_VARIABLE
+from tests.bench.harness import HOST, KEY, Harness, Process, free_port, load_result, resident_mib, wait_for_http
+from tests.bench.http_load import MAX_RATE, LoadSpec
+from tests.bench.pipeline import PATH
+from tests.bench.report import Column, Report, Row, add_ratios
 
 CONNECTIONS = 64
 WARM_UP_S = 0.5
@@ -103,7 +103,7 @@ def _uvicorn(harness: Harness, app: str, environment: dict[str, str]) -> tuple[P
     port = free_port()
     options = ("--factory", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
     process = harness.python(
-        *("-m", "uvicorn", f"workers.bench.baselines:{app}", *options, "--host", HOST, "--port", str(port)),
+        *("-m", "uvicorn", f"tests.bench.baselines:{app}", *options, "--host", HOST, "--port", str(port)),
         name=app,
         environment=environment,
     )

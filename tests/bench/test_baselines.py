@@ -4,9 +4,9 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from workers.bench import baselines
-from workers.bench.baselines import DATABASE_VARIABLE, KEY_VARIABLE, REDIS_VARIABLE, USUAL_QUEUE, empty, store_one
-from workers.bench.http_load import bodies
+from tests.bench import baselines
+from tests.bench.baselines import DATABASE_VARIABLE, KEY_VARIABLE, REDIS_VARIABLE, USUAL_QUEUE, empty, store_one
+from tests.bench.http_load import bodies
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
 from workers.ledger.tables.core import deliveries, sessions

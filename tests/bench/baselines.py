@@ -1,6 +1,6 @@
 """What we are measured against: an empty response, one `enqueue` a request, and one RQ job an event.
 
-Stock `rq worker -c workers.bench.baselines` imports this module before it forks, and with it all that a job needs.
+Stock `rq worker -c tests.bench.baselines` imports this module before it forks, and with it all that a job needs.
 """
 
 import os
@@ -28,7 +28,7 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.states import DeliveryState
 
 USUAL_QUEUE = "usual"
-STORE_ONE = "workers.bench.baselines.store_one"
+STORE_ONE = "tests.bench.baselines.store_one"
 REDIS_VARIABLE = "BENCH_REDIS_URL"
 DATABASE_VARIABLE = "BENCH_DATABASE_URL"
 KEY_VARIABLE = "BENCH_KEY"

@@ -1,6 +1,6 @@
 import pytest
 
-from workers.bench.report import Column, Row, add_ratios, p99
+from tests.bench.report import Column, Row, add_ratios, p99
 
 
 def test_ratios_are_taken_run_by_run():

@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from workers.bench.baselines import empty
-from workers.bench.http_load import Load, LoadResult, LoadSpec, bodies, request, send
+from tests.bench.baselines import empty
+from tests.bench.http_load import Load, LoadResult, LoadSpec, bodies, request, send
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def receiver(listener):
 
 
 def run_load(spec: LoadSpec) -> LoadResult:
-    arguments = [sys.executable, "-m", "workers.bench.http_load", json.dumps(asdict(spec))]
+    arguments = [sys.executable, "-m", "tests.bench.http_load", json.dumps(asdict(spec))]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
     return LoadResult(**json.loads(done.stdout))
 

@@ -2,11 +2,11 @@
 
 from rich.progress import Progress
 
-from workers.bench.databases import SQLITE, harness_on
-from workers.bench.harness import KEY, children, resident_mib
-from workers.bench.http_load import LoadSpec
-from workers.bench.pipeline import start_pipeline
-from workers.bench.report import Column, Report, Row
+from tests.bench.databases import SQLITE, harness_on
+from tests.bench.harness import KEY, children, resident_mib
+from tests.bench.http_load import LoadSpec
+from tests.bench.pipeline import start_pipeline
+from tests.bench.report import Column, Report, Row
 
 STEPS = (0, 1_000, 10_000, 50_000, 100_000)
 

@@ -1,9 +1,9 @@
 import pytest
 from rich.progress import Progress
 
-from workers.bench.databases import postgresql
-from workers.bench.end_to_end import EndToEndScale, through
-from workers.bench.harness import isolated_environment
+from tests.bench.databases import postgresql
+from tests.bench.end_to_end import EndToEndScale, through
+from tests.bench.harness import isolated_environment
 
 NAMES = ["one event, idle", "50/s", "64 connections, as fast as they are answered"]
 SCALE = EndToEndScale(runs=1, seconds=0.4, rate=50, singles=2)

@@ -26,13 +26,14 @@ from ingest.config.settings import Settings, load_settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
 from ingest.queue.queues import connect_redis
-from workers.bench.http_load import LoadResult, LoadSpec
+from tests.bench.http_load import LoadResult, LoadSpec
 from workers.dev.valkey import valkey
 from workers.ledger.database.migrate import migrate
 from workers.resilience.process_death import set_parent_death_signal
 
 HOST = "127.0.0.1"
 KEY = "a key for measuring"
+ROOT = str(Path(__file__).parents[2])
 PATIENCE_S = 30.0
 POLL_S = 0.02
 WEBHOOKS = "from workers.cli import main; main()"
@@ -53,7 +54,7 @@ class Process(subprocess.Popen[bytes]):
             super().__init__(
                 command,
                 cwd=folder,
-                env=dict(environment),
+                env={**environment, "PYTHONPATH": os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -143,7 +144,7 @@ class Harness:
 
     def load(self, spec: LoadSpec) -> Process:
         """Start a load; `load_result` waits for what came of it."""
-        arguments = ("-m", "workers.bench.http_load", json.dumps(asdict(spec)))
+        arguments = ("-m", "tests.bench.http_load", json.dumps(asdict(spec)))
         return self.python(*arguments, name=f"load-{spec.seed}", environment={})
 
     def serve(self) -> tuple[Process, int]:
@@ -203,7 +204,7 @@ def wait_for_http(process: Process, url: str, *, patience_s: float = PATIENCE_S)
 
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=1):  # noqa: S310 - a URL of this harness
+            with urllib.request.urlopen(url, timeout=1):
                 return True
         except urllib.error.HTTPError:
             return True
@@ -222,7 +223,7 @@ def resident_mib(pid: int) -> float:
         if status.parent.parent.exists():
             return 0.0
         # macOS has no /proc.
-        asked = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        asked = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)
         return float(asked.stdout or 0) / 1024
     return sum(float(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 

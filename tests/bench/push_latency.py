@@ -9,12 +9,12 @@ from rich.progress import Progress
 from sqlalchemy import Engine, func, select
 
 from ingest.simulator.scenarios import FEE_INCURRING, STARTED, Participants, make_event
-from workers.bench.databases import harness_on, kinds_on
-from workers.bench.harness import Harness, wait_until
-from workers.bench.http_load import bodies
-from workers.bench.pipeline import post, read_only_inbox, settled_in, waiting_in
-from workers.bench.report import Column, Report, Row, p99
-from workers.bench.work import fill
+from tests.bench.databases import harness_on, kinds_on
+from tests.bench.harness import Harness, wait_until
+from tests.bench.http_load import bodies
+from tests.bench.pipeline import post, read_only_inbox, settled_in, waiting_in
+from tests.bench.report import Column, Report, Row, p99
+from tests.bench.work import fill
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.tables.core import deliveries, pushes
 

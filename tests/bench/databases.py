@@ -11,7 +11,7 @@ from importlib import import_module
 import psycopg
 from sqlalchemy import make_url
 
-from workers.bench.harness import BenchFailed, Harness
+from tests.bench.harness import BenchFailed, Harness
 
 SQLITE = "SQLite"
 POSTGRESQL = "PostgreSQL"

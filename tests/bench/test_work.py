@@ -5,12 +5,12 @@ import pytest
 from rich.progress import Progress
 
 from ingest.config.settings import load_settings
-from workers.bench import work as work_bench
-from workers.bench.databases import postgresql
-from workers.bench.harness import isolated_environment
-from workers.bench.http_load import bodies
-from workers.bench.pipeline import read_only_inbox, waiting_in
-from workers.bench.work import fill, work
+from tests.bench import work as work_bench
+from tests.bench.databases import postgresql
+from tests.bench.harness import isolated_environment
+from tests.bench.http_load import bodies
+from tests.bench.pipeline import read_only_inbox, waiting_in
+from tests.bench.work import fill, work
 
 
 def test_an_inbox_is_filled_with_every_event(tmp_path, monkeypatch):

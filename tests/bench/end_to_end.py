@@ -7,11 +7,11 @@ from statistics import median
 
 from rich.progress import Progress
 
-from workers.bench.databases import harness_on, kinds_on
-from workers.bench.harness import KEY
-from workers.bench.http_load import MAX_RATE, LoadSpec, bodies
-from workers.bench.pipeline import Pipeline, start_pipeline, waiting_in
-from workers.bench.report import Column, Report, Row, p99
+from tests.bench.databases import harness_on, kinds_on
+from tests.bench.harness import KEY
+from tests.bench.http_load import MAX_RATE, LoadSpec, bodies
+from tests.bench.pipeline import Pipeline, start_pipeline, waiting_in
+from tests.bench.report import Column, Report, Row, p99
 
 WARM_UP = 300
 BETWEEN_SINGLE_EVENTS_S = 0.2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.bench.harness import (
+from tests.bench.harness import (
     BenchFailed,
     Harness,
     children,

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, func, select
 from ingest.config.settings import Settings
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from workers.bench.harness import HOST, KEY, PATIENCE_S, BenchFailed, Harness, Process, load_result, wait_until
-from workers.bench.http_load import LoadResult, LoadSpec
+from tests.bench.harness import HOST, KEY, PATIENCE_S, BenchFailed, Harness, Process, load_result, wait_until
+from tests.bench.http_load import LoadResult, LoadSpec
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.tables.core import deliveries
 

@@ -1,4 +1,4 @@
-"""Loads one endpoint with signed requests from a process of its own, `python -m workers.bench.http_load SPEC`.
+"""Loads one endpoint with signed requests from a process of its own, `python -m tests.bench.http_load SPEC`.
 
 Spec and result are JSON. Every body is distinct. Requests are built before the clock starts and written as they are by
 `asyncio.Protocol`s, so that the load generator is not the bottleneck, as an HTTP client would be.
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from workers.bench.report import p99
+from tests.bench.report import p99
 
 EVENTS = ("SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE")
 FIRST_EVENT_AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,9 +1,9 @@
 import pytest
 from rich.progress import Progress
 
-from workers.bench.accept import CONNECTIONS, accept, load_spec
-from workers.bench.harness import isolated_environment
-from workers.bench.http_load import MAX_RATE
+from tests.bench.accept import CONNECTIONS, accept, load_spec
+from tests.bench.harness import isolated_environment
+from tests.bench.http_load import MAX_RATE
 
 
 def test_a_load_has_requests_for_its_whole_time_at_any_speed():

@@ -2,9 +2,9 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from workers.bench import databases
-from workers.bench.databases import harness_on, kinds_on, new_database, postgresql
-from workers.bench.harness import BenchFailed
+from tests.bench import databases
+from tests.bench.databases import harness_on, kinds_on, new_database, postgresql
+from tests.bench.harness import BenchFailed
 
 
 def test_a_named_server_is_used_as_it_is():

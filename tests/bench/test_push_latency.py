@@ -1,9 +1,9 @@
 import pytest
 from rich.progress import Progress
 
-from workers.bench.databases import postgresql
-from workers.bench.harness import isolated_environment
-from workers.bench.push_latency import warn
+from tests.bench.databases import postgresql
+from tests.bench.harness import isolated_environment
+from tests.bench.push_latency import warn
 
 
 @pytest.mark.slow

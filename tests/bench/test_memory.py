@@ -1,8 +1,8 @@
 import pytest
 from rich.progress import Progress
 
-from workers.bench.harness import isolated_environment
-from workers.bench.memory import memory
+from tests.bench.harness import isolated_environment
+from tests.bench.memory import memory
 
 
 @pytest.mark.slow

@@ -63,6 +63,6 @@ def add_ratios(rows: Sequence[Row], key: str, to: Row, name: str) -> None:
 
 def p99(values: Sequence[float]) -> float:
     """Return the 99th percentile; 0 if there are no values."""
-    if len(values) < 2:  # noqa: PLR2004 - quantiles needs two
+    if len(values) < 2:
         return next(iter(values), 0.0)
     return quantiles(values, n=100, method="inclusive")[98]

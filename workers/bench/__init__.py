@@ -1,1 +1,0 @@
-"""Benches: speed on this machine, side by side with baselines."""
