@@ -127,8 +127,7 @@ def test_a_process_that_cannot_load_its_plugins_exits_with_1_and_logs_why(tmp_pa
     script = """
         import socket
         from ingest.config.settings import load_settings
-        from workers.policies import process_main
-from workers.policies.process_main import main
+        from workers.policies.process_main import main
         main(socket.socketpair()[0], load_settings(handler_modules="broken_policies", log_format="json"))
     """
     ended = subprocess.run(
