@@ -260,9 +260,9 @@ def test_an_amount_is_stored_to_its_last_digit_or_has_too_many(engine, written):
                 conn.execute(write.statement, write.values)
         rows = {row.delivery_id: row for row in conn.execute(select(cdrs))}
     for place, (number, _) in enumerate(written):
-        row, told = rows[f"d{place}"], Decimal(number)
-        fits = told.adjusted() < MAX_DIGITS and -told.as_tuple().exponent <= MAX_DIGITS
-        assert row.amount == (told if fits else None)
+        row, amount = rows[f"d{place}"], Decimal(number)
+        fits = amount.adjusted() < MAX_DIGITS and -amount.as_tuple().exponent <= MAX_DIGITS
+        assert row.amount == (amount if fits else None)
         assert row.notes == ([] if fits else ["amount has too many digits"])
         assert number in row.document
 

@@ -23,7 +23,7 @@ statuses = st.sampled_from(
     ["STARTED", "STOPPED", "COMPLETE", *(f"NEW_{number}" for number in range(MAX_UNKNOWN_STATUSES + 4))]
 )
 
-# What one source says: several facts at once, statuses that nobody knows yet.
+# What one source knows: several facts at once, unknown statuses.
 readings = st.builds(
     Session,
     st.just("S"),

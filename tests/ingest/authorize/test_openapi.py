@@ -1,4 +1,4 @@
-"""What `authorize` says of itself is true: all that its document lets come is tried."""
+"""The OpenAPI document of `authorize` is complete and true: schemathesis tries all that it allows."""
 
 import json
 import tomllib
@@ -31,7 +31,7 @@ api = schemathesis.openapi.from_path(
             "generation": {"max-examples": settings.default.max_examples // 4, "database": "none"},
             "checks": {
                 "negative_data_rejection": {"enabled": False},  # no body is refused for its shape: a driver waits
-                "missing_required_header": {"enabled": False},  # it wants 401 in both forms
+                "missing_required_header": {"enabled": False},  # it expects 401 in both formats
             },
         }
     ),
@@ -53,7 +53,7 @@ def test_every_response_is_as_documented(case, running):
     path, method = case.operation.path, case.operation.method.upper()
     right = {"Authorization": CREDENTIALS[path]} if path in CREDENTIALS else {}
     response = case.call_and_validate(base_url=f"http://127.0.0.1:{running.port}", headers=right)
-    # Whoever may ask, and does ask, is never answered anything but a decision.
+    # With valid credentials and the right method every response is a decision.
     if right.items() <= response.request.headers.items():
         assert response.status_code == (200 if case.method == method else 405)
 

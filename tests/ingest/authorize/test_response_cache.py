@@ -5,33 +5,33 @@ from ingest.authorize.evaluator import PolicyResult
 from ingest.authorize.response_cache import ResponseCache
 
 
-def asked(script, **given):
-    """Run a script of (request, seconds to wait before); say which asks were repeats."""
+def repeats_of(script, **given):
+    """Run a script of (request, seconds to wait before it); return of which entries they were repeats."""
 
     async def run():
         now = [0.0]
-        memory = ResponseCache(given.pop("ttl", timedelta(seconds=60)), monotonic=lambda: now[0], **given)
+        cache = ResponseCache(given.pop("ttl", timedelta(seconds=60)), monotonic=lambda: now[0], **given)
         repeats = []
         for number, (request, wait) in enumerate(script):
             now[0] += wait
 
-            async def ask():
+            async def compute():
                 return PolicyResult()
 
-            remembered, is_repeat = memory.get_or_compute(request, str(number), ask)
-            await remembered.result
-            repeats.append(remembered.id if is_repeat else None)
+            entry, is_repeat = cache.get_or_compute(request, str(number), compute)
+            await entry.result
+            repeats.append(entry.id if is_repeat else None)
         return repeats
 
     return asyncio.run(run())
 
 
 def test_a_request_is_cached_for_a_time_from_its_first_arrival():
-    assert asked([(b"a", 0), (b"b", 0), (b"a", 30), (b"a", 29), (b"a", 1)]) == [None, None, "0", "0", None]
+    assert repeats_of([(b"a", 0), (b"b", 0), (b"a", 30), (b"a", 29), (b"a", 1)]) == [None, None, "0", "0", None]
 
 
 def test_a_full_cache_evicts_the_oldest():
-    assert asked([(b"a", 0), (b"b", 0), (b"c", 0), (b"c", 0), (b"a", 0)], max_entries=2) == [
+    assert repeats_of([(b"a", 0), (b"b", 0), (b"c", 0), (b"c", 0), (b"a", 0)], max_entries=2) == [
         None,
         None,
         None,
@@ -41,4 +41,4 @@ def test_a_full_cache_evicts_the_oldest():
 
 
 def test_a_ttl_of_zero_disables_the_cache():
-    assert asked([(b"a", 0), (b"a", 0)], ttl=timedelta()) == [None, None]
+    assert repeats_of([(b"a", 0), (b"a", 0)], ttl=timedelta()) == [None, None]

@@ -20,7 +20,7 @@ JSON = st.recursive(
 )
 
 
-def asked(**document):
+def parsed(**document):
     return parse_plugsurfing(json.dumps(document).encode(), FIELDS, NOON)
 
 
@@ -29,7 +29,7 @@ def ocpi(path=b"/ocpi/2.2.1/tokens/0414DA/authorize", query=b"type=RFID", body=b
 
 
 def test_plugsurfings_format_is_parsed_at_the_assumed_pointers():
-    request = asked(
+    request = parsed(
         keyIdentifier="04AB",
         countryCode="NL",
         referenceId="r1",
@@ -44,20 +44,20 @@ def test_plugsurfings_format_is_parsed_at_the_assumed_pointers():
 
 
 def test_every_field_may_be_missing_and_unknown_fields_stay_in_the_document():
-    request = asked(colour={"of": "the car"})
+    request = parsed(colour={"of": "the car"})
     assert (request.key, request.country_code, request.reference_id, request.evse_ids) == (None, None, None, ())
     assert request.document == {"colour": {"of": "the car"}}
 
 
 def test_of_several_pointers_the_first_with_a_text_counts():
-    assert asked(chargingKey={"keyIdentifier": "04AB"}).key == "04AB"
-    assert asked(keyIdentifier=None, chargingKey="04CD").key == "04CD"
-    assert asked(keyIdentifier={"odd": 1}, tokenUid=1234).key == "1234"
+    assert parsed(chargingKey={"keyIdentifier": "04AB"}).key == "04AB"
+    assert parsed(keyIdentifier=None, chargingKey="04CD").key == "04CD"
+    assert parsed(keyIdentifier={"odd": 1}, tokenUid=1234).key == "1234"
 
 
 @pytest.mark.parametrize("odd", ["", "  ", True, 1.5, "a\x00b", "a\nb", "x" * 501, 10**600])
 def test_a_value_that_cannot_be_an_identifier_is_none(odd):
-    assert asked(keyIdentifier=odd).key is None
+    assert parsed(keyIdentifier=odd).key is None
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000])
