@@ -1,5 +1,6 @@
 """Starts what a measurement needs, on free ports in a folder of its own, and ends all of it whatever happens."""
 
+import http.client
 import json
 import os
 import shutil
@@ -208,7 +209,7 @@ def wait_for_http(process: Process, url: str, *, patience_s: float = PATIENCE_S)
                 return True
         except urllib.error.HTTPError:
             return True
-        except OSError:
+        except (OSError, http.client.HTTPException):  # a connection to a free port may reach itself
             return False
 
     wait_until(answers, f"{process.name} answers on {url}", process, patience_s=patience_s)

@@ -114,7 +114,8 @@ def _measured(harness: Harness, scale: ReconcileScale) -> dict[str, float]:
     compared = webhooks("drive", "compare", "--wait", f"{scale.patience_s:g}s", "--json", "--always")
     # Both `drive` commands share one file of output; the comparison is its last line.
     found = json.loads(compared.splitlines()[-1])
-    return {**{name: float(count) for name, count in found.items()}, "sent": float(sent.partition(" ")[0])}
+    total = next(line for line in sent.splitlines() if " sent: " in line)
+    return {**{name: float(count) for name, count in found.items()}, "sent": float(total.partition(" ")[0])}
 
 
 def _free_ports() -> int:
