@@ -90,10 +90,10 @@ class PolicyProcess:
     def submit(self, request: AuthorizationRequest, skip: frozenset[str]) -> PendingRequest:
         """Send a request, without waiting. Only while the process is available."""
         self._last_number += 1
+        if self._writer is not None:
+            send(self._writer, Evaluate(self._last_number, request, skip))
         pending = PendingRequest(self._last_number, asyncio.get_running_loop().create_future())
         self._pending[pending.number] = pending
-        if self._writer is not None:
-            send(self._writer, Evaluate(pending.number, request, skip))
         return pending
 
     def cancel(self, pending: PendingRequest) -> None:
@@ -122,8 +122,9 @@ class PolicyProcess:
             while True:
                 self._on_message(await receive(reader))
         except EOFError:
-            pass
-        finally:  # also when what it wrote is not a message: it is of no use any more
+            self._fail_pending()
+        except Exception as error:  # noqa: BLE001 - what it wrote is not a message: it is as good as dead
+            log.error("policy_process.invalid_message", error=type(error).__name__)  # noqa: TRY400 - its stack says no more
             self._fail_pending()
 
     def _on_message(self, message: Message) -> None:

@@ -125,6 +125,19 @@ def test_a_process_that_dies_or_writes_rubbish_loses_its_requests_at_once(played
     played(main, story)
 
 
+def test_a_request_that_cannot_be_sent_is_not_pending(played):
+    async def story(process):
+        assert await process.start(20)
+        with pytest.raises(TypeError):
+            process.submit(
+                AuthorizationRequest(WireFormat.OCPI, datetime.now(UTC), document={"odd": object()}), frozenset()
+            )
+        assert process.load == 0
+        assert await process.submit(REQUEST, frozenset()).result == RESULT
+
+    played(answers, story)
+
+
 def test_a_process_that_reads_nothing_accepts_no_more_once_too_much_is_unsent(played):
     large = AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC), document={"text": "x" * MAX_UNSENT})
 
