@@ -33,7 +33,7 @@ class Failpoint(StrEnum):
     """Its batch's job is on a queue."""
     TAKEN = "taken"
     """A worker has dequeued the job and not started it."""
-    LEASED = "held"
+    LEASED = "leased"
     """The job has started and holds its lease."""
     STORING = "storing"
     """Inside the transaction that stores the batch and merges its records."""
@@ -47,7 +47,7 @@ class Failpoint(StrEnum):
     """The batch is acknowledged; neither is the push sender notified nor a run enqueued."""
     SETTLED = "settled"
     """Its rows are deleted from the inbox; the acknowledgement is still in Redis."""
-    RUN_ENQUEUED = "marked"
+    RUN_ENQUEUED = "run_enqueued"
     """A run is recorded as enqueued, in a job that is not written yet."""
     CLAIMED = "claimed"
     """A run is claimed by its job; its handler has not been called."""
@@ -59,7 +59,7 @@ class Failpoint(StrEnum):
     """A push is claimed by a sender; its channel has not been called."""
     SENT = "sent"
     """The channel has accepted a push; the ledger does not record it yet."""
-    NOTED = "noted"
+    RECORDED = "recorded"
     """The ledger records that a push was sent."""
 
 

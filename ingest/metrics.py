@@ -30,7 +30,7 @@ class Metrics:
         self._failures = Counter("webhooks_inbox_commits_failed", "Commits that kept nothing", registry=registry)
         self._quarantined = Counter("webhooks_quarantine_entered", "Requests put in quarantine", registry=registry)
         self._dropped = Counter(
-            "webhooks_quarantine_dropped", "Requests gone from quarantine for room or age", registry=registry
+            "webhooks_quarantine_dropped", "Requests dropped from quarantine for room or age", registry=registry
         )
 
     def committed(self, *, kept: int, repeated: int, seconds: float) -> None:

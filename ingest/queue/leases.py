@@ -25,7 +25,7 @@ LEASE_TIMEOUT = timedelta(seconds=4)
 # The counter of a killed process expires long after every monitor has seen it stand still.
 COUNTER_TTL = timedelta(minutes=10)
 # Replaces the counter when the worker is known to have crashed.
-CRASHED = b"died"
+CRASHED = b"crashed"
 # How long the end of a job may wait for Redis to delete the counter.
 RELEASE_TIMEOUT = timedelta(seconds=5)
 
@@ -37,9 +37,9 @@ class JobState(Enum):
     """Waiting on its queue."""
     RUNNING = "running"
     """A worker holds its lease, or has just dequeued it."""
-    LOST = "gone"
+    LOST = "lost"
     """Neither queued nor running: lost, or ended without an acknowledgement."""
-    CRASHED = "died"
+    CRASHED = "crashed"
     """Its worker stopped without ending it."""
 
 

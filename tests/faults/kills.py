@@ -40,7 +40,7 @@ def kill(name: str, cluster: Cluster) -> None:
 
 
 #: Who dies there may have pushes in hand.
-REACHED_BY_THE_CLOCK = (Failpoint.RUN_ENQUEUED, Failpoint.SENDING, Failpoint.SENT, Failpoint.NOTED)
+REACHED_BY_THE_CLOCK = (Failpoint.RUN_ENQUEUED, Failpoint.SENDING, Failpoint.SENT, Failpoint.RECORDED)
 #: Seconds that a process lives at most before it is killed anywhere: about a second passes before it is at work.
 LONGEST_LIFE = 3.0
 # A step may kill the worker of one delivery often, in the long version; that is not the delivery's fault.

@@ -48,7 +48,7 @@ def test_an_armed_failpoint_is_disarmed_before_it_kills(tmp_path, monkeypatch):
     monkeypatch.setattr(failpoints, "FOLDER", tmp_path)
     monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number)))
     (tmp_path / Failpoint.SENT).touch()
-    for step in (Failpoint.SENT, Failpoint.SENT, Failpoint.NOTED):
+    for step in (Failpoint.SENT, Failpoint.SENT, Failpoint.RECORDED):
         failpoints._kill_if_armed(step)  # noqa: SLF001 - a process that is killed reports no coverage
     assert killed == [(os.getpid(), signal.SIGKILL)]
 

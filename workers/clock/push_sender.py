@@ -150,7 +150,7 @@ class ChannelSender:
         if not self._to_mark:
             return 0
         run_in_transaction(self._resources.engine, self._mark)
-        hit(Failpoint.NOTED)
+        hit(Failpoint.RECORDED)
         sent = sum(result.state is PushState.SENT for result in self._to_mark)
         self._in_flight.difference_update(result.push.claim for result in self._to_mark)
         self._to_mark.clear()

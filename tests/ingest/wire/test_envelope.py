@@ -223,7 +223,7 @@ def requests(draw):
 
 
 def is_all_right(headers, body, keys, signature_required):
-    """Say it once more, in the words of the promise."""
+    """State the promise again, independently of the code."""
     given_by = {
         name: [value.strip(b" \t") for found, value in headers if found.lower() == name]
         for name in (b"x-hmac-sha512-signature", b"authorization")
