@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from workers.resilience.timed_call import CallTimedOut, TimedCall
+from workers.resilience.guarded_call import CallTimedOut, TimedCall
 
 MAX_HUNG_CALLS = 3
 """Calls that have not returned, beyond which a destination is not called again before one of them does."""

@@ -17,7 +17,7 @@ from workers.alerts.destinations import Destination, SendResult, open_destinatio
 from workers.ledger import alert_outbox
 from workers.ledger.alert_outbox import PendingAlert
 from workers.ledger.database.transaction import read_once, run_in_transaction
-from workers.resilience.timed_call import deadline_in
+from workers.resilience.guarded_call import deadline_in
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from workers.commands.output import printable
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.database.transaction import run_in_transaction
-from workers.resilience.timed_call import deadline_in
+from workers.resilience.guarded_call import deadline_in
 
 TEST = ("A test of Plugsurfing's webhooks", "This is a test, sent by `webhooks alerts test`. Nothing needs to be done.")
 

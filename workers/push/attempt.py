@@ -13,8 +13,8 @@ from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
 from workers.push.registry import Channel
+from workers.resilience.guarded_call import CallTimedOut, TimedCall, deadline_in
 from workers.resilience.retry import RetryPolicy
-from workers.resilience.timed_call import CallTimedOut, TimedCall, deadline_in
 
 DevicesOf: TypeAlias = Callable[[str], Iterable[Device]]
 

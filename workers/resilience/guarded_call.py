@@ -1,11 +1,13 @@
-"""Call plugin code so that neither what it raises nor how long it takes harms others."""
+"""Calls of foreign code: what it raises is returned, and how long it takes is bounded."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Generic, ParamSpec, Self, TypeVar
 
 from rq.timeouts import JobTimeoutException
 
@@ -27,6 +29,45 @@ def call_guarded(
         raise
     except BaseException as raised:  # noqa: BLE001 - a plugin is foreign code: all that it raises is its own
         return None, raised
+
+
+class CallTimedOut(Exception):
+    """Raised when a call has not returned in time."""
+
+    def __init__(self) -> None:
+        super().__init__("there was no answer in time")
+
+
+class TimedCall(Generic[T]):
+    """A call that has been started. Its thread is a daemon: a process that ends does not wait for it."""
+
+    def __init__(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> None:
+        self._result: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+        self._thread = threading.Thread(
+            target=lambda: self._result.put(call_guarded(function, *arguments, **named)), name="timed-call", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not returned yet."""
+        return self._thread.is_alive()
+
+    def result(self, deadline: float) -> tuple[T | None, BaseException | None]:
+        """Return what the call returned or raised; CallTimedOut if it has not when `time.monotonic()` is `deadline`."""
+        try:
+            return self._result.get(timeout=max(deadline - time.monotonic(), 0.0))
+        except Empty:
+            return None, CallTimedOut()
+
+    def join(self) -> None:
+        """Wait until it has returned, however late."""
+        self._thread.join()
+
+
+def deadline_in(span: timedelta) -> float:
+    """Return the deadline for `TimedCall.result` that is so far away."""
+    return time.monotonic() + span.total_seconds()
 
 
 class HandlerDeadline:

@@ -1,3 +1,5 @@
+"""The demo: its findings, and its lines."""
+
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

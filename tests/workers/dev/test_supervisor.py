@@ -1,3 +1,5 @@
+"""The supervisor of `webhooks dev`: order, restarts, signals, and no child left behind."""
+
 import json
 import os
 import signal
@@ -233,20 +235,3 @@ def test_children_do_not_outlive_a_parent_that_is_killed(parent):
 def test_the_scenario_ends_all_with_its_exit_code(parent):
     running = parent({"valkey": POLITE}, exit_code=7)
     assert running.ends() == 7
-
-
-def test_lines_are_passed_on_whole(parent):
-    code = (
-        "import sys, time; write = sys.stdout.buffer.write\n"
-        "write(b'one '); sys.stdout.flush(); time.sleep(0.05)\n"
-        "write(b'line\\n\\n\\xff\\n' + b'x' * 300_000 + b'\\nlast'); sys.stdout.flush(); time.sleep(60)\n"
-    )
-    running = parent({"work": code})
-    assert running.reads("work: one") == "line"
-    assert running.reads("work: ") == "\ufffd"
-    length = 0
-    while length < 300_000:
-        length += len(running.reads("work: "))
-    assert length == 300_000
-    running.process.send_signal(signal.SIGTERM)
-    assert running.ends() == 0

@@ -129,7 +129,7 @@ def test_a_driver_whose_devices_are_all_unregistered_gets_no_push(node, provider
     node.push()
     send_due(node.resources)
     row = node.row()
-    assert (row.state, row.error) == (PushState.MOOT, "the provider does not know the device any more")
+    assert (row.state, row.error) == (PushState.MOOT, "the provider no longer knows the device")
     assert tokens(node) == []
     node.push(2)
     send_due(node.resources)

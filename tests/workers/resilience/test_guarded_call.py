@@ -1,13 +1,23 @@
 """Calls of plugin code: what it raises is returned, and what takes too long is interrupted."""
 
 import signal
+import threading
 import time
 from datetime import timedelta
 
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from workers.resilience.guarded_call import HandlerDeadline, HandlerTimedOut, call_guarded
+from workers.resilience.guarded_call import (
+    CallTimedOut,
+    HandlerDeadline,
+    HandlerTimedOut,
+    TimedCall,
+    call_guarded,
+    deadline_in,
+)
+
+LONG, SHORT = timedelta(seconds=20), timedelta(milliseconds=10)
 
 
 def test_a_deadline_interrupts_a_call_that_computes() -> None:
@@ -70,3 +80,25 @@ def test_whatever_a_plugin_raises_is_returned(raised: BaseException) -> None:
 
 def test_the_result_of_a_call_is_returned() -> None:
     assert call_guarded(divmod, 7, 2) == ((3, 1), None)
+
+
+def test_what_a_call_returns_is_its_result() -> None:
+    assert TimedCall(divmod, 7, 3).result(deadline_in(LONG)) == ((2, 1), None)
+
+
+def test_what_a_call_raises_is_returned_beside_no_result() -> None:
+    result, raised = TimedCall(divmod, 7, 0).result(deadline_in(LONG))
+    assert result is None
+    assert isinstance(raised, ZeroDivisionError)
+
+
+def test_a_call_that_hangs_times_out_and_can_be_joined_later() -> None:
+    released = threading.Event()
+    call = TimedCall(released.wait)
+    result, raised = call.result(deadline_in(SHORT))
+    assert result is None
+    assert isinstance(raised, CallTimedOut)
+    assert call.is_running
+    released.set()
+    call.join()
+    assert not call.is_running
