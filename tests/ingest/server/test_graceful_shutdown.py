@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import threading
 
@@ -247,3 +248,40 @@ def test_a_connection_on_which_a_head_has_begun_is_not_closed(serve, eventually)
 
 def test_a_server_ends_when_its_supervisor_is_gone(serve):
     assert serve(supervisor=1).has_ended()
+
+
+def test_the_service_manager_hears_when_a_server_starts_and_when_it_stops(serve, drain, tmp_path, monkeypatch):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        served = serve()
+        assert manager.recv(1000).decode() == f"READY=1\nMAINPID={os.getpid()}"
+        drain(served)
+        assert manager.recv(1000).decode() == "STOPPING=1"
+
+
+@pytest.mark.parametrize(("handler", "ends_by"), [(signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, signal.SIGTERM)])
+def test_a_closed_terminal_ends_a_server_in_order_unless_nohup_started_it(handler, ends_by, eventually):
+    # uvicorn raises SIGTERM again when it has ended.
+    before = {
+        number: signal.signal(number, given)
+        for number, given in ((signal.SIGHUP, handler), (signal.SIGTERM, lambda *_: None))
+    }
+    server = DrainingServer(uvicorn_config(Starlette()))
+    ignored = []
+
+    def close_terminal():
+        eventually(lambda: server.started)
+        ignored.append(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
+        os.kill(os.getpid(), ends_by)
+
+    closing = threading.Thread(target=close_terminal)
+    closing.start()
+    try:
+        server.run([socket.create_server(("127.0.0.1", 0))])
+    finally:
+        closing.join()
+        for number, previous in before.items():
+            signal.signal(number, previous)
+    assert ignored == [handler is signal.SIG_IGN]
