@@ -1,4 +1,4 @@
-"""What `webhooks bench` passes to a bench and prints of its report; the benches are tested in tests/workers/bench."""
+"""What `webhooks bench` passes to a bench and prints of its report; the benches have tests of their own."""
 
 import json
 

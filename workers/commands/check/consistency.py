@@ -70,7 +70,7 @@ def _overdue(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
         # Only a person knows whether those nodes are away for a while, or their inboxes for good.
         others = f"For more than {human_duration(MAX_FIRST_RUN)} at work by other inboxes ({', '.join(theirs.inboxes)})"
         hint = "If these inboxes are gone, run `webhooks replay`."
-        yield warn("ways", f"{others}: {_some(theirs.examples, theirs.count)}. {hint}")
+        yield warn("queues", f"{others}: {_some(theirs.examples, theirs.count)}. {hint}")
     for each in late:
         have = "has" if each.count == 1 else "have"
         late_for = f"{each.count} on {each.channel} {have} been due for up to {human_duration(each.due_for)}"
@@ -84,17 +84,17 @@ def _stuck(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterato
             connection.ping()
             found = find_stuck(engine, connection, outbox)
     except (QueueUnavailable, RedisError, SettingsError) as error:
-        yield fail("ways", f"{error_text(error)} So it is not known what is queued.")
+        yield fail("queues", f"{error_text(error)} So it is not known what is queued.")
         return
     lost = [each.name for each in found if each.reason is StuckReason.LOST]
     if lost:
         yield fail("inbox", _lost_text(lost))
     for each in found:
         if each.reason is not StuckReason.LOST:
-            yield fail("ways", f"For {REDELIVERY_DEADLINE.seconds} s {each.reason}: {each.name}.")
+            yield fail("queues", f"For {REDELIVERY_DEADLINE.seconds} s {each.reason}: {each.name}.")
     if not found:
         where = "" if outbox is not None else " (There is no inbox in DATA_DIR.)"
-        yield ok("ways", f"What is not settled is queued, running or scheduled.{where}")
+        yield ok("queues", f"What is not settled is queued, running or scheduled.{where}")
 
 
 def _lost_text(ids: Sequence[str]) -> str:

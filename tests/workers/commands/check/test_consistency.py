@@ -28,7 +28,7 @@ def test_stores_that_agree_pass(any_node, event, valkey_url):
 
     found = findings(any_node.rows("check", "--deep", REDIS_URL=valkey_url))
 
-    assert found.keys() == {("ledger", "ok"), ("ways", "ok")}
+    assert found.keys() == {("ledger", "ok"), ("queues", "ok")}
 
 
 def test_what_contradicts_itself_is_named_with_its_ids(any_node, event, valkey_url):
@@ -49,7 +49,7 @@ def test_stuck_work_is_named(node, event, valkey_url):
 
     found = findings(node.rows("check", "--deep", code=1, REDIS_URL=valkey_url))
 
-    assert "deliveries wait in the inbox" in found["ways", "fail"]
+    assert "deliveries wait in the inbox" in found["queues", "fail"]
     assert ("ledger", "ok") in found
 
 
@@ -74,7 +74,7 @@ def test_what_is_lost_is_counted_and_the_first_are_named(any_node, valkey_url):
     found = findings(any_node.rows("check", "--deep", code=1, REDIS_URL=valkey_url))
 
     assert f"neither there nor in the ledger, 5: {', '.join(lost[:3])} and 2 more." in found["inbox", "fail"]
-    assert ("ways", "ok") not in found
+    assert ("queues", "ok") not in found
 
 
 def test_what_other_inboxes_left_at_work_is_a_warning(any_node, event, valkey_url, noon):
@@ -84,7 +84,7 @@ def test_what_other_inboxes_left_at_work_is_a_warning(any_node, event, valkey_ur
 
     found = findings(any_node.rows("check", "--deep", REDIS_URL=valkey_url))
 
-    assert found["ways", "warn"].startswith(f"For more than 60 min at work by other inboxes (an-inbox): {left}.")
+    assert found["queues", "warn"].startswith(f"For more than 60 min at work by other inboxes (an-inbox): {left}.")
 
 
 def test_overdue_pushes_are_a_warning(any_node, event, valkey_url):
