@@ -128,15 +128,11 @@ def find_alerts(
         query = query.where(alerts.c.resolved_at.is_(None))
     if since is not None:
         query = query.where(alerts.c.raised_at >= since)
-    return [alert_row(AlertRow(*row)) for row in ledger.execute(query)]
+    rows = [AlertRow(*row) for row in ledger.execute(query)]
+    return [replace(row, kind=AlertKind(row.kind)) for row in rows]
 
 
 def escape_name(name: str) -> str:
     """Format a foreign name for a sentence: shortened, on one line, without characters that a program would obey."""
     shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
     return "".join(each if each.isalnum() or each in SAFE_CHARACTERS else f"\\u{ord(each):04x}" for each in shown)
-
-
-def alert_row(row: AlertRow) -> AlertRow:
-    """Return the row with its kind as a member of AlertKind."""
-    return replace(row, kind=AlertKind(row.kind))

@@ -52,7 +52,7 @@ def page(app, valkey_url):
 
 @pytest.fixture
 def worker_with_a_job(valkey_url):
-    """A worker that has a job in hand for as long as the test runs."""
+    """A worker that runs a job for as long as the test runs."""
     connection = connect_redis(valkey_url)
     job = queue("urgent", connection).enqueue("time.sleep", 60, description="SESSION_FEE_INCURRING L60XMxWy0oP")
     process = subprocess.Popen([sys.executable, "-c", WORKER, valkey_url])
@@ -74,7 +74,7 @@ def test_the_worker_of_a_running_job_is_shown(page, worker_with_a_job):
     assert page.get("/0/view/workers").status_code == 200
 
 
-def test_queued_jobs_are_shown_with_their_description(page, valkey_url):
+def test_queued_jobs_are_listed_with_their_description(page, valkey_url):
     queue("sessions", connect_redis(valkey_url)).enqueue("os.getpid", description="SESSION_STARTED L60XMxWy0oP")
     (shown,) = page.get("/0/data/jobs/sessions/queued/8/asc/1.json").json["jobs"]
     assert shown["description"] == "SESSION_STARTED L60XMxWy0oP"
@@ -157,7 +157,7 @@ def test_a_connection_is_made_once_and_not_for_each_request(page, valkey_url):
     assert client_of(valkey_url) is client_of(valkey_url)
 
 
-def test_while_redis_is_away_the_page_says_so(app):
+def test_while_redis_is_unavailable_the_page_is_a_503(app):
     lost, app.redis_conn = app.redis_conn, connect_redis(f"redis://127.0.0.1:{free_port()}")
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -169,14 +169,14 @@ def test_while_redis_is_away_the_page_says_so(app):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com"])
-def test_it_does_not_start_for_others_without_a_password(host, tmp_path):
+def test_it_does_not_start_open_to_other_machines_without_a_password(host, tmp_path):
     settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", host=host)
     with pytest.raises(SettingsError, match="DASHBOARD_PASSWORD"):
         create_dashboard(settings)
 
 
 @pytest.mark.parametrize("held", ["", "\n", " \t\r\n"])
-def test_an_empty_password_is_none(held, tmp_path):
+def test_an_empty_password_is_refused(held, tmp_path):
     (tmp_path / "password").write_text(held)
     settings = load_settings(
         data_dir=tmp_path,
@@ -188,7 +188,7 @@ def test_an_empty_password_is_none(held, tmp_path):
         create_dashboard(settings)
 
 
-def test_a_user_without_a_password_is_a_mistake(tmp_path):
+def test_a_user_name_without_a_password_is_refused(tmp_path):
     settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", dashboard_username="me")
     with pytest.raises(SettingsError, match="DASHBOARD_USERNAME"):
         create_dashboard(settings)

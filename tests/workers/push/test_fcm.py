@@ -1,4 +1,4 @@
-"""The channel `fcm`: Google's SDK as it is, on a service account and an endpoint of our own."""
+"""The channel `fcm`: Google's SDK, with a service account and an endpoint of the test's own."""
 
 import json
 import logging

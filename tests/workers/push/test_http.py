@@ -1,4 +1,4 @@
-"""The channel `http` against a real service: what it is sent, and what its answers come to."""
+"""The channel `http` against a real service: its requests, and the meaning of the responses."""
 
 import json
 from datetime import UTC, datetime, timedelta

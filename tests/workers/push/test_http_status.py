@@ -28,7 +28,7 @@ NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
         ("Mon, 99 May 2026 12:01:00 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date_and_never_without_end(said, span):
+def test_retry_after_is_seconds_or_a_date_and_bounded(said, span):
     assert parse_retry_after(said, NOON) == span
 
 
@@ -36,6 +36,6 @@ def test_retry_after_is_seconds_or_a_date_and_never_without_end(said, span):
     ("status", "retryable"),
     [(200, None), (202, None), (204, None), (302, False), (400, False), (404, False), (429, True), (500, True)],
 )
-def test_a_status_says_whether_trying_again_may_help(status, retryable):
+def test_a_status_decides_whether_a_retry_may_help(status, retryable):
     failure = failure_for_status("the service", status, None)
     assert (failure and failure.retryable) == retryable
