@@ -52,6 +52,20 @@ def test_sockets_of_another_process_are_not_inherited():
         assert inherit(one, off=1).stdout == "[] []\n"
 
 
+def test_an_inherited_socket_is_not_passed_on_to_child_processes(monkeypatch):
+    opened = socket.create_server(("127.0.0.1", 0))
+    os.set_inheritable(opened.fileno(), True)  # noqa: FBT003 - it takes no name
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setattr("ingest.server.socket_activation.FIRST_SOCKET", opened.fileno())
+    (inherited,) = listening_sockets("127.0.0.1", 0)
+    assert inherited.getsockname() == opened.getsockname()
+    assert not os.get_inheritable(inherited.fileno())
+    assert "LISTEN_PID" not in os.environ
+    opened.detach()
+    inherited.close()
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_a_socket_that_does_not_listen_is_refused(kind):
     with high(socket.socket(socket.AF_INET, kind)) as not_listening:

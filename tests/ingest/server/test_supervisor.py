@@ -86,7 +86,7 @@ class Supervised:
         return code
 
     def who_answers(self):
-        with socket.create_connection(self.address, timeout=30) as connection:
+        with socket.create_connection(self.address, timeout=60) as connection:
             return int(connection.recv(100).split()[0])
 
     def events(self):
@@ -219,7 +219,7 @@ def test_the_service_manager_hears_from_the_supervisor_alone(supervised, monkeyp
             heard.append(manager.recv(1000).decode())
             supervised.reload()
             heard.extend(manager.recv(1000).decode() for _ in range(2))
-            with socket.create_connection(supervised.address, timeout=30) as connection:
+            with socket.create_connection(supervised.address, timeout=60) as connection:
                 heard.append(connection.recv(100).decode().split()[1])
 
         supervised.run(story)
