@@ -64,7 +64,7 @@ class RateLimiter:
         return wait
 
     def block_this_minute(self) -> None:
-        """Let no process call any more in this clock minute: the Drive API has answered 429."""
+        """Stop the calls of all processes for the rest of this clock minute, after a 429."""
         self._blocked_minute = int(self._now().timestamp()) // MINUTE
         log.warning("drive.throttled")
         if self._shared is not None:
