@@ -14,7 +14,7 @@ WebhooksError
 ├── JobNotAllowed            a job in Redis names a function that is not ours (workers.execution.job_allowlist)
 ├── PushFailed               a channel could not send a push (handlers.kit.channel)
 │   └── Unregistered         because the device is gone (handlers.kit.channel)
-└── DriveError               the Drive API did not return what was requested (workers.drive.errors)
+└── DriveError               the Drive API did not return what was requested (workers.drive.drive_errors)
 """
 
 from http import HTTPStatus

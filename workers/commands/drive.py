@@ -20,8 +20,8 @@ from workers.commands.errors import UsageFailure
 from workers.commands.output import Json, json_line, key_values, logs_to_stderr, table
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
+from workers.drive.drive_requests import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
-from workers.drive.requests import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ import click
 
 from ingest.config.durations import parse_duration
 from ingest.config.settings import Settings, load_settings
-from ingest.simulator.drive.faults import DriveFault, DriveFaults, UnknownFault, parse_rates
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, UnknownFault, parse_rates
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import json_line, printable

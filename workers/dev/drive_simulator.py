@@ -13,8 +13,8 @@ import uvicorn
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
-from ingest.simulator.drive.app import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
-from ingest.simulator.drive.faults import DriveFaults
+from ingest.simulator.drive.drive_app import DRIVE_KEY, ROAM_TOKEN, DriveCredentials, create_drive
+from ingest.simulator.drive.drive_faults import DriveFaults
 from ingest.simulator.drive.state import DriveState, SessionState, dump_sessions, parse_sessions
 from workers.dev.env_file import read_devfile
 from workers.net import LOOPBACK
@@ -43,7 +43,7 @@ def simulate(settings: Settings, *, port: int | None, seed: int, faults: DriveFa
     configure_logging(settings, "drive")
     state = DriveState(seed, settings.data_dir / "simulator" / "sessions.jsonl")
     key, token = settings.drive_api_key, settings.roam_ocpi_token
-    credentials = Credentials(
+    credentials = DriveCredentials(
         api_key=key.get_secret_value() if key else DRIVE_KEY,
         roam_token=token.get_secret_value() if token else ROAM_TOKEN,
     )

@@ -14,8 +14,8 @@ import stamina
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from workers.drive import requests
-from workers.drive.errors import (
+from workers.drive import drive_requests
+from workers.drive.drive_errors import (
     DriveError,
     DriveUnavailable,
     InvalidResponse,
@@ -23,11 +23,11 @@ from workers.drive.errors import (
     Throttled,
     TruncatedResponse,
 )
+from workers.drive.drive_requests import Request, Service
+from workers.drive.drive_responses import ResponseParser, maybe_applied_note, parse_response
 from workers.drive.models import ALL_STATUSES, ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken
-from workers.drive.pagination import Page, paginate, parse_page
+from workers.drive.pagination import ListPage, paginate, parse_page
 from workers.drive.rate_limit import RateLimiter
-from workers.drive.requests import Request, Service
-from workers.drive.responses import ResponseParser, maybe_applied_note, parse_response
 from workers.drive.services import ServiceEndpoint, ssl_context
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class DriveClient:
     def session(self, user_id: str, session_id: str) -> DriveSession:
         """Return one session, finished or not."""
         parse = partial(self._parser.session, user_id=user_id, session_id=session_id)
-        return self._call(requests.session(user_id, session_id), parse)
+        return self._call(drive_requests.session(user_id, session_id), parse)
 
     def history(
         self,
@@ -94,7 +94,7 @@ class DriveClient:
     ) -> Iterator[DriveSession]:
         """Yield a user's sessions; both times bound their start, inclusive."""
         request = partial(
-            requests.history,
+            drive_requests.history,
             user_id,
             statuses=statuses,
             charging_key_id=charging_key_id,
@@ -105,22 +105,22 @@ class DriveClient:
 
     def charging_keys(self, fleet_id: str | None = None, *, page_size: int = 500) -> Iterator[ChargingKey]:
         """Yield the charging keys of a fleet, or of the whole organization."""
-        request = partial(requests.charging_keys, fleet_id, page_size=page_size)
+        request = partial(drive_requests.charging_keys, fleet_id, page_size=page_size)
         return self._list(request, "keys", partial(self._parser.charging_key, fleet_id=fleet_id))
 
     def create_fleet(self, fleet_id: str, name: str | None = None) -> Fleet:
         """Create a fleet; its id can never be changed."""
-        return self._call(requests.create_fleet(fleet_id, name), partial(_fleet, fleet_id, name))
+        return self._call(drive_requests.create_fleet(fleet_id, name), partial(_fleet, fleet_id, name))
 
     def rename_fleet(self, fleet_id: str, name: str) -> Fleet:
         """Rename a fleet."""
-        request = requests.rename_fleet(fleet_id, name, self._settings.drive_rename_body)
+        request = drive_requests.rename_fleet(fleet_id, name, self._settings.drive_rename_body)
         return self._call(request, partial(_fleet, fleet_id, name))
 
     def invitation(self, fleet_id: str) -> Invitation:
         """Return the active invitation codes of a fleet."""
         return self._call(
-            requests.invitation(fleet_id), lambda document: Invitation(fleet_id=fleet_id, document=document)
+            drive_requests.invitation(fleet_id), lambda document: Invitation(fleet_id=fleet_id, document=document)
         )
 
     def balance(self, user_id: str) -> Decimal:
@@ -128,21 +128,21 @@ class DriveClient:
         path = self._settings.drive_balance_path
         if path is None:
             raise SettingsError("DRIVE_BALANCE_PATH is not set; the path of the prepaid balance is not public.")
-        return self._call(requests.balance(user_id, path), self._parser.balance)
+        return self._call(drive_requests.balance(user_id, path), self._parser.balance)
 
     def location(self, location_id: str) -> Location:
         """Return a location."""
-        request = requests.location(location_id, self._settings.drive_location_path)
+        request = drive_requests.location(location_id, self._settings.drive_location_path)
         return self._call(request, partial(self._parser.location, location_id=location_id))
 
     def push_token(self, token: RoamToken) -> None:
         """Create or update a token in Roam OCPI. Raise SettingsError without ROAM_OCPI_URL and ROAM_OCPI_TOKEN."""
         if self._settings.roam_ocpi_url is None or self._settings.roam_ocpi_token is None:
             raise SettingsError("ROAM_OCPI_URL and ROAM_OCPI_TOKEN are needed to push tokens to Roam OCPI.")
-        self._call(requests.push_token(token, datetime.now(UTC)), lambda _: None)
+        self._call(drive_requests.push_token(token, datetime.now(UTC)), lambda _: None)
 
     def _list(self, request: Callable[..., Request], name: str, parse_item: Callable[[Any], T]) -> Iterator[T]:
-        def fetch(cursor: str | None, received: int) -> Page[T]:
+        def fetch(cursor: str | None, received: int) -> ListPage[T]:
             parse = partial(parse_page, name=name, parse_item=parse_item, received=received)
             return self._call(request(cursor=cursor), parse)
 

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from workers.drive.errors import InvalidResponse, TruncatedResponse
+from workers.drive.drive_errors import InvalidResponse, TruncatedResponse
 
 T = TypeVar("T")
 
@@ -20,14 +20,14 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Page(Generic[T]):
+class ListPage(Generic[T]):
     """One response of a list; the last page has no cursor."""
 
     items: Sequence[T]
     cursor: str | None
 
 
-def paginate(fetch: Callable[[str | None, int], Page[T]]) -> Iterator[T]:
+def paginate(fetch: Callable[[str | None, int], ListPage[T]]) -> Iterator[T]:
     """Yield the items of all pages; `fetch` gets the cursor of the page and the number of items before it.
 
     Raise InvalidResponse for a list without an end, such as one whose cursor repeats: to stop silently would lose the
@@ -49,7 +49,7 @@ def paginate(fetch: Callable[[str | None, int], Page[T]]) -> Iterator[T]:
         received += len(page.items)
 
 
-def parse_page(document: Any, *, name: str, parse_item: Callable[[Any], T], received: int) -> Page[T]:
+def parse_page(document: Any, *, name: str, parse_item: Callable[[Any], T], received: int) -> ListPage[T]:
     """Parse a page of a list of which `received` items came before.
 
     Entries that cannot be parsed are skipped and logged, so that they do not hide the others; a page of nothing else
@@ -75,7 +75,7 @@ def parse_page(document: Any, *, name: str, parse_item: Callable[[Any], T], rece
     cursor = str(cursor) if cursor not in {None, ""} else None
     if not entries and _is_unexpectedly_empty(document.get("count"), cursor, received):
         raise TruncatedResponse(f"The Drive API returned a page that has lost its {name}.")
-    return Page(items, cursor)
+    return ListPage(items, cursor)
 
 
 def _is_unexpectedly_empty(count: object, cursor: str | None, received: int) -> bool:

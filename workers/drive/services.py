@@ -13,7 +13,7 @@ import structlog
 from ingest.config.secret_reload import ReloadableSecrets, Texts
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from workers.drive.requests import Request, Service
+from workers.drive.drive_requests import Request, Service
 
 DEFAULT_HEADERS = {
     "accept": "application/json",

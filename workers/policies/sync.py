@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from handlers.kit.key_identifiers import candidate_spellings, normalize
 from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveUnavailable, NotFound
+from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
 from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.balances import Balance

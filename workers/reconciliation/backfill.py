@@ -14,7 +14,14 @@ from sqlalchemy import Connection
 from ingest.errors import QueueUnavailable
 from ingest.inbox.downtime import KEY, Downtime
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
+from workers.drive.drive_errors import (
+    DriveError,
+    DriveUnavailable,
+    NotFound,
+    RateBudgetExhausted,
+    Throttled,
+    Unauthorized,
+)
 from workers.drive.models import DriveSession
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.ledger import downtimes, session_polls

@@ -11,7 +11,14 @@ import structlog
 from sqlalchemy import Connection
 
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveUnavailable, NotFound, RateBudgetExhausted, Throttled, Unauthorized
+from workers.drive.drive_errors import (
+    DriveError,
+    DriveUnavailable,
+    NotFound,
+    RateBudgetExhausted,
+    Throttled,
+    Unauthorized,
+)
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.ledger import session_polls
 from workers.ledger.database.transaction import run_in_transaction

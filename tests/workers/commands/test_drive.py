@@ -12,8 +12,8 @@ import uvicorn
 from click.testing import CliRunner
 from rich.console import Console
 
-from ingest.simulator.drive.app import DRIVE_KEY, ROAM_TOKEN, Credentials, create_drive
-from ingest.simulator.drive.faults import DriveFault, DriveFaults
+from ingest.simulator.drive.drive_app import DRIVE_KEY, ROAM_TOKEN, DriveCredentials, create_drive
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults
 from ingest.simulator.drive.state import DriveState, SessionState
 from workers.cli import main
 
@@ -38,7 +38,7 @@ def faults() -> DriveFaults:
 
 @pytest.fixture(scope="module")
 def address(state, faults) -> Iterator[str]:
-    app = create_drive(state, faults, credentials=Credentials(limited_key="limited-key"))
+    app = create_drive(state, faults, credentials=DriveCredentials(limited_key="limited-key"))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

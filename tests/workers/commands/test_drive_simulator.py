@@ -12,8 +12,8 @@ from handlers.kit.merge import merge
 from handlers.session_records import session_of
 from ingest.events import decode
 from ingest.simulator import sender
-from ingest.simulator.drive.app import create_drive
-from ingest.simulator.drive.faults import DriveFault, DriveFaults
+from ingest.simulator.drive.drive_app import create_drive
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults
 from ingest.simulator.drive.state import DriveState, state_from_scenario
 from ingest.simulator.scenarios import Participants, build_scenario
 from workers.ledger import sessions

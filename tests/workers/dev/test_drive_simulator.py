@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ingest.config.settings import load_settings
-from ingest.simulator.drive.app import DRIVE_KEY
+from ingest.simulator.drive.drive_app import DRIVE_KEY
 from ingest.simulator.drive.state import SessionState
 from workers.dev.drive_simulator import (
     SimulatorNotRunning,
@@ -33,7 +33,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     program = (
         "import uvicorn, workers.dev.drive_simulator as simulator;"
         "from ingest.config.settings import load_settings;"
-        "from ingest.simulator.drive.faults import DriveFaults;"
+        "from ingest.simulator.drive.drive_faults import DriveFaults;"
         "simulator.default_port = lambda _: 0;"
         "startup = uvicorn.Server.startup\n"
         "async def started(server, sockets=None):\n"

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from ingest.errors import SettingsError
 from workers.drive.client import DriveClient
-from workers.drive.errors import (
+from workers.drive.drive_errors import (
     DriveConflict,
     DriveError,
     DriveUnavailable,

@@ -11,8 +11,8 @@ import uvicorn
 from structlog.testing import capture_logs
 
 from ingest.config.settings import load_settings
-from ingest.simulator.drive.app import DRIVE_KEY, create_drive
-from ingest.simulator.drive.faults import DriveFault, DriveFaults, RequestCounter
+from ingest.simulator.drive.drive_app import DRIVE_KEY, create_drive
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, RequestCounter
 from ingest.simulator.drive.state import DriveState, SessionState
 from workers.drive.client import DriveClient
 

@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from workers.drive.errors import InvalidResponse, TruncatedResponse
+from workers.drive.drive_errors import InvalidResponse, TruncatedResponse
 
 SESSION = {"sessionId": "s1", "sessionStatus": "STARTED"}
 

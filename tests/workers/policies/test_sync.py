@@ -9,7 +9,7 @@ import pytest
 
 from handlers.kit.testing import DEFAULT_NOW
 from ingest.config.settings import load_settings
-from workers.drive.errors import DriveUnavailable, NotFound
+from workers.drive.drive_errors import DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
 from workers.ledger import authorizations, balances, charging_keys, sync_state
 from workers.ledger.authorizations import DecisionRow

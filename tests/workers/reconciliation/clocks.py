@@ -12,13 +12,13 @@ from sqlalchemy import select, update
 from handlers.kit.merge import merge
 from handlers.session_records import session_of
 from ingest.events import SessionEvent, decode
-from ingest.simulator.drive.app import create_drive
-from ingest.simulator.drive.faults import DriveFaults, RequestCounter
+from ingest.simulator.drive.drive_app import create_drive
+from ingest.simulator.drive.drive_faults import DriveFaults, RequestCounter
 from ingest.simulator.drive.state import DriveState
 from ingest.simulator.scenarios import Participants, SimulatedEvent, build_scenario
 from workers.dev.simulator_diff import Comparison, compare
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveUnavailable
+from workers.drive.drive_errors import DriveError, DriveUnavailable
 from workers.ledger import session_polls, sessions
 from workers.ledger.tables.core import sessions as session_table
 from workers.ledger.tables.reconciliation import session_polls as poll_table

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import stamina
 
-from ingest.simulator.drive.app import DRIVE_KEY
+from ingest.simulator.drive.drive_app import DRIVE_KEY
 from tests.workers.reconciliation.clocks import Clock, SimulatedDrive
 
 

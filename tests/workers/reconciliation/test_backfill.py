@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 from handlers.kit.channel import Device
 from ingest.errors import QueueUnavailable
 from ingest.inbox.downtime import KEY, Downtime
-from ingest.simulator.drive.faults import parse_rates
+from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of, fail_for
-from workers.drive.errors import (
+from workers.drive.drive_errors import (
     DriveError,
     DriveUnavailable,
     InvalidResponse,

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from random import Random
 
-from ingest.simulator.drive.faults import parse_rates
+from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of
 from workers.ledger import charging_keys, sessions

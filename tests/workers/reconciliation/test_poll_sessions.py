@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.simulator.drive.faults import parse_rates
+from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.workers.reconciliation.clocks import NOW, SECOND, Clock, SimulatedDrive, events_of, fail_for
-from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
+from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.ledger import session_polls
 from workers.ledger.session_polls import PollSchedule

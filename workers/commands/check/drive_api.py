@@ -12,8 +12,8 @@ from ingest.queue.queues import connect_redis
 from workers.commands.check.basics import CheckResult, CheckStatus
 from workers.commands.output import logs_to_stderr
 from workers.drive.client import DriveClient
-from workers.drive.errors import DriveError, DriveUnavailable, NotFound, Unauthorized
-from workers.drive.requests import MIN_PAGE_SIZE
+from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound, Unauthorized
+from workers.drive.drive_requests import MIN_PAGE_SIZE
 
 DEADLINE = timedelta(seconds=10)
 PROBE_ID = "webhooks-check"

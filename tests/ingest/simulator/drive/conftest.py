@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from ingest.simulator.drive.app import DRIVE_KEY, create_drive
+from ingest.simulator.drive.drive_app import DRIVE_KEY, create_drive
 from ingest.simulator.drive.state import DriveState, SessionState
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ingest.simulator.drive.app import ROAM_TOKEN
-from ingest.simulator.drive.faults import DriveFault, DriveFaults
+from ingest.simulator.drive.drive_app import ROAM_TOKEN
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults
 from ingest.simulator.drive.state import SessionState
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingest.simulator.drive.faults import DriveFault, UnknownFault, parse_rates
+from ingest.simulator.drive.drive_faults import DriveFault, UnknownFault, parse_rates
 
 
 def test_faults_are_parsed_with_or_without_their_rates():

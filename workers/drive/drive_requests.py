@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from workers.drive.errors import NotFound
+from workers.drive.drive_errors import NotFound
 from workers.drive.models import RoamToken
 
 MAX_SEGMENT = 8_000

@@ -13,7 +13,7 @@ from ingest.errors import Unreadable
 from ingest.wire.json_documents import parse_json
 from ingest.wire.json_pointers import Pointer, pointers
 from ingest.wire.timestamps import parse_timestamp
-from workers.drive.errors import (
+from workers.drive.drive_errors import (
     BadRequest,
     DriveConflict,
     DriveError,
@@ -24,8 +24,8 @@ from workers.drive.errors import (
     TruncatedResponse,
     Unauthorized,
 )
+from workers.drive.drive_requests import Request, Service
 from workers.drive.models import ChargingKey, DriveSession, Location
-from workers.drive.requests import Request, Service
 
 KEY_SETTINGS = {Service.DRIVE: "DRIVE_API_KEY", Service.ROAM: "ROAM_OCPI_TOKEN"}
 URL_SETTINGS = {Service.DRIVE: "DRIVE_API_URL", Service.ROAM: "ROAM_OCPI_URL"}

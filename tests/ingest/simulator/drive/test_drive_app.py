@@ -2,12 +2,12 @@
 
 import time
 
-from ingest.simulator.drive.app import Credentials
-from ingest.simulator.drive.faults import DriveFault, DriveFaults, RequestCounter
+from ingest.simulator.drive.drive_app import DriveCredentials
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, RequestCounter
 
 
 def test_a_wrong_key_is_unauthorized_and_a_limited_one_forbidden(drive_of):
-    drive = drive_of(credentials=Credentials(limited_key="limited"))
+    drive = drive_of(credentials=DriveCredentials(limited_key="limited"))
     assert drive.get("/drive/emp/v1/charging-keys", headers={"x-api-key": "x"}).status_code == 401
     assert drive.get("/drive/emp/v1/charging-keys", headers={"x-api-key": "limited"}).status_code == 403
     assert drive.get("/drive/v1/users/u/sessions/s", headers={"x-api-key": "limited"}).status_code == 404
@@ -41,7 +41,7 @@ def test_sessions_can_be_pushed_and_listed_over_http(drive):
 
 
 def test_a_slow_response_is_delayed(drive_of, monkeypatch):
-    monkeypatch.setattr("ingest.simulator.drive.app.SLOW_RESPONSE", 0.2)
+    monkeypatch.setattr("ingest.simulator.drive.drive_app.SLOW_RESPONSE", 0.2)
     began = time.monotonic()
     assert drive_of(DriveFaults({DriveFault.SLOW: 1})).get("/drive/v1/locations/loc-001").status_code == 200
     assert time.monotonic() - began >= 0.2

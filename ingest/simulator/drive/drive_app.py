@@ -17,8 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, RequestCounter, UnknownFault, parse_rates
 from ingest.simulator.drive.endpoints import DriveEndpoints, HttpError
-from ingest.simulator.drive.faults import DriveFault, DriveFaults, RequestCounter, UnknownFault, parse_rates
 from ingest.simulator.drive.state import DriveState, dump_sessions, parse_sessions
 
 DRIVE_KEY = "made-up-drive-key"
@@ -30,7 +30,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
-class Credentials:
+class DriveCredentials:
     """What clients must send."""
 
     api_key: str = DRIVE_KEY
@@ -43,7 +43,7 @@ def create_drive(
     state: DriveState,
     faults: DriveFaults | None = None,
     *,
-    credentials: Credentials = Credentials(),
+    credentials: DriveCredentials = DriveCredentials(),
     counter: RequestCounter | None = None,
 ) -> Starlette:
     """Return the app: the Drive API below `/drive`, Roam OCPI's tokens below `/ocpi/2.2.1/tokens`."""
@@ -87,7 +87,7 @@ class RawPathMiddleware:
 class AuthAndFaults:
     """Wraps endpoints: checks key and limits first, and injects faults."""
 
-    def __init__(self, credentials: Credentials, faults: DriveFaults, counter: RequestCounter) -> None:
+    def __init__(self, credentials: DriveCredentials, faults: DriveFaults, counter: RequestCounter) -> None:
         self._credentials = credentials
         self._faults = faults
         self._counter = counter

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.config.settings import load_settings
-from workers.drive import requests
-from workers.drive.errors import (
+from workers.drive import drive_requests
+from workers.drive.drive_errors import (
     BadRequest,
     DriveConflict,
     DriveUnavailable,
@@ -19,11 +19,11 @@ from workers.drive.errors import (
     TruncatedResponse,
     Unauthorized,
 )
-from workers.drive.requests import Request, Service
-from workers.drive.responses import ResponseParser, parse_response
+from workers.drive.drive_requests import Request, Service
+from workers.drive.drive_responses import ResponseParser, parse_response
 
-READ = requests.session("user-1", "session-1")
-CHANGE = requests.create_fleet("fleet-1", None)
+READ = drive_requests.session("user-1", "session-1")
+CHANGE = drive_requests.create_fleet("fleet-1", None)
 TOKEN = Request("push a token", "token", "PUT", "/x", service=Service.ROAM, is_read=False, setting="ROAM_OCPI_URL")
 
 
@@ -54,7 +54,7 @@ def test_a_status_becomes_an_error_that_repeats_nothing_of_the_response(status, 
 
 def test_a_404_at_a_path_from_a_setting_names_the_setting():
     with pytest.raises(NotFound, match="DRIVE_BALANCE_PATH"):
-        parse_response(requests.balance("u", "/x/{user_id}"), 404, b"")
+        parse_response(drive_requests.balance("u", "/x/{user_id}"), 404, b"")
 
 
 def test_a_failed_write_says_that_it_may_have_been_applied():
