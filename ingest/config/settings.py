@@ -17,36 +17,25 @@ from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.sections.server import DashboardSettings, ServerSettings
 from ingest.errors import SettingsError
 
-SECRETS = (
-    *SIGNING_KEYS,
-    "plugsurfing_authorization",
-    "redis_url",
-    "database_url",
-    "dashboard_password",
-    "push_http_key",
-    "admin_token",
-    "authorize_credentials",
-    "drive_api_key",
-    "roam_ocpi_token",
-    "alert_urls",
-)
-
 
 class SecretFileSettings(BaseSettings):
     """Every process: files that hold secrets; those of keys and credentials are re-read while it runs."""
 
-    plugsurfing_hmac_current_file: Path | None = Field(None, description="file with that key")
-    plugsurfing_hmac_next_file: Path | None = Field(None, description="file with that key")
-    plugsurfing_authorization_file: Path | None = Field(None, description="file with that value")
-    redis_url_file: Path | None = Field(None, description="file with that URL")
-    database_url_file: Path | None = Field(None, description="file with that URL")
-    dashboard_password_file: Path | None = Field(None, description="file with that password")
-    push_http_key_file: Path | None = Field(None, description="file with that key")
-    admin_token_file: Path | None = Field(None, description="file with that token")
-    authorize_credentials_file: Path | None = Field(None, description="file with that value")
-    drive_api_key_file: Path | None = Field(None, description="file with that key")
-    roam_ocpi_token_file: Path | None = Field(None, description="file with that token")
-    alert_urls_file: Path | None = Field(None, description="file with those URLs")
+    plugsurfing_hmac_current_file: Path | None = Field(None, description="file with `PLUGSURFING_HMAC_CURRENT`")
+    plugsurfing_hmac_next_file: Path | None = Field(None, description="file with `PLUGSURFING_HMAC_NEXT`")
+    plugsurfing_authorization_file: Path | None = Field(None, description="file with `PLUGSURFING_AUTHORIZATION`")
+    redis_url_file: Path | None = Field(None, description="file with `REDIS_URL`")
+    database_url_file: Path | None = Field(None, description="file with `DATABASE_URL`")
+    dashboard_password_file: Path | None = Field(None, description="file with `DASHBOARD_PASSWORD`")
+    push_http_key_file: Path | None = Field(None, description="file with `PUSH_HTTP_KEY`")
+    admin_token_file: Path | None = Field(None, description="file with `ADMIN_TOKEN`")
+    authorize_credentials_file: Path | None = Field(None, description="file with `AUTHORIZE_CREDENTIALS`")
+    drive_api_key_file: Path | None = Field(None, description="file with `DRIVE_API_KEY`")
+    roam_ocpi_token_file: Path | None = Field(None, description="file with `ROAM_OCPI_TOKEN`")
+    alert_urls_file: Path | None = Field(None, description="file with `ALERT_URLS`")
+
+
+SECRETS = tuple(name.removesuffix("_file") for name in SecretFileSettings.model_fields)
 
 
 class Settings(  # the last section comes first: pydantic collects the fields of the bases from the last one on

@@ -45,7 +45,7 @@ class JobState(Enum):
 
 @contextlib.contextmanager
 def lease(connection: redis.Redis, job_id: str, *, beat: timedelta = HEARTBEAT) -> Iterator[None]:
-    """Hold the lease of a job while the block runs, renewed every `beat`; its end deletes the counter.
+    """Renew the lease of a job every `beat` while the block runs; its end deletes the counter.
 
     A WebhooksError (the database is unavailable, say), an error of Redis and a request to exit release the lease too:
     what is not done is published again. Any other exception is reported as a crash, so that the batch is published
