@@ -52,7 +52,7 @@ def commit_new_runs(ledger: Connection, resources: Resources, results: Sequence[
     """
 
     def insert(some: Sequence[RunResult]) -> list[RunResult]:
-        new = runs.insert_runs(ledger, [replace(result, queue=result.queue or queue) for result in some])
+        new = runs.insert_runs(ledger, some, queue)
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
     post_commit = _commit(ledger, resources, _recheck_waits(ledger, results), insert)

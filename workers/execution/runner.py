@@ -129,10 +129,17 @@ class Runner:
     def _result(
         self, call: HandlerCall, context: Context, started_at: datetime, failure: BaseException | None
     ) -> RunResult:
-        run = result_of(call, Outcome.DONE, started_at, self.clock())
-        if failure is None:
-            return replace(run, writes=context.writes)
-        return failed(replace(run, sessions_read=context.sessions_read), failure, RetryPolicy.of(self.settings))
+        run = RunResult(
+            delivery_id=call.delivery.id,
+            handler=call.subscription.name,
+            attempts=call.attempt,
+            outcome=Outcome.DONE,
+            started_at=started_at,
+            finished_at=self.clock(),
+            writes=context.writes,
+            sessions_read=context.sessions_read,
+        )
+        return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
 
 
 def result_of(call: HandlerCall, outcome: Outcome, started_at: datetime, finished_at: datetime) -> RunResult:

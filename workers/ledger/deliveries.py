@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
@@ -14,7 +15,8 @@ from workers.ledger.database.in_list import in_list
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables.core import deliveries, receipts, runs
 
-DELIVERY_COLUMNS = [deliveries.c[name] for name in Delivery.__dataclass_fields__ if name != "receipts"]
+ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
+arrived_values = attrgetter(*ARRIVED)
 LAST_CHARACTER = "\U0010ffff"
 
 
@@ -100,7 +102,7 @@ def settled(conn: Connection, ids: Collection[str]) -> set[str]:
 
 def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
     """Return deliveries as they arrived, in the order of their arrival."""
-    rows = conn.execute(select(*DELIVERY_COLUMNS).where(in_list(deliveries.c.id, ids)))
+    rows = conn.execute(select(*(deliveries.c[name] for name in ARRIVED)).where(in_list(deliveries.c.id, ids)))
     found = [Delivery(**row._mapping, receipts=1) for row in rows]  # noqa: SLF001 - public, despite its name
     return sorted(found, key=lambda delivery: (delivery.received_at, delivery.id))
 
@@ -159,14 +161,13 @@ def resolve_id(conn: Connection, prefix: str) -> str | None:
 
 
 def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: datetime) -> dict[str, Any]:
-    columns = {column.name: getattr(delivery, column.name) for column in DELIVERY_COLUMNS}
-    settled_at = now if state.is_ended else None
-    return columns | {
+    return {
+        **dict(zip(ARRIVED, arrived_values(delivery), strict=True)),
         "headers": dict(delivery.headers),
         "state": state,
         "reason": reason,
         "stored_at": now,
-        "settled_at": settled_at,
+        "settled_at": now if state.is_ended else None,
     }
 
 

@@ -7,6 +7,7 @@ own (a fencing token): a worker that was given up as dead and comes back changes
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, tuple_, update
@@ -58,7 +59,7 @@ class RunRecord:
     handler: str
     outcome: Outcome
     queue: str | None = None
-    """The queue of its next job; required when the run is inserted."""
+    """The queue of its next job."""
     attempts: int = 0
     due_at: datetime | None = None
     until_at: datetime | None = None
@@ -72,12 +73,16 @@ class RunRecord:
 
 
 COLUMNS = tuple(field.name for field in fields(RunRecord))
+column_values = attrgetter(*COLUMNS)
 ENDING = ("outcome", "finished_at", "due_at", "until_at", "waits_for", "reason", "error", "traceback")
 
 
-def insert_runs(conn: Connection, rows: Sequence[RunRecord]) -> set[RunKey]:
-    """Insert runs and return the keys of the new ones: the transaction that gets a key back owns the run's effects."""
-    values = [{name: getattr(run, name) for name in COLUMNS} | {"deaths": 0} for run in rows]
+def insert_runs(conn: Connection, rows: Sequence[RunRecord], queue: str | None = None) -> set[RunKey]:
+    """Insert runs and return the keys of the new ones: the transaction that gets a key back owns the run's effects.
+
+    `queue` is for the runs that name none.
+    """
+    values = [dict(zip(COLUMNS, column_values(run), strict=True), deaths=0, queue=run.queue or queue) for run in rows]
     return {(delivery_id, handler) for delivery_id, handler in insert_new(conn, runs, values)}
 
 
