@@ -30,7 +30,7 @@ SHARED_DEADLINE = mmap.mmap(-1, DEADLINE_FORMAT.size)
 
 @contextmanager
 def kill_after(span: timedelta) -> Iterator[None]:
-    """Let the worker kill this process when the block takes longer than the span and CLEANUP_GRACE."""
+    """Set the deadline of the block, after which the worker kills this process: the span and CLEANUP_GRACE."""
     _write(time.monotonic() + (span + CLEANUP_GRACE).total_seconds())
     try:
         yield
