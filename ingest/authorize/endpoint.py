@@ -14,13 +14,13 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from ingest.authorize.authorize_metrics import AuthorizeMetrics
 from ingest.authorize.credentials import Credentials
 from ingest.authorize.decision_record import DecisionRecord, DecisionRecorder, FallbackReason
-from ingest.authorize.evaluator import PolicyEvaluator, PolicyResult
-from ingest.authorize.http_protocol import request_started_at
-from ingest.authorize.metrics import AuthorizeMetrics
+from ingest.authorize.policy_evaluator import PolicyEvaluator, PolicyResult
 from ingest.authorize.response_cache import ResponseCache
-from ingest.authorize.responses import ResponseWriter
+from ingest.authorize.response_writer import ResponseWriter
+from ingest.authorize.timed_protocol import request_started_at
 from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal
 from ingest.http.request_body import check_headers, read_body

@@ -22,7 +22,7 @@ from tests.bench.pipeline import settled_in
 from tests.bench.report import Column, Report, Row
 from workers.commands.options import as_json
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.tables.core import receipts
+from workers.ledger.tables.core_tables import receipts
 
 PATIENCE_S = 900.0
 PATH = "/plugsurfing/cdrs"

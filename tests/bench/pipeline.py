@@ -17,7 +17,7 @@ from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.bench.harness import HOST, KEY, PATIENCE_S, BenchFailed, Harness, Process, load_result, wait_until
 from tests.bench.http_load import LoadResult, LoadSpec
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.tables.core import deliveries
+from workers.ledger.tables.core_tables import deliveries
 
 PATH = "/plugsurfing/events"
 SETTLED = select(func.count()).select_from(deliveries).where(deliveries.c.settled_at.is_not(None))

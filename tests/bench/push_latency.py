@@ -16,7 +16,7 @@ from tests.bench.pipeline import post, read_only_inbox, settled_in, waiting_in
 from tests.bench.report import Column, Report, Row, p99
 from tests.bench.work import fill
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.tables.core import deliveries, pushes
+from workers.ledger.tables.core_tables import deliveries, pushes
 
 WARNINGS_PER_SECOND = 20.0
 PATIENCE_S = 300.0

@@ -9,7 +9,7 @@ from tests.bench.baselines import DATABASE_VARIABLE, KEY_VARIABLE, REDIS_VARIABL
 from tests.bench.http_load import bodies
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
-from workers.ledger.tables.core import deliveries, sessions
+from workers.ledger.tables.core_tables import deliveries, sessions
 
 PATH = "/plugsurfing/events"
 

@@ -27,7 +27,7 @@ from tests.bench.pipeline import settled_in
 from tests.bench.report import Column, Report, Row, add_ratios
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
-from workers.ledger.tables.core import deliveries
+from workers.ledger.tables.core_tables import deliveries
 
 COMMIT_SIZE = 500
 PATIENCE_S = 300.0

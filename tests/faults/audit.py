@@ -34,7 +34,7 @@ from workers.commands.check.consistency import check_consistency
 from workers.ledger import sessions
 from workers.ledger.database.engine import read_only
 from workers.ledger.states import DeliveryState, PushState
-from workers.ledger.tables.core import deliveries, pushes
+from workers.ledger.tables.core_tables import deliveries, pushes
 
 
 @dataclass

@@ -14,7 +14,7 @@ from tests.faults.redisfaults import meanwhile
 from tests.faults.trials import Group, Trial
 from workers.ledger.database.engine import read_only
 from workers.ledger.states import Outcome
-from workers.ledger.tables.core import deliveries, pushes, runs
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 HOUR = 3600
 QUARTER = timedelta(minutes=15)

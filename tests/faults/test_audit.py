@@ -19,8 +19,8 @@ from workers.ledger import sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
-from workers.ledger.tables.core import deliveries, pushes, runs
-from workers.ledger.tables.core import sessions as sessions_table
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
+from workers.ledger.tables.core_tables import sessions as sessions_table
 
 SKEW = timedelta(minutes=5)
 ITEMS = {"started": item(0), "misdeed": misbehaviour("fork", 1), "cdr": item(4)}

@@ -52,7 +52,7 @@ def test_functions_and_methods_are_listed():
 
 
 def test_a_declaration_of_a_protocol_is_no_function_to_replace():
-    listed = mutants.functions_of("ingest.authorize.evaluator")
+    listed = mutants.functions_of("ingest.authorize.policy_evaluator")
     assert "AllowAllEvaluator.evaluate" in listed
     assert "PolicyEvaluator.evaluate" not in listed
 

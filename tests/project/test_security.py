@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from ingest.authorize.app import create_authorize_app
+from ingest.authorize.authorize_app import create_authorize_app
 from ingest.config.settings import load_settings
 from ingest.http.app import create_app
 from ingest.inbox.corruption import lock_and_check
@@ -21,7 +21,7 @@ from tests.ingest.authorize.conftest import FakeEvaluator, FakeRecorder
 from tests.ingest.conftest import Serving
 from workers.dev.dev import single_instance
 from workers.dev.env_file import write_devfile
-from workers.devices.app import create_devices_app
+from workers.devices.devices_app import create_devices_app
 from workers.ledger.database.engine import create_ledger_engine
 
 REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, select, update
 from ingest.events import sanitize_text
 from workers.ledger.database.engine import insert_into
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.alerts import OPEN, alerts
+from workers.ledger.tables.alert_tables import OPEN, alerts
 
 
 class AlertKind(StrEnum):

@@ -15,7 +15,7 @@ from ingest.errors import QueueUnavailable
 from ingest.log import configure_logging
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.queues import connect_redis
-from workers.alerts.evaluator import AlertEvaluator
+from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.notifier import notifiers
 from workers.clock.clock_rollback import ClockRollback
 from workers.clock.push_sender import SenderPool

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, update
 
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.runs import locked_update
-from workers.ledger.tables.alerts import alerts
-from workers.ledger.tables.core import pushes, runs
-from workers.ledger.tables.reconciliation import downtimes, session_polls
+from workers.ledger.tables.alert_tables import alerts
+from workers.ledger.tables.core_tables import pushes, runs
+from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
 
 log = structlog.get_logger()
 utc_now = partial(datetime.now, UTC)

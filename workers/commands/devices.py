@@ -77,6 +77,6 @@ def serve() -> None:
     Listens on HOST and DEVICES_PORT, and requires ADMIN_TOKEN if that is set; on an address that other machines reach
     it must be set.
     """
-    from workers.devices.app import serve_devices  # noqa: PLC0415  only this one needs a server
+    from workers.devices.devices_app import serve_devices  # noqa: PLC0415  only this one needs a server
 
     serve_devices(settings_with_dev_defaults())

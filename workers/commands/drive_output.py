@@ -10,7 +10,7 @@ from workers.commands.output import Cell, Json, iso, local
 from workers.drive.models import ChargingKey, DriveSession
 from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger.session_polls import PollState
-from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.reconciliation_tables import PollOutcome
 
 OUTCOME_TEXT = {
     PollOutcome.WAITING: "not polled yet",

@@ -81,7 +81,7 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
         if form or uid or as_json:
             raise click.UsageError("--form, --uid and --json go with --try.")
         from ingest.config.settings import load_settings
-        from workers.policies.serve import authorize
+        from workers.policies.serve_authorize import authorize
 
         authorize(load_settings())
         return
@@ -128,7 +128,7 @@ def clock() -> None:
 def dashboard() -> None:
     """Show queues, workers and failed jobs in a browser (rq-dashboard), on HOST and DASHBOARD_PORT."""
     from ingest.config.settings import load_settings
-    from workers.dashboard.app import dashboard
+    from workers.dashboard.dashboard_app import dashboard
 
     dashboard(load_settings())
 
@@ -188,7 +188,7 @@ def systemd(*, into: Path | None, user: str, folder: Path) -> None:
 def openapi(process: str) -> None:
     """Print the OpenAPI document of `authorize`, or of `devices serve`, as both serve it at /openapi.json."""
     if process == "authorize":
-        from ingest.authorize.app import OPENAPI
+        from ingest.authorize.authorize_app import OPENAPI
     else:
-        from workers.devices.app import OPENAPI
+        from workers.devices.devices_app import OPENAPI
     click.echo(OPENAPI.read_text("utf-8"), nl=False)

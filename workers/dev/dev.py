@@ -19,9 +19,9 @@ from ingest.simulator.authorization_requests import DEFAULT_KEY, plugsurfing_req
 from ingest.simulator.requests import curl
 from workers.dev import demo
 from workers.dev.child_process import ProcessSpec
+from workers.dev.child_supervisor import ChildFailedError, ChildSupervisor
 from workers.dev.env_file import FILE_NAME, write_devfile
 from workers.dev.environment import CREDENTIALS, DevEnvironment, build_environment, environment_of, process_list
-from workers.dev.supervisor import ChildFailedError, Supervisor
 from workers.ledger.database.migrate import migrate
 from workers.net import is_free
 
@@ -85,7 +85,7 @@ async def run(
         click.echo(demo_summary(state.findings()))
         return int(not all(state.findings().values())) if ends else None
 
-    return await Supervisor(specs, environment_of(env), print_line).run(scenario)
+    return await ChildSupervisor(specs, environment_of(env), print_line).run(scenario)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from ingest.wire.signature import Match
 from workers.ledger.deliveries import DeliveryRow
-from workers.ledger.tables.core import deliveries
+from workers.ledger.tables.core_tables import deliveries
 
 
 @dataclass(frozen=True)

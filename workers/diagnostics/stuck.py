@@ -20,7 +20,7 @@ from workers.ledger.database.engine import read_only
 from workers.ledger.database.in_list import in_list
 from workers.ledger.invariants import EXAMPLES
 from workers.ledger.states import DeliveryState
-from workers.ledger.tables.core import deliveries, pushes, runs
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 REDELIVERY_DEADLINE = timedelta(seconds=10)
 """Lost work is redelivered within this time."""

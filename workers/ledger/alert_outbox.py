@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, update
 
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.alerts import alerts
+from workers.ledger.tables.alert_tables import alerts
 
 
 @dataclass(frozen=True, slots=True)

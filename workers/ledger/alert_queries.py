@@ -14,9 +14,9 @@ from handlers.kit.statuses import FINAL_STATUSES
 from ingest.wire.envelope import Kind
 from workers.ledger.downtimes import DowntimeRow
 from workers.ledger.states import DeliveryState
-from workers.ledger.tables.alerts import alerts
-from workers.ledger.tables.core import IS_OPEN, deliveries, runs, sessions
-from workers.ledger.tables.reconciliation import ROUTINE, downtimes
+from workers.ledger.tables.alert_tables import alerts
+from workers.ledger.tables.core_tables import IS_OPEN, deliveries, runs, sessions
+from workers.ledger.tables.reconciliation_tables import ROUTINE, downtimes
 
 LOOKBACK = timedelta(days=7)
 """What is older had its alert long ago, or is older than the ledger's first rule evaluation."""

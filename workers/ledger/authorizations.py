@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, select
 
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.tables.authorization import authorizations
+from workers.ledger.tables.authorization_tables import authorizations
 
 MICROSECOND = timedelta(microseconds=1)
 

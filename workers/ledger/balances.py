@@ -10,7 +10,7 @@ from sqlalchemy import Connection, literal, or_, select, update
 from handlers.kit.column_types import UtcDateTime
 from workers.ledger.database.engine import insert_into
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.authorization import balances, charging_keys
+from workers.ledger.tables.authorization_tables import balances, charging_keys
 
 PRIORITY = timedelta(days=1)
 """How far a user that a driver waits for is ahead of routine reads."""

@@ -14,7 +14,7 @@ from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
-from workers.ledger.tables.core import deliveries, sessions
+from workers.ledger.tables.core_tables import deliveries, sessions
 
 FETCH_SIZE = 1000
 """Rows fetched at once, so that a long list takes no more memory than a short one."""

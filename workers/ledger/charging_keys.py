@@ -11,8 +11,8 @@ from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.database.bulk_insert import upsert
 from workers.ledger.database.engine import chunks, insert_into
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.authorization import authorizations, charging_keys, session_keys
-from workers.ledger.tables.core import IS_OPEN, sessions
+from workers.ledger.tables.authorization_tables import authorizations, charging_keys, session_keys
+from workers.ledger.tables.core_tables import IS_OPEN, sessions
 
 FETCH_SIZE = 1000
 

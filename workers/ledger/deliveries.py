@@ -13,7 +13,7 @@ from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.engine import insert_into
 from workers.ledger.database.in_list import in_list
 from workers.ledger.states import DeliveryState, Outcome
-from workers.ledger.tables.core import deliveries, receipts, runs
+from workers.ledger.tables.core_tables import deliveries, receipts, runs
 
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
 arrived_values = attrgetter(*ARRIVED)

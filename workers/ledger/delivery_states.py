@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, case, func, select, update
 from handlers.kit.column_types import UtcDateTime
 from workers.ledger.database.in_list import in_list
 from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
-from workers.ledger.tables.core import deliveries, runs
+from workers.ledger.tables.core_tables import deliveries, runs
 
 # Built once: building a statement costs more than running it on a small batch.
 STATES = (

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from handlers.kit.channel import Device
 from workers.ledger.database.engine import insert_into
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.core import devices
+from workers.ledger.tables.core_tables import devices
 
 MAX_PER_USER = 20
 """A push goes to the devices registered last: nobody carries more, and an old token costs a request."""

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select,
 from handlers.kit.column_types import UtcDateTime
 from ingest.inbox.downtime import Downtime
 from workers.ledger.database.engine import insert_into
-from workers.ledger.tables.core import devices, sessions
-from workers.ledger.tables.reconciliation import ROUTINE, downtimes
+from workers.ledger.tables.core_tables import devices, sessions
+from workers.ledger.tables.reconciliation_tables import ROUTINE, downtimes
 
 NEAR = timedelta(days=1)
 """How much later another downtime may begin to be backfilled together with one."""

@@ -10,7 +10,7 @@ from workers.ledger.database.in_list import in_list
 from workers.ledger.delivery_states import refresh_states
 from workers.ledger.runs import RunRecord, insert_runs, locked_update
 from workers.ledger.states import FINAL_OUTCOMES, Outcome
-from workers.ledger.tables.core import deliveries, runs
+from workers.ledger.tables.core_tables import deliveries, runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, not_, or_, select
 
 from workers.ledger.states import ENDED_STATES, OPEN_OUTCOMES, WHOLE_DELIVERY, DeliveryState, Outcome, PushState
-from workers.ledger.tables.core import deliveries, pushes, runs
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 EXAMPLES = 3
 """How many rows that break a rule are listed."""

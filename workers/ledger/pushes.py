@@ -12,7 +12,7 @@ from handlers.kit.context import Push
 from handlers.kit.statuses import FINAL_STATUSES
 from workers.ledger.database.engine import insert_into
 from workers.ledger.states import PushState
-from workers.ledger.tables.core import pushes, sessions
+from workers.ledger.tables.core_tables import pushes, sessions
 
 #: A push's id, and the number of its attempt.
 Claim: TypeAlias = tuple[str, int]

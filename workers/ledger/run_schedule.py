@@ -13,7 +13,7 @@ from workers.ledger.database.in_list import in_list
 from workers.ledger.delivery_states import refresh_states
 from workers.ledger.runs import RunKey, locked_update
 from workers.ledger.states import Outcome
-from workers.ledger.tables.core import runs
+from workers.ledger.tables.core_tables import runs
 
 # A literal instead of a parameter: SQLite uses its partial index of running runs for it only.
 IS_RUNNING = runs.c.outcome == literal_column("'running'")

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, tup
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.in_list import in_list
 from workers.ledger.states import Outcome
-from workers.ledger.tables.core import runs
+from workers.ledger.tables.core_tables import runs
 
 #: A run's key: the delivery's id and the handler's name.
 RunKey = tuple[str, str]

@@ -13,8 +13,8 @@ from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from workers.ledger.database.engine import insert_into
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.core import sessions
-from workers.ledger.tables.reconciliation import PollOutcome, session_polls
+from workers.ledger.tables.core_tables import sessions
+from workers.ledger.tables.reconciliation_tables import PollOutcome, session_polls
 
 STARTING = "WAITING_TO_START"
 STARTS_WITHIN = timedelta(minutes=2)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, select
 from handlers.kit.session import Session
 from workers.ledger.database.bulk_insert import insert_new, upsert
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.core import sessions
+from workers.ledger.tables.core_tables import sessions
 
 SessionUpdate = Callable[[Session], Session]
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, select, update
 
 from workers.ledger.database.engine import insert_into
-from workers.ledger.tables.authorization import drive_readings
+from workers.ledger.tables.authorization_tables import drive_readings
 
 
 @dataclass(frozen=True, slots=True)

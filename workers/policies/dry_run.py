@@ -15,7 +15,7 @@ import structlog
 from handlers.kit.policies import AuthorizeContext, Indeterminate, Policy
 from ingest.authorize.decision_record import DecisionRecord, FallbackReason
 from ingest.authorize.endpoint import field_map
-from ingest.authorize.responses import ResponseWriter
+from ingest.authorize.response_writer import ResponseWriter
 from ingest.config.settings import Settings
 from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_request
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat

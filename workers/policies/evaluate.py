@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from handlers.kit.policies import AuthorizeContext, BalanceSnapshot, ChargingKeySnapshot, Indeterminate, Policy
 from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.evaluator import PolicyResult
+from ingest.authorize.policy_evaluator import PolicyResult
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 from workers.ledger.database.engine import create_ledger_engine

@@ -13,7 +13,7 @@ import structlog
 
 from handlers.kit.policies import Policy
 from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.evaluator import EvaluatorStatus, PolicyResult
+from ingest.authorize.policy_evaluator import EvaluatorStatus, PolicyResult
 from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest

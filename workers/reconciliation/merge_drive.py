@@ -15,7 +15,7 @@ from workers.drive.models import DriveSession
 from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
 from workers.ledger import charging_keys, run_schedule, session_polls, sessions
 from workers.ledger.session_polls import PollSchedule, PollState
-from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.reconciliation_tables import PollOutcome
 
 
 @dataclass(frozen=True)

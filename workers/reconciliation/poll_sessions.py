@@ -23,7 +23,7 @@ from workers.execution.commit import PostCommit, run_post_commit
 from workers.ledger import session_polls
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.session_polls import DuePoll, PollSchedule
-from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.reconciliation_tables import PollOutcome
 from workers.reconciliation.merge_drive import merge_drive_sessions, missed_poll
 from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources

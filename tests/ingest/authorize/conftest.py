@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from ingest.authorize.app import create_authorize_app
+from ingest.authorize.authorize_app import create_authorize_app
 from ingest.authorize.decision_record import DecisionRecord
-from ingest.authorize.evaluator import EvaluatorStatus, PolicyResult
-from ingest.authorize.http_protocol import timed_protocol
+from ingest.authorize.policy_evaluator import EvaluatorStatus, PolicyResult
+from ingest.authorize.timed_protocol import timed_protocol
 from ingest.config.settings import load_settings
 from ingest.http import responses
 from ingest.wire.authorization.request import AuthorizationRequest

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.evaluator import PolicyResult
-from ingest.authorize.responses import ResponseWriter
+from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.response_writer import ResponseWriter
 from ingest.wire.authorization.request import Allowed, Decision, WireFormat
 
 PATH = "/plugsurfing/authorizations"

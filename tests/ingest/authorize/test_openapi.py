@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 from starlette.routing import Route
 
-from ingest.authorize.app import OPENAPI
-from ingest.authorize.evaluator import PolicyResult
+from ingest.authorize.authorize_app import OPENAPI
+from ingest.authorize.policy_evaluator import PolicyResult
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, Decision
 

@@ -11,15 +11,15 @@ from sqlalchemy import Engine, insert, update
 from handlers.kit.cdr_table import cdrs
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
+from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.alerts import AlertRow, find_alerts, resolve_by_id
-from workers.alerts.evaluator import AlertEvaluator
 from workers.ledger import deliveries, delivery_states, runs
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
-from workers.ledger.tables.core import sessions
-from workers.ledger.tables.reconciliation import downtimes
+from workers.ledger.tables.core_tables import sessions
+from workers.ledger.tables.reconciliation_tables import downtimes
 
 NOW = datetime.now(UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

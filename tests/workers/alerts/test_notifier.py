@@ -21,7 +21,7 @@ from workers.alerts.destinations import MAX_HUNG_CALLS, open_destinations
 from workers.alerts.notifier import SHOWN, AppriseNotifier, LogNotifier, notifiers
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
-from workers.ledger.tables.alerts import alerts
+from workers.ledger.tables.alert_tables import alerts
 
 NO_BACKOFF = Backoff(first=timedelta(), longest=timedelta())
 REFUSAL = Response(status_code=503)

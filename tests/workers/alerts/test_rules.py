@@ -8,8 +8,8 @@ from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from workers.ledger.states import DeliveryState, Outcome
-from workers.ledger.tables.core import runs as runs_table
-from workers.ledger.tables.reconciliation import ROUTINE, downtimes
+from workers.ledger.tables.core_tables import runs as runs_table
+from workers.ledger.tables.reconciliation_tables import ROUTINE, downtimes
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 WEEK = 7 * DAY

@@ -24,7 +24,7 @@ from workers.ledger.pushes import NewPush
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
-from workers.ledger.tables.core import runs as runs_table
+from workers.ledger.tables.core_tables import runs as runs_table
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
 from workers.resources import Resources

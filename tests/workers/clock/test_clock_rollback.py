@@ -12,9 +12,9 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 from workers.ledger.tables import metadata
-from workers.ledger.tables.alerts import alerts
-from workers.ledger.tables.core import pushes, runs
-from workers.ledger.tables.reconciliation import PollOutcome, downtimes, session_polls
+from workers.ledger.tables.alert_tables import alerts
+from workers.ledger.tables.core_tables import pushes, runs
+from workers.ledger.tables.reconciliation_tables import PollOutcome, downtimes, session_polls
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

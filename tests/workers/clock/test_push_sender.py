@@ -18,7 +18,7 @@ from workers.clock.clock import Clock
 from workers.clock.push_sender import ChannelSender, SenderPool, send_due
 from workers.ledger import pushes, sessions
 from workers.ledger.states import PushState
-from workers.ledger.tables.core import pushes as push_table
+from workers.ledger.tables.core_tables import pushes as push_table
 from workers.plugins import Plugins
 from workers.push.attempt import attempt
 from workers.push.notify import notify_senders

@@ -5,9 +5,9 @@ import threading
 import pytest
 import uvicorn
 
-from ingest.authorize.app import create_authorize_app
-from ingest.authorize.evaluator import AllowAllEvaluator
-from ingest.authorize.http_protocol import TimedHttpProtocol
+from ingest.authorize.authorize_app import create_authorize_app
+from ingest.authorize.policy_evaluator import AllowAllEvaluator
+from ingest.authorize.timed_protocol import TimedHttpProtocol
 from ingest.config.settings import load_settings
 
 CREDENTIALS = {"AUTHORIZE_CREDENTIALS": "a secret\nanother"}

@@ -148,8 +148,8 @@ def test_the_openapi_document_of_each_process_is_printed(process, title):
         (["work"], "workers.execution.worker.work", ((),)),
         (["work", "urgent", "cdrs"], "workers.execution.worker.work", (("urgent", "cdrs"),)),
         (["clock"], "workers.clock.clock.clock", ()),
-        (["dashboard"], "workers.dashboard.app.dashboard", ()),
-        (["authorize"], "workers.policies.serve.authorize", ()),
+        (["dashboard"], "workers.dashboard.dashboard_app.dashboard", ()),
+        (["authorize"], "workers.policies.serve_authorize.authorize", ()),
     ],
 )
 def test_a_process_type_starts_with_the_settings_and_its_arguments(tmp_path, monkeypatch, arguments, target, passed):

@@ -9,7 +9,7 @@ from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.replay import apply, plan_replays
 from workers.ledger import deliveries, delivery_states
 from workers.ledger.states import DeliveryState, Outcome
-from workers.ledger.tables import core
+from workers.ledger.tables import core_tables
 from workers.plugins import load_plugins
 from workers.resources import Resources
 
@@ -38,7 +38,7 @@ def test_a_delivery_that_another_replay_has_settled_meanwhile_is_not_replayed(an
     def chosen_too_early(*arguments):
         found = find_ids(*arguments)
         with any_node.engine.begin() as conn:
-            conn.execute(update(core.runs).values(outcome=Outcome.DONE))
+            conn.execute(update(core_tables.runs).values(outcome=Outcome.DONE))
             delivery_states.refresh_states(conn, found)
         return found
 
@@ -56,7 +56,7 @@ def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, 
     plugins = load_plugins(load_settings(data_dir=any_node.folder))
     with any_node.engine.begin() as conn:
         decided = plan_replays(conn, [id_], plugins)
-        conn.execute(update(core.runs).values(outcome=Outcome.DONE))
+        conn.execute(update(core_tables.runs).values(outcome=Outcome.DONE))
         apply(conn, decided, datetime.now(UTC))
 
     assert outcomes(any_node, id_) == {"session_record": "done", "warn_the_driver": "done"}
@@ -65,7 +65,7 @@ def test_a_dead_run_that_was_made_after_it_was_read_is_not_made_again(any_node, 
 def test_a_replay_of_a_dead_letter_succeeds_without_redis(node, event):
     id_ = node.settle(event("SESSION_FEE_INCURRING", **FEE), *FEE_WARNED)
     with node.engine.begin() as conn:
-        conn.execute(update(core.runs).values(job_id="dead-letter"))
+        conn.execute(update(core_tables.runs).values(job_id="dead-letter"))
 
     result = node.run("replay", id_, REDIS_URL="redis://127.0.0.1:1")
 
@@ -126,7 +126,7 @@ def test_what_was_unreadable_is_read_again(any_node, event):
     known = any_node.settle(event("SESSION_STARTED"))
     ignored = any_node.settle(event("SESSION_PAINTED"))
     with any_node.engine.begin() as conn:  # as a version that understood less has left them
-        conn.execute(update(core.deliveries).values(state=DeliveryState.UNREADABLE, event=None, session_id=None))
+        conn.execute(update(core_tables.deliveries).values(state=DeliveryState.UNREADABLE, event=None, session_id=None))
 
     output = any_node.run("replay", "--state", "unreadable").stdout
 
@@ -156,7 +156,7 @@ def test_a_handler_that_came_later_sees_what_came_before(node, event):
 
     assert outcomes(node, id_) == {"session_record": "done", "warn_the_driver": "waiting"}
     with node.engine.connect() as conn:
-        run = conn.execute(select(core.runs).where(core.runs.c.handler == "warn_the_driver")).one()
+        run = conn.execute(select(core_tables.runs).where(core_tables.runs.c.handler == "warn_the_driver")).one()
     assert run.queue == "urgent"
 
 
@@ -180,7 +180,7 @@ def test_a_rate_spreads_the_runs_over_time(node, event):
     output = node.run("replay", "--event", "SESSION_STARTED", "--rate", "3").stdout
 
     with node.engine.connect() as conn:
-        due = sorted(conn.scalars(select(core.runs.c.due_at)))
+        due = sorted(conn.scalars(select(core_tables.runs.c.due_at)))
     assert [round((at - due[0]).total_seconds()) for at in due] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert due[0] >= before
     assert "over 3.0 s" in output

@@ -18,8 +18,8 @@ from schemathesis.config import SchemathesisConfig
 from starlette.applications import Starlette
 
 from ingest.config.settings import load_settings
-from workers.devices import app
-from workers.devices.app import OPENAPI, create_devices_app
+from workers.devices import devices_app
+from workers.devices.devices_app import OPENAPI, create_devices_app
 from workers.devices.lookup import LONGEST_TOKEN, LONGEST_USER
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
@@ -85,7 +85,7 @@ def test_it_needs_no_token(url: str) -> None:
 def test_while_the_database_is_unavailable_it_responds_as_documented(
     method: str, serve: Callable[[Starlette], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "DATABASE_TIMEOUT", 0.1)
+    monkeypatch.setattr(devices_app, "DATABASE_TIMEOUT", 0.1)
     missing = serve(
         create_devices_app(load_settings(), create_ledger_engine("postgresql+psycopg://u@127.0.0.1:1/none"))
     )
@@ -99,7 +99,7 @@ def test_while_the_database_is_unavailable_it_responds_as_documented(
 def test_it_documents_the_limits_of_the_code() -> None:
     parameters: list[dict[str, Any]] = DOCUMENT["paths"][DEVICE]["parameters"]
     assert [each["schema"]["maxLength"] for each in parameters] == [LONGEST_USER, LONGEST_TOKEN]
-    assert str(app.MAX_BODY_BYTES) in DOCUMENT["paths"][DEVICE]["put"]["requestBody"]["description"]
+    assert str(devices_app.MAX_BODY_BYTES) in DOCUMENT["paths"][DEVICE]["put"]["requestBody"]["description"]
     assert DOCUMENT["servers"][0]["url"].endswith(f":{load_settings().devices_port}")
 
 

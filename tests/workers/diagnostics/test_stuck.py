@@ -34,8 +34,8 @@ from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
-from workers.ledger.tables.core import deliveries as deliveries_table
-from workers.ledger.tables.core import pushes
+from workers.ledger.tables.core_tables import deliveries as deliveries_table
+from workers.ledger.tables.core_tables import pushes
 
 BODY = b'{"event": "SESSION_STARTED", "payload": {"sessionId": "S1", "timestamp": "2026-05-04T10:00:00Z"}}'
 LONG_AGO = datetime(2026, 5, 4, tzinfo=UTC)

@@ -45,7 +45,7 @@ from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
-from workers.ledger.tables.core import sessions as session_table
+from workers.ledger.tables.core_tables import sessions as session_table
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
 from workers.resilience.guarded_call import HandlerTimedOut

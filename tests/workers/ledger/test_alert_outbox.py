@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import insert
 
 from workers.ledger import alert_outbox
-from workers.ledger.tables.alerts import alerts
+from workers.ledger.tables.alert_tables import alerts
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 

@@ -9,9 +9,9 @@ from handlers.kit.cdr_table import cdrs
 from workers.ledger import alert_queries
 from workers.ledger.alert_queries import Backlog, CdrConflict, StaleSession
 from workers.ledger.states import DeliveryState, Outcome
-from workers.ledger.tables.alerts import alerts
-from workers.ledger.tables.core import sessions
-from workers.ledger.tables.reconciliation import ROUTINE, downtimes
+from workers.ledger.tables.alert_tables import alerts
+from workers.ledger.tables.core_tables import sessions
+from workers.ledger.tables.reconciliation_tables import ROUTINE, downtimes
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 

@@ -12,8 +12,8 @@ from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import sessions
 from workers.ledger.cdr_queries import CdrFilters
 from workers.ledger.states import DeliveryState
-from workers.ledger.tables.core import receipts
-from workers.ledger.tables.core import sessions as session_table
+from workers.ledger.tables.core_tables import receipts
+from workers.ledger.tables.core_tables import sessions as session_table
 
 NAMES = [column.name for column in cdrs.c]
 EVERYTHING = CdrFilters()

@@ -9,8 +9,8 @@ from handlers.kit.channel import Device
 from ingest.inbox.downtime import Downtime
 from workers.ledger import devices, downtimes, sessions
 from workers.ledger.downtimes import BackfillProgress
-from workers.ledger.tables.core import sessions as session_table
-from workers.ledger.tables.reconciliation import ROUTINE
+from workers.ledger.tables.core_tables import sessions as session_table
+from workers.ledger.tables.reconciliation_tables import ROUTINE
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 

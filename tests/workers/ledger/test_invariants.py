@@ -8,7 +8,7 @@ from sqlalchemy import insert, update
 
 from workers.ledger.invariants import ROLLOUT, check_invariants, missed_handlers
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
-from workers.ledger.tables.core import deliveries, pushes, runs
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 
 def found(ledger: Any) -> dict[str, tuple[int, tuple[str, ...]]]:

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from handlers.kit.channel import Device
 from workers.ledger import sessions
 from workers.ledger.reader import HandlerReader
-from workers.ledger.tables.core import sessions as session_table
+from workers.ledger.tables.core_tables import sessions as session_table
 from workers.resilience.guarded_call import HandlerTimedOut
 
 

@@ -11,7 +11,7 @@ from workers.ledger import charging_keys, downtimes, pushes, session_polls, sess
 from workers.ledger.pushes import PushUpdate
 from workers.ledger.session_polls import PollSchedule, PollState
 from workers.ledger.states import PushState
-from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.reconciliation_tables import PollOutcome
 
 HOUR = timedelta(hours=1)
 

@@ -8,8 +8,8 @@ from sqlalchemy import update
 from ingest.config.settings import load_settings
 from workers.ledger import session_polls, sessions
 from workers.ledger.session_polls import PollSchedule, PollState
-from workers.ledger.tables.core import sessions as session_table
-from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.core_tables import sessions as session_table
+from workers.ledger.tables.reconciliation_tables import PollOutcome
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 SCHEDULE = PollSchedule(after=10 * MINUTE, longest=HOUR, give_up_after=24 * HOUR)

@@ -12,7 +12,7 @@ from workers.ledger import run_schedule, sessions
 from workers.ledger.runs import RunRecord, insert_runs
 from workers.ledger.sessions import SessionWait, has_changed
 from workers.ledger.states import Outcome
-from workers.ledger.tables.core import sessions as table
+from workers.ledger.tables.core_tables import sessions as table
 
 NOON = datetime(2025, 6, 12, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

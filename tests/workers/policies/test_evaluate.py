@@ -8,7 +8,7 @@ import pytest
 from handlers.kit.policies import Indeterminate, authorize
 from handlers.kit.session import DriverAssignment, Session
 from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.evaluator import PolicyResult
+from ingest.authorize.policy_evaluator import PolicyResult
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.ledger import sessions

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.evaluator import PolicyResult
+from ingest.authorize.policy_evaluator import PolicyResult
 from ingest.backoff import Backoff
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat

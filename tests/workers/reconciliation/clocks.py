@@ -20,8 +20,8 @@ from workers.dev.simulator_diff import Comparison, compare
 from workers.drive.client import DriveClient
 from workers.drive.drive_errors import DriveError, DriveUnavailable
 from workers.ledger import session_polls, sessions
-from workers.ledger.tables.core import sessions as session_table
-from workers.ledger.tables.reconciliation import session_polls as poll_table
+from workers.ledger.tables.core_tables import sessions as session_table
+from workers.ledger.tables.reconciliation_tables import session_polls as poll_table
 from workers.reconciliation.backfill import BackfillHistories, ImportDowntimes
 from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.token_bucket import TokenBucket

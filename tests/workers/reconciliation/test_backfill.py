@@ -28,7 +28,7 @@ from workers.drive.drive_errors import (
 from workers.ledger import devices, downtimes, runs, sessions
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
-from workers.ledger.tables.core import runs as run_table
+from workers.ledger.tables.core_tables import runs as run_table
 from workers.reconciliation.backfill import ImportDowntimes
 from workers.resilience.token_bucket import TokenBucket
 

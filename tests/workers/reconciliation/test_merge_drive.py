@@ -7,7 +7,7 @@ from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of
 from workers.ledger import charging_keys, sessions
-from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.reconciliation_tables import PollOutcome
 
 
 def test_with_a_third_of_the_events_dropped_every_record_ends_as_the_session_really_was(

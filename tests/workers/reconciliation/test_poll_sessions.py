@@ -13,7 +13,7 @@ from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound, T
 from workers.drive.models import DriveSession
 from workers.ledger import session_polls
 from workers.ledger.session_polls import PollSchedule
-from workers.ledger.tables.reconciliation import PollOutcome
+from workers.ledger.tables.reconciliation_tables import PollOutcome
 from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.token_bucket import TokenBucket
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from workers.ledger.tables.core import to_json
+from workers.ledger.tables.core_tables import to_json
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-from workers.ledger.tables.core import to_json
+from workers.ledger.tables.core_tables import to_json
 
 
 class TextArray(TypeDecorator[Collection[str]]):

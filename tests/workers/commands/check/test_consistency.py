@@ -8,7 +8,7 @@ from ingest.config.settings import load_settings
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from workers.commands.check import consistency
 from workers.ledger.states import Outcome
-from workers.ledger.tables.core import deliveries, pushes, runs
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 
 @pytest.fixture(autouse=True)

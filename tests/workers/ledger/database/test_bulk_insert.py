@@ -4,7 +4,7 @@ from sqlalchemy import select
 
 from workers.ledger.database.bulk_insert import insert_new, upsert
 from workers.ledger.database.in_list import in_list
-from workers.ledger.tables.core import receipts
+from workers.ledger.tables.core_tables import receipts
 
 ODD = ['", \\ {}', "NULL", "", "'; --", "ключ \U0001f50c", "\x01\x7f", "a,b", "{x}"]
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from workers.ledger.database.engine import LIMITS, POOL_TIMEOUT, chunks, create_ledger_engine, insert_into, read_only
 from workers.ledger.database.transaction import RETRY_FOR
-from workers.ledger.tables.core import metadata, receipts
+from workers.ledger.tables.core_tables import metadata, receipts
 
 ROW = {"delivery_id": "d1", "inbox": "here", "receipts": 1}
 

@@ -17,7 +17,7 @@ from workers.ledger.database.transaction import (
     run_in_transaction,
 )
 from workers.ledger.tables import metadata
-from workers.ledger.tables.core import runs
+from workers.ledger.tables.core_tables import runs
 
 kept = Table("kept", MetaData(), Column("id", Integer, primary_key=True))
 

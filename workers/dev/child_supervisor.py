@@ -31,7 +31,7 @@ class ChildFailedError(Exception):
         self.exit_code = WRONG_USAGE if exit_code == WRONG_USAGE else FAILED
 
 
-class Supervisor:
+class ChildSupervisor:
     """The parent of some processes, which it keeps running.
 
     Unlike honcho's manager, it does not end all of them when one ends.

@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import structlog
 
-from ingest.authorize.app import create_authorize_app
-from ingest.authorize.evaluator import AllowAllEvaluator, PolicyEvaluator
-from ingest.authorize.http_protocol import timed_protocol
+from ingest.authorize.authorize_app import create_authorize_app
+from ingest.authorize.policy_evaluator import AllowAllEvaluator, PolicyEvaluator
+from ingest.authorize.timed_protocol import timed_protocol
 from ingest.config.settings import Settings
 from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import DrainingServer

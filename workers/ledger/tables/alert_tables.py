@@ -3,7 +3,7 @@
 from sqlalchemy import JSON, Column, Index, Table, text
 
 from handlers.kit.column_types import BinaryCollatedText, UntrustedText, UtcDateTime
-from workers.ledger.tables.core import metadata, partial_index
+from workers.ledger.tables.core_tables import metadata, partial_index
 
 # `told_at` is when every destination of ALERT_URLS had taken it; `told` lists those that have. `due_at` is when it is
 # sent next, or when the lease of its sender ends.

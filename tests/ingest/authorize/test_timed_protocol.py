@@ -5,7 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from ingest.authorize.http_protocol import TimedHttpProtocol, request_started_at
+from ingest.authorize.timed_protocol import TimedHttpProtocol, request_started_at
 from ingest.server import http_protocol
 
 

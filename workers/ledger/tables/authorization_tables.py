@@ -3,7 +3,7 @@
 from sqlalchemy import Boolean, Column, Index, Integer, String, Table
 
 from handlers.kit.column_types import BinaryCollatedText, ExactNumeric, UntrustedText, UtcDateTime
-from workers.ledger.tables.core import metadata
+from workers.ledger.tables.core_tables import metadata
 
 # `decision` is no enum: responses are an open set, and a policy may return one that we do not know.
 authorizations = Table(

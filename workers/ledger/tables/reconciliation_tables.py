@@ -5,7 +5,7 @@ from enum import StrEnum
 from sqlalchemy import CheckConstraint, Column, Integer, PrimaryKeyConstraint, String, Table
 
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
-from workers.ledger.tables.core import metadata, partial_index
+from workers.ledger.tables.core_tables import metadata, partial_index
 
 ROUTINE = "*"
 """In place of an inbox in routine windows, without a downtime of ours: Plugsurfing skips events."""

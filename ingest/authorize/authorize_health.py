@@ -5,12 +5,12 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ingest.authorize.evaluator import PolicyEvaluator
-from ingest.authorize.metrics import AuthorizeMetrics
+from ingest.authorize.authorize_metrics import AuthorizeMetrics
+from ingest.authorize.policy_evaluator import PolicyEvaluator
 from ingest.metrics import CONTENT_TYPE
 
 
-class HealthEndpoints:
+class AuthorizeHealth:
     """Reports the state of the policy evaluator: without it every answer would be AUTHORIZE_ON_FAILURE."""
 
     def __init__(self, evaluator: PolicyEvaluator, metrics: AuthorizeMetrics) -> None:

@@ -9,8 +9,8 @@ from sqlalchemy import event, text
 
 from ingest.config.settings import load_settings
 from workers.alerts import rules
+from workers.alerts.alert_evaluator import SETTLED_AFTER, AlertEvaluator
 from workers.alerts.alerts import AlertKind
-from workers.alerts.evaluator import SETTLED_AFTER, AlertEvaluator
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable
 

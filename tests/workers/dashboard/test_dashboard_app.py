@@ -19,7 +19,7 @@ from rq.serializers import JSONSerializer
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis, queue
-from workers.dashboard.app import create_dashboard
+from workers.dashboard.dashboard_app import create_dashboard
 from workers.dashboard.rq_dashboard_patch import client_of
 
 WORKER = """
@@ -204,7 +204,7 @@ def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_p
         "PLUGSURFING_HMAC_CURRENT": "the-current-key",
     }
     code = (
-        "from ingest.config.settings import load_settings; from workers.dashboard.app import dashboard;"
+        "from ingest.config.settings import load_settings; from workers.dashboard.dashboard_app import dashboard;"
         " dashboard(load_settings())"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)

@@ -10,15 +10,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from ingest.authorize.authorize_health import AuthorizeHealth
+from ingest.authorize.authorize_metrics import AuthorizeMetrics
 from ingest.authorize.credentials import Credentials
 from ingest.authorize.decision_record import DecisionRecorder
 from ingest.authorize.endpoint import AuthorizeEndpoint
-from ingest.authorize.evaluator import PolicyEvaluator
-from ingest.authorize.health import HealthEndpoints
-from ingest.authorize.http_protocol import METRICS_KEY
-from ingest.authorize.metrics import AuthorizeMetrics
+from ingest.authorize.policy_evaluator import PolicyEvaluator
 from ingest.authorize.response_cache import ResponseCache
-from ingest.authorize.responses import UNAVAILABLE_MESSAGE
+from ingest.authorize.response_writer import UNAVAILABLE_MESSAGE
+from ingest.authorize.timed_protocol import METRICS_KEY
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
 from ingest.http.error_boundary import PROBES, ErrorBoundary
@@ -40,7 +40,7 @@ def create_authorize_app(settings: Settings, evaluator: PolicyEvaluator, recorde
     metrics = AuthorizeMetrics()
     credentials = Credentials(settings)
     cache = ResponseCache(settings.authorize_repeats)
-    health = HealthEndpoints(evaluator, metrics)
+    health = AuthorizeHealth(evaluator, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AuthorizeMetrics]]:

@@ -8,7 +8,7 @@ from sqlalchemy.schema import CreateIndex
 
 from handlers.kit.statuses import FINAL_STATUSES
 from workers.ledger.tables import metadata
-from workers.ledger.tables.core import IS_OPEN, runs, to_json
+from workers.ledger.tables.core_tables import IS_OPEN, runs, to_json
 
 
 def test_the_sessions_of_the_partial_index_are_those_without_a_final_status():

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
-from workers.devices.app import create_devices_app
+from workers.devices.devices_app import create_devices_app
 from workers.ledger import devices
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
@@ -141,7 +141,7 @@ def test_with_a_token_it_may_listen_anywhere(engine):
 
 
 def test_while_the_database_is_unavailable_the_response_asks_to_try_again(engine, settings, monkeypatch):
-    monkeypatch.setattr("workers.devices.app.DATABASE_TIMEOUT", 0.1)
+    monkeypatch.setattr("workers.devices.devices_app.DATABASE_TIMEOUT", 0.1)
     with engine.begin() as ledger:
         ledger.execute(text("DROP TABLE devices"))
     missing = TestClient(create_devices_app(settings, create_ledger_engine("postgresql+psycopg://u@127.0.0.1:1/none")))
