@@ -66,7 +66,7 @@ def take_the_first_signature() -> None:
 
 
 def acknowledge_before_keeping() -> None:
-    real = Inbox.keep
+    real = Inbox.insert
 
     def keep(self, envelope):
         with contextlib.suppress(Exception):
@@ -75,7 +75,7 @@ def acknowledge_before_keeping() -> None:
         promised.set_result(Kept(envelope.id, duplicate=False))
         return promised
 
-    Inbox.keep = keep
+    Inbox.insert = keep
 
 
 def know_repeats_by_a_header() -> None:
@@ -86,7 +86,7 @@ def know_repeats_by_a_header() -> None:
 
 
 def know_repeats_before_they_are_kept() -> None:
-    real, seen = Inbox.keep, set()
+    real, seen = Inbox.insert, set()
 
     def keep(self, envelope):
         if envelope.id in seen:
@@ -96,7 +96,7 @@ def know_repeats_before_they_are_kept() -> None:
         seen.add(envelope.id)
         return real(self, envelope)
 
-    Inbox.keep = keep
+    Inbox.insert = keep
 
 
 def fail_on_odd_json() -> None:
