@@ -165,15 +165,15 @@ SIGNATURE, ENVELOPE = "tests/ingest/wire/test_signature.py", "tests/ingest/wire/
 FLAWS = {
     flaw.swap.__name__: flaw
     for flaw in (
-        Flaw(verify_after_parsing, f"{ENDPOINT}::test_what_is_well_signed_is_never_refused_for_its_shape"),
-        Flaw(compare_with_equals, f"{SIGNATURE}::test_a_failure_costs_the_same_whichever_keys_exist"),
-        Flaw(take_the_first_signature, f"{ENVELOPE}::test_a_doubled_signature_is_refused_even_if_both_are_right"),
-        Flaw(acknowledge_before_keeping, f"{ENDPOINT}::test_when_nothing_can_be_kept_nothing_is_promised"),
+        Flaw(verify_after_parsing, f"{ENDPOINT}::test_a_well_signed_body_is_never_refused_for_its_shape"),
+        Flaw(compare_with_equals, f"{SIGNATURE}::test_a_failure_computes_the_same_digests_whichever_keys_exist"),
+        Flaw(take_the_first_signature, f"{ENVELOPE}::test_a_doubled_signature_is_refused_even_if_both_are_valid"),
+        Flaw(acknowledge_before_keeping, f"{ENDPOINT}::test_when_nothing_can_be_stored_the_answer_is_503"),
         Flaw(know_repeats_by_a_header, f"{ENVELOPE}::test_what_headers_say_makes_no_two_deliveries_one"),
         Flaw(
             know_repeats_before_they_are_kept, "tests/ingest/inbox/test_inbox.py::test_what_was_not_kept_is_no_repeat"
         ),
-        Flaw(fail_on_odd_json, f"{ENDPOINT}::test_what_is_well_signed_is_never_refused_for_its_shape"),
+        Flaw(fail_on_odd_json, f"{ENDPOINT}::test_a_well_signed_body_is_never_refused_for_its_shape"),
         Flaw(read_without_a_limit, f"{ENDPOINT}::test_a_body_over_the_limit_is_refused_before_it_is_read"),
         Flaw(log_the_key, "tests/ingest/config/test_keyring.py::test_a_rotation_is_logged_without_a_key"),
         Flaw(pickle_jobs, "tests/ingest/queue/test_queues.py::test_jobs_are_json_and_never_pickle"),
