@@ -79,7 +79,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
 
 
 def _behind_proxies(endpoint: ASGIApp, settings: Settings) -> ASGIApp:
-    """Have X-Forwarded-For read, but only where the address of the sender decides something."""
+    """Wrap the application to read X-Forwarded-For, but only where the address of the sender decides something."""
     if not settings.plugsurfing_sources or not settings.forwarded_by:
         return endpoint
     # Starlette's types and uvicorn's describe the same callables.

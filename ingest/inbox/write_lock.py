@@ -69,7 +69,7 @@ def open_for_background_writes(path: Path) -> sqlite3.Connection:
 
 
 def disable_busy_timeout(file: sqlite3.Connection) -> None:
-    """Let statements fail at once while the file is locked, for `execute_with_retry` and `transaction` to retry.
+    """Make statements fail at once while the file is locked, for `execute_with_retry` and `transaction` to retry.
 
     Under load the inbox frees the lock for a moment between two commits. SQLite's own busy handler sleeps longer each
     time and misses those moments for seconds.
@@ -94,7 +94,7 @@ def execute_with_retry(file: sqlite3.Connection, statement: str, values: tuple[s
 
 @contextmanager
 def transaction(file: sqlite3.Connection) -> Iterator[None]:
-    """Hold the write lock, and commit what the block writes. Roll back whatever the block raises."""
+    """Take the write lock, and commit what the block writes. Roll back whatever the block raises."""
     execute_with_retry(file, "BEGIN IMMEDIATE")
     try:
         yield

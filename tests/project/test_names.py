@@ -2,21 +2,47 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.project.conftest import MEANING_NOTHING
+from ingest.config.settings import Settings
+from tests.project.conftest import MEANING_NOTHING, Readme
+from workers.cli import COMMANDS
 
 PACKAGES = ("ingest", "handlers", "workers")
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 TEXTS = [
     path
     for path in sorted(ROOT.iterdir())
     if path.is_file() and path.suffix in {"", ".md", ".toml", ".yaml", ".example"} and path.name != ".coverage"
 ]
+#: Terms of the field, of the libraries we use and of Python, beside those of the glossary, that modules are named by.
+FIELD_TERMS = frozenset(
+    """
+    activation address allowlist app backfill backoff basics boundary bucket bulk cache call child cli client
+    coalescing column command commit connection consistency context core corruption deadline decision demo
+    describe destination diff document dry duration endpoint engine enqueue env environment error evaluate
+    evaluator extraction fault field graceful guarded handle hard health heartbeat identifier in insert
+    invariant json keyring limit listing localtime lock logging lookup loop main marker merge metric model net
+    notification notifier notify option output pagination parsing patch periodic pointer poll pool preload
+    processing protocol publisher quarantined query queue rate reader recorder recovery registry reload render
+    resource response rollback router row rq rule runner scenario schedule schema secret sender server service
+    setting shutdown signal signature socket state status store stuck subscription supervisor sync table task
+    testing timed timeline timestamp transaction type up usage valkey warm webhook write writer
+    """.split()  # noqa: SIM905 - a list of 140 lines otherwise
+)
+RIDDLE = re.compile(r"(Say|Tell|Give|Note|Have|Let|Ask|Put|Keep|Hold)\b")
+METAPHORS = re.compile(
+    r"\b(?:doors?|lanes?|judges?|panels?|seats?|lookouts?|households?|houses?|nursery|knocks?|bury|buried)\b",
+    re.IGNORECASE,
+)
+#: Migrations are named by their number, and `__init__` by its package.
+NAMED = [path for path in MODULES if path.stem != "__init__" and path.parent.name != "versions"]
 FORBIDDEN = {*MEANING_NOTHING, *(f"{word}s" for word in MEANING_NOTHING)}
 
 
@@ -29,13 +55,13 @@ def test_there_is_no_fourth_package():
     assert packages == set(PACKAGES)
 
 
-@pytest.mark.parametrize("path", ROOMS + TESTS, ids=name_of)
+@pytest.mark.parametrize("path", MODULES + TESTS, ids=name_of)
 def test_no_file_has_a_name_that_says_nothing(path):
     assert not FORBIDDEN & set(path.stem.split("_"))
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_a_room_opens_with_one_sentence(path):
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_opens_with_one_sentence(path):
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
     if path.parts[-2] == "versions" and docstring:
         docstring = docstring.split("\n\n")[0]
@@ -45,8 +71,8 @@ def test_a_room_opens_with_one_sentence(path):
     assert not re.search(r"[a-z)`]\. [A-Z]", first), f"more than one sentence: {first}"
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
-def test_no_room_imports_only_for_types(path):
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_imports_only_for_types(path):
     assert "TYPE_CHECKING" not in path.read_text("utf-8")
 
 
@@ -54,7 +80,63 @@ def test_tests_are_no_packages():
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
-@pytest.mark.parametrize("path", ROOMS + TESTS + TEXTS, ids=name_of)
+@pytest.mark.parametrize("path", MODULES + TESTS + TEXTS, ids=name_of)
 def test_nothing_knows_the_machine_it_was_written_on(path):
     text = path.read_text("utf-8")
     assert not [folder for folder in (ROOT, Path.home()) if f"{folder}/" in text]
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a text, each in the singular and the plural."""
+    words = set(re.findall(r"[a-z]+", text.lower()))
+    plurals = {re.sub(r"(?<=[^aeiou])y$", "ie", word) + ("es" if word.endswith("s") else "s") for word in words}
+    return words | plurals | {word.removesuffix("s") for word in words}
+
+
+def test_every_module_is_named_in_words_that_a_stranger_knows(readme: Readme) -> None:
+    glossary = " ".join(term for term, _ in readme.table("Glossary"))
+    known = words_of(" ".join([glossary, *COMMANDS, *Settings.model_fields, *FIELD_TERMS]))
+    unknown = {name_of(path): rest for path in NAMED if (rest := set(path.stem.split("_")) - known)}
+    assert not unknown, "no term of the glossary, no command, no setting and no term of the field"
+
+
+def test_the_list_of_the_fields_terms_holds_no_word_that_is_not_needed(readme: Readme) -> None:
+    used = {word for path in NAMED for word in path.stem.split("_")}
+    assert not {term for term in FIELD_TERMS if not words_of(term) & used}
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """In a traceback, a log line or a search box there is no folder beside it; a command's file is named after it."""
+    assert not repeated({path: path.stem for path in NAMED if "commands" not in path.parts})
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    classes = {
+        (path, node.name): node.name
+        for path in MODULES
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    }
+    assert not repeated(classes)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_docstrings_of_functions_begin_with_the_verbs_of_the_trade(path: Path) -> None:
+    """PEP 257: Return, Raise, Yield, Parse, Format, List, Record."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert not [node.name for node in functions if RIDDLE.match(ast.get_docstring(node) or "")]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_house_and_its_parts_are_gone(path: Path) -> None:
+    assert not METAPHORS.findall(path.read_text("utf-8"))
+
+
+def repeated(names: dict[Any, str]) -> dict[str, list[Any]]:
+    """The names that several have, with those that have them."""
+    counts = Counter(names.values())
+    return {name: [each for each, own in names.items() if own == name] for name in counts if counts[name] > 1}

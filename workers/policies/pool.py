@@ -166,7 +166,7 @@ class PolicyProcessPool:
                 await asyncio.sleep(BACKOFF.delay(failed_starts).total_seconds())
 
     async def _drain(self, process: PolicyProcess) -> None:
-        """Let a process finish its pending requests, until their deadlines, then kill it."""
+        """Wait until a process has finished its pending requests, at most until their deadlines, then kill it."""
         until = self._monotonic() + self._settings.authorize_timeout.total_seconds()
         while process.load and self._monotonic() < until:  # noqa: ASYNC110 - nothing waits for it
             await asyncio.sleep(POLL_INTERVAL)
