@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from tests.bench.baselines import KEY_VARIABLE, REDIS_VARIABLE
-from tests.bench.harness import HOST, KEY, Harness, Process, free_port, load_result, resident_mib, wait_for_http
+from tests.bench.harness import HOST, KEY, Harness, Process, load_result, resident_mib, wait_for_http
 from tests.bench.http_load import MAX_RATE, LoadSpec
 from tests.bench.pipeline import PATH
 from tests.bench.report import Column, Report, Row, add_ratios
+from tests.ports import reserve_port
 
 CONNECTIONS = 64
 WARM_UP_S = 0.5
@@ -100,7 +101,7 @@ def _serve_and_work(harness: Harness) -> tuple[Process, int]:
 
 
 def _uvicorn(harness: Harness, app: str, environment: dict[str, str]) -> tuple[Process, int]:
-    port = free_port()
+    port = reserve_port()
     options = ("--factory", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
     process = harness.python(
         *("-m", "uvicorn", f"tests.bench.baselines:{app}", *options, "--host", HOST, "--port", str(port)),

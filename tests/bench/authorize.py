@@ -20,10 +20,11 @@ from tests.bench.__main__ import database_option, print_reports, progress, runs_
 from tests.bench.authorize_load import AuthorizeLoad, AuthorizeLoadResult
 from tests.bench.databases import harness_on, kinds_on, postgresql
 from tests.bench.driver_fixtures import LISTED, insert_drivers
-from tests.bench.harness import HOST, KEY, PATIENCE_S, Harness, Process, free_port, load_result, wait_until
+from tests.bench.harness import HOST, KEY, PATIENCE_S, Harness, Process, load_result, wait_until
 from tests.bench.http_load import MAX_RATE, LoadSpec
 from tests.bench.pipeline import PATH
 from tests.bench.report import Column, Report, Row, p99
+from tests.ports import reserve_port
 from workers.commands.errors import Failure
 from workers.commands.options import as_json
 
@@ -190,7 +191,7 @@ class _Run:
 
     @contextmanager
     def _authorize(self, policies: dict[str, str]) -> Iterator[int]:
-        port = free_port()
+        port = reserve_port()
         process = self._harness.webhooks(
             "authorize",
             AUTHORIZE_CREDENTIALS=CREDENTIALS,

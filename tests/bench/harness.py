@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from ingest.errors import WebhooksError
 from ingest.log import configure_logging
 from ingest.queue.queues import connect_redis
 from tests.bench.http_load import LoadResult, LoadSpec
+from tests.ports import reserve_port
 from workers.dev.valkey import valkey
 from workers.ledger.database.migrate import migrate
 from workers.resilience.process_death import set_parent_death_signal
@@ -111,7 +111,7 @@ class Harness:
 
     def valkey(self, *, fsync: str) -> str:
         """Start a Valkey with an append-only file and return its URL; `fsync` is its `appendfsync`."""
-        port = free_port()
+        port = reserve_port()
         child = valkey(self.folder / "valkey.sock", self.folder / "valkey")
         process = self._start("valkey", [*child.command, "--port", str(port), "--appendfsync", fsync], {})
         wait_until(child.is_ready, "Valkey answers", process)
@@ -150,7 +150,7 @@ class Harness:
 
     def serve(self) -> tuple[Process, int]:
         """Start `serve` and wait until it answers; return it with its port."""
-        port = free_port()
+        port = reserve_port()
         process = self.webhooks("serve", PORT=str(port))
         wait_for_http(process, f"http://{HOST}:{port}/healthz")
         return process, port
@@ -174,13 +174,6 @@ def load_result(load: Process, spec: LoadSpec) -> LoadResult:
     """Wait for a load to end and return its result."""
     output = load.finish(PATIENCE_S + spec.warm_up_s + spec.seconds)
     return LoadResult(**json.loads(output.splitlines()[-1]))
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_until(

@@ -11,11 +11,11 @@ from rich.progress import Progress
 
 from tests.bench.__main__ import database_option, print_reports, progress
 from tests.bench.databases import harness_on, kinds_on, postgresql
-from tests.bench.harness import HOST, BenchFailed, Harness, free_port, wait_for_http
+from tests.bench.harness import HOST, Harness, wait_for_http
 from tests.bench.report import Column, Report, Row
+from tests.ports import reserve_neighbours
 from workers.commands.errors import Failure
 from workers.commands.options import as_json
-from workers.net import is_free
 
 # Minutes become seconds; the calls stay below the rate limit of the simulated Drive API.
 HURRY = {
@@ -103,7 +103,7 @@ def _measured(harness: Harness, scale: ReconcileScale) -> dict[str, float]:
     def webhooks(*arguments: str) -> str:
         return harness.webhooks(*arguments, **HURRY).finish(scale.patience_s + 60)
 
-    port = _free_ports()
+    port = reserve_neighbours(PORTS)
     dev = harness.webhooks("dev", "--port", str(port), **HURRY)
     wait_for_http(dev, f"http://{HOST}:{port}/readyz", patience_s=scale.patience_s)
     wait_for_http(dev, f"http://{HOST}:{port + PORTS - 1}/simulator/calls", patience_s=scale.patience_s)
@@ -116,14 +116,6 @@ def _measured(harness: Harness, scale: ReconcileScale) -> dict[str, float]:
     found = json.loads(compared.splitlines()[-1])
     total = next(line for line in sent.splitlines() if " sent: " in line)
     return {**{name: float(count) for name, count in found.items()}, "sent": float(total.partition(" ")[0])}
-
-
-def _free_ports() -> int:
-    for _ in range(100):
-        port = free_port()
-        if port + PORTS < 2**16 and all(is_free(HOST, port + after) for after in range(PORTS)):
-            return port
-    raise BenchFailed(f"there are no {PORTS} free ports one after the other")
 
 
 if __name__ == "__main__":

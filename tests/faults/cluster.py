@@ -5,7 +5,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from ingest.failpoints import VARIABLE, Failpoint
 from tests.faults.effects import PUSHED, metadata
 from tests.faults.load import KEY, Load
 from tests.faults.postgres import Postgres
+from tests.ports import reserve_port
 from workers.dev.valkey import is_answering, valkey
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
@@ -155,7 +155,7 @@ class Cluster:
         self.postgres: Postgres | None = None
         self.members: dict[str, Member] = {}
         self.ports: list[int] = []
-        self.redis_port = free_port()
+        self.redis_port = reserve_port()
         self.redis_url = f"redis://127.0.0.1:{self.redis_port}/0"
         self.skew = load_settings().clock_skew
         self.crashes = self.folder / "crashes"
@@ -282,7 +282,7 @@ class Cluster:
         wait_until(lambda: count() > before, f"somebody says {what!r}", patience)
 
     def _add_endpoint(self, node: int, endpoint: int) -> None:
-        port = free_port()
+        port = reserve_port()
         self.ports.append(port)
         self.add(f"serve-{node}-{endpoint}", "serve", PORT=str(port), DATA_DIR=str(self.folder / f"node-{node}"))
 
@@ -301,12 +301,6 @@ class Cluster:
                 with contextlib.suppress(OSError):
                     if (entry / "cwd").readlink() == self.folder:
                         os.kill(int(entry.name), signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def is_answering_http(port: int) -> bool:

@@ -26,6 +26,7 @@ from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.faults.documents import HOSTILE, Document, documents
 from tests.faults.http_abuse import CLOSED, OTHER_PATH, abusive_requests
 from tests.faults.keep_alive_senders import KEY, PATH, KeepAliveSenders
+from tests.ports import reserve_port
 
 PATHS = {Kind.EVENTS: PATH, Kind.CDRS: OTHER_PATH}
 #: Senders of one byte a second, half of them in the head and half in the body.
@@ -88,8 +89,7 @@ class ServeProcess:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.inbox = folder / "var" / FILE_NAME
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self.port = reserve_port()
         told = {"DATA_DIR": str(folder / "var"), "PORT": str(self.port), "PLUGSURFING_HMAC_CURRENT": KEY.decode()}
         self.environment = {**os.environ, **told, "LOG_FORMAT": "json", **settings}
         self._log = folder / "serve.log"

@@ -10,8 +10,9 @@ from typing import Self
 import redis
 
 from ingest.queue.queues import QUEUES, queue
-from tests.faults.cluster import SQLITE, Cluster, free_port, wait_until
+from tests.faults.cluster import SQLITE, Cluster, wait_until
 from tests.faults.trials import Group, Trial
+from tests.ports import reserve_port
 from workers.dev.valkey import is_answering, server_binary
 
 #: Events that come in while Redis is not itself.
@@ -110,8 +111,8 @@ class SentinelCluster(Cluster):
     sentinel_port = 0
 
     def __enter__(self) -> Self:
-        self.sentinel_port = free_port()
-        first, second = free_port(), free_port()
+        self.sentinel_port = reserve_port()
+        first, second = reserve_port(), reserve_port()
         self.redis_url = f"redis+sentinel://127.0.0.1:{self.sentinel_port}/queues/0"
         for port in (first, second):
             folder = self.folder / f"valkey-{port}"

@@ -10,9 +10,10 @@ import pytest
 
 from ingest.failpoints import VARIABLE, Failpoint
 from ingest.wire.signature import SIGNATURE_HEADER, sign
-from tests.faults.cluster import free_port, is_answering_http, wait_until
+from tests.faults.cluster import is_answering_http, wait_until
 from tests.faults.forkserver import ForkServer
 from tests.faults.keep_alive_senders import KEY, PATH, event
+from tests.ports import reserve_port
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def endpoints(tmp_path):
     with ForkServer() as fork_server:
         forked, folders = {}, {}
         for _ in range(2):
-            port = free_port()
+            port = reserve_port()
             folders[port] = folder = tmp_path / str(port)
             folder.mkdir()
             told = {

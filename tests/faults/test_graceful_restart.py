@@ -16,8 +16,9 @@ from ingest.inbox.downtime import KEY as GAPS
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Batch, batch_key
 from ingest.queue.queues import queue
-from tests.faults.cluster import free_port, is_answering_http, wait_until
+from tests.faults.cluster import is_answering_http, wait_until
 from tests.faults.keep_alive_senders import KEY, KeepAliveSenders, event, request
+from tests.ports import reserve_port
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 # In seconds, by its own log: how long the interpreter takes to exit depends on the machine.
@@ -103,7 +104,7 @@ def start():
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
     """A server with two workers, for all tests that leave it as it was."""
-    serve = Serve(tmp_path_factory.mktemp("workers"), "--workers", "2", port=free_port())
+    serve = Serve(tmp_path_factory.mktemp("workers"), "--workers", "2", port=reserve_port())
     serve.wait_until_it_answers()
     wait_until(lambda: len(serve.lines("Application startup complete.")) == 2, "both workers serve")
     yield serve
@@ -214,7 +215,7 @@ def test_a_version_that_does_not_start_leaves_the_old_workers_serving(workers):
 
 
 def test_a_worker_that_is_killed_is_replaced_while_the_socket_stays_open(tmp_path, start):
-    serve = start(tmp_path, "--workers", "1", port=free_port())
+    serve = start(tmp_path, "--workers", "1", port=reserve_port())
     serve.wait_until_it_answers()
     (first,) = serve.lines("worker.started")
     os.kill(first["pid"], signal.SIGKILL)
@@ -234,7 +235,7 @@ def test_a_worker_that_is_killed_is_replaced_while_the_socket_stays_open(tmp_pat
 
 def test_a_gap_is_measured_logged_listed_and_told_to_redis(tmp_path, start, valkey, valkey_url):
     (tmp_path / ".env").write_text(f"REDIS_URL={valkey_url}\n")
-    port = free_port()
+    port = reserve_port()
     for _ in range(2):
         serve = start(tmp_path, port=port)
         serve.wait_until_it_answers()
@@ -265,7 +266,7 @@ def test_it_ends_within_ten_seconds_whatever_delays_it(tmp_path, start):
     """A Redis that does not answer, a body that is never complete, and a connection that nobody uses."""
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         (tmp_path / ".env").write_text(f"REDIS_URL=redis://127.0.0.1:{hanging.getsockname()[1]}\nBODY_TIMEOUT=60 s\n")
-        serve = start(tmp_path, "--workers", "1", port=free_port())
+        serve = start(tmp_path, "--workers", "1", port=reserve_port())
         serve.wait_until_it_answers()
         address = "127.0.0.1", serve.port
         with socket.create_connection(address) as slow, socket.create_connection(address):

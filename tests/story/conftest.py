@@ -1,35 +1,22 @@
-"""What someone has who has just come: nothing that is set, and ports that nobody uses."""
+"""The environment of a new user, and ports for everything that `dev` runs."""
 
 import os
-import socket
 from collections.abc import Callable
 
 import pytest
 
 from ingest.config.settings import Settings
+from tests.ports import reserve_neighbours
 
 
 @pytest.fixture(scope="session")
 def newcomer() -> dict[str, str]:
-    """The environment of someone who has set nothing."""
+    """Return this environment without our settings."""
     ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 @pytest.fixture(scope="session")
-def four_free_ports() -> Callable[[], int]:
-    """Find a port with three free neighbours, another one each time if the last one is taken."""
-    return find_four_free_ports
-
-
-def find_four_free_ports() -> int:
-    # Not where another process of these tests looks at the same time.
-    first = 21_000 + os.getpid() % 1000 * 10
-    for port in range(first, 32_000, 10):
-        try:
-            for one in range(port, port + 4):
-                socket.create_server(("127.0.0.1", one)).close()
-        except OSError:
-            continue
-        return port
-    pytest.fail("no ports are free")
+def dev_port() -> Callable[[], int]:
+    """Return a function that reserves the port of a `dev` and the three after it, for its other servers."""
+    return lambda: reserve_neighbours(4)

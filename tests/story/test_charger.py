@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from handlers.kit.session import Session, StatusTimes
+from tests.ports import reserve_port
 from workers.ledger import authorizations, charging_keys, sessions, sync_state
 from workers.ledger.authorizations import DecisionFilter
 from workers.ledger.charging_keys import KeyRow
@@ -47,8 +47,7 @@ def lane(database_url, ledger, tmp_path):
         sync_state.claim(conn, KEYS, now, timedelta(1))
         charging_keys.replace_all(conn, keys, sync_state.begin_generation(conn, KEYS), now)
         sync_state.mark_complete(conn, KEYS, now, now, len(keys))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = reserve_port()
     environment = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database_url,

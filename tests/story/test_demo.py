@@ -23,8 +23,8 @@ def processes_in(folder: Path) -> set[int]:
     return found
 
 
-def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, four_free_ports, tmp_path):
-    port = four_free_ports()
+def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, dev_port, tmp_path):
+    port = dev_port()
     command = [*WEBHOOKS, "dev", "--demo", "--exit", "--port", str(port)]
     ran = subprocess.run(command, env=newcomer, cwd=tmp_path, capture_output=True, check=False, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -38,10 +38,8 @@ def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, fou
     assert processes_in(tmp_path) == set()
 
 
-def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_behind(
-    newcomer, four_free_ports, tmp_path
-):
-    port = four_free_ports()
+def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_behind(newcomer, dev_port, tmp_path):
+    port = dev_port()
     command = [*WEBHOOKS, "dev", "--port", str(port)]
     log = tmp_path / "dev.log"
     with log.open("w") as file:
@@ -64,10 +62,8 @@ def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_b
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-def test_nothing_outlives_a_dev_that_is_killed_and_the_next_one_starts_where_it_was(
-    newcomer, four_free_ports, tmp_path
-):
-    command = [*WEBHOOKS, "dev", "--port", str(four_free_ports())]
+def test_nothing_outlives_a_dev_that_is_killed_and_the_next_one_starts_where_it_was(newcomer, dev_port, tmp_path):
+    command = [*WEBHOOKS, "dev", "--port", str(dev_port())]
     log = tmp_path / "dev.log"
     with log.open("w") as file:
         killed = subprocess.Popen(command, env=newcomer, cwd=tmp_path, stdout=file, stderr=file)

@@ -12,7 +12,7 @@ WEBHOOKS = (sys.executable, "-m", "workers.cli")
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-def test_the_push_of_the_readmes_plugin_is_sent(newcomer, four_free_ports, tmp_path):
+def test_the_push_of_the_readmes_plugin_is_sent(newcomer, dev_port, tmp_path):
     plugin, *_ = re.findall(r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     (tmp_path / "thanks.py").write_text(plugin)
     environment = newcomer | {"HANDLER_MODULES": "thanks"}
@@ -32,7 +32,7 @@ def test_the_push_of_the_readmes_plugin_is_sent(newcomer, four_free_ports, tmp_p
         rows = [json.loads(line) for line in run("pushes", "--json").splitlines()]
         return [row["state"] for row in rows if row["title"] == "Thank you"]
 
-    command = [*WEBHOOKS, "dev", "--port", str(four_free_ports())]
+    command = [*WEBHOOKS, "dev", "--port", str(dev_port())]
     with (
         log.open("w") as file,
         subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=file, stderr=file) as dev,

@@ -59,34 +59,34 @@ class RunningDev:
 
 
 @pytest.fixture(scope="module")
-def dev(newcomer, four_free_ports, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDev]:
-    folder = tmp_path_factory.mktemp("house")
+def dev(newcomer, dev_port, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDev]:
+    folder = tmp_path_factory.mktemp("dev")
     # A notice comes ten minutes before its fee: the reminder is sent some seconds after the warning.
     environment = newcomer | {"REMIND_BEFORE": "594s", "DEFAULT_LOCALE": "de"}
     with (folder / "dev.log").open("w") as log:
         running = subprocess.Popen(
-            [*WEBHOOKS, "dev", "--port", str(four_free_ports())], env=environment, cwd=folder, stdout=log, stderr=log
+            [*WEBHOOKS, "dev", "--port", str(dev_port())], env=environment, cwd=folder, stdout=log, stderr=log
         )
-    house = RunningDev(folder, environment, running)
+    dev = RunningDev(folder, environment, running)
     try:
-        house.wait_until(lambda: "Everything is up." in (folder / "dev.log").read_text())
-        yield house
+        dev.wait_until(lambda: "Everything is up." in (folder / "dev.log").read_text())
+        yield dev
     finally:
         running.send_signal(signal.SIGINT)
         running.wait(timeout=60)
 
 
-def test_of_many_sessions_told_in_disorder_each_has_one_warning_and_one_reminder_in_time(house):
-    sent = house.run(
+def test_of_many_sessions_told_in_disorder_each_has_one_warning_and_one_reminder_in_time(dev):
+    sent = dev.run(
         *("send", "--scenario", "fee-warning", "--session", "many", "--count", str(COUNT), "--seed", "7"),
         *("--fault", "shuffle,dup,late"),
     )
     assert "known already" in sent
 
     def pushes() -> list[dict[str, Any]]:
-        return [row for row in house.rows("pushes", "--limit", "1000") if row["session_id"].startswith("many")]
+        return [row for row in dev.rows("pushes", "--limit", "1000") if row["session_id"].startswith("many")]
 
-    house.wait_until(lambda: sum(row["state"] == "sent" for row in pushes()) >= 2 * COUNT)
+    dev.wait_until(lambda: sum(row["state"] == "sent" for row in pushes()) >= 2 * COUNT)
 
     everybody = sorted(f"many-{number:02}" for number in range(1, COUNT + 1))
     told = {"Blockiergebühr": [], "Letzte": []}
@@ -98,55 +98,55 @@ def test_of_many_sessions_told_in_disorder_each_has_one_warning_and_one_reminder
         "Blockiergebühr": everybody,
         "Letzte": everybody,
     }
-    (record,) = house.rows("session", "many-01")
+    (record,) = dev.rows("session", "many-01")
     assert (record["status"], record["fee_type"], record["anomalies"]) == ("STARTED", "BLOCKING", [])
 
 
-def test_a_session_that_ended_in_time_gets_no_warning(house):
+def test_a_session_that_ended_in_time_gets_no_warning(dev):
     for event in ("SESSION_STARTED", "SESSION_STOPPED"):
-        house.run("send", event, "--session", "ended", "--user", "driver")
-        house.wait_until(lambda: house.rows("deliveries", "--session", "ended", "--state", "settled"))
-    house.wait_until(lambda: house.rows("session", "ended")[0]["status"] == "STOPPED")
-    house.run("send", "SESSION_FEE_INCURRING", "--session", "ended")
-    house.wait_until(lambda: house.runs("ended", "warn_the_driver") == ["moot"])
-    assert house.runs("ended", "remind_the_driver") == ["moot"]
-    assert not [row for row in house.rows("pushes") if row["session_id"] == "ended"]
-    assert "moot: the session is over" in house.run("session", "ended")
+        dev.run("send", event, "--session", "ended", "--user", "driver")
+        dev.wait_until(lambda: dev.rows("deliveries", "--session", "ended", "--state", "settled"))
+    dev.wait_until(lambda: dev.rows("session", "ended")[0]["status"] == "STOPPED")
+    dev.run("send", "SESSION_FEE_INCURRING", "--session", "ended")
+    dev.wait_until(lambda: dev.runs("ended", "warn_the_driver") == ["moot"])
+    assert dev.runs("ended", "remind_the_driver") == ["moot"]
+    assert not [row for row in dev.rows("pushes") if row["session_id"] == "ended"]
+    assert "moot: the session is over" in dev.run("session", "ended")
 
 
-def test_a_session_that_ends_after_its_warning_is_not_reminded(house):
-    house.run("send", "--scenario", "fee-warning", "--session", "warned")
-    house.run("send", "SESSION_STOPPED", "--session", "warned")
-    house.wait_until(lambda: house.runs("warned", "remind_the_driver") == ["moot"])
-    assert not [row for row in house.rows("pushes") if row["session_id"] == "warned" and "Erinnerung" in row["title"]]
+def test_a_session_that_ends_after_its_warning_is_not_reminded(dev):
+    dev.run("send", "--scenario", "fee-warning", "--session", "warned")
+    dev.run("send", "SESSION_STOPPED", "--session", "warned")
+    dev.wait_until(lambda: dev.runs("warned", "remind_the_driver") == ["moot"])
+    assert not [row for row in dev.rows("pushes") if row["session_id"] == "warned" and "Erinnerung" in row["title"]]
 
 
-def test_a_warning_whose_driver_nobody_names_waits_until_the_fee_starts_and_says_so(house):
+def test_a_warning_whose_driver_nobody_names_waits_until_the_fee_starts_and_says_so(dev):
     fee_starts_at = datetime.now(UTC) + timedelta(seconds=6)
     at = fee_starts_at - timedelta(minutes=10)
-    house.run("send", "SESSION_FEE_INCURRING", "--session", "nobody", "--at", at.isoformat())
-    house.wait_until(lambda: house.runs("nobody", "warn_the_driver") == ["moot"])
+    dev.run("send", "SESSION_FEE_INCURRING", "--session", "nobody", "--at", at.isoformat())
+    dev.wait_until(lambda: dev.runs("nobody", "warn_the_driver") == ["moot"])
     assert datetime.now(UTC) >= fee_starts_at
-    assert "moot: no event of the session has named its driver" in house.run("session", "nobody")
+    assert "moot: no event of the session has named its driver" in dev.run("session", "nobody")
 
 
-def test_no_line_of_any_process_holds_a_user_a_key_or_a_body(house):
+def test_no_line_of_any_process_holds_a_user_a_key_or_a_body(dev):
     user = "someone@example.com"
-    house.run("send", "--scenario", "fee-warning", "--session", "private", "--user", user)
-    house.run("send", "SESSION_STOPPED", "--session", "private", "--user", user, "--sign", "bad")
-    house.run("send", "--scenario", "cdr", "--session", "private", "--user", user)
-    house.run("devices", "add", user, "a-token-of-a-phone", "--locale", "nl")
+    dev.run("send", "--scenario", "fee-warning", "--session", "private", "--user", user)
+    dev.run("send", "SESSION_STOPPED", "--session", "private", "--user", user, "--sign", "bad")
+    dev.run("send", "--scenario", "cdr", "--session", "private", "--user", user)
+    dev.run("devices", "add", user, "a-token-of-a-phone", "--locale", "nl")
 
     def is_worked() -> bool:
-        told = house.rows("deliveries", "--session", "private")
+        told = dev.rows("deliveries", "--session", "private")
         is_settled = all(row["state"] == "settled" for row in told)
         return is_settled and Counter(row["kind"] for row in told) == {"events": 4, "cdrs": 1}
 
-    house.wait_until(is_worked)
-    house.wait_until(lambda: [row for row in house.rows("pushes") if row["session_id"] == "private"])
-    said = (house.folder / "dev.log").read_text()
+    dev.wait_until(is_worked)
+    dev.wait_until(lambda: [row for row in dev.rows("pushes") if row["session_id"] == "private"])
+    said = (dev.folder / "dev.log").read_text()
     from_processes = [line for line in said.splitlines() if "│" in line]
-    made_up = read_devfile(house.folder / "var")
+    made_up = read_devfile(dev.folder / "var")
     keys = [value for name, value in made_up.items() if name.lower() in SECRETS and "://" not in value]
     assert len(keys) >= 2
     assert any("push" in line for line in from_processes)

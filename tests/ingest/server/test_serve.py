@@ -18,16 +18,12 @@ from ingest.server import serve as serve_module
 from ingest.server.graceful_shutdown import DrainingServer
 from ingest.server.serve import serve, serve_with_workers, worker_server
 from ingest.wire.signature import sign
+from tests.ports import reserve_port
 
 KEY = "the-current-key"
 SERVE = (
     "from ingest.server.serve import serve; from ingest.config.settings import load_settings; serve(load_settings())"
 )
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
 
 
 def is_up(port):
@@ -51,7 +47,7 @@ def process(tmp_path, eventually):
     started = []
 
     def start(**environment):
-        port = free_port()
+        port = reserve_port()
         given = {"DATA_DIR": tmp_path / "var", "PORT": port, "PLUGSURFING_HMAC_CURRENT": KEY, **environment}
         child = subprocess.Popen(
             [sys.executable, "-c", SERVE],
@@ -161,7 +157,7 @@ def test_it_serves_on_the_configured_address(tmp_path, monkeypatch, eventually, 
         socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError:
         pytest.skip("this machine has no such address")
-    port = free_port()
+    port = reserve_port()
     monkeypatch.setattr(serve_module, "configure_logging", lambda *_: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -216,7 +212,7 @@ def test_a_worker_with_wrong_settings_ends_with_the_exit_code_for_them(monkeypat
 def test_workers_are_supervised_on_the_configured_address(tmp_path, monkeypatch):
     supervised = []
     monkeypatch.setattr(serve_module, "run_supervisor", lambda *given: supervised.append(given) or 7)
-    settings = load_settings(data_dir=tmp_path, port=free_port(), plugsurfing_hmac_current=KEY)
+    settings = load_settings(data_dir=tmp_path, port=reserve_port(), plugsurfing_hmac_current=KEY)
     assert serve_with_workers(settings, 3) == 7
     ((make_server, (listener,), count),) = supervised
     with listener:

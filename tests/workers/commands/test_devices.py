@@ -1,13 +1,14 @@
 """`webhooks devices`: listed, added and removed by hand; and the listener as a process."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.ports import reserve_port
 
 
 @pytest.fixture
@@ -59,9 +60,7 @@ def test_what_makes_no_sense_is_refused(node, arguments, word):
 
 
 def test_the_device_server_serves_until_it_is_terminated(node, until):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = reserve_port()
     environment = {**os.environ, **node.environment, "DEVICES_PORT": str(port), "ADMIN_TOKEN": "the-token"}
     process = subprocess.Popen(
         [Path(sys.executable).with_name("webhooks"), "devices", "serve"],

@@ -1,7 +1,6 @@
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from rq.serializers import JSONSerializer
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis, queue
+from tests.ports import reserve_port
 from workers.dashboard.dashboard_app import create_dashboard
 from workers.dashboard.rq_dashboard_patch import client_of
 
@@ -30,12 +30,6 @@ from ingest.queue.queues import connect_redis, queue
 connection = connect_redis(sys.argv[1])
 Worker([queue("urgent", connection)], connection=connection, serializer=JSONSerializer).work()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +152,7 @@ def test_a_connection_is_made_once_and_not_for_each_request(page, valkey_url):
 
 
 def test_while_redis_is_unavailable_the_page_is_a_503(app):
-    lost, app.redis_conn = app.redis_conn, connect_redis(f"redis://127.0.0.1:{free_port()}")
+    lost, app.redis_conn = app.redis_conn, connect_redis(f"redis://127.0.0.1:{reserve_port()}")
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("rq_dashboard.web.from_url", lambda *_, **__: (None, app.redis_conn))
@@ -195,7 +189,7 @@ def test_a_user_name_without_a_password_is_refused(tmp_path):
 
 
 def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_path):
-    port = free_port()
+    port = reserve_port()
     environment = os.environ | {
         "DATA_DIR": str(tmp_path),
         "REDIS_URL": valkey_url,

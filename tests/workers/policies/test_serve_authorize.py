@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import httpx
 import pytest
 
 from tests.bench.harness import children
+from tests.ports import reserve_port
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 PLUGIN = '''
@@ -44,12 +44,10 @@ def only_in_dutch(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decis
 
 @pytest.fixture
 def environment(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
     return {
         "PATH": os.environ["PATH"],
         "AUTHORIZE_CREDENTIALS": "a-secret",
-        "AUTHORIZE_PORT": str(port),
+        "AUTHORIZE_PORT": str(reserve_port()),
         "AUTHORIZE_TIMEOUT": "1",
         "AUTHORIZE_ON_FAILURE": "NOT_ALLOWED",
         "HANDLER_MODULES": "team_policies",
