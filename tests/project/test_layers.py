@@ -1,4 +1,4 @@
-"""Imports point down, there are no circles, and plugins do not know each other."""
+"""Imports point down, packages form layers without cycles, and plugins do not know each other."""
 
 import pkgutil
 import subprocess
