@@ -1,12 +1,11 @@
 """Client of the Drive API: HTTP with a rate limit, retries and deadlines around pure requests and responses."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from functools import cache, partial
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 import redis
@@ -23,9 +22,9 @@ from workers.drive.drive_errors import (
     Throttled,
     TruncatedResponse,
 )
-from workers.drive.drive_requests import Request, Service
+from workers.drive.drive_requests import HistoryFilters, Request, Service
 from workers.drive.drive_responses import ResponseParser, maybe_applied_note, parse_response
-from workers.drive.models import ALL_STATUSES, ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken
+from workers.drive.models import ChargingKey, DriveSession, Fleet, Invitation, Location, RoamToken
 from workers.drive.pagination import ListPage, paginate, parse_page
 from workers.drive.rate_limit import RateLimiter
 from workers.drive.services import ServiceEndpoint, ssl_context
@@ -61,20 +60,14 @@ class DriveClient:
         )
         self._monotonic, self._sleep = monotonic, sleep
         self._parser = ResponseParser(settings)
-        self._endpoints: dict[Service, ServiceEndpoint] = {}
+        self._endpoint = cache(partial(ServiceEndpoint, settings))
         self._http = httpx.Client(verify=ssl_context(), follow_redirects=False)
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self._http.close()
 
@@ -83,24 +76,9 @@ class DriveClient:
         parse = partial(self._parser.session, user_id=user_id, session_id=session_id)
         return self._call(drive_requests.session(user_id, session_id), parse)
 
-    def history(
-        self,
-        user_id: str,
-        *,
-        statuses: Sequence[str] = ALL_STATUSES,
-        charging_key_id: str | None = None,
-        started_from: datetime | None = None,
-        started_until: datetime | None = None,
-    ) -> Iterator[DriveSession]:
-        """Yield a user's sessions; both times bound their start, inclusive."""
-        request = partial(
-            drive_requests.history,
-            user_id,
-            statuses=statuses,
-            charging_key_id=charging_key_id,
-            started_from=started_from,
-            started_until=started_until,
-        )
+    def history(self, user_id: str, **filters: Unpack[HistoryFilters]) -> Iterator[DriveSession]:
+        """Yield a user's sessions."""
+        request = partial(drive_requests.history, user_id, **filters)
         return self._list(request, "sessions", partial(self._parser.session, user_id=user_id))
 
     def charging_keys(self, fleet_id: str | None = None, *, page_size: int = 500) -> Iterator[ChargingKey]:
@@ -165,11 +143,6 @@ class DriveClient:
                         self._rate_limiter.block_this_minute()
                     raise
         raise AssertionError("stamina returns or raises")
-
-    def _endpoint(self, service: Service) -> ServiceEndpoint:
-        if service not in self._endpoints:
-            self._endpoints[service] = ServiceEndpoint(self._settings, service)
-        return self._endpoints[service]
 
     def _wait_for_rate_limit(self, until: float) -> None:
         while seconds := self._rate_limiter.acquire().total_seconds():

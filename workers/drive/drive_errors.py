@@ -1,16 +1,4 @@
-"""Errors of calls to the Drive API; no message repeats an id, a key or a body.
-
-DriveError                    (ingest.errors.WebhooksError)
-├── DriveUnavailable          no response, or one that asks to try again later: retryable
-│   ├── Throttled             429
-│   └── RateBudgetExhausted   our own rate limit has no room before the caller's deadline
-├── Unauthorized              401, 403
-├── NotFound                  404, or an id that no URL can carry
-├── DriveConflict             409
-├── BadRequest                any other 4xx
-└── InvalidResponse           a response that cannot be understood
-    └── TruncatedResponse     it did not arrive complete: retryable
-"""
+"""Errors of calls to the Drive API; no message repeats an id, a key or a body."""
 
 from ingest.errors import WebhooksError
 
@@ -20,7 +8,7 @@ class DriveError(WebhooksError):
 
 
 class DriveUnavailable(DriveError):
-    """Raised when the Drive API cannot be reached, fails (5xx) or throttles."""
+    """Raised when the Drive API cannot be reached, fails (5xx) or throttles: retryable, except for our own limit."""
 
 
 class Throttled(DriveUnavailable):
@@ -33,6 +21,12 @@ class RateBudgetExhausted(DriveUnavailable):
 
 class Unauthorized(DriveError):
     """Raised when the key is not accepted (401) or lacks the permission (403); the message names the setting."""
+
+
+RATE_LIMITED = (Throttled, RateBudgetExhausted)
+"""No call at all is possible now."""
+OUTAGES = (DriveUnavailable, Unauthorized)
+"""Other calls may fail in the same way."""
 
 
 class NotFound(DriveError):
@@ -52,4 +46,4 @@ class InvalidResponse(DriveError):
 
 
 class TruncatedResponse(InvalidResponse):
-    """Raised when a response did not arrive complete: cut-off JSON, a proxy's page, a list page without its entries."""
+    """Raised when a response is incomplete, as cut-off JSON or a page without its entries, or a proxy's: retryable."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 from workers.drive.drive_errors import NotFound
-from workers.drive.models import RoamToken
+from workers.drive.models import ALL_STATUSES, RoamToken
 
 MAX_SEGMENT = 8_000
 """Characters of an encoded id: servers refuse longer URLs."""
@@ -49,27 +49,29 @@ class Request:
     """The setting to check when the response is 404."""
 
 
+class HistoryFilters(TypedDict, total=False):
+    """The filters of a history: by default ALL_STATUSES; both times bound the start of a session, inclusive."""
+
+    statuses: Sequence[str]
+    charging_key_id: str | None
+    started_from: datetime | None
+    started_until: datetime | None
+
+
 def session(user_id: str, session_id: str) -> Request:
     """Return the request for one session."""
     path = f"/v1/users/{encode_segment(user_id)}/sessions/{encode_segment(session_id)}"
     return Request("read a session", "session", "GET", path)
 
 
-def history(  # noqa: PLR0913  the filters of the Drive API
-    user_id: str,
-    *,
-    statuses: Sequence[str],
-    charging_key_id: str | None = None,
-    started_from: datetime | None = None,
-    started_until: datetime | None = None,
-    cursor: str | None = None,
-) -> Request:
+def history(user_id: str, *, cursor: str | None = None, **filters: Unpack[HistoryFilters]) -> Request:
     """Return the request for a page of a user's sessions."""
+    since, until = filters.get("started_from"), filters.get("started_until")
     fields = {
-        "sessionStatus": list(statuses),
-        "chargingKeyId": charging_key_id,
-        "startTime": started_from and _utc(started_from),
-        "endTime": started_until and _utc(started_until),
+        "sessionStatus": list(filters.get("statuses", ALL_STATUSES)),
+        "chargingKeyId": filters.get("charging_key_id"),
+        "startTime": since and _utc(since),
+        "endTime": until and _utc(until),
         "cursor": cursor,
     }
     body = {name: value for name, value in fields.items() if value is not None}

@@ -1,5 +1,6 @@
 """Parse responses: status and bytes into decoded JSON or an error, JSON into models, as the settings say; pure."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -35,18 +36,11 @@ OCPI_SUCCESS = range(1000, 2000)
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
-KEY_ID, VALID_TO, CONTRACT, VISUAL_NUMBER, FLEET, BALANCE_STATUS, OPERATOR = (
-    pointers(*places)
-    for places in (
-        ("/keyIdentifier",),
-        ("/validTo",),
-        ("/contractId",),
-        ("/visualNumber",),
-        ("/fleetId",),
-        ("/balanceStatus",),
-        ("/operator_display_name", "/operatorDisplayName"),
-    )
+KEY_ID, VALID_TO, CONTRACT, VISUAL_NUMBER, FLEET, BALANCE_STATUS = (
+    pointers(f"/{name}")
+    for name in ("keyIdentifier", "validTo", "contractId", "visualNumber", "fleetId", "balanceStatus")
 )
+OPERATOR = pointers("/operator_display_name", "/operatorDisplayName")
 
 
 def parse_response(request: Request, status: int, body: bytes) -> Any:
@@ -165,8 +159,9 @@ def first_text(document: Any, places: tuple[Pointer, ...]) -> str | None:
     """Return the first string, or integer as a string, that one of the pointers finds and databases can store."""
     for pointer in places:
         found = pointer.find(document)
-        if isinstance(found, str | int) and not isinstance(found, bool) and _is_storable_text(str(found)):
-            return str(found)
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate
+            if isinstance(found, str | int) and not isinstance(found, bool) and str(found).encode():
+                return str(found)
     return None
 
 
@@ -190,14 +185,6 @@ def _check_ocpi_status(document: Any) -> None:
         raise InvalidResponse("Roam OCPI did not respond with an OCPI status code: check ROAM_OCPI_URL.")
     if code not in OCPI_SUCCESS:
         raise BadRequest(f"Roam OCPI did not accept the token (OCPI status {code}).")
-
-
-def _is_storable_text(text: str) -> bool:
-    """Return whether the text is neither empty nor holds a lone surrogate."""
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _object(document: Any, thing: str) -> Mapping[str, Any]:

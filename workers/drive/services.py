@@ -46,13 +46,11 @@ class ServiceEndpoint:
         content_type = {} if request.body is None else {"content-type": "application/json"}
         if changed := self._secret.refresh():
             log.info("keys.reread", settings=changed)
-        return DEFAULT_HEADERS | content_type | self._auth_header(self._secret.now)
-
-    def _auth_header(self, secret: str) -> dict[str, str]:
+        secret = self._secret.now
         if self._service is Service.DRIVE:
-            return {"x-api-key": secret}
-        # OCPI 2.2.1, 4.1.2: the token is sent in base64.
-        return {"authorization": f"Token {base64.b64encode(secret.encode()).decode()}"}
+            return DEFAULT_HEADERS | content_type | {"x-api-key": secret}
+        token = base64.b64encode(secret.encode()).decode()  # OCPI 2.2.1, 4.1.2
+        return DEFAULT_HEADERS | content_type | {"authorization": f"Token {token}"}
 
 
 def _header_value(name: str, texts: Texts) -> str:

@@ -14,14 +14,7 @@ from sqlalchemy import Connection
 from ingest.errors import QueueUnavailable
 from ingest.inbox.downtime import KEY, Downtime
 from workers.drive.client import DriveClient
-from workers.drive.drive_errors import (
-    DriveError,
-    DriveUnavailable,
-    NotFound,
-    RateBudgetExhausted,
-    Throttled,
-    Unauthorized,
-)
+from workers.drive.drive_errors import OUTAGES, RATE_LIMITED, DriveError, NotFound
 from workers.drive.models import DriveSession
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.ledger import downtimes, session_polls
@@ -158,10 +151,10 @@ class BackfillHistories:
                 return self._merge_history(window, user_id)
             except NotFound:
                 return BackfillProgress(user_id, 0)
-            except (Throttled, RateBudgetExhausted):
+            except RATE_LIMITED:
                 raise
             except DriveError as failure:
-                is_outage = isinstance(failure, DriveUnavailable | Unauthorized)
+                is_outage = isinstance(failure, OUTAGES)
                 if is_outage and not is_retry and not self._answers_for_others(window, user_id, following):
                     raise
                 reason = str(failure)
@@ -176,9 +169,9 @@ class BackfillHistories:
                 continue
             try:
                 self._merge_history(window, other)
-            except (Throttled, RateBudgetExhausted):
+            except RATE_LIMITED:
                 raise
-            except (DriveUnavailable, Unauthorized):
+            except OUTAGES:
                 continue
             except DriveError:
                 pass

@@ -3,9 +3,10 @@
 No handler runs for it, for there is no event. But runs that wait for news of a session are woken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -41,30 +42,22 @@ def merge_drive_sessions(
     first_seen = {key: status_seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()
 
-    def merger(key: str) -> Callable[[Session], Session]:
-        facts = to_session(latest[key], first_seen[key])
+    def update(key: str, session: Session) -> Session:
+        after = merge(session, to_session(latest[key], first_seen[key]))
+        if after != session:
+            changed.add(key)
+        return after
 
-        def merged(session: Session) -> Session:
-            after = merge(session, facts)
-            if after != session:
-                changed.add(key)
-            return after
-
-        return merged
-
-    sessions.merge(ledger, {key: merger(key) for key in latest})
+    sessions.merge(ledger, {key: partial(update, key) for key in latest})
     woken = run_schedule.wake_waiting(ledger, changed, datetime.now(UTC)) if changed else 0
-    polls: dict[str, PollState] = {}
-    for key, drive in latest.items():
-        poll = poll_result(drive, before.get(key), first_seen[key], schedule, is_news=key in changed)
-        if poll is not None:
-            polls[key] = poll
-    session_polls.record(ledger, polls, read_at)
+    polls = {
+        key: poll_result(drive, before.get(key), first_seen[key], schedule, is_news=key in changed)
+        for key, drive in latest.items()
+    }
+    session_polls.record(ledger, {key: poll for key, poll in polls.items() if poll is not None}, read_at)
     # No event says with which key a session was started.
-    keys = {key: drive.charging_key_id for key, drive in latest.items() if drive.status != COMPLETE}
-    charging_keys.record_session_keys(
-        ledger, {key: charging_key for key, charging_key in keys.items() if charging_key}, read_at
-    )
+    running = {key: drive.charging_key_id for key, drive in latest.items() if drive.status != COMPLETE}
+    charging_keys.record_session_keys(ledger, {key: of for key, of in running.items() if of}, read_at)
     return MergeResult(frozenset(changed), wakes=woken > 0)
 
 

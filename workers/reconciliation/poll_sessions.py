@@ -11,14 +11,7 @@ import structlog
 from sqlalchemy import Connection
 
 from workers.drive.client import DriveClient
-from workers.drive.drive_errors import (
-    DriveError,
-    DriveUnavailable,
-    NotFound,
-    RateBudgetExhausted,
-    Throttled,
-    Unauthorized,
-)
+from workers.drive.drive_errors import OUTAGES, RATE_LIMITED, DriveError, NotFound
 from workers.execution.commit import PostCommit, run_post_commit
 from workers.ledger import session_polls
 from workers.ledger.database.transaction import run_in_transaction
@@ -82,12 +75,10 @@ class PollSilentSessions:
         since = min(self._scanned_until or at - self._schedule.give_up_after, last)
         while since < last:
             until = min(last, since + SCAN_WINDOW)
-            self._schedule_between(since - SCAN_OVERLAP, until, at)
+            scan = partial(session_polls.schedule, since=since - SCAN_OVERLAP, until=until, now=at)
+            run_in_transaction(self._resources.engine, scan)
             since = self._scanned_until = until
         self._scanned_until = since
-
-    def _schedule_between(self, since: datetime, until: datetime, at: datetime) -> None:
-        run_in_transaction(self._resources.engine, lambda ledger: session_polls.schedule(ledger, since, until, at))
 
     def _poll_all(self, claimed: Sequence[DuePoll]) -> int:
         """Poll the claimed sessions and return how many records changed; raise when the Drive API is unavailable.
@@ -104,10 +95,12 @@ class PollSilentSessions:
             try:
                 self._budget.consume(1)
                 changed += self._poll(due)
-            except (DriveUnavailable, Unauthorized) as failure:
-                concerns_all = isinstance(failure, Throttled | RateBudgetExhausted)
-                if concerns_all or not last_succeeded or len(claimed) == 1:
-                    self._release([due, *claimed[number + 1 :]])
+            except OUTAGES as failure:
+                if isinstance(failure, RATE_LIMITED) or not last_succeeded or len(claimed) == 1:
+                    unpolled = [due, *claimed[number + 1 :]]
+                    run_in_transaction(
+                        self._resources.engine, partial(session_polls.release, claimed=unpolled, now=now())
+                    )
                     raise
                 failures[due] = str(failure)
                 last_succeeded = False
@@ -132,7 +125,7 @@ class PollSilentSessions:
         read_at = now()
         try:
             found = self._drive.session(due.user_id, due.session_id)
-        except (DriveUnavailable, Unauthorized):
+        except OUTAGES:
             raise
         except DriveError as failure:
             outcome = PollOutcome.MISSING if isinstance(failure, NotFound) else PollOutcome.FAILED
@@ -144,9 +137,6 @@ class PollSilentSessions:
         )
         run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))
         return len(result.changed)
-
-    def _release(self, claimed: Sequence[DuePoll]) -> None:
-        run_in_transaction(self._resources.engine, lambda ledger: session_polls.release(ledger, claimed, now()))
 
     def _record_miss(self, due: DuePoll, outcome: PollOutcome, reason: str) -> None:
         def record(ledger: Connection) -> None:
