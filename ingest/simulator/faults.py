@@ -81,7 +81,6 @@ def _plan(
 
 
 def _guaranteed_position(fault: Fault, number: int, events: Sequence[SimulatedEvent]) -> int:
-    """Return the position in the first scenario that a fault strikes for certain."""
     anywhere = number % len(events)
     cdrs = (position for position, event in enumerate(events) if event.kind is Kind.CDRS)
     return next(cdrs, anywhere) if fault is Fault.CONFLICT else anywhere

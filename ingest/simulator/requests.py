@@ -102,15 +102,12 @@ class RequestSigner:
         )
 
     def _key(self, sign_with: SigningKeyChoice) -> bytes | None:
-        match sign_with:
-            case SigningKeyChoice.CURRENT:
-                return self.keys.current
-            case SigningKeyChoice.NEXT:
-                return self.keys.next
-            case SigningKeyChoice.BAD:
-                return WRONG_KEY
-            case SigningKeyChoice.NONE:
-                return None
+        keys = {
+            SigningKeyChoice.CURRENT: self.keys.current,
+            SigningKeyChoice.NEXT: self.keys.next,
+            SigningKeyChoice.BAD: WRONG_KEY,
+        }
+        return keys.get(sign_with)
 
     def _is_refused(self, sign_with: SigningKeyChoice) -> bool:
         if sign_with is SigningKeyChoice.NONE:
@@ -121,13 +118,12 @@ class RequestSigner:
 
 def as_curl(request: SignedRequest, url: str) -> str:
     """Return the curl command that transfers the request in the same way."""
-    match request.transfer:
-        case TransferMode.CHUNKED:
-            return curl(url, request, "--header", "transfer-encoding: chunked")
-        case TransferMode.SLOW:
-            return curl(url, request, "--limit-rate", str(max(1, len(request.body) // 2)))
-        case TransferMode.WHOLE:
-            return curl(url, request)
+    options: dict[TransferMode, tuple[str, ...]] = {
+        TransferMode.WHOLE: (),
+        TransferMode.CHUNKED: ("--header", "transfer-encoding: chunked"),
+        TransferMode.SLOW: ("--limit-rate", str(max(1, len(request.body) // 2))),
+    }
+    return curl(url, request, *options[request.transfer])
 
 
 def curl(url: str, request: HttpRequest, *options: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -75,20 +74,16 @@ STARTED, STOPPED, COMPLETE = SessionStarted.wire_name, SessionStopped.wire_name,
 START_FAILED, STOP_FAILED = SessionStartFailed.wire_name, SessionStopFailed.wire_name
 FEE_INCURRING = SessionFeeIncurring.wire_name
 
-SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
-    {
-        "session": _scenario("a session from its start to its completion", (0, STARTED), (42, STOPPED), (43, COMPLETE)),
-        "fee-warning": _scenario("a session shortly before a fee", (0, STARTED), (95, FEE_INCURRING)),
-        "start-failed-then-started": _scenario(
-            "a start that fails and then succeeds", (0, START_FAILED), (1, STARTED), (42, STOPPED), (43, COMPLETE)
-        ),
-        "stop-failed": _scenario("a session whose stop fails", (0, STARTED), (42, STOP_FAILED)),
-        "unknown": _scenario("an event with an unknown name", (0, UNKNOWN_EVENT)),
-        "cdr": _scenario(
-            "a session and its charging detail record", (0, STARTED), (43, COMPLETE), (44, CHARGING_RECORD)
-        ),
-    }
-)
+SCENARIOS: Mapping[str, Scenario] = {
+    "session": _scenario("a session from its start to its completion", (0, STARTED), (42, STOPPED), (43, COMPLETE)),
+    "fee-warning": _scenario("a session shortly before a fee", (0, STARTED), (95, FEE_INCURRING)),
+    "start-failed-then-started": _scenario(
+        "a start that fails and then succeeds", (0, START_FAILED), (1, STARTED), (42, STOPPED), (43, COMPLETE)
+    ),
+    "stop-failed": _scenario("a session whose stop fails", (0, STARTED), (42, STOP_FAILED)),
+    "unknown": _scenario("an event with an unknown name", (0, UNKNOWN_EVENT)),
+    "cdr": _scenario("a session and its charging detail record", (0, STARTED), (43, COMPLETE), (44, CHARGING_RECORD)),
+}
 
 
 def build_scenario(

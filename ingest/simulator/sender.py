@@ -67,20 +67,27 @@ async def send(  # noqa: PLR0913  what a load consists of
     rate: float | None = None,
     connections: int = CONNECTIONS,
 ) -> None:
-    """Send all requests, those of a track one after the other, at most `rate` a second.
+    """Send all requests, those of a track one after the other, at most `rate` a second, evenly spaced.
 
     Tracks may be generated while they are sent, without an end: the load ends with them. Each request is signed when it
     is sent. `on_response` gets every response.
     """
-    pacer = RequestPacer(rate)
     waiting = iter(tracks)
+    interval, due = 0 if rate is None else 1 / rate, 0.0
+
+    async def wait_until_due() -> None:
+        nonlocal due
+        if interval:
+            now = asyncio.get_running_loop().time()
+            due = max(due + interval, now)
+            await asyncio.sleep(due - now)
 
     async def send_tracks() -> None:
         connection = KeepAliveConnection(url)
         try:
             for track in waiting:
                 for planned in track:
-                    await pacer.wait()
+                    await wait_until_due()
                     on_response(await post(connection, signer.request(planned, at=datetime.now(UTC))))
         finally:
             connection.close()
@@ -106,22 +113,6 @@ async def post(connection: KeepAliveConnection, request: SignedRequest) -> Simul
         document = None
     fields = document if isinstance(document, dict) else {}
     return SimulatorResponse(request, took, status, problem, fields.get("id"), fields.get("duplicate") is True)
-
-
-class RequestPacer:
-    """Spaces requests evenly."""
-
-    def __init__(self, rate: float | None) -> None:
-        """`rate` is requests a second; None is no limit."""
-        self._interval = 0 if rate is None else 1 / rate
-        self._next = 0.0
-
-    async def wait(self) -> None:
-        """Wait until the next request is due."""
-        if self._interval:
-            now = asyncio.get_running_loop().time()
-            self._next = max(self._next + self._interval, now)
-            await asyncio.sleep(self._next - now)
 
 
 def _percentile(latencies: Sequence[timedelta], part: float) -> timedelta:

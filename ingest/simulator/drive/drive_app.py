@@ -11,6 +11,7 @@ from http import HTTPStatus
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, RequestCounter, UnknownFault, parse_rates
-from ingest.simulator.drive.endpoints import DriveEndpoints, HttpError
+from ingest.simulator.drive.endpoints import DriveEndpoints
 from ingest.simulator.drive.state import DriveState, dump_sessions, parse_sessions
 
 DRIVE_KEY = "made-up-drive-key"
@@ -100,8 +101,8 @@ class AuthAndFaults:
             try:
                 self._authenticate(request, with_limited_key=with_limited_key)
                 return await self._respond(request, endpoint)
-            except HttpError as error:
-                return JSONResponse({"message": str(error)}, error.status)
+            except HTTPException as error:
+                return JSONResponse({"message": error.detail}, error.status_code)
 
         return guarded
 
@@ -110,20 +111,20 @@ class AuthAndFaults:
         limited = self._credentials.limited_key
         is_limited = limited is not None and compare_digest(key, limited.encode())
         if not is_limited and not compare_digest(key, self._credentials.api_key.encode()):
-            raise HttpError(HTTPStatus.UNAUTHORIZED, "The key is not known.")
+            raise HTTPException(HTTPStatus.UNAUTHORIZED, "The key is not known.")
         if is_limited and not with_limited_key:
-            raise HttpError(HTTPStatus.FORBIDDEN, "The key lacks the permission.")
+            raise HTTPException(HTTPStatus.FORBIDDEN, "The key lacks the permission.")
         if not self._counter.count():
-            raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
 
     async def _respond(self, request: Request, endpoint: Endpoint) -> Response:
         faults = self._faults.next_faults()
         if DriveFault.SLOW in faults:
             await asyncio.sleep(SLOW_RESPONSE)
         if DriveFault.THROTTLED in faults:
-            raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests.")
         if DriveFault.BROKEN in faults:
-            raise HttpError(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong.")
+            raise HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong.")
         request.state.loses_entries = DriveFault.LOST in faults
         response = await endpoint(request)
         if DriveFault.NONSENSE in faults:

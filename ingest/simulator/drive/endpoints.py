@@ -8,6 +8,7 @@ from hmac import compare_digest
 from http import HTTPStatus
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -21,14 +22,6 @@ KEY_PAGE_SIZES = range(10, 501)
 FOREVER = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 
 
-class HttpError(Exception):
-    """Raised to end a request with a status."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class DriveEndpoints:
     """Endpoints of the Drive API, and of the token module of Roam OCPI."""
 
@@ -40,7 +33,7 @@ class DriveEndpoints:
         """Return one session, finished or not."""
         session = self._state.sessions.get(request.path_params["session_id"])
         if session is None or session.user_id != request.path_params["user_id"]:
-            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such session.")
+            raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such session.")
         return JSONResponse(self._state.document_of(session))
 
     async def history(self, request: Request) -> Response:
@@ -49,7 +42,9 @@ class DriveEndpoints:
         statuses = filters.get("sessionStatus") or ["COMPLETE"]
         limit = filters.get("limit", 50)
         if not isinstance(statuses, list) or not isinstance(limit, int) or not 0 < limit <= MAX_SESSIONS:
-            raise HttpError(HTTPStatus.BAD_REQUEST, "sessionStatus must be a list, and limit a number from 1 to 1000.")
+            raise HTTPException(
+                HTTPStatus.BAD_REQUEST, "sessionStatus must be a list, and limit a number from 1 to 1000."
+            )
         since, until = (_parse_time(filters.get(name)) for name in ("startTime", "endTime"))
         entries = []
         for session in self._state.sessions.values():
@@ -75,17 +70,17 @@ class DriveEndpoints:
         location_id = request.path_params["location_id"]
         operator = self._state.locations.get(location_id)
         if operator is None:
-            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such location.")
+            raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such location.")
         return JSONResponse({"locationId": location_id, "operator_display_name": operator})
 
     async def charging_keys(self, request: Request) -> Response:
         """Return a page of the keys of a fleet, or of all."""
         fleet_id = request.query_params.get("fleetId")
         if fleet_id is not None and fleet_id not in self._state.fleets:
-            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such fleet.")
+            raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such fleet.")
         size = request.query_params.get("page_size", "100")
         if not size.isdecimal() or int(size) not in KEY_PAGE_SIZES:
-            raise HttpError(HTTPStatus.BAD_REQUEST, "page_size must be a number from 10 to 500.")
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "page_size must be a number from 10 to 500.")
         entries = [("", *each) for each in self._state.keys.items() if fleet_id in {None, each[1].get("fleetId")}]
         return _page(request, "keys", entries, int(size), request.query_params.get("cursor"))
 
@@ -94,9 +89,9 @@ class DriveEndpoints:
         body = await _body(request)
         fleet_id, name = body.get("fleetId"), body.get("fleetName")
         if not isinstance(fleet_id, str) or not 0 < len(fleet_id) <= MAX_FLEET_NAME:
-            raise HttpError(HTTPStatus.BAD_REQUEST, "fleetId must be a text of up to 100 characters.")
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "fleetId must be a text of up to 100 characters.")
         if fleet_id in self._state.fleets:
-            raise HttpError(HTTPStatus.CONFLICT, "There is such a fleet already.")
+            raise HTTPException(HTTPStatus.CONFLICT, "There is such a fleet already.")
         self._state.fleets[fleet_id] = _checked_name(name)
         return JSONResponse({"fleetId": fleet_id, "fleetName": name}, HTTPStatus.CREATED)
 
@@ -122,7 +117,7 @@ class DriveEndpoints:
             return _ocpi(HTTPStatus.UNAUTHORIZED, 2000)
         try:
             document = await _body(request)
-        except HttpError:
+        except HTTPException:
             return _ocpi(HTTPStatus.BAD_REQUEST, 2001)
         whitelist = "NEVER" if document.get("whitelist") == "NEVER" else "ALLOWED_OFFLINE"
         name = "/".join(request.path_params[part] for part in ("country", "party", "uid"))
@@ -132,7 +127,7 @@ class DriveEndpoints:
     def _fleet(self, request: Request) -> str:
         fleet_id: str = request.path_params["fleet_id"]
         if fleet_id not in self._state.fleets:
-            raise HttpError(HTTPStatus.NOT_FOUND, "There is no such fleet.")
+            raise HTTPException(HTTPStatus.NOT_FOUND, "There is no such fleet.")
         return fleet_id
 
 
@@ -155,7 +150,7 @@ def _parse_cursor(cursor: object) -> tuple[str, str]:
     try:
         at, name = json.loads(b64decode(str(cursor)))
     except ValueError:
-        raise HttpError(HTTPStatus.BAD_REQUEST, "The cursor is invalid.") from None
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "The cursor is invalid.") from None
     return str(at), str(name)
 
 
@@ -167,7 +162,7 @@ async def _body(request: Request) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise HttpError(HTTPStatus.BAD_REQUEST, "The body must be a JSON object.")
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "The body must be a JSON object.")
     return document
 
 
@@ -175,7 +170,7 @@ def _parse_time(value: object) -> datetime | None:
     try:
         return None if value is None else parse_timestamp(value)
     except ValueError:
-        raise HttpError(HTTPStatus.BAD_REQUEST, "A time must be in ISO 8601.") from None
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "A time must be in ISO 8601.") from None
 
 
 def _is_between(at: datetime | None, since: datetime | None, until: datetime | None) -> bool:
@@ -187,7 +182,7 @@ def _is_between(at: datetime | None, since: datetime | None, until: datetime | N
 
 def _checked_name(name: object) -> str | None:
     if name is not None and (not isinstance(name, str) or len(name) > MAX_FLEET_NAME):
-        raise HttpError(HTTPStatus.BAD_REQUEST, "fleetName must be a text of up to 100 characters.")
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "fleetName must be a text of up to 100 characters.")
     return name
 
 

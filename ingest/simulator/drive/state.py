@@ -18,16 +18,7 @@ from typing import Any, Literal, get_args
 import pydantic
 from pydantic import AwareDatetime, TypeAdapter
 
-from ingest.simulator.scenarios import (
-    COMPLETE,
-    START_FAILED,
-    STARTED,
-    STOP_FAILED,
-    STOPPED,
-    SimulatedEvent,
-    format_timestamp,
-)
-from ingest.wire.envelope import Kind
+from ingest.simulator.scenarios import COMPLETE, STARTED, STOPPED, SimulatedEvent, format_timestamp
 from ingest.wire.timestamps import parse_timestamp
 
 KEYS, FLEETS, LOCATIONS = 250, 3, 20
@@ -37,13 +28,7 @@ NEVER_ENDS, LONG_OVER = parse_timestamp("2099-12-31T23:59:59Z"), parse_timestamp
 Status = Literal["WAITING_TO_START", "START_FAILED", "STARTED", "STOP_FAILED", "STOPPED", "COMPLETE"]
 STATUS_ORDER: tuple[Status, ...] = get_args(Status)
 """From the least to the most final."""
-STATUS_BY_EVENT: Mapping[str, Status] = {
-    START_FAILED: "START_FAILED",
-    STARTED: "STARTED",
-    STOP_FAILED: "STOP_FAILED",
-    STOPPED: "STOPPED",
-    COMPLETE: "COMPLETE",
-}
+STATUS_BY_EVENT = {f"SESSION_{status}": status for status in STATUS_ORDER}
 STATUS_IN_DRIVE = {"START_FAILED": "WAITING_TO_START", "STOPPED": "STARTED"}
 """Statuses of events that the Drive API has not been seen to return, and what it returns instead."""
 
@@ -158,7 +143,7 @@ def state_from_scenario(scenario: Sequence[SimulatedEvent]) -> SessionState | No
     """Return what really happened in the session of a scenario; None without an event of a session's course."""
     found: SessionState | None = None
     for event in scenario:
-        if event.kind is not Kind.EVENTS or event.name not in STATUS_BY_EVENT:
+        if event.name not in STATUS_BY_EVENT:
             continue
         payload = json.loads(event.body)["payload"]
         at = parse_timestamp(payload["timestamp"])
