@@ -30,8 +30,7 @@ POLL = 0.05
 def lock_and_check(path: Path) -> int:
     """Return a descriptor that locks the inbox file, shared, while it is open. Raise OSError if it cannot be locked.
 
-    A process that is alone with the file checks it, and renames it if it is corrupt. If the file is marked as corrupt,
-    wait until the other processes have shut down.
+    A process that is alone with the file checks it first. For a marked file wait until the others have shut down.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(path.parent / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -79,7 +79,10 @@ class Heartbeat:
     async def run(self) -> None:
         """Beat until cancelled."""
         while True:
-            if await self._can_keep():
+            if self._inbox.problem is not None:
+                with contextlib.suppress(InboxUnavailable):
+                    await self._inbox.probe()
+            if self._inbox.problem is None:
                 await asyncio.to_thread(self._beat_or_log)
             await asyncio.sleep(HEARTBEAT_INTERVAL)
 
@@ -94,12 +97,6 @@ class Heartbeat:
         with self._lock:
             self._stopped = True
             self._close_file()
-
-    async def _can_keep(self) -> bool:
-        if self._inbox.problem is not None:
-            with contextlib.suppress(InboxUnavailable):
-                await self._inbox.probe()
-        return self._inbox.problem is None
 
     def _beat_or_log(self) -> None:
         with self._lock:

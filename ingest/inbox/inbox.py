@@ -11,10 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import structlog
 
@@ -41,16 +40,9 @@ PROBE = "INSERT OR REPLACE INTO meta VALUES ('probed_at', ?)"
 PROBED = Kept("", duplicate=False)
 
 
-class WriterCommand(Enum):
-    """What the writing thread is to do next."""
-
-    COMMIT = auto()
-    """Commit the next group."""
-    END = auto()
-    """Commit everything that waits, and end."""
-
-
 PendingWrite: TypeAlias = tuple[Row | None, asyncio.Future[Kept], int]
+# Commit the next group; or commit everything that waits, and end.
+WriterCommand: TypeAlias = Literal["commit", "end"]
 
 
 class Inbox:
@@ -94,7 +86,7 @@ class Inbox:
         with self._gate:
             was_open, self._is_open = self._is_open, False
         if was_open:
-            self._commands.put(WriterCommand.END)
+            self._commands.put("end")
             self._thread.join()
         if self._lock is not None:
             os.close(self._lock)
@@ -138,11 +130,11 @@ class Inbox:
         if turns and before < waiting < MAX_GROUP:
             loop.call_soon(self._schedule_commit, loop, waiting, turns - 1)
         else:
-            self._commands.put(WriterCommand.COMMIT)
+            self._commands.put("commit")
 
     def _write(self) -> None:
         # One group a command: the loop answers, and gathers the next group, in between.
-        while self._commands.get() is WriterCommand.COMMIT:
+        while self._commands.get() == "commit":
             self._commit(self._next_group())
         while group := self._next_group():
             self._commit(group)
@@ -221,7 +213,8 @@ class Inbox:
             self.problem = problem
             log.error("inbox.failed", error=problem)
         self._metrics.commit_failed()
-        self._report_if_corrupt(error)
+        while is_corruption(error) and self._on_corruption:
+            self._on_corruption.pop()()
         if self._file is None:
             return
         with contextlib.suppress(sqlite3.Error):
@@ -231,7 +224,3 @@ class Inbox:
         with contextlib.suppress(sqlite3.Error):
             self._file.close()
         self._file = None
-
-    def _report_if_corrupt(self, error: Exception) -> None:
-        while is_corruption(error) and self._on_corruption:
-            self._on_corruption.pop()()

@@ -1,15 +1,12 @@
 """The write lock of the inbox file: background writes that wait for it, and checkpoints that hold it.
 
-SQLite 3.7.0 to 3.51.2 has the WAL-reset bug (https://sqlite.org/wal.html#walresetbug). A checkpoint begins just after
-another has copied the whole log into the file, and reads the length of the log. If a commit resets the log before the
-checkpoint reads how much of it is copied, the checkpoint takes the new log for the old one and records the old length
-as copied. The next checkpoint skips that many frames: commits are lost, and the file may be corrupt.
+SQLite 3.7.0 to 3.51.2 loses commits if one resets the log while a checkpoint begins: the WAL-reset bug
+(https://sqlite.org/wal.html#walresetbug). A reset needs the write lock, and an automatic checkpoint does not take it.
 
-A reset needs the write lock, and an automatic checkpoint does not take it. Hence `open_inbox_file` turns automatic
-checkpoints off for every connection, and `Checkpointer` checkpoints on a second connection while the first holds the
-write lock. One connection cannot do both: SQLite refuses a checkpoint within a transaction, and the modes that lock
-(FULL, RESTART, TRUNCATE) go on without the lock if they do not get it. The last connection that closes checkpoints
-while it holds the exclusive lock of the file, so that no other connection is there to reset the log.
+Hence `open_inbox_file` turns automatic checkpoints off for every connection, and `Checkpointer` checkpoints on a second
+connection while the first holds the write lock. One connection cannot do both: SQLite refuses a checkpoint within a
+transaction, and the modes that lock (FULL, RESTART, TRUNCATE) go on without the lock if they do not get it. The last
+connection that closes checkpoints while it holds the exclusive lock of the file, so no other can reset the log.
 """
 
 import sqlite3
@@ -78,10 +75,7 @@ def disable_busy_timeout(file: sqlite3.Connection) -> None:
 
 
 def execute_with_retry(file: sqlite3.Connection, statement: str, values: tuple[str | float, ...] = ()) -> int:
-    """Execute one statement as soon as the lock is free, and return the number of rows.
-
-    As a transaction of its own it holds the lock without waiting for another thread of this process in between.
-    """
+    """Execute one statement, a transaction of its own, as soon as the lock is free; return the number of rows."""
     until = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:

@@ -161,8 +161,10 @@ class Outbox:
     def next_batch(self, queue: str, limit: int, size: int) -> OutboxSlice:
         """Return the oldest rows that wait for the queue: at most `limit` with `size` bytes, at least one."""
         rows = self._select(queue, NEXT, {"queue": queue, "limit": limit, "size": size})
-        is_full = len(rows.seqs) == limit or (bool(rows.seqs) and self._waits_after(queue, rows.seqs[-1]))
-        return replace(rows, is_full=is_full)
+        if not rows.seqs:
+            return rows
+        has_more = self._file.execute(WAITS_AFTER, (queue, rows.seqs[-1])).fetchone() is not None
+        return replace(rows, is_full=has_more or len(rows.seqs) == limit)
 
     def assign(self, batches: Iterable[tuple[str, OutboxSlice]]) -> None:
         """Record which rows travel in which batch, before anything of it is in Redis."""
@@ -256,9 +258,6 @@ class Outbox:
         (listed,) = self._file.execute(statement, values).fetchone()
         rows = json.loads(listed)
         return OutboxSlice(queue, tuple(seq for seq, _ in rows), tuple(size for _, size in rows), is_full=False)
-
-    def _waits_after(self, queue: str, seq: int) -> bool:
-        return self._file.execute(WAITS_AFTER, (queue, seq)).fetchone() is not None
 
     def _delivery(self, row: tuple[Any, ...]) -> Delivery:
         _, id_, kind, event, session_id, received_at, signed_with, signed_at, headers, body, receipts, *_ = row
