@@ -1,7 +1,7 @@
 """Loads one endpoint with signed requests from a process of its own, `python -m tests.bench.http_load SPEC`.
 
-Spec and result are JSON. Every body is distinct. Requests are built before the clock starts and written as they are by
-`asyncio.Protocol`s, so that the load generator is not the bottleneck, as an HTTP client would be.
+Spec and result are JSON. Every body is distinct. Requests are built before the clock starts and written as they are, so
+that the load generator is not the bottleneck, as an HTTP client would be.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
 
+from ingest.simulator.connection import NO_RESPONSE, KeepAliveConnection
 from ingest.wire.signature import SIGNATURE_HEADER, sign
 from tests.bench.report import p99
 
 EVENTS = ("SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE")
 FIRST_EVENT_AT = datetime(2026, 1, 1, tzinfo=UTC)
-HEAD_END = b"\r\n\r\n"
 MAX_RATE = 30_000
 """Requests a second beyond what any receiver here can answer."""
 
@@ -111,11 +111,11 @@ class Load:
         self._due += self._interval
         return following, (self._due - now if self._interval else 0.0)
 
-    def record(self, status: bytes, sent: float) -> None:
+    def record(self, status: int, sent: float) -> None:
         """Record one response; in the warm-up only if it is not 200."""
         now = time.perf_counter()
-        if status != b"200":
-            self.record_refusal(status.decode("ascii", "replace"))
+        if status != HTTPStatus.OK:
+            self.record_refusal(str(status))
         elif now >= self._begin:
             self._took.append(now - sent)
         self._last = now
@@ -137,73 +137,29 @@ class Load:
         )
 
 
-class Connection(asyncio.Protocol):
-    """One kept-alive connection: a request, its response, the next request."""
-
-    def __init__(self, load: Load) -> None:
-        """Connect to the shared load."""
-        self._load = load
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.WriteTransport | None = None
-        self._buffer = b""
-        self._sent = 0.0
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the first request."""
-        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's class has no common ancestor
-        self._send_next()
-
-    def data_received(self, data: bytes) -> None:
-        """Record a response, which may arrive in pieces, and send the next request."""
-        buffer = self._buffer + data if self._buffer else data
-        head_end = buffer.find(HEAD_END)
-        if head_end < 0 or len(buffer) < head_end + len(HEAD_END) + _content_length(buffer[:head_end]):
-            self._buffer = buffer
+async def send_on_one_connection(load: Load, url: str) -> None:
+    """Send a request, await its response, and send the next one, until the load is over or the peer disconnects."""
+    connection = KeepAliveConnection(url)
+    while (following := load.next()) is not None:
+        if following[1] > 0:
+            await asyncio.sleep(following[1])
+        sent = time.perf_counter()
+        try:
+            status, _ = await connection.exchange(following[0])
+        except NO_RESPONSE:
+            load.record_refusal("connection closed")
             return
-        self._buffer = b""
-        self._load.record(buffer[9:12], self._sent)
-        self._send_next()
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        """Record that the peer closed the connection."""
-        if not self.ended.done():
-            self._load.record_refusal("connection closed")
-            self.ended.set_result(None)
-
-    def _send_next(self) -> None:
-        following = self._load.next()
-        if following is None:
-            self.ended.set_result(None)
-            self._transport.close()  # type: ignore[union-attr] # connected
-        elif following[1] > 0:
-            self._loop.call_later(following[1], self._send, following[0])
-        else:
-            self._send(following[0])
-
-    def _send(self, request: bytes) -> None:
-        if not self.ended.done():
-            self._sent = time.perf_counter()
-            self._transport.write(request)  # type: ignore[union-attr] # connected
-
-
-def _content_length(head: bytes) -> int:
-    lines = head.lower().split(b"\r\n")
-    return next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
+        load.record(status, sent)
+    connection.close()
 
 
 async def send(spec: LoadSpec) -> LoadResult:
     """Send a load and wait for the last response."""
-    parts = urlsplit(spec.url)
-    loop = asyncio.get_running_loop()
     load = Load(spec)
     gc.freeze()
     gc.disable()  # a collection over 100,000 requests would be measured as the receiver's latency
-    connections = [
-        (await loop.create_connection(lambda: Connection(load), parts.hostname or "", parts.port or 80))[1]
-        for _ in range(min(spec.connections, spec.count))
-    ]
-    await asyncio.gather(*(connection.ended for connection in connections))
+    count = min(spec.connections, spec.count)
+    await asyncio.gather(*(send_on_one_connection(load, spec.url) for _ in range(count)))
     return load.result()
 
 
