@@ -1,4 +1,4 @@
-"""What became of everything that was acknowledged: counted in the stores themselves, event by event."""
+"""Audit: each acknowledged delivery is compared with the stores, and everything in them with what was sent."""
 
 import sqlite3
 import time
@@ -38,8 +38,8 @@ from workers.ledger.tables.core_tables import deliveries, pushes
 
 
 @dataclass
-class Expectations:
-    """What is wrong, a sentence each."""
+class Discrepancies:
+    """Broken promises, a sentence each."""
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Expectations:
 
 
 def is_settled(cluster: Cluster, ids: set[str]) -> bool:
-    """Say whether the ledger has an end for all of these, and for their pushes; an inbox may hold them longer."""
+    """Return whether the ledger has settled all of these and sent their pushes; an inbox may hold them longer."""
     ended = select(func.count()).where(deliveries.c.id.in_(ids), deliveries.c.settled_at.is_not(None))
     unsent = select(func.count()).where(pushes.c.delivery_id.in_(ids), pushes.c.state == PushState.WAITING)
     with read_only(cluster.engine) as ledger:
@@ -55,7 +55,7 @@ def is_settled(cluster: Cluster, ids: set[str]) -> bool:
 
 
 def is_quiet(cluster: Cluster) -> bool:
-    """Say whether nothing is under way at all."""
+    """Return whether no delivery and no push is under way."""
     if any(_waiting(path) for path in cluster.inboxes() if path.exists()):
         return False
     with read_only(cluster.engine) as ledger:
@@ -64,96 +64,98 @@ def is_quiet(cluster: Cluster) -> bool:
         return ledger.execute(unsettled).first() is None and ledger.execute(unsent).first() is None
 
 
-def wait_until_quiet(cluster: Cluster, patience: float) -> float | None:
-    """Wait until nothing is under way any more, and tell how long that took; None if it never came to that."""
+def wait_until_quiet(cluster: Cluster, timeout_s: float) -> float | None:
+    """Wait until nothing is under way; return how many seconds that took, or None if the time was up."""
     began = time.monotonic()
     try:
-        wait_until(lambda: is_quiet(cluster), "all is settled", patience)
+        wait_until(lambda: is_quiet(cluster), "all is settled", timeout_s)
     except AssertionError:
         return None
     return time.monotonic() - began
 
 
-def audit(cluster: Cluster, acknowledged: set[str], sent: set[str]) -> Expectations:
-    """Compare what the stores hold with what the sender was promised. To be called when all is quiet."""
-    books = Expectations()
+def audit(cluster: Cluster, acknowledged: set[str], sent: set[str]) -> Discrepancies:
+    """Compare the stores with what was sent and acknowledged. Call it when nothing is under way."""
+    found = Discrepancies()
     with read_only(cluster.engine) as ledger:
         kept = {row.id: row for row in ledger.execute(select(deliveries))}
-        done = Counter(map(tuple, ledger.execute(select(effects.c.delivery_id, effects.c.handler))))
-        asked = Counter(ledger.scalars(select(pushes.c.delivery_id)))
-        taken = {row.id: row.state for row in ledger.execute(select(pushes.c.id, pushes.c.state))}
+        effects_of = Counter(map(tuple, ledger.execute(select(effects.c.delivery_id, effects.c.handler))))
+        pushes_of = Counter(ledger.scalars(select(pushes.c.delivery_id)))
+        push_states = {row.id: row.state for row in ledger.execute(select(pushes.c.id, pushes.c.state))}
         records = {session.session_id: session for session in sessions.latest(ledger, 1_000_000)}
         amounts = {row.delivery_id: row.amount for row in ledger.execute(select(cdrs.c.delivery_id, cdrs.c.amount))}
     for path in cluster.inboxes():
-        books.stuck += [f"{count} in {path.parent.name}'s inbox" for count in [_waiting(path)] if count]
-    books.lost += [f"{missing} was acknowledged, and is not in the ledger" for missing in acknowledged - kept.keys()]
-    books.doubled += [f"{alien} was never sent" for alien in kept.keys() - sent]
-    told = defaultdict(list)
+        found.stuck += [f"{count} in {path.parent.name}'s inbox" for count in [_waiting(path)] if count]
+    found.lost += [f"{missing} was acknowledged and is not in the ledger" for missing in acknowledged - kept.keys()]
+    found.doubled += [f"{unknown} was never sent" for unknown in kept.keys() - sent]
+    parts_of = defaultdict(list)
     for row in kept.values():
         if row.id != delivery_id(Kind(row.kind), row.body):
-            books.lost.append(f"{row.id} has another body than was sent")
+            found.lost.append(f"{row.id} has another body than the one sent")
         event = decode(Kind(row.kind), row.body)
         if isinstance(event, SessionEvent):
-            told[event.session_id].append(with_clock_skew(session_of(event), event.at, row.received_at, cluster.skew))
-        _compare_outcomes(books, row, event, done, asked)
+            parts_of[event.session_id].append(
+                with_clock_skew(session_of(event), event.at, row.received_at, cluster.skew)
+            )
+        _compare_outcomes(found, row, event, effects_of, pushes_of)
         if isinstance(event, ChargingRecord) and amounts.pop(row.id, None) != Decimal(event.document["cost"]["total"]):
-            books.lost.append(f"{row.id} has no record of its amount")
-    for session_id, parts in told.items():
+            found.lost.append(f"{row.id} has no record of its amount")
+    for session_id, parts in parts_of.items():
         if records.pop(session_id, None) != reduce(merge, parts):
-            books.lost.append(f"session {session_id} is not what its events say")
-    books.doubled += [f"nobody told of {unheard}" for unheard in (*records, *amounts)]
-    _compare_pushes(books, taken, Counter(cluster.pushed.read_text().split()))
-    books.stuck += _found_by_check(cluster)
-    return books
+            found.lost.append(f"session {session_id} is not what its events say")
+    found.doubled += [f"{unsent} was never sent" for unsent in (*records, *amounts)]
+    _compare_pushes(found, push_states, Counter(cluster.pushed.read_text().split()))
+    found.stuck += _found_by_check(cluster)
+    return found
 
 
 def _compare_outcomes(
-    books: Expectations, row: Row, event: Event, done: Counter[tuple[str, str]], asked: Counter[str]
+    found: Discrepancies, row: Row, event: Event, effects_of: Counter[tuple[str, str]], pushes_of: Counter[str]
 ) -> None:
-    """Compare what was done about a delivery with what is to be done about its event."""
+    """Compare the effects of a delivery with those that its event must have."""
     if row.settled_at is None:
-        books.stuck.append(f"{row.id} is {row.state}")
+        found.stuck.append(f"{row.id} is {row.state}")
         return
-    # A misdeed may cost the run that does it, and nothing else.
+    # A handler that misbehaves may lose its own run, and nothing else.
     if row.state is not DeliveryState.SETTLED and not isinstance(event, SessionStopFailed):
-        books.lost.append(f"{row.id} is {row.state}")
-    wanted = {
-        "note_here": isinstance(event, SessionEvent),
-        "note_record": isinstance(event, ChargingRecord),
-        "note_apart": isinstance(event, SessionComplete),
-        "note_at_second_try": isinstance(event, SessionStopped),
+        found.lost.append(f"{row.id} is {row.state}")
+    expected = {
+        "record_in_batch": isinstance(event, SessionEvent),
+        "record_cdr": isinstance(event, ChargingRecord),
+        "record_in_own_job": isinstance(event, SessionComplete),
+        "record_on_retry": isinstance(event, SessionStopped),
     }
-    for handler, is_wanted in wanted.items():
-        _compare(books, f"{row.id}: {handler}", done[row.id, handler], int(is_wanted))
-    _compare(books, f"{row.id}: pushes", asked[row.id], int(isinstance(event, SessionStarted)))
+    for handler, is_expected in expected.items():
+        _compare(found, f"{row.id}: {handler}", effects_of[row.id, handler], int(is_expected))
+    _compare(found, f"{row.id}: pushes", pushes_of[row.id], int(isinstance(event, SessionStarted)))
 
 
-def pushed_twice(cluster: Cluster) -> set[str]:
-    """The pushes that a provider was told of more than once, with the same id."""
+def pushed_more_than_once(cluster: Cluster) -> set[str]:
+    """Return the ids of the pushes that their provider received more than once."""
     return {push_id for push_id, count in Counter(cluster.pushed.read_text().split()).items() if count > 1}
 
 
-def _compare(books: Expectations, what: str, found: int, wanted: int) -> None:
-    if found < wanted:
-        books.lost.append(f"{what}: {found} instead of {wanted}")
-    elif found > wanted:
-        books.doubled.append(f"{what}: {found} instead of {wanted}")
+def _compare(found: Discrepancies, what: str, count: int, expected: int) -> None:
+    if count < expected:
+        found.lost.append(f"{what}: {count} instead of {expected}")
+    elif count > expected:
+        found.doubled.append(f"{what}: {count} instead of {expected}")
 
 
-def _compare_pushes(books: Expectations, taken: dict[str, PushState], written: Counter[str]) -> None:
-    """Compare what the ledger says of pushes with what their provider was told."""
-    for key, state in taken.items():
+def _compare_pushes(found: Discrepancies, push_states: dict[str, PushState], sent: Counter[str]) -> None:
+    """Compare the pushes in the ledger with those that their provider received."""
+    for key, state in push_states.items():
         if state is PushState.WAITING:
-            books.stuck.append(f"push {key} waits")
-        elif state is not PushState.SENT:  # these have no end but that
-            books.lost.append(f"push {key} is {state}")
-        elif not written[key]:
-            books.lost.append(f"push {key} was not sent")
-    books.doubled += [f"push {key} is nobody's" for key in written.keys() - taken.keys()]
+            found.stuck.append(f"push {key} waits")
+        elif state is not PushState.SENT:  # no push of ours ends in another way
+            found.lost.append(f"push {key} is {state}")
+        elif not sent[key]:
+            found.lost.append(f"push {key} was not sent")
+    found.doubled += [f"push {key} is not in the ledger" for key in sent.keys() - push_states.keys()]
 
 
 def _found_by_check(cluster: Cluster) -> list[str]:
-    """What `webhooks check --deep` finds, on each node."""
+    """Return what `webhooks check --deep` finds on each node."""
     found = set()
     for path in cluster.inboxes():
         settings = load_settings(
@@ -174,6 +176,6 @@ def _waiting(path: object) -> int:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as file:
         try:
             (count,) = file.execute("SELECT count(*) FROM deliveries").fetchone()
-        except sqlite3.OperationalError:  # just being made
+        except sqlite3.OperationalError:  # its tables are being created
             return 1
     return int(count)

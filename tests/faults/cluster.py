@@ -1,4 +1,4 @@
-"""Everything that a node runs, in processes of its own, each started anew whenever it dies."""
+"""A cluster: the processes of one or more nodes, each restarted whenever it dies, with their Redis and database."""
 
 import contextlib
 import http.client
@@ -29,14 +29,14 @@ from workers.ledger.database.migrate import migrate
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
-#: How soon what has died is started again, in seconds; systemd's own default.
-RESTART_AFTER = 0.1
-#: Clusters are set up in threads, and Alembic keeps what it is doing in a global.
-MIGRATING = threading.Lock()
+#: Seconds until a process that has died is restarted; systemd's default.
+RESTART_AFTER_S = 0.1
+#: Clusters are set up in threads, and Alembic keeps its context in a global.
+MIGRATION_LOCK = threading.Lock()
 
 
 class Process(Protocol):
-    """What is asked of a process that was started."""
+    """The part of `subprocess.Popen` that a member needs."""
 
     pid: int
 
@@ -48,13 +48,13 @@ class Process(Protocol):
 
 
 class Launch(Protocol):
-    """Starts a command in a folder, with what it says in a log."""
+    """Starts a command in a folder, with its output in a log."""
 
     def __call__(self, command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Process: ...
 
 
 def start_program(command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> Process:
-    """Start a program as an operator would."""
+    """Start a program in a session of its own."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -68,7 +68,7 @@ def start_program(command: list[str], folder: Path, environment: Mapping[str, st
 
 
 class Member:
-    """A process that shall be running."""
+    """A process that is restarted when it dies, until it is stopped."""
 
     def __init__(
         self, name: str, command: list[str], environment: Mapping[str, str], folder: Path, launch: Launch
@@ -80,9 +80,9 @@ class Member:
         self._folder = folder
         self.log = folder / f"{name}.log"
         self._process: Process | None = None
-        self._is_wanted = False
-        # A trial starts and stops what the cluster watches over: two of the same would be one that nobody knows.
-        self._turn = threading.Lock()
+        self._should_run = False
+        # A trial and the thread that restarts the dead may both start it: two at once would leave one unsupervised.
+        self._start_lock = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -94,26 +94,26 @@ class Member:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        with self._turn:
-            self._is_wanted = True
+        with self._start_lock:
+            self._should_run = True
             self._run()
 
     def restart_if_dead(self) -> None:
-        """Start it if it has died and shall be running."""
-        with self._turn:
-            if self._is_wanted:
+        """Restart it if it has died and was not stopped."""
+        with self._start_lock:
+            if self._should_run:
                 self._run()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal; whoever dies of it is started again."""
+        """Send a signal; if it dies of it, it is restarted."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it for good, or until `start`."""
-        with self._turn:
-            self._is_wanted = False
+        """End it until `start` is called."""
+        with self._start_lock:
+            self._should_run = False
         if self._process is not None:
             self.kill(signal.SIGCONT)
             self.kill(number)
@@ -125,14 +125,14 @@ class Member:
 
 
 class Cluster:
-    """A node or several, with a Redis and a database that are theirs alone. Use it as a context."""
+    """One or more nodes with a Redis and a database of their own, under load. A context manager."""
 
-    #: Events a second, on every cluster. Little, as CI has two cores for three clusters.
+    #: Events a second on every cluster; few, since CI has two cores for three clusters.
     rate = 5.0
-    #: How our own processes are started.
+    #: How our processes are started.
     launch: ClassVar[Launch] = staticmethod(start_program)
 
-    def __init__(  # noqa: PLR0913 - what clusters differ in
+    def __init__(  # noqa: PLR0913 - one argument for each difference between clusters
         self,
         database: str = SQLITE,
         *,
@@ -141,39 +141,39 @@ class Cluster:
         workers: int = 1,
         settings: Mapping[str, str] | None = None,
         launcher: tuple[str, ...] = ("-m", "workers.cli"),
-        is_plain: bool = True,
+        has_valkey: bool = True,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="faults-"))
         self.database = database
         self._launcher = launcher
         self._settings = dict(settings or {})
         self._nodes, self._serves, self._workers = nodes, serves, workers
-        self._is_plain = is_plain
+        self._has_valkey = has_valkey
         self._lock = threading.Lock()
-        self._ending = threading.Event()
-        self._watching = threading.Thread(target=self._restart_dead, daemon=True)
+        self._is_closing = threading.Event()
+        self._restarting = threading.Thread(target=self._restart_dead, daemon=True)
         self.postgres: Postgres | None = None
         self.members: dict[str, Member] = {}
         self.ports: list[int] = []
         self.redis_port = reserve_port()
         self.redis_url = f"redis://127.0.0.1:{self.redis_port}/0"
         self.skew = load_settings().clock_skew
-        self.crashes = self.folder / "crashes"
+        self.failpoints = self.folder / "failpoints"
         self.pushed = self.folder / "pushed"
         self.database_url = f"sqlite:///{self.folder / 'ledger.db'}"
 
     def __enter__(self) -> Self:
-        self.crashes.mkdir()
+        self.failpoints.mkdir()
         self.pushed.touch()
         try:
             if self.database == POSTGRESQL:
                 self.postgres = Postgres(self.folder / "postgres")
                 self.database_url = self.postgres.url
-            with MIGRATING:
+            with MIGRATION_LOCK:
                 migrate(self.database_url)
             self.engine = create_ledger_engine(self.database_url)
             metadata.create_all(self.engine)
-            if self._is_plain:
+            if self._has_valkey:
                 self.add_valkey()
             for node in range(self._nodes):
                 for endpoint in range(self._serves):
@@ -184,7 +184,7 @@ class Cluster:
             for member in self.members.values():
                 if not member.is_running:
                     member.start()
-            self._watching.start()
+            self._restarting.start()
             for port in self.ports:
                 wait_until(lambda port=port: is_answering_http(port), "the endpoint answers")
             self.load = Load(*self.ports, rate=self.rate)
@@ -194,11 +194,11 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ending.set()
+        self._is_closing.set()
         if hasattr(self, "load"):
             self.load.end()
-        if self._watching.is_alive():
-            self._watching.join()
+        if self._restarting.is_alive():
+            self._restarting.join()
         for member in self.members.values():
             member.stop()
         self._kill_leftovers()
@@ -209,7 +209,7 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What the processes are told; nothing of this shell's settings."""
+        """Return the environment of our processes, without the settings of this shell."""
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
         return {
             **kept,
@@ -222,13 +222,13 @@ class Cluster:
             "PUSH": "file",
             "LOG_FORMAT": "json",
             PUSHED: str(self.pushed),
-            VARIABLE: str(self.crashes),
+            VARIABLE: str(self.failpoints),
             **self._settings,
             **more,
         }
 
     def add(self, name: str, *arguments: str, **environment: str) -> Member:
-        """Add one of our processes; it is started with the others."""
+        """Add a `webhooks` command; it is started with the others."""
         command = [sys.executable, *self._launcher, *arguments]
         return self.add_program(name, command, self.launch, **environment)
 
@@ -239,19 +239,19 @@ class Cluster:
         return member
 
     def add_valkey(self, *options: str, folder: str = "valkey") -> Member:
-        """Start the Valkey of this cluster, with whatever was left in its folder."""
+        """Start the Valkey of this cluster on the data in its folder."""
         child = valkey(self.folder / "valkey.sock", self.folder / folder)
         member = self.add_program("valkey", [*child.command, "--port", str(self.redis_port), *options])
         member.start()
         wait_until(lambda: is_answering(self.redis_port), "Valkey answers")
         return member
 
-    def arm(self, step: Failpoint) -> None:
-        """Have the next process that reaches the step killed."""
-        (self.crashes / step).touch()
+    def arm(self, failpoint: Failpoint) -> None:
+        """Arm a failpoint: the next process that hits it is killed."""
+        (self.failpoints / failpoint).touch()
 
-    def has_killed(self, step: Failpoint) -> bool:
-        return not (self.crashes / step).exists()
+    def has_fired(self, failpoint: Failpoint) -> bool:
+        return not (self.failpoints / failpoint).exists()
 
     def redis(self) -> redis.Redis:
         return redis.Redis.from_url(self.redis_url, socket_timeout=5)
@@ -260,7 +260,7 @@ class Cluster:
         yield from (self.folder / f"node-{node}" / "inbox.db" for node in range(self._nodes))
 
     def logs(self) -> str:
-        """What the processes said last."""
+        """Return the end of each process's log."""
         return "\n".join(
             f"--- {member.name}\n{member.log.read_text(errors='replace')[-3000:]}"
             for member in self.members.values()
@@ -271,15 +271,15 @@ class Cluster:
         return self.members[name].log.read_text(errors="replace")
 
     @contextlib.contextmanager
-    def waits_for_log(self, what: str, patience: float = TIMEOUT_S) -> Iterator[None]:
-        """Stay until one of our processes has said this: what nobody has noticed was no fault."""
+    def expect_log(self, text: str, timeout_s: float = TIMEOUT_S) -> Iterator[None]:
+        """Wait at the end until one more line of our processes holds the text: the fault has had an effect."""
 
         def count() -> int:
-            return sum(self.log_of(name).count(what) for name, member in self.members.items() if member.log.exists())
+            return sum(self.log_of(name).count(text) for name, member in self.members.items() if member.log.exists())
 
         before = count()
         yield
-        wait_until(lambda: count() > before, f"somebody says {what!r}", patience)
+        wait_until(lambda: count() > before, f"{text!r} is logged", timeout_s)
 
     def _add_endpoint(self, node: int, endpoint: int) -> None:
         port = reserve_port()
@@ -287,15 +287,15 @@ class Cluster:
         self.add(f"serve-{node}-{endpoint}", "serve", PORT=str(port), DATA_DIR=str(self.folder / f"node-{node}"))
 
     def _restart_dead(self) -> None:
-        while not self._ending.wait(RESTART_AFTER):
+        while not self._is_closing.wait(RESTART_AFTER_S):
             with self._lock:
                 members = list(self.members.values())
             for member in members:
-                if not self._ending.is_set():
+                if not self._is_closing.is_set():
                     member.restart_if_dead()
 
     def _kill_leftovers(self) -> None:
-        """Kill what our processes have left behind, as all work in the folder: a worker's child has its own group."""
+        """Kill every process whose current folder is ours: a worker's child is in a process group of its own."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):
@@ -314,8 +314,8 @@ def is_answering_http(port: int) -> bool:
         connection.close()
 
 
-def wait_until(condition: Callable[[], object], what: str, patience: float = TIMEOUT_S) -> None:
-    end = time.monotonic() + patience
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    end = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < end, f"not within {patience:g} s: {what}"
+        assert time.monotonic() < end, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.02)

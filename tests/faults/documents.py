@@ -1,4 +1,4 @@
-"""Several hundred bodies: JSON as its grammar has it, what is nearly JSON, and what parsers disagree about."""
+"""Several hundred bodies: JSON, almost JSON, and what JSON parsers disagree about."""
 
 import itertools
 import json
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Shape(StrEnum):
-    """What a body is to RFC 8259."""
+    """Whether a body is JSON by RFC 8259."""
 
     VALID = "JSON"
     INVALID = "no JSON"
@@ -17,7 +17,7 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True)
 class Document:
-    """A body and what it is."""
+    """A body with its name and shape."""
 
     family: str
     name: str
@@ -25,7 +25,7 @@ class Document:
     body: bytes
 
 
-#: Strings that break programs, terminals, logs, databases and templates. Each stands in every field once.
+#: Strings that break programs, terminals, logs, databases and templates. Each is in every field once.
 HOSTILE = {
     "NUL": "\0",
     "controls": "".join(map(chr, range(1, 32))),
@@ -68,9 +68,20 @@ FEE = {
 
 
 def documents() -> list[Document]:
-    """List all of them; no two have the same bytes."""
+    """Return all of them, without duplicates."""
     found: dict[bytes, Document] = {}
-    families = (_scalars, _structures, _nearly, _numbers, _strings, _encodings, _duplicates, _large, _shapes, _hostile)
+    families = (
+        _scalars,
+        _structures,
+        _almost,
+        _numbers,
+        _strings,
+        _encodings,
+        _duplicates,
+        _large,
+        _shapes,
+        _hostile,
+    )
     for family in families:
         for name, shape, body in family():
             found.setdefault(body, Document(family.__name__.strip("_"), name, shape, body))
@@ -104,7 +115,7 @@ def _structures() -> Iterator[tuple[str, Shape, bytes]]:
         yield f"cut after {cut}", Shape.INVALID, whole[:cut]
 
 
-def _nearly() -> Iterator[tuple[str, Shape, bytes]]:
+def _almost() -> Iterator[tuple[str, Shape, bytes]]:
     body = json.dumps(STARTED)
     for name, text in {
         "comment": f"/* c */{body}",

@@ -1,4 +1,4 @@
-"""Handlers whose effects can be counted: one row an event and handler in a table that would take a second one, too."""
+"""Handlers whose effects can be counted: a row for each event and handler, in a table that would take duplicates."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ from ingest.events import (
 metadata = MetaData()
 effects = Table("effects", metadata, Column("delivery_id", String), Column("handler", String))
 
-#: Where the channel writes down what it is given, a line each.
+#: Names the file to which the channel appends the id of each push.
 PUSHED = "PUSHED_TO"
 
 
@@ -32,68 +32,68 @@ def record_effect(ctx: Context, handler: str) -> None:
 
 
 @on(SessionEvent)
-def note_here(event: SessionEvent, ctx: Context) -> None:
-    """Write a row from the batch's own job."""
-    record_effect(ctx, "note_here")
+def record_in_batch(event: SessionEvent, ctx: Context) -> None:
+    """Insert a row in the job of the batch."""
+    record_effect(ctx, "record_in_batch")
 
 
 @on(ChargingRecord)
-def note_record(event: ChargingRecord, ctx: Context) -> None:
-    """Write a row for a CDR."""
-    record_effect(ctx, "note_record")
+def record_cdr(event: ChargingRecord, ctx: Context) -> None:
+    """Insert a row for a CDR."""
+    record_effect(ctx, "record_cdr")
 
 
 @on(SessionComplete, queue="other")
-def note_apart(event: SessionComplete, ctx: Context) -> None:
-    """Write a row from a job of its own."""
-    record_effect(ctx, "note_apart")
+def record_in_own_job(event: SessionComplete, ctx: Context) -> None:
+    """Insert a row in a job of its own."""
+    record_effect(ctx, "record_in_own_job")
 
 
 @on(SessionStopped)
-def note_at_second_try(event: SessionStopped, ctx: Context) -> None:
-    """Write a row when it is called again."""
+def record_on_retry(event: SessionStopped, ctx: Context) -> None:
+    """Insert a row in the second attempt."""
     if ctx.attempt == 1:
-        raise RetryLater("it is the first time", after=timedelta(milliseconds=200))
-    record_effect(ctx, "note_at_second_try")
+        raise RetryLater("the first attempt", after=timedelta(milliseconds=200))
+    record_effect(ctx, "record_on_retry")
 
 
 @on(SessionStarted)
-def greet(event: SessionStarted, ctx: Context) -> None:
-    """Push once a session."""
+def push_hello(event: SessionStarted, ctx: Context) -> None:
+    """Push once for each session."""
     ctx.push(
         event.user_id or "nobody",
         title="Hello",
         body="It has begun.",
-        session_id=None,  # it goes out although the session may be over
+        session_id=None,  # so that it is sent even if the session is over
         collapse_key=f"hello:{ctx.delivery.id}",
     )
 
 
 @channel("file")
 def append_line(push: OutgoingPush) -> None:
-    """Append one line, as a provider would."""
+    """Append the id of the push, as a provider receives it."""
     with Path(os.environ[PUSHED]).open("a") as file:
         file.write(f"{push.id}\n")
 
 
 @on(SessionStopFailed)
 def misbehave(event: Event, ctx: Context) -> None:
-    """Do what the session's id asks for."""
-    deed = MISBEHAVIOURS.get((event.session_id or "").partition("-")[0])
-    if deed is not None:
-        deed()
+    """Misbehave in the way that the session's id names."""
+    misbehaviour = MISBEHAVIOURS.get((event.session_id or "").partition("-")[0])
+    if misbehaviour is not None:
+        misbehaviour()
 
 
-def break_memory() -> None:
+def segfault() -> None:
     ctypes.string_at(0)
 
 
 def leak() -> None:
-    KEPT.append([bytearray(os.urandom(1)) * (4 << 20) for _ in range(64)])
+    LEAKED.append([bytearray(os.urandom(1)) * (4 << 20) for _ in range(64)])
 
 
 def fork() -> None:
-    """Leave a process behind that lives on, and a copy of this one that returns as if it were the handler."""
+    """Fork a process that lives on, and a copy of this one that returns from the handler, too."""
     if os.fork() == 0:
         time.sleep(600)
         os._exit(0)
@@ -111,21 +111,21 @@ def block_signals() -> None:
 
 
 def hold_interpreter() -> None:
-    """Keep every other thread of this process from running: sleep in C, without letting the interpreter go."""
+    """Block every other thread of this process: sleep in C without releasing the interpreter lock."""
     ctypes.PyDLL(None).sleep(600)
 
 
-def leave() -> None:
+def exit_at_once() -> None:
     os._exit(0)
 
 
-KEPT: list[object] = []
+LEAKED: list[object] = []
 MISBEHAVIOURS = {
-    "segfault": break_memory,
+    "segfault": segfault,
     "leak": leak,
     "fork": fork,
     "hang": hang,
     "signals": block_signals,
     "interpreter": hold_interpreter,
-    "leave": leave,
+    "exit": exit_at_once,
 }

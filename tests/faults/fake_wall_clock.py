@@ -1,7 +1,7 @@
-"""Run one of our commands with a clock that a file sets: `python -m tests.faults.fake_wall_clock COMMAND`.
+"""Run one of our commands with a wall clock that a file sets: `python -m tests.faults.fake_wall_clock COMMAND`.
 
-Only Python's clock of the wall is another one, for our packages and RQ; the database's and Redis' stay as they are, as
-those of other machines do.
+It replaces Python's wall clock in our packages and in RQ; those of the database and Redis stay, as those of other
+machines would.
 """
 
 import datetime as original  # noqa: ICN001 - it is replaced
@@ -13,7 +13,7 @@ import time as real_time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-#: Names the file that holds by how many seconds the clock is ahead.
+#: Names the file with the number of seconds that the clock is ahead.
 VARIABLE = "FAULTS_CLOCK"
 PACKAGES = ("ingest", "handlers", "workers", "rq")
 LEFT_OUT = ("workers.ledger.database.migrations", "rq.contrib", "rq.scripts", "tests")
@@ -23,19 +23,19 @@ def ahead() -> float:
     return float(Path(os.environ[VARIABLE]).read_text() or 0)
 
 
-class OfDatetimes(type(original.datetime)):
+class ShiftedMeta(type(original.datetime)):
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, original.datetime)
 
 
-class Shifted(original.datetime, metaclass=OfDatetimes):
+class Shifted(original.datetime, metaclass=ShiftedMeta):
     @classmethod
     def now(cls, tz: original.tzinfo | None = None) -> original.datetime:
         return original.datetime.now(tz) + original.timedelta(seconds=ahead())
 
 
 def shift_clock() -> None:
-    """Give every module of ours that knows a clock the other one."""
+    """Replace the clock in every module of ours that has one."""
     time = SimpleNamespace(**vars(real_time))
     time.time = lambda: real_time.time() + ahead()
     module_of_datetimes = SimpleNamespace(**vars(original))

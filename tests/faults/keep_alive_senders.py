@@ -1,4 +1,4 @@
-"""Senders that keep their connections, as proxies do, and count every request that did not get its 200."""
+"""Senders that reuse their connections, as proxies do, and record every request without a 200."""
 
 import asyncio
 import json
@@ -14,13 +14,13 @@ from tests.faults.load import delivery_id
 
 KEY = b"the-current-key"
 PATH = "/plugsurfing/events"
-# In seconds, longer than any restart may take: beside busy processes the interpreter alone takes 20 to start.
+# Longer than any restart takes: beside busy processes the interpreter alone takes 20 s to start.
 TIMEOUT_S = 120.0
 
 
 @dataclass
 class KeepAliveSenders:
-    """So many senders, each with one connection that it keeps; between two events they rest up to so many seconds."""
+    """Concurrent senders with a connection each; between two events a sender pauses up to `longest_rest` seconds."""
 
     port: int
     senders: int = 12
@@ -29,7 +29,7 @@ class KeepAliveSenders:
     failures: list[str] = field(default_factory=list)
     connections: int = 0
     seconds: list[float] = field(default_factory=list)
-    """How long each answer took."""
+    """The response time of each request."""
 
     def __enter__(self) -> Self:
         self._ends = threading.Event()
@@ -42,13 +42,13 @@ class KeepAliveSenders:
         self._thread.join()
 
     async def _run(self) -> None:
-        await asyncio.gather(*(self._send_on(random.Random(number)) for number in range(self.senders)))
+        await asyncio.gather(*(self._send_events(random.Random(number)) for number in range(self.senders)))
 
-    async def _send_on(self, chance: random.Random) -> None:
+    async def _send_events(self, chance: random.Random) -> None:
         streams = None
         while not self._ends.is_set():
             try:
-                # As a pool does: a connection that was closed while nobody used it is not used again.
+                # As a connection pool does: a connection that was closed while it was idle is not reused.
                 if streams is None or streams[0].at_eof():
                     streams = await asyncio.open_connection("127.0.0.1", self.port)
                     self.connections += 1
@@ -64,14 +64,14 @@ class KeepAliveSenders:
             streams[1].close()
 
     async def _post(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Send an event and say whether the connection may be kept."""
+        """Send an event, and return whether the connection may be reused."""
         body = event()
-        begun = asyncio.get_running_loop().time()
+        began_at = asyncio.get_running_loop().time()
         writer.write(request(body))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
         answer = await reader.readexactly(length)
-        self.seconds.append(asyncio.get_running_loop().time() - begun)
+        self.seconds.append(asyncio.get_running_loop().time() - began_at)
         if not head.startswith(b"http/1.1 200 "):
             self.failures.append(head.partition(b"\r\n")[0].decode())
         elif json.loads(answer)["id"] == delivery_id(Kind.EVENTS, body):
@@ -82,12 +82,12 @@ class KeepAliveSenders:
 
 
 def event() -> bytes:
-    """Make an event that nobody has sent before."""
+    """Return a new event."""
     payload = {"sessionId": uuid.uuid4().hex[:11], "timestamp": "2025-06-12T10:56:51Z", "userId": "user1"}
     return json.dumps({"event": "SESSION_STARTED", "payload": payload}).encode()
 
 
 def request(body: bytes, *headers: str, path: str = PATH, key: bytes = KEY) -> bytes:
-    """Write a request for it as it goes over the wire."""
+    """Return a signed request as it goes over the wire."""
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, f"{SIGNATURE_HEADER}: {sign(body, key)}", "", ""]).encode("latin-1") + body

@@ -1,4 +1,4 @@
-"""A sender of signed events and CDRs that remembers what it was promised: everything that was answered 200."""
+"""A sender of signed events and CDRs that records which of them were acknowledged with a 200."""
 
 import hashlib
 import http.client
@@ -16,103 +16,103 @@ from ingest.wire.signature import SIGNATURE_HEADER, sign
 
 KEY = b"a key for breaking things"
 EVENTS = ("SESSION_STARTED", "SESSION_FEE_INCURRING", "SESSION_STOPPED", "SESSION_COMPLETE")
-BEGAN_AT = datetime(2026, 1, 1, tzinfo=UTC)
-#: Of so many one is sent a second time.
-REPEATED = 9
+FIRST_AT = datetime(2026, 1, 1, tzinfo=UTC)
+#: One item of so many is sent a second time.
+DUPLICATE_EVERY = 9
 
 
 class Item(NamedTuple):
-    """What is sent."""
+    """An event or a CDR to be sent."""
 
     kind: Kind
     body: bytes
 
     @property
     def id(self) -> str:
-        """The id that its delivery must have."""
+        """Return the id that its delivery must have."""
         return delivery_id(self.kind, self.body)
 
 
 class Load:
-    """Sends while it is running: distinct items, now and then one twice, each once whatever the answer; as they do."""
+    """Sends distinct items while it is running, some of them twice, and retries none; as Plugsurfing does."""
 
     def __init__(self, *ports: int, rate: float, connections: int = 4) -> None:
         self._ports = itertools.cycle(ports)
         self._pause = connections / rate
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._running, self._ending = threading.Event(), threading.Event()
+        self._running, self._is_closing = threading.Event(), threading.Event()
         self._acknowledged: set[str] = set()
         self.sent: set[str] = set()
-        self.mistaken: list[str] = []
-        """Whose answers told of another delivery."""
+        self.wrong_ids: list[str] = []
+        """Items that were answered with the id of another delivery."""
         self.unanswered = 0
         self.refused = 0
         self._busy = 0
-        self._threads = [threading.Thread(target=self._send_on, daemon=True) for _ in range(connections)]
+        self._threads = [threading.Thread(target=self._send_items, daemon=True) for _ in range(connections)]
         for thread in self._threads:
             thread.start()
 
     def acknowledged(self) -> set[str]:
-        """The ids of what was answered 200 so far."""
+        """Return the ids of the items that were acknowledged so far."""
         with self._lock:
             return set(self._acknowledged)
 
     def count(self) -> int:
-        """How many those are."""
+        """Return how many items were acknowledged so far."""
         return len(self._acknowledged)
 
     def start(self) -> None:
         self._running.set()
 
     def pause(self) -> None:
-        """Stop, and come back when nothing is on its way any more."""
+        """Stop sending, and wait until no request is in flight."""
         self._running.clear()
         while self._busy:
             time.sleep(0.01)
 
     def end(self) -> None:
-        self._ending.set()
+        self._is_closing.set()
         self._running.set()
         for thread in self._threads:
             thread.join()
 
     def send(self, item: Item, port: int, connection: http.client.HTTPConnection | None = None) -> int | None:
-        """Send it once and give its status; None if there was no answer."""
+        """Send an item once and return its status, or None if there was no answer."""
         connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=15)
         with self._lock:
             self.sent.add(item.id)
         headers = {SIGNATURE_HEADER: sign(item.body, KEY), "Content-Type": "application/json"}
         try:
             connection.request("POST", PATHS[item.kind], item.body, headers)
-            answer = connection.getresponse()
-            told = answer.read()
+            response = connection.getresponse()
+            content = response.read()
         except (OSError, http.client.HTTPException):
             self.unanswered += 1
             connection.close()
             return None
-        if answer.status != http.client.OK:
+        if response.status != http.client.OK:
             self.refused += 1
-            return answer.status
+            return response.status
         with self._lock:
             self._acknowledged.add(item.id)
-            if json.loads(told)["id"] != item.id:
-                self.mistaken.append(item.id)
-        return answer.status
+            if json.loads(content)["id"] != item.id:
+                self.wrong_ids.append(item.id)
+        return response.status
 
-    def _send_on(self) -> None:
+    def _send_items(self) -> None:
         connections: dict[int, http.client.HTTPConnection] = {}
         chance = random.Random()
-        while not self._ending.is_set():
+        while not self._is_closing.is_set():
             self._running.wait()
             with self._lock:
                 self._busy += 1
                 number, port = next(self._numbers), next(self._ports)
             try:
-                if self._running.is_set() and not self._ending.is_set():
+                if self._running.is_set() and not self._is_closing.is_set():
                     sent = item(number)
                     connection = connections.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=15))
-                    for _ in range(2 if number % REPEATED == 0 else 1):
+                    for _ in range(2 if number % DUPLICATE_EVERY == 0 else 1):
                         self.send(sent, port, connection)
             finally:
                 with self._lock:
@@ -121,9 +121,9 @@ class Load:
 
 
 def item(number: int) -> Item:
-    """Make one: of five in a row four are a session, the times of which have long passed, and the fifth is its CDR."""
+    """Return the item of a number: of five in a row four are events of a past session, the fifth is its CDR."""
     session, step = divmod(number, len(EVENTS) + 1)
-    at = BEGAN_AT + timedelta(seconds=number)
+    at = FIRST_AT + timedelta(seconds=number)
     payload = {"userId": f"driver-{session % 7}", "sessionId": f"s{session}"}
     if step == len(EVENTS):
         cost = {"total": amount(number), "currency": "EUR"}
@@ -134,17 +134,17 @@ def item(number: int) -> Item:
     return Item(Kind.EVENTS, json.dumps({"event": EVENTS[step], "payload": payload}).encode())
 
 
-def misbehaviour(deed: str, number: int) -> Item:
-    """Make an event at which the handler `misbehave` does a deed."""
-    payload = {"userId": "driver-0", "sessionId": f"{deed}-{number}", "timestamp": BEGAN_AT.isoformat()}
+def misbehaving_event(kind: str, number: int) -> Item:
+    """Return an event at which the handler `misbehave` does so in the given way."""
+    payload = {"userId": "driver-0", "sessionId": f"{kind}-{number}", "timestamp": FIRST_AT.isoformat()}
     return Item(Kind.EVENTS, json.dumps({"event": "SESSION_STOP_FAILED", "payload": payload}).encode())
 
 
 def amount(number: int) -> str:
-    """What a CDR costs: each something else, and none of it a binary fraction."""
+    """Return the cost of a CDR: all differ, and none is a binary fraction."""
     return f"{number}.{number % 90 + 10:02d}1"
 
 
 def delivery_id(kind: Kind, body: bytes) -> str:
-    """Reckon the id of a delivery without the code that gives it."""
+    """Return the id of a delivery, computed without the code under test."""
     return hashlib.sha256(kind.encode() + b"\0" + body).hexdigest()[:32]

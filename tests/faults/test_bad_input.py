@@ -1,4 +1,4 @@
-"""Whatever arrives: the answer that is promised, nothing good lost, nobody else hurt, and a quiet log."""
+"""Bad input: its responses are those promised, signed bodies are kept, other clients are served, the log is clean."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ingest.wire.envelope import Kind
+from tests.faults.bad_input import MAX_GROWTH_MIB, MAX_P99_S, Findings, Row, ServeProcess, examine, post, unclean
 from tests.faults.documents import HOSTILE, Shape, documents
-from tests.faults.inputs import MIB, P99, Findings, Row, ServeProcess, examine, post, unclean
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
 from workers.ledger.deliveries import DeliveryFilters, find
@@ -26,23 +26,23 @@ def findings():
     return examine(slow=100)
 
 
-def test_the_corpus_is_what_it_says():
-    """What Python's parser makes of it; where it is more lenient than the grammar, the corpus knows better."""
+def test_each_document_has_the_shape_that_it_is_labelled_with():
+    """By Python's parser, but for disputed documents, where it is more lenient than the grammar."""
     found = Counter(document.shape for document in documents())
     assert sum(found.values()) > 600
     assert min(found.values()) > 60
     for document in documents():
         try:
             json.loads(document.body, strict=True)
-            is_read = True
+            is_parsed = True
         except ValueError as error:
-            is_read = "Exceeds the limit" in str(error)  # for integers of more digits than Python likes
+            is_parsed = "Exceeds the limit" in str(error)  # for integers with more digits than Python converts
         except RecursionError:
-            is_read = document.shape is Shape.VALID
-        assert document.shape is Shape.DISPUTED or is_read is (document.shape is Shape.VALID), document.name
+            is_parsed = document.shape is Shape.VALID
+        assert document.shape is Shape.DISPUTED or is_parsed is (document.shape is Shape.VALID), document.name
 
 
-def test_every_input_gets_the_answer_that_it_is_promised(findings):
+def test_every_input_gets_the_response_that_is_promised(findings):
     assert [wrong for row in findings.rows for wrong in row.wrong] == []
     answers = {answer for row in findings.rows for answer in re.findall(r"\d{3}|closed", row.answer)}
     assert answers == {"200", "400", "403", "404", "405", "408", "413", "415", "100", "closed"}  # `100 × 200`
@@ -52,21 +52,21 @@ def test_every_well_signed_body_is_kept_as_it_was_sent(findings):
     assert findings.not_kept == []
 
 
-def test_others_who_send_meanwhile_lose_nothing(findings):
+def test_other_clients_are_served_in_time_meanwhile(findings):
     assert findings.failures == []
-    assert 0 < findings.p99 < P99
+    assert 0 < findings.p99 < MAX_P99_S
 
 
-def test_who_says_one_byte_a_second_is_not_waited_for_for_ever(findings):
+def test_senders_of_one_byte_a_second_are_disconnected(findings):
     slow = {row.answer: row.count for row in findings.rows if row.family == "one byte a second"}
     assert slow == {"408 in the body": 50, "closed in the head": 50}
 
 
 def test_the_process_does_not_grow(findings):
-    assert findings.mib_after < findings.mib_before + MIB
+    assert findings.mib_after < findings.mib_before + MAX_GROWTH_MIB
 
 
-def test_the_log_is_quiet_and_clean(findings):
+def test_the_log_has_few_lines_and_none_with_a_traceback_or_what_was_sent(findings):
     lines = [json.loads(line) for line in findings.log_lines]
     assert len(lines) < findings.inputs / 4
     assert [line for line in lines if line["level"] not in {"info", "warning"}] == []
@@ -74,33 +74,33 @@ def test_the_log_is_quiet_and_clean(findings):
     assert unclean(findings.log_lines) == []
 
 
-def test_the_command_fails_where_any_of_this_is_not_so():
+def test_each_broken_promise_is_a_finding():
     assert Findings(p99=0.1).is_well
     for broken in (
         Findings(p99=0.1, not_kept=["a document"]),
         Findings(p99=0.1, failures=["HTTP/1.1 503"]),
-        Findings(p99=0.1, mib_after=MIB + 1),
-        Findings(p99=0.1, rows=[Row("head", "500", 1, ("a NUL",), ("a NUL: 400 was promised",))]),
-        Findings(p99=P99),
-        Findings(),  # nobody else has sent anything
+        Findings(p99=0.1, mib_after=MAX_GROWTH_MIB + 1),
+        Findings(p99=0.1, rows=[Row("head", "500", 1, ("a NUL",), ("a NUL: 400 was expected",))]),
+        Findings(p99=MAX_P99_S),
+        Findings(),  # no other client has sent anything
     ):
         assert len(broken.wrong) == 1
 
 
 @pytest.mark.parametrize("name", [name for name, text in HOSTILE.items() if len(text) > 3])
-def test_a_log_that_repeats_a_hostile_text_is_not_clean(name):
-    clean = json.dumps({"event": "delivery.refused", "reason": "the signature is wrong"})
-    dirty = json.dumps({"event": "delivery.refused", "more": {"said": [f"it said {HOSTILE[name]}"]}})
+def test_a_log_line_with_a_hostile_text_is_unclean(name):
+    clean = json.dumps({"event": "delivery.rejected", "reason": "the signature is wrong"})
+    dirty = json.dumps({"event": "delivery.rejected", "more": {"header": [f"it was {HOSTILE[name]}"]}})
     assert unclean([clean, dirty]) == [dirty]
 
 
-def test_a_log_that_a_terminal_obeys_is_not_clean():
+def test_a_log_line_with_control_characters_is_unclean():
     line = '{"event": "\x1b[31m\x07"}'
     assert unclean([line]) == [line]
 
 
-def test_every_document_is_settled_or_shown_as_unreadable(tmp_path, valkey_url, postgres_url):
-    """The whole way, to the database that is the more particular one about texts."""
+def test_every_document_is_settled_or_marked_unreadable(tmp_path, valkey_url, postgres_url):
+    """In PostgreSQL, which accepts fewer texts than SQLite."""
     migrate(postgres_url)
     sent = [(document, kind) for document in documents() for kind in Kind]
     settings = {"REDIS_URL": valkey_url, "DATABASE_URL": postgres_url}
@@ -108,16 +108,16 @@ def test_every_document_is_settled_or_shown_as_unreadable(tmp_path, valkey_url, 
         assert {status for *_, status in post(endpoint.port, sent)} == {200}
         with (tmp_path / "work.log").open("w") as log:
             command = [WEBHOOKS, "work"]
-            working = subprocess.Popen(command, env=endpoint.environment, cwd=tmp_path, stderr=log, stdout=log)
+            worker = subprocess.Popen(command, env=endpoint.environment, cwd=tmp_path, stderr=log, stdout=log)
         try:
             until = time.monotonic() + 120
             while any(endpoint.bodies(kind) for kind in Kind):
-                assert working.poll() is None, (tmp_path / "work.log").read_text()
+                assert worker.poll() is None, (tmp_path / "work.log").read_text()
                 assert time.monotonic() < until, "not all of it was settled"
                 time.sleep(0.2)
         finally:
-            working.terminate()
-            working.wait(60)
+            worker.terminate()
+            worker.wait(60)
     assert "Traceback" not in (tmp_path / "work.log").read_text()
     engine = create_ledger_engine(postgres_url)
     with read_only(engine) as conn:

@@ -1,7 +1,7 @@
-"""Faults of every kind under load: nothing that was acknowledged is lost, done twice or stuck.
+"""Faults of every kind under load: no acknowledged delivery is lost, processed twice or stuck.
 
-Each trial has processes of its own, with real stores; several are under way at once, as they mostly wait.
-`python -m tests.faults.report` plays them longer and makes a table of what it saw.
+Several clusters with real stores run at once, as they mostly wait. `python -m tests.faults.report` injects all faults
+and prints a table.
 """
 
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults import databasefaults, inboxfaults, kills, otherfaults, redisfaults
-from tests.faults.trials import Group, Impossible, Trial, Verdicts, under_way
+from tests.faults import database_faults, inbox_faults, kills, other_faults, redis_faults
+from tests.faults.trials import Group, Impossible, Trial, Verdicts, running_groups
 
 
-def is_short(group: Group, trial: Trial) -> bool:
-    """The report plays the others, too."""
-    on_postgresql = {kills.STEPS[step].name for step in kills.ESSENTIAL}
+def is_included(group: Group, trial: Trial) -> bool:
+    """Return whether a trial belongs to the tests, not to the report alone."""
+    on_postgresql = {kills.KILLS[failpoint].name for failpoint in kills.ESSENTIAL}
     return group.name != kills.ON_POSTGRESQL or trial.name in on_postgresql
 
 
-# The longest first, so that none is left alone at the end.
-MODULES = (kills, otherfaults, databasefaults, redisfaults, inboxfaults)
+# The longest first, so that none runs alone at the end.
+MODULES = (kills, other_faults, database_faults, redis_faults, inbox_faults)
 GROUPS = [
-    replace(group, trials=[each for each in group.trials if is_short(group, each)])
+    replace(group, trials=[each for each in group.trials if is_included(group, each)])
     for module in MODULES
     for group in module.GROUPS
 ]
@@ -30,7 +30,7 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def verdicts() -> Iterator[Verdicts]:
-    with under_way(GROUPS) as verdicts:
+    with running_groups(GROUPS) as verdicts:
         yield verdicts
 
 
@@ -42,7 +42,7 @@ def verdicts() -> Iterator[Verdicts]:
         for trial in group.trials
     ],
 )
-def test_what_was_acknowledged_is_done_once(group: str, fault: str, verdicts: Verdicts) -> None:
+def test_every_acknowledged_delivery_is_processed_once(group: str, fault: str, verdicts: Verdicts) -> None:
     try:
         verdict = verdicts[group, fault].result()
     except Impossible as reason:

@@ -1,4 +1,4 @@
-"""The tests find bugs: a receiver with one flawed part fails the test that is about it."""
+"""Each flawed receiver fails the test of its part."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def found():
-    """What the tests say to each flaw, and without one."""
+def results():
+    """Return the test results by flaw and test."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.faults.flawed_receivers"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -24,13 +24,13 @@ def found():
 
 
 @pytest.mark.parametrize("name", FLAWS)
-def test_a_flawed_receiver_is_found_out(found, name):
+def test_a_flawed_receiver_fails_its_test(results, name):
     found_by = FLAWS[name].found_by
-    assert found[name, found_by]["exit_code"] == pytest.ExitCode.TESTS_FAILED, found[name, found_by]["said"]
-    assert f"FAILED {found_by}" in found[name, found_by]["said"]
+    assert results[name, found_by]["exit_code"] == pytest.ExitCode.TESTS_FAILED, results[name, found_by]["output"]
+    assert f"FAILED {found_by}" in results[name, found_by]["output"]
 
 
 @pytest.mark.parametrize("name", SAMPLE)
-def test_the_same_test_passes_without_the_flaw(found, name):
+def test_the_same_test_passes_without_the_flaw(results, name):
     found_by = FLAWS[name].found_by
-    assert found[None, found_by]["exit_code"] == pytest.ExitCode.OK, found[None, found_by]["said"]
+    assert results[None, found_by]["exit_code"] == pytest.ExitCode.OK, results[None, found_by]["output"]

@@ -72,10 +72,10 @@ class Serve:
 
     def end(self):
         """Send SIGTERM; return the exit code, and after how many seconds the last log line was written."""
-        asked_at = datetime.now(UTC)
+        requested_at = datetime.now(UTC)
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(timeout=60)
-        return code, (datetime.fromisoformat(self.lines()[-1]["timestamp"]) - asked_at).total_seconds()
+        return code, (datetime.fromisoformat(self.lines()[-1]["timestamp"]) - requested_at).total_seconds()
 
     def stored(self):
         with contextlib.closing(open_inbox_file(self.folder / "var" / FILE_NAME)) as file:
@@ -125,7 +125,7 @@ def status(port, body):
         return int(connection.recv(100).split()[1])
 
 
-def go_on_for(senders, count):
+def wait_for_more(senders, count):
     """Wait for that many more answers."""
     wanted = len(senders.kept) + count
     wait_until(lambda: len(senders.kept) >= wanted or senders.failures, "more is stored")
@@ -137,11 +137,11 @@ def test_a_service_restarts_under_load_without_losing_a_request(tmp_path, start,
     serve = start(tmp_path, listening=listening)
     with KeepAliveSenders(listening.getsockname()[1]) as senders:
         for _ in range(2):
-            go_on_for(senders, 100)
+            wait_for_more(senders, 100)
             code, seconds = serve.end()
             assert (code, seconds < ENDS_WITHIN) == (0, True)
             serve = start(tmp_path, listening=listening)
-        go_on_for(senders, 100)
+        wait_for_more(senders, 100)
     serve.end()
 
     assert senders.failures == []
@@ -154,12 +154,12 @@ def test_after_a_restart_under_load_all_deliveries_are_on_their_queue(tmp_path, 
     (tmp_path / ".env").write_text(f"REDIS_URL={valkey_url}\nHOLD_BACK=1 m\n")
     serve = start(tmp_path, listening=listening)
     with KeepAliveSenders(listening.getsockname()[1]) as senders:
-        go_on_for(senders, 300)
+        wait_for_more(senders, 300)
         code, seconds = serve.end()
         with contextlib.closing(open_inbox_file(tmp_path / "var" / FILE_NAME)) as file:
             (waiting,) = file.execute("SELECT count(*) FROM deliveries WHERE batch IS NULL").fetchone()
         serve = start(tmp_path, listening=listening)
-        go_on_for(senders, 50)
+        wait_for_more(senders, 50)
     serve.end()
 
     assert (code, seconds < ENDS_WITHIN) == (0, True)
@@ -176,11 +176,11 @@ def test_workers_are_replaced_under_load_without_losing_a_request(workers):
     resting_senders = KeepAliveSenders(workers.port, senders=40, longest_rest=2.0)
     with KeepAliveSenders(workers.port) as senders, resting_senders:
         for _ in range(2):
-            go_on_for(senders, 100)
-            go_on_for(resting_senders, 60)
+            wait_for_more(senders, 100)
+            wait_for_more(resting_senders, 60)
             workers.reload()
-        go_on_for(senders, 100)
-        go_on_for(resting_senders, 60)
+        wait_for_more(senders, 100)
+        wait_for_more(resting_senders, 60)
 
     assert senders.failures + resting_senders.failures == []
     assert senders.kept | resting_senders.kept == workers.stored() - before
@@ -233,7 +233,7 @@ def test_a_worker_that_is_killed_is_replaced_while_the_socket_stays_open(tmp_pat
     wait_until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids), "the workers have ended")
 
 
-def test_a_gap_is_measured_logged_listed_and_told_to_redis(tmp_path, start, valkey, valkey_url):
+def test_a_gap_is_measured_logged_listed_and_published_to_redis(tmp_path, start, valkey, valkey_url):
     (tmp_path / ".env").write_text(f"REDIS_URL={valkey_url}\n")
     port = reserve_port()
     for _ in range(2):
@@ -244,7 +244,7 @@ def test_a_gap_is_measured_logged_listed_and_told_to_redis(tmp_path, start, valk
             file.execute("UPDATE meta SET value = json_remove(value, '$.boot', '$.since_boot') WHERE name = 'alive'")
             file.execute("UPDATE meta SET value = json_set(value, '$.at', value ->> 'at' - 90) WHERE name = 'alive'")
     serve = start(tmp_path, port=port)
-    wait_until(lambda: valkey.hlen(GAPS) == 2, "both gaps are told")
+    wait_until(lambda: valkey.hlen(GAPS) == 2, "both gaps are in Redis")
 
     listed = subprocess.run(
         [WEBHOOKS, "deliveries", "--gaps", "--json"],
@@ -258,8 +258,8 @@ def test_a_gap_is_measured_logged_listed_and_told_to_redis(tmp_path, start, valk
         line["seconds"] for line in serve.lines("downtime.detected")
     ]
     assert all(90 < length < 150 for length in lengths)
-    told = sorted(json.loads(text)["closed_at"] for text in valkey.hvals(GAPS))
-    assert told == [datetime.fromtimestamp(at, UTC).isoformat() for at, _ in serve.gaps()]
+    published = sorted(json.loads(text)["closed_at"] for text in valkey.hvals(GAPS))
+    assert published == [datetime.fromtimestamp(at, UTC).isoformat() for at, _ in serve.gaps()]
 
 
 def test_it_ends_within_ten_seconds_whatever_delays_it(tmp_path, start):

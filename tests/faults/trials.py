@@ -1,4 +1,4 @@
-"""What a trial is: a cluster under load, a fault, and the books afterwards."""
+"""A trial: a fault is injected into a cluster under load, which then recovers and is audited."""
 
 import threading
 import time
@@ -8,35 +8,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tests.faults.audit import Expectations, audit, is_settled, pushed_twice, wait_until_quiet
+from tests.faults.audit import Discrepancies, audit, is_settled, pushed_more_than_once, wait_until_quiet
 from tests.faults.cluster import Cluster, wait_until
 
-#: Seconds after which what is not settled counts as stuck.
-STUCK_AFTER = 90.0
-#: Of so many faults of a kind, all is left to recover after one; the others follow each other as fast as they can.
+#: Seconds after which an unsettled delivery counts as stuck.
+STUCK_AFTER_S = 90.0
+#: After so many faults of a kind the cluster may recover; the faults in between follow each other at once.
 RECOVERS_EVERY = 50
-#: Events acknowledged before a fault begins, and between those that follow each other.
+#: Events that are acknowledged before the first fault, and between those that follow each other.
 BEFORE, BETWEEN = 6, 2
 
 
 class Impossible(Exception):
-    """Raised when a fault cannot be had on this machine."""
+    """Raised when a fault cannot be injected on this machine."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault: `act` makes it, sees that it has happened, and ends it again."""
+    """A fault: `inject` causes it, checks that it has happened, and ends it."""
 
     name: str
-    act: Callable[[Cluster], None]
+    inject: Callable[[Cluster], None]
     times: int = 1
-    spares_clock: bool = True
-    """Who sends pushes lives on, so that none goes out twice."""
+    clock_survives: bool = True
+    """Whether the process that sends pushes lives on, so that none may be sent twice."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a trial came to."""
+    """The result of a trial."""
 
     fault: str
     database: str
@@ -49,13 +49,13 @@ class Verdict:
     details: tuple[str, ...] = ()
 
 
-#: What trials will come to, by the names of group and trial.
+#: The future results of trials by the names of group and trial.
 Verdicts: TypeAlias = "dict[tuple[str, str], Future[Verdict]]"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that share a cluster, one after the other."""
+    """Trials that run on one cluster, one after the other."""
 
     name: str
     cluster: Callable[[], Cluster]
@@ -64,89 +64,89 @@ class Group:
 
 @dataclass
 class TrialState:
-    """What was found out on a cluster so far, so that each trial answers for its own."""
+    """What earlier trials on a cluster have found, so that each trial reports its own discrepancies only."""
 
     known: set[str] = field(default_factory=set)
-    """What is wrong."""
+    """The discrepancies that are reported already."""
     settled: set[str] = field(default_factory=set)
-    """What has been seen to be settled."""
+    """The deliveries that were seen settled."""
 
 
-def play(cluster: Cluster, trial: Trial, standing: TrialState, ending: threading.Event) -> Verdict:
-    """Make a fault under load, wait until all is well again, and do the books."""
+def run_trial(cluster: Cluster, trial: Trial, state: TrialState, is_closing: threading.Event) -> Verdict:
+    """Inject a fault under load, wait until the cluster has recovered, and audit it."""
     load = cluster.load
     before = load.acknowledged()
     longest = 0.0
     stuck: list[str] = []
     for number in range(1, trial.times + 1):
-        if ending.is_set():
+        if is_closing.is_set():
             raise InterruptedError
         wanted = load.count() + (BEFORE if number % RECOVERS_EVERY == 1 else BETWEEN)
         load.start()
         wait_until(lambda wanted=wanted: load.count() >= wanted, "events are acknowledged")
-        trial.act(cluster)
+        trial.inject(cluster)
         if number % RECOVERS_EVERY and number != trial.times:
             continue
         ended = time.monotonic()
         promised = load.acknowledged()
         try:
-            left = promised - standing.settled
-            wait_until(lambda left=left: is_settled(cluster, left), "all is settled", STUCK_AFTER)
-            standing.settled |= promised
+            left = promised - state.settled
+            wait_until(lambda left=left: is_settled(cluster, left), "all is settled", STUCK_AFTER_S)
+            state.settled |= promised
         except AssertionError as late:
             stuck.append(str(late))
         longest = max(longest, time.monotonic() - ended)
     load.pause()
-    took = wait_until_quiet(cluster, STUCK_AFTER)
+    took = wait_until_quiet(cluster, STUCK_AFTER_S)
     found = audit(cluster, load.acknowledged(), set(load.sent))
-    found.lost += [f"{each} was told of another delivery" for each in load.mistaken]
-    again = [f"push {push_id} went out again" for push_id in pushed_twice(cluster)]
-    found.doubled += again if trial.spares_clock else []
-    books = Expectations(
-        *([each for each in side if each not in standing.known] for side in (found.lost, found.doubled, found.stuck))
+    found.lost += [f"{each} was answered with the id of another delivery" for each in load.wrong_ids]
+    again = [f"push {push_id} was sent again" for push_id in pushed_more_than_once(cluster)]
+    found.doubled += again if trial.clock_survives else []
+    new = Discrepancies(
+        *([each for each in side if each not in state.known] for side in (found.lost, found.doubled, found.stuck))
     )
-    standing.known |= {*found.lost, *found.doubled, *found.stuck, *again}
-    books.stuck += stuck
+    state.known |= {*found.lost, *found.doubled, *found.stuck, *again}
+    new.stuck += stuck
     if took is None:
-        books.stuck.append("it did not come to rest")
+        new.stuck.append("something was left under way")
     return Verdict(
         trial.name,
         cluster.database,
         len(load.acknowledged() - before),
-        len(books.lost),
-        len(books.doubled),
-        len(books.stuck),
+        len(new.lost),
+        len(new.doubled),
+        len(new.stuck),
         longest,
         trial.times,
-        tuple(detail for side in (books.lost, books.doubled, books.stuck) for detail in side[:5]),
+        tuple(detail for side in (new.lost, new.doubled, new.stuck) for detail in side[:5]),
     )
 
 
 @contextmanager
-def under_way(groups: Sequence[Group], *, at_once: int = 3) -> Iterator[Verdicts]:
-    """Play groups, some at once as they mostly wait; yield what each trial will come to."""
+def running_groups(groups: Sequence[Group], *, at_once: int = 3) -> Iterator[Verdicts]:
+    """Run groups, some at once as they mostly wait; yield the future verdict of each trial."""
     verdicts: dict[tuple[str, str], Future[Verdict]] = {
         (group.name, trial.name): Future() for group in groups for trial in group.trials
     }
-    ending = threading.Event()
+    is_closing = threading.Event()
     with ThreadPoolExecutor(at_once) as pool:
         for group in groups:
-            pool.submit(_play_group, group, verdicts, ending)
+            pool.submit(_run_group, group, verdicts, is_closing)
         try:
             yield verdicts
         finally:
-            ending.set()
+            is_closing.set()
 
 
-def _play_group(group: Group, verdicts: Verdicts, ending: threading.Event) -> None:
+def _run_group(group: Group, verdicts: Verdicts, is_closing: threading.Event) -> None:
     left = [(trial, verdicts[group.name, trial.name]) for trial in group.trials]
     try:
         with group.cluster() as cluster:
-            standing = TrialState()
-            while left and not ending.is_set():
+            state = TrialState()
+            while left and not is_closing.is_set():
                 trial, verdict = left.pop(0)
                 try:
-                    verdict.set_result(play(cluster, trial, standing, ending))
+                    verdict.set_result(run_trial(cluster, trial, state, is_closing))
                 except BaseException as failure:  # noqa: BLE001 - the test that waits for it raises it
                     failure.add_note(cluster.logs())
                     verdict.set_exception(failure)

@@ -1,4 +1,4 @@
-"""What may happen to the database."""
+"""Faults of the database."""
 
 import os
 import sqlite3
@@ -11,57 +11,57 @@ from typing import Self
 import psycopg
 
 from tests.faults.cluster import POSTGRESQL, SQLITE, TIMEOUT_S, Cluster, wait_until
-from tests.faults.redisfaults import meanwhile
-from tests.faults.smalldisk import SmallDisk
+from tests.faults.redis_faults import wait_for_events
+from tests.faults.small_disk import SmallDisk
 from tests.faults.trials import Group, Trial
 
-#: Longer than a connection to SQLite waits for a lock. To PostgreSQL it waits for as long as it takes.
-LOCKED_FOR = 7.0
-#: Longer than anybody waits for a new connection.
-HANGS_FOR = 7.0
-#: So many connections lose their transaction.
+#: Longer than SQLite's busy timeout; PostgreSQL waits for a lock without one.
+LOCKED_FOR_S = 7.0
+#: Longer than the timeout of a new connection.
+HANGS_FOR_S = 7.0
+#: The number of transactions whose connection is cut.
 CUTS = 10
-SLOW_BY = 0.3
+SLOWED_BY_S = 0.3
 
 
 def stop(cluster: Cluster) -> None:
     cluster.postgres.stop()
-    meanwhile(cluster)
+    wait_for_events(cluster)
     cluster.postgres.start()
 
 
 def hang(cluster: Cluster) -> None:
     with cluster.postgres.hanging():
-        time.sleep(HANGS_FOR)
-        meanwhile(cluster)
+        time.sleep(HANGS_FOR_S)
+        wait_for_events(cluster)
 
 
 def slow_down(cluster: Cluster) -> None:
-    """Let every statement that writes runs take its time."""
+    """Delay every statement that inserts runs."""
     cluster.postgres.execute(
-        f"CREATE FUNCTION dawdle() RETURNS trigger AS 'BEGIN PERFORM pg_sleep({SLOW_BY}); RETURN NULL; END'"
+        f"CREATE FUNCTION slow() RETURNS trigger AS 'BEGIN PERFORM pg_sleep({SLOWED_BY_S}); RETURN NULL; END'"
         " LANGUAGE plpgsql"
     )
-    cluster.postgres.execute("CREATE TRIGGER dawdle AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION dawdle()")
+    cluster.postgres.execute("CREATE TRIGGER slow AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION slow()")
     before = _runs(cluster)
-    meanwhile(cluster, 20)
-    wait_until(lambda: _runs(cluster) > before, "somebody has written runs, slowly")
-    cluster.postgres.execute("DROP TRIGGER dawdle ON runs")
-    cluster.postgres.execute("DROP FUNCTION dawdle")
+    wait_for_events(cluster, 20)
+    wait_until(lambda: _runs(cluster) > before, "runs are inserted, slowly")
+    cluster.postgres.execute("DROP TRIGGER slow ON runs")
+    cluster.postgres.execute("DROP FUNCTION slow")
 
 
 def lock(cluster: Cluster) -> None:
-    """Have somebody else's transaction lock our tables."""
+    """Lock our tables in a transaction of another client."""
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
     with psycopg.connect(cluster.postgres.uri) as connection:
         while not _has_locked(connection):
             connection.rollback()
-        time.sleep(LOCKED_FOR)
-        wait_until(lambda: cluster.postgres.execute(waiting) != [(0,)], "somebody waits for the lock")
+        time.sleep(LOCKED_FOR_S)
+        wait_until(lambda: cluster.postgres.execute(waiting) != [(0,)], "a process waits for the lock")
 
 
 def _has_locked(connection: psycopg.Connection) -> bool:
-    """Lock one table after the other; somebody who has locked them the other way round may go first."""
+    """Lock one table after the other; return False on a deadlock with a process that locks them in the other order."""
     try:
         connection.execute("LOCK TABLE deliveries, runs IN ACCESS EXCLUSIVE MODE")
     except psycopg.errors.DeadlockDetected:
@@ -70,7 +70,7 @@ def _has_locked(connection: psycopg.Connection) -> bool:
 
 
 def cut(cluster: Cluster) -> None:
-    """End whatever connection is in a transaction that has written something, again and again."""
+    """Cut connections whose transaction has written something, until there were enough."""
     ended = 0
     end = time.monotonic() + TIMEOUT_S
     while ended < CUTS:
@@ -79,7 +79,7 @@ def cut(cluster: Cluster) -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend' AND backend_xid IS NOT NULL"
         )
-        ended += sum(was_there is True for (was_there,) in found)
+        ended += sum(is_ended is True for (is_ended,) in found)
         time.sleep(0.005)
 
 
@@ -90,22 +90,22 @@ def _runs(cluster: Cluster) -> int:
 def lock_file(cluster: Cluster) -> None:
     with closing(sqlite3.connect(cluster.folder / "ledger.db", isolation_level=None)) as file:
         file.execute("BEGIN IMMEDIATE")
-        with cluster.waits_for_log("database is locked"):
-            time.sleep(LOCKED_FOR)
+        with cluster.expect_log("database is locked"):
+            time.sleep(LOCKED_FOR_S)
         file.execute("ROLLBACK")
 
 
 def read_for_long(cluster: Cluster) -> None:
-    """Keep a reader in the file, so that its log cannot be begun anew."""
+    """Hold a read transaction, so that the WAL cannot be reset."""
     with closing(sqlite3.connect(cluster.folder / "ledger.db", isolation_level=None)) as file:
         file.execute("BEGIN")
         file.execute("SELECT count(*) FROM runs").fetchone()
-        meanwhile(cluster, 30)
+        wait_for_events(cluster, 30)
         file.execute("COMMIT")
 
 
 class DatabaseOnSmallDisk(Cluster):
-    """A cluster with its SQLite ledger on a disk of its own."""
+    """A cluster with its SQLite ledger on a small disk."""
 
     def __enter__(self) -> Self:
         self.disk = SmallDisk(self.folder / "disk", 24)
@@ -118,12 +118,12 @@ class DatabaseOnSmallDisk(Cluster):
 
 
 def fill(cluster: Cluster) -> None:
-    with cluster.disk.filled(), cluster.waits_for_log("database or disk is full"):
-        meanwhile(cluster, 20)
+    with cluster.disk.filled(), cluster.expect_log("database or disk is full"):
+        wait_for_events(cluster, 20)
 
 
 def fill_tablespace(cluster: Cluster) -> None:
-    """Have PostgreSQL find no space for a table any more."""
+    """Fill the tablespace of the tables."""
     disk = SmallDisk(Path(tempfile.mkdtemp(prefix="faults-disk-")), 24)
     try:
         info = Path(cluster.folder / "postgres").stat()
@@ -131,8 +131,8 @@ def fill_tablespace(cluster: Cluster) -> None:
         cluster.postgres.execute(f"CREATE TABLESPACE small LOCATION '{disk.folder}'")
         for table in ("deliveries", "runs", "effects"):
             cluster.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE small")
-        with disk.filled(), cluster.waits_for_log("No space left on device"):
-            meanwhile(cluster, 20)
+        with disk.filled(), cluster.expect_log("No space left on device"):
+            wait_for_events(cluster, 20)
         for table in ("deliveries", "runs", "effects"):
             cluster.postgres.execute(f"ALTER TABLE {table} SET TABLESPACE pg_default")
         cluster.postgres.execute("DROP TABLESPACE small")

@@ -1,6 +1,6 @@
-"""All bad input at one endpoint: what is answered, kept and logged, and how its other clients fare meanwhile.
+"""Bad input: all of it is sent to one `serve`, whose responses, inbox, log and other clients are checked.
 
-`python -m tests.faults.inputs` prints its table alone; `python -m tests.faults.report`, that of the faults before it.
+`python -m tests.faults.bad_input` prints its table, `python -m tests.faults.report` that of the faults before it.
 """
 
 import asyncio
@@ -29,38 +29,38 @@ from tests.faults.keep_alive_senders import KEY, PATH, KeepAliveSenders
 from tests.ports import reserve_port
 
 PATHS = {Kind.EVENTS: PATH, Kind.CDRS: OTHER_PATH}
-#: Senders of one byte a second, half of them in the head and half in the body.
+#: Senders of one byte a second: half of them send a head, half a body.
 SLOW = 500
-#: The longest that one of those may stay: BODY_TIMEOUT or HEAD_TIMEOUT, and what a busy machine takes on top.
-SLOW_GONE_AFTER = 40.0
+#: The longest that such a connection may stay open: BODY_TIMEOUT or HEAD_TIMEOUT, and a margin for a busy machine.
+SLOW_TIMEOUT_S = 40.0
 EXAMPLES = 4
-#: How much more memory the endpoint may have after all of it; it was less than twenty.
-MIB = 80
-#: Seconds that of a hundred answers to others all but one may take meanwhile, even where tests run beside it.
-P99 = 2.0
+#: The growth of `serve` that is allowed, in MiB; it was less than 20.
+MAX_GROWTH_MIB = 80
+#: The p99 of the response times of other clients that is allowed, even beside other tests.
+MAX_P99_S = 2.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """Inputs of one kind that got one answer."""
+    """Inputs of one family with one response."""
 
     family: str
     answer: str
     count: int
     examples: tuple[str, ...]
     wrong: tuple[str, ...] = ()
-    """Those of them that were promised another answer."""
+    """Those of them that should have had another response."""
 
 
 @dataclass
 class Findings:
-    """What came of all of it."""
+    """The results of all inputs."""
 
     rows: list[Row] = field(default_factory=list)
     not_kept: list[str] = field(default_factory=list)
-    """Well-signed bodies that got their 200 and are not in the inbox as they were sent."""
+    """Signed bodies with a 200 that are not in the inbox as they were sent."""
     failures: list[str] = field(default_factory=list)
-    """What happened to others who sent good events meanwhile, other than a 200."""
+    """Failures of other clients, which send good events at the same time."""
     calm_p99: float = 0.0
     p99: float = 0.0
     mib_before: float = 0.0
@@ -70,16 +70,16 @@ class Findings:
 
     @property
     def wrong(self) -> list[str]:
-        """What broke a promise, a line each."""
-        others = [f"the p99 of others was {self.p99:.1f} s"] if not 0 < self.p99 < P99 else []
+        """Return the broken promises, a line each."""
+        others = [f"the p99 of other clients was {self.p99:.1f} s"] if not 0 < self.p99 < MAX_P99_S else []
         grown = self.mib_after - self.mib_before
-        growth = [f"the endpoint has grown by {grown:.0f} MiB"] if grown > MIB else []
+        growth = [f"serve has grown by {grown:.0f} MiB"] if grown > MAX_GROWTH_MIB else []
         answers = [each for row in self.rows for each in row.wrong]
         return [*answers, *self.not_kept, *self.failures, *others, *growth]
 
     @property
     def is_well(self) -> bool:
-        """Whether every promise was kept."""
+        """Return whether every promise was kept."""
         return not self.wrong
 
 
@@ -90,8 +90,8 @@ class ServeProcess:
         self.folder = folder
         self.inbox = folder / "var" / FILE_NAME
         self.port = reserve_port()
-        told = {"DATA_DIR": str(folder / "var"), "PORT": str(self.port), "PLUGSURFING_HMAC_CURRENT": KEY.decode()}
-        self.environment = {**os.environ, **told, "LOG_FORMAT": "json", **settings}
+        given = {"DATA_DIR": str(folder / "var"), "PORT": str(self.port), "PLUGSURFING_HMAC_CURRENT": KEY.decode()}
+        self.environment = {**os.environ, **given, "LOG_FORMAT": "json", **settings}
         self._log = folder / "serve.log"
 
     def __enter__(self) -> Self:
@@ -112,13 +112,13 @@ class ServeProcess:
 
     @property
     def mib(self) -> float:
-        """How much memory it has resident."""
+        """Return its resident memory in MiB."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return next(float(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 
     @property
     def lines(self) -> list[str]:
-        """What it has said so far: a line ends where it ended it, and nowhere else."""
+        """Return the lines of its log so far, split at line feeds only."""
         return self._log.read_bytes().decode().removesuffix("\n").split("\n")
 
     def bodies(self, kind: Kind) -> set[bytes]:
@@ -128,7 +128,7 @@ class ServeProcess:
 
 
 def post(port: int, bodies: Iterable[tuple[Document, Kind]]) -> Iterator[tuple[Document, Kind, int]]:
-    """Send documents, all well signed, over one connection; give the status of each."""
+    """Send signed documents over one connection; yield each with its status."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     for document, kind in bodies:
         connection.request("POST", PATHS[kind], document.body, {SIGNATURE_HEADER: sign(document.body, KEY)})
@@ -139,7 +139,7 @@ def post(port: int, bodies: Iterable[tuple[Document, Kind]]) -> Iterator[tuple[D
 
 
 def examine(slow: int = SLOW) -> Findings:
-    """Send everything to an endpoint of its own, and look."""
+    """Send all bad input to a `serve` of its own."""
     found = Findings()
     with tempfile.TemporaryDirectory(prefix="inputs-") as folder, ServeProcess(Path(folder)) as endpoint:
         with KeepAliveSenders(endpoint.port, senders=4) as calm:
@@ -179,18 +179,18 @@ def _abusive_requests(port: int) -> list[Row]:
     by_answer: dict[tuple[str, str], list[str]] = defaultdict(list)
     wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
     for abuse in abusive_requests():
-        answers = abuse.answers(port)
-        key = (abuse.family, format_row(answers))
+        answers = abuse.send(port)
+        key = (abuse.family, format_statuses(answers))
         by_answer[key].append(abuse.name)
         if answers != abuse.promised:
-            wrong[key].append(f"{abuse.name}: {format_row(abuse.promised)} was promised")
+            wrong[key].append(f"{abuse.name}: {format_statuses(abuse.promised)} was expected")
     return [_row(key, names, wrong[key]) for key, names in sorted(by_answer.items())]
 
 
 def _slow_row(answer: str, count: int, slow: int) -> Row:
-    """Half of them say their byte in the body, the others in the head, and all of a half get one answer."""
+    """Return the row of half of the slow senders, which must all have the same response."""
     is_right = answer in {"408 in the body", "closed in the head"} and count == slow // 2
-    wrong = () if is_right else (f"{count} who say one byte a second: {answer}",)
+    wrong = () if is_right else (f"{count} senders of one byte a second: {answer}",)
     return Row("one byte a second", answer, count, (), wrong)
 
 
@@ -198,8 +198,8 @@ def _row(key: tuple[str, str], names: list[str], wrong: list[str]) -> Row:
     return Row(*key, len(names), tuple(names[:: max(1, len(names) // EXAMPLES)][:EXAMPLES]), tuple(wrong))
 
 
-def format_row(answers: tuple[int, ...]) -> str:
-    """Write statuses as a table has them."""
+def format_statuses(answers: tuple[int, ...]) -> str:
+    """Format the statuses of a connection for the table."""
     words = ["closed" if status == CLOSED else str(status) for status in answers]
     return f"{len(words)} × {words[0]}" if len(words) > 3 else ", then ".join(words)
 
@@ -209,25 +209,25 @@ async def _drip(port: int, count: int) -> list[str]:
 
 
 async def _drip_one(port: int, *, in_body: bool) -> str:
-    """Say one byte a second until the endpoint has had enough; tell what it answered."""
+    """Send one byte a second until `serve` closes the connection; return its response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
     if in_body:
         writer.write(f"{head}\r\n".encode())
-    talking = asyncio.create_task(_converse(writer, b"x" * 1000 if in_body else head.encode() * 10))
+    sending = asyncio.create_task(_send_slowly(writer, b"x" * 1000 if in_body else head.encode() * 10))
     try:
-        answer = await asyncio.wait_for(reader.read(), SLOW_GONE_AFTER)
+        answer = await asyncio.wait_for(reader.read(), SLOW_TIMEOUT_S)
     except ConnectionError:
         answer = b""
     except TimeoutError:
         answer = b"HTTP/1.1 nothing at all"
-    talking.cancel()
+    sending.cancel()
     writer.close()
     where = "in the body" if in_body else "in the head"
     return f"{answer.split()[1].decode() if answer else 'closed'} {where}"
 
 
-async def _converse(writer: asyncio.StreamWriter, text: bytes) -> None:
+async def _send_slowly(writer: asyncio.StreamWriter, text: bytes) -> None:
     with contextlib.suppress(ConnectionError):
         for byte in text:
             writer.write(bytes([byte]))
@@ -236,7 +236,7 @@ async def _converse(writer: asyncio.StreamWriter, text: bytes) -> None:
 
 
 def unclean(lines: Iterable[str]) -> list[str]:
-    """Find lines of a log that a terminal would obey, or that repeat what was sent: a user, a body, a hostile text."""
+    """Return the lines of a log with control characters, a traceback, or a user, a body or a text that was sent."""
     forbidden = ["Traceback", "user1", "L60XMxWy0oP", *(text[:20] for text in HOSTILE.values() if len(text) > 3)]
     return [
         line
@@ -246,7 +246,7 @@ def unclean(lines: Iterable[str]) -> list[str]:
 
 
 def _texts(value: object) -> Iterator[str]:
-    """Every text in a JSON document, names included."""
+    """Yield every string in a JSON document, names included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -260,12 +260,12 @@ def _p99(seconds: list[float]) -> float:
 
 
 def markdown(found: Findings) -> str:
-    """Write what was found, and the table."""
+    """Format the findings and the table."""
     wrong = sum(len(row.wrong) for row in found.rows)
     lines = [
-        f"- {found.inputs:,} inputs; {wrong} with another answer than promised.",
+        f"- {found.inputs:,} inputs; {wrong} with another response than promised.",
         f"- Well-signed bodies that were not kept: {len(found.not_kept)}.",
-        f"- Others who sent good events meanwhile: {len(found.failures)} without a 200.",
+        f"- Other clients, which sent good events: {len(found.failures)} without a 200.",
         f"- Their p99 was {found.p99 * 1000:.0f} ms; before: {found.calm_p99 * 1000:.0f} ms.",
         f"- Memory of the process: {found.mib_before:.0f} MiB before, {found.mib_after:.0f} MiB after.",
         "",
@@ -279,4 +279,4 @@ def markdown(found: Findings) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(examine()))  # noqa: T201  it is what the command is for
+    print(markdown(examine()))  # noqa: T201  the command prints it

@@ -1,4 +1,4 @@
-"""A disk so small that a test can fill it: a file system in memory, which root may mount."""
+"""A small disk that a test can fill: a tmpfs, which only root may mount."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ PIECE = b"\0" * 4096
 
 
 class SmallDisk:
-    """A file system of its own in a folder. Raises Impossible where that may not be made."""
+    """A tmpfs in a folder. Raises Impossible where it may not be mounted."""
 
     def __init__(self, folder: Path, mebibytes: int) -> None:
         self.folder = folder
@@ -24,7 +24,7 @@ class SmallDisk:
 
     @contextmanager
     def filled(self) -> Iterator[None]:
-        """Leave no space at all on it."""
+        """Fill it to the last byte."""
         filler = self.folder / FILLER
         with filler.open("wb", buffering=0) as file:
             try:
@@ -38,7 +38,7 @@ class SmallDisk:
             filler.unlink()
 
     def make_read_only(self) -> None:
-        """Nobody may have a file open for writing."""
+        """Remount it read-only; no file may be open for writing."""
         self._mount("-o", "remount,ro")
 
     def make_writable(self) -> None:

@@ -1,7 +1,4 @@
-"""Our processes, forked from one that has imported everything: for trials that start thousands of them.
-
-They live and die like any other; only the imports, which are most of a start, are behind them.
-"""
+"""A fork server: it starts our processes without their imports, which are most of a start, for thousands of trials."""
 
 import gc
 import json
@@ -35,7 +32,7 @@ LONGEST_REQUEST = 65_536
 
 
 class ForkedProcess:
-    """What a cluster asks of a process, of one that is no child of ours."""
+    """The part of `subprocess.Popen` that a cluster needs, for a process that is not our child."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
         self.pid = pid
@@ -43,7 +40,7 @@ class ForkedProcess:
         weakref.finalize(self, os.close, descriptor)
 
     def poll(self) -> int | None:
-        """Say whether it has ended; how, nobody knows but its parent."""
+        """Return 0 when it has ended, whatever its exit code, which only its parent knows."""
         return 0 if select.select([self._descriptor], [], [], 0)[0] else None
 
     def wait(self, timeout: float) -> None:
@@ -55,16 +52,16 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """Starts our commands, `python -m MODULE ARGUMENT…`, for any thread. Use it as a context."""
+    """Starts our commands, `python -m MODULE ARGUMENT…`, for any thread. A context manager."""
 
     def __enter__(self) -> Self:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Whether the steps kill is decided when they are imported; each child has a folder of its own for them.
+        # Failpoints are switched on when they are imported; each child sets a folder of its own for them.
         environment = {**os.environ, failpoints.VARIABLE: os.devnull}
         with theirs:
             command = [sys.executable, "-m", __spec__.name]
             self._process = subprocess.Popen(command, stdin=theirs, env=environment, cwd=Path(__file__).parents[2])
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,27 +70,27 @@ class ForkServer:
 
     def launch(self, command: list[str], folder: Path, environment: Mapping[str, str], log: Path) -> ForkedProcess:
         _python, _m, module, *arguments = command
-        wanted = [module, arguments, str(folder), dict(environment), str(log)]
-        with self._turn:
-            self._ours.send(json.dumps(wanted).encode())
+        command_line = [module, arguments, str(folder), dict(environment), str(log)]
+        with self._lock:
+            self._ours.send(json.dumps(command_line).encode())
             pid, (descriptor,), *_ = socket.recv_fds(self._ours, 32, 1)
         return ForkedProcess(int(pid), descriptor)
 
 
 def main() -> None:
-    """Fork whatever standard input, a socket, asks for, until it is closed."""
+    """Fork a process for each request from standard input, a socket, until it is closed."""
     for module in PRELOADED:
         import_module(module)
     gc.collect()
-    gc.freeze()  # or each child's first collection copies all of it
-    with socket.socket(fileno=sys.stdin.fileno()) as asking:
-        while wanted := asking.recv(LONGEST_REQUEST):
+    gc.freeze()  # or the first collection of each child copies all of it
+    with socket.socket(fileno=sys.stdin.fileno()) as requests:
+        while command_line := requests.recv(LONGEST_REQUEST):
             pid = os.fork()
             if pid == 0:
-                exec_in_child(*json.loads(wanted))
+                exec_in_child(*json.loads(command_line))
                 break
             descriptor = os.pidfd_open(pid)
-            socket.send_fds(asking, [str(pid).encode()], [descriptor])
+            socket.send_fds(requests, [str(pid).encode()], [descriptor])
             os.close(descriptor)
             with suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG) != (0, 0):

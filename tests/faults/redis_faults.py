@@ -1,4 +1,4 @@
-"""What may happen to Redis."""
+"""Faults of Redis."""
 
 import shutil
 import signal
@@ -15,31 +15,31 @@ from tests.faults.trials import Group, Trial
 from tests.ports import reserve_port
 from workers.dev.valkey import is_answering, server_binary
 
-#: Events that come in while Redis is not itself.
-MEANWHILE = 15
-#: Longer than any client waits for an answer.
-HANGS_FOR = 6.5
+#: Events that are acknowledged during a fault.
+DURING_A_FAULT = 15
+#: Longer than the timeout of any client.
+HANGS_FOR_S = 6.5
 
 
-def meanwhile(cluster: Cluster, count: int = MEANWHILE) -> None:
-    """Let some more events be acknowledged: the endpoint must not notice."""
+def wait_for_events(cluster: Cluster, count: int = DURING_A_FAULT) -> None:
+    """Wait until more events are acknowledged, as they must be during the fault."""
     before = cluster.load.count()
-    wait_until(lambda: cluster.load.count() >= before + count, "events are acknowledged meanwhile")
+    wait_until(lambda: cluster.load.count() >= before + count, "events are acknowledged during the fault")
 
 
 @contextmanager
 def with_jobs_waiting(cluster: Cluster) -> Iterator[None]:
-    """Have Redis hold jobs that nobody has taken: what it holds for milliseconds only is seldom lost."""
+    """Stop the worker until jobs wait in Redis, so that the fault hits some; else they are there for milliseconds."""
     worker = cluster.members["work-0"]
     worker.kill(signal.SIGSTOP)
     try:
-        wait_until(lambda: _jobs(cluster), "jobs wait in Redis")
+        wait_until(lambda: _count_jobs(cluster), "jobs wait in Redis")
         yield
     finally:
         worker.kill(signal.SIGCONT)
 
 
-def _jobs(cluster: Cluster) -> int:
+def _count_jobs(cluster: Cluster) -> int:
     with cluster.redis() as connection:
         return sum(queue(name, connection).count for name in QUEUES)
 
@@ -47,7 +47,7 @@ def _jobs(cluster: Cluster) -> int:
 def stop(cluster: Cluster) -> None:
     with with_jobs_waiting(cluster):
         cluster.members["valkey"].stop(signal.SIGTERM)
-    meanwhile(cluster)
+    wait_for_events(cluster)
     _start(cluster)
 
 
@@ -55,21 +55,21 @@ def empty(cluster: Cluster) -> None:
     for _ in range(3):
         with with_jobs_waiting(cluster), cluster.redis() as connection:
             connection.flushall()
-        meanwhile(cluster, 5)
+        wait_for_events(cluster, 5)
 
 
-def forget(cluster: Cluster) -> None:
-    """Lose what it was told: it died, and its disk with it."""
+def lose_data(cluster: Cluster) -> None:
+    """Kill it, and restart it without its data."""
     with with_jobs_waiting(cluster):
         cluster.members["valkey"].stop(signal.SIGKILL)
-    meanwhile(cluster, 5)
+    wait_for_events(cluster, 5)
     shutil.rmtree(cluster.folder / "valkey")
     (cluster.folder / "valkey").mkdir()
     _start(cluster)
 
 
 def replace(cluster: Cluster) -> None:
-    """Let another one, which knows nothing, take its place while everybody is connected."""
+    """Replace it by an empty one while all are connected."""
     with with_jobs_waiting(cluster):
         cluster.members["valkey"].stop(signal.SIGKILL)
     cluster.add_valkey(folder="another-valkey")
@@ -78,30 +78,32 @@ def replace(cluster: Cluster) -> None:
 def fill(cluster: Cluster) -> None:
     with cluster.redis() as connection:
         connection.config_set("maxmemory", 1)
-        with cluster.waits_for_log("command not allowed when used memory"):
-            meanwhile(cluster)
+        with cluster.expect_log("command not allowed when used memory"):
+            wait_for_events(cluster)
         connection.config_set("maxmemory", 0)
 
 
 def hang(cluster: Cluster) -> None:
     cluster.members["valkey"].kill(signal.SIGSTOP)
     try:
-        time.sleep(HANGS_FOR)
+        time.sleep(HANGS_FOR_S)
     finally:
         cluster.members["valkey"].kill(signal.SIGCONT)
 
 
 def fail_over(cluster: Cluster) -> None:
-    """Kill the one that writes, and let the sentinel make the other one it."""
+    """Kill the master, and wait until the sentinel has promoted the replica."""
     sentinel = redis.Redis(port=cluster.sentinel_port)
     before = sentinel.sentinel_get_master_addr_by_name("queues")
     cluster.members[f"valkey-{before[1]}"].stop(signal.SIGKILL)
-    meanwhile(cluster, 5)
-    wait_until(lambda: sentinel.sentinel_get_master_addr_by_name("queues") != before, "the sentinel has decided")
+    wait_for_events(cluster, 5)
+    wait_until(
+        lambda: sentinel.sentinel_get_master_addr_by_name("queues") != before, "the sentinel has promoted the replica"
+    )
 
 
 def with_sentinel() -> Cluster:
-    """Two Valkeys of which one copies the other, and a sentinel that watches them."""
+    """Return a cluster with a Valkey, its replica and a sentinel."""
     return SentinelCluster(SQLITE, is_plain=False)
 
 
@@ -131,7 +133,7 @@ class SentinelCluster(Cluster):
         self.add_program("sentinel", [str(server_binary()), str(config), "--sentinel"]).start()
         sentinel = redis.Redis(port=self.sentinel_port)
         wait_until(lambda: is_answering(self.sentinel_port), "the sentinel answers")
-        wait_until(lambda: sentinel.sentinel_slaves("queues"), "the sentinel knows the copy")
+        wait_until(lambda: sentinel.sentinel_slaves("queues"), "the sentinel knows the replica")
         return super().__enter__()
 
 
@@ -147,7 +149,7 @@ GROUPS = [
         [
             Trial("Redis: stopped", stop),
             Trial("Redis: emptied (FLUSHALL)", empty),
-            Trial("Redis: restarted without its data", forget),
+            Trial("Redis: restarted without its data", lose_data),
             Trial("Redis: replaced by an empty one", replace),
             Trial("Redis: out of memory (noeviction)", fill),
             Trial("Redis: hangs", hang),
