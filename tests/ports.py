@@ -1,6 +1,6 @@
-"""Ports of the loopback address that nobody else gets: neither another test process nor an outgoing connection.
+"""Reserved ports of the loopback address, which no other test process and no outgoing connection gets.
 
-A reserved port has a connection in TIME_WAIT: for a minute the kernel gives it to none who asks for any port,
+A reserved port has a connection in TIME_WAIT: for a minute the kernel chooses it for no other socket,
 and a server that sets SO_REUSEADDR may listen on it.
 """
 

@@ -124,7 +124,7 @@ def log_the_key() -> None:
     def refresh(self):
         changed = real(self)
         if changed:
-            keyring.log.info("keys.changed", current=self.keys.current, next=self.keys.next)
+            keyring.log.info("keys.reread", current=self.keys.current, next=self.keys.next)
         return changed
 
     keyring.Keyring.refresh = refresh
@@ -169,24 +169,30 @@ FLAWS = {
         Flaw(compare_with_equals, f"{SIGNATURE}::test_a_failure_computes_the_same_digests_whichever_keys_exist"),
         Flaw(use_the_first_signature, f"{ENVELOPE}::test_a_doubled_signature_is_refused_even_if_both_are_valid"),
         Flaw(acknowledge_before_the_commit, f"{ENDPOINT}::test_when_nothing_can_be_stored_the_answer_is_503"),
-        Flaw(deduplicate_by_a_header, f"{ENVELOPE}::test_what_headers_say_makes_no_two_deliveries_one"),
-        Flaw(deduplicate_before_the_commit, "tests/ingest/inbox/test_inbox.py::test_what_was_not_kept_is_no_repeat"),
+        Flaw(deduplicate_by_a_header, f"{ENVELOPE}::test_headers_do_not_change_the_id_of_a_delivery"),
+        Flaw(
+            deduplicate_before_the_commit,
+            "tests/ingest/inbox/test_inbox.py::test_a_delivery_whose_insert_failed_is_no_duplicate_later",
+        ),
         Flaw(fail_on_odd_json, f"{ENDPOINT}::test_a_well_signed_body_is_never_refused_for_its_shape"),
         Flaw(read_without_a_limit, f"{ENDPOINT}::test_a_body_over_the_limit_is_refused_before_it_is_read"),
         Flaw(log_the_key, "tests/ingest/config/test_keyring.py::test_a_rotation_is_logged_without_a_key"),
         Flaw(pickle_jobs, "tests/ingest/queue/test_queues.py::test_jobs_are_json_and_never_pickle"),
         Flaw(
             lose_updates,
-            "tests/workers/test_concurrent_records.py::test_no_update_of_a_session_that_everybody_writes_is_lost",
+            "tests/workers/execution/test_concurrent_records.py::test_no_update_of_a_contended_session_is_lost",
         ),
-        Flaw(retry_without_bound, "tests/workers/resilience/test_retry.py::test_the_last_attempt_is_the_last"),
+        Flaw(
+            retry_without_bound,
+            "tests/workers/resilience/test_retry.py::test_after_the_last_attempt_there_is_no_next_one",
+        ),
         Flaw(
             let_the_last_arrival_win,
-            "tests/handlers/kit/test_merge.py::test_a_status_keeps_its_first_and_last_time_and_all_that_said_it",
+            "tests/handlers/kit/test_merge.py::test_a_status_has_its_first_and_last_time_and_all_sources",
         ),
         Flaw(
             delete_published_deliveries,
-            "tests/ingest/relay/test_publisher.py::test_a_lost_batch_is_offered_again_whole_under_a_new_id",
+            "tests/ingest/relay/test_publisher.py::test_a_lost_batch_is_redelivered_whole_under_a_new_id",
         ),
     )
 }

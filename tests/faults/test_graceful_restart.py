@@ -1,4 +1,4 @@
-"""Restart, reload and upgrade of `serve` under load: nobody is refused, reset or left without an answer."""
+"""Restart, reload and upgrade of `serve` under load: no request is refused, reset or left without a response."""
 
 import contextlib
 import json
@@ -263,7 +263,7 @@ def test_a_gap_is_measured_logged_listed_and_published_to_redis(tmp_path, start,
 
 
 def test_it_ends_within_ten_seconds_whatever_delays_it(tmp_path, start):
-    """A Redis that does not answer, a body that is never complete, and a connection that nobody uses."""
+    """A Redis that does not answer, a body that is never complete, and an idle connection."""
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         (tmp_path / ".env").write_text(f"REDIS_URL=redis://127.0.0.1:{hanging.getsockname()[1]}\nBODY_TIMEOUT=60 s\n")
         serve = start(tmp_path, "--workers", "1", port=reserve_port())

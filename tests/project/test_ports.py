@@ -1,4 +1,4 @@
-"""A reserved port is nobody else's, and a server can listen on it."""
+"""A reserved port is reserved once, and a server can listen on it."""
 
 import socket
 import subprocess

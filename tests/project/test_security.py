@@ -1,4 +1,4 @@
-"""Each line of the threat model names the tests that try to make it come true; and who reaches what is as it says."""
+"""Each threat of SECURITY.md names its tests, and the routes without a credential are those that it lists."""
 
 import ast
 import os
@@ -28,7 +28,7 @@ REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 
 def lines_under(root, heading):
-    """The rows of the table under a heading."""
+    """Return the rows of the table under a heading."""
     text = (root / "SECURITY.md").read_text("utf-8")
     section = text.partition(f"### {heading}")[2].partition("\n###")[0]
     return [line for line in section.splitlines() if line.startswith("| ") and "---" not in line][1:]
@@ -59,7 +59,7 @@ def test_every_other_promise_points_to_tests_too(root):
 
 @pytest.fixture
 def applications(settings, tmp_path):
-    """What listens, by the name of its command."""
+    """Yield the applications by the name of their command."""
     engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
     guarded = load_settings(data_dir=tmp_path, authorize_credentials="a-secret", admin_token="a-token", host="0.0.0.0")
     yield {
@@ -78,7 +78,7 @@ def serving():
     serving.stop()
 
 
-#: What answers whoever asks.
+#: The routes without a credential.
 OPEN = {
     "serve": {"/healthz", "/readyz", "/metrics"},
     "authorize": {"/healthz", "/readyz", "/metrics", "/openapi.json"},
@@ -98,21 +98,23 @@ def test_what_is_open_is_named_and_all_else_asks_for_a_credential(applications, 
                 if answer.status_code not in REFUSED:
                     open_routes.add(route.path)
     assert open_routes == OPEN[name]
-    told = "\n".join(line for line in lines_under(root, "Who can reach what") if f"`{name}`" in line.split("|")[1])
-    assert all(f"`{path}`" in told for path in open_routes)
+    listed = "\n".join(line for line in lines_under(root, "Who can reach what") if f"`{name}`" in line.split("|")[1])
+    assert all(f"`{path}`" in listed for path in open_routes)
 
 
-@pytest.mark.parametrize("make", ["open_inbox_file", "occupy", "open_door", "only_one", "write_devfile"])
+@pytest.mark.parametrize(
+    "make", ["open_inbox_file", "lock_and_check", "bind_sockets", "single_instance", "write_devfile"]
+)
 def test_a_folder_that_we_make_is_readable_by_its_owner_only(tmp_path, make):
     folder = tmp_path / "var"
     if make == "open_inbox_file":
         open_inbox_file(folder / FILE_NAME).close()
-    elif make == "occupy":
+    elif make == "lock_and_check":
         os.close(lock_and_check(folder / FILE_NAME))
-    elif make == "open_door":
+    elif make == "bind_sockets":
         for listening in bind_sockets(load_settings(data_dir=folder, plugsurfing_hmac_current="a key", port=0)):
             listening.close()
-    elif make == "only_one":
+    elif make == "single_instance":
         with single_instance(folder):
             pass
     else:

@@ -10,7 +10,7 @@ from tests.ports import reserve_neighbours
 
 
 @pytest.fixture(scope="session")
-def newcomer() -> dict[str, str]:
+def clean_env() -> dict[str, str]:
     """Return this environment without our settings."""
     ours = {name.upper() for name in Settings.model_fields}
     return {name: value for name, value in os.environ.items() if name not in ours}

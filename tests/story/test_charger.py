@@ -1,4 +1,4 @@
-"""A driver holds a key to a charger: what the ledger knows decides, and the decision is in the ledger."""
+"""A charger asks whether a key is allowed: policies decide from the ledger, and the decision is recorded there."""
 
 import os
 import signal
@@ -21,12 +21,12 @@ from workers.ledger.database.migrate import migrate
 from workers.policies.cache import KEYS
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
-PATIENCE = 30.0
+TIMEOUT_S = 30.0
 
 
 @pytest.fixture
 def database_url(tmp_path):
-    """One kind of database will do: what is read and written is tested on both."""
+    """SQLite alone: the ledger is tested on both databases."""
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
@@ -39,8 +39,8 @@ def ledger(database_url):
 
 
 @pytest.fixture
-def lane(database_url, ledger, tmp_path):
-    """The process `authorize`, with two policies, and its URL."""
+def authorize(database_url, ledger, tmp_path):
+    """Yield a process `authorize` with two policies, and a client of it."""
     now = datetime.now(UTC)
     keys = [KeyRow("04a1", enabled=True), KeyRow("04a2", enabled=False), KeyRow("04a3", enabled=True, valid_to=now)]
     with ledger.begin() as conn:
@@ -63,7 +63,7 @@ def lane(database_url, ledger, tmp_path):
     }
     process = subprocess.Popen([WEBHOOKS, "authorize"], env=environment, cwd=tmp_path)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "a-secret"}) as client:
-        eventually(lambda: is_open(client))
+        wait_until(lambda: is_open(client))
         yield process, client
     process.kill()
     process.wait()
@@ -76,32 +76,32 @@ def is_open(client):
         return False
 
 
-def eventually(condition):
-    until = time.monotonic() + PATIENCE
+def wait_until(condition):
+    until = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert time.monotonic() < until, "it did not come true"
+        assert time.monotonic() < until, "the condition is still false"
         time.sleep(0.05)
 
 
-def test_what_the_ledger_knows_decides_and_the_decision_is_kept(lane, ledger):
-    process, client = lane
+def test_policies_decide_from_the_ledger_and_the_decision_is_recorded(authorize, ledger):
+    process, client = authorize
 
-    def asked(key, **parts):
-        said = client.post("/plugsurfing/authorizations", json={"keyIdentifier": key, **parts})
-        return said.json()["allowed"]
+    def decision_on(key, **parts):
+        response = client.post("/plugsurfing/authorizations", json={"keyIdentifier": key, **parts})
+        return response.json()["allowed"]
 
-    assert asked("04:A1", sessionId="s1") == "ALLOWED"
-    assert [asked(key) for key in ("A204", "04a3", "04a4")] == ["BLOCKED", "EXPIRED", "NOT_ALLOWED"]
+    assert decision_on("04:A1", sessionId="s1") == "ALLOWED"
+    assert [decision_on(key) for key in ("A204", "04a3", "04a4")] == ["BLOCKED", "EXPIRED", "NOT_ALLOWED"]
 
     now = datetime.now(UTC)
     started = {"STARTED": StatusTimes(now, now, frozenset({"event"}))}
     with ledger.begin() as conn:
         sessions.merge(conn, {"s1": lambda known: Session(known.session_id, started)})
-    eventually(lambda: asked("a104") == "NOT_ALLOWED")
-    assert asked("a104", sessionId="s1") == "ALLOWED"
+    wait_until(lambda: decision_on("a104") == "NOT_ALLOWED")
+    assert decision_on("a104", sessionId="s1") == "ALLOWED"
 
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=PATIENCE) == 0
+    assert process.wait(timeout=TIMEOUT_S) == 0
     with ledger.connect() as conn:
         rows = authorizations.find(conn, DecisionFilter())
     last, before, *_, expired, blocked, first = rows

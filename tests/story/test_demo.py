@@ -1,3 +1,5 @@
+"""`webhooks dev` and its demo, from an empty folder."""
+
 import os
 import re
 import signal
@@ -12,7 +14,7 @@ WEBHOOKS = (sys.executable, "-m", "workers.cli")
 
 
 def processes_in(folder: Path) -> set[int]:
-    """Find the processes whose current folder is this one or in it."""
+    """Return the processes whose current folder is this one or in it."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -23,14 +25,14 @@ def processes_in(folder: Path) -> set[int]:
     return found
 
 
-def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, dev_port, tmp_path):
+def test_the_demo_shows_one_session_from_the_socket_to_the_ledger(clean_env, dev_port, tmp_path):
     port = dev_port()
     command = [*WEBHOOKS, "dev", "--demo", "--exit", "--port", str(port)]
-    ran = subprocess.run(command, env=newcomer, cwd=tmp_path, capture_output=True, check=False, text=True, timeout=120)
+    ran = subprocess.run(command, env=clean_env, cwd=tmp_path, capture_output=True, check=False, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"http://127.0.0.1:{port}/plugsurfing/events" in ran.stdout
     assert re.search(r"status +COMPLETE", ran.stdout)
-    our_clock = time.tzname[time.localtime().tm_isdst]  # not the driver's, on which the push tells the fee's time
+    our_clock = time.tzname[time.localtime().tm_isdst]  # not the driver's, in which the push writes the fee's time
     assert re.search(rf"time \({re.escape(our_clock)}\) +late", ran.stdout)  # the column is wider after midnight
     assert ran.stdout.count("✓") == 5
     assert "✗" not in ran.stdout
@@ -38,41 +40,41 @@ def test_a_newcomer_sees_one_session_from_the_socket_to_the_ledger(newcomer, dev
     assert processes_in(tmp_path) == set()
 
 
-def test_dev_survives_its_children_serves_a_second_terminal_and_leaves_nothing_behind(newcomer, dev_port, tmp_path):
+def test_dev_restarts_its_children_serves_a_second_terminal_and_leaves_no_process(clean_env, dev_port, tmp_path):
     port = dev_port()
     command = [*WEBHOOKS, "dev", "--port", str(port)]
     log = tmp_path / "dev.log"
     with log.open("w") as file:
-        running = subprocess.Popen(command, env=newcomer, cwd=tmp_path, stdout=file, stderr=file)
+        running = subprocess.Popen(command, env=clean_env, cwd=tmp_path, stdout=file, stderr=file)
     try:
         wait_until(lambda: "Everything is up." in log.read_text(), running)
         sent = subprocess.run(
-            [*WEBHOOKS, "send"], env=newcomer, cwd=tmp_path, capture_output=True, check=False, text=True
+            [*WEBHOOKS, "send"], env=clean_env, cwd=tmp_path, capture_output=True, check=False, text=True
         )
         assert sent.returncode == 0, sent.stdout + sent.stderr
         assert "3 sent: 3 x 200" in sent.stdout
         for child in processes_in(tmp_path) - {running.pid}:
             os.kill(child, signal.SIGKILL)
         wait_until(lambda: log.read_text().count("started again") >= 5, running)
-        wait_until(lambda: answers(newcomer, tmp_path), running)
+        wait_until(lambda: answers(clean_env, tmp_path), running)
     finally:
         running.send_signal(signal.SIGINT)
     assert running.wait(timeout=60) == 0, log.read_text()
     assert processes_in(tmp_path) == set()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
-def test_nothing_outlives_a_dev_that_is_killed_and_the_next_one_starts_where_it_was(newcomer, dev_port, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends a process a signal when its parent dies")
+def test_no_process_outlives_a_killed_dev_and_the_next_one_uses_its_data(clean_env, dev_port, tmp_path):
     command = [*WEBHOOKS, "dev", "--port", str(dev_port())]
     log = tmp_path / "dev.log"
     with log.open("w") as file:
-        killed = subprocess.Popen(command, env=newcomer, cwd=tmp_path, stdout=file, stderr=file)
+        killed = subprocess.Popen(command, env=clean_env, cwd=tmp_path, stdout=file, stderr=file)
         wait_until(lambda: "Everything is up." in log.read_text(), killed)
         killed.kill()
         killed.wait()
         next_one = subprocess.run(
             [*command, "--demo", "--exit"],
-            env=newcomer,
+            env=clean_env,
             cwd=tmp_path,
             stdout=file,
             stderr=file,

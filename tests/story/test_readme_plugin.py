@@ -12,10 +12,10 @@ WEBHOOKS = (sys.executable, "-m", "workers.cli")
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-def test_the_push_of_the_readmes_plugin_is_sent(newcomer, dev_port, tmp_path):
+def test_the_push_of_the_readmes_plugin_is_sent(clean_env, dev_port, tmp_path):
     plugin, *_ = re.findall(r"^```python\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     (tmp_path / "thanks.py").write_text(plugin)
-    environment = newcomer | {"HANDLER_MODULES": "thanks"}
+    environment = clean_env | {"HANDLER_MODULES": "thanks"}
     log = tmp_path / "dev.log"
 
     def run(*arguments):

@@ -53,16 +53,16 @@ class RunningDev:
             time.sleep(0.1)
 
     def runs(self, session_id: str, handler: str) -> list[str]:
-        """The outcomes of a handler in the life of a session."""
-        (told,) = self.rows("session", session_id)
-        return [run["outcome"] for one in told["timeline"] for run in one["runs"] if run["handler"] == handler]
+        """Return the outcomes of the runs of a handler for a session."""
+        (record,) = self.rows("session", session_id)
+        return [run["outcome"] for one in record["timeline"] for run in one["runs"] if run["handler"] == handler]
 
 
 @pytest.fixture(scope="module")
-def dev(newcomer, dev_port, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDev]:
+def dev(clean_env, dev_port, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDev]:
     folder = tmp_path_factory.mktemp("dev")
     # A notice comes ten minutes before its fee: the reminder is sent some seconds after the warning.
-    environment = newcomer | {"REMIND_BEFORE": "594s", "DEFAULT_LOCALE": "de"}
+    environment = clean_env | {"REMIND_BEFORE": "594s", "DEFAULT_LOCALE": "de"}
     with (folder / "dev.log").open("w") as log:
         running = subprocess.Popen(
             [*WEBHOOKS, "dev", "--port", str(dev_port())], env=environment, cwd=folder, stdout=log, stderr=log
@@ -76,7 +76,7 @@ def dev(newcomer, dev_port, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         running.wait(timeout=60)
 
 
-def test_of_many_sessions_told_in_disorder_each_has_one_warning_and_one_reminder_in_time(dev):
+def test_each_of_many_sessions_in_disorder_has_one_warning_and_one_reminder_in_time(dev):
     sent = dev.run(
         *("send", "--scenario", "fee-warning", "--session", "many", "--count", str(COUNT), "--seed", "7"),
         *("--fault", "shuffle,dup,late"),
@@ -88,15 +88,15 @@ def test_of_many_sessions_told_in_disorder_each_has_one_warning_and_one_reminder
 
     dev.wait_until(lambda: sum(row["state"] == "sent" for row in pushes()) >= 2 * COUNT)
 
-    everybody = sorted(f"many-{number:02}" for number in range(1, COUNT + 1))
-    told = {"Blockiergebühr": [], "Letzte": []}
+    all_sessions = sorted(f"many-{number:02}" for number in range(1, COUNT + 1))
+    warned = {"Blockiergebühr": [], "Letzte": []}
     for push in pushes():
         assert push["state"] == "sent"
         assert datetime.fromisoformat(push["sent_at"]) < datetime.fromisoformat(push["expires_at"])
-        told[push["title"].split()[0]].append(push["session_id"])
-    assert {first_word: sorted(sessions) for first_word, sessions in told.items()} == {
-        "Blockiergebühr": everybody,
-        "Letzte": everybody,
+        warned[push["title"].split()[0]].append(push["session_id"])
+    assert {first_word: sorted(sessions) for first_word, sessions in warned.items()} == {
+        "Blockiergebühr": all_sessions,
+        "Letzte": all_sessions,
     }
     (record,) = dev.rows("session", "many-01")
     assert (record["status"], record["fee_type"], record["anomalies"]) == ("STARTED", "BLOCKING", [])
@@ -121,33 +121,33 @@ def test_a_session_that_ends_after_its_warning_is_not_reminded(dev):
     assert not [row for row in dev.rows("pushes") if row["session_id"] == "warned" and "Erinnerung" in row["title"]]
 
 
-def test_a_warning_whose_driver_nobody_names_waits_until_the_fee_starts_and_says_so(dev):
+def test_a_warning_without_a_driver_waits_until_the_fee_starts_and_is_moot(dev):
     fee_starts_at = datetime.now(UTC) + timedelta(seconds=6)
     at = fee_starts_at - timedelta(minutes=10)
-    dev.run("send", "SESSION_FEE_INCURRING", "--session", "nobody", "--at", at.isoformat())
-    dev.wait_until(lambda: dev.runs("nobody", "warn_the_driver") == ["moot"])
+    dev.run("send", "SESSION_FEE_INCURRING", "--session", "no-driver", "--at", at.isoformat())
+    dev.wait_until(lambda: dev.runs("no-driver", "warn_the_driver") == ["moot"])
     assert datetime.now(UTC) >= fee_starts_at
-    assert "moot: no event of the session has named its driver" in dev.run("session", "nobody")
+    assert "moot: no event of the session has named its driver" in dev.run("session", "no-driver")
 
 
-def test_no_line_of_any_process_holds_a_user_a_key_or_a_body(dev):
+def test_no_log_line_of_any_process_contains_a_user_a_key_or_a_body(dev):
     user = "someone@example.com"
     dev.run("send", "--scenario", "fee-warning", "--session", "private", "--user", user)
     dev.run("send", "SESSION_STOPPED", "--session", "private", "--user", user, "--sign", "bad")
     dev.run("send", "--scenario", "cdr", "--session", "private", "--user", user)
     dev.run("devices", "add", user, "a-token-of-a-phone", "--locale", "nl")
 
-    def is_worked() -> bool:
-        told = dev.rows("deliveries", "--session", "private")
-        is_settled = all(row["state"] == "settled" for row in told)
-        return is_settled and Counter(row["kind"] for row in told) == {"events": 4, "cdrs": 1}
+    def is_processed() -> bool:
+        rows = dev.rows("deliveries", "--session", "private")
+        is_settled = all(row["state"] == "settled" for row in rows)
+        return is_settled and Counter(row["kind"] for row in rows) == {"events": 4, "cdrs": 1}
 
-    dev.wait_until(is_worked)
+    dev.wait_until(is_processed)
     dev.wait_until(lambda: [row for row in dev.rows("pushes") if row["session_id"] == "private"])
-    said = (dev.folder / "dev.log").read_text()
-    from_processes = [line for line in said.splitlines() if "│" in line]
-    made_up = read_devfile(dev.folder / "var")
-    keys = [value for name, value in made_up.items() if name.lower() in SECRETS and "://" not in value]
+    text = (dev.folder / "dev.log").read_text()
+    from_processes = [line for line in text.splitlines() if "│" in line]
+    generated = read_devfile(dev.folder / "var")
+    keys = [value for name, value in generated.items() if name.lower() in SECRETS and "://" not in value]
     assert len(keys) >= 2
     assert any("push" in line for line in from_processes)
     for secret in (user, "userId", "a-token-of-a-phone", *keys):
