@@ -34,7 +34,7 @@ from ingest.relay.outbox import Outbox
 from ingest.wire import envelope, signature
 from ingest.wire.envelope import Envelope
 from workers.ledger import sessions
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 from workers.resilience.retry import RetryPolicy
 
 

@@ -9,8 +9,8 @@ from enum import StrEnum
 from sqlalchemy import Connection, exists, select, update
 
 from ingest.events import sanitize_text
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import insert_into
-from workers.ledger.database.in_list import in_list
 from workers.ledger.tables.alert_tables import OPEN, alerts
 
 

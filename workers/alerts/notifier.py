@@ -70,7 +70,7 @@ class LogNotifier:
             if one.id not in self._logged:
                 self._log_alert(one)
         alert_outbox.mark_logged(ledger, [one.id for one in found], at)
-        alert_outbox.suppress(ledger, muted)
+        alert_outbox.reschedule(ledger, muted, None)
         if not self._is_sent:
             alert_outbox.mark_delivered(ledger, [one.id for one in unmuted], at)
 
@@ -124,7 +124,7 @@ class AppriseNotifier:
         claimed = run_in_transaction(self._engine, lambda ledger: alert_outbox.claim(ledger, at, until, BATCH_SIZE))
         too_old = [one.id for one in claimed if at - one.raised_at > RETRY_FOR]
         if too_old:
-            run_in_transaction(self._engine, lambda ledger: alert_outbox.suppress(ledger, too_old))
+            run_in_transaction(self._engine, lambda ledger: alert_outbox.reschedule(ledger, too_old, None))
             log.error("alerts.not_sent", count=len(too_old))
         pending = [one for one in claimed if at - one.raised_at <= RETRY_FOR]
         if pending:

@@ -100,7 +100,7 @@ class Clock:
             return
 
         def recover(ledger: Connection) -> None:
-            run_schedule.clear_job(ledger, [run.key for run in lost])
+            run_schedule.set_jobs(ledger, dict.fromkeys(run.key for run in lost))
             run_schedule.release(ledger, released, now=datetime.now(UTC), reason=RELEASED)
             run_schedule.fail_crashed(ledger, crashed, now=datetime.now(UTC), deaths_allowed=deaths_allowed, error=DIED)
 

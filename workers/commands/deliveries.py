@@ -20,13 +20,14 @@ from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger import downtimes as ledger_downtimes
-from workers.ledger.deliveries import DeliveryFilters, DeliveryRow, RunRow
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.downtimes import DowntimeRow
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 
 ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}
 
-DeadLetter: TypeAlias = tuple[DeliveryRow, RunRow]
+DeadLetter: TypeAlias = tuple[DeliveryRow, RunRecord]
 KnownDowntime: TypeAlias = tuple[Downtime, DowntimeRow | None]
 
 
@@ -72,7 +73,7 @@ def dead(*, handler: str | None, since: datetime | None, until: datetime | None,
     DEAD_LETTERS.print(islice(_dead_runs(rows, handler), page.limit), page)
 
 
-def run_json(run: RunRow) -> dict[str, Json]:
+def run_json(run: RunRecord) -> dict[str, Json]:
     """Return a run as `deliveries --json` prints it."""
     return {"handler": run.handler, "outcome": run.outcome, "attempts": run.attempts, "error": run.error}
 
@@ -126,7 +127,7 @@ def _dead_runs(rows: Sequence[DeliveryRow], handler: str | None) -> Iterator[Dea
                 yield row, run
 
 
-def _error_text(run: RunRow) -> str:
+def _error_text(run: RunRecord) -> str:
     attempts = "1 try" if run.attempts == 1 else f"{run.attempts} tries"
     return f"{_first_line(run.error) or run.reason} ({attempts})"
 

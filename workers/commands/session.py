@@ -38,7 +38,7 @@ from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import session_polls, sessions
 from workers.ledger.cdr_queries import CdrFilters, CdrRow
-from workers.ledger.deliveries import RunRow
+from workers.ledger.runs import RunRecord
 from workers.ledger.session_polls import PollState
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 
@@ -182,7 +182,7 @@ def _lines(entry: TimelineEntry, cdr: CdrRow | None) -> Iterator[Sequence[Cell]]
         yield push.sent_at or push.created_at, "", f"  push by {push.channel}", state
 
 
-def _outcome_text(run: RunRow) -> Text:
+def _outcome_text(run: RunRecord) -> Text:
     """Return the outcome of a run, its attempts if there were several, and its error or reason."""
     parts: list[str | Text] = [styled_state(run.outcome)]
     if run.attempts > 1:

@@ -12,9 +12,10 @@ from workers.commands.listing import Listing, Page, attributes
 from workers.commands.output import Cell, Json, console, iso, json_line, key_values, printable, printable_body
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.ledger.deliveries import DeliveryRow, RunRow
+from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.runs import RunRecord
 
-RUNS = Listing[RunRow](
+RUNS = Listing[RunRecord](
     fields=attributes(
         *("handler", "outcome", "attempts", "error", "reason"),
         *("queue", "due_at", "started_at", "finished_at", "traceback"),

@@ -16,8 +16,8 @@ from ingest.queue.queues import QUEUES, queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.relay_loop import MAX_WAITING_JOBS
 from workers.ledger import run_schedule
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import read_only
-from workers.ledger.database.in_list import in_list
 from workers.ledger.invariants import EXAMPLES
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs

@@ -4,8 +4,10 @@ handler -> [commit] -> ledger
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
+from operator import or_
+from typing import NamedTuple
 
 from rq.timeouts import BaseTimeoutException
 from sqlalchemy import Connection
@@ -25,8 +27,7 @@ from workers.resilience.retry import RetryPolicy
 from workers.resources import Resources
 
 
-@dataclass(frozen=True)
-class PostCommit:
+class PostCommit(NamedTuple):
     """What to do after a commit. If this process dies first, the clock does it."""
 
     enqueue_runs: bool = False
@@ -38,11 +39,7 @@ class PostCommit:
 
     def __or__(self, other: "PostCommit") -> "PostCommit":
         """Combine what follows from two transactions."""
-        return PostCommit(
-            self.enqueue_runs or other.enqueue_runs,
-            self.notify_senders or other.notify_senders,
-            self.publish_dead_letters or other.publish_dead_letters,
-        )
+        return PostCommit(*map(or_, self, other))
 
 
 def commit_new_runs(ledger: Connection, resources: Resources, results: Sequence[RunResult], queue: str) -> PostCommit:

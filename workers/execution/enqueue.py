@@ -38,7 +38,7 @@ def enqueue_due_runs(resources: Resources) -> int:
     def mark(ledger: Connection) -> list[tuple[str, Sequence[OpenRun]]]:
         due = run_schedule.due(ledger, datetime.now(UTC), MAX_ENQUEUED)
         jobs = [(new_batch_id(), group) for group in group_into_jobs(due)]
-        run_schedule.mark_enqueued(ledger, {run.key: job_id for job_id, group in jobs for run in group})
+        run_schedule.set_jobs(ledger, {run.key: job_id for job_id, group in jobs for run in group})
         return jobs
 
     jobs = run_in_transaction(resources.engine, mark)

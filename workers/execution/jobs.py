@@ -5,7 +5,7 @@ inbox -> relay -> batch -> [jobs] -> handler -> ledger
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,7 +26,7 @@ from ingest.queue.leases import lease
 from ingest.wire.envelope import Kind
 from workers.devices.lookup import Devices
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
-from workers.execution.runner import HandlerCall, Runner, RunResult, failed, max_duration, result_of, waiting
+from workers.execution.runner import HandlerCall, Runner, RunResult, failed, max_duration, waiting
 from workers.ledger import deliveries, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.reader import HandlerReader
@@ -85,7 +85,8 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     records, facts = fold_records(resources, _calls(decoded, resources.plugins.records_for), until)
     inline, own_job = _split_inline(_calls(decoded, resources.plugins.handlers_for), batch)
     taken = {result.delivery_id for result in records} | {call.delivery.id for call in inline + own_job}
-    first = [*records, *map(waiting, own_job), *(each.ignored() for each in decoded if each.is_ignored(taken))]
+    ignored = [each.ignored() for each in decoded if each.event is not None and each.delivery.id not in taken]
+    first = [*records, *map(waiting, own_job), *ignored]
 
     def store(ledger: Connection) -> tuple[set[RunKey], PostCommit]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in decoded})
@@ -178,13 +179,11 @@ def fold_records(
             session_id = call.event.session_id or ""
             before = facts.get(session_id) or Session.empty(session_id)
             after, failure = call_guarded(deadline.call, call.subscription.apply, before, call.event)
-            at = datetime.now(UTC)
-            result = result_of(call, Outcome.DONE, at, at)
+            result = _result(call.delivery, call.subscription.name, call.attempt, Outcome.DONE)
             results.append(result if failure is None else failed(result, failure, policy))
             if after is not None and isinstance(call.event, SessionEvent):
-                facts[session_id] = with_clock_skew(
-                    after, call.event.at, call.delivery.received_at, settings.clock_skew
-                )
+                received_at = call.delivery.received_at
+                facts[session_id] = with_clock_skew(after, call.event.at, received_at, settings.clock_skew)
     return results, facts
 
 
@@ -219,10 +218,6 @@ class DecodedDelivery:
     def state(self) -> tuple[DeliveryState, str | None]:
         """The state in which the delivery enters the ledger, and the reason if it is unreadable."""
         return (DeliveryState.UNREADABLE if self.event is None else DeliveryState.RUNNING), self.reason
-
-    def is_ignored(self, taken: Collection[str]) -> bool:
-        """Return whether no plugin takes the event."""
-        return self.event is not None and self.delivery.id not in taken
 
     def ignored(self) -> RunResult:
         """Return the outcome of a delivery that no plugin takes."""
@@ -262,19 +257,10 @@ def _dead(delivery: Delivery, handler: str, attempt: int, reason: str) -> RunRes
     return replace(_result(delivery, handler, attempt, Outcome.DEAD, reason), error=reason)
 
 
-def _result(delivery: Delivery, handler: str, attempt: int, outcome: Outcome, reason: str) -> RunResult:
-    at = datetime.now(UTC)
-    return RunResult(
-        delivery_id=delivery.id,
-        handler=handler,
-        attempts=attempt,
-        outcome=outcome,
-        reason=reason,
-        started_at=at,
-        finished_at=at,
-    )
+def _result(delivery: Delivery, handler: str, attempt: int, outcome: Outcome, reason: str | None = None) -> RunResult:
+    return RunResult(delivery_id=delivery.id, handler=handler, attempts=attempt, outcome=outcome, reason=reason)
 
 
 def _runner(resources: Resources) -> Runner:
-    devices_of = Devices.of(resources.plugins, resources.engine)
-    return Runner(HandlerReader(resources.engine, devices_of), resources.settings)
+    reader = HandlerReader(resources.engine, Devices.of(resources.plugins, resources.engine))
+    return Runner(reader, resources.settings)

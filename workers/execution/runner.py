@@ -49,8 +49,8 @@ class HandlerCall:
 class RunResult(RunRecord):
     """What came of an attempt at a run, and what its handler asked for."""
 
-    started_at: datetime
-    finished_at: datetime
+    started_at: datetime = field(default_factory=utc_now)
+    finished_at: datetime = field(default_factory=utc_now)
     writes: DeferredEffects = field(default_factory=DeferredEffects)
     """Empty unless the outcome is done."""
     sessions_read: Mapping[str, Session | None] = field(default_factory=dict)
@@ -142,22 +142,12 @@ class Runner:
         return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
 
 
-def result_of(call: HandlerCall, outcome: Outcome, started_at: datetime, finished_at: datetime) -> RunResult:
-    """Return a result without effects."""
-    return RunResult(
-        delivery_id=call.delivery.id,
-        handler=call.subscription.name,
-        attempts=call.attempt,
-        outcome=outcome,
-        started_at=started_at,
-        finished_at=finished_at,
-    )
-
-
 def waiting(call: HandlerCall) -> RunResult:
     """Return the result of a call that is left to a job of its own."""
-    at = utc_now()
-    return replace(result_of(call, Outcome.WAITING, at, at), attempts=0, due_at=at, queue=call.subscription.queue)
+    handler, queue = call.subscription.name, call.subscription.queue
+    return RunResult(
+        delivery_id=call.delivery.id, handler=handler, outcome=Outcome.WAITING, due_at=utc_now(), queue=queue
+    )
 
 
 def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunResult:
@@ -182,10 +172,8 @@ def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunRe
 
 
 def _with_error(run: RunResult, failure: BaseException) -> RunResult:
-    error = f"{type(failure).__name__}: {failure}"
-    return replace(
-        run, error=sanitize_text(error), traceback=sanitize_text("".join(traceback.format_exception(failure)))
-    )
+    trace = "".join(traceback.format_exception(failure))
+    return replace(run, error=sanitize_text(f"{type(failure).__name__}: {failure}"), traceback=sanitize_text(trace))
 
 
 def _retry_at(run: RunResult, signal: RetryLater, policy: RetryPolicy) -> datetime | None:

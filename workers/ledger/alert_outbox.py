@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, update
 
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 from workers.ledger.tables.alert_tables import alerts
 
 
@@ -50,11 +50,6 @@ def mark_delivered(conn: Connection, ids: Collection[str], now: datetime) -> Non
     _set(conn, ids, told_at=now, due_at=None)
 
 
-def suppress(conn: Connection, ids: Collection[str]) -> None:
-    """Mark alerts as not to be sent, or not any more."""
-    _set(conn, ids, due_at=None)
-
-
 def is_any_due(conn: Connection, now: datetime) -> bool:
     """Return whether there is anything to send."""
     return bool(conn.scalar(select(exists().where(_due(now)))))
@@ -77,8 +72,8 @@ def record_delivered(conn: Connection, sent: Sequence[PendingAlert]) -> None:
         _set(conn, ids, told=list(told))
 
 
-def reschedule(conn: Connection, ids: Collection[str], due_at: datetime) -> None:
-    """Set when alerts are sent again to the destinations that have not taken them."""
+def reschedule(conn: Connection, ids: Collection[str], due_at: datetime | None) -> None:
+    """Set when alerts are sent again to the destinations that have not taken them; None for never."""
     _set(conn, ids, due_at=due_at)
 
 

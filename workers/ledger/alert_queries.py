@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, literal_column, or_, select
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.statuses import FINAL_STATUSES
 from ingest.wire.envelope import Kind
+from workers.ledger import downtimes
+from workers.ledger.cdr_queries import IN_CONFLICT
 from workers.ledger.downtimes import DowntimeRow
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.core_tables import IS_OPEN, deliveries, runs, sessions
-from workers.ledger.tables.reconciliation_tables import ROUTINE, downtimes
 
 LOOKBACK = timedelta(days=7)
 """What is older had its alert long ago, or is older than the ledger's first rule evaluation."""
@@ -147,11 +148,9 @@ def sessions_with_cdr(conn: Connection, kind: str) -> list[str]:
 
 def cdr_conflicts(conn: Connection, kind: str, since: datetime) -> list[CdrConflict]:
     """List CDRs recorded after `since` whose request id another CDR has too; the latest of each request id."""
-    other = cdrs.alias("other")
-    same = and_(other.c.request_id == cdrs.c.request_id, other.c.delivery_id != cdrs.c.delivery_id)
     query = (
         select(cdrs.c.request_id, cdrs.c.delivery_id, cdrs.c.session_id, cdrs.c.recorded_at)
-        .where(cdrs.c.recorded_at > since, cdrs.c.request_id.is_not(None), exists().where(same))
+        .where(cdrs.c.recorded_at > since, cdrs.c.request_id.is_not(None), IN_CONFLICT)
         .where(~_is_alerted(kind, cdrs.c.request_id, cdrs.c.recorded_at))
         .order_by(cdrs.c.recorded_at)
         .limit(MAX_FOUND)
@@ -161,13 +160,7 @@ def cdr_conflicts(conn: Connection, kind: str, since: datetime) -> list[CdrConfl
 
 def recent_downtimes(conn: Connection, now: datetime) -> list[DowntimeRow]:
     """List the downtimes that ended within the last week, the latest first."""
-    query = (
-        select(*(downtimes.c[name] for name in DowntimeRow.__match_args__))
-        .where(downtimes.c.inbox != ROUTINE, downtimes.c.opened_at > now - LOOKBACK)
-        .order_by(downtimes.c.opened_at.desc())
-        .limit(MAX_FOUND)
-    )
-    return [DowntimeRow(*row) for row in conn.execute(query)]
+    return downtimes.find(conn, ended_after=now - LOOKBACK, limit=MAX_FOUND)
 
 
 def last_event_at(conn: Connection, now: datetime) -> datetime | None:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import Connection, select
 
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.database.bulk_insert import insert_new
+from workers.ledger.database.conditions import matching, within
 from workers.ledger.tables.authorization_tables import authorizations
 
 MICROSECOND = timedelta(microseconds=1)
@@ -65,19 +66,8 @@ def insert(conn: Connection, rows: Iterable[DecisionRow]) -> None:
 def find(conn: Connection, wanted: DecisionFilter, limit: int | None = None) -> list[DecisionRow]:
     """List decisions, newest first."""
     table = authorizations.c
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.since is not None:
-        conditions.append(table.at >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(table.at < wanted.until)
-    if wanted.decision is not None:
-        conditions.append(table.decision == wanted.decision)
-    if wanted.policy is not None:
-        conditions.append(table.policy == wanted.policy)
-    if wanted.keys is not None:
-        conditions.append(table.key.in_(wanted.keys))
-    if wanted.session_id is not None:
-        conditions.append(table.session_id == wanted.session_id)
+    equal = {"decision": wanted.decision, "policy": wanted.policy, "session_id": wanted.session_id}
+    conditions = within(table.at, wanted.since, wanted.until) + matching(authorizations, **equal, key=wanted.keys)
     query = select(*COLUMNS).where(*conditions).order_by(table.at.desc(), table.id).limit(limit)
     return [DecisionRow(*row) for row in conn.execute(query)]
 

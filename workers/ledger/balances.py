@@ -8,8 +8,8 @@ from decimal import Decimal
 from sqlalchemy import Connection, literal, or_, select, update
 
 from handlers.kit.column_types import UtcDateTime
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import insert_into
-from workers.ledger.database.in_list import in_list
 from workers.ledger.tables.authorization_tables import balances, charging_keys
 
 PRIORITY = timedelta(days=1)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
+from workers.ledger.database.conditions import matching, within
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, sessions
@@ -132,13 +133,8 @@ def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
 
 def unreadable(conn: Connection, since: datetime | None = None, until: datetime | None = None) -> int:
     """Count the unreadable CDRs: deliveries without a record."""
-    query = select(func.count()).where(
-        deliveries.c.kind == str(Kind.CDRS), deliveries.c.state == DeliveryState.UNREADABLE
-    )
-    if since is not None:
-        query = query.where(deliveries.c.received_at >= since)
-    if until is not None:
-        query = query.where(deliveries.c.received_at < until)
+    wanted = matching(deliveries, kind=Kind.CDRS.value, state=DeliveryState.UNREADABLE)
+    query = select(func.count()).where(*wanted, *within(deliveries.c.received_at, since, until))
     return conn.execute(query).scalar_one()
 
 
@@ -176,20 +172,14 @@ def _select(filters: CdrFilters) -> Select[Any]:
 
 
 def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
-    if filters.session_id is not None:
-        yield cdrs.c.session_id == filters.session_id
+    yield from matching(cdrs, session_id=filters.session_id, charging_key=filters.keys)
+    yield from within(cdrs.c.received_at, filters.since, filters.until)
     if filters.user_id is not None:
         by_session = and_(cdrs.c.user_id.is_(None), sessions.c.user_id == filters.user_id)
         yield or_(cdrs.c.user_id == filters.user_id, by_session)
     if filters.request_id is not None:
         by_digest = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
         yield or_(cdrs.c.request_id == filters.request_id, by_digest)
-    if filters.keys is not None:
-        yield cdrs.c.charging_key.in_(filters.keys)
-    if filters.since is not None:
-        yield cdrs.c.received_at >= filters.since
-    if filters.until is not None:
-        yield cdrs.c.received_at < filters.until
     if filters.in_conflict:
         yield IN_CONFLICT
     if filters.repeated:

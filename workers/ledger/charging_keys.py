@@ -9,8 +9,8 @@ from sqlalchemy import Connection, func, select, update
 from handlers.kit.key_identifiers import normalize
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.database.bulk_insert import upsert
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import chunks, insert_into
-from workers.ledger.database.in_list import in_list
 from workers.ledger.tables.authorization_tables import authorizations, charging_keys, session_keys
 from workers.ledger.tables.core_tables import IS_OPEN, sessions
 
@@ -27,14 +27,6 @@ class KeyRow:
     contract_id: str | None = field(default=None, repr=False)
     visual_number: str | None = field(default=None, repr=False)
     fleet_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A session that has not ended as far as is known."""
-
-    session_id: str
-    user_id: str | None
 
 
 COLUMNS = [charging_keys.c[name] for name in KeyRow.__dataclass_fields__]
@@ -93,11 +85,13 @@ def record_session_keys(conn: Connection, keys: Mapping[str, str], now: datetime
         conn.execute(insert_into(conn, session_keys).on_conflict_do_nothing(), rows)
 
 
-def open_sessions(conn: Connection, since: datetime) -> Iterator[OpenSession]:
-    """Yield the open sessions with news since then; fetched in small parts, so that other threads run meanwhile."""
+def open_sessions(conn: Connection, since: datetime) -> Iterator[tuple[str, str | None]]:
+    """Yield (session id, user id) of the open sessions with news since then.
+
+    Fetched in small parts, so that other threads run meanwhile.
+    """
     query = select(sessions.c.session_id, sessions.c.user_id).where(IS_OPEN, sessions.c.updated_at >= since)
-    for row in conn.execution_options(yield_per=FETCH_SIZE).execute(query):
-        yield OpenSession(*row)
+    yield from conn.execution_options(yield_per=FETCH_SIZE).execute(query)
 
 
 def keys_of_sessions(conn: Connection, session_ids: Collection[str]) -> list[tuple[str, str]]:

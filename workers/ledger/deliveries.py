@@ -10,33 +10,15 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, fun
 
 from ingest.queue.batch import Delivery
 from workers.ledger.database.bulk_insert import insert_new
+from workers.ledger.database.conditions import in_list, matching, within
 from workers.ledger.database.engine import insert_into
-from workers.ledger.database.in_list import in_list
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables.core_tables import deliveries, receipts, runs
 
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
 arrived_values = attrgetter(*ARRIVED)
 LAST_CHARACTER = "\U0010ffff"
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """The run of one handler on a delivery."""
-
-    handler: str
-    queue: str
-    outcome: Outcome
-    attempts: int
-    due_at: datetime | None
-    until_at: datetime | None
-    waits_for: str | None
-    job_id: str | None
-    reason: str | None
-    error: str | None
-    traceback: str | None
-    started_at: datetime | None
-    finished_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +39,7 @@ class DeliveryRow:
     stored_at: datetime
     settled_at: datetime | None
     duplicates: int
-    runs: tuple[RunRow, ...] = ()
+    runs: tuple[RunRecord, ...] = ()
     #: The raw bytes, where they were asked for.
     body: bytes | None = None
 
@@ -198,31 +180,16 @@ def _select() -> Select[Any]:
 
 
 def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if filters.state is not None:
-        conditions.append(deliveries.c.state == filters.state)
-    if filters.event is not None:
-        conditions.append(deliveries.c.event == filters.event)
-    if filters.session_id is not None:
-        conditions.append(deliveries.c.session_id == filters.session_id)
-    if filters.since is not None:
-        conditions.append(deliveries.c.received_at >= filters.since)
-    if filters.until is not None:
-        conditions.append(deliveries.c.received_at < filters.until)
-    if filters.handler is not None or filters.outcome is not None:
-        run = exists().where(runs.c.delivery_id == deliveries.c.id)
-        if filters.handler is not None:
-            run = run.where(runs.c.handler == filters.handler)
-        if filters.outcome is not None:
-            run = run.where(runs.c.outcome == filters.outcome)
-        conditions.append(run)
-    return conditions
+    conditions = within(deliveries.c.received_at, filters.since, filters.until)
+    conditions += matching(deliveries, state=filters.state, event=filters.event, session_id=filters.session_id)
+    of_run = matching(runs, handler=filters.handler, outcome=filters.outcome)
+    return [*conditions, exists().where(runs.c.delivery_id == deliveries.c.id, *of_run)] if of_run else conditions
 
 
 def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]:
-    by_delivery: dict[str, list[RunRow]] = {row.id: [] for row in found}
-    columns = [runs.c[name] for name in RunRow.__dataclass_fields__]
-    query = select(runs.c.delivery_id, *columns).where(in_list(runs.c.delivery_id, by_delivery))
-    for delivery_id, *fields in conn.execute(query.order_by(runs.c.delivery_id, runs.c.handler)):
-        by_delivery[delivery_id].append(RunRow(*fields))
+    by_delivery: dict[str, list[RunRecord]] = {row.id: [] for row in found}
+    query = select(*(runs.c[name] for name in RunRecord.__dataclass_fields__))
+    query = query.where(in_list(runs.c.delivery_id, by_delivery)).order_by(runs.c.delivery_id, runs.c.handler)
+    for run in conn.execute(query):
+        by_delivery[run.delivery_id].append(RunRecord(**run._mapping))  # noqa: SLF001 - public, despite its name
     return [DeliveryRow(**row._mapping, runs=tuple(by_delivery[row.id])) for row in found]  # noqa: SLF001 - public, despite its name

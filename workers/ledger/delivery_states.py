@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, bindparam, case, func, select, update
 
 from handlers.kit.column_types import UtcDateTime
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
 from workers.ledger.tables.core_tables import deliveries, runs
 

@@ -8,8 +8,8 @@ import sqlalchemy
 from sqlalchemy import Connection, select
 
 from handlers.kit.channel import Device
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import insert_into
-from workers.ledger.database.in_list import in_list
 from workers.ledger.tables.core_tables import devices
 
 MAX_PER_USER = 20

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, null, or_, select, union, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, null, or_, select, union, update
 
 from handlers.kit.column_types import UtcDateTime
 from ingest.inbox.downtime import Downtime
@@ -73,14 +73,12 @@ def import_new(conn: Connection, found: Sequence[Downtime], now: datetime) -> li
     return sorted(by_key[inbox, closed_at] for inbox, closed_at in conn.execute(insert, rows))
 
 
-def find(conn: Connection, limit: int | None = None) -> list[DowntimeRow]:
+def find(conn: Connection, *, ended_after: datetime | None = None, limit: int | None = None) -> list[DowntimeRow]:
     """List downtimes, the latest first."""
-    found = conn.execute(
-        select(*(downtimes.c[name] for name in DowntimeRow.__match_args__))
-        .where(downtimes.c.inbox != ROUTINE)
-        .order_by(downtimes.c.closed_at.desc(), downtimes.c.inbox)
-        .limit(limit)
-    )
+    query = select(*(downtimes.c[name] for name in DowntimeRow.__match_args__)).where(downtimes.c.inbox != ROUTINE)
+    if ended_after is not None:
+        query = query.where(downtimes.c.opened_at > ended_after)
+    found = conn.execute(query.order_by(downtimes.c.opened_at.desc(), downtimes.c.inbox).limit(limit))
     return [DowntimeRow(*row) for row in found]
 
 
@@ -89,16 +87,9 @@ def schedule_routine(conn: Connection, every: timedelta, span: timedelta, now: d
 
     The window ends at a multiple of `every`, so that several clocks agree on one.
     """
-    waits = conn.execute(
-        select(downtimes.c.inbox).where(downtimes.c.inbox == ROUTINE, downtimes.c.covered_at.is_(None)).limit(1)
-    )
-    if waits.first() is not None:
-        return False
     until = now - (now - datetime.min.replace(tzinfo=now.tzinfo)) % every
-    done = conn.execute(
-        select(downtimes.c.inbox).where(downtimes.c.inbox == ROUTINE, downtimes.c.opened_at >= until).limit(1)
-    )
-    if done.first() is not None:
+    waits_or_done = or_(downtimes.c.covered_at.is_(None), downtimes.c.opened_at >= until)
+    if conn.scalar(select(exists().where(downtimes.c.inbox == ROUTINE, waits_or_done))):
         return False
     conn.execute(downtimes.delete().where(downtimes.c.inbox == ROUTINE, downtimes.c.covered_at.is_not(None)))
     return bool(import_new(conn, [Downtime(until - span, until, ROUTINE)], now))
@@ -109,11 +100,10 @@ def claim(conn: Connection, now: datetime, lease: timedelta) -> BackfillWindow |
 
     Downtimes that were noticed together and begin within a day are one: all nodes may have been down at once.
     """
+    is_free = or_(downtimes.c.claimed_until.is_(None), downtimes.c.claimed_until <= now)
     row = conn.execute(
         select(*(downtimes.c[name] for name in BackfillWindow.__match_args__))
-        .where(
-            downtimes.c.covered_at.is_(None), or_(downtimes.c.claimed_until.is_(None), downtimes.c.claimed_until <= now)
-        )
+        .where(downtimes.c.covered_at.is_(None), is_free)
         .order_by((downtimes.c.inbox == ROUTINE), downtimes.c.closed_at, downtimes.c.inbox)
         .limit(1)
         .with_for_update(skip_locked=True)

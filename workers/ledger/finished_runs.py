@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, and_, delete, literal_column, or_, select, update
 
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 from workers.ledger.delivery_states import refresh_states
 from workers.ledger.runs import RunRecord, insert_runs, locked_update
 from workers.ledger.states import FINAL_OUTCOMES, Outcome

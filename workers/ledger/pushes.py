@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, exists, func, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, exists, func, select, tuple_, update
 
 from handlers.kit.context import Push
 from handlers.kit.statuses import FINAL_STATUSES
+from workers.ledger.database.conditions import matching, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.states import PushState
 from workers.ledger.tables.core_tables import pushes, sessions
@@ -180,17 +181,8 @@ def find(  # noqa: PLR0913 - filters, by name
     limit: int | None = None,
 ) -> list[PushRow]:
     """List pushes, newest first."""
-    conditions: list[ColumnElement[bool]] = []
-    if session_id is not None:
-        conditions.append(pushes.c.session_id == session_id)
-    if user_id is not None:
-        conditions.append(pushes.c.user_id == user_id)
-    if state is not None:
-        conditions.append(pushes.c.state == state)
-    if since is not None:
-        conditions.append(pushes.c.created_at >= since)
-    if until is not None:
-        conditions.append(pushes.c.created_at < until)
+    conditions = within(pushes.c.created_at, since, until)
+    conditions += matching(pushes, session_id=session_id, user_id=user_id, state=state)
     query = select(*COLUMNS).where(*conditions).order_by(pushes.c.created_at.desc(), pushes.c.id).limit(limit)
     return [PushRow(*row) for row in conn.execute(query)]
 

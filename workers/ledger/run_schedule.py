@@ -1,6 +1,6 @@
 """Runs that have not ended: which are due, enqueued, running, crashed or expired."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, literal_column, select, tuple_, update
 
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import chunks
-from workers.ledger.database.in_list import in_list
 from workers.ledger.delivery_states import refresh_states
 from workers.ledger.runs import RunKey, locked_update
 from workers.ledger.states import Outcome
@@ -55,19 +55,16 @@ def due(conn: Connection, now: datetime, limit: int) -> list[OpenRun]:
     return _open(conn, waiting.order_by(runs.c.due_at).limit(limit).with_for_update(skip_locked=True))
 
 
-def mark_enqueued(conn: Connection, jobs: Mapping[RunKey, str]) -> None:
-    """Record the job of each run; call it before the job is written, so that none is written twice."""
-    _set_job(conn, jobs)
+def set_jobs(conn: Connection, jobs: Mapping[RunKey, str | None]) -> None:
+    """Record the job of each run, before the job is written: so none is written twice. Without one it is due again."""
+    if jobs:
+        ordered = sorted(jobs.items(), key=itemgetter(0))
+        conn.execute(SET_JOB, [{"of": delivery_id, "by": name, "job": job} for (delivery_id, name), job in ordered])
 
 
 def enqueued(conn: Connection) -> list[OpenRun]:
     """List runs with a job that are not claimed yet."""
     return _open(conn, _select(runs.c.attempts + 1).where(runs.c.due_at.is_not(None), HAS_JOB))
-
-
-def clear_job(conn: Connection, keys: Iterable[RunKey]) -> None:
-    """Remove lost jobs from their runs, which are `due` again."""
-    _set_job(conn, dict.fromkeys(keys))
 
 
 def running(conn: Connection) -> list[OpenRun]:
@@ -143,9 +140,3 @@ def _select(attempt: ColumnElement[int]) -> Select[Any]:
 
 def _open(conn: Connection, query: Select[Any]) -> list[OpenRun]:
     return [OpenRun(*row) for row in conn.execute(query)]
-
-
-def _set_job(conn: Connection, jobs: Mapping[RunKey, str | None]) -> None:
-    if jobs:
-        ordered = sorted(jobs.items(), key=itemgetter(0))
-        conn.execute(SET_JOB, [{"of": delivery_id, "by": name, "job": job} for (delivery_id, name), job in ordered])

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, tuple_, update
 
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core_tables import runs
 
@@ -53,7 +53,7 @@ FINISH = update(runs).where(runs.c.delivery_id == bindparam("of"), runs.c.handle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """A run as it is to be written: one that is to come (waiting), or what came of an attempt."""
+    """A run of one handler on a delivery: one that is to come (waiting), or what came of an attempt."""
 
     delivery_id: str
     handler: str

@@ -11,8 +11,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from handlers.kit.column_types import UtcDateTime
 from ingest.backoff import Backoff
 from ingest.config.settings import Settings
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import insert_into
-from workers.ledger.database.in_list import in_list
 from workers.ledger.tables.core_tables import sessions
 from workers.ledger.tables.reconciliation_tables import PollOutcome, session_polls
 

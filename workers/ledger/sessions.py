@@ -3,16 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, delete, select
 
 from handlers.kit.session import Session
 from workers.ledger.database.bulk_insert import insert_new, upsert
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 from workers.ledger.tables.core_tables import sessions
 
 SessionUpdate = Callable[[Session], Session]
+
+#: Columns with the same names in a Session, for queries.
+DERIVED = tuple(name for name in sessions.c.keys() if name not in {"anomalies", "facts", "updated_at"})  # noqa: SIM118 - no dict
+derived_values = attrgetter(*DERIVED)
 
 # Built once: building a statement costs more than running it on a small batch.
 KNOWN = select(sessions.c.session_id).where(in_list(sessions.c.session_id, "ids"))
@@ -103,19 +108,8 @@ def has_changed(conn: Connection, waits: Sequence[SessionWait]) -> list[bool]:
 
 def row_of(session: Session, now: datetime) -> dict[str, Any]:
     """Return a session as a row."""
-    return {
-        "session_id": session.session_id,
-        "user_id": session.user_id,
-        "status": session.status,
-        "started_at": session.started_at,
-        "stopped_at": session.stopped_at,
-        "completed_at": session.completed_at,
-        "fee_type": session.fee_type,
-        "fee_will_apply_from": session.fee_will_apply_from,
-        "anomalies": list(session.anomalies),
-        "facts": session.to_document(),
-        "updated_at": now,
-    }
+    row = dict(zip(DERIVED, derived_values(session), strict=True))
+    return row | {"anomalies": list(session.anomalies), "facts": session.to_document(), "updated_at": now}
 
 
 def _insert(conn: Connection, updates: Mapping[str, SessionUpdate], now: datetime) -> dict[str, Session]:

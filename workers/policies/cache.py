@@ -161,10 +161,10 @@ class PolicyCache:
     def _refresh_sessions(self, conn: Connection, now: datetime) -> None:
         by_name: defaultdict[str, set[str]] = defaultdict(set)
         session_ids = set()
-        for session in charging_keys.open_sessions(conn, now - self._settings.authorize_session_longest):
-            session_ids.add(session.session_id)
-            if session.user_id is not None:
-                by_name[f"user:{session.user_id}"].add(session.session_id)
+        for session_id, user_id in charging_keys.open_sessions(conn, now - self._settings.authorize_session_longest):
+            session_ids.add(session_id)
+            if user_id is not None:
+                by_name[f"user:{user_id}"].add(session_id)
         self._refresh_session_keys(conn, session_ids)
         for session_id, keys in self._keys_of.items():
             for key in keys:

@@ -8,7 +8,8 @@ from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
 from ingest.events import Event, SessionStarted
 from workers.execution.replay import plan_replay
-from workers.ledger.deliveries import DeliveryRow, RunRow
+from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.runs import RunRecord
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.plugins import Plugins
 
@@ -52,9 +53,8 @@ def row(body: bytes = STARTED, **outcomes: Outcome) -> DeliveryRow:
     )
 
 
-def run(name: str, outcome: Outcome) -> RunRow:
-    nothing = dict.fromkeys(RunRow.__dataclass_fields__)
-    return RunRow(**{**nothing, "handler": name, "queue": "sessions", "outcome": outcome, "attempts": 1})
+def run(name: str, outcome: Outcome) -> RunRecord:
+    return RunRecord(delivery_id="d1", handler=name, queue="sessions", outcome=outcome, attempts=1)
 
 
 ALL = plugins(session_record, greet, hurry)

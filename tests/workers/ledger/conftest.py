@@ -17,7 +17,7 @@ from handlers.kit.session import Session, StatusTimes
 from ingest.queue.batch import Delivery
 from workers.ledger import deliveries, delivery_states, runs
 from workers.ledger.database.engine import create_ledger_engine
-from workers.ledger.deliveries import DeliveryRow, RunRow
+from workers.ledger.deliveries import DeliveryRow
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables import metadata
@@ -72,7 +72,7 @@ class Ledger:
     def state_of(self, delivery_id: str) -> DeliveryState:
         return self.show(delivery_id).state
 
-    def run_of(self, delivery_id: str, handler: str) -> RunRow:
+    def run_of(self, delivery_id: str, handler: str) -> RunRecord:
         return next(run for run in self.show(delivery_id).runs if run.handler == handler)
 
     def at_once(self, work: Callable[[Connection, int], object], workers: int = 4) -> list[object]:

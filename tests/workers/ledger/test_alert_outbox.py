@@ -56,7 +56,9 @@ def test_destinations_that_have_taken_an_alert_are_remembered(conn, noon):
     ]
 
 
-@pytest.mark.parametrize("end", [alert_outbox.mark_delivered, lambda conn, ids, _now: alert_outbox.suppress(conn, ids)])
+@pytest.mark.parametrize(
+    "end", [alert_outbox.mark_delivered, lambda conn, ids, _now: alert_outbox.reschedule(conn, ids, None)]
+)
 def test_an_alert_that_is_delivered_or_suppressed_is_never_due_again(conn, noon, end):
     alert_outbox.mark_logged(conn, ["a1", "a2"], noon)
     end(conn, ["a1"], noon)

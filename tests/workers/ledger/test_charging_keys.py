@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from workers.ledger import authorizations, charging_keys, sessions
 from workers.ledger.authorizations import DecisionRow
-from workers.ledger.charging_keys import KeyRow, OpenSession
+from workers.ledger.charging_keys import KeyRow
 
 ONE, TWO = KeyRow("04a1", enabled=True, contract_id="c1", fleet_id="f"), KeyRow("04a2", enabled=False, contract_id="c2")
 
@@ -49,5 +49,5 @@ def test_sessions_are_open_until_a_final_status(ledger, noon, says):
         sessions.merge(conn, {session_id: says(status) for session_id, status in statuses.items()})
         found = sorted(each.session_id for each in charging_keys.open_sessions(conn, noon))
         assert found == ["s1", "s3", "s5"]
-        assert OpenSession("s1", None) in list(charging_keys.open_sessions(conn, noon))
+        assert ("s1", None) in list(charging_keys.open_sessions(conn, noon))
         assert list(charging_keys.open_sessions(conn, noon + timedelta(days=365 * 100))) == []

@@ -83,7 +83,7 @@ def works(ledger, says, noon):
         "finish": lambda c: runs.finish(c, "warn", [ended_run]),
         "session waits": lambda c: sessions.has_changed(c, [waits]),
         "due": lambda c: run_schedule.due(c, noon, 50),
-        "mark enqueued": lambda c: run_schedule.mark_enqueued(c, dict.fromkeys(KEYS, "job")),
+        "mark enqueued": lambda c: run_schedule.set_jobs(c, dict.fromkeys(KEYS, "job")),
         "enqueued": run_schedule.enqueued,
         "running": run_schedule.running,
         "crashed": lambda c: run_schedule.fail_crashed(

@@ -47,12 +47,12 @@ def test_an_enqueued_run_is_not_due_until_its_job_is_lost(ledger, waiting, noon)
     waiting(1)
     waiting(2, due_at=noon - SECOND)
     with ledger.begin() as conn:
-        run_schedule.mark_enqueued(conn, {("d1", "warn"): "job"})
-        run_schedule.mark_enqueued(conn, {})
+        run_schedule.set_jobs(conn, {("d1", "warn"): "job"})
+        run_schedule.set_jobs(conn, {})
         assert [(run.key, run.job_id) for run in run_schedule.enqueued(conn)] == [(("d1", "warn"), "job")]
     assert ids(due(ledger, noon)) == ["d2"]
     with ledger.begin() as conn:
-        run_schedule.clear_job(conn, [("d1", "warn")])
+        run_schedule.set_jobs(conn, {("d1", "warn"): None})
         assert run_schedule.enqueued(conn) == []
     assert ids(due(ledger, noon)) == ["d2", "d1"]
 
@@ -63,7 +63,7 @@ def test_two_clocks_never_enqueue_the_same_run(ledger, waiting, noon):
 
     def enqueue(conn, number):
         found = run_schedule.due(conn, noon, 10)
-        run_schedule.mark_enqueued(conn, {run.key: f"job{number}" for run in found})
+        run_schedule.set_jobs(conn, {run.key: f"job{number}" for run in found})
         return ids(found)
 
     shares = ledger.at_once(enqueue)
@@ -74,9 +74,9 @@ def test_two_clocks_never_enqueue_the_same_run(ledger, waiting, noon):
 def test_a_claimed_run_is_running_and_no_longer_enqueued(ledger, waiting, noon):
     waiting(1)
     with ledger.begin() as conn:
-        run_schedule.mark_enqueued(conn, {("d1", "warn"): "job"})
+        run_schedule.set_jobs(conn, {("d1", "warn"): "job"})
         runs.claim(conn, "warn", [("d1", 1)], "job", noon)
-        run_schedule.clear_job(conn, [("d1", "warn")])
+        run_schedule.set_jobs(conn, {("d1", "warn"): None})
         assert run_schedule.enqueued(conn) == []
         assert run_schedule.running(conn) == [OpenRun("d1", "warn", "sessions", 1, "job")]
     assert due(ledger, noon) == []

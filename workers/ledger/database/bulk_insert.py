@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, select
 from sqlalchemy.engine import Dialect
 
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 
 Key = tuple[Any, ...]
 Values = Mapping[str, Any]

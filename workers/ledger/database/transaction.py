@@ -5,23 +5,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import stamina
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import (
-    DBAPIError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-    TimeoutError,  # noqa: A004 - SQLAlchemy's, of its pool
-)
+from sqlalchemy import Connection, Engine, exc
 
 from ingest.errors import WebhooksError
 from workers.ledger.database.engine import read_only
 
 T = TypeVar("T")
 
-UNUSABLE = (OperationalError, InterfaceError, InternalError, ProgrammingError, TimeoutError)
+UNUSABLE = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.ProgrammingError, exc.TimeoutError)
 """Raised when a database is unavailable, locked, read-only, damaged, out of connections, or lacks our tables."""
 
 TRANSIENT_SQLITE = {
@@ -67,9 +58,8 @@ def run_in_transaction(engine: Engine, work: Callable[[Connection], T], *, retry
     Raises LedgerUnavailable when the database stays unavailable.
     """
     try:
-        for attempt in stamina.retry_context(
-            on=UNUSABLE, attempts=None, timeout=retry_for, wait_initial=0.05, wait_max=2
-        ):
+        attempts = stamina.retry_context(UNUSABLE, attempts=None, timeout=retry_for, wait_initial=0.05, wait_max=2)
+        for attempt in attempts:
             with attempt, engine.begin() as connection:
                 return work(connection)
     except UNUSABLE as failure:
@@ -91,8 +81,8 @@ def read_once(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 def is_transient(failure: BaseException) -> bool:
     """Return whether the database failed and not the statement: a retry may succeed."""
-    if not isinstance(failure, DBAPIError):
-        return isinstance(failure, TimeoutError)
+    if not isinstance(failure, exc.DBAPIError):
+        return isinstance(failure, exc.TimeoutError)
     if failure.connection_invalidated or failure.statement is None:  # it failed to connect, begin or commit
         return True
     if isinstance(failure.orig, sqlite3.Error):
@@ -101,9 +91,9 @@ def is_transient(failure: BaseException) -> bool:
     return (getattr(failure.orig, "sqlstate", None) or "").startswith(TRANSIENT_SQLSTATES)
 
 
-def _unavailable(failure: SQLAlchemyError) -> LedgerUnavailable:
+def _unavailable(failure: exc.SQLAlchemyError) -> LedgerUnavailable:
     # Without the driver's text, which may quote values of the statement.
-    cause = failure.orig if isinstance(failure, DBAPIError) else failure
+    cause = failure.orig if isinstance(failure, exc.DBAPIError) else failure
     if is_transient(failure):
         return LedgerUnavailable(f"the database cannot be used: {type(cause).__name__}")
     return LedgerNotMigrated(f"the database cannot run the statement: {type(cause).__name__}")

@@ -3,21 +3,9 @@
 from json import JSONEncoder
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    CheckConstraint,
-    Column,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    PrimaryKeyConstraint,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    text,
-)
+from sqlalchemy import text
+from sqlalchemy.schema import CheckConstraint, Column, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
+from sqlalchemy.types import JSON, Integer, LargeBinary, String, Text
 
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
 from workers.ledger.states import DeliveryState, Outcome, PushState

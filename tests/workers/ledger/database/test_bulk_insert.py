@@ -3,7 +3,7 @@
 from sqlalchemy import select
 
 from workers.ledger.database.bulk_insert import insert_new, upsert
-from workers.ledger.database.in_list import in_list
+from workers.ledger.database.conditions import in_list
 from workers.ledger.tables.core_tables import receipts
 
 ODD = ['", \\ {}', "NULL", "", "'; --", "ключ \U0001f50c", "\x01\x7f", "a,b", "{x}"]

@@ -1,12 +1,10 @@
-"""Compare a column with many values in one parameter: SQLite's IN over a JSON array, PostgreSQL's = ANY.
-
-The statement does not depend on their number, so it is built, compiled and planned once.
-"""
+"""Build conditions: a column has one of many values, or matches the filters that are set."""
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Text, bindparam
+from sqlalchemy import Column, ColumnElement, Table, Text, bindparam
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -37,10 +35,28 @@ class InList(FunctionElement[bool]):
 
 
 def in_list(column: Column[Any], values: Collection[str] | str) -> InList:
-    """Build the condition that the column has one of the values, or of those in the parameter of that name."""
+    """Build the condition that the column has one of the values, or of those in the parameter of that name.
+
+    They are one parameter (SQLite's IN over a JSON array, PostgreSQL's = ANY), so the statement does not depend on
+    their number: it is built, compiled and planned once.
+    """
     if isinstance(values, str):
         return InList(column, bindparam(values, type_=TextArray))
     return InList(column, bindparam(None, values, type_=TextArray))
+
+
+def matching(table: Table, **wanted: str | Collection[str] | None) -> list[ColumnElement[bool]]:
+    """Build a condition for each column with a wanted value, or with several of which it must have one."""
+    values = {table.c[name]: value for name, value in wanted.items() if value is not None}
+    return [column == value if isinstance(value, str) else column.in_(value) for column, value in values.items()]
+
+
+def within(column: Column[datetime], since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+    """Build the conditions `since <= column < until`, as far as these are set."""
+    return [
+        *([] if since is None else [column >= since]),
+        *([] if until is None else [column < until]),
+    ]
 
 
 @compiles(InList, "sqlite")
