@@ -1,6 +1,5 @@
 """`@channel` marks a function that sends pushes, `@devices` one that knows the devices of drivers."""
 
-import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from datetime import datetime, timedelta
 from types import ModuleType
 from typing import TypeVar
 
-from handlers.kit.markers import check_function, file_of, markers_in
+from handlers.kit.markers import Marker, check_function, markers_in
 from handlers.kit.signals import clamp_delay
 from ingest.errors import WebhooksError
 
@@ -76,37 +75,16 @@ class OutgoingPush:
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelPlugin:
+class ChannelPlugin(Marker):
     """A function marked `@channel`."""
 
     name: str
-    function: Callable[..., object]
     to_devices: bool
-    is_async: bool
-    file: str
-
-    @property
-    def plugin(self) -> str:
-        """The module that defines it."""
-        return self.function.__module__
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceRegistryPlugin:
+class DeviceRegistryPlugin(Marker):
     """A function marked `@devices`."""
-
-    function: Callable[..., object]
-    file: str
-
-    @property
-    def name(self) -> str:
-        """The function's name."""
-        return self.function.__name__
-
-    @property
-    def plugin(self) -> str:
-        """The module that defines it."""
-        return self.function.__module__
 
 
 def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Function]:
@@ -121,8 +99,7 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
 
     def mark(function: Function) -> Function:
         check_function(function, "channel", MARK)
-        is_async = inspect.iscoroutinefunction(function)
-        setattr(function, MARK, ChannelPlugin(name, function, to_devices, is_async, file_of(function)))
+        setattr(function, MARK, ChannelPlugin(function, name, to_devices))
         return function
 
     return mark
@@ -131,9 +108,10 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
 def devices(function: Function) -> Function:
     """Mark a function `(user_id: str) -> list[Device]` that replaces the table `devices`."""
     check_function(function, "devices", MARK)
-    if inspect.iscoroutinefunction(function):
+    registry = DeviceRegistryPlugin(function)
+    if registry.is_async:
         raise TypeError(f"@devices {function.__name__} must be a plain function; it is called in a thread of its own")
-    setattr(function, MARK, DeviceRegistryPlugin(function, file_of(function)))
+    setattr(function, MARK, registry)
     return function
 
 

@@ -3,26 +3,34 @@
 import inspect
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
-class Marker(Protocol):
+@dataclass(frozen=True, slots=True)
+class Marker:
     """What a decorator attaches to its function."""
 
-    @property
-    def name(self) -> str:
-        """The name that operators see and the ledger stores."""
-
-    @property
-    def function(self) -> Callable[..., object]:
-        """The function itself."""
+    function: Callable[..., object]
 
     @property
     def plugin(self) -> str:
         """The module that defines it."""
+        return self.function.__module__
+
+    @property
+    def file(self) -> str:
+        """The file that defines it, below its decorators."""
+        file: str = inspect.unwrap(self.function).__code__.co_filename
+        return file
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function)
 
 
 M = TypeVar("M", bound=Marker)
@@ -45,12 +53,6 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
-def file_of(function: Callable[..., object]) -> str:
-    """Return the file that defines a function, below its decorators."""
-    file: str = inspect.unwrap(function).__code__.co_filename
-    return file
-
-
 def markers_in(module: ModuleType, attribute: str, kind: type[M]) -> list[M]:
     """Return the markers that a module itself defines, in its order; imported functions belong to other plugins.
 
@@ -63,6 +65,6 @@ def markers_in(module: ModuleType, attribute: str, kind: type[M]) -> list[M]:
             continue
         if marker.function is not value:
             # functools.wraps copies the marker; calling the marked function would leave the wrapper out.
-            raise TypeError(f"the mark of {marker.name} must stand above its other decorators")
+            raise TypeError(f"the mark of {marker.function.__name__} must stand above its other decorators")
         found.append(marker)
     return found

@@ -1,6 +1,5 @@
 """`@authorize` marks a function as an authorization policy; and what policies are given and may use."""
 
-import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,7 +11,7 @@ from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
-from handlers.kit.markers import check_function, checked_name, file_of, markers_in
+from handlers.kit.markers import Marker, check_function, checked_name, markers_in
 from handlers.kit.session import Session
 from ingest.config.sections.authorization import OnIndeterminate
 from ingest.config.settings import Settings
@@ -93,16 +92,11 @@ class AuthorizeContext(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Marker):
     """A function of a plugin that decides on authorization requests."""
 
     name: str
     order: int
-    function: Callable[..., object]
-    plugin: str
-    """The module that defines it."""
-    file: str
-    is_async: bool
     when: Callable[[Settings], object] | None = None
     """Whether it is enabled by the settings; None: always."""
 
@@ -120,16 +114,8 @@ def authorize(
 
     def mark(function: Function) -> Function:
         check_function(function, "authorize", MARK)
-        policy = Policy(
-            name=checked_name(function.__name__ if name is None else name, "policy"),
-            order=order,
-            function=function,
-            plugin=function.__module__,
-            file=file_of(function),
-            is_async=inspect.iscoroutinefunction(function),
-            when=when,
-        )
-        setattr(function, MARK, policy)
+        checked = checked_name(function.__name__ if name is None else name, "policy")
+        setattr(function, MARK, Policy(function, checked, order, when))
         return function
 
     return mark

@@ -1,7 +1,7 @@
 """The record of a charging session: facts that merge in any order, and properties that follow from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -142,32 +142,10 @@ class Session:
     def to_document(self) -> dict[str, Any]:
         """Return the facts as a JSON document; equal sessions have equal documents."""
         return {
-            "statuses": {
-                status: {
-                    "first_at": times.first_at.isoformat(),
-                    "last_at": times.last_at.isoformat(),
-                    "sources": sorted(times.sources),
-                }
-                for status, times in sorted(self.statuses.items())
-            },
-            "users": {
-                user_id: {"at": driver.at.isoformat(), "source": driver.source}
-                for user_id, driver in sorted(self.users.items())
-            },
-            "fees": {
-                fee_type: {
-                    "at": notice.at.isoformat(),
-                    "applies_from": notice.applies_from.isoformat(),
-                    "source": notice.source,
-                }
-                for fee_type, notice in sorted(self.fees.items())
-            },
-            "lead": self.clock_skew
-            and {
-                "at": self.clock_skew.at.isoformat(),
-                "received_at": self.clock_skew.received_at.isoformat(),
-                "source": self.clock_skew.source,
-            },
+            "statuses": _documents(self.statuses),
+            "users": _documents(self.users),
+            "fees": _documents(self.fees),
+            "lead": self.clock_skew and _document(self.clock_skew),
         }
 
     @classmethod
@@ -192,6 +170,18 @@ class Session:
             },
             clock_skew=skew and ClockSkew(at(skew["at"]), at(skew["received_at"]), skew["source"]),
         )
+
+
+def _documents(facts: Mapping[str, StatusTimes | DriverAssignment | FeeNotice]) -> dict[str, Any]:
+    return {name: _document(fact) for name, fact in sorted(facts.items())}
+
+
+def _document(fact: StatusTimes | DriverAssignment | FeeNotice | ClockSkew) -> dict[str, Any]:
+    values = {each.name: getattr(fact, each.name) for each in fields(fact)}
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else sorted(value) if name == "sources" else value
+        for name, value in values.items()
+    }
 
 
 class SessionWithDriver(Session):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
-from handlers.kit.markers import check_function, checked_name, file_of, markers_in
+from handlers.kit.markers import Marker, check_function, checked_name, markers_in
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
 from ingest.events import Event, SessionEvent
@@ -17,18 +17,13 @@ MARK = "__plugsurfing_subscription__"
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class Subscription(Marker):
     """A function of a plugin, and the events that it handles."""
 
     name: str
     events: tuple[type[Event], ...]
     queue: str | None
     """Where each run is a job of its own, unless its batch came on that queue; None: runs share their batch's job."""
-    function: Callable[..., object]
-    plugin: str
-    """The module that defines it."""
-    file: str
-    is_async: bool
     records: bool
     """Whether it is marked `@record`, and is not a handler."""
     when: Callable[[Settings], object] | None = None
@@ -90,20 +85,10 @@ def _decorator(  # noqa: PLR0913 - the parts of a subscription, by name
 
     def mark(function: Function) -> Function:
         check_function(function, decorator, MARK)
-        is_async = inspect.iscoroutinefunction(function)
-        if decorator == "record" and is_async:
+        checked = checked_name(function.__name__ if name is None else name, "handler")
+        subscription = Subscription(function, checked, event_types, queue, records=wanted is SessionEvent, when=when)
+        if subscription.records and subscription.is_async:
             raise TypeError(f"@record {function.__name__} must be a plain function: a record does not wait")
-        subscription = Subscription(
-            name=checked_name(function.__name__ if name is None else name, "handler"),
-            events=event_types,
-            queue=queue,
-            function=function,
-            plugin=function.__module__,
-            file=file_of(function),
-            is_async=is_async,
-            records=decorator == "record",
-            when=when,
-        )
         setattr(function, MARK, subscription)
         return function
 

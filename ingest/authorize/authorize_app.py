@@ -13,9 +13,8 @@ from starlette.routing import Route
 from ingest.authorize.authorize_health import AuthorizeHealth
 from ingest.authorize.authorize_metrics import AuthorizeMetrics
 from ingest.authorize.credentials import Credentials
-from ingest.authorize.decision_record import DecisionRecorder
+from ingest.authorize.decisions import DecisionRecorder, PolicyEvaluator
 from ingest.authorize.endpoint import AuthorizeEndpoint
-from ingest.authorize.policy_evaluator import PolicyEvaluator
 from ingest.authorize.response_cache import ResponseCache
 from ingest.authorize.response_writer import UNAVAILABLE_MESSAGE
 from ingest.authorize.timed_protocol import METRICS_KEY

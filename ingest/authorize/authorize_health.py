@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ingest.authorize.authorize_metrics import AuthorizeMetrics
-from ingest.authorize.policy_evaluator import PolicyEvaluator
+from ingest.authorize.decisions import PolicyEvaluator
 from ingest.metrics import CONTENT_TYPE
 
 

@@ -16,8 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from ingest.authorize.authorize_metrics import AuthorizeMetrics
 from ingest.authorize.credentials import Credentials
-from ingest.authorize.decision_record import DecisionRecord, DecisionRecorder, FallbackReason
-from ingest.authorize.policy_evaluator import PolicyEvaluator, PolicyResult
+from ingest.authorize.decisions import DecisionRecord, DecisionRecorder, FallbackReason, PolicyEvaluator, PolicyResult
 from ingest.authorize.response_cache import ResponseCache
 from ingest.authorize.response_writer import ResponseWriter
 from ingest.authorize.timed_protocol import request_started_at

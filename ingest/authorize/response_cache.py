@@ -8,7 +8,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import PolicyResult
 
 MAX_ENTRIES = 10_000
 """At a hundred requests a second more than a minute and a half of them."""

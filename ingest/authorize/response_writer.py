@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from ingest.authorize.decision_record import DecisionRecord
+from ingest.authorize.decisions import DecisionRecord
 from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal
 from ingest.http.responses import Headers, error_body

@@ -52,9 +52,9 @@ def test_functions_and_methods_are_listed():
 
 
 def test_a_declaration_of_a_protocol_is_no_function_to_replace():
-    listed = mutants.functions_of("ingest.authorize.policy_evaluator")
-    assert "AllowAllEvaluator.evaluate" in listed
-    assert "PolicyEvaluator.evaluate" not in listed
+    listed = mutants.functions_of("workers.resilience.periodic")
+    assert "SupervisedThreads.start" in listed
+    assert "PeriodicTask.run" not in listed
 
 
 def test_each_kind_of_function_is_replaced_by_its_like(sample):

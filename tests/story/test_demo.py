@@ -94,7 +94,7 @@ def answers(environment: dict[str, str], folder: Path) -> bool:
 
 
 def wait_until(condition, running: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # a busy machine takes its time
     while not condition():
         assert running.poll() is None
         assert time.monotonic() < deadline

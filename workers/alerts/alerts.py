@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -84,12 +84,10 @@ def raise_alert(ledger: Connection, alert: Alert, now: datetime, *, since: datet
     if since is not None and ledger.scalar(select(exists().where(*about, alerts.c.resolved_at >= since))):
         return False
     values = {
+        **asdict(alert),
         "id": secrets.token_hex(6),
         "kind": str(alert.kind),
         "subject": subject,
-        "sentence": alert.sentence,
-        "session_id": alert.session_id,
-        "delivery_id": alert.delivery_id,
         "raised_at": now,
         "due_at": now,
     }

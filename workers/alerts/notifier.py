@@ -68,22 +68,13 @@ class LogNotifier:
         unmuted = [one for one in found if one.kind not in self._muted]
         for one in unmuted:
             if one.id not in self._logged:
-                self._log_alert(one)
+                about = {"kind": one.kind, "session": one.session_id, "delivery": one.delivery_id}
+                log.warning("alert.raised", alert=one.id, sentence=one.sentence, **about)
+                self._logged.add(one.id)
         alert_outbox.mark_logged(ledger, [one.id for one in found], at)
         alert_outbox.reschedule(ledger, muted, None)
         if not self._is_sent:
             alert_outbox.mark_delivered(ledger, [one.id for one in unmuted], at)
-
-    def _log_alert(self, one: PendingAlert) -> None:
-        log.warning(
-            "alert.raised",
-            alert=one.id,
-            kind=one.kind,
-            sentence=one.sentence,
-            session=one.session_id,
-            delivery=one.delivery_id,
-        )
-        self._logged.add(one.id)
 
 
 class AppriseNotifier:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from sqlalchemy import Connection
 
@@ -187,13 +188,8 @@ def comparable_windows(known_since: datetime | None, now: datetime, span: timede
 
 def baseline(count: Callable[[datetime], int], ends: list[datetime], busy: int) -> int | None:
     """Return the number of events in the quietest of these windows; None unless every one of them was busy."""
-    fewest: int | None = None
-    for end in ends:
-        found = count(end)
-        if found < busy:
-            return None
-        fewest = found if fewest is None else min(fewest, found)
-    return fewest
+    found = list(takewhile(lambda events: events >= busy, map(count, ends)))
+    return min(found, default=None) if len(found) == len(ends) else None
 
 
 def _session_finding(kind: AlertKind, one: StaleSession, predicate: str) -> Finding:

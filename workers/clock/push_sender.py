@@ -89,7 +89,8 @@ class ChannelSender:
     def _claim(self) -> int:
         """Claim and start as many pushes as there are free slots; expire those that are not needed any more."""
         self._extend_leases()
-        if not self._is_any_due():
+        engine = self._resources.engine
+        if not read_once(engine, lambda ledger: pushes.is_any_due(ledger, self._name, datetime.now(UTC))):
             return 0
         free = self._resources.settings.push_concurrency - len(self._slots_taken)
         limit = self._breaker.permits(free, in_flight=len(self._in_flight))
@@ -101,7 +102,7 @@ class ChannelSender:
             pushes.expire_unneeded(ledger, self._name, at)
             return pushes.claim(ledger, self._name, at, LEASE, limit=limit)
 
-        claimed = run_in_transaction(self._resources.engine, claim)
+        claimed = run_in_transaction(engine, claim)
         for push in claimed:
             self._in_flight.add(push.claim)
             self._slots_taken.add(push.claim)
@@ -116,11 +117,6 @@ class ChannelSender:
                 lambda ledger: pushes.extend_lease(ledger, self._in_flight, datetime.now(UTC) + LEASE),
             )
             self._renew_at = time.monotonic() + LEASE_RENEWAL.total_seconds()
-
-    def _is_any_due(self) -> bool:
-        return read_once(
-            self._resources.engine, lambda ledger: pushes.is_any_due(ledger, self._name, datetime.now(UTC))
-        )
 
     def _attempt(self, push: PushRow) -> None:
         """Make one attempt, in a thread of its own. Its slot is free again when none of its calls hangs any more."""

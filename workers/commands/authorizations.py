@@ -21,6 +21,7 @@ from workers.ledger import authorizations as ledger_authorizations
 from workers.ledger.authorizations import DecisionFilter, DecisionRow
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable
+from workers.ledger.reader import LedgerReader
 from workers.policies.cache import PolicyCache
 from workers.policies.dry_run import DryRun, PolicyOutcome
 from workers.policies.evaluate import PolicyContext
@@ -72,7 +73,7 @@ def one_shot_contexts(settings: Settings) -> tuple[Callable[[Policy], AuthorizeC
         except LedgerUnavailable:
             missing = "The ledger cannot be used."
     log = structlog.get_logger()
-    return (lambda policy: PolicyContext(engine, cache, settings, log.bind(policy=policy.name))), missing
+    return (lambda policy: PolicyContext(LedgerReader(engine), cache, settings, log.bind(policy=policy.name))), missing
 
 
 def print_dry_run(dry_run: DryRun, settings: Settings, missing: str | None, *, as_json: bool) -> None:

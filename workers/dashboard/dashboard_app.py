@@ -55,18 +55,9 @@ def create_dashboard(settings: Settings) -> Flask:
         url_prefix="",
     )
     app.config["RQ_DASHBOARD_REDIS_URL"] = settings.require_redis()
-    app.register_error_handler(RedisError, redis_unavailable)
+    app.register_error_handler(RedisError, lambda _error: ("Redis cannot be reached.", 503))  # the page polls by itself
+    # Of a job that none of our processes has written; it is not decoded in any other way.
     for error in (DeserializationError, JSONDecodeError, UnicodeDecodeError):
-        app.register_error_handler(error, undecodable_job)
+        app.register_error_handler(error, lambda _error: ("There is a job that is not JSON.", 502))
     setup_rq_connection(app)
     return app
-
-
-def redis_unavailable(_error: Exception) -> tuple[str, int]:
-    """Respond while Redis is unavailable; the page polls by itself."""
-    return "Redis cannot be reached.", 503
-
-
-def undecodable_job(_error: Exception) -> tuple[str, int]:
-    """Respond for a job that none of our processes has written; it is not decoded in any other way."""
-    return "There is a job that is not JSON.", 502

@@ -46,7 +46,8 @@ def dev(port: int | None, show_session: Callable[[Settings, str], None] | None, 
     data_dir = load_settings().data_dir
     with single_instance(data_dir) as lock:
         env = build_environment(port)
-        for wanted in ports_of(env.settings):
+        settings = env.settings
+        for wanted in (settings.port, settings.authorize_port, settings.dashboard_port, settings.devices_port):
             if not is_free(env.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
         migrate(env.settings.database_url)
@@ -58,11 +59,6 @@ def dev(port: int | None, show_session: Callable[[Settings, str], None] | None, 
             return error.exit_code
         finally:
             write_devfile(data_dir, env.kept)
-
-
-def ports_of(settings: Settings) -> tuple[int, ...]:
-    """Return the ports that must be free."""
-    return settings.port, settings.authorize_port, settings.dashboard_port, settings.devices_port
 
 
 async def run(
@@ -175,13 +171,9 @@ def banner(env: DevEnvironment) -> str:
     ]
     if CREDENTIALS.upper() in env.generated:
         lines += ["", "  Or ask as Plugsurfing does, whether a key may charge:", ""]
-        lines += [f"    {click.style(sample_request(env), fg='green')}"]
+        sample = plugsurfing_request(env.settings, {"key": DEFAULT_KEY}, env.credentials)
+        lines += [f"    {click.style(curl(env.authorize_url, sample), fg='green')}"]
     return "\n".join([*lines, ""])
-
-
-def sample_request(env: DevEnvironment) -> str:
-    """Format an authorization request as a shell command."""
-    return curl(env.authorize_url, plugsurfing_request(env.settings, {"key": DEFAULT_KEY}, env.credentials))
 
 
 def demo_summary(findings: Mapping[str, bool]) -> str:

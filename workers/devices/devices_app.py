@@ -86,24 +86,16 @@ class DeviceEndpoints:
         self._token = token
 
     async def handle(self, request: Request) -> Response:
-        """Respond to a request of either method."""
-        return await (self._register(request) if request.method == "PUT" else self._remove(request))
-
-    async def _register(self, request: Request) -> Response:
-        """Register or update a device."""
+        """Register or update a device, or remove it, as when its driver signs out."""
         self._check(request)
         user_id, token = _names(request)
+        if request.method == "DELETE":
+            return await self._write(lambda ledger: devices.delete(ledger, user_id, token))
         try:
             device = parse_device(token, _parse(await _body(request)))
         except InvalidDevice as error:
             raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
         return await self._write(lambda ledger: devices.upsert(ledger, user_id, device, datetime.now(UTC)))
-
-    async def _remove(self, request: Request) -> Response:
-        """Remove a device, as when its driver signs out."""
-        self._check(request)
-        user_id, token = _names(request)
-        return await self._write(lambda ledger: devices.delete(ledger, user_id, token))
 
     async def _write(self, work: Callable[[Connection], object]) -> Response:
         try:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -73,15 +74,7 @@ class PolicyCache:
         for spelling in candidate_spellings(identifier, self._settings.authorize_key_bytes):
             row = self._keys.get(spelling)
             if row is not None:
-                return ChargingKeySnapshot(
-                    row.identifier,
-                    row.enabled,
-                    row.valid_to,
-                    row.contract_id,
-                    row.visual_number,
-                    row.fleet_id,
-                    self._keys_synced_at,
-                )
+                return ChargingKeySnapshot(**asdict(row), read_at=self._keys_synced_at)
         return None
 
     def keys_synced_at(self) -> datetime | None:
@@ -108,7 +101,14 @@ class PolicyCache:
     def refresh(self) -> None:
         """Bring the copy up to date. Raise LedgerUnavailable."""
         now = datetime.now(UTC)
-        read_once(self._engine, lambda conn: self._refresh_all(conn, now))
+
+        def copy(conn: Connection) -> None:
+            self._refresh_keys(conn)
+            self._refresh_balances(conn, now)
+            if self._wants_sessions:
+                self._refresh_sessions(conn, now)
+
+        read_once(self._engine, copy)
         self._record_demand(now)
 
     def _run(self) -> None:
@@ -126,12 +126,6 @@ class PolicyCache:
                 self._is_stale = False
             self._first_refresh.set()
             self._stop.wait(max(REFRESH_EVERY.total_seconds(), PAUSE_FACTOR * (time.monotonic() - started_at)))
-
-    def _refresh_all(self, conn: Connection, now: datetime) -> None:
-        self._refresh_keys(conn)
-        self._refresh_balances(conn, now)
-        if self._wants_sessions:
-            self._refresh_sessions(conn, now)
 
     def _refresh_keys(self, conn: Connection) -> None:
         state = sync_state.get(conn, KEYS)
@@ -190,14 +184,15 @@ class PolicyCache:
 
     def _record_demand(self, now: datetime) -> None:
         requested, self._requested_balances = self._requested_balances, set()
+        if not requested:
+            return
+        every = self._settings.authorize_balances_every
         try:
-            every = self._settings.authorize_balances_every
-            if requested:
-                run_in_transaction(
-                    self._engine,
-                    lambda ledger: balances.request(ledger, requested, now, older_than=every),
-                    retry_for=WRITE_TIMEOUT,
-                )
+            run_in_transaction(
+                self._engine,
+                lambda ledger: balances.request(ledger, requested, now, older_than=every),
+                retry_for=WRITE_TIMEOUT,
+            )
         except LedgerUnavailable:
             self._requested_balances |= requested
             raise

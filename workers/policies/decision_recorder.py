@@ -8,11 +8,9 @@ import structlog
 from sqlalchemy import Engine
 
 from handlers.kit.key_identifiers import normalize
-from ingest.authorize.decision_record import DecisionRecord, DecisionRecorder
-from ingest.config.settings import Settings
+from ingest.authorize.decisions import DecisionRecord
 from workers.ledger import authorizations
 from workers.ledger.authorizations import MICROSECOND, DecisionRow
-from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction
 
 log = structlog.get_logger()
@@ -119,8 +117,3 @@ def row_of(record: DecisionRecord) -> DecisionRow:
         repeated=record.repeats is not None,
         failure=None if record.failure is None else record.failure.value,
     )
-
-
-def open_recorder(settings: Settings) -> DecisionRecorder:
-    """Create a recorder for the ledger; it connects with the first record."""
-    return BufferedDecisionRecorder(create_ledger_engine(settings.database_url))

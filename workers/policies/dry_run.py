@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 
 from handlers.kit.policies import AuthorizeContext, Indeterminate, Policy
-from ingest.authorize.decision_record import DecisionRecord, FallbackReason
+from ingest.authorize.decisions import DecisionRecord, FallbackReason
 from ingest.authorize.endpoint import field_map
 from ingest.authorize.response_writer import ResponseWriter
 from ingest.config.settings import Settings

@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from handlers.kit.policies import AuthorizeContext, BalanceSnapshot, ChargingKeySnapshot, Indeterminate, Policy
-from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.policy_evaluator import PolicyResult
+from handlers.kit.policies import AuthorizeContext, Indeterminate, Policy
+from ingest.authorize.decisions import FallbackReason, PolicyResult
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
 from workers.ledger.database.engine import create_ledger_engine
@@ -23,37 +22,23 @@ INITIAL_REFRESH_TIMEOUT = timedelta(seconds=2)
 """How long a process waits for the first copy of the ledger before it accepts requests without one."""
 
 
-@dataclass(frozen=True)
-class PolicyContext(LedgerReader):
+class PolicyContext:
     """The context of one policy: keys, balances and open sessions come from memory, the rest from the ledger."""
 
-    cache: PolicyCache
-    settings: Settings
-    log: FilteringBoundLogger
+    def __init__(self, ledger: LedgerReader, cache: PolicyCache, settings: Settings, log: FilteringBoundLogger) -> None:
+        self.settings = settings
+        self.log = log
+        self.read = ledger.read
+        self.session = ledger.session
+        self.charging_key = cache.charging_key
+        self.keys_synced_at = cache.keys_synced_at
+        self.balance = cache.balance
+        self.open_sessions = cache.open_sessions
+        self.sessions_read_at = cache.sessions_read_at
 
     def now(self) -> datetime:
         """Return the current time."""
         return datetime.now(UTC)
-
-    def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
-        """Return a charging key from memory."""
-        return self.cache.charging_key(identifier)
-
-    def keys_synced_at(self) -> datetime | None:
-        """Return when the list of keys was read from the Drive API."""
-        return self.cache.keys_synced_at()
-
-    def balance(self, user_id: str) -> BalanceSnapshot | None:
-        """Return a balance from memory."""
-        return self.cache.balance(user_id)
-
-    def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
-        """Return the ids of open sessions from memory."""
-        return self.cache.open_sessions(key, user_id)
-
-    def sessions_read_at(self) -> datetime | None:
-        """Return when the open sessions were read from the ledger."""
-        return self.cache.sessions_read_at()
 
 
 def policy_context_factory(settings: Settings) -> Callable[[Policy], AuthorizeContext]:
@@ -62,7 +47,8 @@ def policy_context_factory(settings: Settings) -> Callable[[Policy], AuthorizeCo
     cache = PolicyCache(engine, settings)
     cache.start(INITIAL_REFRESH_TIMEOUT)
     log = structlog.get_logger()
-    return lambda policy: PolicyContext(engine, cache, settings, log.bind(policy=policy.name))
+    reader = LedgerReader(engine)
+    return lambda policy: PolicyContext(reader, cache, settings, log.bind(policy=policy.name))
 
 
 @dataclass(frozen=True)

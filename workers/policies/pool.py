@@ -12,8 +12,7 @@ from multiprocessing.forkserver import ensure_running
 import structlog
 
 from handlers.kit.policies import Policy
-from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.policy_evaluator import EvaluatorStatus, PolicyResult
+from ingest.authorize.decisions import EvaluatorStatus, FallbackReason, PolicyResult
 from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
@@ -33,8 +32,9 @@ COUNTED_FAILURES = (FallbackReason.TIMEOUT, FallbackReason.RAISED, FallbackReaso
 
 
 class PolicyProcessPool:
-    """Runs AUTHORIZE_PROCESSES policy processes. Belongs to one event loop, on which no policy ever runs.
+    """Runs AUTHORIZE_PROCESSES policy processes, or none without policies: then no request has a decision.
 
+    Belongs to one event loop, on which no policy ever runs.
     A thread cannot be killed, a process can: one whose policy hangs gets no more requests, has until their deadlines
     for those it has, and is killed. A new process replaces it meanwhile.
     """
@@ -52,6 +52,8 @@ class PolicyProcessPool:
 
     async def start(self) -> None:
         """Start the processes. A request that comes before one is ready waits for it until its deadline."""
+        if not self._policies:
+            return
         FORK_SERVER.set_forkserver_preload(PRELOADED)
         ensure_running()  # here, and not in a thread: the death signal comes when the thread that forked it ends
         self._slots = [asyncio.create_task(self._maintain_slot()) for _ in range(self._settings.authorize_processes)]
@@ -69,6 +71,8 @@ class PolicyProcessPool:
 
     async def evaluate(self, request: AuthorizationRequest, deadline: float) -> PolicyResult:
         """Send the request to a process; to a second one, too, if no policy starts at once. The first result counts."""
+        if not self._policies:
+            return PolicyResult()
         skip, probed = self._breakers.acquire()
         if self._policies[0] in skip:  # a process would return the same
             self._breakers.record(PolicyResult(), (), probed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import PolicyResult
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import AuthorizationRequest
 from workers.policies.process_main import Evaluate, Evaluated, Message, PolicyStarted, Ready, main, receive, send

@@ -17,7 +17,7 @@ from typing import NoReturn, TypeAlias
 
 import structlog
 
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import PolicyResult
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging

@@ -9,15 +9,15 @@ from typing import NoReturn
 import structlog
 
 from ingest.authorize.authorize_app import create_authorize_app
-from ingest.authorize.policy_evaluator import AllowAllEvaluator, PolicyEvaluator
 from ingest.authorize.timed_protocol import timed_protocol
 from ingest.config.settings import Settings
 from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import DrainingServer
 from ingest.server.serve import uvicorn_config
 from ingest.server.socket_activation import listening_sockets
+from workers.ledger.database.engine import create_ledger_engine
 from workers.plugins import load_plugins
-from workers.policies.decision_recorder import open_recorder
+from workers.policies.decision_recorder import BufferedDecisionRecorder
 from workers.policies.pool import PolicyProcessPool
 
 log = structlog.get_logger()
@@ -29,8 +29,8 @@ def authorize(settings: Settings) -> None:
     settings.require_credentials()
     policies = load_plugins(settings).policies
     sockets = listening_sockets(settings.host, settings.authorize_port)
-    evaluator: PolicyEvaluator = PolicyProcessPool(settings, policies) if policies else AllowAllEvaluator()
-    app = create_authorize_app(settings, evaluator, open_recorder(settings))
+    recorder = BufferedDecisionRecorder(create_ledger_engine(settings.database_url))
+    app = create_authorize_app(settings, PolicyProcessPool(settings, policies), recorder)
     config = uvicorn_config(app, timed_protocol(settings.authorize_timeout))
     # The event loop shares the interpreter with the recorder's thread: it must not wait 5 ms for its turn.
     sys.setswitchinterval(0.001)

@@ -154,7 +154,8 @@ class SyncBalances:
     def run(self) -> None:
         """Read some concurrently. Raise DriveError if one failed, once the others are stored."""
         limit = min(self._allowance.available(), MAX_CONCURRENT)
-        if limit == 0 or not self._is_any_due():
+        # On SQLite a read, unlike a claim, does not block writers.
+        if limit == 0 or not read_once(self._engine, lambda ledger: balances.is_any_due(ledger, now())):
             return
         lease = self._settings.drive_patience + MARGIN
         users = run_in_transaction(self._engine, lambda ledger: balances.claim(ledger, now(), lease, limit=limit))
@@ -168,10 +169,6 @@ class SyncBalances:
         run_in_transaction(self._engine, lambda ledger: self._store(ledger, read, failed))
         if failed:
             raise next(iter(failed.values()))
-
-    def _is_any_due(self) -> bool:
-        # On SQLite a read, unlike a claim, does not block writers.
-        return read_once(self._engine, lambda ledger: balances.is_any_due(ledger, now()))
 
     def _read(self, user_id: str) -> Balance | DriveError:
         try:

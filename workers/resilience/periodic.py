@@ -32,16 +32,13 @@ class PeriodicTask(Protocol):
     @property
     def name(self) -> str:
         """The name in the log."""
-        ...
 
     @property
     def every(self) -> timedelta:
         """The pause between the end of a run and the next one."""
-        ...
 
     def run(self) -> None:
         """Run once."""
-        ...
 
 
 class SupervisedThreads:

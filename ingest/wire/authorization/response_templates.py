@@ -12,21 +12,11 @@ from typing import Any
 
 from ingest.wire.authorization.request import MAX_MESSAGE_LENGTH, Allowed, AuthorizationRequest, Decision, WireFormat
 
-PLACEHOLDERS = {
-    "@allowed": "the decision",
-    "@information": "the message to the driver",
-    "@id": "our reference, new for each decision",
-    "@key": "the key",
-    "@token_type": "its type",
-    "@country_code": "the country",
-    "@reference_id": "their reference",
-    "@location_id": "the location",
-    "@session_id": "the session",
-    "@valid": "whether it is `ALLOWED`",
-    "@now": "the time",
-    "@info": "OCPI's DisplayText with the message to the driver",
-    "@location": "OCPI's LocationReferences of where the key may charge",
-}
+PLACEHOLDERS = (
+    *("@allowed", "@valid", "@information", "@id", "@now"),  # of the decision
+    *("@key", "@token_type", "@country_code", "@reference_id", "@location_id", "@session_id"),  # of the request
+    *("@info", "@location"),  # OCPI's DisplayText and LocationReferences
+)
 OCPI_SUCCESS = 1000
 OCPI_CLIENT_ERROR = 2000
 OMIT = object()
@@ -46,7 +36,7 @@ class ResponseTemplate:
             found = set()
         if "@allowed" not in found:
             raise ValueError('must be a JSON object with the text "@allowed" in it')
-        unknown = sorted(found - PLACEHOLDERS.keys())
+        unknown = sorted(found.difference(PLACEHOLDERS))
         if unknown:
             raise ValueError(f"has the unknown placeholder {unknown[0]}; there are {', '.join(PLACEHOLDERS)}")
 

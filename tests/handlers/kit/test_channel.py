@@ -54,7 +54,7 @@ def test_an_invalid_marker_is_refused_where_it_is_made(mark, sentence):
 def test_a_marked_function_stays_unchanged_and_is_found_in_its_module():
     function = send()
     assert channel("pigeon", to_devices=True)(function) is function
-    offered = ChannelPlugin("pigeon", function, to_devices=True, is_async=False, file=__file__)
+    offered = ChannelPlugin(function, "pigeon", to_devices=True)
     assert channel_plugins_of(plugin(by_pigeon=function)) == [offered]
 
 

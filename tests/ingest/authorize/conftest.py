@@ -12,8 +12,7 @@ import httpx
 import pytest
 
 from ingest.authorize.authorize_app import create_authorize_app
-from ingest.authorize.decision_record import DecisionRecord
-from ingest.authorize.policy_evaluator import EvaluatorStatus, PolicyResult
+from ingest.authorize.decisions import DecisionRecord, EvaluatorStatus, PolicyResult
 from ingest.authorize.timed_protocol import timed_protocol
 from ingest.config.settings import load_settings
 from ingest.http import responses

@@ -12,8 +12,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import FallbackReason, PolicyResult
 from ingest.authorize.response_writer import ResponseWriter
 from ingest.wire.authorization.request import Allowed, Decision, WireFormat
 

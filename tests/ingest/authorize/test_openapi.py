@@ -10,7 +10,7 @@ from schemathesis.config import SchemathesisConfig
 from starlette.routing import Route
 
 from ingest.authorize.authorize_app import OPENAPI
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import PolicyResult
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, Decision
 

@@ -1,7 +1,7 @@
 import asyncio
 from datetime import timedelta
 
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import PolicyResult
 from ingest.authorize.response_cache import ResponseCache
 
 

@@ -29,7 +29,7 @@ SOON = timedelta(minutes=10)
 
 
 def channel_of(function: Callable[..., object], name: str = "own", *, to_devices: bool = False) -> ChannelPlugin:
-    return ChannelPlugin(name, function, to_devices, is_async=False, file="plugin.py")
+    return ChannelPlugin(function, name, to_devices)
 
 
 def set_status(node, session_id: str, status: str) -> None:
@@ -191,7 +191,7 @@ def test_a_registry_that_breaks_loses_no_push(push_node, until):
         return found
 
     channel = channel_of(lambda push: sent.append(push.device.token), to_devices=True)
-    node = push_node(Plugins((), (channel,), DeviceRegistryPlugin(registry, "plugin.py")), push="own")
+    node = push_node(Plugins((), (channel,), DeviceRegistryPlugin(registry)), push="own")
     node.push()
     until(lambda: send_due(node.resources))
     assert sent == ["token"]
@@ -208,7 +208,7 @@ def test_a_registry_that_hangs_takes_its_slots_and_loses_no_push(push_node, unti
         return [Device("token")]
 
     channel = channel_of(lambda push: sent.append(push.id), to_devices=True)
-    plugins = Plugins((), (channel,), DeviceRegistryPlugin(registry, "plugin.py"))
+    plugins = Plugins((), (channel,), DeviceRegistryPlugin(registry))
     node = push_node(plugins, push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
         node.push(number)
@@ -229,7 +229,7 @@ def test_a_device_that_hangs_does_not_delay_the_others(push_node):
         if push.device.token == "hangs":
             ends.wait(20)
 
-    registry = DeviceRegistryPlugin(lambda _user: [Device("hangs"), Device("works")], "plugin.py")
+    registry = DeviceRegistryPlugin(lambda _user: [Device("hangs"), Device("works")])
     plugins = Plugins((), (channel_of(send, to_devices=True),), registry)
     node = push_node(plugins, push="own", push_timeout="1s", retry_first="1m")
     node.push()

@@ -6,9 +6,9 @@ import pytest
 import uvicorn
 
 from ingest.authorize.authorize_app import create_authorize_app
-from ingest.authorize.policy_evaluator import AllowAllEvaluator
 from ingest.authorize.timed_protocol import TimedHttpProtocol
 from ingest.config.settings import load_settings
+from workers.policies.pool import PolicyProcessPool
 
 CREDENTIALS = {"AUTHORIZE_CREDENTIALS": "a secret\nanother"}
 
@@ -61,7 +61,7 @@ def url(tmp_path, until):
     """The URL of `authorize` without policies."""
     settings = load_settings(data_dir=tmp_path, authorize_credentials="a secret")
     config = uvicorn.Config(
-        create_authorize_app(settings, AllowAllEvaluator(), NullRecorder()),
+        create_authorize_app(settings, PolicyProcessPool(settings, ()), NullRecorder()),
         port=0,
         http=TimedHttpProtocol,
         log_config=None,

@@ -17,12 +17,12 @@ PARENT = """
 import asyncio, json, sys
 from datetime import timedelta
 from ingest.backoff import Backoff
-from workers.dev import supervisor
+from workers.dev import child_supervisor
 from workers.dev.child_process import ProcessSpec
-from workers.dev.supervisor import ChildFailedError, Supervisor
+from workers.dev.child_supervisor import ChildFailedError, ChildSupervisor
 
 plan = json.loads(sys.argv[1])
-supervisor.BACKOFF = Backoff(timedelta(seconds=plan["pause"]), timedelta(seconds=5))
+child_supervisor.BACKOFF = Backoff(timedelta(seconds=plan["pause"]), timedelta(seconds=5))
 stop_timeout = timedelta(seconds=plan["stop_timeout"])
 children = [ProcessSpec(name, (sys.executable, "-uc", code), stop_timeout) for name, code in plan["children"].items()]
 
@@ -32,7 +32,7 @@ async def scenario():
 
 async def run():
     print_line = lambda name, line: print(f"{name}: {line}", flush=True)
-    return await Supervisor(children, {}, print_line).run(scenario)
+    return await ChildSupervisor(children, {}, print_line).run(scenario)
 
 try:
     sys.exit(asyncio.run(run()))

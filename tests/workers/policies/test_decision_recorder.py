@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import text
 
 from handlers.kit.testing import DEFAULT_NOW, authorization_request
-from ingest.authorize.decision_record import DecisionRecord, FallbackReason
+from ingest.authorize.decisions import DecisionRecord, FallbackReason
 from ingest.wire.authorization.request import Allowed, Decision
 from workers.ledger import authorizations
 from workers.ledger.authorizations import DecisionFilter

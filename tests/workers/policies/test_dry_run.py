@@ -7,7 +7,7 @@ import pytest
 from handlers import Allowed, Decision
 from handlers.kit.policies import Policy, indeterminate
 from handlers.kit.testing import policy_context
-from ingest.authorize.decision_record import FallbackReason
+from ingest.authorize.decisions import FallbackReason
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.policies.dry_run import dry_run
@@ -36,7 +36,7 @@ def interrupts(request, ctx):
 
 
 def policy(function):
-    return Policy(function.__name__, 1, function, __name__, __file__, is_async=function is refuses)
+    return Policy(function, function.__name__, 1)
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 
 from handlers.kit.policies import Indeterminate, authorize
 from handlers.kit.session import DriverAssignment, Session
-from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import FallbackReason, PolicyResult
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from workers.ledger import sessions
@@ -143,5 +142,5 @@ def test_a_context_reads_the_ledger_and_its_copy_in_memory(ledger, tmp_path):
     assert context.sessions_read_at() is None
     assert context.settings is settings
     assert context.now().tzinfo is not None
-    context.cache.stop()
-    context.engine.dispose()
+    context.balance.__self__.stop()
+    context.read.__self__.engine.dispose()

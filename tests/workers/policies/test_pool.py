@@ -10,8 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import EvaluatorStatus, FallbackReason, PolicyResult
 from ingest.backoff import Backoff
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, WireFormat
@@ -97,6 +96,17 @@ async def running(settings):
 async def evaluated(pool, key, seconds=20.0):
     request = AuthorizationRequest(WireFormat.PLUGSURFING, datetime.now(UTC), key=key, document={"keyIdentifier": key})
     return await pool.evaluate(request, time.monotonic() + seconds)
+
+
+def test_without_policies_no_process_is_started_and_no_request_has_a_decision(settings):
+    async def story():
+        pool = PolicyProcessPool(settings, ())
+        await pool.start()
+        assert pool.status() == EvaluatorStatus(wanted=0, ready=0)
+        assert await evaluated(pool, "any") == PolicyResult()
+        await pool.stop()
+
+    asyncio.run(story())
 
 
 def test_policies_decide_in_other_processes(settings):

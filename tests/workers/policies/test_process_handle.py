@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import PolicyResult
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
 from workers.policies import process_handle

@@ -9,8 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from ingest.authorize.decision_record import FallbackReason
-from ingest.authorize.policy_evaluator import PolicyResult
+from ingest.authorize.decisions import FallbackReason, PolicyResult
 from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
 from ingest.wire.json_documents import parse_json

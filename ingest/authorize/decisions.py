@@ -1,4 +1,4 @@
-"""The record of one response to an authorization request, for the ledger, the log and the metrics."""
+"""What evaluates policies and what records decisions: the interfaces that the authorization endpoint uses."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,9 +27,49 @@ class FallbackReason(StrEnum):
     """Another internal failure: no policy process was available, for instance."""
 
 
+@dataclass(frozen=True)
+class PolicyResult:
+    """The result of evaluating the policies for one request."""
+
+    decision: Decision | None = None
+    """None if no policy decided, or one failed."""
+    policy: str | None = None
+    """The policy that decided or failed."""
+    failure: FallbackReason | None = None
+    error: str = ""
+    """The type of the exception, whose text may name the driver; or what an indeterminate policy lacked."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorStatus:
+    """The state of an evaluator."""
+
+    wanted: int
+    """The number of policy processes that should be ready."""
+    ready: int
+    open_circuits: tuple[str, ...] = ()
+    """The policies that are not called for a while, because they failed so often."""
+
+
+class PolicyEvaluator(Protocol):
+    """Evaluates policies, never on the event loop that answers."""
+
+    async def start(self) -> None:
+        """Start; called before the first request."""
+
+    async def stop(self) -> None:
+        """Stop, whatever a policy is doing."""
+
+    async def evaluate(self, request: AuthorizationRequest, deadline: float) -> PolicyResult:
+        """Evaluate the policies in their order until `deadline`, on `time.monotonic()`. Raises nothing."""
+
+    def status(self) -> EvaluatorStatus:
+        """Return the current state."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """One response that has been sent."""
+    """One response that has been sent, for the ledger, the log and the metrics."""
 
     id: str
     """32 hexadecimal digits, new for every response; also OCPI's `authorization_reference`."""
