@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -12,16 +12,18 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from ingest.wire.authorization.response_templates import ResponseTemplate
+from ingest.wire.client_address import MAPPED_BITS, Network
 from ingest.wire.field_paths import FieldPath, parse_field_path
-from ingest.wire.json_pointers import Pointer
-
-Network = IPv4Network | IPv6Network
+from ingest.wire.json_pointers import Pointer, pointers
 
 # Neither the value nor a parser's own message: parsers quote what they take for a port, which is often a password.
 INVALID_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
 MAX_PORT = 65535
-# IPv4 addresses are mapped to IPv6 below ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
-MAPPED_BITS = 96
+
+
+def pointer_setting(place: str, defaults: str) -> tuple[Pointer, ...]:
+    """Return the field of a setting of JSON pointers to a place, with its defaults by comma."""
+    return Field(pointers(*defaults.split(",")), description=f"JSON pointers to {place}")
 
 
 def split_commas(value: object) -> object:

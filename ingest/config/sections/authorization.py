@@ -9,10 +9,10 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import Names, Pointers, Port, PositiveInt, TemplateSetting
+from ingest.config.types import Names, Pointers, Port, PositiveInt, TemplateSetting, pointer_setting
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import ResponseTemplate
-from ingest.wire.json_pointers import Pointer, pointers
+from ingest.wire.json_pointers import Pointer
 
 ANSWER = ResponseTemplate('{"allowed": "@allowed", "info": "@information"}')
 OCPI_ANSWER = ResponseTemplate(
@@ -70,21 +70,15 @@ class AuthorizationSettings(BaseSettings):
     )
     authorize_processes: PositiveInt = Field(2, description="processes that evaluate policies")
     authorize_concurrency: PositiveInt = Field(32, description="plain policies at the same time, in each of them")
-    authorize_key: Pointers = Field(
-        pointers("/keyIdentifier", "/chargingKey/keyIdentifier", "/chargingKeyIdentifier", "/chargingKey", "/tokenUid"),
-        description="JSON pointers to the charging key in a request",
+    authorize_key: Pointers = pointer_setting(
+        "the charging key in a request",
+        "/keyIdentifier,/chargingKey/keyIdentifier,/chargingKeyIdentifier,/chargingKey,/tokenUid",
     )
-    authorize_country: Pointers = Field(
-        pointers("/countryCode", "/country"), description="JSON pointers to its country"
-    )
-    authorize_reference: Pointers = Field(pointers("/referenceId"), description="JSON pointers to its reference")
-    authorize_location: Pointers = Field(
-        pointers("/locationId", "/location/id"), description="JSON pointers to its location"
-    )
-    authorize_evse: Pointers = Field(
-        pointers("/evseId", "/evseIds", "/location/evseId"), description="JSON pointers to its charging points"
-    )
-    authorize_session: Pointers = Field(pointers("/sessionId"), description="JSON pointers to its session")
+    authorize_country: Pointers = pointer_setting("its country", "/countryCode,/country")
+    authorize_reference: Pointers = pointer_setting("its reference", "/referenceId")
+    authorize_location: Pointers = pointer_setting("its location", "/locationId,/location/id")
+    authorize_evse: Pointers = pointer_setting("its charging points", "/evseId,/evseIds,/location/evseId")
+    authorize_session: Pointers = pointer_setting("its session", "/sessionId")
     authorize_answer: TemplateSetting = Field(
         ANSWER, description="response to Plugsurfing: JSON with `@allowed`, `@information`, …"
     )

@@ -3,9 +3,8 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from ingest.config.types import FieldPaths, Pointers
+from ingest.config.types import FieldPaths, Pointers, pointer_setting
 from ingest.wire.field_paths import field_paths
-from ingest.wire.json_pointers import pointers
 
 
 class CdrSettings(BaseSettings):
@@ -15,42 +14,28 @@ class CdrSettings(BaseSettings):
         field_paths("/requestId", "X-Request-Id"),
         description="request id of a CDR: JSON pointers and names of headers, by comma",
     )
-    cdr_session: Pointers = Field(
-        pointers("/sessionId", "/payload/sessionId", "/session/sessionId", "/session/id"),
-        description="JSON pointers to the session of a CDR",
+    cdr_session: Pointers = pointer_setting(
+        "the session of a CDR", "/sessionId,/payload/sessionId,/session/sessionId,/session/id"
     )
-    cdr_user: Pointers = Field(
-        pointers("/userId", "/user/userId", "/user/id"), description="JSON pointers to its driver"
+    cdr_user: Pointers = pointer_setting("its driver", "/userId,/user/userId,/user/id")
+    cdr_charging_key: Pointers = pointer_setting(
+        "its charging key", "/chargingKeyId,/chargingKey/keyIdentifier,/chargingKey/id,/keyIdentifier"
     )
-    cdr_charging_key: Pointers = Field(
-        pointers("/chargingKeyId", "/chargingKey/keyIdentifier", "/chargingKey/id", "/keyIdentifier"),
-        description="JSON pointers to its charging key",
+    cdr_amount: Pointers = pointer_setting(
+        "its total cost, a number or a text that is one",
+        "/cost/total,/cost/amount,/totalCost,/totalAmount,/amount,/total_cost/incl_vat",
     )
-    cdr_amount: Pointers = Field(
-        pointers("/cost/total", "/cost/amount", "/totalCost", "/totalAmount", "/amount", "/total_cost/incl_vat"),
-        description="JSON pointers to its total cost, a number or a text that is one",
+    cdr_currency: Pointers = pointer_setting("the currency of its cost", "/cost/currency,/currency")
+    cdr_energy: Pointers = pointer_setting(
+        "its energy in kWh", "/session/energyKwh,/session/energy,/energyKwh,/energy,/total_energy"
     )
-    cdr_currency: Pointers = Field(
-        pointers("/cost/currency", "/currency"), description="JSON pointers to the currency of its cost"
+    cdr_started_at: Pointers = pointer_setting(
+        "its start", "/session/startedAt,/session/startTime,/startedAt,/startTime,/start_date_time"
     )
-    cdr_energy: Pointers = Field(
-        pointers("/session/energyKwh", "/session/energy", "/energyKwh", "/energy", "/total_energy"),
-        description="JSON pointers to its energy in kWh",
+    cdr_ended_at: Pointers = pointer_setting(
+        "its end", "/session/stoppedAt,/session/endedAt,/session/endTime,/endedAt,/endTime,/end_date_time"
     )
-    cdr_started_at: Pointers = Field(
-        pointers("/session/startedAt", "/session/startTime", "/startedAt", "/startTime", "/start_date_time"),
-        description="JSON pointers to its start",
-    )
-    cdr_ended_at: Pointers = Field(
-        pointers(
-            "/session/stoppedAt", "/session/endedAt", "/session/endTime", "/endedAt", "/endTime", "/end_date_time"
-        ),
-        description="JSON pointers to its end",
-    )
-    cdr_location: Pointers = Field(
-        pointers("/location/id", "/locationId", "/location/name"), description="JSON pointers to its location"
-    )
-    cdr_operator: Pointers = Field(
-        pointers("/location/operator_display_name", "/location/operator", "/operator/name", "/operator"),
-        description="JSON pointers to the operator of the charger",
+    cdr_location: Pointers = pointer_setting("its location", "/location/id,/locationId,/location/name")
+    cdr_operator: Pointers = pointer_setting(
+        "the operator of the charger", "/location/operator_display_name,/location/operator,/operator/name,/operator"
     )

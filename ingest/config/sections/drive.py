@@ -12,8 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import PositiveDuration
-from ingest.config.types import HttpUrl, Pointers, PositiveInt
-from ingest.wire.json_pointers import pointers
+from ingest.config.types import HttpUrl, Pointers, PositiveInt, pointer_setting
 
 
 def _contains_placeholder(placeholder: str) -> AfterValidator:
@@ -57,39 +56,25 @@ class DriveSettings(BaseSettings):
     drive_per_day: Annotated[int, Field(gt=0, lt=1_000_000)] = Field(
         900_000, description="most calls of it in a UTC day; Plugsurfing's limit is 1,000,000"
     )
-    drive_session_id: Pointers = Field(
-        pointers("/sessionId", "/id"), description="JSON pointers to the id of one of its sessions"
+    drive_session_id: Pointers = pointer_setting("the id of one of its sessions", "/sessionId,/id")
+    drive_session_user: Pointers = pointer_setting("the session's user", "/userId,/user/userId,/user/id")
+    drive_session_status: Pointers = pointer_setting("its status", "/sessionStatus")
+    drive_session_started_at: Pointers = pointer_setting("its start", "/startTime,/startedAt,/start")
+    drive_session_ended_at: Pointers = pointer_setting("its end", "/endTime,/stopTime,/endedAt,/stoppedAt,/end")
+    drive_session_completed_at: Pointers = pointer_setting(
+        "its completion, if it has one", "/completedAt,/completeTime"
     )
-    drive_session_user: Pointers = Field(
-        pointers("/userId", "/user/userId", "/user/id"), description="JSON pointers to the session's user"
+    drive_session_location: Pointers = pointer_setting("its location", "/locationId,/location/locationId,/location/id")
+    drive_session_key: Pointers = pointer_setting(
+        "its charging key", "/chargingKeyId,/keyIdentifier,/chargingKey/id,/chargingKey/keyIdentifier"
     )
-    drive_session_status: Pointers = Field(pointers("/sessionStatus"), description="JSON pointers to its status")
-    drive_session_started_at: Pointers = Field(
-        pointers("/startTime", "/startedAt", "/start"), description="JSON pointers to its start"
-    )
-    drive_session_ended_at: Pointers = Field(
-        pointers("/endTime", "/stopTime", "/endedAt", "/stoppedAt", "/end"), description="JSON pointers to its end"
-    )
-    drive_session_completed_at: Pointers = Field(
-        pointers("/completedAt", "/completeTime"), description="JSON pointers to its completion, if it has one"
-    )
-    drive_session_location: Pointers = Field(
-        pointers("/locationId", "/location/locationId", "/location/id"), description="JSON pointers to its location"
-    )
-    drive_session_key: Pointers = Field(
-        pointers("/chargingKeyId", "/keyIdentifier", "/chargingKey/id", "/chargingKey/keyIdentifier"),
-        description="JSON pointers to its charging key",
-    )
-    drive_session_operator: Pointers = Field(
-        pointers("/operator_display_name", "/operatorDisplayName", "/location/operator_display_name"),
-        description="JSON pointers to the operator's display name",
+    drive_session_operator: Pointers = pointer_setting(
+        "the operator's display name", "/operator_display_name,/operatorDisplayName,/location/operator_display_name"
     )
     drive_balance_path: Annotated[str, _contains_placeholder("{user_id}")] | None = Field(
         None, description="path of a user's prepaid balance, with `{user_id}` in it; the contract does not name it"
     )
-    drive_balance: Pointers = Field(
-        pointers("/balance", "/balance/amount", "/amount"), description="JSON pointers to the balance in its response"
-    )
+    drive_balance: Pointers = pointer_setting("the balance in its response", "/balance,/balance/amount,/amount")
     drive_location_path: Annotated[str, _contains_placeholder("{location_id}")] = Field(
         "/v1/locations/{location_id}", description="path of a location"
     )
