@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingest.config.describe import SettingRow, describe
@@ -15,24 +15,25 @@ from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import AlertSettings, NotificationSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.sections.server import DashboardSettings, ServerSettings
+from ingest.config.types import setting
 from ingest.errors import SettingsError
 
 
 class SecretFileSettings(BaseSettings):
     """Every process: files that hold secrets; those of keys and credentials are re-read while it runs."""
 
-    plugsurfing_hmac_current_file: Path | None = Field(None, description="file with `PLUGSURFING_HMAC_CURRENT`")
-    plugsurfing_hmac_next_file: Path | None = Field(None, description="file with `PLUGSURFING_HMAC_NEXT`")
-    plugsurfing_authorization_file: Path | None = Field(None, description="file with `PLUGSURFING_AUTHORIZATION`")
-    redis_url_file: Path | None = Field(None, description="file with `REDIS_URL`")
-    database_url_file: Path | None = Field(None, description="file with `DATABASE_URL`")
-    dashboard_password_file: Path | None = Field(None, description="file with `DASHBOARD_PASSWORD`")
-    push_http_key_file: Path | None = Field(None, description="file with `PUSH_HTTP_KEY`")
-    admin_token_file: Path | None = Field(None, description="file with `ADMIN_TOKEN`")
-    authorize_credentials_file: Path | None = Field(None, description="file with `AUTHORIZE_CREDENTIALS`")
-    drive_api_key_file: Path | None = Field(None, description="file with `DRIVE_API_KEY`")
-    roam_ocpi_token_file: Path | None = Field(None, description="file with `ROAM_OCPI_TOKEN`")
-    alert_urls_file: Path | None = Field(None, description="file with `ALERT_URLS`")
+    plugsurfing_hmac_current_file: Path | None = setting(None, "file with `PLUGSURFING_HMAC_CURRENT`")
+    plugsurfing_hmac_next_file: Path | None = setting(None, "file with `PLUGSURFING_HMAC_NEXT`")
+    plugsurfing_authorization_file: Path | None = setting(None, "file with `PLUGSURFING_AUTHORIZATION`")
+    redis_url_file: Path | None = setting(None, "file with `REDIS_URL`")
+    database_url_file: Path | None = setting(None, "file with `DATABASE_URL`")
+    dashboard_password_file: Path | None = setting(None, "file with `DASHBOARD_PASSWORD`")
+    push_http_key_file: Path | None = setting(None, "file with `PUSH_HTTP_KEY`")
+    admin_token_file: Path | None = setting(None, "file with `ADMIN_TOKEN`")
+    authorize_credentials_file: Path | None = setting(None, "file with `AUTHORIZE_CREDENTIALS`")
+    drive_api_key_file: Path | None = setting(None, "file with `DRIVE_API_KEY`")
+    roam_ocpi_token_file: Path | None = setting(None, "file with `ROAM_OCPI_TOKEN`")
+    alert_urls_file: Path | None = setting(None, "file with `ALERT_URLS`")
 
 
 SECRETS = tuple(name.removesuffix("_file") for name in SecretFileSettings.model_fields)

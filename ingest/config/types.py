@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import SplitResult, parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -16,14 +16,21 @@ from ingest.wire.client_address import MAPPED_BITS, Network
 from ingest.wire.field_paths import FieldPath, parse_field_path
 from ingest.wire.json_pointers import Pointer, pointers
 
+T = TypeVar("T")
+
 # Neither the value nor a parser's own message: parsers quote what they take for a port, which is often a password.
 INVALID_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
 MAX_PORT = 65535
 
 
+def setting(default: T, description: str) -> T:
+    """Return the field of a setting. Those with rules of their own are pydantic's `Field`."""
+    return Field(default, description=description)
+
+
 def pointer_setting(place: str, defaults: str) -> tuple[Pointer, ...]:
     """Return the field of a setting of JSON pointers to a place, with its defaults by comma."""
-    return Field(pointers(*defaults.split(",")), description=f"JSON pointers to {place}")
+    return setting(pointers(*defaults.split(",")), f"JSON pointers to {place}")
 
 
 def split_commas(value: object) -> object:
@@ -155,6 +162,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)]
 ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(split_commas), Field(min_length=1)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]

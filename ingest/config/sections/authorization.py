@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import Names, Pointers, Port, PositiveInt, TemplateSetting, pointer_setting
+from ingest.config.types import Names, Pointers, Port, PositiveInt, TemplateSetting, pointer_setting, setting
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import ResponseTemplate
 from ingest.wire.json_pointers import Pointer
@@ -55,21 +55,15 @@ KeyOwner = Annotated[str, AfterValidator(_key_owner)]
 class AuthorizationSettings(BaseSettings):
     """`authorize`: requests and responses; where their fields are is an assumption."""
 
-    authorize_credentials: SecretStr | None = Field(
-        None, description="value expected in `Authorization` by `authorize`; several on a line each"
+    authorize_credentials: SecretStr | None = setting(None, "values accepted in `Authorization`, one a line")
+    authorize_port: Port = setting(8001, "port of `authorize`")
+    authorize_timeout: PositiveDuration = setting(
+        timedelta(seconds=2.5), "deadline of a response, from the first byte of the request"
     )
-    authorize_port: Port = Field(8001, description="port of `authorize`")
-    authorize_timeout: PositiveDuration = Field(
-        timedelta(seconds=2.5), description="deadline of a response, from the first byte of the request"
-    )
-    authorize_on_failure: Allowed = Field(
-        Allowed.ALLOWED, description="the response when policies fail or take too long"
-    )
-    authorize_repeats: Duration = Field(
-        timedelta(minutes=1), description="how long an equal request gets the same response; 0: never"
-    )
-    authorize_processes: PositiveInt = Field(2, description="processes that evaluate policies")
-    authorize_concurrency: PositiveInt = Field(32, description="plain policies at the same time, in each of them")
+    authorize_on_failure: Allowed = setting(Allowed.ALLOWED, "the response when policies fail or take too long")
+    authorize_repeats: Duration = setting(timedelta(minutes=1), "how long equal requests get one response; 0: never")
+    authorize_processes: PositiveInt = setting(2, "processes that evaluate policies")
+    authorize_concurrency: PositiveInt = setting(32, "plain policies at the same time, in each of them")
     authorize_key: Pointers = pointer_setting(
         "the charging key in a request",
         "/keyIdentifier,/chargingKey/keyIdentifier,/chargingKeyIdentifier,/chargingKey,/tokenUid",
@@ -79,30 +73,20 @@ class AuthorizationSettings(BaseSettings):
     authorize_location: Pointers = pointer_setting("its location", "/locationId,/location/id")
     authorize_evse: Pointers = pointer_setting("its charging points", "/evseId,/evseIds,/location/evseId")
     authorize_session: Pointers = pointer_setting("its session", "/sessionId")
-    authorize_answer: TemplateSetting = Field(
-        ANSWER, description="response to Plugsurfing: JSON with `@allowed`, `@information`, …"
-    )
-    authorize_ocpi_answer: TemplateSetting = Field(
-        OCPI_ANSWER, description="`data` of the response in OCPI's format, likewise"
-    )
+    authorize_answer: TemplateSetting = setting(ANSWER, "response, as JSON with `@allowed`, `@information`, …")
+    authorize_ocpi_answer: TemplateSetting = setting(OCPI_ANSWER, "`data` of the response in OCPI's format, likewise")
 
 
 class PolicySettings(BaseSettings):
     """`authorize`: the built-in policies, each off unless its setting is set."""
 
-    authorize_key_list: bool = Field(default=False, description="allow only the charging keys that the Drive API lists")
-    authorize_fleets: Names = Field(
-        (), description="fleets whose keys are listed, by comma; unset: all keys of the organization"
+    authorize_key_list: bool = setting(
+        default=False, description="allow only the charging keys that the Drive API lists"
     )
-    authorize_key_bytes: ByteOrder = Field(
-        ByteOrder.EITHER, description="byte order of a key in a request: `little`, `big` or `either`"
-    )
-    authorize_keys_every: PositiveDuration = Field(
-        timedelta(minutes=5), description="how often the charging keys are read"
-    )
-    authorize_keys_stale: PositiveDuration = Field(
-        timedelta(days=1), description="how long they are valid while the Drive API is unavailable"
-    )
+    authorize_fleets: Names = setting((), "fleets whose keys are listed, by comma; unset: all keys of the organization")
+    authorize_key_bytes: ByteOrder = setting(ByteOrder.EITHER, "byte order in requests: `little`, `big` or `either`")
+    authorize_keys_every: PositiveDuration = setting(timedelta(minutes=5), "how often the charging keys are read")
+    authorize_keys_stale: PositiveDuration = setting(timedelta(days=1), "how long they are valid without the Drive API")
     authorize_least_balance: Decimal | None = Field(
         None, allow_inf_nan=False, description="least prepaid balance that a driver must have"
     )
@@ -116,15 +100,14 @@ class PolicySettings(BaseSettings):
         description="how often a balance is read that was requested within a day; others twice in "
         "`AUTHORIZE_BALANCES_STALE`",
     )
-    authorize_balances_stale: PositiveDuration = Field(
-        timedelta(days=1), description="how long a balance is valid while the Drive API is unavailable"
+    authorize_balances_stale: PositiveDuration = setting(
+        timedelta(days=1), "how long a balance is valid while the Drive API is unavailable"
     )
-    authorize_balances_a_minute: PositiveInt = Field(300, description="most balances that are read in a minute")
-    authorize_one_session: bool = Field(default=False, description="refuse a key that has an open session already")
-    authorize_session_longest: PositiveDuration = Field(
-        timedelta(days=1), description="time without an event after which an open session blocks no key"
+    authorize_balances_a_minute: PositiveInt = setting(300, "most balances that are read in a minute")
+    authorize_one_session: bool = setting(default=False, description="refuse a key that has an open session already")
+    authorize_session_longest: PositiveDuration = setting(
+        timedelta(days=1), "time without an event after which an open session blocks no key"
     )
-    authorize_without_facts: OnIndeterminate = Field(
-        OnIndeterminate.PASS,
-        description="result of a policy without data: `pass` (next policy) or `fail` (`AUTHORIZE_ON_FAILURE`)",
+    authorize_without_facts: OnIndeterminate = setting(
+        OnIndeterminate.PASS, "result of a policy without data: `pass` (next policy) or `fail` (`AUTHORIZE_ON_FAILURE`)"
     )

@@ -1,18 +1,16 @@
 """Settings of CDRs: where each field is, as their schema is not public."""
 
-from pydantic import Field
 from pydantic_settings import BaseSettings
 
-from ingest.config.types import FieldPaths, Pointers, pointer_setting
+from ingest.config.types import FieldPaths, Pointers, pointer_setting, setting
 from ingest.wire.field_paths import field_paths
 
 
 class CdrSettings(BaseSettings):
     """`work`: where a CDR holds each field; the first pointer that leads to a readable value counts."""
 
-    cdr_request_id: FieldPaths = Field(
-        field_paths("/requestId", "X-Request-Id"),
-        description="request id of a CDR: JSON pointers and names of headers, by comma",
+    cdr_request_id: FieldPaths = setting(
+        field_paths("/requestId", "X-Request-Id"), "request id of a CDR: JSON pointers and names of headers, by comma"
     )
     cdr_session: Pointers = pointer_setting(
         "the session of a CDR", "/sessionId,/payload/sessionId,/session/sessionId,/session/id"

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import PositiveDuration
-from ingest.config.types import HttpUrl, Pointers, PositiveInt, pointer_setting
+from ingest.config.types import HttpUrl, Pointers, PositiveInt, pointer_setting, setting
 
 
 def _contains_placeholder(placeholder: str) -> AfterValidator:
@@ -37,24 +37,18 @@ def _rename_template(text: str) -> str:
 class DriveSettings(BaseSettings):
     """`clock`, `authorize` and `drive`: the Drive API and Roam OCPI."""
 
-    drive_api_url: HttpUrl = Field(
-        "https://drive-api-stage.plugsurfing.com/drive", description="the Drive API; the default is Plugsurfing's stage"
+    drive_api_url: HttpUrl = setting(
+        "https://drive-api-stage.plugsurfing.com/drive", "the Drive API; the default is Plugsurfing's stage"
     )
-    drive_api_key: SecretStr | None = Field(
-        None, description="key of the Drive API; without it everything that needs the API is off"
+    drive_api_key: SecretStr | None = setting(None, "key of the Drive API; without it all that needs the API is off")
+    drive_timeout: PositiveDuration = setting(timedelta(seconds=10), "how long the Drive API may take to answer")
+    drive_patience: PositiveDuration = setting(timedelta(seconds=90), "deadline of one call, all attempts together")
+    drive_attempts: PositiveInt = setting(4, "attempts at a call that only reads; others are made once")
+    drive_per_minute: Annotated[int, Field(gt=0, lt=3000)] = setting(
+        2400, "most calls of it in a minute, by all processes together; Plugsurfing's limit is 3,000"
     )
-    drive_timeout: PositiveDuration = Field(
-        timedelta(seconds=10), description="how long the Drive API may take to answer"
-    )
-    drive_patience: PositiveDuration = Field(
-        timedelta(seconds=90), description="deadline of one call of it, all attempts together"
-    )
-    drive_attempts: PositiveInt = Field(4, description="attempts at a call that only reads; others are made once")
-    drive_per_minute: Annotated[int, Field(gt=0, lt=3000)] = Field(
-        2400, description="most calls of it in a minute, by all processes together; Plugsurfing's limit is 3,000"
-    )
-    drive_per_day: Annotated[int, Field(gt=0, lt=1_000_000)] = Field(
-        900_000, description="most calls of it in a UTC day; Plugsurfing's limit is 1,000,000"
+    drive_per_day: Annotated[int, Field(gt=0, lt=1_000_000)] = setting(
+        900_000, "most calls of it in a UTC day; Plugsurfing's limit is 1,000,000"
     )
     drive_session_id: Pointers = pointer_setting("the id of one of its sessions", "/sessionId,/id")
     drive_session_user: Pointers = pointer_setting("the session's user", "/userId,/user/userId,/user/id")
@@ -71,18 +65,18 @@ class DriveSettings(BaseSettings):
     drive_session_operator: Pointers = pointer_setting(
         "the operator's display name", "/operator_display_name,/operatorDisplayName,/location/operator_display_name"
     )
-    drive_balance_path: Annotated[str, _contains_placeholder("{user_id}")] | None = Field(
-        None, description="path of a user's prepaid balance, with `{user_id}` in it; the contract does not name it"
+    drive_balance_path: Annotated[str, _contains_placeholder("{user_id}")] | None = setting(
+        None, "path of a user's prepaid balance, with `{user_id}` in it; the contract does not name it"
     )
     drive_balance: Pointers = pointer_setting("the balance in its response", "/balance,/balance/amount,/amount")
-    drive_location_path: Annotated[str, _contains_placeholder("{location_id}")] = Field(
-        "/v1/locations/{location_id}", description="path of a location"
+    drive_location_path: Annotated[str, _contains_placeholder("{location_id}")] = setting(
+        "/v1/locations/{location_id}", "path of a location"
     )
-    drive_rename_body: Annotated[str, AfterValidator(_rename_template)] = Field(
-        '{"fleetName": "{fleet_name}"}', description="body that renames a fleet; `{fleet_id}` may be in it, too"
+    drive_rename_body: Annotated[str, AfterValidator(_rename_template)] = setting(
+        '{"fleetName": "{fleet_name}"}', "body that renames a fleet; `{fleet_id}` may be in it, too"
     )
-    roam_ocpi_url: HttpUrl | None = Field(None, description="URL of the module `tokens` of Roam OCPI")
-    roam_ocpi_token: SecretStr | None = Field(None, description="token of Roam OCPI, not encoded")
+    roam_ocpi_url: HttpUrl | None = setting(None, "URL of the module `tokens` of Roam OCPI")
+    roam_ocpi_token: SecretStr | None = setting(None, "token of Roam OCPI, not encoded")
 
     @property
     def has_drive(self) -> bool:
@@ -93,20 +87,18 @@ class DriveSettings(BaseSettings):
 class ReconcileSettings(BaseSettings):
     """`clock`: when sessions are read again from the Drive API."""
 
-    reconcile_after: PositiveDuration = Field(
-        timedelta(minutes=30), description="time without an event after which an incomplete session is read again"
+    reconcile_after: PositiveDuration = setting(
+        timedelta(minutes=30), "time without an event after which an incomplete session is read again"
     )
-    reconcile_longest: PositiveDuration = Field(
-        timedelta(hours=4), description="longest wait before it is read once more; the first wait doubles"
+    reconcile_longest: PositiveDuration = setting(
+        timedelta(hours=4), "longest wait between two reads; the first doubles"
     )
-    reconcile_for: PositiveDuration = Field(timedelta(days=7), description="how long one session is read again")
-    reconcile_per_minute: PositiveInt = Field(
-        300, description="most calls a minute for reconciliation, histories of users included"
+    reconcile_for: PositiveDuration = setting(timedelta(days=7), "how long one session is read again")
+    reconcile_per_minute: PositiveInt = setting(300, "most calls a minute for reconciliation, histories included")
+    history_every: PositiveDuration = setting(
+        timedelta(hours=12), "how often the histories of known users are searched for unknown sessions"
     )
-    history_every: PositiveDuration = Field(
-        timedelta(hours=12), description="how often the histories of known users are searched for unknown sessions"
-    )
-    history_span: PositiveDuration = Field(timedelta(days=3), description="how far back such a search goes")
-    known_users_for: PositiveDuration = Field(
-        timedelta(days=30), description="how long after their last session or device users are searched for"
+    history_span: PositiveDuration = setting(timedelta(days=3), "how far back such a search goes")
+    known_users_for: PositiveDuration = setting(
+        timedelta(days=30), "how long after their last session or device users are searched for"
     )

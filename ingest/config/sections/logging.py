@@ -2,8 +2,9 @@
 
 from enum import StrEnum
 
-from pydantic import Field
 from pydantic_settings import BaseSettings
+
+from ingest.config.types import setting
 
 
 class LogFormat(StrEnum):
@@ -31,5 +32,5 @@ class LogLevel(StrEnum):
 class LoggingSettings(BaseSettings):
     """Every process: logging."""
 
-    log_format: LogFormat | None = Field(None, description="`console` or `json`")
-    log_level: LogLevel = Field(LogLevel.INFO, description="`debug`, `info`, `warning` or `error`")
+    log_format: LogFormat | None = setting(None, "`console` or `json`")
+    log_level: LogLevel = setting(LogLevel.INFO, "`debug`, `info`, `warning` or `error`")

@@ -1,44 +1,34 @@
 """Settings of pushes to drivers and of alerts to operators."""
 
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic import SecretStr, model_validator
+from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import ChannelName, Folder, HttpUrl, Locale, Names, Port, PositiveInt, TimeZone, split_commas
+from ingest.config.types import Channels, Folder, HttpUrl, Locale, Names, Port, PositiveInt, TimeZone, setting
 from ingest.errors import SettingsError
-
-Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(split_commas), Field(min_length=1)]
 
 
 class NotificationSettings(BaseSettings):
     """`work`, `clock` and `devices serve`: pushes to drivers."""
 
-    push: Channels = Field(
-        ("log",), description="channels to drivers, by comma: `log`, `http`, `fcm`, and those of plugins"
+    push: Channels = setting(("log",), "channels to drivers, by comma: `log`, `http`, `fcm`, and those of plugins")
+    push_timeout: PositiveDuration = setting(timedelta(seconds=10), "how long a provider may take to answer")
+    push_concurrency: PositiveInt = setting(20, "pushes sent at the same time, on each channel")
+    push_http_url: HttpUrl | None = setting(None, "where the channel `http` sends to")
+    push_http_key: SecretStr | None = setting(None, "key that the channel `http` signs with")
+    push_fcm_credentials: Folder | None = setting(None, "JSON file of the service account that the channel `fcm` uses")
+    devices_port: Port = setting(8004, "port of `devices serve`")
+    admin_token: SecretStr | None = setting(None, "bearer token that `devices serve` requires")
+    fee_warning_grace: Duration = setting(timedelta(), "how long before a fee a warning is no longer worth sending")
+    remind_before: Duration = setting(timedelta(), "how long before a fee starts the driver is reminded; 0: never")
+    templates_dir: Folder | None = setting(
+        None, "folder of your own push templates, `<locale>/<name>.txt`, which replace the built-in ones"
     )
-    push_timeout: PositiveDuration = Field(timedelta(seconds=10), description="how long a provider may take to answer")
-    push_concurrency: PositiveInt = Field(20, description="pushes sent at the same time, on each channel")
-    push_http_url: HttpUrl | None = Field(None, description="where the channel `http` sends to")
-    push_http_key: SecretStr | None = Field(None, description="key that the channel `http` signs with")
-    push_fcm_credentials: Folder | None = Field(
-        None, description="JSON file of the service account that the channel `fcm` uses"
-    )
-    devices_port: Port = Field(8004, description="port of `devices serve`")
-    admin_token: SecretStr | None = Field(None, description="bearer token that `devices serve` requires")
-    fee_warning_grace: Duration = Field(
-        timedelta(), description="how long before a fee starts a warning is no longer worth sending"
-    )
-    remind_before: Duration = Field(
-        timedelta(), description="how long before a fee starts the driver is reminded; 0: never"
-    )
-    templates_dir: Folder | None = Field(
-        None, description="folder of your own push templates, `<locale>/<name>.txt`, which replace the built-in ones"
-    )
-    default_locale: Locale = Field("en", description="language of a driver whose devices name none")
-    default_time_zone: TimeZone = Field("Europe/Berlin", description="time zone of a driver whose devices name none")
+    default_locale: Locale = setting("en", "language of a driver whose devices name none")
+    default_time_zone: TimeZone = setting("Europe/Berlin", "time zone of a driver whose devices name none")
 
     @model_validator(mode="after")
     def _check_reminder(self) -> Self:
@@ -50,27 +40,18 @@ class NotificationSettings(BaseSettings):
 class AlertSettings(BaseSettings):
     """`clock`: alerts and where they are sent."""
 
-    alert_urls: SecretStr | None = Field(
-        None, description="where alerts are sent beside the log: Apprise URLs, separated by blanks or lines"
+    alert_urls: SecretStr | None = setting(None, "where alerts go beside the log: Apprise URLs, by blanks or lines")
+    alert_timeout: PositiveDuration = setting(timedelta(seconds=30), "how long a service may take to accept alerts")
+    alert_every: PositiveDuration = setting(
+        timedelta(minutes=1), "shortest time between two notifications; alerts in between share one"
     )
-    alert_timeout: PositiveDuration = Field(
-        timedelta(seconds=30), description="how long a service may take to accept alerts"
+    alert_muted: Names = setting((), "kinds of alerts that are listed and not sent, by comma")
+    watch_session_open: Duration = setting(timedelta(days=1), "how long a session may run before an alert; 0: no limit")
+    watch_cdr_missing: Duration = setting(
+        timedelta(), "how long a complete session may lack a CDR before that is an alert; 0: no limit"
     )
-    alert_every: PositiveDuration = Field(
-        timedelta(minutes=1), description="shortest time between two notifications; alerts in between share one"
+    watch_silence: Duration = setting(
+        timedelta(hours=1), "time without an event, when it is busy, before that is an alert; 0: no limit"
     )
-    alert_muted: Names = Field((), description="kinds of alerts that are listed and not sent, by comma")
-    watch_session_open: Duration = Field(
-        timedelta(days=1), description="how long a session may run before that is an alert; 0: no limit"
-    )
-    watch_cdr_missing: Duration = Field(
-        timedelta(), description="how long a complete session may lack a CDR before that is an alert; 0: no limit"
-    )
-    watch_silence: Duration = Field(
-        timedelta(hours=1),
-        description="time without an event, when it is busy, before that is an alert; 0: no limit",
-    )
-    watch_busy: PositiveInt = Field(10, description="events in a span of `WATCH_SILENCE` that make a time busy")
-    watch_gap: Duration = Field(
-        timedelta(minutes=1), description="how long a downtime of `serve` may be before that is an alert; 0: no limit"
-    )
+    watch_busy: PositiveInt = setting(10, "events in a span of `WATCH_SILENCE` that make a time busy")
+    watch_gap: Duration = setting(timedelta(minutes=1), "longest downtime of `serve` without an alert; 0: no limit")

@@ -7,13 +7,13 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import DatabaseUrl, Folder, Names, PositiveInt, RedisUrl
+from ingest.config.types import DatabaseUrl, Folder, Names, PositiveInt, RedisUrl, setting
 
 
 class StoreSettings(BaseSettings):
     """Every process: where the inbox, the queues and the ledger are."""
 
-    data_dir: Folder = Field(Path("var"), description="folder of the inbox and the embedded stores")
+    data_dir: Folder = setting(Path("var"), "folder of the inbox and the embedded stores")
     redis_url: RedisUrl | None = Field(
         None,
         repr=False,
@@ -29,21 +29,15 @@ class StoreSettings(BaseSettings):
 class ProcessingSettings(BaseSettings):
     """`serve`, `work` and `clock`: batches, handlers and retries."""
 
-    batch_deliveries: PositiveInt = Field(500, description="most deliveries in one RQ job")
-    batch_bytes: PositiveInt = Field(
-        4_194_304, description="most bytes of bodies in one RQ job, unless a single one is larger"
-    )
-    hold_back: Duration = Field(timedelta(seconds=2), description="how long deliveries wait for a busy queue")
-    poison_deaths: PositiveInt = Field(
-        3, description="workers that a delivery alone may kill before it is a dead letter"
-    )
-    handler_modules: Names = Field((), description="further modules with handlers, by comma")
-    handler_timeout: PositiveDuration = Field(timedelta(seconds=30), description="how long a handler may take")
-    handler_concurrency: PositiveInt = Field(20, description="async handlers of one job at the same time")
-    retry_attempts: PositiveInt = Field(12, description="attempts at a run before it is a dead letter")
-    retry_first: PositiveDuration = Field(
-        timedelta(seconds=2), description="wait before the second attempt; it doubles"
-    )
-    retry_longest: PositiveDuration = Field(timedelta(hours=1), description="longest wait between two attempts")
-    finished_jobs_kept: PositiveDuration = Field(timedelta(minutes=10), description="how long RQ shows finished jobs")
-    failed_jobs_kept: PositiveDuration = Field(timedelta(days=7), description="how long RQ shows failed jobs")
+    batch_deliveries: PositiveInt = setting(500, "most deliveries in one RQ job")
+    batch_bytes: PositiveInt = setting(4_194_304, "most bytes of bodies in one RQ job, unless a single one is larger")
+    hold_back: Duration = setting(timedelta(seconds=2), "how long deliveries wait for a busy queue")
+    poison_deaths: PositiveInt = setting(3, "workers that a delivery alone may kill before it is a dead letter")
+    handler_modules: Names = setting((), "further modules with handlers, by comma")
+    handler_timeout: PositiveDuration = setting(timedelta(seconds=30), "how long a handler may take")
+    handler_concurrency: PositiveInt = setting(20, "async handlers of one job at the same time")
+    retry_attempts: PositiveInt = setting(12, "attempts at a run before it is a dead letter")
+    retry_first: PositiveDuration = setting(timedelta(seconds=2), "wait before the second attempt; it doubles")
+    retry_longest: PositiveDuration = setting(timedelta(hours=1), "longest wait between two attempts")
+    finished_jobs_kept: PositiveDuration = setting(timedelta(minutes=10), "how long RQ shows finished jobs")
+    failed_jobs_kept: PositiveDuration = setting(timedelta(days=7), "how long RQ shows failed jobs")
