@@ -5,9 +5,9 @@ WebhooksError
 │   ├── NotAuthentic         403
 │   ├── RequestTimeout       408
 │   ├── TooLarge             413
-│   └── UnsupportedEncoding  415
+│   ├── UnsupportedEncoding  415
+│   └── InboxUnavailable     503
 ├── Unreadable               a kept body that cannot be parsed
-├── InboxUnavailable         a delivery cannot be kept right now (503)
 ├── QueueUnavailable         Redis cannot be reached
 ├── SettingsError            a setting is missing or wrong
 ├── PluginError              a plugin cannot be loaded (workers.plugins)
@@ -66,18 +66,15 @@ class UnsupportedEncoding(Refusal):
     sentence = "A Content-Encoding is not supported."
 
 
-class Unreadable(WebhooksError):
-    """Raised when a kept body cannot be parsed. The text is for the operator and holds no personal data."""
-
-
-class InboxUnavailable(WebhooksError):
+class InboxUnavailable(Refusal):
     """Raised when the inbox cannot keep a delivery, which is then not acknowledged."""
 
-    status: ClassVar[HTTPStatus] = HTTPStatus.SERVICE_UNAVAILABLE
-    sentence: ClassVar[str] = "The event cannot be kept right now."
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    sentence = "The event cannot be kept right now."
 
-    def __init__(self, reason: str | None = None) -> None:
-        super().__init__(reason or self.sentence)
+
+class Unreadable(WebhooksError):
+    """Raised when a kept body cannot be parsed. The text is for the operator and holds no personal data."""
 
 
 class QueueUnavailable(WebhooksError):

@@ -1,4 +1,7 @@
-"""The record of a charging session: facts that merge in any order, and properties that follow from them."""
+"""The record of a charging session: facts that merge in any order, and properties that follow from them.
+
+request -> envelope -> inbox -> relay -> jobs -> [handler] -> ledger
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

@@ -25,11 +25,7 @@ class Keyring:
         self.keys = self._secrets.now
 
     def refresh(self) -> bool:
-        """Read the files again and return whether the keys have changed. To be called every second or so.
-
-        Beside a valid CURRENT, a file of NEXT that is empty, missing or a copy of CURRENT means that there is no next
-        key.
-        """
+        """Read the files again and return whether the keys have changed. To be called every second or so."""
         changed = self._secrets.refresh()
         if not changed:
             return False

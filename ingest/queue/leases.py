@@ -1,5 +1,7 @@
 """Leases with heartbeats: a counter in Redis is incremented while a job runs, and a monitor detects crashes by it.
 
+request -> envelope -> inbox -> relay -> [jobs] -> handler -> ledger
+
 No clocks are compared: the monitor only checks whether the counter moved, and measures with its own monotonic clock.
 """
 

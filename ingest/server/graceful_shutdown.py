@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ingest.server.http_protocol import BoundedHttpProtocol
-from ingest.server.socket_activation import sd_notify
+from ingest.server.socket_activation import notify_ready, sd_notify
 
 # Seconds from the signal until requests that are under way are given up. The relay's last round comes on top: a process
 # ends within ten.
@@ -38,10 +38,6 @@ class DrainingServerState(ServerState):
         self.is_draining = False
 
 
-def _notify_ready() -> None:
-    sd_notify("READY=1", f"MAINPID={os.getpid()}")
-
-
 class DrainingServer(uvicorn.Server):
     """Serves until a signal arrives, or until the process that supervises it is gone.
 
@@ -53,7 +49,7 @@ class DrainingServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
-        on_started: Callable[[], None] = _notify_ready,
+        on_started: Callable[[], None] = notify_ready,
         on_drained: Callable[[], None] = lambda: None,
         supervisor: int | None = None,
     ) -> None:
@@ -89,7 +85,8 @@ class DrainingServer(uvicorn.Server):
             connection.close_after_answer()
         if self._supervisor is None:  # nobody else may be listening, so new senders are accepted while the old ones end
             await self._wait_until_closed(connections, begun + IDLE_TIMEOUT)
-        self._stop_listening(sockets)
+        for each in (*self.servers, *(sockets or ())):
+            each.close()
         on_drained = asyncio.create_task(asyncio.to_thread(self._on_drained))  # it writes to the disk; answers go on
         await self._wait_until_closed(connections, begun + IDLE_TIMEOUT)
         self._half_close(connections)
@@ -99,12 +96,6 @@ class DrainingServer(uvicorn.Server):
         await on_drained
         self.config.timeout_graceful_shutdown = max(1, round(begun + GRACE - self._now()))
         await super().shutdown(sockets)
-
-    def _stop_listening(self, sockets: list[socket.socket] | None) -> None:
-        for server in self.servers:
-            server.close()
-        for each in sockets or []:
-            each.close()
 
     def _connections(self) -> list[BoundedHttpProtocol]:
         return [each for each in self.server_state.connections if isinstance(each, BoundedHttpProtocol)]

@@ -19,7 +19,7 @@ from ingest.http.app import create_app
 from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import GRACE, DrainingServer
 from ingest.server.http_protocol import BoundedHttpProtocol
-from ingest.server.socket_activation import BACKLOG, listening_sockets
+from ingest.server.socket_activation import BACKLOG, listening_sockets, notify_ready
 from ingest.server.supervisor import WRONG_USAGE, run_supervisor
 
 log = structlog.get_logger()
@@ -33,9 +33,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal. Raise SettingsError or SystemExit, with one sentence, if that is not possible."""
     configure_logging(settings, "serve")
     sockets = bind_sockets(settings)
-    app = create_app(settings)
-    _prepare_process()
-    DrainingServer(uvicorn_config(app), on_drained=app.heartbeat.beat_last).run(sockets)
+    _server(settings).run(sockets)
 
 
 def serve_with_workers(settings: Settings, count: int) -> int:
@@ -53,11 +51,7 @@ def worker_server(supervisor: int, on_started: Callable[[], None]) -> DrainingSe
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(WRONG_USAGE) from None
     configure_logging(settings, "serve")
-    app = create_app(settings)
-    _prepare_process()
-    return DrainingServer(
-        uvicorn_config(app), on_started=on_started, on_drained=app.heartbeat.beat_last, supervisor=supervisor
-    )
+    return _server(settings, on_started, supervisor)
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:
@@ -98,7 +92,16 @@ def _require_writable(settings: Settings) -> None:
         raise SettingsError("DATA_DIR cannot be written to.")
 
 
-def _prepare_process() -> None:
+def _server(
+    settings: Settings, on_started: Callable[[], None] = notify_ready, supervisor: int | None = None
+) -> DrainingServer:
+    app = create_app(settings)
+    prepare_process()
+    config, beat_last = uvicorn_config(app), app.heartbeat.beat_last
+    return DrainingServer(config, on_started=on_started, on_drained=beat_last, supervisor=supervisor)
+
+
+def prepare_process() -> None:
     """Prepare a process to serve: exempt what is loaded from garbage collection, and exit with 0 on a signal."""
     gc.collect()
     gc.freeze()

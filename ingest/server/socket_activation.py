@@ -55,6 +55,11 @@ def sd_notify(*assignments: str) -> None:
         channel.sendto("\n".join(assignments).encode(), address)
 
 
+def notify_ready() -> None:
+    """Notify the service manager that this process accepts connections."""
+    sd_notify("READY=1", f"MAINPID={os.getpid()}")
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

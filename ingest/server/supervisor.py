@@ -8,13 +8,15 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from socket import socket
 
 import structlog
 import uvicorn
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from ingest.server.socket_activation import NOTIFY_SOCKET, sd_notify
+from ingest.backoff import Backoff
+from ingest.server.socket_activation import NOTIFY_SOCKET, notify_ready, sd_notify
 
 log = structlog.get_logger()
 
@@ -22,9 +24,8 @@ log = structlog.get_logger()
 STARTUP_TIMEOUT = 30.0
 DRAIN_TIMEOUT = 9.5
 POLL_INTERVAL = 0.05
-FIRST_BACKOFF = 0.2
-LONGEST_BACKOFF = 5.0
 
+BACKOFF = Backoff(timedelta(milliseconds=200), timedelta(seconds=5))
 # The exit code of our commands for wrong usage or settings: another start mends neither.
 WRONG_USAGE = 2
 MAX_FAILED_STARTS = 5
@@ -175,8 +176,7 @@ class Supervisor(Multiprocess):
 
     def _back_off(self) -> None:
         self._failed_starts += 1
-        pause = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self._failed_starts - 1, 10))
-        self._start_after = time.monotonic() + pause
+        self._start_after = time.monotonic() + BACKOFF.delay(self._failed_starts, jitter=0).total_seconds()
 
     def _note_ready(self) -> None:
         for process in list(self._starting):
@@ -185,7 +185,7 @@ class Supervisor(Multiprocess):
                 self._failed_starts = 0
         if not self._was_ready and not self._starting and len(self.processes) >= self.processes_num:
             self._was_ready = True
-            sd_notify("READY=1", f"MAINPID={os.getpid()}")
+            notify_ready()
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()

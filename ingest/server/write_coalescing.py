@@ -24,8 +24,8 @@ class CoalescingTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         """Send both pieces with the second, or the first alone if no other follows in this turn."""
         if self._buffer:
-            buffer, self._buffer = self._buffer, b""
-            self._transport.write(buffer + data)
+            self._buffer += data
+            self._flush()
         else:
             self._buffer = data
             self._loop.call_soon(self._flush)

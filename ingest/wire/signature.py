@@ -1,4 +1,7 @@
-"""Plugsurfing's signature: base64 of HMAC-SHA-512 over the raw bytes of the body, with one of two keys."""
+"""Plugsurfing's signature: base64 of HMAC-SHA-512 over the raw bytes of the body, with one of two keys.
+
+request -> [envelope] -> inbox -> relay -> jobs -> handler -> ledger
+"""
 
 import hmac
 from base64 import b64decode, b64encode

@@ -1,10 +1,6 @@
 """The process type `authorize`: serves the authorization endpoint with the policies of all plugins until a signal."""
 
-import gc
-import signal
 import sys
-from types import FrameType
-from typing import NoReturn
 
 import structlog
 
@@ -13,7 +9,7 @@ from ingest.authorize.timed_protocol import timed_protocol
 from ingest.config.settings import Settings
 from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import DrainingServer
-from ingest.server.serve import uvicorn_config
+from ingest.server.serve import prepare_process, uvicorn_config
 from ingest.server.socket_activation import listening_sockets
 from workers.ledger.database.engine import create_ledger_engine
 from workers.plugins import load_plugins
@@ -34,16 +30,7 @@ def authorize(settings: Settings) -> None:
     config = uvicorn_config(app, timed_protocol(settings.authorize_timeout))
     # The event loop shares the interpreter with the recorder's thread: it must not wait 5 ms for its turn.
     sys.setswitchinterval(0.001)
-    # What is loaded now stays loaded: the garbage collector need not traverse it again.
-    gc.collect()
-    gc.freeze()
-    # uvicorn raises the signal once more when it has ended; the exit code shall be 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _exit_cleanly)
+    prepare_process()
     host, port = sockets[0].getsockname()[:2]
     log.info("authorize.listening", host=host, port=port, policies=[policy.name for policy in policies])
     DrainingServer(config).run(sockets=sockets)
-
-
-def _exit_cleanly(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)

@@ -4,12 +4,14 @@ import os
 import signal
 import socket
 import threading
+from datetime import timedelta
 from multiprocessing.popen_spawn_posix import Popen
 
 import pytest
 from structlog.testing import capture_logs
 from uvicorn.supervisors.multiprocess import SIGNALS
 
+from ingest.backoff import Backoff
 from ingest.server import supervisor
 from ingest.server.supervisor import run_supervisor
 
@@ -107,7 +109,7 @@ def supervised(tmp_path, monkeypatch, eventually):
     (tmp_path / "worker_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "worker_module", raising=False)
-    monkeypatch.setattr(supervisor, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(supervisor, "BACKOFF", Backoff(timedelta(milliseconds=10), timedelta(seconds=5)))
     started = Supervised(tmp_path, eventually)
     yield started
     started.listening.close()
