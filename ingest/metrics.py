@@ -1,6 +1,7 @@
 """The metrics of `serve`, in Prometheus' text format."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -16,22 +17,15 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._kept = Counter("webhooks_deliveries_kept", "Deliveries on disk", registry=registry)
-        self._repeated = Counter("webhooks_deliveries_repeated", "Deliveries kept before", registry=registry)
-        self._refused = Counter(
-            "webhooks_requests_refused", "Requests not kept, by reason", ("reason",), registry=registry
-        )
-        self._group = Histogram(
-            "webhooks_inbox_commit_deliveries", "Deliveries in a commit", buckets=GROUP_SIZES, registry=registry
-        )
-        self._seconds = Histogram(
-            "webhooks_inbox_commit_seconds", "Time of a commit", buckets=COMMIT_SECONDS, registry=registry
-        )
-        self._failures = Counter("webhooks_inbox_commits_failed", "Commits that kept nothing", registry=registry)
-        self._quarantined = Counter("webhooks_quarantine_entered", "Requests put in quarantine", registry=registry)
-        self._dropped = Counter(
-            "webhooks_quarantine_dropped", "Requests dropped from quarantine for room or age", registry=registry
-        )
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        self._kept = counter("webhooks_deliveries_kept", "Deliveries on disk")
+        self._repeated = counter("webhooks_deliveries_repeated", "Deliveries kept before")
+        self._refused = counter("webhooks_requests_refused", "Requests not kept, by reason", ("reason",))
+        self._group = histogram("webhooks_inbox_commit_deliveries", "Deliveries in a commit", buckets=GROUP_SIZES)
+        self._seconds = histogram("webhooks_inbox_commit_seconds", "Time of a commit", buckets=COMMIT_SECONDS)
+        self._failures = counter("webhooks_inbox_commits_failed", "Commits that kept nothing")
+        self._quarantined = counter("webhooks_quarantine_entered", "Requests put in quarantine")
+        self._dropped = counter("webhooks_quarantine_dropped", "Requests dropped from quarantine for room or age")
 
     def committed(self, *, kept: int, repeated: int, seconds: float) -> None:
         """Count one commit of the inbox."""

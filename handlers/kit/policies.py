@@ -17,7 +17,7 @@ from ingest.config.sections.authorization import OnIndeterminate
 from ingest.config.settings import Settings
 from ingest.events import LONGEST_USER_ID, sanitize_text
 from ingest.wire.authorization.request import AuthorizationRequest, Decision
-from ingest.wire.json_pointers import Pointer
+from ingest.wire.field_paths import Pointer
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Columns = TypeVarTuple("Columns")

@@ -13,8 +13,7 @@ from pydantic_settings import NoDecode
 
 from ingest.wire.authorization.response_templates import ResponseTemplate
 from ingest.wire.client_address import MAPPED_BITS, Network
-from ingest.wire.field_paths import FieldPath, parse_field_path
-from ingest.wire.json_pointers import Pointer, pointers
+from ingest.wire.field_paths import FieldPath, Pointer, parse_field_path, pointers
 
 T = TypeVar("T")
 

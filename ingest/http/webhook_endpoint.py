@@ -19,7 +19,7 @@ from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import QuarantineWriter
 from ingest.inbox.quarantined_request import from_request
 from ingest.metrics import Metrics
-from ingest.wire.client_address import normalize_address
+from ingest.wire.client_address import check_sender, normalize_address
 from ingest.wire.envelope import Kind, headers_to_keep, verify_request
 from ingest.wire.field_paths import header_names
 
@@ -46,7 +46,7 @@ class WebhookEndpoint:
         self._quarantine = quarantine
         self._metrics = metrics
         self._signature_required = settings.plugsurfing_hmac_required
-        self._sources = settings.sources
+        self._sources = settings.plugsurfing_sources
         self._keeping = headers_to_keep(header_names(settings.cdr_request_id))
         self._longest = settings.max_body_bytes
         self._body_deadline = SharedDeadline(settings.body_timeout)
@@ -68,7 +68,7 @@ class WebhookEndpoint:
         hit(Failpoint.RECEIVED)
         keys = self._keyring.keys
         sender = None
-        if self._sources is not None:
+        if self._sources:
             sender = normalize_address(scope["client"][0]) if scope["client"] else ""
         try:
             envelope = verify_request(
@@ -81,8 +81,8 @@ class WebhookEndpoint:
                 keeping=self._keeping,
             )
             # After the signature: what is in quarantine for its address alone is well signed.
-            if self._sources is not None and sender is not None:
-                self._sources.check(sender)
+            if sender is not None:
+                check_sender(sender, self._sources)
             hit(Failpoint.VERIFIED)
             delivery_id, duplicate = await self._inbox.insert(envelope)
         except NotAuthentic as refusal:

@@ -110,7 +110,7 @@ class Quarantine:
 
         A request that passes moves to the inbox in one transaction, with its time of arrival.
         """
-        required, sources = self._settings.plugsurfing_hmac_required, self._settings.sources
+        required, sources = self._settings.plugsurfing_hmac_required, self._settings.plugsurfing_sources
         keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
         with self._opened() as file:
             for request in _select(file, since):

@@ -6,7 +6,7 @@ request that failed that check passes later only if no such header is expected a
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from ingest.errors import NotAuthentic
-from ingest.wire.client_address import AllowedSources
+from ingest.wire.client_address import Network, check_sender
 from ingest.wire.envelope import DEFAULT_HEADERS, LONGEST_HEADER, Envelope, Kind, verify_request
 from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys
 
@@ -66,7 +66,7 @@ class QuarantinedRequest:
         *,
         signature_required: bool,
         keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
-        sources: AllowedSources | None = None,
+        sources: Collection[Network] = (),
     ) -> Envelope:
         """Return its envelope, with the time of arrival, if it passes with these keys; else raise NotAuthentic.
 
@@ -87,8 +87,8 @@ class QuarantinedRequest:
             received_at=self.received_at,
             keeping=keeping,
         )
-        if sources is not None and self.sender is not None:
-            sources.check(self.sender)
+        if sources and self.sender is not None:
+            check_sender(self.sender, sources)
         return envelope
 
 

@@ -72,10 +72,7 @@ def lease(connection: redis.Redis, job_id: str, *, beat: timedelta = HEARTBEAT) 
 
 
 def report_crash(connection: redis.Redis, job_id: str) -> None:
-    """Report that the worker of a job has crashed, so that a monitor need not wait for the lease to time out.
-
-    Without Redis nothing is reported, and the timeout detects it.
-    """
+    """Report that the worker of a job has crashed. Without Redis a monitor waits for the lease to time out."""
     try:
         connection.set(lease_key(job_id), CRASHED, ex=COUNTER_TTL, xx=True)
     except redis.RedisError as error:

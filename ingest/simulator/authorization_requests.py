@@ -9,7 +9,7 @@ from urllib.parse import quote
 from ingest.config.settings import Settings
 from ingest.simulator.requests import HttpRequest
 from ingest.wire.authorization.parsing import DEFAULT_TOKEN_TYPE, OCPI_END, OCPI_FOLDER
-from ingest.wire.json_pointers import Pointer
+from ingest.wire.field_paths import Pointer
 
 DEFAULT_KEY = "04A1B2C3D4E580"
 

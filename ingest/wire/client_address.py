@@ -1,7 +1,6 @@
 """Which addresses requests may come from."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from ingest.errors import NotAuthentic
@@ -14,19 +13,13 @@ UNIX_SOCKET = "unix"
 MAPPED_BITS = 96
 
 
-@dataclass(frozen=True)
-class AllowedSources:
-    """The addresses that requests may come from."""
-
-    listed: tuple[Network, ...]
-
-    def check(self, sender: str) -> None:
-        """Raise NotAuthentic unless this address is listed."""
-        if not sender:
-            raise NotAuthentic("It cannot be told from which address it came, see FORWARDED_BY.")
-        address = _parse(sender)
-        if address is None or not any(address in network for network in self.listed):
-            raise NotAuthentic("It came from an address that is not in PLUGSURFING_SOURCES.")
+def check_sender(sender: str, listed: Iterable[Network]) -> None:
+    """Raise NotAuthentic unless this address is listed."""
+    if not sender:
+        raise NotAuthentic("It cannot be told from which address it came, see FORWARDED_BY.")
+    address = _parse(sender)
+    if address is None or not any(address in network for network in listed):
+        raise NotAuthentic("It came from an address that is not in PLUGSURFING_SOURCES.")
 
 
 def normalize_address(text: str) -> str:

@@ -21,8 +21,7 @@ from handlers.kit.testing import context_for
 from ingest.errors import Unreadable
 from ingest.events import decode
 from ingest.wire.envelope import Kind
-from ingest.wire.field_paths import field_paths
-from ingest.wire.json_pointers import pointers
+from ingest.wire.field_paths import HeaderPath, pointers
 
 WHOLE = b"""{"requestId": "r-1", "userId": "driver", "chargingKeyId": "04A2", "session": {"id": "s-1",
  "startedAt": "2026-03-29T00:30:00Z", "stoppedAt": "2026-03-29T01:15:30.250Z", "energyKwh": 31.4150},
@@ -179,7 +178,7 @@ def test_a_request_id_that_is_too_long_is_none(ledger):
 
 def test_the_settings_have_the_places_of_fields(ledger):
     settings = {
-        "cdr_request_id": field_paths("Delivery-Number"),
+        "cdr_request_id": (HeaderPath("Delivery-Number"),),
         "cdr_amount": pointers("/price/gross", "/price"),
         "cdr_session": pointers("/charge/0/id"),
     }

@@ -8,7 +8,7 @@ import pytest
 
 from tests.project import mutants
 
-MODULE = "ingest.wire.json_pointers"
+MODULE = "ingest.wire.field_paths"
 
 SAMPLE = """
 import contextlib
@@ -46,8 +46,14 @@ def test_functions_and_methods_are_listed():
         "Pointer.__str__",
         "Pointer.find",
         "Pointer._parsed",
+        "HeaderPath.__post_init__",
+        "HeaderPath.__str__",
+        "HeaderPath.name",
         "first",
         "pointers",
+        "find",
+        "header_names",
+        "parse_field_path",
     ]
 
 
@@ -68,7 +74,7 @@ def test_each_kind_of_function_is_replaced_by_its_like(sample):
 
 
 def test_a_function_that_nothing_calls_survives_and_one_that_is_tested_does_not():
-    tests = ["tests/ingest/wire/test_json_pointers.py"]
+    tests = ["tests/ingest/wire/test_field_paths.py"]
     assert mutants.passes(tests, "ingest.failpoints:hit")
     assert not mutants.passes(tests, f"{MODULE}:Pointer.find")
 

@@ -11,8 +11,8 @@ from typing import Any
 from handlers.kit.field_extraction import parse_decimal
 from ingest.config.settings import Settings
 from ingest.errors import Unreadable
+from ingest.wire.field_paths import Pointer, pointers
 from ingest.wire.json_documents import parse_json
-from ingest.wire.json_pointers import Pointer, pointers
 from ingest.wire.timestamps import parse_timestamp
 from workers.drive.drive_errors import (
     BadRequest,

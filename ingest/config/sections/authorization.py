@@ -12,7 +12,7 @@ from ingest.config.durations import Duration, PositiveDuration
 from ingest.config.types import Names, Pointers, Port, PositiveInt, TemplateSetting, pointer_setting, setting
 from ingest.wire.authorization.request import Allowed
 from ingest.wire.authorization.response_templates import ResponseTemplate
-from ingest.wire.json_pointers import Pointer
+from ingest.wire.field_paths import Pointer
 
 ANSWER = ResponseTemplate('{"allowed": "@allowed", "info": "@information"}')
 OCPI_ANSWER = ResponseTemplate(

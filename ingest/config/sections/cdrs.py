@@ -3,14 +3,15 @@
 from pydantic_settings import BaseSettings
 
 from ingest.config.types import FieldPaths, Pointers, pointer_setting, setting
-from ingest.wire.field_paths import field_paths
+from ingest.wire.field_paths import HeaderPath, Pointer
 
 
 class CdrSettings(BaseSettings):
     """`work`: where a CDR holds each field; the first pointer that leads to a readable value counts."""
 
     cdr_request_id: FieldPaths = setting(
-        field_paths("/requestId", "X-Request-Id"), "request id of a CDR: JSON pointers and names of headers, by comma"
+        (Pointer("/requestId"), HeaderPath("X-Request-Id")),
+        "request id of a CDR, by comma: JSON pointers and headers",
     )
     cdr_session: Pointers = pointer_setting(
         "the session of a CDR", "/sessionId,/payload/sessionId,/session/sessionId,/session/id"

@@ -47,9 +47,7 @@ class AlertSettings(BaseSettings):
     )
     alert_muted: Names = setting((), "kinds of alerts that are listed and not sent, by comma")
     watch_session_open: Duration = setting(timedelta(days=1), "how long a session may run before an alert; 0: no limit")
-    watch_cdr_missing: Duration = setting(
-        timedelta(), "how long a complete session may lack a CDR before that is an alert; 0: no limit"
-    )
+    watch_cdr_missing: Duration = setting(timedelta(), "longest wait for a CDR without an alert; 0: no limit")
     watch_silence: Duration = setting(
         timedelta(hours=1), "time without an event, when it is busy, before that is an alert; 0: no limit"
     )

@@ -7,7 +7,6 @@ from pydantic_settings import BaseSettings
 
 from ingest.config.durations import PositiveDuration
 from ingest.config.types import Networks, Port, PositiveInt, setting
-from ingest.wire.client_address import AllowedSources
 from ingest.wire.signature import KeyEncoding
 
 
@@ -50,11 +49,6 @@ class ServerSettings(BaseSettings):
     quarantine_count: PositiveInt = setting(1000, "most requests in quarantine; the oldest are dropped")
     quarantine_bytes: PositiveInt = setting(16_777_216, "most bytes in quarantine; the oldest are dropped")
     quarantine_age: PositiveDuration = setting(timedelta(days=30), "how long a request stays in quarantine")
-
-    @property
-    def sources(self) -> AllowedSources | None:
-        """Return where events and CDRs may come from; None if they may come from anywhere."""
-        return AllowedSources(self.plugsurfing_sources) if self.plugsurfing_sources else None
 
 
 class DashboardSettings(BaseSettings):

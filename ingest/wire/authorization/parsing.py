@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, unquote
 
 from ingest.errors import Unreadable
 from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
+from ingest.wire.field_paths import Pointer, pointers
 from ingest.wire.json_documents import parse_json
-from ingest.wire.json_pointers import Pointer, pointers
 
 OCPI_FOLDER = b"/ocpi/2.2.1/tokens/"
 OCPI_END = b"/authorize"

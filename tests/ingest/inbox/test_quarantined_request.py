@@ -5,13 +5,12 @@ import pytest
 from ingest.config.types import read_networks
 from ingest.errors import NotAuthentic
 from ingest.inbox.quarantined_request import Authorization, from_request, from_row
-from ingest.wire.client_address import AllowedSources
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys, sign
 
 BODY = b'{"event": "SESSION_STARTED"}'
 KEY, TOKEN = b"the-key", b"Bearer the-token"
-SOURCES = AllowedSources(read_networks("192.0.2.0/24"))
+SOURCES = read_networks("192.0.2.0/24")
 SIGNED = (SIGNATURE_HEADER.encode(), sign(BODY, KEY).encode())
 AUTHORIZED = (b"authorization", TOKEN)
 
@@ -107,7 +106,7 @@ def test_a_request_without_an_expected_authorization_has_to_be_signed():
         ("203.0.113.9", KEY, SOURCES, False),
         ("", KEY, SOURCES, False),
         # No sources are configured today, or none were when it arrived.
-        ("203.0.113.9", KEY, None, True),
+        ("203.0.113.9", KEY, (), True),
         (None, KEY, SOURCES, True),
     ],
 )
@@ -126,7 +125,7 @@ def test_a_row_without_a_sender_can_be_parsed():
     assert from_row(row).sender is None
 
 
-def opened(request, keys, *, signature_required=True, sources=None):
+def opened(request, keys, *, signature_required=True, sources=()):
     try:
         envelope = request.reverify(keys, signature_required=signature_required, sources=sources)
     except NotAuthentic:

@@ -6,13 +6,13 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from ingest.config.settings import load_settings
 from ingest.config.types import read_networks
 from ingest.errors import NotAuthentic, SettingsError
-from ingest.wire.client_address import UNIX_SOCKET, AllowedSources, normalize_address, trusted_proxies
+from ingest.wire.client_address import UNIX_SOCKET, check_sender, normalize_address, trusted_proxies
 
 PROXIES = "10.0.0.0/8, fd00::/8"
 
 
-def sources(listed="192.0.2.0/24, 2001:db8::7"):
-    return AllowedSources(read_networks(listed))
+def check(sender, listed="192.0.2.0/24, 2001:db8::7"):
+    check_sender(sender, read_networks(listed))
 
 
 def sender_behind(proxies, peer, forwarded_for):
@@ -75,7 +75,7 @@ def test_the_sender_is_the_last_address_that_is_not_one_of_our_proxies(peer, for
 
 @pytest.mark.parametrize("sender", ["192.0.2.0", "192.0.2.255", "2001:db8::7"])
 def test_a_listed_address_is_allowed(sender):
-    sources().check(sender)
+    check(sender)
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,17 @@ def test_a_listed_address_is_allowed(sender):
 )
 def test_any_other_address_is_refused(sender, reason):
     with pytest.raises(NotAuthentic, match=reason):
-        sources().check(sender)
+        check(sender)
 
 
 def test_a_listed_ipv4_network_may_be_written_as_ipv6():
-    sources("::ffff:192.0.2.0/120").check("192.0.2.9")
-    sources("::/0").check("2001:db8::9")
+    check("192.0.2.9", "::ffff:192.0.2.0/120")
+    check("2001:db8::9", "::/0")
 
 
 def test_without_a_list_every_address_is_allowed():
-    assert load_settings().sources is None
-    assert load_settings(forwarded_by="10.0.0.1").sources is None
+    assert load_settings().plugsurfing_sources == ()
+    assert load_settings(forwarded_by="10.0.0.1").plugsurfing_sources == ()
 
 
 @pytest.mark.parametrize("name", ["plugsurfing_sources", "forwarded_by"])

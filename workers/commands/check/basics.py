@@ -104,7 +104,7 @@ def keys(settings: Settings) -> Iterator[CheckResult]:
             yield warn("keys", f"{name} is shorter than {SHORT_KEY} bytes: easy to guess.")
     if ring.authorizations:
         yield ok("keys", "An authorization header is required, too.")
-    if settings.forwarded_by and settings.sources is None:
+    if settings.forwarded_by and not settings.plugsurfing_sources:
         yield warn("keys", "FORWARDED_BY is set without PLUGSURFING_SOURCES: the sender's address is not checked.")
 
 
