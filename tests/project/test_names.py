@@ -29,7 +29,7 @@ FIELD_TERMS = frozenset(
     describe destination diff document dry duration endpoint engine enqueue env environment error evaluate
     evaluator extraction fault field graceful guarded handle hard health heartbeat identifier in insert
     invariant json keyring limit listing localtime lock logging lookup loop main marker merge metric model net
-    notification notifier notify option output pagination parsing patch periodic pointer poll pool preload
+    notification notifier notify option output pagination parsing patch periodic poll pool preload
     processing protocol publisher quarantined query queue rate reader recorder recovery registry reload render
     resource response rollback router row rq rule runner scenario schedule schema secret sender server service
     setting shutdown signal signature socket state status store stuck subscription supervisor sync table task
