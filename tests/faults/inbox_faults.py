@@ -48,7 +48,7 @@ def make_read_only(cluster: Cluster) -> None:
 
 
 def refuse_writes(cluster: Cluster) -> None:
-    """Let every write of `serve` fail, as on a broken disk."""
+    """Make every write of `serve` fail, as on a broken disk."""
     refused, pids = cluster.load.refused, _process_tree(cluster.members["serve-0-0"].pid)
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))

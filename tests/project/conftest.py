@@ -74,11 +74,11 @@ class Readme:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The folder of the checkout."""
+    """Return the folder of the checkout."""
     return Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
 def readme(root: Path) -> Readme:
-    """The README and the manuals."""
+    """Return the README and the manuals."""
     return Readme({name: (root / name).read_text("utf-8") for name in MANUALS})
