@@ -25,9 +25,9 @@ TEXTS = [
 FIELD_TERMS = frozenset(
     """
     activation address allowlist app backfill backoff basics boundary bucket bulk cache call child cli client
-    coalescing column command commit connection consistency context core corruption deadline decision demo
+    coalescing column command commit condition connection consistency context core corruption deadline decision demo
     describe destination diff document dry duration endpoint engine enqueue env environment error evaluate
-    evaluator extraction fault field graceful guarded handle hard health heartbeat identifier in insert
+    evaluator extraction fault field graceful guarded handle hard health heartbeat identifier insert
     invariant json keyring limit listing localtime lock logging lookup loop main marker merge metric model net
     notification notifier notify option output pagination parsing patch periodic poll pool preload
     processing protocol publisher quarantined query queue rate reader recorder recovery registry reload render

@@ -31,8 +31,7 @@ MARGIN = timedelta(minutes=1)
 def enqueue_due_runs(resources: Resources) -> int:
     """Make jobs of all due runs, and return the number of runs.
 
-    Runs are marked with their job before it is written: after a crash in between the clock finds no such job, and the
-    runs are enqueued again.
+    Runs are marked with their job before it is written; after a crash in between the clock enqueues them again.
     """
 
     def mark(ledger: Connection) -> list[tuple[str, Sequence[OpenRun]]]:
@@ -51,8 +50,7 @@ def enqueue_due_runs(resources: Resources) -> int:
 def group_into_jobs(due: Sequence[OpenRun]) -> Iterator[Sequence[OpenRun]]:
     """Yield the runs of each job.
 
-    Runs without a failure, which waited for their first attempt or for news of a session, share jobs: hundreds of
-    single jobs would delay the session events that they wait for.
+    Runs without a failure share jobs: hundreds of single jobs would delay the session events that they wait for.
     """
     without_failures = sorted((run for run in due if not run.has_failed), key=lambda run: (run.queue, run.handler))
     for _, alike in groupby(without_failures, key=lambda run: (run.queue, run.handler)):

@@ -105,10 +105,8 @@ def find(conn: Connection, filters: CdrFilters, limit: int | None) -> Iterator[C
         receipt_count().label("duplicates"),
     )
     order = [cdrs.c.request_id, cdrs.c.received_at] if filters.in_conflict else [cdrs.c.received_at.desc()]
-    found = conn.execute(
-        query.order_by(*order, cdrs.c.delivery_id).limit(limit).execution_options(yield_per=FETCH_SIZE)
-    )
-    for row in found:
+    query = query.order_by(*order, cdrs.c.delivery_id).limit(limit).execution_options(yield_per=FETCH_SIZE)
+    for row in conn.execute(query):
         facts = row._asdict()
         yield CdrRow(**facts | {"notes": tuple(facts["notes"]), "in_conflict": bool(facts["in_conflict"])})
 
@@ -143,23 +141,20 @@ def _totals(conn: Connection, filters: CdrFilters) -> Iterator[CurrencyTotal]:
 
     The database counts equal amounts, which are few; they are added up here, for SQLite adds floats only.
     """
-    each = (
-        _select(filters).with_only_columns(cdrs.c.currency, cdrs.c.amount, IN_CONFLICT.label("in_conflict")).subquery()
-    )
+    in_conflict = IN_CONFLICT.label("in_conflict")
+    each = _select(filters).with_only_columns(cdrs.c.currency, cdrs.c.amount, in_conflict).subquery()
     columns = each.c.currency, each.c.amount, each.c.in_conflict
     grouped = select(*columns, func.count()).group_by(*columns)
     by_currency: dict[str | None, list[tuple[Decimal | None, bool, int]]] = defaultdict(list)
-    for currency, amount, in_conflict, count in conn.execute(grouped):
-        by_currency[currency].append((amount, bool(in_conflict), count))
+    for currency, amount, disputed, count in conn.execute(grouped):
+        by_currency[currency].append((amount, bool(disputed), count))
     for currency, found in sorted(by_currency.items(), key=lambda item: (item[0] is None, item[0] or "")):
         yield CurrencyTotal(
             currency=currency,
             cdrs=sum(count for _, _, count in found),
             amount=total((amount, count) for amount, _, count in found if amount is not None),
             in_conflict=sum(count for _, disputed, count in found if disputed),
-            amount_in_conflict=total(
-                (amount, count) for amount, disputed, count in found if disputed and amount is not None
-            ),
+            amount_in_conflict=total((value, n) for value, disputed, n in found if disputed and value is not None),
             without_amount=sum(count for amount, _, count in found if amount is None),
         )
 

@@ -91,10 +91,9 @@ def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
 
 def find(conn: Connection, filters: DeliveryFilters, limit: int | None) -> list[DeliveryRow]:
     """List deliveries with their runs, newest first."""
-    query = _select().order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
-    for condition in _conditions(filters):
-        query = query.where(condition)
-    return _with_runs(conn, conn.execute(query).all())
+    query = _select().where(*_conditions(filters))
+    newest = query.order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
+    return _with_runs(conn, conn.execute(newest).all())
 
 
 def find_ids(conn: Connection, filters: DeliveryFilters, limit: int | None = None) -> list[str]:
@@ -160,18 +159,14 @@ def _count_receipts(conn: Connection, repeats: Iterable[Delivery]) -> None:
         counts[key] = max(counts.get(key, 1), delivery.receipts)
     if not counts:
         return
-    statement = insert_into(conn, receipts)
-    conn.execute(
-        statement.on_conflict_do_update(
-            index_elements=[receipts.c.delivery_id, receipts.c.inbox],
-            set_={"receipts": statement.excluded.receipts},
-            where=statement.excluded.receipts > receipts.c.receipts,
-        ),
-        [
-            {"delivery_id": delivery_id, "inbox": inbox, "receipts": count}
-            for (delivery_id, inbox), count in sorted(counts.items())
-        ],
+    new = insert_into(conn, receipts)
+    grown = new.on_conflict_do_update(
+        index_elements=[receipts.c.delivery_id, receipts.c.inbox],
+        set_={"receipts": new.excluded.receipts},
+        where=new.excluded.receipts > receipts.c.receipts,
     )
+    ordered = sorted(counts.items())
+    conn.execute(grown, [{"delivery_id": key, "inbox": inbox, "receipts": count} for (key, inbox), count in ordered])
 
 
 def _select() -> Select[Any]:

@@ -73,8 +73,6 @@ def mark_published(conn: Connection, run: DeadRun, job_id: str) -> bool:
     return conn.execute(update(runs).where(same, runs.c.outcome == Outcome.DEAD).values(job_id=job_id)).rowcount > 0
 
 
-def insert_missing(conn: Connection, rows: Sequence[RunRecord]) -> int:
-    """Insert runs of handlers that did not exist when the deliveries came; return how many."""
-    made = insert_runs(conn, rows)
-    refresh_states(conn, {delivery_id for delivery_id, _ in made})
-    return len(made)
+def insert_missing(conn: Connection, rows: Sequence[RunRecord]) -> None:
+    """Insert runs of handlers that did not exist when the deliveries came."""
+    refresh_states(conn, {delivery_id for delivery_id, _ in insert_runs(conn, rows)})

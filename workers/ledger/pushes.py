@@ -96,9 +96,10 @@ OF_CLAIM = (
     .where(pushes.c.id == bindparam("push_id"), pushes.c.attempts == bindparam("attempt"))
     .where(pushes.c.state == PushState.WAITING)
 )
+CHANGED = ("state", "sent_at", "due_at", "error")
 RENEW = OF_CLAIM.values(due_at=bindparam("new_due_at"))
 UPDATE = OF_CLAIM.values(
-    **{name: bindparam(f"new_{name}") for name in ("state", "sent_at", "due_at", "error")},
+    **{name: bindparam(f"new_{name}") for name in CHANGED},
     told=func.coalesce(bindparam("new_told", type_=pushes.c.told.type), pushes.c.told),
 )
 
@@ -193,15 +194,9 @@ def _locked(query: Select[tuple[str]]) -> Select[tuple[str]]:
 
 
 def _values(update: PushUpdate) -> dict[str, Any]:
-    return {
-        "push_id": update.id,
-        "attempt": update.attempt,
-        "new_state": update.state,
-        "new_sent_at": update.sent_at,
-        "new_due_at": update.due_at,
-        "new_error": update.error,
-        "new_told": None if update.told is None else dict(update.told),
-    }
+    changes: dict[str, Any] = {f"new_{name}": getattr(update, name) for name in CHANGED}
+    told = None if update.told is None else dict(update.told)
+    return {"push_id": update.id, "attempt": update.attempt, "new_told": told, **changes}
 
 
 def _row(new: NewPush) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class DuePoll:
 
 @dataclass(frozen=True, slots=True)
 class PollState:
-    """What the Drive API has said of a session so far."""
+    """The answers of the Drive API about a session so far."""
 
     outcome: PollOutcome
     attempts: int
@@ -101,13 +101,9 @@ def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, schedul
 
     Those that are complete by now, had news or were polled for long enough are put aside instead.
     """
+    is_incomplete = case((IS_INCOMPLETE, 1), else_=0).label("is_incomplete")
     found = conn.execute(
-        select(
-            session_polls,
-            sessions.c.user_id,
-            sessions.c.updated_at,
-            case((IS_INCOMPLETE, 1), else_=0).label("is_incomplete"),
-        )
+        select(session_polls, sessions.c.user_id, sessions.c.updated_at, is_incomplete)
         .join_from(session_polls, sessions, sessions.c.session_id == session_polls.c.session_id, isouter=True)
         .where(session_polls.c.next_at <= now)
         .order_by(session_polls.c.next_at, session_polls.c.session_id)
@@ -128,13 +124,11 @@ def claim(conn: Connection, now: datetime, lease: timedelta, limit: int, schedul
         else:
             claimed.append(DuePoll(row.session_id, row.user_id, row.attempts, now + lease))
     for outcome, ids in put_aside.items():
-        if ids:
-            _set(conn, ids, next_at=None, outcome=outcome)
+        _set(conn, ids, next_at=None, outcome=outcome)
     if had_news:
         later = update(session_polls).where(session_polls.c.session_id == bindparam("of"))
         conn.execute(later.values(next_at=bindparam("later")), had_news)
-    if claimed:
-        _set(conn, [due.session_id for due in claimed], next_at=now + lease)
+    _set(conn, [due.session_id for due in claimed], next_at=now + lease)
     return claimed
 
 
@@ -202,4 +196,5 @@ def _schedule(
 
 
 def _set(conn: Connection, session_ids: Collection[str], **values: object) -> None:
-    conn.execute(update(session_polls).where(in_list(session_polls.c.session_id, session_ids)).values(**values))
+    if session_ids:
+        conn.execute(update(session_polls).where(in_list(session_polls.c.session_id, session_ids)).values(**values))

@@ -80,19 +80,16 @@ def fetch(conn: Connection, session_ids: Sequence[str]) -> dict[str, Session]:
 
 def latest(conn: Connection, limit: int) -> list[Session]:
     """List the sessions with the latest news, newest first."""
-    found = conn.execute(
-        select(sessions.c.session_id, sessions.c.facts).order_by(sessions.c.updated_at.desc()).limit(limit)
-    )
+    newest = select(sessions.c.session_id, sessions.c.facts).order_by(sessions.c.updated_at.desc())
+    found = conn.execute(newest.limit(limit))
     return [Session.from_document(session_id, facts) for session_id, facts in found]
 
 
 def has_changed(conn: Connection, waits: Sequence[SessionWait]) -> list[bool]:
     """Return for each wait whether there is news, and lock its session until this transaction ends.
 
-    This prevents lost wakeups. News committed between the handler's read and the record of its run wakes nobody, for
-    the run does not wait yet; a merge under way does not see the run. With the session locked, either the news is here
-    by now, or the transaction that brings it comes later, sees the run and wakes it.
-
+    This prevents lost wakeups: news between the handler's read and the record of its run wakes nobody. With the session
+    locked, either the news is here by now, or the transaction that brings it comes later, sees the run and wakes it.
     Call it before runs are recorded: a merge locks sessions first, too.
     """
     if not waits:

@@ -41,7 +41,8 @@ def test_a_new_handler_gets_its_run(ledger, noon):
         for handler in ("warn", "bill")
     ]
     with ledger.begin() as conn:
-        assert finished_runs.insert_missing(conn, wanted) == 1
+        finished_runs.insert_missing(conn, wanted)
+    assert [(run.handler, run.queue) for run in ledger.show("d1").runs] == [("bill", "other"), ("warn", "sessions")]
     assert ledger.state_of("d1") is DeliveryState.RETRYING
 
 

@@ -21,7 +21,6 @@ T = TypeVar("T")
 #: Ids in one statement: far below the limit of parameters of either database.
 CHUNK = 1000
 
-
 #: Connections at once: as many as a clock has threads (PUSH_CONCURRENCY and its periodic tasks); device lookups are so
 #: short that they can share.
 POOL_SIZE = 30
@@ -55,12 +54,25 @@ def create_ledger_engine(
 
     On SQLite a transaction takes the write lock when it begins, so that it never fails half-way for want of it; it
     waits for up to `busy_timeout`, then raises `OperationalError`. See `read_only` for transactions without the lock.
-
     When all connections are in use for longer than `pool_timeout`, SQLAlchemy's `TimeoutError` is raised.
-
     The engine survives a fork: idle connections are closed before, and the child opens its own.
     """
-    engine = _create(url, busy_timeout, pool_size, pool_timeout)
+    parts = make_url(url)
+    # Without parameters in errors, which are logged: they are bodies and user ids.
+    make = partial(create_engine, url, json_serializer=to_json, hide_parameters=True)
+    is_sqlite = parts.get_backend_name() == "sqlite"
+    if not (is_sqlite and parts.database in IN_MEMORY):  # in memory, each thread has a connection of its own
+        idle = min(IDLE_CONNECTIONS, pool_size)
+        make = partial(make, pool_size=idle, max_overflow=pool_size - idle, pool_timeout=pool_timeout)
+    if is_sqlite:
+        engine = make(connect_args={"timeout": busy_timeout.total_seconds()})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        # Finding the hstore type would be one more round trip in every process.
+        limits = {name: value for name, value in LIMITS.items() if name not in parts.query}
+        engine = make(pool_pre_ping=True, use_native_hstore=False, connect_args=limits)
+        event.listen(engine, "connect", _prepare_postgresql)
     _dispose_after_fork().add(engine)
     return engine
 
@@ -81,26 +93,6 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
     """Yield parts of a sequence, small enough for one statement."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _create(url: str, busy_timeout: timedelta, pool_size: int, pool_timeout: float) -> Engine:
-    parts = make_url(url)
-    # Without parameters in errors, which are logged: they are bodies and user ids.
-    make = partial(create_engine, url, json_serializer=to_json, hide_parameters=True)
-    is_sqlite = parts.get_backend_name() == "sqlite"
-    if not (is_sqlite and parts.database in IN_MEMORY):  # in memory, each thread has a connection of its own
-        idle = min(IDLE_CONNECTIONS, pool_size)
-        make = partial(make, pool_size=idle, max_overflow=pool_size - idle, pool_timeout=pool_timeout)
-    if is_sqlite:
-        engine = make(connect_args={"timeout": busy_timeout.total_seconds()})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    # Finding the hstore type would be one more round trip in every process.
-    limits = {name: value for name, value in LIMITS.items() if name not in parts.query}
-    engine = make(pool_pre_ping=True, use_native_hstore=False, connect_args=limits)
-    event.listen(engine, "connect", _prepare_postgresql)
-    return engine
 
 
 def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
