@@ -74,17 +74,12 @@ class Quarantine:
         first.
         """
         size = sum(one.size for one in requests)
+        rows = [(one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body) for one in requests]
         with self._opened() as file:
             with transaction(file):
                 if requests:
                     self._reserve.reserve(file, size)
-                file.executemany(
-                    INSERT,
-                    [
-                        (one.kind, one.received_at.timestamp(), one.reason, one.headers_text, one.body)
-                        for one in requests
-                    ],
-                )
+                file.executemany(INSERT, rows)
                 oldest_at = datetime.now(UTC) - self._settings.quarantine_age
                 dropped += file.execute(EXPIRE, (oldest_at.timestamp(),)).rowcount
                 limits = (self._settings.quarantine_count, self._settings.quarantine_bytes)

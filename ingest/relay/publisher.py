@@ -148,25 +148,17 @@ class BatchPublisher:
         self._outbox.split(lost.batch_id, [(each.batch_id, each.rows) for each in pending], deaths=deaths)
         del self._in_flight[lost.batch_id]
         self._track(pending)
-        log.warning(
-            "batch.redelivered",
-            batch=lost.batch_id,
-            queue=lost.queue,
-            died=died,
-            deaths=deaths,
-            into=[batch.batch_id for batch in pending],
-        )
+        new_ids = [batch.batch_id for batch in pending]
+        log.warning("batch.redelivered", batch=lost.batch_id, queue=lost.queue, died=died, deaths=deaths, into=new_ids)
         with _redis_errors():
             self._send(pending, replacing=lost.batch_id)
 
     def _track(self, pending: Sequence[PendingBatch]) -> None:
         now = datetime.now(UTC)
         for batch in pending:
-            queue_name, count = batch.rows.queue, len(batch.rows.seqs)
-            self._in_flight[batch.batch_id] = InFlightBatch(
-                batch.batch_id, queue_name, now, count, batch.rows.bytes, batch.deaths
-            )
-            log.debug("batch.published", batch=batch.batch_id, queue=queue_name, deliveries=count)
+            batch_id, rows, count = batch.batch_id, batch.rows, len(batch.rows.seqs)
+            self._in_flight[batch_id] = InFlightBatch(batch_id, rows.queue, now, count, rows.bytes, batch.deaths)
+            log.debug("batch.published", batch=batch_id, queue=rows.queue, deliveries=count)
 
     def _send(self, pending: Sequence[PendingBatch], *, replacing: str | None = None) -> None:
         with self._connection.pipeline(transaction=True) as pipe:

@@ -5,7 +5,6 @@ Measured on uvloop with 64 connections: 8 to 10 µs of CPU a request, where an h
 
 import asyncio
 import math
-import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import timedelta
 from functools import cache
@@ -24,6 +23,9 @@ SLOW_PIECES = 10
 
 NO_RESPONSE = (OSError, EOFError, TimeoutError, httptools.HttpParserError)
 """What is raised for a request without a response."""
+
+
+_tls_context = cache(httpx.create_ssl_context)
 
 
 class KeepAliveConnection:
@@ -139,11 +141,6 @@ class _ResponseProtocol(asyncio.Protocol):
         self.is_closed = True
         if not self._response.done():
             self._response.set_exception(error)
-
-
-@cache
-def _tls_context() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
 
 
 async def _chunks(body: bytes) -> AsyncIterator[bytes]:

@@ -167,9 +167,8 @@ class DriveClient:
                 for chunk in response.iter_bytes():
                     body += chunk
                     if len(body) > MAX_RESPONSE_BYTES:
-                        raise InvalidResponse(
-                            f"{request.service.value} responded with more than {MAX_RESPONSE_BYTES} bytes."
-                        )
+                        who = request.service.value
+                        raise InvalidResponse(f"{who} responded with more than {MAX_RESPONSE_BYTES} bytes.")
                     if time.monotonic() > read_until:
                         raise transport_error(request, TimeoutError())
                 return response.status_code, bytes(body)

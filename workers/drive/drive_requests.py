@@ -128,18 +128,11 @@ def location(location_id: str, path: str) -> Request:
 
 def push_token(token: RoamToken, now: datetime) -> Request:
     """Return the request that creates or updates a token (OCPI 2.2.1, 12.2.2.2)."""
-    path = "/".join(("", encode_segment(token.country_code), encode_segment(token.party_id), encode_segment(token.uid)))
+    segments = map(encode_segment, (token.country_code, token.party_id, token.uid))
+    path = f"/{'/'.join(segments)}?{urlencode({'type': token.type})}"
     body = token.model_dump(mode="json", exclude={"document"}, exclude_none=True) | {"last_updated": _utc(now)}
-    query = urlencode({"type": token.type})
     return Request(
-        "push a token",
-        "token",
-        "PUT",
-        f"{path}?{query}",
-        _body(body),
-        Service.ROAM,
-        is_read=False,
-        setting="ROAM_OCPI_URL",
+        "push a token", "token", "PUT", path, _body(body), Service.ROAM, is_read=False, setting="ROAM_OCPI_URL"
     )
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import ssl
 from functools import cache
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -23,6 +22,9 @@ DEFAULT_HEADERS = {
 HEADER_SAFE = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*")
 
 log = structlog.get_logger()
+
+# The TLS context of all clients: the machine's certificates are read once.
+ssl_context = cache(httpx.create_ssl_context)
 
 
 class ServiceEndpoint:
@@ -73,9 +75,3 @@ def _checked_url(setting: str, text: str) -> str:
     if url.query or url.fragment or not url.hostname:
         raise SettingsError(f"{setting} must be a URL with a host and without a query: paths are appended to it.")
     return text.rstrip("/")
-
-
-@cache
-def ssl_context() -> ssl.SSLContext:
-    """Return the TLS context of all clients; the machine's certificates are read once."""
-    return httpx.create_ssl_context()
