@@ -17,9 +17,7 @@ from workers.dev.valkey import socket_path, valkey
 from workers.net import LOOPBACK, free_port, is_loopback, reachable
 
 # The ports beside PORT.
-AUTHORIZE_OFFSET = 1
-DASHBOARD_OFFSET = 2
-DEVICES_OFFSET = 4
+PORT_OFFSETS = {"AUTHORIZE_PORT": 1, "DASHBOARD_PORT": 2, "DEVICES_PORT": 4}
 DRIVE_OFFSET = 5
 CREDENTIALS = "authorize_credentials"
 
@@ -101,12 +99,9 @@ def build_environment(port: int | None) -> DevEnvironment:
     known = read_devfile(given.data_dir)
     port = port or given.port
     generated = {"PORT": str(port)}
-    if "authorize_port" not in given.model_fields_set:
-        generated["AUTHORIZE_PORT"] = str(port + AUTHORIZE_OFFSET)
-    if "dashboard_port" not in given.model_fields_set:
-        generated["DASHBOARD_PORT"] = str(port + DASHBOARD_OFFSET)
-    if "devices_port" not in given.model_fields_set:
-        generated["DEVICES_PORT"] = str(port + DEVICES_OFFSET)
+    generated |= {
+        name: str(port + offset) for name, offset in PORT_OFFSETS.items() if name.lower() not in given.model_fields_set
+    }
     if given.redis_url is None:
         generated["REDIS_URL"] = f"unix://{quote(str(socket_path(_valkey_folder(given))))}"
     if given.plugsurfing_hmac_required and not any(getattr(given, name) for name in SIGNING_KEYS):

@@ -11,7 +11,6 @@ from handlers.kit.channel import Device, DeviceRegistryPlugin
 from ingest.config.types import Locale, TimeZone
 from workers.ledger import devices
 from workers.ledger.database.engine import read_only
-from workers.plugins import Plugins
 
 LONGEST_USER = 255
 LONGEST_TOKEN = 2000
@@ -20,15 +19,10 @@ LONGEST_TOKEN = 2000
 
 @dataclass(frozen=True)
 class Devices:
-    """Finds the devices of a user."""
+    """Finds the devices of a user, in the plugins' registry if there is one."""
 
     engine: Engine
     registry: DeviceRegistryPlugin | None
-
-    @classmethod
-    def of(cls, plugins: Plugins, engine: Engine) -> "Devices":
-        """Return the lookup that uses the plugins' registry if there is one."""
-        return cls(engine, plugins.devices)
 
     def __call__(self, user_id: str) -> list[Device]:
         """List the devices of a user. A registry may raise anything; what it returns is checked."""

@@ -74,7 +74,9 @@ def build_entries(
     entries: list[TimelineEntry] = []
     for row in arrived:
         event = _session_event(row, bodies.get(row.id, b""))
-        after = record if event is None else _merged(record, event, row.received_at, clock_skew)
+        after = record
+        if event is not None:
+            after = with_clock_skew(session_record(record, event), event.at, row.received_at, clock_skew)
         entries.append(
             TimelineEntry(
                 at=row.received_at if event is None else event.at,
@@ -87,10 +89,6 @@ def build_entries(
         )
         record = after
     return sorted(entries, key=lambda entry: entry.at)
-
-
-def _merged(record: Session, event: SessionEvent, received_at: datetime, clock_skew: timedelta) -> Session:
-    return with_clock_skew(session_record(record, event), event.at, received_at, clock_skew)
 
 
 def _session_event(row: DeliveryRow, body: bytes) -> SessionEvent | None:

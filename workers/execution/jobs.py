@@ -262,5 +262,5 @@ def _result(delivery: Delivery, handler: str, attempt: int, outcome: Outcome, re
 
 
 def _runner(resources: Resources) -> Runner:
-    reader = HandlerReader(resources.engine, Devices.of(resources.plugins, resources.engine))
+    reader = HandlerReader(resources.engine, Devices(resources.engine, resources.plugins.devices))
     return Runner(reader, resources.settings)
