@@ -105,8 +105,8 @@ def has_changed(conn: Connection, waits: Sequence[SessionWait]) -> list[bool]:
 
 def row_of(session: Session, now: datetime) -> dict[str, Any]:
     """Return a session as a row."""
-    row = dict(zip(DERIVED, derived_values(session), strict=True))
-    return row | {"anomalies": list(session.anomalies), "facts": session.to_document(), "updated_at": now}
+    derived = zip(DERIVED, derived_values(session), strict=True)
+    return dict(derived, anomalies=list(session.anomalies), facts=session.to_document(), updated_at=now)
 
 
 def _insert(conn: Connection, updates: Mapping[str, SessionUpdate], now: datetime) -> dict[str, Session]:
