@@ -10,69 +10,50 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class CommandRef:
-    """The module and name of a command, and its sentence in `webhooks --help`."""
+    """The module of a command in `workers.commands`, and its sentence in `webhooks --help`."""
 
-    path: str
+    module: str
     sentence: str
 
 
 SECTIONS: dict[str, dict[str, CommandRef]] = {
     "Start here": {
-        "dev": CommandRef(
-            "workers.commands.processes:dev", "Run everything in this terminal; --demo plays one charging session."
-        ),
-        "send": CommandRef("workers.commands.send:send", "Play Plugsurfing: sign events and send them."),
-        "ask": CommandRef("workers.commands.ask:ask", "Play Plugsurfing at the charger: ask whether a key may charge."),
-        "check": CommandRef(
-            "workers.commands.check.command:check",
-            "Check settings, stores, keys, plugins: what works, what would fail.",
-        ),
+        "dev": CommandRef("processes", "Run everything in this terminal; --demo plays one charging session."),
+        "send": CommandRef("send", "Play Plugsurfing: sign events and send them."),
+        "ask": CommandRef("ask", "Play Plugsurfing at the charger: ask whether a key may charge."),
+        "check": CommandRef("check.command", "Check settings, stores, keys, plugins: what works, what would fail."),
     },
     "See what came": {
-        "deliveries": CommandRef(
-            "workers.commands.deliveries:deliveries", "List deliveries and the outcomes of their runs."
-        ),
-        "show": CommandRef("workers.commands.show:show", "Show one delivery with its raw body."),
-        "session": CommandRef("workers.commands.session:session", "Show one charging session and its timeline."),
-        "cdrs": CommandRef("workers.commands.cdrs:cdrs", "List charging records and their totals; export them."),
-        "pushes": CommandRef("workers.commands.pushes:pushes", "List what was sent to drivers."),
-        "authorizations": CommandRef(
-            "workers.commands.authorizations:authorizations", "List what was decided at the charger, and why."
-        ),
-        "devices": CommandRef(
-            "workers.commands.devices:devices", "List, add and remove drivers' devices, or serve the app."
-        ),
-        "drive": CommandRef("workers.commands.drive:drive", "Ask the Drive API; change fleets, push tokens."),
-        "handlers": CommandRef(
-            "workers.commands.handlers:handlers", "List which handler takes which event, and the policies."
-        ),
+        "deliveries": CommandRef("deliveries", "List deliveries and the outcomes of their runs."),
+        "show": CommandRef("show", "Show one delivery with its raw body."),
+        "session": CommandRef("session", "Show one charging session and its timeline."),
+        "cdrs": CommandRef("cdrs", "List charging records and their totals; export them."),
+        "pushes": CommandRef("pushes", "List what was sent to drivers."),
+        "authorizations": CommandRef("authorizations", "List what was decided at the charger, and why."),
+        "devices": CommandRef("devices", "List, add and remove drivers' devices, or serve the app."),
+        "drive": CommandRef("drive", "Ask the Drive API; change fleets, push tokens."),
+        "handlers": CommandRef("handlers", "List which handler takes which event, and the policies."),
     },
     "Put things right": {
-        "alerts": CommandRef("workers.commands.alerts:alerts", "List what needs a person; resolve, test."),
-        "dead": CommandRef("workers.commands.deliveries:dead", "List dead letters: what failed for good, and why."),
-        "replay": CommandRef("workers.commands.replay:replay", "Run handlers again on deliveries that came before."),
-        "quarantine": CommandRef("workers.commands.quarantine:quarantine", "List what failed verification."),
-        "reverify": CommandRef(
-            "workers.commands.quarantine:reverify", "Verify it again with today's keys, and keep what passes."
-        ),
-        "keys": CommandRef(
-            "workers.commands.keys:keys", "Show which key matched last, and whether CURRENT can be retired."
-        ),
+        "alerts": CommandRef("alerts", "List what needs a person; resolve, test."),
+        "dead": CommandRef("deliveries", "List dead letters: what failed for good, and why."),
+        "replay": CommandRef("replay", "Run handlers again on deliveries that came before."),
+        "quarantine": CommandRef("quarantine", "List what failed verification."),
+        "reverify": CommandRef("quarantine", "Verify it again with today's keys, and keep what passes."),
+        "keys": CommandRef("keys", "Show which key matched last, and whether CURRENT can be retired."),
     },
     "Processes": {
-        "serve": CommandRef("workers.commands.processes:serve", "Receive events and CDRs over HTTP."),
-        "authorize": CommandRef("workers.commands.processes:authorize", "Answer authorization requests over HTTP."),
-        "work": CommandRef("workers.commands.processes:work", "Run handlers on the batches of the queues."),
-        "clock": CommandRef("workers.commands.processes:clock", "Enqueue due and lost work; send pushes that wait."),
-        "dashboard": CommandRef("workers.commands.processes:dashboard", "Show the queues in a browser (rq-dashboard)."),
-        "migrate": CommandRef("workers.commands.processes:migrate", "Migrate the database to this version's tables."),
-        "systemd": CommandRef(
-            "workers.commands.processes:systemd", "Print systemd units that keep the socket open over a restart."
-        ),
-        "openapi": CommandRef("workers.commands.processes:openapi", "Print the OpenAPI document of a process."),
+        "serve": CommandRef("processes", "Receive events and CDRs over HTTP."),
+        "authorize": CommandRef("processes", "Answer authorization requests over HTTP."),
+        "work": CommandRef("processes", "Run handlers on the batches of the queues."),
+        "clock": CommandRef("processes", "Enqueue due and lost work; send pushes that wait."),
+        "dashboard": CommandRef("processes", "Show the queues in a browser (rq-dashboard)."),
+        "migrate": CommandRef("processes", "Migrate the database to this version's tables."),
+        "systemd": CommandRef("processes", "Print systemd units that keep the socket open over a restart."),
+        "openapi": CommandRef("processes", "Print the OpenAPI document of a process."),
     },
     "Measure": {
-        "bench": CommandRef("workers.commands.bench:bench", "Measure speed side by side with baselines."),
+        "bench": CommandRef("bench", "Measure speed side by side with baselines."),
     },
 }
 COMMANDS: dict[str, CommandRef] = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
@@ -90,8 +71,7 @@ class LazyGroup(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        module, _, name = entry.path.partition(":")
-        command = getattr(import_module(module), name)
+        command = getattr(import_module(f"workers.commands.{entry.module}"), cmd_name)
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -108,17 +88,12 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # `| head` has read enough; click ends quietly
-        except expected_errors() as error:
-            from workers.commands.errors import Failure  # noqa: PLC0415  only when something failed
+        except Exception as error:
+            from workers.commands.errors import EXPECTED, Failure  # noqa: PLC0415  it imports every store's driver
 
-            raise Failure.of(error) from error
-
-
-def expected_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that come from outside; imported only when something failed."""
-    from workers.commands.errors import EXPECTED  # noqa: PLC0415  it imports every store's driver
-
-    return EXPECTED
+            if isinstance(error, EXPECTED):
+                raise Failure.of(error) from error
+            raise
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

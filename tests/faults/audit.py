@@ -167,7 +167,7 @@ def _found_by_check(cluster: Cluster) -> list[str]:
         found |= {
             each.sentence
             for each in check_consistency(settings, rollout=timedelta())
-            if each.standing is not CheckStatus.OK
+            if each.status is not CheckStatus.OK
         }
     return sorted(found)
 

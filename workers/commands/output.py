@@ -19,17 +19,9 @@ from ingest.log import configure_logging
 
 SHORT_ID = 12
 STYLES = {
-    "settled": "green",
-    "done": "green",
-    "sent": "green",
-    "ok": "green",
-    "retrying": "yellow",
-    "again": "yellow",
-    "expired": "yellow",
-    "warn": "yellow",
-    "dead": "bold red",
-    "unreadable": "bold red",
-    "fail": "bold red",
+    **dict.fromkeys(("settled", "done", "sent", "ok"), "green"),
+    **dict.fromkeys(("retrying", "again", "expired", "warn"), "yellow"),
+    **dict.fromkeys(("dead", "unreadable", "fail"), "bold red"),
 }
 UNLIMITED_WIDTH = 10_000
 """The width of a table that a program reads."""

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import click
 
+from ingest.config.settings import load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 
@@ -48,8 +49,6 @@ def serve(*, workers: int | None) -> None:
     Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on the socket that systemd
     passes. Without --workers SIGHUP ends it, as SIGTERM does.
     """
-    from ingest.config.settings import load_settings
-
     settings = load_settings()
     count = settings.serve_workers if workers is None else workers
     if count:
@@ -80,8 +79,7 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
     if body is None:
         if form or uid or as_json:
             raise click.UsageError("--form, --uid and --json go with --try.")
-        from ingest.config.settings import load_settings
-        from workers.policies.serve_authorize import authorize
+            from workers.policies.serve_authorize import authorize
 
         authorize(load_settings())
         return
@@ -109,7 +107,6 @@ def work(queues: tuple[str, ...], *, burst: bool) -> None:
 
     The first queue goes before all others, which take turns. Default: urgent, sessions, cdrs, other.
     """
-    from ingest.config.settings import load_settings
     from workers.execution.worker import work
 
     work(load_settings(), queues, burst=burst)
@@ -118,7 +115,6 @@ def work(queues: tuple[str, ...], *, burst: bool) -> None:
 @click.command()
 def clock() -> None:
     """Enqueue runs that are due or were lost; send pushes that wait. One is enough, several do no harm."""
-    from ingest.config.settings import load_settings
     from workers.clock.clock import clock
 
     clock(load_settings())
@@ -127,7 +123,6 @@ def clock() -> None:
 @click.command()
 def dashboard() -> None:
     """Show queues, workers and failed jobs in a browser (rq-dashboard), on HOST and DASHBOARD_PORT."""
-    from ingest.config.settings import load_settings
     from workers.dashboard.dashboard_app import dashboard
 
     dashboard(load_settings())
@@ -136,7 +131,6 @@ def dashboard() -> None:
 @click.command()
 def migrate() -> None:
     """Migrate the database to this version's tables. Run it before the other processes of a new version."""
-    from ingest.config.settings import load_settings
     from workers.ledger.database.migrate import migrate, pending
 
     url = load_settings().database_url
@@ -162,7 +156,6 @@ def systemd(*, into: Path | None, user: str, folder: Path) -> None:
     `webhooks systemd --into /etc/systemd/system`, then `systemctl daemon-reload` and
     `systemctl enable --now webhooks-serve.socket webhooks-serve webhooks-work@1 webhooks-clock`.
     """
-    from ingest.config.settings import load_settings
     from workers.systemd.render import render_units
 
     settings = load_settings()

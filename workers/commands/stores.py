@@ -1,7 +1,7 @@
 """Opens the stores that a command reads, and creates none that is missing."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, make_url
@@ -39,15 +39,7 @@ def sqlite_file(settings: Settings) -> Path | None:
     return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-@contextmanager
-def open_inbox(settings: Settings) -> Iterator[Outbox | None]:
+def open_inbox(settings: Settings) -> AbstractContextManager[Outbox | None]:
     """Open this node's inbox beside the processes that use it; None if there is none yet."""
     path = settings.data_dir / FILE_NAME
-    if not path.exists():
-        yield None
-        return
-    outbox = Outbox(path)
-    try:
-        yield outbox
-    finally:
-        outbox.close()
+    return closing(Outbox(path)) if path.exists() else nullcontext()

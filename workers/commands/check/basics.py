@@ -4,9 +4,11 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from redis import Redis
@@ -22,10 +24,9 @@ from ingest.inbox.schema import FILE_NAME
 from ingest.queue.queues import connect_redis
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
-from workers.commands.errors import error_text
+from workers.commands.errors import Failure, error_text
 from workers.commands.output import human_duration
-from workers.commands.stores import sqlite_file
-from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.commands.stores import read_only_ledger, sqlite_file
 from workers.ledger.database.migrate import pending
 from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
@@ -55,34 +56,20 @@ class CheckStatus(StrEnum):
 class CheckResult:
     """What a check has found about one subject."""
 
+    status: CheckStatus
     subject: str
-    standing: CheckStatus
     sentence: str
 
 
-def ok(subject: str, sentence: str) -> CheckResult:
-    """Return a result of this status."""
-    return CheckResult(subject, CheckStatus.OK, sentence)
-
-
-def warn(subject: str, sentence: str) -> CheckResult:
-    """Return a result of this status."""
-    return CheckResult(subject, CheckStatus.WARN, sentence)
-
-
-def fail(subject: str, sentence: str) -> CheckResult:
-    """Return a result of this status."""
-    return CheckResult(subject, CheckStatus.FAIL, sentence)
+ok = partial(CheckResult, CheckStatus.OK)
+warn = partial(CheckResult, CheckStatus.WARN)
+fail = partial(CheckResult, CheckStatus.FAIL)
 
 
 def run_checks(settings: Settings) -> Iterator[CheckResult]:
     """Yield the results of all checks, each as soon as it is known."""
-    yield from keys(settings)
-    yield from inbox(settings)
-    yield from queues(settings)
-    yield from ledger(settings)
-    yield from plugins(settings)
-    yield from alerts(settings)
+    for check in (keys, inbox, queues, ledger, plugins, alerts):
+        yield from check(settings)
 
 
 def keys(settings: Settings) -> Iterator[CheckResult]:
@@ -143,19 +130,14 @@ def queues(settings: Settings) -> Iterator[CheckResult]:
 
 def ledger(settings: Settings) -> Iterator[CheckResult]:
     """Check that the database answers, has this version's tables, and that its clock agrees with ours."""
-    file = sqlite_file(settings)
-    if file is not None and not file.exists():
-        yield fail("database", f"There is no {file} yet: run `webhooks migrate`.")
-        return
-    if file is not None and not _is_wal_reset_fixed(sqlite3.sqlite_version_info):
+    if sqlite_file(settings) is not None and not _is_wal_reset_fixed(sqlite3.sqlite_version_info):
         yield warn(
             "database",
             f"SQLite {sqlite3.sqlite_version} can, very rarely, lose commits of the ledger; 3.51.3 does not."
             " Use PostgreSQL, a newer SQLite, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
         )
-    engine = create_ledger_engine(settings.database_url)
     try:
-        with read_only(engine) as conn:
+        with read_only_ledger(settings) as conn:
             version = ".".join(map(str, conn.dialect.server_version_info or ()))
             yield ok("database", f"{conn.dialect.name} {version} answers.")
             yield from _clocks(conn, settings.clock_skew)
@@ -163,10 +145,10 @@ def ledger(settings: Settings) -> Iterator[CheckResult]:
             yield fail("database", "It does not have this version's tables: run `webhooks migrate`.")
         else:
             yield ok("database", "It has this version's tables.")
+    except Failure as missing:
+        yield fail("database", str(missing))
     except DBAPIError as error:
         yield fail("database", f"{error_text(error)} Until then events are kept and wait.")
-    finally:
-        engine.dispose()
 
 
 def plugins(settings: Settings) -> Iterator[CheckResult]:
@@ -234,8 +216,9 @@ def _clocks(conn: Connection, skew: timedelta) -> Iterator[CheckResult]:
 
 def _clock(subject: str, theirs: datetime, skew: timedelta) -> CheckResult:
     difference = abs(theirs - datetime.now(UTC))
-    standing = CheckStatus.WARN if difference > skew else CheckStatus.OK
-    return CheckResult("clocks", standing, f"The clock of {subject} and ours differ by {human_duration(difference)}.")
+    return (warn if difference > skew else ok)(
+        "clocks", f"The clock of {subject} and ours differ by {human_duration(difference)}."
+    )
 
 
 def _is_wal_reset_fixed(version: tuple[int, ...]) -> bool:
@@ -249,9 +232,6 @@ def _first_existing(folder: Path) -> Path:
 
 def _write_lock(path: Path) -> None:
     """Acquire and release the lock that a writer needs; raise sqlite3.Error if that fails."""
-    connection = sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5, isolation_level=None)
-    try:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
-    finally:
-        connection.close()

@@ -41,13 +41,13 @@ def check(ctx: click.Context, *, with_settings: bool, deep: bool, as_json: bool)
     basics = chain(run_checks(settings), check_policies(settings), check_drive_api(settings))
     for result in check_consistency(settings) if deep else basics:
         _print(result, as_json=as_json)
-        failed |= result.standing is CheckStatus.FAIL
+        failed |= result.status is CheckStatus.FAIL
     ctx.exit(1 if failed else 0)
 
 
 def _print(result: CheckResult, *, as_json: bool) -> None:
     if as_json:
-        json_line({"check": result.subject, "standing": result.standing, "sentence": result.sentence})
+        json_line({"check": result.subject, "standing": result.status, "sentence": result.sentence})
         return
-    state = styled_state(result.standing, width=6)
+    state = styled_state(result.status, width=6)
     console().print(state.append(f"{result.subject:<10}").append(printable(result.sentence)))

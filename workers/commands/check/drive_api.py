@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis
-from workers.commands.check.basics import CheckResult, CheckStatus
+from workers.commands.check.basics import CheckResult, fail, ok, warn
 from workers.commands.output import logs_to_stderr
 from workers.drive.client import DriveClient
 from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound, Unauthorized
@@ -23,18 +23,16 @@ PROBE_ID = "webhooks-check"
 def check_drive_api(settings: Settings) -> Iterator[CheckResult]:
     """Yield what was found about the Drive API and Roam OCPI."""
     if not settings.has_drive:
-        yield _finding(
-            CheckStatus.OK, "Off: without DRIVE_API_KEY no session is polled, and no policy has keys or balances."
-        )
+        yield ok("drive", "Off: without DRIVE_API_KEY no session is polled, and no policy has keys or balances.")
     else:
         if _is_unencrypted(settings.drive_api_url):
-            yield _finding(CheckStatus.WARN, "DRIVE_API_URL is not https: the key can be read on the network.")
+            yield warn("drive", "DRIVE_API_URL is not https: the key can be read on the network.")
         yield _probe(settings)
     if (settings.roam_ocpi_url is None) != (settings.roam_ocpi_token is None):
         missing = "ROAM_OCPI_URL" if settings.roam_ocpi_url is None else "ROAM_OCPI_TOKEN"
-        yield CheckResult("roam", CheckStatus.FAIL, f"{missing} is not set: both are needed to push tokens.")
+        yield fail("roam", f"{missing} is not set: both are needed to push tokens.")
     elif settings.roam_ocpi_url is not None:
-        yield CheckResult("roam", CheckStatus.OK, "Tokens can be pushed to Roam OCPI; it was not called.")
+        yield ok("roam", "Tokens can be pushed to Roam OCPI; it was not called.")
 
 
 def _probe(settings: Settings) -> CheckResult:
@@ -45,13 +43,13 @@ def _probe(settings: Settings) -> CheckResult:
             connect_redis(settings.redis_url, timeout=2) if settings.redis_url else nullcontext() as connection,
             DriveClient(settings, connection, deadline=DEADLINE) as client,
         ):
-            return _finding(CheckStatus.OK, _check_key(client))
+            return ok("drive", _check_key(client))
     except DriveUnavailable as error:
-        return _finding(CheckStatus.WARN, f"{error} Until it responds, nothing is read from it.")
+        return warn("drive", f"{error} Until it responds, nothing is read from it.")
     except NotFound:
-        return _finding(CheckStatus.FAIL, "There is no Drive API at DRIVE_API_URL (404).")
+        return fail("drive", "There is no Drive API at DRIVE_API_URL (404).")
     except (DriveError, SettingsError) as error:
-        return _finding(CheckStatus.FAIL, str(error))
+        return fail("drive", str(error))
 
 
 def _check_key(client: DriveClient) -> str:
@@ -74,7 +72,3 @@ def _is_unencrypted(url: str) -> bool:
         return not ip_address(parts.hostname or "").is_loopback
     except ValueError:
         return True
-
-
-def _finding(status: CheckStatus, sentence: str) -> CheckResult:
-    return CheckResult("drive", status, sentence)

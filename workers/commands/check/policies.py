@@ -8,10 +8,10 @@ from sqlalchemy.exc import DBAPIError
 from ingest.config.secrets import authorization_values
 from ingest.config.settings import Settings
 from workers.commands.check.basics import SHORT_KEY, CheckResult, ok, warn
+from workers.commands.errors import Failure
 from workers.commands.output import human_duration
-from workers.commands.stores import sqlite_file
+from workers.commands.stores import read_only_ledger
 from workers.ledger import sync_state
-from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.sync_state import SyncState
 from workers.plugins import PluginError, load_plugins
 from workers.policies.cache import KEYS
@@ -51,17 +51,11 @@ def _facts(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _last_read(settings: Settings) -> SyncState | None:
-    file = sqlite_file(settings)
-    if file is not None and not file.exists():
-        return None
-    engine = create_ledger_engine(settings.database_url)
     try:
-        with read_only(engine) as conn:
+        with read_only_ledger(settings) as conn:
             return sync_state.get(conn, KEYS)
-    except DBAPIError:  # the check of the database reports it
+    except (DBAPIError, Failure):  # the check of the database reports it
         return None
-    finally:
-        engine.dispose()
 
 
 def _age(last: SyncState | None, settings: Settings) -> CheckResult:

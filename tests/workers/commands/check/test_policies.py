@@ -28,7 +28,7 @@ def test_a_list_of_keys_that_is_missing_failing_or_too_old_is_a_warning(any_node
     settings = load_settings(data_dir=any_node.folder, database_url=any_node.environment["DATABASE_URL"], **given)
 
     def results():
-        return [(found.standing.value, found.sentence) for found in check_policies(settings)][1:]
+        return [(found.status.value, found.sentence) for found in check_policies(settings)][1:]
 
     now = datetime.now(UTC)
     short, unread = results()
