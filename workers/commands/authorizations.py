@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import NamedTuple
 
 import click
 import structlog
@@ -26,8 +26,12 @@ from workers.policies.cache import PolicyCache
 from workers.policies.dry_run import DryRun, PolicyOutcome
 from workers.policies.evaluate import PolicyContext
 
-TriedPolicy: TypeAlias = tuple[PolicyOutcome, bool]
-"""What a policy says, and whether it would be asked: the first one that decides is the last one asked."""
+
+class TriedPolicy(NamedTuple):
+    """What a policy says, and whether it would be asked: the first one that decides is the last one asked."""
+
+    outcome: PolicyOutcome
+    is_asked: bool
 
 
 @click.command()
@@ -81,7 +85,7 @@ def print_dry_run(dry_run: DryRun, settings: Settings, missing: str | None, *, a
     asked = True
     tried: list[TriedPolicy] = []
     for outcome in dry_run.outcomes:
-        tried.append((outcome, asked))
+        tried.append(TriedPolicy(outcome, asked))
         asked = asked and outcome.decision is None and outcome.error is None
     record = dry_run.record
     if as_json:
@@ -166,22 +170,19 @@ DECISIONS = Listing[DecisionRow](
 )
 TRIED_POLICIES = Listing[TriedPolicy](
     fields={
-        "policy": lambda tried: tried[0].policy.name,
-        "order": lambda tried: tried[0].policy.order,
-        "file": lambda tried: tried[0].policy.file,
-        "says": lambda tried: tried[0].decision.allowed.value if tried[0].decision else None,
-        "reason": lambda tried: tried[0].decision.reason if tried[0].decision else None,
-        "information": lambda tried: tried[0].decision.information if tried[0].decision else None,
-        "error": lambda tried: tried[0].error,
-        "notes": lambda tried: list(tried[0].notes),
-        "took_ms": lambda tried: round(tried[0].took.total_seconds() * 1000, 3),
+        **attributes(policy="outcome.policy.name", order="outcome.policy.order", file="outcome.policy.file"),
+        "says": lambda tried: tried.outcome.decision.allowed.value if tried.outcome.decision else None,
+        "reason": lambda tried: tried.outcome.decision.reason if tried.outcome.decision else None,
+        "information": lambda tried: tried.outcome.decision.information if tried.outcome.decision else None,
+        **attributes(error="outcome.error", notes="outcome.notes"),
+        "took_ms": lambda tried: round(tried.outcome.took.total_seconds() * 1000, 3),
     },
     columns={
         "policy": "policy",
         "order": "order",
         "says": _says,
         "why": _why,
-        "took": lambda tried: tried[0].took,
+        "took": lambda tried: tried.outcome.took,
     },
     wrapping=2,
 )

@@ -133,11 +133,10 @@ def _export(csv_to: str, rows: Iterable[CdrRow]) -> None:
 
 CDRS = Listing[CdrRow](
     fields={
-        "id": lambda row: row.delivery_id,
+        **attributes(id="delivery_id"),
         **attributes("request_id", "session_id", "session_status", "user_id", "charging_key", "amount", "currency"),
         **attributes("energy_kwh", "started_at", "ended_at", "location", "operator", "received_at", "duplicates"),
-        "conflict": lambda row: row.in_conflict,
-        "notes": lambda row: list(row.notes),
+        **attributes(conflict="in_conflict", notes="notes"),
     },
     columns={
         "received": "received_at",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple
 
 import click
 
@@ -27,8 +27,19 @@ from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 
 ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}
 
-DeadLetter: TypeAlias = tuple[DeliveryRow, RunRecord]
-KnownDowntime: TypeAlias = tuple[Downtime, DowntimeRow | None]
+
+class DeadLetter(NamedTuple):
+    """A run that failed for good, and its delivery."""
+
+    delivery: DeliveryRow
+    run: RunRow
+
+
+class KnownDowntime(NamedTuple):
+    """A downtime, and what the ledger has recorded of it."""
+
+    downtime: Downtime
+    row: DowntimeRow | None
 
 
 @click.command()
@@ -81,7 +92,7 @@ def run_json(run: RunRecord) -> dict[str, Json]:
 def merge_downtimes(here: Iterable[Downtime], recorded: Iterable[DowntimeRow]) -> list[KnownDowntime]:
     """Merge the downtimes of this node's inbox with those of all inboxes in the ledger, newest first."""
     known = {Downtime(row.closed_at, row.opened_at, row.inbox): row for row in recorded}
-    return [(downtime, known.get(downtime)) for downtime in sorted({*known, *here}, reverse=True)]
+    return [KnownDowntime(downtime, known.get(downtime)) for downtime in sorted({*known, *here}, reverse=True)]
 
 
 def _downtimes(settings: Settings, since: datetime | None, until: datetime | None) -> Iterator[KnownDowntime]:
@@ -93,9 +104,10 @@ def _downtimes(settings: Settings, since: datetime | None, until: datetime | Non
             recorded = ledger_downtimes.find(conn)
     except Failure:
         recorded = []
-    for downtime, row in merge_downtimes(here, recorded):
-        if (since is None or downtime.opened_at >= since) and (until is None or downtime.closed_at < until):
-            yield downtime, row
+    for known in merge_downtimes(here, recorded):
+        opened_at, closed_at = known.downtime.opened_at, known.downtime.closed_at
+        if (since is None or opened_at >= since) and (until is None or closed_at < until):
+            yield known
 
 
 def _backfill_text(row: DowntimeRow | None) -> str:
@@ -124,7 +136,7 @@ def _dead_runs(rows: Sequence[DeliveryRow], handler: str | None) -> Iterator[Dea
     for row in rows:
         for run in row.runs:
             if run.outcome is Outcome.DEAD and handler in {None, run.handler}:
-                yield row, run
+                yield DeadLetter(row, run)
 
 
 def _error_text(run: RunRecord) -> str:
@@ -139,8 +151,7 @@ def _first_line(error: str | None) -> str | None:
 DELIVERIES = Listing[DeliveryRow](
     fields={
         **attributes("id", "kind", "event", "session_id", "received_at", "state"),
-        "key": lambda row: row.signed_with,
-        "duplicates": lambda row: row.duplicates,
+        **attributes(key="signed_with", duplicates="duplicates"),
         "runs": lambda row: [run_json(run) for run in row.runs],
     },
     columns={
@@ -154,37 +165,31 @@ DELIVERIES = Listing[DeliveryRow](
 )
 DEAD_LETTERS = Listing[DeadLetter](
     fields={
-        "delivery": lambda letter: letter[0].id,
-        "event": lambda letter: letter[0].event,
-        "session_id": lambda letter: letter[0].session_id,
-        "received_at": lambda letter: letter[0].received_at,
-        "handler": lambda letter: letter[1].handler,
-        "attempts": lambda letter: letter[1].attempts,
-        "error": lambda letter: _first_line(letter[1].error),
-        "finished_at": lambda letter: letter[1].finished_at,
+        **attributes(delivery="delivery.id", event="delivery.event", session_id="delivery.session_id"),
+        **attributes(received_at="delivery.received_at", handler="run.handler", attempts="run.attempts"),
+        "error": lambda letter: _first_line(letter.run.error),
+        **attributes(finished_at="run.finished_at"),
     },
     columns={
         "died": "finished_at",
-        "delivery": lambda letter: short_id(letter[0].id),
-        "event": lambda letter: letter[0].event or letter[0].kind,
+        "delivery": lambda letter: short_id(letter.delivery.id),
+        "event": lambda letter: letter.delivery.event or letter.delivery.kind,
         "handler": "handler",
-        "error": lambda letter: _error_text(letter[1]),
+        "error": lambda letter: _error_text(letter.run),
     },
 )
 DOWNTIMES = Listing[KnownDowntime](
     fields={
-        "inbox": lambda known: known[0].inbox,
-        "closed_at": lambda known: known[0].closed_at,
-        "opened_at": lambda known: known[0].opened_at,
-        "seconds": lambda known: known[0].length.total_seconds(),
-        "covered_at": lambda known: known[1].covered_at if known[1] else None,
-        "sessions_read": lambda known: known[1].sessions_read if known[1] else 0,
+        **attributes(inbox="downtime.inbox", closed_at="downtime.closed_at", opened_at="downtime.opened_at"),
+        "seconds": lambda known: known.downtime.length.total_seconds(),
+        "covered_at": lambda known: known.row.covered_at if known.row else None,
+        "sessions_read": lambda known: known.row.sessions_read if known.row else 0,
     },
     columns={
         "closed": "closed_at",
         "opened": "opened_at",
-        "for": lambda known: human_duration(known[0].length),
+        "for": lambda known: human_duration(known.downtime.length),
         "inbox": "inbox",
-        "read again": lambda known: _backfill_text(known[1]),
+        "read again": lambda known: _backfill_text(known.row),
     },
 )

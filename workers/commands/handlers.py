@@ -36,7 +36,7 @@ def _relative(file: str) -> str:
 
 HANDLERS = Listing[Subscription](
     fields={
-        "handler": lambda each: each.name,
+        **attributes(handler="name"),
         "events": _events,
         **attributes("queue", "records", "plugin", "file"),
     },
@@ -49,7 +49,7 @@ HANDLERS = Listing[Subscription](
     order="first",
 )
 POLICIES = Listing[Policy](
-    fields={"policy": lambda each: each.name, **attributes("order", "plugin", "file")},
+    fields=attributes(policy="name", order="order", plugin="plugin", file="file"),
     columns={
         "policy at the charger": "policy",
         "order": "order",

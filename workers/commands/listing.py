@@ -54,7 +54,7 @@ class Listing(Generic[Row]):
 
     def json(self, row: Row) -> dict[str, Json]:
         """Return a row as `--json` prints it."""
-        return {name: _json(value(row)) for name, value in self.fields.items()}
+        return {name: json_value(value(row)) for name, value in self.fields.items()}
 
     def cells(self, row: Row) -> list[Cell]:
         """Return a row as the table shows it."""
@@ -82,9 +82,9 @@ class Listing(Generic[Row]):
         return count
 
 
-def attributes(*names: str) -> dict[str, Callable[[Any], Value]]:
-    """Return the fields that are attributes of a row under the same name."""
-    return {name: attrgetter(name) for name in names}
+def attributes(*names: str, **paths: str) -> dict[str, Callable[[Any], Value]]:
+    """Return the fields that are attributes of a row: those of the same name, and those at a path like `run.error`."""
+    return {name: attrgetter(path) for name, path in {**dict(zip(names, names, strict=True)), **paths}.items()}
 
 
 def paged(command: Callable[..., None]) -> Callable[..., None]:
@@ -115,7 +115,8 @@ def csv_cell(value: Json) -> str:
     return f"'{text}" if text.lstrip().startswith(FORMULA) and not NUMBER.fullmatch(text) else text
 
 
-def _json(value: Value) -> Json:
+def json_value(value: Value) -> Json:
+    """Return the value of a field as `--json` prints it."""
     match value:
         case datetime():
             return iso(value)

@@ -2,7 +2,6 @@
 
 import base64
 from collections import Counter
-from collections.abc import Callable
 from datetime import datetime
 
 import click
@@ -14,20 +13,16 @@ from ingest.inbox.quarantine import Quarantine, Reverified
 from ingest.inbox.quarantined_request import QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME
 from workers.commands import options
-from workers.commands.listing import Listing, Page, Value, attributes, paged
+from workers.commands.listing import Listing, Page, attributes, paged
 from workers.commands.output import json_line, printable
 from workers.dev.env_file import settings_with_dev_defaults
 
-FACTS: dict[str, Callable[[QuarantinedRequest], Value]] = {
-    **attributes("kind", "received_at", "reason"),
-    "event": lambda request: peek(request.kind, request.body).name,
-    "session_id": lambda request: peek(request.kind, request.body).session_id,
-}
 QUARANTINED = Listing[QuarantinedRequest](
     fields={
-        **FACTS,
-        "sender": lambda request: request.sender,
-        "headers": lambda request: list(request.headers),
+        **attributes("kind", "received_at", "reason"),
+        "event": lambda request: peek(request.kind, request.body).name,
+        "session_id": lambda request: peek(request.kind, request.body).session_id,
+        **attributes("sender", "headers"),
         "body_base64": lambda request: base64.b64encode(request.body).decode("ascii"),
     },
     columns={
@@ -40,18 +35,13 @@ QUARANTINED = Listing[QuarantinedRequest](
         "reason": "reason",
     },
 )
-
-
-def _of_request(field: Callable[[QuarantinedRequest], Value]) -> Callable[[Reverified], Value]:
-    return lambda each: field(each.request)
-
-
 REVERIFIED = Listing[Reverified](
     fields={
-        **{name: _of_request(field) for name, field in FACTS.items()},
-        "reason": lambda each: each.reason,
-        "id": lambda each: each.kept.id if each.kept else None,
-        "duplicate": lambda each: each.kept.duplicate if each.kept else None,
+        **attributes(kind="request.kind", received_at="request.received_at", reason="reason"),
+        "event": lambda each: peek(each.request.kind, each.request.body).name,
+        "session_id": lambda each: peek(each.request.kind, each.request.body).session_id,
+        "id": lambda each: each.kept and each.kept.id,
+        "duplicate": lambda each: each.kept and each.kept.duplicate,
     },
     columns={},
 )

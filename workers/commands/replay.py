@@ -16,7 +16,7 @@ from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure, error_text
-from workers.commands.listing import Listing, Page
+from workers.commands.listing import Listing, Page, attributes
 from workers.commands.output import human_duration, printable, short_id
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
@@ -184,11 +184,8 @@ def _would_run(plan: ReplayPlan) -> str:
 
 PLANS = Listing[ReplayPlan](
     fields={
-        "id": lambda plan: plan.row.id,
-        "event": lambda plan: plan.row.event,
-        "session_id": lambda plan: plan.row.session_id,
-        "received_at": lambda plan: plan.row.received_at,
-        "again": lambda plan: list(plan.again),
+        **attributes(id="row.id", event="row.event", session_id="row.session_id", received_at="row.received_at"),
+        **attributes("again"),
         "first": lambda plan: [name for name, _ in plan.first],
         "unreadable": lambda plan: not plan.is_understood,
     },

@@ -16,6 +16,7 @@ from workers.commands.deliveries import run_json
 from workers.commands.delivery_sources import in_inbox_only
 from workers.commands.drive_output import poll_text, reconciled_json, reconciled_rows
 from workers.commands.errors import Failure
+from workers.commands.listing import Listing, attributes, json_value
 from workers.commands.output import (
     Cell,
     Json,
@@ -44,6 +45,13 @@ from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 
 RECORD_HANDLERS = {"session_record", "cdr_record"}
 """Handlers whose work is shown as the changes of the record."""
+SESSIONS = Listing[Session](
+    fields=attributes(
+        *("session_id", "user_id", "status", "started_at", "stopped_at", "completed_at"),
+        *("fee_type", "fee_will_apply_from", "anomalies"),
+    ),
+    columns={},
+)
 SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 
 
@@ -135,15 +143,7 @@ def anomaly_text(record: Session, anomaly: Anomaly) -> str:
 def session_json(record: Session, entries: Sequence[TimelineEntry], cdrs: Sequence[CdrRow]) -> dict[str, Json]:
     """Return a session as `session --json` prints it."""
     return {
-        "session_id": record.session_id,
-        "user_id": record.user_id,
-        "status": record.status,
-        "started_at": iso(record.started_at),
-        "stopped_at": iso(record.stopped_at),
-        "completed_at": iso(record.completed_at),
-        "fee_type": record.fee_type,
-        "fee_will_apply_from": iso(record.fee_will_apply_from),
-        "anomalies": list(record.anomalies),
+        **SESSIONS.json(record),
         "cdrs": [CDRS.json(cdr) for cdr in cdrs],
         "timeline": [_entry_json(entry) for entry in entries],
     }
@@ -160,7 +160,8 @@ def _entry_json(entry: TimelineEntry) -> dict[str, Json]:
         "state": row.state,
         "duplicates": row.duplicates,
         "changed": {
-            change.field: {"before": _json(change.before), "after": _json(change.after)} for change in entry.changes
+            change.field: {"before": json_value(change.before), "after": json_value(change.after)}
+            for change in entry.changes
         },
         "runs": [run_json(run) for run in row.runs],
         "pushes": [PUSHES.json(push) for push in entry.pushes],
@@ -229,17 +230,5 @@ def _text(value: object) -> str:
             return local(value)
         case tuple():
             return ", ".join(map(str, value))
-        case _:
-            return str(value)
-
-
-def _json(value: object) -> Json:
-    match value:
-        case None:
-            return None
-        case datetime():
-            return iso(value)
-        case tuple():
-            return [str(one) for one in value]
         case _:
             return str(value)

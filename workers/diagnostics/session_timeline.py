@@ -33,8 +33,8 @@ class Change:
     """A field of the session's record that a delivery changed."""
 
     field: str
-    before: object
-    after: object
+    before: str | datetime | tuple[str, ...] | None
+    after: str | datetime | tuple[str, ...] | None
 
 
 @dataclass(frozen=True)

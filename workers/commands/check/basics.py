@@ -130,16 +130,16 @@ def queues(settings: Settings) -> Iterator[CheckResult]:
 
 def ledger(settings: Settings) -> Iterator[CheckResult]:
     """Check that the database answers, has this version's tables, and that its clock agrees with ours."""
-    if sqlite_file(settings) is not None and not _is_wal_reset_fixed(sqlite3.sqlite_version_info):
-        yield warn(
-            "database",
-            f"SQLite {sqlite3.sqlite_version} can, very rarely, lose commits of the ledger; 3.51.3 does not."
-            " Use PostgreSQL, a newer SQLite, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
-        )
     try:
         with read_only_ledger(settings) as conn:
             version = ".".join(map(str, conn.dialect.server_version_info or ()))
             yield ok("database", f"{conn.dialect.name} {version} answers.")
+            if sqlite_file(settings) is not None and not _is_wal_reset_fixed(sqlite3.sqlite_version_info):
+                yield warn(
+                    "database",
+                    f"SQLite {sqlite3.sqlite_version} can, very rarely, lose commits of the ledger; 3.51.3 does not."
+                    " Use PostgreSQL, a newer SQLite, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
+                )
             yield from _clocks(conn, settings.clock_skew)
         if pending(settings.database_url):
             yield fail("database", "It does not have this version's tables: run `webhooks migrate`.")
