@@ -1,1 +1,1 @@
-"""One room for each family of `webhooks` commands, imported only when one of them is called."""
+"""The commands of `webhooks`: a module for each family, imported only when one of them is called."""

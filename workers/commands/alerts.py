@@ -22,9 +22,7 @@ TEST = ("A test of Plugsurfing's webhooks", "This is a test, sent by `webhooks a
 @click.group(invoke_without_command=True)
 @click.option("--kind", type=click.Choice([kind.value for kind in AlertKind]), help="Only those of this kind.")
 @click.option("--open", "only_open", is_flag=True, help="Only those whose cause persists and that are not resolved.")
-@click.option(
-    "--since", type=options.TimeParam(), metavar="WHEN", help="Raised then or later: ISO 8601, or 10m, 2h, 3d ago."
-)
+@options.since_option(help="Raised then or later: ISO 8601, or 10m, 2h, 3d ago.")
 @paged
 @click.pass_context
 def alerts(context: click.Context, *, kind: str | None, only_open: bool, since: datetime | None, page: Page) -> None:

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from handlers.kit.key_identifiers import search_spellings
 from workers.commands import options
-from workers.commands.listing import Listing, Page, attributes, format_decimal
-from workers.commands.output import Cell, pluralize, printable, short_id
+from workers.commands.listing import Listing, Page, attributes
+from workers.commands.output import Cell, format_decimal, pluralize, printable, short_id
 from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import cdr_queries as ledger_cdrs

@@ -1,7 +1,7 @@
 """`webhooks deliveries` and `webhooks dead`: what arrived, when nothing could arrive, and what failed for good."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
@@ -89,25 +89,18 @@ def run_json(run: RunRecord) -> dict[str, Json]:
     return {"handler": run.handler, "outcome": run.outcome, "attempts": run.attempts, "error": run.error}
 
 
-def merge_downtimes(here: Iterable[Downtime], recorded: Iterable[DowntimeRow]) -> list[KnownDowntime]:
-    """Merge the downtimes of this node's inbox with those of all inboxes in the ledger, newest first."""
-    known = {Downtime(row.closed_at, row.opened_at, row.inbox): row for row in recorded}
-    return [KnownDowntime(downtime, known.get(downtime)) for downtime in sorted({*known, *here}, reverse=True)]
-
-
 def _downtimes(settings: Settings, since: datetime | None, until: datetime | None) -> Iterator[KnownDowntime]:
-    """Yield those that ended after `since` and began before `until`; without a ledger, those of this node."""
+    """Yield the downtimes of this node's inbox and, if there is a ledger, of all others, newest first."""
     with open_inbox(settings) as outbox:
         here = [] if outbox is None else outbox.downtimes()
     try:
         with read_only_ledger(settings) as conn:
-            recorded = ledger_downtimes.find(conn)
+            known = {Downtime(row.closed_at, row.opened_at, row.inbox): row for row in ledger_downtimes.find(conn)}
     except Failure:
-        recorded = []
-    for known in merge_downtimes(here, recorded):
-        opened_at, closed_at = known.downtime.opened_at, known.downtime.closed_at
-        if (since is None or opened_at >= since) and (until is None or closed_at < until):
-            yield known
+        known = {}
+    for each in sorted({*known, *here}, reverse=True):
+        if (since is None or each.opened_at >= since) and (until is None or each.closed_at < until):
+            yield KnownDowntime(each, known.get(each))
 
 
 def _backfill_text(row: DowntimeRow | None) -> str:

@@ -14,10 +14,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ingest.queue.queues import connect_redis
 from workers.commands import options
-from workers.commands.drive_output import jsonable, key_cells, model_json, session_rows
+from workers.commands.drive_output import CHARGING_KEYS, DRIVE_SESSIONS, jsonable, session_rows
 from workers.commands.drive_simulator import compare_with_simulator, set_drive_faults, simulate_drive
 from workers.commands.errors import UsageFailure
-from workers.commands.output import Json, json_line, key_values, logs_to_stderr, table
+from workers.commands.listing import Page, paged
+from workers.commands.output import Json, json_line, key_values, logs_to_stderr
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
 from workers.drive.drive_requests import MAX_PAGE_SIZE, MIN_PAGE_SIZE
@@ -28,10 +29,8 @@ T = TypeVar("T")
 REDIS_TIMEOUT = 2
 """Seconds. Without Redis a command counts its own calls."""
 
-since = click.option(
-    "--since", type=options.TimeParam(), metavar="WHEN", help="Started then or later: ISO 8601, or 2h ago."
-)
-until = click.option("--until", type=options.TimeParam(), metavar="WHEN", help="Started then or before.")
+since = options.since_option(help="Started then or later: ISO 8601, or 2h ago.")
+until = click.option("--until", type=options.WHEN, metavar="WHEN", help="Started then or before.")
 
 
 @click.group()
@@ -53,7 +52,7 @@ def session(user_id: str, session_id: str, *, as_json: bool) -> None:
     with drive_client() as client:
         found = client.session(user_id, session_id)
     if as_json:
-        json_line(model_json(found))
+        json_line(DRIVE_SESSIONS.json(found))
         return
     key_values([(name, value) for name, value in session_rows(found) if value is not None])
 
@@ -64,8 +63,7 @@ def session(user_id: str, session_id: str, *, as_json: bool) -> None:
 @click.option("--key", "charging_key_id", metavar="ID", help="Only those with this charging key.")
 @since
 @until
-@options.limit
-@options.as_json
+@paged
 def history(  # noqa: PLR0913  the options are the interface
     user_id: str,
     *,
@@ -73,8 +71,7 @@ def history(  # noqa: PLR0913  the options are the interface
     charging_key_id: str | None,
     since: datetime | None,
     until: datetime | None,
-    limit: int | None,
-    as_json: bool,
+    page: Page,
 ) -> None:
     """Read the sessions of a user."""
     with drive_client() as client:
@@ -85,14 +82,7 @@ def history(  # noqa: PLR0913  the options are the interface
             started_from=since,
             started_until=until,
         )
-        counted = with_progress("sessions", islice(found, limit), as_json=as_json)
-        if as_json:
-            for each in counted:
-                json_line(model_json(each))
-            return
-        columns = ("started", "ended", "status", "session", "location", "operator")
-        rows = (dict(session_rows(found)) for found in counted)
-        table(columns, [tuple(row[name] for name in columns) for row in rows])
+        DRIVE_SESSIONS.print(with_progress("sessions", found, page), page)
 
 
 @drive.command()
@@ -100,18 +90,12 @@ def history(  # noqa: PLR0913  the options are the interface
 @click.option(
     "--page-size", type=click.IntRange(MIN_PAGE_SIZE, MAX_PAGE_SIZE), default=MAX_PAGE_SIZE, show_default=True
 )
-@options.limit
-@options.as_json
-def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bool) -> None:
+@paged
+def keys(*, fleet_id: str | None, page_size: int, page: Page) -> None:
     """List charging keys."""
     with drive_client() as client:
-        found = islice(client.charging_keys(fleet_id, page_size=page_size), limit)
-        counted = with_progress("charging keys", found, as_json=as_json)
-        if as_json:
-            for each in counted:
-                json_line(model_json(each))
-            return
-        table(("key", "enabled", "valid to", "contract", "visual number", "fleet"), [key_cells(row) for row in counted])
+        found = client.charging_keys(fleet_id, page_size=page_size)
+        CHARGING_KEYS.print(with_progress("charging keys", found, page), page)
 
 
 @drive.command()
@@ -219,13 +203,13 @@ def drive_client() -> Iterator[DriveClient]:
         raise UsageFailure(str(error)) from None
 
 
-def with_progress(things: str, found: Iterable[T], *, as_json: bool) -> Iterator[T]:
-    """Yield from a list, with a counter on stderr if that is a terminal and the list is not printed there as well."""
+def with_progress(things: str, found: Iterable[T], page: Page) -> Iterator[T]:
+    """Yield one page, with a counter on stderr if that is a terminal and the list is not printed there as well."""
     screen = Console(stderr=True)
-    is_quiet = not screen.is_terminal or (as_json and sys.stdout.isatty())
+    is_quiet = not screen.is_terminal or (page.as_json and sys.stdout.isatty())
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True, disable=is_quiet) as progress:
         task = progress.add_task(things, total=None)
-        for each in found:
+        for each in islice(found, page.limit):
             progress.advance(task)
             yield each

@@ -6,6 +6,7 @@ from typing import Any
 
 from handlers.kit.session import EVENT, Session
 from handlers.kit.statuses import STATUSES
+from workers.commands.listing import Listing, attributes
 from workers.commands.output import Cell, Json, iso, local
 from workers.drive.models import ChargingKey, DriveSession
 from workers.drive.session_facts import UNKNOWN_TIME
@@ -21,11 +22,6 @@ OUTCOME_TEXT = {
     PollOutcome.NOT_NEEDED: "polling is not needed any more",
     PollOutcome.GIVEN_UP: "polling has ended",
 }
-
-
-def model_json(found: DriveSession | ChargingKey) -> dict[str, Json]:
-    """Return a model as `--json` prints it."""
-    return {**found.model_dump(mode="json", exclude={"document"}), "document": jsonable(found.document)}
 
 
 def jsonable(document: Any) -> Json:
@@ -55,12 +51,6 @@ def session_rows(found: DriveSession) -> list[tuple[str, Cell]]:
         ("key", found.charging_key_id),
         ("balance", found.balance_status),
     ]
-
-
-def key_cells(found: ChargingKey) -> tuple[Cell, ...]:
-    """Return the table row of a charging key."""
-    enabled = "yes" if found.enabled else "no"
-    return found.identifier, enabled, found.valid_to, found.contract_id, found.visual_number, found.fleet_id
 
 
 def reconciled_rows(record: Session) -> Iterator[tuple[datetime | None, Cell, Cell, Cell]]:
@@ -97,14 +87,39 @@ def poll_text(poll: PollState | None) -> str | None:
 def reconciled_json(record: Session, poll: PollState | None) -> dict[str, Json]:
     """Return the fields of the Drive API in `session --json`."""
     healed: dict[str, Json] = {status: iso(at) for status, at in reconciled(record).items()}
-    if poll is None:
-        return {"healed": healed, "drive": None}
-    drive: dict[str, Json] = {
-        "outcome": poll.outcome.value,
-        "status": poll.status,
-        "attempts": poll.attempts,
-        "read_at": iso(poll.read_at),
-        "next_at": iso(poll.next_at),
-        "reason": poll.reason,
-    }
-    return {"healed": healed, "drive": drive}
+    return {"healed": healed, "drive": POLLS.json(poll) if poll else None}
+
+
+DRIVE_SESSIONS = Listing[DriveSession](
+    fields={
+        **attributes(*(name for name in DriveSession.model_fields if name != "document")),
+        "document": lambda found: jsonable(found.document),
+    },
+    columns={
+        "started": "started_at",
+        "ended": "ended_at",
+        "status": "status",
+        "session": "session_id",
+        "location": "location_id",
+        "operator": "operator_display_name",
+    },
+    order="first",
+)
+CHARGING_KEYS = Listing[ChargingKey](
+    fields={
+        **attributes(*(name for name in ChargingKey.model_fields if name != "document")),
+        "document": lambda found: jsonable(found.document),
+    },
+    columns={
+        "key": "identifier",
+        "enabled": "enabled",
+        "valid to": "valid_to",
+        "contract": "contract_id",
+        "visual number": "visual_number",
+        "fleet": "fleet_id",
+    },
+    order="first",
+)
+POLLS = Listing[PollState](
+    fields=attributes("outcome", "status", "attempts", "read_at", "next_at", "reason"), columns={}
+)

@@ -1,13 +1,14 @@
 """Commands `webhooks drive simulate | spoil | compare`: run the simulated Drive API, break it, compare with it."""
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 
 import click
 
 from ingest.config.durations import parse_duration
 from ingest.config.settings import Settings, load_settings
-from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, UnknownFault, parse_rates
+from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, parse_rates
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.output import json_line, printable
@@ -25,31 +26,7 @@ drive_url = click.option(
 )
 
 
-class Duration(click.ParamType[timedelta]):
-    """A span of time: `90s`, `5m`."""
-
-    name = "span"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Parse it as settings are parsed."""
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(f"{value!r} {error}.", param, ctx)
-
-
-class Rates(click.ParamType[str]):
-    """Faults with their rates, as text."""
-
-    name = "faults"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the faults."""
-        try:
-            parse_rates(str(value))
-        except UnknownFault as unknown:
-            self.fail(str(unknown), param, ctx)
-        return str(value)
+FAULTS = options.Parsed("faults", parse_rates)
 
 
 @click.command("simulate")
@@ -58,31 +35,38 @@ class Rates(click.ParamType[str]):
 @click.option(
     "--fault",
     "faults",
-    type=Rates(),
+    type=FAULTS,
     default="",
     metavar="NAMES",
     help=f"Faults by comma, each with its rate: {', '.join(DriveFault)}, as in 500:0.1,slow.",
 )
-def simulate_drive(*, port: int | None, seed: int, faults: str) -> None:
+def simulate_drive(*, port: int | None, seed: int, faults: Mapping[DriveFault, float]) -> None:
     """Simulate the Drive API and Roam OCPI on this machine, as `webhooks dev` does where DRIVE_API_KEY is not set.
 
     It knows the sessions of the events that `webhooks send` sends or drops. `webhooks drive spoil` changes its faults
     while it runs.
     """
-    simulate(load_settings(), port=port, seed=seed, faults=DriveFaults(parse_rates(faults), seed))
+    simulate(load_settings(), port=port, seed=seed, faults=DriveFaults(faults, seed))
 
 
 @click.command("spoil")
-@click.argument("faults", type=Rates(), default="")
+@click.argument("faults", type=FAULTS, default="")
 @drive_url
-def set_drive_faults(faults: str, url: str | None) -> None:
+def set_drive_faults(faults: Mapping[DriveFault, float], url: str | None) -> None:
     """Set the faults of the simulated Drive API, as in 500:0.1,slow; without FAULTS there are none."""
-    set_faults(find_simulator(settings_with_dev_defaults(), url), faults)
+    text = ",".join(f"{fault}:{rate}" for fault, rate in faults.items())
+    set_faults(find_simulator(settings_with_dev_defaults(), url), text)
 
 
 @click.command("compare")
 @drive_url
-@click.option("--wait", type=Duration(), default="0", metavar="SPAN", help="Wait so long until all are equal.")
+@click.option(
+    "--wait",
+    type=options.Parsed("span", parse_duration),
+    default="0",
+    metavar="SPAN",
+    help="Wait so long until all are equal.",
+)
 @click.option("--always", is_flag=True, help="Exit with 0 whatever is found.")
 @options.as_json
 def compare_with_simulator(*, url: str | None, wait: timedelta, always: bool, as_json: bool) -> None:

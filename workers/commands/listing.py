@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from functools import wraps
 from operator import attrgetter
@@ -14,7 +14,7 @@ import click
 from rich.text import Text
 
 from workers.commands import options
-from workers.commands.output import Cell, Json, iso, json_line, printable, table
+from workers.commands.output import Cell, Json, cell_text, format_decimal, iso, json_line, printable, table
 
 FORMULA = tuple(
     "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
@@ -56,9 +56,10 @@ class Listing(Generic[Row]):
         """Return a row as `--json` prints it."""
         return {name: json_value(value(row)) for name, value in self.fields.items()}
 
-    def cells(self, row: Row) -> list[Cell]:
+    def cells(self, row: Row) -> list[Text]:
         """Return a row as the table shows it."""
-        return [_cell(self.fields[each](row)) if isinstance(each, str) else each(row) for each in self.columns.values()]
+        cells = (self.fields[each] if isinstance(each, str) else each for each in self.columns.values())
+        return [cell_text(cell(row)) for cell in cells]
 
     def print(self, rows: Iterable[Row], page: Page) -> None:
         """Print rows: as JSON each as soon as it is read, else as a table, with a hint if the limit cut it."""
@@ -97,11 +98,6 @@ def paged(command: Callable[..., None]) -> Callable[..., None]:
     return options.limit(options.as_json(with_page))
 
 
-def format_decimal(number: Decimal) -> str:
-    """Format a number with all its digits and no exponent."""
-    return format(number, "f")
-
-
 def csv_cell(value: Json) -> str:
     """Format one cell on one line; what a spreadsheet would run as a formula begins with ', but a number does not."""
     match value:
@@ -126,15 +122,3 @@ def json_value(value: Value) -> Json:
             return list(value)
         case _:
             return value
-
-
-def _cell(value: object) -> Cell:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case None | str() | int() | datetime() | timedelta() | Text():
-            return value
-        case Decimal():
-            return format_decimal(value)
-        case _:
-            raise TypeError(f"a {type(value).__name__} needs a column that formats it")

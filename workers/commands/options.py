@@ -1,44 +1,55 @@
 """The options that several commands share, and how people may write a time."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 import click
 
 from ingest.config.durations import parse_duration
 
+T = TypeVar("T")
+
 DEFAULT_LIMIT = 50
 """How many rows of a list a person is shown without asking."""
 
 
-class TimeParam(click.ParamType[datetime]):
-    """A point in time: ISO 8601 (on this machine's clock unless it has a zone), or how long ago."""
+class Parsed(click.ParamType[T]):
+    """The type of an option whose text a function parses; its ValueError becomes a usage error."""
 
-    name = "when"
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        """Name the type in `--help`."""
+        self.name, self.parse = name, parse
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse `2h` as two hours ago, `2025-06-12T10:56` as that time."""
-        if isinstance(value, datetime):
-            return value
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        """Parse the text."""
         try:
-            return point_in_time(str(value), now=datetime.now(UTC))
-        except (ValueError, OverflowError):
-            self.fail(
-                f"{value!r} is neither ISO 8601 (2025-06-12T10:56:51Z) nor a span (90s, 10m, 2h, 3d).", param, ctx
-            )
+            return self.parse(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}.", param, ctx)
+
+
+def parse_time(text: str) -> datetime:
+    """Parse `2h` as two hours ago, `2025-06-12T10:56` as that time; raise ValueError."""
+    try:
+        return point_in_time(text, now=datetime.now(UTC))
+    except (ValueError, OverflowError):
+        raise ValueError("neither ISO 8601 (2025-06-12T10:56:51Z) nor a span (90s, 10m, 2h, 3d)") from None
 
 
 def point_in_time(text: str, *, now: datetime) -> datetime:
-    """Parse a time as a person writes it; raise ValueError or OverflowError."""
+    """Parse ISO 8601 (this machine's clock unless it has a zone), or how long ago; raise ValueError or OverflowError."""
     if text.strip()[-1:] in set("smhdw"):  # a bare number is no duration here: it may be a year
         return now - parse_duration(text)
     return datetime.fromisoformat(text.strip()).astimezone(UTC)
 
 
+WHEN = Parsed("when", parse_time)
+since_option = partial(click.option, "--since", type=WHEN, metavar="WHEN")
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-since = click.option(
-    "--since", type=TimeParam(), metavar="WHEN", help="Received then or later: ISO 8601, or 10m, 2h, 3d ago."
-)
-until = click.option("--until", type=TimeParam(), metavar="WHEN", help="Received before then.")
+since = since_option(help="Received then or later: ISO 8601, or 10m, 2h, 3d ago.")
+until = click.option("--until", type=WHEN, metavar="WHEN", help="Received before then.")
 limit = click.option(
     "--limit", type=click.IntRange(min=1), help=f"How many. Default: {DEFAULT_LIMIT}, with --json all."
 )

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -73,8 +74,8 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=UNLIMITED_WIDTH)
 
 
-def cell_text(cell: Cell) -> Text:
-    """Format a value for people; a state has its color."""
+def cell_text(cell: object) -> Text:
+    """Format a value for people; a state has its color. Raise TypeError if it is no single value."""
     match cell:
         case Text():
             return cell
@@ -82,17 +83,29 @@ def cell_text(cell: Cell) -> Text:
             return Text("-", style="dim")
         case StrEnum():
             return styled_state(cell)
+        case bool():
+            text = "yes" if cell else "no"
+        case Decimal():
+            text = format_decimal(cell)
         case datetime():
-            return Text(local(cell))
+            text = local(cell)
         case timedelta():
-            return Text(human_duration(cell))
+            text = human_duration(cell)
+        case str() | int():
+            text = printable(str(cell))
         case _:
-            return Text(printable(str(cell)))
+            raise TypeError(f"a {type(cell).__name__} needs a column that formats it")
+    return Text(text)
 
 
 def styled_state(state: StrEnum, width: int = 0) -> Text:
     """Format a state or an outcome in the color that shows whether it needs attention."""
     return Text.assemble((state.ljust(width), STYLES.get(state.value, "")))
+
+
+def format_decimal(number: Decimal) -> str:
+    """Format a number with all its digits and no exponent."""
+    return format(number, "f")
 
 
 def iso(at: datetime | None) -> str | None:

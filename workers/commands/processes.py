@@ -79,7 +79,7 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
     if body is None:
         if form or uid or as_json:
             raise click.UsageError("--form, --uid and --json go with --try.")
-            from workers.policies.serve_authorize import authorize
+        from workers.policies.serve_authorize import authorize
 
         authorize(load_settings())
         return

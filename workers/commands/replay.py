@@ -103,8 +103,7 @@ def _resolve(conn: Connection, ids: Sequence[str]) -> list[str]:
 def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str | None) -> Iterator[ReplayPlan]:
     for some in chunks(ids, CHUNK):
         with read_only(engine) as conn:
-            decided = plan_replays(conn, some, plugins, handler)
-        yield from decided
+            yield from plan_replays(conn, some, plugins, handler)
 
 
 def _replay(

@@ -1,15 +1,13 @@
 """`webhooks send`: play Plugsurfing."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from random import Random
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
@@ -20,7 +18,7 @@ from ingest.simulator.requests import RequestSigner, SigningKeyChoice, as_curl
 from ingest.simulator.scenarios import SCENARIOS, Participants, build_scenario, random_participants
 from ingest.simulator.sender import ResponseStats, SimulatorResponse
 from workers.commands.errors import Failure
-from workers.commands.options import TimeParam
+from workers.commands.options import WHEN, Parsed
 from workers.commands.output import human_duration, printable, short_id
 from workers.dev.drive_simulator import push_sessions, simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
@@ -30,20 +28,13 @@ SHOWN = 20
 """Up to so many responses are printed one by one."""
 
 
-class Faults(click.ParamType[tuple[Fault, ...]]):
-    """Names of faults, separated by commas."""
-
-    name = "faults"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Fault, ...]:
-        """Parse the names; each counts once."""
-        if isinstance(value, tuple):
-            return value
-        names = dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip())
-        try:
-            return tuple(map(Fault, names))
-        except ValueError:
-            self.fail(f"{value!r}: choose from {', '.join(Fault)}, by comma.", param, ctx)
+def parse_faults(text: str) -> tuple[Fault, ...]:
+    """Parse names separated by commas, of which each counts once; raise ValueError."""
+    names = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
+    try:
+        return tuple(map(Fault, names))
+    except ValueError:
+        raise ValueError(f"choose from {', '.join(Fault)}, by comma") from None
 
 
 @click.command(
@@ -54,7 +45,7 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
 @click.option("--url", metavar="URL", help="The receiver.  [default: the one on this machine]")
 @click.option("--session", "session_id", metavar="ID", help="The session's id; of several sessions its beginning.")
 @click.option("--user", "user_id", metavar="ID", help="The driver's id.")
-@click.option("--at", type=TimeParam(), metavar="WHEN", help="When the scenario begins: ISO 8601, or 10m, 2h, 3d ago.")
+@click.option("--at", type=WHEN, metavar="WHEN", help="When the scenario begins: ISO 8601, or 10m, 2h, 3d ago.")
 @click.option(
     "--sign", type=click.Choice([*map(str, SigningKeyChoice)]), help="The key to sign with.  [default: current]"
 )
@@ -62,7 +53,12 @@ class Faults(click.ParamType[tuple[Fault, ...]]):
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many requests a second.")
 @click.option("--seed", type=int, help="The same seed draws the same sessions and faults; with --at, the same bytes.")
 @click.option(
-    "--fault", "faults", type=Faults(), default=(), metavar="NAMES", help=f"What goes wrong: {', '.join(Fault)}."
+    "--fault",
+    "faults",
+    type=Parsed("faults", parse_faults),
+    default="",
+    metavar="NAMES",
+    help=f"What goes wrong: {', '.join(Fault)}.",
 )
 @click.option(
     "--share",
@@ -109,13 +105,11 @@ def send(  # noqa: PLR0913  the options of the interface
     url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     random = Random(seed)  # noqa: S311  nothing secret is drawn
     about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
-    participants = [
-        pick_user(users, draw_participants(random, number, count, session_id, user_id)) for number in range(count)
-    ]
+    participants = list(draw_participants(random, count, session_id, user_id, users))
     scenarios = [build_scenario(about, each, begins_at=at, now=now) for each in participants]
     tracks = inject_faults(scenarios, faults, random, share)
     if only_print:
-        for step in steps_of(tracks):
+        for step in chain.from_iterable(tracks):
             click.echo(as_curl(signer.request(step, at=now), url))
         return
     drive_url = drive_url or simulated_url(settings)
@@ -142,25 +136,19 @@ def signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSig
 
 
 def draw_participants(
-    random: Random, number: int, count: int, session_id: str | None, user_id: str | None
-) -> Participants:
-    """Draw the session and the driver of one of `count` scenarios; ids that were given are used instead."""
-    drawn = random_participants(random)
-    if session_id is not None and count > 1:
-        session_id = f"{session_id}-{number + 1:0{len(str(count))}}"
-    return Participants(session_id or drawn.session_id, drawn.user_id if user_id is None else user_id)
+    random: Random, count: int, session_id: str | None, user_id: str | None, users: int | None
+) -> Iterator[Participants]:
+    """Yield sessions with their drivers; ids that were given are used instead, the session's with a number if several.
 
-
-def pick_user(users: int | None, drawn: Participants) -> Participants:
-    """Replace the driver by one of `users` drivers, always the same for the same draw."""
-    if users is None:
-        return drawn
-    return replace(drawn, user_id=f"driver-{Random(drawn.user_id).randrange(users):04}")  # noqa: S311  as above
-
-
-def steps_of(tracks: Sequence[Sequence[PlannedRequest]]) -> Iterator[PlannedRequest]:
-    """Yield all steps, one track after the other."""
-    return (step for track in tracks for step in track)
+    With `users`, a driver is one of so many, always the same for the same draw.
+    """
+    for number in range(1, count + 1):
+        drawn = random_participants(random)
+        numbered = session_id if session_id is None or count == 1 else f"{session_id}-{number:0{len(str(count))}}"
+        driver = drawn.user_id if user_id is None else user_id
+        if users is not None:
+            driver = f"driver-{Random(driver).randrange(users):04}"  # noqa: S311  as above
+        yield Participants(numbered or drawn.session_id, driver)
 
 
 def send_all(
@@ -169,27 +157,17 @@ def send_all(
     """Send everything; few responses are printed one by one, many as progress."""
     total = sum(map(len, tracks))
     answers: list[SimulatorResponse] = []
-    with printer(total) as show:
+    is_quiet = total <= SHOWN or not sys.stderr.isatty()
+    with click.progressbar(length=total, label="Sending", show_pos=True, file=sys.stderr, hidden=is_quiet) as bar:
 
         def on_response(answer: SimulatorResponse) -> None:
             answers.append(answer)
-            show(answer)
+            bar.update(1)
+            if total <= SHOWN:
+                click.echo(line(answer))
 
         asyncio.run(sender.send(url, tracks, signer, on_response=on_response, rate=rate))
     return answers
-
-
-@contextmanager
-def printer(total: int) -> Iterator[Callable[[SimulatorResponse], None]]:
-    """Yield what prints a response."""
-    if total <= SHOWN:
-        yield lambda answer: click.echo(line(answer))
-        return
-    console = Console(stderr=True)
-    columns = (TextColumn("sending"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda _answer: progress.advance(task)
 
 
 def line(answer: SimulatorResponse) -> str:
@@ -198,17 +176,12 @@ def line(answer: SimulatorResponse) -> str:
     if answer.status is None:
         text = f"no answer ({answer.problem})"
     elif not answer.is_expected:
-        text = f"{answer.status}, which is wrong: it should be {expected(answer)}"
+        text = f"{answer.status}, which is wrong: it should be {' or '.join(map(str, sorted(answer.request.expected)))}"
     elif answer.delivery_id is None:
         text = f"{answer.status}, as it should be"
     else:
         text = f"{answer.status} {'known already as' if answer.duplicate else 'kept as'} {short_id(answer.delivery_id)}"
     return f"{printable(event.name):<22}{printable(event.session_id):<13}{text}  {human_duration(answer.took)}"
-
-
-def expected(answer: SimulatorResponse) -> str:
-    """Format the statuses that would have been right."""
-    return " or ".join(map(str, sorted(answer.request.expected)))
 
 
 def summarize(answers: Sequence[SimulatorResponse], url: str) -> None:

@@ -183,25 +183,18 @@ def _lines(entry: TimelineEntry, cdr: CdrRow | None) -> Iterator[Sequence[Cell]]
         yield push.sent_at or push.created_at, "", f"  push by {push.channel}", state
 
 
-def _outcome_text(run: RunRecord) -> Text:
-    """Return the outcome of a run, its attempts if there were several, and its error or reason."""
-    parts: list[str | Text] = [styled_state(run.outcome)]
-    if run.attempts > 1:
-        parts.append(f" at attempt {run.attempts}")
+def _outcome_text(run: RunRow) -> Text:
+    attempt = f" at attempt {run.attempts}" if run.attempts > 1 else ""
     why = run.error or run.reason
-    if why:
-        parts.append(f": {printable(why)}")
-    return Text.assemble(*parts)
+    return Text.assemble(styled_state(run.outcome), attempt, f": {printable(why)}" if why else "")
 
 
 def _no_change_reason(entry: TimelineEntry) -> str:
-    """Return why a delivery changed nothing in the record."""
     row = entry.delivery
     reasons = [row.reason, *(run.error or run.reason for run in row.runs if run.handler == WHOLE_DELIVERY)]
-    if row.state is DeliveryState.UNREADABLE:
-        return f"unreadable: {printable(row.reason or '')}"
     why = next(filter(None, reasons), None)
-    return "nothing" if why is None else f"nothing: {printable(why)}"
+    result = "unreadable" if row.state is DeliveryState.UNREADABLE else "nothing"
+    return result if why is None else f"{result}: {printable(why)}"
 
 
 def _changed(entry: TimelineEntry) -> Iterator[str]:
