@@ -25,7 +25,7 @@ def from_ledger_and_inbox(
     """Yield matching deliveries, newest first; those that the ledger has not seen yet are kept or queued."""
     # The inbox is read before the ledger: what moves on meanwhile is then in one of them at least.
     waiting = sorted(
-        (row for row in in_inbox_only(outbox, conn) if matches(row, filters)), key=_received_at, reverse=True
+        (row for row in in_inbox_only(outbox, conn) if _matches(row, filters)), key=_received_at, reverse=True
     )
     return islice(heapq.merge(in_ledger(conn, filters), waiting, key=_received_at, reverse=True), limit)
 
@@ -51,11 +51,10 @@ def in_inbox_only(outbox: Outbox | None, conn: Connection) -> list[DeliveryRow]:
     """List what is in the inbox and not in the ledger as well, where a worker stores it before it settles it."""
     unsettled = [] if outbox is None else outbox.unsettled(limit=NO_LIMIT)
     known = {row.id for row in deliveries.get_many(conn, [each.delivery.id for each in unsettled])}
-    return [as_row(each) for each in unsettled if each.delivery.id not in known]
+    return [_as_row(each) for each in unsettled if each.delivery.id not in known]
 
 
-def as_row(unsettled: Unsettled) -> DeliveryRow:
-    """Return a delivery of an inbox as a row of the ledger."""
+def _as_row(unsettled: Unsettled) -> DeliveryRow:
     delivery = unsettled.delivery
     return DeliveryRow(
         id=delivery.id,
@@ -76,7 +75,7 @@ def as_row(unsettled: Unsettled) -> DeliveryRow:
     )
 
 
-def matches(row: DeliveryRow, filters: DeliveryFilters) -> bool:
+def _matches(row: DeliveryRow, filters: DeliveryFilters) -> bool:
     """Return whether a delivery without runs, as those of an inbox are, matches the filters."""
     return (
         filters.handler is None

@@ -91,10 +91,7 @@ def reconciled_json(record: Session, poll: PollState | None) -> dict[str, Json]:
 
 
 DRIVE_SESSIONS = Listing[DriveSession](
-    fields={
-        **attributes(*(name for name in DriveSession.model_fields if name != "document")),
-        "document": lambda found: jsonable(found.document),
-    },
+    fields={**attributes(*DriveSession.model_fields), "document": lambda found: jsonable(found.document)},
     columns={
         "started": "started_at",
         "ended": "ended_at",
@@ -106,10 +103,7 @@ DRIVE_SESSIONS = Listing[DriveSession](
     order="first",
 )
 CHARGING_KEYS = Listing[ChargingKey](
-    fields={
-        **attributes(*(name for name in ChargingKey.model_fields if name != "document")),
-        "document": lambda found: jsonable(found.document),
-    },
+    fields={**attributes(*ChargingKey.model_fields), "document": lambda found: jsonable(found.document)},
     columns={
         "key": "identifier",
         "enabled": "enabled",
@@ -120,6 +114,4 @@ CHARGING_KEYS = Listing[ChargingKey](
     },
     order="first",
 )
-POLLS = Listing[PollState](
-    fields=attributes("outcome", "status", "attempts", "read_at", "next_at", "reason"), columns={}
-)
+POLLS = Listing[PollState](fields=attributes("outcome", "status", "attempts", "read_at", "next_at", "reason"))

@@ -55,7 +55,7 @@ def simulate_drive(*, port: int | None, seed: int, faults: Mapping[DriveFault, f
 def set_drive_faults(faults: Mapping[DriveFault, float], url: str | None) -> None:
     """Set the faults of the simulated Drive API, as in 500:0.1,slow; without FAULTS there are none."""
     text = ",".join(f"{fault}:{rate}" for fault, rate in faults.items())
-    set_faults(find_simulator(settings_with_dev_defaults(), url), text)
+    set_faults(_find_simulator(settings_with_dev_defaults(), url), text)
 
 
 @click.command("compare")
@@ -75,7 +75,7 @@ def compare_with_simulator(*, url: str | None, wait: timedelta, always: bool, as
     User, status, start, stop and completion must be equal, to the microsecond. The exit code is 0 only if all are.
     """
     settings = settings_with_dev_defaults()
-    url = find_simulator(settings, url)
+    url = _find_simulator(settings, url)
     began = time.monotonic()
     while True:
         expected = fetch_sessions(url)
@@ -85,21 +85,19 @@ def compare_with_simulator(*, url: str | None, wait: timedelta, always: bool, as
         if not found.differences or took > wait.total_seconds():
             break
         time.sleep(COMPARE_EVERY.total_seconds())
-    print_comparison(found, took if wait else None, as_json=as_json)
+    _print_comparison(found, took if wait else None, as_json=as_json)
     if found.differences and not always:
         raise Failure(f"{len(found.differences)} of {found.sessions} sessions are not as they really were.")
 
 
-def find_simulator(settings: Settings, url: str | None) -> str:
-    """Return the URL of the simulated Drive API."""
+def _find_simulator(settings: Settings, url: str | None) -> str:
     url = url or simulated_url(settings)
     if url is None:
         raise UsageFailure("No `webhooks dev` with a simulated Drive API runs here; --drive names another one.")
     return url
 
 
-def print_comparison(found: Comparison, seconds: float | None, *, as_json: bool) -> None:
-    """Print the result of a comparison."""
+def _print_comparison(found: Comparison, seconds: float | None, *, as_json: bool) -> None:
     differ = len(found.differences) - found.unknown
     if as_json:
         took = None if seconds is None else round(seconds, 1)

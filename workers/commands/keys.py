@@ -56,7 +56,7 @@ def keys(ctx: click.Context, *, as_json: bool) -> None:
         rotation = rotation_status(conn, waiting) if settings.plugsurfing_hmac_next else None
     KEYS.print(_reports(settings, uses, rotation), Page(as_json=as_json))
     if not as_json:
-        click.echo(f"\n{rotation_advice(settings, uses, rotation)}")
+        click.echo(f"\n{_rotation_advice(settings, uses, rotation)}")
 
 
 @keys.command(name="try")
@@ -71,29 +71,27 @@ def try_keys(*, body: BinaryIO, signature: str, as_json: bool) -> None:
     Needs no store and prints no key. Exit code 1 if none matches.
     """
     # As UTF-8 every text is a key: a wrong PLUGSURFING_HMAC_ENCODING must not stop the search for the right one.
-    texts = signing_texts(load_settings(plugsurfing_hmac_encoding=KeyEncoding.UTF8))
-    texts = texts if any(texts.values()) else signing_texts(settings_with_dev_defaults())
+    texts = _signing_texts(load_settings(plugsurfing_hmac_encoding=KeyEncoding.UTF8))
+    texts = texts if any(texts.values()) else _signing_texts(settings_with_dev_defaults())
     if not any(texts.values()):
         raise UsageFailure("Neither PLUGSURFING_HMAC_CURRENT nor PLUGSURFING_HMAC_NEXT is set: there is no key to try.")
     raw, given = body.read(), signature.strip()
-    trials = list(try_all(texts, raw, given))
+    trials = list(_try_all(texts, raw, given))
     TRIALS.print(trials, Page(as_json=as_json))
     if any(trial.matches for trial in trials):
         return
-    if any(trial.matches for trial in try_all(texts, raw.rstrip(b"\r\n"), given)):
+    if any(trial.matches for trial in _try_all(texts, raw.rstrip(b"\r\n"), given)):
         raise Failure(
             "No key matches these bytes, but one does without the line end after them, which an editor may have added."
         )
     raise Failure("No configured key matches in any encoding: it was another key, or these are not the signed bytes.")
 
 
-def signing_texts(settings: Settings) -> Mapping[Match, SecretStr | None]:
-    """Return the texts of the signing keys by their names."""
+def _signing_texts(settings: Settings) -> Mapping[Match, SecretStr | None]:
     return {Match.CURRENT: settings.plugsurfing_hmac_current, Match.NEXT: settings.plugsurfing_hmac_next}
 
 
-def try_all(texts: Mapping[Match, SecretStr | None], body: bytes, signature: str) -> Iterator[KeyTrial]:
-    """Try every configured key in every encoding."""
+def _try_all(texts: Mapping[Match, SecretStr | None], body: bytes, signature: str) -> Iterator[KeyTrial]:
     for name, secret in texts.items():
         if secret is None:
             continue
@@ -101,7 +99,7 @@ def try_all(texts: Mapping[Match, SecretStr | None], body: bytes, signature: str
             yield KeyTrial(name, encoding, _matches(secret.get_secret_value(), encoding, body, signature))
 
 
-def rotation_advice(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> str:
+def _rotation_advice(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> str:
     """Return which key matched last, and whether CURRENT is still needed."""
     if not uses:
         return "No key has matched anything yet."
@@ -123,7 +121,7 @@ def rotation_advice(settings: Settings, uses: Mapping[str, KeyUsage], rotation: 
 
 def _reports(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> Iterator[KeyReport]:
     authorization = (WITH_AUTHORIZATION, settings.plugsurfing_authorization)
-    configured: list[tuple[str, SecretStr | None]] = [*signing_texts(settings).items(), authorization]
+    configured: list[tuple[str, SecretStr | None]] = [*_signing_texts(settings).items(), authorization]
     for name, secret in configured:
         can_go = rotation is not None and rotation.is_done if name == Match.CURRENT and secret else None
         yield KeyReport(name, secret is not None, uses.get(name), can_go)

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import wraps
@@ -46,7 +46,7 @@ class Listing(Generic[Row]):
     """
 
     fields: Mapping[str, Callable[[Row], Value]]
-    columns: Mapping[str, str | Callable[[Row], Cell]]
+    columns: Mapping[str, str | Callable[[Row], Cell]] = field(default_factory=dict)
     wrapping: int = 1
     """How many columns at the right wrap on a narrow terminal."""
     order: str = "newest"
@@ -54,7 +54,7 @@ class Listing(Generic[Row]):
 
     def json(self, row: Row) -> dict[str, Json]:
         """Return a row as `--json` prints it."""
-        return {name: json_value(value(row)) for name, value in self.fields.items()}
+        return {name: _json(value(row)) for name, value in self.fields.items()}
 
     def cells(self, row: Row) -> list[Text]:
         """Return a row as the table shows it."""
@@ -111,8 +111,7 @@ def csv_cell(value: Json) -> str:
     return f"'{text}" if text.lstrip().startswith(FORMULA) and not NUMBER.fullmatch(text) else text
 
 
-def json_value(value: Value) -> Json:
-    """Return the value of a field as `--json` prints it."""
+def _json(value: Value) -> Json:
     match value:
         case datetime():
             return iso(value)

@@ -27,7 +27,7 @@ class Parsed(click.ParamType[T]):
         try:
             return self.parse(str(value))
         except ValueError as error:
-            self.fail(f"{value!r}: {error}.", param, ctx)
+            self.fail(f"{value!r}: {str(error).rstrip('.')}.", param, ctx)
 
 
 def parse_time(text: str) -> datetime:
@@ -39,7 +39,7 @@ def parse_time(text: str) -> datetime:
 
 
 def point_in_time(text: str, *, now: datetime) -> datetime:
-    """Parse ISO 8601 (this machine's clock unless it has a zone), or how long ago; raise ValueError or OverflowError."""
+    """Parse ISO 8601 (this machine's clock unless it has a zone), or how long ago; raise ValueError, OverflowError."""
     if text.strip()[-1:] in set("smhdw"):  # a bare number is no duration here: it may be a year
         return now - parse_duration(text)
     return datetime.fromisoformat(text.strip()).astimezone(UTC)

@@ -43,7 +43,6 @@ REVERIFIED = Listing[Reverified](
         "id": lambda each: each.kept and each.kept.id,
         "duplicate": lambda each: each.kept and each.kept.duplicate,
     },
-    columns={},
 )
 
 

@@ -73,7 +73,11 @@ def replay(  # noqa: PLR0913  the options are the interface
     plugins = load_plugins(settings)
     if handler is not None and handler not in {each.name for each in plugins.subscriptions}:
         raise UsageFailure(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
-    filters = None if ids else with_state(DeliveryFilters(event=event, since=since, until=until), state, handler)
+    filters = None if ids else DeliveryFilters(event=event, since=since, until=until)
+    if filters and state == DeliveryState.DEAD:  # a dead run, which a delivery may have while other runs are open
+        filters = changed(filters, outcome=Outcome.DEAD, handler=handler)
+    elif filters and state:
+        filters = changed(filters, state=DeliveryState(state))
     with open_ledger(settings) as engine:
         with read_only(engine) as conn:
             chosen = deliveries.find_ids(conn, filters) if filters else _resolve(conn, ids)
@@ -83,13 +87,6 @@ def replay(  # noqa: PLR0913  the options are the interface
         decide = partial(plan_replays, plugins=plugins, handler=handler, filters=filters)
         job_ids = _replay(engine, chosen, decide, rate, as_json=as_json)
     _withdraw(settings, job_ids)
-
-
-def with_state(filters: DeliveryFilters, state: str | None, handler: str | None) -> DeliveryFilters:
-    """Return filters with the state; dead means a dead run, which a delivery may have while other runs are open."""
-    if state == DeliveryState.DEAD:
-        return changed(filters, outcome=Outcome.DEAD, handler=handler)
-    return changed(filters, state=DeliveryState(state)) if state else filters
 
 
 def _resolve(conn: Connection, ids: Sequence[str]) -> list[str]:

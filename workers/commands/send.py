@@ -37,6 +37,10 @@ def parse_faults(text: str) -> tuple[Fault, ...]:
         raise ValueError(f"choose from {', '.join(Fault)}, by comma") from None
 
 
+FAULTS = Parsed("faults", parse_faults)
+SHARE = click.FloatRange(0, 1)
+
+
 @click.command(
     epilog="Scenarios: " + "; ".join(f"{name} ({each.description})" for name, each in SCENARIOS.items()) + "."
 )
@@ -53,16 +57,11 @@ def parse_faults(text: str) -> tuple[Fault, ...]:
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many requests a second.")
 @click.option("--seed", type=int, help="The same seed draws the same sessions and faults; with --at, the same bytes.")
 @click.option(
-    "--fault",
-    "faults",
-    type=Parsed("faults", parse_faults),
-    default="",
-    metavar="NAMES",
-    help=f"What goes wrong: {', '.join(Fault)}.",
+    "--fault", "faults", type=FAULTS, default="", metavar="NAMES", help=f"What goes wrong: {', '.join(Fault)}."
 )
 @click.option(
     "--share",
-    type=click.FloatRange(0, 1),
+    type=SHARE,
     default=DEFAULT_RATE,
     show_default=True,
     help="The share of requests that each fault affects.",
@@ -101,11 +100,11 @@ def send(  # noqa: PLR0913  the options of the interface
     if event and scenario:
         raise click.UsageError("Choose EVENT or --scenario.")
     settings = settings_with_dev_defaults()
-    signer = signer_from(settings, SigningKeyChoice(sign) if sign else None)
+    signer = _signer_from(settings, SigningKeyChoice(sign) if sign else None)
     url = (url or f"http://{settings.host}:{settings.port}").rstrip("/")
     random = Random(seed)  # noqa: S311  nothing secret is drawn
     about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
-    participants = list(draw_participants(random, count, session_id, user_id, users))
+    participants = list(_draw_participants(random, count, session_id, user_id, users))
     scenarios = [build_scenario(about, each, begins_at=at, now=now) for each in participants]
     tracks = inject_faults(scenarios, faults, random, share)
     if only_print:
@@ -115,16 +114,16 @@ def send(  # noqa: PLR0913  the options of the interface
     drive_url = drive_url or simulated_url(settings)
     if drive_url is not None:  # before anything is sent, or dropped
         push_sessions(drive_url, list(filter(None, map(state_from_scenario, scenarios))))
-    answers = send_all(url, tracks, signer, rate)
+    answers = _send_all(url, tracks, signer, rate)
     if not answers:
         click.echo("Nothing was sent: every event was dropped.")
         return
-    summarize(answers, url)
+    _summarize(answers, url)
     if count == 1:
         click.echo(f"See the result: webhooks session {printable(participants[0].session_id)}")
 
 
-def signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSigner:
+def _signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSigner:
     """Return the signer for a choice of key, else for the keys that are set; raise SettingsError if none is."""
     keys = Keyring(settings).keys
     required = settings.plugsurfing_hmac_required
@@ -135,7 +134,7 @@ def signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSig
     return RequestSigner(keys, sign, required)
 
 
-def draw_participants(
+def _draw_participants(
     random: Random, count: int, session_id: str | None, user_id: str | None, users: int | None
 ) -> Iterator[Participants]:
     """Yield sessions with their drivers; ids that were given are used instead, the session's with a number if several.
@@ -151,7 +150,7 @@ def draw_participants(
         yield Participants(numbered or drawn.session_id, driver)
 
 
-def send_all(
+def _send_all(
     url: str, tracks: Sequence[Sequence[PlannedRequest]], signer: RequestSigner, rate: float | None
 ) -> list[SimulatorResponse]:
     """Send everything; few responses are printed one by one, many as progress."""
@@ -164,14 +163,13 @@ def send_all(
             answers.append(answer)
             bar.update(1)
             if total <= SHOWN:
-                click.echo(line(answer))
+                click.echo(_response_text(answer))
 
         asyncio.run(sender.send(url, tracks, signer, on_response=on_response, rate=rate))
     return answers
 
 
-def line(answer: SimulatorResponse) -> str:
-    """Format one response on one line."""
+def _response_text(answer: SimulatorResponse) -> str:
     event = answer.request.event
     if answer.status is None:
         text = f"no answer ({answer.problem})"
@@ -184,7 +182,7 @@ def line(answer: SimulatorResponse) -> str:
     return f"{printable(event.name):<22}{printable(event.session_id):<13}{text}  {human_duration(answer.took)}"
 
 
-def summarize(answers: Sequence[SimulatorResponse], url: str) -> None:
+def _summarize(answers: Sequence[SimulatorResponse], url: str) -> None:
     """Print the responses, counted; raise Failure if one is wrong."""
     counted = ResponseStats.of(answers)
     statuses = ", ".join(f"{count} x {status}" for status, count in counted.statuses)
@@ -197,4 +195,4 @@ def summarize(answers: Sequence[SimulatorResponse], url: str) -> None:
         raise Failure(f"Nothing answers at {url}: is `webhooks dev` running?")
     if counted.wrong:
         worst = next(answer for answer in answers if not answer.is_expected)
-        raise Failure(f"{counted.wrong} of {len(answers)} answers are wrong; the first: {line(worst)}")
+        raise Failure(f"{counted.wrong} of {len(answers)} answers are wrong; the first: {_response_text(worst)}")

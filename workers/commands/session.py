@@ -16,14 +16,13 @@ from workers.commands.deliveries import run_json
 from workers.commands.delivery_sources import in_inbox_only
 from workers.commands.drive_output import poll_text, reconciled_json, reconciled_rows
 from workers.commands.errors import Failure
-from workers.commands.listing import Listing, attributes, json_value
+from workers.commands.listing import Listing, attributes
 from workers.commands.output import (
     Cell,
     Json,
     clock_name,
     console,
     human_duration,
-    iso,
     json_line,
     key_values,
     local,
@@ -34,7 +33,7 @@ from workers.commands.output import (
 from workers.commands.pushes import PUSHES
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.diagnostics.session_timeline import TimelineEntry, timeline
+from workers.diagnostics.session_timeline import Change, TimelineEntry, timeline
 from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import session_polls, sessions
@@ -50,7 +49,17 @@ SESSIONS = Listing[Session](
         *("session_id", "user_id", "status", "started_at", "stopped_at", "completed_at"),
         *("fee_type", "fee_will_apply_from", "anomalies"),
     ),
-    columns={},
+)
+CHANGES = Listing[Change](fields=attributes("before", "after"))
+ENTRIES = Listing[TimelineEntry](
+    fields={
+        **attributes(at="at", event="delivery.event", delivery="delivery.id", received_at="delivery.received_at"),
+        "late_seconds": lambda entry: None if entry.late is None else entry.late.total_seconds(),
+        **attributes(state="delivery.state", duplicates="delivery.duplicates"),
+        "changed": lambda entry: {change.field: CHANGES.json(change) for change in entry.changes},
+        "runs": lambda entry: [run_json(run) for run in entry.delivery.runs],
+        "pushes": lambda entry: [PUSHES.json(push) for push in entry.pushes],
+    },
 )
 SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 
@@ -72,9 +81,9 @@ def session(*, session_id: str, as_json: bool) -> None:
         raise Failure(f"The ledger has no session '{printable(session_id)}'{inbox}.")
     record = record or Session.empty(session_id)
     if as_json:
-        json_line(session_json(record, entries, cdrs) | reconciled_json(record, poll))
+        json_line(_session_json(record, entries, cdrs) | reconciled_json(record, poll))
         return
-    print_session(record, entries, cdrs, poll)
+    _print_session(record, entries, cdrs, poll)
     if waiting:
         click.echo(f"Still on its way from the inbox: {waiting}.", err=True)
 
@@ -84,11 +93,11 @@ def show_session(settings: Settings, session_id: str) -> None:
     with read_only_ledger(settings) as conn:
         record, entries = sessions.get(conn, session_id), timeline(conn, session_id, settings.clock_skew)
     click.echo()
-    print_session(record or Session.empty(session_id), entries)
+    _print_session(record or Session.empty(session_id), entries)
     click.echo()
 
 
-def print_session(
+def _print_session(
     record: Session, entries: Sequence[TimelineEntry], cdrs: Sequence[CdrRow] = (), poll: PollState | None = None
 ) -> None:
     """Print a session for a person: the record, and below it the timeline."""
@@ -106,8 +115,8 @@ def print_session(
             ("fee", fee),
             ("source", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
             *([("Drive API", poll_text(poll))] if poll else []),
-            *(("CDR", cdr_text(cdr)) for cdr in cdrs),
-            *(("anomaly", anomaly_text(record, anomaly)) for anomaly in record.anomalies),
+            *(("CDR", _cdr_text(cdr)) for cdr in cdrs),
+            *(("anomaly", _anomaly_text(record, anomaly)) for anomaly in record.anomalies),
         ]
     )
     console().print()
@@ -123,12 +132,11 @@ def print_session(
     )
 
 
-def cdr_text(cdr: CdrRow) -> str:
-    """Return the amount of a CDR, its request id, and what is unusual about it."""
+def _cdr_text(cdr: CdrRow) -> str:
     return ", ".join(filter(None, [amount_text(cdr) or "no amount", cdr.request_id, *notes_of(cdr)]))
 
 
-def anomaly_text(record: Session, anomaly: Anomaly) -> str:
+def _anomaly_text(record: Session, anomaly: Anomaly) -> str:
     """Return what cannot be true, with the facts that contradict each other."""
     if anomaly is Anomaly.TWO_USERS:
         return f"{len(record.users)} drivers were named: {', '.join(sorted(record.users))}"
@@ -140,31 +148,11 @@ def anomaly_text(record: Session, anomaly: Anomaly) -> str:
     return f"{after} at {local(late)}, after {before} at {local(early)}"
 
 
-def session_json(record: Session, entries: Sequence[TimelineEntry], cdrs: Sequence[CdrRow]) -> dict[str, Json]:
-    """Return a session as `session --json` prints it."""
+def _session_json(record: Session, entries: Sequence[TimelineEntry], cdrs: Sequence[CdrRow]) -> dict[str, Json]:
     return {
         **SESSIONS.json(record),
         "cdrs": [CDRS.json(cdr) for cdr in cdrs],
-        "timeline": [_entry_json(entry) for entry in entries],
-    }
-
-
-def _entry_json(entry: TimelineEntry) -> dict[str, Json]:
-    row = entry.delivery
-    return {
-        "at": iso(entry.at),
-        "event": row.event,
-        "delivery": row.id,
-        "received_at": iso(row.received_at),
-        "late_seconds": None if entry.late is None else entry.late.total_seconds(),
-        "state": row.state,
-        "duplicates": row.duplicates,
-        "changed": {
-            change.field: {"before": json_value(change.before), "after": json_value(change.after)}
-            for change in entry.changes
-        },
-        "runs": [run_json(run) for run in row.runs],
-        "pushes": [PUSHES.json(push) for push in entry.pushes],
+        "timeline": [ENTRIES.json(entry) for entry in entries],
     }
 
 

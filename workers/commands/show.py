@@ -45,12 +45,12 @@ def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
     if raw:
         click.echo(row.body or b"", nl=False)
     elif as_json:
-        json_line(delivery_detail_json(row))
+        json_line(_delivery_detail_json(row))
     else:
-        print_delivery(row)
+        _print_delivery(row)
 
 
-def delivery_detail_json(row: DeliveryRow) -> dict[str, Json]:
+def _delivery_detail_json(row: DeliveryRow) -> dict[str, Json]:
     """Return everything known of a delivery; its body as text too where it is UTF-8."""
     body = row.body or b""
     try:
@@ -70,7 +70,7 @@ def delivery_detail_json(row: DeliveryRow) -> dict[str, Json]:
     }
 
 
-def print_delivery(row: DeliveryRow) -> None:
+def _print_delivery(row: DeliveryRow) -> None:
     """Print a delivery for a person, with nothing in it that a terminal would interpret."""
     body = row.body or b""
     again = f"and {row.duplicates} more times" if row.duplicates > 1 else "and once more" if row.duplicates else None
