@@ -19,7 +19,7 @@ SHOWN = 16
 DEVICES = Listing[DeviceRow](
     fields=attributes("user_id", "token", "platform", "locale", "time_zone", "updated_at"),
     columns={
-        "heard of": "updated_at",
+        "updated": "updated_at",
         "user": "user_id",
         "platform": "platform",
         "locale": "locale",
@@ -34,7 +34,7 @@ DEVICES = Listing[DeviceRow](
 @paged
 @click.pass_context
 def devices(context: click.Context, *, user_id: str | None, page: Page) -> None:
-    """List the devices that pushes go to, the one heard of last first; or add, remove, serve."""
+    """List the devices that pushes go to, the one updated last first; or add, remove, serve."""
     if context.invoked_subcommand is not None:
         return
     with read_only_ledger(settings_with_dev_defaults()) as conn:

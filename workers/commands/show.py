@@ -9,7 +9,7 @@ from workers.commands.deliveries import DELIVERIES
 from workers.commands.delivery_sources import find_one
 from workers.commands.errors import Failure
 from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import Cell, Json, console, iso, json_line, key_values, printable, printable_body
+from workers.commands.output import Cell, console, json_line, key_values, printable, printable_body
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.deliveries import DeliveryRow
@@ -29,6 +29,16 @@ RUNS = Listing[RunRecord](
         "why": lambda run: run.error or run.reason,
     },
 )
+DETAILS = Listing[DeliveryRow](
+    fields={
+        **DELIVERIES.fields,
+        **attributes("reason", "signed_at", "settled_at", "inbox"),
+        "headers": lambda row: dict(row.headers),
+        "runs": lambda row: [RUNS.json(run) for run in row.runs],
+        "body": lambda row: _utf8_text(row.body or b""),
+        "body_base64": lambda row: base64.b64encode(row.body or b"").decode("ascii"),
+    }
+)
 
 
 @click.command()
@@ -45,29 +55,16 @@ def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
     if raw:
         click.echo(row.body or b"", nl=False)
     elif as_json:
-        json_line(_delivery_detail_json(row))
+        json_line(DETAILS.json(row))
     else:
         _print_delivery(row)
 
 
-def _delivery_detail_json(row: DeliveryRow) -> dict[str, Json]:
-    """Return everything known of a delivery; its body as text too where it is UTF-8."""
-    body = row.body or b""
+def _utf8_text(body: bytes) -> str | None:
     try:
-        text = body.decode()
+        return body.decode()
     except UnicodeDecodeError:
-        text = None
-    return {
-        **DELIVERIES.json(row),
-        "reason": row.reason,
-        "signed_at": iso(row.signed_at),
-        "settled_at": iso(row.settled_at),
-        "inbox": row.inbox,
-        "headers": dict(row.headers),
-        "runs": [RUNS.json(run) for run in row.runs],
-        "body": text,
-        "body_base64": base64.b64encode(body).decode("ascii"),
-    }
+        return None
 
 
 def _print_delivery(row: DeliveryRow) -> None:
