@@ -7,7 +7,7 @@ from typing import Any
 from handlers.kit.session import EVENT, Session
 from handlers.kit.statuses import STATUSES
 from workers.commands.listing import Listing, attributes
-from workers.commands.output import Cell, Json, iso, local
+from workers.commands.output import Cell, Json, local
 from workers.drive.models import ChargingKey, DriveSession
 from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger.session_polls import PollState
@@ -82,12 +82,6 @@ def poll_text(poll: PollState | None) -> str | None:
     if poll.next_at is not None:
         parts.append(f"next at {local(poll.next_at)}")
     return ", ".join(parts)
-
-
-def reconciled_json(record: Session, poll: PollState | None) -> dict[str, Json]:
-    """Return the fields of the Drive API in `session --json`."""
-    healed: dict[str, Json] = {status: iso(at) for status, at in reconciled(record).items()}
-    return {"healed": healed, "drive": POLLS.json(poll) if poll else None}
 
 
 DRIVE_SESSIONS = Listing[DriveSession](

@@ -14,7 +14,7 @@ from workers.commands import options
 from workers.commands.cdrs import CDRS, amount_text, notes_of
 from workers.commands.deliveries import run_json
 from workers.commands.delivery_sources import in_inbox_only
-from workers.commands.drive_output import poll_text, reconciled_json, reconciled_rows
+from workers.commands.drive_output import POLLS, poll_text, reconciled, reconciled_rows
 from workers.commands.errors import Failure
 from workers.commands.listing import Listing, attributes
 from workers.commands.output import (
@@ -23,6 +23,7 @@ from workers.commands.output import (
     clock_name,
     console,
     human_duration,
+    iso,
     json_line,
     key_values,
     local,
@@ -81,7 +82,7 @@ def session(*, session_id: str, as_json: bool) -> None:
         raise Failure(f"The ledger has no session '{printable(session_id)}'{inbox}.")
     record = record or Session.empty(session_id)
     if as_json:
-        json_line(_session_json(record, entries, cdrs) | reconciled_json(record, poll))
+        json_line(_session_json(record, entries, cdrs, poll))
         return
     _print_session(record, entries, cdrs, poll)
     if waiting:
@@ -148,11 +149,15 @@ def _anomaly_text(record: Session, anomaly: Anomaly) -> str:
     return f"{after} at {local(late)}, after {before} at {local(early)}"
 
 
-def _session_json(record: Session, entries: Sequence[TimelineEntry], cdrs: Sequence[CdrRow]) -> dict[str, Json]:
+def _session_json(
+    record: Session, entries: Sequence[TimelineEntry], cdrs: Sequence[CdrRow], poll: PollState | None
+) -> dict[str, Json]:
     return {
         **SESSIONS.json(record),
         "cdrs": [CDRS.json(cdr) for cdr in cdrs],
         "timeline": [ENTRIES.json(entry) for entry in entries],
+        "healed": {status: iso(at) for status, at in reconciled(record).items()},
+        "drive": POLLS.json(poll) if poll else None,
     }
 
 
