@@ -17,7 +17,7 @@ from workers.commands import options
 from workers.commands.drive_output import CHARGING_KEYS, DRIVE_SESSIONS, jsonable, session_rows
 from workers.commands.drive_simulator import compare_with_simulator, set_drive_faults, simulate_drive
 from workers.commands.errors import UsageFailure
-from workers.commands.listing import Page, paged
+from workers.commands.listing import Page
 from workers.commands.output import Json, json_line, key_values, logs_to_stderr
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
@@ -30,6 +30,7 @@ REDIS_TIMEOUT = 2
 """Seconds. Without Redis a command counts its own calls."""
 
 since = options.since_option(help="Started then or later: ISO 8601, or 2h ago.")
+limit = click.option("--limit", type=click.IntRange(min=1), help="How many. Default: all.")
 until = click.option("--until", type=options.WHEN, metavar="WHEN", help="Started then or before.")
 
 
@@ -63,7 +64,8 @@ def session(user_id: str, session_id: str, *, as_json: bool) -> None:
 @click.option("--key", "charging_key_id", metavar="ID", help="Only those with this charging key.")
 @since
 @until
-@paged
+@limit
+@options.as_json
 def history(  # noqa: PLR0913  the options are the interface
     user_id: str,
     *,
@@ -71,9 +73,11 @@ def history(  # noqa: PLR0913  the options are the interface
     charging_key_id: str | None,
     since: datetime | None,
     until: datetime | None,
-    page: Page,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """Read the sessions of a user."""
+    page = Page(limit, as_json)
     with drive_client() as client:
         found = client.history(
             user_id,
@@ -90,9 +94,11 @@ def history(  # noqa: PLR0913  the options are the interface
 @click.option(
     "--page-size", type=click.IntRange(MIN_PAGE_SIZE, MAX_PAGE_SIZE), default=MAX_PAGE_SIZE, show_default=True
 )
-@paged
-def keys(*, fleet_id: str | None, page_size: int, page: Page) -> None:
+@limit
+@options.as_json
+def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bool) -> None:
     """List charging keys."""
+    page = Page(limit, as_json)
     with drive_client() as client:
         found = client.charging_keys(fleet_id, page_size=page_size)
         CHARGING_KEYS.print(with_progress("charging keys", found, page), page)

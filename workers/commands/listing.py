@@ -85,7 +85,7 @@ class Listing(Generic[Row]):
 
 def attributes(*names: str, **paths: str) -> dict[str, Callable[[Any], Value]]:
     """Return the fields that are attributes of a row: those of the same name, and those at a path like `run.error`."""
-    return {name: attrgetter(path) for name, path in {**dict(zip(names, names, strict=True)), **paths}.items()}
+    return {name: attrgetter(path) for name, path in ({name: name for name in names} | paths).items()}
 
 
 def paged(command: Callable[..., None]) -> Callable[..., None]:
