@@ -32,7 +32,7 @@ class DeadLetter(NamedTuple):
     """A run that failed for good, and its delivery."""
 
     delivery: DeliveryRow
-    run: RunRow
+    run: RunRecord
 
 
 class KnownDowntime(NamedTuple):

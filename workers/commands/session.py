@@ -176,7 +176,7 @@ def _lines(entry: TimelineEntry, cdr: CdrRow | None) -> Iterator[Sequence[Cell]]
         yield push.sent_at or push.created_at, "", f"  push by {push.channel}", state
 
 
-def _outcome_text(run: RunRow) -> Text:
+def _outcome_text(run: RunRecord) -> Text:
     attempt = f" at attempt {run.attempts}" if run.attempts > 1 else ""
     why = run.error or run.reason
     return Text.assemble(styled_state(run.outcome), attempt, f": {printable(why)}" if why else "")
