@@ -1,4 +1,4 @@
-"""Tolerant parsing of timestamps."""
+"""Tolerant parsing of timestamps, and the wall clock."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -13,6 +13,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # As seconds this is the year 5138, as milliseconds 1973: no session started on the wrong side of it.
 MILLISECONDS_FROM = 100_000_000_000
+
+
+def utc_now() -> datetime:
+    """Return the time on the machine's wall clock."""
+    return datetime.now(UTC)
 
 
 def parse_timestamp(value: object) -> datetime:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import structlog
 from sqlalchemy import Connection, Engine
@@ -12,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
+from ingest.wire.timestamps import utc_now
 from workers.alerts.alerts import AlertKind
 from workers.alerts.destinations import Destination, SendResult, open_destinations
 from workers.ledger import alert_outbox
@@ -30,7 +30,6 @@ CLAIM_MARGIN = timedelta(seconds=10)
 """How much longer than the timeout a claim lasts. If the clock dies, another one sends the alerts after that."""
 RETRY_FOR = timedelta(days=1)
 """An alert that could not be sent for so long is given up; it stays in the log and in the list."""
-utc_now = partial(datetime.now, UTC)
 BACKOFF = Backoff(first=timedelta(seconds=10), longest=timedelta(minutes=10))
 
 

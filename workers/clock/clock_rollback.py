@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import Connection, Engine, update
 
+from ingest.wire.timestamps import utc_now
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.runs import locked_update
 from workers.ledger.tables.alert_tables import alerts
@@ -15,7 +15,6 @@ from workers.ledger.tables.core_tables import pushes, runs
 from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
 
 log = structlog.get_logger()
-utc_now = partial(datetime.now, UTC)
 
 MIN_ROLLBACK = timedelta(seconds=5)
 """The smallest step back that counts; the daily corrections of a clock are smaller."""

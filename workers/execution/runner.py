@@ -9,8 +9,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 
 import structlog
 from rq.timeouts import JobTimeoutException
@@ -22,6 +21,7 @@ from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.events import Event, sanitize_text
 from ingest.queue.batch import Delivery
+from ingest.wire.timestamps import utc_now
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 from workers.resilience.guarded_call import HandlerDeadline, call_guarded
@@ -29,7 +29,6 @@ from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
 
 log = structlog.get_logger()
-utc_now = partial(datetime.now, UTC)
 
 WAIT_RECHECK = timedelta(minutes=1)
 """When a run that waits for news of a session is tried again without any: news wakes it sooner."""

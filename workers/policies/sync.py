@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import Connection
 
 from handlers.kit.key_identifiers import candidate_spellings, normalize
 from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
+from ingest.wire.timestamps import utc_now
 from workers.drive.client import DriveClient
 from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound
 from workers.drive.models import ChargingKey
@@ -24,7 +24,6 @@ from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
 
 log = structlog.get_logger()
-now = partial(datetime.now, UTC)
 
 MARGIN = timedelta(seconds=30)
 """How much longer a lease is than one response may take. After it, another clock takes over from one that died."""
@@ -65,11 +64,11 @@ class SyncChargingKeys:
         self._engine = resources.engine
         self._settings = resources.settings
         self._drive = drive
-        self._claimed_until = now()
+        self._claimed_until = utc_now()
 
     def run(self) -> None:
         """Read the list if it is due. Raise DriveError, once the failure is recorded."""
-        until = now() + self._settings.drive_patience + MARGIN
+        until = utc_now() + self._settings.drive_patience + MARGIN
         if not run_in_transaction(self._engine, lambda ledger: self._claim(ledger, until)):
             return
         self._claimed_until = until
@@ -86,7 +85,7 @@ class SyncChargingKeys:
         log.info("keys.synced", keys=len(listed), changed=changed)
 
     def _claim(self, ledger: Connection, until: datetime) -> bool:
-        at = now()
+        at = utc_now()
         last = sync_state.get(ledger, KEYS)
         if last is not None and self._is_outdated(ledger, last, at):
             sync_state.expedite(ledger, KEYS, at, instead_of=last.due_at)
@@ -114,7 +113,7 @@ class SyncChargingKeys:
 
     def _renew_lease(self) -> None:
         """Renew the lease unless there is time for another response. Raise LeaseLost."""
-        at, response_takes = now(), self._settings.drive_patience
+        at, response_takes = utc_now(), self._settings.drive_patience
         if self._claimed_until - at > response_takes:
             return
         before, until = self._claimed_until, at + response_takes + MARGIN
@@ -123,7 +122,7 @@ class SyncChargingKeys:
         self._claimed_until = until
 
     def _replace(self, ledger: Connection, listed: list[KeyRow]) -> int:
-        at, settings = now(), self._settings
+        at, settings = utc_now(), self._settings
         if not sync_state.renew(ledger, KEYS, self._claimed_until, at):  # there may be a newer list already
             raise LeaseLost
         generation = sync_state.begin_generation(ledger, KEYS)
@@ -134,7 +133,7 @@ class SyncChargingKeys:
         return changed
 
     def _record_failure(self, ledger: Connection, reason: str) -> None:
-        at = now()
+        at = utc_now()
         if sync_state.renew(ledger, KEYS, self._claimed_until, at):  # otherwise another clock reads it
             sync_state.mark_failed(ledger, KEYS, at, at + RETRY_AFTER, reason)
 
@@ -155,10 +154,10 @@ class SyncBalances:
         """Read some concurrently. Raise DriveError if one failed, once the others are stored."""
         limit = min(self._allowance.available(), MAX_CONCURRENT)
         # On SQLite a read, unlike a claim, does not block writers.
-        if limit == 0 or not read_once(self._engine, lambda ledger: balances.is_any_due(ledger, now())):
+        if limit == 0 or not read_once(self._engine, lambda ledger: balances.is_any_due(ledger, utc_now())):
             return
         lease = self._settings.drive_patience + MARGIN
-        users = run_in_transaction(self._engine, lambda ledger: balances.claim(ledger, now(), lease, limit=limit))
+        users = run_in_transaction(self._engine, lambda ledger: balances.claim(ledger, utc_now(), lease, limit=limit))
         if not users:
             return
         self._allowance.consume(len(users))
@@ -172,9 +171,9 @@ class SyncBalances:
 
     def _read(self, user_id: str) -> Balance | DriveError:
         try:
-            return Balance(user_id, self._drive.balance(user_id), now())
+            return Balance(user_id, self._drive.balance(user_id), utc_now())
         except NotFound:
-            return Balance(user_id, None, now())
+            return Balance(user_id, None, utc_now())
         except DriveError as failure:
             return failure
 
@@ -183,7 +182,7 @@ class SyncBalances:
         balances.mark_read(ledger, read, every=every, otherwise=max(every, self._settings.authorize_balances_stale / 2))
         for user_id, failure in sorted(failed.items()):
             after = RETRY_AFTER if isinstance(failure, DriveUnavailable) else every
-            balances.mark_failed(ledger, [user_id], now(), now() + after, str(failure))
+            balances.mark_failed(ledger, [user_id], utc_now(), utc_now() + after, str(failure))
 
 
 def row_of(key: ChargingKey, fleet_id: str | None) -> KeyRow:

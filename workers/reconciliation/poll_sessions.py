@@ -4,12 +4,13 @@ silent session -> [poll] -> Drive API -> merge -> ledger
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import structlog
 from sqlalchemy import Connection
 
+from ingest.wire.timestamps import utc_now
 from workers.drive.client import DriveClient
 from workers.drive.drive_errors import OUTAGES, RATE_LIMITED, DriveError, NotFound
 from workers.execution.commit import PostCommit, run_post_commit
@@ -22,7 +23,6 @@ from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
 
 log = structlog.get_logger()
-now = partial(datetime.now, UTC)
 
 LEASE_MARGIN = timedelta(seconds=30)
 """How much longer than one response may take a lease lasts; when its holder dies, another clock polls after it."""
@@ -62,14 +62,14 @@ class PollSilentSessions:
             return
         claimed = run_in_transaction(
             self._resources.engine,
-            lambda ledger: session_polls.claim(ledger, now(), self._lease, limit, self._schedule),
+            lambda ledger: session_polls.claim(ledger, utc_now(), self._lease, limit, self._schedule),
         )
         changed = self._poll_all(claimed)
         if changed:
             log.info("sessions.reconciled", sessions=changed, read=len(claimed))
 
     def _schedule_silent(self) -> None:
-        at = now()
+        at = utc_now()
         last = at - self._schedule.after
         # A clock that was set back scans the same times again, for there is news in them again.
         since = min(self._scanned_until or at - self._schedule.give_up_after, last)
@@ -99,7 +99,7 @@ class PollSilentSessions:
                 if isinstance(failure, RATE_LIMITED) or not last_succeeded or len(claimed) == 1:
                     unpolled = [due, *claimed[number + 1 :]]
                     run_in_transaction(
-                        self._resources.engine, partial(session_polls.release, claimed=unpolled, now=now())
+                        self._resources.engine, partial(session_polls.release, claimed=unpolled, now=utc_now())
                     )
                     raise
                 failures[due] = str(failure)
@@ -114,7 +114,7 @@ class PollSilentSessions:
 
     def _renew_lease(self, due: DuePoll) -> DuePoll | None:
         """Renew the lease if a response might outlast it; return None if another clock has claimed the session."""
-        at = now()
+        at = utc_now()
         if due.claimed_until - at > self._response_takes:
             return due
         return run_in_transaction(
@@ -122,7 +122,7 @@ class PollSilentSessions:
         )
 
     def _poll(self, due: DuePoll) -> int:
-        read_at = now()
+        read_at = utc_now()
         try:
             found = self._drive.session(due.user_id, due.session_id)
         except OUTAGES:
@@ -142,7 +142,7 @@ class PollSilentSessions:
         def record(ledger: Connection) -> None:
             before = session_polls.states(ledger, [due.session_id]).get(due.session_id)
             if before is not None and before.next_at == due.claimed_until:  # else another clock may have seen more
-                at = now()
+                at = utc_now()
                 miss = missed_poll(before, outcome, reason, self._schedule, at)
                 session_polls.record(ledger, {due.session_id: miss}, at)
 

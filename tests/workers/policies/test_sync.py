@@ -54,7 +54,7 @@ class Drive:
 def clock(monkeypatch) -> list[datetime]:
     """The time of the tasks: the last one in the list."""
     times = [DEFAULT_NOW]
-    monkeypatch.setattr(sync, "now", lambda: times[-1])
+    monkeypatch.setattr(sync, "utc_now", lambda: times[-1])
     return times
 
 
@@ -209,7 +209,7 @@ def test_balances_of_contracts_are_read_before_the_first_request(resources_on, c
 
 def test_a_balance_that_cannot_be_read_stays_and_is_tried_again(resources_on, monkeypatch):
     times = [datetime.now(UTC)]
-    monkeypatch.setattr(sync, "now", lambda: times[-1])
+    monkeypatch.setattr(sync, "utc_now", lambda: times[-1])
     resources, drive = resources_on(), Drive()
     drive.balances = {"user1": Decimal("10.00")}
     task = SyncBalances(resources, drive)

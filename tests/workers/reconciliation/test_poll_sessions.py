@@ -114,7 +114,7 @@ class SlowDrive:
         self.time, self.response_takes = datetime.now(UTC) + timedelta(hours=1), response_takes
         self.read: list[str] = []
         self.meanwhile = lambda: None
-        monkeypatch.setattr("workers.reconciliation.poll_sessions.now", lambda: self.time)
+        monkeypatch.setattr("workers.reconciliation.poll_sessions.utc_now", lambda: self.time)
 
     def session(self, _user_id: str, session_id: str) -> DriveSession:
         self.read.append(session_id)
@@ -210,7 +210,7 @@ def test_a_clock_that_was_set_back_still_finds_silent_sessions(
     clock: Clock, simulator: SimulatedDrive, monkeypatch: pytest.MonkeyPatch
 ):
     ahead = timedelta(hours=1)
-    monkeypatch.setattr("workers.reconciliation.poll_sessions.now", lambda: datetime.now(UTC) + ahead)
+    monkeypatch.setattr("workers.reconciliation.poll_sessions.utc_now", lambda: datetime.now(UTC) + ahead)
     clock.polling.run()
     ahead = timedelta()
     clock.polling.run()
