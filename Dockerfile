@@ -13,7 +13,7 @@ FROM python:3.13-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin webhooks \
     && install --directory --owner=webhooks --group=webhooks /data
 COPY --from=build /venv /venv
-# A container is reached from outside, so the door opens on every address; a machine's default stays the loopback.
+# A container is reached from outside, so its servers listen on every address; on a machine the default stays the loopback.
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOST=0.0.0.0 DATA_DIR=/data LOG_FORMAT=json
 USER webhooks
 WORKDIR /data

@@ -1,4 +1,4 @@
-"""The door for CDRs: answered in time whatever happens behind it, their request id let through."""
+"""The endpoint for CDRs: it answers in time whatever happens behind it, and keeps the request id."""
 
 import contextlib
 import json
