@@ -1,4 +1,4 @@
-"""The events of the wire: a kept body, parsed.
+"""The events of the wire: a kept body, parsed. Before that, the inbox only peeks at a body to choose its queue.
 
 request -> envelope -> inbox -> relay -> jobs -> [events] -> handler -> ledger
 """
@@ -40,7 +40,7 @@ def _sanitize(value: Any) -> Any:
 
 
 def _or_none(value: Any) -> Any:
-    return None if value == "" else _sanitize(value)
+    return None if value == "" else _sanitize(value)  # an empty user id names nobody
 
 
 Name = Annotated[str, Field(alias="event")]
@@ -181,7 +181,7 @@ def decode(kind: Kind, body: bytes) -> Event:
 
 
 def peek(kind: Kind, body: bytes) -> EventSummary:
-    """Return what a cheap look at a body shows. Never raises."""
+    """Return the name and session of a body without validating it. Never raises."""
     try:
         document = parse_json(body, exact=kind is Kind.CDRS)  # as `decode` does, so that both find the same
     except Unreadable:

@@ -15,7 +15,7 @@ EVENT = "event"
 DRIVE = "drive"
 """The source of a fact from the Drive API."""
 FINAL_STATUS = "COMPLETE"
-"""The status after which nothing changes, if it is from the Drive API."""
+"""The status after which nothing changes, if it is from the Drive API. For the ends of a session see FINAL_STATUSES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Session:
         """Return the session of a document by `to_document`; None is a session of which nothing is known yet."""
         facts = document or {}
         at = datetime.fromisoformat
-        skew = facts.get("lead")
+        skew = facts.get("lead")  # the older name of a clock skew: ledgers have it
         return cls(
             session_id,
             statuses={
@@ -188,7 +188,7 @@ def _document(fact: StatusTimes | DriverAssignment | FeeNotice | ClockSkew) -> d
 
 
 class SessionWithDriver(Session):
-    """A session whose driver is known."""
+    """A session whose driver is known, as `Context.session` returns it."""
 
     __slots__ = ()
 

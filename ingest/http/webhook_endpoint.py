@@ -48,15 +48,15 @@ class WebhookEndpoint:
         self._signature_required = settings.plugsurfing_hmac_required
         self._sources = settings.plugsurfing_sources
         self._keeping = headers_to_keep(header_names(settings.cdr_request_id))
-        self._longest = settings.max_body_bytes
+        self._max_body_bytes = settings.max_body_bytes
         self._body_deadline = SharedDeadline(settings.body_timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read, verify, store, answer."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         try:
-            check_headers(headers, self._longest)
-            body = await self._body_deadline.wait_for(read_body(receive, self._longest))
+            check_headers(headers, self._max_body_bytes)
+            body = await self._body_deadline.wait_for(read_body(receive, self._max_body_bytes))
         except TimeoutError:
             await self._reject(send, RequestTimeout())
             return
@@ -80,7 +80,7 @@ class WebhookEndpoint:
                 received_at=datetime.now(UTC),
                 keeping=self._keeping,
             )
-            # After the signature: what is in quarantine for its address alone is well signed.
+            # After the signature, so that a request in quarantine for its address is known to be well signed.
             if sender is not None:
                 check_sender(sender, self._sources)
             hit(Failpoint.VERIFIED)
@@ -98,4 +98,4 @@ class WebhookEndpoint:
 
     async def _reject(self, send: Send, refusal: Refusal) -> None:
         self._metrics.refused(type(refusal).__name__)
-        await send_and_close(send, refusal.status, error_body(refusal.sentence))
+        await send_and_close(send, refusal.status, error_body(refusal.sentence))  # part of the body may be unread

@@ -39,7 +39,7 @@ TRANSIENT_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 PROBE = "INSERT OR REPLACE INTO meta VALUES ('probed_at', ?)"
 PROBED = Kept("", duplicate=False)
 
-
+# The row (None for a probe), what waits for it, and its bytes.
 PendingWrite: TypeAlias = tuple[Row | None, asyncio.Future[Kept], int]
 # Commit the next group; or commit everything that waits, and end.
 WriterCommand: TypeAlias = Literal["commit", "end"]
@@ -66,7 +66,7 @@ class Inbox:
         self._gate = threading.Lock()
         self._is_open = False
         self._thread = threading.Thread(target=self._write, name="inbox", daemon=True)
-        self._lock: int | None = None
+        self._lock_descriptor: int | None = None
         self._file: sqlite3.Connection | None = None
         self.problem: str | None = None
         """Why the last commit failed; None if it succeeded."""
@@ -74,7 +74,7 @@ class Inbox:
     def start(self) -> None:
         """Start the writing thread. Never raises: each commit tries again to open a file that cannot be opened now."""
         try:
-            self._lock = lock_and_check(self._path)
+            self._lock_descriptor = lock_and_check(self._path)
             self._file = open_for_inserts(self._path)
         except (sqlite3.Error, OSError) as error:
             self._record_failure(error)
@@ -88,9 +88,9 @@ class Inbox:
         if was_open:
             self._commands.put("end")
             self._thread.join()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Call the callback in the writing thread after each commit."""
@@ -173,7 +173,7 @@ class Inbox:
         is_probed = len(rows) < len(group)
         has_room = self._reserve.has_room(size)
         kept = insert_new(self._file, rows) if has_room and not is_probed else None
-        if kept is None:
+        if kept is None:  # little room, a probe, a duplicate, or too many rows
             self._file.execute("BEGIN IMMEDIATE")
             if not has_room:  # under the lock, so that no other process takes the same room
                 self._reserve.reserve(self._file, size)

@@ -110,7 +110,6 @@ class LeaseMonitor:
             self._reset()
             raise QueueUnavailable(f"Redis cannot be asked about jobs: {type(error).__name__}") from error
         passed = self._time_passed()
-        # Only these jobs are remembered.
         self._histories = {
             job_id: self._update(self._histories.get(job_id), now, passed) for job_id, now in observations.items()
         }
@@ -152,7 +151,7 @@ class LeaseMonitor:
             return JobState.CRASHED
         if last.beat is not None:
             return JobState.CRASHED if history.silent > self._grace else JobState.RUNNING
-        # Between dequeuing a job and its first heartbeat a stock worker forks and imports, which takes long when busy.
+        # Between dequeuing a job and its first heartbeat RQ's own worker forks and imports: long on a busy machine.
         grace = self._grace * 1.5 if last.started else self._grace
         return JobState.LOST if history.silent > grace else JobState.RUNNING
 

@@ -16,8 +16,8 @@ from ingest.inbox.schema import inbox_id
 from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry, open_for_background_writes, transaction
 from ingest.queue.batch import Delivery, timestamp_or_none
 
-# Unsettled rows with the number of receipts, at least two for a duplicate notice whose delivery was pruned from `seen`.
-# The view belongs to this connection.
+# Unsettled rows (the tables are in `ingest.inbox.schema`), with how often each delivery was received: at least twice if
+# the row is a duplicate notice, without a body, whose delivery was pruned from `seen`.
 OUTGOING = """
 CREATE TEMP VIEW outgoing AS
 SELECT
@@ -28,7 +28,7 @@ FROM deliveries
 """
 
 # What the relay reads comes as one row of JSON: the interpreter lock is released for each row, and to get it back from
-# a busy event loop takes longer than all that SQLite does. Nor are deliveries turned into objects here.
+# a busy event loop takes longer than all that SQLite does. In NEXT `total = size` is the first row, whatever its size.
 SIZED = "SELECT seq, coalesce(length(body), 0) AS size FROM deliveries"
 AS_JSON = "SELECT json_group_array(json_array(seq, size)) FROM"
 NEXT = f"""
@@ -39,7 +39,7 @@ NEXT = f"""
 """  # noqa: S608 - put together from parts of our own
 WAITS_AFTER = "SELECT 1 FROM deliveries WHERE batch IS NULL AND queue = ? AND seq > ? LIMIT 1"
 ROWS = f"{AS_JSON} ({SIZED} WHERE batch = ? ORDER BY seq)"
-# In the format of `Batch.from_json`. Times with microseconds: SQLite would cut them after 15 digits.
+# In the format of `Batch.from_json`. Times by printf, as SQLite would cut their microseconds after 15 digits.
 PAYLOAD = """
 SELECT
     json_group_array(json_array(coalesce(event, kind), body IS NULL)),

@@ -45,7 +45,7 @@ class QueueDepths:
 
 @dataclass(frozen=True, slots=True)
 class PendingBatch:
-    """Rows that are about to be published as a batch."""
+    """Rows that are about to be published as a batch; the flags are those of `ingest.queue.batch.Batch`."""
 
     batch_id: str
     rows: OutboxSlice
@@ -57,8 +57,8 @@ class PendingBatch:
 class BatchPublisher:
     """Publishes the batches of one inbox, and tracks them until they are settled. Only the relay that leads has one.
 
-    All methods raise QueueUnavailable if Redis fails; a batch that was being published may be in Redis or not, which
-    only a LeaseMonitor finds out.
+    `RelayLoop` decides when. All methods raise QueueUnavailable if Redis fails; a batch that was being published may be
+    in Redis or not, which only a LeaseMonitor finds out.
     """
 
     def __init__(self, outbox: Outbox, connection: redis.Redis, settings: Settings) -> None:
@@ -67,7 +67,7 @@ class BatchPublisher:
         self._settings = settings
         self._queues = {name: queue(name, connection) for name in QUEUES}
         self._in_flight = {each.batch_id: each for each in outbox.in_flight()}
-        self._unacked_settlements: list[str] = []
+        self._acks_to_remove: list[str] = []
 
     @property
     def in_flight(self) -> Sequence[InFlightBatch]:
@@ -77,7 +77,7 @@ class BatchPublisher:
     @property
     def is_waiting_for_workers(self) -> bool:
         """Whether a batch is not settled, or its acknowledgement is not removed from Redis."""
-        return bool(self._in_flight or self._unacked_settlements)
+        return bool(self._in_flight or self._acks_to_remove)
 
     def has_room(self, name: str) -> bool:
         """Return whether Redis may hold another batch of the queue."""
@@ -90,13 +90,13 @@ class BatchPublisher:
         with _redis_errors(), self._connection.pipeline(transaction=False) as pipe:
             # Removed after the rows were deleted, and by value: a command that is sent twice removes no acknowledgement
             # that was not read.
-            for batch_id in self._unacked_settlements:
+            for batch_id in self._acks_to_remove:
                 pipe.lrem(key, 1, batch_id)
             for each in self._queues.values():
                 pipe.llen(each.key)
             pipe.lrange(key, 0, -1)
             *counts, settled = pipe.execute()
-        self._unacked_settlements = []
+        self._acks_to_remove = []
         batch_ids = [batch_id.decode() for batch_id in settled]
         if batch_ids:
             rows = self._outbox.settle(batch_ids)
@@ -104,7 +104,7 @@ class BatchPublisher:
             log.debug("batches.settled", batches=len(batch_ids), rows=rows)
             for batch_id in batch_ids:
                 self._in_flight.pop(batch_id, None)
-            self._unacked_settlements = batch_ids
+            self._acks_to_remove = batch_ids
         return QueueDepths(dict(zip(self._queues, counts[-len(self._queues) :], strict=True)), len(batch_ids))
 
     def publish(self, slices: Sequence[OutboxSlice]) -> None:

@@ -24,7 +24,7 @@ _AUTHORIZATION = b"authorization"
 
 
 def headers_to_keep(named: Iterable[str] = ()) -> Mapping[bytes, str]:
-    """Return the names of the headers that are kept, by their ASGI names: HEADERS_KEPT and those that settings name."""
+    """Return the names of the headers that are kept, by their ASGI names (bytes): HEADERS_KEPT and `named`."""
     return {name.encode(): name for name in (*HEADERS_KEPT, *named)}
 
 

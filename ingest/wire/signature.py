@@ -37,9 +37,9 @@ class Match(StrEnum):
 
 @dataclass(frozen=True)
 class SigningKeys:
-    """The secrets that authenticate a request, at one moment. `repr` shows none of them."""
+    """The secrets that authenticate a request, at one moment: two keys, and the accepted authorization headers."""
 
-    current: bytes | None = field(default=None, repr=False)
+    current: bytes | None = field(default=None, repr=False)  # no secret in a traceback
     next: bytes | None = field(default=None, repr=False)
     authorizations: tuple[bytes, ...] = field(default=(), repr=False)
 

@@ -113,7 +113,7 @@ def read_without_a_limit() -> None:
 
     def unlimited(self, *args, **keywords):
         real(self, *args, **keywords)
-        self._longest = 1 << 62
+        self._max_body_bytes = 1 << 62
 
     WebhookEndpoint.__init__ = unlimited
 

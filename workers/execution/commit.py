@@ -1,6 +1,6 @@
 """Commit outcomes, effects and the states of deliveries in one transaction; then act on what was committed.
 
-handler -> [commit] -> ledger
+request -> envelope -> inbox -> relay -> jobs -> handler -> [commit] -> ledger
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ from workers.resources import Resources
 
 
 class PostCommit(NamedTuple):
-    """What to do after a commit. If this process dies first, the clock does it."""
+    """What to do after a commit. If this process dies first, the process `clock` does it."""
 
     enqueue_runs: bool = False
     """Runs are due."""
@@ -80,7 +80,7 @@ def run_post_commit(resources: Resources, post_commit: PostCommit) -> None:
 
 
 def _recheck_waits(ledger: Connection, results: Sequence[RunResult]) -> list[RunResult]:
-    """Make runs due now that begin to wait for a session with news since it was read: nothing else wakes them."""
+    """Make a run due now if the session it waits for has news since it was read: that news wakes no later wait."""
     waits = {
         index: SessionWait(
             session_id=result.waits_for,
@@ -102,12 +102,12 @@ def _commit(
     ledger: Connection,
     resources: Resources,
     results: Sequence[RunResult],
-    claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
+    write_runs: Callable[[Sequence[RunResult]], list[RunResult]],
 ) -> PostCommit:
-    """Write outcomes, and the effects of the results that `claim_ownership` returns."""
-    ours = claim_ownership([result for result in results if not _has_effects(result)])
+    """Write outcomes by `write_runs`, which returns those that are ours, and the effects of these."""
+    ours = write_runs([result for result in results if not _has_effects(result)])
     with_effects, has_pushes = _apply_effects(
-        ledger, resources, [result for result in results if _has_effects(result)], claim_ownership
+        ledger, resources, [result for result in results if _has_effects(result)], write_runs
     )
     delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
     outcomes = {result.outcome for result in ours + with_effects}
@@ -122,7 +122,7 @@ def _apply_effects(
     ledger: Connection,
     resources: Resources,
     results: Sequence[RunResult],
-    claim_ownership: Callable[[Sequence[RunResult]], list[RunResult]],
+    write_runs: Callable[[Sequence[RunResult]], list[RunResult]],
 ) -> tuple[list[RunResult], bool]:
     """Write runs and their effects in one savepoint; return the runs that are ours, and whether a push is new.
 
@@ -133,7 +133,7 @@ def _apply_effects(
         return [], False
     try:
         with ledger.begin_nested():
-            ours = claim_ownership(results)
+            ours = write_runs(results)
             _execute(ledger, [statement for result in ours for statement in result.writes.written])
             return ours, bool(pushes.insert(ledger, list(_new_pushes(resources, ours))))
     except BaseTimeoutException:
@@ -142,10 +142,10 @@ def _apply_effects(
         if is_transient(failure):
             raise  # the whole transaction is retried
         if len(results) == 1:
-            return claim_ownership([failed(results[0], failure, RetryPolicy.of(resources.settings))]), False
+            return write_runs([failed(results[0], failure, RetryPolicy.of(resources.settings))]), False
     half = len(results) // 2
-    first, first_has_pushes = _apply_effects(ledger, resources, results[:half], claim_ownership)
-    second, second_has_pushes = _apply_effects(ledger, resources, results[half:], claim_ownership)
+    first, first_has_pushes = _apply_effects(ledger, resources, results[:half], write_runs)
+    second, second_has_pushes = _apply_effects(ledger, resources, results[half:], write_runs)
     return first + second, first_has_pushes or second_has_pushes
 
 

@@ -1,6 +1,6 @@
 """The RQ jobs: a batch of deliveries, and runs of one handler that have a job of their own.
 
-inbox -> relay -> batch -> [jobs] -> handler -> ledger
+request -> envelope -> inbox -> relay -> [jobs] -> handler -> ledger
 """
 
 import math
@@ -40,17 +40,17 @@ from workers.resources import Resources, open_resources
 log = structlog.get_logger()
 
 START_BUDGET = timedelta(minutes=1)
-"""How long a batch starts calls of plugins: later calls get jobs of their own, and what is done is committed."""
+"""For how long a batch starts calls of plugins; the calls that are left then get jobs of their own."""
 
 
 def work_batch(batch_id: str) -> None:
-    """Process a batch: records first, then its handlers, then the acknowledgement to its inbox."""
+    """Process a batch: store it and merge its session records, run its handlers, acknowledge it to its inbox."""
     resources = open_resources()
     with lease(resources.connection, batch_id):
         hit(Failpoint.LEASED)
         text = resources.connection.get(batch_key(batch_id))
         if not isinstance(text, bytes):
-            # Acknowledged before, or published again in another batch: its deliveries are not ours any more.
+            # Acknowledged before, or published again in another batch: nothing is left to do here.
             log.info("batch.missing", batch=batch_id)
             return
         batch = Batch.from_json(text)
@@ -92,7 +92,7 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in decoded})
         _merge_facts(ledger, facts)
         post_commit = PostCommit(enqueue_runs=run_schedule.wake_waiting(ledger, facts, datetime.now(UTC)) > 0)
-        if not inline:
+        if not inline:  # no handler is called here: one commit is enough
             post_commit |= commit_new_runs(ledger, resources, first, batch.queue)
         hit(Failpoint.STORING)
         return runs.existing(ledger, {each.delivery.id for each in decoded} - new), post_commit

@@ -1,6 +1,6 @@
 """Call one handler on one delivery, and work out the outcome of its run, whatever the handler does.
 
-jobs -> [runner] -> handler -> commit
+request -> envelope -> inbox -> relay -> jobs -> [runner] -> handler -> ledger
 """
 
 import asyncio
@@ -98,6 +98,7 @@ class Runner:
                 if time.monotonic() >= until:
                     return waiting(call)
                 started_at, context = self.clock(), self._context(call)
+                # Unlike `try`, it tells a cancellation that the handler raises from one of this task.
                 (failure,) = await asyncio.gather(self._call_async(call, context), return_exceptions=True)
                 if isinstance(failure, JobTimeoutException):
                     raise failure
@@ -150,7 +151,7 @@ def waiting(call: HandlerCall) -> RunResult:
 
 
 def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunResult:
-    """Return what a run becomes whose handler, or whose writes, raised: again, moot or dead, without effects."""
+    """Return the result of a run whose handler or writes raised: again, moot or dead, always without effects."""
     ended = replace(run, writes=DeferredEffects(), reason=str(failure))
     match failure:
         case Moot():
@@ -176,7 +177,7 @@ def _with_error(run: RunResult, failure: BaseException) -> RunResult:
 
 
 def _retry_at(run: RunResult, signal: RetryLater, policy: RetryPolicy) -> datetime | None:
-    """Return when a run is tried again: until its own end if it named one, else while it has attempts left."""
+    """Return when a run is tried again; None if no attempt is left. With `until` attempts are not limited."""
     if signal.until is None and policy.next_at(run.attempts, run.finished_at) is None:
         return None
     span = signal.after or policy.delay(run.attempts)
