@@ -104,7 +104,7 @@ def fail_over(cluster: Cluster) -> None:
 
 def with_sentinel() -> Cluster:
     """Return a cluster with a Valkey, its replica and a sentinel."""
-    return SentinelCluster(SQLITE, is_plain=False)
+    return SentinelCluster(SQLITE, has_valkey=False)
 
 
 class SentinelCluster(Cluster):
