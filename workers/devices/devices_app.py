@@ -61,7 +61,7 @@ def serve_devices(settings: Settings) -> None:
 
 def create_devices_app(settings: Settings, engine: Engine) -> Starlette:
     """Build the application. Raise SettingsError if it would be open to other machines without a token."""
-    token = settings.admin_token.get_secret_value() if settings.admin_token else None
+    token = settings.admin_token.get_secret_value() if settings.admin_token is not None else None
     if token is not None and not token.strip():
         raise SettingsError("ADMIN_TOKEN is set, but empty.")
     if token is None and not is_loopback(settings.host):

@@ -130,7 +130,9 @@ def test_with_the_token_a_device_is_registered(engine, tmp_path: Path):
     assert client.put(path(), json=DEVICE, headers={"authorization": "bearer the-token"}).status_code == 204
 
 
-@pytest.mark.parametrize("settings", [{"host": "0.0.0.0"}, {"host": "example.org"}, {"admin_token": " "}])
+@pytest.mark.parametrize(
+    "settings", [{"host": "0.0.0.0"}, {"host": "example.org"}, {"admin_token": " "}, {"admin_token": "\n"}]
+)
 def test_it_does_not_start_open_to_other_machines(engine, settings):
     with pytest.raises(SettingsError, match="ADMIN_TOKEN"):
         create_devices_app(load_settings(**settings), engine)
@@ -148,3 +150,9 @@ def test_while_the_database_is_unavailable_the_response_asks_to_try_again(engine
     answer = missing.put(path(), json=DEVICE)
     assert answer.status_code == 503
     assert "again" in json.loads(answer.content)["error"]
+
+
+def test_an_empty_file_of_the_token_does_not_open_the_devices(engine, tmp_path):
+    (tmp_path / "token").touch()
+    with pytest.raises(SettingsError, match="ADMIN_TOKEN is set, but empty"):
+        create_devices_app(load_settings(admin_token_file=tmp_path / "token"), engine)
