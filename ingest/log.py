@@ -57,6 +57,8 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         logger.handlers, logger.propagate = [], True
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for remark in settings.remarks:
+        structlog.get_logger().warning("setting.adjusted", reason=remark)
 
 
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:

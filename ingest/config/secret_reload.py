@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import structlog
 from pydantic import SecretStr
 
-from ingest.config.secrets import read_secret
+from ingest.config.secrets import read_secret, trim
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 
@@ -58,7 +58,8 @@ class ReloadableSecrets(Generic[Value]):
         They change together, once all files are stable and valid; until then the old value stays.
         """
         try:
-            texts = {**self._texts, **{name: SecretStr(read_secret(name, path)) for name, path in self._files.items()}}
+            read = {name: SecretStr(trim(name, read_secret(name, path))) for name, path in self._files.items()}
+            texts = {**self._texts, **read}
             if texts == self._texts:
                 self._seen, self._problem = texts, None  # a change that was undone must be stable anew
                 return []

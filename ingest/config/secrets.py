@@ -1,5 +1,6 @@
-"""Secrets: how they are read from files, decoded and checked."""
+"""Secrets: how they are read from files, trimmed, decoded and checked."""
 
+import unicodedata
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -8,6 +9,10 @@ from ingest.errors import SettingsError
 from ingest.wire.signature import KeyEncoding, decode_key
 
 SIGNING_KEYS = ("plugsurfing_hmac_current", "plugsurfing_hmac_next")
+# Of these every character counts: a blank at an end may be meant, and only what editors add is surely not.
+EXACT = (*SIGNING_KEYS, "push_http_key", "dashboard_password")
+LINE_ENDS_AND_BOM = "\r\n\ufeff"
+INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Zs"}
 
 
 def read_secret(name: str, path: Path) -> str:
@@ -22,6 +27,17 @@ def read_secret(name: str, path: Path) -> str:
             return ""
         problem = type(error).__name__
     raise SettingsError(f"{name.upper()}_FILE names a file that cannot be read ({problem}).")
+
+
+def trim(name: str, text: str) -> str:
+    """Remove the invisible characters around a secret or a URL.
+
+    Raise SettingsError if it is a key or a password, and they are more than line ends and a byte order mark.
+    """
+    visible = _strip_invisible(text)
+    if name in EXACT and visible and text.strip(LINE_ENDS_AND_BOM) != visible:
+        raise SettingsError(f"{name.upper()} begins or ends with an invisible character, such as a blank: remove it.")
+    return visible
 
 
 def signing_keys(
@@ -49,12 +65,18 @@ def authorization_values(secret: SecretStr | None, name: str = "plugsurfing_auth
     if secret is None:
         return ()
     try:
-        values = tuple(line.strip().encode() for line in secret.get_secret_value().splitlines() if line.strip())
+        lines = map(_strip_invisible, secret.get_secret_value().splitlines())
+        values = tuple(line.encode() for line in lines if line)
     except UnicodeEncodeError:
         raise SettingsError(f"{name.upper()} is not utf8.") from None
     if not values:
         raise SettingsError(f"{name.upper()} is set, but empty.")
     return values
+
+
+def _strip_invisible(text: str) -> str:
+    visible = [place for place, sign in enumerate(text) if unicodedata.category(sign) not in INVISIBLE_CATEGORIES]
+    return text[visible[0] : visible[-1] + 1] if visible else ""
 
 
 def _signing_key(name: str, secret: SecretStr | None, encoding: KeyEncoding) -> bytes | None:

@@ -1,13 +1,15 @@
 """The settings of a process, read from its environment and checked before anything starts."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from ingest.config.describe import SettingRow, describe
-from ingest.config.secrets import SIGNING_KEYS, authorization_values, read_secret, signing_keys
+from ingest.config.secrets import SIGNING_KEYS, authorization_values, read_secret, signing_keys, trim
 from ingest.config.sections.authorization import AuthorizationSettings, PolicySettings
 from ingest.config.sections.cdrs import CdrSettings
 from ingest.config.sections.drive import DriveSettings, ReconcileSettings
@@ -37,6 +39,13 @@ class SecretFileSettings(BaseSettings):
 
 
 SECRETS = tuple(name.removesuffix("_file") for name in SecretFileSettings.model_fields)
+# All that `serve` reads: a wrong setting of another process must not keep it from receiving events.
+SERVE_SECTIONS = (ServerSettings, ProcessingSettings, CdrSettings, StoreSettings, LoggingSettings)
+LOWER_CASE = ("log_format", "log_level", "plugsurfing_hmac_encoding", "authorize_key_bytes", "authorize_without_facts")
+CASE = dict.fromkeys(LOWER_CASE, str.lower) | {"authorize_on_failure": str.upper}
+# A Service or a container named `dashboard` sets DASHBOARD_PORT=tcp://10.0.0.1:80 in the processes beside it:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+SERVICE_LINK = re.compile(r"\b(tcp|udp|sctp)://", re.IGNORECASE)
 
 
 class Settings(  # the last section comes first: pydantic collects the fields of the bases from the last one on
@@ -60,18 +69,42 @@ class Settings(  # the last section comes first: pydantic collects the fields of
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    @model_validator(mode="before")
+    _remarks: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """A sentence for each setting that is not used as it is written, for the log and for `check`."""
+        return self._remarks
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _resolve_secret_files(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Read the files of secrets. An empty value counts as unset, except for a signing key."""
-        values = {name: value for name, value in given.items() if value != "" or name in SIGNING_KEYS}
+    def _normalize(cls, given: dict[str, Any], validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Read the files of secrets, and remove what surely nobody means.
+
+        An empty value counts as unset, except for a signing key.
+        """
+        ports = {name: os.environ.get(name.upper(), "") for name in cls.model_fields if name.endswith("port")}
+        links = [name for name, value in ports.items() if SERVICE_LINK.search(value)]
+        remarks = [f"{name.upper()} is a service link of Kubernetes or Docker, and ignored." for name in links]
+        in_file = DotEnvSettingsSource(cls)() if links else {}
+        replaced = {name: in_file.get(name, "") for name in links if given.get(name) == ports[name]}
+        values = {name: value for name, value in (given | replaced).items() if value != "" or name in SIGNING_KEYS}
         for name in SECRETS:
             file = values.get(f"{name}_file")
             if file is not None:
                 if values.get(name) is not None:
                     raise SettingsError(f"{name.upper()} and {name.upper()}_FILE are both set.")
                 values[name] = read_secret(name, Path(file))
-        return values
+        for name, text in values.items():
+            if isinstance(text, str) and (name in SECRETS or name.endswith("_url")):
+                values[name] = trim(name, text)
+                if values[name] != text:
+                    remarks.append(f"{name.upper()} begins or ends with invisible characters, which are ignored.")
+            elif isinstance(text, str) and name in CASE:
+                values[name] = re.sub(r"\Awarn\Z", "warning", CASE[name](text.strip()))
+        settings = validate(values)
+        settings._remarks = tuple(remarks)  # noqa: SLF001 - its own, in a class method
+        return settings
 
     @model_validator(mode="after")
     def _check_secrets(self) -> Self:
@@ -114,16 +147,21 @@ class Settings(  # the last section comes first: pydantic collects the fields of
         ]
 
 
-def load_settings(**overrides: Any) -> Settings:
+def load_settings(*sections: type[BaseSettings], **overrides: Any) -> Settings:
     """Read the settings of this process from overrides, the environment, files and `.env`, in this order.
 
+    With `sections`, only theirs are read and all others have their defaults.
     Raise SettingsError, one sentence that names the setting and never its value.
     """
     unknown = overrides.keys() - Settings.model_fields.keys()
     if unknown:
         raise TypeError(f"There is no setting {', '.join(sorted(unknown))}.")
+    read = {name for section in sections or (Settings,) for name in section.model_fields}
+    others = {
+        name: field.default for name, field in Settings.model_fields.items() if name.removesuffix("_file") not in read
+    }
     try:
-        return Settings(**overrides)
+        return Settings(**others | overrides)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         setting, problem = str(first["loc"][0]).upper(), first["msg"]

@@ -13,7 +13,7 @@ import structlog
 import uvicorn
 from starlette.applications import Starlette
 
-from ingest.config.settings import Settings, load_settings
+from ingest.config.settings import SERVE_SECTIONS, Settings, load_settings
 from ingest.errors import SettingsError
 from ingest.http.app import create_app
 from ingest.log import configure_logging
@@ -45,7 +45,7 @@ def serve_with_workers(settings: Settings, count: int) -> int:
 def worker_server(supervisor: int, on_started: Callable[[], None]) -> DrainingServer:
     """Return the server of one worker, with the settings as they are now. Raise SystemExit if they are wrong."""
     try:
-        settings = load_settings()
+        settings = load_settings(*SERVE_SECTIONS)
         settings.require_signing()
     except SettingsError as error:
         sys.stderr.write(f"Error: {error}\n")

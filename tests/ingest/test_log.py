@@ -45,6 +45,13 @@ def test_a_record_is_one_json_object_with_time_level_event_process_and_fields():
     assert record == {"level": "info", "event": "delivery.kept", "process": "serve", "delivery": "d1", "count": 3}
 
 
+def test_a_setting_that_is_not_used_as_it_is_written_is_one_warning(monkeypatch):
+    monkeypatch.setenv("DASHBOARD_PORT", "tcp://10.0.0.1:80")
+    (record,) = lines(configured())
+    assert (record["level"], record["event"]) == ("warning", "setting.adjusted")
+    assert record["reason"] == "DASHBOARD_PORT is a service link of Kubernetes or Docker, and ignored."
+
+
 @pytest.mark.parametrize("name", ["uvicorn.error", "rq.worker", "alembic.runtime.migration", "anything"])
 def test_records_of_libraries_look_like_ours(name):
     logger = logging.getLogger(name)

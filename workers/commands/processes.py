@@ -7,7 +7,10 @@ from typing import BinaryIO
 
 import click
 
-from ingest.config.settings import load_settings
+from ingest.config.sections.logging import LoggingSettings
+from ingest.config.sections.processing import StoreSettings
+from ingest.config.sections.server import DashboardSettings, ServerSettings
+from ingest.config.settings import SERVE_SECTIONS, load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 
@@ -49,7 +52,7 @@ def serve(*, workers: int | None) -> None:
     Needs neither Redis nor the database to keep an event. Listens on HOST and PORT, or on the socket that systemd
     passes. Without --workers SIGHUP ends it, as SIGTERM does.
     """
-    settings = load_settings()
+    settings = load_settings(*SERVE_SECTIONS)
     count = settings.serve_workers if workers is None else workers
     if count:
         from ingest.server.serve import serve_with_workers
@@ -125,7 +128,7 @@ def dashboard() -> None:
     """Show queues, workers and failed jobs in a browser (rq-dashboard), on HOST and DASHBOARD_PORT."""
     from workers.dashboard.dashboard_app import dashboard
 
-    dashboard(load_settings())
+    dashboard(load_settings(DashboardSettings, ServerSettings, StoreSettings, LoggingSettings))
 
 
 @click.command()
@@ -133,7 +136,7 @@ def migrate() -> None:
     """Migrate the database to this version's tables. Run it before the other processes of a new version."""
     from workers.ledger.database.migrate import migrate, pending
 
-    url = load_settings().database_url
+    url = load_settings(StoreSettings).database_url
     if pending(url):
         migrate(url)
         click.echo("The database now has this version's tables.")

@@ -244,3 +244,16 @@ def test_a_rotation_is_logged_without_a_key(rotation):
             rotation.refresh()
     assert [line["event"] for line in lines] == ["keys.reread"] * 3
     assert "secret" not in str(lines)
+
+
+def test_a_file_that_changes_to_a_key_with_an_invisible_end_is_trimmed_or_not_used(rotation):
+    rotation.write(current="\ufeffkey three\r\n")
+    rotation.refresh()
+    assert rotation.refresh()
+    assert rotation.keyring.keys.current == b"key three"
+    rotation.write(current="key four\u00a0\n")
+    with structlog.testing.capture_logs() as logs:
+        assert not rotation.refresh()
+        assert not rotation.refresh()
+    assert rotation.keyring.keys.current == b"key three"
+    assert "PLUGSURFING_HMAC_CURRENT" in str(logs)

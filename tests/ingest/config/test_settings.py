@@ -1,15 +1,21 @@
 import os
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from ingest.config import settings as settings_module
 from ingest.config.describe import NOT_SET
+from ingest.config.keyring import Keyring
+from ingest.config.secrets import EXACT, authorization_values
+from ingest.config.sections.authorization import ByteOrder, OnIndeterminate
 from ingest.config.sections.logging import LogFormat, LogLevel
-from ingest.config.settings import SECRETS, Settings, load_settings
+from ingest.config.settings import SECRETS, SERVE_SECTIONS, Settings, load_settings
 from ingest.errors import SettingsError
-from ingest.wire.signature import KeyEncoding
+from ingest.wire.authorization.request import Allowed
+from ingest.wire.signature import KeyEncoding, decode_key
 
 
 @pytest.fixture(autouse=True)
@@ -160,12 +166,125 @@ def test_a_secret_that_is_not_utf8_is_refused(name, monkeypatch):
     assert refused().startswith(f"{name} is not utf8")
 
 
+@pytest.mark.parametrize("name", ["PORT", "DASHBOARD_PORT", "DEVICES_PORT", "AUTHORIZE_PORT"])
+@pytest.mark.parametrize("link", ["tcp://10.0.0.1:8002", "udp://[fd00::1]:53", " TCP://10.0.0.1:80\n"])
+def test_a_service_link_counts_as_not_set_and_is_remarked_once(name, link, monkeypatch, tmp_path):
+    default = getattr(load_settings(), name.lower())
+    monkeypatch.setenv(name, link)
+    assert getattr(load_settings(), name.lower()) == default
+    (tmp_path / ".env").write_text(f"{name}=9000\n")
+    settings = load_settings()
+    assert getattr(settings, name.lower()) == 9000
+    assert settings.remarks == (f"{name} is a service link of Kubernetes or Docker, and ignored.",)
+    assert getattr(load_settings(**{name.lower(): 9001}), name.lower()) == 9001
+
+
+def test_serve_does_not_read_the_settings_of_other_processes(monkeypatch, tmp_path):
+    for name in ("DASHBOARD_PORT", "DRIVE_TIMEOUT", "PUSH_HTTP_URL", "AUTHORIZE_KEY", "WATCH_BUSY", "RECONCILE_AFTER"):
+        monkeypatch.setenv(name, "wrong")
+    monkeypatch.setenv("DASHBOARD_PASSWORD_FILE", str(tmp_path / "missing"))
+    monkeypatch.setenv("PORT", "9000")
+    refused()
+    assert load_settings(*SERVE_SECTIONS).port == 9000
+
+
+@pytest.mark.parametrize("name", ["PORT", "BATCH_BYTES", "REDIS_URL", "LOG_LEVEL", "HOLD_BACK"])
+def test_serve_refuses_its_own_settings(name, monkeypatch):
+    monkeypatch.setenv(name, "wrong,")
+    with pytest.raises(SettingsError, match=name):
+        load_settings(*SERVE_SECTIONS)
+
+
+def test_serve_reads_no_setting_that_it_would_not_load():
+    root = Path(settings_module.__file__).parents[1]
+    modules = [path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in {"authorize", "config"}]
+    used = {name for path in modules for name in re.findall(r"settings\.([a-z_0-9]+)", path.read_text())}
+    loaded = {name for section in SERVE_SECTIONS for name in section.model_fields}
+    assert {"port", "hold_back", "cdr_request_id"} <= used & set(Settings.model_fields) <= loaded
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("LOG_LEVEL", "INFO", LogLevel.INFO),
+        ("LOG_LEVEL", "warn", LogLevel.WARNING),
+        ("LOG_LEVEL", "Warn ", LogLevel.WARNING),
+        ("LOG_FORMAT", "JSON", LogFormat.JSON),
+        ("PLUGSURFING_HMAC_ENCODING", "Base64", KeyEncoding.BASE64),
+        ("AUTHORIZE_KEY_BYTES", "BIG", ByteOrder.BIG),
+        ("AUTHORIZE_WITHOUT_FACTS", "Fail", OnIndeterminate.FAIL),
+        ("AUTHORIZE_ON_FAILURE", "not_allowed", Allowed.NOT_ALLOWED),
+    ],
+)
+def test_a_name_is_read_in_any_case(name, text, expected, monkeypatch):
+    monkeypatch.setenv(name, text)
+    assert getattr(load_settings(), name.lower()) is expected
+
+
+VISIBLE = {"redis_url": "redis://host", "database_url": "sqlite:///x.db", "drive_api_url": "https://host/drive"}
+INVISIBLE = [" ", "\t", "\u00a0", "\u200b", "\u2028"]
+
+
+def set_in(where, name, text, monkeypatch, folder):
+    if where == "variable":
+        monkeypatch.setenv(name.upper(), text)
+    else:
+        (folder / "secret").write_bytes(text.encode())
+        monkeypatch.setenv(f"{name.upper()}_FILE", str(folder / "secret"))
+
+
+def plain(value):
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("form", ["{}\n", "{}\r", "\ufeff{}", "\ufeff{}\r\n", "\n{}\n\n"])
+def test_line_ends_and_a_byte_order_mark_around_a_secret_are_ignored(where, name, form, monkeypatch, tmp_path):
+    visible = VISIBLE.get(name, "whole secret")
+    set_in(where, name, form.format(visible), monkeypatch, tmp_path)
+    settings = load_settings()
+    assert plain(getattr(settings, name)) == visible
+    is_usual = where == "file" and form.startswith("{}")
+    said = f"{name.upper()} begins or ends with invisible characters, which are ignored."
+    assert settings.remarks == (() if is_usual else (said,))
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("sign", INVISIBLE)
+def test_another_invisible_end_of_a_key_or_password_is_refused(where, name, sign, monkeypatch, tmp_path):
+    for text in (f"secret{sign}", f"{sign}secret", f"secret{sign}\n"):
+        set_in(where, name, text, monkeypatch, tmp_path)
+        sentence = refused()
+        assert sentence == f"{name.upper()} begins or ends with an invisible character, such as a blank: remove it."
+
+
+@pytest.mark.parametrize("name", [*sorted({*SECRETS} - {*EXACT}), "drive_api_url", "push_http_url", "roam_ocpi_url"])
+@pytest.mark.parametrize("sign", INVISIBLE)
+def test_another_invisible_end_of_a_token_or_url_is_ignored(name, sign, monkeypatch):
+    visible = "https://host/push" if name.endswith("_url") and name not in VISIBLE else VISIBLE.get(name, "a b")
+    monkeypatch.setenv(name.upper(), f"{sign}{visible}{sign}")
+    assert plain(getattr(load_settings(), name)) == visible
+
+
+@pytest.mark.parametrize("encoding", ["utf8", "base64", "hex"])
+def test_a_line_end_is_ignored_in_every_encoding_of_a_key(encoding):
+    keyring = Keyring(load_settings(plugsurfing_hmac_current="abcd\r\n", plugsurfing_hmac_encoding=encoding))
+    assert keyring.keys.current == decode_key("abcd", encoding)
+
+
+def test_invisible_ends_of_each_authorization_value_are_ignored():
+    values = authorization_values(SecretStr("\ufeffBearer a\u200b\r\n\u00a0Bearer b\t"))
+    assert values == (b"Bearer a", b"Bearer b")
+
+
 VALUES = {"redis_url": "redis://host", "database_url": "sqlite:///x.db"}
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_every_secret_may_be_a_file(name, tmp_path, monkeypatch):
-    value = VALUES.get(name, " secret with spaces ")
+    value = VALUES.get(name, "secret with spaces")
     (tmp_path / "file").write_text(value + "\r\n")
     monkeypatch.setenv(f"{name.upper()}_FILE", str(tmp_path / "file"))
     read = getattr(load_settings(), name)

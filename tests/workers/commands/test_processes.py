@@ -177,3 +177,24 @@ def serve_with_workers_module():
 
 def test_options_of_a_dry_run_go_with_its_body():
     assert CliRunner().invoke(main, ["authorize", "--form", "ocpi"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "module"), [("serve", "ingest.server.serve"), ("dashboard", "workers.dashboard.dashboard_app")]
+)
+def test_a_process_starts_although_a_setting_of_another_is_wrong(command, module, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(importlib.import_module(module), command, started.append)
+    result = CliRunner(env={"DRIVE_TIMEOUT": "wrong", "DASHBOARD_PORT": "9002"}).invoke(main, [command])
+    assert result.exit_code == 0, result.output
+    assert len(started) == 1
+    result = CliRunner(env={"PORT": "wrong"}).invoke(main, [command])
+    assert (result.exit_code, len(started)) == (2, 1)
+    assert "PORT" in result.output
+
+
+def test_migrate_needs_the_url_of_the_database_only(tmp_path):
+    environment = {"DATABASE_URL": f"sqlite:///{tmp_path}/ledger.db", "PORT": "wrong"}
+    result = CliRunner(env=environment).invoke(main, ["migrate"])
+    assert result.exit_code == 0, result.output

@@ -68,6 +68,7 @@ fail = partial(CheckResult, CheckStatus.FAIL)
 
 def run_checks(settings: Settings) -> Iterator[CheckResult]:
     """Yield the results of all checks, each as soon as it is known."""
+    yield from (warn("settings", remark) for remark in settings.remarks)
     for check in (keys, inbox, queues, ledger, plugins, alerts):
         yield from check(settings)
 

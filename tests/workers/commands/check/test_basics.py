@@ -45,6 +45,24 @@ def test_an_sqlite_with_the_wal_reset_bug_is_a_warning(node, valkey_url, monkeyp
     assert found == ["warn"] * is_warned
 
 
+def test_a_setting_that_is_not_used_as_it_is_written_is_a_warning(node, valkey_url):
+    given = {"DASHBOARD_PORT": "tcp://10.0.0.1:80", "REDIS_URL": f"{valkey_url}\n"}
+
+    found = [row for row in node.rows("check", **given) if row["check"] == "settings"]
+
+    assert [row["standing"] for row in found] == ["warn", "warn"]
+    assert [row["sentence"].split()[0] for row in found] == ["DASHBOARD_PORT", "REDIS_URL"]
+
+
+@pytest.mark.parametrize("command", ["check", "keys"])
+def test_a_key_with_an_invisible_end_is_named(node, command):
+    code = {"check": 1, "keys": 2}[command]
+
+    result = node.run(command, code=code, PLUGSURFING_HMAC_CURRENT="current-key-0123456789 ")
+
+    assert "PLUGSURFING_HMAC_CURRENT begins or ends with an invisible character" in " ".join(result.output.split())
+
+
 def test_a_check_changes_nothing(node, valkey_url, tmp_path):
     away = tmp_path / "not" / "there"
     environment = {"DATA_DIR": str(away), "DATABASE_URL": "", "REDIS_URL": valkey_url}
