@@ -19,6 +19,8 @@ from ingest.wire.timestamps import parse_timestamp
 LONGEST_TEXT = 200
 LONGEST_USER_ID = 500
 CHARGING_RECORD = "CDR"
+UNKNOWN_FEE = "UNKNOWN"
+"""Our word for the type of a fee that is missing, null, blank or not text: the start alone is worth a warning."""
 MISSING = "is missing"
 SENTENCES = {
     "missing": MISSING,
@@ -41,6 +43,11 @@ def _sanitize(value: Any) -> Any:
 
 def _or_none(value: Any) -> Any:
     return None if value == "" else _sanitize(value)  # an empty user id names nobody
+
+
+def _fee_type(value: Any) -> str:
+    text = sanitize_text(str(value))[:LONGEST_TEXT] if isinstance(value, str | int | float) else ""
+    return UNKNOWN_FEE if isinstance(value, bool) or not text.strip() else text
 
 
 Name = Annotated[str, Field(alias="event")]
@@ -120,8 +127,8 @@ class SessionFeeIncurring(SessionEvent):
     wire_name: ClassVar[str] = "SESSION_FEE_INCURRING"
     name: Name = wire_name
     fee_will_apply_from: Instant
-    fee_type: Text
-    """`BLOCKING` and whatever else there may be: an open set."""
+    fee_type: Annotated[str, BeforeValidator(_fee_type)] = UNKNOWN_FEE
+    """`BLOCKING` and whatever else there may be: an open set, cut after 200 characters."""
 
 
 class UnknownEvent(Event):

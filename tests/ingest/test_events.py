@@ -79,6 +79,29 @@ def test_a_fee_warning_has_its_start_and_type():
     assert (event.fee_type, event.fee_will_apply_from) == ("BLOCKING", datetime(2025, 10, 15, 9, 2, 48, tzinfo=UTC))
 
 
+@pytest.mark.parametrize(
+    ("given", "fee_type"),
+    [
+        *((odd, "UNKNOWN") for odd in (None, "", " \n", {}, {"name": "BLOCKING"}, [], ["BLOCKING"], True, False)),
+        (5, "5"),
+        (0, "0"),
+        ("CONGESTION", "CONGESTION"),
+        ("x" * 300, "x" * 200),
+        ("\0" * 300, ("\\u0000" * 34)[:200]),
+    ],
+)
+def test_a_fee_of_any_type_with_a_known_start_is_readable(given, fee_type):
+    document = json.loads(sample("SESSION_FEE_INCURRING"))
+    document["payload"]["feeType"] = given
+    assert decode(Kind.EVENTS, json.dumps(document).encode()).fee_type == fee_type
+
+
+def test_a_fee_may_have_no_type():
+    document = json.loads(sample("SESSION_FEE_INCURRING"))
+    del document["payload"]["feeType"]
+    assert decode(Kind.EVENTS, json.dumps(document).encode()).fee_type == "UNKNOWN"
+
+
 def test_an_unknown_event_has_its_own_type_and_keeps_its_payload():
     event = decode(Kind.EVENTS, sample("unknown"))
     assert isinstance(event, UnknownEvent)
