@@ -2,12 +2,19 @@
 
 The event does not name the driver, other events of the session do. The Drive API cannot help, because it finds a
 session only by the user's id and the session's together. So the run waits for those events until the fee starts.
+
+A notice is evidence that its session was going on then, and a car stays plugged in after a stop. So two things silence:
+
+| status | silences |
+|---|---|
+| a COMPLETE of any time | every notice |
+| STOPPED or START_FAILED, if it is the latest | notices that are older than it |
 """
 
 from datetime import UTC, datetime, timedelta
 
 from handlers import Context, Moot, RetryLater, on
-from handlers.kit.session import SessionWithDriver
+from handlers.kit.session import NEVER, SessionWithDriver
 from handlers.kit.templates import NotificationTemplate
 from ingest.events import SessionFeeIncurring
 
@@ -18,9 +25,9 @@ REMINDER = NotificationTemplate("fee_reminder", TEMPLATE_SAMPLE)
 
 @on(SessionFeeIncurring, queue="urgent")
 def warn_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
-    """Push one warning per session, fee type and start; a later notice of the same fee replaces it on the phone."""
+    """Push one warning each time that a fee's start is known or moves; it replaces the one before on the phone."""
     session = _session_to_warn(event, ctx)
-    _push(event, ctx, session, WARNING, _idempotency_key(event))
+    _push(event, ctx, session, WARNING, _idempotency_key(event, session))
 
 
 @on(SessionFeeIncurring, when=lambda settings: settings.remind_before)
@@ -34,14 +41,14 @@ def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     if wait > timedelta():
         # Every event of the session ends the wait, so that the run does not outlive the session.
         raise RetryLater("it is not time yet", after=wait, until=_deadline(event, ctx), session_id=event.session_id)
-    _push(event, ctx, session, REMINDER, f"{_idempotency_key(event)}:again")
+    _push(event, ctx, session, REMINDER, f"{_idempotency_key(event, session)}:again")
 
 
 def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> SessionWithDriver:
     """Return the session to warn of. Raise `Moot` if there is no reason to, `RetryLater` while no driver is known."""
     until = _deadline(event, ctx)
     session = ctx.session(event.session_id, until=until)
-    if session.is_over:
+    if session.is_over_for(event.at):
         raise Moot("the session is over")
     if ctx.now() >= until:
         raise Moot("too late: the fee has started, or will within FEE_WARNING_GRACE")
@@ -63,9 +70,11 @@ def _before(event: SessionFeeIncurring, span: timedelta) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _idempotency_key(event: SessionFeeIncurring) -> str:
-    """Return what makes two warnings the same: their session, type and start."""
-    return f"{_collapse_key(event)}:{event.fee_will_apply_from.isoformat()}"
+def _idempotency_key(event: SessionFeeIncurring, session: SessionWithDriver) -> str:
+    """Return what makes two warnings the same: their session, type and start, and when the start was last another."""
+    key, notice = f"{_collapse_key(event)}:{event.fee_will_apply_from.isoformat()}", session.fees.get(event.fee_type)
+    moved_at = notice.moved_at if notice else event.at
+    return key if moved_at == NEVER else f"{key}:{moved_at.isoformat()}"
 
 
 def _collapse_key(event: SessionFeeIncurring) -> str:

@@ -29,7 +29,7 @@ class Push:
 
     Sent at least once, shown once: a newer push with the same `collapse_key` replaces the older one on the phone.
     Of several pushes with the same `idempotency_key` only the first is sent, whichever runs made them.
-    It is not sent after `expires_at`, nor once the session with `session_id` is over.
+    It is not sent after `expires_at`, nor once the session with `session_id` is over for the event of the run.
     """
 
     user_id: str

@@ -1,20 +1,20 @@
 """Merge records of one session, in any order."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TypeVar
 
-from handlers.kit.session import EVENT, ClockSkew, DriverAssignment, FeeNotice, Session, StatusTimes
+from handlers.kit.session import EVENT, ClockSkew, FeeNotice, Session, StatusTimes
 from handlers.kit.statuses import STATUSES
 
 # Bounds of a record: a sender may use one id ("null", say) for thousands of sessions.
 MAX_USERS = 8
-MAX_FEES = 8
+MAX_FEES = 16
 MAX_UNKNOWN_STATUSES = 16
 
 Fact = TypeVar("Fact")
-TimedFact = TypeVar("TimedFact", DriverAssignment, FeeNotice)
 
 
 def merge(one: Session, other: Session) -> Session:
@@ -29,8 +29,9 @@ def merge(one: Session, other: Session) -> Session:
     return Session(
         one.session_id,
         statuses=_first(_union(one.statuses, other.statuses, _both)),
-        users=_latest(_union(one.users, other.users, max), MAX_USERS),
-        fees=_latest(_union(one.fees, other.fees, max), MAX_FEES),
+        users=dict(sorted(_union(one.users, other.users, max).items(), key=itemgetter(1, 0))[-MAX_USERS:]),
+        # By name, as statuses: a dropped fee that came back would have lost `moved_at`. Dropped users stay away.
+        fees=dict(sorted(_union(one.fees, other.fees, _latest_notice).items())[:MAX_FEES]),
         clock_skew=max(skews, key=attrgetter("span", "at", "source"), default=None),
     )
 
@@ -60,11 +61,10 @@ def _both(one: StatusTimes, other: StatusTimes) -> StatusTimes:
     )
 
 
-def _latest(facts: dict[str, TimedFact], count: int) -> dict[str, TimedFact]:
-    """Return the latest facts. A dropped one could never return: those before it only get later."""
-    if len(facts) <= count:
-        return facts
-    return dict(sorted(facts.items(), key=lambda item: (item[1], item[0]))[-count:])
+def _latest_notice(one: FeeNotice, other: FeeNotice) -> FeeNotice:
+    older, newer = sorted((one, other))
+    moved_at = older.moved_at if older.applies_from == newer.applies_from else older.at
+    return replace(newer, moved_at=max(newer.moved_at, moved_at))
 
 
 def _first(facts: dict[str, StatusTimes]) -> dict[str, StatusTimes]:

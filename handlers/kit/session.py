@@ -5,7 +5,7 @@ request -> envelope -> inbox -> relay -> jobs -> [handler] -> ledger
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from handlers.kit.statuses import FINAL_STATUSES, ORDER_ANOMALIES, STATUS_RANK, Anomaly
@@ -14,6 +14,8 @@ EVENT = "event"
 """The source of a fact from one of the session's events."""
 DRIVE = "drive"
 """The source of a fact from the Drive API."""
+NEVER = datetime.min.replace(tzinfo=UTC)
+"""The time of what has not happened."""
 FINAL_STATUS = "COMPLETE"
 """The status after which nothing changes, if it is from the Drive API. For the ends of a session see FINAL_STATUSES."""
 
@@ -42,6 +44,8 @@ class FeeNotice:
     at: datetime
     applies_from: datetime
     source: str
+    moved_at: datetime = NEVER
+    """The time of the latest notice with another start: it differs each time that the start moves, even back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,11 @@ class Session:
         """Whether the session has ended, by its status."""
         return self.status in FINAL_STATUSES
 
+    def is_over_for(self, at: datetime) -> bool:
+        """Whether the session is over for a notice of that time; for the table see `handlers.fee_warning`."""
+        has_ended_after = self.is_over and self.statuses[str(self.status)].last_at > at
+        return has_ended_after or FINAL_STATUS in self.statuses
+
     @property
     def anomalies(self) -> tuple[Anomaly, ...]:
         """The contradictions among the facts, in the order of `Anomaly`."""
@@ -168,7 +177,12 @@ class Session:
                 for user_id, fact in facts.get("users", {}).items()
             },
             fees={
-                fee_type: FeeNotice(at(fact["at"]), at(fact["applies_from"]), fact.get("source", EVENT))
+                fee_type: FeeNotice(
+                    at(fact["at"]),
+                    at(fact["applies_from"]),
+                    fact.get("source", EVENT),
+                    at(fact.get("moved_at", NEVER.isoformat())),
+                )
                 for fee_type, fact in facts.get("fees", {}).items()
             },
             clock_skew=skew and ClockSkew(at(skew["at"]), at(skew["received_at"]), skew["source"]),

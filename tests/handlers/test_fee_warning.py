@@ -8,11 +8,13 @@ from handlers import Moot, RetryLater
 from handlers.fee_warning import remind_the_driver, warn_the_driver
 from handlers.kit.channel import Device
 from handlers.kit.context import Push
+from handlers.kit.merge import MAX_FEES
 from handlers.kit.session import Session
 from handlers.kit.testing import context_for
 from handlers.session_records import session_record
 from ingest.events import (
     SessionComplete,
+    SessionEvent,
     SessionFeeIncurring,
     SessionStarted,
     SessionStartFailed,
@@ -68,6 +70,11 @@ def test_an_unknown_fee_has_a_text_too():
     assert (push.title, push.payload["fee_type"]) == ("Avoid an extra fee from 11:02", "{{MOONLIGHT}}/../..")
 
 
+def test_a_fee_without_a_type_has_the_general_words():
+    (push,) = warned(notice(fee=None), STARTED)
+    assert (push.title, push.payload["fee_type"]) == ("Avoid an extra fee from 11:02", "UNKNOWN")
+
+
 def test_a_moved_start_is_another_warning_that_replaces_the_first():
     (first,) = warned(notice(), STARTED)
     moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
@@ -100,10 +107,75 @@ def test_without_a_driver_the_warning_waits_until_the_fee_starts():
     assert (raised.value.until, raised.value.session_id) == (START, "S")
 
 
-@pytest.mark.parametrize("end", [SessionStopped, SessionComplete, SessionStartFailed])
-def test_a_session_that_is_over_needs_no_warning(end):
+def test_a_start_that_moves_back_is_warned_of_again_and_once():
+    moved, back, repeat = (
+        notice(start=start, at=AT + timedelta(minutes=minute))
+        for minute, start in enumerate((START + timedelta(minutes=5), START, START), 1)
+    )
+    (first,) = warned(notice(), STARTED)
+    (second,) = warned(moved, STARTED, notice())
+    (third,) = warned(back, STARTED, notice(), moved)
+    (again,) = warned(repeat, STARTED, back, moved, notice())
+    assert len({push.collapse_key for push in (first, second, third)}) == 1
+    assert len({push.idempotency_key for push in (first, second, third)}) == 3
+    assert again.idempotency_key == third.idempotency_key
+
+
+def test_a_start_that_moves_back_is_reminded_of_again():
+    moved = notice(start=START + timedelta(minutes=5), at=AT + timedelta(minutes=1))
+    back = notice(at=AT + timedelta(minutes=2))
+    (first,) = reminded(notice(), STARTED, now=START - timedelta(minutes=2))
+    (second,) = reminded(back, STARTED, notice(), moved, now=START - timedelta(minutes=2))
+    assert first.idempotency_key != second.idempotency_key
+
+
+def test_a_fee_that_the_record_has_dropped_is_warned_of_at_each_notice():
+    others = [notice(fee=f"A{number}") for number in range(MAX_FEES)]
+    (first,) = warned(notice(), STARTED, *others)
+    (second,) = warned(notice(at=AT + timedelta(minutes=1)), STARTED, *others)
+    assert first.idempotency_key != second.idempotency_key
+
+
+@pytest.mark.parametrize("handler", [warned, reminded])
+@pytest.mark.parametrize(
+    "events",
+    [
+        [(SessionStarted, -60), (SessionStopped, 1)],
+        [(SessionStartFailed, 1)],
+        [(SessionStarted, -60), (SessionStopped, -5), (SessionComplete, -4)],
+        [(SessionComplete, 1)],
+        [(SessionComplete, -9), (SessionStarted, -5)],
+        [(SessionStopped, 1), (SessionStartFailed, 2)],
+    ],
+)
+def test_a_completion_silences_every_notice_and_other_ends_silence_an_older_one(handler, events):
     with pytest.raises(Moot, match="session is over"):
-        warned(notice(), STARTED, end(session_id="S", at=AT))
+        handler(notice(), *of_session(events))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [(SessionStarted, -60), (SessionStopped, -10)],
+        [(SessionStarted, -60), (SessionStopped, 0)],
+        [(SessionStartFailed, -58)],
+        [(SessionStartFailed, -58), (SessionStarted, -59)],
+        [(SessionStarted, -60), (SessionStartFailed, 0)],
+        [(SessionStopped, 1), (SessionStarted, 2)],
+        [(SessionStopped, 1), (SessionStopFailed, 2)],
+        [],
+    ],
+)
+def test_a_notice_is_evidence_that_its_session_goes_on(events):
+    for order in (events, events[::-1]):
+        assert warned(notice(), *of_session(order))
+        assert reminded(notice(), *of_session(order), now=START - timedelta(minutes=2))
+
+
+def of_session(events):
+    """Return events of these kinds and minutes after the notice, and one of no status that names the driver."""
+    named = SessionEvent(name="SESSION_SEEN", session_id="S", user_id="user1", at=AT)
+    return [named, *(kind(session_id="S", at=AT + timedelta(minutes=minute)) for kind, minute in events)]
 
 
 def test_a_session_whose_stop_failed_still_gets_a_warning():
@@ -182,7 +254,12 @@ def test_a_late_warning_needs_no_reminder():
 
 def test_a_session_that_ended_meanwhile_needs_no_reminder():
     with pytest.raises(Moot, match="over"):
-        reminded(notice(), STARTED, SessionStopped(session_id="S", at=AT), now=START - timedelta(minutes=5))
+        reminded(
+            notice(),
+            STARTED,
+            SessionStopped(session_id="S", at=AT + timedelta(seconds=1)),
+            now=START - timedelta(minutes=5),
+        )
 
 
 def test_a_start_that_has_moved_gets_one_reminder():

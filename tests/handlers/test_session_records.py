@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.merge import MAX_FEES, MAX_USERS, merge
-from handlers.kit.session import DriverAssignment, FeeNotice, Session, StatusTimes
+from handlers.kit.session import NEVER, DriverAssignment, FeeNotice, Session, StatusTimes
 from handlers.session_records import session_of, session_record
 from ingest.events import (
     SessionComplete,
@@ -96,6 +96,16 @@ def test_an_event_may_have_no_user():
 def test_a_fee_notice_has_no_status():
     event = SessionFeeIncurring(session_id="S", at=AT, fee_will_apply_from=AT + 10 * MINUTE, fee_type="BLOCKING")
     assert session_of(event) == Session("S", fees={"BLOCKING": FeeNotice(AT, AT + 10 * MINUTE, "event")})
+
+
+@given(st.lists(st.tuples(times, times), min_size=1, max_size=8))
+def test_a_fee_has_the_time_of_the_latest_notice_with_another_start(notices):
+    fees = [
+        SessionFeeIncurring(session_id="S", at=at, fee_will_apply_from=start, fee_type="F") for at, start in notices
+    ]
+    latest_at, current = max(notices)
+    moved_at = max((at for at, start in notices if start != current), default=NEVER)
+    assert record_of(fees).fees == {"F": FeeNotice(latest_at, current, "event", moved_at)}
 
 
 def test_an_unknown_event_has_a_user_and_no_status():

@@ -103,10 +103,10 @@ def test_each_of_many_sessions_in_disorder_has_one_warning_and_one_reminder_in_t
 
 
 def test_a_session_that_ended_in_time_gets_no_warning(dev):
-    for event in ("SESSION_STARTED", "SESSION_STOPPED"):
+    for event in ("SESSION_STARTED", "SESSION_COMPLETE"):
         dev.run("send", event, "--session", "ended", "--user", "driver")
         dev.wait_until(lambda: dev.rows("deliveries", "--session", "ended", "--state", "settled"))
-    dev.wait_until(lambda: dev.rows("session", "ended")[0]["status"] == "STOPPED")
+    dev.wait_until(lambda: dev.rows("session", "ended")[0]["status"] == "COMPLETE")
     dev.run("send", "SESSION_FEE_INCURRING", "--session", "ended")
     dev.wait_until(lambda: dev.runs("ended", "warn_the_driver") == ["moot"])
     assert dev.runs("ended", "remind_the_driver") == ["moot"]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
@@ -9,11 +10,15 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Select, bindparam, exists, func, select, tuple_, update
 
 from handlers.kit.context import Push
+from handlers.kit.session import Session
 from handlers.kit.statuses import FINAL_STATUSES
-from workers.ledger.database.conditions import matching, within
+from ingest.errors import Unreadable
+from ingest.events import SessionEvent, decode
+from ingest.wire.envelope import Kind
+from workers.ledger.database.conditions import in_list, matching, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.states import PushState
-from workers.ledger.tables.core_tables import pushes, sessions
+from workers.ledger.tables.core_tables import deliveries, pushes, sessions
 
 #: A push's id, and the number of its attempt.
 Claim: TypeAlias = tuple[str, int]
@@ -122,7 +127,6 @@ def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
 def expire_unneeded(conn: Connection, channel: str, now: datetime) -> None:
     """End due pushes of a channel that need not be sent any more, each with the reason."""
     newer = pushes.alias("newer")
-    is_over = exists().where(sessions.c.session_id == pushes.c.session_id, sessions.c.status.in_(FINAL_STATUSES))
     is_replaced = exists().where(
         newer.c.channel == pushes.c.channel,
         newer.c.user_id == pushes.c.user_id,
@@ -130,7 +134,7 @@ def expire_unneeded(conn: Connection, channel: str, now: datetime) -> None:
         tuple_(newer.c.created_at, newer.c.id) > tuple_(pushes.c.created_at, pushes.c.id),
     )
     for condition, state, reason in (
-        (is_over, PushState.MOOT, "the session is over"),
+        (in_list(pushes.c.id, _over(conn, channel, now)), PushState.MOOT, "the session is over"),
         (is_replaced, PushState.MOOT, "a newer push has taken its place"),
         (pushes.c.expires_at <= now, PushState.EXPIRED, None),
     ):
@@ -186,6 +190,26 @@ def find(  # noqa: PLR0913 - filters, by name
     conditions += matching(pushes, session_id=session_id, user_id=user_id, state=state)
     query = select(*COLUMNS).where(*conditions).order_by(pushes.c.created_at.desc(), pushes.c.id).limit(limit)
     return [PushRow(*row) for row in conn.execute(query)]
+
+
+def _over(conn: Connection, channel: str, now: datetime) -> list[str]:
+    """Return the due pushes of a channel whose session is over for the event of their run."""
+    query = (
+        select(pushes.c.id, deliveries.c.kind, deliveries.c.body, sessions.c.session_id, sessions.c.facts)
+        .join(sessions, sessions.c.session_id == pushes.c.session_id)
+        .outerjoin(deliveries, deliveries.c.id == pushes.c.delivery_id)
+        .where(sessions.c.status.in_(FINAL_STATUSES) | sessions.c.completed_at.is_not(None))
+        .where(pushes.c.due_at <= now, pushes.c.channel == channel)
+    )
+    over = []
+    for push_id, kind, body, *document in conn.execute(query):
+        event = None
+        with suppress(Unreadable):  # a body may have been erased since
+            event = decode(Kind(kind), body) if body else None
+        session = Session.from_document(*document)
+        if session.is_over_for(event.at) if isinstance(event, SessionEvent) else session.is_over:
+            over.append(push_id)
+    return over
 
 
 def _locked(query: Select[tuple[str]]) -> Select[tuple[str]]:

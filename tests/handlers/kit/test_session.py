@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.session import (
+    NEVER,
     ClockSkew,
     DriverAssignment,
     FeeNotice,
@@ -29,7 +30,7 @@ sessions = st.builds(
     texts,
     statuses=st.dictionaries(st.sampled_from(list(STATUSES)) | texts, statuses),
     users=st.dictionaries(texts, st.builds(DriverAssignment, times, texts)),
-    fees=st.dictionaries(texts, st.builds(FeeNotice, times, times, texts)),
+    fees=st.dictionaries(texts, st.builds(FeeNotice, times, times, texts, times)),
     clock_skew=st.none() | st.builds(ClockSkew, times, times, texts),
 )
 
@@ -45,6 +46,11 @@ def session(**statuses):
 def test_a_session_is_read_back_exactly_from_its_json(session):
     text = json.dumps(session.to_document(), allow_nan=False)
     assert Session.from_document(session.session_id, json.loads(text)) == session
+
+
+def test_a_fee_of_an_older_ledger_was_never_moved():
+    fee = {"at": AT.isoformat(), "applies_from": LATER.isoformat()}
+    assert Session.from_document("S", {"fees": {"F": fee}}).fees == {"F": FeeNotice(AT, LATER, "event", NEVER)}
 
 
 @given(sessions)

@@ -1,5 +1,6 @@
 """Pushes: inserted once, claimed by one sender at a time, and not sent after they expire."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -129,6 +130,50 @@ def test_a_push_about_a_session_that_is_over_is_not_sent(ledger, add, says, noon
         sessions.merge(conn, {"s1": says("COMPLETE"), "s2": says("STARTED")})
     end_needless(ledger, noon)
     assert {push.delivery_id: push.state for push in find(ledger)} == {"d1": PushState.MOOT, "d2": PushState.WAITING}
+
+
+@pytest.fixture
+def state_after(ledger, add, says, noon):
+    """Return the state of the push of a delivery, by default a notice of noon, once the session has these statuses."""
+    payload = {"sessionId": "s1", "timestamp": noon.isoformat(), "feeWillApplyFrom": noon.isoformat()}
+    notice = json.dumps({"event": "SESSION_FEE_INCURRING", "payload": payload}).encode()
+
+    def end_after(*statuses, body=notice):
+        ledger.store(ledger.delivery("d1", body=body))
+        with ledger.begin() as conn:
+            for status, minute in statuses:
+                sessions.merge(conn, {"s1": says(status, minute)})
+        add("d1")
+        end_needless(ledger, noon)
+        return find(ledger)[0].state
+
+    return end_after
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [[("STOPPED", 1)], [("START_FAILED", 1)], [("COMPLETE", -1)], [("COMPLETE", -1), ("STARTED", 1)]],
+)
+def test_an_end_cancels_the_push_of_an_older_event_and_a_completion_any(state_after, statuses):
+    assert state_after(*statuses) is PushState.MOOT
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        [("STOPPED", -1)],
+        [("STOPPED", 0)],
+        [("START_FAILED", -1)],
+        [("START_FAILED", -1), ("STARTED", -2)],
+        [("STOPPED", 1), ("STOP_FAILED", 2)],
+    ],
+)
+def test_the_push_of_an_event_after_a_stop_or_a_failed_start_is_sent(state_after, statuses):
+    assert state_after(*statuses) is PushState.WAITING
+
+
+def test_the_push_of_an_unreadable_delivery_is_not_sent_once_its_session_is_over(state_after):
+    assert state_after(("STOPPED", -1), body=b"{}") is PushState.MOOT
 
 
 def test_of_two_pushes_with_one_collapse_key_the_newer_one_is_sent(ledger, add, noon):
