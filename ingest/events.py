@@ -1,4 +1,4 @@
-"""The events of the wire: a kept body, parsed. Before that, the inbox only peeks at a body to choose its queue.
+"""The events of the wire: a kept body, parsed, at which the inbox only peeked to choose its queue.
 
 request -> envelope -> inbox -> relay -> jobs -> [events] -> handler -> ledger
 """
