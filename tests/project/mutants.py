@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "NOOP_MUTANT"
 TIMEOUT_S = 300
+NO_SUCH_FUNCTION = 70
 
 
 def functions_of(module: str) -> list[str]:
@@ -52,7 +53,10 @@ def replace_by_noop(target: str) -> None:
 
 
 def passes(tests: list[str], target: str = "") -> bool:
-    """Run tests, with one function replaced if a target is named; True if they pass."""
+    """Run tests, with one function replaced if a target is named; True if they pass.
+
+    Raise ValueError if there is no such function.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
     environment = {**os.environ, VARIABLE: target, "PYTHONPATH": str(ROOT)}
     try:
@@ -66,6 +70,8 @@ def passes(tests: list[str], target: str = "") -> bool:
         )
     except subprocess.TimeoutExpired:
         return False  # noticed: nothing waits for so long
+    if ended.returncode == NO_SUCH_FUNCTION:
+        raise ValueError(f"{target} cannot be replaced: nothing was tried.")
     return ended.returncode == 0
 
 
@@ -133,4 +139,7 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 
 if os.environ.get(VARIABLE):  # a plugin of pytest, loaded before any test
-    replace_by_noop(os.environ[VARIABLE])
+    try:
+        replace_by_noop(os.environ[VARIABLE])
+    except (ImportError, AttributeError):
+        sys.exit(NO_SUCH_FUNCTION)  # a mutant that does not exist must not count as noticed

@@ -79,6 +79,11 @@ def test_a_function_that_nothing_calls_survives_and_one_that_is_tested_does_not(
     assert not mutants.passes(tests, f"{MODULE}:Pointer.find")
 
 
+def test_a_function_that_does_not_exist_is_not_taken_for_noticed():
+    with pytest.raises(ValueError, match="cannot be replaced"):
+        mutants.passes(["tests/ingest/wire/test_timestamps.py"], "ingest.failpoints:none")
+
+
 def test_the_command_says_how_it_is_used(capsys):
     assert mutants.main([]) == 2
     assert "MODULE" in capsys.readouterr().err
