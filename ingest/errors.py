@@ -3,6 +3,7 @@
 WebhooksError
 ├── Refusal                  a request that is not kept, each kind with its HTTP status
 │   ├── NotAuthentic         403
+│   ├── WrongPath            404
 │   ├── RequestTimeout       408
 │   ├── TooLarge             413
 │   ├── UnsupportedEncoding  415
@@ -43,6 +44,13 @@ class NotAuthentic(Refusal):
 
     status = HTTPStatus.FORBIDDEN
     sentence = "This request could not be verified."
+
+
+class WrongPath(Refusal):
+    """Raised when a request proves that it is Plugsurfing's, but came to a path where nothing is."""
+
+    status = HTTPStatus.NOT_FOUND
+    sentence = "There is nothing here."
 
 
 class RequestTimeout(Refusal):

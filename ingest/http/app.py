@@ -68,14 +68,13 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
             for stop in (heartbeat.beat_last, heartbeat.close, relay.stop, quarantine.close, inbox.close):
                 await asyncio.to_thread(stop)
 
-    endpoints = {
-        route: _behind_proxies(
-            WebhookEndpoint(kind, settings, keyring, inbox=inbox, quarantine=quarantine, metrics=metrics), settings
-        )
-        for kind, route in PATHS.items()
-    }
+    def endpoint(kind: Kind | None) -> ASGIApp:
+        made = WebhookEndpoint(kind, settings, keyring, inbox=inbox, quarantine=quarantine, metrics=metrics)
+        return _behind_proxies(made, settings)
+
+    endpoints = {route: endpoint(kind) for kind, route in PATHS.items()}
     health = HealthEndpoints(ReadinessCheck(path, inbox, relay), metrics)
-    return FastPathRouter(endpoints, health, metrics, lifespan, heartbeat)
+    return FastPathRouter(endpoints, endpoint(None), health, metrics, lifespan, heartbeat)
 
 
 def _behind_proxies(endpoint: ASGIApp, settings: Settings) -> ASGIApp:

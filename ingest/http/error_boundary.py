@@ -12,8 +12,9 @@ from ingest.http.responses import CONNECTION_CLOSE, RETRY_AFTER, send_error
 
 log = structlog.get_logger()
 
-# The route name of everything beside the endpoints.
+# The route names of everything beside the endpoints.
 PROBES = "probes"
+WRONG_PATH = "wrong path"
 
 
 class RejectionCounter(Protocol):

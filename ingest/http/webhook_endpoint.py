@@ -10,14 +10,14 @@ from starlette.types import Receive, Scope, Send
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
-from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, RequestTimeout
+from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, RequestTimeout, WrongPath
 from ingest.failpoints import Failpoint, hit
 from ingest.http.deadline import SharedDeadline
 from ingest.http.request_body import check_headers, read_body
 from ingest.http.responses import RETRY_AFTER, error_body, send_accepted, send_and_close, send_error
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import QuarantineWriter
-from ingest.inbox.quarantined_request import from_request
+from ingest.inbox.quarantined_request import WRONG_PATH, from_request
 from ingest.metrics import Metrics
 from ingest.wire.client_address import check_sender, normalize_address
 from ingest.wire.envelope import Kind, headers_to_keep, verify_request
@@ -27,12 +27,13 @@ from ingest.wire.field_paths import header_names
 class WebhookEndpoint:
     """Handles the POSTs of one kind: 200 once what arrived is on disk.
 
+    Without a kind, it handles those that came to a wrong path: 404, and the request is in quarantine.
     A plain ASGI application, because Starlette's Request and Response take longer than everything that is done here.
     """
 
     def __init__(  # noqa: PLR0913 - what a request passes through
         self,
-        kind: Kind,
+        kind: Kind | None,
         settings: Settings,
         keyring: Keyring,
         *,
@@ -66,13 +67,14 @@ class WebhookEndpoint:
             await self._reject(send, refusal)
             return
         hit(Failpoint.RECEIVED)
+        kind = self._kind or _guess_kind(scope["path"])
         keys = self._keyring.keys
         sender = None
         if self._sources:
             sender = normalize_address(scope["client"][0]) if scope["client"] else ""
         try:
             envelope = verify_request(
-                self._kind,
+                kind,
                 headers,
                 body,
                 keys,
@@ -83,12 +85,17 @@ class WebhookEndpoint:
             # After the signature, so that a request in quarantine for its address is known to be well signed.
             if sender is not None:
                 check_sender(sender, self._sources)
+            if self._kind is None:
+                raise WrongPath(WRONG_PATH)  # noqa: TRY301 - it is handled as what `verify_request` raises
             hit(Failpoint.VERIFIED)
             delivery_id, duplicate = await self._inbox.insert(envelope)
-        except NotAuthentic as refusal:
+        except (NotAuthentic, WrongPath) as refusal:
             self._metrics.refused(type(refusal).__name__)
-            self._quarantine.enqueue(from_request(self._kind, headers, body, refusal, keys, self._keeping, sender))
-            await send_error(send, refusal.status, refusal.sentence)
+            path = scope["path"] if self._kind is None else None
+            self._quarantine.enqueue(from_request(kind, headers, body, refusal, keys, self._keeping, sender, path))
+            # At a wrong path, whoever has no key does not learn whether a signature was right.
+            answer = refusal if path is None else WrongPath
+            await send_error(send, answer.status, answer.sentence)
         except InboxUnavailable as failure:
             self._metrics.refused(type(failure).__name__)
             await send_error(send, failure.status, failure.sentence, RETRY_AFTER)
@@ -99,3 +106,7 @@ class WebhookEndpoint:
     async def _reject(self, send: Send, refusal: Refusal) -> None:
         self._metrics.refused(type(refusal).__name__)
         await send_and_close(send, refusal.status, error_body(refusal.sentence))  # part of the body may be unread
+
+
+def _guess_kind(path: str) -> Kind:
+    return Kind.CDRS if "cdr" in path.lower() else Kind.EVENTS

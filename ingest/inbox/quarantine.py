@@ -1,4 +1,4 @@
-"""The quarantine: requests that failed verification, bounded, for a person to inspect and to verify again."""
+"""The quarantine: requests that were refused, bounded, for a person to inspect and to verify again."""
 
 import contextlib
 import sqlite3
@@ -12,13 +12,13 @@ from pathlib import Path
 import structlog
 
 from ingest.config.settings import Settings
-from ingest.errors import InboxUnavailable, NotAuthentic
+from ingest.errors import InboxUnavailable, Refusal
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.quarantined_request import QuarantinedRequest, from_row
 from ingest.inbox.rows import Kept, open_for_inserts, row_of, upsert_rows
 from ingest.inbox.write_lock import Checkpointer, disable_busy_timeout, transaction
 from ingest.metrics import Metrics
-from ingest.wire.envelope import headers_to_keep
+from ingest.wire.envelope import Kind, headers_to_keep
 from ingest.wire.field_paths import header_names
 from ingest.wire.signature import SigningKeys
 
@@ -100,18 +100,23 @@ class Quarantine:
         with self._opened() as file:
             return _select(file, since)
 
-    def reverify(self, keys: SigningKeys, since: datetime | None = None) -> Iterator[Reverified]:
+    def reverify(
+        self, keys: SigningKeys, since: datetime | None = None, *, kind: Kind | None = None
+    ) -> Iterator[Reverified]:
         """Verify again with these keys and the current settings, in the order of arrival; yield each outcome.
 
-        A request that passes moves to the inbox in one transaction, with its time of arrival.
+        A request that passes moves to the inbox in one transaction, with its time of arrival. One that came to a wrong
+        path passes only as a given `kind`.
         """
         required, sources = self._settings.plugsurfing_hmac_required, self._settings.plugsurfing_sources
         keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
         with self._opened() as file:
             for request in _select(file, since):
                 try:
-                    envelope = request.reverify(keys, signature_required=required, keeping=keeping, sources=sources)
-                except NotAuthentic as error:
+                    envelope = request.reverify(
+                        keys, signature_required=required, keeping=keeping, sources=sources, kind=kind
+                    )
+                except Refusal as error:
                     yield Reverified(request, None, str(error))
                     continue
                 with transaction(file):

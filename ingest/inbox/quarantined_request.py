@@ -1,4 +1,4 @@
-"""A request that failed verification, as it is stored in quarantine: without its secrets.
+"""A request that was refused, as it is stored in quarantine: without its secrets.
 
 The value of an `Authorization` header is a secret and is not stored, but the result of its check on arrival is. A
 request that failed that check passes later only if no such header is expected any more.
@@ -13,13 +13,15 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from ingest.errors import NotAuthentic
+from ingest.errors import NotAuthentic, Refusal, WrongPath
 from ingest.wire.client_address import Network, check_sender
 from ingest.wire.envelope import DEFAULT_HEADERS, LONGEST_HEADER, Envelope, Kind, verify_request
 from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys
 
 # Of each header: a second value is enough to show that it was doubled.
 MAX_VALUES = 2
+MAX_PATH = 200
+WRONG_PATH = "It is authentic, but there is nothing at its path."
 AUTHORIZATION = b"authorization"
 SIGNATURE = SIGNATURE_HEADER.encode()
 
@@ -37,7 +39,7 @@ class Authorization(StrEnum):
 
 @dataclass(frozen=True)
 class QuarantinedRequest:
-    """A request that was refused because nothing proved that Plugsurfing sent it."""
+    """A request that was refused because nothing proved that Plugsurfing sent it, or for its path."""
 
     seq: int
     kind: Kind
@@ -49,11 +51,14 @@ class QuarantinedRequest:
     body: bytes = field(repr=False)
     sender: str | None = None
     """The address of the client, empty if it was unknown; None if no sources were configured."""
+    path: str | None = None
+    """The path that it came to, if nothing is there; `kind` is then a guess."""
 
     @property
     def headers_text(self) -> str:
-        """Return the headers, the result of the authorization check and the sender as JSON."""
-        return json.dumps({"authorization": self.authorization, "headers": self.headers, "sender": self.sender})
+        """Return the headers, the result of the authorization check, the sender and a wrong path as JSON."""
+        found = {"authorization": self.authorization, "headers": self.headers, "sender": self.sender}
+        return json.dumps(found if self.path is None else found | {"path": self.path})
 
     @cached_property
     def size(self) -> int:
@@ -67,10 +72,12 @@ class QuarantinedRequest:
         signature_required: bool,
         keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
         sources: Collection[Network] = (),
+        kind: Kind | None = None,
     ) -> Envelope:
         """Return its envelope, with the time of arrival, if it passes with these keys; else raise NotAuthentic.
 
-        Its address has to be among `sources`, unless none were configured when it arrived.
+        Its address has to be among `sources`, unless none were configured when it arrived. What came to a wrong path
+        is of this `kind`; without one, raise WrongPath.
         """
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
         if self.authorization is Authorization.NOT_ASKED:
@@ -79,7 +86,7 @@ class QuarantinedRequest:
             headers += [(AUTHORIZATION, value) for value in keys.authorizations[:1]]
         # If it FAILED the header stays missing, and the check fails again while one is expected.
         envelope = verify_request(
-            self.kind,
+            self.kind if self.path is None else kind or self.kind,
             headers,
             self.body,
             keys,
@@ -89,6 +96,8 @@ class QuarantinedRequest:
         )
         if sources and self.sender is not None:
             check_sender(self.sender, sources)
+        if self.path is not None and kind is None:
+            raise WrongPath(WRONG_PATH)
         return envelope
 
 
@@ -96,10 +105,11 @@ def from_request(  # noqa: PLR0913, PLR0917 - the parts of a request, and what i
     kind: Kind,
     headers: Sequence[tuple[bytes, bytes]],
     body: bytes,
-    refusal: NotAuthentic,
+    refusal: Refusal,
     keys: SigningKeys,
     keeping: Mapping[bytes, str] = DEFAULT_HEADERS,
     sender: str | None = None,
+    path: str | None = None,
 ) -> QuarantinedRequest:
     """Return a request that these keys have just refused. Its `seq` is 0 until it is stored."""
     return QuarantinedRequest(
@@ -111,6 +121,7 @@ def from_request(  # noqa: PLR0913, PLR0917 - the parts of a request, and what i
         authorization=_authorization(kind, headers, keys),
         body=body,
         sender=sender,
+        path=path if path is None else path[:MAX_PATH],
     )
 
 
@@ -148,4 +159,5 @@ def from_row(row: Sequence[Any]) -> QuarantinedRequest:
         authorization=Authorization(found["authorization"]),
         body=body,
         sender=found.get("sender"),
+        path=found.get("path"),
     )

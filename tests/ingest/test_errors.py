@@ -4,12 +4,27 @@ from importlib import import_module
 import pytest
 
 from ingest import errors
-from ingest.errors import InboxUnavailable, NotAuthentic, RequestTimeout, TooLarge, UnsupportedEncoding, WebhooksError
+from ingest.errors import (
+    InboxUnavailable,
+    NotAuthentic,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedEncoding,
+    WebhooksError,
+    WrongPath,
+)
 
 
 @pytest.mark.parametrize(
     ("refusal", "status"),
-    [(NotAuthentic, 403), (RequestTimeout, 408), (TooLarge, 413), (UnsupportedEncoding, 415), (InboxUnavailable, 503)],
+    [
+        (NotAuthentic, 403),
+        (WrongPath, 404),
+        (RequestTimeout, 408),
+        (TooLarge, 413),
+        (UnsupportedEncoding, 415),
+        (InboxUnavailable, 503),
+    ],
 )
 def test_every_refusal_has_its_status_and_a_sentence_without_detail(refusal, status):
     error = refusal("The key CURRENT did not match.")

@@ -1,4 +1,4 @@
-"""`webhooks quarantine` and `webhooks reverify`: the requests that failed verification, and another chance for them."""
+"""`webhooks quarantine` and `webhooks reverify`: the requests that were refused, and another chance for them."""
 
 import base64
 from collections import Counter
@@ -10,8 +10,9 @@ from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.events import peek
 from ingest.inbox.quarantine import Quarantine, Reverified
-from ingest.inbox.quarantined_request import QuarantinedRequest
+from ingest.inbox.quarantined_request import WRONG_PATH, QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME
+from ingest.wire.envelope import Kind
 from workers.commands import options
 from workers.commands.listing import Listing, Page, attributes, paged
 from workers.commands.output import json_line, printable
@@ -22,7 +23,7 @@ QUARANTINED = Listing[QuarantinedRequest](
         **attributes("kind", "received_at", "reason"),
         "event": lambda request: peek(request.kind, request.body).name,
         "session_id": lambda request: peek(request.kind, request.body).session_id,
-        **attributes("sender", "headers"),
+        **attributes("sender", "path", "headers"),
         "body_base64": lambda request: base64.b64encode(request.body).decode("ascii"),
     },
     columns={
@@ -32,6 +33,7 @@ QUARANTINED = Listing[QuarantinedRequest](
         "session": "session_id",
         "bytes": lambda request: len(request.body),
         "sender": "sender",
+        "path": "path",
         "reason": "reason",
     },
 )
@@ -50,7 +52,7 @@ REVERIFIED = Listing[Reverified](
 @options.since
 @paged
 def quarantine(*, since: datetime | None, page: Page) -> None:
-    """List what failed verification on this node, newest first, and why.
+    """List what failed verification on this node or came to a wrong path, newest first, and why.
 
     With --json also its headers and its body, for `webhooks keys try`.
     """
@@ -66,8 +68,14 @@ def quarantine(*, since: datetime | None, page: Page) -> None:
 
 @click.command()
 @options.since
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    help="Let in, as this kind, what came to a wrong path and is authentic, too.",
+)
 @options.as_json
-def reverify(*, since: datetime | None, as_json: bool) -> None:
+def reverify(*, since: datetime | None, kind: str | None, as_json: bool) -> None:
     """Verify again, with today's keys, what is in quarantine on this node, and keep what passes.
 
     Use it after a key was wrong or missing, or an address was not in PLUGSURFING_SOURCES; `serve` may run meanwhile.
@@ -76,7 +84,7 @@ def reverify(*, since: datetime | None, as_json: bool) -> None:
     settings.require_signing()
     store = open_quarantine(settings)
     tally: Counter[str] = Counter()
-    for each in store.reverify(Keyring(settings).keys, since) if store else ():
+    for each in store.reverify(Keyring(settings).keys, since, kind=Kind(kind) if kind else None) if store else ():
         tally["kept" if each.kept else printable(each.reason or "")] += 1
         tally["duplicates"] += bool(each.kept and each.kept.duplicate)
         if as_json:
@@ -87,6 +95,8 @@ def reverify(*, since: datetime | None, as_json: bool) -> None:
     click.echo(f"Let in: {kept}" + (f", of which {duplicates} had come before." if duplicates else "."))
     for reason, count in tally.most_common():
         click.echo(f"Still refused: {count} × {reason}")
+    if WRONG_PATH in tally:
+        click.echo("Correct the URL at Plugsurfing; `webhooks reverify --as events`, or `--as cdrs`, lets them in.")
 
 
 def open_quarantine(settings: Settings) -> Quarantine | None:

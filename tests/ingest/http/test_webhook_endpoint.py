@@ -16,7 +16,9 @@ from ingest.http import health, responses, webhook_endpoint
 from ingest.http.app import create_app
 from ingest.inbox import inbox
 from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.quarantined_request import WRONG_PATH
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
+from ingest.wire.envelope import Kind, delivery_id
 from ingest.wire.signature import SigningKeys, sign
 
 EVENTS, CDRS = "/plugsurfing/events", "/plugsurfing/cdrs"
@@ -131,6 +133,47 @@ def test_a_trailing_slash_loses_no_event(client, kept):
         body = body_of()
         assert client.post(path, content=body, headers=signed(body)).status_code == 200
     assert len(kept()) == 2
+
+
+@pytest.mark.parametrize("path", [f"/{EVENTS}", "/plugsurfing//events", f"{EVENTS}//", f"/{CDRS}"])
+def test_a_doubled_slash_loses_no_event(served, kept, path):
+    body = body_of()
+    with RawConnection(served()) as connection:  # other clients tidy a path up
+        connection.head(f"Content-Length: {len(body)}", signature(body), path=path)
+        connection.send(body)
+        assert connection.answer()[0] == 200
+    assert kept() == [body]
+
+
+@pytest.mark.parametrize("path", ["/plugsurfing/event", "/", "/healthz", "/my/CDRs"])
+def test_a_signed_request_at_a_wrong_path_is_in_quarantine_until_its_kind_is_named(
+    client, kept, tmp_path, eventually, path
+):
+    body, kind = body_of(), Kind.CDRS if "CDR" in path else Kind.EVENTS
+    answers = [client.post(path, content=body, headers=signed(body, key)) for key in (KEY, b"another key")]
+    assert {(answer.status_code, answer.json()["error"]) for answer in answers} == {(404, "There is nothing here.")}
+
+    quarantine = Quarantine(tmp_path / FILE_NAME, load_settings(data_dir=tmp_path))
+    eventually(lambda: len(quarantine.list()) == len(answers))
+    assert [(one.path, one.kind, one.reason == WRONG_PATH) for one in quarantine.list()] == [
+        (path, kind, True),
+        (path, kind, False),
+    ]
+    keys = SigningKeys(current=KEY)
+    assert [one.reason for one in quarantine.reverify(keys)] == [one.reason for one in quarantine.list()]
+    let_in = list(quarantine.reverify(keys, kind=Kind.CDRS))
+    assert [one.kept and one.kept.id for one in let_in] == [delivery_id(Kind.CDRS, body), None]
+    assert kept() == [body]
+    assert 'webhooks_requests_refused_total{reason="WrongPath"} 1.0' in client.get("/metrics").text
+
+
+def test_an_unsigned_request_at_a_wrong_path_leaves_nothing(client, tmp_path):
+    assert client.post("/plugsurfing/event", content=body_of()).status_code == 404
+    with RawConnection(client.base_url.port) as connection:  # not even its body is read
+        connection.head("Content-Length: 4", path="/plugsurfing/event")
+        assert connection.answer()[0] == 404
+    refused = client.post("/plugsurfing/event", content=b"", headers=signed(b"another body"))
+    assert refused.status_code == 404
 
 
 def test_the_same_bytes_on_another_url_are_another_delivery(client):

@@ -18,10 +18,12 @@ NEW_KEY = "the-next-key-of-them"
 def quarantine(node):
     """Insert a request into the quarantine, as `serve` does."""
 
-    def quarantine(body, key=NEW_KEY):
+    def quarantine(body, key=NEW_KEY, path=None):
         headers = [(SIGNATURE_HEADER.encode(), sign(body, key.encode()).encode())]
         refusal = NotAuthentic("The signature was made with neither key.")
-        request = from_request(Kind.EVENTS, headers, body, refusal, SigningKeys(current=b"the-current-key-in-use"))
+        request = from_request(
+            Kind.EVENTS, headers, body, refusal, SigningKeys(current=b"the-current-key-in-use"), path=path
+        )
         settings = load_settings(data_dir=node.folder, quarantine_count=3)
         Quarantine(node.folder / FILE_NAME, settings).add([request])
 
@@ -55,6 +57,18 @@ def test_what_passes_with_todays_keys_is_kept(node, event, quarantine):
         ("SESSION_STARTED", "kept", "next")
     ]
     assert [row["event"] for row in node.rows("quarantine")] == ["SESSION_STOPPED"]
+
+
+def test_what_came_to_a_wrong_path_is_let_in_as_the_kind_that_is_named(node, event, quarantine):
+    quarantine(event("SESSION_STARTED"), path="/plugsurfing/event")
+
+    refused = node.run("reverify", PLUGSURFING_HMAC_NEXT=NEW_KEY).stdout
+    assert "Let in: 0." in refused
+    assert "reverify --as events" in refused
+    assert [row["path"] for row in node.rows("quarantine")] == ["/plugsurfing/event"]
+    assert "Let in: 1." in node.run("reverify", "--as", "events", PLUGSURFING_HMAC_NEXT=NEW_KEY).stdout
+    assert [row["kind"] for row in node.rows("deliveries")] == ["events"]
+    assert node.rows("quarantine") == []
 
 
 def test_every_request_that_is_verified_again_is_one_line_of_json(node, event, quarantine):
