@@ -45,9 +45,9 @@ class Device:
     platform: str | None = None
     """`android`, `ios` or `web`."""
     locale: str | None = None
-    """As the app sends it, `de` or `nl-BE`."""
+    """Any spelling that an app sends: `de`, `nl-BE`, `de_DE.UTF-8`; the default counts where it names no language."""
     time_zone: str | None = None
-    """A name of the IANA time zone database, `Europe/Berlin`."""
+    """`Europe/Berlin`, or an offset such as `GMT+02:00`; the default counts where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

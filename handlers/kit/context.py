@@ -11,6 +11,7 @@ from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
 from handlers.kit.channel import Device
+from handlers.kit.localtime import parse_locale, parse_time_zone
 from handlers.kit.session import Session, SessionWithDriver
 from handlers.kit.signals import RetryLater
 from handlers.kit.templates import NotificationTemplate, NotificationText, Recipient
@@ -110,8 +111,8 @@ class Context:
         """Return a user's language and time zone: of their most recently seen device, else of the settings."""
         devices = self._reader.devices(user_id)
         return Recipient(
-            next((each.locale for each in devices if each.locale), self.settings.default_locale),
-            next((each.time_zone for each in devices if each.time_zone), self.settings.default_time_zone),
+            next(filter(None, (parse_locale(each.locale) for each in devices)), self.settings.default_locale),
+            next(filter(None, (parse_time_zone(each.time_zone) for each in devices)), self.settings.default_time_zone),
         )
 
     def render(

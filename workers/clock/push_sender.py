@@ -49,7 +49,7 @@ class ChannelSender:
         self._resources = resources
         self._name = name
         self._channel = resources.channels[name]
-        self._devices_of = Devices(resources.engine, resources.plugins.devices)
+        self._devices_of = Devices(resources.engine, resources.plugins.devices, resources.settings.devices_per_user)
         self._breaker = breaker or CircuitBreaker()
         self._policy = RetryPolicy.of(resources.settings)
         # From the threads of the attempts: a result, or a claim whose calls have all returned. None only wakes.

@@ -51,12 +51,16 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
     """Register a device, or change what is known of it."""
     try:
         check_names(user_id, token)
-        device = parse_device(token, {"platform": platform, "locale": locale, "time_zone": time_zone})
     except InvalidDevice as error:
         raise UsageFailure(str(error)) from error
+    parsed = parse_device(token, {"platform": platform, "locale": locale, "time_zone": time_zone})
     with open_ledger(settings_with_dev_defaults()) as engine:
-        run_in_transaction(engine, lambda ledger: ledger_devices.upsert(ledger, user_id, device, datetime.now(UTC)))
+        run_in_transaction(
+            engine, lambda ledger: ledger_devices.upsert(ledger, user_id, parsed.device, datetime.now(UTC))
+        )
     click.echo("The device is registered.")
+    for name in parsed.not_understood:
+        click.echo(f"Its {name.replace('_', ' ')} was not understood: the default counts.", err=True)
 
 
 @devices.command()

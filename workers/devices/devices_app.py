@@ -35,7 +35,7 @@ from workers.net import is_loopback
 log = structlog.get_logger()
 
 OPENAPI = Path(__file__).with_name("openapi.json")
-MAX_BODY_BYTES = 4096
+MAX_BODY_BYTES = 65_536
 PATH_SEGMENTS = 3
 DATABASE_TIMEOUT = 5.0
 SHUTDOWN_TIMEOUT = 6
@@ -91,11 +91,10 @@ class DeviceEndpoints:
         user_id, token = _names(request)
         if request.method == "DELETE":
             return await self._write(lambda ledger: devices.delete(ledger, user_id, token))
-        try:
-            device = parse_device(token, _parse(await _body(request)))
-        except InvalidDevice as error:
-            raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from None
-        return await self._write(lambda ledger: devices.upsert(ledger, user_id, device, datetime.now(UTC)))
+        parsed = parse_device(token, _parse(await _body(request)))
+        if parsed.not_understood:
+            log.info("device.not_understood", fields=parsed.not_understood)
+        return await self._write(lambda ledger: devices.upsert(ledger, user_id, parsed.device, datetime.now(UTC)))
 
     async def _write(self, work: Callable[[Connection], object]) -> Response:
         try:
@@ -146,7 +145,7 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: bytes) -> dict[str, object]:
     try:
         document: object = json.loads(body or b"{}")
     except (ValueError, RecursionError):

@@ -1,16 +1,17 @@
-"""The devices of a driver, from a plugin's registry or else from the ledger, and the validation of new ones."""
+"""The devices of a driver, from a plugin's registry or else from the ledger, and what phones say of themselves."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import structlog
 from sqlalchemy import Engine
 
 from handlers.kit.channel import Device, DeviceRegistryPlugin
-from ingest.config.types import Locale, TimeZone
+from handlers.kit.localtime import parse_locale, parse_time_zone
 from workers.ledger import devices
 from workers.ledger.database.engine import read_only
+
+log = structlog.get_logger()
 
 LONGEST_USER = 255
 LONGEST_TOKEN = 2000
@@ -23,12 +24,19 @@ class Devices:
 
     engine: Engine
     registry: DeviceRegistryPlugin | None
+    limit: int
 
     def __call__(self, user_id: str) -> list[Device]:
-        """List the devices of a user. A registry may raise anything; what it returns is checked."""
+        """List the devices of a user, DEVICES_PER_USER at most. A registry may raise anything; its list is checked."""
+        found = self._all(user_id)
+        if len(found) > self.limit:
+            log.warning("devices.skipped", limit=self.limit, hint="raise DEVICES_PER_USER to reach the others")
+        return found[: self.limit]
+
+    def _all(self, user_id: str) -> list[Device]:
         if self.registry is None:
             with read_only(self.engine) as ledger:
-                return devices.of_user(ledger, user_id)
+                return devices.of_user(ledger, user_id, self.limit + 1)
         found = self.registry.function(user_id)
         if not isinstance(found, Iterable):
             raise TypeError("@devices must return a list of Device")
@@ -51,24 +59,33 @@ def check_names(user_id: str, token: str) -> None:
             raise InvalidDevice(f"The {name} is longer than {longest} bytes.")
 
 
-def parse_device(token: str, document: object) -> Device:
-    """Parse the JSON of a device. Raise InvalidDevice with a sentence about the first wrong field."""
-    try:
-        update = DeviceUpdate.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        part = first["loc"][0] if first["loc"] else "the document"
-        problem = first["msg"].removeprefix("Value error, ")
-    else:
-        return Device(token, update.platform, update.locale, update.time_zone)
-    raise InvalidDevice(f"{part}: {problem}.")
+@dataclass(frozen=True, slots=True)
+class ParsedDevice:
+    """A device, and which of its fields were sent and not understood: without them the defaults count."""
+
+    device: Device
+    not_understood: tuple[str, ...]
 
 
-class DeviceUpdate(BaseModel):
-    """The JSON of a device; each field is optional."""
+def parse_device(token: str, document: Mapping[str, object]) -> ParsedDevice:
+    """Parse what a phone says of itself, whatever it says: without its token its driver could not be warned.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    Names that are not known are ignored, and so is a field that is null or empty.
+    """
+    sent = {name: document.get(name) for name in FIELDS}
+    understood = {name: parse(sent[name]) for name, parse in FIELDS.items()}
+    lost = tuple(name for name in FIELDS if sent[name] not in (None, "") and understood[name] is None)
+    return ParsedDevice(Device(token, **understood), lost)
 
-    platform: Literal["android", "ios", "web"] | None = None
-    locale: Locale | None = None
-    time_zone: TimeZone | None = None
+
+def _platform(text: object) -> str | None:
+    name = text.casefold() if isinstance(text, str) else None
+    return name if name in PLATFORMS else None
+
+
+PLATFORMS = ("android", "ios", "web")
+FIELDS: Mapping[str, Callable[[object], str | None]] = {
+    "platform": _platform,
+    "locale": parse_locale,
+    "time_zone": parse_time_zone,
+}

@@ -262,5 +262,6 @@ def _result(delivery: Delivery, handler: str, attempt: int, outcome: Outcome, re
 
 
 def _runner(resources: Resources) -> Runner:
-    reader = HandlerReader(resources.engine, Devices(resources.engine, resources.plugins.devices))
-    return Runner(reader, resources.settings)
+    settings = resources.settings
+    devices_of = Devices(resources.engine, resources.plugins.devices, settings.devices_per_user)
+    return Runner(HandlerReader(resources.engine, devices_of), settings)

@@ -12,9 +12,6 @@ from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import insert_into
 from workers.ledger.tables.core_tables import devices
 
-MAX_PER_USER = 20
-"""A push goes to the devices registered last: nobody carries more, and an old token costs a request."""
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
@@ -51,9 +48,9 @@ def delete_tokens(conn: Connection, tokens: Collection[str]) -> None:
         conn.execute(sqlalchemy.delete(devices).where(in_list(devices.c.token, tokens)))
 
 
-def of_user(conn: Connection, user_id: str) -> list[Device]:
+def of_user(conn: Connection, user_id: str, limit: int | None = None) -> list[Device]:
     """List the devices of a user, the last registered first."""
-    rows = find(conn, user_id=user_id, limit=MAX_PER_USER)
+    rows = find(conn, user_id=user_id, limit=limit)
     return [Device(row.token, row.platform, row.locale, row.time_zone) for row in rows]
 
 

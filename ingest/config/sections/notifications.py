@@ -20,6 +20,7 @@ class NotificationSettings(BaseSettings):
     push_http_url: HttpUrl | None = setting(None, "where the channel `http` sends to")
     push_http_key: SecretStr | None = setting(None, "key that the channel `http` signs with")
     push_fcm_credentials: Folder | None = setting(None, "JSON file of the service account that the channel `fcm` uses")
+    devices_per_user: PositiveInt = setting(100, "devices of one driver that a push goes to, the latest first")
     devices_port: Port = setting(8004, "port of `devices serve`")
     admin_token: SecretStr | None = setting(None, "bearer token that `devices serve` requires")
     fee_warning_grace: Duration = setting(timedelta(), "how long before a fee a warning is no longer worth sending")

@@ -3,9 +3,10 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from handlers import Context, RetryLater
+from handlers import Context, Device, RetryLater
 from handlers.kit.context import MAX_KEY_BYTES, DeferredEffects, Push
 from handlers.kit.session import DriverAssignment, Session
+from handlers.kit.templates import Recipient
 from handlers.kit.testing import context_for
 from ingest.events import SessionStarted
 
@@ -84,3 +85,13 @@ def test_a_session_without_a_driver_is_retried_later(sessions):
     with pytest.raises(RetryLater) as raised:
         context_for(EVENT, sessions=sessions).session("S", until=AT)
     assert (raised.value.session_id, raised.value.until, raised.value.after) == ("S", AT, None)
+
+
+def test_a_recipient_is_what_can_be_understood_of_their_devices():
+    devices = [
+        Device("a", locale="C", time_zone="Asia/Hanoi"),
+        Device("b", locale="nl_BE.UTF-8"),
+        Device("c", time_zone="gmt+2"),
+    ]
+    recipient = context_for(EVENT, devices=devices).recipient("user1")
+    assert recipient == Recipient("nl-BE", "UTC+02:00")

@@ -48,8 +48,6 @@ def test_a_device_is_removed_once(node, registered):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (("driver", "token", "--time-zone", "Europe/Atlantis"), "time_zone"),
-        (("driver", "token", "--platform", "toaster"), "platform"),
         ((" ", "token"), "user id"),
         (("driver", "t" * 2001), "token"),
     ],
@@ -57,6 +55,15 @@ def test_a_device_is_removed_once(node, registered):
 def test_what_makes_no_sense_is_refused(node, arguments, word):
     assert word in node.run("devices", "add", *arguments, code=2).output
     assert node.rows("devices") == []
+
+
+def test_a_device_is_added_whatever_is_not_understood_and_that_is_said(node):
+    said = node.run("devices", "add", "driver", "token", "--time-zone", "Europe/Atlantis", "--locale", "de_AT.UTF-8")
+    assert "time zone was not understood" in said.output
+    assert "locale" not in said.output
+    assert [(row["token"], row["locale"], row["time_zone"]) for row in node.rows("devices")] == [
+        ("token", "de-AT", None)
+    ]
 
 
 def test_the_device_server_serves_until_it_is_terminated(node, until):

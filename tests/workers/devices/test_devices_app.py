@@ -8,10 +8,11 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import Engine, text
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
-from workers.devices.devices_app import create_devices_app
+from workers.devices.devices_app import MAX_BODY_BYTES, create_devices_app
 from workers.ledger import devices
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
@@ -72,13 +73,7 @@ def test_ids_may_have_any_visible_character(client, engine):
         (b"[" * 4000, 400, "JSON"),
         (b"\xff", 400, "JSON"),
         (b"[]", 422, "object"),
-        (b'{"platform": "toaster"}', 422, "platform"),
-        (b'{"locale": "../../etc"}', 422, "locale"),
-        (b'{"time_zone": "Europe/Atlantis"}', 422, "time_zone"),
-        (b'{"time_zone": "../../../etc/passwd"}', 422, "time_zone"),
-        (b'{"time_zone": 7}', 422, "time_zone"),
-        (b'{"timezone": "Europe/Berlin"}', 422, "timezone"),
-        (b'{"locale": "' + b"e" * 5000 + b'"}', 413, "bytes"),
+        (b'{"locale": "' + b"e" * MAX_BODY_BYTES + b'"}', 413, "bytes"),
     ],
 )
 def test_a_bad_body_is_refused_with_a_sentence(client, engine, body, status, word):
@@ -86,6 +81,30 @@ def test_a_bad_body_is_refused_with_a_sentence(client, engine, body, status, wor
     assert answer.status_code == status
     assert word in answer.json()["error"]
     assert found(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "stored"),
+    [
+        ({"platform": "iOS", "locale": "de_DE.UTF-8", "time_zone": "GMT+02:00"}, ("ios", "de-DE", "UTC+02:00")),
+        ({"locale": "en-US-u-fw-mon-mu-celsius", "time_zone": "europe/berlin"}, (None, "en-US", "Europe/Berlin")),
+        ({"platform": "", "locale": "", "time_zone": ""}, (None, None, None)),
+        ({"platform": None, "locale": None, "time_zone": None}, (None, None, None)),
+        ({"platform": "toaster", "locale": "../../etc", "time_zone": "Asia/Hanoi"}, (None, None, None)),
+        ({"platform": 7, "locale": ["de"], "time_zone": {"offset": 2}}, (None, None, None)),
+        ({"locale": "e" * 50_000, "time_zone": "\0\ud800"}, (None, None, None)),
+        ({"locale": "sv", "app_version": "3.1", "timezone": "Europe/Berlin", "": None}, (None, "sv", None)),
+    ],
+)
+def test_a_phone_is_registered_whatever_it_says_of_itself(client, engine, body, stored):
+    assert client.put(path(), content=json.dumps(body).encode()).status_code == 204
+    assert found(engine) == [("token:1", *stored)]
+
+
+def test_what_was_not_understood_is_logged_without_its_value(client):
+    with capture_logs() as logged:
+        client.put(path(), json={"locale": "secret words", "time_zone": "", "platform": "web"})
+    assert [(each["event"], each["fields"]) for each in logged] == [("device.not_understood", ("locale",))]
 
 
 @pytest.mark.parametrize(
