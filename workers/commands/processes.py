@@ -13,6 +13,7 @@ from ingest.config.sections.server import DashboardSettings, ServerSettings
 from ingest.config.settings import SERVE_SECTIONS, load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
+from workers.commands.errors import Failure
 
 HIGHEST_PORT = 65_530
 
@@ -134,14 +135,12 @@ def dashboard() -> None:
 @click.command()
 def migrate() -> None:
     """Migrate the database to this version's tables. Run it before the other processes of a new version."""
-    from workers.ledger.database.migrate import migrate, pending
+    from workers.ledger.database.migrate import SENTENCES, SchemaState, migrate
 
-    url = load_settings(StoreSettings).database_url
-    if pending(url):
-        migrate(url)
-        click.echo("The database now has this version's tables.")
-    else:
-        click.echo("The database has this version's tables already.")
+    found = migrate(load_settings(StoreSettings).database_url)
+    if found is SchemaState.INCOMPATIBLE:
+        raise Failure(SENTENCES[found])
+    click.echo("The database now has this version's tables." if found is SchemaState.PENDING else SENTENCES[found])
 
 
 @click.command()

@@ -27,7 +27,7 @@ from workers.alerts.notifier import muted_kinds
 from workers.commands.errors import Failure, error_text
 from workers.commands.output import human_duration
 from workers.commands.stores import read_only_ledger, sqlite_file
-from workers.ledger.database.migrate import pending
+from workers.ledger.database.migrate import SENTENCES, SchemaState, schema_state
 from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
 
@@ -142,11 +142,10 @@ def ledger(settings: Settings) -> Iterator[CheckResult]:
                     " Use PostgreSQL, a newer SQLite, or a Python that brings one: https://sqlite.org/wal.html#walresetbug",
                 )
             yield from _clocks(conn, settings.clock_skew)
-        if pending(settings.database_url):
-            yield fail("database", "It does not have this version's tables: run `webhooks migrate`.")
-        else:
-            yield ok("database", "It has this version's tables.")
-    except Failure as missing:
+        state = schema_state(settings.database_url)
+        works = state in {SchemaState.CURRENT, SchemaState.NEWER}
+        yield (ok if works else fail)("database", SENTENCES[state])
+    except (Failure, SettingsError) as missing:
         yield fail("database", str(missing))
     except DBAPIError as error:
         yield fail("database", f"{error_text(error)} Until then events are kept and wait.")

@@ -9,9 +9,10 @@ from functools import cache, partial
 from typing import TypeVar
 from weakref import WeakSet
 
+import psycopg
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from workers.ledger.tables.core_tables import to_json
@@ -38,7 +39,18 @@ LIMITS = {
     "keepalives_interval": 3,
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,  # milliseconds
+    "client_encoding": "utf8",
 }
+
+#: After so long a connection is opened anew: after a failover an old one may lead to a server that still answers reads,
+#: from data that nobody updates any more.
+MAX_CONNECTION_AGE = timedelta(minutes=1)
+
+#: SQLSTATEs after which no connection of the pool is used again: the server has become a standby (25006), or prepared
+#: statements meet a pooler that gives each transaction another connection (26000, 42P05).
+BROKEN_CONNECTION = {"25006", "26000", "42P05"}
+
+SET_UP = "SELECT pg_backend_pid(), set_config('TimeZone', 'UTC', false), set_config('DateStyle', 'ISO', false)"
 
 IN_MEMORY = {None, "", ":memory:"}
 
@@ -71,8 +83,10 @@ def create_ledger_engine(
     else:
         # Finding the hstore type would be one more round trip in every process.
         limits = {name: value for name, value in LIMITS.items() if name not in parts.query}
-        engine = make(pool_pre_ping=True, use_native_hstore=False, connect_args=limits)
+        recycle = int(MAX_CONNECTION_AGE.total_seconds())
+        engine = make(pool_pre_ping=True, pool_recycle=recycle, use_native_hstore=False, connect_args=limits)
         event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "handle_error", _discard_broken)
     _dispose_after_fork().add(engine)
     return engine
 
@@ -108,11 +122,19 @@ def _begin_sqlite(conn: Connection) -> None:
 
 
 def _prepare_postgresql(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-    # In another time zone a value may lie beyond the end of Python's calendar.
-    cursor = dbapi_connection.cursor()
-    cursor.execute("SET TIME ZONE 'UTC'")
-    cursor.close()
+    assert isinstance(dbapi_connection, psycopg.Connection)  # noqa: S101 - for the type checker
+    # In another time zone a value may lie beyond the end of Python's calendar; psycopg reads ISO dates only.
+    row = dbapi_connection.execute(SET_UP).fetchone()
     dbapi_connection.commit()
+    if row is not None and row[0] != dbapi_connection.info.backend_pid:
+        # A pooler such as PgBouncer is between: the next transaction may run on another connection of its own, which
+        # knows none of our prepared statements. https://www.psycopg.org/psycopg3/docs/advanced/prepare.html
+        dbapi_connection.prepare_threshold = None
+
+
+def _discard_broken(failed: ExceptionContext) -> None:
+    if getattr(failed.original_exception, "sqlstate", None) in BROKEN_CONNECTION:
+        failed.is_disconnect = True
 
 
 @cache

@@ -1,18 +1,22 @@
-"""Migrate a database to the tables of this version, or return whether a migration is pending.
+"""Migrate a database to the tables of this version, or return how its tables compare with them.
 
 A new migration is a file in `migrations/versions`; a test fails while the migrations and `tables` differ.
 """
 
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, inspect, make_url, text
 
+from ingest.errors import SettingsError
 from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrations import VERSION_TABLE
+from workers.ledger.tables import metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -23,8 +27,36 @@ BUSY_TIMEOUT = timedelta(minutes=1)
 LOCK = 0x7067_6C65_6467_6572
 
 
-def migrate(url: str) -> None:
-    """Run the pending migrations in one transaction; concurrent processes wait for each other."""
+class SchemaState(StrEnum):
+    """How a database's tables compare with those of this version."""
+
+    PENDING = "pending"
+    """Migrations are pending, or no table is there yet."""
+
+    CURRENT = "current"
+    """They are the same."""
+
+    NEWER = "newer"
+    """A newer version has migrated them, and this one can work with them."""
+
+    INCOMPATIBLE = "incompatible"
+    """A newer version has migrated them, and this one lacks a column there, or would leave one of theirs empty."""
+
+
+SENTENCES = {
+    SchemaState.PENDING: "The database does not have this version's tables: run `webhooks migrate`.",
+    SchemaState.CURRENT: "The database has this version's tables.",
+    SchemaState.NEWER: "The database's tables are newer than this version, which can work with them.",
+    SchemaState.INCOMPATIBLE: "The database's tables are newer than this version, which cannot work with them:"
+    " install the newer version again, or restore the database of this one.",
+}
+
+
+def migrate(url: str) -> SchemaState:
+    """Run the pending migrations in one transaction; concurrent processes wait for each other.
+
+    Returns the state that it found. Raises SettingsError for a database whose encoding is not UTF8.
+    """
     file = _file(url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -33,23 +65,74 @@ def migrate(url: str) -> None:
         with engine.begin() as conn:
             if conn.dialect.name == "postgresql":
                 conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            command.upgrade(_config(conn), "head")
+            state = _state(conn)
+            if state is SchemaState.PENDING:
+                _adopt_shared_version_table(conn)
+                command.upgrade(_config(conn), "head")
+            return state
     finally:
         engine.dispose()
 
 
-def pending(url: str) -> bool:
-    """Return whether migrations are pending; changes and creates nothing."""
+def schema_state(url: str) -> SchemaState:
+    """Return how the tables compare; changes and creates nothing. Raises as `migrate` does."""
     file = _file(url)
     if file is not None and not file.exists():
-        return True
+        return SchemaState.PENDING
     engine = create_ledger_engine(url)
     try:
         with engine.connect() as conn:
-            done = set(MigrationContext.configure(conn).get_current_heads())
-            return done != set(ScriptDirectory.from_config(_config(conn)).get_heads())
+            return _state(conn)
     finally:
         engine.dispose()
+
+
+def _state(conn: Connection) -> SchemaState:
+    if conn.dialect.name == "postgresql":
+        encoding = conn.scalar(text("SHOW server_encoding"))
+        if encoding != "UTF8":
+            raise SettingsError(
+                f"DATABASE_URL: the database's encoding is {encoding}, which cannot hold every event;"
+                " create one with ENCODING 'UTF8' (TEMPLATE template0)."
+            )
+    scripts = ScriptDirectory.from_config(_config(conn))
+    done = set(MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_heads())
+    if done == set(scripts.get_heads()):
+        return SchemaState.CURRENT
+    if done <= {script.revision for script in scripts.walk_revisions()}:
+        return SchemaState.PENDING
+    return SchemaState.NEWER if _has_tables(conn) else SchemaState.INCOMPATIBLE
+
+
+def _has_tables(conn: Connection) -> bool:
+    """Return whether this version's statements can run: its columns are there, and others need no value."""
+    inspector = inspect(conn)
+    for table in metadata.tables.values():
+        if not inspector.has_table(table.name):
+            return False
+        found = {column["name"]: column for column in inspector.get_columns(table.name)}
+        if not found.keys() >= set(table.columns.keys()):
+            return False
+        unknown = (found[name] for name in found.keys() - set(table.columns.keys()))
+        if any(not column["nullable"] and column["default"] is None for column in unknown):
+            return False
+    return True
+
+
+def _adopt_shared_version_table(conn: Connection) -> None:
+    """Move our revision out of Alembic's usual table, where an application in the same database would meet it."""
+    inspector = inspect(conn)
+    if inspector.has_table(VERSION_TABLE) or not all(
+        map(inspector.has_table, ("alembic_version", "deliveries", "runs"))
+    ):
+        return
+    known = {script.revision for script in ScriptDirectory.from_config(_config(conn)).walk_revisions()}
+    ours = known & set(conn.scalars(text("SELECT version_num FROM alembic_version")))
+    for revision in ours:
+        command.stamp(_config(conn), revision)
+        conn.execute(text("DELETE FROM alembic_version WHERE version_num = :revision"), {"revision": revision})
+    if ours and conn.scalar(text("SELECT count(*) FROM alembic_version")) == 0:
+        conn.execute(text("DROP TABLE alembic_version"))
 
 
 def _config(conn: Connection) -> Config:

@@ -31,8 +31,8 @@ TRANSIENT_SQLITE = {
 }
 """Result codes that do not depend on the statement: https://www.sqlite.org/rescode.html"""
 
-TRANSIENT_SQLSTATES = ("08", "25006", "40", "53", "55", "57P", "58")
-"""Prefixes of the same: connection, read-only, deadlock, resources, locks, shutdown, system.
+TRANSIENT_SQLSTATES = ("08", "25006", "26000", "40", "42P05", "53", "55", "57P", "58")
+"""Prefixes of the same: connection, read-only, prepared statements, deadlock, resources, locks, shutdown, system.
 
 Not 57014: a statement that exceeds `statement_timeout` does so each time.
 

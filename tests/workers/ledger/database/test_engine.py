@@ -1,18 +1,31 @@
 """The ledger's engine: connections, locks and timeouts."""
 
 import multiprocessing
+import shutil
 import socket
 import sqlite3
+import subprocess
 import threading
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from select import select as select_ready
 
 import pytest
 from sqlalchemy import func, make_url, select, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InternalError, OperationalError, ProgrammingError
 
-from workers.ledger.database.engine import LIMITS, POOL_TIMEOUT, chunks, create_ledger_engine, insert_into, read_only
-from workers.ledger.database.transaction import RETRY_FOR
+from tests.ports import reserve_port
+from workers.ledger.database.engine import (
+    LIMITS,
+    MAX_CONNECTION_AGE,
+    POOL_TIMEOUT,
+    chunks,
+    create_ledger_engine,
+    insert_into,
+    read_only,
+)
+from workers.ledger.database.transaction import RETRY_FOR, is_transient, run_in_transaction
 from workers.ledger.tables.core_tables import metadata, receipts
 
 ROW = {"delivery_id": "d1", "inbox": "here", "receipts": 1}
@@ -178,3 +191,114 @@ def test_a_child_opens_connections_of_its_own(ledger):
     assert child.exitcode == 0
     with read_only(ledger.engine) as conn:
         assert count(conn) == 2
+
+
+def test_a_server_that_became_a_standby_is_left_at_its_first_refusal(postgres_url):
+    engine = create_ledger_engine(postgres_url)
+    metadata.create_all(engine)
+    with engine.connect() as conn:
+        server = conn.connection.driver_connection.info.backend_pid
+        conn.exec_driver_sql("SET default_transaction_read_only = on")  # as a demoted server refuses to write
+        conn.commit()
+    with engine.connect() as conn:
+        assert conn.connection.driver_connection.info.backend_pid == server
+        with pytest.raises(InternalError) as refused:
+            conn.execute(receipts.insert(), ROW)
+    assert refused.value.connection_invalidated
+    run_in_transaction(engine, lambda conn: conn.execute(receipts.insert(), ROW))
+    with read_only(engine) as conn:
+        assert count(conn) == 1
+    engine.dispose()
+
+
+def test_an_old_connection_is_replaced_for_it_may_lead_to_a_server_that_nobody_writes_to(postgres_url):
+    engine = create_ledger_engine(postgres_url)
+
+    def server():
+        with engine.connect() as conn:
+            return conn.connection.driver_connection.info.backend_pid
+
+    first = server()
+    assert server() == first
+    with engine.connect() as conn:
+        conn.connection._connection_record.starttime -= MAX_CONNECTION_AGE.total_seconds() + 1  # noqa: SLF001 - its time of birth
+    assert server() != first
+    engine.dispose()
+
+
+def test_dates_and_texts_are_read_whatever_the_database_was_set_to(postgres_url):
+    engine = create_ledger_engine(postgres_url)
+    name = engine.url.database
+    with engine.begin() as conn:
+        conn.exec_driver_sql(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'")
+        conn.exec_driver_sql(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'")
+    engine.dispose()
+    with engine.connect() as conn:
+        found = conn.execute(text("SELECT CAST('2026-11-28T12:00:00Z' AS timestamptz), 'ł'")).one()
+    assert tuple(found) == (datetime(2026, 11, 28, 12, tzinfo=UTC), "ł")
+    engine.dispose()
+
+
+def test_statements_are_not_prepared_behind_a_pooler_of_transactions(postgres_url, pgbouncer):
+    direct, pooled = create_ledger_engine(postgres_url), create_ledger_engine(pgbouncer(postgres_url))
+    metadata.create_all(direct)
+    with direct.connect() as conn:
+        assert conn.connection.driver_connection.prepare_threshold == 5
+    with pooled.connect() as first, pooled.connect() as second:
+        for number in range(20):  # psycopg prepares a statement that it has executed five times
+            for conn in (first, second):
+                with conn.begin():
+                    conn.execute(receipts.insert(), {**ROW, "delivery_id": f"{id(conn)} {number}"})
+        assert count(first) == 40
+    direct.dispose()
+    pooled.dispose()
+
+
+def test_a_prepared_statement_that_is_gone_ends_its_connection(postgres_url):
+    engine = create_ledger_engine(postgres_url)
+    with engine.connect() as conn:
+        with pytest.raises(ProgrammingError) as failed:
+            conn.exec_driver_sql("EXECUTE missing")
+        assert failed.value.connection_invalidated
+        assert is_transient(failed.value)
+    engine.dispose()
+
+
+@pytest.fixture
+def pgbouncer(tmp_path):
+    """Start PgBouncer in transaction mode before a database, and return the URL through it."""
+    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    if not Path(program).exists():
+        pytest.skip("pgbouncer is not installed")
+    processes = []
+
+    def start(url):
+        server = make_url(url)
+        port = reserve_port()
+        host = server.query.get("host") or server.host
+        settings = f"""
+            [databases]
+            * = host={host} port={server.port or 5432} user={server.username}
+            [pgbouncer]
+            listen_addr = 127.0.0.1
+            listen_port = {port}
+            unix_socket_dir =
+            auth_type = any
+            pool_mode = transaction
+            default_pool_size = 2
+        """
+        (tmp_path / "pgbouncer.ini").write_text("\n".join(line.strip() for line in settings.splitlines()))
+        # Neither server runs as root, and only its owner may connect to PostgreSQL's socket.
+        owner = Path(host, f".s.PGSQL.{server.port or 5432}").stat().st_uid
+        tmp_path.chmod(0o755)
+        processes.append(subprocess.Popen([program, "-q", "pgbouncer.ini"], user=owner, cwd=tmp_path))
+        while True:
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+        plain = server.set(host="127.0.0.1", port=port, query={})
+        return plain.render_as_string(hide_password=False)
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait()

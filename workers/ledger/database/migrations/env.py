@@ -2,11 +2,13 @@
 
 from alembic import context
 
+from workers.ledger.database.migrations import VERSION_TABLE
 from workers.ledger.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
+    version_table=VERSION_TABLE,
     # SQLite can roll DDL back too: `create_ledger_engine` begins its transactions explicitly.
     transactional_ddl=True,
 )
