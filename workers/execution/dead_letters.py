@@ -81,6 +81,7 @@ def _publish(resources: Resources, run: DeadRun, pipe: Pipeline) -> None:
         failure_ttl=int(settings.failed_jobs_kept.total_seconds()),
         status=JobStatus.FAILED,
     )
+    job.started_at, job.ended_at = run.started_at, run.finished_at
     job.save(pipeline=pipe)
     record_job_failure(job, run.traceback or run.error or "", pipe)
     pipe.sadd(target.redis_queues_keys, target.key)

@@ -26,6 +26,8 @@ class DeadRun:
     kind: str
     event: str | None
     session_id: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
 
 
 def reopen(

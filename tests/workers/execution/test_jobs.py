@@ -255,6 +255,10 @@ def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(
     assert "ZeroDivisionError: by design" in str(result.exc_string)
     assert "hopeless" in str(job.description)
     assert publish_dead_letters(resources) == 0
+    with resources.engine.connect() as ledger:
+        row = deliveries.get(ledger, delivery(said("SESSION_STARTED")).id)
+    assert row is not None
+    assert job.ended_at in [run.finished_at for run in row.runs if run.handler == "hopeless"]
 
 
 def test_a_requeued_dead_letter_runs_once_more(resources_with: MakeResources) -> None:
