@@ -43,6 +43,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (queue, seq) WHERE batch IS NULL;
 CREATE INDEX IF NOT EXISTS deliveries_offered ON deliveries (batch) WHERE batch IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS deliveries_repeats ON deliveries (id) WHERE body IS NULL AND batch IS NULL;
+CREATE INDEX IF NOT EXISTS deliveries_session ON deliveries (session_id) WHERE session_id IS NOT NULL;
 
 -- The latest downtimes: spans in which nothing could be kept.
 CREATE TABLE IF NOT EXISTS gaps (

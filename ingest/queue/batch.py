@@ -45,6 +45,8 @@ class Batch:
     """The only delivery of its batch, because workers died while they processed larger ones."""
     poison: bool = False
     """It killed too many workers alone: a dead letter, not to be handled."""
+    read_ahead: tuple[Delivery, ...] = ()
+    """Events of its sessions that other batches carry, or will: their records are merged here too, nothing else."""
 
     @classmethod
     def from_json(cls, text: bytes) -> "Batch":
@@ -55,33 +57,26 @@ class Batch:
             id=fields["id"],
             inbox=inbox,
             queue=fields["queue"],
-            deliveries=tuple(
-                Delivery(
-                    id=each["id"],
-                    kind=each["kind"],
-                    event=each["event"],
-                    session_id=each["session_id"],
-                    received_at=datetime.fromtimestamp(each["received_at"], UTC),
-                    signed_with=each["signed_with"],
-                    signed_at=timestamp_or_none(each["signed_at"]),
-                    headers=each["headers"],
-                    body=None if each["body_hex"] is None else bytes.fromhex(each["body_hex"]),
-                    receipts=each["receipts"],
-                    inbox=inbox,
-                )
-                for each in fields["deliveries"]
-            ),
+            deliveries=tuple(_delivery(each, inbox) for each in fields["deliveries"]),
             isolated=fields["solo"],
             poison=fields["poison"],
+            read_ahead=tuple(_delivery(each, inbox) for each in fields.get("read_ahead", ())),
         )
 
 
 def encode_batch(  # noqa: PLR0913 - the fields of a batch, by name
-    batch_id: str, *, inbox: str, queue: str, deliveries: bytes, isolated: bool, poison: bool
+    batch_id: str,
+    *,
+    inbox: str,
+    queue: str,
+    deliveries: bytes,
+    isolated: bool,
+    poison: bool,
+    read_ahead: bytes = b"[]",
 ) -> bytes:
     """Encode a batch for Redis, around the JSON of its deliveries (see `ingest.relay.outbox`)."""
     fields = {"id": batch_id, "inbox": inbox, "queue": queue, "solo": isolated, "poison": poison}
-    return json.dumps(fields).encode()[:-1] + b', "deliveries": ' + deliveries + b"}"
+    return b'%b, "deliveries": %b, "read_ahead": %b}' % (json.dumps(fields).encode()[:-1], deliveries, read_ahead)
 
 
 def description(deliveries: Sequence[tuple[str, bool]], session_id: str | None) -> str:
@@ -121,6 +116,22 @@ def timestamp_or_none(epoch: float | None) -> datetime | None:
         return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def _delivery(fields: Mapping[str, Any], inbox: str) -> Delivery:
+    return Delivery(
+        id=fields["id"],
+        kind=fields["kind"],
+        event=fields["event"],
+        session_id=fields["session_id"],
+        received_at=datetime.fromtimestamp(fields["received_at"], UTC),
+        signed_with=fields["signed_with"],
+        signed_at=timestamp_or_none(fields["signed_at"]),
+        headers=fields["headers"],
+        body=None if fields["body_hex"] is None else bytes.fromhex(fields["body_hex"]),
+        receipts=fields["receipts"],
+        inbox=inbox,
+    )
 
 
 def _truncate(text: str) -> str:

@@ -10,7 +10,8 @@ from rq.serializers import JSONSerializer
 
 from ingest.errors import SettingsError
 
-QUEUES = ("urgent", "sessions", "cdrs", "other")
+URGENT = "urgent"
+QUEUES = (URGENT, "sessions", "cdrs", "other")
 """In order of priority: a worker serves the first before the others, which take turns."""
 
 # The functions of jobs are import strings: `serve` must not import what a plugin can break.

@@ -40,10 +40,7 @@ NEXT = f"""
 WAITS_AFTER = "SELECT 1 FROM deliveries WHERE batch IS NULL AND queue = ? AND seq > ? LIMIT 1"
 ROWS = f"{AS_JSON} ({SIZED} WHERE batch = ? ORDER BY seq)"
 # In the format of `Batch.from_json`. Times by printf, as SQLite would cut their microseconds after 15 digits.
-PAYLOAD = """
-SELECT
-    json_group_array(json_array(coalesce(event, kind), body IS NULL)),
-    min(session_id),
+DELIVERIES = """
     CAST(json_group_array(json_object(
         'id', id, 'kind', kind, 'event', event, 'session_id', session_id,
         'received_at', json(printf('%!.6f', received_at)),
@@ -53,8 +50,22 @@ SELECT
         'body_hex', CASE WHEN body IS NULL THEN NULL ELSE hex(body) END,
         'receipts', receipts
     )) AS BLOB)
-FROM (SELECT * FROM outgoing WHERE batch = ? ORDER BY seq)
 """
+PAYLOAD = f"""
+SELECT json_group_array(json_array(coalesce(event, kind), body IS NULL)), min(session_id), {DELIVERIES}
+FROM (SELECT * FROM outgoing WHERE batch = ? ORDER BY seq)
+"""  # noqa: S608 - put together from parts of our own
+# What else is unsettled of the sessions of a batch, on whatever queue: as much of it as fits, the newest first.
+READ_AHEAD = f"""
+SELECT coalesce(sum(length(body)), 0), {DELIVERIES} FROM outgoing WHERE seq IN (
+    SELECT seq FROM (
+        SELECT seq, sum(length(body)) OVER (ORDER BY seq DESC) AS total
+        FROM deliveries INDEXED BY deliveries_session
+        WHERE session_id IN (SELECT session_id FROM deliveries WHERE batch = :batch AND session_id IS NOT NULL)
+            AND batch IS NOT :batch AND kind = 'events' AND body IS NOT NULL
+    ) WHERE total <= :size
+)
+"""  # noqa: S608 - as above
 
 # A duplicate notice does not mean that the delivery itself is still unsettled.
 SETTLED = """
@@ -103,6 +114,10 @@ class BatchPayload:
     """The session of one of them, if any has one."""
     deliveries: bytes
     """A JSON array."""
+    read_ahead: bytes
+    """A JSON array; see `ingest.queue.batch.Batch`."""
+    read_ahead_bytes: int
+    """The bytes of their bodies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +210,17 @@ class Outbox:
         found = self._file.execute("SELECT queue FROM deliveries WHERE batch = ? LIMIT 1", (batch_id,)).fetchone()
         return self._select(found[0] if found else "", ROWS, (batch_id,))
 
-    def payload(self, batch_id: str) -> BatchPayload:
-        """Return the deliveries of the batch, to be read after `assign`.
+    def payload(self, batch_id: str, *, read_ahead: int = 0) -> BatchPayload:
+        """Return the deliveries of the batch, and up to `read_ahead` bytes of others of their sessions.
 
-        A duplicate notice counts receipts as long as it waits, so an earlier read could miss some.
+        To be read after `assign`: a duplicate notice counts receipts as long as it waits.
         """
         names, session_id, deliveries = self._file.execute(PAYLOAD, (batch_id,)).fetchone()
-        return BatchPayload(tuple((name, bool(again)) for name, again in json.loads(names)), session_id, deliveries)
+        size, others = 0, b"[]"
+        if read_ahead:
+            size, others = self._file.execute(READ_AHEAD, {"batch": batch_id, "size": read_ahead}).fetchone()
+        named = tuple((name, bool(again)) for name, again in json.loads(names))
+        return BatchPayload(named, session_id, deliveries, others, size)
 
     def split(self, batch_id: str, parts: Sequence[tuple[str, OutboxSlice]], *, deaths: int) -> None:
         """Move the rows of a batch into others in one transaction, so that each row always has a batch."""

@@ -5,7 +5,7 @@ request -> envelope -> inbox -> [relay] -> jobs -> handler -> ledger
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import redis
@@ -17,7 +17,7 @@ from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import ack_key, batch_key, description, encode_batch, lease_key, new_batch_id
-from ingest.queue.queues import BATCH_JOB, QUEUES, queue
+from ingest.queue.queues import BATCH_JOB, QUEUES, URGENT, queue
 from ingest.relay.outbox import InFlightBatch, Outbox, OutboxSlice
 
 log = structlog.get_logger()
@@ -170,7 +170,12 @@ class BatchPublisher:
         hit(Failpoint.QUEUED)
 
     def _enqueue(self, batch: PendingBatch, pipe: Pipeline) -> None:
-        payload = self._outbox.payload(batch.batch_id)
+        # What is urgent overtakes the events of its sessions, so it carries copies of them. One that may be poison does
+        # not: it would answer for them.
+        reads_ahead = batch.rows.queue == URGENT and not batch.isolated and not batch.poison
+        payload = self._outbox.payload(batch.batch_id, read_ahead=self._settings.batch_bytes if reads_ahead else 0)
+        tracked = self._in_flight[batch.batch_id]
+        self._in_flight[batch.batch_id] = replace(tracked, bytes=batch.rows.bytes + payload.read_ahead_bytes)
         encoded = encode_batch(
             batch.batch_id,
             inbox=self._outbox.inbox_id,
@@ -178,6 +183,7 @@ class BatchPublisher:
             deliveries=payload.deliveries,
             isolated=batch.isolated,
             poison=batch.poison,
+            read_ahead=payload.read_ahead,
         )
         pipe.set(batch_key(batch.batch_id), encoded)
         job = Queue.prepare_data(

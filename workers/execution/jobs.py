@@ -77,12 +77,16 @@ def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
 def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     """Store the batch and merge its records in one transaction; then run its handlers, and commit their runs.
 
+    The records of what it reads ahead are merged too, which does no harm when that arrives in a batch of its own.
     What was done before, by a worker that died since or on another node, is not done again. What would take too long
     waits for a job of its own: RQ kills a job at its timeout, and that looks like a crash.
     """
     until = time.monotonic() + START_BUDGET.total_seconds()
     decoded = [DecodedDelivery.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
-    records, facts = fold_records(resources, _calls(decoded, resources.plugins.records_for), until)
+    own = {each.delivery.id for each in decoded}
+    others = [DecodedDelivery.of(delivery) for delivery in batch.read_ahead if delivery.id not in own]
+    folded, facts = fold_records(resources, _calls([*decoded, *others], resources.plugins.records_for), until)
+    records = [result for result in folded if result.delivery_id in own]
     inline, own_job = _split_inline(_calls(decoded, resources.plugins.handlers_for), batch)
     taken = {result.delivery_id for result in records} | {call.delivery.id for call in inline + own_job}
     ignored = [each.ignored() for each in decoded if each.event is not None and each.delivery.id not in taken]
