@@ -1,12 +1,17 @@
-"""The metrics of `serve`, in Prometheus' text format."""
+"""The metrics of `serve`, in Prometheus' text format: of one process, or of all workers of a supervisor together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ingest.worker_metrics import GAUGE_MODE, registry_of_all
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+PREFIX = "webhooks"
 GROUP_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
@@ -18,6 +23,8 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        # Of workers the leader's count: it is never below a follower's, which has nothing to publish.
+        gauge = partial(Gauge, registry=registry, multiprocess_mode=GAUGE_MODE)
         self._kept = counter("webhooks_deliveries_kept", "Deliveries on disk")
         self._repeated = counter("webhooks_deliveries_repeated", "Deliveries kept before")
         self._refused = counter("webhooks_requests_refused", "Requests not kept, by reason", ("reason",))
@@ -26,6 +33,12 @@ class Metrics:
         self._failures = counter("webhooks_inbox_commits_failed", "Commits that kept nothing")
         self._quarantined = counter("webhooks_quarantine_entered", "Requests put in quarantine")
         self._dropped = counter("webhooks_quarantine_dropped", "Requests dropped from quarantine for room or age")
+        self._redis_up = gauge("webhooks_redis_up", "Whether Redis answers")
+        self._leader = gauge("webhooks_relay_leader", "Whether a relay publishes the deliveries of this inbox")
+        self._held = gauge("webhooks_relay_held", "Deliveries that are only in the inbox, not yet on a queue")
+        self._last_offer = gauge(
+            "webhooks_relay_last_offer_timestamp_seconds", "When the relay last published a batch; 0: not yet"
+        )
 
     def committed(self, *, kept: int, repeated: int, seconds: float) -> None:
         """Count one commit of the inbox."""
@@ -47,14 +60,32 @@ class Metrics:
         self._quarantined.inc(entered)
         self._dropped.inc(dropped)
 
+    def relay(self, *, redis_ok: bool, leader: bool, backlog: int, last_published: float) -> None:
+        """Record the state of this process's relay."""
+        self._redis_up.set(redis_ok)
+        self._leader.set(leader)
+        self._held.set(backlog)
+        self._last_offer.set(last_published)
+
     def text(self, measured: Mapping[str, float]) -> bytes:
         """Format all metrics, with gauges that were measured for this request."""
-        return render(self._registry, "webhooks", measured)
+        return render(registry_of_all() or self._registry, PREFIX, measured)
 
 
 def render(registry: CollectorRegistry, prefix: str, measured: Mapping[str, float]) -> bytes:
     """Format a registry, and gauges whose names get the prefix."""
     gauges = CollectorRegistry()
-    for name, value in measured.items():
-        Gauge(f"{prefix}_{name}", name.replace("_", " ").capitalize(), registry=gauges).set(value)
+    gauges.register(_Measured(prefix, measured))
     return generate_latest(registry) + generate_latest(gauges)
+
+
+class _Measured(Collector):
+    """Gauges of this moment. Unlike a `Gauge`, which workers share, they are of one response only."""
+
+    def __init__(self, prefix: str, measured: Mapping[str, float]) -> None:
+        self._prefix = prefix
+        self._measured = measured
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._measured.items():
+            yield GaugeMetricFamily(f"{self._prefix}_{name}", name.replace("_", " ").capitalize(), value=value)

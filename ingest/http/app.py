@@ -16,7 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from ingest.config.keyring import Keyring
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
-from ingest.http.health import HealthEndpoints, ReadinessCheck
+from ingest.http.health import HealthEndpoints, ReadinessCheck, record_relay_forever
 from ingest.http.router import FastPathRouter
 from ingest.http.webhook_endpoint import WebhookEndpoint
 from ingest.inbox.corruption import corruption_mark, mark_corrupt
@@ -57,7 +57,12 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         relay.on_corruption(shut_down)
         quarantine.start()
         relay.start()
-        loops = reload_forever(keyring.refresh), heartbeat.run(), _exit_when_marked_corrupt(path, known)
+        loops = (
+            reload_forever(keyring.refresh),
+            heartbeat.run(),
+            record_relay_forever(metrics, relay),
+            _exit_when_marked_corrupt(path, known),
+        )
         tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             yield

@@ -20,6 +20,7 @@ from ingest.relay.relay import Relay, RelayStatus
 # In seconds. A check commits a probe row: however often it is asked for, there is no more than one in this time.
 CACHE_FOR = 0.5
 PROBE_TIMEOUT = 2.0
+RECORD_INTERVAL = 1.0
 
 # Counted in two partial indexes: the table itself has all the bodies in it.
 UNSETTLED = """
@@ -120,20 +121,32 @@ class HealthEndpoints:
     async def metrics(self, _request: Request) -> Response:
         """Answer with Prometheus' text."""
         readiness = await self._readiness.check()
-        relay = readiness.relay
+        record_relay(self._metrics, readiness.relay)
         numbers = {
             "inbox_up": readiness.inbox_problem is None,
             "inbox_unsettled": readiness.unsettled,
             "inbox_oldest_unsettled_seconds": readiness.oldest_unsettled_seconds,
-            "redis_up": relay.redis_ok,
-            "relay_leader": relay.leader,
-            "relay_held": relay.backlog,
-            "relay_last_offer_timestamp_seconds": relay.last_published_at.timestamp()
-            if relay.last_published_at
-            else None,
         }
         text = self._metrics.text({name: float(number) for name, number in numbers.items() if number is not None})
         return Response(text, media_type=CONTENT_TYPE)
+
+
+async def record_relay_forever(metrics: Metrics, relay: Relay) -> None:
+    """Record the state of this process's relay again and again: another worker may be the one that is asked."""
+    while True:
+        record_relay(metrics, relay.status())
+        await asyncio.sleep(RECORD_INTERVAL)
+
+
+def record_relay(metrics: Metrics, status: RelayStatus) -> None:
+    """Record the state of this process's relay."""
+    last = status.last_published_at
+    metrics.relay(
+        redis_ok=status.redis_ok,
+        leader=status.leader,
+        backlog=status.backlog,
+        last_published=last.timestamp() if last else 0,
+    )
 
 
 async def http_error_handler(_request: Request, error: HTTPException) -> Response:

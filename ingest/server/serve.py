@@ -39,7 +39,7 @@ def serve(settings: Settings) -> None:
 def serve_with_workers(settings: Settings, count: int) -> int:
     """Serve with a number of processes until a signal, and return the exit code. Raise as `serve` does."""
     configure_logging(settings, "supervisor")
-    return run_supervisor(worker_server, bind_sockets(settings), count)
+    return run_supervisor(worker_server, bind_sockets(settings), count, settings.data_dir)
 
 
 def worker_server(supervisor: int, on_started: Callable[[], None]) -> DrainingServer:

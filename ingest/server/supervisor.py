@@ -9,6 +9,8 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import count as count_up
+from pathlib import Path
 from socket import socket
 
 import structlog
@@ -17,6 +19,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from ingest.backoff import Backoff
 from ingest.server.socket_activation import NOTIFY_SOCKET, notify_ready, sd_notify
+from ingest.worker_metrics import allocate, drop_gauges, share_metrics, shared_folder
 
 log = structlog.get_logger()
 
@@ -37,14 +40,26 @@ ServerFactory = Callable[[int, Callable[[], None]], uvicorn.Server]
 class WorkerProcess(Process):
     """One process that serves on the supervisor's sockets. A fresh interpreter, so it loads the code as it is now."""
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket], make_server: ServerFactory) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        sockets: list[socket],
+        make_server: ServerFactory,
+        *,
+        place: int,
+        metrics: Path | None,
+    ) -> None:
         super().__init__(config, sockets)
         self.process.daemon = True  # it does not outlive a supervisor that fails
+        self.place = place
         self._make_server = make_server
+        self._metrics = metrics
 
     def target(self, sockets: list[socket] | None = None) -> None:
         """Serve, in the worker's process. Only the supervisor notifies systemd."""
         os.environ.pop(NOTIFY_SOCKET, None)
+        if self._metrics is not None:
+            share_metrics(self._metrics, self.place)
         self._make_server(os.getppid(), self._report_ready).run(sockets)
 
     def has_reported_ready(self) -> bool:
@@ -58,9 +73,12 @@ class WorkerProcess(Process):
 class Supervisor(Multiprocess):
     """Runs a number of workers on the sockets. Belongs in the main thread of a process without others."""
 
-    def __init__(self, make_server: ServerFactory, sockets: list[socket], count: int) -> None:
+    def __init__(
+        self, make_server: ServerFactory, sockets: list[socket], count: int, metrics: Path | None = None
+    ) -> None:
         super().__init__(uvicorn.Config("", workers=count, log_config=None), sockets)
         self._make_server = make_server
+        self._metrics = metrics
         # On time.monotonic(): when a worker must be ready, and when one that drains must have ended.
         self._starting: dict[Process, float] = {}
         self._draining: dict[Process, float] = {}
@@ -137,7 +155,10 @@ class Supervisor(Multiprocess):
         )
 
     def _start(self) -> Process | None:
-        process = WorkerProcess(self.config, self.sockets, self._make_server)
+        taken = {each.place for each in (*self.processes, *self._draining) if isinstance(each, WorkerProcess)}
+        place = next(number for number in count_up() if number not in taken)
+        metrics = self._metrics if self._metrics is not None and allocate(self._metrics, place) else None
+        process = WorkerProcess(self.config, self.sockets, self._make_server, place=place, metrics=metrics)
         try:
             process.start()
         except OSError as error:  # no memory, too many processes: those that serve go on, and it is tried again
@@ -159,6 +180,8 @@ class Supervisor(Multiprocess):
         for process in [each for each in (*self.processes, *self._draining) if not each.process.is_alive()]:
             if self._draining.pop(process, None) is None:
                 self._handle_death(process)
+            if self._metrics is not None and isinstance(process, WorkerProcess):
+                drop_gauges(self._metrics, process.place)
             process.process.close()
 
     def _handle_death(self, process: Process) -> None:
@@ -197,8 +220,9 @@ class Supervisor(Multiprocess):
                     deadlines[process] = now + DRAIN_TIMEOUT  # the kernel takes its time, too
 
 
-def run_supervisor(make_server: ServerFactory, sockets: list[socket], count: int) -> int:
+def run_supervisor(make_server: ServerFactory, sockets: list[socket], count: int, data_dir: Path = Path()) -> int:
     """Serve with a number of workers until a signal, and return the exit code. `make_server` is a module's function."""
-    supervisor = Supervisor(make_server, sockets, count)
-    supervisor.run()
+    with shared_folder(data_dir) as metrics:
+        supervisor = Supervisor(make_server, sockets, count, metrics)
+        supervisor.run()
     return supervisor.exit_code

@@ -1,3 +1,5 @@
+from prometheus_client.parser import text_string_to_metric_families
+
 from ingest.metrics import Metrics
 
 
@@ -27,6 +29,18 @@ def test_every_metric_counts():
     ):
         assert line in text
     assert any(line.startswith("process_resident_memory_bytes") for line in text)
+
+
+def test_prometheus_parses_it():
+    metrics = Metrics()
+    metrics.refused("TooLarge")
+    families = {
+        family.name: family for family in text_string_to_metric_families(metrics.text({"inbox_up": 1}).decode())
+    }
+    assert families["webhooks_requests_refused"].type == "counter"
+    assert families["webhooks_inbox_commit_seconds"].type == "histogram"
+    assert families["webhooks_inbox_up"].type == families["webhooks_relay_held"].type == "gauge"
+    assert all(family.documentation for family in families.values())
 
 
 def test_gauges_have_the_value_of_each_request():

@@ -6,11 +6,14 @@ import socket
 import threading
 from datetime import timedelta
 from multiprocessing.popen_spawn_posix import Popen
+from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 from uvicorn.supervisors.multiprocess import SIGNALS
 
+from ingest import worker_metrics
 from ingest.backoff import Backoff
 from ingest.server import supervisor
 from ingest.server.supervisor import run_supervisor
@@ -40,9 +43,32 @@ class Server:
             guest.close()
 
 
+class Counting:
+    # Counts who calls, and answers with all metrics.
+    def __init__(self, on_started):
+        self.on_started = on_started
+
+    def run(self, sockets):
+        from ingest.metrics import Metrics
+
+        metrics = Metrics()
+        metrics.relay(redis_ok=True, leader=True, backlog=7, last_published=1)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        (listening,) = sockets
+        listening.setblocking(True)
+        self.on_started()
+        while True:
+            guest, _ = listening.accept()
+            metrics.refused("Guest")
+            metrics.committed(kept=1, repeated=0, seconds=0.003)
+            guest.sendall(b"%d\\n" % os.getpid() + metrics.text({"inbox_up": 1}))
+            guest.close()
+
+
 def make_server(supervisor, on_started):
     assert supervisor == os.getppid()
-    return Server(on_started)
+    does = pathlib.Path(__file__).with_suffix(".txt").read_text()
+    return (Counting if does == "counting" else Server)(on_started)
 """
 
 
@@ -95,6 +121,16 @@ class Supervised:
                 answer = connection.recv(100)
         return answer.decode().split()
 
+    def metrics(self):
+        """Return who answered, and the numbers by their names with labels."""
+        text = b""
+        while not text:
+            with socket.create_connection(self.address, timeout=60) as connection:
+                text = b"".join(iter(lambda: connection.recv(65536), b""))
+        pid, _, rest = text.decode().partition("\n")
+        samples = [each for family in text_string_to_metric_families(rest) for each in family.samples]
+        return int(pid), {(each.name, *each.labels.values()): each.value for each in samples}
+
     def who_answers(self):
         return int(self.answer()[0])
 
@@ -116,6 +152,7 @@ def supervised(tmp_path, monkeypatch, eventually):
     (tmp_path / "worker_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "worker_module", raising=False)
+    monkeypatch.setattr(worker_metrics, "MEMORY", tmp_path)
     monkeypatch.setattr(supervisor, "BACKOFF", Backoff(timedelta(milliseconds=10), timedelta(seconds=5)))
     started = Supervised(tmp_path, eventually)
     yield started
@@ -168,6 +205,44 @@ def test_a_worker_that_dies_is_replaced(supervised):
     assert seen == supervised.started()
     (death,) = [line for line in supervised.lines if line["event"] == "worker.died"]
     assert (death["pid"], death["exit_code"], death["was"]) == (seen[0], -signal.SIGKILL, "ready")
+
+
+def test_metrics_are_the_sum_over_the_workers_and_no_count_goes_back_when_one_is_replaced(supervised):
+    supervised.behaviour.write_text("counting")
+    answers = []
+
+    def ask(until):
+        def is_enough():
+            answers.append(supervised.metrics())
+            return until({pid for pid, _ in answers})
+
+        supervised.eventually(is_enough, seconds=60)
+
+    def story():
+        ask(lambda seen: len(seen) == 2)
+        os.kill(answers[-1][0], signal.SIGKILL)
+        supervised.wait_for("worker.died")
+        ask(lambda seen: len(seen) == 3)
+        supervised.reload()
+        supervised.wait_for("server.reloaded")
+        ask(lambda seen: len(seen) == 5)
+
+    assert supervised.run(story, count=2) == 0
+    # Each answer counts itself, so whoever answers, the sum is the number of the answer.
+    numbers = [number for _, number in answers]
+    for name in (
+        ("webhooks_requests_refused_total", "Guest"),
+        ("webhooks_deliveries_kept_total",),
+        ("webhooks_inbox_commit_seconds_count",),
+        ("webhooks_inbox_commit_seconds_bucket", "0.005"),
+    ):
+        assert [each[name] for each in numbers] == list(range(1, len(numbers) + 1)), name
+    seconds = [each["process_cpu_seconds_total",] for each in numbers]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+    assert {each["webhooks_relay_held",] for each in numbers} == {7}
+    assert numbers[0]["process_open_fds",] > len([*Path("/proc/self/fd").iterdir()])
+    assert not [*worker_metrics.MEMORY.glob("webhooks-metrics-*")]
 
 
 def test_a_reload_whose_worker_does_not_start_leaves_the_old_one_serving(supervised):
