@@ -18,6 +18,8 @@ from ingest.wire.timestamps import parse_timestamp
 
 LONGEST_TEXT = 200
 LONGEST_USER_ID = 500
+MOST_CDRS = 10_000
+"""CDRs in one body; a CDR is some hundred bytes, so that MAX_BODY_BYTES holds fewer."""
 CHARGING_RECORD = "CDR"
 UNKNOWN_FEE = "UNKNOWN"
 """Our word for the type of a fee that is missing, null, blank or not text: the start alone is worth a warning."""
@@ -138,11 +140,17 @@ class UnknownEvent(Event):
 
 
 class ChargingRecord(Event):
-    """A charging detail record, as it came: its schema is not public. Numbers with a fraction are decimals."""
+    """Charging detail records, as they came: their schema is not public. Numbers with a fraction are decimals."""
 
     wire_name: ClassVar[str] = CHARGING_RECORD
     name: Name = wire_name
-    document: dict[str, Any] = Field(default_factory=dict)
+    documents: tuple[Any, ...] = ()
+    """What the body holds: one CDR, or the elements of an array, of which at least one `is_cdr`."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return the first CDR."""
+        return next(filter(is_cdr, self.documents), {})
 
 
 WIRE_NAMES: Mapping[str, type[SessionEvent]] = MappingProxyType(
@@ -168,12 +176,12 @@ class EventSummary(NamedTuple):
 
 def decode(kind: Kind, body: bytes) -> Event:
     """Parse a body. Raise Unreadable, and nothing else, if that is not possible."""
-    document = _document(body, exact=kind is Kind.CDRS)
-    name, payload = document.get("event"), document.get("payload")
     if kind is Kind.CDRS:
-        if isinstance(name, str) and name in WIRE_NAMES:  # the signature does not cover the path
-            raise Unreadable("The body is a session event, not a CDR.")
-        return ChargingRecord(session_id=_session_of_record(document), document=document)
+        return _charging_record(body)
+    document = _document(body, exact=False)
+    if not isinstance(document, dict):
+        raise Unreadable("The body is JSON, but not an object.")
+    name, payload = document.get("event"), document.get("payload")
     if not isinstance(name, str) or not name:
         raise Unreadable("The body has no event name.")
     model = WIRE_NAMES.get(name)
@@ -187,8 +195,14 @@ def decode(kind: Kind, body: bytes) -> Event:
         raise Unreadable(f"{name}: {_sentence(error)}.") from None  # its own message quotes the payload
 
 
+def is_cdr(document: Any) -> bool:
+    """Return whether an element of a body may be a CDR: it is an object, and no session event."""
+    # The signature does not cover the path, so a session event may arrive where CDRs do.
+    return isinstance(document, dict) and _name_of(document) not in WIRE_NAMES
+
+
 def peek(kind: Kind, body: bytes) -> EventSummary:
-    """Return the name and session of a body without validating it. Never raises."""
+    """Return the name and session of a body without validating it; an array of CDRs has none. Never raises."""
     try:
         document = parse_json(body, exact=kind is Kind.CDRS)  # as `decode` does, so that both find the same
     except Unreadable:
@@ -213,14 +227,25 @@ def queue_for(kind: Kind, seen: EventSummary) -> str:
     return "sessions" if seen.name in WIRE_NAMES else "other"
 
 
-def _document(body: bytes, *, exact: bool) -> dict[str, Any]:
+def _charging_record(body: bytes) -> ChargingRecord:
+    document = _document(body, exact=True)
+    documents = document if isinstance(document, list) else [document]
+    if len(documents) > MOST_CDRS:
+        raise Unreadable(f"The body has more than {MOST_CDRS:,} CDRs.")
+    if not any(map(is_cdr, documents)):
+        if any(isinstance(each, dict) for each in documents):
+            raise Unreadable("The body is a session event, not a CDR.")
+        raise Unreadable("The body is JSON, but neither an object nor an array of objects.")
+    session_id = _session_of_record(document) if isinstance(document, dict) else None
+    return ChargingRecord(session_id=session_id, documents=tuple(documents))
+
+
+def _document(body: bytes, *, exact: bool) -> Any:
     document = parse_json(body, exact=exact)
-    if not isinstance(document, dict):
-        raise Unreadable("The body is JSON, but not an object.")
     if body.isascii() and b"\\u" not in body and b"\0" not in body:
         return document  # none of its texts can need escaping
     try:
-        return {sanitize_text(key): _sanitize_all(value) for key, value in document.items()}
+        return _sanitize_all(document)
     except RecursionError:
         raise Unreadable("The body is nested too deeply.") from None
 
@@ -233,8 +258,13 @@ def _sanitize_all(value: Any) -> Any:
     return _sanitize(value)
 
 
-def _session_of(payload: Any) -> str | None:
-    found = payload.get("sessionId") if isinstance(payload, dict) else None
+def _name_of(document: dict[str, Any]) -> str | None:
+    name = document.get("event")
+    return name if isinstance(name, str) else None
+
+
+def _session_of(payload: Any, name: str = "sessionId") -> str | None:
+    found = payload.get(name) if isinstance(payload, dict) else None
     if isinstance(found, int | float) and not isinstance(found, bool):
         found = str(found)  # as `coerce_numbers_to_str` does
     return sanitize_text(found)[:LONGEST_TEXT] if isinstance(found, str) and found else None
@@ -244,7 +274,7 @@ def _session_of_record(document: dict[str, Any]) -> str | None:
     session = document.get("session")
     inner = session.get("id") if isinstance(session, dict) else None
     places = (document, document.get("payload"), session, {"sessionId": inner})
-    return next((found for place in places if (found := _session_of(place))), None)
+    return next((found for place in places if (found := _session_of(place))), _session_of(document, "session_id"))
 
 
 def _sentence(error: ValidationError) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from handlers.kit.key_identifiers import normalize
 from ingest.events import LONGEST_TEXT, LONGEST_USER_ID, sanitize_text
@@ -20,20 +20,29 @@ NUMBER = re.compile(r"[+-]?\d{1,200}(\.\d{1,200})?([eE][+-]?\d{1,9})?", re.ASCII
 EXACT_CONTEXT = Context(prec=4 * MAX_DIGITS, traps=[Inexact, InvalidOperation, Overflow])
 
 
-def first_valid(found: Iterable[Any], parse: Callable[[Any], T]) -> tuple[T | None, str | None]:
-    """Return the first value that can be parsed and None, or None and what is wrong with the first value.
+class FieldValue(NamedTuple, Generic[T]):
+    """A field of a document: its value, or what is wrong with what was found instead."""
+
+    value: T | None
+    problem: str | None = None
+    found: Any = None
+
+
+def first_valid(found: Iterable[Any], parse: Callable[[Any], T]) -> FieldValue[T]:
+    """Return the first value that can be parsed, or what is wrong with the first one.
 
     None and an empty text are skipped. `parse` raises ValueError, with a text that continues the field's name.
     """
-    problem = None
+    invalid: FieldValue[T] = FieldValue(None)
     for value in found:
         if value is None or value == "":
             continue
         try:
-            return parse(value), None
+            return FieldValue(parse(value))
         except ValueError as error:
-            problem = problem or str(error)
-    return None, problem
+            if invalid.problem is None:
+                invalid = FieldValue(None, str(error), value)
+    return invalid
 
 
 def parse_text(value: Any) -> str:

@@ -91,8 +91,10 @@ def expected_of(mix: CdrMix) -> Expected:
     repeated = set(random.sample(range(mix.count), round(mix.count * mix.repeated)))
     for number in range(mix.count):
         request_id, currency = f"r-{mix.seed}-{number}", random.choice(CURRENCIES)
-        for _ in range(2 if number in contradicted else 1):
-            amount, written = _amount(random)
+        amounts: dict[int, str] = {}
+        while len(amounts) < (2 if number in contradicted else 1):
+            amounts.update([_amount(random)])
+        for amount, written in amounts.items():
             expected.bodies.append(_body(number, request_id, currency, written, len(expected.bodies)))
             expected.cdrs[currency] += 1
             expected.sums[currency] += amount
@@ -182,15 +184,21 @@ def _compare(
     for total in totals:
         currency = total["currency"]
         for name, actual, wanted in (
-            ("CDRs", total["cdrs"], expected.cdrs[currency]),
-            ("CDRs in conflict", total["in_conflict"], expected.disputed[currency]),
+            ("CDRs", total["cdrs"] + total["not_counted"], expected.cdrs[currency]),
+            ("CDRs in conflict", total["in_conflict"] * 2, expected.disputed[currency]),
+            ("CDRs that are not counted", total["not_counted"], total["in_conflict"]),
             ("CDRs without an amount", total["without_amount"], 0),
-            ("sum", _whole(total["amount"]), expected.sums[currency]),
-            ("sum in conflict", _whole(total["amount_in_conflict"]), expected.disputed_sums[currency]),
+            ("sum", _whole(total["amount"]) + _whole(total["amount_not_counted"]), expected.sums[currency]),
+            (
+                "sum in conflict",
+                _whole(total["amount_in_conflict"]) + _whole(total["amount_not_counted"]),
+                expected.disputed_sums[currency],
+            ),
         ):
             _same(f"{name} in {currency}", actual, wanted)
     _same("currencies", sorted(total["currency"] for total in totals), sorted(expected.cdrs))
     _same("request ids in conflict", {row["request_id"] for row in conflicts}, expected.request_ids)
+    _same("CDRs in conflict that count", sum(row["counted"] for row in conflicts), len(expected.request_ids))
     _same("CDRs listed as in conflict", len(conflicts), expected.disputed.total())
     _same("repeats", sum(row["duplicates"] for row in repeated), expected.repeats)
 

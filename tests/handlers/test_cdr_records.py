@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, delete, insert, select
 from structlog.testing import capture_logs
 
-from handlers.cdr_records import FIELDS, MISSING_REQUEST_ID, cdr_record
-from handlers.kit.cdr_table import cdrs
+from handlers.cdr_records import FIELDS, cdr_record
+from handlers.kit.cdr_table import CONTRADICTIONS, CdrNote, cdrs
 from handlers.kit.field_extraction import MAX_DIGITS
 from handlers.kit.testing import context_for
 from ingest.errors import Unreadable
@@ -73,9 +73,13 @@ def recorded(engine: Engine, document: object, **options: Any) -> Any:
 def test_a_cdr_becomes_a_row_on_either_database(engine):
     assert handle(engine, WHOLE) == []
     row = row_of(engine)
-    assert row._asdict() == {
+    found = row._asdict()
+    assert len(found.pop("content")) == 32
+    assert found == {
         "delivery_id": "d1",
+        "position": 0,
         "request_id": "r-1",
+        "identity": "r-1",
         "session_id": "s-1",
         "user_id": "driver",
         "charging_key": "04a2",
@@ -121,9 +125,10 @@ NO_AMOUNTS = {
 
 def test_an_amount_is_stored_as_it_was_written_on_either_database(engine):
     for written, amount in AMOUNTS.items():
-        handle(engine, b'{"requestId": "r", "cost": {"total": %b}}' % written.encode(), delivery_id=written)
+        body = b'{"requestId": "r", "cost": {"total": %b, "currency": "EUR"}}' % written.encode()
+        handle(engine, body, delivery_id=written)
         row = row_of(engine, written)
-        assert (str(row.amount), row.notes) == (amount, [])
+        assert (str(row.amount), row.notes) == (amount, [CdrNote.NEGATIVE_AMOUNT] if amount[0] == "-" else [])
         assert f'"total": {written}' in row.document
 
 
@@ -138,8 +143,8 @@ def test_an_invalid_amount_is_null_and_noted(engine):
 
 
 def test_the_log_of_a_partly_parsed_cdr_has_no_values(ledger):
-    logs = handle(ledger, b'{"requestId": "r", "userId": ["secret"], "session": {"id": {"secret": 1}}}')
-    assert row_of(ledger).notes == ["session_id is not text", "user_id is not text"]
+    logs = handle(ledger, b'{"requestId": "r", "amount": 1, "userId": ["secret"], "session": {"id": {"secret": 1}}}')
+    assert row_of(ledger).notes == ["session_id is not text", "user_id is not text", CdrNote.NO_CURRENCY]
     assert "secret" not in str(logs)
 
 
@@ -155,25 +160,31 @@ def test_every_field_may_be_of_a_wrong_type(ledger):
 def test_a_cdr_without_known_fields_becomes_a_row_too(ledger):
     row = recorded(ledger, {"wholly": "different"})
     assert [row._asdict()[name] for name in FIELDS] == [None] * len(FIELDS)
-    assert (row.document, row.notes) == ('{"wholly": "different"}', [MISSING_REQUEST_ID])
+    assert (row.document, row.notes) == (
+        '{"wholly": "different"}',
+        [CdrNote.NO_REQUEST_ID, CdrNote.NO_AMOUNT],
+    )
 
 
 def test_the_request_id_is_taken_from_the_body_then_from_the_header(ledger):
     header = {"x-request-id": "from the header"}
     assert recorded(ledger, {"requestId": "from the body"}, headers=header).request_id == "from the body"
     assert recorded(ledger, {"requestId": ""}, headers=header).request_id == "from the header"
-    assert recorded(ledger, {"requestId": None}, headers=header).notes == []
+    assert recorded(ledger, {"requestId": None, "id": "the CDR's"}, headers=header).request_id == "the CDR's"
 
 
 def test_without_a_request_id_there_is_a_warning(ledger):
     (log,) = handle(ledger, b"{}", headers={"user-agent": "Plugsurfing"})
-    assert (log["log_level"], log["event"], log["reason"]) == ("warning", "cdr.request_id_missing", MISSING_REQUEST_ID)
+    assert (log["log_level"], log["event"], log["notes"][0]) == ("warning", "cdr.partly_parsed", CdrNote.NO_REQUEST_ID)
     assert row_of(ledger).request_id is None
 
 
 def test_a_request_id_that_is_too_long_is_none(ledger):
     row = recorded(ledger, {"requestId": "x" * 201})
-    assert (row.request_id, row.notes) == (None, [MISSING_REQUEST_ID, "request_id is too long"])
+    assert (row.request_id, row.notes) == (
+        None,
+        [CdrNote.NO_REQUEST_ID, "request_id is too long", CdrNote.NO_AMOUNT],
+    )
 
 
 def test_the_settings_have_the_places_of_fields(ledger):
@@ -219,6 +230,150 @@ def test_one_id_with_other_bytes_is_another_row(engine):
     assert row_of(engine).request_id == row_of(engine, "d2").request_id
 
 
+BASE: dict[str, Any] = {
+    "requestId": "r",
+    "sessionId": "s",
+    "userId": "u",
+    "cost": {"total": 12.5, "currency": "EUR"},
+    "startTime": "2026-11-20T03:00:00Z",
+    "sentAt": "2026-11-20T04:00:00Z",
+}
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        json.dumps(BASE | {"sentAt": "2026-11-21T03:00:00Z"}),
+        json.dumps(dict(reversed(BASE.items()))),
+        json.dumps(BASE | {"partner": "x", "location": {"name": ""}}),
+        json.dumps(BASE).replace("12.5", "12.50"),
+        json.dumps(BASE).replace("12.5", '"12.5000"'),
+        json.dumps(BASE | {"startTime": "2026-11-20T04:00:00.000+01:00", "currency": "eur"}),
+    ],
+    ids=["another time of sending", "another order", "a new field", "12.50", "as text", "another time zone"],
+)
+def test_what_says_the_same_has_the_same_content(ledger, again):
+    first = recorded(ledger, BASE)
+    handle(ledger, again.encode(), delivery_id="d2")
+    second = row_of(ledger, "d2")
+    assert (second.identity, second.content) == (first.identity, first.content)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BASE | {"cost": {"total": 12.51, "currency": "EUR"}},
+        BASE | {"cost": {"total": 12.5, "currency": "SEK"}},
+        BASE | {"userId": "U"},
+        BASE | {"energy": 0},
+        BASE | {"endTime": "2026-11-20T05:00:00Z"},
+        {"requestId": "r", "sessionId": "s", "userId": "u", "cost": "12,50"},
+    ],
+)
+def test_a_difference_in_what_is_read_is_a_difference_in_content(ledger, other):
+    first = recorded(ledger, BASE)
+    assert recorded(ledger, other, delivery_id="d1").content != first.content
+
+
+def test_two_values_that_cannot_be_parsed_say_the_same_only_if_they_are_equal(ledger):
+    written = [{"requestId": "r", "sessionId": "s", "amount": amount} for amount in ("12,50", "99,50", "12,50", [1.0])]
+    contents = [recorded(ledger, each).content for each in written]
+    assert len(set(contents)) == 3
+    assert contents[0] == contents[2]
+
+
+def test_where_nothing_is_read_the_whole_document_counts(ledger):
+    contents = [recorded(ledger, {"requestId": "r", "price": {"gross": each}}).content for each in (1, 2, 1)]
+    assert contents[0] == contents[2] != contents[1]
+
+
+def test_without_a_request_id_equal_documents_are_one_cdr(ledger):
+    def identity(body):
+        handle(ledger, body)
+        return row_of(ledger).identity
+
+    one = identity(b'{"amount": 12.50, "x": [1, {"y": 0, "z": 1e2}]}')
+    assert one == identity(b'{ "x":[1.0,{"z":100,"y":0.0}],"amount":12.5 }')
+    assert one != identity(b'{"amount": 12.50, "x": [1, {"y": 0, "z": 101}]}')
+
+
+OCPI = {
+    "id": "CDR-7",
+    "session_id": "S-7",
+    "cdr_token": {"uid": "DEADbeef", "type": "RFID", "contract_id": "DE8PS1"},
+    "cdr_location": {"id": "LOC1", "evse_uid": "1"},
+    "currency": "EUR",
+    "total_cost": {"excl_vat": 4.00, "incl_vat": 5.00},
+    "total_energy": 15.342,
+    "start_date_time": "2026-06-29T21:39:09Z",
+    "end_date_time": "2026-06-29T23:37:32Z",
+}
+
+
+def test_the_cdr_of_ocpi_is_read_wholly_by_default(ledger):
+    row = recorded(ledger, OCPI, headers={"x-request-id": "new with each attempt"})
+    assert (row.request_id, row.session_id, row.charging_key, row.location) == ("CDR-7", "S-7", "deadbeef", "LOC1")
+    assert (str(row.amount), row.currency, str(row.energy_kwh)) == ("5.0", "EUR", "15.342")
+    assert (row.started_at, row.ended_at) == (
+        datetime(2026, 6, 29, 21, 39, 9, tzinfo=UTC),
+        datetime(2026, 6, 29, 23, 37, 32, tzinfo=UTC),
+    )
+    assert row.notes == []
+
+
+def test_an_amount_that_is_null_or_has_no_currency_is_noted_and_never_guessed(ledger):
+    row = recorded(ledger, OCPI | {"total_cost": {"excl_vat": 4.00, "incl_vat": None}})
+    assert (row.amount, row.notes) == (None, [CdrNote.NO_AMOUNT])
+    assert recorded(ledger, OCPI | {"currency": None}).notes == [CdrNote.NO_CURRENCY]
+
+
+def test_what_cannot_be_true_is_noted_and_stored_as_it_came(ledger):
+    ends_before = OCPI | {"end_date_time": "2026-06-29T21:39:08Z"}
+    assert recorded(ledger, ends_before).notes == [CdrNote.ENDS_BEFORE_START]
+    assert recorded(ledger, OCPI | {"end_date_time": OCPI["start_date_time"]}).notes == []
+    negative = recorded(ledger, OCPI | {"total_energy": -0.001})
+    assert (negative.notes, str(negative.energy_kwh)) == ([CdrNote.NEGATIVE_ENERGY], "-0.001")
+    assert set(negative.notes) < CONTRADICTIONS
+
+
+def elements(engine: Engine, body: bytes, **options: Any) -> list[Any]:
+    handle(engine, body, **options)
+    with engine.connect() as conn:
+        return list(conn.execute(select(cdrs).where(cdrs.c.delivery_id == "d1").order_by(cdrs.c.position)))
+
+
+def test_an_array_becomes_a_row_for_each_of_its_cdrs(engine):
+    texts = '{"id": "a", "amount": 1.10, "currency": "EUR"}', '{"requestId":"b","totalCost":2,"currency":"EUR"}'
+    body = " [ {} ,{}]\n".format(*texts).encode("utf-8-sig")
+    rows = elements(engine, body)
+    assert [(row.position, row.identity, str(row.amount), row.notes) for row in rows] == [
+        (0, "a", "1.10", []),
+        (1, "b", "2", []),
+    ]
+    assert tuple(row.document for row in rows) == texts
+    assert elements(engine, body) == rows
+
+
+def test_a_bad_element_of_an_array_does_not_lose_the_others(ledger):
+    bad = [5, "x", None, [], {"event": "SESSION_STARTED", "payload": {}}, {"id": {}, "amount": "x"}]
+    rows = elements(ledger, json.dumps([*bad, BASE]).encode())
+    assert [row.notes for row in rows[:5]] == [[CdrNote.NOT_A_CDR]] * 5
+    assert rows[5].notes == [CdrNote.NO_REQUEST_ID, "request_id is not text", "amount is not a number"]
+    assert (rows[6].request_id, rows[6].amount) == ("r", Decimal("12.5"))
+
+
+def test_a_header_names_each_cdr_of_an_array_by_its_position(ledger):
+    rows = elements(ledger, b'[{"amount": 1}, {"amount": 2}]', headers={"x-request-id": "h"})
+    assert [row.identity for row in rows] == ["h/0", "h/1"]
+
+
+def test_a_cdr_without_an_id_is_the_same_in_any_array_and_alone(ledger):
+    first, _ = elements(ledger, b'[{"amount": 1.0}, {"amount": 2}]')
+    (_, again) = elements(ledger, b'[{"amount": 3}, {"amount": 1}]')
+    handle(ledger, b'{"amount":1}', delivery_id="d2")
+    assert first.identity == again.identity == row_of(ledger, "d2").identity
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["12.5", "1e999", "EUR"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "total", "a"]), inner),
@@ -262,12 +417,16 @@ def test_an_amount_is_stored_to_its_last_digit_or_has_too_many(engine, written):
         row, amount = rows[f"d{place}"], Decimal(number)
         fits = amount.adjusted() < MAX_DIGITS and -amount.as_tuple().exponent <= MAX_DIGITS
         assert row.amount == (amount if fits else None)
-        assert row.notes == ([] if fits else ["amount has too many digits"])
+        if fits:
+            assert row.notes == ([CdrNote.NEGATIVE_AMOUNT] if amount < 0 else [])
+        else:
+            assert row.notes == ["amount has too many digits"]
         assert number in row.document
 
 
 def test_plugins_may_use_the_table_with_plain_rows(ledger):
     with ledger.begin() as conn:
         row = {column.name: None for column in cdrs.c} | {"delivery_id": "d", "notes": [], "document": "{}"}
+        row |= {"position": 0, "identity": "i", "content": "c"}
         conn.execute(insert(cdrs).values(**row | {"received_at": NOW, "recorded_at": NOW}))
         assert conn.execute(select(cdrs.c.delivery_id)).scalars().all() == ["d"]

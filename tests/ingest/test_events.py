@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ingest.errors import Unreadable
 from ingest.events import (
+    MOST_CDRS,
     WIRE_NAMES,
     ChargingRecord,
     Event,
@@ -123,6 +124,15 @@ def test_a_charging_record_is_kept_whole():
     assert peek(Kind.CDRS, sample("cdr")) == EventSummary(None, "L60XMxWy0oP")
 
 
+def test_an_array_of_charging_records_is_one_event_with_each_of_them():
+    body = b'[5, {"event": "SESSION_STARTED"}, {"sessionId": "a", "b": "\\ud800"}]'
+    record = decode(Kind.CDRS, body)
+    assert isinstance(record, ChargingRecord)
+    assert (len(record.documents), record.session_id) == (3, None)
+    assert record.document == {"sessionId": "a", "b": "\\ud800"}
+    assert peek(Kind.CDRS, body) == EventSummary(None, None)
+
+
 @pytest.mark.parametrize(
     ("document", "session_id"),
     [
@@ -130,6 +140,7 @@ def test_a_charging_record_is_kept_whole():
         ({"payload": {"sessionId": "a"}}, "a"),
         ({"session": {"sessionId": "a"}}, "a"),
         ({"session": {"id": 7}}, "7"),
+        ({"id": "c", "session_id": "a"}, "a"),
         ({"session": "a"}, None),
         ({}, None),
     ],
@@ -240,7 +251,9 @@ def test_an_unreadable_body_is_reported_with_its_reason(raw, problem):
 
 
 def test_a_charging_record_that_is_not_an_object_is_unreadable():
-    assert unreadable(b"[]", Kind.CDRS) == "The body is JSON, but not an object."
+    for body in (b"[]", b"7", b"[7, [{}]]"):
+        assert unreadable(body, Kind.CDRS) == "The body is JSON, but neither an object nor an array of objects."
+    assert unreadable(b"[" + b"{}," * MOST_CDRS + b"{}]", Kind.CDRS) == "The body has more than 10,000 CDRs."
     assert peek(Kind.CDRS, b"[]") == peek(Kind.CDRS, b"\xff") == EventSummary(None, None)
 
 

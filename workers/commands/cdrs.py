@@ -19,6 +19,8 @@ from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger.cdr_queries import CdrFilters, CdrRow, CdrSummary, CurrencyTotal
 
 TO_STDOUT = "-"
+SAME_SESSION = "same session as another CDR"
+FIRST_COUNTS = "Of those in conflict the one that was received first counts: webhooks cdrs --conflicts"
 
 
 @click.command()
@@ -26,8 +28,10 @@ TO_STDOUT = "-"
 @click.option("--user", "user_id", metavar="ID", help="The driver, as the CDR or its session names them.")
 @click.option("--request-id", metavar="ID", help="Plugsurfing's id of the request; the CDR's own id if it has none.")
 @click.option("--key", metavar="KEY", help="The charging key, in any of its spellings.")
-@click.option("--conflicts", "in_conflict", is_flag=True, help="Only those whose request id another one has, too.")
-@click.option("--repeated", is_flag=True, help="Only those that came more than once, as the same bytes.")
+@click.option(
+    "--conflicts", "in_conflict", is_flag=True, help="Only those that another one with their request id contradicts."
+)
+@click.option("--repeated", is_flag=True, help="Only those that came more than once, with their repeats.")
 @options.since
 @options.until
 @options.limit
@@ -51,8 +55,9 @@ def cdrs(  # noqa: PLR0913  the options are the interface
 ) -> None:
     """List charging detail records, newest first, and the totals of all that match, to the last digit.
 
-    Two CDRs with one request id and different bytes are in conflict: both are kept, and no total decides between them.
-    The same bytes that came again, since Plugsurfing took our response for none, are one CDR; repeats are counted.
+    One that says the same as an earlier one with its request id is a repeat, whatever else differs: it is counted, but
+    listed only with --repeated and --request-id. If it differs in a field that is read, both are in conflict: both are
+    listed, and until a person decides the one that was received first is in the totals.
     """
     if csv_to is not None and (as_json or only_totals):
         raise click.UsageError("Choose --csv, or --json and --totals.")
@@ -73,7 +78,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
             _export(csv_to, ledger_cdrs.find(conn, filters, page.limit))
             return
         if not only_totals:
-            (CONFLICTS if in_conflict else CDRS).print(ledger_cdrs.find(conn, filters, page.limit), page)
+            (SIDE_BY_SIDE if in_conflict or repeated else CDRS).print(ledger_cdrs.find(conn, filters, page.limit), page)
             if as_json:
                 return
             click.echo()
@@ -94,8 +99,12 @@ def amount_text(row: CdrRow) -> str | None:
 
 def notes_of(row: CdrRow) -> Iterator[str]:
     """Yield what is unusual about a CDR."""
+    if row.is_repeat:
+        yield "a repeat"
     if row.in_conflict:
-        yield "in conflict"
+        yield "in conflict" if row.is_counted else "in conflict, not counted"
+    if row.shares_session:
+        yield SAME_SESSION
     if row.duplicates:
         yield f"came {row.duplicates + 1} times"
     yield from row.notes
@@ -112,6 +121,8 @@ def _print_summary(summary: CdrSummary, unreadable: int) -> None:
     if summary.in_conflict:
         over = pluralize(summary.request_ids_in_conflict, "request id")
         facts.append(f"{summary.in_conflict:,} in conflict over {over}")
+    if summary.sharing_session:
+        facts.append(f"{summary.sharing_session:,} with the session of another one")
     if summary.without_request_id:
         facts.append(f"{summary.without_request_id:,} without a request id (CDR_REQUEST_ID)")
     click.echo("; ".join(facts))
@@ -120,6 +131,8 @@ def _print_summary(summary: CdrSummary, unreadable: int) -> None:
     if summary.totals:
         click.echo()
         TOTALS.print(summary.totals, Page())
+    if summary.in_conflict:
+        click.echo(FIRST_COUNTS)
 
 
 def _export(csv_to: str, rows: Iterable[CdrRow]) -> None:
@@ -136,7 +149,8 @@ CDRS = Listing[CdrRow](
         **attributes(id="delivery_id"),
         **attributes("request_id", "session_id", "session_status", "user_id", "charging_key", "amount", "currency"),
         **attributes("energy_kwh", "started_at", "ended_at", "location", "operator", "received_at", "duplicates"),
-        **attributes(conflict="in_conflict", notes="notes"),
+        **attributes(conflict="in_conflict", repeat="is_repeat", counted="is_counted"),
+        "notes": lambda row: row.notes + (SAME_SESSION,) * row.shares_session,
     },
     columns={
         "received": "received_at",
@@ -149,15 +163,20 @@ CDRS = Listing[CdrRow](
         "notes": _styled_notes,
     },
 )
-CONFLICTS = replace(CDRS, order="first")
+SIDE_BY_SIDE = replace(CDRS, order="first")
 TOTALS = Listing[CurrencyTotal](
-    fields=attributes("currency", "cdrs", "amount", "in_conflict", "amount_in_conflict", "without_amount"),
+    fields={
+        **attributes("currency", "cdrs", "amount", "in_conflict", "amount_in_conflict", "without_amount"),
+        **attributes("not_counted", "amount_not_counted"),
+    },
     columns={
         "currency": "currency",
         "CDRs": "cdrs",
         "amount": "amount",
         "in conflict": "in_conflict",
-        "amount of these": "amount_in_conflict",
+        "amount in conflict": "amount_in_conflict",
         "without an amount": "without_amount",
+        "not counted": "not_counted",
+        "amount not counted": "amount_not_counted",
     },
 )

@@ -121,7 +121,7 @@ def _print_session(
         ]
     )
     console().print()
-    of_delivery = {cdr.delivery_id: cdr for cdr in cdrs}
+    of_delivery = {cdr.delivery_id: cdr for cdr in cdrs}  # of an array of them, one stands for all
     groups: list[tuple[datetime, list[Sequence[Cell]]]] = [
         (entry.at, list(_lines(entry, of_delivery.get(entry.delivery.id)))) for entry in entries
     ]

@@ -1,13 +1,16 @@
-"""Find and sum up CDRs for a person, and which of them are in conflict."""
+"""Find and sum up CDRs for a person: which of them are repeats, which are in conflict, and which count.
+
+Rows of one identity are one CDR: the one that was received first counts, the others are in no total.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, tuple_
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.field_extraction import total
@@ -55,24 +58,36 @@ class CdrRow:
     operator: str | None
     notes: tuple[str, ...]
     received_at: datetime
+    position: int
+    """Its place in the array that its delivery is, from 0."""
     session_status: str | None
     """None while its session is unknown."""
     in_conflict: bool
-    """Whether another CDR has the same request id, and other bytes."""
+    """Whether another CDR has the same request id, and differs in what is read."""
+    is_repeat: bool
+    """Whether it says the same as an earlier one with its request id."""
+    is_counted: bool
+    """Whether it is in the totals: it is the first of its request id."""
+    shares_session: bool
+    """Whether a CDR with another request id has the same session."""
     duplicates: int
-    """How often the same bytes came again, on any node."""
+    """How often it came again, on any node: as the same bytes, or as others that say the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class CurrencyTotal:
-    """The total of the CDRs in one currency; those in conflict are also counted separately."""
+    """The total of the CDRs in one currency, each request id once; those in conflict are also counted separately."""
 
     currency: str | None
     cdrs: int
     amount: Decimal
     in_conflict: int
     amount_in_conflict: Decimal
+    """The part of `amount` that other CDRs contradict."""
     without_amount: int
+    not_counted: int
+    """Those that contradict one that came before them."""
+    amount_not_counted: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,44 +98,77 @@ class CdrSummary:
     in_conflict: int
     request_ids_in_conflict: int
     without_request_id: int
+    sharing_session: int
+    """CDRs whose session another one has."""
     repeated: int
-    """CDRs whose bytes came again."""
+    """CDRs that came again."""
     repeats: int
     """How often these came again in all."""
     totals: tuple[CurrencyTotal, ...]
 
 
 OTHER = cdrs.alias("other")
-IN_CONFLICT = exists().where(OTHER.c.request_id == cdrs.c.request_id, OTHER.c.delivery_id != cdrs.c.delivery_id)
+OTHER_DELIVERY = deliveries.alias("other_delivery")
+IS_SAME = OTHER.c.identity == cdrs.c.identity
+IS_EARLIER = tuple_(*(OTHER.c[name] for name in ("received_at", "delivery_id", "position"))) < tuple_(
+    *(cdrs.c[name] for name in ("received_at", "delivery_id", "position"))
+)
+IN_CONFLICT = exists().where(IS_SAME, OTHER.c.content != cdrs.c.content)
+IS_REPEAT = exists().where(IS_SAME, OTHER.c.content == cdrs.c.content, IS_EARLIER)
+IS_COUNTED = ~exists().where(IS_SAME, IS_EARLIER)
+SHARES_SESSION = exists().where(OTHER.c.session_id == cdrs.c.session_id, OTHER.c.identity != cdrs.c.identity)
+
+
+def _duplicates() -> ColumnElement[int]:
+    """Build how often a CDR came again: the receipts of its bytes, and of later ones that say the same."""
+    others = (
+        select(func.coalesce(func.sum(1 + receipt_count(OTHER_DELIVERY)), 0))
+        .select_from(OTHER.outerjoin(OTHER_DELIVERY, OTHER_DELIVERY.c.id == OTHER.c.delivery_id))
+        .where(IS_SAME, OTHER.c.content == cdrs.c.content, ~IS_EARLIER)
+        .where(or_(OTHER.c.delivery_id != cdrs.c.delivery_id, OTHER.c.position != cdrs.c.position))
+        .correlate(cdrs)
+    )
+    return receipt_count() + others.scalar_subquery()
 
 
 def find(conn: Connection, filters: CdrFilters, limit: int | None) -> Iterator[CdrRow]:
-    """Yield CDRs, newest first; if only those in conflict are wanted, ordered by request id."""
+    """Yield CDRs, newest first; if only those in conflict or repeated are wanted, those of a request id side by side.
+
+    Repeats are left out, unless those of a request id or repeated ones are wanted.
+    """
     columns = [cdrs.c[name] for name in CdrRow.__dataclass_fields__ if name in cdrs.c and name != "user_id"]
     query = _select(filters).with_only_columns(
         *columns,
         func.coalesce(cdrs.c.user_id, sessions.c.user_id).label("user_id"),
         sessions.c.status.label("session_status"),
         IN_CONFLICT.label("in_conflict"),
-        receipt_count().label("duplicates"),
+        IS_REPEAT.label("is_repeat"),
+        IS_COUNTED.label("is_counted"),
+        SHARES_SESSION.label("shares_session"),
+        _duplicates().label("duplicates"),
     )
-    order = [cdrs.c.request_id, cdrs.c.received_at] if filters.in_conflict else [cdrs.c.received_at.desc()]
-    query = query.order_by(*order, cdrs.c.delivery_id).limit(limit).execution_options(yield_per=FETCH_SIZE)
-    for row in conn.execute(query):
-        facts = row._asdict()
-        yield CdrRow(**facts | {"notes": tuple(facts["notes"]), "in_conflict": bool(facts["in_conflict"])})
+    if not filters.repeated and filters.request_id is None:
+        query = query.where(~IS_REPEAT)
+    side_by_side = filters.in_conflict or filters.repeated
+    order = [cdrs.c.identity, cdrs.c.received_at] if side_by_side else [cdrs.c.received_at.desc()]
+    query = query.order_by(*order, cdrs.c.delivery_id, cdrs.c.position).limit(limit)
+    for row in conn.execute(query.execution_options(yield_per=FETCH_SIZE)):
+        found = row._asdict()
+        flags = {each.name: bool(found[each.name]) for each in fields(CdrRow) if each.type is bool}
+        yield CdrRow(**found | flags | {"notes": tuple(found["notes"])})
 
 
 def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
     """Count and sum up the matching CDRs, exactly."""
-    again = receipt_count().label("again")
-    each = _select(filters).with_only_columns(cdrs.c.request_id, IN_CONFLICT.label("in_conflict"), again).subquery()
+    flags = IN_CONFLICT.label("in_conflict"), SHARES_SESSION.label("shares_session"), _duplicates().label("again")
+    each = _select(filters).where(~IS_REPEAT).with_only_columns(cdrs.c.request_id, *flags).subquery()
     counts = conn.execute(
         select(
             func.count().label("cdrs"),
             func.count().filter(each.c.in_conflict).label("in_conflict"),
             func.count(each.c.request_id.distinct()).filter(each.c.in_conflict).label("request_ids_in_conflict"),
             func.count().filter(each.c.request_id.is_(None)).label("without_request_id"),
+            func.count().filter(each.c.shares_session).label("sharing_session"),
             func.count().filter(each.c.again > 0).label("repeated"),
             func.coalesce(func.sum(each.c.again), 0).label("repeats"),
         ).select_from(each)
@@ -141,22 +189,44 @@ def _totals(conn: Connection, filters: CdrFilters) -> Iterator[CurrencyTotal]:
 
     The database counts equal amounts, which are few; they are added up here, for SQLite adds floats only.
     """
-    in_conflict = IN_CONFLICT.label("in_conflict")
-    each = _select(filters).with_only_columns(cdrs.c.currency, cdrs.c.amount, in_conflict).subquery()
-    columns = each.c.currency, each.c.amount, each.c.in_conflict
+    flags = IN_CONFLICT.label("in_conflict"), IS_COUNTED.label("is_counted")
+    each = _select(filters).where(~IS_REPEAT).with_only_columns(cdrs.c.currency, cdrs.c.amount, *flags).subquery()
+    columns = each.c.currency, each.c.amount, each.c.in_conflict, each.c.is_counted
     grouped = select(*columns, func.count()).group_by(*columns)
-    by_currency: dict[str | None, list[tuple[Decimal | None, bool, int]]] = defaultdict(list)
-    for currency, amount, disputed, count in conn.execute(grouped):
-        by_currency[currency].append((amount, bool(disputed), count))
+    by_currency: dict[str | None, list[_Amount]] = defaultdict(list)
+    for currency, amount, in_conflict, is_counted, count in conn.execute(grouped):
+        by_currency[currency].append(_Amount(amount, bool(in_conflict), bool(is_counted), count))
     for currency, found in sorted(by_currency.items(), key=lambda item: (item[0] is None, item[0] or "")):
+        counted = [each for each in found if each.is_counted]
+        disputed = [each for each in counted if each.in_conflict]
+        left_out = [each for each in found if not each.is_counted]
         yield CurrencyTotal(
             currency=currency,
-            cdrs=sum(count for _, _, count in found),
-            amount=total((amount, count) for amount, _, count in found if amount is not None),
-            in_conflict=sum(count for _, disputed, count in found if disputed),
-            amount_in_conflict=total((value, n) for value, disputed, n in found if disputed and value is not None),
-            without_amount=sum(count for amount, _, count in found if amount is None),
+            cdrs=_count(counted),
+            amount=_sum(counted),
+            in_conflict=_count(disputed),
+            amount_in_conflict=_sum(disputed),
+            without_amount=_count(each for each in counted if each.amount is None),
+            not_counted=_count(left_out),
+            amount_not_counted=_sum(left_out),
         )
+
+
+class _Amount(NamedTuple):
+    """An amount that some CDRs have, and how many."""
+
+    amount: Decimal | None
+    in_conflict: bool
+    is_counted: bool
+    times: int
+
+
+def _count(some: Iterable[_Amount]) -> int:
+    return sum(each.times for each in some)
+
+
+def _sum(some: Iterable[_Amount]) -> Decimal:
+    return total((each.amount, each.times) for each in some if each.amount is not None)
 
 
 def _select(filters: CdrFilters) -> Select[Any]:
@@ -173,9 +243,9 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
         by_session = and_(cdrs.c.user_id.is_(None), sessions.c.user_id == filters.user_id)
         yield or_(cdrs.c.user_id == filters.user_id, by_session)
     if filters.request_id is not None:
-        by_digest = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
-        yield or_(cdrs.c.request_id == filters.request_id, by_digest)
+        by_delivery = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
+        yield or_(cdrs.c.identity == filters.request_id, by_delivery)
     if filters.in_conflict:
         yield IN_CONFLICT
     if filters.repeated:
-        yield receipt_count() > 0
+        yield or_(_duplicates() > 0, IS_REPEAT)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, case, exists, func, select, update
 
 from ingest.queue.batch import Delivery
 from workers.ledger.database.bulk_insert import insert_new
@@ -125,11 +125,11 @@ def mark_decoded(conn: Connection, delivery_id: str, event: str | None, session_
     conn.execute(this.values(event=event, session_id=session_id, reason=None))
 
 
-def receipt_count() -> ColumnElement[int]:
-    """Build the number of repeated receipts on all nodes: an expression for a query of deliveries."""
-    seen = receipts.c.delivery_id == deliveries.c.id
+def receipt_count(of: FromClause = deliveries) -> ColumnElement[int]:
+    """Build the number of repeated receipts on all nodes: an expression for a query of deliveries or their alias."""
+    seen = receipts.c.delivery_id == of.c.id
     counted = select(func.coalesce(func.sum(receipts.c.receipts), 0)).where(seen).scalar_subquery()
-    by_first_inbox = exists().where(seen, receipts.c.inbox == deliveries.c.inbox)
+    by_first_inbox = exists().where(seen, receipts.c.inbox == of.c.inbox)
     # A count of the inbox that delivered it includes the first receipt.
     return counted - case((by_first_inbox, 1), else_=0)
 

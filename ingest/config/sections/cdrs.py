@@ -10,15 +10,15 @@ class CdrSettings(BaseSettings):
     """`work`: where a CDR holds each field; the first pointer that leads to a readable value counts."""
 
     cdr_request_id: FieldPaths = setting(
-        (Pointer("/requestId"), HeaderPath("X-Request-Id")),
+        (Pointer("/requestId"), Pointer("/id"), HeaderPath("X-Request-Id")),
         "request id of a CDR, by comma: JSON pointers and headers",
     )
     cdr_session: Pointers = pointer_setting(
-        "the session of a CDR", "/sessionId,/payload/sessionId,/session/sessionId,/session/id"
+        "the session of a CDR", "/sessionId,/payload/sessionId,/session/sessionId,/session/id,/session_id"
     )
     cdr_user: Pointers = pointer_setting("its driver", "/userId,/user/userId,/user/id")
     cdr_charging_key: Pointers = pointer_setting(
-        "its charging key", "/chargingKeyId,/chargingKey/keyIdentifier,/chargingKey/id,/keyIdentifier"
+        "its charging key", "/chargingKeyId,/chargingKey/keyIdentifier,/chargingKey/id,/keyIdentifier,/cdr_token/uid"
     )
     cdr_amount: Pointers = pointer_setting(
         "its total cost, a number or a text that is one",
@@ -34,7 +34,7 @@ class CdrSettings(BaseSettings):
     cdr_ended_at: Pointers = pointer_setting(
         "its end", "/session/stoppedAt,/session/endedAt,/session/endTime,/endedAt,/endTime,/end_date_time"
     )
-    cdr_location: Pointers = pointer_setting("its location", "/location/id,/locationId,/location/name")
+    cdr_location: Pointers = pointer_setting("its location", "/location/id,/locationId,/location/name,/cdr_location/id")
     cdr_operator: Pointers = pointer_setting(
         "the operator of the charger", "/location/operator_display_name,/location/operator,/operator/name,/operator"
     )

@@ -1,6 +1,6 @@
 """A ledger with sessions, deliveries, CDRs and downtimes, and the evaluator of its alert rules."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -73,12 +73,17 @@ class WatchedLedger:
             this = update(sessions).where(sessions.c.session_id == name)
             ledger.execute(this.values(status=status, updated_at=datetime.now(UTC)))
 
-    def cdr(self, name: str, request_id: str | None = None, session_id: str | None = None) -> None:
+    def cdr(
+        self, name: str, request_id: str | None = None, session_id: str | None = None, notes: Sequence[str] = ()
+    ) -> None:
         values = {
             "delivery_id": name,
+            "position": 0,
             "request_id": request_id,
+            "identity": request_id or name,
+            "content": name,
             "session_id": session_id,
-            "notes": [],
+            "notes": list(notes),
             "document": "{}",
             "received_at": NOW,
             "recorded_at": datetime.now(UTC),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -61,6 +62,8 @@ def test_a_cdr_is_listed_with_everything_known_of_it(node, record, event):
         "received_at": "2026-05-04T12:00:00Z",
         "duplicates": 3,
         "conflict": False,
+        "repeat": False,
+        "counted": True,
         "notes": [],
     }
     for_people = node.run("cdrs").stdout
@@ -71,28 +74,54 @@ def test_a_cdr_is_listed_with_everything_known_of_it(node, record, event):
 
 def test_conflicts_are_listed_side_by_side_and_counted(node, record):
     record(cdr("r-1"))
-    record(cdr("r-2", "1.00"))
+    record(cdr("r-2", "1.00", sessionId="T"))
     record(cdr("r-1", "9.99"))
     assert [(row["request_id"], row["conflict"]) for row in node.rows("cdrs", "--conflicts")] == [("r-1", True)] * 2
     for_people = node.run("cdrs").stdout
-    assert for_people.count("in conflict") == 2 + 1 + 1
+    assert for_people.count("in conflict, not counted") == 1
     assert "3 CDRs; 2 in conflict over 1 request id\n" in for_people
+    assert "the one that was received first counts" in for_people
+    assert [row["counted"] for row in node.rows("cdrs", "--conflicts")] in ([True, False], [False, True])
 
 
-def test_totals_are_exact_and_count_conflicts_apart(node, record):
+def test_a_cdr_that_says_the_same_is_one_with_the_first(node, record, noon):
+    first = record(cdr(total=12.5))
+    again = record(cdr(total="12.50", sentAt="later"), received_at=noon + timedelta(days=1))
+    (row,) = node.rows("cdrs")
+    assert (row["id"], row["duplicates"], row["conflict"]) == (first, 1, False)
+    assert [total["amount"] for total in node.rows("cdrs", "--totals")] == ["12.5"]
+    assert node.rows("cdrs", "--conflicts") == []
+    assert [(row["id"], row["repeat"]) for row in node.rows("cdrs", "--repeated")] == [(first, False), (again, True)]
+    assert "a repeat" in node.run("cdrs", "--repeated").stdout
+    assert "1 CDR; 1 came again, 1 time in all" in node.run("cdrs").stdout
+
+
+def test_two_cdrs_of_one_session_are_noted(node, record):
+    record(cdr("r-1"))
+    record(cdr("r-2"))
+    for row in node.rows("cdrs"):
+        assert row["notes"] == ["same session as another CDR"]
+    for_people = node.run("cdrs").stdout
+    assert for_people.count("same session as another CDR") == 2
+    assert "2 CDRs; 2 with the session of another one\n" in for_people
+
+
+def test_totals_are_exact_and_count_conflicts_apart(node, record, noon):
     for number in range(10):
         record(b'{"requestId": "t-%d", "cost": {"total": 0.1, "currency": "EUR"}}' % number)
     record(cdr("same", "10.000000000000000001"))
-    record(cdr("same", "20"))
+    record(cdr("same", "20"), received_at=noon + timedelta(days=1))
     record({"requestId": "free"})
     assert node.rows("cdrs", "--totals") == [
         {
             "currency": "EUR",
-            "cdrs": 12,
-            "amount": "31.000000000000000001",
-            "in_conflict": 2,
-            "amount_in_conflict": "30.000000000000000001",
+            "cdrs": 11,
+            "amount": "11.000000000000000001",
+            "in_conflict": 1,
+            "amount_in_conflict": "10.000000000000000001",
             "without_amount": 0,
+            "not_counted": 1,
+            "amount_not_counted": "20",
         },
         {
             "currency": None,
@@ -101,9 +130,11 @@ def test_totals_are_exact_and_count_conflicts_apart(node, record):
             "in_conflict": 0,
             "amount_in_conflict": "0",
             "without_amount": 1,
+            "not_counted": 0,
+            "amount_not_counted": "0",
         },
     ]
-    assert "31.000000000000000001" in node.run("cdrs", "--totals", "--until", "1s").stdout
+    assert "11.000000000000000001" in node.run("cdrs", "--totals", "--until", "1s").stdout
 
 
 def test_what_is_unusual_about_a_cdr_is_noted(node, record):

@@ -21,12 +21,14 @@ def put(ledger, noon):
     """Insert rows by table, each with the usual values of the columns that a test does not name."""
     usual = {
         sessions: {"anomalies": [], "facts": {}, "updated_at": noon},
-        cdrs: {"notes": [], "document": "{}", "received_at": noon, "recorded_at": noon},
+        cdrs: {"position": 0, "notes": [], "document": "{}", "received_at": noon, "recorded_at": noon},
         alerts: {"kind": "k", "sentence": "It happened.", "raised_at": noon},
         downtimes: {"closed_at": noon - HOUR, "noticed_at": noon, "sessions_read": 0, "users_failed": 0},
     }
 
     def insert_row(table, **values):
+        if table is cdrs:
+            values |= {"identity": values.get("request_id") or values["delivery_id"], "content": values["delivery_id"]}
         with ledger.begin() as conn:
             conn.execute(insert(table).values({**usual[table], **values}))
 

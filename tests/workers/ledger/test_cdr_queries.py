@@ -24,23 +24,30 @@ def put(ledger, noon):
     """Write a record; what a test does not name is like that of any other."""
 
     def write(name, conn=None, **parts):
-        row = dict.fromkeys(NAMES) | {
-            "delivery_id": name,
-            "request_id": f"r-{name}",
-            "amount": Decimal("1.10"),
-            "currency": "EUR",
-            "notes": [],
-            "document": "{}",
-            "received_at": noon,
-            "recorded_at": noon,
-        }
         if conn is not None:
-            conn.execute(UPSERT, {**row, **parts})
+            conn.execute(UPSERT, row_of(name, noon, **parts))
             return
         with ledger.begin() as own:
-            own.execute(UPSERT, {**row, **parts})
+            own.execute(UPSERT, row_of(name, noon, **parts))
 
     return write
+
+
+def row_of(name, at, **parts):
+    """Return a row like that of any other CDR; it says what its amount is, unless it has other content."""
+    row = dict.fromkeys(NAMES) | {
+        "delivery_id": name,
+        "position": 0,
+        "request_id": f"r-{name}",
+        "amount": Decimal("1.10"),
+        "currency": "EUR",
+        "notes": [],
+        "document": "{}",
+        "received_at": at,
+        "recorded_at": at,
+    }
+    row |= parts
+    return {**row, "identity": row["request_id"] or name, "content": row["content"] or str(row["amount"])}
 
 
 def found(ledger, limit=None, **wanted):
@@ -100,11 +107,67 @@ def test_filters_combine_and_the_newest_comes_first(ledger, put, noon):
 @pytest.mark.parametrize("order", [*permutations("abc")])
 def test_a_conflict_depends_on_no_order(sqlite_ledger, order, noon):
     for name in order:
-        row = dict.fromkeys(NAMES) | {"notes": [], "document": "{}", "received_at": noon, "recorded_at": noon}
+        row = row_of(name, noon, request_id="other" if name == "c" else "same", content=name)
         with sqlite_ledger.begin() as conn:
-            conn.execute(UPSERT, {**row, "delivery_id": name, "request_id": "other" if name == "c" else "same"})
+            conn.execute(UPSERT, row)
     assert ids(sqlite_ledger, in_conflict=True) == ["a", "b"]
     assert {row.delivery_id: row.in_conflict for row in found(sqlite_ledger)} == {"a": True, "b": True, "c": False}
+    assert {row.delivery_id: row.is_counted for row in found(sqlite_ledger)} == {"a": True, "b": False, "c": True}
+
+
+@pytest.mark.parametrize("order", [*permutations(["first", "again", "other", "other again"])])
+def test_what_says_the_same_is_a_repeat_in_any_order(sqlite_ledger, order, noon):
+    amounts = {"first": "7.00", "again": "7.00", "other": "7.01", "other again": "7.01"}
+    seconds = {"first": 0, "again": 1, "other": 2, "other again": 3}
+    for name in order:
+        at = noon + timedelta(seconds=seconds[name])
+        with sqlite_ledger.begin() as conn:
+            conn.execute(UPSERT, row_of(name, at, request_id="r", amount=Decimal(amounts[name])))
+    listed = {row.delivery_id: row for row in found(sqlite_ledger)}
+    assert {name: (row.is_counted, row.in_conflict, row.duplicates) for name, row in listed.items()} == {
+        "first": (True, True, 1),
+        "other": (False, True, 1),
+    }
+    assert ids(sqlite_ledger, in_conflict=True) == ["first", "other"]
+    assert ids(sqlite_ledger, repeated=True) == ["first", "again", "other", "other again"]
+    assert ids(sqlite_ledger, request_id="r") == ["other again", "other", "again", "first"]
+    (total,) = summed(sqlite_ledger).totals
+    assert (total.cdrs, str(total.amount), str(total.amount_in_conflict)) == (1, "7.00", "7.00")
+    assert (total.not_counted, str(total.amount_not_counted)) == (1, "7.01")
+
+
+def test_a_repeat_is_counted_by_the_first_on_either_database(ledger, put, noon):
+    ledger.store(*(ledger.delivery(name, kind="cdrs") for name in "ab"))
+    put("a", request_id="r")
+    put("b", request_id="r", received_at=noon + timedelta(days=1))
+    with ledger.begin() as conn:
+        conn.execute(insert(receipts).values(delivery_id="b", inbox="there", receipts=2))
+    (row,) = found(ledger)
+    assert (row.delivery_id, row.duplicates, row.in_conflict) == ("a", 3, False)
+    assert [(row.delivery_id, row.is_repeat) for row in found(ledger, repeated=True)] == [("a", False), ("b", True)]
+    counted = summed(ledger)
+    assert (counted.cdrs, counted.repeated, counted.repeats, counted.in_conflict) == (1, 1, 3, 0)
+    assert [total.amount for total in counted.totals] == [Decimal("1.10")]
+
+
+def test_of_those_of_one_array_each_counts(ledger, put):
+    for position in range(3):
+        put("a", position=position, request_id=f"r-{position}")
+    put("a", position=3, request_id="r-0")
+    assert [(row.position, row.duplicates) for row in found(ledger)] == [(0, 1), (1, 0), (2, 0)]
+    assert summed(ledger).cdrs == 3
+
+
+def test_two_cdrs_of_one_session_are_both_counted_and_shown(ledger, put):
+    put("a", session_id="s")
+    put("b", session_id="s")
+    put("c", session_id="s", request_id="r-b")
+    put("d", session_id="t")
+    put("e")
+    put("f")
+    assert {row.delivery_id for row in found(ledger) if row.shares_session} == {"a", "b"}
+    counted = summed(ledger)
+    assert (counted.cdrs, counted.sharing_session, counted.totals[0].cdrs) == (5, 2, 5)
 
 
 def test_concurrent_workers_make_every_conflict_visible(ledger, put):
@@ -153,15 +216,16 @@ def test_totals_are_exact_in_each_currency_and_separate_conflicts(ledger, put):
     put("none", currency=None, amount=Decimal(2))
     totals = {total.currency: total for total in summed(ledger).totals}
     assert list(totals) == ["EUR", "SEK", None]
-    assert str(totals["EUR"].amount) == "12345678901234567907.13345678901234567890"
-    assert (totals["EUR"].cdrs, totals["EUR"].in_conflict) == (33, 2)
-    assert totals["EUR"].amount_in_conflict == Decimal("14.01")
+    assert str(totals["EUR"].amount) == "12345678901234567900.12345678901234567890"
+    assert (totals["EUR"].cdrs, totals["EUR"].in_conflict) == (32, 1)
+    assert totals["EUR"].amount_in_conflict == Decimal("7.00")
+    assert (totals["EUR"].not_counted, totals["EUR"].amount_not_counted) == (1, Decimal("7.01"))
     assert (totals["SEK"].cdrs, totals["SEK"].amount, totals["SEK"].without_amount) == (2, Decimal("-3.5"), 1)
     assert totals[None].amount == 2
 
 
 def test_the_summary_of_an_empty_ledger_is_zero(ledger):
-    assert summed(ledger) == ledger_cdrs.CdrSummary(0, 0, 0, 0, 0, 0, ())
+    assert summed(ledger) == ledger_cdrs.CdrSummary(0, 0, 0, 0, 0, 0, 0, ())
 
 
 def test_unreadable_cdrs_are_counted_separately(ledger, noon):
