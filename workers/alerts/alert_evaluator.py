@@ -90,7 +90,7 @@ class AlertEvaluator:
             (gap, Rule(partial(rules.downtime, shortest=gap))),
             (quiet, Rule(partial(self._silence, span=quiet, busy=busy))),
         )
-        always = [Rule(rules.Conflicts()), Rule(rules.unreadable), Rule(rules.dead_letters)]
+        always = [*map(Rule, rules.cdr_rules()), Rule(rules.unreadable), Rule(rules.dead_letters)]
         return [*always, *(rule for setting, rule in rules_by_setting if setting)]
 
     def _silence(self, ledger: Connection, at: datetime, *, span: timedelta, busy: int) -> RuleResult:

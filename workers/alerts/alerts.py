@@ -24,7 +24,10 @@ class AlertKind(StrEnum):
     """A session is complete, and for WATCH_CDR_MISSING no CDR has come for it."""
 
     CDR_CONFLICT = "cdr_conflict"
-    """A CDR has come with the request id of another one and other content; both are kept."""
+    """A CDR has come with the request id of another one, and they do not say the same; both are kept."""
+
+    CDR_IMPLAUSIBLE = "cdr_implausible"
+    """A CDR says what cannot be true, or its session has another one; it is counted as it came."""
 
     UNREADABLE = "unreadable"
     """A signed request has come that cannot be parsed; its bytes are kept."""

@@ -7,11 +7,12 @@ from itertools import takewhile
 
 from sqlalchemy import Connection
 
+from handlers.kit.cdr_table import CONTRADICTIONS
 from ingest.config.durations import format_duration
 from ingest.wire.envelope import Kind
 from workers.alerts.alerts import Alert, AlertKind, escape_name
 from workers.ledger import alert_queries
-from workers.ledger.alert_queries import LOOKBACK, MAX_COUNTED, Backlog, StaleSession
+from workers.ledger.alert_queries import LOOKBACK, MAX_COUNTED, Backlog, OddCdr, StaleSession
 from workers.ledger.states import WHOLE_DELIVERY
 
 RESCAN = timedelta(minutes=10)
@@ -64,34 +65,71 @@ def missing_cdrs(ledger: Connection, at: datetime, *, span: timedelta) -> RuleRe
     return RuleResult(found, _resolved(kind, alert_queries.sessions_with_cdr(ledger, kind)))
 
 
-class Conflicts:
-    """Finds CDRs with the request id of another one. It remembers how far it has come."""
+class OddCdrs:
+    """Finds CDRs that need a person by one query. It remembers how far it has come."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        kind: AlertKind,
+        find: Callable[[Connection, str, datetime], list[OddCdr]],
+        sentence: Callable[[OddCdr], str],
+        find_settled: Callable[[Connection, str], list[str]],
+    ) -> None:
+        self._kind = kind
+        self._find = find
+        self._sentence = sentence
+        self._find_settled = find_settled
         self._checked_until: datetime | None = None
 
     def __call__(self, ledger: Connection, at: datetime) -> RuleResult:
         """Check what was recorded since the last call."""
-        kind = AlertKind.CDR_CONFLICT
-        found = alert_queries.cdr_conflicts(ledger, kind, self._checked_until or at - LOOKBACK)
+        found = self._find(ledger, self._kind, self._checked_until or at - LOOKBACK)
         if not found:  # until then there may be more than one query returns
             self._checked_until = at - RESCAN
-        return RuleResult(
-            [
-                Finding(
-                    Alert(
-                        kind,
-                        one.request_id,
-                        f"There are several CDRs with the request id {escape_name(one.request_id)}, and they do not say"
-                        " the same.",
-                        session_id=one.session_id,
-                        delivery_id=one.delivery_id,
-                    ),
-                    one.recorded_at,
-                )
-                for one in found
-            ]
+        findings = [
+            Finding(
+                Alert(
+                    self._kind,
+                    one.subject,
+                    self._sentence(one),
+                    session_id=one.session_id,
+                    delivery_id=one.delivery_id,
+                ),
+                one.recorded_at,
+            )
+            for one in found
+        ]
+        return RuleResult(findings, _resolved(self._kind, self._find_settled(ledger, self._kind)))
+
+
+def cdr_rules() -> list[OddCdrs]:
+    """Return the rules about CDRs that come and are odd."""
+    conflict, implausible = AlertKind.CDR_CONFLICT, AlertKind.CDR_IMPLAUSIBLE
+    queries = alert_queries
+    return [
+        OddCdrs(conflict, queries.cdr_conflicts, _conflict_sentence, queries.settled_cdr_conflicts),
+        OddCdrs(implausible, queries.implausible_cdrs, _implausible_sentence, queries.settled_implausible_cdrs),
+    ]
+
+
+def _conflict_sentence(one: OddCdr) -> str:
+    return (
+        f"There are several CDRs with the request id {escape_name(one.identity)}, and they do not say the same; the one"
+        " that was received first counts: `webhooks cdrs --conflicts`."
+    )
+
+
+def _implausible_sentence(one: OddCdr) -> str:
+    if one.subject != one.identity:
+        return (
+            f"Session {escape_name(str(one.session_id))} has several CDRs with different request ids, and all of them"
+            " count: `webhooks cdrs --session ID`."
         )
+    contradictions = ", ".join(note for note in one.notes if note in CONTRADICTIONS)
+    return (
+        f"CDR {escape_name(one.identity)}: {contradictions}. It is counted as it came:"
+        f" `webhooks show {one.delivery_id}`, and ask Plugsurfing."
+    )
 
 
 def unreadable(ledger: Connection, at: datetime) -> RuleResult:

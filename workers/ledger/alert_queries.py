@@ -3,17 +3,18 @@
 Each query is limited, and leaves out what an alert was raised for already.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, literal, literal_column, or_, select
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.statuses import FINAL_STATUSES
 from ingest.wire.envelope import Kind
 from workers.ledger import downtimes
-from workers.ledger.cdr_queries import IN_CONFLICT
+from workers.ledger.cdr_queries import CONTRADICTS_ITSELF, IN_CONFLICT, SHARES_SESSION
 from workers.ledger.downtimes import DowntimeRow
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.alert_tables import alerts
@@ -26,6 +27,9 @@ MAX_FOUND = 500
 """New causes found by one evaluation; the next one finds more."""
 
 MAX_COUNTED = 1000
+
+# A request id may be that of a session, as with Plugsurfing's Roam.
+SESSION_PREFIX = literal("session ")
 
 IS_DEAD = runs.c.outcome == literal_column("'dead'")  # a literal, so that both databases use the partial index
 
@@ -51,13 +55,15 @@ class StaleSession:
 
 
 @dataclass(frozen=True, slots=True)
-class CdrConflict:
-    """A CDR whose request id another CDR has too."""
+class OddCdr:
+    """A CDR that needs a person, and the subject of its alert."""
 
-    request_id: str
+    subject: str
+    identity: str
     delivery_id: str
     session_id: str | None
     recorded_at: datetime
+    notes: Sequence[str]
 
 
 def last_resolved_at(conn: Connection, kind: str, subject: str) -> datetime | None:
@@ -146,16 +152,31 @@ def sessions_with_cdr(conn: Connection, kind: str) -> list[str]:
     return list(conn.scalars(_open_alerts(kind).where(has_cdr).limit(MAX_FOUND)))
 
 
-def cdr_conflicts(conn: Connection, kind: str, since: datetime) -> list[CdrConflict]:
-    """List CDRs recorded after `since` whose request id another CDR has too; the latest of each request id."""
-    query = (
-        select(cdrs.c.request_id, cdrs.c.delivery_id, cdrs.c.session_id, cdrs.c.recorded_at)
-        .where(cdrs.c.recorded_at > since, cdrs.c.request_id.is_not(None), IN_CONFLICT)
-        .where(~_is_alerted(kind, cdrs.c.request_id, cdrs.c.recorded_at))
-        .order_by(cdrs.c.recorded_at)
-        .limit(MAX_FOUND)
+def cdr_conflicts(conn: Connection, kind: str, since: datetime) -> list[OddCdr]:
+    """List CDRs recorded after `since` that contradict another one with their request id, the latest of each."""
+    return _odd_cdrs(conn, kind, since, cdrs.c.identity, IN_CONFLICT)
+
+
+def implausible_cdrs(conn: Connection, kind: str, since: datetime) -> list[OddCdr]:
+    """List CDRs recorded after `since` that contradict themselves, and the latest of each session with several."""
+    contradictory = _odd_cdrs(conn, kind, since, cdrs.c.identity, CONTRADICTS_ITSELF)
+    return contradictory + _odd_cdrs(conn, kind, since, SESSION_PREFIX + cdrs.c.session_id, SHARES_SESSION)
+
+
+def settled_cdr_conflicts(conn: Connection, kind: str) -> list[str]:
+    """List the subjects of open alerts whose CDRs are not in conflict any more."""
+    return _settled(conn, kind, and_(cdrs.c.identity == alerts.c.subject, IN_CONFLICT))
+
+
+def settled_implausible_cdrs(conn: Connection, kind: str) -> list[str]:
+    """List the subjects of open alerts whose CDRs neither contradict themselves nor share their session any more."""
+    about_session = alerts.c.subject == SESSION_PREFIX + cdrs.c.session_id
+    return _settled(
+        conn,
+        kind,
+        and_(cdrs.c.identity == alerts.c.subject, CONTRADICTS_ITSELF),
+        and_(cdrs.c.session_id == alerts.c.session_id, about_session, SHARES_SESSION),
     )
-    return list({row.request_id: CdrConflict(*row) for row in conn.execute(query)}.values())
 
 
 def recent_downtimes(conn: Connection, now: datetime) -> list[DowntimeRow]:
@@ -180,6 +201,24 @@ def count_events(conn: Connection, until: datetime, span: timedelta, limit: int)
     """Count the events of the span that ends at `until`, up to the limit."""
     some = _events(deliveries.c.id).where(deliveries.c.received_at > until - span, deliveries.c.received_at <= until)
     return conn.scalar(select(func.count()).select_from(some.limit(limit).subquery())) or 0
+
+
+def _odd_cdrs(
+    conn: Connection, kind: str, since: datetime, subject: ColumnElement[Any], condition: ColumnElement[bool]
+) -> list[OddCdr]:
+    columns = cdrs.c.identity, cdrs.c.delivery_id, cdrs.c.session_id, cdrs.c.recorded_at, cdrs.c.notes
+    query = (
+        select(subject.label("subject"), *columns)
+        .where(cdrs.c.recorded_at > since, condition, ~_is_alerted(kind, subject, cdrs.c.recorded_at))
+        .order_by(cdrs.c.recorded_at)
+        .limit(MAX_FOUND)
+    )
+    return list({row.subject: OddCdr(*row) for row in conn.execute(query)}.values())
+
+
+def _settled(conn: Connection, kind: str, *causes: ColumnElement[bool]) -> list[str]:
+    remaining = [~exists().select_from(cdrs).where(cause) for cause in causes]
+    return list(conn.scalars(_open_alerts(kind).where(*remaining).limit(MAX_FOUND)))
 
 
 def _open_alerts(kind: str) -> Select[Any]:

@@ -10,9 +10,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Text, and_, cast, exists, func, or_, select, tuple_
 
-from handlers.kit.cdr_table import cdrs
+from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
 from workers.ledger.database.conditions import matching, within
@@ -117,6 +117,9 @@ IN_CONFLICT = exists().where(IS_SAME, OTHER.c.content != cdrs.c.content)
 IS_REPEAT = exists().where(IS_SAME, OTHER.c.content == cdrs.c.content, IS_EARLIER)
 IS_COUNTED = ~exists().where(IS_SAME, IS_EARLIER)
 SHARES_SESSION = exists().where(OTHER.c.session_id == cdrs.c.session_id, OTHER.c.identity != cdrs.c.identity)
+
+# Notes are an array of our own texts, without a quote or an escape in them.
+CONTRADICTS_ITSELF = or_(*(cast(cdrs.c.notes, Text).contains(f'"{note}"') for note in sorted(CONTRADICTIONS)))
 
 
 def _duplicates() -> ColumnElement[int]:

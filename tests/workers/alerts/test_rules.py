@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
+from handlers.kit.cdr_table import CdrNote, cdrs
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables.core_tables import runs as runs_table
 from workers.ledger.tables.reconciliation_tables import ROUTINE, downtimes
@@ -60,6 +61,42 @@ def test_cdrs_in_conflict_are_one_alert_for_each_request_id(watched):
     assert watched.evaluate() == []
     watched.cdr("d7", "r1")
     assert watched.evaluate() == ["cdr_conflict"]
+
+
+def test_a_cdr_that_contradicts_itself_is_an_alert_until_it_is_read_anew(watched):
+    watched.cdr("d1", "r1", notes=[CdrNote.NO_CURRENCY])
+    assert watched.evaluate() == []
+    watched.cdr("d2", "r2", notes=[CdrNote.NO_CURRENCY, CdrNote.ENDS_BEFORE_START, CdrNote.NEGATIVE_ENERGY])
+    assert watched.evaluate() == watched.evaluate() == ["cdr_implausible"]
+    (alert,) = watched.alerts()
+    assert alert.sentence.startswith("CDR r2: ended_at is before started_at, energy_kwh is negative. It is counted")
+    with watched.engine.begin() as ledger:
+        ledger.execute(update(cdrs).values(notes=[CdrNote.NO_CURRENCY]))
+    assert watched.evaluate() == []
+    assert watched.alerts()[0].resolved_at is not None
+
+
+def test_two_cdrs_of_one_session_are_one_alert(watched):
+    watched.cdr("d1", "r1", session_id="s")
+    watched.cdr("d2", "r2", session_id="t")
+    assert watched.evaluate() == []
+    watched.cdr("d3", "r3", session_id="s")
+    assert watched.evaluate() == watched.evaluate() == ["cdr_implausible"]
+    assert "Session s has several CDRs" in watched.alerts()[0].sentence
+    with watched.engine.begin() as ledger:
+        ledger.execute(update(cdrs).where(cdrs.c.delivery_id == "d3").values(session_id="u"))
+    watched.evaluate()
+    assert watched.alerts()[0].resolved_at is not None
+
+
+def test_a_conflict_is_resolved_once_the_cdrs_say_the_same(watched):
+    watched.cdr("d1", "r1")
+    watched.cdr("d2", "r1")
+    watched.evaluate()
+    with watched.engine.begin() as ledger:
+        ledger.execute(update(cdrs).values(content="the same"))
+    watched.evaluate()
+    assert watched.alerts()[0].resolved_at is not None
 
 
 def test_of_many_cdrs_in_conflict_none_is_missed(watched, monkeypatch):

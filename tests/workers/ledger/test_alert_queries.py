@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import insert
 
-from handlers.kit.cdr_table import cdrs
+from handlers.kit.cdr_table import CdrNote, cdrs
 from workers.ledger import alert_queries
-from workers.ledger.alert_queries import Backlog, CdrConflict, StaleSession
+from workers.ledger.alert_queries import Backlog, OddCdr, StaleSession
 from workers.ledger.states import DeliveryState, Outcome
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.core_tables import sessions
@@ -115,11 +115,26 @@ def test_the_latest_of_conflicting_cdrs_is_found_for_each_request_id(put, find, 
     for number, request_id in enumerate(["r1", "r1", "r1", "r2", None, None]):
         recorded_at = noon + number * MINUTE
         put(cdrs, delivery_id=f"c{number}", session_id="s1", request_id=request_id, recorded_at=recorded_at)
-    latest = CdrConflict("r1", "c2", "s1", noon + 2 * MINUTE)
+    latest = OddCdr("r1", "r1", "c2", "s1", noon + 2 * MINUTE, [])
     assert find(alert_queries.cdr_conflicts, "k", noon - HOUR) == [latest]
     assert find(alert_queries.cdr_conflicts, "k", noon + 2 * MINUTE) == []
     put(alerts, id="a1", subject="r1")
     assert find(alert_queries.cdr_conflicts, "k", noon - HOUR) == []
+
+
+def test_implausible_cdrs_are_found_and_settle(put, find, noon):
+    put(cdrs, delivery_id="c1", request_id="r1", notes=[CdrNote.NEGATIVE_ENERGY, CdrNote.NO_AMOUNT])
+    put(cdrs, delivery_id="c2", request_id="r2", notes=[CdrNote.NO_AMOUNT])
+    for number in (3, 4):
+        put(cdrs, delivery_id=f"c{number}", session_id="s1", recorded_at=noon + number * MINUTE)
+    found = find(alert_queries.implausible_cdrs, "k", noon - HOUR)
+    assert [(one.subject, one.delivery_id) for one in found] == [("r1", "c1"), ("session s1", "c4")]
+    put(alerts, id="a1", subject="r1")
+    put(alerts, id="a2", subject="session s1", session_id="s1")
+    put(alerts, id="a3", subject="r2")
+    assert find(alert_queries.implausible_cdrs, "k", noon - HOUR) == []
+    assert find(alert_queries.settled_implausible_cdrs, "k") == ["r2"]
+    assert sorted(find(alert_queries.settled_cdr_conflicts, "k")) == ["r1", "r2", "session s1"]
 
 
 def test_downtimes_of_a_week_are_listed_without_routine_windows(put, find, noon):
