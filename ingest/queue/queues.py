@@ -17,6 +17,7 @@ QUEUES = (URGENT, "sessions", "cdrs", "other")
 # The functions of jobs are import strings: `serve` must not import what a plugin can break.
 BATCH_JOB = "workers.execution.jobs.work_batch"
 RUNS_JOB = "workers.execution.jobs.work_runs"
+CLOCK_GONE_JOB = "workers.execution.clock_alert.raise_clock_gone"
 
 
 def connect_redis(url: str, *, timeout: float = 5) -> redis.Redis:

@@ -15,6 +15,7 @@ from ingest.inbox.downtime import Downtime, list_downtimes
 from ingest.inbox.schema import inbox_id
 from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry, open_for_background_writes, transaction
 from ingest.queue.batch import Delivery, timestamp_or_none
+from ingest.queue.queues import QUEUES
 
 # Unsettled rows (the tables are in `ingest.inbox.schema`), with how often each delivery was received: at least twice if
 # the row is a duplicate notice, without a body, whose delivery was pruned from `seen`.
@@ -70,6 +71,12 @@ SELECT coalesce(sum(length(body)), 0), {DELIVERIES} FROM outgoing WHERE seq IN (
 # A duplicate notice does not mean that the delivery itself is still unsettled.
 SETTLED = """
 SELECT id FROM seen WHERE id > ? AND id NOT IN (SELECT id FROM deliveries WHERE body IS NOT NULL) ORDER BY id LIMIT ?
+"""
+
+OLDEST_IN_FLIGHT = "SELECT queue, min(received_at) FROM deliveries WHERE batch IS NOT NULL GROUP BY queue"
+# The reasons are few; whatever another version writes must not fill Redis.
+QUARANTINED = """
+SELECT substr(reason, 1, 100), count(*) FROM quarantine WHERE received_at > ? GROUP BY 1 ORDER BY 2 DESC LIMIT 20
 """
 
 ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
@@ -238,6 +245,19 @@ class Outbox:
                 count += self._file.execute(RELEASE, (batch_id,)).rowcount
                 self._file.execute("DELETE FROM deliveries WHERE batch = ?", (batch_id,))
         self._checkpointer.after_commit(self._file, count * ROW_BYTES)
+
+    def oldest_unsettled(self) -> dict[str, datetime]:
+        """Return when the oldest unsettled delivery of each queue was received, on the disk or on its way."""
+        found = self._file.execute(OLDEST_IN_FLIGHT).fetchall()
+        oldest = {queue: at for queue, received_at in found if (at := timestamp_or_none(received_at))}
+        for name in QUEUES:
+            if at := self.oldest_waiting_at(name):
+                oldest[name] = min(at, oldest.get(name, at))
+        return oldest
+
+    def quarantined_since(self, since: float) -> dict[str, int]:
+        """Return how many requests have been put in quarantine since then, by reason, the most common reasons first."""
+        return dict(self._file.execute(QUARANTINED, (since,)).fetchall())
 
     def downtimes(self) -> list[Downtime]:
         """List the downtimes of this inbox, the oldest first."""

@@ -18,6 +18,7 @@ from ingest.queue.leases import JobState, LeaseMonitor
 from ingest.queue.queues import QUEUES
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
+from ingest.relay.relay_heartbeat import RelayHeartbeat
 
 SWEEP_EVERY = timedelta(seconds=1)
 PRUNE_EVERY = timedelta(hours=1)
@@ -46,6 +47,7 @@ class RelayLoop:
         self._publisher = BatchPublisher(outbox, connection, settings)
         self._leases = LeaseMonitor(connection, grace=grace)
         self._downtimes = DowntimePublisher(connection)
+        self._heartbeat = RelayHeartbeat(outbox, connection)
         self._sweep_every = sweep_every.total_seconds()
         self._swept_at = self._polled_at = float("-inf")
         self._version = 0
@@ -98,6 +100,7 @@ class RelayLoop:
         while self._has_more and time.monotonic() < until:
             self.tick(linger=False)
         self.backlog = self._outbox.waiting_count()
+        self._heartbeat.stop()
 
     def _can_publish(self, name: str, waiting_since: datetime, depth: int, *, linger: bool) -> bool:
         age = datetime.now(UTC) - waiting_since
@@ -125,6 +128,7 @@ class RelayLoop:
                 self._publisher.redeliver(each, died=state is JobState.CRASHED)
         self.backlog = self._outbox.waiting_count()
         self._downtimes.publish(self._outbox.downtimes())
+        self._heartbeat.beat()
         if self._swept_at > self._prune_at:
             self._prune_dedup_window()
 

@@ -28,7 +28,7 @@ FIELD_TERMS = frozenset(
     coalescing column command commit condition connection consistency context core corruption deadline decision demo
     describe destination diff document dry duration endpoint engine enqueue env environment error evaluate
     evaluator extraction fault field graceful guarded handle hard health heartbeat identifier insert
-    invariant json keyring limit listing localtime lock logging lookup loop main marker merge metric model net
+    invariant json keyring limit listing localtime lock logging lookup loop main marker merge metric model monitor net
     notification notifier notify option output pagination parsing patch periodic poll pool preload
     processing protocol publisher quarantined query queue rate reader recorder recovery registry reload render
     resource response rollback router row rq rule runner scenario schedule schema secret sender server service

@@ -1,6 +1,6 @@
-"""Evaluates the alert rules once a minute, and raises one alert for each finding.
+"""Evaluates the alert rules, and raises one alert for each finding.
 
-The rules read only the ledger: what should have come and has not, and what has come and should not have.
+The rules read the ledger and the registry of processes: what should be there and is not, and what should not be there.
 """
 
 import time
@@ -9,19 +9,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+import redis
 import structlog
 from sqlalchemy import Connection, Engine
 
 from ingest.config.settings import Settings
-from workers.alerts import rules
-from workers.alerts.alerts import raise_alert, resolve_alerts
+from workers.alerts import condition_rules, rules
+from workers.alerts.alerts import AlertKind, raise_alert, resolve_alerts
+from workers.alerts.condition_rules import ConditionRule, ProcessObserver
 from workers.alerts.rules import Finding, RuleResult
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable, read_once, run_in_transaction
 
 log = structlog.get_logger()
 
-INTERVAL = timedelta(minutes=1)
+INTERVAL = timedelta(seconds=10)
+"""How often the rules are evaluated of which an alert must come within a minute."""
+RULE_INTERVAL = timedelta(minutes=1)
 SLOW_RULE_INTERVAL = timedelta(minutes=10)
 SETTLED_AFTER = timedelta(minutes=5)
 """How long after trouble of our own the silence rule waits: what was delayed has to reach the ledger first."""
@@ -37,7 +41,7 @@ class Rule:
     """A rule, and the pause after it: one that reads many sessions is evaluated less often."""
 
     evaluate: Callable[[Connection, datetime], RuleResult]
-    pause: timedelta = timedelta()
+    pause: timedelta = RULE_INTERVAL
     not_before: float = float("-inf")
 
 
@@ -47,9 +51,17 @@ class AlertEvaluator:
     name = "alert-rules"
     every = INTERVAL
 
-    def __init__(self, engine: Engine, settings: Settings, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        connection: redis.Redis | None = None,
+        *,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._engine = engine
         self._clock = clock
+        self._observer = None if connection is None else ProcessObserver(connection, clock=clock)
         self._well_since: float | None = None
         self._rules = self._enabled_rules(settings)
 
@@ -59,6 +71,8 @@ class AlertEvaluator:
         A rule that fails does not stop the others: the first error is raised at the end. Raises LedgerUnavailable at
         once, as it would stop all.
         """
+        if self._observer is not None:
+            self._observer.observe()
         at, moment = datetime.now(UTC), self._clock()
         first_error: Exception | None = None
         for rule in self._rules:
@@ -91,7 +105,17 @@ class AlertEvaluator:
             (quiet, Rule(partial(self._silence, span=quiet, busy=busy))),
         )
         always = [*map(Rule, rules.cdr_rules()), Rule(rules.unreadable), Rule(rules.dead_letters)]
-        return [*always, *(rule for setting, rule in rules_by_setting if setting)]
+        conditions = [
+            ConditionRule(AlertKind.HANDLER_FAILING, condition_rules.failing_handlers, self._clock),
+            ConditionRule(AlertKind.PUSHES_LATE, condition_rules.late_pushes, self._clock),
+            ConditionRule(AlertKind.PUSHES_DEAD, condition_rules.dead_pushes, self._clock),
+            *(self._observer.rules() if self._observer is not None else ()),
+        ]
+        return [
+            *(Rule(each, timedelta()) for each in conditions),
+            *always,
+            *(rule for setting, rule in rules_by_setting if setting),
+        ]
 
     def _silence(self, ledger: Connection, at: datetime, *, span: timedelta, busy: int) -> RuleResult:
         is_settled = self._well_since is not None and self._clock() - self._well_since >= SETTLED_AFTER.total_seconds()

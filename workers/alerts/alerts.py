@@ -41,6 +41,36 @@ class AlertKind(StrEnum):
     GAP = "gap"
     """Nothing could be received for longer than WATCH_GAP; what Plugsurfing sent meanwhile was missed."""
 
+    HANDLER_FAILING = "handler_failing"
+    """Runs of a handler fail, again and again, and are still retried."""
+
+    PUSHES_LATE = "pushes_late"
+    """Pushes of a channel wait although they should have been sent: the provider refuses them, or is unavailable."""
+
+    PUSHES_DEAD = "pushes_dead"
+    """Pushes of a channel were given up; drivers were not told."""
+
+    SIGNATURES_FAILING = "signatures_failing"
+    """Many requests in a few minutes could not be verified: probably a key is wrong."""
+
+    WRONG_PATH = "wrong_path"
+    """A well-signed request came to a path that nothing answers."""
+
+    STALLED = "stalled"
+    """Deliveries or runs wait for longer than a minute, urgent ones for longer than ten seconds."""
+
+    WORKER_GONE = "worker_gone"
+    """No worker runs, or none serves a queue, or one has ended without saying so."""
+
+    CLOCK_GONE = "clock_gone"
+    """No clock runs, or one has ended without saying so."""
+
+    SERVE_GONE = "serve_gone"
+    """A `serve` has ended without saying so, or does not reach Redis."""
+
+    HANDLERS_OUTDATED = "handlers_outdated"
+    """The files of plugins are newer than what a worker has loaded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alert:

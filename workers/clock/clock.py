@@ -3,6 +3,7 @@
 The relay redelivers a delivery until the inbox has its acknowledgement; after that, this sweep recovers its runs.
 """
 
+import contextlib
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.log import configure_logging
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
+from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from ingest.queue.queues import connect_redis
 from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.notifier import notifiers
@@ -45,6 +47,8 @@ class Clock:
         self._resources = resources
         self._leases = LeaseMonitor(resources.connection, grace=grace)
         self._rollback = ClockRollback(resources.engine)
+        self._registry = ProcessRegistry(resources.connection)
+        self._record = ProcessRecord.of_this_process(ProcessType.CLOCK)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
         """Tick until the event is set, with the push senders and the periodic tasks in threads of their own.
@@ -59,12 +63,14 @@ class Clock:
         finally:
             tasks.stop()
             senders.stop()
+            self._registry.stop(self._record)
 
     def _tick_until(self, stop: threading.Event, tick: timedelta, senders: SenderPool, tasks: PeriodicRunner) -> None:
         logged: str | None = None
         while not stop.wait(tick.total_seconds()):
             senders.check()
             tasks.check()
+            self.beat()
             try:
                 self.tick()
             except (QueueUnavailable, LedgerUnavailable) as error:
@@ -73,6 +79,12 @@ class Clock:
                 logged = str(error)
             else:
                 logged = None
+
+    def beat(self) -> None:
+        """Report this clock in the registry of processes if it is time, and if Redis answers."""
+        if self._registry.is_due:
+            with contextlib.suppress(QueueUnavailable):  # the tick reports that
+                self._registry.beat(self._record)
 
     def tick(self) -> None:
         """Recover lost runs, expire what is overdue, enqueue what is due, publish dead letters."""
@@ -113,7 +125,7 @@ def background_tasks(resources: Resources) -> list[PeriodicTask]:
     return [
         *reconciliation_tasks(resources),
         *sync_tasks(resources),
-        AlertEvaluator(resources.engine, resources.settings),
+        AlertEvaluator(resources.engine, resources.settings, resources.connection),
         *notifiers(resources.engine, resources.settings),
     ]
 

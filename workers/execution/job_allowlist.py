@@ -1,4 +1,4 @@
-"""Allow the two jobs of our workers only: access to Redis is no way to run other code.
+"""Allow the jobs of our workers only: access to Redis is no way to run other code.
 
 RQ calls whatever function a job in Redis names; with this list a stolen Redis can have deliveries processed at most.
 """
@@ -10,9 +10,9 @@ from rq.job import Job
 from rq.utils import import_attribute
 
 from ingest.errors import WebhooksError
-from ingest.queue.queues import BATCH_JOB, RUNS_JOB
+from ingest.queue.queues import BATCH_JOB, CLOCK_GONE_JOB, RUNS_JOB
 
-ALLOWED_FUNCTIONS = frozenset({BATCH_JOB, RUNS_JOB})
+ALLOWED_FUNCTIONS = frozenset({BATCH_JOB, RUNS_JOB, CLOCK_GONE_JOB})
 
 
 class JobNotAllowed(WebhooksError):

@@ -10,6 +10,7 @@ from importlib import import_module
 import redis
 import stamina
 import structlog
+from redis.client import Pipeline
 from rq import Queue, Worker
 from rq.executions import Execution
 from rq.job import Job
@@ -23,6 +24,7 @@ from ingest.log import configure_logging
 from ingest.queue.leases import report_crash
 from ingest.queue.queues import BATCH_JOB, QUEUES, connect_redis, queue
 from workers.execution.job_allowlist import AllowlistedJob
+from workers.execution.worker_heartbeat import WorkerHeartbeat
 from workers.ledger.warm_up import warm_up
 from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import kill_on_timeout
@@ -30,14 +32,18 @@ from workers.resources import preload, shared_engine
 
 log = structlog.get_logger()
 
-# RQ waits for a job, and for Redis, a little less than this: a Redis that hangs is noticed within a minute.
-WORKER_TTL = 60
+# An idle worker reports itself when RQ has waited for a job for 15 seconds less than this, and a busy one every
+# MONITORING_INTERVAL: a worker that is gone, or a Redis that hangs, is noticed within a minute.
+WORKER_TTL = 25
+MONITORING_INTERVAL = 5
 
 
 class PreloadedWorker(Worker):
     """An RQ worker whose children find everything imported already."""
 
     log_result_lifespan = False
+    presence: WorkerHeartbeat | None = None
+    """Reports the worker to the other processes, beside RQ's own registry."""
 
     def reorder_queues(self, reference_queue: Queue) -> None:
         """Serve the first queue before all others, but not twice in a row while they have jobs; these take turns.
@@ -52,6 +58,12 @@ class PreloadedWorker(Worker):
 
     def _round_robin(self) -> list[Queue]:
         return [each for each in self._ordered_queues if each != self.queues[0]]
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Renew RQ's registration of the worker, and our own."""
+        super().heartbeat(timeout, pipeline)
+        if self.presence is not None and not self.is_horse:
+            self.presence.beat()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Do the job in a child process, and wait for it."""
@@ -95,9 +107,12 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
         serializer=JSONSerializer,
         job_class=AllowlistedJob,
         worker_ttl=WORKER_TTL,
+        job_monitoring_interval=MONITORING_INTERVAL,
         work_horse_killed_handler=lambda job, *_ending: report_crash(connection, job.id),
     )
+    worker.presence = WorkerHeartbeat(connection, names, plugins)
     worker.work(burst=burst, logging_level=None)
+    worker.presence.stop()
     log.info("worker.stopped")
 
 

@@ -18,7 +18,7 @@ from workers.ledger.cdr_queries import CONTRADICTS_ITSELF, IN_CONFLICT, SHARES_S
 from workers.ledger.downtimes import DowntimeRow
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.alert_tables import alerts
-from workers.ledger.tables.core_tables import IS_OPEN, deliveries, runs, sessions
+from workers.ledger.tables.core_tables import IS_FAILING, IS_OPEN, deliveries, pushes, runs, sessions
 
 LOOKBACK = timedelta(days=7)
 """What is older had its alert long ago, or is older than the ledger's first rule evaluation."""
@@ -31,6 +31,7 @@ MAX_COUNTED = 1000
 # A request id may be that of a session, as with Plugsurfing's Roam.
 SESSION_PREFIX = literal("session ")
 
+IS_DEAD_PUSH = pushes.c.state == literal_column("'dead'")
 IS_DEAD = runs.c.outcome == literal_column("'dead'")  # a literal, so that both databases use the partial index
 
 
@@ -42,6 +43,33 @@ class Backlog:
     count: int
     last_at: datetime
     last_delivery: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailingRuns:
+    """Runs of a handler that have failed and will be tried again: their number, up to MAX_COUNTED, and one of them."""
+
+    handler: str
+    count: int
+    since: datetime
+    """When the first delivery of them was stored."""
+    error: str
+    """The type of the error."""
+    delivery_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatePushes:
+    """Pushes of a channel that wait: their number, up to MAX_COUNTED together, and how many drivers' were tried."""
+
+    channel: str
+    count: int
+    since: datetime
+    """When the first of them was made."""
+    failed_drivers: int
+    failed_since: datetime
+    """When the first was made that has failed."""
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +139,66 @@ def dead_letter_backlog(conn: Connection, handler: str, since: datetime | None) 
         query = query.where(runs.c.finished_at > since)
     rows = conn.execute(query.order_by(runs.c.finished_at.desc()).limit(MAX_COUNTED)).all()
     return Backlog(handler, len(rows), rows[0].finished_at, rows[0].delivery_id) if rows else None
+
+
+def failing_runs(conn: Connection) -> list[FailingRuns]:
+    """List the handlers whose runs fail and are tried again, by a loose scan of the index."""
+    found: list[FailingRuns] = []
+    while True:
+        query = select(func.min(runs.c.handler)).where(IS_FAILING)
+        handler = conn.scalar(query.where(runs.c.handler > found[-1].handler) if found else query)
+        if handler is None:
+            return found
+        failing = (
+            select(runs.c.delivery_id, runs.c.error, deliveries.c.stored_at)
+            .join(deliveries, deliveries.c.id == runs.c.delivery_id)
+            .where(IS_FAILING, runs.c.handler == handler)
+            .limit(MAX_COUNTED)
+        )
+        rows = conn.execute(failing).all()
+        if not rows:  # they ended since
+            return found
+        oldest = min(rows, key=lambda row: row.stored_at)
+        # Whatever follows the type of an error may be a body or a driver.
+        error = oldest.error.partition(":")[0]
+        found.append(FailingRuns(handler, len(rows), oldest.stored_at, error, oldest.delivery_id))
+
+
+def late_pushes(conn: Connection, now: datetime) -> list[LatePushes]:
+    """List the channels with pushes that wait, by the MAX_COUNTED pushes that have been due for the longest."""
+    query = (
+        select(pushes.c.channel, pushes.c.user_id, pushes.c.created_at, pushes.c.error)
+        .where(pushes.c.due_at <= now + LOOKBACK)
+        .order_by(pushes.c.due_at)
+        .limit(MAX_COUNTED)
+    )
+    by_channel: dict[str, list[Any]] = {}
+    for row in conn.execute(query):
+        by_channel.setdefault(row.channel, []).append(row)
+    found = []
+    for channel, rows in by_channel.items():
+        failed = [row for row in rows if row.error is not None]
+        oldest, failed_since = (min((row.created_at for row in some), default=now) for some in (rows, failed))
+        drivers = len({row.user_id for row in failed})
+        error = failed[-1].error if failed else None
+        found.append(LatePushes(channel, len(rows), oldest, drivers, failed_since, error))
+    return found
+
+
+def dead_pushes(conn: Connection, since: datetime) -> list[Backlog]:
+    """Count the pushes made since then that were given up, by channel."""
+    query = (
+        select(pushes.c.channel, pushes.c.created_at, pushes.c.delivery_id)
+        .where(IS_DEAD_PUSH, pushes.c.created_at > since)
+        .order_by(pushes.c.created_at.desc())
+        .limit(MAX_COUNTED)
+    )
+    by_channel: dict[str, list[Any]] = {}
+    for row in conn.execute(query):
+        by_channel.setdefault(row.channel, []).append(row)
+    return [
+        Backlog(channel, len(rows), rows[0].created_at, rows[0].delivery_id) for channel, rows in by_channel.items()
+    ]
 
 
 def long_running_sessions(conn: Connection, kind: str, now: datetime, span: timedelta) -> list[StaleSession]:

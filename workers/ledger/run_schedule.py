@@ -16,6 +16,7 @@ from workers.ledger.states import Outcome
 from workers.ledger.tables.core_tables import runs
 
 # A literal instead of a parameter: SQLite uses its partial index of running runs for it only.
+MAX_DUE = 1000
 IS_RUNNING = runs.c.outcome == literal_column("'running'")
 # Not `IS NOT NULL`, for which SQLite would prefer its index of all due runs.
 HAS_JOB = runs.c.job_id > literal_column("''")
@@ -70,6 +71,16 @@ def enqueued(conn: Connection) -> list[OpenRun]:
 def running(conn: Connection) -> list[OpenRun]:
     """List claimed runs."""
     return _open(conn, _select(runs.c.attempts).where(IS_RUNNING))
+
+
+def oldest_due(conn: Connection, now: datetime) -> dict[str, datetime]:
+    """Return since when a run has been due for its first attempt, by queue, among those that are due the longest."""
+    waiting = runs.c.outcome == Outcome.WAITING
+    query = select(runs.c.queue, runs.c.due_at).where(runs.c.due_at <= now, waiting)
+    oldest: dict[str, datetime] = {}
+    for queue, due_at in conn.execute(query.order_by(runs.c.due_at).limit(MAX_DUE)):
+        oldest.setdefault(queue, due_at)
+    return oldest
 
 
 def fail_crashed(

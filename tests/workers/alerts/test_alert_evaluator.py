@@ -28,7 +28,7 @@ def test_a_setting_of_0_turns_a_rule_off(watched):
 def test_silence_is_not_raised_by_a_clock_that_has_just_started(watched):
     watched.deliver("first", 4 * WEEK)
     watched.busy(WEEK, 2 * WEEK, 3 * WEEK)
-    seconds = iter([0.0, SETTLED_AFTER.total_seconds() - 1, SETTLED_AFTER.total_seconds() + 1])
+    seconds = iter([0.0, SETTLED_AFTER.total_seconds() - 1, SETTLED_AFTER.total_seconds() + 60])
     moment = 0.0
     evaluator = AlertEvaluator(watched.engine, load_settings(), clock=lambda: moment)
     for moment in seconds:  # noqa: B007 - the evaluator reads it

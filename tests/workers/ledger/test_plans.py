@@ -125,6 +125,9 @@ def works(ledger, says, noon):
         "last event": lambda c: alert_queries.last_event_at(c, noon),
         "oldest delivery": alert_queries.oldest_delivery_at,
         "events": lambda c: alert_queries.count_events(c, noon, timedelta(hours=1), 50),
+        "oldest due": lambda c: run_schedule.oldest_due(c, noon),
+        "late pushes": lambda c: alert_queries.late_pushes(c, noon),
+        "dead pushes": lambda c: alert_queries.dead_pushes(c, noon),
         "users": lambda c: downtimes.users_after(c, "u1", noon, 50),
         "open alerts": lambda c: (alert_queries.open_subjects(c, "k"), alert_queries.last_resolved_at(c, "k", "s1")),
         "alerts to log": lambda c: (alert_outbox.is_any_unlogged(c), alert_outbox.unlogged(c, 50)),
@@ -135,6 +138,17 @@ def works(ledger, says, noon):
 def test_every_query_finds_its_rows_by_an_index(sqlite_ledger, plans, says, noon):
     for name, work in works(sqlite_ledger, says, noon).items():
         assert [step for step in plans(work) if scans_a_table(step)] == [], name
+
+
+def test_failing_runs_are_found_among_all_runs(sqlite_ledger, plans, noon):
+    failing = RunRecord(
+        delivery_id="d2", handler="w", queue="q", outcome=Outcome.AGAIN, due_at=noon, error="KeyError: 1", attempts=1
+    )
+    with sqlite_ledger.begin() as ledger:
+        runs.insert_runs(ledger, [failing])
+    steps = plans(alert_queries.failing_runs)
+    assert [step for step in steps if scans_a_table(step)] == []
+    assert all("INDEX runs_failing" in step for step in steps if "runs" in step)
 
 
 def test_enqueued_runs_are_found_among_all_due_runs(sqlite_ledger, plans, says, noon):

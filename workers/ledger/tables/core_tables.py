@@ -83,6 +83,9 @@ partial_index("runs_offered", runs.c.job_id, where="due_at IS NOT NULL AND job_i
 partial_index("runs_until", runs.c.until_at, where="until_at IS NOT NULL")
 partial_index("runs_waits_for", runs.c.waits_for, where="waits_for IS NOT NULL")
 partial_index("runs_running", runs.c.started_at, where="outcome = 'running'")
+# The runs that have failed and are tried again.
+IS_FAILING = text("outcome IN ('again', 'running') AND error IS NOT NULL")
+partial_index("runs_failing", runs.c.handler, where=IS_FAILING.text)
 partial_index("runs_dead", runs.c.job_id, where="outcome = 'dead'")
 partial_index("runs_dead_of", runs.c.handler, runs.c.finished_at, where="outcome = 'dead'")
 
@@ -134,6 +137,7 @@ pushes = Table(
     Index("pushes_session", "session_id"),
 )
 partial_index("pushes_due", pushes.c.due_at, where="due_at IS NOT NULL")
+partial_index("pushes_dead", pushes.c.created_at, where="state = 'dead'")
 
 # A token is one app on one phone: if another driver signs in there, it becomes theirs.
 devices = Table(

@@ -1,0 +1,19 @@
+"""Index the runs that fail and are tried again, and the pushes that were given up: alerts are raised for them."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+
+INDEXES = (
+    ("runs_failing", "runs", "handler", "outcome IN ('again', 'running') AND error IS NOT NULL"),
+    ("pushes_dead", "pushes", "created_at", "state = 'dead'"),
+)
+
+
+def upgrade() -> None:
+    """Create the indexes."""
+    for name, table, column, condition in INDEXES:
+        where = sa.text(condition)
+        op.create_index(name, table, [column], sqlite_where=where, postgresql_where=where)
