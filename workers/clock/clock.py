@@ -25,6 +25,8 @@ from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
 from workers.ledger import pushes, run_schedule
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
+from workers.ledger.run_schedule import OpenRun
+from workers.ledger.states import Outcome
 from workers.policies.sync import sync_tasks
 from workers.reconciliation.tasks import reconciliation_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
@@ -111,12 +113,17 @@ class Clock:
         if not lost and not released and not crashed:
             return
 
-        def recover(ledger: Connection) -> None:
+        def recover(ledger: Connection) -> list[tuple[OpenRun, Outcome]]:
             run_schedule.set_jobs(ledger, dict.fromkeys(run.key for run in lost))
             run_schedule.release(ledger, released, now=datetime.now(UTC), reason=RELEASED)
-            run_schedule.fail_crashed(ledger, crashed, now=datetime.now(UTC), deaths_allowed=deaths_allowed, error=DIED)
+            return run_schedule.fail_crashed(
+                ledger, crashed, now=datetime.now(UTC), deaths_allowed=deaths_allowed, error=DIED
+            )
 
-        run_in_transaction(engine, recover)
+        for run, outcome in run_in_transaction(engine, recover):
+            about = {"handler": run.handler, "delivery": run.delivery_id, "attempt": run.attempt}
+            next_at = None if outcome is Outcome.DEAD else datetime.now(UTC).isoformat(timespec="seconds")
+            log.error("run.failed", **about, error=DIED, outcome=outcome.value, next_attempt_at=next_at)
         log.warning("runs.recovered", lost=len(lost), released=len(released), crashed=len(crashed))
 
 

@@ -6,7 +6,6 @@ request -> envelope -> inbox -> relay -> jobs -> handler -> [commit] -> ledger
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from operator import or_
 from typing import NamedTuple
 
 from rq.timeouts import BaseTimeoutException
@@ -36,10 +35,17 @@ class PostCommit(NamedTuple):
     """Pushes wait."""
     publish_dead_letters: bool = False
     """Runs are dead."""
+    failed: tuple[RunResult, ...] = ()
+    """Attempts that failed: they are to be logged."""
 
     def __or__(self, other: "PostCommit") -> "PostCommit":
         """Combine what follows from two transactions."""
-        return PostCommit(*map(or_, self, other))
+        return PostCommit(
+            self.enqueue_runs or other.enqueue_runs,
+            self.notify_senders or other.notify_senders,
+            self.publish_dead_letters or other.publish_dead_letters,
+            self.failed + other.failed,
+        )
 
 
 def commit_new_runs(ledger: Connection, resources: Resources, results: Sequence[RunResult], queue: str) -> PostCommit:
@@ -110,8 +116,10 @@ def _commit(
         ledger, resources, [result for result in results if _has_effects(result)], write_runs
     )
     delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
-    outcomes = {result.outcome for result in ours + with_effects}
-    return PostCommit(Outcome.WAITING in outcomes, has_pushes, Outcome.DEAD in outcomes)
+    ended = ours + with_effects
+    outcomes = {result.outcome for result in ended}
+    failed_runs = tuple(result for result in ended if result.error is not None)
+    return PostCommit(Outcome.WAITING in outcomes, has_pushes, Outcome.DEAD in outcomes, failed_runs)
 
 
 def _has_effects(result: RunResult) -> bool:

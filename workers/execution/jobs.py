@@ -26,7 +26,7 @@ from ingest.queue.leases import lease
 from ingest.wire.envelope import Kind
 from workers.devices.lookup import Devices
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
-from workers.execution.runner import HandlerCall, Runner, RunResult, failed, max_duration, waiting
+from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log_failures, max_duration, waiting
 from workers.ledger import deliveries, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.reader import HandlerReader
@@ -55,6 +55,7 @@ def work_batch(batch_id: str) -> None:
             return
         batch = Batch.from_json(text)
         post_commit = dead_letter_poison(resources, batch) if batch.poison else process_batch(resources, batch)
+        log_failures(post_commit.failed)
         ack_batch(resources, batch)
         hit(Failpoint.ACKNOWLEDGED)
         run_post_commit(resources, post_commit)
@@ -71,7 +72,9 @@ def work_runs(handler: str, attempts: Sequence[tuple[str, int]]) -> None:
     if job is None:
         raise RuntimeError("work_runs is an RQ job")
     with lease(resources.connection, job.id):
-        run_post_commit(resources, execute_runs(resources, handler, attempts, job.id))
+        post_commit = execute_runs(resources, handler, attempts, job.id)
+        log_failures(post_commit.failed)
+        run_post_commit(resources, post_commit)
 
 
 def process_batch(resources: Resources, batch: Batch) -> PostCommit:

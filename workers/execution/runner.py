@@ -4,10 +4,11 @@ request -> envelope -> inbox -> relay -> jobs -> [runner] -> handler -> ledger
 """
 
 import asyncio
+import logging
 import math
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -29,6 +30,9 @@ from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
 
 log = structlog.get_logger()
+
+MAX_CAUSES = 5
+"""Causes of an exception, of causes of exceptions, in a log line."""
 
 WAIT_RECHECK = timedelta(minutes=1)
 """When a run that waits for news of a session is tried again without any: news wakes it sooner."""
@@ -54,6 +58,8 @@ class RunResult(RunRecord):
     """Empty unless the outcome is done."""
     sessions_read: Mapping[str, Session | None] = field(default_factory=dict)
     """The sessions that the handler read, as it saw them."""
+    stack: str | None = None
+    """The traceback of its error for the log: without texts of exceptions, which may be bodies or name drivers."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,8 @@ def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunRe
 
 def _with_error(run: RunResult, failure: BaseException) -> RunResult:
     trace = "".join(traceback.format_exception(failure))
-    return replace(run, error=sanitize_text(f"{type(failure).__name__}: {failure}"), traceback=sanitize_text(trace))
+    error = sanitize_text(f"{type(failure).__name__}: {failure}")
+    return replace(run, error=error, traceback=sanitize_text(trace), stack=format_stack(failure))
 
 
 def _retry_at(run: RunResult, signal: RetryLater, policy: RetryPolicy) -> datetime | None:
@@ -190,3 +197,33 @@ def _retry_at(run: RunResult, signal: RetryLater, policy: RetryPolicy) -> dateti
 def max_duration(span: timedelta, calls: int, until: float) -> timedelta:
     """Return how long successive calls take at most, when none begins after `time.monotonic()` is `until`."""
     return timedelta(seconds=min(span.total_seconds() * calls, max(until - time.monotonic(), 0) + span.total_seconds()))
+
+
+def format_stack(failure: BaseException) -> str:
+    """Format a traceback without the texts of its exceptions, the cause of each before it."""
+    parts: list[str] = []
+    current: BaseException | None = failure
+    while current is not None and len(parts) < MAX_CAUSES:
+        frames = "".join(traceback.format_tb(current.__traceback__))
+        parts.append(f"Traceback (most recent call last):\n{frames}{type(current).__name__}")
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\n\n".join(reversed(parts))
+
+
+def log_failures(results: Iterable[RunResult]) -> None:
+    """Log each failed attempt in one line, the first and the last with a traceback; to be called after the commit."""
+    for each in results:
+        if each.error is None:
+            continue
+        is_last = each.outcome is Outcome.DEAD
+        log.log(
+            logging.ERROR if is_last else logging.WARNING,
+            "run.failed",
+            handler=each.handler,
+            delivery=each.delivery_id,
+            attempt=each.attempts,
+            error=each.reason if each.stack is None else each.error.partition(":")[0],
+            outcome=each.outcome.value,
+            next_attempt_at=None if each.due_at is None else each.due_at.isoformat(timespec="seconds"),
+            **({"exception": each.stack} if each.stack and (is_last or each.attempts == 1) else {}),
+        )

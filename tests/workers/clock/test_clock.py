@@ -15,6 +15,7 @@ from ingest.config.settings import load_settings
 from ingest.errors import QueueUnavailable
 from ingest.queue.batch import Delivery, lease_key
 from ingest.queue.leases import CRASHED
+from ingest.queue.process_registry import ProcessRegistry, ProcessType
 from ingest.queue.queues import queue
 from workers.clock.clock import RELEASED, Clock
 from workers.execution.dead_letters import publish_dead_letters
@@ -72,9 +73,12 @@ def test_a_run_that_its_worker_released_is_due_again_and_counts_no_death(resourc
 def test_a_run_whose_worker_died_counts_that_death(resources: Resources) -> None:
     claim(resources)
     resources.connection.set(lease_key("job"), CRASHED)
-    outcome, deaths, _, error = sweep_until_recovered(resources)
+    with capture_logs() as logs:
+        outcome, deaths, _, error = sweep_until_recovered(resources)
     assert (outcome, deaths) == (Outcome.AGAIN, 1)
     assert "died" in str(error)
+    (line,) = [line for line in logs if line["event"] == "run.failed"]
+    assert (line["handler"], line["delivery"], line["attempt"], line["outcome"]) == ("warn", "d1", 1, "again")
 
 
 def test_a_run_whose_job_was_lost_is_due_again(resources: Resources) -> None:
@@ -154,3 +158,18 @@ def test_a_redis_that_is_unavailable_is_logged_once_and_the_clock_goes_on(
         stop.set()
         running.join()
     assert [line["reason"] for line in lines if line["event"] == "clock.tick_failed"] == ["Redis does not answer"] * 2
+
+
+def test_a_clock_reports_itself_while_it_ticks_and_that_it_ends(resources: Resources) -> None:
+    registry, stop = ProcessRegistry(resources.connection), threading.Event()
+    clock = Clock(resources, grace=GRACE)
+    ticking = threading.Thread(target=clock.run, args=(stop,), kwargs={"tick": GRACE})
+    ticking.start()
+    try:
+        while not (found := registry.processes()):
+            assert ticking.is_alive()
+        assert [(each.process, each.is_alive) for each in found] == [(ProcessType.CLOCK, True)]
+    finally:
+        stop.set()
+        ticking.join()
+    assert [each.is_stopped for each in registry.processes()] == [True]

@@ -17,6 +17,7 @@ import redis
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
 from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine, delete, insert, select, text, update
+from structlog.testing import capture_logs
 
 from handlers import Context, GiveUp, Moot, RetryLater, on, record
 from handlers.kit.session import Session
@@ -24,7 +25,7 @@ from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
 from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
-from ingest.queue.batch import Batch, Delivery, new_batch_id
+from ingest.queue.batch import Batch, Delivery, batch_key, new_batch_id
 from ingest.queue.leases import JobState, LeaseMonitor
 from ingest.queue.queues import queue
 from ingest.relay.publisher import JOB_TIMEOUT
@@ -234,6 +235,35 @@ def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(resources_with: Ma
         work_queued(resources)
     assert attempts == [1, 2, 3]
     assert state(resources, said("SESSION_STARTED")) is DeliveryState.SETTLED
+
+
+def test_each_attempt_that_fails_is_logged(resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch) -> None:
+    @on(SessionStarted)
+    def broken(event: SessionStarted, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            ctx.write(insert(notes).values(text=None, nothing_like_it=1))
+        else:
+            raise ZeroDivisionError("by design")
+
+    resources = resources_with(broken, retry_first=timedelta(milliseconds=1), retry_attempts=2)
+    monkeypatch.setattr(jobs, "open_resources", lambda: resources)
+    given = batch(said("SESSION_STARTED"), said("SESSION_COMPLETE"))
+    monkeypatch.setattr(Batch, "from_json", lambda _text: given)
+    resources.connection.set(batch_key(given.id), b"of the relay")
+    with capture_logs() as logs:
+        jobs.work_batch(given.id)
+        while not (waiting := queue("sessions", resources.connection).jobs):
+            enqueue_due_runs(resources)
+        (job,) = waiting
+        monkeypatch.setattr(jobs, "get_current_job", lambda: job)
+        jobs.work_runs(*job.args)
+    lines = [line for line in logs if line["event"] == "run.failed"]
+    assert [(line["handler"], line["attempt"], line["outcome"]) for line in lines] == [
+        ("broken", 1, "again"),
+        ("broken", 2, "dead"),
+    ]
+    assert lines[1]["error"] == "ZeroDivisionError"
+    assert "in broken" in lines[1]["exception"]
 
 
 def test_a_run_that_fails_too_often_is_a_dead_letter_with_its_traceback(

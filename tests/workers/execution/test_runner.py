@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from handlers.kit.context import DeferredEffects, Push
 from handlers.kit.signals import GiveUp, Moot, RetryLater
-from workers.execution.runner import RunResult, failed
+from workers.execution.runner import MAX_CAUSES, RunResult, failed, format_stack, log_failures
 from workers.ledger.states import Outcome
 from workers.resilience.retry import RetryPolicy
 
@@ -68,3 +69,50 @@ def test_a_retry_is_due_no_later_than_its_end() -> None:
     wish = RetryLater("busy", after=timedelta(days=1), until=AT + HOUR, session_id="S1")
     result = after(wish)
     assert (result.due_at, result.until_at, result.waits_for) == (AT + HOUR, AT + HOUR, "S1")
+
+
+def broken(attempt: int) -> RunResult:
+    """A run whose handler raised an error that quotes a driver, because of another one that does."""
+    phones: dict[str, str] = {}
+    try:
+        try:
+            phones["driver-1"]
+        except KeyError as cause:
+            raise ValueError(f"no phone: {cause}") from cause
+    except ValueError as error:
+        return after(error, attempt)
+
+
+def test_each_failed_attempt_is_a_line_of_the_log_and_the_first_and_the_last_have_a_traceback() -> None:
+    with capture_logs() as logs:
+        log_failures([broken(attempt) for attempt in (1, 2, 3)])
+    assert [line["event"] for line in logs] == ["run.failed"] * 3
+    assert [line["log_level"] for line in logs] == ["warning", "warning", "error"]
+    assert [(line["handler"], line["delivery"], line["attempt"]) for line in logs] == [
+        ("handler", "id", n) for n in (1, 2, 3)
+    ]
+    assert {line["error"] for line in logs} == {"ValueError"}
+    assert [line["outcome"] for line in logs] == ["again", "again", "dead"]
+    assert [line["next_attempt_at"] is None for line in logs] == [False, False, True]
+    assert ["exception" in line for line in logs] == [True, False, True]
+    assert "in broken" in logs[0]["exception"]
+    assert "KeyError" in logs[0]["exception"]
+
+
+def test_what_waits_by_its_own_wish_has_not_failed() -> None:
+    with capture_logs() as logs:
+        log_failures([after(RetryLater("no driver yet")), after(Moot("over"))])
+        log_failures([after(GiveUp("no such user"))])
+    assert [(line["event"], line["error"], line["outcome"]) for line in logs] == [("run.failed", "GiveUp", "dead")]
+
+
+def test_a_stack_names_the_types_of_an_error_and_of_its_causes_without_their_texts() -> None:
+    error = ValueError("secret 1")
+    error.__context__ = KeyError("secret 2")
+    assert format_stack(error).count("secret") == 0
+    assert format_stack(error).splitlines()[-1] == "ValueError"
+    assert "KeyError" in format_stack(error)
+    error.__suppress_context__ = True
+    assert "KeyError" not in format_stack(error)
+    error.__cause__ = error  # nobody does that
+    assert format_stack(error).count("ValueError") == MAX_CAUSES
