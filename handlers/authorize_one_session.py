@@ -1,4 +1,4 @@
-"""Refuse a key while it, or its owner, has another open session."""
+"""Refuse a key while it, or its owner, charges elsewhere."""
 
 from handlers import Allowed, AuthorizationRequest, AuthorizeContext, Decision, authorize
 from handlers.kit.policies import indeterminate, key_owner
@@ -6,7 +6,10 @@ from handlers.kit.policies import indeterminate, key_owner
 
 @authorize(order=20, name="one_session", when=lambda settings: settings.authorize_one_session)
 def must_not_charge_elsewhere(request: AuthorizationRequest, ctx: AuthorizeContext) -> Decision | None:
-    """Return NOT_ALLOWED if there is another open session than the one that is requested.
+    """Return NOT_ALLOWED if another session than the one that is requested surely charges.
+
+    One that waits to start, or whose stop failed, does not count: both may last long, and Plugsurfing's guide says that
+    a driver must not be kept from starting again then.
 
     No event names the key of a session. It is known from authorization requests that named the session, whatever the
     decision was, and from the Drive API for sessions that were read there; a driver's sessions are known by their user.
@@ -19,5 +22,5 @@ def must_not_charge_elsewhere(request: AuthorizationRequest, ctx: AuthorizeConte
         return indeterminate("neither the key nor its owner is known", ctx)
     others = set(ctx.open_sessions(request.key, user_id)) - {request.session_id}
     if others:
-        return Decision(Allowed.NOT_ALLOWED, reason=f"another session is open: {', '.join(sorted(others)[:3])}")
+        return Decision(Allowed.NOT_ALLOWED, reason=f"another session charges: {', '.join(sorted(others)[:3])}")
     return None

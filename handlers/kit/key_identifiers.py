@@ -13,9 +13,17 @@ BYTES = re.compile(r"(?:[0-9a-f]{2})+")
 
 
 def normalize(text: str) -> str:
-    """Return an identifier as the ledger has it: small digits without separators, or the text if not hexadecimal."""
+    """Return an identifier as the ledger has it: in lower case, and hexadecimal digits without separators.
+
+    One that is not hexadecimal has no case either, as OCPI's `uid` (a CiString: OCPI 2.2.1, 12.3.2) has none.
+    """
     digits = SEPARATORS.sub("", text).lower().removeprefix("0x")
-    return digits if BYTES.fullmatch(digits) else text.strip()
+    return digits if BYTES.fullmatch(digits) else text.strip().lower()
+
+
+def is_hexadecimal(identifier: str) -> bool:
+    """Return whether a normalized identifier is the digits of whole bytes."""
+    return BYTES.fullmatch(identifier) is not None
 
 
 def candidate_spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
@@ -38,4 +46,4 @@ def search_spellings(text: str, order: ByteOrder) -> tuple[str, ...]:
 
 def reversed_bytes(identifier: str) -> str:
     """Reverse the bytes of a normalized identifier; return one that is not hexadecimal unchanged."""
-    return bytes.fromhex(identifier)[::-1].hex() if BYTES.fullmatch(identifier) else identifier
+    return bytes.fromhex(identifier)[::-1].hex() if is_hexadecimal(identifier) else identifier

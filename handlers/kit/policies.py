@@ -11,6 +11,7 @@ from sqlalchemy import Row
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from structlog.typing import FilteringBoundLogger
 
+from handlers.kit.key_identifiers import is_hexadecimal
 from handlers.kit.markers import Marker, check_function, checked_name, markers_in
 from handlers.kit.session import Session
 from ingest.config.sections.authorization import OnIndeterminate
@@ -38,6 +39,7 @@ class ChargingKeySnapshot:
     valid_to: datetime | None = None
     contract_id: str | None = None
     visual_number: str | None = None
+    """The number printed on the card, which a request has as its `reference_id`; a virtual key has none."""
     fleet_id: str | None = None
     read_at: datetime | None = None
     """When it was read: while Drive is unavailable, the snapshot grows old and still counts."""
@@ -78,6 +80,9 @@ class AuthorizeContext(Protocol):
     def charging_key(self, identifier: str) -> ChargingKeySnapshot | None:
         """Return a charging key of the organization; None if it is not listed."""
 
+    def charging_key_by_number(self, visual_number: str) -> ChargingKeySnapshot | None:
+        """Return the charging key with this number on its card, an enabled one first; None if none is listed."""
+
     def keys_synced_at(self) -> datetime | None:
         """Return when the list of keys was read; None if never: then a key that is not listed may still exist."""
 
@@ -85,7 +90,7 @@ class AuthorizeContext(Protocol):
         """Return a user's balance; None if it is not known."""
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
-        """Return the ids of the open sessions that are known of a charging key and of a user."""
+        """Return the ids of the sessions that surely charge, by their status, of a charging key and of a user."""
 
     def sessions_read_at(self) -> datetime | None:
         """Return when the open sessions were read from the ledger; None if they have not been yet."""
@@ -135,18 +140,26 @@ def key_owner(request: AuthorizationRequest, ctx: AuthorizeContext) -> str | Non
     found: object
     if place.startswith("/"):
         found = Pointer(place).find(request.document)
-    elif request.key is None:
-        found = None
-    elif place == "contract":
-        key = ctx.charging_key(request.key)
-        found = key and key.contract_id
     else:
-        key = ctx.charging_key(request.key)
-        found = key.identifier if key else request.key
+        key = listed_key(request, ctx)
+        match place:
+            case "contract":
+                found = key and key.contract_id
+            case "reference":
+                found = request.reference_id or (key and key.visual_number)
+            case _:
+                # An identifier in the ledger has no case, but the id of a user has.
+                found = key.identifier if key and is_hexadecimal(key.identifier) else request.key
     if isinstance(found, bool) or not isinstance(found, str | int):
         return None
     user_id = sanitize_text(str(found))
     return user_id if user_id and len(user_id) <= LONGEST_USER_ID else None
+
+
+def listed_key(request: AuthorizationRequest, ctx: AuthorizeContext) -> ChargingKeySnapshot | None:
+    """Return the charging key of a request by its identifier, else by the number on its card; None if not listed."""
+    key = ctx.charging_key(request.key) if request.key else None
+    return key or (ctx.charging_key_by_number(request.reference_id) if request.reference_id else None)
 
 
 def is_stale(read_at: datetime | None, good_for: timedelta, ctx: AuthorizeContext) -> bool:

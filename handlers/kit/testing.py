@@ -159,6 +159,11 @@ class FakePolicyContext(FakeReader):
         spellings = candidate_spellings(identifier, self.settings.authorize_key_bytes)
         return next((self._keys[each] for each in spellings if each in self._keys), None) if self._keys else None
 
+    def charging_key_by_number(self, visual_number: str) -> ChargingKeySnapshot | None:
+        """Return one of the keys, by the number on its card."""
+        found = [key for key in (self._keys or {}).values() if key.visual_number == visual_number]
+        return min(found, key=lambda key: not key.enabled, default=None)
+
     def keys_synced_at(self) -> datetime | None:
         """Return the oldest time of the keys, by default now."""
         if self._keys is None:

@@ -43,6 +43,7 @@ def test_the_order_of_the_bytes_can_be_set(order, received, answer):
 def test_a_key_that_is_not_hexadecimal_has_one_spelling():
     listed = key(identifier="DE-XYZ-C12345-6")
     assert decided("DE-XYZ-C12345-6", listed) is None
+    assert decided("de-xyz-C12345-6", listed) is None
     assert decided("6-54321C-ZYX-ED", listed) is Allowed.NOT_ALLOWED
 
 
@@ -85,3 +86,18 @@ def test_an_indeterminate_policy_abstains_or_fails_by_the_setting(received, cont
 def test_an_old_list_counts_for_authorize_keys_stale():
     old = key(read_at=DEFAULT_NOW - timedelta(hours=23))
     assert decided("04a1b2c4", old) is Allowed.NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("request_parts", "answer"),
+    [
+        ({"reference_id": "8PS-1"}, None),
+        ({"reference_id": "8PS-2"}, Allowed.NOT_ALLOWED),
+        ({"key": "an-internal-id", "reference_id": "8PS-1"}, None),
+        ({"key": "ff", "reference_id": "8PS-2"}, Allowed.NOT_ALLOWED),
+    ],
+)
+def test_a_card_is_listed_by_the_number_that_is_printed_on_it(request_parts, answer):
+    ctx = policy_context(keys=[key(visual_number="8PS-1")])
+    decision = must_be_listed(authorization_request(**request_parts), ctx)
+    assert (decision and decision.allowed) is answer

@@ -36,10 +36,10 @@ OCPI_SUCCESS = range(1000, 2000)
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
-KEY_ID, VALID_TO, CONTRACT, VISUAL_NUMBER, FLEET, BALANCE_STATUS = (
-    pointers(f"/{name}")
-    for name in ("keyIdentifier", "validTo", "contractId", "visualNumber", "fleetId", "balanceStatus")
+KEY_ID, VALID_TO, CONTRACT, FLEET, BALANCE_STATUS = (
+    pointers(f"/{name}") for name in ("keyIdentifier", "validTo", "contractId", "fleetId", "balanceStatus")
 )
+VISUAL_NUMBER = pointers("/visualNumber", "/referenceId")
 OPERATOR = pointers("/operator_display_name", "/operatorDisplayName")
 
 

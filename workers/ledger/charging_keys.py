@@ -15,6 +15,8 @@ from workers.ledger.tables.authorization_tables import authorizations, charging_
 from workers.ledger.tables.core_tables import IS_OPEN, sessions
 
 FETCH_SIZE = 1000
+CHARGING = "STARTED"
+"""The only status in which a session surely charges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,16 @@ def record_session_keys(conn: Connection, keys: Mapping[str, str], now: datetime
         conn.execute(insert_into(conn, session_keys).on_conflict_do_nothing(), rows)
 
 
-def open_sessions(conn: Connection, since: datetime) -> Iterator[tuple[str, str | None]]:
-    """Yield (session id, user id) of the open sessions with news since then.
+def charging_sessions(conn: Connection, since: datetime) -> Iterator[tuple[str, str | None]]:
+    """Yield (session id, user id) of the sessions that charge, with news since then.
+
+    Not of all open ones: a session may wait to start, or its stop have failed, for long.
 
     Fetched in small parts, so that other threads run meanwhile.
     """
-    query = select(sessions.c.session_id, sessions.c.user_id).where(IS_OPEN, sessions.c.updated_at >= since)
+    query = select(sessions.c.session_id, sessions.c.user_id).where(
+        IS_OPEN, sessions.c.status == CHARGING, sessions.c.updated_at >= since
+    )
     yield from conn.execution_options(yield_per=FETCH_SIZE).execute(query)
 
 

@@ -38,12 +38,13 @@ EMPTY: Mapping[str, frozenset[str]] = {}
 
 
 class PolicyCache:
-    """A copy of charging keys, balances and open sessions. Any thread may read it, without waiting."""
+    """A copy of charging keys, balances and charging sessions. Any thread may read it, without waiting."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
         self._settings = settings
         self._keys: dict[str, charging_keys.KeyRow] = {}
+        self._by_number: Mapping[str, charging_keys.KeyRow] = {}
         self._generation = 0
         self._keys_synced_at: datetime | None = None
         self._balances: dict[str, BalanceSnapshot] = {}
@@ -74,8 +75,13 @@ class PolicyCache:
         for spelling in candidate_spellings(identifier, self._settings.authorize_key_bytes):
             row = self._keys.get(spelling)
             if row is not None:
-                return ChargingKeySnapshot(**asdict(row), read_at=self._keys_synced_at)
+                return self._snapshot(row)
         return None
+
+    def charging_key_by_number(self, visual_number: str) -> ChargingKeySnapshot | None:
+        """Return a key by the number on its card."""
+        row = self._by_number.get(visual_number)
+        return None if row is None else self._snapshot(row)
 
     def keys_synced_at(self) -> datetime | None:
         """Return when the list of keys was read from the Drive API."""
@@ -87,7 +93,7 @@ class PolicyCache:
         return self._balances.get(user_id)
 
     def open_sessions(self, key: str | None, user_id: str | None = None) -> Collection[str]:
-        """Return the ids of the open sessions of a key and of a user. The first call starts to copy them."""
+        """Return the ids of the charging sessions of a key and of a user. The first call starts to copy them."""
         self._wants_sessions = True
         by_name = self._open_sessions
         names = [f"key:{each}" for each in candidate_spellings(key, self._settings.authorize_key_bytes)] if key else []
@@ -127,6 +133,9 @@ class PolicyCache:
             self._first_refresh.set()
             self._stop.wait(max(REFRESH_EVERY.total_seconds(), PAUSE_FACTOR * (time.monotonic() - started_at)))
 
+    def _snapshot(self, row: charging_keys.KeyRow) -> ChargingKeySnapshot:
+        return ChargingKeySnapshot(**asdict(row), read_at=self._keys_synced_at)
+
     def _refresh_keys(self, conn: Connection) -> None:
         state = sync_state.get(conn, KEYS)
         if state is None or state.read_at is None:
@@ -141,6 +150,9 @@ class PolicyCache:
                         self._keys.pop(row.identifier, None)
                 after = page[-1][0].identifier
                 time.sleep(0)  # lets the threads of policies run
+            # An enabled one last, so that it is found where several have one number.
+            in_order = sorted(self._keys.values(), key=lambda row: (row.enabled, row.identifier))
+            self._by_number = {row.visual_number: row for row in in_order if row.visual_number is not None}
             self._generation = state.generation
         self._keys_synced_at = state.read_at
 
@@ -155,7 +167,9 @@ class PolicyCache:
     def _refresh_sessions(self, conn: Connection, now: datetime) -> None:
         by_name: defaultdict[str, set[str]] = defaultdict(set)
         session_ids = set()
-        for session_id, user_id in charging_keys.open_sessions(conn, now - self._settings.authorize_session_longest):
+        for session_id, user_id in charging_keys.charging_sessions(
+            conn, now - self._settings.authorize_session_longest
+        ):
             session_ids.add(session_id)
             if user_id is not None:
                 by_name[f"user:{user_id}"].add(session_id)

@@ -31,6 +31,7 @@ class PolicyContext:
         self.read = ledger.read
         self.session = ledger.session
         self.charging_key = cache.charging_key
+        self.charging_key_by_number = cache.charging_key_by_number
         self.keys_synced_at = cache.keys_synced_at
         self.balance = cache.balance
         self.open_sessions = cache.open_sessions

@@ -42,9 +42,9 @@ class OnIndeterminate(StrEnum):
 
 
 def _key_owner(text: str) -> str:
-    if text not in {"contract", "key"}:
+    if text not in {"contract", "key", "reference"}:
         if not text.startswith("/"):
-            raise ValueError("must be contract, key, or a JSON pointer into the request such as /userId")
+            raise ValueError("must be contract, key, reference, or a JSON pointer into the request such as /userId")
         Pointer(text)
     return text
 
@@ -93,7 +93,7 @@ class PolicySettings(BaseSettings):
     authorize_holder: KeyOwner = Field(
         "contract",
         description="owner of a key: `contract`, the user with the id of its contract; `key`, the user with its own "
-        "id; or a JSON pointer to the user's id in the request",
+        "id; `reference`, the user with the number on its card; or a JSON pointer to the user's id in the request",
     )
     authorize_balances_every: PositiveDuration = Field(
         timedelta(minutes=5),
@@ -104,9 +104,9 @@ class PolicySettings(BaseSettings):
         timedelta(days=1), "how long a balance is valid while the Drive API is unavailable"
     )
     authorize_balances_a_minute: PositiveInt = setting(300, "most balances that are read in a minute")
-    authorize_one_session: bool = setting(default=False, description="refuse a key that has an open session already")
+    authorize_one_session: bool = setting(default=False, description="refuse a key that charges elsewhere already")
     authorize_session_longest: PositiveDuration = setting(
-        timedelta(days=1), "time without an event after which an open session blocks no key"
+        timedelta(days=1), "time without an event after which a session blocks no key"
     )
     authorize_without_facts: OnIndeterminate = setting(
         OnIndeterminate.PASS, "result of a policy without data: `pass` (next policy) or `fail` (`AUTHORIZE_ON_FAILURE`)"

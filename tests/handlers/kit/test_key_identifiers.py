@@ -14,7 +14,7 @@ from ingest.config.sections.authorization import ByteOrder
         ("0x04a1", "04a1"),
         (" 04 a1\n", "04a1"),
         ("4a1", "4a1"),
-        ("DE-ABC-C1", "DE-ABC-C1"),
+        ("DE-XYZ-C1", "de-xyz-c1"),
         ("", ""),
         ("\ud800", "\ud800"),
     ],

@@ -18,7 +18,7 @@ from handlers.kit.policies import (
 )
 from handlers.kit.testing import DEFAULT_NOW, authorization_request, policy_context
 
-KEY = ChargingKeySnapshot("04a1b2c3", enabled=True, contract_id="DE-ABC-C1")
+KEY = ChargingKeySnapshot("04a1b2c3", enabled=True, contract_id="DE-ABC-C1", visual_number="8PS-1")
 
 
 def test_a_marked_function_stays_unchanged_and_is_found_in_its_module():
@@ -57,6 +57,7 @@ def test_a_module_without_policies_has_none():
     [
         ("contract", {}, "DE-ABC-C1"),
         ("key", {}, "04a1b2c3"),
+        ("reference", {}, "8PS-1"),
         ("/driver/id", {"driver": {"id": "user1"}}, "user1"),
         ("/driver", {"driver": 17}, "17"),
         ("/driver", {"driver": True}, None),
@@ -68,6 +69,20 @@ def test_a_module_without_policies_has_none():
 def test_the_owner_of_a_key_is_at_the_place_of_the_setting(place, document, owner):
     ctx = policy_context(keys=[KEY], settings={"authorize_holder": place})
     assert key_owner(authorization_request(key="C3B2A104", document=document), ctx) == owner
+
+
+def test_the_owner_may_be_the_number_on_the_card():
+    ctx = policy_context(keys=[KEY], settings={"authorize_holder": "reference"})
+    assert key_owner(authorization_request(reference_id="8PS-2"), ctx) == "8PS-2"
+    assert key_owner(authorization_request(key="04A1B2C3", reference_id="8PS-2"), ctx) == "8PS-2"
+    assert key_owner(authorization_request(key="ff"), ctx) is None
+    ctx = policy_context(keys=[KEY], settings={"authorize_holder": "contract"})
+    assert key_owner(authorization_request(reference_id="8PS-1"), ctx) == "DE-ABC-C1"
+
+
+def test_the_id_of_a_user_that_is_a_key_keeps_its_case():
+    ctx = policy_context(keys=[ChargingKeySnapshot("App-User", enabled=True)], settings={"authorize_holder": "key"})
+    assert key_owner(authorization_request(key="App-User"), ctx) == "App-User"
 
 
 def test_the_owner_of_a_key_that_is_not_listed_is_the_key_itself_or_unknown():

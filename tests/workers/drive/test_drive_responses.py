@@ -192,6 +192,7 @@ def test_a_key_is_valid_until_a_time_or_the_end_of_a_day(parser, valid_to, read)
 def test_a_charging_key_has_the_requested_fleet_and_is_enabled_by_default(parser):
     key = parser.charging_key({"keyIdentifier": "04A1", "visualNumber": "DE-1"}, fleet_id="f1")
     assert (key.identifier, key.fleet_id, key.enabled, key.visual_number) == ("04A1", "f1", True, "DE-1")
+    assert parser.charging_key({"keyIdentifier": "04A1", "referenceId": "DE-1"}, fleet_id=None).visual_number == "DE-1"
     assert not parser.charging_key({"keyIdentifier": "04A1", "enabled": False}, fleet_id=None).enabled
     with pytest.raises(InvalidResponse, match="identifier"):
         parser.charging_key({"enabled": True}, fleet_id=None)

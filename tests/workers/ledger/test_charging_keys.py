@@ -43,11 +43,11 @@ def test_the_key_of_a_session_is_known_from_requests_and_from_the_drive_api(ledg
         assert sorted(charging_keys.keys_of_sessions(conn, ["s1", "s2", "s3"])) == [("s1", "04a1"), ("s2", "04a2")]
 
 
-def test_sessions_are_open_until_a_final_status(ledger, noon, says):
+def test_only_a_session_that_has_started_and_nothing_after_it_charges(ledger, noon, says):
     statuses = {"s1": "STARTED", "s2": "COMPLETE", "s3": "STOP_FAILED", "s4": "START_FAILED", "s5": "WAITING_TO_START"}
     with ledger.begin() as conn:
         sessions.merge(conn, {session_id: says(status) for session_id, status in statuses.items()})
-        found = sorted(each.session_id for each in charging_keys.open_sessions(conn, noon))
-        assert found == ["s1", "s3", "s5"]
-        assert ("s1", None) in list(charging_keys.open_sessions(conn, noon))
-        assert list(charging_keys.open_sessions(conn, noon + timedelta(days=365 * 100))) == []
+        found = sorted(each.session_id for each in charging_keys.charging_sessions(conn, noon))
+        assert found == ["s1"]
+        assert ("s1", None) in list(charging_keys.charging_sessions(conn, noon))
+        assert list(charging_keys.charging_sessions(conn, noon + timedelta(days=365 * 100))) == []

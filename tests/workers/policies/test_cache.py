@@ -63,6 +63,17 @@ def test_keys_are_found_in_any_spelling_until_they_are_removed(ledger, cache):
     assert cache.keys_synced_at() == later
 
 
+def test_a_key_is_found_by_the_number_on_its_card(ledger, cache):
+    old = KeyRow("04a1", enabled=False, visual_number="8PS-1")
+    list_keys(ledger, old, KeyRow("04a0", enabled=True, visual_number="8PS-1"), KeyRow("04a2", enabled=True))
+    cache.refresh()
+    assert cache.charging_key_by_number("8PS-1").identifier == "04a0"
+    assert cache.charging_key_by_number("04a2") is None
+    list_keys(ledger, old)
+    cache.refresh()
+    assert cache.charging_key_by_number("8PS-1").identifier == "04a1"
+
+
 def test_a_long_list_is_copied_in_pages(ledger, cache, monkeypatch):
     monkeypatch.setattr("workers.policies.cache.PAGE_SIZE", 3)
     list_keys(ledger, *(KeyRow(f"{number:04x}", enabled=True) for number in range(10)))
@@ -98,9 +109,13 @@ def test_open_sessions_are_found_by_key_and_by_user(ledger, cache):
     assert cache.open_sessions("04a1", "user1") == {"s1", "s2", "s3"}
     assert cache.open_sessions("04a2", "user2") == set()
     with ledger.begin() as conn:
+        sessions.merge(conn, {"s2": event("STOP_FAILED"), "s4": event("WAITING_TO_START", "user1")})
+    cache.refresh()
+    assert cache.open_sessions("04a1", "user1") == {"s1", "s3"}
+    with ledger.begin() as conn:
         sessions.merge(conn, {"s1": event("STOPPED")})
     cache.refresh()
-    assert cache.open_sessions("04a1", None) == {"s2"}
+    assert cache.open_sessions("04a1", None) == set()
 
 
 def test_the_key_of_a_session_may_become_known_later(ledger, cache, monkeypatch):

@@ -18,7 +18,7 @@ def test_the_built_in_policies_are_off_by_default():
     assert settings.authorize_on_failure is Allowed.ALLOWED
 
 
-@pytest.mark.parametrize("owner", ["contract", "key", "/userId", "/user/id"])
+@pytest.mark.parametrize("owner", ["contract", "key", "reference", "/userId", "/user/id"])
 def test_the_owner_of_a_key_is_its_contract_itself_or_a_pointer(owner):
     assert load_settings(authorize_holder=owner).authorize_holder == owner
 
