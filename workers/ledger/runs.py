@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, tuple_, update
 
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.database.conditions import in_list
+from workers.ledger.database.conditions import Unindexed, in_list
 from workers.ledger.states import Outcome
 from workers.ledger.tables.core_tables import runs
 
@@ -128,7 +128,8 @@ def locked_update(*conditions: ColumnElement[bool], skip_locked: bool = False) -
     matching = (
         select(runs.c.delivery_id, runs.c.handler)
         .where(*conditions)
-        .order_by(runs.c.delivery_id, runs.c.handler)
+        # Not by the key's index: SQLite would scan it whole to save a sort of a few rows.
+        .order_by(Unindexed(runs.c.delivery_id), Unindexed(runs.c.handler))
         .with_for_update(skip_locked=skip_locked)
         .correlate(None)
     )

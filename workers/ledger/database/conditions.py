@@ -34,6 +34,16 @@ class InList(FunctionElement[bool]):
     inherit_cache = True
 
 
+class Unindexed(FunctionElement[Any]):
+    """A column that SQLite must not use an index for: without statistics it misjudges which index has few rows."""
+
+    inherit_cache = True
+
+    def __init__(self, column: Column[Any]) -> None:
+        super().__init__(column)
+        self.type = column.type
+
+
 def in_list(column: Column[Any], values: Collection[str] | str) -> InList:
     """Build the condition that the column has one of the values, or of those in the parameter of that name.
 
@@ -57,6 +67,16 @@ def within(column: Column[datetime], since: datetime | None, until: datetime | N
         *([] if since is None else [column >= since]),
         *([] if until is None else [column < until]),
     ]
+
+
+@compiles(Unindexed)
+def _plain(element: Unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(Unindexed, "sqlite")
+def _with_plus(element: Unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"  # https://www.sqlite.org/optoverview.html#uplus
 
 
 @compiles(InList, "sqlite")
