@@ -20,6 +20,7 @@ from ingest.events import SessionFeeIncurring
 
 TEMPLATE_SAMPLE = {"starts_at": datetime(2025, 10, 15, 9, 2, 48, tzinfo=UTC), "operator": "Example Charging"}
 WARNING = NotificationTemplate("fee_warning", TEMPLATE_SAMPLE)
+TOO_LATE = "too late: the fee has started, or will within FEE_WARNING_GRACE"
 REMINDER = NotificationTemplate("fee_reminder", TEMPLATE_SAMPLE)
 
 
@@ -51,7 +52,7 @@ def _session_to_warn(event: SessionFeeIncurring, ctx: Context) -> SessionWithDri
     if session.is_over_for(event.at):
         raise Moot("the session is over")
     if ctx.now() >= until:
-        raise Moot("too late: the fee has started, or will within FEE_WARNING_GRACE")
+        raise Moot(TOO_LATE)
     notice = session.fees.get(event.fee_type)
     if notice and notice.applies_from != event.fee_will_apply_from:
         raise Moot("a later notice has moved the start of this fee")

@@ -13,6 +13,7 @@ from workers.ledger import (
     deliveries,
     delivery_states,
     downtimes,
+    fee_warnings,
     finished_runs,
     pushes,
     run_schedule,
@@ -21,6 +22,7 @@ from workers.ledger import (
 )
 from workers.ledger.cdr_queries import CdrFilters
 from workers.ledger.deliveries import DeliveryFilters
+from workers.ledger.fee_warnings import WarningFilters
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import RunRecord
 from workers.ledger.sessions import SessionWait
@@ -103,6 +105,9 @@ def works(ledger, says, noon):
         "push lease": lambda c: pushes.extend_lease(c, [("p1", 1)], noon),
         "pushes": lambda c: pushes.find(c, limit=50),
         "pushes of a session": lambda c: pushes.find(c, session_id="s1"),
+        "warnings": lambda c: list(fee_warnings.find(c, WarningFilters(), noon)),
+        "warnings of a session": lambda c: list(fee_warnings.find(c, WarningFilters(session_id="s1"), noon)),
+        "warnings of a user": lambda c: list(fee_warnings.find(c, WarningFilters(user_id="U1"), noon)),
         "long running": lambda c: alert_queries.long_running_sessions(c, "k", noon, noon - noon),
         "ended sessions": lambda c: alert_queries.ended_sessions(c, "k"),
         "without a CDR": lambda c: alert_queries.sessions_without_cdr(c, "k", noon, noon - noon),

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Table, Text, bindparam
+from sqlalchemy import Column, ColumnElement, Table, Text, bindparam, func
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -59,6 +59,11 @@ def matching(table: Table, **wanted: str | Collection[str] | None) -> list[Colum
     """Build a condition for each column with a wanted value, or with several of which it must have one."""
     values = {table.c[name]: value for name, value in wanted.items() if value is not None}
     return [column == value if isinstance(value, str) else column.in_(value) for column, value in values.items()]
+
+
+def same_person(column: Column[Any], user_id: str) -> ColumnElement[bool]:
+    """Build the condition that the column has this user's id in any case, as a person may write it."""
+    return func.lower(column) == func.lower(user_id)
 
 
 def within(column: Column[datetime], since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:

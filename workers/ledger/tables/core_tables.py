@@ -3,7 +3,7 @@
 from json import JSONEncoder
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func, text
 from sqlalchemy.schema import CheckConstraint, Column, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
 from sqlalchemy.types import JSON, Integer, LargeBinary, String, Text
 
@@ -42,6 +42,8 @@ deliveries = Table(
     Index("deliveries_session", "session_id", "received_at"),
     Index("deliveries_state", "state", "received_at"),
 )
+# Fee notices are few, and what became of each is listed.
+partial_index("deliveries_fee_notices", deliveries.c.received_at, where="event = 'SESSION_FEE_INCURRING'")
 
 # How often each inbox has received a delivery, where that is more than the one receipt of its row in `deliveries`. Each
 # inbox counts its own, and counts only grow: so they may arrive twice, late, and in any order.
@@ -105,6 +107,8 @@ sessions = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Index("sessions_updated_at", "updated_at"),
 )
+# People look for a driver in any case.
+Index("sessions_user", func.lower(sessions.c.user_id))
 # The sessions that have not ended: FINAL_STATUSES of handlers.kit.statuses, which a test compares.
 IS_OPEN = text("status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')")
 partial_index("sessions_open", sessions.c.started_at, where=IS_OPEN.text)
@@ -136,6 +140,7 @@ pushes = Table(
     Index("pushes_created_at", "created_at"),
     Index("pushes_session", "session_id"),
 )
+Index("pushes_user", func.lower(pushes.c.user_id))
 partial_index("pushes_due", pushes.c.due_at, where="due_at IS NOT NULL")
 partial_index("pushes_dead", pushes.c.created_at, where="state = 'dead'")
 
