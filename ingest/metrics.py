@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -11,16 +18,25 @@ from prometheus_client.registry import Collector
 from ingest.worker_metrics import GAUGE_MODE, registry_of_all
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-PREFIX = "webhooks"
 GROUP_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+MEASURED = {
+    "webhooks_inbox_up": "Whether an event can be written to the inbox",
+    "webhooks_inbox_unsettled": "Deliveries in the inbox that are not settled",
+    "webhooks_inbox_oldest_unsettled_seconds": "Age of the oldest of them; 0: there is none",
+}
+"""The gauges that are measured for each response."""
+
+
+# A time of creation beside each counter, which Prometheus' text format has no use for and several workers do not have.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
     """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
         # Of workers the leader's count: it is never below a follower's, which has nothing to publish.
@@ -68,24 +84,24 @@ class Metrics:
         self._last_offer.set(last_published)
 
     def text(self, measured: Mapping[str, float]) -> bytes:
-        """Format all metrics, with gauges that were measured for this request."""
-        return render(registry_of_all() or self._registry, PREFIX, measured)
+        """Format all metrics, with gauges of MEASURED that were measured for this request."""
+        return render(registry_of_all() or self.registry, MEASURED, measured)
 
 
-def render(registry: CollectorRegistry, prefix: str, measured: Mapping[str, float]) -> bytes:
-    """Format a registry, and gauges whose names get the prefix."""
-    gauges = CollectorRegistry()
-    gauges.register(_Measured(prefix, measured))
-    return generate_latest(registry) + generate_latest(gauges)
+def render(registry: CollectorRegistry, gauges: Mapping[str, str], measured: Mapping[str, float]) -> bytes:
+    """Format a registry, and gauges with their documentation."""
+    others = CollectorRegistry()
+    others.register(_Measured(gauges, measured))
+    return generate_latest(registry) + generate_latest(others)
 
 
 class _Measured(Collector):
     """Gauges of this moment. Unlike a `Gauge`, which workers share, they are of one response only."""
 
-    def __init__(self, prefix: str, measured: Mapping[str, float]) -> None:
-        self._prefix = prefix
+    def __init__(self, gauges: Mapping[str, str], measured: Mapping[str, float]) -> None:
+        self._gauges = gauges
         self._measured = measured
 
     def collect(self) -> Iterable[Metric]:
         for name, value in self._measured.items():
-            yield GaugeMetricFamily(f"{self._prefix}_{name}", name.replace("_", " ").capitalize(), value=value)
+            yield GaugeMetricFamily(name, self._gauges[name], value=value)

@@ -37,5 +37,8 @@ class AuthorizeHealth:
     async def metrics(self, _request: Request) -> Response:
         """Respond with all metrics in Prometheus' text format."""
         status = self._evaluator.status()
-        gauges = {"processes_ready": status.ready, "policies_spared": len(status.open_circuits)}
+        gauges = {
+            "webhooks_authorize_processes_ready": status.ready,
+            "webhooks_authorize_policies_spared": len(status.open_circuits),
+        }
         return Response(self._metrics.text(gauges), media_type=CONTENT_TYPE)

@@ -9,13 +9,18 @@ from ingest.metrics import render
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5)
 NO_POLICY = "none"
+MEASURED = {
+    "webhooks_authorize_processes_ready": "Processes that can evaluate policies",
+    "webhooks_authorize_policies_spared": "Policies that are not asked for a while because they kept failing",
+}
+"""The gauges that are measured for each response."""
 
 
 class AuthorizeMetrics:
     """The metrics of one process, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._decisions = Counter(
             "webhooks_authorize_decisions",
@@ -52,5 +57,5 @@ class AuthorizeMetrics:
         self._refused.labels(reason).inc()
 
     def text(self, gauges: Mapping[str, float]) -> bytes:
-        """Render all metrics, with gauges of this moment."""
-        return render(self._registry, "webhooks_authorize", gauges)
+        """Render all metrics, with gauges of MEASURED as they are at this moment."""
+        return render(self.registry, MEASURED, gauges)

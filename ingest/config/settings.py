@@ -16,7 +16,7 @@ from ingest.config.sections.drive import DriveSettings, ReconcileSettings
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import AlertSettings, NotificationSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
-from ingest.config.sections.server import DashboardSettings, ServerSettings
+from ingest.config.sections.server import DashboardSettings, MetricsSettings, ServerSettings
 from ingest.config.types import setting
 from ingest.errors import SettingsError
 
@@ -50,6 +50,7 @@ SERVICE_LINK = re.compile(r"\b(tcp|udp|sctp)://", re.IGNORECASE)
 
 class Settings(  # the last section comes first: pydantic collects the fields of the bases from the last one on
     SecretFileSettings,
+    MetricsSettings,
     DashboardSettings,
     PolicySettings,
     AuthorizationSettings,

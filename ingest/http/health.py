@@ -123,11 +123,12 @@ class HealthEndpoints:
         readiness = await self._readiness.check()
         record_relay(self._metrics, readiness.relay)
         numbers = {
-            "inbox_up": readiness.inbox_problem is None,
-            "inbox_unsettled": readiness.unsettled,
-            "inbox_oldest_unsettled_seconds": readiness.oldest_unsettled_seconds,
+            "webhooks_inbox_up": readiness.inbox_problem is None,
+            "webhooks_inbox_unsettled": readiness.unsettled,
+            "webhooks_inbox_oldest_unsettled_seconds": readiness.oldest_unsettled_seconds,
         }
-        text = self._metrics.text({name: float(number) for name, number in numbers.items() if number is not None})
+        measured = {name: float(number) for name, number in numbers.items() if number is not None}
+        text = await asyncio.to_thread(self._metrics.text, measured)
         return Response(text, media_type=CONTENT_TYPE)
 
 

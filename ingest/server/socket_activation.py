@@ -16,7 +16,7 @@ NOTIFY_SOCKET = "NOTIFY_SOCKET"
 
 def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """Return the inherited sockets, or else listen on that address. Raise SystemExit with one sentence."""
-    return inherited_sockets() or [_listen(host, port)]
+    return inherited_sockets() or [listen(host, port)]
 
 
 def inherited_sockets() -> list[socket.socket]:
@@ -60,7 +60,8 @@ def notify_ready() -> None:
     sd_notify("READY=1", f"MAINPID={os.getpid()}")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address. Raise SystemExit with one sentence."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -35,7 +35,8 @@ def test_prometheus_parses_it():
     metrics = Metrics()
     metrics.refused("TooLarge")
     families = {
-        family.name: family for family in text_string_to_metric_families(metrics.text({"inbox_up": 1}).decode())
+        family.name: family
+        for family in text_string_to_metric_families(metrics.text({"webhooks_inbox_up": 1}).decode())
     }
     assert families["webhooks_requests_refused"].type == "counter"
     assert families["webhooks_inbox_commit_seconds"].type == "histogram"
@@ -46,8 +47,8 @@ def test_prometheus_parses_it():
 def test_gauges_have_the_value_of_each_request():
     metrics = Metrics()
 
-    assert "webhooks_inbox_unsettled 7.0" in lines(metrics, inbox_unsettled=7.0)
-    assert "webhooks_inbox_unsettled 0.0" in lines(metrics, inbox_unsettled=0.0)
+    assert "webhooks_inbox_unsettled 7.0" in lines(metrics, webhooks_inbox_unsettled=7.0)
+    assert "webhooks_inbox_unsettled 0.0" in lines(metrics, webhooks_inbox_unsettled=0.0)
     assert not any("unsettled" in line for line in lines(metrics))
 
 

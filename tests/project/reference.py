@@ -13,6 +13,7 @@ from pathlib import Path
 from handlers.kit.statuses import STATUSES, Anomaly
 from ingest.config.describe import NOT_SET, SettingRow
 from ingest.config.settings import Settings, load_settings
+from tests.project.served_metrics import served_metrics
 from workers.alerts.alerts import AlertKind
 from workers.cli import SECTIONS
 from workers.ledger.states import DeliveryState, Outcome, PushState
@@ -53,6 +54,7 @@ are in the [manuals](README.md).
 
 - [Settings](#settings): [the twelve to know first](#the-twelve-to-know-first), then by process
 - [Commands](#commands) and [exit codes](#exit-codes)
+- [Metrics](#metrics)
 - States: [deliveries](#states-of-a-delivery), [runs](#outcomes-of-a-run), [pushes](#states-of-a-push),
   [sessions](#statuses-of-a-session) and [their anomalies](#anomalies-of-a-session), [alerts](#kinds-of-alerts)
 
@@ -64,6 +66,20 @@ as a number of seconds, names such as `json` in any case. An invisible character
 around a key or a password a blank may be meant, and is refused. A `…_PORT` that Kubernetes or Docker has set to the
 address of a service (`tcp://10.0.0.1:80`) counts as not set. `webhooks check` tests the settings that are in force.
 """
+
+METRICS = """\
+## Metrics
+
+In Prometheus' text format: how to scrape, alert and look at them is in [OBSERVABILITY.md](OBSERVABILITY.md). Names,
+types and labels are public: a change is in the changelog. Beside these there are the usual ones of a process
+(`process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`, …).
+"""
+
+METRICS_OF = {
+    "serve": "`/metrics` of `serve`: what arrives; with several workers the sum over them",
+    "authorize": "`/metrics` of `authorize`: what is decided",
+    "clock": "`/metrics` of `clock` on `METRICS_PORT`, and of `dashboard`: workers, clocks, queues and the ledger",
+}
 
 EXIT_CODES = """\
 ## Exit codes
@@ -150,6 +166,13 @@ def reference() -> str:
     for title, entries in SECTIONS.items():
         rows_of_title = ((f"`{name}`", entry.sentence) for name, entry in entries.items())
         parts += [f"### {title}\n", table(("command", "what it does"), rows_of_title)]
+    parts += [METRICS]
+    for process, metrics in served_metrics().items():
+        listed = (
+            (f"`{each.name}`", each.type, ", ".join(f"`{label}`" for label in each.labels) or "–", each.documentation)
+            for each in metrics
+        )
+        parts += [f"### {METRICS_OF[process]}\n", table(("metric", "type", "labels", "meaning"), listed)]
     parts += [EXIT_CODES, "## States\n"]
     for heading, enum in STATES.items():
         parts += [f"### {heading}\n", table(("name", "meaning"), sentences_of(enum))]

@@ -18,5 +18,5 @@ def clean_env() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def dev_port() -> Callable[[], int]:
-    """Return a function that reserves the port of a `dev` and the three after it, for its other servers."""
-    return lambda: reserve_neighbours(4)
+    """Return a function that reserves the port of a `dev` and the four after it, for its other servers."""
+    return lambda: reserve_neighbours(5)

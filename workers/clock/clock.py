@@ -26,7 +26,10 @@ from workers.execution.enqueue import enqueue_due_runs
 from workers.ledger import pushes, run_schedule
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.run_schedule import OpenRun
+from workers.ledger.runs import RunKey
 from workers.ledger.states import Outcome
+from workers.observability import work_metrics
+from workers.observability.metrics_server import MetricsServer, create_metrics_app, installation_registry
 from workers.policies.sync import sync_tasks
 from workers.reconciliation.tasks import reconciliation_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
@@ -92,13 +95,15 @@ class Clock:
         """Recover lost runs, expire what is overdue, enqueue what is due, publish dead letters."""
         self._rollback.check()
         self.sweep()
-        run_in_transaction(self._resources.engine, self._expire)
+        expired = run_in_transaction(self._resources.engine, self._expire)
+        work_metrics.count_runs((handler, Outcome.MOOT) for _, handler in expired)
         enqueue_due_runs(self._resources)
         publish_dead_letters(self._resources)
+        work_metrics.flush(self._resources.connection)
 
-    def _expire(self, ledger: Connection) -> None:
-        run_schedule.expire(ledger, datetime.now(UTC))
+    def _expire(self, ledger: Connection) -> list[RunKey]:
         pushes.expire_unknown_channels(ledger, self._resources.channels, datetime.now(UTC) - UNKNOWN_CHANNEL_GRACE)
+        return run_schedule.expire(ledger, datetime.now(UTC))
 
     def sweep(self) -> None:
         """Find runs whose job is lost or whose worker died, and make them due again."""
@@ -120,7 +125,9 @@ class Clock:
                 ledger, crashed, now=datetime.now(UTC), deaths_allowed=deaths_allowed, error=DIED
             )
 
-        for run, outcome in run_in_transaction(engine, recover):
+        failed = run_in_transaction(engine, recover)
+        work_metrics.count_runs((run.handler, outcome) for run, outcome in failed)
+        for run, outcome in failed:
             about = {"handler": run.handler, "delivery": run.delivery_id, "attempt": run.attempt}
             next_at = None if outcome is Outcome.DEAD else datetime.now(UTC).isoformat(timespec="seconds")
             log.error("run.failed", **about, error=DIED, outcome=outcome.value, next_attempt_at=next_at)
@@ -143,7 +150,15 @@ def clock(settings: Settings) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    ticking = Clock(open_resources(connect_redis(settings.require_redis())))
+    resources = open_resources(connect_redis(settings.require_redis()))
+    metrics = MetricsServer(
+        create_metrics_app(installation_registry(resources.engine, resources.connection)),
+        settings.host,
+        settings.metrics_port,
+    )
+    ticking = Clock(resources)
     log.info("clock.started")
+    metrics.start()
     ticking.run(stop)
+    metrics.stop()
     log.info("clock.stopped")

@@ -6,6 +6,7 @@ pushes. Each channel has a thread of its own, so that none waits for another. Wo
 
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
@@ -15,10 +16,11 @@ from sqlalchemy import Connection
 
 from ingest.failpoints import Failpoint, hit
 from workers.devices.lookup import Devices
-from workers.ledger import devices, pushes
+from workers.ledger import deliveries, devices, pushes
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.pushes import Claim, PushRow, PushUpdate
 from workers.ledger.states import PushState
+from workers.observability import work_metrics
 from workers.push.attempt import AttemptResult, attempt
 from workers.push.notify import notify_senders, wait_for_notification
 from workers.resilience.circuit_breaker import CircuitBreaker
@@ -95,14 +97,16 @@ class ChannelSender:
         free = self._resources.settings.push_concurrency - len(self._slots_taken)
         limit = self._breaker.permits(free, in_flight=len(self._in_flight))
 
-        def claim(ledger: Connection) -> list[PushRow]:
+        def claim(ledger: Connection) -> tuple[list[PushRow], Mapping[PushState, int]]:
             at = datetime.now(UTC)
             # After a long wait for the ledger, or a step of the clock, the claim would find what is in flight here.
             pushes.extend_lease(ledger, self._in_flight, at + LEASE)
-            pushes.expire_unneeded(ledger, self._name, at)
-            return pushes.claim(ledger, self._name, at, LEASE, limit=limit)
+            ended = pushes.expire_unneeded(ledger, self._name, at)
+            return pushes.claim(ledger, self._name, at, LEASE, limit=limit), ended
 
-        claimed = run_in_transaction(engine, claim)
+        claimed, ended = run_in_transaction(engine, claim)
+        for state, number in ended.items():
+            work_metrics.count_pushes(self._name, state, number)
         for push in claimed:
             self._in_flight.add(push.claim)
             self._slots_taken.add(push.claim)
@@ -145,7 +149,8 @@ class ChannelSender:
                     self._in_flight.discard(item)  # the attempt broke: no result will come
         if not self._to_mark:
             return 0
-        run_in_transaction(self._resources.engine, self._mark)
+        received_at = run_in_transaction(self._resources.engine, self._mark)
+        self._count(received_at)
         hit(Failpoint.RECORDED)
         sent = sum(result.state is PushState.SENT for result in self._to_mark)
         self._in_flight.difference_update(result.push.claim for result in self._to_mark)
@@ -172,9 +177,20 @@ class ChannelSender:
         if result.error is not None:
             log.warning("push.failed", push=result.push.id, channel=self._name, state=result.state, reason=result.error)
 
-    def _mark(self, ledger: Connection) -> None:
+    def _mark(self, ledger: Connection) -> dict[str, datetime]:
+        """Record the results, and return when the deliveries of pushes that were sent had been received."""
         pushes.mark(ledger, [_update_of(result) for result in self._to_mark])
         devices.delete_tokens(ledger, [token for result in self._to_mark for token in result.unregistered])
+        sent = {result.push.delivery_id for result in self._to_mark if result.state is PushState.SENT}
+        return deliveries.received_at(ledger, sent) if sent else {}
+
+    def _count(self, received_at: Mapping[str, datetime]) -> None:
+        for result in self._to_mark:
+            if result.state is not PushState.WAITING:
+                work_metrics.count_pushes(self._name, result.state)
+            at = received_at.get(result.push.delivery_id)
+            if result.sent_at is not None and at is not None:
+                work_metrics.count_sent(self._name, at, result.sent_at)
 
     def _finish(self) -> None:
         deadline = time.monotonic() + self._resources.settings.push_timeout.total_seconds()

@@ -6,17 +6,22 @@ import threading
 from json import JSONDecodeError
 
 import structlog
-from flask import Flask
+from flask import Blueprint, Flask, Response
+from prometheus_client import generate_latest
 from redis.exceptions import RedisError
 from rq.exceptions import DeserializationError
-from rq_dashboard.cli import make_flask_app
+from rq_dashboard.cli import add_basic_auth, make_flask_app
 from rq_dashboard.web import setup_rq_connection
 from werkzeug.serving import make_server
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
+from ingest.metrics import CONTENT_TYPE
+from ingest.queue.queues import connect_redis
+from workers.ledger.database.engine import create_ledger_engine
 from workers.net import is_loopback
+from workers.observability.metrics_server import installation_registry
 
 USERNAME = "webhooks"
 
@@ -60,4 +65,18 @@ def create_dashboard(settings: Settings) -> Flask:
     for error in (DeserializationError, JSONDecodeError, UnicodeDecodeError):
         app.register_error_handler(error, lambda _error: ("There is a job that is not JSON.", 502))
     setup_rq_connection(app)
+    add_probes(app, settings)
     return app
+
+
+def add_probes(app: Flask, settings: Settings) -> None:
+    """Add `/healthz`, which is open, and `/metrics`, which requires the password."""
+    registry = installation_registry(
+        create_ledger_engine(settings.database_url), connect_redis(settings.require_redis())
+    )
+    probes = Blueprint("probes", __name__)
+    if settings.dashboard_password is not None:
+        add_basic_auth(probes, settings.dashboard_username or USERNAME, settings.dashboard_password.get_secret_value())
+    probes.add_url_rule("/metrics", "metrics", lambda: Response(generate_latest(registry), content_type=CONTENT_TYPE))
+    app.register_blueprint(probes)
+    app.add_url_rule("/healthz", "healthz", lambda: {"status": "ok"})

@@ -47,7 +47,8 @@ def dev(port: int | None, show_session: Callable[[Settings, str], None] | None, 
     with single_instance(data_dir) as lock:
         env = build_environment(port)
         settings = env.settings
-        for wanted in (settings.port, settings.authorize_port, settings.dashboard_port, settings.devices_port):
+        ports = (settings.port, settings.authorize_port, settings.dashboard_port, settings.metrics_port)
+        for wanted in (*ports, settings.devices_port):
             if not is_free(env.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
         migrate(env.settings.database_url)
@@ -152,6 +153,7 @@ def banner(env: DevEnvironment) -> str:
         "authorize": f"{env.authorize_url}/plugsurfing/authorizations",
         "readiness": f"{env.url}/readyz",
         "dashboard": env.dashboard_url,
+        "metrics": env.metrics_url,
         **({"devices": env.devices_url} if env.serves_devices else {}),
         **({"drive api": f"{env.settings.drive_api_url}  (simulated)"} if env.has_own_drive else {}),
         "queues": effective["REDIS_URL"] + ("  (embedded Valkey)" if env.has_own_valkey else ""),

@@ -17,7 +17,7 @@ from workers.dev.valkey import socket_path, valkey
 from workers.net import LOOPBACK, free_port, is_loopback, reachable
 
 # The ports beside PORT.
-PORT_OFFSETS = {"AUTHORIZE_PORT": 1, "DASHBOARD_PORT": 2, "DEVICES_PORT": 4}
+PORT_OFFSETS = {"AUTHORIZE_PORT": 1, "DASHBOARD_PORT": 2, "METRICS_PORT": 3, "DEVICES_PORT": 4}
 DRIVE_OFFSET = 5
 CREDENTIALS = "authorize_credentials"
 
@@ -78,6 +78,11 @@ class DevEnvironment:
     def dashboard_url(self) -> str:
         """The URL of the dashboard on this machine."""
         return self._url(self.settings.dashboard_port)
+
+    @property
+    def metrics_url(self) -> str:
+        """The URL on this machine of the metrics of workers, clock and ledger."""
+        return f"{self._url(self.settings.metrics_port)}/metrics"
 
     @property
     def serves_devices(self) -> bool:

@@ -18,9 +18,11 @@ from workers.execution.enqueue import enqueue_due_runs
 from workers.execution.runner import RunResult, failed
 from workers.ledger import delivery_states, pushes, runs
 from workers.ledger.database.transaction import is_transient
+from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.pushes import NewPush
 from workers.ledger.sessions import SessionWait, has_changed
 from workers.ledger.states import Outcome
+from workers.observability import work_metrics
 from workers.push.notify import notify_senders
 from workers.resilience.retry import RetryPolicy
 from workers.resources import Resources
@@ -35,8 +37,15 @@ class PostCommit(NamedTuple):
     """Pushes wait."""
     publish_dead_letters: bool = False
     """Runs are dead."""
-    failed: tuple[RunResult, ...] = ()
-    """Attempts that failed: they are to be logged."""
+    ended: tuple[RunResult, ...] = ()
+    """The runs that were written: they are to be counted."""
+    settled: tuple[SettledDelivery, ...] = ()
+    """The deliveries that were settled, likewise."""
+
+    @property
+    def failed(self) -> tuple[RunResult, ...]:
+        """The attempts that failed: they are to be logged."""
+        return tuple(result for result in self.ended if result.error is not None)
 
     def __or__(self, other: "PostCommit") -> "PostCommit":
         """Combine what follows from two transactions."""
@@ -44,7 +53,8 @@ class PostCommit(NamedTuple):
             self.enqueue_runs or other.enqueue_runs,
             self.notify_senders or other.notify_senders,
             self.publish_dead_letters or other.publish_dead_letters,
-            self.failed + other.failed,
+            self.ended + other.ended,
+            self.settled + other.settled,
         )
 
 
@@ -76,13 +86,16 @@ def commit_claimed_runs(
 
 
 def run_post_commit(resources: Resources, post_commit: PostCommit) -> None:
-    """Notify senders, enqueue runs and publish dead letters, as far as needed."""
+    """Notify senders, enqueue runs and publish dead letters, as far as needed; count what was committed."""
     if post_commit.notify_senders:
         notify_senders(resources.connection, resources.channels)
     if post_commit.enqueue_runs:
         enqueue_due_runs(resources)
     if post_commit.publish_dead_letters:
         publish_dead_letters(resources)
+    work_metrics.count_runs((result.handler, result.outcome) for result in post_commit.ended)
+    work_metrics.count_settled(post_commit.settled)
+    work_metrics.flush(resources.connection)
 
 
 def _recheck_waits(ledger: Connection, results: Sequence[RunResult]) -> list[RunResult]:
@@ -115,11 +128,10 @@ def _commit(
     with_effects, has_pushes = _apply_effects(
         ledger, resources, [result for result in results if _has_effects(result)], write_runs
     )
-    delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
-    ended = ours + with_effects
-    outcomes = {result.outcome for result in ended}
-    failed_runs = tuple(result for result in ended if result.error is not None)
-    return PostCommit(Outcome.WAITING in outcomes, has_pushes, Outcome.DEAD in outcomes, failed_runs)
+    settled = delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
+    all_ours = (*ours, *with_effects)
+    outcomes = {result.outcome for result in all_ours}
+    return PostCommit(Outcome.WAITING in outcomes, has_pushes, Outcome.DEAD in outcomes, all_ours, tuple(settled))
 
 
 def _has_effects(result: RunResult) -> bool:

@@ -25,6 +25,7 @@ from ingest.queue.batch import Delivery
 from ingest.wire.timestamps import utc_now
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
+from workers.observability.work_metrics import count_run_time
 from workers.resilience.guarded_call import HandlerDeadline, call_guarded
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
@@ -145,6 +146,7 @@ class Runner:
             writes=context.writes,
             sessions_read=context.sessions_read,
         )
+        count_run_time(run.handler, run.finished_at - run.started_at)
         return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
 
 

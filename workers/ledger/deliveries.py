@@ -89,6 +89,12 @@ def fetch(conn: Connection, ids: Collection[str]) -> list[Delivery]:
     return sorted(found, key=lambda delivery: (delivery.received_at, delivery.id))
 
 
+def received_at(conn: Connection, ids: Collection[str]) -> dict[str, datetime]:
+    """Return when each of these deliveries was received."""
+    found = conn.execute(select(deliveries.c.id, deliveries.c.received_at).where(in_list(deliveries.c.id, ids)))
+    return {row.id: row.received_at for row in found}
+
+
 def find(conn: Connection, filters: DeliveryFilters, limit: int | None) -> list[DeliveryRow]:
     """List deliveries with their runs, newest first."""
     query = _select().where(*_conditions(filters))

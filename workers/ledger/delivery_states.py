@@ -4,6 +4,7 @@ handler -> commit -> [delivery states] -> ledger
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, bindparam, case, func, select, update
@@ -15,7 +16,7 @@ from workers.ledger.tables.core_tables import deliveries, runs
 
 # Built once: building a statement costs more than running it on a small batch.
 STATES = (
-    select(deliveries.c.id, deliveries.c.state)
+    select(deliveries.c.id, deliveries.c.state, deliveries.c.event, deliveries.c.received_at)
     .where(in_list(deliveries.c.id, "ids"))
     .order_by(deliveries.c.id)
     .with_for_update()
@@ -35,13 +36,25 @@ SET_STATE = (
 )
 
 
-def refresh_states(conn: Connection, ids: Collection[str]) -> None:
-    """Update the states of deliveries; call it in the transaction that changed their runs.
+@dataclass(frozen=True, slots=True)
+class SettledDelivery:
+    """A delivery whose last open run has ended."""
+
+    event: str | None
+    received_at: datetime
+    settled_at: datetime
+
+
+def refresh_states(conn: Connection, ids: Collection[str]) -> list[SettledDelivery]:
+    """Update the states of deliveries, and return those that have no open run any more.
+
+    Call it in the transaction that changed their runs.
 
     A first statement locks the rows, so that the next one sees what the transaction that had the lock committed: of
     two workers that end the last two runs of a delivery, the second one settles it.
     """
-    before = {key: state for key, state in conn.execute(STATES, {"ids": ids})}  # noqa: C416 - rows are no pairs to mypy
+    rows = {row.id: row for row in conn.execute(STATES, {"ids": ids})}
+    before: dict[str, DeliveryState] = {key: row.state for key, row in rows.items()}
     unsettled: dict[str, DeliveryState] = {}
     for key, outcome in conn.execute(UNSETTLED_RUNS, {"ids": list(before)}):
         if outcome is not Outcome.DEAD:
@@ -57,6 +70,10 @@ def refresh_states(conn: Connection, ids: Collection[str]) -> None:
         after = unsettled.get(key, DeliveryState.SETTLED)
         if after is not state:
             changed.setdefault(after, []).append(key)
+    settled: list[SettledDelivery] = []
     for state, keys in changed.items():
         ended_at = datetime.now(UTC) if state.is_ended else None
         conn.execute(SET_STATE, {"ids": keys, "after": state, "ended_at": ended_at})
+        if ended_at is not None:
+            settled += [SettledDelivery(rows[key].event, rows[key].received_at, ended_at) for key in keys]
+    return settled

@@ -1,6 +1,7 @@
 """Pushes of handlers: inserted with their run's outcome, then sent, one a channel (a transactional outbox)."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,8 +125,9 @@ def is_any_due(conn: Connection, channel: str, now: datetime) -> bool:
     return conn.execute(query).first() is not None
 
 
-def expire_unneeded(conn: Connection, channel: str, now: datetime) -> None:
-    """End due pushes of a channel that need not be sent any more, each with the reason."""
+def expire_unneeded(conn: Connection, channel: str, now: datetime) -> Counter[PushState]:
+    """End due pushes of a channel that need not be sent any more, each with the reason; count them by state."""
+    ended: Counter[PushState] = Counter()
     newer = pushes.alias("newer")
     is_replaced = exists().where(
         newer.c.channel == pushes.c.channel,
@@ -140,7 +142,8 @@ def expire_unneeded(conn: Connection, channel: str, now: datetime) -> None:
     ):
         due = select(pushes.c.id).where(pushes.c.due_at <= now, pushes.c.channel == channel, condition)
         values = {"state": state, "due_at": None, "error": func.coalesce(reason, pushes.c.error)}
-        conn.execute(update(pushes).where(pushes.c.id.in_(_locked(due))).values(values))
+        ended[state] += conn.execute(update(pushes).where(pushes.c.id.in_(_locked(due))).values(values)).rowcount
+    return ended
 
 
 def expire_unknown_channels(conn: Connection, channels: Collection[str], before: datetime) -> int:

@@ -51,6 +51,12 @@ class ServerSettings(BaseSettings):
     quarantine_age: PositiveDuration = setting(timedelta(days=30), "how long a request stays in quarantine")
 
 
+class MetricsSettings(BaseSettings):
+    """`clock`: metrics of workers, the clock, the queues and the ledger."""
+
+    metrics_port: Port = setting(8003, "port of `/metrics` of the clock, on the address HOST")
+
+
 class DashboardSettings(BaseSettings):
     """`dashboard`: port and login."""
 

@@ -61,7 +61,7 @@ class Counting:
             guest, _ = listening.accept()
             metrics.refused("Guest")
             metrics.committed(kept=1, repeated=0, seconds=0.003)
-            guest.sendall(b"%d\\n" % os.getpid() + metrics.text({"inbox_up": 1}))
+            guest.sendall(b"%d\\n" % os.getpid() + metrics.text({"webhooks_inbox_up": 1}))
             guest.close()
 
 

@@ -12,13 +12,16 @@ from starlette.responses import Response
 from handlers import Device
 from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, PushFailed
 from handlers.kit.session import Session, StatusTimes
+from ingest.queue.batch import Delivery
 from ingest.queue.queues import connect_redis
 from workers.clock import push_sender
 from workers.clock.clock import Clock
 from workers.clock.push_sender import ChannelSender, SenderPool, send_due
-from workers.ledger import pushes, sessions
-from workers.ledger.states import PushState
+from workers.ledger import deliveries, pushes, sessions
+from workers.ledger.states import DeliveryState, PushState
 from workers.ledger.tables.core_tables import pushes as push_table
+from workers.observability import work_metrics
+from workers.observability.redis_metrics import SharedCollector, SharedCounts
 from workers.plugins import Plugins
 from workers.push.attempt import attempt
 from workers.push.notify import notify_senders
@@ -39,6 +42,31 @@ def set_status(node, session_id: str, status: str) -> None:
             ledger,
             {session_id: lambda old: Session(old.session_id, {status: StatusTimes(at, at, frozenset({"event"}))})},
         )
+
+
+def test_how_pushes_end_and_how_long_after_their_events_they_are_sent_is_counted(push_node, monkeypatch):
+    monkeypatch.setattr(work_metrics, "COUNTS", SharedCounts())
+
+    def send(push):
+        if push.title == "refused":
+            raise PushFailed("never", retryable=False)
+
+    node = push_node(Plugins((), (channel_of(send),)), push="own")
+    received_at = datetime.now(UTC) - timedelta(minutes=2)
+    arrived = Delivery("d1", "events", None, None, received_at, "current", None, {}, b"{}", 1, "here")
+    with node.resources.engine.begin() as ledger:
+        deliveries.store(ledger, [arrived], {"d1": (DeliveryState.RUNNING, None)})
+    node.push(1)
+    node.push(2, title="refused")
+    node.push(3, expires_at=datetime.now(UTC) - SOON)
+    send_due(node.resources)
+    work_metrics.flush(node.resources.connection)
+    found = SharedCollector(node.resources.connection, work_metrics.METRICS).collect()
+    numbers = {(each.name, *each.labels.values()): each.value for family in found for each in family.samples}
+    for state in ("sent", "dead", "expired"):
+        assert numbers["webhooks_pushes_total", "own", state] == 1
+    assert numbers["webhooks_push_sent_seconds_bucket", "own", "60.0"] == 0
+    assert numbers["webhooks_push_sent_seconds_bucket", "own", "300.0"] == 1
 
 
 def test_pushes_are_sent_concurrently_up_to_the_limit(push_node, provider, until):

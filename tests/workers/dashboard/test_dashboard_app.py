@@ -9,6 +9,7 @@ from contextlib import closing
 
 import httpx
 import pytest
+from flask import Flask
 from rq import SimpleWorker
 from rq.command import send_stop_job_command
 from rq.job import Job
@@ -19,7 +20,7 @@ from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis, queue
 from tests.ports import reserve_port
-from workers.dashboard.dashboard_app import create_dashboard
+from workers.dashboard.dashboard_app import add_probes, create_dashboard
 from workers.dashboard.rq_dashboard_patch import client_of
 
 WORKER = """
@@ -143,6 +144,19 @@ def test_a_pickle_in_redis_is_never_read(page, planted_job, tmp_path, method, pa
 
     assert answer.status_code in {200, 502}
     assert not (tmp_path / "ran").exists()
+
+
+def test_metrics_of_the_installation_need_the_password_and_the_probe_does_not(valkey_url, tmp_path):
+    settings = load_settings(data_dir=tmp_path, redis_url=valkey_url, dashboard_password="right")
+    app = Flask("probes")
+    add_probes(app, settings)
+    client = app.test_client()
+    assert client.get("/healthz").json == {"status": "ok"}
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", auth=("webhooks", "wrong")).status_code == 401
+    answer = client.get("/metrics", auth=("webhooks", "right"))
+    assert (answer.status_code, answer.mimetype) == (200, "text/plain")
+    assert "webhooks_redis_up 1.0" in answer.text
 
 
 def test_a_connection_is_made_once_and_not_for_each_request(page, valkey_url):

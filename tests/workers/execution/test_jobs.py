@@ -47,6 +47,8 @@ from workers.ledger.runs import RunRecord
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core_tables import sessions as session_table
+from workers.observability import work_metrics
+from workers.observability.redis_metrics import SharedCollector, SharedCounts
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
 from workers.resilience.guarded_call import HandlerTimedOut
@@ -143,6 +145,51 @@ def written(resources: Resources) -> list[str]:
 @on(SessionStarted)
 def note_start(event: SessionStarted, ctx: Context) -> None:
     ctx.write(insert(notes).values(text=f"started {event.session_id}"))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, valkey: redis.Redis) -> Callable[[], dict[tuple[str, ...], float]]:
+    """Return what this test has counted, as it is in Redis."""
+    monkeypatch.setattr(work_metrics, "COUNTS", SharedCounts())
+
+    def read() -> dict[tuple[str, ...], float]:
+        found = [sample for each in SharedCollector(valkey, work_metrics.METRICS).collect() for sample in each.samples]
+        return {(each.name, *each.labels.values()): each.value for each in found if not each.name.endswith("_bucket")}
+
+    return read
+
+
+def test_committed_outcomes_and_the_time_until_all_have_ended_are_counted_once(
+    resources_with: MakeResources, counted: Callable[[], dict[tuple[str, ...], float]]
+) -> None:
+    tries: list[int] = []
+
+    @on(SessionStarted)
+    def note_start(_event: SessionStarted, _ctx: Context) -> None:
+        if not tries:
+            tries.append(1)
+            raise RetryLater("not yet", after=timedelta(milliseconds=1))
+
+    resources = resources_with(note_start)
+    names = ("SESSION_STARTED", "SOMETHING_NEW", None)
+    given = batch(said("SESSION_STARTED"), said("SOMETHING_NEW", "S2"), b"not JSON")
+    named = tuple(replace(each, event=name) for each, name in zip(given.deliveries, names, strict=True))
+    given = replace(given, deliveries=named)
+    work(resources, given)
+    assert ("webhooks_delivery_settled_seconds_count", "SESSION_STARTED") not in counted()
+    work(resources, given)  # as after a crash before it was acknowledged: nothing is counted twice
+    while not work_queued(resources):
+        enqueue_due_runs(resources)
+    numbers = counted()
+    assert {key[1:]: value for key, value in numbers.items() if key[0] == "webhooks_runs_total"} == {
+        ("session_record", "done"): 1,
+        ("note_start", "again"): 1,
+        ("note_start", "done"): 1,
+        (WHOLE_DELIVERY, "ignored"): 1,
+    }
+    settled = {key[1:]: value for key, value in numbers.items() if key[0] == "webhooks_delivery_settled_seconds_count"}
+    assert settled == {("SESSION_STARTED",): 1, ("other",): 1}
+    assert numbers["webhooks_run_duration_seconds_count", "note_start"] == 2
 
 
 def test_a_batch_becomes_a_record_whatever_its_order(resources_with: MakeResources) -> None:

@@ -27,6 +27,7 @@ from workers.ledger.pushes import NewPush
 from workers.ledger.runs import RunRecord
 from workers.ledger.sessions import SessionWait
 from workers.ledger.states import DeliveryState, Outcome
+from workers.observability.ledger_metrics import read_state
 
 IDS = ["d1", "d2"]
 NO_TABLES = {"json_each", "CONSTANT", "anon_1"}  # the last one is SQLAlchemy's alias of a subquery
@@ -135,6 +136,8 @@ def works(ledger, says, noon):
         "dead pushes": lambda c: alert_queries.dead_pushes(c, noon),
         "users": lambda c: downtimes.users_after(c, "u1", noon, 50),
         "open alerts": lambda c: (alert_queries.open_subjects(c, "k"), alert_queries.last_resolved_at(c, "k", "s1")),
+        "metrics": lambda c: read_state(c, noon),
+        "received at": lambda c: deliveries.received_at(c, IDS),
         "alerts to log": lambda c: (alert_outbox.is_any_unlogged(c), alert_outbox.unlogged(c, 50)),
         "alerts to send": lambda c: (alert_outbox.is_any_due(c, noon), alert_outbox.claim(c, noon, noon, 50)),
     }

@@ -1,0 +1,141 @@
+"""Counters and histograms that many short-lived processes add to, in Redis: whichever process is asked has the sum.
+
+A work horse lives for one job, and prometheus_client's files would be one set a job. So a process counts in memory and
+adds what is new to one hash, after each job or once a second. What it has counted when it is killed is lost with it.
+"""
+
+import json
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import redis
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+KEY = "webhooks:metrics"
+INFINITY = float("inf")
+
+#: The name of a sample, and the values of its labels.
+Sample = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SharedMetric:
+    """A counter, or a histogram if it has buckets."""
+
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+    """The upper bounds, without the infinite one."""
+
+    @property
+    def counter(self) -> str:
+        """The name of a counter's samples."""
+        return f"{self.name}_total"
+
+    @property
+    def bucket(self) -> str:
+        """The name of a histogram's buckets; unlike Prometheus', they are not cumulative in Redis."""
+        return f"{self.name}_bucket"
+
+    @property
+    def sum(self) -> str:
+        """The name of a histogram's sum."""
+        return f"{self.name}_sum"
+
+
+class SharedCounts:
+    """What this process has counted and not added to Redis yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[Sample, float] = {}
+
+    def increment(self, metric: SharedMetric, *labels: str, by: float = 1) -> None:
+        """Add to a counter."""
+        self._add({(metric.counter, *labels): by})
+
+    def observe(self, metric: SharedMetric, *labels: str, value: float) -> None:
+        """Add a value to a histogram. A negative one, since clocks may differ, counts as zero."""
+        value = max(value, 0.0)
+        index = bisect_left(metric.buckets, value)
+        bound = metric.buckets[index] if index < len(metric.buckets) else INFINITY
+        self._add({(metric.bucket, *labels, _label(bound)): 1, (metric.sum, *labels): value})
+
+    def flush(self, connection: redis.Redis) -> None:
+        """Add what was counted to what all have counted. Raise RedisError; then it is added by the next flush."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        if not counts:
+            return
+        try:
+            with connection.pipeline(transaction=False) as pipe:
+                for sample, value in counts.items():
+                    pipe.hincrbyfloat(KEY, json.dumps(sample), value)
+                pipe.execute()
+        except redis.RedisError:
+            self._add(counts)
+            raise
+
+    def _add(self, counts: Mapping[Sample, float]) -> None:
+        with self._lock:
+            for sample, value in counts.items():
+                self._counts[sample] = self._counts.get(sample, 0) + value
+
+
+class SharedCollector(Collector):
+    """Reads what all processes have counted. Raises RedisError."""
+
+    def __init__(self, connection: redis.Redis, metrics: Sequence[SharedMetric]) -> None:
+        self._connection = connection
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        """Return a family for each metric; fields that another version wrote are left out."""
+        samples: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
+        for field, value in self._connection.hgetall(KEY).items():
+            with suppress(ValueError):
+                name, *labels = json.loads(field)
+                samples[name][tuple(labels)] = float(value)
+        for metric in self._metrics:
+            if metric.buckets:
+                yield _histogram(metric, samples[metric.bucket], samples[metric.sum])
+            else:
+                yield _counter(metric, samples[metric.counter])
+
+
+def _counter(metric: SharedMetric, values: Mapping[tuple[str, ...], float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(metric.name, metric.documentation, labels=metric.labels)
+    for labels, value in sorted(values.items()):
+        if len(labels) == len(metric.labels):
+            family.add_metric(labels, value)
+    return family
+
+
+def _histogram(
+    metric: SharedMetric, buckets: Mapping[tuple[str, ...], float], sums: Mapping[tuple[str, ...], float]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(metric.name, metric.documentation, labels=metric.labels)
+    for labels, total in sorted(sums.items()):
+        if len(labels) == len(metric.labels):
+            family.add_metric(labels, [*_cumulative(metric.buckets, labels, buckets)], total)
+    return family
+
+
+def _cumulative(
+    bounds: Iterable[float], labels: tuple[str, ...], counts: Mapping[tuple[str, ...], float]
+) -> Iterator[tuple[str, float]]:
+    reached = 0.0
+    for bound in (*bounds, INFINITY):
+        name = _label(bound)
+        reached += counts.get((*labels, name), 0.0)
+        yield name, reached
+
+
+def _label(bound: float) -> str:
+    return "+Inf" if bound == INFINITY else str(bound)
