@@ -6,14 +6,26 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, case, exists, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    case,
+    exists,
+    func,
+    literal_column,
+    select,
+    update,
+)
 
 from ingest.queue.batch import Delivery
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.conditions import in_list, matching, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.runs import RunRecord
-from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
 from workers.ledger.tables.core_tables import deliveries, receipts, runs
 
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
@@ -184,6 +196,12 @@ def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
     conditions = within(deliveries.c.received_at, filters.since, filters.until)
     conditions += matching(deliveries, state=filters.state, event=filters.event, session_id=filters.session_id)
     of_run = matching(runs, handler=filters.handler, outcome=filters.outcome)
+    if filters.outcome is Outcome.DEAD or filters.outcome in OPEN_OUTCOMES:
+        # Few runs, each in a partial index of its kind: deliveries are looked up by them, and not the other way round.
+        of_run.append(runs.c.outcome == literal_column(f"'{filters.outcome}'"))
+        if filters.outcome in {Outcome.WAITING, Outcome.AGAIN}:
+            of_run.append(runs.c.due_at.is_not(None))
+        return [*conditions, deliveries.c.id.in_(select(runs.c.delivery_id).where(*of_run))]
     return [*conditions, exists().where(runs.c.delivery_id == deliveries.c.id, *of_run)] if of_run else conditions
 
 

@@ -170,5 +170,16 @@ def test_lists_of_the_newest_sort_no_table(sqlite_ledger, plans, says, noon):
         assert "USE TEMP B-TREE FOR ORDER BY" not in plans(listed[name]), name
 
 
+@pytest.mark.parametrize("outcome", [Outcome.DEAD, Outcome.WAITING, Outcome.AGAIN, Outcome.RUNNING])
+def test_the_few_deliveries_with_such_a_run_are_found_by_their_runs(plans, outcome):
+    steps = plans(lambda conn: deliveries.find(conn, DeliveryFilters(outcome=outcome), 50))
+    assert [step for step in steps if step.startswith("SCAN deliveries")] == []
+
+
+def test_a_lock_in_the_order_of_keys_scans_no_index_of_keys(plans, noon):
+    steps = plans(lambda conn: run_schedule.expire(conn, noon))
+    assert [step for step in steps if "SCAN runs" in step] == []
+
+
 def scans_a_table(step):
     return step.startswith("SCAN") and " USING " not in step and step.split()[1] not in NO_TABLES
