@@ -1,11 +1,19 @@
 """The command line, `webhooks COMMAND`: lists every command and imports only the one that is called."""
 
+import os
+import sys
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
 
 import click
 
 INTERRUPTED = 130
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+MAX_TEMPORARY_FOLDER = 60
+"""In bytes. A socket's path has 107 at most (103 on macOS), and multiprocessing appends more than thirty."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,14 @@ COMMANDS: dict[str, CommandRef] = {name: entry for section in SECTIONS.values() 
 class LazyGroup(click.Group):
     """The group of all commands: an expected error is one sentence and an exit code, never a traceback."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Prepare the environment, and run a command."""
+        prepare_environment(os.environ)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 shows what it can
+        return super().main(*args, **options)
+
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """List the commands in the order of `--help`."""
         return list(COMMANDS)
@@ -95,6 +111,20 @@ class LazyGroup(click.Group):
             if isinstance(error, EXPECTED):
                 raise Failure.of(error) from error
             raise
+
+
+def prepare_environment(environment: MutableMapping[str, str]) -> None:
+    """Change what would break calls within this machine, for this process and those that it starts.
+
+    A proxy is for other machines: each HTTP client, those of plugins too, leaves it out for the loopback addresses. A
+    temporary folder is not used where the path of a UNIX socket in it would be too long.
+    """
+    without_proxy = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    missing = [each for each in LOOPBACK_NAMES if each not in without_proxy.split(",")]
+    environment["no_proxy"] = environment["NO_PROXY"] = ",".join([without_proxy] * bool(without_proxy) + missing)
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        if len(environment.get(name, "").encode("utf-8", "surrogateescape")) > MAX_TEMPORARY_FOLDER:
+            del environment[name]
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ingest.config.describe import SettingRow, describe
+from ingest.config.env_source import EnvFileSource
 from ingest.config.secrets import SIGNING_KEYS, authorization_values, read_secret, signing_keys, trim
 from ingest.config.sections.authorization import AuthorizationSettings, PolicySettings
 from ingest.config.sections.cdrs import CdrSettings
 from ingest.config.sections.drive import DriveSettings, ReconcileSettings
 from ingest.config.sections.logging import LoggingSettings
-from ingest.config.sections.notifications import AlertSettings, NotificationSettings
+from ingest.config.sections.notifications import AlertSettings, DeviceSettings, NotificationSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.sections.server import DashboardSettings, MetricsSettings, ServerSettings
 from ingest.config.types import setting
@@ -58,6 +59,7 @@ class Settings(  # the last section comes first: pydantic collects the fields of
     AlertSettings,
     ReconcileSettings,
     CdrSettings,
+    DeviceSettings,
     NotificationSettings,
     ProcessingSettings,
     ServerSettings,
@@ -71,6 +73,18 @@ class Settings(  # the last section comes first: pydantic collects the fields of
     )
 
     _remarks: tuple[str, ...] = PrivateAttr(())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from, the first that has one counts."""
+        return init_settings, env_settings, EnvFileSource(settings_cls)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -87,7 +101,7 @@ class Settings(  # the last section comes first: pydantic collects the fields of
         ports = {name: os.environ.get(name.upper(), "") for name in cls.model_fields if name.endswith("port")}
         links = [name for name, value in ports.items() if SERVICE_LINK.search(value)]
         remarks = [f"{name.upper()} is a service link of Kubernetes or Docker, and ignored." for name in links]
-        in_file = DotEnvSettingsSource(cls)() if links else {}
+        in_file = EnvFileSource(cls)() if links else {}
         replaced = {name: in_file.get(name, "") for name in links if given.get(name) == ports[name]}
         values = {name: value for name, value in (given | replaced).items() if value != "" or name in SIGNING_KEYS}
         for name in SECRETS:

@@ -11,6 +11,7 @@ from ingest.errors import SettingsError
 
 FIRST_SOCKET = 3
 BACKLOG = 2048
+ANY_IPV6 = "::"
 NOTIFY_SOCKET = "NOTIFY_SOCKET"
 
 
@@ -64,7 +65,9 @@ def listen(host: str, port: int) -> socket.socket:
     """Listen on an address. Raise SystemExit with one sentence."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # All addresses means IPv4's, too: uvicorn and the kernel's default for IPv6 leave them out without a word.
+        both = host == ANY_IPV6 and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]  # the rest repeats the address
         raise SystemExit(f"Cannot listen on {host} port {port}: {reason}.") from error

@@ -11,6 +11,8 @@ ISO_8601 = re.compile(
 NUMBER = re.compile(r"-?\d{1,18}(?:\.\d+)?", re.ASCII)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+LEAP_SECOND = re.compile(r"(?<=\d\d:\d\d):60")
+
 # As seconds this is the year 5138, as milliseconds 1973: no session started on the wrong side of it.
 MILLISECONDS_FROM = 100_000_000_000
 
@@ -23,7 +25,8 @@ def utc_now() -> datetime:
 def parse_timestamp(value: object) -> datetime:
     """Parse ISO 8601 with any number of fraction digits and any offset, or seconds or milliseconds since 1970.
 
-    Without an offset it is UTC. The result is in UTC, cut to microseconds. Raise ValueError for anything else.
+    Without an offset it is UTC; a leap second is the next one. The result is in UTC, cut to microseconds.
+    Raise ValueError for anything else.
     """
     try:
         match value:
@@ -47,7 +50,10 @@ def _from_text(text: str) -> datetime:
     if found is None:
         raise ValueError("is not a timestamp")
     blank = found.start(1)
-    return _in_utc(datetime.fromisoformat((text[:blank] + text[found.end(1) :]).upper()))
+    written = (text[:blank] + text[found.end(1) :]).upper()
+    # A leap second (RFC 3339, 5.7), which no clock of ours has, is read as the second after it.
+    within, is_leap = LEAP_SECOND.subn(":59", written, count=1)
+    return _in_utc(datetime.fromisoformat(within)) + timedelta(seconds=is_leap)
 
 
 def _in_utc(at: datetime) -> datetime:

@@ -64,7 +64,9 @@ From the environment, or from `.env` in the current folder. `NAME_FILE` names a 
 credentials are read again when they change, without a restart. Durations are written as `250ms`, `5s`, `10m`, `3d` or
 as a number of seconds, names such as `json` in any case. An invisible character around a secret or a URL is ignored;
 around a key or a password a blank may be meant, and is refused. A `…_PORT` that Kubernetes or Docker has set to the
-address of a service (`tcp://10.0.0.1:80`) counts as not set. `webhooks check` tests the settings that are in force.
+address of a service (`tcp://10.0.0.1:80`) counts as not set. In `.env`, as in a shell and in Docker Compose, a value in
+single quotes is taken as it is; elsewhere `${NAME}` is replaced (a `$` without braces is not), and ` #` begins a
+comment. `docker run --env-file` knows neither quotes nor comments. `webhooks check` tests the settings in force.
 """
 
 METRICS = """\

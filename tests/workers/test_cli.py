@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from workers.cli import COMMANDS, SECTIONS, main
+from workers.cli import COMMANDS, MAX_TEMPORARY_FOLDER, SECTIONS, main, prepare_environment
 from workers.ledger.database.migrate import migrate
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
@@ -206,3 +207,41 @@ def test_ctrl_c_ends_a_command_quietly(monkeypatch):
 
     assert result.exit_code == 130
     assert result.output == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "intranet"}, "intranet,localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "a", "no_proxy": "127.0.0.1,b"}, "127.0.0.1,b,localhost,::1"),
+    ],
+)
+def test_calls_within_this_machine_use_no_proxy(given, expected, monkeypatch):
+    changed = dict(given)
+    prepare_environment(changed)
+    prepare_environment(changed)
+    assert changed == {"NO_PROXY": expected, "no_proxy": expected}
+    for name, value in {**changed, "http_proxy": "http://192.0.2.1:9", "HTTP_PROXY": "http://192.0.2.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    assert all(urllib.request.proxy_bypass(host) for host in ("127.0.0.1", "127.0.0.1:8000", "localhost"))
+    assert not urllib.request.proxy_bypass("plugsurfing.com")
+
+
+def test_a_temporary_folder_with_too_long_a_name_for_sockets_is_not_used():
+    changed = {"TMPDIR": "/" + "a" * MAX_TEMPORARY_FOLDER, "TMP": "/short"}
+    prepare_environment(changed)
+    assert (changed.get("TMPDIR"), changed["TMP"]) == (None, "/short")
+
+
+def test_a_terminal_that_is_not_utf_8_shows_what_it_can(environment):
+    shown = webhooks("send", "--print", "--session", "ü→🚗", environment=environment | {"PYTHONIOENCODING": "ascii"})
+    assert (shown.returncode, "Traceback" in shown.stderr) == (0, False), shown.stderr
+    assert "SESSION_STARTED" in shown.stdout
+
+
+def test_devices_serve_is_not_kept_from_starting_by_settings_of_others(environment):
+    wrong = {"PUSH": "carrier pigeon", "AUTHORIZE_TIMEOUT": "soon", "HOST": "192.0.2.1"}
+    refused = webhooks("devices", "serve", environment=environment | wrong)
+    assert refused.returncode != 0
+    assert "ADMIN_TOKEN is not set" in refused.stderr

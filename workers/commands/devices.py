@@ -4,6 +4,10 @@ from datetime import UTC, datetime
 
 import click
 
+from ingest.config.sections.logging import LoggingSettings
+from ingest.config.sections.notifications import DeviceSettings
+from ingest.config.sections.processing import StoreSettings
+from ingest.config.sections.server import ServerSettings
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.listing import Listing, Page, attributes, paged
 from workers.commands.stores import open_ledger, read_only_ledger
@@ -83,4 +87,5 @@ def serve() -> None:
     """
     from workers.devices.devices_app import serve_devices  # noqa: PLC0415  only this one needs a server
 
-    serve_devices(settings_with_dev_defaults())
+    sections = DeviceSettings, ServerSettings, StoreSettings, LoggingSettings
+    serve_devices(settings_with_dev_defaults(*sections))

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic_settings import BaseSettings
+
 from ingest.config.secrets import SIGNING_KEYS
 from ingest.config.settings import Settings, load_settings
 
@@ -32,15 +34,16 @@ def write_devfile(data_dir: Path, values: Mapping[str, str]) -> None:
     new.replace(data_dir / FILE_NAME)
 
 
-def settings_with_dev_defaults() -> Settings:
+def settings_with_dev_defaults(*sections: type[BaseSettings]) -> Settings:
     """Load the settings of a command that may be run beside `webhooks dev`; its file supplies what is not set.
 
-    Not for `serve`, which must refuse to start without a key of its own. Raises SettingsError as load_settings does.
+    Not for `serve`, which must refuse to start without a key of its own. Raises SettingsError as load_settings does, of
+    which also the sections are.
     """
-    settings = load_settings()
+    settings = load_settings(*sections)
     given = settings.model_fields_set
     generated = {name.lower(): value for name, value in read_devfile(settings.data_dir).items()}
     if any(name in given for name in SIGNING_KEYS):  # a generated NEXT does not belong to a real CURRENT
         generated = {name: value for name, value in generated.items() if name not in SIGNING_KEYS}
     missing = {name: value for name, value in generated.items() if name not in given}
-    return load_settings(**missing) if missing else settings
+    return load_settings(*sections, **missing) if missing else settings

@@ -12,7 +12,7 @@ from ingest.errors import SettingsError
 
 
 class NotificationSettings(BaseSettings):
-    """`work`, `clock` and `devices serve`: pushes to drivers."""
+    """`work` and `clock`: pushes to drivers."""
 
     push: Channels = setting(("log",), "channels to drivers, by comma: `log`, `http`, `fcm`, and those of plugins")
     push_timeout: PositiveDuration = setting(timedelta(seconds=10), "how long a provider may take to answer")
@@ -21,8 +21,6 @@ class NotificationSettings(BaseSettings):
     push_http_key: SecretStr | None = setting(None, "key that the channel `http` signs with")
     push_fcm_credentials: Folder | None = setting(None, "JSON file of the service account that the channel `fcm` uses")
     devices_per_user: PositiveInt = setting(100, "devices of one driver that a push goes to, the latest first")
-    devices_port: Port = setting(8004, "port of `devices serve`")
-    admin_token: SecretStr | None = setting(None, "bearer token that `devices serve` requires")
     fee_warning_grace: Duration = setting(timedelta(), "how long before a fee a warning is no longer worth sending")
     remind_before: Duration = setting(timedelta(), "how long before a fee starts the driver is reminded; 0: never")
     templates_dir: Folder | None = setting(
@@ -36,6 +34,13 @@ class NotificationSettings(BaseSettings):
         if self.remind_before and self.remind_before <= self.fee_warning_grace:
             raise SettingsError("REMIND_BEFORE must be longer than FEE_WARNING_GRACE, or no reminder is ever sent.")
         return self
+
+
+class DeviceSettings(BaseSettings):
+    """`devices serve`: the devices that pushes go to."""
+
+    devices_port: Port = setting(8004, "port of `devices serve`")
+    admin_token: SecretStr | None = setting(None, "bearer token that `devices serve` requires")
 
 
 class AlertSettings(BaseSettings):

@@ -10,6 +10,11 @@ from ingest.config.durations import Duration, PositiveDuration
 from ingest.config.types import DatabaseUrl, Folder, Names, PositiveInt, RedisUrl, setting
 
 
+def _in_url(folder: Path) -> str:
+    """Return a folder as it is written in a URL of SQLAlchemy, where `?` begins a query and `%` an escape."""
+    return str(folder).replace("%", "%25").replace("?", "%3F")
+
+
 class StoreSettings(BaseSettings):
     """Every process: where the inbox, the queues and the ledger are."""
 
@@ -20,7 +25,7 @@ class StoreSettings(BaseSettings):
         description="the queues: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`",
     )
     database_url: DatabaseUrl = Field(
-        default_factory=lambda fields: f"sqlite:///{fields['data_dir']}/ledger.db",
+        default_factory=lambda fields: f"sqlite:///{_in_url(fields['data_dir'])}/ledger.db",
         repr=False,
         description="the ledger: `sqlite:///` or `postgresql+psycopg://`",
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from sqlalchemy import make_url
 
 from ingest.config import settings as settings_module
 from ingest.config.describe import NOT_SET
@@ -373,3 +374,27 @@ def test_every_setting_is_described_with_its_default_and_no_secret(tmp_path):
     assert described["DATA_DIR"][1:3] == ("./var", str(tmp_path / "var"))
     assert described["PUSH"][1:3] == ("log", "log")
     assert not re.search(r"se(%2F)?cr", f"{described} {settings!r} {settings}")
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("PLUGSURFING_HMAC_CURRENT='a${HOST}$HOST#b'", "a${HOST}$HOST#b"),
+        ("  PLUGSURFING_HMAC_CURRENT = 'it\\'s'", "it's"),
+        ('PLUGSURFING_HMAC_CURRENT="a${HOST}$HOST # b"', "a0.0.0.0$HOST # b"),
+        ("PLUGSURFING_HMAC_CURRENT=a${HOST}$HOST # b", "a0.0.0.0$HOST"),
+        ("export PLUGSURFING_HMAC_CURRENT=a${NEVER:-b}${NEVER}", "ab"),
+    ],
+)
+def test_a_dotenv_is_read_as_a_shell_reads_it(tmp_path, line, key):
+    (tmp_path / ".env").write_text(f"HOST=0.0.0.0\n# a comment\n{line}\n")
+    settings = load_settings()
+    assert settings.plugsurfing_hmac_current.get_secret_value() == key
+    assert settings.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("name", ["a b", "%20", "50%", "who?", "#1", "?%3F#&=", "ü"])
+def test_the_folder_of_data_may_have_any_name(tmp_path, name):
+    settings = load_settings(data_dir=tmp_path / name)
+    assert make_url(settings.database_url).database == str(tmp_path / name / "ledger.db")
+    assert not make_url(settings.database_url).query

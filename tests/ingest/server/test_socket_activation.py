@@ -110,3 +110,12 @@ def test_an_abstract_address_is_written_with_an_at_sign(monkeypatch):
         monkeypatch.setenv("NOTIFY_SOCKET", f"@webhooks-{os.getpid()}")
         sd_notify("READY=1")
         assert manager.recv(100) == b"READY=1"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_all_addresses_are_those_of_ipv4_too():
+    (listening,) = listening_sockets("::", 0)
+    with listening, socket.create_connection(("127.0.0.1", listening.getsockname()[1]), timeout=5):
+        connection, address = listening.accept()
+        connection.close()
+    assert address[0] == "::ffff:127.0.0.1"

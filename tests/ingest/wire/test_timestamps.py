@@ -44,6 +44,11 @@ def test_every_usual_form_of_a_time_is_parsed(text):
     assert moment.tzinfo is UTC
 
 
+@pytest.mark.parametrize("text", ["2016-12-31T23:59:60Z", "2016-12-31T23:59:60", "2017-01-01T00:59:60.000+01:00"])
+def test_a_leap_second_is_the_one_after_it(text):
+    assert parse_timestamp(text) == datetime(2017, 1, 1, tzinfo=UTC)
+
+
 @pytest.mark.parametrize("digits", range(1, 13))
 def test_fractions_are_parsed_with_any_number_of_digits(digits):
     fraction = "913499728156"[:digits]
@@ -64,6 +69,8 @@ def test_fractions_are_parsed_with_any_number_of_digits(digits):
         "9999-12-31T23:59:59-01:00",
         "12025-06-12T12:00:00Z",
         "2025-13-01T00:00:00Z",
+        "2025-12-31T23:60:00Z",
+        "2025-12-31T23:59:61Z",
         "2025-02-30T00:00:00Z",
         "2025-06-12T25:00:00Z",
         "2025-06-12T12:00:00.Z",
