@@ -1,5 +1,6 @@
 """No query of the ledger scans a whole table: it would be slower every day."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -162,6 +163,14 @@ def test_failing_runs_are_found_among_all_runs(sqlite_ledger, plans, noon):
 def test_enqueued_runs_are_found_among_all_due_runs(sqlite_ledger, plans, says, noon):
     (step,) = plans(works(sqlite_ledger, says, noon)["enqueued"])
     assert "INDEX runs_offered" in step
+
+
+def test_metrics_read_only_what_is_open(sqlite_ledger, plans, says, noon):
+    steps = plans(works(sqlite_ledger, says, noon)["metrics"])
+    tables = [step for step in steps if re.match(r"(SCAN|SEARCH) (deliveries|runs|pushes|alerts) ", step)]
+    indexes = {re.search(r"INDEX (\w+)", step)[1] for step in tables}
+    assert indexes == {"deliveries_state", "runs_due", "runs_dead_of", "pushes_due", "alerts_open"}
+    assert not [step for step in tables if "SCAN" in step and "alerts_open" not in step]
 
 
 def test_lists_of_the_newest_sort_no_table(sqlite_ledger, plans, says, noon):
