@@ -24,14 +24,14 @@ TOO_LATE = "too late: the fee has started, or will within FEE_WARNING_GRACE"
 REMINDER = NotificationTemplate("fee_reminder", TEMPLATE_SAMPLE)
 
 
-@on(SessionFeeIncurring, queue="urgent")
+@on(SessionFeeIncurring, queue="urgent", follows_driver=True)
 def warn_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     """Push one warning each time that a fee's start is known or moves; it replaces the one before on the phone."""
     session = _session_to_warn(event, ctx)
     _push(event, ctx, session, WARNING, _idempotency_key(event, session))
 
 
-@on(SessionFeeIncurring, when=lambda settings: settings.remind_before)
+@on(SessionFeeIncurring, when=lambda settings: settings.remind_before, follows_driver=True)
 def remind_the_driver(event: SessionFeeIncurring, ctx: Context) -> None:
     """Push the warning once more REMIND_BEFORE the fee starts, replacing the first one on the phone."""
     remind_at = _before(event, ctx.settings.remind_before)

@@ -54,6 +54,11 @@ class Plugins:
         return tuple(each for each in self.subscriptions if each.records and each.matches(event))
 
     @cached_property
+    def followers(self) -> tuple[str, ...]:
+        """The names of the handlers that follow the driver of a session, turned on or not."""
+        return tuple(each.name for each in (*self.subscriptions, *self.idle) if each.follows_driver)
+
+    @cached_property
     def by_name(self) -> dict[str, Subscription]:
         """All handlers by their names, which are unique."""
         return {each.name: each for each in (*self.subscriptions, *self.idle)}

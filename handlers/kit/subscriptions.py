@@ -28,6 +28,8 @@ class Subscription(Marker):
     """Whether it is marked `@record`, and is not a handler."""
     when: Callable[[Settings], object] | None = None
     """Whether it is enabled by the settings; None: always."""
+    follows_driver: bool = False
+    """Whether it runs again when a session has another driver than the one that it has pushed to."""
 
     def matches(self, event: Event) -> bool:
         """Return whether the function handles this event."""
@@ -48,14 +50,17 @@ def on(
     queue: str | None = None,
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
+    follows_driver: bool = False,
 ) -> Callable[[Function], Function]:
     """Mark a function as the handler of these events: `(event, ctx) -> None`, plain or async.
 
     A type includes its subtypes. With `queue` every run is a job of its own there, unless its batch has come on that
     queue; without, it runs in the job of its batch. The name (by default the function's) is what operators see and the
-    ledger stores: a renamed handler is a new one. `when` disables it by the settings: then it gets no new runs.
+    ledger stores: a renamed handler is a new one. `when` disables it by the settings: then it gets no new runs. With
+    `follows_driver` it runs again when the session of its event turns out to have another driver than the one that it
+    has pushed to, before its push expires: what still waits for the former one is cancelled.
     """
-    return _decorator("on", event_types, Event, queue=queue, name=name, when=when)
+    return _decorator("on", event_types, Event, queue=queue, name=name, when=when, follows_driver=follows_driver)
 
 
 def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
@@ -80,13 +85,17 @@ def _decorator(  # noqa: PLR0913 - the parts of a subscription, by name
     queue: str | None = None,
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
+    follows_driver: bool = False,
 ) -> Callable[[Function], Function]:
     _check_types(decorator, event_types, wanted)
 
     def mark(function: Function) -> Function:
         check_function(function, decorator, MARK)
         checked = checked_name(function.__name__ if name is None else name, "handler")
-        subscription = Subscription(function, checked, event_types, queue, records=wanted is SessionEvent, when=when)
+        is_record = wanted is SessionEvent
+        subscription = Subscription(
+            function, checked, event_types, queue, records=is_record, when=when, follows_driver=follows_driver
+        )
         if subscription.records and subscription.is_async:
             raise TypeError(f"@record {function.__name__} must be a plain function: a record does not wait")
         setattr(function, MARK, subscription)

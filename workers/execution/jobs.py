@@ -27,7 +27,7 @@ from ingest.wire.envelope import Kind
 from workers.devices.lookup import Devices
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
 from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log_failures, max_duration, waiting
-from workers.ledger import deliveries, run_schedule, runs, sessions
+from workers.ledger import deliveries, finished_runs, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.reader import HandlerReader
 from workers.ledger.runs import RunKey
@@ -97,8 +97,10 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
 
     def store(ledger: Connection) -> tuple[set[RunKey], PostCommit]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in decoded})
-        _merge_facts(ledger, facts)
-        post_commit = PostCommit(enqueue_runs=run_schedule.wake_waiting(ledger, facts, datetime.now(UTC)) > 0)
+        at, with_new_driver = datetime.now(UTC), _merge_facts(ledger, facts)
+        is_any_due = run_schedule.wake_waiting(ledger, facts, at) > 0
+        is_any_due |= finished_runs.reopen_for_new_driver(ledger, with_new_driver, resources.plugins.followers, at)
+        post_commit = PostCommit(enqueue_runs=is_any_due)
         if not inline:  # no handler is called here: one commit is enough
             post_commit |= commit_new_runs(ledger, resources, first, batch.queue)
         hit(Failpoint.STORING)
@@ -256,8 +258,18 @@ def _split_inline(calls: Iterable[HandlerCall], batch: Batch) -> tuple[list[Hand
     return inline, own_job
 
 
-def _merge_facts(ledger: Connection, facts: dict[str, Session]) -> None:
-    sessions.merge(ledger, {session_id: partial(merge, session) for session_id, session in facts.items()})
+def _merge_facts(ledger: Connection, facts: dict[str, Session]) -> set[str]:
+    """Merge facts into the records; return the sessions that have another driver now."""
+    changed: set[str] = set()
+
+    def update(session_id: str, session: Session) -> Session:
+        after = merge(session, facts[session_id])
+        if sessions.has_new_driver(session, after):
+            changed.add(session_id)
+        return after
+
+    sessions.merge(ledger, {session_id: partial(update, session_id) for session_id in facts})
+    return changed
 
 
 def _dead(delivery: Delivery, handler: str, attempt: int, reason: str) -> RunResult:

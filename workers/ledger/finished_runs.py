@@ -9,8 +9,8 @@ from sqlalchemy import Connection, and_, delete, literal_column, or_, select, up
 from workers.ledger.database.conditions import in_list
 from workers.ledger.delivery_states import refresh_states
 from workers.ledger.runs import RunRecord, insert_runs, locked_update
-from workers.ledger.states import FINAL_OUTCOMES, Outcome
-from workers.ledger.tables.core_tables import deliveries, runs
+from workers.ledger.states import FINAL_OUTCOMES, Outcome, PushState
+from workers.ledger.tables.core_tables import deliveries, pushes, runs, sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,30 @@ def reopen(
     count = conn.execute(again).rowcount
     refresh_states(conn, delivery_ids)
     return count
+
+
+def reopen_for_new_driver(
+    conn: Connection, session_ids: Collection[str], handlers: Collection[str], now: datetime
+) -> bool:
+    """Make runs of these handlers due again that have pushed to someone who is no longer the driver of the session.
+
+    Pushes whose time has passed stay as they are; those that still wait for the former driver are cancelled.
+    """
+    if not session_ids or not handlers:
+        return False
+    former = (
+        select(pushes.c.id, pushes.c.delivery_id, pushes.c.handler)
+        .join(sessions, sessions.c.session_id == pushes.c.session_id)
+        .where(in_list(pushes.c.session_id, session_ids), in_list(pushes.c.handler, handlers))
+        .where(pushes.c.user_id != sessions.c.user_id, pushes.c.expires_at > now)
+    )
+    found = conn.execute(former).all()
+    for handler in sorted({row.handler for row in found}):
+        again = {row.delivery_id for row in found if row.handler == handler}
+        reopen(conn, again, handler, now, (Outcome.DONE,))
+    waiting = update(pushes).where(in_list(pushes.c.id, [row.id for row in found]), pushes.c.state == PushState.WAITING)
+    conn.execute(waiting.values(state=PushState.MOOT, due_at=None, error="the session has another driver"))
+    return bool(found)
 
 
 def delete_finished(conn: Connection, delivery_ids: Collection[str], handler: str) -> None:

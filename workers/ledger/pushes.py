@@ -38,7 +38,7 @@ class NewPush:
     @property
     def id(self) -> str:
         """The same for the same push of the same run on the same channel, however often it is inserted."""
-        parts = (self.delivery_id, self.handler, self.channel, self.push.collapse_key)
+        parts = (self.delivery_id, self.handler, self.channel, self.push.collapse_key, self.push.user_id)
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -68,6 +68,11 @@ def merge(conn: Connection, updates: Mapping[str, SessionUpdate]) -> dict[str, S
     return merged
 
 
+def has_new_driver(before: Session, after: Session) -> bool:
+    """Return whether a session that had a driver has another one now."""
+    return before.user_id is not None and before.user_id != after.user_id
+
+
 def get(conn: Connection, session_id: str) -> Session | None:
     """Return a session, or None if it is unknown."""
     return fetch(conn, [session_id]).get(session_id)

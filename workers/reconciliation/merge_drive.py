@@ -3,7 +3,7 @@
 No handler runs for it, for there is no event. But runs that wait for news of a session are woken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +14,7 @@ from handlers.kit.merge import merge
 from handlers.kit.session import Session
 from workers.drive.models import DriveSession
 from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
-from workers.ledger import charging_keys, run_schedule, session_polls, sessions
+from workers.ledger import charging_keys, finished_runs, run_schedule, session_polls, sessions
 from workers.ledger.session_polls import PollSchedule, PollState
 from workers.ledger.tables.reconciliation_tables import PollOutcome
 
@@ -29,10 +29,17 @@ class MergeResult:
     """Whether runs that waited for one of them are due."""
 
 
-def merge_drive_sessions(
-    ledger: Connection, user_id: str, found: Sequence[DriveSession], read_at: datetime, schedule: PollSchedule
+def merge_drive_sessions(  # noqa: PLR0913, PLR0917 - a merge and what follows from it
+    ledger: Connection,
+    user_id: str,
+    found: Sequence[DriveSession],
+    read_at: datetime,
+    schedule: PollSchedule,
+    followers: Collection[str] = (),
 ) -> MergeResult:
     """Merge a user's sessions, and schedule the next poll of those that are not over.
+
+    Runs of `followers`, handlers that follow the driver, are due again where a session has another one.
 
     The driver is the user of the request. Where a response names its user is not documented: an id found there may be
     another kind of id, and would count as a second driver.
@@ -41,15 +48,20 @@ def merge_drive_sessions(
     before = session_polls.states(ledger, latest)
     first_seen = {key: status_seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()
+    with_new_driver: set[str] = set()
 
     def update(key: str, session: Session) -> Session:
         after = merge(session, to_session(latest[key], first_seen[key]))
         if after != session:
             changed.add(key)
+        if sessions.has_new_driver(session, after):
+            with_new_driver.add(key)
         return after
 
     sessions.merge(ledger, {key: partial(update, key) for key in latest})
-    woken = run_schedule.wake_waiting(ledger, changed, datetime.now(UTC)) if changed else 0
+    at = datetime.now(UTC)
+    wakes = bool(changed) and run_schedule.wake_waiting(ledger, changed, at) > 0
+    wakes |= finished_runs.reopen_for_new_driver(ledger, with_new_driver, followers, at)
     polls = {
         key: poll_result(drive, before.get(key), first_seen[key], schedule, is_news=key in changed)
         for key, drive in latest.items()
@@ -58,7 +70,7 @@ def merge_drive_sessions(
     # No event says with which key a session was started.
     running = {key: drive.charging_key_id for key, drive in latest.items() if drive.status != COMPLETE}
     charging_keys.record_session_keys(ledger, {key: of for key, of in running.items() if of}, read_at)
-    return MergeResult(frozenset(changed), wakes=woken > 0)
+    return MergeResult(frozenset(changed), wakes=wakes)
 
 
 def status_seen_since(drive: DriveSession, before: PollState | None, read_at: datetime) -> datetime:

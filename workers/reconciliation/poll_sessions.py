@@ -52,6 +52,7 @@ class PollSilentSessions:
         self._response_takes = resources.settings.drive_patience
         self._lease = self._response_takes + LEASE_MARGIN if lease is None else lease
         self._schedule = PollSchedule.of(resources.settings)
+        self._followers = resources.plugins.followers
         self._scanned_until: datetime | None = None
 
     def run(self) -> None:
@@ -133,7 +134,7 @@ class PollSilentSessions:
             return 0
         result = run_in_transaction(
             self._resources.engine,
-            lambda ledger: merge_drive_sessions(ledger, due.user_id, [found], read_at, self._schedule),
+            lambda ledger: merge_drive_sessions(ledger, due.user_id, [found], read_at, self._schedule, self._followers),
         )
         run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))
         return len(result.changed)

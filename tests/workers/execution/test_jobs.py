@@ -20,6 +20,7 @@ from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine
 from structlog.testing import capture_logs
 
 from handlers import Context, GiveUp, Moot, RetryLater, on, record
+from handlers.fee_warning import warn_the_driver
 from handlers.kit.session import Session
 from handlers.kit.subscriptions import MARK
 from handlers.session_records import session_record
@@ -46,6 +47,7 @@ from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
+from workers.ledger.tables.core_tables import pushes as push_table
 from workers.ledger.tables.core_tables import sessions as session_table
 from workers.observability import work_metrics
 from workers.observability.redis_metrics import SharedCollector, SharedCounts
@@ -845,3 +847,74 @@ def test_a_batch_whose_job_names_a_function_of_another_version_is_lost_for_its_r
     monitor = LeaseMonitor(valkey, grace=timedelta(milliseconds=50))
     while monitor.poll({"b1": "sessions"})["b1"] is not JobState.LOST:
         pass  # the relay publishes the deliveries of lost batches again
+
+
+def warned_users(resources: Resources) -> dict[str, PushState]:
+    with resources.engine.connect() as ledger:
+        return {push.user_id: push.state for push in pushes.find(ledger)}
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_session_that_changes_hands_after_its_warning_warns_the_new_driver(resources_with, is_sent):
+    resources = resources_with(warn_the_driver)
+    notice = fee()
+    work(resources, batch(said("SESSION_STARTED"), notice))
+    work_queued(resources)
+    if is_sent:
+        send_due(resources)
+    work(resources, batch(said("SESSION_STOP_FAILED", minutes=1, user="driver-2")))
+    assert state(resources, notice) is DeliveryState.RETRYING
+    work_queued(resources)
+    former = PushState.SENT if is_sent else PushState.MOOT
+    assert warned_users(resources) == {"driver-1": former, "driver-2": PushState.WAITING}
+    assert state(resources, notice) is DeliveryState.SETTLED
+    work(resources, batch(said("SESSION_STOP_FAILED", minutes=2, user="driver-2")))
+    assert work_queued(resources) == 0
+
+
+@pytest.mark.parametrize(
+    ("minutes", "user", "lead"), [(-1, "driver-2", 10), (1, None, 10), (1, "driver-1", 10), (1, "driver-2", -10)]
+)
+def test_a_warning_is_not_repeated_for_an_older_driver_nor_after_its_time(resources_with, minutes, user, lead):
+    resources = resources_with(warn_the_driver)
+    work(resources, batch(said("SESSION_STARTED"), fee()))
+    work_queued(resources)
+    if lead < 0:
+        with resources.engine.begin() as ledger:
+            ledger.execute(update(push_table).values(expires_at=datetime.now(UTC) + timedelta(minutes=lead)))
+    work(resources, batch(said("SESSION_STOP_FAILED", minutes=minutes, user=user)))
+    assert work_queued(resources) == 0
+    assert list(warned_users(resources)) == ["driver-1"]
+
+
+def test_each_type_of_fee_of_a_session_is_told(resources_with):
+    resources = resources_with(warn_the_driver)
+    start = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
+    notices = [
+        said("SESSION_FEE_INCURRING", user=None, feeWillApplyFrom=start, feeType=kind)
+        for kind in ("BLOCKING", "CONGESTION")
+    ]
+    work(resources, batch(said("SESSION_STARTED"), *notices))
+    work_queued(resources)
+    send_due(resources)
+    with resources.engine.connect() as ledger:
+        found = pushes.find(ledger)
+    assert sorted(push.title.split(" fee ")[0] for push in found) == ["Avoid a blocking", "Avoid a congestion"]
+    assert {push.state for push in found} == {PushState.SENT}
+    assert len({push.collapse_key for push in found}) == 2
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_notices_of_one_second_the_later_start_counts_in_any_order(resources_with, order):
+    resources = resources_with(warn_the_driver)
+    now = datetime.now(UTC)
+    starts = [(now + timedelta(minutes=minutes)).isoformat() for minutes in (10, 20)]
+    notices = [said("SESSION_FEE_INCURRING", user=None, feeWillApplyFrom=start, feeType="BLOCKING") for start in starts]
+    work(resources, batch(said("SESSION_STARTED")))
+    for number in order:
+        work(resources, batch(notices[number]))
+        work_queued(resources)
+    send_due(resources)
+    with resources.engine.connect() as ledger:
+        sent = [push.payload["fee_will_apply_from"] for push in pushes.find(ledger) if push.state is PushState.SENT]
+    assert [datetime.fromisoformat(each) for each in sent] == [datetime.fromisoformat(starts[1])]

@@ -97,6 +97,7 @@ def works(ledger, says, noon):
         "wake": lambda c: run_schedule.wake_waiting(c, ["s1"], noon),
         "expired": lambda c: run_schedule.expire(c, noon),
         "reopen": lambda c: finished_runs.reopen(c, IDS, "warn", noon),
+        "reopen for a new driver": lambda c: finished_runs.reopen_for_new_driver(c, ["s1"], ["warn"], noon),
         "delete finished": lambda c: finished_runs.delete_finished(c, IDS, "warn"),
         "unpublished": lambda c: finished_runs.unpublished_dead(c, "dead-", 50),
         "push": lambda c: pushes.insert(c, [push]),
