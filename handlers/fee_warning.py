@@ -87,9 +87,9 @@ def _push(
     event: SessionFeeIncurring, ctx: Context, session: SessionWithDriver, template: NotificationTemplate, key: str
 ) -> None:
     starts_at = event.fee_will_apply_from
-    # Neither the events nor the Drive API's session are known to name the operator; the location has an
-    # `operator_display_name`, but is not read. The templates work without it.
-    text = ctx.render(template, session.user_id, kind=event.fee_type, starts_at=starts_at, operator=None)
+    # The clock may have read it from the Drive API meanwhile. A warning does not wait for it.
+    operator = session.operator
+    text = ctx.render(template, session.user_id, kind=event.fee_type, starts_at=starts_at, operator=operator)
     ctx.push(
         session.user_id,
         title=text.title,

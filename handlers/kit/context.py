@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Protocol, TypeVarTuple
 
@@ -138,7 +138,7 @@ class Context:
         self._sessions_read.setdefault(session_id, session)
         if session is None or session.user_id is None:
             raise RetryLater("no event of the session has named its driver", until=until, session_id=session_id)
-        return SessionWithDriver(session.session_id, session.statuses, session.users, session.fees, session.clock_skew)
+        return SessionWithDriver(**{each.name: getattr(session, each.name) for each in fields(session)})
 
     def read(self, statement: TypedReturnsRows[*Columns]) -> list[Row[*Columns]]:
         """Run a SELECT on the ledger now. It does not see what this run has written."""

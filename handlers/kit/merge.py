@@ -33,6 +33,7 @@ def merge(one: Session, other: Session) -> Session:
         # By name, as statuses: a dropped fee that came back would have lost `moved_at`. Dropped users stay away.
         fees=dict(sorted(_union(one.fees, other.fees, _latest_notice).items())[:MAX_FEES]),
         clock_skew=max(skews, key=attrgetter("span", "at", "source"), default=None),
+        operator_name=max(filter(None, (one.operator_name, other.operator_name)), default=None),
     )
 
 

@@ -48,6 +48,16 @@ class FeeNotice:
     """The time of the latest notice with another start: it differs each time that the start moves, even back."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class OperatorName:
+    """The name of the charger's operator: its location's goes before the session's own, which is less exact."""
+
+    is_of_location: bool
+    at: datetime
+    """The start of the session."""
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class ClockSkew:
     """A time that was ahead of our clock when it was received, by more than is allowed."""
@@ -72,6 +82,7 @@ class Session:
     fees: Mapping[str, FeeNotice] = field(default_factory=dict)
     clock_skew: ClockSkew | None = None
     """The time that was furthest ahead of our clock, if one was."""
+    operator_name: OperatorName | None = None
 
     @classmethod
     def empty(cls, session_id: str) -> Self:
@@ -124,6 +135,11 @@ class Session:
         return None if fee_type is None else self.fees[fee_type].applies_from
 
     @property
+    def operator(self) -> str | None:
+        """The operator of the charger, once the session was read from the Drive API."""
+        return None if self.operator_name is None else self.operator_name.name
+
+    @property
     def sources(self) -> frozenset[str]:
         """The sources of all facts."""
         facts: list[DriverAssignment | FeeNotice] = [*self.users.values(), *self.fees.values()]
@@ -158,6 +174,7 @@ class Session:
             "users": _documents(self.users),
             "fees": _documents(self.fees),
             "lead": self.clock_skew and _document(self.clock_skew),
+            **({} if self.operator_name is None else {"operator": _document(self.operator_name)}),
         }
 
     @classmethod
@@ -165,6 +182,7 @@ class Session:
         """Return the session of a document by `to_document`; None is a session of which nothing is known yet."""
         facts = document or {}
         at = datetime.fromisoformat
+        operator = facts.get("operator")
         skew = facts.get("lead")  # the older name of a clock skew: ledgers have it
         return cls(
             session_id,
@@ -186,6 +204,7 @@ class Session:
                 for fee_type, fact in facts.get("fees", {}).items()
             },
             clock_skew=skew and ClockSkew(at(skew["at"]), at(skew["received_at"]), skew["source"]),
+            operator_name=operator and OperatorName(operator["is_of_location"], at(operator["at"]), operator["name"]),
         )
 
 
@@ -193,7 +212,7 @@ def _documents(facts: Mapping[str, StatusTimes | DriverAssignment | FeeNotice]) 
     return {name: _document(fact) for name, fact in sorted(facts.items())}
 
 
-def _document(fact: StatusTimes | DriverAssignment | FeeNotice | ClockSkew) -> dict[str, Any]:
+def _document(fact: StatusTimes | DriverAssignment | FeeNotice | ClockSkew | OperatorName) -> dict[str, Any]:
     values = {each.name: getattr(fact, each.name) for each in fields(fact)}
     return {
         name: value.isoformat() if isinstance(value, datetime) else sorted(value) if name == "sources" else value

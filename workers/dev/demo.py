@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.simulator.connection import KeepAliveConnection
+from ingest.simulator.drive.state import SessionState
 from ingest.simulator.faults import PlannedRequest
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice
 from ingest.simulator.scenarios import (
@@ -25,6 +26,7 @@ from ingest.simulator.scenarios import (
     random_participants,
 )
 from ingest.simulator.sender import SimulatorResponse, post
+from workers.dev.drive_simulator import push_sessions
 from workers.ledger import deliveries, pushes, sessions
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
@@ -33,6 +35,8 @@ from workers.ledger.states import DeliveryState, PushState
 
 TIMEOUT = timedelta(seconds=30)
 POLL_INTERVAL = timedelta(milliseconds=100)
+OPERATOR_TIMEOUT = timedelta(seconds=6)
+"""How long the clock has for reading the new session from the Drive API: the warning then names the operator."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class DemoState:
     status: str | None
     deliveries: tuple[DeliveryRow, ...]
     pushes: tuple[PushRow, ...]
+    operator: str | None = None
 
     def findings(self) -> dict[str, bool]:
         """Return what should be true at the end, and whether it is."""
@@ -79,10 +84,13 @@ class DemoState:
         }
 
 
-async def play(settings: Settings, url: str, print_line: Callable[[str], None]) -> DemoState:
+async def play(
+    settings: Settings, url: str, print_line: Callable[[str], None], drive_url: str | None = None
+) -> DemoState:
     """Send the session's events to the receiver at `url`, print each response, and wait until all is processed.
 
-    Returns the last state: all its findings are true, or the timeout is over.
+    The simulated Drive API at `drive_url` knows the session, so the warning can name the operator. Returns the last
+    state: all its findings are true, or the timeout is over.
     """
     participants = random_participants(SystemRandom())
     keys = Keyring(settings).keys
@@ -99,7 +107,16 @@ async def play(settings: Settings, url: str, print_line: Callable[[str], None]) 
 
             minutes = BEFORE_WARNING[0].ago // timedelta(minutes=1)
             print_line(f"Plugsurfing sends the events of a session that began {minutes} minutes ago:")
+            if drive_url is not None:
+                running = SessionState(
+                    participants.session_id, participants.user_id, "STARTED", now - BEFORE_WARNING[0].ago
+                )
+                await asyncio.to_thread(push_sessions, drive_url, [running])
             for step in BEFORE_WARNING:
+                if step.name == FEE_INCURRING and drive_url is not None:
+                    await wait_for_state(
+                        engine, participants, lambda state: state.operator is not None, OPERATOR_TIMEOUT
+                    )
                 await send(step)
             # A session that is over needs no warning, so its end waits for the push.
             await wait_for_state(
@@ -119,10 +136,12 @@ def format_exchange(step: DemoStep, response: SimulatorResponse) -> str:
     return f"{step.name:<21} → {response.status or response.problem} {outcome:<5} {took:>6}  {step.remark}"
 
 
-async def wait_for_state(engine: Engine, participants: Participants, is_done: Callable[[DemoState], bool]) -> DemoState:
+async def wait_for_state(
+    engine: Engine, participants: Participants, is_done: Callable[[DemoState], bool], limit: timedelta = TIMEOUT
+) -> DemoState:
     """Poll the ledger until a state is what is waited for, or the timeout is over; return the last state."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + TIMEOUT.total_seconds()
+    deadline = loop.time() + limit.total_seconds()
     while True:
         state = await asyncio.to_thread(read_state, engine, participants)
         if is_done(state) or loop.time() > deadline:
@@ -140,4 +159,5 @@ def read_state(engine: Engine, participants: Participants) -> DemoState:
             status=session.status if session else None,
             deliveries=tuple(deliveries.find(ledger, DeliveryFilters(session_id=session_id), None)),
             pushes=tuple(pushes.find(ledger, session_id=session_id)),
+            operator=session.operator if session else None,
         )

@@ -77,7 +77,12 @@ async def run(
         click.echo(banner(env))
         if show_session is None:
             return None
-        state = await demo.play(env.settings, env.url, lambda line: print_line("demo", line))
+        state = await demo.play(
+            env.settings,
+            env.url,
+            lambda line: print_line("demo", line),
+            drive_url=env.settings.drive_api_url if env.has_own_drive else None,
+        )
         show_session(env.settings, state.session_id)
         click.echo(demo_summary(state.findings()))
         return int(not all(state.findings().values())) if ends else None

@@ -31,6 +31,8 @@ class DriveSession(_DriveModel):
     location_id: str | None = None
     charging_key_id: str | None = Field(None, repr=False)
     operator_display_name: str | None = None
+    is_operator_of_location: bool = False
+    """Whether the name was read from its location."""
     balance_status: str | None = None
     document: JsonDocument = Field({}, repr=False)
 

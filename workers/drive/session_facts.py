@@ -6,7 +6,7 @@ often we poll, and a stale response would reopen a session that is over.
 
 from datetime import UTC, datetime
 
-from handlers.kit.session import DRIVE, DriverAssignment, Session, StatusTimes
+from handlers.kit.session import DRIVE, DriverAssignment, OperatorName, Session, StatusTimes
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.drive.models import DriveSession
 
@@ -37,12 +37,17 @@ def to_session(drive: DriveSession, seen_at: datetime) -> Session:
         times[STARTED] = started_at
     if drive.started_at is None:
         times.pop(STARTED, None)  # the record's `started_at` would follow from it
-    sources = frozenset({DRIVE})
+    sources, name = frozenset({DRIVE}), _operator(drive)
     return Session(
         drive.session_id,
         statuses={name: StatusTimes(at, at, sources) for name, at in times.items()},
+        operator_name=OperatorName(drive.is_operator_of_location, started_at, name) if name else None,
         users={sanitize_text(drive.user_id): DriverAssignment(started_at, DRIVE)} if drive.user_id else {},
     )
+
+
+def _operator(drive: DriveSession) -> str:
+    return sanitize_text(drive.operator_display_name or "").strip()[:LONGEST_TEXT]
 
 
 def status_of(drive: DriveSession) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, select
 
 from handlers.kit.session import Session
+from handlers.kit.statuses import FINAL_STATUSES
 from workers.ledger.database.bulk_insert import insert_new, upsert
 from workers.ledger.database.conditions import in_list
 from workers.ledger.tables.core_tables import sessions
@@ -106,6 +107,18 @@ def has_changed(conn: Connection, waits: Sequence[SessionWait]) -> list[bool]:
         for session_id, facts, updated_at in conn.execute(SELECT_FOR_SHARE, {"ids": sorted(known)}):
             found[session_id] = Session.from_document(session_id, facts), updated_at
     return [each.is_news(found.get(each.session_id)) for each in waits]
+
+
+def without_operator(conn: Connection, since: datetime, limit: int) -> list[tuple[str, str]]:
+    """List the drivers and ids of open sessions with news since then whose operator is not known, newest news first."""
+    query = (
+        select(sessions.c.user_id, sessions.c.session_id, sessions.c.facts)
+        .where(sessions.c.updated_at >= since, sessions.c.user_id.is_not(None))
+        .where(sessions.c.status.not_in(FINAL_STATUSES))
+        .order_by(sessions.c.updated_at.desc())
+        .limit(limit)
+    )
+    return [(user_id, session_id) for user_id, session_id, facts in conn.execute(query) if "operator" not in facts]
 
 
 def row_of(session: Session, now: datetime) -> dict[str, Any]:

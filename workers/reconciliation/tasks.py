@@ -2,6 +2,7 @@
 
 from workers.drive.client import DriveClient
 from workers.reconciliation.backfill import BackfillHistories, ImportDowntimes
+from workers.reconciliation.operators import ReadOperators
 from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.periodic import PeriodicTask
 from workers.resilience.token_bucket import TokenBucket
@@ -15,4 +16,5 @@ def reconciliation_tasks(resources: Resources) -> list[PeriodicTask]:
         drive = DriveClient(resources.settings, resources.connection)
         budget = TokenBucket(resources.settings.reconcile_per_minute)
         tasks += [PollSilentSessions(resources, drive, budget), BackfillHistories(resources, drive, budget)]
+        tasks.append(ReadOperators(resources, drive, budget))
     return tasks

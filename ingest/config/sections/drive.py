@@ -63,7 +63,8 @@ class DriveSettings(BaseSettings):
         "its charging key", "/chargingKeyId,/keyIdentifier,/chargingKey/id,/chargingKey/keyIdentifier"
     )
     drive_session_operator: Pointers = pointer_setting(
-        "the operator's display name", "/operator_display_name,/operatorDisplayName,/location/operator_display_name"
+        "the operator's display name, else its name",
+        "/operator_display_name,/operatorDisplayName,/location/operator_display_name,/operator/name,/operatorName,/operator",
     )
     drive_balance_path: Annotated[str, _contains_placeholder("{user_id}")] | None = setting(
         None, "path of a user's prepaid balance, with `{user_id}` in it; the contract does not name it"

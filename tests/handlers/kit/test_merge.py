@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.kit.merge import MAX_FEES, MAX_UNKNOWN_STATUSES, MAX_USERS, merge, with_clock_skew
-from handlers.kit.session import ClockSkew, DriverAssignment, FeeNotice, Session, StatusTimes
+from handlers.kit.session import ClockSkew, DriverAssignment, FeeNotice, OperatorName, Session, StatusTimes
 from handlers.kit.statuses import Anomaly
 
 AT = datetime(2025, 6, 12, 10, 56, 51, tzinfo=UTC)
@@ -33,6 +33,7 @@ readings = st.builds(
     users=st.dictionaries(users, st.builds(DriverAssignment, times, sources), max_size=8),
     fees=st.dictionaries(fee_types, st.builds(FeeNotice, times, times, sources), max_size=8),
     clock_skew=st.none() | st.builds(ClockSkew, times, times, sources),
+    operator_name=st.none() | st.builds(OperatorName, st.booleans(), times, st.sampled_from(["one", "other"])),
 )
 sessions = st.lists(readings, max_size=4).map(lambda parts: reduce(merge, parts, Session.empty("S")))
 

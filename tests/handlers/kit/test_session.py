@@ -10,6 +10,7 @@ from handlers.kit.session import (
     ClockSkew,
     DriverAssignment,
     FeeNotice,
+    OperatorName,
     Session,
     SessionWithDriver,
     StatusTimes,
@@ -32,6 +33,7 @@ sessions = st.builds(
     users=st.dictionaries(texts, st.builds(DriverAssignment, times, texts)),
     fees=st.dictionaries(texts, st.builds(FeeNotice, times, times, texts, times)),
     clock_skew=st.none() | st.builds(ClockSkew, times, times, texts),
+    operator_name=st.none() | st.builds(OperatorName, st.booleans(), times, texts),
 )
 
 
@@ -59,6 +61,7 @@ def test_equal_sessions_have_the_same_json(session):
         session.session_id,
         *(dict(reversed(facts.items())) for facts in (session.statuses, session.users, session.fees)),
         session.clock_skew,
+        session.operator_name,
     )
     assert json.dumps(turned.to_document()) == json.dumps(session.to_document())
 
