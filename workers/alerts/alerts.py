@@ -9,7 +9,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, exists, select, update
 
 from ingest.events import sanitize_text
-from workers.ledger.database.conditions import in_list
+from workers.ledger.database.conditions import in_list, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.tables.alert_tables import OPEN, alerts
 
@@ -143,22 +143,22 @@ def resolve_by_id(ledger: Connection, ids: Collection[str], now: datetime) -> in
     return ledger.execute(update(alerts).where(seen).values(resolved_at=now)).rowcount
 
 
-def find_alerts(
+def find_alerts(  # noqa: PLR0913 - filters, by name
     ledger: Connection,
     *,
     kind: AlertKind | None = None,
     only_open: bool = False,
     since: datetime | None = None,
+    until: datetime | None = None,
     limit: int | None = None,
 ) -> list[AlertRow]:
     """List alerts, newest first."""
-    query = select(*COLUMNS).order_by(alerts.c.raised_at.desc(), alerts.c.id).limit(limit)
+    query = select(*COLUMNS).where(*within(alerts.c.raised_at, since, until))
+    query = query.order_by(alerts.c.raised_at.desc(), alerts.c.id).limit(limit)
     if kind is not None:
         query = query.where(alerts.c.kind == str(kind))
     if only_open:
         query = query.where(alerts.c.resolved_at.is_(None))
-    if since is not None:
-        query = query.where(alerts.c.raised_at >= since)
     rows = [AlertRow(*row) for row in ledger.execute(query)]
     return [replace(row, kind=AlertKind(row.kind)) for row in rows]
 

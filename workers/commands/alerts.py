@@ -22,16 +22,26 @@ TEST = ("A test of Plugsurfing's webhooks", "This is a test, sent by `webhooks a
 @click.group(invoke_without_command=True)
 @click.option("--kind", type=click.Choice([kind.value for kind in AlertKind]), help="Only those of this kind.")
 @click.option("--open", "only_open", is_flag=True, help="Only those whose cause persists and that are not resolved.")
-@options.since_option(help="Raised then or later: ISO 8601, or 10m, 2h, 3d ago.")
+@options.since_option(help="Raised then or later: 10m, 2h or 3d ago, today, yesterday, 18:00, ISO 8601.")
+@options.until
 @paged
 @click.pass_context
-def alerts(context: click.Context, *, kind: str | None, only_open: bool, since: datetime | None, page: Page) -> None:
+def alerts(  # noqa: PLR0913  the options are the interface
+    context: click.Context,
+    *,
+    kind: str | None,
+    only_open: bool,
+    since: datetime | None,
+    until: datetime | None,
+    page: Page,
+) -> None:
     """List what needs, or needed, a person, newest first; or resolve it, or test where alerts are sent."""
     if context.invoked_subcommand is not None:
         return
     wanted = AlertKind(kind) if kind else None
     with read_only_ledger(settings_with_dev_defaults()) as conn:
-        ALERTS.print(find_alerts(conn, kind=wanted, only_open=only_open, since=since, limit=page.limit), page)
+        found = find_alerts(conn, kind=wanted, only_open=only_open, since=since, until=until, limit=page.limit)
+        ALERTS.print(found, page)
 
 
 @alerts.command()

@@ -25,7 +25,7 @@ FIRST_COUNTS = "Of those in conflict the one that was received first counts: web
 
 @click.command()
 @click.option("--session", "session_id", metavar="ID", help="The charging session they are about.")
-@click.option("--user", "user_id", metavar="ID", help="The driver, as the CDR or its session names them.")
+@options.user
 @click.option("--request-id", metavar="ID", help="Plugsurfing's id of the request; the CDR's own id if it has none.")
 @click.option("--key", metavar="KEY", help="The charging key, in any of its spellings.")
 @click.option(

@@ -46,6 +46,7 @@ class KnownDowntime(NamedTuple):
 @click.option("--state", type=click.Choice([state.value for state in DeliveryState]), help="Only those in this state.")
 @click.option("--event", metavar="NAME", help="The event's name as it was sent, e.g. SESSION_STARTED.")
 @click.option("--session", "session_id", metavar="ID", help="The charging session that it is about.")
+@options.user
 @click.option("--gaps", is_flag=True, help="List the downtimes, in which nothing could arrive, instead.")
 @options.since
 @options.until
@@ -55,6 +56,7 @@ def deliveries(  # noqa: PLR0913  the options are the interface
     state: str | None,
     event: str | None,
     session_id: str | None,
+    user_id: str | None,
     gaps: bool,
     since: datetime | None,
     until: datetime | None,
@@ -66,19 +68,24 @@ def deliveries(  # noqa: PLR0913  the options are the interface
         DOWNTIMES.print(islice(_downtimes(settings, since, until), page.limit), page)
         return
     wanted = DeliveryState(state) if state else None
-    filters = DeliveryFilters(state=wanted, event=event, session_id=session_id, since=since, until=until)
+    filters = DeliveryFilters(
+        state=wanted, event=event, session_id=session_id, person=user_id, since=since, until=until
+    )
     with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
         DELIVERIES.print(from_ledger_and_inbox(outbox, conn, filters, page.limit), page)
 
 
 @click.command()
 @click.option("--handler", metavar="NAME", help="Only those of this handler.")
+@options.user
 @options.since
 @options.until
 @paged
-def dead(*, handler: str | None, since: datetime | None, until: datetime | None, page: Page) -> None:
+def dead(
+    *, handler: str | None, user_id: str | None, since: datetime | None, until: datetime | None, page: Page
+) -> None:
     """List dead letters: runs that failed for good, and why. `webhooks replay` gives them another attempt."""
-    filters = DeliveryFilters(handler=handler, outcome=Outcome.DEAD, since=since, until=until)
+    filters = DeliveryFilters(handler=handler, outcome=Outcome.DEAD, person=user_id, since=since, until=until)
     with read_only_ledger(settings_with_dev_defaults()) as conn:
         rows = ledger_deliveries.find(conn, filters, page.limit)
     DEAD_LETTERS.print(islice(_dead_runs(rows, handler), page.limit), page)

@@ -8,7 +8,10 @@ from itertools import islice
 
 from sqlalchemy import Connection
 
+from ingest.errors import Unreadable
+from ingest.events import decode
 from ingest.relay.outbox import Outbox, Unsettled
+from ingest.wire.envelope import Kind
 from workers.ledger import deliveries
 from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.states import DeliveryState
@@ -83,9 +86,19 @@ def _matches(row: DeliveryRow, filters: DeliveryFilters) -> bool:
         and filters.state in {None, row.state}
         and filters.event in {None, row.event}
         and filters.session_id in {None, row.session_id}
+        and (filters.person is None or _names(row, filters.person))
         and (filters.since or row.received_at) <= row.received_at
         and (filters.until is None or row.received_at < filters.until)
     )
+
+
+def _names(row: DeliveryRow, person: str) -> bool:
+    """Return whether a delivery itself names this driver."""
+    try:
+        event = decode(Kind(row.kind), row.body or b"")
+    except Unreadable:
+        return False
+    return (getattr(event, "user_id", None) or "").lower() == person.lower()
 
 
 def find_one(outbox: Outbox | None, conn: Connection, prefix: str) -> DeliveryRow | None:

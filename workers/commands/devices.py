@@ -8,6 +8,7 @@ from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import DeviceSettings
 from ingest.config.sections.processing import StoreSettings
 from ingest.config.sections.server import ServerSettings
+from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.listing import Listing, Page, attributes, paged
 from workers.commands.stores import open_ledger, read_only_ledger
@@ -34,15 +35,19 @@ DEVICES = Listing[DeviceRow](
 
 
 @click.group(invoke_without_command=True)
-@click.option("--user", "user_id", metavar="ID", help="Only the devices of this driver.")
+@options.user
+@options.since_option(help="Updated then or later: 10m, 2h or 3d ago, today, yesterday, 18:00, ISO 8601.")
+@options.until
 @paged
 @click.pass_context
-def devices(context: click.Context, *, user_id: str | None, page: Page) -> None:
+def devices(
+    context: click.Context, *, user_id: str | None, since: datetime | None, until: datetime | None, page: Page
+) -> None:
     """List the devices that pushes go to, the one updated last first; or add, remove, serve."""
     if context.invoked_subcommand is not None:
         return
     with read_only_ledger(settings_with_dev_defaults()) as conn:
-        DEVICES.print(ledger_devices.find(conn, user_id=user_id, limit=page.limit), page)
+        DEVICES.print(ledger_devices.find(conn, person=user_id, since=since, until=until, limit=page.limit), page)
 
 
 @devices.command()

@@ -30,16 +30,31 @@ PUSHES = Listing[PushRow](
 @click.command()
 @click.option("--state", type=click.Choice([state.value for state in PushState]), help="Only those in this state.")
 @click.option("--session", "session_id", metavar="ID", help="The charging session that it is about.")
+@options.user
 @options.since
 @options.until
 @paged
-def pushes(
-    *, state: str | None, session_id: str | None, since: datetime | None, until: datetime | None, page: Page
+def pushes(  # noqa: PLR0913  the options are the interface
+    *,
+    state: str | None,
+    session_id: str | None,
+    user_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    page: Page,
 ) -> None:
     """List what was sent, or is to be sent, to drivers; newest first."""
     wanted = PushState(state) if state else None
     with read_only_ledger(settings_with_dev_defaults()) as conn:
         PUSHES.print(
-            ledger_pushes.find(conn, session_id=session_id, state=wanted, since=since, until=until, limit=page.limit),
+            ledger_pushes.find(
+                conn,
+                session_id=session_id,
+                person=user_id,
+                state=wanted,
+                since=since,
+                until=until,
+                limit=page.limit,
+            ),
             page,
         )

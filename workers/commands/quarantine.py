@@ -50,14 +50,16 @@ REVERIFIED = Listing[Reverified](
 
 @click.command()
 @options.since
+@options.until
 @paged
-def quarantine(*, since: datetime | None, page: Page) -> None:
+def quarantine(*, since: datetime | None, until: datetime | None, page: Page) -> None:
     """List what failed verification on this node or came to a wrong path, newest first, and why.
 
     With --json also its headers and its body, for `webhooks keys try`.
     """
     store = open_quarantine(settings_with_dev_defaults())
-    requests = store.list(since)[::-1][: page.limit] if store else []
+    found = store.list(since)[::-1] if store else []
+    requests = [request for request in found if until is None or request.received_at < until][: page.limit]
     QUARANTINED.print(requests, page)
     for reason, count in Counter(request.reason for request in requests).most_common():
         click.echo(f"{count} × {printable(reason)}", err=True)

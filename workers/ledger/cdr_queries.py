@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Text, and_, cast, exis
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import matching, within
+from workers.ledger.database.conditions import matching, same_person, within
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, sessions
@@ -243,8 +243,8 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
     yield from matching(cdrs, session_id=filters.session_id, charging_key=filters.keys)
     yield from within(cdrs.c.received_at, filters.since, filters.until)
     if filters.user_id is not None:
-        by_session = and_(cdrs.c.user_id.is_(None), sessions.c.user_id == filters.user_id)
-        yield or_(cdrs.c.user_id == filters.user_id, by_session)
+        by_session = and_(cdrs.c.user_id.is_(None), same_person(sessions.c.user_id, filters.user_id))
+        yield or_(same_person(cdrs.c.user_id, filters.user_id), by_session)
     if filters.request_id is not None:
         by_delivery = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
         yield or_(cdrs.c.identity == filters.request_id, by_delivery)

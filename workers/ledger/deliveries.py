@@ -22,11 +22,11 @@ from sqlalchemy import (
 
 from ingest.queue.batch import Delivery
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.database.conditions import in_list, matching, within
+from workers.ledger.database.conditions import in_list, matching, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
-from workers.ledger.tables.core_tables import deliveries, receipts, runs
+from workers.ledger.tables.core_tables import deliveries, receipts, runs, sessions
 
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
 arrived_values = attrgetter(*ARRIVED)
@@ -63,6 +63,8 @@ class DeliveryFilters:
     state: DeliveryState | None = None
     event: str | None = None
     session_id: str | None = None
+    person: str | None = None
+    """The driver of its session, in any case."""
     handler: str | None = None
     outcome: Outcome | None = None
     since: datetime | None = None
@@ -195,6 +197,9 @@ def _select() -> Select[Any]:
 def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
     conditions = within(deliveries.c.received_at, filters.since, filters.until)
     conditions += matching(deliveries, state=filters.state, event=filters.event, session_id=filters.session_id)
+    if filters.person is not None:
+        theirs = select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.person))
+        conditions.append(deliveries.c.session_id.in_(theirs))
     of_run = matching(runs, handler=filters.handler, outcome=filters.outcome)
     if filters.outcome is Outcome.DEAD or filters.outcome in OPEN_OUTCOMES:
         # Few runs, each in a partial index of its kind: deliveries are looked up by them, and not the other way round.

@@ -8,7 +8,7 @@ import sqlalchemy
 from sqlalchemy import Connection, select
 
 from handlers.kit.channel import Device
-from workers.ledger.database.conditions import in_list
+from workers.ledger.database.conditions import in_list, matching, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.tables.core_tables import devices
 
@@ -54,9 +54,18 @@ def of_user(conn: Connection, user_id: str, limit: int | None = None) -> list[De
     return [Device(row.token, row.platform, row.locale, row.time_zone) for row in rows]
 
 
-def find(conn: Connection, *, user_id: str | None = None, limit: int | None = None) -> list[DeviceRow]:
-    """List devices, of one user or of all, the last registered first."""
-    query = select(*COLUMNS).order_by(devices.c.updated_at.desc(), devices.c.token).limit(limit)
-    if user_id is not None:
-        query = query.where(devices.c.user_id == user_id)
+def find(  # noqa: PLR0913 - filters, by name
+    conn: Connection,
+    *,
+    user_id: str | None = None,
+    person: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = None,
+) -> list[DeviceRow]:
+    """List devices, of one user (`person`: in any case) or of all, the last registered first."""
+    conditions = [*matching(devices, user_id=user_id), *within(devices.c.updated_at, since, until)]
+    if person is not None:
+        conditions.append(same_person(devices.c.user_id, person))
+    query = select(*COLUMNS).where(*conditions).order_by(devices.c.updated_at.desc(), devices.c.token).limit(limit)
     return [DeviceRow(*row) for row in conn.execute(query)]

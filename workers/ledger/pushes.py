@@ -16,7 +16,7 @@ from handlers.kit.statuses import FINAL_STATUSES
 from ingest.errors import Unreadable
 from ingest.events import SessionEvent, decode
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import in_list, matching, within
+from workers.ledger.database.conditions import in_list, matching, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.states import PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, sessions
@@ -182,15 +182,17 @@ def find(  # noqa: PLR0913 - filters, by name
     conn: Connection,
     *,
     session_id: str | None = None,
-    user_id: str | None = None,
+    person: str | None = None,
     state: PushState | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int | None = None,
 ) -> list[PushRow]:
-    """List pushes, newest first."""
+    """List pushes, newest first; `person` is a user's id in any case."""
     conditions = within(pushes.c.created_at, since, until)
-    conditions += matching(pushes, session_id=session_id, user_id=user_id, state=state)
+    conditions += matching(pushes, session_id=session_id, state=state)
+    if person is not None:
+        conditions.append(same_person(pushes.c.user_id, person))
     query = select(*COLUMNS).where(*conditions).order_by(pushes.c.created_at.desc(), pushes.c.id).limit(limit)
     return [PushRow(*row) for row in conn.execute(query)]
 

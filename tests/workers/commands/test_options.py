@@ -1,9 +1,15 @@
+import json
 from datetime import UTC, datetime, timedelta
 from time import tzset
 
 import pytest
 
+from handlers.kit.channel import Device
+from handlers.kit.context import Push
 from workers.commands.options import point_in_time
+from workers.ledger import devices, pushes
+from workers.ledger.pushes import NewPush
+from workers.ledger.states import Outcome
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -54,3 +60,33 @@ def test_a_day_and_a_time_of_day_are_on_this_machines_clock(text, local, monkeyp
 def test_anything_else_is_refused(text):
     with pytest.raises((ValueError, OverflowError)):
         point_in_time(text, now=NOW)
+
+
+@pytest.fixture
+def of_a_driver(node, event, noon):
+    """Store what there is of two drivers: a delivery that failed, a push and a device each."""
+    for user in ("driver@example.com", "other@example.com"):
+        started = event("SESSION_STARTED", f"S-{user}", userId=user)
+        id_ = node.settle(started, ("thank", Outcome.DEAD), error="it failed")
+        node.keep(event("SESSION_STOPPED", f"S-{user}", at=noon + timedelta(minutes=1), userId=user))
+        with node.engine.begin() as conn:
+            pushes.insert(conn, [NewPush(id_, "thank", "log", Push(user, "t", "b", "k"), noon)])
+            devices.upsert(conn, user, Device(f"token-{user}"), noon)
+    return node
+
+
+@pytest.mark.parametrize(("command", "rows"), [("deliveries", 2), ("dead", 1), ("pushes", 1), ("devices", 1)])
+def test_a_driver_is_found_in_any_case_in_every_list(of_a_driver, command, rows):
+    everything = of_a_driver.rows(command)
+    found = of_a_driver.rows(command, "--user", "Driver@Example.com")
+    assert (len(everything), len(found)) == (2 * rows, rows)
+    assert "other@" not in json.dumps(found)
+    assert of_a_driver.rows(command, "--user", "driver") == []
+
+
+@pytest.mark.parametrize(
+    "command", ["alerts", "authorizations", "cdrs", "dead", "deliveries", "devices", "pushes", "quarantine", "warnings"]
+)
+def test_every_list_takes_a_span_of_time(of_a_driver, command):
+    assert of_a_driver.rows(command, "--since", "2026-05-05", "--until", "2026-05-06") == []
+    of_a_driver.run(command, "--since", "yesterday", "--until", "18:00")

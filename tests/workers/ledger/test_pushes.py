@@ -235,7 +235,7 @@ def test_every_filter_narrows_the_list(ledger, add, noon):
     add("d1", session_id="s1")
     add("d2", session_id="s2", user_id="u2")
     assert [push.delivery_id for push in find(ledger, session_id="s2")] == ["d2"]
-    assert [push.delivery_id for push in find(ledger, user_id="u1")] == ["d1"]
+    assert [push.delivery_id for push in find(ledger, person="U1")] == ["d1"]
     assert find(ledger, state=PushState.DEAD) == []
     assert len(find(ledger, since=noon, until=noon + SPAN)) == 2
     assert find(ledger, until=noon) == []
