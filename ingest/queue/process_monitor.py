@@ -12,7 +12,7 @@ from ingest.queue.queues import QUEUES
 
 log = structlog.get_logger()
 
-PATIENCE = timedelta(seconds=15)
+PATIENCE = timedelta(seconds=10)
 """How long a process has to be absent before it counts as gone: a restart takes a while, and Redis may lose all."""
 START_PATIENCE = timedelta(seconds=30)
 """The same where none has ever reported: it may be starting."""

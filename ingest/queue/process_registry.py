@@ -23,7 +23,7 @@ log = structlog.get_logger()
 # A hash with a field for each process.
 KEY = "webhooks:processes"
 BEAT_EVERY = timedelta(seconds=5)
-"""How often a process reports itself; a worker at least every ten seconds."""
+"""How often a process reports itself."""
 ALIVE_FOR = timedelta(seconds=20)
 """How long after its last report a process counts as alive."""
 FORGOTTEN_AFTER = timedelta(hours=1)

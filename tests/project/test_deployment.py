@@ -160,7 +160,8 @@ def test_valkey_has_an_append_only_file(services):
 
 
 def test_stores_and_servers_have_health_checks(services):
-    assert all("healthcheck" in services[name] for name in (*STORES, "web", "authorize", "dashboard"))
+    processes = ("web", "authorize", "worker", "clock", "dashboard")
+    assert all("healthcheck" in services[name] for name in (*STORES, *processes))
 
 
 def test_the_image_contains_everything_that_the_package_is_built_from(root):

@@ -14,9 +14,9 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from ingest.config.settings import Settings
-from workers.alerts import condition_rules, rules
-from workers.alerts.alerts import AlertKind, raise_alert, resolve_alerts
-from workers.alerts.condition_rules import ConditionRule, ProcessObserver
+from workers.alerts import rules
+from workers.alerts.alerts import raise_alert, resolve_alerts
+from workers.alerts.condition_rules import LEDGER_RULES, ConditionRule, ProcessObserver
 from workers.alerts.rules import Finding, RuleResult
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable, read_once, run_in_transaction
@@ -106,9 +106,7 @@ class AlertEvaluator:
         )
         always = [*map(Rule, rules.cdr_rules()), Rule(rules.unreadable), Rule(rules.dead_letters)]
         conditions = [
-            ConditionRule(AlertKind.HANDLER_FAILING, condition_rules.failing_handlers, self._clock),
-            ConditionRule(AlertKind.PUSHES_LATE, condition_rules.late_pushes, self._clock),
-            ConditionRule(AlertKind.PUSHES_DEAD, condition_rules.dead_pushes, self._clock),
+            *(ConditionRule(kind, find, self._clock) for kind, find in LEDGER_RULES.items()),
             *(self._observer.rules() if self._observer is not None else ()),
         ]
         return [

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -283,6 +283,14 @@ def dead_pushes(ledger: Connection, at: datetime) -> Sequence[Condition]:
         )
         for each in alert_queries.dead_pushes(ledger, at - DEAD_FOR)
     ]
+
+
+LEDGER_RULES: Mapping[AlertKind, Find] = {
+    AlertKind.HANDLER_FAILING: failing_handlers,
+    AlertKind.PUSHES_LATE: late_pushes,
+    AlertKind.PUSHES_DEAD: dead_pushes,
+}
+"""The rules that need the ledger only."""
 
 
 def _stalled(subject: str, what: str) -> Condition:

@@ -14,6 +14,7 @@ from ingest.inbox.quarantined_request import WRONG_PATH, QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Kind
 from workers.commands import options
+from workers.commands.errors import Failure
 from workers.commands.listing import Listing, Page, attributes, paged
 from workers.commands.output import json_line, printable
 from workers.dev.env_file import settings_with_dev_defaults
@@ -58,12 +59,12 @@ def quarantine(*, since: datetime | None, until: datetime | None, page: Page) ->
     With --json also its headers and its body, for `webhooks keys try`.
     """
     store = open_quarantine(settings_with_dev_defaults())
-    found = store.list(since)[::-1] if store else []
+    found = store.list(since)[::-1]
     requests = [request for request in found if until is None or request.received_at < until][: page.limit]
     QUARANTINED.print(requests, page)
     for reason, count in Counter(request.reason for request in requests).most_common():
         click.echo(f"{count} × {printable(reason)}", err=True)
-    dropped = store.dropped() if store else 0
+    dropped = store.dropped()
     if dropped:
         click.echo(f"Dropped so far, because the quarantine was full or they were too old: {dropped}.", err=True)
 
@@ -86,7 +87,7 @@ def reverify(*, since: datetime | None, kind: str | None, as_json: bool) -> None
     settings.require_signing()
     store = open_quarantine(settings)
     tally: Counter[str] = Counter()
-    for each in store.reverify(Keyring(settings).keys, since, kind=Kind(kind) if kind else None) if store else ():
+    for each in store.reverify(Keyring(settings).keys, since, kind=Kind(kind) if kind else None):
         tally["kept" if each.kept else printable(each.reason or "")] += 1
         tally["duplicates"] += bool(each.kept and each.kept.duplicate)
         if as_json:
@@ -101,7 +102,12 @@ def reverify(*, since: datetime | None, kind: str | None, as_json: bool) -> None
         click.echo("Correct the URL at Plugsurfing; `webhooks reverify --as events`, or `--as cdrs`, lets them in.")
 
 
-def open_quarantine(settings: Settings) -> Quarantine | None:
-    """Open this node's quarantine; None if there is no inbox yet."""
+def open_quarantine(settings: Settings) -> Quarantine:
+    """Open this node's quarantine. Raise Failure if there is no inbox, which an empty list would hide."""
     path = settings.data_dir / FILE_NAME
-    return Quarantine(path, settings) if path.exists() else None
+    if not path.exists():
+        raise Failure(
+            f"There is no inbox in {settings.data_dir}, so it is not known what is in quarantine:"
+            " run this where `serve` runs, with its DATA_DIR."
+        )
+    return Quarantine(path, settings)

@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 # An idle worker reports itself when RQ has waited for a job for 15 seconds less than this, and a busy one every
 # MONITORING_INTERVAL: a worker that is gone, or a Redis that hangs, is noticed within a minute.
-WORKER_TTL = 25
+WORKER_TTL = 20
 MONITORING_INTERVAL = 5
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
@@ -23,6 +24,8 @@ from ingest.errors import Unreadable
 from ingest.events import SessionEvent, decode, peek, queue_for
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Delivery
+from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
+from ingest.queue.queues import QUEUES
 from ingest.wire.envelope import Envelope, Kind
 from workers.cli import main
 from workers.ledger import deliveries, delivery_states, runs, sessions
@@ -203,3 +206,28 @@ def node_on(database_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         },
     )
     engine.dispose()
+
+
+def report_to(connection: redis.Redis, process: ProcessType, **parts: Any) -> None:
+    queues = QUEUES if process is ProcessType.WORK else ()
+    record = ProcessRecord.of_this_process(process, queues=queues)
+    ProcessRegistry(connection).beat(replace(record, **parts))
+
+
+@pytest.fixture
+def valkey_url(valkey_url: str) -> str:
+    """The URL of a real Valkey in which a worker and a clock have just reported themselves."""
+    with redis.Redis.from_url(valkey_url) as connection:
+        for process in (ProcessType.WORK, ProcessType.CLOCK):
+            report_to(connection, process)
+    return valkey_url
+
+
+@pytest.fixture
+def report(valkey: redis.Redis) -> Callable[..., None]:
+    """Report a process of a type, as it would."""
+
+    def report(process: ProcessType, **parts: Any) -> None:
+        report_to(valkey, process, **parts)
+
+    return report

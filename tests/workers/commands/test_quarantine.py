@@ -85,11 +85,6 @@ def test_every_request_that_is_verified_again_is_one_line_of_json(node, event, q
     assert node.rows("reverify", "--since", tomorrow) == []
 
 
-def test_a_node_without_an_inbox_has_an_empty_quarantine(node):
-    assert node.rows("quarantine") == []
-    assert "Let in: 0." in node.run("reverify").stdout
-
-
 def test_nothing_is_verified_without_a_key(node, event, quarantine):
     quarantine(event("SESSION_STARTED"))
 

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import RedisError
-from rq import Worker
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
@@ -183,7 +182,26 @@ def alerts(settings: Settings) -> Iterator[CheckResult]:
 
 
 def _redis(connection: Redis, skew: timedelta) -> Iterator[CheckResult]:
-    info: dict[str, object] = connection.info()
+    connection.ping()
+    try:
+        info: dict[str, object] = connection.info()
+    except ResponseError:  # renamed, or forbidden to this user
+        yield warn(
+            "redis",
+            "It answers, but not to INFO: its version, and whether it loses or evicts jobs, cannot be seen from here."
+            " It has to be 6.2 or later, with appendonly yes and maxmemory-policy noeviction.",
+        )
+    else:
+        yield from _server(info)
+    try:
+        seconds, microseconds = connection.time()
+    except ResponseError:
+        yield warn("redis", "It does not answer to TIME, which the processes need to notice each other: allow it.")
+    else:
+        yield _clock("redis", datetime.fromtimestamp(seconds + microseconds / 1_000_000, UTC), skew)
+
+
+def _server(info: dict[str, object]) -> Iterator[CheckResult]:
     version = str(info.get("redis_version", "0"))
     name = f"{info.get('server_name', 'redis')} {info.get('valkey_version', version)}"
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST_REDIS:
@@ -197,13 +215,6 @@ def _redis(connection: Redis, skew: timedelta) -> Iterator[CheckResult]:
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         yield warn("redis", f"maxmemory-policy is {policy}: jobs may vanish and be published again; use noeviction.")
-    seconds, microseconds = connection.time()
-    yield _clock("redis", datetime.fromtimestamp(seconds + microseconds / 1_000_000, UTC), skew)
-    workers = Worker.count(connection)
-    if workers:
-        yield ok("workers", f"Running: {workers}.")
-    else:
-        yield warn("workers", "None is running: start `webhooks work`.")
 
 
 def _clocks(conn: Connection, skew: timedelta) -> Iterator[CheckResult]:

@@ -1,28 +1,42 @@
 """`webhooks check`: what works here and what would fail; with `--settings` also the settings in effect."""
 
+from collections.abc import Iterator
 from itertools import chain
 
 import click
 
+from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.commands import options
 from workers.commands.check.basics import CheckResult, CheckStatus, fail, run_checks
 from workers.commands.check.consistency import check_consistency
 from workers.commands.check.drive_api import check_drive_api
 from workers.commands.check.policies import check_policies
+from workers.commands.check.processes import ProbedProcess, check_processes, probe
 from workers.commands.output import console, json_line, key_values, printable, styled_state
 from workers.dev.env_file import settings_with_dev_defaults
 
 
 @click.command()
-@click.option("--settings", "with_settings", is_flag=True, help="Print the settings in effect first, secrets as ***.")
+@click.option(
+    "--settings",
+    "with_settings",
+    is_flag=True,
+    help="Print the settings in effect, secrets as ***, and check them, not what runs.",
+)
 @click.option("--deep", is_flag=True, help="Only check that the stores are consistent and that nothing is stuck.")
+@click.option(
+    "--live",
+    type=click.Choice([process.value for process in ProbedProcess]),
+    help="Only check that a process of this type lives on this host: a probe, for instance of a container.",
+)
 @options.as_json
 @click.pass_context
-def check(ctx: click.Context, *, with_settings: bool, deep: bool, as_json: bool) -> None:
-    """Check what works here and what would fail: settings, inbox, keys, Redis, database, plugins, clocks, Drive API.
+def check(ctx: click.Context, *, with_settings: bool, deep: bool, live: str | None, as_json: bool) -> None:
+    """Check what works and what fails or would: settings, inbox, keys, Redis, database, plugins, Drive API, processes.
 
-    Changes nothing. Exit code 1 if anything would fail.
+    Changes nothing. Exit code 1 if anything fails or would: also where no worker or no clock runs, handlers fail, or
+    pushes were given up. With --settings only what the settings name is checked, as before anything runs.
     """
     try:
         settings = settings_with_dev_defaults()
@@ -38,11 +52,21 @@ def check(ctx: click.Context, *, with_settings: bool, deep: bool, as_json: bool)
             key_values([(each.name, each.effective) for each in described])
             click.echo()
     failed = False
-    basics = chain(run_checks(settings), check_policies(settings), check_drive_api(settings))
-    for result in check_consistency(settings) if deep else basics:
+    for result in _results(settings, with_settings=with_settings, deep=deep, live=live):
         _print(result, as_json=as_json)
         failed |= result.status is CheckStatus.FAIL
     ctx.exit(1 if failed else 0)
+
+
+def _results(settings: Settings, *, with_settings: bool, deep: bool, live: str | None) -> Iterator[CheckResult]:
+    if live is not None:
+        yield probe(settings, ProbedProcess(live))
+    elif deep:
+        yield from check_consistency(settings)
+    else:
+        yield from chain(run_checks(settings), check_policies(settings), check_drive_api(settings))
+        if not with_settings:
+            yield from check_processes(settings)
 
 
 def _print(result: CheckResult, *, as_json: bool) -> None:

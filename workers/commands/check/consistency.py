@@ -11,9 +11,11 @@ from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
+from ingest.queue.process_registry import ProcessRegistry
 from ingest.queue.queues import connect_redis
 from ingest.relay.outbox import Outbox
 from workers.commands.check.basics import CheckResult, fail, ok, warn
+from workers.commands.check.processes import others_with_inbox
 from workers.commands.errors import Failure, error_text
 from workers.commands.output import human_duration
 from workers.commands.stores import open_inbox, open_ledger
@@ -83,6 +85,7 @@ def _stuck(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterato
         with connect_redis(settings.require_redis()) as connection:
             connection.ping()
             found = find_stuck(engine, connection, outbox)
+            elsewhere = others_with_inbox(settings, ProcessRegistry(connection).processes())
     except (QueueUnavailable, RedisError, SettingsError) as error:
         yield fail("queues", f"{error_text(error)} So it is not known what is queued.")
         return
@@ -92,7 +95,9 @@ def _stuck(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterato
     for each in found:
         if each.reason is not StuckReason.LOST:
             yield fail("queues", f"For {REDELIVERY_DEADLINE.seconds} s {each.reason}: {each.name}.")
-    if not found:
+    if elsewhere:
+        yield fail("inbox", f"It is on {', '.join(elsewhere)}: run this there, with the DATA_DIR of `serve`.")
+    elif not found:
         where = "" if outbox is not None else " (There is no inbox in DATA_DIR.)"
         yield ok("queues", f"What is not settled is queued, running or scheduled.{where}")
 
