@@ -49,7 +49,7 @@ def cdr_record(event: ChargingRecord, ctx: Context) -> None:
     texts = array_texts(body) if is_array else [body]
     for position, (document, text) in enumerate(zip(event.documents, texts, strict=True)):
         fields = _fields(document, ctx, position if is_array else None) if is_cdr(document) else {}
-        notes = list(_notes(fields))
+        notes = list(map(str, _notes(fields)))
         if notes:
             ctx.log.warning("cdr.partly_parsed", position=position, notes=notes)
         row = {name: fields[name].value if fields else None for name in FIELDS}

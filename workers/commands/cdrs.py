@@ -71,6 +71,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
         until=until,
         in_conflict=in_conflict,
         repeated=repeated,
+        with_repeats=repeated or request_id is not None,
     )
     page = Page.of(limit, as_json=as_json, as_csv=csv_to is not None)
     with read_only_ledger(settings) as conn:

@@ -75,7 +75,7 @@ def session(*, session_id: str, as_json: bool) -> None:
         waiting = sum(row.session_id == session_id for row in in_inbox_only(outbox, conn))
         record = sessions.get(conn, session_id)
         entries = timeline(conn, session_id, settings.clock_skew)
-        cdrs = list(ledger_cdrs.find(conn, CdrFilters(session_id=session_id), None))
+        cdrs = list(ledger_cdrs.find(conn, CdrFilters(session_id=session_id, with_repeats=True), None))
         poll = session_polls.states(conn, [session_id]).get(session_id)
     if record is None and not entries and not cdrs:
         inbox = f"; {waiting} of its deliveries are in the inbox" if waiting else ""
@@ -116,7 +116,7 @@ def _print_session(
             ("fee", fee),
             ("source", " and ".join(SOURCES.get(source, source) for source in sorted(record.sources)) or None),
             *([("Drive API", poll_text(poll))] if poll else []),
-            *(("CDR", _cdr_text(cdr)) for cdr in cdrs),
+            *(("CDR", _cdr_text(cdr)) for cdr in cdrs if not cdr.is_repeat),
             *(("anomaly", _anomaly_text(record, anomaly)) for anomaly in record.anomalies),
         ]
     )
@@ -154,7 +154,7 @@ def _session_json(
 ) -> dict[str, Json]:
     return {
         **SESSIONS.json(record),
-        "cdrs": [CDRS.json(cdr) for cdr in cdrs],
+        "cdrs": [CDRS.json(cdr) for cdr in cdrs if not cdr.is_repeat],
         "timeline": [ENTRIES.json(entry) for entry in entries],
         "healed": {status: iso(at) for status, at in reconciled(record).items()},
         "drive": POLLS.json(poll) if poll else None,
@@ -166,7 +166,7 @@ def _lines(entry: TimelineEntry, cdr: CdrRow | None) -> Iterator[Sequence[Cell]]
     times = f" ×{row.duplicates + 1}" if row.duplicates else ""
     changed: Cell = ", ".join(_changed(entry)) or Text(_no_change_reason(entry), style="dim")
     if cdr is not None:
-        changed = f"a CDR of {amount_text(cdr) or 'no amount'}"
+        changed = f"a CDR of {amount_text(cdr) or 'no amount'}{', a repeat' * cdr.is_repeat}"
     yield entry.at, entry.late, f"{row.event or row.kind}{times}", changed
     for run in row.runs:
         if run.handler != WHOLE_DELIVERY and (run.handler not in RECORD_HANDLERS or run.outcome is not Outcome.DONE):

@@ -37,6 +37,8 @@ class CdrFilters:
     until: datetime | None = None
     in_conflict: bool = False
     repeated: bool = False
+    with_repeats: bool = False
+    """Whether each repeat is listed, too, beside the first that says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _duplicates() -> ColumnElement[int]:
 def find(conn: Connection, filters: CdrFilters, limit: int | None) -> Iterator[CdrRow]:
     """Yield CDRs, newest first; if only those in conflict or repeated are wanted, those of a request id side by side.
 
-    Repeats are left out, unless those of a request id or repeated ones are wanted.
+    Repeats are left out, unless they are wanted.
     """
     columns = [cdrs.c[name] for name in CdrRow.__dataclass_fields__ if name in cdrs.c and name != "user_id"]
     query = _select(filters).with_only_columns(
@@ -150,7 +152,7 @@ def find(conn: Connection, filters: CdrFilters, limit: int | None) -> Iterator[C
         SHARES_SESSION.label("shares_session"),
         _duplicates().label("duplicates"),
     )
-    if not filters.repeated and filters.request_id is None:
+    if not filters.with_repeats:
         query = query.where(~IS_REPEAT)
     side_by_side = filters.in_conflict or filters.repeated
     order = [cdrs.c.identity, cdrs.c.received_at] if side_by_side else [cdrs.c.received_at.desc()]

@@ -206,6 +206,16 @@ def test_a_session_shows_the_cdrs_that_name_it(node, record, event):
     assert {charge["id"]: charge["amount"] for charge in session["cdrs"]} == {first: "7.03", other: "9.99"}
 
 
+def test_a_session_shows_a_cdr_once_and_when_it_came_again(node, record, noon):
+    first = record(cdr())
+    record(cdr(sentAt="later"), received_at=noon + timedelta(days=1))
+    for_people = node.run("session", "S").stdout
+    assert "7.03 EUR, r-1, came 2 times" in for_people
+    assert "a CDR of 7.03 EUR, a repeat" in for_people
+    (session,) = node.rows("session", "S")
+    assert [charge["id"] for charge in session["cdrs"]] == [first]
+
+
 def test_a_session_may_be_known_by_its_cdr_alone(node, record):
     record(cdr("r-1"))
     assert "7.03 EUR, r-1" in node.run("session", "S").stdout
