@@ -53,15 +53,23 @@ def valkey(path: Path, folder: Path, *, held_files: tuple[int, ...] = ()) -> Pro
 
 
 def socket_path(folder: Path) -> Path:
-    """Return the path of a socket in the folder, or in a private temporary folder where that would be too long."""
+    """Return the path of a socket in the folder, or in a private temporary folder where that path would not do."""
     path = folder.resolve() / SOCKET_NAME
-    if len(str(path).encode()) <= MAX_SOCKET_PATH:
+    if _may_be_socket(path):
         return path
     private = Path(tempfile.gettempdir()) / f"webhooks-{sha256(str(path).encode()).hexdigest()[:16]}"
     private.mkdir(mode=0o700, exist_ok=True)
     if private.lstat().st_uid != os.getuid():
         raise SettingsError(f"{private} belongs to another user: choose a shorter DATA_DIR, or set REDIS_URL.")
+    if not _may_be_socket(private / SOCKET_NAME):
+        raise SettingsError("DATA_DIR and TMPDIR are too long for a socket, or have a blank or `=`: set REDIS_URL.")
     return private / SOCKET_NAME
+
+
+def _may_be_socket(path: Path) -> bool:
+    """Return whether the path is short enough, and one that redis-py can find in the answer to CLIENT INFO."""
+    text = str(path)
+    return len(os.fsencode(text)) <= MAX_SOCKET_PATH and "=" not in text and text.split() == [text]
 
 
 def server_binary() -> Path:

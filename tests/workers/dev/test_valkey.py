@@ -137,6 +137,16 @@ def test_the_socket_is_in_the_folder_unless_its_path_is_too_long(path, tmp_path,
     assert stat.S_IMODE(found.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("name", ["a b", "a=b"])
+def test_a_path_that_redis_py_cannot_parse_is_no_socket(path, monkeypatch, name):
+    monkeypatch.setattr(tempfile, "tempdir", str(path.parent))
+    assert socket_path(path.parent / name).parent.parent == path.parent
+    (path.parent / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(path.parent / name))
+    with pytest.raises(SettingsError, match="DATA_DIR and TMPDIR"):
+        socket_path(path.parent / name)
+
+
 def test_a_temporary_folder_of_another_user_is_refused(path, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(path.parent))
     monkeypatch.setattr(module.os, "getuid", lambda: os.geteuid() + 1)
