@@ -11,6 +11,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ingest.config.sections.logging import LogFormat
 from ingest.config.settings import Settings
+from ingest.log_handler import NonBlockingHandler, RequestLineLimit
 
 # Both log every URL that they call, and a URL of the Drive API contains a user id.
 NOISY_LOGGERS = ("httpx", "httpcore")
@@ -41,7 +42,8 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = _handler(stream)
+    handler.addFilter(RequestLineLimit())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -59,6 +61,13 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         logging.getLogger(name).setLevel(logging.WARNING)
     for remark in settings.remarks:
         structlog.get_logger().warning("setting.adjusted", reason=remark)
+
+
+def _handler(stream: TextIO) -> logging.Handler:
+    try:
+        return NonBlockingHandler(stream.fileno(), stream.encoding)
+    except (OSError, AttributeError):  # it is not a file of this process, as in tests, or closed
+        return logging.StreamHandler(stream)
 
 
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[Processor]:

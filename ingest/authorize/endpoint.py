@@ -22,7 +22,7 @@ from ingest.authorize.response_writer import ResponseWriter
 from ingest.authorize.timed_protocol import request_started_at
 from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic, Refusal
-from ingest.http.request_body import check_headers, read_body
+from ingest.http.request_body import check_headers, mark_authentic, read_body
 from ingest.http.responses import send_and_close, send_response
 from ingest.wire.authorization.parsing import FieldMap, parse_request
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
@@ -73,6 +73,7 @@ class AuthorizeEndpoint:
         echoed = self._writer.echoed_headers(scope["headers"])
         try:
             self._credentials.check(scope["headers"], self._form)
+            mark_authentic(scope)
             check_headers(scope["headers"], self._max_body_bytes)
             time_left = started_at + self._time_limit - time.monotonic()
             body = await asyncio.wait_for(read_body(receive, self._max_body_bytes), time_left)

@@ -1,13 +1,19 @@
-"""Reads the body of a request, unless its headers or its length already exclude it."""
+"""Reads the body of a request, unless its headers or its length already exclude it; marks a request as authentic."""
 
 from collections.abc import Iterable
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from ingest.errors import TooLarge, UnsupportedEncoding
 
 IDENTITY_CODINGS = (b"", b"identity")
+AUTHENTIC_KEY = "authentic"
+
+
+def mark_authentic(scope: Scope) -> None:
+    """Have the server close the connection of this request later than those of strangers if it has too many."""
+    scope.setdefault("state", {})[AUTHENTIC_KEY] = True
 
 
 def check_headers(headers: Iterable[tuple[bytes, bytes]], longest: int) -> None:

@@ -13,7 +13,7 @@ from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, RequestTimeout, WrongPath
 from ingest.failpoints import Failpoint, hit
 from ingest.http.deadline import SharedDeadline
-from ingest.http.request_body import check_headers, read_body
+from ingest.http.request_body import check_headers, mark_authentic, read_body
 from ingest.http.responses import RETRY_AFTER, error_body, send_accepted, send_and_close, send_error
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import QuarantineWriter
@@ -87,6 +87,7 @@ class WebhookEndpoint:
                 check_sender(sender, self._sources)
             if self._kind is None:
                 raise WrongPath(WRONG_PATH)  # noqa: TRY301 - it is handled as what `verify_request` raises
+            mark_authentic(scope)
             hit(Failpoint.VERIFIED)
             delivery_id, duplicate = await self._inbox.insert(envelope)
         except (NotAuthentic, WrongPath) as refusal:

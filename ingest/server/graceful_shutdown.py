@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ingest.server.http_protocol import BoundedHttpProtocol
+from ingest.server.limits import RECEIVE_BUFFER
 from ingest.server.socket_activation import notify_ready, sd_notify
 
 # Seconds from the signal until requests that are under way are given up. The relay's last round comes on top: a process
@@ -67,6 +68,8 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, and call `on_started`."""
+        for each in sockets or ():
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         await super().startup(sockets)
         self._on_started()
 

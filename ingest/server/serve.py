@@ -10,8 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 import structlog
-import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from ingest.config.settings import SERVE_SECTIONS, Settings, load_settings
 from ingest.errors import SettingsError
@@ -19,14 +18,11 @@ from ingest.http.app import create_app
 from ingest.log import configure_logging
 from ingest.server.graceful_shutdown import GRACE, DrainingServer
 from ingest.server.http_protocol import BoundedHttpProtocol
-from ingest.server.socket_activation import BACKLOG, listening_sockets, notify_ready
+from ingest.server.limits import LimitedConfig, return_memory
+from ingest.server.socket_activation import listening_sockets, notify_ready
 from ingest.server.supervisor import WRONG_USAGE, run_supervisor
 
 log = structlog.get_logger()
-
-# Seconds. Proxies keep idle connections for 60 and more. If we closed them first, a proxy would now and then send an
-# event into a closed connection, and events are sent once.
-KEEP_ALIVE_TIMEOUT = 75
 
 
 def serve(settings: Settings) -> None:
@@ -65,10 +61,13 @@ def bind_sockets(settings: Settings) -> list[socket.socket]:
     return sockets
 
 
-def uvicorn_config(app: Starlette, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol) -> uvicorn.Config:
+def uvicorn_config(
+    app: ASGIApp, settings: Settings, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol
+) -> LimitedConfig:
     """Return the configuration of the server that the application runs on."""
-    return uvicorn.Config(
+    return LimitedConfig(
         app,
+        settings,
         loop="uvloop",
         http=protocol,
         ws="none",
@@ -77,8 +76,6 @@ def uvicorn_config(app: Starlette, protocol: type[BoundedHttpProtocol] = Bounded
         access_log=False,
         server_header=False,
         proxy_headers=False,  # the endpoints do that, see ingest.wire.client_address
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_TIMEOUT,
         timeout_graceful_shutdown=round(GRACE),
     )
 
@@ -97,14 +94,15 @@ def _server(
 ) -> DrainingServer:
     app = create_app(settings)
     prepare_process()
-    config, beat_last = uvicorn_config(app), app.heartbeat.beat_last
+    config, beat_last = uvicorn_config(app, settings), app.heartbeat.beat_last
     return DrainingServer(config, on_started=on_started, on_drained=beat_last, supervisor=supervisor)
 
 
 def prepare_process() -> None:
-    """Prepare a process to serve: exempt what is loaded from garbage collection, and exit with 0 on a signal."""
+    """Prepare a process to serve: set up garbage collection and memory, and exit with 0 on a signal."""
     gc.collect()
     gc.freeze()
+    return_memory()
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises the signal again when it has ended
         signal.signal(number, _exit_cleanly)
 

@@ -10,6 +10,7 @@ import socket
 from ingest.errors import SettingsError
 
 FIRST_SOCKET = 3
+# Connections that the kernel completes and that wait to be accepted.
 BACKLOG = 2048
 ANY_IPV6 = "::"
 NOTIFY_SOCKET = "NOTIFY_SOCKET"

@@ -20,6 +20,7 @@ class CoalescingTransport(asyncio.Transport):
         self.is_closing = transport.is_closing  # type: ignore[method-assign]
         self.pause_reading = transport.pause_reading  # type: ignore[method-assign]
         self.resume_reading = transport.resume_reading  # type: ignore[method-assign]
+        self.abort = transport.abort  # type: ignore[method-assign]
 
     def write(self, data: Any) -> None:
         """Send both pieces with the second, or the first alone if no other follows in this turn."""

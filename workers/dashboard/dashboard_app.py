@@ -1,9 +1,12 @@
 """The process type `dashboard`: rq-dashboard on our Redis, for operators of the queues."""
 
+import contextlib
 import logging
 import signal
+import socket
 import threading
 from json import JSONDecodeError
+from typing import Any
 
 import structlog
 from flask import Blueprint, Flask, Response
@@ -12,7 +15,7 @@ from redis.exceptions import RedisError
 from rq.exceptions import DeserializationError
 from rq_dashboard.cli import add_basic_auth, make_flask_app
 from rq_dashboard.web import setup_rq_connection
-from werkzeug.serving import make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
@@ -24,8 +27,47 @@ from workers.net import is_loopback
 from workers.observability.metrics_server import installation_registry
 
 USERNAME = "webhooks"
+# Each connection has a thread of its own.
+MAX_CONNECTIONS = 64
+# Seconds that a connection may be silent.
+SILENCE_TIMEOUT = 30.0
 
 log = structlog.get_logger()
+
+
+class BoundedRequestHandler(WSGIRequestHandler):
+    """Closes a connection that is silent for too long."""
+
+    timeout = SILENCE_TIMEOUT
+
+
+class BoundedWsgiServer(ThreadedWSGIServer):
+    """Closes the oldest connection for a new one when there are MAX_CONNECTIONS: strangers can hold no more threads."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, app: Flask, handler: type[WSGIRequestHandler]) -> None:
+        super().__init__(host, port, app, handler)
+        self._open: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+
+    def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
+        """Handle a connection in a thread."""
+        with self._lock:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > MAX_CONNECTIONS else None
+            if oldest is not None:
+                del self._open[oldest]
+        if oldest is not None:
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)  # its thread then ends
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        """Close a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
 
 def dashboard(settings: Settings) -> None:
@@ -34,7 +76,7 @@ def dashboard(settings: Settings) -> None:
     configure_logging(settings, "dashboard")
     # It logs a line a request, and an open page makes one every few seconds.
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = make_server(settings.host, settings.dashboard_port, app, threaded=True)
+    server = BoundedWsgiServer(settings.host, settings.dashboard_port, app, BoundedRequestHandler)
     for number in (signal.SIGTERM, signal.SIGINT):
         # From a thread of its own: `shutdown` waits for the loop that the signal has interrupted.
         signal.signal(number, lambda _number, _frame: threading.Thread(target=server.shutdown).start())

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import structlog
-import uvicorn
 from sqlalchemy import Connection, Engine
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -25,7 +24,11 @@ from starlette.routing import Route
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.http.openapi import ANY_TEXT, openapi_route
+from ingest.http.request_body import mark_authentic
 from ingest.log import configure_logging
+from ingest.server.graceful_shutdown import DrainingServer
+from ingest.server.serve import prepare_process, uvicorn_config
+from ingest.server.socket_activation import listen
 from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices
 from workers.ledger.database.engine import create_ledger_engine
@@ -38,25 +41,18 @@ OPENAPI = Path(__file__).with_name("openapi.json")
 MAX_BODY_BYTES = 65_536
 PATH_SEGMENTS = 3
 DATABASE_TIMEOUT = 5.0
-SHUTDOWN_TIMEOUT = 6
 
 
 def serve_devices(settings: Settings) -> None:
     """Serve until a signal. Raise SettingsError if it would be open to other machines without a token."""
     app = create_devices_app(settings, create_ledger_engine(settings.database_url))
     configure_logging(settings, "devices")
+    sockets = [listen(settings.host, settings.devices_port)]
+    prepare_process()
     log.info(
         "devices.started", host=settings.host, port=settings.devices_port, has_token=settings.admin_token is not None
     )
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.devices_port,
-        log_config=None,
-        access_log=False,  # its lines would hold user ids and tokens
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
-    )
+    DrainingServer(uvicorn_config(app, settings)).run(sockets)
 
 
 def create_devices_app(settings: Settings, engine: Engine) -> Starlette:
@@ -88,6 +84,7 @@ class DeviceEndpoints:
     async def handle(self, request: Request) -> Response:
         """Register or update a device, or remove it, as when its driver signs out."""
         self._check(request)
+        mark_authentic(request.scope)
         user_id, token = _names(request)
         if request.method == "DELETE":
             return await self._write(lambda ledger: devices.delete(ledger, user_id, token))

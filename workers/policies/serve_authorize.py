@@ -27,7 +27,7 @@ def authorize(settings: Settings) -> None:
     sockets = listening_sockets(settings.host, settings.authorize_port)
     recorder = BufferedDecisionRecorder(create_ledger_engine(settings.database_url))
     app = create_authorize_app(settings, PolicyProcessPool(settings, policies), recorder)
-    config = uvicorn_config(app, timed_protocol(settings.authorize_timeout))
+    config = uvicorn_config(app, settings, timed_protocol(settings.authorize_timeout))
     # The event loop shares the interpreter with the recorder's thread: it must not wait 5 ms for its turn.
     sys.setswitchinterval(0.001)
     prepare_process()

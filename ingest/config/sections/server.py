@@ -36,6 +36,15 @@ class ServerSettings(BaseSettings):
     )
     max_body_bytes: PositiveInt = setting(1_048_576, "longest body that is accepted")
     body_timeout: PositiveDuration = setting(timedelta(seconds=5), "how long a body may take to arrive")
+    arriving_bytes: PositiveInt = setting(
+        33_554_432, "most bytes of unfinished bodies that a server holds; beyond it the largest and oldest get 503"
+    )
+    max_connections: PositiveInt = setting(
+        4096, "most connections of a server, fewer if its limit of open files is lower; beyond it idle ones are closed"
+    )
+    keep_alive: PositiveDuration = setting(
+        timedelta(seconds=620), "how long a server keeps an idle connection: longer than the proxy before it does"
+    )
     waiting_bytes: PositiveInt = setting(
         33_554_432, "most bytes that may wait for the disk; requests beyond it get 503"
     )

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from ingest.config.settings import load_settings
 from ingest.server import graceful_shutdown
 from ingest.server.graceful_shutdown import DrainingServer
 from ingest.server.http_protocol import BoundedHttpProtocol
@@ -27,7 +28,7 @@ class Served:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = self.listener.getsockname()
         app = Starlette(routes=[Route("/", self.echo, methods=["POST"])])
-        self.server = DrainingServer(uvicorn_config(app), **options)
+        self.server = DrainingServer(uvicorn_config(app, load_settings()), **options)
         self.thread = threading.Thread(target=lambda: uvloop.run(self.server.serve([self.listener])))
 
     async def echo(self, request: Request):
@@ -268,7 +269,7 @@ def test_a_closed_terminal_ends_a_server_in_order_unless_nohup_started_it(handle
         number: signal.signal(number, given)
         for number, given in ((signal.SIGHUP, handler), (signal.SIGTERM, lambda *_: None))
     }
-    server = DrainingServer(uvicorn_config(Starlette()))
+    server = DrainingServer(uvicorn_config(Starlette(), load_settings()))
     ignored = []
 
     def close_terminal():

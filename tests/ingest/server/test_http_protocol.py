@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from ingest.server import http_protocol, serve
+from ingest.config.settings import load_settings
+from ingest.server import http_protocol
+from ingest.server.serve import uvicorn_config
 
 
 async def echo(request: Request):
@@ -28,9 +30,15 @@ async def stream(_request: Request):
 
 
 @pytest.fixture
-def connect(serving):
+def given():
+    """Return the settings of the server."""
+    return {}
+
+
+@pytest.fixture
+def connect(serving, given):
     """Open a connection to a server that echoes."""
-    port = serving(Starlette(routes=[Route("/", echo, methods=["POST"]), Route("/stream", stream)]))
+    port = serving(Starlette(routes=[Route("/", echo, methods=["POST"]), Route("/stream", stream)]), **given)
     with contextlib.ExitStack() as connections:
         yield lambda: connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
 
@@ -199,7 +207,7 @@ def test_a_request_for_a_tunnel_is_refused(connect):
 
 
 @pytest.fixture
-def connect_to_slow_app(serving):
+def connect_to_slow_app(serving, given):
     """A connection to an application that waits before it answers, and the event that ends the waiting."""
     may_answer = threading.Event()
 
@@ -208,7 +216,7 @@ def connect_to_slow_app(serving):
         await asyncio.to_thread(may_answer.wait, 10)
         return PlainTextResponse(body)
 
-    port = serving(Starlette(routes=[Route("/", wait, methods=["POST"])]))
+    port = serving(Starlette(routes=[Route("/", wait, methods=["POST"])]), **given)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         yield connection, may_answer
         may_answer.set()
@@ -235,13 +243,10 @@ def test_requests_before_a_truncated_body_are_answered(connect_to_slow_app, befo
     assert [answer[:3] for answer in answers] == [b"200"] * before
 
 
-@pytest.fixture
-def idle_soon(monkeypatch):
-    """Close idle connections soon."""
-    monkeypatch.setattr(serve, "KEEP_ALIVE_TIMEOUT", 0.1)
+idle_soon = pytest.mark.parametrize("given", [{"keep_alive": "0.1"}])
 
 
-@pytest.mark.usefixtures("idle_soon")
+@idle_soon
 @pytest.mark.parametrize("sent", [b"\r\n", b"\r\n\r\n"])
 def test_an_empty_line_does_not_keep_an_idle_connection_open(connect, sent):
     connection = connect()
@@ -251,7 +256,7 @@ def test_an_empty_line_does_not_keep_an_idle_connection_open(connect, sent):
     assert read_all(connection) == b""
 
 
-@pytest.mark.usefixtures("idle_soon")
+@idle_soon
 def test_a_late_body_does_not_keep_an_idle_connection_open(connect):
     connection = connect()
     connection.sendall(PLAIN.replace(b" / ", b" /nowhere "))
@@ -260,7 +265,7 @@ def test_a_late_body_does_not_keep_an_idle_connection_open(connect):
     assert read_all(connection) == b""
 
 
-@pytest.mark.usefixtures("idle_soon")
+@pytest.mark.parametrize("given", [{"keep_alive": "0.1"}])
 def test_an_answer_in_the_middle_of_the_next_head_sets_no_timeout_for_that_request(connect_to_slow_app):
     connection, may_answer = connect_to_slow_app
     connection.sendall(PLAIN + b"body" + LAST[:20])
@@ -342,7 +347,7 @@ def test_a_sender_at_a_unix_socket_has_its_own_name_instead_of_an_address(tmp_pa
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "http"))
     listener.listen()
-    server = uvicorn.Server(serve.uvicorn_config(Starlette(routes=[Route("/", client)])))
+    server = uvicorn.Server(uvicorn_config(Starlette(routes=[Route("/", client)]), load_settings()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

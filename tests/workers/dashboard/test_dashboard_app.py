@@ -1,8 +1,11 @@
+import contextlib
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from base64 import b64encode
 from contextlib import closing
@@ -20,7 +23,13 @@ from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.queue.queues import connect_redis, queue
 from tests.ports import reserve_port
-from workers.dashboard.dashboard_app import add_probes, create_dashboard
+from workers.dashboard import dashboard_app
+from workers.dashboard.dashboard_app import (
+    BoundedRequestHandler,
+    BoundedWsgiServer,
+    add_probes,
+    create_dashboard,
+)
 from workers.dashboard.rq_dashboard_patch import client_of
 
 WORKER = """
@@ -226,3 +235,32 @@ def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_p
         assert process.wait(timeout=10) == 0
     assert "dashboard.stopped" in said
     assert "WARNING" not in said.upper()
+
+
+@pytest.fixture
+def bounded(monkeypatch):
+    """Serve an application in a thread, with room for four connections; returns its port."""
+    monkeypatch.setattr(dashboard_app, "MAX_CONNECTIONS", 4)
+    server = BoundedWsgiServer("127.0.0.1", 0, Flask("bounded"), BoundedRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server.port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_silent_connections_keep_nobody_from_the_dashboard(bounded):
+    with contextlib.ExitStack() as open_connections:
+        silent = [
+            open_connections.enter_context(socket.create_connection(("127.0.0.1", bounded), timeout=10))
+            for _ in range(30)
+        ]
+        assert httpx.get(f"http://127.0.0.1:{bounded}/").status_code == 404
+        assert silent[0].recv(10) == b""
+
+
+def test_a_silent_connection_to_the_dashboard_is_closed(bounded, monkeypatch):
+    monkeypatch.setattr(BoundedRequestHandler, "timeout", 0.05)
+    with socket.create_connection(("127.0.0.1", bounded), timeout=10) as silent:
+        assert silent.recv(10) == b""

@@ -12,6 +12,10 @@ from structlog.testing import capture_logs
 
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import SettingsError
+from ingest.server.graceful_shutdown import DrainingServer
+from ingest.server.http_protocol import BoundedHttpProtocol
+from tests.ports import reserve_port
+from workers.devices import devices_app
 from workers.devices.devices_app import MAX_BODY_BYTES, create_devices_app
 from workers.ledger import devices
 from workers.ledger.database.engine import create_ledger_engine
@@ -175,3 +179,14 @@ def test_an_empty_file_of_the_token_does_not_open_the_devices(engine, tmp_path):
     (tmp_path / "token").touch()
     with pytest.raises(SettingsError, match="ADMIN_TOKEN is set, but empty"):
         create_devices_app(load_settings(admin_token_file=tmp_path / "token"), engine)
+
+
+def test_strangers_can_hold_no_more_of_it_than_of_any_server(settings, monkeypatch):
+    served = []
+    monkeypatch.setattr(devices_app, "configure_logging", lambda *_: None)
+    monkeypatch.setattr(devices_app, "prepare_process", lambda: None)
+    monkeypatch.setattr(DrainingServer, "run", lambda server, sockets: served.append((server.config, sockets)))
+    devices_app.serve_devices(settings.model_copy(update={"devices_port": reserve_port(), "max_connections": 7}))
+    ((config, (listener,)),) = served
+    listener.close()
+    assert (config.connection_limit.most, config.http_protocol_class) == (7, BoundedHttpProtocol)
