@@ -12,12 +12,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.faults import bad_input, database_faults, inbox_faults, kills, other_faults, redis_faults
+from tests.faults import (
+    bad_input,
+    database_faults,
+    inbox_faults,
+    kills,
+    other_faults,
+    redis_faults,
+    stranger_faults,
+)
 from tests.faults.cluster import Cluster
 from tests.faults.fork_server import ForkServer
 from tests.faults.trials import Group, Impossible, Verdict, running_groups
 
-MODULES = (kills, redis_faults, database_faults, inbox_faults, other_faults)
+MODULES = (kills, redis_faults, database_faults, inbox_faults, other_faults, stranger_faults)
 HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | seconds to recover |"
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults import database_faults, inbox_faults, kills, other_faults, redis_faults
+from tests.faults import database_faults, inbox_faults, kills, other_faults, redis_faults, stranger_faults
 from tests.faults.trials import Group, Impossible, Trial, Verdicts, running_groups
 
 
@@ -20,7 +20,7 @@ def is_included(group: Group, trial: Trial) -> bool:
 
 
 # The longest first, so that none runs alone at the end.
-MODULES = (kills, other_faults, database_faults, redis_faults, inbox_faults)
+MODULES = (kills, other_faults, database_faults, redis_faults, inbox_faults, stranger_faults)
 GROUPS = [
     replace(group, trials=[each for each in group.trials if is_included(group, each)])
     for module in MODULES

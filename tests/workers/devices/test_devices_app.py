@@ -189,4 +189,4 @@ def test_strangers_can_hold_no_more_of_it_than_of_any_server(settings, monkeypat
     devices_app.serve_devices(settings.model_copy(update={"devices_port": reserve_port(), "max_connections": 7}))
     ((config, (listener,)),) = served
     listener.close()
-    assert (config.connection_limit.most, config.http_protocol_class) == (7, BoundedHttpProtocol)
+    assert (config.connection_limit.most, config.http) == (7, BoundedHttpProtocol)
