@@ -12,7 +12,7 @@ AUTHENTIC_KEY = "authentic"
 
 
 def mark_authentic(scope: Scope) -> None:
-    """Have the server close the connection of this request later than those of strangers if it has too many."""
+    """Mark a request as authentic: its connection is closed later than those of strangers if there are too many."""
     scope.setdefault("state", {})[AUTHENTIC_KEY] = True
 
 

@@ -57,7 +57,7 @@ def raise_file_limit() -> int:
 
 
 def return_memory() -> None:
-    """Have large blocks returned to the system when they are free: glibc's heap keeps most of what a flood needed."""
+    """Return large blocks to the system when they are free: glibc's heap keeps most of what a flood needed."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 

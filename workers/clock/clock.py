@@ -151,11 +151,7 @@ def clock(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     resources = open_resources(connect_redis(settings.require_redis()))
-    metrics = MetricsServer(
-        create_metrics_app(installation_registry(resources.engine, resources.connection)),
-        settings.host,
-        settings.metrics_port,
-    )
+    metrics = MetricsServer(create_metrics_app(installation_registry(resources.engine, resources.connection)), settings)
     ticking = Clock(resources)
     log.info("clock.started")
     metrics.start()

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ingest.backoff import Backoff
+from ingest.config.settings import Settings
 from ingest.metrics import CONTENT_TYPE
 from ingest.server.serve import uvicorn_config
 from ingest.server.socket_activation import listen
@@ -76,10 +77,9 @@ def create_metrics_app(registry: CollectorRegistry) -> Starlette:
 class MetricsServer:
     """Serves in a thread of its own; while the port is taken, by another clock say, it is tried again and again."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
+    def __init__(self, app: Starlette, settings: Settings) -> None:
         self._app = app
-        self._host = host
-        self._port = port
+        self._settings = settings
         self._stop = threading.Event()
         self._server: uvicorn.Server | None = None
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
@@ -101,7 +101,7 @@ class MetricsServer:
         failures = 0
         while not self._stop.is_set():
             try:
-                listening = listen(self._host, self._port)
+                listening = listen(self._settings.host, self._settings.metrics_port)
             except SystemExit as error:
                 failures += 1
                 if failures == 1:
@@ -109,9 +109,9 @@ class MetricsServer:
                 self._stop.wait(BACKOFF.delay(failures).total_seconds())
                 continue
             failures = 0
-            self._server = uvicorn.Server(uvicorn_config(self._app))
+            self._server = uvicorn.Server(uvicorn_config(self._app, self._settings))
             with listening:
                 self.port = listening.getsockname()[1]
-                log.info("metrics.listening", host=self._host, port=self.port)
+                log.info("metrics.listening", host=self._settings.host, port=self.port)
                 self._server.run([listening])
             self.port = None

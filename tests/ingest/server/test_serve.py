@@ -214,6 +214,7 @@ def test_workers_are_supervised_on_the_configured_address(tmp_path, monkeypatch)
     monkeypatch.setattr(serve_module, "run_supervisor", lambda *given: supervised.append(given) or 7)
     settings = load_settings(data_dir=tmp_path, port=reserve_port(), plugsurfing_hmac_current=KEY)
     assert serve_with_workers(settings, 3) == 7
-    ((make_server, (listener,), count),) = supervised
+    ((make_server, (listener,), count, folder),) = supervised
     with listener:
         assert (make_server, listener.getsockname()[1], count) == (worker_server, settings.port, 3)
+    assert folder == tmp_path

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import GaugeMetricFamily
 from structlog.testing import capture_logs
 
+from ingest.config.settings import load_settings
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.tables import metadata
 from workers.observability import metrics_server
@@ -25,7 +26,10 @@ def served(valkey, tmp_path, until):
     """Serve the metrics of an empty installation; yield a client."""
     engine = create_ledger_engine(f"sqlite:///{tmp_path}/ledger.db")
     metadata.create_all(engine)
-    server = MetricsServer(create_metrics_app(installation_registry(engine, valkey)), "127.0.0.1", 0)
+    server = MetricsServer(
+        create_metrics_app(installation_registry(engine, valkey)),
+        load_settings().model_copy(update={"metrics_port": 0}),
+    )
     server.start()
     until(lambda: server.port)
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", trust_env=False) as client:
@@ -82,7 +86,9 @@ def test_those_who_ask_at_the_same_time_share_one_reading(until):
 def test_a_port_that_is_taken_is_tried_again_until_it_is_free(monkeypatch, until):
     monkeypatch.setattr(metrics_server, "BACKOFF", metrics_server.Backoff(*[metrics_server.timedelta(0.0000001)] * 2))
     with capture_logs() as lines, socket.create_server(("127.0.0.1", 0)) as other_clock:
-        server = MetricsServer(create_metrics_app(CollectorRegistry()), "127.0.0.1", other_clock.getsockname()[1])
+        server = MetricsServer(
+            create_metrics_app(CollectorRegistry()), load_settings(metrics_port=other_clock.getsockname()[1])
+        )
         server.start()
         until(lambda: lines)
         other_clock.close()
