@@ -21,12 +21,15 @@ class PushFailed(WebhooksError):
     """Raised when a channel could not send a push; the sentence is for the operator and has no user ids.
 
     It is tried again, after `after` if that is given, unless `retryable` is false. Any other exception of a channel
-    counts as this one.
+    counts as this one. With `throttled` the provider wants fewer calls a second.
     """
 
-    def __init__(self, sentence: str, *, retryable: bool = True, after: timedelta | None = None) -> None:
+    def __init__(
+        self, sentence: str, *, retryable: bool = True, after: timedelta | None = None, throttled: bool = False
+    ) -> None:
         super().__init__(sentence)
         self.retryable = retryable
+        self.throttled = throttled
         self.after = clamp_delay(after)
 
 

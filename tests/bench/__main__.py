@@ -114,10 +114,11 @@ def through(  # noqa: PLR0913 - one for each option
 @database_option
 @as_json
 def warn(runs: int, events: int, warnings: int, database: str | None, *, as_json: bool) -> None:
-    """Measure how soon a driver is warned, whatever else waits.
+    """Measure how soon a driver is warned, whatever else happens.
 
-    Fee warnings of known sessions arrive one by one while the inbox and a worker have a backlog of session events; the
-    time is taken from receipt to the push.
+    Fee warnings of known sessions arrive one by one, while nothing else happens, while the pushes of 30 % of the
+    drivers fail, and behind a backlog of session events; and ten times as many at once. The time is taken from receipt
+    to the push.
     """
     from tests.bench.push_latency import warn as measure  # noqa: PLC0415 - as above
 

@@ -155,11 +155,11 @@ class Harness:
         wait_for_http(process, f"http://{HOST}:{port}/healthz")
         return process, port
 
-    def work(self) -> Process:
+    def work(self, **environment: str) -> Process:
         """Make the ledger's tables, start a worker and wait until it listens to the queues."""
         settings = self.settings()
         migrate(settings.database_url)
-        process = self.webhooks("work")
+        process = self.webhooks("work", **environment)
         with connect_redis(settings.require_redis()) as connection:
             wait_until(lambda: Worker.count(connection) > 0, "the worker is registered", process)
         return process

@@ -1,7 +1,13 @@
-"""How soon a driver is warned of a fee while session events by the thousand wait before the warning."""
+"""How soon a driver is warned of a fee, whatever else happens: others fail, many are warned, events wait."""
 
+import http.server
+import json
+import math
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
@@ -20,6 +26,9 @@ from workers.ledger.tables.core_tables import deliveries, pushes
 
 WARNINGS_PER_SECOND = 20.0
 PATIENCE_S = 300.0
+FAILING = "failing"
+LATENCY_S = 0.02
+HANG_S = 30.0
 
 COLUMNS = (
     Column("ms to the push, p50", "p50_ms"),
@@ -30,53 +39,127 @@ COLUMNS = (
 )
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """What else happens while drivers are warned."""
+
+    name: str
+    warnings: int
+    per_second: float = math.inf
+    backlog: int = 0
+    failing: int = 0
+    """One driver of so many in ten fails: its pushes get 429, 500 or no answer, in turn."""
+
+
+def scenarios(events: int, warnings: int) -> list[Scenario]:
+    """Return what is measured with so many events that wait, and so many warnings one by one."""
+    one_by_one = Scenario("idle", warnings, WARNINGS_PER_SECOND)
+    return [
+        one_by_one,
+        replace(one_by_one, name="30 % of drivers fail", failing=3),
+        Scenario(f"{10 * warnings:,} at once", 10 * warnings),
+        replace(one_by_one, name=f"{events:,} events wait", backlog=events),
+    ]
+
+
 def warn(runs: int, events: int, warnings: int, server: str | None, progress: Progress) -> Report:
-    """Measure on each database, `runs` times."""
-    rows = {kind: Row(kind) for kind in kinds_on(server)}
+    """Measure each scenario on each database, `runs` times."""
+    played = [(kind, scenario) for kind in kinds_on(server) for scenario in scenarios(events, warnings)]
+    rows = {each: Row(f"{each[0]}, {each[1].name}") for each in played}
     task = progress.add_task("warn", total=runs * len(rows))
     for _ in range(runs):
-        for kind, row in rows.items():
-            progress.update(task, description=f"warn: {kind}")
+        for (kind, scenario), row in rows.items():
+            progress.update(task, description=f"warn: {row.name}")
             with harness_on(kind, server) as harness:
-                _measure(harness, events, warnings, row)
+                _measure(harness, scenario, row)
             progress.advance(task)
     return Report(
-        f"warn: {warnings:,} fee warnings of known sessions, behind {events:,} session events that wait, {runs} runs",
+        f"warn: {warnings:,} warnings of known sessions, {WARNINGS_PER_SECOND:.0f} a second or at once, {runs} runs",
         COLUMNS,
         list(rows.values()),
-        "medians (least–most) of each run's figures; from receipt to the push on the channel `log`",
+        "medians (least–most) of each run's figures; from receipt to the push of drivers that can be reached",
     )
 
 
-def _measure(harness: Harness, events: int, warnings: int, row: Row) -> None:
+def _measure(harness: Harness, scenario: Scenario, row: Row) -> None:
     harness.valkey(fsync="everysec")
     settings = harness.settings()
-    participants = [Participants(f"warned-{number}", f"driver-{number}") for number in range(warnings)]
+    drivers = [
+        f"{FAILING if number % 10 < scenario.failing else 'driver'}-{number}" for number in range(scenario.warnings)
+    ]
+    participants = [Participants(f"warned-{number}", driver) for number, driver in enumerate(drivers)]
     engine = create_ledger_engine(settings.database_url)
-    worker, clock = harness.work(), harness.webhooks("clock")
-    fill(settings, _events(STARTED, participants))
-    serve, port = harness.serve()
-    wait_until(lambda: settled_in(engine) >= warnings, "the sessions are known", worker, serve)
-    for process in (serve, worker):
-        process.stop()
-    fill(settings, bodies("backlog", events))
-    worker = harness.work()
-    serve, port = harness.serve()
-    with read_only_inbox(settings) as inbox:
-        first = waiting_in(inbox)
-        for _ in post(port, _events(FEE_INCURRING, participants)):
-            time.sleep(1 / WARNINGS_PER_SECOND)
-        last = waiting_in(inbox)
-    wait_until(lambda: _sent(engine) >= warnings, "all warnings are sent", worker, serve, clock, patience_s=PATIENCE_S)
+    with push_service() as url:
+        push = {"PUSH": "http", "PUSH_HTTP_URL": url, "PUSH_HTTP_KEY": "a key for measuring"}
+        worker, clock = harness.work(**push), harness.webhooks("clock", **push)
+        fill(settings, _events(STARTED, participants))
+        serve, port = harness.serve()
+        wait_until(
+            lambda: settled_in(engine) >= len(drivers), "the sessions are known", worker, serve, patience_s=PATIENCE_S
+        )
+        if scenario.backlog:
+            for process in (serve, worker):
+                process.stop()
+            fill(settings, bodies("backlog", scenario.backlog))
+            worker = harness.work(**push)
+            serve, port = harness.serve()
+        with read_only_inbox(settings) as inbox:
+            first = waiting_in(inbox)
+            for _ in post(port, _events(FEE_INCURRING, participants)):
+                time.sleep(1 / scenario.per_second)
+            last = waiting_in(inbox)
+        reachable = sum(not driver.startswith(FAILING) for driver in drivers)
+        wait_until(
+            lambda: _sent(engine) >= reachable, "all warnings are sent", worker, serve, clock, patience_s=PATIENCE_S
+        )
     query = select(deliveries.c.received_at, pushes.c.sent_at).join_from(
         pushes, deliveries, pushes.c.delivery_id == deliveries.c.id
     )
     with read_only(engine) as ledger:
-        took = [1000 * (sent_at - received_at).total_seconds() for received_at, sent_at in ledger.execute(query)]
+        rows = ledger.execute(query.where(pushes.c.sent_at.is_not(None)))
+        took = [1000 * (sent_at - received_at).total_seconds() for received_at, sent_at in rows]
     engine.dispose()
     row.add(p50_ms=median(took), p99_ms=p99(took), most_ms=max(took), waiting_first=first, waiting_last=last)
-    if not last:
+    if scenario.backlog and not last:
         row.remark({"backlog gone before the last warning": 1})
+
+
+class _PushHandler(http.server.BaseHTTPRequestHandler):
+    """Accepts pushes after 20 ms, but for failing drivers."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Answer a push."""
+        user_id = json.loads(self.rfile.read(int(self.headers["content-length"])))["user_id"]
+        kind = int(user_id.rpartition("-")[2]) % 3 if user_id.startswith(FAILING) else None
+        time.sleep(HANG_S if kind == 0 else LATENCY_S)
+        self.send_response({None: 200, 0: 200, 1: 429, 2: 500}[kind])
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+    def handle(self) -> None:
+        """Let a client leave that has lost patience."""
+        with suppress(OSError):
+            super().handle()
+
+
+class _PushServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+    block_on_close = False
+
+
+@contextmanager
+def push_service() -> Iterator[str]:
+    """Serve a push service and yield its URL."""
+    with _PushServer(("127.0.0.1", 0), _PushHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
 
 
 def _events(name: str, participants: Iterable[Participants]) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 import pytest
 from rich.progress import Progress
 
-from tests.bench.databases import postgresql
+from tests.bench.databases import kinds_on, postgresql
 from tests.bench.harness import isolated_environment
 from tests.bench.push_latency import warn
 
@@ -10,5 +10,8 @@ from tests.bench.push_latency import warn
 def test_every_warning_is_sent_and_timed_on_both_databases():
     with isolated_environment(), postgresql(None) as server:
         report = warn(1, 50, 3, server, Progress(disable=True))
-    assert [row.name for row in report.rows] == ["SQLite", "PostgreSQL"]
+    scenarios = ("idle", "30 % of drivers fail", "30 at once", "50 events wait")
+    assert [row.name for row in report.rows] == [
+        f"{kind}, {name}" for kind in kinds_on("a server") for name in scenarios
+    ]
     assert all(row.samples["most_ms"][0] >= row.samples["p50_ms"][0] > 0 for row in report.rows)

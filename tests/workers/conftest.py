@@ -121,7 +121,7 @@ class PushNode:
 
     def push(self, number: int = 1, **parts: Any) -> str:
         """Insert a push on every channel, as a run does."""
-        usual = {"user_id": "driver-1", "title": "Fee", "body": "Soon", "collapse_key": f"fee:{number}"}
+        usual = {"user_id": f"driver-{number}", "title": "Fee", "body": "Soon", "collapse_key": f"fee:{number}"}
         created_at = parts.pop("created_at", datetime.now(UTC))
         push = Push(**{**usual, **parts})
         rows = [NewPush(f"d{number}", "warn", name, push, created_at) for name in self.resources.channels]

@@ -4,6 +4,7 @@ The clock sends, not the workers: a provider that hangs blocks no queue, and con
 pushes. Each channel has a thread of its own, so that none waits for another. Workers only notify it.
 """
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from workers.ledger.pushes import Claim, PushRow, PushUpdate
 from workers.ledger.states import PushState
 from workers.observability import work_metrics
 from workers.push.attempt import AttemptResult, attempt
+from workers.push.flow_control import FlowControl
 from workers.push.notify import notify_senders, wait_for_notification
-from workers.resilience.circuit_breaker import CircuitBreaker
+from workers.push.recipient_backoff import RecipientBackoff
 from workers.resilience.periodic import SupervisedThreads
 from workers.resilience.retry import RetryPolicy
 from workers.resources import Resources
@@ -43,24 +45,29 @@ LEASE_RENEWAL = timedelta(seconds=2)
 
 SHORTEST_TIMEOUT = timedelta(seconds=1)
 
+LIMITED_POLL = timedelta(milliseconds=50)
+"""How soon more is claimed where flow control left something over."""
+
 
 class ChannelSender:
     """Sends the pushes of one channel, several at once; for one thread."""
 
-    def __init__(self, resources: Resources, name: str, *, breaker: CircuitBreaker | None = None) -> None:
+    def __init__(self, resources: Resources, name: str, *, flow: FlowControl | None = None) -> None:
         self._resources = resources
         self._name = name
         self._channel = resources.channels[name]
         self._devices_of = Devices(resources.engine, resources.plugins.devices, resources.settings.devices_per_user)
-        self._breaker = breaker or CircuitBreaker()
-        self._policy = RetryPolicy.of(resources.settings)
+        self._flow = flow or FlowControl(resources.settings.push_concurrency)
+        self._recipients = RecipientBackoff(RetryPolicy.of(resources.settings))
+        self._was_open = False
         # From the threads of the attempts: a result, or a claim whose calls have all returned. None only wakes.
         self._inbound: SimpleQueue[AttemptResult | Claim | None] = SimpleQueue()
         # A push is in flight until its result is in the ledger. Its slot is taken for longer if a call hangs.
         self._in_flight: set[Claim] = set()
-        self._slots_taken: set[Claim] = set()
         self._to_mark: list[AttemptResult] = []
         self._renew_at = 0.0
+        self._swept_at = -math.inf
+        self._is_limited = False
 
     def wake(self) -> None:
         """Poll for pushes now; called from any thread."""
@@ -72,7 +79,7 @@ class ChannelSender:
         while not stop.is_set():
             try:
                 self._claim()
-                self._collect(POLL_INTERVAL)
+                self._collect(LIMITED_POLL if self._is_limited else POLL_INTERVAL)
                 is_unavailable = False
             except LedgerUnavailable as error:
                 if not is_unavailable:
@@ -89,27 +96,42 @@ class ChannelSender:
         return sent
 
     def _claim(self) -> int:
-        """Claim and start as many pushes as there are free slots; expire those that are not needed any more."""
+        """Claim and start as many pushes as flow control permits; expire those that are not needed any more."""
         self._extend_leases()
+        self._is_limited = False
         engine = self._resources.engine
         if not read_once(engine, lambda ledger: pushes.is_any_due(ledger, self._name, datetime.now(UTC))):
             return 0
-        free = self._resources.settings.push_concurrency - len(self._slots_taken)
-        limit = self._breaker.permits(free, in_flight=len(self._in_flight))
+        allowed = self._flow.limits()
+        is_sweep_due = time.monotonic() >= self._swept_at + POLL_INTERVAL.total_seconds()
+        self._is_limited = not self._flow.is_open
+        if not allowed.limit and not is_sweep_due:
+            return 0
 
         def claim(ledger: Connection) -> tuple[list[PushRow], Mapping[PushState, int]]:
             at = datetime.now(UTC)
             # After a long wait for the ledger, or a step of the clock, the claim would find what is in flight here.
             pushes.extend_lease(ledger, self._in_flight, at + LEASE)
-            ended = pushes.expire_unneeded(ledger, self._name, at)
-            return pushes.claim(ledger, self._name, at, LEASE, limit=limit), ended
+            ended = pushes.expire_unneeded(ledger, self._name, at) if is_sweep_due else {}
+            claimed = pushes.claim(
+                ledger,
+                self._name,
+                at,
+                LEASE,
+                limit=allowed.limit,
+                failing=allowed.failing,
+                attempts=allowed.attempts,
+            )
+            return claimed, ended
 
         claimed, ended = run_in_transaction(engine, claim)
         for state, number in ended.items():
             work_metrics.count_pushes(self._name, state, number)
+        self._swept_at = time.monotonic() if is_sweep_due else self._swept_at
+        self._is_limited = self._is_limited and len(claimed) == allowed.limit
         for push in claimed:
             self._in_flight.add(push.claim)
-            self._slots_taken.add(push.claim)
+            self._flow.begin(push.claim)
             threading.Thread(target=self._attempt, args=(push,), name=f"push-{self._name}", daemon=True).start()
         return len(claimed)
 
@@ -129,7 +151,7 @@ class ChannelSender:
             if push.expires_at is not None:
                 timeout = min(timeout, max(push.expires_at - datetime.now(UTC), SHORTEST_TIMEOUT))
             hit(Failpoint.SENDING)
-            result, calls = attempt(push, self._channel, self._devices_of, timeout, self._policy)
+            result, calls = attempt(push, self._channel, self._devices_of, timeout, self._recipients)
             hit(Failpoint.SENT)
             self._inbound.put(result)
             for call in calls:
@@ -141,10 +163,10 @@ class ChannelSender:
         """Wait for results, mark all that have come, and return how many pushes were sent."""
         for item in self._wait(timeout):
             if isinstance(item, AttemptResult):
-                self._update_breaker(item)
+                self._record(item)
                 self._to_mark.append(item)
             elif item is not None:
-                self._slots_taken.discard(item)
+                self._flow.end(item)
                 if all(result.push.claim != item for result in self._to_mark):
                     self._in_flight.discard(item)  # the attempt broke: no result will come
         if not self._to_mark:
@@ -166,15 +188,15 @@ class ChannelSender:
         except Empty:
             return found
 
-    def _update_breaker(self, result: AttemptResult) -> None:
-        was_open = self._breaker.is_open
-        if result.provider_error is not None:
-            self._breaker.record_failure(result.provider_error.after)
-        elif result.provider_called:
-            self._breaker.record_success()
-        if self._breaker.is_open is not was_open:
-            log.warning("channel.circuit_opened" if self._breaker.is_open else "channel.resumed", channel=self._name)
-        if result.error is not None:
+    def _record(self, result: AttemptResult) -> None:
+        """Record the provider's answers."""
+        for answer in result.answers:
+            self._flow.record(answer)
+        if self._flow.is_open is not self._was_open:
+            self._was_open = self._flow.is_open
+            log.warning("channel.circuit_opened" if self._was_open else "channel.resumed", channel=self._name)
+            self._recipients.set_outage(is_outage=self._was_open)
+        if any(answer.failure for answer in result.answers):
             log.warning("push.failed", push=result.push.id, channel=self._name, state=result.state, reason=result.error)
 
     def _mark(self, ledger: Connection) -> dict[str, datetime]:

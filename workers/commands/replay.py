@@ -62,7 +62,7 @@ def replay(  # noqa: PLR0913  the options are the interface
 
     Where runs are dead, only these run again, once each. Any other delivery is handled as if it came today, by the
     handlers of its event now: a new handler sees old events, and what was unreadable is read again. The clock enqueues
-    the runs, and a push that was sent is not sent again.
+    the runs. A push that was sent is not sent again; one that was given up is, if its handler still makes it.
     """
     filtered = any((since, until, event, state))
     if ids and filtered:

@@ -173,7 +173,9 @@ def _new_pushes(resources: Resources, results: Sequence[RunResult]) -> Iterator[
     for result in results:
         for push in result.writes.pushes:
             for channel in resources.channels:
-                yield NewPush(result.delivery_id, result.handler, channel, push, result.finished_at)
+                yield NewPush(
+                    result.delivery_id, result.handler, channel, push, result.finished_at, event_at=result.event_at
+                )
 
 
 def _execute(ledger: Connection, statements: Sequence[DeferredStatement]) -> None:

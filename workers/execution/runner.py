@@ -20,7 +20,7 @@ from handlers.kit.session import Session
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
-from ingest.events import Event, sanitize_text
+from ingest.events import Event, SessionEvent, sanitize_text
 from ingest.queue.batch import Delivery
 from ingest.wire.timestamps import utc_now
 from workers.ledger.runs import RunRecord
@@ -61,6 +61,8 @@ class RunResult(RunRecord):
     """The sessions that the handler read, as it saw them."""
     stack: str | None = None
     """The traceback of its error for the log: without texts of exceptions, which may be bodies or name drivers."""
+    event_at: datetime | None = None
+    """The event's own time, of an event of a session."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Runner:
             finished_at=self.clock(),
             writes=context.writes,
             sessions_read=context.sessions_read,
+            event_at=call.event.at if isinstance(call.event, SessionEvent) else None,
         )
         count_run_time(run.handler, run.finished_at - run.started_at)
         return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))

@@ -168,7 +168,7 @@ def late_pushes(conn: Connection, now: datetime) -> list[LatePushes]:
     """List the channels with pushes that wait, by the MAX_COUNTED pushes that have been due for the longest."""
     query = (
         select(pushes.c.channel, pushes.c.user_id, pushes.c.created_at, pushes.c.error)
-        .where(pushes.c.due_at <= now + LOOKBACK)
+        .where(pushes.c.due_at <= now + LOOKBACK, pushes.c.sent_at.is_(None))
         .order_by(pushes.c.due_at)
         .limit(MAX_COUNTED)
     )

@@ -5,21 +5,23 @@ claim -> [attempt] -> mark
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, TypeAlias
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
+from ingest.wire.timestamps import utc_now
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
+from workers.push.flow_control import Answer
+from workers.push.recipient_backoff import RecipientBackoff
 from workers.push.registry import Channel
 from workers.resilience.guarded_call import CallTimedOut, TimedCall, deadline_in
-from workers.resilience.retry import RetryPolicy
 
 DevicesOf: TypeAlias = Callable[[str], Iterable[Device]]
 
-SHORTEST_WAIT = timedelta(seconds=1)
 NO_DEVICE = "the driver has no device"
+POSTPONED = "it waits for its recipient, where another push has failed"
 
 
 @dataclass(frozen=True)
@@ -34,27 +36,43 @@ class AttemptResult:
     delivered: Mapping[str, bool] = field(default_factory=dict)
     """The devices that need no further attempt, by fingerprint: whether each accepted the push."""
     unregistered: tuple[str, ...] = ()
-    provider_error: PushFailed | None = None
-    """The failure that counts against the provider, if it was in trouble."""
-    provider_called: bool = True
-    """Whether the provider was called at all."""
+    answers: tuple[Answer, ...] = ()
+    """The answers of the provider; none if it was not called."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What came of the calls to the recipients of a push."""
+
+    delivered: dict[str, bool]
+    sent_at: datetime | None = None
+    retry_at: list[datetime] = field(default_factory=list)
+    failures: list[PushFailed] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    unregistered: list[str] = field(default_factory=list)
 
 
 def attempt(
-    push: PushRow, channel: Channel, devices_of: DevicesOf, timeout: timedelta, policy: RetryPolicy
+    push: PushRow, channel: Channel, devices_of: DevicesOf, timeout: timedelta, recipients: RecipientBackoff
 ) -> tuple[AttemptResult, Sequence[TimedCall[Any]]]:
     """Send a push within the timeout; return the result, and the calls that may still be running."""
     outgoing, deadline = _outgoing(push, timeout), deadline_in(timeout)
     if not channel.to_devices:
-        sending = TimedCall(channel.send, outgoing)
-        _, raised = sending.result(deadline)
-        return _classify(push, [] if raised is None else [_failure(raised)], policy), [sending]
+        outcome, calls = _send(push, channel, {push.user_id: outgoing}, deadline, recipients)
+        outcome.delivered.clear()  # a user is no device
+        return _classify(push, outcome), calls
     lookup = TimedCall(lambda: list(devices_of(push.user_id)))
     found, raised = lookup.result(deadline)
-    if raised is not None:
-        result = _classify(push, [PushFailed(f"the devices were not found: {_describe(raised)}")], policy)
-        return replace(result, provider_error=None, provider_called=False), [lookup]
-    return _to_devices(push, channel, [replace(outgoing, device=device) for device in found or ()], deadline, policy)
+    failure = None if raised is None else PushFailed(f"the devices were not found: {_describe(raised)}")
+    retry_at = recipients.release(f"devices of {push.user_id}", failure, push)
+    if failure is not None:
+        retries = [] if retry_at is None else [retry_at]
+        return _classify(push, _Outcome({}, retry_at=retries, failures=[failure])), [lookup]
+    targets = {fingerprint(device.token): replace(outgoing, device=device) for device in found or ()}
+    outcome, calls = _send(push, channel, targets, deadline, recipients)
+    if not targets and not outcome.delivered:
+        return AttemptResult(push, PushState.MOOT, error=NO_DEVICE), []
+    return _classify(push, outcome), calls
 
 
 def fingerprint(token: str) -> str:
@@ -62,63 +80,71 @@ def fingerprint(token: str) -> str:
     return sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _to_devices(
-    push: PushRow, channel: Channel, outgoing: Iterable[OutgoingPush], deadline: float, policy: RetryPolicy
-) -> tuple[AttemptResult, list[TimedCall[None]]]:
-    """Send to each device that is not done yet; a failure at one of them does not affect the others."""
-    delivered = dict(push.told or {})
-    calls = {
-        each.device.token: TimedCall(channel.send, each)
-        for each in outgoing
-        if each.device is not None and fingerprint(each.device.token) not in delivered
-    }
-    failures: list[PushFailed] = []
-    unregistered: list[str] = []
-    for token, call in calls.items():
-        _, raised = call.result(deadline)
+def _send(
+    push: PushRow,
+    channel: Channel,
+    targets: Mapping[str, OutgoingPush],
+    deadline: float,
+    recipients: RecipientBackoff,
+) -> tuple[_Outcome, list[TimedCall[datetime]]]:
+    """Send to each recipient that is not done yet; a failure at one of them does not affect the others."""
+    outcome = _Outcome(dict(push.told or {}))
+    calls: dict[str, tuple[tuple[PushFailed | None, int], TimedCall[datetime]]] = {}
+    for key, target in targets.items():
+        if key in outcome.delivered:
+            continue
+        earlier = recipients.failures_of(key)
+        postponed_to = recipients.acquire(key, push.expires_at)
+        if postponed_to is None:
+            calls[key] = earlier, TimedCall(_send_one, channel, target)
+        else:
+            outcome.retry_at.append(postponed_to)
+    for key, (earlier, call) in calls.items():
+        accepted_at, raised = call.result(deadline)
         failure = None if raised is None else _failure(raised)
+        outcome.answers.append(Answer(failure, *earlier))
+        retry_at = recipients.release(key, failure, push)
         if failure is None or not failure.retryable:
-            delivered[fingerprint(token)] = failure is None
-        if isinstance(failure, Unregistered):
-            unregistered.append(token)
+            outcome.delivered[key] = failure is None
+        if accepted_at is not None:
+            outcome.sent_at = min(outcome.sent_at or accepted_at, accepted_at)
         if failure is not None:
-            failures.append(failure)
-    result = _classify(push, failures, policy, delivered=delivered)
-    if not calls and not delivered:
-        result = AttemptResult(push, PushState.MOOT, error=NO_DEVICE)
-    result = replace(result, delivered=delivered, unregistered=tuple(unregistered), provider_called=bool(calls))
-    return result, list(calls.values())
+            outcome.failures.append(failure)
+        if retry_at is not None:
+            outcome.retry_at.append(retry_at)
+        device = targets[key].device
+        if isinstance(failure, Unregistered) and device is not None:
+            outcome.unregistered.append(device.token)
+    return outcome, [call for _, call in calls.values()]
 
 
-def _classify(
-    push: PushRow, failures: list[PushFailed], policy: RetryPolicy, *, delivered: Mapping[str, bool] | None = None
-) -> AttemptResult:
+def _send_one(channel: Channel, target: OutgoingPush) -> datetime:
+    """Send to one recipient, and return when it was accepted: another one may take longer."""
+    channel.send(target)
+    return utc_now()
+
+
+def _classify(push: PushRow, outcome: _Outcome) -> AttemptResult:
     """Return the state that follows: waiting while a retry may help, sent if any device has it, else dead or moot."""
-    at = datetime.now(UTC)
+    failures = outcome.failures
     error = "; ".join(dict.fromkeys(map(str, failures))) or None
-    retryable = [failure for failure in failures if failure.retryable]
-    provider_error = max(retryable, key=lambda failure: failure.after or timedelta(), default=None)
-    due_at = None if provider_error is None else next_at(push, provider_error.after, policy, at)
-    if due_at is not None:
-        return AttemptResult(push, PushState.WAITING, due_at=due_at, error=error, provider_error=provider_error)
-    if not failures or any((delivered or {}).values()):
-        return AttemptResult(push, PushState.SENT, sent_at=at, error=error, provider_error=provider_error)
+    result = AttemptResult(
+        push,
+        PushState.DEAD,
+        sent_at=outcome.sent_at,
+        error=error,
+        delivered=outcome.delivered,
+        unregistered=tuple(outcome.unregistered),
+        answers=tuple(outcome.answers),
+    )
+    if outcome.retry_at:
+        error = error or push.error or POSTPONED
+        return replace(result, state=PushState.WAITING, due_at=min(outcome.retry_at), error=error)
+    if not failures or outcome.sent_at or push.sent_at or any(outcome.delivered.values()):
+        return replace(result, state=PushState.SENT, sent_at=outcome.sent_at or push.sent_at or utc_now())
     if all(isinstance(failure, Unregistered) for failure in failures):
-        return AttemptResult(push, PushState.MOOT, error=error)
-    return AttemptResult(push, PushState.DEAD, error=error, provider_error=provider_error)
-
-
-def next_at(push: PushRow, after: timedelta | None, policy: RetryPolicy, at: datetime) -> datetime | None:
-    """Return when to retry; None after the last attempt.
-
-    A push that expires is retried until then, however often, and more often the nearer the end comes: a provider that
-    fails for a minute must not cost a push that has minutes left.
-    """
-    if push.expires_at is None:
-        due_at = policy.next_at(push.attempts, at)
-        return due_at and max(due_at, at + (after or timedelta()))
-    wait = min(policy.delay(push.attempts), max((push.expires_at - at) / 2, SHORTEST_WAIT))
-    return min(at + max(wait, after or timedelta()), max(push.expires_at, at))
+        return replace(result, state=PushState.MOOT)
+    return result
 
 
 def _outgoing(push: PushRow, timeout: timedelta) -> OutgoingPush:

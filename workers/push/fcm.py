@@ -54,6 +54,8 @@ class FcmChannel:
             messaging.send(messaging.Message(**_build_message(push, messaging)), app=app)
         except messaging.UnregisteredError:
             raise Unregistered from None
+        except messaging.SenderIdMismatchError:
+            raise PushFailed("FCM answered 403", retryable=False) from None
         except sdk.exceptions.FirebaseError as error:
             raise _failure(error) from None
         except ValueError:

@@ -59,7 +59,9 @@ class HttpChannel:
     @cached_property
     def _client(self) -> httpx.Client:
         # One for all threads and pushes: connections are reused. No response may redirect a push to somewhere else.
-        return httpx.Client(limits=httpx.Limits(max_connections=self.concurrency), follow_redirects=False)
+        # The sender bounds the calls; one that waited here for a connection would look like a service that is slow.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.concurrency)
+        return httpx.Client(limits=limits, follow_redirects=False)
 
 
 def format_body(push: OutgoingPush) -> bytes:

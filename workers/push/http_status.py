@@ -10,17 +10,32 @@ from handlers.kit.channel import PushFailed
 LONGEST_AFTER = timedelta(hours=1)
 """The longest Retry-After that is obeyed: a longer one may be a mistake."""
 
-RETRYABLE = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-"""The statuses below 500 that are not about the push itself."""
+FINAL = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.GONE,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+"""The statuses that are about the push itself: it would be refused again. Any other may be mended before its end."""
 
 
 def failure_for_status(who: str, status: int, retry_after: str | None) -> PushFailed | None:
-    """Return the failure that a status means: None for 2xx; retryable for 5xx and RETRYABLE, final for any other."""
+    """Return the failure that a status means: None for 2xx, final for FINAL, retryable for any other.
+
+    An expired key (401, 403) or a service that is being deployed (404) is about all pushes, and none is lost by it.
+    """
     if 200 <= status < 300:  # noqa: PLR2004 - the range that means success
         return None
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in RETRYABLE:
-        return PushFailed(f"{who} answered {status}", after=parse_retry_after(retry_after, datetime.now(UTC)))
-    return PushFailed(f"{who} answered {status}", retryable=False)
+    return PushFailed(
+        f"{who} answered {status}",
+        retryable=status not in FINAL,
+        after=parse_retry_after(retry_after, datetime.now(UTC)),
+        throttled=status == HTTPStatus.TOO_MANY_REQUESTS,
+    )
 
 
 def parse_retry_after(retry_after: str | None, now: datetime) -> timedelta | None:

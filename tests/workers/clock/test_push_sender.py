@@ -23,9 +23,11 @@ from workers.ledger.tables.core_tables import pushes as push_table
 from workers.observability import work_metrics
 from workers.observability.redis_metrics import SharedCollector, SharedCounts
 from workers.plugins import Plugins
+from workers.push import flow_control
 from workers.push.attempt import attempt
+from workers.push.flow_control import FlowControl
 from workers.push.notify import notify_senders
-from workers.resilience.circuit_breaker import FAILURES, CircuitBreaker
+from workers.resilience.circuit_breaker import CircuitBreaker
 
 DOWN = Response(status_code=503)
 SOON = timedelta(minutes=10)
@@ -69,7 +71,8 @@ def test_how_pushes_end_and_how_long_after_their_events_they_are_sent_is_counted
     assert numbers["webhooks_push_sent_seconds_bucket", "own", "300.0"] == 1
 
 
-def test_pushes_are_sent_concurrently_up_to_the_limit(push_node, provider, until):
+def test_pushes_are_sent_concurrently_up_to_the_limit(push_node, provider, until, monkeypatch):
+    monkeypatch.setattr(flow_control, "SLOW_AFTER", timedelta(hours=1))
     node = push_node(push_concurrency=4)
     for number in range(12):
         node.push(number)
@@ -102,7 +105,22 @@ def test_a_slow_response_delays_no_other_push(push_node, provider, until):
     assert node.states() == ["sent"] * 20
 
 
-def test_a_channel_that_hangs_takes_its_slots_and_loses_no_push(push_node, until):
+def run_in_background(sender):
+    """Run a sender, and return what stops it."""
+    stop = threading.Event()
+    running = threading.Thread(target=sender.run, args=(stop,))
+    running.start()
+
+    def end():
+        stop.set()
+        sender.wake()
+        running.join()
+
+    return end
+
+
+def test_a_channel_that_hangs_has_bounded_calls_and_loses_no_push(push_node, until, monkeypatch):
+    monkeypatch.setattr(flow_control, "SLOW_FACTOR", 3)
     ends = threading.Event()
     started = []
 
@@ -110,16 +128,15 @@ def test_a_channel_that_hangs_takes_its_slots_and_loses_no_push(push_node, until
         started.append(push.id)
         ends.wait(20)
 
-    node = push_node(Plugins((), (channel_of(hang),)), push="own", push_concurrency=2, push_timeout="50ms")
-    for number in range(6):
+    node = push_node(Plugins((), (channel_of(hang),)), push="own", push_concurrency=2, push_timeout="20s")
+    for number in range(12):
         node.push(number)
-    sender = ChannelSender(node.resources, "own", breaker=CircuitBreaker(pause=timedelta()))
-    for _ in range(2):
-        sender.send_due()
-    assert len(started) == 2
-    assert node.states() == ["waiting"] * 6
+    end = run_in_background(ChannelSender(node.resources, "own"))
+    until(lambda: len(started) == 8)
+    assert node.states() == ["waiting"] * 12
     ends.set()
-    until(lambda: sender.send_due() or "waiting" not in node.states())
+    until(lambda: node.states() == ["sent"] * 12)
+    end()
 
 
 def test_a_push_of_an_ended_session_is_not_sent(push_node, provider):
@@ -156,7 +173,7 @@ def test_of_two_pushes_with_one_collapse_key_only_the_newer_is_sent(push_node, p
     node = push_node()
     at = datetime.now(UTC)
     node.push(1, collapse_key="fee", title="12:00", created_at=at - SOON)
-    node.push(2, collapse_key="fee", title="12:15", created_at=at)
+    node.push(2, collapse_key="fee", title="12:15", user_id="driver-1", created_at=at)
     node.push(3, collapse_key="fee", title="12:30", user_id="driver-2", created_at=at - SOON)
     send_due(node.resources)
     assert sorted(body["title"] for body in provider.bodies) == ["12:15", "12:30"]
@@ -175,25 +192,89 @@ def test_a_push_with_expiry_is_retried_until_then(push_node, provider, until):
     node = push_node(retry_attempts=1)
     provider.answer = lambda _body: DOWN
     node.push(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
-    sender = ChannelSender(node.resources, "http", breaker=CircuitBreaker(pause=timedelta()))
+    sender = ChannelSender(node.resources, "http")
     until(lambda: sender.send_due() == 0 and node.row().state is PushState.EXPIRED)
     assert node.row().attempts > 1
 
 
-def test_a_provider_that_is_down_loses_no_push_and_its_circuit_opens(push_node, provider, until):
-    node = push_node(push_concurrency=10)
-    provider.answer = lambda _body: DOWN
-    for number in range(40):
+def impatient_flow(pause):
+    """Return flow control whose circuit breaker opens after five failures, at once."""
+    return FlowControl(10, breaker=CircuitBreaker(pause=timedelta(milliseconds=pause)))
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_a_provider_that_refuses_everything_loses_no_push(push_node, provider, until, status):
+    node = push_node(push_concurrency=10, retry_attempts=1)
+    provider.answer = lambda _body: Response(status_code=status)
+    for number in range(30):
         node.push(number, expires_at=datetime.now(UTC) + SOON)
-    sender = ChannelSender(node.resources, "http", breaker=CircuitBreaker(pause=timedelta(milliseconds=100)))
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        sender.send_due()
-    calls = len(provider.bodies)
-    assert FAILURES <= calls < 40
+    end = run_in_background(ChannelSender(node.resources, "http", flow=impatient_flow(pause=50)))
+    until(lambda: {body["id"] for body in provider.bodies} == {row.id for row in node.rows()})
+    until(lambda: all(row.error for row in node.rows()))
+    assert node.states() == ["waiting"] * 30
     provider.answer = lambda _body: Response(status_code=200)
-    until(lambda: sender.send_due() >= 0 and node.states() == ["sent"] * 40)
-    assert len(provider.bodies) - calls == 40
+    until(lambda: node.states() == ["sent"] * 30)
+    end()
+
+
+def test_an_open_circuit_is_probed_with_the_push_that_expires_first(push_node, provider, until):
+    node = push_node(push_concurrency=10, retry_first="200ms")
+    provider.answer = lambda _body: DOWN
+    for number in range(8):
+        node.push(number, expires_at=datetime.now(UTC) + SOON * (9 - number))
+    end = run_in_background(ChannelSender(node.resources, "http", flow=impatient_flow(pause=1500)))
+    until(lambda: len(provider.bodies) >= 9)
+    end()
+    tried = [body["expires_at"] for body in provider.bodies]
+    assert tried[8] == min(tried[:8])
+
+
+def test_an_open_circuit_lets_new_pushes_try(push_node, provider, until):
+    node = push_node(retry_first="1h", retry_longest="1h")
+    provider.answer = lambda body: DOWN if body["title"] == "fails" else Response(status_code=200)
+    sender = ChannelSender(node.resources, "http", flow=impatient_flow(pause=3_600_000))
+    for number in range(8):
+        node.push(number, title="fails")
+    until(lambda: sender.send_due() == 0 and len(provider.bodies) == 8)
+    node.push(9, title="works")
+    assert sender.send_due() == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 429, 503])
+def test_recipients_that_fail_before_all_others_delay_nobody(push_node, provider, until, status):
+    node = push_node(retry_first="1m")
+    provider.answer = lambda body: Response(status_code=status if body["title"] == "fails" else 200)
+    for number in range(60):
+        node.push(number, title="fails" if number < 25 else "works", expires_at=datetime.now(UTC) + SOON)
+    end = run_in_background(ChannelSender(node.resources, "http"))
+    until(lambda: node.states().count("sent") == 35)
+    end()
+
+
+def test_recipients_that_hang_before_all_others_delay_nobody(push_node, until):
+    ends = threading.Event()
+    plugins = Plugins((), (channel_of(lambda push: push.title == "hangs" and ends.wait(60)),))
+    node = push_node(plugins, push="own", push_concurrency=5, push_timeout="60s")
+    for number in range(30):
+        node.push(number, title="hangs" if number < 12 else "works", expires_at=datetime.now(UTC) + SOON)
+    end = run_in_background(ChannelSender(node.resources, "own"))
+    until(lambda: node.states().count("sent") == 18)
+    ends.set()
+    end()
+
+
+def test_a_failing_recipient_is_not_called_for_each_of_its_pushes(push_node, provider, until):
+    node = push_node(retry_first="10m", retry_longest="1h")
+    provider.answer = lambda body: DOWN if body["user_id"] == "fleet" else Response(status_code=200)
+    sender = ChannelSender(node.resources, "http")
+    node.push(0, user_id="fleet")
+    sender.send_due()
+    for number in range(1, 20):
+        node.push(number, user_id="fleet")
+    node.push(20)
+    until(lambda: sender.send_due() or all(row.attempts for row in node.rows()))
+    assert [body["user_id"] for body in provider.bodies] == ["fleet", "driver-20"]
+    assert all(row.due_at > datetime.now(UTC) + timedelta(minutes=4) for row in node.rows(user_id="fleet"))
 
 
 def test_a_plugin_that_breaks_is_retried_and_its_text_is_not_logged(push_node, caplog):
@@ -240,13 +321,12 @@ def test_a_registry_that_hangs_takes_its_slots_and_loses_no_push(push_node, unti
     node = push_node(plugins, push="own", push_concurrency=2, push_timeout="50ms")
     for number in range(6):
         node.push(number)
-    sender = ChannelSender(node.resources, "own", breaker=CircuitBreaker(pause=timedelta()))
-    for _ in range(2):
-        sender.send_due()
-    assert len(started) == 2
+    end = run_in_background(ChannelSender(node.resources, "own"))
+    until(lambda: len(started) >= 6)
     assert node.states() == ["waiting"] * 6
     ends.set()
-    until(lambda: sender.send_due() or "waiting" not in node.states())
+    until(lambda: node.states() == ["sent"] * 6)
+    end()
     assert len(sent) == 6
 
 

@@ -16,6 +16,7 @@ from workers.ledger import (
     downtimes,
     fee_warnings,
     finished_runs,
+    push_queries,
     pushes,
     run_schedule,
     runs,
@@ -27,7 +28,7 @@ from workers.ledger.fee_warnings import WarningFilters
 from workers.ledger.pushes import NewPush
 from workers.ledger.runs import RunRecord
 from workers.ledger.sessions import SessionWait
-from workers.ledger.states import DeliveryState, Outcome
+from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.observability.ledger_metrics import read_state
 
 IDS = ["d1", "d2"]
@@ -105,6 +106,8 @@ def works(ledger, says, noon):
         "push unneeded": lambda c: pushes.expire_unneeded(c, "log", noon),
         "push to an unknown channel": lambda c: pushes.expire_unknown_channels(c, ["log"], noon),
         "push claimed": lambda c: pushes.claim(c, "log", noon, noon - noon, limit=50),
+        "pushes to retry": lambda c: push_queries.find_given_up(c, since=noon),
+        "push retry": lambda c: push_queries.retry(c, IDS, [PushState.DEAD], noon),
         "push lease": lambda c: pushes.extend_lease(c, [("p1", 1)], noon),
         "pushes": lambda c: pushes.find(c, limit=50),
         "pushes of a session": lambda c: pushes.find(c, session_id="s1"),

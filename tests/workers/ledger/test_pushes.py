@@ -1,6 +1,5 @@
 """Pushes: inserted once, claimed by one sender at a time, and not sent after they expire."""
 
-import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,18 +15,18 @@ SPAN = timedelta(minutes=1)
 
 @pytest.fixture
 def add(ledger, noon):
-    def write(delivery_id="d1", channel="log", created_at=noon, **parts):
+    def write(delivery_id="d1", channel="log", created_at=noon, event_at=None, **parts):
         usual = {"user_id": "u1", "title": "Fee", "body": "Soon", "collapse_key": "fee", "session_id": "s1"}
         push = Push(**{**usual, **parts})
         with ledger.begin() as conn:
-            return pushes.insert(conn, [NewPush(delivery_id, "warn", channel, push, created_at)])
+            return pushes.insert(conn, [NewPush(delivery_id, "warn", channel, push, created_at, event_at)])
 
     return write
 
 
-def claim(ledger, now, channel="log", limit=100):
+def claim(ledger, now, channel="log", limit=100, **wanted):
     with ledger.begin() as conn:
-        return pushes.claim(conn, channel, now, SPAN, limit=limit)
+        return pushes.claim(conn, channel, now, SPAN, limit=limit, **wanted)
 
 
 def end_needless(ledger, now):
@@ -101,7 +100,7 @@ def test_a_channel_claims_its_own_pushes_and_no_more_than_it_can_send(ledger, ad
 
 
 def test_of_concurrent_senders_one_claims_each_push(ledger, add, noon):
-    ids = [key for number in range(10) for key in add(f"d{number}")]
+    ids = [key for number in range(10) for key in add(f"d{number}", collapse_key=f"{number}")]
     shares = ledger.at_once(lambda conn, _: pushes.claim(conn, "log", noon, SPAN, limit=100))
     assert sorted(push.id for share in shares for push in share) == sorted(ids)
 
@@ -134,16 +133,13 @@ def test_a_push_about_a_session_that_is_over_is_not_sent(ledger, add, says, noon
 
 @pytest.fixture
 def state_after(ledger, add, says, noon):
-    """Return the state of the push of a delivery, by default a notice of noon, once the session has these statuses."""
-    payload = {"sessionId": "s1", "timestamp": noon.isoformat(), "feeWillApplyFrom": noon.isoformat()}
-    notice = json.dumps({"event": "SESSION_FEE_INCURRING", "payload": payload}).encode()
+    """Return the state of the push of a notice, by default of noon, once the session has these statuses."""
 
-    def end_after(*statuses, body=notice):
-        ledger.store(ledger.delivery("d1", body=body))
+    def end_after(*statuses, event_at=noon):
         with ledger.begin() as conn:
             for status, minute in statuses:
                 sessions.merge(conn, {"s1": says(status, minute)})
-        add("d1")
+        add("d1", event_at=event_at)
         end_needless(ledger, noon)
         return find(ledger)[0].state
 
@@ -172,8 +168,8 @@ def test_the_push_of_an_event_after_a_stop_or_a_failed_start_is_sent(state_after
     assert state_after(*statuses) is PushState.WAITING
 
 
-def test_the_push_of_an_unreadable_delivery_is_not_sent_once_its_session_is_over(state_after):
-    assert state_after(("STOPPED", -1), body=b"{}") is PushState.MOOT
+def test_the_push_of_no_event_is_not_sent_once_its_session_is_over(state_after):
+    assert state_after(("STOPPED", -1), event_at=None) is PushState.MOOT
 
 
 def test_of_two_pushes_with_one_collapse_key_the_newer_one_is_sent(ledger, add, noon):
@@ -240,3 +236,78 @@ def test_every_filter_narrows_the_list(ledger, add, noon):
     assert len(find(ledger, since=noon, until=noon + SPAN)) == 2
     assert find(ledger, until=noon) == []
     assert len(find(ledger, limit=1)) == 1
+
+
+def test_the_time_of_the_event_decides_which_of_two_pushes_with_one_collapse_key_is_sent(ledger, add, noon):
+    add("d1", event_at=noon - SPAN)
+    add("d2", event_at=noon)
+    add("d3", event_at=noon - 2 * SPAN, created_at=noon + SPAN)
+    end_needless(ledger, noon + SPAN)
+    states = {push.delivery_id: push.state for push in find(ledger)}
+    assert states == {"d1": PushState.MOOT, "d2": PushState.WAITING, "d3": PushState.MOOT}
+
+
+def test_what_expires_first_is_claimed_first(ledger, add, noon):
+    for number, minutes in enumerate([None, 30, 10, 20]):
+        expires_at = minutes and noon + minutes * SPAN
+        add(f"d{number}", collapse_key=f"{number}", expires_at=expires_at)
+    assert [push.delivery_id for push in claim(ledger, noon, limit=3)] == ["d2", "d3", "d1"]
+
+
+def test_pushes_that_fail_again_and_again_leave_four_fifths_to_others(ledger, add, noon):
+    for number in range(20):
+        add(f"failing-{number}", collapse_key=f"{number}", expires_at=noon + 20 * SPAN)
+    claim(ledger, noon - SPAN)
+    claim(ledger, noon)
+    for number in range(20, 40):
+        add(f"new-{number}", collapse_key=f"{number}", expires_at=noon + 30 * SPAN)
+    later = noon + SPAN
+    kinds = [push.delivery_id.split("-")[0] for push in claim(ledger, later, limit=10)]
+    assert kinds == ["failing"] * 2 + ["new"] * 8
+    assert len(claim(ledger, later, limit=30, failing=5)) == 17
+    assert [push.delivery_id for push in claim(ledger, later, limit=30, failing=0)] == []
+
+
+def test_a_push_that_was_given_up_is_sent_when_a_later_run_makes_it_again(ledger, add, noon):
+    (key,) = add("d1", idempotency_key="s1 BLOCKING", expires_at=noon)
+    end_needless(ledger, noon)
+    assert find(ledger)[0].state is PushState.EXPIRED
+    later = noon + SPAN
+    parts = {"created_at": later, "event_at": later, "expires_at": later + SPAN, "title": "Again"}
+    assert add("d2", idempotency_key="s1 BLOCKING", **parts) == {key}
+    (push,) = find(ledger)
+    assert (push.state, push.due_at, push.expires_at) == (PushState.WAITING, later, later + SPAN)
+    assert (push.title, push.event_at) == ("Again", later)
+
+
+def test_a_push_cancelled_by_a_stop_is_sent_for_a_newer_notice_of_the_same_start(ledger, add, says, noon):
+    (key,) = add("d1", idempotency_key="start", event_at=noon)
+    with ledger.begin() as conn:
+        sessions.merge(conn, {"s1": says("STOPPED", 1)})
+    end_needless(ledger, noon)
+    assert find(ledger)[0].error == "the session is over"
+    assert add("d2", idempotency_key="start", event_at=noon + 2 * SPAN) == {key}
+    end_needless(ledger, noon + SPAN)
+    assert find(ledger)[0].state is PushState.WAITING
+
+
+def test_a_stop_does_not_cancel_a_waiting_push_that_a_newer_notice_repeats(ledger, add, says, noon):
+    add("d1", idempotency_key="start", event_at=noon)
+    assert add("d2", idempotency_key="start", event_at=noon + 2 * SPAN) == set()
+    assert add("d3", idempotency_key="start", event_at=noon - SPAN) == set()
+    with ledger.begin() as conn:
+        sessions.merge(conn, {"s1": says("STOPPED", 1)})
+    end_needless(ledger, noon)
+    assert find(ledger)[0].state is PushState.WAITING
+
+
+def test_a_push_that_one_device_has_ends_as_sent_and_not_as_expired(ledger, add, noon):
+    (key,) = add(expires_at=noon + 2 * SPAN)
+    claim(ledger, noon)
+    waits = PushUpdate(id=key, attempt=1, state=PushState.WAITING, due_at=noon + SPAN, sent_at=noon, error="busy")
+    with ledger.begin() as conn:
+        pushes.mark(conn, [waits])
+        pushes.mark(conn, [replace(waits, sent_at=noon + SPAN)])
+    end_needless(ledger, noon + 3 * SPAN)
+    (push,) = find(ledger)
+    assert (push.state, push.sent_at, push.error) == (PushState.SENT, noon, "busy")

@@ -11,7 +11,8 @@ import pytest
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
-from workers.push.attempt import NO_DEVICE, AttemptResult, attempt, fingerprint, next_at
+from workers.push.attempt import NO_DEVICE, POSTPONED, AttemptResult, attempt, fingerprint
+from workers.push.recipient_backoff import RecipientBackoff
 from workers.resilience.retry import RetryPolicy
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -42,9 +43,20 @@ def row(**parts: Any) -> PushRow:
     return PushRow(**{**usual, **parts})
 
 
-def result_of(channel: FakeChannel, *tokens: str, timeout: timedelta = 20 * SECOND, **parts: Any) -> AttemptResult:
-    result, _ = attempt(row(**parts), channel, lambda _user: [Device(token) for token in tokens], timeout, POLICY)
+def result_of(
+    channel: FakeChannel,
+    *tokens: str,
+    timeout: timedelta = 20 * SECOND,
+    recipients: RecipientBackoff | None = None,
+    **parts: Any,
+) -> AttemptResult:
+    recipients = recipients or RecipientBackoff(POLICY)
+    result, _ = attempt(row(**parts), channel, lambda _user: [Device(token) for token in tokens], timeout, recipients)
     return result
+
+
+def failures_in(result: AttemptResult) -> list[str]:
+    return [str(answer.failure) for answer in result.answers if answer.failure is not None]
 
 
 def failing(failure: BaseException, *, only: str | None = None) -> Callable[[OutgoingPush], None]:
@@ -58,7 +70,7 @@ def failing(failure: BaseException, *, only: str | None = None) -> Callable[[Out
 def test_a_push_that_is_accepted_is_sent() -> None:
     sent: list[OutgoingPush] = []
     result = result_of(FakeChannel(sent.append))
-    assert (result.state, result.error, result.provider_called) == (PushState.SENT, None, True)
+    assert (result.state, result.error, len(result.answers)) == (PushState.SENT, None, 1)
     assert result.sent_at is not None
     assert [(push.id, push.attempt, push.device) for push in sent] == [("p1", 1, None)]
 
@@ -81,15 +93,10 @@ def test_a_failure_decides_the_state(failure: BaseException, attempts: int, stat
     assert (result.due_at is not None) == (state is PushState.WAITING)
 
 
-def test_only_a_retryable_failure_counts_against_the_provider() -> None:
-    assert result_of(FakeChannel(failing(PushFailed("busy")))).provider_error is not None
-    assert result_of(FakeChannel(failing(PushFailed("refused", retryable=False)))).provider_error is None
-
-
 def test_a_channel_that_hangs_times_out_and_its_call_is_returned() -> None:
     released = threading.Event()
     channel = FakeChannel(lambda _push: released.wait(20) and None)
-    result, calls = attempt(row(), channel, lambda _user: [], timedelta(milliseconds=10), POLICY)
+    result, calls = attempt(row(), channel, lambda _user: [], timedelta(milliseconds=10), RecipientBackoff(POLICY))
     assert (result.state, result.error) == (PushState.WAITING, "there was no answer in time")
     assert [call.is_running for call in calls] == [True]
     released.set()
@@ -111,42 +118,57 @@ def test_a_device_that_is_done_is_not_sent_to_again() -> None:
     assert (result.state, sent) == (PushState.SENT, ["new"])
     sent.clear()
     again = result_of(channel, "done", told={fingerprint("done"): True})
-    assert (again.state, again.provider_called, sent) == (PushState.SENT, False, [])
+    assert (again.state, again.answers, sent) == (PushState.SENT, (), [])
 
 
 def test_a_driver_without_devices_makes_the_push_moot() -> None:
     result = result_of(FakeChannel(failing(KeyError()), to_devices=True))
-    assert (result.state, result.error, result.provider_called) == (PushState.MOOT, NO_DEVICE, False)
+    assert (result.state, result.error, result.answers) == (PushState.MOOT, NO_DEVICE, ())
 
 
 def test_a_registry_that_breaks_is_no_failure_of_the_provider() -> None:
     def broken(user_id: str) -> list[Device]:
         raise KeyError(user_id)
 
-    result, _ = attempt(row(), FakeChannel(failing(KeyError()), to_devices=True), broken, 20 * SECOND, POLICY)
+    result, _ = attempt(
+        row(), FakeChannel(failing(KeyError()), to_devices=True), broken, 20 * SECOND, RecipientBackoff(POLICY)
+    )
     assert (result.state, result.error) == (PushState.WAITING, "the devices were not found: KeyError")
-    assert (result.provider_error, result.provider_called) == (None, False)
+    assert result.answers == ()
 
 
-@pytest.mark.parametrize(
-    ("attempts", "left", "after", "earliest", "latest"),
-    [
-        pytest.param(1, None, None, SECOND / 2, SECOND, id="by the policy"),
-        pytest.param(1, None, MINUTE, MINUTE, MINUTE, id="not before the provider asks for it"),
-        pytest.param(9, 10 * MINUTE, None, MINUTE / 2, MINUTE, id="however often, while it has not expired"),
-        pytest.param(9, 20 * SECOND, None, 10 * SECOND, 10 * SECOND, id="more often near its expiry"),
-        pytest.param(9, SECOND, None, SECOND, SECOND, id="not more often than every second"),
-        pytest.param(1, 20 * SECOND, MINUTE, 20 * SECOND, 20 * SECOND, id="not after its expiry"),
-    ],
-)
-def test_a_push_is_retried(
-    attempts: int, left: timedelta | None, after: timedelta | None, earliest: timedelta, latest: timedelta
-) -> None:
-    push = row(attempts=attempts, expires_at=None if left is None else NOON + left)
-    at = next_at(push, after, POLICY, NOON)
-    assert at is not None
-    assert earliest <= at - NOON <= latest
+def test_a_device_that_fails_waits_and_the_others_get_every_push() -> None:
+    recipients, sent = RecipientBackoff(POLICY), list[str]()
+
+    def send(push: OutgoingPush) -> None:
+        assert push.device is not None
+        sent.append(push.device.token)
+        if push.device.token == "over quota":
+            raise PushFailed("429", throttled=True)
+
+    channel = FakeChannel(send, to_devices=True)
+    first = result_of(channel, "over quota", "works", recipients=recipients)
+    second = result_of(channel, "over quota", "works", recipients=recipients, id="p2")
+    assert sorted(sent) == ["over quota", "works", "works"]
+    assert first.delivered == second.delivered == {fingerprint("works"): True}
+    assert (first.state, second.state, second.error) == (PushState.WAITING, PushState.WAITING, POSTPONED)
+    assert second.due_at == first.due_at
+    assert None not in (first.sent_at, second.sent_at)
 
 
-def test_a_push_without_expiry_is_not_retried_after_the_last_attempt() -> None:
-    assert next_at(row(attempts=3), None, POLICY, NOON) is None
+def test_an_answer_knows_the_failure_of_its_recipient_before() -> None:
+    now = [NOON]
+    recipients = RecipientBackoff(POLICY, now=lambda: now[0])
+    failure = PushFailed("busy")
+    (first,) = result_of(FakeChannel(failing(failure)), recipients=recipients).answers
+    now[0] += MINUTE
+    (second,) = result_of(FakeChannel(lambda _push: None), recipients=recipients).answers
+    assert (first.failure, first.earlier) == (failure, None)
+    assert (second.failure, second.earlier) == (None, failure)
+
+
+def test_a_push_that_one_device_has_is_sent_when_the_last_attempt_at_another_fails() -> None:
+    channel = FakeChannel(failing(PushFailed("busy")), to_devices=True)
+    told = {fingerprint("works"): True}
+    result = result_of(channel, "works", "fails", told=told, sent_at=NOON, attempts=POLICY.attempts)
+    assert (result.state, result.sent_at, failures_in(result)) == (PushState.SENT, NOON, ["busy"])

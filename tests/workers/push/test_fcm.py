@@ -182,7 +182,7 @@ def test_a_response_that_never_comes_times_out(push_node, node, provider, accoun
     impatient.push()
     send_due(impatient.resources)  # the SDK is imported, and has an access token
     provider.is_working.clear()
-    impatient.push(2)
+    impatient.push(2, user_id="driver-1")
     send_due(impatient.resources)
     assert impatient.states() == ["sent", "waiting"]
 

@@ -48,14 +48,25 @@ def test_a_temporary_failure_is_retried_with_the_same_key(push_node, provider, u
     assert len({headers["idempotency-key"] for headers in provider.headers}) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422, 301])
-def test_a_lasting_failure_is_dead(push_node, provider, status):
+@pytest.mark.parametrize("status", [400, 410, 422])
+def test_a_refusal_of_the_push_itself_is_dead(push_node, provider, status):
     node = push_node()
     provider.respond_with(Response(status_code=status, headers={"location": provider.url}))
     node.push()
     send_due(node.resources)
     row = node.row()
     assert (row.state, row.attempts, len(provider.bodies)) == (PushState.DEAD, 1, 1)
+    assert row.error == f"the service answered {status}"
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404])
+def test_a_refusal_that_may_be_mended_is_retried_and_no_redirect_is_followed(push_node, provider, status):
+    node = push_node(retry_first="1m")
+    provider.respond_with(Response(status_code=status, headers={"location": provider.url}))
+    node.push()
+    send_due(node.resources)
+    row = node.row()
+    assert (row.state, row.attempts, len(provider.bodies)) == (PushState.WAITING, 1, 1)
     assert row.error == f"the service answered {status}"
 
 

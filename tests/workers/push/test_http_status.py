@@ -34,8 +34,17 @@ def test_retry_after_is_seconds_or_a_date_and_bounded(said, span):
 
 @pytest.mark.parametrize(
     ("status", "retryable"),
-    [(200, None), (202, None), (204, None), (302, False), (400, False), (404, False), (429, True), (500, True)],
+    [
+        *((status, None) for status in (200, 202, 204)),
+        *((status, False) for status in (400, 409, 410, 413, 415, 422)),
+        *((status, True) for status in (302, 401, 403, 404, 405, 407, 408, 425, 429, 500, 503)),
+    ],
 )
 def test_a_status_decides_whether_a_retry_may_help(status, retryable):
     failure = failure_for_status("the service", status, None)
     assert (failure and failure.retryable) == retryable
+
+
+def test_only_too_many_requests_asks_for_fewer_calls():
+    throttled = {status for status in range(300, 600) if failure_for_status("the service", status, None).throttled}
+    assert throttled == {429}

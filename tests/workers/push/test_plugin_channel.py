@@ -79,7 +79,7 @@ def test_the_clock_sends_through_a_channel_in_one_file(push_node, provider, sms,
     plugins = load_plugins(load_settings(handler_modules=sms("sms_by_contract")))
     node = push_node(plugins, push="sms")
     for number in range(5):
-        node.push(number)
+        node.push(number, user_id="driver-1")
     clock = subprocess.Popen(
         [WEBHOOKS, "clock"], env=environment(node, HANDLER_MODULES="sms_by_contract"), cwd=tmp_path
     )

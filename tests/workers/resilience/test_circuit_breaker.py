@@ -61,3 +61,18 @@ def test_a_longer_pause_is_granted_up_to_the_longest(breaker, clock, after, paus
     assert breaker.permits(20, in_flight=0) == 0
     clock.now = pause
     assert breaker.permits(20, in_flight=0) == 1
+
+
+def test_with_patience_it_opens_only_when_nothing_has_succeeded_for_so_long(clock):
+    breaker = CircuitBreaker(pause=timedelta(seconds=5), patience=timedelta(seconds=2), clock=clock)
+    for _ in range(9 * FAILURES):
+        breaker.record_failure()
+    assert not breaker.is_open
+    assert breaker.permits(20, in_flight=0) == 20
+    clock.now = 2
+    assert breaker.is_open
+    assert breaker.permits(20, in_flight=0) == 0
+    clock.now = 5
+    assert breaker.permits(20, in_flight=0) == 1
+    breaker.record_success()
+    assert not breaker.is_open

@@ -129,6 +129,7 @@ pushes = Table(
     Column("collapse_key", String, nullable=False),
     Column("idempotency_key", BinaryCollatedText),
     Column("expires_at", UtcDateTime),
+    Column("event_at", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("due_at", UtcDateTime),
     Column("sent_at", UtcDateTime),
