@@ -59,7 +59,8 @@ class Metrics:
     def committed(self, *, kept: int, repeated: int, seconds: float) -> None:
         """Count one commit of the inbox."""
         self._kept.inc(kept)
-        self._repeated.inc(repeated)
+        if repeated:  # rare, and each count of several workers is a write to a file
+            self._repeated.inc(repeated)
         self._group.observe(kept + repeated)
         self._seconds.observe(seconds)
 
