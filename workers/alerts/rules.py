@@ -120,14 +120,14 @@ def _conflict_sentence(one: OddCdr) -> str:
 
 
 def _implausible_sentence(one: OddCdr) -> str:
-    if one.subject != one.identity:
+    if one.subject == f"session {one.session_id}":
         return (
             f"Session {escape_name(str(one.session_id))} has several CDRs with different request ids, and all of them"
             " count: `webhooks cdrs --session ID`."
         )
     contradictions = ", ".join(note for note in one.notes if note in CONTRADICTIONS)
     return (
-        f"CDR {escape_name(one.identity)}: {contradictions}. It is counted as it came:"
+        f"CDR {escape_name(one.subject)}: {contradictions}. It is counted as it came:"
         f" `webhooks show {one.delivery_id}`, and ask Plugsurfing."
     )
 

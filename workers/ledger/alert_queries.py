@@ -247,7 +247,9 @@ def cdr_conflicts(conn: Connection, kind: str, since: datetime) -> list[OddCdr]:
 
 def implausible_cdrs(conn: Connection, kind: str, since: datetime) -> list[OddCdr]:
     """List CDRs recorded after `since` that contradict themselves, and the latest of each session with several."""
-    contradictory = _odd_cdrs(conn, kind, since, cdrs.c.identity, CONTRADICTS_ITSELF)
+    # One alert for all of a delivery that have no request id: an array may be full of what is no CDR.
+    subject = func.coalesce(cdrs.c.request_id, cdrs.c.delivery_id)
+    contradictory = _odd_cdrs(conn, kind, since, subject, CONTRADICTS_ITSELF)
     return contradictory + _odd_cdrs(conn, kind, since, SESSION_PREFIX + cdrs.c.session_id, SHARES_SESSION)
 
 
@@ -262,7 +264,7 @@ def settled_implausible_cdrs(conn: Connection, kind: str) -> list[str]:
     return _settled(
         conn,
         kind,
-        and_(cdrs.c.identity == alerts.c.subject, CONTRADICTS_ITSELF),
+        and_(cdrs.c.delivery_id == alerts.c.delivery_id, CONTRADICTS_ITSELF),
         and_(cdrs.c.session_id == alerts.c.session_id, about_session, SHARES_SESSION),
     )
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, and_, cast, exists, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, and_, cast, exists, func, or_, select, tuple_
 
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from handlers.kit.field_extraction import total
@@ -127,7 +127,8 @@ CONTRADICTS_ITSELF = or_(*(cast(cdrs.c.notes, Text).contains(f'"{note}"') for no
 def _duplicates() -> ColumnElement[int]:
     """Build how often a CDR came again: the receipts of its bytes, and of later ones that say the same."""
     others = (
-        select(func.coalesce(func.sum(1 + receipt_count(OTHER_DELIVERY)), 0))
+        # The sum of PostgreSQL's bigints is a numeric.
+        select(cast(func.coalesce(func.sum(1 + receipt_count(OTHER_DELIVERY)), 0), Integer))
         .select_from(OTHER.outerjoin(OTHER_DELIVERY, OTHER_DELIVERY.c.id == OTHER.c.delivery_id))
         .where(IS_SAME, OTHER.c.content == cdrs.c.content, ~IS_EARLIER)
         .where(or_(OTHER.c.delivery_id != cdrs.c.delivery_id, OTHER.c.position != cdrs.c.position))

@@ -127,14 +127,19 @@ def test_implausible_cdrs_are_found_and_settle(put, find, noon):
     put(cdrs, delivery_id="c2", request_id="r2", notes=[CdrNote.NO_AMOUNT])
     for number in (3, 4):
         put(cdrs, delivery_id=f"c{number}", session_id="s1", recorded_at=noon + number * MINUTE)
+    for position in range(3):
+        put(cdrs, delivery_id="c5", position=position, notes=[CdrNote.NOT_A_CDR])
+    found = find(alert_queries.implausible_cdrs, "k", noon - HOUR)
+    assert {one.subject for one in found} == {"r1", "c5", "session s1"}
+    put(alerts, id="a0", subject="c5", delivery_id="c5")
     found = find(alert_queries.implausible_cdrs, "k", noon - HOUR)
     assert [(one.subject, one.delivery_id) for one in found] == [("r1", "c1"), ("session s1", "c4")]
-    put(alerts, id="a1", subject="r1")
-    put(alerts, id="a2", subject="session s1", session_id="s1")
-    put(alerts, id="a3", subject="r2")
+    put(alerts, id="a1", subject="r1", delivery_id="c1")
+    put(alerts, id="a2", subject="session s1", session_id="s1", delivery_id="c4")
+    put(alerts, id="a3", subject="r2", delivery_id="c2")
     assert find(alert_queries.implausible_cdrs, "k", noon - HOUR) == []
     assert find(alert_queries.settled_implausible_cdrs, "k") == ["r2"]
-    assert sorted(find(alert_queries.settled_cdr_conflicts, "k")) == ["r1", "r2", "session s1"]
+    assert sorted(find(alert_queries.settled_cdr_conflicts, "k")) == ["c5", "r1", "r2", "session s1"]
 
 
 def test_downtimes_of_a_week_are_listed_without_routine_windows(put, find, noon):
