@@ -132,8 +132,9 @@ def test_a_channel_that_hangs_has_bounded_calls_and_loses_no_push(push_node, unt
     for number in range(12):
         node.push(number)
     end = run_in_background(ChannelSender(node.resources, "own"))
-    until(lambda: len(started) == 8)
+    until(lambda: len(started) >= 6)
     assert node.states() == ["waiting"] * 12
+    assert len(started) <= 8
     ends.set()
     until(lambda: node.states() == ["sent"] * 12)
     end()
@@ -274,7 +275,7 @@ def test_a_failing_recipient_is_not_called_for_each_of_its_pushes(push_node, pro
     node.push(20)
     until(lambda: sender.send_due() or all(row.attempts for row in node.rows()))
     assert [body["user_id"] for body in provider.bodies] == ["fleet", "driver-20"]
-    assert all(row.due_at > datetime.now(UTC) + timedelta(minutes=4) for row in node.rows(user_id="fleet"))
+    assert all(row.due_at > datetime.now(UTC) + timedelta(minutes=4) for row in node.rows(person="fleet"))
 
 
 def test_a_plugin_that_breaks_is_retried_and_its_text_is_not_logged(push_node, caplog):
