@@ -117,6 +117,7 @@ def _select(filters: WarningFilters) -> Select[Any]:
             pushes.c.state.label("push_state"),
             pushes.c.sent_at,
             pushes.c.error.label("push_error"),
+            pushes.c.payload,
         )
         .select_from(joined)
         .where(IS_FEE_NOTICE, *within(deliveries.c.received_at, filters.since, filters.until))
@@ -153,6 +154,9 @@ def _warning(rows: list[Row[Any]], now: datetime) -> FeeWarningRow:
 
 
 def _fee(row: Row[Any]) -> tuple[str | None, datetime | None]:
+    """Return the fee's type and start: from the push if there is one, since decoding the notice takes long."""
+    with suppress(KeyError, ValueError, TypeError):  # a push of another version, or none
+        return row.payload["fee_type"], datetime.fromisoformat(row.payload["fee_will_apply_from"])
     event = None
     with suppress(Unreadable):  # a body may have been erased since
         event = decode(Kind(row.kind), row.body) if row.body else None

@@ -33,6 +33,9 @@ MAX_REMEMBERED = 10_000
 
 PER_TURN = 20
 
+SCAN_LIMIT = 1000
+"""The newest news that a turn looks at: in a flood the sessions before that stay without a name."""
+
 
 class Locations:
     """Names the operators of locations, from a cache."""
@@ -85,9 +88,7 @@ class ReadOperators:
         """Read the sessions with news since the last turn that have no operator yet, as far as the budget goes."""
         since, until = self._since - NEWS_OVERLAP, utc_now()
         limit = min(self._budget.available() // 2, PER_TURN)  # the other half is for sessions that must be polled
-        found = read_once(
-            self._resources.engine, lambda ledger: sessions.without_operator(ledger, since, MAX_REMEMBERED)
-        )
+        found = read_once(self._resources.engine, lambda ledger: sessions.without_operator(ledger, since, SCAN_LIMIT))
         untried = [each for each in found if each[1] not in self._tried]
         for user_id, session_id in untried[:limit]:
             self._budget.consume(1)

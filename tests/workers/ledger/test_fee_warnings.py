@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
+from sqlalchemy import update
 
 from handlers import fee_warning
 from handlers.kit.context import Push
@@ -18,6 +19,8 @@ from workers.ledger.fee_warnings import HANDLER, TOO_LATE, WarningFilters
 from workers.ledger.fee_warnings import WarningOutcome as Became
 from workers.ledger.pushes import NewPush, PushUpdate
 from workers.ledger.states import DeliveryState, Outcome, PushState
+from workers.ledger.tables.core_tables import deliveries as delivery_table
+from workers.ledger.tables.core_tables import pushes as push_table
 
 MINUTE = timedelta(minutes=1)
 LEAD = 10 * MINUTE
@@ -150,6 +153,17 @@ def test_a_notice_of_a_session_that_changed_hands_is_a_warning_of_each_driver(no
     noticed(sent=[{"to": "before", "state": PushState.SENT, "sent_at": noon}, {"to": "after"}])
     assert [(row.user_id, row.outcome) for row in listed()] == [("after", Became.WAITING), ("before", Became.SENT)]
     assert [row.user_id for row in listed(user_id="before")] == ["before"]
+
+
+def test_what_was_pushed_is_known_of_a_fee_whose_notice_was_erased(ledger, noticed, listed, noon):
+    noticed(sent=[{"state": PushState.SENT, "sent_at": noon}])
+    with ledger.begin() as conn:
+        conn.execute(update(delivery_table).values(body=b""))
+        assert [row.fee_type for row in fee_warnings.find(conn, WarningFilters(), noon)] == [None]
+        fee = {"fee_type": "CONGESTION", "fee_will_apply_from": (noon + LEAD).isoformat()}
+        conn.execute(update(push_table).values(payload=fee))
+    (row,) = listed()
+    assert (row.fee_type, row.fee_will_apply_from, row.lead_seconds) == ("CONGESTION", noon + LEAD, 600)
 
 
 def test_a_session_that_is_not_known_leaves_the_rest_open(ledger, listed):

@@ -82,6 +82,7 @@ def works(ledger, says, noon):
         "merge": lambda c: sessions.merge(c, {"s1": says("STARTED"), "s2": says("STARTED")}),
         "session": lambda c: sessions.get(c, "s1"),
         "latest": lambda c: sessions.latest(c, 50),
+        "without an operator": lambda c: sessions.without_operator(c, noon, 50),
         "insert runs": lambda c: runs.insert_runs(c, [again]),
         "existing runs": lambda c: runs.existing(c, IDS),
         "claim": lambda c: runs.claim(c, "warn", [("d1", 1)], "job", noon),
