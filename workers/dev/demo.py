@@ -35,7 +35,7 @@ from workers.ledger.states import DeliveryState, PushState
 
 TIMEOUT = timedelta(seconds=30)
 POLL_INTERVAL = timedelta(milliseconds=100)
-OPERATOR_TIMEOUT = timedelta(seconds=6)
+OPERATOR_TIMEOUT = timedelta(seconds=20)
 """How long the clock has for reading the new session from the Drive API: the warning then names the operator."""
 
 

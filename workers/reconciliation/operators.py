@@ -25,6 +25,9 @@ log = structlog.get_logger()
 STALE_AFTER = timedelta(days=1)
 """How long the name of a location's operator is taken for true."""
 
+STARTUP_LOOKBACK = timedelta(minutes=15)
+"""How old the news may be that a new clock looks at first."""
+
 NEWS_OVERLAP = timedelta(seconds=10)
 """Records committed later than others, or on a machine with another clock, are seen all the same."""
 
@@ -81,7 +84,7 @@ class ReadOperators:
         self._budget = budget
         self._locations = Locations(drive, budget)
         self._schedule = PollSchedule.of(resources.settings)
-        self._since = utc_now()
+        self._since = utc_now() - STARTUP_LOOKBACK
         self._tried: OrderedDict[str, None] = OrderedDict()
 
     def run(self) -> None:
