@@ -5,7 +5,7 @@ from workers.reconciliation.tasks import reconciliation_tasks
 
 def test_with_a_key_sessions_are_polled_and_downtimes_backfilled(clock):
     tasks = reconciliation_tasks(clock.resources)
-    assert [task.name for task in tasks] == ["downtimes", "reconcile", "backfill"]
+    assert [task.name for task in tasks] == ["downtimes", "reconcile", "backfill", "operators"]
 
 
 def test_without_a_key_downtimes_are_imported_all_the_same(clock_on, tmp_path):
