@@ -132,6 +132,7 @@ def test_a_session_has_the_known_fields_and_the_whole_document(parser):
         "location_id": "42",
         "charging_key_id": "04A1",
         "operator_display_name": "Good Charge",
+        "is_operator_of_location": False,
         "balance_status": "OPEN",
     }
     assert session.document is SESSION
