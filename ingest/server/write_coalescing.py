@@ -1,6 +1,9 @@
 """A transport that sends the head and the body of a response in one piece."""
 
 import asyncio
+import contextlib
+import os
+import socket
 from typing import Any
 
 
@@ -37,9 +40,18 @@ class CoalescingTransport(asyncio.Transport):
         self._transport.close()
 
     def write_eof(self) -> None:
-        """Send what is buffered, and shut the sending side down; what is written after that is discarded."""
+        """Send what is buffered, and shut the sending side down; what is written after that is discarded.
+
+        At once if nothing is buffered: uvloop would do it in its next turn, and a request that arrives until then would
+        get no answer.
+        """
         self._flush()
-        self._transport.write_eof()
+        if self._transport.get_write_buffer_size():
+            self._transport.write_eof()
+        else:
+            descriptor = os.dup(self._transport.get_extra_info("socket").fileno())
+            with socket.socket(fileno=descriptor) as duplicate, contextlib.suppress(OSError):
+                duplicate.shutdown(socket.SHUT_WR)
         self.write = _discard  # type: ignore[method-assign]
 
     def _flush(self) -> None:

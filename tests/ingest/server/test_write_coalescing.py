@@ -1,4 +1,8 @@
 import asyncio
+import socket
+
+import pytest
+import uvloop
 
 from ingest.server.write_coalescing import CoalescingTransport
 
@@ -42,3 +46,25 @@ def test_two_writes_in_one_turn_are_sent_as_one_and_everything_else_is_passed_on
         assert inner.did == ["pause", "resume", b"alone", b"at the end", b"and", "close"]
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("unsent", [0, 5_000_000])
+def test_the_sending_side_is_shut_down_in_the_same_turn_unless_bytes_are_unsent(unsent):
+    async def story():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.settimeout(0)
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+            outer = CoalescingTransport(transport)
+            if unsent:
+                outer.write(bytes(unsent))
+            outer.write_eof()
+            if not unsent:
+                assert theirs.recv(1) == b""
+            received = 0
+            while piece := await asyncio.get_running_loop().sock_recv(theirs, 65536):
+                received += len(piece)
+            assert received == unsent
+            outer.close()
+
+    uvloop.run(story())
