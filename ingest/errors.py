@@ -10,6 +10,7 @@ WebhooksError
 │   └── InboxUnavailable     503
 ├── Unreadable               a kept body that cannot be parsed
 ├── QueueUnavailable         Redis cannot be reached
+├── LedgerUnknown            the relay does not know which ledger it publishes to
 ├── SettingsError            a setting is missing or wrong
 ├── PluginError              a plugin cannot be loaded (workers.plugins)
 ├── JobNotAllowed            a job in Redis names a function that is not ours (workers.execution.job_allowlist)
@@ -87,6 +88,10 @@ class Unreadable(WebhooksError):
 
 class QueueUnavailable(WebhooksError):
     """Raised when the queues in Redis cannot be reached."""
+
+
+class LedgerUnknown(WebhooksError):
+    """Raised when it is not certain which ledger an inbox belongs to. The text tells the operator what to do."""
 
 
 class SettingsError(WebhooksError):

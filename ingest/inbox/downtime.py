@@ -11,7 +11,7 @@ import redis
 from ingest.errors import QueueUnavailable
 
 # A hash with a field for each downtime of each node.
-KEY = "webhooks:gaps"
+KEY = "gaps"
 # Plugsurfing resends CDRs for seven days. Older downtimes are in the ledger by then.
 PUBLISH_FOR = timedelta(days=8)
 PUBLISH_EVERY = 60.0

@@ -97,17 +97,17 @@ def new_batch_id() -> str:
 
 def batch_key(batch_id: str) -> str:
     """Return the Redis key that holds the batch's deliveries until it is acknowledged."""
-    return f"webhooks:batch:{batch_id}"
+    return f"batch:{batch_id}"
 
 
 def ack_key(inbox_id: str) -> str:
     """Return the Redis list on which workers acknowledge an inbox's batches, by id."""
-    return f"webhooks:settled:{inbox_id}"
+    return f"settled:{inbox_id}"
 
 
 def lease_key(job_id: str) -> str:
     """Return the Redis counter that is incremented while a worker holds the job."""
-    return f"webhooks:lease:{job_id}"
+    return f"lease:{job_id}"
 
 
 def timestamp_or_none(epoch: float | None) -> datetime | None:

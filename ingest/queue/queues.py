@@ -9,6 +9,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from ingest.errors import SettingsError
+from ingest.queue.namespace import NamespacedRedis
 
 URGENT = "urgent"
 QUEUES = (URGENT, "sessions", "cdrs", "other")
@@ -18,6 +19,11 @@ QUEUES = (URGENT, "sessions", "cdrs", "other")
 BATCH_JOB = "workers.execution.jobs.work_batch"
 RUNS_JOB = "workers.execution.jobs.work_runs"
 CLOCK_GONE_JOB = "workers.execution.clock_alert.raise_clock_gone"
+
+
+def connect_queues(url: str, namespace: str, *, timeout: float = 5) -> NamespacedRedis:
+    """Return a client for the queues of one installation, as `connect_redis` does."""
+    return NamespacedRedis(connect_redis(url, timeout=timeout), namespace)
 
 
 def connect_redis(url: str, *, timeout: float = 5) -> redis.Redis:

@@ -149,6 +149,14 @@ class Unsettled:
     deaths: int
 
 
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The namespace in Redis that an inbox publishes to, and the ledger behind it as far as it is known."""
+
+    namespace: str
+    ledger: str | None
+
+
 class Outbox:
     """One connection to the inbox file, for one thread at a time. All methods raise sqlite3.Error."""
 
@@ -258,6 +266,16 @@ class Outbox:
     def quarantined_since(self, since: float) -> dict[str, int]:
         """Return how many requests have been put in quarantine since then, by reason, the most common reasons first."""
         return dict(self._file.execute(QUARANTINED, (since,)).fetchall())
+
+    def binding(self) -> Binding | None:
+        """Return where this inbox publishes to; None if it has never published."""
+        found = self._file.execute("SELECT value FROM meta WHERE name = 'binding'").fetchone()
+        return Binding(*json.loads(found[0])) if found else None
+
+    def bind(self, binding: Binding) -> None:
+        """Remember where this inbox publishes to."""
+        values = (json.dumps([binding.namespace, binding.ledger]),)
+        execute_with_retry(self._file, "INSERT OR REPLACE INTO meta VALUES ('binding', ?)", values)
 
     def downtimes(self) -> list[Downtime]:
         """List the downtimes of this inbox, the oldest first."""

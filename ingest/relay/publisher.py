@@ -3,6 +3,7 @@
 request -> envelope -> inbox -> [relay] -> jobs -> handler -> ledger
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import ack_key, batch_key, description, encode_batch, lease_key, new_batch_id
+from ingest.queue.memory import RedisMemory, read_memory
 from ingest.queue.queues import BATCH_JOB, QUEUES, URGENT, queue
 from ingest.relay.outbox import InFlightBatch, Outbox, OutboxSlice
 
@@ -33,6 +35,8 @@ MAX_IN_FLIGHT = 256
 # Roughly what a delivery takes in Redis beside its body.
 OVERHEAD_BYTES = 512
 MAX_ERROR = 200
+# Seconds.
+MEMORY_EVERY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class BatchPublisher:
         self._queues = {name: queue(name, connection) for name in QUEUES}
         self._in_flight = {each.batch_id: each for each in outbox.in_flight()}
         self._acks_to_remove: list[str] = []
+        self._memory: RedisMemory | None = None
+        self._memory_read_at = float("-inf")
 
     @property
     def in_flight(self) -> Sequence[InFlightBatch]:
@@ -80,8 +86,10 @@ class BatchPublisher:
         return bool(self._in_flight or self._acks_to_remove)
 
     def has_room(self, name: str) -> bool:
-        """Return whether Redis may hold another batch of the queue."""
+        """Return whether Redis may hold another batch of the queue: only one while it is nearly full."""
         sizes = [each.bytes + each.count * OVERHEAD_BYTES for each in self._in_flight.values() if each.queue == name]
+        if sizes and self._is_nearly_full():
+            return False
         return len(sizes) < MAX_IN_FLIGHT and sum(sizes) < MAX_FULL_BATCHES * self._settings.batch_bytes
 
     def poll(self) -> QueueDepths:
@@ -152,6 +160,14 @@ class BatchPublisher:
         log.warning("batch.redelivered", batch=lost.batch_id, queue=lost.queue, died=died, deaths=deaths, into=new_ids)
         with _redis_errors():
             self._send(pending, replacing=lost.batch_id)
+
+    def _is_nearly_full(self) -> bool:
+        now = time.monotonic()
+        if now > self._memory_read_at + MEMORY_EVERY:
+            with _redis_errors():
+                self._memory = read_memory(self._connection)
+            self._memory_read_at = now
+        return self._memory is not None and self._memory.is_nearly_full
 
     def _track(self, pending: Sequence[PendingBatch]) -> None:
         now = datetime.now(UTC)

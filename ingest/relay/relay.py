@@ -19,10 +19,12 @@ import structlog
 
 from ingest.backoff import Backoff
 from ingest.config.settings import Settings
-from ingest.errors import QueueUnavailable, SettingsError
+from ingest.errors import LedgerUnknown, QueueUnavailable, SettingsError
 from ingest.inbox.corruption import is_corruption
 from ingest.queue.leases import LEASE_TIMEOUT
+from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.queues import connect_redis
+from ingest.relay.ledger_binding import LedgerBinding
 from ingest.relay.outbox import Outbox
 from ingest.relay.relay_loop import PROBE_EVERY, SWEEP_EVERY, RelayLoop
 
@@ -106,6 +108,8 @@ class Relay:
                     self._run_as_follower()
             except QueueUnavailable as error:
                 self._record_failure(redis_error=str(error))
+            except LedgerUnknown as error:
+                self._record_unbound(str(error))
             # No other process may lead meanwhile: the thread has to survive any error, and tries again.
             except Exception as error:  # noqa: BLE001
                 problem = f"{type(error).__name__}: {error}" if isinstance(error, SAFE_TO_LOG) else type(error).__name__
@@ -122,16 +126,23 @@ class Relay:
     def _run_as_leader(self) -> None:
         with contextlib.closing(Outbox(self._path)) as outbox:
             try:
+                binding, connection = LedgerBinding(outbox, self._settings), self._connection()
+                namespace, checked_at = binding.resolve(connection), time.monotonic()
                 # A new loop after each failure: it starts from the disk.
-                loop = RelayLoop(outbox, self._connection(), self._settings, self._grace, self._sweep_every)
+                queues = NamespacedRedis(connection, namespace)
+                loop = RelayLoop(outbox, queues, self._settings, self._grace, self._sweep_every)
                 while not self._stopping.is_set():
                     self._woken.clear()
+                    if time.monotonic() > checked_at + PROBE_EVERY:
+                        checked_at = time.monotonic()
+                        if binding.resolve(connection) != namespace:
+                            return
                     loop.tick()
                     self._record_success(loop)
                     loop.wait(self._woken)
                 loop.drain(time.monotonic() + DRAIN_TIMEOUT)
                 self._record_success(loop)
-            except QueueUnavailable:
+            except (QueueUnavailable, LedgerUnknown):
                 self._status = replace(self._status, backlog=outbox.waiting_count())
                 raise
 
@@ -192,6 +203,12 @@ class Relay:
             backlog=loop.backlog,
             last_published_at=loop.last_published_at or self._status.last_published_at,
         )
+
+    def _record_unbound(self, reason: str) -> None:
+        self._failures += 1
+        if reason != self._status.error:
+            log.warning("relay.waiting", reason=reason)
+        self._status = replace(self._status, redis_ok=True, redis_error=None, error=reason)
 
     def _record_failure(self, *, redis_error: str | None = None, error: str | None = None) -> None:
         before = self._status

@@ -25,7 +25,7 @@ from ingest.config.sections.logging import LogLevel
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
-from ingest.queue.queues import connect_redis
+from ingest.queue.queues import connect_queues
 from tests.bench.http_load import LoadResult, LoadSpec
 from tests.ports import reserve_port
 from workers.dev.valkey import valkey
@@ -35,6 +35,8 @@ from workers.resilience.process_death import set_parent_death_signal
 HOST = "127.0.0.1"
 KEY = "a key for measuring"
 ROOT = str(Path(__file__).parents[2])
+# `serve` publishes before there is a ledger.
+NAMESPACE = "bench"
 PATIENCE_S = 30.0
 POLL_S = 0.02
 WEBHOOKS = "from workers.cli import main; main()"
@@ -124,6 +126,7 @@ class Harness:
             plugsurfing_hmac_current=KEY,
             data_dir=self.folder,
             redis_url=self._redis_url,
+            queue_namespace=NAMESPACE,
             **({"database_url": self._database_url} if self._database_url else {}),
         )
 
@@ -133,6 +136,7 @@ class Harness:
             "PLUGSURFING_HMAC_CURRENT": KEY,
             "DATA_DIR": str(self.folder),
             "REDIS_URL": self._redis_url or "",
+            "QUEUE_NAMESPACE": NAMESPACE,
             "LOG_LEVEL": "warning",
             **({"DATABASE_URL": self._database_url} if self._database_url else {}),
             **environment,
@@ -160,7 +164,7 @@ class Harness:
         settings = self.settings()
         migrate(settings.database_url)
         process = self.webhooks("work", **environment)
-        with connect_redis(settings.require_redis()) as connection:
+        with connect_queues(settings.require_redis(), NAMESPACE) as connection:
             wait_until(lambda: Worker.count(connection) > 0, "the worker is registered", process)
         return process
 

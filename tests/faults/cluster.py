@@ -18,6 +18,7 @@ import redis
 
 from ingest.config.settings import load_settings
 from ingest.failpoints import VARIABLE, Failpoint
+from ingest.queue.queues import connect_queues
 from tests.faults.effects import PUSHED, metadata
 from tests.faults.load import KEY, Load
 from tests.faults.postgres import Postgres
@@ -25,6 +26,7 @@ from tests.ports import reserve_port
 from workers.dev.valkey import is_answering, valkey
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
+from workers.ledger.identity import ledger_id
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
@@ -254,7 +256,7 @@ class Cluster:
         return not (self.failpoints / failpoint).exists()
 
     def redis(self) -> redis.Redis:
-        return redis.Redis.from_url(self.redis_url, socket_timeout=5)
+        return connect_queues(self.redis_url, ledger_id(self.engine))
 
     def inboxes(self) -> Iterator[Path]:
         yield from (self.folder / f"node-{node}" / "inbox.db" for node in range(self._nodes))

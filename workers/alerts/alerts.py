@@ -59,6 +59,9 @@ class AlertKind(StrEnum):
     STALLED = "stalled"
     """Deliveries or runs wait for longer than a minute, urgent ones for longer than ten seconds."""
 
+    REDIS_FULL = "redis_full"
+    """Redis has used most of its `maxmemory`: without any left no job can be taken."""
+
     WORKER_GONE = "worker_gone"
     """No worker runs, or none serves a queue, or one has ended without saying so."""
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from ingest.config.durations import format_duration
 from ingest.errors import QueueUnavailable
 from ingest.inbox.quarantined_request import WRONG_PATH
+from ingest.queue.memory import RedisMemory, full_text, read_memory
 from ingest.queue.process_monitor import Absence, ProcessMonitor
 from ingest.queue.process_registry import NodeReport, ProcessRecord, ProcessRegistry, ProcessType
 from workers.alerts.alerts import Alert, AlertKind, escape_name
@@ -102,22 +103,25 @@ class ProcessObserver:
     """What the registry of processes shows, read once for all rules that need it."""
 
     def __init__(self, connection: redis.Redis, *, clock: Clock = time.monotonic) -> None:
+        self._connection = connection
         self._registry = ProcessRegistry(connection)
         self._monitor = ProcessMonitor(clock=clock)
         self._clock = clock
         self._processes: Sequence[ProcessRecord] | None = None
         self._absences: Sequence[Absence] = ()
+        self._memory: RedisMemory | None = None
         self._unavailable_since: float | None = None
 
     def observe(self) -> None:
         """Read the registry. Raises nothing: what the rules return without Redis is unknown."""
         try:
             self._processes = self._registry.processes()
-        except QueueUnavailable:
+            self._memory = read_memory(self._connection)
+        except (QueueUnavailable, redis.RedisError):
             if self._unavailable_since is None:
                 self._unavailable_since = self._clock()
             self._monitor.reset()
-            self._processes, self._absences = None, ()
+            self._processes, self._absences, self._memory = None, (), None
         else:
             self._unavailable_since = None
             self._absences = self._monitor.update(self._processes)
@@ -132,6 +136,7 @@ class ProcessObserver:
             AlertKind.SIGNATURES_FAILING: self._signatures,
             AlertKind.WRONG_PATH: self._wrong_path,
             AlertKind.STALLED: self._stalled,
+            AlertKind.REDIS_FULL: self._full,
         }
         return [ConditionRule(kind, find, self._clock) for kind, find in found.items()]
 
@@ -199,6 +204,12 @@ class ProcessObserver:
                 if reasons.total() >= least:
                     found.append(Condition(alert(each, reasons)))
         return found
+
+    def _full(self, _ledger: Connection, _at: datetime) -> Sequence[Condition] | None:
+        if self._memory is None:
+            return None
+        alert = Alert(AlertKind.REDIS_FULL, "redis", full_text(self._memory))
+        return [Condition(alert)] if self._memory.is_nearly_full else []
 
     def _stalled(self, ledger: Connection, at: datetime) -> Sequence[Condition]:
         found = [

@@ -6,6 +6,7 @@ The relay redelivers a delivery until the inbox has its acknowledgement; after t
 import contextlib
 import signal
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -14,15 +15,17 @@ from sqlalchemy import Connection
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.log import configure_logging
+from ingest.queue.installations import Installation
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
+from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
-from ingest.queue.queues import connect_redis
 from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.notifier import notifiers
 from workers.clock.clock_rollback import ClockRollback
 from workers.clock.push_sender import SenderPool
-from workers.execution.dead_letters import publish_dead_letters
+from workers.execution.dead_letters import publish_dead_letters, trim_failed_jobs
 from workers.execution.enqueue import enqueue_due_runs
+from workers.installation import announce_quietly, join_installation
 from workers.ledger import pushes, run_schedule
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.run_schedule import OpenRun
@@ -33,7 +36,7 @@ from workers.observability.metrics_server import MetricsServer, create_metrics_a
 from workers.policies.sync import sync_tasks
 from workers.reconciliation.tasks import reconciliation_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
-from workers.resources import Resources, open_resources
+from workers.resources import Resources, open_resources, shared_engine
 
 log = structlog.get_logger()
 
@@ -48,8 +51,11 @@ ENDED = (JobState.LOST, JobState.CRASHED)
 class Clock:
     """Does what is due once a second. Several clocks at once do no harm."""
 
-    def __init__(self, resources: Resources, *, grace: timedelta = LEASE_TIMEOUT) -> None:
+    def __init__(
+        self, resources: Resources, tasks: Sequence[PeriodicTask] = (), *, grace: timedelta = LEASE_TIMEOUT
+    ) -> None:
         self._resources = resources
+        self._tasks = tasks
         self._leases = LeaseMonitor(resources.connection, grace=grace)
         self._rollback = ClockRollback(resources.engine)
         self._registry = ProcessRegistry(resources.connection)
@@ -60,7 +66,7 @@ class Clock:
 
         Goes on while Redis or the database is unavailable, and logs that once.
         """
-        senders, tasks = SenderPool(self._resources), PeriodicRunner(background_tasks(self._resources))
+        senders, tasks = SenderPool(self._resources), PeriodicRunner([*background_tasks(self._resources), *self._tasks])
         senders.start()
         tasks.start()
         try:
@@ -94,6 +100,7 @@ class Clock:
     def tick(self) -> None:
         """Recover lost runs, expire what is overdue, enqueue what is due, publish dead letters."""
         self._rollback.check()
+        trim_failed_jobs(self._resources)  # it needs no memory in Redis, and the others may find none
         self.sweep()
         expired = run_in_transaction(self._resources.engine, self._expire)
         work_metrics.count_runs((handler, Outcome.MOOT) for _, handler in expired)
@@ -134,6 +141,21 @@ class Clock:
         log.warning("runs.recovered", lost=len(lost), released=len(released), crashed=len(crashed))
 
 
+class AnnounceInstallation:
+    """Announces the installation in Redis, again and again: Redis may have been flushed."""
+
+    name = "installation"
+    every = timedelta(seconds=5)
+
+    def __init__(self, connection: NamespacedRedis, installation: Installation) -> None:
+        self._connection = connection
+        self._installation = installation
+
+    def run(self) -> None:
+        """Announce it."""
+        announce_quietly(self._connection, self._installation)
+
+
 def background_tasks(resources: Resources) -> list[PeriodicTask]:
     """Return the periodic tasks that the settings ask for. Raise SettingsError for a bad setting of one."""
     return [
@@ -147,13 +169,15 @@ def background_tasks(resources: Resources) -> list[PeriodicTask]:
 def clock(settings: Settings) -> None:
     """Run the clock until SIGTERM or SIGINT."""
     configure_logging(settings, "clock")
+    settings.require_redis()
+    connection, installation = join_installation(settings, shared_engine())
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    resources = open_resources(connect_redis(settings.require_redis()))
+    resources = open_resources(connection)
     metrics = MetricsServer(create_metrics_app(installation_registry(resources.engine, resources.connection)), settings)
-    ticking = Clock(resources)
-    log.info("clock.started")
+    ticking = Clock(resources, [AnnounceInstallation(connection, installation)])
+    log.info("clock.started", namespace=connection.namespace)
     metrics.start()
     ticking.run(stop)
     metrics.stop()

@@ -7,7 +7,7 @@ from typing import IO
 
 import click
 from redis.exceptions import RedisError
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchTableError
 
 from ingest.errors import SettingsError, WebhooksError
 from workers.commands.output import printable
@@ -42,6 +42,8 @@ class UsageFailure(Failure):
 def error_text(error: Exception) -> str:
     """Return what failed in one line, without a password and without a statement's parameters."""
     match error:
+        case NoSuchTableError():
+            text = "There is no ledger yet: run `webhooks migrate` first."
         case DBAPIError() if NOT_MIGRATED.search(str(error.orig)):
             text = "The database does not have this version's tables: run `webhooks migrate` first."
         case DBAPIError():

@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Engine
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
-from ingest.queue.queues import connect_redis
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure, error_text
 from workers.commands.listing import Listing, Page, attributes
@@ -22,6 +21,7 @@ from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.execution.dead_letters import withdraw
 from workers.execution.replay import ReplayPlan, apply, plan_replays
+from workers.installation import open_queues
 from workers.ledger import deliveries
 from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.database.transaction import run_in_transaction
@@ -86,7 +86,7 @@ def replay(  # noqa: PLR0913  the options are the interface
             return
         decide = partial(plan_replays, plugins=plugins, handler=handler, filters=filters)
         job_ids = _replay(engine, chosen, decide, rate, as_json=as_json)
-    _withdraw(settings, job_ids)
+        _withdraw(settings, engine, job_ids)
 
 
 def _resolve(conn: Connection, ids: Sequence[str]) -> list[str]:
@@ -134,12 +134,12 @@ def _replay_chunk(
     return decided
 
 
-def _withdraw(settings: Settings, job_ids: Sequence[str]) -> None:
+def _withdraw(settings: Settings, engine: Engine, job_ids: Sequence[str]) -> None:
     """Remove the dead letters of what runs again from the dashboard; a failure here does not undo the replay."""
     if settings.redis_url is None or not job_ids:
         return
     try:
-        with connect_redis(settings.redis_url, timeout=REDIS_TIMEOUT) as connection:
+        with open_queues(settings, engine, timeout=REDIS_TIMEOUT) as connection:
             withdraw(connection, job_ids)
     except (RedisError, OSError, SettingsError) as error:
         click.echo(f"{error_text(error)} The dashboard may still show these as failed jobs.", err=True)

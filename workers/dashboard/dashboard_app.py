@@ -5,23 +5,24 @@ import logging
 import signal
 import socket
 import threading
+from functools import cache
 from json import JSONDecodeError
 from typing import Any
 
 import structlog
-from flask import Blueprint, Flask, Response
-from prometheus_client import generate_latest
+from flask import Blueprint, Flask, Response, request
+from prometheus_client import CollectorRegistry, generate_latest
 from redis.exceptions import RedisError
-from rq.exceptions import DeserializationError
+from rq.exceptions import DeserializationError, NoSuchJobError
 from rq_dashboard.cli import add_basic_auth, make_flask_app
-from rq_dashboard.web import setup_rq_connection
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.log import configure_logging
 from ingest.metrics import CONTENT_TYPE
-from ingest.queue.queues import connect_redis
+from workers.dashboard.rq_dashboard_patch import client_of
 from workers.ledger.database.engine import create_ledger_engine
 from workers.net import is_loopback
 from workers.observability.metrics_server import installation_registry
@@ -101,24 +102,36 @@ def create_dashboard(settings: Settings) -> Flask:
         password=None if password is None else password.get_secret_value(),
         url_prefix="",
     )
-    app.config["RQ_DASHBOARD_REDIS_URL"] = settings.require_redis()
+    url = settings.require_redis()
+    app.config["RQ_DASHBOARD_REDIS_URL"] = (url,)
     app.register_error_handler(RedisError, lambda _error: ("Redis cannot be reached.", 503))  # the page polls by itself
+    app.register_error_handler(NoSuchJobError, lambda _error: ("There is no such job.", 404))
     # Of a job that none of our processes has written; it is not decoded in any other way.
     for error in (DeserializationError, JSONDecodeError, UnicodeDecodeError):
         app.register_error_handler(error, lambda _error: ("There is a job that is not JSON.", 502))
-    setup_rq_connection(app)
+    # The ledger may not be there yet, whose id the queues are named by.
+    app.register_error_handler(SQLAlchemyError, lambda _error: ("The ledger cannot be reached.", 503))
+    app.before_request(lambda: _connect(app, url))
     add_probes(app, settings)
     return app
 
 
 def add_probes(app: Flask, settings: Settings) -> None:
     """Add `/healthz`, which is open, and `/metrics`, which requires the password."""
-    registry = installation_registry(
-        create_ledger_engine(settings.database_url), connect_redis(settings.require_redis())
-    )
+
+    @cache
+    def registry() -> CollectorRegistry:
+        return installation_registry(create_ledger_engine(settings.database_url), client_of(settings.require_redis()))
+
     probes = Blueprint("probes", __name__)
     if settings.dashboard_password is not None:
         add_basic_auth(probes, settings.dashboard_username or USERNAME, settings.dashboard_password.get_secret_value())
-    probes.add_url_rule("/metrics", "metrics", lambda: Response(generate_latest(registry), content_type=CONTENT_TYPE))
+    probes.add_url_rule("/metrics", "metrics", lambda: Response(generate_latest(registry()), content_type=CONTENT_TYPE))
     app.register_blueprint(probes)
     app.add_url_rule("/healthz", "healthz", lambda: {"status": "ok"})
+
+
+def _connect(app: Flask, url: str) -> None:
+    # Not at start, as rq-dashboard does; and not for a probe of the process.
+    if not hasattr(app, "redis_conn") and request.path not in {"/healthz", "/metrics"}:
+        vars(app)["redis_conn"] = client_of(url)

@@ -8,12 +8,16 @@ from functools import cache, partial
 
 import redis
 import rq_dashboard.web
-from rq import Worker, requeue_job
+from rq import Queue, Worker, requeue_job
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
-from ingest.queue.queues import connect_redis
+from ingest.config.settings import load_settings
+from ingest.queue.namespace import NamespacedRedis
+from ingest.queue.queues import connect_queues
+from workers.installation import queue_namespace
+from workers.ledger.database.engine import create_ledger_engine
 
 
 class JsonJob(Job):
@@ -38,10 +42,30 @@ class JsonWorker(Worker):
         return super().all(connection=connection, serializer=JSONSerializer)
 
 
+class EmptiableQueue(Queue):
+    """A queue that can be emptied in a namespace: RQ's script makes up the keys of jobs by itself."""
+
+    def empty(self) -> int:
+        """Delete all jobs, and return how many."""
+        job_ids = self.job_ids
+        for job_id in job_ids:
+            self.connection.lrem(self.key, 1, job_id)
+            self.connection.delete(JsonJob.key_for(job_id))
+        return len(job_ids)
+
+
 @cache
-def client_of(url: str) -> redis.Redis:
-    """Return the one client for a URL: rq-dashboard would make one a request, without a timeout."""
-    return connect_redis(url)
+def client_of(url: str) -> NamespacedRedis:
+    """Return the one client for a URL: rq-dashboard would make one a request, without a timeout.
+
+    Raise SQLAlchemy's errors while only the ledger knows the namespace and is unavailable.
+    """
+    settings = load_settings()
+    engine = create_ledger_engine(settings.database_url)
+    try:
+        return connect_queues(url, queue_namespace(settings, engine))
+    finally:
+        engine.dispose()
 
 
 def from_url(url: str, **_options: Hashable) -> tuple[None, redis.Redis]:
@@ -51,6 +75,7 @@ def from_url(url: str, **_options: Hashable) -> tuple[None, redis.Redis]:
 
 rq_dashboard.web.config.serializer = JSONSerializer
 rq_dashboard.web.Job = JsonJob
+rq_dashboard.web.Queue = EmptiableQueue
 rq_dashboard.web.requeue_job = partial(requeue_job, serializer=JSONSerializer)
 rq_dashboard.web.Worker = JsonWorker
 rq_dashboard.web.from_url = from_url

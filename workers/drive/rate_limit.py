@@ -28,7 +28,11 @@ log = structlog.get_logger()
 
 
 class RateLimiter:
-    """Decides when a call may be made. Safe for threads."""
+    """Decides when a call may be made. Safe for threads.
+
+    The counters are outside of all namespaces in Redis: installations with the same key of the API, whose `account` is
+    the same, share its limit.
+    """
 
     def __init__(
         self,
@@ -36,12 +40,13 @@ class RateLimiter:
         *,
         per_minute: int,
         per_day: int,
+        account: str = "",
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._now = now
         self._shared: _CallCounter | None = None
         if connection is not None:
-            storage = RedisStorage("redis://", connection.connection_pool, key_prefix=KEY_PREFIX)
+            storage = RedisStorage("redis://", connection.connection_pool, key_prefix=f"{KEY_PREFIX}:{account}")
             self._shared = _CallCounter(storage, per_minute, per_day)
         self._local = _CallCounter(MemoryStorage(), max(1, per_minute // LOCAL_SHARE), max(1, per_day // LOCAL_SHARE))
         self._redis_from = 0.0

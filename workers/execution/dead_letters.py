@@ -1,5 +1,7 @@
 """Publish dead letters: a run that was given up is also a failed job of RQ, with its traceback.
 
+The ledger has all of them; RQ shows the newest of each queue, as they would fill Redis.
+
 Requeueing such a job, in the dashboard for instance, runs the handler once more.
 """
 
@@ -10,11 +12,12 @@ import redis
 from redis.client import Pipeline
 from rq.job import Job, JobStatus
 from rq.job_lifecycle import record_job_failure
+from rq.results import Result
 from rq.serializers import JSONSerializer
 from sqlalchemy import Connection
 
 from ingest.errors import QueueUnavailable
-from ingest.queue.queues import RUNS_JOB, queue
+from ingest.queue.queues import QUEUES, RUNS_JOB, queue
 from workers.execution.enqueue import MARGIN
 from workers.ledger import finished_runs
 from workers.ledger.database.engine import chunks
@@ -24,6 +27,8 @@ from workers.resources import Resources
 
 DEAD_JOB = "dead-"
 CHUNK = 200
+LONGEST_TRACEBACK = 8000
+"""Characters of its end that RQ shows; the ledger has all of it."""
 
 
 def publish_dead_letters(resources: Resources) -> int:
@@ -42,12 +47,32 @@ def publish_dead_letters(resources: Resources) -> int:
     def mark(ledger: Connection) -> list[str]:
         return [job_id(run) for run in dead if not finished_runs.mark_published(ledger, run, job_id(run))]
 
+    trim_failed_jobs(resources)
     reopened = run_in_transaction(resources.engine, mark)
     try:
         withdraw(resources.connection, reopened)
     except redis.RedisError as error:
         raise QueueUnavailable(f"dead letters cannot be withdrawn: {type(error).__name__}") from error
     return len(dead)
+
+
+def trim_failed_jobs(resources: Resources) -> None:
+    """Delete the oldest failed jobs of each queue beyond FAILED_JOBS_SHOWN, whatever they failed of."""
+    connection, most = resources.connection, resources.settings.failed_jobs_shown
+    registries = [queue(name, connection).failed_job_registry for name in QUEUES]
+    try:
+        with connection.pipeline(transaction=False) as pipe:
+            for each in registries:
+                pipe.zrange(each.key, 0, -most - 1)
+            surplus = pipe.execute()
+        with connection.pipeline(transaction=False) as pipe:
+            for each, job_ids in zip(registries, surplus, strict=True):
+                for job_id in map(bytes.decode, job_ids):
+                    pipe.delete(Job.key_for(job_id), Result.get_key(job_id))  # type: ignore[no-untyped-call]
+                    pipe.zrem(each.key, job_id)
+            pipe.execute()
+    except redis.RedisError as error:
+        raise QueueUnavailable(f"failed jobs cannot be trimmed: {type(error).__name__}") from error
 
 
 def withdraw(connection: redis.Redis, job_ids: Sequence[str]) -> None:
@@ -83,5 +108,5 @@ def _publish(resources: Resources, run: DeadRun, pipe: Pipeline) -> None:
     )
     job.started_at, job.ended_at = run.started_at, run.finished_at
     job.save(pipeline=pipe)
-    record_job_failure(job, run.traceback or run.error or "", pipe)
+    record_job_failure(job, (run.traceback or run.error or "")[-LONGEST_TRACEBACK:], pipe)
     pipe.sadd(target.redis_queues_keys, target.key)

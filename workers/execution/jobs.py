@@ -203,6 +203,10 @@ def ack_batch(resources: Resources, batch: Batch) -> None:
             pipe.rpush(ack_key(batch.inbox), batch.id)
             pipe.delete(batch_key(batch.id), lease_key(batch.id))
             pipe.execute()
+    except redis.exceptions.OutOfMemoryError as error:
+        # What is in the ledger already need not fill Redis: without an acknowledgement it is published again.
+        resources.connection.delete(batch_key(batch.id))
+        raise QueueUnavailable("a batch cannot be acknowledged: Redis has no memory left") from error
     except redis.RedisError as error:
         raise QueueUnavailable(f"a batch cannot be acknowledged: {type(error).__name__}") from error
 

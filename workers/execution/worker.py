@@ -4,27 +4,33 @@ queue -> [worker] -> jobs
 """
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from importlib import import_module
 
 import redis
-import stamina
 import structlog
 from redis.client import Pipeline
 from rq import Queue, Worker
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
+from ingest.backoff import Backoff
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.failpoints import Failpoint, hit
 from ingest.log import configure_logging
+from ingest.queue.installations import Installation
 from ingest.queue.leases import report_crash
-from ingest.queue.queues import BATCH_JOB, QUEUES, connect_redis, queue
+from ingest.queue.namespace import NamespacedRedis
+from ingest.queue.queues import BATCH_JOB, QUEUES, queue
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.worker_heartbeat import WorkerHeartbeat
+from workers.installation import announce_quietly, join_installation
 from workers.ledger.warm_up import warm_up
 from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import kill_on_timeout
@@ -38,12 +44,32 @@ WORKER_TTL = 20
 MONITORING_INTERVAL = 5
 
 
+# Seconds; RQ renews a registration with every job, and every 10 seconds while there is none.
+ANNOUNCE_EVERY = 5
+RESTART = Backoff(first=timedelta(milliseconds=500), longest=timedelta(seconds=5))
+LONGEST_REASON = 200
+
+
 class PreloadedWorker(Worker):
     """An RQ worker whose children find everything imported already."""
 
     log_result_lifespan = False
     presence: WorkerHeartbeat | None = None
     """Reports the worker to the other processes, beside RQ's own registry."""
+    installation: Installation | None = None
+    _announced_at = float("-inf")
+    is_stopping = False
+    """Whether the process was told to end; the loop of RQ also ends when Redis refuses a command."""
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Renew RQ's registration of the worker and our own, and announce its installation."""
+        super().heartbeat(timeout, pipeline)
+        if self.presence is not None and not self.is_horse:
+            self.presence.beat()
+        is_due = time.monotonic() > self._announced_at + ANNOUNCE_EVERY and not self.is_horse
+        if is_due and self.installation is not None and isinstance(self.connection, NamespacedRedis):
+            self._announced_at = time.monotonic()
+            announce_quietly(self.connection, self.installation)
 
     def reorder_queues(self, reference_queue: Queue) -> None:
         """Serve the first queue before all others, but not twice in a row while they have jobs; these take turns.
@@ -59,11 +85,10 @@ class PreloadedWorker(Worker):
     def _round_robin(self) -> list[Queue]:
         return [each for each in self._ordered_queues if each != self.queues[0]]
 
-    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Renew RQ's registration of the worker, and our own."""
-        super().heartbeat(timeout, pipeline)
-        if self.presence is not None and not self.is_horse:
-            self.presence.beat()
+    def handle_warm_shutdown_request(self) -> None:
+        """Remember that the process is to end."""
+        self.is_stopping = True
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Do the job in a child process, and wait for it."""
@@ -92,32 +117,54 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     import_module(BATCH_JOB.rpartition(".")[0])  # RQ would import it again in every child: 40 ms a job
     _, plugins = preload()
     open_channels(settings, plugins.channels)  # a missing setting is reported now, not with the first job
+    settings.require_redis()
+    connection, installation = join_installation(settings, shared_engine())
     try:
         warm_up(shared_engine())
     except SQLAlchemyError as failure:
         # The first job needs the ledger, and waits for it.
         log.warning("ledger.warm_up_failed", reason=type(failure).__name__)
-    connection = connect_redis(settings.require_redis())
-    wait_for_redis(connection)
-    log.info("worker.started", queues=list(names), handlers=[each.name for each in plugins.subscriptions])
+    handlers = [each.name for each in plugins.subscriptions]
+    log.info("worker.started", queues=list(names), namespace=connection.namespace, handlers=handlers)
     served = [queue(name, connection) for name in names]
-    worker = PreloadedWorker(
-        served,
-        connection=connection,
-        serializer=JSONSerializer,
-        job_class=AllowlistedJob,
-        worker_ttl=WORKER_TTL,
-        job_monitoring_interval=MONITORING_INTERVAL,
-        work_horse_killed_handler=lambda job, *_ending: report_crash(connection, job.id),
-    )
-    worker.presence = WorkerHeartbeat(connection, names, plugins)
-    worker.work(burst=burst, logging_level=None)
-    worker.presence.stop()
+
+    def make_worker() -> PreloadedWorker:
+        worker = PreloadedWorker(
+            served,
+            connection=connection,
+            serializer=JSONSerializer,
+            job_class=AllowlistedJob,
+            worker_ttl=WORKER_TTL,
+            job_monitoring_interval=MONITORING_INTERVAL,
+            work_horse_killed_handler=lambda job, *_ending: report_crash(connection, job.id),
+        )
+        worker.presence, worker.installation = presence, installation
+        return worker
+
+    presence = WorkerHeartbeat(connection, names, plugins)
+    work_until_stopped(make_worker, burst=burst)
+    presence.stop()
     log.info("worker.stopped")
 
 
-def wait_for_redis(connection: redis.Redis) -> None:
-    """Return when Redis answers: whatever started this process might not restart it."""
-    for attempt in stamina.retry_context(on=redis.RedisError, attempts=None, timeout=None, wait_max=5):
-        with attempt:
-            connection.ping()
+def work_until_stopped(make_worker: Callable[[], PreloadedWorker], *, burst: bool) -> None:
+    """Run one worker after another until one is told to stop.
+
+    RQ's worker waits only for a Redis that does not answer, and ends when it refuses a command for want of memory.
+    """
+    failures = 0
+    while True:
+        worker, began_at = make_worker(), time.monotonic()
+        try:
+            worker.work(burst=burst, logging_level=None)
+        except redis.RedisError as error:  # while it registers or unregisters
+            log.warning("worker.interrupted", reason=f"{type(error).__name__}: {error}"[:LONGEST_REASON])
+        if burst or worker.is_stopping:
+            return
+        failures = 1 if time.monotonic() - began_at > RESTART.longest.total_seconds() else failures + 1
+        pause = RESTART.delay(failures).total_seconds()
+        log.warning("worker.restarted", after_seconds=round(pause, 1))
+        try:
+            time.sleep(pause)
+        except StopRequested:  # by the handler of the worker that has ended
+            return

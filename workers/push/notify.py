@@ -36,4 +36,4 @@ def wait_for_notification(connection: redis.Redis, channels: Collection[str], ti
 
 
 def _key(channel: str) -> str:
-    return f"webhooks:pushes:{channel}"
+    return f"pushes:{channel}"

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import DatabaseUrl, Folder, Names, PositiveInt, RedisUrl, setting
+from ingest.config.types import DatabaseUrl, Folder, Names, PositiveInt, QueueNamespace, RedisUrl, setting
 
 
 def _in_url(folder: Path) -> str:
@@ -23,6 +23,9 @@ class StoreSettings(BaseSettings):
         None,
         repr=False,
         description="the queues: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`",
+    )
+    queue_namespace: QueueNamespace | None = setting(
+        None, "what the keys of this installation in Redis begin with, after `webhooks:`"
     )
     database_url: DatabaseUrl = Field(
         default_factory=lambda fields: f"sqlite:///{_in_url(fields['data_dir'])}/ledger.db",
@@ -45,4 +48,5 @@ class ProcessingSettings(BaseSettings):
     retry_first: PositiveDuration = setting(timedelta(seconds=2), "wait before the second attempt; it doubles")
     retry_longest: PositiveDuration = setting(timedelta(hours=1), "longest wait between two attempts")
     finished_jobs_kept: PositiveDuration = setting(timedelta(minutes=10), "how long RQ shows finished jobs")
+    failed_jobs_shown: PositiveInt = setting(100, "most failed jobs of a queue that RQ shows")
     failed_jobs_kept: PositiveDuration = setting(timedelta(days=7), "how long RQ shows failed jobs")

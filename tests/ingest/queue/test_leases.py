@@ -220,7 +220,8 @@ HOLDER = """
 import sys, time, redis
 from datetime import timedelta
 from ingest.queue.leases import lease
-with lease(redis.Redis.from_url(sys.argv[1]), "job", beat=timedelta(milliseconds=20)):
+from ingest.queue.namespace import NamespacedRedis
+with lease(NamespacedRedis(redis.Redis.from_url(sys.argv[1]), "test"), "job", beat=timedelta(milliseconds=20)):
     time.sleep(60)
 """
 

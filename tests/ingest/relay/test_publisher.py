@@ -8,6 +8,7 @@ from rq.serializers import JSONSerializer
 
 from ingest.errors import QueueUnavailable
 from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
+from ingest.queue.memory import RedisMemory
 from ingest.queue.queues import QUEUES, connect_redis, queue
 from ingest.relay import publisher as publisher_module
 from ingest.relay.outbox import Outbox
@@ -265,3 +266,22 @@ def test_a_queue_in_redis_is_bounded_in_batches(inbox_file, publish, begin, monk
         inbox_file.insert()
         publish()
     assert not begin().has_room("sessions")
+
+
+def test_while_redis_is_nearly_full_one_batch_of_a_queue_is_published_at_a_time(begin, outbox, inbox_file, monkeypatch):
+    monkeypatch.setattr("ingest.relay.publisher.read_memory", lambda _connection: RedisMemory(90, 100, "noeviction"))
+    publisher = begin()
+    inbox_file.insert(2)
+    assert publisher.has_room("sessions")
+    publisher.publish([outbox.next_batch("sessions", 1, 1000)])
+    assert not publisher.has_room("sessions")
+    assert publisher.has_room("urgent")
+
+
+@pytest.mark.parametrize("memory", [None, RedisMemory(90, 0, "noeviction"), RedisMemory(10, 100, "noeviction")])
+def test_with_memory_left_or_unknown_more_batches_are_published(begin, outbox, inbox_file, monkeypatch, memory):
+    monkeypatch.setattr("ingest.relay.publisher.read_memory", lambda _connection: memory)
+    publisher = begin()
+    inbox_file.insert(2)
+    publisher.publish([outbox.next_batch("sessions", 1, 1000)])
+    assert publisher.has_room("sessions")

@@ -6,12 +6,12 @@ import time
 from datetime import timedelta
 
 import pytest
-import redis
 import structlog
 
 from ingest.queue.batch import ack_key
-from ingest.queue.queues import queue
+from ingest.queue.queues import connect_queues, queue
 from ingest.relay.relay import JOIN_TIMEOUT, Relay, RelayStatus
+from tests.conftest import NAMESPACE
 
 GRACE = timedelta(milliseconds=200)
 SWEEP_EVERY = timedelta(milliseconds=20)
@@ -104,7 +104,7 @@ def test_the_relay_redelivers_when_redis_comes_back_empty(inbox_file, relays, st
     eventually(lambda: not relay.status().redis_ok)
     inbox_file.insert()
     stoppable_valkey.start()
-    with redis.Redis.from_url(stoppable_valkey.url) as connection:
+    with connect_queues(stoppable_valkey.url, NAMESPACE) as connection:
         eventually(lambda: len(jobs(connection)) == 2)
     eventually(lambda: relay.status().redis_ok)  # set a moment after the publication
     assert relay.status().redis_error is None

@@ -286,3 +286,16 @@ def test_a_process_that_died_is_forgotten_with_its_alert(watched: WatchedLedger,
     all_run.hdel(KEY, "work:dead")
     watch.after(SECOND)
     assert watch.kinds(PASSED_AFTER) == []
+
+
+def test_a_redis_that_is_nearly_full_is_an_alert_until_it_has_room(
+    watched: WatchedLedger, all_run: redis.Redis
+) -> None:
+    watch = Watch(watched, all_run)
+    all_run.config_set("maxmemory", int(all_run.info("memory")["used_memory"] * 1.1))
+    try:
+        assert watch.kinds() == ["redis_full"]
+    finally:
+        all_run.config_set("maxmemory", 0)
+    assert watch.kinds() == ["redis_full"]
+    assert watch.kinds(PASSED_AFTER) == []

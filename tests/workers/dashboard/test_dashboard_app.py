@@ -21,7 +21,8 @@ from rq.serializers import JSONSerializer
 
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.queue.queues import connect_redis, queue
+from ingest.queue.queues import connect_queues, connect_redis, queue
+from tests.conftest import NAMESPACE
 from tests.ports import reserve_port
 from workers.dashboard import dashboard_app
 from workers.dashboard.dashboard_app import (
@@ -36,8 +37,8 @@ WORKER = """
 import sys
 from rq import Worker
 from rq.serializers import JSONSerializer
-from ingest.queue.queues import connect_redis, queue
-connection = connect_redis(sys.argv[1])
+from ingest.queue.queues import connect_queues, queue
+connection = connect_queues(sys.argv[1], "test")
 Worker([queue("urgent", connection)], connection=connection, serializer=JSONSerializer).work()
 """
 
@@ -57,7 +58,7 @@ def page(app, valkey_url):
 @pytest.fixture
 def worker_with_a_job(valkey_url):
     """A worker that runs a job for as long as the test runs."""
-    connection = connect_redis(valkey_url)
+    connection = connect_queues(valkey_url, NAMESPACE)
     job = queue("urgent", connection).enqueue("time.sleep", 60, description="SESSION_FEE_INCURRING L60XMxWy0oP")
     process = subprocess.Popen([sys.executable, "-c", WORKER, valkey_url])
     deadline = time.monotonic() + 20
@@ -79,15 +80,34 @@ def test_the_worker_of_a_running_job_is_shown(page, worker_with_a_job):
 
 
 def test_queued_jobs_are_listed_with_their_description(page, valkey_url):
-    queue("sessions", connect_redis(valkey_url)).enqueue("os.getpid", description="SESSION_STARTED L60XMxWy0oP")
+    queue("sessions", connect_queues(valkey_url, NAMESPACE)).enqueue(
+        "os.getpid", description="SESSION_STARTED L60XMxWy0oP"
+    )
     (shown,) = page.get("/0/data/jobs/sessions/queued/8/asc/1.json").json["jobs"]
     assert shown["description"] == "SESSION_STARTED L60XMxWy0oP"
     assert [one["count"] for one in page.get("/0/data/queues.json").json["queues"]] == [1]
 
 
+def test_a_queue_is_emptied_with_its_jobs(page, valkey_url):
+    connection = connect_queues(valkey_url, NAMESPACE)
+    job = queue("sessions", connection).enqueue("os.getpid")
+    assert page.post("/queue/sessions/queued/empty").status_code == 200
+    assert queue("sessions", connection).count == 0
+    assert not connection.exists(job.key)
+
+
+def test_queues_workers_and_jobs_of_a_neighbour_are_not_shown(page, valkey_url):
+    neighbour = connect_queues(valkey_url, "neighbour")
+    job = queue("sessions", neighbour).enqueue("os.getpid")
+    SimpleWorker([queue("urgent", neighbour)], connection=neighbour, serializer=JSONSerializer).register_birth()
+    assert page.get("/0/data/queues.json").json["queues"] == []
+    assert page.get("/0/data/workers.json").json["workers"] == []
+    assert page.get(f"/0/data/job/{job.id}.json").status_code == 404
+
+
 @pytest.fixture
 def failed_job(valkey_url) -> Job:
-    connection = connect_redis(valkey_url)
+    connection = connect_queues(valkey_url, NAMESPACE)
     job = queue("sessions", connection).enqueue("os.stat", "no-such-file")
     SimpleWorker([queue("sessions", connection)], connection=connection, serializer=JSONSerializer).work(burst=True)
     return job
@@ -102,7 +122,7 @@ def test_a_failed_job_is_shown_with_its_traceback(page, failed_job):
 
 def test_a_failed_job_can_be_queued_again_by_a_person(page, failed_job, valkey_url):
     assert page.post(f"/job/{failed_job.id}/requeue").json == {"status": "OK"}
-    again = queue("sessions", connect_redis(valkey_url)).fetch_job(failed_job.id)
+    again = queue("sessions", connect_queues(valkey_url, NAMESPACE)).fetch_job(failed_job.id)
     assert again.get_status() == "queued"
     assert again.args == ["no-such-file"]
 
@@ -133,7 +153,7 @@ class Planted:
 @pytest.fixture(params=["meta", "data", "result", "return_value"])
 def planted_job(request, valkey_url, tmp_path) -> Job:
     """A job, queued, failed and in the hands of a worker, that makes a folder if somebody unpickles it."""
-    planted, connection = pickle.dumps(Planted(tmp_path / "ran")), connect_redis(valkey_url)
+    planted, connection = pickle.dumps(Planted(tmp_path / "ran")), connect_queues(valkey_url, NAMESPACE)
     sessions = queue("sessions", connection)
     job = sessions.enqueue("os.getpid")
     connection.zadd(sessions.failed_job_registry.key, {job.id: 9e9})

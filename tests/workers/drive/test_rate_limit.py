@@ -106,9 +106,9 @@ def test_the_counters_expire_in_redis(limiter, valkey):
     ours = limiter(valkey)
     ours.acquire()
     ours.block_this_minute()
-    keys = valkey.keys("webhooks:drive:*")
+    keys = valkey.plain.keys("webhooks:drive:*")
     assert len(keys) == 3
-    assert all(0 < valkey.ttl(key) <= 86_460 for key in keys)
+    assert all(0 < valkey.plain.ttl(key) <= 86_460 for key in keys)
 
 
 def test_after_a_429_no_process_calls_before_the_next_minute(limiter, clock, valkey):
@@ -174,7 +174,7 @@ def test_during_an_outage_redis_is_not_tried_for_each_call(limiter, valkey, outa
     ours.acquire()
     end()
     ours.acquire()
-    assert valkey.keys("webhooks:drive:*") == []
+    assert valkey.plain.keys("webhooks:drive:*") == []
 
 
 def test_after_an_outage_the_count_is_shared_again(limiter, valkey, outage, monkeypatch):
@@ -186,7 +186,7 @@ def test_after_an_outage_the_count_is_shared_again(limiter, valkey, outage, monk
     with capture_logs() as logs:
         assert ours.acquire() == ZERO
     assert [line["event"] for line in logs] == ["drive.rate_limit_shared"]
-    assert valkey.keys("webhooks:drive:minute:*")
+    assert valkey.plain.keys("webhooks:drive:*:minute:*")
 
 
 def _call_many_times(url, allowed):
@@ -205,3 +205,11 @@ def test_two_processes_at_once_do_not_exceed_the_limit(valkey_url):
     assert sum(allowed.get(timeout=60) for _ in processes) == 300
     for process in processes:
         process.join()
+
+
+def test_installations_with_different_keys_of_the_api_do_not_slow_each_other(valkey, clock):
+    limits = {"per_minute": 1, "per_day": 100, "now": clock.now}
+    ours, theirs = (RateLimiter(valkey, account=account, **limits) for account in ("one", "two"))
+    ours.block_this_minute()
+    assert theirs.acquire() == ZERO
+    assert RateLimiter(valkey, account="one", **limits).acquire() > ZERO

@@ -1,4 +1,4 @@
-"""Real RQ workers, ours and the stock one, on a real Valkey."""
+"""Real workers on a real Valkey."""
 
 import contextlib
 import json
@@ -17,19 +17,19 @@ from ingest.config.settings import load_settings
 from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.batch import ack_key, batch_key, lease_key
-from ingest.queue.queues import queue
+from ingest.queue.queues import connect_queues, queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
+from tests.conftest import NAMESPACE
 from workers.dev.valkey import server_binary
-from workers.execution.worker import PreloadedWorker
+from workers.execution.worker import RESTART, PreloadedWorker, work_until_stopped
 from workers.ledger import sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
 
 ENVIRONMENT = {"PLUGSURFING_HMAC_CURRENT": "key", "LOG_FORMAT": "json"}
 OURS = ["-m", "workers.cli", "work"]
-STOCK = ["-m", "rq.cli", "worker", "--serializer", "rq.serializers.JSONSerializer", "--burst"]
 
 
 @pytest.fixture
@@ -53,13 +53,10 @@ def offer(connection: redis.Redis, session_id: str, folder: Path) -> tuple[str, 
         return outbox.inbox_id, batch.batch_id
 
 
-@pytest.mark.parametrize("command", [[*OURS, "--burst"], [*STOCK, "urgent", "sessions", "cdrs", "other"]])
-def test_our_worker_and_the_stock_one_settle_a_batch(
-    command: list[str], environment: dict[str, str], valkey: redis.Redis, tmp_path: Path
-) -> None:
+def test_a_worker_settles_a_batch(environment: dict[str, str], valkey: redis.Redis, tmp_path: Path) -> None:
     inbox_id, batch_id = offer(valkey, "S1", tmp_path)
     ended = subprocess.run(
-        [sys.executable, *command, *(["--url", environment["REDIS_URL"]] if command[1] == "rq.cli" else [])],
+        [sys.executable, *OURS, "--burst"],
         env=environment,
         capture_output=True,
         text=True,
@@ -99,7 +96,7 @@ def test_a_worker_that_starts_before_redis_waits_for_it_and_then_works(
         ]
         redis_server = stack.enter_context(subprocess.Popen(server, cwd=tmp_path))
         stack.callback(redis_server.kill)
-        connection = stack.enter_context(redis.Redis(unix_socket_path=str(socket)))
+        connection = stack.enter_context(connect_queues(environment["REDIS_URL"], NAMESPACE))
         until(lambda: is_there(connection), patience=60)
         inbox_id, _ = offer(connection, "S1", tmp_path)
         until(lambda: connection.llen(ack_key(inbox_id)), patience=60)
@@ -154,3 +151,27 @@ def test_the_first_queue_comes_first_and_the_others_take_turns(valkey: redis.Red
     assert [next_job() for _ in range(4)] == ["cdrs", "other", "sessions", "cdrs"]
     waiting["urgent"] = 1
     assert next_job() == "urgent"
+
+
+class RefusedWorker:
+    """A worker of RQ whose loop ends because Redis has no memory: at its start, or later."""
+
+    started = 0
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+
+    def work(self, **_options: object) -> None:
+        RefusedWorker.started += 1
+        if RefusedWorker.started == 1:
+            raise redis.exceptions.OutOfMemoryError
+        self.is_stopping = RefusedWorker.started == 3
+
+
+def test_a_worker_that_redis_refuses_is_started_again_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("workers.execution.worker.time.sleep", pauses.append)
+    work_until_stopped(RefusedWorker, burst=False)  # type: ignore[arg-type]
+    assert RefusedWorker.started == 3
+    assert len(pauses) == 2
+    assert all(0 < pause <= RESTART.longest.total_seconds() for pause in pauses)

@@ -14,18 +14,22 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.inbox.schema import FILE_NAME
+from ingest.queue.installations import Installation, is_conflict, list_installations
+from ingest.queue.memory import eviction_text, full_text, read_memory
+from ingest.queue.namespace import key_prefix
 from ingest.queue.queues import connect_redis
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
 from workers.commands.errors import Failure, error_text
 from workers.commands.output import human_duration
-from workers.commands.stores import read_only_ledger, sqlite_file
+from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
+from workers.installation import conflict_text, own_installation
 from workers.ledger.database.migrate import SENTENCES, SchemaState, schema_state
 from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
@@ -124,6 +128,7 @@ def queues(settings: Settings) -> Iterator[CheckResult]:
     try:
         with connect_redis(url, timeout=5) as connection:
             yield from _redis(connection, settings.clock_skew)
+            yield from _installation(settings, connection)
     except (RedisError, OSError, SettingsError) as error:
         yield fail("redis", f"{error_text(error)} Until then events are kept and wait.")
 
@@ -193,6 +198,7 @@ def _redis(connection: Redis, skew: timedelta) -> Iterator[CheckResult]:
         )
     else:
         yield from _server(info)
+        yield from _memory(connection)
     try:
         seconds, microseconds = connection.time()
     except ResponseError:
@@ -212,9 +218,47 @@ def _server(info: dict[str, object]) -> Iterator[CheckResult]:
         yield ok("redis", f"{name} answers.")
     if info.get("aof_enabled") != 1:
         yield warn("redis", "appendonly is off: what a restart loses is published again, which takes some seconds.")
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        yield warn("redis", f"maxmemory-policy is {policy}: jobs may vanish and be published again; use noeviction.")
+
+
+def _memory(connection: Redis) -> Iterator[CheckResult]:
+    memory = read_memory(connection)
+    if memory is None:
+        return
+    if memory.evicts:
+        # Without a limit nothing is evicted, until somebody sets one.
+        yield (fail if memory.limit else warn)("redis", eviction_text(memory))
+    if memory.is_nearly_full:
+        yield fail("redis", full_text(memory))
+    elif memory.limit:
+        yield ok("redis", f"It has used {memory}.")
+
+
+def _installation(settings: Settings, connection: Redis) -> Iterator[CheckResult]:
+    """Check that this installation has a namespace for itself, which its inbox knows."""
+    try:
+        with open_ledger(settings) as engine:
+            own = own_installation(settings, engine)
+    except (Failure, SQLAlchemyError) as error:
+        yield warn("queues", f"Their namespace is not known: {error_text(error)}")
+        return
+    others = [each for each in list_installations(connection) if each.is_alive and each.field != own.field]
+    conflict = next((each for each in others if is_conflict(each, own)), None)
+    if conflict is not None:
+        yield fail("queues", conflict_text(own, conflict))
+    else:
+        shared = f"; other installations on this Redis: {len(others)}" if others else ""
+        yield ok("queues", f"Their keys begin with {key_prefix(own.namespace)}{shared}.")
+    yield from _binding(settings, own)
+
+
+def _binding(settings: Settings, own: Installation) -> Iterator[CheckResult]:
+    with open_inbox(settings) as outbox:
+        bound = None if outbox is None else outbox.binding()
+    if bound is not None and bound.namespace != own.namespace:
+        sentence = (
+            f"The inbox in {settings.data_dir} publishes to {bound.namespace}, these workers are {own.namespace}."
+        )
+        yield fail("inbox", f"{sentence} If they belong together, set QUEUE_NAMESPACE={own.namespace} for `serve`.")
 
 
 def _clocks(conn: Connection, skew: timedelta) -> Iterator[CheckResult]:

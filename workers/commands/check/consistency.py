@@ -12,7 +12,6 @@ from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import WIRE_NAMES
 from ingest.queue.process_registry import ProcessRegistry
-from ingest.queue.queues import connect_redis
 from ingest.relay.outbox import Outbox
 from workers.commands.check.basics import CheckResult, fail, ok, warn
 from workers.commands.check.processes import others_with_inbox
@@ -28,6 +27,7 @@ from workers.diagnostics.stuck import (
     other_inboxes,
     overdue_pushes,
 )
+from workers.installation import open_queues
 from workers.ledger.database.engine import read_only
 from workers.ledger.invariants import EXAMPLES, ROLLOUT, Violation, check_invariants, missed_handlers
 from workers.plugins import PluginError, load_plugins
@@ -82,7 +82,7 @@ def _overdue(engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
 
 def _stuck(settings: Settings, engine: Engine, outbox: Outbox | None) -> Iterator[CheckResult]:
     try:
-        with connect_redis(settings.require_redis()) as connection:
+        with open_queues(settings, engine) as connection:
             connection.ping()
             found = find_stuck(engine, connection, outbox)
             elsewhere = others_with_inbox(settings, ProcessRegistry(connection).processes())

@@ -9,20 +9,20 @@ from enum import StrEnum
 import httpx
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.process_monitor import ALL, find_absences
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
-from ingest.queue.queues import connect_redis
 from workers.alerts.alerts import find_alerts
 from workers.alerts.condition_rules import LEDGER_RULES, ProcessObserver
 from workers.commands.check.basics import CheckResult, fail, ok, warn
 from workers.commands.errors import Failure, error_text
 from workers.commands.output import human_duration
-from workers.commands.stores import read_only_ledger
+from workers.commands.stores import open_ledger, read_only_ledger
+from workers.installation import open_queues
 from workers.net import reachable
 
 SUBJECTS = {ProcessType.SERVE: "serve", ProcessType.WORK: "workers", ProcessType.CLOCK: "clock"}
@@ -48,11 +48,11 @@ def check_processes(settings: Settings) -> Iterator[CheckResult]:
     processes: Sequence[ProcessRecord] | None = None
     observer: ProcessObserver | None = None
     try:
-        with connect_redis(settings.require_redis()) as connection:
+        with open_ledger(settings) as engine, open_queues(settings, engine) as connection:
             processes = ProcessRegistry(connection).processes()
             observer = ProcessObserver(connection)
             observer.observe()
-    except (QueueUnavailable, RedisError, SettingsError):
+    except (QueueUnavailable, RedisError, SettingsError, SQLAlchemyError, Failure):
         pass
     if processes is not None:
         yield from _processes(processes)
@@ -76,9 +76,10 @@ def probe(settings: Settings, process: ProbedProcess) -> CheckResult:
     if process in ports:
         return _probe_port(process, f"http://{reachable(settings.host)}:{ports[process]}/healthz")
     try:
-        with connect_redis(settings.require_redis(), timeout=PROBE_TIMEOUT.total_seconds()) as connection:
+        timeout = PROBE_TIMEOUT.total_seconds()
+        with open_ledger(settings) as engine, open_queues(settings, engine, timeout=timeout) as connection:
             found = ProcessRegistry(connection).processes()
-    except (QueueUnavailable, RedisError, SettingsError) as error:
+    except (QueueUnavailable, RedisError, SettingsError, SQLAlchemyError, Failure) as error:
         return fail(process, f"{error_text(error)} So it is not known whether it runs.")
     host = socket.gethostname()
     ours = [each for each in found if each.process.value == process.value and each.host == host and each.is_alive]

@@ -21,6 +21,15 @@ def partial_index(name: str, *columns: Column[Any], where: str, unique: bool = F
     Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
+# One row with the id that a migration makes up. `serve` reads it, too: see `ingest.relay.ledger_binding`.
+ledger_identity = Table(
+    "ledger_identity",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", String, nullable=False),
+    CheckConstraint("number = 1", name="ledger_identity_one_row"),
+)
+
 deliveries = Table(
     "deliveries",
     metadata,

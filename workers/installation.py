@@ -1,0 +1,97 @@
+"""The installation of this process: the namespace of its ledger in Redis, and its announcement there."""
+
+import redis
+import stamina
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ingest.config.settings import Settings
+from ingest.errors import SettingsError
+from ingest.queue.installations import Installation, announce, withdraw
+from ingest.queue.memory import eviction_text, read_memory
+from ingest.queue.namespace import NamespacedRedis
+from ingest.queue.queues import connect_queues
+from workers.ledger.identity import ledger_id, storage
+
+log = structlog.get_logger()
+
+LONGEST_WAIT = 5.0
+
+
+def queue_namespace(settings: Settings, engine: Engine) -> str:
+    """Return the namespace of the queues. Raise SQLAlchemy's errors if only the ledger knows it and is unavailable."""
+    return settings.queue_namespace or ledger_id(engine)
+
+
+def open_queues(settings: Settings, engine: Engine, *, timeout: float = 5) -> NamespacedRedis:
+    """Return a client for the queues of the ledger. Raise SettingsError, and the errors of `queue_namespace`."""
+    return connect_queues(settings.require_redis(), queue_namespace(settings, engine), timeout=timeout)
+
+
+def own_installation(settings: Settings, engine: Engine) -> Installation:
+    """Return what this process announces. Raise SQLAlchemy's errors."""
+    own = ledger_id(engine)
+    return Installation(settings.queue_namespace or own, own, storage(engine), engine.dialect.name)
+
+
+def join_installation(settings: Settings, engine: Engine) -> tuple[NamespacedRedis, Installation]:
+    """Wait for the ledger and for Redis, announce this installation, and return a client for its queues.
+
+    Raise SettingsError if another installation is at work in the same namespace: both would take the other's jobs.
+    """
+    own = _wait_for_ledger(settings, engine)
+    connection = connect_queues(settings.require_redis(), own.namespace)
+    other = _announce_when_possible(connection, own)
+    if other is not None:
+        withdraw(connection.plain, own)
+        raise SettingsError(conflict_text(own, other))
+    memory = read_memory(connection)
+    if memory is not None and memory.evicts:
+        log.warning("redis.evicts", problem=eviction_text(memory))
+    return connection, own
+
+
+def conflict_text(own: Installation, other: Installation) -> str:
+    """Return what is wrong with two installations in one namespace, and what to do."""
+    problem = (
+        f"belongs to another ledger ({other.ledger}; this one is {own.ledger})"
+        if other.ledger != own.ledger
+        else "belongs to another copy of this ledger"
+    )
+    return (
+        f"The namespace {own.namespace} at REDIS_URL {problem}: set another QUEUE_NAMESPACE here, or another REDIS_URL."
+    )
+
+
+def announce_quietly(connection: NamespacedRedis, own: Installation) -> None:
+    """Announce an installation that has joined; log an older one in the same namespace. Does nothing without Redis."""
+    try:
+        other = announce(connection.plain, own)
+    except redis.RedisError:
+        return
+    if other is not None:
+        log.error("installation.conflict", problem=conflict_text(own, other))
+
+
+def _announce_when_possible(connection: NamespacedRedis, own: Installation) -> Installation | None:
+    """Wait for Redis, and for memory in it: whatever started this process might not restart it."""
+    for attempt in stamina.retry_context(on=redis.RedisError, attempts=None, timeout=None, wait_max=LONGEST_WAIT):
+        with attempt:
+            return announce(connection.plain, own)
+    raise AssertionError  # the loop has no end
+
+
+def _wait_for_ledger(settings: Settings, engine: Engine) -> Installation:
+    logged = False
+    for attempt in stamina.retry_context(on=SQLAlchemyError, attempts=None, timeout=None, wait_max=LONGEST_WAIT):
+        with attempt:
+            try:
+                return own_installation(settings, engine)
+            except SQLAlchemyError as failure:
+                if not logged:
+                    hint = "is the database there, and has `webhooks migrate` been run?"
+                    log.warning("ledger.waiting", reason=type(failure).__name__, hint=hint)
+                logged = True
+                raise
+    raise AssertionError  # the loop has no end
