@@ -12,8 +12,12 @@ from ingest.errors import SettingsError
 from ingest.queue.namespace import NamespacedRedis
 
 URGENT = "urgent"
-QUEUES = (URGENT, "sessions", "cdrs", "other")
-"""In order of priority: a worker serves the first before the others, which take turns."""
+BACKGROUND = "background"
+QUEUES = (URGENT, "sessions", "cdrs", "other", BACKGROUND)
+"""In order of priority: a worker serves the first before the others, which take turns.
+
+What is new comes on the first four. In the background run handlers that are slow, failed before, or are replayed.
+"""
 
 # The functions of jobs are import strings: `serve` must not import what a plugin can break.
 BATCH_JOB = "workers.execution.jobs.work_batch"

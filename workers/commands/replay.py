@@ -174,7 +174,7 @@ def _report(tally: Counter[str], rate: float | None) -> None:
 
 
 def _would_run(plan: ReplayPlan) -> str:
-    words = [*plan.again, *(f"{name} (first)" for name, _ in plan.first)]
+    words = [*plan.again, *(f"{name} (first)" for name in plan.first)]
     return ", ".join(words) or ("nothing" if plan.is_understood else "nothing: unreadable")
 
 
@@ -182,7 +182,7 @@ PLANS = Listing[ReplayPlan](
     fields={
         **attributes(id="row.id", event="row.event", session_id="row.session_id", received_at="row.received_at"),
         **attributes("again"),
-        "first": lambda plan: [name for name, _ in plan.first],
+        "first": lambda plan: list(plan.first),
         "unreadable": lambda plan: not plan.is_understood,
     },
     columns={

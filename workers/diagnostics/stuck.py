@@ -216,9 +216,16 @@ def _not_queued(states: dict[str, JobState], reason: StuckReason) -> dict[StuckI
 
 
 def _overdue(ledger: Connection) -> Iterator[str]:
+    ahead = runs.alias()
+    waits_for_a_job = exists().where(
+        ahead.c.due_at.is_not(None),
+        ahead.c.job_id.is_not(None),
+        ahead.c.queue == runs.c.queue,
+        ahead.c.handler == runs.c.handler,
+    )
     query = (
         select(runs.c.delivery_id, runs.c.handler, runs.c.attempts)
-        .where(runs.c.due_at <= datetime.now(UTC), runs.c.job_id.is_(None))
+        .where(runs.c.due_at <= datetime.now(UTC), runs.c.job_id.is_(None), not_(waits_for_a_job))
         .order_by(runs.c.due_at)
     )
     for delivery_id, handler, attempts in ledger.execute(query.limit(MAX_ROWS)):

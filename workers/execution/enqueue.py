@@ -1,8 +1,7 @@
-"""Enqueue due runs: many runs of a handler in one job, each run that has failed in a job of its own."""
+"""Enqueue due runs: many runs of a handler in one job, each run that has crashed its worker in a job of its own."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from datetime import timedelta
 
 import redis
 from rq import Queue
@@ -11,51 +10,69 @@ from sqlalchemy import Connection
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import new_batch_id
-from ingest.queue.queues import RUNS_JOB, queue
+from ingest.queue.queues import BACKGROUND, RUNS_JOB, queue
+from ingest.wire.timestamps import utc_now
 from workers.ledger import run_schedule
 from workers.ledger.database.engine import chunks
-from workers.ledger.database.transaction import run_in_transaction
-from workers.ledger.run_schedule import OpenRun
+from workers.ledger.database.transaction import read_once, run_in_transaction
+from workers.ledger.run_schedule import OpenRun, RunGroup
 from workers.resources import Resources
 
 RUNS_PER_JOB = 100
 """How many runs of a handler share a job at most."""
 
 MAX_ENQUEUED = 2000
-"""How many due runs are enqueued at once; the clock calls again a second later."""
+"""How many due runs of a handler are enqueued at once; the clock calls again a second later."""
+
+MAX_WAITING_JOBS = 2
+"""How many jobs of a handler wait in the background at most."""
 
 MARGIN = timedelta(minutes=1)
 """How much longer a job may take than its handlers."""
 
 
 def enqueue_due_runs(resources: Resources) -> int:
-    """Make jobs of all due runs, and return the number of runs.
+    """Make jobs of due runs, and return the number of runs.
 
     Runs are marked with their job before it is written; after a crash in between the clock enqueues them again.
     """
+    now = utc_now()
+    groups = read_once(resources.engine, lambda ledger: run_schedule.due_groups(ledger, now))
+    if not groups:
+        return 0
 
     def mark(ledger: Connection) -> list[tuple[str, Sequence[OpenRun]]]:
-        due = run_schedule.due(ledger, datetime.now(UTC), MAX_ENQUEUED)
-        jobs = [(new_batch_id(), group) for group in group_into_jobs(due)]
-        run_schedule.set_jobs(ledger, {run.key: job_id for job_id, group in jobs for run in group})
+        waiting = run_schedule.job_counts(ledger)
+        jobs = [
+            (new_batch_id(), runs)
+            for group in groups
+            for runs in share_jobs(run_schedule.due(ledger, group, now, runs_wanted(group, waiting.get(group, 0))))
+        ]
+        run_schedule.set_jobs(ledger, {run.key: job_id for job_id, runs in jobs for run in runs})
         return jobs
 
     jobs = run_in_transaction(resources.engine, mark)
     if jobs:
         hit(Failpoint.RUN_ENQUEUED)
         _write(resources, jobs)
-    return sum(len(group) for _, group in jobs)
+    return sum(len(runs) for _, runs in jobs)
 
 
-def group_into_jobs(due: Sequence[OpenRun]) -> Iterator[Sequence[OpenRun]]:
-    """Yield the runs of each job.
+def runs_wanted(group: RunGroup, waiting_jobs: int) -> int:
+    """Return how many runs of a group may be enqueued, beside the jobs of it that wait already.
 
-    Runs without a failure share jobs: hundreds of single jobs would delay the session events that they wait for.
+    In the background few of each handler wait, so that those with little to do need not wait for one with much.
     """
-    without_failures = sorted((run for run in due if not run.has_failed), key=lambda run: (run.queue, run.handler))
-    for _, alike in groupby(without_failures, key=lambda run: (run.queue, run.handler)):
-        yield from chunks(list(alike), RUNS_PER_JOB)
-    yield from ([run] for run in due if run.has_failed)
+    queue_name, _ = group
+    if queue_name != BACKGROUND:
+        return MAX_ENQUEUED
+    return RUNS_PER_JOB * max(MAX_WAITING_JOBS - waiting_jobs, 0)
+
+
+def share_jobs(due: Sequence[OpenRun]) -> Iterator[Sequence[OpenRun]]:
+    """Yield the runs of each job, all of one group: many share one, but each that has crashed a worker has its own."""
+    yield from chunks([run for run in due if not run.has_crashed], RUNS_PER_JOB)
+    yield from ([run] for run in due if run.has_crashed)
 
 
 def _write(resources: Resources, jobs: Sequence[tuple[str, Sequence[OpenRun]]]) -> None:

@@ -23,13 +23,18 @@ from ingest.events import Event, SessionEvent, decode
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import Batch, Delivery, ack_key, batch_key, lease_key
 from ingest.queue.leases import lease
+from ingest.queue.queues import BACKGROUND
 from ingest.wire.envelope import Kind
+from ingest.wire.timestamps import utc_now
 from workers.devices.lookup import Devices
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
+from workers.execution.enqueue import RUNS_PER_JOB
+from workers.execution.handler_durations import is_slow
 from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log_failures, max_duration, waiting
 from workers.ledger import deliveries, finished_runs, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.reader import HandlerReader
+from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.resilience.guarded_call import HandlerDeadline, call_guarded
@@ -39,8 +44,11 @@ from workers.resources import Resources, open_resources
 
 log = structlog.get_logger()
 
-START_BUDGET = timedelta(minutes=1)
-"""For how long a batch starts calls of plugins; the calls that are left then get jobs of their own."""
+RECORDS_BUDGET = timedelta(minutes=1)
+"""For how long a batch starts calls of record functions; the calls that are left then get jobs of their own."""
+
+HANDLERS_BUDGET = timedelta(seconds=1)
+"""For how long a job starts calls of handlers, so that it delays no other for long; what is left gets another job."""
 
 
 def work_batch(batch_id: str) -> None:
@@ -84,11 +92,11 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     What was done before, by a worker that died since or on another node, is not done again. What would take too long
     waits for a job of its own: RQ kills a job at its timeout, and that looks like a crash.
     """
-    until = time.monotonic() + START_BUDGET.total_seconds()
+    until = time.monotonic() + RECORDS_BUDGET.total_seconds()
     decoded = [DecodedDelivery.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
     own = {each.delivery.id for each in decoded}
-    others = [DecodedDelivery.of(delivery) for delivery in batch.read_ahead if delivery.id not in own]
-    folded, facts = fold_records(resources, _calls([*decoded, *others], resources.plugins.records_for), until)
+    ahead = [DecodedDelivery.of(delivery) for delivery in batch.read_ahead if delivery.id not in own]
+    folded, facts = fold_records(resources, _calls([*decoded, *ahead], resources.plugins.records_for), until)
     records = [result for result in folded if result.delivery_id in own]
     inline, own_job = _split_inline(_calls(decoded, resources.plugins.handlers_for), batch)
     taken = {result.delivery_id for result in records} | {call.delivery.id for call in inline + own_job}
@@ -111,12 +119,31 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     if not inline:
         return post_commit
     to_do = [call for call in inline if (call.delivery.id, call.subscription.name) not in done]
-    results = [*first, *_runner(resources).run_all(to_do, until)]
-    post_commit |= run_in_transaction(
-        resources.engine, lambda ledger: commit_new_runs(ledger, resources, results, batch.queue)
-    )
+    # Who asked for this queue goes first: a warning does not wait for what other plugins do about the same event.
+    asked = [call for call in to_do if call.subscription.queue is not None]
+    others = [call for call in to_do if call.subscription.queue is None]
+    if asked and others:
+        run_post_commit(resources, post_commit | _run_inline(resources, batch, first, asked, before=others))
+        first, post_commit, to_do = [], PostCommit(), others
+    post_commit |= _run_inline(resources, batch, first, to_do)
     hit(Failpoint.CONCLUDED)
     return post_commit
+
+
+def _run_inline(
+    resources: Resources,
+    batch: Batch,
+    first: Sequence[RunResult],
+    calls: Sequence[HandlerCall],
+    *,
+    before: Sequence[HandlerCall] = (),
+) -> PostCommit:
+    """Make calls and commit their runs with others; the deliveries of the calls that come after are not settled yet."""
+    results = [*first, *_runner(resources).run_all(calls, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
+    unfinished = {call.delivery.id for call in before}
+    return run_in_transaction(
+        resources.engine, lambda ledger: commit_new_runs(ledger, resources, results, batch.queue, unfinished)
+    )
 
 
 def dead_letter_poison(resources: Resources, batch: Batch) -> PostCommit:
@@ -133,7 +160,7 @@ def dead_letter_poison(resources: Resources, batch: Batch) -> PostCommit:
 
 
 def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[str, int]], job_id: str) -> PostCommit:
-    """Claim the attempts, run the handler, and commit the runs."""
+    """Claim the attempts, run the handler, and commit the runs; attempts that are not begun in time are due again."""
     enqueued = [(delivery_id, attempt) for delivery_id, attempt in attempts]  # JSON has lists only
 
     def claim(ledger: Connection) -> list[tuple[DecodedDelivery, int]]:
@@ -154,12 +181,19 @@ def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[st
     if subscription is not None and subscription.records:
         made, facts = fold_records(resources, calls)
     else:
-        made, facts = _runner(resources).run_all(calls), {}
-    results += made
+        until = time.monotonic() + HANDLERS_BUDGET.total_seconds()
+        made, facts = _runner(resources).run_all(calls, until), {}
+    results += [result for result in made if result.outcome is not Outcome.WAITING]
+    attempted = {result.delivery_id for result in results}
+    not_begun = [(each.delivery.id, attempt) for each, attempt in claimed if each.delivery.id not in attempted]
 
     def finish(ledger: Connection) -> PostCommit:
         _merge_facts(ledger, facts)
-        post_commit = commit_claimed_runs(ledger, resources, handler, results)
+        deferred = [OpenRun(delivery_id, handler, "", attempt, job_id) for delivery_id, attempt in not_begun]
+        run_schedule.defer(ledger, deferred, now=utc_now(), queue=BACKGROUND if is_slow(handler) else None)
+        # More are due where a job was full, or nearly so.
+        post_commit = PostCommit(enqueue_runs=bool(not_begun) or len(enqueued) >= RUNS_PER_JOB)
+        post_commit |= commit_claimed_runs(ledger, resources, handler, results)
         hit(Failpoint.FINISHING)
         return post_commit
 
@@ -251,13 +285,14 @@ def _calls(
 def _split_inline(calls: Iterable[HandlerCall], batch: Batch) -> tuple[list[HandlerCall], list[HandlerCall]]:
     """Separate the calls made in the batch's job from those with a job of their own.
 
-    A handler whose queue is the batch's own runs here. A delivery that workers died of gets a job for each of its
-    handlers, so that only the run to blame dies for good.
+    A handler whose queue is that of the batch runs here, unless it is slow. A delivery that workers died of gets a job
+    for each of its handlers, so that only the run to blame dies for good.
     """
     inline: list[HandlerCall] = []
     own_job: list[HandlerCall] = []
     for call in calls:
-        is_inline = not batch.isolated and call.subscription.queue in {None, batch.queue}
+        is_here = not batch.isolated and call.subscription.queue in {None, batch.queue}
+        is_inline = is_here and not is_slow(call.subscription.name)
         (inline if is_inline else own_job).append(call)
     return inline, own_job
 

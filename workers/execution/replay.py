@@ -8,7 +8,8 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from ingest.errors import Unreadable
-from ingest.events import decode, peek, queue_for
+from ingest.events import decode, peek
+from ingest.queue.queues import BACKGROUND
 from ingest.wire.envelope import Kind
 from workers.ledger import deliveries, finished_runs
 from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
@@ -27,8 +28,8 @@ class ReplayPlan:
     """Handlers whose final runs are run once more."""
     were_dead: bool = False
     """Whether these are the dead runs; else they are final in any way."""
-    first: tuple[tuple[str, str], ...] = ()
-    """Handlers that have no run of it yet, each with its queue."""
+    first: tuple[str, ...] = ()
+    """Handlers that have no run of it yet."""
     unloaded: tuple[str, ...] = ()
     """Handlers of dead runs that no plugin defines any more: they cannot run."""
     is_ignored: bool = False
@@ -39,7 +40,7 @@ class ReplayPlan:
     @property
     def handlers(self) -> tuple[str, ...]:
         """All handlers that will run."""
-        return *self.again, *(name for name, _ in self.first)
+        return *self.again, *self.first
 
     @property
     def job_ids(self) -> tuple[str, ...]:
@@ -66,9 +67,8 @@ def plan_replay(row: DeliveryRow, plugins: Plugins, handler: str | None = None) 
         again = tuple(name for name in dead if name in loaded)
         unloaded = tuple(name for name in dead if name not in loaded)
         return ReplayPlan(row, is_understood=True, again=again, were_dead=True, unloaded=unloaded)
-    takers = {each.name: each for each in plugins.subscriptions if each.matches(event) and handler in {None, each.name}}
-    queue = queue_for(kind, peek(kind, body))
-    first = tuple((name, each.queue or queue) for name, each in takers.items() if name not in known)
+    takers = [each.name for each in plugins.subscriptions if each.matches(event) and handler in {None, each.name}]
+    first = tuple(name for name in takers if name not in known)
     whole = next((run.outcome for run in row.runs if run.handler == WHOLE_DELIVERY), None)
     is_ignored = not takers and handler is None and whole is not Outcome.IGNORED
     return ReplayPlan(
@@ -100,7 +100,7 @@ def plan_replays(
 
 
 def apply(conn: Connection, plans: Sequence[ReplayPlan], due_at: datetime) -> None:
-    """Make the runs due; the clock enqueues them. Call it in the transaction that planned."""
+    """Make the runs due in the background; the clock enqueues them. Call it in the transaction that planned."""
     finished_runs.delete_finished(conn, [each.row.id for each in plans if each.withdraws], WHOLE_DELIVERY)
     for each in plans:
         if each.is_understood and each.row.state is DeliveryState.UNREADABLE:
@@ -119,17 +119,16 @@ def apply(conn: Connection, plans: Sequence[ReplayPlan], due_at: datetime) -> No
 def _new_runs(plan: ReplayPlan, due_at: datetime) -> list[RunRecord]:
     delivery_id = plan.row.id
     if plan.is_ignored:
-        queue = queue_for(Kind(plan.row.kind), peek(Kind(plan.row.kind), plan.row.body or b""))
         ignored = RunRecord(
             delivery_id=delivery_id,
             handler=WHOLE_DELIVERY,
-            queue=queue,
+            queue=BACKGROUND,
             outcome=Outcome.IGNORED,
             reason="no handler takes it",
             finished_at=due_at,
         )
         return [ignored]
     return [
-        RunRecord(delivery_id=delivery_id, handler=name, queue=queue, outcome=Outcome.WAITING, due_at=due_at)
-        for name, queue in plan.first
+        RunRecord(delivery_id=delivery_id, handler=name, queue=BACKGROUND, outcome=Outcome.WAITING, due_at=due_at)
+        for name in plan.first
     ]

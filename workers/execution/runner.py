@@ -22,7 +22,9 @@ from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.events import Event, SessionEvent, sanitize_text
 from ingest.queue.batch import Delivery
+from ingest.queue.queues import BACKGROUND
 from ingest.wire.timestamps import utc_now
+from workers.execution.handler_durations import is_slow, timed
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import Outcome
 from workers.observability.work_metrics import count_run_time
@@ -91,7 +93,8 @@ class Runner:
         if time.monotonic() >= until:
             return waiting(call)
         started_at, context = self.clock(), self._context(call)
-        _, failure = call_guarded(self._call_in_time, call, context)
+        with timed(call.subscription.name):
+            _, failure = call_guarded(self._call_in_time, call, context)
         return self._result(call, context, started_at, failure)
 
     def _call_in_time(self, call: HandlerCall, context: Context) -> None:
@@ -108,7 +111,8 @@ class Runner:
                     return waiting(call)
                 started_at, context = self.clock(), self._context(call)
                 # Unlike `try`, it tells a cancellation that the handler raises from one of this task.
-                (failure,) = await asyncio.gather(self._call_async(call, context), return_exceptions=True)
+                with timed(call.subscription.name):
+                    (failure,) = await asyncio.gather(self._call_async(call, context), return_exceptions=True)
                 if isinstance(failure, JobTimeoutException):
                     raise failure
                 return self._result(call, context, started_at, failure)
@@ -154,10 +158,15 @@ class Runner:
 
 
 def waiting(call: HandlerCall) -> RunResult:
-    """Return the result of a call that is left to a job of its own."""
-    handler, queue = call.subscription.name, call.subscription.queue
+    """Return the result of a call that is left to another job: in the background if its handler is slow."""
+    handler = call.subscription.name
     return RunResult(
-        delivery_id=call.delivery.id, handler=handler, outcome=Outcome.WAITING, due_at=utc_now(), queue=queue
+        delivery_id=call.delivery.id,
+        handler=handler,
+        attempts=call.attempt - 1,
+        outcome=Outcome.WAITING,
+        due_at=utc_now(),
+        queue=BACKGROUND if is_slow(handler) else call.subscription.queue,
     )
 
 
@@ -179,7 +188,8 @@ def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunRe
             ended = _with_error(ended, failure)
     if due_at is None:
         return replace(_with_error(ended, failure), outcome=Outcome.DEAD, until_at=None, waits_for=None)
-    return replace(ended, outcome=Outcome.AGAIN, due_at=due_at)
+    # What failed goes behind what is new. Who waits for news of a session is no failure, and may be urgent.
+    return replace(ended, outcome=Outcome.AGAIN, due_at=due_at, queue=None if ended.waits_for else BACKGROUND)
 
 
 def _with_error(run: RunResult, failure: BaseException) -> RunResult:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, and_, delete, literal_column, or_, select, update
 
+from ingest.queue.queues import BACKGROUND
 from workers.ledger.database.conditions import in_list
 from workers.ledger.delivery_states import refresh_states
 from workers.ledger.runs import RunRecord, insert_runs, locked_update
@@ -37,14 +38,16 @@ def reopen(
     now: datetime,
     outcomes: Iterable[Outcome] = (Outcome.DEAD, Outcome.MOOT),
 ) -> int:
-    """Make final runs due now, of one handler or of all, and return how many; their attempts go on counting."""
+    """Make final runs due now in the background, of one handler or of all, and return how many.
+
+    Their attempts go on counting.
+    """
     final = [outcome for outcome in outcomes if outcome.is_final]
     conditions = [in_list(runs.c.delivery_id, delivery_ids), runs.c.outcome.in_(final)]
     if handler is not None:
         conditions.append(runs.c.handler == handler)
-    again = locked_update(*conditions).values(
-        outcome=Outcome.WAITING, deaths=0, due_at=now, until_at=None, waits_for=None, job_id=None, finished_at=None
-    )
+    opened = {"outcome": Outcome.WAITING, "queue": BACKGROUND, "deaths": 0, "due_at": now}
+    again = locked_update(*conditions).values(**opened, until_at=None, waits_for=None, job_id=None, finished_at=None)
     count = conn.execute(again).rowcount
     refresh_states(conn, delivery_ids)
     return count

@@ -10,7 +10,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, func, select, tuple_, update
 
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.conditions import Unindexed, in_list
@@ -48,7 +48,11 @@ CLAIMED = (
     .order_by(runs.c.delivery_id)
     .with_for_update()
 )
-FINISH = update(runs).where(runs.c.delivery_id == bindparam("of"), runs.c.handler == bindparam("by"))
+FINISH = (
+    update(runs)
+    .where(runs.c.delivery_id == bindparam("of"), runs.c.handler == bindparam("by"))
+    .values(queue=func.coalesce(bindparam("next_queue"), runs.c.queue))
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class RunRecord:
     handler: str
     outcome: Outcome
     queue: str | None = None
-    """The queue of its next job."""
+    """The queue of its next job; None: unchanged."""
     attempts: int = 0
     due_at: datetime | None = None
     until_at: datetime | None = None
@@ -140,4 +144,5 @@ def _ending(run: RunRecord, handler: str, job_id: str) -> dict[str, Any]:
     # A dead run keeps no job: the job may be a requeued dead letter, and the run needs a new one.
     is_kept = run.outcome.is_final and run.outcome is not Outcome.DEAD
     ending = {name: getattr(run, name) for name in ENDING}
-    return ending | {"of": run.delivery_id, "by": handler, "job_id": job_id if is_kept else None}
+    key = {"of": run.delivery_id, "by": handler}
+    return ending | key | {"next_queue": run.queue, "job_id": job_id if is_kept else None}

@@ -67,7 +67,7 @@ def test_jobs_are_json_and_never_pickle(valkey):
 
 
 def test_urgent_is_the_first_queue():
-    assert QUEUES == ("urgent", "sessions", "cdrs", "other")
+    assert QUEUES == ("urgent", "sessions", "cdrs", "other", "background")
 
 
 def test_jobs_name_functions_of_workers_that_exist():

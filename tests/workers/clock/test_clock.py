@@ -66,8 +66,8 @@ def test_a_run_that_its_worker_released_is_due_again_and_counts_no_death(resourc
     claim(resources)
     assert sweep_until_recovered(resources) == (Outcome.AGAIN, 0, RELEASED, None)
     with resources.engine.begin() as ledger:
-        (run,) = run_schedule.due(ledger, datetime.now(UTC), 10)
-        assert (run.attempt, run.job_id, run.has_failed) == (2, None, False)
+        (run,) = run_schedule.due(ledger, ("urgent", "warn"), datetime.now(UTC), 10)
+        assert (run.attempt, run.job_id, run.has_crashed) == (2, None, False)
 
 
 def test_a_run_whose_worker_died_counts_that_death(resources: Resources) -> None:
@@ -92,7 +92,7 @@ def test_a_run_whose_job_was_lost_is_due_again(resources: Resources) -> None:
     while True:
         clock.sweep()
         with resources.engine.begin() as ledger:
-            due = run_schedule.due(ledger, datetime.now(UTC), 10)
+            due = run_schedule.due(ledger, ("urgent", "warn"), datetime.now(UTC), 10)
         if due:
             break
     assert [(run.delivery_id, run.attempt, run.job_id) for run in due] == [("d1", 1, None)]

@@ -157,7 +157,16 @@ def test_a_handler_that_came_later_sees_what_came_before(node, event):
     assert outcomes(node, id_) == {"session_record": "done", "warn_the_driver": "waiting"}
     with node.engine.connect() as conn:
         run = conn.execute(select(core_tables.runs).where(core_tables.runs.c.handler == "warn_the_driver")).one()
-    assert run.queue == "urgent"
+    assert run.queue == "background"
+
+
+def test_what_is_run_again_goes_behind_what_is_new(node, event):
+    id_ = node.settle(event("SESSION_STARTED"), ("session_record", Outcome.DONE))
+
+    node.run("replay", id_)
+
+    with node.engine.connect() as conn:
+        assert conn.execute(select(core_tables.runs)).one().queue == "background"
 
 
 def test_only_what_the_filters_find_is_replayed(node, event, noon):

@@ -28,15 +28,16 @@ from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
 from ingest.queue.batch import Batch, Delivery, batch_key, new_batch_id
 from ingest.queue.leases import JobState, LeaseMonitor
-from ingest.queue.queues import queue
+from ingest.queue.queues import QUEUES, queue
 from ingest.relay.publisher import JOB_TIMEOUT
 from ingest.wire.envelope import Envelope, Kind
 from workers.clock.clock import Clock
 from workers.clock.push_sender import send_due
-from workers.execution import jobs
+from workers.diagnostics import stuck
+from workers.execution import handler_durations, jobs
 from workers.execution.commit import run_post_commit
 from workers.execution.dead_letters import publish_dead_letters
-from workers.execution.enqueue import enqueue_due_runs
+from workers.execution.enqueue import RUNS_PER_JOB, enqueue_due_runs
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.jobs import dead_letter_poison, execute_runs, process_batch
 from workers.execution.worker import PreloadedWorker
@@ -48,6 +49,7 @@ from workers.ledger.runs import RunRecord
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core_tables import pushes as push_table
+from workers.ledger.tables.core_tables import runs as run_table
 from workers.ledger.tables.core_tables import sessions as session_table
 from workers.observability import work_metrics
 from workers.observability.redis_metrics import SharedCollector, SharedCounts
@@ -72,6 +74,8 @@ def resources_with(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Ma
     engine = create_ledger_engine(database_url)
     with engine.begin() as ledger:
         notes.create(ledger)
+
+    handler_durations.forget()
 
     def build(*handlers: Callable[..., object], **overrides: Any) -> Resources:
         settings = load_settings(
@@ -111,7 +115,7 @@ def work(resources: Resources, given: Batch) -> None:
 def work_queued(resources: Resources) -> int:
     """Execute the runs of the queued jobs, as a worker would; return how many they were."""
     made = 0
-    for name in ("urgent", "sessions", "cdrs", "other"):
+    for name in QUEUES:
         for job in queue(name, resources.connection).jobs:
             handler, attempts = job.args
             run_post_commit(resources, execute_runs(resources, handler, attempts, job.id))
@@ -267,7 +271,7 @@ def test_a_failing_handler_harms_only_itself(resources_with: MakeResources) -> N
     assert (state(resources, good), state(resources, other)) == (DeliveryState.RETRYING, DeliveryState.SETTLED)
 
 
-def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(resources_with: MakeResources) -> None:
+def test_runs_that_failed_are_tried_again_together_in_the_background(resources_with: MakeResources) -> None:
     attempts: list[int] = []
 
     @on(SessionStarted)
@@ -277,13 +281,150 @@ def test_a_run_that_failed_is_tried_again_in_a_job_of_its_own(resources_with: Ma
             raise ConnectionError("not yet")
 
     resources = resources_with(third_time_lucky, retry_first=timedelta(milliseconds=1))
-    work(resources, batch(said("SESSION_STARTED")))
-    while len(attempts) < 3:
-        enqueue_due_runs(resources)
-        assert all(len(job.args[1]) == 1 for job in queue("sessions", resources.connection).jobs)
+    bodies = [said("SESSION_STARTED", f"S{number}") for number in range(20)]
+    work(resources, batch(*bodies))
+    for attempt in (2, 3):
+        wait_until_all_are_due(resources)
+        assert enqueue_due_runs(resources) == 20
+        (job,) = queue("background", resources.connection).jobs
+        assert {number for _, number in job.args[1]} == {attempt}
         work_queued(resources)
-    assert attempts == [1, 2, 3]
-    assert state(resources, said("SESSION_STARTED")) is DeliveryState.SETTLED
+    assert sorted(attempts) == [1] * 20 + [2] * 20 + [3] * 20
+    assert {state(resources, body) for body in bodies} == {DeliveryState.SETTLED}
+
+
+def wait_until_all_are_due(resources: Resources) -> None:
+    with resources.engine.begin() as ledger:
+        ledger.execute(update(run_table).where(run_table.c.due_at.is_not(None)).values(due_at=START))
+
+
+def test_few_jobs_of_a_handler_wait_in_the_background_and_none_delays_another_handler(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(minutes=1))  # however slow the machine is
+
+    @on(SessionStarted)
+    def hopeless(event: SessionStarted, ctx: Context) -> None:
+        raise ZeroDivisionError("by design")
+
+    @on(SessionComplete)
+    def unlucky(event: SessionComplete, ctx: Context) -> None:
+        raise ZeroDivisionError("by design")
+
+    resources = resources_with(hopeless, unlucky)
+    work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3 * RUNS_PER_JOB))))
+    work(resources, batch(said("SESSION_COMPLETE")))
+    wait_until_all_are_due(resources)
+    assert enqueue_due_runs(resources) == 2 * RUNS_PER_JOB + 1
+    assert enqueue_due_runs(resources) == 0
+    background = queue("background", resources.connection)
+    assert [(job.args[0], len(job.args[1])) for job in background.jobs] == [
+        ("hopeless", RUNS_PER_JOB),
+        ("hopeless", RUNS_PER_JOB),
+        ("unlucky", 1),
+    ]
+    assert list(stuck_overdue(resources)) == []
+    work_queued(resources)
+    assert enqueue_due_runs(resources) == 0  # the full job has enqueued the rest
+    assert [len(job.args[1]) for job in background.jobs] == [RUNS_PER_JOB]
+
+
+def stuck_overdue(resources: Resources) -> list[str]:
+    with resources.engine.connect() as ledger:
+        return list(stuck._overdue(ledger))  # noqa: SLF001 - its other parts need an inbox
+
+
+def test_a_run_that_crashed_its_worker_gets_a_job_of_its_own(resources_with: MakeResources) -> None:
+    resources = resources_with(note_start)
+    bodies = [said("SESSION_STARTED", f"S{number}") for number in range(3)]
+    with resources.engine.begin() as ledger:
+        for body in bodies:
+            deliveries.store(ledger, [delivery(body)], {delivery(body).id: (DeliveryState.RUNNING, None)})
+        ids = [delivery(body).id for body in bodies]
+        waiting = {"handler": "note_start", "queue": "sessions", "outcome": Outcome.WAITING, "due_at": START}
+        runs.insert_runs(ledger, [RunRecord(delivery_id=id_, **waiting) for id_ in ids])
+        runs.claim(ledger, "note_start", [(id_, 1) for id_ in ids], "job", START)
+        run_schedule.fail_crashed(ledger, run_schedule.running(ledger), now=START, deaths_allowed=3, error="died")
+    assert enqueue_due_runs(resources) == 3
+    assert [len(job.args[1]) for job in queue("background", resources.connection).jobs] == [1, 1, 1]
+    assert work_queued(resources) == 3
+    assert written(resources) == ["started S0", "started S1", "started S2"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_slow_handler_is_moved_to_the_background_and_stays_there(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
+) -> None:
+    monkeypatch.setattr(handler_durations, "SLOW", timedelta(seconds=0.02))
+    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=0.02))
+
+    @on(SessionStarted, name="slow")
+    def slow(event: SessionStarted, ctx: Context) -> None:
+        time.sleep(0.05)
+        ctx.write(insert(notes).values(text=f"{event.session_id} at attempt {ctx.attempt}"))
+
+    @on(SessionStarted, name="slow")
+    async def slow_together(event: SessionStarted, ctx: Context) -> None:
+        slow(event, ctx)
+
+    resources = resources_with(slow_together if asynchronous else slow, handler_concurrency=1)
+    work(resources, batch(said("SESSION_STARTED", "S0"), said("SESSION_STARTED", "S1")))
+    work(resources, batch(said("SESSION_STARTED", "S2")))
+    assert written(resources) == ["S0 at attempt 1"]
+    assert record_of(resources, "S2").status == "STARTED"
+    background = queue("background", resources.connection)
+    while background.count:
+        work_queued(resources)
+    assert written(resources) == [f"S{number} at attempt 1" for number in range(3)]
+    handler_durations.forget()
+    work(resources, batch(said("SESSION_STARTED", "S3")))
+    assert written(resources)[3] == "S3 at attempt 1"
+
+
+def test_a_job_whose_handler_is_slow_makes_few_calls_and_leaves_the_rest_unchanged(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=0.02))
+    calls: list[int] = []
+
+    @on(SessionStarted)
+    def first_fails_then_slow(event: SessionStarted, ctx: Context) -> None:
+        calls.append(ctx.attempt)
+        if ctx.attempt == 1:
+            raise ZeroDivisionError("by design")
+        time.sleep(0.05)
+
+    resources = resources_with(first_fails_then_slow)
+    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=5))
+    work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(5))))
+    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=0.02))
+    wait_until_all_are_due(resources)
+    enqueue_due_runs(resources)
+    work_queued(resources)
+    with resources.engine.connect() as ledger:
+        query = select(run_table.c.outcome, run_table.c.attempts, run_table.c.error.is_(None))
+        found = sorted(ledger.execute(query.where(run_table.c.handler == "first_fails_then_slow")).all())
+    assert found == [(Outcome.AGAIN, 1, False)] * 4 + [(Outcome.DONE, 2, True)]
+    while queue("background", resources.connection).count:
+        work_queued(resources)
+    assert calls == [1] * 5 + [2] * 5
+
+
+def test_a_warning_does_not_wait_for_another_handler_of_the_same_event(resources_with: MakeResources) -> None:
+    seen: list[tuple[int, DeliveryState]] = []
+    warning = fee()
+
+    @on(SessionFeeIncurring)
+    def look(event: SessionFeeIncurring, ctx: Context) -> None:
+        before = state(resources, warning)
+        with resources.engine.connect() as ledger:
+            seen.append((len(pushes.find(ledger)), before))
+
+    resources = resources_with(look, warn)
+    work(resources, batch(said("SESSION_STARTED")))
+    work(resources, replace(batch(warning), queue="urgent"))
+    assert seen == [(1, DeliveryState.RUNNING)]
+    assert state(resources, warning) is DeliveryState.SETTLED
 
 
 def test_each_attempt_that_fails_is_logged(resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,14 +633,14 @@ def test_slow_handlers_do_not_crash_their_worker(
     def slow(event: SessionStarted, ctx: Context) -> None:
         called.append(event.session_id)
         if len(called) == 10:
-            time.sleep(jobs.START_BUDGET.total_seconds())
+            time.sleep(jobs.HANDLERS_BUDGET.total_seconds())
         ctx.write(insert(notes).values(text=event.session_id))
 
     @on(SessionStarted, name="slow")
     async def slow_together(event: SessionStarted, ctx: Context) -> None:
         slow(event, ctx)
 
-    monkeypatch.setattr(jobs, "START_BUDGET", timedelta(seconds=0.5))
+    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=0.5))
     resources = resources_with(slow_together if asynchronous else slow)
     ids = [f"S{number:02}" for number in range(30)]
     work(resources, batch(*(said("SESSION_STARTED", session_id) for session_id in ids)))
@@ -512,7 +653,7 @@ def test_slow_handlers_do_not_crash_their_worker(
 
 def test_the_job_timeout_of_a_batch_exceeds_its_start_budget() -> None:
     waiting_for_the_ledger = timedelta(seconds=2 * RETRY_FOR)
-    assert jobs.START_BUDGET + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
+    assert jobs.RECORDS_BUDGET + jobs.HANDLERS_BUDGET * 2 + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
 
 
 def test_a_record_function_that_hangs_is_timed_out(resources_with: MakeResources) -> None:
@@ -536,7 +677,7 @@ def test_slow_record_functions_wait_for_jobs_of_their_own(
     resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resources = resources_with()
-    monkeypatch.setattr(jobs, "START_BUDGET", timedelta())
+    monkeypatch.setattr(jobs, "RECORDS_BUDGET", timedelta())
     work(resources, batch(said("SESSION_STARTED")))
     assert outcomes(resources, said("SESSION_STARTED")) == {"session_record": Outcome.WAITING}
     assert work_queued(resources) == 1

@@ -14,7 +14,9 @@ def test_a_dead_run_is_reopened_with_the_next_attempt(ledger, noon):
     later = noon + timedelta(days=1)
     with ledger.begin() as conn:
         assert finished_runs.reopen(conn, ["d1"], None, later) == 1
-        assert [(one.handler, one.attempt) for one in run_schedule.due(conn, later, 10)] == [("warn", 13)]
+        assert [(one.handler, one.attempt) for one in run_schedule.due(conn, ("background", "warn"), later, 10)] == [
+            ("warn", 13)
+        ]
         assert deliveries.get(conn, "d1").settled_at is None
     assert ledger.state_of("d1") is DeliveryState.RETRYING
     assert ledger.run_of("d1", "bill").outcome is Outcome.DONE

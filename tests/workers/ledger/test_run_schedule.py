@@ -23,7 +23,8 @@ def waiting(ledger):
 
 def due(ledger, now, limit=100):
     with ledger.begin() as conn:
-        return run_schedule.due(conn, now, limit)
+        groups = run_schedule.due_groups(conn, now)
+        return [run for group in groups for run in run_schedule.due(conn, group, now, limit)]
 
 
 def ids(found):
@@ -62,7 +63,7 @@ def test_two_clocks_never_enqueue_the_same_run(ledger, waiting, noon):
         waiting(number)
 
     def enqueue(conn, number):
-        found = run_schedule.due(conn, noon, 10)
+        found = run_schedule.due(conn, ("sessions", "warn"), noon, 10)
         run_schedule.set_jobs(conn, {run.key: f"job{number}" for run in found})
         return ids(found)
 

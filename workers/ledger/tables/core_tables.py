@@ -91,6 +91,7 @@ runs = Table(
 )
 partial_index("runs_due", runs.c.due_at, where="due_at IS NOT NULL")
 partial_index("runs_offered", runs.c.job_id, where="due_at IS NOT NULL AND job_id IS NOT NULL")
+partial_index("runs_ready", runs.c.queue, runs.c.handler, runs.c.due_at, where="due_at IS NOT NULL AND job_id IS NULL")
 partial_index("runs_until", runs.c.until_at, where="until_at IS NOT NULL")
 partial_index("runs_waits_for", runs.c.waits_for, where="waits_for IS NOT NULL")
 partial_index("runs_running", runs.c.started_at, where="outcome = 'running'")
