@@ -203,7 +203,9 @@ def test_a_handler_imported_by_another_plugin_counts_once(folder):
 def test_an_unknown_queue_is_refused(folder):
     name = new_name()
     file = written(folder, f"{name}.py", PLUGIN.format(name="greet", options=", queue='speedy'"))
-    assert refusal(folder, name) == (f"{file}: greet wants the queue speedy; there are urgent, sessions, cdrs, other.")
+    assert refusal(folder, name) == (
+        f"{file}: greet wants the queue speedy; there are urgent, sessions, cdrs, other, background."
+    )
 
 
 def test_a_mark_below_another_decorator_is_refused_with_its_file(folder):

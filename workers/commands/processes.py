@@ -107,9 +107,11 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
 @click.argument("queues", metavar="[QUEUE]...", nargs=-1)
 @click.option("--burst", is_flag=True, help="End when the queues are empty.")
 def work(queues: tuple[str, ...], *, burst: bool) -> None:
-    """Run handlers on the batches of the queues.
+    """Run handlers on the batches of the queues: urgent, sessions, cdrs, other, background.
 
-    The first queue goes before all others, which take turns. Default: urgent, sessions, cdrs, other.
+    Without QUEUE three processes share them, so that no slow handler delays a warning: one for what is urgent, one for
+    all events, one for slow handlers, retries and replays. With QUEUE it is one; the first queue goes before all
+    others, which take turns.
     """
     from workers.execution.worker import work
 

@@ -123,8 +123,9 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     asked = [call for call in to_do if call.subscription.queue is not None]
     others = [call for call in to_do if call.subscription.queue is None]
     if asked and others:
-        run_post_commit(resources, post_commit | _run_inline(resources, batch, first, asked, before=others))
-        first, post_commit, to_do = [], PostCommit(), others
+        early = post_commit | _run_inline(resources, batch, first, asked, before=others)
+        run_post_commit(resources, early)
+        first, post_commit, to_do = [], PostCommit(failed=early.failed), others
     post_commit |= _run_inline(resources, batch, first, to_do)
     hit(Failpoint.CONCLUDED)
     return post_commit

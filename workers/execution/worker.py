@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 
 import redis
@@ -30,8 +31,10 @@ from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.queues import BATCH_JOB, QUEUES, queue
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.worker_heartbeat import WorkerHeartbeat
+from workers.execution.worker_pool import WorkerPool
 from workers.installation import announce_quietly, join_installation
 from workers.ledger.warm_up import warm_up
+from workers.plugins import Plugins
 from workers.push.registry import open_channels
 from workers.resilience.hard_timeout import kill_on_timeout
 from workers.resources import preload, shared_engine
@@ -104,6 +107,7 @@ class PreloadedWorker(Worker):
 def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False) -> None:
     """Work the queues, in the order given or else all of them, until stopped; the current job is finished first.
 
+    All of them are worked by several processes, see `worker_pool`; those that are given, or `burst`, by this one.
     `burst` ends when the queues are empty. Raise SettingsError or PluginError before the first job is taken.
     """
     names = queues or QUEUES
@@ -124,6 +128,22 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     except SQLAlchemyError as failure:
         # The first job needs the ledger, and waits for it.
         log.warning("ledger.warm_up_failed", reason=type(failure).__name__)
+    run = partial(work_queues, connection, installation, plugins)
+    if queues or burst:
+        run(names, burst=burst)
+    else:
+        WorkerPool(run).run()
+
+
+def work_queues(
+    connection: NamespacedRedis,
+    installation: Installation,
+    plugins: Plugins,
+    names: Sequence[str],
+    *,
+    burst: bool = False,
+) -> None:
+    """Work these queues in this process, one job at a time, until stopped."""
     handlers = [each.name for each in plugins.subscriptions]
     log.info("worker.started", queues=list(names), namespace=connection.namespace, handlers=handlers)
     served = [queue(name, connection) for name in names]

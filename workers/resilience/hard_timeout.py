@@ -24,8 +24,13 @@ POLL_SECONDS = 0.5
 
 NO_DEADLINE = 0.0
 DEADLINE_FORMAT = struct.Struct("d")
-# Shared with the children that are forked from here on; a worker has one at a time.
-SHARED_DEADLINE = mmap.mmap(-1, DEADLINE_FORMAT.size)
+# Shared with the children that are forked from here on; a worker has one at a time, and a memory of its own.
+_memory = [mmap.mmap(-1, DEADLINE_FORMAT.size)]
+
+
+def use_own_deadline() -> None:
+    """Stop sharing the deadline with the process that forked this one, for a process that forks jobs itself."""
+    _memory[0] = mmap.mmap(-1, DEADLINE_FORMAT.size)
 
 
 @contextmanager
@@ -54,7 +59,7 @@ def kill_on_timeout(kill: Callable[[], None]) -> Iterator[None]:
 
 def _monitor(done: threading.Event, kill: Callable[[], None]) -> None:
     while not done.wait(POLL_SECONDS):
-        (deadline,) = DEADLINE_FORMAT.unpack(SHARED_DEADLINE[:])
+        (deadline,) = DEADLINE_FORMAT.unpack(_memory[0][:])
         if deadline != NO_DEADLINE and time.monotonic() > deadline:
             log.error("handler.killed", killed="the process of its job")
             _write(NO_DEADLINE)
@@ -62,4 +67,4 @@ def _monitor(done: threading.Event, kill: Callable[[], None]) -> None:
 
 
 def _write(deadline: float) -> None:
-    SHARED_DEADLINE[:] = DEADLINE_FORMAT.pack(deadline)
+    _memory[0][:] = DEADLINE_FORMAT.pack(deadline)

@@ -311,7 +311,7 @@ def test_few_jobs_of_a_handler_wait_in_the_background_and_none_delays_another_ha
     def unlucky(event: SessionComplete, ctx: Context) -> None:
         raise ZeroDivisionError("by design")
 
-    resources = resources_with(hopeless, unlucky)
+    resources = resources_with(hopeless, unlucky, retry_first=timedelta(hours=1))
     work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3 * RUNS_PER_JOB))))
     work(resources, batch(said("SESSION_COMPLETE")))
     wait_until_all_are_due(resources)
@@ -356,6 +356,7 @@ def test_a_slow_handler_is_moved_to_the_background_and_stays_there(
     resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch, *, asynchronous: bool
 ) -> None:
     monkeypatch.setattr(handler_durations, "SLOW", timedelta(seconds=0.02))
+    monkeypatch.setattr(handler_durations, "REMEMBERED", 10_000)
     monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=0.02))
 
     @on(SessionStarted, name="slow")

@@ -42,5 +42,6 @@ def test_a_child_that_died_leaves_no_deadline_for_the_next_one() -> None:
     killed = threading.Event()
     with kill_on_timeout(killed.set):
         hard_timeout._write(time.monotonic() + 60)  # noqa: SLF001 - as a child does that is killed before the block ends
-    assert hard_timeout.DEADLINE_FORMAT.unpack(hard_timeout.SHARED_DEADLINE[:]) == (hard_timeout.NO_DEADLINE,)
+    (deadline,) = hard_timeout.DEADLINE_FORMAT.unpack(hard_timeout._memory[0][:])  # noqa: SLF001 - as above
+    assert deadline == hard_timeout.NO_DEADLINE
     assert not killed.is_set()
