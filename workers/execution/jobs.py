@@ -124,8 +124,8 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     others = [call for call in to_do if call.subscription.queue is None]
     if asked and others:
         early = post_commit | _run_inline(resources, batch, first, asked, before=others)
-        run_post_commit(resources, early)
-        first, post_commit, to_do = [], PostCommit(failed=early.failed), others
+        run_post_commit(resources, early._replace(ended=(), settled=()))
+        first, post_commit, to_do = [], PostCommit(ended=early.ended, settled=early.settled), others
     post_commit |= _run_inline(resources, batch, first, to_do)
     hit(Failpoint.CONCLUDED)
     return post_commit
