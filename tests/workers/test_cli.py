@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from workers.cli import COMMANDS, MAX_TEMPORARY_FOLDER, SECTIONS, main, prepare_environment
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
 
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
@@ -179,8 +180,21 @@ def test_a_database_without_tables_names_the_command_that_migrates(environment, 
 def test_a_database_is_migrated_once(environment, tmp_path):
     assert "now has" in webhooks("migrate", environment=environment).stdout
     assert (tmp_path / "var" / "ledger.db").exists()
-    assert "already" in CliRunner(env=environment).invoke(main, ["migrate"]).stdout
+    assert CliRunner(env=environment).invoke(main, ["migrate"]).stdout == "The database has this version's tables.\n"
     assert CliRunner(env=environment).invoke(main, ["deliveries", "--json"]).output == ""
+
+
+def test_tables_that_this_version_cannot_work_with_are_a_failure_in_one_sentence(environment, tmp_path):
+    url = f"sqlite:///{tmp_path}/var/ledger.db"
+    migrate(url)
+    engine = create_ledger_engine(url)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE webhooks_schema_version SET version_num = 'newer'")
+        conn.exec_driver_sql("DROP TABLE pushes")
+    engine.dispose()
+    result = CliRunner(env=environment).invoke(main, ["migrate"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "newer than this version, which cannot work with them" in result.stderr
 
 
 def test_a_closed_pipe_ends_a_list_quietly(environment, tmp_path):

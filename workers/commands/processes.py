@@ -13,7 +13,6 @@ from ingest.config.sections.server import DashboardSettings, ServerSettings
 from ingest.config.settings import SERVE_SECTIONS, load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
-from workers.commands.errors import Failure
 
 HIGHEST_PORT = 65_530
 
@@ -137,6 +136,7 @@ def dashboard() -> None:
 @click.command()
 def migrate() -> None:
     """Migrate the database to this version's tables. Run it before the other processes of a new version."""
+    from workers.commands.errors import Failure
     from workers.ledger.database.migrate import SENTENCES, SchemaState, migrate
 
     found = migrate(load_settings(StoreSettings).database_url)
