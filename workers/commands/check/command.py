@@ -74,4 +74,4 @@ def _print(result: CheckResult, *, as_json: bool) -> None:
         json_line({"check": result.subject, "standing": result.status, "sentence": result.sentence})
         return
     state = styled_state(result.status, width=6)
-    console().print(state.append(f"{result.subject:<10}").append(printable(result.sentence)))
+    console().print(state.append(f"{result.subject:<10} ").append(printable(result.sentence)))
