@@ -36,7 +36,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "show": CommandRef("show", "Show one delivery with its raw body."),
         "session": CommandRef("session", "Show one charging session and its timeline."),
         "cdrs": CommandRef("cdrs", "List charging records and their totals; export them."),
-        "warnings": CommandRef("warnings", "List fee warnings: sent in time or why not, and whether they helped."),
+        "warnings": CommandRef("warnings", "List fee warnings: sent in time or not, and did they help."),
         "pushes": CommandRef("pushes", "List what was sent to drivers."),
         "authorizations": CommandRef("authorizations", "List what was decided at the charger, and why."),
         "devices": CommandRef("devices", "List, add and remove drivers' devices, or serve the app."),
