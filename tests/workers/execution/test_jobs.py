@@ -443,7 +443,7 @@ def test_each_attempt_that_fails_is_logged(resources_with: MakeResources, monkey
     resources.connection.set(batch_key(given.id), b"of the relay")
     with capture_logs() as logs:
         jobs.work_batch(given.id)
-        while not (waiting := queue("sessions", resources.connection).jobs):
+        while not (waiting := queue("background", resources.connection).jobs):
             enqueue_due_runs(resources)
         (job,) = waiting
         monkeypatch.setattr(jobs, "get_current_job", lambda: job)
