@@ -24,6 +24,7 @@ from ingest.errors import Unreadable
 from ingest.events import SessionEvent, decode, peek, queue_for
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Delivery
+from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from ingest.queue.queues import QUEUES
 from ingest.wire.envelope import Envelope, Kind
@@ -217,7 +218,7 @@ def report_to(connection: redis.Redis, process: ProcessType, **parts: Any) -> No
 @pytest.fixture
 def valkey_url(valkey_url: str) -> str:
     """The URL of a real Valkey in which a worker and a clock have just reported themselves."""
-    with redis.Redis.from_url(valkey_url) as connection:
+    with NamespacedRedis(redis.Redis.from_url(valkey_url), os.environ["QUEUE_NAMESPACE"]) as connection:
         for process in (ProcessType.WORK, ProcessType.CLOCK):
             report_to(connection, process)
     return valkey_url
