@@ -18,12 +18,12 @@ from handlers.kit.field_extraction import (
 @pytest.mark.parametrize(
     ("found", "picked"),
     [
-        ([], (None, None)),
-        ([None, ""], (None, None)),
-        (["a", "b"], ("a", None)),
-        ([{"amount": 1}, "b"], ("b", None)),
-        ([None, [], "x" * 201], (None, "is not text")),
-        (["x" * 201, []], (None, "is too long")),
+        ([], (None, None, None)),
+        ([None, ""], (None, None, None)),
+        (["a", "b"], ("a", None, None)),
+        ([{"amount": 1}, "b"], ("b", None, None)),
+        ([None, [], "x" * 201], (None, "is not text", [])),
+        (["x" * 201, []], (None, "is too long", "x" * 201)),
     ],
 )
 def test_the_first_valid_value_counts(found, picked):
