@@ -38,7 +38,7 @@ DEAD, STOPPED = 60.0, {"age": 60.0, "is_stopped": True}
         ([WORK, process("clock", **STOPPED)], [("clock", "all")]),
         ([WORK, CLOCK, process("serve", "node", age=DEAD)], [("serve", "node")]),
         ([WORK, CLOCK, process("serve", **STOPPED)], []),
-        ([CLOCK, replace(WORK, queues=("urgent", "sessions", "other"))], [("work", "queue cdrs")]),
+        ([CLOCK, replace(WORK, queues=("urgent", "sessions", "other", "background"))], [("work", "queue cdrs")]),
         ([CLOCK, WORK, process("work", "two", age=DEAD)], [("work", "two")]),
         ([CLOCK, WORK, process("work", "two", **STOPPED)], []),
         ([CLOCK, process("work", started=30), process("work", "two", age=DEAD)], []),  # replaced

@@ -94,7 +94,7 @@ def test_several_slices_are_published_in_one_transaction(inbox_file, outbox, pub
     inbox_file.insert(queue="urgent")
     inbox_file.insert(queue="cdrs")
     publisher.publish([outbox.next_batch("urgent", 500, 1000), outbox.next_batch("cdrs", 500, 1000)])
-    assert publisher.poll().waiting == {"urgent": 1, "sessions": 0, "cdrs": 1, "other": 0}
+    assert publisher.poll().waiting == {"urgent": 1, "sessions": 0, "cdrs": 1, "other": 0, "background": 0}
     assert [each.queue for each in publisher.in_flight] == ["urgent", "cdrs"]
 
 

@@ -188,7 +188,7 @@ def test_when_everything_is_dropped_nothing_is_sent(receiver):
         (("--count", "0"), "0 is not in the range"),
         (("--rate", "0"), "0 is not in the range"),
         (("--sign", "maybe"), "'current', 'next', 'none', 'bad'"),
-        (("--at", "yesterday"), "yesterday"),
+        (("--at", "some day"), "some day"),
     ],
 )
 def test_options_that_make_no_sense_are_wrong_usage(arguments, sentence):
