@@ -58,7 +58,8 @@ def cluster(tmp_path):
             )
             handler = "record_in_batch" if each.kind is Kind.EVENTS else "record_cdr"
             conn.execute(insert(effects).values(delivery_id=each.id, handler=handler))
-        record = {"notes": [], "document": "", "received_at": FIRST_AT, "recorded_at": FIRST_AT}
+        record = {"position": 0, "identity": "r1", "content": "", "notes": [], "document": ""}
+        record |= {"received_at": FIRST_AT, "recorded_at": FIRST_AT}
         conn.execute(insert(cdrs).values(delivery_id=CDR, amount=Decimal(amount(4)), **record))
         conn.execute(insert(pushes).values(push()))
     yield SimpleNamespace(engine=engine, pushed=pushed, skew=SKEW, inboxes=list)
