@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from ingest.errors import QueueUnavailable
 from ingest.queue import process_registry
+from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.process_registry import KEY, NodeReport, ProcessRecord, ProcessRegistry, ProcessType
 
 
@@ -51,9 +52,10 @@ def test_a_process_that_stops_is_known_to_have_stopped(valkey: redis.Redis) -> N
 
 
 def test_a_process_is_not_alive_after_a_while_and_forgotten_after_a_long_one(
-    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    valkey: NamespacedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ProcessRegistry(valkey).beat(record(id="dead"))
+    plain = valkey.plain
+    ProcessRegistry(plain).beat(record(id="dead"))
 
     class Later(redis.client.Pipeline):
         ahead = 0.0
@@ -63,9 +65,9 @@ def test_a_process_is_not_alive_after_a_while_and_forgotten_after_a_long_one(
             return [(one[0] + self.ahead, one[1]) if isinstance(one, tuple) else one for one in found]
 
     monkeypatch.setattr(
-        valkey, "pipeline", lambda **_: Later(valkey.connection_pool, valkey.response_callbacks, None, None)
+        plain, "pipeline", lambda **_: Later(plain.connection_pool, plain.response_callbacks, None, None)
     )
-    registry = ProcessRegistry(valkey)
+    registry = ProcessRegistry(plain)
     Later.ahead = 10.0
     assert [each.is_alive for each in registry.processes()] == [True]
     Later.ahead = 30.0
