@@ -1,5 +1,6 @@
 import json
 import shlex
+import socket
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ import uvicorn
 from ingest.authorize.authorize_app import create_authorize_app
 from ingest.authorize.timed_protocol import TimedHttpProtocol
 from ingest.config.settings import load_settings
+from ingest.server.serve import uvicorn_config
 from workers.policies.pool import PolicyProcessPool
 
 CREDENTIALS = {"AUTHORIZE_CREDENTIALS": "a secret\nanother"}
@@ -60,17 +62,13 @@ class NullRecorder:
 def url(tmp_path, until):
     """The URL of `authorize` without policies."""
     settings = load_settings(data_dir=tmp_path, authorize_credentials="a secret")
-    config = uvicorn.Config(
-        create_authorize_app(settings, PolicyProcessPool(settings, ()), NullRecorder()),
-        port=0,
-        http=TimedHttpProtocol,
-        log_config=None,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    app = create_authorize_app(settings, PolicyProcessPool(settings, ()), NullRecorder())
+    server = uvicorn.Server(uvicorn_config(app, settings, TimedHttpProtocol))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     thread.join()
 

@@ -44,6 +44,7 @@ def test_processes_have_a_heartbeat_and_queues_their_workers(valkey, samples):
         "sessions": 0,
         "cdrs": 1,
         "other": 0,
+        "background": 0,
     }
     for name in ("work", "clock"):
         assert numbers["webhooks_heartbeat_timestamp_seconds", name] > before
