@@ -108,6 +108,6 @@ def test_policies_decide_from_the_ledger_and_the_decision_is_recorded(authorize,
     assert (first.key, first.session_id, first.decision, first.policy) == ("04a1", "s1", "ALLOWED", None)
     assert (blocked.decision, blocked.policy, blocked.reason) == ("BLOCKED", "key_list", "the key is disabled")
     assert expired.decision == "EXPIRED"
-    assert (before.policy, before.reason) == ("one_session", "another session is open: s1")
+    assert (before.policy, before.reason) == ("one_session", "another session charges: s1")
     assert last.decision == "ALLOWED"
     assert not any(row.failure for row in rows)
