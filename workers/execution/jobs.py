@@ -23,7 +23,7 @@ from ingest.events import Event, SessionEvent, decode
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import Batch, Delivery, ack_key, batch_key, lease_key
 from ingest.queue.leases import lease
-from ingest.queue.queues import BACKGROUND
+from ingest.queue.queues import BACKGROUND, URGENT
 from ingest.wire.envelope import Kind
 from ingest.wire.timestamps import utc_now
 from workers.devices.lookup import Devices
@@ -101,7 +101,8 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     inline, own_job = _split_inline(_calls(decoded, resources.plugins.handlers_for), batch)
     taken = {result.delivery_id for result in records} | {call.delivery.id for call in inline + own_job}
     ignored = [each.ignored() for each in decoded if each.event is not None and each.delivery.id not in taken]
-    first = [*records, *map(waiting, own_job), *ignored]
+    elsewhere = BACKGROUND if batch.queue == URGENT else None
+    first = [*records, *(waiting(call, elsewhere) for call in own_job), *ignored]
 
     def store(ledger: Connection) -> tuple[set[RunKey], PostCommit]:
         new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in decoded})
@@ -119,32 +120,12 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     if not inline:
         return post_commit
     to_do = [call for call in inline if (call.delivery.id, call.subscription.name) not in done]
-    # Who asked for this queue goes first: a warning does not wait for what other plugins do about the same event.
-    asked = [call for call in to_do if call.subscription.queue is not None]
-    others = [call for call in to_do if call.subscription.queue is None]
-    if asked and others:
-        early = post_commit | _run_inline(resources, batch, first, asked, before=others)
-        run_post_commit(resources, early._replace(ended=(), settled=()))
-        first, post_commit, to_do = [], PostCommit(ended=early.ended, settled=early.settled), others
-    post_commit |= _run_inline(resources, batch, first, to_do)
+    results = [*first, *_runner(resources).run_all(to_do, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
+    post_commit |= run_in_transaction(
+        resources.engine, lambda ledger: commit_new_runs(ledger, resources, results, batch.queue)
+    )
     hit(Failpoint.CONCLUDED)
     return post_commit
-
-
-def _run_inline(
-    resources: Resources,
-    batch: Batch,
-    first: Sequence[RunResult],
-    calls: Sequence[HandlerCall],
-    *,
-    before: Sequence[HandlerCall] = (),
-) -> PostCommit:
-    """Make calls and commit their runs with others; the deliveries of the calls that come after are not settled yet."""
-    results = [*first, *_runner(resources).run_all(calls, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
-    unfinished = {call.delivery.id for call in before}
-    return run_in_transaction(
-        resources.engine, lambda ledger: commit_new_runs(ledger, resources, results, batch.queue, unfinished)
-    )
 
 
 def dead_letter_poison(resources: Resources, batch: Batch) -> PostCommit:
@@ -286,13 +267,15 @@ def _calls(
 def _split_inline(calls: Iterable[HandlerCall], batch: Batch) -> tuple[list[HandlerCall], list[HandlerCall]]:
     """Separate the calls made in the batch's job from those with a job of their own.
 
-    A handler whose queue is that of the batch runs here, unless it is slow. A delivery that workers died of gets a job
+    A handler whose queue is that of the batch runs here, unless it is slow. An urgent batch runs only handlers that
+    asked for that: the first call of a slow one would delay every warning. A delivery that workers died of gets a job
     for each of its handlers, so that only the run to blame dies for good.
     """
     inline: list[HandlerCall] = []
     own_job: list[HandlerCall] = []
+    served = {batch.queue} if batch.queue == URGENT else {None, batch.queue}
     for call in calls:
-        is_here = not batch.isolated and call.subscription.queue in {None, batch.queue}
+        is_here = not batch.isolated and call.subscription.queue in served
         is_inline = is_here and not is_slow(call.subscription.name)
         (inline if is_inline else own_job).append(call)
     return inline, own_job

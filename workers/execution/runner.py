@@ -157,8 +157,8 @@ class Runner:
         return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
 
 
-def waiting(call: HandlerCall) -> RunResult:
-    """Return the result of a call that is left to another job: in the background if its handler is slow."""
+def waiting(call: HandlerCall, queue: str | None = None) -> RunResult:
+    """Return the result of a call that is left to another job, on that queue unless its handler has one or is slow."""
     handler = call.subscription.name
     return RunResult(
         delivery_id=call.delivery.id,
@@ -166,7 +166,7 @@ def waiting(call: HandlerCall) -> RunResult:
         attempts=call.attempt - 1,
         outcome=Outcome.WAITING,
         due_at=utc_now(),
-        queue=BACKGROUND if is_slow(handler) else call.subscription.queue,
+        queue=BACKGROUND if is_slow(handler) else call.subscription.queue or queue,
     )
 
 

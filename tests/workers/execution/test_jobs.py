@@ -412,19 +412,24 @@ def test_a_job_whose_handler_is_slow_makes_few_calls_and_leaves_the_rest_unchang
 
 
 def test_a_warning_does_not_wait_for_another_handler_of_the_same_event(resources_with: MakeResources) -> None:
-    seen: list[tuple[int, DeliveryState]] = []
+    called: list[str] = []
     warning = fee()
 
     @on(SessionFeeIncurring)
     def look(event: SessionFeeIncurring, ctx: Context) -> None:
-        before = state(resources, warning)
-        with resources.engine.connect() as ledger:
-            seen.append((len(pushes.find(ledger)), before))
+        called.append(event.session_id)
 
     resources = resources_with(look, warn)
     work(resources, batch(said("SESSION_STARTED")))
-    work(resources, replace(batch(warning), queue="urgent"))
-    assert seen == [(1, DeliveryState.RUNNING)]
+    process_batch(resources, replace(batch(warning), queue="urgent"))
+    with resources.engine.connect() as ledger:
+        assert len(pushes.find(ledger)) == 1
+    assert (called, state(resources, warning)) == ([], DeliveryState.RETRYING)
+    enqueue_due_runs(resources)
+    assert queue("background", resources.connection).count == 1
+    assert queue("urgent", resources.connection).count == 0
+    work_queued(resources)
+    assert called == ["S1"]
     assert state(resources, warning) is DeliveryState.SETTLED
 
 
