@@ -33,15 +33,20 @@ RETRY_FOR = timedelta(days=1)
 BACKOFF = Backoff(first=timedelta(seconds=10), longest=timedelta(minutes=10))
 
 
-def notifiers(engine: Engine, settings: Settings) -> "list[LogNotifier | AppriseNotifier]":
-    """Return the periodic tasks that send alerts. Raise SettingsError for a bad ALERT_URLS or ALERT_MUTED."""
+def notifiers(
+    engine: Engine, settings: Settings, *, others_send: bool = False
+) -> "list[LogNotifier | AppriseNotifier]":
+    """Return the periodic tasks that send alerts. Raise SettingsError for a bad ALERT_URLS or ALERT_MUTED.
+
+    With `others_send`, a process without ALERT_URLS leaves what it has logged to one that may have them.
+    """
     destinations = open_destinations(settings)
-    logs = LogNotifier(engine, muted_kinds(settings), is_sent=bool(destinations))
+    logs = LogNotifier(engine, muted_kinds(settings), is_sent=bool(destinations) or others_send)
     return [logs, AppriseNotifier(engine, destinations, settings)] if destinations else [logs]
 
 
 class LogNotifier:
-    """The periodic task that logs new alerts. It calls no service."""
+    """The periodic task that logs new alerts; unless they are sent, too, that is all. It calls no service."""
 
     name = "alert-log"
     every = POLL_INTERVAL
@@ -55,25 +60,30 @@ class LogNotifier:
 
     def run(self) -> None:
         """Log new alerts: at least once, and exactly once unless the process dies while doing so."""
-        if not read_once(self._engine, alert_outbox.is_any_unlogged):
+        if not read_once(self._engine, self._is_any_waiting):
             return
         run_in_transaction(self._engine, self._log)
         self._logged.clear()
+
+    def _is_any_waiting(self, ledger: Connection) -> bool:
+        if alert_outbox.is_any_unlogged(ledger):
+            return True
+        # A worker may have logged it, and left it to us.
+        return not self._is_sent and alert_outbox.is_any_due(ledger, utc_now())
 
     def _log(self, ledger: Connection) -> None:
         found = alert_outbox.unlogged(ledger, BATCH_SIZE)
         at = datetime.now(UTC)
         muted = [one.id for one in found if one.kind in self._muted]
-        unmuted = [one for one in found if one.kind not in self._muted]
-        for one in unmuted:
-            if one.id not in self._logged:
+        for one in found:
+            if one.kind not in self._muted and one.id not in self._logged:
                 about = {"kind": one.kind, "session": one.session_id, "delivery": one.delivery_id}
                 log.warning("alert.raised", alert=one.id, sentence=one.sentence, **about)
                 self._logged.add(one.id)
         alert_outbox.mark_logged(ledger, [one.id for one in found], at)
         alert_outbox.reschedule(ledger, muted, None)
         if not self._is_sent:
-            alert_outbox.mark_delivered(ledger, [one.id for one in unmuted], at)
+            alert_outbox.mark_due_delivered(ledger, at)
 
 
 class AppriseNotifier:

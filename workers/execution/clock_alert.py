@@ -16,6 +16,7 @@ def raise_clock_gone() -> None:
     """Raise and send the alert, unless a clock has reported meanwhile. A clock resolves it when one runs again.
 
     It is claimed in the ledger before it is sent: whoever sends it, a worker or a clock that is back, it is sent once.
+    A worker without ALERT_URLS logs it, and a clock that is back sends it.
     """
     resources = open_resources()
     processes = ProcessRegistry(resources.connection).processes()
@@ -29,5 +30,5 @@ def raise_clock_gone() -> None:
 
     if gone:
         run_in_transaction(resources.engine, raise_all)
-        for notifier in notifiers(resources.engine, resources.settings):
+        for notifier in notifiers(resources.engine, resources.settings, others_send=True):
             notifier.run()

@@ -50,6 +50,11 @@ def mark_delivered(conn: Connection, ids: Collection[str], now: datetime) -> Non
     _set(conn, ids, told_at=now, due_at=None)
 
 
+def mark_due_delivered(conn: Connection, now: datetime) -> None:
+    """Mark all alerts that are due as delivered, where there is nobody to send them to."""
+    conn.execute(update(alerts).where(_due(now)).values(told_at=now, due_at=None))
+
+
 def is_any_due(conn: Connection, now: datetime) -> bool:
     """Return whether there is anything to send."""
     return bool(conn.scalar(select(exists().where(_due(now)))))

@@ -12,10 +12,13 @@ from ingest.config.settings import load_settings
 from ingest.queue import process_monitor, process_registry
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from ingest.queue.queues import CLOCK_GONE_JOB, QUEUES, queue
+from ingest.wire.timestamps import utc_now
 from tests.workers.conftest import PushNode
 from workers.alerts.alerts import AlertKind, AlertRow, find_alerts
+from workers.alerts.notifier import notifiers
 from workers.execution import clock_alert, worker_heartbeat
 from workers.execution.worker_heartbeat import WorkerHeartbeat, changed_plugins, plugin_versions
+from workers.ledger import alert_outbox
 from workers.plugins import load_plugins
 
 
@@ -107,3 +110,21 @@ def test_the_job_raises_and_logs_the_alert_once_unless_a_clock_runs_again(
     assert "webhooks clock" in alert.sentence
     assert alert.logged_at is not None
     assert [line["event"] for line in logs] == ["alert.raised"]
+
+
+def test_a_worker_without_destinations_leaves_the_alert_to_a_clock_that_may_have_them(
+    push_node: object, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = push_node()  # type: ignore[operator]
+    monkeypatch.setattr(clock_alert, "open_resources", lambda: node.resources)
+    clock_alert.raise_clock_gone()
+    (left,) = alerts(node)
+    with node.resources.engine.begin() as ledger:
+        assert alert_outbox.is_any_due(ledger, utc_now())
+    assert (left.logged_at is not None, left.told_at) == (True, None)
+    with capture_logs() as logs:
+        for each in notifiers(node.resources.engine, load_settings()):  # of a clock without destinations
+            each.run()
+    (told,) = alerts(node)
+    assert told.told_at is not None
+    assert logs == []

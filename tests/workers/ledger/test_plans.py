@@ -148,6 +148,7 @@ def works(ledger, says, noon):
         "metrics": lambda c: read_state(c, noon),
         "received at": lambda c: deliveries.received_at(c, IDS),
         "alerts to log": lambda c: (alert_outbox.is_any_unlogged(c), alert_outbox.unlogged(c, 50)),
+        "alerts without destinations": lambda c: alert_outbox.mark_due_delivered(c, noon),
         "alerts to send": lambda c: (alert_outbox.is_any_due(c, noon), alert_outbox.claim(c, noon, noon, 50)),
     }
 
