@@ -32,7 +32,7 @@ def open_queues(settings: Settings, engine: Engine, *, timeout: float = 5) -> Na
 def own_installation(settings: Settings, engine: Engine) -> Installation:
     """Return what this process announces. Raise SQLAlchemy's errors."""
     own = ledger_id(engine)
-    return Installation(settings.queue_namespace or own, own, storage(engine), engine.dialect.name)
+    return Installation(settings.queue_namespace or own, own, storage(engine))
 
 
 def join_installation(settings: Settings, engine: Engine) -> tuple[NamespacedRedis, Installation]:

@@ -20,8 +20,6 @@ class Installation:
     ledger: str
     storage: str
     """Which database that is: a copy of a ledger has the id of the original, and other storage."""
-    database: str
-    """`sqlite` or `postgresql`."""
     since: int = 0
     """When it was first announced. Times are by the clock of Redis, in seconds."""
     seen_at: int = 0

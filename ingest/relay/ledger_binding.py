@@ -60,7 +60,9 @@ class LedgerBinding:
             return _of_namespace(self._settings.queue_namespace, before, alive)
         ledger = self._ask_ledger(before, alive)
         if ledger is None:
-            return before or self._only_one(alive)
+            if before is None:
+                raise self._unknown(alive)
+            return before
         if before is not None and before.ledger not in {None, ledger} and not self._is_beside_inbox():
             raise LedgerUnknown(
                 f"The ledger at DATABASE_URL is {ledger}, and this inbox has published to {before.ledger}."
@@ -73,21 +75,12 @@ class LedgerBinding:
             raise LedgerUnknown(f"Copies of the ledger are at work: set QUEUE_NAMESPACE to {_either(namespaces)}.")
         return Binding(next(iter(namespaces), ledger), ledger)
 
-    def _only_one(self, alive: Sequence[Installation]) -> Binding:
-        """Return the only installation on this Redis, for a `serve` without DATABASE_URL."""
-        if "database_url" not in self._settings.model_fields_set:
-            # An SQLite file is used on its own machine only, so its `serve` would find it.
-            elsewhere = {Binding(each.namespace, each.ledger) for each in alive if each.database != "sqlite"}
-            if len(elsewhere) == len({each.namespace for each in alive}) == 1:
-                (only,) = elsewhere
-                log.warning(
-                    "relay.ledger_assumed", namespace=only.namespace, hint="set DATABASE_URL or QUEUE_NAMESPACE"
-                )
-                return only
-        hint = "Start PostgreSQL, or" if self._file is None else "Run `webhooks migrate`, or"
+    def _unknown(self, alive: Sequence[Installation]) -> LedgerUnknown:
+        # The only installation on this Redis is no answer: it may be production's, and this inbox that of staging.
+        hint = "Start PostgreSQL, or" if self._file is None else "Set DATABASE_URL, run `webhooks migrate`, or"
         names = {each.namespace for each in alive}
         choice = f" set QUEUE_NAMESPACE to that of its workers{f' ({_either(names)})' if names else ''}."
-        raise LedgerUnknown(f"The ledger at DATABASE_URL cannot be asked for its id. {hint}{choice}")
+        return LedgerUnknown(f"The ledger at DATABASE_URL cannot be asked for its id. {hint}{choice}")
 
     def _ask_ledger(self, before: Binding | None, alive: Sequence[Installation]) -> str | None:
         """Return the id of the ledger at DATABASE_URL; None if it is not available."""

@@ -13,7 +13,7 @@ from ingest.queue.installations import (
     withdraw,
 )
 
-OWN = Installation("a1", "a1", "storage-1", "sqlite")
+OWN = Installation("a1", "a1", "storage-1")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 
 import psycopg
 import pytest
@@ -17,7 +16,7 @@ from ingest.relay.outbox import Binding, Outbox
 from ingest.relay.publisher import BatchPublisher
 
 STORED = "CREATE TABLE ledger_identity (only_ INTEGER, id TEXT)"
-ELSEWHERE = Installation("b2", "b2", "there", "postgresql")
+ELSEWHERE = Installation("b2", "b2", "there")
 
 
 def make_ledger(file, ledger_id):
@@ -89,7 +88,7 @@ def test_a_ledger_made_anew_beside_the_inbox_is_followed(resolve, tmp_path):
     assert resolve() == "a2"
 
 
-@pytest.mark.parametrize("others", [(), (ELSEWHERE,), (replace(ELSEWHERE, database="sqlite"),)])
+@pytest.mark.parametrize("others", [(), (ELSEWHERE,)])
 def test_without_its_ledger_a_new_inbox_publishes_to_nobody(resolve, plain, tmp_path, others):
     for each in others:
         announce(plain, each)
@@ -98,23 +97,11 @@ def test_without_its_ledger_a_new_inbox_publishes_to_nobody(resolve, plain, tmp_
     assert ("(b2)" in str(raised.value)) is bool(others)
 
 
-def test_an_sqlite_ledger_of_somebody_else_is_never_assumed(resolve, plain):
-    announce(plain, replace(ELSEWHERE, database="sqlite"))
-    with pytest.raises(LedgerUnknown):
-        resolve()
-
-
-def test_serve_without_a_database_takes_the_only_installation(resolve, plain):
+def test_serve_without_a_database_does_not_take_the_only_installation_for_its_own(resolve, outbox, plain):
     announce(plain, ELSEWHERE)
-    announce(plain, replace(ELSEWHERE, storage=""))
-    assert resolve() == "b2"
-
-
-def test_serve_without_a_database_does_not_choose_between_two(resolve, plain):
-    announce(plain, ELSEWHERE)
-    announce(plain, replace(ELSEWHERE, namespace="a1", ledger="a1"))
-    with pytest.raises(LedgerUnknown, match="a1 or b2"):
+    with pytest.raises(LedgerUnknown, match=r"Set DATABASE_URL.*\(b2\)"):
         resolve()
+    assert outbox.binding() is None
 
 
 def test_once_bound_neither_ledger_nor_worker_need_be_there(resolve, plain, tmp_path):
@@ -155,7 +142,7 @@ def test_a_namespace_of_its_own_is_used_without_asking(resolve, outbox):
 def test_workers_that_set_a_namespace_are_found_by_their_ledger(resolve, plain, tmp_path):
     make_ledger(tmp_path / "ledger.db", "a1")
     assert resolve() == "a1"
-    announce(plain, Installation("prod", "a1", "here", "sqlite"))
+    announce(plain, Installation("prod", "a1", "here"))
     assert resolve() == "prod"
     plain.flushall()
     assert resolve() == "prod"
@@ -163,20 +150,20 @@ def test_workers_that_set_a_namespace_are_found_by_their_ledger(resolve, plain, 
 
 def test_copies_of_a_ledger_in_two_namespaces_are_not_guessed_between(resolve, plain, tmp_path):
     make_ledger(tmp_path / "ledger.db", "a1")
-    announce(plain, Installation("prod", "a1", "here", "sqlite"))
-    announce(plain, Installation("copy", "a1", "there", "sqlite"))
+    announce(plain, Installation("prod", "a1", "here"))
+    announce(plain, Installation("copy", "a1", "there"))
     with pytest.raises(LedgerUnknown, match="copy or prod"):
         resolve()
 
 
 def test_another_ledger_in_the_namespace_of_an_inbox_is_refused(resolve, plain):
-    announce(plain, Installation("prod", "a1", "here", "postgresql"))
+    announce(plain, Installation("prod", "a1", "here"))
     assert resolve(queue_namespace="prod") == "prod"
     plain.flushall()
-    announce(plain, Installation("prod", "b2", "there", "postgresql"))
+    announce(plain, Installation("prod", "b2", "there"))
     with pytest.raises(LedgerUnknown, match=r"b2.*QUEUE_NAMESPACE=prod.*a1"):
         resolve(queue_namespace="prod")
-    announce(plain, Installation("prod", "a1", "here", "postgresql"))
+    announce(plain, Installation("prod", "a1", "here"))
     assert resolve(queue_namespace="prod") == "prod"
 
 
