@@ -55,13 +55,13 @@ def test_a_process_waits_for_its_ledger_and_says_so(settings, engine, until):
     assert "webhooks migrate" in logs[0]["hint"]
 
 
-@pytest.mark.parametrize("other", [{"ledger": "0"}, {"storage": "0"}])
+@pytest.mark.parametrize("other", [{"ledger": "-"}, {"storage": "-"}])
 def test_a_worker_of_another_ledger_in_the_namespace_does_not_start(settings, engine, valkey, other):
     migrate(settings.database_url)
     named = settings.model_copy(update={"queue_namespace": "prod"})
     own = own_installation(named, engine)
     fields = {name: getattr(own, name) for name in ("namespace", "ledger", "storage")} | other
-    # In the same second, the lesser name counts as the earlier: "-" is less than any id
+    # In the same second, the lesser name counts as the earlier: "-" is less than any id.
     announce(valkey.plain, Installation(**fields))
     with pytest.raises(SettingsError, match=r"namespace prod .*QUEUE_NAMESPACE"):
         join_installation(named, engine)
