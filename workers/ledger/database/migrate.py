@@ -101,10 +101,10 @@ def _state(conn: Connection) -> SchemaState:
         return SchemaState.CURRENT
     if done <= {script.revision for script in scripts.walk_revisions()}:
         return SchemaState.PENDING
-    return SchemaState.NEWER if _has_tables(conn) else SchemaState.INCOMPATIBLE
+    return SchemaState.NEWER if _can_be_used(conn) else SchemaState.INCOMPATIBLE
 
 
-def _has_tables(conn: Connection) -> bool:
+def _can_be_used(conn: Connection) -> bool:
     """Return whether this version's statements can run: its columns are there, and others need no value."""
     inspector = inspect(conn)
     for table in metadata.tables.values():
