@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, and_, delete, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, literal_column, or_, select, update
 
 from ingest.queue.queues import BACKGROUND
 from workers.ledger.database.conditions import in_list
@@ -12,6 +12,16 @@ from workers.ledger.delivery_states import refresh_states
 from workers.ledger.runs import RunRecord, insert_runs, locked_update
 from workers.ledger.states import FINAL_OUTCOMES, Outcome, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs, sessions
+
+REOPENED = {
+    "outcome": Outcome.WAITING,
+    "deaths": 0,
+    "due_at": bindparam("now"),
+    "until_at": None,
+    "waits_for": None,
+    "job_id": None,
+    "finished_at": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +56,7 @@ def reopen(
     conditions = [in_list(runs.c.delivery_id, delivery_ids), runs.c.outcome.in_(final)]
     if handler is not None:
         conditions.append(runs.c.handler == handler)
-    opened = {"outcome": Outcome.WAITING, "queue": BACKGROUND, "deaths": 0, "due_at": now}
-    again = locked_update(*conditions).values(**opened, until_at=None, waits_for=None, job_id=None, finished_at=None)
-    count = conn.execute(again).rowcount
+    count = conn.execute(locked_update(*conditions).values(queue=BACKGROUND, **REOPENED), {"now": now}).rowcount
     refresh_states(conn, delivery_ids)
     return count
 
@@ -58,7 +66,8 @@ def reopen_for_new_driver(
 ) -> bool:
     """Make runs of these handlers due again that have pushed to someone who is no longer the driver of the session.
 
-    Pushes whose time has passed stay as they are; those that still wait for the former driver are cancelled.
+    They stay on their queues, as the new driver has as little time as the former one. Pushes whose time has passed stay
+    as they are; those that still wait for the former driver are cancelled.
     """
     if not session_ids or not handlers:
         return False
@@ -70,8 +79,10 @@ def reopen_for_new_driver(
     )
     found = conn.execute(former).all()
     for handler in sorted({row.handler for row in found}):
-        again = {row.delivery_id for row in found if row.handler == handler}
-        reopen(conn, again, handler, now, (Outcome.DONE,))
+        pushed = in_list(runs.c.delivery_id, {row.delivery_id for row in found if row.handler == handler})
+        again = locked_update(pushed, runs.c.handler == handler, runs.c.outcome == Outcome.DONE)
+        conn.execute(again.values(**REOPENED), {"now": now})
+    refresh_states(conn, {row.delivery_id for row in found})
     waiting = update(pushes).where(in_list(pushes.c.id, [row.id for row in found]), pushes.c.state == PushState.WAITING)
     conn.execute(waiting.values(state=PushState.MOOT, due_at=None, error="the session has another driver"))
     return bool(found)

@@ -1011,6 +1011,7 @@ def test_a_session_that_changes_hands_after_its_warning_warns_the_new_driver(res
         send_due(resources)
     work(resources, batch(said("SESSION_STOP_FAILED", minutes=1, user="driver-2")))
     assert state(resources, notice) is DeliveryState.RETRYING
+    assert [queue(name, resources.connection).count for name in ("urgent", "background")] == [1, 0]
     work_queued(resources)
     former = PushState.SENT if is_sent else PushState.MOOT
     assert warned_users(resources) == {"driver-1": former, "driver-2": PushState.WAITING}
