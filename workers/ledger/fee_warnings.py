@@ -112,6 +112,7 @@ def _select(filters: WarningFilters) -> Select[Any]:
             *(deliveries.c.body, deliveries.c.state, deliveries.c.reason),
             *(runs.c.outcome, runs.c.reason.label("run_reason"), runs.c.error.label("run_error")),
             *(sessions.c.user_id, sessions.c.status, sessions.c.stopped_at, sessions.c.completed_at),
+            sessions.c.facts["statuses", "START_FAILED", "last_at"].as_string().label("start_failed_at"),
             pushes.c.id.label("push_id"),
             pushes.c.user_id.label("pushed_to"),
             pushes.c.state.label("push_state"),
@@ -195,8 +196,9 @@ def _outcome_of_run(row: Row[Any]) -> tuple[WarningOutcome, str | None]:
 
 
 def _ended_at(row: Row[Any]) -> datetime | None:
-    """Return when the session stopped, else when it was completed; None while it runs."""
+    """Return when the session stopped, else when it was completed or could not be started; None while it runs."""
     if row.completed_at is None and row.status not in FINAL_STATUSES:
         return None
     ends: tuple[datetime | None, ...] = (row.stopped_at, row.completed_at)
-    return min(filter(None, ends), default=None)
+    failed_at = datetime.fromisoformat(row.start_failed_at) if row.status == "START_FAILED" else None
+    return min(filter(None, ends), default=failed_at)

@@ -12,7 +12,7 @@ from handlers.kit.context import Push
 from handlers.kit.merge import merge
 from handlers.kit.subscriptions import subscriptions_of
 from handlers.session_records import session_of
-from ingest.events import SessionComplete, SessionStarted, SessionStopped, decode
+from ingest.events import SessionComplete, SessionStarted, SessionStartFailed, SessionStopped, decode
 from ingest.wire.envelope import Kind
 from workers.ledger import fee_warnings, pushes, sessions
 from workers.ledger.fee_warnings import HANDLER, TOO_LATE, WarningFilters
@@ -126,6 +126,7 @@ def test_a_notice_that_cannot_be_read_is_listed_with_its_reason(ledger, listed):
         ([(SessionStopped, 9), (SessionComplete, 40)], 60, 9, True),
         ([(SessionComplete, 9)], 60, 9, True),
         ([(SessionStopped, 11)], 60, 11, False),
+        ([(SessionStartFailed, 9)], 60, 9, True),
         ([(SessionStopped, 3), (SessionStarted, 5)], 60, None, False),
         ([], 60, None, False),
         ([], 5, None, None),
