@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from enum import StrEnum
 from functools import cache
 from typing import Protocol
 from weakref import WeakSet, finalize
@@ -38,6 +39,19 @@ REQUEST_LOGGERS = (
 )
 
 log = structlog.get_logger()
+
+
+class DropReason(StrEnum):
+    """Why lines were not logged."""
+
+    LIMIT = "limit"
+    """Requests caused too many of one event."""
+    READER = "reader"
+    """Nothing read the log for a while."""
+
+
+drop_listeners: list[Callable[[DropReason, int], None]] = []
+"""Called with the number of lines that were dropped, after the line that says so."""
 
 
 class NonBlockingHandler(logging.Handler):
@@ -116,6 +130,7 @@ class NonBlockingHandler(logging.Handler):
         dropped, self._dropped = self._dropped, 0
         if dropped:
             log.warning("log.dropped", count=dropped, reason="nothing read the log for a while")
+            _notify(DropReason.READER, dropped)
 
     def _write_locked(self) -> bool:
         """Write what waits, as another thread than the one that logs; return whether nothing waits any more."""
@@ -197,6 +212,12 @@ def _clear_after_fork() -> WeakSet[_Forgetful]:
 def _log_suppressed(counts: dict[str, int]) -> None:
     for event, count in counts.items():
         log.warning("log.suppressed", suppressed=event, count=count, reason=f"{MAX_LINES} lines in {SPAN:g} s")
+        _notify(DropReason.LIMIT, count)
+
+
+def _notify(reason: DropReason, count: int) -> None:
+    for listener in drop_listeners:
+        listener(reason, count)
 
 
 def _open_writer(descriptor: int) -> tuple[int | None, Callable[[bytes], int]]:

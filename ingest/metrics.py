@@ -1,7 +1,7 @@
 """The metrics of `serve`, in Prometheus' text format: of one process, or of all workers of a supervisor together."""
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ingest.log_handler import DropReason, drop_listeners
 from ingest.worker_metrics import GAUGE_MODE, registry_of_all
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -30,6 +31,44 @@ MEASURED = {
 
 # A time of creation beside each counter, which Prometheus' text format has no use for and several workers do not have.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class LimitMetrics:
+    """What the limits on strangers have cost others: connections, bodies and log lines that were dropped."""
+
+    def __init__(self) -> None:
+        counter = partial(Counter, registry=None)
+        self._connections = counter("webhooks_connections_shed", "Connections closed to make room, by how", ("how",))
+        self._bodies = counter("webhooks_bodies_dropped", "Bodies dropped to bound the bytes of all")
+        self._lines = counter("webhooks_log_lines_dropped", "Log lines dropped, by reason", ("reason",))
+        for how in ("closed", "half_closed"):
+            self._connections.labels(how)  # a zero, so that the first one is an increase
+        for reason in DropReason:
+            self._lines.labels(reason)
+        drop_listeners.append(self.lines_dropped)
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Add the counters to what a registry serves."""
+        for each in (self._connections, self._bodies, self._lines):
+            registry.register(each)
+
+    def connections_shed(self, count: int, *, half_closed: bool) -> None:
+        """Count connections that were closed, or half-closed, because there were too many."""
+        self._connections.labels("half_closed" if half_closed else "closed").inc(count)
+
+    def bodies_dropped(self, count: int) -> None:
+        """Count bodies that were dropped because all together were too large."""
+        self._bodies.inc(count)
+
+    def lines_dropped(self, reason: DropReason, count: int) -> None:
+        """Count lines that were not logged."""
+        self._lines.labels(reason).inc(count)
+
+
+@cache
+def limit_metrics() -> LimitMetrics:
+    """Return the counters of this process: the limits are on the process, whatever it serves."""
+    return LimitMetrics()
 
 
 class Metrics:
@@ -49,6 +88,7 @@ class Metrics:
         self._failures = counter("webhooks_inbox_commits_failed", "Commits that kept nothing")
         self._quarantined = counter("webhooks_quarantine_entered", "Requests put in quarantine")
         self._dropped = counter("webhooks_quarantine_dropped", "Requests dropped from quarantine for room or age")
+        limit_metrics().register(registry)
         self._redis_up = gauge("webhooks_redis_up", "Whether Redis answers")
         self._leader = gauge("webhooks_relay_leader", "Whether a relay publishes the deliveries of this inbox")
         self._held = gauge("webhooks_relay_held", "Deliveries that are only in the inbox, not yet on a queue")

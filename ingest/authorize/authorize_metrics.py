@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
 from ingest.authorize.decisions import DecisionRecord
-from ingest.metrics import render
+from ingest.metrics import limit_metrics, render
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 5)
 NO_POLICY = "none"
@@ -22,6 +22,7 @@ class AuthorizeMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        limit_metrics().register(registry)
         self._decisions = Counter(
             "webhooks_authorize_decisions",
             "Authorization requests answered, by answer and by the policy that decided",

@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 
 from ingest.config.settings import Settings
+from ingest.metrics import limit_metrics
 from ingest.server.socket_activation import BACKLOG
 
 log = structlog.get_logger()
@@ -89,6 +90,7 @@ class ConnectionLimit:
         listed = list(connections)
         candidates = [listed[number] for _, number in ordered]
         shed = self._close(candidates) if is_full else self._half_close(candidates)
+        limit_metrics().connections_shed(shed, half_closed=not is_full)
         log.warning("connections.shed", count=shed, half_closed=not is_full, open=count, most=self.most)
 
     def _half_close(self, candidates: list[LimitedConnection]) -> int:
@@ -154,6 +156,7 @@ class BodyLimit:
             newest.shed(unread=True)
             self.release(newest)
             dropped += 1
+        limit_metrics().bodies_dropped(dropped)
         log.warning("bodies.dropped", count=dropped, most_bytes=self.most)
 
 

@@ -11,7 +11,15 @@ import structlog
 from ingest import log_handler
 from ingest.config.settings import load_settings
 from ingest.log import configure_logging
-from ingest.log_handler import MAX_LINES, SPAN, NonBlockingHandler, RequestLineLimit
+from ingest.log_handler import MAX_LINES, SPAN, DropReason, NonBlockingHandler, RequestLineLimit
+
+
+@pytest.fixture
+def lost(monkeypatch):
+    """Return what the metrics hear of dropped lines."""
+    heard = []
+    monkeypatch.setattr(log_handler, "drop_listeners", [lambda *dropped: heard.append(dropped)])
+    return heard
 
 
 @pytest.fixture
@@ -56,7 +64,7 @@ def not_reopened(*_):
 
 @pytest.mark.parametrize("may_reopen", [True, False])
 def test_lines_wait_for_a_reader_that_stalls_and_those_beyond_the_limit_are_counted(
-    pipe, monkeypatch, eventually, may_reopen
+    pipe, monkeypatch, eventually, may_reopen, lost
 ):
     monkeypatch.setattr(log_handler, "MAX_WAITING", 10_000)
     monkeypatch.setattr(log_handler, "POLL_INTERVAL", 0.01)
@@ -71,6 +79,8 @@ def test_lines_wait_for_a_reader_that_stalls_and_those_beyond_the_limit_are_coun
     *lines, dropped = [json.loads(line) for line in "".join(received).splitlines()]
     assert [line["event"] for line in lines] == [f"{number} {'x' * 1000}" for number in range(len(lines))]
     assert (dropped["event"], dropped["count"]) == ("log.dropped", 400 - len(lines))
+    eventually(lambda: lost)
+    assert lost == [(DropReason.READER, 400 - len(lines))]
     assert os.get_blocking(pipe[1])  # other processes share it
 
 
@@ -169,7 +179,7 @@ def test_warnings_that_requests_cause_are_limited_and_counted():
             each.handlers, each.propagate = [], True
 
 
-def test_what_was_suppressed_is_logged_though_no_further_line_comes(pipe, monkeypatch, eventually):
+def test_what_was_suppressed_is_logged_though_no_further_line_comes(pipe, monkeypatch, eventually, lost):
     monkeypatch.setattr(log_handler, "SPAN", 0.2)
     with os.fdopen(os.dup(pipe[1]), "w") as stream:
         configure_logging(load_settings(log_format="json"), "serve", stream=stream)
@@ -179,3 +189,4 @@ def test_what_was_suppressed_is_logged_though_no_further_line_comes(pipe, monkey
         eventually(lambda: lines.extend(read(pipe[0])) or len(lines) > MAX_LINES)
     last = json.loads(lines[-1])
     assert (last["event"], last["suppressed"], last["count"]) == ("log.suppressed", "Invalid HTTP request received.", 7)
+    eventually(lambda: lost == [(DropReason.LIMIT, 7)])

@@ -1,5 +1,6 @@
 from prometheus_client.parser import text_string_to_metric_families
 
+from ingest.log_handler import DropReason, drop_listeners
 from ingest.metrics import Metrics
 
 
@@ -57,3 +58,15 @@ def test_each_process_has_its_own_registry():
     metrics.committed(kept=1, repeated=0, seconds=0)
 
     assert "webhooks_deliveries_kept_total 0.0" in lines(Metrics())
+
+
+def test_log_lines_that_were_dropped_are_counted_by_reason():
+    metrics = Metrics()
+
+    def count(reason):
+        return metrics.registry.get_sample_value("webhooks_log_lines_dropped_total", {"reason": reason})
+
+    before = {reason: count(reason) for reason in DropReason}
+    for listener in drop_listeners:
+        listener(DropReason.LIMIT, 7)
+    assert {reason: count(reason) for reason in DropReason} == before | {DropReason.LIMIT: before["limit"] + 7}

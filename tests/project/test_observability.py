@@ -13,6 +13,7 @@ from ingest.authorize import authorize_metrics
 from ingest.authorize.authorize_metrics import AuthorizeMetrics
 from ingest.config.settings import Settings, load_settings
 from ingest.http.app import create_app
+from ingest.log_handler import DropReason
 from ingest.queue.process_registry import ProcessType
 from ingest.queue.queues import QUEUES
 from tests.project.reference import PAGE, ROOT
@@ -37,7 +38,8 @@ VALUES = {
     "state": {*PushState},
     "queue": {*QUEUES},
     "process": {*ProcessType},
-    "reason": {"NotAuthentic"},
+    "reason": {"NotAuthentic", *DropReason},
+    "how": {"closed", "half_closed"},
 }
 
 

@@ -1,4 +1,5 @@
 import contextlib
+import re
 import resource
 import socket
 
@@ -9,7 +10,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from structlog.testing import capture_logs
 
+from ingest.authorize.authorize_metrics import AuthorizeMetrics
 from ingest.http.request_body import mark_authentic
+from ingest.metrics import Metrics
 from ingest.server import http_protocol, limits
 from ingest.server.limits import BodyLimit, ConnectionLimit, raise_file_limit
 
@@ -88,7 +91,19 @@ def test_a_system_that_refuses_to_raise_the_limit_keeps_it(monkeypatch):
     assert raise_file_limit() == 256
 
 
+def served(sample):
+    """Return the sum of a sample in the metrics that `serve` and `authorize` serve."""
+    found = [re.findall(rf"^{sample}(?:\{{.*\}})? (\S+)$", each({}).decode(), re.MULTILINE) for each in SERVED]
+    ours, others = (sum(map(float, values)) for values in found)
+    assert ours == others
+    return ours
+
+
+SERVED = Metrics().text, AuthorizeMetrics().text
+
+
 def test_silent_connections_are_closed_for_new_ones_and_good_requests_are_answered(connect, received, eventually):
+    before = served("webhooks_connections_shed_total")
     connect = connect(max_connections=16)
     silent = []
     for number in range(60):
@@ -100,6 +115,7 @@ def test_silent_connections_are_closed_for_new_ones_and_good_requests_are_answer
     assert received.count(b"good") == 6
     eventually(lambda: sum(map(is_open, silent)) <= 16)
     assert is_open(silent[-1])
+    assert served("webhooks_connections_shed_total") >= before + 44
 
 
 def test_the_connection_of_an_authentic_request_outlives_those_of_strangers(connect, eventually):
@@ -179,12 +195,14 @@ class Body:
 
 
 def test_the_largest_and_oldest_unfinished_body_is_dropped_first():
+    before = served("webhooks_bodies_dropped_total")
     limit, large, old, complete = BodyLimit(100), Body(), Body(), Body(complete=True)
     limit.add(complete, 30, now=0.0)
     limit.add(old, 2, now=1.0)
     limit.add(large, 60, now=2.0)
     limit.add(new := Body(), 10, now=3.0)
     assert (large.times_shed, limit.total) == (1, 42)
+    assert served("webhooks_bodies_dropped_total") == before + 1
     limit.release(old)
     limit.release(complete)
     limit.release(new)
