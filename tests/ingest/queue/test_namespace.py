@@ -4,7 +4,7 @@ from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from ingest.queue.namespace import NamespacedRedis
+from ingest.queue.namespace import COUNTED_KEYS, UNSUPPORTED, NamespacedRedis, with_prefix
 from ingest.queue.queues import queue
 
 
@@ -105,3 +105,27 @@ def test_a_pipeline_is_in_the_namespace(valkey, neighbour):
 def test_a_command_whose_keys_are_not_known_is_refused(valkey, command):
     with pytest.raises(ValueError, match=command):
         valkey.execute_command(command, "a", "b", "c")
+
+
+def test_a_server_says_the_same_of_the_keys_of_its_commands(valkey):
+    commands = {name.upper(): each for name, each in valkey.plain.command().items() if not each["subcommands"]}
+    assert len(commands) > 200
+    with_patterns = {"KEYS", "SCAN"}
+    for name in commands.keys() - UNSUPPORTED - with_patterns:
+        flags = set(commands[name]["flags"])
+        if "movablekeys" in flags:
+            assert name in COUNTED_KEYS | {"XREAD"}
+        elif not flags & {"admin", "pubsub"}:
+            assert (name, positions_with_prefix(name)) == (name, positions_of_keys(commands[name]))
+
+
+def positions_with_prefix(name):
+    """The positions that get a prefix among five arguments."""
+    args = with_prefix("ours:", (name, "1", "2", "3", "4", "5"))
+    return [index for index, arg in enumerate(args) if arg.startswith("ours:")]
+
+
+def positions_of_keys(described):
+    """The positions that the server takes for keys, of six."""
+    first, last, step = (described[name] for name in ("first_key_pos", "last_key_pos", "step_count"))
+    return list(range(first, last + 1 if last >= 0 else last + 7, step)) if first else []
