@@ -17,7 +17,7 @@ from workers.ledger.database.migrate import migrate
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 INTERFACE = (
     "dev serve warnings work clock dashboard migrate send deliveries show session pushes dead replay quarantine"
-    " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi"
+    " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi audit"
 )
 
 

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
+from sqlalchemy import Connection
 
 from workers.alerts.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
 from workers.alerts.destinations import SendResult, open_destinations
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_act, subject_of
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.listing import Listing, Page, attributes, paged
 from workers.commands.output import printable
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.transaction import run_in_transaction
 from workers.resilience.guarded_call import deadline_in
 
@@ -48,8 +51,16 @@ def alerts(  # noqa: PLR0913  the options are the interface
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 def resolve(ids: Sequence[str]) -> None:
     """Resolve alerts: they are raised again only for a new cause."""
+    entry = audit_entry(AuditAct.RESOLVED, subject_of(ids, {}))
+
+    def resolve_and_record(ledger: Connection) -> int:
+        count = resolve_by_id(ledger, ids, datetime.now(UTC))
+        if count:
+            record_act(ledger, entry.counting(count))
+        return count
+
     with open_ledger(settings_with_dev_defaults()) as engine:
-        count = run_in_transaction(engine, lambda ledger: resolve_by_id(ledger, ids, datetime.now(UTC)))
+        count = run_in_transaction(engine, resolve_and_record)
     if count < len(set(ids)):
         raise Failure(f"Only {count} of these were open, and are resolved; see `webhooks alerts --open`.")
     click.echo("It is resolved." if count == 1 else f"All {count} are resolved.")

@@ -8,13 +8,15 @@ from sqlalchemy import Connection
 
 from ingest.wire.timestamps import utc_now
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_act, subject_of
 from workers.commands.errors import Failure
 from workers.commands.listing import Listing, Page, attributes, paged
-from workers.commands.output import printable, short_id
+from workers.commands.output import iso, printable, short_id
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import push_queries
 from workers.ledger import pushes as ledger_pushes
+from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
@@ -100,6 +102,8 @@ def retry(  # noqa: PLR0913 - the options are the interface
     filtered = any((since, until, channel, state))
     if bool(ids) is filtered:
         raise click.UsageError("Name the pushes: either by id, or with --since, --until, --channel or --state.")
+    filters = {"since": iso(since), "until": iso(until), "channel": channel, "state": state}
+    entry = audit_entry(AuditAct.RESENT, subject_of(ids, filters))
     states = (PushState(state),) if state else RETRIABLE if ids else (PushState.DEAD,)
     with open_ledger(settings_with_dev_defaults()) as engine:
 
@@ -114,8 +118,9 @@ def retry(  # noqa: PLR0913 - the options are the interface
             found = find(conn)
             late = [push for push in found if push.expires_at and push.expires_at <= now and not even_if_late]
             chosen = [push for push in found if push not in late]
-            if not dry_run:
+            if chosen and not dry_run:
                 push_queries.retry(conn, [push.id for push in chosen], states, now)
+                record_act(conn, entry.counting(len(chosen)))
             return chosen, late
 
         chosen, late = run_in_transaction(engine, send_again)

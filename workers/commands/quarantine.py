@@ -14,10 +14,12 @@ from ingest.inbox.quarantined_request import WRONG_PATH, QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Kind
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_aside, subject_of
 from workers.commands.errors import Failure
 from workers.commands.listing import Listing, Page, attributes, paged
-from workers.commands.output import json_line, printable
+from workers.commands.output import iso, json_line, printable
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.ledger.audit_log import AuditAct
 
 QUARANTINED = Listing[QuarantinedRequest](
     fields={
@@ -58,9 +60,12 @@ def quarantine(*, since: datetime | None, until: datetime | None, page: Page) ->
 
     With --json also its headers and its body, for `webhooks keys try`.
     """
-    store = open_quarantine(settings_with_dev_defaults())
+    settings = settings_with_dev_defaults()
+    store = open_quarantine(settings)
     found = store.list(since)[::-1]
     requests = [request for request in found if until is None or request.received_at < until][: page.limit]
+    if page.as_json and requests:  # the bodies are in it
+        record_aside(settings, audit_entry(AuditAct.BODY_VIEWED, "quarantine", len(requests)))
     QUARANTINED.print(requests, page)
     for reason, count in Counter(request.reason for request in requests).most_common():
         click.echo(f"{count} × {printable(reason)}", err=True)
@@ -92,6 +97,8 @@ def reverify(*, since: datetime | None, kind: str | None, as_json: bool) -> None
         tally["duplicates"] += bool(each.kept and each.kept.duplicate)
         if as_json:
             json_line(REVERIFIED.json(each))
+    if tally["kept"]:
+        record_aside(settings, audit_entry(AuditAct.REVERIFIED, subject_of((), {"since": iso(since)}), tally["kept"]))
     if as_json:
         return
     kept, duplicates = tally.pop("kept", 0), tally.pop("duplicates", 0)

@@ -14,15 +14,17 @@ from sqlalchemy import Connection, Engine
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_act, subject_of
 from workers.commands.errors import Failure, UsageFailure, error_text
 from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import human_duration, printable, short_id
+from workers.commands.output import human_duration, iso, printable, short_id
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.execution.dead_letters import withdraw
 from workers.execution.replay import ReplayPlan, apply, plan_replays
 from workers.installation import open_queues
 from workers.ledger import deliveries
+from workers.ledger.audit_log import AuditAct, AuditEntry
 from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.deliveries import DeliveryFilters
@@ -85,7 +87,9 @@ def replay(  # noqa: PLR0913  the options are the interface
             PLANS.print(_preview(engine, chosen, plugins, handler), Page(as_json=as_json))
             return
         decide = partial(plan_replays, plugins=plugins, handler=handler, filters=filters)
-        job_ids = _replay(engine, chosen, decide, rate, as_json=as_json)
+        wanted = {"since": iso(since), "until": iso(until), "event": event, "state": state, "handler": handler}
+        entry = audit_entry(AuditAct.REPLAYED, subject_of(ids, wanted), 0)
+        job_ids = _replay(engine, chosen, decide, rate, entry, as_json=as_json)
         _withdraw(settings, engine, job_ids)
 
 
@@ -103,8 +107,14 @@ def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str 
             yield from plan_replays(conn, some, plugins, handler)
 
 
-def _replay(
-    engine: Engine, ids: Sequence[str], decide: Callable[..., list[ReplayPlan]], rate: float | None, *, as_json: bool
+def _replay(  # noqa: PLR0913 - all of it is one call's
+    engine: Engine,
+    ids: Sequence[str],
+    decide: Callable[..., list[ReplayPlan]],
+    rate: float | None,
+    entry: AuditEntry,
+    *,
+    as_json: bool,
 ) -> list[str]:
     """Replay chunk by chunk, report it, and return the ids of the jobs that the runs replace."""
     began_at = datetime.now(UTC)
@@ -115,7 +125,8 @@ def _replay(
     with click.progressbar(length=len(ids), label="Replaying", file=sys.stderr, hidden=len(ids) <= CHUNK) as bar:
         for number, some in enumerate(chunks(ids, step)):
             due_at = began_at + timedelta(seconds=number * step / rate if rate else 0)
-            decided = run_in_transaction(engine, partial(_replay_chunk, some, decide, due_at))
+            entry = entry.counting(tally["deliveries"])
+            decided = run_in_transaction(engine, partial(_replay_chunk, some, decide, due_at, entry))
             if as_json:
                 PLANS.print(decided, Page(as_json=True))
             tally.update(_counts(decided), changed=len(some) - len(decided))
@@ -127,10 +138,18 @@ def _replay(
 
 
 def _replay_chunk(
-    ids: Sequence[str], decide: Callable[..., list[ReplayPlan]], due_at: datetime, conn: Connection
+    ids: Sequence[str],
+    decide: Callable[..., list[ReplayPlan]],
+    due_at: datetime,
+    entry: AuditEntry,
+    conn: Connection,
 ) -> list[ReplayPlan]:
+    """Replay some deliveries, and record it: the entry has the number of those before."""
     decided = decide(conn, ids)
     apply(conn, decided, due_at)
+    count = sum(bool(each.handlers) for each in decided)
+    if count:
+        record_act(conn, entry.counting(entry.count + count))
     return decided
 
 

@@ -5,13 +5,15 @@ import base64
 import click
 
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_aside
 from workers.commands.deliveries import DELIVERIES
 from workers.commands.delivery_sources import find_one
 from workers.commands.errors import Failure
 from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import Cell, console, json_line, key_values, printable, printable_body
+from workers.commands.output import Cell, console, json_line, key_values, printable, printable_body, short_id
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.ledger.audit_log import AuditAct
 from workers.ledger.deliveries import DeliveryRow
 from workers.ledger.runs import RunRecord
 
@@ -52,6 +54,7 @@ def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
         row = find_one(outbox, conn, delivery_id)
     if row is None:
         raise Failure(f"No delivery, or more than one, has an id that begins with '{printable(delivery_id)}'.")
+    record_aside(settings, audit_entry(AuditAct.BODY_VIEWED, short_id(row.id)))
     if raw:
         click.echo(row.body or b"", nl=False)
     elif as_json:

@@ -109,3 +109,12 @@ def add_push(node, delivery_id, noon):
         (id_,) = pushes.insert(conn, [NewPush(delivery_id, "warn_the_driver", "log", push, noon)])
         sent = PushUpdate(id=id_, attempt=0, state=PushState.SENT, sent_at=noon + timedelta(seconds=1))
         pushes.mark(conn, [sent])
+
+
+def test_who_sent_again_is_recorded_with_the_number(any_node, given_up):
+    id_ = given_up("one", timedelta(hours=1))
+    any_node.run("pushes", "retry", id_, "--dry-run")
+    assert any_node.rows("audit") == []
+    any_node.run("pushes", "retry", id_)
+    any_node.run("pushes", "retry", "--channel", "log")  # there is none any more
+    assert [(row["act"], row["subject"], row["count"]) for row in any_node.rows("audit")] == [("resent", id_[:12], 1)]
