@@ -75,8 +75,6 @@ def resources_with(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Ma
     with engine.begin() as ledger:
         notes.create(ledger)
 
-    handler_durations.forget()
-
     def build(*handlers: Callable[..., object], **overrides: Any) -> Resources:
         settings = load_settings(
             data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url, **overrides
@@ -299,10 +297,8 @@ def wait_until_all_are_due(resources: Resources) -> None:
 
 
 def test_few_jobs_of_a_handler_wait_in_the_background_and_none_delays_another_handler(
-    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
+    resources_with: MakeResources,
 ) -> None:
-    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(minutes=1))  # however slow the machine is
-
     @on(SessionStarted)
     def hopeless(event: SessionStarted, ctx: Context) -> None:
         raise ZeroDivisionError("by design")
@@ -385,7 +381,6 @@ def test_a_slow_handler_is_moved_to_the_background_and_stays_there(
 def test_a_job_whose_handler_is_slow_makes_few_calls_and_leaves_the_rest_unchanged(
     resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=0.02))
     calls: list[int] = []
 
     @on(SessionStarted)
@@ -396,7 +391,6 @@ def test_a_job_whose_handler_is_slow_makes_few_calls_and_leaves_the_rest_unchang
         time.sleep(0.05)
 
     resources = resources_with(first_fails_then_slow)
-    monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=5))
     work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(5))))
     monkeypatch.setattr(jobs, "HANDLERS_BUDGET", timedelta(seconds=0.02))
     wait_until_all_are_due(resources)
@@ -657,7 +651,8 @@ def test_slow_handlers_do_not_crash_their_worker(
     assert written(resources) == sorted(called) == ids
 
 
-def test_the_job_timeout_of_a_batch_exceeds_its_start_budget() -> None:
+def test_the_job_timeout_of_a_batch_exceeds_its_start_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     waiting_for_the_ledger = timedelta(seconds=2 * RETRY_FOR)
     assert jobs.RECORDS_BUDGET + jobs.HANDLERS_BUDGET * 2 + CLEANUP_GRACE + waiting_for_the_ledger < JOB_TIMEOUT
 
