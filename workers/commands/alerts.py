@@ -6,17 +6,18 @@ from datetime import UTC, datetime
 import click
 from sqlalchemy import Connection
 
-from workers.alerts.alerts import AlertKind, AlertRow, find_alerts, resolve_by_id
+from workers.alerts.alerts import AlertKind, find_alerts, resolve_by_id
 from workers.alerts.destinations import SendResult, open_destinations
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act, subject_of
 from workers.commands.errors import Failure, UsageFailure
-from workers.commands.listing import Listing, Page, attributes, paged
-from workers.commands.output import printable
+from workers.commands.listing import Page, paged, print_rows
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.transaction import run_in_transaction
+from workers.lists.alert_list import ALERTS
+from workers.lists.formatting import printable
 from workers.resilience.guarded_call import deadline_in
 
 TEST = ("A test of Plugsurfing's webhooks", "This is a test, sent by `webhooks alerts test`. Nothing needs to be done.")
@@ -44,7 +45,7 @@ def alerts(  # noqa: PLR0913  the options are the interface
     wanted = AlertKind(kind) if kind else None
     with read_only_ledger(settings_with_dev_defaults()) as conn:
         found = find_alerts(conn, kind=wanted, only_open=only_open, since=since, until=until, limit=page.limit)
-        ALERTS.print(found, page)
+        print_rows(ALERTS, found, page)
 
 
 @alerts.command()
@@ -88,16 +89,3 @@ def _result_text(result: SendResult) -> str:
     if result.is_accepted:
         return "accepted"
     return printable(f"{result.reason}. {result.details}" if result.details else f"{result.reason}.")
-
-
-def _state(row: AlertRow) -> str:
-    state = "resolved" if row.resolved_at else "open"
-    return state if row.told_at else f"{state}, not sent"
-
-
-ALERTS = Listing[AlertRow](
-    fields=attributes(
-        *("id", "kind", "subject", "sentence", "session_id", "delivery_id", "raised_at", "told_at", "resolved_at")
-    ),
-    columns={"raised": "raised_at", "id": "id", "kind": "kind", "state": _state, "what": "sentence"},
-)

@@ -19,8 +19,9 @@ from ingest.simulator.requests import HttpRequest, curl
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 from workers.commands.errors import Failure
-from workers.commands.output import human_duration, json_line, printable
+from workers.commands.output import json_line
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.lists.formatting import human_duration, printable
 from workers.net import reachable
 
 TIMEOUT = timedelta(seconds=10)

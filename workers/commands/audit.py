@@ -10,17 +10,13 @@ from sqlalchemy import Connection
 from ingest.config.settings import Settings
 from workers.commands import options
 from workers.commands.errors import EXPECTED, Failure, error_text
-from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import short_id
+from workers.commands.listing import Page, print_rows
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import audit_log
-from workers.ledger.audit_log import Actor, AuditAct, AuditEntry, AuditRow
-
-AUDIT = Listing[AuditRow](
-    fields=attributes("id", "at", "actor", "origin", "act", "subject", "count"),
-    columns={"when": "at", "who": "actor", "from": "origin", "did": "act", "count": "count", "what": "subject"},
-)
+from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
+from workers.lists.audit_list import AUDIT
+from workers.lists.formatting import short_id
 
 FIRST_IDS = 10
 
@@ -57,7 +53,7 @@ def audit(  # noqa: PLR0913  the options are the interface
     if as_csv:
         AUDIT.write_csv(sys.stdout, found)
     else:
-        AUDIT.print(found, page)
+        print_rows(AUDIT, found, page)
 
 
 def audit_entry(act: AuditAct, subject: str | None = None, count: int = 1) -> AuditEntry:

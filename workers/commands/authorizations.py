@@ -13,15 +13,18 @@ from handlers.kit.policies import AuthorizeContext, Policy
 from ingest.config.settings import Settings
 from ingest.wire.authorization.request import Allowed
 from workers.commands import options, output
-from workers.commands.listing import Listing, Page, attributes, paged
-from workers.commands.output import Cell, human_duration, json_line, printable, printable_body
+from workers.commands.listing import Page, paged, print_rows
+from workers.commands.output import json_line
 from workers.commands.stores import read_only_ledger, sqlite_file
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import authorizations as ledger_authorizations
-from workers.ledger.authorizations import DecisionFilter, DecisionRow
+from workers.ledger.authorizations import DecisionFilter
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable
 from workers.ledger.reader import LedgerReader
+from workers.lists.authorization_list import DECISIONS
+from workers.lists.formatting import Cell, human_duration, printable, printable_body
+from workers.lists.listing import Listing, attributes
 from workers.policies.cache import PolicyCache
 from workers.policies.dry_run import DryRun, PolicyOutcome
 from workers.policies.evaluate import PolicyContext
@@ -57,7 +60,7 @@ def authorizations(  # noqa: PLR0913  the options are the interface
     keys = None if key is None else search_spellings(key, settings.authorize_key_bytes)
     wanted = DecisionFilter(since, until, decision, policy, keys, session_id)
     with read_only_ledger(settings) as conn:
-        DECISIONS.print(ledger_authorizations.find(conn, wanted, page.limit), page)
+        print_rows(DECISIONS, ledger_authorizations.find(conn, wanted, page.limit), page)
 
 
 def one_shot_contexts(settings: Settings) -> tuple[Callable[[Policy], AuthorizeContext], str | None]:
@@ -89,7 +92,7 @@ def print_dry_run(dry_run: DryRun, settings: Settings, missing: str | None, *, a
         asked = asked and outcome.decision is None and outcome.error is None
     record = dry_run.record
     if as_json:
-        TRIED_POLICIES.print(tried, Page(as_json=True))
+        print_rows(TRIED_POLICIES, tried, Page(as_json=True))
         json_line(
             {
                 "decision": record.decision.allowed.value,
@@ -102,7 +105,7 @@ def print_dry_run(dry_run: DryRun, settings: Settings, missing: str | None, *, a
     if missing is not None:
         click.echo(f"{missing} Policies know no keys, balances and sessions.", err=True)
     if tried:
-        TRIED_POLICIES.print(tried, Page())
+        print_rows(TRIED_POLICIES, tried, Page())
     else:
         click.echo(
             "No policy is asked: " + ("there is none." if record.failure is None else "the body cannot be read.")
@@ -145,29 +148,6 @@ def _why(tried: TriedPolicy) -> Cell:
     return outcome.decision.reason + (f"; the driver reads: {information}" if information else "")
 
 
-def _notes(row: DecisionRow) -> str:
-    notes = [row.reason] if row.reason else []
-    notes += [f"failure: {row.failure}"] if row.failure else []
-    notes += ["asked again"] if row.repeated else []
-    return ", ".join(notes)
-
-
-DECISIONS = Listing[DecisionRow](
-    fields={
-        **attributes("id", "at", "form", "decision", "policy", "reason"),
-        "latency_ms": lambda row: row.latency_us / 1000,
-        **attributes("session_id", "reference_id", "location_id", "country_code", "key", "repeated", "failure"),
-    },
-    columns={
-        "asked": "at",
-        "key": "key",
-        "session": "session_id",
-        "decision": "decision",
-        "policy": "policy",
-        "took": lambda row: row.latency,
-        "notes": _notes,
-    },
-)
 TRIED_POLICIES = Listing[TriedPolicy](
     fields={
         **attributes(policy="outcome.policy.name", order="outcome.policy.order", file="outcome.policy.file"),

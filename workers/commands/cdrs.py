@@ -1,25 +1,23 @@
 """`webhooks cdrs`: the charging detail records, their totals, and which contradict each other."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.text import Text
 
 from handlers.kit.key_identifiers import search_spellings
 from workers.commands import options
-from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import Cell, format_decimal, pluralize, printable, short_id
+from workers.commands.listing import Page, print_rows
 from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger.cdr_queries import CdrFilters, CdrRow, CdrSummary, CurrencyTotal
+from workers.ledger.cdr_queries import CdrFilters, CdrRow, CdrSummary
+from workers.lists.cdr_list import CDRS, SIDE_BY_SIDE, TOTALS
+from workers.lists.formatting import pluralize, printable
 
 TO_STDOUT = "-"
-SAME_SESSION = "same session as another CDR"
 FIRST_COUNTS = "Of those in conflict the one that was received first counts: webhooks cdrs --conflicts"
 
 
@@ -79,7 +77,8 @@ def cdrs(  # noqa: PLR0913  the options are the interface
             _export(csv_to, ledger_cdrs.find(conn, filters, page.limit))
             return
         if not only_totals:
-            (SIDE_BY_SIDE if in_conflict or repeated else CDRS).print(ledger_cdrs.find(conn, filters, page.limit), page)
+            listing = SIDE_BY_SIDE if in_conflict or repeated else CDRS
+            print_rows(listing, ledger_cdrs.find(conn, filters, page.limit), page)
             if as_json:
                 return
             click.echo()
@@ -88,31 +87,9 @@ def cdrs(  # noqa: PLR0913  the options are the interface
         is_filtered = bool(session_id or user_id or request_id or key or in_conflict or repeated)
         unreadable = 0 if is_filtered else ledger_cdrs.unreadable(conn, since, until)
     if as_json:
-        TOTALS.print(summary.totals, page)
+        print_rows(TOTALS, summary.totals, page)
     else:
         _print_summary(summary, unreadable)
-
-
-def amount_text(row: CdrRow) -> str | None:
-    """Format the amount of a CDR: `7.03 EUR`."""
-    return None if row.amount is None else f"{format_decimal(row.amount)} {row.currency or '?'}"
-
-
-def notes_of(row: CdrRow) -> Iterator[str]:
-    """Yield what is unusual about a CDR."""
-    if row.is_repeat:
-        yield "a repeat"
-    if row.in_conflict:
-        yield "in conflict" if row.is_counted else "in conflict, not counted"
-    if row.shares_session:
-        yield SAME_SESSION
-    if row.duplicates:
-        yield f"came {row.duplicates + 1} times"
-    yield from row.notes
-
-
-def _styled_notes(row: CdrRow) -> Cell:
-    return Text(printable(", ".join(notes_of(row))), style="bold red" if row.in_conflict else "")
 
 
 def _print_summary(summary: CdrSummary, unreadable: int) -> None:
@@ -131,7 +108,7 @@ def _print_summary(summary: CdrSummary, unreadable: int) -> None:
         click.echo(f"{unreadable:,} more could not be read: webhooks deliveries --state unreadable")
     if summary.totals:
         click.echo()
-        TOTALS.print(summary.totals, Page())
+        print_rows(TOTALS, summary.totals, Page())
     if summary.in_conflict:
         click.echo(FIRST_COUNTS)
 
@@ -143,41 +120,3 @@ def _export(csv_to: str, rows: Iterable[CdrRow]) -> None:
     with Path(csv_to).open("w", encoding="utf-8", newline="") as file:
         count = CDRS.write_csv(file, rows)
     click.echo(f"{pluralize(count, 'CDR')} written to {printable(csv_to)}.", err=True)
-
-
-CDRS = Listing[CdrRow](
-    fields={
-        **attributes(id="delivery_id"),
-        **attributes("request_id", "session_id", "session_status", "user_id", "charging_key", "amount", "currency"),
-        **attributes("energy_kwh", "started_at", "ended_at", "location", "operator", "received_at", "duplicates"),
-        **attributes(conflict="in_conflict", repeat="is_repeat", counted="is_counted"),
-        "notes": lambda row: row.notes + (SAME_SESSION,) * row.shares_session,
-    },
-    columns={
-        "received": "received_at",
-        "id": lambda row: short_id(row.delivery_id),
-        "request id": "request_id",
-        "session": "session_id",
-        "driver": "user_id",
-        "amount": amount_text,
-        "kWh": "energy_kwh",
-        "notes": _styled_notes,
-    },
-)
-SIDE_BY_SIDE = replace(CDRS, order="first")
-TOTALS = Listing[CurrencyTotal](
-    fields={
-        **attributes("currency", "cdrs", "amount", "in_conflict", "amount_in_conflict", "without_amount"),
-        **attributes("not_counted", "amount_not_counted"),
-    },
-    columns={
-        "currency": "currency",
-        "CDRs": "cdrs",
-        "amount": "amount",
-        "in conflict": "in_conflict",
-        "amount in conflict": "amount_in_conflict",
-        "without an amount": "without_amount",
-        "not counted": "not_counted",
-        "amount not counted": "amount_not_counted",
-    },
-)

@@ -10,28 +10,13 @@ from ingest.config.sections.processing import StoreSettings
 from ingest.config.sections.server import ServerSettings
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
-from workers.commands.listing import Listing, Page, attributes, paged
+from workers.commands.listing import Page, paged, print_rows
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices as ledger_devices
 from workers.ledger.database.transaction import run_in_transaction
-from workers.ledger.devices import DeviceRow
-
-SHOWN = 16
-"""How many characters of a token a person is shown."""
-
-DEVICES = Listing[DeviceRow](
-    fields=attributes("user_id", "token", "platform", "locale", "time_zone", "updated_at"),
-    columns={
-        "updated": "updated_at",
-        "user": "user_id",
-        "platform": "platform",
-        "locale": "locale",
-        "time zone": "time_zone",
-        "token": lambda row: row.token if len(row.token) <= SHOWN else f"{row.token[:SHOWN]}…",
-    },
-)
+from workers.lists.device_list import DEVICES
 
 
 @click.group(invoke_without_command=True)
@@ -47,7 +32,7 @@ def devices(
     if context.invoked_subcommand is not None:
         return
     with read_only_ledger(settings_with_dev_defaults()) as conn:
-        DEVICES.print(ledger_devices.find(conn, person=user_id, since=since, until=until, limit=page.limit), page)
+        print_rows(DEVICES, ledger_devices.find(conn, person=user_id, since=since, until=until, limit=page.limit), page)
 
 
 @devices.command()

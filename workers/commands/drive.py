@@ -17,8 +17,8 @@ from workers.commands import options
 from workers.commands.drive_output import CHARGING_KEYS, DRIVE_SESSIONS, jsonable, session_rows
 from workers.commands.drive_simulator import compare_with_simulator, set_drive_faults, simulate_drive
 from workers.commands.errors import UsageFailure
-from workers.commands.listing import Page
-from workers.commands.output import Json, json_line, key_values, logs_to_stderr
+from workers.commands.listing import Page, print_rows
+from workers.commands.output import json_line, key_values, logs_to_stderr
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
 from workers.drive.drive_requests import MAX_PAGE_SIZE, MIN_PAGE_SIZE
@@ -86,7 +86,7 @@ def history(  # noqa: PLR0913  the options are the interface
             started_from=since,
             started_until=until,
         )
-        DRIVE_SESSIONS.print(with_progress("sessions", found, page), page)
+        print_rows(DRIVE_SESSIONS, with_progress("sessions", found, page), page)
 
 
 @drive.command()
@@ -101,7 +101,7 @@ def keys(*, fleet_id: str | None, page_size: int, limit: int | None, as_json: bo
     page = Page(limit, as_json)
     with drive_client() as client:
         found = client.charging_keys(fleet_id, page_size=page_size)
-        CHARGING_KEYS.print(with_progress("charging keys", found, page), page)
+        print_rows(CHARGING_KEYS, with_progress("charging keys", found, page), page)
 
 
 @drive.command()
@@ -124,7 +124,7 @@ def location(location_id: str, *, as_json: bool) -> None:
     """Read a location, with its operator's display name."""
     with drive_client() as client:
         found = client.location(location_id)
-    fields: dict[str, Json] = {"location_id": location_id, "operator_display_name": found.operator_display_name}
+    fields: dict[str, str | None] = {"location_id": location_id, "operator_display_name": found.operator_display_name}
     if as_json:
         json_line({**fields, "document": jsonable(found.document)})
     else:

@@ -6,12 +6,12 @@ from typing import Any
 
 from handlers.kit.session import EVENT, Session
 from handlers.kit.statuses import STATUSES
-from workers.commands.listing import Listing, attributes
-from workers.commands.output import Cell, Json, local
 from workers.drive.models import ChargingKey, DriveSession
 from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger.session_polls import PollState
 from workers.ledger.tables.reconciliation_tables import PollOutcome
+from workers.lists.formatting import Cell, Json, local
+from workers.lists.listing import Listing, attributes
 
 OUTCOME_TEXT = {
     PollOutcome.WAITING: "not polled yet",

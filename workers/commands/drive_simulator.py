@@ -11,12 +11,13 @@ from ingest.config.settings import Settings, load_settings
 from ingest.simulator.drive.drive_faults import DriveFault, DriveFaults, parse_rates
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
-from workers.commands.output import json_line, printable
+from workers.commands.output import json_line
 from workers.commands.stores import read_only_ledger
 from workers.dev.drive_simulator import fetch_sessions, set_faults, simulate, simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.dev.simulator_diff import Comparison, compare
 from workers.ledger import sessions
+from workers.lists.formatting import printable
 
 MAX_DIFFERENCES = 10
 COMPARE_EVERY = timedelta(seconds=1)

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchTableError
 
 from ingest.errors import SettingsError, WebhooksError
-from workers.commands.output import printable
+from workers.lists.formatting import printable
 
 WRONG_USAGE = 2
 

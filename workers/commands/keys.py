@@ -9,27 +9,17 @@ from pydantic import SecretStr
 
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import NotAuthentic
-from ingest.wire.envelope import WITH_AUTHORIZATION
 from ingest.wire.signature import KeyEncoding, Match, SigningKeys, decode_key, verify
 from workers.commands import options
-from workers.commands.delivery_sources import in_inbox_only
 from workers.commands.errors import Failure, UsageFailure
-from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import local
+from workers.commands.listing import Page, print_rows
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.key_usage import KeyUsage, RotationStatus, key_uses, rotation_status
-
-
-@dataclass(frozen=True)
-class KeyReport:
-    """A key, whether it is configured, and what it has matched."""
-
-    key: str
-    configured: bool
-    use: KeyUsage | None
-    can_be_retired: bool | None
-    """None: only CURRENT is ever retired."""
+from workers.lists.delivery_sources import in_inbox_only
+from workers.lists.formatting import local
+from workers.lists.key_list import KEYS, key_reports, signing_texts
+from workers.lists.listing import Listing, attributes
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ def keys(ctx: click.Context, *, as_json: bool) -> None:
         waiting = in_inbox_only(outbox, conn)
         uses = key_uses(conn, waiting)
         rotation = rotation_status(conn, waiting) if settings.plugsurfing_hmac_next else None
-    KEYS.print(_reports(settings, uses, rotation), Page(as_json=as_json))
+    print_rows(KEYS, key_reports(settings, uses, rotation), Page(as_json=as_json))
     if not as_json:
         click.echo(f"\n{_rotation_advice(settings, uses, rotation)}")
 
@@ -71,13 +61,13 @@ def try_keys(*, body: BinaryIO, signature: str, as_json: bool) -> None:
     Needs no store and prints no key. Exit code 1 if none matches.
     """
     # As UTF-8 every text is a key: a wrong PLUGSURFING_HMAC_ENCODING must not stop the search for the right one.
-    texts = _signing_texts(load_settings(plugsurfing_hmac_encoding=KeyEncoding.UTF8))
-    texts = texts if any(texts.values()) else _signing_texts(settings_with_dev_defaults())
+    texts = signing_texts(load_settings(plugsurfing_hmac_encoding=KeyEncoding.UTF8))
+    texts = texts if any(texts.values()) else signing_texts(settings_with_dev_defaults())
     if not any(texts.values()):
         raise UsageFailure("Neither PLUGSURFING_HMAC_CURRENT nor PLUGSURFING_HMAC_NEXT is set: there is no key to try.")
     raw, given = body.read(), signature.strip()
     trials = list(_try_all(texts, raw, given))
-    TRIALS.print(trials, Page(as_json=as_json))
+    print_rows(TRIALS, trials, Page(as_json=as_json))
     if any(trial.matches for trial in trials):
         return
     if any(trial.matches for trial in _try_all(texts, raw.rstrip(b"\r\n"), given)):
@@ -85,10 +75,6 @@ def try_keys(*, body: BinaryIO, signature: str, as_json: bool) -> None:
             "No key matches these bytes, but one does without the line end after them, which an editor may have added."
         )
     raise Failure("No configured key matches in any encoding: it was another key, or these are not the signed bytes.")
-
-
-def _signing_texts(settings: Settings) -> Mapping[Match, SecretStr | None]:
-    return {Match.CURRENT: settings.plugsurfing_hmac_current, Match.NEXT: settings.plugsurfing_hmac_next}
 
 
 def _try_all(texts: Mapping[Match, SecretStr | None], body: bytes, signature: str) -> Iterator[KeyTrial]:
@@ -119,14 +105,6 @@ def _rotation_advice(settings: Settings, uses: Mapping[str, KeyUsage], rotation:
     )
 
 
-def _reports(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> Iterator[KeyReport]:
-    authorization = (WITH_AUTHORIZATION, settings.plugsurfing_authorization)
-    configured: list[tuple[str, SecretStr | None]] = [*_signing_texts(settings).items(), authorization]
-    for name, secret in configured:
-        can_go = rotation is not None and rotation.is_done if name == Match.CURRENT and secret else None
-        yield KeyReport(name, secret is not None, uses.get(name), can_go)
-
-
 def _matches(text: str, encoding: KeyEncoding, body: bytes, signature: str) -> bool | None:
     try:
         key = decode_key(text, encoding)
@@ -139,22 +117,6 @@ def _matches(text: str, encoding: KeyEncoding, body: bytes, signature: str) -> b
     return True
 
 
-KEYS = Listing[KeyReport](
-    fields={
-        **attributes("key", "configured"),
-        "deliveries": lambda report: report.use.count if report.use else 0,
-        "first_matched_at": lambda report: report.use.first_at if report.use else None,
-        "last_matched_at": lambda report: report.use.last_at if report.use else None,
-        "can_be_retired": lambda report: report.can_be_retired,
-    },
-    columns={
-        "key": "key",
-        "configured": "configured",
-        "deliveries": "deliveries",
-        "first matched": "first_matched_at",
-        "last matched": "last_matched_at",
-    },
-)
 TRIALS = Listing[KeyTrial](
     fields=attributes("key", "encoding", "matches"),
     columns={

@@ -1,28 +1,17 @@
-"""The one way in which commands list: fields defined once for `--json` and CSV, and the table that shows them."""
+"""The one way in which commands list: as a table for people, or one JSON object a line."""
 
-import csv
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import wraps
-from operator import attrgetter
-from typing import Any, Generic, Self, TextIO, TypeAlias, TypeVar
+from typing import Self, TypeVar
 
 import click
-from rich.text import Text
 
 from workers.commands import options
-from workers.commands.output import Cell, Json, cell_text, format_decimal, iso, json_line, printable, table
-
-FORMULA = tuple(
-    "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
-)
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+from workers.commands.output import json_line, table
+from workers.lists.listing import Listing
 
 Row = TypeVar("Row")
-Value: TypeAlias = "Json | datetime | Decimal"
 
 
 @dataclass(frozen=True)
@@ -38,54 +27,16 @@ class Page:
         return cls(limit or (None if as_json or as_csv else options.DEFAULT_LIMIT), as_json)
 
 
-@dataclass(frozen=True)
-class Listing(Generic[Row]):
-    """The fields of a row, in the order of JSON and CSV, and the columns of the table under their headings.
-
-    A column is the name of a field, or computes a cell that only people see.
-    """
-
-    fields: Mapping[str, Callable[[Row], Value]]
-    columns: Mapping[str, str | Callable[[Row], Cell]] = field(default_factory=dict)
-    wrapping: int = 1
-    """How many columns at the right wrap on a narrow terminal."""
-    order: str = "newest"
-    """Which rows a limit leaves."""
-
-    def json(self, row: Row) -> dict[str, Json]:
-        """Return a row as `--json` prints it."""
-        return {name: _json(value(row)) for name, value in self.fields.items()}
-
-    def cells(self, row: Row) -> list[Text]:
-        """Return a row as the table shows it."""
-        cells = (self.fields[each] if isinstance(each, str) else each for each in self.columns.values())
-        return [cell_text(cell(row)) for cell in cells]
-
-    def print(self, rows: Iterable[Row], page: Page) -> None:
-        """Print rows: as JSON each as soon as it is read, else as a table, with a hint if the limit cut it."""
-        if page.as_json:
-            for row in rows:
-                json_line(self.json(row))
-            return
-        cells = [self.cells(row) for row in rows]
-        table(list(self.columns), cells, wrapping=self.wrapping)
-        if len(cells) == page.limit:
-            click.echo(f"The {self.order} {len(cells)}; --limit shows more.", err=True)
-
-    def write_csv(self, file: TextIO, rows: Iterable[Row]) -> int:
-        """Write rows as CSV under the names of their fields, and return how many; without rows nothing is written."""
-        count = 0
-        writer = csv.writer(file, lineterminator="\n")
-        for count, row in enumerate(rows, start=1):
-            if count == 1:
-                writer.writerow(self.fields)
-            writer.writerow([csv_cell(value) for value in self.json(row).values()])
-        return count
-
-
-def attributes(*names: str, **paths: str) -> dict[str, Callable[[Any], Value]]:
-    """Return the fields that are attributes of a row: those of the same name, and those at a path like `run.error`."""
-    return {name: attrgetter(path) for name, path in ({name: name for name in names} | paths).items()}
+def print_rows(listing: Listing[Row], rows: Iterable[Row], page: Page) -> None:
+    """Print rows: as JSON each as soon as it is read, else as a table, with a hint if the limit cut it."""
+    if page.as_json:
+        for row in rows:
+            json_line(listing.json(row))
+        return
+    cells = [listing.cells(row) for row in rows]
+    table(list(listing.columns), cells, wrapping=listing.wrapping)
+    if len(cells) == page.limit:
+        click.echo(f"The {listing.order} {len(cells)}; --limit shows more.", err=True)
 
 
 def paged(command: Callable[..., None]) -> Callable[..., None]:
@@ -96,28 +47,3 @@ def paged(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, page=Page.of(limit, as_json=as_json), **given)
 
     return options.limit(options.as_json(with_page))
-
-
-def csv_cell(value: Json) -> str:
-    """Format one cell on one line; what a spreadsheet would run as a formula begins with ', but a number does not."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return str(value).lower()
-        case list():
-            return csv_cell("; ".join(map(str, value)))
-    text = printable(str(value))
-    return f"'{text}" if text.lstrip().startswith(FORMULA) and not NUMBER.fullmatch(text) else text
-
-
-def _json(value: Value) -> Json:
-    match value:
-        case datetime():
-            return iso(value)
-        case Decimal():  # as text, since many programs read JSON's numbers as floats
-            return format_decimal(value)
-        case tuple():
-            return list(value)
-        case _:
-            return value

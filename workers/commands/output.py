@@ -4,31 +4,18 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from enum import StrEnum
-from typing import TypeAlias
 
 import click
 import structlog
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ingest.config.settings import Settings
 from ingest.log import configure_logging
+from workers.lists.formatting import Cell, Json, cell_text
 
-SHORT_ID = 12
-STYLES = {
-    **dict.fromkeys(("settled", "done", "sent", "ok"), "green"),
-    **dict.fromkeys(("retrying", "again", "expired", "warn"), "yellow"),
-    **dict.fromkeys(("dead", "unreadable", "fail"), "bold red"),
-}
 UNLIMITED_WIDTH = 10_000
 """The width of a table that a program reads."""
-
-Cell: TypeAlias = str | int | datetime | timedelta | Text | None
-Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | Sequence[Json] | None"
 
 
 def json_line(row: Mapping[str, Json]) -> None:
@@ -72,91 +59,6 @@ def console() -> Console:
     """Return a console on the current stdout; unless that is a terminal, it never breaks a line."""
     found = Console(highlight=False, soft_wrap=True)
     return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=UNLIMITED_WIDTH)
-
-
-def cell_text(cell: object) -> Text:
-    """Format a value for people; a state has its color. Raise TypeError if it is no single value."""
-    match cell:
-        case Text():
-            return cell
-        case None:
-            return Text("-", style="dim")
-        case StrEnum():
-            return styled_state(cell)
-        case bool():
-            text = "yes" if cell else "no"
-        case Decimal():
-            text = format_decimal(cell)
-        case datetime():
-            text = local(cell)
-        case timedelta():
-            text = human_duration(cell)
-        case str() | int():
-            text = printable(str(cell))
-        case _:
-            raise TypeError(f"a {type(cell).__name__} needs a column that formats it")
-    return Text(text)
-
-
-def styled_state(state: StrEnum, width: int = 0) -> Text:
-    """Format a state or an outcome in the color that shows whether it needs attention."""
-    return Text.assemble((state.ljust(width), STYLES.get(state.value, "")))
-
-
-def format_decimal(number: Decimal) -> str:
-    """Format a number with all its digits and no exponent."""
-    return format(number, "f")
-
-
-def iso(at: datetime | None) -> str | None:
-    """Format a time for programs: ISO 8601, UTC, with Z."""
-    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
-def local(at: datetime) -> str:
-    """Format a time for people: on this machine's clock, with the day unless that is today."""
-    here = at.astimezone()
-    today = datetime.now(UTC).astimezone().date()
-    return here.strftime("%H:%M:%S" if here.date() == today else "%Y-%m-%d %H:%M:%S")
-
-
-def clock_name() -> str:
-    """Return the time zone of `local`: `UTC`, or `CEST`."""
-    return datetime.now(UTC).astimezone().tzname() or "local"
-
-
-def human_duration(length: timedelta) -> str:
-    """Format a span in the unit that fits it: `85 ms`, `4.2 s`, `12 min`, `3 h`, `2 d`."""
-    seconds = length.total_seconds()
-    sign, seconds = ("-" if seconds < 0 else ""), abs(seconds)
-    if seconds < 1:
-        return f"{sign}{seconds * 1000:.0f} ms"
-    for limit, size, unit, digits in ((60, 1, "s", 1), (5_400, 60, "min", 0), (172_800, 3_600, "h", 0)):
-        if seconds < limit:
-            return f"{sign}{seconds / size:.{digits}f} {unit}"
-    return f"{sign}{seconds / 86_400:.0f} d"
-
-
-def pluralize(count: int, thing: str) -> str:
-    """Format a count of things: `1 CDR`, `2,000 CDRs`."""
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
-
-
-def short_id(delivery_id: str) -> str:
-    """Return the beginning of an id, which `show` and `replay` accept."""
-    return delivery_id[:SHORT_ID]
-
-
-def printable(text: str) -> str:
-    """Escape what a terminal would interpret: control characters, bidi marks, lone surrogates."""
-    if text.isprintable():
-        return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def printable_body(body: bytes) -> str:
-    r"""Return bytes as printable text, those that are not UTF-8 as \xNN; lines stay lines."""
-    return "\n".join(printable(line) for line in body.decode("utf-8", "backslashreplace").split("\n"))
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from ingest.wire.timestamps import utc_now
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act, subject_of
 from workers.commands.errors import Failure
-from workers.commands.listing import Listing, Page, attributes, paged
-from workers.commands.output import iso, printable, short_id
+from workers.commands.listing import Page, paged, print_rows
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import push_queries
@@ -20,22 +19,8 @@ from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
-
-PUSHES = Listing[PushRow](
-    fields=attributes(
-        *("id", "session_id", "user_id", "channel", "state", "title", "body", "expires_at", "sent_at", "attempts")
-    ),
-    columns={
-        "made": lambda push: push.created_at,
-        "id": lambda push: short_id(push.id),
-        "session": "session_id",
-        "user": "user_id",
-        "channel": "channel",
-        "state": "state",
-        "text": lambda push: f"{push.title}: {push.body}" + (f" ({push.error})" if push.error else ""),
-    },
-)
-RETRIABLE = (PushState.DEAD, PushState.EXPIRED)
+from workers.lists.formatting import iso, printable
+from workers.lists.push_list import PUSHES, RETRIABLE
 
 
 @click.group(invoke_without_command=True)
@@ -61,7 +46,8 @@ def pushes(  # noqa: PLR0913 - the options are the interface
         return
     wanted = PushState(state) if state else None
     with read_only_ledger(settings_with_dev_defaults()) as conn:
-        PUSHES.print(
+        print_rows(
+            PUSHES,
             ledger_pushes.find(
                 conn,
                 session_id=session_id,
@@ -125,7 +111,7 @@ def retry(  # noqa: PLR0913 - the options are the interface
 
         chosen, late = run_in_transaction(engine, send_again)
     if as_json or dry_run:
-        PUSHES.print(chosen, Page(as_json=as_json))
+        print_rows(PUSHES, chosen, Page(as_json=as_json))
     if not as_json:
         _report(len(chosen), len(late), len(set(ids)) - len(chosen) - len(late) if ids else 0, dry_run=dry_run)
 

@@ -1,6 +1,5 @@
 """`webhooks quarantine` and `webhooks reverify`: the requests that were refused, and another chance for them."""
 
-import base64
 from collections import Counter
 from datetime import datetime
 
@@ -8,47 +7,19 @@ import click
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
-from ingest.events import peek
-from ingest.inbox.quarantine import Quarantine, Reverified
-from ingest.inbox.quarantined_request import WRONG_PATH, QuarantinedRequest
+from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.quarantined_request import WRONG_PATH
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Kind
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_aside, subject_of
 from workers.commands.errors import Failure
-from workers.commands.listing import Listing, Page, attributes, paged
-from workers.commands.output import iso, json_line, printable
+from workers.commands.listing import Page, paged, print_rows
+from workers.commands.output import json_line
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
-
-QUARANTINED = Listing[QuarantinedRequest](
-    fields={
-        **attributes("kind", "received_at", "reason"),
-        "event": lambda request: peek(request.kind, request.body).name,
-        "session_id": lambda request: peek(request.kind, request.body).session_id,
-        **attributes("sender", "path", "headers"),
-        "body_base64": lambda request: base64.b64encode(request.body).decode("ascii"),
-    },
-    columns={
-        "received": "received_at",
-        "kind": "kind",
-        "event": "event",
-        "session": "session_id",
-        "bytes": lambda request: len(request.body),
-        "sender": "sender",
-        "path": "path",
-        "reason": "reason",
-    },
-)
-REVERIFIED = Listing[Reverified](
-    fields={
-        **attributes(kind="request.kind", received_at="request.received_at", reason="reason"),
-        "event": lambda each: peek(each.request.kind, each.request.body).name,
-        "session_id": lambda each: peek(each.request.kind, each.request.body).session_id,
-        "id": lambda each: each.kept and each.kept.id,
-        "duplicate": lambda each: each.kept and each.kept.duplicate,
-    },
-)
+from workers.lists.formatting import iso, printable
+from workers.lists.quarantine_list import QUARANTINED, REVERIFIED
 
 
 @click.command()
@@ -66,7 +37,7 @@ def quarantine(*, since: datetime | None, until: datetime | None, page: Page) ->
     requests = [request for request in found if until is None or request.received_at < until][: page.limit]
     if page.as_json and requests:  # the bodies are in it
         record_aside(settings, audit_entry(AuditAct.BODY_VIEWED, "quarantine", len(requests)))
-    QUARANTINED.print(requests, page)
+    print_rows(QUARANTINED, requests, page)
     for reason, count in Counter(request.reason for request in requests).most_common():
         click.echo(f"{count} × {printable(reason)}", err=True)
     dropped = store.dropped()

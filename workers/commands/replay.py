@@ -16,8 +16,7 @@ from ingest.errors import SettingsError
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act, subject_of
 from workers.commands.errors import Failure, UsageFailure, error_text
-from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import human_duration, iso, printable, short_id
+from workers.commands.listing import Page, print_rows
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.execution.dead_letters import withdraw
@@ -29,6 +28,8 @@ from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.states import DeliveryState, Outcome
+from workers.lists.formatting import human_duration, iso, printable, short_id
+from workers.lists.listing import Listing, attributes
 from workers.plugins import Plugins, load_plugins
 
 CHUNK = 200
@@ -84,7 +85,7 @@ def replay(  # noqa: PLR0913  the options are the interface
         with read_only(engine) as conn:
             chosen = deliveries.find_ids(conn, filters) if filters else _resolve(conn, ids)
         if dry_run:
-            PLANS.print(_preview(engine, chosen, plugins, handler), Page(as_json=as_json))
+            print_rows(PLANS, _preview(engine, chosen, plugins, handler), Page(as_json=as_json))
             return
         decide = partial(plan_replays, plugins=plugins, handler=handler, filters=filters)
         wanted = {"since": iso(since), "until": iso(until), "event": event, "state": state, "handler": handler}
@@ -128,7 +129,7 @@ def _replay(  # noqa: PLR0913 - all of it is one call's
             entry = entry.counting(tally["deliveries"])
             decided = run_in_transaction(engine, partial(_replay_chunk, some, decide, due_at, entry))
             if as_json:
-                PLANS.print(decided, Page(as_json=True))
+                print_rows(PLANS, decided, Page(as_json=True))
             tally.update(_counts(decided), changed=len(some) - len(decided))
             job_ids += [job_id for each in decided for job_id in each.job_ids]
             bar.update(len(some))

@@ -19,9 +19,9 @@ from ingest.simulator.scenarios import SCENARIOS, Participants, build_scenario, 
 from ingest.simulator.sender import ResponseStats, SimulatorResponse
 from workers.commands.errors import Failure
 from workers.commands.options import WHEN, Parsed
-from workers.commands.output import human_duration, printable, short_id
 from workers.dev.drive_simulator import push_sessions, simulated_url
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.lists.formatting import human_duration, printable, short_id
 
 DEFAULT_SCENARIO = "session"
 SHOWN = 20

@@ -11,27 +11,9 @@ from handlers.kit.session import DRIVE, EVENT, Session
 from handlers.kit.statuses import ORDER_ANOMALIES, Anomaly
 from ingest.config.settings import Settings
 from workers.commands import options
-from workers.commands.cdrs import CDRS, amount_text, notes_of
-from workers.commands.deliveries import run_json
-from workers.commands.delivery_sources import in_inbox_only
 from workers.commands.drive_output import POLLS, poll_text, reconciled, reconciled_rows
 from workers.commands.errors import Failure
-from workers.commands.listing import Listing, attributes
-from workers.commands.output import (
-    Cell,
-    Json,
-    clock_name,
-    console,
-    human_duration,
-    iso,
-    json_line,
-    key_values,
-    local,
-    printable,
-    styled_state,
-    table,
-)
-from workers.commands.pushes import PUSHES
+from workers.commands.output import console, json_line, key_values, table
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.session_timeline import Change, TimelineEntry, timeline
@@ -42,6 +24,12 @@ from workers.ledger.cdr_queries import CdrFilters, CdrRow
 from workers.ledger.runs import RunRecord
 from workers.ledger.session_polls import PollState
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.lists.cdr_list import CDRS, amount_text, notes_of
+from workers.lists.delivery_list import run_json
+from workers.lists.delivery_sources import in_inbox_only
+from workers.lists.formatting import Cell, Json, clock_name, human_duration, iso, local, printable, styled_state
+from workers.lists.listing import Listing, attributes
+from workers.lists.push_list import PUSHES
 
 RECORD_HANDLERS = {"session_record", "cdr_record"}
 """Handlers whose work is shown as the changes of the record."""

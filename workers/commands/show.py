@@ -1,46 +1,19 @@
 """`webhooks show`: one delivery with its runs, its headers and its raw body."""
 
-import base64
-
 import click
 
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_aside
-from workers.commands.deliveries import DELIVERIES
-from workers.commands.delivery_sources import find_one
 from workers.commands.errors import Failure
-from workers.commands.listing import Listing, Page, attributes
-from workers.commands.output import Cell, console, json_line, key_values, printable, printable_body, short_id
+from workers.commands.listing import Page, print_rows
+from workers.commands.output import console, json_line, key_values
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
 from workers.ledger.deliveries import DeliveryRow
-from workers.ledger.runs import RunRecord
-
-RUNS = Listing[RunRecord](
-    fields=attributes(
-        *("handler", "outcome", "attempts", "error", "reason"),
-        *("queue", "due_at", "started_at", "finished_at", "traceback"),
-    ),
-    columns={
-        "handler": "handler",
-        "outcome": "outcome",
-        "tries": "attempts",
-        "due": "due_at",
-        "ended": "finished_at",
-        "why": lambda run: run.error or run.reason,
-    },
-)
-DETAILS = Listing[DeliveryRow](
-    fields={
-        **DELIVERIES.fields,
-        **attributes("reason", "signed_at", "settled_at", "inbox"),
-        "headers": lambda row: dict(row.headers),
-        "runs": lambda row: [RUNS.json(run) for run in row.runs],
-        "body": lambda row: _utf8_text(row.body or b""),
-        "body_base64": lambda row: base64.b64encode(row.body or b"").decode("ascii"),
-    }
-)
+from workers.lists.delivery_list import DETAILS, RUNS
+from workers.lists.delivery_sources import find_one
+from workers.lists.formatting import Cell, printable, printable_body, short_id
 
 
 @click.command()
@@ -63,13 +36,6 @@ def show(*, delivery_id: str, raw: bool, as_json: bool) -> None:
         _print_delivery(row)
 
 
-def _utf8_text(body: bytes) -> str | None:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 def _print_delivery(row: DeliveryRow) -> None:
     """Print a delivery for a person, with nothing in it that a terminal would interpret."""
     body = row.body or b""
@@ -89,7 +55,7 @@ def _print_delivery(row: DeliveryRow) -> None:
     key_values([(name, value) for name, value in facts if value is not None])
     if row.runs:
         console().print()
-        RUNS.print(row.runs, Page())
+        print_rows(RUNS, row.runs, Page())
     for run in row.runs:
         if run.traceback:
             click.echo(f"\n{run.handler}:\n{printable_body(run.traceback.encode())}")

@@ -5,13 +5,13 @@ import pytest
 
 from handlers.kit.context import Push
 from ingest.config.settings import load_settings
-from workers.commands.output import iso
 from workers.commands.session import show_session
 from workers.drive.models import DriveSession
 from workers.ledger import pushes
 from workers.ledger.pushes import NewPush, PushUpdate
 from workers.ledger.session_polls import PollSchedule
 from workers.ledger.states import Outcome, PushState
+from workers.lists.formatting import iso
 from workers.reconciliation.merge_drive import merge_drive_sessions
 
 DONE = ("session_record", Outcome.DONE)

@@ -27,10 +27,10 @@ from ingest.queue.queues import connect_redis
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
 from workers.commands.errors import Failure, error_text
-from workers.commands.output import human_duration
 from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
 from workers.installation import conflict_text, own_installation
 from workers.ledger.database.migrate import SENTENCES, SchemaState, schema_state
+from workers.lists.formatting import human_duration
 from workers.plugins import PluginError, load_plugins
 from workers.push.registry import open_channels
 

@@ -13,8 +13,9 @@ from workers.commands.check.consistency import check_consistency
 from workers.commands.check.drive_api import check_drive_api
 from workers.commands.check.policies import check_policies
 from workers.commands.check.processes import ProbedProcess, check_processes, probe
-from workers.commands.output import console, json_line, key_values, printable, styled_state
+from workers.commands.output import console, json_line, key_values
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.lists.formatting import printable, styled_state
 
 
 @click.command()

@@ -16,7 +16,6 @@ from ingest.relay.outbox import Outbox
 from workers.commands.check.basics import CheckResult, fail, ok, warn
 from workers.commands.check.processes import others_with_inbox
 from workers.commands.errors import Failure, error_text
-from workers.commands.output import human_duration
 from workers.commands.stores import open_inbox, open_ledger
 from workers.diagnostics.stuck import (
     MAX_FIRST_RUN,
@@ -30,6 +29,7 @@ from workers.diagnostics.stuck import (
 from workers.installation import open_queues
 from workers.ledger.database.engine import read_only
 from workers.ledger.invariants import EXAMPLES, ROLLOUT, Violation, check_invariants, missed_handlers
+from workers.lists.formatting import human_duration
 from workers.plugins import PluginError, load_plugins
 
 

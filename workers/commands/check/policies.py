@@ -9,10 +9,10 @@ from ingest.config.secrets import authorization_values
 from ingest.config.settings import Settings
 from workers.commands.check.basics import SHORT_KEY, CheckResult, ok, warn
 from workers.commands.errors import Failure
-from workers.commands.output import human_duration
 from workers.commands.stores import read_only_ledger
 from workers.ledger import sync_state
 from workers.ledger.sync_state import SyncState
+from workers.lists.formatting import human_duration
 from workers.plugins import PluginError, load_plugins
 from workers.policies.cache import KEYS
 

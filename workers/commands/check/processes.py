@@ -20,9 +20,9 @@ from workers.alerts.alerts import find_alerts
 from workers.alerts.condition_rules import LEDGER_RULES, ProcessObserver
 from workers.commands.check.basics import CheckResult, fail, ok, warn
 from workers.commands.errors import Failure, error_text
-from workers.commands.output import human_duration
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.installation import open_queues
+from workers.lists.formatting import human_duration
 from workers.net import reachable
 
 SUBJECTS = {ProcessType.SERVE: "serve", ProcessType.WORK: "workers", ProcessType.CLOCK: "clock"}

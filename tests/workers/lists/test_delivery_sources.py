@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from workers.commands import delivery_sources
 from workers.ledger.states import Outcome
+from workers.lists import delivery_sources
 
 DELIVERY_KEYS = ["id", "kind", "event", "session_id", "received_at", "state", "key", "duplicates", "runs"]
 

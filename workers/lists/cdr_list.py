@@ -1,0 +1,76 @@
+"""The list of CDRs, and that of their totals."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rich.text import Text
+
+from workers.ledger.cdr_queries import CdrRow, CurrencyTotal
+from workers.lists.formatting import Cell, format_decimal, printable, short_id
+from workers.lists.listing import Listing, attributes
+
+SAME_SESSION = "same session as another CDR"
+
+
+def amount_text(row: CdrRow) -> str | None:
+    """Format the amount of a CDR: `7.03 EUR`."""
+    return None if row.amount is None else f"{format_decimal(row.amount)} {row.currency or '?'}"
+
+
+def notes_of(row: CdrRow) -> Iterator[str]:
+    """Yield what is unusual about a CDR."""
+    if row.is_repeat:
+        yield "a repeat"
+    if row.in_conflict:
+        yield "in conflict" if row.is_counted else "in conflict, not counted"
+    if row.shares_session:
+        yield SAME_SESSION
+    if row.duplicates:
+        yield f"came {row.duplicates + 1} times"
+    yield from row.notes
+
+
+def _styled_notes(row: CdrRow) -> Cell:
+    return Text(printable(", ".join(notes_of(row))), style="bold red" if row.in_conflict else "")
+
+
+CDRS = Listing[CdrRow](
+    fields={
+        **attributes(id="delivery_id"),
+        **attributes("request_id", "session_id", "session_status", "user_id", "charging_key", "amount", "currency"),
+        **attributes("energy_kwh", "started_at", "ended_at", "location", "operator", "received_at", "duplicates"),
+        **attributes(conflict="in_conflict", repeat="is_repeat", counted="is_counted"),
+        "notes": lambda row: row.notes + (SAME_SESSION,) * row.shares_session,
+    },
+    columns={
+        "received": "received_at",
+        "id": lambda row: short_id(row.delivery_id),
+        "request id": "request_id",
+        "session": "session_id",
+        "driver": "user_id",
+        "amount": amount_text,
+        "kWh": "energy_kwh",
+        "notes": _styled_notes,
+    },
+)
+
+
+SIDE_BY_SIDE = replace(CDRS, order="first")
+
+
+TOTALS = Listing[CurrencyTotal](
+    fields={
+        **attributes("currency", "cdrs", "amount", "in_conflict", "amount_in_conflict", "without_amount"),
+        **attributes("not_counted", "amount_not_counted"),
+    },
+    columns={
+        "currency": "currency",
+        "CDRs": "cdrs",
+        "amount": "amount",
+        "in conflict": "in_conflict",
+        "amount in conflict": "amount_in_conflict",
+        "without an amount": "without_amount",
+        "not counted": "not_counted",
+        "amount not counted": "amount_not_counted",
+    },
+)
