@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from ingest.queue.batch import Delivery
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.database.conditions import in_list, matching, same_person, within
+from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
@@ -67,6 +67,7 @@ class DeliveryFilters:
     """The driver of its session, in any case."""
     handler: str | None = None
     outcome: Outcome | None = None
+    signed_with: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -109,9 +110,11 @@ def received_at(conn: Connection, ids: Collection[str]) -> dict[str, datetime]:
     return {row.id: row.received_at for row in found}
 
 
-def find(conn: Connection, filters: DeliveryFilters, limit: int | None) -> list[DeliveryRow]:
-    """List deliveries with their runs, newest first."""
-    query = _select().where(*_conditions(filters))
+def find(
+    conn: Connection, filters: DeliveryFilters, limit: int | None, before: Position | None = None
+) -> list[DeliveryRow]:
+    """List deliveries with their runs, newest first; those behind a position are the next page."""
+    query = _select().where(*_conditions(filters), *older_than(deliveries.c.received_at, deliveries.c.id, before))
     newest = query.order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
     return _with_runs(conn, conn.execute(newest).all())
 
@@ -197,6 +200,7 @@ def _select() -> Select[Any]:
 def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
     conditions = within(deliveries.c.received_at, filters.since, filters.until)
     conditions += matching(deliveries, state=filters.state, event=filters.event, session_id=filters.session_id)
+    conditions += matching(deliveries, signed_with=filters.signed_with)
     if filters.person is not None:
         theirs = select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.person))
         conditions.append(deliveries.c.session_id.in_(theirs))

@@ -7,12 +7,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ingest.inbox.downtime import Downtime
+from ingest.wire.envelope import WITH_AUTHORIZATION
 from ingest.wire.signature import Match
-from workers.ledger.deliveries import DeliveryRow
+from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.downtimes import DowntimeRow
 from workers.ledger.runs import RunRecord
-from workers.ledger.states import WHOLE_DELIVERY, Outcome
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.lists.delivery_sources import from_ledger_and_inbox
 from workers.lists.formatting import Json, human_duration, short_id
+from workers.lists.list_query import SESSION, SINCE, UNTIL, USER, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
 
 ENDED_WELL = {Outcome.DONE, Outcome.MOOT, Outcome.IGNORED}
@@ -170,3 +173,37 @@ def _utf8_text(body: bytes) -> str | None:
         return body.decode()
     except UnicodeDecodeError:
         return None
+
+
+def _find_deliveries(stores: Stores, wanted: Selection) -> Iterator[DeliveryRow]:
+    filters = DeliveryFilters(
+        state=wanted.get("state"),
+        event=wanted.get("event"),
+        session_id=wanted.get("session"),
+        person=wanted.get("user"),
+        handler=wanted.get("handler"),
+        signed_with=wanted.get("key"),
+        since=wanted.get("since"),
+        until=wanted.get("until"),
+    )
+    return from_ledger_and_inbox(stores.outbox, stores.ledger, filters, wanted.limit, wanted.before)
+
+
+DELIVERY_QUERY = ListQuery[DeliveryRow](
+    name="deliveries",
+    title="Deliveries",
+    listing=DELIVERIES,
+    has_pages_of_rows=True,
+    find=_find_deliveries,
+    position=lambda row: (row.received_at, row.id),
+    filters=(
+        Filter("state", "", DeliveryState, tuple(DeliveryState)),
+        Filter("event", "SESSION_STARTED"),
+        SESSION,
+        USER,
+        Filter("handler", "that has a run of it"),
+        Filter("key", "that it was signed with", choices=(Match.CURRENT, Match.NEXT, WITH_AUTHORIZATION)),
+        SINCE,
+        UNTIL,
+    ),
+)

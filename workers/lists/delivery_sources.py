@@ -2,8 +2,7 @@
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 
 from sqlalchemy import Connection
@@ -13,41 +12,44 @@ from ingest.events import decode
 from ingest.relay.outbox import Outbox, Unsettled
 from ingest.wire.envelope import Kind
 from workers.ledger import deliveries
+from workers.ledger.database.conditions import Position
 from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.states import DeliveryState
 
 PAGE = 500
-SMALLEST_STEP = timedelta(microseconds=1)
 NO_LIMIT = -1
 """The LIMIT of SQLite that is none."""
 
 
 def from_ledger_and_inbox(
-    outbox: Outbox | None, conn: Connection, filters: DeliveryFilters, limit: int | None
+    outbox: Outbox | None,
+    conn: Connection,
+    filters: DeliveryFilters,
+    limit: int | None,
+    before: Position | None = None,
 ) -> Iterator[DeliveryRow]:
     """Yield matching deliveries, newest first; those that the ledger has not seen yet are kept or queued."""
     # The inbox is read before the ledger: what moves on meanwhile is then in one of them at least.
     waiting = sorted(
-        (row for row in in_inbox_only(outbox, conn) if _matches(row, filters)), key=_received_at, reverse=True
+        (row for row in in_inbox_only(outbox, conn) if _matches(row, filters) and _is_behind(row, before)),
+        key=_received_at,
+        reverse=True,
     )
-    return islice(heapq.merge(in_ledger(conn, filters), waiting, key=_received_at, reverse=True), limit)
+    stored = in_ledger(conn, filters, before, min(PAGE, limit or PAGE))
+    return islice(heapq.merge(stored, waiting, key=_received_at, reverse=True), limit)
 
 
-def in_ledger(conn: Connection, filters: DeliveryFilters) -> Iterator[DeliveryRow]:
+def in_ledger(
+    conn: Connection, filters: DeliveryFilters, before: Position | None = None, size: int = PAGE
+) -> Iterator[DeliveryRow]:
     """Yield the ledger's page by page, newest first, so that a long list takes no more memory than a short one."""
     if filters.state in {DeliveryState.KEPT, DeliveryState.QUEUED}:
         return
-    until, edge = filters.until, frozenset[str]()
-    while True:
-        # A page begins at the time the last one ended, with the rows of that time that were on it already.
-        size = PAGE + len(edge)
-        page = deliveries.find(conn, replace(filters, until=until), size)
-        yield from (row for row in page if row.id not in edge)
+    while page := deliveries.find(conn, filters, size, before):
+        yield from page
         if len(page) < size:
             return
-        last_at = page[-1].received_at
-        until = last_at + SMALLEST_STEP
-        edge = frozenset(row.id for row in page if row.received_at == last_at)
+        before = page[-1].received_at, page[-1].id
 
 
 def in_inbox_only(outbox: Outbox | None, conn: Connection) -> list[DeliveryRow]:
@@ -83,6 +85,7 @@ def _matches(row: DeliveryRow, filters: DeliveryFilters) -> bool:
     return (
         filters.handler is None
         and filters.outcome is None
+        and filters.signed_with in {None, row.signed_with}
         and filters.state in {None, row.state}
         and filters.event in {None, row.event}
         and filters.session_id in {None, row.session_id}
@@ -112,3 +115,7 @@ def find_one(outbox: Outbox | None, conn: Connection, prefix: str) -> DeliveryRo
 
 def _received_at(row: DeliveryRow) -> datetime:
     return row.received_at
+
+
+def _is_behind(row: DeliveryRow, before: Position | None) -> bool:
+    return before is None or (row.received_at <= before[0] and (row.received_at < before[0] or row.id > before[1]))

@@ -6,10 +6,10 @@ import pytest
 
 from handlers.kit.channel import Device
 from handlers.kit.context import Push
-from workers.commands.options import point_in_time
 from workers.ledger import devices, pushes
 from workers.ledger.pushes import NewPush
 from workers.ledger.states import Outcome
+from workers.lists.time_parsing import point_in_time
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 

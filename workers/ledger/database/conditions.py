@@ -2,9 +2,9 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Column, ColumnElement, Table, Text, bindparam, func
+from sqlalchemy import Column, ColumnElement, Table, Text, bindparam, func, or_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -12,6 +12,9 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from workers.ledger.tables.core_tables import to_json
+
+#: The time and the key of a row: where a page of a list ended.
+Position: TypeAlias = tuple[datetime, str]
 
 
 class TextArray(TypeDecorator[Collection[str]]):
@@ -72,6 +75,11 @@ def within(column: Column[datetime], since: datetime | None, until: datetime | N
         *([] if since is None else [column >= since]),
         *([] if until is None else [column < until]),
     ]
+
+
+def older_than(at: Column[datetime], key: ColumnElement[str], before: Position | None) -> list[ColumnElement[bool]]:
+    """Build the conditions of the rows behind a position in a list that is ordered by `at.desc(), key`."""
+    return [] if before is None else [at <= before[0], or_(at < before[0], key > before[1])]
 
 
 @compiles(Unindexed)

@@ -1,0 +1,66 @@
+import csv
+import io
+import json
+from datetime import timedelta
+
+import pytest
+
+from workers.ledger.states import Outcome
+
+
+@pytest.fixture
+def many(any_node, event, noon):
+    """Store 120 deliveries of two moments, and return their ids, newest first."""
+    ids = {
+        any_node.settle(
+            event("SESSION_STARTED", f"s{number}", userId="dana@example.com"),
+            ("thank", Outcome.DONE),
+            received_at=noon + timedelta(seconds=number % 2),
+        ): number % 2
+        for number in range(120)
+    }
+    return sorted(ids, key=lambda delivery_id: (-ids[delivery_id], delivery_id))
+
+
+def pages_of(console, url):
+    """Follow the links to the next page, and return the ids on each page."""
+    pages = []
+    while url:
+        answer = console.get(url)
+        assert answer.status_code == 200
+        links = [part.partition('"')[0] for part in answer.text.split('href="/deliveries/')[1:]]
+        pages.append(links)
+        _, found, rest = answer.text.partition('rel="next" href="')
+        url = f"/deliveries{rest.partition(chr(34))[0].replace('&amp;', '&')}" if found else None
+    return pages
+
+
+def test_pages_by_key_show_each_row_once_in_its_order(any_node, many, console_of):
+    pages = pages_of(console_of(any_node), "/deliveries?event=SESSION_STARTED")
+    assert [len(page) for page in pages] == [50, 50, 20]
+    assert [each for page in pages for each in page] == many
+
+
+def test_json_and_csv_hold_what_the_command_prints(node, event, console):
+    node.settle(event("SESSION_STARTED", userId="u1"), ("thank", Outcome.DONE))
+    node.settle(event("SESSION_STOPPED"), ("thank", Outcome.DEAD), error="=cmd()")
+    printed = node.rows("deliveries")
+    lines = console.get("/deliveries.json").text.splitlines()
+    assert [json.loads(line) for line in lines] == printed
+    rows = list(csv.DictReader(io.StringIO(console.get("/deliveries.csv?event=SESSION_STOPPED").text)))
+    assert [row["id"] for row in rows] == [row["id"] for row in printed if row["event"] == "SESSION_STOPPED"]
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("state=lost", "state is one of: kept"),
+        ("since=someday", "since is neither ISO 8601"),
+        ("before=never", "before is not the position of a row."),
+        ("before=2026-01-01T00:00:00~x", "before is not the position of a row."),
+    ],
+)
+def test_a_filter_that_is_not_understood_is_a_400_that_says_what_is(console, query, sentence):
+    answer = console.get(f"/deliveries?{query}")
+    assert answer.status_code == 400
+    assert sentence in answer.text

@@ -1,0 +1,1 @@
+"""The console: pages for support people, operators and developers, rendered on the server."""

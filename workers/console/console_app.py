@@ -1,0 +1,70 @@
+"""The application of the console, assembled: pages, lists and static files."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from ingest.config.settings import Settings
+from ingest.errors import WebhooksError
+from workers.console.list_page import LISTS, list_page
+from workers.console.page_stores import Opener
+from workers.console.page_template import render
+
+log = structlog.get_logger()
+
+STATIC = Path(__file__).with_name("static")
+
+
+def create_console(
+    settings: Settings, engine: Engine, *, middleware: Sequence[Middleware] = (), routes: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """Build the application. Its endpoints run in threads, as reading the stores takes a while."""
+    app = Starlette(
+        routes=[
+            Route("/healthz", lambda _request: JSONResponse({"status": "ok"}), methods=["GET"]),
+            Mount("/static", StaticFiles(directory=STATIC), name="static"),
+            *routes,
+            *(
+                Route(f"/{name}{form}", list_page(query), methods=["GET"], name=f"{name}{form}")
+                for name, query in LISTS.items()
+                for form in ("", ".json", ".csv")
+            ),
+        ],
+        middleware=list(middleware),
+        exception_handlers={
+            HTTPException: _error_page,
+            SQLAlchemyError: _ledger_unavailable,
+            WebhooksError: _store_unavailable,
+        },
+    )
+    app.state.stores = Opener(settings, engine)
+    return app
+
+
+def _error_page(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    page = render(request, "error.html", {"title": HTTPStatus(error.status_code).phrase, "sentence": error.detail})
+    page.status_code = error.status_code
+    page.headers.update(error.headers or {})
+    return page
+
+
+def _ledger_unavailable(request: Request, error: Exception) -> Response:
+    log.warning("console.ledger_unavailable", reason=type(error).__name__)
+    sentence = "The ledger cannot be read. Events are kept meanwhile. See `webhooks check`."
+    return _error_page(request, HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, sentence))
+
+
+def _store_unavailable(request: Request, error: Exception) -> Response:
+    return _error_page(request, HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))

@@ -1,0 +1,114 @@
+"""Any list as a page, as JSON and as CSV, with its filters and its position in the URL."""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import islice
+from typing import Any
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from workers.console.page_stores import opener_of
+from workers.console.page_template import cell, masked, path_to, render
+from workers.lists.delivery_list import DELIVERY_QUERY
+from workers.lists.list_query import InvalidFilter, ListQuery, Selection, format_position, parse_position
+
+PAGE_SIZE = 50
+EXPORTED = 10_000
+"""The most rows of an export; `--csv` and `--json` of the commands write all."""
+
+LISTS: Mapping[str, ListQuery[Any]] = {query.name: query for query in (DELIVERY_QUERY,)}
+
+# Headings of columns that lead to a page, with the field that names it.
+LINKS = {
+    "session": ("sessions", "session_id"),
+    "user": ("drivers", "user_id"),
+    "driver": ("drivers", "user_id"),
+    "delivery": ("deliveries", "delivery"),
+}
+OF_USERS = {"user", "driver"}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a page, their cells formatted, and the URL of the next page if there is one."""
+
+    headings: list[str]
+    cells: list[list[Markup]]
+    next_url: str | None
+
+
+def list_page(query: ListQuery[Any]) -> Callable[[Request], Response]:
+    """Return the endpoint of a list."""
+
+    def page(request: Request) -> Response:
+        try:
+            selection = selection_of(query, request.query_params)
+        except InvalidFilter as error:
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"The filter {error}") from None
+        form = request.url.path.rpartition(".")[2]
+        if form in {"json", "csv"}:
+            return _export(request, query, selection, form)
+        with opener_of(request).open() as stores:
+            found = list(islice(query.find(stores, selection), PAGE_SIZE + 1))
+        rows = rows_of(query, found, request.query_params, show_users=shows_users(request))
+        return render(request, "list.html", {"query": query, "given": request.query_params, "rows": rows})
+
+    return page
+
+
+def selection_of(query: ListQuery[Any], texts: Mapping[str, str]) -> Selection:
+    """Parse a URL's parameters; raise InvalidFilter."""
+    before = texts.get("before")
+    position = parse_position(before) if before and query.position else None
+    return Selection(filters=query.parse(texts), limit=PAGE_SIZE + 1, before=position)
+
+
+def shows_users(request: Request) -> bool:
+    """Return whether user ids are wanted in full."""
+    return request.query_params.get("users") == "shown"
+
+
+def rows_of(query: ListQuery[Any], found: list[Any], given: Mapping[str, str], *, show_users: bool) -> Rows:
+    """Format rows, of which one more than a page shows that there is a next page."""
+    next_url = None
+    if query.position is not None and len(found) > PAGE_SIZE:
+        last = format_position(query.position(found[PAGE_SIZE - 1]))
+        next_url = f"?{urlencode({**given, 'before': last}, errors='surrogatepass')}"
+    cells = [list(_cells(query, row, show_users=show_users)) for row in found[:PAGE_SIZE]]
+    return Rows(list(query.listing.columns), cells, next_url)
+
+
+def _cells(query: ListQuery[Any], row: Any, *, show_users: bool) -> Iterator[Markup]:
+    listing = query.listing
+    links = {**LINKS, "id": (query.name, "id")} if query.has_pages_of_rows else LINKS
+    for heading, column in listing.columns.items():
+        value = (listing.fields[column] if isinstance(column, str) else column)(row)
+        section, name = links.get(heading, ("", ""))
+        target = listing.fields[name](row) if name in listing.fields else None
+        if heading in OF_USERS and isinstance(value, str) and not show_users:
+            yield Markup('<span class="masked">{}</span>').format(masked(value))
+        elif isinstance(target, str) and target:
+            yield Markup('<a href="{}">{}</a>').format(path_to(section, target), cell(value))
+        else:
+            yield cell(value)
+
+
+def _export(request: Request, query: ListQuery[Any], selection: Selection, form: str) -> Response:
+    wanted = Selection(filters=selection.filters, limit=EXPORTED, before=selection.before)
+    with opener_of(request).open() as stores:
+        found: Iterable[Any] = islice(query.find(stores, wanted), EXPORTED)
+        if form == "json":
+            lines = "".join(f"{json.dumps(query.listing.json(row))}\n" for row in found)
+            return Response(lines, media_type="application/x-ndjson")
+        file = io.StringIO()
+        query.listing.write_csv(file, found)
+    text = file.getvalue().encode("utf-8", "backslashreplace")
+    headers = {"content-disposition": f'attachment; filename="{query.name}.csv"'}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)

@@ -1,0 +1,91 @@
+"""Renders templates: what comes from outside is text in them, never HTML, and shows what a terminal would interpret."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from rich.text import Text
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.templating import Jinja2Templates
+
+from workers.lists.formatting import cell_text, clock_name, human_duration, iso, printable
+
+NAVIGATION = (
+    ("", "Now"),
+    ("failures", "Failures"),
+    ("deliveries", "Deliveries"),
+    ("pushes", "Pushes"),
+    ("warnings", "Warnings"),
+    ("authorizations", "Authorizations"),
+    ("cdrs", "CDRs"),
+    ("quarantine", "Quarantine"),
+    ("alerts", "Alerts"),
+    ("downtimes", "Downtimes"),
+    ("handlers", "Handlers"),
+    ("keys", "Keys"),
+    ("settings", "Settings"),
+    ("audit", "Audit"),
+    ("rq/", "Queues"),
+)
+SHOWN_OF_USER = 3
+"""How many characters of a masked user id are shown."""
+
+
+def render(request: Request, template: str, context: Mapping[str, Any]) -> Response:
+    """Render a page."""
+    return TEMPLATES.TemplateResponse(request, template, {"navigation": NAVIGATION, "zone": clock_name(), **context})
+
+
+def path_to(section: str, *names: str) -> str:
+    """Return the path of a page; names may hold anything."""
+    return "/".join(["", section, *(quote(name.encode("utf-8", "surrogatepass"), safe="") for name in names)])
+
+
+def cell(value: object) -> Markup:
+    """Format a cell: a time with its zone for the script, a state with its class, text as text."""
+    match value:
+        case datetime():
+            return time_tag(value)
+        case StrEnum():
+            return Markup('<span class="state {}">{}</span>').format(value.value, value.value)
+        case Text():
+            return Markup('<span class="{}">{}</span>').format(_style_of(value), printable(value.plain))
+        case None:
+            return Markup('<span class="none">-</span>')
+        case timedelta():
+            return Markup("{}").format(human_duration(value))
+        case _:
+            return Markup("{}").format(cell_text(value).plain)
+
+
+def time_tag(at: datetime) -> Markup:
+    """Format a time in this machine's zone, which the script changes to the viewer's."""
+    shown = at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return Markup('<time datetime="{}">{}</time>').format(iso(at), shown)
+
+
+def masked(user_id: str) -> str:
+    """Format a user id so that it can be recognized, but not read."""
+    return printable(f"{user_id[:SHOWN_OF_USER]}…")
+
+
+def _style_of(text: Text) -> str:
+    styles = {str(text.style), *(str(span.style) for span in text.spans)}
+    return "bad" if "bold red" in styles else "dim" if "dim" in styles else ""
+
+
+def _environment() -> Environment:
+    loader = FileSystemLoader(Path(__file__).with_name("templates"))
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"cell": cell, "printable": printable, "masked": masked, "duration": human_duration}
+    environment.globals |= {"path_to": path_to}
+    return environment
+
+
+TEMPLATES = Jinja2Templates(env=_environment())

@@ -1,0 +1,17 @@
+// Times in the viewer's zone. Without this script the pages work, with the times of the server's zone.
+"use strict";
+
+const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+function showLocalTimes(root) {
+  for (const element of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(element.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    element.title = element.dateTime;
+    element.textContent = at.toLocaleString("sv-SE");  // 2026-11-28 18:00:00
+  }
+}
+
+showLocalTimes(document);
+const zone = document.getElementById("zone");
+if (zone && ZONE) zone.textContent = ZONE;
