@@ -1,20 +1,12 @@
-"""Downtimes: spans in which a node could keep nothing, stored in its inbox file and published to Redis."""
+"""Downtimes: spans in which a node could keep nothing, stored in its inbox file."""
 
 import json
 import sqlite3
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import redis
-
-from ingest.errors import QueueUnavailable
-
 # A hash with a field for each downtime of each node.
 KEY = "gaps"
-# Plugsurfing resends CDRs for seven days. Older downtimes are in the ledger by then.
-PUBLISH_FOR = timedelta(days=8)
-PUBLISH_EVERY = 60.0
 # Rows of one file: a machine that restarts all the time must not fill it.
 MAX_DOWNTIMES = 1000
 
@@ -67,28 +59,3 @@ def list_downtimes(file: sqlite3.Connection, inbox: str) -> list[Downtime]:
         Downtime(datetime.fromtimestamp(row[0], UTC), datetime.fromtimestamp(row[1], UTC), inbox)
         for row in file.execute("SELECT closed_at, opened_at FROM gaps ORDER BY closed_at")
     ]
-
-
-class DowntimePublisher:
-    """Publishes the downtimes of one node to Redis: each at once and again every minute, for eight days."""
-
-    def __init__(self, connection: redis.Redis) -> None:
-        self._redis = connection
-        self._published: list[Downtime] = []
-        self._published_at = float("-inf")
-
-    def publish(self, downtimes: list[Downtime]) -> None:
-        """Publish the downtimes if any is new or a minute is over. Raise QueueUnavailable."""
-        if downtimes == self._published and time.monotonic() < self._published_at + PUBLISH_EVERY:
-            return
-        before = datetime.now(UTC) - PUBLISH_FOR
-        young = {each.field: each.to_json() for each in downtimes if each.opened_at > before}
-        old = [each.field for each in downtimes if each.opened_at <= before]
-        try:
-            if young:
-                self._redis.hset(KEY, mapping=young)  # type: ignore[arg-type]  # redis-py's keys are invariant
-            if old:
-                self._redis.hdel(KEY, *old)
-        except redis.RedisError as error:
-            raise QueueUnavailable(type(error).__name__) from error
-        self._published, self._published_at = downtimes, time.monotonic()

@@ -18,7 +18,7 @@ import structlog
 
 from ingest.errors import QueueUnavailable, WebhooksError
 from ingest.queue.batch import lease_key
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 
 log = structlog.get_logger()
 

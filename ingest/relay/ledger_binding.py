@@ -18,7 +18,7 @@ from ingest.errors import LedgerUnknown, QueueUnavailable
 from ingest.queue.batch import batch_key, lease_key
 from ingest.queue.installations import Installation, list_installations
 from ingest.queue.namespace import NamespacedRedis
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 from ingest.relay.outbox import Binding, InFlightBatch, Outbox
 
 LEDGER_ID = "SELECT id FROM ledger_identity"

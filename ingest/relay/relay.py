@@ -23,7 +23,7 @@ from ingest.errors import LedgerUnknown, QueueUnavailable, SettingsError
 from ingest.inbox.corruption import is_corruption
 from ingest.queue.leases import LEASE_TIMEOUT
 from ingest.queue.namespace import NamespacedRedis
-from ingest.queue.queues import connect_redis
+from ingest.queue.redis_client import connect_redis
 from ingest.relay.ledger_binding import LedgerBinding
 from ingest.relay.outbox import Outbox
 from ingest.relay.relay_loop import PROBE_EVERY, SWEEP_EVERY, RelayLoop

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 import redis
 
 from ingest.config.settings import Settings
-from ingest.inbox.downtime import DowntimePublisher
 from ingest.queue.leases import JobState, LeaseMonitor
 from ingest.queue.queues import QUEUES
+from ingest.relay.downtime_publisher import DowntimePublisher
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.relay.relay_heartbeat import RelayHeartbeat

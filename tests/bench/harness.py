@@ -25,7 +25,7 @@ from ingest.config.sections.logging import LogLevel
 from ingest.config.settings import Settings, load_settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
-from ingest.queue.queues import connect_queues
+from ingest.queue.redis_client import connect_queues
 from tests.bench.http_load import LoadResult, LoadSpec
 from tests.ports import reserve_port
 from workers.dev.valkey import valkey

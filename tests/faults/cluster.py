@@ -18,7 +18,7 @@ import redis
 
 from ingest.config.settings import load_settings
 from ingest.failpoints import VARIABLE, Failpoint
-from ingest.queue.queues import connect_queues
+from ingest.queue.redis_client import connect_queues
 from tests.faults.effects import PUSHED, metadata
 from tests.faults.load import KEY, Load
 from tests.faults.postgres import Postgres

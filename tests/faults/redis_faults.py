@@ -9,7 +9,8 @@ from typing import Self
 
 import redis
 
-from ingest.queue.queues import QUEUES, queue
+from ingest.queue.queues import QUEUES
+from ingest.queue.redis_client import queue
 from tests.faults.cluster import SQLITE, Cluster, wait_until
 from tests.faults.trials import Group, Trial
 from tests.ports import reserve_port

@@ -15,7 +15,7 @@ import pytest
 from ingest.inbox.downtime import KEY as GAPS
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.batch import Batch, batch_key
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 from tests.faults.cluster import is_answering_http, wait_until
 from tests.faults.keep_alive_senders import KEY, KeepAliveSenders, event, request
 from tests.ports import reserve_port

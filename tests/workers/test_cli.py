@@ -20,6 +20,9 @@ INTERFACE = (
     " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi audit"
 )
 
+LISTS = "deliveries dead show session cdrs warnings pushes authorizations devices alerts quarantine keys handlers"
+HEAVY = "alembic apprise firebase_admin flask httpx limits psycopg redis rq rq_dashboard starlette uvicorn"
+
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
@@ -68,6 +71,17 @@ def test_help_imports_no_command():
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
     assert loaded == "['workers.cli']\n"
+
+
+@pytest.mark.parametrize("name", LISTS.split())
+def test_a_list_imports_no_package_that_it_does_not_need(name):
+    """Half of what a list takes on a small ledger would be their import."""
+    command = f"from click import Context; from workers.cli import main; main.get_command(Context(main), '{name}')"
+    script = f"import sys; {command}; print(sorted(set({HEAVY.split()!r}).intersection(sys.modules)))"
+
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert loaded == "[]\n"
 
 
 def test_serve_loads_neither_the_database_nor_plugins():

@@ -34,6 +34,12 @@ class SendResult:
     #: Apprise's own explanation. It may quote a URL, so it is for a person's terminal and not for the log.
     details: str | None = None
 
+    def __str__(self) -> str:
+        """Format it for a person."""
+        if self.is_accepted:
+            return "accepted"
+        return f"{self.reason}. {self.details}" if self.details else f"{self.reason}."
+
 
 @dataclass(frozen=True, slots=True)
 class PendingSend:

@@ -7,7 +7,6 @@ import click
 from sqlalchemy import Connection
 
 from workers.alerts.alerts import AlertKind, find_alerts, resolve_by_id
-from workers.alerts.destinations import SendResult, open_destinations
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act, subject_of
 from workers.commands.errors import Failure, UsageFailure
@@ -18,7 +17,6 @@ from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.transaction import run_in_transaction
 from workers.lists.alert_list import ALERTS
 from workers.lists.formatting import printable
-from workers.resilience.guarded_call import deadline_in
 
 TEST = ("A test of Plugsurfing's webhooks", "This is a test, sent by `webhooks alerts test`. Nothing needs to be done.")
 
@@ -70,6 +68,9 @@ def resolve(ids: Sequence[str]) -> None:
 @alerts.command()
 def test() -> None:
     """Send a test to every destination of ALERT_URLS, and print the result."""
+    from workers.alerts.destinations import open_destinations  # noqa: PLC0415  it imports RQ
+    from workers.resilience.guarded_call import deadline_in  # noqa: PLC0415  so does it
+
     settings = settings_with_dev_defaults()
     destinations = open_destinations(settings)
     if not destinations:
@@ -80,12 +81,6 @@ def test() -> None:
     for destination, call in calls:
         result = call.result(deadline)
         failed += not result.is_accepted
-        click.echo(f"{destination.service} ({destination.name}): {_result_text(result)}")
+        click.echo(f"{destination.service} ({destination.name}): {printable(str(result))}")
     if failed:
         raise Failure(f"{failed} of {len(destinations)} did not take it.")
-
-
-def _result_text(result: SendResult) -> str:
-    if result.is_accepted:
-        return "accepted"
-    return printable(f"{result.reason}. {result.details}" if result.details else f"{result.reason}.")

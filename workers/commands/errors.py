@@ -6,15 +6,12 @@ import sys
 from typing import IO
 
 import click
-from redis.exceptions import RedisError
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchTableError
 
 from ingest.errors import SettingsError, WebhooksError
 from workers.lists.formatting import printable
 
 WRONG_USAGE = 2
-
-EXPECTED: tuple[type[Exception], ...] = (WebhooksError, RedisError, DBAPIError, ArgumentError, sqlite3.Error, OSError)
 
 NOT_MIGRATED = re.compile(r"no such (table|column)|relation .* does not exist|column .* does not exist", re.IGNORECASE)
 PASSWORD_IN_URL = re.compile(r"(?<=://)[^@/\s]*@")
@@ -39,8 +36,17 @@ class UsageFailure(Failure):
     exit_code = WRONG_USAGE
 
 
+def is_expected(error: Exception) -> bool:
+    """Return whether an error comes from outside the program: a setting, a store, a file or the network."""
+    from redis.exceptions import RedisError  # noqa: PLC0415  a command that lists needs no Redis, and it takes long
+
+    return isinstance(error, (WebhooksError, RedisError, DBAPIError, ArgumentError, sqlite3.Error, OSError))
+
+
 def error_text(error: Exception) -> str:
     """Return what failed in one line, without a password and without a statement's parameters."""
+    from redis.exceptions import RedisError  # noqa: PLC0415  as above
+
     match error:
         case NoSuchTableError():
             text = "There is no ledger yet: run `webhooks migrate` first."

@@ -89,7 +89,7 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
     chosen = WireFormat(form or WireFormat.PLUGSURFING)
     if (chosen is WireFormat.OCPI) is not (uid is not None):
         raise click.UsageError("--uid and --form ocpi go together.")
-    from workers.commands.authorizations import one_shot_contexts, print_dry_run
+    from workers.commands.authorize_dry_run import one_shot_contexts, print_dry_run
     from workers.dev.env_file import settings_with_dev_defaults
     from workers.plugins import load_plugins
     from workers.policies.dry_run import dry_run

@@ -15,7 +15,7 @@ from rq.worker import BaseWorker
 
 from ingest.config.settings import load_settings
 from ingest.queue.namespace import NamespacedRedis
-from ingest.queue.queues import connect_queues
+from ingest.queue.redis_client import connect_queues
 from workers.installation import queue_namespace
 from workers.ledger.database.engine import create_ledger_engine
 

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine, exists, func, not_, select
 
 from ingest.errors import QueueUnavailable
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
-from ingest.queue.queues import QUEUES, queue
+from ingest.queue.queues import QUEUES
+from ingest.queue.redis_client import queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.relay_loop import MAX_WAITING_JOBS
 from workers.ledger import run_schedule

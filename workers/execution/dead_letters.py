@@ -17,7 +17,8 @@ from rq.serializers import JSONSerializer
 from sqlalchemy import Connection
 
 from ingest.errors import QueueUnavailable
-from ingest.queue.queues import QUEUES, RUNS_JOB, queue
+from ingest.queue.queues import QUEUES, RUNS_JOB
+from ingest.queue.redis_client import queue
 from workers.execution.enqueue import MARGIN
 from workers.ledger import finished_runs
 from workers.ledger.database.engine import chunks

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import new_batch_id
-from ingest.queue.queues import BACKGROUND, RUNS_JOB, queue
+from ingest.queue.queues import BACKGROUND, RUNS_JOB
+from ingest.queue.redis_client import queue
 from ingest.wire.timestamps import utc_now
 from workers.ledger import run_schedule
 from workers.ledger.database.engine import chunks

@@ -28,7 +28,8 @@ from ingest.log import configure_logging
 from ingest.queue.installations import Installation
 from ingest.queue.leases import report_crash
 from ingest.queue.namespace import NamespacedRedis
-from ingest.queue.queues import BATCH_JOB, QUEUES, queue
+from ingest.queue.queues import BATCH_JOB, QUEUES
+from ingest.queue.redis_client import queue
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.worker_heartbeat import WorkerHeartbeat
 from workers.execution.worker_pool import WorkerPool

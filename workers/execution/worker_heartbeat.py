@@ -12,7 +12,8 @@ from rq import Queue
 from ingest.errors import QueueUnavailable
 from ingest.queue.process_monitor import ALL, ProcessMonitor
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
-from ingest.queue.queues import CLOCK_GONE_JOB, queue
+from ingest.queue.queues import CLOCK_GONE_JOB
+from ingest.queue.redis_client import queue
 from workers.plugins import Plugins
 
 log = structlog.get_logger()

@@ -11,7 +11,8 @@ from rq.utils import utcparse
 
 from ingest.errors import QueueUnavailable
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
-from ingest.queue.queues import QUEUES, queue
+from ingest.queue.queues import QUEUES
+from ingest.queue.redis_client import queue
 from ingest.wire.timestamps import utc_now
 from workers.observability.ledger_metrics import gauge
 from workers.observability.redis_metrics import SharedCollector

@@ -15,7 +15,8 @@ from ingest.http.app import PATHS, create_app
 from ingest.inbox.corruption import is_marked_corrupt
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
-from ingest.queue.queues import QUEUES, queue
+from ingest.queue.queues import QUEUES
+from ingest.queue.redis_client import queue
 from ingest.relay.relay import Relay, RelayStatus
 from ingest.wire.envelope import Kind
 from ingest.wire.signature import sign

@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from ingest.errors import QueueUnavailable
 from ingest.queue.batch import lease_key
 from ingest.queue.leases import JobState, LeaseMonitor, lease, report_crash
-from ingest.queue.queues import connect_redis, queue
+from ingest.queue.redis_client import connect_redis, queue
 
 BEAT = timedelta(milliseconds=20)
 KEY = lease_key("job")

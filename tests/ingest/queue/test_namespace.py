@@ -5,7 +5,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
 from ingest.queue.namespace import COUNTED_KEYS, UNSUPPORTED, NamespacedRedis, with_prefix
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from ingest.errors import LedgerUnknown, QueueUnavailable
 from ingest.queue.batch import batch_key
 from ingest.queue.installations import Installation, announce
 from ingest.queue.namespace import NamespacedRedis
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 from ingest.relay.ledger_binding import LedgerBinding
 from ingest.relay.outbox import Binding, Outbox
 from ingest.relay.publisher import BatchPublisher

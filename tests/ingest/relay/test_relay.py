@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from ingest.queue.batch import ack_key
-from ingest.queue.queues import connect_queues, queue
+from ingest.queue.redis_client import connect_queues, queue
 from ingest.relay.relay import JOIN_TIMEOUT, Relay, RelayStatus
 from tests.conftest import NAMESPACE
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.relay_loop import POLL, RelayLoop
 

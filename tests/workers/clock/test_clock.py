@@ -16,7 +16,7 @@ from ingest.errors import QueueUnavailable
 from ingest.queue.batch import Delivery, lease_key
 from ingest.queue.leases import CRASHED
 from ingest.queue.process_registry import ProcessRegistry, ProcessType
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 from workers.clock.clock import RELEASED, Clock
 from workers.execution.dead_letters import publish_dead_letters
 from workers.ledger import deliveries, pushes, run_schedule, runs

@@ -13,7 +13,7 @@ from handlers import Device
 from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, PushFailed
 from handlers.kit.session import Session, StatusTimes
 from ingest.queue.batch import Delivery
-from ingest.queue.queues import connect_redis
+from ingest.queue.redis_client import connect_redis
 from workers.clock import push_sender
 from workers.clock.clock import Clock
 from workers.clock.push_sender import ChannelSender, SenderPool, send_due

@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import select, update
 
 from ingest.config.settings import load_settings
-from ingest.queue.queues import QUEUES, queue
+from ingest.queue.queues import QUEUES
+from ingest.queue.redis_client import queue
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.replay import apply, plan_replays
 from workers.ledger import deliveries, delivery_states

@@ -21,7 +21,7 @@ from rq.serializers import JSONSerializer
 
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
-from ingest.queue.queues import connect_queues, connect_redis, queue
+from ingest.queue.redis_client import connect_queues, connect_redis, queue
 from tests.conftest import NAMESPACE
 from tests.ports import reserve_port
 from workers.dashboard import dashboard_app
@@ -37,7 +37,7 @@ WORKER = """
 import sys
 from rq import Worker
 from rq.serializers import JSONSerializer
-from ingest.queue.queues import connect_queues, queue
+from ingest.queue.redis_client import connect_queues, queue
 connection = connect_queues(sys.argv[1], "test")
 Worker([queue("urgent", connection)], connection=connection, serializer=JSONSerializer).work()
 """

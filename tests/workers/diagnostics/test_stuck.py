@@ -15,7 +15,7 @@ from ingest.config.settings import load_settings
 from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.batch import Delivery, ack_key, batch_key, lease_key
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind

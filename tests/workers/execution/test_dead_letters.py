@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
 from ingest.queue.namespace import NamespacedRedis
-from ingest.queue.queues import queue
+from ingest.queue.redis_client import queue
 from workers.execution.dead_letters import LONGEST_TRACEBACK, publish_dead_letters, trim_failed_jobs
 from workers.ledger import deliveries, runs
 from workers.ledger.database.engine import create_ledger_engine

@@ -8,7 +8,8 @@ from rq import Queue
 from rq.job import Callback
 from rq.serializers import JSONSerializer
 
-from ingest.queue.queues import BATCH_JOB, RUNS_JOB, queue
+from ingest.queue.queues import BATCH_JOB, RUNS_JOB
+from ingest.queue.redis_client import queue
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.worker import PreloadedWorker
 

@@ -28,7 +28,8 @@ from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
 from ingest.queue.batch import Batch, Delivery, batch_key, new_batch_id
 from ingest.queue.leases import JobState, LeaseMonitor
-from ingest.queue.queues import QUEUES, queue
+from ingest.queue.queues import QUEUES
+from ingest.queue.redis_client import queue
 from ingest.relay.publisher import JOB_TIMEOUT
 from ingest.wire.envelope import Envelope, Kind
 from workers.clock.clock import Clock

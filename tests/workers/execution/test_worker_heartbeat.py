@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from ingest.config.settings import load_settings
 from ingest.queue import process_monitor, process_registry
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
-from ingest.queue.queues import CLOCK_GONE_JOB, QUEUES, queue
+from ingest.queue.queues import CLOCK_GONE_JOB, QUEUES
+from ingest.queue.redis_client import queue
 from ingest.wire.timestamps import utc_now
 from tests.workers.conftest import PushNode
 from workers.alerts.alerts import AlertKind, AlertRow, find_alerts

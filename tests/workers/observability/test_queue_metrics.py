@@ -6,7 +6,8 @@ from dataclasses import replace
 import redis
 
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
-from ingest.queue.queues import BATCH_JOB, QUEUES, queue
+from ingest.queue.queues import BATCH_JOB, QUEUES
+from ingest.queue.redis_client import queue
 from workers.observability import work_metrics
 from workers.observability.queue_metrics import RedisCollector
 from workers.observability.redis_metrics import SharedCounts

@@ -9,7 +9,6 @@ from functools import cache, partial
 from typing import TypeVar
 from weakref import WeakSet
 
-import psycopg
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
@@ -122,6 +121,8 @@ def _begin_sqlite(conn: Connection) -> None:
 
 
 def _prepare_postgresql(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    import psycopg  # noqa: PLC0415  a ledger on SQLite does without, and it takes long
+
     assert isinstance(dbapi_connection, psycopg.Connection)  # noqa: S101 - for the type checker
     # In another time zone a value may lie beyond the end of Python's calendar; psycopg reads ISO dates only.
     row = dbapi_connection.execute(SET_UP).fetchone()
