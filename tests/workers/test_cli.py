@@ -20,7 +20,7 @@ INTERFACE = (
     " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi audit"
 )
 
-LISTS = "deliveries dead show session cdrs warnings pushes authorizations devices alerts quarantine keys handlers"
+LISTS = "deliveries dead show session cdrs warnings pushes authorizations devices alerts quarantine keys handlers audit"
 HEAVY = "alembic apprise firebase_admin flask httpx limits psycopg redis rq rq_dashboard starlette uvicorn"
 
 

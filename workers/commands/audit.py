@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from ingest.config.settings import Settings
 from workers.commands import options
-from workers.commands.errors import EXPECTED, Failure, error_text
+from workers.commands.errors import Failure, error_text, is_expected
 from workers.commands.listing import Page, print_rows
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
@@ -84,7 +84,9 @@ def record_aside(settings: Settings, entry: AuditEntry) -> None:
             record_act(ledger, entry)
     except Failure as error:
         _warn(error.format_message())
-    except EXPECTED as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         _warn(error_text(error))
 
 
