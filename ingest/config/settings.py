@@ -13,11 +13,12 @@ from ingest.config.env_source import EnvFileSource
 from ingest.config.secrets import SIGNING_KEYS, authorization_values, read_secret, signing_keys, trim
 from ingest.config.sections.authorization import AuthorizationSettings, PolicySettings
 from ingest.config.sections.cdrs import CdrSettings
+from ingest.config.sections.dashboard import DashboardSettings
 from ingest.config.sections.drive import DriveSettings, ReconcileSettings
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import AlertSettings, DeviceSettings, NotificationSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
-from ingest.config.sections.server import DashboardSettings, MetricsSettings, ServerSettings
+from ingest.config.sections.server import MetricsSettings, ServerSettings
 from ingest.config.types import setting
 from ingest.errors import SettingsError
 
@@ -31,6 +32,8 @@ class SecretFileSettings(BaseSettings):
     redis_url_file: Path | None = setting(None, "file with `REDIS_URL`")
     database_url_file: Path | None = setting(None, "file with `DATABASE_URL`")
     dashboard_password_file: Path | None = setting(None, "file with `DASHBOARD_PASSWORD`")
+    dashboard_users_file: Path | None = setting(None, "file with `DASHBOARD_USERS`")
+    dashboard_session_key_file: Path | None = setting(None, "file with `DASHBOARD_SESSION_KEY`")
     push_http_key_file: Path | None = setting(None, "file with `PUSH_HTTP_KEY`")
     admin_token_file: Path | None = setting(None, "file with `ADMIN_TOKEN`")
     authorize_credentials_file: Path | None = setting(None, "file with `AUTHORIZE_CREDENTIALS`")

@@ -7,9 +7,10 @@ from typing import BinaryIO
 
 import click
 
+from ingest.config.sections.dashboard import DashboardSettings
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.processing import StoreSettings
-from ingest.config.sections.server import DashboardSettings, ServerSettings
+from ingest.config.sections.server import ServerSettings
 from ingest.config.settings import SERVE_SECTIONS, load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options

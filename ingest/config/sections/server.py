@@ -64,11 +64,3 @@ class MetricsSettings(BaseSettings):
     """`clock`: metrics of workers, the clock, the queues and the ledger."""
 
     metrics_port: Port = setting(8003, "port of `/metrics` of the clock, on the address HOST")
-
-
-class DashboardSettings(BaseSettings):
-    """`dashboard`: port and login."""
-
-    dashboard_port: Port = setting(8002, "port of `dashboard`")
-    dashboard_username: str | None = setting(None, "user name of the dashboard, beside a password")
-    dashboard_password: SecretStr | None = setting(None, "password of the dashboard")

@@ -1,0 +1,1 @@
+"""Who may do what in the dashboard: logins, roles, and what a browser may be tricked into."""
