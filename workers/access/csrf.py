@@ -19,7 +19,7 @@ MAX_FORM_BYTES = 65_536
 def check_origin(headers: Headers) -> None:
     """Raise HTTPException if a browser says that another site, or another origin, makes this request.
 
-    Browsers judge by themselves where the page is encrypted or on this machine; elsewhere they only name the origin.
+    Browsers decide this by themselves if the page is encrypted or on this machine; else they name the origin.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     is_own = site in {"same-origin", "none"} if site else origin is None or urlsplit(origin).netloc == headers["host"]

@@ -65,7 +65,7 @@ class LoginCookies:
         return hmac.new(self._key, f"csrf {login_id}".encode(), sha256).hexdigest()
 
     def reveal(self, response: Response, name: str, page: str, *, secure: bool) -> None:
-        """Let one page show what is masked, for REVEAL_FOR."""
+        """Set the cookie with which one page shows what is masked, for REVEAL_FOR."""
         _set(response, REVEAL_COOKIE, str(self._reveals.dumps([name, page])), REVEAL_FOR, secure=secure)
 
     def is_revealed(self, value: str, name: str, page: str) -> bool:
