@@ -9,7 +9,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, exists, select, update
 
 from ingest.events import sanitize_text
-from workers.ledger.database.conditions import in_list, within
+from workers.ledger.database.conditions import Position, in_list, older_than, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.tables.alert_tables import OPEN, alerts
 
@@ -153,10 +153,12 @@ def find_alerts(  # noqa: PLR0913 - filters, by name
     only_open: bool = False,
     since: datetime | None = None,
     until: datetime | None = None,
+    before: Position | None = None,
     limit: int | None = None,
 ) -> list[AlertRow]:
-    """List alerts, newest first."""
-    query = select(*COLUMNS).where(*within(alerts.c.raised_at, since, until))
+    """List alerts, newest first; those behind a position are the next page."""
+    conditions = within(alerts.c.raised_at, since, until) + older_than(alerts.c.raised_at, alerts.c.id, before)
+    query = select(*COLUMNS).where(*conditions)
     query = query.order_by(alerts.c.raised_at.desc(), alerts.c.id).limit(limit)
     if kind is not None:
         query = query.where(alerts.c.kind == str(kind))

@@ -16,14 +16,35 @@ from starlette.responses import Response
 
 from workers.console.page_stores import opener_of
 from workers.console.page_template import cell, masked, path_to, render
-from workers.lists.delivery_list import DELIVERY_QUERY
+from workers.lists.alert_list import ALERT_QUERY
+from workers.lists.audit_list import AUDIT_QUERY
+from workers.lists.authorization_list import AUTHORIZATION_QUERY
+from workers.lists.cdr_list import CDR_QUERY
+from workers.lists.delivery_list import DELIVERY_QUERY, DOWNTIME_QUERY
+from workers.lists.device_list import DEVICE_QUERY
+from workers.lists.handler_list import HANDLER_QUERY
 from workers.lists.list_query import InvalidFilter, ListQuery, Selection, format_position, parse_position
+from workers.lists.push_list import PUSH_QUERY, WARNING_QUERY
+from workers.lists.quarantine_list import QUARANTINE_QUERY
 
 PAGE_SIZE = 50
 EXPORTED = 10_000
 """The most rows of an export; `--csv` and `--json` of the commands write all."""
 
-LISTS: Mapping[str, ListQuery[Any]] = {query.name: query for query in (DELIVERY_QUERY,)}
+QUERIES = (
+    DELIVERY_QUERY,
+    PUSH_QUERY,
+    WARNING_QUERY,
+    AUTHORIZATION_QUERY,
+    CDR_QUERY,
+    QUARANTINE_QUERY,
+    ALERT_QUERY,
+    DOWNTIME_QUERY,
+    HANDLER_QUERY,
+    DEVICE_QUERY,
+    AUDIT_QUERY,
+)
+LISTS: Mapping[str, ListQuery[Any]] = {query.name: query for query in QUERIES}
 
 # Headings of columns that lead to a page, with the field that names it.
 LINKS = {

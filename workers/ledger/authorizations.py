@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.database.conditions import matching, within
+from workers.ledger.database.conditions import Position, matching, older_than, within
 from workers.ledger.tables.authorization_tables import authorizations
 
 MICROSECOND = timedelta(microseconds=1)
@@ -63,11 +63,14 @@ def insert(conn: Connection, rows: Iterable[DecisionRow]) -> None:
     insert_new(conn, authorizations, [_values(row) for row in rows])
 
 
-def find(conn: Connection, wanted: DecisionFilter, limit: int | None = None) -> list[DecisionRow]:
-    """List decisions, newest first."""
+def find(
+    conn: Connection, wanted: DecisionFilter, limit: int | None = None, before: Position | None = None
+) -> list[DecisionRow]:
+    """List decisions, newest first; those behind a position are the next page."""
     table = authorizations.c
     equal = {"decision": wanted.decision, "policy": wanted.policy, "session_id": wanted.session_id}
     conditions = within(table.at, wanted.since, wanted.until) + matching(authorizations, **equal, key=wanted.keys)
+    conditions += older_than(table.at, table.id, before)
     query = select(*COLUMNS).where(*conditions).order_by(table.at.desc(), table.id).limit(limit)
     return [DecisionRow(*row) for row in conn.execute(query)]
 

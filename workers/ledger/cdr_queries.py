@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, and_, c
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import matching, same_person, within
+from workers.ledger.database.conditions import Position, matching, same_person, within
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, sessions
@@ -137,31 +137,58 @@ def _duplicates() -> ColumnElement[int]:
     return receipt_count() + others.scalar_subquery()
 
 
-def find(conn: Connection, filters: CdrFilters, limit: int | None) -> Iterator[CdrRow]:
+def find(
+    conn: Connection,
+    filters: CdrFilters,
+    limit: int | None,
+    before: Position | None = None,
+    *,
+    newest_first: bool = False,
+) -> Iterator[CdrRow]:
     """Yield CDRs, newest first; if only those in conflict or repeated are wanted, those of a request id side by side.
 
-    Repeats are left out, unless they are wanted.
+    Repeats are left out, unless they are wanted. Those behind a position are the next page, newest first.
     """
     columns = [cdrs.c[name] for name in CdrRow.__dataclass_fields__ if name in cdrs.c and name != "user_id"]
-    query = _select(filters).with_only_columns(
-        *columns,
-        func.coalesce(cdrs.c.user_id, sessions.c.user_id).label("user_id"),
-        sessions.c.status.label("session_status"),
-        IN_CONFLICT.label("in_conflict"),
-        IS_REPEAT.label("is_repeat"),
-        IS_COUNTED.label("is_counted"),
-        SHARES_SESSION.label("shares_session"),
-        _duplicates().label("duplicates"),
+    query = (
+        _select(filters)
+        .where(*_behind(before))
+        .with_only_columns(
+            *columns,
+            func.coalesce(cdrs.c.user_id, sessions.c.user_id).label("user_id"),
+            sessions.c.status.label("session_status"),
+            IN_CONFLICT.label("in_conflict"),
+            IS_REPEAT.label("is_repeat"),
+            IS_COUNTED.label("is_counted"),
+            SHARES_SESSION.label("shares_session"),
+            _duplicates().label("duplicates"),
+        )
     )
     if not filters.with_repeats:
         query = query.where(~IS_REPEAT)
-    side_by_side = filters.in_conflict or filters.repeated
+    side_by_side = (filters.in_conflict or filters.repeated) and not newest_first
     order = [cdrs.c.identity, cdrs.c.received_at] if side_by_side else [cdrs.c.received_at.desc()]
     query = query.order_by(*order, cdrs.c.delivery_id, cdrs.c.position).limit(limit)
     for row in conn.execute(query.execution_options(yield_per=FETCH_SIZE)):
         found = row._asdict()
         flags = {each.name: bool(found[each.name]) for each in fields(CdrRow) if each.type is bool}
         yield CdrRow(**found | flags | {"notes": tuple(found["notes"])})
+
+
+def position_of(row: CdrRow) -> Position:
+    """Return the position of a CDR in a list."""
+    return row.received_at, f"{row.delivery_id} {row.position}"
+
+
+def _behind(before: Position | None) -> list[ColumnElement[bool]]:
+    if before is None:
+        return []
+    delivery_id, _, number = before[1].partition(" ")
+    of_delivery = and_(cdrs.c.delivery_id == delivery_id, cdrs.c.position > int(number or 0))
+    return [
+        cdrs.c.received_at <= before[0],
+        or_(cdrs.c.received_at < before[0], cdrs.c.delivery_id > delivery_id, of_delivery),
+    ]
 
 
 def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:

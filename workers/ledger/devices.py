@@ -8,7 +8,7 @@ import sqlalchemy
 from sqlalchemy import Connection, select
 
 from handlers.kit.channel import Device
-from workers.ledger.database.conditions import in_list, matching, same_person, within
+from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.tables.core_tables import devices
 
@@ -61,10 +61,12 @@ def find(  # noqa: PLR0913 - filters, by name
     person: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    before: Position | None = None,
     limit: int | None = None,
 ) -> list[DeviceRow]:
     """List devices, of one user (`person`: in any case) or of all, the last registered first."""
     conditions = [*matching(devices, user_id=user_id), *within(devices.c.updated_at, since, until)]
+    conditions += older_than(devices.c.updated_at, devices.c.token, before)
     if person is not None:
         conditions.append(same_person(devices.c.user_id, person))
     query = select(*COLUMNS).where(*conditions).order_by(devices.c.updated_at.desc(), devices.c.token).limit(limit)

@@ -14,7 +14,7 @@ from handlers.kit.statuses import FINAL_STATUSES
 from ingest.errors import Unreadable
 from ingest.events import SessionFeeIncurring, decode
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import matching, same_person, within
+from workers.ledger.database.conditions import Position, matching, older_than, same_person, within
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs, sessions
 
@@ -64,6 +64,8 @@ class WarningFilters:
 class FeeWarningRow:
     """A fee notice, and what its driver heard of it and when."""
 
+    delivery_id: str
+    """The notice."""
     session_id: str | None
     user_id: str | None
     fee_type: str | None
@@ -84,9 +86,15 @@ class FeeWarningRow:
         return round((self.fee_will_apply_from - self.sent_at).total_seconds(), 3)
 
 
-def find(conn: Connection, filters: WarningFilters, now: datetime) -> Iterator[FeeWarningRow]:
-    """Yield the warnings, newest notice first; one for each user, if the session's driver has changed."""
-    rows = conn.execute(_select(filters), execution_options={"yield_per": FETCH_SIZE})
+def find(
+    conn: Connection, filters: WarningFilters, now: datetime, before: Position | None = None
+) -> Iterator[FeeWarningRow]:
+    """Yield the warnings, newest notice first; one for each user, if the session's driver has changed.
+
+    Those of the notices behind a position are the next page.
+    """
+    behind = older_than(deliveries.c.received_at, deliveries.c.id, before)
+    rows = conn.execute(_select(filters).where(*behind), execution_options={"yield_per": FETCH_SIZE})
     for _, of_delivery in groupby(rows, key=lambda row: row.id):
         of_users = sorted(of_delivery, key=lambda row: (row.pushed_to or "", row.push_id or ""))
         for _, of_user in groupby(of_users, key=lambda row: row.pushed_to):
@@ -141,6 +149,7 @@ def _warning(rows: list[Row[Any]], now: datetime) -> FeeWarningRow:
     ended_at = _ended_at(first)
     is_known = starts_at is not None and (ended_at is not None or now >= starts_at) and first.status is not None
     return FeeWarningRow(
+        delivery_id=first.id,
         session_id=first.session_id,
         user_id=first.pushed_to or first.user_id,
         fee_type=fee_type,

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from handlers.kit.context import Push
 from handlers.kit.session import Session
 from handlers.kit.statuses import FINAL_STATUSES
-from workers.ledger.database.conditions import in_list, matching, same_person, within
+from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.states import PushState
 from workers.ledger.tables.core_tables import pushes, sessions
@@ -290,13 +290,15 @@ def find(  # noqa: PLR0913 - filters, by name
     session_id: str | None = None,
     person: str | None = None,
     state: PushState | None = None,
+    channel: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    before: Position | None = None,
     limit: int | None = None,
 ) -> list[PushRow]:
-    """List pushes, newest first; `person` is a user's id in any case."""
-    conditions = within(pushes.c.created_at, since, until)
-    conditions += matching(pushes, session_id=session_id, state=state)
+    """List pushes, newest first; `person` is a user's id in any case. Those behind a position are the next page."""
+    conditions = within(pushes.c.created_at, since, until) + older_than(pushes.c.created_at, pushes.c.id, before)
+    conditions += matching(pushes, session_id=session_id, state=state, channel=channel)
     if person is not None:
         conditions.append(same_person(pushes.c.user_id, person))
     query = select(*COLUMNS).where(*conditions).order_by(pushes.c.created_at.desc(), pushes.c.id).limit(limit)

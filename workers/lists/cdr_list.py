@@ -5,8 +5,11 @@ from dataclasses import replace
 
 from rich.text import Text
 
-from workers.ledger.cdr_queries import CdrRow, CurrencyTotal
+from handlers.kit.key_identifiers import search_spellings
+from workers.ledger import cdr_queries as ledger_cdrs
+from workers.ledger.cdr_queries import CdrFilters, CdrRow, CurrencyTotal
 from workers.lists.formatting import Cell, format_decimal, printable, short_id
+from workers.lists.list_query import SESSION, SINCE, UNTIL, USER, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
 
 SAME_SESSION = "same session as another CDR"
@@ -73,4 +76,40 @@ TOTALS = Listing[CurrencyTotal](
         "not counted": "not_counted",
         "amount not counted": "amount_not_counted",
     },
+)
+
+
+def _find_cdrs(stores: Stores, wanted: Selection) -> Iterator[CdrRow]:
+    key, request_id = wanted.get("key"), wanted.get("request")
+    is_repeated = bool(wanted.get("repeated"))
+    filters = CdrFilters(
+        session_id=wanted.get("session"),
+        user_id=wanted.get("user"),
+        request_id=request_id,
+        keys=None if key is None else search_spellings(key, stores.settings.authorize_key_bytes),
+        since=wanted.get("since"),
+        until=wanted.get("until"),
+        in_conflict=bool(wanted.get("conflicts")),
+        repeated=is_repeated,
+        with_repeats=is_repeated or request_id is not None,
+    )
+    return ledger_cdrs.find(stores.ledger, filters, wanted.limit, wanted.before, newest_first=True)
+
+
+CDR_QUERY = ListQuery[CdrRow](
+    name="cdrs",
+    title="CDRs",
+    listing=CDRS,
+    find=_find_cdrs,
+    position=ledger_cdrs.position_of,
+    filters=(
+        SESSION,
+        USER,
+        Filter("request", "request id"),
+        Filter("key", "charging key, in any spelling"),
+        Filter("conflicts", "", choices=("only",)),
+        Filter("repeated", "", choices=("only",)),
+        SINCE,
+        UNTIL,
+    ),
 )

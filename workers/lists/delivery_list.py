@@ -4,11 +4,13 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple
 
 from ingest.inbox.downtime import Downtime
 from ingest.wire.envelope import WITH_AUTHORIZATION
 from ingest.wire.signature import Match
+from workers.ledger import downtimes as ledger_downtimes
 from workers.ledger.deliveries import DeliveryFilters, DeliveryRow
 from workers.ledger.downtimes import DowntimeRow
 from workers.ledger.runs import RunRecord
@@ -206,4 +208,20 @@ DELIVERY_QUERY = ListQuery[DeliveryRow](
         SINCE,
         UNTIL,
     ),
+)
+
+
+def _find_downtimes(stores: Stores, wanted: Selection) -> Iterator[KnownDowntime]:
+    here = [] if stores.outbox is None else stores.outbox.downtimes()
+    rows = ledger_downtimes.find(stores.ledger)
+    return islice(known_downtimes(here, rows, wanted.get("since"), wanted.get("until")), wanted.limit)
+
+
+DOWNTIME_QUERY = ListQuery[KnownDowntime](
+    name="downtimes",
+    title="Downtimes",
+    hint="When nothing could be received, and what was read again from the Drive API since.",
+    listing=DOWNTIMES,
+    find=_find_downtimes,
+    filters=(SINCE, UNTIL),
 )

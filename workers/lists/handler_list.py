@@ -1,10 +1,13 @@
 """Lists of handlers and of policies."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from handlers.kit.policies import Policy
 from handlers.kit.subscriptions import Subscription
+from workers.lists.list_query import ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
+from workers.plugins import load_plugins
 
 
 def _events(each: Subscription) -> list[str]:
@@ -40,4 +43,17 @@ POLICIES = Listing[Policy](
         "file": lambda each: _relative(each.file),
     },
     order="first",
+)
+
+
+def _find_handlers(stores: Stores, wanted: Selection) -> Sequence[Subscription]:  # noqa: ARG001 - a list has filters
+    return load_plugins(stores.settings).subscriptions
+
+
+HANDLER_QUERY = ListQuery[Subscription](
+    name="handlers",
+    title="Handlers",
+    hint="What handles what, on which queue.",
+    listing=HANDLERS,
+    find=_find_handlers,
 )

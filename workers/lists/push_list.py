@@ -5,10 +5,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from workers.ledger.fee_warnings import FeeWarningRow, WarningOutcome
+from ingest.wire.timestamps import utc_now
+from workers.ledger import fee_warnings
+from workers.ledger import pushes as ledger_pushes
+from workers.ledger.fee_warnings import FeeWarningRow, WarningFilters, WarningOutcome
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
 from workers.lists.formatting import pluralize, printable, short_id
+from workers.lists.list_query import SESSION, SINCE, UNTIL, USER, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
 
 PUSHES = Listing[PushRow](
@@ -85,3 +89,54 @@ class WarningTotals:
         fees = Counter(self.fees.values())
         ends = f"{fees[True]:,} avoided, {fees[False]:,} incurred, {fees[None]:,} open"
         yield f"{pluralize(len(self.fees), 'fee')}: {ends}"
+
+
+def _find_pushes(stores: Stores, wanted: Selection) -> list[PushRow]:
+    return ledger_pushes.find(
+        stores.ledger,
+        session_id=wanted.get("session"),
+        person=wanted.get("user"),
+        state=wanted.get("state"),
+        channel=wanted.get("channel"),
+        since=wanted.get("since"),
+        until=wanted.get("until"),
+        before=wanted.before,
+        limit=wanted.limit,
+    )
+
+
+def _find_warnings(stores: Stores, wanted: Selection) -> Iterator[FeeWarningRow]:
+    filters = WarningFilters(
+        since=wanted.get("since"),
+        until=wanted.get("until"),
+        user_id=wanted.get("user"),
+        session_id=wanted.get("session"),
+    )
+    return fee_warnings.find(stores.ledger, filters, utc_now(), wanted.before)
+
+
+PUSH_QUERY = ListQuery[PushRow](
+    name="pushes",
+    title="Pushes",
+    listing=PUSHES,
+    has_pages_of_rows=True,
+    find=_find_pushes,
+    position=lambda row: (row.created_at, row.id),
+    filters=(
+        Filter("state", "", PushState, tuple(PushState)),
+        Filter("channel", "fcm, http, log"),
+        SESSION,
+        USER,
+        SINCE,
+        UNTIL,
+    ),
+)
+WARNING_QUERY = ListQuery[FeeWarningRow](
+    name="warnings",
+    title="Fee warnings",
+    hint="One line for each fee notice: whether its driver was warned in time, else why not, and whether it helped.",
+    listing=WARNINGS,
+    find=_find_warnings,
+    position=lambda row: (row.received_at, row.delivery_id),
+    filters=(SESSION, USER, SINCE, UNTIL),
+)

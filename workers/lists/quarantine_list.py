@@ -3,8 +3,10 @@
 import base64
 
 from ingest.events import peek
-from ingest.inbox.quarantine import Reverified
+from ingest.inbox.quarantine import Quarantine, Reverified
 from ingest.inbox.quarantined_request import QuarantinedRequest
+from ingest.inbox.schema import FILE_NAME
+from workers.lists.list_query import SINCE, UNTIL, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
 
 QUARANTINED = Listing[QuarantinedRequest](
@@ -36,4 +38,22 @@ REVERIFIED = Listing[Reverified](
         "id": lambda each: each.kept and each.kept.id,
         "duplicate": lambda each: each.kept and each.kept.duplicate,
     },
+)
+
+
+def _find_refused(stores: Stores, wanted: Selection) -> list[QuarantinedRequest]:
+    if stores.outbox is None:
+        return []
+    until = wanted.get("until")
+    found = Quarantine(stores.settings.data_dir / FILE_NAME, stores.settings).list(wanted.get("since"))[::-1]
+    return [request for request in found if until is None or request.received_at < until]
+
+
+QUARANTINE_QUERY = ListQuery[QuarantinedRequest](
+    name="quarantine",
+    title="Quarantine",
+    hint="What failed verification on this node, or came to a wrong path, and why.",
+    listing=QUARANTINED,
+    find=_find_refused,
+    filters=(SINCE, UNTIL),
 )

@@ -1,0 +1,32 @@
+"""Every list: the page shows what the command prints, whatever is in it."""
+
+import pytest
+
+from tests.faults.documents import HOSTILE
+from tests.workers.console.past import fill
+from workers.console.list_page import LISTS
+
+COMMANDS = {"downtimes": ("deliveries", "--gaps")}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_as_json_is_what_its_command_prints(any_node, console_of, name):
+    fill(any_node, failures=3)
+    console = console_of(any_node)
+    printed = any_node.run(*COMMANDS.get(name, (name,)), "--json").stdout
+    if name == "handlers":  # its policies follow
+        printed = "".join(line for line in printed.splitlines(keepends=True) if '"handler"' in line)
+    assert console.get(f"/{name}.json").text == printed
+    assert console.get(f"/{name}").status_code == 200
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_what_comes_from_outside_is_text_on_every_list(node, console_of, text):
+    fill(node, user=f"u{text}", text=text, failures=1)
+    console = console_of(node)
+    for name in LISTS:
+        answer = console.get(f"/{name}?users=shown")
+        assert answer.status_code == 200, name
+        assert "<script>alert" not in answer.text
+        assert "<img" not in answer.text
+        assert console.get(f"/{name}.csv").status_code == 200
