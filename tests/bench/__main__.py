@@ -71,7 +71,7 @@ def work(runs: int, events: int, rival_events: int, database: str | None, *, as_
     """Measure how fast a full inbox is settled.
 
     `webhooks work` and the relay, against a stock `rq worker` that has everything imported and does the same work in
-    the same tables, one job an event. Both fork a child for every job.
+    the same tables, one job an event, each in a child process of its own.
     """
     from tests.bench.work import work as measure  # noqa: PLC0415 - as above
 

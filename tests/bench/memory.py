@@ -16,7 +16,7 @@ def memory(rate: float, progress: Progress, steps: tuple[int, ...] = STEPS) -> R
     serve, worker, job, clock = rows = [
         Row("serve, with the relay"),
         Row("worker"),
-        Row("its child with a job, at most"),
+        Row("its largest work horse"),
         Row("clock"),
     ]
     task = progress.add_task("memory", total=steps[-1])
@@ -24,7 +24,8 @@ def memory(rate: float, progress: Progress, steps: tuple[int, ...] = STEPS) -> R
         horses = [0.0]
 
         def watch() -> None:
-            horses.append(max((resident_mib(pid) for pid in children(pipeline.worker.pid)), default=0.0))
+            forked = (pid for worker in children(pipeline.worker.pid) for pid in children(worker))
+            horses.append(max(map(resident_mib, forked), default=0.0))
 
         for before, after in zip((0, *steps), steps, strict=False):
             if after > before:

@@ -1,7 +1,7 @@
 """How fast a full inbox is settled, session records and all, against stock `rq worker` with one job an event.
 
-Both fork a child for every job, have everything imported before they fork, and do the same work in the same tables. The
-baseline gets fewer events, and its time is taken from the first to the last one.
+Both have everything imported before they fork a child, the baseline for every job, and do the same work in the same
+tables. The baseline gets fewer events, and its time is taken from the first to the last one.
 """
 
 import asyncio

@@ -3,7 +3,7 @@
 RQ calls whatever function a job in Redis names; with this list a stolen Redis can have deliveries processed at most.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rq.job import Job
@@ -21,6 +21,14 @@ class JobNotAllowed(WebhooksError):
 
 class AllowlistedJob(Job):
     """A job of one of the allowed functions, without callbacks; any other fails before anything is imported."""
+
+    stored: Mapping[bytes, bytes] = {}
+    """Its hash in Redis, as it was read."""
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Take over what Redis has, and remember it."""
+        self.stored = raw_data
+        super().restore(raw_data)
 
     @property
     def func(self) -> Callable[..., Any]:

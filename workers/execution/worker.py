@@ -1,14 +1,22 @@
-"""The process type `worker`: an RQ worker that loads its plugins before it forks.
+"""The process type `worker`: an RQ worker that loads its plugins before it forks, and whose work horse lives on.
 
-queue -> [worker] -> jobs
+queue -> [worker] -> work horse -> jobs
 """
 
+import contextlib
+import gc
+import json
 import logging
+import os
+import random
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import redis
 import structlog
@@ -18,6 +26,7 @@ from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ingest.backoff import Backoff
@@ -31,13 +40,14 @@ from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.queues import BATCH_JOB, QUEUES
 from ingest.queue.redis_client import queue
 from workers.execution.job_allowlist import AllowlistedJob
+from workers.execution.work_horse import UNKNOWN_STATUS, WorkHorse, serve_requests
 from workers.execution.worker_heartbeat import WorkerHeartbeat
 from workers.execution.worker_pool import WorkerPool
 from workers.installation import announce_quietly, join_installation
-from workers.ledger.warm_up import warm_up
+from workers.ledger.warm_up import compile_statements, warm_up
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
-from workers.resilience.hard_timeout import kill_on_timeout
+from workers.resilience.hard_timeout import POLL_SECONDS, clear_deadline, is_overdue
 from workers.resources import preload, shared_engine
 
 log = structlog.get_logger()
@@ -64,6 +74,9 @@ class PreloadedWorker(Worker):
     _announced_at = float("-inf")
     is_stopping = False
     """Whether the process was told to end; the loop of RQ also ends when Redis refuses a command."""
+    prepare: Callable[[], object] | None = None
+    """Opens the connections of a new work horse, before it has a job."""
+    _horse: WorkHorse | None = None
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Renew RQ's registration of the worker and our own, and announce its installation."""
@@ -94,15 +107,97 @@ class PreloadedWorker(Worker):
         self.is_stopping = True
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
+    def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
+        """Have a work horse ready, and wait for a job."""
+        self._ready_horse()
+        return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Do the job in a child process, and wait for it."""
+        """Let the work horse do the job, and wait for it."""
         hit(Failpoint.TAKEN)
         super().execute_job(job, queue)
 
-    def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution) -> None:
-        """Wait for the child, and kill it if its handler does not stop in time."""
-        with kill_on_timeout(self.kill_horse):
-            super().monitor_work_horse(job, queue, execution)
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Send the job to the work horse."""
+        execution = self.execution
+        if not isinstance(job, AllowlistedJob) or execution is None:
+            raise TypeError("the work horse does jobs of ours only")
+        request = JobRequest(job.id, job.stored, queue.name, execution.serialize()).encode()
+        horse = self._ready_horse()
+        self._horse_pid = horse.pid
+        with contextlib.suppress(OSError):  # it has just died, and that is noticed by who waits for it
+            horse.send(request)
+
+    def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
+        """Wait until the work horse has done its job, or has died. Kill it if a handler does not stop in time."""
+        horse = self._horse
+        if horse is None:
+            raise RuntimeError("there is no work horse")
+        while not horse.wait(POLL_SECONDS):
+            if is_overdue():
+                self.kill_horse()
+        if horse.has_replied():
+            return horse.pid, os.EX_OK, None
+        clear_deadline()
+        # One that exits with 0 before it has replied has not done its job either.
+        return horse.pid, horse.status or UNKNOWN_STATUS, None
+
+    def teardown(self) -> None:
+        """End the work horse with its worker."""
+        if self._horse is not None and not self.is_horse:
+            self._horse.close()
+            self._horse = None
+        super().teardown()  # type: ignore[no-untyped-call]
+
+    def _ready_horse(self) -> WorkHorse:
+        if self._horse is not None and not self._horse.is_ready():
+            self._horse.close()
+            self._horse = None
+        if self._horse is None:
+            self._horse = WorkHorse(self._do_jobs)
+        return self._horse
+
+    def _do_jobs(self, channel: socket.socket) -> None:
+        random.seed()
+        self.setup_work_horse_signals()  # type: ignore[no-untyped-call]
+        self._is_horse = True
+        if self.prepare is not None:
+            self.prepare()
+        gc.freeze()  # what is loaded by now stays in memory that the worker shares
+        serve_requests(channel, self._do_job)
+
+    def _do_job(self, request: bytes) -> bool:
+        wanted = JobRequest.decode(request)
+        job = self.job_class(wanted.job_id, connection=self.connection, serializer=self.serializer)
+        job.restore(wanted.stored)
+        job.redis_server_version = self.redis_server_version
+        execution = Execution(wanted.execution["id"], wanted.job_id, self.connection, self.name)
+        execution.restore({name.encode(): str(value).encode() for name, value in wanted.execution.items()})
+        served = next(each for each in self.queues if each.name == wanted.queue)
+        return self.perform_job(job, served, execution)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job, as a worker sends it to its work horse."""
+
+    job_id: str
+    stored: Mapping[bytes, bytes]
+    """The job's hash in Redis."""
+    queue: str
+    execution: Mapping[str, Any]
+    """RQ's record of the attempt."""
+
+    def encode(self) -> bytes:
+        """Encode it in one line."""
+        stored = {name.decode(): value.decode("latin-1") for name, value in self.stored.items()}
+        return json.dumps([self.job_id, stored, self.queue, self.execution]).encode()
+
+    @classmethod
+    def decode(cls, line: bytes) -> "JobRequest":
+        """Decode one that was encoded."""
+        job_id, stored, queue, execution = json.loads(line)
+        return cls(job_id, {name.encode(): value.encode("latin-1") for name, value in stored.items()}, queue, execution)
 
 
 def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False) -> None:
@@ -124,11 +219,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     open_channels(settings, plugins.channels)  # a missing setting is reported now, not with the first job
     settings.require_redis()
     connection, installation = join_installation(settings, shared_engine())
-    try:
-        warm_up(shared_engine())
-    except SQLAlchemyError as failure:
-        # The first job needs the ledger, and waits for it.
-        log.warning("ledger.warm_up_failed", reason=type(failure).__name__)
+    prepare_quietly(compile_statements)
     run = partial(work_queues, connection, installation, plugins)
     if queues or burst:
         run(names, burst=burst)
@@ -160,12 +251,27 @@ def work_queues(
             work_horse_killed_handler=lambda job, *_ending: report_crash(connection, job.id),
         )
         worker.presence, worker.installation = presence, installation
+        worker.prepare = partial(prepare_quietly, partial(open_connections, connection))
         return worker
 
     presence = WorkerHeartbeat(connection, names, plugins)
     work_until_stopped(make_worker, burst=burst)
     presence.stop()
     log.info("worker.stopped")
+
+
+def prepare_quietly(prepare: Callable[[Engine], None]) -> None:
+    """Prepare the ledger's engine. If that fails, the first job needs the ledger, and waits for it."""
+    try:
+        prepare(shared_engine())
+    except (SQLAlchemyError, redis.RedisError) as failure:
+        log.warning("ledger.warm_up_failed", reason=type(failure).__name__)
+
+
+def open_connections(connection: redis.Redis, engine: Engine) -> None:
+    """Open what a work horse needs for its first job. Raise SQLAlchemyError or RedisError."""
+    connection.ping()
+    warm_up(engine)
 
 
 def work_until_stopped(make_worker: Callable[[], PreloadedWorker], *, burst: bool) -> None:

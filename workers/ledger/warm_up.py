@@ -1,4 +1,4 @@
-"""Warm up SQLAlchemy's compiled-statement cache before the worker forks."""
+"""Warm up the ledger's engine before there is a job: compile its statements, and open a connection."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,11 +13,21 @@ from workers.ledger.states import DeliveryState, Outcome
 PLACEHOLDER = "warm-up"
 
 
-def warm_up(engine: Engine) -> None:
-    """Run the statements of a batch and roll back: children inherit what SQLAlchemy compiled and found out.
+def compile_statements(engine: Engine) -> None:
+    """Warm up the engine before a fork: children inherit what SQLAlchemy compiled, and open connections of their own.
 
-    All connections are closed in the end; a child opens its own.
-    Raises SQLAlchemy's errors when the database is unavailable or not migrated.
+    Raise SQLAlchemy's errors when the database is unavailable or not migrated.
+    """
+    try:
+        warm_up(engine)
+    finally:
+        engine.dispose()
+
+
+def warm_up(engine: Engine) -> None:
+    """Run the statements of a batch and roll back. The connection stays open, and has them prepared.
+
+    Raise SQLAlchemy's errors when the database is unavailable or not migrated.
     """
     now = datetime.now(UTC)
     delivery = Delivery(PLACEHOLDER, "events", PLACEHOLDER, PLACEHOLDER, now, "current", None, {}, b"", 1, PLACEHOLDER)
@@ -28,15 +38,12 @@ def warm_up(engine: Engine) -> None:
     def update(session: Session) -> Session:
         return replace(session, statuses={"STARTED": StatusTimes(now, now, frozenset(str(len(session.statuses))))})
 
-    try:
-        with engine.connect() as conn:
-            for _ in range(2):  # once with everything new, once with everything known
-                deliveries.store(conn, [delivery], {PLACEHOLDER: (DeliveryState.RUNNING, None)})
-                sessions.merge(conn, {PLACEHOLDER: update})
-                run_schedule.wake_waiting(conn, [PLACEHOLDER], now)
-                runs.existing(conn, [PLACEHOLDER])
-                runs.insert_runs(conn, [run])
-                delivery_states.refresh_states(conn, [PLACEHOLDER])
-            conn.rollback()
-    finally:
-        engine.dispose()
+    with engine.connect() as conn:
+        for _ in range(2):  # once with everything new, once with everything known
+            deliveries.store(conn, [delivery], {PLACEHOLDER: (DeliveryState.RUNNING, None)})
+            sessions.merge(conn, {PLACEHOLDER: update})
+            run_schedule.wake_waiting(conn, [PLACEHOLDER], now)
+            runs.existing(conn, [PLACEHOLDER])
+            runs.insert_runs(conn, [run])
+            delivery_states.refresh_states(conn, [PLACEHOLDER])
+        conn.rollback()

@@ -1,7 +1,7 @@
 """Counters and histograms that many short-lived processes add to, in Redis: whichever process is asked has the sum.
 
-A work horse lives for one job, and prometheus_client's files would be one set a job. So a process counts in memory and
-adds what is new to one hash, after each job or once a second. What it has counted when it is killed is lost with it.
+A work horse may die with any job, and prometheus_client's files would be one set a process. So a process counts in
+memory and adds what is new to one hash, after each job or once a second. What it has counted when it is killed is lost.
 """
 
 import json

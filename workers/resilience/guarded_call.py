@@ -76,6 +76,9 @@ class HandlerDeadline:
     RQ's job timeout uses the same timer: what was left of it is set again on leaving. Many calls may share one.
     """
 
+    overruns = 0
+    """How many calls of this process were interrupted, by whatever deadline."""
+
     def __init__(self, span: timedelta) -> None:
         self._seconds = span.total_seconds()
 
@@ -103,4 +106,5 @@ class HandlerDeadline:
             signal.setitimer(signal.ITIMER_REAL, max(self._outer_until - time.monotonic(), 0.001))
 
     def _on_alarm(self, _signal: int, _frame: FrameType | None) -> None:
+        HandlerDeadline.overruns += 1
         raise HandlerTimedOut(f"the handler ran for longer than {self._seconds:g} s")

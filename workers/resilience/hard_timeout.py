@@ -7,9 +7,8 @@ death of a worker, until the handler to blame is alone.
 
 import mmap
 import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -21,6 +20,7 @@ CLEANUP_GRACE = timedelta(seconds=5)
 """How long a handler may take to clean up after its timeout was raised."""
 
 POLL_SECONDS = 0.5
+"""How often a worker checks."""
 
 NO_DEADLINE = 0.0
 DEADLINE_FORMAT = struct.Struct("d")
@@ -40,30 +40,22 @@ def kill_after(span: timedelta) -> Iterator[None]:
     try:
         yield
     finally:
-        _write(NO_DEADLINE)
+        clear_deadline()
 
 
-@contextmanager
-def kill_on_timeout(kill: Callable[[], None]) -> Iterator[None]:
-    """Call `kill` when the child misses its deadline. Nothing may be forked inside the block: it runs a thread."""
-    done = threading.Event()
-    thread = threading.Thread(target=_monitor, args=(done, kill), name="hard-timeout", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        _write(NO_DEADLINE)  # the child may have died before it could
+def is_overdue() -> bool:
+    """Return whether the child has missed its deadline, and must be killed: once for each deadline."""
+    (deadline,) = DEADLINE_FORMAT.unpack(_memory[0][:])
+    if deadline == NO_DEADLINE or time.monotonic() <= deadline:
+        return False
+    log.error("handler.killed", killed="the process of its job")
+    clear_deadline()
+    return True
 
 
-def _monitor(done: threading.Event, kill: Callable[[], None]) -> None:
-    while not done.wait(POLL_SECONDS):
-        (deadline,) = DEADLINE_FORMAT.unpack(_memory[0][:])
-        if deadline != NO_DEADLINE and time.monotonic() > deadline:
-            log.error("handler.killed", killed="the process of its job")
-            _write(NO_DEADLINE)
-            kill()
+def clear_deadline() -> None:
+    """Clear the deadline: a child that died could not."""
+    _write(NO_DEADLINE)
 
 
 def _write(deadline: float) -> None:
