@@ -47,11 +47,22 @@ class Plugins:
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
         """Return the handlers of an event."""
-        return tuple(each for each in self.subscriptions if not each.records and each.matches(event))
+        return self._by_type(type(event))[0]
 
     def records_for(self, event: Event) -> tuple[Subscription, ...]:
         """Return the functions that add an event to its session's record."""
-        return tuple(each for each in self.subscriptions if each.records and each.matches(event))
+        return self._by_type(type(event))[1]
+
+    @cached_property
+    def _by_type(self) -> Callable[[type[Event]], tuple[tuple[Subscription, ...], tuple[Subscription, ...]]]:
+        """Handlers and functions of records by the type of an event, found once for each of the few types."""
+
+        @cache
+        def find(kind: type[Event]) -> tuple[tuple[Subscription, ...], tuple[Subscription, ...]]:
+            taking = [each for each in self.subscriptions if issubclass(kind, each.events)]
+            return tuple(each for each in taking if not each.records), tuple(each for each in taking if each.records)
+
+        return find
 
     @cached_property
     def followers(self) -> tuple[str, ...]:

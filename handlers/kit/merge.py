@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter, itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from handlers.kit.session import EVENT, ClockSkew, FeeNotice, Session, StatusTimes
+from handlers.kit.session import EVENT, ClockSkew, DriverAssignment, FeeNotice, Session, StatusTimes
 from handlers.kit.statuses import STATUSES
 
 # Bounds of a record: a sender may use one id ("null", say) for thousands of sessions.
@@ -25,15 +25,14 @@ def merge(one: Session, other: Session) -> Session:
     """
     if one.session_id != other.session_id:
         raise ValueError("two sessions cannot be merged")
-    skews = filter(None, (one.clock_skew, other.clock_skew))
     return Session(
         one.session_id,
         statuses=_first(_union(one.statuses, other.statuses, _both)),
-        users=dict(sorted(_union(one.users, other.users, max).items(), key=itemgetter(1, 0))[-MAX_USERS:]),
+        users=_latest_users(_union(one.users, other.users, max)),
         # By name, as statuses: a dropped fee that came back would have lost `moved_at`. Dropped users stay away.
-        fees=dict(sorted(_union(one.fees, other.fees, _latest_notice).items())[:MAX_FEES]),
-        clock_skew=max(skews, key=attrgetter("span", "at", "source"), default=None),
-        operator_name=max(filter(None, (one.operator_name, other.operator_name)), default=None),
+        fees=_first_fees(_union(one.fees, other.fees, _latest_notice)),
+        clock_skew=_greater(one.clock_skew, other.clock_skew, attrgetter("span", "at", "source")),
+        operator_name=_greater(one.operator_name, other.operator_name),
     )
 
 
@@ -48,10 +47,26 @@ def with_clock_skew(session: Session, at: datetime, received_at: datetime, allow
 
 
 def _union(one: Mapping[str, Fact], other: Mapping[str, Fact], both: Callable[[Fact, Fact], Fact]) -> dict[str, Fact]:
+    if not one or not other:
+        return dict(one or other)
     facts = dict(one)
     for name, fact in other.items():
         facts[name] = both(facts[name], fact) if name in facts else fact
     return facts
+
+
+def _greater(one: Fact | None, other: Fact | None, key: Callable[[Fact], Any] = lambda fact: fact) -> Fact | None:
+    if one is None or other is None:
+        return one or other
+    return max(one, other, key=key)
+
+
+def _latest_users(facts: dict[str, DriverAssignment]) -> dict[str, DriverAssignment]:
+    return facts if len(facts) <= MAX_USERS else dict(sorted(facts.items(), key=itemgetter(1, 0))[-MAX_USERS:])
+
+
+def _first_fees(facts: dict[str, FeeNotice]) -> dict[str, FeeNotice]:
+    return facts if len(facts) <= MAX_FEES else dict(sorted(facts.items())[:MAX_FEES])
 
 
 def _both(one: StatusTimes, other: StatusTimes) -> StatusTimes:
@@ -73,5 +88,7 @@ def _first(facts: dict[str, StatusTimes]) -> dict[str, StatusTimes]:
 
     By name and not by time, because a dropped status that came back would have lost its first time.
     """
+    if len(facts) <= MAX_UNKNOWN_STATUSES:
+        return facts
     unknown = sorted(facts.keys() - STATUSES.keys())
     return {status: times for status, times in facts.items() if status not in unknown[MAX_UNKNOWN_STATUSES:]}

@@ -28,6 +28,8 @@ def parse_json(body: bytes, *, exact: bool = False) -> Any:
 
 def json_text(body: bytes) -> str:
     """Decode the bytes of a JSON document as `parse_json` does. Raise ValueError if they are not text."""
+    if body[:1] == b"{" and body[1:2] != b"\0":  # as nearly all are: neither UTF-16 nor a byte order mark
+        return body.decode("utf-8", "surrogatepass")
     return body.decode(json.detect_encoding(body), "surrogatepass")
 
 

@@ -44,20 +44,23 @@ def parse_timestamp(value: object) -> datetime:
 
 
 def _from_text(text: str) -> datetime:
-    if NUMBER.fullmatch(text):
-        return _from_epoch(float(text) if "." in text else int(text))
     found = ISO_8601.fullmatch(text)
     if found is None:
+        if NUMBER.fullmatch(text):
+            return _from_epoch(float(text) if "." in text else int(text))
         raise ValueError("is not a timestamp")
-    blank = found.start(1)
-    written = (text[:blank] + text[found.end(1) :]).upper()
+    written = (f"{text[: found.start(1)]}{text[found.end(1) :]}" if found[1] else text).upper()
+    if ":60" not in written:
+        return _in_utc(datetime.fromisoformat(written))
     # A leap second (RFC 3339, 5.7), which no clock of ours has, is read as the second after it.
     within, is_leap = LEAP_SECOND.subn(":59", written, count=1)
     return _in_utc(datetime.fromisoformat(within)) + timedelta(seconds=is_leap)
 
 
 def _in_utc(at: datetime) -> datetime:
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    if at.tzinfo is UTC:  # also of "Z"
+        return at
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _from_epoch(number: float) -> datetime:

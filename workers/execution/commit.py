@@ -3,7 +3,7 @@
 request -> envelope -> inbox -> relay -> jobs -> handler -> [commit] -> ledger
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
@@ -63,17 +63,20 @@ def commit_new_runs(
     resources: Resources,
     results: Sequence[RunResult],
     queue: str,
+    *,
+    stored: Collection[str] = (),
 ) -> PostCommit:
     """Record runs for the first time, with their effects; runs that were recorded before have no effects.
 
     `queue` is where the batch came from; a run goes back to it unless its handler has a queue of its own.
+    The deliveries in `stored` were stored by this transaction, in the states that follow from these results.
     """
 
     def insert(some: Sequence[RunResult]) -> list[RunResult]:
         new = runs.insert_runs(ledger, some, queue)
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
-    post_commit = _commit(ledger, resources, _recheck_waits(ledger, results), insert)
+    post_commit = _commit(ledger, resources, _recheck_waits(ledger, results), insert, stored)
     hit(Failpoint.CONCLUDING)
     return post_commit
 
@@ -127,13 +130,14 @@ def _commit(
     resources: Resources,
     results: Sequence[RunResult],
     write_runs: Callable[[Sequence[RunResult]], list[RunResult]],
+    stored: Collection[str] = (),
 ) -> PostCommit:
     """Write outcomes by `write_runs`, which returns those that are ours, and the effects of these."""
     ours = write_runs([result for result in results if not _has_effects(result)])
     with_effects, has_pushes = _apply_effects(
         ledger, resources, [result for result in results if _has_effects(result)], write_runs
     )
-    settled = delivery_states.refresh_states(ledger, {result.delivery_id for result in results})
+    settled = delivery_states.refresh_states(ledger, {result.delivery_id for result in results}.difference(stored))
     all_ours = (*ours, *with_effects)
     outcomes = {result.outcome for result in all_ours}
     return PostCommit(Outcome.WAITING in outcomes, has_pushes, Outcome.DEAD in outcomes, all_ours, tuple(settled))

@@ -5,7 +5,7 @@ request -> envelope -> inbox -> relay -> [jobs] -> handler -> ledger
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -31,8 +31,9 @@ from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new
 from workers.execution.enqueue import RUNS_PER_JOB
 from workers.execution.handler_durations import is_slow
 from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log_failures, max_duration, waiting
-from workers.ledger import deliveries, finished_runs, run_schedule, runs, sessions
+from workers.ledger import deliveries, delivery_states, finished_runs, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.reader import HandlerReader
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
@@ -103,15 +104,20 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     ignored = [each.ignored() for each in decoded if each.event is not None and each.delivery.id not in taken]
     elsewhere = BACKGROUND if batch.queue == URGENT else None
     first = [*records, *(waiting(call, elsewhere) for call in own_job), *ignored]
+    states = {each.delivery.id: each.state for each in decoded}
+    if not inline:  # what is new is stored in its last state, which is cheaper than to change it
+        ended = delivery_states.states_of([(result.delivery_id, result.outcome) for result in first])
+        states |= {delivery_id: (state, None) for delivery_id, state in ended.items()}
 
     def store(ledger: Connection) -> tuple[set[RunKey], PostCommit]:
-        new = deliveries.store(ledger, batch.deliveries, {each.delivery.id: each.state for each in decoded})
+        new = deliveries.store(ledger, batch.deliveries, states)
         at, with_new_driver = datetime.now(UTC), _merge_facts(ledger, facts)
         is_any_due = run_schedule.wake_waiting(ledger, facts, at) > 0
         is_any_due |= finished_runs.reopen_for_new_driver(ledger, with_new_driver, resources.plugins.followers, at)
         post_commit = PostCommit(enqueue_runs=is_any_due)
         if not inline:  # no handler is called here: one commit is enough
-            post_commit |= commit_new_runs(ledger, resources, first, batch.queue)
+            post_commit |= commit_new_runs(ledger, resources, first, batch.queue, stored=new)
+            post_commit |= PostCommit(settled=_settled(decoded, new, states, at))
         hit(Failpoint.STORING)
         return runs.existing(ledger, {each.delivery.id for each in decoded} - new), post_commit
 
@@ -279,6 +285,17 @@ def _split_inline(calls: Iterable[HandlerCall], batch: Batch) -> tuple[list[Hand
         is_inline = is_here and not is_slow(call.subscription.name)
         (inline if is_inline else own_job).append(call)
     return inline, own_job
+
+
+def _settled(
+    decoded: Sequence[DecodedDelivery],
+    new: Collection[str],
+    states: Mapping[str, tuple[DeliveryState, str | None]],
+    at: datetime,
+) -> tuple[SettledDelivery, ...]:
+    stored = {each.delivery.id: each.delivery for each in decoded if each.event is not None}
+    ended = (each for key, each in stored.items() if key in new and states[key][0].is_ended)
+    return tuple(SettledDelivery(each.event, each.received_at, at) for each in ended)
 
 
 def _merge_facts(ledger: Connection, facts: dict[str, Session]) -> set[str]:

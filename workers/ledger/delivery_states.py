@@ -3,7 +3,7 @@
 handler -> commit -> [delivery states] -> ledger
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -45,6 +45,12 @@ class SettledDelivery:
     settled_at: datetime
 
 
+def states_of(outcomes: Sequence[tuple[str, Outcome]]) -> dict[str, DeliveryState]:
+    """Return the states of readable deliveries, by id, from the outcomes of all of their runs."""
+    unsettled = _unsettled(outcomes)
+    return {delivery_id: unsettled.get(delivery_id, DeliveryState.SETTLED) for delivery_id, _ in outcomes}
+
+
 def refresh_states(conn: Connection, ids: Collection[str]) -> list[SettledDelivery]:
     """Update the states of deliveries, and return those that have no open run any more.
 
@@ -53,14 +59,11 @@ def refresh_states(conn: Connection, ids: Collection[str]) -> list[SettledDelive
     A first statement locks the rows, so that the next one sees what the transaction that had the lock committed: of
     two workers that end the last two runs of a delivery, the second one settles it.
     """
+    if not ids:
+        return []
     rows = {row.id: row for row in conn.execute(STATES, {"ids": ids})}
     before: dict[str, DeliveryState] = {key: row.state for key, row in rows.items()}
-    unsettled: dict[str, DeliveryState] = {}
-    for key, outcome in conn.execute(UNSETTLED_RUNS, {"ids": list(before)}):
-        if outcome is not Outcome.DEAD:
-            unsettled[key] = DeliveryState.RETRYING
-        else:
-            unsettled.setdefault(key, DeliveryState.DEAD)
+    unsettled = _unsettled((key, outcome) for key, outcome in conn.execute(UNSETTLED_RUNS, {"ids": list(before)}))
     unreadable = [key for key, state in before.items() if state is DeliveryState.UNREADABLE]
     if unreadable:  # one that has runs by now was decoded in the end
         decoded = set(conn.scalars(WITH_RUNS, {"ids": unreadable}))
@@ -77,3 +80,13 @@ def refresh_states(conn: Connection, ids: Collection[str]) -> list[SettledDelive
         if ended_at is not None:
             settled += [SettledDelivery(rows[key].event, rows[key].received_at, ended_at) for key in keys]
     return settled
+
+
+def _unsettled(outcomes: Iterable[tuple[str, Outcome]]) -> dict[str, DeliveryState]:
+    states: dict[str, DeliveryState] = {}
+    for delivery_id, outcome in outcomes:
+        if outcome in OPEN_OUTCOMES:
+            states[delivery_id] = DeliveryState.RETRYING
+        elif outcome is Outcome.DEAD:
+            states.setdefault(delivery_id, DeliveryState.DEAD)
+    return states
