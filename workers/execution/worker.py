@@ -108,12 +108,12 @@ class PreloadedWorker(Worker):
         super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
-        """Have a work horse ready, and wait for a job."""
+        """Wait for a job, with a work horse that is ready."""
         self._ready_horse()
         return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Let the work horse do the job, and wait for it."""
+        """Do the job in the work horse, and wait for it."""
         hit(Failpoint.TAKEN)
         super().execute_job(job, queue)
 
