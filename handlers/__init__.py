@@ -18,6 +18,8 @@ A plugin is a module with marked functions. This one is whole:
             title="Thank you",
             body="Your session is complete.",
             collapse_key=f"thanks:{event.session_id}",
+            session_id=event.session_id,
+            even_if_over=True,
         )
 
 Put it into this folder as a file of its own; or into a package of yours that names it in the entry-point group

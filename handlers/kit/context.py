@@ -30,7 +30,8 @@ class Push:
 
     Sent at least once, shown once: a newer push with the same `collapse_key` replaces the older one on the phone.
     Of several pushes with the same `idempotency_key` only the first is sent, whichever runs made them.
-    It is not sent after `expires_at`, nor once the session with `session_id` is over for the event of the run.
+    It is not sent after `expires_at`. It belongs to the session with `session_id`, and is not sent once that is over
+    for the event of the run, unless it is sent `even_if_over`: a receipt, for instance.
     """
 
     user_id: str
@@ -38,6 +39,7 @@ class Push:
     body: str
     collapse_key: str
     session_id: str | None = None
+    even_if_over: bool = False
     expires_at: datetime | None = None
     idempotency_key: str | None = None
     payload: Mapping[str, str] = field(default_factory=dict)
@@ -160,6 +162,7 @@ class Context:
         body: str,
         collapse_key: str,
         session_id: str | None = None,
+        even_if_over: bool = False,
         expires_at: datetime | None = None,
         idempotency_key: str | None = None,
         payload: Mapping[str, str] | None = None,
@@ -174,6 +177,7 @@ class Context:
                 body=body,
                 collapse_key=_bounded_key(collapse_key),
                 session_id=session_id,
+                even_if_over=even_if_over,
                 expires_at=expires_at,
                 idempotency_key=None if idempotency_key is None else _bounded_key(idempotency_key),
                 payload=dict(payload or {}),

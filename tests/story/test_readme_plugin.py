@@ -30,7 +30,7 @@ def test_the_push_of_the_readmes_plugin_is_sent(clean_env, dev_port, tmp_path):
 
     def states():
         rows = [json.loads(line) for line in run("pushes", "--json").splitlines()]
-        return [row["state"] for row in rows if row["title"] == "Thank you"]
+        return [(row["state"], row["session_id"]) for row in rows if row["title"] == "Thank you"]
 
     command = [*WEBHOOKS, "dev", "--port", str(dev_port())]
     with (
@@ -40,6 +40,6 @@ def test_the_push_of_the_readmes_plugin_is_sent(clean_env, dev_port, tmp_path):
         try:
             wait_until(lambda: "Everything is up." in log.read_text())
             run("send", "session", "--user", "driver", "--session", "whole")
-            wait_until(lambda: states() == ["sent"])
+            wait_until(lambda: states() == [("sent", "whole")])
         finally:
             dev.send_signal(signal.SIGINT)

@@ -74,6 +74,7 @@ class PushRow:
     idempotency_key: str | None
     expires_at: datetime | None
     event_at: datetime | None
+    even_if_over: bool
     created_at: datetime
     due_at: datetime | None
     sent_at: datetime | None
@@ -131,7 +132,7 @@ GIVEN_UP = (PushState.DEAD, PushState.EXPIRED, PushState.MOOT)
 """The states of a push that was not sent. It is sent after all if a later run makes it again."""
 
 # What a later run says of a push that exists: its newest words and times.
-REVIVED = ("title", "body", "payload", "expires_at", "event_at", "due_at")
+REVIVED = ("title", "body", "payload", "expires_at", "event_at", "even_if_over", "due_at")
 SAME = or_(
     pushes.c.id == bindparam("push_id"),
     and_(
@@ -306,12 +307,12 @@ def find(  # noqa: PLR0913 - filters, by name
 
 
 def _over(conn: Connection, is_due: Sequence[ColumnElement[bool]]) -> list[str]:
-    """Return the due pushes whose session is over for the event that they follow from."""
+    """Return the due pushes that an end of their session cancels, and whose session is over for their event."""
     query = (
         select(pushes.c.id, pushes.c.event_at, sessions.c.session_id, sessions.c.facts)
         .join(sessions, sessions.c.session_id == pushes.c.session_id)
         .where(sessions.c.status.in_(FINAL_STATUSES) | sessions.c.completed_at.is_not(None))
-        .where(*is_due)
+        .where(not_(pushes.c.even_if_over), *is_due)
     )
     over = []
     for push_id, event_at, *document in conn.execute(query):

@@ -43,11 +43,10 @@ def test_writes_that_were_taken_do_not_grow():
 def test_a_push_has_the_arguments_of_the_handler():
     ctx = context_for(EVENT)
     payload = {"session_id": "S"}
-    push(ctx, session_id="S", expires_at=AT, idempotency_key="i", payload=payload)
+    arguments = {"session_id": "S", "even_if_over": True, "expires_at": AT, "idempotency_key": "i"}
+    push(ctx, **arguments, payload=payload)
     payload.clear()
-    assert ctx.writes.pushes == (
-        Push("user1", "T", "B", "k", session_id="S", expires_at=AT, idempotency_key="i", payload={"session_id": "S"}),
-    )
+    assert ctx.writes.pushes == (Push("user1", "T", "B", "k", **arguments, payload={"session_id": "S"}),)
 
 
 def test_a_push_needs_only_a_text_and_a_collapse_key():

@@ -135,11 +135,11 @@ def test_a_push_about_a_session_that_is_over_is_not_sent(ledger, add, says, noon
 def state_after(ledger, add, says, noon):
     """Return the state of the push of a notice, by default of noon, once the session has these statuses."""
 
-    def end_after(*statuses, event_at=noon):
+    def end_after(*statuses, event_at=noon, **parts):
         with ledger.begin() as conn:
             for status, minute in statuses:
                 sessions.merge(conn, {"s1": says(status, minute)})
-        add("d1", event_at=event_at)
+        add("d1", event_at=event_at, **parts)
         end_needless(ledger, noon)
         return find(ledger)[0].state
 
@@ -170,6 +170,12 @@ def test_the_push_of_an_event_after_a_stop_or_a_failed_start_is_sent(state_after
 
 def test_the_push_of_no_event_is_not_sent_once_its_session_is_over(state_after):
     assert state_after(("STOPPED", -1), event_at=None) is PushState.MOOT
+
+
+@pytest.mark.parametrize("statuses", [[("STOPPED", 1)], [("COMPLETE", 0)]])
+def test_a_push_for_after_the_end_belongs_to_its_session_and_is_sent_when_it_is_over(ledger, state_after, statuses):
+    assert state_after(*statuses, even_if_over=True) is PushState.WAITING
+    assert [push.session_id for push in find(ledger, session_id="s1")] == ["s1"]
 
 
 def test_of_two_pushes_with_one_collapse_key_the_newer_one_is_sent(ledger, add, noon):

@@ -3,9 +3,9 @@
 from json import JSONEncoder
 from typing import Any
 
-from sqlalchemy import func, text
+from sqlalchemy import false, func, text
 from sqlalchemy.schema import CheckConstraint, Column, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
-from sqlalchemy.types import JSON, Integer, LargeBinary, String, Text
+from sqlalchemy.types import JSON, Boolean, Integer, LargeBinary, String, Text
 
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
 from workers.ledger.states import DeliveryState, Outcome, PushState
@@ -140,6 +140,7 @@ pushes = Table(
     Column("idempotency_key", BinaryCollatedText),
     Column("expires_at", UtcDateTime),
     Column("event_at", UtcDateTime),
+    Column("even_if_over", Boolean, nullable=False, server_default=false()),
     Column("created_at", UtcDateTime, nullable=False),
     Column("due_at", UtcDateTime),
     Column("sent_at", UtcDateTime),
