@@ -8,6 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
@@ -203,6 +204,25 @@ def is_cdr(document: Any) -> bool:
 
 def peek(kind: Kind, body: bytes) -> EventSummary:
     """Return the name and session of a body without validating it; an array of CDRs has none. Never raises."""
+    return (_peek_quickly(body) if kind is Kind.EVENTS else None) or _peek_thoroughly(kind, body)
+
+
+def _peek_quickly(body: bytes) -> EventSummary | None:
+    """Return the same as `_peek_thoroughly`, in a fourth of the time, for what nearly all events look like, else None.
+
+    orjson is stricter than `parse_json`, and reads numbers otherwise; what it reads as text, both read alike.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    payload = document.get("payload") if isinstance(document, dict) else None
+    if not isinstance(payload, dict) or not isinstance(payload.get("sessionId"), str):
+        return None
+    return _summary(document)
+
+
+def _peek_thoroughly(kind: Kind, body: bytes) -> EventSummary:
     try:
         document = parse_json(body, exact=kind is Kind.CDRS)  # as `decode` does, so that both find the same
     except Unreadable:
@@ -211,6 +231,10 @@ def peek(kind: Kind, body: bytes) -> EventSummary:
         return EventSummary(None, None)
     if kind is Kind.CDRS:
         return EventSummary(None, _session_of_record(document))
+    return _summary(document)
+
+
+def _summary(document: dict[str, Any]) -> EventSummary:
     name = document.get("event")
     return EventSummary(
         sanitize_text(name)[:LONGEST_TEXT] if isinstance(name, str) and name else None,

@@ -17,10 +17,18 @@ RETRY_AFTER = (b"retry-after", b"5")
 # still sending would get a reset before it gets the response.
 DRAIN_TIME = 0.5
 
+
+class FixedHeaders(list[tuple[bytes, bytes]]):
+    """Headers of which a server checks and encodes only the first response: they are a constant of the program.
+
+    They hold the length of the body, which is sent at once, and nothing about the connection.
+    """
+
+
 ID_LENGTH = 32
 BODY_SUFFIX = {False: b'", "duplicate": false}', True: b'", "duplicate": true}'}
-ACCEPTED_HEADERS: dict[bool, Headers] = {
-    duplicate: [JSON, (b"content-length", str(len(b'{"id": "') + ID_LENGTH + len(suffix)).encode())]
+ACCEPTED_HEADERS = {
+    duplicate: FixedHeaders([JSON, (b"content-length", str(len(b'{"id": "') + ID_LENGTH + len(suffix)).encode())])
     for duplicate, suffix in BODY_SUFFIX.items()
 }
 

@@ -63,6 +63,7 @@ class Inbox:
         self._waiting_bytes = 0
         self._commands: SimpleQueue[WriterCommand] = SimpleQueue()
         self._is_scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._gate = threading.Lock()
         self._is_open = False
         self._thread = threading.Thread(target=self._write, name="inbox", daemon=True)
@@ -112,7 +113,9 @@ class Inbox:
         size = ROW_BYTES + (len(row.body or b"") if row else 0)
         if self._waiting_bytes and self._waiting_bytes + size > self._max_waiting_bytes:
             raise InboxUnavailable("Too many bytes wait for the disk.")
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # to ask for it is a system call in Python 3.11
+            loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Kept] = loop.create_future()
         with self._gate:
             if not self._is_open:

@@ -61,7 +61,7 @@ def row_of(envelope: Envelope) -> Row:
     seen = peek(envelope.kind, envelope.body)
     return Row(
         envelope.id,
-        envelope.kind,
+        str(envelope.kind),  # sqlite3 adapts what is not quite a str, which takes longer than all the rest of a row
         queue_for(envelope.kind, seen),
         seen.name,
         seen.session_id,

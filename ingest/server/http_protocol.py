@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from ingest.http.request_body import AUTHENTIC_KEY
 from ingest.http.responses import CONNECTION_CLOSE, JSON, RETRY_AFTER, error_body
 from ingest.server.limits import LimitedConfig
-from ingest.server.write_coalescing import CoalescingTransport
+from ingest.server.write_coalescing import CoalescingCycle, CoalescingTransport
 from ingest.wire.client_address import UNIX_SOCKET
 
 # In bytes; Plugsurfing's has some hundred.
@@ -109,6 +109,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             raise HttpParserError("This is no proxy.")
         self._previous_cycle = self.cycle
         super().on_headers_complete()
+        CoalescingCycle.adopt(self.cycle)
         self.headers = []  # trailers behind a body are no headers of the request (RFC 9110, section 6.5.1)
         self._bodyless_bytes = self._body_length = 0
         if self._is_half_closed:

@@ -5,11 +5,10 @@ request -> [envelope] -> inbox -> relay -> jobs -> handler -> ledger
 
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import cached_property
 from hashlib import sha256
+from typing import NamedTuple
 
 from ingest.errors import NotAuthentic
 from ingest.wire.signature import SIGNATURE_HEADER, SIGNED_AT_HEADER, SigningKeys, verify
@@ -40,12 +39,11 @@ class Kind(StrEnum):
     """Charging detail records."""
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Verified bytes, not yet parsed."""
 
     kind: Kind
-    body: bytes = field(repr=False)
+    body: bytes
     received_at: datetime
     signed_with: str
     """`current`, `next`, or `authorization` where no signature is required."""
@@ -54,10 +52,14 @@ class Envelope:
     headers: Mapping[str, str]
     """The headers of the request that are kept."""
 
-    @cached_property
+    @property
     def id(self) -> str:
-        """Return the id of the delivery."""
+        """Return the id of the delivery. It is computed each time."""
         return delivery_id(self.kind, self.body)
+
+    def __repr__(self) -> str:
+        """Return no body: an envelope may end up in a traceback."""
+        return f"Envelope({self.kind}, id={self.id})"
 
 
 def delivery_id(kind: Kind, body: bytes) -> str:
@@ -83,39 +85,44 @@ def verify_request(  # noqa: PLR0913 - the parts of a request
     Required are an authorization header if `keys` has any, and a signature if `signature_required`. A signature that
     is not required must be valid too, if there are keys.
     """
-    # White space around a value is not part of it (RFC 9110, 5.5), but some parsers leave trailing white space there.
-    headers = [(name.lower(), value.strip(b" \t")) for name, value in headers]
-    signature = _single_header(headers, _SIGNATURE)
-    signed_with = _authorized(headers, keys)
+    signatures: list[bytes] = []
+    authorizations: list[bytes] = []
+    kept: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        # White space around a value is not part of it (RFC 9110, 5.5), but some parsers leave trailing white space.
+        name, value = raw_name.lower(), raw_value.strip(b" \t")
+        if name == _SIGNATURE:
+            signatures.append(value)
+        elif name == _AUTHORIZATION:
+            authorizations.append(value)
+        elif (known := keeping.get(name)) is not None and known not in kept:
+            text = value.decode("latin-1")[:LONGEST_HEADER]
+            kept[known] = text if text.isprintable() else "".join(filter(str.isprintable, text))
+    signature = _single(signatures, SIGNATURE_HEADER)
+    signed_with = _authorized(authorizations, keys)
     if signature_required or (signature is not None and (keys.current or keys.next)):
         if signature is None:
             raise NotAuthentic("There is no signature.")
         signed_with = verify(body, signature, keys)
     if signed_with is None:
         raise NotAuthentic("Neither a signature nor an authorization header is required.")
-    kept = _kept(headers, keeping)
+    signed_at = kept.get(SIGNED_AT_HEADER)
     return Envelope(
-        kind=kind,
-        body=body,
-        received_at=received_at,
-        signed_with=str(signed_with),
-        signed_at=_signed_at(kept.get(SIGNED_AT_HEADER)),
-        headers=kept,
+        kind, body, received_at, str(signed_with), None if signed_at is None else _signed_at(signed_at), kept
     )
 
 
-def _single_header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
-    values = [value for name, value in headers if name == wanted]
+def _single(values: list[bytes], name: str) -> bytes | None:
     if len(values) > 1:
         # Two parsers may disagree on which one counts.
-        raise NotAuthentic(f"There are {len(values)} {wanted.decode()} headers.")
+        raise NotAuthentic(f"There are {len(values)} {name} headers.")
     return values[0] if values else None
 
 
-def _authorized(headers: list[tuple[bytes, bytes]], keys: SigningKeys) -> str | None:
+def _authorized(values: list[bytes], keys: SigningKeys) -> str | None:
     if not keys.authorizations:
         return None
-    value = _single_header(headers, _AUTHORIZATION)
+    value = _single(values, "authorization")
     if value is None:
         raise NotAuthentic("There is no authorization header.")
     # Digests are of one length, so that timing does not reveal the length of a credential.
@@ -126,17 +133,7 @@ def _authorized(headers: list[tuple[bytes, bytes]], keys: SigningKeys) -> str | 
     return WITH_AUTHORIZATION
 
 
-def _kept(headers: list[tuple[bytes, bytes]], keeping: Mapping[bytes, str]) -> dict[str, str]:
-    kept: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name = keeping.get(raw_name)
-        if name is not None:
-            text = raw_value.decode("latin-1")[:LONGEST_HEADER]
-            kept.setdefault(name, text if text.isprintable() else "".join(filter(str.isprintable, text)))
-    return kept
-
-
-def _signed_at(text: str | None) -> datetime | None:
+def _signed_at(text: str) -> datetime | None:
     try:
         return parse_timestamp(text)
     except ValueError:

@@ -2,7 +2,9 @@ import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from unittest import mock
 
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -475,3 +477,58 @@ def test_every_spelling_of_a_document_decodes_to_the_same_event(name, payload):
         raw = spell(document)
         assert read(raw) == first
         assert peek(Kind.EVENTS, raw) == peek(Kind.EVENTS, json.dumps(document).encode())
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+SUMMARIZED = st.fixed_dictionaries(
+    {},
+    optional={
+        "event": ANYTHING | st.sampled_from(sorted(WIRE_NAMES)) | PLAIN,
+        "payload": ANYTHING | st.fixed_dictionaries({}, optional={"sessionId": ANYTHING | PLAIN, "more": ANYTHING}),
+    },
+)
+
+
+def thorough_look(body):
+    with mock.patch.object(orjson, "loads", side_effect=orjson.JSONDecodeError("", "", 0)):
+        return peek(Kind.EVENTS, body)
+
+
+@given(
+    SUMMARIZED | ANYTHING,
+    st.sampled_from(["ascii", "text"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32-le"]),
+    st.none() | st.tuples(st.integers(0, 200), st.binary(max_size=3)),
+)
+@example({"event": "SESSION_STOPPED", "payload": {"sessionId": "\ud800"}}, "ascii", "utf-8", None)
+@example({"event": "SESSION_STOPPED", "payload": {"sessionId": 2**64}}, "ascii", "utf-8", None)
+@example({"event": "SESSION_STOPPED", "payload": {"sessionId": "a\0b"}}, "ascii", "utf-8", None)
+def test_a_quick_look_at_a_body_finds_what_a_thorough_one_does(document, escaping, encoding, damage):
+    body = json.dumps(document, ensure_ascii=escaping == "ascii").encode(encoding, "surrogatepass")
+    if damage is not None:
+        at, inserted = damage
+        body = body[:at] + inserted + body[at:]
+    assert peek(Kind.EVENTS, body) == thorough_look(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"event": "A", "event": "B", "payload": {"sessionId": "1", "sessionId": "2"}}',
+        b'{"event": "A", "payload": {"sessionId": "1"}, "payload": {"sessionId": "2"}}',
+        b'{"\\u0065vent": "A", "payload": {"sessionId": "\\u0041\\uD83D\\uDE00"}}',
+        b'{"event": "A", "payload": {"sessionId": "tab\there"}}',
+        b'{"event": "A", "payload": {"sessionId": "1", "n": NaN}}',
+        b'{"event": "A", "payload": {"sessionId": "1", "n": 1e999}}',
+        b'{"event": "A", "payload": {"sessionId": "1"}} trailing',
+        b'{"event": "A", "payload": {"sessionId": "\xed\xa0\x80"}}',
+        b'{"event": "A", "payload": {"sessionId": ""}}',
+        b'{"event": "", "payload": {"sessionId": "1"}}',
+    ],
+)
+def test_what_parsers_of_json_disagree_about_is_summarized_alike(body):
+    assert peek(Kind.EVENTS, body) == thorough_look(body)
