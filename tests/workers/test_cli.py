@@ -17,7 +17,8 @@ from workers.ledger.database.migrate import migrate
 WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 INTERFACE = (
     "dev serve warnings work clock dashboard migrate send deliveries show session pushes dead replay quarantine"
-    " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi audit"
+    " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi"
+    " audit"
 )
 
 LISTS = "deliveries dead show session cdrs warnings pushes authorizations devices alerts quarantine keys handlers audit"
@@ -87,7 +88,7 @@ def test_a_list_imports_no_package_that_it_does_not_need(name):
 def test_serve_loads_neither_the_database_nor_plugins():
     script = (
         "import sys; from workers.cli import main; import workers.commands.processes, ingest.server.serve;"
-        " print([name for name in sys.modules if name.startswith(('handlers', 'sqlalchemy', 'workers.l', 'rq_dash'))])"
+        " print([name for name in sys.modules if name.startswith(('handlers', 'sqlalchemy', 'workers.ledg', 'rq_'))])"
     )
 
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -25,6 +25,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from ingest.config.sections.dashboard import DashboardRole
 from ingest.config.settings import Settings
 from ingest.errors import NotAuthentic
+from ingest.http.request_body import mark_authentic
 from ingest.wire.client_address import check_sender, trusted_proxies
 from workers.access.csrf import check_origin, check_token, read_form
 from workers.access.dashboard_users import DashboardUser, DashboardUsers
@@ -56,8 +57,11 @@ class AccessControl:
     the address of a page as `page`, are answered here.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, engine: Engine, error_page: Callable[[Request, HTTPException], Response]
+    ) -> None:
         """Raise SettingsError if the dashboard would be open to other machines without a login."""
+        self._error_page = error_page
         self._app = app
         self._settings = settings
         self._engine = engine
@@ -85,10 +89,11 @@ class AccessControl:
                 add_security_headers(MutableHeaders(scope=message), scope["path"])
             await send(message)
 
+        request = Request(scope, receive)
         try:
-            answer = await self._answer(Request(scope, receive), receive, send_secured)
+            answer = await self._answer(request, receive, send_secured)
         except HTTPException as error:
-            answer = PlainTextResponse(error.detail, error.status_code, headers=error.headers)
+            answer = self._refuse(request, error)
         if answer is not None:
             await answer(scope, receive, send_secured)
 
@@ -103,6 +108,7 @@ class AccessControl:
         if principal is None and not (path in OPEN or path.startswith(STATIC)):
             return _ask_to_log_in(request)
         if principal is not None:
+            mark_authentic(request.scope)
             if not principal.may(required_role(method, path)):
                 raise HTTPException(HTTPStatus.FORBIDDEN, f"Your role is {principal.role}, which may not do this.")
             if method not in SAFE_METHODS:
@@ -117,6 +123,12 @@ class AccessControl:
             raise HTTPException(HTTPStatus.FORBIDDEN, "Log in first.")
         await self._app({**request.scope, "user": principal}, receive, send)
         return None
+
+    def _refuse(self, request: Request, error: HTTPException) -> Response:
+        if _is_browser(request):
+            request.scope["user"] = None
+            return self._error_page(request, error)
+        return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
 
     def _check_host(self, request: Request) -> None:
         """Without a login, refuse names of this machine that are not its own: a foreign site may point one to it."""
@@ -230,7 +242,7 @@ class AccessControl:
         try:
             await run_in_threadpool(
                 run_in_transaction,
-                self._engine(),
+                self._engine,
                 lambda ledger: audit_log.record(ledger, entry, now),
                 retry_for=AUDIT_TIMEOUT,
             )
@@ -257,7 +269,7 @@ def actor_of(request: HTTPConnection) -> Actor:
 
 
 def _ask_to_log_in(request: Request) -> Response:
-    if request.method in SAFE_METHODS and "text/html" in request.headers.get("accept", ""):
+    if request.method in SAFE_METHODS and _is_browser(request):
         page = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"{LOGIN}?next={quote(page, safe='')}", HTTPStatus.SEE_OTHER)
     headers = {"www-authenticate": 'Basic realm="webhooks", Bearer'}
@@ -293,6 +305,10 @@ def _page_of(path: str) -> str:
 
 def _address(request: HTTPConnection) -> str:
     return request.client.host if request.client else ""
+
+
+def _is_browser(request: HTTPConnection) -> bool:
+    return "text/html" in request.headers.get("accept", "")
 
 
 def _is_https(request: HTTPConnection) -> bool:

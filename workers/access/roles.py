@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from starlette.requests import HTTPConnection
+
 from ingest.config.sections.dashboard import DashboardRole
 
 RANKS = {role: rank for rank, role in enumerate(DashboardRole)}
@@ -27,6 +29,12 @@ class Principal:
     def may(self, role: DashboardRole) -> bool:
         """Return whether the role of this person includes another one."""
         return RANKS[self.role] >= RANKS[role]
+
+
+def principal_of(request: HTTPConnection) -> Principal:
+    """Return who makes a request that the access control has let through."""
+    principal: Principal = request.scope["user"]
+    return principal
 
 
 def required_role(method: str, path: str) -> DashboardRole:

@@ -128,10 +128,10 @@ def clock() -> None:
 
 @click.command()
 def dashboard() -> None:
-    """Show queues, workers and failed jobs in a browser (rq-dashboard), on HOST and DASHBOARD_PORT."""
-    from workers.dashboard.dashboard_app import dashboard
+    """Show the console in a browser, and rq-dashboard at /rq/, on HOST and DASHBOARD_PORT."""
+    from workers.console.console_server import serve_console
 
-    dashboard(load_settings(DashboardSettings, ServerSettings, StoreSettings, LoggingSettings))
+    serve_console(load_settings(DashboardSettings, ServerSettings, StoreSettings, LoggingSettings))
 
 
 @click.command()

@@ -43,7 +43,7 @@ def create_console(
         ],
         middleware=list(middleware),
         exception_handlers={
-            HTTPException: _error_page,
+            HTTPException: error_page,
             SQLAlchemyError: _ledger_unavailable,
             WebhooksError: _store_unavailable,
         },
@@ -52,7 +52,8 @@ def create_console(
     return app
 
 
-def _error_page(request: Request, error: Exception) -> Response:
+def error_page(request: Request, error: Exception) -> Response:
+    """Return the page of an HTTPException."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     page = render(request, "error.html", {"title": HTTPStatus(error.status_code).phrase, "sentence": error.detail})
     page.status_code = error.status_code
@@ -63,8 +64,8 @@ def _error_page(request: Request, error: Exception) -> Response:
 def _ledger_unavailable(request: Request, error: Exception) -> Response:
     log.warning("console.ledger_unavailable", reason=type(error).__name__)
     sentence = "The ledger cannot be read. Events are kept meanwhile. See `webhooks check`."
-    return _error_page(request, HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, sentence))
+    return error_page(request, HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, sentence))
 
 
 def _store_unavailable(request: Request, error: Exception) -> Response:
-    return _error_page(request, HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))
+    return error_page(request, HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, str(error)))

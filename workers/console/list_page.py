@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from workers.access.roles import principal_of
 from workers.console.page_stores import opener_of
 from workers.console.page_template import cell, masked, path_to, render
 from workers.lists.alert_list import ALERT_QUERY
@@ -24,6 +25,7 @@ from workers.lists.delivery_list import DELIVERY_QUERY, DOWNTIME_QUERY
 from workers.lists.device_list import DEVICE_QUERY
 from workers.lists.handler_list import HANDLER_QUERY
 from workers.lists.list_query import InvalidFilter, ListQuery, Selection, format_position, parse_position
+from workers.lists.listing import Listing, Value
 from workers.lists.push_list import PUSH_QUERY, WARNING_QUERY
 from workers.lists.quarantine_list import QUARANTINE_QUERY
 
@@ -54,6 +56,8 @@ LINKS = {
     "delivery": ("deliveries", "delivery"),
 }
 OF_USERS = {"user", "driver"}
+USER_FIELDS = {"user_id"}
+HIDDEN_FIELDS = {"body_base64", "token"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Rows:
     headings: list[str]
     cells: list[list[Markup]]
     next_url: str | None
+    has_users: bool
 
 
 def list_page(query: ListQuery[Any]) -> Callable[[Request], Response]:
@@ -92,8 +97,8 @@ def selection_of(query: ListQuery[Any], texts: Mapping[str, str]) -> Selection:
 
 
 def shows_users(request: Request) -> bool:
-    """Return whether user ids are wanted in full."""
-    return request.query_params.get("users") == "shown"
+    """Return whether user ids were asked for on this page, which is recorded."""
+    return principal_of(request).reveals
 
 
 def rows_of(query: ListQuery[Any], found: list[Any], given: Mapping[str, str], *, show_users: bool) -> Rows:
@@ -103,7 +108,18 @@ def rows_of(query: ListQuery[Any], found: list[Any], given: Mapping[str, str], *
         last = format_position(query.position(found[PAGE_SIZE - 1]))
         next_url = f"?{urlencode({**given, 'before': last}, errors='surrogatepass')}"
     cells = [list(_cells(query, row, show_users=show_users)) for row in found[:PAGE_SIZE]]
-    return Rows(list(query.listing.columns), cells, next_url)
+    return Rows(list(query.listing.columns), cells, next_url, bool(OF_USERS & set(query.listing.columns)))
+
+
+def without_secrets(listing: Listing[Any]) -> Listing[Any]:
+    """Return a list whose rows have neither user ids nor bodies."""
+
+    def hidden(name: str, value: Callable[[Any], Value]) -> Callable[[Any], Value]:
+        if name in HIDDEN_FIELDS:
+            return lambda _row: None
+        return (lambda row: value(row) and masked(str(value(row)))) if name in USER_FIELDS else value
+
+    return replace(listing, fields={name: hidden(name, value) for name, value in listing.fields.items()})
 
 
 def _cells(query: ListQuery[Any], row: Any, *, show_users: bool) -> Iterator[Markup]:
@@ -123,13 +139,14 @@ def _cells(query: ListQuery[Any], row: Any, *, show_users: bool) -> Iterator[Mar
 
 def _export(request: Request, query: ListQuery[Any], selection: Selection, form: str) -> Response:
     wanted = Selection(filters=selection.filters, limit=EXPORTED, before=selection.before)
+    listing = query.listing if shows_users(request) else without_secrets(query.listing)
     with opener_of(request).open() as stores:
         found: Iterable[Any] = islice(query.find(stores, wanted), EXPORTED)
         if form == "json":
-            lines = "".join(f"{json.dumps(query.listing.json(row))}\n" for row in found)
+            lines = "".join(f"{json.dumps(listing.json(row))}\n" for row in found)
             return Response(lines, media_type="application/x-ndjson")
         file = io.StringIO()
-        query.listing.write_csv(file, found)
+        listing.write_csv(file, found)
     text = file.getvalue().encode("utf-8", "backslashreplace")
     headers = {"content-disposition": f'attachment; filename="{query.name}.csv"'}
     return Response(text, media_type="text/csv; charset=utf-8", headers=headers)

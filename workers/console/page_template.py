@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
+from workers.access.roles import principal_of
 from workers.lists.formatting import cell_text, clock_name, human_duration, iso, printable
 
 NAVIGATION = (
@@ -40,6 +41,11 @@ SHOWN_OF_USER = 3
 def render(request: Request, template: str, context: Mapping[str, Any]) -> Response:
     """Render a page."""
     return TEMPLATES.TemplateResponse(request, template, {"navigation": NAVIGATION, "zone": clock_name(), **context})
+
+
+def csrf_field(request: Request) -> Markup:
+    """Return the hidden field that every form must have which changes something."""
+    return Markup('<input type="hidden" name="csrf_token" value="{}">').format(principal_of(request).csrf_token)
 
 
 def path_to(section: str, *names: str) -> str:
@@ -84,7 +90,7 @@ def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).with_name("templates"))
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"cell": cell, "printable": printable, "masked": masked, "duration": human_duration}
-    environment.globals |= {"path_to": path_to}
+    environment.globals |= {"path_to": path_to, "csrf_field": csrf_field}
     return environment
 
 

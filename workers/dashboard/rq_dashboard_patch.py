@@ -1,10 +1,11 @@
 """Patches rq-dashboard 0.9 to show our queues: the module for its option `-c`.
 
-`rq-dashboard -c workers.dashboard.rq_dashboard_patch -u $REDIS_URL` is `webhooks dashboard` without its login.
+`rq-dashboard -c workers.dashboard.rq_dashboard_patch -u $REDIS_URL` is it alone, without a login.
 """
 
 from collections.abc import Hashable
 from functools import cache, partial
+from typing import Any
 
 import redis
 import rq_dashboard.web
@@ -18,6 +19,8 @@ from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.redis_client import connect_queues
 from workers.installation import queue_namespace
 from workers.ledger.database.engine import create_ledger_engine
+
+SESSIONS = "sessions"
 
 
 class JsonJob(Job):
@@ -43,7 +46,13 @@ class JsonWorker(Worker):
 
 
 class EmptiableQueue(Queue):
-    """A queue that can be emptied in a namespace: RQ's script makes up the keys of jobs by itself."""
+    """A queue that can be emptied in a namespace: RQ's script makes up the keys of jobs by itself.
+
+    Without a name it is `sessions`: we have no queue `default`.
+    """
+
+    def __init__(self, name: str = SESSIONS, **options: Any) -> None:
+        super().__init__(name, **options)
 
     def empty(self) -> int:
         """Delete all jobs, and return how many."""

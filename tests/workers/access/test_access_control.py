@@ -40,6 +40,10 @@ def framed(_request):
     return HTMLResponse("<p>", headers={"x-frame-options": "ALLOWALL", "access-control-allow-origin": "*"})
 
 
+def plain_error(_request, error):
+    return HTMLResponse(error.detail, error.status_code)
+
+
 @pytest.fixture
 def engine(tmp_path):
     engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
@@ -61,7 +65,7 @@ def console(tmp_path, engine):
             Route("/rq/queue/sessions/empty", form, methods=["POST"]),
             Route("/{path:path}", page),
         ]
-        access = AccessControl(Starlette(routes=routes), settings, lambda: engine)
+        access = AccessControl(Starlette(routes=routes), settings, engine, plain_error)
         return TestClient(access, base_url=base_url, client=(address, 1234), follow_redirects=False)
 
     return build

@@ -148,7 +148,7 @@ def test_the_openapi_document_of_each_process_is_printed(process, title):
         (["work"], "workers.execution.worker.work", ((),)),
         (["work", "urgent", "cdrs"], "workers.execution.worker.work", (("urgent", "cdrs"),)),
         (["clock"], "workers.clock.clock.clock", ()),
-        (["dashboard"], "workers.dashboard.dashboard_app.dashboard", ()),
+        (["dashboard"], "workers.console.console_server.serve_console", ()),
         (["authorize"], "workers.policies.serve_authorize.authorize", ()),
     ],
 )
@@ -180,12 +180,13 @@ def test_options_of_a_dry_run_go_with_its_body():
 
 
 @pytest.mark.parametrize(
-    ("command", "module"), [("serve", "ingest.server.serve"), ("dashboard", "workers.dashboard.dashboard_app")]
+    ("command", "target"),
+    [("serve", "ingest.server.serve.serve"), ("dashboard", "workers.console.console_server.serve_console")],
 )
-def test_a_process_starts_although_a_setting_of_another_is_wrong(command, module, monkeypatch, tmp_path):
+def test_a_process_starts_although_a_setting_of_another_is_wrong(command, target, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     started = []
-    monkeypatch.setattr(importlib.import_module(module), command, started.append)
+    monkeypatch.setattr(target, started.append)
     result = CliRunner(env={"DRIVE_TIMEOUT": "wrong", "DASHBOARD_PORT": "9002"}).invoke(main, [command])
     assert result.exit_code == 0, result.output
     assert len(started) == 1

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from ingest.config.settings import load_settings
 from tests.workers.commands.conftest import Node, any_node, event_writer, node, noon
-from workers.console.console_app import create_console
+from workers.console.console_server import access_routes, with_access_control
 
 __all__ = ["any_node", "event_writer", "node", "noon"]
 
@@ -20,7 +20,8 @@ def console_of() -> Iterator[Callable[[Node], TestClient]]:
         def build(node: Node) -> TestClient:
             for name, value in node.environment.items():
                 patch.setenv(name, value)
-            return TestClient(create_console(load_settings(), node.engine))
+            app = with_access_control(load_settings(), node.engine, access_routes(load_settings(), node.engine))
+            return TestClient(app, base_url="http://localhost")
 
         yield build
 

@@ -1,18 +1,13 @@
-import contextlib
 import os
 import pickle
-import signal
-import socket
+import re
 import subprocess
 import sys
-import threading
 import time
 from base64 import b64encode
-from contextlib import closing
+from hashlib import sha256
 
-import httpx
 import pytest
-from flask import Flask
 from rq import SimpleWorker
 from rq.command import send_stop_job_command
 from rq.job import Job
@@ -20,17 +15,10 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from ingest.config.settings import load_settings
-from ingest.errors import SettingsError
 from ingest.queue.redis_client import connect_queues, connect_redis, queue
 from tests.conftest import NAMESPACE
 from tests.ports import reserve_port
-from workers.dashboard import dashboard_app
-from workers.dashboard.dashboard_app import (
-    BoundedRequestHandler,
-    BoundedWsgiServer,
-    add_probes,
-    create_dashboard,
-)
+from workers.dashboard.dashboard_app import create_dashboard
 from workers.dashboard.rq_dashboard_patch import client_of
 
 WORKER = """
@@ -132,7 +120,7 @@ PAGES = (
     ("GET", "/0/data/job/{id}.json"),
     ("GET", "/0/data/jobs/sessions/failed/8/asc/1.json"),
     ("GET", "/0/data/workers.json"),
-    ("GET", "/requeue/sessions"),
+    ("POST", "/requeue/sessions"),
     ("POST", "/job/{id}/requeue"),
     ("POST", "/job/{id}/delete"),
     ("POST", "/queue/sessions/failed/empty"),
@@ -175,19 +163,6 @@ def test_a_pickle_in_redis_is_never_read(page, planted_job, tmp_path, method, pa
     assert not (tmp_path / "ran").exists()
 
 
-def test_metrics_of_the_installation_need_the_password_and_the_probe_does_not(valkey_url, tmp_path):
-    settings = load_settings(data_dir=tmp_path, redis_url=valkey_url, dashboard_password="right")
-    app = Flask("probes")
-    add_probes(app, settings)
-    client = app.test_client()
-    assert client.get("/healthz").json == {"status": "ok"}
-    assert client.get("/metrics").status_code == 401
-    assert client.get("/metrics", auth=("webhooks", "wrong")).status_code == 401
-    answer = client.get("/metrics", auth=("webhooks", "right"))
-    assert (answer.status_code, answer.mimetype) == (200, "text/plain")
-    assert "webhooks_redis_up 1.0" in answer.text
-
-
 def test_a_connection_is_made_once_and_not_for_each_request(page, valkey_url):
     for _ in range(5):
         page.get("/0/data/queues.json")
@@ -205,82 +180,24 @@ def test_while_redis_is_unavailable_the_page_is_a_503(app):
     assert (answer.status_code, answer.text) == (503, "Redis cannot be reached.")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.com"])
-def test_it_does_not_start_open_to_other_machines_without_a_password(host, tmp_path):
-    settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", host=host)
-    with pytest.raises(SettingsError, match="DASHBOARD_PASSWORD"):
-        create_dashboard(settings)
+def test_the_jobs_of_sessions_are_shown_first(page):
+    """We have no queue `default`, which rq-dashboard opens."""
+    assert "on queue <strong>sessions</strong>" in page.get("/0/view/jobs").text
 
 
-@pytest.mark.parametrize("held", ["", "\n", " \t\r\n"])
-def test_an_empty_password_is_refused(held, tmp_path):
-    (tmp_path / "password").write_text(held)
-    settings = load_settings(
-        data_dir=tmp_path,
-        redis_url="redis://127.0.0.1:1",
-        host="0.0.0.0",
-        dashboard_password_file=tmp_path / "password",
-    )
-    with pytest.raises(SettingsError, match=r"^DASHBOARD_PASSWORD is set, but empty\.$"):
-        create_dashboard(settings)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_no_link_requeues_jobs(page, failed_job, valkey_url, method):
+    assert page.open("/requeue/sessions", method=method).status_code == 405
+    assert queue("sessions", connect_queues(valkey_url, NAMESPACE)).count == 0
+    assert page.post("/requeue/sessions").json["count"] == 1
 
 
-def test_a_user_name_without_a_password_is_refused(tmp_path):
-    settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1", dashboard_username="me")
-    with pytest.raises(SettingsError, match="DASHBOARD_USERNAME"):
-        create_dashboard(settings)
-
-
-def test_the_process_asks_for_the_password_and_ends_on_sigterm(valkey_url, tmp_path):
-    port = reserve_port()
-    environment = os.environ | {
-        "DATA_DIR": str(tmp_path),
-        "REDIS_URL": valkey_url,
-        "DASHBOARD_PORT": str(port),
-        "DASHBOARD_PASSWORD": "open sesame",
-        "PLUGSURFING_HMAC_CURRENT": "the-current-key",
-    }
-    code = (
-        "from ingest.config.settings import load_settings; from workers.dashboard.dashboard_app import dashboard;"
-        " dashboard(load_settings())"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
-    with closing(process.stderr), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        assert "dashboard.started" in process.stderr.readline()
-        assert client.get("/").status_code == 401
-        assert client.get("/", auth=("webhooks", "wrong")).status_code == 401
-        assert client.get("/", auth=("webhooks", "open sesame")).status_code == 200
-        process.send_signal(signal.SIGTERM)
-        said = process.stderr.read()
-        assert process.wait(timeout=10) == 0
-    assert "dashboard.stopped" in said
-    assert "WARNING" not in said.upper()
-
-
-@pytest.fixture
-def bounded(monkeypatch):
-    """Serve an application in a thread, with room for four connections; returns its port."""
-    monkeypatch.setattr(dashboard_app, "MAX_CONNECTIONS", 4)
-    server = BoundedWsgiServer("127.0.0.1", 0, Flask("bounded"), BoundedRequestHandler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.port
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_silent_connections_keep_nobody_from_the_dashboard(bounded):
-    with contextlib.ExitStack() as open_connections:
-        silent = [
-            open_connections.enter_context(socket.create_connection(("127.0.0.1", bounded), timeout=10))
-            for _ in range(30)
-        ]
-        assert httpx.get(f"http://127.0.0.1:{bounded}/").status_code == 404
-        assert silent[0].recv(10) == b""
-
-
-def test_a_silent_connection_to_the_dashboard_is_closed(bounded, monkeypatch):
-    monkeypatch.setattr(BoundedRequestHandler, "timeout", 0.05)
-    with socket.create_connection(("127.0.0.1", bounded), timeout=10) as silent:
-        assert silent.recv(10) == b""
+@pytest.mark.parametrize("path", ["/", "/0/view/jobs", "/0/view/workers"])
+def test_a_page_may_run_its_own_script_and_no_other(page, path):
+    answer = page.get(path)
+    policy = answer.headers["content-security-policy"]
+    scripts = policy.partition("script-src")[2].partition(";")[0]
+    assert "unsafe-inline" not in scripts
+    assert len(re.findall("'sha256-", scripts)) == 1
+    (script,) = re.findall(r'<script type="text/javascript">(.*?)</script>', answer.text, re.DOTALL)
+    assert b64encode(sha256(script.encode()).digest()).decode() in scripts

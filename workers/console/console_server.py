@@ -1,0 +1,70 @@
+"""The process type `dashboard`: the console at `/`, rq-dashboard at `/rq/`, both behind one login."""
+
+from functools import cache
+from typing import Any
+
+import structlog
+from a2wsgi import WSGIMiddleware
+from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy import Engine
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from ingest.config.settings import Settings
+from ingest.log import configure_logging
+from ingest.metrics import CONTENT_TYPE
+from ingest.server.graceful_shutdown import DrainingServer
+from ingest.server.serve import prepare_process, uvicorn_config
+from ingest.server.socket_activation import listen
+from workers.access.access_control import AccessControl
+from workers.console.console_app import create_console, error_page
+from workers.console.login_page import login_page
+from workers.dashboard.dashboard_app import create_dashboard
+from workers.dashboard.rq_dashboard_patch import client_of
+from workers.ledger.database.engine import create_ledger_engine
+from workers.observability.metrics_server import installation_registry
+
+RQ_THREADS = 4
+
+log = structlog.get_logger()
+
+
+def serve_console(settings: Settings) -> None:
+    """Serve until a signal. Raise SettingsError if it would be open to other machines without a login."""
+    app = create_console_app(settings, create_ledger_engine(settings.database_url))
+    configure_logging(settings, "dashboard")
+    sockets = [listen(settings.host, settings.dashboard_port)]
+    prepare_process()
+    log.info("dashboard.started", host=settings.host, port=sockets[0].getsockname()[1])
+    try:
+        DrainingServer(uvicorn_config(app, settings)).run(sockets)
+    finally:
+        log.info("dashboard.stopped")
+
+
+def create_console_app(settings: Settings, engine: Engine) -> ASGIApp:
+    """Build the whole application. Raise SettingsError if it would be open to other machines without a login."""
+    flask: Any = create_dashboard(settings)  # Flask's types, a2wsgi's and Starlette's describe the same callables
+    rq_dashboard: Any = WSGIMiddleware(flask, workers=RQ_THREADS)
+    routes = [Mount("/rq", rq_dashboard), *access_routes(settings, engine)]
+    return with_access_control(settings, engine, routes)
+
+
+def with_access_control(settings: Settings, engine: Engine, routes: list[Route | Mount]) -> ASGIApp:
+    """Build the console with these routes beside its own, behind the access control."""
+    return AccessControl(create_console(settings, engine, routes=routes), settings, engine, error_page)
+
+
+def access_routes(settings: Settings, engine: Engine) -> list[Route | Mount]:
+    """Return the routes of the login and of the metrics of the installation."""
+
+    @cache
+    def registry() -> CollectorRegistry:
+        return installation_registry(engine, client_of(settings.require_redis()))
+
+    def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry()), media_type=CONTENT_TYPE)
+
+    return [Route("/login", login_page, methods=["GET"]), Route("/metrics", metrics, methods=["GET"])]
