@@ -1,5 +1,6 @@
 """A console on the stores of a node."""
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,18 @@ from tests.workers.commands.conftest import Node, any_node, event_writer, node, 
 from workers.console.console_server import access_routes, with_access_control
 
 __all__ = ["any_node", "event_writer", "node", "noon"]
+
+
+def csrf_token(console: TestClient) -> str:
+    """Return what the page's forms send."""
+    (token,) = re.findall('name="csrf-token" content="([^"]+)"', console.get("/pushes").text)
+    return str(token)
+
+
+def reveal(console: TestClient, page: str) -> None:
+    """Click on the button with which a page shows what is masked."""
+    answer = console.post("/reveal", data={"csrf_token": csrf_token(console), "page": page}, follow_redirects=False)
+    assert answer.headers["location"] == page
 
 
 @pytest.fixture
