@@ -36,6 +36,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "deliveries": CommandRef("deliveries", "List deliveries and the outcomes of their runs."),
         "show": CommandRef("show", "Show one delivery with its raw body."),
         "session": CommandRef("session", "Show one charging session and its timeline."),
+        "driver": CommandRef("driver", "Show everything known of a driver: why warned, or why not."),
         "cdrs": CommandRef("cdrs", "List charging records and their totals; export them."),
         "warnings": CommandRef("warnings", "List fee warnings: sent in time or not, and did they help."),
         "pushes": CommandRef("pushes", "List what was sent to drivers."),

@@ -7,7 +7,7 @@ and two workers with one of the rows each need not know of the other.
 
 from enum import StrEnum
 
-from sqlalchemy import JSON, Column, Index, Integer, MetaData, Table, Text
+from sqlalchemy import JSON, Column, Index, Integer, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import insert
 
 from handlers.kit.column_types import BinaryCollatedText, ExactNumeric, UtcDateTime
@@ -40,6 +40,7 @@ cdrs = Table(
     Column("recorded_at", UtcDateTime, nullable=False),
     Index("cdrs_identity", "identity", "received_at"),
     Index("cdrs_session", "session_id"),
+    Index("cdrs_person", text("lower(user_id)")),
     Index("cdrs_user", "user_id", "received_at"),
     Index("cdrs_charging_key", "charging_key"),
     Index("cdrs_received_at", "received_at"),

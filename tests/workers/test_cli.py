@@ -18,10 +18,13 @@ WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 INTERFACE = (
     "dev serve warnings work clock dashboard migrate send deliveries show session pushes dead replay quarantine"
     " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi"
-    " audit"
+    " audit driver"
 )
 
-LISTS = "deliveries dead show session cdrs warnings pushes authorizations devices alerts quarantine keys handlers audit"
+LISTS = (
+    "deliveries dead show session cdrs warnings pushes authorizations devices alerts quarantine keys handlers audit"
+    " driver"
+)
 HEAVY = "alembic apprise firebase_admin flask httpx limits psycopg redis rq rq_dashboard starlette uvicorn"
 
 

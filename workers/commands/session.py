@@ -16,7 +16,7 @@ from workers.commands.errors import Failure
 from workers.commands.output import console, json_line, key_values, table
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.diagnostics.session_timeline import Change, TimelineEntry, timeline
+from workers.diagnostics.session_timeline import TimelineEntry, timeline
 from workers.drive.session_facts import UNKNOWN_TIME
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import session_polls, sessions
@@ -25,31 +25,10 @@ from workers.ledger.runs import RunRecord
 from workers.ledger.session_polls import PollState
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.lists.cdr_list import CDRS, amount_text, notes_of
-from workers.lists.delivery_list import run_json
 from workers.lists.delivery_sources import in_inbox_only
 from workers.lists.formatting import Cell, Json, clock_name, human_duration, iso, local, printable, styled_state
-from workers.lists.listing import Listing, attributes
-from workers.lists.push_list import PUSHES
+from workers.lists.session_list import ENTRIES, RECORD_HANDLERS, SESSIONS
 
-RECORD_HANDLERS = {"session_record", "cdr_record"}
-"""Handlers whose work is shown as the changes of the record."""
-SESSIONS = Listing[Session](
-    fields=attributes(
-        *("session_id", "user_id", "status", "started_at", "stopped_at", "completed_at"),
-        *("fee_type", "fee_will_apply_from", "anomalies"),
-    ),
-)
-CHANGES = Listing[Change](fields=attributes("before", "after"))
-ENTRIES = Listing[TimelineEntry](
-    fields={
-        **attributes(at="at", event="delivery.event", delivery="delivery.id", received_at="delivery.received_at"),
-        "late_seconds": lambda entry: None if entry.late is None else entry.late.total_seconds(),
-        **attributes(state="delivery.state", duplicates="delivery.duplicates"),
-        "changed": lambda entry: {change.field: CHANGES.json(change) for change in entry.changes},
-        "runs": lambda entry: [run_json(run) for run in entry.delivery.runs],
-        "pushes": lambda entry: [PUSHES.json(push) for push in entry.pushes],
-    },
-)
 SOURCES = {EVENT: "events", DRIVE: "the Drive API"}
 
 

@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
+from workers.console.driver_page import driver_page, find_page
 from workers.console.list_page import LISTS, list_page
 from workers.console.page_stores import Opener
 from workers.console.page_template import render
@@ -35,6 +36,8 @@ def create_console(
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"}), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
             *routes,
+            Route("/find", find_page, methods=["GET"]),
+            Route("/drivers/{user:path}", driver_page, methods=["GET"]),
             *(
                 Route(f"/{name}{form}", list_page(query), methods=["GET"], name=f"{name}{form}")
                 for name, query in LISTS.items()

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
 from workers.access.roles import principal_of
-from workers.lists.formatting import cell_text, clock_name, human_duration, iso, printable
+from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable
 
 NAVIGATION = (
     ("", "Now"),
@@ -53,7 +53,7 @@ def path_to(section: str, *names: str) -> str:
     return "/".join(["", section, *(quote(name.encode("utf-8", "surrogatepass"), safe="") for name in names)])
 
 
-def cell(value: object) -> Markup:
+def cell(value: object) -> Markup:  # noqa: PLR0911 - one return for each kind of value
     """Format a cell: a time with its zone for the script, a state with its class, text as text."""
     match value:
         case datetime():
@@ -62,6 +62,8 @@ def cell(value: object) -> Markup:
             return Markup('<span class="state {}">{}</span>').format(value.value, value.value)
         case Text():
             return Markup('<span class="{}">{}</span>').format(_style_of(value), printable(value.plain))
+        case Sentence():
+            return Markup().join(cell(part) for part in value.parts)
         case None:
             return Markup('<span class="none">-</span>')
         case timedelta():

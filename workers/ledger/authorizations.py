@@ -1,14 +1,14 @@
 """Decisions on authorization requests: written after the response, several at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.database.conditions import Position, matching, older_than, within
+from workers.ledger.database.conditions import Position, in_list, matching, older_than, within
 from workers.ledger.tables.authorization_tables import authorizations
 
 MICROSECOND = timedelta(microseconds=1)
@@ -72,6 +72,16 @@ def find(
     conditions = within(table.at, wanted.since, wanted.until) + matching(authorizations, **equal, key=wanted.keys)
     conditions += older_than(table.at, table.id, before)
     query = select(*COLUMNS).where(*conditions).order_by(table.at.desc(), table.id).limit(limit)
+    return [DecisionRow(*row) for row in conn.execute(query)]
+
+
+def find_of(
+    conn: Connection, session_ids: Collection[str], keys: Collection[str], limit: int | None
+) -> list[DecisionRow]:
+    """List the decisions about these sessions and these charging keys, newest first."""
+    table = authorizations.c
+    about = or_(in_list(table.session_id, session_ids), in_list(table.key, keys))
+    query = select(*COLUMNS).where(about).order_by(table.at.desc(), table.id).limit(limit)
     return [DecisionRow(*row) for row in conn.execute(query)]
 
 

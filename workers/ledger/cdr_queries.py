@@ -4,7 +4,7 @@ Rows of one identity are one CDR: the one that was received first counts, the ot
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, and_, c
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import Position, matching, same_person, within
+from workers.ledger.database.conditions import Position, in_list, matching, same_person, within
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, sessions
@@ -30,6 +30,8 @@ class CdrFilters:
 
     session_id: str | None = None
     user_id: str | None = None
+    user_sessions: Collection[str] | None = None
+    """The sessions of `user_id`, where these are known: then indexes find their CDRs."""
     request_id: str | None = None
     keys: Sequence[str] | None = None
     """The spellings of a charging key."""
@@ -273,7 +275,11 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
     yield from matching(cdrs, session_id=filters.session_id, charging_key=filters.keys)
     yield from within(cdrs.c.received_at, filters.since, filters.until)
     if filters.user_id is not None:
-        by_session = and_(cdrs.c.user_id.is_(None), same_person(sessions.c.user_id, filters.user_id))
+        if filters.user_sessions is None:
+            is_theirs: ColumnElement[bool] = same_person(sessions.c.user_id, filters.user_id)
+        else:
+            is_theirs = in_list(cdrs.c.session_id, filters.user_sessions)
+        by_session = and_(cdrs.c.user_id.is_(None), is_theirs)
         yield or_(same_person(cdrs.c.user_id, filters.user_id), by_session)
     if filters.request_id is not None:
         by_delivery = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from ingest.queue.batch import Delivery
 from workers.ledger.database.bulk_insert import insert_new
-from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
+from workers.ledger.database.conditions import Position, begins_with, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
@@ -30,7 +30,6 @@ from workers.ledger.tables.core_tables import deliveries, receipts, runs, sessio
 
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
 arrived_values = attrgetter(*ARRIVED)
-LAST_CHARACTER = "\U0010ffff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +158,7 @@ def receipt_count(of: FromClause = deliveries) -> ColumnElement[int]:
 
 def resolve_id(conn: Connection, prefix: str) -> str | None:
     """Return the only id with this prefix; None if there is none, or more than one."""
-    in_range = (deliveries.c.id >= prefix) & (deliveries.c.id < prefix + LAST_CHARACTER)
-    found = conn.scalars(select(deliveries.c.id).where(in_range).limit(2)).all()
+    found = conn.scalars(select(deliveries.c.id).where(begins_with(conn, deliveries.c.id, prefix)).limit(2)).all()
     return found[0] if len(found) == 1 else None
 
 

@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, not_, or_, select, update
 
-from workers.ledger.database.conditions import in_list, matching, within
-from workers.ledger.deliveries import LAST_CHARACTER
+from workers.ledger.database.conditions import begins_with, in_list, matching, within
 from workers.ledger.pushes import COLUMNS, PushRow
 from workers.ledger.states import PushState
 from workers.ledger.tables.core_tables import pushes
@@ -34,8 +33,7 @@ def find_given_up(  # noqa: PLR0913 - filters, by name
 
 def resolve_id(conn: Connection, prefix: str) -> str | None:
     """Return the only id with this prefix; None if there is none, or more than one."""
-    in_range = (pushes.c.id >= prefix) & (pushes.c.id < prefix + LAST_CHARACTER)
-    found = conn.scalars(select(pushes.c.id).where(in_range).limit(2)).all()
+    found = conn.scalars(select(pushes.c.id).where(begins_with(conn, pushes.c.id, prefix)).limit(2)).all()
     return found[0] if len(found) == 1 else None
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, select
 from handlers.kit.session import Session
 from handlers.kit.statuses import FINAL_STATUSES
 from workers.ledger.database.bulk_insert import insert_new, upsert
-from workers.ledger.database.conditions import in_list
+from workers.ledger.database.conditions import in_list, same_person
 from workers.ledger.tables.core_tables import sessions
 
 SessionUpdate = Callable[[Session], Session]
@@ -88,6 +88,13 @@ def latest(conn: Connection, limit: int) -> list[Session]:
     """List the sessions with the latest news, newest first."""
     newest = select(sessions.c.session_id, sessions.c.facts).order_by(sessions.c.updated_at.desc())
     found = conn.execute(newest.limit(limit))
+    return [Session.from_document(session_id, facts) for session_id, facts in found]
+
+
+def of_user(conn: Connection, user_id: str, limit: int | None) -> list[Session]:
+    """List the sessions of a driver, whose id may be in any case, those with the latest news first."""
+    theirs = select(sessions.c.session_id, sessions.c.facts).where(same_person(sessions.c.user_id, user_id))
+    found = conn.execute(theirs.order_by(sessions.c.updated_at.desc(), sessions.c.session_id).limit(limit))
     return [Session.from_document(session_id, facts) for session_id, facts in found]
 
 

@@ -1,6 +1,7 @@
 """Format the values of lists: for people, for programs, and with nothing in them that a terminal would interpret."""
 
 from collections.abc import Mapping, Sequence  # noqa: TC003 - the alias is used at run time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -15,7 +16,20 @@ STYLES = {
     **dict.fromkeys(("dead", "unreadable", "fail"), "bold red"),
 }
 
-Cell: TypeAlias = str | int | datetime | timedelta | Text | None
+
+@dataclass(frozen=True)
+class Sentence:
+    """A text with values in it, each of which is formatted by its kind."""
+
+    parts: tuple["Cell", ...]
+
+    @classmethod
+    def of(cls, *parts: "Cell") -> "Sentence":
+        """Return the sentence of these parts."""
+        return cls(parts)
+
+
+Cell: TypeAlias = str | int | datetime | timedelta | Text | Sentence | None
 Json: TypeAlias = "str | int | float | bool | Mapping[str, Json] | Sequence[Json] | None"
 
 
@@ -24,6 +38,8 @@ def cell_text(cell: object) -> Text:
     match cell:
         case Text():
             return cell
+        case Sentence():
+            return Text.assemble(*(cell_text(part) for part in cell.parts))
         case None:
             return Text("-", style="dim")
         case StrEnum():

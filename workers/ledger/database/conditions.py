@@ -4,14 +4,17 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import Column, ColumnElement, Table, Text, bindparam, func, or_
+from sqlalchemy import Column, ColumnElement, Connection, Table, Text, and_, bindparam, func, or_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from handlers.kit.column_types import BinaryCollatedText
 from workers.ledger.tables.core_tables import to_json
+
+LAST_CHARACTER = "\U0010ffff"
 
 #: The time and the key of a row: where a page of a list ended.
 Position: TypeAlias = tuple[datetime, str]
@@ -67,6 +70,14 @@ def matching(table: Table, **wanted: str | Collection[str] | None) -> list[Colum
 def same_person(column: Column[Any], user_id: str) -> ColumnElement[bool]:
     """Build the condition that the column has this user's id in any case, as a person may write it."""
     return func.lower(column) == func.lower(user_id)
+
+
+def begins_with(conn: Connection, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Build the condition that a text begins with a prefix, in the order of bytes whatever its collation is."""
+    end = prefix + LAST_CHARACTER
+    if conn.dialect.name == "postgresql" and column.type is not BinaryCollatedText:
+        return and_(column.op("~>=~", is_comparison=True)(prefix), column.op("~<~", is_comparison=True)(end))
+    return and_(column >= prefix, column < end)
 
 
 def within(column: Column[datetime], since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:

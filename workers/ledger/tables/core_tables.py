@@ -118,7 +118,11 @@ sessions = Table(
     Index("sessions_updated_at", "updated_at"),
 )
 # People look for a driver in any case.
-Index("sessions_user", func.lower(sessions.c.user_id))
+Index(
+    "sessions_user",
+    func.lower(sessions.c.user_id).label("person"),
+    postgresql_ops={"person": "text_pattern_ops"},  # also by the beginning of an id
+)
 # The sessions that have not ended: FINAL_STATUSES of handlers.kit.statuses, which a test compares.
 IS_OPEN = text("status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')")
 partial_index("sessions_open", sessions.c.started_at, where=IS_OPEN.text)

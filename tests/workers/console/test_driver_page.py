@@ -1,0 +1,95 @@
+"""Why that driver got no warning is answered by typing their address, on one page, in plain words."""
+
+import html
+import re
+
+import pytest
+
+from ingest.inbox.downtime import Downtime
+from tests.faults.documents import HOSTILE
+from tests.workers.console.past import fill
+from workers.ledger import downtimes
+
+SENTENCES = [
+    "warned 10 min before it. The session ended before it.",
+    "not warned, because Plugsurfing's notice came only 29.0 s before it, and was handled too late. The session",
+    "not warned, because the warning failed: UNREGISTERED: the app was removed. The session went on, so it was due.",
+    "No fee notice came for this session, so there was nothing to warn of.",
+]
+
+
+def text_of(answer):
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", "", answer.text)))
+
+
+def test_typing_an_address_in_any_case_answers_why_there_was_no_warning(any_node, console_of):
+    fill(any_node)
+    answer = console_of(any_node).get("/find?q=DANA@Example.com")
+    assert answer.url.path == "/drivers/dana@example.com"
+    for sentence in SENTENCES:
+        assert sentence in text_of(answer)
+
+
+def test_the_command_gives_the_same_sentences(any_node):
+    fill(any_node)
+    printed = any_node.run("driver", "Dana@example.com").stdout
+    for sentence in SENTENCES:
+        assert sentence in printed
+
+
+def test_one_json_object_has_everything_known_of_a_driver(any_node):
+    fill(any_node)
+    (found,) = any_node.rows("driver", "dana@example.com")
+    assert list(found) == ["user_id", "sessions", "devices", "warnings", "pushes", "cdrs", "authorizations"]
+    counts = {name: len(rows) for name, rows in found.items() if name != "user_id"}
+    assert counts == {"sessions": 4, "devices": 1, "warnings": 3, "pushes": 2, "cdrs": 3, "authorizations": 2}
+
+
+def test_a_downtime_while_the_session_ran_is_named_as_a_cause(node, console):
+    past = fill(node)
+    with node.engine.begin() as conn:
+        downtimes.import_new(conn, [Downtime(past.at(210), past.at(220), "an-inbox")], past.at(230))
+    text = text_of(console.get("/drivers/dana@example.com"))
+    assert "But nothing could be received from" in text
+    assert "while it ran: a notice that came then is lost." in text
+
+
+def test_an_unknown_driver_is_a_404_with_a_sentence(node, console):
+    answer = console.get("/drivers/nobody@example.com")
+    assert (answer.status_code, "knows no driver" in answer.text) == (404, True)
+    assert "no driver 'nobody'" in node.run("driver", "nobody", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("warned", "/sessions/warned"),
+        ("dana@", "/drivers/dana@example.com"),
+        ("r-1", "/cdrs"),
+    ],
+)
+def test_one_hit_leads_to_its_page(any_node, console_of, typed, path):
+    fill(any_node, failures=0)
+    answer = console_of(any_node).get("/find", params={"q": typed}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, path.replace("@", "%40"))
+
+
+def test_ids_are_found_by_their_beginning_and_keys_in_any_spelling(any_node, console_of):
+    fill(any_node, failures=3)
+    console, (delivery, *_) = console_of(any_node), any_node.rows("deliveries", "--state", "dead")
+    answer = console.get("/find", params={"q": delivery["id"][:9]}, follow_redirects=False)
+    assert answer.headers["location"] == f"/deliveries/{delivery['id']}"
+    answer = console.get("/find", params={"q": "04:A1:B2"}, follow_redirects=False)
+    assert answer.headers["location"].startswith("/authorizations?key=")
+    assert "Nothing in the ledger" in console.get("/find", params={"q": "%"}).text
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_what_comes_from_outside_is_text_on_the_page_of_a_driver(node, console_of, text):
+    fill(node, user=f"u{text}", text=text, failures=0)
+    console = console_of(node)
+    for url in ("/find", "/drivers/x"):
+        answer = console.get(url, params={"q": f"u{text}"[:9_000].encode("utf-8", "replace").decode()})
+        assert answer.status_code in {200, 404}
+        assert "<script>alert" not in answer.text
+        assert "<img" not in answer.text

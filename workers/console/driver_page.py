@@ -1,0 +1,57 @@
+"""Find, by one box, and the page of a driver: everything known of them, and why there was a warning or none."""
+
+from http import HTTPStatus
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from workers.console.list_page import rows_of
+from workers.console.page_stores import opener_of
+from workers.console.page_template import path_to, render
+from workers.lists.driver_record import read_driver
+from workers.lists.search import CDR, DELIVERY, DRIVER, KEY, PUSH, SESSION, SearchHit, search
+
+SHOWN = 50
+"""Of each list of a driver."""
+SECTIONS = {DRIVER: "drivers", SESSION: "sessions", DELIVERY: "deliveries", PUSH: "pushes"}
+FILTERS = {CDR: ("cdrs", "request"), KEY: ("authorizations", "key")}
+
+
+def find_page(request: Request) -> Response:
+    """Show what has a name, or the page of it if it is the only one."""
+    text = request.query_params.get("q", "")
+    with opener_of(request).open() as stores:
+        hits = search(stores.ledger, stores.settings, text)
+    if len(hits) == 1:
+        return RedirectResponse(url_of(hits[0]), HTTPStatus.SEE_OTHER)
+    return render(request, "find.html", {"q": text, "hits": [(each, url_of(each)) for each in hits]})
+
+
+def url_of(hit: SearchHit) -> str:
+    """Return the page of what was found."""
+    if hit.kind in SECTIONS:
+        return path_to(SECTIONS[hit.kind], hit.name)
+    section, name = FILTERS[hit.kind]
+    return f"{path_to(section)}?{urlencode({name: hit.name})}"
+
+
+def driver_page(request: Request) -> Response:
+    """Show everything that is known of a driver."""
+    user_id = request.path_params["user"]
+    with opener_of(request).open() as stores:
+        driver = read_driver(stores.ledger, user_id, SHOWN)
+    if not driver.is_known:
+        raise HTTPException(HTTPStatus.NOT_FOUND, "The ledger knows no driver with this id. Is it written correctly?")
+    context = {
+        "user_id": driver.user_id,
+        "sessions": driver.sessions,
+        "lists": [
+            # Whoever came here knows the driver.
+            (title, query.name, rows_of(query, list(rows), {}, show_users=True))
+            for title, query, rows in driver.lists()
+        ],
+        "shown": SHOWN,
+    }
+    return render(request, "driver.html", context)
