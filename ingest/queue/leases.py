@@ -46,8 +46,12 @@ class JobState(Enum):
 
 
 @contextlib.contextmanager
-def lease(connection: redis.Redis, job_id: str, *, beat: timedelta = HEARTBEAT) -> Iterator[None]:
+def lease(
+    connection: redis.Redis, job_id: str, *, read: str | None = None, beat: timedelta = HEARTBEAT
+) -> Iterator[bytes | None]:
     """Renew the lease of a job every `beat` while the block runs; its end deletes the counter.
+
+    Yield the value of the key `read`, which comes in the lease's own round trip. Raise RedisError if it cannot be read.
 
     A WebhooksError (the database is unavailable, say), an error of Redis and a request to exit release the lease too:
     what is not done is published again. Any other exception is reported as a crash, so that the batch is published
@@ -55,12 +59,15 @@ def lease(connection: redis.Redis, job_id: str, *, beat: timedelta = HEARTBEAT) 
     delete it earlier in its own transaction. While Redis is unavailable renewing goes on, and raises nothing.
     """
     ended, crashed = threading.Event(), threading.Event()
-    _renew(connection, job_id)
     arguments = (ended, crashed, connection, job_id, beat)
     renewal = threading.Thread(target=_renew_until_end, args=arguments, name="lease", daemon=True)
     renewal.start()
     try:
-        yield
+        if read is None:
+            _renew(connection, job_id)
+            yield None
+        else:
+            yield _increment(connection, job_id, read)
     except (WebhooksError, redis.RedisError, SystemExit, KeyboardInterrupt):
         raise
     except BaseException:
@@ -193,12 +200,19 @@ def _renew_until_end(
 
 def _renew(connection: redis.Redis, job_id: str) -> None:
     try:
-        with connection.pipeline(transaction=False) as pipe:
-            pipe.incr(lease_key(job_id))
-            pipe.expire(lease_key(job_id), COUNTER_TTL)
-            pipe.execute()
+        _increment(connection, job_id)
     except redis.RedisError as error:
         log.warning("lease.heartbeat_failed", job=job_id, error=type(error).__name__)
+
+
+def _increment(connection: redis.Redis, job_id: str, read: str | None = None) -> bytes | None:
+    with connection.pipeline(transaction=False) as pipe:
+        pipe.incr(lease_key(job_id))
+        pipe.expire(lease_key(job_id), COUNTER_TTL)
+        if read is not None:
+            pipe.get(read)
+        value = pipe.execute()[-1]
+    return value if isinstance(value, bytes) else None
 
 
 def _release(connection: redis.Redis, job_id: str) -> bool:

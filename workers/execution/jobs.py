@@ -55,10 +55,9 @@ HANDLERS_BUDGET = timedelta(seconds=1)
 def work_batch(batch_id: str) -> None:
     """Process a batch: store it and merge its session records, run its handlers, acknowledge it to its inbox."""
     resources = open_resources()
-    with lease(resources.connection, batch_id):
+    with lease(resources.connection, batch_id, read=batch_key(batch_id)) as text:
         hit(Failpoint.LEASED)
-        text = resources.connection.get(batch_key(batch_id))
-        if not isinstance(text, bytes):
+        if text is None:
             # Acknowledged before, or published again in another batch: nothing is left to do here.
             log.info("batch.missing", batch=batch_id)
             return

@@ -3,6 +3,7 @@
 Every label has a bounded set of values: names of handlers and channels, states, and the events that we know.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -38,9 +39,9 @@ COUNTS = SharedCounts()
 
 def count_runs(outcomes: Iterable[tuple[str, Outcome]]) -> None:
     """Count committed outcomes of attempts, each with its handler; a run that waits has had none."""
-    for handler, outcome in outcomes:
+    for (handler, outcome), number in Counter(outcomes).items():
         if outcome is not Outcome.WAITING:
-            COUNTS.increment(RUNS, handler, outcome)
+            COUNTS.increment(RUNS, handler, outcome, by=number)
 
 
 def count_settled(settled: Iterable[SettledDelivery]) -> None:

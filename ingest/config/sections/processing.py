@@ -37,7 +37,7 @@ class StoreSettings(BaseSettings):
 class ProcessingSettings(BaseSettings):
     """`serve`, `work` and `clock`: batches, handlers and retries."""
 
-    batch_deliveries: PositiveInt = setting(500, "most deliveries in one RQ job")
+    batch_deliveries: PositiveInt = setting(2000, "most deliveries in one RQ job")
     batch_bytes: PositiveInt = setting(4_194_304, "most bytes of bodies in one RQ job, unless a single one is larger")
     hold_back: Duration = setting(timedelta(seconds=2), "how long deliveries wait for a busy queue")
     poison_deaths: PositiveInt = setting(3, "workers that a delivery alone may kill before it is a dead letter")
