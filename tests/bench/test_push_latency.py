@@ -9,8 +9,8 @@ from tests.bench.push_latency import warn
 @pytest.mark.slow
 def test_every_warning_is_sent_and_timed_on_both_databases():
     with isolated_environment(), postgresql(None) as server:
-        report = warn(1, 50, 3, server, Progress(disable=True))
-    scenarios = ("idle", "30 % of drivers fail", "30 at once", "50 events wait")
+        report = warn(1, 50, 4, server, Progress(disable=True))
+    scenarios = ("idle", "30 % of drivers fail", "40 at once", "50 events wait")
     assert [row.name for row in report.rows] == [
         f"{kind}, {name}" for kind in kinds_on("a server") for name in scenarios
     ]
