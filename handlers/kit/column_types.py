@@ -28,12 +28,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Convert to UTC. Raise ValueError for a naive time."""
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be stored in the ledger")
-        try:
-            value = value.astimezone(UTC)
-        except OverflowError:  # the first or last hours of the calendar; an event may claim any time
-            value = value.replace(tzinfo=UTC)
+        if value.tzinfo is not UTC:
+            value = _in_utc(value)
         return value.isoformat(" ", "microseconds")[:LENGTH_WITHOUT_ZONE] if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | str | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - the signature is SQLAlchemy's
@@ -41,6 +37,15 @@ class UtcDateTime(TypeDecorator[datetime]):
         if isinstance(value, str):
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
         return value and value.astimezone(UTC)
+
+
+def _in_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("a time without a zone cannot be stored in the ledger")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # the first or last hours of the calendar; an event may claim any time
+        return value.replace(tzinfo=UTC)
 
 
 class EnumText(TypeDecorator[StrEnum]):

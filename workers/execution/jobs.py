@@ -316,7 +316,16 @@ def _dead(delivery: Delivery, handler: str, attempt: int, reason: str) -> RunRes
 
 
 def _result(delivery: Delivery, handler: str, attempt: int, outcome: Outcome, reason: str | None = None) -> RunResult:
-    return RunResult(delivery_id=delivery.id, handler=handler, attempts=attempt, outcome=outcome, reason=reason)
+    at = utc_now()
+    return RunResult(
+        delivery_id=delivery.id,
+        handler=handler,
+        attempts=attempt,
+        outcome=outcome,
+        reason=reason,
+        started_at=at,
+        finished_at=at,
+    )
 
 
 def _runner(resources: Resources) -> Runner:

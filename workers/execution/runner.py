@@ -34,6 +34,7 @@ from workers.resilience.retry import RetryPolicy
 
 log = structlog.get_logger()
 
+NO_EFFECTS = DeferredEffects()
 MAX_CAUSES = 5
 """Causes of an exception, of causes of exceptions, in a log line."""
 
@@ -57,7 +58,7 @@ class RunResult(RunRecord):
 
     started_at: datetime = field(default_factory=utc_now)
     finished_at: datetime = field(default_factory=utc_now)
-    writes: DeferredEffects = field(default_factory=DeferredEffects)
+    writes: DeferredEffects = NO_EFFECTS
     """Empty unless the outcome is done."""
     sessions_read: Mapping[str, Session | None] = field(default_factory=dict)
     """The sessions that the handler read, as it saw them."""
@@ -172,7 +173,7 @@ def waiting(call: HandlerCall, queue: str | None = None) -> RunResult:
 
 def failed(run: RunResult, failure: BaseException, policy: RetryPolicy) -> RunResult:
     """Return the result of a run whose handler or writes raised: again, moot or dead, always without effects."""
-    ended = replace(run, writes=DeferredEffects(), reason=str(failure))
+    ended = replace(run, writes=NO_EFFECTS, reason=str(failure))
     match failure:
         case Moot():
             return replace(ended, outcome=Outcome.MOOT)

@@ -92,6 +92,8 @@ def insert_runs(conn: Connection, rows: Sequence[RunRecord], queue: str | None =
 
 def existing(conn: Connection, delivery_ids: Collection[str]) -> set[RunKey]:
     """Return the keys of all runs of these deliveries."""
+    if not delivery_ids:
+        return set()
     found = conn.execute(select(runs.c.delivery_id, runs.c.handler).where(in_list(runs.c.delivery_id, delivery_ids)))
     return {(delivery_id, handler) for delivery_id, handler in found}
 

@@ -7,7 +7,7 @@ memory and adds what is new to one hash, after each job or once a second. What i
 import json
 import threading
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,12 +60,13 @@ class SharedCounts:
         """Add to a counter."""
         self._add({(metric.counter, *labels): by})
 
-    def observe(self, metric: SharedMetric, *labels: str, value: float) -> None:
-        """Add a value to a histogram. A negative one, since clocks may differ, counts as zero."""
-        value = max(value, 0.0)
-        index = bisect_left(metric.buckets, value)
-        bound = metric.buckets[index] if index < len(metric.buckets) else INFINITY
-        self._add({(metric.bucket, *labels, _label(bound)): 1, (metric.sum, *labels): value})
+    def observe(self, metric: SharedMetric, *labels: str, values: Iterable[float]) -> None:
+        """Add values to a histogram. A negative one, since clocks may differ, counts as zero."""
+        positive = [max(value, 0.0) for value in values]
+        bounds = (*metric.buckets, INFINITY)
+        counts = Counter(bisect_left(metric.buckets, value) for value in positive)
+        buckets = {(metric.bucket, *labels, _label(bounds[index])): number for index, number in counts.items()}
+        self._add({**buckets, (metric.sum, *labels): sum(positive)})
 
     def flush(self, connection: redis.Redis) -> None:
         """Add what was counted to what all have counted. Raise RedisError; then it is added by the next flush."""

@@ -3,7 +3,7 @@
 Every label has a bounded set of values: names of handlers and channels, states, and the events that we know.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -46,14 +46,17 @@ def count_runs(outcomes: Iterable[tuple[str, Outcome]]) -> None:
 
 def count_settled(settled: Iterable[SettledDelivery]) -> None:
     """Count deliveries that were settled for the first time."""
+    spans: defaultdict[str, list[float]] = defaultdict(list)
     for each in settled:
         event = each.event if each.event in EVENTS else OTHER
-        COUNTS.observe(SETTLED_SECONDS, event, value=(each.settled_at - each.received_at).total_seconds())
+        spans[event].append((each.settled_at - each.received_at).total_seconds())
+    for event, values in spans.items():
+        COUNTS.observe(SETTLED_SECONDS, event, values=values)
 
 
 def count_run_time(handler: str, span: timedelta) -> None:
     """Count the time of an attempt."""
-    COUNTS.observe(RUN_SECONDS, handler, value=span.total_seconds())
+    COUNTS.observe(RUN_SECONDS, handler, values=[span.total_seconds()])
 
 
 def count_pushes(channel: str, state: PushState, number: int = 1) -> None:
@@ -64,7 +67,7 @@ def count_pushes(channel: str, state: PushState, number: int = 1) -> None:
 
 def count_sent(channel: str, received_at: datetime, sent_at: datetime) -> None:
     """Count the time of a push that was sent."""
-    COUNTS.observe(PUSH_SECONDS, channel, value=(sent_at - received_at).total_seconds())
+    COUNTS.observe(PUSH_SECONDS, channel, values=[(sent_at - received_at).total_seconds()])
 
 
 def flush(connection: redis.Redis) -> None:

@@ -33,7 +33,7 @@ def test_the_counts_of_all_processes_are_added(valkey, counted):
 def test_a_histogram_has_every_bucket_and_these_are_cumulative(valkey, counted):
     counts = SharedCounts()
     for value in (0.1, 0.5, 7, -3):  # a bound is within its bucket; a clock that is behind is no error
-        counts.observe(SECONDS, "warn", value=value)
+        counts.observe(SECONDS, "warn", values=[value])
     counts.flush(valkey)
     assert counted() == {
         ("webhooks_run_seconds_bucket", "warn", "0.1"): 2,
