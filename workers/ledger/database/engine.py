@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, partial
+from pathlib import Path
 from typing import TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from workers.ledger.tables.core_tables import to_json
 
@@ -79,6 +81,8 @@ def create_ledger_engine(
         engine = make(connect_args={"timeout": busy_timeout.total_seconds()})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        if parts.database not in IN_MEMORY:
+            _reopen_replaced_file(engine, Path(str(parts.database)))
     else:
         # Finding the hstore type would be one more round trip in every process.
         limits = {name: value for name, value in LIMITS.items() if name not in parts.query}
@@ -114,6 +118,27 @@ def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEn
     # WAL lets readers and one writer work at once; FULL makes every commit an fsync of the log.
     dbapi_connection.execute("PRAGMA journal_mode = WAL")
     dbapi_connection.execute("PRAGMA synchronous = FULL")
+
+
+def _reopen_replaced_file(engine: Engine, path: Path) -> None:
+    """Open the file anew when another one is in its place: what is written to a deleted one is lost."""
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def remember(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        record.info["file"] = identity()
+
+    def compare(_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+        if record.info["file"] != identity():
+            raise DisconnectionError("another file is in the place of the database")
+
+    event.listen(engine, "connect", remember)
+    event.listen(engine, "checkout", compare)
 
 
 def _begin_sqlite(conn: Connection) -> None:

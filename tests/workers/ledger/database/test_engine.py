@@ -170,6 +170,22 @@ def test_a_writer_on_sqlite_waits_for_another_one_and_then_gives_up(tmp_path):
     assert isinstance(locked.value.orig, sqlite3.OperationalError)
 
 
+def test_a_file_that_took_the_place_of_the_database_is_opened_at_once(tmp_path):
+    path, other = tmp_path / "ledger.db", tmp_path / "restored.db"
+    for number, file in enumerate((path, other)):
+        with sqlite3.connect(file) as connection:
+            connection.execute("CREATE TABLE which (number)")
+            connection.execute("INSERT INTO which VALUES (?)", (number,))
+    engine = create_ledger_engine(f"sqlite:///{path}")
+    read_number = text("SELECT number FROM which")
+    with engine.begin() as conn:
+        assert conn.scalar(read_number) == 0
+    other.replace(path)
+    with engine.begin() as conn:
+        assert conn.scalar(read_number) == 1
+    engine.dispose()
+
+
 def test_a_sequence_is_cut_into_chunks():
     assert [list(piece) for piece in chunks(range(5), 2)] == [[0, 1], [2, 3], [4]]
     assert list(chunks([])) == []
