@@ -25,6 +25,8 @@ def merge(one: Session, other: Session) -> Session:
     """
     if one.session_id != other.session_id:
         raise ValueError("two sessions cannot be merged")
+    if _is_empty(one) and _is_small(other):  # the usual case, many times a batch
+        return other
     return Session(
         one.session_id,
         statuses=_first(_union(one.statuses, other.statuses, _both)),
@@ -44,6 +46,17 @@ def with_clock_skew(session: Session, at: datetime, received_at: datetime, allow
     if at - received_at <= allowed:
         return session
     return merge(session, Session(session.session_id, clock_skew=ClockSkew(at, received_at, EVENT)))
+
+
+def _is_empty(session: Session) -> bool:
+    is_known = session.statuses or session.users or session.fees or session.clock_skew or session.operator_name
+    return not is_known
+
+
+def _is_small(session: Session) -> bool:
+    return max(len(session.statuses), len(session.users), len(session.fees)) <= min(
+        MAX_UNKNOWN_STATUSES, MAX_USERS, MAX_FEES
+    )
 
 
 def _union(one: Mapping[str, Fact], other: Mapping[str, Fact], both: Callable[[Fact, Fact], Fact]) -> dict[str, Fact]:

@@ -53,6 +53,7 @@ class Batch:
         """Decode a batch that `encode_batch` encoded."""
         fields: dict[str, Any] = json.loads(text)
         inbox = fields["inbox"]
+        _share_headers(fields["deliveries"])
         return cls(
             id=fields["id"],
             inbox=inbox,
@@ -132,6 +133,16 @@ def _delivery(fields: Mapping[str, Any], inbox: str) -> Delivery:
         receipts=fields["receipts"],
         inbox=inbox,
     )
+
+
+def _share_headers(deliveries: Sequence[dict[str, Any]]) -> None:
+    """Let successive deliveries with equal headers share them: who converts them does it once."""
+    before: dict[str, str] = {}
+    for each in deliveries:
+        if each["headers"] == before:
+            each["headers"] = before
+        else:
+            before = each["headers"]
 
 
 def _truncate(text: str) -> str:

@@ -165,7 +165,6 @@ def resolve_id(conn: Connection, prefix: str) -> str | None:
 def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: datetime) -> dict[str, Any]:
     return {
         **dict(zip(ARRIVED, arrived_values(delivery), strict=True)),
-        "headers": dict(delivery.headers),
         "state": state,
         "reason": reason,
         "stored_at": now,
