@@ -136,7 +136,7 @@ def _delivery(fields: Mapping[str, Any], inbox: str) -> Delivery:
 
 
 def _share_headers(deliveries: Sequence[dict[str, Any]]) -> None:
-    """Let successive deliveries with equal headers share them: who converts them does it once."""
+    """Share equal headers of successive deliveries: who converts them does it once."""
     before: dict[str, str] = {}
     for each in deliveries:
         if each["headers"] == before:
