@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "cdrs": CommandRef("cdrs", "List charging records and their totals; export them."),
         "warnings": CommandRef("warnings", "List fee warnings: sent in time or not, and did they help."),
         "pushes": CommandRef("pushes", "List what was sent to drivers."),
+        "stats": CommandRef("stats", "Count what happened in a span, and how long it took."),
         "authorizations": CommandRef("authorizations", "List what was decided at the charger, and why."),
         "devices": CommandRef("devices", "List, add and remove drivers' devices, or serve the app."),
         "drive": CommandRef("drive", "Ask the Drive API; change fleets, push tokens."),

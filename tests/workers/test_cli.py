@@ -18,7 +18,7 @@ WEBHOOKS = str(Path(sys.executable).with_name("webhooks"))
 INTERFACE = (
     "dev serve warnings work clock dashboard migrate send deliveries show session pushes dead replay quarantine"
     " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi"
-    " audit driver"
+    " audit driver stats"
 )
 
 LISTS = (

@@ -31,7 +31,15 @@ from workers.access.csrf import check_origin, check_token, read_form
 from workers.access.dashboard_users import DashboardUser, DashboardUsers
 from workers.access.login_cookie import LOGIN_COOKIE, REVEAL_COOKIE, LoginCookies
 from workers.access.login_limit import LoginLimit
-from workers.access.roles import SAFE_METHODS, Principal, required_role
+from workers.access.roles import (
+    RQ_DASHBOARD,
+    SAFE_METHODS,
+    Principal,
+    address_of,
+    principal_of,
+    raw_path,
+    required_role,
+)
 from workers.access.security_headers import add_security_headers
 from workers.ledger import audit_log
 from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
@@ -105,6 +113,7 @@ class AccessControl:
         if path == LOGIN and method == "POST":
             return await self._log_in(request)
         principal = await self._identify(request)
+        request.scope["user"] = principal
         if principal is None and not (path in OPEN or path.startswith(STATIC)):
             return _ask_to_log_in(request)
         if principal is not None:
@@ -119,9 +128,11 @@ class AccessControl:
                 return self._log_out(request, principal)
             if method == "POST" and path == REVEAL:
                 return await self._reveal(request, principal)
+            if method not in SAFE_METHODS and path.startswith(RQ_DASHBOARD):
+                await self._record(AuditEntry(AuditAct.QUEUES_CHANGED, actor_of(request), path))
         elif method not in SAFE_METHODS:
             raise HTTPException(HTTPStatus.FORBIDDEN, "Log in first.")
-        await self._app({**request.scope, "user": principal}, receive, send)
+        await self._app(request.scope, receive, send)
         return None
 
     def _refuse(self, request: Request, error: HTTPException) -> Response:
@@ -143,7 +154,7 @@ class AccessControl:
             principal = self._principal(LOCAL_USER, DashboardRole.ADMIN, LOCAL_USER)
         if principal is None:
             return None
-        page = _page_of(request.url.path)
+        page = _page_of(raw_path(request))
         if not principal.csrf_token and request.query_params.get("reveal") == "true":  # a program, which has no cookie
             await self._record_reveal(request, principal, page)
             return replace(principal, reveals=True)
@@ -264,14 +275,12 @@ class AccessControl:
 
 def actor_of(request: HTTPConnection) -> Actor:
     """Return who makes this request, for the audit log."""
-    principal: Principal = request.scope["user"]
-    return Actor(principal.name, _address(request))
+    return Actor(principal_of(request).name, _address(request))
 
 
 def _ask_to_log_in(request: Request) -> Response:
     if request.method in SAFE_METHODS and _is_browser(request):
-        page = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"{LOGIN}?next={quote(page, safe='')}", HTTPStatus.SEE_OTHER)
+        return RedirectResponse(f"{LOGIN}?next={quote(address_of(request), safe='')}", HTTPStatus.SEE_OTHER)
     headers = {"www-authenticate": 'Basic realm="webhooks", Bearer'}
     return PlainTextResponse("This requires a login.", HTTPStatus.UNAUTHORIZED, headers=headers)
 

@@ -37,6 +37,17 @@ def principal_of(request: HTTPConnection) -> Principal:
     return principal
 
 
+def raw_path(request: HTTPConnection) -> str:
+    """Return the path as it was sent: an encoded slash in a name is not a separator."""
+    path: bytes = request.scope["raw_path"]
+    return path.partition(b"?")[0].decode("latin-1")
+
+
+def address_of(request: HTTPConnection) -> str:
+    """Return the path and the query of a page, as they were sent."""
+    return raw_path(request) + (f"?{request.url.query}" if request.url.query else "")
+
+
 def required_role(method: str, path: str) -> DashboardRole:
     """Return the role that a request requires, whatever handles it."""
     if method in SAFE_METHODS or path in FOR_EVERYBODY:

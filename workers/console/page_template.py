@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
-from workers.access.roles import principal_of
+from workers.access.roles import address_of, principal_of
 from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable
 
 NAVIGATION = (
@@ -92,7 +92,7 @@ def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).with_name("templates"))
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"cell": cell, "printable": printable, "masked": masked, "duration": human_duration}
-    environment.globals |= {"path_to": path_to, "csrf_field": csrf_field}
+    environment.globals |= {"path_to": path_to, "csrf_field": csrf_field, "address_of": address_of}
     return environment
 
 

@@ -256,7 +256,7 @@ def test_an_act_without_the_token_of_its_login_is_refused(console):
         {"sec-fetch-site": "cross-site", "origin": "http://testserver"},
     ],
 )
-def test_what_another_site_makes_a_browser_send_is_refused_even_with_the_token(console, headers):
+def test_what_another_site_makes_a_browser_send_is_refused_even_with_the_token(console, engine, headers):
     client = console()
     log_in(client, "ada")
     data = {"csrf_token": token(client)}
@@ -270,6 +270,7 @@ def test_what_another_site_makes_a_browser_send_is_refused_even_with_the_token(c
     assert client.post("/rq/queue/sessions/empty", headers={**headers, **ajax}).status_code == 403
     assert client.post("/rq/queue/sessions/empty", headers=own).status_code == 403  # no form of a page can set it
     assert client.post("/rq/queue/sessions/empty", headers={**own, **ajax}).status_code == 200
+    assert acts(engine)[0][:4:3] == ("queues_changed", "/rq/queue/sessions/empty")
 
 
 def test_every_answer_forbids_scripts_in_pages_frames_and_other_origins(console):
@@ -367,6 +368,9 @@ def test_a_click_shows_one_page_unmasked_and_is_recorded_without_the_driver(cons
     assert client.get("/drivers/jane@example.com").json()["reveals"] is True
     assert client.get("/drivers/jane@example.com.json").json()["reveals"] is True
     assert client.get("/drivers/joe@example.com").json()["reveals"] is False
+    client.post("/reveal", data={**own, "page": "/drivers/a%2Fb%40c"})
+    assert client.get("/drivers/a%2Fb%40c").json()["reveals"] is True
+    assert client.get("/drivers/a/b@c").json()["reveals"] is False
     client.post("/reveal", data={**own, "page": "/deliveries/d1"})
     assert client.get("/deliveries/d1").json()["reveals"] is True
     assert client.get("/drivers/jane@example.com").json()["reveals"] is False

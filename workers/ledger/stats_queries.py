@@ -1,0 +1,136 @@
+"""Count what happened in a span: events, deliveries, runs, warnings, pushes, authorizations, and how long it took."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import ceil
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, func, select
+
+from workers.ledger import fee_warnings
+from workers.ledger.database.conditions import Unindexed, within
+from workers.ledger.fee_warnings import WarningFilters
+from workers.ledger.tables.authorization_tables import authorizations
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
+
+MAX_MEASURED = 5_000
+"""Of more than so many, the latest are measured."""
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long something took, of at most MAX_MEASURED."""
+
+    count: int
+    p50: timedelta | None
+    p99: timedelta | None
+
+    @classmethod
+    def of(cls, spans: Iterable[timedelta]) -> "Latency":
+        """Return the quantiles of some spans, each of them one that was measured."""
+        ordered = sorted(spans)
+        p50, p99 = (ordered[ceil(part * len(ordered)) - 1] if ordered else None for part in (0.5, 0.99))
+        return cls(len(ordered), p50, p99)
+
+
+@dataclass(frozen=True, slots=True)
+class SpanStats:
+    """What happened in a span, by the time of receipt; pushes by when they were made, authorizations by their time."""
+
+    since: datetime
+    until: datetime
+    events: Counts
+    """By name; what has none by its kind."""
+    deliveries: Counts
+    """By state. What the ledger has not seen yet is not among them."""
+    runs: Mapping[str, Counts]
+    """By handler and outcome."""
+    warnings: Counts
+    """By outcome."""
+    pushes: Mapping[str, Counts]
+    """By channel and state."""
+    authorizations: Counts
+    """By answer."""
+    latency: Mapping[str, Latency]
+    """From receipt to settled, from receipt to a push that was taken, and of the answers to authorization requests."""
+
+
+def read_stats(conn: Connection, since: datetime, until: datetime, *, with_runs: bool = True) -> SpanStats:
+    """Count what happened in a span. Counting the runs takes longest, and may be left out."""
+    received = within(deliveries.c.received_at, since, until)
+    events: Counter[str] = Counter()
+    states: Counter[str] = Counter()
+    columns = deliveries.c.event, deliveries.c.kind, deliveries.c.state
+    for event, kind, state, count in conn.execute(select(*columns, func.count()).where(*received).group_by(*columns)):
+        events[event or kind] += count
+        states[str(state)] += count
+    made = within(pushes.c.created_at, since, until)
+    asked = within(authorizations.c.at, since, until)
+    warned = fee_warnings.find(conn, WarningFilters(since=since, until=until), until)
+    return SpanStats(
+        since=since,
+        until=until,
+        events=dict(events.most_common()),
+        deliveries=dict(states),
+        runs=_runs(conn, received) if with_runs else {},
+        warnings=dict(Counter(str(each.outcome) for each in warned)),
+        pushes=_by_two(conn, (pushes.c.channel, pushes.c.state), made),
+        authorizations=_by_one(conn, authorizations.c.decision, asked),
+        latency={
+            "received_to_settled": _settled(conn, received),
+            "received_to_push": _pushed(conn, made),
+            "authorization": _authorized(conn, asked),
+        },
+    )
+
+
+def _runs(conn: Connection, received: Sequence[ColumnElement[bool]]) -> dict[str, dict[str, int]]:
+    columns = runs.c.handler, runs.c.outcome
+    # The deliveries of the span first, and their runs by primary key.
+    joined = deliveries.join(runs, runs.c.delivery_id == deliveries.c.id)
+    query = select(*columns, func.count()).select_from(joined).where(*received).group_by(*columns)
+    return _nested(conn.execute(query))
+
+
+def _by_two(
+    conn: Connection, columns: tuple[Column[Any], Column[Any]], where: Sequence[ColumnElement[bool]]
+) -> dict[str, dict[str, int]]:
+    return _nested(conn.execute(select(*columns, func.count()).where(*where).group_by(*columns)))
+
+
+def _by_one(conn: Connection, column: Column[Any], where: Sequence[ColumnElement[bool]]) -> dict[str, int]:
+    found = conn.execute(select(column, func.count()).where(*where).group_by(column))
+    return {str(value): count for value, count in found}
+
+
+def _nested(rows: Iterable[Any]) -> dict[str, dict[str, int]]:
+    nested: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for first, second, count in rows:
+        nested[str(first)][str(second)] = count
+    return dict(nested)
+
+
+def _settled(conn: Connection, received: Sequence[ColumnElement[bool]]) -> Latency:
+    query = select(deliveries.c.received_at, deliveries.c.settled_at).where(*received)
+    return _measure(conn, query, deliveries.c.received_at, deliveries.c.settled_at)
+
+
+def _pushed(conn: Connection, made: Sequence[ColumnElement[bool]]) -> Latency:
+    joined = pushes.join(deliveries, deliveries.c.id == pushes.c.delivery_id)
+    query = select(deliveries.c.received_at, pushes.c.sent_at).select_from(joined).where(*made)
+    return _measure(conn, query, pushes.c.created_at, pushes.c.sent_at)
+
+
+def _measure(conn: Connection, query: Any, order: Column[datetime], end: Column[Any]) -> Latency:
+    latest = query.where(Unindexed(end).is_not(None)).order_by(order.desc()).limit(MAX_MEASURED)
+    # An event that was read again long after may have been settled before it: clocks differ.
+    return Latency.of(max(timedelta(), ended - began) for began, ended in conn.execute(latest))
+
+
+def _authorized(conn: Connection, asked: Sequence[ColumnElement[bool]]) -> Latency:
+    query = select(authorizations.c.latency_us).where(*asked).order_by(authorizations.c.at.desc())
+    return Latency.of(timedelta(microseconds=each) for each in conn.scalars(query.limit(MAX_MEASURED)))
