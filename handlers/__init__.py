@@ -44,6 +44,10 @@ A handler returns when it is done, or raises: `RetryLater(reason, after=, until=
 `Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Any other exception is
 retried by the retry policy and ends as a dead letter. `handlers.kit.testing` tests a plugin without a worker.
 
+`@event("SESSION_PAUSED", status="PAUSED", sample={"reason": "GRID"})` marks a subclass of `SessionEvent` as the events
+of a name that this version does not know. From then on each is decoded as one and merged into its session, and
+`webhooks send SESSION_PAUSED` sends one with the fields of the sample.
+
 `@channel("sms")` marks a function `(push: OutgoingPush) -> None` as a channel that `PUSH` may name; it raises
 `PushFailed` when the push was not accepted. With `to_devices=True` it is called for each `Device` of the driver and may
 raise `Unregistered`. `@devices` marks a function `(user_id) -> list[Device]`, if you have a registry of your own.
@@ -58,6 +62,7 @@ first decision wins, None leaves it to the next; when none decides the answer is
 
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered, channel, devices
 from handlers.kit.context import Context
+from handlers.kit.event_types import event
 from handlers.kit.policies import AuthorizeContext, authorize
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscriptions import on, record
@@ -79,6 +84,7 @@ __all__ = [
     "authorize",
     "channel",
     "devices",
+    "event",
     "on",
     "record",
 ]

@@ -15,7 +15,7 @@ def session_record(session: Session, event: SessionEvent) -> Session:
 
 def session_of(event: SessionEvent) -> Session:
     """Return the record that one event alone makes."""
-    status = STATUS_BY_EVENT.get(event.name)
+    status = STATUS_BY_EVENT.get(event.name, event.session_status)
     return Session(
         event.session_id,
         statuses={status: StatusTimes(event.at, event.at, frozenset({EVENT}))} if status else {},

@@ -84,6 +84,9 @@ class Event(BaseModel):
 class SessionEvent(Event):
     """Something happened to a charging session."""
 
+    session_status: ClassVar[str | None] = None
+    """The status that an event of a plugin's own class reports; for the others see `handlers.kit.statuses`."""
+
     session_id: Text
     user_id: UserId = None
     at: Instant = Field(validation_alias="timestamp", serialization_alias="timestamp")
@@ -168,6 +171,21 @@ WIRE_NAMES: Mapping[str, type[SessionEvent]] = MappingProxyType(
 )
 
 
+_MODELS: dict[str, type[SessionEvent]] = dict(WIRE_NAMES)
+
+
+def use_models(further: Mapping[str, type[SessionEvent]]) -> None:
+    """Decode events of further names from now on, of which the plugins of this process have the classes."""
+    _MODELS.update({**WIRE_NAMES, **further})
+    for name in _MODELS.keys() - WIRE_NAMES.keys() - further.keys():
+        del _MODELS[name]
+
+
+def models() -> Mapping[str, type[SessionEvent]]:
+    """Return the classes of events by wire name: those of this version, and of the loaded plugins."""
+    return MappingProxyType(_MODELS)
+
+
 class EventSummary(NamedTuple):
     """The name and session of a body: enough to choose a queue and to describe it."""
 
@@ -185,7 +203,7 @@ def decode(kind: Kind, body: bytes) -> Event:
     name, payload = document.get("event"), document.get("payload")
     if not isinstance(name, str) or not name:
         raise Unreadable("The body has no event name.")
-    model = WIRE_NAMES.get(name)
+    model = _MODELS.get(name)
     if model is None:
         return UnknownEvent(name=name[:LONGEST_TEXT], session_id=_session_of(payload), payload=payload)
     if not isinstance(payload, dict):
@@ -193,13 +211,22 @@ def decode(kind: Kind, body: bytes) -> Event:
     try:
         return model.model_validate({**payload, "event": name}, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise Unreadable(f"{name}: {_sentence(error)}.") from None  # its own message quotes the payload
+        raise Unreadable(f"{name}: {validation_text(error)}.") from None  # its own message quotes the payload
+
+
+def validation_text(error: ValidationError) -> str:
+    """Format which fields are wrong and why, without their values."""
+    wrong = error.errors(include_url=False, include_input=False)
+    return ", ".join(
+        f"{'.'.join(map(str, one['loc']))} {SENTENCES.get(one['type'], one['msg'].removeprefix('Value error, '))}"
+        for one in wrong
+    )
 
 
 def is_cdr(document: Any) -> bool:
     """Return whether an element of a body may be a CDR: it is an object, and no session event."""
     # The signature does not cover the path, so a session event may arrive where CDRs do.
-    return isinstance(document, dict) and _name_of(document) not in WIRE_NAMES
+    return isinstance(document, dict) and _name_of(document) not in _MODELS
 
 
 def peek(kind: Kind, body: bytes) -> EventSummary:
@@ -299,12 +326,3 @@ def _session_of_record(document: dict[str, Any]) -> str | None:
     inner = session.get("id") if isinstance(session, dict) else None
     places = (document, document.get("payload"), session, {"sessionId": inner})
     return next((found for place in places if (found := _session_of(place))), _session_of(document, "session_id"))
-
-
-def _sentence(error: ValidationError) -> str:
-    """Format which fields are wrong and why, without their values."""
-    wrong = error.errors(include_url=False, include_input=False)
-    return ", ".join(
-        f"{'.'.join(map(str, one['loc']))} {SENTENCES.get(one['type'], one['msg'].removeprefix('Value error, '))}"
-        for one in wrong
-    )

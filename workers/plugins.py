@@ -1,6 +1,7 @@
 """Loads the plugins: which functions handle what, known before the first delivery is processed."""
 
 import importlib
+import inspect
 import pkgutil
 import sys
 import traceback
@@ -13,13 +14,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, channel_plugins_of
+from handlers.kit.event_types import EventType, event_type_of, event_types_of
+from handlers.kit.markers import Marker
 from handlers.kit.policies import Policy, policies_of
 from handlers.kit.subscriptions import Subscription, subscriptions_of
 from handlers.kit.templates import TemplateError, check_templates
 from ingest.config.settings import Settings
-from ingest.errors import WebhooksError
-from ingest.events import Event
+from ingest.errors import SettingsError
+from ingest.events import WIRE_NAMES, ChargingRecord, Event, UnknownEvent, use_models, validation_text
 from ingest.queue.queues import QUEUES
 
 ENTRY_POINTS = "plugsurfing_webhooks.handlers"
@@ -29,7 +34,7 @@ T = TypeVar("T")
 Named = TypeVar("Named", Subscription, Policy, ChannelPlugin)
 
 
-class PluginError(WebhooksError):
+class PluginError(SettingsError):
     """Raised when the plugins cannot be loaded; one sentence that names the file."""
 
 
@@ -44,6 +49,8 @@ class Plugins:
     """Handlers that the settings turn off; runs that they have from before are still made."""
     policies: tuple[Policy, ...] = ()
     """In the order in which they are called."""
+    event_types: tuple[EventType, ...] = ()
+    """Events of names that this version does not know."""
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
         """Return the handlers of an event."""
@@ -78,10 +85,13 @@ class Plugins:
 def load_plugins(settings: Settings) -> Plugins:
     """Import every plugin: the files in `handlers/`, installed packages with an entry point, and HANDLER_MODULES.
 
-    Raise PluginError if one cannot be imported, two functions share a name, a queue does not exist, or a template
-    cannot be rendered.
+    From then on this process decodes the events whose classes they mark.
+
+    Raise PluginError if one cannot be imported or marks nothing, two functions share a name, no event is of the class
+    that one handles, a queue does not exist, or a template cannot be rendered.
     """
     plugins = _load(tuple(settings.handler_modules))
+    use_models({each.model.wire_name: each.model for each in plugins.event_types})
     try:
         check_templates(
             [sys.modules[name] for name in dict.fromkeys(each.plugin for each in plugins.subscriptions)],
@@ -104,8 +114,10 @@ def _load(names: tuple[str, ...]) -> Plugins:
     subscriptions = _marked(modules, subscriptions_of)
     for each in subscriptions:
         if each.queue is not None and each.queue not in QUEUES:
-            raise PluginError(f"{each.file}: {each.name} wants the queue {each.queue}; there are {', '.join(QUEUES)}.")
+            raise PluginError(f"{each.place} {each.name} wants the queue {each.queue}; there are {', '.join(QUEUES)}.")
     _check_names(subscriptions, "handler")
+    event_types = _event_types(modules, subscriptions)
+    _check_events(subscriptions, event_types)
     policies = _marked(modules, policies_of)
     _check_names(policies, "policy")
     found = _marked(modules, channel_plugins_of)
@@ -120,12 +132,13 @@ def _load(names: tuple[str, ...]) -> Plugins:
         tuple(channels),
         registries[0] if registries else None,
         policies=tuple(sorted(policies, key=lambda each: (each.order, each.name))),
+        event_types=event_types,
     )
 
 
 def _from_entry_points() -> Iterator[ModuleType]:
     for entry_point in sorted(entry_points(group=ENTRY_POINTS), key=lambda each: (each.module, each.name)):
-        yield from _modules(entry_point.module, f"The entry point {entry_point.name} of {ENTRY_POINTS}")
+        yield from _marking(entry_point.module, f"The entry point {entry_point.name} of {ENTRY_POINTS}")
 
 
 def _from_settings(names: Sequence[str]) -> Iterator[ModuleType]:
@@ -134,7 +147,69 @@ def _from_settings(names: Sequence[str]) -> Iterator[ModuleType]:
         # A team's plugins are beside its .env. Last on the path, where they cannot hide an installed module.
         sys.path.append(here)
     for name in names:
-        yield from _modules(name, "HANDLER_MODULES")
+        yield from _marking(name, "HANDLER_MODULES")
+
+
+def _marking(name: str, named_by: str) -> list[ModuleType]:
+    """Return the modules of a name. Raise PluginError if nothing in them is marked: a decorator was forgotten."""
+    modules = list(_modules(name, named_by))
+    if not any(map(is_marked, (value for module in modules for value in vars(module).values()))):
+        raise PluginError(
+            f"{modules[0].__file__ or name}, which {named_by} names, marks nothing:"
+            " write for instance @on(SessionComplete) above a handler."
+        )
+    return modules
+
+
+def is_marked(value: object) -> bool:
+    """Return whether a decorator of `handlers` has marked a function or a class."""
+    if inspect.isclass(value):
+        return event_type_of(value) is not None
+    return inspect.isfunction(value) and any(isinstance(each, Marker) for each in vars(value).values())
+
+
+def _event_types(modules: Sequence[ModuleType], subscriptions: Sequence[Subscription]) -> tuple[EventType, ...]:
+    """Return the marked classes of events that the modules have and handle. Raise PluginError if two share a name."""
+    found = [each for module in modules for each in event_types_of(module)]
+    found += filter(None, (event_type_of(wanted) for each in subscriptions for wanted in each.events))
+    by_name: dict[str, EventType] = {}
+    for each in found:
+        first, name = by_name.setdefault(each.model.wire_name, each), each.model.wire_name
+        if first is not each:
+            raise PluginError(
+                f"{_class_place(first.model)} and {_class_place(each.model)} are both events of the name {name}:"
+                " remove one of them."
+            )
+    for name, each in by_name.items():
+        try:
+            payload = {"sessionId": "S", "timestamp": "2025-06-12T10:56:51Z", **each.sample, "event": name}
+            each.model.model_validate(payload, by_alias=True, by_name=False)
+        except ValidationError as error:
+            raise PluginError(
+                f"{_class_place(each.model)} is no event of its own sample: {validation_text(error)}."
+                f' Complete @event("{name}", sample={{…}}).'
+            ) from error
+    return tuple(by_name.values())
+
+
+def _check_events(subscriptions: Sequence[Subscription], event_types: Sequence[EventType]) -> None:
+    """Raise PluginError if a handler would never be called: no event is decoded as the class that it handles."""
+    decoded: list[type[Event]] = [*WIRE_NAMES.values(), UnknownEvent, ChargingRecord]
+    decoded += [each.model for each in event_types]
+    for each in subscriptions:
+        for wanted in each.events:
+            if not any(issubclass(model, wanted) for model in decoded):
+                raise PluginError(
+                    f"{each.place} {each.name} handles {wanted.__name__}, and no event is one:"
+                    f' mark the class with @event("…"), the name that Plugsurfing sends.'
+                )
+
+
+def _class_place(model: type[Event]) -> str:
+    try:
+        return f"{inspect.getsourcefile(model)}, line {inspect.getsourcelines(model)[1]}, {model.__name__}"
+    except (OSError, TypeError):
+        return f"{model.__module__}.{model.__name__}"
 
 
 def _modules(name: str, named_by: str) -> Iterator[ModuleType]:

@@ -101,7 +101,7 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
         raise TypeError(f"{name!r} cannot name a channel: use small letters, digits, _ and -, at most 40")
 
     def mark(function: Function) -> Function:
-        check_function(function, "channel", MARK)
+        check_function(function, "channel", MARK, ("push",))
         setattr(function, MARK, ChannelPlugin(function, name, to_devices))
         return function
 
@@ -110,7 +110,7 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
 
 def devices(function: Function) -> Function:
     """Mark a function `(user_id: str) -> list[Device]` that replaces the table `devices`."""
-    check_function(function, "devices", MARK)
+    check_function(function, "devices", MARK, ("user_id",))
     registry = DeviceRegistryPlugin(function)
     if registry.is_async:
         raise TypeError(f"@devices {function.__name__} must be a plain function; it is called in a thread of its own")

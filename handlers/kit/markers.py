@@ -28,6 +28,11 @@ class Marker:
         return file
 
     @property
+    def place(self) -> str:
+        """The file and line of its definition, to begin a sentence."""
+        return f"{self.file}, line {inspect.unwrap(self.function).__code__.co_firstlineno}:"
+
+    @property
     def is_async(self) -> bool:
         """Whether it is a coroutine function."""
         return inspect.iscoroutinefunction(self.function)
@@ -36,14 +41,22 @@ class Marker:
 M = TypeVar("M", bound=Marker)
 
 
-def check_function(function: Callable[..., object], decorator: str, attribute: str) -> None:
-    """Raise TypeError unless this is a function that can be called and has no such marker yet."""
+def check_function(function: Callable[..., object], decorator: str, attribute: str, arguments: tuple[str, ...]) -> None:
+    """Raise TypeError unless this is a function that can be called with the arguments and has no such marker yet."""
     if not inspect.isfunction(function):
         raise TypeError(f"@{decorator} marks functions, not {function!r}")
     if hasattr(function, attribute):
         raise TypeError(f"{function.__name__} is marked twice; use one decorator with all of its arguments")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{function.__name__} yields, so calling it would not run it")
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        called = f"({', '.join(arguments)})"
+        raise TypeError(
+            f"{function.__name__}{signature} cannot be called with {called}, as @{decorator} does"
+        ) from None
 
 
 def checked_name(name: str, what: str) -> str:

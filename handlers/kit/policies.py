@@ -118,7 +118,7 @@ def authorize(
     """
 
     def mark(function: Function) -> Function:
-        check_function(function, "authorize", MARK)
+        check_function(function, "authorize", MARK, ("request", "ctx"))
         checked = checked_name(function.__name__ if name is None else name, "policy")
         setattr(function, MARK, Policy(function, checked, order, when))
         return function

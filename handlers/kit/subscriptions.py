@@ -4,14 +4,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TypeVar
+from typing import TypeVar, overload
 
+from handlers.kit.context import Context
 from handlers.kit.markers import Marker, check_function, checked_name, markers_in
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
 from ingest.events import Event, SessionEvent
 
 Function = TypeVar("Function", bound=Callable[..., object])
+First = TypeVar("First", bound=Event)
+Second = TypeVar("Second", bound=Event)
+Result = TypeVar("Result")
 
 MARK = "__plugsurfing_subscription__"
 
@@ -45,6 +49,35 @@ class Subscription(Marker):
         return result
 
 
+@overload
+def on(
+    first: type[First],
+    /,
+    *,
+    queue: str | None = None,
+    name: str | None = None,
+    when: Callable[[Settings], object] | None = None,
+    follows_driver: bool = False,
+) -> Callable[[Callable[[First, Context], Result]], Callable[[First, Context], Result]]: ...
+@overload
+def on(
+    first: type[First],
+    second: type[Second],
+    /,
+    *,
+    queue: str | None = None,
+    name: str | None = None,
+    when: Callable[[Settings], object] | None = None,
+    follows_driver: bool = False,
+) -> Callable[[Callable[[First | Second, Context], Result]], Callable[[First | Second, Context], Result]]: ...
+@overload
+def on(
+    *event_types: type[Event],
+    queue: str | None = None,
+    name: str | None = None,
+    when: Callable[[Settings], object] | None = None,
+    follows_driver: bool = False,
+) -> Callable[[Function], Function]: ...
 def on(
     *event_types: type[Event],
     queue: str | None = None,
@@ -90,9 +123,9 @@ def _decorator(  # noqa: PLR0913 - the parts of a subscription, by name
     _check_types(decorator, event_types, wanted)
 
     def mark(function: Function) -> Function:
-        check_function(function, decorator, MARK)
-        checked = checked_name(function.__name__ if name is None else name, "handler")
         is_record = wanted is SessionEvent
+        check_function(function, decorator, MARK, ("session", "event") if is_record else ("event", "ctx"))
+        checked = checked_name(function.__name__ if name is None else name, "handler")
         subscription = Subscription(
             function, checked, event_types, queue, records=is_record, when=when, follows_driver=follows_driver
         )

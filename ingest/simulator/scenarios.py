@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import Random
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from ingest.wire.envelope import Kind
 UNKNOWN_EVENT = "SOMETHING_NEW"
 FEE_LEAD = timedelta(minutes=10)
 FEE_TYPE = "BLOCKING"
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 ID_ALPHABET = string.ascii_letters + string.digits
 
@@ -87,15 +89,25 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 
 def build_scenario(
-    name: str, participants: Participants, *, begins_at: datetime | None = None, now: datetime
+    name: str,
+    participants: Participants,
+    *,
+    begins_at: datetime | None = None,
+    now: datetime,
+    sample: Mapping[str, Any] = NO_FIELDS,
 ) -> tuple[SimulatedEvent, ...]:
-    """Return the events of a scenario, or the one event of that wire name; by default the last one happens now."""
+    """Return the events of a scenario, or the one event of that wire name; by default the last one happens now.
+
+    `sample` has the further fields of an event that only a plugin knows.
+    """
     scenario = SCENARIOS.get(name) or _scenario("one event", (0, name))
     begins_at = begins_at or now - scenario.steps[-1][0]
-    return tuple(make_event(name, participants, begins_at + after) for after, name in scenario.steps)
+    return tuple(make_event(name, participants, begins_at + after, sample) for after, name in scenario.steps)
 
 
-def make_event(name: str, participants: Participants, at: datetime) -> SimulatedEvent:
+def make_event(
+    name: str, participants: Participants, at: datetime, sample: Mapping[str, Any] = NO_FIELDS
+) -> SimulatedEvent:
     """Return an event in its wire format."""
     if name == CHARGING_RECORD:
         return SimulatedEvent(Kind.CDRS, name, participants.session_id, _body(_charging_record(participants, at)))
@@ -107,7 +119,8 @@ def make_event(name: str, participants: Participants, at: datetime) -> Simulated
             "feeWillApplyFrom": format_timestamp(at + FEE_LEAD),
             "feeType": FEE_TYPE,
         }
-    return SimulatedEvent(Kind.EVENTS, name, participants.session_id, _body({"event": name, "payload": payload}))
+    body = _body({"event": name, "payload": {**payload, **sample}})
+    return SimulatedEvent(Kind.EVENTS, name, participants.session_id, body)
 
 
 def random_participants(random: Random) -> Participants:

@@ -5,10 +5,21 @@ from itertools import count
 from textwrap import dedent
 
 import pytest
+from pydantic import ValidationError
 
 import handlers
+from handlers.kit.session import Session
 from ingest.config.settings import load_settings
-from ingest.events import ChargingRecord, SessionComplete, SessionEvent, SessionFeeIncurring
+from ingest.events import (
+    ChargingRecord,
+    SessionComplete,
+    SessionEvent,
+    SessionFeeIncurring,
+    UnknownEvent,
+    decode,
+    use_models,
+)
+from ingest.wire.envelope import Kind
 from workers.plugins import PluginError, load_plugins
 
 PLUGIN = """
@@ -204,7 +215,7 @@ def test_an_unknown_queue_is_refused(folder):
     name = new_name()
     file = written(folder, f"{name}.py", PLUGIN.format(name="greet", options=", queue='speedy'"))
     assert refusal(folder, name) == (
-        f"{file}: greet wants the queue speedy; there are urgent, sessions, cdrs, other, background."
+        f"{file}, line 6: greet wants the queue speedy; there are urgent, sessions, cdrs, other, background."
     )
 
 
@@ -234,3 +245,144 @@ def test_a_handler_that_the_settings_turn_off_only_finishes_its_runs(folder):
     assert "remind_the_driver" in without.by_name
     wanted = load_plugins(load_settings(data_dir=folder, remind_before="2m"))
     assert "remind_the_driver" in [each.name for each in wanted.subscriptions]
+
+
+PAUSED = """
+from handlers import event, on
+from ingest.events import SessionEvent
+
+{mark}
+class SessionPaused(SessionEvent):
+    reason: str
+
+@on(SessionPaused)
+def resume(event, ctx):
+    pass
+"""
+PAUSED_BODY = b'{"event": "SESSION_PAUSED", "payload": {"sessionId": "S", "timestamp": 0, "reason": "GRID"}}'
+
+
+@pytest.fixture
+def known_again():
+    """Leave the events of other tests as they were."""
+    yield
+    use_models({})
+
+
+def test_an_event_of_a_plugins_own_is_decoded_handled_and_recorded(folder, known_again):
+    name = new_name()
+    mark = '@event("SESSION_PAUSED", status="PAUSED", sample={"reason": "GRID"})'
+    written(folder, f"{name}.py", PAUSED.format(mark=mark))
+    assert isinstance(decode(Kind.EVENTS, PAUSED_BODY), UnknownEvent)
+    plugins = loaded(folder, name)
+    event = decode(Kind.EVENTS, PAUSED_BODY)
+    assert (type(event).__name__, event.name, event.reason) == ("SessionPaused", "SESSION_PAUSED", "GRID")
+    assert [each.name for each in plugins.handlers_for(event)] == ["resume"]
+    (record,) = plugins.records_for(event)
+    assert record.apply(Session.empty("S"), event).status == "PAUSED"
+    assert type(event)(session_id="S", at=event.at, reason="GRID").name == "SESSION_PAUSED"
+    with pytest.raises(ValidationError):
+        SessionEvent(session_id="S", at=event.at)
+
+
+def test_without_its_plugin_an_event_is_unknown_again(folder, known_again):
+    name = new_name()
+    written(folder, f"{name}.py", PAUSED.format(mark='@event("SESSION_PAUSED", sample={"reason": ""})'))
+    loaded(folder, name)
+    loaded(folder)
+    assert isinstance(decode(Kind.EVENTS, PAUSED_BODY), UnknownEvent)
+
+
+def test_a_class_that_no_event_is_decoded_as_is_refused_with_its_handler(folder):
+    name = new_name()
+    file = written(folder, f"{name}.py", PAUSED.format(mark="# no mark"))
+    assert refusal(folder, name) == (
+        f"{file}, line 9: resume handles SessionPaused, and no event is one:"
+        ' mark the class with @event("…"), the name that Plugsurfing sends.'
+    )
+
+
+def test_an_event_that_is_not_one_of_its_own_sample_is_refused(folder):
+    name = new_name()
+    file = written(folder, f"{name}.py", PAUSED.format(mark='@event("SESSION_PAUSED")'))
+    assert refusal(folder, name) == (
+        f"{file}, line 5, SessionPaused is no event of its own sample: reason is missing."
+        ' Complete @event("SESSION_PAUSED", sample={…}).'
+    )
+
+
+def test_two_classes_of_one_name_are_named_with_both_files(folder):
+    one, two = new_name(), new_name()
+    text = PAUSED.format(mark='@event("SESSION_PAUSED", sample={"reason": ""})')
+    files = [
+        written(folder, f"{one}.py", text),
+        written(folder, f"{two}.py", text.replace("def resume", "def again")),
+    ]
+    places = [f"{file}, line 5, SessionPaused" for file in files]
+    assert refusal(folder, one, two) == (
+        f"{places[0]} and {places[1]} are both events of the name SESSION_PAUSED: remove one of them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "cause"),
+    [
+        ('@event("SESSION_STARTED")', "SESSION_STARTED is known already: handle SessionStarted"),
+        ('@event("")', "'' cannot name an event"),
+    ],
+)
+def test_an_event_of_no_new_name_is_refused_with_its_line(folder, mark, cause):
+    name = new_name()
+    file = written(folder, f"{name}.py", PAUSED.format(mark=mark))
+    assert refusal(folder, name) == f"{file}, line 5, cannot be loaded: TypeError: {cause}" + (
+        ": use 1 to 200 characters." if "''" in cause else "."
+    )
+
+
+@pytest.mark.parametrize(
+    ("signature", "called"),
+    [
+        ("@on(SessionComplete)\ndef f(event): ...", "f(event) cannot be called with (event, ctx), as @on does"),
+        ("@on(SessionComplete)\nasync def f(): ...", "f() cannot be called with (event, ctx), as @on does"),
+        ("@on(SessionComplete)\ndef f(event, ctx, log): ...", "f(event, ctx, log) cannot be called with (event, ctx)"),
+        ("@on(SessionComplete)\ndef f(event, *, ctx): ...", "f(event, *, ctx) cannot be called with (event, ctx)"),
+        ("@record(SessionComplete)\ndef f(event): ...", "f(event) cannot be called with (session, event)"),
+        ("@authorize()\ndef f(request): ...", "f(request) cannot be called with (request, ctx), as @authorize"),
+        ("@channel('sms')\ndef f(push, user): ...", "f(push, user) cannot be called with (push), as @channel"),
+        ("@devices\ndef f(): ...", "f() cannot be called with (user_id), as @devices does"),
+    ],
+)
+def test_a_function_with_other_arguments_is_refused_with_its_line(folder, signature, called):
+    name = new_name()
+    file = written(
+        folder,
+        f"{name}.py",
+        f"from handlers import authorize, channel, devices, on, record\n"
+        f"from ingest.events import SessionComplete\n{signature}\n",
+    )
+    sentence = refusal(folder, name)
+    assert sentence.startswith(f"{file}, line 3, cannot be loaded: TypeError: {called}")
+
+
+def test_a_function_may_have_further_arguments_that_need_no_value(folder):
+    name = new_name()
+    text = PLUGIN.format(name="greet", options="").replace("(event, ctx)", "(event, ctx, *, greeting='Hi')")
+    written(folder, f"{name}.py", text)
+    assert loaded(folder, name).subscriptions[-1].name == "greet"
+
+
+@pytest.mark.parametrize("path", ["{}.py", "{}/__init__.py"])
+def test_a_module_that_marks_nothing_is_refused(folder, path):
+    name = new_name()
+    file = written(folder, path.format(name), "def thank(event, ctx): ...\n")
+    assert refusal(folder, name) == (
+        f"{file}, which HANDLER_MODULES names, marks nothing: write for instance @on(SessionComplete) above a handler."
+    )
+
+
+def test_a_module_with_nothing_but_an_event_is_a_plugin(folder, known_again):
+    name = new_name()
+    text = PAUSED.format(mark='@event("SESSION_PAUSED", sample={"reason": ""})').partition("@on")[0]
+    written(folder, f"{name}.py", text)
+    loaded(folder, name)
+    assert type(decode(Kind.EVENTS, PAUSED_BODY)).__name__ == "SessionPaused"

@@ -2,20 +2,22 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from random import Random
+from typing import Any
 
 import click
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
+from ingest.events import CHARGING_RECORD, WIRE_NAMES
 from ingest.simulator import sender
 from ingest.simulator.drive.state import state_from_scenario
 from ingest.simulator.faults import DEFAULT_RATE, Fault, PlannedRequest, inject_faults
 from ingest.simulator.requests import RequestSigner, SigningKeyChoice, as_curl
-from ingest.simulator.scenarios import SCENARIOS, Participants, build_scenario, random_participants
+from ingest.simulator.scenarios import NO_FIELDS, SCENARIOS, Participants, build_scenario, random_participants
 from ingest.simulator.sender import ResponseStats, SimulatorResponse
 from workers.commands.errors import Failure
 from workers.commands.options import WHEN, Parsed
@@ -105,7 +107,8 @@ def send(  # noqa: PLR0913  the options of the interface
     random = Random(seed)  # noqa: S311  nothing secret is drawn
     about, now = event or scenario or DEFAULT_SCENARIO, datetime.now(UTC)
     participants = list(_draw_participants(random, count, session_id, user_id, users))
-    scenarios = [build_scenario(about, each, begins_at=at, now=now) for each in participants]
+    sample = _sample(about, settings)
+    scenarios = [build_scenario(about, each, begins_at=at, now=now, sample=sample) for each in participants]
     tracks = inject_faults(scenarios, faults, random, share)
     if only_print:
         for step in chain.from_iterable(tracks):
@@ -121,6 +124,20 @@ def send(  # noqa: PLR0913  the options of the interface
     _summarize(answers, url)
     if count == 1:
         click.echo(f"See the result: webhooks session {printable(participants[0].session_id)}")
+
+
+def _sample(name: str, settings: Settings) -> Mapping[str, Any]:
+    """Return what the payload of an event has that only a plugin knows; the plugins are loaded for no other name."""
+    if name in SCENARIOS or name in WIRE_NAMES or name == CHARGING_RECORD:
+        return NO_FIELDS
+    from workers.plugins import PluginError, load_plugins  # noqa: PLC0415  it imports SQLAlchemy
+
+    try:
+        known = load_plugins(settings).event_types
+    except PluginError as error:
+        click.echo(f"Without fields of a plugin: {error}", err=True)
+        return NO_FIELDS
+    return next((each.sample for each in known if each.model.wire_name == name), NO_FIELDS)
 
 
 def _signer_from(settings: Settings, sign: SigningKeyChoice | None) -> RequestSigner:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import redis
 import structlog
 
-from ingest.events import CHARGING_RECORD, WIRE_NAMES
+from ingest.events import CHARGING_RECORD, models
 from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.states import Outcome, PushState
 from workers.observability.redis_metrics import SharedCounts, SharedMetric
@@ -19,7 +19,6 @@ log = structlog.get_logger()
 
 # From an event alone (tens of milliseconds) over "in time for a driver" (seconds) to what waited for a retry (hours).
 SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
-EVENTS = {*WIRE_NAMES, CHARGING_RECORD}
 OTHER = "other"
 
 RUNS = SharedMetric("webhooks_runs", "Attempts at runs that ended, by handler and outcome", ("handler", "outcome"))
@@ -46,9 +45,10 @@ def count_runs(outcomes: Iterable[tuple[str, Outcome]]) -> None:
 
 def count_settled(settled: Iterable[SettledDelivery]) -> None:
     """Count deliveries that were settled for the first time."""
+    known = {CHARGING_RECORD, *models()}
     spans: defaultdict[str, list[float]] = defaultdict(list)
     for each in settled:
-        event = each.event if each.event in EVENTS else OTHER
+        event = each.event if each.event in known else OTHER
         spans[event].append((each.settled_at - each.received_at).total_seconds())
     for event, values in spans.items():
         COUNTS.observe(SETTLED_SECONDS, event, values=values)

@@ -1,11 +1,12 @@
 import shlex
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner, Result
 
 from ingest.config.settings import Settings
-from ingest.events import decode
+from ingest.events import decode, use_models
 from ingest.simulator import sender
 from ingest.simulator.sender import SimulatorResponse
 from ingest.wire.envelope import Kind, verify_request
@@ -199,3 +200,25 @@ def test_options_that_make_no_sense_are_wrong_usage(arguments, sentence):
 
 def test_a_fault_counts_once_and_spaces_do_not_matter():
     assert len(printed("unknown", "--fault", " dup , dup,")) == 2
+
+
+def test_an_event_that_a_plugin_knows_is_sent_with_the_fields_of_its_sample(tmp_path, monkeypatch):
+    (tmp_path / "team_pauses.py").write_text(
+        "from handlers import event\nfrom ingest.events import SessionEvent\n\n"
+        "@event('SESSION_PAUSED', sample={'reason': 'GRID'})\nclass SessionPaused(SessionEvent):\n    reason: str\n"
+    )
+    monkeypatch.setenv("HANDLER_MODULES", "team_pauses")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    try:
+        (words,) = printed("SESSION_PAUSED", "--session", "S")
+    finally:
+        use_models({})
+    assert '"sessionId": "S"' in words[-1]
+    assert '"reason": "GRID"' in words[-1]
+
+
+def test_an_event_is_sent_beside_a_broken_plugin(monkeypatch):
+    monkeypatch.setenv("HANDLER_MODULES", "no_such_module")
+    result = run("SESSION_PAUSED", "--print")
+    assert result.exit_code == 0
+    assert "Without fields of a plugin: HANDLER_MODULES names no_such_module" in result.stderr

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
-from ingest.events import WIRE_NAMES
+from ingest.events import models
 from ingest.queue.process_registry import ProcessRegistry
 from ingest.relay.outbox import Outbox
 from workers.commands.check.basics import CheckResult, fail, ok, warn
@@ -111,7 +111,7 @@ def _lost_text(ids: Sequence[str]) -> str:
 
 
 def _event_names(subscription: Subscription) -> list[str]:
-    return [name for name, event in WIRE_NAMES.items() if issubclass(event, subscription.events)]
+    return [name for name, event in models().items() if issubclass(event, subscription.events)]
 
 
 def _violation(broken: Violation) -> str:
