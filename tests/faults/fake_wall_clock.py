@@ -63,8 +63,10 @@ def replace(module: ModuleType, time: SimpleNamespace, module_of_datetimes: Simp
             setattr(module, name, module_of_datetimes)
 
 
-if __name__ == "__main__":
+def main() -> None:
     shift_clock()
-    from workers.cli import main
+    importlib.import_module("workers.cli").main()
 
+
+if __name__ == "__main__":
     main()

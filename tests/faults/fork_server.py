@@ -2,6 +2,7 @@
 
 import gc
 import json
+import mmap
 import os
 import select
 import signal
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Self
 
 from ingest import failpoints
+from workers.execution import handler_durations
+from workers.resilience import hard_timeout
 
 PRELOADED = (
     *("ingest.server.serve", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
@@ -106,6 +109,9 @@ def exec_in_child(module: str, arguments: list[str], folder: str, environment: d
     os.environ.clear()
     os.environ.update(environment)
     failpoints.FOLDER = Path(environment[failpoints.VARIABLE])
+    # Memory that the processes of a worker share, and workers do not.
+    hard_timeout.use_own_deadline()
+    handler_durations.SLOTS_MEMORY = mmap.mmap(-1, len(handler_durations.SLOTS_MEMORY))
     sys.argv[1:] = arguments
     import_module(module).main()
 

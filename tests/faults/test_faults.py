@@ -1,7 +1,7 @@
 """Faults of every kind under load: no acknowledged delivery is lost, processed twice or stuck.
 
-Several clusters with real stores run at once, as they mostly wait. `python -m tests.faults.report` injects all faults
-and prints a table.
+Several clusters with real stores run at once, as they mostly wait; their processes are forked from one that has
+imported everything. `python -m tests.faults.report` starts each anew, injects all faults and prints a table.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ from dataclasses import replace
 import pytest
 
 from tests.faults import database_faults, inbox_faults, kills, other_faults, redis_faults, stranger_faults
+from tests.faults.cluster import Cluster
+from tests.faults.fork_server import ForkServer
 from tests.faults.trials import Group, Impossible, Trial, Verdicts, running_groups
 
 
@@ -30,8 +32,10 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def verdicts() -> Iterator[Verdicts]:
-    with running_groups(GROUPS) as verdicts:
-        yield verdicts
+    with ForkServer() as processes, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cluster, "launch", staticmethod(processes.launch))
+        with running_groups(GROUPS) as verdicts:
+            yield verdicts
 
 
 @pytest.mark.parametrize(

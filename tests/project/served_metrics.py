@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import redis
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -11,12 +10,13 @@ from ingest import metrics as serve_metrics
 from ingest.authorize import authorize_metrics
 from ingest.authorize.authorize_metrics import AuthorizeMetrics
 from ingest.metrics import Metrics
+from ingest.queue.redis_client import connect_redis
 from ingest.wire.timestamps import utc_now
 from workers.observability.ledger_metrics import format_state
 from workers.observability.queue_metrics import RedisCollector
 from workers.observability.work_metrics import METRICS
 
-NOWHERE = redis.Redis(unix_socket_path="/nowhere")
+NOWHERE = connect_redis("unix:///nowhere")
 
 
 @dataclass(frozen=True)

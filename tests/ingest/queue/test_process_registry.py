@@ -10,6 +10,7 @@ from ingest.errors import QueueUnavailable
 from ingest.queue import process_registry
 from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.process_registry import KEY, NodeReport, ProcessRecord, ProcessRegistry, ProcessType
+from ingest.queue.redis_client import connect_redis
 
 
 def record(process: ProcessType = ProcessType.WORK, **parts: object) -> ProcessRecord:
@@ -88,7 +89,7 @@ def test_what_another_version_wrote_is_left_out(valkey: redis.Redis, text: str) 
 
 
 def test_a_redis_that_does_not_answer_is_an_error_of_the_queue_and_stopping_only_logs_it() -> None:
-    with redis.Redis(unix_socket_path="/nowhere") as connection:
+    with connect_redis("unix:///nowhere") as connection:
         registry = ProcessRegistry(connection)
         with pytest.raises(QueueUnavailable, match="ConnectionError"):
             registry.processes()

@@ -1,5 +1,6 @@
 """The rules about what is wrong at the moment: when each raises its alert, and when it resolves it."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from ingest.inbox.quarantined_request import WRONG_PATH
 from ingest.queue import process_monitor
 from ingest.queue.process_registry import KEY, NodeReport, ProcessRecord, ProcessRegistry, ProcessType
 from ingest.queue.queues import QUEUES
+from ingest.queue.redis_client import connect_redis
 from tests.workers.alerts.conftest import WatchedLedger
 from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.alerts import AlertKind, AlertRow
@@ -90,6 +92,7 @@ def test_a_handler_of_which_several_runs_fail_is_an_alert_long_before_they_are_d
     assert (alert.kind, alert.subject) == (AlertKind.HANDLER_FAILING, "audit")
     assert "audit" in alert.sentence
     assert "KeyError" in alert.sentence
+    assert "3 runs" in alert.sentence
     assert "driver-1" not in alert.sentence
     assert ledger_watch.kinds() == ["handler_failing"]
     end(watched, "d1", "d2", "d3")
@@ -167,8 +170,10 @@ def test_a_push_that_waits_for_a_minute_is_an_alert_and_one_that_was_sent_is_non
     push("u1", ago=50 * SECOND)
     push("u2", ago=5 * MINUTE, error="", state=PushState.MOOT)
     assert ledger_watch.kinds() == []
-    push("u3", ago=61 * SECOND)
-    assert ledger_watch.kinds() == ["pushes_late"]
+    push("u3", ago=2 * MINUTE)
+    (alert,) = ledger_watch.after(SECOND)
+    assert alert.kind is AlertKind.PUSHES_LATE
+    assert re.match(r"2 pushes on fcm should have been sent, the first (2 m|1\d\d s) ago\. ", alert.sentence)
 
 
 def test_dead_pushes_are_an_alert_until_they_are_sent_again(
@@ -177,6 +182,7 @@ def test_dead_pushes_are_an_alert_until_they_are_sent_again(
     push("u1", ago=MINUTE, error="the service answered 400", state=PushState.DEAD)
     (alert,) = ledger_watch.after(SECOND)
     assert (alert.kind, alert.subject, alert.delivery_id) == (AlertKind.PUSHES_DEAD, "fcm", "d-u1")
+    assert alert.sentence.startswith("1 push on fcm will not be sent")
     assert "webhooks pushes retry" in alert.sentence
     watched.resolve()
     assert ledger_watch.kinds() == []
@@ -235,7 +241,7 @@ def test_a_process_that_is_gone_is_an_alert_until_one_runs_again(
 
 
 def test_what_a_redis_that_does_not_answer_hides_is_neither_raised_nor_resolved(watched: WatchedLedger) -> None:
-    with redis.Redis(unix_socket_path="/nowhere") as connection:
+    with connect_redis("unix:///nowhere") as connection:
         watch = Watch(watched, connection)
         assert watch.kinds() == []
         (alert,) = watch.after(MINUTE)

@@ -76,10 +76,9 @@ def test_an_unknown_event_that_was_lost_is_found():
 
 
 def test_the_timeout_returns_the_last_state(monkeypatch):
-    monkeypatch.setattr(demo, "TIMEOUT", timedelta(milliseconds=50))
     monkeypatch.setattr(demo, "POLL_INTERVAL", timedelta(milliseconds=10))
     monkeypatch.setattr(demo, "read_state", lambda _engine, _participants: GOOD)
-    assert asyncio.run(wait_for_state(None, PARTICIPANTS, lambda _: False)) is GOOD
+    assert asyncio.run(wait_for_state(None, PARTICIPANTS, lambda _: False, timedelta(milliseconds=50))) is GOOD
 
 
 @pytest.mark.parametrize(

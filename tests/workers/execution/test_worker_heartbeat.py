@@ -12,7 +12,7 @@ from ingest.config.settings import load_settings
 from ingest.queue import process_monitor, process_registry
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from ingest.queue.queues import CLOCK_GONE_JOB, QUEUES
-from ingest.queue.redis_client import queue
+from ingest.queue.redis_client import connect_redis, queue
 from ingest.wire.timestamps import utc_now
 from tests.workers.conftest import PushNode
 from workers.alerts.alerts import AlertKind, AlertRow, find_alerts
@@ -67,7 +67,7 @@ def test_the_workers_together_have_a_clock_that_is_gone_told_by_one_job(
 
 
 def test_a_worker_works_on_while_redis_is_away_and_logs_that_once(heartbeat: WorkerHeartbeat) -> None:
-    with redis.Redis(unix_socket_path="/nowhere") as away, capture_logs() as logs:
+    with connect_redis("unix:///nowhere") as away, capture_logs() as logs:
         lost = WorkerHeartbeat(away, QUEUES, load_plugins(load_settings()))
         lost.beat()
         lost.beat()

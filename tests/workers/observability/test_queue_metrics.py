@@ -3,11 +3,9 @@
 import time
 from dataclasses import replace
 
-import redis
-
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from ingest.queue.queues import BATCH_JOB, QUEUES
-from ingest.queue.redis_client import queue
+from ingest.queue.redis_client import connect_redis, queue
 from workers.observability import work_metrics
 from workers.observability.queue_metrics import RedisCollector
 from workers.observability.redis_metrics import SharedCounts
@@ -61,4 +59,4 @@ def test_what_processes_have_counted_is_served(valkey, samples, monkeypatch):
 
 
 def test_without_redis_that_is_all_there_is(samples):
-    assert samples(RedisCollector(redis.Redis(unix_socket_path="/nowhere"))) == {("webhooks_redis_up",): 0}
+    assert samples(RedisCollector(connect_redis("unix:///nowhere"))) == {("webhooks_redis_up",): 0}

@@ -5,6 +5,7 @@ import threading
 import pytest
 import redis
 
+from ingest.queue.redis_client import connect_redis
 from workers.observability.redis_metrics import KEY, SharedCollector, SharedCounts, SharedMetric
 
 RUNS = SharedMetric("webhooks_runs", "Runs", ("handler", "outcome"))
@@ -48,7 +49,7 @@ def test_what_redis_did_not_take_is_added_later(valkey, counted):
     counts = SharedCounts()
     counts.increment(RUNS, "warn", "done")
     with pytest.raises(redis.RedisError):
-        counts.flush(redis.Redis(unix_socket_path="/nowhere"))
+        counts.flush(connect_redis("unix:///nowhere"))
     counts.increment(RUNS, "warn", "done")
     counts.flush(valkey)
     assert counted()["webhooks_runs_total", "warn", "done"] == 2

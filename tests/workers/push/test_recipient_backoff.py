@@ -8,7 +8,7 @@ import pytest
 from handlers.kit.channel import PushFailed
 from workers.ledger.pushes import PushRow
 from workers.push import recipient_backoff
-from workers.push.recipient_backoff import SLOW_AFTER, RecipientBackoff
+from workers.push.recipient_backoff import LONGEST_IN_OUTAGE, SLOW_AFTER, RecipientBackoff
 from workers.resilience.retry import RetryPolicy
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -110,6 +110,24 @@ def test_a_recipient_that_fails_has_one_call_at_a_time(recipients: RecipientBack
     clock.passed = MINUTE
     assert recipients.acquire("u1", None) is None
     assert recipients.acquire("u1", None) is not None
+
+
+def test_while_the_provider_fails_nobody_waits_for_long_and_afterwards_nobody_waits_at_all(
+    recipients: RecipientBackoff, clock: Clock
+) -> None:
+    recipients.set_outage(is_outage=True)
+    for _ in range(9):
+        retry_at = recipients.release("u1", BUSY, push())
+        assert retry_at is not None
+        assert retry_at <= clock.now() + LONGEST_IN_OUTAGE
+    recipients.set_outage(is_outage=True)
+    assert recipients.failures_of("u1") == (BUSY, 9)
+    recipients.set_outage(is_outage=False)
+    assert recipients.failures_of("u1") == (None, 0)
+    assert recipients.acquire("u1", None) is None
+    for _ in range(9):
+        recipients.release("u1", BUSY, push())
+    assert (recipients.acquire("u1", None) or clock.now()) > clock.now() + LONGEST_IN_OUTAGE
 
 
 def test_a_wall_clock_that_is_set_back_makes_no_wait_longer(recipients: RecipientBackoff, clock: Clock) -> None:
