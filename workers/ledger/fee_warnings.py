@@ -8,13 +8,14 @@ from enum import StrEnum
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, literal_column, or_, select, union
+from sqlalchemy import Connection, Row, Select, and_, or_, select, union
 
 from handlers.kit.statuses import FINAL_STATUSES
 from ingest.errors import Unreadable
 from ingest.events import SessionFeeIncurring, decode
 from ingest.wire.envelope import Kind
 from workers.ledger.database.conditions import Position, matching, older_than, same_person, within
+from workers.ledger.deliveries import is_event
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs, sessions
 
@@ -26,8 +27,7 @@ TOO_LATE = "too late"
 
 FETCH_SIZE = 1000
 
-# Not a parameter: both databases use their partial index for a literal only.
-IS_FEE_NOTICE = deliveries.c.event == literal_column(f"'{SessionFeeIncurring.wire_name}'")
+IS_FEE_NOTICE = is_event(SessionFeeIncurring.wire_name)
 
 
 class WarningOutcome(StrEnum):

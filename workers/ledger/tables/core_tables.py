@@ -51,8 +51,13 @@ deliveries = Table(
     Index("deliveries_session", "session_id", "received_at"),
     Index("deliveries_state", "state", "received_at"),
 )
-# Fee notices are few, and what became of each is listed.
-partial_index("deliveries_fee_notices", deliveries.c.received_at, where="event = 'SESSION_FEE_INCURRING'")
+# Every session has these, so a list of one of them finds it soon among all deliveries. The others are few.
+COMMON_EVENTS = frozenset({"SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE"})
+partial_index(
+    "deliveries_rare_events",
+    *(deliveries.c.event, deliveries.c.received_at),
+    where=f"event NOT IN ({', '.join(repr(event) for event in sorted(COMMON_EVENTS))})",
+)
 
 # How often each inbox has received a delivery, where that is more than the one receipt of its row in `deliveries`. Each
 # inbox counts its own, and counts only grow: so they may arrive twice, late, and in any order.
