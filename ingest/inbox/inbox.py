@@ -23,7 +23,7 @@ from ingest.failpoints import Failpoint, hit
 from ingest.inbox.corruption import is_corruption, lock_and_check
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.rows import Kept, Row, insert_new, open_for_inserts, row_of, upsert_rows
-from ingest.inbox.write_lock import ROW_BYTES, Checkpointer
+from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Envelope
 
@@ -177,7 +177,7 @@ class Inbox:
         has_room = self._reserve.has_room(size)
         kept = insert_new(self._file, rows) if has_room and not is_probed else None
         if kept is None:  # little room, a probe, a duplicate, or too many rows
-            self._file.execute("BEGIN IMMEDIATE")
+            execute_with_retry(self._file, "BEGIN IMMEDIATE")
             if not has_room:  # under the lock, so that no other process takes the same room
                 self._reserve.reserve(self._file, size)
             kept = upsert_rows(self._file, rows)

@@ -16,7 +16,7 @@ from ingest.errors import InboxUnavailable, Refusal
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.quarantined_request import QuarantinedRequest, from_row
 from ingest.inbox.rows import Kept, open_for_inserts, row_of, upsert_rows
-from ingest.inbox.write_lock import Checkpointer, disable_busy_timeout, transaction
+from ingest.inbox.write_lock import Checkpointer, transaction
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Kind, headers_to_keep
 from ingest.wire.field_paths import header_names
@@ -129,7 +129,6 @@ class Quarantine:
     def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
             with contextlib.closing(open_for_inserts(self._path)) as file:
-                disable_busy_timeout(file)
                 yield file
         except (sqlite3.Error, OSError) as error:
             raise InboxUnavailable(f"The inbox file cannot be used ({type(error).__name__}: {error}).") from error

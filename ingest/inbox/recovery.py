@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingest.inbox.rows import Row, open_for_inserts, row_of, upsert_rows
+from ingest.inbox.rows import Row, known_ids, open_for_inserts, row_of, upsert_rows
 from ingest.inbox.write_lock import Checkpointer, transaction
 from ingest.queue.batch import timestamp_or_none
 from ingest.wire.envelope import Envelope, Kind, delivery_id
@@ -28,7 +28,6 @@ READ = """
 SELECT seq, id, kind, received_at, signed_with, signed_at, headers, body
 FROM deliveries NOT INDEXED WHERE body IS NOT NULL ORDER BY seq
 """
-KNOWN = "SELECT id FROM seen WHERE id IN (SELECT value FROM json_each(?))"
 
 
 def recover(damaged: Path, path: Path) -> int:
@@ -51,7 +50,7 @@ def recover(damaged: Path, path: Path) -> int:
 
 def _insert(file: sqlite3.Connection, rows: list[Row]) -> int:
     with transaction(file):
-        known = {known for (known,) in file.execute(KNOWN, (json.dumps([row.id for row in rows]),))}
+        known = known_ids(file, [row.id for row in rows])
         new = [row for row in rows if row.id not in known]
         upsert_rows(file, new)
     return len(new)

@@ -1,6 +1,8 @@
 """Insert envelopes into the inbox file, and recognize duplicates."""
 
+import json
 import sqlite3
+import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -12,22 +14,29 @@ from pydantic_core import to_json
 from ingest.events import peek, queue_for
 from ingest.failpoints import Failpoint, hit_inside
 from ingest.inbox.schema import open_inbox_file
+from ingest.inbox.write_lock import disable_busy_timeout, execute_with_retry
 from ingest.wire.envelope import Envelope
 
 # Duplicates carry no body and go to the low-priority queue.
 DUPLICATES_QUEUE = "other"
 
-# Part of the insert, which fails as a whole if one of its rows is known.
-REMEMBER_TRIGGER = """
-CREATE TEMP TRIGGER remembering AFTER INSERT ON main.deliveries WHEN new.body IS NOT NULL BEGIN
-    INSERT INTO seen (id, first_at) VALUES (new.id, (julianday('now') - 2440587.5) * 86400);
+# Part of the insert, which fails as a whole if one of its rows is known; of unsettled ones an index knows.
+RECOGNIZE_TRIGGER = """
+CREATE TEMP TRIGGER recognizing BEFORE INSERT ON main.deliveries
+WHEN new.body IS NOT NULL AND EXISTS (SELECT 1 FROM seen WHERE id = new.id) BEGIN
+    SELECT RAISE(ABORT, 'known');
 END
 """
 INSERT = """
 INSERT INTO deliveries (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body) VALUES
 """
-KNOWN = "SELECT 1 FROM seen WHERE id = ?"
-COUNT = "UPDATE seen SET receipts = receipts + 1 WHERE id = ?"
+KNOWN = """
+SELECT id FROM seen WHERE id IN (SELECT value FROM json_each(:ids))
+UNION SELECT id FROM deliveries WHERE body IS NOT NULL AND id IN (SELECT value FROM json_each(:ids))
+"""
+COUNT = """
+INSERT INTO seen (id, receipts, first_at) VALUES (?, 2, ?) ON CONFLICT (id) DO UPDATE SET receipts = receipts + 1
+"""
 # While the notice of an earlier duplicate waits, it stands for this one too: it counts receipts when it is published.
 INSERT_DUPLICATE_NOTICE = INSERT.replace("INSERT INTO", "INSERT OR IGNORE INTO")
 # Of one statement. The sqlite3 module caches the prepared statement of each length, which takes memory.
@@ -76,9 +85,15 @@ def row_of(envelope: Envelope) -> Row:
 def open_for_inserts(path: Path) -> sqlite3.Connection:
     """Open the inbox file for `insert_new` and `upsert_rows`."""
     connection = open_inbox_file(path)
-    connection.execute(REMEMBER_TRIGGER)
+    disable_busy_timeout(connection)
+    connection.execute(RECOGNIZE_TRIGGER)
     hit_inside(Failpoint.KEEPING, connection)
     return connection
+
+
+def known_ids(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Return which of these deliveries are in the file, or were within DUPLICATES_REMEMBERED."""
+    return {known for (known,) in connection.execute(KNOWN, {"ids": json.dumps(ids)})}
 
 
 def insert_new(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept] | None:
@@ -90,7 +105,7 @@ def insert_new(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kept
     if not 0 < len(rows) <= MAX_ROWS_PER_INSERT:
         return None
     try:
-        connection.execute(_statement_for(INSERT, len(rows)), list(chain.from_iterable(rows)))
+        execute_with_retry(connection, _statement_for(INSERT, len(rows)), list(chain.from_iterable(rows)))
     except sqlite3.IntegrityError:
         return None
     return [Kept(row.id, duplicate=False) for row in rows]
@@ -106,9 +121,9 @@ def upsert_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Kep
 
 
 def _upsert_one(connection: sqlite3.Connection, row: Row) -> Kept:
-    is_known = connection.execute(KNOWN, (row.id,)).fetchone() is not None
+    is_known = bool(known_ids(connection, [row.id]))
     if is_known:
-        connection.execute(COUNT, (row.id,))
+        connection.execute(COUNT, (row.id, time.time()))
         connection.execute(
             _statement_for(INSERT_DUPLICATE_NOTICE, 1), row._replace(queue=DUPLICATES_QUEUE, headers="{}", body=None)
         )

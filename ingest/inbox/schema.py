@@ -16,7 +16,9 @@ CREATE TABLE IF NOT EXISTS meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- Ids of all deliveries of the last DUPLICATES_REMEMBERED: duplicates are recognized after the rows are deleted.
+-- Ids of deliveries that were settled in the last DUPLICATES_REMEMBERED, and of those that were received again: to
+-- recognize a duplicate, both this table and `deliveries` are searched. An insert does not write here, because ids come
+-- in no order, and each would be one more page of the log that the response waits for.
 CREATE TABLE IF NOT EXISTS seen (
     id TEXT PRIMARY KEY,
     receipts INTEGER NOT NULL DEFAULT 1,
@@ -43,6 +45,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
 CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (queue, seq) WHERE batch IS NULL;
 CREATE INDEX IF NOT EXISTS deliveries_offered ON deliveries (batch) WHERE batch IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS deliveries_repeats ON deliveries (id) WHERE body IS NULL AND batch IS NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS deliveries_ids ON deliveries (id) WHERE body IS NOT NULL;
 CREATE INDEX IF NOT EXISTS deliveries_session ON deliveries (session_id) WHERE session_id IS NOT NULL;
 
 -- The latest downtimes: spans in which nothing could be kept.
@@ -60,6 +63,13 @@ CREATE TABLE IF NOT EXISTS quarantine (
     headers TEXT NOT NULL,
     body BLOB NOT NULL
 );
+"""
+
+# For the index `deliveries_ids`. A file that an older release wrote may have a delivery twice that was unsettled for
+# longer than DUPLICATES_REMEMBERED.
+DELETE_DUPLICATES = """
+DELETE FROM deliveries WHERE body IS NOT NULL
+    AND seq NOT IN (SELECT min(seq) FROM deliveries WHERE body IS NOT NULL GROUP BY id)
 """
 
 
@@ -91,7 +101,11 @@ def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
     # WAL lets the relay read while the inbox writes; FULL makes each commit an fsync of the log.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.executescript(SCHEMA)
+    try:
+        connection.executescript(SCHEMA)
+    except sqlite3.IntegrityError:
+        connection.execute(DELETE_DUPLICATES)
+        connection.executescript(SCHEMA)
     # An insert takes the write lock: opening the file to read must not make the inbox wait.
     if connection.execute("SELECT 1 FROM meta WHERE name = 'inbox_id'").fetchone() is None:
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('inbox_id', ?)", (uuid.uuid4().hex[:12],))

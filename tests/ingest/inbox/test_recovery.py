@@ -97,7 +97,7 @@ def test_a_row_is_built_anew_whatever_its_other_columns_contain(damaged, path):
 def test_rows_that_were_recovered_before_are_skipped(damaged, path):
     assert (recover(damaged, path), recover(damaged, path)) == (COUNT, 0)
     with contextlib.closing(open_inbox_file(path)) as file:
-        assert file.execute("SELECT count(*), max(receipts) FROM seen").fetchone() == (COUNT, 1)
+        assert file.execute("SELECT count(*) FROM seen").fetchone() == (0,)
         assert file.execute("SELECT count(*) FROM deliveries").fetchone() == (COUNT,)
 
 

@@ -1,3 +1,4 @@
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -38,7 +39,8 @@ def count(file, where="TRUE"):
 
 
 def receipts(file):
-    return dict(file.execute("SELECT id, receipts FROM seen").fetchall())
+    counted = "SELECT id, coalesce(receipts, 1) FROM deliveries LEFT JOIN seen USING (id) WHERE body IS NOT NULL"
+    return dict(file.execute(counted).fetchall())
 
 
 def test_a_row_says_what_the_envelope_and_its_body_say():
@@ -105,11 +107,26 @@ def test_a_notice_in_flight_is_followed_by_another(file):
 
 
 def test_a_delivery_that_is_settled_is_still_known(file):
-    keep(file, row(1))
-    file.execute("DELETE FROM deliveries")
+    file.execute("INSERT INTO seen (id, first_at) VALUES (?, 1.0)", (row(1).id,))
 
+    assert insert_new(file, [row(2), row(1)]) is None
     assert keep(file, row(1, at=2.0)) == [True]
-    assert count(file, "body IS NOT NULL") == 0
+    assert keep(file, row(2), row(1, at=2.0), row(3)) == [False, True, False]
+    assert count(file, "body IS NOT NULL") == 2
+    assert file.execute("SELECT id, receipts, first_at FROM seen").fetchall() == [(row(1).id, 3, 1.0)]
+
+
+def test_an_insert_waits_while_another_connection_writes(file, tmp_path):
+    other = open_for_inserts(tmp_path / FILE_NAME)
+    other.execute("BEGIN IMMEDIATE")
+    inserting = threading.Thread(target=insert_new, args=(file, [row(1)]))
+    inserting.start()
+    time.sleep(0.02)
+    assert inserting.is_alive()
+    other.execute("COMMIT")
+    inserting.join(10)
+    other.close()
+    assert count(file) == 1
 
 
 def test_a_single_statement_inserts_all_or_nothing(file):
@@ -122,9 +139,8 @@ def test_a_single_statement_inserts_all_or_nothing(file):
     assert not file.in_transaction
 
 
-def test_first_at_is_the_time_of_the_insert_not_of_the_receipt(file):
-    """A request that is reverified late was received long ago, and must not be pruned at once."""
-    keep(file, row(1, at=1.0))
+def test_the_first_duplicate_of_an_unsettled_delivery_is_remembered_now_not_when_it_was_received(file):
+    keep(file, row(1, at=1.0), row(1, at=2.0))
 
     (first_at,) = file.execute("SELECT first_at FROM seen").fetchone()
     assert abs(first_at - time.time()) < 5

@@ -1,3 +1,4 @@
+import contextlib
 import sqlite3
 import threading
 
@@ -62,3 +63,18 @@ def test_a_file_that_is_not_a_database_is_refused_at_once(tmp_path):
     path.write_text("this is not a database" * 100)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         open_inbox_file(path)
+
+
+def test_a_delivery_that_an_older_release_kept_twice_does_not_close_the_file(tmp_path):
+    path = tmp_path / FILE_NAME
+    with contextlib.closing(open_inbox_file(path)) as file:
+        file.execute("DROP INDEX deliveries_ids")
+        for name, body in (("a", b"1"), ("b", b"2"), ("a", b"1"), ("a", None)):
+            file.execute(
+                "INSERT INTO deliveries (id, kind, queue, received_at, signed_with, headers, body)"
+                " VALUES (?, 'events', 'other', 1.0, 'current', '{}', ?)",
+                (name, body),
+            )
+    with contextlib.closing(open_inbox_file(path)) as file:
+        found = file.execute("SELECT seq, id, body FROM deliveries ORDER BY seq").fetchall()
+    assert found == [(1, "a", b"1"), (2, "b", b"2"), (4, "a", None)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import open_inbox_file
 from ingest.queue.batch import LONGEST_DESCRIPTION, Batch, Delivery, description, encode_batch, timestamp_or_none
+from ingest.relay import outbox as outbox_module
 from ingest.relay.outbox import InFlightBatch, Outbox
 from ingest.wire.envelope import HEADERS_KEPT, Kind, verify_request
 from ingest.wire.signature import SigningKeys, sign
@@ -208,12 +209,38 @@ def test_assigned_rows_are_in_flight(inbox_file, outbox):
 
 
 def test_settled_rows_are_deleted_and_still_known(inbox_file, outbox):
-    (known, _) = inbox_file.insert(2)
+    (known, waiting) = inbox_file.insert(2, received_at=1_000_000_000)
     outbox.assign([("batch", outbox.next_batch("sessions", 1, 1000))])
     assert outbox.settle(["batch", "unknown"]) == 1
     assert outbox.settle(["batch"]) == 0
     assert inbox_file.count() == 1
     assert inbox_file.remembers(known)
+    assert not inbox_file.remembers(waiting)
+    # A request that is reverified late was received long ago, and must not be pruned at once.
+    outbox.prune_seen(datetime.now(UTC) - timedelta(minutes=1))
+    assert inbox_file.remembers(known)
+
+
+def test_many_rows_are_settled_in_short_transactions(inbox_file, outbox, monkeypatch):
+    monkeypatch.setattr(outbox_module, "MAX_REMEMBERED", 2)
+    ids = inbox_file.insert(5)
+    inbox_file.receive_again(ids[1])
+    outbox.assign([("batch", outbox.next_batch("sessions", 10, 1000))])
+    assert outbox.settle(["batch"]) == 5
+    assert all(map(inbox_file.remembers, ids))
+    assert inbox_file.count() == inbox_file.count("body IS NULL") == 1
+
+
+def test_a_delivery_that_was_remembered_and_not_deleted_is_still_unsettled(inbox_file, outbox, monkeypatch):
+    ids = inbox_file.insert(2)
+    outbox.assign([("batch", outbox.next_batch("sessions", 10, 1000))])
+    monkeypatch.setattr(outbox_module, "SETTLE", "SELECT * FROM nothing")
+    with pytest.raises(sqlite3.OperationalError):
+        outbox.settle(["batch"])
+    assert all(map(inbox_file.remembers, ids))
+    assert outbox.settled() == []
+    assert {each.delivery.id for each in outbox.unsettled()} == set(ids)
+    assert {each.delivery.receipts for each in outbox.unsettled()} == {1}
 
 
 def test_an_unknown_batch_is_empty(outbox):
@@ -290,8 +317,8 @@ def test_unsettled_deliveries_can_be_listed_and_found(inbox_file, outbox):
 
 
 def test_old_ids_are_pruned_in_small_steps(inbox_file, outbox):
-    old = inbox_file.insert(5, received_at=1_000_000_000)
-    (new,) = inbox_file.insert(1)
+    old = inbox_file.remember(5, at=1_000_000_000)
+    (new,) = inbox_file.remember()
     after = ""
     steps = 0
     while after is not None:

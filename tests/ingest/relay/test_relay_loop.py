@@ -240,15 +240,15 @@ def test_halves_do_not_linger(inbox_file, loop, workers, eventually):
 
 
 def test_old_ids_are_pruned(inbox_file, begin):
-    (old,) = inbox_file.insert(received_at=1_000_000_000)
-    (new,) = inbox_file.insert()
+    (old,) = inbox_file.remember(at=1_000_000_000)
+    (new,) = inbox_file.remember()
     begin(duplicates_remembered=timedelta(days=8)).tick()
     assert not inbox_file.remembers(old)
     assert inbox_file.remembers(new)
 
 
 def test_ids_are_pruned_a_few_at_a_time(inbox_file, begin, eventually):
-    old = inbox_file.insert(1001, received_at=1_000_000_000)
+    old = inbox_file.remember(1001, at=1_000_000_000)
     loop = begin()
     loop.tick()
     left = sum(map(inbox_file.remembers, old))
