@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "replay": CommandRef("replay", "Run handlers again on deliveries that came before."),
         "quarantine": CommandRef("quarantine", "List what failed verification."),
         "reverify": CommandRef("quarantine", "Verify it again with today's keys, and keep what passes."),
+        "retain": CommandRef("retain", "Delete what is older than the settings allow, or count it."),
         "audit": CommandRef("audit", "List who looked at what, ran it again, resolved it."),
         "keys": CommandRef("keys", "Show which key matched last, and whether CURRENT can be retired."),
     },

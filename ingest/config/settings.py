@@ -17,6 +17,7 @@ from ingest.config.sections.dashboard import DashboardSettings
 from ingest.config.sections.drive import DriveSettings, ReconcileSettings
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import AlertSettings, DeviceSettings, NotificationSettings
+from ingest.config.sections.privacy import RetentionSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.sections.server import MetricsSettings, ServerSettings
 from ingest.config.types import setting
@@ -60,6 +61,7 @@ class Settings(  # the last section comes first: pydantic collects the fields of
     AuthorizationSettings,
     DriveSettings,
     AlertSettings,
+    RetentionSettings,
     ReconcileSettings,
     CdrSettings,
     DeviceSettings,

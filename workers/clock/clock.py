@@ -34,6 +34,7 @@ from workers.ledger.states import Outcome
 from workers.observability import work_metrics
 from workers.observability.metrics_server import MetricsServer, create_metrics_app, installation_registry
 from workers.policies.sync import sync_tasks
+from workers.privacy.retention import RetentionTask
 from workers.reconciliation.tasks import reconciliation_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
 from workers.resources import Resources, open_resources, shared_engine
@@ -162,6 +163,7 @@ def background_tasks(resources: Resources) -> list[PeriodicTask]:
         *reconciliation_tasks(resources),
         *sync_tasks(resources),
         AlertEvaluator(resources.engine, resources.settings, resources.connection),
+        RetentionTask(resources.engine, resources.settings),
         *notifiers(resources.engine, resources.settings),
     ]
 

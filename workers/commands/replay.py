@@ -170,7 +170,8 @@ def _counts(decided: Sequence[ReplayPlan]) -> Counter[str]:
         deliveries=sum(bool(each.handlers) for each in decided),
         again=sum(len(each.again) for each in decided),
         first=sum(len(each.first) for each in decided),
-        unreadable=sum(not each.is_understood for each in decided),
+        unreadable=sum(not each.is_understood and each.row.body_deleted_at is None for each in decided),
+        deleted=sum(each.row.body_deleted_at is not None for each in decided),
         unloaded=sum(len(each.unloaded) for each in decided),
         idle=sum(each.is_understood and not each.handlers and not each.unloaded for each in decided),
     )
@@ -185,6 +186,7 @@ def _report(tally: Counter[str], rate: float | None) -> None:
         click.echo(f"They come due over {human_duration(timedelta(seconds=tally['deliveries'] / rate))}.")
     for count, words in (
         (tally["unreadable"], "still unreadable"),
+        (tally["deleted"], "not replayed: their bodies are deleted"),
         (tally["changed"], "not replayed: they have changed since they were found"),
         (tally["idle"], "with nothing to run: no handler takes it, or its runs are not finished"),
         (tally["unloaded"], "dead runs not replayed: no plugin defines their handler any more"),
@@ -195,6 +197,8 @@ def _report(tally: Counter[str], rate: float | None) -> None:
 
 def _would_run(plan: ReplayPlan) -> str:
     words = [*plan.again, *(f"{name} (first)" for name in plan.first)]
+    if plan.row.body_deleted_at is not None:
+        return "nothing: its body is deleted"
     return ", ".join(words) or ("nothing" if plan.is_understood else "nothing: unreadable")
 
 
@@ -203,7 +207,7 @@ PLANS = Listing[ReplayPlan](
         **attributes(id="row.id", event="row.event", session_id="row.session_id", received_at="row.received_at"),
         **attributes("again"),
         "first": lambda plan: list(plan.first),
-        "unreadable": lambda plan: not plan.is_understood,
+        "unreadable": lambda plan: not plan.is_understood and plan.row.body_deleted_at is None,
     },
     columns={
         "received": "received_at",

@@ -11,7 +11,7 @@ from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
 from workers.ledger.deliveries import DeliveryRow
-from workers.lists.delivery_list import DETAILS, RUNS
+from workers.lists.delivery_list import DETAILS, RUNS, deletion_text
 from workers.lists.delivery_sources import find_one
 from workers.lists.formatting import Cell, printable, printable_body, short_id
 
@@ -51,6 +51,7 @@ def _print_delivery(row: DeliveryRow) -> None:
         ("settled", row.settled_at),
         ("key", row.signed_with),
         ("signed", row.signed_at),
+        ("body", deletion_text(row)),
     ]
     key_values([(name, value) for name, value in facts if value is not None])
     if row.runs:
@@ -62,4 +63,5 @@ def _print_delivery(row: DeliveryRow) -> None:
     click.echo()
     for name, value in row.headers.items():
         click.echo(f"{printable(name)}: {printable(value)}")
-    click.echo(f"\n{printable_body(body)}")
+    if row.body_deleted_at is None:
+        click.echo(f"\n{printable_body(body)}")

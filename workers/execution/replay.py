@@ -24,6 +24,7 @@ class ReplayPlan:
 
     row: DeliveryRow
     is_understood: bool
+    """Whether it has a body that can be decoded."""
     again: tuple[str, ...] = ()
     """Handlers whose final runs are run once more."""
     were_dead: bool = False
@@ -56,6 +57,8 @@ def plan_replay(row: DeliveryRow, plugins: Plugins, handler: str | None = None) 
     event runs, whether it ran before or not. Open runs are left alone. `handler` narrows the plan to one.
     """
     kind, body = Kind(row.kind), row.body or b""
+    if row.body_deleted_at is not None:  # nothing can run on it, and what has become of it stays
+        return ReplayPlan(row, is_understood=False)
     try:
         event = decode(kind, body)
     except Unreadable:

@@ -43,6 +43,15 @@ class AuditAct(StrEnum):
     REVERIFIED = "reverified"
     """Requests in quarantine were verified again, and let in."""
 
+    DELETED = "deleted"
+    """What was older than the settings allow was deleted by a command."""
+
+    ERASED = "erased"
+    """All that was known of a driver or of a session was erased."""
+
+    ARCHIVED = "archived"
+    """Deliveries were written to a file."""
+
     QUEUES_CHANGED = "queues_changed"
     """Something was changed in rq-dashboard: a queue was emptied, a job deleted or requeued."""
 

@@ -26,7 +26,7 @@ from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.conditions import Position, begins_with, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
 from workers.ledger.runs import RunRecord
-from workers.ledger.states import OPEN_OUTCOMES, DeliveryState, Outcome
+from workers.ledger.states import OPEN_OUTCOMES, BodyDeletion, DeliveryState, Outcome
 from workers.ledger.tables.core_tables import COMMON_EVENTS, deliveries, receipts, runs, sessions
 
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
@@ -53,6 +53,8 @@ class DeliveryRow:
     stored_at: datetime
     settled_at: datetime | None
     duplicates: int
+    body_deleted_at: datetime | None = None
+    body_deletion: BodyDeletion | None = None
     runs: tuple[RunRecord, ...] = ()
     #: The raw bytes, where they were asked for.
     body: bytes | None = None
@@ -178,6 +180,8 @@ def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: date
         "reason": reason,
         "stored_at": now,
         "settled_at": now if state.is_ended else None,
+        "body_deleted_at": None,
+        "body_deletion": None,
     }
 
 

@@ -36,6 +36,16 @@ class DeliveryState(StrEnum):
         return self in ENDED_STATES
 
 
+class BodyDeletion(StrEnum):
+    """Why the body and the headers of a delivery are deleted; its id, times and outcomes stay."""
+
+    RETENTION = "retention"
+    """It is older than RETAIN_BODIES."""
+
+    ERASURE = "erasure"
+    """Its driver or session was erased: `webhooks erase`."""
+
+
 ENDED_STATES = frozenset({DeliveryState.SETTLED, DeliveryState.DEAD, DeliveryState.UNREADABLE})
 
 

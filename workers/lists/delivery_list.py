@@ -87,6 +87,11 @@ def _error_text(run: RunRecord) -> str:
     return f"{_first_line(run.error) or run.reason} ({attempts})"
 
 
+def deletion_text(row: DeliveryRow) -> str | None:
+    """Return when and why the body was deleted; None if it is there."""
+    return None if row.body_deleted_at is None else f"deleted on {row.body_deleted_at:%Y-%m-%d}, {row.body_deletion}"
+
+
 def _first_line(error: str | None) -> str | None:
     return next(iter((error or "").splitlines()), None)
 
@@ -161,7 +166,7 @@ RUNS = Listing[RunRecord](
 DETAILS = Listing[DeliveryRow](
     fields={
         **DELIVERIES.fields,
-        **attributes("reason", "signed_at", "settled_at", "inbox"),
+        **attributes("reason", "signed_at", "settled_at", "inbox", "body_deleted_at", "body_deletion"),
         "headers": lambda row: dict(row.headers),
         "runs": lambda row: [RUNS.json(run) for run in row.runs],
         "body": lambda row: _utf8_text(row.body or b""),

@@ -115,6 +115,9 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
 def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
     assert isinstance(dbapi_connection, sqlite3.Connection)  # noqa: S101 - for the type checker
     dbapi_connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
+    if dbapi_connection.execute("PRAGMA page_count").fetchone() == (0,):
+        # Deleted rows give disk back, a few pages at a time. Only a new file can be made so, and that takes its lock.
+        dbapi_connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     # WAL lets readers and one writer work at once; FULL makes every commit an fsync of the log.
     dbapi_connection.execute("PRAGMA journal_mode = WAL")
     dbapi_connection.execute("PRAGMA synchronous = FULL")

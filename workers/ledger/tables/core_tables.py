@@ -8,7 +8,7 @@ from sqlalchemy.schema import CheckConstraint, Column, Index, MetaData, PrimaryK
 from sqlalchemy.types import JSON, Boolean, Integer, LargeBinary, String, Text
 
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
-from workers.ledger.states import DeliveryState, Outcome, PushState
+from workers.ledger.states import BodyDeletion, DeliveryState, Outcome, PushState
 
 #: Formats JSON for the ledger; made once, for an encoder costs more to make than to use.
 to_json = JSONEncoder(separators=(",", ":")).encode
@@ -47,6 +47,8 @@ deliveries = Table(
     Column("reason", UntrustedText),
     Column("stored_at", UtcDateTime, nullable=False),
     Column("settled_at", UtcDateTime),
+    Column("body_deleted_at", UtcDateTime),
+    Column("body_deletion", EnumText(BodyDeletion)),
     Index("deliveries_received_at", "received_at"),
     Index("deliveries_session", "session_id", "received_at"),
     Index("deliveries_state", "state", "received_at"),

@@ -1,0 +1,30 @@
+"""Settings of privacy: for how long the ledger keeps what."""
+
+from datetime import timedelta
+
+from pydantic_settings import BaseSettings
+
+from ingest.config.durations import Duration
+from ingest.config.types import setting
+
+
+class RetentionSettings(BaseSettings):
+    """`clock`: for how long the ledger keeps what; 0: for ever."""
+
+    retain_bodies: Duration = setting(
+        timedelta(days=90), "how long the body and the headers of a delivery are kept after it was received"
+    )
+    retain_deliveries: Duration = setting(
+        timedelta(days=365),
+        "how long a delivery without its body is kept, with its runs: so long is a duplicate recognized on every node",
+    )
+    retain_sessions: Duration = setting(
+        timedelta(days=365), "how long a session record is kept after its last news, with its re-reads and its key"
+    )
+    retain_pushes: Duration = setting(timedelta(days=180), "how long a push is kept after it was made")
+    retain_authorizations: Duration = setting(timedelta(days=90), "how long a decision at the charger is kept")
+    retain_alerts: Duration = setting(timedelta(days=365), "how long an alert is kept once it is resolved")
+    retain_audit: Duration = setting(timedelta(days=730), "how long an entry of the audit log is kept")
+    retain_cdrs: Duration = setting(
+        timedelta(days=3653), "how long a charging record is kept: tax law often asks for ten years"
+    )

@@ -1,0 +1,1 @@
+"""What the ledger forgets: by age (retention), and on request (erasure)."""
