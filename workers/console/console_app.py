@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
+from workers.console.detail_pages import delivery_page, push_page, session_page
 from workers.console.driver_page import driver_page, find_page
 from workers.console.list_page import LISTS, list_page
 from workers.console.page_stores import Opener
@@ -38,6 +39,9 @@ def create_console(
             *routes,
             Route("/find", find_page, methods=["GET"]),
             Route("/drivers/{user:path}", driver_page, methods=["GET"]),
+            Route("/sessions/{id:path}", session_page, methods=["GET"]),
+            Route("/deliveries/{id}", delivery_page, methods=["GET"]),
+            Route("/pushes/{id}", push_page, methods=["GET"]),
             *(
                 Route(f"/{name}{form}", list_page(query), methods=["GET"], name=f"{name}{form}")
                 for name, query in LISTS.items()

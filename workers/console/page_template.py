@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.templating import Jinja2Templates
 
 from workers.access.roles import address_of, principal_of
-from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable
+from workers.lists.formatting import Sentence, cell_text, clock_name, human_duration, iso, printable, printable_body
 
 NAVIGATION = (
     ("", "Now"),
@@ -56,6 +56,8 @@ def path_to(section: str, *names: str) -> str:
 def cell(value: object) -> Markup:  # noqa: PLR0911 - one return for each kind of value
     """Format a cell: a time with its zone for the script, a state with its class, text as text."""
     match value:
+        case Markup():
+            return value
         case datetime():
             return time_tag(value)
         case StrEnum():
@@ -78,6 +80,16 @@ def time_tag(at: datetime) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(iso(at), shown)
 
 
+def lines(text: str) -> str:
+    """Format a text of several lines, with nothing else in it that a terminal would interpret."""
+    return printable_body(text.encode("utf-8", "backslashreplace"))
+
+
+def clock(at: datetime) -> str:
+    """Format a time of day in this machine's zone."""
+    return at.astimezone().strftime("%H:%M:%S")
+
+
 def masked(user_id: str) -> str:
     """Format a user id so that it can be recognized, but not read."""
     return printable(f"{user_id[:SHOWN_OF_USER]}…")
@@ -92,6 +104,7 @@ def _environment() -> Environment:
     loader = FileSystemLoader(Path(__file__).with_name("templates"))
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"cell": cell, "printable": printable, "masked": masked, "duration": human_duration}
+    environment.filters |= {"iso": iso, "clock": clock, "lines": lines}
     environment.globals |= {"path_to": path_to, "csrf_field": csrf_field, "address_of": address_of}
     return environment
 

@@ -306,6 +306,12 @@ def find(  # noqa: PLR0913 - filters, by name
     return [PushRow(*row) for row in conn.execute(query)]
 
 
+def get(conn: Connection, push_id: str) -> PushRow | None:
+    """Return a push, or None if it is unknown."""
+    row = conn.execute(select(*COLUMNS).where(pushes.c.id == push_id)).first()
+    return None if row is None else PushRow(*row)
+
+
 def _over(conn: Connection, is_due: Sequence[ColumnElement[bool]]) -> list[str]:
     """Return the due pushes that an end of their session cancels, and whose session is over for their event."""
     query = (

@@ -10,6 +10,9 @@ function showLocalTimes(root) {
     element.title = element.dateTime;
     element.textContent = at.toLocaleString("sv-SE");  // 2026-11-28 18:00:00
   }
+  for (const element of root.querySelectorAll("text[data-at]")) {
+    element.textContent = new Date(element.dataset.at).toLocaleTimeString("sv-SE");
+  }
 }
 
 showLocalTimes(document);

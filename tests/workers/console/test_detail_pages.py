@@ -1,0 +1,77 @@
+"""The pages of one session, one delivery and one push."""
+
+import html
+
+import pytest
+
+from tests.faults.documents import HOSTILE
+from tests.workers.console.conftest import reveal
+from tests.workers.console.past import fill
+
+
+@pytest.fixture
+def filled(any_node, console_of):
+    fill(any_node, failures=1)
+    return any_node, console_of(any_node)
+
+
+def test_a_session_is_a_picture_and_the_list_that_the_command_prints(filled):
+    _, console = filled
+    page = console.get("/sessions/warned").text
+    assert page.count('<circle class="mark') == 6  # four events, the push, the CDR
+    assert '<line class="fee"' in page
+    assert '<rect class="charging"' in page
+    for text in ("SESSION_FEE_INCURRING", "push by fcm", "a CDR of 7.03 EUR", "status STARTED"):
+        assert text in page
+
+
+def test_the_driver_of_a_session_is_masked_until_asked_for(filled):
+    _, console = filled
+    assert "dana@example.com" not in console.get("/sessions/warned").text
+    reveal(console, "/sessions/warned")
+    assert console.get("/sessions/warned").text.count("dana@example.com") >= 2
+    assert "dana@example.com" not in console.get("/sessions/late").text
+
+
+def test_a_body_is_masked_until_asked_for_and_that_is_recorded(filled):
+    node, console = filled
+    (row,) = [row for row in node.rows("deliveries", "--session", "warned") if row["event"] == "SESSION_STARTED"]
+    url = f"/deliveries/{row['id']}"
+    before = console.get(url).text
+    assert "userId" not in before
+    assert "base64" not in before
+    reveal(console, url)
+    shown = html.unescape(console.get(url).text)
+    assert '"userId": "dana@example.com"' in shown
+    assert "base64 -d | curl -X POST" in shown
+    assert [(act["act"], act["subject"]) for act in node.rows("audit")] == [("body_viewed", url)]
+
+
+def test_the_beginning_of_an_id_leads_to_the_delivery(filled):
+    node, console = filled
+    row = node.rows("deliveries")[-1]
+    assert console.get(f"/deliveries/{row['id'][:10]}").url.path == f"/deliveries/{row['id']}"
+    assert console.get("/deliveries/zz").status_code == 404
+
+
+def test_a_push_is_shown_with_the_reason_why_it_died(filled):
+    node, console = filled
+    (push,) = node.rows("pushes", "--state", "dead")
+    page = console.get(f"/pushes/{push['id'][:12]}").text
+    assert "UNREGISTERED: the app was removed" in page
+    assert "dana@example.com" not in page
+    assert console.get("/pushes/zz").status_code == 404
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_what_comes_from_outside_is_text_on_the_pages_of_its_things(node, console_of, text):
+    fill(node, user=f"u{text}", text=text, failures=1)
+    console = console_of(node)
+    urls = [f"/deliveries/{row['id']}" for row in node.rows("deliveries", "--limit", "4")]
+    urls += [f"/pushes/{row['id']}" for row in node.rows("pushes")]
+    for url in (*urls, "/sessions/warned", "/sessions/refused"):
+        reveal(console, url)
+        answer = console.get(url)
+        assert answer.status_code == 200, url
+        assert "<script>alert" not in answer.text
+        assert "<img" not in answer.text
