@@ -197,7 +197,7 @@ def decode(kind: Kind, body: bytes) -> Event:
     """Parse a body. Raise Unreadable, and nothing else, if that is not possible."""
     if kind is Kind.CDRS:
         return _charging_record(body)
-    document = _document(body, exact=False)
+    document = _texts_only(body) or _document(body, exact=False)
     if not isinstance(document, dict):
         raise Unreadable("The body is JSON, but not an object.")
     name, payload = document.get("event"), document.get("payload")
@@ -299,6 +299,22 @@ def _document(body: bytes, *, exact: bool) -> Any:
         return _sanitize_all(document)
     except RecursionError:
         raise Unreadable("The body is nested too deeply.") from None
+
+
+def _texts_only(body: bytes) -> dict[str, Any] | None:
+    """Return the same as `_document`, sooner, if the payload has nothing but texts, as most have, else None.
+
+    No text needs escaping. orjson reads numbers otherwise, so there is none.
+    """
+    if not body.isascii() or b"\\u" in body:
+        return None
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    payload = document.get("payload") if isinstance(document, dict) else None
+    is_plain = isinstance(payload, dict) and all(type(value) is str for value in payload.values())
+    return document if is_plain else None
 
 
 def _sanitize_all(value: Any) -> Any:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 LONGEST_NAME = 64
 MOST_NAMES = 20
 LONGEST_DESCRIPTION = 200
@@ -51,7 +53,7 @@ class Batch:
     @classmethod
     def from_json(cls, text: bytes) -> "Batch":
         """Decode a batch that `encode_batch` encoded."""
-        fields: dict[str, Any] = json.loads(text)
+        fields = _parse(text)
         inbox = fields["inbox"]
         _share_headers(fields["deliveries"])
         return cls(
@@ -133,6 +135,14 @@ def _delivery(fields: Mapping[str, Any], inbox: str) -> Delivery:
         receipts=fields["receipts"],
         inbox=inbox,
     )
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = orjson.loads(text)
+    except orjson.JSONDecodeError:  # headers may have half of a surrogate pair, which it refuses
+        fields = json.loads(text)
+    return fields
 
 
 def _share_headers(deliveries: Sequence[dict[str, Any]]) -> None:
