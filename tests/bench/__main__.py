@@ -65,19 +65,27 @@ def accept(runs: int, seconds: float, *, as_json: bool) -> None:
 @click.option(
     "--rival-events", default=200, show_default=True, type=click.IntRange(min=2), help="Jobs of the baseline."
 )
+@click.option(
+    "--rivals", "with_rivals", is_flag=True, help="Also measure pgqueuer on PostgreSQL; it is installed for that."
+)
 @database_option
 @as_json
-def work(runs: int, events: int, rival_events: int, database: str | None, *, as_json: bool) -> None:
+def work(  # noqa: PLR0913 - one for each option
+    runs: int, events: int, rival_events: int, database: str | None, *, with_rivals: bool, as_json: bool
+) -> None:
     """Measure how fast a full inbox is settled.
 
     `webhooks work` and the relay, against a stock `rq worker` that has everything imported and does the same work in
     the same tables, one job an event, each in a child process of its own.
     """
+    from tests.bench.rivals import rivals  # noqa: PLC0415 - as above
     from tests.bench.work import work as measure  # noqa: PLC0415 - as above
 
     with progress() as bar, postgresql(database) as server:
-        report = measure(runs, events, rival_events, server, bar)
-    print_reports([report], as_json=as_json)
+        reports = [measure(runs, events, rival_events, server, bar)]
+        if with_rivals and server:
+            reports.append(rivals(runs, events, server, bar))
+    print_reports(reports, as_json=as_json)
 
 
 @bench.command()

@@ -50,7 +50,7 @@ def work(runs: int, events: int, rival_events: int, server: str | None, progress
         for kind in kinds:
             progress.update(task, description=f"work: {ours[kind].name}")
             with harness_on(kind, server) as harness:
-                _measure(harness, events, ours[kind])
+                measure_ours(harness, events, ours[kind])
             progress.update(task, advance=1, description=f"work: {theirs[kind].name}")
             with harness_on(kind, server) as harness:
                 _measure_baseline(harness, rival_events, theirs[kind])
@@ -84,7 +84,8 @@ async def _fill(settings: Settings, events: Iterable[bytes]) -> None:
     inbox.close()
 
 
-def _measure(harness: Harness, events: int, row: Row) -> None:
+def measure_ours(harness: Harness, events: int, row: Row) -> None:
+    """Settle a full inbox with `webhooks work`."""
     harness.valkey(fsync="everysec")
     settings = harness.settings()
     fill(settings, bodies("work", events))

@@ -44,6 +44,7 @@ from workers.execution.work_horse import UNKNOWN_STATUS, WorkHorse, serve_reques
 from workers.execution.worker_heartbeat import WorkerHeartbeat
 from workers.execution.worker_pool import WorkerPool
 from workers.installation import announce_quietly, join_installation
+from workers.ledger.database.engine import write_in_bulk
 from workers.ledger.warm_up import compile_statements, warm_up
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
@@ -289,6 +290,7 @@ def prepare_quietly(prepare: Callable[[Engine], None]) -> None:
 def open_connections(connection: redis.Redis, engine: Engine) -> None:
     """Open what a work horse needs for its first job. Raise SQLAlchemyError or RedisError."""
     connection.ping()
+    write_in_bulk(engine)
     warm_up(engine)
 
 

@@ -51,6 +51,10 @@ MAX_CONNECTION_AGE = timedelta(minutes=1)
 #: statements meet a pooler that gives each transaction another connection (26000, 42P05).
 BROKEN_CONNECTION = {"25006", "26000", "42P05"}
 
+#: Of a process that writes batches, on SQLite: for each connection, and between two checkpoints.
+CACHE_KIB = 32 * 1024
+CHECKPOINT_PAGES = 4000
+
 SET_UP = "SELECT pg_backend_pid(), set_config('TimeZone', 'UTC', false), set_config('DateStyle', 'ISO', false)"
 
 IN_MEMORY = {None, "", ":memory:"}
@@ -94,6 +98,15 @@ def create_ledger_engine(
     return engine
 
 
+def write_in_bulk(engine: Engine) -> None:
+    """Let connections of this process, from now on, hold in memory what a large batch changes on SQLite.
+
+    With the default of 2 MB its pages are written and read again within the transaction.
+    """
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_bulk_writes)
+
+
 @contextmanager
 def read_only(engine: Engine) -> Iterator[Connection]:
     """Open a transaction for reading: on SQLite it neither waits for writers nor blocks them."""
@@ -121,6 +134,12 @@ def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEn
     # WAL lets readers and one writer work at once; FULL makes every commit an fsync of the log.
     dbapi_connection.execute("PRAGMA journal_mode = WAL")
     dbapi_connection.execute("PRAGMA synchronous = FULL")
+
+
+def _prepare_bulk_writes(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    assert isinstance(dbapi_connection, sqlite3.Connection)  # noqa: S101 - for the type checker
+    dbapi_connection.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
+    dbapi_connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
 
 def _reopen_replaced_file(engine: Engine, path: Path) -> None:

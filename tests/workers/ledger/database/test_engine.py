@@ -17,6 +17,8 @@ from sqlalchemy.exc import IntegrityError, InternalError, OperationalError, Prog
 
 from tests.ports import reserve_port
 from workers.ledger.database.engine import (
+    CACHE_KIB,
+    CHECKPOINT_PAGES,
     LIMITS,
     MAX_CONNECTION_AGE,
     POOL_TIMEOUT,
@@ -24,6 +26,7 @@ from workers.ledger.database.engine import (
     create_ledger_engine,
     insert_into,
     read_only,
+    write_in_bulk,
 )
 from workers.ledger.database.transaction import RETRY_FOR, is_transient, run_in_transaction
 from workers.ledger.tables.core_tables import metadata, receipts
@@ -155,6 +158,15 @@ def test_sqlite_syncs_every_commit_and_lets_readers_read(tmp_path):
     with create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}").connect() as conn:
         assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_a_process_that_writes_batches_holds_their_pages_in_memory(tmp_path):
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    write_in_bulk(engine)
+    with engine.connect() as conn:
+        assert conn.exec_driver_sql("PRAGMA cache_size").scalar() == -CACHE_KIB
+        assert conn.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar() == CHECKPOINT_PAGES
+    engine.dispose()
 
 
 def test_a_writer_on_sqlite_waits_for_another_one_and_then_gives_up(tmp_path):
