@@ -99,7 +99,7 @@ def create_ledger_engine(
 
 
 def write_in_bulk(engine: Engine) -> None:
-    """Let connections of this process, from now on, hold in memory what a large batch changes on SQLite.
+    """Make connections that are opened from now on hold in memory what a large batch changes on SQLite.
 
     With the default of 2 MB its pages are written and read again within the transaction.
     """
