@@ -19,6 +19,7 @@ from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from workers.console.detail_pages import delivery_page, push_page, session_page
 from workers.console.driver_page import driver_page, find_page
+from workers.console.failure_page import failure_page, failures_page, push_failure_page, run_again, send_again
 from workers.console.list_page import LISTS, list_page
 from workers.console.page_stores import Opener
 from workers.console.page_template import render
@@ -39,6 +40,11 @@ def create_console(
             *routes,
             Route("/find", find_page, methods=["GET"]),
             Route("/drivers/{user:path}", driver_page, methods=["GET"]),
+            Route("/failures", failures_page, methods=["GET"]),
+            Route("/failures/pushes/{key}", push_failure_page, methods=["GET"]),
+            Route("/failures/pushes/{key}/send", send_again, methods=["POST"]),
+            Route("/failures/{key}", failure_page, methods=["GET"]),
+            Route("/failures/{key}/run", run_again, methods=["POST"]),
             Route("/sessions/{id:path}", session_page, methods=["GET"]),
             Route("/deliveries/{id}", delivery_page, methods=["GET"]),
             Route("/pushes/{id}", push_page, methods=["GET"]),

@@ -34,13 +34,23 @@ NAVIGATION = (
     ("audit", "Audit"),
     ("rq/", "Queues"),
 )
+DONE_COOKIE = "done"
 SHOWN_OF_USER = 3
 """How many characters of a masked user id are shown."""
 
 
 def render(request: Request, template: str, context: Mapping[str, Any]) -> Response:
     """Render a page."""
-    return TEMPLATES.TemplateResponse(request, template, {"navigation": NAVIGATION, "zone": clock_name(), **context})
+    shared = {"navigation": NAVIGATION, "zone": clock_name(), "done": _done(request)}
+    return TEMPLATES.TemplateResponse(request, template, {**shared, **context})
+
+
+def _done(request: Request) -> str:
+    """Return the sentence of an act that has just led to this page; the cookie lives for seconds."""
+    try:
+        return bytes.fromhex(request.cookies.get(DONE_COOKIE, "")).decode()
+    except ValueError:
+        return ""
 
 
 def csrf_field(request: Request) -> Markup:
