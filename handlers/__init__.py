@@ -37,8 +37,8 @@ A statement that is a constant of the module, executed as `ctx.write(STATEMENT, 
 `ctx.session(id)` and `ctx.read(statement)` read; there are also `ctx.now()`, `ctx.log`, `ctx.attempt`, `ctx.delivery`.
 
 `ctx.render(TEMPLATE, user_id, ...)` renders a notification in the driver's language and time zone, from templates that
-a team may replace: see `handlers.kit.templates`. `ctx.settings` are the process's; a plugin reads its own settings in
-a `pydantic_settings.BaseSettings` when it is imported, so that an invalid one is reported at start.
+a team may replace: see `handlers.kit.templates`. `ctx.settings` are the process's; a plugin's own are a subclass of
+`PluginSettings`, made when it is imported, from the environment and `.env`: an invalid one is reported at start.
 
 A handler returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
 `Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Any other exception is
@@ -63,6 +63,7 @@ first decision wins, None leaves it to the next; when none decides the answer is
 from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered, channel, devices
 from handlers.kit.context import Context
 from handlers.kit.event_types import event
+from handlers.kit.plugin_settings import PluginSettings
 from handlers.kit.policies import AuthorizeContext, authorize
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscriptions import on, record
@@ -78,6 +79,7 @@ __all__ = [
     "GiveUp",
     "Moot",
     "OutgoingPush",
+    "PluginSettings",
     "PushFailed",
     "RetryLater",
     "Unregistered",

@@ -84,6 +84,8 @@ class Event(BaseModel):
 class SessionEvent(Event):
     """Something happened to a charging session."""
 
+    name: Name = ""
+    """The name as it was sent; each class of a name has that name as its default."""
     session_status: ClassVar[str | None] = None
     """The status that an event of a plugin's own class reports; for the others see `handlers.kit.statuses`."""
 

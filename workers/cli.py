@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "authorizations": CommandRef("authorizations", "List what was decided at the charger, and why."),
         "devices": CommandRef("devices", "List, add and remove drivers' devices, or serve the app."),
         "drive": CommandRef("drive", "Ask the Drive API; change fleets, push tokens."),
+        "plugin": CommandRef("plugin", "Write a plugin, try it on what came, replay samples."),
         "handlers": CommandRef("handlers", "List which handler takes which event, and the policies."),
     },
     "Put things right": {

@@ -252,7 +252,9 @@ def _file_of(name: str) -> str:
 
 
 def _error_text(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+    # Pydantic's own text has several lines; what is wrong are settings of the plugin.
+    said = validation_text(error) if isinstance(error, ValidationError) else str(error)
+    text = " ".join(f"{type(error).__name__}: {said}".split()).rstrip(".: ")
     return text if len(text) <= MAX_ERROR_LENGTH else f"{text[: MAX_ERROR_LENGTH - 1]}…"
 
 

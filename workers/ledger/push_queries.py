@@ -31,6 +31,12 @@ def find_given_up(  # noqa: PLR0913 - filters, by name
     return [PushRow(*row) for row in conn.execute(query.order_by(pushes.c.expires_at.nulls_last(), pushes.c.id))]
 
 
+def of_deliveries(conn: Connection, delivery_ids: Collection[str]) -> list[PushRow]:
+    """List the pushes that followed from these deliveries, in the order in which they were made."""
+    query = select(*COLUMNS).where(in_list(pushes.c.delivery_id, delivery_ids))
+    return [PushRow(*row) for row in conn.execute(query.order_by(pushes.c.created_at, pushes.c.id))]
+
+
 def resolve_id(conn: Connection, prefix: str) -> str | None:
     """Return the only id with this prefix; None if there is none, or more than one."""
     found = conn.scalars(select(pushes.c.id).where(begins_with(conn, pushes.c.id, prefix)).limit(2)).all()

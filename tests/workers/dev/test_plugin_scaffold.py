@@ -1,0 +1,95 @@
+"""A new plugin is complete: it is loaded, its test passes, and a type checker finds nothing in it."""
+
+import subprocess
+import sys
+from itertools import count
+
+import pytest
+
+from ingest.errors import SettingsError
+from ingest.events import WIRE_NAMES, decode
+from ingest.wire.envelope import Kind
+from workers.dev.plugin_scaffold import with_module, write_plugin
+
+NUMBERS = count()
+
+
+def new_name():
+    return f"scaffolded_{next(NUMBERS)}"
+
+
+def checked(folder, *command):
+    ran = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize(
+    "wire_names",
+    [("SESSION_COMPLETE",), ("SESSION_STARTED", "SESSION_FEE_INCURRING"), ("SESSION_PAUSED", *WIRE_NAMES)],
+)
+def test_the_test_of_a_new_plugin_passes_and_fails_without_its_push(tmp_path, wire_names):
+    name = new_name()
+    plugin, test, *_ = write_plugin(name, wire_names, tmp_path)
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", test.name)
+    assert "1 passed" in checked(tmp_path, *command)
+    plugin.write_text(plugin.read_text().replace("    ctx.push(", "    print("))
+    with pytest.raises(AssertionError, match="1 failed"):
+        checked(tmp_path, *command)
+
+
+def test_a_type_checker_finds_nothing_in_new_plugins_outside_the_clone(tmp_path):
+    write_plugin("one_event", ["SESSION_COMPLETE"], tmp_path)
+    write_plugin("some_events", ["SESSION_PAUSED", "SESSION_STARTED", "SESSION_FEE_INCURRING"], tmp_path)
+    wrong = tmp_path / "one_event.py"
+    files = sorted(path.name for path in tmp_path.glob("*.py"))
+    command = ("-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *files)
+    checked(tmp_path, *command)
+    # The type of an event is that of its mark.
+    wrong.write_text(
+        wrong.read_text()
+        .replace("event: SessionComplete", "event: SettingsOf")
+        .replace("import SessionComplete", "import SessionComplete, SessionStopped as SettingsOf")
+    )
+    with pytest.raises(AssertionError, match="incompatible type"):
+        checked(tmp_path, *command)
+
+
+def test_a_sample_is_decoded_as_its_event(tmp_path):
+    files = write_plugin(new_name(), ["SESSION_COMPLETE"], tmp_path)
+    (sample,) = (path for path in files if path.suffix == ".json")
+    assert type(decode(Kind.EVENTS, sample.read_bytes())) is WIRE_NAMES["SESSION_COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "HANDLER_MODULES=thanks\n"),
+        ("PUSH=log", "PUSH=log\nHANDLER_MODULES=thanks\n"),
+        ("HANDLER_MODULES=\nPUSH=log\n", "HANDLER_MODULES=thanks\nPUSH=log\n"),
+        ("HANDLER_MODULES=a, 'b'\n".replace("'", ""), "HANDLER_MODULES=a,b,thanks\n"),
+        ('HANDLER_MODULES="a,b"\n', "HANDLER_MODULES=a,b,thanks\n"),
+        ("HANDLER_MODULES=thanks\n", "HANDLER_MODULES=thanks\n"),
+        ("#HANDLER_MODULES=a\n", "#HANDLER_MODULES=a\nHANDLER_MODULES=thanks\n"),
+    ],
+)
+def test_a_plugin_is_added_to_those_in_the_env_file(before, after):
+    assert with_module(before, "thanks") == after
+
+
+@pytest.mark.parametrize(
+    ("name", "events", "sentence"),
+    [
+        ("json", ["SESSION_COMPLETE"], "There is a module json already: choose another name."),
+        ("class", ["SESSION_COMPLETE"], "'class' cannot name a plugin"),
+        ("Two words", ["SESSION_COMPLETE"], "'Two words' cannot name a plugin"),
+        ("fresh_name", ["session started"], "session started is no name of a session event"),
+        ("fresh_name", [], "Nothing is no name of a session event"),
+        ("taken_name", ["SESSION_COMPLETE"], "taken_name.py exists already."),
+    ],
+)
+def test_what_cannot_be_a_plugin_is_refused_and_nothing_is_written(tmp_path, name, events, sentence):
+    (tmp_path / "taken_name.py").touch()
+    with pytest.raises(SettingsError, match=sentence):
+        write_plugin(name, events, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken_name.py"]
