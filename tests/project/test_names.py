@@ -24,9 +24,9 @@ TEXTS = [
 #: Terms of the field, of the libraries we use and of Python, beside those of the glossary, that modules are named by.
 FIELD_TERMS = frozenset(
     """
-    access activation adaptive address allowlist app backfill backoff basics boundary bucket bulk cache call chart child
-    cli client coalescing column command commit condition connection consistency console context control cookie core
-    corruption csrf deadline decision demo describe destination detail diff document dry duration endpoint engine
+    access activation adaptive address allowlist api app backfill backoff basics boundary bucket bulk cache call chart
+    child cli client coalescing column command commit condition connection consistency console context control cookie
+    core corruption csrf deadline decision demo describe destination detail diff document dry duration endpoint engine
     enqueue env environment error evaluate evaluator extraction failure fault field flow formatting graceful guarded
     handle hard header health heartbeat identifier identity insert invariant json keyring limit listing localtime lock
     logging login lookup loop main marker memory merge metric model monitor net notification notifier notify option

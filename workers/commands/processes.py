@@ -182,9 +182,16 @@ def systemd(*, into: Path | None, user: str, folder: Path) -> None:
 
 
 @click.command()
-@click.argument("process", type=click.Choice(["authorize", "devices"]))
+@click.argument("process", type=click.Choice(["authorize", "devices", "dashboard"]))
 def openapi(process: str) -> None:
-    """Print the OpenAPI document of `authorize`, or of `devices serve`, as both serve it at /openapi.json."""
+    """Print the OpenAPI document of `authorize` or `devices serve`, as they serve it, or of the dashboard's /api/."""
+    if process == "dashboard":
+        import json
+
+        from workers.console.api import openapi_document
+
+        click.echo(json.dumps(openapi_document(), indent=2))
+        return
     if process == "authorize":
         from ingest.authorize.authorize_app import OPENAPI
     else:

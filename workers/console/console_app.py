@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
+from workers.console.api import PREFIX, api_routes
 from workers.console.detail_pages import delivery_page, push_page, session_page
 from workers.console.driver_page import driver_page, find_page
 from workers.console.failure_page import failure_page, failures_page, push_failure_page, run_again, send_again
@@ -38,6 +39,7 @@ def create_console(
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"}), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
             *routes,
+            *api_routes(),
             Route("/find", find_page, methods=["GET"]),
             Route("/drivers/{user:path}", driver_page, methods=["GET"]),
             Route("/failures", failures_page, methods=["GET"]),
@@ -68,6 +70,8 @@ def create_console(
 def error_page(request: Request, error: Exception) -> Response:
     """Return the page of an HTTPException."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    if request.url.path.startswith(f"{PREFIX}/"):
+        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
     page = render(request, "error.html", {"title": HTTPStatus(error.status_code).phrase, "sentence": error.detail})
     page.status_code = error.status_code
     page.headers.update(error.headers or {})

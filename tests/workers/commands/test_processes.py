@@ -134,7 +134,12 @@ def test_systemd_accepts_the_units(units, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("process", "title"), [("authorize", "webhooks authorize"), ("devices", "webhooks devices serve")]
+    ("process", "title"),
+    [
+        ("authorize", "webhooks authorize"),
+        ("devices", "webhooks devices serve"),
+        ("dashboard", "webhooks dashboard"),
+    ],
 )
 def test_the_openapi_document_of_each_process_is_printed(process, title):
     printed = CliRunner().invoke(main, ["openapi", process])
