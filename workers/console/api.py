@@ -36,7 +36,7 @@ BODY_FIELDS = {"body", "body_base64", "headers"}
 """Of a single delivery. In the lists of pushes `body` is a text of ours."""
 
 
-class NotFound(LookupError):
+class NameUnknown(LookupError):
     """Raised when nothing has the name that was asked for."""
 
 
@@ -82,18 +82,18 @@ def read_span(stores: Stores, texts: Mapping[str, str]) -> dict[str, Json]:
 
 
 def one_driver(stores: Stores, user_id: str) -> dict[str, Json]:
-    """Return what is known of a driver; raise NotFound."""
+    """Return what is known of a driver; raise NameUnknown."""
     driver = read_driver(stores.ledger, user_id, DEFAULT_ROWS)
     if not driver.is_known:
-        raise NotFound("The ledger knows no driver with this id.")
+        raise NameUnknown("The ledger knows no driver with this id.")
     return driver.json()
 
 
 def one_delivery(stores: Stores, prefix: str) -> dict[str, Json]:
-    """Return a delivery with its runs and its body; raise NotFound."""
+    """Return a delivery with its runs and its body; raise NameUnknown."""
     row = find_one(stores.outbox, stores.ledger, prefix)
     if row is None:
-        raise NotFound("No delivery, or more than one, has an id that begins so.")
+        raise NameUnknown("No delivery, or more than one, has an id that begins so.")
     return DETAILS.json(row)
 
 
@@ -228,7 +228,7 @@ def _endpoint(read: Callable[[Stores, Request], Json]) -> Callable[[Request], Re
                 found = read(stores, request)
         except InvalidFilter as error:
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"The filter {error}") from None
-        except NotFound as error:
+        except NameUnknown as error:
             raise HTTPException(HTTPStatus.NOT_FOUND, str(error)) from None
         hidden = frozenset(BODY_FIELDS) if "id" in request.path_params else frozenset()
         return _json_response(found if principal_of(request).reveals else without_persons(found, hidden))
