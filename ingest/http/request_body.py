@@ -8,7 +8,9 @@ from starlette.types import Receive, Scope
 from ingest.errors import TooLarge, UnsupportedEncoding
 
 IDENTITY_CODINGS = (b"", b"identity")
+# In the state of a request. The server says whether the body is there, so that nobody need wait for it.
 AUTHENTIC_KEY = "authentic"
+COMPLETE_KEY = "complete"
 
 
 def mark_authentic(scope: Scope) -> None:

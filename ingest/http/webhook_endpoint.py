@@ -13,7 +13,7 @@ from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable, NotAuthentic, Refusal, RequestTimeout, WrongPath
 from ingest.failpoints import Failpoint, hit
 from ingest.http.deadline import SharedDeadline
-from ingest.http.request_body import check_headers, mark_authentic, read_body
+from ingest.http.request_body import COMPLETE_KEY, check_headers, mark_authentic, read_body
 from ingest.http.responses import RETRY_AFTER, error_body, send_accepted, send_and_close, send_error
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import QuarantineWriter
@@ -57,7 +57,9 @@ class WebhookEndpoint:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         try:
             check_headers(headers, self._max_body_bytes)
-            body = await self._body_deadline.wait_for(read_body(receive, self._max_body_bytes))
+            reading = read_body(receive, self._max_body_bytes)
+            is_there = COMPLETE_KEY in scope.get("state", ())
+            body = await (reading if is_there else self._body_deadline.wait_for(reading))
         except TimeoutError:
             await self._reject(send, RequestTimeout())
             return

@@ -12,7 +12,7 @@ from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ingest.http.request_body import AUTHENTIC_KEY
+from ingest.http.request_body import AUTHENTIC_KEY, COMPLETE_KEY
 from ingest.http.responses import CONNECTION_CLOSE, JSON, RETRY_AFTER, error_body
 from ingest.server.limits import LimitedConfig
 from ingest.server.write_coalescing import CoalescingCycle, CoalescingTransport
@@ -53,6 +53,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT, self._close_on_timeout)
         self._since = self.loop.time()
+        self._idle_since: float | None = None
         self._counts_body = self._is_half_closed = False
         self._closes_after: RequestResponseCycle | None = None
         self._previous_cycle: RequestResponseCycle | None = None
@@ -135,15 +136,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return  # its body is still to come, see _parse
         super().on_message_complete()
         self.cycle.more_body = False
+        self.cycle.scope["state"][COMPLETE_KEY] = True
 
     def on_response_complete(self) -> None:
         """Go on after a response: refuse what was invalid behind the request, and bound how long its body may take."""
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if self._counts_body and not self.cycle.more_body:
             self._counts_body = False
             self._body_limit.release(self)
         if self.transport.is_closing():
             return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._set_keep_alive_timer(self.timeout_keep_alive)
         if self._refusal is not None and self._answering is None:
             self._refuse(self._refusal)
         elif self.cycle.more_body and self.cycle.response_complete:
@@ -185,9 +194,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return True
 
     def timeout_keep_alive_handler(self) -> None:
-        """Half-close a connection that was idle for KEEP_ALIVE."""
+        """Half-close a connection that was idle for KEEP_ALIVE; wait for the rest of it if a request came meanwhile."""
         self.timeout_keep_alive_task = None
-        self.half_close_if_idle()
+        if self._idle_since is None:
+            return  # a response is to come, which sets a new timer
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._set_keep_alive_timer(left)
+        else:
+            self.half_close_if_idle()
 
     @property
     def shed_order(self) -> tuple[int, float] | None:
@@ -203,8 +218,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         is_authentic = any(
             each is not None and each.scope["state"].get(AUTHENTIC_KEY) for each in (self.cycle, self._previous_cycle)
         )
-        timer = self.timeout_keep_alive_task
-        return 1 + is_authentic, self._since if timer is None else timer.when() - self.timeout_keep_alive
+        return 1 + is_authentic, self._since if self._idle_since is None else self._idle_since
 
     @property
     def holds_complete_body(self) -> bool:
@@ -255,11 +269,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End with a connection."""
         self._head_is_complete()
+        super()._unset_keepalive_if_required()
         if self._counts_body:
             self._body_limit.release(self)
         if self._is_half_closed:
             self._connection_limit.half_closed -= 1
         super().connection_lost(exc)
+
+    def _unset_keepalive_if_required(self) -> None:
+        # The timer goes on: to set one for each request takes longer than to see why it fired.
+        self._idle_since = None
+
+    def _set_keep_alive_timer(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _head_is_complete(self) -> None:
         self._head_bytes = 0

@@ -2,6 +2,7 @@ import contextlib
 import re
 import resource
 import socket
+import time
 
 import pytest
 from starlette.applications import Starlette
@@ -144,6 +145,16 @@ def test_an_idle_connection_is_half_closed_at_its_end_and_what_crosses_with_that
     connection.sendall(post(b"crossing"))
     eventually(lambda: received == [b"first", b"crossing"])
     eventually(lambda: not is_writable(connection))
+
+
+def test_a_connection_in_use_is_kept_and_its_idle_time_begins_with_its_last_answer(connect):
+    connection = connect(keep_alive="0.2")()
+    begun = time.monotonic()
+    while time.monotonic() < begun + 0.5:  # longer than the timer that the first answer sets
+        assert exchange(connection, b"again")
+    answered = time.monotonic()
+    assert connection.recv(65536) == b""
+    assert 0.15 < time.monotonic() - answered < 5
 
 
 def is_writable(connection):
