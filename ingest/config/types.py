@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 # Neither the value nor a parser's own message: parsers quote what they take for a port, which is often a password.
 INVALID_URL = "is not a URL that can be read: write / ? # @ in a password as %2F %3F %23 %40"
+INVALID_SOCKET = "needs the whole path of a socket after unix://, as in unix:///run/redis.sock"
 MAX_PORT = 65535
 
 
@@ -81,6 +82,8 @@ def _folder(value: object) -> object:
 def _redis_url(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://")):
         raise ValueError("must start with redis://, rediss://, unix:// or redis+sentinel://")
+    if url.startswith("unix://") and not re.match(r"unix://([^/]*@)?/[^?#\s]", url):
+        raise ValueError(INVALID_SOCKET)
     try:
         parts = urlsplit(url)
         for number in parse_qs(parts.query).get("db", ()):

@@ -10,7 +10,23 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, and_, cast, exists, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    and_,
+    case,
+    cast,
+    exists,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    tuple_,
+)
 
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from handlers.kit.field_extraction import total
@@ -18,7 +34,7 @@ from ingest.wire.envelope import Kind
 from workers.ledger.database.conditions import Position, in_list, matching, same_person, within
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
-from workers.ledger.tables.core_tables import deliveries, sessions
+from workers.ledger.tables.core_tables import deliveries, receipts, sessions
 
 FETCH_SIZE = 1000
 """Rows fetched at once, so that a long list takes no more memory than a short one."""
@@ -41,6 +57,11 @@ class CdrFilters:
     repeated: bool = False
     with_repeats: bool = False
     """Whether each repeat is listed, too, beside the first that says the same."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether few can match, whose partners are looked up one by one."""
+        return bool(self.session_id or self.user_id or self.request_id or self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +143,14 @@ IS_REPEAT = exists().where(IS_SAME, OTHER.c.content == cdrs.c.content, IS_EARLIE
 IS_COUNTED = ~exists().where(IS_SAME, IS_EARLIER)
 SHARES_SESSION = exists().where(OTHER.c.session_id == cdrs.c.session_id, OTHER.c.identity != cdrs.c.identity)
 
+# Most CDRs came once, and alone of their session. Where all are read, the others are found first by an index: to look
+# for the partners of each takes a hundred times as long.
+HAS_PARTNER = cdrs.c.identity.in_(select(OTHER.c.identity).group_by(OTHER.c.identity).having(func.count() > 1))
+HAS_SHARED_SESSION = cdrs.c.session_id.in_(
+    select(OTHER.c.session_id).group_by(OTHER.c.session_id).having(func.count() > 1)
+)
+CAME_AGAIN = or_(HAS_PARTNER, cdrs.c.delivery_id.in_(select(receipts.c.delivery_id)))
+
 # Notes are an array of our own texts, without a quote or an escape in them.
 CONTRADICTS_ITSELF = or_(*(cast(cdrs.c.notes, Text).contains(f'"{note}"') for note in sorted(CONTRADICTIONS)))
 
@@ -195,21 +224,23 @@ def _behind(before: Position | None) -> list[ColumnElement[bool]]:
 
 def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
     """Count and sum up the matching CDRs, exactly."""
-    flags = IN_CONFLICT.label("in_conflict"), SHARES_SESSION.label("shares_session"), _duplicates().label("again")
-    each = _select(filters).where(~IS_REPEAT).with_only_columns(cdrs.c.request_id, *flags).subquery()
-    counts = conn.execute(
-        select(
-            func.count().label("cdrs"),
-            func.count().filter(each.c.in_conflict).label("in_conflict"),
-            func.count(each.c.request_id.distinct()).filter(each.c.in_conflict).label("request_ids_in_conflict"),
-            func.count().filter(each.c.request_id.is_(None)).label("without_request_id"),
-            func.count().filter(each.c.shares_session).label("sharing_session"),
-            func.count().filter(each.c.again > 0).label("repeated"),
-            func.coalesce(func.sum(each.c.again), 0).label("repeats"),
-        ).select_from(each)
-    ).one()
-    numbers = {name: int(count) for name, count in counts._asdict().items()}
-    return CdrSummary(**numbers, totals=tuple(_totals(conn, filters)))
+    amounts = _amounts(conn, filters)
+    is_first = not_(IS_REPEAT)
+    has_partner, came_again = ((), ()) if filters.is_narrow else ((HAS_PARTNER,), (CAME_AGAIN,))
+    in_conflict = _select(filters).where(*has_partner, IN_CONFLICT, is_first).with_only_columns(cdrs.c.request_id)
+    again = _select(filters).where(*came_again, is_first).with_only_columns(_duplicates().label("times")).subquery()
+    repeated = select(func.count(), func.coalesce(func.sum(again.c.times), 0)).where(again.c.times > 0)
+    repeated_count, repeats = conn.execute(repeated).one()
+    return CdrSummary(
+        cdrs=_count(amounts),
+        in_conflict=_count(each for each in amounts if each.in_conflict),
+        request_ids_in_conflict=len(set(conn.scalars(in_conflict)) - {None}),
+        without_request_id=_count(each for each in amounts if each.has_no_request_id),
+        sharing_session=_count(each for each in amounts if each.shares_session),
+        repeated=repeated_count,
+        repeats=int(repeats),
+        totals=tuple(_totals(amounts)),
+    )
 
 
 def unreadable(conn: Connection, since: datetime | None = None, until: datetime | None = None) -> int:
@@ -219,18 +250,46 @@ def unreadable(conn: Connection, since: datetime | None = None, until: datetime 
     return conn.execute(query).scalar_one()
 
 
-def _totals(conn: Connection, filters: CdrFilters) -> Iterator[CurrencyTotal]:
-    """Yield the totals by currency.
+class _Amount(NamedTuple):
+    """An amount that some CDRs have, what else is equal, and how many there are."""
 
-    The database counts equal amounts, which are few; they are added up here, for SQLite adds floats only.
+    currency: str | None
+    amount: Decimal | None
+    in_conflict: bool
+    is_counted: bool
+    shares_session: bool
+    has_no_request_id: bool
+    times: int
+
+
+def _amounts(conn: Connection, filters: CdrFilters) -> list[_Amount]:
+    """List the amounts of the matching CDRs.
+
+    The database counts equal ones, which are few; they are added up here, for SQLite adds floats only.
     """
-    flags = IN_CONFLICT.label("in_conflict"), IS_COUNTED.label("is_counted")
-    each = _select(filters).where(~IS_REPEAT).with_only_columns(cdrs.c.currency, cdrs.c.amount, *flags).subquery()
-    columns = each.c.currency, each.c.amount, each.c.in_conflict, each.c.is_counted
-    grouped = select(*columns, func.count()).group_by(*columns)
+
+    def with_partner(condition: ColumnElement[bool], guard: ColumnElement[bool] = HAS_PARTNER) -> ColumnElement[bool]:
+        return condition if filters.is_narrow else case((guard, condition), else_=false())
+
+    columns = (
+        cdrs.c.currency,
+        cdrs.c.amount,
+        with_partner(IN_CONFLICT).label("in_conflict"),
+        not_(with_partner(not_(IS_COUNTED))).label("is_counted"),
+        with_partner(SHARES_SESSION, HAS_SHARED_SESSION).label("shares_session"),
+        cdrs.c.request_id.is_(None).label("has_no_request_id"),
+    )
+    matching_ones = _select(filters, is_joined=False).where(not_(with_partner(IS_REPEAT)))
+    each = matching_ones.with_only_columns(*columns).subquery()
+    grouped = conn.execute(select(*each.c, func.count().label("times")).group_by(*each.c))
+    flags = [label for label, kind in _Amount.__annotations__.items() if kind is bool]
+    return [_Amount(**{**row, **{flag: bool(row[flag]) for flag in flags}}) for row in grouped.mappings()]
+
+
+def _totals(amounts: Iterable[_Amount]) -> Iterator[CurrencyTotal]:
     by_currency: dict[str | None, list[_Amount]] = defaultdict(list)
-    for currency, amount, in_conflict, is_counted, count in conn.execute(grouped):
-        by_currency[currency].append(_Amount(amount, bool(in_conflict), bool(is_counted), count))
+    for each in amounts:
+        by_currency[each.currency].append(each)
     for currency, found in sorted(by_currency.items(), key=lambda item: (item[0] is None, item[0] or "")):
         counted = [each for each in found if each.is_counted]
         disputed = [each for each in counted if each.in_conflict]
@@ -247,15 +306,6 @@ def _totals(conn: Connection, filters: CdrFilters) -> Iterator[CurrencyTotal]:
         )
 
 
-class _Amount(NamedTuple):
-    """An amount that some CDRs have, and how many."""
-
-    amount: Decimal | None
-    in_conflict: bool
-    is_counted: bool
-    times: int
-
-
 def _count(some: Iterable[_Amount]) -> int:
     return sum(each.times for each in some)
 
@@ -264,11 +314,13 @@ def _sum(some: Iterable[_Amount]) -> Decimal:
     return total((each.amount, each.times) for each in some if each.amount is not None)
 
 
-def _select(filters: CdrFilters) -> Select[Any]:
+def _select(filters: CdrFilters, *, is_joined: bool = True) -> Select[Any]:
+    """Select the matching CDRs, with their deliveries and sessions if wanted or needed by the filters."""
     joined = cdrs.outerjoin(deliveries, deliveries.c.id == cdrs.c.delivery_id).outerjoin(
         sessions, sessions.c.session_id == cdrs.c.session_id
     )
-    return select(cdrs.c.delivery_id).select_from(joined).where(*_conditions(filters))
+    source = joined if is_joined or filters.repeated else cdrs
+    return select(cdrs.c.delivery_id).select_from(source).where(*_conditions(filters))
 
 
 def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
@@ -276,7 +328,8 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
     yield from within(cdrs.c.received_at, filters.since, filters.until)
     if filters.user_id is not None:
         if filters.user_sessions is None:
-            is_theirs: ColumnElement[bool] = same_person(sessions.c.user_id, filters.user_id)
+            of_user = select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.user_id))
+            is_theirs: ColumnElement[bool] = cdrs.c.session_id.in_(of_user)
         else:
             is_theirs = in_list(cdrs.c.session_id, filters.user_sessions)
         by_session = and_(cdrs.c.user_id.is_(None), is_theirs)
@@ -285,6 +338,6 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
         by_delivery = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
         yield or_(cdrs.c.identity == filters.request_id, by_delivery)
     if filters.in_conflict:
-        yield IN_CONFLICT
+        yield from (HAS_PARTNER, IN_CONFLICT)
     if filters.repeated:
-        yield or_(_duplicates() > 0, IS_REPEAT)
+        yield from (CAME_AGAIN, or_(_duplicates() > 0, IS_REPEAT))

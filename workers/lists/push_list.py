@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ingest.wire.timestamps import utc_now
 from workers.ledger import fee_warnings
@@ -11,7 +11,7 @@ from workers.ledger import pushes as ledger_pushes
 from workers.ledger.fee_warnings import FeeWarningRow, WarningFilters, WarningOutcome
 from workers.ledger.pushes import PushRow
 from workers.ledger.states import PushState
-from workers.lists.formatting import pluralize, printable, short_id
+from workers.lists.formatting import local, pluralize, printable, short_id
 from workers.lists.list_query import SESSION, SINCE, UNTIL, USER, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
 
@@ -60,21 +60,24 @@ WARNINGS = Listing[FeeWarningRow](
 class WarningTotals:
     """Counts of warnings by outcome and reason, and of fees by whether they were avoided."""
 
+    since: datetime | None = None
+    """Which notices are counted: those received then or later."""
     outcomes: Counter[tuple[WarningOutcome, str | None]] = field(default_factory=Counter)
     fees: dict[tuple[str | None, str | None], bool | None] = field(default_factory=dict)
 
     def count(self, rows: Iterable[FeeWarningRow]) -> Iterator[FeeWarningRow]:
-        """Yield the rows, newest first, and count each."""
+        """Yield the rows, newest first, and count each that is to be counted."""
         for row in rows:
-            self.outcomes[row.outcome, row.reason] += 1
-            self.fees.setdefault((row.session_id, row.fee_type), row.fee_avoided)
+            if self.since is None or row.received_at >= self.since:
+                self.outcomes[row.outcome, row.reason] += 1
+                self.fees.setdefault((row.session_id, row.fee_type), row.fee_avoided)
             yield row
 
     def lines(self) -> Iterator[str]:
         """Format the totals, with the most frequent reasons."""
         if not self.outcomes:
             return
-        yield ""
+        yield "" if self.since is None else f"\nSince {local(self.since)} (--since says otherwise):"
         for outcome, words in (
             (WarningOutcome.SENT, "warned in time"),
             (WarningOutcome.LATE, "too late"),

@@ -71,6 +71,8 @@ def test_an_invalid_url_is_refused_and_not_quoted(name, value, monkeypatch):
         ("redis_url", "redis://user:p@w@host:1"),
         ("redis_url", "redis://[::1]:6379/1"),
         ("redis_url", "unix:///tmp/a@b.sock?db=1"),
+        ("redis_url", "unix:///run/my valkey/v.sock"),
+        ("redis_url", "unix://user:pass@/run/v.sock"),
         ("redis_url", "redis+sentinel://host/service"),
         ("redis_url", "redis+sentinel://:p@host:1,other:2?service=s&db=1"),
         ("database_url", "sqlite:////tmp/a[b@c:d/x.db"),
@@ -82,6 +84,13 @@ def test_an_invalid_url_is_refused_and_not_quoted(name, value, monkeypatch):
 )
 def test_a_url_that_its_library_accepts_is_unchanged(name, value):
     assert getattr(load_settings(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("url", ["unix://", "unix:///", "unix:// /run/v.sock", "unix://run/v.sock", "unix:///?db=1"])
+def test_a_socket_without_its_whole_path_is_refused(url, monkeypatch):
+    """The client would try another socket, or none, again and again."""
+    monkeypatch.setenv("REDIS_URL", url)
+    assert refused().startswith("REDIS_URL needs the whole path of a socket after unix://")
 
 
 @pytest.mark.parametrize("scheme", ["postgres://", "postgresql://", "postgresql+psycopg://"])

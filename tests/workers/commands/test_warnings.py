@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from handlers.kit.context import Push
+from ingest.wire.timestamps import utc_now
 from workers.ledger import pushes
 from workers.ledger.pushes import NewPush, PushUpdate
 from workers.ledger.states import Outcome, PushState
@@ -62,7 +63,7 @@ def test_a_warning_has_exactly_the_keys_of_the_interface(any_node, store_warning
 
 def test_people_see_the_totals_of_all_warnings_whatever_the_limit(node, store_warnings):
     store_warnings(node)
-    shown = node.run("warnings", "--limit", "1").stdout.splitlines()
+    shown = node.run("warnings", "--limit", "1", "--since", "2026-05-01").stdout.splitlines()
     assert shown[-4:] == [
         "",
         "2 warned in time",
@@ -71,6 +72,19 @@ def test_people_see_the_totals_of_all_warnings_whatever_the_limit(node, store_wa
     ]
     assert "S3" in shown[1]
     assert not any("S2" in line for line in shown)
+
+
+def test_without_a_filter_the_totals_are_of_a_week(node, store_warnings, event):
+    """Those of all warnings take longer every day."""
+    store_warnings(node)
+    assert "fees:" not in node.run("warnings").stdout
+    now = utc_now()
+    body = event("SESSION_FEE_INCURRING", "S4", at=now, feeType="BLOCKING", feeWillApplyFrom=now.isoformat())
+    node.settle(body, (HANDLER, Outcome.MOOT), received_at=now)
+    shown = node.run("warnings").stdout.splitlines()
+    assert shown[-3].startswith("Since ")
+    assert shown[-2:] == ["1 nobody to tell, or nothing to tell any more", "1 fee: 0 avoided, 0 incurred, 1 open"]
+    assert len([line for line in shown if "S1" in line]) == 1
 
 
 def test_a_driver_is_found_in_any_case(node, store_warnings):
