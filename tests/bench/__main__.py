@@ -119,19 +119,22 @@ def through(  # noqa: PLR0913 - one for each option
 @runs_option(1)
 @click.option("--events", default=100_000, show_default=True, type=click.IntRange(min=1), help="Events that wait.")
 @click.option("--warnings", default=200, show_default=True, type=click.IntRange(min=1), help="Warnings behind them.")
+@click.option("--channel", type=click.Choice(["http", "fcm", "plugin"]), default="http", show_default=True)
 @database_option
 @as_json
-def warn(runs: int, events: int, warnings: int, database: str | None, *, as_json: bool) -> None:
+def warn(  # noqa: PLR0913 - the options are the interface
+    runs: int, events: int, warnings: int, channel: str, database: str | None, *, as_json: bool
+) -> None:
     """Measure how soon a driver is warned, whatever else happens.
 
     Fee warnings of known sessions arrive one by one, while nothing else happens, while the pushes of 30 % of the
-    drivers fail, and behind a backlog of session events; and ten times as many at once. The time is taken from receipt
-    to the push.
+    drivers fail, and behind a backlog of session events; and ten times as many at once, alone and with all of that.
+    Then beside a handler that takes 25 s, and beside a replay. The time is taken from receipt to the push.
     """
     from tests.bench.push_latency import warn as measure  # noqa: PLC0415 - as above
 
     with progress() as bar, postgresql(database) as server:
-        report = measure(runs, events, warnings, server, bar)
+        report = measure(runs, events, warnings, server, bar, channel=channel)
     print_reports([report], as_json=as_json)
 
 

@@ -24,8 +24,8 @@ def calls(monkeypatch):
 
 
 def fake(name, found):
-    def measure(*arguments):
-        found[name] = arguments[:-1]
+    def measure(*arguments, **options):
+        found[name] = (*arguments[:-1], *options.values())
         row = Row("a target")
         row.add(rate=1.0)
         row.add(rate=3.0)
@@ -66,8 +66,8 @@ def test_a_report_as_json_is_one_object_a_row_with_every_sample(calls):
         (["through"], "through", (EndToEndScale(5, 20.0, 3000.0, 20), SERVER)),
         (["through", "--rate", "50", "--singles", "2"], "through", (EndToEndScale(5, 20.0, 50.0, 2), SERVER)),
         (["through", "--rate", "50", "--memory"], "memory", (50.0,)),
-        (["warn"], "warn", (1, 100_000, 200, SERVER)),
-        (["warn", "--events", "50", "--warnings", "3"], "warn", (1, 50, 3, SERVER)),
+        (["warn"], "warn", (1, 100_000, 200, SERVER, "http")),
+        (["warn", "--events", "50", "--warnings", "3"], "warn", (1, 50, 3, SERVER, "http")),
     ],
 )
 def test_options_reach_the_bench(calls, arguments, name, passed):

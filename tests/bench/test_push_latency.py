@@ -10,7 +10,10 @@ from tests.bench.push_latency import warn
 def test_every_warning_is_sent_and_timed_on_both_databases():
     with isolated_environment(), postgresql(None) as server:
         report = warn(1, 50, 4, server, Progress(disable=True))
-    scenarios = ("idle", "30 % of drivers fail", "40 at once", "50 events wait")
+    scenarios = (
+        *("idle", "30 % of drivers fail", "40 at once", "50 events wait", "40 at once, 30 % fail, 50 wait"),
+        *("a handler of starts takes 25 s", "1,500 replayed"),
+    )
     assert [row.name for row in report.rows] == [
         f"{kind}, {name}" for kind in kinds_on("a server") for name in scenarios
     ]
