@@ -1,6 +1,8 @@
 """Calls of plugin code: what it raises is returned, and what takes too long is interrupted."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -27,6 +29,27 @@ def test_a_deadline_interrupts_a_call_that_computes() -> None:
 
     with HandlerDeadline(timedelta(milliseconds=10)) as deadline, pytest.raises(HandlerTimedOut, match=r"0\.01 s"):
         deadline.call(compute_forever)
+
+
+@pytest.mark.parametrize("raised", ["", "; raise SystemExit(1)"])
+def test_a_copy_of_the_process_that_a_call_forks_ends_with_the_call(raised: str) -> None:
+    program = f"""
+import os
+from datetime import timedelta
+from workers.resilience.guarded_call import HandlerDeadline, call_guarded
+
+def fork():
+    if os.fork() == 0:
+        pass{raised}
+    else:
+        os.wait()
+
+with HandlerDeadline(timedelta(seconds=20)) as deadline:
+    call_guarded(deadline.call, fork)
+    os.write(1, b"once")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)
+    assert ended.stdout == b"once"
 
 
 def test_a_deadline_restores_the_outer_alarm() -> None:
