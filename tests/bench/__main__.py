@@ -50,7 +50,7 @@ def accept(runs: int, seconds: float, *, as_json: bool) -> None:
     """Measure how fast `serve` takes events.
 
     Signed POSTs over 64 kept-alive connections to an empty Starlette endpoint, to the usual recipe (verify, then
-    `queue.enqueue` in the thread pool; its Valkey syncs before it answers) and to `webhooks serve`.
+    `queue.enqueue` in the thread pool; its Valkey syncs before it answers) and to `webhooks serve`, also over 256.
     """
     from tests.bench.accept import accept as measure  # noqa: PLC0415 - `--help` must not wait for it
 

@@ -23,6 +23,7 @@ def test_every_target_is_measured_and_compared_with_both_baselines():
         "usual recipe: enqueue per request",
         "webhooks serve",
         "webhooks serve, a worker beside it",
+        "webhooks serve, 256 connections",
     ]
     for row in report.rows:
         assert row.remarks == {}
