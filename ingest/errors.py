@@ -12,7 +12,7 @@ WebhooksError
 ├── QueueUnavailable         Redis cannot be reached
 ├── LedgerUnknown            the relay does not know which ledger it publishes to
 ├── SettingsError            a setting is missing or wrong
-├── PluginError              a plugin cannot be loaded (workers.plugins)
+│   └── PluginError          a plugin cannot be loaded (workers.plugins)
 ├── JobNotAllowed            a job in Redis names a function that is not ours (workers.execution.job_allowlist)
 ├── PushFailed               a channel could not send a push (handlers.kit.channel)
 │   └── Unregistered         because the device is gone (handlers.kit.channel)

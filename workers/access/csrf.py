@@ -22,7 +22,9 @@ def check_origin(headers: Headers) -> None:
     Browsers decide this by themselves if the page is encrypted or on this machine; else they name the origin.
     """
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    is_own = site in {"same-origin", "none"} if site else origin is None or urlsplit(origin).netloc == headers["host"]
+    is_own = (
+        site in {"same-origin", "none"} if site else origin is None or urlsplit(origin).netloc == headers.get("host")
+    )
     if not is_own:
         raise HTTPException(HTTPStatus.FORBIDDEN, "This was sent from another site.")
 

@@ -373,7 +373,8 @@ def test_every_setting_is_described_with_its_default_and_no_secret(tmp_path):
     assert described["PLUGSURFING_HMAC_REQUIRED"][1:3] == ("true", "true")
     assert described["DATA_DIR"][1:3] == ("./var", str(tmp_path / "var"))
     assert described["PUSH"][1:3] == ("log", "log")
-    assert not re.search(r"se(%2F)?cr", f"{described} {settings!r} {settings}")
+    values = [line._replace(description="") for line in described.values()]
+    assert not re.search(r"se(%2F)?cr", f"{values} {settings!r} {settings}")
 
 
 @pytest.mark.parametrize(

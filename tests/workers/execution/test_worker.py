@@ -121,7 +121,7 @@ def test_a_broken_plugin_stops_the_worker_with_a_sentence(environment: dict[str,
         timeout=60,
         check=False,
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "broken_plugin" in ended.stderr
     assert "Traceback" not in ended.stderr
 
