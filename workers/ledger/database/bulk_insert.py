@@ -44,6 +44,7 @@ class InsertForm:
     keys: tuple[str, ...]
     #: By column, in the table's order: the conversion for the driver, if any.
     converters: Mapping[str, Callable[[Any], Any] | None]
+    types: Mapping[str, str]
     statement: str
     #: The existing keys, by their first part.
     known: Select[Any]
@@ -58,19 +59,12 @@ class InsertForm:
 
 @cache
 def _insert_form(table: Table, dialect: Dialect) -> InsertForm:
-    names = [column.name for column in table.c]
-    if dialect.name == "sqlite":
-        source = f"VALUES ({', '.join('?' for _ in names)})"
-    else:
-        # One parameter a column: a binary array, which is neither quoted nor parsed.
-        kinds = [column.type.compile(dialect).partition(" COLLATE ")[0] for column in table.c]
-        arrays = ", ".join(f"%b::{kind}[]" for kind in kinds)
-        source = f"SELECT * FROM unnest({arrays})"  # noqa: S608 - types of ours only
     leading = next(iter(table.primary_key))
     return InsertForm(
         keys=tuple(column.name for column in table.primary_key),
         converters={column.name: column.type.dialect_impl(dialect).bind_processor(dialect) for column in table.c},
-        statement=f"INSERT INTO {table.name} ({', '.join(names)}) {source}",
+        types={column.name: column.type.compile(dialect).partition(" COLLATE ")[0] for column in table.c},
+        statement=f"INSERT INTO {table.name} ({', '.join(column.name for column in table.c)})",
         known=select(*table.primary_key).where(in_list(leading, "leading")),
     )
 
@@ -80,12 +74,18 @@ def _write(conn: Connection, form: InsertForm, by_key: Mapping[Key, Values], end
         return []
     # In the order of keys, so that workers with the same rows never deadlock.
     rows = [by_key[key] for key in sorted(by_key)]
-    columns = [_bind_column(convert, [row[name] for row in rows]) for name, convert in form.converters.items()]
-    statement = f"{form.statement} {ending}"
+    columns = {name: _bind_column(convert, [row[name] for row in rows]) for name, convert in form.converters.items()}
     if conn.dialect.name == "sqlite":
-        conn.exec_driver_sql(statement, list(zip(*columns, strict=True)))
+        source = f"VALUES ({', '.join('?' for _ in columns)})"
+        conn.exec_driver_sql(f"{form.statement} {source} {ending}", list(zip(*columns.values(), strict=True)))
         return []
-    result = conn.exec_driver_sql(statement, tuple(columns))
+    # One binary parameter a column, neither quoted nor parsed: an array, or the value that all rows share.
+    shared = {name for name, values in columns.items() if values.count(values[0]) == len(values)} - set(form.keys)
+    arrays = [name for name in columns if name not in shared]
+    values = ", ".join(f"%b::{form.types[name]}" if name in shared else name for name in columns)
+    source = f"SELECT {values} FROM unnest({', '.join(f'%b::{form.types[name]}[]' for name in arrays)})"  # noqa: S608 - names and types of ours only
+    bound = [columns[name][0] for name in columns if name in shared] + [columns[name] for name in arrays]
+    result = conn.exec_driver_sql(f"{form.statement} {source} AS given ({', '.join(arrays)}) {ending}", tuple(bound))
     return [tuple(row) for row in result] if result.returns_rows else []
 
 
