@@ -46,6 +46,8 @@ class SecretFileSettings(BaseSettings):
 SECRETS = tuple(name.removesuffix("_file") for name in SecretFileSettings.model_fields)
 # All that `serve` reads: a wrong setting of another process must not keep it from receiving events.
 SERVE_SECTIONS = (ServerSettings, ProcessingSettings, CdrSettings, StoreSettings, LoggingSettings)
+# All that the dashboard reads: it runs plugins again, and verifies again what is in quarantine.
+DASHBOARD_SECTIONS = (*SERVE_SECTIONS, DashboardSettings, AuthorizationSettings)
 LOWER_CASE = ("log_format", "log_level", "plugsurfing_hmac_encoding", "authorize_key_bytes", "authorize_without_facts")
 CASE = dict.fromkeys(LOWER_CASE, str.lower) | {"authorize_on_failure": str.upper}
 # A Service or a container named `dashboard` sets DASHBOARD_PORT=tcp://10.0.0.1:80 in the processes beside it:

@@ -7,11 +7,8 @@ from typing import BinaryIO
 
 import click
 
-from ingest.config.sections.dashboard import DashboardSettings
-from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.processing import StoreSettings
-from ingest.config.sections.server import ServerSettings
-from ingest.config.settings import SERVE_SECTIONS, load_settings
+from ingest.config.settings import DASHBOARD_SECTIONS, SERVE_SECTIONS, load_settings
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 
@@ -129,9 +126,10 @@ def clock() -> None:
 @click.command()
 def dashboard() -> None:
     """Show the console in a browser, and rq-dashboard at /rq/, on HOST and DASHBOARD_PORT."""
+    from workers.commands.check.processes import check_now
     from workers.console.console_server import serve_console
 
-    serve_console(load_settings(DashboardSettings, ServerSettings, StoreSettings, LoggingSettings))
+    serve_console(load_settings(*DASHBOARD_SECTIONS), checks=check_now)
 
 
 @click.command()

@@ -1,6 +1,6 @@
 """The application of the console, assembled: pages, lists and static files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from workers.console.detail_pages import delivery_page, push_page, session_page
 from workers.console.driver_page import driver_page, find_page
 from workers.console.failure_page import failure_page, failures_page, push_failure_page, run_again, send_again
 from workers.console.list_page import LISTS, list_page
+from workers.console.now_page import live, now_page, resolve_alert, reverify, settings_page
+from workers.console.overview import HealthFinding, OverviewReader, no_checks
 from workers.console.page_stores import Opener
 from workers.console.page_template import render
 
@@ -31,15 +33,28 @@ STATIC = Path(__file__).with_name("static")
 
 
 def create_console(
-    settings: Settings, engine: Engine, *, middleware: Sequence[Middleware] = (), routes: Sequence[BaseRoute] = ()
+    settings: Settings,
+    engine: Engine,
+    *,
+    checks: Callable[[Settings], Iterable[HealthFinding]] = no_checks,
+    middleware: Sequence[Middleware] = (),
+    routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """Build the application. Its endpoints run in threads, as reading the stores takes a while."""
+    """Build the application. Its endpoints run in threads, as reading the stores takes a while.
+
+    `checks` finds how everything is, as `webhooks check` does.
+    """
     app = Starlette(
         routes=[
             Route("/healthz", lambda _request: JSONResponse({"status": "ok"}), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC), name="static"),
             *routes,
             *api_routes(),
+            Route("/", now_page, methods=["GET"]),
+            Route("/live", live, methods=["GET"]),
+            Route("/settings", settings_page, methods=["GET"]),
+            Route("/alerts/{id}/resolve", resolve_alert, methods=["POST"]),
+            Route("/quarantine/reverify", reverify, methods=["POST"]),
             Route("/find", find_page, methods=["GET"]),
             Route("/drivers/{user:path}", driver_page, methods=["GET"]),
             Route("/failures", failures_page, methods=["GET"]),
@@ -64,6 +79,7 @@ def create_console(
         },
     )
     app.state.stores = Opener(settings, engine)
+    app.state.overview = OverviewReader(app.state.stores, checks)
     return app
 
 

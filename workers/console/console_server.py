@@ -1,5 +1,6 @@
 """The process type `dashboard`: the console at `/`, rq-dashboard at `/rq/`, both behind one login."""
 
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from ingest.server.socket_activation import listen
 from workers.access.access_control import AccessControl
 from workers.console.console_app import create_console, error_page
 from workers.console.login_page import login_page
+from workers.console.overview import HealthFinding, no_checks
 from workers.dashboard.dashboard_app import create_dashboard
 from workers.dashboard.rq_dashboard_patch import client_of
 from workers.ledger.database.engine import create_ledger_engine
@@ -31,9 +33,9 @@ RQ_THREADS = 4
 log = structlog.get_logger()
 
 
-def serve_console(settings: Settings) -> None:
+def serve_console(settings: Settings, checks: Callable[[Settings], Iterable[HealthFinding]] = no_checks) -> None:
     """Serve until a signal. Raise SettingsError if it would be open to other machines without a login."""
-    app = create_console_app(settings, create_ledger_engine(settings.database_url))
+    app = create_console_app(settings, create_ledger_engine(settings.database_url), checks)
     configure_logging(settings, "dashboard")
     sockets = [listen(settings.host, settings.dashboard_port)]
     prepare_process()
@@ -44,17 +46,24 @@ def serve_console(settings: Settings) -> None:
         log.info("dashboard.stopped")
 
 
-def create_console_app(settings: Settings, engine: Engine) -> ASGIApp:
+def create_console_app(
+    settings: Settings, engine: Engine, checks: Callable[[Settings], Iterable[HealthFinding]] = no_checks
+) -> ASGIApp:
     """Build the whole application. Raise SettingsError if it would be open to other machines without a login."""
     flask: Any = create_dashboard(settings)  # Flask's types, a2wsgi's and Starlette's describe the same callables
     rq_dashboard: Any = WSGIMiddleware(flask, workers=RQ_THREADS)
     routes = [Mount("/rq", rq_dashboard), *access_routes(settings, engine)]
-    return with_access_control(settings, engine, routes)
+    return with_access_control(settings, engine, routes, checks)
 
 
-def with_access_control(settings: Settings, engine: Engine, routes: list[Route | Mount]) -> ASGIApp:
+def with_access_control(
+    settings: Settings,
+    engine: Engine,
+    routes: list[Route | Mount],
+    checks: Callable[[Settings], Iterable[HealthFinding]] = no_checks,
+) -> ASGIApp:
     """Build the console with these routes beside its own, behind the access control."""
-    return AccessControl(create_console(settings, engine, routes=routes), settings, engine, error_page)
+    return AccessControl(create_console(settings, engine, checks=checks, routes=routes), settings, engine, error_page)
 
 
 def access_routes(settings: Settings, engine: Engine) -> list[Route | Mount]:

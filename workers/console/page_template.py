@@ -29,7 +29,6 @@ NAVIGATION = (
     ("alerts", "Alerts"),
     ("downtimes", "Downtimes"),
     ("handlers", "Handlers"),
-    ("keys", "Keys"),
     ("settings", "Settings"),
     ("audit", "Audit"),
     ("rq/", "Queues"),

@@ -191,7 +191,7 @@ def test_options_of_a_dry_run_go_with_its_body():
 def test_a_process_starts_although_a_setting_of_another_is_wrong(command, target, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     started = []
-    monkeypatch.setattr(target, started.append)
+    monkeypatch.setattr(target, lambda settings, **_: started.append(settings))
     result = CliRunner(env={"DRIVE_TIMEOUT": "wrong", "DASHBOARD_PORT": "9002"}).invoke(main, [command])
     assert result.exit_code == 0, result.output
     assert len(started) == 1

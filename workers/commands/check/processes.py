@@ -18,7 +18,7 @@ from ingest.queue.process_monitor import ALL, find_absences
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from workers.alerts.alerts import find_alerts
 from workers.alerts.condition_rules import LEDGER_RULES, ProcessObserver
-from workers.commands.check.basics import CheckResult, fail, ok, warn
+from workers.commands.check.basics import CheckResult, fail, inbox, ledger, ok, queues, warn
 from workers.commands.errors import Failure, error_text
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.installation import open_queues
@@ -63,6 +63,16 @@ def check_processes(settings: Settings) -> Iterator[CheckResult]:
             yield from _open_alerts(ledger)
     except (DBAPIError, Failure):
         return
+
+
+def check_now(settings: Settings) -> Iterator[CheckResult]:
+    """Yield what the first page of the dashboard shows: the stores, what runs or reports itself, and the work."""
+    for check in (inbox, queues, ledger):
+        yield from check(settings)
+    yield probe(settings, ProbedProcess.SERVE)
+    if settings.authorize_credentials is not None:
+        yield probe(settings, ProbedProcess.AUTHORIZE)
+    yield from check_processes(settings)
 
 
 def probe(settings: Settings, process: ProbedProcess) -> CheckResult:

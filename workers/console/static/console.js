@@ -18,3 +18,13 @@ function showLocalTimes(root) {
 showLocalTimes(document);
 const zone = document.getElementById("zone");
 if (zone && ZONE) zone.textContent = ZONE;
+
+const live = document.getElementById("live");
+if (live && window.EventSource) {
+  const source = new EventSource(live.dataset.source);
+  source.addEventListener("now", (event) => {
+    if (live.contains(document.activeElement)) return;  // not under somebody's finger
+    live.innerHTML = event.data;  // of our own server, escaped there
+    showLocalTimes(live);
+  });
+}

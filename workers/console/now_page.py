@@ -1,0 +1,117 @@
+"""The first page: how everything stands, live; and resolving alerts, and letting in what was in quarantine."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from ingest.config.keyring import Keyring
+from ingest.errors import SettingsError
+from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.schema import FILE_NAME
+from ingest.wire.timestamps import utc_now
+from workers.access.access_control import actor_of
+from workers.alerts.alerts import find_alerts, resolve_by_id
+from workers.console.failure_page import done
+from workers.console.overview import OverviewReader
+from workers.console.page_stores import Opener, opener_of
+from workers.console.page_template import TEMPLATES, render
+from workers.ledger import audit_log
+from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
+from workers.ledger.database.transaction import run_in_transaction
+
+LIVE_EVERY = 5.0
+"""Seconds between two events of a page that is open."""
+MAX_LIVE = 20
+"""Pages that are live at once; others are as they were loaded."""
+SHOWN_ALERTS = 50
+
+live_pages: Counter[str] = Counter()
+
+
+def now_page(request: Request) -> Response:
+    """Show how everything stands."""
+    return render(request, "now.html", _context(request))
+
+
+def settings_page(request: Request) -> Response:
+    """Show the settings in force, secrets masked."""
+    rows = [(each.name, each.effective, each.default) for each in opener_of(request).settings.describe_all()]
+    return render(request, "settings.html", {"rows": rows})
+
+
+async def live(request: Request) -> Response:
+    """Send how everything stands again and again, as server-sent events."""
+    if live_pages["open"] >= MAX_LIVE:
+        return Response(status_code=204)  # the browser does not try again
+    return StreamingResponse(_events(request), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def resolve_alert(request: Request) -> Response:
+    """Resolve an alert: it is raised again only for a new cause."""
+    stores, actor, alert_id = opener_of(request), actor_of(request), request.path_params["id"]
+
+    def resolve(conn: Any) -> int:
+        now = utc_now()
+        count = resolve_by_id(conn, [alert_id], now)
+        if count:
+            audit_log.record(conn, AuditEntry(AuditAct.RESOLVED, actor, alert_id), now)
+        return count
+
+    count = await run_in_threadpool(run_in_transaction, stores.engine, resolve)
+    return done("/", "The alert is resolved." if count else "The alert was resolved before.")
+
+
+async def reverify(request: Request) -> Response:
+    """Verify again what is in quarantine on this node, and keep what passes."""
+    sentence = await run_in_threadpool(_reverify, opener_of(request), actor_of(request))
+    return done("/quarantine", sentence)
+
+
+def _reverify(stores: Opener, actor: Actor) -> str:
+    settings = stores.settings
+    path = settings.data_dir / FILE_NAME
+    if not path.exists():
+        return "There is no inbox on this node, so nothing is in quarantine here."
+    try:
+        settings.require_signing()
+    except SettingsError as error:
+        return str(error)
+    outcomes = list(Quarantine(path, settings).reverify(Keyring(settings).keys))
+    count = sum(each.kept is not None for each in outcomes)
+    if count:
+        entry = AuditEntry(AuditAct.REVERIFIED, actor, "quarantine", count)
+        run_in_transaction(stores.engine, lambda conn: audit_log.record(conn, entry, utc_now()))
+    return f"Let in: {count}. Still refused: {len(outcomes) - count}."
+
+
+async def _events(request: Request) -> AsyncIterator[str]:
+    live_pages["open"] += 1
+    try:
+        while not await request.is_disconnected():
+            html = await run_in_threadpool(_fragment, request)
+            lines = "".join(f"data: {line}\n" for line in html.splitlines())
+            yield f"event: now\n{lines}\n"
+            await asyncio.sleep(LIVE_EVERY)
+    finally:
+        live_pages["open"] -= 1
+
+
+def _fragment(request: Request) -> str:
+    return TEMPLATES.get_template("now_live.html").render(request=request, **_context(request))
+
+
+def _reader_of(request: Request) -> OverviewReader:
+    reader: OverviewReader = request.app.state.overview
+    return reader
+
+
+def _context(request: Request) -> dict[str, Any]:
+    overview = _reader_of(request).read()
+    with opener_of(request).open() as stores:
+        alerts = find_alerts(stores.ledger, only_open=True, limit=SHOWN_ALERTS)
+    return {"overview": overview, "alerts": alerts}
