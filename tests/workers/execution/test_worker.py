@@ -49,7 +49,7 @@ def offer(connection: redis.Redis, session_id: str, folder: Path) -> tuple[str, 
     with contextlib.closing(Outbox(folder / FILE_NAME)) as outbox:
         offers = BatchPublisher(outbox, connection, load_settings())
         offers.publish([outbox.next_batch("sessions", 1, 1000)])
-        (batch,) = offers.in_flight
+        *_, batch = offers.in_flight
         return outbox.inbox_id, batch.batch_id
 
 
@@ -70,6 +70,39 @@ def test_a_worker_settles_a_batch(environment: dict[str, str], valkey: redis.Red
         session = sessions.get(ledger, "S1")
     assert session is not None
     assert session.status == "STARTED"
+
+
+PLUGIN = """
+import os, signal
+from pathlib import Path
+from handlers import on
+from ingest.events import SessionStarted
+
+@on(SessionStarted)
+def write_process(event, ctx):
+    if event.session_id.startswith("crash"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    with Path(os.environ["PROCESSES"]).open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+"""
+
+
+@pytest.mark.parametrize(("sessions_", "processes"), [(("S1", "S2", "S3"), (3, 1)), (("S1", "crash", "S2"), (2, 2))])
+def test_one_process_does_one_job_after_another_until_a_handler_kills_it(
+    environment: dict[str, str],
+    valkey: redis.Redis,
+    tmp_path: Path,
+    sessions_: tuple[str, ...],
+    processes: tuple[int, int],
+) -> None:
+    (tmp_path / "process_writer.py").write_text(PLUGIN)
+    written = tmp_path / "processes"
+    for session_id in sessions_:
+        offer(valkey, session_id, tmp_path)
+    more = {"HANDLER_MODULES": "process_writer", "PYTHONPATH": str(tmp_path), "PROCESSES": str(written)}
+    subprocess.run([sys.executable, *OURS, "--burst"], env=environment | more, timeout=60, check=True)
+    lines = written.read_text().split()
+    assert (len(lines), len(set(lines))) == processes
 
 
 def test_a_worker_that_starts_before_redis_waits_for_it_and_then_works(
