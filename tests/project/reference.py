@@ -164,7 +164,7 @@ def reference() -> str:
         parts = [INTRODUCTION]
         for heading, names in [("The twelve to know first", list(FIRST)), *sections()]:
             parts += [f"### {heading}\n", table(heads, (setting_row(rows[name]) for name in names))]
-    parts += ["## Commands\n\nEvery command has `--help`, every list `--json`: one object a line.\n"]
+    parts += ["## Commands\n\nEvery command has `--help`, every list `--json`, one object a line, and `--csv`.\n"]
     for title, entries in SECTIONS.items():
         rows_of_title = ((f"`{name}`", entry.sentence) for name, entry in entries.items())
         parts += [f"### {title}\n", table(("command", "what it does"), rows_of_title)]

@@ -64,6 +64,13 @@ def test_every_command_can_be_imported_and_has_help(name):
     assert len(result.output.splitlines()) > 3
 
 
+@pytest.mark.parametrize("name", sorted({*LISTS.split()} - {"show", "session"}))
+def test_every_list_can_be_written_for_programs(name):
+    shown = CliRunner().invoke(main, [name, "--help"]).output
+    assert "--json" in shown
+    assert "--csv" in shown
+
+
 def test_help_imports_no_command():
     script = (
         "import sys; from click.testing import CliRunner; from workers.cli import main;"

@@ -1,6 +1,5 @@
 """`webhooks audit`: who did what, and when; and how commands record what they do."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -10,7 +9,7 @@ from sqlalchemy import Connection
 from ingest.config.settings import Settings
 from workers.commands import options
 from workers.commands.errors import Failure, error_text, is_expected
-from workers.commands.listing import Page, print_rows
+from workers.commands.listing import Page, paged, print_rows
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import audit_log
@@ -26,34 +25,24 @@ FIRST_IDS = 10
 @click.option("--act", type=click.Choice([act.value for act in AuditAct]), help="Only acts of this kind.")
 @options.since_option(help="Done then or later: 10m, 2h or 3d ago, today, yesterday, 18:00, ISO 8601.")
 @click.option("--until", type=options.WHEN, metavar="WHEN", help="Done before then.")
-@options.limit
-@click.option("--csv", "as_csv", is_flag=True, help="Write them as CSV.")
-@options.as_json
-def audit(  # noqa: PLR0913  the options are the interface
+@paged
+def audit(
     *,
     actor: str | None,
     act: str | None,
     since: datetime | None,
     until: datetime | None,
-    limit: int | None,
-    as_csv: bool,
-    as_json: bool,
+    page: Page,
 ) -> None:
     """List who did what in the dashboard and with commands, newest first.
 
     Recorded are: who looked at a body or at user ids, ran handlers again, sent pushes again, resolved alerts, let in
     what was in quarantine, and logged in or failed to. Of a command it is the operating system's user.
     """
-    if as_csv and as_json:
-        raise click.UsageError("Choose --csv or --json.")
-    page = Page.of(limit, as_json=as_json, as_csv=as_csv)
     wanted = AuditAct(act) if act else None
     with read_only_ledger(settings_with_dev_defaults()) as conn:
         found = audit_log.find(conn, actor=actor, act=wanted, since=since, until=until, limit=page.limit)
-    if as_csv:
-        AUDIT.write_csv(sys.stdout, found)
-    else:
-        print_rows(AUDIT, found, page)
+    print_rows(AUDIT, found, page)
 
 
 def audit_entry(act: AuditAct, subject: str | None = None, count: int = 1) -> AuditEntry:

@@ -34,8 +34,9 @@ class KeyTrial:
 
 @click.group(invoke_without_command=True)
 @options.as_json
+@options.as_csv
 @click.pass_context
-def keys(ctx: click.Context, *, as_json: bool) -> None:
+def keys(ctx: click.Context, *, as_json: bool, as_csv: bool) -> None:
     """List which key matched when, and whether CURRENT can be retired."""
     if ctx.invoked_subcommand is not None:
         return
@@ -44,8 +45,9 @@ def keys(ctx: click.Context, *, as_json: bool) -> None:
         waiting = in_inbox_only(outbox, conn)
         uses = key_uses(conn, waiting)
         rotation = rotation_status(conn, waiting) if settings.plugsurfing_hmac_next else None
-    print_rows(KEYS, key_reports(settings, uses, rotation), Page(as_json=as_json))
-    if not as_json:
+    page = Page(as_json=as_json, as_csv=as_csv)
+    print_rows(KEYS, key_reports(settings, uses, rotation), page)
+    if page.is_for_people:
         click.echo(f"\n{_rotation_advice(settings, uses, rotation)}")
 
 

@@ -29,13 +29,13 @@ from workers.lists.quarantine_list import QUARANTINED, REVERIFIED
 def quarantine(*, since: datetime | None, until: datetime | None, page: Page) -> None:
     """List what failed verification on this node or came to a wrong path, newest first, and why.
 
-    With --json also its headers and its body, for `webhooks keys try`.
+    With --json or --csv also its headers and its body, for `webhooks keys try`.
     """
     settings = settings_with_dev_defaults()
     store = open_quarantine(settings)
     found = store.list(since)[::-1]
     requests = [request for request in found if until is None or request.received_at < until][: page.limit]
-    if page.as_json and requests:  # the bodies are in it
+    if not page.is_for_people and requests:  # the bodies are in it
         record_aside(settings, audit_entry(AuditAct.BODY_VIEWED, "quarantine", len(requests)))
     print_rows(QUARANTINED, requests, page)
     for reason, count in Counter(request.reason for request in requests).most_common():

@@ -36,7 +36,7 @@ def warnings(
     counted_since = utc_now() - TOTALS_SPAN if filters == WarningFilters() else None
     with read_only_ledger(settings_with_dev_defaults()) as conn:
         rows, totals = fee_warnings.find(conn, filters, utc_now()), WarningTotals(counted_since)
-        if page.as_json:
+        if not page.is_for_people:
             print_rows(WARNINGS, islice(rows, page.limit), page)
             return
         counted = totals.count(rows)

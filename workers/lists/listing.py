@@ -1,6 +1,7 @@
 """What a list shows: fields defined once for JSON and CSV, and the columns of the table that people see."""
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -69,7 +70,9 @@ def csv_cell(value: Json) -> str:
         case bool():
             return str(value).lower()
         case list():
-            return csv_cell("; ".join(map(str, value)))
+            return csv_cell("; ".join(each if isinstance(each, str) else json.dumps(each) for each in value))
+        case dict():
+            return csv_cell(json.dumps(value))
     text = printable(str(value))
     return f"'{text}" if text.lstrip().startswith(FORMULA) and not NUMBER.fullmatch(text) else text
 

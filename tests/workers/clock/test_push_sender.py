@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from sqlalchemy import update
@@ -479,6 +480,28 @@ def test_the_clock_sends_on_every_channel_although_one_hangs(push_node, provider
     ends.set()
     stop.set()
     running.join()
+
+
+def test_a_look_for_unneeded_pushes_that_takes_long_is_not_repeated_at_once(push_node, provider, until, monkeypatch):
+    """It holds the ledger's write lock: of 100,000 due pushes for a fifth of each second."""
+    looks = []
+
+    def slow(_ledger, _channel, _now):
+        looks.append(time.monotonic())
+        time.sleep(0.2)
+        return {}
+
+    monkeypatch.setattr("workers.ledger.pushes.expire_unneeded", slow)
+    monkeypatch.setattr("workers.clock.push_sender.POLL_INTERVAL", timedelta(milliseconds=1))
+    node = push_node()
+    senders = SenderPool(node.resources)
+    senders.start()
+    for number in range(20):
+        node.push(number)
+        until(lambda number=number: len(provider.bodies) == number + 1)
+    senders.stop()
+    assert all(later - earlier > 1 for earlier, later in pairwise(looks))
+    assert looks
 
 
 def test_a_push_is_sent_as_soon_as_a_worker_notifies(push_node, provider, until, monkeypatch):

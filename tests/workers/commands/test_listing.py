@@ -44,6 +44,14 @@ def test_json_has_every_field_in_its_order_and_each_row_at_once(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_csv_has_every_field_under_its_name(capsys):
+    print_rows(LISTING, [Thing("=one", NOON, Decimal("1.10"), ("a", "b"), good=True)], Page(as_csv=True))
+    assert capsys.readouterr().out.splitlines() == [
+        "name,at,amount,tags,good",
+        "'=one,2026-05-04T12:00:00Z,1.10,a; b,true",
+    ]
+
+
 def test_a_table_shows_fields_as_people_read_them_and_cells_of_its_own(capsys):
     print_rows(LISTING, [Thing("one", NOON, Decimal("1.10"), ("a",), good=True), Thing("two")], Page())
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -61,4 +69,4 @@ def test_a_table_that_its_limit_may_have_cut_ends_with_a_hint(capsys, limit, hin
     [(None, False, False, 50), (None, True, False, None), (None, False, True, None), (7, True, False, 7)],
 )
 def test_without_a_limit_a_person_reads_a_screen_and_a_program_everything(limit, as_json, as_csv, found):
-    assert Page.of(limit, as_json=as_json, as_csv=as_csv) == Page(found, as_json)
+    assert Page.of(limit, as_json=as_json, as_csv=as_csv) == Page(found, as_json, as_csv)
