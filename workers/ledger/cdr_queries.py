@@ -5,7 +5,7 @@ Rows of one identity are one CDR: the one that was received first counts, the ot
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -180,6 +180,7 @@ def find(
 
     Repeats are left out, unless they are wanted. Those behind a position are the next page, newest first.
     """
+    filters = _with_sessions(conn, filters)
     columns = [cdrs.c[name] for name in CdrRow.__dataclass_fields__ if name in cdrs.c and name != "user_id"]
     query = (
         _select(filters)
@@ -224,6 +225,7 @@ def _behind(before: Position | None) -> list[ColumnElement[bool]]:
 
 def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
     """Count and sum up the matching CDRs, exactly."""
+    filters = _with_sessions(conn, filters)
     amounts = _amounts(conn, filters)
     is_first = not_(IS_REPEAT)
     has_partner, came_again = ((), ()) if filters.is_narrow else ((HAS_PARTNER,), (CAME_AGAIN,))
@@ -314,6 +316,14 @@ def _sum(some: Iterable[_Amount]) -> Decimal:
     return total((each.amount, each.times) for each in some if each.amount is not None)
 
 
+def _with_sessions(conn: Connection, filters: CdrFilters) -> CdrFilters:
+    """Add the sessions of the driver, if one is wanted: with a subquery for them PostgreSQL reads all CDRs."""
+    if filters.user_id is None or filters.user_sessions is not None:
+        return filters
+    theirs = select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.user_id))
+    return replace(filters, user_sessions=conn.scalars(theirs).all())
+
+
 def _select(filters: CdrFilters, *, is_joined: bool = True) -> Select[Any]:
     """Select the matching CDRs, with their deliveries and sessions if wanted or needed by the filters."""
     joined = cdrs.outerjoin(deliveries, deliveries.c.id == cdrs.c.delivery_id).outerjoin(
@@ -327,11 +337,7 @@ def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
     yield from matching(cdrs, session_id=filters.session_id, charging_key=filters.keys)
     yield from within(cdrs.c.received_at, filters.since, filters.until)
     if filters.user_id is not None:
-        if filters.user_sessions is None:
-            of_user = select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.user_id))
-            is_theirs: ColumnElement[bool] = cdrs.c.session_id.in_(of_user)
-        else:
-            is_theirs = in_list(cdrs.c.session_id, filters.user_sessions)
+        is_theirs = in_list(cdrs.c.session_id, filters.user_sessions or ())
         by_session = and_(cdrs.c.user_id.is_(None), is_theirs)
         yield or_(same_person(cdrs.c.user_id, filters.user_id), by_session)
     if filters.request_id is not None:
