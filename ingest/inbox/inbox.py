@@ -22,7 +22,7 @@ from ingest.errors import InboxUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.inbox.corruption import is_corruption, lock_and_check
 from ingest.inbox.disk_reserve import DiskReserve
-from ingest.inbox.rows import Kept, Row, insert_new, open_for_inserts, row_of, upsert_rows
+from ingest.inbox.rows import Kept, Row, fitting_group, insert_new, open_for_inserts, row_of, upsert_rows
 from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Envelope
@@ -150,6 +150,8 @@ class Inbox:
         while self._waiting and len(group) < MAX_GROUP and (not group or self._waiting[0][2] <= left):
             group.append(self._waiting.popleft())
             left -= group[-1][2]
+        while len(group) > fitting_group(len(group)):
+            self._waiting.appendleft(group.pop())
         return group
 
     def _commit(self, group: list[PendingWrite]) -> None:

@@ -14,7 +14,7 @@ from ingest.config.settings import load_settings
 from ingest.errors import InboxUnavailable
 from ingest.inbox import inbox as inbox_module
 from ingest.inbox.inbox import Inbox
-from ingest.inbox.rows import Kept, open_for_inserts
+from ingest.inbox.rows import MAX_ROWS_PER_INSERT, Kept, open_for_inserts
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Envelope, Kind
@@ -141,6 +141,25 @@ def test_a_group_is_bounded_and_the_rest_follows(settings, monkeypatch):
             inbox.on_commit(lambda: commits.append(None))
             await asyncio.gather(*[inbox.insert(envelope()) for _ in range(35)])
         assert len(commits) == 4
+
+    asyncio.run(story())
+
+
+def test_a_large_group_is_one_statement_and_what_does_not_fit_follows_in_order(settings, path, monkeypatch):
+    def refuse(*_arguments):
+        raise AssertionError("there is no duplicate")
+
+    monkeypatch.setattr(inbox_module, "upsert_rows", refuse)
+
+    async def story():
+        commits = []
+        sent = [envelope() for _ in range(2 * MAX_ROWS_PER_INSERT + 7)]
+        async with opened(settings.model_copy(update={"disk_reserve": 0})) as inbox:
+            inbox.on_commit(lambda: commits.append(len(bodies(path))))
+            kept = await asyncio.gather(*map(inbox.insert, sent))
+        assert commits == [2 * MAX_ROWS_PER_INSERT, len(sent)]
+        assert [each.id for each in kept] == [each.id for each in sent]
+        assert bodies(path) == [each.body for each in sent]
 
     asyncio.run(story())
 

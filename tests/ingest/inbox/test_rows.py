@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.inbox.rows import MAX_ROWS_PER_INSERT, Row, insert_new, open_for_inserts, row_of, upsert_rows
+from ingest.inbox.rows import MAX_ROWS_PER_INSERT, Row, fitting_group, insert_new, open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Envelope, Kind
 
@@ -136,7 +136,13 @@ def test_a_single_statement_inserts_all_or_nothing(file):
     assert insert_new(file, []) is None
     assert insert_new(file, [*map(row, range(100, 101 + MAX_ROWS_PER_INSERT))]) is None
     assert count(file) == len(receipts(file)) == 2
+    assert len(insert_new(file, [*map(row, range(100, 100 + 2 * MAX_ROWS_PER_INSERT))])) == 2 * MAX_ROWS_PER_INSERT
     assert not file.in_transaction
+
+
+@pytest.mark.parametrize(("count", "together"), [(1, 1), (64, 64), (65, 64), (127, 64), (128, 128), (1000, 960)])
+def test_a_group_has_a_size_for_which_there_is_a_statement(count, together):
+    assert fitting_group(count) == together
 
 
 def test_the_first_duplicate_of_an_unsettled_delivery_is_remembered_now_not_when_it_was_received(file):
