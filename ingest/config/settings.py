@@ -17,11 +17,12 @@ from ingest.config.sections.dashboard import DashboardSettings
 from ingest.config.sections.drive import DriveSettings, ReconcileSettings
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import AlertSettings, DeviceSettings, NotificationSettings
-from ingest.config.sections.privacy import RetentionSettings
+from ingest.config.sections.privacy import RedactionSettings, RetentionSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.sections.server import MetricsSettings, ServerSettings
 from ingest.config.types import setting
 from ingest.errors import SettingsError
+from ingest.wire.redaction import Redaction
 
 
 class SecretFileSettings(BaseSettings):
@@ -40,12 +41,13 @@ class SecretFileSettings(BaseSettings):
     authorize_credentials_file: Path | None = setting(None, "file with `AUTHORIZE_CREDENTIALS`")
     drive_api_key_file: Path | None = setting(None, "file with `DRIVE_API_KEY`")
     roam_ocpi_token_file: Path | None = setting(None, "file with `ROAM_OCPI_TOKEN`")
+    redact_key_file: Path | None = setting(None, "file with `REDACT_KEY`")
     alert_urls_file: Path | None = setting(None, "file with `ALERT_URLS`")
 
 
 SECRETS = tuple(name.removesuffix("_file") for name in SecretFileSettings.model_fields)
 # All that `serve` reads: a wrong setting of another process must not keep it from receiving events.
-SERVE_SECTIONS = (ServerSettings, ProcessingSettings, CdrSettings, StoreSettings, LoggingSettings)
+SERVE_SECTIONS = (ServerSettings, RedactionSettings, ProcessingSettings, CdrSettings, StoreSettings, LoggingSettings)
 # All that the dashboard reads: it runs plugins again, and verifies again what is in quarantine.
 DASHBOARD_SECTIONS = (*SERVE_SECTIONS, DashboardSettings, AuthorizationSettings)
 LOWER_CASE = ("log_format", "log_level", "plugsurfing_hmac_encoding", "authorize_key_bytes", "authorize_without_facts")
@@ -69,6 +71,7 @@ class Settings(  # the last section comes first: pydantic collects the fields of
     DeviceSettings,
     NotificationSettings,
     ProcessingSettings,
+    RedactionSettings,
     ServerSettings,
     LoggingSettings,
     StoreSettings,
@@ -154,6 +157,13 @@ class Settings(  # the last section comes first: pydantic collects the fields of
         """Raise SettingsError unless there are credentials that authenticate authorization requests."""
         if self.authorize_credentials is None:
             raise SettingsError("AUTHORIZE_CREDENTIALS is not set: without it anybody could ask which keys may charge.")
+
+    @property
+    def redaction(self) -> Redaction | None:
+        """What is redacted of each body before it is kept; None if there are no rules."""
+        if not self.redact:
+            return None
+        return Redaction(self.redact, self.redact_key.get_secret_value().encode() if self.redact_key else b"")
 
     def require_redis(self) -> str:
         """Return the URL of the queues. Raise SettingsError if it is not set."""

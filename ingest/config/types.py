@@ -14,6 +14,7 @@ from pydantic_settings import NoDecode
 from ingest.wire.authorization.response_templates import ResponseTemplate
 from ingest.wire.client_address import MAPPED_BITS, Network
 from ingest.wire.field_paths import FieldPath, Pointer, parse_field_path, pointers
+from ingest.wire.redaction import RedactionRule
 
 T = TypeVar("T")
 
@@ -176,4 +177,5 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(read_networks)]
 Pointers = Annotated[tuple[Pointer, ...], NoDecode, BeforeValidator(split_commas_as(Pointer))]
 FieldPaths = Annotated[tuple[FieldPath, ...], NoDecode, BeforeValidator(split_commas_as(parse_field_path))]
+RedactionRules = Annotated[tuple[RedactionRule, ...], NoDecode, BeforeValidator(split_commas_as(RedactionRule.parse))]
 TemplateSetting = Annotated[ResponseTemplate, NoDecode, BeforeValidator(_template)]

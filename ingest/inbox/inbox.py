@@ -55,6 +55,7 @@ class Inbox:
         self._path = path
         self._max_waiting_bytes = settings.waiting_bytes
         self._reserve = DiskReserve(path, settings)
+        self._redaction = settings.redaction
         self._checkpointer = Checkpointer(path)
         self._metrics = metrics or Metrics()
         self._on_commit: list[Callable[[], None]] = []
@@ -103,7 +104,7 @@ class Inbox:
 
     def insert(self, envelope: Envelope) -> asyncio.Future[Kept]:
         """Return a future that is done when the envelope is on disk. Raise InboxUnavailable, here or in the future."""
-        return self._enqueue(row_of(envelope))
+        return self._enqueue(row_of(envelope, self._redaction))
 
     def probe(self) -> asyncio.Future[Kept]:
         """Check that the disk accepts writes, by committing a probe row. Raise InboxUnavailable as `insert` does."""

@@ -120,7 +120,7 @@ class Quarantine:
                     yield Reverified(request, None, str(error))
                     continue
                 with transaction(file):
-                    (kept,) = upsert_rows(file, [row_of(envelope)])
+                    (kept,) = upsert_rows(file, [row_of(envelope, self._settings.redaction)])
                     file.execute("DELETE FROM quarantine WHERE seq = ?", (request.seq,))
                 self._checkpointer.after_commit(file, request.size)
                 yield Reverified(request, kept, None)

@@ -15,7 +15,8 @@ from ingest.events import peek, queue_for
 from ingest.failpoints import Failpoint, hit_inside
 from ingest.inbox.schema import open_inbox_file
 from ingest.inbox.write_lock import disable_busy_timeout, execute_with_retry
-from ingest.wire.envelope import Envelope
+from ingest.wire.envelope import Envelope, delivery_id
+from ingest.wire.redaction import REDACTED, Redaction
 
 # Duplicates carry no body and go to the low-priority queue.
 DUPLICATES_QUEUE = "other"
@@ -66,9 +67,18 @@ class Row(NamedTuple):
     body: bytes | None
 
 
-def row_of(envelope: Envelope) -> Row:
-    """Return the row of an envelope, with the name, session and queue that its body says."""
+def row_of(envelope: Envelope, redaction: Redaction | None = None) -> Row:
+    """Return the row of an envelope, with the name, session and queue that its body says.
+
+    A body that is redacted keeps the id of the original. A header has the id that it would have itself.
+    """
     seen = peek(envelope.kind, envelope.body)
+    headers, body = envelope.headers, envelope.body
+    if redaction is not None:
+        body = redaction.apply(envelope.kind, seen.name, envelope.body)
+        if body is not envelope.body:
+            headers = {**headers, REDACTED: delivery_id(envelope.kind, body)}
+            seen = peek(envelope.kind, body)
     return Row(
         envelope.id,
         str(envelope.kind),  # sqlite3 adapts what is not quite a str, which takes longer than all the rest of a row
@@ -78,8 +88,8 @@ def row_of(envelope: Envelope) -> Row:
         envelope.received_at.timestamp(),
         envelope.signed_with,
         envelope.signed_at.timestamp() if envelope.signed_at else None,
-        to_json(dict(envelope.headers)).decode(),
-        envelope.body,
+        to_json(dict(headers)).decode(),
+        body,
     )
 
 

@@ -13,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 import redis
 
 from ingest.config.settings import Settings
+from ingest.inbox.schema import FILE_NAME
 from ingest.queue.leases import JobState, LeaseMonitor
 from ingest.queue.queues import QUEUES
 from ingest.relay.downtime_publisher import DowntimePublisher
+from ingest.relay.inbox_erasure import InboxErasure
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
 from ingest.relay.relay_heartbeat import RelayHeartbeat
@@ -48,6 +50,7 @@ class RelayLoop:
         self._leases = LeaseMonitor(connection, grace=grace)
         self._downtimes = DowntimePublisher(connection)
         self._heartbeat = RelayHeartbeat(outbox, connection)
+        self._erasure = InboxErasure(settings.data_dir / FILE_NAME, outbox.inbox_id, connection)
         self._sweep_every = sweep_every.total_seconds()
         self._swept_at = self._polled_at = float("-inf")
         self._version = 0
@@ -129,6 +132,7 @@ class RelayLoop:
         self.backlog = self._outbox.waiting_count()
         self._downtimes.publish(self._outbox.downtimes())
         self._heartbeat.beat()
+        self._erasure.poll()
         if self._swept_at > self._prune_at:
             self._prune_dedup_window()
 

@@ -34,6 +34,7 @@ from workers.ledger.states import Outcome
 from workers.observability import work_metrics
 from workers.observability.metrics_server import MetricsServer, create_metrics_app, installation_registry
 from workers.policies.sync import sync_tasks
+from workers.privacy.late_erasure import LateErasureTask
 from workers.privacy.retention import RetentionTask
 from workers.reconciliation.tasks import reconciliation_tasks
 from workers.resilience.periodic import PeriodicRunner, PeriodicTask
@@ -164,6 +165,7 @@ def background_tasks(resources: Resources) -> list[PeriodicTask]:
         *sync_tasks(resources),
         AlertEvaluator(resources.engine, resources.settings, resources.connection),
         RetentionTask(resources.engine, resources.settings),
+        LateErasureTask(resources.engine, resources.connection),
         *notifiers(resources.engine, resources.settings),
     ]
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
+from pathlib import Path
 
 import click
 from redis.exceptions import RedisError
@@ -31,11 +33,13 @@ from workers.ledger.states import DeliveryState, Outcome
 from workers.lists.formatting import human_duration, iso, printable, short_id
 from workers.lists.listing import Listing, attributes
 from workers.plugins import Plugins, load_plugins
+from workers.privacy.archive import read_archive, restore, verify_archive
 
 CHUNK = 200
 """Deliveries in one transaction, which workers wait for."""
 REDIS_TIMEOUT = 2
 """Seconds; withdrawing dead letters is not worth a longer wait."""
+ARCHIVE = click.Path(path_type=Path, dir_okay=False, exists=True)
 STATES = [state.value for state in DeliveryState if state not in {DeliveryState.KEPT, DeliveryState.QUEUED}]
 
 
@@ -46,6 +50,7 @@ STATES = [state.value for state in DeliveryState if state not in {DeliveryState.
 @click.option("--event", metavar="NAME", help="The event's name as it was sent.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state; dead: with at least one dead run.")
 @click.option("--handler", metavar="NAME", help="Only this handler, new ones included.")
+@click.option("--from", "file", type=ARCHIVE, metavar="FILE", help="All of an archive of `webhooks archive`.")
 @click.option("--dry-run", is_flag=True, help="List what would run, and run nothing.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Deliveries a second. Default: all at once.")
 @options.as_json
@@ -57,6 +62,7 @@ def replay(  # noqa: PLR0913  the options are the interface
     event: str | None,
     state: str | None,
     handler: str | None,
+    file: Path | None,
     dry_run: bool,
     rate: float | None,
     as_json: bool,
@@ -68,28 +74,34 @@ def replay(  # noqa: PLR0913  the options are the interface
     the runs. A push that was sent is not sent again; one that was given up is, if its handler still makes it.
     """
     filtered = any((since, until, event, state))
+    if file is not None and (ids or filtered or dry_run):
+        raise click.UsageError("With --from go --handler and --rate only.")
     if ids and filtered:
         raise click.UsageError("Name deliveries by id or by filters, not both; only --handler goes with ids.")
-    if not (ids or filtered or handler):
+    if not (ids or filtered or handler or file):
         raise click.UsageError("Name the deliveries: by id, or with --since, --until, --event, --state or --handler.")
     settings = settings_with_dev_defaults()
     plugins = load_plugins(settings)
     if handler is not None and handler not in {each.name for each in plugins.subscriptions}:
         raise UsageFailure(f"No plugin defines a handler '{printable(handler)}'; see `webhooks handlers`.")
-    filters = None if ids else DeliveryFilters(event=event, since=since, until=until)
+    filters = None if ids or file else DeliveryFilters(event=event, since=since, until=until)
     if filters and state == DeliveryState.DEAD:  # a dead run, which a delivery may have while other runs are open
         filters = changed(filters, outcome=Outcome.DEAD, handler=handler)
     elif filters and state:
         filters = changed(filters, state=DeliveryState(state))
     with open_ledger(settings) as engine:
-        with read_only(engine) as conn:
-            chosen = deliveries.find_ids(conn, filters) if filters else _resolve(conn, ids)
+        if file is not None:
+            chosen = _restore(engine, file)
+        else:
+            with read_only(engine) as conn:
+                chosen = deliveries.find_ids(conn, filters) if filters else _resolve(conn, ids)
         if dry_run:
             print_rows(PLANS, _preview(engine, chosen, plugins, handler), Page(as_json=as_json))
             return
         decide = partial(plan_replays, plugins=plugins, handler=handler, filters=filters)
         wanted = {"since": iso(since), "until": iso(until), "event": event, "state": state, "handler": handler}
-        entry = audit_entry(AuditAct.REPLAYED, subject_of(ids, wanted), 0)
+        subject = subject_of(ids, wanted) if file is None else f"from {file.name}"
+        entry = audit_entry(AuditAct.REPLAYED, subject, 0)
         job_ids = _replay(engine, chosen, decide, rate, entry, as_json=as_json)
         _withdraw(settings, engine, job_ids)
 
@@ -100,6 +112,15 @@ def _resolve(conn: Connection, ids: Sequence[str]) -> list[str]:
     if unknown:
         raise Failure(f"The ledger knows no delivery, or more than one, with an id that begins with: {unknown}.")
     return list(dict.fromkeys(full for full in found.values() if full is not None))
+
+
+def _restore(engine: Engine, file: Path) -> list[str]:
+    """Restore the deliveries of an archive, and return their ids."""
+    verify_archive(file)
+    archived, ids = read_archive(file), list[str]()
+    while some := list(islice(archived, CHUNK)):
+        ids += run_in_transaction(engine, partial(restore, archived=some))
+    return ids
 
 
 def _preview(engine: Engine, ids: Sequence[str], plugins: Plugins, handler: str | None) -> Iterator[ReplayPlan]:

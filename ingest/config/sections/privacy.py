@@ -1,11 +1,33 @@
-"""Settings of privacy: for how long the ledger keeps what."""
+"""Settings of privacy: what is redacted before it is kept, and for how long the ledger keeps what."""
 
 from datetime import timedelta
+from typing import Self
 
+from pydantic import SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration
-from ingest.config.types import setting
+from ingest.config.types import RedactionRules, setting
+from ingest.errors import SettingsError
+from ingest.wire.redaction import RedactionAction
+
+
+class RedactionSettings(BaseSettings):
+    """`serve`: what is redacted of a body after it was verified and before it is kept."""
+
+    redact: RedactionRules = setting(
+        (),
+        "rules by comma, `/payload/userEmail:mask` or `SESSION_STARTED:/payload/plate:hash`; `mask`, `hash`, `remove`",
+    )
+    redact_key: SecretStr | None = setting(None, "key of the digests that `hash` makes")
+
+    @model_validator(mode="after")
+    def _check_key(self) -> Self:
+        if self.redact_key is None and any(rule.action is RedactionAction.HASH for rule in self.redact):
+            raise SettingsError(
+                "REDACT has a rule with hash, which needs REDACT_KEY: without a key names can be guessed."
+            )
+        return self
 
 
 class RetentionSettings(BaseSettings):

@@ -1,0 +1,101 @@
+"""Carries out orders to erase in the inbox file of this node.
+
+Deliveries on their way to the ledger are not touched: they are erased there, so that none is lost. An order is carried
+out once they are there: then requests in quarantine are deleted, and the file is rewritten, as SQLite leaves what was
+deleted in its free space.
+"""
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+
+import redis
+import structlog
+
+from ingest.inbox.write_lock import (
+    CHECKPOINT_AFTER,
+    Checkpointer,
+    execute_with_retry,
+    open_for_background_writes,
+    transaction,
+)
+from ingest.queue.erasure_orders import ErasureOrder, ErasureReport, list_orders, report_erasure
+
+log = structlog.get_logger()
+
+POLL_EVERY = 5.0
+# Bytes. To rewrite such a file takes a second or two, and requests wait for that.
+LARGEST_REWRITTEN = 268_435_456
+# Bytes of a log that was just cut, with what was committed since.
+LONGEST_LOG = 262_144
+# Readers of the log keep it from being cut.
+CUT_ATTEMPTS = 20
+CUT_PAUSE = 0.05
+SELECT_UNSETTLED = "SELECT headers, body, session_id FROM deliveries WHERE body IS NOT NULL"
+SELECT_QUARANTINED = "SELECT seq, headers, body FROM quarantine"
+DELETE_QUARANTINED = "DELETE FROM quarantine WHERE seq IN (SELECT value FROM json_each(?))"
+SELECT_DONE = "SELECT value FROM meta WHERE name = 'erasures'"
+SET_DONE = "INSERT OR REPLACE INTO meta VALUES ('erasures', ?)"
+
+
+class InboxErasure:
+    """Polls for orders and carries them out, one at a time. Raises QueueUnavailable or sqlite3.Error."""
+
+    def __init__(self, path: Path, inbox_id: str, connection: redis.Redis) -> None:
+        self._path = path
+        self._inbox_id = inbox_id
+        self._connection = connection
+        self._polled_at = float("-inf")
+        self._done: frozenset[str] | None = None
+
+    def poll(self) -> None:
+        """Carry out new orders if it is time to look for some."""
+        if time.monotonic() < self._polled_at + POLL_EVERY:
+            return
+        self._polled_at = time.monotonic()
+        orders = list_orders(self._connection)
+        if not orders or (self._done is not None and self._done >= {order.id for order in orders}):
+            return
+        file = open_for_background_writes(self._path)
+        try:
+            self._done = _read_done(file)
+            for order in orders:
+                if order.id not in self._done:
+                    self._carry_out(file, order)
+        finally:
+            file.close()
+
+    def _carry_out(self, file: sqlite3.Connection, order: ErasureOrder) -> None:
+        if any(order.is_in(*row) for row in file.execute(SELECT_UNSETTLED)):
+            return  # the next poll finds them settled
+        matching = [seq for seq, *texts in file.execute(SELECT_QUARANTINED) if order.is_in(*texts)]
+        with transaction(file):
+            count = file.execute(DELETE_QUARANTINED, (json.dumps(matching),)).rowcount
+        is_rewritten = self._rewrite(file)
+        report_erasure(self._connection, order.id, self._inbox_id, ErasureReport(count, is_rewritten))
+        self._done = (self._done or frozenset()) | {order.id}
+        values = (json.dumps(sorted(self._done)),)
+        execute_with_retry(file, SET_DONE, values)
+        log.info("erasure.done", erasure=order.id, quarantined=count, rewritten=is_rewritten)
+
+    def _rewrite(self, file: sqlite3.Connection) -> bool:
+        """Rewrite the file and cut its log; return False if the file is too large, or the log is in use."""
+        if self._path.stat().st_size > LARGEST_REWRITTEN:
+            return False
+        execute_with_retry(file, "VACUUM")
+        log_file = self._path.with_name(f"{self._path.name}-wal")
+        # The first commit after a complete checkpoint begins the log anew, and cuts it to this limit.
+        file.execute("PRAGMA journal_size_limit = 0").fetchone()
+        for _ in range(CUT_ATTEMPTS):
+            Checkpointer(self._path).after_commit(file, CHECKPOINT_AFTER)
+            execute_with_retry(file, "INSERT OR REPLACE INTO meta VALUES ('rewritten_at', ?)", (str(time.time()),))
+            if log_file.stat().st_size <= LONGEST_LOG:
+                return True
+            time.sleep(CUT_PAUSE)
+        return False
+
+
+def _read_done(file: sqlite3.Connection) -> frozenset[str]:
+    found = file.execute(SELECT_DONE).fetchone()
+    return frozenset(json.loads(found[0])) if found else frozenset()

@@ -1,0 +1,83 @@
+"""An order to erase, found in Redis, is carried out in the inbox file."""
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+
+from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.quarantined_request import Authorization, QuarantinedRequest
+from ingest.inbox.schema import FILE_NAME, open_inbox_file
+from ingest.queue.erasure_orders import ErasureOrder, ErasureReport, erasure_digest, erasure_reports, publish_orders
+from ingest.relay.inbox_erasure import InboxErasure
+from ingest.wire.envelope import Kind
+
+NAME = "jane.roe@example.com"
+INSERT = (
+    "INSERT INTO deliveries (id, kind, queue, received_at, signed_with, headers, body)"
+    " VALUES ('d1', 'events', 'sessions', 0, 'current', '{}', ?)"
+)
+
+
+@pytest.fixture
+def path(settings):
+    return settings.data_dir / FILE_NAME
+
+
+@pytest.fixture
+def erasure(path, valkey):
+    publish_orders(valkey, [ErasureOrder("e1", 0.0, "salt", frozenset({erasure_digest("salt", NAME)}))])
+    open_inbox_file(path).close()
+    return InboxErasure(path, "here", valkey)
+
+
+def quarantine(path, settings, *bodies):
+    now = datetime.now(UTC)
+    requests = [
+        QuarantinedRequest(0, Kind.EVENTS, now, "wrong", (), Authorization.NOT_ASKED, body, None, None)
+        for body in bodies
+    ]
+    Quarantine(path, settings).add(requests)
+
+
+def test_a_quarantined_request_that_names_the_driver_is_deleted(path, settings, valkey, erasure):
+    quarantine(path, settings, f'{{"user": "{NAME}"}}'.encode(), b'{"user": "john"}')
+
+    erasure.poll()
+
+    assert [each.body for each in Quarantine(path, settings).list()] == [b'{"user": "john"}']
+    assert erasure_reports(valkey, "e1") == {"here": ErasureReport(quarantined=1, is_rewritten=True)}
+
+
+def test_no_byte_is_left_in_the_file_or_in_its_log(path, settings, erasure):
+    with closing(open_inbox_file(path)):  # as `serve` has it open, so that nothing is copied at a close
+        quarantine(path, settings, f'{{"user": "{NAME}"}}'.encode())
+        with closing(sqlite3.connect(path)) as file:
+            file.execute(INSERT, (NAME.encode(),))
+            file.execute("DELETE FROM deliveries")
+            file.commit()
+        assert any(NAME.encode() in each.read_bytes() for each in path.parent.glob("inbox.db*"))
+
+        erasure.poll()
+
+        assert not [each for each in path.parent.glob("inbox.db*") if NAME.encode() in each.read_bytes()]
+
+
+def test_an_order_waits_for_what_is_on_its_way(path, valkey, erasure):
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(INSERT, (NAME.encode(),))
+        file.commit()
+
+    erasure.poll()
+
+    assert erasure_reports(valkey, "e1") == {}
+
+
+def test_an_order_is_carried_out_once(path, settings, valkey, erasure):
+    erasure.poll()
+    quarantine(path, settings, NAME.encode())
+
+    InboxErasure(path, "here", valkey).poll()
+
+    assert len(Quarantine(path, settings).list()) == 1

@@ -1,0 +1,76 @@
+"""Fields are masked, hashed or removed; nothing else changes, and no rule loses a body."""
+
+import json
+
+import pytest
+
+from ingest.config.settings import load_settings
+from ingest.errors import SettingsError
+from ingest.wire.redaction import Redaction, RedactionRule
+
+
+def redacted(body, *rules, kind="events", name="SESSION_STARTED", key=b"k"):
+    return Redaction([RedactionRule.parse(each) for each in rules], key).apply(kind, name, body)
+
+
+BODY = b'{"event": "SESSION_STARTED", "payload": {"userEmail": "jane@example.com", "plate": "M-XY 1", "n": [1, 2]}}'
+
+
+def test_a_field_is_masked_hashed_or_removed():
+    payload = json.loads(redacted(BODY, "/payload/userEmail:mask", "/payload/plate:hash", "/payload/n:remove"))[
+        "payload"
+    ]
+
+    assert payload["userEmail"] == "***"
+    assert len(payload["plate"]) == 32
+    assert "n" not in payload
+
+
+def test_equal_values_have_equal_digests_of_one_key_only():
+    rule = "/payload/plate:hash"
+
+    assert redacted(BODY, rule) == redacted(BODY, rule)
+    assert redacted(BODY, rule) != redacted(BODY, rule, key=b"another")
+
+
+@pytest.mark.parametrize("rule", ["SESSION_STOPPED:/payload/plate:mask", "/payload/none:mask", "/n/1/x:mask", "/:mask"])
+def test_without_a_matching_rule_the_bytes_are_the_same(rule):
+    assert redacted(BODY, rule) is BODY
+
+
+def test_a_rule_for_a_name_or_for_cdrs_applies_to_these():
+    assert b"M-XY" not in redacted(BODY, "SESSION_STARTED:/payload/plate:mask")
+    assert b"M-XY" not in redacted(BODY, "cdrs:/payload/plate:mask", kind="cdrs", name=None)
+    assert redacted(BODY, "cdrs:/payload/plate:mask") is BODY
+
+
+def test_each_cdr_of_an_array_is_redacted_and_amounts_keep_their_digits():
+    body = b'[{"plate": "a", "amount": 12.50}, {"plate": "b", "amount": 0.12345678901234567890123}]'
+
+    kept = redacted(body, "/plate:mask", kind="cdrs", name=None)
+
+    assert kept == b'[{"plate":"***","amount":12.50},{"plate":"***","amount":0.12345678901234567890123}]'
+
+
+def test_an_element_of_an_array_is_redacted():
+    assert json.loads(redacted(BODY, "/payload/n/1:mask"))["payload"]["n"] == [1, "***"]
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xfe", b"[" * 100_000, b"3", b'"text"', b"null", b"[]"])
+def test_a_body_that_no_rule_understands_is_kept_as_it_is(body):
+    assert redacted(body, "/payload/plate:mask", "/0:remove") == body
+
+
+@pytest.mark.parametrize("rule", ["", "plate:mask", "/plate", "/plate:shout", "X/plate:mask"])
+def test_a_rule_that_is_none_is_refused_at_start(rule):
+    with pytest.raises(ValueError, match="must be rules by comma"):
+        RedactionRule.parse(rule)
+
+
+def test_hashes_need_a_key_and_rules_are_shown_as_they_are_written():
+    with pytest.raises(SettingsError, match="REDACT_KEY"):
+        load_settings(redact="/plate:hash")
+    settings = load_settings(redact="/a~1b/c:hash, X:/d:mask", redact_key="secret")
+    described = {row.name: row.effective for row in settings.describe_all()}
+    assert described["REDACT"] == "/a~1b/c:hash,X:/d:mask"
+    assert described["REDACT_KEY"] == "***"

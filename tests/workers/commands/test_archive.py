@@ -1,0 +1,71 @@
+import gzip
+
+from workers.ledger.states import Outcome
+
+DONE = ("session_record", Outcome.DONE)
+
+
+def archived(node):
+    node.run("archive", "--before", "2026-06-01T00:00Z", "--to", "old.jsonl.gz")
+    return node.folder / "old.jsonl.gz"
+
+
+def test_what_retention_deleted_is_back_after_a_replay_of_the_archive(any_node, event):
+    id_ = any_node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    file = archived(any_node)
+    any_node.run("retain")
+
+    any_node.run("replay", "--from", str(file))
+
+    (row,) = any_node.rows("show", id_)
+    assert "driver-7" in row["body"]
+    assert (row["state"], row["body_deletion"]) == ("retrying", None)
+
+
+def test_a_delivery_that_the_ledger_does_not_have_is_inserted_and_runs(any_node, event):
+    id_ = any_node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    file = archived(any_node)
+    any_node.run("retain", RETAIN_DELIVERIES="100d")
+    assert not any_node.rows("deliveries")
+
+    output = any_node.run("replay", "--from", str(file)).stdout
+
+    assert "1 for the first time" in output
+    (row,) = any_node.rows("show", id_)
+    assert (row["event"], row["state"], row["reason"]) == ("SESSION_STARTED", "retrying", None)
+
+
+def test_what_was_erased_stays_erased(any_node, event):
+    id_ = any_node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    file = archived(any_node)
+    any_node.run("erase", "--user", "driver-7")
+
+    any_node.run("replay", "--from", str(file))
+
+    assert any_node.rows("show", id_)[0]["body"] == ""
+
+
+def test_an_archive_that_was_changed_is_refused(node, event):
+    node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    file = archived(node)
+    lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+    for damaged in (
+        [lines[0].replace(b"current", b"next"), lines[1]],
+        lines[:1],
+        lines[1:],
+        [*lines, lines[0]],
+        [b"x"],
+    ):
+        file.write_bytes(gzip.compress(b"".join(damaged)))
+        assert "archive" in node.run("replay", "--from", str(file), code=1).stderr
+    file.write_bytes(b"no archive")
+    node.run("replay", "--from", str(file), code=1)
+
+
+def test_an_archive_replaces_no_file(node, event):
+    file = archived(node)
+
+    assert "exists" in node.run("archive", "--before", "2026-06-01T00:00Z", "--to", str(file), code=1).stderr
+    (entry,) = node.rows("audit")
+    assert (entry["act"], entry["count"]) == ("archived", 0)
+    assert entry["subject"].startswith("before 2026-06-01T00:00:00")

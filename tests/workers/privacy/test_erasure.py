@@ -1,0 +1,202 @@
+"""A driver is erased from the ledger, and nothing else changes."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import select
+
+from handlers.kit.cdr_table import cdrs
+from handlers.kit.context import Push
+from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
+from ingest.wire.envelope import Kind
+from tests.workers.commands.conftest import delivery_of
+from workers.ledger import deliveries, pushes
+from workers.ledger.database.engine import read_only
+from workers.ledger.invariants import check_invariants
+from workers.ledger.pushes import NewPush
+from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
+from workers.ledger.tables import metadata
+from workers.ledger.tables.alert_tables import alerts
+from workers.ledger.tables.authorization_tables import authorizations
+from workers.ledger.tables.core_tables import devices as device_table
+from workers.ledger.tables.core_tables import sessions
+from workers.privacy.erasure import Erasure, erase, find_traces, remember, salt_of
+from workers.privacy.late_erasure import LateErasureTask
+
+DONE = ("session_record", Outcome.DONE)
+CDR_DONE = ("cdr_record", Outcome.DONE)
+DRIVER = "Jane.Doe@example.com"
+PLATE = "M-XY 123"
+
+
+def erase_user(node, user, **what):
+    erasure, traces = Erasure(), find_traces(node.engine, user=user, **what)
+    with node.engine.begin() as ledger:
+        remember(ledger, erasure, salt_of(node.engine), traces)
+    counts = erase(node.engine, erasure, traces)
+    with read_only(node.engine) as ledger:
+        assert not list(check_invariants(ledger))
+    return counts
+
+
+def everything(node):
+    """All rows of all tables, as text."""
+    with read_only(node.engine) as ledger:
+        return {
+            table.name: [str(tuple(row)) for row in ledger.execute(select(table))] for table in metadata.sorted_tables
+        }
+
+
+def live(node, event, user=DRIVER, session="s-1"):
+    """Let a driver charge: events, a failing run, a push, a device, an alert, a CDR."""
+    ids = [
+        node.settle(event("SESSION_STARTED", session, userId=user, plate=PLATE), DONE),
+        node.settle(event("SESSION_FEE_INCURRING", session), ("warn_the_driver", Outcome.DEAD), error=f"no {user}"),
+        node.settle(event("SESSION_STOPPED", session, note="open"), ("thanks", Outcome.AGAIN), error=f"no {user}"),
+        node.settle(json.dumps({"free": f"by {user}"}).encode()),
+        node.settle(json.dumps({"id": f"cdr-{session}", "userId": user}).encode(), CDR_DONE, kind=Kind.CDRS),
+    ]
+    with node.engine.begin() as ledger:
+        push = Push(user_id=user, title="Fee", body=f"Soon, {user}", collapse_key=f"fee:{session}", session_id=session)
+        pushes.insert(ledger, [NewPush(ids[1], "warn_the_driver", "log", push, _now())])
+        ledger.execute(device_table.insert().values(token=f"token-{session}-{user}", user_id=user, updated_at=_now()))
+        cdr = {"delivery_id": ids[4], "position": 0, "request_id": f"cdr-{session}", "identity": f"cdr-{session}"}
+        cdr |= {"content": "c", "session_id": session, "user_id": user, "charging_key": f"key-{session}", "notes": []}
+        cdr |= {"amount": Decimal("12.5"), "currency": "EUR", "document": json.dumps({"userId": user})}
+        ledger.execute(cdrs.insert().values(**cdr, received_at=_now(), recorded_at=_now()))
+        row = {
+            "id": f"alert-{session}",
+            "kind": "dead_letter",
+            "subject": f"x-{session}",
+            "sentence": f"{user} has no device",
+        }
+        ledger.execute(alerts.insert().values(**row, raised_at=_now()))
+    return ids
+
+
+def _now():
+    return datetime.now(UTC)
+
+
+def test_nothing_in_any_table_names_an_erased_driver_and_all_else_is_as_before(any_node, event):
+    live(any_node, event, "driver-2", "s-2")
+    before = everything(any_node)
+    live(any_node, event)
+
+    counts = erase_user(any_node, DRIVER.lower())
+
+    after = everything(any_node)
+    for name in (DRIVER, PLATE, "s-1", "key-s-1", "token-s-1"):
+        assert not [row for rows in after.values() for row in rows if f"'{name}" in row or f" {name}" in row], name
+    assert counts["deliveries"] == 5
+    assert counts["cdrs"] == counts["sessions"] == counts["pushes"] == counts["alerts"] == 1
+    for table, rows in before.items():
+        assert set(rows) <= set(after[table]), table
+
+
+def test_deliveries_become_tombstones_that_know_their_duplicates(any_node, event):
+    id_, *_ = live(any_node, event)
+    erase_user(any_node, DRIVER)
+    body = event("SESSION_STARTED", "s-1", userId=DRIVER, plate=PLATE)
+
+    with any_node.engine.begin() as ledger:
+        assert not deliveries.store(ledger, [delivery_of(body)], {id_: (DeliveryState.RUNNING, None)})
+        row = deliveries.get(ledger, id_)
+
+    assert (row.state, row.event, row.session_id, row.body) == ("settled", "SESSION_STARTED", None, b"")
+    assert row.body_deletion is BodyDeletion.ERASURE
+    assert [run.outcome for run in row.runs] == [Outcome.DONE]
+
+
+def test_totals_of_charging_records_stay_exact(any_node, event):
+    live(any_node, event)
+    live(any_node, event, DRIVER, "s-3")
+    totals = select(cdrs.c.amount, cdrs.c.currency, cdrs.c.request_id).order_by(cdrs.c.request_id)
+    with read_only(any_node.engine) as ledger:
+        before = ledger.execute(totals).all()
+
+    erase_user(any_node, DRIVER)
+
+    with read_only(any_node.engine) as ledger:
+        assert ledger.execute(totals).all() == before
+        (user_id,) = set(ledger.scalars(select(cdrs.c.user_id)))
+    assert user_id.startswith("erased-")
+
+
+def test_decisions_and_devices_of_a_driver_are_erased(any_node, event):
+    live(any_node, event)
+    row = {"at": _now(), "form": "ocpi", "decision": "ALLOWED", "latency_us": 1, "repeated": False}
+    with any_node.engine.begin() as ledger:
+        ledger.execute(authorizations.insert().values(**row, id="a1", session_id="s-1"))
+        ledger.execute(authorizations.insert().values(**row, id="a2", key="key-s-1"))
+        ledger.execute(authorizations.insert().values(**row, id="a3", key="key-s-10"))
+
+    erase_user(any_node, DRIVER)
+
+    with read_only(any_node.engine) as ledger:
+        assert list(ledger.scalars(select(authorizations.c.id))) == ["a3"]
+        assert not list(ledger.scalars(select(device_table.c.token)))
+
+
+def test_a_name_within_a_longer_one_is_somebody_else(any_node, event):
+    id_ = any_node.settle(event("SESSION_STARTED", "s-9", userId="driver-77"), DONE)
+    any_node.settle(event("SESSION_STARTED", "s-8", userId="driver-7"), DONE)
+
+    assert erase_user(any_node, "driver-7")["deliveries"] == 1
+
+    with read_only(any_node.engine) as ledger:
+        assert b"driver-77" in deliveries.get(ledger, id_).body
+        assert list(ledger.scalars(select(sessions.c.user_id))) == ["driver-77"]
+
+
+def test_only_one_session_is_erased_where_that_is_asked_for(any_node, event):
+    live(any_node, event)
+    live(any_node, event, DRIVER, "s-3")
+
+    erase_user(any_node, None, session_ids=["s-1"])
+
+    with read_only(any_node.engine) as ledger:
+        assert list(ledger.scalars(select(sessions.c.session_id))) == ["s-3"]
+
+
+def test_what_comes_late_of_an_erased_session_is_erased_too(any_node, event, valkey):
+    live(any_node, event)
+    erase_user(any_node, DRIVER)
+    other = any_node.settle(event("SESSION_STARTED", "s-4", userId="driver-4"), DONE, received_at=_now())
+    late = any_node.settle(event("SESSION_COMPLETE", "s-1", userId=DRIVER), DONE, received_at=_now())
+
+    LateErasureTask(any_node.engine, valkey).run()
+
+    with read_only(any_node.engine) as ledger:
+        assert deliveries.get(ledger, late).body == b""
+        assert deliveries.get(ledger, other).body
+        assert list(ledger.scalars(select(sessions.c.session_id))) == ["s-4"]
+
+
+def test_what_came_before_and_was_stored_after_the_erasure_of_its_driver_is_erased(any_node, event, valkey):
+    erase_user(any_node, DRIVER)
+    before = any_node.settle(
+        event("SESSION_STARTED", "s-5", userId=DRIVER), DONE, received_at=_now() - timedelta(hours=1)
+    )
+    back = any_node.settle(
+        event("SESSION_STARTED", "s-6", userId=DRIVER), DONE, received_at=_now() + timedelta(hours=1)
+    )
+
+    LateErasureTask(any_node.engine, valkey).run()
+
+    with read_only(any_node.engine) as ledger:
+        assert deliveries.get(ledger, before).body == b""
+        assert deliveries.get(ledger, back).body, "the driver has come back"
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"a": ["JANE.doe@example.com"]}', b"user=jane.doe@example.com&x", b'"jane\\u002edoe@example.com"']
+)
+def test_an_order_recognizes_a_name_in_any_text_and_has_none(text):
+    order = ErasureOrder("e1", 0.0, "salt", frozenset({erasure_digest("salt", DRIVER)}))
+
+    assert order.is_in(text)
+    assert not order.is_in(b'{"a": "jane.doe@example.com.org"}', None, b"\xff")
+    assert "jane" not in order.to_json().lower()

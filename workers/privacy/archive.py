@@ -1,0 +1,137 @@
+"""Archives: deliveries in a compressed file, one JSON object a line, whose last line has a digest of all before."""
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, or_, select, update
+
+from ingest.errors import WebhooksError
+from ingest.queue.batch import Delivery
+from workers.ledger import deliveries as ledger_deliveries
+from workers.ledger.database.conditions import Position, in_list
+from workers.ledger.database.engine import read_only
+from workers.ledger.deliveries import ARRIVED
+from workers.ledger.states import BodyDeletion, DeliveryState
+from workers.ledger.tables.core_tables import deliveries
+
+PAGE = 500
+VERSION = 1
+TIMES = ("received_at", "signed_at")
+
+
+class ArchiveUnreadable(WebhooksError):
+    """Raised when a file is no archive, or is not as it was written."""
+
+
+def write_archive(engine: Engine, path: Path, before: datetime) -> int:
+    """Write the settled deliveries that were received before then and still have their bodies; return how many.
+
+    The file must not exist yet. It takes its name when it is complete.
+    """
+    if path.exists():
+        raise FileExistsError(17, "exists already", str(path))
+    digest, count, after = hashlib.sha256(), 0, None
+    partial = path.with_name(f"{path.name}.partial")
+    with gzip.open(partial, "wb") as file:
+        while page := _page(engine, before, after):
+            for delivery in page:
+                line = json.dumps(_fields(delivery)).encode() + b"\n"
+                digest.update(line)
+                file.write(line)
+            count += len(page)
+            after = page[-1].received_at, page[-1].id
+        end = {"archive": VERSION, "before": before.isoformat(), "count": count, "sha256": digest.hexdigest()}
+        file.write(json.dumps(end).encode() + b"\n")
+    partial.rename(path)
+    return count
+
+
+def verify_archive(path: Path) -> int:
+    """Return the number of deliveries in an archive. Raise ArchiveUnreadable unless it is as it was written."""
+    digest, count, end = hashlib.sha256(), 0, None
+    for line in _lines(path):
+        fields = _parse(line)
+        if "archive" in fields:
+            end = fields
+            continue
+        if end is not None:
+            raise ArchiveUnreadable("The archive goes on after its end.")
+        digest.update(line)
+        count += 1
+    if end is None or (end.get("count"), end.get("sha256")) != (count, digest.hexdigest()):
+        raise ArchiveUnreadable("The archive is incomplete, or was changed.")
+    return count
+
+
+def read_archive(path: Path) -> Iterator[Delivery]:
+    """Yield the deliveries of an archive that was verified."""
+    for line in _lines(path):
+        fields = _parse(line)
+        if "archive" not in fields:
+            times = {
+                name: fields[name] and datetime.fromisoformat(fields[name]) for name in ("received_at", "signed_at")
+            }
+            body = base64.b64decode(fields.pop("body"))
+            yield Delivery(**{**fields, **times, "body": body, "receipts": 1})
+
+
+def restore(ledger: Connection, archived: list[Delivery]) -> list[str]:
+    """Restore the bodies of deliveries, insert those that the ledger does not have, and return the ids of all.
+
+    What was erased stays so.
+    """
+    ids = [each.id for each in archived]
+    known = select(deliveries.c.id, deliveries.c.body_deletion).where(in_list(deliveries.c.id, ids))
+    found = {row.id: row.body_deletion for row in ledger.execute(known)}
+    for each in archived:
+        if found.get(each.id) is BodyDeletion.RETENTION:
+            there = {"body": each.body, "headers": dict(each.headers), "body_deleted_at": None, "body_deletion": None}
+            ledger.execute(update(deliveries).where(deliveries.c.id == each.id).values(there))
+    new = [each for each in archived if each.id not in found]
+    # A replay reads them again, as it does with what could not be read.
+    ledger_deliveries.store(ledger, new, {each.id: (DeliveryState.UNREADABLE, "from an archive") for each in new})
+    return [id_ for id_ in ids if found.get(id_) is not BodyDeletion.ERASURE]
+
+
+def _page(engine: Engine, before: datetime, after: Position | None) -> list[Delivery]:
+    query = select(*(deliveries.c[name] for name in ARRIVED)).where(
+        deliveries.c.received_at < before, deliveries.c.settled_at.is_not(None), deliveries.c.body_deleted_at.is_(None)
+    )
+    if after is not None:
+        is_later = or_(deliveries.c.received_at > after[0], deliveries.c.id > after[1])
+        query = query.where(deliveries.c.received_at >= after[0], is_later)
+    with read_only(engine) as ledger:
+        rows = ledger.execute(query.order_by(deliveries.c.received_at, deliveries.c.id).limit(PAGE))
+        return [Delivery(**row._mapping, receipts=1) for row in rows]  # noqa: SLF001 - public, despite its name
+
+
+def _fields(delivery: Delivery) -> dict[str, Any]:
+    fields = asdict(delivery)
+    del fields["receipts"]
+    times = {name: fields[name] and fields[name].isoformat() for name in TIMES}
+    return {**fields, **times, "body": base64.b64encode(delivery.body or b"").decode()}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path, "rb") as file:
+            yield from file
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ArchiveUnreadable("The file is no archive, or is incomplete.") from error
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise ArchiveUnreadable("The file is no archive.")
+    return fields

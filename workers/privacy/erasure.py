@@ -1,0 +1,321 @@
+"""Erasure in the ledger: what is known of a driver or of sessions is deleted, deliveries become tombstones.
+
+| table | what happens |
+|---|---|
+| deliveries | body, headers, session and reason are deleted; id, times and outcomes stay: duplicates are known |
+| runs | errors and tracebacks are deleted; open ones end as moot |
+| cdrs | pseudonymised: law keeps them, and totals stay exact |
+| all others | the rows are deleted |
+"""
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Delete,
+    Engine,
+    LargeBinary,
+    Select,
+    Text,
+    Update,
+    cast,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+
+from handlers.kit.cdr_table import cdrs
+from ingest.queue.erasure_orders import ErasureOrder, erasure_digest, words_of
+from workers.ledger.database.conditions import in_list, same_person
+from workers.ledger.database.engine import chunks, insert_into
+from workers.ledger.database.transaction import read_once, run_in_transaction
+from workers.ledger.delivery_states import refresh_states
+from workers.ledger.identity import ledger_id
+from workers.ledger.runs import locked_update
+from workers.ledger.states import OPEN_OUTCOMES, BodyDeletion, Outcome
+from workers.ledger.tables.alert_tables import alerts
+from workers.ledger.tables.authorization_tables import authorizations, balances, session_keys
+from workers.ledger.tables.core_tables import deliveries, devices, pushes, runs, sessions
+from workers.ledger.tables.erasure_tables import ErasedKind, erasures
+from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
+
+T = TypeVar("T")
+
+ERASED = "erased"
+SLICE = 200
+HEX = "0123456789abcdef"
+IN_ONE_STATEMENT = 20
+"""Texts that a statement looks for in bodies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """Where a driver, or sessions, are in the ledger."""
+
+    users: frozenset[str] = frozenset()
+    """The driver's id, in all its spellings; empty if only sessions are erased."""
+    sessions: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
+    """Charging keys that were used in these sessions."""
+    deliveries: frozenset[str] = frozenset()
+    job_ids: frozenset[str] = frozenset()
+    """RQ jobs of their runs."""
+    records: frozenset[tuple[str, int]] = frozenset()
+    """Charging records, by delivery and position."""
+    alerts: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All ids by which something may name them."""
+        return self.users | self.sessions | self.keys
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One erasure: its id, its time, and the random names that stand in charging records from then on."""
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    pseudonyms: dict[str, str] = field(default_factory=dict)
+
+    def pseudonym(self, name: str | None) -> str | None:
+        """Return what replaces a name, the same each time."""
+        return None if name is None else self.pseudonyms.setdefault(name.lower(), f"{ERASED}-{secrets.token_hex(6)}")
+
+
+def find_traces(engine: Engine, *, user: str | None = None, session_ids: Collection[str] = ()) -> Traces:
+    """Find all that the ledger has of a driver or of sessions. Reads every body once, in slices."""
+    found = read_once(engine, lambda ledger: _find_sessions(ledger, user, frozenset(session_ids)))
+    named = _bodies_with(engine, found.names)
+    return read_once(engine, lambda ledger: _find_rows(ledger, found, named))
+
+
+def find_late_traces(engine: Engine, session_ids: Collection[str]) -> Traces:
+    """Find what has come late of sessions that were erased, by their ids alone."""
+    found = Traces(sessions=frozenset(session_ids))
+    return read_once(engine, lambda ledger: _find_rows(ledger, found, set()))
+
+
+def remember(ledger: Connection, erasure: Erasure, salt: str, traces: Traces) -> None:
+    """Insert the digests by which late events are recognized."""
+    kinds = {erasure_digest(salt, each): ErasedKind.SESSION for each in traces.sessions}
+    kinds |= {erasure_digest(salt, each): ErasedKind.USER for each in traces.users}
+    rows = [{"digest": each, "erasure_id": erasure.id, "kind": kind, "at": erasure.at} for each, kind in kinds.items()]
+    if rows:
+        # A driver who is erased a second time may have come back: then it is the time of the second that counts.
+        new = insert_into(ledger, erasures)
+        later = {"erasure_id": new.excluded.erasure_id, "at": new.excluded.at}
+        ledger.execute(new.on_conflict_do_update(index_elements=["digest"], set_=later), rows)
+
+
+def erasure_orders(ledger: Connection, salt: str, since: datetime) -> list[ErasureOrder]:
+    """Return the orders for the nodes, of the erasures since then."""
+    by_id: dict[str, tuple[float, set[str]]] = {}
+    for row in ledger.execute(select(erasures).where(erasures.c.at >= since)):
+        by_id.setdefault(row.erasure_id, (row.at.timestamp(), set()))[1].add(row.digest)
+    return [ErasureOrder(id_, at, salt, frozenset(digests)) for id_, (at, digests) in by_id.items()]
+
+
+def erase(engine: Engine, erasure: Erasure, traces: Traces) -> Counter[str]:
+    """Erase what was found, in slices, and return how many rows by table. Repeated, it does no harm."""
+    erased = Counter[str]()
+    for ids in chunks(sorted(traces.deliveries), SLICE):
+        erased["deliveries"] += run_in_transaction(engine, _with(_erase_deliveries, ids, erasure))
+    erased["cdrs"] = run_in_transaction(engine, _with(_pseudonymise, sorted(traces.records), erasure))
+    for table, conditions in _rows_to_delete(traces):
+        statement = delete(table).where(or_(*conditions))
+        erased[table.name] += run_in_transaction(engine, _with(_row_count, statement))
+    # Where a backfill has come to: without it, an open one begins anew.
+    cursor = update(downtimes).where(in_list(downtimes.c.after_user, traces.users)).values(after_user=None)
+    erased["gaps"] = run_in_transaction(engine, _with(_row_count, cursor))
+    return +erased
+
+
+def salt_of(engine: Engine) -> str:
+    """Return what digests of this ledger are made with."""
+    return ledger_id(engine)
+
+
+def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[str]) -> Traces:
+    users: set[str] = set()
+    if user is not None:
+        in_facts = func.lower(cast(sessions.c.facts, Text)).contains(json.dumps(user.lower()), autoescape=True)
+        theirs = select(sessions.c.session_id, sessions.c.facts).where(
+            or_(same_person(sessions.c.user_id, user), in_facts)
+        )
+        users.add(user)
+        for session_id, facts in ledger.execute(theirs):
+            spelled = {each for each in facts.get("users", {}) if each.lower() == user.lower()}
+            users |= spelled
+            session_ids |= {session_id} if spelled else frozenset()
+        for table in (pushes, cdrs):
+            column: Column[Any] = table.c.user_id
+            for session_id, spelled_id in ledger.execute(
+                select(table.c.session_id, column).where(same_person(column, user))
+            ):
+                users.add(spelled_id)
+                session_ids |= {session_id} if session_id else frozenset()
+        users |= set(ledger.scalars(select(devices.c.user_id).where(same_person(devices.c.user_id, user))))
+    keys = set(ledger.scalars(select(session_keys.c.key).where(in_list(session_keys.c.session_id, session_ids))))
+    of_cdrs = select(cdrs.c.charging_key).where(
+        or_(in_list(cdrs.c.session_id, session_ids), in_list(cdrs.c.user_id, users))
+    )
+    keys |= {key for key in ledger.scalars(of_cdrs) if key}
+    return Traces(frozenset(users), session_ids, frozenset(keys))
+
+
+def _find_rows(ledger: Connection, found: Traces, named: Collection[str]) -> Traces:
+    records = {
+        (delivery_id, position)
+        for delivery_id, position in ledger.execute(
+            select(cdrs.c.delivery_id, cdrs.c.position).where(
+                or_(in_list(cdrs.c.session_id, found.sessions), in_list(cdrs.c.user_id, found.users))
+            )
+        )
+    }
+    ids = set(named) | {delivery_id for delivery_id, _ in records}
+    ids |= set(ledger.scalars(select(deliveries.c.id).where(in_list(deliveries.c.session_id, found.sessions))))
+    ids |= set(ledger.scalars(select(pushes.c.delivery_id).where(in_list(pushes.c.user_id, found.users))))
+    jobs = select(runs.c.job_id).where(in_list(runs.c.delivery_id, ids), runs.c.job_id.is_not(None))
+    return replace(
+        found,
+        deliveries=frozenset(ids),
+        job_ids=frozenset(ledger.scalars(jobs)),
+        records=frozenset(records),
+        alerts=_find_alerts(ledger, found, ids),
+    )
+
+
+def _bodies_with(engine: Engine, names: Collection[str]) -> set[str]:
+    """Return the deliveries whose bodies have one of these names. Each transaction reads a part of the ledger."""
+    found: set[str] = set()
+    for some in chunks(sorted(_spellings(names)), IN_ONE_STATEMENT):
+        position = func.instr if engine.dialect.name == "sqlite" else func.strpos
+        body: Any = deliveries.c.body
+        if engine.dialect.name != "sqlite":  # bytes as text, one character each
+            body = func.encode(deliveries.c.body, "escape")
+        contains = [position(body, _needle(engine, each)) > 0 for each in some]
+        for first in HEX:
+            for second in HEX:
+                low = f"{first}{second}"
+                part = (deliveries.c.id >= low, deliveries.c.id < _after(low))
+                query = select(deliveries.c.id, deliveries.c.body).where(*part, or_(*contains))
+                rows = read_once(engine, _with(_all_rows, query))
+                found |= {id_ for id_, body in rows if _is_named(names, body)}
+    return found
+
+
+def _is_named(names: Collection[str], *texts: bytes | str | None) -> bool:
+    """Return whether a text has one of the names as a word, and not as part of one."""
+    lower = {name.lower() for name in names}
+    return any(word.lower() in lower for text in texts for word in words_of(text))
+
+
+def _row_count(ledger: Connection, statement: Delete | Update) -> int:
+    return ledger.execute(statement).rowcount
+
+
+def _all_rows(ledger: Connection, query: Select[Any]) -> Sequence[Any]:
+    return ledger.execute(query).all()
+
+
+def _needle(engine: Engine, text: bytes) -> ColumnElement[Any]:
+    if engine.dialect.name == "sqlite":
+        return literal(text, LargeBinary)
+    return func.encode(literal(text, LargeBinary), "escape")
+
+
+def _after(low: str) -> str:
+    return low[:-1] + chr(ord(low[-1]) + 1)
+
+
+def _spellings(names: Iterable[str]) -> set[bytes]:
+    """Return names as they are, and as JSON may write them."""
+    return {text for name in names for text in (name.encode("utf-8", "replace"), json.dumps(name)[1:-1].encode())}
+
+
+def _erase_deliveries(ledger: Connection, ids: Sequence[str], erasure: Erasure) -> int:
+    ending = {"outcome": Outcome.MOOT, "due_at": None, "until_at": None, "waits_for": None, "finished_at": erasure.at}
+    is_open = (in_list(runs.c.delivery_id, ids), runs.c.outcome.in_(sorted(OPEN_OUTCOMES)))
+    with_open_runs = set(ledger.scalars(select(runs.c.delivery_id).where(*is_open)))
+    ledger.execute(locked_update(*is_open).values(**ending))
+    has_text = or_(runs.c.error.is_not(None), runs.c.reason.is_not(None), runs.c.traceback.is_not(None))
+    blank = {"error": None, "traceback": None, "reason": ERASED}
+    ledger.execute(update(runs).where(in_list(runs.c.delivery_id, ids), has_text).values(blank))
+    gone: dict[str, Any] = {
+        "body": b"",
+        "headers": {},
+        "session_id": None,
+        "reason": None,
+        "body_deletion": BodyDeletion.ERASURE,
+    }
+    these = update(deliveries).where(in_list(deliveries.c.id, ids))
+    count = ledger.execute(these.values(**gone, body_deleted_at=erasure.at)).rowcount
+    refresh_states(ledger, with_open_runs)
+    return count
+
+
+def _pseudonymise(ledger: Connection, records: Sequence[tuple[str, int]], erasure: Erasure) -> int:
+    for delivery_id, position in records:
+        this = (cdrs.c.delivery_id == delivery_id, cdrs.c.position == position)
+        row = ledger.execute(select(cdrs).where(*this)).one_or_none()
+        if row is None or (row.session_id or row.user_id or "").startswith(f"{ERASED}-"):
+            continue
+        kept = {name: getattr(row, name) for name in ("request_id", "amount", "currency", "energy_kwh")}
+        document = {ERASED: erasure.id, **{name: str(value) for name, value in kept.items() if value is not None}}
+        ledger.execute(
+            update(cdrs)
+            .where(*this)
+            .values(
+                session_id=erasure.pseudonym(row.session_id),
+                user_id=erasure.pseudonym(row.user_id),
+                charging_key=erasure.pseudonym(row.charging_key),
+                document=json.dumps(document),
+            )
+        )
+    return len(records)
+
+
+def _rows_to_delete(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:
+    of_session = traces.sessions
+    yield (
+        pushes,
+        [
+            in_list(pushes.c.user_id, traces.users),
+            in_list(pushes.c.session_id, of_session),
+            in_list(pushes.c.delivery_id, traces.deliveries),
+        ],
+    )
+    yield sessions, [in_list(sessions.c.session_id, of_session)]
+    yield session_polls, [in_list(session_polls.c.session_id, of_session)]
+    yield session_keys, [in_list(session_keys.c.session_id, of_session)]
+    yield authorizations, [in_list(authorizations.c.session_id, of_session), in_list(authorizations.c.key, traces.keys)]
+    yield devices, [in_list(devices.c.user_id, traces.users)]
+    yield balances, [in_list(balances.c.user_id, traces.users)]
+    yield alerts, [in_list(alerts.c.id, traces.alerts)]
+
+
+def _find_alerts(ledger: Connection, found: Traces, delivery_ids: Collection[str]) -> frozenset[str]:
+    query = select(alerts.c.id, alerts.c.session_id, alerts.c.delivery_id, alerts.c.subject, alerts.c.sentence)
+    return frozenset(
+        row.id
+        for row in ledger.execute(query)
+        if row.session_id in found.sessions
+        or row.delivery_id in delivery_ids
+        or _is_named(found.names, row.subject, row.sentence)
+    )
+
+
+def _with(work: Callable[..., T], *values: object) -> Callable[[Connection], T]:
+    return lambda ledger: work(ledger, *values)

@@ -1,0 +1,91 @@
+"""Erases what comes late of sessions that were erased, and keeps the orders for the nodes in Redis."""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+import redis
+import structlog
+from sqlalchemy import Connection, Engine, select
+
+from handlers.kit.cdr_table import cdrs
+from ingest.queue.erasure_orders import erasure_digest, publish_orders
+from ingest.wire.timestamps import utc_now
+from workers.ledger.database.transaction import read_once, run_in_transaction
+from workers.ledger.tables.core_tables import deliveries, sessions
+from workers.ledger.tables.erasure_tables import ErasedKind, erasures
+from workers.privacy.erasure import Erasure, Traces, erase, erasure_orders, find_late_traces, remember, salt_of
+from workers.privacy.redis_erasure import erase_from_redis
+
+log = structlog.get_logger()
+
+ORDERS_FOR = timedelta(days=30)
+"""How long a node may be away, and still finds an order when it is back."""
+
+OVERLAP = timedelta(minutes=1)
+"""What a transaction that began before wrote may be seen this late."""
+
+FIRST_LOOK = timedelta(days=1)
+"""How far back the first look of a clock goes."""
+
+
+class LateErasureTask:
+    """Looks at what is new in the ledger for digests of what was erased. Several clocks may run it at once."""
+
+    name = "erasure"
+    every = timedelta(seconds=5)
+
+    def __init__(self, engine: Engine, connection: redis.Redis) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._seen_until: datetime | None = None
+
+    def run(self) -> None:
+        """Look once. Raises LedgerUnavailable or RedisError."""
+        now = utc_now()
+        since = (self._seen_until or now - FIRST_LOOK) - OVERLAP
+        known = read_once(self._engine, _known_digests)
+        if known:
+            salt = salt_of(self._engine)
+            late = read_once(self._engine, lambda ledger: _late_sessions(ledger, salt, known, since))
+            if late:
+                self._erase(salt, late)
+            orders = read_once(self._engine, lambda ledger: erasure_orders(ledger, salt, now - ORDERS_FOR))
+            publish_orders(self._connection, orders)
+        self._seen_until = now
+
+    def _erase(self, salt: str, late: Collection[str]) -> None:
+        erasure, traces = Erasure(), find_late_traces(self._engine, late)
+        run_in_transaction(
+            self._engine, lambda ledger: remember(ledger, erasure, salt, Traces(sessions=frozenset(late)))
+        )
+        erased = erase(self._engine, erasure, traces) + erase_from_redis(self._connection, traces)
+        log.info("erasure.repeated", erasure=erasure.id, **erased)
+
+
+def _known_digests(ledger: Connection) -> dict[str, tuple[ErasedKind, datetime]]:
+    return {row.digest: (row.kind, row.at) for row in ledger.execute(select(erasures))}
+
+
+def _late_sessions(
+    ledger: Connection, salt: str, known: dict[str, tuple[ErasedKind, datetime]], since: datetime
+) -> set[str]:
+    """Return the new sessions that were erased before, and those of an erased driver that began before that."""
+    found: set[str] = set()
+    of_session = select(sessions.c.session_id, sessions.c.user_id).where(sessions.c.updated_at >= since)
+    of_cdr = select(cdrs.c.session_id, cdrs.c.user_id).where(cdrs.c.recorded_at >= since)
+    for session_id, user_id in [*ledger.execute(of_session), *ledger.execute(of_cdr)]:
+        if session_id is None:
+            continue
+        if erasure_digest(salt, session_id) in known:
+            found.add(session_id)
+        kind, at = known.get(erasure_digest(salt, user_id or ""), (None, since))
+        if kind is ErasedKind.USER and _came_before(ledger, session_id, at):
+            found.add(session_id)
+    others = select(deliveries.c.session_id).where(deliveries.c.received_at >= since).distinct()
+    found |= {each for each in ledger.scalars(others) if each and erasure_digest(salt, each) in known}
+    return found
+
+
+def _came_before(ledger: Connection, session_id: str, at: datetime) -> bool:
+    first = select(deliveries.c.id).where(deliveries.c.session_id == session_id, deliveries.c.received_at < at)
+    return ledger.scalar(first.limit(1)) is not None
