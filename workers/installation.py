@@ -9,9 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.queue.installations import Installation, announce, withdraw
-from ingest.queue.memory import eviction_text, read_memory
 from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.redis_client import connect_queues
+from ingest.queue.redis_memory import eviction_text, read_memory
 from workers.ledger.identity import ledger_id, storage
 
 log = structlog.get_logger()

@@ -18,9 +18,9 @@ from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable
 from ingest.failpoints import Failpoint, hit
 from ingest.queue.batch import ack_key, batch_key, description, encode_batch, lease_key, new_batch_id
-from ingest.queue.memory import RedisMemory, read_memory
 from ingest.queue.queues import BATCH_JOB, QUEUES, URGENT
 from ingest.queue.redis_client import queue
+from ingest.queue.redis_memory import RedisMemory, read_memory
 from ingest.relay.outbox import InFlightBatch, Outbox, OutboxSlice
 
 log = structlog.get_logger()

@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from ingest.config.durations import format_duration
 from ingest.errors import QueueUnavailable
 from ingest.inbox.quarantined_request import WRONG_PATH
-from ingest.queue.memory import RedisMemory, full_text, read_memory
 from ingest.queue.process_monitor import Absence, ProcessMonitor
 from ingest.queue.process_registry import NodeReport, ProcessRecord, ProcessRegistry, ProcessType
+from ingest.queue.redis_memory import RedisMemory, full_text, read_memory
 from workers.alerts.alerts import Alert, AlertKind, escape_name
 from workers.alerts.rules import Finding, RuleResult
 from workers.ledger import alert_queries, run_schedule

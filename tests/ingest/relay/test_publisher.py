@@ -8,9 +8,9 @@ from rq.serializers import JSONSerializer
 
 from ingest.errors import QueueUnavailable
 from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
-from ingest.queue.memory import RedisMemory
 from ingest.queue.queues import QUEUES
 from ingest.queue.redis_client import connect_redis, queue
+from ingest.queue.redis_memory import RedisMemory
 from ingest.relay import publisher as publisher_module
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher

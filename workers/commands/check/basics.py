@@ -21,9 +21,9 @@ from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.installations import Installation, is_conflict, list_installations
-from ingest.queue.memory import eviction_text, full_text, read_memory
 from ingest.queue.namespace import key_prefix
 from ingest.queue.redis_client import connect_redis
+from ingest.queue.redis_memory import eviction_text, full_text, read_memory
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
 from workers.commands.errors import Failure, error_text

@@ -1,7 +1,7 @@
 import pytest
 import redis
 
-from ingest.queue.memory import RedisMemory, read_memory
+from ingest.queue.redis_memory import RedisMemory, read_memory
 
 
 @pytest.mark.parametrize(
