@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from workers.console.list_page import rows_of
+from workers.console.list_page import rows_of, shows_users
 from workers.console.page_stores import opener_of
 from workers.console.page_template import path_to, render
 from workers.lists.driver_record import read_driver
@@ -24,9 +24,15 @@ def find_page(request: Request) -> Response:
     text = request.query_params.get("q", "")
     with opener_of(request).open() as stores:
         hits = search(stores.ledger, stores.settings, text)
-    if len(hits) == 1:
-        return RedirectResponse(url_of(hits[0]), HTTPStatus.SEE_OTHER)
-    return render(request, "find.html", {"q": text, "hits": [(each, url_of(each)) for each in hits]})
+    # Who typed only the beginning of a driver's id does not know it yet: it is masked as on any other page.
+    shown = [(each, url_of(each), _is_masked(request, each, text)) for each in hits]
+    if len(shown) == 1 and not shown[0][2]:
+        return RedirectResponse(shown[0][1], HTTPStatus.SEE_OTHER)
+    return render(request, "find.html", {"q": text, "hits": shown})
+
+
+def _is_masked(request: Request, hit: SearchHit, text: str) -> bool:
+    return hit.kind == DRIVER and hit.name.lower() != text.strip().lower() and not shows_users(request)
 
 
 def url_of(hit: SearchHit) -> str:

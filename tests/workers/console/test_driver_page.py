@@ -7,6 +7,7 @@ import pytest
 
 from ingest.inbox.downtime import Downtime
 from tests.faults.documents import HOSTILE
+from tests.workers.console.conftest import reveal
 from tests.workers.console.past import fill
 from workers.ledger import downtimes
 
@@ -64,7 +65,7 @@ def test_an_unknown_driver_is_a_404_with_a_sentence(node, console):
     ("typed", "path"),
     [
         ("warned", "/sessions/warned"),
-        ("dana@", "/drivers/dana@example.com"),
+        ("Dana@example.com", "/drivers/dana@example.com"),
         ("r-1", "/cdrs"),
     ],
 )
@@ -72,6 +73,18 @@ def test_one_hit_leads_to_its_page(any_node, console_of, typed, path):
     fill(any_node, failures=0)
     answer = console_of(any_node).get("/find", params={"q": typed}, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, path.replace("@", "%40"))
+
+
+def test_the_beginning_of_a_drivers_id_finds_them_masked_until_a_click_that_is_recorded(any_node, console_of):
+    fill(any_node, failures=0)
+    console = console_of(any_node)
+    found = console.get("/find", params={"q": "dana@"})
+    assert "dan…" in found.text
+    assert "dana@example.com" not in found.text
+    reveal(console, "/find?q=dana%40")
+    assert (
+        console.get("/find", params={"q": "dana@"}, follow_redirects=False).headers["location"].startswith("/drivers/")
+    )
 
 
 def test_ids_are_found_by_their_beginning_and_keys_in_any_spelling(any_node, console_of):

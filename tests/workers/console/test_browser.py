@@ -1,0 +1,149 @@
+"""The login in a real browser: Debian's Chromium, with and without scripts, by keyboard alone; accessibility by axe."""
+
+import shutil
+import socket
+import threading
+
+import pytest
+import uvicorn
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+
+from ingest.config.settings import load_settings  # noqa: E402
+from tests.workers.console.past import fill  # noqa: E402
+from workers.console.console_server import access_routes, with_access_control  # noqa: E402
+from workers.console.list_page import LISTS  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SECRET = "adas-long-secret"
+PHONE = {"width": 360, "height": 740}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(node, monkeypatch):
+    """Serve the console of a node with a past; return its address."""
+    for name, value in {**node.environment, "DASHBOARD_USERS": f"ada admin {SECRET}"}.items():
+        monkeypatch.setenv(name, value)
+    fill(node, failures=3)
+    settings = load_settings()
+    app = with_access_control(settings, node.engine, access_routes(settings, node.engine))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(params=["scripts", "no scripts"])
+def page(request, chromium, address):
+    context = chromium.new_context(base_url=address, java_script_enabled=request.param == "scripts")
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def logged_in(chromium, address):
+    """Return a page of a browser that is logged in, and fail if anything is refused by the policy."""
+    context = chromium.new_context(base_url=address, viewport=PHONE)
+    page = context.new_page()
+    refused = []
+    page.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
+    page.goto("/login")
+    log_in(page)
+    yield page
+    context.close()
+    assert [text for text in refused if "Content Security Policy" in text] == []
+
+
+def log_in(page):
+    """Log in with the keyboard: the first field has the focus."""
+    page.keyboard.type("ada")
+    page.keyboard.press("Tab")
+    page.keyboard.type(SECRET)
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: "/login" not in url)
+
+
+def test_the_keyboard_alone_logs_in_where_one_wanted_to_go_and_out_again(page):
+    page.goto("/deliveries?state=dead")
+    assert page.url.endswith("/login?next=%2Fdeliveries%3Fstate%3Ddead")
+    assert "adas" not in page.content()
+    page.keyboard.type("ada")
+    page.keyboard.press("Tab")
+    page.keyboard.type("wrong")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[role=alert]")
+    log_in(page)
+    assert page.url.endswith("/deliveries?state=dead")
+    assert "dead" in page.inner_text("tbody")
+    page.focus("text=Log out")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login")
+    page.goto("/deliveries")
+    assert "/login" in page.url
+
+
+def test_what_a_foreign_page_sends_is_refused_and_the_own_form_is_not(page, address):
+    page.goto("/login")
+    log_in(page)
+    page.goto("/pushes")
+    assert "dan…" in page.inner_text("tbody")
+    other = page.context.new_page()
+    other.set_content(
+        f'<form method="post" action="{address}/reveal"><input name="page" value="/pushes"><button>Go</button>'
+    )
+    other.click("button")
+    other.wait_for_load_state()
+    assert "This requires a login" in other.content()  # it is sent without the cookie
+    page.click("text=Show user ids")
+    page.wait_for_load_state()
+    assert "dana@example.com" in page.inner_text("tbody")
+
+
+def test_a_form_of_our_own_without_its_token_is_refused(logged_in):
+    logged_in.goto("/pushes")
+    logged_in.evaluate("for (const field of document.querySelectorAll('[name=csrf_token]')) field.value = 'x'")
+    logged_in.click("text=Show user ids")
+    logged_in.wait_for_selector("text=load the page again")
+
+
+def test_no_page_of_another_origin_frames_the_console(page, address):
+    page.goto("/login")
+    log_in(page)
+    page.set_content(f'<iframe src="{address}/pushes"></iframe>')
+    page.wait_for_timeout(0)
+    frame = page.frames[-1]
+    frame.wait_for_load_state()
+    assert "dan…" not in frame.content()
+
+
+@pytest.mark.parametrize(
+    "path", ["/login", *(f"/{name}" for name in LISTS), "/drivers/dana@example.com", "/find?q=dan"]
+)
+def test_axe_finds_nothing_and_a_phone_scrolls_no_page_sideways(logged_in, path):
+    logged_in.goto(path)
+    found = axe.Axe().run(logged_in).response["violations"]
+    assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found] == []
+    assert logged_in.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_what_is_masked_is_shown_after_a_click_with_the_keyboard(logged_in, node):
+    logged_in.goto("/pushes")
+    assert "dana@example.com" not in logged_in.content()
+    logged_in.focus("text=Show user ids")
+    logged_in.keyboard.press("Enter")
+    logged_in.wait_for_selector("text=dana@example.com")
+    assert node.rows("audit")[0]["act"] == "user_viewed"
