@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "devices": CommandRef("devices", "List, add and remove drivers' devices, or serve the app."),
         "drive": CommandRef("drive", "Ask the Drive API; change fleets, push tokens."),
         "plugin": CommandRef("plugin", "Write a plugin, try it on what came, replay samples."),
+        "mcp": CommandRef("mcp", "Serve read-only tools for agents (Model Context Protocol)."),
         "handlers": CommandRef("handlers", "List which handler takes which event, and the policies."),
     },
     "Put things right": {
