@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "dev": CommandRef("processes", "Run everything in this terminal; --demo plays one charging session."),
         "send": CommandRef("send", "Play Plugsurfing: sign events and send them."),
         "ask": CommandRef("ask", "Play Plugsurfing at the charger: ask whether a key may charge."),
+        "top": CommandRef("top", "Show how everything stands, live: health, queues, today's numbers."),
         "check": CommandRef("check.command", "Check settings, stores, keys, plugins: what works, what would fail."),
     },
     "See what came": {
