@@ -107,7 +107,7 @@ class AccessControl:
 
     async def _answer(self, request: Request, receive: Receive, send: Send) -> Response | None:
         """Answer a request, or let the application do so and return None. Raise HTTPException to refuse it."""
-        path, method = request.url.path, request.method
+        path, method = request.scope["path"], request.method
         self._check_host(request)
         await run_in_threadpool(self._users.refresh)
         if path == LOGIN and method == "POST":
@@ -143,8 +143,7 @@ class AccessControl:
 
     def _check_host(self, request: Request) -> None:
         """Without a login, refuse names of this machine that are not its own: a foreign site may point one to it."""
-        host = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").lower()
-        if not self._users.are_required and host not in LOCAL_HOSTS:
+        if not self._users.are_required and _host(request) not in LOCAL_HOSTS:
             raise HTTPException(HTTPStatus.MISDIRECTED_REQUEST, "Without a login this is at localhost only.")
 
     async def _identify(self, request: Request) -> Principal | None:
@@ -321,4 +320,13 @@ def _is_browser(request: HTTPConnection) -> bool:
 
 
 def _is_https(request: HTTPConnection) -> bool:
-    return request.url.scheme == "https"
+    is_https: bool = request.scope["scheme"] == "https"
+    return is_https
+
+
+def _host(request: HTTPConnection) -> str:
+    """Return the name that the request is addressed to; empty if it is none."""
+    try:
+        return (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").lower()
+    except ValueError:
+        return ""

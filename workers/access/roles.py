@@ -45,7 +45,8 @@ def raw_path(request: HTTPConnection) -> str:
 
 def address_of(request: HTTPConnection) -> str:
     """Return the path and the query of a page, as they were sent."""
-    return raw_path(request) + (f"?{request.url.query}" if request.url.query else "")
+    query: bytes = request.scope["query_string"]
+    return raw_path(request) + (f"?{query.decode('latin-1')}" if query else "")
 
 
 def required_role(method: str, path: str) -> DashboardRole:

@@ -117,6 +117,18 @@ def test_a_header_for_users_needs_to_know_the_proxy(console):
         console(dashboard_user_header="x-user")
 
 
+@pytest.mark.parametrize("host", ["[", "[::1", "a b", ""])
+def test_a_host_that_is_no_name_is_never_a_500(console, host):
+    client = console()
+    form = {"name": "olga", "secret": "olgas-long-secret"}
+    for answer in (
+        client.get("/", headers={**HTML, "host": host}),
+        client.post("/login", data=form, headers={"host": host, "origin": "http://["}),
+        client.post("/login", data={**form, "secret": "wrong"}, headers={"host": host}),
+    ):
+        assert answer.status_code < 500
+
+
 def test_nothing_but_the_login_and_the_probe_is_open(console):
     client = console()
     assert client.get("/healthz").status_code == 200
@@ -342,6 +354,8 @@ def test_without_a_login_a_foreign_name_of_this_machine_is_refused(console):
     """A page at evil.example, whose name is then pointed to 127.0.0.1, would be of one origin with the dashboard."""
     open_one = console(dashboard_users=None)
     assert open_one.get("/", headers={"host": "evil.example:8002"}).status_code == HTTPStatus.MISDIRECTED_REQUEST
+    for host in ("[", "[::1", "a b", "", "localhost.evil.example", "127.0.0.1.evil.example"):
+        assert open_one.get("/", headers={"host": host}).status_code == HTTPStatus.MISDIRECTED_REQUEST
     for host in ("127.0.0.1:8002", "localhost:8002", "[::1]:8002"):
         assert open_one.get("/", headers={"host": host}).json()["role"] == "admin"
     own = {"csrf_token": open_one.get("/", headers={"host": "localhost"}).json()["token"]}
