@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 from ingest.config.settings import Settings
-from workers.commands.errors import Failure
 from workers.console.api import NameUnknown, one_delivery, one_driver, read_list, read_span, without_persons
 from workers.console.list_page import LISTS
 from workers.console.page_stores import Opener
@@ -24,27 +25,27 @@ INSTRUCTIONS = (
 
 
 def create_server(settings: Settings, opener: Opener, *, reveal: bool) -> MCPServer:
-    """Build the server and its tools."""
+    """Build the server and its tools, which the SDK describes by their annotations: those it can evaluate."""
     server = MCPServer("webhooks", instructions=INSTRUCTIONS)
     answer = partial(_answer, opener, reveal=reveal)
     filters = "; ".join(f"{name}: {', '.join(each.name for each in query.filters)}" for name, query in LISTS.items())
 
-    def list_rows(name: str, filters: dict[str, str] | None = None, limit: int = 50, before: str = "") -> Json:
+    def list_rows(name: str, filters: dict[str, str] | None = None, limit: int = 50, before: str = "") -> Any:
         given = {**(filters or {}), "limit": str(limit), **({"before": before} if before else {})}
         if name not in LISTS:
-            raise Failure(f"There is no list {name}; there are {', '.join(LISTS)}.")
+            raise ToolError(f"There is no list {name}; there are {', '.join(LISTS)}.")
         return answer(lambda stores: read_list(stores, LISTS[name], given))
 
-    def stats(since: str = "today", until: str = "") -> Json:
+    def stats(since: str = "today", until: str = "") -> Any:
         return answer(lambda stores: read_span(stores, {"since": since, "until": until}))
 
-    def delivery(id: str) -> Json:  # noqa: A002 - the name that agents see
+    def delivery(id: str) -> Any:  # noqa: A002 - the name that agents see
         return answer(lambda stores: one_delivery(stores, id), hidden=BODY_FIELDS)
 
-    def driver(user_id: str) -> Json:
+    def driver(user_id: str) -> Any:
         return answer(lambda stores: one_driver(stores, user_id))
 
-    def find(text: str) -> Json:
+    def find(text: str) -> Any:
         def hits(stores: Stores) -> Json:
             found = search(stores.ledger, settings, text)
             return [{"user_id" if kind == "driver" else "name": name, "kind": kind} for kind, name in found]
@@ -65,10 +66,10 @@ def create_server(settings: Settings, opener: Opener, *, reveal: bool) -> MCPSer
 def _answer(
     opener: Opener, read: Callable[[Stores], Json], *, reveal: bool, hidden: frozenset[str] = frozenset()
 ) -> Json:
-    """Read in a transaction of its own, and mask; raise Failure with a sentence for the agent."""
+    """Read in a transaction of its own, and mask; raise ToolError with a sentence for the agent."""
     try:
         with opener.open() as stores:
             found = read(stores)
     except (InvalidFilter, NameUnknown) as error:
-        raise Failure(str(error)) from None
+        raise ToolError(str(error)) from None
     return found if reveal else without_persons(found, hidden)
