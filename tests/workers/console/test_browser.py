@@ -70,6 +70,7 @@ def logged_in(chromium, address):
 
 def log_in(page):
     """Log in with the keyboard: the first field has the focus."""
+    page.wait_for_selector("#name:focus")
     page.keyboard.type("ada")
     page.keyboard.press("Tab")
     page.keyboard.type(SECRET)
@@ -81,6 +82,7 @@ def test_the_keyboard_alone_logs_in_where_one_wanted_to_go_and_out_again(page):
     page.goto("/deliveries?state=dead")
     assert page.url.endswith("/login?next=%2Fdeliveries%3Fstate%3Ddead")
     assert "adas" not in page.content()
+    page.wait_for_selector("#name:focus")
     page.keyboard.type("ada")
     page.keyboard.press("Tab")
     page.keyboard.type("wrong")
