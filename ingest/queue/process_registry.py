@@ -74,6 +74,8 @@ class ProcessRecord:
     """The queues that a worker serves."""
     outdated: tuple[str, ...] = ()
     """The plugins whose files are newer than what a worker has loaded."""
+    handlers: tuple[str, ...] = ()
+    """The handlers that a worker has loaded."""
     node: NodeReport | None = None
 
     @classmethod
@@ -109,6 +111,7 @@ class ProcessRecord:
                 age=now - record.beat_at,
                 queues=tuple(record.queues),
                 outdated=tuple(record.outdated),
+                handlers=tuple(record.handlers),
                 node=None if node is None else NodeReport(dict(node["quarantined"]), dict(node["oldest"])),
             )
         except (ValueError, TypeError, KeyError):

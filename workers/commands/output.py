@@ -1,5 +1,6 @@
 """How commands write: aligned tables for people, one JSON object a line for programs, nothing that moves a cursor."""
 
+import importlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ import click
 import structlog
 from rich.console import Console
 from rich.table import Table
+from rich.traceback import Traceback
 
 from ingest.config.settings import Settings
 from ingest.log import configure_logging
@@ -76,3 +78,8 @@ def logs_to_stderr(settings: Settings, command: str) -> Iterator[None]:
         structlog.reset_defaults()
         if was_configured:
             structlog.configure(**before)
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print a traceback on stderr, in colour on a terminal, without the frames of the import itself."""
+    Console(stderr=True).print(Traceback.from_exception(type(error), error, error.__traceback__, suppress=[importlib]))

@@ -103,16 +103,32 @@ def authorize(ctx: click.Context, *, body: BinaryIO | None, form: str | None, ui
 @click.command()
 @click.argument("queues", metavar="[QUEUE]...", nargs=-1)
 @click.option("--burst", is_flag=True, help="End when the queues are empty.")
-def work(queues: tuple[str, ...], *, burst: bool) -> None:
+@click.option("--reload", is_flag=True, help="Start again when a plugin, a template or .env changes.")
+@click.option("--traceback", is_flag=True, help="Print where a plugin fails to load, not only the sentence.")
+@click.pass_context
+def work(ctx: click.Context, queues: tuple[str, ...], *, burst: bool, reload: bool, traceback: bool) -> None:
     """Run handlers on the batches of the queues: urgent, sessions, cdrs, other, background.
 
     Without QUEUE three processes share them, so that no slow handler delays a warning: one for what is urgent, one for
     all events, one for slow handlers, retries and replays. With QUEUE it is one; the first queue goes before all
     others, which take turns.
     """
-    from workers.execution.worker import work
+    if reload:
+        if burst:
+            raise click.UsageError("--burst and --reload exclude each other.")
+        from workers.dev.plugin_reload import work_with_reload
 
-    work(load_settings(), queues, burst=burst)
+        ctx.exit(work_with_reload(load_settings(), queues))
+    from workers.commands.output import print_traceback
+    from workers.execution.worker import work
+    from workers.plugins import PluginError
+
+    try:
+        work(load_settings(), queues, burst=burst)
+    except PluginError as error:
+        if traceback and error.__cause__ is not None:
+            print_traceback(error.__cause__)
+        raise
 
 
 @click.command()

@@ -38,9 +38,9 @@ class ChildProcess:
     """One run of a program, from its start to its end. Needs a running event loop."""
 
     def __init__(
-        self, spec: ProcessSpec, environment: Mapping[str, str], print_line: Callable[[str, str], None]
+        self, spec: ProcessSpec, environment: Mapping[str, str] | None, print_line: Callable[[str, str], None]
     ) -> None:
-        """Start the process; `print_line(name, line)` is called for each line of its output."""
+        """Start the process, by default in our environment; `print_line(name, line)` is called for each line."""
         self._spec = spec
         self._print_line = print_line
         self._loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import timedelta
 
 from ingest.backoff import Backoff
@@ -38,13 +38,17 @@ class ChildSupervisor:
     """
 
     def __init__(
-        self, specs: Sequence[ProcessSpec], environment: Mapping[str, str], print_line: Callable[[str, str], None]
+        self,
+        specs: Sequence[ProcessSpec],
+        environment: Mapping[str, str] | None,
+        print_line: Callable[[str, str], None],
     ) -> None:
         """Set the processes, in the order of their start; `print_line(name, line)` is called for their output."""
         self._specs = specs
         self._environment = environment
         self._print_line = print_line
         self._children: dict[str, ChildProcess] = {}
+        self._reloaded: dict[str, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self, scenario: Callable[[], Awaitable[int | None]]) -> int:
@@ -71,6 +75,13 @@ class ChildSupervisor:
                 if spec.name in self._children:
                     await self._children[spec.name].stop()
 
+    async def reload(self, names: Collection[str]) -> None:
+        """Stop these processes, and start each again; one that has failed to load as well."""
+        running = [spec.name for spec in self._specs if spec.name in names and spec.name in self._children]
+        for name in running:
+            self._reloaded.setdefault(name, asyncio.Event()).set()
+        await asyncio.gather(*(self._children[name].stop() for name in running))
+
     async def _start_all(self, scenario: Callable[[], Awaitable[int | None]]) -> None:
         for spec in self._specs:
             self._create_task(self._run_child(spec))
@@ -84,6 +95,14 @@ class ChildSupervisor:
         while True:
             child = self._children[spec.name] = ChildProcess(spec, self._environment, self._print_line)
             exit_code = await asyncio.shield(child.ended)
+            reloaded = self._reloaded.get(spec.name)
+            if reloaded is not None and exit_code == WRONG_USAGE and not reloaded.is_set():
+                self._print_line(spec.name, "waits for the next change")
+                await reloaded.wait()
+            if reloaded is not None and reloaded.is_set():
+                reloaded.clear()
+                failed_starts = deaths = 0
+                continue
             if child.age > STABLE_AFTER:
                 failed_starts = deaths = 0
             elif exit_code >= 0:  # a kill by a person is no failed start

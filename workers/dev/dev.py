@@ -22,6 +22,7 @@ from workers.dev.child_process import ProcessSpec
 from workers.dev.child_supervisor import ChildFailedError, ChildSupervisor
 from workers.dev.env_file import FILE_NAME, write_devfile
 from workers.dev.environment import CREDENTIALS, DevEnvironment, build_environment, environment_of, process_list
+from workers.dev.plugin_reload import LOADING, plugin_folders, watch_plugins
 from workers.ledger.database.migrate import migrate
 from workers.net import is_free
 
@@ -72,10 +73,15 @@ async def run(
     """Supervise the processes; print the banner and play the demo once they are ready."""
     print_line = line_printer([*(spec.name for spec in specs), "demo"])
 
+    async def reload() -> None:
+        print_line("dev", "a plugin has changed: loading it")
+        await supervisor.reload(LOADING)
+
     async def scenario() -> int | None:
         await asyncio.gather(wait_until_ready(env.url), wait_until_ready(env.authorize_url))
         click.echo(banner(env))
         if show_session is None:
+            await watch_plugins(plugin_folders(env.settings), reload)
             return None
         state = await demo.play(
             env.settings,
@@ -85,9 +91,13 @@ async def run(
         )
         show_session(env.settings, state.session_id)
         click.echo(demo_summary(state.findings()))
-        return int(not all(state.findings().values())) if ends else None
+        if ends:
+            return int(not all(state.findings().values()))
+        await watch_plugins(plugin_folders(env.settings), reload)
+        return None
 
-    return await ChildSupervisor(specs, environment_of(env), print_line).run(scenario)
+    supervisor = ChildSupervisor(specs, environment_of(env), print_line)
+    return await supervisor.run(scenario)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def process_list(env: DevEnvironment, lock: int) -> list[ProcessSpec]:
     work_timeout = env.settings.handler_timeout + STOP_MARGIN  # it finishes its running job
     processes = [
         *([own_process("drive", lock, "simulate")] if env.has_own_drive else []),
-        own_process("work", lock, stop_timeout=work_timeout),
+        own_process("work", lock, "--traceback", stop_timeout=work_timeout),
         own_process("dashboard", lock),
         own_process("clock", lock),
         *([own_process("devices", lock, "serve")] if env.serves_devices else []),

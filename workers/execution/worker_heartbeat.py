@@ -31,7 +31,8 @@ class WorkerHeartbeat:
         self._connection = connection
         self._registry = ProcessRegistry(connection)
         self._monitor = ProcessMonitor()
-        self._record = ProcessRecord.of_this_process(ProcessType.WORK, queues=queues)
+        record = ProcessRecord.of_this_process(ProcessType.WORK, queues=queues)
+        self._record = replace(record, handlers=tuple(each.name for each in plugins.subscriptions))
         self._plugins = plugins
         self._loaded = plugin_versions(plugins)
         self._problem: str | None = None

@@ -1,3 +1,10 @@
+from dataclasses import replace
+
+from ingest.config.settings import load_settings
+from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
+from workers.installation import open_queues
+
+
 def test_handlers_are_listed_with_their_events_and_queues(node):
     rows = {row["handler"]: row for row in node.rows("handlers")}
 
@@ -17,3 +24,19 @@ def test_policies_are_listed_where_handlers_are_in_the_order_in_which_they_are_a
     assert rows[0]["file"].endswith("handlers/authorize_key_list.py")
     for_people = node.run("handlers", **wanted).stdout
     assert for_people.index("key_list") < for_people.index("one_session")
+
+
+def test_workers_that_have_not_loaded_the_handlers_as_they_are_are_named(node, valkey_url):
+    queues = open_queues(load_settings(redis_url=valkey_url, database_url=str(node.engine.url)), node.engine)
+    record = ProcessRecord.of_this_process(ProcessType.WORK, queues=["urgent"])
+    loaded = tuple(row["handler"] for row in node.rows("handlers"))
+    for parts, sentence in (
+        ({"handlers": loaded}, ""),
+        ({"handlers": loaded[1:]}, f"The worker {record.id} has not loaded {loaded[0]}: start it again.\n"),
+        (
+            {"handlers": loaded, "outdated": ("thanks.py",)},
+            f"The worker {record.id} has older versions of thanks.py: start it again.\n",
+        ),
+    ):
+        ProcessRegistry(queues).beat(replace(record, **parts))
+        assert node.run("handlers", REDIS_URL=valkey_url).stderr == sentence

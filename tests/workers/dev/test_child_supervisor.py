@@ -28,11 +28,16 @@ children = [ProcessSpec(name, (sys.executable, "-uc", code), stop_timeout) for n
 
 async def scenario():
     print("scenario: begins", flush=True)
+    for line in plan["reloads"]:
+        await asyncio.to_thread(sys.stdin.readline)
+        await supervisor.reload(line)
     return plan["exit_code"]
 
 async def run():
     print_line = lambda name, line: print(f"{name}: {line}", flush=True)
-    return await ChildSupervisor(children, {}, print_line).run(scenario)
+    global supervisor
+    supervisor = ChildSupervisor(children, {}, print_line)
+    return await supervisor.run(scenario)
 
 try:
     sys.exit(asyncio.run(run()))
@@ -59,10 +64,12 @@ time.sleep(60)
 class Parent:
     """A supervisor with children, and its output so far."""
 
-    def __init__(self, children, *, stop_timeout=10.0, pause=0.2, exit_code=None, under_nohup=False):
-        plan = {"children": children, "stop_timeout": stop_timeout, "pause": pause, "exit_code": exit_code}
+    def __init__(self, children, *, under_nohup=False, **options):
+        usual = {"stop_timeout": 10.0, "pause": 0.2, "exit_code": None, "reloads": []}
+        plan = {"children": children, **usual, **options}
         self.process = subprocess.Popen(
             [*(["nohup"] if under_nohup else []), sys.executable, "-c", PARENT, json.dumps(plan)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             errors="replace",
@@ -85,6 +92,16 @@ class Parent:
         while len(printed := [line for line in self.lines if ": pid " in line]) < count:
             self.reads("")
         return [int(line.rpartition(" ")[2]) for line in printed]
+
+    def pids_of(self, *names: str) -> list[int]:
+        """Wait until each of these children has printed its pid, in whichever order."""
+        self.pids(len(names))
+        return [int(line.rpartition(" ")[2]) for name in names for line in self.lines if f"{name}: pid" in line]
+
+    def reload(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def ends(self) -> int:
         assert self.process.stdout is not None
@@ -235,3 +252,28 @@ def test_children_do_not_outlive_a_parent_that_is_killed(parent):
 def test_the_scenario_ends_all_with_its_exit_code(parent):
     running = parent({"valkey": POLITE}, exit_code=7)
     assert running.ends() == 7
+
+
+def test_a_reload_starts_the_named_processes_again_and_no_other(parent):
+    running = parent({"work": POLITE, "serve": POLITE}, reloads=[["work"]])
+    first, other = running.pids_of("work", "serve")
+    running.reload()
+    again = running.pid("work")
+    assert again != first
+    assert gone(first)
+    assert is_alive(other)
+    assert not [line for line in running.lines if "started again in" in line]
+
+
+def test_what_fails_to_load_after_a_reload_waits_for_the_next_and_ends_nothing(parent, tmp_path):
+    broken = tmp_path / "broken"
+    loading = f"import pathlib, sys\nif pathlib.Path({str(broken)!r}).exists(): sys.exit(2)\n"
+    running = parent({"work": loading + POLITE, "serve": POLITE}, reloads=[["work"], ["work"]])
+    _, other = running.pids_of("work", "serve")
+    broken.touch()
+    running.reload()
+    running.reads("work: waits for the next change")
+    assert is_alive(other)
+    broken.unlink()
+    running.reload()
+    assert is_alive(running.pid("work"))

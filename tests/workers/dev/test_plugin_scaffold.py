@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,14 @@ def test_what_cannot_be_a_plugin_is_refused_and_nothing_is_written(tmp_path, nam
     with pytest.raises(SettingsError, match=sentence):
         write_plugin(name, events, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["taken_name.py"]
+
+
+def test_a_plugin_is_loaded_and_tested_beside_folders_with_the_names_of_our_packages(tmp_path):
+    for package in ("handlers", "ingest", "workers"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('of the team')")
+    write_plugin("beside_theirs", ["SESSION_COMPLETE"], tmp_path)
+    scripts = Path(sys.executable).parent
+    assert '"handler": "beside_theirs"' in checked(tmp_path, str(scripts / "webhooks"), "handlers", "--json")
+    command = (str(scripts / "pytest"), "-q", "-p", "no:cacheprovider", "--import-mode=append", "test_beside_theirs.py")
+    assert "1 passed" in checked(tmp_path, *command)
