@@ -56,7 +56,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "quarantine": CommandRef("quarantine", "List what failed verification."),
         "reverify": CommandRef("quarantine", "Verify it again with today's keys, and keep what passes."),
         "retain": CommandRef("retain", "Delete what is older than the settings allow, or count it."),
-        "archive": CommandRef("archive", "Write deliveries to a file before retention deletes their bodies."),
+        "archive": CommandRef("archive", "Write old deliveries to a file with a digest."),
         "redact": CommandRef("redact", "Try what REDACT leaves of a body."),
         "erase": CommandRef("erase", "Erase a driver or a session everywhere, with a certificate."),
         "audit": CommandRef("audit", "List who looked at what, ran it again, resolved it."),
