@@ -14,6 +14,7 @@ from watchfiles import Change, awatch
 from ingest.config.settings import Settings
 from workers.dev.child_process import ProcessSpec
 from workers.dev.child_supervisor import ChildSupervisor
+from workers.dev.environment import STOP_MARGIN
 from workers.plugins import ENTRY_POINTS
 
 SUFFIXES = (".py", ".txt")
@@ -61,7 +62,11 @@ async def watch_plugins(folders: Iterable[Path], reload: Callable[[], Awaitable[
 def work_with_reload(settings: Settings, queues: tuple[str, ...]) -> int:
     """Run `webhooks work` as a child that is started again after each change, until a signal; return the exit code."""
     command = (sys.executable, "-P", "-m", "workers.cli", "work", "--traceback", *queues)
-    supervisor = ChildSupervisor([ProcessSpec("work", command)], None, lambda _name, line: click.echo(line))
+    supervisor = ChildSupervisor(
+        [ProcessSpec("work", command, settings.handler_timeout + STOP_MARGIN)],
+        None,
+        lambda _name, line: click.echo(line),
+    )
 
     async def watch() -> int | None:
         await watch_plugins(plugin_folders(settings), lambda: supervisor.reload(LOADING))
