@@ -19,7 +19,7 @@ INTERFACE = (
     "dev serve warnings work clock dashboard migrate send deliveries show session pushes dead replay quarantine"
     " reverify handlers bench check keys devices alerts authorize authorizations ask systemd cdrs drive openapi"
     " audit driver stats"
-    " plugin retain top mcp"
+    " plugin retain archive redact erase top mcp"
 )
 
 LISTS = (
