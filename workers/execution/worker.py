@@ -81,12 +81,16 @@ class PreloadedWorker(Worker):
     prepare: Callable[[], object] | None = None
     """Opens the connections of a new work horse, before it has a job."""
     _horse: WorkHorse | None = None
+    _is_waiting = False
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Renew RQ's registration of the worker and our own, and announce its installation.
 
-        RQ calls it four times a job, with a round trip for each of its three commands.
+        RQ calls it four times a job, with a round trip for each of its three commands. Raise StopRequested where a
+        worker that was told to end waits for a job: RQ goes on waiting for a Redis that is away, for ever.
         """
+        if self.is_stopping and self._is_waiting:
+            raise StopRequested
         if pipeline is not None:
             super().heartbeat(timeout, pipeline)
         elif time.monotonic() > self._beat_at + BEAT_EVERY:
@@ -128,7 +132,11 @@ class PreloadedWorker(Worker):
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """Wait for a job, with a work horse that is ready."""
         self._ready_horse()
-        return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        self._is_waiting = True
+        try:
+            return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        finally:
+            self._is_waiting = False
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Do the job in the work horse, and wait for it."""

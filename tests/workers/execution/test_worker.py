@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import redis
+from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
 
 from ingest.config.settings import load_settings
 from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.batch import ack_key, batch_key, lease_key
+from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.redis_client import connect_queues, queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
@@ -208,3 +210,11 @@ def test_a_worker_that_redis_refuses_is_started_again_until_it_is_told_to_stop(m
     assert RefusedWorker.started == 3
     assert len(pauses) == 2
     assert all(0 < pause <= RESTART.longest.total_seconds() for pause in pauses)
+
+
+def test_a_worker_that_was_told_to_end_does_not_wait_for_a_job(valkey: NamespacedRedis) -> None:
+    """RQ only remembers the signal where it takes the worker for busy: one waited for a Redis that was gone."""
+    worker = PreloadedWorker([queue("sessions", valkey)], connection=valkey, serializer=JSONSerializer)
+    worker.is_stopping = True
+    with pytest.raises(StopRequested):
+        worker.dequeue_job_and_maintain_ttl(1, max_idle_time=1)
