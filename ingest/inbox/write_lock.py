@@ -82,7 +82,8 @@ def execute_with_retry(file: sqlite3.Connection, statement: str, values: Sequenc
         try:
             return file.execute(statement, values).rowcount
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            # The low byte: the lock may also be taken by a process that recovers the log of one that was killed.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 raise
             time.sleep(LOCK_POLL)
 

@@ -25,8 +25,9 @@ from ingest.queue.erasure_orders import ErasureOrder, ErasureReport, list_orders
 log = structlog.get_logger()
 
 POLL_EVERY = 5.0
-# Bytes. To rewrite such a file takes a second or two, and requests wait for that.
-LARGEST_REWRITTEN = 268_435_456
+# Bytes in use: what is free is not copied. To rewrite so many takes a second on a slow disk. Requests wait for that,
+# and are refused after the LOCK_TIMEOUT of `write_lock`.
+LARGEST_REWRITTEN = 134_217_728
 # Bytes of a log that was just cut, with what was committed since.
 LONGEST_LOG = 262_144
 # Readers of the log keep it from being cut.
@@ -35,6 +36,9 @@ CUT_PAUSE = 0.05
 SELECT_UNSETTLED = "SELECT headers, body, session_id FROM deliveries WHERE body IS NOT NULL"
 SELECT_QUARANTINED = "SELECT seq, headers, body FROM quarantine"
 DELETE_QUARANTINED = "DELETE FROM quarantine WHERE seq IN (SELECT value FROM json_each(?))"
+SELECT_USED_BYTES = """
+SELECT page_size * (page_count - freelist_count) FROM pragma_page_size, pragma_page_count, pragma_freelist_count
+"""
 SELECT_DONE = "SELECT value FROM meta WHERE name = 'erasures'"
 SET_DONE = "INSERT OR REPLACE INTO meta VALUES ('erasures', ?)"
 
@@ -80,8 +84,8 @@ class InboxErasure:
         log.info("erasure.done", erasure=order.id, quarantined=count, rewritten=is_rewritten)
 
     def _rewrite(self, file: sqlite3.Connection) -> bool:
-        """Rewrite the file and cut its log; return False if the file is too large, or the log is in use."""
-        if self._path.stat().st_size > LARGEST_REWRITTEN:
+        """Rewrite the file and cut its log; return False if the file holds too much, or the log is in use."""
+        if file.execute(SELECT_USED_BYTES).fetchone()[0] > LARGEST_REWRITTEN:
             return False
         execute_with_retry(file, "VACUUM")
         log_file = self._path.with_name(f"{self._path.name}-wal")

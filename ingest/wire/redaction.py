@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from ingest.wire.json_documents import json_text
+
 MASK = "***"
 REDACTED = "redacted"
 """The header of a delivery whose body was redacted."""
 DIGEST_LENGTH = 32
-# Numbers with a point pass through as they are written: a float would lose digits of an amount.
-NUMBER = re.compile(r'"\\u0000([^"\\]*)\\u0000"')
+# Numbers with a point pass through as they are written: a float would lose digits of an amount. A text of the sender
+# that looks alike has to stay one, unless there is a number in it.
+NUMBER = re.compile(r'"\\u0000(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|NaN|-?Infinity)\\u0000"')
 
 
 class RedactionAction(StrEnum):
@@ -68,7 +71,7 @@ class Redaction:
         if not rules:
             return body
         try:
-            document = json.loads(body, parse_float=_as_text, parse_constant=_as_text)
+            document = DECODER.decode(json_text(body))
             # Each rule is applied, and not only the first: of two for one field the later one decides.
             changed = [self._redact(each, rule) for rule in rules for each in _documents(document)]
             if not any(changed):
@@ -112,3 +115,14 @@ def _child(document: Any, step: str) -> Any:
 
 def _as_text(number: str) -> str:
     return f"\0{number}\0"
+
+
+def _integer(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:  # Python refuses to convert more than 4300 digits
+        return _as_text(digits)
+
+
+# It reads whatever `parse_json` reads: what a plugin could read must not be kept as it came.
+DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_as_text, parse_constant=_as_text, strict=False)

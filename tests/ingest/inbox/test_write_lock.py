@@ -1,5 +1,7 @@
 import contextlib
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +15,18 @@ from ingest.inbox.write_lock import (
 )
 
 NOTE = "INSERT INTO meta VALUES ('note', ?)"
+# As a process leaves the index of the log that is killed while it writes there, and as one locks it that recovers it:
+# the first of two copies of the header differs, and the bytes of three locks are taken
+# (https://sqlite.org/walformat.html#wal_locks).
+RECOVERING = """
+import fcntl, sys
+with open(sys.argv[1], "r+b", buffering=0) as index:
+    fcntl.lockf(index, fcntl.LOCK_EX, 3, 120)
+    index.seek(8)
+    index.write(b"\\xff\\xff\\xff\\xff")
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -65,6 +79,22 @@ def test_a_statement_waits_for_the_lock_and_returns_its_row_count(inbox, file, m
     monkeypatch.setattr(write_lock.time, "sleep", leave_at_the_third)
     assert execute_with_retry(file, NOTE, ("late",)) == 1
     assert len(looks) == 3
+
+
+def test_a_statement_waits_while_another_process_recovers_the_log(inbox, file, tmp_path, monkeypatch):
+    inbox.execute(NOTE, ("early",))
+    inbox.execute("DELETE FROM meta WHERE name = 'note'")
+    command = [sys.executable, "-c", RECOVERING, str(tmp_path / f"{FILE_NAME}-shm")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(sqlite3.OperationalError) as caught:
+            file.execute(NOTE, ("refused",))
+        assert caught.value.sqlite_errorcode == sqlite3.SQLITE_BUSY_RECOVERY
+        monkeypatch.setattr(write_lock.time, "sleep", lambda _seconds: other.communicate())
+
+        assert execute_with_retry(file, NOTE, ("late",)) == 1
+
+    assert notes(inbox) == ["late"]
 
 
 def test_other_errors_are_not_retried(file, monkeypatch):

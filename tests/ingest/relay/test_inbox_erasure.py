@@ -10,6 +10,7 @@ from ingest.inbox.quarantine import Quarantine
 from ingest.inbox.quarantined_request import Authorization, QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.erasure_orders import ErasureOrder, ErasureReport, erasure_digest, erasure_reports, publish_orders
+from ingest.relay import inbox_erasure
 from ingest.relay.inbox_erasure import InboxErasure
 from ingest.wire.envelope import Kind
 
@@ -62,6 +63,20 @@ def test_no_byte_is_left_in_the_file_or_in_its_log(path, settings, erasure):
         erasure.poll()
 
         assert not [each for each in path.parent.glob("inbox.db*") if NAME.encode() in each.read_bytes()]
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_only_what_is_in_use_bounds_the_file_that_is_rewritten(path, valkey, erasure, monkeypatch, settled):
+    monkeypatch.setattr(inbox_erasure, "LARGEST_REWRITTEN", 1_000_000)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(INSERT, (bytes(2_000_000),))
+        if settled:
+            file.execute("DELETE FROM deliveries")
+        file.commit()
+
+    erasure.poll()
+
+    assert erasure_reports(valkey, "e1") == {"here": ErasureReport(is_rewritten=settled)}
 
 
 def test_an_order_waits_for_what_is_on_its_way(path, valkey, erasure):

@@ -6,6 +6,7 @@ import pytest
 
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
+from ingest.wire.json_documents import parse_json
 from ingest.wire.redaction import Redaction, RedactionRule
 
 
@@ -59,6 +60,24 @@ def test_an_element_of_an_array_is_redacted():
 @pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xfe", b"[" * 100_000, b"3", b'"text"', b"null", b"[]"])
 def test_a_body_that_no_rule_understands_is_kept_as_it_is(body):
     assert redacted(body, "/payload/plate:mask", "/0:remove") == body
+
+
+@pytest.mark.parametrize("value", [b'"line\n"', b"9" * 5000, b'"\\ud800"'])
+def test_whatever_a_plugin_could_read_is_redacted(value):
+    body = b'{"event": "SESSION_STARTED", "payload": {"plate": "M-XY 1", "other": ' + value + b"}}"
+
+    kept = redacted(body, "/payload/plate:mask")
+
+    assert b"M-XY" not in kept
+    assert parse_json(kept) == parse_json(body.replace(b"M-XY 1", b"***"))
+
+
+def test_a_text_between_two_nul_characters_stays_a_text():
+    body = b'{"plate": "M-XY 1", "other": "\\u0000text\\u0000", "minus": "\\u0000-\\u0000"}'
+
+    kept = json.loads(redacted(body, "/plate:mask"))
+
+    assert kept == {"plate": "***", "other": "\0text\0", "minus": "\0-\0"}
 
 
 @pytest.mark.parametrize("rule", ["", "plate:mask", "/plate", "/plate:shout", "X/plate:mask"])
