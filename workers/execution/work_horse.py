@@ -7,12 +7,14 @@ died, and when a job failed, a handler overran, or the process is not as it was 
 """
 
 import contextlib
+import contextvars
 import os
 import resource
 import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
@@ -29,8 +31,13 @@ MAX_JOBS = 1000
 MAX_GROWTH = 128 << 20
 """A work horse ends when its memory has grown by so many bytes."""
 
+MAX_LEAKED = 100
+"""A work horse ends when it has so many files and threads more than at first: a process may open 1,024 files."""
+
 STAYS, LEAVES = b"s", b"l"
 UNKNOWN_STATUS = 1 << 8
+COMPARED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE)
+OPEN_FILES = "/dev/fd"
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -52,7 +59,7 @@ class WorkHorse:
         self._poller = select.poll()
         self._poller.register(self._channel, select.POLLIN)
         # A process that a handler forked holds the other end of the channel, too, and may outlive this one.
-        self._death = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+        self._death = _open_process(self.pid)
         if self._death is not None:
             self._poller.register(self._death, select.POLLIN)
 
@@ -139,7 +146,7 @@ class ProcessState:
             folder = os.getcwd()  # noqa: PTH109 - a text is enough
         return cls(
             frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
-            tuple(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)),
+            tuple(signal.getsignal(number) for number in COMPARED_SIGNALS),
             folder,
             dict(os.environ),
             HandlerDeadline.overruns,
@@ -149,15 +156,17 @@ class ProcessState:
 def serve_requests(channel: socket.socket, perform: Callable[[bytes], bool]) -> None:
     """Perform requests until the worker closes the channel, or one returns False or leaves the process changed.
 
-    Then the process is to end: also after MAX_JOBS, and when its memory has grown by MAX_GROWTH.
+    Then the process is to end: also after MAX_JOBS, and when it has grown by MAX_GROWTH or MAX_LEAKED.
+    Each request has context variables of its own: what a handler binds to its log lines is in no other's.
     """
-    process, before, memory = os.getpid(), ProcessState.current(), peak_memory()
+    process, before, memory, held = os.getpid(), ProcessState.current(), peak_memory(), held_resources()
     with contextlib.suppress(ConnectionError), channel, channel.makefile("rb") as requests:  # its worker was killed
         for count, request in enumerate(requests, start=1):
-            stays = perform(request) and ProcessState.current() == before
+            stays = contextvars.copy_context().run(perform, request) and ProcessState.current() == before
             if os.getpid() != process:  # a copy, which a handler forked: the original replies
                 return
             stays = stays and count < MAX_JOBS and peak_memory() < memory + MAX_GROWTH
+            stays = stays and held_resources() < held + MAX_LEAKED
             channel.sendall(STAYS if stays else LEAVES)
             if not stays:
                 return
@@ -166,6 +175,22 @@ def serve_requests(channel: socket.socket, perform: Callable[[bytes], bool]) -> 
 def peak_memory() -> int:
     """Return how many bytes of memory this process has had at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
+
+
+def held_resources() -> int:
+    """Return how many files and threads this process has."""
+    files = 0
+    with contextlib.suppress(OSError):  # where there is no such folder
+        files = len(os.listdir(OPEN_FILES))  # noqa: PTH208 - their names are not needed
+    return files + threading.active_count()
+
+
+def _open_process(pid: int) -> int | None:
+    """Return a file that can be read once the process has ended; None where a system has none, or forbids it."""
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            return os.pidfd_open(pid)
+    return None
 
 
 def _run(main: Callable[[socket.socket], None], channel: socket.socket) -> None:

@@ -138,6 +138,21 @@ class PreloadedWorker(Worker):
         finally:
             self._is_waiting = False
 
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """Renew the registrations of the worker and its job, if Redis is there: without it the job goes on, too.
+
+        What is raised here ends the loop of RQ, and the work horse with it, in the middle of its job.
+        """
+        try:
+            super().maintain_heartbeats(job, execution)
+        except redis.RedisError as error:
+            log.warning("worker.heartbeat_failed", job=job.id, error=type(error).__name__)
+
+    def set_shutdown_requested_date(self) -> None:
+        """Write for RQ's dashboard that the worker is to end. Likewise, it ends no job if Redis is away."""
+        with contextlib.suppress(redis.RedisError):
+            super().set_shutdown_requested_date()  # type: ignore[no-untyped-call]
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Do the job in the work horse, and wait for it."""
         hit(Failpoint.TAKEN)
@@ -180,6 +195,7 @@ class PreloadedWorker(Worker):
             self._horse.close()
             self._horse = None
         if self._horse is None:
+            clear_deadline()  # one that was killed left it
             self._horse = WorkHorse(self._do_jobs)
         return self._horse
 
@@ -305,15 +321,22 @@ def open_connections(connection: redis.Redis, engine: Engine) -> None:
 def work_until_stopped(make_worker: Callable[[], PreloadedWorker], *, burst: bool) -> None:
     """Run one worker after another until one is told to stop.
 
-    RQ's worker waits only for a Redis that does not answer, and ends when it refuses a command for want of memory.
+    RQ's worker waits for a Redis that does not answer only where it waits for a job. It ends when one is away at the
+    end of a job, or refuses a command for want of memory. Raise RedisError when the first worker cannot be made.
     """
     failures = 0
+    worker: PreloadedWorker | None = None
     while True:
-        worker, began_at = make_worker(), time.monotonic()
+        began_at = time.monotonic()
         try:
+            worker = make_worker()
             worker.work(burst=burst, logging_level=None)
-        except redis.RedisError as error:  # while it registers or unregisters
+        except redis.RedisError as error:  # while it is made, registers or unregisters
+            if worker is None:
+                raise
             log.warning("worker.interrupted", reason=f"{type(error).__name__}: {error}"[:LONGEST_REASON])
+        except StopRequested:  # by the handler of the worker before
+            return
         if burst or worker.is_stopping:
             return
         failures = 1 if time.monotonic() - began_at > RESTART.longest.total_seconds() else failures + 1
@@ -321,5 +344,5 @@ def work_until_stopped(make_worker: Callable[[], PreloadedWorker], *, burst: boo
         log.warning("worker.restarted", after_seconds=round(pause, 1))
         try:
             time.sleep(pause)
-        except StopRequested:  # by the handler of the worker that has ended
+        except StopRequested:  # likewise
             return

@@ -1,12 +1,15 @@
 """A work horse: a real child process that does what the request says."""
 
 import contextlib
+import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from workers.execution import work_horse
 from workers.execution.work_horse import WorkHorse, serve_requests
@@ -29,6 +32,22 @@ def grow() -> None:
     bytearray(os.urandom(1)) * (work_horse.MAX_GROWTH + (16 << 20))
 
 
+def leak_files() -> None:
+    for _ in range(work_horse.MAX_LEAKED):
+        os.dup(0)
+
+
+def leak_threads() -> None:
+    for _ in range(work_horse.MAX_LEAKED):
+        threading.Thread(target=time.sleep, args=(PATIENCE,), daemon=True).start()
+
+
+def bind_to_the_log() -> None:
+    if structlog.contextvars.get_contextvars():
+        os._exit(1)
+    structlog.contextvars.bind_contextvars(driver="user-1")
+
+
 MISBEHAVIOURS: dict[str, Callable[[], object]] = {
     "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda: os._exit(0),
@@ -40,6 +59,10 @@ MISBEHAVIOURS: dict[str, Callable[[], object]] = {
     "change the folder": lambda: os.chdir("/"),
     "overrun": overrun,
     "grow": grow,
+    "end at a closed pipe": lambda: signal.signal(signal.SIGPIPE, signal.SIG_DFL),
+    "leak files": leak_files,
+    "leak threads": leak_threads,
+    "bind to the log": bind_to_the_log,
 }
 
 
@@ -93,6 +116,9 @@ def test_a_reply_stays_until_it_is_taken(horse: WorkHorse) -> None:
         b"change the folder",
         b"overrun",
         b"grow",
+        b"end at a closed pipe",
+        b"leak files",
+        b"leak threads",
     ],
 )
 def test_a_process_that_is_not_as_it_was_replies_and_ends(horse: WorkHorse, request_: bytes) -> None:
@@ -137,3 +163,26 @@ def test_an_idle_process_ends_when_its_worker_is_gone(until: Callable[..., None]
     horse._channel.close()  # noqa: SLF001 - as the kernel does when a worker is killed
     until(horse.has_ended)
     assert horse.status == 0
+
+
+def test_a_handler_finds_nothing_that_another_bound_to_its_log_lines(horse: WorkHorse) -> None:
+    assert ask(horse, b"bind to the log")
+    assert horse.is_ready()
+    assert ask(horse, b"bind to the log")
+
+
+@pytest.mark.parametrize("request_", [b"die", b"leave a child and die"])
+def test_a_death_is_noticed_where_the_system_has_no_files_for_processes(
+    monkeypatch: pytest.MonkeyPatch, request_: bytes, until: Callable[..., None]
+) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    horse = WorkHorse(lambda channel: serve_requests(channel, perform))
+    horse.send(request_)
+    until(lambda: horse.wait(0.1))
+    assert horse.has_ended()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(horse.pid, signal.SIGKILL)
+    horse.close()

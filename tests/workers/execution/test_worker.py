@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,13 +13,17 @@ from pathlib import Path
 import pytest
 import redis
 from rq.exceptions import StopRequested
+from rq.executions import Execution
+from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.worker import WorkerStatus
 
 from ingest.config.settings import load_settings
 from ingest.inbox.rows import open_for_inserts, row_of, upsert_rows
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.batch import ack_key, batch_key, lease_key
 from ingest.queue.namespace import NamespacedRedis
+from ingest.queue.queues import BATCH_JOB
 from ingest.queue.redis_client import connect_queues, queue
 from ingest.relay.outbox import Outbox
 from ingest.relay.publisher import BatchPublisher
@@ -205,11 +210,28 @@ class RefusedWorker:
 
 def test_a_worker_that_redis_refuses_is_started_again_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
+    monkeypatch.setattr(RefusedWorker, "started", 0)
     monkeypatch.setattr("workers.execution.worker.time.sleep", pauses.append)
     work_until_stopped(RefusedWorker, burst=False)  # type: ignore[arg-type]
     assert RefusedWorker.started == 3
     assert len(pauses) == 2
     assert all(0 < pause <= RESTART.longest.total_seconds() for pause in pauses)
+
+
+def test_a_worker_is_made_again_until_redis_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RQ asks Redis already when one is made: the process ended with an error, after a job without Redis."""
+    workers = iter([RefusedWorker(), None, None, RefusedWorker()])
+
+    def make() -> RefusedWorker:
+        made = next(workers)
+        if made is None:
+            raise redis.exceptions.ConnectionError
+        return made
+
+    monkeypatch.setattr(RefusedWorker, "started", 1)
+    monkeypatch.setattr("workers.execution.worker.time.sleep", lambda _seconds: None)
+    work_until_stopped(make, burst=False)  # type: ignore[arg-type]
+    assert RefusedWorker.started == 3
 
 
 def test_a_worker_that_was_told_to_end_does_not_wait_for_a_job(valkey: NamespacedRedis) -> None:
@@ -218,3 +240,15 @@ def test_a_worker_that_was_told_to_end_does_not_wait_for_a_job(valkey: Namespace
     worker.is_stopping = True
     with pytest.raises(StopRequested):
         worker.dequeue_job_and_maintain_ttl(1, max_idle_time=1)
+
+
+def test_a_worker_lets_its_job_go_on_when_redis_is_gone(valkey: NamespacedRedis, tmp_path: Path) -> None:
+    worker = PreloadedWorker([queue("sessions", valkey)], connection=valkey, serializer=JSONSerializer)
+    worker.connection = connect_queues(f"unix://{tmp_path}/gone", NAMESPACE)
+    job = Job.create(BATCH_JOB, connection=worker.connection, serializer=JSONSerializer, timeout=60)
+    execution = Execution("execution", job.id, worker.connection)
+    execution._job = job  # noqa: SLF001 - as RQ does
+    worker.maintain_heartbeats(job, execution)
+    worker._state = WorkerStatus.BUSY  # noqa: SLF001 - as while a job runs
+    worker.request_stop(signal.SIGTERM, None)
+    assert worker.is_stopping
