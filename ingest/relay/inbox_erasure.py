@@ -25,6 +25,8 @@ from ingest.queue.erasure_orders import ErasureOrder, ErasureReport, list_orders
 log = structlog.get_logger()
 
 POLL_EVERY = 5.0
+# Seconds of one poll. A delivery takes 0.1 ms, and meanwhile the relay publishes nothing.
+SEARCH_TIME = 0.5
 # Bytes in use: what is free is not copied. To rewrite so many takes a second on a slow disk. Requests wait for that,
 # and are refused after the LOCK_TIMEOUT of `write_lock`.
 LARGEST_REWRITTEN = 134_217_728
@@ -33,7 +35,9 @@ LONGEST_LOG = 262_144
 # Readers of the log keep it from being cut.
 CUT_ATTEMPTS = 20
 CUT_PAUSE = 0.05
-SELECT_UNSETTLED = "SELECT headers, body, session_id FROM deliveries WHERE body IS NOT NULL"
+SELECT_UNSETTLED = """
+SELECT seq, headers, body, session_id FROM deliveries WHERE body IS NOT NULL AND seq > ? ORDER BY seq
+"""
 SELECT_QUARANTINED = "SELECT seq, headers, body FROM quarantine"
 DELETE_QUARANTINED = "DELETE FROM quarantine WHERE seq IN (SELECT value FROM json_each(?))"
 SELECT_USED_BYTES = """
@@ -52,6 +56,8 @@ class InboxErasure:
         self._connection = connection
         self._polled_at = float("-inf")
         self._done: frozenset[str] | None = None
+        # By order: the last delivery, of those that need not be searched again.
+        self._searched: dict[str, int] = {}
 
     def poll(self) -> None:
         """Carry out new orders if it is time to look for some."""
@@ -64,15 +70,22 @@ class InboxErasure:
         file = open_for_background_writes(self._path)
         try:
             self._done = _read_done(file)
+            until = time.monotonic() + SEARCH_TIME
             for order in orders:
-                if order.id not in self._done:
+                if order.id not in self._done and self._is_settled(file, order, until):
                     self._carry_out(file, order)
         finally:
             file.close()
 
+    def _is_settled(self, file: sqlite3.Connection, order: ErasureOrder, until: float) -> bool:
+        """Return whether no delivery names what is to be erased; False if the time is over. The next poll goes on."""
+        for seq, *texts in file.execute(SELECT_UNSETTLED, (self._searched.get(order.id, 0),)):
+            if time.monotonic() > until or order.is_in(*texts):
+                return False
+            self._searched[order.id] = seq
+        return True
+
     def _carry_out(self, file: sqlite3.Connection, order: ErasureOrder) -> None:
-        if any(order.is_in(*row) for row in file.execute(SELECT_UNSETTLED)):
-            return  # the next poll finds them settled
         matching = [seq for seq, *texts in file.execute(SELECT_QUARANTINED) if order.is_in(*texts)]
         with transaction(file):
             count = file.execute(DELETE_QUARANTINED, (json.dumps(matching),)).rowcount

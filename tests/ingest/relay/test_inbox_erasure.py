@@ -21,6 +21,19 @@ INSERT = (
 )
 
 
+class Clock:
+    def __init__(self):
+        self._now = 0.0
+
+    def add(self, seconds):
+        self._now += seconds
+
+    def monotonic(self):
+        return self._now
+
+    time = monotonic
+
+
 @pytest.fixture
 def path(settings):
     return settings.data_dir / FILE_NAME
@@ -87,6 +100,28 @@ def test_an_order_waits_for_what_is_on_its_way(path, valkey, erasure):
     erasure.poll()
 
     assert erasure_reports(valkey, "e1") == {}
+
+
+def test_a_long_inbox_is_searched_in_several_polls_and_no_delivery_twice(path, valkey, erasure, monkeypatch):
+    monkeypatch.setattr(inbox_erasure, "POLL_EVERY", 0.0)
+    clock = Clock()
+    monkeypatch.setattr(inbox_erasure, "time", clock)
+    searched = []
+    monkeypatch.setattr(
+        ErasureOrder, "is_in", lambda _self, _headers, body, _session: searched.append(body) or clock.add(0.2)
+    )
+    bodies = [b"one", b"two", b"three", b"four", b"five"]
+    with closing(sqlite3.connect(path)) as file:
+        file.executemany(INSERT.replace("'d1'", "?"), [(body.decode(), body) for body in bodies])
+        file.commit()
+
+    erasure.poll()
+
+    assert searched == bodies[:3]
+    assert erasure_reports(valkey, "e1") == {}
+    erasure.poll()
+    assert searched == bodies
+    assert erasure_reports(valkey, "e1") == {"here": ErasureReport()}
 
 
 def test_an_order_is_carried_out_once(path, settings, valkey, erasure):
