@@ -19,6 +19,8 @@ from ingest.errors import QueueUnavailable
 ORDERS_KEY = "erasures"
 REPORTS_KEY = "erasure_reports"
 WORDS = re.compile(r"[\w@.+\-]+")
+DISTINCTIVE = 6
+"""Characters. A shorter word of letters only, or number, is in many texts that mean something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,23 @@ def erasure_digest(salt: str, identifier: str) -> str:
 
 
 def words_of(text: bytes | str | None) -> Iterator[str]:
-    """Yield everything in a text that may be an id: its words, and if it is JSON its strings and numbers."""
+    """Yield everything in a text that may be an id: its words; if it is JSON, its strings and its distinctive words."""
     if not text:
         return
     plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    yield from WORDS.findall(plain)
+    words = WORDS.findall(plain)
     try:
-        yield from _strings(json.loads(plain))
+        strings = list(_strings(json.loads(plain)))
     except (ValueError, RecursionError):
-        return
+        yield from words
+    else:
+        yield from filter(is_distinctive, words)
+        yield from strings
+
+
+def is_distinctive(word: str) -> bool:
+    """Return whether a word that is equal to an id is likely to be that id, and not any number or word."""
+    return len(word) >= DISTINCTIVE or not (word.isalpha() or word.isdecimal())
 
 
 def list_orders(connection: redis.Redis) -> list[ErasureOrder]:
@@ -124,10 +134,12 @@ def _strings(value: Any) -> Iterator[str]:
     match value:
         case dict():
             for name, each in value.items():
-                yield name
+                yield from filter(is_distinctive, [name])
                 yield from _strings(each)
         case list():
             for each in value:
                 yield from _strings(each)
-        case str() | int() | float():
-            yield str(value)
+        case str():
+            yield value
+        case int() | float():
+            yield from filter(is_distinctive, [str(value)])

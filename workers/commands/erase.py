@@ -15,7 +15,7 @@ from ingest.queue.erasure_orders import erasure_reports, publish_orders
 from ingest.queue.process_registry import ProcessRegistry, ProcessType
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act
-from workers.commands.errors import error_text
+from workers.commands.errors import Failure, error_text
 from workers.commands.output import json_line, key_values
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
@@ -52,6 +52,8 @@ def erase(  # noqa: PLR0913  the options are the interface
     """
     if (user is None) == (session_id is None):
         raise click.UsageError("Name a driver with --user, or a session with --session.")
+    if not (user or session_id or "").strip():
+        raise click.UsageError("The id is empty.")
     if dry_run and vacuum:
         raise click.UsageError("Choose --dry-run or --vacuum.")
     settings = settings_with_dev_defaults()
@@ -64,6 +66,10 @@ def erase(  # noqa: PLR0913  the options are the interface
         erasure, salt = Erasure(), salt_of(engine)
         run_in_transaction(engine, lambda ledger: remember(ledger, erasure, salt, traces))
         erased = erase_from_ledger(engine, erasure, traces)
+        # Before what may take long or fail: it is done, and cannot be undone.
+        text = f"erasure {erasure.id}" + (f": {reason}" if reason else "")
+        entry = audit_entry(AuditAct.ERASED, text, sum(erased.values()))
+        run_in_transaction(engine, lambda ledger: record_act(ledger, entry))
         in_redis, nodes = _erase_elsewhere(settings, engine, salt, erasure, traces)
         if vacuum:
             vacuum_ledger(engine)
@@ -78,10 +84,11 @@ def erase(  # noqa: PLR0913  the options are the interface
             "inboxes": nodes,
             "vacuumed": vacuum,
         }
-        text = f"erasure {erasure.id}" + (f": {reason}" if reason else "")
-        entry = audit_entry(AuditAct.ERASED, text, sum(erased.values()))
-        run_in_transaction(engine, lambda ledger: record_act(ledger, entry))
     _print(certificate, as_json=as_json)
+    if "failed" in in_redis and settings.redis_url is not None:
+        raise Failure(
+            "Only the ledger is erased. The clock tells the nodes once Redis is back; descriptions of jobs stay."
+        )
 
 
 def _found(traces: Traces) -> dict[str, Json]:

@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 
 from handlers.kit.cdr_table import cdrs
-from ingest.queue.erasure_orders import ErasureOrder, erasure_digest, words_of
+from ingest.queue.erasure_orders import ErasureOrder, erasure_digest, is_distinctive, words_of
 from workers.ledger.database.conditions import in_list, same_person
 from workers.ledger.database.engine import chunks, insert_into
 from workers.ledger.database.transaction import read_once, run_in_transaction
@@ -128,14 +128,22 @@ def erasure_orders(ledger: Connection, salt: str, since: datetime) -> list[Erasu
 
 
 def erase(engine: Engine, erasure: Erasure, traces: Traces) -> Counter[str]:
-    """Erase what was found, in slices, and return how many rows by table. Repeated, it does no harm."""
+    """Erase what was found, in slices, and return how many rows by table. Repeated, it does no harm.
+
+    By what is deleted last all else is found: so an erasure that was interrupted can be repeated.
+    """
     erased = Counter[str]()
+
+    def delete_rows(rows: Iterable[tuple[Any, list[Any]]]) -> None:
+        for table, conditions in rows:
+            statement = delete(table).where(or_(*conditions))
+            erased[table.name] += run_in_transaction(engine, _with(_row_count, statement))
+
+    delete_rows(_rows_to_delete(traces))
     for ids in chunks(sorted(traces.deliveries), SLICE):
         erased["deliveries"] += run_in_transaction(engine, _with(_erase_deliveries, ids, erasure))
     erased["cdrs"] = run_in_transaction(engine, _with(_pseudonymise, sorted(traces.records), erasure))
-    for table, conditions in _rows_to_delete(traces):
-        statement = delete(table).where(or_(*conditions))
-        erased[table.name] += run_in_transaction(engine, _with(_row_count, statement))
+    delete_rows(_rows_to_delete_last(traces))
     # Where a backfill has come to: without it, an open one begins anew.
     cursor = update(downtimes).where(in_list(downtimes.c.after_user, traces.users)).values(after_user=None)
     erased["gaps"] = run_in_transaction(engine, _with(_row_count, cursor))
@@ -150,29 +158,63 @@ def salt_of(engine: Engine) -> str:
 def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[str]) -> Traces:
     users: set[str] = set()
     if user is not None:
-        in_facts = func.lower(cast(sessions.c.facts, Text)).contains(json.dumps(user.lower()), autoescape=True)
+        # As SQLite's lower() does, only ASCII letters are lowered.
+        document = func.lower(cast(sessions.c.facts, Text))
+        in_facts = [document.contains(json.dumps(each).lower(), autoescape=True) for each in _cases(user)]
         theirs = select(sessions.c.session_id, sessions.c.facts).where(
-            or_(same_person(sessions.c.user_id, user), in_facts)
+            or_(_is_person(sessions.c.user_id, user), *in_facts)
         )
         users.add(user)
         for session_id, facts in ledger.execute(theirs):
             spelled = {each for each in facts.get("users", {}) if each.lower() == user.lower()}
             users |= spelled
             session_ids |= {session_id} if spelled else frozenset()
+        named = set[str]()
         for table in (pushes, cdrs):
             column: Column[Any] = table.c.user_id
             for session_id, spelled_id in ledger.execute(
-                select(table.c.session_id, column).where(same_person(column, user))
+                select(table.c.session_id, column).where(_is_person(column, user))
             ):
                 users.add(spelled_id)
-                session_ids |= {session_id} if session_id else frozenset()
-        users |= set(ledger.scalars(select(devices.c.user_id).where(same_person(devices.c.user_id, user))))
+                named |= {session_id} if session_id else set()
+        session_ids |= named - _sessions_of_others(ledger, named, user)
+        users |= set(ledger.scalars(select(devices.c.user_id).where(_is_person(devices.c.user_id, user))))
     keys = set(ledger.scalars(select(session_keys.c.key).where(in_list(session_keys.c.session_id, session_ids))))
     of_cdrs = select(cdrs.c.charging_key).where(
         or_(in_list(cdrs.c.session_id, session_ids), in_list(cdrs.c.user_id, users))
     )
-    keys |= {key for key in ledger.scalars(of_cdrs) if key}
+    keys |= set(ledger.scalars(of_cdrs))
+    keys -= {None, "", *_keys_of_others(ledger, keys, users, session_ids)}
     return Traces(frozenset(users), session_ids, frozenset(keys))
+
+
+def _cases(user: str) -> list[str]:
+    """Return an id in all cases that a database may not know to be the same: SQLite's lower() knows ASCII only."""
+    return sorted({user, user.lower(), user.upper()})
+
+
+def _is_person(column: Column[Any], user: str) -> ColumnElement[bool]:
+    return or_(*(same_person(column, each) for each in _cases(user)))
+
+
+def _sessions_of_others(ledger: Connection, session_ids: Collection[str], user: str) -> set[str]:
+    """Return those of these sessions that have drivers, and not this one: one may be told of a session of another."""
+    query = select(sessions.c.session_id, sessions.c.facts).where(in_list(sessions.c.session_id, session_ids))
+    drivers = {
+        session_id: {each.lower() for each in facts.get("users", {})} for session_id, facts in ledger.execute(query)
+    }
+    return {session_id for session_id, names in drivers.items() if names and user.lower() not in names}
+
+
+def _keys_of_others(
+    ledger: Connection, keys: Collection[str], users: Collection[str], session_ids: Collection[str]
+) -> set[str]:
+    """Return those of these charging keys that were also used in other sessions, as a card that many share."""
+    of_sessions = select(session_keys.c.key, session_keys.c.session_id).where(in_list(session_keys.c.key, keys))
+    of_cdrs = select(cdrs.c.charging_key, cdrs.c.session_id, cdrs.c.user_id).where(in_list(cdrs.c.charging_key, keys))
+    used = [(key, session_id, None) for key, session_id in ledger.execute(of_sessions)]
+    used += [(key, session_id, user_id) for key, session_id, user_id in ledger.execute(of_cdrs.distinct())]
+    return {key for key, session_id, user_id in used if session_id not in session_ids and user_id not in users}
 
 
 def _find_rows(ledger: Connection, found: Traces, named: Collection[str]) -> Traces:
@@ -186,7 +228,10 @@ def _find_rows(ledger: Connection, found: Traces, named: Collection[str]) -> Tra
     }
     ids = set(named) | {delivery_id for delivery_id, _ in records}
     ids |= set(ledger.scalars(select(deliveries.c.id).where(in_list(deliveries.c.session_id, found.sessions))))
-    ids |= set(ledger.scalars(select(pushes.c.delivery_id).where(in_list(pushes.c.user_id, found.users))))
+    # A delivery of another's session stays, whoever was told of it.
+    told_of = select(pushes.c.delivery_id).join(deliveries, deliveries.c.id == pushes.c.delivery_id)
+    told_of = told_of.where(in_list(pushes.c.user_id, found.users), deliveries.c.session_id.is_(None))
+    ids |= set(ledger.scalars(told_of))
     jobs = select(runs.c.job_id).where(in_list(runs.c.delivery_id, ids), runs.c.job_id.is_not(None))
     return replace(
         found,
@@ -198,8 +243,12 @@ def _find_rows(ledger: Connection, found: Traces, named: Collection[str]) -> Tra
 
 
 def _bodies_with(engine: Engine, names: Collection[str]) -> set[str]:
-    """Return the deliveries whose bodies have one of these names. Each transaction reads a part of the ledger."""
+    """Return the deliveries whose bodies have one of these names. Each transaction reads a part of the ledger.
+
+    A short number or word names nobody in a delivery that has a session: if that is theirs, it is found by its id.
+    """
     found: set[str] = set()
+    distinctive = set(filter(is_distinctive, names))
     for some in chunks(sorted(_spellings(names)), IN_ONE_STATEMENT):
         position = func.instr if engine.dialect.name == "sqlite" else func.strpos
         body: Any = deliveries.c.body
@@ -210,9 +259,11 @@ def _bodies_with(engine: Engine, names: Collection[str]) -> set[str]:
             for second in HEX:
                 low = f"{first}{second}"
                 part = (deliveries.c.id >= low, deliveries.c.id < _after(low))
-                query = select(deliveries.c.id, deliveries.c.body).where(*part, or_(*contains))
+                query = select(deliveries.c.id, deliveries.c.session_id, deliveries.c.body).where(*part, or_(*contains))
                 rows = read_once(engine, _with(_all_rows, query))
-                found |= {id_ for id_, body in rows if _is_named(names, body)}
+                found |= {
+                    id_ for id_, session_id, body in rows if _is_named(distinctive if session_id else names, body)
+                }
     return found
 
 
@@ -289,6 +340,16 @@ def _pseudonymise(ledger: Connection, records: Sequence[tuple[str, int]], erasur
 
 def _rows_to_delete(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:
     of_session = traces.sessions
+    yield session_polls, [in_list(session_polls.c.session_id, of_session)]
+    yield authorizations, [in_list(authorizations.c.session_id, of_session), in_list(authorizations.c.key, traces.keys)]
+    yield devices, [in_list(devices.c.user_id, traces.users)]
+    yield balances, [in_list(balances.c.user_id, traces.users)]
+    yield alerts, [in_list(alerts.c.id, traces.alerts)]
+
+
+def _rows_to_delete_last(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:
+    of_session = traces.sessions
+    yield session_keys, [in_list(session_keys.c.session_id, of_session)]
     yield (
         pushes,
         [
@@ -298,12 +359,6 @@ def _rows_to_delete(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:
         ],
     )
     yield sessions, [in_list(sessions.c.session_id, of_session)]
-    yield session_polls, [in_list(session_polls.c.session_id, of_session)]
-    yield session_keys, [in_list(session_keys.c.session_id, of_session)]
-    yield authorizations, [in_list(authorizations.c.session_id, of_session), in_list(authorizations.c.key, traces.keys)]
-    yield devices, [in_list(devices.c.user_id, traces.users)]
-    yield balances, [in_list(balances.c.user_id, traces.users)]
-    yield alerts, [in_list(alerts.c.id, traces.alerts)]
 
 
 def _find_alerts(ledger: Connection, found: Traces, delivery_ids: Collection[str]) -> frozenset[str]:

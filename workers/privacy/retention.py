@@ -42,7 +42,8 @@ DUPLICATES_MARGIN = timedelta(days=1)
 """A delivery is known to the ledger for longer than to its inbox, which deletes a few old ids an hour."""
 
 
-Deletion: TypeAlias = Callable[[Connection, Sequence[str], datetime], int]
+#: The keys of rows that were found, before when these are too old, and now.
+Deletion: TypeAlias = Callable[[Connection, Sequence[str], datetime, datetime], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class RetentionTask:
                 if found:
                     started = time.monotonic()
                     keys = [key for _, key in found]
-                    deleted[rule.kind] += run_in_transaction(self._engine, _deletion(rule, keys, now))
+                    deleted[rule.kind] += run_in_transaction(self._engine, _deletion(rule, keys, before, now))
                     self._sleep(time.monotonic() - started)
                     self._done[rule.kind] = found[-1]
                 if len(found) < SLICE:
@@ -172,18 +173,18 @@ def _free_some_pages(ledger: Connection) -> int:
     return free - int(ledger.exec_driver_sql("PRAGMA freelist_count").scalar_one())
 
 
-def _deletion(rule: RetentionRule, keys: Sequence[str], now: datetime) -> Callable[[Connection], int]:
-    return lambda ledger: rule.delete(ledger, keys, now)
+def _deletion(rule: RetentionRule, keys: Sequence[str], before: datetime, now: datetime) -> Callable[[Connection], int]:
+    return lambda ledger: rule.delete(ledger, keys, before, now)
 
 
 def _delete_from(table: Table, key: Column[str], *conditions: ColumnElement[bool]) -> Deletion:
-    def delete_rows(ledger: Connection, keys: Sequence[str], _now: datetime) -> int:
+    def delete_rows(ledger: Connection, keys: Sequence[str], _before: datetime, _now: datetime) -> int:
         return ledger.execute(delete(table).where(in_list(key, keys), *conditions)).rowcount
 
     return delete_rows
 
 
-def _delete_bodies(ledger: Connection, keys: Sequence[str], now: datetime) -> int:
+def _delete_bodies(ledger: Connection, keys: Sequence[str], _before: datetime, now: datetime) -> int:
     # Whoever runs it again locks it: then it is open, and needs its body.
     these = update(deliveries).where(in_list(deliveries.c.id, keys), *HAS_OLD_BODY)
     gone = {"body": b"", "headers": {}, "body_deleted_at": now, "body_deletion": BodyDeletion.RETENTION}
@@ -195,15 +196,18 @@ def _delete_bodies(ledger: Connection, keys: Sequence[str], now: datetime) -> in
     return count
 
 
-def _delete_deliveries(ledger: Connection, keys: Sequence[str], _now: datetime) -> int:
-    locked = select(deliveries.c.id).where(in_list(deliveries.c.id, keys), IS_SETTLED).with_for_update()
+def _delete_deliveries(ledger: Connection, keys: Sequence[str], _before: datetime, _now: datetime) -> int:
+    locked = select(deliveries.c.id).where(in_list(deliveries.c.id, keys), *IS_OVER).with_for_update()
     ids = list(ledger.scalars(locked))
     for column in (pushes.c.delivery_id, runs.c.delivery_id, receipts.c.delivery_id, deliveries.c.id):
         ledger.execute(delete(column.table).where(in_list(column, ids)))
     return len(ids)
 
 
-def _delete_sessions(ledger: Connection, keys: Sequence[str], _now: datetime) -> int:
+def _delete_sessions(ledger: Connection, found: Sequence[str], before: datetime, _now: datetime) -> int:
+    # One that has had news since it was found stays.
+    old = select(sessions.c.session_id).where(in_list(sessions.c.session_id, found), sessions.c.updated_at < before)
+    keys = list(ledger.scalars(old.order_by(sessions.c.session_id).with_for_update()))
     is_over = and_(in_list(session_polls.c.session_id, keys), session_polls.c.next_at.is_(None))
     ledger.execute(delete(session_polls).where(is_over))
     ledger.execute(delete(session_keys).where(in_list(session_keys.c.session_id, keys)))
@@ -212,6 +216,11 @@ def _delete_sessions(ledger: Connection, keys: Sequence[str], _now: datetime) ->
 
 IS_SETTLED = deliveries.c.settled_at.is_not(None)
 HAS_OLD_BODY = (IS_SETTLED, deliveries.c.body_deleted_at.is_(None))
+# A push that is still to be sent keeps its delivery.
+IS_OVER = (
+    IS_SETTLED,
+    deliveries.c.id.not_in(select(pushes.c.delivery_id).where(pushes.c.due_at.is_not(None))),
+)
 HAS_ENDED = pushes.c.state != PushState.WAITING
 IS_RESOLVED = alerts.c.resolved_at.is_not(None)
 
@@ -226,7 +235,7 @@ RULES = (
         _delete_from(pushes, pushes.c.id, HAS_ENDED),
     ),
     RetentionRule(
-        "deliveries", "retain_deliveries", deliveries.c.received_at, deliveries.c.id, (IS_SETTLED,), _delete_deliveries
+        "deliveries", "retain_deliveries", deliveries.c.received_at, deliveries.c.id, IS_OVER, _delete_deliveries
     ),
     RetentionRule("sessions", "retain_sessions", sessions.c.updated_at, sessions.c.session_id, (), _delete_sessions),
     RetentionRule(
@@ -240,7 +249,7 @@ RULES = (
     RetentionRule(
         "alerts",
         "retain_alerts",
-        alerts.c.raised_at,
+        alerts.c.resolved_at,
         alerts.c.id,
         (IS_RESOLVED,),
         _delete_from(alerts, alerts.c.id, IS_RESOLVED),

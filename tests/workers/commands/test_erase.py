@@ -63,3 +63,22 @@ def test_descriptions_of_jobs_name_an_erased_session_no_more(node, event, connec
 def test_either_a_driver_or_a_session_is_named(node):
     node.run("erase", code=2)
     node.run("erase", "--user", "a", "--session", "b", code=2)
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_id_erases_nothing(node, event, empty):
+    node.settle(event("SESSION_STARTED", userId="driver-7", note=empty), DONE)
+
+    node.run("erase", "--user", empty, code=2)
+    node.run("erase", "--session", empty, code=2)
+
+    assert node.rows("deliveries", "--user", "driver-7")
+
+
+def test_a_redis_that_is_away_is_a_failure_and_what_was_done_is_recorded(node, event):
+    node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+
+    result = node.run("erase", "--user", "driver-7", "--json", code=1, REDIS_URL="redis://127.0.0.1:1")
+
+    assert '"failed"' in result.stdout
+    assert [row for row in node.rows("audit") if row["act"] == "erased"]

@@ -1,5 +1,6 @@
 """A driver is erased from the ledger, and nothing else changes."""
 
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -14,14 +15,17 @@ from ingest.wire.envelope import Kind
 from tests.workers.commands.conftest import delivery_of
 from workers.ledger import deliveries, pushes
 from workers.ledger.database.engine import read_only
+from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.invariants import check_invariants
 from workers.ledger.pushes import NewPush
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
 from workers.ledger.tables import metadata
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.authorization_tables import authorizations
+from workers.ledger.tables.core_tables import deliveries as delivery_table
 from workers.ledger.tables.core_tables import devices as device_table
 from workers.ledger.tables.core_tables import sessions
+from workers.privacy import erasure
 from workers.privacy.erasure import Erasure, erase, find_traces, remember, salt_of
 from workers.privacy.late_erasure import LateErasureTask
 
@@ -200,3 +204,98 @@ def test_an_order_recognizes_a_name_in_any_text_and_has_none(text):
     assert order.is_in(text)
     assert not order.is_in(b'{"a": "jane.doe@example.com.org"}', None, b"\xff")
     assert "jane" not in order.to_json().lower()
+
+
+def bodies(node):
+    with read_only(node.engine) as ledger:
+        return [body for body in ledger.scalars(select(delivery_table.c.body)) if body]
+
+
+def cdr_row(delivery_id, session, user, key):
+    row = {"delivery_id": delivery_id, "position": 0, "identity": delivery_id, "content": "c", "charging_key": key}
+    row |= {"session_id": session, "user_id": user, "notes": [], "document": "{}"}
+    return row | {"received_at": _now(), "recorded_at": _now()}
+
+
+@pytest.mark.parametrize("user", ["42", "Erik", "%", "driver_7", "a\\b%", 'x"y', "MÜLLER-é", "😀-1"])
+def test_nobody_else_is_erased_whatever_the_id_is(any_node, event, user):
+    others = [
+        event("SESSION_STARTED", "o-1", userId="driver-7", amount=42, place="Erik 42", plug="42"),
+        event("SESSION_STARTED", "o-2", userId=f"{user}x", percent="50 %"),
+        event("SESSION_STARTED", "o-3", userId=f"x{user}"),
+        b'{"free": "Erik paid 42", "42": 42}',
+    ]
+    for body in others:
+        any_node.settle(body, DONE)
+    any_node.settle(event("SESSION_STARTED", "s-1", userId=user), DONE)
+    any_node.settle(json.dumps({"by": user}).encode())
+
+    counts = erase_user(any_node, user)
+
+    assert (counts["deliveries"], counts["sessions"]) == (2, 1)
+    assert sorted(bodies(any_node)) == sorted(others)
+
+
+@pytest.mark.parametrize(("known", "named"), [("MÜLLER", "müller"), ("müller", "MÜLLER")])
+def test_a_driver_is_found_in_any_case_of_any_letter(any_node, event, known, named):
+    any_node.settle(event("SESSION_STARTED", userId=known), DONE)
+    any_node.settle(event("SESSION_STARTED", userId="another", sent="later"), DONE)  # the record's driver by now
+
+    assert erase_user(any_node, named)["sessions"] == 1
+    assert not bodies(any_node)
+
+
+def test_a_card_that_others_use_too_erases_nothing_of_theirs(any_node, event):
+    any_node.settle(event("SESSION_STARTED", "s-1", userId=DRIVER), DONE)
+    any_node.settle(event("SESSION_STARTED", "s-2", userId="driver-2"), DONE)
+    theirs = any_node.settle(b'{"key": "card-1", "n": 2}', CDR_DONE, kind=Kind.CDRS)
+    with any_node.engine.begin() as ledger:
+        ledger.execute(cdrs.insert().values(**cdr_row("d-1", "s-1", DRIVER, "card-1")))
+        ledger.execute(cdrs.insert().values(**cdr_row(theirs, "s-2", "driver-2", "card-1")))
+        row = {"at": _now(), "form": "ocpi", "decision": "ALLOWED", "latency_us": 1, "repeated": False}
+        ledger.execute(authorizations.insert().values(**row, id="a1", session_id="s-1", key="card-1"))
+        ledger.execute(authorizations.insert().values(**row, id="a2", session_id="s-2", key="card-1"))
+
+    erase_user(any_node, DRIVER)
+
+    assert len(bodies(any_node)) == 2
+    with read_only(any_node.engine) as ledger:
+        assert list(ledger.scalars(select(authorizations.c.id))) == ["a2"]
+
+
+def test_whoever_is_told_of_the_session_of_another_is_erased_without_it(any_node, event):
+    started = event("SESSION_STARTED", "s-2", userId="driver-2")
+    id_ = any_node.settle(started, DONE)
+    push = {"title": "Fee", "body": "Soon", "collapse_key": "fee", "session_id": "s-2"}
+    with any_node.engine.begin() as ledger:
+        told = [Push(user_id=DRIVER, **push), Push(user_id="driver-2", **push)]
+        pushes.insert(ledger, [NewPush(id_, "session_record", "log", each, _now()) for each in told])
+
+    assert erase_user(any_node, DRIVER) == {"pushes": 1}
+
+    assert bodies(any_node) == [started]
+
+
+@pytest.mark.parametrize("done", range(13))
+def test_an_erasure_that_was_interrupted_is_repeated(node, event, monkeypatch, done):
+    live(node, event)
+    row = {"at": _now(), "form": "ocpi", "decision": "ALLOWED", "latency_us": 1, "repeated": False}
+    with node.engine.begin() as ledger:
+        ledger.execute(authorizations.insert().values(**row, id="a1", session_id="s-1"))
+        ledger.execute(authorizations.insert().values(**row, id="a2", key="key-s-1"))
+    steps = iter(range(done))
+
+    def run_some(engine, work):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return run_in_transaction(engine, work)
+
+    with monkeypatch.context() as interrupted, contextlib.suppress(KeyboardInterrupt):
+        interrupted.setattr(erasure, "run_in_transaction", run_some)
+        erase(node.engine, Erasure(), find_traces(node.engine, user=DRIVER))
+    erase_user(node, DRIVER)
+
+    rows = [row for found in everything(node).values() for row in found]
+    assert not [row for row in rows for name in (DRIVER, PLATE, "'s-1", "key-s-1") if name in row]
+    with read_only(node.engine) as ledger:
+        assert not list(ledger.scalars(select(authorizations.c.id)))

@@ -15,9 +15,10 @@ from workers.ledger.database.engine import read_only
 from workers.ledger.invariants import check_invariants
 from workers.ledger.pushes import NewPush
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
+from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.core_tables import deliveries as deliveries_table
 from workers.ledger.tables.core_tables import runs, sessions
-from workers.privacy.retention import SLICE, RetentionTask, retention_plans
+from workers.privacy.retention import RULES, SLICE, RetentionTask, retention_plans
 from workers.privacy.vacuum import vacuum_ledger
 
 DAY = timedelta(days=1)
@@ -187,3 +188,36 @@ def test_a_sqlite_file_gives_disk_back(node, noon, is_older):
     delete(node, noon + 91 * DAY)
 
     assert pages() < before / 2
+
+
+def test_a_push_that_is_still_to_be_sent_keeps_its_delivery(any_node, event, noon):
+    id_ = any_node.settle(event("SESSION_FEE_INCURRING"), DONE)
+    with any_node.engine.begin() as ledger:
+        push = Push(user_id="driver-7", title="Fee", body="Soon", collapse_key="fee")
+        pushes.insert(ledger, [NewPush(id_, "session_record", "log", push, noon)])
+    short = {"retain_bodies": DAY, "retain_deliveries": DAY}
+
+    delete(any_node, noon + 100 * DAY, **short)
+
+    assert count(any_node, pushes.pushes) == count(any_node, deliveries_table) == 1
+
+
+def test_an_alert_goes_a_while_after_it_was_resolved(any_node, noon):
+    times = {"raised_at": noon, "resolved_at": noon + 300 * DAY}
+    with any_node.engine.begin() as ledger:
+        ledger.execute(alerts.insert().values(id="a1", kind="k", subject="s", sentence="x", **times))
+
+    assert delete(any_node, noon + 600 * DAY) == {}
+    assert delete(any_node, noon + 666 * DAY) == {"alerts": 1}
+
+
+def test_a_session_that_has_had_news_since_it_was_found_stays(any_node, event):
+    any_node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    (rule,) = [each for each in RULES if each.kind == "sessions"]
+    with any_node.engine.begin() as ledger:
+        (session_id,) = ledger.scalars(select(sessions.c.session_id))
+        before = datetime.now(UTC) - DAY
+
+        assert rule.delete(ledger, [session_id], before, datetime.now(UTC)) == 0
+
+    assert count(any_node, sessions) == 1
