@@ -8,6 +8,7 @@ deleted in its free space.
 import json
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -48,7 +49,7 @@ SET_DONE = "INSERT OR REPLACE INTO meta VALUES ('erasures', ?)"
 
 
 class InboxErasure:
-    """Polls for orders and carries them out, one at a time. Raises QueueUnavailable or sqlite3.Error."""
+    """Polls for orders and carries them out. Raises QueueUnavailable or sqlite3.Error."""
 
     def __init__(self, path: Path, inbox_id: str, connection: redis.Redis) -> None:
         self._path = path
@@ -71,9 +72,10 @@ class InboxErasure:
         try:
             self._done = _read_done(file)
             until = time.monotonic() + SEARCH_TIME
-            for order in orders:
-                if order.id not in self._done and self._is_settled(file, order, until):
-                    self._carry_out(file, order)
+            new = [order for order in orders if order.id not in self._done]
+            settled = [order for order in new if self._is_settled(file, order, until)]
+            if settled:
+                self._carry_out(file, settled)
         finally:
             file.close()
 
@@ -85,16 +87,19 @@ class InboxErasure:
             self._searched[order.id] = seq
         return True
 
-    def _carry_out(self, file: sqlite3.Connection, order: ErasureOrder) -> None:
+    def _carry_out(self, file: sqlite3.Connection, orders: Sequence[ErasureOrder]) -> None:
+        counts = [self._delete_quarantined(file, order) for order in orders]
+        is_rewritten = self._rewrite(file)  # once for all of them, as requests wait for it
+        for order, count in zip(orders, counts, strict=True):
+            report_erasure(self._connection, order.id, self._inbox_id, ErasureReport(count, is_rewritten))
+            self._done = (self._done or frozenset()) | {order.id}
+            execute_with_retry(file, SET_DONE, (json.dumps(sorted(self._done)),))
+            log.info("erasure.done", erasure=order.id, quarantined=count, rewritten=is_rewritten)
+
+    def _delete_quarantined(self, file: sqlite3.Connection, order: ErasureOrder) -> int:
         matching = [seq for seq, *texts in file.execute(SELECT_QUARANTINED) if order.is_in(*texts)]
         with transaction(file):
-            count = file.execute(DELETE_QUARANTINED, (json.dumps(matching),)).rowcount
-        is_rewritten = self._rewrite(file)
-        report_erasure(self._connection, order.id, self._inbox_id, ErasureReport(count, is_rewritten))
-        self._done = (self._done or frozenset()) | {order.id}
-        values = (json.dumps(sorted(self._done)),)
-        execute_with_retry(file, SET_DONE, values)
-        log.info("erasure.done", erasure=order.id, quarantined=count, rewritten=is_rewritten)
+            return file.execute(DELETE_QUARANTINED, (json.dumps(matching),)).rowcount
 
     def _rewrite(self, file: sqlite3.Connection) -> bool:
         """Rewrite the file and cut its log; return False if the file holds too much, or the log is in use."""

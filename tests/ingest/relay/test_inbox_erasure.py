@@ -124,6 +124,21 @@ def test_a_long_inbox_is_searched_in_several_polls_and_no_delivery_twice(path, v
     assert erasure_reports(valkey, "e1") == {"here": ErasureReport()}
 
 
+def test_the_file_is_rewritten_once_for_several_orders(path, settings, valkey, erasure, monkeypatch):
+    users = ["jane", "john", "jim"]
+    orders = [ErasureOrder(user, 0.0, "salt", frozenset({erasure_digest("salt", user)})) for user in users]
+    publish_orders(valkey, orders)
+    quarantine(path, settings, b"jane", b"john", b"jill")
+    rewritten = []
+    monkeypatch.setattr(InboxErasure, "_rewrite", lambda _self, file: rewritten.append(file) or True)
+
+    erasure.poll()
+
+    assert len(rewritten) == 1
+    assert [each.body for each in Quarantine(path, settings).list()] == [b"jill"]
+    assert [erasure_reports(valkey, user)["here"].quarantined for user in users] == [1, 1, 0]
+
+
 def test_an_order_is_carried_out_once(path, settings, valkey, erasure):
     erasure.poll()
     quarantine(path, settings, NAME.encode())
