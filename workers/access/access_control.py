@@ -299,7 +299,10 @@ def _credentials(header: str) -> tuple[str | None, str]:
 
 def _local_page(address: str) -> str:
     """Return a page of ours, whatever a link to the form of the login says: no other site."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # as of "//["
+        return "/"
     is_ours = (
         not parts.scheme and not parts.netloc and address.startswith("/") and not address.startswith(("//", "/\\"))
     )

@@ -1,21 +1,19 @@
 """The first page: how everything stands, live; and resolving alerts, and letting in what was in quarantine."""
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from ingest.config.keyring import Keyring
-from ingest.errors import SettingsError
+from ingest.errors import SettingsError, WebhooksError
 from ingest.inbox.quarantine import Quarantine
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.timestamps import utc_now
 from workers.access.access_control import actor_of
-from workers.alerts.alerts import find_alerts, resolve_by_id
+from workers.alerts.alerts import AlertKind, find_alerts, resolve_by_id
 from workers.console.failure_page import done
 from workers.console.overview import OverviewReader
 from workers.console.page_stores import Opener, opener_of
@@ -24,13 +22,20 @@ from workers.ledger import audit_log
 from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
 from workers.ledger.database.transaction import run_in_transaction
 
-LIVE_EVERY = 5.0
-"""Seconds between two events of a page that is open."""
-MAX_LIVE = 20
-"""Pages that are live at once; others are as they were loaded."""
+LIVE_EVERY = 5000
+"""Milliseconds after which a page that is open asks again."""
 SHOWN_ALERTS = 50
 
-live_pages: Counter[str] = Counter()
+PAGES_OF_ALERTS = {
+    AlertKind.DEAD_LETTERS: "/failures",
+    AlertKind.PUSHES_DEAD: "/failures",
+    AlertKind.PUSHES_LATE: "/pushes?state=waiting",
+    AlertKind.UNREADABLE: "/deliveries?state=unreadable",
+    AlertKind.SIGNATURES_FAILING: "/quarantine",
+    AlertKind.WRONG_PATH: "/quarantine",
+    AlertKind.GAP: "/downtimes",
+}
+"""Where what an alert is about is shown, and put right."""
 
 
 def now_page(request: Request) -> Response:
@@ -44,11 +49,15 @@ def settings_page(request: Request) -> Response:
     return render(request, "settings.html", {"rows": rows})
 
 
-async def live(request: Request) -> Response:
-    """Send how everything stands again and again, as server-sent events."""
-    if live_pages["open"] >= MAX_LIVE:
-        return Response(status_code=204)  # the browser does not try again
-    return StreamingResponse(_events(request), media_type="text/event-stream", headers={"cache-control": "no-store"})
+def live(request: Request) -> Response:
+    """Send how everything stands as one server-sent event; the browser asks again by itself.
+
+    A stream without an end would outlive its login, and hold up the end of the process.
+    """
+    html = TEMPLATES.get_template("now_live.html").render(request=request, **_context(request))
+    lines = "".join(f"data: {line}\n" for line in html.splitlines())
+    event = f"retry: {LIVE_EVERY}\nevent: now\n{lines}\n"
+    return Response(event, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
 async def resolve_alert(request: Request) -> Response:
@@ -89,22 +98,6 @@ def _reverify(stores: Opener, actor: Actor) -> str:
     return f"Let in: {count}. Still refused: {len(outcomes) - count}."
 
 
-async def _events(request: Request) -> AsyncIterator[str]:
-    live_pages["open"] += 1
-    try:
-        while not await request.is_disconnected():
-            html = await run_in_threadpool(_fragment, request)
-            lines = "".join(f"data: {line}\n" for line in html.splitlines())
-            yield f"event: now\n{lines}\n"
-            await asyncio.sleep(LIVE_EVERY)
-    finally:
-        live_pages["open"] -= 1
-
-
-def _fragment(request: Request) -> str:
-    return TEMPLATES.get_template("now_live.html").render(request=request, **_context(request))
-
-
 def _reader_of(request: Request) -> OverviewReader:
     reader: OverviewReader = request.app.state.overview
     return reader
@@ -112,6 +105,9 @@ def _reader_of(request: Request) -> OverviewReader:
 
 def _context(request: Request) -> dict[str, Any]:
     overview = _reader_of(request).read()
-    with opener_of(request).open() as stores:
-        alerts = find_alerts(stores.ledger, only_open=True, limit=SHOWN_ALERTS)
-    return {"overview": overview, "alerts": alerts}
+    try:
+        with opener_of(request).open() as stores:
+            alerts = find_alerts(stores.ledger, only_open=True, limit=SHOWN_ALERTS)
+    except (SQLAlchemyError, WebhooksError):  # the page says what else is wrong
+        alerts = None
+    return {"overview": overview, "alerts": alerts, "pages_of_alerts": PAGES_OF_ALERTS}

@@ -24,6 +24,7 @@ from workers.installation import open_queues
 from workers.ledger.states import DeliveryState
 from workers.ledger.stats_queries import SpanStats, read_stats
 from workers.ledger.tables.core_tables import deliveries
+from workers.lists.list_query import Stores
 from workers.lists.time_parsing import parse_time
 
 KEPT_FOR = 5.0
@@ -118,7 +119,7 @@ class OverviewReader:
                 overview = Overview(
                     now,
                     overview.lines,
-                    _oldest_at(stores.ledger),
+                    _oldest_at(stores),
                     overview.depths,
                     _rates(stores.ledger, now),
                     read_stats(stores.ledger, parse_time("today"), now, with_runs=False),
@@ -143,10 +144,10 @@ class OverviewReader:
             return None
 
 
-def _oldest_at(conn: Connection) -> datetime | None:
-    """Return when the oldest delivery with an open run was received."""
+def _oldest_at(stores: Stores) -> datetime | None:
+    """Return when the oldest delivery was received that waits in the inbox of this node or has an open run."""
     oldest = [
-        conn.scalar(
+        stores.ledger.scalar(
             select(deliveries.c.received_at)
             .where(deliveries.c.state == state)
             .order_by(deliveries.c.received_at)
@@ -154,7 +155,8 @@ def _oldest_at(conn: Connection) -> datetime | None:
         )
         for state in OPEN
     ]
-    return min(filter(None, oldest), default=None)
+    waiting = () if stores.outbox is None else stores.outbox.oldest_unsettled().values()
+    return min(filter(None, (*oldest, *waiting)), default=None)
 
 
 def _rates(conn: Connection, now: datetime) -> list[int]:

@@ -25,7 +25,7 @@ class DashboardSettings(BaseSettings):
     """`dashboard`: port, logins and roles."""
 
     dashboard_port: Port = setting(8002, "port of `dashboard`")
-    dashboard_username: str | None = setting(None, "user name of the dashboard, beside a password")
+    dashboard_username: str | None = setting(None, "user name of the dashboard, beside a password; unset: `webhooks`")
     dashboard_password: SecretStr | None = setting(None, "password of the dashboard, with the role `admin`")
     dashboard_users: SecretStr | None = setting(
         None, "further users of the dashboard, one a line: name, role (`look`, `act`, `admin`) and secret, by blanks"

@@ -6,14 +6,18 @@ import threading
 
 import pytest
 import uvicorn
+from sqlalchemy import update
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
 from ingest.config.settings import load_settings  # noqa: E402
+from ingest.wire.timestamps import utc_now  # noqa: E402
 from tests.workers.console.past import fill  # noqa: E402
+from workers.console import now_page  # noqa: E402
 from workers.console.console_server import access_routes, with_access_control  # noqa: E402
 from workers.console.list_page import LISTS  # noqa: E402
+from workers.ledger.tables.alert_tables import alerts  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECRET = "adas-long-secret"
@@ -140,6 +144,32 @@ def test_axe_finds_nothing_and_a_phone_scrolls_no_page_sideways(logged_in, path)
     found = axe.Axe().run(logged_in).response["violations"]
     assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found] == []
     assert logged_in.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+@pytest.mark.parametrize("path", ["/sessions/warned", "/drivers/dana@example.com", "/deliveries", "/failures"])
+def test_a_phone_shows_each_cell_of_a_table_whole(logged_in, path):
+    logged_in.goto(path)
+    assert logged_in.locator("tbody tr").count()
+    tables = "[...document.querySelectorAll('.scroll > table')].map(each => each.parentElement)"
+    assert logged_in.evaluate(f"{tables}.filter(each => each.scrollWidth > each.clientWidth).length") == 0
+    side_by_side = """[...document.querySelectorAll("td")].filter(cell => {
+        const times = [...cell.querySelectorAll("time")];
+        return times.some(time => time.getBoundingClientRect().right > cell.getBoundingClientRect().right + 1);
+    }).length"""
+    assert logged_in.evaluate(side_by_side) == 0
+
+
+def test_the_first_page_follows_what_happens_without_being_loaded_again(node, logged_in, monkeypatch):
+    monkeypatch.setattr(now_page, "LIVE_EVERY", 50)
+    logged_in.goto("/")
+    assert [each["id"] for each in axe.Axe().run(logged_in).response["violations"]] == []
+    assert logged_in.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    logged_in.evaluate("document.title = 'not loaded again'")
+    assert logged_in.locator("article.alert").count() == 2
+    with node.engine.begin() as conn:
+        conn.execute(update(alerts).values(resolved_at=utc_now()))
+    logged_in.wait_for_selector("article.alert", state="detached")
+    assert logged_in.title() == "not loaded again"
 
 
 def test_what_is_masked_is_shown_after_a_click_with_the_keyboard(logged_in, node):

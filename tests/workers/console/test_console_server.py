@@ -96,6 +96,7 @@ def test_one_login_opens_the_console_and_rq_dashboard_and_the_process_ends_on_si
     ajax = {"x-requested-with": "XMLHttpRequest"}
     assert client.post("/rq/queue/sessions/queued/empty", headers=ajax).json() == {"status": "OK"}
     assert psutil.Process(serving.pid).memory_info().rss < 120 * MIB
+    assert "event: now" in client.get("/live", timeout=4).text  # it ends, so nothing waits for it
     serving.send_signal(signal.SIGTERM)
     said = serving.stderr.read()
     assert serving.wait(timeout=20) == 0

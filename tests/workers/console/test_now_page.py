@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 from starlette.testclient import TestClient
@@ -11,6 +11,7 @@ from ingest.config.settings import load_settings
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import csrf_token
 from tests.workers.console.past import fill
+from workers.alerts.alerts import Alert, raise_alert
 from workers.commands.check.basics import CheckStatus
 from workers.commands.check.processes import check_now
 from workers.console import now_page
@@ -65,6 +66,14 @@ def test_an_alert_is_resolved_on_the_page_and_that_is_recorded(any_node, console
     assert {act["act"] for act in any_node.rows("audit")} == {"resolved"}
 
 
+@pytest.mark.parametrize("kind", now_page.PAGES_OF_ALERTS)
+def test_an_alert_leads_to_what_it_is_about(node, console, kind):
+    with node.engine.begin() as conn:
+        raise_alert(conn, Alert(kind, "x", "Something is wrong."), datetime.now(UTC))
+    (url,) = re.findall('href="([^"]+)">What it is about', console.get("/").text)
+    assert console.get(url).status_code == 200
+
+
 def test_numbers_of_today_and_of_the_last_hour_are_shown(node, event, console):
     for number in range(3):
         node.settle(event("SESSION_STARTED", f"s{number}", userId="u"), received_at=datetime.now().astimezone())
@@ -73,13 +82,33 @@ def test_numbers_of_today_and_of_the_last_hour_are_shown(node, event, console):
     assert "3 deliveries" in page
 
 
-def test_live_events_bring_the_page_again(console, monkeypatch):
-    monkeypatch.setattr(now_page, "LIVE_EVERY", 0.01)
-    with console.stream("GET", "/live") as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        lines = answer.iter_lines()
-        assert next(lines) == "event: now"
-        assert any("<h2>Health</h2>" in next(lines) for _ in range(50))
+def test_a_live_event_brings_the_page_again_and_ends(console):
+    answer = console.get("/live")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    retry, name, *data = answer.text.strip().splitlines()
+    assert retry == f"retry: {now_page.LIVE_EVERY}"
+    assert name == "event: now"
+    assert all(line.startswith("data: ") for line in data)
+    assert "data: <h2>Health</h2>" in data
+
+
+def test_what_waits_in_the_inbox_is_the_oldest_unsettled(node, event, console):
+    node.settle(event("SESSION_STARTED", "s0", userId="u"))
+    node.keep(event("SESSION_STARTED", "s1", userId="u"), received_at=datetime(2026, 11, 28, 12, tzinfo=UTC))
+    assert re.search(r'oldest unsettled</dt><dd>\s*<time datetime="2026-11-28T12:00:00', console.get("/").text)
+
+
+@pytest.mark.parametrize("path", ["/", "/live"])
+def test_without_a_ledger_the_page_says_what_is_wrong(console_with, node, path):
+    bad = Found(CheckStatus.FAIL, "database", "It does not answer.")
+    console = console_with(lambda _settings: [bad])
+    node.engine.dispose()
+    for file in node.folder.glob("ledger.db*"):
+        file.unlink()
+    answer = console.get(path)
+    assert answer.status_code == 200
+    assert "It does not answer." in answer.text
+    assert "The ledger cannot be read." in answer.text
 
 
 def test_settings_in_force_are_shown_and_secrets_are_not(node, console):

@@ -27,4 +27,7 @@ if (live && window.EventSource) {
     live.innerHTML = event.data;  // of our own server, escaped there
     showLocalTimes(live);
   });
+  source.addEventListener("error", () => {  // the login has ended, say: the browser asks no more
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 30000);
+  });
 }
