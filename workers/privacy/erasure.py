@@ -101,10 +101,11 @@ def find_traces(engine: Engine, *, user: str | None = None, session_ids: Collect
     return read_once(engine, lambda ledger: _find_rows(ledger, found, named))
 
 
-def find_late_traces(engine: Engine, session_ids: Collection[str]) -> Traces:
-    """Find what has come late of sessions that were erased, by their ids alone."""
-    found = Traces(sessions=frozenset(session_ids))
-    return read_once(engine, lambda ledger: _find_rows(ledger, found, set()))
+def find_late_traces(engine: Engine, session_ids: Collection[str], records: Collection[tuple[str, int]]) -> Traces:
+    """Find what has come late of sessions that were erased, by their ids alone, and of these charging records."""
+    found = Traces(sessions=frozenset(session_ids), records=frozenset(records))
+    named = {delivery_id for delivery_id, _ in records}
+    return read_once(engine, lambda ledger: _find_rows(ledger, found, named))
 
 
 def remember(ledger: Connection, erasure: Erasure, salt: str, traces: Traces) -> None:
@@ -218,7 +219,7 @@ def _keys_of_others(
 
 
 def _find_rows(ledger: Connection, found: Traces, named: Collection[str]) -> Traces:
-    records = {
+    records = found.records | {
         (delivery_id, position)
         for delivery_id, position in ledger.execute(
             select(cdrs.c.delivery_id, cdrs.c.position).where(
@@ -237,7 +238,7 @@ def _find_rows(ledger: Connection, found: Traces, named: Collection[str]) -> Tra
         found,
         deliveries=frozenset(ids),
         job_ids=frozenset(ledger.scalars(jobs)),
-        records=frozenset(records),
+        records=records,
         alerts=_find_alerts(ledger, found, ids),
     )
 

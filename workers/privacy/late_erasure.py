@@ -47,14 +47,15 @@ class LateErasureTask:
         if known:
             salt = salt_of(self._engine)
             late = read_once(self._engine, lambda ledger: _late_sessions(ledger, salt, known, since))
-            if late:
-                self._erase(salt, late)
+            records = read_once(self._engine, lambda ledger: _late_records(ledger, salt, known, since))
+            if late or records:
+                self._erase(salt, late, records)
             orders = read_once(self._engine, lambda ledger: erasure_orders(ledger, salt, now - ORDERS_FOR))
             publish_orders(self._connection, orders)
         self._seen_until = now
 
-    def _erase(self, salt: str, late: Collection[str]) -> None:
-        erasure, traces = Erasure(), find_late_traces(self._engine, late)
+    def _erase(self, salt: str, late: Collection[str], records: Collection[tuple[str, int]]) -> None:
+        erasure, traces = Erasure(), find_late_traces(self._engine, late, records)
         run_in_transaction(
             self._engine, lambda ledger: remember(ledger, erasure, salt, Traces(sessions=frozenset(late)))
         )
@@ -83,6 +84,19 @@ def _late_sessions(
             found.add(session_id)
     others = select(deliveries.c.session_id).where(deliveries.c.received_at >= since).distinct()
     found |= {each for each in ledger.scalars(others) if each and erasure_digest(salt, each) in known}
+    return found
+
+
+def _late_records(
+    ledger: Connection, salt: str, known: dict[str, tuple[ErasedKind, datetime]], since: datetime
+) -> set[tuple[str, int]]:
+    """Return the new charging records of an erased driver that were received before that: not all have a session."""
+    query = select(cdrs.c.delivery_id, cdrs.c.position, cdrs.c.user_id, cdrs.c.received_at)
+    found: set[tuple[str, int]] = set()
+    for delivery_id, position, user_id, received_at in ledger.execute(query.where(cdrs.c.recorded_at >= since)):
+        kind, at = known.get(erasure_digest(salt, user_id or ""), (None, since))
+        if kind is ErasedKind.USER and received_at < at:
+            found.add((delivery_id, position))
     return found
 
 

@@ -299,3 +299,23 @@ def test_an_erasure_that_was_interrupted_is_repeated(node, event, monkeypatch, d
     assert not [row for row in rows for name in (DRIVER, PLATE, "'s-1", "key-s-1") if name in row]
     with read_only(node.engine) as ledger:
         assert not list(ledger.scalars(select(authorizations.c.id)))
+
+
+def test_a_charging_record_without_a_session_that_was_on_its_way_is_erased_too(any_node, valkey):
+    erase_user(any_node, DRIVER)
+    hour = timedelta(hours=1)
+    ids = {
+        n: any_node.settle(json.dumps({"n": n, "userId": DRIVER}).encode(), CDR_DONE, kind=Kind.CDRS) for n in (1, 2)
+    }
+    with any_node.engine.begin() as ledger:
+        before, back = (cdr_row(id_, None, DRIVER, "k") for id_ in ids.values())
+        ledger.execute(cdrs.insert().values(**before | {"received_at": _now() - hour}))
+        ledger.execute(cdrs.insert().values(**back | {"received_at": _now() + hour}))
+
+    LateErasureTask(any_node.engine, valkey).run()
+
+    with read_only(any_node.engine) as ledger:
+        assert list(ledger.scalars(select(cdrs.c.user_id).where(cdrs.c.delivery_id == ids[2]))) == [DRIVER]
+        assert DRIVER not in ledger.scalars(select(cdrs.c.user_id).where(cdrs.c.delivery_id == ids[1])).all()
+        assert deliveries.get(ledger, ids[1]).body == b""
+        assert deliveries.get(ledger, ids[2]).body
