@@ -4,8 +4,11 @@ request -> envelope -> inbox -> relay -> jobs -> [runner] -> handler -> ledger
 """
 
 import asyncio
+import contextvars
+import functools
 import logging
 import math
+import os
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -87,7 +90,8 @@ class Runner:
             rounds = -(-len(concurrent) // self.settings.handler_concurrency)
             longest = max_duration(self.settings.handler_timeout, rounds, until)
             with kill_after(longest):  # a handler that blocks the event loop cannot be cancelled
-                results += asyncio.run(self._run_concurrently(concurrent, until))
+                context = contextvars.copy_context()
+                results += event_loop(os.getpid()).run(self._run_concurrently(concurrent, until), context=context)
         return results
 
     def _run(self, call: HandlerCall, until: float) -> RunResult:
@@ -118,17 +122,23 @@ class Runner:
                     raise failure
                 return self._result(call, context, started_at, failure)
 
-        return await asyncio.gather(*(run_one(call) for call in calls))
+        try:
+            return await asyncio.gather(*(run_one(call) for call in calls))
+        finally:
+            await _cancel_other_tasks()
 
     async def _call_async(self, call: HandlerCall, context: Context) -> None:
+        timeout = asyncio.timeout(self.settings.handler_timeout.total_seconds())
         try:
-            async with asyncio.timeout(self.settings.handler_timeout.total_seconds()):
+            async with timeout:
                 called = call.subscription.function(call.event, context)
                 if isinstance(called, Awaitable):
                     await called
         except (SystemExit, KeyboardInterrupt) as exit_request:
             # The event loop would end with either, and with it the other handlers.
             raise RuntimeError(f"the handler raised {type(exit_request).__name__}") from exit_request
+        finally:
+            HandlerDeadline.overruns += timeout.expired()
 
     def _context(self, call: HandlerCall) -> Context:
         return Context(
@@ -156,6 +166,20 @@ class Runner:
         )
         count_run_time(run.handler, run.finished_at - run.started_at)
         return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
+
+
+@functools.cache
+def event_loop(process: int) -> asyncio.Runner:  # noqa: ARG001 - a forked one cannot use its parent's
+    """Return what runs async handlers in this process: a client that a plugin keeps works in one event loop only."""
+    return asyncio.Runner()
+
+
+async def _cancel_other_tasks() -> None:
+    """Cancel what handlers have left running, as the end of an event loop would, and wait for it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def waiting(call: HandlerCall, queue: str | None = None) -> RunResult:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +57,7 @@ from workers.observability import work_metrics
 from workers.observability.redis_metrics import SharedCollector, SharedCounts
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
-from workers.resilience.guarded_call import HandlerTimedOut
+from workers.resilience.guarded_call import HandlerDeadline, HandlerTimedOut
 from workers.resilience.hard_timeout import CLEANUP_GRACE
 from workers.resources import Resources
 
@@ -605,6 +606,37 @@ def test_async_handlers_of_a_batch_run_together(resources_with: MakeResources) -
     assert written(resources) == ["S0", "S1", "S2"]
 
 
+def test_a_connection_that_an_async_handler_keeps_works_in_the_next_batch(resources_with: MakeResources) -> None:
+    kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    @on(SessionStarted)
+    async def read(event: SessionStarted, ctx: Context) -> None:
+        if not kept:
+            kept.append(await asyncio.open_connection(sock=ours))
+        ctx.write(insert(notes).values(text=(await kept[0][0].readexactly(1)).decode()))
+
+    ours, theirs = socket.socketpair()
+    resources = resources_with(read)
+    with theirs:
+        for number in range(3):
+            theirs.send(str(number).encode())
+            work(resources, batch(said("SESSION_STARTED", f"S{number}")))
+    assert written(resources) == ["0", "1", "2"]
+
+
+def test_what_an_async_handler_leaves_running_is_cancelled_at_the_end_of_the_batch(
+    resources_with: MakeResources,
+) -> None:
+    left: list[asyncio.Task[None]] = []
+
+    @on(SessionStarted)
+    async def leave_a_task(event: SessionStarted, ctx: Context) -> None:
+        left.append(asyncio.create_task(asyncio.sleep(60)))
+
+    work(resources_with(leave_a_task), batch(said("SESSION_STARTED")))
+    assert left[0].cancelled()
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_handler_that_hangs_is_timed_out(resources_with: MakeResources, *, asynchronous: bool) -> None:
     @on(SessionStarted, name="hang")
@@ -619,7 +651,9 @@ def test_a_handler_that_hangs_is_timed_out(resources_with: MakeResources, *, asy
     resources = resources_with(
         hang_politely if asynchronous else hang, note_start, handler_timeout=timedelta(milliseconds=50)
     )
+    overruns = HandlerDeadline.overruns
     work(resources, batch(said("SESSION_STARTED")))
+    assert HandlerDeadline.overruns == overruns + 1
     assert outcomes(resources, said("SESSION_STARTED"))["hang"] is Outcome.AGAIN
     assert written(resources) == ["started S1"]
 
