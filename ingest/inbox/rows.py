@@ -72,13 +72,12 @@ def row_of(envelope: Envelope, redaction: Redaction | None = None) -> Row:
 
     A body that is redacted keeps the id of the original. A header has the id that it would have itself.
     """
-    seen = peek(envelope.kind, envelope.body)
     headers, body = envelope.headers, envelope.body
     if redaction is not None:
-        body = redaction.apply(envelope.kind, seen.name, envelope.body)
+        body = redaction.apply(envelope.kind, envelope.body)
         if body is not envelope.body:
             headers = {**headers, REDACTED: delivery_id(envelope.kind, body)}
-            seen = peek(envelope.kind, body)
+    seen = peek(envelope.kind, body)
     return Row(
         envelope.id,
         str(envelope.kind),  # sqlite3 adapts what is not quite a str, which takes longer than all the rest of a row

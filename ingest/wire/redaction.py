@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from ingest.wire.envelope import Kind
 from ingest.wire.json_documents import json_text
 
 MASK = "***"
@@ -65,20 +66,25 @@ class Redaction:
         self._rules = rules
         self._key = key
 
-    def apply(self, kind: str, name: str | None, body: bytes) -> bytes:
+    def apply(self, kind: Kind, body: bytes) -> bytes:
         """Return the body without what is to be redacted; the same bytes where no rule applies, or it is not JSON."""
-        rules = [rule for rule in self._rules if rule.name in {None, name, kind}]
-        if not rules:
-            return body
         try:
             document = DECODER.decode(json_text(body))
             # Each rule is applied, and not only the first: of two for one field the later one decides.
-            changed = [self._redact(each, rule) for rule in rules for each in _documents(document)]
+            changed = [
+                self._redact(each, rule) for each in _documents(document) for rule in self._rules_for(kind, each)
+            ]
             if not any(changed):
                 return body
             return NUMBER.sub(r"\1", json.dumps(document, separators=(",", ":"))).encode()
         except (ValueError, RecursionError):
             return body
+
+    def _rules_for(self, kind: Kind, document: Any) -> list[RedactionRule]:
+        # By what it is, not only by its path: the signature does not cover that, and a URL may be mixed up.
+        name = document.get("event") if isinstance(document, dict) else None
+        names = {kind, name if isinstance(name, str) and name else Kind.CDRS}
+        return [rule for rule in self._rules if rule.name is None or rule.name in names]
 
     def _redact(self, document: Any, rule: RedactionRule) -> bool:
         *before, last = rule.path

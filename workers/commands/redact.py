@@ -20,7 +20,7 @@ def redact(*, body: BinaryIO, kind: str, as_json: bool) -> None:
     """Print a body as it would be kept: with the fields redacted that REDACT names."""
     settings, original = settings_with_dev_defaults(), body.read()
     name, rules = peek(Kind(kind), original).name, settings.redaction
-    kept = original if rules is None else rules.apply(kind, name, original)
+    kept = original if rules is None else rules.apply(Kind(kind), original)
     if as_json:
         json_line({"event": name, "changed": kept != original, "body": kept.decode("utf-8", "replace")})
         return

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.recovery import recover
+from ingest.inbox.rows import row_of
 from ingest.inbox.schema import FILE_NAME
 from ingest.relay.outbox import Outbox
 from ingest.wire.envelope import Envelope, Kind, delivery_id
@@ -38,6 +39,13 @@ def test_the_original_is_nowhere_on_the_disk_and_its_digest_is_the_id(tmp_path):
     assert (delivery.id, delivery.session_id) == (id_, "s-1")
     assert json.loads(delivery.body)["payload"]["userEmail"] == "***"
     assert not [each for each in tmp_path.iterdir() if b"jane@example.com" in each.read_bytes()]
+
+
+def test_an_event_at_the_path_of_cdrs_is_redacted_by_the_rules_for_its_name(tmp_path):
+    envelope = Envelope(Kind.CDRS, BODY, datetime.now(UTC), "current", None, {})
+    rules = settings_for(tmp_path, redact="SESSION_STARTED:/payload/userEmail:mask").redaction
+
+    assert b"jane@example.com" not in row_of(envelope, rules).body
 
 
 def test_a_redacted_delivery_is_recovered_from_a_damaged_file(tmp_path):

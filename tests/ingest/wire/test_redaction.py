@@ -6,12 +6,13 @@ import pytest
 
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
+from ingest.wire.envelope import Kind
 from ingest.wire.json_documents import parse_json
 from ingest.wire.redaction import Redaction, RedactionRule
 
 
-def redacted(body, *rules, kind="events", name="SESSION_STARTED", key=b"k"):
-    return Redaction([RedactionRule.parse(each) for each in rules], key).apply(kind, name, body)
+def redacted(body, *rules, kind=Kind.EVENTS, key=b"k"):
+    return Redaction([RedactionRule.parse(each) for each in rules], key).apply(kind, body)
 
 
 BODY = b'{"event": "SESSION_STARTED", "payload": {"userEmail": "jane@example.com", "plate": "M-XY 1", "n": [1, 2]}}'
@@ -41,14 +42,25 @@ def test_without_a_matching_rule_the_bytes_are_the_same(rule):
 
 def test_a_rule_for_a_name_or_for_cdrs_applies_to_these():
     assert b"M-XY" not in redacted(BODY, "SESSION_STARTED:/payload/plate:mask")
-    assert b"M-XY" not in redacted(BODY, "cdrs:/payload/plate:mask", kind="cdrs", name=None)
+    assert b"M-XY" not in redacted(BODY, "cdrs:/payload/plate:mask", kind=Kind.CDRS)
     assert redacted(BODY, "cdrs:/payload/plate:mask") is BODY
+
+
+def test_a_rule_for_a_name_or_for_cdrs_applies_at_the_wrong_path_too():
+    record = b'{"driver": "Jane", "amount": 12.50}'
+
+    assert b"M-XY" not in redacted(BODY, "SESSION_STARTED:/payload/plate:mask", kind=Kind.CDRS)
+    assert redacted(BODY, "SESSION_STOPPED:/payload/plate:mask", kind=Kind.CDRS) is BODY
+    assert redacted(record, "cdrs:/driver:mask") == b'{"driver":"***","amount":12.50}'
+    assert redacted(b"[" + BODY + b"," + record + b"]", "SESSION_STARTED:/payload:remove", "cdrs:/driver:remove") == (
+        b'[{"event":"SESSION_STARTED"},{"amount":12.50}]'
+    )
 
 
 def test_each_cdr_of_an_array_is_redacted_and_amounts_keep_their_digits():
     body = b'[{"plate": "a", "amount": 12.50}, {"plate": "b", "amount": 0.12345678901234567890123}]'
 
-    kept = redacted(body, "/plate:mask", kind="cdrs", name=None)
+    kept = redacted(body, "/plate:mask", kind=Kind.CDRS)
 
     assert kept == b'[{"plate":"***","amount":12.50},{"plate":"***","amount":0.12345678901234567890123}]'
 
