@@ -14,6 +14,7 @@ from pathlib import Path
 import redis
 import structlog
 
+from ingest.inbox.corruption import is_corruption
 from ingest.inbox.write_lock import (
     CHECKPOINT_AFTER,
     Checkpointer,
@@ -89,7 +90,7 @@ class InboxErasure:
 
     def _carry_out(self, file: sqlite3.Connection, orders: Sequence[ErasureOrder]) -> None:
         counts = [self._delete_quarantined(file, order) for order in orders]
-        is_rewritten = self._rewrite(file)  # once for all of them, as requests wait for it
+        is_rewritten = self._try_rewrite(file)  # once for all of them, as requests wait for it
         for order, count in zip(orders, counts, strict=True):
             report_erasure(self._connection, order.id, self._inbox_id, ErasureReport(count, is_rewritten))
             self._done = (self._done or frozenset()) | {order.id}
@@ -100,6 +101,15 @@ class InboxErasure:
         matching = [seq for seq, *texts in file.execute(SELECT_QUARANTINED) if order.is_in(*texts)]
         with transaction(file):
             return file.execute(DELETE_QUARANTINED, (json.dumps(matching),)).rowcount
+
+    def _try_rewrite(self, file: sqlite3.Connection) -> bool:
+        try:
+            return self._rewrite(file)
+        except sqlite3.Error as error:  # there may be no temporary space, and the relay has to go on
+            if is_corruption(error):
+                raise
+            log.warning("erasure.rewrite_failed", error=f"{type(error).__name__}: {error}")
+            return False
 
     def _rewrite(self, file: sqlite3.Connection) -> bool:
         """Rewrite the file and cut its log; return False if the file holds too much, or the log is in use."""

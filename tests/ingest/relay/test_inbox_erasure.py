@@ -9,6 +9,7 @@ import pytest
 from ingest.inbox.quarantine import Quarantine
 from ingest.inbox.quarantined_request import Authorization, QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
+from ingest.inbox.write_lock import execute_with_retry
 from ingest.queue.erasure_orders import ErasureOrder, ErasureReport, erasure_digest, erasure_reports, publish_orders
 from ingest.relay import inbox_erasure
 from ingest.relay.inbox_erasure import InboxErasure
@@ -137,6 +138,19 @@ def test_the_file_is_rewritten_once_for_several_orders(path, settings, valkey, e
     assert len(rewritten) == 1
     assert [each.body for each in Quarantine(path, settings).list()] == [b"jill"]
     assert [erasure_reports(valkey, user)["here"].quarantined for user in users] == [1, 1, 0]
+
+
+def test_a_file_that_cannot_be_rewritten_is_reported_and_stops_nothing(path, valkey, erasure, monkeypatch):
+    def execute(file, statement, *values):
+        if statement == "VACUUM":
+            raise sqlite3.OperationalError("database or disk is full")
+        return execute_with_retry(file, statement, *values)
+
+    monkeypatch.setattr(inbox_erasure, "execute_with_retry", execute)
+
+    erasure.poll()
+
+    assert erasure_reports(valkey, "e1") == {"here": ErasureReport(is_rewritten=False)}
 
 
 def test_an_order_is_carried_out_once(path, settings, valkey, erasure):
