@@ -206,7 +206,8 @@ def _delete_deliveries(ledger: Connection, keys: Sequence[str], _before: datetim
 
 def _delete_sessions(ledger: Connection, found: Sequence[str], before: datetime, _now: datetime) -> int:
     # One that has had news since it was found stays.
-    old = select(sessions.c.session_id).where(in_list(sessions.c.session_id, found), sessions.c.updated_at < before)
+    is_old = (in_list(sessions.c.session_id, found), sessions.c.updated_at < before, IS_POLLED_NO_MORE)
+    old = select(sessions.c.session_id).where(*is_old)
     keys = list(ledger.scalars(old.order_by(sessions.c.session_id).with_for_update()))
     is_over = and_(in_list(session_polls.c.session_id, keys), session_polls.c.next_at.is_(None))
     ledger.execute(delete(session_polls).where(is_over))
@@ -220,6 +221,10 @@ HAS_OLD_BODY = (IS_SETTLED, deliveries.c.body_deleted_at.is_(None))
 IS_OVER = (
     IS_SETTLED,
     deliveries.c.id.not_in(select(pushes.c.delivery_id).where(pushes.c.due_at.is_not(None))),
+)
+# An open session is polled at the Drive API for a while: its record says whose it is.
+IS_POLLED_NO_MORE = sessions.c.session_id.not_in(
+    select(session_polls.c.session_id).where(session_polls.c.next_at.is_not(None))
 )
 HAS_ENDED = pushes.c.state != PushState.WAITING
 IS_RESOLVED = alerts.c.resolved_at.is_not(None)
@@ -237,7 +242,14 @@ RULES = (
     RetentionRule(
         "deliveries", "retain_deliveries", deliveries.c.received_at, deliveries.c.id, IS_OVER, _delete_deliveries
     ),
-    RetentionRule("sessions", "retain_sessions", sessions.c.updated_at, sessions.c.session_id, (), _delete_sessions),
+    RetentionRule(
+        "sessions",
+        "retain_sessions",
+        sessions.c.updated_at,
+        sessions.c.session_id,
+        (IS_POLLED_NO_MORE,),
+        _delete_sessions,
+    ),
     RetentionRule(
         "authorizations",
         "retain_authorizations",

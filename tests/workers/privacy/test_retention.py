@@ -18,6 +18,7 @@ from workers.ledger.states import BodyDeletion, DeliveryState, Outcome
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.core_tables import deliveries as deliveries_table
 from workers.ledger.tables.core_tables import runs, sessions
+from workers.ledger.tables.reconciliation_tables import session_polls
 from workers.privacy.retention import RULES, SLICE, RetentionTask, retention_plans
 from workers.privacy.vacuum import vacuum_ledger
 
@@ -221,3 +222,19 @@ def test_a_session_that_has_had_news_since_it_was_found_stays(any_node, event):
         assert rule.delete(ledger, [session_id], before, datetime.now(UTC)) == 0
 
     assert count(any_node, sessions) == 1
+
+
+def test_a_session_that_is_still_polled_stays_and_goes_when_that_is_over(any_node, event):
+    any_node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    later = datetime.now(UTC) + 3 * DAY
+    poll = {"session_id": "s-1", "outcome": "waiting", "enrolled_at": later, "next_at": later, "attempts": 0}
+    with any_node.engine.begin() as ledger:
+        ledger.execute(session_polls.insert().values(**poll))
+
+    delete(any_node, later, retain_sessions=DAY)
+    assert count(any_node, sessions) == 1
+
+    with any_node.engine.begin() as ledger:
+        ledger.execute(session_polls.update().values(outcome="given_up", next_at=None))
+    delete(any_node, later, retain_sessions=DAY)
+    assert count(any_node, sessions) == count(any_node, session_polls) == 0
