@@ -128,7 +128,7 @@ class Runner:
             await _cancel_other_tasks()
 
     async def _call_async(self, call: HandlerCall, context: Context) -> None:
-        timeout = asyncio.timeout(self.settings.handler_timeout.total_seconds())
+        process, timeout = os.getpid(), asyncio.timeout(self.settings.handler_timeout.total_seconds())
         try:
             async with timeout:
                 called = call.subscription.function(call.event, context)
@@ -138,6 +138,8 @@ class Runner:
             # The event loop would end with either, and with it the other handlers.
             raise RuntimeError(f"the handler raised {type(exit_request).__name__}") from exit_request
         finally:
+            if os.getpid() != process:  # a copy that the handler forked, as in `HandlerDeadline.call`
+                os._exit(0)
             HandlerDeadline.overruns += timeout.expired()
 
     def _context(self, call: HandlerCall) -> Context:

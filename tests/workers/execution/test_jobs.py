@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import random
 import socket
 import time
@@ -622,6 +623,31 @@ def test_a_connection_that_an_async_handler_keeps_works_in_the_next_batch(resour
             theirs.send(str(number).encode())
             work(resources, batch(said("SESSION_STARTED", f"S{number}")))
     assert written(resources) == ["0", "1", "2"]
+
+
+def test_a_copy_of_the_process_that_an_async_handler_forks_ends_with_it(
+    resources_with: MakeResources, tmp_path: Path
+) -> None:
+    children: list[int] = []
+    seen = tmp_path / "calls"
+
+    @on(SessionStarted)
+    async def fork_and_note(event: SessionStarted, ctx: Context) -> None:
+        if event.session_id == "S0":
+            children.append(os.fork())
+        with seen.open("a") as file:
+            file.write(f"{event.session_id}\n")
+
+    process = os.getpid()
+    try:
+        resources = resources_with(fork_and_note, handler_concurrency=1)
+        work(resources, batch(*(said("SESSION_STARTED", f"S{number}") for number in range(3))))
+    finally:
+        if os.getpid() != process:  # as it was before
+            os._exit(1)
+    _, status = os.waitpid(children[0], 0)
+    assert status == 0
+    assert sorted(seen.read_text().split()) == ["S0", "S0", "S1", "S2"]
 
 
 def test_what_an_async_handler_leaves_running_is_cancelled_at_the_end_of_the_batch(
