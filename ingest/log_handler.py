@@ -64,11 +64,10 @@ class NonBlockingHandler(logging.Handler):
     def __init__(self, descriptor: int, encoding: str = "utf-8") -> None:
         super().__init__()
         self._encoding = encoding
-        self._poller = select.poll()
         own, self._write = _open_writer(descriptor)
         if own is not None:
             finalize(self, os.close, own).atexit = False  # the last lines are written after that
-        self._poller.register(descriptor if own is None else own, select.POLLOUT)
+        self._descriptor = descriptor if own is None else own
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._dropped = 0
@@ -99,7 +98,7 @@ class NonBlockingHandler(logging.Handler):
                 each.report()
         until = time.monotonic() + EXIT_TIMEOUT
         while self._waiting and time.monotonic() < until:
-            self._poller.poll(POLL_INTERVAL * 1000)
+            self._wait_for_reader()
             self._write_locked()
 
     def forget(self) -> None:
@@ -124,13 +123,18 @@ class NonBlockingHandler(logging.Handler):
 
     def _drain(self) -> None:
         while True:
-            self._poller.poll(POLL_INTERVAL * 1000)
+            self._wait_for_reader()
             if self._write_locked():
                 break
         dropped, self._dropped = self._dropped, 0
         if dropped:
             log.warning("log.dropped", count=dropped, reason="nothing read the log for a while")
             _notify(DropReason.READER, dropped)
+
+    def _wait_for_reader(self) -> None:
+        poller = select.poll()  # one for each wait: two threads cannot poll with the same one
+        poller.register(self._descriptor, select.POLLOUT)
+        poller.poll(POLL_INTERVAL * 1000)
 
     def _write_locked(self) -> bool:
         """Write what waits, as another thread than the one that logs; return whether nothing waits any more."""

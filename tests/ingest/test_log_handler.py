@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import structlog
@@ -190,3 +191,35 @@ def test_what_was_suppressed_is_logged_though_no_further_line_comes(pipe, monkey
     last = json.loads(lines[-1])
     assert (last["event"], last["suppressed"], last["count"]) == ("log.suppressed", "Invalid HTTP request received.", 7)
     eventually(lambda: lost == [(DropReason.LIMIT, 7)])
+
+
+def test_the_end_of_a_process_waits_beside_the_thread_that_writes(pipe, logger, monkeypatch):
+    both_wait, one_waits_again = threading.Barrier(2), threading.Event()
+    real, waited, errors = NonBlockingHandler._wait_for_reader, set(), []  # noqa: SLF001
+
+    def wait(self):
+        if threading.get_ident() in waited:
+            one_waits_again.set()
+        else:
+            waited.add(threading.get_ident())
+            both_wait.wait(20)
+        try:
+            real(self)
+        except RuntimeError as error:
+            errors.append(error)
+
+    monkeypatch.setattr(NonBlockingHandler, "_wait_for_reader", wait)
+    handler = NonBlockingHandler(pipe[1])
+    own = logger(handler)
+    for _ in range(200):
+        own.warning("%s", "x" * 1000)
+    flushing = threading.Thread(target=handler.flush)
+    flushing.start()
+    assert one_waits_again.wait(20)
+    os.set_blocking(pipe[0], True)
+    received = 0
+    while received < 200 * 1001:
+        received += len(os.read(pipe[0], 65536))
+    flushing.join(20)
+    assert not flushing.is_alive()
+    assert not errors
