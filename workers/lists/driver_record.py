@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection
@@ -100,7 +99,8 @@ def read_driver(ledger: Connection, user_id: str, limit: int | None) -> DriverRe
     theirs = sessions.of_user(ledger, user_id, limit)
     session_ids = [each.session_id for each in theirs]
     now = utc_now()
-    warned = list(islice(fee_warnings.find(ledger, WarningFilters(user_id=user_id), now), limit))
+    # All of them: that there was none for a session is said only if that is so.
+    warned = list(fee_warnings.find(ledger, WarningFilters(user_id=user_id), now))
     of_user = CdrFilters(user_id=user_id, user_sessions=session_ids)
     cdrs = list(cdr_queries.find(ledger, of_user, limit))
     keys = {key for _, key in charging_keys.keys_of_sessions(ledger, session_ids)}
@@ -111,7 +111,7 @@ def read_driver(ledger: Connection, user_id: str, limit: int | None) -> DriverRe
         user_id=next((each.user_id for each in theirs if each.user_id), user_id),
         sessions=[explain(each, warned, closed, now) for each in theirs],
         devices=devices.find(ledger, person=user_id, limit=limit),
-        warnings=warned,
+        warnings=warned[:limit],
         pushes=pushes.find(ledger, person=user_id, limit=limit),
         cdrs=cdrs,
         authorizations=authorizations.find_of(ledger, session_ids, keys, limit),

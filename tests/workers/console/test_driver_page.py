@@ -8,8 +8,9 @@ import pytest
 from ingest.inbox.downtime import Downtime
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
-from tests.workers.console.past import fill
+from tests.workers.console.past import Past, fill
 from workers.ledger import downtimes
+from workers.ledger.states import PushState
 
 SENTENCES = [
     "warned 10 min before it. The session ended before it.",
@@ -36,6 +37,16 @@ def test_the_command_gives_the_same_sentences(any_node):
     printed = any_node.run("driver", "Dana@example.com").stdout
     for sentence in SENTENCES:
         assert sentence in printed
+
+
+def test_many_notices_of_one_session_do_not_hide_that_of_another(any_node, noon):
+    past = Past(any_node, noon)
+    for session, minutes in (("old", [30]), ("new", [100, 101, 102])):
+        past.started(session, "dana", minutes[0] - 20)
+        for minute in minutes:
+            past.push(past.notice(session, minute, minute + 10), session, "dana", minute, state=PushState.SENT)
+    printed = any_node.run("driver", "dana", "--limit", "2").stdout
+    assert "No fee notice came" not in printed
 
 
 def test_one_json_object_has_everything_known_of_a_driver(any_node):
