@@ -184,11 +184,15 @@ class PreloadedWorker(Worker):
         return horse.pid, horse.status or UNKNOWN_STATUS, None
 
     def teardown(self) -> None:
-        """End the work horse with its worker."""
+        """End the work horse with its worker, and the thread that listens for RQ's commands even if Redis is away."""
         if self._horse is not None and not self.is_horse:
             self._horse.close()
             self._horse = None
-        super().teardown()  # type: ignore[no-untyped-call]
+        try:
+            super().teardown()  # type: ignore[no-untyped-call]
+        finally:
+            if self.pubsub_thread is not None:
+                self.pubsub_thread.stop()
 
     def _ready_horse(self) -> WorkHorse:
         if self._horse is not None and not self._horse.is_ready():

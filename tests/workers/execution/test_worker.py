@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -252,3 +253,19 @@ def test_a_worker_lets_its_job_go_on_when_redis_is_gone(valkey: NamespacedRedis,
     worker._state = WorkerStatus.BUSY  # noqa: SLF001 - as while a job runs
     worker.request_stop(signal.SIGTERM, None)
     assert worker.is_stopping
+
+
+def test_a_worker_that_ends_without_redis_leaves_no_thread(until: Callable[..., None], tmp_path: Path) -> None:
+    """The next worker of its process starts one of its own: each outage of Redis left one more, and a connection."""
+    command = [str(server_binary()), "--port", "0", "--unixsocket", str(tmp_path / "redis"), "--save", ""]
+    with subprocess.Popen([*command, "--logfile", "/dev/null"], cwd=tmp_path) as server:
+        connection = connect_queues(f"unix://{tmp_path}/redis", NAMESPACE)
+        until(lambda: is_there(connection))
+        worker = PreloadedWorker([queue("sessions", connection)], connection=connection, serializer=JSONSerializer)
+        worker.subscribe()  # type: ignore[no-untyped-call]
+        listener = worker.pubsub_thread
+        assert isinstance(listener, threading.Thread)
+        server.kill()
+    with pytest.raises(redis.RedisError):
+        worker.teardown()
+    until(lambda: not listener.is_alive())
