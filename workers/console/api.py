@@ -161,7 +161,8 @@ COUNTS: dict[str, Json] = {"type": "object"}
 
 
 def _parameter(name: str, description: str, choices: Any = ()) -> dict[str, Json]:
-    schema: dict[str, Json] = {"type": "string", **({"enum": [*choices]} if choices else {})}
+    # Empty is any, as in a form: it counts as not given.
+    schema: dict[str, Json] = {"type": "string", **({"enum": [*choices, ""]} if choices else {})}
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 

@@ -46,6 +46,14 @@ def test_what_the_document_says_is_true(case, client):
     case.validate_response(answer)
 
 
+def test_an_empty_filter_is_any_and_the_document_says_so(client):
+    whole = client.get("/api/authorizations").json()
+    assert client.get("/api/authorizations?decision=").json() == whole
+    parameters = DOCUMENT["paths"]["/api/authorizations"]["get"]["parameters"]
+    (decision,) = [each["schema"] for each in parameters if each["name"] == "decision"]
+    assert "" in decision["enum"]
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_holds_what_its_command_prints_once_that_is_asked_for(client, node, name):
     masked = client.get(f"/api/{name}").json()["rows"]
