@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings
 
 from ingest.config.describe import SettingRow, describe
-from ingest.config.env_source import EnvFileSource
+from ingest.config.env_source import EnvFileSettings, EnvFileSource
 from ingest.config.secrets import SIGNING_KEYS, authorization_values, read_secret, signing_keys, trim
 from ingest.config.sections.authorization import AuthorizationSettings, PolicySettings
 from ingest.config.sections.cdrs import CdrSettings
@@ -25,7 +25,7 @@ from ingest.errors import SettingsError
 from ingest.wire.redaction import Redaction
 
 
-class SecretFileSettings(BaseSettings):
+class SecretFileSettings(EnvFileSettings):
     """Every process: files that hold secrets; those of keys and credentials are re-read while it runs."""
 
     plugsurfing_hmac_current_file: Path | None = setting(None, "file with `PLUGSURFING_HMAC_CURRENT`")
@@ -78,23 +78,9 @@ class Settings(  # the last section comes first: pydantic collects the fields of
 ):
     """All settings of all processes. Made by `load_settings`."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+    model_config = EnvFileSettings.model_config  # said again: of the bases, the sections come last
 
     _remarks: tuple[str, ...] = PrivateAttr(())
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - replaced
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - not used
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return where settings come from, the first that has one counts."""
-        return init_settings, env_settings, EnvFileSource(settings_cls)
 
     @property
     def remarks(self) -> tuple[str, ...]:
