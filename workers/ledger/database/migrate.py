@@ -3,6 +3,9 @@
 A new migration is a file in `migrations/versions`; a test fails while the migrations and `tables` differ.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, make_url, text
+from sqlalchemy import Connection, MetaData, inspect, make_url, text
 
 from ingest.errors import SettingsError
 from workers.ledger.database.engine import create_ledger_engine
@@ -25,6 +28,18 @@ BUSY_TIMEOUT = timedelta(minutes=1)
 
 #: The key of the advisory lock: any number that never changes.
 LOCK = 0x7067_6C65_6467_6572
+
+
+@dataclass(frozen=True)
+class MigrationBranch:
+    """Migrations in a folder, the tables that they make, and the table with the revision up to which they have run."""
+
+    folder: Path
+    version_table: str
+    metadata: MetaData
+
+
+LEDGER = MigrationBranch(MIGRATIONS / "versions", VERSION_TABLE, metadata)
 
 
 class SchemaState(StrEnum):
@@ -60,18 +75,30 @@ def migrate(url: str) -> SchemaState:
     file = _file(url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
+    with migration(url) as conn:
+        state = _ledger_state(conn)
+        if state is SchemaState.PENDING:
+            _adopt_shared_version_table(conn)
+            upgrade(conn, LEDGER)
+        return state
+
+
+@contextmanager
+def migration(url: str) -> Iterator[Connection]:
+    """Open the transaction of a migration, alone: concurrent processes wait."""
     engine = create_ledger_engine(url, busy_timeout=BUSY_TIMEOUT)
     try:
         with engine.begin() as conn:
             if conn.dialect.name == "postgresql":
                 conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            state = _state(conn)
-            if state is SchemaState.PENDING:
-                _adopt_shared_version_table(conn)
-                command.upgrade(_config(conn), "head")
-            return state
+            yield conn
     finally:
         engine.dispose()
+
+
+def upgrade(conn: Connection, branch: MigrationBranch) -> None:
+    """Run the pending migrations. Raise Alembic's CommandError if they are no chain."""
+    command.upgrade(_config(conn, branch), "head")
 
 
 def schema_state(url: str) -> SchemaState:
@@ -82,12 +109,12 @@ def schema_state(url: str) -> SchemaState:
     engine = create_ledger_engine(url)
     try:
         with engine.connect() as conn:
-            return _state(conn)
+            return _ledger_state(conn)
     finally:
         engine.dispose()
 
 
-def _state(conn: Connection) -> SchemaState:
+def _ledger_state(conn: Connection) -> SchemaState:
     if conn.dialect.name == "postgresql":
         encoding = conn.scalar(text("SHOW server_encoding"))
         if encoding != "UTF8":
@@ -95,16 +122,21 @@ def _state(conn: Connection) -> SchemaState:
                 f"DATABASE_URL: the database's encoding is {encoding}, which cannot hold every event;"
                 " create one with ENCODING 'UTF8' (TEMPLATE template0)."
             )
-    scripts = ScriptDirectory.from_config(_config(conn))
-    done = set(MigrationContext.configure(conn, opts={"version_table": VERSION_TABLE}).get_current_heads())
+    return branch_state(conn, LEDGER)
+
+
+def branch_state(conn: Connection, branch: MigrationBranch) -> SchemaState:
+    """Return how the tables of a branch compare with its migrations. Raise Alembic's CommandError as `upgrade` does."""
+    scripts = ScriptDirectory.from_config(_config(conn, branch))
+    done = set(MigrationContext.configure(conn, opts={"version_table": branch.version_table}).get_current_heads())
     if done == set(scripts.get_heads()):
         return SchemaState.CURRENT
     if done <= {script.revision for script in scripts.walk_revisions()}:
         return SchemaState.PENDING
-    return SchemaState.NEWER if _can_be_used(conn) else SchemaState.INCOMPATIBLE
+    return SchemaState.NEWER if _can_be_used(conn, branch.metadata) else SchemaState.INCOMPATIBLE
 
 
-def _can_be_used(conn: Connection) -> bool:
+def _can_be_used(conn: Connection, metadata: MetaData) -> bool:
     """Return whether this version's statements can run: its columns are there, and others need no value."""
     inspector = inspect(conn)
     for table in metadata.tables.values():
@@ -126,19 +158,21 @@ def _adopt_shared_version_table(conn: Connection) -> None:
         map(inspector.has_table, ("alembic_version", "deliveries", "runs"))
     ):
         return
-    known = {script.revision for script in ScriptDirectory.from_config(_config(conn)).walk_revisions()}
+    known = {script.revision for script in ScriptDirectory.from_config(_config(conn, LEDGER)).walk_revisions()}
     ours = known & set(conn.scalars(text("SELECT version_num FROM alembic_version")))
     for revision in ours:
-        command.stamp(_config(conn), revision)
+        command.stamp(_config(conn, LEDGER), revision)
         conn.execute(text("DELETE FROM alembic_version WHERE version_num = :revision"), {"revision": revision})
     if ours and conn.scalar(text("SELECT count(*) FROM alembic_version")) == 0:
         conn.execute(text("DROP TABLE alembic_version"))
 
 
-def _config(conn: Connection) -> Config:
+def _config(conn: Connection, branch: MigrationBranch) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = conn
+    for name, folder in (("script_location", MIGRATIONS), ("version_locations", branch.folder)):
+        config.set_main_option(name, str(folder).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")  # else a folder with a space in its name would be two
+    config.attributes.update(connection=conn, branch=branch)
     return config
 
 

@@ -2,13 +2,11 @@
 
 from alembic import context
 
-from workers.ledger.database.migrations import VERSION_TABLE
-from workers.ledger.tables import metadata
-
+branch = context.config.attributes["branch"]
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
-    version_table=VERSION_TABLE,
+    target_metadata=branch.metadata,
+    version_table=branch.version_table,
     # SQLite can roll DDL back too: `create_ledger_engine` begins its transactions explicitly.
     transactional_ddl=True,
 )
