@@ -119,7 +119,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
+        except (BrokenPipeError, click.ClickException, click.exceptions.Exit):
             raise  # `| head` has read enough; click ends quietly
         except Exception as error:
             from workers.commands.errors import Failure, is_expected  # noqa: PLC0415  it imports SQLAlchemy

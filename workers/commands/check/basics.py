@@ -5,10 +5,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
 
 from redis import Redis
@@ -26,6 +23,7 @@ from ingest.queue.redis_client import connect_redis
 from ingest.queue.redis_memory import eviction_text, full_text, read_memory
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
+from workers.commands.check.results import CheckResult, fail, ok, warn
 from workers.commands.errors import Failure, error_text
 from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
 from workers.installation import conflict_text, own_installation
@@ -42,31 +40,6 @@ https://sqlite.org/wal.html#walresetbug
 """
 LOW_DISK = 256 * 1024 * 1024
 SHORT_KEY = 16
-
-
-class CheckStatus(StrEnum):
-    """The result of a check."""
-
-    OK = "ok"
-    """It works."""
-    WARN = "warn"
-    """It works, and needs attention."""
-    FAIL = "fail"
-    """A process would not start, or not do its work."""
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What a check has found about one subject."""
-
-    status: CheckStatus
-    subject: str
-    sentence: str
-
-
-ok = partial(CheckResult, CheckStatus.OK)
-warn = partial(CheckResult, CheckStatus.WARN)
-fail = partial(CheckResult, CheckStatus.FAIL)
 
 
 def run_checks(settings: Settings) -> Iterator[CheckResult]:

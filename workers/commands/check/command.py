@@ -1,18 +1,14 @@
 """`webhooks check`: what works here and what would fail; with `--settings` also the settings in effect."""
 
 from collections.abc import Iterator
-from itertools import chain
 
 import click
 
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.commands import options
-from workers.commands.check.basics import CheckResult, CheckStatus, fail, run_checks
-from workers.commands.check.consistency import check_consistency
-from workers.commands.check.drive_api import check_drive_api
-from workers.commands.check.policies import check_policies
-from workers.commands.check.processes import ProbedProcess, check_processes, probe
+from workers.commands.check.probe import ProbedProcess, probe
+from workers.commands.check.results import CheckResult, CheckStatus, fail
 from workers.commands.output import console, json_line, key_values
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.lists.formatting import printable, styled_state
@@ -62,12 +58,19 @@ def check(ctx: click.Context, *, with_settings: bool, deep: bool, live: str | No
 def _results(settings: Settings, *, with_settings: bool, deep: bool, live: str | None) -> Iterator[CheckResult]:
     if live is not None:
         yield probe(settings, ProbedProcess(live))
-    elif deep:
+        return
+    # A probe runs every few seconds, and does without these: most of the program.
+    from workers.commands.check.basics import run_checks  # noqa: PLC0415
+    from workers.commands.check.consistency import check_consistency  # noqa: PLC0415
+    from workers.commands.check.drive_api import check_drive_api  # noqa: PLC0415
+    from workers.commands.check.policies import check_policies  # noqa: PLC0415
+    from workers.commands.check.processes import check_processes  # noqa: PLC0415
+
+    if deep:
         yield from check_consistency(settings)
-    else:
-        yield from chain(run_checks(settings), check_policies(settings), check_drive_api(settings))
-        if not with_settings:
-            yield from check_processes(settings)
+        return
+    for check in (run_checks, check_policies, check_drive_api, *(() if with_settings else (check_processes,))):
+        yield from check(settings)
 
 
 def _print(result: CheckResult, *, as_json: bool) -> None:

@@ -1,12 +1,9 @@
 """Checks what runs at this moment: which processes are gone, and what fails, waits too long or was given up."""
 
-import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 
-import httpx
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -18,26 +15,15 @@ from ingest.queue.process_monitor import ALL, find_absences
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from workers.alerts.alerts import find_alerts
 from workers.alerts.condition_rules import LEDGER_RULES, ProcessObserver
-from workers.commands.check.basics import CheckResult, fail, inbox, ledger, ok, queues, warn
-from workers.commands.errors import Failure, error_text
+from workers.commands.check.basics import inbox, ledger, queues
+from workers.commands.check.probe import ProbedProcess, probe
+from workers.commands.check.results import CheckResult, fail, ok, warn
+from workers.commands.errors import Failure
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.installation import open_queues
 from workers.lists.formatting import human_duration
-from workers.net import reachable
 
 SUBJECTS = {ProcessType.SERVE: "serve", ProcessType.WORK: "workers", ProcessType.CLOCK: "clock"}
-PROBE_TIMEOUT = timedelta(seconds=3)
-
-
-class ProbedProcess(StrEnum):
-    """The types of processes that can be probed."""
-
-    SERVE = "serve"
-    AUTHORIZE = "authorize"
-    WORK = "work"
-    CLOCK = "clock"
-    DASHBOARD = "dashboard"
-    DEVICES = "devices"
 
 
 def check_processes(settings: Settings) -> Iterator[CheckResult]:
@@ -73,41 +59,6 @@ def check_now(settings: Settings) -> Iterator[CheckResult]:
     if settings.authorize_credentials is not None:
         yield probe(settings, ProbedProcess.AUTHORIZE)
     yield from check_processes(settings)
-
-
-def probe(settings: Settings, process: ProbedProcess) -> CheckResult:
-    """Return whether a process of this type lives on this host: by its port, or by what it reports in Redis."""
-    ports = {
-        ProbedProcess.SERVE: settings.port,
-        ProbedProcess.AUTHORIZE: settings.authorize_port,
-        ProbedProcess.DASHBOARD: settings.dashboard_port,
-        ProbedProcess.DEVICES: settings.devices_port,
-    }
-    if process in ports:
-        return _probe_port(process, f"http://{reachable(settings.host)}:{ports[process]}/healthz")
-    try:
-        timeout = PROBE_TIMEOUT.total_seconds()
-        with open_ledger(settings) as engine, open_queues(settings, engine, timeout=timeout) as connection:
-            found = ProcessRegistry(connection).processes()
-    except (QueueUnavailable, RedisError, SettingsError, SQLAlchemyError, Failure) as error:
-        return fail(process, f"{error_text(error)} So it is not known whether it runs.")
-    host = socket.gethostname()
-    ours = [each for each in found if each.process.value == process.value and each.host == host and each.is_alive]
-    if not ours:
-        return fail(process, f"None on {host} has reported itself lately: start `webhooks {process}`.")
-    return ok(process, f"It reported itself {_ago(ours)} ago.")
-
-
-def _probe_port(process: ProbedProcess, url: str) -> CheckResult:
-    try:
-        # No proxy: it is this machine.
-        with httpx.Client(trust_env=False, timeout=PROBE_TIMEOUT.total_seconds()) as client:
-            status = client.get(url).status_code
-    except httpx.HTTPError as error:
-        return fail(process, f"{url} does not answer ({type(error).__name__}): start `webhooks {process}`.")
-    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return fail(process, f"{url} answered {status}.")
-    return ok(process, f"{url} answered {status}.")
 
 
 def _processes(processes: Sequence[ProcessRecord]) -> Iterator[CheckResult]:

@@ -104,7 +104,18 @@ def test_a_probe_finds_a_process_of_this_host_only(
     node.run("check", "--live", process, REDIS_URL=valkey_url)
     report(ProcessType(process), is_stopped=True)
     node.run("check", "--live", process, code=1, REDIS_URL=valkey_url)
-    node.run("check", "--live", process, code=1, REDIS_URL="unix:///nowhere")
+
+
+@pytest.mark.parametrize("process", ["work", "clock"])
+def test_a_probe_lets_a_process_live_that_waits_for_its_stores(node: Node, process: str) -> None:
+    """They wait for Redis and the database; an orchestrator would restart them again and again, each time later."""
+    (row,) = node.rows("check", "--live", process, REDIS_URL="unix:///nowhere")
+    assert (row["standing"], "not known whether it runs" in row["sentence"]) == ("warn", True)
+    (row,) = node.rows(
+        "check", "--live", process, REDIS_URL="unix:///nowhere", DATABASE_URL="postgresql://127.0.0.1:1/x"
+    )
+    assert row["standing"] == "warn"
+    node.run("check", "--live", process, code=1, REDIS_URL="")
 
 
 @contextlib.contextmanager
