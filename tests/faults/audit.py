@@ -29,8 +29,8 @@ from ingest.wire.envelope import Kind
 from tests.faults.cluster import Cluster, wait_until
 from tests.faults.effects import effects
 from tests.faults.load import delivery_id
+from workers.commands.check.check_result import CheckStatus
 from workers.commands.check.consistency import check_consistency
-from workers.commands.check.results import CheckStatus
 from workers.ledger import sessions
 from workers.ledger.database.engine import read_only
 from workers.ledger.states import DeliveryState, PushState

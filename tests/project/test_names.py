@@ -30,9 +30,9 @@ FIELD_TERMS = frozenset(
     enqueue env environment error evaluate evaluator extraction failure fault field flow formatting graceful guarded
     handle hard header health heartbeat identifier identity insert invariant json keyring late limit listing localtime
     lock logging login lookup loop main marker memory merge metric model monitor net notification notifier notify now
-    option order output overview page pagination parsing patch periodic poll pool preload privacy processing protocol
+    option order output overview page pagination parsing patch periodic poll pool preload privacy probe processing protocol
     publisher quarantined query queue rate reader recipient recorder recovery redis registry reload render resource
-    response role rollback router row rq rule runner scaffold scenario schedule schema search secret security sender
+    response result role rollback router row rq rule runner scaffold scenario schedule schema search secret security sender
     server service setting shutdown signal signature socket state status store stuck subscription supervisor sync table
     task testing timed timeline timestamp transaction type up usage vacuum valkey warm webhook write writer
     """.split()  # noqa: SIM905 - a list of 140 lines otherwise

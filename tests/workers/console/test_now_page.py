@@ -12,8 +12,8 @@ from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import csrf_token
 from tests.workers.console.past import fill
 from workers.alerts.alerts import Alert, raise_alert
+from workers.commands.check.check_result import CheckStatus
 from workers.commands.check.processes import check_now
-from workers.commands.check.results import CheckStatus
 from workers.console import now_page
 from workers.console.console_server import access_routes, with_access_control
 

@@ -23,7 +23,7 @@ from ingest.queue.redis_client import connect_redis
 from ingest.queue.redis_memory import eviction_text, full_text, read_memory
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
-from workers.commands.check.results import CheckResult, fail, ok, warn
+from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.commands.errors import Failure, error_text
 from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
 from workers.installation import conflict_text, own_installation

@@ -7,8 +7,8 @@ import click
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from workers.commands import options
+from workers.commands.check.check_result import CheckResult, CheckStatus, fail
 from workers.commands.check.probe import ProbedProcess, probe
-from workers.commands.check.results import CheckResult, CheckStatus, fail
 from workers.commands.output import console, json_line, key_values
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.lists.formatting import printable, styled_state

@@ -13,8 +13,8 @@ from ingest.errors import QueueUnavailable, SettingsError
 from ingest.events import models
 from ingest.queue.process_registry import ProcessRegistry
 from ingest.relay.outbox import Outbox
+from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.commands.check.processes import others_with_inbox
-from workers.commands.check.results import CheckResult, fail, ok, warn
 from workers.commands.errors import Failure, error_text
 from workers.commands.stores import open_inbox, open_ledger
 from workers.diagnostics.stuck import (

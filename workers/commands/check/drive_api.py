@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.queue.redis_client import connect_redis
-from workers.commands.check.results import CheckResult, fail, ok, warn
+from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.commands.output import logs_to_stderr
 from workers.drive.client import DriveClient
 from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound, Unauthorized

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from ingest.config.secrets import authorization_values
 from ingest.config.settings import Settings
 from workers.commands.check.basics import SHORT_KEY
-from workers.commands.check.results import CheckResult, ok, warn
+from workers.commands.check.check_result import CheckResult, ok, warn
 from workers.commands.errors import Failure
 from workers.commands.stores import read_only_ledger
 from workers.ledger import sync_state

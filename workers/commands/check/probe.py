@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPException
 
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
-from workers.commands.check.results import CheckResult, fail, ok, warn
+from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.lists.formatting import human_duration
 from workers.net import reachable
 

@@ -16,8 +16,8 @@ from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, Proces
 from workers.alerts.alerts import find_alerts
 from workers.alerts.condition_rules import LEDGER_RULES, ProcessObserver
 from workers.commands.check.basics import inbox, ledger, queues
+from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.commands.check.probe import ProbedProcess, probe
-from workers.commands.check.results import CheckResult, fail, ok, warn
 from workers.commands.errors import Failure
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.installation import open_queues
