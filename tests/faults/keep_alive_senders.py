@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import ssl
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class KeepAliveSenders:
     port: int
     senders: int = 12
     longest_rest: float = 0.03
+    tls: ssl.SSLContext | None = None
+    """How to connect to a proxy at `localhost`; plain without it."""
     kept: set[str] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
     connections: int = 0
@@ -50,7 +53,8 @@ class KeepAliveSenders:
             try:
                 # As a connection pool does: a connection that was closed while it was idle is not reused.
                 if streams is None or streams[0].at_eof():
-                    streams = await asyncio.open_connection("127.0.0.1", self.port)
+                    host = "127.0.0.1" if self.tls is None else "localhost"
+                    streams = await asyncio.open_connection(host, self.port, ssl=self.tls)
                     self.connections += 1
                 if not await asyncio.wait_for(self._post(*streams), TIMEOUT_S):
                     streams[1].close()
