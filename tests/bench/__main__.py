@@ -138,6 +138,28 @@ def warn(  # noqa: PLR0913 - the options are the interface
     print_reports([report], as_json=as_json)
 
 
+@bench.command()
+@click.option(
+    "--deliveries", default=1_000_000, show_default=True, type=click.IntRange(min=1_000), help="In the ledger."
+)
+@click.option("--requests", default=40, show_default=True, type=click.IntRange(min=2), help="For each page.")
+@database_option
+@as_json
+def pages(deliveries: int, requests: int, database: str | None, *, as_json: bool) -> None:
+    """Measure how long the pages of the console, and the lists of the commands, take over a large ledger.
+
+    A ledger is filled with 30 days of charging; then every page is asked for, and every list newest first, its next
+    pages, and by each of its filters: at the application, and over HTTP while the first page is open in a browser.
+    """
+    from tests.bench.large_ledger import LargeLedger  # noqa: PLC0415 - as above
+    from tests.bench.pages import PagesScale  # noqa: PLC0415 - as above
+    from tests.bench.pages import pages as measure  # noqa: PLC0415 - as above
+
+    with progress() as bar, postgresql(database) as server:
+        reports = measure(PagesScale(LargeLedger(deliveries), requests), server, bar)
+    print_reports(reports, as_json=as_json)
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Hide this shell's settings and yield a progress bar on stderr."""

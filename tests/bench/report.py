@@ -63,6 +63,11 @@ def add_ratios(rows: Sequence[Row], key: str, to: Row, name: str) -> None:
 
 def p99(values: Sequence[float]) -> float:
     """Return the 99th percentile; 0 if there are no values."""
+    return percentile(values, 99)
+
+
+def percentile(values: Sequence[float], rank: int) -> float:
+    """Return a percentile, 1 to 99; 0 if there are no values."""
     if len(values) < 2:
         return next(iter(values), 0.0)
-    return quantiles(values, n=100, method="inclusive")[98]
+    return quantiles(values, n=100, method="inclusive")[rank - 1]

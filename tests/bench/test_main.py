@@ -5,9 +5,11 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from tests.bench import accept, end_to_end, memory, push_latency, work
+from tests.bench import accept, end_to_end, memory, pages, push_latency, work
 from tests.bench.__main__ import bench
 from tests.bench.end_to_end import EndToEndScale
+from tests.bench.large_ledger import LargeLedger
+from tests.bench.pages import PagesScale
 from tests.bench.report import Column, Report, Row
 
 SERVER = "postgresql://somewhere/"
@@ -74,6 +76,14 @@ def test_options_reach_the_bench(calls, arguments, name, passed):
     database = [] if arguments[0] == "accept" else ["--database", SERVER]
     run(*arguments, *database)
     assert calls[name] == passed
+
+
+def test_pages_are_measured_over_a_ledger_of_the_wanted_size(calls, monkeypatch):
+    measure = fake("pages", calls)
+    monkeypatch.setattr(pages, "pages", lambda *arguments: [measure(*arguments)] * 2)
+    lines = run("pages", "--deliveries", "2000", "--requests", "3", "--database", SERVER).splitlines()
+    assert calls["pages"] == (PagesScale(LargeLedger(2000), 3), SERVER)
+    assert lines.count("pages: a title") == 2
 
 
 def test_memory_is_measured_only_when_asked_for(calls):

@@ -19,7 +19,7 @@ Values = Mapping[str, Any]
 
 def insert_new(conn: Connection, table: Table, rows: Iterable[Values]) -> set[Key]:
     """Insert the rows with new primary keys, and return these keys. Rows have every column."""
-    form = _insert_form(table, conn.dialect)
+    form = insert_form(table, conn.dialect)
     by_key = form.by_key(rows)
     if conn.dialect.name != "sqlite":
         return set(_write(conn, form, by_key, f"ON CONFLICT DO NOTHING RETURNING {', '.join(form.keys)}"))
@@ -32,7 +32,7 @@ def insert_new(conn: Connection, table: Table, rows: Iterable[Values]) -> set[Ke
 
 def upsert(conn: Connection, table: Table, rows: Iterable[Values]) -> None:
     """Insert rows, or replace those with the same primary keys. Rows have every column."""
-    form = _insert_form(table, conn.dialect)
+    form = insert_form(table, conn.dialect)
     changes = ", ".join(f"{name} = excluded.{name}" for name in form.converters if name not in form.keys)
     _write(conn, form, form.by_key(rows), f"ON CONFLICT ({', '.join(form.keys)}) DO UPDATE SET {changes}")
 
@@ -56,9 +56,14 @@ class InsertForm:
             return {(row[name],): row for row in rows}
         return {tuple([row[name] for name in self.keys]): row for row in rows}
 
+    def bind(self, rows: Sequence[Values]) -> dict[str, list[Any]]:
+        """Return the values of each column as the driver takes them."""
+        return {name: _bind_column(convert, [row[name] for row in rows]) for name, convert in self.converters.items()}
+
 
 @cache
-def _insert_form(table: Table, dialect: Dialect) -> InsertForm:
+def insert_form(table: Table, dialect: Dialect) -> InsertForm:
+    """Return how rows of a table are inserted."""
     leading = next(iter(table.primary_key))
     return InsertForm(
         keys=tuple(column.name for column in table.primary_key),
@@ -74,7 +79,7 @@ def _write(conn: Connection, form: InsertForm, by_key: Mapping[Key, Values], end
         return []
     # In the order of keys, so that workers with the same rows never deadlock.
     rows = [by_key[key] for key in sorted(by_key)]
-    columns = {name: _bind_column(convert, [row[name] for row in rows]) for name, convert in form.converters.items()}
+    columns = form.bind(rows)
     if conn.dialect.name == "sqlite":
         source = f"VALUES ({', '.join('?' for _ in columns)})"
         conn.exec_driver_sql(f"{form.statement} {source} {ending}", list(zip(*columns.values(), strict=True)))
