@@ -3,16 +3,19 @@
 import sqlite3
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import reduce
+from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Column, Connection, Row, func, select, text, true
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.merge import merge, with_clock_skew
+from handlers.kit.session import Session
 from handlers.session_records import session_of
 from ingest.config.settings import load_settings
 from ingest.events import (
@@ -32,6 +35,7 @@ from tests.faults.load import delivery_id
 from workers.commands.check.check_result import CheckStatus
 from workers.commands.check.consistency import check_consistency
 from workers.ledger import sessions
+from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import read_only
 from workers.ledger.states import DeliveryState, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes
@@ -48,8 +52,8 @@ class Discrepancies:
 
 def is_settled(cluster: Cluster, ids: set[str]) -> bool:
     """Return whether the ledger has settled all of these and sent their pushes; an inbox may hold them longer."""
-    ended = select(func.count()).where(deliveries.c.id.in_(ids), deliveries.c.settled_at.is_not(None))
-    unsent = select(func.count()).where(pushes.c.delivery_id.in_(ids), pushes.c.state == PushState.WAITING)
+    ended = select(func.count()).where(in_list(deliveries.c.id, ids), deliveries.c.settled_at.is_not(None))
+    unsent = select(func.count()).where(in_list(pushes.c.delivery_id, ids), pushes.c.state == PushState.WAITING)
     with read_only(cluster.engine) as ledger:
         return ledger.scalar(ended) == len(ids) and ledger.scalar(unsent) == 0
 
@@ -74,38 +78,104 @@ def wait_until_quiet(cluster: Cluster, timeout_s: float) -> float | None:
     return time.monotonic() - began
 
 
+@dataclass(frozen=True)
+class Books:
+    """What the stores have of the deliveries that are compared."""
+
+    kept: dict[str, Row]
+    effects: Counter[tuple[str, str]]
+    pushes_of: Counter[str]
+    push_states: dict[str, PushState]
+    records: dict[str, Session]
+    amounts: dict[str, Decimal | None]
+    sent_pushes: Counter[str]
+
+
 def audit(cluster: Cluster, acknowledged: set[str], sent: set[str]) -> Discrepancies:
     """Compare the stores with what was sent and acknowledged. Call it when nothing is under way."""
-    found = Discrepancies()
     with read_only(cluster.engine) as ledger:
-        kept = {row.id: row for row in ledger.execute(select(deliveries))}
-        effects_of = Counter(map(tuple, ledger.execute(select(effects.c.delivery_id, effects.c.handler))))
-        pushes_of = Counter(ledger.scalars(select(pushes.c.delivery_id)))
-        push_states = {row.id: row.state for row in ledger.execute(select(pushes.c.id, pushes.c.state))}
-        records = {session.session_id: session for session in sessions.latest(ledger, 1_000_000)}
-        amounts = {row.delivery_id: row.amount for row in ledger.execute(select(cdrs.c.delivery_id, cdrs.c.amount))}
+        kept, records = list(ledger.execute(select(deliveries))), sessions.latest(ledger, 1_000_000)
+        books = _books(ledger, kept, records, Counter(cluster.pushed.read_text().split()))
+    found = compare(books, acknowledged, sent, cluster.skew)
     for path in cluster.inboxes():
         found.stuck += [f"{count} in {path.parent.name}'s inbox" for count in [_waiting(path)] if count]
+    found.stuck += found_by_check(cluster)
+    return found
+
+
+def read_books(cluster: Cluster, ids: set[str], pushed: Counter[str]) -> Books:
+    """Read what the stores have of these deliveries, and of others of their sessions what their records need.
+
+    `pushed` are the pushes that their provider has received.
+    """
+    with read_only(cluster.engine) as ledger:
+        if ledger.dialect.name == "postgresql":
+            ledger.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))  # one state of all tables
+        kept = list(ledger.execute(select(deliveries).where(in_list(deliveries.c.id, ids))))
+        of_sessions = sorted({row.session_id for row in kept if row.session_id is not None})
+        others = ledger.execute(select(deliveries).where(in_list(deliveries.c.session_id, of_sessions)))
+        records = sessions.fetch(ledger, of_sessions).values()
+        books = _books(ledger, [*kept, *others], records, Counter(), ids)
+        return replace(books, sent_pushes=Counter({push_id: pushed[push_id] for push_id in books.push_states}))
+
+
+def _books(
+    ledger: Connection,
+    kept: Iterable[Row],
+    records: Iterable[Session],
+    pushed: Counter[str],
+    ids: set[str] | None = None,
+) -> Books:
+    def of_these(*columns: Column[Any]) -> list[Row]:
+        (delivery_id,) = (each for each in columns if each.name == "delivery_id")
+        among = true() if ids is None else in_list(delivery_id, ids)
+        return list(ledger.execute(select(*columns).where(among)))
+
+    made = of_these(pushes.c.id, pushes.c.delivery_id, pushes.c.state)
+    return Books(
+        {row.id: row for row in kept},
+        Counter(map(tuple, of_these(effects.c.delivery_id, effects.c.handler))),
+        Counter(row.delivery_id for row in made),
+        {row.id: row.state for row in made},
+        {each.session_id: each for each in records},
+        {row.delivery_id: row.amount for row in of_these(cdrs.c.delivery_id, cdrs.c.amount)},
+        pushed,
+    )
+
+
+def compare(
+    books: Books, acknowledged: set[str], sent: set[str], skew: timedelta, only: set[str] | None = None
+) -> Discrepancies:
+    """Compare the books with what was sent and acknowledged; the effects of `only` these deliveries, if it is set."""
+    found = Discrepancies()
+    kept, effects_of, pushes_of = books.kept, books.effects, books.pushes_of
+    records, amounts = dict(books.records), dict(books.amounts)
     found.lost += [f"{missing} was acknowledged and is not in the ledger" for missing in acknowledged - kept.keys()]
-    found.doubled += [f"{unknown} was never sent" for unknown in kept.keys() - sent]
+    # Others of a session may be forgotten: they were audited before.
+    unknown = kept.keys() - sent if only is None else ()
+    found.doubled += [f"{each} was never sent" for each in unknown]
     parts_of = defaultdict(list)
+    incomplete = {row.session_id for row in kept.values() if row.body_deleted_at is not None}
     for row in kept.values():
+        if row.body_deleted_at is not None:
+            if only is None or row.id in only:
+                found.stuck.append(f"{row.id} was settled so late that retention was faster than the audit")
+            continue
         if row.id != delivery_id(Kind(row.kind), row.body):
             found.lost.append(f"{row.id} has another body than the one sent")
         event = decode(Kind(row.kind), row.body)
         if isinstance(event, SessionEvent):
-            parts_of[event.session_id].append(
-                with_clock_skew(session_of(event), event.at, row.received_at, cluster.skew)
-            )
+            parts_of[event.session_id].append(with_clock_skew(session_of(event), event.at, row.received_at, skew))
+        if only is not None and row.id not in only:
+            continue
         _compare_outcomes(found, row, event, effects_of, pushes_of)
         if isinstance(event, ChargingRecord) and amounts.pop(row.id, None) != Decimal(event.document["cost"]["total"]):
             found.lost.append(f"{row.id} has no record of its amount")
     for session_id, parts in parts_of.items():
-        if records.pop(session_id, None) != reduce(merge, parts):
+        if records.pop(session_id, None) != reduce(merge, parts) and session_id not in incomplete:
             found.lost.append(f"session {session_id} is not what its events say")
-    found.doubled += [f"{unsent} was never sent" for unsent in (*records, *amounts)]
-    _compare_pushes(found, push_states, Counter(cluster.pushed.read_text().split()))
-    found.stuck += _found_by_check(cluster)
+    found.doubled += [f"{unsent} was never sent" for unsent in (*(records.keys() - incomplete), *amounts)]
+    _compare_pushes(found, books.push_states, books.sent_pushes)
     return found
 
 
@@ -154,7 +224,7 @@ def _compare_pushes(found: Discrepancies, push_states: dict[str, PushState], sen
     found.doubled += [f"push {key} is not in the ledger" for key in sent.keys() - push_states.keys()]
 
 
-def _found_by_check(cluster: Cluster) -> list[str]:
+def found_by_check(cluster: Cluster) -> list[str]:
     """Return what `webhooks check --deep` finds on each node."""
     found = set()
     for path in cluster.inboxes():

@@ -131,6 +131,8 @@ class Cluster:
 
     #: Events a second on every cluster; few, since CI has two cores for three clusters.
     rate = 5.0
+    #: Connections of the load of every cluster.
+    connections = 4
     #: How our processes are started.
     launch: ClassVar[Launch] = staticmethod(start_program)
 
@@ -189,7 +191,7 @@ class Cluster:
             self._restarting.start()
             for port in self.ports:
                 wait_until(lambda port=port: is_answering_http(port), "the endpoint answers")
-            self.load = Load(*self.ports, rate=self.rate)
+            self.load = Load(*self.ports, rate=self.rate, connections=self.connections)
         except BaseException:
             self.__exit__()
             raise

@@ -119,6 +119,10 @@ def exit_at_once() -> None:
     os._exit(0)
 
 
+def fail() -> None:
+    raise RuntimeError("it always fails")
+
+
 LEAKED: list[object] = []
 MISBEHAVIOURS = {
     "segfault": segfault,
@@ -128,4 +132,5 @@ MISBEHAVIOURS = {
     "signals": block_signals,
     "interpreter": hold_interpreter,
     "exit": exit_at_once,
+    "raise": fail,
 }

@@ -32,6 +32,11 @@ class Item(NamedTuple):
         """Return the id that its delivery must have."""
         return delivery_id(self.kind, self.body)
 
+    @property
+    def session_id(self) -> str:
+        document = json.loads(self.body)
+        return str(document.get("payload", document)["sessionId"])
+
 
 class Load:
     """Sends distinct items while it is running, some of them twice, and retries none; as Plugsurfing does."""
@@ -43,7 +48,9 @@ class Load:
         self._lock = threading.Lock()
         self._running, self._is_closing = threading.Event(), threading.Event()
         self._acknowledged: set[str] = set()
-        self.sent: set[str] = set()
+        self._forgotten = 0
+        #: The session of each item that was sent.
+        self.sent: dict[str, str] = {}
         self.wrong_ids: list[str] = []
         """Items that were answered with the id of another delivery."""
         self.unanswered = 0
@@ -60,7 +67,20 @@ class Load:
 
     def count(self) -> int:
         """Return how many items were acknowledged so far."""
-        return len(self._acknowledged)
+        return len(self._acknowledged) + self._forgotten
+
+    def forget(self, ids: set[str]) -> None:
+        """Forget items that were audited, for a load that goes on for hours."""
+        with self._lock:
+            self._forgotten += len(self._acknowledged & ids)
+            self._acknowledged -= ids
+            for each in ids:
+                self.sent.pop(each, None)
+
+    def pending(self) -> dict[str, str]:
+        """Return the items that were sent and not forgotten, with their sessions."""
+        with self._lock:
+            return dict(self.sent)
 
     def start(self) -> None:
         self._running.set()
@@ -81,7 +101,7 @@ class Load:
         """Send an item once and return its status, or None if there was no answer."""
         connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=15)
         with self._lock:
-            self.sent.add(item.id)
+            self.sent[item.id] = item.session_id
         headers = {SIGNATURE_HEADER: sign(item.body, KEY), "Content-Type": "application/json"}
         try:
             connection.request("POST", PATHS[item.kind], item.body, headers)

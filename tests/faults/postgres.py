@@ -26,16 +26,21 @@ class Postgres:
         self.uri = self._server.get_uri()
         self.url = self.uri.replace("postgresql://", "postgresql+psycopg://", 1)
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server, which changes when it is started again."""
+        return int(self._server.get_pid())
+
     def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
         """End it at once, as a crash does."""
-        process = psutil.Process(self._server.get_pid())
+        process = psutil.Process(self.pid)
         os.kill(process.pid, number)
         process.wait(30)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """Suspend its processes: connections stay open, the kernel accepts new ones, no query is answered."""
-        server = psutil.Process(self._server.get_pid())
+        server = psutil.Process(self.pid)
         server.suspend()  # first, so that it forks no more
         processes = [server, *server.children(recursive=True)]
         for process in processes[1:]:

@@ -1,5 +1,6 @@
 """The audit finds each kind of loss and double, which these tests make in a ledger."""
 
+from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from handlers.kit.merge import with_clock_skew
 from handlers.session_records import session_of
 from ingest.events import decode
 from ingest.wire.envelope import Kind
-from tests.faults.audit import audit, pushed_more_than_once
+from tests.faults.audit import audit, compare, pushed_more_than_once, read_books
 from tests.faults.effects import effects, metadata
 from tests.faults.load import FIRST_AT, amount, item, misbehaving_event
 from workers.ledger import sessions
@@ -46,6 +47,7 @@ def cluster(tmp_path):
                 insert(deliveries).values(
                     id=each.id,
                     kind=each.kind,
+                    session_id=each.session_id,
                     received_at=received_at,
                     signed_with="current",
                     headers={},
@@ -174,3 +176,23 @@ def test_a_push_that_was_received_twice_is_found(cluster):
     assert pushed_more_than_once(cluster) == set()
     cluster.pushed.write_text("hello\nother\nhello\n")
     assert pushed_more_than_once(cluster) == {"hello"}
+
+
+def discrepancies_of(cluster, *ids):
+    pushed = Counter(cluster.pushed.read_text().split())
+    found = compare(read_books(cluster, set(ids), pushed), set(ids), set(ids), SKEW, only=set(ids))
+    return found.lost, found.doubled, found.stuck
+
+
+def test_some_deliveries_are_audited_alone(cluster):
+    assert discrepancies_of(cluster, STARTED, CDR) == ([], [], [])
+    change(cluster, delete(effects), delete(cdrs), insert(effects).values(delivery_id=CDR, handler="record_cdr"))
+    assert discrepancies_of(cluster, STARTED) == ([f"{STARTED}: record_in_batch: 0 instead of 1"], [], [])
+    assert discrepancies_of(cluster, CDR) == ([f"{CDR} has no record of its amount"], [], [])
+
+
+def test_a_body_that_retention_deleted_cannot_be_audited_and_is_no_part_of_its_session(cluster):
+    change(cluster, update(deliveries).where(deliveries.c.id == STARTED).values(body=b"", body_deleted_at=FIRST_AT))
+    late = [f"{STARTED} was settled so late that retention was faster than the audit"]
+    assert discrepancies_of(cluster, STARTED) == ([], [], late)
+    assert discrepancies_of(cluster, CDR) == ([], [], [])
