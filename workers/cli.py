@@ -57,6 +57,8 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "reverify": CommandRef("quarantine", "Verify it again with today's keys, and keep what passes."),
         "retain": CommandRef("retain", "Delete what is older than the settings allow, or count it."),
         "archive": CommandRef("archive", "Write old deliveries to a file with a digest."),
+        "backup": CommandRef("backup", "Copy the inbox and a ledger on SQLite, while everything runs."),
+        "restore": CommandRef("backup", "Restore them, and say what is missing."),
         "redact": CommandRef("redact", "Try what REDACT leaves of a body."),
         "erase": CommandRef("erase", "Erase a driver or a session everywhere, with a certificate."),
         "audit": CommandRef("audit", "List who looked at what, ran it again, resolved it."),

@@ -9,11 +9,13 @@ import fcntl
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
+from ingest.errors import InboxUnavailable
 from ingest.inbox.recovery import recover
 from ingest.inbox.schema import open_inbox_file
 
@@ -43,6 +45,20 @@ def lock_and_check(path: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+@contextlib.contextmanager
+def locked_alone(path: Path) -> Iterator[None]:
+    """Lock the inbox file against every process that serves. Raise InboxUnavailable if one uses it."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(path.parent / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InboxUnavailable(f"`webhooks serve` runs with DATA_DIR={path.parent}: stop it first.") from None
+    finally:
+        os.close(lock)
 
 
 def is_corruption(error: Exception) -> bool:

@@ -32,10 +32,18 @@ class ErasureOrder:
     salt: str
     digests: frozenset[str] = field(default_factory=frozenset)
     """Of sessions, and of the driver."""
+    users: frozenset[str] = field(default_factory=frozenset)
+    """Those of the driver."""
 
-    def to_json(self) -> str:
-        """Format it for Redis."""
-        return json.dumps({**asdict(self), "digests": sorted(self.digests)})
+    def to_fields(self) -> dict[str, Any]:
+        """Return what JSON is made of."""
+        return {**asdict(self), "digests": sorted(self.digests), "users": sorted(self.users)}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "ErasureOrder":
+        """Parse what `to_fields` returned. Raise KeyError, TypeError or ValueError for anything else."""
+        users = frozenset(fields.get("users", ()))  # a former version wrote none
+        return cls(str(fields["id"]), float(fields["at"]), str(fields["salt"]), frozenset(fields["digests"]), users)
 
     def is_in(self, *texts: bytes | str | None) -> bool:
         """Return whether one of the texts, as it is or as JSON, names what is to be erased."""
@@ -93,7 +101,7 @@ def publish_orders(connection: redis.Redis, orders: Collection[ErasureOrder]) ->
     obsolete = sorted(known - {order.id for order in orders})
     with connection.pipeline(transaction=True) as pipe:
         if orders:
-            pipe.hset(ORDERS_KEY, mapping={order.id: order.to_json() for order in orders})
+            pipe.hset(ORDERS_KEY, mapping={order.id: json.dumps(order.to_fields()) for order in orders})
         if obsolete:
             pipe.hdel(ORDERS_KEY, *obsolete)
         pipe.execute()
@@ -124,8 +132,7 @@ def text_of(name: bytes | str) -> str:
 
 def _parse_order(text: bytes | str) -> ErasureOrder | None:
     try:
-        fields = json.loads(text)
-        return ErasureOrder(fields["id"], float(fields["at"]), fields["salt"], frozenset(fields["digests"]))
+        return ErasureOrder.from_fields(json.loads(text))
     except (ValueError, TypeError, KeyError):  # of another version
         return None
 

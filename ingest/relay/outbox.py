@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ingest.inbox.downtime import Downtime, list_downtimes
+from ingest.inbox.downtime import Downtime, list_downtimes, record_downtime
 from ingest.inbox.schema import inbox_id
 from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry, open_for_background_writes, transaction
 from ingest.queue.batch import Delivery, timestamp_or_none
@@ -87,6 +87,10 @@ SELECT id FROM deliveries WHERE batch IN (SELECT value FROM json_each(?)) AND bo
 REMEMBER = "INSERT OR IGNORE INTO seen (id, first_at) SELECT value, ? FROM json_each(?)"
 # Ids of one transaction: each may be on a page of its own, and the inbox waits for the lock.
 MAX_REMEMBERED = 100
+FORGET = """
+DELETE FROM seen WHERE id IN (SELECT value FROM json_each(?))
+    AND id NOT IN (SELECT id FROM deliveries WHERE body IS NOT NULL)
+"""
 SETTLE = "DELETE FROM deliveries WHERE batch IN (SELECT value FROM json_each(?))"
 
 # The column of `outgoing` from which on queue, batch and deaths follow.
@@ -308,6 +312,17 @@ class Outbox:
         An id stays in the list until it is pruned from `seen`.
         """
         return [found for (found,) in self._file.execute(SETTLED, (after, limit))]
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Delete settled ids, so that a delivery of this id is kept again. For a ledger that has lost them."""
+        execute_with_retry(self._file, FORGET, (json.dumps(ids),))
+        self._checkpointer.after_commit(self._file, len(ids) * ROW_BYTES)
+
+    def record_downtime(self, closed_at: datetime, opened_at: datetime) -> None:
+        """Record a span in which events may be missing, as a downtime."""
+        with transaction(self._file):
+            record_downtime(self._file, closed_at=closed_at.timestamp(), opened_at=opened_at.timestamp())
+        self._checkpointer.after_commit(self._file, ROW_BYTES)
 
     def prune_seen(self, before: datetime, *, after: str = "", limit: int = 500) -> str | None:
         """Delete up to `limit` ids first seen before then; return the id to go on after, None at the end."""

@@ -1,9 +1,11 @@
 """`webhooks erase`: erase a driver or a session everywhere, and print a certificate."""
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 from redis.exceptions import RedisError
@@ -11,7 +13,7 @@ from sqlalchemy import Engine
 
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
-from ingest.queue.erasure_orders import erasure_reports, publish_orders
+from ingest.queue.erasure_orders import ErasureOrder, erasure_reports, publish_orders
 from ingest.queue.process_registry import ProcessRegistry, ProcessType
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act
@@ -23,12 +25,16 @@ from workers.installation import open_queues
 from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.lists.formatting import Cell, Json, iso
-from workers.privacy.erasure import Erasure, Traces, erasure_orders, find_traces, remember, salt_of
+from workers.privacy.archive_erasure import erase_from_archive, sessions_in_archives
+from workers.privacy.certificate_erasure import find_ordered_traces
+from workers.privacy.erasure import Erasure, erasure_orders, order_of, remember, salt_of
 from workers.privacy.erasure import erase as erase_from_ledger
+from workers.privacy.erasure_traces import Traces, find_traces
 from workers.privacy.late_erasure import ORDERS_FOR, LateErasureTask
 from workers.privacy.redis_erasure import erase_from_redis, rewrite_files
 from workers.privacy.vacuum import vacuum_ledger
 
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 NODES_TIMEOUT = timedelta(seconds=20)
 """How long the command waits for the nodes that are alive."""
 NODES_POLL = 0.25
@@ -37,58 +43,106 @@ NODES_POLL = 0.25
 @click.command()
 @click.option("--user", metavar="ID", help="The driver, in any case.")
 @click.option("--session", "session_id", metavar="ID", help="Only this session.")
+@click.option("--again", type=FILE, metavar="FILE", help="All erasures of a file of certificates, after a restore.")
+@click.option("--archive", "archives", type=FILE, multiple=True, metavar="FILE", help="Rewrite this archive, too.")
 @click.option("--dry-run", is_flag=True, help="Count what would be erased, and erase nothing.")
 @click.option("--reason", metavar="TEXT", help="Why, for the audit log: a ticket, and no name.")
 @click.option("--vacuum", is_flag=True, help="Then rewrite the database: everything waits for that, for minutes.")
 @options.as_json
 def erase(  # noqa: PLR0913  the options are the interface
-    *, user: str | None, session_id: str | None, dry_run: bool, reason: str | None, vacuum: bool, as_json: bool
+    *,
+    user: str | None,
+    session_id: str | None,
+    again: Path | None,
+    archives: tuple[Path, ...],
+    dry_run: bool,
+    reason: str | None,
+    vacuum: bool,
+    as_json: bool,
 ) -> None:
     """Erase all that is known of a driver or of a session, and print a certificate.
 
     Erased are the ledger, Redis, and the inboxes of all nodes; a node that is away does it when it is back. What comes
     late of an erased session is erased within seconds. Charging records stay under a random name, as law asks for them.
     Deliveries stay without their content, so that their duplicates are recognized.
+
+    Keep the certificates (--json) outside of what is backed up: with --again they are carried out once more.
     """
-    if (user is None) == (session_id is None):
-        raise click.UsageError("Name a driver with --user, or a session with --session.")
-    if not (user or session_id or "").strip():
+    if sum(each is not None for each in (user, session_id, again)) != 1:
+        raise click.UsageError("Name a driver with --user, a session with --session, or certificates with --again.")
+    if again is None and not (user or session_id or "").strip():
         raise click.UsageError("The id is empty.")
     if dry_run and vacuum:
         raise click.UsageError("Choose --dry-run or --vacuum.")
+    if again is not None and archives:
+        raise click.UsageError("An archive is rewritten once, by the first erasure: name the driver.")
     settings = settings_with_dev_defaults()
-    subject = "driver" if session_id is None else "session"
+    is_done_everywhere = True
     with open_ledger(settings) as engine:
-        traces = find_traces(engine, user=user, session_ids=[session_id] if session_id else [])
-        if dry_run:
-            _print({"what": subject, "dry_run": True, **_found(traces)}, as_json=as_json)
-            return
-        erasure, salt = Erasure(), salt_of(engine)
-        run_in_transaction(engine, lambda ledger: remember(ledger, erasure, salt, traces))
-        erased = erase_from_ledger(engine, erasure, traces)
-        # Before what may take long or fail: it is done, and cannot be undone.
-        text = f"erasure {erasure.id}" + (f": {reason}" if reason else "")
-        entry = audit_entry(AuditAct.ERASED, text, sum(erased.values()))
-        run_in_transaction(engine, lambda ledger: record_act(ledger, entry))
-        in_redis, nodes = _erase_elsewhere(settings, engine, salt, erasure, traces)
+        subject = "again" if again else "driver" if session_id is None else "session"
+        wanted = _again(engine, again) if again else [_new(engine, user, session_id, archives)]
+        for order, traces in wanted:
+            if dry_run:
+                of_archives = {str(path): erase_from_archive(path, traces, dry_run=True) for path in archives}
+                _print({"what": subject, "dry_run": True, **_found(traces), "archives": of_archives}, as_json=as_json)
+                continue
+            certificate = _erase(settings, engine, order, traces, reason)
+            certificate["what"] = subject
+            certificate["archives"] = {str(path): erase_from_archive(path, traces) for path in archives}
+            certificate["vacuumed"] = vacuum
+            is_done_everywhere &= "failed" not in str(certificate["redis"])
+            _print(certificate, as_json=as_json)
         if vacuum:
             vacuum_ledger(engine)
-        certificate: dict[str, Json] = {
-            "erasure": erasure.id,
-            "at": iso(erasure.at),
-            "what": subject,
-            "reason": reason,
-            "sessions": len(traces.sessions),
-            "ledger": dict(erased),
-            "redis": in_redis,
-            "inboxes": nodes,
-            "vacuumed": vacuum,
-        }
-    _print(certificate, as_json=as_json)
-    if "failed" in in_redis and settings.redis_url is not None:
+    if not is_done_everywhere and settings.redis_url is not None:
         raise Failure(
             "Only the ledger is erased. The clock tells the nodes once Redis is back; descriptions of jobs stay."
         )
+
+
+def _new(
+    engine: Engine, user: str | None, session_id: str | None, archives: Sequence[Path]
+) -> tuple[ErasureOrder, Traces]:
+    session_ids = {session_id} if session_id else sessions_in_archives(archives, user or "")
+    traces = find_traces(engine, user=user, session_ids=session_ids)
+    return order_of(Erasure(), salt_of(engine), traces), traces
+
+
+def _again(engine: Engine, file: Path) -> Iterator[tuple[ErasureOrder, Traces]]:
+    """Yield the orders of certificates, and what the ledger has of each. Raise Failure."""
+    salt, orders = salt_of(engine), list[ErasureOrder]()
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        try:
+            orders.append(ErasureOrder.from_fields(json.loads(line)["order"]))
+        except (ValueError, TypeError, KeyError):
+            raise Failure(f"{file}, line {number}, is no certificate of `webhooks erase --json`.") from None
+        if orders[-1].salt != salt:
+            raise Failure(f"{file}, line {number}, is of the ledger {orders[-1].salt}, and this one is {salt}.")
+    for order in orders:
+        yield order, find_ordered_traces(engine, order)
+
+
+def _erase(
+    settings: Settings, engine: Engine, order: ErasureOrder, traces: Traces, reason: str | None
+) -> dict[str, Json]:
+    erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
+    run_in_transaction(engine, lambda ledger: remember(ledger, order))
+    erased = erase_from_ledger(engine, erasure, traces)
+    # Before what may take long or fail: it is done, and cannot be undone.
+    text = f"erasure {order.id}" + (f": {reason}" if reason else "")
+    entry = audit_entry(AuditAct.ERASED, text, sum(erased.values()))
+    run_in_transaction(engine, lambda ledger: record_act(ledger, entry))
+    in_redis, nodes = _erase_elsewhere(settings, engine, order, traces)
+    return {
+        "erasure": order.id,
+        "at": iso(erasure.at),
+        "reason": reason,
+        "sessions": len(traces.sessions),
+        "ledger": dict(erased),
+        "redis": in_redis,
+        "inboxes": nodes,
+        "order": order.to_fields(),
+    }
 
 
 def _found(traces: Traces) -> dict[str, Json]:
@@ -96,20 +150,21 @@ def _found(traces: Traces) -> dict[str, Json]:
 
 
 def _erase_elsewhere(
-    settings: Settings, engine: Engine, salt: str, erasure: Erasure, traces: Traces
+    settings: Settings, engine: Engine, order: ErasureOrder, traces: Traces
 ) -> tuple[dict[str, Json], dict[str, Json]]:
     """Erase in Redis, and wait for the inboxes of the nodes that are alive."""
     try:
         with open_queues(settings, engine) as connection:
             in_redis: dict[str, Json] = dict(erase_from_redis(connection, traces))
             in_redis["file_rewritten"] = rewrite_files(connection)
-            orders = read_once(engine, lambda ledger: erasure_orders(ledger, salt, erasure.at - ORDERS_FOR))
+            since = datetime.now(UTC) - ORDERS_FOR
+            orders = read_once(engine, lambda ledger: erasure_orders(ledger, order.salt, since))
             publish_orders(connection, orders)
             alive = {each.id for each in ProcessRegistry(connection).processes() if _is_serving(each)}
-            until, reports = time.monotonic() + NODES_TIMEOUT.total_seconds(), erasure_reports(connection, erasure.id)
+            until, reports = time.monotonic() + NODES_TIMEOUT.total_seconds(), erasure_reports(connection, order.id)
             while alive - reports.keys() and time.monotonic() < until:
                 time.sleep(NODES_POLL)
-                reports = erasure_reports(connection, erasure.id)
+                reports = erasure_reports(connection, order.id)
             LateErasureTask(engine, connection).run()  # what was on its way when it began
     except (RedisError, QueueUnavailable, SettingsError) as error:
         return {"failed": error_text(error)}, {}
@@ -127,6 +182,8 @@ def _print(certificate: Mapping[str, Json], *, as_json: bool) -> None:
         return
     pairs: list[tuple[str, Cell]] = []
     for name, value in certificate.items():
+        if name == "order":
+            continue  # digests, for --again
         if isinstance(value, dict):
             pairs += [(f"{name}: {each}", str(found)) for each, found in value.items()]
         elif value is not None:

@@ -172,7 +172,7 @@ class _Scan:
         if self._outbox is None:
             return []
         if self._absent is None:
-            self._absent = list(islice(_missing(self._engine, self._outbox), MAX_ROWS))
+            self._absent = list(islice(missing_deliveries(self._engine, self._outbox), MAX_ROWS))
         else:
             self._absent = _unknown(self._engine, self._absent)
         return self._absent
@@ -194,7 +194,8 @@ _RUNNING_WITHOUT_RUNS = (
 )
 
 
-def _missing(engine: Engine, outbox: Outbox) -> Iterator[str]:
+def missing_deliveries(engine: Engine, outbox: Outbox) -> Iterator[str]:
+    """Yield the deliveries that the inbox remembers as settled, and the ledger does not have."""
     after = ""
     while ids := outbox.settled(after=after):
         yield from _unknown(engine, ids)

@@ -52,6 +52,12 @@ class AuditAct(StrEnum):
     ARCHIVED = "archived"
     """Deliveries were written to a file."""
 
+    BACKED_UP = "backed_up"
+    """The inbox and the ledger were copied to a folder."""
+
+    RESTORED = "restored"
+    """The inbox and the ledger, or one of them, were restored from a backup."""
+
     QUEUES_CHANGED = "queues_changed"
     """Something was changed in rq-dashboard: a queue was emptied, a job deleted or requeued."""
 

@@ -4,7 +4,8 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -37,25 +38,30 @@ def write_archive(engine: Engine, path: Path, before: datetime) -> int:
     """
     if path.exists():
         raise FileExistsError(17, "exists already", str(path))
-    digest, count, after = hashlib.sha256(), 0, None
+    return write_lines(path, _lines_of(engine, before), {"before": before.isoformat()})
+
+
+def write_lines(path: Path, lines: Iterable[bytes], facts: Mapping[str, Any]) -> int:
+    """Write an archive of these lines, with facts and a digest in the last one; return how many there were."""
+    digest, count = hashlib.sha256(), 0
     partial = path.with_name(f"{path.name}.partial")
     with gzip.open(partial, "wb") as file:
-        while page := _page(engine, before, after):
-            for delivery in page:
-                line = json.dumps(_fields(delivery)).encode() + b"\n"
-                digest.update(line)
-                file.write(line)
-            count += len(page)
-            after = page[-1].received_at, page[-1].id
-        end = {"archive": VERSION, "before": before.isoformat(), "count": count, "sha256": digest.hexdigest()}
+        for line in lines:
+            digest.update(line)
+            file.write(line)
+            count += 1
+        end = {**facts, "archive": VERSION, "count": count, "sha256": digest.hexdigest()}
         file.write(json.dumps(end).encode() + b"\n")
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())  # it may replace the one archive that there is
     partial.rename(path)
     return count
 
 
-def verify_archive(path: Path) -> int:
-    """Return the number of deliveries in an archive. Raise ArchiveUnreadable unless it is as it was written."""
-    digest, count, end = hashlib.sha256(), 0, None
+def verify_archive(path: Path) -> Mapping[str, Any]:
+    """Return the last line of an archive. Raise ArchiveUnreadable unless it is as it was written."""
+    digest, count = hashlib.sha256(), 0
+    end: dict[str, Any] | None = None
     for line in _lines(path):
         fields = _parse(line)
         if "archive" in fields:
@@ -67,11 +73,16 @@ def verify_archive(path: Path) -> int:
         count += 1
     if end is None or (end.get("count"), end.get("sha256")) != (count, digest.hexdigest()):
         raise ArchiveUnreadable("The archive is incomplete, or was changed.")
-    return count
+    return end
 
 
 def read_archive(path: Path) -> Iterator[Delivery]:
     """Yield the deliveries of an archive that was verified."""
+    return (delivery for _, delivery in read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, Delivery]]:
+    """Yield the lines of an archive that was verified, as they are, and their deliveries."""
     for line in _lines(path):
         fields = _parse(line)
         if "archive" not in fields:
@@ -79,7 +90,7 @@ def read_archive(path: Path) -> Iterator[Delivery]:
                 name: fields[name] and datetime.fromisoformat(fields[name]) for name in ("received_at", "signed_at")
             }
             body = base64.b64decode(fields.pop("body"))
-            yield Delivery(**{**fields, **times, "body": body, "receipts": 1})
+            yield line, Delivery(**{**fields, **times, "body": body, "receipts": 1})
 
 
 def restore(ledger: Connection, archived: list[Delivery]) -> list[str]:
@@ -98,6 +109,14 @@ def restore(ledger: Connection, archived: list[Delivery]) -> list[str]:
     # A replay reads them again, as it does with what could not be read.
     ledger_deliveries.store(ledger, new, {each.id: (DeliveryState.UNREADABLE, "from an archive") for each in new})
     return [id_ for id_ in ids if found.get(id_) is not BodyDeletion.ERASURE]
+
+
+def _lines_of(engine: Engine, before: datetime) -> Iterator[bytes]:
+    after = None
+    while page := _page(engine, before, after):
+        for delivery in page:
+            yield json.dumps(_fields(delivery)).encode() + b"\n"
+        after = page[-1].received_at, page[-1].id
 
 
 def _page(engine: Engine, before: datetime, after: Position | None) -> list[Delivery]:

@@ -1,19 +1,23 @@
 """Erases what comes late of sessions that were erased, and keeps the orders for the nodes in Redis."""
 
+from collections import Counter
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import redis
 import structlog
 from sqlalchemy import Connection, Engine, select
 
 from handlers.kit.cdr_table import cdrs
-from ingest.queue.erasure_orders import erasure_digest, publish_orders
+from ingest.queue.erasure_orders import ErasureOrder, erasure_digest, list_orders, publish_orders
 from ingest.wire.timestamps import utc_now
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.tables.core_tables import deliveries, sessions
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
-from workers.privacy.erasure import Erasure, Traces, erase, erasure_orders, find_late_traces, remember, salt_of
+from workers.privacy.certificate_erasure import find_ordered_traces, is_unknown
+from workers.privacy.erasure import Erasure, erase, erasure_orders, order_of, remember, salt_of
+from workers.privacy.erasure_traces import Traces, find_late_traces
 from workers.privacy.redis_erasure import erase_from_redis
 
 log = structlog.get_logger()
@@ -43,6 +47,7 @@ class LateErasureTask:
         """Look once. Raises LedgerUnavailable or RedisError."""
         now = utc_now()
         since = (self._seen_until or now - FIRST_LOOK) - OVERLAP
+        self._repeat_unknown(now)
         known = read_once(self._engine, _known_digests)
         if known:
             salt = salt_of(self._engine)
@@ -54,13 +59,31 @@ class LateErasureTask:
             publish_orders(self._connection, orders)
         self._seen_until = now
 
+    def _repeat_unknown(self, now: datetime) -> None:
+        """Repeat what Redis knows to be erased and the ledger does not: it was restored from an older backup."""
+        orders = list_orders(self._connection)
+        if not orders:
+            return
+        salt, since = salt_of(self._engine), (now - ORDERS_FOR).timestamp()
+        for order in orders:
+            if order.salt == salt and order.at > since and read_once(self._engine, partial(is_unknown, order=order)):
+                traces = find_ordered_traces(self._engine, order)
+                log.info(
+                    "erasure.restored", erasure=order.id, **erase_ordered(self._engine, self._connection, order, traces)
+                )
+
     def _erase(self, salt: str, late: Collection[str], records: Collection[tuple[str, int]]) -> None:
-        erasure, traces = Erasure(), find_late_traces(self._engine, late, records)
-        run_in_transaction(
-            self._engine, lambda ledger: remember(ledger, erasure, salt, Traces(sessions=frozenset(late)))
-        )
-        erased = erase(self._engine, erasure, traces) + erase_from_redis(self._connection, traces)
-        log.info("erasure.repeated", erasure=erasure.id, **erased)
+        traces = find_late_traces(self._engine, late, records)
+        order = order_of(Erasure(), salt, Traces(sessions=frozenset(late)))
+        erased = erase_ordered(self._engine, self._connection, order, traces)
+        log.info("erasure.repeated", erasure=order.id, **erased)
+
+
+def erase_ordered(engine: Engine, connection: redis.Redis, order: ErasureOrder, traces: Traces) -> Counter[str]:
+    """Remember an order, and erase from the ledger and from Redis what was found of it; return how much where."""
+    run_in_transaction(engine, partial(remember, order=order))
+    erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
+    return erase(engine, erasure, traces) + erase_from_redis(connection, traces)
 
 
 def _known_digests(ledger: Connection) -> dict[str, tuple[ErasedKind, datetime]]:

@@ -69,3 +69,48 @@ def test_an_archive_replaces_no_file(node, event):
     (entry,) = node.rows("audit")
     assert (entry["act"], entry["count"]) == ("archived", 0)
     assert entry["subject"].startswith("before 2026-06-01T00:00:00")
+
+
+def test_an_archive_that_is_named_is_rewritten_without_the_driver(any_node, event):
+    any_node.settle(event("SESSION_STARTED", "s-1", userId="Driver-7"), DONE)
+    any_node.settle(event("SESSION_STOPPED", "s-1", plate="M-XY 1"), DONE)
+    any_node.settle(b'[{"note": "for driver-7"}]')
+    other = any_node.settle(event("SESSION_STARTED", "s-2", userId="driver-70"), DONE)
+    file = archived(any_node)
+    before = file.read_bytes()
+
+    (found,) = any_node.rows("erase", "--user", "driver-7", "--archive", str(file), "--dry-run")
+    assert found["archives"] == {str(file): 3}
+    assert file.read_bytes() == before
+    (certificate,) = any_node.rows("erase", "--user", "driver-7", "--archive", str(file))
+
+    assert certificate["archives"] == {str(file): 3}
+    text = gzip.decompress(file.read_bytes())
+    (line, end) = text.splitlines()
+    assert other in line.decode()
+    assert b'"erased": 3' in end
+    assert "1 once more" in any_node.run("replay", "--from", str(file)).stdout  # the digest is that of what is left
+
+
+def test_what_only_an_archive_knows_of_a_driver_is_erased_from_it(node, event):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    node.settle(event("SESSION_STOPPED", "s-1", plate="M-XY 1"), DONE)
+    file = archived(node)
+    node.run("retain", RETAIN_DELIVERIES="100d", RETAIN_SESSIONS="1d")
+    assert not node.rows("deliveries")
+
+    (certificate,) = node.rows("erase", "--user", "driver-7", "--archive", str(file))
+
+    assert certificate["archives"] == {str(file): 2}
+    assert b"M-XY" not in gzip.decompress(file.read_bytes())
+
+
+def test_an_archive_that_was_changed_is_not_rewritten(node, event):
+    node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
+    file = archived(node)
+    damaged = gzip.compress(gzip.decompress(file.read_bytes()).replace(b"current", b"next"))
+    file.write_bytes(damaged)
+
+    assert "was changed" in node.run("erase", "--user", "driver-7", "--archive", str(file), code=1).stderr
+    assert file.read_bytes() == damaged
+    assert node.rows("deliveries", "--user", "driver-7")  # nothing is done by halves

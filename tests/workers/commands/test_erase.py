@@ -1,11 +1,19 @@
+import json
 import os
+from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 from rq.job import Job
 
+from ingest.queue.erasure_orders import list_orders
 from ingest.queue.queues import QUEUES
 from ingest.queue.redis_client import queue
+from workers.ledger.audit_log import Actor, AuditAct, AuditEntry, record
 from workers.ledger.states import Outcome
+from workers.ledger.tables.core_tables import deliveries
+from workers.ledger.tables.erasure_tables import erasures
+from workers.privacy.late_erasure import LateErasureTask
 
 DONE = ("session_record", Outcome.DONE)
 
@@ -82,3 +90,71 @@ def test_a_redis_that_is_away_is_a_failure_and_what_was_done_is_recorded(node, e
 
     assert '"failed"' in result.stdout
     assert [row for row in node.rows("audit") if row["act"] == "erased"]
+
+
+def test_the_audit_log_names_an_erased_session_no_more(any_node, event):
+    any_node.settle(event("SESSION_STARTED", "s-1+ö", userId="driver-7"), DONE)
+    with any_node.engine.begin() as ledger:
+        for subject in ("/sessions/s-1+%C3%B6", "/sessions/s-1+%C3%B6x", "/sessions/driver-7", "s-2"):
+            record(ledger, AuditEntry(AuditAct.USER_VIEWED, Actor("ann", "here"), subject), datetime.now(UTC))
+
+    any_node.run("erase", "--user", "driver-7")
+
+    found = Counter(row["subject"] for row in any_node.rows("audit") if row["act"] == "user_viewed")
+    assert found == {"erased": 2, "/sessions/s-1+%C3%B6x": 1, "s-2": 1}
+
+
+def test_a_certificate_is_carried_out_again_in_a_ledger_that_was_restored(node, event):
+    settled = node.settle(event("SESSION_STARTED", "s-1", userId="Driver-7"), DONE)
+    node.settle(event("SESSION_STARTED", "s-2", userId="driver-8"), DONE)
+    node.settle(event("SESSION_STARTED", "s-3", userId="driver-9"), DONE)
+    node.run("backup", "--to", "copy")
+    lines = [node.run("erase", *who, "--json").stdout for who in (("--user", "driver-7"), ("--session", "s-2"))]
+    (node.folder / "certificates").write_text("".join(lines))
+    assert "driver-7" not in "".join(lines).lower()
+    new = {"DATA_DIR": str(node.folder / "new"), "DATABASE_URL": f"sqlite:///{node.folder}/new/ledger.db"}
+    node.run("restore", "--from", "copy", **new)
+    assert node.rows("deliveries", "--user", "driver-7", **new)
+
+    found = node.rows("erase", "--again", str(node.folder / "certificates"), **new)
+
+    assert [each["ledger"]["deliveries"] for each in found] == [1, 1]
+    assert node.rows("show", settled, **new)[0]["body"] == ""
+    assert [row["session_id"] for row in node.rows("deliveries", **new) if row["session_id"]] == ["s-3"]
+    assert sum(row["act"] == "erased" for row in node.rows("audit", **new)) == 2
+
+
+def test_what_is_no_certificate_of_this_ledger_erases_nothing(node, event):
+    node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    (certificate,) = node.rows("erase", "--session", "no such session")
+    certificate["order"]["salt"] = "another"
+    file = node.folder / "certificates"
+    for text, said in (("no JSON", "line 1, is no certificate"), (json.dumps(certificate), "is of the ledger another")):
+        file.write_text(text)
+        assert said in node.run("erase", "--again", str(file), code=1).stderr
+    node.run("erase", "--again", str(file), "--archive", str(file), code=2)
+    assert node.rows("deliveries", "--user", "driver-7")
+
+
+def test_the_clock_erases_again_what_redis_knows_and_a_restored_ledger_does_not(any_node, event, connected, valkey):
+    any_node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    (certificate,) = any_node.rows("erase", "--user", "driver-7", **connected)
+    # As it was before.
+    with any_node.engine.begin() as ledger:
+        ledger.execute(erasures.delete())
+        ledger.execute(deliveries.delete())
+    restored = any_node.settle(event("SESSION_STARTED", "s-1", userId="driver-7"), DONE)
+    other = any_node.settle(event("SESSION_STARTED", "s-2", userId="driver-8"), DONE)
+
+    task = LateErasureTask(any_node.engine, valkey)
+    task.run()
+
+    assert any_node.rows("show", restored)[0]["body"] == ""
+    assert any_node.rows("show", other)[0]["body"]
+    assert not any_node.rows("deliveries", "--user", "driver-7")
+    (order,) = list_orders(valkey)
+    assert order.to_fields() == certificate["order"]
+    # Once: who comes back later is not erased.
+    back = any_node.settle(event("SESSION_STARTED", "s-9", userId="driver-7"), DONE, received_at=datetime.now(UTC))
+    task.run()
+    assert any_node.rows("show", back)[0]["body"]

@@ -114,6 +114,12 @@ def schema_state(url: str) -> SchemaState:
         engine.dispose()
 
 
+def schema_revision(conn: Connection) -> str | None:
+    """Return the last migration of the ledger's own tables; None if there is none."""
+    heads = MigrationContext.configure(conn, opts={"version_table": LEDGER.version_table}).get_current_heads()
+    return max(heads, default=None)
+
+
 def _ledger_state(conn: Connection) -> SchemaState:
     if conn.dialect.name == "postgresql":
         encoding = conn.scalar(text("SHOW server_encoding"))

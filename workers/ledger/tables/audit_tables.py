@@ -5,7 +5,7 @@ from sqlalchemy import Column, Index, Integer, String, Table
 from handlers.kit.column_types import BinaryCollatedText, UntrustedText, UtcDateTime
 from workers.ledger.tables.core_tables import metadata
 
-# No row names a driver, so that nothing in it has to be erased. `act` is no enum: a newer version may record more.
+# No row names a driver; one may name a session until that is erased. `act` is no enum: a newer version may record more.
 audit = Table(
     "audit",
     metadata,
