@@ -6,7 +6,7 @@ COPY ingest/ ingest/
 COPY handlers/ handlers/
 COPY workers/ workers/
 # What PUSH=fcm and ALERT_URLS need. The container is read-only, so nothing can be installed later; empty: neither.
-ARG EXTRAS=fcm,alerts,mcp
+ARG EXTRAS=fcm,alerts,mcp,otel,sentry
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir ".${EXTRAS:+[$EXTRAS]}"
 
 FROM python:3.13-slim

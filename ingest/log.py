@@ -12,6 +12,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from ingest.config.sections.logging import LogFormat
 from ingest.config.settings import Settings
 from ingest.log_handler import NonBlockingHandler, RequestLineLimit
+from ingest.telemetry.error_reports import error_reporter
+from ingest.telemetry.tracing import tracing
 
 # Both log every URL that they call, and a URL of the Drive API contains a user id.
 NOISY_LOGGERS = ("httpx", "httpcore")
@@ -20,13 +22,18 @@ LIBRARY_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "rq.worker", "r
 
 
 def configure_logging(settings: Settings, process: str, *, stream: TextIO | None = None) -> None:
-    """Send all log records of this process, named `process`, to standard error or another stream."""
+    """Send all log records of this process, named `process`, to standard error or another stream, and errors to Sentry.
+
+    Raise SettingsError if SENTRY_DSN is set and cannot be used.
+    """
     stream = stream or sys.stderr
     level = settings.log_level.upper()
     log_format = settings.log_format or (LogFormat.CONSOLE if stream.isatty() else LogFormat.JSON)
 
     def with_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event.setdefault("process", process)
+        if tracing.is_on and "delivery" in event:
+            event["trace_id"] = event["delivery"]
         return event
 
     shared: list[Processor] = [
@@ -36,6 +43,8 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    if (report := error_reporter(settings)) is not None:
+        shared.append(report)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),

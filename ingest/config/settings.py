@@ -20,6 +20,7 @@ from ingest.config.sections.notifications import AlertSettings, DeviceSettings, 
 from ingest.config.sections.privacy import RedactionSettings, RetentionSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.sections.server import MetricsSettings, ServerSettings
+from ingest.config.sections.telemetry import TelemetrySettings
 from ingest.config.types import setting
 from ingest.errors import SettingsError
 from ingest.wire.redaction import Redaction
@@ -43,11 +44,21 @@ class SecretFileSettings(EnvFileSettings):
     roam_ocpi_token_file: Path | None = setting(None, "file with `ROAM_OCPI_TOKEN`")
     redact_key_file: Path | None = setting(None, "file with `REDACT_KEY`")
     alert_urls_file: Path | None = setting(None, "file with `ALERT_URLS`")
+    otel_exporter_otlp_headers_file: Path | None = setting(None, "file with `OTEL_EXPORTER_OTLP_HEADERS`")
+    sentry_dsn_file: Path | None = setting(None, "file with `SENTRY_DSN`")
 
 
 SECRETS = tuple(name.removesuffix("_file") for name in SecretFileSettings.model_fields)
 # All that `serve` reads: a wrong setting of another process must not keep it from receiving events.
-SERVE_SECTIONS = (ServerSettings, RedactionSettings, ProcessingSettings, CdrSettings, StoreSettings, LoggingSettings)
+SERVE_SECTIONS = (
+    ServerSettings,
+    RedactionSettings,
+    ProcessingSettings,
+    CdrSettings,
+    StoreSettings,
+    LoggingSettings,
+    TelemetrySettings,
+)
 # All that the dashboard reads: it runs plugins again, and verifies again what is in quarantine.
 DASHBOARD_SECTIONS = (*SERVE_SECTIONS, DashboardSettings, AuthorizationSettings)
 LOWER_CASE = ("log_format", "log_level", "plugsurfing_hmac_encoding", "authorize_key_bytes", "authorize_without_facts")
@@ -59,6 +70,7 @@ SERVICE_LINK = re.compile(r"\b(tcp|udp|sctp)://", re.IGNORECASE)
 
 class Settings(  # the last section comes first: pydantic collects the fields of the bases from the last one on
     SecretFileSettings,
+    TelemetrySettings,
     MetricsSettings,
     DashboardSettings,
     PolicySettings,

@@ -19,8 +19,10 @@ from ingest.inbox.inbox import Inbox
 from ingest.inbox.quarantine import QuarantineWriter
 from ingest.inbox.quarantined_request import WRONG_PATH, from_request
 from ingest.metrics import Metrics
+from ingest.telemetry.steps import Span, SpanKind, receipt_of
+from ingest.telemetry.tracing import tracing
 from ingest.wire.client_address import check_sender, normalize_address
-from ingest.wire.envelope import Kind, headers_to_keep, verify_request
+from ingest.wire.envelope import Envelope, Kind, headers_to_keep, verify_request
 from ingest.wire.field_paths import header_names
 
 
@@ -105,10 +107,27 @@ class WebhookEndpoint:
         else:
             await send_accepted(send, delivery_id, duplicate=duplicate)
             hit(Failpoint.ANSWERED)
+            _trace(delivery_id, envelope, duplicate=duplicate)
 
     async def _reject(self, send: Send, refusal: Refusal) -> None:
         self._metrics.refused(type(refusal).__name__)
         await send_and_close(send, refusal.status, error_body(refusal.sentence))  # part of the body may be unread
+
+
+def _trace(delivery_id: str, envelope: Envelope, *, duplicate: bool) -> None:
+    if duplicate or not tracing.is_on:
+        return
+    tracing.record(
+        Span(
+            receipt_of(delivery_id),
+            f"POST {envelope.kind}",
+            None,
+            envelope.received_at,
+            datetime.now(UTC),
+            SpanKind.SERVER,
+            attributes={"signed_with": envelope.signed_with, "http.request.body.size": len(envelope.body)},
+        )
+    )
 
 
 def _guess_kind(path: str) -> Kind:

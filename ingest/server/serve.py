@@ -21,13 +21,14 @@ from ingest.server.http_protocol import BoundedHttpProtocol
 from ingest.server.limits import LimitedConfig, return_memory
 from ingest.server.socket_activation import listening_sockets, notify_ready
 from ingest.server.supervisor import WRONG_USAGE, run_supervisor
+from ingest.telemetry.tracing import tracing
 
 log = structlog.get_logger()
 
 
 def serve(settings: Settings) -> None:
     """Serve until a signal. Raise SettingsError or SystemExit, with one sentence, if that is not possible."""
-    configure_logging(settings, "serve")
+    _configure(settings)
     sockets = bind_sockets(settings)
     _server(settings).run(sockets)
 
@@ -46,8 +47,13 @@ def worker_server(supervisor: int, on_started: Callable[[], None]) -> DrainingSe
     except SettingsError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(WRONG_USAGE) from None
-    configure_logging(settings, "serve")
+    _configure(settings)
     return _server(settings, on_started, supervisor)
+
+
+def _configure(settings: Settings) -> None:
+    configure_logging(settings, "serve")
+    tracing.configure(settings, "serve")
 
 
 def bind_sockets(settings: Settings) -> list[socket.socket]:

@@ -10,6 +10,7 @@ import structlog
 
 from ingest.config.settings import load_settings
 from ingest.log import configure_logging
+from ingest.telemetry.tracing import tracing
 
 SECRETS = {
     "plugsurfing_hmac_current": "open-sesame-1",
@@ -78,6 +79,15 @@ def test_bound_fields_are_in_every_record():
         structlog.get_logger().info("run.started")
         logging.getLogger("library").warning("hm")
     assert [record["delivery"] for record in lines(stream)] == ["d1", "d1"]
+
+
+def test_a_record_about_a_delivery_has_the_id_of_its_trace_while_it_is_traced(monkeypatch):
+    stream = configured()
+    structlog.get_logger().info("run.failed", delivery="d1")
+    monkeypatch.setattr(tracing, "is_on", True)
+    structlog.get_logger().info("run.failed", delivery="d1")
+    structlog.get_logger().info("relay.started")
+    assert [record.get("trace_id") for record in lines(stream)] == [None, "d1", None]
 
 
 def test_records_below_the_level_are_dropped():

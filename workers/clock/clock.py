@@ -19,6 +19,7 @@ from ingest.queue.installations import Installation
 from ingest.queue.leases import LEASE_TIMEOUT, JobState, LeaseMonitor
 from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
+from ingest.telemetry.tracing import tracing
 from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.notifier import notifiers
 from workers.clock.clock_rollback import ClockRollback
@@ -173,6 +174,7 @@ def background_tasks(resources: Resources) -> list[PeriodicTask]:
 def clock(settings: Settings) -> None:
     """Run the clock until SIGTERM or SIGINT."""
     configure_logging(settings, "clock")
+    tracing.configure(settings, "clock")
     settings.require_redis()
     connection, installation = join_installation(settings, shared_engine())
     stop = threading.Event()

@@ -22,6 +22,7 @@ from workers.ledger.database.transaction import LedgerUnavailable, read_once, ru
 from workers.ledger.pushes import Claim, PushRow, PushUpdate
 from workers.ledger.states import PushState
 from workers.observability import work_metrics
+from workers.observability.delivery_spans import record_push
 from workers.push.attempt import AttemptResult, attempt
 from workers.push.flow_control import FlowControl
 from workers.push.notify import notify_senders, wait_for_notification
@@ -160,8 +161,10 @@ class ChannelSender:
             if push.expires_at is not None:
                 timeout = min(timeout, max(push.expires_at - datetime.now(UTC), SHORTEST_TIMEOUT))
             hit(Failpoint.SENDING)
+            began_at = datetime.now(UTC)
             result, calls = attempt(push, self._channel, self._devices_of, timeout, self._recipients)
             hit(Failpoint.SENT)
+            record_push(push, result.state, began_at)
             self._inbound.put(result)
             for call in calls:
                 call.join()

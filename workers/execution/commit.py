@@ -23,6 +23,7 @@ from workers.ledger.pushes import NewPush
 from workers.ledger.sessions import SessionWait, has_changed
 from workers.ledger.states import Outcome
 from workers.observability import work_metrics
+from workers.observability.delivery_spans import record_runs
 from workers.push.notify import notify_senders
 from workers.resilience.retry import RetryPolicy
 from workers.resources import Resources
@@ -94,7 +95,7 @@ def commit_claimed_runs(
 
 
 def run_post_commit(resources: Resources, post_commit: PostCommit) -> None:
-    """Notify senders, enqueue runs and publish dead letters, as far as needed; count what was committed."""
+    """Notify senders, enqueue runs and publish dead letters, as far as needed; count and trace what was done."""
     if post_commit.notify_senders:
         notify_senders(resources.connection, resources.channels)
     if post_commit.enqueue_runs:
@@ -102,6 +103,7 @@ def run_post_commit(resources: Resources, post_commit: PostCommit) -> None:
     if post_commit.publish_dead_letters:
         publish_dead_letters(resources)
     work_metrics.count_runs((result.handler, result.outcome) for result in post_commit.ended)
+    record_runs(post_commit.ended)
     work_metrics.count_settled(post_commit.settled)
     work_metrics.flush(resources.connection)
 

@@ -38,6 +38,7 @@ from workers.ledger.reader import HandlerReader
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.observability.delivery_spans import record_batch
 from workers.resilience.guarded_call import HandlerDeadline, call_guarded
 from workers.resilience.hard_timeout import kill_after
 from workers.resilience.retry import RetryPolicy
@@ -54,7 +55,7 @@ HANDLERS_BUDGET = timedelta(seconds=1)
 
 def work_batch(batch_id: str) -> None:
     """Process a batch: store it and merge its session records, run its handlers, acknowledge it to its inbox."""
-    resources = open_resources()
+    resources, began_at = open_resources(), utc_now()
     with lease(resources.connection, batch_id, read=batch_key(batch_id)) as text:
         hit(Failpoint.LEASED)
         if text is None:
@@ -66,6 +67,7 @@ def work_batch(batch_id: str) -> None:
         log_failures(post_commit.failed)
         ack_batch(resources, batch)
         hit(Failpoint.ACKNOWLEDGED)
+        record_batch(batch, began_at)
         run_post_commit(resources, post_commit)
     log.info("batch.settled", batch=batch_id, queue=batch.queue, deliveries=len(batch.deliveries))
 

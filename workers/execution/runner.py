@@ -26,6 +26,8 @@ from ingest.config.settings import Settings
 from ingest.events import Event, SessionEvent, sanitize_text
 from ingest.queue.batch import Delivery
 from ingest.queue.queues import BACKGROUND
+from ingest.telemetry.steps import Step, run_of
+from ingest.telemetry.tracing import tracing
 from ingest.wire.timestamps import utc_now
 from workers.execution.handler_durations import is_slow, timed
 from workers.ledger.runs import RunRecord
@@ -53,6 +55,11 @@ class HandlerCall:
     event: Event
     delivery: Delivery
     attempt: int = 1
+
+    @property
+    def step(self) -> Step:
+        """The step of its delivery's trace."""
+        return run_of(self.delivery.id, self.subscription.name, self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +111,7 @@ class Runner:
 
     def _call_in_time(self, call: HandlerCall, context: Context) -> None:
         span = self.settings.handler_timeout
-        with kill_after(span), HandlerDeadline(span) as deadline:
+        with kill_after(span), HandlerDeadline(span) as deadline, tracing.activate(call.step):
             deadline.call(call.subscription.function, call.event, context)
 
     async def _run_concurrently(self, calls: Sequence[HandlerCall], until: float) -> list[RunResult]:
@@ -131,9 +138,10 @@ class Runner:
         process, timeout = os.getpid(), asyncio.timeout(self.settings.handler_timeout.total_seconds())
         try:
             async with timeout:
-                called = call.subscription.function(call.event, context)
-                if isinstance(called, Awaitable):
-                    await called
+                with tracing.activate(call.step):
+                    called = call.subscription.function(call.event, context)
+                    if isinstance(called, Awaitable):
+                        await called
         except (SystemExit, KeyboardInterrupt) as exit_request:
             # The event loop would end with either, and with it the other handlers.
             raise RuntimeError(f"the handler raised {type(exit_request).__name__}") from exit_request

@@ -21,6 +21,7 @@ from typing import Self
 
 import structlog
 
+from ingest.telemetry.tracing import tracing
 from workers.resilience.guarded_call import HandlerDeadline
 
 log = structlog.get_logger()
@@ -202,4 +203,5 @@ def _run(main: Callable[[socket.socket], None], channel: socket.socket) -> None:
     except BaseException:
         log.exception("work_horse.failed")
     finally:
+        tracing.flush()
         os._exit(code)  # the child of a fork must not return into its parent's code

@@ -39,6 +39,7 @@ from ingest.queue.leases import report_crash
 from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.queues import BATCH_JOB, QUEUES
 from ingest.queue.redis_client import queue
+from ingest.telemetry.tracing import tracing
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.work_horse import UNKNOWN_STATUS, WorkHorse, serve_requests
 from workers.execution.worker_heartbeat import WorkerHeartbeat
@@ -258,6 +259,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     if unknown:
         raise SettingsError(f"There is no queue {unknown[0]!r}; there are: {', '.join(QUEUES)}.")
     configure_logging(settings, "work")
+    tracing.configure(settings, "work")
     if settings.log_level != "debug":
         # Six lines a job, for what ours logs in one.
         logging.getLogger("rq.worker").setLevel(logging.WARNING)

@@ -10,14 +10,16 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection
 
+from ingest.telemetry.tracing import tracing
 from ingest.wire.timestamps import utc_now
 from workers.drive.client import DriveClient
 from workers.drive.drive_errors import OUTAGES, RATE_LIMITED, DriveError, NotFound
 from workers.execution.commit import PostCommit, run_post_commit
-from workers.ledger import session_polls
-from workers.ledger.database.transaction import run_in_transaction
+from workers.ledger import deliveries, session_polls
+from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.session_polls import DuePoll, PollSchedule
 from workers.ledger.tables.reconciliation_tables import PollOutcome
+from workers.observability.delivery_spans import record_poll
 from workers.reconciliation.merge_drive import merge_drive_sessions, missed_poll
 from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
@@ -126,18 +128,29 @@ class PollSilentSessions:
         read_at = utc_now()
         try:
             found = self._drive.session(due.user_id, due.session_id)
-        except OUTAGES:
+        except OUTAGES as failure:
+            self._trace(due, read_at, failure)
             raise
         except DriveError as failure:
+            self._trace(due, read_at, failure)
             outcome = PollOutcome.MISSING if isinstance(failure, NotFound) else PollOutcome.FAILED
             self._record_miss(due, outcome, str(failure))
             return 0
+        self._trace(due, read_at)
         result = run_in_transaction(
             self._resources.engine,
             lambda ledger: merge_drive_sessions(ledger, due.user_id, [found], read_at, self._schedule, self._followers),
         )
         run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))
         return len(result.changed)
+
+    def _trace(self, due: DuePoll, began_at: datetime, failure: Exception | None = None) -> None:
+        if not tracing.is_on:
+            return
+        of_session = deliveries.DeliveryFilters(session_id=due.session_id)
+        for delivery_id in read_once(self._resources.engine, lambda ledger: deliveries.find_ids(ledger, of_session, 1)):
+            error = None if failure is None else type(failure).__name__
+            record_poll(delivery_id, due.attempts + 1, began_at, error)
 
     def _record_miss(self, due: DuePoll, outcome: PollOutcome, reason: str) -> None:
         def record(ledger: Connection) -> None:

@@ -6,13 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from structlog.testing import capture_logs
 
+from ingest.queue.batch import Delivery
 from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
+from ingest.telemetry.steps import receipt_of
+from ingest.telemetry.tracing import tracing
 from tests.workers.reconciliation.clocks import NOW, SECOND, Clock, SimulatedDrive, events_of, fail_for
 from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession
-from workers.ledger import session_polls
+from workers.ledger import deliveries, session_polls
 from workers.ledger.session_polls import PollSchedule
+from workers.ledger.states import DeliveryState
 from workers.ledger.tables.reconciliation_tables import PollOutcome
 from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.token_bucket import TokenBucket
@@ -227,3 +231,20 @@ def test_calls_are_spread_over_the_minute(clock_on, tmp_path, simulator: Simulat
     clock.polling.run()
     clock.polling.run()
     assert 10 <= simulator.calls <= 15
+
+
+def test_a_re_read_is_in_the_trace_of_the_first_delivery_of_its_session(clock: Clock, monkeypatch):
+    recorded = []
+    monkeypatch.setattr(tracing, "record", recorded.append)
+    monkeypatch.setattr(tracing, "is_on", True)
+    clock.receive([*events_of("S1", "user-1")[:1], *events_of("S2", "user-1")[:1]])  # no delivery of S2 is there
+    delivery = Delivery("d1", "events", None, "S1", NOW, "current", None, {}, b"{}", 1, "inbox")
+    with clock.resources.engine.begin() as ledger:
+        deliveries.store(ledger, [delivery], {"d1": (DeliveryState.SETTLED, None)})
+    clock.let_pass(timedelta(minutes=31))
+    clock.polling.run()
+    clock.let_pass(timedelta(hours=1, minutes=1))
+    clock.polling.run()
+    first, again = recorded
+    assert (first.parent, first.step.attempt, first.error) == (receipt_of("d1"), 1, "NotFound")
+    assert (again.step.first, again.step.attempt) == (first.step, 2)

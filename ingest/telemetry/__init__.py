@@ -1,0 +1,1 @@
+"""What leaves the processes for those who watch them elsewhere: traces and reports of errors, if they are set."""
