@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -26,7 +27,7 @@ from ingest.config.settings import Settings
 from ingest.events import Event, SessionEvent, sanitize_text
 from ingest.queue.batch import Delivery
 from ingest.queue.queues import BACKGROUND
-from ingest.telemetry.steps import Step, run_of
+from ingest.telemetry.steps import run_of
 from ingest.telemetry.tracing import tracing
 from ingest.wire.timestamps import utc_now
 from workers.execution.handler_durations import is_slow, timed
@@ -40,6 +41,7 @@ from workers.resilience.retry import RetryPolicy
 log = structlog.get_logger()
 
 NO_EFFECTS = DeferredEffects()
+NOT_TRACED = nullcontext()
 MAX_CAUSES = 5
 """Causes of an exception, of causes of exceptions, in a log line."""
 
@@ -55,11 +57,6 @@ class HandlerCall:
     event: Event
     delivery: Delivery
     attempt: int = 1
-
-    @property
-    def step(self) -> Step:
-        """The step of its delivery's trace."""
-        return run_of(self.delivery.id, self.subscription.name, self.attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +108,7 @@ class Runner:
 
     def _call_in_time(self, call: HandlerCall, context: Context) -> None:
         span = self.settings.handler_timeout
-        with kill_after(span), HandlerDeadline(span) as deadline, tracing.activate(call.step):
+        with kill_after(span), HandlerDeadline(span) as deadline, _current_span(call):
             deadline.call(call.subscription.function, call.event, context)
 
     async def _run_concurrently(self, calls: Sequence[HandlerCall], until: float) -> list[RunResult]:
@@ -138,7 +135,7 @@ class Runner:
         process, timeout = os.getpid(), asyncio.timeout(self.settings.handler_timeout.total_seconds())
         try:
             async with timeout:
-                with tracing.activate(call.step):
+                with _current_span(call):
                     called = call.subscription.function(call.event, context)
                     if isinstance(called, Awaitable):
                         await called
@@ -176,6 +173,13 @@ class Runner:
         )
         count_run_time(run.handler, run.finished_at - run.started_at)
         return run if failure is None else failed(run, failure, RetryPolicy.of(self.settings))
+
+
+def _current_span(call: HandlerCall) -> AbstractContextManager[None]:
+    """Make the run the current span of its trace: what libraries record in the handler is below it."""
+    if not tracing.is_on:
+        return NOT_TRACED
+    return tracing.activate(run_of(call.delivery.id, call.subscription.name, call.attempt))
 
 
 @functools.cache
