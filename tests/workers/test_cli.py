@@ -215,8 +215,8 @@ def test_tables_that_this_version_cannot_work_with_are_a_failure_in_one_sentence
     migrate(url)
     engine = create_ledger_engine(url)
     with engine.begin() as conn:
-        conn.exec_driver_sql("UPDATE webhooks_schema_version SET version_num = 'newer'")
-        conn.exec_driver_sql("DROP TABLE pushes")
+        conn.exec_driver_sql("UPDATE webhooks_schema_version SET version_num = '9999'")
+        conn.exec_driver_sql("UPDATE ledger_identity SET compatible_from = '9999'")
     engine.dispose()
     result = CliRunner(env=environment).invoke(main, ["migrate"])
     assert (result.exit_code, result.stdout) == (1, "")

@@ -24,7 +24,7 @@ from ingest.inbox.schema import FILE_NAME
 from workers.backup.database_copy import copy_database, opened_copy, read_only_uri, row_counts, sync
 from workers.backup.manifest import BackupFile, Manifest
 from workers.ledger.database.engine import create_ledger_engine
-from workers.ledger.database.migrate import schema_revision
+from workers.ledger.database.schema_state import applied_migration
 from workers.ledger.identity import ledger_id
 
 LEDGER_NAME = "ledger.db"
@@ -116,7 +116,7 @@ def _identify_ledger(settings: Settings, copy: Path) -> tuple[str | None, str | 
         return None, None
     try:
         with engine.connect() as ledger:
-            schema = schema_revision(ledger)
+            schema = applied_migration(ledger)
         return ledger_id(engine), schema
     except (DBAPIError, NoSuchTableError):
         return None, None

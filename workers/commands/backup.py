@@ -18,7 +18,7 @@ from workers.commands.output import json_line, key_values
 from workers.commands.stores import sqlite_file
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
-from workers.ledger.database.migrate import SENTENCES, SchemaState
+from workers.ledger.database.schema_state import SENTENCES, SchemaState
 from workers.lists.formatting import Json, iso
 
 FOLDER = click.Path(path_type=Path, file_okay=False)

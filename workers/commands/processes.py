@@ -7,8 +7,10 @@ from typing import BinaryIO
 
 import click
 
+from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.processing import StoreSettings
 from ingest.config.settings import DASHBOARD_SECTIONS, SERVE_SECTIONS, load_settings
+from ingest.log import configure_logging
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
 
@@ -149,15 +151,32 @@ def dashboard() -> None:
 
 
 @click.command()
-def migrate() -> None:
-    """Migrate the database to this version's tables. Run it before the other processes of a new version."""
-    from workers.commands.errors import Failure
-    from workers.ledger.database.migrate import SENTENCES, SchemaState, migrate
+@click.option("--dry-run", is_flag=True, help="List the migrations that are still to run; change nothing.")
+def migrate(*, dry_run: bool) -> None:
+    """Migrate the database to this version's tables. Run it before the other processes of a new version.
 
-    found = migrate(load_settings(StoreSettings).database_url)
+    Processes of the version before go on meanwhile. If it is killed, run it again; several wait for each other.
+    """
+    from workers.commands.errors import Failure
+    from workers.ledger.database.migrate import Migration, migrate, pending_migrations, schema_state
+    from workers.ledger.database.schema_state import SENTENCES, SchemaState
+
+    def report(migration: Migration) -> None:
+        click.echo(f"{migration.number}  {migration.summary}")
+
+    settings = load_settings(StoreSettings, LoggingSettings)
+    url = settings.database_url
+    if dry_run:
+        for migration in pending_migrations(url):
+            report(migration)
+        found = schema_state(url)
+    else:
+        configure_logging(settings, "migrate")
+        found = migrate(url, report=report)
     if found is SchemaState.INCOMPATIBLE:
         raise Failure(SENTENCES[found])
-    click.echo("The database now has this version's tables." if found is SchemaState.PENDING else SENTENCES[found])
+    has_migrated = found is SchemaState.PENDING and not dry_run
+    click.echo("The database now has this version's tables." if has_migrated else SENTENCES[found])
 
 
 @click.command()

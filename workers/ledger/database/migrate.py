@@ -1,33 +1,41 @@
-"""Migrate a database to the tables of this version, or return how its tables compare with them.
+"""Migrate a database to the tables of this version while the processes of the version before use it.
 
-A new migration is a file in `migrations/versions`; a test fails while the migrations and `tables` differ.
+A new migration is a file in `migrations/versions`, see the README there; a test fails while the migrations and `tables`
+differ.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, inspect, make_url, text
+from alembic.script import Script, ScriptDirectory
+from sqlalchemy import Connection, Engine, MetaData, inspect, make_url, text
 
 from ingest.errors import SettingsError
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrations import VERSION_TABLE
+from workers.ledger.database.schema_state import (
+    MIGRATIONS,
+    SchemaState,
+    applied_migration,
+    compare_schema,
+    known_migrations,
+)
 from workers.ledger.tables import metadata
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 #: How long a process on SQLite waits for another one that migrates; on PostgreSQL it waits without a limit.
 BUSY_TIMEOUT = timedelta(minutes=1)
 
-#: The key of the advisory lock: any number that never changes.
-LOCK = 0x7067_6C65_6467_6572
+#: The key of the advisory lock: any number. Not the one that earlier versions wait for in a statement: the creation of
+#: an index CONCURRENTLY would wait for that statement's snapshot.
+LOCK = 0x7067_6C65_6467_6572 + 1
+LOCK_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,45 +50,37 @@ class MigrationBranch:
 LEDGER = MigrationBranch(MIGRATIONS / "versions", VERSION_TABLE, metadata)
 
 
-class SchemaState(StrEnum):
-    """How a database's tables compare with those of this version."""
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A migration: its number, and in one line what it does."""
 
-    PENDING = "pending"
-    """Migrations are pending, or no table is there yet."""
-
-    CURRENT = "current"
-    """They are the same."""
-
-    NEWER = "newer"
-    """A newer version has migrated them, and this one can work with them."""
-
-    INCOMPATIBLE = "incompatible"
-    """A newer version has migrated them, and this one lacks a column there, or would leave one of theirs empty."""
+    number: str
+    summary: str
 
 
-SENTENCES = {
-    SchemaState.PENDING: "The database does not have this version's tables: run `webhooks migrate`.",
-    SchemaState.CURRENT: "The database has this version's tables.",
-    SchemaState.NEWER: "The database's tables are newer than this version, which can work with them.",
-    SchemaState.INCOMPATIBLE: "The database's tables are newer than this version, which cannot work with them:"
-    " install the newer version again, or restore the database of this one.",
-}
+def migrate(url: str, *, report: Callable[[Migration], object] = bool, until: str | None = None) -> SchemaState:
+    """Run the pending migrations, up to the last or `until` one; concurrent processes wait for each other.
 
-
-def migrate(url: str) -> SchemaState:
-    """Run the pending migrations in one transaction; concurrent processes wait for each other.
-
-    Returns the state that it found. Raises SettingsError for a database whose encoding is not UTF8.
+    Each is recorded when it has ended; one that was killed is run again. Calls `report` before each. Returns the state
+    that it found. Raises SettingsError for a database whose encoding is not UTF8.
     """
     file = _file(url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-    with migration(url) as conn:
-        state = _ledger_state(conn)
-        if state is SchemaState.PENDING:
-            _adopt_shared_version_table(conn)
-            upgrade(conn, LEDGER)
-        return state
+    engine = create_ledger_engine(url, busy_timeout=BUSY_TIMEOUT)
+    try:
+        with _alone(engine) as check_alone:
+            with engine.begin() as conn:
+                found = _state(conn)
+                if found is SchemaState.PENDING:
+                    _adopt_shared_version_table(conn)
+                    if applied_migration(conn) is None:  # nobody uses these tables yet
+                        _upgrade(conn, _pending(conn, until), report)
+            while found is SchemaState.PENDING and _upgrade_once(engine, until, report):
+                check_alone()
+            return found
+    finally:
+        engine.dispose()
 
 
 @contextmanager
@@ -88,47 +88,15 @@ def migration(url: str) -> Iterator[Connection]:
     """Open the transaction of a migration, alone: concurrent processes wait."""
     engine = create_ledger_engine(url, busy_timeout=BUSY_TIMEOUT)
     try:
-        with engine.begin() as conn:
-            if conn.dialect.name == "postgresql":
-                conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        with _alone(engine), engine.begin() as conn:
             yield conn
     finally:
         engine.dispose()
 
 
-def upgrade(conn: Connection, branch: MigrationBranch) -> None:
+def upgrade(conn: Connection, branch: MigrationBranch, revision: str = "head") -> None:
     """Run the pending migrations. Raise Alembic's CommandError if they are no chain."""
-    command.upgrade(_config(conn, branch), "head")
-
-
-def schema_state(url: str) -> SchemaState:
-    """Return how the tables compare; changes and creates nothing. Raises as `migrate` does."""
-    file = _file(url)
-    if file is not None and not file.exists():
-        return SchemaState.PENDING
-    engine = create_ledger_engine(url)
-    try:
-        with engine.connect() as conn:
-            return _ledger_state(conn)
-    finally:
-        engine.dispose()
-
-
-def schema_revision(conn: Connection) -> str | None:
-    """Return the last migration of the ledger's own tables; None if there is none."""
-    heads = MigrationContext.configure(conn, opts={"version_table": LEDGER.version_table}).get_current_heads()
-    return max(heads, default=None)
-
-
-def _ledger_state(conn: Connection) -> SchemaState:
-    if conn.dialect.name == "postgresql":
-        encoding = conn.scalar(text("SHOW server_encoding"))
-        if encoding != "UTF8":
-            raise SettingsError(
-                f"DATABASE_URL: the database's encoding is {encoding}, which cannot hold every event;"
-                " create one with ENCODING 'UTF8' (TEMPLATE template0)."
-            )
-    return branch_state(conn, LEDGER)
+    command.upgrade(_config(conn, branch), revision)
 
 
 def branch_state(conn: Connection, branch: MigrationBranch) -> SchemaState:
@@ -157,6 +125,98 @@ def _can_be_used(conn: Connection, metadata: MetaData) -> bool:
     return True
 
 
+def pending_migrations(url: str) -> list[Migration]:
+    """Return the migrations that are still to run; changes and creates nothing. Raises as `migrate` does."""
+    file = _file(url)
+    if file is not None and not file.exists():
+        return [_describe(script) for script in _scripts()]
+    engine = create_ledger_engine(url)
+    try:
+        with engine.connect() as conn:
+            return [_describe(script) for script in _pending(conn)] if _state(conn) is SchemaState.PENDING else []
+    finally:
+        engine.dispose()
+
+
+def schema_state(url: str) -> SchemaState:
+    """Return how the tables compare; changes and creates nothing. Raises as `migrate` does."""
+    file = _file(url)
+    if file is not None and not file.exists():
+        return SchemaState.PENDING
+    engine = create_ledger_engine(url)
+    try:
+        with engine.connect() as conn:
+            return _state(conn)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Callable[[], object]]:
+    """Wait until no other process migrates; yield what raises if the connection with the lock is lost.
+
+    It is the lock of a transaction, which a pooler such as PgBouncer leaves on one connection. On SQLite each migration
+    takes the write lock.
+    """
+    if engine.dialect.name != "postgresql":
+        yield lambda: None
+        return
+    # Besides, it takes no snapshot, and ends the one of the SELECT before: an index would wait for it.
+    stay = text("SET LOCAL idle_in_transaction_session_timeout = 0")
+    with engine.connect() as conn:
+        while not conn.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
+            conn.rollback()
+            time.sleep(LOCK_POLL)
+        conn.execute(stay)
+        yield lambda: conn.execute(stay)
+
+
+def _upgrade_once(engine: Engine, until: str | None, report: Callable[[Migration], object]) -> bool:
+    """Run the next migration. Return whether there was one."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            return _upgrade(conn, _pending(conn, until)[:1], report)
+    with engine.begin() as conn:
+        return _upgrade(conn, _pending(conn, until)[:1], report)
+
+
+def _upgrade(conn: Connection, scripts: Sequence[Script], report: Callable[[Migration], object]) -> bool:
+    for script in scripts:
+        report(_describe(script))
+        oldest = getattr(script.module, "COMPATIBLE_FROM", None)
+        if oldest is not None:  # before the first step: a process that is too old must not start any more
+            conn.execute(text("UPDATE ledger_identity SET compatible_from = :oldest"), {"oldest": oldest})
+        upgrade(conn, LEDGER, script.revision)
+    return bool(scripts)
+
+
+def _pending(conn: Connection, until: str | None = None) -> list[Script]:
+    applied = applied_migration(conn) or ""
+    return [
+        script for script in _scripts() if applied < script.revision and (until is None or script.revision <= until)
+    ]
+
+
+def _scripts() -> list[Script]:
+    directory = ScriptDirectory(str(MIGRATIONS))
+    return [directory.get_revision(number) for number in known_migrations()]
+
+
+def _describe(script: Script) -> Migration:
+    return Migration(script.revision, script.doc)
+
+
+def _state(conn: Connection) -> SchemaState:
+    if conn.dialect.name == "postgresql":
+        encoding = conn.scalar(text("SHOW server_encoding"))
+        if encoding != "UTF8":
+            raise SettingsError(
+                f"DATABASE_URL: the database's encoding is {encoding}, which cannot hold every event;"
+                " create one with ENCODING 'UTF8' (TEMPLATE template0)."
+            )
+    return compare_schema(conn)
+
+
 def _adopt_shared_version_table(conn: Connection) -> None:
     """Move our revision out of Alembic's usual table, where an application in the same database would meet it."""
     inspector = inspect(conn)
@@ -164,8 +224,7 @@ def _adopt_shared_version_table(conn: Connection) -> None:
         map(inspector.has_table, ("alembic_version", "deliveries", "runs"))
     ):
         return
-    known = {script.revision for script in ScriptDirectory.from_config(_config(conn, LEDGER)).walk_revisions()}
-    ours = known & set(conn.scalars(text("SELECT version_num FROM alembic_version")))
+    ours = set(known_migrations()) & set(conn.scalars(text("SELECT version_num FROM alembic_version")))
     for revision in ours:
         command.stamp(_config(conn, LEDGER), revision)
         conn.execute(text("DELETE FROM alembic_version WHERE version_num = :revision"), {"revision": revision})

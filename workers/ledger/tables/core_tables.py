@@ -27,6 +27,8 @@ ledger_identity = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("id", String, nullable=False),
+    # The migration that a version must know to work with this ledger, if any may not: see `schema_state`.
+    Column("compatible_from", String),
     CheckConstraint("number = 1", name="ledger_identity_one_row"),
 )
 

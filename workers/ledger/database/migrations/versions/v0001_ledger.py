@@ -1,7 +1,8 @@
 """Create the tables of the first version."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import create_index, create_table
 
 revision = "0001"
 down_revision = None
@@ -12,7 +13,7 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 def upgrade() -> None:
     """Create all of them."""
-    op.create_table(
+    create_table(
         "deliveries",
         sa.Column("id", NAME, primary_key=True),
         sa.Column("kind", sa.String, nullable=False),
@@ -29,16 +30,16 @@ def upgrade() -> None:
         sa.Column("stored_at", MOMENT, nullable=False),
         sa.Column("settled_at", MOMENT),
     )
-    op.create_index("deliveries_received_at", "deliveries", ["received_at"])
-    op.create_index("deliveries_session", "deliveries", ["session_id", "received_at"])
-    op.create_index("deliveries_state", "deliveries", ["state", "received_at"])
-    op.create_table(
+    create_index("deliveries_received_at", "deliveries", ["received_at"])
+    create_index("deliveries_session", "deliveries", ["session_id", "received_at"])
+    create_index("deliveries_state", "deliveries", ["state", "received_at"])
+    create_table(
         "sightings",
         sa.Column("delivery_id", NAME, primary_key=True),
         sa.Column("inbox", NAME, primary_key=True),
         sa.Column("receipts", sa.Integer, nullable=False),
     )
-    op.create_table(
+    create_table(
         "runs",
         sa.Column("delivery_id", NAME, primary_key=True),
         sa.Column("handler", NAME, primary_key=True),
@@ -57,12 +58,12 @@ def upgrade() -> None:
         sa.Column("finished_at", MOMENT),
         sa.CheckConstraint("(due_at IS NOT NULL) = (outcome IN ('waiting', 'again'))", name="runs_due_while_to_come"),
     )
-    _partial_index("runs_due", "runs", "due_at", "due_at IS NOT NULL")
-    _partial_index("runs_until", "runs", "until_at", "until_at IS NOT NULL")
-    _partial_index("runs_waits_for", "runs", "waits_for", "waits_for IS NOT NULL")
-    _partial_index("runs_running", "runs", "started_at", "outcome = 'running'")
-    _partial_index("runs_dead", "runs", "job_id", "outcome = 'dead'")
-    op.create_table(
+    create_index("runs_due", "runs", ["due_at"], where="due_at IS NOT NULL")
+    create_index("runs_until", "runs", ["until_at"], where="until_at IS NOT NULL")
+    create_index("runs_waits_for", "runs", ["waits_for"], where="waits_for IS NOT NULL")
+    create_index("runs_running", "runs", ["started_at"], where="outcome = 'running'")
+    create_index("runs_dead", "runs", ["job_id"], where="outcome = 'dead'")
+    create_table(
         "sessions",
         sa.Column("session_id", NAME, primary_key=True),
         sa.Column("user_id", sa.String),
@@ -76,8 +77,8 @@ def upgrade() -> None:
         sa.Column("facts", sa.JSON, nullable=False),
         sa.Column("updated_at", MOMENT, nullable=False),
     )
-    op.create_index("sessions_updated_at", "sessions", ["updated_at"])
-    op.create_table(
+    create_index("sessions_updated_at", "sessions", ["updated_at"])
+    create_table(
         "pushes",
         sa.Column("id", NAME, primary_key=True),
         sa.Column("delivery_id", NAME, nullable=False),
@@ -100,11 +101,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("channel", "user_id", "idempotency_key", name="pushes_idempotency_key"),
         sa.CheckConstraint("(due_at IS NOT NULL) = (state = 'waiting')", name="pushes_due_while_waiting"),
     )
-    op.create_index("pushes_created_at", "pushes", ["created_at"])
-    op.create_index("pushes_session", "pushes", ["session_id"])
-    _partial_index("pushes_due", "pushes", "due_at", "due_at IS NOT NULL")
-
-
-def _partial_index(name: str, table: str, column: str, condition: str) -> None:
-    where = sa.text(condition)
-    op.create_index(name, table, [column], sqlite_where=where, postgresql_where=where)
+    create_index("pushes_created_at", "pushes", ["created_at"])
+    create_index("pushes_session", "pushes", ["session_id"])
+    create_index("pushes_due", "pushes", ["due_at"], where="due_at IS NOT NULL")

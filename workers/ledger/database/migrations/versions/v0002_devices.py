@@ -1,7 +1,8 @@
 """Create the table of devices, and add the finished devices to pushes."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import add_column, create_index, create_table
 
 revision = "0002"
 down_revision = "0001"
@@ -12,7 +13,7 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 def upgrade() -> None:
     """Create the table and the column."""
-    op.create_table(
+    create_table(
         "devices",
         sa.Column("token", NAME, primary_key=True),
         sa.Column("user_id", NAME, nullable=False),
@@ -21,5 +22,5 @@ def upgrade() -> None:
         sa.Column("time_zone", sa.String),
         sa.Column("updated_at", MOMENT, nullable=False),
     )
-    op.create_index("devices_user", "devices", ["user_id", "updated_at"])
-    op.add_column("pushes", sa.Column("told", sa.JSON))
+    create_index("devices_user", "devices", ["user_id", "updated_at"])
+    add_column("pushes", sa.Column("told", sa.JSON))

@@ -1,7 +1,8 @@
 """Create the table of charging records."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import create_index, create_table
 
 revision = "0003"
 down_revision = "0002"
@@ -13,7 +14,7 @@ EXACT = sa.String().with_variant(sa.Numeric(), "postgresql")
 
 def upgrade() -> None:
     """Create the table."""
-    op.create_table(
+    create_table(
         "cdrs",
         sa.Column("delivery_id", NAME, primary_key=True),
         sa.Column("request_id", NAME),
@@ -32,9 +33,9 @@ def upgrade() -> None:
         sa.Column("received_at", MOMENT, nullable=False),
         sa.Column("recorded_at", MOMENT, nullable=False),
     )
-    op.create_index("cdrs_request", "cdrs", ["request_id"])
-    op.create_index("cdrs_session", "cdrs", ["session_id"])
-    op.create_index("cdrs_user", "cdrs", ["user_id", "received_at"])
-    op.create_index("cdrs_charging_key", "cdrs", ["charging_key"])
-    op.create_index("cdrs_received_at", "cdrs", ["received_at"])
-    op.create_index("cdrs_recorded_at", "cdrs", ["recorded_at"])
+    create_index("cdrs_request", "cdrs", ["request_id"])
+    create_index("cdrs_session", "cdrs", ["session_id"])
+    create_index("cdrs_user", "cdrs", ["user_id", "received_at"])
+    create_index("cdrs_charging_key", "cdrs", ["charging_key"])
+    create_index("cdrs_received_at", "cdrs", ["received_at"])
+    create_index("cdrs_recorded_at", "cdrs", ["recorded_at"])

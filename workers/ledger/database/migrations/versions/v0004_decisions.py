@@ -1,7 +1,8 @@
 """Create the tables of authorization decisions, and of what policies need from the Drive API."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import create_index, create_table
 
 revision = "0004"
 down_revision = "0003"
@@ -13,7 +14,7 @@ EXACT = sa.String().with_variant(sa.Numeric(), "postgresql")
 
 def upgrade() -> None:
     """Create them."""
-    op.create_table(
+    create_table(
         "authorizations",
         sa.Column("id", NAME, primary_key=True),
         sa.Column("at", MOMENT, nullable=False),
@@ -30,10 +31,10 @@ def upgrade() -> None:
         sa.Column("repeated", sa.Boolean, nullable=False),
         sa.Column("failure", sa.Text),
     )
-    op.create_index("authorizations_at", "authorizations", ["at"])
-    op.create_index("authorizations_key", "authorizations", ["key", "at"])
-    op.create_index("authorizations_session", "authorizations", ["session_id"])
-    op.create_table(
+    create_index("authorizations_at", "authorizations", ["at"])
+    create_index("authorizations_key", "authorizations", ["key", "at"])
+    create_index("authorizations_session", "authorizations", ["session_id"])
+    create_table(
         "drive_readings",
         sa.Column("subject", NAME, primary_key=True),
         sa.Column("generation", sa.Integer, nullable=False),
@@ -43,7 +44,7 @@ def upgrade() -> None:
         sa.Column("failed_at", MOMENT),
         sa.Column("reason", sa.Text),
     )
-    op.create_table(
+    create_table(
         "charging_keys",
         sa.Column("identifier", NAME, primary_key=True),
         sa.Column("enabled", sa.Boolean, nullable=False),
@@ -54,9 +55,9 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer, nullable=False),
         sa.Column("gone_at", MOMENT),
     )
-    op.create_index("charging_keys_generation", "charging_keys", ["generation"])
-    op.create_index("charging_keys_contract", "charging_keys", ["contract_id"])
-    op.create_table(
+    create_index("charging_keys_generation", "charging_keys", ["generation"])
+    create_index("charging_keys_contract", "charging_keys", ["contract_id"])
+    create_table(
         "balances",
         sa.Column("user_id", NAME, primary_key=True),
         sa.Column("amount", EXACT),
@@ -66,12 +67,12 @@ def upgrade() -> None:
         sa.Column("failed_at", MOMENT),
         sa.Column("reason", sa.Text),
     )
-    op.create_index("balances_due", "balances", ["due_at"])
-    op.create_index("balances_read", "balances", ["read_at"])
-    op.create_table(
+    create_index("balances_due", "balances", ["due_at"])
+    create_index("balances_read", "balances", ["read_at"])
+    create_table(
         "session_keys",
         sa.Column("session_id", NAME, primary_key=True),
         sa.Column("key", NAME, nullable=False),
         sa.Column("noted_at", MOMENT, nullable=False),
     )
-    op.create_index("session_keys_noted_at", "session_keys", ["noted_at"])
+    create_index("session_keys_noted_at", "session_keys", ["noted_at"])

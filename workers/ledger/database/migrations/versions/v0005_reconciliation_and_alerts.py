@@ -1,7 +1,8 @@
 """Create the tables of reconciliation (downtimes, polls of sessions) and of alerts."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import create_index, create_table
 
 revision = "0005"
 down_revision = "0004"
@@ -12,7 +13,7 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 def upgrade() -> None:
     """Create them."""
-    op.create_table(
+    create_table(
         "alerts",
         sa.Column("id", NAME, primary_key=True),
         sa.Column("kind", NAME, nullable=False),
@@ -27,21 +28,21 @@ def upgrade() -> None:
         sa.Column("told_at", MOMENT),
         sa.Column("resolved_at", MOMENT),
     )
-    op.create_index("alerts_kind_subject", "alerts", ["kind", "subject", "resolved_at"])
-    op.create_index("alerts_raised_at", "alerts", ["raised_at"])
-    _partial_index("alerts_open", "alerts", ["kind", "subject"], "resolved_at IS NULL", unique=True)
-    _partial_index("alerts_unlogged", "alerts", ["raised_at"], "logged_at IS NULL")
-    _partial_index("alerts_due", "alerts", ["due_at"], "due_at IS NOT NULL")
-    _partial_index("runs_offered", "runs", ["job_id"], "due_at IS NOT NULL AND job_id IS NOT NULL")
-    _partial_index("runs_dead_of", "runs", ["handler", "finished_at"], "outcome = 'dead'")
+    create_index("alerts_kind_subject", "alerts", ["kind", "subject", "resolved_at"])
+    create_index("alerts_raised_at", "alerts", ["raised_at"])
+    create_index("alerts_open", "alerts", ["kind", "subject"], where="resolved_at IS NULL", unique=True)
+    create_index("alerts_unlogged", "alerts", ["raised_at"], where="logged_at IS NULL")
+    create_index("alerts_due", "alerts", ["due_at"], where="due_at IS NOT NULL")
+    create_index("runs_offered", "runs", ["job_id"], where="due_at IS NOT NULL AND job_id IS NOT NULL")
+    create_index("runs_dead_of", "runs", ["handler", "finished_at"], where="outcome = 'dead'")
     not_over = "status NOT IN ('START_FAILED', 'STOPPED', 'COMPLETE')"
-    _partial_index("sessions_open", "sessions", ["started_at"], not_over)
+    create_index("sessions_open", "sessions", ["started_at"], where=not_over)
     _make_rereads()
     _make_gaps()
 
 
 def _make_rereads() -> None:
-    op.create_table(
+    create_table(
         "rereads",
         sa.Column("session_id", NAME, primary_key=True),
         sa.Column("outcome", sa.String, nullable=False),
@@ -54,11 +55,11 @@ def _make_rereads() -> None:
         sa.Column("reason", sa.Text),
         sa.CheckConstraint("next_at IS NOT NULL OR outcome NOT IN ('waiting', 'open')", name="rereads_due_while_open"),
     )
-    _partial_index("rereads_next", "rereads", ["next_at"], "next_at IS NOT NULL")
+    create_index("rereads_next", "rereads", ["next_at"], where="next_at IS NOT NULL")
 
 
 def _make_gaps() -> None:
-    op.create_table(
+    create_table(
         "gaps",
         sa.Column("inbox", NAME),
         sa.Column("closed_at", MOMENT),
@@ -71,9 +72,4 @@ def _make_gaps() -> None:
         sa.Column("claimed_until", MOMENT),
         sa.PrimaryKeyConstraint("inbox", "closed_at"),
     )
-    _partial_index("gaps_open", "gaps", ["opened_at"], "covered_at IS NULL")
-
-
-def _partial_index(name: str, table: str, columns: list[str], condition: str, *, unique: bool = False) -> None:
-    where = sa.text(condition)
-    op.create_index(name, table, columns, unique=unique, sqlite_where=where, postgresql_where=where)
+    create_index("gaps_open", "gaps", ["opened_at"], where="covered_at IS NULL")

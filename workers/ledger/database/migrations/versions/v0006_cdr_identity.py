@@ -7,6 +7,16 @@ Of the CDRs that are there already, as before, other bytes with the same request
 import sqlalchemy as sa
 from alembic import op
 
+from workers.ledger.database.online_ddl import (
+    add_column,
+    alter_table,
+    backfill,
+    create_index,
+    drop_index,
+    is_on,
+    validate,
+)
+
 revision = "0006"
 down_revision = "0005"
 
@@ -20,7 +30,41 @@ COPIED = (
 
 
 def upgrade() -> None:
-    """Copy the table: SQLite cannot change a primary key."""
+    """Add the columns, and a primary key with the position."""
+    if is_on("sqlite"):
+        _copy_table()  # SQLite cannot change a primary key
+    else:
+        _alter_table()
+    create_index("cdrs_identity", "cdrs", ["identity", "received_at"])
+
+
+def _alter_table() -> None:
+    add_column("cdrs", sa.Column("position", sa.Integer, nullable=False, server_default="0"))
+    add_column("cdrs", sa.Column("identity", NAME))
+    add_column("cdrs", sa.Column("content", NAME))
+    identified = "identity IS NOT NULL AND content IS NOT NULL"
+    alter_table(
+        "cdrs",
+        "DROP CONSTRAINT IF EXISTS cdrs_identified",
+        f"ADD CONSTRAINT cdrs_identified CHECK ({identified}) NOT VALID",
+    )
+    values = "identity = coalesce(request_id, delivery_id), content = delivery_id"
+    backfill("cdrs", "delivery_id", values, "identity IS NULL")
+    validate("cdrs", "cdrs_identified")
+    create_index("cdrs_key", "cdrs", ["delivery_id", "position"], unique=True)
+    alter_table(
+        "cdrs",
+        "ALTER COLUMN position DROP DEFAULT",
+        "ALTER COLUMN identity SET NOT NULL",
+        "ALTER COLUMN content SET NOT NULL",
+        "DROP CONSTRAINT cdrs_identified",
+        "DROP CONSTRAINT cdrs_pkey",
+        "ADD CONSTRAINT cdrs_pkey PRIMARY KEY USING INDEX cdrs_key",
+    )
+    drop_index("cdrs_request", "cdrs")
+
+
+def _copy_table() -> None:
     op.create_table(
         "cdrs_copy",
         sa.Column("delivery_id", NAME, primary_key=True),
@@ -49,11 +93,8 @@ def upgrade() -> None:
     )
     op.drop_table("cdrs")
     op.rename_table("cdrs_copy", "cdrs")
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("ALTER INDEX cdrs_copy_pkey RENAME TO cdrs_pkey")
-    op.create_index("cdrs_identity", "cdrs", ["identity", "received_at"])
-    op.create_index("cdrs_session", "cdrs", ["session_id"])
-    op.create_index("cdrs_user", "cdrs", ["user_id", "received_at"])
-    op.create_index("cdrs_charging_key", "cdrs", ["charging_key"])
-    op.create_index("cdrs_received_at", "cdrs", ["received_at"])
-    op.create_index("cdrs_recorded_at", "cdrs", ["recorded_at"])
+    create_index("cdrs_session", "cdrs", ["session_id"])
+    create_index("cdrs_user", "cdrs", ["user_id", "received_at"])
+    create_index("cdrs_charging_key", "cdrs", ["charging_key"])
+    create_index("cdrs_received_at", "cdrs", ["received_at"])
+    create_index("cdrs_recorded_at", "cdrs", ["recorded_at"])

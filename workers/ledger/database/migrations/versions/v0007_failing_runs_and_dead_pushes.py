@@ -1,7 +1,6 @@
 """Index the runs that fail and are tried again, and the pushes that were given up: alerts are raised for them."""
 
-import sqlalchemy as sa
-from alembic import op
+from workers.ledger.database.online_ddl import create_index
 
 revision = "0007"
 down_revision = "0006"
@@ -15,5 +14,4 @@ INDEXES = (
 def upgrade() -> None:
     """Create the indexes."""
     for name, table, column, condition in INDEXES:
-        where = sa.text(condition)
-        op.create_index(name, table, [column], sqlite_where=where, postgresql_where=where)
+        create_index(name, table, [column], where=condition)

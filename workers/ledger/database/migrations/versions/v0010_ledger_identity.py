@@ -3,7 +3,8 @@
 import uuid
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import create_table, execute
 
 revision = "0010"
 down_revision = "0009"
@@ -11,10 +12,10 @@ down_revision = "0009"
 
 def upgrade() -> None:
     """Create it, and the id."""
-    table = op.create_table(
+    create_table(
         "ledger_identity",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("id", sa.String, nullable=False),
         sa.CheckConstraint("number = 1", name="ledger_identity_one_row"),
     )
-    op.bulk_insert(table, [{"number": 1, "id": uuid.uuid4().hex[:12]}])
+    execute("INSERT INTO ledger_identity VALUES (1, :id) ON CONFLICT DO NOTHING", id=uuid.uuid4().hex[:12])

@@ -1,7 +1,8 @@
 """Create the table of the audit log: who did what, and when."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import create_index, create_table
 
 revision = "0012"
 down_revision = "0011"
@@ -11,7 +12,7 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 def upgrade() -> None:
     """Create the table and its index."""
-    op.create_table(
+    create_table(
         "audit",
         sa.Column("id", sa.String().with_variant(sa.String(collation="C"), "postgresql"), primary_key=True),
         sa.Column("at", MOMENT, nullable=False),
@@ -21,4 +22,4 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text),
         sa.Column("count", sa.Integer, nullable=False),
     )
-    op.create_index("audit_at", "audit", ["at", "id"])
+    create_index("audit_at", "audit", ["at", "id"])

@@ -1,7 +1,8 @@
 """Add when and why the body of a delivery was deleted, and the table of erasures."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from workers.ledger.database.online_ddl import add_column, create_index, create_table
 
 revision = "0016"
 down_revision = "0015"
@@ -12,13 +13,13 @@ MOMENT = sa.String().with_variant(sa.DateTime(timezone=True), "postgresql")
 
 def upgrade() -> None:
     """Add the columns, and create the table."""
-    op.add_column("deliveries", sa.Column("body_deleted_at", MOMENT))
-    op.add_column("deliveries", sa.Column("body_deletion", sa.String))
-    op.create_table(
+    add_column("deliveries", sa.Column("body_deleted_at", MOMENT))
+    add_column("deliveries", sa.Column("body_deletion", sa.String))
+    create_table(
         "erasures",
         sa.Column("digest", NAME, primary_key=True),
         sa.Column("erasure_id", NAME, nullable=False),
         sa.Column("kind", sa.String, nullable=False),
         sa.Column("at", MOMENT, nullable=False),
     )
-    op.create_index("erasures_at", "erasures", ["at"])
+    create_index("erasures_at", "erasures", ["at"])
