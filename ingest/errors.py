@@ -11,6 +11,7 @@ WebhooksError
 ├── Unreadable               a kept body that cannot be parsed
 ├── QueueUnavailable         Redis cannot be reached
 ├── LedgerUnknown            the relay does not know which ledger it publishes to
+├── LedgerTooNew             a newer version has migrated the ledger (workers.installation)
 ├── SettingsError            a setting is missing or wrong
 │   └── PluginError          a plugin cannot be loaded (workers.plugins)
 ├── JobNotAllowed            a job in Redis names a function that is not ours (workers.execution.job_allowlist)

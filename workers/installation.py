@@ -7,16 +7,23 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ingest.config.settings import Settings
-from ingest.errors import SettingsError
+from ingest.errors import SettingsError, WebhooksError
 from ingest.queue.installations import Installation, announce, withdraw
 from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.redis_client import connect_queues
 from ingest.queue.redis_memory import eviction_text, read_memory
+from workers.ledger.database.engine import read_only
+from workers.ledger.database.schema_state import SENTENCES, SchemaState, applied_migration, compare_schema
+from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable
 from workers.ledger.identity import ledger_id, storage
 
 log = structlog.get_logger()
 
 LONGEST_WAIT = 5.0
+
+
+class LedgerTooNew(WebhooksError):
+    """Raised when a newer version has migrated the ledger to what this one cannot work with."""
 
 
 def queue_namespace(settings: Settings, engine: Engine) -> str:
@@ -36,9 +43,10 @@ def own_installation(settings: Settings, engine: Engine) -> Installation:
 
 
 def join_installation(settings: Settings, engine: Engine) -> tuple[NamespacedRedis, Installation]:
-    """Wait for the ledger and for Redis, announce this installation, and return a client for its queues.
+    """Wait for the ledger, migrated, and for Redis, announce this installation, and return a client for its queues.
 
     Raise SettingsError if another installation is at work in the same namespace: both would take the other's jobs.
+    Raise LedgerTooNew if a newer version has migrated the ledger to what this one cannot work with.
     """
     own = _wait_for_ledger(settings, engine)
     connection = connect_queues(settings.require_redis(), own.namespace)
@@ -84,14 +92,30 @@ def _announce_when_possible(connection: NamespacedRedis, own: Installation) -> I
 
 def _wait_for_ledger(settings: Settings, engine: Engine) -> Installation:
     logged = False
-    for attempt in stamina.retry_context(on=SQLAlchemyError, attempts=None, timeout=None, wait_max=LONGEST_WAIT):
+    not_ready = (SQLAlchemyError, LedgerUnavailable)
+    for attempt in stamina.retry_context(on=not_ready, attempts=None, timeout=None, wait_max=LONGEST_WAIT):
         with attempt:
             try:
-                return own_installation(settings, engine)
-            except SQLAlchemyError as failure:
+                own = own_installation(settings, engine)
+                require_schema(engine)
+            except not_ready as failure:
                 if not logged:
                     hint = "is the database there, and has `webhooks migrate` been run?"
                     log.warning("ledger.waiting", reason=type(failure).__name__, hint=hint)
                 logged = True
                 raise
+            return own
     raise AssertionError  # the loop has no end
+
+
+def require_schema(engine: Engine) -> None:
+    """Raise LedgerTooNew if this version is too old for the ledger, LedgerNotMigrated if migrations are pending.
+
+    Tables that no migration has made are not judged.
+    """
+    with read_only(engine) as ledger:
+        state = SchemaState.CURRENT if applied_migration(ledger) is None else compare_schema(ledger)
+    if state is SchemaState.INCOMPATIBLE:
+        raise LedgerTooNew(SENTENCES[state])
+    if state is SchemaState.PENDING:
+        raise LedgerNotMigrated(SENTENCES[state])

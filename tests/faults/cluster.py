@@ -106,6 +106,12 @@ class Member:
             if self._should_run:
                 self._run()
 
+    def restart_with(self, **environment: str) -> None:
+        """End it as an operator does, and start it with other variables."""
+        self.stop(signal.SIGTERM)
+        self._environment |= environment
+        self.start()
+
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal; if it dies of it, it is restarted."""
         assert self._process is not None
@@ -173,8 +179,7 @@ class Cluster:
             if self.database == POSTGRESQL:
                 self.postgres = Postgres(self.folder / "postgres")
                 self.database_url = self.postgres.url
-            with MIGRATION_LOCK:
-                migrate(self.database_url)
+            self.migrate()
             self.engine = create_ledger_engine(self.database_url)
             metadata.create_all(self.engine)
             if self._has_valkey:
@@ -211,6 +216,11 @@ class Cluster:
         if self.postgres is not None:
             self.postgres.end()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def migrate(self) -> None:
+        """Create the tables of the ledger."""
+        with MIGRATION_LOCK:
+            migrate(self.database_url)
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment of our processes, without the settings of this shell."""

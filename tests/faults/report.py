@@ -20,12 +20,13 @@ from tests.faults import (
     other_faults,
     redis_faults,
     stranger_faults,
+    upgrades,
 )
 from tests.faults.cluster import Cluster
 from tests.faults.fork_server import ForkServer
 from tests.faults.trials import Group, Impossible, Verdict, running_groups
 
-MODULES = (kills, redis_faults, database_faults, inbox_faults, other_faults, stranger_faults)
+MODULES = (kills, redis_faults, database_faults, inbox_faults, other_faults, stranger_faults, upgrades)
 HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | seconds to recover |"
 
 

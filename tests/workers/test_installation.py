@@ -6,7 +6,7 @@ import structlog
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
 from ingest.queue.installations import Installation, announce, list_installations
-from workers.installation import announce_quietly, join_installation, open_queues, own_installation
+from workers.installation import LedgerTooNew, announce_quietly, join_installation, open_queues, own_installation
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
 from workers.ledger.identity import ledger_id
@@ -53,6 +53,30 @@ def test_a_process_waits_for_its_ledger_and_says_so(settings, engine, until):
         thread.join(30)
     assert joined
     assert "webhooks migrate" in logs[0]["hint"]
+
+
+def test_a_new_version_waits_for_its_migrations(settings, engine, until):
+    migrate(settings.database_url, until="0016")
+    joined = []
+    with structlog.testing.capture_logs() as logs:
+        thread = threading.Thread(target=lambda: joined.append(join_installation(settings, engine)))
+        thread.start()
+        until(lambda: any(line["event"] == "ledger.waiting" for line in logs))
+        assert joined == []
+        migrate(settings.database_url)
+        thread.join(30)
+    assert joined
+
+
+def test_a_version_that_is_too_old_for_the_ledger_does_not_start(settings, engine, valkey):
+    migrate(settings.database_url)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE webhooks_schema_version SET version_num = '9999'")
+    join_installation(settings, engine)
+    with engine.begin() as conn:
+        conn.exec_driver_sql("UPDATE ledger_identity SET compatible_from = '9999'")
+    with pytest.raises(LedgerTooNew, match="install the newer version again"):
+        join_installation(settings, engine)
 
 
 @pytest.mark.parametrize("other", [{"ledger": "-"}, {"storage": "-"}])

@@ -1,6 +1,7 @@
 """The process types, each imported only when it runs since `serve` needs no database, and what deploys them."""
 # ruff: noqa: PLC0415  the imports stand where they are needed, see above
 
+import logging
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -172,6 +173,7 @@ def migrate(*, dry_run: bool) -> None:
         found = schema_state(url)
     else:
         configure_logging(settings, "migrate")
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it would repeat each line
         found = migrate(url, report=report)
     if found is SchemaState.INCOMPATIBLE:
         raise Failure(SENTENCES[found])
