@@ -93,5 +93,5 @@ def event() -> bytes:
 
 def request(body: bytes, *headers: str, path: str = PATH, key: bytes = KEY) -> bytes:
     """Return a signed request as it goes over the wire."""
-    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, f"{SIGNATURE_HEADER}: {sign(body, key)}", "", ""]).encode("latin-1") + body

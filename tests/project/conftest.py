@@ -20,6 +20,7 @@ MANUALS = (
     "workers/MEASUREMENTS.md",
     "workers/REFERENCE.md",
     "workers/SESSIONS.md",
+    "workers/deploy/README.md",
 )
 
 #: Words that name nothing: neither a file nor a thing.

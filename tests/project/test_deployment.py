@@ -14,6 +14,8 @@ from ingest.server.limits import ConnectionLimit
 from workers.cli import COMMANDS
 
 STORES = {"valkey", "postgres"}
+NOT_OURS = STORES | {"proxy"}
+WEBS = ("web-1", "web-2")
 CONTAINER_PORT = 8000
 FIXED_IN = (
     ("h11", "0.16", "CVE-2025-43859"),
@@ -65,14 +67,16 @@ def test_the_procfile_lets_the_platform_choose_the_port_of_authorize_too(procfil
 
 
 def test_compose_runs_what_the_procfile_names_and_the_stores(procfile, services):
-    ours = {name: command_of(service["command"]) for name, service in services.items() if name not in STORES}
-    release = {"migrate": command_of(procfile["release"])}
-    assert ours == {name: command_of(line) for name, line in procfile.items() if name != "release"} | release
-    assert set(services) == set(ours) | STORES
+    ours = {name: command_of(service["command"]) for name, service in services.items() if name not in NOT_OURS}
+    commands = {name: command_of(line) for name, line in procfile.items()}
+    commands["migrate"] = commands.pop("release")
+    web = commands.pop("web")
+    assert ours == {**commands, **dict.fromkeys(WEBS, web)}
+    assert set(services) == set(ours) | NOT_OURS
 
 
 def test_compose_sets_only_settings_that_exist(services):
-    for name in set(services) - STORES:
+    for name in set(services) - NOT_OURS:
         settings = {setting.lower() for setting in services[name]["environment"]}
         assert settings <= set(Settings.model_fields)
 
@@ -85,7 +89,7 @@ def filled_in(text, **values):
 def test_the_settings_of_compose_are_valid(services):
     environment = {
         name.lower(): filled_in(value, VALKEY_PASSWORD="secret")
-        for name, value in services["web"]["environment"].items()
+        for name, value in services["web-1"]["environment"].items()
     }
     settings = load_settings(**environment)
     assert settings.port == CONTAINER_PORT
@@ -98,7 +102,7 @@ def test_valkey_requires_the_password_that_our_processes_have(services):
     words = shlex.split(services["valkey"]["command"].replace("${", "'${").replace("}", "}'"))
     demanded = words[words.index("--requirepass") + 1]
     assert demanded.startswith("${VALKEY_PASSWORD:?")
-    assert f":{demanded}@" in services["web"]["environment"]["REDIS_URL"]
+    assert f":{demanded}@" in services["web-1"]["environment"]["REDIS_URL"]
     assert filled_in(services["valkey"]["environment"]["REDISCLI_AUTH"], VALKEY_PASSWORD="secret") == "secret"
 
 
@@ -119,18 +123,28 @@ def test_the_image_may_have_extras(root):
     assert [set(each.split(",")) for each in named] == [extras - {"test"}]
 
 
-def test_serve_needs_no_store_to_start(services):
-    assert "depends_on" not in services["web"]
-    assert services["web"]["ports"] == [f"{CONTAINER_PORT}:{CONTAINER_PORT}"]
-    assert str(load_settings(data_dir="/data").data_dir) == services["web"]["environment"]["DATA_DIR"]
-    assert services["web"]["volumes"] == ["inbox:/data"]
+@pytest.mark.parametrize("name", WEBS)
+def test_serve_needs_no_store_to_start_and_has_an_inbox_of_its_own(services, name):
+    web = services[name]
+    assert "depends_on" not in web
+    assert str(load_settings(data_dir="/data").data_dir) == web["environment"]["DATA_DIR"]
+    assert web["volumes"] == [f"inbox-{name[-1]}:/data"]
+
+
+def test_only_the_proxy_is_reached_from_outside(root, services):
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published.pop("proxy") == ["80:80", "443:443"]
+    assert {port.split(":")[0] for ports in published.values() for port in ports} == {"127.0.0.1"}
+    assert services["proxy"]["volumes"][0] == "./workers/deploy/Caddyfile:/etc/caddy/Caddyfile:ro"
+    upstreams = re.findall(r"reverse_proxy (.+) \{$", (root / "workers/deploy/Caddyfile").read_text(), re.MULTILINE)
+    ports = services["web-1"]["environment"]
+    assert upstreams == [f"authorize:{ports['AUTHORIZE_PORT']}", " ".join(f"{web}:{ports['PORT']}" for web in WEBS)]
 
 
 def test_authorize_needs_no_store_but_a_credential(services):
     authorize = services["authorize"]
     assert "depends_on" not in authorize
     assert "?" in authorize["environment"]["AUTHORIZE_CREDENTIALS"]
-    assert authorize["ports"] == [f"{authorize['environment']['AUTHORIZE_PORT']}:8001"]
 
 
 @pytest.mark.parametrize("name", ["worker", "clock"])
@@ -141,7 +155,7 @@ def test_every_process_of_the_ledger_waits_for_its_tables(services, name):
 
 
 def test_nothing_of_ours_runs_with_more_rights_than_it_needs(root, services):
-    for name in set(services) - STORES:
+    for name in set(services) - NOT_OURS:
         assert services[name]["read_only"] is True
         assert services[name]["cap_drop"] == ["ALL"]
         assert services[name]["security_opt"] == ["no-new-privileges:true"]
@@ -153,7 +167,8 @@ def test_nothing_of_ours_runs_with_more_rights_than_it_needs(root, services):
 
 def test_volumes_are_all_declared(root, services):
     declared = set(yaml.safe_load((root / "compose.yaml").read_text())["volumes"])
-    assert {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])} == declared
+    used = {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])}
+    assert {volume for volume in used if not volume.startswith(".")} == declared
 
 
 def test_valkey_has_an_append_only_file(services):
@@ -161,8 +176,12 @@ def test_valkey_has_an_append_only_file(services):
 
 
 def test_stores_and_servers_have_health_checks(services):
-    processes = ("web", "authorize", "worker", "clock", "dashboard")
-    assert all("healthcheck" in services[name] for name in (*STORES, *processes))
+    assert {name for name, service in services.items() if "healthcheck" not in service} == {"migrate"}
+
+
+def test_a_worker_and_a_clock_are_probed_by_what_they_report(services):
+    for name, process in (("worker", "work"), ("clock", "clock")):
+        assert services[name]["healthcheck"]["test"] == ["CMD", "webhooks", "check", "--live", process]
 
 
 def test_the_image_contains_everything_that_the_package_is_built_from(root):
