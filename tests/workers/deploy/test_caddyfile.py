@@ -97,7 +97,13 @@ def wait_for_more(senders: KeepAliveSenders, count: int) -> None:
     assert senders.failures == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["upgraded", "killed"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="upgraded"),
+        pytest.param(signal.SIGKILL, id="killed", marks=pytest.mark.slow),
+    ],
+)
 def test_no_request_is_refused_while_the_two_are_replaced_one_after_the_other(
     caddy: Caddy, webs: list[Web], number: signal.Signals
 ) -> None:

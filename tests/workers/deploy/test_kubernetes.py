@@ -186,6 +186,7 @@ raise SystemExit(connection.getresponse().status != 200)
 """
 
 
+@pytest.mark.slow  # half a minute, and all of two cores
 @pytest.mark.skipif(not MAY_RUN, reason="only root may make namespaces")
 def test_the_processes_run_with_the_command_environment_folders_and_probes_of_the_manifests(
     tmp_path: Path, valkey_url: str
