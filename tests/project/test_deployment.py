@@ -1,8 +1,12 @@
 """Procfile, compose.yaml, Dockerfile and .env.example agree with the commands and the settings that there are."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +15,7 @@ from packaging.version import Version
 
 from ingest.config.settings import Settings, load_settings
 from ingest.server.limits import ConnectionLimit
+from tests.faults.cluster import wait_until
 from workers.cli import COMMANDS
 
 STORES = {"valkey", "postgres"}
@@ -64,6 +69,35 @@ def test_the_procfile_listens_for_the_platforms_router(procfile):
 def test_the_procfile_lets_the_platform_choose_the_port_of_authorize_too(procfile):
     assert "HOST=${HOST:-0.0.0.0}" in procfile["authorize"]
     assert "AUTHORIZE_PORT=${PORT:-8001}" in procfile["authorize"]
+
+
+@pytest.fixture
+def release(procfile, tmp_path):
+    """Start the line `release` as a platform does, or honcho with the name of the process in the environment."""
+    started = []
+
+    def start(**environment):
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = ["sh", "-c", procfile["release"]]
+        environment = {"PATH": path, "DATA_DIR": str(tmp_path), **environment}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_platform_goes_on_when_the_migration_is_done(release):
+    assert release().wait(60) == 0
+
+
+def test_a_migration_that_is_done_does_not_end_all_processes_of_a_local_honcho(release):
+    """Which ends all when one ends, so it waits; a migration that failed ends them."""
+    process = release(HONCHO_PROCESS_NAME="release.1")
+    wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == "sleep", "it waits")
+    assert release(HONCHO_PROCESS_NAME="release.1", DATABASE_URL="nonsense").wait(60) != 0
 
 
 def test_compose_runs_what_the_procfile_names_and_the_stores(procfile, services):

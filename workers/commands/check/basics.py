@@ -24,6 +24,7 @@ from ingest.queue.redis_memory import eviction_text, full_text, read_memory
 from workers.alerts.destinations import open_destinations
 from workers.alerts.notifier import muted_kinds
 from workers.commands.check.check_result import CheckResult, fail, ok, warn
+from workers.commands.check.disk_type import disk_problem
 from workers.commands.errors import Failure, error_text
 from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
 from workers.installation import conflict_text, own_installation
@@ -86,9 +87,12 @@ def inbox(settings: Settings) -> Iterator[CheckResult]:
         yield fail("inbox", f"Nothing can be kept in {folder}. {error_text(error)}")
         return
     free = shutil.disk_usage(_first_existing(folder)).free
+    problem = disk_problem(folder)
+    if problem:
+        yield warn("inbox", problem)
     if free < LOW_DISK:
         yield warn("inbox", f"Only {free // 1_000_000} MB are free in {folder}.")
-    else:
+    elif not problem:
         yield ok("inbox", f"{folder} can be written; {free // 1_000_000_000} GB are free.")
 
 
