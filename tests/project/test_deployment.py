@@ -243,7 +243,8 @@ def test_ci_runs_the_commands_of_the_readme(root):
     lines = (root / ".ci" / "run").read_text().splitlines()
     script = "\n".join(line for line in lines if not line.startswith("#"))
     steps = ["python3 -m venv .venv", "pip install", "-e '.[test]'", "ruff check", "ruff format --check", "mypy"]
-    steps += ["lint-imports", ".venv/bin/bandit", ".venv/bin/pip-audit", ".venv/bin/pytest"]
+    steps += ["lint-imports", ".venv/bin/bandit", ".venv/bin/pip-audit", "pip wheel", "bare/bin/webhooks --help"]
+    steps += [".venv/bin/cyclonedx-py", ".venv/bin/pytest"]
     positions = [script.index(step) for step in steps]
     assert positions == sorted(positions)
     assert (root / ".ci" / "run").stat().st_mode & 0o111
