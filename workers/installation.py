@@ -45,7 +45,8 @@ def own_installation(settings: Settings, engine: Engine) -> Installation:
 def join_installation(settings: Settings, engine: Engine) -> tuple[NamespacedRedis, Installation]:
     """Wait for the ledger, migrated, and for Redis, announce this installation, and return a client for its queues.
 
-    Raise SettingsError if another installation is at work in the same namespace: both would take the other's jobs.
+    Raise SettingsError if another installation is at work in the same namespace: both would take the other's jobs; or
+    if Redis would evict jobs when its memory is used up. `serve`, which takes events, starts in both cases.
     Raise LedgerTooNew if a newer version has migrated the ledger to what this one cannot work with.
     """
     own = _wait_for_ledger(settings, engine)
@@ -56,6 +57,9 @@ def join_installation(settings: Settings, engine: Engine) -> tuple[NamespacedRed
         raise SettingsError(conflict_text(own, other))
     memory = read_memory(connection)
     if memory is not None and memory.evicts:
+        if memory.limit:
+            withdraw(connection.plain, own)
+            raise SettingsError(eviction_text(memory))
         log.warning("redis.evicts", problem=eviction_text(memory))
     return connection, own
 

@@ -99,3 +99,19 @@ def test_an_announcement_comes_back_when_redis_was_flushed(settings, engine, val
     announce_quietly(connection, own)
     connection.close()
     assert [each.field for each in list_installations(valkey.plain)] == [own.field]
+
+
+def test_workers_do_not_start_on_a_redis_that_would_delete_jobs(settings, engine, valkey):
+    migrate(settings.database_url)
+    valkey.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with structlog.testing.capture_logs() as logs:
+            join_installation(settings, engine)[0].close()  # without a limit nothing is deleted
+        assert [line["event"] for line in logs] == ["redis.evicts"]
+        valkey.config_set("maxmemory", "1gb")
+        with pytest.raises(SettingsError, match=r"maxmemory-policy of Redis is allkeys-lru.*noeviction"):
+            join_installation(settings, engine)
+        assert not [each for each in list_installations(valkey.plain) if each.is_alive]
+    finally:
+        valkey.config_set("maxmemory", 0)
+        valkey.config_set("maxmemory-policy", "noeviction")

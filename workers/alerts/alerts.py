@@ -62,6 +62,12 @@ class AlertKind(StrEnum):
     REDIS_FULL = "redis_full"
     """Redis has used most of its `maxmemory`: without any left no job can be taken."""
 
+    REDIS_EVICTS = "redis_evicts"
+    """Redis has a `maxmemory` and a policy that deletes keys there: jobs would vanish."""
+
+    OLD_TRANSACTION = "old_transaction"
+    """A transaction stays open in the ledger: what is deleted gives no disk back, and SQLite's log grows."""
+
     WORKER_GONE = "worker_gone"
     """No worker runs, or none serves a queue, or one has ended without saying so."""
 

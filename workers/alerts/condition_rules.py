@@ -14,11 +14,12 @@ from ingest.errors import QueueUnavailable
 from ingest.inbox.quarantined_request import WRONG_PATH
 from ingest.queue.process_monitor import Absence, ProcessMonitor
 from ingest.queue.process_registry import NodeReport, ProcessRecord, ProcessRegistry, ProcessType
-from ingest.queue.redis_memory import RedisMemory, full_text, read_memory
+from ingest.queue.redis_memory import RedisMemory, eviction_text, full_text, read_memory
 from workers.alerts.alerts import Alert, AlertKind, escape_name
 from workers.alerts.rules import Finding, RuleResult
 from workers.ledger import alert_queries, run_schedule
 from workers.ledger.alert_queries import MAX_COUNTED, FailingRuns, LatePushes
+from workers.ledger.transaction_monitor import OldTransaction, old_transactions
 
 PASSED_AFTER = timedelta(minutes=1)
 """How long a condition has to be absent before its alert is resolved: the next retry must not raise it again."""
@@ -137,6 +138,7 @@ class ProcessObserver:
             AlertKind.WRONG_PATH: self._wrong_path,
             AlertKind.STALLED: self._stalled,
             AlertKind.REDIS_FULL: self._full,
+            AlertKind.REDIS_EVICTS: self._evicts,
         }
         return [ConditionRule(kind, find, self._clock) for kind, find in found.items()]
 
@@ -210,6 +212,13 @@ class ProcessObserver:
             return None
         alert = Alert(AlertKind.REDIS_FULL, "redis", full_text(self._memory))
         return [Condition(alert)] if self._memory.is_nearly_full else []
+
+    def _evicts(self, _ledger: Connection, _at: datetime) -> Sequence[Condition] | None:
+        if self._memory is None:
+            return None
+        alert = Alert(AlertKind.REDIS_EVICTS, "redis", eviction_text(self._memory))
+        # Without a limit nothing is evicted, until somebody sets one: `check` warns of that.
+        return [Condition(alert)] if self._memory.evicts and self._memory.limit else []
 
     def _stalled(self, ledger: Connection, at: datetime) -> Sequence[Condition]:
         found = [
@@ -296,10 +305,33 @@ def dead_pushes(ledger: Connection, at: datetime) -> Sequence[Condition]:
     ]
 
 
+def open_transactions(ledger: Connection, _at: datetime) -> Sequence[Condition]:
+    """Find transactions of others that have been open for so long that the ledger grows because of them."""
+    return [
+        Condition(Alert(AlertKind.OLD_TRANSACTION, str(each.pid or "wal"), _transaction_text(each)))
+        for each in old_transactions(ledger)
+    ]
+
+
+def _transaction_text(old: OldTransaction) -> str:
+    if old.pid is None:
+        return (
+            f"The log of the ledger, the file ending in -wal, has {old.wal_bytes / 1_048_576:.0f} MB and grows: some"
+            " program holds a read transaction open, a backup or a shell for instance. `fuser -v` on that file names"
+            " it; end it, and the log is emptied with the next writes."
+        )
+    return (
+        f"A transaction has been open in PostgreSQL for {_seconds(old.age)}: process {old.pid},"
+        f" {escape_name(old.program or 'unnamed')}, {escape_name(old.state)}. Until it ends, nothing that is deleted"
+        f" gives disk back, and tables grow. If it is no backup, end it: SELECT pg_terminate_backend({old.pid})."
+    )
+
+
 LEDGER_RULES: Mapping[AlertKind, Find] = {
     AlertKind.HANDLER_FAILING: failing_handlers,
     AlertKind.PUSHES_LATE: late_pushes,
     AlertKind.PUSHES_DEAD: dead_pushes,
+    AlertKind.OLD_TRANSACTION: open_transactions,
 }
 """The rules that need the ledger only."""
 

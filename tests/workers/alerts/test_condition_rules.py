@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from handlers.kit.context import Push
 from ingest.config.settings import load_settings
@@ -21,7 +21,7 @@ from tests.workers.alerts.conftest import WatchedLedger
 from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.alerts import AlertKind, AlertRow
 from workers.alerts.condition_rules import PASSED_AFTER
-from workers.ledger import pushes, runs
+from workers.ledger import pushes, runs, transaction_monitor
 from workers.ledger.pushes import NewPush, PushUpdate
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome, PushState
@@ -304,4 +304,45 @@ def test_a_redis_that_is_nearly_full_is_an_alert_until_it_has_room(
     finally:
         all_run.config_set("maxmemory", 0)
     assert watch.kinds() == ["redis_full"]
+    assert watch.kinds(PASSED_AFTER) == []
+
+
+def test_a_redis_that_would_delete_jobs_is_an_alert_once_it_has_a_limit(
+    watched: WatchedLedger, all_run: redis.Redis
+) -> None:
+    watch = Watch(watched, all_run)
+    all_run.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert watch.kinds() == []
+        all_run.config_set("maxmemory", "1gb")
+        (alert,) = watch.after(SECOND)
+        assert alert.kind is AlertKind.REDIS_EVICTS
+        assert "noeviction" in alert.sentence
+    finally:
+        all_run.config_set("maxmemory", 0)
+        all_run.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_transaction_that_stays_open_is_an_alert_until_it_ends(
+    watched: WatchedLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(watched)
+    is_sqlite = watched.engine.dialect.name == "sqlite"
+    monkeypatch.setattr(transaction_monitor, "OPEN_FOR", timedelta())
+    monkeypatch.setattr(transaction_monitor, "WAL_BYTES", 2_000_000)
+    assert watch.kinds() == []
+    with watched.engine.connect() as reader, watched.engine.connect() as writer:
+        writer.execute(text("CREATE TABLE large (filler TEXT)"))
+        writer.commit()
+        reader.execution_options(reading=True).execute(text("SELECT count(*) FROM large"))
+        for _ in range(30 if is_sqlite else 0):  # each commit rewrites its pages in the log, which is not emptied
+            writer.execute(text("DELETE FROM large"))
+            writer.execute(text("INSERT INTO large VALUES (:filler)"), {"filler": "x" * 100_000})
+            writer.commit()
+        (alert,) = watch.after(SECOND)
+        assert alert.kind is AlertKind.OLD_TRANSACTION
+        assert ("fuser -v" if is_sqlite else "pg_terminate_backend(") in alert.sentence
+    if is_sqlite:
+        monkeypatch.setattr(transaction_monitor, "WAL_BYTES", 1 << 30)
+    assert watch.kinds() == ["old_transaction"]
     assert watch.kinds(PASSED_AFTER) == []

@@ -54,6 +54,8 @@ BROKEN_CONNECTION = {"25006", "26000", "42P05"}
 #: Of a process that writes batches, on SQLite: for each connection, and between two checkpoints.
 CACHE_KIB = 32 * 1024
 CHECKPOINT_PAGES = 4000
+#: Bytes of SQLite's log that are kept when it begins anew: a reader may have let it grow to gigabytes.
+LOG_KEPT = 64 << 20
 
 SET_UP = "SELECT pg_backend_pid(), set_config('TimeZone', 'UTC', false), set_config('DateStyle', 'ISO', false)"
 
@@ -134,6 +136,7 @@ def _prepare_sqlite(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEn
     # WAL lets readers and one writer work at once; FULL makes every commit an fsync of the log.
     dbapi_connection.execute("PRAGMA journal_mode = WAL")
     dbapi_connection.execute("PRAGMA synchronous = FULL")
+    dbapi_connection.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
 
 
 def _prepare_bulk_writes(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

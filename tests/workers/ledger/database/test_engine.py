@@ -330,3 +330,25 @@ def pgbouncer(tmp_path):
     for process in processes:
         process.terminate()
         process.wait()
+
+
+def test_the_log_of_sqlite_becomes_small_again_when_a_reader_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("workers.ledger.database.engine.LOG_KEPT", 500_000)
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    log = tmp_path / "ledger.db-wal"
+
+    def rewrite(times):
+        for _ in range(times):
+            with engine.begin() as conn:
+                conn.execute(text("DELETE FROM large"))
+                conn.execute(text("INSERT INTO large VALUES (:filler)"), {"filler": "x" * 100_000})
+
+    with engine.begin() as conn:
+        conn.execute(text("CREATE TABLE large (filler TEXT)"))
+    with read_only(engine) as reader:
+        reader.execute(text("SELECT count(*) FROM large"))
+        rewrite(60)
+        assert log.stat().st_size > 6_000_000
+    rewrite(3)  # the first of them empties it into the database, the next begins it anew
+    assert log.stat().st_size < 1_000_000
+    engine.dispose()
