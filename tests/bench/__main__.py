@@ -160,6 +160,45 @@ def pages(deliveries: int, requests: int, database: str | None, *, as_json: bool
     print_reports(reports, as_json=as_json)
 
 
+@bench.command()
+@click.option(
+    "--deliveries", default=1_000_000, show_default=True, type=click.IntRange(min=1_000), help="In all months."
+)
+@click.option("--months", default=12, show_default=True, type=click.IntRange(min=1), help="How many months pass.")
+@click.option("--bodies", default=30, show_default=True, help="Days that bodies, pushes and decisions are kept.")
+@click.option("--rows", default=180, show_default=True, help="Days that all else is kept.")
+@click.option(
+    "--settle-every", default=1, show_default=True, help="Months after which the speed of settling is measured."
+)
+@click.option("--on", "kind", type=click.Choice(["SQLite", "PostgreSQL"]), help="Only on this database.")
+@database_option
+@as_json
+def year(  # noqa: PLR0913, PLR0917 - one for each option
+    deliveries: int,
+    months: int,
+    bodies: int,
+    rows: int,
+    settle_every: int,
+    kind: str | None,
+    database: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Let months pass over a ledger with retention on.
+
+    The mass of each month is copied within the database, a sample of it goes from POST to settled. Then what is too old
+    is deleted, and sizes, lists, a session, `check --deep` and the speed of settling are measured, also while
+    something is deleted. Says what grows in the last quarter.
+    """
+    from tests.bench.year import YearScale  # noqa: PLC0415 - as above
+    from tests.bench.year import year as measure  # noqa: PLC0415 - as above
+
+    with progress() as bar, postgresql(database) as server:
+        scale = YearScale(deliveries, months, bodies, rows, settle_every)
+        reports = measure(scale, server, bar, [kind] if kind else None)
+    print_reports(reports, as_json=as_json)
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Hide this shell's settings and yield a progress bar on stderr."""

@@ -37,7 +37,7 @@ KEY = "a key for measuring"
 ROOT = str(Path(__file__).parents[2])
 # `serve` publishes before there is a ledger.
 NAMESPACE = "bench"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 POLL_S = 0.02
 WEBHOOKS = "from workers.cli import main; main()"
 
@@ -100,6 +100,9 @@ class Harness:
         self._database_url = database_url
         self._redis_url: str | None = None
         self.folder = Path()
+        #: How our commands are started, and what is set for all of them.
+        self.launcher: tuple[str, ...] = ("-c", WEBHOOKS)
+        self.environment: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """Make the folder."""
@@ -139,9 +142,10 @@ class Harness:
             "QUEUE_NAMESPACE": NAMESPACE,
             "LOG_LEVEL": "warning",
             **({"DATABASE_URL": self._database_url} if self._database_url else {}),
+            **self.environment,
             **environment,
         }
-        return self.python("-c", WEBHOOKS, *arguments, name=arguments[0], environment=given)
+        return self.python(*self.launcher, *arguments, name=arguments[0], environment=given)
 
     def python(self, *arguments: str, name: str, environment: Mapping[str, str]) -> Process:
         """Start this Python with these arguments."""

@@ -11,40 +11,34 @@ import argparse
 import csv
 import http.client
 import itertools
-import json
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 
-from ingest.http.app import PATHS
-from ingest.wire.envelope import Kind
-from tests.bench.http_load import LoadSpec
 from tests.faults.audit import (
     Discrepancies,
     compare,
     found_by_check,
-    is_quiet,
     read_books,
     wait_until_quiet,
 )
-from tests.faults.cluster import POSTGRESQL, ROOT, SQLITE, Cluster, wait_until
+from tests.faults.cluster import POSTGRESQL, SQLITE, Cluster, wait_until
 from tests.faults.database_faults import cut, lock, lock_file
 from tests.faults.effects import effects
+from tests.faults.flood import flood
 from tests.faults.growth import HEAD
 from tests.faults.kills import kill
-from tests.faults.load import KEY, misbehaving_event
+from tests.faults.load import misbehaving_event
 from tests.faults.other_faults import NUMBERS
 from tests.faults.report import commit
 from tests.faults.resource_samples import UNAVAILABLE, Sampler
@@ -58,17 +52,15 @@ from workers.ledger.tables.core_tables import deliveries, pushes
 
 SHARE_OF_CAPACITY = 0.2
 FLOOD_S = 10.0
-#: Events a second that are prepared for the flood: more than it can take.
-MOST_CAPACITY = 12_000
 #: This share of the time is warm-up: what fills until then, fills once.
 WARM_UP = 0.25
 #: A delivery is kept for this share of the time, and longer than anything may be stuck; its body and its session a
 #: little shorter.
 KEPT_FOR = 1 / 12
-LEAST_KEPT_S = 2 * STUCK_AFTER_S
+LEAST_KEPT_S = 4 * STUCK_AFTER_S
 #: Between the moment when an item is sent and the earliest when it is audited.
 SETTLES_IN_S = 5.0
-PAGES = ("/", "/deliveries", "/sessions", "/failures", "/pushes", "/cdrs", "/warnings", "/alerts", "/metrics")
+PAGES = ("/", "/deliveries", "/failures", "/pushes", "/cdrs", "/warnings", "/alerts", "/metrics")
 
 
 class Fault(NamedTuple):
@@ -103,7 +95,7 @@ class SoakCluster(Cluster):
 class Soak:
     """A run of a cluster under load and faults, sampled and audited."""
 
-    def __init__(self, cluster: SoakCluster, seconds: float) -> None:
+    def __init__(self, cluster: SoakCluster, seconds: float, kept_s: float) -> None:
         self.cluster = cluster
         self.seconds = seconds
         self.sampler = Sampler(cluster)
@@ -115,7 +107,12 @@ class Soak:
         self._received: Counter[str] = Counter()
         self._read_to = 0
         self._audited_last: set[str] = set()
+        self.slow = 0
+        """Deliveries that took longer to settle than one that is stuck: a machine that has too much to do."""
+        #: What was too late for an audit, as its body may be deleted as soon as it is settled; it must settle.
         self._late: set[str] = set()
+        self._were_late: set[str] = set()
+        self._overdue_after = kept_s - STUCK_AFTER_S
         self._seen: dict[str, float] = {}
         self._ends_at = 0.0
 
@@ -141,6 +138,7 @@ class Soak:
         if wait_until_quiet(self.cluster, STUCK_AFTER_S) is None:
             self.found.stuck.append("something was left under way")
         self._audit(self.cluster.load.pending().keys() - self._audited_last)
+        self.found.lost += [f"{each} was never settled" for each in self._late - self._settled(self._late)]
         self.found.stuck += found_by_check(self.cluster)
 
     def _inject(self, faults: Sequence[Fault], every: float) -> None:
@@ -174,12 +172,18 @@ class Soak:
         now, sent = time.monotonic(), self.cluster.load.pending()
         pending = sent.keys() - self._audited_last
         self._seen = {each: self._seen.get(each, now) for each in pending}
+        settled = self._settled(pending | self._late)
+        self._late -= settled
         # What was not answered is published within seconds if it was kept.
-        overdue = {each for each, at in self._seen.items() if now - at >= STUCK_AFTER_S}
+        overdue = {each for each, at in self._seen.items() if now - at >= self._overdue_after} - settled
+        self._late |= overdue & self.cluster.load.acknowledged()
+        self._were_late |= overdue
         young = {each for each, at in self._seen.items() if now - at < SETTLES_IN_S}
-        going_on = {sent[each] for each in (pending - overdue - self._settled(pending)) | young}
-        self._late |= overdue  # they count as stuck, and what comes of them later is no double
-        self._audit({each for each in pending if sent[each] not in going_on})
+        going_on = {sent[each] for each in (pending - overdue - settled) | young}
+        window = {each for each in pending - overdue if sent[each] not in going_on}
+        self.slow += sum(now - self._seen[each] > STUCK_AFTER_S for each in window)
+        self._audit(window)
+        self.cluster.load.forget(overdue)
 
     def _settled(self, ids: set[str]) -> set[str]:
         """Return which of these are settled, with their pushes sent."""
@@ -201,7 +205,7 @@ class Soak:
             ledger.execute(delete(effects).where(in_list(effects.c.delivery_id, window)))
             left = set(ledger.scalars(select(effects.c.delivery_id)))
         # Whatever has an effect now is sent and not audited yet: the effects of all others were deleted.
-        audited = left - self._late - (load.pending().keys() - self._audited_last - window)
+        audited = left - self._were_late - (load.pending().keys() - self._audited_last - window)
         new.doubled += [f"{each} had an effect again" for each in audited]
         self.found.lost += new.lost
         self.found.doubled += new.doubled
@@ -270,15 +274,7 @@ def faults_on(database: str) -> list[Fault]:
 def measure_capacity(database: str) -> float:
     """Return how many events a second such a cluster settles while a flood comes in."""
     with SoakCluster(database, kept_s=3600) as cluster:
-        count = round(FLOOD_S * MOST_CAPACITY)
-        url = f"http://127.0.0.1:{cluster.ports[0]}{PATHS[Kind.EVENTS]}"
-        spec = json.dumps(asdict(LoadSpec(url, KEY.decode(), "flood", count, FLOOD_S)))
-        subprocess.run([sys.executable, "-m", "tests.bench.http_load", spec], cwd=ROOT, check=True, capture_output=True)
-        wait_until(lambda: is_quiet(cluster), "the flood is settled", 600)
-        with read_only(cluster.engine) as ledger:
-            ends = select(func.count(), func.min(deliveries.c.received_at), func.max(deliveries.c.settled_at))
-            number, first, last = ledger.execute(ends).one()
-    return float(number / (last - first).total_seconds())
+        return flood(cluster, FLOOD_S)
 
 
 def say(what: str) -> None:
@@ -298,7 +294,7 @@ def main() -> int:
     kept_s = max(LEAST_KEPT_S, KEPT_FOR * seconds)
     Cluster.rate, Cluster.connections = rate, max(4, round(rate / 20))
     with SoakCluster(options.database, kept_s=kept_s) as cluster:
-        soak = Soak(cluster, seconds)
+        soak = Soak(cluster, seconds, kept_s)
         try:
             soak.run(faults_on(options.database), options.fault_every)
         finally:
@@ -318,7 +314,7 @@ def report(soak: Soak, kept_s: float) -> int:
         f" {soak.cluster.database}, {load.count():,} acknowledged ({load.count() / soak.seconds:.0f} a second),"
         f" {load.unanswered:,} without an answer, {load.refused:,} refused, {soak.audited:,} audited:"
         f" {len(soak.found.lost)} lost, {len(soak.found.doubled)} doubled, {len(soak.found.stuck)} stuck;"
-        f" {soak.pushed_again} pushes sent again.\n"
+        f" {soak.slow:,} took longer than {STUCK_AFTER_S:.0f} s; {soak.pushed_again} pushes sent again.\n"
     )
     print("Faults: " + ", ".join(f"{name} {count} times" for name, count in sorted(soak.injected.items())) + ".")
     print(

@@ -12,7 +12,7 @@ from tests.faults.soak import Soak, SoakCluster, faults_on, report
 def test_a_minute_of_faults_loses_and_doubles_nothing(database, monkeypatch, capsys):
     monkeypatch.setattr(Cluster, "rate", 40)
     with SoakCluster(database, kept_s=soak.LEAST_KEPT_S) as cluster:
-        soaked = Soak(cluster, 60)
+        soaked = Soak(cluster, 60, soak.LEAST_KEPT_S)
         soaked.run(faults_on(database), every=10)
         report(soaked, soak.LEAST_KEPT_S)
     assert soaked.audited > 500
