@@ -21,6 +21,7 @@ from ingest.queue.redis_client import queue
 from ingest.wire.timestamps import utc_now
 from workers.console.page_stores import Opener
 from workers.installation import open_queues
+from workers.ledger.deliveries import has_state
 from workers.ledger.states import DeliveryState
 from workers.ledger.stats_queries import SpanStats, read_stats
 from workers.ledger.tables.core_tables import deliveries
@@ -148,10 +149,7 @@ def _oldest_at(stores: Stores) -> datetime | None:
     """Return when the oldest delivery was received that waits in the inbox of this node or has an open run."""
     oldest = [
         stores.ledger.scalar(
-            select(deliveries.c.received_at)
-            .where(deliveries.c.state == state)
-            .order_by(deliveries.c.received_at)
-            .limit(1)
+            select(deliveries.c.received_at).where(has_state(state)).order_by(deliveries.c.received_at).limit(1)
         )
         for state in OPEN
     ]

@@ -19,6 +19,7 @@ from ingest.relay.relay_loop import MAX_WAITING_JOBS
 from workers.ledger import run_schedule
 from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import read_only
+from workers.ledger.deliveries import has_state
 from workers.ledger.invariants import EXAMPLES
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs
@@ -189,7 +190,7 @@ class _Scan:
 
 
 _RUNNING_WITHOUT_RUNS = (
-    deliveries.c.state == DeliveryState.RUNNING,
+    has_state(DeliveryState.RUNNING),
     not_(exists().where(runs.c.delivery_id == deliveries.c.id)),
 )
 

@@ -64,20 +64,19 @@ def commit_new_runs(
     resources: Resources,
     results: Sequence[RunResult],
     queue: str,
-    *,
-    stored: Collection[str] = (),
+    refresh: Collection[str],
 ) -> PostCommit:
     """Record runs for the first time, with their effects; runs that were recorded before have no effects.
 
     `queue` is where the batch came from; a run goes back to it unless its handler has a queue of its own.
-    The deliveries in `stored` were stored by this transaction, in the states that follow from these results.
+    The states of the deliveries in `refresh` are updated; others are in the states that follow from these results.
     """
 
     def insert(some: Sequence[RunResult]) -> list[RunResult]:
         new = runs.insert_runs(ledger, some, queue)
         return [result for result in some if (result.delivery_id, result.handler) in new]
 
-    post_commit = _commit(ledger, resources, _recheck_waits(ledger, results), insert, stored)
+    post_commit = _commit(ledger, resources, _recheck_waits(ledger, results), insert, refresh)
     hit(Failpoint.CONCLUDING)
     return post_commit
 
@@ -91,7 +90,8 @@ def commit_claimed_runs(
         ours = runs.finish(ledger, handler, some)
         return [result for result in some if result.delivery_id in ours]
 
-    return _commit(ledger, resources, _recheck_waits(ledger, results), finish)
+    deliveries = {result.delivery_id for result in results}
+    return _commit(ledger, resources, _recheck_waits(ledger, results), finish, deliveries)
 
 
 def run_post_commit(resources: Resources, post_commit: PostCommit) -> None:
@@ -132,14 +132,14 @@ def _commit(
     resources: Resources,
     results: Sequence[RunResult],
     write_runs: Callable[[Sequence[RunResult]], list[RunResult]],
-    stored: Collection[str] = (),
+    refresh: Collection[str],
 ) -> PostCommit:
     """Write outcomes by `write_runs`, which returns those that are ours, and the effects of these."""
     ours = write_runs([result for result in results if not _has_effects(result)])
     with_effects, has_pushes = _apply_effects(
         ledger, resources, [result for result in results if _has_effects(result)], write_runs
     )
-    settled = delivery_states.refresh_states(ledger, {result.delivery_id for result in results}.difference(stored))
+    settled = delivery_states.refresh_states(ledger, refresh)
     all_ours = (*ours, *with_effects)
     outcomes = {result.outcome for result in all_ours}
     return PostCommit(Outcome.WAITING in outcomes, has_pushes, Outcome.DEAD in outcomes, all_ours, tuple(settled))

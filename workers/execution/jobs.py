@@ -31,7 +31,7 @@ from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new
 from workers.execution.enqueue import RUNS_PER_JOB
 from workers.execution.handler_durations import is_slow
 from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log_failures, max_duration, waiting
-from workers.ledger import deliveries, delivery_states, finished_runs, run_schedule, runs, sessions
+from workers.ledger import deliveries, delivery_states, finished_runs, recorded_runs, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.reader import HandlerReader
@@ -105,31 +105,40 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     ignored = [each.ignored() for each in decoded if each.event is not None and each.delivery.id not in taken]
     elsewhere = BACKGROUND if batch.queue == URGENT else None
     first = [*records, *(waiting(call, elsewhere) for call in own_job), *ignored]
+    # Whose handlers are not called here is stored in its last state, which is cheaper than to change it.
+    with_calls = {call.delivery.id for call in inline}
+    outcomes = [(result.delivery_id, result.outcome) for result in first if result.delivery_id not in with_calls]
+    ended = delivery_states.states_of(outcomes)
     states = {each.delivery.id: each.state for each in decoded}
-    if not inline:  # what is new is stored in its last state, which is cheaper than to change it
-        ended = delivery_states.states_of([(result.delivery_id, result.outcome) for result in first])
-        states |= {delivery_id: (state, None) for delivery_id, state in ended.items()}
+    states |= {delivery_id: (state, None) for delivery_id, state in ended.items()}
+    recorded_by = _recorded_by(records)
 
-    def store(ledger: Connection) -> tuple[set[RunKey], PostCommit]:
-        new = deliveries.store(ledger, batch.deliveries, states)
+    def store(ledger: Connection) -> tuple[list[RunResult], set[RunKey], PostCommit]:
+        new = deliveries.store(ledger, batch.deliveries, states, recorded_by)
+        known = {each.delivery.id for each in decoded} - new
         at, with_new_driver = datetime.now(UTC), _merge_facts(ledger, facts)
         is_any_due = run_schedule.wake_waiting(ledger, facts, at) > 0
         is_any_due |= finished_runs.reopen_for_new_driver(ledger, with_new_driver, resources.plugins.followers, at)
-        post_commit = PostCommit(enqueue_runs=is_any_due)
-        if not inline:  # no handler is called here: one commit is enough
-            post_commit |= commit_new_runs(ledger, resources, first, batch.queue, stored=new)
-            post_commit |= PostCommit(settled=_settled(decoded, new, states, at))
+        done = recorded_runs.existing(ledger, known)
+        without_row = [result for result in records if result.delivery_id in new and result.outcome is Outcome.DONE]
+        done |= {(result.delivery_id, result.handler) for result in without_row}
+        left = [result for result in first if (result.delivery_id, result.handler) not in done]
+        at_once = [result for result in left if result.delivery_id not in with_calls]
+        post_commit = commit_new_runs(ledger, resources, at_once, batch.queue, known - with_calls)
+        settled = _settled(decoded, new, states, at)
+        post_commit |= PostCommit(enqueue_runs=is_any_due, ended=tuple(without_row), settled=settled)
         hit(Failpoint.STORING)
-        return runs.existing(ledger, {each.delivery.id for each in decoded} - new), post_commit
+        return [result for result in left if result.delivery_id in with_calls], done, post_commit
 
-    done, post_commit = run_in_transaction(resources.engine, store)
+    left, done, post_commit = run_in_transaction(resources.engine, store)
     hit(Failpoint.STORED)
-    if not inline:
+    if not inline:  # no handler is called here: one commit is enough
         return post_commit
     to_do = [call for call in inline if (call.delivery.id, call.subscription.name) not in done]
-    results = [*first, *_runner(resources).run_all(to_do, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
+    results = [*left, *_runner(resources).run_all(to_do, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
     post_commit |= run_in_transaction(
-        resources.engine, lambda ledger: commit_new_runs(ledger, resources, results, batch.queue)
+        resources.engine,
+        lambda ledger: commit_new_runs(ledger, resources, results, batch.queue, with_calls),
     )
     hit(Failpoint.CONCLUDED)
     return post_commit
@@ -143,7 +152,7 @@ def dead_letter_poison(resources: Resources, batch: Batch) -> PostCommit:
 
     def store(ledger: Connection) -> PostCommit:
         deliveries.store(ledger, batch.deliveries, states)
-        return commit_new_runs(ledger, resources, results, batch.queue)
+        return commit_new_runs(ledger, resources, results, batch.queue, set(states))
 
     return run_in_transaction(resources.engine, store)
 
@@ -286,6 +295,15 @@ def _split_inline(calls: Iterable[HandlerCall], batch: Batch) -> tuple[list[Hand
         is_inline = is_here and not is_slow(call.subscription.name)
         (inline if is_inline else own_job).append(call)
     return inline, own_job
+
+
+def _recorded_by(records: Iterable[RunResult]) -> dict[str, str]:
+    """Return the names of the record functions that have succeeded on each delivery."""
+    names: dict[str, list[str]] = {}
+    for result in records:
+        if result.outcome is Outcome.DONE:
+            names.setdefault(result.delivery_id, []).append(result.handler)
+    return {delivery_id: recorded_runs.join_names(handlers) for delivery_id, handlers in names.items()}
 
 
 def _settled(

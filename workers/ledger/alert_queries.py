@@ -15,6 +15,7 @@ from handlers.kit.statuses import FINAL_STATUSES
 from ingest.wire.envelope import Kind
 from workers.ledger import downtimes
 from workers.ledger.cdr_queries import CONTRADICTS_ITSELF, IN_CONFLICT, SHARES_SESSION
+from workers.ledger.deliveries import has_state
 from workers.ledger.downtimes import DowntimeRow
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.alert_tables import alerts
@@ -109,7 +110,7 @@ def open_subjects(conn: Connection, kind: str) -> set[str]:
 def unreadable_backlog(conn: Connection, what: str, now: datetime, since: datetime | None) -> Backlog | None:
     """Count the unreadable deliveries of a kind of the last week, stored after `since`."""
     query = select(deliveries.c.id, deliveries.c.stored_at).where(
-        deliveries.c.state == DeliveryState.UNREADABLE,
+        has_state(DeliveryState.UNREADABLE),
         deliveries.c.received_at > now - LOOKBACK,
         deliveries.c.kind == what,
     )

@@ -17,6 +17,7 @@ from sqlalchemy import (
     exists,
     func,
     literal_column,
+    or_,
     select,
     update,
 )
@@ -25,12 +26,15 @@ from ingest.queue.batch import Delivery
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.conditions import Position, begins_with, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
+from workers.ledger.recorded_runs import is_recorded_by, recorded_runs
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import OPEN_OUTCOMES, BodyDeletion, DeliveryState, Outcome
 from workers.ledger.tables.core_tables import COMMON_EVENTS, deliveries, receipts, runs, sessions
 
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
 arrived_values = attrgetter(*ARRIVED)
+SETTLED: ColumnElement[str] = literal_column(f"'{DeliveryState.SETTLED}'")
+NOT_RECORDED: Mapping[str, str] = {}
 # Literals, not parameters: both databases use their partial index for these only.
 IS_RARE = deliveries.c.event.not_in([literal_column(f"'{event}'") for event in sorted(COMMON_EVENTS)])
 
@@ -55,6 +59,8 @@ class DeliveryRow:
     duplicates: int
     body_deleted_at: datetime | None = None
     body_deletion: BodyDeletion | None = None
+    recorded_by: str | None = None
+    """The record functions whose runs have no row; they are among `runs`."""
     runs: tuple[RunRecord, ...] = ()
     #: The raw bytes, where they were asked for.
     body: bytes | None = None
@@ -77,18 +83,22 @@ class DeliveryFilters:
 
 
 def store(
-    conn: Connection, arrived: Sequence[Delivery], states: Mapping[str, tuple[DeliveryState, str | None]]
+    conn: Connection,
+    arrived: Sequence[Delivery],
+    states: Mapping[str, tuple[DeliveryState, str | None]],
+    recorded_by: Mapping[str, str] = NOT_RECORDED,
 ) -> set[str]:
     """Store new deliveries and return their ids; count repeated receipts.
 
-    `states` has the first state of each delivery with a body, and the reason if it is unreadable.
+    `states` has the first state of each delivery with a body, and the reason if it is unreadable; `recorded_by` the
+    names of the record functions that have succeeded on it, as `recorded_runs.join_names` joins them.
     """
     now = datetime.now(UTC)
     first: dict[str, Delivery] = {}
     for delivery in arrived:
         if delivery.body is not None:
             first.setdefault(delivery.id, delivery)
-    rows = [_row(delivery, *states[delivery.id], now) for delivery in first.values()]
+    rows = [_row(each, *states[each.id], recorded_by.get(each.id), now) for each in first.values()]
     new = {key for (key,) in insert_new(conn, deliveries, rows)}
     repeats = [one for one in arrived if one.receipts > 1 or one.id not in new or one is not first[one.id]]
     _count_receipts(conn, repeats)
@@ -158,6 +168,13 @@ def is_event(*names: str) -> ColumnElement[bool]:
     return and_(condition, IS_RARE) if COMMON_EVENTS.isdisjoint(names) else condition
 
 
+def has_state(state: DeliveryState) -> ColumnElement[bool]:
+    """Build the condition that a delivery is in this state, so that the index of those not settled is used."""
+    condition = deliveries.c.state == state
+    # In words of the index: SQLite does not conclude it, nor does PostgreSQL from a parameter.
+    return condition if state is DeliveryState.SETTLED else and_(condition, deliveries.c.state != SETTLED)
+
+
 def receipt_count(of: FromClause = deliveries) -> ColumnElement[int]:
     """Build the number of repeated receipts on all nodes: an expression for a query of deliveries or their alias."""
     seen = receipts.c.delivery_id == of.c.id
@@ -173,7 +190,9 @@ def resolve_id(conn: Connection, prefix: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: datetime) -> dict[str, Any]:
+def _row(
+    delivery: Delivery, state: DeliveryState, reason: str | None, recorded_by: str | None, now: datetime
+) -> dict[str, Any]:
     return {
         **dict(zip(ARRIVED, arrived_values(delivery), strict=True)),
         "state": state,
@@ -182,6 +201,7 @@ def _row(delivery: Delivery, state: DeliveryState, reason: str | None, now: date
         "settled_at": now if state.is_ended else None,
         "body_deleted_at": None,
         "body_deletion": None,
+        "recorded_by": recorded_by,
     }
 
 
@@ -209,8 +229,9 @@ def _select() -> Select[Any]:
 
 def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
     conditions = within(deliveries.c.received_at, filters.since, filters.until)
-    conditions += matching(deliveries, state=filters.state, session_id=filters.session_id)
-    conditions += matching(deliveries, signed_with=filters.signed_with)
+    conditions += matching(deliveries, session_id=filters.session_id, signed_with=filters.signed_with)
+    if filters.state is not None:
+        conditions.append(has_state(filters.state))
     if filters.event is not None:
         conditions.append(is_event(filters.event))
     if filters.person is not None:
@@ -223,13 +244,22 @@ def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
         if filters.outcome in {Outcome.WAITING, Outcome.AGAIN}:
             of_run.append(runs.c.due_at.is_not(None))
         return [*conditions, deliveries.c.id.in_(select(runs.c.delivery_id).where(*of_run))]
-    return [*conditions, exists().where(runs.c.delivery_id == deliveries.c.id, *of_run)] if of_run else conditions
+    if not of_run:
+        return conditions
+    has_run: ColumnElement[bool] = exists().where(runs.c.delivery_id == deliveries.c.id, *of_run)
+    if filters.outcome in {None, Outcome.DONE}:
+        is_recorded = deliveries.c.recorded_by.is_not(None)
+        has_run = or_(is_recorded if filters.handler is None else is_recorded_by(filters.handler), has_run)
+    return [*conditions, has_run]
 
 
 def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]:
-    by_delivery: dict[str, list[RunRecord]] = {row.id: [] for row in found}
+    by_delivery: dict[str, dict[str, RunRecord]] = {
+        row.id: {run.handler: run for run in recorded_runs(row.id, row.recorded_by, row.stored_at)} for row in found
+    }
     query = select(*(runs.c[name] for name in RunRecord.__dataclass_fields__))
-    query = query.where(in_list(runs.c.delivery_id, by_delivery)).order_by(runs.c.delivery_id, runs.c.handler)
+    query = query.where(in_list(runs.c.delivery_id, by_delivery))
     for run in conn.execute(query):
-        by_delivery[run.delivery_id].append(RunRecord(**run._mapping))  # noqa: SLF001 - public, despite its name
-    return [DeliveryRow(**row._mapping, runs=tuple(by_delivery[row.id])) for row in found]  # noqa: SLF001 - public, despite its name
+        by_delivery[run.delivery_id][run.handler] = RunRecord(**run._mapping)  # noqa: SLF001 - public, despite its name
+    ordered = {key: tuple(by_name[name] for name in sorted(by_name)) for key, by_name in by_delivery.items()}
+    return [DeliveryRow(**row._mapping, runs=ordered[row.id]) for row in found]  # noqa: SLF001 - public, despite its name

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, literal_column, or_,
 from ingest.queue.queues import BACKGROUND
 from workers.ledger.database.conditions import in_list
 from workers.ledger.delivery_states import refresh_states
+from workers.ledger.recorded_runs import make_rows
 from workers.ledger.runs import RunRecord, insert_runs, locked_update
 from workers.ledger.states import FINAL_OUTCOMES, Outcome, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs, sessions
@@ -53,6 +54,8 @@ def reopen(
     Their attempts go on counting.
     """
     final = [outcome for outcome in outcomes if outcome.is_final]
+    if Outcome.DONE in final:
+        make_rows(conn, delivery_ids, BACKGROUND)
     conditions = [in_list(runs.c.delivery_id, delivery_ids), runs.c.outcome.in_(final)]
     if handler is not None:
         conditions.append(runs.c.handler == handler)

@@ -25,7 +25,8 @@ from sqlalchemy import (
 )
 
 from workers.ledger.database.conditions import Unindexed
-from workers.ledger.deliveries import is_event
+from workers.ledger.deliveries import has_state, is_event
+from workers.ledger.recorded_runs import is_recorded_by
 from workers.ledger.states import ENDED_STATES, OPEN_OUTCOMES, WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables.core_tables import COMMON_EVENTS, deliveries, pushes, runs
 
@@ -70,7 +71,10 @@ def missed_handlers(
     if not wanted:
         return
     first_starts = (func.min(case((runs.c.handler == handler, runs.c.started_at))) for handler in wanted)
-    for (handler, events), began_at in zip(wanted.items(), conn.execute(select(*first_starts)).one(), strict=True):
+    first_records = (func.min(case((is_recorded_by(handler), deliveries.c.stored_at))) for handler in wanted)
+    firsts = (conn.execute(select(*each)).one() for each in (first_starts, first_records))
+    for (handler, events), *times in zip(wanted.items(), *firsts, strict=True):
+        began_at = min((at for at in times if at is not None), default=None)
         if began_at is None or not events:
             continue
         is_poison = and_(runs.c.handler == WHOLE_DELIVERY, runs.c.outcome == Outcome.DEAD)
@@ -80,6 +84,7 @@ def missed_handlers(
             deliveries.c.state != DeliveryState.UNREADABLE,
             deliveries.c.stored_at > began_at + rollout,
             not_(_has_run(is_poison)),
+            not_(is_recorded_by(handler)),
         )
         is_rare = COMMON_EVENTS.isdisjoint(events)  # then there is an index of them
         query = query.where(not_(_has_run(runs.c.handler == handler))) if is_rare else _without_run(query, handler)
@@ -124,22 +129,24 @@ def _rules() -> dict[str, Select[Any]]:
     open_runs = union(of_runs.where(runs.c.due_at.is_not(None)), of_runs.where(is_running))
     return {
         "a settled delivery has an outcome": _without_run(
-            DELIVERIES.where(state.in_(sorted(ENDED_STATES - {DeliveryState.UNREADABLE})))
+            DELIVERIES.where(
+                state.in_(sorted(ENDED_STATES - {DeliveryState.UNREADABLE})), deliveries.c.recorded_by.is_(None)
+            )
         ),
         "a delivery that has ended has no open run": DELIVERIES.where(
             state.in_(sorted(ENDED_STATES)), deliveries.c.id.in_(open_runs)
         ),
         "a dead delivery has a dead run": DELIVERIES.where(
-            deliveries.c.state == DeliveryState.DEAD, not_(_has_run(runs.c.outcome == Outcome.DEAD))
+            has_state(DeliveryState.DEAD), not_(_has_run(runs.c.outcome == Outcome.DEAD))
         ),
         "a settled delivery has no dead run": DELIVERIES.where(
             state == DeliveryState.SETTLED, deliveries.c.id.in_(of_runs.where(is_dead))
         ),
         "a delivery that is retried has an open run": DELIVERIES.where(
-            deliveries.c.state == DeliveryState.RETRYING, not_(_has_run(is_open))
+            has_state(DeliveryState.RETRYING), not_(_has_run(is_open))
         ),
         "a delivery whose handlers are at work has not all its outcomes": DELIVERIES.where(
-            deliveries.c.state == DeliveryState.RUNNING, _has_run(), not_(_has_run(is_open))
+            has_state(DeliveryState.RUNNING), _has_run(), not_(_has_run(is_open))
         ),
         "a run belongs to a delivery": RUNS.where(not_(exists().where(deliveries.c.id == runs.c.delivery_id))),
         "a push belongs to a run": PUSHES.where(

@@ -4,7 +4,7 @@ Every attempt has a number. A worker claims a run by raising its number, and end
 own (a fencing token): a worker that was given up as dead and comes back changes nothing that others have done since.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from operator import attrgetter
@@ -88,14 +88,6 @@ def insert_runs(conn: Connection, rows: Sequence[RunRecord], queue: str | None =
     """
     values = [dict(zip(COLUMNS, column_values(run), strict=True), deaths=0, queue=run.queue or queue) for run in rows]
     return {(delivery_id, handler) for delivery_id, handler in insert_new(conn, runs, values)}
-
-
-def existing(conn: Connection, delivery_ids: Collection[str]) -> set[RunKey]:
-    """Return the keys of all runs of these deliveries."""
-    if not delivery_ids:
-        return set()
-    found = conn.execute(select(runs.c.delivery_id, runs.c.handler).where(in_list(runs.c.delivery_id, delivery_ids)))
-    return {(delivery_id, handler) for delivery_id, handler in found}
 
 
 def claim(

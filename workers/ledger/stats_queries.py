@@ -12,6 +12,8 @@ from sqlalchemy import Column, ColumnElement, Connection, func, select
 from workers.ledger import fee_warnings
 from workers.ledger.database.conditions import Unindexed, within
 from workers.ledger.fee_warnings import WarningFilters
+from workers.ledger.recorded_runs import SEPARATOR
+from workers.ledger.states import Outcome
 from workers.ledger.tables.authorization_tables import authorizations
 from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
@@ -93,7 +95,13 @@ def _runs(conn: Connection, received: Sequence[ColumnElement[bool]]) -> dict[str
     # The deliveries of the span first, and their runs by primary key.
     joined = deliveries.join(runs, runs.c.delivery_id == deliveries.c.id)
     query = select(*columns, func.count()).select_from(joined).where(*received).group_by(*columns)
-    return _nested(conn.execute(query))
+    counts = _nested(conn.execute(query))
+    by = deliveries.c.recorded_by
+    for names, count in conn.execute(select(by, func.count()).where(*received, by.is_not(None)).group_by(by)):
+        for handler in names.split(SEPARATOR):
+            of_handler = counts.setdefault(handler, {})
+            of_handler[Outcome.DONE.value] = of_handler.get(Outcome.DONE.value, 0) + count
+    return counts
 
 
 def _by_two(

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from handlers.kit.session import Session, StatusTimes
 from ingest.queue.batch import Delivery
-from workers.ledger import deliveries, delivery_states, run_schedule, runs, sessions
+from workers.ledger import deliveries, delivery_states, recorded_runs, run_schedule, runs, sessions
 from workers.ledger.states import DeliveryState, Outcome
 
 PLACEHOLDER = "warm-up"
@@ -43,7 +43,7 @@ def warm_up(engine: Engine) -> None:
             deliveries.store(conn, [delivery], {PLACEHOLDER: (DeliveryState.RUNNING, None)})
             sessions.merge(conn, {PLACEHOLDER: update})
             run_schedule.wake_waiting(conn, [PLACEHOLDER], now)
-            runs.existing(conn, [PLACEHOLDER])
+            recorded_runs.existing(conn, [PLACEHOLDER])
             runs.insert_runs(conn, [run])
             delivery_states.refresh_states(conn, [PLACEHOLDER])
         conn.rollback()

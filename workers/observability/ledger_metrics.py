@@ -15,6 +15,7 @@ from ingest.wire.timestamps import utc_now
 from workers.alerts.alerts import AlertKind
 from workers.ledger.alert_queries import IS_DEAD, handlers_of_dead
 from workers.ledger.database.transaction import LedgerUnavailable, read_once
+from workers.ledger.deliveries import has_state
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.alert_tables import OPEN, alerts
 from workers.ledger.tables.core_tables import deliveries, pushes, runs
@@ -110,7 +111,7 @@ def _counts(waiting: Mapping[str, Waiting]) -> dict[str, float]:
 
 def _unsettled(ledger: Connection, state: DeliveryState) -> dict[str, Waiting]:
     found = select(literal_column(f"'{state}'").label("state"), deliveries.c.received_at)
-    query = found.where(deliveries.c.state == state).order_by(deliveries.c.received_at)
+    query = found.where(has_state(state)).order_by(deliveries.c.received_at)
     return _by_name(ledger, query, deliveries.c.received_at)
 
 

@@ -1122,3 +1122,30 @@ def test_of_two_notices_of_one_second_the_later_start_counts_in_any_order(resour
     with resources.engine.connect() as ledger:
         sent = [push.payload["fee_will_apply_from"] for push in pushes.find(ledger) if push.state is PushState.SENT]
     assert [datetime.fromisoformat(each) for each in sent] == [datetime.fromisoformat(starts[1])]
+
+
+def test_a_record_that_succeeds_at_once_takes_no_row_and_is_not_made_again(
+    resources_with: MakeResources, counted: Callable[[], dict[tuple[str, ...], float]]
+) -> None:
+    resources, body = resources_with(note_start), said("SESSION_STARTED")
+    for _ in range(2):  # the second time it is known
+        work(resources, batch(body, said("SESSION_STOPPED")))
+    with resources.engine.connect() as ledger:
+        assert list(ledger.execute(select(run_table.c.handler, run_table.c.attempts))) == [("note_start", 1)]
+    assert outcomes(resources, body) == {"note_start": Outcome.DONE, "session_record": Outcome.DONE}
+    assert state(resources, said("SESSION_STOPPED")) is state(resources, body) is DeliveryState.SETTLED
+    assert counted()["webhooks_runs_total", "session_record", "done"] == 2
+
+
+def test_what_is_known_and_whose_handler_is_gone_settles(resources_with: MakeResources) -> None:
+    body = said("SESSION_STARTED")
+
+    @on(SessionStarted)
+    def note_start(_event: SessionStarted, _ctx: Context) -> None:
+        raise JobTimeoutException
+
+    with pytest.raises(JobTimeoutException):
+        work(resources_with(note_start), batch(body))
+    assert state(resources_with(), body) is DeliveryState.RUNNING
+    work(resources_with(), batch(body))
+    assert state(resources_with(), body) is DeliveryState.SETTLED

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from workers.ledger import deliveries, finished_runs, run_schedule, runs
+from workers.ledger import deliveries, finished_runs, recorded_runs, run_schedule
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import DeliveryState, Outcome
 
@@ -55,7 +55,7 @@ def test_a_final_run_can_be_deleted_and_an_open_one_not(ledger):
     ledger.run("d2", "*", Outcome.WAITING)
     with ledger.begin() as conn:
         finished_runs.delete_finished(conn, ["d1", "d2"], "*")
-        assert runs.existing(conn, ["d1", "d2"]) == {("d1", "warn"), ("d2", "*")}
+        assert recorded_runs.existing(conn, ["d1", "d2"]) == {("d1", "warn"), ("d2", "*")}
 
 
 def test_a_dead_run_is_unpublished_until_its_dead_letter_is_marked(ledger):

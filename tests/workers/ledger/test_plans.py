@@ -18,6 +18,7 @@ from workers.ledger import (
     finished_runs,
     push_queries,
     pushes,
+    recorded_runs,
     run_schedule,
     runs,
     sessions,
@@ -85,7 +86,7 @@ def works(ledger, says, noon):
         "latest": lambda c: sessions.latest(c, 50),
         "without an operator": lambda c: sessions.without_operator(c, noon, 50),
         "insert runs": lambda c: runs.insert_runs(c, [again]),
-        "existing runs": lambda c: runs.existing(c, IDS),
+        "existing runs": lambda c: recorded_runs.existing(c, IDS),
         "claim": lambda c: runs.claim(c, "warn", [("d1", 1)], "job", noon),
         "finish": lambda c: runs.finish(c, "warn", [ended_run]),
         "session waits": lambda c: sessions.has_changed(c, [waits]),
@@ -179,7 +180,7 @@ def test_metrics_read_only_what_is_open(sqlite_ledger, plans, says, noon):
     steps = plans(works(sqlite_ledger, says, noon)["metrics"])
     tables = [step for step in steps if re.match(r"(SCAN|SEARCH) (deliveries|runs|pushes|alerts) ", step)]
     indexes = {re.search(r"INDEX (\w+)", step)[1] for step in tables}
-    assert indexes == {"deliveries_state", "runs_due", "runs_dead_of", "pushes_due", "alerts_open"}
+    assert indexes == {"deliveries_not_settled", "runs_due", "runs_dead_of", "pushes_due", "alerts_open"}
     assert not [step for step in tables if "SCAN" in step and "alerts_open" not in step]
 
 
@@ -211,7 +212,7 @@ def test_rows_of_two_tables_are_compared_in_the_order_of_their_ids(sqlite_ledger
     }
     assert sum(step == "MATERIALIZE without_run" for step in steps) == 2
     assert not [
-        step for step in steps if step.startswith("SEARCH deliveries USING INDEX deliveries_state (state=? AND")
+        step for step in steps if step.startswith("SEARCH deliveries USING INDEX deliveries_not_settled (state=? AND")
     ]
 
 

@@ -51,10 +51,14 @@ deliveries = Table(
     Column("settled_at", UtcDateTime),
     Column("body_deleted_at", UtcDateTime),
     Column("body_deletion", EnumText(BodyDeletion)),
+    # The record functions that succeeded when it was stored, "one,another": see `workers.ledger.recorded_runs`.
+    Column("recorded_by", String),
     Index("deliveries_received_at", "received_at"),
     Index("deliveries_session", "session_id", "received_at"),
-    Index("deliveries_state", "state", "received_at"),
 )
+# Nearly all are settled, and a list of those is one of all: the others are few.
+IS_NOT_SETTLED = text("state <> 'settled'")
+partial_index("deliveries_not_settled", deliveries.c.state, deliveries.c.received_at, where=IS_NOT_SETTLED.text)
 # Every session has these, so a list of one of them finds it soon among all deliveries. The others are few.
 COMMON_EVENTS = frozenset({"SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE"})
 partial_index(
