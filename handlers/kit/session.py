@@ -187,11 +187,15 @@ class Session:
         return cls(
             session_id,
             statuses={
-                status: StatusTimes(at(fact["first_at"]), at(fact["last_at"]), frozenset(fact["sources"]))
+                status: StatusTimes(
+                    at(fact.get("first_at", fact["last_at"])),
+                    at(fact["last_at"]),
+                    frozenset(fact.get("sources", (EVENT,))),
+                )
                 for status, fact in facts.get("statuses", {}).items()
             },
             users={
-                user_id: DriverAssignment(at(fact["at"]), fact["source"])
+                user_id: DriverAssignment(at(fact["at"]), fact.get("source", EVENT))
                 for user_id, fact in facts.get("users", {}).items()
             },
             fees={

@@ -5,10 +5,11 @@ from typing import Any
 
 from sqlalchemy import false, func, text
 from sqlalchemy.schema import CheckConstraint, Column, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
-from sqlalchemy.types import JSON, Boolean, Integer, LargeBinary, String, Text
+from sqlalchemy.types import JSON, Boolean, Integer, String, Text
 
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome, PushState
+from workers.ledger.tables.body_compression import CompressedBytes
 
 #: Formats JSON for the ledger; made once, for an encoder costs more to make than to use.
 to_json = JSONEncoder(separators=(",", ":")).encode
@@ -43,7 +44,7 @@ deliveries = Table(
     Column("signed_with", String, nullable=False),
     Column("signed_at", UtcDateTime),
     Column("headers", JSON, nullable=False),
-    Column("body", LargeBinary, nullable=False),
+    Column("body", CompressedBytes, nullable=False),
     Column("inbox", BinaryCollatedText, nullable=False),
     Column("state", EnumText(DeliveryState), nullable=False),
     Column("reason", UntrustedText),
