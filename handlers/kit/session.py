@@ -168,14 +168,15 @@ class Session:
         return tuple(anomaly for anomaly in Anomaly if anomaly in found)
 
     def to_document(self) -> dict[str, Any]:
-        """Return the facts as a JSON document; equal sessions have equal documents."""
-        return {
-            "statuses": _documents(self.statuses),
-            "users": _documents(self.users),
-            "fees": _documents(self.fees),
-            "lead": self.clock_skew and _document(self.clock_skew),
-            **({} if self.operator_name is None else {"operator": _document(self.operator_name)}),
-        }
+        """Return the facts as a JSON document without what is usual; equal sessions have equal documents."""
+        document: dict[str, Any] = {"statuses": _documents(self.statuses), "users": _documents(self.users)}
+        if self.fees:
+            document["fees"] = _documents(self.fees)
+        if self.clock_skew is not None:
+            document["lead"] = _document(self.clock_skew)
+        if self.operator_name is not None:
+            document["operator"] = _document(self.operator_name)
+        return document
 
     @classmethod
     def from_document(cls, session_id: str, document: Mapping[str, Any] | None) -> Self:
@@ -207,7 +208,7 @@ class Session:
                 )
                 for fee_type, fact in facts.get("fees", {}).items()
             },
-            clock_skew=skew and ClockSkew(at(skew["at"]), at(skew["received_at"]), skew["source"]),
+            clock_skew=skew and ClockSkew(at(skew["at"]), at(skew["received_at"]), skew.get("source", EVENT)),
             operator_name=operator and OperatorName(operator["is_of_location"], at(operator["at"]), operator["name"]),
         )
 
@@ -217,6 +218,9 @@ FIELD_NAMES: Mapping[type, tuple[str, ...]] = {
     kind: tuple(each.name for each in fields(kind))
     for kind in (StatusTimes, DriverAssignment, FeeNotice, ClockSkew, OperatorName)
 }
+# Left out of a document: these times where they are `last_at` or NEVER, and the source EVENT.
+MAY_BE_LEFT_OUT = frozenset({"first_at", "moved_at"})
+BY_EVENT = frozenset({EVENT})
 
 
 def _max_key(facts: Mapping[str, object], key: Callable[[str], Any]) -> str | None:
@@ -230,14 +234,18 @@ def _documents(facts: Mapping[str, StatusTimes | DriverAssignment | FeeNotice]) 
 
 
 def _document(fact: StatusTimes | DriverAssignment | FeeNotice | ClockSkew | OperatorName) -> dict[str, Any]:
+    usual = fact.last_at if isinstance(fact, StatusTimes) else NEVER
     document: dict[str, Any] = {}
     for name in FIELD_NAMES[type(fact)]:
         value = getattr(fact, name)
         if isinstance(value, datetime):
-            value = value.isoformat()
+            if value != usual or name not in MAY_BE_LEFT_OUT:
+                document[name] = value.isoformat()
         elif isinstance(value, frozenset):
-            value = sorted(value)
-        document[name] = value
+            if value != BY_EVENT:
+                document[name] = sorted(value)
+        elif value != EVENT or name != "source":
+            document[name] = value
     return document
 
 

@@ -21,12 +21,16 @@ LEVEL = 1
 
 
 class CompressedBytes(TypeDecorator[bytes]):
-    """Bytes that may be compressed in the database, and only there."""
+    """Bytes that are compressed in the database, and only there."""
 
     impl = LargeBinary
     cache_ok = True
 
-    def process_result_value(self, value: bytes | memoryview | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002 - the signature is SQLAlchemy's
+        """Compress."""
+        return None if value is None else compress(value)
+
+    def process_result_value(self, value: bytes | memoryview | None, dialect: Dialect) -> bytes | None:  # noqa: ARG002 - as above
         """Decompress."""
         return None if value is None else decompress(bytes(value))
 
