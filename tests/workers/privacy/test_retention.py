@@ -1,6 +1,7 @@
 """What is old goes, what must stay stays, and no batch waits for it."""
 
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from sqlalchemy import func, select
@@ -177,7 +178,7 @@ def test_a_sqlite_file_gives_disk_back(node, noon, is_older):
         connection.driver_connection.execute("VACUUM")
         connection.invalidate()
         vacuum_ledger(node.engine)
-    old = [delivery_of(b"%5d" % n * 2000) for n in range(300)]
+    old = [delivery_of(Random(n).randbytes(10_000)) for n in range(300)]
     with node.engine.begin() as ledger:
         deliveries.store(ledger, old, {one.id: (DeliveryState.UNREADABLE, None) for one in old})
 
