@@ -1,13 +1,17 @@
 """Other faults: a clock that jumps, handlers that misbehave, a leader that is killed, two nodes with one event."""
 
+import contextlib
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Self
 
+import psutil
 from sqlalchemy import select
 
-from tests.faults.cluster import POSTGRESQL, SQLITE, Cluster, wait_until
+from tests.faults.cluster import POSTGRESQL, SQLITE, Cluster, is_answering_http, wait_until
 from tests.faults.fake_wall_clock import VARIABLE
 from tests.faults.load import item, misbehaving_event
 from tests.faults.redis_faults import wait_for_events
@@ -18,6 +22,8 @@ from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 HOUR = 3600
 QUARTER = timedelta(minutes=15)
+#: Longer than the lease of a batch or a run, and of pushes on their way.
+CUT_OFF_FOR_S = 7.0
 
 
 class FakeClockCluster(Cluster):
@@ -94,6 +100,34 @@ def send_to_both(cluster: Cluster) -> None:
             assert answers == [200] * len(cluster.ports)
 
 
+def upgrade_each(cluster: Cluster) -> None:
+    """End each process and start it anew, as an upgrade does: node by node, then the clock."""
+    for name, port in (("serve-0-0", 0), ("work-0", None), ("serve-1-0", 1), ("work-1", None), ("clock", None)):
+        member = cluster.members[name]
+        member.stop(signal.SIGTERM)
+        wait_for_events(cluster, 3)
+        member.start()
+        if port is not None:
+            wait_until(lambda port=port: is_answering_http(cluster.ports[port]), f"{name} answers again")
+
+
+def cut_off(cluster: Cluster) -> None:
+    """Suspend all processes of a node until others have taken over its jobs, then let it go on where it was."""
+    members = [psutil.Process(cluster.members[name].pid) for name in ("serve-1-0", "work-1")]
+    for member in members:
+        member.suspend()  # first, so that it starts no more
+    processes = [*members, *(child for member in members for child in member.children(recursive=True))]
+    for process in processes:
+        process.suspend()
+    try:
+        time.sleep(CUT_OFF_FOR_S)
+        wait_for_events(cluster)
+    finally:
+        for process in reversed(processes):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
 def kill_the_leader(cluster: Cluster) -> None:
     """Kill the process whose relay is the leader; the other one takes over."""
     became_leader = '"relay.became_leader"'
@@ -153,6 +187,12 @@ GROUPS = [
     ),
     Group("two processes", lambda: Cluster(SQLITE, serves=2), [Trial("serve: one of two is killed", kill_the_leader)]),
     Group(
-        "two nodes", lambda: Cluster(POSTGRESQL, nodes=2, workers=2), [Trial("nodes: both get the same", send_to_both)]
+        "two nodes",
+        lambda: Cluster(POSTGRESQL, nodes=2, workers=2),
+        [
+            Trial("nodes: both get the same", send_to_both),
+            Trial("nodes: upgraded one after the other", upgrade_each),
+            Trial("nodes: one is cut off, and returns", cut_off),
+        ],
     ),
 ]

@@ -19,6 +19,7 @@ MANUALS = (
     "workers/GLOSSARY.md",
     "workers/MEASUREMENTS.md",
     "workers/REFERENCE.md",
+    "workers/SCALING.md",
     "workers/SESSIONS.md",
     "workers/deploy/README.md",
 )
