@@ -90,14 +90,14 @@ def release(procfile, tmp_path):
 
 
 def test_a_platform_goes_on_when_the_migration_is_done(release):
-    assert release().wait(60) == 0
+    assert release().wait(180) == 0
 
 
 def test_a_migration_that_is_done_does_not_end_all_processes_of_a_local_honcho(release):
     """Which ends all when one ends, so it waits; a migration that failed ends them."""
     process = release(HONCHO_PROCESS_NAME="release.1")
-    wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == "sleep", "it waits")
-    assert release(HONCHO_PROCESS_NAME="release.1", DATABASE_URL="nonsense").wait(60) != 0
+    wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text().strip() == "sleep", "it waits", 180)
+    assert release(HONCHO_PROCESS_NAME="release.1", DATABASE_URL="nonsense").wait(180) != 0
 
 
 def test_compose_runs_what_the_procfile_names_and_the_stores(procfile, services):
@@ -163,6 +163,12 @@ def test_serve_needs_no_store_to_start_and_has_an_inbox_of_its_own(services, nam
     assert "depends_on" not in web
     assert str(load_settings(data_dir="/data").data_dir) == web["environment"]["DATA_DIR"]
     assert web["volumes"] == [f"inbox-{name[-1]}:/data"]
+
+
+def test_only_web_takes_the_word_of_the_proxy(services):
+    """An address in FORWARDED_BY may name the user of the dashboard, and a published port is reached through one."""
+    environments = {name: service["environment"] for name, service in services.items() if name not in NOT_OURS}
+    assert {name for name, environment in environments.items() if "FORWARDED_BY" in environment} == set(WEBS)
 
 
 def test_only_the_proxy_is_reached_from_outside(root, services):

@@ -15,6 +15,8 @@ from typing import Any, Self
 Manifest = dict[str, Any]
 ROOT = Path(__file__).parents[3]
 VENV = Path(sys.executable).parents[1]
+#: However busy the machine is.
+STARTS_WITHIN_S = 180.0
 SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 # Mounts everything of this machine read-only under a root of its own, and on that what the pod has.
@@ -134,7 +136,11 @@ class Pod:
         within = ["nsenter", "--target", str(self.process.pid), "--mount", "--uts", "--net", "--root", "--wd"]
         pairs = [f"{name}={value}" for name, value in {**self.environment, **environment}.items()]
         done = subprocess.run(
-            [*within, "env", "-i", *pairs, *command], capture_output=True, text=True, check=False, timeout=60
+            [*within, "env", "-i", *pairs, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=STARTS_WITHIN_S,
         )
         self.answer = done.stdout + done.stderr
         return done.returncode

@@ -14,7 +14,7 @@ from ingest.server.supervisor import DRAIN_TIMEOUT
 from tests.faults.cluster import wait_until
 from tests.faults.keep_alive_senders import KEY
 from tests.project.served_metrics import served_metrics
-from tests.workers.deploy.pod import ROOT, Manifest, Network, Pod
+from tests.workers.deploy.pod import ROOT, STARTS_WITHIN_S, Manifest, Network, Pod
 from workers.commands.check.probe import ProbedProcess
 
 FOLDER = ROOT / "workers" / "deploy" / "kubernetes"
@@ -206,16 +206,20 @@ def test_the_processes_run_with_the_command_environment_folders_and_probes_of_th
             pod.start(network)
             running.callback(pod.kill)
             if name == "migrate":
-                assert pod.process.wait(60) == 0, pod.log.read_text()
+                assert pod.process.wait(STARTS_WITHIN_S) == 0, pod.log.read_text()
         running_pods = [pods[name] for name in PROCESSES]
         for pod in running_pods:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                wait_until(lambda pod=pod, probe=probe: pod.probe(probe) or pod.has_ended, f"{pod.name}: {probe}")
+                wait_until(
+                    lambda pod=pod, probe=probe: pod.probe(probe) or pod.has_ended,
+                    f"{pod.name}: {probe}",
+                    STARTS_WITHIN_S,
+                )
             assert not pod.has_ended, pod.log.read_text()
             assert pod.run("touch", "/etc/x") != 0, "its root can be written"
 
         assert pods["web"].run("python", "-c", SEND, PYTHONPATH=str(ROOT)) == 0, pods["web"].answer
-        wait_until(lambda: pods["worker"].settled() == 1, "the event is settled")
+        wait_until(lambda: pods["worker"].settled() == 1, "the event is settled", STARTS_WITHIN_S)
         assert pods["worker"].run("webhooks", "check", "--live", "clock") == 1, "a probe is of its own pod"
 
         for pod in running_pods:
