@@ -163,7 +163,7 @@ def main() -> int:
     """Return 1 if an insert waited for longer than a second, or if rows are missing."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.migration_load", description=__doc__)
     parser.add_argument(
-        "--rows", type=int, default=1_000_000, help="deliveries in the ledger (1000000; 2 GB each million)"
+        "--rows", type=int, default=1_000_000, help="deliveries in the ledger (1000000; 1 GB each million)"
     )
     parser.add_argument("--rate", type=float, default=50, help="deliveries a second that are inserted (50)")
     parser.add_argument("--processes", type=int, default=1, help="how many `webhooks migrate` at once (1)")
