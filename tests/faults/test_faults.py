@@ -24,7 +24,7 @@ def is_included(group: Group, trial: Trial) -> bool:
 
 
 # The longest first, so that none runs alone at the end.
-MODULES = (kills, upgrades, other_faults, database_faults, redis_faults, inbox_faults, stranger_faults)
+MODULES = (upgrades, kills, other_faults, database_faults, redis_faults, inbox_faults, stranger_faults)
 GROUPS = [
     replace(group, trials=[each for each in group.trials if is_included(group, each)])
     for module in MODULES

@@ -122,6 +122,8 @@ def alter_table(table: str, *actions: str) -> None:
     for action in actions:
         if not MOMENTARY.fullmatch(action):
             raise ValueError(f"it may read or write every row of {table} under an exclusive lock: {action}")
+    if any("SET NOT NULL" in each for each in actions) and any(each.startswith("DROP") for each in actions):
+        raise ValueError(f"constraints of {table} are dropped first, and then every row is read for SET NOT NULL")
     with _exclusive_lock(table):
         op.execute(f"ALTER TABLE {table} {', '.join(actions)}")
 

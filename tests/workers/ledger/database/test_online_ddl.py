@@ -181,6 +181,7 @@ def test_a_back_fill_commits_slice_by_slice_and_passes_over_what_is_done(engine:
         lambda: online_ddl.add_column("parcels", sa.Column("colour", sa.String, nullable=False)),
         lambda: online_ddl.alter_table("parcels", "ALTER COLUMN size TYPE BIGINT"),
         lambda: online_ddl.alter_table("parcels", "ADD CONSTRAINT positive CHECK (size > 0)"),
+        lambda: online_ddl.alter_table("parcels", "ALTER COLUMN size SET NOT NULL", "DROP CONSTRAINT sized"),
     ],
 )
 def test_what_would_lock_the_table_for_long_is_refused(engine: Engine, step: Callable[[], object]) -> None:

@@ -52,11 +52,10 @@ def _alter_table() -> None:
     backfill("cdrs", "delivery_id", values, "identity IS NULL")
     validate("cdrs", "cdrs_identified")
     create_index("cdrs_key", "cdrs", ["delivery_id", "position"], unique=True)
+    alter_table("cdrs", "ALTER COLUMN identity SET NOT NULL", "ALTER COLUMN content SET NOT NULL")
     alter_table(
         "cdrs",
         "ALTER COLUMN position DROP DEFAULT",
-        "ALTER COLUMN identity SET NOT NULL",
-        "ALTER COLUMN content SET NOT NULL",
         "DROP CONSTRAINT cdrs_identified",
         "DROP CONSTRAINT cdrs_pkey",
         "ADD CONSTRAINT cdrs_pkey PRIMARY KEY USING INDEX cdrs_key",
