@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from ingest.inbox.quarantined_request import QuarantinedRequest, from_row
 from ingest.inbox.rows import Kept, open_for_inserts, row_of, upsert_rows
 from ingest.inbox.write_lock import Checkpointer, transaction
 from ingest.metrics import Metrics
-from ingest.wire.envelope import Kind, headers_to_keep
+from ingest.wire.envelope import Envelope, Kind, headers_to_keep
 from ingest.wire.field_paths import header_names
 from ingest.wire.signature import SigningKeys
 
@@ -45,6 +45,17 @@ DELETE FROM quarantine WHERE seq <= (
 )
 """
 COUNT_DROPPED = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What verifying a request again would do."""
+
+    request: QuarantinedRequest
+    envelope: Envelope | None
+    """None if it fails."""
+    reason: str | None
+    """Why it fails; None if it passes."""
 
 
 @dataclass(frozen=True)
@@ -108,22 +119,37 @@ class Quarantine:
         A request that passes moves to the inbox in one transaction, with its time of arrival. One that came to a wrong
         path passes only as a given `kind`.
         """
-        required, sources = self._settings.plugsurfing_hmac_required, self._settings.plugsurfing_sources
-        keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
         with self._opened() as file:
-            for request in _select(file, since):
-                try:
-                    envelope = request.reverify(
-                        keys, signature_required=required, keeping=keeping, sources=sources, kind=kind
-                    )
-                except Refusal as error:
-                    yield Reverified(request, None, str(error))
+            for each in self._verify(_select(file, since), keys, kind):
+                if each.envelope is None:
+                    yield Reverified(each.request, None, each.reason)
                     continue
                 with transaction(file):
-                    (kept,) = upsert_rows(file, [row_of(envelope, self._settings.redaction)])
-                    file.execute("DELETE FROM quarantine WHERE seq = ?", (request.seq,))
-                self._checkpointer.after_commit(file, request.size)
-                yield Reverified(request, kept, None)
+                    (kept,) = upsert_rows(file, [row_of(each.envelope, self._settings.redaction)])
+                    file.execute("DELETE FROM quarantine WHERE seq = ?", (each.request.seq,))
+                self._checkpointer.after_commit(file, each.request.size)
+                yield Reverified(each.request, kept, None)
+
+    def preview(
+        self, keys: SigningKeys, since: datetime | None = None, *, kind: Kind | None = None
+    ) -> Iterator[Verification]:
+        """Yield what `reverify` would do with each request, and do nothing."""
+        yield from self._verify(self.list(since), keys, kind)
+
+    def _verify(
+        self, requests: Iterable[QuarantinedRequest], keys: SigningKeys, kind: Kind | None
+    ) -> Iterator[Verification]:
+        required, sources = self._settings.plugsurfing_hmac_required, self._settings.plugsurfing_sources
+        keeping = headers_to_keep(header_names(self._settings.cdr_request_id))
+        for request in requests:
+            try:
+                envelope = request.reverify(
+                    keys, signature_required=required, keeping=keeping, sources=sources, kind=kind
+                )
+            except Refusal as error:
+                yield Verification(request, None, str(error))
+            else:
+                yield Verification(request, envelope, None)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

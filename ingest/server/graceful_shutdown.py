@@ -29,6 +29,8 @@ FIRST_REQUEST_TIMEOUT = 1.0
 # still stored.
 HALF_CLOSE_TIMEOUT = 0.5
 POLL_INTERVAL = 0.02
+# Seconds for the answers to browsers that are under way.
+BROWSER_GRACE = 2
 
 
 class DrainingServerState(ServerState):
@@ -43,7 +45,8 @@ class DrainingServer(uvicorn.Server):
     """Serves until a signal arrives, or until the process that supervises it is gone.
 
     `on_started` is called once connections are accepted; `on_drained` in a thread once none is accepted any more, while
-    those that are open still get answers.
+    those that are open still get answers. Without `waits_for_senders` idle connections are closed at once: a browser
+    sends what crosses with that again.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class DrainingServer(uvicorn.Server):
         on_started: Callable[[], None] = notify_ready,
         on_drained: Callable[[], None] = lambda: None,
         supervisor: int | None = None,
+        waits_for_senders: bool = True,
     ) -> None:
         super().__init__(config)
         self.server_state: DrainingServerState = DrainingServerState()
         self._on_started = on_started
         self._on_drained = on_drained
         self._supervisor = supervisor
+        self._waits_for_senders = waits_for_senders
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve. SIGHUP, which a closed terminal sends, ends it in order unless it is ignored, as nohup wants it."""
@@ -82,6 +87,10 @@ class DrainingServer(uvicorn.Server):
         """Answer on the connections that are open, accept no others, then close them."""
         sd_notify("STOPPING=1")
         begun = self._now()
+        if not self._waits_for_senders:
+            self.config.timeout_graceful_shutdown = BROWSER_GRACE
+            await super().shutdown(sockets)
+            return
         self.server_state.is_draining = True
         connections = self._connections()
         for connection in connections:

@@ -4,18 +4,23 @@ import sys
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from handlers.kit.key_identifiers import search_spellings
+from ingest.config.settings import Settings
 from workers.commands import options
 from workers.commands.listing import Page, print_rows
 from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger.cdr_queries import CdrFilters, CdrRow, CdrSummary
-from workers.lists.cdr_list import CDRS, SIDE_BY_SIDE, TOTALS
+from workers.ledger.cdr_queries import CdrFilters, CdrSummary
+from workers.lists.cdr_list import CDRS, MISSING, SIDE_BY_SIDE, TOTALS
 from workers.lists.formatting import pluralize, printable
+from workers.lists.listing import Listing
+
+Row = TypeVar("Row")
 
 TO_STDOUT = "-"
 FIRST_COUNTS = "Of those in conflict the one that was received first counts: webhooks cdrs --conflicts"
@@ -34,6 +39,7 @@ FIRST_COUNTS = "Of those in conflict the one that was received first counts: web
 @options.until
 @options.limit
 @click.option("--totals", "only_totals", is_flag=True, help="Only the totals, in each currency.")
+@click.option("--missing", is_flag=True, help="Instead of CDRs, the sessions that are complete and have none.")
 @click.option("--csv", "csv_to", metavar="FILE", help="Write them as CSV to a file, or to stdout as -.")
 @options.as_json
 def cdrs(  # noqa: PLR0913  the options are the interface
@@ -48,6 +54,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
     until: datetime | None,
     limit: int | None,
     only_totals: bool,
+    missing: bool,
     csv_to: str | None,
     as_json: bool,
 ) -> None:
@@ -60,6 +67,11 @@ def cdrs(  # noqa: PLR0913  the options are the interface
     if csv_to is not None and (as_json or only_totals):
         raise click.UsageError("Choose --csv, or --json and --totals.")
     settings = settings_with_dev_defaults()
+    if missing:
+        if session_id or user_id or request_id or key or in_conflict or repeated or only_totals:
+            raise click.UsageError("--missing goes with --since and --until only.")
+        _print_missing(settings, since, until, Page.of(limit, as_json=as_json, as_csv=csv_to is not None), csv_to)
+        return
     filters = CdrFilters(
         session_id=session_id,
         user_id=user_id,
@@ -74,7 +86,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
     page = Page.of(limit, as_json=as_json, as_csv=csv_to is not None)
     with read_only_ledger(settings) as conn:
         if csv_to is not None:
-            _export(csv_to, ledger_cdrs.find(conn, filters, page.limit))
+            _export(csv_to, ledger_cdrs.find(conn, filters, page.limit), CDRS, "CDR")
             return
         if not only_totals:
             listing = SIDE_BY_SIDE if in_conflict or repeated else CDRS
@@ -113,10 +125,21 @@ def _print_summary(summary: CdrSummary, unreadable: int) -> None:
         click.echo(FIRST_COUNTS)
 
 
-def _export(csv_to: str, rows: Iterable[CdrRow]) -> None:
+def _print_missing(
+    settings: Settings, since: datetime | None, until: datetime | None, page: Page, csv_to: str | None
+) -> None:
+    with read_only_ledger(settings) as conn:
+        found = ledger_cdrs.sessions_without_cdr(conn, since=since, until=until, limit=page.limit)
+    if csv_to is None:
+        print_rows(MISSING, found, page)
+    else:
+        _export(csv_to, found, MISSING, "session")
+
+
+def _export(csv_to: str, rows: Iterable[Row], listing: Listing[Row], thing: str) -> None:
     if csv_to == TO_STDOUT:
-        CDRS.write_csv(sys.stdout, rows)
+        listing.write_csv(sys.stdout, rows)
         return
     with Path(csv_to).open("w", encoding="utf-8", newline="") as file:
-        count = CDRS.write_csv(file, rows)
-    click.echo(f"{pluralize(count, 'CDR')} written to {printable(csv_to)}.", err=True)
+        count = listing.write_csv(file, rows)
+    click.echo(f"{pluralize(count, thing)} written to {printable(csv_to)}.", err=True)

@@ -3,18 +3,21 @@
 from datetime import UTC, datetime
 
 import click
+from sqlalchemy import Connection
 
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import DeviceSettings
 from ingest.config.sections.processing import StoreSettings
 from ingest.config.sections.server import ServerSettings
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_act
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.listing import Page, paged, print_rows
 from workers.commands.stores import open_ledger, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.devices.lookup import InvalidDevice, check_names, parse_device
 from workers.ledger import devices as ledger_devices
+from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.transaction import run_in_transaction
 from workers.lists.device_list import DEVICES
 
@@ -48,10 +51,14 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
     except InvalidDevice as error:
         raise UsageFailure(str(error)) from error
     parsed = parse_device(token, {"platform": platform, "locale": locale, "time_zone": time_zone})
+    entry = audit_entry(AuditAct.DEVICES_CHANGED, "devices add")
+
+    def upsert(ledger: Connection) -> None:
+        ledger_devices.upsert(ledger, user_id, parsed.device, datetime.now(UTC))
+        record_act(ledger, entry)
+
     with open_ledger(settings_with_dev_defaults()) as engine:
-        run_in_transaction(
-            engine, lambda ledger: ledger_devices.upsert(ledger, user_id, parsed.device, datetime.now(UTC))
-        )
+        run_in_transaction(engine, upsert)
     click.echo("The device is registered.")
     for name in parsed.not_understood:
         click.echo(f"Its {name.replace('_', ' ')} was not understood: the default counts.", err=True)
@@ -62,8 +69,16 @@ def add(user_id: str, token: str, *, platform: str | None, locale: str | None, t
 @click.argument("token")
 def remove(user_id: str, token: str) -> None:
     """Remove a device."""
+    entry = audit_entry(AuditAct.DEVICES_CHANGED, "devices remove")
+
+    def delete(ledger: Connection) -> bool:
+        is_deleted = ledger_devices.delete(ledger, user_id, token)
+        if is_deleted:
+            record_act(ledger, entry)
+        return is_deleted
+
     with open_ledger(settings_with_dev_defaults()) as engine:
-        if not run_in_transaction(engine, lambda ledger: ledger_devices.delete(ledger, user_id, token)):
+        if not run_in_transaction(engine, delete):
             raise Failure("That user has no such device.")
     click.echo("The device is removed.")
 

@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ingest.queue.redis_client import connect_redis
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_aside
 from workers.commands.drive_output import CHARGING_KEYS, DRIVE_SESSIONS, jsonable, session_rows
 from workers.commands.drive_simulator import compare_with_simulator, set_drive_faults, simulate_drive
 from workers.commands.errors import UsageFailure
@@ -23,6 +24,7 @@ from workers.dev.env_file import settings_with_dev_defaults
 from workers.drive.client import DriveClient
 from workers.drive.drive_requests import MAX_PAGE_SIZE, MIN_PAGE_SIZE
 from workers.drive.models import ALL_STATUSES, RoamToken, Whitelist
+from workers.ledger.audit_log import AuditAct
 
 T = TypeVar("T")
 
@@ -143,6 +145,7 @@ def create(fleet_id: str, *, name: str | None) -> None:
     """Create a fleet. Its id, up to 100 characters, can never be changed."""
     with drive_client() as client:
         client.create_fleet(fleet_id, name)
+    _record(f"fleets create {fleet_id}")
     click.echo("The fleet is created.")
 
 
@@ -153,6 +156,7 @@ def rename(fleet_id: str, name: str) -> None:
     """Rename a fleet."""
     with drive_client() as client:
         client.rename_fleet(fleet_id, name)
+    _record(f"fleets rename {fleet_id}")
     click.echo("The fleet is renamed.")
 
 
@@ -194,7 +198,13 @@ def push(*, kind: str, invalid: bool, **fields: str | Whitelist | None) -> None:
         raise UsageFailure(f"The token is not valid in OCPI: {first['loc'][0]}: {first['msg']}.") from None
     with drive_client() as client:
         client.push_token(pushed)
+    _record("token push --invalid" if invalid else "token push")
     click.echo("The token is pushed.")
+
+
+def _record(what: str) -> None:
+    """Record a change that was made at the other side, without the person that it is about."""
+    record_aside(settings_with_dev_defaults(), audit_entry(AuditAct.DRIVE_CHANGED, f"drive {what}"))
 
 
 @contextmanager

@@ -3,11 +3,13 @@
 import click
 
 from workers.commands import options
+from workers.commands.audit import audit_entry, record_aside
 from workers.commands.errors import Failure
 from workers.commands.listing import Page, print_rows
 from workers.commands.output import json_line
 from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
+from workers.ledger.audit_log import AuditAct
 from workers.lists.driver_record import DriverRecord, read_driver
 from workers.lists.formatting import cell_text, local, printable
 
@@ -19,10 +21,12 @@ from workers.lists.formatting import cell_text, local, printable
 def driver(*, user_id: str, limit: int | None, as_json: bool) -> None:
     """Show everything that is known of a driver, whose id may be in any case: why there was a warning, or none."""
     page = Page.of(limit, as_json=as_json)
-    with read_only_ledger(settings_with_dev_defaults()) as conn:
+    settings = settings_with_dev_defaults()
+    with read_only_ledger(settings) as conn:
         found = read_driver(conn, user_id, page.limit)
     if not found.is_known:
         raise Failure(f"The ledger knows no driver '{printable(user_id)}'.")
+    record_aside(settings, audit_entry(AuditAct.USER_VIEWED, "driver"))
     if as_json:
         json_line(found.json())
     else:

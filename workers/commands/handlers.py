@@ -9,7 +9,7 @@ from workers.commands import options
 from workers.commands.listing import Page, print_rows
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.lists.formatting import printable
-from workers.lists.handler_list import HANDLERS, POLICIES
+from workers.lists.handler_list import HANDLERS, POLICIES, HandlerRow, handler_rows
 from workers.plugins import Plugins, load_plugins
 
 
@@ -25,7 +25,7 @@ def handlers(*, as_json: bool, as_csv: bool) -> None:
     settings = settings_with_dev_defaults()
     plugins = load_plugins(settings)
     page = Page(as_json=as_json, as_csv=as_csv)
-    print_rows(HANDLERS, plugins.subscriptions, page)
+    print_rows(HANDLERS, _rows(settings, plugins), page)
     if plugins.policies and not as_csv:
         if not as_json:
             click.echo()
@@ -33,6 +33,18 @@ def handlers(*, as_json: bool, as_csv: bool) -> None:
     if not (as_json or as_csv) and settings.redis_url is not None:
         for sentence in _outdated_workers(settings, plugins):
             click.secho(sentence, err=True, fg="yellow")
+
+
+def _rows(settings: Settings, plugins: Plugins) -> list[HandlerRow]:
+    """Return the handlers, with how they did if there is a ledger and Redis answers."""
+    from workers.commands.errors import Failure  # noqa: PLC0415  it takes long, and is for this list only
+    from workers.commands.stores import open_ledger  # noqa: PLC0415  as above
+
+    try:
+        with open_ledger(settings) as engine:
+            return handler_rows(settings, engine, plugins)
+    except Failure:
+        return handler_rows(settings, None, plugins)
 
 
 def _outdated_workers(settings: Settings, plugins: Plugins) -> Iterator[str]:

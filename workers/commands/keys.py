@@ -2,23 +2,30 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import BinaryIO
 
 import click
 from pydantic import SecretStr
 
-from ingest.config.settings import Settings, load_settings
+from ingest.config.settings import load_settings
 from ingest.errors import NotAuthentic
 from ingest.wire.signature import KeyEncoding, Match, SigningKeys, decode_key, verify
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
-from workers.commands.listing import Page, print_rows
+from workers.commands.listing import Page, paged, print_rows
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.diagnostics.key_usage import KeyUsage, RotationStatus, key_uses, rotation_status
-from workers.lists.delivery_sources import in_inbox_only
-from workers.lists.formatting import local
-from workers.lists.key_list import KEYS, key_reports, signing_texts
+from workers.lists.key_list import (
+    CHARGING_KEY_QUERY,
+    CHARGING_KEYS,
+    KEYS,
+    key_reports,
+    read_usage,
+    rotation_advice,
+    signing_texts,
+)
+from workers.lists.list_query import Selection, Stores
 from workers.lists.listing import Listing, attributes
 
 
@@ -42,13 +49,24 @@ def keys(ctx: click.Context, *, as_json: bool, as_csv: bool) -> None:
         return
     settings = settings_with_dev_defaults()
     with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
-        waiting = in_inbox_only(outbox, conn)
-        uses = key_uses(conn, waiting)
-        rotation = rotation_status(conn, waiting) if settings.plugsurfing_hmac_next else None
+        usage = read_usage(Stores(settings, conn, outbox))
     page = Page(as_json=as_json, as_csv=as_csv)
-    print_rows(KEYS, key_reports(settings, uses, rotation), page)
+    print_rows(KEYS, key_reports(settings, usage), page)
     if page.is_for_people:
-        click.echo(f"\n{_rotation_advice(settings, uses, rotation)}")
+        click.echo(f"\n{rotation_advice(settings, usage)}")
+
+
+@keys.command()
+@click.option("--key", metavar="KEY", help="Only this charging key, in any of its spellings.")
+@options.since_option(help="Last used then or later: 10m, 2h or 3d ago, today, yesterday, 18:00, ISO 8601.")
+@options.until
+@paged
+def charging(*, key: str | None, since: datetime | None, until: datetime | None, page: Page) -> None:
+    """List the charging keys that were asked for, the one used last first, with what was decided."""
+    settings = settings_with_dev_defaults()
+    selection = Selection(filters={"key": key, "since": since, "until": until}, limit=page.limit)
+    with read_only_ledger(settings) as conn:
+        print_rows(CHARGING_KEYS, CHARGING_KEY_QUERY.find(Stores(settings, conn, None), selection), page)
 
 
 @keys.command(name="try")
@@ -85,26 +103,6 @@ def _try_all(texts: Mapping[Match, SecretStr | None], body: bytes, signature: st
             continue
         for encoding in KeyEncoding:
             yield KeyTrial(name, encoding, _matches(secret.get_secret_value(), encoding, body, signature))
-
-
-def _rotation_advice(settings: Settings, uses: Mapping[str, KeyUsage], rotation: RotationStatus | None) -> str:
-    """Return which key matched last, and whether CURRENT is still needed."""
-    if not uses:
-        return "No key has matched anything yet."
-    last = max(uses, key=lambda name: uses[name].last_at)
-    matched = f"{last.upper()} matched last, at {local(uses[last].last_at)}. "
-    if rotation is None:
-        return matched + "PLUGSURFING_HMAC_NEXT is not set, so there is nothing to retire."
-    if settings.plugsurfing_hmac_current is None:
-        return matched + "PLUGSURFING_HMAC_CURRENT is not set any more."
-    if rotation.next_since is None:
-        return matched + "CURRENT cannot be retired: NEXT has matched nothing since."
-    since = rotation.next_since
-    silent = f"since {local(rotation.current_last_at)}" if rotation.current_last_at else "at all"
-    return (
-        f"{matched}CURRENT can be retired: it has matched nothing {silent}, while NEXT has matched {since.count} since "
-        f"{local(since.first_at)}. The longer that is, the safer."
-    )
 
 
 def _matches(text: str, encoding: KeyEncoding, body: bytes, signature: str) -> bool | None:

@@ -1,13 +1,14 @@
 """`webhooks quarantine` and `webhooks reverify`: the requests that were refused, and another chance for them."""
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 
 import click
 
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
-from ingest.inbox.quarantine import Quarantine
+from ingest.inbox.quarantine import Quarantine, Verification
 from ingest.inbox.quarantined_request import WRONG_PATH
 from ingest.inbox.schema import FILE_NAME
 from ingest.wire.envelope import Kind
@@ -19,7 +20,7 @@ from workers.commands.output import json_line
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
 from workers.lists.formatting import iso, printable
-from workers.lists.quarantine_list import QUARANTINED, REVERIFIED
+from workers.lists.quarantine_list import QUARANTINED, REVERIFIED, VERIFIED
 
 
 @click.command()
@@ -53,8 +54,9 @@ def quarantine(*, since: datetime | None, until: datetime | None, page: Page) ->
     type=click.Choice([kind.value for kind in Kind]),
     help="Let in, as this kind, what came to a wrong path and is authentic, too.",
 )
+@click.option("--dry-run", is_flag=True, help="Count what would pass, by key, and let nothing in.")
 @options.as_json
-def reverify(*, since: datetime | None, kind: str | None, as_json: bool) -> None:
+def reverify(*, since: datetime | None, kind: str | None, dry_run: bool, as_json: bool) -> None:
     """Verify again, with today's keys, what is in quarantine on this node, and keep what passes.
 
     Use it after a key was wrong or missing, or an address was not in PLUGSURFING_SOURCES; `serve` may run meanwhile.
@@ -62,6 +64,9 @@ def reverify(*, since: datetime | None, kind: str | None, as_json: bool) -> None
     settings = settings_with_dev_defaults()
     settings.require_signing()
     store = open_quarantine(settings)
+    if dry_run:
+        _preview(store.preview(Keyring(settings).keys, since, kind=Kind(kind) if kind else None), as_json=as_json)
+        return
     tally: Counter[str] = Counter()
     for each in store.reverify(Keyring(settings).keys, since, kind=Kind(kind) if kind else None):
         tally["kept" if each.kept else printable(each.reason or "")] += 1
@@ -78,6 +83,25 @@ def reverify(*, since: datetime | None, kind: str | None, as_json: bool) -> None
         click.echo(f"Still refused: {count} × {reason}")
     if WRONG_PATH in tally:
         click.echo("Correct the URL at Plugsurfing; `webhooks reverify --as events`, or `--as cdrs`, lets them in.")
+
+
+def _preview(verified: Iterable[Verification], *, as_json: bool) -> None:
+    passing: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+    for each in verified:
+        if each.envelope is None:
+            refused[printable(each.reason or "")] += 1
+        else:
+            passing[each.envelope.signed_with] += 1
+        if as_json:
+            json_line(VERIFIED.json(each))
+    if as_json:
+        return
+    click.echo(f"Would be let in: {passing.total()}")
+    for key, count in passing.most_common():
+        click.echo(f"By the key {key}: {count}")
+    for reason, count in refused.most_common():
+        click.echo(f"Would still be refused: {count} × {reason}")
 
 
 def open_quarantine(settings: Settings) -> Quarantine:

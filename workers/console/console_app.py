@@ -18,14 +18,18 @@ from starlette.staticfiles import StaticFiles
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from workers.console.api import PREFIX, api_routes
+from workers.console.authorization_page import try_key
 from workers.console.detail_pages import delivery_page, push_page, session_page
 from workers.console.driver_page import driver_page, find_page
 from workers.console.failure_page import failure_page, failures_page, push_failure_page, run_again, send_again
+from workers.console.list_headers import TOPS
 from workers.console.list_page import LISTS, list_page
-from workers.console.now_page import live, now_page, resolve_alert, reverify, settings_page
+from workers.console.now_page import live, now_page, resolve_alert, settings_page
 from workers.console.overview import HealthFinding, OverviewReader, no_checks
 from workers.console.page_stores import Opener
 from workers.console.page_template import render
+from workers.console.replay_status_page import ProgressLog, progress_live, progress_page
+from workers.console.reverify_page import reverify, reverify_page
 
 log = structlog.get_logger()
 
@@ -54,7 +58,9 @@ def create_console(
             Route("/live", live, methods=["GET"]),
             Route("/settings", settings_page, methods=["GET"]),
             Route("/alerts/{id}/resolve", resolve_alert, methods=["POST"]),
+            Route("/quarantine/reverify", reverify_page, methods=["GET"]),
             Route("/quarantine/reverify", reverify, methods=["POST"]),
+            Route("/authorizations/try", try_key, methods=["POST"]),
             Route("/find", find_page, methods=["GET"]),
             Route("/drivers/{user:path}", driver_page, methods=["GET"]),
             Route("/failures", failures_page, methods=["GET"]),
@@ -62,11 +68,13 @@ def create_console(
             Route("/failures/pushes/{key}/send", send_again, methods=["POST"]),
             Route("/failures/{key}", failure_page, methods=["GET"]),
             Route("/failures/{key}/run", run_again, methods=["POST"]),
+            Route("/progress/{id}", progress_page, methods=["GET"]),
+            Route("/progress/{id}/live", progress_live, methods=["GET"]),
             Route("/sessions/{id:path}", session_page, methods=["GET"]),
             Route("/deliveries/{id}", delivery_page, methods=["GET"]),
             Route("/pushes/{id}", push_page, methods=["GET"]),
             *(
-                Route(f"/{name}{form}", list_page(query), methods=["GET"], name=f"{name}{form}")
+                Route(f"/{name}{form}", list_page(query, TOPS.get(name)), methods=["GET"], name=f"{name}{form}")
                 for name, query in LISTS.items()
                 for form in ("", ".json", ".csv")
             ),
@@ -79,6 +87,7 @@ def create_console(
         },
     )
     app.state.stores = Opener(settings, engine)
+    app.state.progress = ProgressLog()
     app.state.overview = OverviewReader(app.state.stores, checks)
     return app
 

@@ -41,7 +41,7 @@ def serve_console(settings: Settings, checks: Callable[[Settings], Iterable[Heal
     prepare_process()
     log.info("dashboard.started", host=settings.host, port=sockets[0].getsockname()[1])
     try:
-        DrainingServer(uvicorn_config(app, settings)).run(sockets)
+        DrainingServer(uvicorn_config(app, settings), waits_for_senders=False).run(sockets)
     finally:
         log.info("dashboard.stopped")
 

@@ -7,13 +7,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ingest.wire.timestamps import utc_now
+from workers.access.access_control import actor_of
 from workers.console.list_page import rows_of, shows_users
 from workers.console.page_stores import opener_of
 from workers.console.page_template import path_to, render
+from workers.ledger import audit_log
+from workers.ledger.audit_log import AuditAct, AuditEntry
+from workers.ledger.database.transaction import run_in_transaction
 from workers.lists.driver_record import read_driver
 from workers.lists.search import CDR, DELIVERY, DRIVER, KEY, PUSH, SESSION, SearchHit, search
 
 SHOWN = 50
+A_DRIVER = "/drivers/…"
 """Of each list of a driver."""
 SECTIONS = {DRIVER: "drivers", SESSION: "sessions", DELIVERY: "deliveries", PUSH: "pushes"}
 FILTERS = {CDR: ("cdrs", "request"), KEY: ("authorizations", "key")}
@@ -50,14 +56,21 @@ def driver_page(request: Request) -> Response:
         driver = read_driver(stores.ledger, user_id, SHOWN)
     if not driver.is_known:
         raise HTTPException(HTTPStatus.NOT_FOUND, "The ledger knows no driver with this id. Is it written correctly?")
+    _record_view(request)
     context = {
         "user_id": driver.user_id,
         "sessions": driver.sessions,
         "lists": [
-            # Whoever came here knows the driver.
+            # Whoever came here knows the driver, and that they looked is recorded.
             (title, query.name, rows_of(query, list(rows), {}, show_users=True))
             for title, query, rows in driver.lists()
         ],
         "shown": SHOWN,
     }
     return render(request, "driver.html", context)
+
+
+def _record_view(request: Request) -> None:
+    """Record who opens the page of a driver, whom the audit log does not name; raise if it cannot be recorded."""
+    entry, now = AuditEntry(AuditAct.USER_VIEWED, actor_of(request), A_DRIVER), utc_now()
+    run_in_transaction(opener_of(request).engine, lambda conn: audit_log.record(conn, entry, now))

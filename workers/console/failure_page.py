@@ -8,6 +8,7 @@ import structlog
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from workers.access.csrf import read_form
 from workers.access.roles import principal_of
 from workers.console.page_stores import Opener, opener_of
 from workers.console.page_template import DONE_COOKIE, render
+from workers.console.replay_status_page import Progress, count_pushes, count_runs, progress_log_of
 from workers.execution.dead_letters import withdraw
 from workers.execution.replay import ReplayPlan, apply, plan_replays
 from workers.installation import open_queues
@@ -69,6 +71,7 @@ def failure_page(request: Request) -> Response:
         "group": group,
         "traceback": traceback and (traceback if reveals else frames_of(traceback)),
         "runnable": len(group.ids) if sample == len(plans) else sample,
+        "unreadable": sum(not each.is_understood for each in plans),
         "unloaded": sum(bool(each.unloaded) for each in plans),
         "plans": plans[:SHOWN],
     }
@@ -77,9 +80,17 @@ def failure_page(request: Request) -> Response:
 
 async def run_again(request: Request) -> Response:
     """Run the dead runs of one cause again."""
-    stores, actor = opener_of(request), actor_of(request)
-    count = await run_in_threadpool(_run_again, stores, request.path_params["key"], actor)
-    return _done(f"Runs that are tried again: {count}. The clock enqueues them.")
+    stores, actor, key = opener_of(request), actor_of(request), request.path_params["key"]
+    group, plans = await run_in_threadpool(_find_runnable, stores, key)
+    name = group.cause.name
+    progress = Progress(
+        f"Run again: {'whole deliveries' if name == WHOLE_DELIVERY else name}",
+        count_runs(plans, name, utc_now()),
+        "Find out why among the failures, correct it, and run them again.",
+    )
+    # They are made due after the answer, in parts, while the page shows how far it is.
+    work = BackgroundTask(run_in_threadpool, _run_again, stores, group, actor)
+    return RedirectResponse(progress_log_of(request).add(progress), HTTPStatus.SEE_OTHER, background=work)
 
 
 def push_failure_page(request: Request) -> Response:
@@ -97,22 +108,32 @@ async def send_again(request: Request) -> Response:
     even_if_late = (await read_form(request)).get("even_if_late") == "yes"
     stores, key, actor = opener_of(request), request.path_params["key"], actor_of(request)
 
-    def send(conn: Connection) -> int:
+    def send(conn: Connection) -> tuple[FailureGroup, list[str]]:
         now = utc_now()
         group = _find_key(group_dead_pushes(conn, now), key)
         found = push_queries.find_given_up(conn, ids=group.ids)
         chosen = [push.id for push in (found if even_if_late else _in_time(found, now))]
         count = push_queries.retry(conn, chosen, (PushState.DEAD,), now)
         audit_log.record(conn, AuditEntry(AuditAct.RESENT, actor, _subject(group), count), now)
-        return count
+        return group, chosen
 
-    count = await run_in_threadpool(run_in_transaction, stores.engine, send)
-    return _done(f"Pushes that are sent again: {count}. The clock sends them.")
+    group, chosen = await run_in_threadpool(run_in_transaction, stores.engine, send)
+    if not chosen:
+        return done(f"/failures/pushes/{key}", "Nothing was sent: the time of each of them has passed.")
+    failed_text = "Find out why among the failures, correct it, and send them again."
+    progress = Progress(f"Send again: {group.cause.name}", count_pushes(chosen), failed_text)
+    return RedirectResponse(progress_log_of(request).add(progress), HTTPStatus.SEE_OTHER)
 
 
-def _run_again(stores: Opener, key: str, actor: Actor) -> int:
+def _find_runnable(stores: Opener, key: str) -> tuple[FailureGroup, list[str]]:
+    """Return the failures of a cause, and the deliveries of those that can run."""
     with stores.open() as opened:
         group = _find_key(group_dead_runs(opened.ledger, utc_now()), key)
+        plans = [plan for some in chunks(group.ids, CHUNK) for plan in _plan(opened.ledger, stores, group, some)]
+    return group, [plan.row.id for plan in plans if plan.handlers]
+
+
+def _run_again(stores: Opener, group: FailureGroup, actor: Actor) -> None:
     entry = AuditEntry(AuditAct.REPLAYED, actor, _subject(group), 0)
     count, job_ids = 0, list[str]()
     for some in chunks(group.ids, CHUNK):
@@ -128,7 +149,6 @@ def _run_again(stores: Opener, key: str, actor: Actor) -> int:
         count += sum(bool(each.handlers) for each in plans)
         job_ids += [job_id for each in plans for job_id in each.job_ids]
     _withdraw(stores, job_ids)
-    return count
 
 
 def _plan(conn: Connection, stores: Opener, group: FailureGroup, ids: Sequence[str]) -> list[ReplayPlan]:
@@ -165,10 +185,6 @@ def _in_time(found: Sequence[PushRow], now: datetime) -> list[PushRow]:
 
 def _subject(group: FailureGroup) -> str:
     return " ".join(filter(None, (group.cause.name, group.cause.error, group.cause.place)))
-
-
-def _done(sentence: str) -> Response:
-    return done("/failures", sentence)
 
 
 def done(page: str, sentence: str) -> Response:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlencode
 
 from markupsafe import Markup
@@ -20,11 +20,12 @@ from workers.console.page_template import cell, masked, path_to, render
 from workers.lists.alert_list import ALERT_QUERY
 from workers.lists.audit_list import AUDIT_QUERY
 from workers.lists.authorization_list import AUTHORIZATION_QUERY
-from workers.lists.cdr_list import CDR_QUERY
+from workers.lists.cdr_list import CDR_QUERY, MISSING_QUERY, TOTAL_QUERY
 from workers.lists.delivery_list import DELIVERY_QUERY, DOWNTIME_QUERY
 from workers.lists.device_list import DEVICE_QUERY
 from workers.lists.handler_list import HANDLER_QUERY
-from workers.lists.list_query import InvalidFilter, ListQuery, Selection, format_position, parse_position
+from workers.lists.key_list import CHARGING_KEY_QUERY, KEY_QUERY
+from workers.lists.list_query import InvalidFilter, ListQuery, Selection, Stores, format_position, parse_position
 from workers.lists.listing import Listing, Value
 from workers.lists.push_list import PUSH_QUERY, WARNING_QUERY
 from workers.lists.quarantine_list import QUARANTINE_QUERY
@@ -39,10 +40,14 @@ QUERIES = (
     WARNING_QUERY,
     AUTHORIZATION_QUERY,
     CDR_QUERY,
+    TOTAL_QUERY,
+    MISSING_QUERY,
     QUARANTINE_QUERY,
     ALERT_QUERY,
     DOWNTIME_QUERY,
     HANDLER_QUERY,
+    KEY_QUERY,
+    CHARGING_KEY_QUERY,
     DEVICE_QUERY,
     AUDIT_QUERY,
 )
@@ -55,6 +60,8 @@ LINKS = {
     "driver": ("drivers", "user_id"),
     "delivery": ("deliveries", "delivery"),
 }
+# Columns of a list that lead to another one, whose filter has the name of the column.
+FILTER_LINKS = {("authorizations", "key"): "charging-keys", ("charging-keys", "key"): "authorizations"}
 OF_USERS = {"user", "driver"}
 USER_FIELDS = {"user_id"}
 HIDDEN_FIELDS = {"body_base64", "token"}
@@ -70,8 +77,12 @@ class Rows:
     has_users: bool
 
 
-def list_page(query: ListQuery[Any]) -> Callable[[Request], Response]:
-    """Return the endpoint of a list."""
+Top: TypeAlias = Callable[[Request, Stores, Selection], Mapping[str, Any]]
+"""Reads what a template of its own shows above a list."""
+
+
+def list_page(query: ListQuery[Any], top: Top | None = None) -> Callable[[Request], Response]:
+    """Return the endpoint of a list; `top` is for its template `top_NAME.html`."""
 
     def page(request: Request) -> Response:
         try:
@@ -83,8 +94,10 @@ def list_page(query: ListQuery[Any]) -> Callable[[Request], Response]:
             return _export(request, query, selection, form)
         with opener_of(request).open() as stores:
             found = list(islice(query.find(stores, selection), PAGE_SIZE + 1))
+            above = {} if top is None else {**top(request, stores, selection), "top": f"top_{query.name}.html"}
         rows = rows_of(query, found, request.query_params, show_users=shows_users(request))
-        return render(request, "list.html", {"query": query, "given": request.query_params, "rows": rows})
+        shared = {"query": query, "given": request.query_params, "rows": rows, "top": None}
+        return render(request, "list.html", {**shared, **above})
 
     return page
 
@@ -123,18 +136,26 @@ def without_secrets(listing: Listing[Any]) -> Listing[Any]:
 
 
 def _cells(query: ListQuery[Any], row: Any, *, show_users: bool) -> Iterator[Markup]:
-    listing = query.listing
-    links = {**LINKS, "id": (query.name, "id")} if query.has_pages_of_rows else LINKS
-    for heading, column in listing.columns.items():
-        value = (listing.fields[column] if isinstance(column, str) else column)(row)
-        section, name = links.get(heading, ("", ""))
-        target = listing.fields[name](row) if name in listing.fields else None
+    for heading, column in query.listing.columns.items():
+        value = (query.listing.fields[column] if isinstance(column, str) else column)(row)
+        address = _address_of(query, heading, row)
         if heading in OF_USERS and isinstance(value, str) and not show_users:
             yield Markup('<span class="masked">{}</span>').format(masked(value))
-        elif isinstance(target, str) and target:
-            yield Markup('<a href="{}">{}</a>').format(path_to(section, target), cell(value))
+        elif address is not None:
+            yield Markup('<a href="{}">{}</a>').format(address, cell(value))
         else:
             yield cell(value)
+
+
+def _address_of(query: ListQuery[Any], heading: str, row: Any) -> str | None:
+    """Return the page that a cell leads to."""
+    fields, other = query.listing.fields, FILTER_LINKS.get((query.name, heading))
+    if other is not None:
+        key = fields[heading](row)
+        return None if key is None else f"{path_to(other)}?{urlencode({heading: key}, errors='surrogatepass')}"
+    section, name = (query.name, "id") if query.has_pages_of_rows and heading == "id" else LINKS.get(heading, ("", ""))
+    target = fields[name](row) if name in fields else None
+    return path_to(section, target) if isinstance(target, str) and target else None
 
 
 def _export(request: Request, query: ListQuery[Any], selection: Selection, form: str) -> Response:

@@ -1,4 +1,4 @@
-"""The first page: how everything stands, live; and resolving alerts, and letting in what was in quarantine."""
+"""The first page: how everything stands, live; and resolving alerts."""
 
 from typing import Any
 
@@ -7,19 +7,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ingest.config.keyring import Keyring
-from ingest.errors import SettingsError, WebhooksError
-from ingest.inbox.quarantine import Quarantine
-from ingest.inbox.schema import FILE_NAME
+from ingest.errors import WebhooksError
 from ingest.wire.timestamps import utc_now
 from workers.access.access_control import actor_of
 from workers.alerts.alerts import AlertKind, find_alerts, resolve_by_id
 from workers.console.failure_page import done
 from workers.console.overview import OverviewReader
-from workers.console.page_stores import Opener, opener_of
-from workers.console.page_template import TEMPLATES, render
+from workers.console.page_stores import opener_of
+from workers.console.page_template import live_event, render
 from workers.ledger import audit_log
-from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
+from workers.ledger.audit_log import AuditAct, AuditEntry
 from workers.ledger.database.transaction import run_in_transaction
 
 LIVE_EVERY = 5000
@@ -50,14 +47,8 @@ def settings_page(request: Request) -> Response:
 
 
 def live(request: Request) -> Response:
-    """Send how everything stands as one server-sent event; the browser asks again by itself.
-
-    A stream without an end would outlive its login, and hold up the end of the process.
-    """
-    html = TEMPLATES.get_template("now_live.html").render(request=request, **_context(request))
-    lines = "".join(f"data: {line}\n" for line in html.splitlines())
-    event = f"retry: {LIVE_EVERY}\nevent: now\n{lines}\n"
-    return Response(event, media_type="text/event-stream", headers={"cache-control": "no-store"})
+    """Send how everything stands as one server-sent event; the browser asks again by itself."""
+    return live_event(request, "now_live.html", _context(request), LIVE_EVERY)
 
 
 async def resolve_alert(request: Request) -> Response:
@@ -73,29 +64,6 @@ async def resolve_alert(request: Request) -> Response:
 
     count = await run_in_threadpool(run_in_transaction, stores.engine, resolve)
     return done("/", "The alert is resolved." if count else "The alert was resolved before.")
-
-
-async def reverify(request: Request) -> Response:
-    """Verify again what is in quarantine on this node, and keep what passes."""
-    sentence = await run_in_threadpool(_reverify, opener_of(request), actor_of(request))
-    return done("/quarantine", sentence)
-
-
-def _reverify(stores: Opener, actor: Actor) -> str:
-    settings = stores.settings
-    path = settings.data_dir / FILE_NAME
-    if not path.exists():
-        return "There is no inbox on this node, so nothing is in quarantine here."
-    try:
-        settings.require_signing()
-    except SettingsError as error:
-        return str(error)
-    outcomes = list(Quarantine(path, settings).reverify(Keyring(settings).keys))
-    count = sum(each.kept is not None for each in outcomes)
-    if count:
-        entry = AuditEntry(AuditAct.REVERIFIED, actor, "quarantine", count)
-        run_in_transaction(stores.engine, lambda conn: audit_log.record(conn, entry, utc_now()))
-    return f"Let in: {count}. Still refused: {len(outcomes) - count}."
 
 
 def _reader_of(request: Request) -> OverviewReader:

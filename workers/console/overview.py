@@ -34,6 +34,7 @@ STEPS = 60
 STEP = timedelta(minutes=1)
 OPEN = (DeliveryState.RUNNING, DeliveryState.RETRYING)
 REDIS_TIMEOUT = 2
+URGENCY = {"fail": 0, "warn": 1, "ok": 2}
 
 log = structlog.get_logger()
 
@@ -134,6 +135,8 @@ class OverviewReader:
         found = [(str(each.status), each.subject, each.sentence) for each in self._checks(self._stores.settings)]
         keys = {(status, subject) for status, subject, _ in found}
         self._since = {key: self._since.get(key, now) for key in keys}
+        # What needs somebody is first: on a phone the rest is further down than one looks.
+        found.sort(key=lambda each: URGENCY.get(each[0], len(URGENCY)))
         return [HealthLine(*each, self._since[each[0], each[1]]) for each in found]
 
     def _depths(self) -> dict[str, int] | None:

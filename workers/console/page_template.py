@@ -29,6 +29,8 @@ NAVIGATION = (
     ("alerts", "Alerts"),
     ("downtimes", "Downtimes"),
     ("handlers", "Handlers"),
+    ("charging-keys", "Charging keys"),
+    ("keys", "Signing keys"),
     ("settings", "Settings"),
     ("audit", "Audit"),
     ("rq/", "Queues"),
@@ -42,6 +44,17 @@ def render(request: Request, template: str, context: Mapping[str, Any]) -> Respo
     """Render a page."""
     shared = {"navigation": NAVIGATION, "zone": clock_name(), "done": _done(request)}
     return TEMPLATES.TemplateResponse(request, template, {**shared, **context})
+
+
+def live_event(request: Request, template: str, context: Mapping[str, Any], every: int) -> Response:
+    """Send a part of a page as one server-sent event; the browser asks again by itself after so many milliseconds.
+
+    A stream without an end would outlive its login, and hold up the end of the process.
+    """
+    html = TEMPLATES.get_template(template).render(request=request, **context)
+    lines = "".join(f"data: {line}\n" for line in html.splitlines())
+    event = f"retry: {every}\nevent: now\n{lines}\n"
+    return Response(event, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
 def _done(request: Request) -> str:

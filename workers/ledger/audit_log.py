@@ -58,6 +58,12 @@ class AuditAct(StrEnum):
     RESTORED = "restored"
     """The inbox and the ledger, or one of them, were restored from a backup."""
 
+    DEVICES_CHANGED = "devices_changed"
+    """A device of a driver was added or removed by a command."""
+
+    DRIVE_CHANGED = "drive_changed"
+    """A fleet was created or renamed, or a token pushed, at the Drive API or Roam OCPI, by a command."""
+
     QUEUES_CHANGED = "queues_changed"
     """Something was changed in rq-dashboard: a queue was emptied, a job deleted or requeued."""
 

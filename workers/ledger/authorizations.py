@@ -3,10 +3,13 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
 from ingest.events import LONGEST_TEXT, sanitize_text
+from workers.ledger import charging_key_usage
+from workers.ledger.charging_key_usage import KeyRequest
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.conditions import Position, in_list, matching, older_than, within
 from workers.ledger.tables.authorization_tables import authorizations
@@ -59,8 +62,11 @@ class DecisionFilter:
 
 
 def insert(conn: Connection, rows: Iterable[DecisionRow]) -> None:
-    """Insert decisions; known ones stay unchanged."""
-    insert_new(conn, authorizations, [_values(row) for row in rows])
+    """Insert decisions, and count the new ones by charging key; known ones stay unchanged."""
+    values = {row.id: _values(row) for row in rows}
+    new = [values[id_] for (id_,) in insert_new(conn, authorizations, list(values.values()))]
+    asked = [KeyRequest(each["key"], each["decision"], each["at"], each["session_id"]) for each in new if each["key"]]
+    charging_key_usage.count(conn, asked)
 
 
 def find(
@@ -92,8 +98,8 @@ def keys_asked_for(conn: Connection, since: datetime, limit: int) -> set[str]:
     return set(conn.scalars(query))
 
 
-def _values(row: DecisionRow) -> dict[str, object]:
-    values: dict[str, object] = asdict(row)
+def _values(row: DecisionRow) -> dict[str, Any]:
+    values: dict[str, Any] = asdict(row)
     for name in UNTRUSTED_COLUMNS:
         text = values[name]
         if isinstance(text, str):  # from outside: it may hold anything, and be too long for an index

@@ -31,11 +31,12 @@ from sqlalchemy import (
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import Position, in_list, matching, same_person, within
+from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, receipts, sessions
 
+MOST_SESSIONS = 2_000
 FETCH_SIZE = 1000
 """Rows fetched at once, so that a long list takes no more memory than a short one."""
 
@@ -57,11 +58,13 @@ class CdrFilters:
     repeated: bool = False
     with_repeats: bool = False
     """Whether each repeat is listed, too, beside the first that says the same."""
+    is_brief: bool = False
+    """Whether the span is so short that few can match."""
 
     @property
     def is_narrow(self) -> bool:
         """Whether few can match, whose partners are looked up one by one."""
-        return bool(self.session_id or self.user_id or self.request_id or self.keys)
+        return self.is_brief or bool(self.session_id or self.user_id or self.request_id or self.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,11 @@ def _behind(before: Position | None) -> list[ColumnElement[bool]]:
     ]
 
 
+def totals(conn: Connection, filters: CdrFilters) -> tuple[CurrencyTotal, ...]:
+    """Return the totals of the matching CDRs, exactly: the part of the summary that is had soonest."""
+    return tuple(_totals(_amounts(conn, _with_sessions(conn, filters))))
+
+
 def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
     """Count and sum up the matching CDRs, exactly."""
     filters = _with_sessions(conn, filters)
@@ -243,6 +251,48 @@ def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
         repeats=int(repeats),
         totals=tuple(_totals(amounts)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWithoutCdr:
+    """A session that is complete, and has no CDR."""
+
+    session_id: str
+    user_id: str | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    known_at: datetime
+    """When its last news came."""
+
+
+def sessions_without_cdr(
+    conn: Connection,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    before: Position | None = None,
+    limit: int | None = None,
+) -> list[SessionWithoutCdr]:
+    """List complete sessions that have no CDR among the newest MOST_SESSIONS of a span, newest first.
+
+    Nearly all have one, so more would be read for one page than it may take.
+    """
+    table = sessions.c
+    newest = (
+        select(table.session_id, table.user_id, table.started_at, table.completed_at, table.updated_at, table.status)
+        .where(*within(table.updated_at, since, until), *older_than(table.updated_at, table.session_id, before))
+        .order_by(table.updated_at.desc(), table.session_id)
+        .limit(MOST_SESSIONS)
+        .subquery()
+    )
+    found = newest.c
+    query = (
+        select(found.session_id, found.user_id, found.started_at, found.completed_at, found.updated_at)
+        .where(found.status == "COMPLETE", ~exists().where(cdrs.c.session_id == found.session_id))
+        .order_by(found.updated_at.desc(), found.session_id)
+        .limit(limit)
+    )
+    return [SessionWithoutCdr(*row) for row in conn.execute(query)]
 
 
 def unreadable(conn: Connection, since: datetime | None = None, until: datetime | None = None) -> int:

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from ingest.queue.batch import Delivery
+from workers.ledger import signature_key_usage
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.conditions import Position, begins_with, in_list, matching, older_than, same_person, within
 from workers.ledger.database.engine import insert_into
@@ -100,6 +101,7 @@ def store(
             first.setdefault(delivery.id, delivery)
     rows = [_row(each, *states[each.id], recorded_by.get(each.id), now) for each in first.values()]
     new = {key for (key,) in insert_new(conn, deliveries, rows)}
+    signature_key_usage.count(conn, [first[key] for key in new])
     repeats = [one for one in arrived if one.receipts > 1 or one.id not in new or one is not first[one.id]]
     _count_receipts(conn, repeats)
     return new

@@ -1,17 +1,22 @@
-"""The list of CDRs, and that of their totals."""
+"""The lists of CDRs, of their totals, and of the sessions whose CDR is missing."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 from rich.text import Text
 
 from handlers.kit.key_identifiers import search_spellings
+from ingest.wire.timestamps import utc_now
 from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger.cdr_queries import CdrFilters, CdrRow, CurrencyTotal
+from workers.ledger.cdr_queries import MOST_SESSIONS, CdrFilters, CdrRow, CurrencyTotal, SessionWithoutCdr
 from workers.lists.formatting import Cell, format_decimal, printable, short_id
 from workers.lists.list_query import SESSION, SINCE, UNTIL, USER, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
+from workers.lists.time_parsing import parse_time
 
+TOTALS_SINCE = "24h"
+BRIEF = timedelta(days=2)
 SAME_SESSION = "same session as another CDR"
 
 
@@ -79,6 +84,18 @@ TOTALS = Listing[CurrencyTotal](
 )
 
 
+MISSING = Listing[SessionWithoutCdr](
+    fields=attributes("session_id", "user_id", "started_at", "completed_at", "known_at"),
+    columns={
+        "last news": "known_at",
+        "session": "session_id",
+        "driver": "user_id",
+        "started": "started_at",
+        "complete": "completed_at",
+    },
+)
+
+
 def _find_cdrs(stores: Stores, wanted: Selection) -> Iterator[CdrRow]:
     key, request_id = wanted.get("key"), wanted.get("request")
     is_repeated = bool(wanted.get("repeated"))
@@ -99,6 +116,7 @@ def _find_cdrs(stores: Stores, wanted: Selection) -> Iterator[CdrRow]:
 CDR_QUERY = ListQuery[CdrRow](
     name="cdrs",
     title="CDRs",
+    hint="Charging detail records. One that says the same as an earlier one is a repeat, and is not listed.",
     listing=CDRS,
     find=_find_cdrs,
     position=ledger_cdrs.position_of,
@@ -112,4 +130,43 @@ CDR_QUERY = ListQuery[CdrRow](
         SINCE,
         UNTIL,
     ),
+)
+
+
+def _find_totals(stores: Stores, wanted: Selection) -> tuple[CurrencyTotal, ...]:
+    since, until = wanted.get("since") or parse_time(TOTALS_SINCE), wanted.get("until")
+    is_brief = (until or utc_now()) - since <= BRIEF
+    return ledger_cdrs.totals(stores.ledger, CdrFilters(since=since, until=until, is_brief=is_brief))
+
+
+TOTAL_QUERY = ListQuery[CurrencyTotal](
+    name="cdr-totals",
+    title="Totals of CDRs",
+    hint="By currency, exact to the last digit: of the last 24 hours unless a time is given. A CDR that came several "
+    "times counts once; of those in conflict the one that was received first.",
+    listing=TOTALS,
+    find=_find_totals,
+    filters=(SINCE, UNTIL),
+)
+
+
+def _find_missing(stores: Stores, wanted: Selection) -> list[SessionWithoutCdr]:
+    return ledger_cdrs.sessions_without_cdr(
+        stores.ledger,
+        since=wanted.get("since"),
+        until=wanted.get("until"),
+        before=wanted.before,
+        limit=wanted.limit,
+    )
+
+
+MISSING_QUERY = ListQuery[SessionWithoutCdr](
+    name="missing-cdrs",
+    title="Missing CDRs",
+    hint=f"Sessions that are complete and have no CDR, among the newest {MOST_SESSIONS:,} of the span. A CDR may come "
+    "hours after its session.",
+    listing=MISSING,
+    find=_find_missing,
+    position=lambda session: (session.known_at, session.session_id),
+    filters=(SINCE, UNTIL),
 )

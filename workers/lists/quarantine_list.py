@@ -3,7 +3,7 @@
 import base64
 
 from ingest.events import peek
-from ingest.inbox.quarantine import Quarantine, Reverified
+from ingest.inbox.quarantine import Quarantine, Reverified, Verification
 from ingest.inbox.quarantined_request import QuarantinedRequest
 from ingest.inbox.schema import FILE_NAME
 from workers.lists.list_query import SINCE, UNTIL, ListQuery, Selection, Stores
@@ -37,6 +37,16 @@ REVERIFIED = Listing[Reverified](
         "session_id": lambda each: peek(each.request.kind, each.request.body).session_id,
         "id": lambda each: each.kept and each.kept.id,
         "duplicate": lambda each: each.kept and each.kept.duplicate,
+    },
+)
+
+
+VERIFIED = Listing[Verification](
+    fields={
+        **attributes(kind="request.kind", received_at="request.received_at", reason="reason"),
+        "event": lambda each: peek(each.request.kind, each.request.body).name,
+        "session_id": lambda each: peek(each.request.kind, each.request.body).session_id,
+        "key": lambda each: each.envelope and each.envelope.signed_with,
     },
 )
 

@@ -11,12 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import redis
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ingest.wire.timestamps import utc_now
+
 KEY = "webhooks:metrics"
+HOUR_FORMAT = f"{KEY}:%Y-%m-%dT%H"
+"""The key of one hour, in UTC."""
+HOURS_KEPT = timedelta(days=8)
 INFINITY = float("inf")
 
 #: The name of a sample, and the values of its labels.
@@ -32,6 +38,8 @@ class SharedMetric:
     labels: tuple[str, ...]
     buckets: tuple[float, ...] = ()
     """The upper bounds, without the infinite one."""
+    is_hourly: bool = False
+    """Whether it is also counted by the hour, for HOURS_KEPT."""
 
     @property
     def counter(self) -> str:
@@ -55,13 +63,16 @@ class SharedCounts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[Sample, float] = {}
+        self._hourly: set[str] = set()
 
     def increment(self, metric: SharedMetric, *labels: str, by: float = 1) -> None:
         """Add to a counter."""
+        self._hourly |= {metric.counter} if metric.is_hourly else set()
         self._add({(metric.counter, *labels): by})
 
     def observe(self, metric: SharedMetric, *labels: str, values: Iterable[float]) -> None:
         """Add values to a histogram. A negative one, since clocks may differ, counts as zero."""
+        self._hourly |= {metric.bucket} if metric.is_hourly else set()
         positive = [max(value, 0.0) for value in values]
         bounds = (*metric.buckets, INFINITY)
         counts = Counter(bisect_left(metric.buckets, value) for value in positive)
@@ -74,10 +85,15 @@ class SharedCounts:
             counts, self._counts = self._counts, {}
         if not counts:
             return
+        hour = utc_now().strftime(HOUR_FORMAT)
         try:
             with connection.pipeline(transaction=False) as pipe:
                 for sample, value in counts.items():
                     pipe.hincrbyfloat(KEY, json.dumps(sample), value)
+                    if sample[0] in self._hourly:
+                        pipe.hincrbyfloat(hour, json.dumps(sample), value)
+                if any(sample[0] in self._hourly for sample in counts):
+                    pipe.expire(hour, HOURS_KEPT)
                 pipe.execute()
         except redis.RedisError:
             self._add(counts)
@@ -87,6 +103,14 @@ class SharedCounts:
         with self._lock:
             for sample, value in counts.items():
                 self._counts[sample] = self._counts.get(sample, 0) + value
+
+
+def read_hours(connection: redis.Redis, until: datetime, hours: int) -> list[dict[Sample, float]]:
+    """Return what all processes have counted in each of the last hours, the current one first. Raise RedisError."""
+    with connection.pipeline(transaction=False) as pipe:
+        for number in range(hours):
+            pipe.hgetall((until - timedelta(hours=number)).strftime(HOUR_FORMAT))
+        return [{tuple(json.loads(field)): float(value) for field, value in found.items()} for found in pipe.execute()]
 
 
 class SharedCollector(Collector):

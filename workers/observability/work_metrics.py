@@ -21,8 +21,12 @@ log = structlog.get_logger()
 SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 OTHER = "other"
 
-RUNS = SharedMetric("webhooks_runs", "Attempts at runs that ended, by handler and outcome", ("handler", "outcome"))
-RUN_SECONDS = SharedMetric("webhooks_run_duration_seconds", "Time of an attempt, by handler", ("handler",), SECONDS)
+RUNS = SharedMetric(
+    "webhooks_runs", "Attempts at runs that ended, by handler and outcome", ("handler", "outcome"), is_hourly=True
+)
+RUN_SECONDS = SharedMetric(
+    "webhooks_run_duration_seconds", "Time of an attempt, by handler", ("handler",), SECONDS, is_hourly=True
+)
 SETTLED_SECONDS = SharedMetric(
     "webhooks_delivery_settled_seconds", "From the receipt of a delivery until every run had ended", ("event",), SECONDS
 )

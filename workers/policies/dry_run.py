@@ -11,6 +11,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import structlog
+from sqlalchemy import Engine
 
 from handlers.kit.policies import AuthorizeContext, Indeterminate, Policy
 from ingest.authorize.decisions import DecisionRecord, FallbackReason
@@ -19,6 +20,10 @@ from ingest.authorize.response_writer import ResponseWriter
 from ingest.config.settings import Settings
 from ingest.wire.authorization.parsing import OCPI_END, OCPI_FOLDER, parse_request
 from ingest.wire.authorization.request import Allowed, AuthorizationRequest, Decision, WireFormat
+from workers.ledger.database.transaction import LedgerUnavailable
+from workers.ledger.reader import LedgerReader
+from workers.policies.cache import PolicyCache
+from workers.policies.evaluate import PolicyContext
 from workers.resilience.guarded_call import call_guarded
 
 
@@ -47,6 +52,18 @@ class DryRun:
     """In the order of the policies, including those after the one that decides."""
     response: bytes
     """The body of the response on the wire."""
+
+
+def policy_contexts(engine: Engine, settings: Settings) -> tuple[Callable[[Policy], AuthorizeContext], bool]:
+    """Return what makes the context of a policy, from one read of the ledger, and whether the ledger could be read."""
+    cache = PolicyCache(engine, settings)
+    try:
+        cache.refresh()
+        is_read = True
+    except LedgerUnavailable:
+        is_read = False
+    log = structlog.get_logger()
+    return (lambda policy: PolicyContext(LedgerReader(engine), cache, settings, log.bind(policy=policy.name))), is_read
 
 
 def dry_run(  # noqa: PLR0913 - the parts of a request, and what evaluates it

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Delete, Engine, Update, delete, or_, select, 
 
 from handlers.kit.cdr_table import cdrs
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
+from workers.ledger.charging_key_usage import asked_in
 from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import chunks, insert_into
 from workers.ledger.database.transaction import run_in_transaction
@@ -34,6 +35,7 @@ from workers.ledger.tables.audit_tables import audit
 from workers.ledger.tables.authorization_tables import authorizations, balances, session_keys
 from workers.ledger.tables.core_tables import deliveries, devices, pushes, runs, sessions
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
+from workers.ledger.tables.key_tables import charging_key_uses
 from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
 from workers.privacy.erasure_traces import Traces
 
@@ -176,6 +178,8 @@ def _pseudonymise(ledger: Connection, records: Sequence[tuple[str, int]], erasur
 def _rows_to_delete(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:
     of_session = traces.sessions
     yield session_polls, [in_list(session_polls.c.session_id, of_session)]
+    # Before the decisions, by which the keys of their sessions are found. A card that others use, too, is counted anew.
+    yield charging_key_uses, [in_list(charging_key_uses.c.key, traces.keys), asked_in(of_session)]
     yield authorizations, [in_list(authorizations.c.session_id, of_session), in_list(authorizations.c.key, traces.keys)]
     yield devices, [in_list(devices.c.user_id, traces.users)]
     yield balances, [in_list(balances.c.user_id, traces.users)]

@@ -13,6 +13,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, d
 from handlers.kit.cdr_table import cdrs
 from ingest.config.settings import Settings
 from ingest.wire.timestamps import utc_now
+from workers.ledger.charging_key_usage import IS_OF_ANY
 from workers.ledger.database.conditions import Position, in_list
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.states import BodyDeletion, PushState
@@ -20,6 +21,7 @@ from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.audit_tables import audit
 from workers.ledger.tables.authorization_tables import authorizations, session_keys
 from workers.ledger.tables.core_tables import deliveries, pushes, receipts, runs, sessions
+from workers.ledger.tables.key_tables import charging_key_uses
 from workers.ledger.tables.reconciliation_tables import session_polls
 
 log = structlog.get_logger()
@@ -215,6 +217,14 @@ def _delete_sessions(ledger: Connection, found: Sequence[str], before: datetime,
     return ledger.execute(delete(sessions).where(in_list(sessions.c.session_id, keys))).rowcount
 
 
+def _delete_charging_keys(ledger: Connection, found: Sequence[str], before: datetime, _now: datetime) -> int:
+    # One that was asked for since it was found stays, with the counts of its decisions.
+    is_old = (in_list(charging_key_uses.c.key, found), IS_OF_ANY, charging_key_uses.c.last_at < before)
+    keys = list(ledger.scalars(select(charging_key_uses.c.key).where(*is_old).with_for_update()))
+    ledger.execute(delete(charging_key_uses).where(in_list(charging_key_uses.c.key, keys)))
+    return len(keys)
+
+
 IS_SETTLED = deliveries.c.settled_at.is_not(None)
 HAS_OLD_BODY = (IS_SETTLED, deliveries.c.body_deleted_at.is_(None))
 # A push that is still to be sent keeps its delivery.
@@ -257,6 +267,14 @@ RULES = (
         authorizations.c.id,
         (),
         _delete_from(authorizations, authorizations.c.id),
+    ),
+    RetentionRule(
+        "charging_keys",
+        "retain_authorizations",
+        charging_key_uses.c.last_at,
+        charging_key_uses.c.key,
+        (IS_OF_ANY,),
+        _delete_charging_keys,
     ),
     RetentionRule(
         "alerts",

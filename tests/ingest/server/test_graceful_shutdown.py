@@ -129,6 +129,20 @@ def test_a_server_without_connections_ends_at_once(serve, drain):
     assert served.has_ended()
 
 
+def test_a_server_of_browsers_ends_at_once_with_idle_connections_and_finishes_its_answers(serve, eventually):
+    served = serve(waits_for_senders=False)
+    with served.connect() as idle, served.connect() as busy:
+        idle.sendall(post(b"first"))
+        assert idle.recv(4096).endswith(b"first")
+        busy.sendall(post(b"slow"))
+        eventually(lambda: b"slow" in served.received)
+        served.server.should_exit = True
+        assert idle.recv(4096) == b""
+        served.may_answer.set()
+        assert busy.recv(4096).endswith(b"slow")
+        assert served.has_ended()
+
+
 def test_a_server_without_a_supervisor_accepts_connections_while_it_drains(serve, drain, eventually):
     served = serve()
     with served.connect() as idle:

@@ -33,6 +33,18 @@ def test_devices_are_listed_for_programs(node, registered):
     assert len(node.rows("devices", "--limit", "1")) == 1
 
 
+def test_who_changes_devices_is_recorded_without_the_driver(node, registered):
+    node.run("devices", "remove", "driver-2", "token-b")
+    node.run("devices", "remove", "driver-2", "token-b", code=1)
+    acts = node.rows("audit")
+    assert [(act["act"], act["subject"]) for act in acts] == [
+        ("devices_changed", "devices remove"),
+        ("devices_changed", "devices add"),
+        ("devices_changed", "devices add"),
+    ]
+    assert all(act["actor"] for act in acts)
+
+
 def test_people_see_the_beginning_of_a_token(node, registered):
     shown = node.run("devices").output
     assert "Europe/Stockholm" in shown

@@ -158,6 +158,19 @@ def test_fleets_are_created_and_renamed_and_have_invitations(drive, state):
     assert "1 to 100 characters" in drive("fleets", "create", "x" * 101, code=2).stderr
 
 
+def test_who_changes_fleets_and_tokens_is_recorded_without_the_person(drive, node):
+    party = ("--country", "DE", "--party", "ABC", "--contract", "C1", "--issuer", "We", "--whitelist", "never")
+    drive("fleets", "create", "vans", **node.environment)
+    drive("fleets", "rename", "vans", "Cars", **node.environment)
+    drive("token", "push", "04A1", *party, "--invalid", **node.environment)
+    drive("fleets", "create", "vans", code=1, **node.environment)
+    assert [(act["act"], act["subject"]) for act in node.rows("audit")] == [
+        ("drive_changed", "drive token push --invalid"),
+        ("drive_changed", "drive fleets rename vans"),
+        ("drive_changed", "drive fleets create vans"),
+    ]
+
+
 def test_a_token_is_pushed(drive, state):
     party = ("--country", "DE", "--party", "ABC", "--contract", "C1", "--issuer", "We", "--whitelist")
     assert "pushed" in drive("token", "push", "04/A1", *party, "never").stdout

@@ -34,6 +34,15 @@ TRACEBACK = """Traceback (most recent call last):
 KeyError: 'points'
 """
 
+PLUGIN = '''
+from handlers import Context, on
+from ingest.events import SessionComplete
+
+@on(SessionComplete)
+def add_points(event: SessionComplete, ctx: Context) -> None:
+    """Do nothing."""
+'''
+
 
 @dataclass
 class Past:

@@ -12,12 +12,20 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is no
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
 from ingest.config.settings import load_settings  # noqa: E402
+from ingest.errors import NotAuthentic  # noqa: E402
+from ingest.inbox.quarantine import Quarantine  # noqa: E402
+from ingest.inbox.quarantined_request import from_request  # noqa: E402
+from ingest.inbox.schema import FILE_NAME  # noqa: E402
+from ingest.wire.envelope import Kind  # noqa: E402
+from ingest.wire.signature import SIGNATURE_HEADER, SigningKeys, sign  # noqa: E402
 from ingest.wire.timestamps import utc_now  # noqa: E402
-from tests.workers.console.past import fill  # noqa: E402
-from workers.console import now_page  # noqa: E402
+from tests.workers.console.past import PLUGIN, fill  # noqa: E402
+from workers.console import now_page, replay_status_page  # noqa: E402
 from workers.console.console_server import access_routes, with_access_control  # noqa: E402
 from workers.console.list_page import LISTS  # noqa: E402
+from workers.ledger.states import Outcome, PushState  # noqa: E402
 from workers.ledger.tables.alert_tables import alerts  # noqa: E402
+from workers.ledger.tables.core_tables import pushes, runs  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECRET = "adas-long-secret"
@@ -39,6 +47,9 @@ def address(node, monkeypatch):
     """Serve the console of a node with a past; return its address."""
     for name, value in {**node.environment, "DASHBOARD_USERS": f"ada admin {SECRET}"}.items():
         monkeypatch.setenv(name, value)
+    (node.folder / "loyalty.py").write_text(PLUGIN)
+    monkeypatch.setenv("HANDLER_MODULES", "handlers,loyalty")
+    monkeypatch.syspath_prepend(str(node.folder))
     fill(node, failures=3)
     settings = load_settings()
     app = with_access_control(settings, node.engine, access_routes(settings, node.engine))
@@ -136,14 +147,33 @@ def test_no_page_of_another_origin_frames_the_console(page, address):
     assert "dan…" not in frame.content()
 
 
-@pytest.mark.parametrize(
-    "path", ["/login", *(f"/{name}" for name in LISTS), "/drivers/dana@example.com", "/find?q=dan"]
+DETAILS = {
+    "a failure": ("/failures", "a[href^='/failures/']:not([href*=pushes])"),
+    "dead pushes": ("/failures", "a[href^='/failures/pushes/']"),
+    "a delivery": ("/deliveries?state=dead", "tbody a[href^='/deliveries/']"),
+    "a push": ("/pushes", "tbody a[href^='/pushes/']"),
+    "a session": ("/deliveries?session=warned", "tbody a[href^='/sessions/']"),
+}
+OTHERS = (
+    *("/login", "/drivers/dana@example.com", "/find?q=dan", "/failures"),
+    *("/settings", "/quarantine/reverify", "/nothing"),
 )
+
+
+@pytest.mark.parametrize("path", [*OTHERS, *(f"/{name}" for name in LISTS), *DETAILS])
 def test_axe_finds_nothing_and_a_phone_scrolls_no_page_sideways(logged_in, path):
-    logged_in.goto(path)
-    found = axe.Axe().run(logged_in).response["violations"]
-    assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found] == []
-    assert logged_in.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page, link = DETAILS.get(path, (path, None))
+    logged_in.goto(page)
+    if link is not None:
+        logged_in.locator(link).first.click()
+        logged_in.wait_for_load_state()
+    for scheme in ("light", "dark"):
+        logged_in.emulate_media(color_scheme=scheme)
+        found = axe.Axe().run(logged_in).response["violations"]
+        assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found] == []
+    for width in (PHONE["width"], 1200):
+        logged_in.set_viewport_size({"width": width, "height": 800})
+        assert logged_in.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("path", ["/sessions/warned", "/drivers/dana@example.com", "/deliveries", "/failures"])
@@ -179,3 +209,72 @@ def test_what_is_masked_is_shown_after_a_click_with_the_keyboard(logged_in, node
     logged_in.keyboard.press("Enter")
     logged_in.wait_for_selector("text=dana@example.com")
     assert node.rows("audit")[0]["act"] == "user_viewed"
+
+
+def test_failures_run_again_by_the_keyboard_alone_and_the_bar_moves_to_its_end(node, logged_in, monkeypatch):
+    monkeypatch.setattr(replay_status_page, "LIVE_EVERY", 50)
+    logged_in.goto("/failures")
+    logged_in.focus("a:has-text('KeyError')")
+    logged_in.keyboard.press("Enter")
+    logged_in.wait_for_selector("text=Run again (3)")
+    logged_in.focus("text=Run again (3)")
+    logged_in.keyboard.press("Enter")
+    logged_in.wait_for_selector("text=0 of 3 have ended")
+    assert [each["id"] for each in axe.Axe().run(logged_in).response["violations"]] == []
+    logged_in.evaluate("document.title = 'not loaded again'")
+    with node.engine.begin() as conn:
+        waiting = update(runs).where(runs.c.handler == "add_points", runs.c.outcome == Outcome.WAITING)
+        conn.execute(waiting.values(outcome=Outcome.DONE, due_at=None, finished_at=utc_now()))
+    logged_in.wait_for_selector("text=All have ended.")
+    assert logged_in.locator("progress").get_attribute("value") == "3"
+    assert logged_in.title() == "not loaded again"
+    assert node.rows("audit", "--act", "replayed")[0]["count"] == 3
+
+
+def test_without_scripts_the_page_of_progress_loads_itself_again(node, page):
+    page.goto("/login")
+    log_in(page)
+    page.goto("/failures")
+    page.click("a[href^='/failures/pushes/']")
+    page.click("text=Send again (1)")
+    page.wait_for_selector("text=0 of 1 have ended")
+    with node.engine.begin() as conn:
+        sent = {"state": PushState.SENT, "due_at": None, "sent_at": utc_now()}
+        conn.execute(update(pushes).where(pushes.c.state == PushState.WAITING).values(sent))
+    page.wait_for_selector("text=All have ended.")
+    assert node.rows("audit", "--act", "resent")[0]["count"] == 1
+
+
+def test_an_alert_is_resolved_on_the_first_page(node, logged_in):
+    logged_in.goto("/")
+    logged_in.locator("article.alert button").first.click()
+    logged_in.wait_for_selector("text=The alert is resolved.")
+    assert logged_in.locator("article.alert").count() == 1
+
+
+def test_what_would_pass_is_shown_before_it_is_let_in(node, logged_in, event):
+    body = event("SESSION_STARTED", "s-again")
+    signature = sign(body, node.environment["PLUGSURFING_HMAC_CURRENT"].encode())
+    headers = [(SIGNATURE_HEADER.encode(), signature.encode())]
+    refusal = NotAuthentic("The signature was made with neither key.")
+    request = from_request(Kind.EVENTS, headers, body, refusal, SigningKeys(current=b"an-older-key"))
+    Quarantine(node.folder / FILE_NAME, load_settings()).add([request])
+    logged_in.goto("/quarantine")
+    logged_in.click("text=see what would pass")
+    logged_in.click("text=Let in (1)")
+    logged_in.wait_for_selector("text=Let in: 1. Still refused: 0.")
+    assert node.rows("quarantine") == []
+
+
+def test_a_body_is_shown_after_a_click_and_a_key_is_tried(node, logged_in):
+    logged_in.goto("/deliveries?state=dead")
+    logged_in.locator("tbody a[href^='/deliveries/']").first.click()
+    logged_in.click("text=Show body, headers and tracebacks")
+    logged_in.wait_for_selector("text=Traceback of add_points")
+    logged_in.goto("/authorizations")
+    logged_in.click("summary")
+    logged_in.fill("input[name=key] >> nth=0", "04a1b2")
+    logged_in.click("text=Try this key")
+    logged_in.wait_for_selector("text=It is a try")
+    assert [each["id"] for each in axe.Axe().run(logged_in).response["violations"]] == []
+    assert len(node.rows("authorizations")) == 2

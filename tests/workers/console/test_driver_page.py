@@ -66,6 +66,17 @@ def test_a_downtime_while_the_session_ran_is_named_as_a_cause(node, console):
     assert "while it ran: a notice that came then is lost." in text
 
 
+def test_each_look_at_a_driver_is_recorded_without_their_id(any_node, console_of):
+    fill(any_node, failures=0)
+    console = console_of(any_node)
+    console.get("/find", params={"q": "Dana@example.com"}, follow_redirects=False)  # who typed it knows it
+    assert any_node.rows("audit") == []
+    assert "It is recorded who opens this page" in console.get("/drivers/dana@example.com").text
+    any_node.run("driver", "dana@example.com")
+    subjects = [(act["act"], act["subject"]) for act in any_node.rows("audit")]
+    assert subjects == [("user_viewed", "driver"), ("user_viewed", "/drivers/…")]
+
+
 def test_an_unknown_driver_is_a_404_with_a_sentence(node, console):
     answer = console.get("/drivers/nobody@example.com")
     assert (answer.status_code, "knows no driver" in answer.text) == (404, True)

@@ -3,20 +3,15 @@
 import re
 
 import pytest
+from sqlalchemy import select, update
 
+from ingest.wire.timestamps import utc_now
 from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import csrf_token
-from tests.workers.console.past import fill
+from tests.workers.console.past import PLUGIN, fill
 from workers.ledger.dead_runs import frames_of, place_of
-
-PLUGIN = '''
-from handlers import Context, on
-from ingest.events import SessionComplete
-
-@on(SessionComplete)
-def add_points(event: SessionComplete, ctx: Context) -> None:
-    """Do nothing."""
-'''
+from workers.ledger.states import Outcome, PushState
+from workers.ledger.tables.core_tables import pushes, runs
 
 
 @pytest.fixture
@@ -46,13 +41,46 @@ def test_a_click_runs_all_of_them_again_and_is_recorded(filled):
     shown = console.get(f"/failures/{key}").text
     assert "Run again (133)" in shown
     answer = console.post(f"/failures/{key}/run", data={"csrf_token": csrf_token(console)})
-    assert "Runs that are tried again: 133." in answer.text
-    assert len(keys_of(answer.text)) == 1
+    assert "0 of 133 have ended" in answer.text
+    assert len(keys_of(console.get("/failures").text)) == 1
     assert len(node.rows("dead")) == 1
     (act,) = node.rows("audit")
     assert (act["act"], act["count"]) == ("replayed", 133)
     assert act["subject"] == "add_points KeyError loyalty.py:41 in add_points"
     assert console.get(f"/failures/{key}").status_code == 404
+
+
+def test_a_page_shows_how_far_it_is_until_all_have_ended(filled):
+    node, console = filled
+    key = keys_of(console.get("/failures").text)[0]
+    address = console.post(f"/failures/{key}/run", data={"csrf_token": csrf_token(console)}).url.path
+    of_handler = update(runs).where(runs.c.handler == "add_points", runs.c.outcome == Outcome.WAITING)
+    with node.engine.begin() as conn:
+        ids = list(conn.scalars(select(runs.c.delivery_id).where(runs.c.outcome == Outcome.WAITING)))
+        ended = {"due_at": None, "finished_at": utc_now()}
+        conn.execute(of_handler.where(runs.c.delivery_id.in_(ids[:100])).values(outcome=Outcome.DONE, **ended))
+        conn.execute(of_handler.where(runs.c.delivery_id.in_(ids[100:110])).values(outcome=Outcome.DEAD, **ended))
+        conn.execute(of_handler.where(runs.c.delivery_id.in_(ids[110:112])).values(outcome=Outcome.AGAIN))
+    for page in (console.get(address).text, console.get(f"{address}/live").text):
+        assert 'value="110"' in page
+        assert "110 of 133 have ended" in page
+        assert ">100</dd>" in page
+        assert ">10</dd>" in page
+        assert "23, of which 2 failed and are tried again" in page
+        assert "data-ended" not in page
+    assert 'http-equiv="refresh"' in console.get(address).text
+    with node.engine.begin() as conn:
+        rest = update(runs).where(runs.c.handler == "add_points", runs.c.due_at.is_not(None))
+        conn.execute(rest.values(outcome=Outcome.DONE, **ended))
+    page = console.get(address).text
+    assert "All have ended, and 10 failed again." in page
+    assert 'http-equiv="refresh"' not in page
+
+
+def test_what_is_not_remembered_is_a_404_that_says_where_to_look(filled):
+    _, console = filled
+    answer = console.get("/progress/0123456789abcdef")
+    assert (answer.status_code, "among the failures" in answer.text) == (404, True)
 
 
 def test_without_the_token_of_the_form_nothing_runs(filled):
@@ -66,8 +94,13 @@ def test_dead_pushes_are_sent_again(filled):
     node, console = filled
     (key,) = keys_of(console.get("/failures").text, "failures/pushes")
     assert "Send again (1)" in console.get(f"/failures/pushes/{key}").text
-    console.post(f"/failures/pushes/{key}/send", data={"csrf_token": csrf_token(console)})
+    answer = console.post(f"/failures/pushes/{key}/send", data={"csrf_token": csrf_token(console)})
+    assert "0 of 1 have ended" in answer.text
     assert [push["state"] for push in node.rows("pushes", "--session", "refused")] == ["waiting"]
+    with node.engine.begin() as conn:
+        sent = {"state": PushState.SENT, "due_at": None, "sent_at": utc_now()}
+        conn.execute(update(pushes).where(pushes.c.state == PushState.WAITING).values(sent))
+    assert "All have ended." in console.get(f"{answer.url.path}/live").text
     assert [(act["act"], act["count"]) for act in node.rows("audit")] == [("resent", 1)]
 
 

@@ -7,7 +7,8 @@ from tests.workers.console.conftest import reveal
 from tests.workers.console.past import fill
 from workers.console.list_page import LISTS
 
-COMMANDS = {"downtimes": ("deliveries", "--gaps")}
+COMMANDS = {"downtimes": ("deliveries", "--gaps"), "charging-keys": ("keys", "charging")}
+COMMANDS |= {"cdr-totals": ("cdrs", "--totals"), "missing-cdrs": ("cdrs", "--missing")}
 
 
 @pytest.mark.parametrize("name", LISTS)

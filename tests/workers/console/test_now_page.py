@@ -117,12 +117,6 @@ def test_settings_in_force_are_shown_and_secrets_are_not(node, console):
     assert node.environment["PLUGSURFING_HMAC_CURRENT"] not in page
 
 
-def test_quarantine_is_verified_again_on_its_page(node, console):
-    node.keep(b"{}")
-    answer = console.post("/quarantine/reverify", data={"csrf_token": csrf_token(console)})
-    assert "Let in: 0. Still refused: 0." in answer.text
-
-
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_what_comes_from_outside_is_text_on_the_first_page(node, console_of, text):
     fill(node, user=f"u{text}", text=text, failures=1)

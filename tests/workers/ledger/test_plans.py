@@ -11,6 +11,7 @@ from workers.ledger import (
     alert_outbox,
     alert_queries,
     cdr_queries,
+    charging_key_usage,
     deliveries,
     delivery_states,
     downtimes,
@@ -146,6 +147,8 @@ def works(ledger, says, noon):
         "late pushes": lambda c: alert_queries.late_pushes(c, noon),
         "dead pushes": lambda c: alert_queries.dead_pushes(c, noon),
         "users": lambda c: downtimes.users_after(c, "u1", noon, 50),
+        "charging keys": lambda c: charging_key_usage.find(c, limit=50),
+        "one charging key": lambda c: charging_key_usage.find(c, keys=["04a1"]),
         "open alerts": lambda c: (alert_queries.open_subjects(c, "k"), alert_queries.last_resolved_at(c, "k", "s1")),
         "metrics": lambda c: read_state(c, noon),
         "received at": lambda c: deliveries.received_at(c, IDS),
@@ -186,7 +189,7 @@ def test_metrics_read_only_what_is_open(sqlite_ledger, plans, says, noon):
 
 def test_lists_of_the_newest_sort_no_table(sqlite_ledger, plans, says, noon):
     listed = works(sqlite_ledger, says, noon)
-    for name in ("newest", "since", "of a session", "dead ones", "latest", "due", "pushes", "CDRs"):
+    for name in ("newest", "since", "of a session", "dead ones", "latest", "due", "pushes", "CDRs", "charging keys"):
         assert "USE TEMP B-TREE FOR ORDER BY" not in plans(listed[name]), name
 
 

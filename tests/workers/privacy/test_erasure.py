@@ -13,7 +13,9 @@ from handlers.kit.context import Push
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
 from ingest.wire.envelope import Kind
 from tests.workers.commands.conftest import delivery_of
-from workers.ledger import deliveries, pushes
+from workers.ledger import authorizations as ledger_authorizations
+from workers.ledger import charging_key_usage, deliveries, pushes
+from workers.ledger.authorizations import DecisionRow
 from workers.ledger.database.engine import read_only
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.invariants import check_invariants
@@ -97,6 +99,7 @@ def test_nothing_in_any_table_names_an_erased_driver_and_all_else_is_as_before(a
         assert not [row for rows in after.values() for row in rows if f"'{name}" in row or f" {name}" in row], name
     assert counts["deliveries"] == 5
     assert counts["cdrs"] == counts["sessions"] == counts["pushes"] == counts["alerts"] == 1
+    del before["signing_key_uses"]  # it goes on counting, and names nobody
     for table, rows in before.items():
         assert set(rows) <= set(after[table]), table
 
@@ -143,6 +146,20 @@ def test_decisions_and_devices_of_a_driver_are_erased(any_node, event):
     with read_only(any_node.engine) as ledger:
         assert list(ledger.scalars(select(authorizations.c.id))) == ["a3"]
         assert not list(ledger.scalars(select(device_table.c.token)))
+
+
+def test_the_use_of_each_key_of_a_driver_is_forgotten(any_node, event):
+    live(any_node, event)
+    parts = {"form": "ocpi", "decision": "ALLOWED", "policy": None, "reason": None, "latency_us": 1}
+    with any_node.engine.begin() as ledger:
+        decided = [("a1", "s-1", "card-1"), ("a2", None, "key-s-1"), ("a3", "s-2", "card-2")]
+        rows = [DecisionRow(id_, _now(), **parts, session_id=session, key=key) for id_, session, key in decided]
+        ledger_authorizations.insert(ledger, rows)
+
+    erase_user(any_node, DRIVER)
+
+    with read_only(any_node.engine) as ledger:
+        assert [use.key for use in charging_key_usage.find(ledger)] == ["card-2"]
 
 
 def test_a_name_within_a_longer_one_is_somebody_else(any_node, event):

@@ -10,8 +10,9 @@ from handlers.kit.cdr_table import cdrs
 from handlers.kit.context import Push
 from ingest.config.settings import load_settings
 from tests.workers.commands.conftest import delivery_of
-from workers.ledger import audit_log, deliveries, pushes
+from workers.ledger import audit_log, authorizations, charging_key_usage, deliveries, pushes
 from workers.ledger.audit_log import Actor, AuditAct, AuditEntry
+from workers.ledger.authorizations import DecisionRow
 from workers.ledger.database.engine import read_only
 from workers.ledger.invariants import check_invariants
 from workers.ledger.pushes import NewPush
@@ -239,3 +240,15 @@ def test_a_session_that_is_still_polled_stays_and_goes_when_that_is_over(any_nod
         ledger.execute(session_polls.update().values(outcome="given_up", next_at=None))
     delete(any_node, later, retain_sessions=DAY)
     assert count(any_node, sessions) == count(any_node, session_polls) == 0
+
+
+def test_the_use_of_a_charging_key_goes_when_it_was_not_asked_for_as_long_as_its_decisions_are_kept(any_node, noon):
+    parts = {"form": "ocpi", "decision": "ALLOWED", "policy": None, "reason": None, "latency_us": 1}
+    times = {"old": [100, 95], "used": [100, 1]}
+    with any_node.engine.begin() as ledger:
+        for key, days in times.items():
+            rows = [DecisionRow(f"{key}{day}", noon - timedelta(days=day), **parts, key=key) for day in days]
+            authorizations.insert(ledger, rows)
+    delete(any_node, noon)
+    with any_node.engine.begin() as ledger:
+        assert [(use.key, use.decisions) for use in charging_key_usage.find(ledger)] == [("used", {"ALLOWED": 2})]

@@ -20,12 +20,13 @@ const zone = document.getElementById("zone");
 if (zone && ZONE) zone.textContent = ZONE;
 
 const live = document.getElementById("live");
-if (live && window.EventSource) {
+if (live && window.EventSource && !live.querySelector("[data-ended]")) {
   const source = new EventSource(live.dataset.source);
   source.addEventListener("now", (event) => {
     if (live.contains(document.activeElement)) return;  // not under somebody's finger
     live.innerHTML = event.data;  // of our own server, escaped there
     showLocalTimes(live);
+    if (live.querySelector("[data-ended]")) source.close();
   });
   source.addEventListener("error", () => {  // the login has ended, say: the browser asks no more
     if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 30000);

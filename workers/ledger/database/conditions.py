@@ -4,7 +4,8 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, Text, and_, bindparam, func, or_
+from sqlalchemy import Column, ColumnElement, Connection, Table, Text, and_, bindparam, case, func, or_
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -91,6 +92,15 @@ def within(column: Column[datetime], since: datetime | None, until: datetime | N
 def older_than(at: Column[datetime], key: ColumnElement[str], before: Position | None) -> list[ColumnElement[bool]]:
     """Build the conditions of the rows behind a position in a list that is ordered by `at.desc(), key`."""
     return [] if before is None else [at <= before[0], or_(at < before[0], key > before[1])]
+
+
+def widened(new: sqlite.Insert | postgresql.Insert) -> dict[str, ColumnElement[datetime]]:
+    """Return the values with which an upsert widens the span from `first_at` to `last_at` of the row that is there."""
+    known, excluded = new.table.c, new.excluded
+    return {
+        "first_at": case((excluded.first_at < known.first_at, excluded.first_at), else_=known.first_at),
+        "last_at": case((excluded.last_at > known.last_at, excluded.last_at), else_=known.last_at),
+    }
 
 
 @compiles(Unindexed)

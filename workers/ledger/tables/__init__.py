@@ -6,6 +6,7 @@ from workers.ledger.tables import (  # noqa: F401 - each adds its tables to `met
     audit_tables,
     authorization_tables,
     erasure_tables,
+    key_tables,
     reconciliation_tables,
 )
 from workers.ledger.tables.core_tables import metadata

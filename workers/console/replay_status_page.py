@@ -1,0 +1,156 @@
+"""How far it is with what was run again or sent again: a bar that moves, and how many ended well, failed, are left."""
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import TypeAlias
+
+from sqlalchemy import Connection, func, select
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from workers.console.page_stores import opener_of
+from workers.console.page_template import live_event, render
+from workers.ledger.database.conditions import in_list
+from workers.ledger.database.engine import chunks
+from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
+from workers.ledger.tables.core_tables import deliveries, pushes, runs
+
+MOST = 20
+"""The latest are remembered, by this process only."""
+LIVE_EVERY = 1000
+"""Milliseconds after which a page that is open asks again."""
+
+ENDED_WELL = (Outcome.DONE, Outcome.MOOT, Outcome.IGNORED)
+
+
+@dataclass(frozen=True)
+class ProgressCounts:
+    """How many of `total` have ended, and how; the others are left."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    """Pushes whose time passed, or whose session was over."""
+    retrying: int = 0
+    """Of those left: they have failed, and are tried again."""
+
+    @property
+    def ended(self) -> int:
+        """Return how many have ended in any way."""
+        return self.done + self.failed + self.skipped
+
+    @property
+    def left(self) -> int:
+        """Return how many have not."""
+        return self.total - self.ended
+
+
+ReadCounts: TypeAlias = Callable[[Connection], ProgressCounts]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An act that goes on: what it is, and what reads how far it is."""
+
+    title: str
+    read: ReadCounts
+    failed_text: str
+    """What to do about those that failed again."""
+
+
+class ProgressLog:
+    """The latest acts, by a random id."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Progress] = {}
+
+    def add(self, progress: Progress) -> str:
+        """Remember an act, and return the address of its page."""
+        while len(self._latest) >= MOST:
+            del self._latest[next(iter(self._latest))]
+        id_ = secrets.token_hex(8)
+        self._latest[id_] = progress
+        return f"/progress/{id_}"
+
+    def get(self, id_: str) -> Progress | None:
+        """Return an act."""
+        return self._latest.get(id_)
+
+
+def progress_log_of(request: Request) -> ProgressLog:
+    """Return the log of the application that handles the request."""
+    found: ProgressLog = request.app.state.progress
+    return found
+
+
+def progress_page(request: Request) -> Response:
+    """Show how far an act is; without scripts the browser loads the page again."""
+    progress, counts = _read(request)
+    return render(request, "progress.html", {"progress": progress, "counts": counts, "id": request.path_params["id"]})
+
+
+def progress_live(request: Request) -> Response:
+    """Send how far an act is as one server-sent event; the browser asks again by itself."""
+    progress, counts = _read(request)
+    return live_event(request, "progress_live.html", {"progress": progress, "counts": counts}, LIVE_EVERY)
+
+
+def count_runs(ids: Sequence[str], handler: str, since: datetime) -> ReadCounts:
+    """Return what reads the outcomes of runs that are run again since then, by delivery."""
+
+    def read(conn: Connection) -> ProgressCounts:
+        if handler == WHOLE_DELIVERY:
+            return _count_deliveries(conn, ids)
+        found: Counter[Outcome] = Counter()
+        for some in chunks(ids):
+            # One that is not yet made due again is dead since before.
+            is_new = runs.c.finished_at > since
+            query = select(runs.c.outcome, is_new, func.count()).where(
+                in_list(runs.c.delivery_id, some), runs.c.handler == handler
+            )
+            for outcome, ended_since, count in conn.execute(query.group_by(runs.c.outcome, is_new)):
+                if ended_since or outcome is not Outcome.DEAD:
+                    found[outcome] += count
+        done = sum(found[outcome] for outcome in ENDED_WELL)
+        return ProgressCounts(len(ids), done, found[Outcome.DEAD], retrying=found[Outcome.AGAIN])
+
+    return read
+
+
+def count_pushes(ids: Sequence[str]) -> ReadCounts:
+    """Return what reads the states of pushes that are sent again."""
+
+    def read(conn: Connection) -> ProgressCounts:
+        found: Counter[PushState] = Counter()
+        for some in chunks(ids):
+            query = select(pushes.c.state, func.count()).where(in_list(pushes.c.id, some)).group_by(pushes.c.state)
+            for state, count in conn.execute(query):
+                found[state] += count
+        skipped = found.total() - found[PushState.SENT] - found[PushState.DEAD] - found[PushState.WAITING]
+        return ProgressCounts(len(ids), found[PushState.SENT], found[PushState.DEAD], skipped)
+
+    return read
+
+
+def _count_deliveries(conn: Connection, ids: Sequence[str]) -> ProgressCounts:
+    found: Counter[DeliveryState] = Counter()
+    for some in chunks(ids):
+        query = select(deliveries.c.state, func.count()).where(in_list(deliveries.c.id, some))
+        for state, count in conn.execute(query.group_by(deliveries.c.state)):
+            found[state] += count
+    return ProgressCounts(len(ids), found[DeliveryState.SETTLED], found[DeliveryState.DEAD])
+
+
+def _read(request: Request) -> tuple[Progress, ProgressCounts]:
+    progress = progress_log_of(request).get(request.path_params["id"])
+    if progress is None:
+        sentence = "The console does not remember this any more. What has failed again is among the failures."
+        raise HTTPException(HTTPStatus.NOT_FOUND, sentence)
+    with opener_of(request).open() as stores:
+        return progress, progress.read(stores.ledger)
