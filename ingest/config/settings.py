@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
+from pydantic import ModelWrapValidatorHandler, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings
 
 from ingest.config.describe import SettingRow, describe
@@ -17,7 +17,7 @@ from ingest.config.sections.dashboard import DashboardSettings
 from ingest.config.sections.drive import DriveSettings, ReconcileSettings
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.notifications import AlertSettings, DeviceSettings, NotificationSettings
-from ingest.config.sections.privacy import RedactionSettings, RetentionSettings
+from ingest.config.sections.privacy import RedactionSettings, RetentionSettings, require_redact_key
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.sections.server import MetricsSettings, ServerSettings
 from ingest.config.sections.telemetry import TelemetrySettings
@@ -159,9 +159,12 @@ class Settings(  # the last section comes first: pydantic collects the fields of
     @property
     def redaction(self) -> Redaction | None:
         """What is redacted of each body before it is kept; None if there are no rules."""
-        if not self.redact:
-            return None
-        return Redaction(self.redact, self.redact_key.get_secret_value().encode() if self.redact_key else b"")
+        return self.redaction_with(self.redact_key)
+
+    def redaction_with(self, key: SecretStr | None) -> Redaction | None:
+        """Return what is redacted with another REDACT_KEY. Raise SettingsError if a rule needs one, and it is empty."""
+        require_redact_key(self.redact, key)
+        return Redaction(self.redact, key.get_secret_value().encode() if key else b"") if self.redact else None
 
     def require_redis(self) -> str:
         """Return the URL of the queues. Raise SettingsError if it is not set."""

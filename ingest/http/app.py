@@ -59,6 +59,7 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         relay.start()
         loops = (
             reload_forever(keyring.refresh),
+            reload_forever(inbox.refresh_redaction),
             heartbeat.run(),
             record_relay_forever(metrics, relay),
             _exit_when_marked_corrupt(path, known),

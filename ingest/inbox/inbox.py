@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 
 import structlog
 
+from ingest.config.secret_reload import ReloadableSecrets
 from ingest.config.settings import Settings
 from ingest.errors import InboxUnavailable
 from ingest.failpoints import Failpoint, hit
@@ -55,7 +56,9 @@ class Inbox:
         self._path = path
         self._max_waiting_bytes = settings.waiting_bytes
         self._reserve = DiskReserve(path, settings)
-        self._redaction = settings.redaction
+        self._redaction = ReloadableSecrets(
+            settings, ("redact_key",), lambda texts: settings.redaction_with(texts["redact_key"])
+        )
         self._checkpointer = Checkpointer(path)
         self._metrics = metrics or Metrics()
         self._on_commit: list[Callable[[], None]] = []
@@ -104,11 +107,17 @@ class Inbox:
 
     def insert(self, envelope: Envelope) -> asyncio.Future[Kept]:
         """Return a future that is done when the envelope is on disk. Raise InboxUnavailable, here or in the future."""
-        return self._enqueue(row_of(envelope, self._redaction))
+        return self._enqueue(row_of(envelope, self._redaction.now))
 
     def probe(self) -> asyncio.Future[Kept]:
         """Check that the disk accepts writes, by committing a probe row. Raise InboxUnavailable as `insert` does."""
         return self._enqueue(None)
+
+    def refresh_redaction(self) -> None:
+        """Read the file of REDACT_KEY again. To be called every second or so, by any thread."""
+        changed = self._redaction.refresh()
+        if changed:
+            log.info("keys.reread", settings=changed)
 
     def _enqueue(self, row: Row | None) -> asyncio.Future[Kept]:
         size = ROW_BYTES + (len(row.body or b"") if row else 0)

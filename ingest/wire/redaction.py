@@ -67,7 +67,11 @@ class Redaction:
         self._key = key
 
     def apply(self, kind: Kind, body: bytes) -> bytes:
-        """Return the body without what is to be redacted; the same bytes where no rule applies, or it is not JSON."""
+        """Return the body without what is to be redacted; the same bytes where no rule applies, or it is not JSON.
+
+        JSON that is nested too deeply to be searched is replaced: no handler could read it, and what a rule forbids is
+        not kept. Its digest, which is the id of the delivery, its time and its headers stay.
+        """
         try:
             document = DECODER.decode(json_text(body))
             # Each rule is applied, and not only the first: of two for one field the later one decides.
@@ -77,8 +81,10 @@ class Redaction:
             if not any(changed):
                 return body
             return NUMBER.sub(r"\1", json.dumps(document, separators=(",", ":"))).encode()
-        except (ValueError, RecursionError):
+        except ValueError:
             return body
+        except RecursionError:
+            return json.dumps({"not_kept": "nested too deeply to be redacted", "bytes": len(body)}).encode()
 
     def _rules_for(self, kind: Kind, document: Any) -> list[RedactionRule]:
         # By what it is, not only by its path: the signature does not cover that, and a URL may be mixed up.

@@ -34,6 +34,7 @@ from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log
 from workers.ledger import deliveries, delivery_states, finished_runs, recorded_runs, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.delivery_states import SettledDelivery
+from workers.ledger.erased_sessions import blank_erased, mark_erased
 from workers.ledger.reader import HandlerReader
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
@@ -95,14 +96,15 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     waits for a job of its own: RQ kills a job at its timeout, and that looks like a crash.
     """
     until = time.monotonic() + RECORDS_BUDGET.total_seconds()
-    decoded = [DecodedDelivery.of(delivery) for delivery in batch.deliveries if delivery.body is not None]
+    batch, erased = blank_erased(resources.engine, batch)
+    decoded = [DecodedDelivery.of(each, erased) for each in batch.deliveries if each.body is not None]
     own = {each.delivery.id for each in decoded}
     ahead = [DecodedDelivery.of(delivery) for delivery in batch.read_ahead if delivery.id not in own]
     folded, facts = fold_records(resources, _calls([*decoded, *ahead], resources.plugins.records_for), until)
     records = [result for result in folded if result.delivery_id in own]
     inline, own_job = _split_inline(_calls(decoded, resources.plugins.handlers_for), batch)
     taken = {result.delivery_id for result in records} | {call.delivery.id for call in inline + own_job}
-    ignored = [each.ignored() for each in decoded if each.event is not None and each.delivery.id not in taken]
+    ignored = [each.ignored() for each in decoded if each.is_understood and each.delivery.id not in taken]
     elsewhere = BACKGROUND if batch.queue == URGENT else None
     first = [*records, *(waiting(call, elsewhere) for call in own_job), *ignored]
     # Whose handlers are not called here is stored in its last state, which is cheaper than to change it.
@@ -115,6 +117,7 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
 
     def store(ledger: Connection) -> tuple[list[RunResult], set[RunKey], PostCommit]:
         new = deliveries.store(ledger, batch.deliveries, states, recorded_by)
+        mark_erased(ledger, new & erased)
         known = {each.delivery.id for each in decoded} - new
         at, with_new_driver = datetime.now(UTC), _merge_facts(ledger, facts)
         is_any_due = run_schedule.wake_waiting(ledger, facts, at) > 0
@@ -250,10 +253,14 @@ class DecodedDelivery:
     delivery: Delivery
     event: Event | None
     reason: str | None = None
+    is_erased: bool = False
+    """Its session was erased before it came."""
 
     @classmethod
-    def of(cls, delivery: Delivery) -> "DecodedDelivery":
+    def of(cls, delivery: Delivery, erased: Collection[str] = ()) -> "DecodedDelivery":
         """Decode the body of a delivery."""
+        if delivery.id in erased:
+            return cls(delivery, None, is_erased=True)
         try:
             return cls(delivery, decode(Kind(delivery.kind), delivery.body or b""))
         except Unreadable as unreadable:
@@ -262,11 +269,17 @@ class DecodedDelivery:
     @property
     def state(self) -> tuple[DeliveryState, str | None]:
         """The state in which the delivery enters the ledger, and the reason if it is unreadable."""
-        return (DeliveryState.UNREADABLE if self.event is None else DeliveryState.RUNNING), self.reason
+        return (DeliveryState.RUNNING if self.is_understood else DeliveryState.UNREADABLE), self.reason
+
+    @property
+    def is_understood(self) -> bool:
+        """Whether nothing more is to be learned of it."""
+        return self.event is not None or self.is_erased
 
     def ignored(self) -> RunResult:
         """Return the outcome of a delivery that no plugin takes."""
-        return _result(self.delivery, WHOLE_DELIVERY, 0, Outcome.IGNORED, "no handler takes it")
+        reason = "its session was erased" if self.is_erased else "no handler takes it"
+        return _result(self.delivery, WHOLE_DELIVERY, 0, Outcome.IGNORED, reason)
 
 
 def _calls(

@@ -16,7 +16,7 @@ from ingest.wire.timestamps import utc_now
 from workers.ledger.charging_key_usage import IS_OF_ANY
 from workers.ledger.database.conditions import Position, in_list
 from workers.ledger.database.transaction import read_once, run_in_transaction
-from workers.ledger.states import BodyDeletion, PushState
+from workers.ledger.states import BodyDeletion, DeliveryState, PushState
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.audit_tables import audit
 from workers.ledger.tables.authorization_tables import authorizations, session_keys
@@ -226,7 +226,8 @@ def _delete_charging_keys(ledger: Connection, found: Sequence[str], before: date
 
 
 IS_SETTLED = deliveries.c.settled_at.is_not(None)
-HAS_OLD_BODY = (IS_SETTLED, deliveries.c.body_deleted_at.is_(None))
+# A dead letter keeps its body until a person has run it again, or RETAIN_DELIVERIES deletes it as a whole.
+HAS_OLD_BODY = (IS_SETTLED, deliveries.c.body_deleted_at.is_(None), deliveries.c.state != DeliveryState.DEAD)
 # A push that is still to be sent keeps its delivery.
 IS_OVER = (
     IS_SETTLED,

@@ -1,5 +1,6 @@
 """Settings of privacy: what is redacted before it is kept, and for how long the ledger keeps what."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Self
 
@@ -9,7 +10,7 @@ from pydantic_settings import BaseSettings
 from ingest.config.durations import Duration
 from ingest.config.types import RedactionRules, setting
 from ingest.errors import SettingsError
-from ingest.wire.redaction import RedactionAction
+from ingest.wire.redaction import RedactionAction, RedactionRule
 
 
 class RedactionSettings(BaseSettings):
@@ -23,18 +24,22 @@ class RedactionSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_key(self) -> Self:
-        if self.redact_key is None and any(rule.action is RedactionAction.HASH for rule in self.redact):
-            raise SettingsError(
-                "REDACT has a rule with hash, which needs REDACT_KEY: without a key names can be guessed."
-            )
+        require_redact_key(self.redact, self.redact_key)
         return self
+
+
+def require_redact_key(rules: Sequence[RedactionRule], key: SecretStr | None) -> None:
+    """Raise SettingsError if one of the rules hashes, and there is no key."""
+    if not key and any(rule.action is RedactionAction.HASH for rule in rules):
+        raise SettingsError("REDACT has a rule with hash, which needs REDACT_KEY: without a key names can be guessed.")
 
 
 class RetentionSettings(BaseSettings):
     """`clock`: for how long the ledger keeps what; 0: for ever."""
 
     retain_bodies: Duration = setting(
-        timedelta(days=90), "how long the body and the headers of a delivery are kept after it was received"
+        timedelta(days=90),
+        "how long the body and the headers of a delivery are kept after it was received; those of a dead letter stay",
     )
     retain_deliveries: Duration = setting(
         timedelta(days=365),

@@ -4,6 +4,7 @@ import asyncio
 import json
 from datetime import UTC, datetime
 
+from ingest.config import secret_reload
 from ingest.inbox.inbox import Inbox
 from ingest.inbox.recovery import recover
 from ingest.inbox.rows import row_of
@@ -64,3 +65,45 @@ def test_without_rules_nothing_changes(tmp_path):
     _, (delivery,) = insert(tmp_path, BODY)
 
     assert (delivery.body, delivery.headers) == (BODY, {})
+
+
+def test_what_is_nested_too_deeply_to_be_redacted_is_not_kept_and_the_delivery_is(tmp_path):
+    deep = BODY[:-1] + b', "jane@example.com": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+    (kept,), (delivery,) = insert(tmp_path, deep, redact=RULES)
+
+    assert kept.id == delivery.id == delivery_id(Kind.EVENTS, deep)
+    assert json.loads(delivery.body) == {"not_kept": "nested too deeply to be redacted", "bytes": len(deep)}
+    assert not [each for each in tmp_path.iterdir() if b"jane@example.com" in each.read_bytes()]
+
+
+def test_without_rules_what_is_nested_too_deeply_is_kept_as_it_came(tmp_path):
+    deep = b"[" * 5000 + b"]" * 5000
+
+    _, (delivery,) = insert(tmp_path, deep)
+
+    assert delivery.body == deep
+
+
+def test_the_key_of_digests_is_read_again_while_the_process_runs(tmp_path, monkeypatch):
+    file = tmp_path / "key"
+    file.write_text("the first key")
+    inbox = Inbox(tmp_path / FILE_NAME, settings_for(tmp_path, redact="/payload/userEmail:hash", redact_key_file=file))
+    monkeypatch.setattr(secret_reload, "SETTLE_TIME", 0.0)
+    inbox.start()
+
+    async def hashes():
+        for number, text in enumerate(("the first key", "the second key", "")):  # an empty one is not used
+            file.write_text(text)
+            for _ in range(2):  # a file that has just changed may be half-written
+                inbox.refresh_redaction()
+            body = BODY.replace(b"s-1", f"s-{number}".encode())
+            await inbox.insert(Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {}))
+
+    asyncio.run(hashes())
+    found = [
+        json.loads(each.delivery.body)["payload"]["userEmail"] for each in Outbox(tmp_path / FILE_NAME).unsettled()
+    ]
+    inbox.close()
+    third, second, first = found
+    assert third == second != first

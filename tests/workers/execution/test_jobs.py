@@ -29,6 +29,7 @@ from handlers.session_records import session_record
 from ingest.config.settings import load_settings
 from ingest.events import ChargingRecord, Event, SessionComplete, SessionFeeIncurring, SessionStarted, UnknownEvent
 from ingest.queue.batch import Batch, Delivery, batch_key, new_batch_id
+from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
 from ingest.queue.leases import JobState, LeaseMonitor
 from ingest.queue.queues import QUEUES
 from ingest.queue.redis_client import queue
@@ -48,8 +49,10 @@ from workers.ledger import deliveries, pushes, run_schedule, runs, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction
 from workers.ledger.deliveries import DeliveryFilters
+from workers.ledger.identity import ledger_id
+from workers.ledger.invariants import check_invariants
 from workers.ledger.runs import RunRecord
-from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
+from workers.ledger.states import WHOLE_DELIVERY, BodyDeletion, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
 from workers.ledger.tables.core_tables import pushes as push_table
 from workers.ledger.tables.core_tables import runs as run_table
@@ -57,6 +60,7 @@ from workers.ledger.tables.core_tables import sessions as session_table
 from workers.observability import work_metrics
 from workers.observability.redis_metrics import SharedCollector, SharedCounts
 from workers.plugins import Plugins
+from workers.privacy.erasure import remember
 from workers.push.registry import open_channels
 from workers.resilience.guarded_call import HandlerDeadline, HandlerTimedOut
 from workers.resilience.hard_timeout import CLEANUP_GRACE
@@ -1149,3 +1153,40 @@ def test_what_is_known_and_whose_handler_is_gone_settles(resources_with: MakeRes
     assert state(resources_with(), body) is DeliveryState.RUNNING
     work(resources_with(), batch(body))
     assert state(resources_with(), body) is DeliveryState.SETTLED
+
+
+def test_what_comes_of_an_erased_session_has_no_content_and_no_handler_sees_it(resources_with: MakeResources) -> None:
+    seen: list[str] = []
+
+    @on(SessionComplete)
+    def look(event: SessionComplete, _ctx: Context) -> None:
+        seen.append(event.session_id)
+
+    @on(ChargingRecord)
+    def count(_event: ChargingRecord, _ctx: Context) -> None:
+        seen.append("a charging record")
+
+    resources = resources_with(look, count)
+    digest = erasure_digest(ledger_id(resources.engine), "s1")
+    with resources.engine.begin() as ledger:
+        remember(ledger, ErasureOrder("an-order", time.time(), "", frozenset({digest})))
+    session_ids = ("S1", "S2", "S1")
+    bodies = (said("SESSION_COMPLETE"), said("SESSION_COMPLETE", "S2"), b'{"sessionId": "S1", "amount": 1}')
+    kinds = (Kind.EVENTS, Kind.EVENTS, Kind.CDRS)
+    arrived = [
+        replace(delivery(body, kind), session_id=session_id)
+        for body, kind, session_id in zip(bodies, kinds, session_ids, strict=True)
+    ]
+    ahead = replace(delivery(said("SESSION_STARTED")), session_id="S1")
+
+    process_batch(resources, replace(batch(), deliveries=tuple(arrived), read_ahead=(ahead,)))
+
+    assert sorted(seen) == ["S2", "a charging record"]  # the clock erases the record, so that totals stay exact
+    with resources.engine.begin() as ledger:
+        rows = deliveries.get_many(ledger, [each.id for each in arrived], bodies=True)
+        late = next(row for row in rows if row.id == arrived[0].id)
+        assert (late.body, late.headers, late.session_id, late.state) == (b"", {}, None, DeliveryState.SETTLED)
+        assert (late.body_deletion, late.runs[0].reason) == (BodyDeletion.ERASURE, "its session was erased")
+        assert all(row.body for row in rows if row is not late)
+        assert set(ledger.scalars(select(session_table.c.session_id))) == {"S2"}
+        assert not list(check_invariants(ledger))

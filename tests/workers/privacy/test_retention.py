@@ -81,6 +81,18 @@ def test_what_is_not_settled_keeps_its_body_until_it_is(any_node, event, noon):
     assert shown(any_node, id_).body
 
 
+def test_a_dead_letter_keeps_its_body_until_it_was_run_again_or_goes_as_a_whole(any_node, event, noon):
+    id_ = any_node.settle(event("SESSION_STARTED"), ("session_record", Outcome.DEAD))
+
+    assert delete(any_node, noon + 364 * DAY) == {}
+    assert shown(any_node, id_).body
+    assert delete(any_node, noon + 367 * DAY)["deliveries"] == 1
+
+    done = any_node.settle(event("SESSION_STARTED"), DONE)
+    assert delete(any_node, noon + 91 * DAY)["bodies"] == 1
+    assert not shown(any_node, done).body
+
+
 def test_nothing_goes_where_the_limit_is_zero(any_node, event, noon):
     any_node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
 

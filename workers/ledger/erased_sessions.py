@@ -1,0 +1,69 @@
+"""Recognizes what comes of sessions that were erased, before any handler sees it."""
+
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import UTC, datetime
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, exists, select, update
+
+from ingest.queue.batch import Batch, Delivery
+from ingest.queue.erasure_orders import erasure_digest
+from ingest.wire.envelope import Kind
+from workers.ledger.database.conditions import in_list
+from workers.ledger.database.transaction import read_once
+from workers.ledger.identity import ledger_id
+from workers.ledger.states import BodyDeletion
+from workers.ledger.tables.core_tables import deliveries
+from workers.ledger.tables.erasure_tables import ErasedKind, erasures
+
+NOBODY_FOR = 5.0
+"""Seconds for which a process takes it that nobody was ever erased, where that was so: what comes then is erased by the
+clock."""
+
+_nobody_until: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
+
+
+def blank_erased(engine: Engine, batch: Batch) -> tuple[Batch, set[str]]:
+    """Return the batch without the content of what is of erased sessions, and the ids of these deliveries."""
+    session_ids = {_session_of(each) for each in (*batch.deliveries, *batch.read_ahead)} - {""}
+    if not session_ids or time.monotonic() < _nobody_until.get(engine, 0.0):
+        return batch, set()
+    erased = read_once(engine, lambda ledger: _erased_of(ledger, engine, session_ids))
+    if not erased:
+        return batch, set()
+    own = {each.id for each in batch.deliveries if _session_of(each) in erased}
+    return replace(
+        batch,
+        deliveries=tuple(_blank(each) if each.id in own else each for each in batch.deliveries),
+        read_ahead=tuple(each for each in batch.read_ahead if _session_of(each) not in erased),
+    ), own
+
+
+def _session_of(delivery: Delivery) -> str:
+    # A charging record is kept under a random name: the clock does that, so that totals stay exact.
+    return (delivery.session_id or "") if delivery.kind == Kind.EVENTS else ""
+
+
+def mark_erased(ledger: Connection, ids: Collection[str]) -> None:
+    """Record why these deliveries, which were just stored, have no body."""
+    if ids:
+        gone = {"body_deleted_at": datetime.now(UTC), "body_deletion": BodyDeletion.ERASURE}
+        has_none = (deliveries.c.body == b"", deliveries.c.body_deleted_at.is_(None))
+        ledger.execute(update(deliveries).where(in_list(deliveries.c.id, ids), *has_none).values(gone))
+
+
+def _erased_of(ledger: Connection, engine: Engine, session_ids: Collection[str]) -> set[str]:
+    is_session = erasures.c.kind == ErasedKind.SESSION
+    if not ledger.scalar(select(exists().where(is_session))):
+        _nobody_until[engine] = time.monotonic() + NOBODY_FOR
+        return set()
+    salt = ledger_id(engine)
+    digests = {erasure_digest(salt, each): each for each in session_ids}
+    found = ledger.scalars(select(erasures.c.digest).where(in_list(erasures.c.digest, digests), is_session))
+    return {digests[each] for each in found}
+
+
+def _blank(delivery: Delivery) -> Delivery:
+    return replace(delivery, body=None if delivery.body is None else b"", headers={}, session_id=None)
