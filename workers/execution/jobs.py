@@ -34,10 +34,10 @@ from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log
 from workers.ledger import deliveries, delivery_states, finished_runs, recorded_runs, run_schedule, runs, sessions
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.delivery_states import SettledDelivery
-from workers.ledger.erased_sessions import blank_erased, mark_erased
 from workers.ledger.reader import HandlerReader
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
+from workers.ledger.session_erasure import blank_erased, mark_erased
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.observability.delivery_spans import record_batch
 from workers.resilience.guarded_call import HandlerDeadline, call_guarded
