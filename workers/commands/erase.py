@@ -15,6 +15,7 @@ from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.queue.erasure_orders import ErasureOrder, erasure_reports, publish_orders
 from ingest.queue.process_registry import ProcessRegistry, ProcessType
+from workers.backup.backup_erasure import erase_from_backup
 from workers.commands import options
 from workers.commands.audit import audit_entry, record_act
 from workers.commands.errors import Failure, error_text
@@ -35,6 +36,7 @@ from workers.privacy.redis_erasure import erase_from_redis, rewrite_files
 from workers.privacy.vacuum import vacuum_ledger
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 NODES_TIMEOUT = timedelta(seconds=20)
 """How long the command waits for the nodes that are alive."""
 NODES_POLL = 0.25
@@ -45,6 +47,7 @@ NODES_POLL = 0.25
 @click.option("--session", "session_id", metavar="ID", help="Only this session.")
 @click.option("--again", type=FILE, metavar="FILE", help="All erasures of a file of certificates, after a restore.")
 @click.option("--archive", "archives", type=FILE, multiple=True, metavar="FILE", help="Rewrite this archive, too.")
+@click.option("--backup", "backups", type=FOLDER, multiple=True, metavar="FOLDER", help="Rewrite this backup, too.")
 @click.option("--dry-run", is_flag=True, help="Count what would be erased, and erase nothing.")
 @click.option("--reason", metavar="TEXT", help="Why, for the audit log: a ticket, and no name.")
 @click.option("--vacuum", is_flag=True, help="Then rewrite the database: everything waits for that, for minutes.")
@@ -55,6 +58,7 @@ def erase(  # noqa: PLR0913  the options are the interface
     session_id: str | None,
     again: Path | None,
     archives: tuple[Path, ...],
+    backups: tuple[Path, ...],
     dry_run: bool,
     reason: str | None,
     vacuum: bool,
@@ -83,12 +87,15 @@ def erase(  # noqa: PLR0913  the options are the interface
         wanted = _again(engine, again) if again else [_new(engine, user, session_id, archives)]
         for order, traces in wanted:
             if dry_run:
-                of_archives = {str(path): erase_from_archive(path, traces, dry_run=True) for path in archives}
-                _print({"what": subject, "dry_run": True, **_found(traces), "archives": of_archives}, as_json=as_json)
+                found = {"what": subject, "dry_run": True, **_found(traces)}
+                _print(
+                    {**found, **_erase_files(archives, backups, order, traces, user=user, dry_run=True)},
+                    as_json=as_json,
+                )
                 continue
             certificate = _erase(settings, engine, order, traces, reason)
             certificate["what"] = subject
-            certificate["archives"] = {str(path): erase_from_archive(path, traces) for path in archives}
+            certificate |= _erase_files(archives, backups, order, traces, user=user, dry_run=False)
             certificate["vacuumed"] = vacuum
             is_done_everywhere &= "failed" not in str(certificate["redis"])
             _print(certificate, as_json=as_json)
@@ -142,6 +149,25 @@ def _erase(
         "redis": in_redis,
         "inboxes": nodes,
         "order": order.to_fields(),
+    }
+
+
+def _erase_files(  # noqa: PLR0913 - where, what, and how
+    archives: Sequence[Path],
+    backups: Sequence[Path],
+    order: ErasureOrder,
+    traces: Traces,
+    *,
+    user: str | None,
+    dry_run: bool,
+) -> dict[str, Json]:
+    of_backups: dict[str, Json] = {}
+    for path in backups:
+        done = erase_from_backup(path, order, user, dry_run=dry_run)
+        of_backups[str(path)] = {**done.rows, "not_searched": list(done.left)}
+    return {
+        "archives": {str(path): erase_from_archive(path, traces, dry_run=dry_run) for path in archives},
+        "backups": of_backups,
     }
 
 

@@ -288,3 +288,57 @@ def test_a_ledger_of_a_newer_version_is_not_restored(node, event):
 
     assert "install the newer version" in restore(node, code=1).stderr
     assert not list((node.folder / "new").glob("*.db*"))
+
+
+def bytes_of(folder):
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file()).lower()
+
+
+def test_a_backup_that_is_named_is_rewritten_without_the_driver(node, event):
+    ours = node.settle(event("SESSION_STARTED", "zx81session", userId="Jane.Roe@example.com"), DONE)
+    node.settle(event("SOMETHING_NEW", note="jane.roe@example.com"), ("*", Outcome.IGNORED))
+    other = node.settle(event("SESSION_STARTED", "s-2", userId="driver-8"), DONE)
+    node.keep(event("SESSION_STOPPED", "zx81session"))
+    kept = node.keep(event("SESSION_STOPPED", "s-2"))
+    backup(node)
+    folder = node.folder / "copy"
+    before = bytes_of(folder)
+    assert b"jane.roe" in before
+
+    found = node.rows("erase", "--user", "jane.roe@example.com", "--backup", str(folder), "--dry-run")
+    assert found[0]["backups"][str(folder)]["deliveries"] == 2
+    assert bytes_of(folder) == before
+    (certificate,) = node.rows("erase", "--user", "jane.roe@example.com", "--backup", str(folder))
+
+    rows = certificate["backups"][str(folder)]
+    assert (rows["deliveries"], rows["inbox deliveries"], rows["not_searched"]) == (2, 1, [])
+    assert b"jane.roe" not in bytes_of(folder)
+    assert b"zx81session" not in bytes_of(folder)
+    assert {path.name for path in node.folder.glob("copy*")} == {"copy"}
+    output = restore(node).stdout
+    assert "The ledger is consistent." in output
+    assert {row["id"] for row in node.rows("deliveries", **elsewhere(node))} >= {ours, other, kept}
+    assert node.rows("show", ours, **elsewhere(node))[0]["body_deletion"] == "erasure"
+
+
+def test_certificates_reach_a_backup_and_dumps_are_named_as_not_searched(node, event):
+    node.settle(event("SESSION_STARTED", "zx81session", userId="jane.roe@example.com"), DONE)
+    backup(node)
+    folder = node.folder / "copy"
+    (folder / "ledger.dump").write_bytes(b"PGDMP")
+    (node.folder / "certificates").write_text(node.run("erase", "--user", "jane.roe@example.com", "--json").stdout)
+
+    (found,) = node.rows("erase", "--again", "certificates", "--backup", str(folder))
+
+    assert found["backups"][str(folder)]["not_searched"] == ["ledger.dump"]
+    assert b"jane.roe" not in bytes_of(folder)
+    assert (folder / "ledger.dump").exists()
+
+
+def test_a_backup_that_was_changed_is_not_rewritten(node, event):
+    node.settle(event("SESSION_STARTED", "zx81session", userId="jane.roe@example.com"), DONE)
+    backup(node)
+    path = node.folder / "copy" / "ledger.db"
+    path.write_bytes(path.read_bytes() + b"x")
+
+    assert "was changed" in node.run("erase", "--session", "zx81session", "--backup", "copy", code=1).stderr

@@ -1,0 +1,133 @@
+"""Erases a driver or sessions from a backup: its copies are written anew without them, and so is its manifest."""
+
+import json
+import shutil
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from ingest.inbox.schema import FILE_NAME
+from ingest.queue.erasure_orders import ErasureOrder, is_distinctive
+from workers.backup.database_copy import copy_database, row_counts, sync
+from workers.backup.manifest import NAME, BackupFile, Manifest
+from workers.backup.write_backup import LEDGER_NAME
+from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.migrate import migrate
+from workers.ledger.database.schema_state import applied_migration
+from workers.ledger.database.transaction import run_in_transaction
+from workers.privacy.certificate_erasure import find_ordered_traces
+from workers.privacy.erasure import Erasure, erase, remember
+from workers.privacy.erasure_traces import Traces, find_traces, is_named
+
+SELECT_BY_TABLE = {
+    "deliveries": "SELECT seq, session_id, headers, body FROM deliveries",
+    "quarantine": "SELECT seq, NULL, headers, body FROM quarantine",
+}
+
+FORGET = """
+DELETE FROM seen WHERE id IN (SELECT id FROM deliveries WHERE seq IN (SELECT value FROM json_each(?)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedBackup:
+    """What was erased from a backup."""
+
+    rows: Counter[str]
+    """How many, by table."""
+    left: tuple[str, ...]
+    """Files of the folder that were not searched: dumps, and inbox files that were set aside."""
+
+
+def erase_from_backup(folder: Path, order: ErasureOrder, user: str | None, *, dry_run: bool = False) -> ErasedBackup:
+    """Erase from a backup what an order, and a driver's id, name. Raise BackupUnreadable, sqlite3.Error or OSError.
+
+    The folder is replaced once the new one is complete. A ledger of an older version is migrated.
+    """
+    manifest = Manifest.read(folder)
+    manifest.verify(folder)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an erasure that was killed
+    try:
+        shutil.copytree(folder, partial)
+        found = _erase(partial, manifest, order, user)
+        if found.rows and not dry_run:
+            _replace(folder, partial)
+        return found
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _erase(folder: Path, manifest: Manifest, order: ErasureOrder, user: str | None) -> ErasedBackup:
+    rows, traces, schema = Counter[str](), Traces(frozenset({user} if user else ())), manifest.schema
+    if LEDGER_NAME in manifest.files:
+        url = f"sqlite:///{folder / LEDGER_NAME}"
+        migrate(url)
+        engine = create_ledger_engine(url)
+        try:
+            traces |= _find(engine, order, user)
+            run_in_transaction(engine, lambda ledger: remember(ledger, order))
+            rows += erase(engine, Erasure(order.id, datetime.fromtimestamp(order.at, UTC)), traces)
+            with engine.connect() as ledger:
+                schema = applied_migration(ledger)
+        finally:
+            engine.dispose()
+    if FILE_NAME in manifest.files:
+        rows += _erase_inbox(folder / FILE_NAME, traces)
+    searched = [name for name in (FILE_NAME, LEDGER_NAME) if name in manifest.files]
+    for name in searched:
+        _rewrite(folder / name)
+    files = {name: BackupFile.of(folder / name) for name in manifest.files}
+    counts = {name: row_counts(folder / name) for name in searched}
+    replace(manifest, files=files, schema=schema, rows=counts).write(folder)
+    left = {path.name for path in folder.iterdir()} - {*searched, NAME}
+    return ErasedBackup(+rows, tuple(sorted(left)))
+
+
+def _find(engine: Engine, order: ErasureOrder, user: str | None) -> Traces:
+    traces = find_ordered_traces(engine, order)
+    return traces if user is None else traces | find_traces(engine, user=user)
+
+
+def _erase_inbox(path: Path, traces: Traces) -> Counter[str]:
+    """Delete from a copy what names them: in the inbox itself these deliveries are on their way to the ledger."""
+    deleted = Counter[str]()
+    distinctive = set(filter(is_distinctive, traces.names))
+    with closing(sqlite3.connect(path)) as file:
+        for table, query in SELECT_BY_TABLE.items():
+            named = [
+                seq
+                for seq, session_id, *texts in file.execute(query)
+                if session_id in traces.sessions or is_named(distinctive if session_id else traces.names, *texts)
+            ]
+            delete = f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))"  # noqa: S608 - of the table above
+            if table == "deliveries":  # not settled, so not to be remembered either
+                file.execute(FORGET, (json.dumps(named),))
+            deleted[f"inbox {table}"] = file.execute(delete, (json.dumps(named),)).rowcount
+        file.commit()
+    return deleted
+
+
+def _rewrite(path: Path) -> None:
+    """Write a copy anew, without free space and without a log beside it."""
+    fresh = path.with_name(f"{path.name}.fresh")
+    copy_database(path, fresh)
+    fresh.rename(path)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    for path in (*partial.iterdir(), partial):
+        sync(path)
+    Manifest.read(partial).verify(partial)
+    former = folder.with_name(f"{folder.name}.former")
+    folder.rename(former)
+    partial.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(former)
