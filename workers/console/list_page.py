@@ -1,8 +1,6 @@
 """Any list as a page, as JSON and as CSV, with its filters and its position in the URL."""
 
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from itertools import islice
@@ -15,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from workers.access.roles import principal_of
+from workers.console.list_export import export
 from workers.console.page_stores import opener_of
 from workers.console.page_template import cell, masked, path_to, render
 from workers.lists.alert_list import ALERT_QUERY
@@ -31,8 +30,6 @@ from workers.lists.push_list import PUSH_QUERY, WARNING_QUERY
 from workers.lists.quarantine_list import QUARANTINE_QUERY
 
 PAGE_SIZE = 50
-EXPORTED = 10_000
-"""The most rows of an export; `--csv` and `--json` of the commands write all."""
 
 QUERIES = (
     DELIVERY_QUERY,
@@ -91,7 +88,8 @@ def list_page(query: ListQuery[Any], top: Top | None = None) -> Callable[[Reques
             raise HTTPException(HTTPStatus.BAD_REQUEST, f"The filter {error}") from None
         form = request.url.path.rpartition(".")[2]
         if form in {"json", "csv"}:
-            return _export(request, query, selection, form)
+            listing = query.listing if shows_users(request) else without_secrets(query.listing)
+            return export(opener_of(request), query, selection, listing, form)
         with opener_of(request).open() as stores:
             found = list(islice(query.find(stores, selection), PAGE_SIZE + 1))
             above = {} if top is None else {**top(request, stores, selection), "top": f"top_{query.name}.html"}
@@ -156,18 +154,3 @@ def _address_of(query: ListQuery[Any], heading: str, row: Any) -> str | None:
     section, name = (query.name, "id") if query.has_pages_of_rows and heading == "id" else LINKS.get(heading, ("", ""))
     target = fields[name](row) if name in fields else None
     return path_to(section, target) if isinstance(target, str) and target else None
-
-
-def _export(request: Request, query: ListQuery[Any], selection: Selection, form: str) -> Response:
-    wanted = Selection(filters=selection.filters, limit=EXPORTED, before=selection.before)
-    listing = query.listing if shows_users(request) else without_secrets(query.listing)
-    with opener_of(request).open() as stores:
-        found: Iterable[Any] = islice(query.find(stores, wanted), EXPORTED)
-        if form == "json":
-            lines = "".join(f"{json.dumps(listing.json(row))}\n" for row in found)
-            return Response(lines, media_type="application/x-ndjson")
-        file = io.StringIO()
-        listing.write_csv(file, found)
-    text = file.getvalue().encode("utf-8", "backslashreplace")
-    headers = {"content-disposition": f'attachment; filename="{query.name}.csv"'}
-    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)

@@ -46,12 +46,15 @@ class Listing(Generic[Row]):
         cells = (self.fields[each] if isinstance(each, str) else each for each in self.columns.values())
         return [cell_text(cell(row)) for cell in cells]
 
-    def write_csv(self, file: TextIO, rows: Iterable[Row]) -> int:
-        """Write rows as CSV under the names of their fields, and return how many; without rows nothing is written."""
+    def write_csv(self, file: TextIO, rows: Iterable[Row], *, has_heading: bool = True) -> int:
+        """Write rows as CSV under the names of their fields, and return how many; without rows nothing is written.
+
+        Without a heading they go on below others.
+        """
         count = 0
         writer = csv.writer(file, lineterminator="\n")
         for count, row in enumerate(rows, start=1):
-            if count == 1:
+            if count == 1 and has_heading:
                 writer.writerow(self.fields)
             writer.writerow([csv_cell(value) for value in self.json(row).values()])
         return count

@@ -1,11 +1,19 @@
 import csv
 import io
 import json
+from contextlib import nullcontext
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
+from workers.console import list_export
+from workers.ledger import deliveries
 from workers.ledger.states import Outcome
+from workers.lists.list_query import ListQuery, Selection
+from workers.lists.listing import Listing
+
+find = deliveries.find
 
 
 @pytest.fixture
@@ -49,6 +57,30 @@ def test_json_and_csv_hold_what_the_command_prints(node, event, console):
     assert [json.loads(line) for line in lines] == printed
     rows = list(csv.DictReader(io.StringIO(console.get("/deliveries.csv?event=SESSION_STOPPED").text)))
     assert [row["id"] for row in rows] == [row["id"] for row in printed if row["event"] == "SESSION_STOPPED"]
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_an_export_has_each_row_once_and_reads_few_at_once(any_node, many, console_of, monkeypatch, form):
+    monkeypatch.setattr(list_export, "CHUNK", 7)
+    read = []
+    monkeypatch.setattr(deliveries, "find", lambda *given: read.append(find(*given)) or read[-1])
+    text = console_of(any_node).get(f"/deliveries.{form}?event=SESSION_STARTED").text
+    rows = csv.DictReader(io.StringIO(text)) if form == "csv" else map(json.loads, text.splitlines())
+    assert [row["id"] for row in rows] == many
+    assert max(map(len, read)) == 8
+    assert console_of(any_node).get(f"/deliveries.{form}?event=SESSION_FAILED").text == ""
+
+
+def test_rows_of_one_position_are_not_torn_apart(monkeypatch):
+    monkeypatch.setattr(list_export, "CHUNK", 2)
+    rows = [(at, key) for at, key, times in ((3, "a", 3), (2, "b", 1), (1, "c", 2)) for _ in range(times)]
+
+    def find(_stores, wanted):
+        return [row for row in rows if wanted.before is None or row[0] < wanted.before[0]]
+
+    query = ListQuery(name="x", title="X", listing=Listing({}), find=find, position=lambda row: row)
+    opener = SimpleNamespace(open=nullcontext)
+    assert list(list_export.read_chunks(opener, query, Selection())) == [rows[:3], rows[3:4], rows[4:]]
 
 
 @pytest.mark.parametrize(
