@@ -9,7 +9,15 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 from ingest.config.settings import Settings
-from workers.console.api import NameUnknown, one_delivery, one_driver, read_list, read_span, without_persons
+from workers.console.api import (
+    NameUnknown,
+    one_delivery,
+    one_driver,
+    one_session,
+    read_list,
+    read_span,
+    without_persons,
+)
 from workers.console.list_page import LISTS
 from workers.console.page_stores import Opener
 from workers.lists.formatting import Json
@@ -45,6 +53,9 @@ def create_server(settings: Settings, opener: Opener, *, reveal: bool) -> MCPSer
     def driver(user_id: str) -> Any:
         return answer(lambda stores: one_driver(stores, user_id))
 
+    def session(session_id: str) -> Any:
+        return answer(lambda stores: one_session(stores, session_id))
+
     def find(text: str) -> Any:
         def hits(stores: Stores) -> Json:
             found = search(stores.ledger, settings, text)
@@ -57,6 +68,10 @@ def create_server(settings: Settings, opener: Opener, *, reveal: bool) -> MCPSer
         (stats, "Count what happened in a span; times are ISO 8601, 2h, today, 18:00. Latencies are in seconds."),
         (delivery, "Show one delivery with its runs and errors; the beginning of its id is enough."),
         (driver, "Show everything that is known of a driver: sessions, fee warnings and why there were none, pushes."),
+        (
+            session,
+            "Show one charging session: its record, timeline, pushes, CDRs and fee warnings, or why there were none.",
+        ),
         (find, "Find drivers, sessions, deliveries, pushes, CDRs and keys by name or its beginning."),
     ):
         server.tool(description=description, annotations=READ_ONLY, structured_output=False)(tool)

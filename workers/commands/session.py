@@ -12,17 +12,13 @@ from workers.commands.output import console, json_line, key_values, table
 from workers.commands.stores import open_inbox, read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.diagnostics.session_timeline import TimelineEntry, timeline
-from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger import session_polls, sessions
-from workers.ledger.cdr_queries import CdrFilters, CdrRow
+from workers.ledger import sessions
+from workers.ledger.cdr_queries import CdrRow
 from workers.ledger.session_polls import PollState
 from workers.lists.delivery_sources import in_inbox_only
 from workers.lists.formatting import clock_name, printable
-from workers.lists.session_list import (
-    record_pairs,
-    session_json,
-    timeline_rows,
-)
+from workers.lists.session_list import record_pairs, timeline_rows
+from workers.lists.session_record import read_session
 
 
 @click.command()
@@ -33,18 +29,14 @@ def session(*, session_id: str, as_json: bool) -> None:
     settings = settings_with_dev_defaults()
     with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
         waiting = sum(row.session_id == session_id for row in in_inbox_only(outbox, conn))
-        record = sessions.get(conn, session_id)
-        entries = timeline(conn, session_id, settings.clock_skew)
-        cdrs = list(ledger_cdrs.find(conn, CdrFilters(session_id=session_id, with_repeats=True), None))
-        poll = session_polls.states(conn, [session_id]).get(session_id)
-    if record is None and not entries and not cdrs:
+        found = read_session(conn, settings, session_id)
+    if not found.is_known:
         inbox = f"; {waiting} of its deliveries are in the inbox" if waiting else ""
         raise Failure(f"The ledger has no session '{printable(session_id)}'{inbox}.")
-    record = record or Session.empty(session_id)
     if as_json:
-        json_line(session_json(record, entries, cdrs, poll))
+        json_line(found.json())
         return
-    _print_session(record, entries, cdrs, poll)
+    _print_session(found.session, found.entries, found.cdrs, found.poll)
     if waiting:
         click.echo(f"Still on its way from the inbox: {waiting}.", err=True)
 

@@ -16,16 +16,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ingest.wire.timestamps import utc_now
 from workers.access.roles import principal_of
+from workers.console.detail_pages import UNKNOWN_SESSION
 from workers.console.list_page import HIDDEN_FIELDS, LISTS, USER_FIELDS
+from workers.console.overview import Overview
 from workers.console.page_stores import opener_of
 from workers.console.page_template import masked
+from workers.ledger.dead_runs import FailureGroup, group_dead_pushes, group_dead_runs
 from workers.ledger.stats_queries import read_stats
 from workers.lists.delivery_list import DETAILS
 from workers.lists.delivery_sources import find_one
 from workers.lists.driver_record import read_driver
-from workers.lists.formatting import Json
+from workers.lists.formatting import Json, iso
 from workers.lists.list_query import InvalidFilter, ListQuery, Selection, Stores, format_position, parse_position
+from workers.lists.session_record import read_session
 from workers.lists.stats_document import stats_json
 from workers.lists.time_parsing import parse_time
 
@@ -50,6 +55,12 @@ def api_routes() -> list[Route]:
             f"{PREFIX}/drivers/{{user:path}}",
             _endpoint(lambda stores, request: one_driver(stores, _name(request, "user"))),
         ),
+        Route(
+            f"{PREFIX}/sessions/{{session:path}}",
+            _endpoint(lambda stores, request: one_session(stores, _name(request, "session"))),
+        ),
+        Route(f"{PREFIX}/failures", _endpoint(lambda stores, request: read_failures(stores, request.query_params))),
+        Route(f"{PREFIX}/now", lambda request: _json_response(overview_json(request.app.state.overview.read()))),
         Route(
             f"{PREFIX}/deliveries/{{id}}", _endpoint(lambda stores, request: one_delivery(stores, _name(request, "id")))
         ),
@@ -89,6 +100,54 @@ def one_driver(stores: Stores, user_id: str) -> dict[str, Json]:
     return driver.json()
 
 
+def one_session(stores: Stores, session_id: str) -> dict[str, Json]:
+    """Return what is known of a session; raise NameUnknown."""
+    session = read_session(stores.ledger, stores.settings, session_id)
+    if not session.is_known:
+        raise NameUnknown(UNKNOWN_SESSION)
+    return session.json()
+
+
+def read_failures(stores: Stores, texts: Mapping[str, str]) -> dict[str, Json]:
+    """Return the causes of dead runs and of dead pushes, those that were seen last first; raise InvalidFilter."""
+    _refuse_unknown(texts, {"reveal"})
+    now = utc_now()
+    return {
+        "runs": [_failure_json(each) for each in group_dead_runs(stores.ledger, now)],
+        "pushes": [_failure_json(each) for each in group_dead_pushes(stores.ledger, now)],
+    }
+
+
+def overview_json(overview: Overview) -> dict[str, Json]:
+    """Return how everything stands."""
+    return {
+        "at": iso(overview.at),
+        "checks": [
+            {"status": each.status, "subject": each.subject, "sentence": each.sentence, "since": iso(each.since)}
+            for each in overview.lines
+        ],
+        "oldest_unsettled_at": iso(overview.oldest_at),
+        "jobs": overview.depths,
+        "deliveries_a_minute": list(overview.rates),
+        "today": None if overview.today is None else stats_json(overview.today),
+    }
+
+
+def _failure_json(group: FailureGroup) -> dict[str, Json]:
+    return {
+        "key": group.cause.key,
+        "name": group.cause.name,
+        "error": group.cause.error,
+        "place": group.cause.place,
+        "count": len(group.ids),
+        "may_be_more": group.is_cut,
+        "first_at": iso(group.first_at),
+        "last_at": iso(group.last_at),
+        "by_hour": list(group.hours),
+        "newest": group.ids[0],
+    }
+
+
 def one_delivery(stores: Stores, prefix: str) -> dict[str, Json]:
     """Return a delivery with its runs and its body; raise NameUnknown."""
     row = find_one(stores.outbox, stores.ledger, prefix)
@@ -106,6 +165,8 @@ def without_persons(value: Json, hidden: frozenset[str] = frozenset()) -> Json:
                 if name in HIDDEN_FIELDS | hidden
                 else masked(each)
                 if name in USER_FIELDS and isinstance(each, str)
+                else _masked_texts(each)
+                if name in USER_FIELDS
                 else without_persons(each, hidden)
                 for name, each in value.items()
             }
@@ -113,6 +174,13 @@ def without_persons(value: Json, hidden: frozenset[str] = frozenset()) -> Json:
             return [without_persons(each, hidden) for each in value]
         case _:
             return value
+
+
+def _masked_texts(value: Json) -> Json:
+    """Mask every text: of a change of the driver those before and after."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: masked(each) if isinstance(each, str) else each for name, each in value.items()}
 
 
 def openapi_document() -> dict[str, Json]:
@@ -132,10 +200,16 @@ def openapi_document() -> dict[str, Json]:
     paths[f"{PREFIX}/stats"] = _operation("stats", "What happened in a span, in numbers", times, schema)
     for path, name, what in (
         ("drivers/{user}", "user", "Everything that is known of a driver, whose id may be in any case"),
+        ("sessions/{session}", "session", "A charging session: its record, timeline, pushes, CDRs and fee notices"),
         ("deliveries/{id}", "id", "A delivery with its runs and its body; the beginning of its id is enough"),
     ):
         named: Json = {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         paths[f"{PREFIX}/{path}"] = _operation(path.partition("/")[0], what, [named, REVEAL], ANY_OBJECT, missing=True)
+    causes = _array(_object(**FAILURE))
+    paths[f"{PREFIX}/failures"] = _operation(
+        "failures", "What failed for good, one row for each cause", [REVEAL], _object(runs=causes, pushes=causes)
+    )
+    paths[f"{PREFIX}/now"] = _operation("now", "How everything stands: checks, queues, today's numbers", [], ANY_OBJECT)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -157,6 +231,13 @@ TEXT: dict[str, Json] = {"type": "string"}
 NULLABLE_TEXT: dict[str, Json] = {"type": ["string", "null"]}
 ANY: dict[str, Json] = {}
 ANY_OBJECT: dict[str, Json] = {"type": "object"}
+FAILURE: dict[str, Json] = {
+    **dict.fromkeys(("key", "name", "error", "first_at", "last_at", "newest"), TEXT),
+    "place": NULLABLE_TEXT,
+    "count": {"type": "integer"},
+    "may_be_more": {"type": "boolean"},
+    "by_hour": {"type": "array", "items": {"type": "integer"}},
+}
 COUNTS: dict[str, Json] = {"type": "object"}
 
 

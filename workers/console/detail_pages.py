@@ -9,23 +9,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from handlers.kit.session import Session
 from ingest.http.app import PATHS
 from ingest.wire.envelope import Kind
 from workers.access.roles import principal_of
 from workers.console.page_stores import opener_of
 from workers.console.page_template import masked, path_to, render
 from workers.console.timeline_chart import draw_timeline
-from workers.diagnostics.session_timeline import timeline
-from workers.ledger import cdr_queries, push_queries, pushes, session_polls, sessions
-from workers.ledger.cdr_queries import CdrFilters
+from workers.ledger import push_queries, pushes
 from workers.ledger.deliveries import DeliveryRow
 from workers.lists.delivery_list import RUNS
 from workers.lists.delivery_sources import find_one
 from workers.lists.formatting import Cell, Sentence, printable_body
 from workers.lists.session_list import record_pairs, timeline_rows
+from workers.lists.session_record import read_session
 
 TIMELINE_HEADINGS = ("time", "late", "what came", "result")
+UNKNOWN_SESSION = "The ledger knows no session with this id."
 SECRET_HEADERS = {"authorization", "x-hmac-sha512-signature"}
 
 
@@ -33,22 +32,21 @@ def session_page(request: Request) -> Response:
     """Show what is known of a session: its timeline as a picture and as a list."""
     session_id = request.path_params["id"]
     with opener_of(request).open() as stores:
-        record = sessions.get(stores.ledger, session_id)
-        entries = timeline(stores.ledger, session_id, stores.settings.clock_skew)
-        cdrs = list(cdr_queries.find(stores.ledger, CdrFilters(session_id=session_id, with_repeats=True), None))
-        poll = session_polls.states(stores.ledger, [session_id]).get(session_id)
-    if record is None and not entries and not cdrs:
-        raise HTTPException(HTTPStatus.NOT_FOUND, "The ledger knows no session with this id.")
-    record = record or Session.empty(session_id)
+        found = read_session(stores.ledger, stores.settings, session_id)
+    if not found.is_known:
+        raise HTTPException(HTTPStatus.NOT_FOUND, UNKNOWN_SESSION)
+    record = found.session
     users = () if principal_of(request).reveals else tuple(record.users)
     context = {
         "session_id": session_id,
-        "pairs": [(name, without_users(value, users)) for name, value in record_pairs(record, cdrs, poll)],
+        "pairs": [(name, without_users(value, users)) for name, value in record_pairs(record, found.cdrs, found.poll)],
         "user_id": record.user_id if principal_of(request).reveals else None,
         "has_users": bool(record.users),
-        "picture": draw_timeline(record, entries),
+        "picture": draw_timeline(record, found.entries),
         "headings": TIMELINE_HEADINGS,
-        "rows": [[without_users(each, users) for each in row] for row in timeline_rows(record, entries, cdrs)],
+        "rows": [
+            [without_users(each, users) for each in row] for row in timeline_rows(record, found.entries, found.cdrs)
+        ],
     }
     return render(request, "session.html", context)
 

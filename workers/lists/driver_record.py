@@ -29,7 +29,7 @@ from workers.ledger.pushes import PushRow
 from workers.lists.authorization_list import AUTHORIZATION_QUERY, DECISIONS
 from workers.lists.cdr_list import CDR_QUERY, CDRS
 from workers.lists.device_list import DEVICE_QUERY, DEVICES
-from workers.lists.formatting import Cell, Json, Sentence, human_duration
+from workers.lists.formatting import Cell, Json, Sentence, human_duration, sentence_text
 from workers.lists.list_query import ListQuery
 from workers.lists.push_list import PUSH_QUERY, PUSHES, WARNING_QUERY, WARNINGS
 from workers.lists.session_list import SESSIONS
@@ -85,7 +85,10 @@ class DriverRecord:
         """Return it for programs."""
         return {
             "user_id": self.user_id,
-            "sessions": [SESSIONS.json(each.session) for each in self.sessions],
+            "sessions": [
+                SESSIONS.json(each.session) | {"sentences": [sentence_text(one) for one in each.sentences]}
+                for each in self.sessions
+            ],
             "devices": [DEVICES.json(each) for each in self.devices],
             "warnings": [WARNINGS.json(each) for each in self.warnings],
             "pushes": [PUSHES.json(each) for each in self.pushes],

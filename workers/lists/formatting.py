@@ -74,6 +74,12 @@ def iso(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def sentence_text(sentence: Sentence) -> str:
+    """Format a sentence for programs: times as `iso` does."""
+    parts = (iso(part) if isinstance(part, datetime) else cell_text(part).plain for part in sentence.parts)
+    return "".join(part or "" for part in parts)
+
+
 def local(at: datetime) -> str:
     """Format a time for people: on this machine's clock, with the day unless that is today."""
     here = at.astimezone()

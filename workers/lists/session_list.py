@@ -15,9 +15,9 @@ from workers.ledger.runs import RunRecord
 from workers.ledger.session_polls import PollState
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.ledger.tables.reconciliation_tables import PollOutcome
-from workers.lists.cdr_list import CDRS, amount_text, notes_of
+from workers.lists.cdr_list import amount_text, notes_of
 from workers.lists.delivery_list import run_json
-from workers.lists.formatting import Cell, Json, Sentence, human_duration, iso, local, printable, styled_state
+from workers.lists.formatting import Cell, Sentence, human_duration, local, printable, styled_state
 from workers.lists.listing import Listing, attributes
 from workers.lists.push_list import PUSHES
 
@@ -205,16 +205,3 @@ def timeline_rows(
     groups += [(line[0] or UNKNOWN_TIME, [line]) for line in reconciled_rows(record)]
     groups.sort(key=itemgetter(0))
     return [line for _, lines in groups for line in lines]
-
-
-def session_json(
-    record: Session, entries: Sequence[TimelineEntry], cdrs: Sequence[CdrRow], poll: PollState | None
-) -> dict[str, Json]:
-    """Return a session for programs."""
-    return {
-        **SESSIONS.json(record),
-        "cdrs": [CDRS.json(cdr) for cdr in cdrs if not cdr.is_repeat],
-        "timeline": [ENTRIES.json(entry) for entry in entries],
-        "healed": {status: iso(at) for status, at in reconciled(record).items()},
-        "drive": POLLS.json(poll) if poll else None,
-    }

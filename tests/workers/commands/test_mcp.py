@@ -34,23 +34,25 @@ def asked(node):
 
 
 def test_tools_read_and_mask(asked, node):
-    tools, (listed, stats, driver, unknown, found) = asked(
+    tools, (listed, stats, driver, unknown, found, session) = asked(
         ("list_rows", {"name": "deliveries", "filters": {"state": "dead"}, "limit": 2}),
         ("stats", {"since": "2026-01-01"}),
         ("driver", {"user_id": "DANA@example.com"}),
         ("list_rows", {"name": "deliveries", "filters": {"stat": "dead"}}),
         ("find", {"text": "dana"}),
+        ("session", {"session_id": "warned"}),
     )
-    assert {tool.name for tool in tools} == {"list_rows", "stats", "delivery", "driver", "find"}
+    assert {tool.name for tool in tools} == {"list_rows", "stats", "delivery", "driver", "session", "find"}
     assert all(tool.annotations.read_only_hint for tool in tools)
     page = json.loads(listed.content[0].text)
     assert [row["state"] for row in page["rows"]] == ["dead", "dead"]
     assert page["next"]
     assert json.loads(stats.content[0].text)["events"]["SESSION_STARTED"]
     assert json.loads(driver.content[0].text)["sessions"]
+    assert json.loads(session.content[0].text)["warnings"][0]["outcome"] == "sent"
     assert unknown.is_error
     assert "stat is unknown" in unknown.content[0].text
-    for answer in (listed, stats, driver, found):
+    for answer in (listed, stats, driver, found, session):
         assert not answer.is_error
         assert "dana@example.com" not in answer.content[0].text
     assert node.rows("audit") == []

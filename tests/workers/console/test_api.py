@@ -120,3 +120,44 @@ def test_it_changes_nothing_and_asks_for_a_token(client):
         assert client.request(method, "/api/deliveries").status_code == 403
     assert client.get("/api/deliveries", headers={"authorization": "Bearer wrong"}).status_code == 401
     assert client.get("/api/openapi.json").json()["paths"].keys() >= {"/api/deliveries", "/api/stats"}
+
+
+def test_a_session_is_what_its_command_prints_and_no_driver_is_named_until_asked_for(client, node):
+    (printed,) = node.rows("session", "warned")
+    shown = client.get("/api/sessions/warned?reveal=true").json()
+    assert shown == printed
+    assert [each["sentence"].partition(": ")[2] for each in shown["warnings"]] == [
+        "warned 10 min before it. The session ended before it."
+    ]
+    assert [each["request_id"] for each in shown["cdrs"]] == ["r-0"]
+    assert [push["state"] for entry in shown["timeline"] for push in entry["pushes"]] == ["sent"]
+    masked = client.get("/api/sessions/warned")
+    assert masked.json()["user_id"] == "dan…"
+    (change,) = [each["changed"]["user_id"] for each in masked.json()["timeline"] if "user_id" in each["changed"]]
+    assert change == {"before": None, "after": "dan…"}
+    assert "dana@example.com" not in masked.text
+    assert client.get("/api/sessions/unknown").json() == {"error": "The ledger knows no session with this id."}
+    assert [(row["act"], row["subject"]) for row in node.rows("audit")] == [("user_viewed", "/sessions/warned")]
+
+
+def test_a_driver_s_sessions_say_why_there_was_a_warning_or_none(client):
+    sessions = client.get("/api/drivers/dana@example.com").json()["sessions"]
+    sentences = {each["session_id"]: each["sentences"] for each in sessions}
+    assert sentences["silent"] == ["No fee notice came for this session, so there was nothing to warn of."]
+    assert "because the warning failed: UNREGISTERED" in sentences["refused"][0]
+
+
+def test_failures_are_one_row_a_cause_and_now_is_what_the_first_page_shows(client):
+    failures = client.get("/api/failures").json()
+    points, other = sorted(failures["runs"], key=lambda each: -each["count"])
+    assert (points["name"], points["error"], points["place"]) == (
+        "add_points",
+        "KeyError",
+        "loyalty.py:41 in add_points",
+    )
+    assert (points["count"], other["count"], len(points["by_hour"])) == (3, 1, 24)
+    assert [each["error"] for each in failures["pushes"]] == ["UNREGISTERED"]
+    assert client.get(f"/failures/{points['key']}").status_code == 200
+    now = client.get("/api/now").json()
+    assert now["today"]["deliveries"]
+    assert now["oldest_unsettled_at"]
