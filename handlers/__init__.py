@@ -40,6 +40,9 @@ A statement that is a constant of the module, executed as `ctx.write(STATEMENT, 
 a team may replace: see `handlers.kit.templates`. `ctx.settings` are the process's; a plugin's own are a subclass of
 `PluginSettings`, made when it is imported, from the environment and `.env`: an invalid one is reported at start.
 
+`PluginTables("thanks", migrations=...)` are tables of a plugin's own, each with the columns that name a driver or a
+session, and how long rows are kept: `webhooks plugin new NAME --table` writes one with its first migration.
+
 A handler returns when it is done, or raises: `RetryLater(reason, after=, until=, session_id=)` to be tried again,
 `Moot(reason)` when there is nothing left to do, `GiveUp(reason)` when trying again cannot help. Any other exception is
 retried by the retry policy and ends as a dead letter. `handlers.kit.testing` tests a plugin without a worker.
@@ -64,6 +67,7 @@ from handlers.kit.channel import Device, OutgoingPush, PushFailed, Unregistered,
 from handlers.kit.context import Context
 from handlers.kit.event_types import event
 from handlers.kit.plugin_settings import PluginSettings
+from handlers.kit.plugin_tables import PluginTables
 from handlers.kit.policies import AuthorizeContext, authorize
 from handlers.kit.signals import GiveUp, Moot, RetryLater
 from handlers.kit.subscriptions import on, record
@@ -80,6 +84,7 @@ __all__ = [
     "Moot",
     "OutgoingPush",
     "PluginSettings",
+    "PluginTables",
     "PushFailed",
     "RetryLater",
     "Unregistered",

@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from handlers.kit.channel import ChannelPlugin, DeviceRegistryPlugin, channel_plugins_of
 from handlers.kit.event_types import EventType, event_type_of, event_types_of
 from handlers.kit.markers import Marker
+from handlers.kit.plugin_tables import PluginTable, PluginTables, plugin_tables_of
 from handlers.kit.policies import Policy, policies_of
 from handlers.kit.subscriptions import Subscription, subscriptions_of
 from handlers.kit.templates import TemplateError, check_templates
@@ -51,6 +53,8 @@ class Plugins:
     """In the order in which they are called."""
     event_types: tuple[EventType, ...] = ()
     """Events of names that this version does not know."""
+    tables: tuple[PluginTables, ...] = ()
+    """Tables of plugins' own."""
 
     def handlers_for(self, event: Event) -> tuple[Subscription, ...]:
         """Return the handlers of an event."""
@@ -70,6 +74,11 @@ class Plugins:
             return tuple(each for each in taking if not each.records), tuple(each for each in taking if each.records)
 
         return find
+
+    @property
+    def own_tables(self) -> tuple[PluginTable, ...]:
+        """Each table of the plugins, with what erasure and retention know of it."""
+        return tuple(table for each in self.tables for table in each.tables)
 
     @cached_property
     def followers(self) -> tuple[str, ...]:
@@ -133,6 +142,7 @@ def _load(names: tuple[str, ...]) -> Plugins:
         registries[0] if registries else None,
         policies=tuple(sorted(policies, key=lambda each: (each.order, each.name))),
         event_types=event_types,
+        tables=_tables(modules),
     )
 
 
@@ -190,6 +200,23 @@ def _event_types(modules: Sequence[ModuleType], subscriptions: Sequence[Subscrip
                 f' Complete @event("{name}", sample={{…}}).'
             ) from error
     return tuple(by_name.values())
+
+
+def _tables(modules: Sequence[ModuleType]) -> tuple[PluginTables, ...]:
+    """Return the tables of plugins. Raise PluginError if two share a name, or migrations are not there."""
+    found = dict.fromkeys(each for module in modules for each in plugin_tables_of(module))
+    of_name: dict[str, PluginTables] = {}
+    for each in found:
+        if not each.migrations.is_dir():
+            raise PluginError(f"The plugin {each.plugin} has tables, and no folder {each.migrations} with migrations.")
+        if each.plugin in of_name:
+            raise PluginError(f"Two plugins have tables as {each.plugin}: give one of them another name.")
+        of_name[each.plugin] = each
+    names = Counter(name for each in found for name in each.metadata.tables)
+    for name, count in names.items():
+        if count > 1:
+            raise PluginError(f"Two plugins have a table {name}: give one of them another name.")
+    return tuple(found)
 
 
 def _check_events(subscriptions: Sequence[Subscription], event_types: Sequence[EventType]) -> None:

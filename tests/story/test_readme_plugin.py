@@ -3,10 +3,11 @@
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,10 @@ class Dev:
     def pushes(self, title):
         rows = [json.loads(line) for line in self.run("pushes", "--json").splitlines()]
         return [(row["state"], row["session_id"]) for row in rows if row["title"] == title]
+
+    def ledger(self, query):
+        with closing(sqlite3.connect(self.folder / "var" / "ledger.db")) as connection:
+            return connection.execute(query).fetchall()
 
     @contextmanager
     def running(self, port):
@@ -74,10 +79,13 @@ def test_a_new_plugin_pushes_in_a_running_dev_and_again_after_each_change(dev, d
         return len(re.findall(r"worker\.started.*'regards'", dev.log))
 
     with dev.running(dev_port()):
-        dev.run("plugin", "new", "regards", "--on", "SESSION_COMPLETE")
+        dev.run("plugin", "new", "regards", "--on", "SESSION_COMPLETE", "--table")
         dev.wait_until(lambda: loaded() == 3)
         dev.run("send", "SESSION_COMPLETE", "--user", "driver", "--session", "one")
         dev.wait_until(lambda: dev.pushes("Regards") == [("sent", "one")])
+        assert re.search(r"dev +│ The database now has the tables of the plugin regards\.", dev.log)
+        (row,) = dev.ledger("SELECT session_id, user_id FROM plugin_regards_told")
+        assert row == ("one", "driver")
         with (dev.folder / "regards.py").open("a") as file:
             file.write("raise ValueError('broken')\n")
         dev.wait_until(lambda: re.search(r"work +│ waits for the next change", dev.log))

@@ -28,6 +28,7 @@ from workers.execution.dead_letters import publish_dead_letters, trim_failed_job
 from workers.execution.enqueue import enqueue_due_runs
 from workers.installation import announce_quietly, join_installation
 from workers.ledger import pushes, run_schedule
+from workers.ledger.database.plugin_migrations import require_plugin_tables
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
@@ -165,8 +166,8 @@ def background_tasks(resources: Resources) -> list[PeriodicTask]:
         *reconciliation_tasks(resources),
         *sync_tasks(resources),
         AlertEvaluator(resources.engine, resources.settings, resources.connection),
-        RetentionTask(resources.engine, resources.settings),
-        LateErasureTask(resources.engine, resources.connection),
+        RetentionTask(resources.engine, resources.settings, resources.plugins.own_tables),
+        LateErasureTask(resources.engine, resources.connection, resources.plugins.own_tables),
         *notifiers(resources.engine, resources.settings),
     ]
 
@@ -181,6 +182,7 @@ def clock(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
     resources = open_resources(connection)
+    require_plugin_tables(resources.engine, resources.plugins.tables)
     metrics = MetricsServer(create_metrics_app(installation_registry(resources.engine, resources.connection)), settings)
     ticking = Clock(resources, [AnnounceInstallation(connection, installation)])
     log.info("clock.started", namespace=connection.namespace)

@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import click
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
+from handlers.kit.plugin_tables import PluginTable
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, SettingsError
 from ingest.queue.erasure_orders import ErasureOrder, erasure_reports, publish_orders
@@ -24,11 +26,13 @@ from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.installation import open_queues
 from workers.ledger.audit_log import AuditAct
+from workers.ledger.database.plugin_migrations import require_plugin_tables, tables_of_others
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.lists.formatting import Cell, Json, iso
+from workers.plugins import load_plugins
 from workers.privacy.archive_erasure import erase_from_archive, sessions_in_archives
 from workers.privacy.certificate_erasure import find_ordered_traces
-from workers.privacy.erasure import Erasure, erasure_orders, order_of, remember, salt_of
+from workers.privacy.erasure import Erasure, count_rows_of_plugins, erasure_orders, order_of, remember, salt_of
 from workers.privacy.erasure import erase as erase_from_ledger
 from workers.privacy.erasure_traces import Traces, find_traces
 from workers.privacy.late_erasure import ORDERS_FOR, LateErasureTask
@@ -81,20 +85,27 @@ def erase(  # noqa: PLR0913  the options are the interface
     if again is not None and archives:
         raise click.UsageError("An archive is rewritten once, by the first erasure: name the driver.")
     settings = settings_with_dev_defaults()
-    is_done_everywhere = True
+    is_done_everywhere, plugins = True, load_plugins(settings)
     with open_ledger(settings) as engine:
+        require_plugin_tables(engine, plugins.tables)
+        not_erased = read_once(engine, lambda ledger: tables_of_others(ledger, plugins.tables))
+        if not_erased:
+            tables = ", ".join(not_erased)
+            click.secho(f"Not erased are tables of plugins that are not loaded: {tables}.", err=True, fg="yellow")
         subject = "again" if again else "driver" if session_id is None else "session"
         wanted = _again(engine, again) if again else [_new(engine, user, session_id, archives)]
         for order, traces in wanted:
             if dry_run:
-                found = {"what": subject, "dry_run": True, **_found(traces)}
+                of_plugins = partial(count_rows_of_plugins, traces=traces, plugin_tables=plugins.own_tables)
+                found = {"what": subject, "dry_run": True, **_found(traces), **read_once(engine, of_plugins)}
                 _print(
                     {**found, **_erase_files(archives, backups, order, traces, user=user, dry_run=True)},
                     as_json=as_json,
                 )
                 continue
-            certificate = _erase(settings, engine, order, traces, reason)
+            certificate = _erase(settings, engine, plugins.own_tables, order, traces, reason)
             certificate["what"] = subject
+            certificate["not_erased"] = ", ".join(not_erased) or None
             certificate |= _erase_files(archives, backups, order, traces, user=user, dry_run=False)
             certificate["vacuumed"] = vacuum
             is_done_everywhere &= "failed" not in str(certificate["redis"])
@@ -129,17 +140,22 @@ def _again(engine: Engine, file: Path) -> Iterator[tuple[ErasureOrder, Traces]]:
         yield order, find_ordered_traces(engine, order)
 
 
-def _erase(
-    settings: Settings, engine: Engine, order: ErasureOrder, traces: Traces, reason: str | None
+def _erase(  # noqa: PLR0913, PLR0917  an erasure, and where it is to be done
+    settings: Settings,
+    engine: Engine,
+    plugin_tables: Sequence[PluginTable],
+    order: ErasureOrder,
+    traces: Traces,
+    reason: str | None,
 ) -> dict[str, Json]:
     erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
     run_in_transaction(engine, lambda ledger: remember(ledger, order))
-    erased = erase_from_ledger(engine, erasure, traces)
+    erased = erase_from_ledger(engine, erasure, traces, plugin_tables)
     # Before what may take long or fail: it is done, and cannot be undone.
     text = f"erasure {order.id}" + (f": {reason}" if reason else "")
     entry = audit_entry(AuditAct.ERASED, text, sum(erased.values()))
     run_in_transaction(engine, lambda ledger: record_act(ledger, entry))
-    in_redis, nodes = _erase_elsewhere(settings, engine, order, traces)
+    in_redis, nodes = _erase_elsewhere(settings, engine, plugin_tables, order, traces)
     return {
         "erasure": order.id,
         "at": iso(erasure.at),
@@ -176,7 +192,7 @@ def _found(traces: Traces) -> dict[str, Json]:
 
 
 def _erase_elsewhere(
-    settings: Settings, engine: Engine, order: ErasureOrder, traces: Traces
+    settings: Settings, engine: Engine, plugin_tables: Sequence[PluginTable], order: ErasureOrder, traces: Traces
 ) -> tuple[dict[str, Json], dict[str, Json]]:
     """Erase in Redis, and wait for the inboxes of the nodes that are alive."""
     try:
@@ -191,7 +207,7 @@ def _erase_elsewhere(
             while alive - reports.keys() and time.monotonic() < until:
                 time.sleep(NODES_POLL)
                 reports = erasure_reports(connection, order.id)
-            LateErasureTask(engine, connection).run()  # what was on its way when it began
+            LateErasureTask(engine, connection, plugin_tables).run()  # what was on its way when it began
     except (RedisError, QueueUnavailable, SettingsError) as error:
         return {"failed": error_text(error)}, {}
     done: dict[str, Json] = {inbox: dict(asdict(report)) for inbox, report in reports.items()}

@@ -12,9 +12,10 @@ import click
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from handlers.kit.plugin_tables import PluginTables
 from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
-from ingest.errors import Unreadable
+from ingest.errors import Unreadable, WebhooksError
 from ingest.events import CHARGING_RECORD, WIRE_NAMES, ChargingRecord, decode, peek
 from ingest.queue.batch import Delivery
 from ingest.simulator.scenarios import UNKNOWN_EVENT, Participants, make_event
@@ -32,6 +33,7 @@ from workers.execution.handler_dry_run import EarlierRun, HandlerDryRun, dry_run
 from workers.ledger import deliveries, push_queries
 from workers.ledger.database.engine import chunks, create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
+from workers.ledger.database.plugin_migrations import differences_from_migrations, migrate_plugin
 from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.reader import HandlerReader
 from workers.lists.formatting import Json, iso, printable, short_id
@@ -51,13 +53,15 @@ def plugin() -> None:
 @plugin.command()
 @click.argument("name")
 @click.option("--on", "events", required=True, metavar="EVENT[,EVENT]", help="The events that it handles.")
-def new(name: str, *, events: str) -> None:
+@click.option("--table", "has_table", is_flag=True, help="With a table of its own, and its first migration.")
+def new(name: str, *, events: str, has_table: bool) -> None:
     """Write a plugin NAME with settings, a test and sample events into this folder, and name it in .env.
 
-    A running `webhooks dev` loads it at once. An EVENT that this version does not know becomes a class of its own.
+    A running `webhooks dev` loads it at once, and migrates its table; elsewhere `webhooks migrate` does. An EVENT that
+    this version does not know becomes a class of its own.
     """
     wire_names = list(dict.fromkeys(each.strip() for each in events.split(",") if each.strip()))
-    for path in write_plugin(name, wire_names, Path()):
+    for path in write_plugin(name, wire_names, Path(), has_table=has_table):
         click.echo(path)
     sent = wire_names[0]
     click.echo(f"\nNow: webhooks dev, webhooks send {sent} --user driver, webhooks pushes; pytest test_{name}.py")
@@ -116,7 +120,8 @@ def test(ctx: click.Context, *, samples: Path, as_json: bool) -> None:
     """Replay sample events against all plugins, for CI: those of FOLDER, and one of every known name.
 
     Needs no store: sessions have a driver, and statements run on an empty ledger of their own and are rolled back.
-    Exit code 1 if a handler or one of its statements fails, or a sample cannot be read.
+    Exit code 1 if a handler or one of its statements fails, a sample cannot be read, or the tables of a plugin are not
+    those that its migrations make.
     """
     settings = settings_with_dev_defaults()
     plugins = load_plugins(settings)
@@ -125,9 +130,10 @@ def test(ctx: click.Context, *, samples: Path, as_json: bool) -> None:
         migrate(url)
         engine = create_ledger_engine(url)
         try:
+            rows = [_test_migrations(each, engine, url) for each in plugins.tables]
             reader = HandlerReader(engine, Devices(engine, None, 1))
             replay = partial(_test, plugins=plugins, reader=reader, settings=settings)
-            rows = [row for sample in _samples(samples, plugins) for row in replay(*sample)]
+            rows += [row for sample in _samples(samples, plugins) for row in replay(*sample)]
         finally:
             engine.dispose()
     print_rows(SAMPLE_RESULTS, rows, Page(as_json=as_json))
@@ -304,6 +310,19 @@ def _samples(folder: Path, plugins: Plugins) -> Iterator[tuple[str, bytes]]:
     of_plugins = {each.model.wire_name: each.sample for each in plugins.event_types}
     for name in (*WIRE_NAMES, *of_plugins, UNKNOWN_EVENT, CHARGING_RECORD):
         yield name, make_event(name, Participants("S", "driver"), SAMPLE_AT, of_plugins.get(name, {})).body
+
+
+def _test_migrations(tables: PluginTables, engine: Engine, url: str) -> dict[str, Json]:
+    """Migrate the tables of a plugin, and compare them with its code."""
+    row: dict[str, Json] = {"sample": str(tables.migrations), "event": None, "handler": None}
+    try:
+        migrate_plugin(url, tables)
+        with engine.connect() as conn:
+            different = differences_from_migrations(conn, tables)
+    except WebhooksError as error:
+        return {**row, "outcome": "failed", "reason": str(error), "failed": True}
+    outcome = "different" if different else "migrated"
+    return {**row, "outcome": outcome, "reason": "; ".join(different) or None, "failed": bool(different)}
 
 
 def _test(

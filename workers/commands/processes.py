@@ -8,8 +8,9 @@ from typing import BinaryIO
 
 import click
 
+from handlers.kit.plugin_tables import PluginTables
 from ingest.config.sections.logging import LoggingSettings
-from ingest.config.sections.processing import StoreSettings
+from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.settings import DASHBOARD_SECTIONS, SERVE_SECTIONS, load_settings
 from ingest.log import configure_logging
 from ingest.wire.authorization.request import WireFormat
@@ -153,19 +154,23 @@ def dashboard() -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="List the migrations that are still to run; change nothing.")
-def migrate(*, dry_run: bool) -> None:
-    """Migrate the database to this version's tables. Run it before the other processes of a new version.
+@click.pass_context
+def migrate(ctx: click.Context, *, dry_run: bool) -> None:
+    """Migrate the database to this version's tables, and to those of the plugins.
 
-    Processes of the version before go on meanwhile. If it is killed, run it again; several wait for each other.
+    Run it before the other processes of a new version, or of a new plugin. Processes of the version before go on
+    meanwhile. If it is killed, run it again; several wait for each other. Exit code 1 if a migration fails, or if
+    tables are newer and cannot be used.
     """
     from workers.commands.errors import Failure
     from workers.ledger.database.migrate import Migration, migrate, pending_migrations, schema_state
     from workers.ledger.database.schema_state import SENTENCES, SchemaState
+    from workers.plugins import load_plugins
 
     def report(migration: Migration) -> None:
         click.echo(f"{migration.number}  {migration.summary}")
 
-    settings = load_settings(StoreSettings, LoggingSettings)
+    settings = load_settings(StoreSettings, ProcessingSettings, LoggingSettings)
     url = settings.database_url
     if dry_run:
         for migration in pending_migrations(url):
@@ -179,6 +184,27 @@ def migrate(*, dry_run: bool) -> None:
         raise Failure(SENTENCES[found])
     has_migrated = found is SchemaState.PENDING and not dry_run
     click.echo("The database now has this version's tables." if has_migrated else SENTENCES[found])
+    plugins = load_plugins(settings).tables  # not before: a plugin that fails must not keep our tables back
+    done = [_migrate_plugin(url, tables, dry_run=dry_run) for tables in plugins]
+    ctx.exit(0 if all(done) else 1)
+
+
+def _migrate_plugin(url: str, tables: PluginTables, *, dry_run: bool) -> bool:
+    """Migrate the tables of a plugin, or say how they are; return whether it can work with them."""
+    from ingest.errors import WebhooksError
+    from workers.commands.errors import error_text
+    from workers.ledger.database.migrate_plugins import SENTENCES, migrate_plugin, read_plugin_state
+    from workers.ledger.database.schema_state import SchemaState
+
+    try:
+        state = read_plugin_state(url, tables) if dry_run else migrate_plugin(url, tables)
+    except WebhooksError as error:  # those of the others can be migrated all the same
+        click.echo(f"webhooks: {error_text(error)}", err=True)
+        return False
+    has_migrated = state is SchemaState.PENDING and not dry_run
+    sentence = "The database now has the tables of the plugin {}." if has_migrated else SENTENCES[state]
+    click.echo(sentence.format(tables.plugin))
+    return True
 
 
 @click.command()

@@ -14,7 +14,9 @@ from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.engine import read_only
+from workers.ledger.database.plugin_migrations import require_plugin_tables
 from workers.lists.listing import Listing, attributes
+from workers.plugins import load_plugins
 from workers.privacy.retention import RetentionPlan, RetentionTask, retention_plans
 from workers.privacy.vacuum import vacuum_ledger
 
@@ -26,17 +28,22 @@ from workers.privacy.vacuum import vacuum_ledger
 def retain(*, dry_run: bool, vacuum: bool, as_json: bool) -> None:
     """Delete what is older than the RETAIN settings allow. The clock does the same, a little every minute.
 
+    Tables of plugins say themselves how long their rows are kept.
+
     The id, times and outcomes of a delivery stay when its body goes, so that its duplicates are recognized.
     """
     if dry_run and vacuum:
         raise click.UsageError("Choose --dry-run or --vacuum.")
     settings = settings_with_dev_defaults()
+    plugins = load_plugins(settings)
     with open_ledger(settings) as engine:
+        require_plugin_tables(engine, plugins.tables)
         if dry_run:
             with read_only(engine) as ledger:
-                print_rows(PLANS, retention_plans(ledger, settings, datetime.now(UTC)), Page(as_json=as_json))
+                plans = retention_plans(ledger, settings, datetime.now(UTC), plugins.own_tables)
+            print_rows(PLANS, plans, Page(as_json=as_json))
             return
-        deleted = RetentionTask(engine, settings).delete()
+        deleted = RetentionTask(engine, settings, plugins.own_tables).delete()
         _record(engine, deleted)
         if vacuum:
             vacuum_ledger(engine)

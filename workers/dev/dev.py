@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import click
@@ -22,7 +23,7 @@ from workers.dev.child_process import ProcessSpec
 from workers.dev.child_supervisor import ChildFailedError, ChildSupervisor
 from workers.dev.env_file import FILE_NAME, write_devfile
 from workers.dev.environment import CREDENTIALS, DevEnvironment, build_environment, environment_of, process_list
-from workers.dev.plugin_reload import LOADING, plugin_folders, watch_plugins
+from workers.dev.plugin_reload import LOADING, may_have_tables, migrate_plugins, plugin_folders, watch_plugins
 from workers.ledger.database.migrate import migrate
 from workers.net import is_free
 
@@ -53,6 +54,8 @@ def dev(port: int | None, show_session: Callable[[Settings, str], None] | None, 
             if not is_free(env.settings.host, wanted):
                 raise OSError(f"Port {wanted} is taken. Choose others with --port.")
         migrate(env.settings.database_url)
+        if may_have_tables(settings):
+            migrate_plugins(environment_of(env), click.echo)
         write_devfile(data_dir, env.generated)
         try:
             return asyncio.run(run(env, process_list(env, lock), show_session, ends=ends))
@@ -71,10 +74,11 @@ async def run(
     ends: bool,
 ) -> int:
     """Supervise the processes; print the banner and play the demo once they are ready."""
-    print_line = line_printer([*(spec.name for spec in specs), "demo"])
+    print_line, environment = line_printer([*(spec.name for spec in specs), "demo"]), environment_of(env)
 
     async def reload() -> None:
         print_line("dev", "a plugin has changed: loading it")
+        await asyncio.to_thread(migrate_plugins, environment, partial(print_line, "dev"))
         await supervisor.reload(LOADING)
 
     async def scenario() -> int | None:
@@ -96,7 +100,7 @@ async def run(
         await watch_plugins(plugin_folders(env.settings), reload)
         return None
 
-    supervisor = ChildSupervisor(specs, environment_of(env), print_line)
+    supervisor = ChildSupervisor(specs, environment, print_line)
     return await supervisor.run(scenario)
 
 

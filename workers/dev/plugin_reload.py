@@ -1,8 +1,9 @@
 """Start processes again when a plugin, a template or `.env` changes."""
 
 import asyncio
+import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ SUFFIXES = (".py", ".txt")
 ENV_FILE = ".env"
 LOADING = ("work", "clock", "authorize")
 """The processes of `dev` that load plugins."""
+MIGRATIONS_SUFFIX = "_migrations"
+"""What the folder of a plugin's migrations is called by `webhooks plugin new`, behind the plugin's name."""
 DEBOUNCE = timedelta(milliseconds=300)
 """An editor writes a file in several steps."""
 
@@ -37,8 +40,32 @@ def plugin_folders(settings: Settings) -> list[Path]:
     specs = [find_spec(top) for top in dict.fromkeys(name.partition(".")[0] for name in names) if top]
     found = [Path(place) for spec in specs if spec for place in spec.submodule_search_locations or ()]
     found += [Path(name.partition(".")[0]) for name in settings.handler_modules]
+    found += [Path(f"{name.rpartition('.')[2]}{MIGRATIONS_SUFFIX}") for name in settings.handler_modules]
     found += [settings.templates_dir] if settings.templates_dir else []
     return [path for path in dict.fromkeys(path.absolute() for path in found) if path.is_dir()]
+
+
+def may_have_tables(settings: Settings) -> bool:
+    """Return whether there are plugins that may have tables of their own: more than those that come with us."""
+    ours = find_spec("handlers")
+    folders = ours.submodule_search_locations or () if ours else ()
+    has_migrations = any(any(Path(folder).glob(f"*{MIGRATIONS_SUFFIX}")) for folder in folders)
+    return bool(settings.handler_modules or entry_points(group=ENTRY_POINTS)) or has_migrations
+
+
+def migrate_plugins(environment: Mapping[str, str], print_line: Callable[[str], None]) -> None:
+    """Run `webhooks migrate`, in a process of its own as plugins may have changed; print what it did, or what failed.
+
+    A plugin that cannot be loaded is left to the processes that need it.
+    """
+    command = (sys.executable, "-P", "-m", "workers.cli", "migrate")
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  it is ours
+    for line in ran.stdout.splitlines():
+        if " now has " in line:
+            print_line(line)
+    if ran.returncode == 1:
+        for line in ran.stderr.splitlines():
+            print_line(line)
 
 
 async def watch_plugins(folders: Iterable[Path], reload: Callable[[], Awaitable[None]]) -> None:

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+from handlers.kit.plugin_tables import NAME as NAME_WITH_TABLES
 from ingest.errors import SettingsError
 from ingest.events import WIRE_NAMES
 from ingest.simulator.scenarios import Participants, make_event
+from workers.dev.plugin_reload import MIGRATIONS_SUFFIX
 
 ENV_FILE = Path(".env")
 SAMPLES = Path("events")
@@ -22,8 +24,7 @@ IN_ENV_FILE = re.compile(rf"^{SETTING}=(.*)$", re.MULTILINE)
 
 PLUGIN = '''"""Push a text to the driver on {names}."""
 
-from handlers import Context, PluginSettings, {marks}
-from ingest.events import {imported}
+{imports}
 
 
 class {title}Settings(PluginSettings):
@@ -33,7 +34,7 @@ class {title}Settings(PluginSettings):
 
 
 SETTINGS = {title}Settings()
-{classes}
+{tables}{classes}
 
 @on({events})
 def {name}(event: {union}, ctx: Context) -> None:
@@ -47,6 +48,54 @@ def {name}(event: {union}, ctx: Context) -> None:
         session_id=event.session_id,
         even_if_over=True,
     )
+{write}'''
+IMPORTS = """from handlers import Context, PluginSettings, {marks}
+from ingest.events import {imported}"""
+IMPORTS_WITH_TABLE = """from datetime import timedelta
+from pathlib import Path
+
+from handlers import Context, PluginSettings, PluginTables, {marks}
+from handlers.kit.column_types import BinaryCollatedText, UtcDateTime
+from ingest.events import {imported}
+from sqlalchemy import Column, Index
+from sqlalchemy.dialects.postgresql import insert"""
+TABLE = """
+# Change it together with a new migration beside the first; `webhooks plugin test` compares them.
+TABLES = PluginTables("{name}", migrations=Path(__file__).with_name("{name}_migrations"))
+TOLD = TABLES.table(
+    "{table}",
+    Column("session_id", BinaryCollatedText, primary_key=True),
+    Column("user_id", BinaryCollatedText, nullable=False),
+    Column("told_at", UtcDateTime, nullable=False),
+    Index("{table}_at", "told_at"),
+    session="session_id",
+    user="user_id",
+    at="told_at",
+    keep_for=timedelta(days=90),
+)
+RECORD = insert(TOLD).on_conflict_do_nothing()  # PostgreSQL's syntax is also SQLite's
+"""
+WRITE = """    ctx.write(RECORD, {{"session_id": event.session_id, "user_id": session.user_id, "told_at": ctx.now()}})
+"""
+MIGRATION = '''"""Create the table of the plugin {name}. The next one is 0002, with `down_revision = "0001"`."""
+
+from alembic import op
+from handlers.kit.column_types import BinaryCollatedText, UtcDateTime
+from sqlalchemy import Column
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Create the table and its index."""
+    op.create_table(
+        "{table}",
+        Column("session_id", BinaryCollatedText, primary_key=True),
+        Column("user_id", BinaryCollatedText, nullable=False),
+        Column("told_at", UtcDateTime, nullable=False),
+    )
+    op.create_index("{table}_at", "{table}", ["told_at"])
 '''
 CLASS = '''
 
@@ -61,6 +110,7 @@ from datetime import UTC, datetime
 from handlers.kit.testing import context_for
 from handlers.session_records import session_of
 from ingest.events import {imported}
+
 from {name} import SETTINGS, {from_plugin}
 
 AT = datetime(2025, 6, 12, 11, tzinfo=UTC)
@@ -70,23 +120,33 @@ STARTED = SessionStarted(session_id="S", user_id="driver", at=AT)
 def test_the_driver_is_told_once_a_session() -> None:
     """Each event makes the same push, so that the phone shows one."""
     keys = set()
-    for event in ({made},):
+    for event in ({made}):
         ctx = context_for(event, sessions=[session_of(STARTED)])
         {name}(event, ctx)
         (push,) = ctx.writes.pushes
         assert (push.user_id, push.title) == ("driver", SETTINGS.{name}_title)
         keys.add(push.collapse_key)
-    assert keys == {{"{name}:S"}}
+{written}    assert keys == {{"{name}:S"}}
 '''
+WRITTEN = """        (row,) = ctx.writes.written
+        assert row.values == {{"session_id": "S", "user_id": "driver", "told_at": AT}}
+"""
 
 
-def write_plugin(name: str, wire_names: Sequence[str], folder: Path) -> list[Path]:
+def write_plugin(name: str, wire_names: Sequence[str], folder: Path, *, has_table: bool = False) -> list[Path]:
     """Write the files of a plugin that handles these events, and return them. Raise SettingsError; change nothing then.
 
-    A name that this version does not know becomes a class of the plugin's own.
+    A name that this version does not know becomes a class of the plugin's own. With a table come its first migration,
+    and a row for each session.
     """
-    _check(name, wire_names)
-    files = {folder / f"{name}.py": _plugin(name, wire_names), folder / f"test_{name}.py": _test(name, wire_names)}
+    _check(name, wire_names, has_table=has_table)
+    files = {
+        folder / f"{name}.py": _plugin(name, wire_names, has_table=has_table),
+        folder / f"test_{name}.py": _test(name, wire_names, has_table=has_table),
+    }
+    if has_table:
+        migration = MIGRATION.format(name=name, table=_table(name))
+        files[folder / f"{name}{MIGRATIONS_SUFFIX}" / "v0001_first_table.py"] = migration
     for path in files:
         if path.exists():
             raise SettingsError(f"{path} exists already.")
@@ -116,9 +176,11 @@ def with_module(env_text: str, name: str) -> str:
     return IN_ENV_FILE.sub(f"{SETTING}={','.join([*known, name])}", env_text)
 
 
-def _check(name: str, wire_names: Sequence[str]) -> None:
+def _check(name: str, wire_names: Sequence[str], *, has_table: bool) -> None:
     if not PLUGIN_NAME.fullmatch(name) or keyword.iskeyword(name):
         raise SettingsError(f"{name!r} cannot name a plugin: use small letters, digits and _, at most 60.")
+    if has_table and not NAME_WITH_TABLES.fullmatch(name):
+        raise SettingsError(f"{name!r} is too long for a plugin with a table: use at most 30 characters.")
     if name in {"event", "on"} or find_spec(name) is not None:
         raise SettingsError(f"There is a module {name} already: choose another name.")
     wrong = [each for each in wire_names if not WIRE_NAME.fullmatch(each)]
@@ -126,16 +188,19 @@ def _check(name: str, wire_names: Sequence[str]) -> None:
         raise SettingsError(f"{', '.join(wrong) or 'Nothing'} is no name of a session event, such as SESSION_COMPLETE.")
 
 
-def _plugin(name: str, wire_names: Sequence[str]) -> str:
+def _plugin(name: str, wire_names: Sequence[str], *, has_table: bool) -> str:
     models = list(dict.fromkeys(map(_model, wire_names)))
     own = [each for each in wire_names if each not in WIRE_NAMES]
     imported = {_model(each) for each in wire_names if each in WIRE_NAMES} | ({"SessionEvent"} if own else set())
     classes = "".join(CLASS.format(wire_name=each, model=_model(each)) for each in own)
+    marks = "event, on" if own else "on"
+    imports = IMPORTS_WITH_TABLE if has_table else IMPORTS
     return PLUGIN.format(
         name=name,
         names=", ".join(wire_names),
-        marks="event, on" if own else "on",
-        imported=", ".join(sorted(imported)),
+        imports=imports.format(marks=marks, imported=", ".join(sorted(imported))),
+        tables=TABLE.format(name=name, table=_table(name)) if has_table else "",
+        write=WRITE.format() if has_table else "",
         title=_camel(name),
         constant=name.upper(),
         words=name.replace("_", " ").capitalize(),
@@ -145,7 +210,7 @@ def _plugin(name: str, wire_names: Sequence[str]) -> str:
     )
 
 
-def _test(name: str, wire_names: Sequence[str]) -> str:
+def _test(name: str, wire_names: Sequence[str], *, has_table: bool) -> str:
     models = list(dict.fromkeys(map(_model, wire_names)))
     own = [_model(each) for each in wire_names if each not in WIRE_NAMES]
     imported = {*models, "SessionStarted"} - set(own)
@@ -153,7 +218,8 @@ def _test(name: str, wire_names: Sequence[str]) -> str:
         name=name,
         imported=", ".join(sorted(imported)),
         from_plugin=", ".join([*own, name]),
-        made=", ".join(_made(models)),
+        written=WRITTEN.format() if has_table else "",
+        made=_tuple(list(_made(models))),
     )
 
 
@@ -163,9 +229,19 @@ def _made(models: Sequence[str]) -> Iterator[str]:
         yield f'{model}(session_id="S", at=AT{fee})'
 
 
+def _tuple(values: Sequence[str]) -> str:
+    if len(values) == 1:
+        return f"{values[0]},"
+    return "\n" + "".join(f"        {each},\n" for each in values) + "    "
+
+
 def _model(wire_name: str) -> str:
     known = WIRE_NAMES.get(wire_name)
     return _camel(wire_name.lower()) if known is None else known.__name__
+
+
+def _table(name: str) -> str:
+    return f"plugin_{name}_told"
 
 
 def _camel(name: str) -> str:

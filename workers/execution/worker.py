@@ -46,6 +46,7 @@ from workers.execution.worker_heartbeat import WorkerHeartbeat
 from workers.execution.worker_pool import WorkerPool
 from workers.installation import announce_quietly, join_installation
 from workers.ledger.database.engine import write_in_bulk
+from workers.ledger.database.plugin_migrations import require_plugin_tables
 from workers.ledger.warm_up import compile_statements, warm_up
 from workers.plugins import Plugins
 from workers.push.registry import open_channels
@@ -252,7 +253,8 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     """Work the queues, in the order given or else all of them, until stopped; the current job is finished first.
 
     All of them are worked by several processes, see `worker_pool`; those that are given, or `burst`, by this one.
-    `burst` ends when the queues are empty. Raise SettingsError or PluginError before the first job is taken.
+    `burst` ends when the queues are empty. Raise SettingsError or PluginError before the first job is taken, also where
+    the tables of a plugin are not migrated.
     """
     names = queues or QUEUES
     unknown = [name for name in names if name not in QUEUES]
@@ -268,6 +270,7 @@ def work(settings: Settings, queues: Sequence[str] = (), *, burst: bool = False)
     open_channels(settings, plugins.channels)  # a missing setting is reported now, not with the first job
     settings.require_redis()
     connection, installation = join_installation(settings, shared_engine())
+    require_plugin_tables(shared_engine(), plugins.tables)
     prepare_quietly(compile_statements)
     run = partial(work_queues, connection, installation, plugins)
     if queues or burst:

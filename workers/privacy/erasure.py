@@ -6,6 +6,7 @@
 | runs | errors and tracebacks are deleted; open ones end as moot |
 | audit | a subject that names them becomes `erased` |
 | cdrs | pseudonymised: law keeps them, and totals stay exact |
+| those of plugins | the rows are deleted, by the columns that the plugin says |
 | all others | the rows are deleted |
 """
 
@@ -18,9 +19,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Engine, Update, delete, or_, select, update
+from sqlalchemy import Connection, Delete, Engine, Update, delete, func, or_, select, update
 
 from handlers.kit.cdr_table import cdrs
+from handlers.kit.plugin_tables import PluginTable
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
 from workers.ledger.charging_key_usage import asked_in
 from workers.ledger.database.conditions import in_list
@@ -37,7 +39,7 @@ from workers.ledger.tables.core_tables import deliveries, devices, pushes, runs,
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
 from workers.ledger.tables.key_tables import charging_key_uses
 from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
-from workers.privacy.erasure_traces import Traces
+from workers.privacy.erasure_traces import Traces, is_person
 
 ERASED = "erased"
 SLICE = 200
@@ -99,7 +101,7 @@ def erasure_orders(ledger: Connection, salt: str, since: datetime) -> list[Erasu
     ]
 
 
-def erase(engine: Engine, erasure: Erasure, traces: Traces) -> Counter[str]:
+def erase(engine: Engine, erasure: Erasure, traces: Traces, plugin_tables: Iterable[PluginTable] = ()) -> Counter[str]:
     """Erase what was found, in slices, and return how many rows by table. Repeated, it does no harm.
 
     By what is deleted last all else is found: so an erasure that was interrupted can be repeated.
@@ -111,6 +113,7 @@ def erase(engine: Engine, erasure: Erasure, traces: Traces) -> Counter[str]:
             statement = delete(table).where(or_(*conditions))
             erased[table.name] += run_in_transaction(engine, partial(_row_count, statement=statement))
 
+    delete_rows(_rows_of_plugins(traces, plugin_tables))
     delete_rows(_rows_to_delete(traces))
     for ids in chunks(sorted(traces.deliveries), SLICE):
         erased["deliveries"] += run_in_transaction(engine, partial(_erase_deliveries, ids=ids, erasure=erasure))
@@ -173,6 +176,27 @@ def _pseudonymise(ledger: Connection, records: Sequence[tuple[str, int]], erasur
             )
         )
     return len(records)
+
+
+def count_rows_of_plugins(ledger: Connection, traces: Traces, plugin_tables: Iterable[PluginTable]) -> Counter[str]:
+    """Count the rows that would be deleted, by table."""
+    return Counter(
+        {
+            table.name: ledger.scalar(select(func.count()).select_from(table).where(or_(*conditions))) or 0
+            for table, conditions in _rows_of_plugins(traces, plugin_tables)
+        }
+    )
+
+
+def _rows_of_plugins(traces: Traces, plugin_tables: Iterable[PluginTable]) -> Iterator[tuple[Any, list[Any]]]:
+    for each in plugin_tables:
+        conditions: list[Any] = []
+        if each.user is not None:
+            conditions += [is_person(each.user, user) for user in sorted(traces.users)]
+        if each.session is not None:
+            conditions.append(in_list(each.session, traces.sessions))
+        if conditions:
+            yield each.table, conditions
 
 
 def _rows_to_delete(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:

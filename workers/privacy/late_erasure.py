@@ -1,7 +1,7 @@
 """Erases what comes late of sessions that were erased, and keeps the orders for the nodes in Redis."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection, Engine, select
 
 from handlers.kit.cdr_table import cdrs
+from handlers.kit.plugin_tables import PluginTable
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest, list_orders, publish_orders
 from ingest.wire.timestamps import utc_now
 from workers.ledger.database.transaction import read_once, run_in_transaction
@@ -38,8 +39,9 @@ class LateErasureTask:
     name = "erasure"
     every = timedelta(seconds=5)
 
-    def __init__(self, engine: Engine, connection: redis.Redis) -> None:
+    def __init__(self, engine: Engine, connection: redis.Redis, plugin_tables: Sequence[PluginTable] = ()) -> None:
         self._engine = engine
+        self._plugin_tables = plugin_tables
         self._connection = connection
         self._seen_until: datetime | None = None
 
@@ -68,22 +70,20 @@ class LateErasureTask:
         for order in orders:
             if order.salt == salt and order.at > since and read_once(self._engine, partial(is_unknown, order=order)):
                 traces = find_ordered_traces(self._engine, order)
-                log.info(
-                    "erasure.restored", erasure=order.id, **erase_ordered(self._engine, self._connection, order, traces)
-                )
+                log.info("erasure.restored", erasure=order.id, **self._erase_ordered(order, traces))
 
     def _erase(self, salt: str, late: Collection[str], records: Collection[tuple[str, int]]) -> None:
         traces = find_late_traces(self._engine, late, records)
         order = order_of(Erasure(), salt, Traces(sessions=frozenset(late)))
-        erased = erase_ordered(self._engine, self._connection, order, traces)
+        erased = self._erase_ordered(order, traces)
         log.info("erasure.repeated", erasure=order.id, **erased)
 
-
-def erase_ordered(engine: Engine, connection: redis.Redis, order: ErasureOrder, traces: Traces) -> Counter[str]:
-    """Remember an order, and erase from the ledger and from Redis what was found of it; return how much where."""
-    run_in_transaction(engine, partial(remember, order=order))
-    erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
-    return erase(engine, erasure, traces) + erase_from_redis(connection, traces)
+    def _erase_ordered(self, order: ErasureOrder, traces: Traces) -> Counter[str]:
+        """Remember an order, and erase from the ledger and from Redis what was found of it; return how much where."""
+        run_in_transaction(self._engine, partial(remember, order=order))
+        erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
+        erased = erase(self._engine, erasure, traces, self._plugin_tables)
+        return erased + erase_from_redis(self._connection, traces)
 
 
 def _known_digests(ledger: Connection) -> dict[str, tuple[ErasedKind, datetime]]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import Column, ColumnElement, Connection, Engine, Table, and_, delete, func, or_, select, update
 
 from handlers.kit.cdr_table import cdrs
+from handlers.kit.plugin_tables import PluginTable
 from ingest.config.settings import Settings
 from ingest.wire.timestamps import utc_now
 from workers.ledger.charging_key_usage import IS_OF_ANY
@@ -54,9 +55,10 @@ class RetentionRule:
 
     kind: str
     setting: str
+    """The setting with how long they are kept; empty for a table of a plugin, which says it itself."""
     at: Column[datetime]
     """The time by which they age."""
-    key: Column[str]
+    key: Column[Any]
     conditions: tuple[ColumnElement[bool], ...]
     delete: Deletion
     """Deletes the rows with these keys; returns how many there were."""
@@ -72,24 +74,44 @@ class RetentionPlan:
     rows: int
 
 
-def retention_plans(ledger: Connection, settings: Settings, now: datetime) -> list[RetentionPlan]:
+def retention_plans(
+    ledger: Connection, settings: Settings, now: datetime, plugin_tables: Iterable[PluginTable] = ()
+) -> list[RetentionPlan]:
     """Count what would be deleted now, by rule; those without a limit are left out."""
     plans = []
-    for rule, before in due_rules(settings, now):
+    for rule, before in due_rules(settings, now, plugin_tables):
         query = select(func.count()).select_from(rule.at.table).where(rule.at < before, *rule.conditions)
-        plans.append(RetentionPlan(rule.kind, rule.setting.upper(), before, ledger.scalar(query) or 0))
+        setting = rule.setting.upper() or "keep_for= of its plugin"
+        plans.append(RetentionPlan(rule.kind, setting, before, ledger.scalar(query) or 0))
     return plans
 
 
-def due_rules(settings: Settings, now: datetime) -> list[tuple[RetentionRule, datetime]]:
-    """Return each rule that has a limit, with the time before which rows are deleted."""
+def due_rules(
+    settings: Settings, now: datetime, plugin_tables: Iterable[PluginTable] = ()
+) -> list[tuple[RetentionRule, datetime]]:
+    """Return each rule that has a limit, with the time before which rows are deleted; those of plugins are last."""
     spans: dict[str, timedelta] = {rule.setting: getattr(settings, rule.setting) for rule in RULES}
     if spans["retain_deliveries"]:
         # With its row a delivery would lose its body, and be new if the same bytes arrived again.
         least = settings.duplicates_remembered + DUPLICATES_MARGIN
         kept_for = max(spans["retain_deliveries"], spans["retain_bodies"], least)
         spans["retain_deliveries"] = kept_for if spans["retain_bodies"] else timedelta()
-    return [(rule, now - spans[rule.setting]) for rule in RULES if spans[rule.setting]]
+    of_plugins = [
+        (_rule_of_plugin(each.table, each.at), now - each.keep_for)
+        for each in plugin_tables
+        if each.at is not None and each.keep_for
+    ]
+    return [(rule, now - spans[rule.setting]) for rule in RULES if spans[rule.setting]] + of_plugins
+
+
+def _rule_of_plugin(table: Table, at: Column[datetime]) -> RetentionRule:
+    key = next(iter(table.primary_key))
+
+    def delete_rows(ledger: Connection, keys: Sequence[Any], before: datetime, _now: datetime) -> int:
+        # Only the whole primary key is unique: of rows that share this part of it, those that are not old stay.
+        return ledger.execute(delete(table).where(key.in_(keys), at < before)).rowcount
+
+    return RetentionRule(table.name, "", at, key, (), delete_rows)
 
 
 class RetentionTask:
@@ -102,12 +124,14 @@ class RetentionTask:
         self,
         engine: Engine,
         settings: Settings,
+        plugin_tables: Sequence[PluginTable] = (),
         *,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._engine = engine
         self._settings = settings
+        self._plugin_tables = plugin_tables
         self._now = now
         self._sleep = sleep
         # Up to where each rule has come: an index of times also has the deliveries whose bodies are deleted.
@@ -125,7 +149,7 @@ class RetentionTask:
         now, deleted = self._now(), Counter[str]()
         if self._passed_at is None or abs(now - self._passed_at) >= FULL_PASS_EVERY:
             self._done, self._passed_at = {}, now
-        for rule, before in due_rules(self._settings, now):
+        for rule, before in due_rules(self._settings, now, self._plugin_tables):
             while until is None or time.monotonic() < until:
                 found = self._next_slice(rule, before)
                 if found:

@@ -2,10 +2,11 @@
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import inspect, select, text
 
 from handlers.kit.context import Push
 from ingest.events import use_models
@@ -173,3 +174,88 @@ def test_a_sample_that_cannot_be_read_fails_the_test(node):
 
 def _title(name):
     return name.replace("_", " ").capitalize()
+
+
+def test_the_table_of_a_plugin_is_migrated_once_and_checked(any_node, name):
+    any_node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    pending = f"does not have the tables of the plugin {name}: run `webhooks migrate`."
+    assert pending in any_node.run("check", code=1).output
+    assert f"The database now has the tables of the plugin {name}." in any_node.run("migrate").stdout
+    assert f"The database has the tables of the plugin {name}." in any_node.run("migrate").stdout
+    assert f"The database has the tables of the plugin {name}." in any_node.run("check", code=1).output
+    with any_node.engine.connect() as conn:
+        assert not conn.execute(text(f"SELECT * FROM plugin_{name}_told")).all()
+
+
+def test_work_and_what_deletes_refuse_to_begin_without_the_table_of_a_plugin(node, name, valkey_url):
+    node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    sentence = f"The database does not have the tables of the plugin {name}: run `webhooks migrate`."
+    for command in (("retain",), ("erase", "--user", "ada")):
+        assert sentence in node.run(*command, code=2).stderr
+    for process in ("work", "clock"):
+        ran = node.process(process, REDIS_URL=valkey_url)
+        assert (ran.returncode, ran.stderr.decode().splitlines()[-1]) == (2, f"webhooks: {sentence}")
+
+
+def test_a_migration_that_fails_is_one_sentence_and_keeps_nobody_elses_back(node, name):
+    node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    node.run("plugin", "new", f"{name}_b", "--on", "SESSION_COMPLETE", "--table")
+    migration = node.folder / f"{name}_migrations" / "v0001_first_table.py"
+    migration.write_text(migration.read_text() + "    op.execute('DELETE FROM no_such_table')\n")
+    result = node.run("migrate", code=1)
+    assert (
+        f"webhooks: A migration of the plugin {name} fails: OperationalError: no such table: no_such" in result.stderr
+    )
+    assert f"The database now has the tables of the plugin {name}_b." in result.stdout
+    with node.engine.connect() as conn:
+        found = inspect(conn).get_table_names()
+    assert [each for each in found if each.startswith(f"plugin_{name}")] == [
+        f"plugin_{name}_b_schema_version",
+        f"plugin_{name}_b_told",
+    ]
+
+
+def test_a_table_that_differs_from_its_migrations_fails_the_test(node, name):
+    node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    plugin = node.folder / f"{name}.py"
+    plugin.write_text(plugin.read_text().replace("    Index(", '    Column("price", UtcDateTime),\n    Index('))
+    failed = [row for row in node.rows("plugin", "test", code=1) if row["failed"]]
+    assert failed[0]["sample"].endswith(f"{name}_migrations")
+    assert failed[0]["reason"] == f"add_column: plugin_{name}_told price"
+
+
+def test_a_driver_is_erased_from_the_table_of_a_plugin_and_others_tables_are_named(any_node, name, event):
+    any_node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    any_node.run("migrate")
+    any_node.settle(event("SESSION_COMPLETE", "s-1", userId="Ada@example.com"), ("session_record", Outcome.DONE))
+    rows = [("s-1", "someone"), ("s-2", "ada@EXAMPLE.com"), ("s-3", "bob")]
+    with any_node.engine.begin() as conn:
+        conn.execute(text("CREATE TABLE plugin_gone_told (id TEXT PRIMARY KEY)"))
+        for session, user in rows:
+            insert = f"INSERT INTO plugin_{name}_told VALUES (:session, :user, '2026-01-01 00:00:00.000000')"
+            conn.execute(text(insert), {"session": session, "user": user})
+    (found,) = any_node.rows("erase", "--user", "Ada@example.com", "--dry-run")
+    assert found[f"plugin_{name}_told"] == 2
+    result = any_node.run("erase", "--user", "Ada@example.com", "--json")
+    assert "Not erased are tables of plugins that are not loaded: plugin_gone_told." in result.stderr
+    certificate = json.loads(result.stdout)
+    assert certificate["ledger"][f"plugin_{name}_told"] == 2
+    assert certificate["not_erased"] == "plugin_gone_told"
+    with any_node.engine.connect() as conn:
+        assert conn.execute(text(f"SELECT session_id FROM plugin_{name}_told")).scalars().all() == ["s-3"]
+
+
+def test_rows_of_the_table_of_a_plugin_go_when_they_are_as_old_as_it_says(any_node, name):
+    any_node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    any_node.run("migrate")
+    now = datetime.now(UTC)
+    with any_node.engine.begin() as conn:
+        for session, days in (("old", 91), ("older", 300), ("new", 89)):
+            insert = f"INSERT INTO plugin_{name}_told VALUES (:session, 'ada', :at)"
+            at = (now - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S.%f")
+            conn.execute(text(insert), {"session": session, "at": at})
+    planned = {row["kind"]: (row["setting"], row["rows"]) for row in any_node.rows("retain", "--dry-run")}
+    assert planned[f"plugin_{name}_told"] == ("keep_for= of its plugin", 2)
+    assert any_node.rows("retain") == [{f"plugin_{name}_told": 2}]
+    with any_node.engine.connect() as conn:
+        assert conn.execute(text(f"SELECT session_id FROM plugin_{name}_told")).scalars().all() == ["new"]

@@ -26,12 +26,16 @@ def checked(folder, *command):
 
 
 @pytest.mark.parametrize(
-    "wire_names",
-    [("SESSION_COMPLETE",), ("SESSION_STARTED", "SESSION_FEE_INCURRING"), ("SESSION_PAUSED", *WIRE_NAMES)],
+    ("wire_names", "has_table"),
+    [
+        (("SESSION_COMPLETE",), True),
+        (("SESSION_STARTED", "SESSION_FEE_INCURRING"), False),
+        (("SESSION_PAUSED", *WIRE_NAMES), True),
+    ],
 )
-def test_the_test_of_a_new_plugin_passes_and_fails_without_its_push(tmp_path, wire_names):
+def test_the_test_of_a_new_plugin_passes_and_fails_without_its_push(tmp_path, wire_names, has_table):
     name = new_name()
-    plugin, test, *_ = write_plugin(name, wire_names, tmp_path)
+    plugin, test, *_ = write_plugin(name, wire_names, tmp_path, has_table=has_table)
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", test.name)
     assert "1 passed" in checked(tmp_path, *command)
     plugin.write_text(plugin.read_text().replace("    ctx.push(", "    print("))
@@ -40,12 +44,14 @@ def test_the_test_of_a_new_plugin_passes_and_fails_without_its_push(tmp_path, wi
 
 
 def test_a_type_checker_finds_nothing_in_new_plugins_outside_the_clone(tmp_path):
-    write_plugin("one_event", ["SESSION_COMPLETE"], tmp_path)
+    write_plugin("one_event", ["SESSION_COMPLETE"], tmp_path, has_table=True)
     write_plugin("some_events", ["SESSION_PAUSED", "SESSION_STARTED", "SESSION_FEE_INCURRING"], tmp_path)
     wrong = tmp_path / "one_event.py"
     files = sorted(path.name for path in tmp_path.glob("*.py"))
     command = ("-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), *files)
-    checked(tmp_path, *command)
+    checked(tmp_path, *command, "one_event_migrations/v0001_first_table.py")
+    checked(tmp_path, "-m", "ruff", "check", "--isolated", "--select", "E,F,I,W", "--line-length", "120")
+    checked(tmp_path, "-m", "ruff", "format", "--isolated", "--check", "--line-length", "120")
     # The type of an event is that of its mark.
     wrong.write_text(
         wrong.read_text()
@@ -84,6 +90,7 @@ def test_a_plugin_is_added_to_those_in_the_env_file(before, after):
         ("json", ["SESSION_COMPLETE"], "There is a module json already: choose another name."),
         ("class", ["SESSION_COMPLETE"], "'class' cannot name a plugin"),
         ("Two words", ["SESSION_COMPLETE"], "'Two words' cannot name a plugin"),
+        ("long_" * 7, ["SESSION_COMPLETE"], "too long for a plugin with a table: use at most 30"),
         ("fresh_name", ["session started"], "session started is no name of a session event"),
         ("fresh_name", [], "Nothing is no name of a session event"),
         ("taken_name", ["SESSION_COMPLETE"], "taken_name.py exists already."),
@@ -92,7 +99,7 @@ def test_a_plugin_is_added_to_those_in_the_env_file(before, after):
 def test_what_cannot_be_a_plugin_is_refused_and_nothing_is_written(tmp_path, name, events, sentence):
     (tmp_path / "taken_name.py").touch()
     with pytest.raises(SettingsError, match=sentence):
-        write_plugin(name, events, tmp_path)
+        write_plugin(name, events, tmp_path, has_table=True)
     assert [path.name for path in tmp_path.iterdir()] == ["taken_name.py"]
 
 

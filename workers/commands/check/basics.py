@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from handlers.kit.plugin_tables import PluginTables
 from ingest.config.keyring import Keyring
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
@@ -29,6 +30,8 @@ from workers.commands.errors import Failure, error_text
 from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
 from workers.installation import conflict_text, own_installation
 from workers.ledger.database.migrate import schema_state
+from workers.ledger.database.plugin_migrations import SENTENCES as SENTENCES_OF_PLUGINS
+from workers.ledger.database.plugin_migrations import WORKING, plugin_state
 from workers.ledger.database.schema_state import SENTENCES, SchemaState
 from workers.lists.formatting import human_duration
 from workers.plugins import PluginError, load_plugins
@@ -142,12 +145,25 @@ def plugins(settings: Settings) -> Iterator[CheckResult]:
         return
     names = ", ".join(each.name for each in found.subscriptions)
     yield ok("plugins", f"They load: {names}.")
+    if found.tables:
+        yield from _tables_of_plugins(settings, found.tables)
     try:
         channels = open_channels(settings, found.channels)
     except SettingsError as error:
         yield fail("push", str(error))
         return
     yield ok("push", f"Pushes are sent by {', '.join(channels)}.")
+
+
+def _tables_of_plugins(settings: Settings, plugins: Sequence[PluginTables]) -> Iterator[CheckResult]:
+    try:
+        with read_only_ledger(settings) as conn:
+            states = {each.plugin: plugin_state(conn, each) for each in plugins}
+    except (Failure, SettingsError, DBAPIError) as error:
+        yield fail("plugins", f"Their tables cannot be checked. {error_text(error)}")
+        return
+    for plugin, state in states.items():
+        yield (ok if state in WORKING else fail)("plugins", SENTENCES_OF_PLUGINS[state].format(plugin))
 
 
 def alerts(settings: Settings) -> Iterator[CheckResult]:
