@@ -29,7 +29,8 @@ Put it into this folder as a file of its own; or into a package of yours that na
 subclasses, so `SessionEvent` is every session event and `UnknownEvent` every event that was introduced since. The
 function may be `async`. Its runs share the job of their batch; `queue="urgent"` gives each a job of its own there,
 unless the batch itself came on that queue. `when=lambda settings: ...` enables a handler by the settings;
-`follows_driver=True` runs it again when its session turns out to have another driver.
+`follows_driver=True` runs it again when its session turns out to have another driver; `healed=True` also when an event
+never came and the Drive API says that it was so.
 
 A handler runs at least once, with no transaction open. What it writes through `ctx` - `ctx.push(...)` to a driver,
 `ctx.write(statement)` to the database - takes effect exactly once, together with its outcome, when it returns.

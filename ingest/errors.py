@@ -14,7 +14,7 @@ WebhooksError
 ├── LedgerTooNew             a newer version has migrated the ledger (workers.installation)
 ├── SettingsError            a setting is missing or wrong
 │   └── PluginError          a plugin cannot be loaded (workers.plugins)
-├── PluginMigrationFailed    the tables of a plugin cannot be migrated (workers.ledger.database.plugin_migrations)
+├── PluginMigrationFailed    the tables of a plugin cannot be migrated (workers.ledger.database.migrate_plugins)
 ├── JobNotAllowed            a job in Redis names a function that is not ours (workers.execution.job_allowlist)
 ├── PushFailed               a channel could not send a push (handlers.kit.channel)
 │   └── Unregistered         because the device is gone (handlers.kit.channel)

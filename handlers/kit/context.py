@@ -105,6 +105,11 @@ class Context:
         self._written: list[DeferredStatement] = []
         self._sessions_read: dict[str, Session | None] = {}
 
+    @property
+    def healed(self) -> bool:
+        """Whether nobody sent the event: it is made from what was read at the Drive API, for `@on(…, healed=True)`."""
+        return self.delivery.is_healed
+
     def now(self) -> datetime:
         """Return the current time."""
         return self._clock()

@@ -1,16 +1,17 @@
 """`@on` marks a function as a handler of events, `@record` as a part of the session record."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TypeVar, overload
 
 from handlers.kit.context import Context
 from handlers.kit.markers import Marker, check_function, checked_name, markers_in
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
-from ingest.events import Event, SessionEvent
+from ingest.events import Event, SessionComplete, SessionEvent, SessionStarted, SessionStopped
+from ingest.queue.batch import Delivery
 
 Function = TypeVar("Function", bound=Callable[..., object])
 First = TypeVar("First", bound=Event)
@@ -18,6 +19,10 @@ Second = TypeVar("Second", bound=Event)
 Result = TypeVar("Result")
 
 MARK = "__plugsurfing_subscription__"
+HEALABLE: Mapping[str, type[SessionEvent]] = MappingProxyType(
+    {"STARTED": SessionStarted, "STOPPED": SessionStopped, "COMPLETE": SessionComplete}
+)
+"""The events that a status of the Drive API can stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +39,16 @@ class Subscription(Marker):
     """Whether it is enabled by the settings; None: always."""
     follows_driver: bool = False
     """Whether it runs again when a session has another driver than the one that it has pushed to."""
+    healed: bool = False
+    """Whether it is also called for what the Drive API says, where no event did."""
 
     def matches(self, event: Event) -> bool:
         """Return whether the function handles this event."""
         return isinstance(event, self.events)
+
+    def accepts(self, delivery: Delivery) -> bool:
+        """Return whether the function is called for deliveries of this source."""
+        return self.healed or not delivery.is_healed
 
     def apply(self, session: Session, event: Event) -> Session:
         """Return the session after this event. Raise TypeError if the function returns something else."""
@@ -58,6 +69,7 @@ def on(
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
     follows_driver: bool = False,
+    healed: bool = False,
 ) -> Callable[[Callable[[First, Context], Result]], Callable[[First, Context], Result]]: ...
 @overload
 def on(
@@ -69,6 +81,7 @@ def on(
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
     follows_driver: bool = False,
+    healed: bool = False,
 ) -> Callable[[Callable[[First | Second, Context], Result]], Callable[[First | Second, Context], Result]]: ...
 @overload
 def on(
@@ -77,6 +90,7 @@ def on(
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
     follows_driver: bool = False,
+    healed: bool = False,
 ) -> Callable[[Function], Function]: ...
 def on(
     *event_types: type[Event],
@@ -84,6 +98,7 @@ def on(
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
     follows_driver: bool = False,
+    healed: bool = False,
 ) -> Callable[[Function], Function]:
     """Mark a function as the handler of these events: `(event, ctx) -> None`, plain or async.
 
@@ -92,8 +107,14 @@ def on(
     ledger stores: a renamed handler is a new one. `when` disables it by the settings: then it gets no new runs. With
     `follows_driver` it runs again when the session of its event turns out to have another driver than the one that it
     has pushed to, before its push expires: what still waits for the former one is cancelled.
+
+    With `healed` it is also called when no SESSION_STARTED, SESSION_STOPPED or SESSION_COMPLETE came and the Drive API
+    says that it was so: `ctx.healed` is true then, and `event.at` may be hours ago. Once a session: the event itself,
+    should it come later, has a moot run.
     """
-    return _decorator("on", event_types, Event, queue=queue, name=name, when=when, follows_driver=follows_driver)
+    return _decorator(
+        "on", event_types, Event, queue=queue, name=name, when=when, follows_driver=follows_driver, healed=healed
+    )
 
 
 def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
@@ -119,16 +140,18 @@ def _decorator(  # noqa: PLR0913 - the parts of a subscription, by name
     name: str | None = None,
     when: Callable[[Settings], object] | None = None,
     follows_driver: bool = False,
+    healed: bool = False,
 ) -> Callable[[Function], Function]:
     _check_types(decorator, event_types, wanted)
+    if healed and not any(issubclass(each, event_types) for each in HEALABLE.values()):
+        names = ", ".join(each.__name__ for each in HEALABLE.values())
+        raise TypeError(f"@{decorator}(…, healed=True) needs one of {names}: the Drive API says no other")
 
     def mark(function: Function) -> Function:
         is_record = wanted is SessionEvent
         check_function(function, decorator, MARK, ("session", "event") if is_record else ("event", "ctx"))
         checked = checked_name(function.__name__ if name is None else name, "handler")
-        subscription = Subscription(
-            function, checked, event_types, queue, records=is_record, when=when, follows_driver=follows_driver
-        )
+        subscription = Subscription(function, checked, event_types, queue, is_record, when, follows_driver, healed)
         if subscription.records and subscription.is_async:
             raise TypeError(f"@record {function.__name__} must be a plain function: a record does not wait")
         setattr(function, MARK, subscription)

@@ -44,7 +44,7 @@ from handlers.kit.policies import BalanceSnapshot, ChargingKeySnapshot
 from handlers.kit.session import Session
 from ingest.config.settings import Settings
 from ingest.events import ChargingRecord, Event, SessionEvent
-from ingest.queue.batch import Delivery
+from ingest.queue.batch import DRIVE_API, Delivery
 from ingest.wire.authorization.request import AuthorizationRequest, WireFormat
 from ingest.wire.envelope import Kind
 
@@ -90,15 +90,18 @@ def context_for(  # noqa: PLR0913 - the parts of a context, by name
     connection: Connection | None = None,
     devices: Sequence[Device] = (),
     settings: Mapping[str, object] | None = None,
+    healed: bool = False,
 ) -> Context:
     """Return a context for this event; `now` is by default the time of the event.
+
+    `healed` is `ctx.healed`: as if the event was made from what was read at the Drive API.
 
     Settings are given by their names in lower case, `{"default_locale": "de"}`. The others have their defaults: the
     environment is not read.
     """
     at = now or (event.at if isinstance(event, SessionEvent) else DEFAULT_NOW)
     return Context(
-        delivery=delivery_of(event, received_at=at),
+        delivery=delivery_of(event, received_at=at, healed=healed),
         reader=FakeReader(sessions, connection, devices),
         attempt=attempt,
         clock=lambda: at,
@@ -107,7 +110,7 @@ def context_for(  # noqa: PLR0913 - the parts of a context, by name
     )
 
 
-def delivery_of(event: Event, *, received_at: datetime) -> Delivery:
+def delivery_of(event: Event, *, received_at: datetime, healed: bool = False) -> Delivery:
     """Return a delivery of the event, with an empty body."""
     return Delivery(
         id="0" * 32,
@@ -115,12 +118,12 @@ def delivery_of(event: Event, *, received_at: datetime) -> Delivery:
         event=event.name,
         session_id=event.session_id,
         received_at=received_at,
-        signed_with="current",
+        signed_with=DRIVE_API if healed else "current",
         signed_at=None,
         headers={},
         body=b"{}",
         receipts=1,
-        inbox="test",
+        inbox=DRIVE_API if healed else "test",
     )
 
 

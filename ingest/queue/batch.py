@@ -16,6 +16,8 @@ import orjson
 LONGEST_NAME = 64
 MOST_NAMES = 20
 LONGEST_DESCRIPTION = 200
+DRIVE_API = "drive-api"
+"""In place of an inbox and of a key: an event that nobody sent, made from what was read at the Drive API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,11 @@ class Delivery:
     body: bytes | None
     receipts: int
     inbox: str
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether nobody sent it: it is made from what was read at the Drive API."""
+        return self.inbox == DRIVE_API
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ def kill(name: str, cluster: Cluster) -> None:
 
 #: A process that is killed there may be sending pushes.
 HIT_BY_THE_CLOCK = (Failpoint.RUN_ENQUEUED, Failpoint.SENDING, Failpoint.SENT, Failpoint.RECORDED)
+#: This cluster reads no Drive API; `tests/workers/reconciliation` kills a clock at these.
+OF_THE_DRIVE_API = (Failpoint.HEALING, Failpoint.HEALED)
 #: The longest that a process lives before it is killed anywhere; it starts work after about a second.
 LONGEST_LIFE_S = 3.0
 # In the long version a failpoint may kill the worker of one delivery many times; that makes no poison of it.
@@ -50,6 +52,7 @@ KILLS = {
         f"killed: {failpoint}", partial(kill_at, failpoint), clock_survives=failpoint not in HIT_BY_THE_CLOCK
     )
     for failpoint in Failpoint
+    if failpoint not in OF_THE_DRIVE_API
 }
 ANYWHERE = [
     Trial("killed anywhere: serve", partial(kill, "serve-0-0")),
@@ -57,7 +60,7 @@ ANYWHERE = [
     Trial("killed anywhere: clock", partial(kill, "clock"), clock_survives=False),
     Trial("killed anywhere: Redis", partial(kill, "valkey")),
 ]
-HALF = len(Failpoint) // 2
+HALF = len(KILLS) // 2
 ON_POSTGRESQL = "path to PostgreSQL"
 #: Those of this group that `pytest` runs, too.
 ESSENTIAL = (Failpoint.STORING, Failpoint.CONCLUDING, Failpoint.CLAIMED, Failpoint.FINISHING, Failpoint.SENT)

@@ -28,7 +28,7 @@ from workers.execution.dead_letters import publish_dead_letters, trim_failed_job
 from workers.execution.enqueue import enqueue_due_runs
 from workers.installation import announce_quietly, join_installation
 from workers.ledger import pushes, run_schedule
-from workers.ledger.database.plugin_migrations import require_plugin_tables
+from workers.ledger.database.migrate_plugins import require_plugin_tables
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey

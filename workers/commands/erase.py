@@ -26,7 +26,7 @@ from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.installation import open_queues
 from workers.ledger.audit_log import AuditAct
-from workers.ledger.database.plugin_migrations import require_plugin_tables, tables_of_others
+from workers.ledger.database.migrate_plugins import require_plugin_tables, tables_of_others
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.lists.formatting import Cell, Json, iso
 from workers.plugins import load_plugins

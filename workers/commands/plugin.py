@@ -33,7 +33,7 @@ from workers.execution.handler_dry_run import EarlierRun, HandlerDryRun, dry_run
 from workers.ledger import deliveries, push_queries
 from workers.ledger.database.engine import chunks, create_ledger_engine, read_only
 from workers.ledger.database.migrate import migrate
-from workers.ledger.database.plugin_migrations import differences_from_migrations, migrate_plugin
+from workers.ledger.database.migrate_plugins import differences_from_migrations, migrate_plugin
 from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.reader import HandlerReader
 from workers.lists.formatting import Json, iso, printable, short_id

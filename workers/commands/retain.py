@@ -14,7 +14,7 @@ from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
 from workers.ledger.database.engine import read_only
-from workers.ledger.database.plugin_migrations import require_plugin_tables
+from workers.ledger.database.migrate_plugins import require_plugin_tables
 from workers.lists.listing import Listing, attributes
 from workers.plugins import load_plugins
 from workers.privacy.retention import RetentionPlan, RetentionTask, retention_plans

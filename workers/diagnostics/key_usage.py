@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from ingest.queue.batch import DRIVE_API
 from ingest.wire.signature import Match
 from workers.ledger import signature_key_usage
 from workers.ledger.deliveries import DeliveryRow
@@ -29,7 +30,8 @@ class RotationStatus:
 
 def key_uses(conn: Connection, waiting: Sequence[DeliveryRow] = ()) -> Mapping[str, KeyUsage]:
     """Return the use of each key: by deliveries that the ledger has had, and those that wait in an inbox."""
-    uses = signature_key_usage.find(conn)
+    # What the Drive API has told is signed with no key.
+    uses = {key: use for key, use in signature_key_usage.find(conn).items() if key != DRIVE_API}
     for row in waiting:
         uses[row.signed_with] = _use_of(row).plus(uses.get(row.signed_with))
     return uses

@@ -75,7 +75,7 @@ def build_entries(
     for row in arrived:
         event = _session_event(row, bodies.get(row.id, b""))
         after = record
-        if event is not None:
+        if event is not None and not row.is_healed:
             after = with_clock_skew(session_record(record, event), event.at, row.received_at, clock_skew)
         entries.append(
             TimelineEntry(

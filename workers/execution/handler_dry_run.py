@@ -101,7 +101,7 @@ def dry_run_handlers(  # noqa: PLR0913 - what a run needs, by name
 
     The clock is what `ctx.now()` is. `before` has what each handler did, by name.
     """
-    calls = [HandlerCall(each, event, delivery) for each in handlers if not each.records and each.matches(event)]
+    calls = [HandlerCall(each, event, delivery) for each in handlers if _is_taker(each, event, delivery)]
     return [
         HandlerDryRun(
             delivery,
@@ -111,6 +111,10 @@ def dry_run_handlers(  # noqa: PLR0913 - what a run needs, by name
         )
         for result in Runner(reader, settings, clock).run_all(calls)
     ]
+
+
+def _is_taker(each: Subscription, event: Event, delivery: Delivery) -> bool:
+    return not each.records and each.matches(event) and each.accepts(delivery)
 
 
 def with_record_of(event: Event, records: Iterable[Subscription], reader: Reader) -> Reader:

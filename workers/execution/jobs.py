@@ -31,7 +31,16 @@ from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new
 from workers.execution.enqueue import RUNS_PER_JOB
 from workers.execution.handler_durations import is_slow
 from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log_failures, max_duration, waiting
-from workers.ledger import deliveries, delivery_states, finished_runs, recorded_runs, run_schedule, runs, sessions
+from workers.ledger import (
+    deliveries,
+    delivery_states,
+    finished_runs,
+    healed_events,
+    recorded_runs,
+    run_schedule,
+    runs,
+    sessions,
+)
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.reader import HandlerReader
@@ -111,6 +120,7 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     with_calls = {call.delivery.id for call in inline}
     outcomes = [(result.delivery_id, result.outcome) for result in first if result.delivery_id not in with_calls]
     ended = delivery_states.states_of(outcomes)
+    could_be_healed = _could_be_healed([*inline, *own_job])
     states = {each.delivery.id: each.state for each in decoded}
     states |= {delivery_id: (state, None) for delivery_id, state in ended.items()}
     recorded_by = _recorded_by(records)
@@ -130,15 +140,18 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
         post_commit = commit_new_runs(ledger, resources, at_once, batch.queue, known - with_calls)
         settled = _settled(decoded, new, states, at)
         post_commit |= PostCommit(enqueue_runs=is_any_due, ended=tuple(without_row), settled=settled)
+        begun = healed_events.cancel(ledger, could_be_healed, at)
         hit(Failpoint.STORING)
-        return [result for result in left if result.delivery_id in with_calls], done, post_commit
+        return [result for result in left if result.delivery_id in with_calls], done | begun, post_commit
 
     left, done, post_commit = run_in_transaction(resources.engine, store)
     hit(Failpoint.STORED)
     if not inline:  # no handler is called here: one commit is enough
         return post_commit
     to_do = [call for call in inline if (call.delivery.id, call.subscription.name) not in done]
-    results = [*left, *_runner(resources).run_all(to_do, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
+    healed = [_healed_before(call) for call in to_do if healed_key(call) in done]
+    to_do = [call for call in to_do if healed_key(call) not in done]
+    results = [*left, *healed, *_runner(resources).run_all(to_do, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
     post_commit |= run_in_transaction(
         resources.engine,
         lambda ledger: commit_new_runs(ledger, resources, results, batch.queue, with_calls),
@@ -164,13 +177,17 @@ def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[st
     """Claim the attempts, run the handler, and commit the runs; attempts that are not begun in time are due again."""
     enqueued = [(delivery_id, attempt) for delivery_id, attempt in attempts]  # JSON has lists only
 
-    def claim(ledger: Connection) -> list[tuple[DecodedDelivery, int]]:
-        claimed = dict(runs.claim(ledger, handler, enqueued, job_id, datetime.now(UTC)))
-        return [(DecodedDelivery.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
-
-    claimed = run_in_transaction(resources.engine, claim)
-    hit(Failpoint.CLAIMED)
     subscription = resources.plugins.by_name.get(handler)
+
+    def claim(ledger: Connection) -> tuple[list[tuple[DecodedDelivery, int]], set[RunKey]]:
+        claimed = dict(runs.claim(ledger, handler, enqueued, job_id, datetime.now(UTC)))
+        found = [(DecodedDelivery.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
+        first = [each for each, attempt in found if attempt == 1]  # a person may run it again all the same
+        wanted = _could_be_healed(_calls(first, lambda _event: [subscription] if subscription else []))
+        return found, healed_events.begun(ledger, wanted) if wanted else set()
+
+    claimed, healed = run_in_transaction(resources.engine, claim)
+    hit(Failpoint.CLAIMED)
     calls: list[HandlerCall] = []
     results: list[RunResult] = []
     for each, attempt in claimed:
@@ -178,7 +195,11 @@ def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[st
             reason = each.reason or f"no handler named {handler} is loaded"
             results.append(_dead(each.delivery, handler, attempt, reason))
         else:
-            calls.append(HandlerCall(subscription, each.event, each.delivery, attempt))
+            call = HandlerCall(subscription, each.event, each.delivery, attempt)
+            if attempt == 1 and healed_key(call) in healed:
+                results.append(_healed_before(call))
+            else:
+                calls.append(call)
     if subscription is not None and subscription.records:
         made, facts = fold_records(resources, calls)
     else:
@@ -290,6 +311,7 @@ def _calls(
         for each in decoded
         if each.event is not None
         for subscription in subscriptions(each.event)
+        if subscription.accepts(each.delivery)
     ]
 
 
@@ -342,6 +364,24 @@ def _merge_facts(ledger: Connection, facts: dict[str, Session]) -> set[str]:
 
     sessions.merge(ledger, {session_id: partial(update, session_id) for session_id in facts})
     return changed
+
+
+def healed_key(call: HandlerCall) -> RunKey | None:
+    """Return the key of the run that would stand for this call, if the Drive API has told of its event before."""
+    key = None if call.delivery.is_healed or not call.subscription.healed else healed_events.healed_id(call.event)
+    return None if key is None else (key, call.subscription.name)
+
+
+def _could_be_healed(calls: Iterable[HandlerCall]) -> dict[str, set[str]]:
+    """Return the handlers of these calls by the delivery that the Drive API may have told of before."""
+    wanted: dict[str, set[str]] = {}
+    for key in filter(None, map(healed_key, calls)):
+        wanted.setdefault(key[0], set()).add(key[1])
+    return wanted
+
+
+def _healed_before(call: HandlerCall) -> RunResult:
+    return _result(call.delivery, call.subscription.name, call.attempt, Outcome.MOOT, healed_events.HEALED_BEFORE)
 
 
 def _dead(delivery: Delivery, handler: str, attempt: int, reason: str) -> RunResult:

@@ -70,7 +70,11 @@ def plan_replay(row: DeliveryRow, plugins: Plugins, handler: str | None = None) 
         again = tuple(name for name in dead if name in loaded)
         unloaded = tuple(name for name in dead if name not in loaded)
         return ReplayPlan(row, is_understood=True, again=again, were_dead=True, unloaded=unloaded)
-    takers = [each.name for each in plugins.subscriptions if each.matches(event) and handler in {None, each.name}]
+    takers = [
+        each.name
+        for each in plugins.subscriptions
+        if each.matches(event) and handler in {None, each.name} and (each.healed or not row.is_healed)
+    ]
     first = tuple(name for name in takers if name not in known)
     whole = next((run.outcome for run in row.runs if run.handler == WHOLE_DELIVERY), None)
     is_ignored = not takers and handler is None and whole is not Outcome.IGNORED

@@ -46,7 +46,7 @@ from workers.execution.worker_heartbeat import WorkerHeartbeat
 from workers.execution.worker_pool import WorkerPool
 from workers.installation import announce_quietly, join_installation
 from workers.ledger.database.engine import write_in_bulk
-from workers.ledger.database.plugin_migrations import require_plugin_tables
+from workers.ledger.database.migrate_plugins import require_plugin_tables
 from workers.ledger.warm_up import compile_statements, warm_up
 from workers.plugins import Plugins
 from workers.push.registry import open_channels

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, li
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.statuses import FINAL_STATUSES
+from ingest.queue.batch import DRIVE_API
 from ingest.wire.envelope import Kind
 from workers.ledger import downtimes
 from workers.ledger.cdr_queries import CONTRADICTS_ITSELF, IN_CONFLICT, SHARES_SESSION
@@ -323,4 +324,4 @@ def _is_alerted(kind: str, subject: ColumnElement[Any], since: ColumnElement[Any
 
 
 def _events(column: Any) -> Select[Any]:
-    return select(column).where(deliveries.c.kind == Kind.EVENTS.value)
+    return select(column).where(deliveries.c.kind == Kind.EVENTS.value, deliveries.c.inbox != DRIVE_API)

@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from ingest.queue.batch import Delivery
+from ingest.queue.batch import DRIVE_API, Delivery
 from workers.ledger import signature_key_usage
 from workers.ledger.database.bulk_insert import insert_new
 from workers.ledger.database.conditions import Position, begins_with, in_list, matching, older_than, same_person, within
@@ -65,6 +65,11 @@ class DeliveryRow:
     runs: tuple[RunRecord, ...] = ()
     #: The raw bytes, where they were asked for.
     body: bytes | None = None
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether nobody sent it: it is made from what was read at the Drive API."""
+        return self.inbox == DRIVE_API
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from sqlalchemy import (
     union,
 )
 
+from ingest.queue.batch import DRIVE_API
 from workers.ledger.database.conditions import Unindexed
 from workers.ledger.deliveries import has_state, is_event
 from workers.ledger.recorded_runs import is_recorded_by
@@ -83,6 +84,7 @@ def missed_handlers(
             deliveries.c.settled_at.is_not(None),
             deliveries.c.state != DeliveryState.UNREADABLE,
             deliveries.c.stored_at > began_at + rollout,
+            deliveries.c.inbox != DRIVE_API,  # only handlers that ask for it get what nobody sent
             not_(_has_run(is_poison)),
             not_(is_recorded_by(handler)),
         )

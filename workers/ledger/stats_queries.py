@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, func, select
 
+from ingest.queue.batch import DRIVE_API
 from workers.ledger import fee_warnings
 from workers.ledger.database.conditions import Unindexed, within
 from workers.ledger.fee_warnings import WarningFilters
@@ -63,7 +64,7 @@ class SpanStats:
 
 def read_stats(conn: Connection, since: datetime, until: datetime, *, with_runs: bool = True) -> SpanStats:
     """Count what happened in a span. Counting the runs takes longest, and may be left out."""
-    received = within(deliveries.c.received_at, since, until)
+    received = [*within(deliveries.c.received_at, since, until), deliveries.c.inbox != DRIVE_API]
     events: Counter[str] = Counter()
     states: Counter[str] = Counter()
     columns = deliveries.c.event, deliveries.c.kind, deliveries.c.state

@@ -69,7 +69,8 @@ def _notes(row: DeliveryRow) -> str:
         if run.outcome not in ENDED_WELL
     ]
     notes += [f"came {row.duplicates + 1} times"] if row.duplicates else []
-    notes += [f"signed with {row.signed_with}"] if row.signed_with != Match.CURRENT else []
+    signed = "healed: made from the Drive API" if row.is_healed else f"signed with {row.signed_with}"
+    notes += [signed] if row.signed_with != Match.CURRENT else []
     notes += [row.reason] if row.reason else []
     return ", ".join(notes)
 

@@ -105,13 +105,13 @@ HANDLERS = Listing[HandlerRow](
     fields={
         **attributes(handler="handler.name"),
         "events": lambda row: _events(row.handler),
-        **attributes(queue="handler.queue", records="handler.records", plugin="handler.plugin", file="handler.file"),
+        **attributes(queue="handler.queue", records="handler.records", healed="handler.healed", plugin="handler.plugin", file="handler.file"),
         **_of("24h", lambda row: row.day),
         **_of("7d", lambda row: row.week),
     },
     columns={
         "handler": "handler",
-        "events": lambda row: " ".join(_events(row.handler)),
+        "events": lambda row: " ".join([*_events(row.handler), *(["or healed"] if row.handler.healed else [])]),
         "queue": lambda row: "before all handlers" if row.handler.records else row.handler.queue or "with its batch",
         "last 24 hours": lambda row: _metrics_text(row.day),
         "last 7 days": lambda row: _metrics_text(row.week),

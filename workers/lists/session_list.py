@@ -137,6 +137,8 @@ def _outcome_text(run: RunRecord) -> Text:
 
 def _no_change_reason(entry: TimelineEntry) -> str:
     row = entry.delivery
+    if row.is_healed:
+        return "no such event came: made from what the Drive API says"
     reasons = [row.reason, *(run.error or run.reason for run in row.runs if run.handler == WHOLE_DELIVERY)]
     why = next(filter(None, reasons), None)
     result = "unreadable" if row.state is DeliveryState.UNREADABLE else "nothing"

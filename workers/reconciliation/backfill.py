@@ -90,7 +90,7 @@ class BackfillHistories:
         self._drive = drive
         self._budget = budget
         self._schedule = PollSchedule.of(resources.settings)
-        self._followers = resources.plugins.followers
+        self._plugins = resources.plugins
         self._listed: list[str] = []
 
     def run(self) -> None:
@@ -185,7 +185,7 @@ class BackfillHistories:
         for chunk in chunks(found, HISTORY_PAGE):
             result = run_in_transaction(
                 self._resources.engine,
-                lambda ledger: merge_drive_sessions(ledger, user_id, chunk, read_at, self._schedule, self._followers),  # noqa: B023  called at once
+                lambda ledger: merge_drive_sessions(ledger, user_id, chunk, read_at, self._schedule, self._plugins),  # noqa: B023  called at once
             )
             run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))
             if result.changed:

@@ -1,9 +1,10 @@
 """Merge sessions of the Drive API into the session records, as if events had brought them.
 
-No handler runs for it, for there is no event. But runs that wait for news of a session are woken.
+Runs that wait for news of a session are woken. Where a status is news that no event has brought, handlers that ask for
+that (`@on(…, healed=True)`) get an event made from it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,12 +12,18 @@ from functools import partial
 from sqlalchemy import Connection
 
 from handlers.kit.merge import merge
-from handlers.kit.session import Session
+from handlers.kit.session import EVENT, Session
+from handlers.kit.subscriptions import HEALABLE
+from ingest.failpoints import Failpoint, hit
 from workers.drive.models import DriveSession
-from workers.drive.session_facts import COMPLETE, is_storable, status_of, to_session
-from workers.ledger import charging_keys, finished_runs, run_schedule, session_polls, sessions
+from workers.drive.session_facts import COMPLETE, STARTED, is_storable, status_of, to_session
+from workers.ledger import charging_keys, finished_runs, healed_events, run_schedule, session_polls, sessions
+from workers.ledger.healed_events import HealedEvent
 from workers.ledger.session_polls import PollSchedule, PollState
 from workers.ledger.tables.reconciliation_tables import PollOutcome
+from workers.plugins import Plugins
+
+NO_PLUGINS = Plugins(())
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,12 @@ def merge_drive_sessions(  # noqa: PLR0913, PLR0917 - a merge and what follows f
     found: Sequence[DriveSession],
     read_at: datetime,
     schedule: PollSchedule,
-    followers: Collection[str] = (),
+    plugins: Plugins = NO_PLUGINS,
 ) -> MergeResult:
     """Merge a user's sessions, and schedule the next poll of those that are not over.
 
-    Runs of `followers`, handlers that follow the driver, are due again where a session has another one.
+    Runs of handlers that follow the driver are due again where a session has another one; those that ask for healed
+    events get them.
 
     The driver is the user of the request. Where a response names its user is not documented: an id found there may be
     another kind of id, and would count as a second driver.
@@ -48,6 +56,7 @@ def merge_drive_sessions(  # noqa: PLR0913, PLR0917 - a merge and what follows f
     before = session_polls.states(ledger, latest)
     first_seen = {key: status_seen_since(drive, before.get(key), read_at) for key, drive in latest.items()}
     changed: set[str] = set()
+    healed: dict[str, list[HealedEvent]] = {}
     with_new_driver: set[str] = set()
 
     def update(key: str, session: Session) -> Session:
@@ -56,12 +65,16 @@ def merge_drive_sessions(  # noqa: PLR0913, PLR0917 - a merge and what follows f
             changed.add(key)
         if sessions.has_new_driver(session, after):
             with_new_driver.add(key)
+        healed[key] = list(_healed(session, after))
         return after
 
     sessions.merge(ledger, {key: partial(update, key) for key in latest})
     at = datetime.now(UTC)
     wakes = bool(changed) and run_schedule.wake_waiting(ledger, changed, at) > 0
-    wakes |= finished_runs.reopen_for_new_driver(ledger, with_new_driver, followers, at)
+    wakes |= finished_runs.reopen_for_new_driver(ledger, with_new_driver, plugins.followers, at)
+    to_heal = [each for events in healed.values() for each in events]
+    wakes |= healed_events.insert(ledger, to_heal, plugins.subscriptions, at, schedule.after)
+    hit(Failpoint.HEALING)
     polls = {
         key: poll_result(drive, before.get(key), first_seen[key], schedule, is_news=key in changed)
         for key, drive in latest.items()
@@ -71,6 +84,14 @@ def merge_drive_sessions(  # noqa: PLR0913, PLR0917 - a merge and what follows f
     running = {key: drive.charging_key_id for key, drive in latest.items() if drive.status != COMPLETE}
     charging_keys.record_session_keys(ledger, {key: of for key, of in running.items() if of}, read_at)
     return MergeResult(frozenset(changed), wakes=wakes)
+
+
+def _healed(before: Session, after: Session) -> Iterator[HealedEvent]:
+    """Yield the events that stand for statuses which only the Drive API has told, and not before."""
+    for status, times in after.statuses.items():
+        if status in HEALABLE and status not in before.statuses and EVENT not in times.sources:
+            at = times.first_at if status == STARTED else times.last_at
+            yield HealedEvent(after.session_id, status, after.user_id, at)
 
 
 def status_seen_since(drive: DriveSession, before: PollState | None, read_at: datetime) -> datetime:

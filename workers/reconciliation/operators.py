@@ -111,9 +111,9 @@ class ReadOperators:
             self._tried.popitem(last=False)
         read_at = utc_now()
         found = self._locations.with_operator(self._drive.session(user_id, session_id))
-        followers = self._resources.plugins.followers
+        plugins = self._resources.plugins
         result = run_in_transaction(
             self._resources.engine,
-            lambda ledger: merge_drive_sessions(ledger, user_id, [found], read_at, self._schedule, followers),
+            lambda ledger: merge_drive_sessions(ledger, user_id, [found], read_at, self._schedule, plugins),
         )
         run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))

@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 from sqlalchemy import Connection
 
+from ingest.failpoints import Failpoint, hit
 from ingest.telemetry.tracing import tracing
 from ingest.wire.timestamps import utc_now
 from workers.drive.client import DriveClient
@@ -54,7 +55,7 @@ class PollSilentSessions:
         self._response_takes = resources.settings.drive_patience
         self._lease = self._response_takes + LEASE_MARGIN if lease is None else lease
         self._schedule = PollSchedule.of(resources.settings)
-        self._followers = resources.plugins.followers
+        self._plugins = resources.plugins
         self._scanned_until: datetime | None = None
 
     def run(self) -> None:
@@ -139,8 +140,9 @@ class PollSilentSessions:
         self._trace(due, read_at)
         result = run_in_transaction(
             self._resources.engine,
-            lambda ledger: merge_drive_sessions(ledger, due.user_id, [found], read_at, self._schedule, self._followers),
+            lambda ledger: merge_drive_sessions(ledger, due.user_id, [found], read_at, self._schedule, self._plugins),
         )
+        hit(Failpoint.HEALED)
         run_post_commit(self._resources, PostCommit(enqueue_runs=result.wakes))
         return len(result.changed)
 

@@ -28,9 +28,11 @@ def _no_delay_between_attempts() -> Iterator[None]:
 
 @pytest.fixture
 def clock_on(push_node_on, simulator: SimulatedDrive) -> Callable[..., Clock]:
-    def build(database_url: str, *, per_minute: int = 10**6, lease: timedelta = timedelta(), **overrides) -> Clock:
+    def build(
+        database_url: str, plugins=None, *, per_minute: int = 10**6, lease: timedelta = timedelta(), **overrides
+    ) -> Clock:
         usual = {"drive_api_url": simulator.url, "drive_api_key": DRIVE_KEY, "reconcile_after": "1ms"}
-        resources = push_node_on(database_url, **{**usual, **overrides}).resources
+        resources = push_node_on(database_url, plugins, **{**usual, **overrides}).resources
         return Clock(resources, per_minute=per_minute, lease=lease)
 
     return build

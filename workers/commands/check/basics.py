@@ -30,8 +30,8 @@ from workers.commands.errors import Failure, error_text
 from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
 from workers.installation import conflict_text, own_installation
 from workers.ledger.database.migrate import schema_state
-from workers.ledger.database.plugin_migrations import SENTENCES as SENTENCES_OF_PLUGINS
-from workers.ledger.database.plugin_migrations import WORKING, plugin_state
+from workers.ledger.database.migrate_plugins import SENTENCES as SENTENCES_OF_PLUGINS
+from workers.ledger.database.migrate_plugins import WORKING, plugin_state
 from workers.ledger.database.schema_state import SENTENCES, SchemaState
 from workers.lists.formatting import human_duration
 from workers.plugins import PluginError, load_plugins

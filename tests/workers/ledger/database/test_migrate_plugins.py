@@ -7,7 +7,7 @@ from handlers.kit.plugin_tables import PluginTables
 from ingest.errors import SettingsError
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import SchemaState, migrate, schema_state
-from workers.ledger.database.plugin_migrations import (
+from workers.ledger.database.migrate_plugins import (
     PluginMigrationFailed,
     differences_from_migrations,
     migrate_plugin,
