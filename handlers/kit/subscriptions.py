@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
-from typing import TypeVar, overload
+from typing import Protocol, TypedDict, TypeVar, Unpack, overload
 
 from handlers.kit.context import Context
 from handlers.kit.markers import Marker, check_function, checked_name, markers_in
@@ -16,7 +16,12 @@ from ingest.queue.batch import Delivery
 Function = TypeVar("Function", bound=Callable[..., object])
 First = TypeVar("First", bound=Event)
 Second = TypeVar("Second", bound=Event)
+Third = TypeVar("Third", bound=Event)
+Fourth = TypeVar("Fourth", bound=Event)
+Fifth = TypeVar("Fifth", bound=Event)
+Sixth = TypeVar("Sixth", bound=Event)
 Result = TypeVar("Result")
+Marked = TypeVar("Marked", bound=Event)
 
 MARK = "__plugsurfing_subscription__"
 HEALABLE: Mapping[str, type[SessionEvent]] = MappingProxyType(
@@ -60,46 +65,60 @@ class Subscription(Marker):
         return result
 
 
+class HandlerOptions(TypedDict, total=False):
+    """What `@on` takes beside the events."""
+
+    queue: str | None
+    name: str | None
+    when: Callable[[Settings], object] | None
+    follows_driver: bool
+    healed: bool
+
+
+class Mark(Protocol[Marked]):
+    """What `@on` returns: it takes a handler of these events, and returns it unchanged."""
+
+    def __call__(self, function: Callable[[Marked, Context], Result], /) -> Callable[[Marked, Context], Result]:
+        """Mark the function."""
+
+
+# One for each number of events: type checkers join the types of `*event_types` to what they share, not to a union.
+@overload
+def on(_1: type[First], /, **options: Unpack[HandlerOptions]) -> Mark[First]: ...
+@overload
+def on(_1: type[First], _2: type[Second], /, **options: Unpack[HandlerOptions]) -> Mark[First | Second]: ...
 @overload
 def on(
-    first: type[First],
+    _1: type[First], _2: type[Second], _3: type[Third], /, **options: Unpack[HandlerOptions]
+) -> Mark[First | Second | Third]: ...
+@overload
+def on(
+    _1: type[First], _2: type[Second], _3: type[Third], _4: type[Fourth], /, **options: Unpack[HandlerOptions]
+) -> Mark[First | Second | Third | Fourth]: ...
+@overload
+def on(
+    _1: type[First],
+    _2: type[Second],
+    _3: type[Third],
+    _4: type[Fourth],
+    _5: type[Fifth],
     /,
-    *,
-    queue: str | None = None,
-    name: str | None = None,
-    when: Callable[[Settings], object] | None = None,
-    follows_driver: bool = False,
-    healed: bool = False,
-) -> Callable[[Callable[[First, Context], Result]], Callable[[First, Context], Result]]: ...
+    **options: Unpack[HandlerOptions],
+) -> Mark[First | Second | Third | Fourth | Fifth]: ...
 @overload
 def on(
-    first: type[First],
-    second: type[Second],
+    _1: type[First],
+    _2: type[Second],
+    _3: type[Third],
+    _4: type[Fourth],
+    _5: type[Fifth],
+    _6: type[Sixth],
     /,
-    *,
-    queue: str | None = None,
-    name: str | None = None,
-    when: Callable[[Settings], object] | None = None,
-    follows_driver: bool = False,
-    healed: bool = False,
-) -> Callable[[Callable[[First | Second, Context], Result]], Callable[[First | Second, Context], Result]]: ...
+    **options: Unpack[HandlerOptions],
+) -> Mark[First | Second | Third | Fourth | Fifth | Sixth]: ...
 @overload
-def on(
-    *event_types: type[Event],
-    queue: str | None = None,
-    name: str | None = None,
-    when: Callable[[Settings], object] | None = None,
-    follows_driver: bool = False,
-    healed: bool = False,
-) -> Callable[[Function], Function]: ...
-def on(
-    *event_types: type[Event],
-    queue: str | None = None,
-    name: str | None = None,
-    when: Callable[[Settings], object] | None = None,
-    follows_driver: bool = False,
-    healed: bool = False,
-) -> Callable[[Function], Function]:
+def on(*event_types: type[Event], **options: Unpack[HandlerOptions]) -> Callable[[Function], Function]: ...
+def on(*event_types: type[Event], **options: Unpack[HandlerOptions]) -> Callable[[Function], Function]:
     """Mark a function as the handler of these events: `(event, ctx) -> None`, plain or async.
 
     A type includes its subtypes. With `queue` every run is a job of its own there, unless its batch has come on that
@@ -112,9 +131,7 @@ def on(
     says that it was so: `ctx.healed` is true then, and `event.at` may be hours ago. Once a session: the event itself,
     should it come later, has a moot run.
     """
-    return _decorator(
-        "on", event_types, Event, queue=queue, name=name, when=when, follows_driver=follows_driver, healed=healed
-    )
+    return _decorator("on", event_types, Event, **options)
 
 
 def record(*event_types: type[SessionEvent]) -> Callable[[Function], Function]:
@@ -131,18 +148,14 @@ def subscriptions_of(module: ModuleType) -> list[Subscription]:
     return markers_in(module, MARK, Subscription)
 
 
-def _decorator(  # noqa: PLR0913 - the parts of a subscription, by name
+def _decorator(
     decorator: str,
     event_types: tuple[type[Event], ...],
     wanted: type[Event],
-    *,
-    queue: str | None = None,
-    name: str | None = None,
-    when: Callable[[Settings], object] | None = None,
-    follows_driver: bool = False,
-    healed: bool = False,
+    **options: Unpack[HandlerOptions],
 ) -> Callable[[Function], Function]:
     _check_types(decorator, event_types, wanted)
+    name, healed = options.get("name"), options.get("healed", False)
     if healed and not any(issubclass(each, event_types) for each in HEALABLE.values()):
         names = ", ".join(each.__name__ for each in HEALABLE.values())
         raise TypeError(f"@{decorator}(…, healed=True) needs one of {names}: the Drive API says no other")
@@ -150,8 +163,16 @@ def _decorator(  # noqa: PLR0913 - the parts of a subscription, by name
     def mark(function: Function) -> Function:
         is_record = wanted is SessionEvent
         check_function(function, decorator, MARK, ("session", "event") if is_record else ("event", "ctx"))
-        checked = checked_name(function.__name__ if name is None else name, "handler")
-        subscription = Subscription(function, checked, event_types, queue, is_record, when, follows_driver, healed)
+        subscription = Subscription(
+            function,
+            checked_name(function.__name__ if name is None else name, "handler"),
+            event_types,
+            options.get("queue"),
+            records=is_record,
+            when=options.get("when"),
+            follows_driver=options.get("follows_driver", False),
+            healed=healed,
+        )
         if subscription.records and subscription.is_async:
             raise TypeError(f"@record {function.__name__} must be a plain function: a record does not wait")
         setattr(function, MARK, subscription)

@@ -20,6 +20,8 @@ PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 WIRE_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 SAMPLE_AT = datetime(2025, 6, 12, 11, tzinfo=UTC)
 SETTING = "HANDLER_MODULES"
+MOST_TYPED = 6
+"""Events of one handler whose types `@on` tells a type checker."""
 IN_ENV_FILE = re.compile(rf"^{SETTING}=(.*)$", re.MULTILINE)
 
 PLUGIN = '''"""Push a text to the driver on {names}."""
@@ -191,7 +193,8 @@ def _check(name: str, wire_names: Sequence[str], *, has_table: bool) -> None:
 def _plugin(name: str, wire_names: Sequence[str], *, has_table: bool) -> str:
     models = list(dict.fromkeys(map(_model, wire_names)))
     own = [each for each in wire_names if each not in WIRE_NAMES]
-    imported = {_model(each) for each in wire_names if each in WIRE_NAMES} | ({"SessionEvent"} if own else set())
+    imported = {_model(each) for each in wire_names if each in WIRE_NAMES}
+    imported |= {"SessionEvent"} if own or len(models) > MOST_TYPED else set()
     classes = "".join(CLASS.format(wire_name=each, model=_model(each)) for each in own)
     marks = "event, on" if own else "on"
     imports = IMPORTS_WITH_TABLE if has_table else IMPORTS
@@ -206,7 +209,7 @@ def _plugin(name: str, wire_names: Sequence[str], *, has_table: bool) -> str:
         words=name.replace("_", " ").capitalize(),
         classes=classes,
         events=", ".join(models),
-        union=" | ".join(models) if len(models) < 3 else "SessionEvent",  # noqa: PLR2004  what `@on` has overloads for
+        union=" | ".join(models) if len(models) <= MOST_TYPED else "SessionEvent",
     )
 
 
