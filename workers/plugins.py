@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.machinery import PathFinder
@@ -115,6 +116,15 @@ def load_plugins(settings: Settings) -> Plugins:
         idle=idle,
         policies=tuple(each for each in plugins.policies if each.when is None or each.when(settings)),
     )
+
+
+def learn_events(settings: Settings) -> None:
+    """Decode from now on the events whose classes plugins mark, in a process that only shows them.
+
+    If a plugin cannot be loaded, they stay unknown: what is shown does not depend on plugins otherwise.
+    """
+    with suppress(PluginError):
+        load_plugins(settings)
 
 
 @cache  # so that a process that loads before it forks has done it for its children

@@ -94,7 +94,8 @@ def channel(name: str, *, to_devices: bool = False) -> Callable[[Function], Func
     """Mark a function `(push: OutgoingPush) -> None`, plain or async, as the channel of this name in PUSH.
 
     It returns when the provider has accepted the push, or raises `PushFailed`. It is called at least once for a push,
-    in several threads concurrently, and never in a transaction. With `to_devices` it is called once for each device of
+    in several threads concurrently, and never in a transaction; async ones of a process run in one event loop, so that
+    a client may be kept in the module. With `to_devices` it is called once for each device of
     the user, which is `push.device`, and may raise `Unregistered`.
     """
     if not NAME.fullmatch(name):

@@ -75,7 +75,7 @@ class ProcessRecord:
     outdated: tuple[str, ...] = ()
     """The plugins whose files are newer than what a worker has loaded."""
     handlers: tuple[str, ...] = ()
-    """The handlers that a worker has loaded."""
+    """The handlers that a worker or a clock has loaded."""
     node: NodeReport | None = None
 
     @classmethod

@@ -78,7 +78,7 @@ class AlertKind(StrEnum):
     """A `serve` has ended without saying so, or does not reach Redis."""
 
     HANDLERS_OUTDATED = "handlers_outdated"
-    """The files of plugins are newer than what a worker has loaded."""
+    """The files of plugins are newer than what a worker has loaded, or it has not loaded a handler at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ DEAD_FOR = timedelta(days=1)
 """How long after it was made a push that was given up is an alert, unless it is sent again."""
 
 MANY_REFUSED = 30
+ROLLOUT_S = 60.0
+"""For so many seconds a process may have other handlers than the others: a new version is being rolled out."""
 STALLED_AFTER = {"urgent": timedelta(seconds=10)}
 STALLED_BY_DEFAULT = timedelta(minutes=1)
 REDIS_GONE_AFTER = timedelta(seconds=30)
@@ -157,18 +159,24 @@ class ProcessObserver:
     def _outdated(self, _ledger: Connection, _at: datetime) -> Sequence[Condition] | None:
         if self._processes is None:
             return None
-        return [
-            Condition(
-                Alert(
-                    AlertKind.HANDLERS_OUTDATED,
-                    each.id,
-                    f"The worker {each.pid} on {escape_name(each.host)} runs older plugins than there are:"
-                    f" {escape_name(', '.join(each.outdated))} changed since it started. Start it again.",
-                )
+        # While a new version is rolled out some are older than others.
+        settled = [each for each in self._processes if each.is_alive and each.beat_at - each.started_at > ROLLOUT_S]
+        configured = {name for each in settled if each.process is ProcessType.CLOCK for name in each.handlers}
+        found = []
+        for each in self._processes:
+            missing = configured.difference(each.handlers) if each in settled else set()
+            if each.process is not ProcessType.WORK or not each.is_alive or not (each.outdated or missing):
+                continue
+            worker = f"The worker {each.pid} on {escape_name(each.host)}"
+            sentence = (
+                f"{worker} runs older plugins than there are: {escape_name(', '.join(each.outdated))} changed since it"
+                " started. Start it again."
+                if each.outdated
+                else f"{worker} has not loaded {escape_name(', '.join(sorted(missing)))}, which the clock has."
+                " Start it again, or the clock if that is older."
             )
-            for each in self._processes
-            if each.is_alive and each.outdated
-        ]
+            found.append(Condition(Alert(AlertKind.HANDLERS_OUTDATED, each.id, sentence)))
+        return found
 
     def _signatures(self, _ledger: Connection, _at: datetime) -> Sequence[Condition] | None:
         def alert(node: ProcessRecord, reasons: Counter[str]) -> Alert:

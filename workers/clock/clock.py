@@ -7,6 +7,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -63,7 +64,8 @@ class Clock:
         self._leases = LeaseMonitor(resources.connection, grace=grace)
         self._rollback = ClockRollback(resources.engine)
         self._registry = ProcessRegistry(resources.connection)
-        self._record = ProcessRecord.of_this_process(ProcessType.CLOCK)
+        loaded = tuple(each.name for each in resources.plugins.subscriptions)
+        self._record = replace(ProcessRecord.of_this_process(ProcessType.CLOCK), handlers=loaded)
 
     def run(self, stop: threading.Event, *, tick: timedelta = TICK) -> None:
         """Tick until the event is set, with the push senders and the periodic tasks in threads of their own.

@@ -19,6 +19,7 @@ from workers.lists.delivery_sources import in_inbox_only
 from workers.lists.formatting import clock_name, printable
 from workers.lists.session_list import record_pairs, timeline_rows
 from workers.lists.session_record import read_session
+from workers.plugins import learn_events
 
 
 @click.command()
@@ -27,6 +28,7 @@ from workers.lists.session_record import read_session
 def session(*, session_id: str, as_json: bool) -> None:
     """Show one charging session: its record; and what came when, how late, what it changed and what we did."""
     settings = settings_with_dev_defaults()
+    learn_events(settings)
     with open_inbox(settings) as outbox, read_only_ledger(settings) as conn:
         waiting = sum(row.session_id == session_id for row in in_inbox_only(outbox, conn))
         found = read_session(conn, settings, session_id)

@@ -22,6 +22,7 @@ from workers.lists.delivery_sources import find_one
 from workers.lists.formatting import Cell, Sentence, printable_body
 from workers.lists.session_list import record_pairs, timeline_rows
 from workers.lists.session_record import read_session
+from workers.plugins import learn_events
 
 TIMELINE_HEADINGS = ("time", "late", "what came", "result")
 UNKNOWN_SESSION = "The ledger knows no session with this id."
@@ -31,6 +32,7 @@ SECRET_HEADERS = {"authorization", "x-hmac-sha512-signature"}
 def session_page(request: Request) -> Response:
     """Show what is known of a session: its timeline as a picture and as a list."""
     session_id = request.path_params["id"]
+    learn_events(opener_of(request).settings)
     with opener_of(request).open() as stores:
         found = read_session(stores.ledger, stores.settings, session_id)
     if not found.is_known:

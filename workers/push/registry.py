@@ -1,8 +1,8 @@
 """Push channels: what a channel is, which channels there are, and which of them PUSH opens."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import structlog
 from handlers.kit.channel import ChannelPlugin, OutgoingPush
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
+from workers.push.channel_loop import CHANNEL_LOOP
 from workers.push.fcm import FcmChannel
 from workers.push.http import HttpChannel
 
@@ -61,17 +62,11 @@ class PluginChannel:
         return self.plugin.to_devices
 
     def send(self, push: OutgoingPush) -> None:
-        """Call the function; an asynchronous one is cancelled after the timeout."""
+        """Call the function; an asynchronous one is cancelled after the timeout, and runs in the loop of all others."""
         if self.plugin.is_async:
-            asyncio.run(self._send(push))
+            CHANNEL_LOOP.run(partial(self.plugin.function, push), push.timeout)
         else:
             self.plugin.function(push)
-
-    async def _send(self, push: OutgoingPush) -> None:
-        async with asyncio.timeout(push.timeout.total_seconds()):
-            called = self.plugin.function(push)
-            if isinstance(called, Awaitable):
-                await called
 
 
 BUILT_IN: Mapping[str, Callable[[Settings], Channel]] = MappingProxyType(

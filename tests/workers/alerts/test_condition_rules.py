@@ -279,6 +279,21 @@ def test_a_worker_with_older_plugins_than_there_are_is_an_alert(watched: Watched
     assert "fee_warning.py" in alert.sentence
 
 
+@pytest.mark.parametrize(("ran_for", "alerts"), [(120.0, ["handlers_outdated"]), (30.0, [])])
+def test_a_worker_that_has_not_loaded_a_handler_is_an_alert_unless_it_is_rolled_out(
+    watched: WatchedLedger, all_run: redis.Redis, ran_for: float, alerts: list[str]
+) -> None:
+    seconds, _ = all_run.time()
+    for process, handlers in ((ProcessType.CLOCK, ("thanks", "warn_the_driver")), (ProcessType.WORK, ("thanks",))):
+        record = replace(ProcessRecord.of_this_process(process, queues=QUEUES), handlers=handlers)
+        record = replace(record, started_at=seconds - ran_for, beat_at=float(seconds))
+        all_run.hset(KEY, f"{process}:{record.id}", record.to_json())
+    watch = Watch(watched, all_run)
+    assert watch.kinds() == alerts
+    for alert in watched.alerts():
+        assert "has not loaded warn_the_driver, which the clock has." in alert.sentence
+
+
 def test_a_process_that_died_is_forgotten_with_its_alert(watched: WatchedLedger, all_run: redis.Redis) -> None:
     watch = Watch(watched, all_run)
     seconds, _ = all_run.time()

@@ -165,6 +165,25 @@ def test_a_plugin_that_fails_on_a_sample_fails_the_test(node, name, line, proble
     assert problem in failed[0]["reason"]
 
 
+def test_a_timeline_knows_the_events_of_plugins_and_does_without_those_that_are_broken(node, name, event):
+    node.run("plugin", "new", name, "--on", "SESSION_PAUSED")
+    plugin = node.folder / f"{name}.py"
+    plugin.write_text(
+        plugin.read_text().replace('@event("SESSION_PAUSED")', '@event("SESSION_PAUSED", status="PAUSED")')
+    )
+    node.settle(event("SESSION_PAUSED", "paused", userId="ada"), ("session_record", Outcome.DONE))
+    (session,) = node.rows("session", "paused")
+    (entry,) = session["timeline"]
+    assert {field: change["after"] for field, change in entry["changed"].items()} == {
+        "status": "PAUSED",
+        "user_id": "ada",
+    }
+    use_models({})
+    (node.folder / ".env").write_text(f"HANDLER_MODULES={name}_is_gone\n")
+    (session,) = node.rows("session", "paused")
+    assert [entry["changed"] for entry in session["timeline"]] == [{}]
+
+
 def test_a_sample_that_cannot_be_read_fails_the_test(node):
     (node.folder / "events").mkdir()
     (node.folder / "events" / "broken.json").write_text(json.dumps({"event": "SESSION_STARTED", "payload": {}}))

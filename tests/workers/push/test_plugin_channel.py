@@ -120,6 +120,54 @@ def test_an_asynchronous_channel_is_cancelled_after_the_timeout(push_node, write
     assert node.states() == ["sent", "waiting"]
 
 
+KEPT = '''
+"""Send pushes over one connection, which belongs to the event loop that opened it."""
+
+import asyncio
+import time
+
+from handlers import OutgoingPush, channel
+
+loops: list[asyncio.AbstractEventLoop] = []
+lock = asyncio.Lock()
+
+
+@channel("kept")
+async def on_kept(push: OutgoingPush) -> None:
+    """Use what the module keeps: a lock that waits is bound to its event loop."""
+    loops.append(asyncio.get_running_loop())
+    if push.title == "blocks":
+        time.sleep(3)
+    if push.title == "exits":
+        raise SystemExit
+    async with lock:
+        await asyncio.sleep(0.05)
+'''
+
+
+def test_all_pushes_of_a_process_run_in_one_event_loop(push_node, write):
+    plugins = load_plugins(load_settings(handler_modules=write("on_kept", KEPT)))
+    node = push_node(plugins, push="kept")
+    for number in range(4):
+        node.push(number)
+    node.push(9, title="exits", expires_at=None)
+    assert send_due(node.resources) == 4
+    node.push(5)
+    assert send_due(node.resources) >= 1
+    loops = sys.modules["on_kept"].loops
+    assert (len(loops) >= 6, len(set(loops))) == (True, 1)
+
+
+def test_a_channel_that_blocks_its_event_loop_keeps_no_other_push_back(push_node, write):
+    plugins = load_plugins(load_settings(handler_modules=write("on_kept_too", KEPT)))
+    node = push_node(plugins, push="kept", push_timeout="500ms", retry_first="1m")
+    node.push(1, title="blocks")
+    assert send_due(node.resources) == 0
+    node.push(2)
+    assert send_due(node.resources) == 1
+    assert len(set(sys.modules["on_kept_too"].loops)) == 2
+
+
 def test_an_unknown_channel_is_refused_at_the_start_with_the_known_ones(write):
     plugins = load_plugins(load_settings(handler_modules=write("sms_offered", SMS)))
     with pytest.raises(SettingsError, match="log, http, fcm, sms"):
