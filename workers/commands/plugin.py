@@ -1,48 +1,37 @@
 """`webhooks plugin`: write a plugin, try it on what came, and replay samples against all plugins."""
 
-import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 
 import click
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
-from handlers.kit.plugin_tables import PluginTables
 from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
-from ingest.errors import Unreadable, WebhooksError
-from ingest.events import CHARGING_RECORD, WIRE_NAMES, ChargingRecord, decode, peek
-from ingest.queue.batch import Delivery
-from ingest.simulator.scenarios import UNKNOWN_EVENT, Participants, make_event
+from ingest.errors import Unreadable
+from ingest.events import decode
 from ingest.wire.envelope import Kind
 from ingest.wire.timestamps import utc_now
 from workers.commands import options
 from workers.commands.errors import Failure, UsageFailure
 from workers.commands.listing import Page, print_rows
 from workers.commands.output import json_line
+from workers.commands.plugin_replay import NO_DELIVERY, SAMPLE_RESULTS, constant, delivery_of, replay_samples
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.dev.plugin_scaffold import SAMPLE_AT, SAMPLES, write_plugin
+from workers.dev.plugin_scaffold import SAMPLES, write_plugin
 from workers.devices.lookup import Devices
 from workers.execution.handler_dry_run import EarlierRun, HandlerDryRun, dry_run_handlers, with_record_of
 from workers.ledger import deliveries, push_queries
-from workers.ledger.database.engine import chunks, create_ledger_engine, read_only
-from workers.ledger.database.migrate import migrate
-from workers.ledger.database.migrate_plugins import differences_from_migrations, migrate_plugin
+from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.reader import HandlerReader
 from workers.lists.formatting import Json, iso, printable, short_id
-from workers.lists.listing import Listing
 from workers.plugins import Plugins, load_plugins
 
 CHUNK = 200
-NO_DELIVERY = "0" * 32
-"""The id of an event that is in no ledger."""
 
 
 @click.group()
@@ -114,30 +103,26 @@ def try_plugin(  # noqa: PLR0913  the options are the interface
 
 @plugin.command()
 @click.option("--samples", type=click.Path(path_type=Path), default=SAMPLES, show_default=True, metavar="FOLDER")
+@click.option("--record", "is_recording", is_flag=True, help="Keep what they do now, to be compared from then on.")
 @options.as_json
 @click.pass_context
-def test(ctx: click.Context, *, samples: Path, as_json: bool) -> None:
+def test(ctx: click.Context, *, samples: Path, is_recording: bool, as_json: bool) -> None:
     """Replay sample events against all plugins, for CI: those of FOLDER, and one of every known name.
 
     Needs no store: sessions have a driver, and statements run on an empty ledger of their own and are rolled back.
-    Exit code 1 if a handler or one of its statements fails, a sample cannot be read, or the tables of a plugin are not
-    those that its migrations make.
+    With --record what the handlers write, push and raise on each sample of FOLDER is written to FOLDER/recorded; later
+    runs show how it differs. Exit code 1 for such a difference, if a handler or one of its statements fails, a sample
+    cannot be read, or the tables of a plugin are not those that its migrations make.
     """
     settings = settings_with_dev_defaults()
-    plugins = load_plugins(settings)
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{folder}/ledger.db"
-        migrate(url)
-        engine = create_ledger_engine(url)
-        try:
-            rows = [_test_migrations(each, engine, url) for each in plugins.tables]
-            reader = HandlerReader(engine, Devices(engine, None, 1))
-            replay = partial(_test, plugins=plugins, reader=reader, settings=settings)
-            rows += [row for sample in _samples(samples, plugins) for row in replay(*sample)]
-        finally:
-            engine.dispose()
+    rows = replay_samples(samples, load_plugins(settings), settings, is_recording=is_recording)
     print_rows(SAMPLE_RESULTS, rows, Page(as_json=as_json))
-    ctx.exit(1 if any(row["failed"] for row in rows) else 0)
+    for row in rows:
+        if row.diff and not as_json:
+            click.echo(f"\n{printable(row.sample)} is not as it was recorded:")
+            for line in row.diff:
+                click.secho(f"    {printable(line)}", fg={"+": "green", "-": "red"}.get(line[0]))
+    ctx.exit(1 if any(row.failed for row in rows) else 0)
 
 
 def _find(name: str, settings: Settings) -> tuple[Plugins, list[Subscription]]:
@@ -172,7 +157,7 @@ def _try_files(
 ) -> Iterator[HandlerDryRun]:
     for file in files:
         body = file.read_bytes()
-        delivery = _delivery(body)
+        delivery = delivery_of(body, utc_now())
         try:
             event = decode(Kind(delivery.kind), body)
         except Unreadable as error:
@@ -203,36 +188,10 @@ def _try_deliveries(
                 )
                 for run in runs.get(delivery.id, ())
             }
-            clock = partial(_constant, delivery.received_at)
+            clock = partial(constant, delivery.received_at)
             yield from dry_run_handlers(
                 handlers, event, delivery, reader=reader, settings=settings, clock=clock, before=before
             )
-
-
-def _constant(at: datetime) -> datetime:
-    return at
-
-
-def _delivery(body: bytes) -> Delivery:
-    try:
-        document = json.loads(body)
-    except ValueError:
-        document = None
-    kind = Kind.EVENTS if isinstance(document, dict) and isinstance(document.get("event"), str) else Kind.CDRS
-    seen = peek(kind, body)
-    return Delivery(
-        id=NO_DELIVERY,
-        kind=kind,
-        event=seen.name or CHARGING_RECORD,
-        session_id=seen.session_id,
-        received_at=utc_now(),
-        signed_with="none",
-        signed_at=None,
-        headers={},
-        body=body,
-        receipts=1,
-        inbox="none",
-    )
 
 
 def _print(tries: Iterable[HandlerDryRun], *, as_json: bool) -> bool:
@@ -289,81 +248,3 @@ def _print_run(each: HandlerDryRun) -> None:
         click.echo(click.style("".join(f"    {line}\n" for line in result.stack.splitlines()), fg="red"), nl=False)
     for line in each.differences:
         click.echo(f"    diff   {printable(line)}")
-
-
-SAMPLE_RESULTS = Listing[dict[str, Json]](
-    fields={name: itemgetter(name) for name in ("sample", "event", "handler", "outcome", "reason", "failed")},
-    columns={
-        "sample": lambda row: str(row["sample"]),
-        "handler": lambda row: str(row["handler"] or "-"),
-        "outcome": lambda row: f"{'✗ ' if row['failed'] else ''}{row['outcome']}",
-        "reason": lambda row: str(row["reason"] or ""),
-    },
-    order="first",
-)
-
-
-def _samples(folder: Path, plugins: Plugins) -> Iterator[tuple[str, bytes]]:
-    """Yield recorded samples by the names of their files, then one of every name that is known."""
-    for file in sorted(folder.glob("*.json")):
-        yield str(file), file.read_bytes()
-    of_plugins = {each.model.wire_name: each.sample for each in plugins.event_types}
-    for name in (*WIRE_NAMES, *of_plugins, UNKNOWN_EVENT, CHARGING_RECORD):
-        yield name, make_event(name, Participants("S", "driver"), SAMPLE_AT, of_plugins.get(name, {})).body
-
-
-def _test_migrations(tables: PluginTables, engine: Engine, url: str) -> dict[str, Json]:
-    """Migrate the tables of a plugin, and compare them with its code."""
-    row: dict[str, Json] = {"sample": str(tables.migrations), "event": None, "handler": None}
-    try:
-        migrate_plugin(url, tables)
-        with engine.connect() as conn:
-            different = differences_from_migrations(conn, tables)
-    except WebhooksError as error:
-        return {**row, "outcome": "failed", "reason": str(error), "failed": True}
-    outcome = "different" if different else "migrated"
-    return {**row, "outcome": outcome, "reason": "; ".join(different) or None, "failed": bool(different)}
-
-
-def _test(
-    sample: str, body: bytes, plugins: Plugins, reader: HandlerReader, settings: Settings
-) -> Iterator[dict[str, Json]]:
-    delivery = _delivery(body)
-    row: dict[str, Json] = {"sample": sample, "event": delivery.event, "handler": None, "reason": None, "failed": False}
-    try:
-        event = decode(Kind(delivery.kind), body)
-    except Unreadable as error:
-        yield {**row, "outcome": "unreadable", "reason": str(error), "failed": True}
-        return
-    records = [each for each in plugins.subscriptions if each.records]
-    started = make_event("SESSION_STARTED", Participants(event.session_id or "S", "driver"), SAMPLE_AT)
-    known = with_record_of(decode(Kind.EVENTS, started.body), records, reader)
-    known = with_record_of(event, records, known)
-    at = SAMPLE_AT if isinstance(event, ChargingRecord) else getattr(event, "at", SAMPLE_AT)
-    tries = dry_run_handlers(
-        plugins.subscriptions, event, delivery, reader=known, settings=settings, clock=partial(_constant, at)
-    )
-    for each in tries:
-        problem = each.result.error or _write_error(each, reader.engine)
-        yield {
-            **row,
-            "handler": each.result.handler,
-            "outcome": each.result.outcome.value,
-            "reason": (problem or each.result.reason or "").partition("\n")[0] or None,
-            "failed": problem is not None,
-        }
-    if not tries:
-        yield {**row, "outcome": "ignored"}
-
-
-def _write_error(each: HandlerDryRun, engine: Engine) -> str | None:
-    """Execute what a handler wrote, roll it back, and return what failed."""
-    with engine.connect() as conn, conn.begin() as transaction:
-        try:
-            for deferred in each.result.writes.written:
-                conn.execute(deferred.statement, dict(deferred.values or {}))
-        except SQLAlchemyError as error:
-            return f"{type(error).__name__}: {getattr(error, 'orig', None) or error}".splitlines()[0]
-        finally:
-            transaction.rollback()
-    return None

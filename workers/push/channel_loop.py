@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from handlers.kit.channel import PushFailed
 
-MARGIN = timedelta(seconds=1)
+MARGIN = timedelta(milliseconds=250)
 """How much longer than its timeout a call may take: it is cancelled at the timeout, and then ends."""
 
 

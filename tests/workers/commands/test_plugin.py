@@ -184,6 +184,27 @@ def test_a_timeline_knows_the_events_of_plugins_and_does_without_those_that_are_
     assert [entry["changed"] for entry in session["timeline"]] == [{}]
 
 
+def test_what_was_recorded_of_a_sample_is_compared_until_it_is_recorded_anew(node, name):
+    node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    recorded = node.folder / "events" / "recorded" / "SESSION_COMPLETE.json"
+    (row,) = [row for row in node.rows("plugin", "test", "--record") if row["outcome"] == "recorded"]
+    assert row["reason"] == "events/recorded/SESSION_COMPLETE.json"
+    (made,) = json.loads(recorded.read_text()).values()
+    assert (made["outcome"], made["pushes"][0]["user_id"], len(made["writes"])) == ("done", "driver", 1)
+    node.run("plugin", "test")
+    recorded.write_text(recorded.read_text().replace("Your session S:", "The session S:"))
+    result = node.run("plugin", "test", code=1)
+    assert "events/SESSION_COMPLETE.json is not as it was recorded:" in result.stdout
+    assert '-         "body": "The session S: SESSION_COMPLETE.",' in result.stdout
+    assert '+         "body": "Your session S: SESSION_COMPLETE.",' in result.stdout
+    (failed,) = [row for row in node.rows("plugin", "test", code=1) if row["failed"]]
+    assert failed["outcome"] == "not as recorded"
+    node.run("plugin", "test", "--record")
+    node.run("plugin", "test")
+    recorded.write_text("no JSON")
+    assert "write it again by `webhooks plugin test --record`" in node.run("plugin", "test", code=2).stderr
+
+
 def test_a_sample_that_cannot_be_read_fails_the_test(node):
     (node.folder / "events").mkdir()
     (node.folder / "events" / "broken.json").write_text(json.dumps({"event": "SESSION_STARTED", "payload": {}}))

@@ -80,6 +80,48 @@ def test_a_worker_settles_a_batch(environment: dict[str, str], valkey: redis.Red
     assert session.status == "STARTED"
 
 
+RELOADED = """
+import os
+from pathlib import Path
+from handlers import on
+from ingest.events import SessionStarted
+
+@on(SessionStarted)
+def write_version(event, ctx):
+    with Path(os.environ["WRITTEN"]).open("a") as file:
+        file.write(f"{event.session_id} by {VERSION}\\n")
+
+VERSION = 1
+"""
+
+
+def test_with_reload_the_next_event_meets_the_code_that_was_changed(
+    environment: dict[str, str], valkey: redis.Redis, tmp_path: Path, until: Callable[..., None]
+) -> None:
+    plugin, written, log_file = tmp_path / "reloaded.py", tmp_path / "written", tmp_path / "log"
+    plugin.write_text(RELOADED)
+    written.touch()
+    more = {"HANDLER_MODULES": "reloaded", "WRITTEN": str(written)}
+    with (
+        log_file.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, *OURS, "--reload"], env=environment | more, cwd=tmp_path, stdout=file, stderr=file
+        ) as worker,
+    ):
+        try:
+            offer(valkey, "S1", tmp_path)
+            until(lambda: written.read_text() == "S1 by 1\n")
+            plugin.write_text(RELOADED.replace("VERSION = 1", "VERSION = 1 / 0"))
+            until(lambda: "waits for the next change" in log_file.read_text())
+            assert "ZeroDivisionError" in log_file.read_text()
+            plugin.write_text(RELOADED.replace("VERSION = 1", "VERSION = 2"))
+            offer(valkey, "S2", tmp_path)
+            until(lambda: written.read_text() == "S1 by 1\nS2 by 2\n")
+        finally:
+            worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=60) == 0
+
+
 PLUGIN = """
 import os, signal
 from pathlib import Path
