@@ -127,8 +127,7 @@ def _can_be_used(conn: Connection, metadata: MetaData) -> bool:
 
 def pending_migrations(url: str) -> list[Migration]:
     """Return the migrations that are still to run; changes and creates nothing. Raises as `migrate` does."""
-    file = _file(url)
-    if file is not None and not file.exists():
+    if not is_there(url):
         return [_describe(script) for script in _scripts()]
     engine = create_ledger_engine(url)
     try:
@@ -138,10 +137,15 @@ def pending_migrations(url: str) -> list[Migration]:
         engine.dispose()
 
 
+def is_there(url: str) -> bool:
+    """Return whether the database can be read without creating it: a file of SQLite may not exist yet."""
+    file = _file(url)
+    return file is None or file.exists()
+
+
 def schema_state(url: str) -> SchemaState:
     """Return how the tables compare; changes and creates nothing. Raises as `migrate` does."""
-    file = _file(url)
-    if file is not None and not file.exists():
+    if not is_there(url):
         return SchemaState.PENDING
     engine = create_ledger_engine(url)
     try:

@@ -9,8 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handlers.kit.plugin_tables import VERSION_TABLE_SUFFIX, PluginTables
 from ingest.errors import SettingsError, WebhooksError
-from workers.ledger.database.engine import read_only
-from workers.ledger.database.migrate import MigrationBranch, SchemaState, branch_state, migration, upgrade
+from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.database.migrate import MigrationBranch, branch_state, is_there, migration, upgrade
+from workers.ledger.database.schema_state import SchemaState
 
 WORKING = frozenset({SchemaState.CURRENT, SchemaState.NEWER})
 SENTENCES = {
@@ -43,6 +44,18 @@ def migrate_plugin(url: str, tables: PluginTables) -> SchemaState:
         if state is SchemaState.INCOMPATIBLE:
             raise PluginMigrationFailed(SENTENCES[state].format(tables.plugin))
         return state
+
+
+def read_plugin_state(url: str, tables: PluginTables) -> SchemaState:
+    """Return how the tables of a plugin compare; changes and creates nothing. Raise SettingsError likewise."""
+    if not is_there(url):
+        return SchemaState.PENDING
+    engine = create_ledger_engine(url)
+    try:
+        with read_only(engine) as conn:
+            return plugin_state(conn, tables)
+    finally:
+        engine.dispose()
 
 
 def plugin_state(conn: Connection, tables: PluginTables) -> SchemaState:
