@@ -19,7 +19,7 @@ from ingest.simulator.scenarios import UNKNOWN_EVENT, Participants, make_event
 from ingest.wire.envelope import Kind
 from workers.dev.plugin_scaffold import SAMPLE_AT
 from workers.devices.lookup import Devices
-from workers.execution import recorded_outcomes
+from workers.execution import plugin_outcomes
 from workers.execution.handler_dry_run import HandlerDryRun, dry_run_handlers, with_record_of
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
@@ -94,10 +94,10 @@ class SampleReplay:
         results, runs = self.replay(sample, file.read_bytes())
         if runs is None:
             return results
-        outcomes = recorded_outcomes.outcomes_of(runs)
+        outcomes = plugin_outcomes.outcomes_of(runs)
         if is_recording:
-            return [*results, SampleResult(sample, "recorded", reason=str(recorded_outcomes.record(file, outcomes)))]
-        diff = tuple(recorded_outcomes.differences(file, outcomes))
+            return [*results, SampleResult(sample, "recorded", reason=str(plugin_outcomes.record(file, outcomes)))]
+        diff = tuple(plugin_outcomes.differences(file, outcomes))
         if diff:
             reason = "--record keeps it as it is now"
             results.append(SampleResult(sample, "not as recorded", reason=reason, failed=True, diff=diff))
