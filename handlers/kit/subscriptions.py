@@ -75,7 +75,7 @@ class HandlerOptions(TypedDict, total=False):
     healed: bool
 
 
-class Mark(Protocol[Marked]):
+class HandlerDecorator(Protocol[Marked]):
     """What `@on` returns: it takes a handler of these events, and returns it unchanged."""
 
     def __call__(self, function: Callable[[Marked, Context], Result], /) -> Callable[[Marked, Context], Result]:
@@ -84,17 +84,17 @@ class Mark(Protocol[Marked]):
 
 # One for each number of events: type checkers join the types of `*event_types` to what they share, not to a union.
 @overload
-def on(_1: type[First], /, **options: Unpack[HandlerOptions]) -> Mark[First]: ...
+def on(_1: type[First], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[First]: ...
 @overload
-def on(_1: type[First], _2: type[Second], /, **options: Unpack[HandlerOptions]) -> Mark[First | Second]: ...
+def on(_1: type[First], _2: type[Second], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[First | Second]: ...
 @overload
 def on(
     _1: type[First], _2: type[Second], _3: type[Third], /, **options: Unpack[HandlerOptions]
-) -> Mark[First | Second | Third]: ...
+) -> HandlerDecorator[First | Second | Third]: ...
 @overload
 def on(
     _1: type[First], _2: type[Second], _3: type[Third], _4: type[Fourth], /, **options: Unpack[HandlerOptions]
-) -> Mark[First | Second | Third | Fourth]: ...
+) -> HandlerDecorator[First | Second | Third | Fourth]: ...
 @overload
 def on(
     _1: type[First],
@@ -104,7 +104,7 @@ def on(
     _5: type[Fifth],
     /,
     **options: Unpack[HandlerOptions],
-) -> Mark[First | Second | Third | Fourth | Fifth]: ...
+) -> HandlerDecorator[First | Second | Third | Fourth | Fifth]: ...
 @overload
 def on(
     _1: type[First],
@@ -115,7 +115,7 @@ def on(
     _6: type[Sixth],
     /,
     **options: Unpack[HandlerOptions],
-) -> Mark[First | Second | Third | Fourth | Fifth | Sixth]: ...
+) -> HandlerDecorator[First | Second | Third | Fourth | Fifth | Sixth]: ...
 @overload
 def on(*event_types: type[Event], **options: Unpack[HandlerOptions]) -> Callable[[Function], Function]: ...
 def on(*event_types: type[Event], **options: Unpack[HandlerOptions]) -> Callable[[Function], Function]:
