@@ -111,7 +111,6 @@ def test_what_the_drive_api_says_is_handled_once_and_the_event_itself_no_more(cl
     assert outcomes(clock, late) == {
         "thank_too": (Outcome.MOOT, HEALED_BEFORE),
         "only_came": (Outcome.DONE, None),
-        "session_record": (Outcome.DONE, None),
     }
     assert titles(clock) == ["healed"]
 
