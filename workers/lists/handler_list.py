@@ -105,7 +105,13 @@ HANDLERS = Listing[HandlerRow](
     fields={
         **attributes(handler="handler.name"),
         "events": lambda row: _events(row.handler),
-        **attributes(queue="handler.queue", records="handler.records", healed="handler.healed", plugin="handler.plugin", file="handler.file"),
+        **attributes(
+            queue="handler.queue",
+            records="handler.records",
+            healed="handler.healed",
+            plugin="handler.plugin",
+            file="handler.file",
+        ),
         **_of("24h", lambda row: row.day),
         **_of("7d", lambda row: row.week),
     },
