@@ -12,6 +12,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from handlers.kit.column_types import BinaryCollatedText, ExactNumeric, UtcDateTime
 
+NO_REQUEST_ID = text("request_id IS NULL")
+
 # No foreign key to the sessions: a session's CDR may arrive first.
 cdrs = Table(
     "cdrs",
@@ -43,7 +45,9 @@ cdrs = Table(
     Index("cdrs_person", text("lower(user_id)")),
     Index("cdrs_user", "user_id", "received_at"),
     Index("cdrs_charging_key", "charging_key"),
-    Index("cdrs_received_at", "received_at"),
+    # Totals are added up from this index alone.
+    Index("cdrs_amounts", "received_at", "currency", "amount"),
+    Index("cdrs_without_request_id", "received_at", sqlite_where=NO_REQUEST_ID, postgresql_where=NO_REQUEST_ID),
     Index("cdrs_recorded_at", "recorded_at"),
 )
 

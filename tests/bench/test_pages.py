@@ -9,8 +9,9 @@ from tests.bench.console_requests import page_cases
 from tests.bench.large_ledger import FLEET, LargeLedger, fill_ledger
 from tests.bench.pages import at_application
 from workers.console.console_server import create_console_app
-from workers.ledger import cdr_queries, fee_warnings
+from workers.ledger import fee_warnings
 from workers.ledger.cdr_queries import CdrFilters
+from workers.ledger.cdr_stats import summarize
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.database.migrate import schema_state
 from workers.ledger.database.schema_state import SchemaState
@@ -42,7 +43,7 @@ def test_it_is_a_ledger_that_workers_could_have_written(filled):
         assert len(group_dead_runs(ledger, utc_now())) == 3
         outcomes = {each.outcome for each in fee_warnings.find(ledger, WarningFilters(), utc_now())}
         assert outcomes == {WarningOutcome.SENT, WarningOutcome.LATE, WarningOutcome.DEAD}
-        found = cdr_queries.summary(ledger, CdrFilters())
+        found = summarize(ledger, CdrFilters())
         assert (found.cdrs, found.in_conflict, found.repeated > 0) == (248, 6, True)
 
 

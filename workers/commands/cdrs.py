@@ -15,7 +15,8 @@ from workers.commands.listing import Page, print_rows
 from workers.commands.stores import read_only_ledger
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger.cdr_queries import CdrFilters, CdrSummary
+from workers.ledger.cdr_queries import CdrFilters
+from workers.ledger.cdr_stats import CdrSummary, summarize
 from workers.lists.cdr_list import CDRS, MISSING, SIDE_BY_SIDE, TOTALS
 from workers.lists.formatting import pluralize, printable
 from workers.lists.listing import Listing
@@ -94,7 +95,7 @@ def cdrs(  # noqa: PLR0913  the options are the interface
             if as_json:
                 return
             click.echo()
-        summary = ledger_cdrs.summary(conn, filters)
+        summary = summarize(conn, filters)
         # An unreadable CDR matches no filter but time: nothing in it is known.
         is_filtered = bool(session_id or user_id or request_id or key or in_conflict or repeated)
         unreadable = 0 if is_filtered else ledger_cdrs.unreadable(conn, since, until)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection, select, union
 
 from ingest.events import LONGEST_TEXT, sanitize_text
 from workers.ledger import charging_key_usage
@@ -85,9 +85,10 @@ def find_of(
     conn: Connection, session_ids: Collection[str], keys: Collection[str], limit: int | None
 ) -> list[DecisionRow]:
     """List the decisions about these sessions and these charging keys, newest first."""
-    table = authorizations.c
-    about = or_(in_list(table.session_id, session_ids), in_list(table.key, keys))
-    query = select(*COLUMNS).where(about).order_by(table.at.desc(), table.id).limit(limit)
+    # Not one condition with OR: PostgreSQL would read all decisions, the newest first.
+    about = in_list(authorizations.c.session_id, session_ids), in_list(authorizations.c.key, keys)
+    these = union(*(select(*COLUMNS).where(each) for each in about)).subquery()
+    query = select(these).order_by(these.c.at.desc(), these.c.id).limit(limit)
     return [DecisionRow(*row) for row in conn.execute(query)]
 
 

@@ -3,33 +3,29 @@
 Rows of one identity are one CDR: the one that was received first counts, the others are in no total.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Integer,
     Select,
     Text,
     and_,
-    case,
     cast,
     exists,
-    false,
     func,
-    not_,
     or_,
     select,
     tuple_,
 )
 
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
-from handlers.kit.field_extraction import total
 from ingest.wire.envelope import Kind
 from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
 from workers.ledger.deliveries import receipt_count
@@ -102,39 +98,6 @@ class CdrRow:
     """How often it came again, on any node: as the same bytes, or as others that say the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class CurrencyTotal:
-    """The total of the CDRs in one currency, each request id once; those in conflict are also counted separately."""
-
-    currency: str | None
-    cdrs: int
-    amount: Decimal
-    in_conflict: int
-    amount_in_conflict: Decimal
-    """The part of `amount` that other CDRs contradict."""
-    without_amount: int
-    not_counted: int
-    """Those that contradict one that came before them."""
-    amount_not_counted: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class CdrSummary:
-    """Counts and totals of CDRs."""
-
-    cdrs: int
-    in_conflict: int
-    request_ids_in_conflict: int
-    without_request_id: int
-    sharing_session: int
-    """CDRs whose session another one has."""
-    repeated: int
-    """CDRs that came again."""
-    repeats: int
-    """How often these came again in all."""
-    totals: tuple[CurrencyTotal, ...]
-
-
 OTHER = cdrs.alias("other")
 OTHER_DELIVERY = deliveries.alias("other_delivery")
 IS_SAME = OTHER.c.identity == cdrs.c.identity
@@ -146,20 +109,21 @@ IS_REPEAT = exists().where(IS_SAME, OTHER.c.content == cdrs.c.content, IS_EARLIE
 IS_COUNTED = ~exists().where(IS_SAME, IS_EARLIER)
 SHARES_SESSION = exists().where(OTHER.c.session_id == cdrs.c.session_id, OTHER.c.identity != cdrs.c.identity)
 
-# Most CDRs came once, and alone of their session. Where all are read, the others are found first by an index: to look
-# for the partners of each takes a hundred times as long.
-HAS_PARTNER = cdrs.c.identity.in_(select(OTHER.c.identity).group_by(OTHER.c.identity).having(func.count() > 1))
-HAS_SHARED_SESSION = cdrs.c.session_id.in_(
-    select(OTHER.c.session_id).group_by(OTHER.c.session_id).having(func.count() > 1)
+SAYS_THE_SAME = exists().where(
+    IS_SAME,
+    OTHER.c.content == cdrs.c.content,
+    or_(OTHER.c.delivery_id != cdrs.c.delivery_id, OTHER.c.position != cdrs.c.position),
 )
-CAME_AGAIN = or_(HAS_PARTNER, cdrs.c.delivery_id.in_(select(receipts.c.delivery_id)))
 
 # Notes are an array of our own texts, without a quote or an escape in them.
 CONTRADICTS_ITSELF = or_(*(cast(cdrs.c.notes, Text).contains(f'"{note}"') for note in sorted(CONTRADICTIONS)))
 
 
-def _duplicates() -> ColumnElement[int]:
-    """Build how often a CDR came again: the receipts of its bytes, and of later ones that say the same."""
+def duplicates() -> ColumnElement[int]:
+    """Build how often a CDR came again: the receipts of its bytes, and of later ones that say the same.
+
+    It needs the delivery of the CDR, see `with_deliveries`.
+    """
     others = (
         # The sum of PostgreSQL's bigints is a numeric.
         select(cast(func.coalesce(func.sum(1 + receipt_count(OTHER_DELIVERY)), 0), Integer))
@@ -183,28 +147,30 @@ def find(
 
     Repeats are left out, unless they are wanted. Those behind a position are the next page, newest first.
     """
-    filters = _with_sessions(conn, filters)
-    columns = [cdrs.c[name] for name in CdrRow.__dataclass_fields__ if name in cdrs.c and name != "user_id"]
-    query = (
-        _select(filters)
-        .where(*_behind(before))
-        .with_only_columns(
-            *columns,
-            func.coalesce(cdrs.c.user_id, sessions.c.user_id).label("user_id"),
-            sessions.c.status.label("session_status"),
-            IN_CONFLICT.label("in_conflict"),
-            IS_REPEAT.label("is_repeat"),
-            IS_COUNTED.label("is_counted"),
-            SHARES_SESSION.label("shares_session"),
-            _duplicates().label("duplicates"),
-        )
-    )
+    wanted = select_matching(conn, filters).where(*_behind(before))
     if not filters.with_repeats:
-        query = query.where(~IS_REPEAT)
+        wanted = wanted.where(~IS_REPEAT)
     side_by_side = (filters.in_conflict or filters.repeated) and not newest_first
-    order = [cdrs.c.identity, cdrs.c.received_at] if side_by_side else [cdrs.c.received_at.desc()]
-    query = query.order_by(*order, cdrs.c.delivery_id, cdrs.c.position).limit(limit)
-    for row in conn.execute(query.execution_options(yield_per=FETCH_SIZE)):
+    first = (cdrs.c.identity, cdrs.c.received_at) if side_by_side else (cdrs.c.received_at.desc(),)
+    order = (*first, cdrs.c.delivery_id, cdrs.c.position)
+    source: FromClause = cdrs
+    if limit is not None:
+        # What is shown of each is looked up for these only, and not for all that match, before they are sorted.
+        these = wanted.with_only_columns(cdrs.c.delivery_id, cdrs.c.position).order_by(*order).limit(limit).subquery()
+        is_this = and_(these.c.delivery_id == cdrs.c.delivery_id, these.c.position == cdrs.c.position)
+        source, wanted = these.join(cdrs, is_this), select()
+    columns = [cdrs.c[name] for name in CdrRow.__dataclass_fields__ if name in cdrs.c and name != "user_id"]
+    query = wanted.with_only_columns(
+        *columns,
+        func.coalesce(cdrs.c.user_id, sessions.c.user_id).label("user_id"),
+        sessions.c.status.label("session_status"),
+        IN_CONFLICT.label("in_conflict"),
+        IS_REPEAT.label("is_repeat"),
+        IS_COUNTED.label("is_counted"),
+        SHARES_SESSION.label("shares_session"),
+        duplicates().label("duplicates"),
+    ).select_from(with_deliveries(source).outerjoin(sessions, sessions.c.session_id == cdrs.c.session_id))
+    for row in conn.execute(query.order_by(*order).execution_options(yield_per=FETCH_SIZE)):
         found = row._asdict()
         flags = {each.name: bool(found[each.name]) for each in fields(CdrRow) if each.type is bool}
         yield CdrRow(**found | flags | {"notes": tuple(found["notes"])})
@@ -224,33 +190,6 @@ def _behind(before: Position | None) -> list[ColumnElement[bool]]:
         cdrs.c.received_at <= before[0],
         or_(cdrs.c.received_at < before[0], cdrs.c.delivery_id > delivery_id, of_delivery),
     ]
-
-
-def totals(conn: Connection, filters: CdrFilters) -> tuple[CurrencyTotal, ...]:
-    """Return the totals of the matching CDRs, exactly: the part of the summary that is had soonest."""
-    return tuple(_totals(_amounts(conn, _with_sessions(conn, filters))))
-
-
-def summary(conn: Connection, filters: CdrFilters) -> CdrSummary:
-    """Count and sum up the matching CDRs, exactly."""
-    filters = _with_sessions(conn, filters)
-    amounts = _amounts(conn, filters)
-    is_first = not_(IS_REPEAT)
-    has_partner, came_again = ((), ()) if filters.is_narrow else ((HAS_PARTNER,), (CAME_AGAIN,))
-    in_conflict = _select(filters).where(*has_partner, IN_CONFLICT, is_first).with_only_columns(cdrs.c.request_id)
-    again = _select(filters).where(*came_again, is_first).with_only_columns(_duplicates().label("times")).subquery()
-    repeated = select(func.count(), func.coalesce(func.sum(again.c.times), 0)).where(again.c.times > 0)
-    repeated_count, repeats = conn.execute(repeated).one()
-    return CdrSummary(
-        cdrs=_count(amounts),
-        in_conflict=_count(each for each in amounts if each.in_conflict),
-        request_ids_in_conflict=len(set(conn.scalars(in_conflict)) - {None}),
-        without_request_id=_count(each for each in amounts if each.has_no_request_id),
-        sharing_session=_count(each for each in amounts if each.shares_session),
-        repeated=repeated_count,
-        repeats=int(repeats),
-        totals=tuple(_totals(amounts)),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,98 +241,55 @@ def unreadable(conn: Connection, since: datetime | None = None, until: datetime 
     return conn.execute(query).scalar_one()
 
 
-class _Amount(NamedTuple):
-    """An amount that some CDRs have, what else is equal, and how many there are."""
+def partners(conn: Connection) -> list[str]:
+    """Return the identities of which there is more than one CDR, which are few.
 
-    currency: str | None
-    amount: Decimal | None
-    in_conflict: bool
-    is_counted: bool
-    shares_session: bool
-    has_no_request_id: bool
-    times: int
-
-
-def _amounts(conn: Connection, filters: CdrFilters) -> list[_Amount]:
-    """List the amounts of the matching CDRs.
-
-    The database counts equal ones, which are few; they are added up here, for SQLite adds floats only.
+    They are found first, by an index: to look for the partners of each CDR takes a hundred times as long, and each
+    query would find them anew.
     """
-
-    def with_partner(condition: ColumnElement[bool], guard: ColumnElement[bool] = HAS_PARTNER) -> ColumnElement[bool]:
-        return condition if filters.is_narrow else case((guard, condition), else_=false())
-
-    columns = (
-        cdrs.c.currency,
-        cdrs.c.amount,
-        with_partner(IN_CONFLICT).label("in_conflict"),
-        not_(with_partner(not_(IS_COUNTED))).label("is_counted"),
-        with_partner(SHARES_SESSION, HAS_SHARED_SESSION).label("shares_session"),
-        cdrs.c.request_id.is_(None).label("has_no_request_id"),
-    )
-    matching_ones = _select(filters, is_joined=False).where(not_(with_partner(IS_REPEAT)))
-    each = matching_ones.with_only_columns(*columns).subquery()
-    grouped = conn.execute(select(*each.c, func.count().label("times")).group_by(*each.c))
-    flags = [label for label, kind in _Amount.__annotations__.items() if kind is bool]
-    return [_Amount(**{**row, **{flag: bool(row[flag]) for flag in flags}}) for row in grouped.mappings()]
+    return list(conn.scalars(select(cdrs.c.identity).group_by(cdrs.c.identity).having(func.count() > 1)))
 
 
-def _totals(amounts: Iterable[_Amount]) -> Iterator[CurrencyTotal]:
-    by_currency: dict[str | None, list[_Amount]] = defaultdict(list)
-    for each in amounts:
-        by_currency[each.currency].append(each)
-    for currency, found in sorted(by_currency.items(), key=lambda item: (item[0] is None, item[0] or "")):
-        counted = [each for each in found if each.is_counted]
-        disputed = [each for each in counted if each.in_conflict]
-        left_out = [each for each in found if not each.is_counted]
-        yield CurrencyTotal(
-            currency=currency,
-            cdrs=_count(counted),
-            amount=_sum(counted),
-            in_conflict=_count(disputed),
-            amount_in_conflict=_sum(disputed),
-            without_amount=_count(each for each in counted if each.amount is None),
-            not_counted=_count(left_out),
-            amount_not_counted=_sum(left_out),
-        )
+def select_matching(conn: Connection, filters: CdrFilters) -> Select[Any]:
+    """Select the deliveries of the matching CDRs, repeats among them."""
+    return select(cdrs.c.delivery_id).select_from(cdrs).where(*_conditions(conn, filters))
 
 
-def _count(some: Iterable[_Amount]) -> int:
-    return sum(each.times for each in some)
+def with_deliveries(source: FromClause) -> FromClause:
+    """Join the delivery of each CDR, which may have been deleted."""
+    return source.outerjoin(deliveries, deliveries.c.id == cdrs.c.delivery_id)
 
 
-def _sum(some: Iterable[_Amount]) -> Decimal:
-    return total((each.amount, each.times) for each in some if each.amount is not None)
+def came_again(conn: Connection, twice: Collection[str]) -> ColumnElement[bool]:
+    """Build the condition of CDRs that may have come again, given `partners`.
+
+    They are listed first: in a condition PostgreSQL takes them for many, and reads all deliveries beside them.
+    """
+    of_identity = select(cdrs.c.delivery_id).where(in_list(cdrs.c.identity, twice))
+    received_again = select(cdrs.c.delivery_id).join(receipts, receipts.c.delivery_id == cdrs.c.delivery_id)
+    return in_list(cdrs.c.delivery_id, set(conn.scalars(of_identity)).union(conn.scalars(received_again)))
 
 
-def _with_sessions(conn: Connection, filters: CdrFilters) -> CdrFilters:
-    """Add the sessions of the driver, if one is wanted: with a subquery for them PostgreSQL reads all CDRs."""
-    if filters.user_id is None or filters.user_sessions is not None:
-        return filters
-    theirs = select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.user_id))
-    return replace(filters, user_sessions=conn.scalars(theirs).all())
-
-
-def _select(filters: CdrFilters, *, is_joined: bool = True) -> Select[Any]:
-    """Select the matching CDRs, with their deliveries and sessions if wanted or needed by the filters."""
-    joined = cdrs.outerjoin(deliveries, deliveries.c.id == cdrs.c.delivery_id).outerjoin(
-        sessions, sessions.c.session_id == cdrs.c.session_id
-    )
-    source = joined if is_joined or filters.repeated else cdrs
-    return select(cdrs.c.delivery_id).select_from(source).where(*_conditions(filters))
-
-
-def _conditions(filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
+def _conditions(conn: Connection, filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
     yield from matching(cdrs, session_id=filters.session_id, charging_key=filters.keys)
     yield from within(cdrs.c.received_at, filters.since, filters.until)
     if filters.user_id is not None:
-        is_theirs = in_list(cdrs.c.session_id, filters.user_sessions or ())
-        by_session = and_(cdrs.c.user_id.is_(None), is_theirs)
+        theirs = filters.user_sessions
+        if theirs is None:  # with a subquery for them PostgreSQL reads all CDRs
+            theirs = conn.scalars(
+                select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.user_id))
+            ).all()
+        by_session = and_(cdrs.c.user_id.is_(None), in_list(cdrs.c.session_id, theirs))
         yield or_(same_person(cdrs.c.user_id, filters.user_id), by_session)
     if filters.request_id is not None:
         by_delivery = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
         yield or_(cdrs.c.identity == filters.request_id, by_delivery)
+    if not (filters.in_conflict or filters.repeated):
+        return
+    twice = partners(conn)
     if filters.in_conflict:
-        yield from (HAS_PARTNER, IN_CONFLICT)
+        yield from (in_list(cdrs.c.identity, twice), IN_CONFLICT)
     if filters.repeated:
-        yield from (CAME_AGAIN, or_(_duplicates() > 0, IS_REPEAT))
+        delivery = deliveries.alias("of_it")
+        again = exists().where(delivery.c.id == cdrs.c.delivery_id, receipt_count(delivery) > 0)
+        yield from (came_again(conn, twice), or_(SAYS_THE_SAME, again))

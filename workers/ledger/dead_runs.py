@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -96,6 +97,7 @@ def type_of(error: str | None) -> str:
     return (error or "").partition("\n")[0].partition(":")[0][:100] or "unknown"
 
 
+@lru_cache(maxsize=64)  # failures of one cause have the same traceback
 def place_of(traceback: str | None) -> str | None:
     """Return the last line of our own code in a traceback; without one the last line of all."""
     frames = [match.groups() for match in FRAME.finditer(traceback or "")]

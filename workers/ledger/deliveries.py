@@ -1,8 +1,8 @@
 """Deliveries: stored once, however often they arrive, and found by a person's filters."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
@@ -30,8 +30,12 @@ from workers.ledger.database.engine import insert_into
 from workers.ledger.recorded_runs import is_recorded_by, recorded_runs
 from workers.ledger.runs import RunRecord
 from workers.ledger.states import OPEN_OUTCOMES, BodyDeletion, DeliveryState, Outcome
-from workers.ledger.tables.core_tables import COMMON_EVENTS, deliveries, receipts, runs, sessions
+from workers.ledger.tables.core_tables import COMMON_EVENTS, USUAL_RECORD, deliveries, receipts, runs, sessions
 
+FEW = 1000
+"""Runs of a handler that are looked up one by one."""
+CLOCKS_DIFFER_BY = timedelta(hours=1)
+"""At most, between the node that received a delivery and the one that ran its handler."""
 ARRIVED = tuple(name for name in Delivery.__dataclass_fields__ if name != "receipts")
 arrived_values = attrgetter(*ARRIVED)
 SETTLED: ColumnElement[str] = literal_column(f"'{DeliveryState.SETTLED}'")
@@ -135,7 +139,7 @@ def find(
     conn: Connection, filters: DeliveryFilters, limit: int | None, before: Position | None = None
 ) -> list[DeliveryRow]:
     """List deliveries with their runs, newest first; those behind a position are the next page."""
-    query = _select().where(*_conditions(filters), *older_than(deliveries.c.received_at, deliveries.c.id, before))
+    query = _select().where(*_conditions(conn, filters), *older_than(deliveries.c.received_at, deliveries.c.id, before))
     newest = query.order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
     return _with_runs(conn, conn.execute(newest).all())
 
@@ -143,12 +147,12 @@ def find(
 def find_ids(conn: Connection, filters: DeliveryFilters, limit: int | None = None) -> list[str]:
     """List ids only, oldest first, as a replay needs them."""
     query = select(deliveries.c.id).order_by(deliveries.c.received_at, deliveries.c.id).limit(limit)
-    return list(conn.scalars(query.where(*_conditions(filters))))
+    return list(conn.scalars(query.where(*_conditions(conn, filters))))
 
 
 def filter_matching(conn: Connection, ids: Collection[str], filters: DeliveryFilters) -> set[str]:
     """Return the ids of these deliveries that match the filters now."""
-    return set(conn.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids), *_conditions(filters))))
+    return set(conn.scalars(select(deliveries.c.id).where(in_list(deliveries.c.id, ids), *_conditions(conn, filters))))
 
 
 def get(conn: Connection, delivery_id: str) -> DeliveryRow | None:
@@ -234,7 +238,7 @@ def _select() -> Select[Any]:
     return select(*columns, receipt_count().label("duplicates"))
 
 
-def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
+def _conditions(conn: Connection, filters: DeliveryFilters) -> list[ColumnElement[bool]]:
     conditions = within(deliveries.c.received_at, filters.since, filters.until)
     conditions += matching(deliveries, session_id=filters.session_id, signed_with=filters.signed_with)
     if filters.state is not None:
@@ -253,11 +257,27 @@ def _conditions(filters: DeliveryFilters) -> list[ColumnElement[bool]]:
         return [*conditions, deliveries.c.id.in_(select(runs.c.delivery_id).where(*of_run))]
     if not of_run:
         return conditions
+    if filters.handler is not None:
+        conditions += _near_runs(conn, filters.handler)
     has_run: ColumnElement[bool] = exists().where(runs.c.delivery_id == deliveries.c.id, *of_run)
     if filters.outcome in {None, Outcome.DONE}:
         is_recorded = deliveries.c.recorded_by.is_not(None)
         has_run = or_(is_recorded if filters.handler is None else is_recorded_by(filters.handler), has_run)
     return [*conditions, has_run]
+
+
+def _near_runs(conn: Connection, handler: str) -> Iterator[ColumnElement[bool]]:
+    """Yield conditions that narrow a search by handler: to few deliveries, else to those before its last run ended."""
+    # Nearly all deliveries are recorded by the one function that is usual; those of others are in an index.
+    by_others = deliveries.c.recorded_by != literal_column(f"'{USUAL_RECORD}'")
+    if handler == USUAL_RECORD or conn.scalar(select(exists().where(by_others, is_recorded_by(handler)))):
+        return
+    of_handler = select(runs.c.delivery_id, runs.c.finished_at).where(runs.c.handler == handler)
+    latest = conn.execute(of_handler.order_by(runs.c.finished_at.desc()).limit(FEW + 1)).all()
+    if len(latest) <= FEW:
+        yield in_list(deliveries.c.id, [row.delivery_id for row in latest])
+    elif all(row.finished_at is not None for row in latest):
+        yield deliveries.c.received_at <= latest[0].finished_at + CLOCKS_DIFFER_BY
 
 
 def _with_runs(conn: Connection, found: Sequence[Row[Any]]) -> list[DeliveryRow]:

@@ -14,7 +14,7 @@ from handlers.kit.statuses import FINAL_STATUSES
 from ingest.errors import Unreadable
 from ingest.events import SessionFeeIncurring, decode
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import Position, matching, older_than, same_person, within
+from workers.ledger.database.conditions import Position, Unindexed, matching, older_than, same_person, within
 from workers.ledger.deliveries import is_event
 from workers.ledger.states import DeliveryState, Outcome, PushState
 from workers.ledger.tables.core_tables import deliveries, pushes, runs, sessions
@@ -28,6 +28,8 @@ TOO_LATE = "too late"
 FETCH_SIZE = 1000
 
 IS_FEE_NOTICE = is_event(SessionFeeIncurring.wire_name)
+# Where the sessions are known, the few deliveries of these are looked at, and not all fee notices.
+IS_FEE_NOTICE_OF_SESSION = Unindexed(deliveries.c.event) == SessionFeeIncurring.wire_name
 
 
 class WarningOutcome(StrEnum):
@@ -58,6 +60,11 @@ class WarningFilters:
     user_id: str | None = None
     """In any case."""
     session_id: str | None = None
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether the notices of all sessions may match."""
+        return self.user_id is None and self.session_id is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +136,8 @@ def _select(filters: WarningFilters) -> Select[Any]:
             pushes.c.payload,
         )
         .select_from(joined)
-        .where(IS_FEE_NOTICE, *within(deliveries.c.received_at, filters.since, filters.until))
+        .where(IS_FEE_NOTICE if filters.is_of_all else IS_FEE_NOTICE_OF_SESSION)
+        .where(*within(deliveries.c.received_at, filters.since, filters.until))
         .where(*matching(deliveries, session_id=filters.session_id))
         .order_by(deliveries.c.received_at.desc(), deliveries.c.id)
     )

@@ -9,7 +9,9 @@ from rich.text import Text
 from handlers.kit.key_identifiers import search_spellings
 from ingest.wire.timestamps import utc_now
 from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger.cdr_queries import MOST_SESSIONS, CdrFilters, CdrRow, CurrencyTotal, SessionWithoutCdr
+from workers.ledger import cdr_stats
+from workers.ledger.cdr_queries import MOST_SESSIONS, CdrFilters, CdrRow, SessionWithoutCdr
+from workers.ledger.cdr_stats import CurrencyTotal
 from workers.lists.formatting import Cell, format_decimal, printable, short_id
 from workers.lists.list_query import SESSION, SINCE, UNTIL, USER, Filter, ListQuery, Selection, Stores
 from workers.lists.listing import Listing, attributes
@@ -136,7 +138,7 @@ CDR_QUERY = ListQuery[CdrRow](
 def _find_totals(stores: Stores, wanted: Selection) -> tuple[CurrencyTotal, ...]:
     since, until = wanted.get("since") or parse_time(TOTALS_SINCE), wanted.get("until")
     is_brief = (until or utc_now()) - since <= BRIEF
-    return ledger_cdrs.totals(stores.ledger, CdrFilters(since=since, until=until, is_brief=is_brief))
+    return cdr_stats.totals(stores.ledger, CdrFilters(since=since, until=until, is_brief=is_brief))
 
 
 TOTAL_QUERY = ListQuery[CurrencyTotal](

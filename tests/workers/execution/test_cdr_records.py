@@ -20,6 +20,7 @@ from workers.execution.jobs import process_batch
 from workers.ledger import cdr_queries as ledger_cdrs
 from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger.cdr_queries import CdrFilters
+from workers.ledger.cdr_stats import summarize
 from workers.ledger.database.engine import create_ledger_engine, read_only
 from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.states import DeliveryState
@@ -91,7 +92,7 @@ def test_every_cdr_is_counted_once_and_summed_exactly(database_url, tmp_path, no
     assert [worker.exitcode for worker in workers] == [0] * nodes
 
     with read_only(engine) as ledger:
-        counted = ledger_cdrs.summary(ledger, CdrFilters())
+        counted = summarize(ledger, CdrFilters())
         disputed = list(ledger_cdrs.find(ledger, CdrFilters(in_conflict=True), None))
     engine.dispose()
     assert (counted.cdrs, counted.in_conflict) == (510, 20)
@@ -122,7 +123,7 @@ def test_odd_cdrs_do_not_harm_others_of_their_batch(database_url, tmp_path):
     (batch,) = batches([*odd, good], "node")
     process_batch(resources, batch)
     with read_only(resources.engine) as ledger:
-        counted = ledger_cdrs.summary(ledger, CdrFilters())
+        counted = summarize(ledger, CdrFilters())
         unread = ledger_deliveries.find(ledger, DeliveryFilters(state=DeliveryState.UNREADABLE), None)
         assert ledger_cdrs.unreadable(ledger) == len(unread) == 3
     resources.engine.dispose()

@@ -9,7 +9,7 @@ from sqlalchemy import insert
 
 from handlers.kit.cdr_table import UPSERT, cdrs
 from workers.ledger import cdr_queries as ledger_cdrs
-from workers.ledger import sessions
+from workers.ledger import cdr_stats, sessions
 from workers.ledger.cdr_queries import CdrFilters
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import receipts
@@ -61,7 +61,7 @@ def ids(ledger, **wanted):
 
 def summed(ledger, **wanted):
     with ledger.begin() as conn:
-        return ledger_cdrs.summary(conn, CdrFilters(**wanted))
+        return cdr_stats.summarize(conn, CdrFilters(**wanted))
 
 
 def test_a_session_is_known_before_its_cdr_or_after_it(ledger, put, says):
@@ -229,7 +229,7 @@ def test_totals_are_exact_in_each_currency_and_separate_conflicts(ledger, put):
 
 
 def test_the_summary_of_an_empty_ledger_is_zero(ledger):
-    assert summed(ledger) == ledger_cdrs.CdrSummary(0, 0, 0, 0, 0, 0, 0, ())
+    assert summed(ledger) == cdr_stats.CdrSummary(0, 0, 0, 0, 0, 0, 0, ())
 
 
 def test_unreadable_cdrs_are_counted_separately(ledger, noon):

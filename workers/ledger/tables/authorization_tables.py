@@ -24,6 +24,8 @@ authorizations = Table(
     Column("repeated", Boolean, nullable=False),
     Column("failure", UntrustedText),
     Index("authorizations_at", "at"),
+    Index("authorizations_decision", "decision", "at"),
+    Index("authorizations_policy", "policy", "at"),
     Index("authorizations_key", "key", "at"),
     Index("authorizations_session", "session_id"),
 )

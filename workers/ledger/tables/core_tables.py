@@ -68,6 +68,10 @@ partial_index(
     where=f"event NOT IN ({', '.join(repr(event) for event in sorted(COMMON_EVENTS))})",
 )
 
+# The record function of this package. Deliveries that others have recorded are found by an index of these alone.
+USUAL_RECORD = "session_record"
+partial_index("deliveries_other_records", deliveries.c.recorded_by, where=f"recorded_by <> '{USUAL_RECORD}'")
+
 # How often each inbox has received a delivery, where that is more than the one receipt of its row in `deliveries`. Each
 # inbox counts its own, and counts only grow: so they may arrive twice, late, and in any order.
 receipts = Table(
@@ -113,6 +117,7 @@ partial_index("runs_running", runs.c.started_at, where="outcome = 'running'")
 IS_FAILING = text("outcome IN ('again', 'running') AND error IS NOT NULL")
 partial_index("runs_failing", runs.c.handler, where=IS_FAILING.text)
 partial_index("runs_dead", runs.c.job_id, where="outcome = 'dead'")
+Index("runs_of_handler", runs.c.handler, runs.c.finished_at)
 partial_index("runs_dead_of", runs.c.handler, runs.c.finished_at, where="outcome = 'dead'")
 
 sessions = Table(
@@ -169,10 +174,11 @@ pushes = Table(
     CheckConstraint("(due_at IS NOT NULL) = (state = 'waiting')", name="pushes_due_while_waiting"),
     Index("pushes_created_at", "created_at"),
     Index("pushes_session", "session_id"),
+    Index("pushes_state", "state", "created_at"),
+    Index("pushes_channel", "channel", "created_at"),
 )
 Index("pushes_user", func.lower(pushes.c.user_id))
 partial_index("pushes_due", pushes.c.due_at, where="due_at IS NOT NULL")
-partial_index("pushes_dead", pushes.c.created_at, where="state = 'dead'")
 
 # A token is one app on one phone: if another driver signs in there, it becomes theirs.
 devices = Table(
@@ -185,4 +191,6 @@ devices = Table(
     Column("time_zone", String),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("devices_user", "user_id", "updated_at"),
+    Index("devices_updated_at", "updated_at"),
 )
+Index("devices_person", func.lower(devices.c.user_id))
