@@ -28,7 +28,15 @@ from ingest.queue.batch import DRIVE_API
 from workers.ledger.database.conditions import Unindexed
 from workers.ledger.deliveries import has_state, is_event
 from workers.ledger.recorded_runs import is_recorded_by
-from workers.ledger.states import ENDED_STATES, OPEN_OUTCOMES, WHOLE_DELIVERY, DeliveryState, Outcome, PushState
+from workers.ledger.states import (
+    ENDED_STATES,
+    OPEN_OUTCOMES,
+    WHOLE_DELIVERY,
+    BodyDeletion,
+    DeliveryState,
+    Outcome,
+    PushState,
+)
 from workers.ledger.tables.core_tables import COMMON_EVENTS, deliveries, pushes, runs
 
 EXAMPLES = 3
@@ -87,6 +95,7 @@ def missed_handlers(
             deliveries.c.inbox != DRIVE_API,  # only handlers that ask for it get what nobody sent
             not_(_has_run(is_poison)),
             not_(is_recorded_by(handler)),
+            deliveries.c.body_deletion.is_distinct_from(BodyDeletion.ERASURE),  # no handler sees what comes after it
         )
         is_rare = COMMON_EVENTS.isdisjoint(events)  # then there is an index of them
         query = query.where(not_(_has_run(runs.c.handler == handler))) if is_rare else _without_run(query, handler)

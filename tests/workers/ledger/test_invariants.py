@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from workers.ledger.invariants import ROLLOUT, check_invariants, missed_handlers
-from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
+from workers.ledger.states import WHOLE_DELIVERY, BodyDeletion, DeliveryState, Outcome
 from workers.ledger.tables.core_tables import deliveries, pushes, runs
 
 
@@ -117,3 +117,14 @@ def test_deliveries_stored_during_a_rollout_are_not_missed(ledger: Any, noon: An
         assert list(missed_handlers(conn, wanted)) == []
         (found_out,) = missed_handlers(conn, wanted, rollout=timedelta())
     assert found_out.examples == ("passed",)
+
+
+def test_what_came_late_of_an_erased_session_was_missed_by_no_handler(ledger: Any, noon: Any) -> None:
+    ledger.store(ledger.delivery("began"), ledger.delivery("late"))
+    ledger.run("began", "new", Outcome.DONE, started_at=noon, finished_at=noon)
+    ledger.run("late", WHOLE_DELIVERY, Outcome.IGNORED, finished_at=noon)
+    change(ledger, update(deliveries).values(stored_at=noon + 2 * ROLLOUT))
+    erased = {"body": b"", "body_deleted_at": noon, "body_deletion": BodyDeletion.ERASURE}
+    change(ledger, update(deliveries).where(deliveries.c.id == "late").values(erased))
+    with ledger.engine.connect() as conn:
+        assert list(missed_handlers(conn, {"new": ["SESSION_STARTED"]})) == []
