@@ -12,7 +12,7 @@ from ingest.queue.batch import Batch, Delivery
 from ingest.queue.erasure_orders import erasure_digest
 from ingest.wire.envelope import Kind
 from workers.ledger.database.conditions import in_list
-from workers.ledger.database.transaction import read_once
+from workers.ledger.database.transaction import read
 from workers.ledger.identity import ledger_id
 from workers.ledger.states import BodyDeletion
 from workers.ledger.tables.core_tables import deliveries
@@ -30,7 +30,7 @@ def blank_erased(engine: Engine, batch: Batch) -> tuple[Batch, set[str]]:
     session_ids = {_session_of(each) for each in (*batch.deliveries, *batch.read_ahead)} - {""}
     if not session_ids or time.monotonic() < _nobody_until.get(engine, 0.0):
         return batch, set()
-    erased = read_once(engine, lambda ledger: _erased_of(ledger, engine, session_ids))
+    erased = read(engine, lambda ledger: _erased_of(ledger, engine, session_ids))
     if not erased:
         return batch, set()
     own = {each.id for each in batch.deliveries if _session_of(each) in erased}

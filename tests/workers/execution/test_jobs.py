@@ -18,7 +18,21 @@ import pytest
 import redis
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
-from sqlalchemy import Column, MetaData, String, Table, bindparam, create_engine, delete, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from handlers import Context, GiveUp, Moot, RetryLater, on, record
@@ -1153,6 +1167,22 @@ def test_what_is_known_and_whose_handler_is_gone_settles(resources_with: MakeRes
     assert state(resources_with(), body) is DeliveryState.RUNNING
     work(resources_with(), batch(body))
     assert state(resources_with(), body) is DeliveryState.SETTLED
+
+
+def test_a_batch_waits_for_a_database_that_is_away_for_a_moment(resources_with: MakeResources) -> None:
+    resources, arrived = resources_with(note_start), replace(delivery(said("SESSION_STARTED")), session_id="S1")
+    failures = iter([True, True])
+
+    def fail_at_first(*_: object) -> None:
+        if next(failures, False):
+            raise OperationalError("SELECT", None, OSError())
+
+    event.listen(resources.engine, "begin", fail_at_first)
+    try:
+        process_batch(resources, replace(batch(), deliveries=(arrived,)))
+    finally:
+        event.remove(resources.engine, "begin", fail_at_first)
+    assert state(resources, said("SESSION_STARTED")) is DeliveryState.SETTLED
 
 
 def test_what_comes_of_an_erased_session_has_no_content_and_no_handler_sees_it(resources_with: MakeResources) -> None:

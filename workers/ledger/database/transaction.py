@@ -1,7 +1,9 @@
-"""Run a transaction on the ledger, retried while the database is unavailable; or read once, without a retry."""
+"""Run a transaction on the ledger, or read, retried while the database is unavailable; or read once."""
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import TypeVar
 
 import stamina
@@ -57,14 +59,15 @@ def run_in_transaction(engine: Engine, work: Callable[[Connection], T], *, retry
     `work` must be idempotent: a commit whose response was lost may have happened.
     Raises LedgerUnavailable when the database stays unavailable.
     """
-    try:
-        attempts = stamina.retry_context(UNUSABLE, attempts=None, timeout=retry_for, wait_initial=0.05, wait_max=2)
-        for attempt in attempts:
-            with attempt, engine.begin() as connection:
-                return work(connection)
-    except UNUSABLE as failure:
-        raise _unavailable(failure) from None
-    raise AssertionError("stamina returns or raises")
+    return _retry(engine.begin, work, retry_for)
+
+
+def read(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Call `work` in a transaction for reading; retry as `run_in_transaction` does: a job's first look at the ledger.
+
+    Raises LedgerUnavailable when the database stays unavailable.
+    """
+    return _retry(partial(read_only, engine), work, RETRY_FOR)
 
 
 def read_once(engine: Engine, work: Callable[[Connection], T]) -> T:
@@ -89,6 +92,19 @@ def is_transient(failure: BaseException) -> bool:
         # The last byte of an extended code is the primary one. Errors of the driver itself have none.
         return getattr(failure.orig, "sqlite_errorcode", 0) & 0xFF in TRANSIENT_SQLITE
     return (getattr(failure.orig, "sqlstate", None) or "").startswith(TRANSIENT_SQLSTATES)
+
+
+def _retry(
+    begin: Callable[[], AbstractContextManager[Connection]], work: Callable[[Connection], T], retry_for: float
+) -> T:
+    try:
+        attempts = stamina.retry_context(UNUSABLE, attempts=None, timeout=retry_for, wait_initial=0.05, wait_max=2)
+        for attempt in attempts:
+            with attempt, begin() as connection:
+                return work(connection)
+    except UNUSABLE as failure:
+        raise _unavailable(failure) from None
+    raise AssertionError("stamina returns or raises")
 
 
 def _unavailable(failure: exc.SQLAlchemyError) -> LedgerUnavailable:
