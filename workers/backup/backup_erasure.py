@@ -20,9 +20,9 @@ from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
 from workers.ledger.database.schema_state import applied_migration
 from workers.ledger.database.transaction import run_in_transaction
-from workers.privacy.certificate_erasure import find_ordered_traces
+from workers.privacy.certificate_erasure import find_ordered_targets
 from workers.privacy.erasure import Erasure, erase, remember
-from workers.privacy.erasure_traces import Traces, find_traces, is_named
+from workers.privacy.erasure_targets import ErasureTargets, find_targets, is_named
 
 SELECT_BY_TABLE = {
     "deliveries": "SELECT seq, session_id, headers, body FROM deliveries",
@@ -64,21 +64,21 @@ def erase_from_backup(folder: Path, order: ErasureOrder, user: str | None, *, dr
 
 
 def _erase(folder: Path, manifest: Manifest, order: ErasureOrder, user: str | None) -> ErasedBackup:
-    rows, traces, schema = Counter[str](), Traces(frozenset({user} if user else ())), manifest.schema
+    rows, targets, schema = Counter[str](), ErasureTargets(frozenset({user} if user else ())), manifest.schema
     if LEDGER_NAME in manifest.files:
         url = f"sqlite:///{folder / LEDGER_NAME}"
         migrate(url)
         engine = create_ledger_engine(url)
         try:
-            traces |= _find(engine, order, user)
+            targets |= _find(engine, order, user)
             run_in_transaction(engine, lambda ledger: remember(ledger, order))
-            rows += erase(engine, Erasure(order.id, datetime.fromtimestamp(order.at, UTC)), traces)
+            rows += erase(engine, Erasure(order.id, datetime.fromtimestamp(order.at, UTC)), targets)
             with engine.connect() as ledger:
                 schema = applied_migration(ledger)
         finally:
             engine.dispose()
     if FILE_NAME in manifest.files:
-        rows += _erase_inbox(folder / FILE_NAME, traces)
+        rows += _erase_inbox(folder / FILE_NAME, targets)
     searched = [name for name in (FILE_NAME, LEDGER_NAME) if name in manifest.files]
     for name in searched:
         _rewrite(folder / name)
@@ -89,21 +89,21 @@ def _erase(folder: Path, manifest: Manifest, order: ErasureOrder, user: str | No
     return ErasedBackup(+rows, tuple(sorted(left)))
 
 
-def _find(engine: Engine, order: ErasureOrder, user: str | None) -> Traces:
-    traces = find_ordered_traces(engine, order)
-    return traces if user is None else traces | find_traces(engine, user=user)
+def _find(engine: Engine, order: ErasureOrder, user: str | None) -> ErasureTargets:
+    targets = find_ordered_targets(engine, order)
+    return targets if user is None else targets | find_targets(engine, user=user)
 
 
-def _erase_inbox(path: Path, traces: Traces) -> Counter[str]:
+def _erase_inbox(path: Path, targets: ErasureTargets) -> Counter[str]:
     """Delete from a copy what names them: in the inbox itself these deliveries are on their way to the ledger."""
     deleted = Counter[str]()
-    distinctive = set(filter(is_distinctive, traces.names))
+    distinctive = set(filter(is_distinctive, targets.names))
     with closing(sqlite3.connect(path)) as file:
         for table, query in SELECT_BY_TABLE.items():
             named = [
                 seq
                 for seq, session_id, *texts in file.execute(query)
-                if session_id in traces.sessions or is_named(distinctive if session_id else traces.names, *texts)
+                if session_id in targets.sessions or is_named(distinctive if session_id else targets.names, *texts)
             ]
             delete = f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))"  # noqa: S608 - of the table above
             if table == "deliveries":  # not settled, so not to be remembered either

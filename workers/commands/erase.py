@@ -31,10 +31,10 @@ from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.lists.formatting import Cell, Json, iso
 from workers.plugins import load_plugins
 from workers.privacy.archive_erasure import erase_from_archive, sessions_in_archives
-from workers.privacy.certificate_erasure import find_ordered_traces
+from workers.privacy.certificate_erasure import find_ordered_targets
 from workers.privacy.erasure import Erasure, count_rows_of_plugins, erasure_orders, order_of, remember, salt_of
 from workers.privacy.erasure import erase as erase_from_ledger
-from workers.privacy.erasure_traces import Traces, find_traces
+from workers.privacy.erasure_targets import ErasureTargets, find_targets
 from workers.privacy.late_erasure import ORDERS_FOR, LateErasureTask
 from workers.privacy.redis_erasure import erase_from_redis, rewrite_files
 from workers.privacy.vacuum import vacuum_ledger
@@ -94,19 +94,19 @@ def erase(  # noqa: PLR0913  the options are the interface
             click.secho(f"Not erased are tables of plugins that are not loaded: {tables}.", err=True, fg="yellow")
         subject = "again" if again else "driver" if session_id is None else "session"
         wanted = _again(engine, again) if again else [_new(engine, user, session_id, archives)]
-        for order, traces in wanted:
+        for order, targets in wanted:
             if dry_run:
-                of_plugins = partial(count_rows_of_plugins, traces=traces, plugin_tables=plugins.own_tables)
-                found = {"what": subject, "dry_run": True, **_found(traces), **read_once(engine, of_plugins)}
+                of_plugins = partial(count_rows_of_plugins, targets=targets, plugin_tables=plugins.own_tables)
+                found = {"what": subject, "dry_run": True, **_found(targets), **read_once(engine, of_plugins)}
                 _print(
-                    {**found, **_erase_files(archives, backups, order, traces, user=user, dry_run=True)},
+                    {**found, **_erase_files(archives, backups, order, targets, user=user, dry_run=True)},
                     as_json=as_json,
                 )
                 continue
-            certificate = _erase(settings, engine, plugins.own_tables, order, traces, reason)
+            certificate = _erase(settings, engine, plugins.own_tables, order, targets, reason)
             certificate["what"] = subject
             certificate["not_erased"] = ", ".join(not_erased) or None
-            certificate |= _erase_files(archives, backups, order, traces, user=user, dry_run=False)
+            certificate |= _erase_files(archives, backups, order, targets, user=user, dry_run=False)
             certificate["vacuumed"] = vacuum
             is_done_everywhere &= "failed" not in str(certificate["redis"])
             _print(certificate, as_json=as_json)
@@ -120,13 +120,13 @@ def erase(  # noqa: PLR0913  the options are the interface
 
 def _new(
     engine: Engine, user: str | None, session_id: str | None, archives: Sequence[Path]
-) -> tuple[ErasureOrder, Traces]:
+) -> tuple[ErasureOrder, ErasureTargets]:
     session_ids = {session_id} if session_id else sessions_in_archives(archives, user or "")
-    traces = find_traces(engine, user=user, session_ids=session_ids)
-    return order_of(Erasure(), salt_of(engine), traces), traces
+    targets = find_targets(engine, user=user, session_ids=session_ids)
+    return order_of(Erasure(), salt_of(engine), targets), targets
 
 
-def _again(engine: Engine, file: Path) -> Iterator[tuple[ErasureOrder, Traces]]:
+def _again(engine: Engine, file: Path) -> Iterator[tuple[ErasureOrder, ErasureTargets]]:
     """Yield the orders of certificates, and what the ledger has of each. Raise Failure."""
     salt, orders = salt_of(engine), list[ErasureOrder]()
     for number, line in enumerate(file.read_text().splitlines(), start=1):
@@ -137,7 +137,7 @@ def _again(engine: Engine, file: Path) -> Iterator[tuple[ErasureOrder, Traces]]:
         if orders[-1].salt != salt:
             raise Failure(f"{file}, line {number}, is of the ledger {orders[-1].salt}, and this one is {salt}.")
     for order in orders:
-        yield order, find_ordered_traces(engine, order)
+        yield order, find_ordered_targets(engine, order)
 
 
 def _erase(  # noqa: PLR0913, PLR0917  an erasure, and where it is to be done
@@ -145,22 +145,22 @@ def _erase(  # noqa: PLR0913, PLR0917  an erasure, and where it is to be done
     engine: Engine,
     plugin_tables: Sequence[PluginTable],
     order: ErasureOrder,
-    traces: Traces,
+    targets: ErasureTargets,
     reason: str | None,
 ) -> dict[str, Json]:
     erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
     run_in_transaction(engine, lambda ledger: remember(ledger, order))
-    erased = erase_from_ledger(engine, erasure, traces, plugin_tables)
+    erased = erase_from_ledger(engine, erasure, targets, plugin_tables)
     # Before what may take long or fail: it is done, and cannot be undone.
     text = f"erasure {order.id}" + (f": {reason}" if reason else "")
     entry = audit_entry(AuditAct.ERASED, text, sum(erased.values()))
     run_in_transaction(engine, lambda ledger: record_act(ledger, entry))
-    in_redis, nodes = _erase_elsewhere(settings, engine, plugin_tables, order, traces)
+    in_redis, nodes = _erase_elsewhere(settings, engine, plugin_tables, order, targets)
     return {
         "erasure": order.id,
         "at": iso(erasure.at),
         "reason": reason,
-        "sessions": len(traces.sessions),
+        "sessions": len(targets.sessions),
         "ledger": dict(erased),
         "redis": in_redis,
         "inboxes": nodes,
@@ -172,7 +172,7 @@ def _erase_files(  # noqa: PLR0913 - where, what, and how
     archives: Sequence[Path],
     backups: Sequence[Path],
     order: ErasureOrder,
-    traces: Traces,
+    targets: ErasureTargets,
     *,
     user: str | None,
     dry_run: bool,
@@ -182,22 +182,26 @@ def _erase_files(  # noqa: PLR0913 - where, what, and how
         done = erase_from_backup(path, order, user, dry_run=dry_run)
         of_backups[str(path)] = {**done.rows, "not_searched": list(done.left)}
     return {
-        "archives": {str(path): erase_from_archive(path, traces, dry_run=dry_run) for path in archives},
+        "archives": {str(path): erase_from_archive(path, targets, dry_run=dry_run) for path in archives},
         "backups": of_backups,
     }
 
 
-def _found(traces: Traces) -> dict[str, Json]:
-    return {"sessions": len(traces.sessions), "deliveries": len(traces.deliveries), "cdrs": len(traces.records)}
+def _found(targets: ErasureTargets) -> dict[str, Json]:
+    return {"sessions": len(targets.sessions), "deliveries": len(targets.deliveries), "cdrs": len(targets.records)}
 
 
 def _erase_elsewhere(
-    settings: Settings, engine: Engine, plugin_tables: Sequence[PluginTable], order: ErasureOrder, traces: Traces
+    settings: Settings,
+    engine: Engine,
+    plugin_tables: Sequence[PluginTable],
+    order: ErasureOrder,
+    targets: ErasureTargets,
 ) -> tuple[dict[str, Json], dict[str, Json]]:
     """Erase in Redis, and wait for the inboxes of the nodes that are alive."""
     try:
         with open_queues(settings, engine) as connection:
-            in_redis: dict[str, Json] = dict(erase_from_redis(connection, traces))
+            in_redis: dict[str, Json] = dict(erase_from_redis(connection, targets))
             in_redis["file_rewritten"] = rewrite_files(connection)
             since = datetime.now(UTC) - ORDERS_FOR
             orders = read_once(engine, lambda ledger: erasure_orders(ledger, order.salt, since))

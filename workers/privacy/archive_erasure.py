@@ -10,7 +10,7 @@ from ingest.queue.batch import Delivery
 from ingest.queue.erasure_orders import is_distinctive
 from ingest.wire.envelope import Kind
 from workers.privacy.archive import read_archive, read_lines, verify_archive, write_lines
-from workers.privacy.erasure_traces import Traces, is_named
+from workers.privacy.erasure_targets import ErasureTargets, is_named
 
 END_LINE = ("archive", "count", "sha256")
 
@@ -24,26 +24,26 @@ def sessions_in_archives(paths: Iterable[Path], user: str) -> set[str]:
     return found
 
 
-def erase_from_archive(path: Path, traces: Traces, *, dry_run: bool = False) -> int:
+def erase_from_archive(path: Path, targets: ErasureTargets, *, dry_run: bool = False) -> int:
     """Leave out of an archive what names a driver or their sessions, and return how many deliveries that were.
 
     The file is replaced once the new one is complete. Raise ArchiveUnreadable if it is not as it was written.
     """
     end = verify_archive(path)
-    counts = Counter(_is_of(delivery, traces) for delivery in read_archive(path))
+    counts = Counter(_is_of(delivery, targets) for delivery in read_archive(path))
     if counts[True] and not dry_run:
         facts = {name: value for name, value in end.items() if name not in END_LINE}
-        left = (line for line, delivery in read_lines(path) if not _is_of(delivery, traces))
+        left = (line for line, delivery in read_lines(path) if not _is_of(delivery, targets))
         erased = int(facts.get("erased", 0)) + counts[True]
         write_lines(path, left, {**facts, "erased": erased})
     return counts[True]
 
 
-def _is_of(delivery: Delivery, traces: Traces) -> bool:
-    if delivery.session_id in traces.sessions or delivery.id in traces.deliveries:
+def _is_of(delivery: Delivery, targets: ErasureTargets) -> bool:
+    if delivery.session_id in targets.sessions or delivery.id in targets.deliveries:
         return True
     # As in the ledger: a short word names nobody in a delivery that has a session.
-    names = set(filter(is_distinctive, traces.names)) if delivery.session_id else traces.names
+    names = set(filter(is_distinctive, targets.names)) if delivery.session_id else targets.names
     return is_named(names, delivery.body, *delivery.headers.values())
 
 

@@ -10,7 +10,7 @@ from workers.ledger.database.transaction import read_once
 from workers.ledger.tables.authorization_tables import balances
 from workers.ledger.tables.core_tables import deliveries, devices, pushes, sessions
 from workers.ledger.tables.erasure_tables import erasures
-from workers.privacy.erasure_traces import Traces, find_traces
+from workers.privacy.erasure_targets import ErasureTargets, find_targets
 
 USER_COLUMNS = (sessions.c.user_id, pushes.c.user_id, cdrs.c.user_id, devices.c.user_id, balances.c.user_id)
 SESSION_COLUMNS = (sessions.c.session_id, deliveries.c.session_id, pushes.c.session_id, cdrs.c.session_id)
@@ -24,16 +24,16 @@ def is_unknown(ledger: Connection, order: ErasureOrder) -> bool:
     return any(latest.get(digest, 0.0) < order.at for digest in order.digests)
 
 
-def find_ordered_traces(engine: Engine, order: ErasureOrder) -> Traces:
+def find_ordered_targets(engine: Engine, order: ErasureOrder) -> ErasureTargets:
     """Find what the ledger has of the driver and the sessions of an order, which names them by digests only.
 
     What the driver has done since the order is found, too.
     """
     users, found = read_once(engine, lambda ledger: (_named(ledger, order), _sessions(ledger, order)))
-    traces = find_traces(engine, session_ids=found)
+    targets = find_targets(engine, session_ids=found)
     for user in users:
-        traces |= find_traces(engine, user=user)
-    return traces
+        targets |= find_targets(engine, user=user)
+    return targets
 
 
 def _named(ledger: Connection, order: ErasureOrder) -> set[str]:

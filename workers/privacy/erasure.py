@@ -39,7 +39,7 @@ from workers.ledger.tables.core_tables import deliveries, devices, pushes, runs,
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
 from workers.ledger.tables.key_tables import charging_key_uses
 from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
-from workers.privacy.erasure_traces import Traces, is_person
+from workers.privacy.erasure_targets import ErasureTargets, is_person
 
 ERASED = "erased"
 SLICE = 200
@@ -58,10 +58,10 @@ class Erasure:
         return None if name is None else self.pseudonyms.setdefault(name.lower(), f"{ERASED}-{secrets.token_hex(6)}")
 
 
-def order_of(erasure: Erasure, salt: str, traces: Traces) -> ErasureOrder:
+def order_of(erasure: Erasure, salt: str, targets: ErasureTargets) -> ErasureOrder:
     """Return the order by which others carry out an erasure, and by which late events are recognized."""
-    users = frozenset(erasure_digest(salt, each) for each in traces.users)
-    sessions = frozenset(erasure_digest(salt, each) for each in traces.sessions)
+    users = frozenset(erasure_digest(salt, each) for each in targets.users)
+    sessions = frozenset(erasure_digest(salt, each) for each in targets.sessions)
     return ErasureOrder(erasure.id, erasure.at.timestamp(), salt, sessions | users, users)
 
 
@@ -101,7 +101,9 @@ def erasure_orders(ledger: Connection, salt: str, since: datetime) -> list[Erasu
     ]
 
 
-def erase(engine: Engine, erasure: Erasure, traces: Traces, plugin_tables: Iterable[PluginTable] = ()) -> Counter[str]:
+def erase(
+    engine: Engine, erasure: Erasure, targets: ErasureTargets, plugin_tables: Iterable[PluginTable] = ()
+) -> Counter[str]:
     """Erase what was found, in slices, and return how many rows by table. Repeated, it does no harm.
 
     By what is deleted last all else is found: so an erasure that was interrupted can be repeated.
@@ -113,16 +115,18 @@ def erase(engine: Engine, erasure: Erasure, traces: Traces, plugin_tables: Itera
             statement = delete(table).where(or_(*conditions))
             erased[table.name] += run_in_transaction(engine, partial(_row_count, statement=statement))
 
-    delete_rows(_rows_of_plugins(traces, plugin_tables))
-    delete_rows(_rows_to_delete(traces))
-    for ids in chunks(sorted(traces.deliveries), SLICE):
+    delete_rows(_rows_of_plugins(targets, plugin_tables))
+    delete_rows(_rows_to_delete(targets))
+    for ids in chunks(sorted(targets.deliveries), SLICE):
         erased["deliveries"] += run_in_transaction(engine, partial(_erase_deliveries, ids=ids, erasure=erasure))
-    erased["cdrs"] = run_in_transaction(engine, partial(_pseudonymise, records=sorted(traces.records), erasure=erasure))
-    named = update(audit).where(in_list(audit.c.id, traces.acts)).values(subject=ERASED)
+    erased["cdrs"] = run_in_transaction(
+        engine, partial(_pseudonymise, records=sorted(targets.records), erasure=erasure)
+    )
+    named = update(audit).where(in_list(audit.c.id, targets.acts)).values(subject=ERASED)
     erased["audit"] = run_in_transaction(engine, partial(_row_count, statement=named))
-    delete_rows(_rows_to_delete_last(traces))
+    delete_rows(_rows_to_delete_last(targets))
     # Where a backfill has come to: without it, an open one begins anew.
-    cursor = update(downtimes).where(in_list(downtimes.c.after_user, traces.users)).values(after_user=None)
+    cursor = update(downtimes).where(in_list(downtimes.c.after_user, targets.users)).values(after_user=None)
     erased["gaps"] = run_in_transaction(engine, partial(_row_count, statement=cursor))
     return +erased
 
@@ -178,47 +182,52 @@ def _pseudonymise(ledger: Connection, records: Sequence[tuple[str, int]], erasur
     return len(records)
 
 
-def count_rows_of_plugins(ledger: Connection, traces: Traces, plugin_tables: Iterable[PluginTable]) -> Counter[str]:
+def count_rows_of_plugins(
+    ledger: Connection, targets: ErasureTargets, plugin_tables: Iterable[PluginTable]
+) -> Counter[str]:
     """Count the rows that would be deleted, by table."""
     return Counter(
         {
             table.name: ledger.scalar(select(func.count()).select_from(table).where(or_(*conditions))) or 0
-            for table, conditions in _rows_of_plugins(traces, plugin_tables)
+            for table, conditions in _rows_of_plugins(targets, plugin_tables)
         }
     )
 
 
-def _rows_of_plugins(traces: Traces, plugin_tables: Iterable[PluginTable]) -> Iterator[tuple[Any, list[Any]]]:
+def _rows_of_plugins(targets: ErasureTargets, plugin_tables: Iterable[PluginTable]) -> Iterator[tuple[Any, list[Any]]]:
     for each in plugin_tables:
         conditions: list[Any] = []
         if each.user is not None:
-            conditions += [is_person(each.user, user) for user in sorted(traces.users)]
+            conditions += [is_person(each.user, user) for user in sorted(targets.users)]
         if each.session is not None:
-            conditions.append(in_list(each.session, traces.sessions))
+            conditions.append(in_list(each.session, targets.sessions))
         if conditions:
             yield each.table, conditions
 
 
-def _rows_to_delete(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:
-    of_session = traces.sessions
+def _rows_to_delete(targets: ErasureTargets) -> Iterator[tuple[Any, list[Any]]]:
+    of_session = targets.sessions
     yield session_polls, [in_list(session_polls.c.session_id, of_session)]
     # Before the decisions, by which the keys of their sessions are found. A card that others use, too, is counted anew.
-    yield charging_key_uses, [in_list(charging_key_uses.c.key, traces.keys), asked_in(of_session)]
-    yield authorizations, [in_list(authorizations.c.session_id, of_session), in_list(authorizations.c.key, traces.keys)]
-    yield devices, [in_list(devices.c.user_id, traces.users)]
-    yield balances, [in_list(balances.c.user_id, traces.users)]
-    yield alerts, [in_list(alerts.c.id, traces.alerts)]
+    yield charging_key_uses, [in_list(charging_key_uses.c.key, targets.keys), asked_in(of_session)]
+    yield (
+        authorizations,
+        [in_list(authorizations.c.session_id, of_session), in_list(authorizations.c.key, targets.keys)],
+    )
+    yield devices, [in_list(devices.c.user_id, targets.users)]
+    yield balances, [in_list(balances.c.user_id, targets.users)]
+    yield alerts, [in_list(alerts.c.id, targets.alerts)]
 
 
-def _rows_to_delete_last(traces: Traces) -> Iterator[tuple[Any, list[Any]]]:
-    of_session = traces.sessions
+def _rows_to_delete_last(targets: ErasureTargets) -> Iterator[tuple[Any, list[Any]]]:
+    of_session = targets.sessions
     yield session_keys, [in_list(session_keys.c.session_id, of_session)]
     yield (
         pushes,
         [
-            in_list(pushes.c.user_id, traces.users),
+            in_list(pushes.c.user_id, targets.users),
             in_list(pushes.c.session_id, of_session),
-            in_list(pushes.c.delivery_id, traces.deliveries),
+            in_list(pushes.c.delivery_id, targets.deliveries),
         ],
     )
     yield sessions, [in_list(sessions.c.session_id, of_session)]

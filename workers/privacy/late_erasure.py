@@ -16,9 +16,9 @@ from ingest.wire.timestamps import utc_now
 from workers.ledger.database.transaction import read_once, run_in_transaction
 from workers.ledger.tables.core_tables import deliveries, sessions
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
-from workers.privacy.certificate_erasure import find_ordered_traces, is_unknown
+from workers.privacy.certificate_erasure import find_ordered_targets, is_unknown
 from workers.privacy.erasure import Erasure, erase, erasure_orders, order_of, remember, salt_of
-from workers.privacy.erasure_traces import Traces, find_late_traces
+from workers.privacy.erasure_targets import ErasureTargets, find_late_targets
 from workers.privacy.redis_erasure import erase_from_redis
 
 log = structlog.get_logger()
@@ -69,21 +69,21 @@ class LateErasureTask:
         salt, since = salt_of(self._engine), (now - ORDERS_FOR).timestamp()
         for order in orders:
             if order.salt == salt and order.at > since and read_once(self._engine, partial(is_unknown, order=order)):
-                traces = find_ordered_traces(self._engine, order)
-                log.info("erasure.restored", erasure=order.id, **self._erase_ordered(order, traces))
+                targets = find_ordered_targets(self._engine, order)
+                log.info("erasure.restored", erasure=order.id, **self._erase_ordered(order, targets))
 
     def _erase(self, salt: str, late: Collection[str], records: Collection[tuple[str, int]]) -> None:
-        traces = find_late_traces(self._engine, late, records)
-        order = order_of(Erasure(), salt, Traces(sessions=frozenset(late)))
-        erased = self._erase_ordered(order, traces)
+        targets = find_late_targets(self._engine, late, records)
+        order = order_of(Erasure(), salt, ErasureTargets(sessions=frozenset(late)))
+        erased = self._erase_ordered(order, targets)
         log.info("erasure.repeated", erasure=order.id, **erased)
 
-    def _erase_ordered(self, order: ErasureOrder, traces: Traces) -> Counter[str]:
+    def _erase_ordered(self, order: ErasureOrder, targets: ErasureTargets) -> Counter[str]:
         """Remember an order, and erase from the ledger and from Redis what was found of it; return how much where."""
         run_in_transaction(self._engine, partial(remember, order=order))
         erasure = Erasure(order.id, datetime.fromtimestamp(order.at, UTC))
-        erased = erase(self._engine, erasure, traces, self._plugin_tables)
-        return erased + erase_from_redis(self._connection, traces)
+        erased = erase(self._engine, erasure, targets, self._plugin_tables)
+        return erased + erase_from_redis(self._connection, targets)
 
 
 def _known_digests(ledger: Connection) -> dict[str, tuple[ErasedKind, datetime]]:

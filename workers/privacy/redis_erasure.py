@@ -11,19 +11,19 @@ from ingest.queue.batch import batch_key
 from ingest.queue.erasure_orders import words_of
 from workers.execution.dead_letters import withdraw
 from workers.privacy.erasure import ERASED
-from workers.privacy.erasure_traces import Traces
+from workers.privacy.erasure_targets import ErasureTargets
 
 PAGE = 1000
 
 
-def erase_from_redis(connection: redis.Redis, traces: Traces) -> Counter[str]:
+def erase_from_redis(connection: redis.Redis, targets: ErasureTargets) -> Counter[str]:
     """Delete dead letters and descriptions of jobs that name what is erased, and count them. Raise RedisError.
 
     Batches on their way are counted only: they are erased as soon as they are in the ledger.
     """
     erased = Counter[str]()
-    withdraw(connection, sorted(traces.job_ids))
-    names = {name.lower() for name in traces.names}
+    withdraw(connection, sorted(targets.job_ids))
+    names = {name.lower() for name in targets.names}
 
     def is_named(text: bytes | str | None) -> bool:
         return any(word.lower() in names for word in words_of(text))

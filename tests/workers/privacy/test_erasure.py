@@ -29,7 +29,7 @@ from workers.ledger.tables.core_tables import devices as device_table
 from workers.ledger.tables.core_tables import sessions
 from workers.privacy import erasure
 from workers.privacy.erasure import Erasure, erase, order_of, remember, salt_of
-from workers.privacy.erasure_traces import find_traces
+from workers.privacy.erasure_targets import find_targets
 from workers.privacy.late_erasure import LateErasureTask
 
 DONE = ("session_record", Outcome.DONE)
@@ -39,10 +39,10 @@ PLATE = "M-XY 123"
 
 
 def erase_user(node, user, **what):
-    erasure, traces = Erasure(), find_traces(node.engine, user=user, **what)
+    erasure, targets = Erasure(), find_targets(node.engine, user=user, **what)
     with node.engine.begin() as ledger:
-        remember(ledger, order_of(erasure, salt_of(node.engine), traces))
-    counts = erase(node.engine, erasure, traces)
+        remember(ledger, order_of(erasure, salt_of(node.engine), targets))
+    counts = erase(node.engine, erasure, targets)
     with read_only(node.engine) as ledger:
         assert not list(check_invariants(ledger))
     return counts
@@ -310,7 +310,7 @@ def test_an_erasure_that_was_interrupted_is_repeated(node, event, monkeypatch, d
 
     with monkeypatch.context() as interrupted, contextlib.suppress(KeyboardInterrupt):
         interrupted.setattr(erasure, "run_in_transaction", run_some)
-        erase(node.engine, Erasure(), find_traces(node.engine, user=DRIVER))
+        erase(node.engine, Erasure(), find_targets(node.engine, user=DRIVER))
     erase_user(node, DRIVER)
 
     rows = [row for found in everything(node).values() for row in found]

@@ -34,8 +34,8 @@ HEX = "0123456789abcdef"
 
 
 @dataclass(frozen=True, slots=True)
-class Traces:
-    """Where a driver, or sessions, are in the ledger."""
+class ErasureTargets:
+    """What an erasure looks for: ids of a driver or of sessions, and the rows of the ledger that have them."""
 
     users: frozenset[str] = frozenset()
     """The driver's id, in all its spellings; empty if only sessions are erased."""
@@ -56,26 +56,30 @@ class Traces:
         """All ids by which something may name them."""
         return self.users | self.sessions | self.keys
 
-    def __or__(self, other: "Traces") -> "Traces":
-        """Return the traces of both."""
-        return Traces(**{each.name: getattr(self, each.name) | getattr(other, each.name) for each in fields(self)})
+    def __or__(self, other: "ErasureTargets") -> "ErasureTargets":
+        """Return the targets of both erasures."""
+        return ErasureTargets(
+            **{each.name: getattr(self, each.name) | getattr(other, each.name) for each in fields(self)}
+        )
 
 
-def find_traces(engine: Engine, *, user: str | None = None, session_ids: Collection[str] = ()) -> Traces:
+def find_targets(engine: Engine, *, user: str | None = None, session_ids: Collection[str] = ()) -> ErasureTargets:
     """Find all that the ledger has of a driver or of sessions. Reads every body once, in slices."""
     found = read_once(engine, lambda ledger: _find_sessions(ledger, user, frozenset(session_ids)))
     named = _bodies_with(engine, found.names)
     return read_once(engine, lambda ledger: _find_rows(ledger, found, named))
 
 
-def find_late_traces(engine: Engine, session_ids: Collection[str], records: Collection[tuple[str, int]]) -> Traces:
+def find_late_targets(
+    engine: Engine, session_ids: Collection[str], records: Collection[tuple[str, int]]
+) -> ErasureTargets:
     """Find what has come late of sessions that were erased, by their ids alone, and of these charging records."""
-    found = Traces(sessions=frozenset(session_ids), records=frozenset(records))
+    found = ErasureTargets(sessions=frozenset(session_ids), records=frozenset(records))
     named = {delivery_id for delivery_id, _ in records}
     return read_once(engine, lambda ledger: _find_rows(ledger, found, named))
 
 
-def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[str]) -> Traces:
+def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[str]) -> ErasureTargets:
     users: set[str] = set()
     if user is not None:
         # As SQLite's lower() does, only ASCII letters are lowered.
@@ -105,7 +109,7 @@ def _find_sessions(ledger: Connection, user: str | None, session_ids: frozenset[
     )
     keys |= set(ledger.scalars(of_cdrs))
     keys -= {None, "", *_keys_of_others(ledger, keys, users, session_ids)}
-    return Traces(frozenset(users), session_ids, frozenset(keys))
+    return ErasureTargets(frozenset(users), session_ids, frozenset(keys))
 
 
 def _cases(user: str) -> list[str]:
@@ -138,7 +142,7 @@ def _keys_of_others(
     return {key for key, session_id, user_id in used if session_id not in session_ids and user_id not in users}
 
 
-def _find_rows(ledger: Connection, found: Traces, named: Collection[str]) -> Traces:
+def _find_rows(ledger: Connection, found: ErasureTargets, named: Collection[str]) -> ErasureTargets:
     records = found.records | {
         (delivery_id, position)
         for delivery_id, position in ledger.execute(
@@ -205,7 +209,7 @@ def _spellings(names: Iterable[str]) -> set[bytes]:
     return {text for name in names for text in (name.encode("utf-8", "replace"), json.dumps(name)[1:-1].encode())}
 
 
-def _find_alerts(ledger: Connection, found: Traces, delivery_ids: Collection[str]) -> frozenset[str]:
+def _find_alerts(ledger: Connection, found: ErasureTargets, delivery_ids: Collection[str]) -> frozenset[str]:
     query = select(alerts.c.id, alerts.c.session_id, alerts.c.delivery_id, alerts.c.subject, alerts.c.sentence)
     return frozenset(
         row.id
