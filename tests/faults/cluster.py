@@ -141,6 +141,8 @@ class Cluster:
     connections = 4
     #: How our processes are started.
     launch: ClassVar[Launch] = staticmethod(start_program)
+    #: How its database is run, if it is PostgreSQL.
+    postgres_type: ClassVar[type[Postgres]] = Postgres
 
     def __init__(  # noqa: PLR0913 - one argument for each difference between clusters
         self,
@@ -177,7 +179,7 @@ class Cluster:
         self.pushed.touch()
         try:
             if self.database == POSTGRESQL:
-                self.postgres = Postgres(self.folder / "postgres")
+                self.postgres = self.postgres_type(self.folder / "postgres")
                 self.database_url = self.postgres.url
             self.migrate()
             self.engine = create_ledger_engine(self.database_url)

@@ -11,6 +11,7 @@ from typing import Self
 import psycopg
 
 from tests.faults.cluster import POSTGRESQL, SQLITE, TIMEOUT_S, Cluster, wait_until
+from tests.faults.postgres import ReplicatedPostgres
 from tests.faults.redis_faults import wait_for_events
 from tests.faults.small_disk import SmallDisk
 from tests.faults.trials import Group, Trial
@@ -104,6 +105,17 @@ def read_for_long(cluster: Cluster) -> None:
         file.execute("COMMIT")
 
 
+class ReplicatedCluster(Cluster):
+    """A cluster on PostgreSQL with a standby."""
+
+    postgres_type = ReplicatedPostgres
+
+
+def fail_over(cluster: Cluster) -> None:
+    cluster.postgres.fail_over()
+    wait_for_events(cluster, 20)
+
+
 class DatabaseOnSmallDisk(Cluster):
     """A cluster with its SQLite ledger on a small disk."""
 
@@ -152,6 +164,11 @@ GROUPS = [
             Trial("database: connections cut in transactions", cut),
             Trial("database: disk full", fill_tablespace),
         ],
+    ),
+    Group(
+        "PostgreSQL with a standby",
+        lambda: ReplicatedCluster(POSTGRESQL),
+        [Trial("database: fails over to a standby", fail_over)],
     ),
     Group(
         "SQLite",
