@@ -1,4 +1,4 @@
-"""Reports lines of the level `error` to Sentry: what is logged is what is reported, and nothing beside it."""
+"""Reports lines of the level `error` to Sentry: what is logged is what is reported, and nothing else."""
 
 from importlib.util import find_spec
 

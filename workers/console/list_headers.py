@@ -1,4 +1,4 @@
-"""What some lists show above their rows."""
+"""Fills what some lists show above their rows: totals, and whether a signing key can be retired."""
 
 from collections.abc import Mapping
 from typing import Any

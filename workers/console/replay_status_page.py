@@ -1,4 +1,4 @@
-"""How far it is with what was run again or sent again: a bar that moves, and how many ended well, failed, are left."""
+"""Shows the progress of runs and pushes that were started again: how many ended well, how many failed, how many are left."""
 
 import secrets
 from collections import Counter

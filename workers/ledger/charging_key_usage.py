@@ -1,4 +1,4 @@
-"""How often charging keys were asked for, and what was decided, counted as decisions are stored."""
+"""Counts how often charging keys were asked for, and what was decided, as decisions are stored."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How often signing keys matched, counted as deliveries are stored: to count them anew, all would be read."""
+"""Counts how often signing keys matched, as deliveries are stored: to count later, all would have to be read."""
 
 import random
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Transactions that stay open for too long: nothing that was deleted or changed since they began gives disk back."""
+"""Finds transactions that stay open for too long: until they end, what was deleted or changed gives no disk back."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How the handlers did lately: their runs, how many of them ended well, and how long an attempt took."""
+"""Sums up the runs of each handler in the last day and week: how many ended well, and how long an attempt took."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping

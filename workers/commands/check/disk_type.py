@@ -1,4 +1,4 @@
-"""What kind of file system a folder is on, and why an inbox should not be there."""
+"""Recognizes file systems on which an inbox should not be: those that do not last, and those of a network."""
 
 import re
 from pathlib import Path

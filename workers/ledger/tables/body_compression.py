@@ -1,4 +1,4 @@
-"""Bodies of deliveries, compressed with Zstandard and a dictionary of what Plugsurfing sends: a third of their length.
+"""Bodies of deliveries, compressed with Zstandard and a dictionary of what Plugsurfing sends: 40 % of their length.
 
 A value is MARK and a frame, or the bytes as they are where that is shorter; so are the values of older ledgers. The
 dictionaries stay for good: each is named by its number in MARK, and no body can be read without the one that it was

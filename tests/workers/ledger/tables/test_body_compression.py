@@ -1,4 +1,4 @@
-"""Bodies of any bytes come back as they were, and those that Plugsurfing sends take a third of their length."""
+"""Bodies of any bytes come back as they were, and those that Plugsurfing sends are nearly halved or better."""
 
 import sqlite3
 from pathlib import Path
