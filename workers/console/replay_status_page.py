@@ -1,4 +1,4 @@
-"""Shows the progress of runs and pushes that were started again: how many ended well, how many failed, how many are left."""
+"""Shows the progress of runs and pushes started again: how many ended well, how many failed, how many are left."""
 
 import secrets
 from collections import Counter
