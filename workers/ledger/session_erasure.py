@@ -1,7 +1,8 @@
 """Recognizes what comes of sessions that were erased, before any handler sees it."""
 
 import time
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
@@ -27,18 +28,33 @@ _nobody_until: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
 
 def blank_erased(engine: Engine, batch: Batch) -> tuple[Batch, set[str]]:
     """Return the batch without the content of what is of erased sessions, and the ids of these deliveries."""
-    session_ids = {_session_of(each) for each in (*batch.deliveries, *batch.read_ahead)} - {""}
-    if not session_ids or time.monotonic() < _nobody_until.get(engine, 0.0):
+    arrived = (*batch.deliveries, *batch.read_ahead)
+    if not any(map(_session_of, arrived)) or time.monotonic() < _nobody_until.get(engine, 0.0):
         return batch, set()
-    erased = read(engine, lambda ledger: _erased_of(ledger, engine, session_ids))
+    erased = read(engine, lambda ledger: of_erased_sessions(ledger, arrived))
     if not erased:
         return batch, set()
-    own = {each.id for each in batch.deliveries if _session_of(each) in erased}
+    own = {each.id for each in batch.deliveries if each.id in erased}
     return replace(
         batch,
         deliveries=tuple(_blank(each) if each.id in own else each for each in batch.deliveries),
-        read_ahead=tuple(each for each in batch.read_ahead if _session_of(each) not in erased),
+        read_ahead=tuple(each for each in batch.read_ahead if each.id not in erased),
     ), own
+
+
+def of_erased_sessions(ledger: Connection, arrived: Iterable[Delivery]) -> set[str]:
+    """Return the ids of those of these deliveries whose sessions were erased."""
+    ids = defaultdict[str, set[str]](set)
+    for each in arrived:
+        ids[_session_of(each)].add(each.id)
+    is_session = erasures.c.kind == ErasedKind.SESSION
+    if not ledger.scalar(select(exists().where(is_session))):
+        _nobody_until[ledger.engine] = time.monotonic() + NOBODY_FOR
+        return set()
+    salt = ledger_id(ledger.engine)
+    digests = {erasure_digest(salt, each): each for each in ids if each}
+    found = ledger.scalars(select(erasures.c.digest).where(in_list(erasures.c.digest, digests), is_session))
+    return set[str]().union(*(ids[digests[each]] for each in found))
 
 
 def _session_of(delivery: Delivery) -> str:
@@ -52,17 +68,6 @@ def mark_erased(ledger: Connection, ids: Collection[str]) -> None:
         gone = {"body_deleted_at": datetime.now(UTC), "body_deletion": BodyDeletion.ERASURE}
         has_none = (deliveries.c.body == b"", deliveries.c.body_deleted_at.is_(None))
         ledger.execute(update(deliveries).where(in_list(deliveries.c.id, ids), *has_none).values(gone))
-
-
-def _erased_of(ledger: Connection, engine: Engine, session_ids: Collection[str]) -> set[str]:
-    is_session = erasures.c.kind == ErasedKind.SESSION
-    if not ledger.scalar(select(exists().where(is_session))):
-        _nobody_until[engine] = time.monotonic() + NOBODY_FOR
-        return set()
-    salt = ledger_id(engine)
-    digests = {erasure_digest(salt, each): each for each in session_ids}
-    found = ledger.scalars(select(erasures.c.digest).where(in_list(erasures.c.digest, digests), is_session))
-    return {digests[each] for each in found}
 
 
 def _blank(delivery: Delivery) -> Delivery:

@@ -19,6 +19,7 @@ from workers.ledger import deliveries as ledger_deliveries
 from workers.ledger.database.conditions import Position, in_list
 from workers.ledger.database.engine import read_only
 from workers.ledger.deliveries import ARRIVED
+from workers.ledger.session_erasure import of_erased_sessions
 from workers.ledger.states import BodyDeletion, DeliveryState
 from workers.ledger.tables.core_tables import deliveries
 
@@ -96,19 +97,22 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, Delivery]]:
 def restore(ledger: Connection, archived: list[Delivery]) -> list[str]:
     """Restore the bodies of deliveries, insert those that the ledger does not have, and return the ids of all.
 
-    What was erased stays so.
+    What was erased stays so, also where the ledger has deleted the delivery itself since.
     """
     ids = [each.id for each in archived]
     known = select(deliveries.c.id, deliveries.c.body_deletion).where(in_list(deliveries.c.id, ids))
     found = {row.id: row.body_deletion for row in ledger.execute(known)}
-    for each in archived:
+    erased = {key for key, deletion in found.items() if deletion is BodyDeletion.ERASURE}
+    erased |= of_erased_sessions(ledger, archived)
+    kept = [each for each in archived if each.id not in erased]
+    for each in kept:
         if found.get(each.id) is BodyDeletion.RETENTION:
             there = {"body": each.body, "headers": dict(each.headers), "body_deleted_at": None, "body_deletion": None}
             ledger.execute(update(deliveries).where(deliveries.c.id == each.id).values(there))
-    new = [each for each in archived if each.id not in found]
+    new = [each for each in kept if each.id not in found]
     # A replay reads them again, as it does with what could not be read.
     ledger_deliveries.store(ledger, new, {each.id: (DeliveryState.UNREADABLE, "from an archive") for each in new})
-    return [id_ for id_ in ids if found.get(id_) is not BodyDeletion.ERASURE]
+    return [each.id for each in kept]
 
 
 def _lines_of(engine: Engine, before: datetime) -> Iterator[bytes]:

@@ -45,6 +45,18 @@ def test_what_was_erased_stays_erased(any_node, event):
     assert any_node.rows("show", id_)[0]["body"] == ""
 
 
+def test_what_was_erased_does_not_come_back_after_the_ledger_has_deleted_its_row(any_node, event):
+    any_node.settle(event("SESSION_STARTED", "s-7", userId="driver-7"), DONE)
+    id_ = any_node.settle(event("SESSION_STARTED", "s-8", userId="driver-8"), DONE)
+    file = archived(any_node)
+    any_node.run("erase", "--user", "driver-7")
+    any_node.run("retain", RETAIN_DELIVERIES="100d")
+
+    output = any_node.run("replay", "--from", str(file)).stdout
+
+    assert [row["id"] for row in any_node.rows("deliveries")] == [id_], output
+
+
 def test_an_archive_that_was_changed_is_refused(node, event):
     node.settle(event("SESSION_STARTED", userId="driver-7"), DONE)
     file = archived(node)
