@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import product
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,7 +14,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    Select,
     Text,
     cast,
     func,
@@ -177,16 +177,18 @@ def _bodies_with(engine: Engine, names: Collection[str]) -> set[str]:
     distinctive = set(filter(is_distinctive, names))
     # Bodies are compressed, so that no database can search them.
     has_one = re.compile(b"|".join(map(re.escape, sorted(_spellings(names)))) or b"(?!)").search
-    for first in HEX:
-        for second in HEX:
-            low = f"{first}{second}"
-            part = (deliveries.c.id >= low, deliveries.c.id < _after(low))
-            query = select(deliveries.c.id, deliveries.c.session_id, deliveries.c.body).where(*part)
-            found |= {
-                id_
-                for id_, session_id, body in read_once(engine, partial(_all_rows, query=query))
-                if has_one(body) and is_named(distinctive if session_id else names, body)
-            }
+
+    def named_in(ledger: Connection, part: Sequence[ColumnElement[bool]]) -> set[str]:
+        query = select(deliveries.c.id, deliveries.c.session_id, deliveries.c.body).where(*part)
+        return {
+            id_
+            for id_, session_id, body in ledger.execute(query)
+            if has_one(body) and is_named(distinctive if session_id else names, body)
+        }
+
+    for low in map("".join, product(HEX, repeat=2)):
+        part = (deliveries.c.id >= low, deliveries.c.id < _after(low))
+        found |= read_once(engine, partial(named_in, part=part))
     return found
 
 
@@ -194,10 +196,6 @@ def is_named(names: Collection[str], *texts: bytes | str | None) -> bool:
     """Return whether a text has one of the names as a word, and not as part of one."""
     lower = {name.lower() for name in names}
     return any(word.lower() in lower for text in texts for word in words_of(text))
-
-
-def _all_rows(ledger: Connection, query: Select[Any]) -> Sequence[Any]:
-    return ledger.execute(query).all()
 
 
 def _after(low: str) -> str:
