@@ -25,7 +25,8 @@ def archive(*, before: datetime, path: Path, as_json: bool) -> None:
     """Write the settled deliveries that were received before then, with their bodies, to a compressed file.
 
     It is one JSON object a line; the last one has a digest of all before. `webhooks replay --from FILE` reads it. The
-    ledger is not changed. An erasure does not reach the file: delete it when its time is over.
+    ledger is not changed. An erasure reaches the file only if `webhooks erase --archive` names it: delete it when its
+    time is over.
     """
     settings = settings_with_dev_defaults()
     with open_ledger(settings) as engine:

@@ -34,7 +34,8 @@ def backup(*, folder: Path, as_json: bool) -> None:
     Everything may run meanwhile: nothing waits for it. What was accepted before is in it. Redis need not be backed up.
     A ledger on PostgreSQL has its own tools; the command says which, and in which order. Run it on each node.
 
-    The folder holds personal data: an erasure does not reach it. See workers/BACKUP.md.
+    The folder holds personal data. An erasure reaches it only if `webhooks erase --backup` names it. See
+    workers/BACKUP.md.
     """
     settings = settings_with_dev_defaults()
     manifest = write_backup(settings, sqlite_file(settings), folder)

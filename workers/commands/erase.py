@@ -71,8 +71,8 @@ def erase(  # noqa: PLR0913  the options are the interface
     """Erase all that is known of a driver or of a session, and print a certificate.
 
     Erased are the ledger, Redis, and the inboxes of all nodes; a node that is away does it when it is back. What comes
-    late of an erased session is erased within seconds. Charging records stay under a random name, as law asks for them.
-    Deliveries stay without their content, so that their duplicates are recognized.
+    late of an erased session is stored without its content. Charging records stay under a random name, as law asks for
+    them. Deliveries stay without their content, so that their duplicates are recognized.
 
     Keep the certificates (--json) outside of what is backed up: with --again they are carried out once more.
     """
