@@ -46,6 +46,8 @@ def rotation_status(
     previous rotation, whose NEXT is today's CURRENT.
     """
     last_at = uses[Match.CURRENT].last_at if Match.CURRENT in uses else None
+    if last_at is not None:  # versions of before that run beside this one, or ran since, do not count
+        last_at = signature_key_usage.last_match_after(conn, Match.CURRENT, last_at) or last_at
     since = signature_key_usage.matched_since(conn, Match.NEXT, last_at)
     for row in waiting:
         if row.signed_with == Match.NEXT and (last_at is None or row.received_at > last_at):

@@ -65,3 +65,10 @@ def matched_since(conn: Connection, key: str, since: datetime | None) -> KeyUsag
     query = select(deliveries.c.received_at).where(*of_key).order_by(deliveries.c.received_at)
     times = list(conn.scalars(query.limit(MAX_COUNTED)))
     return KeyUsage(len(times), times[0], times[-1]) if times else None
+
+
+def last_match_after(conn: Connection, key: str, at: datetime) -> datetime | None:
+    """Return when a signing key last matched after a time, also by what a version stored that counts nothing."""
+    query = select(func.max(deliveries.c.received_at))
+    found: datetime | None = conn.scalar(query.where(deliveries.c.signed_with == key, deliveries.c.received_at > at))
+    return found
