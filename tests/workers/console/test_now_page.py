@@ -70,7 +70,7 @@ def test_an_alert_is_resolved_on_the_page_and_that_is_recorded(any_node, console
 def test_an_alert_leads_to_what_it_is_about(node, console, kind):
     with node.engine.begin() as conn:
         raise_alert(conn, Alert(kind, "x", "Something is wrong."), datetime.now(UTC))
-    (url,) = re.findall('href="([^"]+)">What it is about', console.get("/").text)
+    (url,) = re.findall('href="([^"]+)">See what it is about', console.get("/").text)
     assert console.get(url).status_code == 200
 
 
