@@ -17,6 +17,8 @@ from ingest.wire.signature import SIGNATURE_HEADER, sign
 KEY = b"a key for breaking things"
 EVENTS = ("SESSION_STARTED", "SESSION_FEE_INCURRING", "SESSION_STOPPED", "SESSION_COMPLETE")
 FIRST_AT = datetime(2026, 1, 1, tzinfo=UTC)
+#: Seconds until a sender turns to another node: one that is suspended answers nothing.
+TIMEOUT_S = 5.0
 #: One item of so many is sent a second time.
 DUPLICATE_EVERY = 9
 
@@ -99,7 +101,7 @@ class Load:
 
     def send(self, item: Item, port: int, connection: http.client.HTTPConnection | None = None) -> int | None:
         """Send an item once and return its status, or None if there was no answer."""
-        connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+        connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
         with self._lock:
             self.sent[item.id] = item.session_id
         headers = {SIGNATURE_HEADER: sign(item.body, KEY), "Content-Type": "application/json"}
@@ -131,7 +133,9 @@ class Load:
             try:
                 if self._running.is_set() and not self._is_closing.is_set():
                     sent = item(number)
-                    connection = connections.setdefault(port, http.client.HTTPConnection("127.0.0.1", port, timeout=15))
+                    connection = connections.setdefault(
+                        port, http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+                    )
                     for _ in range(2 if number % DUPLICATE_EVERY == 0 else 1):
                         self.send(sent, port, connection)
             finally:

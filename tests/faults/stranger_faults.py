@@ -125,7 +125,7 @@ def send_when_idle_ends(cluster: Cluster) -> None:
                 crossing.append(second)
         wait_for_events(cluster)
     assert crossing, "every connection had been closed before"
-    cluster.load.sent.update(each.id for each in items)
+    cluster.load.sent.update({each.id: each.session_id for each in items})
     with contextlib.closing(open_inbox_file(next(cluster.inboxes()))) as file:
         seen = {row[0] for row in file.execute("SELECT id FROM seen UNION SELECT id FROM deliveries")}
     assert not [each for each in crossing if each.id not in seen], "what crossed with the end was not kept"
