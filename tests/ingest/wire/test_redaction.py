@@ -1,4 +1,4 @@
-"""Fields are masked, hashed or removed; nothing else changes, and no rule loses a body."""
+"""Fields are masked, hashed or removed; nothing else changes, and only a body too deep to be searched is replaced."""
 
 import json
 
@@ -69,9 +69,19 @@ def test_an_element_of_an_array_is_redacted():
     assert json.loads(redacted(BODY, "/payload/n/1:mask"))["payload"]["n"] == [1, "***"]
 
 
-@pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xfe", b"[" * 100_000, b"3", b'"text"', b"null", b"[]"])
+@pytest.mark.parametrize("body", [b"", b"not json", b"\xff\xfe", b"3", b'"text"', b"null", b"[]"])
 def test_a_body_that_no_rule_understands_is_kept_as_it_is(body):
     assert redacted(body, "/payload/plate:mask", "/0:remove") == body
+
+
+@pytest.mark.parametrize("end", [b"", b"]" * 100_000])
+def test_a_body_that_is_nested_too_deeply_to_be_redacted_is_replaced(end):
+    body = b"[" * 100_000 + end
+
+    assert json.loads(redacted(body, "/payload/plate:mask")) == {
+        "not_kept": "nested too deeply to be redacted",
+        "bytes": len(body),
+    }
 
 
 @pytest.mark.parametrize("value", [b'"line\n"', b"9" * 5000, b'"\\ud800"'])
