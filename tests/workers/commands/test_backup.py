@@ -282,6 +282,7 @@ def test_a_ledger_of_a_newer_version_is_not_restored(node, event):
     node.keep(event("SESSION_STARTED"))
     with closing(sqlite3.connect(node.folder / "ledger.db")) as file:
         file.execute("UPDATE webhooks_schema_version SET version_num = '9999'")
+        file.execute("UPDATE ledger_identity SET compatible_from = '9999'")
         file.execute("ALTER TABLE deliveries RENAME COLUMN reason TO why")
         file.commit()
     backup(node)
