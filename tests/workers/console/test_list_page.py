@@ -80,7 +80,7 @@ def test_rows_of_one_position_are_not_torn_apart(monkeypatch):
 
     query = ListQuery(name="x", title="X", listing=Listing({}), find=find, position=lambda row: row)
     opener = SimpleNamespace(open=nullcontext)
-    assert list(list_export.read_chunks(opener, query, Selection())) == [rows[:3], rows[3:4], rows[4:]]
+    assert list(list_export.read_chunks(opener, query, Selection())) == [rows[:4], rows[4:]]
 
 
 @pytest.mark.parametrize(
