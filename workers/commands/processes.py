@@ -4,17 +4,19 @@
 import logging
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from handlers.kit.plugin_tables import PluginTables
 from ingest.config.sections.logging import LoggingSettings
 from ingest.config.sections.processing import ProcessingSettings, StoreSettings
 from ingest.config.settings import DASHBOARD_SECTIONS, SERVE_SECTIONS, load_settings
 from ingest.log import configure_logging
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
+
+if TYPE_CHECKING:  # the package of plugins imports SQLAlchemy
+    from handlers.kit.plugin_tables import PluginTables
 
 HIGHEST_PORT = 65_530
 
@@ -189,7 +191,7 @@ def migrate(ctx: click.Context, *, dry_run: bool) -> None:
     ctx.exit(0 if all(done) else 1)
 
 
-def _migrate_plugin(url: str, tables: PluginTables, *, dry_run: bool) -> bool:
+def _migrate_plugin(url: str, tables: "PluginTables", *, dry_run: bool) -> bool:
     """Migrate the tables of a plugin, or say how they are; return whether it can work with them."""
     from ingest.errors import WebhooksError
     from workers.commands.errors import error_text
