@@ -27,6 +27,7 @@ KEYS = [
     "fee_will_apply_from",
     "anomalies",
     "cdrs",
+    "warnings",
     "timeline",
     "healed",
     "drive",
@@ -62,7 +63,7 @@ def test_a_session_is_its_record_and_a_timeline_in_order_of_event_time(any_node,
     (session,) = any_node.rows("session", "L60XMxWy0oP")
 
     assert list(session) == KEYS
-    assert {key: session[key] for key in KEYS[:-4]} == {
+    assert {key: session[key] for key in KEYS[:-5]} == {
         "session_id": "L60XMxWy0oP",
         "user_id": "user1",
         "status": "COMPLETE",
