@@ -25,7 +25,6 @@ from workers.plugins import load_plugins
 from workers.push.registry import open_channels
 from workers.resources import Resources
 
-NOW = datetime.now(UTC)
 SESSIONS = 50
 
 
@@ -57,13 +56,18 @@ def publisher(outbox: Outbox, valkey: redis.Redis, settings: Settings) -> BatchP
 def keep(settings: Settings, bodies: Sequence[bytes]) -> list[str]:
     """Insert events into the inbox, in this order; return their ids."""
     with closing(open_for_inserts(settings.data_dir / FILE_NAME)) as file:
-        envelopes = [Envelope(Kind.EVENTS, body, NOW, "current", None, {}) for body in bodies]
+        envelopes = [Envelope(Kind.EVENTS, body, datetime.now(UTC), "current", None, {}) for body in bodies]
         upsert_rows(file, [row_of(envelope) for envelope in envelopes])
     return [envelope.id for envelope in envelopes]
 
 
+def in_minutes(minutes: float) -> str:
+    # From the test's own time: a whole run takes longer than a notice is good for after its module was imported.
+    return (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
+
+
 def event(name: str, session_id: str, *, minutes: float, **more: str) -> bytes:
-    payload = {"sessionId": session_id, "timestamp": (NOW + timedelta(minutes=minutes)).isoformat(), **more}
+    payload = {"sessionId": session_id, "timestamp": in_minutes(minutes), **more}
     return json.dumps({"event": name, "payload": payload}).encode()
 
 
@@ -76,8 +80,7 @@ def completed(session_id: str) -> bytes:
 
 
 def notice(session_id: str) -> bytes:
-    starts_at = (NOW + timedelta(minutes=20)).isoformat()
-    return event("SESSION_FEE_INCURRING", session_id, minutes=-2, feeWillApplyFrom=starts_at, feeType="BLOCKING")
+    return event("SESSION_FEE_INCURRING", session_id, minutes=-2, feeWillApplyFrom=in_minutes(20), feeType="BLOCKING")
 
 
 def published(outbox: Outbox, publisher: BatchPublisher, valkey: redis.Redis, queue: str = "urgent") -> Batch:
