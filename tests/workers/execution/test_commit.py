@@ -61,7 +61,7 @@ def concluded(resources: Resources, results: list[RunResult]) -> dict[str, Outco
 
     def keep(ledger):
         deliveries.store(ledger, arrived, {each.id: (DeliveryState.RUNNING, None) for each in arrived})
-        return commit_new_runs(ledger, resources, results, "sessions")
+        return commit_new_runs(ledger, resources, results, "sessions", {each.id for each in arrived})
 
     run_in_transaction(resources.engine, keep, retry_for=0.5)
     with resources.engine.connect() as ledger:
