@@ -36,7 +36,6 @@ def test_the_first_insert_of_a_run_owns_its_effects(ledger):
     with ledger.begin() as conn:
         assert runs.insert_runs(conn, [new("d2"), new("d2", "bill")]) == {("d2", "bill")}
         assert runs.insert_runs(conn, []) == set()
-        assert runs.existing(conn, ["d2", "d3"]) == {("d2", "warn"), ("d2", "bill")}
 
 
 def test_of_workers_that_insert_the_same_runs_one_owns_each(ledger):
