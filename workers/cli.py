@@ -70,7 +70,7 @@ SECTIONS: dict[str, dict[str, CommandRef]] = {
         "work": CommandRef("processes", "Run handlers on the batches of the queues."),
         "clock": CommandRef("processes", "Enqueue due and lost work; send pushes that wait."),
         "dashboard": CommandRef("processes", "Show the console in a browser, and rq-dashboard."),
-        "migrate": CommandRef("processes", "Migrate the database to the tables of this version and of plugins."),
+        "migrate": CommandRef("processes", "Migrate the database to this version's tables, and plugins'."),
         "systemd": CommandRef("processes", "Print systemd units that keep the socket open over a restart."),
         "openapi": CommandRef("processes", "Print the OpenAPI document of a process."),
     },

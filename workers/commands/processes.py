@@ -4,7 +4,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import click
 
@@ -14,9 +14,6 @@ from ingest.config.settings import DASHBOARD_SECTIONS, SERVE_SECTIONS, load_sett
 from ingest.log import configure_logging
 from ingest.wire.authorization.request import WireFormat
 from workers.commands import options
-
-if TYPE_CHECKING:  # the package of plugins imports SQLAlchemy
-    from handlers.kit.plugin_tables import PluginTables
 
 HIGHEST_PORT = 65_530
 
@@ -164,8 +161,10 @@ def migrate(ctx: click.Context, *, dry_run: bool) -> None:
     meanwhile. If it is killed, run it again; several wait for each other. Exit code 1 if a migration fails, or if
     tables are newer and cannot be used.
     """
-    from workers.commands.errors import Failure
+    from ingest.errors import WebhooksError
+    from workers.commands.errors import Failure, error_text
     from workers.ledger.database.migrate import Migration, migrate, pending_migrations, schema_state
+    from workers.ledger.database.migrate_plugins import describe_plugin, migrate_and_describe_plugin
     from workers.ledger.database.schema_state import SENTENCES, SchemaState
     from workers.plugins import load_plugins
 
@@ -187,26 +186,14 @@ def migrate(ctx: click.Context, *, dry_run: bool) -> None:
     has_migrated = found is SchemaState.PENDING and not dry_run
     click.echo("The database now has this version's tables." if has_migrated else SENTENCES[found])
     plugins = load_plugins(settings).tables  # not before: a plugin that fails must not keep our tables back
-    done = [_migrate_plugin(url, tables, dry_run=dry_run) for tables in plugins]
-    ctx.exit(0 if all(done) else 1)
-
-
-def _migrate_plugin(url: str, tables: "PluginTables", *, dry_run: bool) -> bool:
-    """Migrate the tables of a plugin, or say how they are; return whether it can work with them."""
-    from ingest.errors import WebhooksError
-    from workers.commands.errors import error_text
-    from workers.ledger.database.migrate_plugins import SENTENCES, migrate_plugin, read_plugin_state
-    from workers.ledger.database.schema_state import SchemaState
-
-    try:
-        state = read_plugin_state(url, tables) if dry_run else migrate_plugin(url, tables)
-    except WebhooksError as error:  # those of the others can be migrated all the same
-        click.echo(f"webhooks: {error_text(error)}", err=True)
-        return False
-    has_migrated = state is SchemaState.PENDING and not dry_run
-    sentence = "The database now has the tables of the plugin {}." if has_migrated else SENTENCES[state]
-    click.echo(sentence.format(tables.plugin))
-    return True
+    failed = False
+    for tables in plugins:
+        try:
+            click.echo(describe_plugin(url, tables) if dry_run else migrate_and_describe_plugin(url, tables))
+        except WebhooksError as error:  # those of the others can be migrated all the same
+            click.echo(f"webhooks: {error_text(error)}", err=True)
+            failed = True
+    ctx.exit(1 if failed else 0)
 
 
 @click.command()

@@ -195,8 +195,8 @@ def test_what_was_recorded_of_a_sample_is_compared_until_it_is_recorded_anew(nod
     recorded.write_text(recorded.read_text().replace("Your session S:", "The session S:"))
     result = node.run("plugin", "test", code=1)
     assert "events/SESSION_COMPLETE.json is not as it was recorded:" in result.stdout
-    assert '-         "body": "The session S: SESSION_COMPLETE.",' in result.stdout
-    assert '+         "body": "Your session S: SESSION_COMPLETE.",' in result.stdout
+    assert '-        "body": "The session S: SESSION_COMPLETE.",' in result.stdout
+    assert '+        "body": "Your session S: SESSION_COMPLETE.",' in result.stdout
     (failed,) = [row for row in node.rows("plugin", "test", code=1) if row["failed"]]
     assert failed["outcome"] == "not as recorded"
     node.run("plugin", "test", "--record")

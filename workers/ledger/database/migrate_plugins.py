@@ -46,6 +46,18 @@ def migrate_plugin(url: str, tables: PluginTables) -> SchemaState:
         return state
 
 
+def migrate_and_describe_plugin(url: str, tables: PluginTables) -> str:
+    """Run the pending migrations of a plugin, and return in a sentence what came of it. Raise as `migrate_plugin`."""
+    if migrate_plugin(url, tables) is SchemaState.PENDING:
+        return f"The database now has the tables of the plugin {tables.plugin}."
+    return describe_plugin(url, tables)
+
+
+def describe_plugin(url: str, tables: PluginTables) -> str:
+    """Return in a sentence how the tables of a plugin compare; changes and creates nothing."""
+    return SENTENCES[read_plugin_state(url, tables)].format(tables.plugin)
+
+
 def read_plugin_state(url: str, tables: PluginTables) -> SchemaState:
     """Return how the tables of a plugin compare; changes and creates nothing. Raise SettingsError likewise."""
     if not is_there(url):
