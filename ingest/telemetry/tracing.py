@@ -4,9 +4,13 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Protocol
 
+import structlog
+
 from ingest.config.settings import Settings
 from ingest.errors import SettingsError
 from ingest.telemetry.steps import Span, Step
+
+log = structlog.get_logger()
 
 NEEDED = "opentelemetry.exporter.otlp.proto.http"
 
@@ -53,9 +57,12 @@ class Tracing:
         self._sink, self.is_on = sink, sink is not None
 
     def record(self, span: Span) -> None:
-        """Record a step that has ended."""
+        """Record a step that has ended. Never raises: what is traced has been done, and must go on."""
         if self._sink is not None:
-            self._sink.record(span)
+            try:
+                self._sink.record(span)
+            except Exception as error:  # noqa: BLE001 - a boundary: the SDK may raise whatever it likes
+                log.warning("span.not_recorded", error=type(error).__name__)
 
     def activate(self, step: Step) -> AbstractContextManager[None]:
         """Make a step the current span, for what libraries record meanwhile."""
@@ -64,7 +71,10 @@ class Tracing:
     def flush(self) -> None:
         """Export what is queued: the process is about to end without Python's own end."""
         if self._sink is not None:
-            self._sink.flush()
+            try:
+                self._sink.flush()
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("spans.not_exported", error=type(error).__name__)
 
 
 tracing = Tracing()

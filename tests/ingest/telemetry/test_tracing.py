@@ -3,6 +3,7 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from ingest.config.settings import load_settings
 from ingest.errors import SettingsError
@@ -38,3 +39,20 @@ def test_the_ids_of_steps_differ():
     assert len({step.span_id for step in steps}) == len(steps)
     assert [step.trace_id == int(DELIVERY, 16) for step in steps] == [True, True, False, True]
     assert steps[2].first == steps[1]
+
+
+class BrokenSink:
+    def record(self, span):  # noqa: ARG002 - the signature is a sink's
+        raise RuntimeError("can't start new thread")
+
+    def flush(self):
+        raise RuntimeError("can't start new thread")
+
+
+def test_what_is_traced_goes_on_when_a_span_cannot_be_recorded():
+    tracing = Tracing()
+    tracing.use(BrokenSink())
+    with capture_logs() as logs:
+        tracing.record(Span(receipt_of(DELIVERY), "receipt", None, datetime.now(UTC), datetime.now(UTC)))
+        tracing.flush()
+    assert [each["event"] for each in logs] == ["span.not_recorded", "spans.not_exported"]
