@@ -4,7 +4,7 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import PlainValidator
+from pydantic import AfterValidator, PlainValidator
 
 DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) ?(ms|s|m|h|d|w)?", re.ASCII)
 UNITS = {
@@ -36,6 +36,17 @@ def format_duration(duration: timedelta) -> str:
         if unit != "w" and duration and not duration % length:
             return f"{duration // length} {unit}"
     return f"{duration.total_seconds():g} s"
+
+
+def at_least(shortest: timedelta) -> AfterValidator:
+    """Return the validator of a duration that must not be shorter."""
+
+    def check(duration: timedelta) -> timedelta:
+        if duration < shortest:
+            raise ValueError(f"must be at least {format_duration(shortest)}")
+        return duration
+
+    return AfterValidator(check)
 
 
 def _parse_positive(value: object) -> timedelta:

@@ -212,7 +212,7 @@ class Cluster:
             self._restarting.join()
         for member in self.members.values():
             member.stop()
-        self._kill_leftovers()
+        self.kill_leftovers()
         if hasattr(self, "engine"):
             self.engine.dispose()
         if self.postgres is not None:
@@ -310,7 +310,7 @@ class Cluster:
                 if not self._is_closing.is_set():
                     member.restart_if_dead()
 
-    def _kill_leftovers(self) -> None:
+    def kill_leftovers(self) -> None:
         """Kill every process whose current folder is ours: a worker's child is in a process group of its own."""
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():

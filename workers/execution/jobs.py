@@ -46,7 +46,7 @@ from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.reader import HandlerReader
 from workers.ledger.run_schedule import OpenRun
 from workers.ledger.runs import RunKey
-from workers.ledger.session_erasure import blank_erased, mark_erased
+from workers.ledger.session_erasure import ERASED, blank_erased, mark_erased
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.observability.delivery_spans import record_batch
 from workers.resilience.guarded_call import HandlerDeadline, call_guarded
@@ -106,6 +106,8 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     """
     until = time.monotonic() + RECORDS_BUDGET.total_seconds()
     batch, erased = blank_erased(resources.engine, batch)
+    if erased and (job := get_current_job()):
+        job.description = ERASED  # it names the session, and RQ keeps finished jobs
     decoded = [DecodedDelivery.of(each, erased) for each in batch.deliveries if each.body is not None]
     own = {each.delivery.id for each in decoded}
     ahead = [DecodedDelivery.of(delivery) for delivery in batch.read_ahead if delivery.id not in own]

@@ -19,6 +19,9 @@ from workers.ledger.states import BodyDeletion
 from workers.ledger.tables.core_tables import deliveries
 from workers.ledger.tables.erasure_tables import ErasedKind, erasures
 
+ERASED = "erased"
+"""Stands where the name of a driver or a session was."""
+
 NOBODY_FOR = 5.0
 """Seconds for which a process takes it that nobody was ever erased, where that was so: what comes then is erased by the
 clock."""

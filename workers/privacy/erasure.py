@@ -31,6 +31,7 @@ from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.delivery_states import refresh_states
 from workers.ledger.identity import ledger_id
 from workers.ledger.runs import locked_update
+from workers.ledger.session_erasure import ERASED
 from workers.ledger.states import OPEN_OUTCOMES, BodyDeletion, Outcome
 from workers.ledger.tables.alert_tables import alerts
 from workers.ledger.tables.audit_tables import audit
@@ -41,7 +42,6 @@ from workers.ledger.tables.key_tables import charging_key_uses
 from workers.ledger.tables.reconciliation_tables import downtimes, session_polls
 from workers.privacy.erasure_targets import ErasureTargets, is_person
 
-ERASED = "erased"
 SLICE = 200
 
 

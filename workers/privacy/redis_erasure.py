@@ -10,7 +10,7 @@ from rq.job import Job
 from ingest.queue.batch import batch_key
 from ingest.queue.erasure_orders import words_of
 from workers.execution.dead_letters import withdraw
-from workers.privacy.erasure import ERASED
+from workers.ledger.session_erasure import ERASED
 from workers.privacy.erasure_targets import ErasureTargets
 
 PAGE = 1000

@@ -51,7 +51,7 @@ class ImportDowntimes:
     """Imports the downtimes that `serve` has recorded in Redis; without the Drive API too, as a person reads them."""
 
     name = "downtimes"
-    every = timedelta(minutes=1)
+    every = timedelta(seconds=5)
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources

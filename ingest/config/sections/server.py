@@ -1,11 +1,12 @@
 """Settings of the HTTP servers: who may send, where they listen, and their limits."""
 
 from datetime import timedelta
+from typing import Annotated
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
-from ingest.config.durations import PositiveDuration
+from ingest.config.durations import Duration, PositiveDuration, at_least
 from ingest.config.types import Networks, Port, PositiveInt, setting
 from ingest.wire.signature import KeyEncoding
 
@@ -31,8 +32,9 @@ class ServerSettings(BaseSettings):
     serve_workers: int = Field(
         0, ge=0, description="worker processes of `serve`, replaced one by one on SIGHUP; 0: none, and SIGHUP ends it"
     )
-    gap_shortest: PositiveDuration = setting(
-        timedelta(seconds=5), "shortest time without a heartbeat of `serve` that is recorded as a downtime"
+    # A heartbeat comes every second: with less, each would find a downtime.
+    gap_shortest: Annotated[Duration, at_least(timedelta(seconds=2))] = setting(
+        timedelta(seconds=5), "shortest time without a heartbeat of `serve` that is recorded as a downtime, from 2 s"
     )
     max_body_bytes: PositiveInt = setting(1_048_576, "longest body that is accepted")
     body_timeout: PositiveDuration = setting(timedelta(seconds=5), "how long a body may take to arrive")
