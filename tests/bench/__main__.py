@@ -68,21 +68,32 @@ def accept(runs: int, seconds: float, *, as_json: bool) -> None:
 @click.option(
     "--rivals", "with_rivals", is_flag=True, help="Also measure pgqueuer on PostgreSQL; it is installed for that."
 )
+@click.option(
+    "--backlog", "waiting", type=click.IntRange(min=10_000), help="Only what an event costs while so many wait."
+)
 @database_option
 @as_json
 def work(  # noqa: PLR0913 - one for each option
-    runs: int, events: int, rival_events: int, database: str | None, *, with_rivals: bool, as_json: bool
+    runs: int,
+    events: int,
+    rival_events: int,
+    waiting: int | None,
+    database: str | None,
+    *,
+    with_rivals: bool,
+    as_json: bool,
 ) -> None:
     """Measure how fast a full inbox is settled.
 
     `webhooks work` and the relay, against a stock `rq worker` that has everything imported and does the same work in
     the same tables, one job an event, each in a child process of its own.
     """
+    from tests.bench.backlog import backlog  # noqa: PLC0415 - as above
     from tests.bench.rivals import rivals  # noqa: PLC0415 - as above
     from tests.bench.work import work as measure  # noqa: PLC0415 - as above
 
     with progress() as bar, postgresql(database) as server:
-        reports = [measure(runs, events, rival_events, server, bar)]
+        reports = [backlog(waiting, server, bar) if waiting else measure(runs, events, rival_events, server, bar)]
         if with_rivals and server:
             reports.append(rivals(runs, events, server, bar))
     print_reports(reports, as_json=as_json)

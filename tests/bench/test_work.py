@@ -5,6 +5,7 @@ import pytest
 from rich.progress import Progress
 
 from ingest.config.settings import load_settings
+from tests.bench import backlog as backlog_bench
 from tests.bench import work as work_bench
 from tests.bench.databases import postgresql
 from tests.bench.harness import isolated_environment
@@ -35,3 +36,14 @@ def test_both_workers_are_measured_on_both_databases():
     ]
     assert all(row.samples["rate"][0] > 0 for row in report.rows)
     assert "no PostgreSQL" not in report.caption
+
+
+@pytest.mark.slow
+def test_an_event_costs_much_the_same_however_many_wait(monkeypatch):
+    monkeypatch.setattr(backlog_bench, "ROUNDS", 1)
+    with isolated_environment():
+        report = backlog_bench.backlog(10_000, None, Progress(disable=True))
+    small, *parts = report.rows
+    assert small.samples["to_small"] == [1.0]
+    assert len(parts) == backlog_bench.PARTS
+    assert all(row.samples["cpu_us"][0] > 0 and row.samples["mib"][0] > 0 for row in report.rows)
