@@ -49,7 +49,6 @@ COMMANDS = (
     ("session", "S0000042"),
     ("devices",),
     ("alerts",),
-    ("downtimes",),
     ("audit",),
     ("keys",),
     ("handlers",),

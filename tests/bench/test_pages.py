@@ -1,5 +1,6 @@
 """The ledger that the pages are measured over is one that workers could have written, and every page of it answers."""
 
+import click
 import pytest
 from sqlalchemy import func, select
 
@@ -7,7 +8,8 @@ from ingest.config.settings import load_settings
 from ingest.wire.timestamps import utc_now
 from tests.bench.console_requests import page_cases
 from tests.bench.large_ledger import FLEET, LargeLedger, fill_ledger
-from tests.bench.pages import at_application
+from tests.bench.pages import COMMANDS, at_application
+from workers.cli import main
 from workers.console.console_server import create_console_app
 from workers.ledger import fee_warnings
 from workers.ledger.cdr_queries import CdrFilters
@@ -45,6 +47,14 @@ def test_it_is_a_ledger_that_workers_could_have_written(filled):
         assert outcomes == {WarningOutcome.SENT, WarningOutcome.LATE, WarningOutcome.DEAD}
         found = summarize(ledger, CdrFilters())
         assert (found.cdrs, found.in_conflict, found.repeated > 0) == (248, 6, True)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_that_is_measured_exists(command):
+    name, *arguments = command
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    found.make_context(name, arguments)
 
 
 @pytest.mark.slow
