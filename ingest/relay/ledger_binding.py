@@ -4,10 +4,8 @@ The ledger is asked for its id once, and neither it nor a worker need be there a
 not certain stay in the inbox: on a Redis that several installations share they would end in another's ledger.
 """
 
-import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import redis
@@ -19,11 +17,10 @@ from ingest.queue.batch import batch_key, lease_key
 from ingest.queue.installations import Installation, list_installations
 from ingest.queue.namespace import NamespacedRedis
 from ingest.queue.redis_client import queue
+from ingest.relay.ledger_identity import ask_ledger_id, ledger_file
 from ingest.relay.outbox import Binding, InFlightBatch, Outbox
 
-LEDGER_ID = "SELECT id FROM ledger_identity"
 # Seconds.
-CONNECT_TIMEOUT = 3
 ASK_AGAIN_AFTER = 30.0
 
 log = structlog.get_logger()
@@ -85,20 +82,17 @@ class LedgerBinding:
     def _ask_ledger(self, before: Binding | None, alive: Sequence[Installation]) -> str | None:
         """Return the id of the ledger at DATABASE_URL; None if it is not available."""
         if self._file is not None:
-            return _ask_sqlite(self._file)
+            return ask_ledger_id(self._settings)
         # A database is asked only if nothing is known of this inbox's workers: they may have a new ledger.
         is_known = before is not None and before.ledger in {each.ledger for each in alive}
         if is_known or (before is not None and time.monotonic() < self._asked_at + ASK_AGAIN_AFTER):
             return before.ledger if before is not None and is_known else None
         self._asked_at = time.monotonic()
-        return _ask_postgresql(self._settings.database_url)
+        return ask_ledger_id(self._settings)
 
     @property
     def _file(self) -> Path | None:
-        if "database_url" not in self._settings.model_fields_set:
-            return self._settings.data_dir / "ledger.db"
-        scheme, _, path = self._settings.database_url.partition(":///")
-        return Path(path.partition("?")[0]) if scheme == "sqlite" else None
+        return ledger_file(self._settings)
 
     def _is_beside_inbox(self) -> bool:
         # Nobody else's ledger lies there: it was made anew.
@@ -135,27 +129,6 @@ def _of_namespace(namespace: str, before: Binding | None, alive: Sequence[Instal
             f" ledger {known}. Give the processes that belong together a QUEUE_NAMESPACE of their own."
         )
     return Binding(namespace, known or (next(iter(ledgers)) if len(ledgers) == 1 else None))
-
-
-def _ask_sqlite(file: Path) -> str | None:
-    try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1)) as ledger:
-            row = ledger.execute(LEDGER_ID).fetchone()
-    except sqlite3.Error:  # it is not there, or not migrated
-        return None
-    return str(row[0]) if row else None
-
-
-def _ask_postgresql(url: str) -> str | None:
-    import psycopg  # noqa: PLC0415 - for a moment of the first start only
-
-    address = url.replace("postgresql+psycopg://", "postgresql://", 1)
-    try:
-        with psycopg.connect(address, connect_timeout=CONNECT_TIMEOUT, autocommit=True) as ledger:
-            row = ledger.execute(LEDGER_ID).fetchone()
-    except psycopg.Error:
-        return None
-    return str(row[0]) if row else None
 
 
 def _either(names: set[str]) -> str:

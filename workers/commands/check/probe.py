@@ -16,6 +16,7 @@ from workers.lists.formatting import human_duration
 from workers.net import reachable
 
 TIMEOUT_S = 3.0
+NOT_KNOWN = "So it is not known whether it runs; to restart it would not help."
 
 
 class ProbedProcess(StrEnum):
@@ -62,22 +63,22 @@ def _ask_port(process: ProbedProcess, host: str, port: int) -> CheckResult:
 
 
 def _find_report(settings: Settings, process: ProbedProcess) -> CheckResult:
-    # They bring SQLAlchemy and redis-py: half a second that the probe of a port does without.
-    from redis.exceptions import RedisError  # noqa: PLC0415
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
+    # They bring redis-py, which the probe of a port does without. SQLAlchemy would be half of what it takes.
     from ingest.queue.process_registry import ProcessRegistry  # noqa: PLC0415
-    from workers.commands.errors import Failure, error_text  # noqa: PLC0415
-    from workers.commands.stores import open_ledger  # noqa: PLC0415
-    from workers.installation import open_queues  # noqa: PLC0415
+    from ingest.queue.redis_client import connect_queues  # noqa: PLC0415
+    from ingest.relay.ledger_identity import ask_ledger_id  # noqa: PLC0415
 
     try:
-        with open_ledger(settings) as engine, open_queues(settings, engine, timeout=TIMEOUT_S) as connection:
+        redis_url = settings.require_redis()
+        namespace = settings.queue_namespace or ask_ledger_id(settings)
+        if namespace is None:
+            return warn(process, f"The ledger at DATABASE_URL cannot be asked for its id. {NOT_KNOWN}")
+        with connect_queues(redis_url, namespace, timeout=TIMEOUT_S) as connection:
             found = ProcessRegistry(connection).processes()
     except SettingsError as error:
         return fail(process, str(error))
-    except (QueueUnavailable, RedisError, SQLAlchemyError, Failure) as error:
-        return warn(process, f"{error_text(error)} So it is not known whether it runs; to restart it would not help.")
+    except QueueUnavailable as error:
+        return warn(process, f"Redis does not answer: {error}. {NOT_KNOWN}")
     host = socket.gethostname()
     ages = [each.age for each in found if each.process.value == process.value and each.host == host and each.is_alive]
     if not ages:

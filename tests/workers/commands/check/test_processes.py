@@ -2,6 +2,9 @@
 
 import contextlib
 import http.server
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -17,6 +20,9 @@ from workers.alerts.alerts import Alert, AlertKind, raise_alert
 from workers.ledger import pushes
 from workers.ledger.pushes import NewPush, PushUpdate
 from workers.ledger.states import PushState
+
+#: What a probe needs nothing of.
+HEAVY = ("sqlalchemy", "alembic", "stamina", "handlers", "workers.ledger", "workers.plugins")
 
 
 @pytest.fixture
@@ -116,6 +122,27 @@ def test_a_probe_lets_a_process_live_that_waits_for_its_stores(node: Node, proce
     )
     assert row["standing"] == "warn"
     node.run("check", "--live", process, code=1, REDIS_URL="")
+
+
+@pytest.mark.parametrize("process", ["work", "clock", "serve"])
+def test_a_probe_imports_neither_what_works_with_the_ledger_nor_plugins(
+    node: Node, report: Callable[..., None], valkey_url: str, process: str
+) -> None:
+    """It runs every few seconds beside each process: their import was more than half of it."""
+    report(ProcessType(process))
+    script = (
+        "import sys; from click.testing import CliRunner; from workers.cli import main;"
+        f" result = CliRunner().invoke(main, ['check', '--live', '{process}']); heavy = {HEAVY!r};"
+        " print(result.exit_code, [name for name in sys.modules if name.startswith(heavy)])"
+    )
+    environment = {**node.environment, "REDIS_URL": valkey_url, "PATH": os.environ["PATH"]}
+    environment |= {"PORT": "1"} | ({"QUEUE_NAMESPACE": os.environ["QUEUE_NAMESPACE"]} if process == "clock" else {})
+
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=node.folder, capture_output=True, text=True, check=True
+    )
+
+    assert ended.stdout == f"{0 if process == 'clock' else 1} []\n"
 
 
 @contextlib.contextmanager
