@@ -20,7 +20,7 @@ from ingest.config.settings import load_settings
 from ingest.failpoints import VARIABLE, Failpoint
 from ingest.queue.redis_client import connect_queues
 from tests.faults.effects import PUSHED, metadata
-from tests.faults.load import KEY, Load
+from tests.faults.load import KEY, Connect, Load, connect_loopback
 from tests.faults.postgres import Postgres
 from tests.ports import reserve_port
 from workers.dev.valkey import is_answering, valkey
@@ -179,7 +179,7 @@ class Cluster:
         self.pushed.touch()
         try:
             if self.database == POSTGRESQL:
-                self.postgres = self.postgres_type(self.folder / "postgres")
+                self.postgres = self.start_postgres(self.folder / "postgres")
                 self.database_url = self.postgres.url
             self.migrate()
             self.engine = create_ledger_engine(self.database_url)
@@ -197,8 +197,8 @@ class Cluster:
                     member.start()
             self._restarting.start()
             for port in self.ports:
-                wait_until(lambda port=port: is_answering_http(port), "the endpoint answers")
-            self.load = Load(*self.ports, rate=self.rate, connections=self.connections)
+                wait_until(lambda port=port: is_answering_http(port, self.connect), "the endpoint answers")
+            self.load = Load(*self.ports, rate=self.rate, connections=self.connections, connect=self.connect)
         except BaseException:
             self.__exit__()
             raise
@@ -218,6 +218,13 @@ class Cluster:
         if self.postgres is not None:
             self.postgres.end()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start_postgres(self, folder: Path) -> Postgres:
+        return self.postgres_type(folder)
+
+    def connect(self, port: int, timeout_s: float) -> http.client.HTTPConnection:
+        """Return a connection to an endpoint; it is opened by its first request."""
+        return connect_loopback(port, timeout_s)
 
     def migrate(self) -> None:
         """Create the tables of the ledger."""
@@ -319,8 +326,8 @@ class Cluster:
                         os.kill(int(entry.name), signal.SIGKILL)
 
 
-def is_answering_http(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+def is_answering_http(port: int, connect: Connect = connect_loopback) -> bool:
+    connection = connect(port, 2)
     try:
         connection.request("GET", "/healthz")
         return connection.getresponse().status == http.client.OK

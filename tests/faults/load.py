@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ingest.http.app import PATHS
 from ingest.wire.envelope import Kind
@@ -40,10 +40,21 @@ class Item(NamedTuple):
         return str(document.get("payload", document)["sessionId"])
 
 
+class Connect(Protocol):
+    """Returns a connection to a port, which its first request opens."""
+
+    def __call__(self, port: int, timeout_s: float) -> http.client.HTTPConnection: ...
+
+
+def connect_loopback(port: int, timeout_s: float) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+
+
 class Load:
     """Sends distinct items while it is running, some of them twice, and retries none; as Plugsurfing does."""
 
-    def __init__(self, *ports: int, rate: float, connections: int = 4) -> None:
+    def __init__(self, *ports: int, rate: float, connections: int = 4, connect: Connect = connect_loopback) -> None:
+        self._connect = connect
         self._ports = itertools.cycle(ports)
         self._pause = connections / rate
         self._numbers = itertools.count()
@@ -101,7 +112,7 @@ class Load:
 
     def send(self, item: Item, port: int, connection: http.client.HTTPConnection | None = None) -> int | None:
         """Send an item once and return its status, or None if there was no answer."""
-        connection = connection or http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+        connection = connection or self._connect(port, TIMEOUT_S)
         with self._lock:
             self.sent[item.id] = item.session_id
         headers = {SIGNATURE_HEADER: sign(item.body, KEY), "Content-Type": "application/json"}
@@ -133,9 +144,7 @@ class Load:
             try:
                 if self._running.is_set() and not self._is_closing.is_set():
                     sent = item(number)
-                    connection = connections.setdefault(
-                        port, http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
-                    )
+                    connection = connections.setdefault(port, self._connect(port, TIMEOUT_S))
                     for _ in range(2 if number % DUPLICATE_EVERY == 0 else 1):
                         self.send(sent, port, connection)
             finally:

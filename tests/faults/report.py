@@ -17,6 +17,7 @@ from tests.faults import (
     database_faults,
     inbox_faults,
     kills,
+    network_faults,
     other_faults,
     redis_faults,
     stranger_faults,
@@ -26,7 +27,7 @@ from tests.faults.cluster import Cluster
 from tests.faults.fork_server import ForkServer
 from tests.faults.trials import Group, Impossible, Verdict, running_groups
 
-MODULES = (kills, redis_faults, database_faults, inbox_faults, other_faults, stranger_faults, upgrades)
+MODULES = (kills, redis_faults, database_faults, inbox_faults, other_faults, network_faults, stranger_faults, upgrades)
 HEAD = "| fault | database | times | acknowledged | lost | doubled | stuck | seconds to recover |"
 
 

@@ -9,7 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults import database_faults, inbox_faults, kills, other_faults, redis_faults, stranger_faults, upgrades
+from tests.faults import (
+    database_faults,
+    inbox_faults,
+    kills,
+    network_faults,
+    other_faults,
+    redis_faults,
+    stranger_faults,
+    upgrades,
+)
 from tests.faults.cluster import Cluster
 from tests.faults.fork_server import ForkServer
 from tests.faults.trials import Group, Impossible, Trial, Verdicts, running_groups
@@ -19,12 +28,14 @@ def is_included(group: Group, trial: Trial) -> bool:
     """Return whether a trial belongs to the tests, not to the report alone."""
     if group in upgrades.GROUPS:
         return group == upgrades.GROUPS[0]
+    if group in network_faults.GROUPS:
+        return trial == network_faults.ESSENTIAL
     on_postgresql = {kills.KILLS[failpoint].name for failpoint in kills.ESSENTIAL}
     return group.name != kills.ON_POSTGRESQL or trial.name in on_postgresql
 
 
 # The longest first, so that none runs alone at the end.
-MODULES = (upgrades, kills, other_faults, database_faults, redis_faults, inbox_faults, stranger_faults)
+MODULES = (upgrades, kills, network_faults, other_faults, database_faults, redis_faults, inbox_faults, stranger_faults)
 GROUPS = [
     replace(group, trials=[each for each in group.trials if is_included(group, each)])
     for module in MODULES
