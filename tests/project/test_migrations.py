@@ -1,6 +1,7 @@
 """Migrations are made of steps that let events flow, and never take away what the version before uses."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,11 @@ def test_a_migration_that_takes_something_away_says_which_versions_are_too_old(p
 
 def test_the_numbers_of_migrations_follow_each_other() -> None:
     assert [path.name[:6] for path in FILES] == [f"v{number:04}_" for number in range(1, len(FILES) + 1)]
+
+
+def test_the_number_in_the_example_is_of_no_migration(root: Path) -> None:
+    guide = (root / "workers" / "UPGRADES.md").read_text("utf-8")
+    named = re.findall(r'^(?:down_)?revision = "(\d{4})"|COMPATIBLE_FROM = "(\d{4})"', guide, re.MULTILINE)
+    numbers = {number for pair in named for number in pair if number}
+    assert len(numbers) == 2
+    assert not numbers & {path.name[1:5] for path in FILES}

@@ -4,13 +4,15 @@ import json
 import shutil
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 
+from handlers.kit.plugin_tables import VERSION_TABLE_SUFFIX, PluginTable
 from ingest.inbox.schema import FILE_NAME
 from ingest.queue.erasure_orders import ErasureOrder, is_distinctive
 from workers.backup.database_copy import copy_database, row_counts, sync
@@ -41,10 +43,17 @@ class ErasedBackup:
     rows: Counter[str]
     """How many, by table."""
     left: tuple[str, ...]
-    """Files of the folder that were not searched: dumps, and inbox files that were set aside."""
+    """What was not searched: dumps, inbox files that were set aside, tables of plugins that are not loaded."""
 
 
-def erase_from_backup(folder: Path, order: ErasureOrder, user: str | None, *, dry_run: bool = False) -> ErasedBackup:
+def erase_from_backup(
+    folder: Path,
+    order: ErasureOrder,
+    user: str | None,
+    plugin_tables: Sequence[PluginTable] = (),
+    *,
+    dry_run: bool = False,
+) -> ErasedBackup:
     """Erase from a backup what an order, and a driver's id, name. Raise BackupUnreadable, sqlite3.Error or OSError.
 
     The folder is replaced once the new one is complete. A ledger of an older version is migrated.
@@ -55,7 +64,7 @@ def erase_from_backup(folder: Path, order: ErasureOrder, user: str | None, *, dr
     shutil.rmtree(partial, ignore_errors=True)  # of an erasure that was killed
     try:
         shutil.copytree(folder, partial)
-        found = _erase(partial, manifest, order, user)
+        found = _erase(partial, manifest, order, user, plugin_tables)
         if found.rows and not dry_run:
             _replace(folder, partial)
         return found
@@ -63,16 +72,20 @@ def erase_from_backup(folder: Path, order: ErasureOrder, user: str | None, *, dr
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _erase(folder: Path, manifest: Manifest, order: ErasureOrder, user: str | None) -> ErasedBackup:
+def _erase(
+    folder: Path, manifest: Manifest, order: ErasureOrder, user: str | None, plugin_tables: Sequence[PluginTable]
+) -> ErasedBackup:
     rows, targets, schema = Counter[str](), ErasureTargets(frozenset({user} if user else ())), manifest.schema
+    left = set[str]()
     if LEDGER_NAME in manifest.files:
         url = f"sqlite:///{folder / LEDGER_NAME}"
         migrate(url)
         engine = create_ledger_engine(url)
         try:
-            targets |= _find(engine, order, user)
+            own, left = _tables_of_plugins(engine, plugin_tables)
+            targets |= _find(engine, order, user, own)
             run_in_transaction(engine, lambda ledger: remember(ledger, order))
-            rows += erase(engine, Erasure(order.id, datetime.fromtimestamp(order.at, UTC)), targets)
+            rows += erase(engine, Erasure(order.id, datetime.fromtimestamp(order.at, UTC)), targets, own)
             with engine.connect() as ledger:
                 schema = applied_migration(ledger)
         finally:
@@ -85,12 +98,31 @@ def _erase(folder: Path, manifest: Manifest, order: ErasureOrder, user: str | No
     files = {name: BackupFile.of(folder / name) for name in manifest.files}
     counts = {name: row_counts(folder / name) for name in searched}
     replace(manifest, files=files, schema=schema, rows=counts).write(folder)
-    left = {path.name for path in folder.iterdir()} - {*searched, NAME}
+    left |= {path.name for path in folder.iterdir()} - {*searched, NAME}
     return ErasedBackup(+rows, tuple(sorted(left)))
 
 
-def _find(engine: Engine, order: ErasureOrder, user: str | None) -> ErasureTargets:
-    targets = find_ordered_targets(engine, order)
+def _tables_of_plugins(engine: Engine, plugin_tables: Iterable[PluginTable]) -> tuple[list[PluginTable], set[str]]:
+    """Return the tables that can be searched in a copy, which may be older than they are, and the names of others."""
+    copy = inspect(engine)
+    columns = {
+        name: {column["name"] for column in copy.get_columns(name)}
+        for name in copy.get_table_names()
+        if name.startswith("plugin_") and not name.endswith(VERSION_TABLE_SUFFIX)
+    }
+    own = [
+        each
+        for each in plugin_tables
+        if each.table.name in columns
+        and {column.name for column in (each.user, each.session) if column is not None} <= columns[each.table.name]
+    ]
+    return own, columns.keys() - {each.table.name for each in own}
+
+
+def _find(
+    engine: Engine, order: ErasureOrder, user: str | None, plugin_tables: Sequence[PluginTable]
+) -> ErasureTargets:
+    targets = find_ordered_targets(engine, order, plugin_tables)
     return targets if user is None else targets | find_targets(engine, user=user)
 
 

@@ -93,20 +93,23 @@ def erase(  # noqa: PLR0913  the options are the interface
             tables = ", ".join(not_erased)
             click.secho(f"Not erased are tables of plugins that are not loaded: {tables}.", err=True, fg="yellow")
         subject = "again" if again else "driver" if session_id is None else "session"
-        wanted = _again(engine, again) if again else [_new(engine, user, session_id, archives)]
+        wanted = _again(engine, again, plugins.own_tables) if again else [_new(engine, user, session_id, archives)]
         for order, targets in wanted:
             if dry_run:
                 of_plugins = partial(count_rows_of_plugins, targets=targets, plugin_tables=plugins.own_tables)
                 found = {"what": subject, "dry_run": True, **_found(targets), **read_once(engine, of_plugins)}
                 _print(
-                    {**found, **_erase_files(archives, backups, order, targets, user=user, dry_run=True)},
+                    {
+                        **found,
+                        **_erase_files(archives, backups, order, targets, plugins.own_tables, user=user, dry_run=True),
+                    },
                     as_json=as_json,
                 )
                 continue
             certificate = _erase(settings, engine, plugins.own_tables, order, targets, reason)
             certificate["what"] = subject
             certificate["not_erased"] = ", ".join(not_erased) or None
-            certificate |= _erase_files(archives, backups, order, targets, user=user, dry_run=False)
+            certificate |= _erase_files(archives, backups, order, targets, plugins.own_tables, user=user, dry_run=False)
             certificate["vacuumed"] = vacuum
             is_done_everywhere &= "failed" not in str(certificate["redis"])
             _print(certificate, as_json=as_json)
@@ -126,7 +129,9 @@ def _new(
     return order_of(Erasure(), salt_of(engine), targets), targets
 
 
-def _again(engine: Engine, file: Path) -> Iterator[tuple[ErasureOrder, ErasureTargets]]:
+def _again(
+    engine: Engine, file: Path, plugin_tables: Sequence[PluginTable]
+) -> Iterator[tuple[ErasureOrder, ErasureTargets]]:
     """Yield the orders of certificates, and what the ledger has of each. Raise Failure."""
     salt, orders = salt_of(engine), list[ErasureOrder]()
     for number, line in enumerate(file.read_text().splitlines(), start=1):
@@ -137,7 +142,7 @@ def _again(engine: Engine, file: Path) -> Iterator[tuple[ErasureOrder, ErasureTa
         if orders[-1].salt != salt:
             raise Failure(f"{file}, line {number}, is of the ledger {orders[-1].salt}, and this one is {salt}.")
     for order in orders:
-        yield order, find_ordered_targets(engine, order)
+        yield order, find_ordered_targets(engine, order, plugin_tables)
 
 
 def _erase(  # noqa: PLR0913, PLR0917  an erasure, and where it is to be done
@@ -173,13 +178,14 @@ def _erase_files(  # noqa: PLR0913 - where, what, and how
     backups: Sequence[Path],
     order: ErasureOrder,
     targets: ErasureTargets,
+    plugin_tables: Sequence[PluginTable],
     *,
     user: str | None,
     dry_run: bool,
 ) -> dict[str, Json]:
     of_backups: dict[str, Json] = {}
     for path in backups:
-        done = erase_from_backup(path, order, user, dry_run=dry_run)
+        done = erase_from_backup(path, order, user, plugin_tables, dry_run=dry_run)
         of_backups[str(path)] = {**done.rows, "not_searched": list(done.left)}
     return {
         "archives": {str(path): erase_from_archive(path, targets, dry_run=dry_run) for path in archives},

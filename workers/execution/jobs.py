@@ -105,9 +105,7 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     waits for a job of its own: RQ kills a job at its timeout, and that looks like a crash.
     """
     until = time.monotonic() + RECORDS_BUDGET.total_seconds()
-    batch, erased = blank_erased(resources.engine, batch)
-    if erased and (job := get_current_job()):
-        job.description = ERASED  # it names the session, and RQ keeps finished jobs
+    batch, erased = _blank_erased(resources, batch)
     decoded = [DecodedDelivery.of(each, erased) for each in batch.deliveries if each.body is not None]
     own = {each.delivery.id for each in decoded}
     ahead = [DecodedDelivery.of(delivery) for delivery in batch.read_ahead if delivery.id not in own]
@@ -137,7 +135,13 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
         done = recorded_runs.existing(ledger, known)
         without_row = [result for result in records if result.delivery_id in new and result.outcome is Outcome.DONE]
         done |= {(result.delivery_id, result.handler) for result in without_row}
-        left = [result for result in first if (result.delivery_id, result.handler) not in done]
+        # What had its outcomes before it was erased gets no other.
+        forgotten = deliveries.settled(ledger, known & erased) if known & erased else set()
+        left = [
+            result
+            for result in first
+            if (result.delivery_id, result.handler) not in done and result.delivery_id not in forgotten
+        ]
         at_once = [result for result in left if result.delivery_id not in with_calls]
         post_commit = commit_new_runs(ledger, resources, at_once, batch.queue, known - with_calls)
         settled = _settled(decoded, new, states, at)
@@ -163,13 +167,21 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
 
 
 def dead_letter_poison(resources: Resources, batch: Batch) -> PostCommit:
-    """Store deliveries that kill their workers as dead letters, without decoding them."""
+    """Store deliveries that kill their workers as dead letters, without decoding them.
+
+    What is of an erased session has no content, so that nobody can run it again: it is ignored.
+    """
     reason = "its workers died of it"
-    results = [_dead(each, WHOLE_DELIVERY, 1, reason) for each in batch.deliveries]
+    batch, erased = _blank_erased(resources, batch)
+    results = [
+        DecodedDelivery.of(each, erased).ignored() if each.id in erased else _dead(each, WHOLE_DELIVERY, 1, reason)
+        for each in batch.deliveries
+    ]
     states = {each.id: (DeliveryState.RUNNING, None) for each in batch.deliveries}
 
     def store(ledger: Connection) -> PostCommit:
-        deliveries.store(ledger, batch.deliveries, states)
+        new = deliveries.store(ledger, batch.deliveries, states)
+        mark_erased(ledger, new & erased)
         return commit_new_runs(ledger, resources, results, batch.queue, set(states))
 
     return run_in_transaction(resources.engine, store)
@@ -305,6 +317,14 @@ class DecodedDelivery:
         return _result(self.delivery, WHOLE_DELIVERY, 0, Outcome.IGNORED, reason)
 
 
+def _blank_erased(resources: Resources, batch: Batch) -> tuple[Batch, set[str]]:
+    """Blank what is of erased sessions in the batch, and in the description of its job."""
+    batch, erased = blank_erased(resources.engine, batch)
+    if erased and (job := get_current_job()):
+        job.description = ERASED  # it names the session, and RQ keeps finished jobs
+    return batch, erased
+
+
 def _calls(
     decoded: Iterable[DecodedDelivery], subscriptions: Callable[[Event], Iterable[Subscription]]
 ) -> list[HandlerCall]:
@@ -349,7 +369,7 @@ def _settled(
     states: Mapping[str, tuple[DeliveryState, str | None]],
     at: datetime,
 ) -> tuple[SettledDelivery, ...]:
-    stored = {each.delivery.id: each.delivery for each in decoded if each.event is not None}
+    stored = {each.delivery.id: each.delivery for each in decoded if each.is_understood}
     ended = (each for key, each in stored.items() if key in new and states[key][0].is_ended)
     return tuple(SettledDelivery(each.event, each.received_at, at) for each in ended)
 

@@ -45,13 +45,17 @@ class ChargingKeyUse:
 
 
 def count(conn: Connection, requests: Iterable[KeyRequest]) -> None:
-    """Count decisions that were stored, by charging key, and remember the session of the last one."""
+    """Count decisions that were stored, by charging key, and remember the session of the last one.
+
+    The row of all decisions about a key comes first: who has locked it has the others, too.
+    """
     by_key: dict[tuple[str, str], list[KeyRequest]] = defaultdict(list)
     for each in requests:
         for decision in (each.decision, ANY_DECISION):
             by_key[each.key, decision].append(each)
     values = []
-    for (key, decision), some in sorted(by_key.items()):
+    for key, decision in sorted(by_key, key=lambda each: (each[0], each[1] != ANY_DECISION, each[1])):
+        some = by_key[key, decision]
         first, last = min(each.at for each in some), max(some, key=lambda each: each.at)
         use = {"asked": len(some), "first_at": first, "last_at": last.at, "session_id": last.session_id}
         values.append({"key": key, "decision": decision, **use})
@@ -89,6 +93,15 @@ def find(  # noqa: PLR0913 - filters, by name
     found = conn.execute(query.order_by(table.last_at.desc(), table.key).limit(limit)).all()
     decisions = _decisions(conn, [row.key for row in found])
     return [ChargingKeyUse(*row, decisions=decisions.get(row.key, {})) for row in found]
+
+
+def lock(conn: Connection, *conditions: ColumnElement[bool]) -> list[str]:
+    """Lock the counts of the charging keys of these rows until the transaction ends, and return the keys.
+
+    In the order of `count`: in another one, each could wait for what the other one has.
+    """
+    key = charging_key_uses.c.key
+    return list(conn.scalars(select(key).where(IS_OF_ANY, *conditions).order_by(key).with_for_update()))
 
 
 def asked_in(session_ids: Iterable[str]) -> ColumnElement[bool]:

@@ -19,11 +19,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Engine, Update, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, Update, delete, func, or_, select, update
 
 from handlers.kit.cdr_table import cdrs
 from handlers.kit.plugin_tables import PluginTable
 from ingest.queue.erasure_orders import ErasureOrder, erasure_digest
+from workers.ledger import charging_key_usage
 from workers.ledger.charging_key_usage import asked_in
 from workers.ledger.database.conditions import in_list
 from workers.ledger.database.engine import chunks, insert_into
@@ -112,8 +113,9 @@ def erase(
 
     def delete_rows(rows: Iterable[tuple[Any, list[Any]]]) -> None:
         for table, conditions in rows:
-            statement = delete(table).where(or_(*conditions))
-            erased[table.name] += run_in_transaction(engine, partial(_row_count, statement=statement))
+            erased[table.name] += run_in_transaction(
+                engine, partial(_delete_rows, table=table, condition=or_(*conditions))
+            )
 
     delete_rows(_rows_of_plugins(targets, plugin_tables))
     delete_rows(_rows_to_delete(targets))
@@ -136,7 +138,13 @@ def salt_of(engine: Engine) -> str:
     return ledger_id(engine)
 
 
-def _row_count(ledger: Connection, statement: Delete | Update) -> int:
+def _delete_rows(ledger: Connection, table: Table, condition: ColumnElement[bool]) -> int:
+    if table is charging_key_uses:
+        charging_key_usage.lock(ledger, condition)
+    return ledger.execute(delete(table).where(condition)).rowcount
+
+
+def _row_count(ledger: Connection, statement: Update) -> int:
     return ledger.execute(statement).rowcount
 
 

@@ -69,7 +69,7 @@ class LateErasureTask:
         salt, since = salt_of(self._engine), (now - ORDERS_FOR).timestamp()
         for order in orders:
             if order.salt == salt and order.at > since and read_once(self._engine, partial(is_unknown, order=order)):
-                targets = find_ordered_targets(self._engine, order)
+                targets = find_ordered_targets(self._engine, order, self._plugin_tables)
                 log.info("erasure.restored", erasure=order.id, **self._erase_ordered(order, targets))
 
     def _erase(self, salt: str, late: Collection[str], records: Collection[tuple[str, int]]) -> None:

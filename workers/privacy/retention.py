@@ -14,6 +14,7 @@ from handlers.kit.cdr_table import cdrs
 from handlers.kit.plugin_tables import PluginTable
 from ingest.config.settings import Settings
 from ingest.wire.timestamps import utc_now
+from workers.ledger import charging_key_usage
 from workers.ledger.charging_key_usage import IS_OF_ANY
 from workers.ledger.database.conditions import Position, in_list
 from workers.ledger.database.transaction import read_once, run_in_transaction
@@ -243,8 +244,9 @@ def _delete_sessions(ledger: Connection, found: Sequence[str], before: datetime,
 
 def _delete_charging_keys(ledger: Connection, found: Sequence[str], before: datetime, _now: datetime) -> int:
     # One that was asked for since it was found stays, with the counts of its decisions.
-    is_old = (in_list(charging_key_uses.c.key, found), IS_OF_ANY, charging_key_uses.c.last_at < before)
-    keys = list(ledger.scalars(select(charging_key_uses.c.key).where(*is_old).with_for_update()))
+    keys = charging_key_usage.lock(
+        ledger, in_list(charging_key_uses.c.key, found), charging_key_uses.c.last_at < before
+    )
     ledger.execute(delete(charging_key_uses).where(in_list(charging_key_uses.c.key, keys)))
     return len(keys)
 

@@ -1,7 +1,9 @@
 """`webhooks plugin`: a plugin is written, tried on what came without a trace, and tested with samples."""
 
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -283,6 +285,43 @@ def test_a_driver_is_erased_from_the_table_of_a_plugin_and_others_tables_are_nam
     assert certificate["not_erased"] == "plugin_gone_told"
     with any_node.engine.connect() as conn:
         assert conn.execute(text(f"SELECT session_id FROM plugin_{name}_told")).scalars().all() == ["s-3"]
+
+
+def test_who_is_in_the_table_of_a_plugin_alone_is_erased_again_by_a_certificate(any_node, name, event):
+    any_node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    any_node.run("migrate")
+    any_node.settle(event("SESSION_COMPLETE", "s-1", userId="ada"), ("session_record", Outcome.DONE))
+    certificates = any_node.folder / "certificates"
+    lines = [any_node.run("erase", *who, "--json").stdout for who in (("--user", "ada"), ("--session", "s-1"))]
+    certificates.write_text("".join(lines))
+    with any_node.engine.begin() as conn:
+        for session, user in (("s-1", "bob"), ("s-2", "ADA"), ("s-3", "bob")):
+            insert = f"INSERT INTO plugin_{name}_told VALUES (:session, :user, '2026-01-01 00:00:00.000000')"
+            conn.execute(text(insert), {"session": session, "user": user})
+
+    any_node.run("erase", "--again", str(certificates))
+
+    with any_node.engine.connect() as conn:
+        assert conn.execute(text(f"SELECT session_id FROM plugin_{name}_told")).scalars().all() == ["s-3"]
+
+
+def test_a_driver_is_erased_from_the_table_of_a_plugin_in_a_backup(node, name, event):
+    node.run("plugin", "new", name, "--on", "SESSION_COMPLETE", "--table")
+    node.run("migrate")
+    node.settle(event("SESSION_COMPLETE", "s-1", userId="ada"), ("session_record", Outcome.DONE))
+    with node.engine.begin() as conn:
+        conn.execute(text("CREATE TABLE plugin_gone_told (id TEXT PRIMARY KEY)"))
+        for session, user in (("s-1", "bob"), ("s-2", "ADA"), ("s-3", "bob")):
+            insert = f"INSERT INTO plugin_{name}_told VALUES (:session, :user, '2026-01-01 00:00:00.000000')"
+            conn.execute(text(insert), {"session": session, "user": user})
+    node.run("backup", "--to", "copy")
+
+    (certificate,) = node.rows("erase", "--user", "ada", "--backup", "copy")
+
+    rows = certificate["backups"]["copy"]
+    assert (rows[f"plugin_{name}_told"], rows["not_searched"]) == (2, ["plugin_gone_told"])
+    with closing(sqlite3.connect(node.folder / "copy" / "ledger.db")) as copy:
+        assert copy.execute(f"SELECT session_id FROM plugin_{name}_told").fetchall() == [("s-3",)]
 
 
 def test_rows_of_the_table_of_a_plugin_go_when_they_are_as_old_as_it_says(any_node, name):

@@ -20,6 +20,7 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
 from sqlalchemy import (
     Column,
+    Connection,
     MetaData,
     String,
     Table,
@@ -53,13 +54,13 @@ from workers.clock.clock import Clock
 from workers.clock.push_sender import send_due
 from workers.diagnostics import stuck
 from workers.execution import handler_durations, jobs
-from workers.execution.commit import run_post_commit
+from workers.execution.commit import PostCommit, commit_new_runs, run_post_commit
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import RUNS_PER_JOB, enqueue_due_runs
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.jobs import dead_letter_poison, execute_runs, process_batch
 from workers.execution.worker import PreloadedWorker
-from workers.ledger import deliveries, pushes, run_schedule, runs, sessions
+from workers.ledger import deliveries, pushes, run_schedule, runs, session_erasure, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction
 from workers.ledger.deliveries import DeliveryFilters
@@ -1185,6 +1186,13 @@ def test_a_batch_waits_for_a_database_that_is_away_for_a_moment(resources_with: 
     assert state(resources, said("SESSION_STARTED")) is DeliveryState.SETTLED
 
 
+def remember_erased(resources: Resources) -> None:
+    """Let the session S1 be erased, of which the ledger has nothing."""
+    digest = erasure_digest(ledger_id(resources.engine), "s1")
+    with resources.engine.begin() as ledger:
+        remember(ledger, ErasureOrder("an-order", time.time(), "", frozenset({digest})))
+
+
 def test_what_comes_of_an_erased_session_has_no_content_and_no_handler_sees_it(resources_with: MakeResources) -> None:
     seen: list[str] = []
 
@@ -1197,9 +1205,7 @@ def test_what_comes_of_an_erased_session_has_no_content_and_no_handler_sees_it(r
         seen.append("a charging record")
 
     resources = resources_with(look, count)
-    digest = erasure_digest(ledger_id(resources.engine), "s1")
-    with resources.engine.begin() as ledger:
-        remember(ledger, ErasureOrder("an-order", time.time(), "", frozenset({digest})))
+    remember_erased(resources)
     session_ids = ("S1", "S2", "S1")
     bodies = (said("SESSION_COMPLETE"), said("SESSION_COMPLETE", "S2"), b'{"sessionId": "S1", "amount": 1}')
     kinds = (Kind.EVENTS, Kind.EVENTS, Kind.CDRS)
@@ -1209,8 +1215,9 @@ def test_what_comes_of_an_erased_session_has_no_content_and_no_handler_sees_it(r
     ]
     ahead = replace(delivery(said("SESSION_STARTED")), session_id="S1")
 
-    process_batch(resources, replace(batch(), deliveries=tuple(arrived), read_ahead=(ahead,)))
+    post_commit = process_batch(resources, replace(batch(), deliveries=tuple(arrived), read_ahead=(ahead,)))
 
+    assert len(post_commit.settled) == len(arrived)
     assert sorted(seen) == ["S2", "a charging record"]  # the clock erases the record, so that totals stay exact
     with resources.engine.begin() as ledger:
         rows = deliveries.get_many(ledger, [each.id for each in arrived], bodies=True)
@@ -1219,4 +1226,67 @@ def test_what_comes_of_an_erased_session_has_no_content_and_no_handler_sees_it(r
         assert (late.body_deletion, late.runs[0].reason) == (BodyDeletion.ERASURE, "its session was erased")
         assert all(row.body for row in rows if row is not late)
         assert set(ledger.scalars(select(session_table.c.session_id))) == {"S2"}
+        assert not list(check_invariants(ledger))
+
+
+def test_a_duplicate_of_an_event_that_was_erased_gets_no_further_run(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_erasure, "NOBODY_FOR", 0.0)
+    resources = resources_with(note_start)
+    body = said("SESSION_STARTED")
+    given = replace(batch(), deliveries=(replace(delivery(body), session_id="S1"),))
+    process_batch(resources, given)
+    before = outcomes(resources, body)
+    remember_erased(resources)
+
+    process_batch(resources, given)
+
+    assert outcomes(resources, body) == before
+    assert state(resources, body) is DeliveryState.SETTLED
+
+
+def test_an_event_whose_worker_died_before_its_session_was_erased_ends(
+    resources_with: MakeResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_erasure, "NOBODY_FOR", 0.0)
+    resources = resources_with(note_start)
+    body = said("SESSION_STARTED")
+    given = replace(batch(), deliveries=(replace(delivery(body), session_id="S1"),))
+    monkeypatch.setattr("workers.execution.jobs.commit_new_runs", partial(_die, commit_new_runs))
+    with pytest.raises(KeyboardInterrupt):
+        process_batch(resources, given)
+    monkeypatch.setattr("workers.execution.jobs.commit_new_runs", commit_new_runs)
+    assert state(resources, body) is DeliveryState.RUNNING
+    remember_erased(resources)
+
+    process_batch(resources, given)
+
+    assert state(resources, body) is DeliveryState.SETTLED
+
+
+def _die(commit: Callable[..., PostCommit], ledger: Connection, resources: Resources, results: Any, *more: Any) -> Any:
+    """Commit what is stored with a batch, and die of what its handlers have returned."""
+    if any(result.handler == "note_start" for result in results):
+        raise KeyboardInterrupt
+    return commit(ledger, resources, results, *more)
+
+
+def test_poison_of_an_erased_session_has_no_content_and_nobody_is_to_run_it_again(
+    resources_with: MakeResources,
+) -> None:
+    resources = resources_with(note_start)
+    remember_erased(resources)
+    poison, other = (
+        replace(delivery(said("SESSION_STARTED", name)), session_id=name, headers={"a": "b"}) for name in ("S1", "S2")
+    )
+
+    dead_letter_poison(resources, replace(batch(poison=True), deliveries=(poison, other)))
+
+    with resources.engine.begin() as ledger:
+        found = {each.id: each for each in deliveries.get_many(ledger, [poison.id, other.id], bodies=True)}
+        row, left = found[poison.id], found[other.id]
+        assert (row.body, row.headers, row.session_id, row.state) == (b"", {}, None, DeliveryState.SETTLED)
+        assert (row.body_deletion, row.runs[0].outcome) == (BodyDeletion.ERASURE, Outcome.IGNORED)
+        assert (left.body, left.state) == (other.body, DeliveryState.DEAD)
         assert not list(check_invariants(ledger))
