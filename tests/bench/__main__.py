@@ -66,7 +66,10 @@ def accept(runs: int, seconds: float, *, as_json: bool) -> None:
     "--rival-events", default=200, show_default=True, type=click.IntRange(min=2), help="Jobs of the baseline."
 )
 @click.option(
-    "--rivals", "with_rivals", is_flag=True, help="Also measure pgqueuer on PostgreSQL; it is installed for that."
+    "--rivals",
+    "with_rivals",
+    is_flag=True,
+    help="Also measure pgqueuer, dramatiq and Celery on PostgreSQL; they are installed for that.",
 )
 @click.option(
     "--backlog", "waiting", type=click.IntRange(min=10_000), help="Only what an event costs while so many wait."

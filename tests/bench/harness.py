@@ -118,7 +118,7 @@ class Harness:
         """Start a Valkey with an append-only file and return its URL; `fsync` is its `appendfsync`."""
         port = reserve_port()
         child = valkey(self.folder / "valkey.sock", self.folder / "valkey")
-        process = self._start("valkey", [*child.command, "--port", str(port), "--appendfsync", fsync], {})
+        process = self.start("valkey", [*child.command, "--port", str(port), "--appendfsync", fsync], {})
         wait_until(child.is_ready, "Valkey answers", process)
         self._redis_url = f"redis://{HOST}:{port}/0"
         return self._redis_url
@@ -149,7 +149,7 @@ class Harness:
 
     def python(self, *arguments: str, name: str, environment: Mapping[str, str]) -> Process:
         """Start this Python with these arguments."""
-        return self._start(name, [sys.executable, *arguments], environment)
+        return self.start(name, [sys.executable, *arguments], environment)
 
     def load(self, spec: LoadSpec) -> Process:
         """Start a load; `load_result` waits for what came of it."""
@@ -172,7 +172,8 @@ class Harness:
             wait_until(lambda: Worker.count(connection) > 0, "the worker is registered", process)
         return process
 
-    def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Process:
+        """Start a command in the folder, with these variables beside this shell's."""
         process = Process(name, command, self.folder, {**os.environ, **environment})
         self._stack.callback(process.stop)
         return process
