@@ -28,6 +28,8 @@ class ProcessSpec:
     stop_timeout: timedelta = timedelta(seconds=15)
     #: The programs after it are started once this returns true.
     is_ready: Callable[[], bool] = lambda: True
+    #: The others use it until they have ended: it is stopped after all of them.
+    outlives_others: bool = False
     #: The file that it logs to, if it does not print.
     log: Path | None = None
     #: Open files that it inherits for as long as it lives, such as a locked one.

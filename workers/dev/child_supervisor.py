@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 
 from ingest.backoff import Backoff
@@ -54,8 +54,9 @@ class ChildSupervisor:
     async def run(self, scenario: Callable[[], Awaitable[int | None]]) -> int:
         """Run the processes until a signal (0) or until the scenario returns an exit code, and return that.
 
-        The scenario is run when all are started; without an exit code it lets them go on. They are stopped in reverse
-        order; a second signal kills them. Raises ChildFailedError when one fails at every start. No child is left.
+        The scenario is run when all are started; without an exit code it lets them go on. They are stopped together,
+        those that outlive the others after them; a second signal kills all. Raises ChildFailedError when one fails at
+        every start. No child is left.
         """
         loop = asyncio.get_running_loop()
         self._exit_code: asyncio.Future[int] = loop.create_future()
@@ -71,16 +72,18 @@ class ChildSupervisor:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
-            for spec in reversed(self._specs):
-                if spec.name in self._children:
-                    await self._children[spec.name].stop()
+            for is_last in (False, True):
+                await self._stop(spec.name for spec in self._specs if spec.outlives_others is is_last)
 
     async def reload(self, names: Collection[str]) -> None:
         """Stop these processes, and start each again; one that has failed to load as well."""
         running = [spec.name for spec in self._specs if spec.name in names and spec.name in self._children]
         for name in running:
             self._reloaded.setdefault(name, asyncio.Event()).set()
-        await asyncio.gather(*(self._children[name].stop() for name in running))
+        await self._stop(running)
+
+    async def _stop(self, names: Iterable[str]) -> None:
+        await asyncio.gather(*(self._children[name].stop() for name in names if name in self._children))
 
     async def _start_all(self, scenario: Callable[[], Awaitable[int | None]]) -> None:
         for spec in self._specs:
@@ -137,7 +140,7 @@ class ChildSupervisor:
 
     def _handle_signal(self) -> None:
         if not self._exit_code.done():
-            self._print_line(OWN_NAME, "stopping all processes in order; a second Ctrl-C kills them")
+            self._print_line(OWN_NAME, "stopping all processes; a second Ctrl-C kills them")
             self._exit_code.set_result(0)
             return
         for child in self._children.values():

@@ -139,7 +139,10 @@ def simulated_drive(given: Settings, port: int) -> dict[str, str]:
 
 
 def process_list(env: DevEnvironment, lock: int) -> list[ProcessSpec]:
-    """List the processes in the order of their start; they are stopped in reverse, `serve` first.
+    """List the processes in the order of their start.
+
+    They are stopped together, as none waits for another: `serve` keeps on its own what no worker takes any more. Only
+    Valkey, which all of them use, outlives them.
 
     All inherit the lock, so that the next `dev`, even after a kill -9, opens no file that they have not closed.
     """

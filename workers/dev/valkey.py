@@ -47,6 +47,7 @@ def valkey(path: Path, folder: Path, *, held_files: tuple[int, ...] = ()) -> Pro
         name="valkey",
         command=(str(server_binary()), *words),
         is_ready=partial(is_answering, path),
+        outlives_others=True,
         log=log,
         held_files=held_files,
     )

@@ -24,7 +24,10 @@ from workers.dev.child_supervisor import ChildFailedError, ChildSupervisor
 plan = json.loads(sys.argv[1])
 child_supervisor.BACKOFF = Backoff(timedelta(seconds=plan["pause"]), timedelta(seconds=5))
 stop_timeout = timedelta(seconds=plan["stop_timeout"])
-children = [ProcessSpec(name, (sys.executable, "-uc", code), stop_timeout) for name, code in plan["children"].items()]
+children = [
+    ProcessSpec(name, (sys.executable, "-uc", code), stop_timeout, outlives_others=name in plan["outlive"])
+    for name, code in plan["children"].items()
+]
 
 async def scenario():
     print("scenario: begins", flush=True)
@@ -65,7 +68,7 @@ class Parent:
     """A supervisor with children, and its output so far."""
 
     def __init__(self, children, *, under_nohup=False, **options):
-        usual = {"stop_timeout": 10.0, "pause": 0.2, "exit_code": None, "reloads": []}
+        usual = {"stop_timeout": 10.0, "pause": 0.2, "exit_code": None, "reloads": [], "outlive": []}
         plan = {"children": children, **usual, **options}
         self.process = subprocess.Popen(
             [*(["nohup"] if under_nohup else []), sys.executable, "-c", PARENT, json.dumps(plan)],
@@ -139,12 +142,23 @@ def gone(*pids: int) -> bool:
     return True
 
 
-def test_children_are_started_in_order_and_stopped_in_reverse(parent):
-    running = parent({"valkey": POLITE, "work": POLITE, "serve": POLITE})
+def test_children_are_stopped_together_and_the_one_that_they_use_after_them(parent, tmp_path):
+    told = tmp_path / "told"
+    told.mkdir()
+    # Each ends only when the other has been told to end as well.
+    wait = f"""
+import pathlib, time
+pathlib.Path({str(told)!r}, str(os.getpid())).touch()
+while len(list(pathlib.Path({str(told)!r}).iterdir())) < 2: time.sleep(0.01)
+print("ended too")
+"""
+    running = parent({"valkey": POLITE, "work": POLITE + wait, "serve": POLITE + wait}, outlive=["valkey"])
     pids = running.pids(3)
     running.process.send_signal(signal.SIGTERM)
     assert running.ends() == 0
-    assert [line for line in running.lines if line.endswith("ends")] == ["serve: ends", "work: ends", "valkey: ends"]
+    assert not [line for line in running.lines if "killed" in line and not line.startswith("dev:")]
+    assert running.lines[-1] == "valkey: ends"
+    assert len([line for line in running.lines if line.endswith("ended too")]) == 2
     assert gone(*pids)
 
 
