@@ -92,23 +92,19 @@ class Plugins:
         return {each.name: each for each in (*self.subscriptions, *self.idle)}
 
 
-def load_plugins(settings: Settings) -> Plugins:
+def load_plugins(settings: Settings, *, renders: bool = True) -> Plugins:
     """Import every plugin: the files in `handlers/`, installed packages with an entry point, and HANDLER_MODULES.
 
-    From then on this process decodes the events whose classes they mark.
+    From then on this process decodes the events whose classes they mark. A process that renders no text for drivers
+    does without the check of the templates, which reads 10 MiB of names of months and time zones.
 
     Raise PluginError if one cannot be imported or marks nothing, two functions share a name, no event is of the class
     that one handles, a queue does not exist, or a template cannot be rendered.
     """
     plugins = _load(tuple(settings.handler_modules))
     use_models({each.model.wire_name: each.model for each in plugins.event_types})
-    try:
-        check_templates(
-            [sys.modules[name] for name in dict.fromkeys(each.plugin for each in plugins.subscriptions)],
-            settings.templates_dir,
-        )
-    except TemplateError as error:
-        raise PluginError(str(error)) from error
+    if renders:
+        _check_templates(plugins, settings.templates_dir)
     idle = tuple(each for each in plugins.subscriptions if each.when is not None and not each.when(settings))
     return replace(
         plugins,
@@ -124,7 +120,16 @@ def learn_events(settings: Settings) -> None:
     If a plugin cannot be loaded, they stay unknown: what is shown does not depend on plugins otherwise.
     """
     with suppress(PluginError):
-        load_plugins(settings)
+        load_plugins(settings, renders=False)
+
+
+def _check_templates(plugins: Plugins, folder: Path | None) -> None:
+    try:
+        check_templates(
+            [sys.modules[name] for name in dict.fromkeys(each.plugin for each in plugins.subscriptions)], folder
+        )
+    except TemplateError as error:
+        raise PluginError(str(error)) from error
 
 
 @cache  # so that a process that loads before it forks has done it for its children

@@ -15,8 +15,7 @@ from workers.ledger import fee_warnings
 from workers.ledger.cdr_queries import CdrFilters
 from workers.ledger.cdr_stats import summarize
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.database.migrate import schema_state
-from workers.ledger.database.schema_state import SchemaState
+from workers.ledger.database.schema_state import SchemaState, schema_state
 from workers.ledger.dead_runs import group_dead_runs
 from workers.ledger.fee_warnings import WarningFilters, WarningOutcome
 from workers.ledger.invariants import check_invariants

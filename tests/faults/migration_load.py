@@ -23,8 +23,8 @@ import psycopg
 
 from tests.faults.cluster import ROOT
 from tests.faults.postgres import Postgres
-from workers.ledger.database.migrate import migrate, schema_state
-from workers.ledger.database.schema_state import SchemaState
+from workers.ledger.database.migrate import migrate
+from workers.ledger.database.schema_state import SchemaState, schema_state
 
 #: The first version with all tables that a later one alters or copies.
 ALL_TABLES = "0005"

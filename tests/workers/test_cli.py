@@ -97,6 +97,18 @@ def test_a_list_imports_no_package_that_it_does_not_need(name):
     assert loaded == (f"{NEEDED_FOR_METRICS}\n" if name == "handlers" else "[]\n")
 
 
+def test_the_dashboard_starts_without_what_only_few_need():
+    """They are 20 MiB: migrations, and rq-dashboard until it is opened."""
+    script = (
+        "import sys; from workers.commands.check.processes import check_now; import workers.console.console_server;"
+        " print(sorted({'alembic', 'mako', 'flask', 'rq_dashboard', 'a2wsgi'}.intersection(sys.modules)))"
+    )
+
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert loaded == "[]\n"
+
+
 def test_serve_loads_neither_the_database_nor_plugins():
     script = (
         "import sys; from workers.cli import main; import workers.commands.processes, ingest.server.serve;"

@@ -236,6 +236,8 @@ def test_templates_that_cannot_be_rendered_are_refused(folder):
     with pytest.raises(PluginError, match="'price' is undefined") as raised:
         load_plugins(load_settings(data_dir=folder, templates_dir=folder / "words"))
     assert str(file) in str(raised.value)
+    only_shown = load_plugins(load_settings(data_dir=folder, templates_dir=folder / "words"), renders=False)
+    assert "warn_the_driver" in only_shown.by_name
 
 
 def test_a_handler_that_the_settings_turn_off_only_finishes_its_runs(folder):

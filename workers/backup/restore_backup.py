@@ -24,8 +24,7 @@ from workers.backup.manifest import BackupFile, BackupUnreadable, Manifest
 from workers.backup.write_backup import LEDGER_NAME
 from workers.diagnostics.stuck import missing_deliveries
 from workers.ledger.database.engine import chunks, create_ledger_engine, read_only
-from workers.ledger.database.migrate import schema_state
-from workers.ledger.database.schema_state import SENTENCES, SchemaState
+from workers.ledger.database.schema_state import SENTENCES, SchemaState, schema_state
 from workers.ledger.identity import ledger_id
 from workers.ledger.invariants import check_invariants
 from workers.ledger.tables.core_tables import deliveries

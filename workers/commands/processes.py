@@ -163,9 +163,9 @@ def migrate(ctx: click.Context, *, dry_run: bool) -> None:
     """
     from ingest.errors import WebhooksError
     from workers.commands.errors import Failure, error_text
-    from workers.ledger.database.migrate import Migration, migrate, pending_migrations, schema_state
+    from workers.ledger.database.migrate import Migration, migrate, pending_migrations
     from workers.ledger.database.migrate_plugins import describe_plugin, migrate_and_describe_plugin
-    from workers.ledger.database.schema_state import SENTENCES, SchemaState
+    from workers.ledger.database.schema_state import SENTENCES, SchemaState, schema_state
     from workers.plugins import load_plugins
 
     def report(migration: Migration) -> None:

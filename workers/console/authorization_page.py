@@ -48,7 +48,7 @@ async def try_key(request: Request) -> Response:
 
 def _try(stores: Opener, parts: dict[str, str]) -> tuple[DryRun, bool]:
     settings = stores.settings
-    policies = load_plugins(settings).policies
+    policies = load_plugins(settings, renders=False).policies
     contexts, is_read = policy_contexts(stores.engine, settings)
     body = plugsurfing_request(settings, parts, "").body
     call = TimedCall(

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
 
 import structlog
-from a2wsgi import WSGIMiddleware
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine
 from starlette.requests import Request
@@ -23,12 +21,10 @@ from workers.access.access_control import AccessControl
 from workers.console.console_app import create_console, error_page
 from workers.console.login_page import login_page
 from workers.console.overview import HealthFinding, no_checks
-from workers.dashboard.dashboard_app import create_dashboard
-from workers.dashboard.rq_dashboard_patch import client_of
+from workers.dashboard.lazy_dashboard import LazyDashboard
+from workers.dashboard.queue_client import client_of
 from workers.ledger.database.engine import create_ledger_engine
 from workers.observability.metrics_server import installation_registry
-
-RQ_THREADS = 4
 
 log = structlog.get_logger()
 
@@ -50,9 +46,7 @@ def create_console_app(
     settings: Settings, engine: Engine, checks: Callable[[Settings], Iterable[HealthFinding]] = no_checks
 ) -> ASGIApp:
     """Build the whole application. Raise SettingsError if it would be open to other machines without a login."""
-    flask: Any = create_dashboard(settings)  # Flask's types, a2wsgi's and Starlette's describe the same callables
-    rq_dashboard: Any = WSGIMiddleware(flask, workers=RQ_THREADS)
-    routes = [Mount("/rq", rq_dashboard), *access_routes(settings, engine)]
+    routes = [Mount("/rq", LazyDashboard(settings)), *access_routes(settings, engine)]
     return with_access_control(settings, engine, routes, checks)
 
 

@@ -154,7 +154,7 @@ def _run_again(stores: Opener, group: FailureGroup, actor: Actor) -> None:
 def _plan(conn: Connection, stores: Opener, group: FailureGroup, ids: Sequence[str]) -> list[ReplayPlan]:
     handler = None if group.cause.name == WHOLE_DELIVERY else group.cause.name
     filters = DeliveryFilters(outcome=Outcome.DEAD, handler=group.cause.name)
-    return plan_replays(conn, ids, load_plugins(stores.settings), handler, filters)
+    return plan_replays(conn, ids, load_plugins(stores.settings, renders=False), handler, filters)
 
 
 def _withdraw(stores: Opener, job_ids: Sequence[str]) -> None:

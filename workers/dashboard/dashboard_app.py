@@ -12,7 +12,7 @@ from rq_dashboard.cli import make_flask_app
 from sqlalchemy.exc import SQLAlchemyError
 
 from ingest.config.settings import Settings
-from workers.dashboard.rq_dashboard_patch import client_of
+from workers.dashboard.queue_client import client_of
 
 INLINE_SCRIPT = re.compile(rb'<script type="text/javascript">(.*?)</script>', re.DOTALL)
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Hashable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import redis
@@ -14,11 +14,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
-from ingest.config.settings import load_settings
-from ingest.queue.namespace import NamespacedRedis
-from ingest.queue.redis_client import connect_queues
-from workers.installation import queue_namespace
-from workers.ledger.database.engine import create_ledger_engine
+from workers.dashboard.queue_client import client_of
 
 SESSIONS = "sessions"
 
@@ -61,20 +57,6 @@ class EmptiableQueue(Queue):
             self.connection.lrem(self.key, 1, job_id)
             self.connection.delete(JsonJob.key_for(job_id))
         return len(job_ids)
-
-
-@cache
-def client_of(url: str) -> NamespacedRedis:
-    """Return the one client for a URL: rq-dashboard would make one a request, without a timeout.
-
-    Raise SQLAlchemy's errors while only the ledger knows the namespace and is unavailable.
-    """
-    settings = load_settings()
-    engine = create_ledger_engine(settings.database_url)
-    try:
-        return connect_queues(url, queue_namespace(settings, engine))
-    finally:
-        engine.dispose()
 
 
 def from_url(url: str, **_options: Hashable) -> tuple[None, redis.Redis]:

@@ -139,7 +139,7 @@ POLICIES = Listing[Policy](
 
 
 def _find_handlers(stores: Stores, _wanted: Selection) -> Sequence[HandlerRow]:
-    return handler_rows(stores.settings, stores.ledger.engine, load_plugins(stores.settings))
+    return handler_rows(stores.settings, stores.ledger.engine, load_plugins(stores.settings, renders=False))
 
 
 HANDLER_QUERY = ListQuery[HandlerRow](

@@ -19,7 +19,7 @@ from ingest.queue.redis_client import connect_queues, connect_redis, queue
 from tests.conftest import NAMESPACE
 from tests.ports import reserve_port
 from workers.dashboard.dashboard_app import create_dashboard
-from workers.dashboard.rq_dashboard_patch import client_of
+from workers.dashboard.queue_client import client_of
 
 WORKER = """
 import sys

@@ -15,17 +15,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
-from sqlalchemy import Connection, Engine, MetaData, inspect, make_url, text
+from sqlalchemy import Connection, Engine, MetaData, inspect, text
 
-from ingest.errors import SettingsError
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrations import VERSION_TABLE
 from workers.ledger.database.schema_state import (
     MIGRATIONS,
     SchemaState,
     applied_migration,
-    compare_schema,
+    database_file,
+    is_there,
     known_migrations,
+    schema_state_of,
 )
 from workers.ledger.tables import metadata
 
@@ -64,14 +65,14 @@ def migrate(url: str, *, report: Callable[[Migration], object] = bool, until: st
     Each is recorded when it has ended; one that was killed is run again. Calls `report` before each. Returns the state
     that it found. Raises SettingsError for a database whose encoding is not UTF8.
     """
-    file = _file(url)
+    file = database_file(url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     engine = create_ledger_engine(url, busy_timeout=BUSY_TIMEOUT)
     try:
         with _alone(engine) as check_alone:
             with engine.begin() as conn:
-                found = _state(conn)
+                found = schema_state_of(conn)
                 if found is SchemaState.PENDING:
                     _adopt_shared_version_table(conn)
                     if applied_migration(conn) is None:  # nobody uses these tables yet
@@ -132,25 +133,9 @@ def pending_migrations(url: str) -> list[Migration]:
     engine = create_ledger_engine(url)
     try:
         with engine.connect() as conn:
-            return [_describe(script) for script in _pending(conn)] if _state(conn) is SchemaState.PENDING else []
-    finally:
-        engine.dispose()
-
-
-def is_there(url: str) -> bool:
-    """Return whether the database can be read without creating it: a file of SQLite may not exist yet."""
-    file = _file(url)
-    return file is None or file.exists()
-
-
-def schema_state(url: str) -> SchemaState:
-    """Return how the tables compare; changes and creates nothing. Raises as `migrate` does."""
-    if not is_there(url):
-        return SchemaState.PENDING
-    engine = create_ledger_engine(url)
-    try:
-        with engine.connect() as conn:
-            return _state(conn)
+            return (
+                [_describe(script) for script in _pending(conn)] if schema_state_of(conn) is SchemaState.PENDING else []
+            )
     finally:
         engine.dispose()
 
@@ -210,17 +195,6 @@ def _describe(script: Script) -> Migration:
     return Migration(script.revision, script.doc)
 
 
-def _state(conn: Connection) -> SchemaState:
-    if conn.dialect.name == "postgresql":
-        encoding = conn.scalar(text("SHOW server_encoding"))
-        if encoding != "UTF8":
-            raise SettingsError(
-                f"DATABASE_URL: the database's encoding is {encoding}, which cannot hold every event;"
-                " create one with ENCODING 'UTF8' (TEMPLATE template0)."
-            )
-    return compare_schema(conn)
-
-
 def _adopt_shared_version_table(conn: Connection) -> None:
     """Move our revision out of Alembic's usual table, where an application in the same database would meet it."""
     inspector = inspect(conn)
@@ -243,8 +217,3 @@ def _config(conn: Connection, branch: MigrationBranch) -> Config:
     config.set_main_option("path_separator", "newline")  # else a folder with a space in its name would be two
     config.attributes.update(connection=conn, branch=branch)
     return config
-
-
-def _file(url: str) -> Path | None:
-    parts = make_url(url)
-    return Path(parts.database) if parts.get_backend_name() == "sqlite" and parts.database else None

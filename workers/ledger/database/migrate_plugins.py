@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from handlers.kit.plugin_tables import VERSION_TABLE_SUFFIX, PluginTables
 from ingest.errors import SettingsError, WebhooksError
 from workers.ledger.database.engine import create_ledger_engine, read_only
-from workers.ledger.database.migrate import MigrationBranch, branch_state, is_there, migration, upgrade
-from workers.ledger.database.schema_state import SchemaState
+from workers.ledger.database.migrate import MigrationBranch, branch_state, migration, upgrade
+from workers.ledger.database.schema_state import SchemaState, is_there
 
 WORKING = frozenset({SchemaState.CURRENT, SchemaState.NEWER})
 SENTENCES = {

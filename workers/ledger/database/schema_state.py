@@ -3,8 +3,10 @@
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, inspect, make_url, select, text
 
+from ingest.errors import SettingsError
+from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrations import VERSION_TABLE
 from workers.ledger.tables.core_tables import ledger_identity
 
@@ -35,6 +37,42 @@ SENTENCES = {
     SchemaState.INCOMPATIBLE: "The database's tables are newer than this version, which cannot work with them:"
     " install the newer version again, or restore the database of this one.",
 }
+
+
+def schema_state(url: str) -> SchemaState:
+    """Return how the tables of a database compare; changes and creates nothing. Raises as `schema_state_of`."""
+    if not is_there(url):
+        return SchemaState.PENDING
+    engine = create_ledger_engine(url)
+    try:
+        with engine.connect() as conn:
+            return schema_state_of(conn)
+    finally:
+        engine.dispose()
+
+
+def schema_state_of(conn: Connection) -> SchemaState:
+    """Return how the tables compare. Raise SettingsError for a database whose encoding is not UTF8."""
+    if conn.dialect.name == "postgresql":
+        encoding = conn.scalar(text("SHOW server_encoding"))
+        if encoding != "UTF8":
+            raise SettingsError(
+                f"DATABASE_URL: the database's encoding is {encoding}, which cannot hold every event;"
+                " create one with ENCODING 'UTF8' (TEMPLATE template0)."
+            )
+    return compare_schema(conn)
+
+
+def is_there(url: str) -> bool:
+    """Return whether the database can be read without creating it: a file of SQLite may not exist yet."""
+    file = database_file(url)
+    return file is None or file.exists()
+
+
+def database_file(url: str) -> Path | None:
+    """Return the file of a database on SQLite; None of any other."""
+    parts = make_url(url)
+    return Path(parts.database) if parts.get_backend_name() == "sqlite" and parts.database else None
 
 
 def known_migrations() -> list[str]:

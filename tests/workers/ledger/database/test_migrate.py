@@ -12,9 +12,9 @@ from sqlalchemy import Column, Index, inspect, text
 
 from ingest.errors import SettingsError
 from workers.ledger.database.engine import create_ledger_engine
-from workers.ledger.database.migrate import migrate, schema_state
+from workers.ledger.database.migrate import migrate
 from workers.ledger.database.migrations import VERSION_TABLE
-from workers.ledger.database.schema_state import SchemaState, known_migrations
+from workers.ledger.database.schema_state import SchemaState, known_migrations, schema_state
 from workers.ledger.tables import metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*expression-based index")

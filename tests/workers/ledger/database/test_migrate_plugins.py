@@ -6,7 +6,7 @@ from sqlalchemy import Column, Integer, inspect, text
 from handlers.kit.plugin_tables import PluginTables
 from ingest.errors import SettingsError
 from workers.ledger.database.engine import create_ledger_engine
-from workers.ledger.database.migrate import SchemaState, migrate, schema_state
+from workers.ledger.database.migrate import migrate
 from workers.ledger.database.migrate_plugins import (
     PluginMigrationFailed,
     differences_from_migrations,
@@ -14,6 +14,7 @@ from workers.ledger.database.migrate_plugins import (
     require_plugin_tables,
     tables_of_others,
 )
+from workers.ledger.database.schema_state import SchemaState, schema_state
 
 MIGRATION = """
 from alembic import op
