@@ -42,6 +42,8 @@ REASONS = {
     "an earlier notice has said the same": "an earlier notice had said the same",
     "no handler warns of it": "no plugin is loaded that warns of fees",
     "a later notice has moved the start of this fee": "a later notice moved the start of the fee",
+    "the driver has no device": "no phone is registered for the driver",
+    "the provider no longer knows the device": "the driver's phone is no longer registered: the app was removed, say",
 }
 """What handlers and channels record, in the words of somebody who does not program."""
 
@@ -145,7 +147,7 @@ def explain(
 
 def explain_warning(warning: FeeWarningRow) -> Sentence:
     """Format in plain words whether a driver was warned, else why not, and whether it helped."""
-    fee = f"{warning.fee_type or 'unknown'} fee"
+    fee = f"{warning.fee_type.capitalize()} fee" if warning.fee_type else "Fee of unknown type"
     start: tuple[Cell, ...] = (fee,)
     if warning.fee_will_apply_from is not None:
         start = (f"{fee} from ", warning.fee_will_apply_from)
@@ -157,17 +159,19 @@ def _heard(warning: FeeWarningRow) -> str:
     reason = REASONS.get(warning.reason or "", warning.reason)
     match warning.outcome:
         case WarningOutcome.SENT:
-            return f"warned {human_duration(lead)} before it." if lead else "warned."
+            return (
+                f"the driver was warned {human_duration(lead)} before it began." if lead else "the driver was warned."
+            )
         case WarningOutcome.LATE if lead is not None:
-            return f"warned too late, {human_duration(-lead)} after it had begun."
+            return f"the driver was warned too late, {human_duration(-lead)} after it had begun."
         case WarningOutcome.LATE:
-            return f"not warned, because {_lateness(warning)}."
+            return f"the driver was not warned, because {_lateness(warning)}."
         case WarningOutcome.WAITING:
-            return "not warned yet" + (f": {reason}." if reason else ".")
+            return "the driver is not warned yet" + (f": {reason}." if reason else ".")
         case WarningOutcome.DEAD:
-            return f"not warned, because the warning failed: {reason or 'without a reason'}."
+            return f"the driver was not warned, because the warning failed: {reason or 'without a reason'}."
         case _:
-            return f"not warned, because {reason or 'there was nothing to tell'}."
+            return f"the driver was not warned, because {reason or 'there was nothing to tell'}."
 
 
 def _lateness(warning: FeeWarningRow) -> str:
@@ -176,11 +180,15 @@ def _lateness(warning: FeeWarningRow) -> str:
         return warning.reason or "it was too late"
     ahead = starts_at - warning.received_at
     if ahead <= timedelta():
-        return f"Plugsurfing's notice came {human_duration(-ahead)} after it had begun"
-    return f"Plugsurfing's notice came only {human_duration(ahead)} before it, and was handled too late"
+        return f"Plugsurfing's notice came {human_duration(-ahead)} after the fee had begun"
+    return f"Plugsurfing's notice came only {human_duration(ahead)} before the fee began, and was handled too late"
 
 
 def _ended(warning: FeeWarningRow) -> str:
     if warning.fee_avoided is None:
         return ""
-    return " The session ended before it." if warning.fee_avoided else " The session went on, so it was due."
+    return (
+        " The session ended before the fee began."
+        if warning.fee_avoided
+        else " The session went on, so the fee applies."
+    )

@@ -127,7 +127,7 @@ def test_a_session_is_what_its_command_prints_and_no_driver_is_named_until_asked
     shown = client.get("/api/sessions/warned?reveal=true").json()
     assert shown == printed
     assert [each["sentence"].partition(": ")[2] for each in shown["warnings"]] == [
-        "warned 10 min before it. The session ended before it."
+        "the driver was warned 10 min before it began. The session ended before the fee began."
     ]
     assert [each["request_id"] for each in shown["cdrs"]] == ["r-0"]
     assert [push["state"] for entry in shown["timeline"] for push in entry["pushes"]] == ["sent"]

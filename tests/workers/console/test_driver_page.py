@@ -10,12 +10,12 @@ from tests.faults.documents import HOSTILE
 from tests.workers.console.conftest import reveal
 from tests.workers.console.past import Past, fill
 from workers.ledger import downtimes
-from workers.ledger.states import Outcome
+from workers.ledger.states import Outcome, PushState
 
 SENTENCES = [
-    "warned 10 min before it. The session ended before it.",
-    "not warned, because Plugsurfing's notice came only 29.0 s before it, and was handled too late. The session",
-    "not warned, because the warning failed: UNREGISTERED: the app was removed. The session went on, so it was due.",
+    "the driver was warned 10 min before it began. The session ended before the fee began.",
+    "not warned, because Plugsurfing's notice came only 29.0 s before the fee began, and was handled too late. The",
+    "not warned, because the warning failed: UNREGISTERED: the app was removed. The session went on, so the fee",
     "No fee notice came for this session, so there was nothing to warn of.",
 ]
 
@@ -30,6 +30,22 @@ def test_typing_an_address_in_any_case_answers_why_there_was_no_warning(any_node
     assert answer.url.path == "/drivers/dana@example.com"
     for sentence in SENTENCES:
         assert sentence in text_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        ("the driver has no device", "no phone is registered for the driver."),
+        ("the provider no longer knows the device", "the driver's phone is no longer registered: the app was removed"),
+    ],
+)
+def test_a_phone_that_is_missing_is_named_as_one_in_plain_words(node, console, noon, recorded, shown):
+    past = Past(node, noon)
+    past.started("phoneless", "dana@example.com")
+    notice = past.notice("phoneless", 30, 40)
+    past.push(notice, "phoneless", "dana@example.com", 30, state=PushState.MOOT, error=recorded)
+    text = text_of(console.get("/drivers/dana@example.com"))
+    assert re.search(rf"Blocking fee from [-0-9 :]+: the driver was not warned, because {shown}", text)
 
 
 def test_the_command_gives_the_same_sentences(any_node):

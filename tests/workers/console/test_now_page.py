@@ -45,6 +45,12 @@ def test_each_subject_is_one_line_with_how_it_is_and_what_to_do(console_with):
     assert re.search(r"well</span>\s*<strong>redis</strong>", page)
 
 
+def test_a_picture_of_rates_names_their_unit(node, console):
+    fill(node, failures=1)
+    assert 'aria-label="At most 0 a minute"' in console.get("/").text
+    assert 'aria-label="At most 1 an hour"' in console.get("/failures").text
+
+
 def test_the_lines_are_those_of_check(node, console_with):
     page = console_with(check_now).get("/").text
     for subject in ("inbox", "redis", "database", "serve"):
@@ -56,6 +62,7 @@ def test_an_alert_is_resolved_on_the_page_and_that_is_recorded(any_node, console
     console = console_of(any_node)
     page = console.get("/").text
     assert "2 runs of add_points were given up." in page
+    assert "<strong>Dead letters</strong>" in page
     urls = re.findall(r'action="(/alerts/[0-9a-f]+/resolve)"', page)
     assert len(urls) == 2
     for url in urls:

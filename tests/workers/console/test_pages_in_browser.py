@@ -48,7 +48,7 @@ def test_why_there_was_no_warning_is_shown_with_times_in_the_zone_of_the_viewer(
     document, _ = run_chromium(tmp_path / "profile", f"{address}/find?q=DANA@example.com")
     assert '<span id="zone">Asia/Tokyo</span>' in document
     assert "not warned, because" in document
-    assert "warned 10 min before it." in document
+    assert "the driver was warned 10 min before it began." in document
 
 
 @pytest.mark.parametrize("page", ["failures", "sessions/warned", "deliveries"])
