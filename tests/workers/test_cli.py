@@ -101,7 +101,7 @@ def test_the_dashboard_starts_without_what_only_few_need():
     """They are 20 MiB: migrations, and rq-dashboard until it is opened."""
     script = (
         "import sys; from workers.commands.check.processes import check_now; import workers.console.console_server;"
-        " print(sorted({'alembic', 'mako', 'flask', 'rq_dashboard', 'a2wsgi'}.intersection(sys.modules)))"
+        " print(sorted({'alembic', 'mako', 'flask', 'rq_dashboard'}.intersection(sys.modules)))"
     )
 
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
