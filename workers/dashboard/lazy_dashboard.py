@@ -23,7 +23,7 @@ class LazyDashboard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        app = self._app or await run_in_threadpool(self._build)
+        app = await run_in_threadpool(self._build) if self._app is None else self._app
         await app(scope, receive, send)
 
     def _build(self) -> ASGIApp:
