@@ -23,6 +23,8 @@ RECEIVE_BUFFER = 65_536
 # From glibc's <malloc.h>; in bytes.
 M_MMAP_THRESHOLD = -3
 LARGE_BLOCK = 32_768
+M_ARENA_MAX = -8
+ARENAS = 2
 
 
 class LimitedConnection(Protocol):
@@ -61,6 +63,12 @@ def return_memory() -> None:
     """Return large blocks to the system when they are free: glibc's heap keeps most of what a flood needed."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+def share_heaps() -> None:
+    """Let all threads share two heaps of glibc, which otherwise keeps eight a core, each with what it once needed."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 class ConnectionLimit:

@@ -15,6 +15,7 @@ from ingest.config.settings import Settings
 from ingest.log import configure_logging
 from ingest.metrics import CONTENT_TYPE
 from ingest.server.graceful_shutdown import DrainingServer
+from ingest.server.limits import share_heaps
 from ingest.server.serve import prepare_process, uvicorn_config
 from ingest.server.socket_activation import listen
 from workers.access.access_control import AccessControl
@@ -35,6 +36,7 @@ def serve_console(settings: Settings, checks: Callable[[Settings], Iterable[Heal
     configure_logging(settings, "dashboard")
     sockets = [listen(settings.host, settings.dashboard_port)]
     prepare_process()
+    share_heaps()
     log.info("dashboard.started", host=settings.host, port=sockets[0].getsockname()[1])
     try:
         DrainingServer(uvicorn_config(app, settings), waits_for_senders=False).run(sockets)
