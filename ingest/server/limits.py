@@ -66,7 +66,7 @@ def return_memory() -> None:
 
 
 def share_heaps() -> None:
-    """Let all threads share two heaps of glibc, which otherwise keeps eight a core, each with what it once needed."""
+    """Set two heaps of glibc for all threads; by itself it keeps eight a core, each with what it once needed."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
