@@ -22,7 +22,7 @@ from workers.access.access_control import AccessControl
 from workers.console.console_app import create_console, error_page
 from workers.console.login_page import login_page
 from workers.console.overview import HealthFinding, no_checks
-from workers.dashboard.dashboard_load import LazyDashboard
+from workers.dashboard.dashboard_endpoint import LazyDashboard
 from workers.dashboard.queue_client import client_of
 from workers.ledger.database.engine import create_ledger_engine
 from workers.observability.metrics_server import installation_registry
