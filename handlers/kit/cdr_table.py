@@ -45,8 +45,9 @@ cdrs = Table(
     Index("cdrs_person", text("lower(user_id)")),
     Index("cdrs_user", "user_id", "received_at"),
     Index("cdrs_charging_key", "charging_key"),
-    # Totals are added up from this index alone.
+    # Totals of a span are added up from this index alone, those of all CDRs from the next: equal amounts are together.
     Index("cdrs_amounts", "received_at", "currency", "amount"),
+    Index("cdrs_totals", "currency", "amount", "received_at"),
     Index("cdrs_without_request_id", "received_at", sqlite_where=NO_REQUEST_ID, postgresql_where=NO_REQUEST_ID),
     Index("cdrs_recorded_at", "recorded_at"),
 )

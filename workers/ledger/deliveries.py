@@ -240,7 +240,9 @@ def _select() -> Select[Any]:
 
 def _conditions(conn: Connection, filters: DeliveryFilters) -> list[ColumnElement[bool]]:
     conditions = within(deliveries.c.received_at, filters.since, filters.until)
-    conditions += matching(deliveries, session_id=filters.session_id, signed_with=filters.signed_with)
+    conditions += matching(deliveries, session_id=filters.session_id)
+    if filters.signed_with is not None:
+        conditions.append(signature_key_usage.is_signed_with(filters.signed_with))
     if filters.state is not None:
         conditions.append(has_state(filters.state))
     if filters.event is not None:

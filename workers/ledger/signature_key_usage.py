@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from ingest.queue.batch import Delivery
+from ingest.wire.signature import Match
 from workers.ledger.database.conditions import widened
 from workers.ledger.database.engine import insert_into
-from workers.ledger.tables.core_tables import deliveries
+from workers.ledger.tables.core_tables import IS_OF_OTHER_KEY, deliveries
 from workers.ledger.tables.key_tables import signing_key_uses
 
 SLOTS = 16
@@ -61,14 +62,21 @@ def find(conn: Connection) -> dict[str, KeyUsage]:
 
 def matched_since(conn: Connection, key: str, since: datetime | None) -> KeyUsage | None:
     """Return what a signing key has matched after a time, counted up to MAX_COUNTED; None if nothing."""
-    of_key = [deliveries.c.signed_with == key, *([] if since is None else [deliveries.c.received_at > since])]
+    of_key = [is_signed_with(key), *([] if since is None else [deliveries.c.received_at > since])]
     query = select(deliveries.c.received_at).where(*of_key).order_by(deliveries.c.received_at)
     times = list(conn.scalars(query.limit(MAX_COUNTED)))
     return KeyUsage(len(times), times[0], times[-1]) if times else None
 
 
+def is_signed_with(key: str) -> ColumnElement[bool]:
+    """Build the condition that a delivery matched this key, so that the index of all but CURRENT is used."""
+    condition = deliveries.c.signed_with == key
+    # In words of the index: see `has_state` of deliveries.
+    return condition if key == Match.CURRENT else and_(condition, IS_OF_OTHER_KEY)
+
+
 def last_match_after(conn: Connection, key: str, at: datetime) -> datetime | None:
     """Return when a signing key last matched after a time, also by what a version stored that counts nothing."""
     query = select(func.max(deliveries.c.received_at))
-    found: datetime | None = conn.scalar(query.where(deliveries.c.signed_with == key, deliveries.c.received_at > at))
+    found: datetime | None = conn.scalar(query.where(is_signed_with(key), deliveries.c.received_at > at))
     return found

@@ -8,6 +8,7 @@ from sqlalchemy.schema import CheckConstraint, Column, Index, MetaData, PrimaryK
 from sqlalchemy.types import JSON, Boolean, Integer, String, Text
 
 from handlers.kit.column_types import BinaryCollatedText, EnumText, UntrustedText, UtcDateTime
+from ingest.wire.signature import Match
 from workers.ledger.states import BodyDeletion, DeliveryState, Outcome, PushState
 from workers.ledger.tables.body_compression import CompressedBytes
 
@@ -66,6 +67,14 @@ partial_index(
     "deliveries_rare_events",
     *(deliveries.c.event, deliveries.c.received_at),
     where=f"event NOT IN ({', '.join(repr(event) for event in sorted(COMMON_EVENTS))})",
+)
+
+# Nearly all are signed with CURRENT, and a list of those is one of all.
+IS_OF_OTHER_KEY = text(f"signed_with <> '{Match.CURRENT}'")
+partial_index(
+    "deliveries_other_keys",
+    *(deliveries.c.signed_with, deliveries.c.received_at),
+    where=IS_OF_OTHER_KEY.text,
 )
 
 # The record function of this package. Deliveries that others have recorded are found by an index of these alone.
