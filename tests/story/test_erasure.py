@@ -1,6 +1,8 @@
 """A driver is erased from a whole installation: no byte of any file names them, and all is consistent."""
 
+import base64
 import contextlib
+import gzip
 import http.client
 import json
 import sqlite3
@@ -43,8 +45,16 @@ def files_with(folder, name):
     return [
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "pushed" and name.lower().encode() in path.read_bytes().lower()
+        if path.is_file() and path.name != "pushed" and name.lower().encode() in content(path).lower()
     ]
+
+
+def content(path):
+    """The bytes of a file; of an archive, its lines and their bodies."""
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    return b"\n".join([*lines, *(base64.b64decode(json.loads(line).get("body", "")) for line in lines)])
 
 
 def _count(inbox, table):
@@ -86,12 +96,24 @@ def test_no_byte_of_an_installation_names_an_erased_driver(database):
         inbox = cluster.folder / "node-0" / "inbox.db"
         wait_until(lambda: _count(inbox, "quarantine") == 1, "the quarantine is written")
 
-        done = webhooks(cluster, "erase", "--user", DRIVER.upper(), "--vacuum", "--reason", "ticket 7", "--json")
+        copy, archive = cluster.folder / "copy", cluster.folder / "old.jsonl.gz"
+        assert webhooks(cluster, "backup", "--to", str(copy)).returncode == 0
+        written = webhooks(cluster, "archive", "--before", datetime.now(UTC).isoformat(), "--to", str(archive))
+        assert written.returncode == 0, written.stderr
+        assert files_with(copy, DRIVER)
+        assert DRIVER.encode() in content(archive)
+
+        files = ("--backup", str(copy), "--archive", str(archive))
+        done = webhooks(
+            cluster, "erase", "--user", DRIVER.upper(), *files, "--vacuum", "--reason", "ticket 7", "--json"
+        )
         assert done.returncode == 0, done.stderr
         certificate = json.loads(done.stdout)
         assert certificate["ledger"]["deliveries"] == 4
         assert certificate["ledger"]["cdrs"] == certificate["ledger"]["sessions"] == 1
         assert [report["quarantined"] for report in certificate["inboxes"].values()] == [1], certificate
+        assert certificate["backups"][str(copy)]["inbox quarantine"] == 1, certificate
+        assert certificate["archives"] == {str(archive): 4}
 
         # Late, and again: what came of the session before is known, what is new is erased.
         assert post(port, Kind.EVENTS, event("SESSION_COMPLETE", userId=DRIVER)) == 200
