@@ -74,8 +74,7 @@ RIVALS = (
         f"{_PGQUEUER}; an event that fails fails its whole group",
         processes=2,
     ),
-    # A process for each core, each with the threads it starts with, which wait for the database most of the time; more
-    # processes took turns on the cores and were slower.
+    # A process for each core, each with the threads it starts with, which wait for the database most of the time.
     Rival(
         "dramatiq, 2 processes, 8 threads each",
         "dramatiq",
@@ -94,7 +93,7 @@ RIVALS = (
         f"{_ACKS_LATE}; a crash ends a child process, and its job comes again",
         most=MOST_OVER_BROKER,
     ),
-    # Threads are faster where jobs are short: nothing goes through pipes.
+    # Its pool for jobs that wait for a database most of the time.
     Rival(
         "Celery, acks_late, 8 threads",
         "celery",
