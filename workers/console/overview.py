@@ -30,6 +30,9 @@ from workers.lists.time_parsing import parse_time
 
 KEPT_FOR = 5.0
 """Seconds; a page that is asked for later shows what was read last, and has it read again."""
+OLD_AFTER = timedelta(seconds=15)
+"""A page that is asked for later waits for what is read anew, PATIENCE seconds at most, and then says how old it is."""
+PATIENCE = 3.0
 STEPS = 60
 STEP = timedelta(minutes=1)
 OPEN = (DeliveryState.RUNNING, DeliveryState.RETRYING)
@@ -79,6 +82,16 @@ class Overview:
     """Deliveries in each of the last STEPS minutes, the current one last."""
     today: SpanStats | None = None
 
+    @property
+    def age(self) -> timedelta:
+        """Return how long ago it was read."""
+        return utc_now() - self.at
+
+    @property
+    def is_old(self) -> bool:
+        """Return whether it was read so long ago that it may be wrong."""
+        return self.age > OLD_AFTER
+
 
 def no_checks(_settings: Settings) -> Iterable[HealthFinding]:
     """Check nothing."""
@@ -95,6 +108,7 @@ class OverviewReader:
         self._since: dict[tuple[str, str], datetime] = {}
         self._read_at = float("-inf")
         self._last: Overview | None = None
+        self._thread: threading.Thread | None = None
 
     def read(self) -> Overview:
         """Return what was read last, and have it read again if that is too long ago; the first one is waited for."""
@@ -104,7 +118,10 @@ class OverviewReader:
                     self._last = self._overview()
         elif time.monotonic() - self._read_at > KEPT_FOR and self._lock.acquire(blocking=False):
             self._read_at = time.monotonic()
-            threading.Thread(target=self._refresh, name="overview", daemon=True).start()
+            self._thread = threading.Thread(target=self._refresh, name="overview", daemon=True)
+            self._thread.start()
+        if self._last.is_old and self._thread is not None:
+            self._thread.join(PATIENCE)
         return self._last
 
     def _refresh(self) -> None:

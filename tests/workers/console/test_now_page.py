@@ -2,7 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from threading import Event
 
 import pytest
 from starlette.testclient import TestClient
@@ -14,7 +15,7 @@ from tests.workers.console.past import fill
 from workers.alerts.alerts import Alert, raise_alert
 from workers.commands.check.check_result import CheckStatus
 from workers.commands.check.processes import check_now
-from workers.console import now_page
+from workers.console import now_page, overview
 from workers.console.console_server import access_routes, with_access_control
 
 
@@ -43,6 +44,38 @@ def test_each_subject_is_one_line_with_how_it_is_and_what_to_do(console_with):
     page = console_with(lambda _settings: [bad, Found(CheckStatus.OK, "redis", "It answers.")]).get("/").text
     assert re.search(r"not well</span>\s*<strong>workers</strong> None runs: start `webhooks work`\.", page)
     assert re.search(r"well</span>\s*<strong>redis</strong>", page)
+
+
+def test_a_page_that_is_opened_again_later_waits_for_what_is_so_now(console_with, monkeypatch):
+    found = [Found(CheckStatus.OK, "redis", "It answers.")]
+    console = console_with(lambda _settings: list(found))
+    console.get("/")
+    monkeypatch.setattr(overview, "KEPT_FOR", 0.0)
+    monkeypatch.setattr(overview, "OLD_AFTER", timedelta(0))
+    found[:] = [Found(CheckStatus.FAIL, "redis", "It is gone.")]
+    assert "It is gone." in console.get("/").text
+
+
+def test_a_page_says_how_old_it_is_while_a_check_hangs(console_with, monkeypatch):
+    is_over, hangs = Event(), Event()
+
+    def check(_settings):
+        if hangs.is_set():
+            is_over.wait(10)
+        return [Found(CheckStatus.OK, "redis", "It answers.")]
+
+    console = console_with(check)
+    assert "is asked and does not answer" not in console.get("/").text
+    monkeypatch.setattr(overview, "KEPT_FOR", 0.0)
+    monkeypatch.setattr(overview, "OLD_AFTER", timedelta(0))
+    monkeypatch.setattr(overview, "PATIENCE", 0.01)
+    hangs.set()
+    try:
+        assert re.search(
+            r"That was .+ ago: Redis, the ledger or a process is asked and does not answer", console.get("/").text
+        )
+    finally:
+        is_over.set()
 
 
 def test_a_picture_of_rates_names_their_unit(node, console):
