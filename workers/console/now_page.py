@@ -18,6 +18,7 @@ from workers.console.page_template import live_event, render
 from workers.ledger import audit_log
 from workers.ledger.audit_log import AuditAct, AuditEntry
 from workers.ledger.database.transaction import run_in_transaction
+from workers.lists.push_list import WARNING_WORDS
 
 LIVE_EVERY = 5000
 """Milliseconds after which a page that is open asks again."""
@@ -78,4 +79,9 @@ def _context(request: Request) -> dict[str, Any]:
             alerts = find_alerts(stores.ledger, only_open=True, limit=SHOWN_ALERTS)
     except (SQLAlchemyError, WebhooksError):  # the page says what else is wrong
         alerts = None
-    return {"overview": overview, "alerts": alerts, "pages_of_alerts": PAGES_OF_ALERTS}
+    return {
+        "overview": overview,
+        "alerts": alerts,
+        "pages_of_alerts": PAGES_OF_ALERTS,
+        "warning_words": WARNING_WORDS,
+    }

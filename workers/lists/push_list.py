@@ -55,6 +55,14 @@ WARNINGS = Listing[FeeWarningRow](
     },
 )
 
+WARNING_WORDS = {
+    WarningOutcome.SENT: "warned in time",
+    WarningOutcome.LATE: "too late",
+    WarningOutcome.MOOT: "nobody to tell, or nothing to tell any more",
+    WarningOutcome.DEAD: "given up",
+    WarningOutcome.WAITING: "waiting",
+}
+
 
 @dataclass(frozen=True)
 class WarningTotals:
@@ -78,13 +86,7 @@ class WarningTotals:
         if not self.outcomes:
             return
         yield "" if self.since is None else f"\nSince {local(self.since)} (--since says otherwise):"
-        for outcome, words in (
-            (WarningOutcome.SENT, "warned in time"),
-            (WarningOutcome.LATE, "too late"),
-            (WarningOutcome.MOOT, "nobody to tell, or nothing to tell any more"),
-            (WarningOutcome.DEAD, "given up"),
-            (WarningOutcome.WAITING, "waiting"),
-        ):
+        for outcome, words in WARNING_WORDS.items():
             why = Counter({reason: count for (each, reason), count in self.outcomes.items() if each is outcome})
             reasons = [f"{count:,} {printable(reason)}" for reason, count in why.most_common(REASONS_SHOWN) if reason]
             if why:

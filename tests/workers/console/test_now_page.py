@@ -1,7 +1,7 @@
 """The first page: how everything stands, and what can be put right there."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
@@ -17,6 +17,7 @@ from workers.commands.check.check_result import CheckStatus
 from workers.commands.check.processes import check_now
 from workers.console import now_page, overview
 from workers.console.console_server import access_routes, with_access_control
+from workers.ledger.stats_queries import read_stats
 
 
 @dataclass(frozen=True)
@@ -164,3 +165,12 @@ def test_what_comes_from_outside_is_text_on_the_first_page(node, console_of, tex
     assert answer.status_code == 200
     assert "<script>alert" not in answer.text
     assert "<img" not in answer.text
+
+
+def test_what_became_of_warnings_is_said_in_the_words_of_their_list(console_with, monkeypatch):
+    def stats(_conn, since, until, **_options):
+        return replace(read_stats(_conn, since, until), warnings={"sent": 2, "late": 1, "moot": 3})
+
+    monkeypatch.setattr(overview, "read_stats", stats)
+    page = console_with(overview.no_checks).get("/").text
+    assert "warned in time 2, too late 1, nobody to tell, or nothing to tell any more 3" in page
