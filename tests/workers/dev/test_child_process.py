@@ -29,6 +29,7 @@ def play(one: ProcessSpec, scenario: Callable[[ChildProcess, list[str]], object]
         child = ChildProcess(one, {}, lambda _name, line: lines.append(line))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, child.poll)
+        child.poll()  # it may have ended before
         seen = 0
         try:
             while not child.ended.done():
