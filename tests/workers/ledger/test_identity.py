@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 
-from ingest.relay.ledger_binding import LEDGER_ID
+from ingest.relay.ledger_identity import LEDGER_ID
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate
 from workers.ledger.identity import ledger_id, storage
