@@ -52,7 +52,6 @@ COMMANDS = (
     ("audit",),
     ("keys",),
     ("handlers",),
-    ("quarantine",),
     ("stats",),
 )
 
