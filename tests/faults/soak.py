@@ -61,6 +61,8 @@ KEPT_FOR = 1 / 12
 LEAST_KEPT_S = 4 * STUCK_AFTER_S
 #: At the end a backlog may be left, where the machine had too much to do; what is not settled then counts as lost.
 DRAINS_WITHIN_S = 900.0
+#: How long RQ shows a finished job: Valkey, which a fault starts anew every few minutes, is full again soon after.
+FINISHED_JOBS_KEPT_S = 60
 #: Between the moment when an item is sent and the earliest when it is audited.
 SETTLES_IN_S = 5.0
 PAGES = ("/", "/deliveries", "/failures", "/pushes", "/cdrs", "/warnings", "/alerts", "/metrics")
@@ -80,7 +82,8 @@ class SoakCluster(Cluster):
         span = f"{kept_s:.0f}s"
         kept = ("RETAIN_BODIES", "RETAIN_SESSIONS", "RETAIN_PUSHES", "RETAIN_CDRS", "RETAIN_ALERTS", "RETAIN_AUDIT")
         settings = {
-            **dict.fromkeys((*kept, "DUPLICATES_REMEMBERED", "QUARANTINE_AGE", "FINISHED_JOBS_KEPT"), span),
+            **dict.fromkeys((*kept, "DUPLICATES_REMEMBERED", "QUARANTINE_AGE"), span),
+            "FINISHED_JOBS_KEPT": f"{FINISHED_JOBS_KEPT_S}s",
             "RETAIN_DELIVERIES": f"{1.2 * kept_s:.0f}s",
             "FAILED_JOBS_KEPT": span,
             "RETRY_ATTEMPTS": "4",
