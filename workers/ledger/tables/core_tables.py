@@ -127,7 +127,8 @@ IS_FAILING = text("outcome IN ('again', 'running') AND error IS NOT NULL")
 partial_index("runs_failing", runs.c.handler, where=IS_FAILING.text)
 partial_index("runs_dead", runs.c.job_id, where="outcome = 'dead'")
 Index("runs_of_handler", runs.c.handler, runs.c.finished_at)
-partial_index("runs_dead_of", runs.c.handler, runs.c.finished_at, where="outcome = 'dead'")
+# Its first column has one value, so that SQLite, without statistics, prefers it to the index above.
+partial_index("runs_dead_of_handler", runs.c.outcome, runs.c.handler, runs.c.finished_at, where="outcome = 'dead'")
 
 sessions = Table(
     "sessions",
