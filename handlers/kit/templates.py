@@ -12,14 +12,13 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+
+from jinja2 import BaseLoader, ChoiceLoader, FileSystemLoader, StrictUndefined, Template, TemplateSyntaxError
+from jinja2.exceptions import TemplateError as JinjaError
+from jinja2.sandbox import SandboxedEnvironment
 
 from handlers.kit.localtime import LocalTime
 from ingest.errors import WebhooksError
-
-if TYPE_CHECKING:  # every plugin imports this module, and a command that renders nothing starts sooner without Jinja
-    from jinja2 import BaseLoader, Template
-    from jinja2.sandbox import SandboxedEnvironment
 
 PACKAGED_TEMPLATES = Path(__file__).parents[1] / "templates"
 FALLBACK_LOCALE = "en"
@@ -114,15 +113,13 @@ def check_templates(modules: Iterable[ModuleType], folder: Path | None) -> None:
 class Templates:
     """All template files by locale and stem; those of a team replace the packaged ones."""
 
-    environment: "SandboxedEnvironment"
+    environment: SandboxedEnvironment
     files: Mapping[tuple[str, str], str]
 
     def render(
         self, key: tuple[str, str], values: Mapping[str, object], recipient: Recipient, now: datetime
     ) -> NotificationText:
         """Render one file. Raise TemplateError, which names the file and never a value."""
-        from jinja2 import TemplateError as JinjaError  # noqa: PLC0415
-
         template = self._open(self.files[key])
         localized = {name: _localize(value, recipient, now) for name, value in values.items()}
         try:
@@ -135,10 +132,7 @@ class Templates:
             raise TemplateError(f"{template.filename} needs a title in its first line, and a body below it.")
         return NotificationText(" ".join(title.split()), " ".join(body.split()))
 
-    def _open(self, name: str) -> "Template":
-        from jinja2 import TemplateError as JinjaError  # noqa: PLC0415
-        from jinja2 import TemplateSyntaxError  # noqa: PLC0415
-
+    def _open(self, name: str) -> Template:
         try:
             return self.environment.get_template(name)
         except TemplateSyntaxError as error:
@@ -150,9 +144,6 @@ class Templates:
 @cache
 def open_templates(folder: Path | None) -> Templates:
     """Return all templates, with those in the folder first. Raise TemplateError if there is no such folder."""
-    from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined  # noqa: PLC0415
-    from jinja2.sandbox import SandboxedEnvironment  # noqa: PLC0415
-
     if folder is not None and not folder.is_dir():
         raise TemplateError(f"TEMPLATES_DIR names {folder}, which is not a folder.")
     loaders: list[BaseLoader] = [FileSystemLoader(each) for each in (folder, PACKAGED_TEMPLATES) if each is not None]
@@ -175,7 +166,7 @@ def locale_fallbacks(locale: str) -> tuple[str, ...]:
     return tuple("-".join(parts[:count]) for count in range(len(parts), 0, -1))
 
 
-def _files(loader: "BaseLoader") -> Iterator[tuple[tuple[str, str], str]]:
+def _files(loader: BaseLoader) -> Iterator[tuple[tuple[str, str], str]]:
     for name in loader.list_templates():
         locale, _, file = name.partition("/")
         if file.endswith(SUFFIX) and "/" not in file:

@@ -27,7 +27,7 @@ LISTS = (
     " driver"
 )
 NEEDED_FOR_METRICS = ["redis", "rq"]
-HEAVY = "alembic apprise firebase_admin flask httpx jinja2 limits psycopg redis rq rq_dashboard starlette uvicorn"
+HEAVY = "alembic apprise firebase_admin flask httpx limits psycopg redis rq rq_dashboard starlette uvicorn"
 
 
 @pytest.fixture
