@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine
 from ingest.config.settings import Settings
 from workers.alerts import rules
 from workers.alerts.alerts import raise_alert, resolve_alerts
-from workers.alerts.condition_rules import LEDGER_RULES, ConditionRule, ProcessObserver
+from workers.alerts.condition_rules import LEDGER_RULES, ConditionRule
+from workers.alerts.process_conditions import ProcessObserver
 from workers.alerts.rules import Finding, RuleResult
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerNotMigrated, LedgerUnavailable, read_once, run_in_transaction

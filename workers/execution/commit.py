@@ -15,7 +15,7 @@ from handlers.kit.context import DeferredStatement
 from ingest.failpoints import Failpoint, hit
 from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import enqueue_due_runs
-from workers.execution.runner import RunResult, failed
+from workers.execution.run_result import RunResult, failed
 from workers.ledger import delivery_states, pushes, runs
 from workers.ledger.database.transaction import is_transient
 from workers.ledger.delivery_states import SettledDelivery

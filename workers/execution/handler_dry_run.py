@@ -19,7 +19,8 @@ from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.events import Event
 from ingest.queue.batch import Delivery
-from workers.execution.runner import HandlerCall, Runner, RunResult
+from workers.execution.run_result import HandlerCall, RunResult
+from workers.execution.runner import Runner
 from workers.ledger.pushes import PushRow
 from workers.ledger.runs import RunRecord
 

@@ -3,44 +3,33 @@
 request -> envelope -> inbox -> relay -> [jobs] -> handler -> ledger
 """
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import redis
 import structlog
 from rq import get_current_job
 from sqlalchemy import Connection
 
-from handlers.kit.merge import merge, with_clock_skew
-from handlers.kit.session import Session
 from handlers.kit.subscriptions import Subscription
-from ingest.errors import QueueUnavailable, Unreadable
-from ingest.events import Event, SessionEvent, decode
+from ingest.errors import QueueUnavailable
+from ingest.events import Event
 from ingest.failpoints import Failpoint, hit
-from ingest.queue.batch import Batch, Delivery, ack_key, batch_key, lease_key
+from ingest.queue.batch import Batch, ack_key, batch_key, lease_key
 from ingest.queue.leases import lease
 from ingest.queue.queues import BACKGROUND, URGENT
-from ingest.wire.envelope import Kind
 from ingest.wire.timestamps import utc_now
 from workers.devices.lookup import Devices
 from workers.execution.commit import PostCommit, commit_claimed_runs, commit_new_runs, run_post_commit
+from workers.execution.decoded_delivery import DecodedDelivery
 from workers.execution.enqueue import RUNS_PER_JOB
 from workers.execution.handler_durations import is_slow
-from workers.execution.runner import HandlerCall, Runner, RunResult, failed, log_failures, max_duration, waiting
-from workers.ledger import (
-    deliveries,
-    delivery_states,
-    finished_runs,
-    healed_events,
-    recorded_runs,
-    run_schedule,
-    runs,
-    sessions,
-)
+from workers.execution.healed_calls import healed_ids, healed_key, moot_after_healing
+from workers.execution.record_merge import fold_records, merge_facts, names_of_done
+from workers.execution.run_result import HandlerCall, RunResult, dead_result, log_failures, waiting
+from workers.execution.runner import Runner
+from workers.ledger import deliveries, delivery_states, finished_runs, healed_events, recorded_runs, run_schedule, runs
 from workers.ledger.database.transaction import run_in_transaction
 from workers.ledger.delivery_states import SettledDelivery
 from workers.ledger.reader import HandlerReader
@@ -49,9 +38,6 @@ from workers.ledger.runs import RunKey
 from workers.ledger.session_erasure import ERASED, blank_erased, mark_erased
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome
 from workers.observability.delivery_spans import record_batch
-from workers.resilience.guarded_call import HandlerDeadline, call_guarded
-from workers.resilience.hard_timeout import kill_after
-from workers.resilience.retry import RetryPolicy
 from workers.resources import Resources, open_resources
 
 log = structlog.get_logger()
@@ -120,16 +106,16 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     with_calls = {call.delivery.id for call in inline}
     outcomes = [(result.delivery_id, result.outcome) for result in first if result.delivery_id not in with_calls]
     ended = delivery_states.states_of(outcomes)
-    could_be_healed = _could_be_healed([*inline, *own_job])
+    could_be_healed = healed_ids([*inline, *own_job])
     states = {each.delivery.id: each.state for each in decoded}
     states |= {delivery_id: (state, None) for delivery_id, state in ended.items()}
-    recorded_by = _recorded_by(records)
+    recorded_by = names_of_done(records)
 
     def store(ledger: Connection) -> tuple[list[RunResult], set[RunKey], PostCommit]:
         new = deliveries.store(ledger, batch.deliveries, states, recorded_by)
         mark_erased(ledger, new & erased)
         known = {each.delivery.id for each in decoded} - new
-        at, with_new_driver = datetime.now(UTC), _merge_facts(ledger, facts)
+        at, with_new_driver = datetime.now(UTC), merge_facts(ledger, facts)
         is_any_due = run_schedule.wake_waiting(ledger, facts, at) > 0
         is_any_due |= finished_runs.reopen_for_new_driver(ledger, with_new_driver, resources.plugins.followers, at)
         done = recorded_runs.existing(ledger, known)
@@ -155,7 +141,7 @@ def process_batch(resources: Resources, batch: Batch) -> PostCommit:
     if not inline:  # no handler is called here: one commit is enough
         return post_commit
     to_do = [call for call in inline if (call.delivery.id, call.subscription.name) not in done]
-    healed = [_healed_before(call) for call in to_do if healed_key(call) in done]
+    healed = [moot_after_healing(call) for call in to_do if healed_key(call) in done]
     to_do = [call for call in to_do if healed_key(call) not in done]
     results = [*left, *healed, *_runner(resources).run_all(to_do, time.monotonic() + HANDLERS_BUDGET.total_seconds())]
     post_commit |= run_in_transaction(
@@ -174,7 +160,9 @@ def dead_letter_poison(resources: Resources, batch: Batch) -> PostCommit:
     reason = "its workers died of it"
     batch, erased = _blank_erased(resources, batch)
     results = [
-        DecodedDelivery.of(each, erased).ignored() if each.id in erased else _dead(each, WHOLE_DELIVERY, 1, reason)
+        DecodedDelivery.of(each, erased).ignored()
+        if each.id in erased
+        else dead_result(each, WHOLE_DELIVERY, 1, reason)
         for each in batch.deliveries
     ]
     states = {each.id: (DeliveryState.RUNNING, None) for each in batch.deliveries}
@@ -197,7 +185,7 @@ def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[st
         claimed = dict(runs.claim(ledger, handler, enqueued, job_id, datetime.now(UTC)))
         found = [(DecodedDelivery.of(each), claimed[each.id]) for each in deliveries.fetch(ledger, claimed)]
         first = [each for each, attempt in found if attempt == 1]  # a person may run it again all the same
-        wanted = _could_be_healed(_calls(first, lambda _event: [subscription] if subscription else []))
+        wanted = healed_ids(_calls(first, lambda _event: [subscription] if subscription else []))
         return found, healed_events.begun(ledger, wanted) if wanted else set()
 
     claimed, healed = run_in_transaction(resources.engine, claim)
@@ -207,11 +195,11 @@ def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[st
     for each, attempt in claimed:
         if subscription is None or each.event is None:
             reason = each.reason or f"no handler named {handler} is loaded"
-            results.append(_dead(each.delivery, handler, attempt, reason))
+            results.append(dead_result(each.delivery, handler, attempt, reason))
         else:
             call = HandlerCall(subscription, each.event, each.delivery, attempt)
             if attempt == 1 and healed_key(call) in healed:
-                results.append(_healed_before(call))
+                results.append(moot_after_healing(call))
             else:
                 calls.append(call)
     if subscription is not None and subscription.records:
@@ -224,7 +212,7 @@ def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[st
     not_begun = [(each.delivery.id, attempt) for each, attempt in claimed if each.delivery.id not in attempted]
 
     def finish(ledger: Connection) -> PostCommit:
-        _merge_facts(ledger, facts)
+        merge_facts(ledger, facts)
         deferred = [OpenRun(delivery_id, handler, "", attempt, job_id) for delivery_id, attempt in not_begun]
         run_schedule.defer(ledger, deferred, now=utc_now(), queue=BACKGROUND if is_slow(handler) else None)
         # More are due where a job was full, or nearly so.
@@ -236,34 +224,6 @@ def execute_runs(resources: Resources, handler: str, attempts: Sequence[tuple[st
     post_commit = run_in_transaction(resources.engine, finish)
     hit(Failpoint.FINISHED)
     return post_commit
-
-
-def fold_records(
-    resources: Resources, calls: Sequence[HandlerCall], until: float = math.inf
-) -> tuple[list[RunResult], dict[str, Session]]:
-    """Call functions marked `@record`, each within HANDLER_TIMEOUT; return the results, and the facts by session.
-
-    The facts are merged into the ledger's records afterwards, in any order: no transaction is open while a plugin runs.
-    Calls that have not begun when `time.monotonic()` is `until` are left waiting.
-    """
-    facts: dict[str, Session] = {}
-    results: list[RunResult] = []
-    settings = resources.settings
-    policy, span = RetryPolicy.of(settings), settings.handler_timeout
-    with kill_after(max_duration(span, len(calls), until)), HandlerDeadline(span) as deadline:
-        for call in calls:
-            if time.monotonic() >= until:
-                results.append(waiting(call))
-                continue
-            session_id = call.event.session_id or ""
-            before = facts.get(session_id) or Session.empty(session_id)
-            after, failure = call_guarded(deadline.call, call.subscription.apply, before, call.event)
-            result = _result(call.delivery, call.subscription.name, call.attempt, Outcome.DONE)
-            results.append(result if failure is None else failed(result, failure, policy))
-            if after is not None and isinstance(call.event, SessionEvent):
-                received_at = call.delivery.received_at
-                facts[session_id] = with_clock_skew(after, call.event.at, received_at, settings.clock_skew)
-    return results, facts
 
 
 def ack_batch(resources: Resources, batch: Batch) -> None:
@@ -279,42 +239,6 @@ def ack_batch(resources: Resources, batch: Batch) -> None:
         raise QueueUnavailable("a batch cannot be acknowledged: Redis has no memory left") from error
     except redis.RedisError as error:
         raise QueueUnavailable(f"a batch cannot be acknowledged: {type(error).__name__}") from error
-
-
-@dataclass(frozen=True)
-class DecodedDelivery:
-    """A delivery and the event of its body, or why it has none."""
-
-    delivery: Delivery
-    event: Event | None
-    reason: str | None = None
-    is_erased: bool = False
-    """Its session was erased before it came."""
-
-    @classmethod
-    def of(cls, delivery: Delivery, erased: Collection[str] = ()) -> "DecodedDelivery":
-        """Decode the body of a delivery."""
-        if delivery.id in erased:
-            return cls(delivery, None, is_erased=True)
-        try:
-            return cls(delivery, decode(Kind(delivery.kind), delivery.body or b""))
-        except Unreadable as unreadable:
-            return cls(delivery, None, str(unreadable))
-
-    @property
-    def state(self) -> tuple[DeliveryState, str | None]:
-        """The state in which the delivery enters the ledger, and the reason if it is unreadable."""
-        return (DeliveryState.RUNNING if self.is_understood else DeliveryState.UNREADABLE), self.reason
-
-    @property
-    def is_understood(self) -> bool:
-        """Whether nothing more is to be learned of it."""
-        return self.event is not None or self.is_erased
-
-    def ignored(self) -> RunResult:
-        """Return the outcome of a delivery that no plugin takes."""
-        reason = "its session was erased" if self.is_erased else "no handler takes it"
-        return _result(self.delivery, WHOLE_DELIVERY, 0, Outcome.IGNORED, reason)
 
 
 def _blank_erased(resources: Resources, batch: Batch) -> tuple[Batch, set[str]]:
@@ -354,15 +278,6 @@ def _split_inline(calls: Iterable[HandlerCall], batch: Batch) -> tuple[list[Hand
     return inline, own_job
 
 
-def _recorded_by(records: Iterable[RunResult]) -> dict[str, str]:
-    """Return the names of the record functions that have succeeded on each delivery."""
-    names: dict[str, list[str]] = {}
-    for result in records:
-        if result.outcome is Outcome.DONE:
-            names.setdefault(result.delivery_id, []).append(result.handler)
-    return {delivery_id: recorded_runs.join_names(handlers) for delivery_id, handlers in names.items()}
-
-
 def _settled(
     decoded: Sequence[DecodedDelivery],
     new: Collection[str],
@@ -372,55 +287,6 @@ def _settled(
     stored = {each.delivery.id: each.delivery for each in decoded if each.is_understood}
     ended = (each for key, each in stored.items() if key in new and states[key][0].is_ended)
     return tuple(SettledDelivery(each.event, each.received_at, at) for each in ended)
-
-
-def _merge_facts(ledger: Connection, facts: dict[str, Session]) -> set[str]:
-    """Merge facts into the records; return the sessions that have another driver now."""
-    changed: set[str] = set()
-
-    def update(session_id: str, session: Session) -> Session:
-        after = merge(session, facts[session_id])
-        if sessions.has_new_driver(session, after):
-            changed.add(session_id)
-        return after
-
-    sessions.merge(ledger, {session_id: partial(update, session_id) for session_id in facts})
-    return changed
-
-
-def healed_key(call: HandlerCall) -> RunKey | None:
-    """Return the key of the run that would stand for this call, if the Drive API has told of its event before."""
-    key = None if call.delivery.is_healed or not call.subscription.healed else healed_events.healed_id(call.event)
-    return None if key is None else (key, call.subscription.name)
-
-
-def _could_be_healed(calls: Iterable[HandlerCall]) -> dict[str, set[str]]:
-    """Return the handlers of these calls by the delivery that the Drive API may have told of before."""
-    wanted: dict[str, set[str]] = {}
-    for key in filter(None, map(healed_key, calls)):
-        wanted.setdefault(key[0], set()).add(key[1])
-    return wanted
-
-
-def _healed_before(call: HandlerCall) -> RunResult:
-    return _result(call.delivery, call.subscription.name, call.attempt, Outcome.MOOT, healed_events.HEALED_BEFORE)
-
-
-def _dead(delivery: Delivery, handler: str, attempt: int, reason: str) -> RunResult:
-    return replace(_result(delivery, handler, attempt, Outcome.DEAD, reason), error=reason)
-
-
-def _result(delivery: Delivery, handler: str, attempt: int, outcome: Outcome, reason: str | None = None) -> RunResult:
-    at = utc_now()
-    return RunResult(
-        delivery_id=delivery.id,
-        handler=handler,
-        attempts=attempt,
-        outcome=outcome,
-        reason=reason,
-        started_at=at,
-        finished_at=at,
-    )
 
 
 def _runner(resources: Resources) -> Runner:

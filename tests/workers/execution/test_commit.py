@@ -12,7 +12,7 @@ from handlers.kit.context import DeferredEffects, DeferredStatement, Push
 from ingest.config.settings import load_settings
 from ingest.queue.batch import Delivery
 from workers.execution.commit import commit_new_runs
-from workers.execution.runner import RunResult
+from workers.execution.run_result import RunResult
 from workers.ledger import deliveries, pushes
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import LedgerUnavailable, run_in_transaction

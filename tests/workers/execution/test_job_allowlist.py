@@ -11,7 +11,7 @@ from rq.serializers import JSONSerializer
 from ingest.queue.queues import BATCH_JOB, RUNS_JOB
 from ingest.queue.redis_client import queue
 from workers.execution.job_allowlist import AllowlistedJob
-from workers.execution.worker import PreloadedWorker
+from workers.execution.rq_worker import PreloadedWorker
 
 
 def work_off(connection: redis.Redis) -> None:

@@ -59,7 +59,7 @@ from workers.execution.dead_letters import publish_dead_letters
 from workers.execution.enqueue import RUNS_PER_JOB, enqueue_due_runs
 from workers.execution.job_allowlist import AllowlistedJob
 from workers.execution.jobs import dead_letter_poison, execute_runs, process_batch
-from workers.execution.worker import PreloadedWorker
+from workers.execution.rq_worker import PreloadedWorker
 from workers.ledger import deliveries, pushes, run_schedule, runs, session_erasure, sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.transaction import RETRY_FOR, LedgerUnavailable, run_in_transaction

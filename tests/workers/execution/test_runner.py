@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from handlers.kit.context import DeferredEffects, Push
 from handlers.kit.signals import GiveUp, Moot, RetryLater
-from workers.execution.runner import MAX_CAUSES, RunResult, failed, format_stack, log_failures
+from workers.execution.run_result import MAX_CAUSES, RunResult, failed, format_stack, log_failures
 from workers.ledger.states import Outcome
 from workers.resilience.retry import RetryPolicy
 

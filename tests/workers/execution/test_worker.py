@@ -31,7 +31,8 @@ from ingest.relay.publisher import BatchPublisher
 from ingest.wire.envelope import Envelope, Kind
 from tests.conftest import NAMESPACE
 from workers.dev.valkey import server_binary
-from workers.execution.worker import RESTART, PreloadedWorker, work_until_stopped
+from workers.execution.rq_worker import PreloadedWorker
+from workers.execution.worker import RESTART, work_until_stopped
 from workers.ledger import sessions
 from workers.ledger.database.engine import create_ledger_engine
 from workers.ledger.database.migrate import migrate

@@ -14,7 +14,8 @@ from ingest.inbox.schema import FILE_NAME
 from ingest.queue.process_monitor import ALL, find_absences
 from ingest.queue.process_registry import ProcessRecord, ProcessRegistry, ProcessType
 from workers.alerts.alerts import find_alerts
-from workers.alerts.condition_rules import LEDGER_RULES, ProcessObserver
+from workers.alerts.condition_rules import LEDGER_RULES
+from workers.alerts.process_conditions import ProcessObserver
 from workers.commands.check.basics import inbox, ledger, queues
 from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.commands.check.probe import ProbedProcess, probe
