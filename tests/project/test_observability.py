@@ -66,7 +66,7 @@ def test_authorize_serves_what_is_documented():
 
 
 def test_the_clock_serves_what_is_documented(valkey, tmp_path):
-    engine = create_ledger_engine(f"sqlite:///{tmp_path}/ledger.db")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path}/ledger.db", creates_file=True)
     metadata.create_all(engine)
     assert names_and_types(generate_latest(installation_registry(engine, valkey)).decode()) == documented("clock")
 

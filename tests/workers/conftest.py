@@ -147,7 +147,7 @@ def push_node_on(valkey: redis.Redis, tmp_path: Path) -> Iterator[Callable[..., 
     engines = []
 
     def build(database_url: str, plugins: Plugins | None = None, **overrides: Any) -> PushNode:
-        engine = create_ledger_engine(database_url)
+        engine = create_ledger_engine(database_url, creates_file=True)
         engines.append(engine)
         metadata.create_all(engine)
         usual = {"data_dir": tmp_path, "database_url": database_url, "retry_first": "20ms"}

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sqlalchemy import func, make_url, select
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import DBAPIError
 
 from ingest.config.settings import Settings
 from ingest.errors import QueueUnavailable, WebhooksError
@@ -125,7 +125,7 @@ def _require_same_ledger(settings: Settings, manifest: Manifest, *, is_needed: b
     engine = create_ledger_engine(settings.database_url)
     try:
         found = ledger_id(engine)
-    except (DBAPIError, NoSuchTableError):
+    except DBAPIError:
         if is_needed:
             raise RestoreRefused("The ledger at DATABASE_URL cannot be read: restore it first.") from None
         return

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sqlalchemy import create_engine, make_url
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import DBAPIError
 
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
@@ -118,7 +118,7 @@ def _identify_ledger(settings: Settings, copy: Path) -> tuple[str | None, str | 
         with engine.connect() as ledger:
             schema = applied_migration(ledger)
         return ledger_id(engine), schema
-    except (DBAPIError, NoSuchTableError):
+    except DBAPIError:
         return None, None
     finally:
         engine.dispose()

@@ -11,8 +11,7 @@ from ingest.config.settings import Settings
 from workers.commands import output
 from workers.commands.listing import Page, print_rows
 from workers.commands.output import json_line
-from workers.commands.stores import sqlite_file
-from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.engine import create_ledger_engine, database_file
 from workers.lists.formatting import human_duration, printable_body
 from workers.lists.policy_list import TRIED_POLICIES, how_decided, tried_policies
 from workers.policies.dry_run import DryRun, policy_contexts
@@ -23,7 +22,7 @@ def one_shot_contexts(settings: Settings) -> tuple[Callable[[Policy], AuthorizeC
 
     With it comes a sentence if the ledger cannot be read: then policies know no keys, balances and sessions.
     """
-    file = sqlite_file(settings)
+    file = database_file(settings.database_url)
     if file is not None and not file.exists():
         return policy_contexts(create_ledger_engine("sqlite://"), settings)[0], "There is no ledger yet."
     contexts, is_read = policy_contexts(create_ledger_engine(settings.database_url), settings)

@@ -15,9 +15,9 @@ from workers.commands import options
 from workers.commands.audit import audit_entry, record_aside
 from workers.commands.errors import Failure
 from workers.commands.output import json_line, key_values
-from workers.commands.stores import sqlite_file
 from workers.dev.env_file import settings_with_dev_defaults
 from workers.ledger.audit_log import AuditAct
+from workers.ledger.database.engine import database_file
 from workers.ledger.database.schema_state import SENTENCES, SchemaState
 from workers.lists.formatting import Json, iso
 
@@ -38,7 +38,7 @@ def backup(*, folder: Path, as_json: bool) -> None:
     workers/BACKUP.md.
     """
     settings = settings_with_dev_defaults()
-    manifest = write_backup(settings, sqlite_file(settings), folder)
+    manifest = write_backup(settings, database_file(settings.database_url), folder)
     size = sum(file.bytes for file in manifest.files.values())
     record_aside(settings, audit_entry(AuditAct.BACKED_UP, folder.name, len(manifest.files)))
     steps = _backup_steps(settings, manifest, folder)
@@ -76,7 +76,7 @@ def restore(*, folder: Path, part: str | None, as_json: bool) -> None:
     time since the backup are gone: for that span the clock reads the sessions of known drivers from the Drive API.
     """
     settings = settings_with_dev_defaults()
-    done = restore_backup(settings, sqlite_file(settings), folder, BackupPart(part) if part else None)
+    done = restore_backup(settings, database_file(settings.database_url), folder, BackupPart(part) if part else None)
     steps = _restore_steps(settings, done)
     if done.schema in {SchemaState.CURRENT, SchemaState.NEWER}:
         record_aside(settings, audit_entry(AuditAct.RESTORED, f"of {iso(done.manifest.at)}", len(done.files)))

@@ -6,9 +6,10 @@ import sys
 from typing import IO
 
 import click
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchTableError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ingest.errors import SettingsError, WebhooksError
+from workers.ledger.database.engine import LedgerMissing
 from workers.lists.formatting import printable
 
 WRONG_USAGE = 2
@@ -48,8 +49,8 @@ def error_text(error: Exception) -> str:
     from redis.exceptions import RedisError  # noqa: PLC0415  as above
 
     match error:
-        case NoSuchTableError():
-            text = "There is no ledger yet: run `webhooks migrate` first."
+        case DBAPIError(orig=LedgerMissing()):
+            text = str(error.orig)
         case DBAPIError() if NOT_MIGRATED.search(str(error.orig)):
             text = "The database does not have this version's tables: run `webhooks migrate` first."
         case DBAPIError():

@@ -2,23 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from pathlib import Path
 
-from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy import Connection, Engine
 
 from ingest.config.settings import Settings
 from ingest.inbox.schema import FILE_NAME
 from ingest.relay.outbox import Outbox
 from workers.commands.errors import Failure
-from workers.ledger.database.engine import create_ledger_engine, read_only
+from workers.ledger.database.engine import create_ledger_engine, database_file, missing_text, read_only
 
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[Engine]:
     """Open the ledger; raise Failure if it is a file that does not exist."""
-    path = sqlite_file(settings)
+    path = database_file(settings.database_url)
     if path is not None and not path.exists():
-        raise Failure(f"There is no ledger at {path} yet: run `webhooks migrate` or `webhooks dev` first.")
+        raise Failure(missing_text(path))
     engine = create_ledger_engine(settings.database_url)
     try:
         yield engine
@@ -31,12 +30,6 @@ def read_only_ledger(settings: Settings) -> Iterator[Connection]:
     """Open a read-only transaction on the ledger."""
     with open_ledger(settings) as engine, read_only(engine) as conn:
         yield conn
-
-
-def sqlite_file(settings: Settings) -> Path | None:
-    """Return the file of the ledger; None if it is no SQLite file."""
-    url = make_url(settings.database_url)
-    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 def open_inbox(settings: Settings) -> AbstractContextManager[Outbox | None]:

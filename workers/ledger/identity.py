@@ -1,12 +1,11 @@
 """The id of a ledger, and which database it is in."""
 
 import uuid
-from pathlib import Path
 
 from sqlalchemy import Connection, Engine, insert, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchTableError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from workers.ledger.database.engine import IN_MEMORY, read_only
+from workers.ledger.database.engine import database_file, read_only
 from workers.ledger.tables.core_tables import ledger_identity
 
 # The cluster and the database in it. A copy made from a dump differs, a standby that has taken over does not.
@@ -18,9 +17,6 @@ FROM pg_control_system()
 
 def ledger_id(engine: Engine) -> str:
     """Return the id of the ledger. Raise SQLAlchemy's errors if the database is unavailable or not migrated."""
-    file = _file(engine)
-    if file is not None and not file.exists():
-        raise NoSuchTableError(ledger_identity.name)  # SQLite would create the file
     with read_only(engine) as ledger:
         found = _find(ledger)
     if found is not None:
@@ -37,18 +33,13 @@ def ledger_id(engine: Engine) -> str:
 def storage(engine: Engine) -> str:
     """Return which database the ledger is in, whatever its URL says; empty if that cannot be known."""
     if engine.dialect.name == "sqlite":
-        file = _file(engine)
+        file = database_file(engine.url)
         return "" if file is None else str(file.stat().st_ino)
     try:
         with read_only(engine) as ledger:
             return str(ledger.scalar(text(POSTGRESQL_STORAGE)) or "")
     except DBAPIError:  # no right to read it
         return ""
-
-
-def _file(engine: Engine) -> Path | None:
-    url = engine.url
-    return None if url.get_backend_name() != "sqlite" or url.database in IN_MEMORY else Path(str(url.database))
 
 
 def _find(ledger: Connection) -> str | None:

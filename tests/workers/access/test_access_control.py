@@ -46,7 +46,7 @@ def plain_error(_request, error):
 
 @pytest.fixture
 def engine(tmp_path):
-    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}", creates_file=True)
     metadata.create_all(engine)
     yield engine
     engine.dispose()

@@ -21,7 +21,6 @@ from workers.ledger.tables import metadata
 from workers.ledger.tables.core_tables import sessions
 from workers.ledger.tables.reconciliation_tables import downtimes
 
-NOW = datetime.now(UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 WEEK = 7 * DAY
 
@@ -32,6 +31,7 @@ class WatchedLedger:
 
     engine: Engine
     moment: float = 1000.0
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
     evaluators: dict[str, AlertEvaluator] = field(default_factory=dict)
 
     def evaluate(self, **settings: Any) -> list[str]:
@@ -55,7 +55,7 @@ class WatchedLedger:
 
     def session(self, name: str, status: str, started: timedelta, *, known: timedelta | None = None) -> None:
         """Insert a session that started so long ago, and was updated last `known` ago."""
-        at = NOW - started
+        at = self.now - started
         values = {
             "session_id": name,
             "status": status,
@@ -63,7 +63,7 @@ class WatchedLedger:
             "completed_at": at if status == "COMPLETE" else None,
             "anomalies": [],
             "facts": {},
-            "updated_at": NOW - (started if known is None else known),
+            "updated_at": self.now - (started if known is None else known),
         }
         with self.engine.begin() as ledger:
             ledger.execute(insert(sessions).values(values))
@@ -85,7 +85,7 @@ class WatchedLedger:
             "session_id": session_id,
             "notes": list(notes),
             "document": "{}",
-            "received_at": NOW,
+            "received_at": self.now,
             "recorded_at": datetime.now(UTC),
         }
         with self.engine.begin() as ledger:
@@ -94,7 +94,7 @@ class WatchedLedger:
     def deliver(
         self, name: str, ago: timedelta, *, kind: str = "events", state: DeliveryState = DeliveryState.SETTLED
     ) -> None:
-        one = Delivery(name, kind, None, None, NOW - ago, "current", None, {}, b"{}", 1, "here")
+        one = Delivery(name, kind, None, None, self.now - ago, "current", None, {}, b"{}", 1, "here")
         with self.engine.begin() as ledger:
             deliveries.store(ledger, [one], {name: (state, None)})
 
@@ -122,9 +122,9 @@ class WatchedLedger:
     def downtime(self, ago: timedelta, length: timedelta, inbox: str = "here") -> None:
         values = {
             "inbox": inbox,
-            "closed_at": NOW - ago - length,
-            "opened_at": NOW - ago,
-            "noticed_at": NOW - ago,
+            "closed_at": self.now - ago - length,
+            "opened_at": self.now - ago,
+            "noticed_at": self.now - ago,
             "sessions_read": 0,
             "users_failed": 0,
         }
@@ -134,7 +134,7 @@ class WatchedLedger:
 
 @pytest.fixture
 def watched(database_url: str) -> Iterator[WatchedLedger]:
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     yield WatchedLedger(engine)
     engine.dispose()

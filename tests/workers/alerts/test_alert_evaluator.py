@@ -55,7 +55,7 @@ def test_a_rule_that_fails_does_not_stop_the_others_and_its_error_is_raised(watc
 def test_while_the_ledger_is_unavailable_no_further_rule_is_evaluated(database_url, monkeypatch):
     evaluated = []
     monkeypatch.setattr(rules, "dead_letters", lambda *_: evaluated.append("dead letters") or rules.RuleResult())
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     evaluator = AlertEvaluator(engine, load_settings(), clock=iter(range(10)).__next__)
 
     driver = sqlite3 if engine.dialect.name == "sqlite" else psycopg

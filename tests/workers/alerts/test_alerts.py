@@ -18,7 +18,7 @@ CONFLICT = Alert(AlertKind.CDR_CONFLICT, "request-1", "Two CDRs share a request 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     yield engine
     engine.dispose()

@@ -76,7 +76,7 @@ def any_ledger(database_url: str) -> Iterator[AlertLedger]:
 
 
 def ledger_on(database_url: str) -> Iterator[AlertLedger]:
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     yield AlertLedger(engine)
     engine.dispose()

@@ -36,7 +36,7 @@ GRACE = timedelta(milliseconds=20)
 
 @pytest.fixture
 def resources(database_url: str, valkey: redis.Redis, tmp_path: Path) -> Resources:
-    engine = create_ledger_engine(database_url, busy_timeout=timedelta())
+    engine = create_ledger_engine(database_url, busy_timeout=timedelta(), creates_file=True)
     metadata.create_all(engine)
     settings = load_settings(data_dir=tmp_path, plugsurfing_hmac_current="key", database_url=database_url)
     return Resources(settings, Plugins(()), engine, valkey, open_channels(settings))

@@ -104,6 +104,16 @@ def test_one_login_opens_the_console_and_rq_dashboard_and_the_process_ends_on_si
     assert "WARNING" not in said.upper()
 
 
+def test_a_dashboard_without_a_ledger_leaves_none_behind(tmp_path):
+    settings = load_settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1")
+    engine = create_ledger_engine(settings.database_url)
+    client = TestClient(create_console_app(settings, engine), base_url="http://127.0.0.1")
+    for path in ("/", "/deliveries", "/api/deliveries", "/metrics", "/rq/"):
+        assert client.get(path, follow_redirects=False).status_code < 504
+    engine.dispose()
+    assert not list(tmp_path.glob("ledger.db*"))
+
+
 def test_every_route_but_the_open_ones_asks_for_a_login(tmp_path):
     settings = load_settings(
         data_dir=tmp_path, redis_url="redis://127.0.0.1:1", dashboard_users="olga look olgas-long-secret"

@@ -61,7 +61,7 @@ def serve() -> Iterator[Callable[[Starlette], str]]:
 @pytest.fixture
 def url(serve: Callable[[Starlette], str], tmp_path: Path) -> Iterator[str]:
     """Where devices can be registered."""
-    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}", creates_file=True)
     metadata.create_all(engine)
     yield serve(create_devices_app(load_settings(admin_token="the-token"), engine))
     engine.dispose()

@@ -35,7 +35,9 @@ def equipment_on(database_url: str, folder: Path) -> Resources:
     settings = load_settings(data_dir=folder, plugsurfing_hmac_current="key", database_url=database_url)
     marked = tuple(getattr(each, MARK) for each in (session_record, cdr_record))
     # No run here needs Redis: nothing is enqueued and nothing sent.
-    return Resources(settings, Plugins(marked), create_ledger_engine(database_url), redis.Redis(), {})
+    return Resources(
+        settings, Plugins(marked), create_ledger_engine(database_url, creates_file=True), redis.Redis(), {}
+    )
 
 
 def batches(bodies: Sequence[bytes], node: str) -> list[Batch]:
@@ -75,7 +77,7 @@ def work(database_url: str, folder: Path, given: Sequence[Batch]) -> None:
 def test_every_cdr_is_counted_once_and_summed_exactly(database_url, tmp_path, nodes):
     """With two nodes each receives everything, in its own order, and their workers store it side by side."""
     expected = expected_of(CdrMix(count=500, repeated=0.06, in_conflict=0.02))
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     engine.dispose()
     fork = multiprocessing.get_context("fork")

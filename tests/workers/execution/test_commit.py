@@ -32,7 +32,7 @@ NOTE = insert(notes)
 
 @pytest.fixture
 def resources(database_url: str, tmp_path: Path) -> Resources:
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     with engine.begin() as ledger:
         notes.create(ledger)

@@ -26,7 +26,7 @@ NOW = datetime(2026, 5, 4, 10, 0, tzinfo=UTC)
 @pytest.fixture
 def resources(valkey: NamespacedRedis, tmp_path: Path) -> Resources:
     settings = load_settings(data_dir=tmp_path, failed_jobs_shown=5)
-    engine = create_ledger_engine(settings.database_url)
+    engine = create_ledger_engine(settings.database_url, creates_file=True)
     metadata.create_all(engine)
     return Resources(settings, Plugins(()), engine, valkey, {})
 

@@ -92,7 +92,7 @@ notes = Table("notes", MetaData(), Column("text", String, primary_key=True))
 @pytest.fixture
 def resources_with(database_url: str, valkey: redis.Redis, tmp_path: Path) -> MakeResources:
     """Return the resources of a worker with the given handlers beside the record of sessions."""
-    metadata.create_all(create_ledger_engine(database_url))
+    metadata.create_all(create_ledger_engine(database_url, creates_file=True))
     engine = create_ledger_engine(database_url)
     with engine.begin() as ledger:
         notes.create(ledger)

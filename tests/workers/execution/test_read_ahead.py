@@ -37,7 +37,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def resources(settings: Settings, valkey: redis.Redis) -> Resources:
-    engine = create_ledger_engine(settings.database_url)
+    engine = create_ledger_engine(settings.database_url, creates_file=True)
     metadata.create_all(engine)
     return Resources(settings, load_plugins(settings), engine, valkey, open_channels(settings))
 

@@ -108,7 +108,7 @@ def postgres_ledger(postgres_server: PostgresServer) -> Iterator[Ledger]:
 
 @pytest.fixture
 def sqlite_ledger(tmp_path: Path) -> Iterator[Ledger]:
-    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}", creates_file=True)
     metadata.create_all(engine)
     yield Ledger(engine)
     engine.dispose()

@@ -2,7 +2,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from ingest.relay.ledger_identity import LEDGER_ID
 from workers.ledger.database.engine import create_ledger_engine
@@ -24,7 +24,7 @@ def test_a_migration_makes_an_id_that_stays(database_url):
 
 
 def test_tables_without_an_id_get_one_and_only_one(database_url):
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     with ThreadPoolExecutor() as threads:
         assert len(set(threads.map(lambda _: ledger_id(engine), range(8)))) == 1
@@ -33,7 +33,7 @@ def test_tables_without_an_id_get_one_and_only_one(database_url):
 
 def test_a_missing_file_is_not_created(tmp_path):
     engine = create_ledger_engine(f"sqlite:///{tmp_path}/ledger.db")
-    with pytest.raises(NoSuchTableError):
+    with pytest.raises(OperationalError):
         ledger_id(engine)
     assert list(tmp_path.iterdir()) == []
 

@@ -20,7 +20,7 @@ from workers.observability.ledger_metrics import LedgerCollector, Waiting, forma
 @pytest.fixture
 def engine(database_url, noon):
     """A ledger with a delivery that is running and one that is retrying, and what a person should look at."""
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     row = {"kind": "events", "signed_with": "current", "headers": {}, "body": b"", "inbox": "here", "stored_at": noon}
     states = {"d1": "running", "d2": "retrying", "d3": "settled", "d4": "retrying"}

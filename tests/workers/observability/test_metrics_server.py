@@ -24,7 +24,7 @@ from workers.observability.metrics_server import (
 @pytest.fixture
 def served(valkey, tmp_path, until):
     """Serve the metrics of an empty installation; yield a client."""
-    engine = create_ledger_engine(f"sqlite:///{tmp_path}/ledger.db")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path}/ledger.db", creates_file=True)
     metadata.create_all(engine)
     server = MetricsServer(
         create_metrics_app(installation_registry(engine, valkey)),

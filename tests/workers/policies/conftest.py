@@ -12,7 +12,7 @@ from workers.ledger.tables import metadata
 @pytest.fixture
 def ledger(database_url: str) -> Iterator[Engine]:
     """An empty ledger, once of each kind."""
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     yield engine
     engine.dispose()

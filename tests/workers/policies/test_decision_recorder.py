@@ -62,14 +62,15 @@ def test_a_record_is_stored_with_all_of_its_fields(ledger):
 def test_while_the_ledger_is_unavailable_records_are_buffered_and_then_dropped(tmp_path, monkeypatch, until):
     monkeypatch.setattr(decision_recorder, "WRITE_TIMEOUT", 0.01)
     monkeypatch.setattr(decision_recorder, "PAUSE", timedelta(milliseconds=10))
-    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    engine = create_ledger_engine(url)
     recorder = BufferedDecisionRecorder(engine, max_buffered=3)
     with structlog.testing.capture_logs() as logs:
         recorder.start()
         for _ in range(5):
             recorder.record(decision_record())
         until(lambda: {"decisions.buffered", "decisions.dropped"} <= {line["event"] for line in logs})
-        metadata.create_all(engine)
+        metadata.create_all(create_ledger_engine(url, creates_file=True))
         until(lambda: "decisions.recovered" in {line["event"] for line in logs})
         recorder.stop()
     assert sum(line["count"] for line in logs if line["event"] == "decisions.dropped") == 2

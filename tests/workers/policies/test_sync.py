@@ -60,7 +60,7 @@ def clock(monkeypatch) -> list[datetime]:
 
 @pytest.fixture
 def resources_on(database_url, tmp_path) -> Iterator[Callable[..., Resources]]:
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     metadata.create_all(engine)
     yield lambda **settings: Resources(
         load_settings(data_dir=tmp_path, **{**DRIVE, **settings}), Plugins(()), engine, None, {}

@@ -27,7 +27,7 @@ from workers.alerts.notifier import muted_kinds
 from workers.commands.check.check_result import CheckResult, fail, ok, warn
 from workers.commands.check.disk_type import disk_problem
 from workers.commands.errors import Failure, error_text
-from workers.commands.stores import open_inbox, open_ledger, read_only_ledger, sqlite_file
+from workers.commands.stores import open_inbox, open_ledger, read_only_ledger
 from workers.installation import conflict_text, own_installation
 from workers.ledger.database.schema_state import SENTENCES, SchemaState, schema_state
 from workers.lists.formatting import human_duration
@@ -117,7 +117,7 @@ def ledger(settings: Settings) -> Iterator[CheckResult]:
         with read_only_ledger(settings) as conn:
             version = ".".join(map(str, conn.dialect.server_version_info or ()))
             yield ok("database", f"{conn.dialect.name} {version} answers.")
-            if sqlite_file(settings) is not None and not _is_wal_reset_fixed(sqlite3.sqlite_version_info):
+            if conn.dialect.name == "sqlite" and not _is_wal_reset_fixed(sqlite3.sqlite_version_info):
                 yield warn(
                     "database",
                     f"SQLite {sqlite3.sqlite_version} can, very rarely, lose commits of the ledger; 3.51.3 does not."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
@@ -62,33 +62,42 @@ SET_UP = "SELECT pg_backend_pid(), set_config('TimeZone', 'UTC', false), set_con
 IN_MEMORY = {None, "", ":memory:"}
 
 
+class LedgerMissing(sqlite3.OperationalError):
+    """Raised, within SQLAlchemy's OperationalError, where the file of a ledger is not there."""
+
+
 def create_ledger_engine(
     url: str,
     *,
+    creates_file: bool = False,
     busy_timeout: timedelta = timedelta(seconds=5),
     pool_size: int = POOL_SIZE,
     pool_timeout: float = POOL_TIMEOUT,
 ) -> Engine:
     """Create the engine; a connection is opened when the first one is needed.
 
+    A file of SQLite that is not there is created with `creates_file` only, which is for migrations: an empty one, left
+    behind by who only reads, would stand in the way of a backup that is restored. Else connecting fails.
     On SQLite a transaction takes the write lock when it begins, so that it never fails half-way for want of it; it
     waits for up to `busy_timeout`, then raises `OperationalError`. See `read_only` for transactions without the lock.
     When all connections are in use for longer than `pool_timeout`, SQLAlchemy's `TimeoutError` is raised.
     The engine survives a fork: idle connections are closed before, and the child opens its own.
     """
-    parts = make_url(url)
+    parts, file = make_url(url), database_file(url)
     # Without parameters in errors, which are logged: they are bodies and user ids.
     make = partial(create_engine, url, json_serializer=to_json, hide_parameters=True)
     is_sqlite = parts.get_backend_name() == "sqlite"
-    if not (is_sqlite and parts.database in IN_MEMORY):  # in memory, each thread has a connection of its own
+    if not is_sqlite or file is not None:  # in memory, each thread has a connection of its own
         idle = min(IDLE_CONNECTIONS, pool_size)
         make = partial(make, pool_size=idle, max_overflow=pool_size - idle, pool_timeout=pool_timeout)
     if is_sqlite:
         engine = make(connect_args={"timeout": busy_timeout.total_seconds()})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
-        if parts.database not in IN_MEMORY:
-            _reopen_replaced_file(engine, Path(str(parts.database)))
+        if file is not None and not creates_file:
+            _require_file(engine, file)
+        if file is not None:
+            _reopen_replaced_file(engine, file)
     else:
         # Finding the hstore type would be one more round trip in every process.
         limits = {name: value for name, value in LIMITS.items() if name not in parts.query}
@@ -107,6 +116,18 @@ def write_in_bulk(engine: Engine) -> None:
     """
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_bulk_writes)
+
+
+def database_file(url: str | URL) -> Path | None:
+    """Return the file of a database on SQLite; None of one in memory, and of any other."""
+    parts = make_url(url)
+    is_file = parts.get_backend_name() == "sqlite" and parts.database not in IN_MEMORY
+    return Path(str(parts.database)) if is_file else None
+
+
+def missing_text(path: Path) -> str:
+    """Return the sentence for who has no ledger yet."""
+    return f"There is no ledger at {path} yet: run `webhooks migrate` or `webhooks dev` first."
 
 
 @contextmanager
@@ -143,6 +164,16 @@ def _prepare_bulk_writes(dbapi_connection: DBAPIConnection, _record: ConnectionP
     assert isinstance(dbapi_connection, sqlite3.Connection)  # noqa: S101 - for the type checker
     dbapi_connection.execute(f"PRAGMA cache_size = {-CACHE_KIB}")
     dbapi_connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+
+
+def _require_file(engine: Engine, path: Path) -> None:
+    """Raise LedgerMissing instead of creating the file."""
+
+    def require(*_arguments: object) -> None:
+        if not path.exists():
+            raise LedgerMissing(missing_text(path))
+
+    event.listen(engine, "do_connect", require)
 
 
 def _reopen_replaced_file(engine: Engine, path: Path) -> None:

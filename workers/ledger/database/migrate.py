@@ -17,13 +17,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, Engine, MetaData, inspect, text
 
-from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.engine import create_ledger_engine, database_file
 from workers.ledger.database.migrations import VERSION_TABLE
 from workers.ledger.database.schema_state import (
     MIGRATIONS,
     SchemaState,
     applied_migration,
-    database_file,
     is_there,
     known_migrations,
     schema_state_of,
@@ -68,7 +67,7 @@ def migrate(url: str, *, report: Callable[[Migration], object] = bool, until: st
     file = database_file(url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_ledger_engine(url, busy_timeout=BUSY_TIMEOUT)
+    engine = create_ledger_engine(url, creates_file=True, busy_timeout=BUSY_TIMEOUT)
     try:
         with _alone(engine) as check_alone:
             with engine.begin() as conn:
@@ -87,7 +86,7 @@ def migrate(url: str, *, report: Callable[[Migration], object] = bool, until: st
 @contextmanager
 def migration(url: str) -> Iterator[Connection]:
     """Open the transaction of a migration, alone: concurrent processes wait."""
-    engine = create_ledger_engine(url, busy_timeout=BUSY_TIMEOUT)
+    engine = create_ledger_engine(url, creates_file=True, busy_timeout=BUSY_TIMEOUT)
     try:
         with _alone(engine), engine.begin() as conn:
             yield conn

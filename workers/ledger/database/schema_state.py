@@ -3,10 +3,10 @@
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, make_url, select, text
+from sqlalchemy import Connection, inspect, select, text
 
 from ingest.errors import SettingsError
-from workers.ledger.database.engine import create_ledger_engine
+from workers.ledger.database.engine import create_ledger_engine, database_file
 from workers.ledger.database.migrations import VERSION_TABLE
 from workers.ledger.tables.core_tables import ledger_identity
 
@@ -67,12 +67,6 @@ def is_there(url: str) -> bool:
     """Return whether the database can be read without creating it: a file of SQLite may not exist yet."""
     file = database_file(url)
     return file is None or file.exists()
-
-
-def database_file(url: str) -> Path | None:
-    """Return the file of a database on SQLite; None of any other."""
-    parts = make_url(url)
-    return Path(parts.database) if parts.get_backend_name() == "sqlite" and parts.database else None
 
 
 def known_migrations() -> list[str]:

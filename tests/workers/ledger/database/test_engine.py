@@ -8,6 +8,7 @@ import subprocess
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from select import select as select_ready
 
@@ -28,6 +29,7 @@ from workers.ledger.database.engine import (
     read_only,
     write_in_bulk,
 )
+from workers.ledger.database.migrate import migrate
 from workers.ledger.database.transaction import RETRY_FOR, is_transient, run_in_transaction
 from workers.ledger.tables.core_tables import metadata, receipts
 
@@ -155,13 +157,13 @@ def test_an_insert_can_update_on_conflict(ledger):
 
 
 def test_sqlite_syncs_every_commit_and_lets_readers_read(tmp_path):
-    with create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}").connect() as conn:
+    with create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}", creates_file=True).connect() as conn:
         assert conn.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert conn.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 
 def test_a_process_that_writes_batches_holds_their_pages_in_memory(tmp_path):
-    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}", creates_file=True)
     write_in_bulk(engine)
     with engine.connect() as conn:
         assert conn.exec_driver_sql("PRAGMA cache_size").scalar() == -CACHE_KIB
@@ -171,7 +173,7 @@ def test_a_process_that_writes_batches_holds_their_pages_in_memory(tmp_path):
 
 def test_a_writer_on_sqlite_waits_for_another_one_and_then_gives_up(tmp_path):
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    engine = create_ledger_engine(url)
+    engine = create_ledger_engine(url, creates_file=True)
     metadata.create_all(engine)
     with (
         engine.begin(),
@@ -195,6 +197,33 @@ def test_a_file_that_took_the_place_of_the_database_is_opened_at_once(tmp_path):
     other.replace(path)
     with engine.begin() as conn:
         assert conn.scalar(read_number) == 1
+    engine.dispose()
+
+
+def test_a_file_that_is_missing_is_not_created_and_is_used_once_a_migration_has_made_it(tmp_path):
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    engine = create_ledger_engine(url)
+    for transaction in (engine.begin, partial(read_only, engine)):
+        with pytest.raises(OperationalError, match=r"There is no ledger at .*ledger\.db yet"), transaction():
+            pass
+    assert list(tmp_path.iterdir()) == []
+    migrate(url)
+    with read_only(engine) as conn:
+        assert count(conn) == 0
+    engine.dispose()
+
+
+def test_a_file_that_was_deleted_while_in_use_is_not_replaced_by_an_empty_one(tmp_path):
+    path = tmp_path / "ledger.db"
+    migrate(f"sqlite:///{path}")
+    engine = create_ledger_engine(f"sqlite:///{path}")
+    with read_only(engine) as conn:
+        assert count(conn) == 0
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    with pytest.raises(OperationalError), engine.begin():
+        pass
+    assert not path.exists()
     engine.dispose()
 
 
@@ -334,7 +363,7 @@ def pgbouncer(tmp_path):
 
 def test_the_log_of_sqlite_becomes_small_again_when_a_reader_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("workers.ledger.database.engine.LOG_KEPT", 500_000)
-    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}", creates_file=True)
     log = tmp_path / "ledger.db-wal"
 
     def rewrite(times):

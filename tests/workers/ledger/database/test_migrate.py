@@ -99,7 +99,7 @@ def test_concurrent_migrations_wait_for_each_other(database_url: str, until: str
 
 
 def run(url: str, *statements: str) -> None:
-    engine = create_ledger_engine(url)
+    engine = create_ledger_engine(url, creates_file=True)
     with engine.begin() as conn:
         for statement in statements:
             conn.exec_driver_sql(statement)

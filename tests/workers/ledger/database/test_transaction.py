@@ -52,7 +52,7 @@ def test_failures_of_the_database_are_distinguished_from_those_of_a_statement(fa
 
 
 def test_a_failed_read_is_raised_without_its_values(database_url):
-    engine = create_ledger_engine(database_url)
+    engine = create_ledger_engine(database_url, creates_file=True)
     with pytest.raises(LedgerNotMigrated) as raised:
         read_once(engine, lambda conn: conn.scalar(select(runs.c.reason).where(runs.c.reason == "a secret value")))
     assert "a secret value" not in str(raised.value)
@@ -62,7 +62,7 @@ def test_a_failed_read_is_raised_without_its_values(database_url):
 
 @pytest.mark.parametrize("act", [read_once, lambda engine, work: run_in_transaction(engine, work, retry_for=0.1)])
 def test_an_exhausted_pool_is_an_unavailable_ledger(database_url, act):
-    engine = create_ledger_engine(database_url, pool_size=1, pool_timeout=0.1)
+    engine = create_ledger_engine(database_url, creates_file=True, pool_size=1, pool_timeout=0.1)
     with engine.connect(), pytest.raises(LedgerUnavailable, match="TimeoutError"):
         act(engine, lambda conn: conn.execute(text("SELECT 1")))
     act(engine, lambda conn: conn.execute(text("SELECT 1")))
