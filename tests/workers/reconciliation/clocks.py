@@ -16,6 +16,7 @@ from ingest.simulator.drive.drive_app import create_drive
 from ingest.simulator.drive.drive_faults import DriveFaults, RequestCounter
 from ingest.simulator.drive.state import DriveState
 from ingest.simulator.scenarios import Participants, SimulatedEvent, build_scenario
+from tests.own_time import now
 from workers.dev.simulator_diff import Comparison, compare
 from workers.drive.client import DriveClient
 from workers.drive.drive_errors import DriveError, DriveUnavailable
@@ -27,7 +28,6 @@ from workers.reconciliation.poll_sessions import PollSilentSessions
 from workers.resilience.token_bucket import TokenBucket
 from workers.resources import Resources
 
-NOW = datetime.now(UTC).replace(microsecond=0)
 SECOND = timedelta(seconds=1)
 
 
@@ -125,7 +125,7 @@ class Clock:
 def events_of(
     session_id: str, user_id: str, about: str = "session", begins_at: datetime | None = None
 ) -> list[SimulatedEvent]:
-    return list(build_scenario(about, Participants(session_id, user_id), begins_at=begins_at, now=NOW))
+    return list(build_scenario(about, Participants(session_id, user_id), begins_at=begins_at, now=now()))
 
 
 def fail_for(

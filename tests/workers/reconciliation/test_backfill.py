@@ -15,7 +15,8 @@ from ingest.errors import QueueUnavailable
 from ingest.inbox.downtime import KEY, Downtime
 from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
-from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of, fail_for
+from tests.own_time import now
+from tests.workers.reconciliation.clocks import Clock, SimulatedDrive, events_of, fail_for
 from workers.drive.drive_errors import (
     DriveError,
     DriveUnavailable,
@@ -37,12 +38,12 @@ def test_a_downtime_is_backfilled_from_the_histories_of_known_users(
     clock_on, database_url: str, simulator: SimulatedDrive, valkey: redis.Redis
 ):
     clock = clock_on(database_url, history_every="1000d", reconcile_after="30m")
-    closed_at, opened_at = NOW - timedelta(hours=3), NOW - timedelta(hours=1)
+    closed_at, opened_at = now() - timedelta(hours=3), now() - timedelta(hours=1)
     within, before = closed_at + timedelta(minutes=10), closed_at - timedelta(minutes=10)
-    clock.receive(events_of("earlier", "user-1", begins_at=NOW - timedelta(days=2)))
+    clock.receive(events_of("earlier", "user-1", begins_at=now() - timedelta(days=2)))
     clock.receive(events_of("open", "user-1", begins_at=before)[:1])
     with clock.resources.engine.begin() as ledger:
-        devices.upsert(ledger, "user-2", Device("token"), NOW)
+        devices.upsert(ledger, "user-2", Device("token"), now())
     for session_id, user_id, at in (("open", "user-1", before), ("new", "user-1", within), ("app", "user-2", within)):
         simulator.state.apply(filter(None, [state_from_scenario(events_of(session_id, user_id, begins_at=at))]))
     clock.let_pass(timedelta(hours=2))
@@ -65,7 +66,7 @@ def test_a_backfill_continues_where_a_clock_stopped(clock_on, tmp_path, simulato
     first = clock_on(url, per_minute=6 * 10, **parts)
     for number in range(25):
         first.receive(events_of(f"S{number}", f"user-{number:02}"))
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     first.importing.run()
     first.backfill.run()
@@ -84,7 +85,7 @@ def test_users_are_not_listed_in_every_turn(
     clock = clock_on(f"sqlite:///{tmp_path / 'ledger.db'}", per_minute=6, **parts)
     for number in range(5):
         clock.receive(events_of(f"S{number}", f"user-{number}"))
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.importing.run()
     listed, users_after = [], downtimes.users_after
@@ -99,7 +100,7 @@ def test_users_are_not_listed_in_every_turn(
 
 
 def test_unreadable_downtimes_in_redis_are_skipped(clock: Clock, valkey: redis.Redis):
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, mapping={"a": "{}", "b": "[]", "c": "x", gap.field: gap.to_json()})
     clock.importing.run()
     clock.importing.run()
@@ -113,7 +114,7 @@ def test_a_user_whose_history_cannot_be_read_is_skipped(
     for number in range(3):
         clock.receive(events_of(f"S{number}", f"user-{number}"))
     fail_for(monkeypatch, "history", "user-1")
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.importing.run()
     clock.backfill.run()
@@ -134,7 +135,7 @@ def test_several_such_users_or_the_last_one_are_skipped_too(
     for number in range(4):
         clock.receive(events_of(f"S{number}", f"user-{number}"))
     fail_for(monkeypatch, "history", *failing, failure=failure)
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.importing.run()
     clock.backfill.run()
@@ -146,7 +147,7 @@ def test_several_such_users_or_the_last_one_are_skipped_too(
 def test_while_the_drive_api_is_down_no_user_is_skipped(clock: Clock, simulator: SimulatedDrive, valkey: redis.Redis):
     for number in range(4):
         clock.receive(events_of(f"S{number}", f"user-{number}"))
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.importing.run()
     simulator.faults.rates = parse_rates("500:1")
@@ -193,7 +194,7 @@ def test_unstorable_sessions_of_a_history_do_not_harm_the_others(
 ):
     clock = clock_on(database_url, history_every="1ms", history_span="1d")
     clock.receive(events_of("S1", "user-1"))
-    begun_at = NOW - timedelta(hours=1)
+    begun_at = now() - timedelta(hours=1)
     odd = ("N\0UL", "x" * 1000, "good")
     simulator.state.apply([SessionState(session_id, "user-1", "STARTED", begun_at) for session_id in odd])
     clock.backfill.run()
@@ -205,7 +206,7 @@ def test_downtimes_close_together_are_backfilled_as_one(
     clock_on, database_url: str, simulator: SimulatedDrive, valkey: redis.Redis
 ):
     clock = clock_on(database_url, per_minute=60, history_every="1000d", reconcile_after="30m")
-    closed_at = NOW - timedelta(hours=30)
+    closed_at = now() - timedelta(hours=30)
     for number in range(15):
         clock.receive(events_of(f"S{number}", f"user-{number:02}"))
     simulator.state.apply(
@@ -234,7 +235,7 @@ def test_a_throttled_turn_ends_without_skipping_a_user(clock: Clock, valkey, mon
     for number in range(3):
         clock.receive(events_of(f"S{number}", f"user-{number}"))
     fail_for(monkeypatch, "history", user_id, failure=failure)
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.importing.run()
     with pytest.raises(failure):
@@ -247,7 +248,7 @@ def test_a_throttled_turn_ends_without_skipping_a_user(clock: Clock, valkey, mon
 def test_a_user_without_history_is_not_a_failure(clock: Clock, valkey, monkeypatch):
     clock.receive(events_of("S1", "user-1"))
     fail_for(monkeypatch, "history", "user-1", failure=NotFound)
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.importing.run()
     clock.backfill.run()
@@ -260,7 +261,7 @@ def test_a_user_with_invalid_history_is_skipped(clock: Clock, valkey, monkeypatc
     for number in range(2):
         clock.receive(events_of(f"S{number}", f"user-{number}"))
     fail_for(monkeypatch, "history", "user-0", failure=InvalidResponse)
-    gap = Downtime(NOW - timedelta(hours=3), NOW, "inbox-1")
+    gap = Downtime(now() - timedelta(hours=3), now(), "inbox-1")
     valkey.hset(KEY, gap.field, gap.to_json())
     clock.importing.run()
     with capture_logs() as logs:

@@ -17,7 +17,8 @@ from ingest.failpoints import Failpoint
 from ingest.queue.batch import DRIVE_API, Batch, Delivery, new_batch_id
 from ingest.simulator.drive.state import SessionState
 from ingest.wire.envelope import Kind, delivery_id
-from tests.workers.reconciliation.clocks import NOW, SECOND, events_of
+from tests.own_time import now
+from tests.workers.reconciliation.clocks import SECOND, events_of
 from workers.diagnostics.session_timeline import timeline
 from workers.drive.models import DriveSession
 from workers.execution.jobs import execute_runs, process_batch
@@ -31,7 +32,9 @@ from workers.ledger.tables.core_tables import pushes, runs
 from workers.plugins import Plugins
 from workers.reconciliation import merge_drive, poll_sessions
 
-ENDED = NOW + timedelta(minutes=1)
+
+def ended():
+    return now() + timedelta(minutes=1)
 
 
 def thank(event, ctx):
@@ -59,10 +62,10 @@ def clock(clock_on, database_url):
 def arrive(clock, *about, session="S1"):
     """Let events of a session arrive in a batch; return the ids of their deliveries."""
     arrived = []
-    for each in events_of(session, "ada", begins_at=NOW):
+    for each in events_of(session, "ada", begins_at=now()):
         event = decode(each.kind, each.body)
         if event.name in about:
-            parts = {"kind": "events", "event": event.name, "session_id": session, "received_at": NOW, "headers": {}}
+            parts = {"kind": "events", "event": event.name, "session_id": session, "received_at": now(), "headers": {}}
             parts |= {"signed_with": "current", "signed_at": None, "body": each.body, "receipts": 1, "inbox": "i"}
             arrived.append(Delivery(id=delivery_id(Kind.EVENTS, each.body), **parts))
     process_batch(clock.resources, Batch(new_batch_id(), "i", "sessions", tuple(arrived)))
@@ -70,12 +73,12 @@ def arrive(clock, *about, session="S1"):
 
 
 def ends(simulator, session="S1"):
-    times = {"started_at": NOW, "ended_at": ENDED, "completed_at": ENDED}
+    times = {"started_at": now(), "ended_at": ended(), "completed_at": ended()}
     simulator.state.apply([SessionState(session, "ada", "COMPLETE", **times)])
 
 
 def healed_delivery(session="S1"):
-    return str(healed_id(SessionComplete(session_id=session, at=NOW)))
+    return str(healed_id(SessionComplete(session_id=session, at=now())))
 
 
 def run_healed(clock, session="S1"):
@@ -122,14 +125,14 @@ def test_the_event_is_that_of_the_drive_api_and_the_record_keeps_its_source(cloc
     with clock.resources.engine.connect() as conn:
         row = deliveries.get(conn, healed_delivery())
         event = decode(Kind.EVENTS, row.body)
-        assert (type(event), event.session_id, event.user_id, event.at) == (SessionComplete, "S1", "ada", ENDED)
+        assert (type(event), event.session_id, event.user_id, event.at) == (SessionComplete, "S1", "ada", ended())
         assert row.inbox == row.signed_with == DRIVE_API
         assert sessions.get(conn, "S1").statuses["COMPLETE"].sources == {"drive"}
         (_, entry) = timeline(conn, "S1", timedelta(minutes=1))
         assert (entry.delivery.id, entry.changes) == (healed_delivery(), ())
         (plan,) = plan_replays(conn, [healed_delivery()], clock.resources.plugins)
         assert plan.handlers == ()  # its only run is still to come, and no other handler is called for it
-        assert alert_queries.last_event_at(conn, NOW + SECOND) == NOW  # that of the event that was received
+        assert alert_queries.last_event_at(conn, now() + SECOND) == now()  # that of the event that was received
 
 
 def test_an_event_that_comes_before_the_healed_one_has_begun_is_handled_instead(clock_on, database_url, simulator):
@@ -148,10 +151,10 @@ def test_an_event_that_comes_before_the_healed_one_has_begun_is_handled_instead(
 def test_nothing_is_healed_for_which_an_event_came(clock, simulator):
     arrive(clock, "SESSION_STARTED", "SESSION_STOPPED", "SESSION_COMPLETE")
     ends(simulator)
-    read = DriveSession(session_id="S1", status="COMPLETE", started_at=NOW, ended_at=ENDED, completed_at=ENDED)
+    read = DriveSession(session_id="S1", status="COMPLETE", started_at=now(), ended_at=ended(), completed_at=ended())
     schedule = PollSchedule.of(clock.resources.settings)
     with clock.resources.engine.begin() as ledger:
-        merge_drive.merge_drive_sessions(ledger, "ada", [read], NOW, schedule, clock.resources.plugins)
+        merge_drive.merge_drive_sessions(ledger, "ada", [read], now(), schedule, clock.resources.plugins)
         assert sessions.get(ledger, "S1").statuses["COMPLETE"].sources == {"drive", "event"}
     assert outcomes(clock, healed_delivery()) == {}
     assert titles(clock) == ["came"]
@@ -177,7 +180,7 @@ def test_a_person_can_run_the_event_that_came_later_all_the_same(clock, simulato
     run_healed(clock)
     (late,) = arrive(clock, "SESSION_COMPLETE")
     with clock.resources.engine.begin() as ledger:
-        assert finished_runs.reopen(ledger, [late], "thank_too", NOW) == 1
+        assert finished_runs.reopen(ledger, [late], "thank_too", now()) == 1
     execute_runs(clock.resources, "thank_too", [(late, 2)], "job-2")
     assert outcomes(clock, late)["thank_too"] == (Outcome.DONE, None)
 

@@ -5,7 +5,8 @@ from random import Random
 
 from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
-from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, events_of
+from tests.own_time import now
+from tests.workers.reconciliation.clocks import Clock, SimulatedDrive, events_of
 from workers.ledger import charging_keys, sessions
 from workers.ledger.tables.reconciliation_tables import PollOutcome
 
@@ -38,9 +39,9 @@ def test_with_a_third_of_the_events_dropped_every_record_ends_as_the_session_rea
 
 
 def test_the_driver_is_the_user_of_the_request_whatever_id_the_response_has(clock: Clock, simulator: SimulatedDrive):
-    clock.receive(events_of("S1", "user-1", begins_at=NOW)[:1])
+    clock.receive(events_of("S1", "user-1", begins_at=now())[:1])
     clock.let_pass(timedelta(minutes=31))
-    simulator.state.apply([SessionState("S1", "user-1", "STARTED", NOW)])
+    simulator.state.apply([SessionState("S1", "user-1", "STARTED", now())])
     document_of = simulator.state.document_of
     simulator.state.document_of = lambda truth: {**document_of(truth), "userId": "zz-internal-4711"}
     clock.polling.run()
@@ -51,8 +52,8 @@ def test_the_driver_is_the_user_of_the_request_whatever_id_the_response_has(cloc
 
 
 def test_the_charging_key_of_an_open_session_is_recorded(clock: Clock, simulator: SimulatedDrive):
-    simulator.state.apply([SessionState("S1", "user-1", "STARTED", NOW)])
-    clock.receive(events_of("S1", "user-1", begins_at=NOW)[:1])
+    simulator.state.apply([SessionState("S1", "user-1", "STARTED", now())])
+    clock.receive(events_of("S1", "user-1", begins_at=now())[:1])
     clock.let_pass(timedelta(minutes=31))
     clock.polling.run()
     with clock.resources.engine.begin() as ledger:

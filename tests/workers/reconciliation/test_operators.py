@@ -8,7 +8,8 @@ from handlers.fee_warning import warn_the_driver
 from handlers.kit.testing import context_for
 from ingest.events import SessionFeeIncurring
 from ingest.simulator.drive.state import SessionState
-from tests.workers.reconciliation.clocks import NOW, Clock, SimulatedDrive, SkippingClock, events_of, fail_for
+from tests.own_time import now
+from tests.workers.reconciliation.clocks import Clock, SimulatedDrive, SkippingClock, events_of, fail_for
 from workers.drive.drive_errors import DriveUnavailable, NotFound
 from workers.ledger import sessions
 from workers.reconciliation.operators import ReadOperators
@@ -22,8 +23,8 @@ def reader_of(clock: Clock, *, per_minute: int = 10**6) -> ReadOperators:
 
 def start(clock: Clock, simulator: SimulatedDrive, *session_ids: str) -> None:
     for session_id in session_ids:
-        simulator.state.apply([SessionState(session_id, "user-1", "STARTED", NOW)])
-        clock.receive(events_of(session_id, "user-1", begins_at=NOW)[:1])
+        simulator.state.apply([SessionState(session_id, "user-1", "STARTED", now())])
+        clock.receive(events_of(session_id, "user-1", begins_at=now())[:1])
 
 
 def operator_of(clock: Clock, session_id: str = "S1") -> str | None:
@@ -39,7 +40,7 @@ def test_a_warning_names_the_operator_of_the_location_before_that_of_the_session
     assert operator_of(clock) == name
     with clock.resources.engine.begin() as ledger:
         record = sessions.get(ledger, "S1")
-    event = SessionFeeIncurring(session_id="S1", at=NOW, fee_will_apply_from=NOW + timedelta(minutes=10))
+    event = SessionFeeIncurring(session_id="S1", at=now(), fee_will_apply_from=now() + timedelta(minutes=10))
     ctx = context_for(event, sessions=[record])
     warn_the_driver(event, ctx)
     assert f"at {name} before" in ctx.writes.pushes[0].body
@@ -70,7 +71,7 @@ def test_each_session_and_each_location_is_read_once(clock: Clock, simulator: Si
 def test_sessions_beyond_the_budget_are_read_later_and_one_that_is_not_known_stops_none(clock, simulator):
     reader = reader_of(clock, per_minute=60)  # a few at once
     start(clock, simulator, *(f"S{number}" for number in range(9)))
-    clock.receive(events_of("S9", "user-1", begins_at=NOW)[:1])
+    clock.receive(events_of("S9", "user-1", begins_at=now())[:1])
     for _ in range(10):
         reader.run()
         reader._budget.consume(-60)  # noqa: SLF001 - a minute passes
@@ -90,6 +91,6 @@ def test_after_an_outage_of_the_drive_api_the_session_is_read(clock: Clock, simu
 
 
 def test_a_session_that_is_over_is_not_read(clock: Clock, simulator: SimulatedDrive):
-    clock.receive(events_of("S1", "user-1", begins_at=NOW))
+    clock.receive(events_of("S1", "user-1", begins_at=now()))
     reader_of(clock).run()
     assert simulator.calls == 0

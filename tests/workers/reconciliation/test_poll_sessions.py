@@ -11,7 +11,8 @@ from ingest.simulator.drive.drive_faults import parse_rates
 from ingest.simulator.drive.state import SessionState, state_from_scenario
 from ingest.telemetry.steps import receipt_of
 from ingest.telemetry.tracing import tracing
-from tests.workers.reconciliation.clocks import NOW, SECOND, Clock, SimulatedDrive, events_of, fail_for
+from tests.own_time import now
+from tests.workers.reconciliation.clocks import SECOND, Clock, SimulatedDrive, events_of, fail_for
 from workers.drive.drive_errors import DriveError, DriveUnavailable, NotFound, Throttled, Unauthorized
 from workers.drive.models import DriveSession
 from workers.ledger import deliveries, session_polls
@@ -27,14 +28,14 @@ def test_a_session_is_not_polled_while_events_arrive(clock: Clock, simulator: Si
     clock.polling.run()
     assert simulator.calls == 0
     clock.let_pass(timedelta(minutes=31))
-    simulator.state.apply([SessionState("S1", "user-1", "STARTED", NOW)])
+    simulator.state.apply([SessionState("S1", "user-1", "STARTED", now())])
     clock.polling.run()
     assert simulator.calls == 1
 
 
 def test_polls_back_off_and_a_new_clock_continues_the_schedule(clock: Clock, clock_on, simulator: SimulatedDrive):
-    simulator.state.apply([SessionState("S1", "user-1", "STARTED", NOW)])
-    clock.receive(events_of("S1", "user-1", begins_at=NOW)[:1])
+    simulator.state.apply([SessionState("S1", "user-1", "STARTED", now())])
+    clock.receive(events_of("S1", "user-1", begins_at=now())[:1])
     clock.let_pass(timedelta(minutes=31))
     waits = []
     for _ in range(6):
@@ -68,8 +69,8 @@ def test_a_session_that_the_drive_api_does_not_know_is_recorded_and_polled_with_
 
 
 def test_after_a_week_polling_stops_until_there_is_news(clock: Clock, simulator: SimulatedDrive):
-    simulator.state.apply([SessionState("S1", "user-1", "STOP_FAILED", NOW)])
-    clock.receive(events_of("S1", "user-1", begins_at=NOW)[:1])
+    simulator.state.apply([SessionState("S1", "user-1", "STOP_FAILED", now())])
+    clock.receive(events_of("S1", "user-1", begins_at=now())[:1])
     clock.let_pass(timedelta(minutes=31))
     clock.polling.run()
     clock.let_pass(timedelta(days=6, hours=23))
@@ -78,7 +79,7 @@ def test_after_a_week_polling_stops_until_there_is_news(clock: Clock, simulator:
     for _ in range(3):
         Clock(clock.resources).polling.run()
     assert (clock.poll("S1").outcome, simulator.calls) == (PollOutcome.GIVEN_UP, 2)
-    clock.receive(events_of("S1", "user-1", "SESSION_STOPPED", begins_at=NOW + SECOND))
+    clock.receive(events_of("S1", "user-1", "SESSION_STOPPED", begins_at=now() + SECOND))
     clock.let_pass(timedelta(minutes=31))
     Clock(clock.resources).polling.run()
     assert (clock.poll("S1").outcome, simulator.calls) == (PollOutcome.OPEN, 3)
@@ -88,7 +89,7 @@ def test_a_session_completed_by_events_is_not_polled(clock: Clock, simulator: Si
     clock.receive(events_of("S1", "user-1")[:1])
     clock.let_pass(timedelta(minutes=31))
     with clock.resources.engine.begin() as ledger:
-        assert session_polls.schedule(ledger, NOW - timedelta(days=1), NOW, datetime.now(UTC)) == 1
+        assert session_polls.schedule(ledger, now() - timedelta(days=1), now(), datetime.now(UTC)) == 1
     clock.receive(events_of("S1", "user-1"))
     clock.polling.run()
     assert (clock.poll("S1").outcome, simulator.calls) == (PollOutcome.NOT_NEEDED, 0)
@@ -130,7 +131,7 @@ class SlowDrive:
 
 def slow_clocks(clock: Clock, drive: SlowDrive, count: int = 2) -> list[PollSilentSessions]:
     with clock.resources.engine.begin() as ledger:
-        session_polls.schedule_now(ledger, NOW - timedelta(days=1), NOW + timedelta(days=1), drive.time)
+        session_polls.schedule_now(ledger, now() - timedelta(days=1), now() + timedelta(days=1), drive.time)
     return [PollSilentSessions(clock.resources, drive, TokenBucket(10**6)) for _ in range(count)]
 
 
@@ -238,7 +239,7 @@ def test_a_re_read_is_in_the_trace_of_the_first_delivery_of_its_session(clock: C
     monkeypatch.setattr(tracing, "record", recorded.append)
     monkeypatch.setattr(tracing, "is_on", True)
     clock.receive([*events_of("S1", "user-1")[:1], *events_of("S2", "user-1")[:1]])  # no delivery of S2 is there
-    delivery = Delivery("d1", "events", None, "S1", NOW, "current", None, {}, b"{}", 1, "inbox")
+    delivery = Delivery("d1", "events", None, "S1", now(), "current", None, {}, b"{}", 1, "inbox")
     with clock.resources.engine.begin() as ledger:
         deliveries.store(ledger, [delivery], {"d1": (DeliveryState.SETTLED, None)})
     clock.let_pass(timedelta(minutes=31))
