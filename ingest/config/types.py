@@ -1,5 +1,6 @@
 """The types of settings, each parsed from its text in the environment."""
 
+import os
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, ip_network
@@ -78,6 +79,12 @@ def _template(value: object) -> object:
 
 def _folder(value: object) -> object:
     return Path(value).expanduser().absolute() if isinstance(value, str | Path) else value
+
+
+def _no_file(path: Path) -> Path:
+    if any(os.path.isfile(each) for each in (path, *path.parents)):  # noqa: PTH113 - this one never raises
+        raise ValueError("is, or is in, a file and not a folder")
+    return path
 
 
 def _redis_url(url: str) -> str:
@@ -167,6 +174,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)]
 ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
 Channels = Annotated[tuple[ChannelName, ...], NoDecode, BeforeValidator(split_commas), Field(min_length=1)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
+DataFolder = Annotated[Folder, AfterValidator(_no_file)]
 QueueNamespace = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,39}$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,60}$")]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]

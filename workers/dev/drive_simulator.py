@@ -13,6 +13,7 @@ import uvicorn
 from ingest.config.settings import Settings
 from ingest.errors import WebhooksError
 from ingest.log import configure_logging
+from ingest.server.socket_activation import listen
 from ingest.simulator.drive.drive_app import DRIVE_KEY, ROAM_TOKEN, DriveCredentials, create_drive
 from ingest.simulator.drive.drive_faults import DriveFaults
 from ingest.simulator.drive.state import DriveState, SessionState, dump_sessions, parse_sessions
@@ -39,7 +40,11 @@ class SimulatorNotRunning(WebhooksError):
 
 
 def simulate(settings: Settings, *, port: int | None, seed: int, faults: DriveFaults) -> None:
-    """Serve it on this machine until SIGTERM or SIGINT; its sessions survive in a file in DATA_DIR."""
+    """Serve it on this machine until SIGTERM or SIGINT; its sessions survive in a file in DATA_DIR.
+
+    Raise SystemExit with one sentence if the port is taken.
+    """
+    listening = listen(LOOPBACK, port or default_port(settings))
     configure_logging(settings, "drive")
     state = DriveState(seed, settings.data_dir / "simulator" / "sessions.jsonl")
     key, token = settings.drive_api_key, settings.roam_ocpi_token
@@ -49,17 +54,15 @@ def simulate(settings: Settings, *, port: int | None, seed: int, faults: DriveFa
     )
     config = uvicorn.Config(
         create_drive(state, faults, credentials=credentials),
-        host=LOOPBACK,
-        port=port or default_port(settings),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=round(SHUTDOWN_TIMEOUT.total_seconds()),
     )
     server = uvicorn.Server(config)
-    log.info("drive.simulator_started", port=config.port, sessions=len(state.sessions))
+    log.info("drive.simulator_started", port=listening.getsockname()[1], sessions=len(state.sessions))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    server.run()
+    server.run([listening])
 
 
 def default_port(settings: Settings) -> int:

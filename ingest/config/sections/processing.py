@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from ingest.config.durations import Duration, PositiveDuration
-from ingest.config.types import DatabaseUrl, Folder, Names, PositiveInt, QueueNamespace, RedisUrl, setting
+from ingest.config.types import DatabaseUrl, DataFolder, Names, PositiveInt, QueueNamespace, RedisUrl, setting
 
 
 def _in_url(folder: Path) -> str:
@@ -18,7 +18,7 @@ def _in_url(folder: Path) -> str:
 class StoreSettings(BaseSettings):
     """Every process: where the inbox, the queues and the ledger are."""
 
-    data_dir: Folder = setting(Path("var"), "folder of the inbox and the embedded stores")
+    data_dir: DataFolder = setting(Path("var"), "folder of the inbox and the embedded stores")
     redis_url: RedisUrl | None = Field(
         None,
         repr=False,

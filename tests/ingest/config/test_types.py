@@ -99,6 +99,13 @@ def test_every_scheme_of_postgresql_becomes_that_of_psycopg(scheme):
     assert settings.database_url == "postgresql+psycopg://user:secret@host/postgres://"
 
 
+@pytest.mark.parametrize("place", ["file", "file/var"])
+def test_a_data_folder_that_is_a_file_is_refused(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"^DATA_DIR is, or is in, a file and not a folder\.$"):
+        load_settings(data_dir=tmp_path / place)
+
+
 def test_a_home_folder_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/of/nobody")
     assert load_settings(data_dir="~/var").data_dir == Path("/home/of/nobody/var")

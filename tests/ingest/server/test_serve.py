@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -138,10 +140,13 @@ def test_without_a_key_it_does_not_start(tmp_path):
     assert not (tmp_path / "var").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(SettingsError, match="DATA_DIR cannot be made"):
-        serve(load_settings(data_dir=tmp_path / "file" / "var", plugsurfing_hmac_current=KEY))
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SettingsError, match=r"^DATA_DIR cannot be made \(Permission denied\)\.$"):
+        serve(load_settings(data_dir=tmp_path / "var", plugsurfing_hmac_current=KEY))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):

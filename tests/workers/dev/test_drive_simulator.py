@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from ingest.config.settings import load_settings
 from ingest.simulator.drive.drive_app import DRIVE_KEY
+from ingest.simulator.drive.drive_faults import DriveFaults
 from ingest.simulator.drive.state import SessionState
 from workers.dev.drive_simulator import (
     SimulatorNotRunning,
@@ -19,6 +21,7 @@ from workers.dev.drive_simulator import (
     fetch_sessions,
     push_sessions,
     set_faults,
+    simulate,
     simulated_url,
 )
 from workers.dev.env_file import write_devfile
@@ -109,3 +112,11 @@ def test_the_simulator_of_dev_is_found_by_its_file(tmp_path):
     assert simulated_url(settings) == "http://127.0.0.1:9005/drive"
     write_devfile(tmp_path, {"DRIVE_API_URL": "http://127.0.0.1:9006/drive"})
     assert simulated_url(settings) is None
+
+
+def test_a_port_that_is_taken_is_a_failure_in_one_sentence(tmp_path):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(SystemExit, match=r"^Cannot listen on .* in use\.$"),
+    ):
+        simulate(load_settings(data_dir=tmp_path), port=other.getsockname()[1], seed=7, faults=DriveFaults())
