@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import threading
+import traceback
 from datetime import datetime
 from typing import TextIO
 
@@ -60,6 +62,7 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         )
     )
     logging.captureWarnings(capture=True)
+    threading.excepthook = _log_dead_thread
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
@@ -70,6 +73,15 @@ def configure_logging(settings: Settings, process: str, *, stream: TextIO | None
         logging.getLogger(name).setLevel(logging.WARNING)
     for remark in settings.remarks:
         structlog.get_logger().warning("setting.adjusted", reason=remark)
+
+
+def _log_dead_thread(ended: threading.ExceptHookArgs) -> None:
+    """Log that a thread ended with an error, without its text: that may quote a body."""
+    if ended.exc_type is SystemExit:
+        return
+    stack = "".join(traceback.format_tb(ended.exc_traceback))
+    name = ended.thread.name if ended.thread is not None else None
+    structlog.get_logger().error("thread.died", thread=name, error=ended.exc_type.__name__, stack=stack)
 
 
 def _handler(stream: TextIO) -> logging.Handler:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from ingest.authorize.endpoint import AuthorizeEndpoint
 from ingest.authorize.response_cache import ResponseCache
 from ingest.authorize.response_writer import UNAVAILABLE_MESSAGE
 from ingest.authorize.timed_protocol import METRICS_KEY
+from ingest.backoff import restart_forever
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
 from ingest.http.error_boundary import PROBES, ErrorBoundary
@@ -45,7 +47,7 @@ def create_authorize_app(settings: Settings, evaluator: PolicyEvaluator, recorde
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AuthorizeMetrics]]:
         await asyncio.to_thread(recorder.start)
         await evaluator.start()
-        reloading = asyncio.create_task(reload_forever(credentials.refresh))
+        reloading = asyncio.create_task(restart_forever("credentials", partial(reload_forever, credentials.refresh)))
         try:
             yield {METRICS_KEY: metrics}
         finally:

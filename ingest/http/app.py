@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from ingest.backoff import restart_forever
 from ingest.config.keyring import Keyring
 from ingest.config.secret_reload import reload_forever
 from ingest.config.settings import Settings
@@ -21,7 +22,7 @@ from ingest.http.router import FastPathRouter
 from ingest.http.webhook_endpoint import WebhookEndpoint
 from ingest.inbox.corruption import corruption_mark, mark_corrupt
 from ingest.inbox.heartbeat import Heartbeat
-from ingest.inbox.inbox import Inbox
+from ingest.inbox.inbox import REPLACED, Inbox
 from ingest.inbox.quarantine import Quarantine, QuarantineWriter
 from ingest.inbox.schema import FILE_NAME
 from ingest.metrics import Metrics
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 
 # Seconds.
 CORRUPTION_POLL = 0.5
+
+CORRUPT = "The inbox file is damaged, and is set aside at the next start."
 
 PATHS = {Kind.EVENTS: "/plugsurfing/events", Kind.CDRS: "/plugsurfing/cdrs"}
 
@@ -57,14 +60,14 @@ def create_app(settings: Settings, *, inbox: Inbox | None = None, relay: Relay |
         relay.on_corruption(shut_down)
         quarantine.start()
         relay.start()
-        loops = (
-            reload_forever(keyring.refresh),
-            reload_forever(inbox.refresh_redaction),
-            heartbeat.run(),
-            record_relay_forever(metrics, relay),
-            _exit_when_marked_corrupt(path, known),
-        )
-        tasks = [asyncio.create_task(loop) for loop in loops]
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
+            "keys": partial(reload_forever, keyring.refresh),
+            "redaction": partial(reload_forever, inbox.refresh_redaction),
+            "heartbeat": heartbeat.run,
+            "relay_metrics": partial(record_relay_forever, metrics, relay),
+            "file": partial(_exit_without_file, path, known, inbox),
+        }
+        tasks = [asyncio.create_task(restart_forever(name, loop)) for name, loop in loops.items()]
         try:
             yield
         finally:
@@ -97,18 +100,21 @@ def _shut_down_all_processes(path: Path) -> None:
         mark_corrupt(path)
     except OSError as error:
         log.warning("inbox.mark_failed", error=error.strerror)
-        _terminate_self()
+        _terminate_self(CORRUPT)
 
 
-async def _exit_when_marked_corrupt(path: Path, known: tuple[int, int] | None) -> None:
-    """End this process once the file is marked corrupt, unless by the `known` mark that it started with."""
+async def _exit_without_file(path: Path, known: tuple[int, int] | None, inbox: Inbox) -> None:
+    """End this process once the file is marked corrupt, unless by the `known` mark that it started with, or is gone."""
     while True:
         await asyncio.sleep(CORRUPTION_POLL)
+        if inbox.is_replaced():
+            _terminate_self(REPLACED)
+            return
         if corruption_mark(path) not in {None, known}:
-            _terminate_self()
+            _terminate_self(CORRUPT)
             return
 
 
-def _terminate_self() -> None:
-    log.error("server.draining", reason="the inbox file is damaged, and is set aside at the next start")
+def _terminate_self(reason: str) -> None:
+    log.error("server.draining", reason=reason)
     os.kill(os.getpid(), signal.SIGTERM)

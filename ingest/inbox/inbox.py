@@ -24,6 +24,7 @@ from ingest.failpoints import Failpoint, hit
 from ingest.inbox.corruption import is_corruption, lock_and_check
 from ingest.inbox.disk_reserve import DiskReserve
 from ingest.inbox.rows import Kept, Row, fitting_group, insert_new, open_for_inserts, row_of, upsert_rows
+from ingest.inbox.schema import file_identity
 from ingest.inbox.write_lock import ROW_BYTES, Checkpointer, execute_with_retry
 from ingest.metrics import Metrics
 from ingest.wire.envelope import Envelope
@@ -39,6 +40,7 @@ GATHER_TURNS = 3
 TRANSIENT_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 PROBE = "INSERT OR REPLACE INTO meta VALUES ('probed_at', ?)"
 PROBED = Kept("", duplicate=False)
+REPLACED = "The inbox file was deleted or replaced while it was in use: what waited in it is lost."
 
 # The row (None for a probe), what waits for it, and its bytes.
 PendingWrite: TypeAlias = tuple[Row | None, asyncio.Future[Kept], int]
@@ -73,6 +75,7 @@ class Inbox:
         self._thread = threading.Thread(target=self._write, name="inbox", daemon=True)
         self._lock_descriptor: int | None = None
         self._file: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
         self.problem: str | None = None
         """Why the last commit failed; None if it succeeded."""
 
@@ -80,7 +83,7 @@ class Inbox:
         """Start the writing thread. Never raises: each commit tries again to open a file that cannot be opened now."""
         try:
             self._lock_descriptor = lock_and_check(self._path)
-            self._file = open_for_inserts(self._path)
+            self._open_file()
         except (sqlite3.Error, OSError) as error:
             self._record_failure(error)
         self._is_open = True
@@ -104,6 +107,10 @@ class Inbox:
     def on_corruption(self, callback: Callable[[], None]) -> None:
         """Call the callback once, in the writing thread, when the file turns out to be corrupt while in use."""
         self._on_corruption.append(callback)
+
+    def is_replaced(self) -> bool:
+        """Return whether another file, or none, is in the place of the one that was opened: what is written is lost."""
+        return self._identity is not None and file_identity(self._path) != self._identity
 
     def insert(self, envelope: Envelope) -> asyncio.Future[Kept]:
         """Return a future that is done when the envelope is on disk. Raise InboxUnavailable, here or in the future."""
@@ -154,6 +161,11 @@ class Inbox:
         if self._file is not None:
             self._file.close()
 
+    def _open_file(self) -> sqlite3.Connection:
+        self._file = open_for_inserts(self._path)
+        self._identity = self._identity or file_identity(self._path)
+        return self._file
+
     def _next_group(self) -> list[PendingWrite]:
         group: list[PendingWrite] = []
         left = MAX_GROUP_BYTES
@@ -183,19 +195,20 @@ class Inbox:
     def _insert_group(self, group: list[PendingWrite], size: int) -> list[Kept]:
         started = time.perf_counter()
         rows = [row for row, _, _ in group if row is not None]
-        if self._file is None:
-            self._file = open_for_inserts(self._path)
+        file = self._file or self._open_file()
         is_probed = len(rows) < len(group)
         has_room = self._reserve.has_room(size)
-        kept = insert_new(self._file, rows) if has_room and not is_probed else None
+        kept = insert_new(file, rows) if has_room and not is_probed else None
         if kept is None:  # little room, a probe, a duplicate, or too many rows
-            execute_with_retry(self._file, "BEGIN IMMEDIATE")
+            execute_with_retry(file, "BEGIN IMMEDIATE")
             if not has_room:  # under the lock, so that no other process takes the same room
-                self._reserve.reserve(self._file, size)
-            kept = upsert_rows(self._file, rows)
+                self._reserve.reserve(file, size)
+            kept = upsert_rows(file, rows)
             if is_probed:
-                self._file.execute(PROBE, (time.time(),))
-            self._file.execute("COMMIT")
+                file.execute(PROBE, (time.time(),))
+            file.execute("COMMIT")
+        if self.is_replaced():
+            raise InboxUnavailable(REPLACED)
         hit(Failpoint.KEPT)
         self._record_success(kept, time.perf_counter() - started)
         results = iter(kept)

@@ -214,10 +214,12 @@ class QuarantineWriter:
             self._bytes = self._dropped = 0
         try:
             dropped = self._quarantine.add(requests, dropped=dropped)
-        except InboxUnavailable as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                log.warning("quarantine.failed", error=self._problem)
+        # The thread has to survive any error: without it nobody would see what is refused from then on.
+        except Exception as error:  # noqa: BLE001
+            problem = str(error) if isinstance(error, InboxUnavailable) else type(error).__name__
+            if problem != self._problem:
+                self._problem = problem
+                log.warning("quarantine.failed", error=problem)
             self._requeue(requests, dropped)
             return
         self._problem = None

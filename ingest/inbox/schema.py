@@ -89,6 +89,15 @@ def open_inbox_file(path: Path) -> sqlite3.Connection:
             time.sleep(LOCK_POLL)
 
 
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one that takes its place; None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def inbox_id(connection: sqlite3.Connection) -> str:
     """Return the id that was made with the file: the ledger tells the receipts of several nodes apart by it."""
     (value,) = connection.execute("SELECT value FROM meta WHERE name = 'inbox_id'").fetchone()

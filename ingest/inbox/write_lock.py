@@ -51,7 +51,7 @@ class Checkpointer:
             # A connection that is closed while `writer` is open is not the last one, so it copies nothing more.
             with closing(open_inbox_file(self._path)) as file, transaction(writer):
                 file.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             problem = f"{type(error).__name__}: {error}"
             if problem != self._problem:
                 log.warning("inbox.checkpoint_failed", error=problem)

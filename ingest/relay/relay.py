@@ -169,6 +169,9 @@ class Relay:
         except BlockingIOError:
             os.close(lock)
             return False
+        except OSError:
+            os.close(lock)
+            raise
         self._lock = lock
         self._status = replace(self._status, leader=True)
         log.info("relay.became_leader")

@@ -2,6 +2,8 @@ import io
 import json
 import logging
 import re
+import sys
+import threading
 import warnings
 from datetime import datetime, timedelta
 
@@ -179,3 +181,22 @@ def test_force_color_colours_a_console_that_is_not_a_terminal(monkeypatch):
     stream = configured(log_format="console")
     structlog.get_logger().info("delivery.kept")
     assert "\x1b[" in stream.getvalue()
+
+
+def test_a_thread_that_dies_is_a_line_without_the_text_of_its_error():
+    stream = configured()
+
+    text = "a body"
+
+    def fail():
+        raise ValueError(text)
+
+    for function in (fail, sys.exit):
+        thread = threading.Thread(target=function, name="writer")
+        thread.start()
+        thread.join()
+    (line,) = lines(stream)
+    found = (line["event"], line["level"], line["thread"], line["error"])
+    assert found == ("thread.died", "error", "writer", "ValueError")
+    assert "in fail" in line["stack"]
+    assert text not in stream.getvalue()

@@ -19,6 +19,7 @@ from ingest.config.settings import Settings
 from workers.ledger import balances, charging_keys, sync_state
 from workers.ledger.database.engine import chunks
 from workers.ledger.database.transaction import LedgerUnavailable, read_once, run_in_transaction
+from workers.resilience.periodic import describe_error
 
 log = structlog.get_logger()
 
@@ -122,9 +123,9 @@ class PolicyCache:
             started_at = time.monotonic()
             try:
                 self.refresh()
-            except LedgerUnavailable as failure:
+            except Exception as failure:  # noqa: BLE001  without the thread the copy would age, and nobody would know
                 if not self._is_stale:
-                    log.warning("policy_cache.stale", reason=str(failure))
+                    log.warning("policy_cache.stale", reason=describe_error(failure))
                 self._is_stale = True
             else:
                 if self._is_stale:

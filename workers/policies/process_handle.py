@@ -59,21 +59,28 @@ class PolicyProcess:
 
     async def start(self, within: float) -> bool:
         """Start the process; return whether it became ready within so many seconds."""
+        try:
+            reader = await self._fork()
+        except (OSError, EOFError, RuntimeError) as error:  # no more files, processes or threads
+            log.error("policy_process.fork_failed", error=type(error).__name__)  # noqa: TRY400 - its stack says no more
+            return False
+        self._listening = asyncio.create_task(self._listen(reader))
+        await asyncio.wait([self._ready, self.closed], timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        return self.is_available
+
+    async def _fork(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)  # noqa: FBT003 - it takes no name
         with theirs:
             process = FORK_SERVER.Process(target=main, args=(theirs, self._settings), name="policies", daemon=True)
             try:
                 await asyncio.to_thread(process.start)
-            except (OSError, EOFError) as error:
-                log.error("policy_process.fork_failed", error=type(error).__name__)  # noqa: TRY400 - its stack says no more
+            except BaseException:
                 ours.close()
-                return False
+                raise
         self._process = process
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._listening = asyncio.create_task(self._listen(reader))
-        await asyncio.wait([self._ready, self.closed], timeout=within, return_when=asyncio.FIRST_COMPLETED)
-        return self.is_available
+        return reader
 
     @property
     def is_available(self) -> bool:

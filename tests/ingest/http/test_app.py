@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from ingest.config.settings import load_settings
 from ingest.http.app import PATHS, create_app
 from ingest.inbox.corruption import is_marked_corrupt
-from ingest.inbox.inbox import Inbox
+from ingest.inbox.inbox import REPLACED, Inbox
 from ingest.inbox.schema import FILE_NAME, open_inbox_file
 from ingest.queue.queues import QUEUES
 from ingest.queue.redis_client import queue
@@ -153,7 +153,7 @@ def test_without_a_signature_the_authorization_header_is_required(tmp_path, serv
 
 def test_when_one_process_finds_the_file_corrupt_all_end(settings, serving, eventually, monkeypatch):
     ended = []
-    monkeypatch.setattr("ingest.http.app._terminate_self", lambda: ended.append(True))
+    monkeypatch.setattr("ingest.http.app._terminate_self", ended.append)
     for _ in range(2):
         serving(create_app(settings))
     path = settings.data_dir / FILE_NAME
@@ -161,6 +161,18 @@ def test_when_one_process_finds_the_file_corrupt_all_end(settings, serving, even
     serving(create_app(settings, relay=CorruptRelay(path, settings)))
     eventually(lambda: len(ended) == 3)
     assert is_marked_corrupt(path)
+
+
+def test_processes_whose_file_was_deleted_answer_503_and_end(settings, serving, eventually, monkeypatch):
+    ended = []
+    monkeypatch.setattr("ingest.http.app._terminate_self", ended.append)
+    monkeypatch.setattr("ingest.http.app.CORRUPTION_POLL", 0.01)
+    ports = [serving(create_app(settings)) for _ in range(2)]
+    assert post(ports[0], b"{}").status_code == 200
+    for file in settings.data_dir.glob(f"{FILE_NAME}*"):
+        file.unlink()
+    assert post(ports[1], b"{}").status_code == 503
+    eventually(lambda: ended == [REPLACED, REPLACED])
 
 
 def test_a_process_that_cannot_mark_the_file_corrupt_ends_alone(settings, serving, monkeypatch, eventually):

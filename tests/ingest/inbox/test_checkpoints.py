@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import shutil
 import sqlite3
 import struct
 import subprocess
@@ -252,6 +253,19 @@ def test_a_checkpoint_that_fails_is_logged_once_and_tried_again(path, monkeypatc
     assert [(line["event"], line["error"]) for line in logs] == [
         ("inbox.checkpoint_failed", "OperationalError: database is locked")
     ]
+
+
+def test_a_checkpoint_without_its_folder_is_logged_and_raises_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(write_lock, "CHECKPOINT_AFTER", 1)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    checkpointer = Checkpointer(folder / FILE_NAME)
+    with contextlib.closing(open_for_background_writes(folder / FILE_NAME)) as file:
+        shutil.rmtree(folder)
+        folder.touch()
+        with capture_logs() as logs:
+            checkpointer.after_commit(file, 1)
+    assert [line["event"] for line in logs] == ["inbox.checkpoint_failed"]
 
 
 WRITER = """

@@ -281,12 +281,13 @@ def test_a_request_larger_than_the_queue_passes_it_alone(writer, quarantine, mon
     assert len(bodies(quarantine)) == 1
 
 
-def test_requests_wait_until_they_can_be_written(writer, quarantine, monkeypatch, eventually):
+@pytest.mark.parametrize("failure", [InboxUnavailable("no room"), MemoryError()])
+def test_requests_wait_until_they_can_be_written(writer, quarantine, monkeypatch, eventually, failure):
     adds, failures = quarantine.add, []
 
     def fails(_requests, *, dropped):
         failures.append(dropped)
-        raise InboxUnavailable("no room")
+        raise failure
 
     monkeypatch.setattr(quarantine, "add", fails)
     with capture_logs() as logs:

@@ -1,6 +1,7 @@
 """The parent's side of a policy process, with a process of the test at the other end."""
 
 import asyncio
+import errno
 import time
 from datetime import UTC, datetime
 
@@ -172,13 +173,22 @@ def test_a_process_that_is_not_ready_in_time_did_not_start(played):
     played(is_never_ready, story)
 
 
-def test_a_fork_server_that_is_gone_is_a_process_that_did_not_start(played, monkeypatch):
-    def refuse(_self):
-        raise EOFError
+@pytest.mark.parametrize(
+    ("place", "failure"),
+    [
+        (InProcess, EOFError()),  # the fork server is gone
+        (InProcess, RuntimeError("can't start new thread")),
+        (process_handle.socket, OSError(errno.EMFILE, "Too many open files")),
+    ],
+)
+def test_what_a_machine_refuses_is_a_process_that_did_not_start(played, monkeypatch, place, failure):
+    def refuse(*_arguments):
+        raise failure
 
     async def story(process):
-        monkeypatch.setattr(InProcess, "start", refuse)
-        assert not await process.start(20)
+        with monkeypatch.context() as patch:
+            patch.setattr(place, "start" if place is InProcess else "socketpair", refuse)
+            assert not await process.start(20)
         assert not process.is_available
 
     played(answers, story)
