@@ -25,15 +25,15 @@ TEXTS = [
 FIELD_TERMS = frozenset(
     """
     access activation adaptive address allowlist api app backfill backoff basics boundary bucket bulk cache call chart
-    child cli client coalescing column command commit compression condition connection consistency console context
-    control cookie copy core corruption csrf deadline decision decoded demo describe destination detail diff document
-    dry duration endpoint engine enqueue env environment error evaluate evaluator export extraction failure fault field
-    flow formatting graceful guarded handle hard header health heartbeat identifier identity insert invariant json
-    keyring late limit listing localtime lock logging login lookup loop main manifest marker memory merge metric model
-    monitor net notification notifier notify now option order output overview page pagination parsing patch periodic
-    poll pool preload privacy probe processing protocol publisher quarantined query queue rate reader recipient recorder
-    recovery redis registry reload render report resource response result role rollback router row rq rule runner
-    scaffold scenario schedule schema search secret security sender sentry server service setting shutdown signal
+    checkpoint child cli client coalescing column command commit compression condition connection consistency console
+    context control cookie copy core corruption csrf deadline decision decoded demo describe destination detail diff
+    document dry duration endpoint engine enqueue env environment error evaluate evaluator export extraction failure
+    fault field flow formatting graceful guarded handle hard header health heartbeat identifier identity insert
+    invariant json keyring late limit listing localtime lock logging login lookup loop main manifest marker memory merge
+    metric model monitor net notification notifier notify now option order output overview page pagination parsing patch
+    periodic poll pool preload privacy probe processing protocol publisher quarantined query queue rate reader recipient
+    recorder recovery redis registry reload render report resource response result role rollback router row rq rule
+    runner scaffold scenario schedule schema search secret security sender sentry server service setting shutdown signal
     signature socket state status step store stuck subscription supervisor sync table task telemetry testing timed
     timeline timestamp tracing transaction type up usage vacuum valkey warm webhook write writer
     """.split()  # noqa: SIM905 - a list of 140 lines otherwise

@@ -24,6 +24,7 @@ from ingest.telemetry.tracing import tracing
 from workers.alerts.alert_evaluator import AlertEvaluator
 from workers.alerts.notifier import notifiers
 from workers.clock.clock_rollback import ClockRollback
+from workers.clock.ledger_checkpoint import LedgerCheckpointTask
 from workers.clock.push_sender import SenderPool
 from workers.execution.dead_letters import publish_dead_letters, trim_failed_jobs
 from workers.execution.enqueue import enqueue_due_runs
@@ -164,7 +165,9 @@ class AnnounceInstallation:
 
 def background_tasks(resources: Resources) -> list[PeriodicTask]:
     """Return the periodic tasks that the settings ask for. Raise SettingsError for a bad setting of one."""
+    is_sqlite = resources.engine.dialect.name == "sqlite"
     return [
+        *([LedgerCheckpointTask(resources.engine)] if is_sqlite else []),
         *reconciliation_tasks(resources),
         *sync_tasks(resources),
         AlertEvaluator(resources.engine, resources.settings, resources.connection),
