@@ -17,7 +17,7 @@ LOG_KEPT = 1 << 20
 @pytest.fixture
 def ledger(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger_checkpoint, "LOG_KEPT", LOG_KEPT)
-    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
+    engine = create_ledger_engine(f"sqlite:///{tmp_path / 'ledger.db'}", creates_file=True)
     with engine.begin() as conn:
         conn.execute(text("CREATE TABLE kept (body BLOB)"))
     yield engine
