@@ -155,6 +155,10 @@ def _decorator(
     **options: Unpack[HandlerOptions],
 ) -> Callable[[Function], Function]:
     _check_types(decorator, event_types, wanted)
+    unknown = sorted(options.keys() - HandlerOptions.__annotations__.keys())
+    if unknown:  # a misspelled one would be ignored in silence
+        known = ", ".join(HandlerOptions.__annotations__)
+        raise TypeError(f"@{decorator} has no option {', '.join(unknown)}; there are {known}")
     name, healed = options.get("name"), options.get("healed", False)
     if healed and not any(issubclass(each, event_types) for each in HEALABLE.values()):
         names = ", ".join(each.__name__ for each in HEALABLE.values())

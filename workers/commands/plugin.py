@@ -1,8 +1,11 @@
 """`webhooks plugin`: write a plugin, try it on what came, and replay samples against all plugins."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import click
@@ -11,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from handlers.kit.subscriptions import Subscription
 from ingest.config.settings import Settings
 from ingest.errors import Unreadable
-from ingest.events import decode
+from ingest.events import WIRE_NAMES, decode
 from ingest.wire.envelope import Kind
 from ingest.wire.timestamps import utc_now
 from workers.commands import options
@@ -21,7 +24,7 @@ from workers.commands.output import json_line
 from workers.commands.plugin_replay import NO_DELIVERY, SAMPLE_RESULTS, constant, delivery_of, replay_samples
 from workers.commands.stores import open_ledger
 from workers.dev.env_file import settings_with_dev_defaults
-from workers.dev.plugin_scaffold import SAMPLES, write_plugin
+from workers.dev.plugin_scaffold import HANDLER_MODULES, SAMPLES, write_plugin
 from workers.devices.lookup import Devices
 from workers.execution.handler_dry_run import EarlierRun, HandlerDryRun, dry_run_handlers, with_record_of
 from workers.ledger import deliveries, push_queries
@@ -29,7 +32,7 @@ from workers.ledger.database.engine import chunks, read_only
 from workers.ledger.deliveries import DeliveryFilters
 from workers.ledger.reader import HandlerReader
 from workers.lists.formatting import Json, iso, printable, short_id
-from workers.plugins import Plugins, load_plugins
+from workers.plugins import PluginError, Plugins, load_plugins
 
 CHUNK = 200
 
@@ -49,11 +52,20 @@ def new(name: str, *, events: str, has_table: bool) -> None:
     A running `webhooks dev` loads it at once, and migrates its table; elsewhere `webhooks migrate` does. An EVENT that
     this version does not know becomes a class of its own.
     """
+    if not Path(f"{name}.py").exists() and name in _names_of_handlers():
+        raise UsageFailure(f"There is a handler {name} already: choose another name.")
     wire_names = list(dict.fromkeys(each.strip() for each in events.split(",") if each.strip()))
     for path in write_plugin(name, wire_names, Path(), has_table=has_table):
         click.echo(path)
-    sent = wire_names[0]
-    click.echo(f"\nNow: webhooks dev, webhooks send {sent} --user driver, webhooks pushes; pytest test_{name}.py")
+    for unknown in wire_names:
+        if unknown not in WIRE_NAMES:
+            click.echo(f"\nThis version knows no event {unknown}: {name}.py has a class for it. Is the name right?")
+    if HANDLER_MODULES in os.environ:
+        click.echo(f"\nThe environment has {HANDLER_MODULES}, which goes before .env: add {name} there.")
+    click.echo(
+        f"\nNext, while `webhooks dev` runs:\n\n    webhooks send {wire_names[0]} --user driver\n    webhooks pushes"
+    )
+    click.echo(f"\nIts tests: `webhooks plugin test` and `pytest test_{name}.py`, if pytest is installed.")
 
 
 @plugin.command("try")
@@ -88,7 +100,7 @@ def try_plugin(  # noqa: PLR0913  the options are the interface
     if sum(map(bool, (ids, files, since))) != 1:
         raise click.UsageError("Choose one of --delivery, --event and --since.")
     settings = settings_with_dev_defaults()
-    plugins, handlers = _find(name, settings)
+    plugins, handlers = _find(name.removesuffix(".py"), settings)
     with open_ledger(settings) as engine:
         reader = HandlerReader(engine, Devices(engine, plugins.devices, settings.devices_per_user))
         if files:
@@ -114,6 +126,8 @@ def test(ctx: click.Context, *, samples: Path, is_recording: bool, as_json: bool
     runs show how it differs. Exit code 1 for such a difference, if a handler or one of its statements fails, a sample
     cannot be read, or the tables of a plugin are not those that its migrations make.
     """
+    if not samples.is_dir() and (samples != SAMPLES or is_recording):
+        raise UsageFailure(f"There is no folder {samples} with samples.")
     settings = settings_with_dev_defaults()
     rows = replay_samples(samples, load_plugins(settings), settings, is_recording=is_recording)
     print_rows(SAMPLE_RESULTS, rows, Page(as_json=as_json))
@@ -125,11 +139,23 @@ def test(ctx: click.Context, *, samples: Path, is_recording: bool, as_json: bool
     ctx.exit(1 if any(row.failed for row in rows) else 0)
 
 
+def _names_of_handlers() -> Collection[str]:
+    """Return the names that a new handler cannot have; none if a plugin is broken, which others are written beside."""
+    try:
+        return load_plugins(settings_with_dev_defaults(), renders=False).by_name
+    except PluginError:
+        return ()
+
+
 def _find(name: str, settings: Settings) -> tuple[Plugins, list[Subscription]]:
     """Return the handlers of a plugin, which HANDLER_MODULES need not name yet, or the handler of that name."""
     plugins = load_plugins(settings)
     found = _named(name, plugins)
     if not found:
+        if PathFinder.find_spec(name.partition(".")[0], [*sys.path, str(Path.cwd())]) is None:
+            raise UsageFailure(
+                f"There is no plugin {printable(name)}: it is neither installed nor a file in {Path.cwd()}."
+            )
         modules = (*settings.handler_modules, name)
         plugins = load_plugins(settings.model_copy(update={"handler_modules": modules}))
         found = _named(name, plugins)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from handlers.kit.plugin_tables import NAME as NAME_WITH_TABLES
 from ingest.errors import SettingsError
-from ingest.events import WIRE_NAMES
+from ingest.events import CHARGING_RECORD, WIRE_NAMES
 from ingest.simulator.scenarios import Participants, make_event
 from workers.dev.plugin_reload import MIGRATIONS_SUFFIX
 
@@ -17,12 +17,26 @@ ENV_FILE = Path(".env")
 SAMPLES = Path("events")
 """The folder of sample events, one JSON a file: `webhooks plugin test` replays them."""
 PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
+USED_NAMES = {
+    "context_for",
+    "ctx",
+    "event",
+    "insert",
+    "keys",
+    "on",
+    "push",
+    "row",
+    "session",
+    "session_of",
+    "timedelta",
+}
+"""What a plugin and its test call something else."""
 WIRE_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 SAMPLE_AT = datetime(2025, 6, 12, 11, tzinfo=UTC)
-SETTING = "HANDLER_MODULES"
+HANDLER_MODULES = "HANDLER_MODULES"
 MOST_TYPED = 6
 """Events of one handler whose types `@on` tells a type checker."""
-IN_ENV_FILE = re.compile(rf"^{SETTING}=(.*)$", re.MULTILINE)
+IN_ENV_FILE = re.compile(rf"^{HANDLER_MODULES}=(.*)$", re.MULTILINE)
 
 PLUGIN = '''"""Push a text to the driver on {names}."""
 
@@ -171,20 +185,24 @@ def with_module(env_text: str, name: str) -> str:
     lines = IN_ENV_FILE.findall(env_text)
     if not lines:
         ending = "" if not env_text or env_text.endswith("\n") else "\n"
-        return f"{env_text}{ending}{SETTING}={name}\n"
+        return f"{env_text}{ending}{HANDLER_MODULES}={name}\n"
     known = [each.strip() for each in lines[-1].strip().strip("\"'").split(",") if each.strip()]
     if name in known:
         return env_text
-    return IN_ENV_FILE.sub(f"{SETTING}={','.join([*known, name])}", env_text)
+    return IN_ENV_FILE.sub(f"{HANDLER_MODULES}={','.join([*known, name])}", env_text)
 
 
 def _check(name: str, wire_names: Sequence[str], *, has_table: bool) -> None:
     if not PLUGIN_NAME.fullmatch(name) or keyword.iskeyword(name):
         raise SettingsError(f"{name!r} cannot name a plugin: use small letters, digits and _, at most 60.")
+    if name in USED_NAMES or name.startswith("test_") or name == "conftest":
+        raise SettingsError(f"{name!r} cannot name a plugin: its code or pytest means something else by it.")
     if has_table and not NAME_WITH_TABLES.fullmatch(name):
         raise SettingsError(f"{name!r} is too long for a plugin with a table: use at most 30 characters.")
-    if name in {"event", "on"} or find_spec(name) is not None:
+    if find_spec(name) is not None:
         raise SettingsError(f"There is a module {name} already: choose another name.")
+    if CHARGING_RECORD in wire_names:
+        raise SettingsError(f"{CHARGING_RECORD} is no session event: write a handler of ChargingRecord by hand.")
     wrong = [each for each in wire_names if not WIRE_NAME.fullmatch(each)]
     if wrong or not wire_names:
         raise SettingsError(f"{', '.join(wrong) or 'Nothing'} is no name of a session event, such as SESSION_COMPLETE.")

@@ -31,6 +31,11 @@ def test_a_marked_function_stays_unchanged():
     assert on(SessionStarted)(function) is function
 
 
+def test_an_option_that_there_is_not_is_refused_and_not_ignored():
+    with pytest.raises(TypeError, match="@on has no option heald; there are queue, name, when, follows_driver, hea"):
+        on(SessionComplete, heald=True)
+
+
 def test_a_subscription_has_all_that_the_worker_needs():
     function = on(SessionStarted, UnknownEvent, queue="urgent")(handler())
     (found,) = subscriptions_of(plugin(function=function))

@@ -130,9 +130,44 @@ def test_a_try_needs_something_to_try(node, arguments, sentence):
     assert sentence in node.run("plugin", "try", "warn_the_driver", *arguments, code=code).stderr
 
 
-def test_a_plugin_that_is_not_there_is_one_sentence(node):
-    result = node.run("plugin", "try", "no_such_plugin", "--since", "1d", code=2)
-    assert "HANDLER_MODULES names no_such_plugin, which is neither installed nor a file in" in result.stderr
+@pytest.mark.parametrize("wrong", ["no_such_plugin", "no_such_plugin.py", "no such/plugin"])
+def test_a_plugin_that_is_not_there_is_one_sentence(node, wrong):
+    result = node.run("plugin", "try", wrong, "--since", "1d", code=2)
+    missing = wrong.removesuffix(".py")
+    assert result.stderr == (
+        f"webhooks: There is no plugin {missing}: it is neither installed nor a file in {node.folder}.\n"
+    )
+
+
+def test_a_plugin_may_be_called_by_its_file(node, name):
+    node.run("plugin", "new", name, "--on", "SESSION_COMPLETE")
+    (row,) = node.rows("plugin", "try", f"{name}.py", "--event", "events/SESSION_COMPLETE.json")
+    assert row["handler"] == name
+
+
+def test_a_folder_of_samples_that_is_not_there_passes_no_test(node):
+    node.run("plugin", "test")
+    for wrong in (("--samples", "evnets"), ("--record",)):
+        assert "There is no folder ev" in node.run("plugin", "test", *wrong, code=2).stderr
+
+
+def test_a_new_plugin_cannot_be_called_as_a_handler_that_there_is(node, name):
+    result = node.run("plugin", "new", "warn_the_driver", "--on", "SESSION_COMPLETE", code=2)
+    assert "There is a handler warn_the_driver already: choose another name." in result.stderr
+    broken(node, name, "raise")
+    (node.folder / ".env").write_text(f"HANDLER_MODULES={name}_is_gone\n")
+    node.run("plugin", "new", name + "_b", "--on", "SESSION_COMPLETE")
+
+
+def test_a_new_plugin_that_the_environment_keeps_from_being_loaded_is_said_to_be(node, name):
+    arguments = ("plugin", "new", name, "--on", "SESSION_COMPLETE")
+    assert f"goes before .env: add {name} there." in node.run(*arguments, HANDLER_MODULES="").stdout
+
+
+def test_an_event_that_this_version_does_not_know_is_said_to_be_new(node, name):
+    result = node.run("plugin", "new", name, "--on", "SESSION_STARTED,SESSION_STARTD")
+    assert f"This version knows no event SESSION_STARTD: {name}.py has a class for it." in result.stdout
+    assert "no event SESSION_STARTED" not in result.stdout
 
 
 def test_samples_are_replayed_against_all_plugins(node, name):

@@ -1,5 +1,6 @@
 """A new plugin is complete: it is loaded, its test passes, and a type checker finds nothing in it."""
 
+import ast
 import subprocess
 import sys
 from itertools import count
@@ -10,7 +11,7 @@ import pytest
 from ingest.errors import SettingsError
 from ingest.events import WIRE_NAMES, decode
 from ingest.wire.envelope import Kind
-from workers.dev.plugin_scaffold import with_module, write_plugin
+from workers.dev.plugin_scaffold import PLUGIN_NAME, USED_NAMES, with_module, write_plugin
 
 NUMBERS = count()
 
@@ -109,6 +110,21 @@ def test_a_plugin_is_added_to_those_in_the_env_file(before, after):
     assert with_module(before, "thanks") == after
 
 
+def test_a_plugin_cannot_have_a_name_that_its_files_give_to_something_else(tmp_path):
+    write_plugin("thanks", ["SESSION_COMPLETE", "SESSION_PAUSED"], tmp_path, has_table=True)
+    names = set()
+    for file in ("thanks.py", "test_thanks.py"):
+        for node in ast.walk(ast.parse((tmp_path / file).read_text())):
+            if isinstance(node, ast.arg):
+                names.add(node.arg)
+            elif isinstance(node, ast.alias | ast.FunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+    refused = {each for each in names if PLUGIN_NAME.fullmatch(each) and not each.startswith(("test_", "thanks"))}
+    assert refused - USED_NAMES == {"datetime"}, "which is a module"
+
+
 @pytest.mark.parametrize(
     ("name", "events", "sentence"),
     [
@@ -116,6 +132,11 @@ def test_a_plugin_is_added_to_those_in_the_env_file(before, after):
         ("class", ["SESSION_COMPLETE"], "'class' cannot name a plugin"),
         ("Two words", ["SESSION_COMPLETE"], "'Two words' cannot name a plugin"),
         ("long_" * 7, ["SESSION_COMPLETE"], "too long for a plugin with a table: use at most 30"),
+        ("ctx", ["SESSION_COMPLETE"], "'ctx' cannot name a plugin"),
+        ("session", ["SESSION_COMPLETE"], "'session' cannot name a plugin"),
+        ("test_thanks", ["SESSION_COMPLETE"], "'test_thanks' cannot name a plugin"),
+        ("conftest", ["SESSION_COMPLETE"], "'conftest' cannot name a plugin"),
+        ("fresh_name", ["SESSION_COMPLETE", "CDR"], "CDR is no session event: write a handler of ChargingRecord"),
         ("fresh_name", ["session started"], "session started is no name of a session event"),
         ("fresh_name", [], "Nothing is no name of a session event"),
         ("taken_name", ["SESSION_COMPLETE"], "taken_name.py exists already."),
