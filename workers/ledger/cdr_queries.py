@@ -3,18 +3,17 @@
 Rows of one identity are one CDR: the one that was received first counts, the others are in no total.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
     Integer,
-    Select,
     Text,
     and_,
     cast,
@@ -27,7 +26,7 @@ from sqlalchemy import (
 
 from handlers.kit.cdr_table import CONTRADICTIONS, cdrs
 from ingest.wire.envelope import Kind
-from workers.ledger.database.conditions import Position, in_list, matching, older_than, same_person, within
+from workers.ledger.database.conditions import Position, Unindexed, in_list, matching, older_than, same_person, within
 from workers.ledger.deliveries import receipt_count
 from workers.ledger.states import DeliveryState
 from workers.ledger.tables.core_tables import deliveries, receipts, sessions
@@ -147,7 +146,7 @@ def find(
 
     Repeats are left out, unless they are wanted. Those behind a position are the next page, newest first.
     """
-    wanted = select_matching(conn, filters).where(*_behind(before))
+    wanted = select(cdrs.c.delivery_id).where(*conditions(conn, filters), *_behind(before))
     if not filters.with_repeats:
         wanted = wanted.where(~IS_REPEAT)
     side_by_side = (filters.in_conflict or filters.repeated) and not newest_first
@@ -250,24 +249,19 @@ def partners(conn: Connection) -> list[str]:
     return list(conn.scalars(select(cdrs.c.identity).group_by(cdrs.c.identity).having(func.count() > 1)))
 
 
-def select_matching(conn: Connection, filters: CdrFilters) -> Select[Any]:
-    """Select the deliveries of the matching CDRs, repeats among them."""
-    return select(cdrs.c.delivery_id).select_from(cdrs).where(*_conditions(conn, filters))
-
-
 def with_deliveries(source: FromClause) -> FromClause:
     """Join the delivery of each CDR, which may have been deleted."""
     return source.outerjoin(deliveries, deliveries.c.id == cdrs.c.delivery_id)
 
 
-def came_again(conn: Connection, twice: Collection[str]) -> ColumnElement[bool]:
-    """Build the condition of CDRs that may have come again, given `partners`.
+def received_again(conn: Connection) -> set[str]:
+    """Return the deliveries with CDRs that may have been received more than once."""
+    return set(conn.scalars(select(cdrs.c.delivery_id).join(receipts, receipts.c.delivery_id == cdrs.c.delivery_id)))
 
-    They are listed first: in a condition PostgreSQL takes them for many, and reads all deliveries beside them.
-    """
-    of_identity = select(cdrs.c.delivery_id).where(in_list(cdrs.c.identity, twice))
-    received_again = select(cdrs.c.delivery_id).join(receipts, receipts.c.delivery_id == cdrs.c.delivery_id)
-    return in_list(cdrs.c.delivery_id, set(conn.scalars(of_identity)).union(conn.scalars(received_again)))
+
+def conditions(conn: Connection, filters: CdrFilters) -> list[ColumnElement[bool]]:
+    """Build the conditions of the matching CDRs, repeats among them."""
+    return list(_conditions(conn, filters))
 
 
 def _conditions(conn: Connection, filters: CdrFilters) -> Iterator[ColumnElement[bool]]:
@@ -279,7 +273,8 @@ def _conditions(conn: Connection, filters: CdrFilters) -> Iterator[ColumnElement
             theirs = conn.scalars(
                 select(sessions.c.session_id).where(same_person(sessions.c.user_id, filters.user_id))
             ).all()
-        by_session = and_(cdrs.c.user_id.is_(None), in_list(cdrs.c.session_id, theirs))
+        # By the sessions, which are few, and not by all that have no user.
+        by_session = and_(Unindexed(cdrs.c.user_id).is_(None), in_list(cdrs.c.session_id, theirs))
         yield or_(same_person(cdrs.c.user_id, filters.user_id), by_session)
     if filters.request_id is not None:
         by_delivery = and_(cdrs.c.request_id.is_(None), cdrs.c.delivery_id == filters.request_id)
@@ -288,8 +283,25 @@ def _conditions(conn: Connection, filters: CdrFilters) -> Iterator[ColumnElement
         return
     twice = partners(conn)
     if filters.in_conflict:
-        yield from (in_list(cdrs.c.identity, twice), IN_CONFLICT)
+        yield in_list(cdrs.c.identity, _in_conflict(conn, twice))
     if filters.repeated:
+        # They are listed first: in a condition PostgreSQL takes them for many, and reads all deliveries beside them.
         delivery = deliveries.alias("of_it")
         again = exists().where(delivery.c.id == cdrs.c.delivery_id, receipt_count(delivery) > 0)
-        yield from (came_again(conn, twice), or_(SAYS_THE_SAME, again))
+        yield in_list(cdrs.c.delivery_id, _repeats(conn, twice) | received_again(conn))
+        yield or_(SAYS_THE_SAME, again)
+
+
+def _in_conflict(conn: Connection, twice: Collection[str]) -> list[str]:
+    """Return those of these identities whose CDRs contradict each other."""
+    of_identity = select(cdrs.c.identity).where(in_list(cdrs.c.identity, twice)).group_by(cdrs.c.identity)
+    return list(conn.scalars(of_identity.having(func.min(cdrs.c.content) != func.max(cdrs.c.content))))
+
+
+def _repeats(conn: Connection, twice: Collection[str]) -> set[str]:
+    """Return the deliveries with CDRs of these identities of which another one says the same."""
+    query = select(cdrs.c.identity, cdrs.c.content, cdrs.c.delivery_id).where(in_list(cdrs.c.identity, twice))
+    deliveries_of: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for identity, content, delivery_id in conn.execute(query):
+        deliveries_of[identity, content].append(delivery_id)
+    return {each for ids in deliveries_of.values() if len(ids) > 1 for each in ids}

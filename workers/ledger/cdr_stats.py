@@ -1,29 +1,50 @@
-"""Sum up CDRs for a person, exactly: those that count, those in conflict, and those that came again."""
+"""Sum up CDRs for a person, exactly: those that count, those in conflict, and those that came again.
+
+Nearly every CDR is the only one of its identity. The database adds these up; the few others are compared here.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NamedTuple
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, Select, func, not_, select, union
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    String,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    select,
+    true,
+    type_coerce,
+)
 
 from handlers.kit.cdr_table import cdrs
-from handlers.kit.field_extraction import total
-from workers.ledger.cdr_queries import (
-    IN_CONFLICT,
-    IS_COUNTED,
-    IS_REPEAT,
-    OTHER,
-    SHARES_SESSION,
-    CdrFilters,
-    came_again,
-    duplicates,
-    partners,
-    select_matching,
-    with_deliveries,
-)
-from workers.ledger.database.conditions import in_list
+from handlers.kit.field_extraction import EXACT_CONTEXT, total
+from workers.ledger.cdr_queries import OTHER, CdrFilters, conditions, partners, received_again
+from workers.ledger.database.conditions import Unindexed, in_list
+from workers.ledger.deliveries import receipt_count
+from workers.ledger.tables.core_tables import deliveries, receipts
+
+LONGEST_SUMMED = 12
+"""Characters of an amount that SQLite adds up: of 90 million such numbers the sum has no more than 64 bits."""
+
+AMOUNT = (cdrs.c.currency, cdrs.c.amount)
+ORDER = (cdrs.c.received_at, cdrs.c.delivery_id, cdrs.c.position)
+"""Of CDRs of one identity the first in this order counts."""
+
+Conditions: TypeAlias = Sequence[ColumnElement[bool]]
+CdrKey: TypeAlias = tuple[str, int]
+"""The delivery of a CDR, and its position there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,95 +82,223 @@ class CdrSummary:
 
 def summarize(conn: Connection, filters: CdrFilters) -> CdrSummary:
     """Count and sum up the matching CDRs, exactly."""
-    twice = None if filters.is_narrow else partners(conn)
-    related = _related(conn, filters, twice)
-    alone = [] if filters.is_narrow else _alone(conn, filters, related)
-    amounts = [*alone, *(each.amount for each in related if not each.is_repeat)]
-    in_conflict = {each.request_id for each in related if each.amount.in_conflict and not each.is_repeat}
-    without_request_id = select_matching(conn, filters).where(cdrs.c.request_id.is_(None))
-    repeats_of_these = sum(each.request_id is None and each.is_repeat for each in related)
-    again = select_matching(conn, filters).where(not_(IS_REPEAT), *([] if twice is None else [came_again(conn, twice)]))
-    times = again.with_only_columns(duplicates().label("times")).select_from(with_deliveries(cdrs)).subquery()
-    repeated = select(func.count(), func.coalesce(func.sum(times.c.times), 0)).where(times.c.times > 0)
-    repeated_count, repeats = conn.execute(repeated).one()
+    matching = conditions(conn, filters)
+    twice = _twice(conn, filters, matching)
+    sums = list(_sums(conn, filters, matching, twice))
+    twins = list(_twins(conn, matching, twice))
+    wanted = [each for each in twins if each.is_wanted]
+    in_conflict = {each.request_id for each in wanted if each.in_conflict and not each.is_repeat}
+    without_request_id = select(func.count()).select_from(cdrs).where(*matching, cdrs.c.request_id.is_(None))
+    repeats_of_these = sum(each.request_id is None and each.is_repeat for each in wanted)
+    times = _times_again(conn, filters, matching, twins)
     return CdrSummary(
-        cdrs=_count(amounts),
-        in_conflict=_count(each for each in amounts if each.in_conflict),
+        cdrs=_count(sums),
+        in_conflict=_count(each for each in sums if each.in_conflict),
         request_ids_in_conflict=len(in_conflict - {None}),
-        without_request_id=_count_rows(conn, without_request_id) - repeats_of_these,
-        sharing_session=sum(each.shares_session and not each.is_repeat for each in related),
-        repeated=repeated_count,
-        repeats=int(repeats),
-        totals=tuple(_totals(amounts)),
+        without_request_id=conn.execute(without_request_id).scalar_one() - repeats_of_these,
+        sharing_session=_sharing_session(conn, filters, matching, {each.key for each in twins if each.is_repeat}),
+        repeated=sum(count > 0 for count in times),
+        repeats=sum(times),
+        totals=tuple(_totals(sums)),
     )
 
 
 def totals(conn: Connection, filters: CdrFilters) -> tuple[CurrencyTotal, ...]:
     """Return the totals of the matching CDRs, exactly: the part of the summary that is had soonest."""
-    related = _related(conn, filters, None if filters.is_narrow else partners(conn))
-    alone = [] if filters.is_narrow else _alone(conn, filters, related)
-    return tuple(_totals([*alone, *(each.amount for each in related if not each.is_repeat)]))
+    matching = conditions(conn, filters)
+    return tuple(_totals(list(_sums(conn, filters, matching, _twice(conn, filters, matching)))))
 
 
-class _Amount(NamedTuple):
-    """An amount that some CDRs have, what else is equal, and how many there are."""
+class _Sum(NamedTuple):
+    """What some CDRs in one currency come to, how many they are, and what else is equal."""
 
     currency: str | None
     amount: Decimal | None
+    """None if they have no amount."""
+    times: int = 1
     in_conflict: bool = False
     is_counted: bool = True
-    times: int = 1
 
 
-class _Related(NamedTuple):
-    """A CDR that may have another one of its identity, or of its session."""
+class _Twin(NamedTuple):
+    """A CDR that has another one of its identity."""
 
-    amount: _Amount
+    key: CdrKey
+    identity: str
+    content: str
     request_id: str | None
+    is_wanted: bool
+    """Whether it matches; the others of its identity need not."""
+    in_conflict: bool
     is_repeat: bool
-    shares_session: bool
 
 
-def _related(conn: Connection, filters: CdrFilters, twice: Collection[str] | None) -> list[_Related]:
-    """List the matching CDRs of these identities, and of the sessions of several; None: all that match."""
-    query = select_matching(conn, filters)
-    if twice is not None:
-        of_session = cdrs.c.session_id
-        shared = conn.scalars(select(of_session).group_by(of_session).having(func.count() > 1))
-        found = union(
-            select(OTHER.c.delivery_id).where(in_list(OTHER.c.identity, twice)),
-            select(OTHER.c.delivery_id).where(in_list(OTHER.c.session_id, set(shared) - {None})),
-        )
-        query = query.where(cdrs.c.delivery_id.in_(found))
-    columns = (cdrs.c.currency, cdrs.c.amount, IN_CONFLICT, IS_COUNTED, cdrs.c.request_id, IS_REPEAT, SHARES_SESSION)
-    return [
-        _Related(_Amount(currency, amount, bool(in_conflict), bool(is_counted)), request_id, bool(again), bool(shares))
-        for currency, amount, in_conflict, is_counted, request_id, again, shares in conn.execute(
-            query.with_only_columns(*(column.label(f"c{number}") for number, column in enumerate(columns)))
-        )
-    ]
+def _twice(conn: Connection, filters: CdrFilters, matching: Conditions) -> list[str]:
+    """Return the identities of which there is more than one CDR, at least those of the matching ones."""
+    return _shared(conn, cdrs.c.identity, filters, matching) if filters.is_narrow else partners(conn)
 
 
-def _alone(conn: Connection, filters: CdrFilters, related: Iterable[_Related]) -> list[_Amount]:
-    """List the amounts of all other matching CDRs.
+def _twins(conn: Connection, matching: Conditions, twice: Collection[str]) -> Iterator[_Twin]:
+    """Yield the CDRs of these identities, those of each side by side in the order of their receipt."""
+    table = cdrs.c
+    columns = table.delivery_id, table.position, table.content, table.request_id
+    query = select(table.identity, *columns, and_(true(), *matching).label("is_wanted"))
+    ordered = query.where(in_list(table.identity, twice)).order_by(table.identity, *ORDER)
+    for identity, found in groupby(conn.execute(ordered) if twice else (), key=attrgetter("identity")):
+        rows = list(found)
+        contents: set[str] = set()
+        in_conflict = len({row.content for row in rows}) > 1
+        for delivery_id, position, content, request_id, is_wanted in (row[1:] for row in rows):
+            is_repeat = content in contents
+            key = delivery_id, position
+            yield _Twin(key, identity, content, request_id, bool(is_wanted), in_conflict, is_repeat)
+            contents.add(content)
 
-    The database counts equal ones, which are few, from an index; they are added up here, for SQLite adds floats only.
+
+def _shared(conn: Connection, column: Column[Any], filters: CdrFilters, matching: Conditions) -> list[str]:
+    """Return the values of a column that more than one CDR has, at least of the matching CDRs."""
+    if filters.is_narrow:
+        count = select(func.count()).where(OTHER.c[column.name] == column).correlate(cdrs).scalar_subquery()
+        # Those that match are found first, and not all that have a value.
+        return list(set(conn.scalars(select(column).where(*matching, Unindexed(column).is_not(None), count > 1))))
+    of_all = select(column).where(column.is_not(None)).group_by(column)
+    return list(conn.scalars(of_all.having(func.count() > 1)))
+
+
+def _sums(conn: Connection, filters: CdrFilters, matching: Conditions, twice: Collection[str]) -> Iterator[_Sum]:
+    """Yield sums of the matching CDRs that are no repeats; `twice` has the identities of more than one.
+
+    The sum of all is had from an index alone. What those of `twice` come to is taken off, and added up for itself.
     """
-    columns = cdrs.c.currency, cdrs.c.amount
-    counts: Counter[tuple[str | None, Decimal | None]] = Counter()
-    query = select_matching(conn, filters).with_only_columns(*columns, func.count()).group_by(*columns)
-    for currency, amount, count in conn.execute(query):
-        counts[currency, amount] += count
-    counts.subtract((each.amount.currency, each.amount.amount) for each in related)
-    return [_Amount(*which, times=count) for which, count in counts.items() if count]
+    rest: dict[tuple[str | None, int | None], tuple[int, Decimal]] = {}
+    # Of few that match, not by the index of all amounts.
+    amounts = (
+        select(Unindexed(cdrs.c.currency).label("currency"), cdrs.c.amount) if filters.is_narrow else select(*AMOUNT)
+    )
+    for currency, amount, count in _add_up(conn, amounts.where(*matching)):
+        rest[currency, _exponent(amount)] = count, amount or Decimal()
+    table = cdrs.c
+    first = func.row_number().over(partition_by=table.identity, order_by=ORDER) == 1
+    again = func.row_number().over(partition_by=(table.identity, table.content), order_by=ORDER) > 1
+    least, most = (each(table.content).over(partition_by=table.identity) for each in (func.min, func.max))
+    of_twins = select(
+        *AMOUNT, (least != most).label("in_conflict"), first.label("is_counted"), again.label("is_repeat")
+    )
+    wanted = and_(true(), *matching).label("is_wanted")
+    found = of_twins.add_columns(wanted).where(in_list(table.identity, twice)).subquery().c
+    flags = found.in_conflict, found.is_counted, found.is_repeat
+    twins = select(found.currency, found.amount, *flags).where(found.is_wanted)
+    for currency, amount, count, in_conflict, is_counted, is_repeat in _add_up(conn, twins) if twice else ():
+        kind = currency, _exponent(amount)
+        rest[kind] = rest[kind][0] - count, EXACT_CONTEXT.subtract(rest[kind][1], amount or Decimal())
+        if not is_repeat:
+            yield _Sum(currency, amount, count, bool(in_conflict), bool(is_counted))
+    for (currency, exponent), (count, amount) in rest.items():
+        if count:
+            yield _Sum(currency, None if exponent is None else amount, count)
 
 
-def _count_rows(conn: Connection, query: Select[Any]) -> int:
-    return conn.execute(query.with_only_columns(func.count())).scalar_one()
+def _add_up(conn: Connection, query: Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield (currency, sum of amounts, how many, what else the query selects), one of each currency and exponent.
+
+    The sum keeps the digits behind the point that its amounts have. Those are None that have no amount.
+    """
+    if conn.dialect.name == "postgresql":
+        _, amount, *others = found = query.subquery().c
+        by = found.currency, *others
+        grouped = select(found.currency, func.sum(amount), func.count(), *others).group_by(*by, func.scale(amount))
+        yield from conn.execute(grouped)
+        return
+    # Amounts are text, which SQLite would add up as floats: it adds up their digits, of equal amounts from an index.
+    given = query.selected_columns
+    equal = query.add_columns(func.count().label("times")).group_by(*given).subquery().c
+    currency, amount, *others, times = equal
+    text = type_coerce(amount, String)
+    point = func.instr(text, ".")
+    places = case((text.is_(None), None), (point > 0, func.length(text) - point), else_=0)
+    is_short = and_(func.length(text) <= LONGEST_SUMMED, func.instr(text, "E") == 0)
+    other = case((is_short, None), else_=text)
+    digits = func.sum(case((is_short, cast(func.replace(text, ".", ""), Integer) * times)))
+    summed = select(currency, places, other, digits, func.sum(times), *others).group_by(
+        currency, places, other, *others
+    )
+    by_exponent: dict[tuple[Any, ...], tuple[Decimal | None, int]] = {}
+    for name, scale, long_text, number, count, *rest in conn.execute(summed):
+        part = None if long_text is None else total([(Decimal(long_text), count)])
+        if number is not None:
+            part = Decimal(number).scaleb(-scale, EXACT_CONTEXT)
+        known, times_known = by_exponent.get((name, _exponent(part), *rest), (None, 0))
+        both = part if known is None or part is None else EXACT_CONTEXT.add(known, part)
+        by_exponent[name, _exponent(part), *rest] = both, times_known + count
+    for (name, _, *rest), (part, count) in by_exponent.items():
+        yield name, part, count, *rest
 
 
-def _totals(amounts: Iterable[_Amount]) -> Iterator[CurrencyTotal]:
-    by_currency: dict[str | None, list[_Amount]] = defaultdict(list)
+def _exponent(amount: Decimal | None) -> int | None:
+    exponent = None if amount is None else amount.as_tuple().exponent
+    return exponent if isinstance(exponent, int) else None
+
+
+def _times_again(
+    conn: Connection, filters: CdrFilters, matching: Conditions, twins: Sequence[_Twin]
+) -> Collection[int]:
+    """Return how often each matching CDR that is no repeat came again, where it did."""
+    others: dict[tuple[str, str], list[_Twin]] = defaultdict(list)
+    for each in twins:
+        others[each.identity, each.content].append(each)
+    received = _received_again(conn, filters, matching, twins)
+    times: Counter[CdrKey] = Counter()
+    for first, *later in others.values():
+        if first.is_wanted:
+            times[first.key] = sum(1 + received[each.key][1] for each in later)
+    repeats = {each.key for each in twins if each.is_repeat}
+    for key, (is_wanted, count) in received.items():
+        if is_wanted and key not in repeats:
+            times[key] += count
+    return times.values()
+
+
+def _received_again(
+    conn: Connection, filters: CdrFilters, matching: Conditions, twins: Iterable[_Twin]
+) -> Mapping[CdrKey, tuple[bool, int]]:
+    """Return CDRs whose delivery may have been received more than once: whether they match, and how often again."""
+    columns = cdrs.c.delivery_id, cdrs.c.position, and_(true(), *matching), receipt_count()
+    joined = cdrs.join(deliveries, deliveries.c.id == cdrs.c.delivery_id)
+    query = select(*(column.label(f"c{number}") for number, column in enumerate(columns))).select_from(joined)
+    if filters.is_narrow:
+        seen = receipts.alias("seen")
+        of_twins = in_list(cdrs.c.delivery_id, {each.key[0] for each in twins})
+        queries = [
+            query.where(*matching, exists().where(seen.c.delivery_id == cdrs.c.delivery_id)),
+            query.where(of_twins),
+        ]
+    else:
+        queries = [query.where(in_list(cdrs.c.delivery_id, received_again(conn)))]
+    found: dict[CdrKey, tuple[bool, int]] = defaultdict(lambda: (False, 0))
+    for each in queries:
+        for delivery_id, position, is_wanted, count in conn.execute(each):
+            found[delivery_id, position] = bool(is_wanted), count
+    return found
+
+
+def _sharing_session(conn: Connection, filters: CdrFilters, matching: Conditions, repeats: Collection[CdrKey]) -> int:
+    """Count the matching CDRs, but for repeats, whose session has a CDR of another identity."""
+    shared = _shared(conn, cdrs.c.session_id, filters, matching)
+    identities: dict[str, set[str]] = defaultdict(set)
+    counts: Counter[str] = Counter()
+    table = cdrs.c
+    columns = table.session_id, table.identity, table.delivery_id, table.position, and_(true(), *matching)
+    query = select(*(column.label(f"c{number}") for number, column in enumerate(columns)))
+    for session_id, identity, delivery_id, position, is_wanted in (
+        conn.execute(query.where(in_list(table.session_id, shared))) if shared else ()
+    ):
+        identities[session_id].add(identity)
+        counts[session_id] += bool(is_wanted) and (delivery_id, position) not in repeats
+    return sum(count for session_id, count in counts.items() if len(identities[session_id]) > 1)
+
+
+def _totals(amounts: Iterable[_Sum]) -> Iterator[CurrencyTotal]:
+    by_currency: dict[str | None, list[_Sum]] = defaultdict(list)
     for each in amounts:
         by_currency[each.currency].append(each)
     for currency, found in sorted(by_currency.items(), key=lambda item: (item[0] is None, item[0] or "")):
@@ -168,9 +317,9 @@ def _totals(amounts: Iterable[_Amount]) -> Iterator[CurrencyTotal]:
         )
 
 
-def _count(some: Iterable[_Amount]) -> int:
+def _count(some: Iterable[_Sum]) -> int:
     return sum(each.times for each in some)
 
 
-def _sum(some: Iterable[_Amount]) -> Decimal:
-    return total((each.amount, each.times) for each in some if each.amount is not None)
+def _sum(some: Iterable[_Sum]) -> Decimal:
+    return total((each.amount, 1) for each in some if each.amount is not None)

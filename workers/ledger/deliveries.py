@@ -139,7 +139,8 @@ def find(
     conn: Connection, filters: DeliveryFilters, limit: int | None, before: Position | None = None
 ) -> list[DeliveryRow]:
     """List deliveries with their runs, newest first; those behind a position are the next page."""
-    query = _select().where(*_conditions(conn, filters), *older_than(deliveries.c.received_at, deliveries.c.id, before))
+    conditions = _conditions(conn, filters, is_page=limit is not None)
+    query = _select().where(*conditions, *older_than(deliveries.c.received_at, deliveries.c.id, before))
     newest = query.order_by(deliveries.c.received_at.desc(), deliveries.c.id).limit(limit)
     return _with_runs(conn, conn.execute(newest).all())
 
@@ -238,7 +239,7 @@ def _select() -> Select[Any]:
     return select(*columns, receipt_count().label("duplicates"))
 
 
-def _conditions(conn: Connection, filters: DeliveryFilters) -> list[ColumnElement[bool]]:
+def _conditions(conn: Connection, filters: DeliveryFilters, *, is_page: bool = False) -> list[ColumnElement[bool]]:
     conditions = within(deliveries.c.received_at, filters.since, filters.until)
     conditions += matching(deliveries, session_id=filters.session_id)
     if filters.signed_with is not None:
@@ -261,11 +262,22 @@ def _conditions(conn: Connection, filters: DeliveryFilters) -> list[ColumnElemen
         return conditions
     if filters.handler is not None:
         conditions += _near_runs(conn, filters.handler)
-    has_run: ColumnElement[bool] = exists().where(runs.c.delivery_id == deliveries.c.id, *of_run)
-    if filters.outcome in {None, Outcome.DONE}:
-        is_recorded = deliveries.c.recorded_by.is_not(None)
-        has_run = or_(is_recorded if filters.handler is None else is_recorded_by(filters.handler), has_run)
-    return [*conditions, has_run]
+    return [*conditions, _has_run(conn, filters, of_run, is_page=is_page)]
+
+
+def _has_run(
+    conn: Connection, filters: DeliveryFilters, of_run: Sequence[ColumnElement[bool]], *, is_page: bool
+) -> ColumnElement[bool]:
+    """Build the condition that a delivery has such a run, with a row or without."""
+    this: Select[Any] = select(literal_column("1")).where(runs.c.delivery_id == deliveries.c.id, *of_run)
+    if is_page and conn.dialect.name == "postgresql":
+        # With an OFFSET, PostgreSQL looks up the runs of the newest deliveries, and does not list all of the handler.
+        this = this.offset(0)
+    has_row = exists(this.correlate(deliveries))
+    if filters.outcome not in {None, Outcome.DONE}:
+        return has_row
+    is_recorded = deliveries.c.recorded_by.is_not(None)
+    return or_(is_recorded if filters.handler is None else is_recorded_by(filters.handler), has_row)
 
 
 def _near_runs(conn: Connection, handler: str) -> Iterator[ColumnElement[bool]]:
