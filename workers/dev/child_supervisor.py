@@ -27,7 +27,8 @@ class ChildFailedError(Exception):
     """Raised when a child cannot be started; the sentence ends with its last line."""
 
     def __init__(self, spec: ProcessSpec, child: ChildProcess, exit_code: int) -> None:
-        super().__init__(f"{spec.name} does not start: {child.last_line or exit_text(exit_code)}")
+        reason = child.last_line.removeprefix("webhooks: ") if child.last_line else exit_text(exit_code)
+        super().__init__(f"{spec.name} does not start: {reason}")
         self.exit_code = WRONG_USAGE if exit_code == WRONG_USAGE else FAILED
 
 

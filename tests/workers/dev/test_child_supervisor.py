@@ -205,10 +205,10 @@ def test_killing_a_child_often_does_not_end_the_others(parent):
 
 
 def test_wrong_settings_of_a_child_end_all_with_its_last_line_and_exit_code(parent):
-    running = parent({"valkey": POLITE, "serve": "import sys; sys.exit(print('DATA_DIR is a file.') or 2)"})
+    running = parent({"valkey": POLITE, "serve": "import sys; sys.exit(print('webhooks: DATA_DIR is a file.') or 2)"})
     assert running.ends() == 2
     assert "failed: serve does not start: DATA_DIR is a file." in running.lines
-    assert running.lines.count("serve: DATA_DIR is a file.") == 1
+    assert running.lines.count("serve: webhooks: DATA_DIR is a file.") == 1
 
 
 def test_a_child_that_fails_at_each_start_ends_all(parent):
