@@ -23,6 +23,7 @@ from workers.ledger.database.bulk_insert import insert_form
 from workers.ledger.database.migrate import migrate
 from workers.ledger.fee_warnings import HANDLER as WARN
 from workers.ledger.fee_warnings import TOO_LATE
+from workers.ledger.recorded_runs import join_names
 from workers.ledger.sessions import row_of
 from workers.ledger.states import WHOLE_DELIVERY, DeliveryState, Outcome, PushState
 from workers.ledger.tables import metadata
@@ -224,8 +225,13 @@ class PastRows:
         came = {"received_at": received_at, "stored_at": received_at, "settled_at": settled_at}
         parts = {"headers": HEADERS, "body": body, "inbox": "here", "signed_with": Match.CURRENT}
         named = {"event": event, "session_id": session, "state": state, "reason": reason}
-        self._add("deliveries", id=delivery_id, kind=kind, **named, **came, **parts)
+        recorded = [handler for handler, outcome in outcomes if handler == RECORD and outcome is Outcome.DONE]
+        self._add(
+            "deliveries", id=delivery_id, kind=kind, recorded_by=join_names(recorded) or None, **named, **came, **parts
+        )
         for handler, outcome in outcomes:
+            if handler in recorded:
+                continue
             ended: dict[str, Any] = {"queue": "sessions", "attempts": 1, "deaths": 0, "finished_at": settled_at}
             if outcome is Outcome.MOOT:
                 ended |= {"reason": TOO_LATE}
