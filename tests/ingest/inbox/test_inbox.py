@@ -259,8 +259,8 @@ def test_a_connection_that_cannot_be_used_is_replaced(settings, path, monkeypatc
 
 def test_inserts_fail_until_the_data_folder_can_be_created(tmp_path):
     in_the_way = tmp_path / "var"
-    in_the_way.write_text("not a folder")
     settings = load_settings(data_dir=in_the_way, plugsurfing_hmac_current="the-current-key")
+    in_the_way.write_text("not a folder")
 
     async def story():
         async with opened(settings) as inbox:
@@ -275,8 +275,8 @@ def test_inserts_fail_until_the_data_folder_can_be_created(tmp_path):
 
 
 def test_an_inbox_that_could_never_open_its_file_reports_why_and_can_be_closed(tmp_path):
-    (tmp_path / "var").write_text("not a folder")
     settings = load_settings(data_dir=tmp_path / "var", plugsurfing_hmac_current="the-current-key")
+    settings.data_dir.write_text("not a folder")
     inbox = Inbox(settings.data_dir / FILE_NAME, settings)
     inbox.start()
     assert "Error" in inbox.problem
