@@ -54,9 +54,11 @@ def overlapping_readers(engine):
 
     thread = threading.Thread(target=read)
     thread.start()
-    yield
-    ended.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_the_log_is_emptied_beside_readers_that_overlap(ledger):
