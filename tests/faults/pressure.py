@@ -169,8 +169,7 @@ def ledger_mb(cluster: Cluster) -> float:
 def log_mb(cluster: Cluster) -> float:
     """Return the size of SQLite's write-ahead log, or of PostgreSQL's."""
     if cluster.postgres is None:
-        with read_only(cluster.engine) as ledger:
-            return transaction_monitor.wal_size(ledger) / 1e6
+        return transaction_monitor.wal_size(cluster.engine) / 1e6
     ((size,),) = cluster.postgres.execute("SELECT sum(size) FROM pg_ls_waldir()")
     return int(str(size)) / 1e6
 

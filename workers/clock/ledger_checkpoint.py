@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
-from workers.ledger.database.engine import LOG_KEPT, read_only
+from workers.ledger.database.engine import LOG_KEPT
 from workers.ledger.transaction_monitor import wal_size
 
 log = structlog.get_logger()
@@ -33,8 +33,7 @@ class LedgerCheckpointTask:
 
     def run(self) -> None:
         """Empty the log if it is large. Raise DBAPIError if the ledger cannot be used."""
-        with read_only(self._engine) as ledger:
-            size = wal_size(ledger)
+        size = wal_size(self._engine)
         if size <= LOG_KEPT:
             return
         pooled = self._engine.raw_connection()

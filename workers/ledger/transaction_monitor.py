@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 OPEN_FOR = timedelta(minutes=10)
 """No transaction of ours takes a tenth of that."""
@@ -34,7 +34,7 @@ class OldTransaction:
 def old_transactions(ledger: Connection) -> Iterator[OldTransaction]:
     """Yield the transactions of others that have been open for too long, the oldest first."""
     if ledger.dialect.name == "sqlite":
-        size = wal_size(ledger)
+        size = wal_size(ledger.engine)
         if size > WAL_BYTES:
             yield OldTransaction(wal_bytes=size)
         return
@@ -42,9 +42,9 @@ def old_transactions(ledger: Connection) -> Iterator[OldTransaction]:
         yield OldTransaction(row.pid, row.application_name, row.state, row.age)
 
 
-def wal_size(ledger: Connection) -> int:
+def wal_size(ledger: Engine) -> int:
     """Return the bytes of the write-ahead log of a SQLite ledger; 0 if it has none."""
     try:
-        return Path(f"{ledger.engine.url.database}-wal").stat().st_size
+        return Path(f"{ledger.url.database}-wal").stat().st_size
     except OSError:
         return 0

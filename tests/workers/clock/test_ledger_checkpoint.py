@@ -29,11 +29,6 @@ def write(engine):
         conn.execute(text("INSERT INTO kept VALUES (randomblob(100000))"))
 
 
-def size_of_log(engine):
-    with read_only(engine) as conn:
-        return wal_size(conn)
-
-
 def begin_to_read(stack, engine):
     stack.enter_context(read_only(engine)).execute(text("SELECT count(*) FROM kept")).scalar()
 
@@ -63,31 +58,31 @@ def overlapping_readers(engine):
 
 def test_the_log_is_emptied_beside_readers_that_overlap(ledger):
     with overlapping_readers(ledger):
-        while size_of_log(ledger) <= 8 * LOG_KEPT:  # there are many checkpoints meanwhile, and none empties it
+        while wal_size(ledger) <= 8 * LOG_KEPT:  # there are many checkpoints meanwhile, and none empties it
             write(ledger)
 
         LedgerCheckpointTask(ledger).run()
 
-        assert size_of_log(ledger) == 0
+        assert wal_size(ledger) == 0
 
 
 def test_a_reader_that_lasts_keeps_the_log_and_nobody_waits_long(ledger, monkeypatch):
     monkeypatch.setattr(ledger_checkpoint, "READERS_END_WITHIN", ledger_checkpoint.READERS_END_WITHIN / 100)
     with ExitStack() as reader:
         begin_to_read(reader, ledger)
-        while (size := size_of_log(ledger)) <= LOG_KEPT:
+        while (size := wal_size(ledger)) <= LOG_KEPT:
             write(ledger)
 
         LedgerCheckpointTask(ledger).run()
 
-        assert size_of_log(ledger) == size
+        assert wal_size(ledger) == size
         write(ledger)
 
 
 def test_a_log_that_is_small_is_left_alone(ledger):
     write(ledger)
-    size = size_of_log(ledger)
+    size = wal_size(ledger)
 
     LedgerCheckpointTask(ledger).run()
 
-    assert size_of_log(ledger) == size > 0
+    assert wal_size(ledger) == size > 0

@@ -16,6 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from ingest.inbox.schema import file_identity
 from workers.ledger.tables.core_tables import to_json
 
 T = TypeVar("T")
@@ -179,18 +180,11 @@ def _require_file(engine: Engine, path: Path) -> None:
 def _reopen_replaced_file(engine: Engine, path: Path) -> None:
     """Open the file anew when another one is in its place: what is written to a deleted one is lost."""
 
-    def identity() -> tuple[int, int] | None:
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
-
     def remember(_connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
-        record.info["file"] = identity()
+        record.info["file"] = file_identity(path)
 
     def compare(_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-        if record.info["file"] != identity():
+        if record.info["file"] != file_identity(path):
             raise DisconnectionError("another file is in the place of the database")
 
     event.listen(engine, "connect", remember)
