@@ -17,7 +17,8 @@ from ingest.queue.batch import Delivery, lease_key
 from ingest.queue.leases import CRASHED
 from ingest.queue.process_registry import ProcessRegistry, ProcessType
 from ingest.queue.redis_client import queue
-from workers.clock.clock import RELEASED, Clock
+from workers.clock.clock import RELEASED, Clock, background_tasks
+from workers.clock.ledger_checkpoint import LedgerCheckpointTask
 from workers.execution.dead_letters import publish_dead_letters
 from workers.ledger import deliveries, pushes, run_schedule, runs
 from workers.ledger.database.engine import create_ledger_engine
@@ -173,3 +174,8 @@ def test_a_clock_reports_itself_while_it_ticks_and_that_it_ends(resources: Resou
         stop.set()
         ticking.join()
     assert [each.is_stopped for each in registry.processes()] == [True]
+
+
+def test_the_log_of_the_ledger_is_looked_after_where_there_is_one(resources: Resources) -> None:
+    is_there = any(isinstance(task, LedgerCheckpointTask) for task in background_tasks(resources))
+    assert is_there is (resources.engine.dialect.name == "sqlite")
